@@ -133,7 +133,12 @@ export type {
   TypedStateMethods,
   TypedTransaction,
 } from "./session/state_types.ts";
-export type { SessionState, SessionStats, StreamingAnswer, WaitOptions } from "./session/types.ts";
+export type {
+  SessionState,
+  SessionStats,
+  StreamingResponse,
+  WaitOptions,
+} from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { GoAway } from "./session/wire/envelope.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
@@ -260,7 +265,7 @@ function makePlatform(options: TransportOptions): ClientPlatform {
     recovery: () => import("./client/page/chunk_recovery.ts"),
     http: () => import("./client/page/chunk_http.ts"),
     insight: () => import("./client/page/chunk_insight.ts"),
-    answers: () => import("./client/page/chunk_answers.ts"),
+    responses: () => import("./client/page/chunk_responses.ts"),
     state: () => import("./client/page/chunk_state.ts"),
   });
 }

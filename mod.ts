@@ -207,7 +207,7 @@ export type {
   TypedStateMethods,
   TypedTransaction,
 } from "./session/state_types.ts";
-export type { SessionState, StreamingAnswer, WaitOptions } from "./session/types.ts";
+export type { SessionState, StreamingResponse, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { GoAway } from "./session/wire/envelope.ts";
 export { updateMembers } from "./session/wire/member_list.ts";

@@ -74,7 +74,7 @@ export class DecisionFault extends Error {
  * @typeParam T The decision.
  * @param decision Name of the function, for messages.
  * @param ask Calls the function.
- * @param answers Error classes that the function may throw as its decision; such errors are
+ * @param decisions Error classes that the function may throw as its decision; such errors are
  * rethrown unchanged.
  * @returns The decision.
  * @throws {DecisionFault} If the function threw anything else.
@@ -92,12 +92,14 @@ export class DecisionFault extends Error {
 export async function decide<T>(
   decision: string,
   ask: () => T | Promise<T>,
-  answers: readonly ErrorClass[] = [],
+  decisions: readonly ErrorClass[] = [],
 ): Promise<T> {
   try {
     return await ask();
   } catch (error) {
-    if (error instanceof DecisionFault || answers.some((one) => error instanceof one)) throw error;
+    if (error instanceof DecisionFault || decisions.some((one) => error instanceof one)) {
+      throw error;
+    }
     throw DecisionFault.thrown(decision, error);
   }
 }

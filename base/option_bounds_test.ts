@@ -411,7 +411,7 @@ Deno.test("Durable streams accept ids up to 240 bytes, and find none beyond", as
     maxStreamBytes: 1_000,
     maxRows: 9,
     maxStreams: 100,
-    maxKept: 100,
+    maxRetained: 100,
     maxForks: 10,
     maxReaders: 10,
   };

@@ -12,9 +12,9 @@ type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B 
   : false;
 function expectType<_T extends true>(): void {}
 
-type Answer<T> = StandardResult<T>;
+type Result<T> = StandardResult<T>;
 
-function schemaOf<T>(check: (value: unknown) => Answer<T> | Promise<Answer<T>>): StandardSchema<T> {
+function schemaOf<T>(check: (value: unknown) => Result<T> | Promise<Result<T>>): StandardSchema<T> {
   return { "~standard": { version: 1, vendor: "test", validate: check } };
 }
 
@@ -49,8 +49,8 @@ Deno.test("validate() waits for an asynchronous schema", async () => {
 });
 
 Deno.test("validate() returns a native Promise for any thenable", async () => {
-  const thenable = { then: (resolve: (answer: Answer<number>) => void) => resolve({ value: 4 }) };
-  const pending = validate(schemaOf(() => thenable as Promise<Answer<number>>), 0);
+  const thenable = { then: (resolve: (result: Result<number>) => void) => resolve({ value: 4 }) };
+  const pending = validate(schemaOf(() => thenable as Promise<Result<number>>), 0);
   assert(pending instanceof Promise);
   assertEquals(await pending, { ok: true, value: 4 });
 });

@@ -91,7 +91,7 @@ export function tableOf(report: Report): string {
     );
     for (const { title, perSecond, median } of servers) {
       if (median.stalledAfter !== undefined) {
-        const reason = `none: it answers nothing more after ${median.stalledAfter} streams`;
+        const reason = `none: it does not respond after ${median.stalledAfter} streams`;
         lines.push(`| ${title} | ${reason} |${" |".repeat(8)}`);
         continue;
       }

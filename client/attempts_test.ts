@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "./recovery.ts";
-import { type Answer, Network, settled } from "../tests/clients.ts";
+import { type DialOutcome, Network, settled } from "../tests/clients.ts";
 import { turns } from "../tests/waiting.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { RequestService } from "../session/serving/requests.ts";
@@ -18,7 +18,7 @@ class HangingNetwork extends Network {
   open = 0;
   most = 0;
 
-  readonly hang: Answer = (signal) => {
+  readonly hang: DialOutcome = (signal) => {
     this.most = Math.max(this.most, ++this.open);
     return new Promise((_, reject) => {
       signal.addEventListener("abort", () => {
@@ -81,7 +81,7 @@ for (const [what, wake] of WAKES) {
     using time = new FakeTime();
     using _page = withPage();
     const network = new HangingNetwork();
-    network.answers.push(network.hang);
+    network.outcomes.push(network.hang);
     const { client, life } = hanging(network);
     await using _client = client;
     await turns();
@@ -96,7 +96,7 @@ for (const [what, wake] of WAKES) {
 Deno.test("Client starts the attempt beside after a second, if the wake-up came sooner", async () => {
   using time = new FakeTime();
   const network = new HangingNetwork();
-  network.answers.push(network.hang);
+  network.outcomes.push(network.hang);
   const { client } = hanging(network);
   await using _client = client;
   await turns();
@@ -112,11 +112,11 @@ Deno.test("Client makes at most two attempts at a time, and repeated wake-ups do
   using time = new FakeTime();
   const network = new HangingNetwork();
   const first = Promise.withResolvers<void>();
-  network.answers.push(async (signal) => {
+  network.outcomes.push(async (signal) => {
     await Promise.race([first.promise, network.hang(signal)]);
     return network.accept();
   });
-  for (let i = 0; i < 100; i++) network.answers.push(network.hang);
+  for (let i = 0; i < 100; i++) network.outcomes.push(network.hang);
   const { client } = hanging(network);
   await using _client = client;
   await turns();
@@ -139,7 +139,7 @@ Deno.test("Client keeps the first attempt if the one beside it fails, and the ot
     const first = Promise.withResolvers<void>();
     const second = Promise.withResolvers<void>();
     for (const { promise } of [first, second]) {
-      network.answers.push(async () => {
+      network.outcomes.push(async () => {
         await promise;
         return network.accept();
       });
@@ -162,7 +162,7 @@ Deno.test("Client keeps the first attempt if the one beside it fails, and the ot
 Deno.test("Client stops both attempts when the server rejects one of them", async () => {
   using time = new FakeTime();
   const network = new HangingNetwork();
-  network.answers.push(network.hang, network.reject(4403));
+  network.outcomes.push(network.hang, network.reject(4403));
   const { client } = hanging(network);
   await using _client = client;
   await turns();
@@ -175,7 +175,7 @@ Deno.test("Client closes one of two sessions that open in the same turn", async 
   using time = new FakeTime();
   const network = new Network();
   const peers: Peer[] = [];
-  for (let i = 0; i < 2; i++) network.answers.push(network.byHand((peer) => peers.push(peer)));
+  for (let i = 0; i < 2; i++) network.outcomes.push(network.byHand((peer) => peers.push(peer)));
   const { client } = hanging(network, { handshakeTimeoutMs: 600_000 });
   await using _client = client;
   await turns();
@@ -197,7 +197,7 @@ Deno.test("Client.close() ends both attempts, and leaves no timer", async () => 
   for (const wakesAfterMs of [0, 1_000]) {
     using time = new FakeTime();
     const network = new HangingNetwork();
-    network.answers.push(network.hang, network.hang);
+    network.outcomes.push(network.hang, network.hang);
     const { client } = hanging(network);
     await turns();
     await time.tickAsync(wakesAfterMs);
@@ -214,7 +214,7 @@ Deno.test("Client.close() ends both attempts, and leaves no timer", async () => 
 Deno.test("Client.retryNow() skips a delay and leaves rejected, and a failure follows the usual delays", async () => {
   using time = new FakeTime();
   const network = new HangingNetwork();
-  network.answers.push(network.nobody, network.reject(4403), network.hang, network.nobody);
+  network.outcomes.push(network.nobody, network.reject(4403), network.hang, network.nobody);
   const { client } = hanging(network);
   await using _client = client;
   assertEquals(await settled(client), "reconnecting");
@@ -297,7 +297,7 @@ Deno.test("Client does not call token twice at a time if the session is lost whi
     using time = new FakeTime();
     const network = new Network();
     let peer: Peer | undefined;
-    network.answers.push(network.byHand((made) => peer = made));
+    network.outcomes.push(network.byHand((made) => peer = made));
     const { calls, call } = asked<null>([null, isDeaf ? "deaf" : "hang", null]);
     const errors: unknown[] = [];
     await using client = network.client({ token: call, onError: (error) => errors.push(error) });
@@ -340,7 +340,7 @@ Deno.test("Client wakes up while a handover and then an attempt hang, and aborts
   using time = new FakeTime();
   const network = new HangingNetwork();
   network.server = { services: new RequestService(platformRuntime(), { canMove: true }) };
-  network.answers.push(() => network.accept(), network.hang, network.hang);
+  network.outcomes.push(() => network.accept(), network.hang, network.hang);
   const { client } = hanging(network);
   await using _client = client;
   assertEquals(await settled(client), "connected");
@@ -363,7 +363,7 @@ Deno.test("Client wakes up while it waits for the time of a drain, and while the
   using time = new FakeTime();
   const network = new HangingNetwork();
   let peer: Peer | undefined;
-  network.answers.push(network.byHand((made) => peer = made), network.hang);
+  network.outcomes.push(network.byHand((made) => peer = made), network.hang);
   const { client } = hanging(network);
   await using _client = client;
   await turns();
@@ -386,7 +386,7 @@ Deno.test("Client in a hidden page makes no attempt beside until the page is sho
   using time = new FakeTime();
   using _page = withPage();
   const network = new HangingNetwork();
-  network.answers.push(network.hang);
+  network.outcomes.push(network.hang);
   const { client } = hanging(network);
   await using _client = client;
   await turns();

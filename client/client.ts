@@ -58,8 +58,8 @@ import { ServerUrls, withTicket } from "../session/url.ts";
 import { SingleCall } from "../base/single_call.ts";
 import { anySignal, waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
-import { answerOf } from "../session/answers/streaming_answer.ts";
-import type { RequestStreamOptions, StreamingAnswer, WaitOptions } from "../session/types.ts";
+import { responseOf } from "../session/responses/streaming_response.ts";
+import type { RequestStreamOptions, StreamingResponse, WaitOptions } from "../session/types.ts";
 import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
@@ -228,7 +228,7 @@ export class Client<C extends Contract = Contract>
       },
       runtime,
       insight: platform.insight,
-      answers: platform.answers,
+      responses: platform.responses,
       checkOptions: platform.checkOptions,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
@@ -408,23 +408,23 @@ export class Client<C extends Contract = Contract>
    * assertEquals(seen, [1, 2, 3]);
    * ```
    */
-  requestStream<T extends ContractTopic<C, "answers">>(
+  requestStream<T extends ContractTopic<C, "responses">>(
     topic: T,
-    data?: ContractData<C, "answers", T>,
+    data?: ContractData<C, "responses", T>,
     options: RequestStreamOptions = {},
-  ): StreamingAnswer<ContractItem<C, T>> {
+  ): StreamingResponse<ContractItem<C, T>> {
     this.#check("request stream", options);
     const isKept = this.#settings.router?.match(topic)?.resume;
-    if (isKept || options.id) return this.#keepAnswer({ ...options, topic, data });
+    if (isKept || options.id) return this.#storeResponse({ ...options, topic, data });
     const open = async () => {
       const { signal, itemTimeoutMs: timeoutMs = this.#settings.requestTimeoutMs } = options;
       const session = this.#session?.isReady
         ? this.#session
         : await this.whenConnected({ timeoutMs, signal });
-      const { openAnswer } = await this.#platform.answers();
-      return openAnswer(session[internals], topic, data, options);
+      const { openResponse } = await this.#platform.responses();
+      return openResponse(session[internals], topic, data, options);
     };
-    return answerOf(open());
+    return responseOf(open());
   }
 
   /**
@@ -454,7 +454,7 @@ export class Client<C extends Contract = Contract>
    * Reads one of the server's durable streams. The server's `authorize` must allow this client to
    * subscribe to `stream:<id>`. Reading starts when you iterate the result.
    *
-   * @example An answer that survives a page reload
+   * @example A response that survives a page reload
    * ```ts
    * import { connect, serve } from "@skein/skein";
    * import { assertEquals } from "@std/assert";
@@ -465,9 +465,9 @@ export class Client<C extends Contract = Contract>
    *   durableStreams: { path: "/streams" },
    *   authorize: () => true,
    * });
-   * await using answer = await server.durableStreams.create<string>("answer-7");
-   * await Promise.all(["one", "two", "three"].map((word) => answer.append(word)));
-   * await answer.close();
+   * await using response = await server.durableStreams.create<string>("answer-7");
+   * await Promise.all(["one", "two", "three"].map((word) => response.append(word)));
+   * await response.close();
    *
    * let offset: string | undefined;
    * {
@@ -916,10 +916,10 @@ export class Client<C extends Contract = Contract>
     if (await this.#urls.isElsewhere(this.#place)) this.#skipDelay?.();
   }
 
-  #keepAnswer<T>(
+  #storeResponse<T>(
     { id, after, ...options }: RequestStreamOptions & { topic: string; data: unknown },
-  ): StreamingAnswer<T> {
-    const answer = {
+  ): StreamingResponse<T> {
+    const response = {
       id: id || randomName(this.#runtime),
       offset: after || undefined,
       cancel: async (reason?: string) => (await reading).cancel(reason),
@@ -927,15 +927,15 @@ export class Client<C extends Contract = Contract>
         yield* (await reading).items() as AsyncGenerator<T>;
       },
     };
-    const reading = this.#platform.answers().then((part) =>
-      new part.KeptAnswer(this as unknown as Client, {
+    const reading = this.#platform.responses().then((part) =>
+      new part.ResumableResponse(this as unknown as Client, {
         ...options,
-        answer,
+        response,
         awaits: (isAwaited) => this.#awaits(isAwaited),
       })
     );
     reading.catch(() => {});
-    return answer;
+    return response;
   }
 
   /** Records that a loop started or stopped waiting for an item of a resumable response. */

@@ -17,12 +17,12 @@ Deno.test("Client limits a whole attempt to connectTimeoutMs, whatever step hang
   const never = new Promise<never>(() => {});
   const cases: [what: string, options: ClientOptions, prepare?: (network: Network) => void][] = [
     ["the token", { token: () => never }],
-    ["the dialer", {}, (network) => network.answers.push(network.never)],
-    ["hello", late, (network) => network.answers.push(network.byHand(() => {}))],
+    ["the dialer", {}, (network) => network.outcomes.push(network.never)],
+    ["hello", late, (network) => network.outcomes.push(network.byHand(() => {}))],
     [
       "hello after a token",
       { ...late, token: "t" },
-      (network) => network.answers.push(network.byHand(() => {})),
+      (network) => network.outcomes.push(network.byHand(() => {})),
     ],
   ];
   for (const [what, options, prepare] of cases) {
@@ -47,7 +47,7 @@ Deno.test("Client divides connectTimeoutMs among token, dialer and hello", async
   const network = new Network();
   const { promise, resolve } = Promise.withResolvers<string>();
   let peer: Peer | undefined;
-  network.answers.push(network.byHand((made) => peer = made));
+  network.outcomes.push(network.byHand((made) => peer = made));
   await using client = network.client({ ...late, token: () => promise, connectTimeoutMs: 1_000 });
   await turns();
   await time.tickAsync(600);
@@ -63,7 +63,7 @@ Deno.test("Client waits without a limit if connectTimeoutMs is Infinity", async 
   using time = new FakeTime();
   const network = new Network();
   let peer: Peer | undefined;
-  network.answers.push(network.byHand((made) => peer = made));
+  network.outcomes.push(network.byHand((made) => peer = made));
   await using client = network.client({ ...late, connectTimeoutMs: Infinity });
   await turns();
   await time.tickAsync(600_000);
@@ -84,7 +84,7 @@ Deno.test("Client() rejects an invalid connectTimeoutMs", () => {
 
 Deno.test("Client sends no token to a server that does not support tokens", async () => {
   const network = new Network();
-  network.answers.push(() => memoryPair({ protocol: "" }).client);
+  network.outcomes.push(() => memoryPair({ protocol: "" }).client);
   await using client = network.client({ token: "t" });
   assertEquals(await settled(client), "rejected");
   const { current } = client.status;
@@ -108,11 +108,11 @@ Deno.test("Client's session hides a token in its URL", async () => {
   assert(!Deno.inspect(session, { depth: 20 }).includes("secret"));
 });
 
-/** Targets of clients with several URLs; each URL's server answers unless it is down. */
+/** Targets of clients with several URLs; each URL's server replies unless it is down. */
 function service(down: Set<string> = new Set()) {
   const network = new Network();
   const dial: Dialer = async (url, options) => {
-    if (down.has(new URL(url).host)) network.answers.unshift(network.nobody);
+    if (down.has(new URL(url).host)) network.outcomes.unshift(network.nobody);
     return await network.dial(url, options);
   };
   const dialed = () => network.dials.map(({ url, at }) => `${new URL(url).host} ${at}`);
@@ -201,7 +201,7 @@ Deno.test("Client retries when the page is online or visible again, and then rem
   const page = globalThis as { document?: { hidden: boolean } };
   using time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.nobody, network.nobody, network.nobody);
+  network.outcomes.push(network.nobody, network.nobody, network.nobody);
   const client = network.client();
   assertEquals(await settled(client), "reconnecting");
   try {
@@ -235,7 +235,7 @@ Deno.test("Client prints each unreachable URL once, and a rejection once", async
     "Skein: Cannot connect to m://a/: Nobody is there; retrying, see client.status",
     "Skein: Cannot connect to m://b/: Nobody is there; retrying, see client.status",
   ]);
-  network.answers.push(...[4503, 4401].map((code) => network.reject(code)));
+  network.outcomes.push(...[4503, 4401].map((code) => network.reject(code)));
   await using _rejected = new Client("m://c/?token=hush", denoPlatform(network.dial), steady);
   await turns();
   await time.tickAsync(500);
@@ -254,7 +254,7 @@ Deno.test("Client reports an unreachable URL or a rejection to onError, not on t
   const onError = (error: unknown, session: unknown) => void told.push([error, session]);
   await using _client = new Client("m://a/?token=hush", denoPlatform(dial), { ...steady, onError });
   for (let i = 0; i < 3; i++) await time.tickAsync(10_000);
-  network.answers.push(network.reject(4403));
+  network.outcomes.push(network.reject(4403));
   await using _rejected = new Client("m://c/", denoPlatform(network.dial), { ...steady, onError });
   await turns();
   assertEquals(
@@ -301,7 +301,7 @@ Deno.test("Client.close() closes a client whose session was just established", a
   for (let moment = 0; moment < 100; moment++) {
     const network = new Network();
     const said = Promise.withResolvers<void>();
-    network.answers.push(network.byHand((peer) => {
+    network.outcomes.push(network.byHand((peer) => {
       peer.say(HELLO);
       said.resolve();
     }));

@@ -221,7 +221,7 @@ export interface ClientOptions<C extends Contract = Contract>
    * Receives errors that have no other recipient:
    *
    * - errors thrown by handlers,
-   * - the first error of a subscription that waits until the server can answer,
+   * - the first error of a subscription that waits until the server can reply,
    * - each failure to connect, if no one reads `status`; these errors have no session,
    * - one error an hour about each kind of loss that no other handler receives: a session that
    *   closed with 4507 without a reader of `status`, dropped messages without `onDropped`, a gap

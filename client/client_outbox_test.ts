@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { CloseCode, QueueFullError, type RequestError } from "../errors.ts";
-import { type Answer, Network, settled } from "../tests/clients.ts";
+import { type DialOutcome, Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer } from "../tests/sessions.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { RequestService } from "../session/serving/requests.ts";
@@ -12,7 +12,7 @@ const numbers = (from: number, to: number) =>
   Array.from({ length: to - from }, (_, index) => from + index);
 
 /** A network that records the received numbers, and does not read at first. */
-function stalling(seen: number[]): { network: Network; stalled: Answer } {
+function stalling(seen: number[]): { network: Network; stalled: DialOutcome } {
   const network = new Network({
     onMessage: ({ data }) => void seen.push((data as { i: number }).i),
   });
@@ -27,7 +27,7 @@ function stalling(seen: number[]): { network: Network; stalled: Answer } {
 Deno.test("Client sends its outbox no faster than the server reads it, in order", async () => {
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
-  network.answers.push(stalled);
+  network.outcomes.push(stalled);
   await using client = network.client({ outbox: { maxMessages: 2_001, maxBytes: 4_000_000 } });
   for (let i = 0; i < 2_000; i++) client.send("a", { i, pad: PAD });
   assertEquals(await settled(client), "connected");
@@ -54,7 +54,7 @@ Deno.test("Client.publish() sends nothing if aborted or timed out before a sessi
         publish: (_session, _topic, data) => (published.push(data), {}),
       }),
     });
-    network.answers.push(network.nobody);
+    network.outcomes.push(network.nobody);
     await using client = network.client({ delivery, backoff: { firstDelayMs: 4_000 } });
     const abort = new AbortController();
     const { signal } = abort;
@@ -81,7 +81,7 @@ Deno.test("Client.publish() keeps an accepted publication in the outbox after it
   const network = new Network({
     services: new RequestService(platformRuntime(), { publish: () => new Promise(() => {}) }),
   });
-  network.answers.push(network.byHand((peer) => {
+  network.outcomes.push(network.byHand((peer) => {
     peer.say(HELLO);
   }));
   await using client = network.client({ delivery: "at-least-once" });
@@ -101,13 +101,13 @@ Deno.test("Client keeps the newest acknowledged number when an earlier session a
   const peers: Peer[] = [];
   const hello = { hello: { ...HELLO.hello, ticket: "t" } };
   for (let i = 0; i < 3; i++) {
-    network.answers.push(network.byHand((peer) => {
+    network.outcomes.push(network.byHand((peer) => {
       peers.push(peer);
       peer.say(hello);
-      const answerPings = () => {
+      const replyToPings = () => {
         for (const { ping } of peer.envelopes) if (ping !== undefined) peer.say({ pong: ping });
       };
-      void peer.reach(1).then(answerPings);
+      void peer.reach(1).then(replyToPings);
     }));
   }
   await using client = network.client({ delivery: "at-least-once" });
@@ -130,7 +130,7 @@ Deno.test("Client sends unsent messages of a session in the next one, once and i
   using time = new FakeTime();
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
-  network.answers.push(stalled);
+  network.outcomes.push(stalled);
   await using client = network.client({ outbox: { maxMessages: 2_000, maxBytes: 4_000_000 } });
   for (let i = 0; i < 1_000; i++) client.send("a", { i, pad: PAD });
   assertEquals(await settled(client), "connected");
@@ -150,7 +150,7 @@ Deno.test("Client sends its outbox with any bounds and overflow policy of its se
     for (const bounds of [{ maxMessages: 1 }, { maxMessages: 3 }, { maxBytes: 1_200 }]) {
       const seen: number[] = [];
       const { network, stalled } = stalling(seen);
-      network.answers.push(stalled);
+      network.outcomes.push(stalled);
       await using client = network.client({
         sendQueue: { ...bounds, policy },
         outbox: { maxMessages: 200, maxBytes: 1_000_000 },
@@ -168,7 +168,7 @@ Deno.test("Client sends its outbox with any bounds and overflow policy of its se
 Deno.test("Client with a policy that drops messages keeps its session when the send queue is full", async () => {
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
-  network.answers.push(stalled);
+  network.outcomes.push(stalled);
   await using client = network.client({ sendQueue: { maxMessages: 3, policy: "drop-oldest" } });
   const session = await client.whenConnected();
   for (let i = 0; i < 200; i++) session.send("a", { i, pad: PAD });
@@ -206,7 +206,7 @@ Deno.test("Client.send() rejects messages that are too large for the server imme
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
   network.server = { ...network.server, maxMessageBytes: 2_000 };
-  network.answers.push(stalled);
+  network.outcomes.push(stalled);
   await using client = network.client({ outbox: { maxMessages: 500, maxBytes: 1_000_000 } });
   for (let i = 0; i < 300; i++) client.send("a", { i, pad: PAD });
   assertEquals(await settled(client), "connected");

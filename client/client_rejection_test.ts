@@ -72,7 +72,7 @@ Deno.test("Client is rejected only by a decision of the application, for every c
     for (const options of [{}, TOKEN, { token: "t" }]) {
       const isFunction = options === TOKEN;
       const network = new Network();
-      network.answers.push(network.reject(code));
+      network.outcomes.push(network.reject(code));
       await using client = network.client(options);
       await turns(12);
       const isFresh = isFunction && code === CloseCode.unauthenticated;
@@ -94,7 +94,7 @@ Deno.test("Client is rejected only by HTTP statuses 400, 401 and 403, and reconn
   using _time = new FakeTime();
   for (let status = 400; status < 600; status++) {
     const network = new Network();
-    network.answers.push(() => {
+    network.outcomes.push(() => {
       throw new ConnectionError("No", { status });
     });
     await using client = network.client();
@@ -143,7 +143,7 @@ async function rejected(options: ClientOptions = {}) {
     }),
     onMessage: ({ data }) => void asked.push(String(data)),
   });
-  network.answers.push(network.nobody, network.reject(4403));
+  network.outcomes.push(network.nobody, network.reject(4403));
   const client = network.client({ outbox: { maxMessages: 2 }, ...options });
   const topic = client.subscribe("a");
   const settledBy: string[] = [];
@@ -193,7 +193,7 @@ Deno.test("Client keeps subscriptions, loops and its outbox while rejected, idle
 Deno.test("Client.retryNow() returns to rejected after another rejection, and close() ends everything", async () => {
   using _time = new FakeTime();
   const { network, client, settledBy } = await rejected();
-  network.answers.push(network.reject(4403));
+  network.outcomes.push(network.reject(4403));
   client.retryNow();
   await turns();
   assertEquals([client.status.current.name, network.dials.length], ["rejected", 3]);
@@ -211,7 +211,7 @@ Deno.test("Client.retryNow() returns to rejected after another rejection, and cl
 Deno.test("Client with endOnRejection closes immediately, and rejects everything that waits", async () => {
   using _time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.nobody, network.reject(4403));
+  network.outcomes.push(network.nobody, network.reject(4403));
   await using client = network.client({ endOnRejection: true, delivery: "at-least-once" });
   await using topic = client.subscribe("a");
   const waiting = [
@@ -234,7 +234,7 @@ Deno.test("Client with endOnRejection closes immediately, and rejects everything
 
 Deno.test("Client closes after a normal close by the server, and its loops end without an error", async () => {
   const network = new Network();
-  network.answers.push(network.reject(0));
+  network.outcomes.push(network.reject(0));
   await using client = network.client();
   assertEquals(await settled(client), "closed");
   assertEquals(await Array.fromAsync(client), []);
@@ -247,7 +247,7 @@ Deno.test("Client makes one more attempt with a fresh token after 4401, at the f
   using time = new FakeTime();
   const network = new Network();
   let asked = 0;
-  network.answers.push(network.reject(4401), () => network.accept());
+  network.outcomes.push(network.reject(4401), () => network.accept());
   await using client = network.client({ token: () => void asked++ });
   await turns();
   assertEquals(nextOf(client), "fresh");
@@ -256,7 +256,7 @@ Deno.test("Client makes one more attempt with a fresh token after 4401, at the f
   await time.tickAsync(1_500);
   assertEquals([await settled(client), asked], ["connected", 2]);
   await time.tickAsync(5_000);
-  network.answers.push(network.reject(4401), network.reject(4401));
+  network.outcomes.push(network.reject(4401), network.reject(4401));
   await network.reconnect(time);
   assertEquals([nextOf(client), asked], ["fresh", 3]);
   await time.tickAsync(1_500);
@@ -274,7 +274,7 @@ Deno.test("Client that was rejected with 4401 tries a fresh token when it wakes 
     ] as const
   ) {
     const network = new Network();
-    network.answers.push(...Array.from({ length: 2 }, () => network.reject(code)));
+    network.outcomes.push(...Array.from({ length: 2 }, () => network.reject(code)));
     await using client = network.client(options);
     await turns(12);
     await time.tickAsync(1_500);
@@ -290,7 +290,7 @@ Deno.test("Client checks its server and retries when the option life signals, un
   using time = new FakeTime();
   let wake: (() => void) | undefined;
   const network = new Network();
-  network.answers.push(network.nobody);
+  network.outcomes.push(network.nobody);
   const client = network.client({
     life: {
       subscribe(listener) {

@@ -27,7 +27,7 @@ Deno.test("Client with endOnRejection throws the rejection in a loop after the e
     for await (const { data } of client) got.push(data);
   })();
   assertEquals(await settled(client), "connected");
-  const request = client.request("never answered");
+  const request = client.request("never replied to");
   await Promise.all([
     assertRejects(() => loop, SessionClosedError, "(4403 Banned, by remote)"),
     assertRejects(() => request, SessionClosedError, "(4403 Banned, by remote)"),
@@ -38,7 +38,7 @@ Deno.test("Client with endOnRejection throws the rejection in a loop after the e
 
 Deno.test("Client throws in its loop after the last attempt", async () => {
   const network = new Network();
-  network.answers.push(network.nobody, network.nobody);
+  network.outcomes.push(network.nobody, network.nobody);
   await using client = network.client({ backoff: { maxAttempts: 1 } });
   const loop = Array.fromAsync(client);
   assertEquals(await settled(client), "reconnecting");
@@ -57,7 +57,7 @@ Deno.test("Client gets a token for each attempt, and retries after an expired on
       },
     }),
   });
-  network.answers.push(
+  network.outcomes.push(
     () => network.accept(true),
     () => network.accept(true),
     network.reject(4401),
@@ -83,7 +83,7 @@ Deno.test("Client gets a token for each attempt, and retries after an expired on
 Deno.test("Client is rejected by the server's close, even if it follows the reply late", async () => {
   for (const code of [4401, 4403, 4503]) {
     const network = new Network();
-    network.answers.push(network.byHand(async (peer) => {
+    network.outcomes.push(network.byHand(async (peer) => {
       await peer.reach(1);
       peer.say({ reply: 1, error: { code: "unauthenticated", message: "No" } });
       await turns();
@@ -100,7 +100,7 @@ Deno.test("Client is rejected by the server's close, even if it follows the repl
 Deno.test("Client reconnects if the server sends no hello in time", async () => {
   using time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.byHand(() => {}));
+  network.outcomes.push(network.byHand(() => {}));
   await using client = network.client();
   await turns();
   await time.tickAsync(5_000);
@@ -112,7 +112,7 @@ Deno.test("Client reconnects if the server sends no hello in time", async () => 
 Deno.test("Client closes after maxAttempts", async () => {
   using time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.nobody, network.nobody, network.nobody);
+  network.outcomes.push(network.nobody, network.nobody, network.nobody);
   await using client = network.client({ backoff: { maxAttempts: 2 } });
   await turns();
   await time.tickAsync(250);
@@ -127,7 +127,7 @@ Deno.test("Client keeps messages while disconnected, in order and bounded", asyn
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
-  network.answers.push(network.nobody);
+  network.outcomes.push(network.nobody);
   await using client = network.client({ outbox: { maxMessages: 3 } });
   for (const data of [1, 2, 3]) client.send("a", data);
   assertThrows(() => client.send("a", 4), QueueFullError, "the outbox is full");
@@ -145,7 +145,7 @@ Deno.test("Client keeps its outbox if the session ends as it starts", async () =
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
-  network.answers.push(network.byHand(async (peer) => {
+  network.outcomes.push(network.byHand(async (peer) => {
     await turns(5);
     peer.say(HELLO);
     peer.connection.close({ closeCode: 4503 });
@@ -184,7 +184,7 @@ Deno.test("Client.request() waits for a session, and repeats the request only wi
 Deno.test("Client.request() has one deadline across all attempts", async () => {
   using time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.never);
+  network.outcomes.push(network.never);
   await using client = network.client();
   const waiting = [
     assertRejects(() => client.request("ask", 1, { timeoutMs: 900, retry: true }), TimeoutError),
@@ -199,7 +199,7 @@ Deno.test("Client's timeouts name the time that the caller chose, however long t
   using time = new FakeTime();
   const network = new Network();
   let server: Peer | undefined;
-  network.answers.push(network.byHand((peer) => server = peer));
+  network.outcomes.push(network.byHand((peer) => server = peer));
   await using client = network.client();
   const wait = { timeoutMs: 900 };
   const calls: Record<string, () => Promise<unknown>> = {
@@ -245,7 +245,7 @@ Deno.test("Client.publish() has one deadline for the connection and the reply", 
   using time = new FakeTime();
   const network = new Network();
   let server: Peer | undefined;
-  network.answers.push(network.byHand((peer) => server = peer));
+  network.outcomes.push(network.byHand((peer) => server = peer));
   await using client = network.client();
   let isOver = false;
   const late = assertRejects(
@@ -285,9 +285,9 @@ Deno.test("Client.close() aborts an attempt at any step", async () => {
   const never = new Promise<never>(() => {});
   const cases: [what: string, start: (network: Network) => ReturnType<Network["client"]>][] = [
     ["a token", (network) => network.client({ token: () => never })],
-    ["the dialer", (network) => (network.answers.push(network.never), network.client())],
-    ["hello", (network) => (network.answers.push(network.byHand(() => {})), network.client())],
-    ["the delay", (network) => (network.answers.push(network.nobody), network.client())],
+    ["the dialer", (network) => (network.outcomes.push(network.never), network.client())],
+    ["hello", (network) => (network.outcomes.push(network.byHand(() => {})), network.client())],
+    ["the delay", (network) => (network.outcomes.push(network.nobody), network.client())],
     ["a session", (network) => network.client()],
   ];
   for (const [what, start] of cases) {
@@ -330,7 +330,7 @@ Deno.test("Client survives a goaway and a hello with absurd numbers", async () =
   using time = new FakeTime();
   const network = new Network();
   let peer: Peer | undefined;
-  network.answers.push(network.byHand((made) => peer = made));
+  network.outcomes.push(network.byHand((made) => peer = made));
   await using client = network.client();
   await turns();
   peer!.say(HELLO);

@@ -117,7 +117,7 @@ export async function dialBy<C extends Contract>(
   url: string | URL,
   options: DialOptions<C>,
 ): Promise<Session<unknown, C, "client">> {
-  const { dial, insight, answers, checkOptions } = makePlatform(options);
+  const { dial, insight, responses, checkOptions } = makePlatform(options);
   checkOptions("dial", options);
   const { protocols = [SKEIN_PROTOCOL], token } = options;
   const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
@@ -134,10 +134,10 @@ export async function dialBy<C extends Contract>(
     side: "client",
     runtime,
     insight,
-    answers,
+    responses,
     checkOptions,
   });
   return await openSession(
-    { ...options, url, dial, insight, answers, protocols, settings, timeoutMs },
+    { ...options, url, dial, insight, responses, protocols, settings, timeoutMs },
   ) as Session<unknown, C, "client">;
 }

@@ -27,8 +27,8 @@ import type { TransportPlatform } from "../transport/race/options.ts";
 
 const URL_OF_SERVER = "https://example.com/";
 
-/** The server's end of a connection: each request is answered with its own data. */
-function answering(connection: Connection): Session {
+/** The server's end of a connection: each request is replied to with its own data. */
+function replying(connection: Connection): Session {
   return new Session(
     withMessages(connection, { side: "server" }),
     sessionSettings({ side: "server", onMessage: (message) => message.reply(message.data) }),
@@ -45,13 +45,13 @@ function by(webTransport: TransportPlatform["webTransport"]): MakePlatform {
 function inMemory(protocol: string = "skein.1"): MakePlatform {
   return by(webTransportLeg(() => {
     const pair = memoryPair({ frames: false, protocol });
-    if (protocol !== "") answering(pair.server);
+    if (protocol !== "") replying(pair.server);
     return Promise.resolve(pair.client);
   }));
 }
 
 function rejecting(status: number): MakePlatform {
-  const error = new ConnectionError(`The server answered ${status}`, { status });
+  const error = new ConnectionError(`The server replied ${status}`, { status });
   return by(() => Promise.reject(error));
 }
 
@@ -67,7 +67,7 @@ Deno.test("dialBy() rejects if the policy of sendQueue cannot be loaded, and nee
   const cause = new TypeError("Failed to fetch");
   const platform: MakePlatform = (options) => ({
     ...inMemory()(options),
-    answers: () => Promise.reject(cause),
+    responses: () => Promise.reject(cause),
   });
   const dial = (policy: "close" | "latest") =>
     soon(dialBy(platform, URL_OF_SERVER, { sendQueue: { policy } }));
@@ -86,11 +86,11 @@ Deno.test("dialBy() opens a session with only streams if no protocol is offered"
 
 Deno.test("dialBy() rejects with the server's rejection, as over WebSocket", async () => {
   const dialing = dialBy(rejecting(403), URL_OF_SERVER, { transports: ["webtransport"] });
-  const error = await assertRejects(() => dialing, SessionClosedError, "The server answered 403");
+  const error = await assertRejects(() => dialing, SessionClosedError, "The server replied 403");
   const { code, reason, by } = error.info!;
   assertEquals({ code, reason, by }, {
     code: CloseCode.forbidden,
-    reason: "The server answered 403",
+    reason: "The server replied 403",
     by: "remote",
   });
   assert(error.cause instanceof ConnectionError && error.cause.status === 403);
@@ -218,7 +218,7 @@ Deno.test("connectBy() and dialBy() name the URL in every error, without its sec
     return Promise.resolve(pair.client);
   });
   const cases: [make: MakePlatform, message: string][] = [
-    [rejecting(403), "Cannot connect to https://example.com/chat (4403 The server answered 403"],
+    [rejecting(403), "Cannot connect to https://example.com/chat (4403 The server replied 403"],
     [closing, "Cannot connect to https://example.com/chat (4503 Full, by remote)"],
     [
       by(() => Promise.reject(new ConnectionError("The handshake failed", { status: 302 }))),
@@ -278,7 +278,7 @@ Deno.test("connectBy() reconnects when a page is restored", async () => {
   const client = connectBy(by(leg), URL_OF_SERVER, {});
   for (const connections of [1, 2]) {
     while (platform.calls.length < connections) await time.tickAsync(100);
-    answering(platform.calls.at(-1)!.pair.server);
+    replying(platform.calls.at(-1)!.pair.server);
     await time.tickAsync(10);
     assertEquals(client.status.current.name, "connected");
     if (connections === 2) break;

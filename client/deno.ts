@@ -133,7 +133,7 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
   return {
     dial,
     insight: () => import("./page/chunk_insight.ts"),
-    answers: () => import("./page/chunk_answers.ts"),
+    responses: () => import("./page/chunk_responses.ts"),
     state: () => import("./page/chunk_state.ts"),
     recovery: () => import("./recovery.ts"),
     checkOptions: checkCall,

@@ -286,10 +286,10 @@ async function moveTo<C extends Contract>(
   const passages: Passage<C>[] = [];
   const begun = new Map<Passage<C>, Session>();
   take(next, () =>
-    subscriptions.move(next, (readers, answer) => {
+    subscriptions.move(next, (readers, reply) => {
       // For a topic with a history, the new session repeats the remaining messages of the old one,
       // so ignore those here.
-      if (readers.hasHistory || !answer) {
+      if (readers.hasHistory || !reply) {
         return { offer: (event) => event.kind === "dropped" || undefined };
       }
       const passage: Passage<C> = new Passage(readers, {
@@ -299,7 +299,7 @@ async function moveTo<C extends Contract>(
         },
       });
       // If the server rejected the topic, there are no remaining messages.
-      answer.catch(() => passage.end());
+      reply.catch(() => passage.end());
       passages.push(passage);
       return passage.rest;
     }));
@@ -331,7 +331,7 @@ interface Route {
 }
 
 /**
- * Once the server has answered a ping in the old session, ends the passages whose topic is
+ * Once the server has replied to a ping in the old session, ends the passages whose topic is
  * subscribed in a later session. If that session is on another node, the server sends no
  * `unsubscribed` that would end the passage. Without the ping, the old session would duplicate all
  * publications until it ends.

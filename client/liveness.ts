@@ -352,7 +352,7 @@ export function watchedSession(session: Session, client: WatchedClient): Watched
   const { frames, inspect, transport } = core.connection;
   return {
     get awaited() {
-      return core.sending.awaitedAnswers + client.countAwaited();
+      return core.sending.pendingReplies + client.countAwaited();
     },
     isPingedIdle: transport === "webtransport" && isEngineLate(),
     get isHidden() {

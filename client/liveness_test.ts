@@ -118,7 +118,7 @@ Deno.test("Liveness counts silence from the last sign of life", async () => {
   assertEquals(it.log, ["ping 3500", "dial 5000"]);
 });
 
-Deno.test("Liveness pings a server that answers after 2, 4, 8 and 15 s of one long wait", async () => {
+Deno.test("Liveness pings a server that replies after 2, 4, 8 and 15 s of one long wait", async () => {
   using it = watched((session) => session.roundTripMs = 0);
   await it.time.tickAsync(60_000);
   assertEquals(it.log, [

@@ -24,7 +24,7 @@ import { withoutToken } from "../session/url.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
 /** The options for {@linkcode openSession}. */
-export interface OpenOptions extends Pick<ClientPlatform, "dial" | "insight" | "answers"> {
+export interface OpenOptions extends Pick<ClientPlatform, "dial" | "insight" | "responses"> {
   /** The URL of the server, or a function that returns it. */
   readonly url: Fresh<string | URL>;
   /** The subprotocols to offer. */
@@ -63,10 +63,10 @@ export class NoCommonProtocol extends ConnectionError {}
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
   // If the code for instrumentation cannot be loaded, the session opens without it.
-  const { answers, insight, instrumentation, settings } = options;
+  const { responses, insight, instrumentation, settings } = options;
   const { handlers: { requests }, sendQueue: { policy } } = settings;
   const load = (what: string) =>
-    answers().catch((cause) => {
+    responses().catch((cause) => {
       throw new ConnectionError(`Cannot load ${what}`, { cause });
     });
   if (requests !== undefined) {

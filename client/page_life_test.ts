@@ -81,7 +81,7 @@ for (
     assert(error instanceof TimeoutError && error.timeoutMs === 5_000);
   });
 
-  Deno.test(`Life keeps a session that answers its ping when its page ${what}`, async () => {
+  Deno.test(`Life keeps a session that replies to its ping when its page ${what}`, async () => {
     using time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -99,7 +99,7 @@ for (
     using _time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
-    network.answers.push(network.nobody);
+    network.outcomes.push(network.nobody);
     await using client = network.client();
     assertEquals(await settled(client), "reconnecting");
     wake();
@@ -210,7 +210,7 @@ Deno.test("Life sends a second ping if its own timer was late, and aborts no ses
   using time = new FakeTime();
   const network = new Network();
   let peer: Peer | undefined;
-  network.answers.push(network.byHand((made) => peer = made));
+  network.outcomes.push(network.byHand((made) => peer = made));
   await using client = network.client();
   await turns();
   peer!.say(HELLO);
@@ -236,7 +236,7 @@ Deno.test("Life skips the delay after an attempt that fails right after waking",
   using _time = new FakeTime();
   const network = new Network();
   const attempt = Promise.withResolvers<never>();
-  network.answers.push(network.nobody, () => attempt.promise);
+  network.outcomes.push(network.nobody, () => attempt.promise);
   await using client = network.client();
   assertEquals(await settled(client), "reconnecting");
   client.retryNow();
@@ -264,7 +264,7 @@ Deno.test("Life pings once for a burst of events", async () => {
   using document = withDocument();
   const network = new Network();
   let peer: Peer | undefined;
-  network.answers.push(network.byHand((made) => peer = made));
+  network.outcomes.push(network.byHand((made) => peer = made));
   await using client = network.client();
   await turns();
   peer!.say(HELLO);
@@ -279,7 +279,7 @@ Deno.test("Life pings once for a burst of events", async () => {
 Deno.test("Client makes fewer attempts while its page is offline, one per longest delay", async () => {
   using time = new FakeTime(0);
   const network = new Network();
-  network.answers.push(network.nobody, network.nobody);
+  network.outcomes.push(network.nobody, network.nobody);
   {
     using _offline = withNavigator({ onLine: false });
     await using client = network.client({ backoff: { maxDelayMs: 8_000, maxAttempts: 1 } });
@@ -305,7 +305,7 @@ Deno.test("Life leaves no timer running", async () => {
 Deno.test("Life releases page and clock when its client closes", async () => {
   using time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.nobody);
+  network.outcomes.push(network.nobody);
   const client = network.client();
   assertEquals(await settled(client), "reconnecting");
   await client.close();
@@ -376,7 +376,7 @@ for (
 Deno.test("Client counts a connection without a hello as a loss of its transport", async () => {
   using time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.byHand(() => {}));
+  network.outcomes.push(network.byHand(() => {}));
   await using client = network.client({ connectTimeoutMs: 3_000 });
   await pass(time, 5);
   await settled(client);
@@ -387,7 +387,7 @@ Deno.test("Client counts a connection without a hello as a loss of its transport
 Deno.test("Client does not count an attempt that never opened as a session that fell silent", async () => {
   using time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.never);
+  network.outcomes.push(network.never);
   await using client = network.client({ connectTimeoutMs: 3_000 });
   await pass(time, 5);
   await settled(client);

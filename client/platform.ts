@@ -3,7 +3,7 @@ import type { Dialer } from "./client_options.ts";
 import type { Tab } from "./guest.ts";
 
 /** Streaming responses, request handlers and drop policies. */
-type Answers = typeof import("../session/answers/answers.ts");
+type ResponsesModule = typeof import("../session/responses/responses.ts");
 
 /** The session features other than messages. */
 export type Insight =
@@ -25,7 +25,7 @@ export interface ClientPlatform {
    *
    * @ignore
    */
-  readonly answers: () => Promise<Answers>;
+  readonly responses: () => Promise<ResponsesModule>;
   /**
    * Loads live state, on first use.
    *

@@ -200,7 +200,7 @@ Deno.test("SessionManager.drain() does not wait for a connection whose close lin
   using time = new FakeTime();
   const manager = managerDrawing(0.5);
   const pair = memoryPair();
-  // Like a WebSocket whose peer is gone, and never answers the close.
+  // Like a WebSocket whose peer is gone, and never replies to the close.
   const lingering: Connection = Object.assign(Object.create(null), pair.server, {
     close: () => {},
   });

@@ -64,7 +64,7 @@ interface Hold {
   /** Total size of the publications, in bytes. */
   size: number;
   /**
-   * Pings sent after the rejections that the peer has not answered. A pong shows that the peer has
+   * Pings sent after the rejections that the peer has not replied to. A pong shows that the peer has
    * read all rejections.
    */
   pings: number;
@@ -180,7 +180,7 @@ export class SessionMeter implements Meter, Disposable {
     const rate = this.#host.rejected(shortage.account.scope, shortage.unit);
     if (this.#isOneTooMany(rate)) return true;
     if (isEnding(kind)) return false;
-    this.#answer(envelope, rate, shortage);
+    this.#reply(envelope, rate, shortage);
     return true;
   }
 
@@ -282,7 +282,7 @@ export class SessionMeter implements Meter, Disposable {
     const isPatient = !hold.isEarly &&
       hold.envelopes <= this.#session[internals].settings.maxRequests;
     if (!isPatient && this.#isOneTooMany(rate)) return true;
-    this.#answer(envelope, rate, { ...shortage, waitMs });
+    this.#reply(envelope, rate, { ...shortage, waitMs });
     this.#pingAfter(hold);
     return true;
   }
@@ -311,7 +311,7 @@ export class SessionMeter implements Meter, Disposable {
     return this.#session[internals].receiving.faults.reject(rate);
   }
 
-  #answer(envelope: Envelope, rate: string, { account, waitMs }: Shortage): void {
+  #reply(envelope: Envelope, rate: string, { account, waitMs }: Shortage): void {
     const id = "id" in envelope ? envelope.id ?? undefined : undefined;
     const why = { retryAfterMs: waitMs, level: account.scope };
     if (id === undefined) this.#note({ rate, ...why });

@@ -69,12 +69,12 @@ Deno.test("SessionManager replies to each rejected request with the time to retr
   await turns();
   const message = "Rejected: at most 0.5 messages a second per session";
   const error = { code: "too-many", message, retryAfterMs: 2_000, level: "session" };
-  const answers = told(peer).sort((a, b) => Number(a.reply) - Number(b.reply));
-  assertEquals(answers.map(({ reply, data }) => [reply, data]), [
+  const replies = told(peer).sort((a, b) => Number(a.reply) - Number(b.reply));
+  assertEquals(replies.map(({ reply, data }) => [reply, data]), [
     ...[1, 2, 3].map((id) => [id, "done"]),
     ...[4, 5].map((id) => [id, undefined]),
   ]);
-  assertEquals(answers.slice(3).map((answer) => answer.error), [error, error]);
+  assertEquals(replies.slice(3).map((reply) => reply.error), [error, error]);
 });
 
 Deno.test("SessionManager reports all rejected messages, at most once a second", async () => {
@@ -172,12 +172,12 @@ Deno.test("SessionManager handles messages that end work, even beyond the rate",
   const rates = { perSession: { bytes: { perSecond: 1, burst: 200 } } };
   await using manager = new SessionManager({ rates });
   const { peer, session } = join(manager);
-  const answer = session.request("question");
+  const reply = session.request("question");
   flood(peer, 20);
   await turns();
   const [{ id } = {}] = peer.envelopes.filter(({ topic }) => topic === "question");
-  peer.say({ reply: id, data: "answered" });
-  assertEquals(await answer, "answered");
+  peer.say({ reply: id, data: "replied" });
+  assertEquals(await reply, "replied");
 });
 
 Deno.test("SessionManager counts subscriptions separately from messages", async () => {

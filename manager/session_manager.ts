@@ -186,7 +186,7 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Reserves a slot for a session that does not exist yet. Call this before you answer a handshake,
+   * Reserves a slot for a session that does not exist yet. Call this before you reply to a handshake,
    * so that many concurrent handshakes cannot exceed a limit.
    *
    * @param options The user and the network address, as far as known.

@@ -83,8 +83,8 @@ export class BrokerCounts implements Disposable {
     const { signal } = this.#closing;
     if (signal.aborted) return undefined;
     try {
-      const answer = this.#counts.take(key, amount, rate);
-      return await within(this.runtime, answer, { timeoutMs: BROKER_TIMEOUT_MS, signal });
+      const reply = this.#counts.take(key, amount, rate);
+      return await within(this.runtime, reply, { timeoutMs: BROKER_TIMEOUT_MS, signal });
     } catch {
       if (signal.aborted) return undefined;
       this.#failures++;
@@ -173,12 +173,12 @@ export class SharedBucket implements Bucket {
     this.#isSettling = true;
     while (this.#isDue) {
       const amount = Math.min(this.#owed, this.#rate.burst);
-      const answer = await this.#broker.take(this.#key, amount, this.#rate);
-      if (answer === undefined) this.#owed = 0;
-      else if (answer.granted) this.#owed -= amount;
+      const reply = await this.#broker.take(this.#key, amount, this.#rate);
+      if (reply === undefined) this.#owed = 0;
+      else if (reply.granted) this.#owed -= amount;
       else {
         // A broker may return no number, or more than a timer can wait for.
-        const asked = Math.max(Math.ceil(answer.retryAfterMs) || 0, MIN_PAUSE_MS);
+        const asked = Math.max(Math.ceil(reply.retryAfterMs) || 0, MIN_PAUSE_MS);
         const pauseMs = Math.min(asked, MAX_TIMER_MS);
         this.#deniedUntil = this.#broker.runtime.now() + pauseMs;
         await this.#broker.pause(pauseMs);

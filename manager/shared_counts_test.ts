@@ -199,9 +199,9 @@ Deno.test("Broker leaves no timer running when it is disposed of during a reques
   const counts = new FakeCounts();
   counts.state = "hanging";
   const broker = new BrokerCounts(platformRuntime(), counts);
-  const answer = broker.take("a", 1, RATE);
+  const reply = broker.take("a", 1, RATE);
   broker[Symbol.dispose]();
-  assertEquals(await answer, undefined);
+  assertEquals(await reply, undefined);
   assertEquals([broker.failures, broker.isAway(Date.now())], [0, true]);
 });
 

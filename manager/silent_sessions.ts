@@ -9,13 +9,13 @@ import { internals, type Session } from "../session/session.ts";
 export const SILENT_MS = 2_000;
 
 /** Shortest wait for the response to the ping, in milliseconds. */
-export const ANSWER_MS = 3_000;
+export const REPLY_MS = 3_000;
 
 /** The wait in round trips of the session, if that is longer. */
-const ANSWER_ROUND_TRIPS = 4;
+const REPLY_ROUND_TRIPS = 4;
 
 /** Longest wait, in milliseconds. A peer could otherwise delay it by slow responses. */
-const MAX_ANSWER_MS = 10_000;
+const MAX_REPLY_MS = 10_000;
 
 /**
  * A timer that fires later than this, in milliseconds, shows that this process was busy or
@@ -84,7 +84,7 @@ async function isGone(runtime: Runtime, core: Inside<Session>): Promise<boolean>
   const { receiving, sending } = core;
   const before = lifeOf(core);
   const roundTripMs = sending.roundTripMs ?? 0;
-  const timeoutMs = Math.min(MAX_ANSWER_MS, Math.max(ANSWER_MS, ANSWER_ROUND_TRIPS * roundTripMs));
+  const timeoutMs = Math.min(MAX_REPLY_MS, Math.max(REPLY_MS, REPLY_ROUND_TRIPS * roundTripMs));
   const since = runtime.now();
   try {
     await ping(core, { timeoutMs });

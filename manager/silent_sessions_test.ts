@@ -9,7 +9,7 @@ import { closeUnlessAlive, MAX_PINGED, silentSessions } from "./silent_sessions.
 
 const runtime = platformRuntime();
 
-/** A session of a server, and its peer, which answers no pings by itself. */
+/** A session of a server, and its peer, which replies to no pings by itself. */
 function served({ protocol = "skein.1" } = {}) {
   const pair = memoryPair({ protocol });
   const session = new Session(pair.server, endSettings("server", { onMessage() {} }));

@@ -305,7 +305,7 @@ class OtelInstrumentation implements Instrumentation, Disposable {
       },
       links,
     }, parent);
-    const histogram = isRequest ? this.#metrics.answers : this.#metrics.messages;
+    const histogram = isRequest ? this.#metrics.calls : this.#metrics.messages;
     const end = timer(this.#runtime, { span, histogram, attributes });
     const running = context.with(trace.setSpan(ROOT_CONTEXT, span), run);
     if (running === undefined || typeof running.then !== "function") return end(() => ({}));

@@ -118,7 +118,9 @@ class BoundedLabels {
 /** The counters of a server before its first handshake and request, with every kind. */
 const NO_SERVER: CountedServer = {
   webTransportStats: { isListening: false, handshakes: NO_HANDSHAKES },
-  httpStats: { any: { active: 0, answered: { any: 0 }, readers: { any: 0 }, limited: { any: 0 } } },
+  httpStats: {
+    any: { active: 0, responses: { any: 0 }, readers: { any: 0 }, limited: { any: 0 } },
+  },
   quotaStats: {
     any: { taken: 0, max: 0, rejected: { server: 0, address: 0, user: 0, session: 0 } },
   },
@@ -194,7 +196,7 @@ export class OtelMetrics implements Disposable {
   /** Durations of this side's requests, until the reply. */
   readonly requests: Histogram;
   /** Durations of handling requests. */
-  readonly answers: Histogram;
+  readonly calls: Histogram;
   /** Durations of handling messages. */
   readonly messages: Histogram;
   readonly #sessions: Histogram;
@@ -216,7 +218,7 @@ export class OtelMetrics implements Disposable {
       "Time from the request to the session, or to the rejection",
     );
     this.requests = this.#histogram("rpc.client.call.duration", "Time to the reply to a request");
-    this.answers = this.#histogram("rpc.server.call.duration", "Time to handle a request");
+    this.calls = this.#histogram("rpc.server.call.duration", "Time to handle a request");
     this.messages = this.#histogram("messaging.process.duration", "Time to handle a message");
     this.#sessions = meter.createHistogram("skein.session.duration", {
       description: "Time from the establishment of a session to its close",

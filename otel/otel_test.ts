@@ -175,8 +175,8 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
   telemetry.observe(manager as never, topics, {
     webTransportStats: { isListening: true, handshakes },
     httpStats: {
-      api: { active: 2, answered: { 200: 8, 429: 9 } },
-      durableStreams: { active: 0, answered: {}, readers: { sse: 3 }, limited: { rate: 4 } },
+      api: { active: 2, responses: { 200: 8, 429: 9 } },
+      durableStreams: { active: 0, responses: {}, readers: { sse: 3 }, limited: { rate: 4 } },
     },
     quotaStats: {
       sockets: { taken: 7, max: 20, rejected: { server: 1, address: 2, user: 0, session: 0 } },

@@ -250,7 +250,7 @@ export interface BrokerHistory {
        * The client that publishes; left out for the application. If a broker has to forget topics,
        * it starts with the topics of the client that created the most within the last hour.
        */
-      readonly maker?: string | undefined;
+      readonly publisher?: string | undefined;
     },
   ): Promise<{ readonly position?: HistoryPosition | undefined }>;
   /**

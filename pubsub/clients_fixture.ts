@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
-import type { SubscribeAnswer } from "../session/wire/recovery.ts";
+import type { SubscribeReply } from "../session/wire/recovery.ts";
 import type { Turn } from "../session/queue/turn.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { JoinOptions } from "./topic_options.ts";
@@ -42,11 +42,11 @@ export class Client implements AsyncDisposable {
     });
   }
 
-  /** Subscribes; the reply is listed among the lines, as `{ answer }`. */
+  /** Subscribes; the reply is listed among the lines, as `{ reply }`. */
   subscribe(topics: Topics, topic = "t", options: JoinOptions = {}): Promise<boolean> {
     // Sent over the connection, so that the order among other messages is the real one.
-    const onAnswer = (answer: SubscribeAnswer) => this.session.send("answer", answer);
-    return topics.join(this.session, topic, { onAnswer, ...options });
+    const onReply = (reply: SubscribeReply) => this.session.send("reply", reply);
+    return topics.join(this.session, topic, { onReply, ...options });
   }
 
   /**
@@ -55,9 +55,9 @@ export class Client implements AsyncDisposable {
    */
   take(): unknown[] {
     return this.lines.splice(0).map(({ topic, data, tag: _tag, ...rest }) => {
-      if (topic === "answer") {
-        const { tag: _tag, ...answer } = data as SubscribeAnswer;
-        return answer;
+      if (topic === "reply") {
+        const { tag: _tag, ...reply } = data as SubscribeReply;
+        return reply;
       }
       return topic === undefined ? rest : [data, rest.offset, rest.prev];
     });

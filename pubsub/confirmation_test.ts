@@ -99,8 +99,8 @@ for (const topic of TOPICS) {
     if (topic === "t") store.publish(1);
     else broker.deliver({ topic, payload: JSON.stringify({ topic, data: 1 }) });
     await turns();
-    const [answer, message] = client.take();
-    assertEquals(answer, topic === "t" ? { epoch: "e1", offset: 1, head: 1 } : {});
+    const [reply, message] = client.take();
+    assertEquals(reply, topic === "t" ? { epoch: "e1", offset: 1, head: 1 } : {});
     if (topic === "plain") assertEquals(message, [1, undefined, undefined]);
   });
 

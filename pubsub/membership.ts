@@ -10,7 +10,7 @@ export class Membership {
   onLeft: ((code: string) => void) | undefined;
   /** Settle the promises of calls that wait for the broker. */
   readonly #waits = new Set<() => void>();
-  #answer: ((error?: BrokerError) => void) | undefined;
+  #reply: ((error?: BrokerError) => void) | undefined;
 
   constructor({ isRequested, onLeft }: Pick<Membership, "isRequested" | "onLeft">) {
     this.isRequested = isRequested;
@@ -19,12 +19,12 @@ export class Membership {
 
   /** True while a reply waits. */
   get isUnanswered(): boolean {
-    return this.#answer !== undefined;
+    return this.#reply !== undefined;
   }
 
   /** Sends the waiting reply, if there is one. */
-  answer(): void {
-    this.#answer?.();
+  reply(): void {
+    this.#reply?.();
   }
 
   /**
@@ -34,16 +34,16 @@ export class Membership {
    * @param tell Sends the reply, with an error if the broker did not confirm.
    * @param confirmation The confirmation to wait for, if any.
    */
-  answerLater(tell: (error?: BrokerError) => void, confirmation?: Confirmation): void {
-    this.answer();
-    const answer = (error?: BrokerError) => {
-      if (this.#answer !== answer) return;
-      this.#answer = undefined;
+  replyLater(tell: (error?: BrokerError) => void, confirmation?: Confirmation): void {
+    this.reply();
+    const reply = (error?: BrokerError) => {
+      if (this.#reply !== reply) return;
+      this.#reply = undefined;
       tell(error);
     };
-    this.#answer = answer;
-    if (confirmation === undefined || confirmation.isGiven) queueMicrotask(answer);
-    else confirmation.wait(answer);
+    this.#reply = reply;
+    if (confirmation === undefined || confirmation.isGiven) queueMicrotask(reply);
+    else confirmation.wait(reply);
   }
 
   /**
@@ -73,7 +73,7 @@ export class Membership {
 
   /** Ends all waits: the session is no longer subscribed. */
   end(): void {
-    this.#answer = undefined;
+    this.#reply = undefined;
     for (const leave of this.#waits) leave();
     this.#waits.clear();
   }

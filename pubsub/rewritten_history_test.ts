@@ -1,7 +1,7 @@
 /** Histories whose store lost a publication, and stored another one with the same offset. */
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import type { HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
+import type { HistoryPosition, SubscribeReply } from "../session/wire/recovery.ts";
 import { turns } from "../tests/waiting.ts";
 import { Random } from "../tests/random.ts";
 import { Client, type Line } from "./clients_fixture.ts";
@@ -18,13 +18,13 @@ async function ask(
   topics: Topics,
   client: Client,
   since: HistoryPosition,
-): Promise<SubscribeAnswer> {
+): Promise<SubscribeReply> {
   client.lines.length = 0;
-  const answer = () => client.lines.find(({ topic }) => topic === "answer");
+  const reply = () => client.lines.find(({ topic }) => topic === "reply");
   client.subscribe(topics, "t", { since });
-  for (let i = 0; i < 100 && answer() === undefined; i++) await turns(1);
+  for (let i = 0; i < 100 && reply() === undefined; i++) await turns(1);
   topics.leave(client.session, "t");
-  return answer()!.data as SubscribeAnswer;
+  return reply()!.data as SubscribeReply;
 }
 
 Deno.test("Clients whose publication was rewritten below the head, 10,000 times, are never reported recovered", async () => {
@@ -39,9 +39,9 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
     const offset = 1 + random.below(store.head - 1);
     const since = { epoch: store.epoch, offset, tag: store.tagAt(offset) };
     store.rewrite(offset);
-    const answer = await ask(topics, client, since);
-    if (answer.recovered) told.recovered++;
-    if (answer.reason === "new-epoch") told.newEpoch++;
+    const reply = await ask(topics, client, since);
+    if (reply.recovered) told.recovered++;
+    if (reply.reason === "new-epoch") told.newEpoch++;
     // Now and then a correct position, to show that the test notices a recovery, and that only
     // wrong positions are rejected.
     if (i % 50 > 0) continue;

@@ -6,7 +6,7 @@ import { HISTORY } from "../session/call_checks.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
-import type { HistoryOptions, SubscribeAnswer } from "../session/wire/recovery.ts";
+import type { HistoryOptions, SubscribeReply } from "../session/wire/recovery.ts";
 import type { Broker, HistoryBounds, PublicationKey } from "./broker.ts";
 
 /** Options for `Topics`. */
@@ -60,7 +60,7 @@ export interface SubscribeOptions extends HistoryOptions {
    * Called once with the start position, after `subscribe` returned, and before the first
    * publication is sent. Not called when the session is closed.
    */
-  readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
+  readonly onReply?: ((reply: SubscribeReply) => void) | undefined;
 }
 
 /** Options of {@linkcode Topics.join}. */
@@ -117,7 +117,7 @@ export interface AppendPublicationOptions extends PublishOptions {
    * The client that publishes; left out for the application. If a broker has to forget topics, it
    * starts with the topics of the client that created the most within the last hour.
    */
-  readonly maker?: string | undefined;
+  readonly publisher?: string | undefined;
   /** Ends the wait. The publication may still be made. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -140,7 +140,7 @@ export const TOPICS: OptionKinds<TopicsOptions> = {
 
 export const SUBSCRIBE: OptionKinds<SubscribeOptions> = {
   ...HISTORY,
-  onAnswer: "function",
+  onReply: "function",
 };
 
 export const UNSUBSCRIBE: OptionKinds<UnsubscribeOptions> = {
@@ -153,7 +153,7 @@ export const PUBLISH: OptionKinds<PublishOptions> = { except: "object", from: "s
 export const APPEND: OptionKinds<AppendPublicationOptions> = {
   ...PUBLISH,
   key: "object",
-  maker: "string",
+  publisher: "string",
   signal: "AbortSignal",
 };
 

@@ -14,7 +14,7 @@ import { isName, isTopic, MAX_NAME_LENGTH, MAX_TOPIC_BYTES } from "../session/wi
 import {
   type HistoryPosition,
   STREAM_PREFIX,
-  type SubscribeAnswer,
+  type SubscribeReply,
 } from "../session/wire/recovery.ts";
 import { sessionsAfter, sessionsBefore } from "../session/lineage.ts";
 import { internals, type Session } from "../session/session.ts";
@@ -35,7 +35,7 @@ import { Decisions } from "./decisions.ts";
 import { contentOf, HistoryTopics } from "./history/history_topics.ts";
 import { Membership } from "./membership.ts";
 import { MemoryBroker } from "./memory/broker.ts";
-import { exceptionOf, tellAnswer } from "./history/replay.ts";
+import { exceptionOf, tellReply } from "./history/replay.ts";
 import {
   APPEND,
   type AppendPublicationOptions,
@@ -125,7 +125,7 @@ export interface TopicSource {
    * @param options The start position, and the receiver of the reply.
    * @returns A function that returns the position of the session, if the caller has to reply.
    */
-  admit(session: Session, options: JoinOptions): (() => SubscribeAnswer) | undefined;
+  admit(session: Session, options: JoinOptions): (() => SubscribeReply) | undefined;
   /**
    * Removes a session.
    *
@@ -377,7 +377,7 @@ export class Topics implements AsyncDisposable {
     // Calls that can fail come first, so that a failure leaves no state behind.
     const queue = session[internals].sending.messages("subscribe");
     const { feed, members, confirmation = feed?.confirmation } = this.#open(topic);
-    const { since, onAnswer, onLeft, isRequested = false } = options;
+    const { since, onReply, onLeft, isRequested = false } = options;
     const { topics } = known ?? this.#remember(session);
     const membership = topics.get(topic) ?? new Membership({ isRequested, onLeft });
     topics.set(topic, membership);
@@ -385,15 +385,15 @@ export class Topics implements AsyncDisposable {
     membership.onLeft = onLeft ?? membership.onLeft;
     if (feed !== undefined) {
       const standing = feed.admit(session, options);
-      if (standing !== undefined && onAnswer !== undefined) {
-        membership.answerLater(() => tellAnswer(session, onAnswer, standing()));
+      if (standing !== undefined && onReply !== undefined) {
+        membership.replyLater(() => tellReply(session, onReply, standing()));
       }
     } else {
       members.add(session, queue);
       const isRecovery = since !== undefined;
-      if (onAnswer !== undefined) {
-        membership.answerLater(
-          (error) => tellAnswer(session, onAnswer, plainAnswer(isRecovery, error)),
+      if (onReply !== undefined) {
+        membership.replyLater(
+          (error) => tellReply(session, onReply, plainReply(isRecovery, error)),
           confirmation,
         );
       }
@@ -438,7 +438,7 @@ export class Topics implements AsyncDisposable {
     const membership = topics?.get(topic);
     if (topics === undefined || membership === undefined) return false;
     // The reply to the subscription precedes the notice of the end.
-    membership.answer();
+    membership.reply();
     if (topics.get(topic) !== membership) return true;
     this.#remove(session, topic);
     // When a replay ends, it replies to the application, which may have subscribed the session
@@ -523,14 +523,14 @@ export class Topics implements AsyncDisposable {
     options: AppendPublicationOptions = {},
   ): Promise<{ readonly position?: HistoryPosition }> {
     checkOptions("append", options, APPEND);
-    const { key, maker, signal } = options;
+    const { key, publisher, signal } = options;
     const bounds = this.historyOf(topic);
     const publication = this.#encode(topic, data, { ...options, bounds, verb: "append" });
     if (bounds === undefined) {
       throw new UnsupportedError(`Cannot append: the topic "${topic}" has no history`);
     }
     signal?.throwIfAborted();
-    const appending = this.#histories.history!.append(publication, { bounds, key, maker });
+    const appending = this.#histories.history!.append(publication, { bounds, key, publisher });
     return await waitFor(this.#runtime, appending, { what: "the broker", signal });
   }
 
@@ -902,7 +902,7 @@ function noticeOf({ code = "removed", reason = "" }: UnsubscribeOptions): Requir
 }
 
 /** The reply for a topic without a history. */
-function plainAnswer(isRecovery: boolean, error: BrokerError | undefined): SubscribeAnswer {
+function plainReply(isRecovery: boolean, error: BrokerError | undefined): SubscribeReply {
   if (isRecovery) return { recovered: false, reason: "no-history" };
   return error === undefined ? {} : { reason: "unavailable" };
 }

@@ -60,9 +60,9 @@ Deno.test("Topics.subscribe() follows a topic with a history from the call on", 
   await turns();
   topics.publish("t", 2);
   await turns();
-  const [answer, ...rest] = one.take();
-  const { epoch } = answer as { epoch: string };
-  assertEquals(answer, { epoch, offset: 1, head: 1 });
+  const [reply, ...rest] = one.take();
+  const { epoch } = reply as { epoch: string };
+  assertEquals(reply, { epoch, offset: 1, head: 1 });
   assertEquals(rest, [[2, 2, 1]]);
 });
 
@@ -88,8 +88,8 @@ Deno.test("Topics.subscribe() with `last` starts with the newest, in order, then
     await turns();
     publishRun(topics, 21, 22);
     await turns();
-    const [answer, ...rest] = client.take();
-    const { offset, head } = answer as { offset: number; head: number };
+    const [reply, ...rest] = client.take();
+    const { offset, head } = reply as { offset: number; head: number };
     assertEquals([offset, head], [first - 1, 20]);
     assertRun(rest.map((line) => (line as unknown[])[0]), first, 22);
   }
@@ -124,7 +124,7 @@ Deno.test("Topics.subscribe() with `since` sends missed publications, or the rea
   const { epoch } = keeper.take()[0] as { epoch: string };
   const beyond = { offset: 20, recovered: false, reason: "beyond-head" };
   const renewed = { recovered: false, reason: "new-epoch" };
-  const cases: [options: SubscribeOptions, answer: object, first: number][] = [
+  const cases: [options: SubscribeOptions, reply: object, first: number][] = [
     [{ since: { epoch, offset: 17 } }, { offset: 17, recovered: true }, 18],
     [{ since: { epoch, offset: 20 } }, { offset: 20, recovered: true }, 21],
     [{ since: { epoch, offset: 19 }, last: 5 }, { offset: 19, recovered: true }, 20],
@@ -137,8 +137,8 @@ Deno.test("Topics.subscribe() with `since` sends missed publications, or the rea
     await using client = new Client(topics.turn);
     client.subscribe(topics, "t", options);
     await turns();
-    const [answer, ...messages] = client.take() as [object, ...unknown[][]];
-    assertEquals(answer, { epoch, head: 20, ...expected });
+    const [reply, ...messages] = client.take() as [object, ...unknown[][]];
+    assertEquals(reply, { epoch, head: 20, ...expected });
     assertRun(messages.map(([data]) => data), first, 20);
   }
 });
@@ -158,8 +158,8 @@ Deno.test("Topics.subscribe() reports a `since` that is no longer kept", async (
   ]);
   client.subscribe(topics, "chat:a", { since: { epoch, offset: 20 } });
   await turns();
-  const [answer, ...rest] = client.take();
-  assertEquals(answer, { epoch, offset: 20, head: 30, recovered: true });
+  const [reply, ...rest] = client.take();
+  assertEquals(reply, { epoch, offset: 20, head: 30, recovered: true });
   assertRun(rest.map((line) => (line as unknown[])[0]), 21, 30);
 });
 
@@ -471,13 +471,13 @@ Deno.test("Topics of several nodes have one history", async () => {
   near.publish("t", 1);
   far.publish("t", 2);
   await turns();
-  const [answer, ...rest] = one.take() as [{ epoch: string }, ...unknown[]];
+  const [reply, ...rest] = one.take() as [{ epoch: string }, ...unknown[]];
   assertEquals(rest, [[1, 1, 0], [2, 2, 1]]);
   await using back = new Client(far.turn);
-  back.subscribe(far, "t", { since: { epoch: answer.epoch, offset: 1 } });
+  back.subscribe(far, "t", { since: { epoch: reply.epoch, offset: 1 } });
   await turns();
   assertEquals(back.take(), [
-    { epoch: answer.epoch, offset: 1, head: 2, recovered: true },
+    { epoch: reply.epoch, offset: 1, head: 2, recovered: true },
     [2, 2, 1],
   ]);
 });
@@ -560,7 +560,7 @@ Deno.test("Topics let a session leave during its reply", async () => {
   const { session } = client;
   topics.subscribe(session, "t", {
     since,
-    onAnswer: () => void topics.unsubscribe(session, "t"),
+    onReply: () => void topics.unsubscribe(session, "t"),
   });
   await turns();
   // The first subscription has ended, with a reply; its application has left the topic.
@@ -569,7 +569,7 @@ Deno.test("Topics let a session leave during its reply", async () => {
   // A session that subscribes again during its reply is subscribed.
   topics.subscribe(session, "t", {
     since,
-    onAnswer: () => void topics.subscribe(session, "t"),
+    onReply: () => void topics.subscribe(session, "t"),
   });
   await turns();
   topics.leaveAll(session);

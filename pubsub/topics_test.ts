@@ -268,14 +268,14 @@ Deno.test("Topics.unsubscribe() replies to the client before it reports the end"
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const { session, take } = await peers.connect();
-  const onAnswer = () => void session.send("answer");
-  topics.subscribe(session, "a", { onAnswer });
-  topics.subscribe(session, "a", { onAnswer });
+  const onReply = () => void session.send("reply");
+  topics.subscribe(session, "a", { onReply });
+  topics.subscribe(session, "a", { onReply });
   topics.unsubscribe(session, "a", { code: "forbidden" });
   await peers.endTurn();
   assertEquals(take(), [
-    ["answer", undefined],
-    ["answer", undefined],
+    ["reply", undefined],
+    ["reply", undefined],
     { unsubscribed: "a", code: "forbidden", reason: "" },
   ]);
 });

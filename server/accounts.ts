@@ -29,7 +29,9 @@ export function accountOf(accounts: Accounts, session: Session): Account {
  * @returns The user. For guests, and for users who are new at their address, this is the widest
  * network that a single client may have, so that many guests at one address count as one.
  */
-export function makerOf({ user, guest, networks, isFamiliar, isBehindProxy }: Account): string {
+export function publisherKeyOf(
+  { user, guest, networks, isFamiliar, isBehindProxy }: Account,
+): string {
   const network = networks.at(-1)?.key;
   const isKnown = isFamiliar || isBehindProxy || network === undefined;
   if (user !== undefined && isKnown) return `user ${user}`;

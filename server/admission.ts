@@ -343,9 +343,9 @@ export class Admission<V> implements Face {
   admit<A>(sessionRequest: SessionRequest<A>): A | Promise<A> {
     const handshake = ServerHandshake.begin(sessionRequest, this.#settings);
     try {
-      const answer = this.#admit(sessionRequest, handshake);
-      if (!(answer instanceof Promise)) return answer;
-      return answer.catch((error) => this.#reject(sessionRequest, error, handshake));
+      const response = this.#admit(sessionRequest, handshake);
+      if (!(response instanceof Promise)) return response;
+      return response.catch((error) => this.#reject(sessionRequest, error, handshake));
     } catch (error) {
       return this.#reject(sessionRequest, error, handshake);
     }
@@ -442,7 +442,7 @@ export class Admission<V> implements Face {
     // After an upgrade the runtime can no longer read the headers.
     const headers = this.#keptHeaders(sessionRequest.headers);
     try {
-      const { connection, opened, answer, held } = sessionRequest.accept({
+      const { connection, opened, response, held } = sessionRequest.accept({
         admitted: awaited?.admitted.promise,
         beside: this.#predecessorOf(sessionRequest),
       });
@@ -474,7 +474,7 @@ export class Admission<V> implements Face {
         };
         this.#pendingUpgrades.add(opened, all, { begin, onLate: () => this.#late(sessionRequest) });
       }
-      return answer;
+      return response;
     } catch (error) {
       reservation[Symbol.dispose]();
       throw error;

@@ -71,7 +71,7 @@ export class Authenticator<V> {
 
   /**
    * Identifies a peer. If the user is disconnected in the meantime, `authenticate` is called once
-   * more, within the same time limit, and its second answer counts.
+   * more, within the same time limit, and its second result counts.
    *
    * @param request The request, or a copy with the kept headers.
    * @param options The token; the login, which the caller ends; and a signal that aborts when the
@@ -126,13 +126,13 @@ export class Authenticator<V> {
     }
   }
 
-  async #identityOf(answer: unknown, token: string | undefined): Promise<Identity> {
-    if (answer === null || answer === false) throw new Rejected(401, UNAUTHENTICATED);
-    if (answer === guest) return GUEST;
-    if (answer === undefined) {
-      throw DecisionFault.returned("authenticate", "a value, guest, null or false", answer);
+  async #identityOf(decided: unknown, token: string | undefined): Promise<Identity> {
+    if (decided === null || decided === false) throw new Rejected(401, UNAUTHENTICATED);
+    if (decided === guest) return GUEST;
+    if (decided === undefined) {
+      throw DecisionFault.returned("authenticate", "a value, guest, null or false", decided);
     }
-    const value = answer as Exclude<V, typeof guest>;
+    const value = decided as Exclude<V, typeof guest>;
     const user = await this.#userOf(value);
     const endsAt = await this.#endOf(value);
     if (endsAt <= this.#runtime.now()) throw new Rejected(401, EXPIRED);

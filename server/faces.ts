@@ -243,11 +243,11 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
    */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
     if (this.#isClosed && this.#loading === undefined) return unavailable();
-    const answer = this.load().then(
+    const response = this.load().then(
       (opened) => opened.fetch(request, info),
       () => new Response("Internal server error", { status: 500 }),
     );
-    return this.#parts.gate?.follow(request, info, answer) ?? answer;
+    return this.#parts.gate?.follow(request, info, response) ?? response;
   }
 
   /** Closes the face; it can no longer load. */

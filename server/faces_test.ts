@@ -35,8 +35,8 @@ Deno.test("LateFace.fetch() opens the face once, and close() closes it", async (
       [Symbol.asyncDispose]: () => Promise.resolve(void closed++),
     };
   });
-  const answers = await Promise.all([face.fetch(request(), {}), face.fetch(request(), {})]);
-  assertEquals(await Promise.all(answers.map((answer) => answer.text())), ["here", "here"]);
+  const responses = await Promise.all([face.fetch(request(), {}), face.fetch(request(), {})]);
+  assertEquals(await Promise.all(responses.map((response) => response.text())), ["here", "here"]);
   await face.close();
   assertEquals([opened, closed], [1, 1]);
 });
@@ -64,8 +64,8 @@ Deno.test("createServer() rejects the first session over HTTP after its close wi
   await server.close();
   const headers = { "skein-transport": "http" };
   const first = new Request("http://localhost/?protocol=skein.1", { headers });
-  const answer = await server.fetch(first);
-  assertEquals([answer.status, answer.headers.get("retry-after")], [503, "5"]);
+  const response = await server.fetch(first);
+  assertEquals([response.status, response.headers.get("retry-after")], [503, "5"]);
 });
 
 Deno.test("createServer() mounts a MoqServer once, with the quotas of the server", async () => {

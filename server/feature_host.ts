@@ -81,7 +81,7 @@ function guarded<Action extends string>(
   }, core.guard);
   return {
     paths: [options.path],
-    fetch: (request, info) => guard.answer(request, info, handle),
+    fetch: (request, info) => guard.respond(request, info, handle),
     get stats() {
       return guard.stats;
     },

@@ -6,9 +6,9 @@ import { Deadlines } from "../base/deadlines.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { within } from "../base/wait.ts";
 import {
-  ANSWER_MS,
   closeEarlier,
   closeUnlessAlive,
+  REPLY_MS,
   SILENT_MS,
   silentSessions,
 } from "../manager/silent_sessions.ts";
@@ -24,7 +24,7 @@ export const MAX_ROUNDS = 10_000;
 
 /**
  * Most rounds that run at the same time. On other nodes, each of them uses one of 1,000 questions
- * that a node answers at a time.
+ * that a node replies to at a time.
  */
 export const MAX_RUNNING = 200;
 
@@ -45,7 +45,7 @@ const WAIT_MS = 8_000;
 const HTTP_WAIT_MS = 2_000;
 
 /** Wait for the other nodes, in milliseconds: the usual duration of a round, and half a second. */
-const NODES_MS = ANSWER_MS + 500;
+const NODES_MS = REPLY_MS + 500;
 
 /** Kind of the question that asks other nodes for a round. */
 const KIND = "close-silent";
@@ -155,7 +155,7 @@ export class GivingWay implements Disposable {
     if (isFull || silent.length === 0 && !asksOthers) return undefined;
     this.#running++;
     const others = asksOthers && nodes.ask(KIND, user, { timeoutMs: NODES_MS })
-      .then(({ answers }) => answers.some(({ data }) => data === true), () => false);
+      .then(({ replies }) => replies.some(({ data }) => data === true), () => false);
     const hasRoomHere = this.#close(user, silent);
     const hasRoom = Promise.all([hasRoomHere, others]).then((all) => {
       this.#running--;

@@ -79,7 +79,7 @@ for (const [way, as] of Object.entries(WAYS)) {
     void lost.close();
   });
 
-  Deno.test(`A session that answers never gives way, whose token comes ${way}`, async () => {
+  Deno.test(`A session that replies never gives way, whose token comes ${way}`, async () => {
     using time = new FakeTime();
     await using server = serverOf();
     await using ann = await server.dial(as("ann"));
@@ -87,7 +87,7 @@ for (const [way, as] of Object.entries(WAYS)) {
     for (let i = 0; i < 20; i++) {
       await pass(time, 1_000);
       const next = come(server, as("ann"));
-      assertEquals(await outcomeOf(next), "4429", "The answer is immediate");
+      assertEquals(await outcomeOf(next), "4429", "The reply is immediate");
     }
     assert(ann.isReady && there!.isReady);
   });
@@ -271,9 +271,9 @@ Deno.test("Two nodes that ask each other for room at once don't wait for each ot
       },
       async ask(_kind: string, user: string, { timeoutMs }: { readonly timeoutMs: number }) {
         await pause(runtime, 10);
-        const answer = Promise.resolve(handlers[1 - node]!(user));
-        const isInTime = await settlesWithin(runtime, answer, timeoutMs - 10);
-        return { answers: isInTime ? [{ node: "other", data: await answer }] : [] };
+        const reply = Promise.resolve(handlers[1 - node]!(user));
+        const isInTime = await settlesWithin(runtime, reply, timeoutMs - 10);
+        return { replies: isInTime ? [{ node: "other", data: await reply }] : [] };
       },
     };
     const released = () => Promise.resolve();

@@ -140,8 +140,8 @@ export class HttpSessionRequest implements SessionRequest<Response> {
       () => manager.admitSocket({ address: this.address, beside }),
     );
     const connection = connections.accept({ lease });
-    const answer = requests.opened(this.request, connection.opened);
-    return { connection, opened: undefined, answer, held: [] };
+    const response = requests.opened(this.request, connection.opened);
+    return { connection, opened: undefined, response, held: [] };
   }
 
   reject(rejected: Rejected): Response {

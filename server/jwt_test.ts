@@ -31,7 +31,7 @@ class KeyServer implements AsyncDisposable {
   /** The key set in the responses. */
   keys: readonly IssuerKey[];
   /** Responds instead of the key set. */
-  answer: (() => Response) | undefined;
+  response: (() => Response) | undefined;
   /** Requests so far. */
   requests = 0;
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
@@ -40,7 +40,7 @@ class KeyServer implements AsyncDisposable {
     this.keys = keys;
     this.#http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, () => {
       this.requests++;
-      return this.answer?.() ?? Response.json({ keys: this.keys.map(({ jwk }) => jwk) });
+      return this.response?.() ?? Response.json({ keys: this.keys.map(({ jwk }) => jwk) });
     });
   }
 
@@ -254,19 +254,19 @@ Deno.test("jwt() rejects with 503 while keys cannot be fetched, and continues af
   await using server = new KeyServer(key);
   const tokens = jwt({ jwks: server.url });
   const token = await sign(key);
-  const answers = [
+  const responses = [
     () => new Response("Broken", { status: 500 }),
     () => new Response("no JSON"),
     () => Response.json({ keys: "none" }),
     () => Response.redirect(`${server.url}/elsewhere`),
   ];
-  for (const answer of answers) {
-    server.answer = answer;
+  for (const response of responses) {
+    server.response = response;
     const [status, text, cause] = await rejection(tokens, token);
     assertEquals([status, text], [503, "Tokens cannot be checked now, try again later"]);
     assert(cause instanceof Error);
   }
-  server.answer = undefined;
+  server.response = undefined;
   await tokens.authenticate({ token });
   const gone = jwt({ jwks: "http://127.0.0.1:1/jwks.json" });
   assertEquals((await rejection(gone, token))[0], 503);

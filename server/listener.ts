@@ -1,11 +1,11 @@
 /** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
 import { NO_HANDSHAKES, type WebTransportStats } from "./metrics/measures.ts";
 import {
-  answerWellKnown,
   bracketed,
   isAnyAddress,
   isWellKnown,
   WebTransportSocket,
+  wellKnownResponse,
 } from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
@@ -252,13 +252,13 @@ export class ServerListener {
   /**
    * Stops listening, and closes the remaining connections.
    *
-   * @param answersMs Time allowed for sending responses, in milliseconds. The WebSocket host has
+   * @param responsesMs Time allowed for sending responses, in milliseconds. The WebSocket host has
    * its own time limit; the longer of the two applies.
    */
-  async close(answersMs = 0): Promise<void> {
+  async close(responsesMs = 0): Promise<void> {
     this.#isStopped = true;
     this.#endWait?.();
-    this.#closings.push(this.#http.shutdown({ answersMs }));
+    this.#closings.push(this.#http.shutdown({ responsesMs }));
     const closing = this.#webTransport?.close().then(() => void (this.#isUdpFree = true));
     await Promise.all([...this.#closings, this.#retrying, closing]);
   }
@@ -271,7 +271,7 @@ export class ServerListener {
   #serve(): HttpListener {
     const { runtime, port, hostname, tls, webSocket, reusePort } = this.#options;
     const { connectionLimits, maxFrameBytes } = this.#options;
-    const answer: ServerListenerHandlers["fetch"] = (request, info) =>
+    const response: ServerListenerHandlers["fetch"] = (request, info) =>
       this.#wellKnown(request) ?? this.#handlers.fetch(request, info);
     if (webSocket !== undefined) {
       const { upgrade } = this.#handlers;
@@ -287,11 +287,11 @@ export class ServerListener {
         tls,
         reusePort,
       };
-      return host.listen(options, answer, onUpgrade);
+      return host.listen(options, response, onUpgrade);
     }
     requireDeno("serve", "webSocket must be hardenedWebSocket() of @skein/skein/ws");
     return listenAt({ hostname, port, transport: "TCP" }, () => {
-      const http = Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
+      const http = Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, response);
       let closing: Promise<void> | undefined;
       const shutdown = () => closing ??= http.shutdown();
       // When the runtime's server shuts down, it cancels bodies and lets handlers respond.
@@ -408,7 +408,7 @@ export class ServerListener {
 
   #wellKnown(request: Request): Response | undefined {
     if (this.#webTransport === undefined || this.#options.tls !== undefined) return undefined;
-    return answerWellKnown(request, this.#webTransport, this.#options);
+    return wellKnownResponse(request, this.#webTransport, this.#options);
   }
 }
 

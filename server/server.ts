@@ -40,7 +40,7 @@ import {
 } from "./server_options.ts";
 import { pickHandlers } from "./handlers.ts";
 import { accountOf } from "./accounts.ts";
-import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
+import { checkDurableStreams, checkKeepsLogs, checkResponses } from "./durable/options.ts";
 import { DurableParts } from "./durable/parts.ts";
 import { ResumableRequests } from "./durable/resumable_requests.ts";
 import { StreamTopics } from "./durable/stream_topics.ts";
@@ -187,10 +187,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (durableStreams !== undefined) checkDurableStreams(durableStreams, broker);
     const features = allFeatures(options);
     Features.check(features);
-    const answers = checkAnswers(options.answers);
-    const keepsAnswers = hasKeptAnswers(options);
-    if (keepsAnswers) checkKeepsLogs("a request with resume", broker);
-    const hasStreams = durableStreams !== undefined || keepsAnswers;
+    const responses = checkResponses(options.responses);
+    const hasResumable = hasResumableResponses(options);
+    if (hasResumable) checkKeepsLogs("a request with resume", broker);
+    const hasStreams = durableStreams !== undefined || hasResumable;
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#quotas = new Quotas(runtime, {
       isProxy: proxyRule(options.clientAddress),
@@ -287,7 +287,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         nodes,
         bounds: durableStreams,
         maxMessageBytes: settings.maxMessageBytes,
-        answers,
+        responses,
         accountOf: this.#accountOf,
         settings,
         contract,
@@ -522,7 +522,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (this.#countsSockets && info.remoteAddr === undefined) this.#hintAtNoAddress();
     const face = this.#faceFor(request);
     if (this.#suitsHardened && face === this.#admission) this.#hintAtEngine(request, info);
-    return face?.fetch(request, info) ?? this.#answerOther(request, info);
+    return face?.fetch(request, info) ?? this.#otherResponse(request, info);
   };
 
   #faceFor(request: FaceRequest): Pick<Face, "fetch" | "take"> | undefined {
@@ -534,7 +534,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /** Responds to a request that no face wants. */
-  #answerOther(request: Request, info: RequestInfo): Response | Promise<Response> {
+  #otherResponse(request: Request, info: RequestInfo): Response | Promise<Response> {
     if (this.#fetch !== undefined) return this.#fetch(request, info);
     if (!this.#admission.serves(request.url)) return new Response("Not found", { status: 404 });
     return new Response("Expected a WebSocket upgrade", {
@@ -732,7 +732,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * `authorize` allow it.
    *
    * This is final: a request of the user about which the application is still deciding fails. If
-   * `authenticate` is running for the user, it is called once more, and its second answer counts.
+   * `authenticate` is running for the user, it is called once more, and its second result counts.
    * A call that `authenticate` makes itself does not affect the login that it decides about, so it
    * can close the user's other sessions.
    *
@@ -782,7 +782,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       drained,
       ...Array.from(this.#faces.values(), (face) => face.drain?.(time)),
       this.#features.drain({ ...options, withinMs }),
-      this.#durable?.answers.drain({ hasOthers, withinMs, signal }),
+      this.#durable?.responses.drain({ hasOthers, withinMs, signal }),
     ]);
     // Closed sessions have ended on this side, but their closes have yet to reach the peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
@@ -832,7 +832,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   static listen<V, C extends Contract>(
     options: ServeOptions<V, C>,
-    { udpFrom, answer, source }: WorkerParts = {},
+    { udpFrom, respond, source }: WorkerParts = {},
   ): Server<V, C> {
     checkServerOptions("serve", options);
     const {
@@ -852,7 +852,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
     const server = new Server(serverOptions, { source, accept: webSocket?.accept });
     const { origins, hosts, fetch, clientAddress } = options;
-    server.#suitsHardened = [webSocket, fetch, clientAddress, answer].every((one) => !one);
+    server.#suitsHardened = [webSocket, fetch, clientAddress, respond].every((one) => !one);
     try {
       server.#listener = new ServerListener({
         runtime: server.#runtime,
@@ -876,10 +876,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         origins,
         hosts,
       }, {
-        fetch: answer === undefined
+        fetch: respond === undefined
           ? server.fetch
-          : (request, info) => answer(request, info) ?? server.fetch(request, info),
-        upgrade: answer === undefined
+          : (request, info) => respond(request, info) ?? server.fetch(request, info),
+        upgrade: respond === undefined
           ? (upgrade, info) => server.#upgrade(upgrade, info)
           : undefined,
         isSuccessor: (request) => server.#admission.isSuccessor(request),
@@ -915,9 +915,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Closes the server.
    *
-   * @param answersMs Time allowed for sending responses; at least `closeTimeoutMs`.
+   * @param responsesMs Time allowed for sending responses; at least `closeTimeoutMs`.
    */
-  async #close(options: SessionCloseOptions, answersMs = 0): Promise<void> {
+  async #close(options: SessionCloseOptions, responsesMs = 0): Promise<void> {
     this.#removeAbortListener?.();
     this.#listener?.stop();
     this.#gate.close();
@@ -927,7 +927,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     // Do this only after the sessions have closed, because the runtime's server cuts off WebSockets
     // together with bodies.
     this.#listener?.cutBodies();
-    const isAnswered = await settlesWithin(this.#runtime, this.#gate.idle, this.#closeTimeoutMs);
+    const isIdle = await settlesWithin(this.#runtime, this.#gate.idle, this.#closeTimeoutMs);
     this.#heartbeat[Symbol.dispose]();
     this.#broker?.[Symbol.dispose]();
     this.#services?.[Symbol.dispose]();
@@ -940,8 +940,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     await this.topics[Symbol.asyncDispose]();
     // The runtime waits forever for a peer that disappeared during its handshake, and for an
     // application handler that never returns, so stop waiting.
-    const waitMs = isAnswered ? Math.max(this.#closeTimeoutMs, answersMs) : 0;
-    const closed = this.#listener?.close(answersMs) ?? Promise.resolve();
+    const waitMs = isIdle ? Math.max(this.#closeTimeoutMs, responsesMs) : 0;
+    const closed = this.#listener?.close(responsesMs) ?? Promise.resolve();
     await settlesWithin(this.#runtime, closed, waitMs);
   }
 }
@@ -965,7 +965,7 @@ function allFeatures(
 }
 
 /** Checks whether any responses of the server may outlive their connections. */
-function hasKeptAnswers(
+function hasResumableResponses(
   { contract, requests = {} }: { readonly contract?: Contract; readonly requests?: object },
 ): boolean {
   return contract === undefined
@@ -989,7 +989,7 @@ export interface WorkerParts extends Pick<ServerParts, "source"> {
    * Handles a request instead of the server. Returns `undefined` if the server should handle the
    * request.
    */
-  readonly answer?:
+  readonly respond?:
     | ((
       request: Request,
       info: RequestInfo,

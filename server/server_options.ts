@@ -392,14 +392,14 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * Limits on responses that outlive their callers' connections, for requests with `resume: true`
    * in the contract.
    */
-  readonly answers?: {
+  readonly responses?: {
     /**
      * Time after the last item or read at which a response is deleted, in milliseconds. Its name
      * cannot be reused for another week.
      *
      * @default {86400000}
      */
-    readonly keepMs?: number | undefined;
+    readonly retainMs?: number | undefined;
     /**
      * Maximum number of responses that the broker keeps, including running responses. They don't
      * count as durable streams.
@@ -412,24 +412,24 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
      *
      * @default {100000}
      */
-    readonly maxKept?: number | undefined;
+    readonly maxRetained?: number | undefined;
     /**
-     * Maximum number of kept responses per user or guest. Beyond the limit, the user's oldest
-     * finished response is dropped. The default applies only while more than half of `maxKept` is
+     * Maximum number of retained responses per user or guest. Beyond the limit, the user's oldest
+     * finished response is dropped. The default applies only while more than half of `maxRetained` is
      * used.
      *
      * @default {100}
      */
-    readonly maxKeptPerUser?: number | undefined;
+    readonly maxRetainedPerUser?: number | undefined;
     /**
-     * Maximum number of kept responses for all guests and new users at one network address; an IPv6
+     * Maximum number of retained responses for all guests and new users at one network address; an IPv6
      * /64 counts as one address. Beyond the limit, their oldest finished response is dropped. Users
      * first seen at the address more than an hour ago together get ten times this limit. The
-     * default applies only while more than half of `maxKept` is used.
+     * default applies only while more than half of `maxRetained` is used.
      *
      * @default {1000}
      */
-    readonly maxKeptPerAddress?: number | undefined;
+    readonly maxRetainedPerAddress?: number | undefined;
     /**
      * Maximum number of responses that run on this server at the same time. Further responses are
      * rejected with the code `too-many`.
@@ -724,11 +724,11 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
 
 export const SERVER: OptionKinds<ServerOptions> = {
   allowTokenMessage: "boolean",
-  answers: {
-    keepMs: POSITIVE,
-    maxKept: POSITIVE,
-    maxKeptPerAddress: POSITIVE,
-    maxKeptPerUser: POSITIVE,
+  responses: {
+    retainMs: POSITIVE,
+    maxRetained: POSITIVE,
+    maxRetainedPerAddress: POSITIVE,
+    maxRetainedPerUser: POSITIVE,
     maxRunning: POSITIVE,
     maxRunningPerAddress: POSITIVE,
     maxRunningPerUser: POSITIVE,
@@ -764,7 +764,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   node: { goneAfterMs: TIMER, heartbeatMs: TIMER, name: "string" },
   onClose: "function",
   onError: "function",
-  onHandlerError: ["answer", "close"],
+  onHandlerError: ["reply", "close"],
   onMessage: "function",
   onOpen: "function",
   onSessionRejected: "function",

@@ -15,9 +15,9 @@ import type { Runtime } from "../base/runtime.ts";
  * A request for a session. Exactly one of `accept` and `reject` responds to it; if `accept` throws,
  * `reject` is called next.
  *
- * @typeParam Answer Type of the response for the transport's server.
+ * @typeParam Outcome Type of the response for the transport's server.
  */
-export interface SessionRequest<Answer> {
+export interface SessionRequest<Outcome> {
   /** Display name of the transport. */
   readonly transport: string;
   /** Requested URL, in the form of an HTTP request. */
@@ -42,9 +42,9 @@ export interface SessionRequest<Answer> {
    *
    * @throws {Rejected} If there is no free slot.
    */
-  accept(options: AcceptRequest): Accepted<Answer>;
+  accept(options: AcceptRequest): Accepted<Outcome>;
   /** Rejects the request. Never throws. */
-  reject(rejected: Rejected): Answer;
+  reject(rejected: Rejected): Outcome;
 }
 
 /** Options for accepting a request. */
@@ -63,7 +63,7 @@ export interface RequestPeer {
   readonly rejection: Rejected | undefined;
 }
 
-export interface Accepted<Answer> {
+export interface Accepted<Outcome> {
   readonly connection: Connection;
   /**
    * Resolves once a session can start: the response to an upgrade was sent, or the client's first
@@ -72,7 +72,7 @@ export interface Accepted<Answer> {
    */
   readonly opened: Promise<unknown> | undefined;
   /** Response for the transport's server. */
-  readonly answer: Answer;
+  readonly response: Outcome;
   /** Resources to free if no session starts. */
   readonly held: readonly Disposable[];
 }
@@ -83,7 +83,7 @@ export interface Accepted<Answer> {
  * @param rejected The rejection; `undefined` if the request is accepted.
  * @returns The headers; `undefined` if there are none.
  */
-export function answerHeaders(rejected?: Rejected): Record<string, string> | undefined {
+export function responseHeaders(rejected?: Rejected): Record<string, string> | undefined {
   return rejected && rejectionHeaders(rejected);
 }
 

@@ -28,7 +28,7 @@ const NAME = "http";
  * Longest wait for the response of another node, in addition to the wait for an event, in
  * milliseconds. It is longer than the time after which a killed node is considered silent.
  */
-const ANSWER_MS = 6_000;
+const REPLY_MS = 6_000;
 
 /** Longest wait for an event that another node may request, in milliseconds. */
 const MAX_WAIT_MS = 60_000;
@@ -112,7 +112,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
       name: NAME,
       quotas,
       maxBytes: maxBytes + MAX_HEAD_BYTES,
-      answer: (data, call) => this.#answer(data, call),
+      respond: (data, call) => this.#respond(data, call),
       onError,
     });
   }
@@ -147,11 +147,11 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
     await this.#calls[Symbol.asyncDispose]();
   }
 
-  async #answer(data: Uint8Array, { signal }: NodeCall): Promise<Uint8Array> {
+  async #respond(data: Uint8Array, { signal }: NodeCall): Promise<Uint8Array> {
     const message = splitHead(data);
     const asked = message && readAsked(message.head);
     if (asked === undefined) {
-      throw new TypeError("Cannot answer a node: the call must be well-formed");
+      throw new TypeError("Cannot respond to a node: the call must be well-formed");
     }
     try {
       const carrier = this.#own.find(asked.id, asked.secret);
@@ -222,7 +222,7 @@ class RemoteCarrier implements HttpCarrier {
     try {
       await this.prove();
       const asked: Asked = { kind: "take", ...this.#keys, after, ...rest };
-      const timeoutMs = rest.waitMs + ANSWER_MS;
+      const timeoutMs = rest.waitMs + REPLY_MS;
       const { head, data } = await this.#call(asked, undefined, { timeoutMs, signal });
       const { last, state } = head;
       if (!isNumber(last) || !isOneOf(state, STATES)) throw unavailable();
@@ -249,19 +249,19 @@ class RemoteCarrier implements HttpCarrier {
     asked: Asked,
     frames?: Uint8Array,
     options: { readonly timeoutMs: number; readonly signal?: AbortSignal } = {
-      timeoutMs: ANSWER_MS,
+      timeoutMs: REPLY_MS,
     },
   ): Promise<NonNullable<ReturnType<typeof splitHead>>> {
-    const answer = splitHead(await this.#reply(joinHead(asked, frames), options));
-    if (answer === undefined) throw unavailable();
-    const { rejection, message } = answer.head;
+    const reply = splitHead(await this.#reply(joinHead(asked, frames), options));
+    if (reply === undefined) throw unavailable();
+    const { rejection, message } = reply.head;
     const { id, secret } = this.#keys;
     // A wrong secret must not remove the right one.
     if (rejection === undefined || this.#proven.get(id) === secret) this.#proven.delete(id);
     if (rejection === undefined) {
       this.#proven.set(id, secret);
       if (this.#proven.size > MAX_PROVEN) this.#proven.delete(this.#proven.keys().next().value!);
-      return answer;
+      return reply;
     }
     if (!isOneOf(rejection, REJECTIONS) || typeof message !== "string") throw unavailable();
     throw new CarrierError(rejection, message);
@@ -356,6 +356,6 @@ function unknown(): CarrierError {
 }
 
 function unavailable(): CarrierError {
-  const rule = "the node of the connection must answer";
+  const rule = "the node of the connection must respond";
   return new CarrierError("unavailable", `Cannot reach connection: ${rule}`);
 }

@@ -302,11 +302,11 @@ Deno.test("SharedCarriers reject malformed responses", async () => {
   await using bench = new Bench();
   const a = bench.join();
   const nodes = new Nodes({ broker: bench.store.connect() });
-  let answer = new Uint8Array();
+  let reply = new Uint8Array();
   await using _calls = new NodeCalls({
     nodes,
     name: "http",
-    answer: () => answer,
+    respond: () => reply,
     onError: (error) => bench.errors.push(error),
   });
   await bench.pass(300);
@@ -318,7 +318,7 @@ Deno.test("SharedCarriers reject malformed responses", async () => {
     { rejection: "unknown", message: 5 },
   ];
   for (const message of [new Uint8Array(), ...heads.map((head) => joinHead(head))]) {
-    answer = new Uint8Array(message);
+    reply = new Uint8Array(message);
     assertEquals(await reasonOf(carrier.take(0, takeOptions())), "unavailable");
     assertEquals(await reasonOf(carrier.give(1, new Uint8Array(), 0)), "unavailable");
   }

@@ -172,7 +172,7 @@ export class UserClaims {
   async #claims({ scope, member }: HeldClaim): Promise<boolean | undefined> {
     let isClaimed: boolean | undefined;
     const claiming = this.#store.claim(scope, member, { max: this.#max, ttlMs: CLAIM_MS })
-      .then((answer) => void (isClaimed = answer), () => {});
+      .then((reply) => void (isClaimed = reply), () => {});
     await settlesWithin(this.#runtime, claiming, PATIENCE_MS);
     return isClaimed;
   }

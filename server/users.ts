@@ -24,7 +24,7 @@ import type { SessionCloseOptions } from "../session/types.ts";
 const MAX_LISTED = 1_000;
 
 /** Longest wait for responses of other nodes, in milliseconds. */
-const ANSWER_MS = 2_000;
+const REPLY_MS = 2_000;
 
 /**
  * Longest wait for other nodes to close sessions, in milliseconds. The sessions' queues are flushed
@@ -146,8 +146,8 @@ export class Users {
   async sessions(user: string): Promise<SessionInfo[]> {
     const local = this.#list(user);
     if (this.#nodes === undefined) return local;
-    const { answers } = await this.#nodes.ask("sessions", user, { timeoutMs: ANSWER_MS });
-    const remote = answers.flatMap(({ node, data }) =>
+    const { replies } = await this.#nodes.ask("sessions", user, { timeoutMs: REPLY_MS });
+    const remote = replies.flatMap(({ node, data }) =>
       Array.isArray(data) ? data.flatMap((one) => readInfo(one, node) ?? []) : []
     );
     return [...local, ...remote];
@@ -184,11 +184,11 @@ export class Users {
     kind: string,
     asked: unknown,
   ): Promise<{ closed: number; isComplete: boolean }> {
-    const [closed, { answers, isComplete }] = await Promise.all([
+    const [closed, { replies, isComplete }] = await Promise.all([
       closing,
-      this.#nodes?.ask(kind, asked, { timeoutMs: CLOSED_MS }) ?? { answers: [], isComplete: true },
+      this.#nodes?.ask(kind, asked, { timeoutMs: CLOSED_MS }) ?? { replies: [], isComplete: true },
     ]);
-    const sum = answers.reduce((sum, { data }) => sum + (typeof data === "number" ? data : 0), 0);
+    const sum = replies.reduce((sum, { data }) => sum + (typeof data === "number" ? data : 0), 0);
     return { closed: closed + sum, isComplete };
   }
 

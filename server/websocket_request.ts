@@ -2,9 +2,9 @@
 import {
   type Accepted,
   type AcceptRequest,
-  answerHeaders,
   type PendingUpgrades,
   type RequestPeer,
+  responseHeaders,
   type SessionRequest,
 } from "./session_request.ts";
 import { Rejected, withinLimits } from "./rejection.ts";
@@ -112,7 +112,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     const lease = this.#lease(beside);
     const { connection, response, isOpen } = this.#accept(lease, idleTimeoutMs, admitted);
     const opened = isOpen ? undefined : connection.ready;
-    return { connection, opened, answer: response, held: [lease] };
+    return { connection, opened, response: response, held: [lease] };
   }
 
   /**
@@ -121,7 +121,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
   reject(rejected: Rejected): Response {
     const { status, message: reason } = rejected;
     return this.isSkein && this.#rejectByClose({ closeCode: 4000 + status, reason }) ||
-      new Response(reason, { status, headers: answerHeaders(rejected) });
+      new Response(reason, { status, headers: responseHeaders(rejected) });
   }
 
   /** Counts the socket, because it stays until the peer responds to the close. */
@@ -156,7 +156,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
       return this.#upgrade.accept({
         runtime,
         protocol: this.#protocol,
-        headers: answerHeaders(),
+        headers: responseHeaders(),
         idleTimeoutMs,
         lease,
         flowControl,

@@ -189,13 +189,13 @@ export class WebTransportSocket implements AsyncDisposable {
   async #run(): Promise<void> {
     try {
       // Not awaited, because one request may wait for a database.
-      for await (const request of this.#listener) void this.#answer(request);
+      for await (const request of this.#listener) void this.#respond(request);
     } catch (error) {
       if (!this.#isClosed) this.#console.failed("WebTransport", error);
     }
   }
 
-  async #answer(request: WebTransportRequest): Promise<void> {
+  async #respond(request: WebTransportRequest): Promise<void> {
     try {
       await this.#take(request);
     } catch (error) {
@@ -288,7 +288,7 @@ export function isWellKnown({ method, url }: Pick<Request, "method" | "url">): b
  * @param socket The UDP socket.
  * @returns The response; `undefined` for other requests.
  */
-export function answerWellKnown(
+export function wellKnownResponse(
   request: Request,
   socket: Pick<WebTransportSocket, "address" | "hashes">,
   rules: OriginRules,

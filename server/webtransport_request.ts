@@ -2,8 +2,8 @@
 import {
   type Accepted,
   type AcceptRequest,
-  answerHeaders,
   type RequestPeer,
+  responseHeaders,
   type SessionRequest,
 } from "./session_request.ts";
 import { Rejected } from "./rejection.ts";
@@ -113,7 +113,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     try {
       const raw = this.#accept(admitted);
       this.#options.onAccepted(raw);
-      const rest = { answer: undefined, held: [] };
+      const rest = { response: undefined, held: [] };
       if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
       const { runtime, messages } = this.#options;
       const accepted = acceptMessages(raw, { ...messages, runtime, admitted });
@@ -130,7 +130,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
       if (rejected.isToldByClose || this.#options.pages.hidesRequests) {
         return this.#rejectByClose(rejected);
       }
-      this.#asked.reject(rejected.status, { headers: answerHeaders(rejected) });
+      this.#asked.reject(rejected.status, { headers: responseHeaders(rejected) });
     } catch {
       // The client has left.
     }
@@ -142,7 +142,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
 
   #accept(admitted?: Promise<unknown>): Connection {
     const protocol = this.#isOffered ? SKEIN_PROTOCOL : undefined;
-    return this.#asked.accept({ protocol, headers: answerHeaders(), admitted });
+    return this.#asked.accept({ protocol, headers: responseHeaders(), admitted });
   }
 
   /** The hosts of this server's own pages, which may differ from the requested host. */

@@ -100,7 +100,7 @@ export const COMMON_HANDLERS: OptionKinds<Omit<SessionHandlers, "onClose" | "onO
   onDropped: "function",
   onError: "function",
   onGoAway: "function",
-  onHandlerError: ["answer", "close"],
+  onHandlerError: ["reply", "close"],
   onMessage: "function",
   onMessageRejected: "function",
   requests: "object",

@@ -4,7 +4,7 @@
  * @module
  */
 import type { CloseInfo, RequestError } from "../errors.ts";
-import type { RequestHandlers } from "./answers/request_handlers.ts";
+import type { RequestHandlers } from "./responses/request_handlers.ts";
 import type { Contract, ContractRouter, MessageOf, Side, StateRoute } from "./contract.ts";
 import type { TopicRouter } from "./wire/topic_pattern.ts";
 import { ConsoleReport } from "../base/console_report.ts";
@@ -82,7 +82,7 @@ export interface SessionHandlers<
   /**
    * The effect if a handler throws, or its promise rejects, with any error except a `RequestError`:
    *
-   * - `"answer"`: the peer receives the code `failed` without details, and the session continues.
+   * - `"reply"`: the peer receives the code `failed` without details, and the session continues.
    *   More than 20 failures within a minute close the session with 4500.
    * - `"close"`: the first failure closes the session with 4500, and drops the waiting messages.
    *
@@ -90,9 +90,9 @@ export interface SessionHandlers<
    * message with at-least-once delivery, the session also closes, because the message is only sent
    * again in the next session.
    *
-   * @default {"answer"}
+   * @default {"reply"}
    */
-  readonly onHandlerError?: "answer" | "close" | undefined;
+  readonly onHandlerError?: "reply" | "close" | undefined;
   /** Called when the peer announces that it will shut down. */
   readonly onGoAway?: ((goaway: GoAway, session: Session<V, C, S>) => void) | undefined;
   /**
@@ -171,10 +171,10 @@ export function checkSettings<
   options:
     & SessionSettingsOptions<V, C, S>
     & SharedParts
-    & Pick<SessionSettings, "answers" | "checkOptions" | "hello" | "insight" | "runtime">,
+    & Pick<SessionSettings, "responses" | "checkOptions" | "hello" | "insight" | "runtime">,
 ): SessionSettings {
-  const { runtime, insight, answers } = options;
-  const { sendQueue = {}, receiveQueue = {}, onHandlerError = "answer" } = options;
+  const { runtime, insight, responses } = options;
+  const { sendQueue = {}, receiveQueue = {}, onHandlerError = "reply" } = options;
   const { policy = "close" } = sendQueue;
   return {
     runtime,
@@ -192,7 +192,7 @@ export function checkSettings<
     hello: options.hello,
     checkOptions: options.checkOptions,
     insight,
-    answers,
+    responses,
     client: options.side === "client" ? runtime.getRandomValues(new Uint32Array(4)).join("-") : "",
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),

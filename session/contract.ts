@@ -117,11 +117,11 @@ export type IsUntyped<C extends Contract> = Contract extends C
  *
  * @typeParam K The part.
  */
-export type SectionName<K extends Side | "requests" | "answers" | "presence" | "state"> = K extends
-  "server" ? "toClient"
-  : K extends "client" ? "toServer"
-  : K extends "answers" ? "requests"
-  : Exclude<K, Side | "answers">;
+export type SectionName<K extends Side | "requests" | "responses" | "presence" | "state"> =
+  K extends "server" ? "toClient"
+    : K extends "client" ? "toServer"
+    : K extends "responses" ? "requests"
+    : Exclude<K, Side | "responses">;
 
 /**
  * A section of a contract; an empty section if the contract omits the section.
@@ -131,10 +131,10 @@ export type SectionName<K extends Side | "requests" | "answers" | "presence" | "
  */
 export type SectionOf<
   C extends Contract,
-  K extends Side | "requests" | "answers" | "presence" | "state",
+  K extends Side | "requests" | "responses" | "presence" | "state",
 > = IsUntyped<C> extends true ? NonNullable<ContractDefinition[SectionName<K>]>
   : C["definition"] extends { readonly [Key in SectionName<K>]: infer Found }
-    ? K extends "requests" | "answers" ? {
+    ? K extends "requests" | "responses" ? {
         [
           P in keyof Found as Found[P] extends {
             readonly [Key in K extends "requests" ? "output" : "stream"]: StandardSchema;
@@ -173,18 +173,18 @@ export interface NoTopic<Reason extends string> {
  * every `chat:${string}`. The type is {@linkcode NoTopic} if the contract has no such topics.
  *
  * @typeParam C The contract.
- * @typeParam K The side that sends, `requests`, `answers` (requests with a streaming response),
+ * @typeParam K The side that sends, `requests`, `responses` (requests with a streaming response),
  * `presence` or `state`.
  */
 export type ContractTopic<
   C extends Contract,
-  K extends Side | "requests" | "answers" | "presence" | "state",
+  K extends Side | "requests" | "responses" | "presence" | "state",
 > = {
   // A member, because the compiler's messages would otherwise name this alias and hide the topics.
   readonly any: [keyof SectionOf<C, K> & string] extends [never] ?
       & string
       & NoTopic<
-        `the contract has no ${K extends "answers" ? "requests with a stream" : SectionName<K>}`
+        `the contract has no ${K extends "responses" ? "requests with a stream" : SectionName<K>}`
       >
     : { [P in keyof SectionOf<C, K> & string]: TopicOf<P> }[keyof SectionOf<C, K> & string];
 }["any"];
@@ -204,12 +204,12 @@ export type ComparedByMembers<C extends Contract> = { readonly [K in keyof C]?: 
  * is an intersection, as TypeScript infers for the parameter of a union of functions.
  *
  * @typeParam C The contract.
- * @typeParam K The side that sends, `requests`, `answers` or `presence`.
+ * @typeParam K The side that sends, `requests`, `responses` or `presence`.
  * @typeParam T The topic.
  */
 export type ContractData<
   C extends Contract,
-  K extends Side | "requests" | "answers" | "presence",
+  K extends Side | "requests" | "responses" | "presence",
   T extends string,
 > = (T extends string ? {
     [P in keyof SectionOf<C, K> & string]: T extends TopicOf<P>
@@ -254,10 +254,10 @@ export type ContractReply<C extends Contract, T extends string> = T extends stri
  */
 export type ContractItem<C extends Contract, T extends string> = IsUntyped<C> extends true ? unknown
   : T extends string ? {
-      [P in keyof SectionOf<C, "answers"> & string]: T extends TopicOf<P>
-        ? OutputOf<EntrySchema<SectionOf<C, "answers">[P], "stream">>
+      [P in keyof SectionOf<C, "responses"> & string]: T extends TopicOf<P>
+        ? OutputOf<EntrySchema<SectionOf<C, "responses">[P], "stream">>
         : never;
-    }[keyof SectionOf<C, "answers"> & string]
+    }[keyof SectionOf<C, "responses"> & string]
   : never;
 
 /**
@@ -305,7 +305,7 @@ export type MessageOf<C extends Contract, S extends Side> = IsUntyped<C> extends
   :
     | MessagesIn<SectionOf<C, S extends "server" ? "client" : "server">>
     | MessagesIn<SectionOf<C, "requests">>
-    | MessagesIn<SectionOf<C, "answers">>
+    | MessagesIn<SectionOf<C, "responses">>
     | (S extends "client" ? ContractMessage<
         "presence:{topic}",
         PresenceNotice<
@@ -522,14 +522,14 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
    * Checks the reply to a request.
    *
    * @param topic The topic of the request.
-   * @param answer The received reply.
+   * @param reply The received reply.
    * @returns The output of the schema.
    * @throws {RequestError} If the reply does not fit the contract.
    */
-  async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
+  async checkReply(topic: string, reply: unknown): Promise<unknown> {
     const output = this.match(topic)?.output;
-    if (output === undefined) return answer;
-    return fitting(await validate(output, answer), topic);
+    if (output === undefined) return reply;
+    return fitting(await validate(output, reply), topic);
   }
 
   /**

@@ -366,7 +366,7 @@ Deno.test("MessageOf narrows by pattern in a switch, and can be exhausted", () =
       case "join":
         expectType<Equal<typeof message.data, string>>();
         expectType<Equal<Parameters<typeof message.reply>, [data: string[]]>>();
-        // @ts-expect-error The answer is a list.
+        // @ts-expect-error The reply is a list.
         message.reply(4);
         return message.data;
       case "score/{id}":

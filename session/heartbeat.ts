@@ -35,7 +35,7 @@ export interface WatchedPeer {
  * thousand sessions are not pinged at the same time.
  *
  * The timer stops while there is no peer to watch. If the whole process was paused, for example
- * because a laptop was asleep, peers are pinged and have ten seconds to answer.
+ * because a laptop was asleep, peers are pinged and have ten seconds to reply.
  */
 export class Heartbeat implements Disposable {
   /** Interval between two pings of a peer, in milliseconds. */

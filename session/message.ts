@@ -116,7 +116,7 @@ export type Control = Exclude<
 
 const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
 
-/** Sends the parts of one response. The class in `answers/producer.ts` loads on first use. */
+/** Sends the parts of one response. The class in `responses/producer.ts` loads on first use. */
 export interface MessageProducer {
   /** Called when the requester grants credit for further items. */
   paid(items: number): void;
@@ -130,9 +130,9 @@ export function isAsyncIterable(value: unknown): value is AsyncIterable<unknown>
 }
 
 /** Sends the replies to messages. */
-export interface Answerer {
+export interface ReplySender {
   /** Sends a reply. */
-  answer(id: number, data: unknown): void;
+  reply(id: number, data: unknown): void;
   /** Sends the items of an async iterable as the response to a request; resolves at the end. */
   stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void>;
   /** Sends a failed reply; `null` replies to a message without an id. */
@@ -214,10 +214,10 @@ export class Message implements UntypedMessage {
    * Settles at the end of a streaming response; rejects with its error. This field is only
    * declared.
    */
-  declare answering: Promise<void> | undefined;
+  declare streaming: Promise<void> | undefined;
   readonly #id: number | undefined;
-  readonly #answerer: Answerer;
-  #isAnswered = false;
+  readonly #replySender: ReplySender;
+  #hasReplied = false;
   #abort: AbortController | undefined;
   #cancelled: { readonly reason: unknown } | undefined;
 
@@ -231,7 +231,7 @@ export class Message implements UntypedMessage {
       readonly items?: number | undefined;
     },
     match: MessageMatch | undefined,
-    answerer: Answerer,
+    replySender: ReplySender,
   ) {
     this.topic = incoming.topic;
     this.data = incoming.data;
@@ -240,7 +240,7 @@ export class Message implements UntypedMessage {
     this.params = match?.params ?? NO_PARAMS;
     this.credit = incoming.items ?? FIRST_CREDIT;
     this.#id = incoming.id;
-    this.#answerer = answerer;
+    this.#replySender = replySender;
   }
 
   get isRequest(): boolean {
@@ -248,8 +248,8 @@ export class Message implements UntypedMessage {
   }
 
   /** True once `reply` was called, or a failure was sent. */
-  get isAnswered(): boolean {
-    return this.#isAnswered;
+  get hasReplied(): boolean {
+    return this.#hasReplied;
   }
 
   get isCancelled(): boolean {
@@ -291,21 +291,21 @@ export class Message implements UntypedMessage {
     if (this.#id === undefined) {
       throw new TypeError(`Cannot reply: the message on "${this.topic}" is not a request`);
     }
-    if (this.#isAnswered) {
-      const why = this.#cancelled ? "cancelled" : "answered already";
+    if (this.#hasReplied) {
+      const why = this.#cancelled ? "cancelled" : "settled";
       throw new TypeError(`Cannot reply: the request on "${this.topic}" was ${why}`);
     }
     if (isAsyncIterable(data)) {
-      this.answering = this.#answerer.stream(this.#id, data, this);
-    } else if (!this.#cancelled) this.#answerer.answer(this.#id, data);
-    this.#isAnswered = true;
+      this.streaming = this.#replySender.stream(this.#id, data, this);
+    } else if (!this.#cancelled) this.#replySender.reply(this.#id, data);
+    this.#hasReplied = true;
   }
 
   /** Replies with a failure. The peer also receives it if the message is not a request. */
   fail(failure: RequestFailure): void {
-    if (this.#isAnswered) return;
-    this.#isAnswered = true;
-    if (this.#id === undefined) this.#answerer.fail(null, failure);
-    else if (!this.#cancelled) this.#answerer.fail(this.#id, failure);
+    if (this.#hasReplied) return;
+    this.#hasReplied = true;
+    if (this.#id === undefined) this.#replySender.fail(null, failure);
+    else if (!this.#cancelled) this.#replySender.fail(this.#id, failure);
   }
 }

@@ -1,19 +1,19 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import type { RequestFailure } from "../errors.ts";
-import { type Answerer, Message } from "./message.ts";
+import { Message, type ReplySender } from "./message.ts";
 
-interface Answers extends Answerer {
-  readonly answers: [id: number, data: unknown][];
+interface Replies extends ReplySender {
+  readonly replies: [id: number, data: unknown][];
   readonly failures: [id: number | null, failure: RequestFailure][];
 }
 
-function answers(): Answers {
-  const answers: Answers["answers"] = [];
-  const failures: Answers["failures"] = [];
+function replies(): Replies {
+  const replies: Replies["replies"] = [];
+  const failures: Replies["failures"] = [];
   return {
-    answers,
+    replies,
     failures,
-    answer: (id, data) => void answers.push([id, data]),
+    reply: (id, data) => void replies.push([id, data]),
     fail: (id, failure) => void failures.push([id, failure]),
     stream: () => Promise.resolve(),
   };
@@ -25,47 +25,47 @@ const failure = { code: "no", message: "No" };
 
 Deno.test("Message has the pattern and parameters of its match, and none without a match", () => {
   const match = { pattern: "chat:{room}", params: { room: "a" } };
-  const matched = new Message({ ...notice, topic: "chat:a" }, match, answers());
+  const matched = new Message({ ...notice, topic: "chat:a" }, match, replies());
   assertEquals([matched.pattern, matched.params], ["chat:{room}", { room: "a" }]);
-  const free = new Message(notice, undefined, answers());
+  const free = new Message(notice, undefined, replies());
   assertEquals([free.pattern, free.params, free.isRequest], [undefined, {}, false]);
   assert(Object.isFrozen(free.params));
 });
 
 Deno.test("Message.reply() replies once", () => {
-  const log = answers();
+  const log = replies();
   const message = new Message(request, undefined, log);
-  assertEquals([message.isRequest, message.isAnswered], [true, false]);
+  assertEquals([message.isRequest, message.hasReplied], [true, false]);
   message.reply("yes");
-  assertEquals([log.answers, message.isAnswered], [[[5, "yes"]], true]);
-  assertThrows(() => message.reply("again"), TypeError, "answered already");
+  assertEquals([log.replies, message.hasReplied], [[[5, "yes"]], true]);
+  assertThrows(() => message.reply("again"), TypeError, "was settled");
   message.fail(failure);
-  assertEquals([log.answers.length, log.failures.length], [1, 0]);
+  assertEquals([log.replies.length, log.failures.length], [1, 0]);
 });
 
 Deno.test("Message.reply() throws for a message that is not a request", () => {
-  const message = new Message(notice, undefined, answers());
+  const message = new Message(notice, undefined, replies());
   assertThrows(() => message.reply(1), TypeError, 'the message on "tell" is not a request');
 });
 
 Deno.test("Message.reply() can be retried if the reply could not be encoded", () => {
-  const log = answers();
+  const log = replies();
   let isBroken = true;
   const message = new Message(request, undefined, {
     ...log,
-    answer: (id, data) => {
+    reply: (id, data) => {
       if (isBroken) throw new TypeError("Cannot reply");
-      log.answer(id, data);
+      log.reply(id, data);
     },
   });
   assertThrows(() => message.reply(1n), TypeError);
   isBroken = false;
   message.reply(1);
-  assertEquals(log.answers, [[5, 1]]);
+  assertEquals(log.replies, [[5, 1]]);
 });
 
 Deno.test("Message.fail() replies once, to a request with its id and to a message with null", () => {
-  const log = answers();
+  const log = replies();
   const asked = new Message(request, undefined, log);
   asked.fail(failure);
   asked.fail(failure);
@@ -74,7 +74,7 @@ Deno.test("Message.fail() replies once, to a request with its id and to a messag
 });
 
 Deno.test("Message sends no reply to a cancelled request", () => {
-  const log = answers();
+  const log = replies();
   const replied = new Message(request, undefined, log);
   assertEquals(replied.isCancelled, false);
   replied.cancel(new Error("gone"));
@@ -84,19 +84,19 @@ Deno.test("Message sends no reply to a cancelled request", () => {
   const failed = new Message(request, undefined, log);
   failed.cancel(new Error("gone"));
   failed.fail(failure);
-  assertEquals([log.answers, log.failures, failed.isAnswered], [[], [], true]);
+  assertEquals([log.replies, log.failures, failed.hasReplied], [[], [], true]);
 });
 
 Deno.test("Message.signal aborts with the first reason, even if it is read later", () => {
   const reason = new Error("gone");
-  const watched = new Message(request, undefined, answers());
+  const watched = new Message(request, undefined, replies());
   const { signal } = watched;
   assertEquals(signal.aborted, false);
   watched.cancel(reason);
   assertStrictEquals(signal.reason, reason);
   assertStrictEquals(watched.signal, signal);
 
-  const late = new Message(request, undefined, answers());
+  const late = new Message(request, undefined, replies());
   late.cancel(reason);
   late.cancel(new Error("second"));
   assertStrictEquals(late.signal.reason, reason);

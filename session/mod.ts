@@ -9,13 +9,13 @@
  * import { assertEquals } from "@std/assert";
  *
  * const { client, server } = memoryPair();
- * await using answering = new Session(
+ * await using replying = new Session(
  *   server,
  *   sessionSettings({ side: "server", onMessage: (message) => message.reply("pong") }),
  * );
  * await using asking = new Session(client, sessionSettings({ side: "client" }));
  * assertEquals(await asking.request("ping"), "pong");
- * assertEquals(answering.stats.receivedMessages, 1);
+ * assertEquals(replying.stats.receivedMessages, 1);
  * ```
  *
  * @module
@@ -81,7 +81,7 @@ export type {
   RequestHandler,
   RequestHandlers,
   ResumableHandler,
-} from "./answers/request_handlers.ts";
+} from "./responses/request_handlers.ts";
 export type {
   RequestStreamOptions,
   SessionCloseOptions,
@@ -89,7 +89,7 @@ export type {
   SessionIdentity,
   SessionPublishOptions,
   SessionState,
-  StreamingAnswer,
+  StreamingResponse,
   WaitOptions,
 } from "./types.ts";
 export type { GoAway, TraceContext } from "./wire/envelope.ts";
@@ -101,7 +101,7 @@ export type {
   HistoryPosition,
   Recovery,
   RecoveryReason,
-  SubscribeAnswer,
+  SubscribeReply,
   Unsubscribed,
 } from "./wire/recovery.ts";
 export type { ParamsOf, TopicOf } from "./wire/topic_pattern.ts";

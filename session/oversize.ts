@@ -34,7 +34,7 @@ export function skipOversize(core: Inside, text: string): boolean {
       return true;
     }
     case "reply":
-      if (envelope.id !== null) core.sending.requests.answer(envelope.id, undefined, failure);
+      if (envelope.id !== null) core.sending.requests.reply(envelope.id, undefined, failure);
       return true;
     case "part":
       if (core.sending.requests.end(envelope.id, failure)) {

@@ -303,7 +303,7 @@ export class Receiving
     return this.#running?.values().next().value;
   }
 
-  /** True if every message was handled and every request was answered. */
+  /** True if every message was handled and every request received a reply. */
   get isIdle(): boolean {
     return this.queue.isIdle && this.requests?.isIdle !== false && !this.#owesReplies;
   }
@@ -699,7 +699,7 @@ export class Receiving
   #done(message: Message): void {
     this.finished++;
     this.#running?.delete(message);
-    if (!message.isRequest || message.isAnswered) return;
+    if (!message.isRequest || message.hasReplied) return;
     message.fail({
       code: "unanswered",
       message: `The handler for "${message.topic}" returned without replying`,
@@ -725,11 +725,11 @@ export class Receiving
       case "reply": {
         const { id, data, error } = envelope;
         if (id === null) sending.rejectedByPeer(error);
-        else if (!sending.requests.answer(id, data, error)) sending.count("lateAnswers");
+        else if (!sending.requests.reply(id, data, error)) sending.count("lateReplies");
         return;
       }
       case "end":
-        if (!sending.requests.end(envelope.id, envelope.error)) sending.count("lateAnswers");
+        if (!sending.requests.end(envelope.id, envelope.error)) sending.count("lateReplies");
         return;
       case "pong":
         return sending.pong(envelope.n);

@@ -6,15 +6,15 @@
 import { RequestError, type RequestFailure, SkeinError } from "../errors.ts";
 import type { Signal } from "../base/signal.ts";
 import type { SessionCore } from "./core.ts";
-import { type Answerer, type IncomingMessage, Message } from "./message.ts";
+import { type IncomingMessage, Message, type ReplySender } from "./message.ts";
 import type { Sending } from "./sending.ts";
 import { report } from "./settings.ts";
 import { OversizeError } from "./wire/encode.ts";
 import { FIRST_CREDIT, MAX_CREDIT } from "./wire/envelope.ts";
 
-/** The module of `SessionSettings.answers`, which takes the session with both halves. */
-interface AnswerModule {
-  produceAnswer(
+/** The module of `SessionSettings.responses`, which takes the session with both halves. */
+interface ResponsesModule {
+  produceResponse(
     core: SessionCore,
     id: number,
     items: AsyncIterable<unknown>,
@@ -23,7 +23,7 @@ interface AnswerModule {
 }
 
 /** The requests of the peer that wait for replies. */
-export class Replies implements Answerer {
+export class Replies implements ReplySender {
   /** Number of cancelled streaming responses whose iterators have not returned. */
   leaving = 0;
   readonly #core: SessionCore & { readonly sending: Sending };
@@ -77,7 +77,7 @@ export class Replies implements Answerer {
   cancel(id: number): void {
     const owed = this.#owed.get(id);
     if (owed === undefined) return;
-    this.answered(id);
+    this.replied(id);
     cancelOwed(owed, new SkeinError("request", "The peer cancelled the request"));
   }
 
@@ -87,37 +87,37 @@ export class Replies implements Answerer {
     this.#owed.clear();
   }
 
-  /** Records that a request of the peer was answered completely. */
-  answered(id: number): void {
+  /** Records that a request of the peer received its whole reply. */
+  replied(id: number): void {
     this.#owed.delete(id);
     this.#idle.notify();
   }
 
-  /** Sends a reply, see {@linkcode Answerer}. */
-  answer(id: number, data: unknown): void {
+  /** Sends a reply, see {@linkcode ReplySender}. */
+  reply(id: number, data: unknown): void {
     const { sending } = this.#core;
-    const answer = sending.encode({ reply: id, data }, "reply");
-    this.answered(id);
-    sending.give(answer);
+    const reply = sending.encode({ reply: id, data }, "reply");
+    this.replied(id);
+    sending.give(reply);
   }
 
-  /** Sends a streaming response to a request of the peer, see {@linkcode Answerer}. */
+  /** Sends a streaming response to a request of the peer, see {@linkcode ReplySender}. */
   stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void> {
-    const answering = this.#core.settings.answers().then((part) =>
-      (part as AnswerModule).produceAnswer(this.#core, id, items, message)
+    const responding = this.#core.settings.responses().then((part) =>
+      (part as ResponsesModule).produceResponse(this.#core, id, items, message)
     );
     // Only an instrumentation reads the error; the producer reports it.
-    answering.catch((error) => {
+    responding.catch((error) => {
       if (message.producer !== undefined) return;
       if (!message.isCancelled) this.fail(id, this.failureOf(error));
       this.report(error);
     });
-    return answering;
+    return responding;
   }
 
-  /** Sends a failed reply, see {@linkcode Answerer}. */
+  /** Sends a failed reply, see {@linkcode ReplySender}. */
   fail(id: number | null, failure: RequestFailure): void {
-    if (id !== null) this.answered(id);
+    if (id !== null) this.replied(id);
     this.#core.sending.post({ reply: id, error: failure });
   }
 

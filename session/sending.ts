@@ -43,7 +43,7 @@ export const MAX_PINGS = 2 ** 32;
  */
 export const MAX_PRESENCES = 64;
 
-type AskOptions = WaitOptions & Pick<PendingRequestOptions, "onAnswer" | "isRequest">;
+type AskOptions = WaitOptions & Pick<PendingRequestOptions, "onReply" | "isRequest">;
 
 /** Sends for one session, and waits for replies. */
 export class Sending implements SessionHalf {
@@ -159,7 +159,7 @@ export class Sending implements SessionHalf {
   }
 
   /** Number of requests for which code on this end may wait. */
-  get awaitedAnswers(): number {
+  get pendingReplies(): number {
     return this.#requests?.awaited ?? 0;
   }
 
@@ -255,7 +255,7 @@ export class Sending implements SessionHalf {
     options: AskOptions,
   ): Promise<unknown> {
     const core = this.#core;
-    const answer = this.requests.ask({
+    const reply = this.requests.ask({
       ...options,
       what,
       timeoutMs: options.timeoutMs ?? core.settings.requestTimeoutMs,
@@ -270,7 +270,7 @@ export class Sending implements SessionHalf {
       },
     });
     core.receiving.began(options.isRequest);
-    return answer;
+    return reply;
   }
 
   /** Emits an `error` event if the reason is a timeout. */
@@ -341,8 +341,8 @@ export class Sending implements SessionHalf {
       await this.ask(
         `the reply to the presence data in "${room}"`,
         (id) => this.#encode({ presence: room, data, id }, "set presence"),
-        // `onAnswer` exempts the request from `maxRequests`: a client may set data for many rooms.
-        { ...options, onAnswer() {} },
+        // `onReply` exempts the request from `maxRequests`: a client may set data for many rooms.
+        { ...options, onReply() {} },
       );
     } finally {
       this.presences!--;
@@ -383,7 +383,7 @@ export class Sending implements SessionHalf {
 
   /** Handles a pong; ignores late and unexpected ones. */
   pong(n: number): void {
-    if (n > MAX_PINGS) this.pings?.answer(n - MAX_PINGS, undefined, undefined);
+    if (n > MAX_PINGS) this.pings?.reply(n - MAX_PINGS, undefined, undefined);
     else if (n === this.#pings && this.#pingedAt > 0) {
       this.roundTripMs = this.#core.settings.runtime.monotonic() - this.#pingedAt;
       this.#pingedAt = 0;
@@ -410,13 +410,13 @@ export class Sending implements SessionHalf {
 
   /** Counts late replies, or messages that the peer dropped or rejected. */
   count(name: keyof ControlStats, amount = 1): void {
-    this.controlStats ??= { lateAnswers: 0, droppedByPeer: 0, rejectedByPeer: 0 };
+    this.controlStats ??= { lateReplies: 0, droppedByPeer: 0, rejectedByPeer: 0 };
     this.controlStats[name] += amount;
   }
 }
 
 /** An event of a streaming response. */
-export type AnswerEvent =
+export type ResponseEvent =
   | Extract<Envelope, { kind: "part" }>
   /** A single reply instead of a stream. */
   | { readonly kind: "reply"; readonly data: unknown }
@@ -424,14 +424,14 @@ export type AnswerEvent =
   | { readonly kind: "end"; readonly error?: unknown };
 
 /** Receives a streaming response. */
-export type AnswerTaker = (event: AnswerEvent, size: number) => void;
+export type ResponseListener = (event: ResponseEvent, size: number) => void;
 
 interface PendingRequest extends Omit<PromiseWithResolvers<unknown>, "promise"> {
-  readonly onAnswer: ((data: unknown) => void) | undefined;
+  readonly onReply: ((data: unknown) => void) | undefined;
   /** True if a handler of the peer replies, and a handler of this end may wait for the reply. */
   isRequest: boolean;
   /** Receives the response, if it may stream. */
-  readonly take?: AnswerTaker;
+  readonly take?: ResponseListener;
 }
 
 export interface PendingRequestOptions {
@@ -449,7 +449,7 @@ export interface PendingRequestOptions {
    * Called with the reply, before the session reads any later envelope. A request with this
    * function doesn't count towards the maximum, so its caller MUST have its own limit.
    */
-  readonly onAnswer?: ((data: unknown) => void) | undefined;
+  readonly onReply?: ((data: unknown) => void) | undefined;
   /**
    * True if a handler of the peer's application replies. Skein itself replies to all other
    * requests.
@@ -504,15 +504,15 @@ export class PendingRequests extends Signal {
    * @throws {RequestError} If the reply is a failure.
    */
   ask(options: PendingRequestOptions): Promise<unknown> {
-    const { signal, timeoutMs, what, onAnswer, isRequest = false } = options;
+    const { signal, timeoutMs, what, onReply, isRequest = false } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
-    if (onAnswer) this.#uncounted++;
+    if (onReply) this.#uncounted++;
     else if (this.#isFull) return Promise.reject(this.#fullError(what));
     const id = ++this.#last;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-    (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer, isRequest });
+    (this.#waiting ??= new Map()).set(id, { resolve, reject, onReply, isRequest });
     if (isRequest) this.#requests++;
-    const answer = waitFor(this.#runtime, promise, { what, signal, timeoutMs }).catch((error) => {
+    const reply = waitFor(this.#runtime, promise, { what, signal, timeoutMs }).catch((error) => {
       // The caller abandoned the request before the reply was complete.
       if (this.#forget(id) !== undefined) options.cancel(id, error);
       throw error;
@@ -522,7 +522,7 @@ export class PendingRequests extends Signal {
     } catch (error) {
       this.#forget(id)?.reject(error);
     }
-    return answer;
+    return reply;
   }
 
   /**
@@ -534,13 +534,13 @@ export class PendingRequests extends Signal {
    * @returns The id.
    * @throws {QueueFullError} If too many requests already wait.
    */
-  open(what: string, take: AnswerTaker, send: (id: number) => void): number {
+  open(what: string, take: ResponseListener, send: (id: number) => void): number {
     if (this.#isFull) throw this.#fullError(what);
     const id = ++this.#last;
     (this.#waiting ??= new Map()).set(id, {
       resolve: (data: unknown) => take({ kind: "reply", data }, 0),
       reject: (error: unknown) => take({ kind: "end", error }, 0),
-      onAnswer: undefined,
+      onReply: undefined,
       isRequest: false,
       take,
     });
@@ -588,11 +588,11 @@ export class PendingRequests extends Signal {
   }
 
   /** Resolves the request with a reply. Returns false if the request is no longer waiting. */
-  answer(id: number, data: unknown, failure: RequestFailure | undefined): boolean {
+  reply(id: number, data: unknown, failure: RequestFailure | undefined): boolean {
     const request = this.#forget(id);
     if (request === undefined) return false;
     if (failure === undefined) {
-      request.onAnswer?.(data);
+      request.onReply?.(data);
       request.resolve(data);
     } else request.reject(toRequestError(failure));
     return true;
@@ -612,7 +612,7 @@ export class PendingRequests extends Signal {
     const request = this.#waiting?.get(id);
     if (request === undefined) return undefined;
     this.#waiting?.delete(id);
-    if (request.onAnswer) this.#uncounted--;
+    if (request.onReply) this.#uncounted--;
     if (request.isRequest) this.#requests--;
     else if (request.take) this.#unread--;
     this.notify();

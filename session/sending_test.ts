@@ -15,7 +15,7 @@ function line(options: Partial<PendingRequestOptions> = {}): Line {
   return {
     send: (id) => void sent.push(id),
     cancel: (id) => void cancelled.push(id),
-    what: "the answer",
+    what: "the reply",
     timeoutMs: 1_000,
     signal: undefined,
     sent,
@@ -27,28 +27,28 @@ function line(options: Partial<PendingRequestOptions> = {}): Line {
 Deno.test("PendingRequests.ask() numbers requests from 1 and gives each its own reply", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const options = line();
-  const answers = [requests.ask(options), requests.ask(options), requests.ask(options)];
+  const replies = [requests.ask(options), requests.ask(options), requests.ask(options)];
   assertEquals([options.sent, requests.size], [[1, 2, 3], 3]);
-  for (const id of [2, 3, 1]) assert(requests.answer(id, `answer ${id}`, undefined));
-  assertEquals(await Promise.all(answers), ["answer 1", "answer 2", "answer 3"]);
+  for (const id of [2, 3, 1]) assert(requests.reply(id, `reply ${id}`, undefined));
+  assertEquals(await Promise.all(replies), ["reply 1", "reply 2", "reply 3"]);
   assertEquals([options.cancelled, requests.size], [[], 0]);
 });
 
-Deno.test("PendingRequests.answer() rejects the request with the complete failure", async () => {
+Deno.test("PendingRequests.reply() rejects the request with the complete failure", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const asking = requests.ask(line());
   const failure = { code: "invalid", message: "No", path: ["a", 0] };
-  requests.answer(1, undefined, failure);
+  requests.reply(1, undefined, failure);
   const error = await assertRejects(() => asking, RequestError, "No");
   assertEquals(error.failure, failure);
 });
 
-Deno.test("PendingRequests.answer() ignores a late, a second and an unrelated reply", async () => {
+Deno.test("PendingRequests.reply() ignores a late, a second and an unrelated reply", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const asking = requests.ask(line());
-  assert(requests.answer(1, "first", undefined));
-  assertEquals(requests.answer(1, "second", undefined), false);
-  assertEquals(requests.answer(7, "foreign", undefined), false);
+  assert(requests.reply(1, "first", undefined));
+  assertEquals(requests.reply(1, "second", undefined), false);
+  assertEquals(requests.reply(7, "foreign", undefined), false);
   assertEquals(await asking, "first");
 });
 
@@ -57,12 +57,12 @@ Deno.test("PendingRequests.ask() rejects after its timeout, cancels, and forgets
   const requests = new PendingRequests(platformRuntime(), 8);
   const options = line({ timeoutMs: 250 });
   const asking = requests.ask(options);
-  const outcome = assertRejects(() => asking, TimeoutError, "the answer longer than");
+  const outcome = assertRejects(() => asking, TimeoutError, "the reply longer than");
   await time.tickAsync(249);
   assertEquals([requests.size, options.cancelled], [1, []]);
   await time.tickAsync(1);
   assertEquals((await outcome).timeoutMs, 250);
-  assertEquals([requests.size, options.cancelled, requests.answer(1, 1, undefined)], [
+  assertEquals([requests.size, options.cancelled, requests.reply(1, 1, undefined)], [
     0,
     [1],
     false,
@@ -87,10 +87,10 @@ Deno.test("PendingRequests.ask() rejects a request beyond the limit, until a rep
   const first = requests.ask(options);
   const second = requests.ask(options);
   await assertRejects(() => requests.ask(options), QueueFullError, "2 requests already wait");
-  requests.answer(1, "x", undefined);
+  requests.reply(1, "x", undefined);
   const third = requests.ask(options);
   assertEquals(options.sent, [1, 2, 3]);
-  for (const id of [2, 3]) requests.answer(id, "y", undefined);
+  for (const id of [2, 3]) requests.reply(id, "y", undefined);
   assertEquals(await Promise.all([first, second, third]), ["x", "y", "y"]);
 });
 
@@ -123,12 +123,12 @@ Deno.test("PendingRequests.idle() waits for the last reply, including requests m
   const first = requests.ask(options);
   let isIdle = false;
   const idle = requests.idle().then(() => isIdle = true);
-  requests.answer(1, 1, undefined);
+  requests.reply(1, 1, undefined);
   const second = requests.ask(options);
   await first;
   await Promise.resolve();
   assertEquals(isIdle, false);
-  requests.answer(2, 2, undefined);
+  requests.reply(2, 2, undefined);
   await Promise.all([idle, second]);
   assert(isIdle);
 });
@@ -136,8 +136,8 @@ Deno.test("PendingRequests.idle() waits for the last reply, including requests m
 Deno.test("PendingRequests.ask() keeps its limit after replies that do not count towards it", async () => {
   const requests = new PendingRequests(platformRuntime(), 2);
   for (let id = 1; id <= 3; id++) {
-    const uncounted = requests.ask(line({ onAnswer() {} }));
-    requests.answer(id, undefined, undefined);
+    const uncounted = requests.ask(line({ onReply() {} }));
+    requests.reply(id, undefined, undefined);
     await uncounted;
   }
   const counted = [requests.ask(line()), requests.ask(line())];

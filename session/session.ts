@@ -28,7 +28,7 @@ import type {
   SessionPublishOptions,
   SessionState,
   SessionStats,
-  StreamingAnswer,
+  StreamingResponse,
   WaitOptions,
 } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
@@ -44,7 +44,7 @@ import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo, isSendable } from "../transport/close_info.ts";
 import { checkLoop } from "./queue/receive_queue.ts";
 import { type Inside, Receiving } from "./receiving.ts";
-import { answerOf } from "./answers/streaming_answer.ts";
+import { responseOf } from "./responses/streaming_response.ts";
 import { Sending } from "./sending.ts";
 import type {
   Contract,
@@ -58,7 +58,7 @@ import type {
 import { internals, SessionCore, SKEIN_PROTOCOL } from "./core.ts";
 import { encodeMessage } from "./wire/encode.ts";
 import type { GoAway } from "./wire/envelope.ts";
-import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
+import type { HistoryOptions, SubscribeReply } from "./wire/recovery.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
@@ -74,8 +74,8 @@ export { internals, SKEIN_PROTOCOL };
 /** Features that load on first use, see `SessionSettings.insight`. */
 type Insight = typeof import("./insight/insight.ts");
 
-/** Streaming responses, see `SessionSettings.answers`. */
-type Answers = typeof import("./answers/answers.ts");
+/** Streaming responses, see `SessionSettings.responses`. */
+type ResponsesModule = typeof import("./responses/responses.ts");
 
 /**
  * A session with one peer, over one {@linkcode Connection}. The session and the connection close
@@ -321,14 +321,13 @@ export class Session<
   ): Promise<ContractReply<C, T>> {
     const { sending, receiving, settings: { checkOptions, router, watch } } = this.#core;
     checkOptions("session.request", options);
-    const answer =
-      await (watch === undefined ? sending.request(topic, data, options) : watch.asking(
-        this.#core.session,
-        topic,
-        (trace) => sending.request(topic, data, { ...options, trace }),
-      ));
-    const checked = router && receiving.faults.checked(router.checkAnswer(topic, answer));
-    return await (checked ?? answer) as ContractReply<C, T>;
+    const reply = await (watch === undefined ? sending.request(topic, data, options) : watch.asking(
+      this.#core.session,
+      topic,
+      (trace) => sending.request(topic, data, { ...options, trace }),
+    ));
+    const checked = router && receiving.faults.checked(router.checkReply(topic, reply));
+    return await (checked ?? reply) as ContractReply<C, T>;
   }
 
   /**
@@ -361,15 +360,15 @@ export class Session<
    * assertEquals(await Array.fromAsync(pair.client.requestStream("count", 3)), [1, 2, 3]);
    * ```
    */
-  requestStream<T extends ContractTopic<C, "answers">>(
+  requestStream<T extends ContractTopic<C, "responses">>(
     topic: T,
-    data?: ContractData<C, "answers", T>,
+    data?: ContractData<C, "responses", T>,
     options: Omit<RequestStreamOptions, "id" | "after"> = {},
-  ): StreamingAnswer<ContractItem<C, T>> {
+  ): StreamingResponse<ContractItem<C, T>> {
     this.#core.settings.checkOptions("session.request stream", options);
-    return answerOf(
-      this.#core.settings.answers().then((part) =>
-        (part as Answers).openAnswer(this.#core, topic, data, options)
+    return responseOf(
+      this.#core.settings.responses().then((part) =>
+        (part as ResponsesModule).openResponse(this.#core, topic, data, options)
       ),
     );
   }
@@ -387,10 +386,10 @@ export class Session<
   async subscribe<T extends ContractTopic<C, "server">>(
     topic: T,
     options: WaitOptions & HistoryOptions = {},
-  ): Promise<SubscribeAnswer> {
+  ): Promise<SubscribeReply> {
     this.#core.settings.checkOptions("session.subscribe", options);
-    const answer = await this.#core.sending.askTopic("subscribe", topic, options);
-    return (answer ?? {}) as SubscribeAnswer;
+    const reply = await this.#core.sending.askTopic("subscribe", topic, options);
+    return (reply ?? {}) as SubscribeReply;
   }
 
   /**

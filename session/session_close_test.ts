@@ -148,20 +148,20 @@ Deno.test("Session replies failed when a handler throws, calls onError, and cont
   };
   const rejection = { reply: null, error: { code: "x", message: "" } };
   const goaway = { goaway: { retryAfterMs: 1, reason: "" } };
-  const answer = (reply: number | null) => ({
+  const reply = (reply: number | null) => ({
     reply,
     error: { code: "failed", message: "The handler failed" },
   });
   const cases = [
-    ["onMessage", fail, { topic: "a", id: 1 }, [answer(1)]],
-    ["onMessage", () => Promise.reject(failure), { topic: "a", id: 1 }, [answer(1)]],
-    ["onMessage", fail, { topic: "a" }, [answer(null)]],
+    ["onMessage", fail, { topic: "a", id: 1 }, [reply(1)]],
+    ["onMessage", () => Promise.reject(failure), { topic: "a", id: 1 }, [reply(1)]],
+    ["onMessage", fail, { topic: "a" }, [reply(null)]],
     ["onMessageRejected", fail, rejection, []],
     ["onMessageRejected", () => Promise.reject(failure), rejection, []],
     ["onDropped", fail, { dropped: 1 }, []],
     ["onGoAway", fail, goaway, []],
   ] as const;
-  for (const [name, handler, envelope, answers] of cases) {
+  for (const [name, handler, envelope, replies] of cases) {
     const errors: unknown[] = [];
     const told: unknown[] = [];
     await using hand = serverByHand({
@@ -174,7 +174,7 @@ Deno.test("Session replies failed when a handler throws, calls onError, and cont
     hand.peer.say({ ping: 1 });
     await turns();
     assertEquals(hand.peer.envelopes.slice(1).filter(({ pong }) => pong === undefined), [
-      ...answers,
+      ...replies,
     ]);
     assertEquals([errors, told], [[failure], [failure]], name);
     const { state, stats } = hand.session;
@@ -222,7 +222,7 @@ Deno.test("Message.reply() to a message that is not a request only fails its han
 
 Deno.test("Session closes with 4500 at the 21st handler failure within a minute", async () => {
   using time = new FakeTime();
-  // A plain WebSocket, whose peer has no heartbeat to answer meanwhile.
+  // A plain WebSocket, whose peer has no heartbeat to reply meanwhile.
   const wire = PLAIN;
   const errors: unknown[] = [];
   await using hand = serverByHand({
@@ -306,7 +306,7 @@ Deno.test("sessionSettings() rejects an invalid onHandlerError", () => {
   assertThrows(
     () => sessionSettings({ side: "server", onHandlerError: "ignore" as "close" }),
     TypeError,
-    "Cannot create session: onHandlerError must be one of answer, close, received ignore",
+    "Cannot create session: onHandlerError must be one of reply, close, received ignore",
   );
 });
 
@@ -364,7 +364,7 @@ Deno.test("Session reports no handler error after it has closed", async () => {
   await using hand = serverByHand({
     onMessage: async (_message, session) => {
       await gate.promise;
-      session.send("answer");
+      session.send("reply");
     },
     onError: (error) => void errors.push(error),
   });
@@ -426,7 +426,7 @@ Deno.test("Session detects a dead peer after 60 seconds, on either end", async (
   }
 });
 
-Deno.test("Session keeps a silent peer that answers pings, at both ends", async () => {
+Deno.test("Session keeps a silent peer that replies to pings, at both ends", async () => {
   using time = new FakeTime();
   await using both = await ends();
   for (let second = 0; second < 300; second++) {

@@ -45,8 +45,8 @@ Deno.test("Session rejects invalid data, names the path, and continues", async (
   peer.say({ topic: "chat:a", data: { text: 1 } });
   peer.say({ topic: "chat:a", data: { text: "fits" } });
   await turns();
-  const [answer] = peer.envelopes.slice(1) as { reply: null; error: RequestError["failure"] }[];
-  assertEquals([answer?.reply, answer?.error.code, answer?.error.path], [null, "invalid", [
+  const [reply] = peer.envelopes.slice(1) as { reply: null; error: RequestError["failure"] }[];
+  assertEquals([reply?.reply, reply?.error.code, reply?.error.path], [null, "invalid", [
     "text",
   ]]);
   assertEquals([seen, session.stats.invalidMessages], [[{ text: "fits" }], 1]);
@@ -60,9 +60,9 @@ Deno.test("Session rejects topics that are not in the contract", async () => {
   const topics = ["nope", "chat", "chat:", "presence:a"];
   for (const [id, topic] of topics.entries()) peer.say({ topic, data: {}, id });
   await turns();
-  const answers = peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
+  const replies = peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
   assertEquals(
-    answers.map(({ reply, error }) => [reply, error.code]),
+    replies.map(({ reply, error }) => [reply, error.code]),
     topics.map((_, id) => [id, "unknown-topic"]),
   );
   assertEquals(session.stats.invalidMessages, 4);
@@ -137,16 +137,16 @@ Deno.test("Session rejects a request without an id, and a message topic used for
   hand.peer.say({ topic: "join", data: 1, id: 1 });
   hand.peer.say({ topic: "join", data: "a", id: 2 });
   await turns();
-  const answers = hand.peer.envelopes.slice(1) as {
+  const replies = hand.peer.envelopes.slice(1) as {
     reply: number | null;
     error?: { code: string; message: string };
   }[];
-  assertEquals(answers.map(({ reply, error }) => [reply, error?.code]), [
+  assertEquals(replies.map(({ reply, error }) => [reply, error?.code]), [
     [null, "invalid"],
     [1, "invalid"],
     [2, undefined],
   ]);
-  assertEquals(answers[0]?.error?.message, '"join" is a request: it needs an id');
+  assertEquals(replies[0]?.error?.message, '"join" is a request: it needs an id');
 });
 
 Deno.test("Session.request() checks the reply, and names the path of a mismatch", async () => {

@@ -268,7 +268,7 @@ Deno.test("Session without a reader keeps the newest messages, and counts the ot
 
 Deno.test("Session restarts the count of invalid messages after a minute", async () => {
   using time = new FakeTime();
-  // A plain WebSocket, whose peer has no heartbeat to answer meanwhile.
+  // A plain WebSocket, whose peer has no heartbeat to reply meanwhile.
   const wire = PLAIN;
   await using hand = serverByHand({ maxInvalidMessages: 2, onMessage: () => {} }, { wire });
   hand.peer.say([]);

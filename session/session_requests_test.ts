@@ -15,7 +15,7 @@ Deno.test("Session.request() returns the reply, at both ends and with every kind
     assertEquals(await both.client.request("echo", data), data);
     assertEquals(await both.server.request("echo", data), data);
   }
-  assertEquals([both.client.stats.awaitedAnswers, both.server.stats.awaitedAnswers], [0, 0]);
+  assertEquals([both.client.stats.pendingReplies, both.server.stats.pendingReplies], [0, 0]);
 });
 
 Deno.test("Session.request() sends an id and receives the reply with that id", async () => {
@@ -42,7 +42,7 @@ Deno.test("Session.request() rejects with the handler's failure, without details
       },
       failure: taken,
     },
-    "no answer": {
+    "no reply": {
       onMessage: () => {},
       failure: { code: "unanswered", message: 'The handler for "ask" returned without replying' },
     },
@@ -99,7 +99,7 @@ Deno.test("Session.request() times out, cancels, and drops the late reply", asyn
   assertEquals(peer.envelopes.slice(-2), [{ cancel: 2 }, { cancel: 1 }]);
   peer.say({ reply: 1, data: "late" });
   await turns();
-  assertEquals([session.stats.lateAnswers, session.stats.awaitedAnswers], [1, 0]);
+  assertEquals([session.stats.lateReplies, session.stats.pendingReplies], [1, 0]);
 });
 
 Deno.test("Session.request() is cancelled by its signal, and the handler's signal aborts", async () => {
@@ -118,7 +118,7 @@ Deno.test("Session.request() is cancelled by its signal, and the handler's signa
   assertEquals(await assertRejects(() => asking), reason);
   assert(String(await soon(aborted.promise)).includes("The peer cancelled the request"));
   await turns();
-  assertEquals(both.client.stats.lateAnswers, 0, "no reply is sent");
+  assertEquals(both.client.stats.lateReplies, 0, "no reply is sent");
 });
 
 Deno.test("Session aborts the signal of a request that was cancelled before its turn", async () => {
@@ -193,8 +193,8 @@ Deno.test("Session rejects and counts requests beyond the limit or with an id th
     gate.resolve();
     await turns();
     assertEquals(handled, ["ask 0", "ask 1"]);
-    const answers = hand.peer.envelopes.slice(1 + rejected.length);
-    assertEquals(answers, [1, 2].map((reply) => ({ reply, data: "ok" })));
+    const replies = hand.peer.envelopes.slice(1 + rejected.length);
+    assertEquals(replies, [1, 2].map((reply) => ({ reply, data: "ok" })));
     assertEquals(hand.session.stats.invalidMessages, invalid);
   }
 });
@@ -240,7 +240,7 @@ Deno.test("Session.request() rejects when the session closes, and after it has c
   const error = await assertRejects(() => asking, SessionClosedError, "4001 Bye, by remote");
   assertEquals(error.info?.code, 4001);
   await assertRejects(() => both.client.request("ask"), SessionClosedError, "is closed");
-  assertEquals(both.client.stats.awaitedAnswers, 0);
+  assertEquals(both.client.stats.pendingReplies, 0);
 });
 
 Deno.test("Message.reply() has no effect once the session has closed", async () => {
@@ -298,7 +298,7 @@ Deno.test("Session.publish() rejects invalid data, and sends none of it", async 
   await assertRejects(() => session.publish("a", "x".repeat(100)), RangeError, "at most 100");
   await assertRejects(() => session.publish("a", 1n), TypeError, "Cannot publish");
   await turns();
-  assertEquals([peer.envelopes.length, session.stats.awaitedAnswers], [1, 0]);
+  assertEquals([peer.envelopes.length, session.stats.pendingReplies], [1, 0]);
 });
 
 Deno.test("Session rejects requests for missing services with forbidden, in order", async () => {
@@ -308,9 +308,9 @@ Deno.test("Session rejects requests for missing services with forbidden, in orde
   hand.peer.say({ publish: "a", data: 1, id: 3 });
   hand.peer.say({ auth: "t", id: 4 });
   await turns();
-  const answers = hand.peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
+  const replies = hand.peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
   assertEquals(
-    answers.map(({ reply, error }) => [reply, error.code]),
+    replies.map(({ reply, error }) => [reply, error.code]),
     [1, 2, 3, 4].map((id) => [id, "forbidden"]),
   );
   // A rejection is not the peer's fault.
@@ -342,11 +342,11 @@ Deno.test("Session runs services one at a time, and rejects requests beyond the 
     gate.resolve();
     await turns();
     assertEquals(log, taken.map((id) => `t${id}`));
-    const answers = hand.peer.envelopes.slice(1).map(({ reply, data, error }) => [
+    const replies = hand.peer.envelopes.slice(1).map(({ reply, data, error }) => [
       reply,
       data ?? (error as { code: string }).code,
     ]);
-    assertEquals(answers, [[beyond, "too-many"], ...taken.map((id) => [id, { topic: `t${id}` }])]);
+    assertEquals(replies, [[beyond, "too-many"], ...taken.map((id) => [id, { topic: `t${id}` }])]);
   }
 });
 
@@ -469,8 +469,8 @@ Deno.test("Session replies to more requests than it nests, even if all their han
   await using both = await ends({
     onMessage: async (message, session) => message.reply(await session.request("back")),
   }, { onMessage: (message) => message.reply("yes") });
-  const answers = Array.from({ length: 40 }, () => both.client.request("ask"));
-  assertEquals(await soon(Promise.all(answers)), Array(40).fill("yes"));
+  const replies = Array.from({ length: 40 }, () => both.client.request("ask"));
+  assertEquals(await soon(Promise.all(replies)), Array(40).fill("yes"));
 });
 
 Deno.test("Session lets further requests wait beyond the nesting limit as long as handlers return", async () => {

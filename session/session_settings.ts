@@ -1,7 +1,7 @@
 /** Session settings, with the features that load on first use. */
 import { checkOptions } from "../base/option_checks.ts";
 import { outside, platformRuntime } from "../base/runtime.ts";
-import { RequestTable } from "./answers/request_table.ts";
+import { RequestTable } from "./responses/request_table.ts";
 import type { Contract, Side } from "./contract.ts";
 import type { SessionCalls } from "./calls.ts";
 import { checkBy, SESSION_KINDS, SETTINGS } from "./call_checks.ts";
@@ -50,7 +50,7 @@ export function settingsWith<
     runtime,
     checkOptions: checkBy<SessionCalls>(SESSION_KINDS),
     insight: () => outside(runtime, import("./insight/insight.ts")),
-    answers: () => outside(runtime, import("./answers/answers.ts")),
+    responses: () => outside(runtime, import("./responses/responses.ts")),
     hello: (core) => {
       shared ??= JSON.stringify({
         heartbeatMs: settings.heartbeat.intervalMs,

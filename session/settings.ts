@@ -5,7 +5,7 @@
  */
 import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { KeepAnswer, RequestTable } from "./answers/request_table.ts";
+import type { RequestTable, StoreResponse } from "./responses/request_table.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { RecoveryReason } from "./wire/recovery.ts";
 import type { Contract, ContractRouter, Side } from "./contract.ts";
@@ -66,7 +66,7 @@ export interface SessionLimits {
     readonly intervalMs?: number | undefined;
     /**
      * Silence after which a peer counts as dead, in milliseconds. A dead peer is detected at most
-     * one second later. Background pages answer pings in time, because browsers throttle timers,
+     * one second later. Background pages reply to pings in time, because browsers throttle timers,
      * but not messages.
      *
      * @default {60000}
@@ -203,7 +203,7 @@ export interface SessionSettings {
    */
   skipOversize?(core: object, text: string): boolean;
   /** Effect of a failed handler. */
-  readonly onHandlerError: "answer" | "close";
+  readonly onHandlerError: "reply" | "close";
   /**
    * Observes the sessions; `instrument` sets it.
    *
@@ -236,11 +236,11 @@ export interface SessionSettings {
    */
   readonly insight: () => Promise<unknown>;
   /**
-   * Loads the module `answers/answers.ts`, as `insight` does.
+   * Loads the module `responses/responses.ts`, as `insight` does.
    *
    * @ignore
    */
-  readonly answers: () => Promise<unknown>;
+  readonly responses: () => Promise<unknown>;
   /**
    * Checks the options of a call.
    *
@@ -376,7 +376,7 @@ export interface RequestServer {
   /** The part of the services that a request handler needs. */
   readonly services: {
     /** Starts a resumable response unless it has started already, and replies. */
-    readonly keepAnswer?: KeepAnswer | undefined;
+    readonly storeResponse?: StoreResponse | undefined;
   };
   /** Reads the envelopes that only a server accepts. */
   readonly readService: ServiceReader;

@@ -111,7 +111,7 @@ export interface RequestStreamOptions extends WaitOptions {
  *
  * @typeParam T Type of an item.
  */
-export interface StreamingAnswer<T> extends AsyncIterable<T> {
+export interface StreamingResponse<T> extends AsyncIterable<T> {
   /**
    * The name of a resumable response. Pass it as `id` after a page reload, or on another device. It
    * is empty for other responses.
@@ -345,7 +345,7 @@ export interface SessionStats extends
   /** Protocol violations: malformed messages, and messages that are too large. */
   readonly protocolErrors: number;
   /** Replies that arrived after the request was abandoned. */
-  readonly lateAnswers: number;
+  readonly lateReplies: number;
   /** Messages that the peer reports as dropped for this end. */
   readonly droppedByPeer: number;
   /** Messages of this end that the peer rejected. */
@@ -353,7 +353,7 @@ export interface SessionStats extends
   /** Failed handlers of the application, for which `onError` was called. */
   readonly handlerFailures: number;
   /** Requests of this end that wait for replies. */
-  readonly awaitedAnswers: number;
+  readonly pendingReplies: number;
   /** Streams opened by either end. */
   readonly streamsCreated: number;
   /** Open streams. */
@@ -392,5 +392,5 @@ export type InboundStats = Pick<
 /** Counters of control envelopes. */
 export type ControlStats = Pick<
   SessionStats,
-  "lateAnswers" | "droppedByPeer" | "rejectedByPeer"
+  "lateReplies" | "droppedByPeer" | "rejectedByPeer"
 >;

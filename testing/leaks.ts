@@ -55,7 +55,7 @@ export type LeakSubject =
  * await assertRejects(
  *   () => assertNoLeaks(pair, { withinMs: 0 }),
  *   Error,
- *   "1 request without an answer",
+ *   "1 request without a reply",
  * );
  * ```
  */
@@ -164,9 +164,9 @@ function heldBy(session: Session): string[] {
   const streams = openStreams(session);
   if (streams > 0) held.push(`${some(streams, "stream")} open`);
   if (core.sending.requests.size > 0) {
-    held.push(`${some(core.sending.requests.size, "request")} without an answer`);
+    held.push(`${some(core.sending.requests.size, "request")} without a reply`);
   }
-  if (core.receiving.replies.size > 0) held.push("a request of its peer that was not answered");
+  if (core.receiving.replies.size > 0) held.push("a request of its peer without a reply");
   return held;
 }
 

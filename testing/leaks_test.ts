@@ -75,8 +75,8 @@ Deno.test("assertNoLeaks() finds pending requests, on both sides", async () => {
   const asking = pair.client.request("n");
   assertEquals(await leaks(() => assertNoLeaks(pair, { withinMs: 0 })), [
     "2 leaks found:",
-    "- server session * has a request of its peer that was not answered",
-    "- client session * has 1 request without an answer",
+    "- server session * has a request of its peer without a reply",
+    "- client session * has 1 request without a reply",
   ]);
   gate.resolve();
   await asking;

@@ -59,9 +59,9 @@ const STEPS = 100;
  *   wire: { faults: { delayMs: 50 } },
  * });
  * await passTime(time, 50); // The server's first envelope.
- * const answer = pair.client.request("ping");
+ * const reply = pair.client.request("ping");
  * await passTime(time, 100);
- * assertEquals(await answer, "pong");
+ * assertEquals(await reply, "pong");
  * ```
  */
 export async function passTime(

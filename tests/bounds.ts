@@ -137,7 +137,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       const head = { ...UPGRADE_HEADERS, "sec-websocket-protocol": "skein.1" };
       while (true) {
         const { status, text } = await ask(house, `GET /?from=${from}`, { head, body: "" });
-        // The client does not answer close frames, so the sockets of rejected sessions stay open.
+        // The client does not reply to close frames, so the sockets of rejected sessions stay open.
         if (status !== 101) return text;
       }
     },
@@ -162,8 +162,8 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       return await untilRejected(() => caller.ask({ publish: "chat:mine", data: 1 }));
     },
   },
-  "answers.maxRunning": {
-    options: { answers: { maxRunning: MAX } },
+  "responses.maxRunning": {
+    options: { responses: { maxRunning: MAX } },
     attack: async (house, from) => {
       let caller: Caller | undefined;
       return await untilRejected(async (i) => {
@@ -173,8 +173,8 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       });
     },
   },
-  "answers.maxKept": {
-    options: { answers: { maxKept: MAX } },
+  "responses.maxRetained": {
+    options: { responses: { maxRetained: MAX } },
     attack: async (house, from) => {
       // New responses can replace finished responses, but never running ones.
       for (const [count, topic] of [[MAX, "short"], [Infinity, "chat"]] as const) {

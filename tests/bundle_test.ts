@@ -51,7 +51,7 @@ const MAX_PART_BYTES = {
   "chunk_http": 5.7 * KIB,
   /** The session features other than messages. */
   "chunk_insight": 12.4 * KIB,
-  "chunk_answers": 4.6 * KIB,
+  "chunk_responses": 4.6 * KIB,
   /** Live state. */
   "chunk_state": 8.1 * KIB,
 };
@@ -69,7 +69,7 @@ const MAX_FILE_BYTES = 93.8 * KIB;
  * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
  * than one file.
  */
-const MAX_PARTS_BYTES = 99.6 * KIB;
+const MAX_PARTS_BYTES = 99.7 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {

@@ -26,8 +26,8 @@ export interface Dialed {
   readonly silent?: SilentTransport;
 }
 
-/** Answers one attempt with a connection, or throws. */
-export type Answer = (signal: AbortSignal) => Connection | Promise<Connection>;
+/** Replies one attempt with a connection, or throws. */
+export type DialOutcome = (signal: AbortSignal) => Connection | Promise<Connection>;
 
 /** A network with one server that clients connect to. */
 export class Network {
@@ -40,7 +40,7 @@ export class Network {
   /**
    * The results of the next attempts, in order. If no result is left, the server opens a session.
    */
-  readonly answers: Answer[] = [];
+  readonly outcomes: DialOutcome[] = [];
   /** Settings of the server's sessions. */
   server: EndOptions<unknown, Contract, "server">;
 
@@ -61,8 +61,8 @@ export class Network {
   /** Dials into this network. */
   readonly dial: Dialer = async (url, { protocols, signal, silent }) => {
     this.dials.push({ url: String(url), at: Date.now(), protocols, ...(silent && { silent }) });
-    const answer = this.answers.shift() ?? (() => this.accept());
-    return await answer(signal);
+    const reply = this.outcomes.shift() ?? (() => this.accept());
+    return await reply(signal);
   };
 
   /**
@@ -82,12 +82,12 @@ export class Network {
   }
 
   /**
-   * Answers a connection attempt with a connection that closes.
+   * Replies a connection attempt with a connection that closes.
    *
    * @param closeCode The code.
-   * @returns The answer.
+   * @returns The reply.
    */
-  reject(closeCode: number): Answer {
+  reject(closeCode: number): DialOutcome {
     return () => {
       const pair = memoryPair();
       pair.server.close({ closeCode, reason: "No" });
@@ -96,12 +96,12 @@ export class Network {
   }
 
   /**
-   * Answers a connection attempt with a peer that the test controls.
+   * Replies a connection attempt with a peer that the test controls.
    *
    * @param use Receives the peer.
-   * @returns The answer.
+   * @returns The reply.
    */
-  byHand(use: (peer: Peer) => void): Answer {
+  byHand(use: (peer: Peer) => void): DialOutcome {
     return () => {
       const pair = memoryPair();
       use(new Peer(pair.server));
@@ -110,12 +110,12 @@ export class Network {
   }
 
   /** Fails the attempt, as with an unreachable server. */
-  readonly nobody: Answer = () => {
+  readonly nobody: DialOutcome = () => {
     throw new Error("Nobody is there");
   };
 
-  /** Answers only when the client aborts the attempt. */
-  readonly never: Answer = (signal) =>
+  /** Replies only when the client aborts the attempt. */
+  readonly never: DialOutcome = (signal) =>
     new Promise((_, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason), { once: true });
     });

@@ -175,7 +175,7 @@ Deno.test("Server.sessions() lists sessions of all nodes, and disconnect() close
   assert(bob.session.isReady);
 });
 
-Deno.test("Server.disconnect() reports that a node did not answer", async () => {
+Deno.test("Server.disconnect() reports that a node did not reply", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   await cluster.dial(b!, "ann");
@@ -379,7 +379,7 @@ Deno.test("The slots of a killed node's sessions are free after the node times o
   await cluster.pass(10_000);
   await cluster.dial(a!, "ann");
   await cluster.kill(a!);
-  // The killed node does not answer whether its sessions are silent.
+  // The killed node does not report whether its sessions are silent.
   await cluster.rejected(b!, "ann", { afterMs: 3_500 });
   await cluster.pass(7_000);
   await cluster.dial(b!, "ann");
@@ -450,7 +450,7 @@ Deno.test("An address's share of a full server counts its running responses on o
     testServer<string>({
       broker,
       authenticate: ({ token }) => token ?? "nobody",
-      answers: { maxRunning: 256 },
+      responses: { maxRunning: 256 },
       requests: {
         chat: {
           async *answer({ signal }) {

@@ -25,7 +25,7 @@ const LIMIT_MS = 60;
 
 /** The options without a callback. */
 const NO_CALLBACK = [
-  ...["allowTokenMessage", "answers", "broker"],
+  ...["allowTokenMessage", "broker"],
   ...[
     "features",
     "flowControl",
@@ -37,7 +37,7 @@ const NO_CALLBACK = [
     "maxTokenBytes",
   ],
   ...["includePublisher", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
-  ...["clusterPresence", "rates", "rooms", "runtime", "session"],
+  ...["clusterPresence", "rates", "responses", "rooms", "runtime", "session"],
   ...["hostname", "port", "reusePort", "signal", "tls", "webSocket", "webTransport"],
   ...["api.idempotencyWindowMs", "api.maxBodyBytes", "api.maxPublications"],
   ...["api.maxReaders", "api.maxRequests"],
@@ -74,9 +74,9 @@ class Hang {
   readonly #late = Promise.withResolvers<never>();
   #hasHung = false;
 
-  /** Returns `answer`, except on the first call, which returns a pending promise. */
-  answer<T>(answer: T): T | Promise<T> {
-    if (this.#hasHung) return answer;
+  /** Returns `result`, except on the first call, which returns a pending promise. */
+  decide<T>(result: T): T | Promise<T> {
+    if (this.#hasHung) return result;
     this.#hasHung = true;
     return this.#late.promise;
   }
@@ -87,7 +87,7 @@ class Hang {
       "~standard": {
         version: 1,
         vendor: "test",
-        validate: (value) => this.answer({ value }),
+        validate: (value) => this.decide({ value }),
       },
     };
   }
@@ -189,7 +189,7 @@ const ACTIONS: Readonly<Record<string, object>> = {
 const CASES: readonly Case[] = [
   {
     key: "authenticate",
-    options: (hang) => ({ authenticate: () => hang.answer("ann") }),
+    options: (hang) => ({ authenticate: () => hang.decide("ann") }),
     ask: codeOf,
     expected: [4503, "connected"],
   },
@@ -198,7 +198,7 @@ const CASES: readonly Case[] = [
     key,
     options: (hang) => ({
       authenticate: ({ token }) => token ?? null,
-      [key]: () => hang.answer(key === "userOf" ? "ann" : undefined),
+      [key]: () => hang.decide(key === "userOf" ? "ann" : undefined),
     }),
     ask: codeOf,
     expected: [4503, "connected"],
@@ -210,7 +210,7 @@ const CASES: readonly Case[] = [
       rooms: ["room"],
       broker: new MemoryBroker(),
       durableStreams: { path: "/streams", authorize: () => true },
-      authorize: () => hang.answer(true),
+      authorize: () => hang.decide(true),
     }),
     ask: (_server, page) => replyTo(page, envelope),
     // There is no stream to cancel.
@@ -219,7 +219,7 @@ const CASES: readonly Case[] = [
   })),
   {
     key: "onOpen",
-    options: (hang) => ({ onOpen: () => hang.answer(undefined) }),
+    options: (hang) => ({ onOpen: () => hang.decide(undefined) }),
     ask: (_server, page) => replyTo(page, { topic: "echo", data: "hi" }),
     // The waiting message is handled.
     expected: ["hi", "hi"],
@@ -229,7 +229,7 @@ const CASES: readonly Case[] = [
     key: "onRenewed",
     options: (hang) => ({
       authenticate: ({ token }) => token ?? null,
-      onRenewed: () => hang.answer(undefined),
+      onRenewed: () => hang.decide(undefined),
     }),
     token: "ann",
     ask: (_server, page) => replyTo(page, { auth: "ann" }),
@@ -298,7 +298,7 @@ const CASES: readonly Case[] = [
   },
   {
     key: "authorizeChange",
-    options: (hang) => ({ ...states(), authorizeChange: () => hang.answer(true) }),
+    options: (hang) => ({ ...states(), authorizeChange: () => hang.decide(true) }),
     ask: writeRow,
     expected: ["unavailable", 1],
     issue: "authorizeChange",
@@ -311,7 +311,7 @@ const CASES: readonly Case[] = [
       contract: defineContract({
         state: { board: { cursors: { schema: z.number(), ephemeral: true } } },
       }),
-      authorizeChange: () => hang.answer(true),
+      authorizeChange: () => hang.decide(true),
     }),
     ask: writeCursor,
     expected: ["unavailable", 1],
@@ -342,7 +342,7 @@ const CASES: readonly Case[] = [
   },
   {
     key: "api.authorize",
-    options: (hang) => ({ api: { path: "/api", authorize: () => hang.answer(true) } }),
+    options: (hang) => ({ api: { path: "/api", authorize: () => hang.decide(true) } }),
     ask: (server) => statusOf(server, "/api/stats"),
     expected: [503, 200],
   },
@@ -350,14 +350,14 @@ const CASES: readonly Case[] = [
     key: "durableStreams.authorize",
     options: (hang) => ({
       broker: new MemoryBroker(),
-      durableStreams: { path: "/streams", authorize: () => hang.answer(true) },
+      durableStreams: { path: "/streams", authorize: () => hang.decide(true) },
     }),
     ask: (server) => statusOf(server, "/streams/none"),
     expected: [503, 404],
   },
   {
     key: "inspector.authorize",
-    options: (hang) => ({ inspector: { authorize: () => hang.answer(true) } }),
+    options: (hang) => ({ inspector: { authorize: () => hang.decide(true) } }),
     ask: (server) => statusOf(server, "/inspector/"),
     expected: [503, 200],
   },
@@ -437,7 +437,7 @@ Deno.test("serve() sets no time limit for handlers", async () => {
   assertEquals(await statusOf(server, "/"), 200);
 });
 
-Deno.test("jwt() rejects with 4503 while the key set does not answer", async () => {
+Deno.test("jwt() rejects with 4503 while the key set does not respond", async () => {
   const over = new AbortController();
   const keys = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen() {}, signal: over.signal },

@@ -268,7 +268,7 @@ Deno.test("FeatureHost.guard() checks permission, and counts requests", async ()
   assertEquals(await ask("/notes/mine", "HEAD"), 500);
   assertEquals(await ask("/local"), 200);
   assertEquals(await ask("/local", "GET", "192.0.2.1"), 403);
-  assertEquals(server.httpStats.notes?.answered, { 200: 1, 403: 1, 500: 1 });
+  assertEquals(server.httpStats.notes?.responses, { 200: 1, 403: 1, 500: 1 });
   assert(output.lines.some((line) => line.includes("no note")));
 });
 

@@ -33,10 +33,10 @@ import { type HistoryBounds, MemoryBroker, Nodes } from "../pubsub/mod.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { createServer, DurableStreamsHandler, type ServerOptions } from "../server.ts";
-import { Answers, type BeginAnswer } from "../server/durable/answers.ts";
+import { type ResponseStart, StoredResponses } from "../server/durable/stored_responses.ts";
 import { DurableStreams } from "../server/durable/streams.ts";
 import { SharedCarriers } from "../server/shared_carriers.ts";
-import { checkAnswers, tailOf } from "../server/durable/options.ts";
+import { checkResponses, tailOf } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../server/http/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
@@ -576,7 +576,7 @@ const OUTBOX: Row = {
   async open(room) {
     let peer: Peer;
     const network = new Network();
-    network.answers.push(network.byHand((made) => {
+    network.outcomes.push(network.byHand((made) => {
       peer = made;
       peer.say(HELLO);
     }));
@@ -616,8 +616,8 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
         assertEquals(asked, expected);
       };
       const left = () => [
-        session.stats.awaitedAnswers,
-        session[internals].sending.awaitedAnswers,
+        session.stats.pendingReplies,
+        session[internals].sending.pendingReplies,
         session[internals].sending.awaitedRequests,
         peer[internals].receiving.replies.size,
         peer[internals].receiving.replies.leaving,
@@ -627,20 +627,20 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
   }))
 );
 
-// Answers, readers and streams.
+// StoredResponses, readers and streams.
 
 /** The parts of a node that handle responses and readers, with two slots for each. */
-function answering(
+function resumable(
   room: AsyncDisposableStack,
   broker: MemoryBroker,
-  limits: ServerOptions["answers"] = { maxRunning: 2, maxRunningPerUser: 2 },
+  limits: ServerOptions["responses"] = { maxRunning: 2, maxRunningPerUser: 2 },
 ) {
   const logs = new StreamLogs({
     runtime,
     broker,
     bounds: {
       maxStreams: 100,
-      maxKept: 2,
+      maxRetained: 2,
       maxStreamBytes: 65_536,
       maxForks: 2,
       maxReaders: 2,
@@ -656,7 +656,7 @@ function answering(
     tail: tailOf({}),
     maxMessageBytes: 65_536,
   });
-  const answers = new Answers(checkAnswers(limits), {
+  const responses = new StoredResponses(checkResponses(limits), {
     runtime,
     quotas: new Quotas(runtime),
     broker,
@@ -667,30 +667,34 @@ function answering(
   });
   room.defer(() => logs.close());
   room.defer(() => node.close());
-  room.defer(() => answers.close());
+  room.defer(() => responses.close());
   const account = { ...NOBODY, user: "ann" };
-  const begin = (i: number, answer: BeginAnswer["answer"], more: Partial<BeginAnswer> = {}) => {
+  const begin = (
+    i: number,
+    generate: ResponseStart["generate"],
+    more: Partial<ResponseStart> = {},
+  ) => {
     const name = `answer-number-${i}`.padEnd(22, "-");
-    return answers.begin({
+    return responses.begin({
       topic: "chat",
       input: 1,
       user: "ann",
       name,
       account,
-      answer,
+      generate,
       onError() {},
       ...more,
     });
   };
-  return { logs, answers, begin, left: () => [answers.running, logs.readers] };
+  return { logs, responses, begin, left: () => [responses.running, logs.readers] };
 }
 
-const waiting: BeginAnswer["answer"] = async function* (signal) {
+const waiting: ResponseStart["generate"] = async function* (signal) {
   yield 1;
   await new Promise((resolve) => signal.addEventListener("abort", resolve));
 };
 
-const ANSWERS_FILE = "server/durable/answers.ts";
+const RESPONSES_FILE = "server/durable/stored_responses.ts";
 
 /** Forks, keyed by their outcome. */
 const FORKS = {
@@ -710,21 +714,21 @@ const ANSWERS: readonly Row[] = [
     fail: () => {
       throw new Error("fails");
     },
-  }).map(([end, answer]): Row => ({
+  }).map(([end, generate]): Row => ({
     name: `responses that ${end}`,
-    quota: ANSWERS_FILE,
+    quota: RESPONSES_FILE,
     bound: 2,
     open(room) {
-      const { begin, left } = answering(room, room.use(new MemoryBroker()));
-      return { take: (i) => begin(i, answer), left };
+      const { begin, left } = resumable(room, room.use(new MemoryBroker()));
+      return { take: (i) => begin(i, generate), left };
     },
   })),
   {
     name: "responses that a reader cancels",
-    quota: ANSWERS_FILE,
+    quota: RESPONSES_FILE,
     bound: 2,
     open(room) {
-      const { begin, left, logs } = answering(room, room.use(new MemoryBroker()));
+      const { begin, left, logs } = resumable(room, room.use(new MemoryBroker()));
       const take = async (i: number) => {
         const id = await begin(i, waiting);
         await logs.append(id, { records: [], cancel: "enough" });
@@ -734,11 +738,11 @@ const ANSWERS: readonly Row[] = [
   },
   {
     name: "responses of guests who left",
-    quota: ANSWERS_FILE,
+    quota: RESPONSES_FILE,
     bound: 2,
     open(room) {
       const time = room.use(new FakeTime());
-      const { begin, left } = answering(room, room.use(new MemoryBroker()));
+      const { begin, left } = resumable(room, room.use(new MemoryBroker()));
       const take = async (i: number) => {
         await begin(i, waiting, { user: undefined, account: NOBODY });
         await passTime(time, 300_000);
@@ -751,22 +755,22 @@ const ANSWERS: readonly Row[] = [
     bound: 2,
     open(room) {
       const broker = room.use(new MemoryBroker());
-      const { answers, begin, left } = answering(room, broker);
+      const { responses, begin, left } = resumable(room, broker);
       const take = async (i: number) => {
         await begin(i, async function* () {});
-        await until(() => answers.running === 0);
+        await until(() => responses.running === 0);
       };
       // At most two responses are kept.
-      return { take, left: () => [...left(), Math.max(0, answers.kept.stats.taken - 2)] };
+      return { take, left: () => [...left(), Math.max(0, responses.retained.stats.taken - 2)] };
     },
   },
   {
     name: "requests for responses that a user's share rejects",
     bound: 2,
     async open(room) {
-      const { begin } = answering(room, room.use(new MemoryBroker()), { maxKeptPerUser: 1 });
+      const { begin } = resumable(room, room.use(new MemoryBroker()), { maxRetainedPerUser: 1 });
       await begin(9, waiting);
-      const most = "your user may have at most 1 kept responses";
+      const most = "your user may have at most 1 retained responses";
       const take = async (i: number) =>
         void await assertRejects(() => begin(i, waiting), RequestError, most);
       return { take, left: () => [] };
@@ -774,11 +778,11 @@ const ANSWERS: readonly Row[] = [
   },
   {
     name: "responses that another node started first",
-    quota: ANSWERS_FILE,
+    quota: RESPONSES_FILE,
     bound: 2,
     open(room) {
       const broker = room.use(new MemoryBroker());
-      const nodes = [answering(room, broker), answering(room, broker)];
+      const nodes = [resumable(room, broker), resumable(room, broker)];
       const take = (i: number) =>
         Promise.all(nodes.map(({ begin }) => begin(i, async function* () {})));
       return { take, left: () => nodes.flatMap(({ left }) => left()) };
@@ -786,10 +790,10 @@ const ANSWERS: readonly Row[] = [
   },
   {
     name: "responses that are no longer kept",
-    quota: ANSWERS_FILE,
+    quota: RESPONSES_FILE,
     bound: 2,
     open(room) {
-      const { begin, left } = answering(room, room.use(new MemoryBroker()));
+      const { begin, left } = resumable(room, room.use(new MemoryBroker()));
       const take = (i: number) =>
         assertRejects(() => begin(i, waiting, { begun: true }), RequestError, "no longer has");
       return { take, left };
@@ -797,14 +801,14 @@ const ANSWERS: readonly Row[] = [
   },
   {
     name: "takeovers of responses that the previous node still runs",
-    quota: ANSWERS_FILE,
+    quota: RESPONSES_FILE,
     bound: 2,
     async open(room) {
       const broker = room.use(new MemoryBroker());
-      const [one, other] = [answering(room, broker), answering(room, broker)];
+      const [one, other] = [resumable(room, broker), resumable(room, broker)];
       const id = await one.begin(0, waiting);
       const take = async () =>
-        assertEquals(await other.answers.rescue(id), true, "no slot is free");
+        assertEquals(await other.responses.rescue(id), true, "no slot is free");
       return { take, left: other.left };
     },
   },
@@ -813,7 +817,7 @@ const ANSWERS: readonly Row[] = [
     quota: "pubsub/logs/stream_logs.ts",
     bound: 2,
     async open(room) {
-      const { logs, left } = answering(room, room.use(new MemoryBroker()));
+      const { logs, left } = resumable(room, room.use(new MemoryBroker()));
       const options = { contentType: "application/json", records: ["1"] };
       await logs.create("open", options);
       await logs.create("ended", { ...options, end: {} });
@@ -841,7 +845,7 @@ const ANSWERS: readonly Row[] = [
     async open(room) {
       const time = room.use(new FakeTime());
       const quotas = new Quotas(runtime);
-      const { logs } = answering(room, room.use(new MemoryBroker()));
+      const { logs } = resumable(room, room.use(new MemoryBroker()));
       const tail = { records: 9, bytes: 9_999, ms: 1_000 };
       const states = new States({
         runtime,
@@ -910,7 +914,7 @@ const ANSWERS: readonly Row[] = [
     name: "states that a server closes",
     bound: 2,
     open(room) {
-      const { logs } = answering(room, room.use(new MemoryBroker()));
+      const { logs } = resumable(room, room.use(new MemoryBroker()));
       const tail = { records: 9, bytes: 9_999, ms: 1_000 };
       const quotas = new Quotas(runtime);
       const states = new States({
@@ -935,7 +939,7 @@ const ANSWERS: readonly Row[] = [
     name: `forks of a stream that ${end}`,
     bound: 2,
     async open(room) {
-      const { logs } = answering(room, room.use(new MemoryBroker()));
+      const { logs } = resumable(room, room.use(new MemoryBroker()));
       const contentType = "application/json";
       await logs.create("present", { contentType });
       await logs.create("source", { contentType, records: ["1"] });
@@ -1062,7 +1066,7 @@ const HTTP: readonly Row[] = [
 const BOUNDS: HistoryBounds = { size: 10, ttlMs: 60_000, bytes: 100_000 };
 
 /** Calls between two nodes, keyed by the way in which they end. */
-const CALLS: Readonly<Record<string, NodeCallsOptions["answer"]>> = {
+const CALLS: Readonly<Record<string, NodeCallsOptions["respond"]>> = {
   answered: (data) => data,
   failed: () => {
     throw new Error("fails");
@@ -1071,7 +1075,7 @@ const CALLS: Readonly<Record<string, NodeCallsOptions["answer"]>> = {
 };
 
 const NODES: readonly Row[] = [
-  ...Object.entries(CALLS).map(([end, answer]): Row => ({
+  ...Object.entries(CALLS).map(([end, respond]): Row => ({
     name: `calls between nodes that are ${end}`,
     quota: "pubsub/nodes/node_calls.ts",
     bound: 10_000,
@@ -1083,7 +1087,7 @@ const NODES: readonly Row[] = [
           new NodeCalls({
             nodes,
             name: "test",
-            answer,
+            respond,
             onError() {},
           }),
         );
@@ -1097,7 +1101,7 @@ const NODES: readonly Row[] = [
           signal: abort.signal,
         });
         if (end === "given up") {
-          await until(() => far.answering === 1);
+          await until(() => far.running === 1);
           abort.abort();
         }
         const got = await call.then(({ length }) => length, (error) => error.code ?? error.name);
@@ -1105,7 +1109,7 @@ const NODES: readonly Row[] = [
       };
       return {
         take,
-        left: () => [near, far].flatMap((c) => [c.waiting, c.answering, c.gatheredBytes]),
+        left: () => [near, far].flatMap((c) => [c.waiting, c.running, c.gatheredBytes]),
       };
     },
   })),

@@ -82,7 +82,7 @@ export interface HostileTimes {
   /** Duration of the first state of the network, in milliseconds. */
   readonly holdMs: number;
   /** Delay of a slow response, in milliseconds. */
-  readonly answerMs: number;
+  readonly responseMs: number;
   /** Seed that determines which packets are lost. */
   readonly seed?: number;
   /**
@@ -206,22 +206,22 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
   },
   {
     name: "late answer, UDP dropped",
-    begin: ({ tcp, udp }, { answerMs }) => {
-      tcp.answerDelayMs = answerMs;
+    begin: ({ tcp, udp }, { responseMs }) => {
+      tcp.responseDelayMs = responseMs;
       udp.cut();
     },
-    possibleMs: ({ answerMs }) => answerMs,
+    possibleMs: ({ responseMs }) => responseMs,
     before: ["websocket"],
     after: ["websocket"],
   },
   {
     name: "late answer",
-    begin: ({ tcp, udp }, { answerMs }) => {
-      tcp.answerDelayMs = answerMs;
+    begin: ({ tcp, udp }, { responseMs }) => {
+      tcp.responseDelayMs = responseMs;
       udp.hold();
-      setTimeout(() => void udp.release(), answerMs);
+      setTimeout(() => void udp.release(), responseMs);
     },
-    possibleMs: ({ answerMs }) => answerMs,
+    possibleMs: ({ responseMs }) => responseMs,
     before: ["webtransport", "websocket"],
     after: ["webtransport", "websocket"],
   },

@@ -13,7 +13,7 @@ import { soon } from "./waiting.ts";
  */
 const SHORT: HostileTimes = {
   holdMs: 0,
-  answerMs: 700,
+  responseMs: 700,
   holdsWebSocket: true,
   server: {
     session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },

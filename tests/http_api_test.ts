@@ -570,7 +570,7 @@ for (const [name, store] of BROKERS) {
       }
       const api = new Backend(server);
       // The server notices the disconnects within its next turns.
-      while ((server.httpStats["api"]?.answered[400] ?? 0) < 8) await api.get("/health");
+      while ((server.httpStats["api"]?.responses[400] ?? 0) < 8) await api.get("/health");
       assertEquals((await api.get("/health")).status, 200);
     }
     assertEquals(console.lines, []);
@@ -687,7 +687,7 @@ Deno.test("API counts its requests in the metrics", async () => {
   assertEquals(server.httpStats, {
     api: {
       active: 0,
-      answered: { 200: 1, 404: 1 },
+      responses: { 200: 1, 404: 1 },
       readers: { sse: 0 },
       limited: { stalled: 0 },
     },
@@ -767,10 +767,10 @@ Deno.test("API does not wait forever for a broker that does not accept a publica
     const response = await server.fetch(new Request(url, init));
     return { status: response.status, body: await response.json() };
   };
-  let isAnswered = false;
-  const late = publish().finally(() => isAnswered = true);
+  let hasReplied = false;
+  const late = publish().finally(() => hasReplied = true);
   // The code of the API loads in real time.
-  while (!isAnswered) await time.tickAsync(1_000);
+  while (!hasReplied) await time.tickAsync(1_000);
   const { status, body } = await late;
   assertEquals([status, body.code], [503, "unavailable"]);
   assertMatch(

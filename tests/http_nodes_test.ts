@@ -67,7 +67,7 @@ Deno.test("Messages to the server over HTTP arrive exactly once, in order, throu
   await using client = site.connect();
   const session = await soon(client.whenConnected());
   let posts = 0;
-  site.proxy.losesAnswer = ({ method }) => method === "POST" && ++posts % 3 === 1;
+  site.proxy.losesResponse = ({ method }) => method === "POST" && ++posts % 3 === 1;
   for (let i = 0; i < 300; i++) {
     client.send("say", i);
     // Several messages share a POST request, and there are many requests.

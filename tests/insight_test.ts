@@ -102,11 +102,11 @@ const CASES: Readonly<Record<Exclude<Counter, "createdAt">, Case>> = {
   invalidMessages: { ...said("no envelope"), by: 1 },
   protocolErrors: { ...said("no envelope"), by: 1 },
   unknownEnvelopes: { ...said(`{"future":1}`), by: 1 },
-  lateAnswers: { ...said(`{"reply":99}`), by: 1 },
+  lateReplies: { ...said(`{"reply":99}`), by: 1 },
   droppedByPeer: { ...said(`{"dropped":3}`), by: 3 },
   rejectedByPeer: { ...said(`{"reply":null,"error":{"code":"a","message":"b"}}`), by: 1 },
   handlerFailures: { ...said(`{"goaway":{"retryAfterMs":60000,"reason":""}}`), by: 1 },
-  awaitedAnswers: {
+  pendingReplies: {
     of: "client",
     act: ({ client }) => void client.request("question").catch(() => {}),
     by: 1,

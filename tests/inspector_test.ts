@@ -14,18 +14,18 @@ import {
 } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type {
-  HistoryAnswer,
-  ListAnswer,
+  HistoryReply,
+  ListReply,
   NodeOverview,
-  RoomAnswer,
-  SessionAnswer,
+  RoomReply,
+  SessionReply,
   SessionRow,
   StreamRow,
   TopicRow,
 } from "../server/inspector/questions.ts";
 import { Inspector } from "../server/inspector/mod.ts";
-import type { NodeAnswer } from "../server/inspector/cluster.ts";
-import type { TrafficAnswer, TrafficEntry } from "../server/inspector/traffic.ts";
+import type { NodeReply } from "../server/inspector/cluster.ts";
+import type { TrafficEntry, TrafficReply } from "../server/inspector/traffic.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { internals } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -57,7 +57,7 @@ async function ask<T>(
 /** Waits for the row of a user. */
 async function rowOf(server: Served, user: string): Promise<SessionRow> {
   return await until(async () => {
-    const { rows } = await ask<ListAnswer>(server, "sessions", { query: user });
+    const { rows } = await ask<ListReply>(server, "sessions", { query: user });
     return (rows as SessionRow[]).find((row) => row.user === user);
   });
 }
@@ -70,13 +70,13 @@ async function follow(
 ): Promise<TrafficEntry> {
   let after = 0;
   return await until(async () => {
-    const { answer } = await ask<{ answer: TrafficAnswer }>(server, "traffic", {
+    const { reply } = await ask<{ reply: TrafficReply }>(server, "traffic", {
       node,
       id,
       after: String(after),
     });
-    after = answer.next;
-    return answer.entries.find(fits);
+    after = reply.next;
+    return reply.entries.find(fits);
   });
 }
 
@@ -170,7 +170,7 @@ Deno.test("Inspector calls authorize before everything else, and reveals no erro
   assertEquals([challenge.status, await challenge.text()], [401, "Who?"]);
   assertEquals(challenge.headers.get("www-authenticate"), "Basic");
   assertEquals(challenge.headers.get("cache-control"), "no-store");
-  assertEquals(server.httpStats.inspector?.answered[403], 5);
+  assertEquals(server.httpStats.inspector?.responses[403], 5);
 });
 
 Deno.test("Inspector prevents other pages from reading data, framing the page, or caching anything", async () => {
@@ -226,7 +226,7 @@ Deno.test("Inspector prevents other pages from reading data, framing the page, o
   assertEquals([head.status, head.body], [200, null]);
 });
 
-Deno.test("Inspector answers at most 64 concurrent requests", async () => {
+Deno.test("Inspector handles at most 64 concurrent requests", async () => {
   await using server = createServer();
   const waiting = Promise.withResolvers<boolean>();
   await using inspector = new Inspector(server, { authorize: () => waiting.promise });
@@ -240,7 +240,7 @@ Deno.test("Inspector answers at most 64 concurrent requests", async () => {
     assertEquals(response.status, 200);
     await response.body?.cancel();
   }
-  assertEquals(inspector.stats, { active: 0, answered: { 200: 64, 429: 1 } });
+  assertEquals(inspector.stats, { active: 0, responses: { 200: 64, 429: 1 } });
 });
 
 Deno.test("Inspector searches, sorts and limits the sessions of a server", async () => {
@@ -261,23 +261,23 @@ Deno.test("Inspector searches, sorts and limits the sessions of a server", async
         }),
     ),
   );
-  const all = await ask<ListAnswer>(server, "sessions");
+  const all = await ask<ListReply>(server, "sessions");
   assertEquals([all.rows.length, all.matched, all.total], [100, 120, 120]);
-  const found = await ask<ListAnswer>(server, "sessions", { query: "u119 websocket" });
+  const found = await ask<ListReply>(server, "sessions", { query: "u119 websocket" });
   assertEquals([found.rows.length, found.matched, found.total], [1, 1, 120]);
-  const byUser = await ask<ListAnswer>(server, "sessions", { sort: "user", order: "ascending" });
+  const byUser = await ask<ListReply>(server, "sessions", { sort: "user", order: "ascending" });
   const users = (byUser.rows as SessionRow[]).map(({ user }) => user);
   assertEquals(users, users.toSorted());
-  const bad = await ask<ListAnswer>(server, "sessions", { issues: "only" });
+  const bad = await ask<ListReply>(server, "sessions", { issues: "only" });
   assertEquals([bad.matched, bad.total], [0, 120]);
 
   const [{ node, id }] = found.rows as [SessionRow];
-  const detail = await ask<{ answer: SessionAnswer }>(server, "session", { node, id });
-  assertEquals(detail.answer.row?.user.length, 64);
-  assert(detail.answer.state!.diagnostics.headers["x-long"]!.length <= 512);
+  const detail = await ask<{ reply: SessionReply }>(server, "session", { node, id });
+  assertEquals(detail.reply.row?.user.length, 64);
+  assert(detail.reply.state!.diagnostics.headers["x-long"]!.length <= 512);
   assert(!JSON.stringify([detail, all]).includes("s3cret"));
-  const gone = await ask<{ answer: SessionAnswer }>(server, "session", { node, id: "none" });
-  assertEquals(gone.answer, {});
+  const gone = await ask<{ reply: SessionReply }>(server, "session", { node, id: "none" });
+  assertEquals(gone.reply, {});
   await Promise.all(sessions.map((session) => session.close()));
 });
 
@@ -300,7 +300,7 @@ Deno.test("Inspector shows topics, histories, rooms and durable streams", async 
   server.publish("news", "hello");
 
   const topics = await until(async () => {
-    const { rows } = await ask<ListAnswer>(server, "topics", { sort: "topic", order: "ascending" });
+    const { rows } = await ask<ListReply>(server, "topics", { sort: "topic", order: "ascending" });
     const named = (rows as TopicRow[]).filter(({ topic }) => !topic.startsWith("presence:"));
     return named.every(({ publications }) => publications > 0) ? named : undefined;
   });
@@ -313,13 +313,13 @@ Deno.test("Inspector shows topics, histories, rooms and durable streams", async 
     ]),
     [["news", 2, 1, undefined], ["room:a", 2, 5, 5]],
   );
-  const { history } = await ask<{ history: HistoryAnswer }>(server, "topic", { id: "room:a" });
+  const { history } = await ask<{ history: HistoryReply }>(server, "topic", { id: "room:a" });
   const { messages, oldest, head, isPartial, newest } = history;
   assertEquals([messages, oldest, head, isPartial], [3, 3, 5, false]);
   assertEquals(newest[0], { offset: 5, text: '{"n":5,"token":"[redacted]"}' });
   assertEquals(await ask(server, "topic", { id: "news" }), {});
 
-  const room = await ask<RoomAnswer>(server, "room", { id: "room:a" });
+  const room = await ask<RoomReply>(server, "room", { id: "room:a" });
   assertEquals(room.members.map(({ user, data }) => [user, data]), [
     ["ann", '{"mood":"fine","password":"[redacted]"}'],
     ["bob", '{"mood":"fine","password":"[redacted]"}'],
@@ -331,7 +331,7 @@ Deno.test("Inspector shows topics, histories, rooms and durable streams", async 
   const cards = board.collection("cards");
   for (const key of ["1", "2"]) await cards.set(key, key);
   await cards.delete("1");
-  const streams = await ask<ListAnswer>(server, "streams");
+  const streams = await ask<ListReply>(server, "streams");
   assertEquals(
     (streams.rows as StreamRow[]).map(({ id, writer, readers }) => [id, writer, readers]),
     [["board", undefined, 1], ["story", "this server", 0]],
@@ -376,12 +376,12 @@ Deno.test("Inspector follows the messages of one session, without secrets", asyn
   await session.close();
   const state = await until(async () => {
     const { node, id } = row;
-    const { answer } = await ask<{ answer: TrafficAnswer }>(server, "traffic", {
+    const { reply } = await ask<{ reply: TrafficReply }>(server, "traffic", {
       node,
       id,
       after: "1",
     });
-    return answer.state === "closed" ? answer.state : undefined;
+    return reply.state === "closed" ? reply.state : undefined;
   });
   assertEquals(state, "closed");
 });
@@ -442,22 +442,22 @@ Deno.test("Inspector shows other nodes and their sessions as long as they exist"
   const south = open("south");
   await using _ann = await dial(`${north.url}?name=ann`, { onMessage() {} });
   await using bob = await dial(`${south.url}?name=bob`, { onMessage() {}, onError() {} });
-  type Overview = { nodes: NodeAnswer<NodeOverview>[] };
+  type Overview = { nodes: NodeReply<NodeOverview>[] };
   const both = await until(async () => {
     const { nodes } = await ask<Overview>(north, "overview");
-    return nodes.length === 2 && nodes.every((one) => "answer" in one) ? nodes : undefined;
+    return nodes.length === 2 && nodes.every((one) => "reply" in one) ? nodes : undefined;
   });
   assertEquals(both.map(({ node }) => node.name), ["north", "south"]);
   // The latency to the store is known after the second measurement.
   await until(async () => {
     const { nodes } = await ask<Overview>(north, "overview");
-    return nodes.every((one) => "answer" in one && one.answer.broker.latencyMs !== undefined) ||
+    return nodes.every((one) => "reply" in one && one.reply.broker.latencyMs !== undefined) ||
       undefined;
   });
   const row = await rowOf(north, "bob");
   const { node, id } = row;
-  const detail = await ask<{ answer: SessionAnswer }>(north, "session", { node, id });
-  assertEquals(detail.answer.rooms, ["room:a"]);
+  const detail = await ask<{ reply: SessionReply }>(north, "session", { node, id });
+  assertEquals(detail.reply.rooms, ["room:a"]);
   const following = follow(north, row, ({ topic }) => topic === "greet");
   await until(() => south.manager.get(id)![internals].tap);
   await bob.request("greet", "hello");
@@ -470,10 +470,10 @@ Deno.test("Inspector shows other nodes and their sessions as long as they exist"
   assertEquals(nodes.map(({ node }) => node.name), ["north"]);
 });
 
-Deno.test("Inspector names a node that does not answer, and later waits less for it", async () => {
+Deno.test("Inspector names a node that does not respond, and later waits less for it", async () => {
   await using broker = new MemoryBroker();
   await using north = listen({ ...NAMED, broker, node: { name: "north" } });
-  // Without the option, the other node does not answer any request.
+  // Without the option, the other node does not respond to any request.
   await using south = listen({ broker, node: { name: "south" } });
   await until(() => north.nodes!.has(south.nodes!.id) || undefined);
   type Overview = { nodes: { node: { name: string }; failure?: string }[] };

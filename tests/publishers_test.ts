@@ -300,8 +300,8 @@ Deno.test("A client sends its id once per session, and cannot change it", async 
   for (const [id, [said, code]] of cases.entries()) {
     peer.say({ ...said, id });
     await turns(20);
-    const answer = peer.envelopes.find(({ reply }) => reply === id)!;
-    assertEquals((answer.error as { code: string } | undefined)?.code, code, JSON.stringify(said));
+    const reply = peer.envelopes.find(({ reply }) => reply === id)!;
+    assertEquals((reply.error as { code: string } | undefined)?.code, code, JSON.stringify(said));
   }
 });
 
@@ -310,7 +310,7 @@ Deno.test("Client sends a random id once per session, the same in all sessions",
   const said: unknown[] = [];
   const network = new Network();
   const peers: Peer[] = [];
-  for (const _ of [1, 2]) network.answers.push(network.byHand((peer) => peers.push(peer)));
+  for (const _ of [1, 2]) network.outcomes.push(network.byHand((peer) => peers.push(peer)));
   await using client = network.client({ backoff });
   for (const topic of ["a", "b"]) client.subscribe(topic);
   for (const i of [0, 1]) {

@@ -80,7 +80,7 @@ export class RoundRobin implements AsyncDisposable {
   /** Returns a status if the proxy itself, and not a node, should respond to a request. */
   onRequest: (request: Passed) => number | undefined = () => undefined;
   /** Returns `true` for a node's response that is lost on its way to the client. */
-  losesAnswer: (request: Passed) => boolean = () => false;
+  losesResponse: (request: Passed) => boolean = () => false;
   readonly #ports: number[];
   readonly #holds: Holding;
   readonly #idleMs: number;
@@ -204,7 +204,7 @@ export class RoundRobin implements AsyncDisposable {
     });
     asking.on("error", () => {}); // The response reports the same error.
     passed.status = got.statusCode!;
-    if (this.losesAnswer(passed)) {
+    if (this.losesResponse(passed)) {
       asking.destroy();
       return void answer.destroy();
     }

@@ -164,7 +164,7 @@ Deno.test("RoundRobin answers instead of a node, and loses responses, as the tes
   await using node = new Node("one");
   await using proxy = await RoundRobin.start([node.port]);
   proxy.onRequest = ({ method }) => method === "PUT" ? 500 : undefined;
-  proxy.losesAnswer = ({ method }) => method === "POST";
+  proxy.losesResponse = ({ method }) => method === "POST";
   await assertRejects(() => fetch(proxy.url, { method: "POST", body: "x" }));
   assertEquals([node.asked, proxy.passed.at(-1)!.status], [1, 200]);
   const own = await fetch(proxy.url, { method: "PUT" });

@@ -47,7 +47,7 @@ async function takeAll(
 }
 
 Deno.test("serve() runs a user's responses while another address uses its whole share", async () => {
-  await using server = listen({ ...OPTIONS, answers: { maxRunning: 300 } });
+  await using server = listen({ ...OPTIONS, responses: { maxRunning: 300 } });
   using stack = new DisposableStack();
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
@@ -112,7 +112,7 @@ Deno.test("serve() answers a write while another address uses its whole share of
     const socket = stack.use(await TextSocket.send(portOf(server), `${head}x`));
     sockets.push(socket);
   }
-  await until(() => server.httpStats.durableStreams!.answered[429] === 45);
+  await until(() => server.httpStats.durableStreams!.responses[429] === 45);
   const { status } = await fetch(url(HONEST), { ...init, method: "POST" });
   assertEquals(status, 204);
   const rejection = "your address may have at most 64 concurrent requests";
@@ -173,7 +173,7 @@ Deno.test("serve() counts a user who connected an hour ago separately from the g
   const runtime = Object.assign(platformRuntime(), {
     monotonic: () => performance.now() + passedMs,
   });
-  await using server = listen({ ...OPTIONS, runtime, answers: { maxRunningPerAddress: 1 } });
+  await using server = listen({ ...OPTIONS, runtime, responses: { maxRunningPerAddress: 1 } });
   using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
   passedMs = 3_600_000;
   using stranger = await Caller.dial(server, { from: HONEST });

@@ -8,7 +8,7 @@ import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** Opens a session whose peer never answers a close, and closes it. */
+/** Opens a session whose peer never replies to a close, and closes it. */
 async function linger(server: Server, protocol: string): Promise<RawSocket> {
   const raw = await RawSocket.open(portOf(server), { protocol });
   assertEquals(raw.status, 101);
@@ -31,7 +31,7 @@ function sockets(
   return [open, lingering, rejected];
 }
 
-Deno.test("Server limits the sockets of one address whose peers do not answer a close", async () => {
+Deno.test("Server limits the sockets of one address whose peers do not reply to a close", async () => {
   await using server = listen({
     limits: { maxSessionsPerAddress: 2 },
     session: { closeTimeoutMs: 20 },
@@ -55,7 +55,7 @@ Deno.test("Server limits the sockets of one address whose peers do not answer a 
   assertEquals(sockets(server), [4, 3, 3]);
 });
 
-Deno.test("Server frees the slot of a socket when its peer finally answers the close", async () => {
+Deno.test("Server frees the slot of a socket when its peer finally replies to the close", async () => {
   await using server = listen({ session: { closeTimeoutMs: 20 } });
   using raw = await linger(server, "skein.1");
   assertEquals(sockets(server), [1, 1, 0]);

@@ -46,7 +46,7 @@ export class TcpPath implements AsyncDisposable {
   /** Called when a connection has fallen silent because of {@linkcode stallsAfterBytes}. */
   onStall: () => void = () => {};
   /** Delay of the server's first bytes on each connection, in milliseconds. */
-  answerDelayMs: number = 0;
+  responseDelayMs: number = 0;
   /**
    * How the path handles upgrade requests: it forwards them, forwards them without the upgrade, or
    * answers with this status.
@@ -88,7 +88,7 @@ export class TcpPath implements AsyncDisposable {
   restore(): void {
     this.#isCut = false;
     this.stallsAfterBytes = Infinity;
-    this.answerDelayMs = 0;
+    this.responseDelayMs = 0;
     this.upgrades = "pass";
   }
 
@@ -164,9 +164,9 @@ export class TcpPath implements AsyncDisposable {
   }
 
   async #delay(): Promise<void> {
-    if (this.answerDelayMs === 0) return;
+    if (this.responseDelayMs === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, this.answerDelayMs);
+    const timer = setTimeout(resolve, this.responseDelayMs);
     this.#heldUp.set(timer, resolve);
     await promise;
     this.#heldUp.delete(timer);

@@ -16,11 +16,11 @@ import { soon } from "./waiting.ts";
 
 /** Options for {@linkcode WebTransportPeer}. */
 export interface WebTransportPeerOptions extends Partial<ListenWebTransportOptions> {
-  /** Answers a request. By default, the server accepts the first offered subprotocol. */
-  readonly answer?: (request: WebTransportRequest) => Connection | undefined;
+  /** Responds to a request. By default, the server accepts the first offered subprotocol. */
+  readonly respond?: (request: WebTransportRequest) => Connection | undefined;
 }
 
-/** A server that answers requests in the order of arrival. */
+/** A server that responds to requests in the order of arrival. */
 export class WebTransportPeer implements AsyncDisposable {
   readonly listener: WebTransportListener;
   /** The hash of the certificate. */
@@ -32,7 +32,7 @@ export class WebTransportPeer implements AsyncDisposable {
   readonly #reader: ReadableStreamDefaultReader<Connection>;
 
   /** Starts listening. */
-  constructor({ answer = acceptFirst, ...options }: WebTransportPeerOptions = {}) {
+  constructor({ respond = acceptFirst, ...options }: WebTransportPeerOptions = {}) {
     const certificate = devCertificate({ cacheFolder: null });
     this.cert = certificate.cert;
     this.trust = { serverCertificateHashes: certificate.hashes };
@@ -44,7 +44,7 @@ export class WebTransportPeer implements AsyncDisposable {
     );
     this.#sessions = readable;
     this.#reader = this.#sessions.getReader();
-    this.#serving = this.#serve(writable.getWriter(), answer);
+    this.#serving = this.#serve(writable.getWriter(), respond);
   }
 
   get url(): string {
@@ -62,10 +62,10 @@ export class WebTransportPeer implements AsyncDisposable {
 
   async #serve(
     accepted: WritableStreamDefaultWriter<Connection>,
-    answer: (request: WebTransportRequest) => Connection | undefined,
+    respond: (request: WebTransportRequest) => Connection | undefined,
   ): Promise<void> {
     for await (const request of this.listener) {
-      const session = answer(request);
+      const session = respond(request);
       if (session !== undefined) void accepted.write(session);
     }
   }

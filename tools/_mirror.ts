@@ -19,7 +19,7 @@ import {
 const PORTS = { from: 20_000, count: 12_000 };
 
 /** Timeout for a reply from the server that already uses a port, in milliseconds. */
-const ANSWER_MS = 5_000;
+const RESPONSE_MS = 5_000;
 
 /**
  * Environment variable with URLs, separated by spaces, of local registries that outlive the
@@ -65,7 +65,7 @@ export async function openMirror(options: MirrorOptions = {}): Promise<Mirror> {
 }
 
 /**
- * Answers requests as the registry does: `meta.json` of a package, `<version>_meta.json` with
+ * Responds to requests as the registry does: `meta.json` of a package, `<version>_meta.json` with
  * exports and checksums, and the files.
  *
  * @param types The content of `tools/std/`.
@@ -163,7 +163,7 @@ function identityOf(
  * program that starts others therefore opens a server for all and names it in {@linkcode OPENED}.
  *
  * @param identity The name.
- * @param handler Answers requests, except those for `/`.
+ * @param handler Responses requests, except those for `/`.
  * @param opened The content of {@linkcode OPENED}.
  * @returns The running server.
  */
@@ -196,7 +196,7 @@ async function listen(
       return new Response("The local registry failed", { status: 500 });
     },
   };
-  const answer = async (request: Request) => {
+  const response = async (request: Request) => {
     const isProbe = new URL(request.url).pathname === "/";
     const response = isProbe ? new Response(digest) : await handler(request);
     // The system spreads connections over all servers on the port. A client that reused a
@@ -205,13 +205,13 @@ async function listen(
     return response;
   };
   const isShared = Deno.build.os === "linux";
-  if (isShared && !await isFreeFor(port, digest)) return Deno.serve({ ...base, port: 0 }, answer);
+  if (isShared && !await isFreeFor(port, digest)) return Deno.serve({ ...base, port: 0 }, response);
   try {
     // Sharing a port requires `"unstable": ["net"]`, which is in deno.json.
-    return Deno.serve({ ...base, port, reusePort: isShared }, answer);
+    return Deno.serve({ ...base, port, reusePort: isShared }, response);
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    return Deno.serve({ ...base, port: 0 }, answer);
+    return Deno.serve({ ...base, port: 0 }, response);
   }
 }
 
@@ -231,6 +231,6 @@ async function isFreeFor(port: number, digest: string): Promise<boolean> {
 
 /** Returns true if the name of a server has this checksum. */
 async function respondsAs(url: string, digest: string): Promise<boolean> {
-  const response = await fetch(url, { signal: AbortSignal.timeout(ANSWER_MS) });
+  const response = await fetch(url, { signal: AbortSignal.timeout(RESPONSE_MS) });
   return await response.text() === digest;
 }

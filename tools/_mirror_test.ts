@@ -36,7 +36,7 @@ Deno.test("mirrorHandler() replies with checksums and sizes that match the files
   }
 });
 
-Deno.test("mirrorHandler() answers 404 for unknown paths", async () => {
+Deno.test("mirrorHandler() responds with 404 for unknown paths", async () => {
   const paths = [
     "",
     "@std",
@@ -103,33 +103,33 @@ Deno.test("openMirror() can run twice at the same time", async () => {
 });
 
 Deno.test("listenNear() avoids a port that another program uses", async () => {
-  const answer = (text: string) => () => Promise.resolve(new Response(text));
+  const respondWith = (text: string) => () => Promise.resolve(new Response(text));
   let port: number;
   {
-    await using first = await listenNear("a name", answer("first"));
+    await using first = await listenNear("a name", respondWith("first"));
     port = Number(new URL(first.url).port);
   }
   await using other = Deno.serve(
     { hostname: "127.0.0.1", port, reusePort: Deno.build.os === "linux", onListen() {} },
-    answer("other"),
+    respondWith("other"),
   );
-  await using second = await listenNear("a name", answer("second"));
+  await using second = await listenNear("a name", respondWith("second"));
   assertNotEquals(new URL(second.url).port, `${other.addr.port}`);
   const response = await fetch(`${second.url}file`);
   assertEquals(await response.text(), "second");
 });
 
 Deno.test("listenNear() returns an opened server of the same name, which outlives the caller", async () => {
-  const answer = (text: string) => () => Promise.resolve(new Response(text));
-  await using other = await listenNear("another name", answer("other"));
-  await using opened = await listenNear("a name", answer("opened"));
+  const respondWith = (text: string) => () => Promise.resolve(new Response(text));
+  await using other = await listenNear("another name", respondWith("other"));
+  await using opened = await listenNear("a name", respondWith("opened"));
   const urls = `${other.url} ${opened.url}`;
   {
-    await using found = await listenNear("a name", answer("found"), urls);
+    await using found = await listenNear("a name", respondWith("found"), urls);
     assertEquals(found.url, opened.url);
   }
   const response = await fetch(`${opened.url}file`);
   assertEquals(await response.text(), "opened");
-  await using third = await listenNear("a third name", answer("third"), urls);
+  await using third = await listenNear("a third name", respondWith("third"), urls);
   assertNotEquals(third.url, opened.url);
 });

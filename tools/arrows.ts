@@ -248,7 +248,7 @@ function checkExample(
  */
 const INSIDERS: ReadonlySet<string> = new Set(
   ("builtin_engine cluster decisions durable_streams_docs example_pages faults given_back guests " +
-    "handover http_api_docs http_transport inspector kept_answers lost_data members option_calls " +
+    "handover http_api_docs http_transport inspector resumable_responses lost_data members option_calls " +
     "oversize presence_data publishers recovery server silent_server sockets unread_streams")
     .split(" ").map((name) => `tests/${name}_test.ts`),
 );

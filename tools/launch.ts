@@ -39,10 +39,10 @@ const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
  * @returns The exit code of Deno.
  */
 export async function launch(args: readonly string[]): Promise<number> {
-  if (await registryAnswers()) return await runCommand(Deno.execPath(), args, {});
+  if (await registryResponds()) return await runCommand(Deno.execPath(), args, {});
   await using mirror = await openMirror();
   console.error(
-    "launch: the JSR registry does not answer; @std packages come from npm through a local mirror",
+    "launch: the JSR registry does not respond; @std packages come from npm through a local mirror",
   );
   return await runCommand(Deno.execPath(), withoutLock(args), { JSR_URL: mirror.url });
 }
@@ -53,12 +53,12 @@ export async function launch(args: readonly string[]): Promise<number> {
  *
  * @returns True if the registry responds within 5 s.
  */
-export async function registryAnswers(): Promise<boolean> {
+export async function registryResponds(): Promise<boolean> {
   const memory = Deno.env.has("JSR_URL") ? undefined : silenceFile();
   if (memory !== undefined && await isFresh(memory)) return false;
-  const answers = await probe();
-  if (!answers && memory !== undefined) await remember(memory);
-  return answers;
+  const responds = await probe();
+  if (!responds && memory !== undefined) await remember(memory);
+  return responds;
 }
 
 /**

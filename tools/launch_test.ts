@@ -53,7 +53,7 @@ Deno.test("launch() prints one line about the mirror when the registry is silent
   assertMatch(stdout, /^http:\/\/127\.0\.0\.1:\d+\/$/);
   assertNotEquals(stdout, SILENT);
   assertEquals(stderr.split("\n").length, 1, stderr);
-  assertStringIncludes(stderr, "JSR registry does not answer");
+  assertStringIncludes(stderr, "JSR registry does not respond");
 });
 
 Deno.test("launch() passes the exit code through", async () => {

@@ -30,7 +30,7 @@ import {
   defaultSubscriptions,
 } from "../manager/rate_limits.ts";
 import { DEFAULT_BOUNDS, MAX_REPLAYS } from "../pubsub/history/history_topics.ts";
-import { MAX_MADE } from "../pubsub/history/makers.ts";
+import { MAX_MADE } from "../pubsub/history/publishers.ts";
 import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
 import { SHARE_PART } from "../pubsub/logs/log_shares.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
@@ -48,7 +48,7 @@ import { MAX_TOPICS_PER_SESSION } from "../pubsub/topics.ts";
 import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authentication.ts";
 import { MAX_ROUNDS, MAX_RUNNING, MAX_WAITING as MAX_NEWCOMERS } from "../server/giving_way.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
-import { checkAnswers, checkDurableStreams, streamShares } from "../server/durable/options.ts";
+import { checkDurableStreams, checkResponses, streamShares } from "../server/durable/options.ts";
 import {
   MAX_ROW_BYTES,
   MAX_SESSION_BYTES,
@@ -125,9 +125,9 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
     name: "WebSockets, including those that are still closing: twice the session limits",
     full: "429, before any upgrade; see `stats().sockets`",
   },
-  "answers.maxRunning": {
+  "responses.maxRunning": {
     table: "streams",
-    name: "`answers.maxRunning`, `.maxRunningPerUser`, `.maxRunningPerAddress`",
+    name: "`responses.maxRunning`, `.maxRunningPerUser`, `.maxRunningPerAddress`",
     full: "`too-many`",
   },
   maxReaders: {
@@ -177,7 +177,7 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
     name: "sessions over HTTP: requests forwarded to other nodes",
     full: "503",
   },
-  "answers.http": {
+  "replies.http": {
     table: "sessions",
     name: "sessions over HTTP: requests forwarded from other nodes",
     full: "503",
@@ -324,16 +324,17 @@ const PART = ({ 8: "an eighth" } as Record<number, string>)[1 / SHARE_PART]!;
 
 /** Shared limits that are not quotas. */
 function sharedBounds(): Bound[] {
-  const { maxKept, keptShares, keepMs } = checkAnswers();
+  const { maxRetained, retainedShares, retainMs } = checkResponses();
   const { maxStreams } = checkDurableStreams(STREAMS);
   return [
     {
       table: "streams",
-      id: "answers.maxKept",
-      name: "`answers.maxKept`, `.maxKeptPerUser`, `.maxKeptPerAddress`, on all nodes",
-      max: `${count(maxKept)}, ${ms(keepMs)} each`,
-      shares: shareCells(keptShares),
-      full: "an [old response](ai-answers.md#bounds) is dropped",
+      id: "responses.maxRetained",
+      name:
+        "`responses.maxRetained`, `.maxRetainedPerUser`, `.maxRetainedPerAddress`, on all nodes",
+      max: `${count(maxRetained)}, ${ms(retainMs)} each`,
+      shares: shareCells(retainedShares),
+      full: "an [old response](ai-responses.md#bounds) is dropped",
     },
     {
       table: "streams",

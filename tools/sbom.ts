@@ -338,7 +338,7 @@ if (import.meta.main) {
   );
   console.log(`${tableOf(bom)}dist/sbom.cdx.json: ${bom.components.length} packages`);
   for (const { "bom-ref": ref } of unknown) {
-    console.error(`${ref} has no version: its registry does not answer`);
+    console.error(`${ref} has no version: its registry does not respond`);
   }
   if (unknown.length > 0 && Deno.args.includes("--strict")) Deno.exit(1);
 }

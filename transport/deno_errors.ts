@@ -43,7 +43,7 @@ export function isPeerReset(error: unknown): boolean {
  * @returns True if the peer rejected the connection or the protocols, or if this end rejected the
  * certificate.
  */
-export function isPeerAnswer(cause: unknown): boolean {
+export function isPeerResponse(cause: unknown): boolean {
   return cause instanceof Error && /\bpeer\b|\bhandshake failed\b/.test(cause.message);
 }
 
@@ -91,6 +91,6 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
  * @param text The error text of a WebSocket.
  * @returns True if the server does not use TLS.
  */
-export function isAnswerWithoutTls(text: string): boolean {
+export function isResponseWithoutTls(text: string): boolean {
   return text.includes("InvalidContentType");
 }

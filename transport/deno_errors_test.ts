@@ -3,11 +3,11 @@ import { certificate, connectBare, QuicServer } from "../tests/quic_peer.ts";
 import { soon, turns } from "../tests/waiting.ts";
 import {
   dialFailure,
-  isAnswerWithoutTls,
   isConnectionRefused,
   isNoCommonProtocol,
-  isPeerAnswer,
   isPeerReset,
+  isPeerResponse,
+  isResponseWithoutTls,
   streamFailure,
 } from "./deno_errors.ts";
 import { textOf } from "../base/error_text.ts";
@@ -53,13 +53,13 @@ Deno.test("streamFailure() parses this runtime's error for a peer that stopped r
   assertEquals(streamFailure(error), { kind: "stopped", code: 0 }, changed(error));
 });
 
-Deno.test("isPeerAnswer() and dialFailure() recognize this runtime's error for an untrusted certificate", async () => {
+Deno.test("isPeerResponse() and dialFailure() recognize this runtime's error for an untrusted certificate", async () => {
   await using server = new QuicServer();
   const wrong = { algorithm: "sha-256" as const, value: new Uint8Array(32) };
   const error = await rejection(
     connectBare(server.port, { serverCertificateHashes: [wrong] }),
   );
-  assert(isPeerAnswer(error), changed(error));
+  assert(isPeerResponse(error), changed(error));
   assert(dialFailure(error).endsWith("and none were given"), changed(error));
   assert(dialFailure(error, [wrong]).endsWith("(1)"), changed(error));
 });
@@ -67,7 +67,7 @@ Deno.test("isPeerAnswer() and dialFailure() recognize this runtime's error for a
 Deno.test("isNoCommonProtocol() recognizes this runtime's error for a server without a common protocol", async () => {
   await using server = new QuicServer();
   const error = await rejection(connectBare(server.port, { alpnProtocols: ["other"] }));
-  assert(isPeerAnswer(error) && isNoCommonProtocol(error), changed(error));
+  assert(isPeerResponse(error) && isNoCommonProtocol(error), changed(error));
   assert(!isConnectionRefused(error), changed(error));
 });
 
@@ -75,10 +75,10 @@ Deno.test("isConnectionRefused() recognizes this runtime's error for a server th
   await using server = new QuicServer();
   server.listener.stop();
   const error = await rejection(connectBare(server.port));
-  assert(isConnectionRefused(error) && isPeerAnswer(error), changed(error));
+  assert(isConnectionRefused(error) && isPeerResponse(error), changed(error));
 });
 
-Deno.test("isAnswerWithoutTls() recognizes this runtime's error for a server without TLS", async () => {
+Deno.test("isResponseWithoutTls() recognizes this runtime's error for a server without TLS", async () => {
   await using server = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen() {} },
     () => new Response(),
@@ -89,7 +89,7 @@ Deno.test("isAnswerWithoutTls() recognizes this runtime's error for a server wit
       socket.addEventListener("error", (event) => resolve(event as ErrorEvent))
     ),
   );
-  assert(isAnswerWithoutTls(event.message), changed(event.message));
+  assert(isResponseWithoutTls(event.message), changed(event.message));
 });
 
 Deno.test("dialFailure() returns other reasons unchanged", () => {

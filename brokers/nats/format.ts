@@ -303,7 +303,7 @@ export type Ack =
   | {
     readonly name: "conflict" | "away" | "rejected";
     /** The reply in words, and as an error. */
-    readonly answer: string;
+    readonly reply: string;
     readonly error: BrokerError;
     /** Error code of JetStream; 0 for any other failure. */
     readonly code: number;
@@ -323,7 +323,7 @@ function parse(message: Msg): Ack {
     const isAway = message.headers?.code === NO_RESPONDERS;
     return failure(isAway ? "away" : "rejected", message.headers?.status ?? "nothing");
   }
-  const { seq, duplicate = false, error } = message.json<Answer>();
+  const { seq, duplicate = false, error } = message.json<AckBody>();
   if (error !== undefined) {
     const { code, err_code = 0, description = `error ${code}` } = error;
     if (WRONG_SEQUENCE.has(err_code)) return failure("conflict", description, err_code);
@@ -333,7 +333,7 @@ function parse(message: Msg): Ack {
   return { name: "stored", seq, isDuplicate: duplicate };
 }
 
-interface Answer {
+interface AckBody {
   readonly seq?: number;
   readonly duplicate?: boolean;
   readonly error?: {
@@ -344,6 +344,6 @@ interface Answer {
 }
 
 function failure(name: "conflict" | "away" | "rejected", text: string, code = 0): Ack {
-  const answer = `JetStream answered ${text}`;
-  return { name, answer, error: new BrokerError(`Cannot append: ${answer}`), code };
+  const reply = `JetStream replied ${text}`;
+  return { name, reply, error: new BrokerError(`Cannot append: ${reply}`), code };
 }

@@ -212,7 +212,7 @@ export class AppendQueue {
     if (this.#heardOn !== connection) {
       this.#heardOn = connection;
       const callback = (error: unknown, message: Msg) => {
-        if (!error) this.#answered(message);
+        if (!error) this.#replied(message);
       };
       this.#hearing = connection!.subscribe(`${this.#inbox}.*`, { callback });
     }
@@ -266,7 +266,7 @@ export class AppendQueue {
     this.#timer ??= this.#link.runtime.setTimeout(() => this.#checkReplies(), ACK_TIMEOUT_MS);
   }
 
-  #answered(message: Msg): void {
+  #replied(message: Msg): void {
     const entry = this.#underWay.get(message.subject.slice(this.#inbox.length + 1));
     if (entry === undefined) return;
     const ack = parseAck(message);
@@ -275,7 +275,7 @@ export class AppendQueue {
     const isMissing = isNew && this.#overtake(entry);
     this.#forget(entry);
     if (ack.name === "stored") this.#resolve(entry, ack.seq, ack.isDuplicate && entry.isKeyed);
-    else this.#line.drop(entry, ack.answer);
+    else this.#line.drop(entry, ack.reply);
     if (isMissing) this.#trouble(new BrokerError("Cannot append: replies of JetStream were lost"));
     this.#pump();
   }
@@ -343,9 +343,9 @@ export class AppendQueue {
     try {
       return parseAck(await this.#link.request(entry.subject, new Uint8Array(), { headers }));
     } catch (cause) {
-      const answer = "NATS is unreachable";
-      const error = new BrokerError(`Cannot append: ${answer}`, { cause });
-      return { name: "away", answer, error, code: 0 };
+      const reply = "NATS is unreachable";
+      const error = new BrokerError(`Cannot append: ${reply}`, { cause });
+      return { name: "away", reply, error, code: 0 };
     }
   }
 

@@ -77,7 +77,7 @@ class FakeStream {
   /** Sequences by id. */
   readonly stored = new Map<string, number>();
   opened = 0;
-  #answer: ((error: null, message: Msg) => void) | undefined;
+  #reply: ((error: null, message: Msg) => void) | undefined;
   #seq = 100;
 
   readonly #link = {
@@ -89,7 +89,7 @@ class FakeStream {
     leave: () => {},
     connection: {
       subscribe: (_: string, { callback }: { callback: (error: null, message: Msg) => void }) => {
-        this.#answer = callback;
+        this.#reply = callback;
       },
     },
     open: {
@@ -138,8 +138,8 @@ class FakeStream {
   }
 
   /** Replies to one request, by its index. */
-  answer(index: number, body: object): void {
-    this.#answer!(null, message(this.sent[index]!.reply, body));
+  reply(index: number, body: object): void {
+    this.#reply!(null, message(this.sent[index]!.reply, body));
   }
 
   /** Continues once all in-flight requests are known. */
@@ -167,8 +167,8 @@ Deno.test("AppendQueue sends in order, and resolves with the stream's reply", as
   await stream.resume();
   const adding = ["1", "2"].map((id) => stream.add("a", id));
   assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
-  stream.answer(1, { stream: "test", seq: 12 });
-  stream.answer(0, { stream: "test", seq: 11 });
+  stream.reply(1, { stream: "test", seq: 12 });
+  stream.reply(0, { stream: "test", seq: 11 });
   assertEquals(await Promise.all(adding), [11, 12]);
   stream.close();
 });
@@ -178,12 +178,12 @@ Deno.test("AppendQueue probes before it sends again, and repeats only missing pu
   await stream.resume();
   const adding = ["1", "2", "3", "4"].map((id) => stream.add("a", id));
   const first = stream.store("1");
-  stream.answer(1, AWAY);
+  stream.reply(1, AWAY);
   assertEquals(stream.opened, 1);
   await stream.resume();
   assertEquals(await adding[0], first);
   assertEquals(stream.sent.slice(4).map(({ id }) => id), ["2", "3", "4"]);
-  for (const index of [4, 5, 6]) stream.answer(index, { stream: "test", seq: 200 + index });
+  for (const index of [4, 5, 6]) stream.reply(index, { stream: "test", seq: 200 + index });
   assertEquals(await Promise.all(adding), [first, 204, 205, 206]);
   stream.close();
 });
@@ -194,12 +194,12 @@ Deno.test("AppendQueue drops publications that would follow later ones of their 
   const [late, kept, other] = [stream.add("a", "1"), stream.add("a", "2"), stream.add("b", "3")];
   const rejected = assertRejects(() => late, BrokerError, "later publications were stored first");
   stream.store("2");
-  stream.answer(0, AWAY);
+  stream.reply(0, AWAY);
   await stream.resume();
   await rejected;
   assertEquals(await kept, stream.stored.get("2"));
   assertEquals(stream.sent.slice(3).map(({ id }) => id), ["3"]);
-  stream.answer(3, { stream: "test", seq: 300 });
+  stream.reply(3, { stream: "test", seq: 300 });
   assertEquals([await other, stream.outbox.dropped], [300, 1]);
   stream.close();
 });
@@ -215,13 +215,13 @@ Deno.test("AppendQueue drops a publication without a reply once the stream has s
   ];
   const rejected = assertRejects(() => lost, BrokerError, "later publications were stored first");
   const seq = stream.store("2");
-  stream.answer(2, { stream: "test", seq: stream.store("3") });
+  stream.reply(2, { stream: "test", seq: stream.store("3") });
   assertEquals([await later, stream.opened], [stream.stored.get("3"), 1]);
   await stream.resume();
   await rejected;
   assertEquals(await kept, seq);
   assertEquals(stream.sent.slice(4).map(({ id }) => id), ["4"]);
-  stream.answer(4, { stream: "test", seq: 300 });
+  stream.reply(4, { stream: "test", seq: 300 });
   assertEquals([await other, stream.outbox.dropped], [300, 1]);
   stream.close();
 });
@@ -230,9 +230,9 @@ Deno.test("AppendQueue waits for the reply to a publication, even if a later rep
   const stream = new FakeStream();
   await stream.resume();
   const adding = ["1", "2"].map((id) => stream.add("a", id));
-  stream.answer(1, { stream: "test", seq: 11, duplicate: true });
+  stream.reply(1, { stream: "test", seq: 11, duplicate: true });
   assertEquals(stream.opened, 0);
-  stream.answer(0, { stream: "test", seq: 12 });
+  stream.reply(0, { stream: "test", seq: 12 });
   assertEquals([await Promise.all(adding), stream.opened], [[12, 11], 0]);
   stream.close();
 });
@@ -250,7 +250,7 @@ Deno.test("AppendQueue sends nothing after a publication without a reply, and ke
   assertEquals(stream.opened, 1);
   await stream.resume();
   assertEquals(stream.sent.map(({ id }) => id), ["1", "1", "2"]);
-  for (const index of [1, 2]) stream.answer(index, { stream: "test", seq: 10 + index });
+  for (const index of [1, 2]) stream.reply(index, { stream: "test", seq: 10 + index });
   assertEquals(await Promise.all(adding), [11, 12]);
   stream.close();
 });
@@ -263,9 +263,9 @@ Deno.test("AppendQueue sends waiting publications once the stream replies late",
   const adding = [stream.add("a", "1")];
   await time.tickAsync(1_500);
   adding.push(stream.add("a", "2"));
-  stream.answer(0, { stream: "test", seq: 11 });
+  stream.reply(0, { stream: "test", seq: 11 });
   assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
-  stream.answer(1, { stream: "test", seq: 12 });
+  stream.reply(1, { stream: "test", seq: 12 });
   assertEquals([await Promise.all(adding), stream.opened], [[11, 12], 0]);
   stream.close();
 });
@@ -275,10 +275,10 @@ Deno.test("AppendQueue rejects publications that the stream rejects, and continu
   await stream.resume();
   const [failing, kept] = [stream.add("a", "1"), stream.add("a", "2")];
   const rejected = assertRejects(() => failing, BrokerError, "insufficient resources");
-  stream.answer(0, {
+  stream.reply(0, {
     error: { code: 500, err_code: 10023, description: "insufficient resources" },
   });
-  stream.answer(1, { stream: "test", seq: 12 });
+  stream.reply(1, { stream: "test", seq: 12 });
   await rejected;
   assertEquals([await kept, stream.opened], [12, 0]);
   stream.close();
@@ -288,7 +288,7 @@ Deno.test("AppendQueue gives no offset to publications of an earlier epoch", asy
   const stream = new FakeStream();
   await stream.resume();
   const adding = stream.add("a", "1");
-  stream.answer(0, { stream: "test", seq: 10, duplicate: true });
+  stream.reply(0, { stream: "test", seq: 10, duplicate: true });
   assertEquals(await adding, undefined);
   stream.close();
 });
@@ -323,7 +323,7 @@ Deno.test("AppendQueue sends publications that waited for a second after one tha
   await time.tickAsync(500);
   await rejected;
   assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
-  stream.answer(1, { stream: "test", seq: 12 });
+  stream.reply(1, { stream: "test", seq: 12 });
   assertEquals([await waiting, stream.outbox.dropped], [12, 1]);
   stream.close();
 });
@@ -335,7 +335,7 @@ Deno.test("AppendQueue releases in-flight bytes, for more than its bound in a ro
   for (let i = 0; i < 5; i++) {
     const added = stream.add("a", `${i}`, 1_048_576);
     assertEquals(stream.sent.length, i + 1);
-    stream.answer(i, { stream: "test", seq: 11 + i });
+    stream.reply(i, { stream: "test", seq: 11 + i });
     assertEquals(await added, 11 + i);
   }
   stream.close();

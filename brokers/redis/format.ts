@@ -221,7 +221,7 @@ export function decodePlain(topic: string, message: Buffer): Publication[] {
 }
 
 /** Decodes the publications of a message on a topic with a history, each with its position. */
-export function decodeKept(topic: string, message: Buffer): Publication[] {
+export function decodeRetained(topic: string, message: Buffer): Publication[] {
   const end = message.indexOf(0x0a);
   const [epoch, first, before] = message.toString("latin1", 0, Math.max(end, 0)).split(" ");
   const offset = Number(first);

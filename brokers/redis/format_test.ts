@@ -4,8 +4,8 @@ import type { Publication } from "../../pubsub/broker.ts";
 import { logTopic } from "../../pubsub/logs/rules.ts";
 import {
   checkName,
-  decodeKept,
   decodePlain,
+  decodeRetained,
   decodeStored,
   encodeFrame,
   Names,
@@ -26,12 +26,12 @@ Deno.test("decodePlain() reads the output of encodeFrame(), many in one message"
   assertEquals(decodePlain("chat", message), [...PUBLICATIONS]);
 });
 
-Deno.test("decodeKept() counts offsets from the first one", () => {
+Deno.test("decodeRetained() counts offsets from the first one", () => {
   const frames = PUBLICATIONS.map((one) => encodeFrame(one));
   const message = Buffer.concat([Buffer.from("1a2b 9007199254740980\n"), ...frames]);
   const first = 9_007_199_254_740_980;
   assertEquals(
-    decodeKept("chat", message),
+    decodeRetained("chat", message),
     PUBLICATIONS.map((publication, i) => ({
       ...publication,
       position: { epoch: "1a2b", offset: first + i, prev: first + i - 1, tag: undefined },
@@ -64,7 +64,7 @@ Deno.test("decodePlain() copies bytes, so that they do not hold the whole messag
   assertEquals((publication!.payload as Uint8Array).buffer.byteLength, 3);
 });
 
-Deno.test("decodePlain() and decodeKept() stop at invalid frames", () => {
+Deno.test("decodePlain() and decodeRetained() stop at invalid frames", () => {
   const frame = encodeFrame(PUBLICATIONS[0]!);
   for (let length = 0; length < frame.length; length++) {
     assertEquals(decodePlain("chat", frame.subarray(0, length)), [], `${length}`);
@@ -72,9 +72,9 @@ Deno.test("decodePlain() and decodeKept() stop at invalid frames", () => {
     assertEquals(decodePlain("chat", cut), [PUBLICATIONS[0]!], `${length}`);
   }
   for (const head of ["", "\n", "epoch\n", "epoch x\n", " 1\n", "epoch 1", "e 1 1\n", "e 1 x\n"]) {
-    assertEquals(decodeKept("chat", Buffer.concat([Buffer.from(head), frame])), [], head);
+    assertEquals(decodeRetained("chat", Buffer.concat([Buffer.from(head), frame])), [], head);
   }
-  const [after] = decodeKept("chat", Buffer.concat([Buffer.from("e 9 3\n"), frame]));
+  const [after] = decodeRetained("chat", Buffer.concat([Buffer.from("e 9 3\n"), frame]));
   assertEquals(after!.position, { epoch: "e", offset: 9, prev: 3, tag: undefined });
   const wrong = Buffer.from(frame);
   wrong.writeUInt16BE(65_535, 5);

@@ -27,13 +27,13 @@ import type {
   RowStats,
 } from "../../pubsub/logs/log.ts";
 import {
-  type KeptLog,
-  type KeptLogs,
-  keptOf,
   logKind,
   logTopic,
   type OwnedKind,
   recordBytes,
+  type RetainedLog,
+  type RetainedLogs,
+  retainedOf,
 } from "../../pubsub/logs/rules.ts";
 import { readCarried } from "../../pubsub/logs/announcement.ts";
 import { requestBytes } from "../../pubsub/logs/change_message.ts";
@@ -59,7 +59,7 @@ const MAX_HEARD_LOGS = 16_384;
 const WORDS: Readonly<Record<ScriptName, string>> = { ...CHANGE_WORDS, read: "read a log" };
 
 /** Result of a script. */
-interface Answer {
+interface LogReply {
   readonly kind: string;
   readonly detail: string;
   /** The state; `undefined` if there is no log. */
@@ -105,7 +105,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
 };
 
 /** Creates the result of each change from its script's reply. */
-const RESULTS: { readonly [N in LogChangeName]: (answer: Answer) => LogChangeResult<N> } = {
+const RESULTS: { readonly [N in LogChangeName]: (reply: LogReply) => LogChangeResult<N> } = {
   create({ kind, detail, info }) {
     if (kind === "created") return { kind, info: info!, count: Number(detail) };
     return kind === "exists" ? { kind, info: info! } : { kind: kind as "expired" | "too-many" };
@@ -224,11 +224,11 @@ export class RedisLogs implements LogStore {
     signal?.throwIfAborted();
     checkId(id);
     const ask = { after, maxRecords, maxBytes, renews, tail };
-    const answer = await within(this.#runtime, this.#call("read", id, { ask }), { signal });
-    if (answer.kind === "expired") return answer.kind;
-    const { info, page } = answer;
+    const reply = await within(this.#runtime, this.#call("read", id, { ask }), { signal });
+    if (reply.kind === "expired") return reply.kind;
+    const { info, page } = reply;
     if (info === undefined) return undefined;
-    if (answer.kind === "rows") return { info, ...rowsOf(page), next: Number(answer.detail) };
+    if (reply.kind === "rows") return { info, ...rowsOf(page), next: Number(reply.detail) };
     const records = decodeChunks(chunksOf(page), options);
     const isInside = after >= info.start && after < info.tail && maxRecords > 0;
     if (isInside && records.length === 0) throw lostRecord(after);
@@ -262,7 +262,7 @@ export class RedisLogs implements LogStore {
   async list(
     kind: OwnedKind,
     { limit, after = "0 0" }: { readonly limit: number; readonly after?: string | undefined },
-  ): Promise<KeptLogs> {
+  ): Promise<RetainedLogs> {
     const indexes = this.#names.logIndexes[kind];
     const [first, place = "0"] = after.split(" ");
     const part = Number(first);
@@ -275,7 +275,7 @@ export class RedisLogs implements LogStore {
       return this.#client.hmget(state, "config", "endedAt", "deleted").catch(noState);
     };
     const found = await this.#run("list logs", () => Promise.all(ids.map(stateOf)));
-    const logs = found.flatMap((fields, i) => readKept(ids[i]!, fields));
+    const logs = found.flatMap((fields, i) => readRetained(ids[i]!, fields));
     const next = cursor === "0" ? `${part + 1} 0` : `${part} ${cursor}`;
     return next === `${indexes.length} 0` ? { logs } : { logs, next };
   }
@@ -284,7 +284,7 @@ export class RedisLogs implements LogStore {
     script: ScriptName,
     id: string,
     { ask, records = [], changes = [], indexes = [] }: Call,
-  ): Promise<Answer> {
+  ): Promise<LogReply> {
     const what = WORDS[script];
     const { rowStats } = ask as { readonly rowStats?: RowStats | undefined };
     const bytes = recordBytes(records);
@@ -310,14 +310,14 @@ export class RedisLogs implements LogStore {
         const args = [...keys, encodeCall(whole), ...chunks];
         return this.#scripts[`${commandOf(script)}Buffer`](keys.length, ...args).catch(explainLog);
       });
-      const answer = {
+      const reply = {
         kind: kind.toString(),
         detail: detail.toString(),
         info: infoOf(fields),
         page,
       };
-      this.#hear(id, answer);
-      return answer;
+      this.#hear(id, reply);
+      return reply;
     } finally {
       this.#budget.give(needed);
     }
@@ -341,7 +341,7 @@ export class RedisLogs implements LogStore {
   }
 
   /** Remembers the newest state of a log. */
-  #hear(id: string, { kind, info }: Answer): void {
+  #hear(id: string, { kind, info }: LogReply): void {
     if (info === undefined || kind === "removed") this.#heard.delete(id);
     else this.#remember(id, { ...info, isEnded: info.end !== undefined });
   }
@@ -458,10 +458,13 @@ function noState(error: unknown): (string | null)[] {
 }
 
 /** Parses an entry of the list. Returns nothing if the log is gone, deleted or damaged. */
-function readKept(id: string, [config, endedAt, deleted]: readonly (string | null)[]): KeptLog[] {
+function readRetained(
+  id: string,
+  [config, endedAt, deleted]: readonly (string | null)[],
+): RetainedLog[] {
   if (typeof config !== "string" || typeof deleted === "string") return [];
   const ended = typeof endedAt === "string" ? Number(endedAt) : undefined;
-  return [keptOf(id, { owner: ownerOf(config), endedAt: ended })];
+  return [retainedOf(id, { owner: ownerOf(config), endedAt: ended })];
 }
 
 /** Parses the owner in a log's settings; none if they are damaged. */

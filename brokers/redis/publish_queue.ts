@@ -224,9 +224,9 @@ export class PublishQueue {
     const isKept = line.siblings === this.#kept;
     try {
       if (isKept) {
-        const answers = await sender.append(line.topic, batch as readonly OutgoingAppend[]);
+        const replies = await sender.append(line.topic, batch as readonly OutgoingAppend[]);
         batch.forEach((item, i) => {
-          if (line.settle(item)) item.kept?.appended.resolve(answers[i]!);
+          if (line.settle(item)) item.kept?.appended.resolve(replies[i]!);
         });
       } else {
         await sender.publish(line.topic, batch);

@@ -19,7 +19,7 @@ const BOUNDS = { size: 10, ttlMs: 1_000, bytes: 1_000 };
 interface Command {
   readonly topic: string;
   readonly frames: string[];
-  readonly answer: PromiseWithResolvers<void>;
+  readonly reply: PromiseWithResolvers<void>;
 }
 
 /** A stand-in for Redis that replies on demand. */
@@ -28,10 +28,10 @@ class FakeCarrier implements BatchSender {
   readonly commands: Command[] = [];
 
   async publish(topic: string, items: readonly OutgoingFrame[]): Promise<void> {
-    const answer = Promise.withResolvers<void>();
+    const reply = Promise.withResolvers<void>();
     const frames = items.map(({ frame }) => frame.toString());
-    this.commands.push({ topic, frames, answer });
-    await answer.promise;
+    this.commands.push({ topic, frames, reply });
+    await reply.promise;
   }
 
   async append(topic: string, items: readonly OutgoingAppend[]): Promise<Appended[]> {
@@ -90,10 +90,10 @@ Deno.test("PublishQueue sends the publications of one turn together, and one com
   publish("4");
   await settle(time);
   assertEquals(sender.commands.length, 2);
-  sender.commands[0]!.answer.resolve();
+  sender.commands[0]!.reply.resolve();
   await settle(time);
   assertEquals(sender.frames.slice(2), [["3", "4"]]);
-  for (const { answer } of sender.commands) answer.resolve();
+  for (const { reply } of sender.commands) reply.resolve();
   await settle(time);
   assertEquals([queue.waiting, queue.dropped], [0, 0]);
 });
@@ -119,14 +119,14 @@ Deno.test("PublishQueue keeps appended publications until Redis replies, and sen
   await settle(time);
   appended.push(append("3"));
   sender.isReady = false;
-  sender.commands[0]!.answer.reject(new Error("Connection is closed."));
+  sender.commands[0]!.reply.reject(new Error("Connection is closed."));
   await time.tickAsync(500);
   assertEquals(sender.commands.length, 1);
   sender.isReady = true;
   queue.wake();
   await settle(time);
   assertEquals(sender.frames[1], ["1", "2", "3"]);
-  sender.commands[1]!.answer.resolve();
+  sender.commands[1]!.reply.resolve();
   assertEquals((await Promise.all(appended)).map(({ position }) => position?.offset), [1, 2, 3]);
   assertEquals(queue.waiting, 0);
   await time.runMicrotasks();
@@ -138,7 +138,7 @@ Deno.test("PublishQueue does not repeat a publication that may have arrived", as
   publish("1");
   await settle(time);
   publish("2");
-  sender.commands[0]!.answer.reject(new Error("Connection is closed."));
+  sender.commands[0]!.reply.reject(new Error("Connection is closed."));
   await settle(time);
   assertEquals(sender.frames, [["1"], ["2"]]);
   assertEquals([queue.waiting, queue.dropped], [1, 1]);
@@ -151,12 +151,12 @@ Deno.test("PublishQueue retries after a pause if Redis failed, and reports it", 
   publish("1");
   await settle(time);
   const loading = replyError("LOADING Redis is loading the dataset in memory");
-  sender.commands[0]!.answer.reject(loading);
+  sender.commands[0]!.reply.reject(loading);
   await settle(time);
   assertEquals([sender.commands.length, troubles], [1, [loading]]);
   await time.tickAsync(100);
   assertEquals(sender.frames, [["1"], ["1"]]);
-  sender.commands[1]!.answer.resolve();
+  sender.commands[1]!.reply.resolve();
   await settle(time);
   assertEquals([troubles.at(-1), queue.waiting, queue.dropped], [undefined, 0, 0]);
 });
@@ -166,7 +166,7 @@ Deno.test("PublishQueue immediately drops publications that Redis rejects", asyn
   const { sender, queue, append } = open();
   const rejected = assertRejects(() => append("1"), BrokerError, "rejected");
   await settle(time);
-  sender.commands[0]!.answer.reject(replyError("NOPERM no permissions"));
+  sender.commands[0]!.reply.reject(replyError("NOPERM no permissions"));
   await rejected;
   assertEquals([queue.waiting, queue.dropped], [0, 1]);
 });
@@ -187,7 +187,7 @@ Deno.test("PublishQueue drops publications that wait longer than giveUpMs, not b
   assertEquals([queue.waiting, queue.dropped], [1, 2]);
   await time.tickAsync(500);
   assertEquals([queue.waiting, queue.dropped], [0, 3]);
-  sender.commands[0]!.answer.resolve();
+  sender.commands[0]!.reply.resolve();
   await settle(time);
   assertEquals([queue.waiting, queue.dropped], [0, 3]);
 });
@@ -198,7 +198,7 @@ Deno.test("PublishQueue reports no trouble once the publications of a failed com
   publish("1");
   await time.tickAsync(1_200);
   assertEquals([queue.dropped, queue.waiting], [1, 0]);
-  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script"));
+  sender.commands[0]!.reply.reject(replyError("BUSY Redis is busy running a script"));
   await settle(time);
   assertEquals(troubles.at(-1), undefined);
   await time.tickAsync(1_000);
@@ -228,10 +228,10 @@ Deno.test("PublishQueue.afterPublished() waits for earlier publications, not for
   queue.afterPublished("chat", () => called.push("one waits"));
   publish("3");
   assertEquals(called, ["nothing waits"]);
-  sender.commands[0]!.answer.resolve();
+  sender.commands[0]!.reply.resolve();
   await settle(time);
   assertEquals(called, ["nothing waits", "one is sent"]);
-  sender.commands[1]!.answer.resolve();
+  sender.commands[1]!.reply.resolve();
   await settle(time);
   assertEquals(called, ["nothing waits", "one is sent", "one waits"]);
 });
@@ -250,13 +250,13 @@ Deno.test("PublishQueue.afterPublished() waits for dropped publications that Red
   sender.isReady = false;
   publish("4", "news");
   queue.afterPublished("news", () => called.push("one waits for a reply"));
-  sender.commands[1]!.answer.resolve();
+  sender.commands[1]!.reply.resolve();
   await time.tickAsync(1_200);
   assertEquals([queue.waiting, queue.dropped], [0, 3]);
   assertEquals(called, ["one waits for a reply"]);
   queue.afterPublished("chat", () => called.push("all are dropped"));
   assertEquals(called.length, 1);
-  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script."));
+  sender.commands[0]!.reply.reject(replyError("BUSY Redis is busy running a script."));
   await settle(time);
   // The last callback replaced the others, which all came to wait for the same reply.
   assertEquals(called.slice(1), ["all are dropped"]);
@@ -271,10 +271,10 @@ Deno.test("PublishQueue.afterPublished() waits for the repetition of a failed co
   publish("1");
   await settle(time);
   queue.afterPublished("chat", () => void calls++);
-  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script."));
+  sender.commands[0]!.reply.reject(replyError("BUSY Redis is busy running a script."));
   await time.tickAsync(150);
   assertEquals([sender.commands.length, calls], [2, 0]);
-  sender.commands[1]!.answer.resolve();
+  sender.commands[1]!.reply.resolve();
   await settle(time);
   assertEquals(calls, 1);
 });
@@ -289,7 +289,7 @@ Deno.test("PublishQueue.close() drops all publications, and accepts no more", as
   await sent;
   await assertRejects(() => append("3"), BrokerError, "closed");
   assertEquals([publish("4"), queue.waiting, queue.dropped], [false, 0, 4]);
-  sender.commands[0]!.answer.reject(new Error("Connection is closed."));
+  sender.commands[0]!.reply.reject(new Error("Connection is closed."));
   await settle(time);
   await queue.empty();
 });

@@ -35,7 +35,7 @@ import {
   WriteBatch,
 } from "./connections.ts";
 import { reasonOf, type Run } from "./failures.ts";
-import { checkName, decodeKept, decodePlain, encodeFrame, Names } from "./format.ts";
+import { checkName, decodePlain, decodeRetained, encodeFrame, Names } from "./format.ts";
 import {
   checkSource,
   type RedisBrokerOptions,
@@ -419,7 +419,7 @@ export class RedisBroker implements Broker {
     // before the confirmation.
     if (!channel.isLive) channel.live();
     const { topic, isKept, log } = channel;
-    const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
+    const publications = isKept ? decodeRetained(topic, message) : decodePlain(topic, message);
     if (publications.length === 0) this.#life.ignored++;
     this.#life.received += publications.length;
     if (log !== undefined) {

@@ -12,7 +12,7 @@ import { turns } from "../../tests/waiting.ts";
 class FakeRedis extends EventEmitter {
   status = "ready";
   readonly commands: string[] = [];
-  readonly #answers: PromiseWithResolvers<void>[] = [];
+  readonly #replies: PromiseWithResolvers<void>[] = [];
 
   subscribe(...channels: string[]): Promise<void> {
     return this.#send("subscribe", channels);
@@ -41,14 +41,14 @@ class FakeRedis extends EventEmitter {
   }
 
   /** Replies to the oldest command, and waits until the consequences are done. */
-  async answer(): Promise<void> {
-    this.#answers.shift()!.resolve();
+  async reply(): Promise<void> {
+    this.#replies.shift()!.resolve();
     await turns();
   }
 
   /** Rejects the oldest command, and waits until the consequences are done. */
   async reject(text: string): Promise<void> {
-    this.#answers.shift()!.reject(new Error(text));
+    this.#replies.shift()!.reject(new Error(text));
     await turns();
   }
 
@@ -58,9 +58,9 @@ class FakeRedis extends EventEmitter {
 
   #send(verb: string, channels: string[]): Promise<void> {
     this.commands.push(`${verb} ${channels}`);
-    const answer = Promise.withResolvers<void>();
-    this.#answers.push(answer);
-    return answer.promise;
+    const reply = Promise.withResolvers<void>();
+    this.#replies.push(reply);
+    return reply.promise;
   }
 }
 
@@ -87,15 +87,15 @@ Deno.test("ChannelSubscriber receives nothing from an ending subscription, even 
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
   await turns();
-  await redis.answer();
+  await redis.reply();
   subscriber.unwant("a");
   await turns();
   subscriber.want("a");
   redis.message("a", "of the former one");
   assertEquals(told, ["confirmed a"]);
-  await redis.answer();
+  await redis.reply();
   redis.message("a", "before its confirmation was read");
-  await redis.answer();
+  await redis.reply();
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a", "subscribe a"]);
   assertEquals(told.slice(1), ["a: before its confirmation was read", "confirmed a"]);
   await subscriber.close();
@@ -107,7 +107,7 @@ Deno.test("ChannelSubscriber keeps a subscription that ends and starts again dur
   await turns();
   subscriber.unwant("a");
   subscriber.want("a");
-  await redis.answer();
+  await redis.reply();
   assertEquals([redis.commands, told.at(-1)], [["subscribe a"], "confirmed a"]);
   subscriber.unwant("a");
   await turns();
@@ -121,12 +121,12 @@ Deno.test("ChannelSubscriber confirms no topic that was left during its request"
   subscriber.want("b");
   await turns();
   subscriber.unwant("a");
-  await redis.answer();
+  await redis.reply();
   assertEquals(told, ["confirmed b"]);
   assertEquals(redis.commands, ["subscribe a,b", "unsubscribe a"]);
   subscriber.want("a");
-  await redis.answer();
-  await redis.answer();
+  await redis.reply();
+  await redis.reply();
   assertEquals(told, ["confirmed b", "confirmed a"]);
   await subscriber.close();
 });
@@ -136,7 +136,7 @@ Deno.test("ChannelSubscriber leaves a topic after Redis rejected the unsubscribe
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
   await turns();
-  await redis.answer();
+  await redis.reply();
   subscriber.unwant("a");
   await turns();
   await redis.reject("BUSY Redis is busy running a script");
@@ -144,7 +144,7 @@ Deno.test("ChannelSubscriber leaves a topic after Redis rejected the unsubscribe
   await time.tickAsync(1_000);
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a", "unsubscribe a"]);
   assertEquals(told, ["confirmed a"]);
-  await redis.answer();
+  await redis.reply();
   await subscriber.close();
 });
 
@@ -153,14 +153,14 @@ Deno.test("ChannelSubscriber subscribes again to topics lost with its connection
   redis.emit("ready");
   subscriber.want("a");
   await turns();
-  await redis.answer();
+  await redis.reply();
   redis.status = "reconnecting";
   redis.emit("close");
   assertEquals([told.at(-1), subscriber.isUp], ["lost a", false]);
   redis.status = "ready";
   redis.emit("ready");
   await turns();
-  await redis.answer();
+  await redis.reply();
   assertEquals([told.at(-1), subscriber.isUp], ["confirmed a", true]);
   await subscriber.close();
 });
@@ -170,7 +170,7 @@ Deno.test("ChannelSubscriber subscribes again after a command that MOVED leaves 
   const { redis, subscriber, told } = makeSubscriber((channel) => channel.charCodeAt(0));
   for (const channel of ["a", "b", "c"]) subscriber.want(channel);
   await turns();
-  await redis.answer();
+  await redis.reply();
   subscriber.unwant("a");
   await turns();
   redis.emit("moved");

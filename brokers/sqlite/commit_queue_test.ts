@@ -10,12 +10,12 @@ class StubThread {
   readonly epoch = "epoch";
   readonly groups: (readonly Operation[])[] = [];
   #started = Promise.withResolvers<void>();
-  #answer = Promise.withResolvers<Outcome[]>();
+  #reply = Promise.withResolvers<Outcome[]>();
 
   run(operations: readonly Operation[]): Promise<Outcome[]> {
     this.groups.push(operations);
     this.#started.resolve();
-    return this.#answer.promise;
+    return this.#reply.promise;
   }
 
   /** Waits for a group. */
@@ -24,16 +24,16 @@ class StubThread {
   }
 
   /** Replies to the group in flight: with numbers, or with failures. */
-  answer(isDone = true): void {
-    const answer = this.#answer;
+  reply(isDone = true): void {
+    const reply = this.#reply;
     this.#started = Promise.withResolvers();
-    this.#answer = Promise.withResolvers();
-    answer.resolve(this.groups.at(-1)!.map((_, i) => isDone ? ["done", i] : ["failed", "full"]));
+    this.#reply = Promise.withResolvers();
+    reply.resolve(this.groups.at(-1)!.map((_, i) => isDone ? ["done", i] : ["failed", "full"]));
   }
 
   /** Ends like a worker that failed. */
   fail(): void {
-    this.#answer.reject(new Error("the worker ended"));
+    this.#reply.reject(new Error("the worker ended"));
   }
 
   close(): void {}
@@ -60,11 +60,11 @@ Deno.test("CommitQueue.call() gathers the operations of a turn, and those made d
   await thread.started();
   const second = [release(), release()];
   assertEquals(queue.waiting, 5);
-  thread.answer();
+  thread.reply();
   const results: unknown[] = await Promise.all(first);
   assertEquals(results, [0, 1, 2]);
   await thread.started();
-  thread.answer();
+  thread.reply();
   await Promise.all(second);
   assertEquals(thread.groups.map(({ length }) => length), [3, 2]);
   assertEquals(queue.waiting, 0);
@@ -76,7 +76,7 @@ Deno.test("CommitQueue.call() bounds a group by operations and by bytes", async 
   all.push(release(900_000), release(900_000));
   for (let i = 0; i < 3; i++) {
     await thread.started();
-    thread.answer();
+    thread.reply();
   }
   await Promise.all(all);
   assertEquals(thread.groups.map(({ length }) => length), [512, 89, 1]);
@@ -90,7 +90,7 @@ Deno.test("CommitQueue.call() rejects operations while too many wait", async () 
     assertEquals(error.message, "Cannot release a claim: too many operations wait for the file");
     queue.note("follow", "topic");
     await thread.started();
-    thread.answer();
+    thread.reply();
     await Promise.all(taken);
     assertEquals(thread.groups[0]!.length, 3);
   }
@@ -102,7 +102,7 @@ Deno.test("CommitQueue.call() has room again after operations that failed", asyn
     for (let round = 0; round < 2; round++) {
       const failing = [release(10), release(10)];
       await thread.started();
-      thread.answer(false);
+      thread.reply(false);
       for (const result of failing) {
         await assertRejects(() => result, BrokerError, "release a claim: full");
       }
@@ -116,7 +116,7 @@ Deno.test("CommitQueue.call() rejects failed operations, and all operations of a
   const full = [release(), release()];
   const read = queue.call(["newest", "key", 0]);
   await thread.started();
-  thread.answer(false);
+  thread.reply(false);
   for (const result of await Promise.allSettled(full)) {
     assertEquals(
       result.status === "rejected" && result.reason.message,
@@ -138,7 +138,7 @@ Deno.test("CommitQueue.end() waits for all operations, and rejects later ones", 
   const ended = queue.end().then(() => isOver = true);
   await thread.started();
   assertEquals(isOver, false);
-  thread.answer();
+  thread.reply();
   await Promise.all([last, ended]);
   await assertRejects(release, BrokerError, "Cannot release a claim: the broker is closed");
   queue.note("follow", "topic");
@@ -153,6 +153,6 @@ Deno.test("CommitQueue.end() waits for a group in flight, even if nothing else w
   const ended = queue.end().then(() => isOver = true);
   await turns();
   assertEquals(isOver, false);
-  thread.answer();
+  thread.reply();
   await Promise.all([last, ended]);
 });

@@ -185,12 +185,12 @@ export class SqliteFile {
       const { effect } = CALLS[operation[0]];
       if (effect === "write") writes.push(i);
       else if (effect === "read") reads.push(i);
-      else outcomes[i] = this.#answer(operation);
+      else outcomes[i] = this.#reply(operation);
     });
     if (!this.#transact(operations, writes, outcomes, now) && writes.length > 1) {
       for (const i of writes) this.#transact(operations, [i], outcomes, now);
     }
-    for (const i of reads) outcomes[i] = this.#answer(operations[i]!);
+    for (const i of reads) outcomes[i] = this.#reply(operations[i]!);
     return outcomes;
   }
 
@@ -259,7 +259,7 @@ export class SqliteFile {
   }
 
   /** Runs an operation that does not change the file. */
-  #answer(operation: Operation): Outcome {
+  #reply(operation: Operation): Outcome {
     try {
       return ["done", this.#call(operation)];
     } catch (error) {

@@ -16,7 +16,7 @@ const options = (workerData as { readonly [OPTIONS_KEY]?: SqliteFileOptions } | 
   ?.[OPTIONS_KEY];
 if (parentPort !== null && options !== undefined) {
   const port = parentPort;
-  const answer = (act: () => unknown) => {
+  const reply = (act: () => unknown) => {
     let outcome: Outcome;
     try {
       outcome = ["done", act()];
@@ -25,10 +25,10 @@ if (parentPort !== null && options !== undefined) {
     }
     port.postMessage(outcome);
   };
-  answer(() => {
+  reply(() => {
     const file = new SqliteFile(options);
     port.on("message", (request: WorkerRequest) => {
-      answer(() => request[0] === "run" ? file.run(request[1], request[2]) : file.close());
+      reply(() => request[0] === "run" ? file.run(request[1], request[2]) : file.close());
     });
     return file.epoch;
   });

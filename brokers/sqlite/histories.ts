@@ -8,7 +8,7 @@ import {
   type PublicationKey,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { Holders, Makers } from "../../pubsub/history/makers.ts";
+import { Holders, Publishers } from "../../pubsub/history/publishers.ts";
 import { type Database, metaOf, prepareAll, setMeta, type Statements } from "./database.ts";
 import type { Transaction } from "./transaction.ts";
 
@@ -33,7 +33,7 @@ export interface TaggedPublication extends Omit<Publication, "position"> {
   readonly tag: string;
 }
 
-export interface KeptOffsets {
+export interface RetainedOffsets {
   readonly offset: number;
   readonly prev: number;
 }
@@ -122,9 +122,9 @@ export class Histories {
   #floor: number;
   #count: number;
   #used: number;
-  /** Makers of the topics created by this process; other topics are forgotten by their last use. */
-  readonly #makers: Makers;
-  /** Bytes of the same topics, by maker. */
+  /** Publishers of the topics created by this process; other topics are forgotten by their last use. */
+  readonly #publishers: Publishers;
+  /** Bytes of the same topics, by publisher. */
   readonly #holders = new Holders();
   readonly #transaction: Transaction;
   #forgotten = 0;
@@ -141,7 +141,7 @@ export class Histories {
     this.#sql = prepareAll(db, SQL);
     this.#epoch = epoch;
     this.#maxTopics = maxTopics;
-    this.#makers = new Makers(maxTopics);
+    this.#publishers = new Publishers(maxTopics);
     this.#transaction = transaction;
     const row = db.prepare("SELECT count(*) AS count, max(used) AS used FROM topics").get()!;
     this.#count = Number(row.count);
@@ -167,14 +167,14 @@ export class Histories {
   /** Keeps a publication. Returns `undefined` for a repetition. */
   append(
     publication: TaggedPublication,
-    { bounds, key, maker }: AppendOptions,
+    { bounds, key, publisher }: AppendOptions,
     now: number,
-  ): KeptOffsets | undefined {
+  ): RetainedOffsets | undefined {
     const before = this.#count;
     const topic = this.#touch(publication.topic);
     if (this.#count > before) {
-      this.#makers.note(publication.topic, maker, now);
-      this.#holders.note(publication.topic, maker);
+      this.#publishers.note(publication.topic, publisher, now);
+      this.#holders.note(publication.topic, publisher);
     }
     this.#holders.use(publication.topic);
     if (key !== undefined && !this.#isNew(topic, key, now)) return undefined;
@@ -358,16 +358,20 @@ export class Histories {
   #mostDispensable(now: number): Topic {
     const quietest = this.#sql.quietest.get() as unknown as Topic;
     if (quietest.used === 0) return quietest; // Without publications.
-    for (let made = this.#makers.first(now); made !== undefined; made = this.#makers.first(now)) {
+    for (
+      let made = this.#publishers.first(now);
+      made !== undefined;
+      made = this.#publishers.first(now)
+    ) {
       const row = this.#sql.find.get(made) as unknown as Topic | undefined;
       if (row !== undefined) return row;
-      this.#makers.forget(made); // Its transaction was rolled back.
+      this.#publishers.forget(made); // Its transaction was rolled back.
     }
     return quietest;
   }
 
   #forgetTopic({ id, topic, head, oldest }: Topic): void {
-    this.#makers.forget(topic);
+    this.#publishers.forget(topic);
     this.#holders.forget(topic);
     this.#sql.forget.run(id);
     this.#sql.note.run(id);

@@ -17,14 +17,14 @@ import {
   expiryOf,
   infoOf,
   isExpired,
-  type KeptLog,
-  type KeptLogs,
-  keptOf,
   type LogKind,
   logKind,
   type OwnedKind,
   recordBytes,
   REQUEST_PREFIX,
+  type RetainedLog,
+  type RetainedLogs,
+  retainedOf,
   type StoredLog,
 } from "../../pubsub/logs/rules.ts";
 import { type Database, prepareAll, type Statements } from "./database.ts";
@@ -252,12 +252,12 @@ export class Logs {
   }
 
   /** Lists the logs of a kind, ordered by name. */
-  listLogs(kind: OwnedKind, limit: number, after: string = ""): KeptLogs {
+  listLogs(kind: OwnedKind, limit: number, after: string = ""): RetainedLogs {
     const names = this.#sql.list.all(kind, after, limit).map(({ name }) => String(name));
-    const logs: KeptLog[] = [];
+    const logs: RetainedLog[] = [];
     for (const name of names) {
       const { state } = this.#row(name)!;
-      if (!state.isDeleted) logs.push(keptOf(name, state));
+      if (!state.isDeleted) logs.push(retainedOf(name, state));
     }
     return { logs, next: names.length === limit ? names.at(-1) : undefined };
   }

@@ -378,8 +378,8 @@ for (const synchronous of LEVELS) {
         maxBytes: 1_048_576,
       });
       const payload = "x".repeat(40_000);
-      const append = (topic: string, maker?: string) =>
-        broker.history.append({ topic, payload }, { bounds: BOUNDS, maker });
+      const append = (topic: string, publisher?: string) =>
+        broker.history.append({ topic, payload }, { bounds: BOUNDS, publisher });
       await append("news");
       await append("lobby", "user ann");
       for (let i = 0; i < 60; i++) await append(`room ${i % 10}`, "at 203.0.113.66");

@@ -21,7 +21,7 @@ import {
 export class WorkerFile implements FileThread {
   readonly #worker: Worker;
   readonly #ended = Promise.withResolvers<void>();
-  #answer: PromiseWithResolvers<Outcome> = Promise.withResolvers();
+  #reply: PromiseWithResolvers<Outcome> = Promise.withResolvers();
   #epoch = "";
   /** The reason why the worker ended; `undefined` while it is running. */
   #end: BrokerError | undefined;
@@ -32,13 +32,13 @@ export class WorkerFile implements FileThread {
     const code = `import ${JSON.stringify(program)}`;
     const url = new URL(`data:text/javascript,${encodeURIComponent(code)}`);
     this.#worker = new Worker(url, { workerData: { [OPTIONS_KEY]: options } });
-    this.#worker.on("message", (outcome: Outcome) => this.#answer.resolve(outcome));
+    this.#worker.on("message", (outcome: Outcome) => this.#reply.resolve(outcome));
     let cause: unknown;
     this.#worker.on("error", (error: unknown) => cause ??= error);
     this.#worker.on("exit", (code: number) => {
       const why = cause === undefined ? `code ${code}` : textOf(cause);
       this.#end = new BrokerError(`the worker of the file ended: ${why}`, { cause });
-      this.#answer.reject(this.#end);
+      this.#reply.reject(this.#end);
       this.#ended.resolve();
     });
   }
@@ -87,20 +87,20 @@ export class WorkerFile implements FileThread {
 
   async #ask(request: WorkerRequest): Promise<unknown> {
     if (this.#end !== undefined) throw this.#end;
-    this.#answer = Promise.withResolvers();
+    this.#reply = Promise.withResolvers();
     this.#worker.postMessage(request);
     return await this.#outcome();
   }
 
   async #outcome(): Promise<unknown> {
-    const [kind, value] = await this.#answer.promise;
+    const [kind, value] = await this.#reply.promise;
     if (kind === "failed") throw new BrokerError(value);
     return value;
   }
 
   async #terminate(): Promise<void> {
     // A rejection that is no longer awaited must not end the process.
-    this.#answer.promise.catch(() => {});
+    this.#reply.promise.catch(() => {});
     await this.#worker.terminate();
     await this.#ended.promise;
   }

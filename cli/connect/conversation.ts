@@ -5,7 +5,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../../client/client.ts";
 import type { ClientState } from "../../client/state/state.ts";
 import type { Subscription } from "../../client/subscriptions/subscription.ts";
-import { openAnswer } from "../../session/answers/answers.ts";
+import { openResponse } from "../../session/responses/responses.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { UntypedMessage } from "../../session/message.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -24,7 +24,7 @@ import type { Order } from "./order.ts";
  * Maximum number of requests that wait for a reply; further requests wait for a free slot. A server
  * accepts 64 requests from one session.
  */
-const MAX_ANSWERS = 64;
+const MAX_RESPONSES = 64;
 
 /** Maximum number of topics that are kept for completion. The newest topics are kept. */
 const MAX_TOPICS = 256;
@@ -371,7 +371,7 @@ export class Conversation {
 
   async #ask({ topic, data, id }: Order, wait: WaitOptions): Promise<void> {
     const { emit, timeoutMs, runtime } = this.#options;
-    while (this.#awaited.size >= MAX_ANSWERS) {
+    while (this.#awaited.size >= MAX_RESPONSES) {
       await within(runtime, this.#changed.changed(), { signal: wait.signal });
     }
     const session = await this.#session(wait);
@@ -379,7 +379,7 @@ export class Conversation {
     const since = runtime.monotonic();
     const passed = () => Math.round((runtime.monotonic() - since) * 1_000) / 1_000;
     let [items, isReply, isCancelled] = [0, false, false];
-    const answer = openAnswer(session[internals], topic, data, {
+    const response = openResponse(session[internals], topic, data, {
       itemTimeoutMs: timeoutMs,
       onReply: (data) => {
         isReply = true;
@@ -389,12 +389,12 @@ export class Conversation {
     const awaited = {
       cancel: () => {
         isCancelled = true;
-        answer.cancel();
+        response.cancel();
       },
     };
     const read = async () => {
       try {
-        for (let next; !(next = await answer.next()).done && !isCancelled;) {
+        for (let next; !(next = await response.next()).done && !isCancelled;) {
           items++;
           emit({ type: "item", data: next.value, ms: passed(), ...own });
         }

@@ -51,14 +51,14 @@ function start(options: ServeOptions = {}) {
 }
 
 /** An HTTP server that responds to all requests in the same way. */
-function answering(answer: (request: Request) => Response | Promise<Response>) {
+function responding(response: (request: Request) => Response | Promise<Response>) {
   const server = Deno.serve({
     hostname: "127.0.0.1",
     port: 0,
     onListen() {},
     // A proxy whose client disconnected.
     onError: () => new Response(null, { status: 502 }),
-  }, answer);
+  }, response);
   return {
     url: `http://127.0.0.1:${server.addr.port}/`,
     [Symbol.asyncDispose]: () => server.shutdown(),
@@ -201,7 +201,7 @@ Deno.test("skein doctor reports a wrong hash, and a QUIC server without HTTP/3",
 });
 
 Deno.test("skein doctor reports a WebSocket server without Skein", async () => {
-  await using server = answering((request) => {
+  await using server = responding((request) => {
     if (request.headers.get("upgrade") === null) return new Response("", { status: 426 });
     return Deno.upgradeWebSocket(request).response;
   });
@@ -219,7 +219,7 @@ Deno.test("skein doctor reports a WebSocket server without Skein", async () => {
 });
 
 Deno.test("skein doctor reports a server without Skein that accepts any subprotocol", async () => {
-  await using server = answering((request) => {
+  await using server = responding((request) => {
     if (request.headers.get("upgrade") === null) return new Response("", { status: 426 });
     return Deno.upgradeWebSocket(request, { protocol: "skein.1" }).response;
   });
@@ -293,7 +293,7 @@ Deno.test("skein doctor explains responses of web servers and proxies by status"
     ],
   ];
   for (const [status, headers, text, cause, cure] of cases) {
-    await using server = answering(() => new Response(text, { status, headers }));
+    await using server = responding(() => new Response(text, { status, headers }));
     const { code, check } = await examine(server.url);
     assertEquals(code, 1);
     const upgrade = check("websocket.upgrade");
@@ -304,21 +304,21 @@ Deno.test("skein doctor explains responses of web servers and proxies by status"
 Deno.test("skein doctor reports a proxy that strips upgrades, and recommends HTTP", async () => {
   await using server = start({ webTransport: false });
   const behind = new URL(server.url.replace("ws", "http"));
-  await using proxy = answering(async (request) => {
+  await using proxy = responding(async (request) => {
     const url = new URL(request.url);
     url.host = behind.host;
     const headers = new Headers(request.headers);
     for (const name of ["upgrade", "connection", "sec-websocket-key"]) headers.delete(name);
-    const answer = await fetch(url, {
+    const response = await fetch(url, {
       method: request.method,
       headers,
       body: request.body,
       signal: request.signal,
     });
-    const seen = new Headers(answer.headers);
+    const seen = new Headers(response.headers);
     seen.set("via", "1.1 proxy");
-    const body = answer.status === 204 ? null : answer.body;
-    return new Response(body, { status: answer.status, headers: seen });
+    const body = response.status === 204 ? null : response.body;
+    return new Response(body, { status: response.status, headers: seen });
   });
   const { code, check, result } = await examine(proxy.url);
   assertFault(check("websocket.upgrade"), {
@@ -332,18 +332,18 @@ Deno.test("skein doctor reports a proxy that strips upgrades, and recommends HTT
 Deno.test("skein doctor reports a proxy that buffers event streams", async () => {
   await using server = start({ webTransport: false });
   const behind = new URL(server.url.replace("ws", "http"));
-  await using proxy = answering(async (request) => {
+  await using proxy = responding(async (request) => {
     const url = new URL(request.url);
     url.host = behind.host;
-    const answer = await fetch(url, {
+    const response = await fetch(url, {
       method: request.method,
       headers: request.headers,
       body: request.body,
       signal: request.signal,
     });
     // Buffers the whole response.
-    const body = await answer.arrayBuffer();
-    return new Response(answer.status === 204 ? null : body, answer);
+    const body = await response.arrayBuffer();
+    return new Response(response.status === 204 ? null : body, response);
   });
   const { check, result } = await examine(proxy.url);
   assertEquals([check("http.session").state, result.transports.http], ["ok", "ok"]);
@@ -426,7 +426,7 @@ Deno.test("skein doctor reports a server that listens on only one address of its
 
 function assertFault4({ state, cause = "" }: Check): void {
   assert(state === "warning" || state === "failed", state);
-  if (state === "warning") assertMatch(cause, /127\.0\.0\.1 does not answer/);
+  if (state === "warning") assertMatch(cause, /127\.0\.0\.1 does not respond/);
 }
 
 Deno.test("skein doctor reports an origin that the server rejects, for WebSocket and HTTP", async () => {
@@ -488,7 +488,7 @@ Deno.test("skein doctor reports a draining server", async () => {
 
 Deno.test("skein doctor reports a wrong clock", async () => {
   const headers = { date: new Date(Date.now() - 600_000).toUTCString() };
-  await using server = answering(() => new Response("", { status: 404, headers }));
+  await using server = responding(() => new Response("", { status: 404, headers }));
   const { check } = await examine(server.url);
   const { state, detail, cure } = check("clock");
   assertEquals(state, "warning");
@@ -498,7 +498,7 @@ Deno.test("skein doctor reports a wrong clock", async () => {
 
 Deno.test("skein doctor reports a port of another protocol", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const answered = (async () => {
+  const exchange = (async () => {
     const conn = await listener.accept();
     conn.close();
     const second = await listener.accept();
@@ -508,7 +508,7 @@ Deno.test("skein doctor reports a port of another protocol", async () => {
   const { port } = listener.addr as Deno.NetAddr;
   const { check } = await examine(`http://127.0.0.1:${port}`);
   assertFault(check("http"), { detail: /starts with "SSH-2\.0/, cause: /does not speak HTTP/ });
-  (await answered).close();
+  (await exchange).close();
 });
 
 Deno.test("skein doctor stops at Ctrl-C during a check", async () => {

@@ -121,8 +121,8 @@ async function checkAll(
       await checkTls(list, target, address);
       isTrusted = list.stateOf("tls") !== "failed";
     }
-    const answered = await checkHttp(list, target, address);
-    isSpoken = answered !== undefined;
+    const exchange = await checkHttp(list, target, address);
+    isSpoken = exchange !== undefined;
     if (isSpoken) await checkHealth(list, target, address);
   }
   const why = address === undefined ? "TCP does not work" : "the server does not respond";

@@ -50,7 +50,7 @@ export function targetOf(url: URL, headers: Target["headers"]): Target {
 }
 
 /** An HTTP response. */
-export interface Answered {
+export interface Exchange {
   /** Head of the response. */
   readonly head: HttpHead;
   /** Start of the body, on one line. */
@@ -156,7 +156,7 @@ export async function checkTcp(
       detail: `${detail}; not ${silent.join(", ")}`,
       cause: `${
         silent.join(", ")
-      } does not answer on port ${port}: clients may try it first, and lose time`,
+      } does not respond on port ${port}: clients may try it first, and lose time`,
       cure: "Let the server listen on all addresses of its name, or remove the record",
       facts,
       value: address,
@@ -232,7 +232,7 @@ export async function ask(
     readonly more?: Target["headers"] | undefined;
     readonly method?: string | undefined;
   },
-): Promise<Answered> {
+): Promise<Exchange> {
   const serverName = isSecure ? host : undefined;
   using line = await Line.open({ address, port, serverName }, signal);
   endWith(line, signal);
@@ -248,33 +248,33 @@ export async function checkHttp(
   list: CheckList,
   target: Target,
   address: string,
-): Promise<Answered | undefined> {
+): Promise<Exchange | undefined> {
   const { isSecure, url, port } = target;
-  const answered = await list.run<Answered & { readonly atMs: number }>(
+  const exchange = await list.run<Exchange & { readonly atMs: number }>(
     { id: "http", title: "HTTP" },
     async (signal) => {
-      const answer = await ask(target, address, { signal }).catch((error) => {
+      const response = await ask(target, address, { signal }).catch((error) => {
         signal.throwIfAborted();
         throw httpFault(error, { isSecure, port });
       });
-      const { status, statusText, headers } = answer.head;
+      const { status, statusText, headers } = response.head;
       const server = headers.get("server");
       const via = headers.get("via");
       const by = [server, via && `via ${via}`].filter(Boolean).join(", ");
       const facts = { status, server, via };
       const detail = `${status} ${statusText}`.trim() + (by && ` (${by})`);
-      const value = { ...answer, atMs: list.runtime.now() };
+      const value = { ...response, atMs: list.runtime.now() };
       const bad = gatewayFault(status);
       return bad === undefined
         ? { state: "ok", detail: `${detail} at ${url.pathname}`, facts, value }
         : { state: "failed", detail, ...bad, facts, value };
     },
   );
-  if (answered === undefined) return undefined;
-  const date = Date.parse(answered.head.headers.get("date") ?? "");
+  if (exchange === undefined) return undefined;
+  const date = Date.parse(exchange.head.headers.get("date") ?? "");
   if (Number.isNaN(date)) list.skip("clock", "Clock", "the response has no Date");
-  else list.add("clock", "Clock", clockFinding(Math.round((date - answered.atMs) / 1_000)));
-  return answered;
+  else list.add("clock", "Clock", clockFinding(Math.round((date - exchange.atMs) / 1_000)));
+  return exchange;
 }
 
 function clockFinding(skewS: number): Finding {

@@ -8,7 +8,7 @@ import type { Session } from "../../session/session.ts";
 import { acceptKeyOf } from "../../transport/hardened/accept_key.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 import { type CheckList, Fault, type Finding } from "./check.ts";
-import { type Answered, ask, gatewayFault, type Target } from "./network.ts";
+import { ask, type Exchange, gatewayFault, type Target } from "./network.ts";
 
 const PROTOCOL = "skein.1";
 
@@ -33,8 +33,8 @@ export async function checkUpgrade(
       cure: "Check the load of the server, and the proxy's WebSocket configuration",
     },
   }, async (signal) => {
-    const { answer, key } = await askUpgrade(target, address, { signal, protocol: PROTOCOL });
-    const { status, statusText, headers } = answer.head;
+    const { response, key } = await askUpgrade(target, address, { signal, protocol: PROTOCOL });
+    const { status, statusText, headers } = response.head;
     const facts = {
       status,
       server: headers.get("server"),
@@ -45,8 +45,8 @@ export async function checkUpgrade(
     const shown = `${status} ${statusText}`.trim();
     if (status !== 101) {
       throw new Fault({
-        detail: `${shown}${answer.text && `: ${answer.text}`}`,
-        ...upgradeFault(answer),
+        detail: `${shown}${response.text && `: ${response.text}`}`,
+        ...upgradeFault(response),
         facts,
       });
     }
@@ -72,7 +72,7 @@ async function askUpgrade(
     readonly protocol?: string;
     readonly origin?: string;
   },
-): Promise<{ readonly answer: Answered; readonly key: string }> {
+): Promise<{ readonly response: Exchange; readonly key: string }> {
   const key = crypto.getRandomValues(new Uint8Array(16)).toBase64();
   const fields = [
     "Connection: Upgrade",
@@ -83,7 +83,7 @@ async function askUpgrade(
     ...(origin === undefined ? [] : [`Origin: ${origin}`]),
   ];
   try {
-    return { answer: await ask(target, address, { signal, fields }), key };
+    return { response: await ask(target, address, { signal, fields }), key };
   } catch (error) {
     signal.throwIfAborted();
     const { message } = error as Error;
@@ -96,7 +96,7 @@ async function askUpgrade(
 }
 
 /** Finds cause and fix of a response that is not an upgrade. */
-function upgradeFault({ head, text }: Answered): Pick<Finding, "cause" | "cure"> {
+function upgradeFault({ head, text }: Exchange): Pick<Finding, "cause" | "cure"> {
   const { status, headers } = head;
   const gateway = gatewayFault(status);
   if (gateway !== undefined) return gateway;
@@ -104,9 +104,9 @@ function upgradeFault({ head, text }: Answered): Pick<Finding, "cause" | "cure">
   const proxy =
     /nginx|caddy|haproxy|apache|envoy|cloudflare|traefik|varnish|awselb/i.exec(server)?.[0] ??
       (headers.has("via") ? "A proxy" : undefined);
-  const isPlainAnswer = status === 426 || status === 200 ||
+  const isPlainResponse = status === 426 || status === 200 ||
     status === 400 && /upgrade/i.test(text);
-  if (isPlainAnswer && (proxy !== undefined || status !== 200)) {
+  if (isPlainResponse && (proxy !== undefined || status !== 200)) {
     return {
       cause: `${
         proxy ?? "A proxy in between"
@@ -115,7 +115,7 @@ function upgradeFault({ head, text }: Answered): Pick<Finding, "cause" | "cure">
         'Configure the proxy to forward the upgrade: in nginx, proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"',
     };
   }
-  if (isPlainAnswer) {
+  if (isPlainResponse) {
     return {
       cause:
         "The server responds as a web server instead of a WebSocket server, or a proxy removes the header Upgrade",
@@ -290,12 +290,12 @@ export async function checkOrigin(
 ): Promise<void> {
   await list.run({ id: "websocket.origin", title: "Origin" }, async (signal) => {
     // Without a subprotocol the server rejects with an HTTP status.
-    const { answer } = await askUpgrade(target, address, { signal, origin });
-    const { status } = answer.head;
+    const { response } = await askUpgrade(target, address, { signal, origin });
+    const { status } = response.head;
     const facts = { origin, status };
     if (status === 403) {
       throw new Fault({
-        detail: `403 for pages of ${origin}${answer.text && `: ${answer.text}`}`,
+        detail: `403 for pages of ${origin}${response.text && `: ${response.text}`}`,
         cause: "The server allows only pages of its own origin, or of a list without this one",
         cure: `Add "${origin}" to \`origins\` of the server, or its host to \`hosts\``,
         facts,

@@ -11,7 +11,7 @@ import { type Link, openLink, type Stamp } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 
 /** Longest wait for the first reply, in milliseconds. */
-const ANSWER_MS = 5_000;
+const REPLY_MS = 5_000;
 
 /** Options for {@linkcode checkPlan}. */
 export interface CheckOptions {
@@ -32,7 +32,7 @@ export interface CheckOptions {
  */
 export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOptions): Promise<void> {
   const opened = Promise.withResolvers<void>();
-  const answered = Promise.withResolvers<void>();
+  const replied = Promise.withResolvers<void>();
   const stamp: Stamp = { load: runtime.randomUUID(), n: 0, at: 0 };
   const link = openLink({
     plan,
@@ -46,18 +46,18 @@ export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOption
       onDown: (_link, cause) => {
         const error = rejectionError(plan, cause);
         opened.reject(error);
-        answered.reject(error);
+        replied.reject(error);
       },
-      onEcho: () => answered.resolve(),
+      onEcho: () => replied.resolve(),
     },
   });
   opened.promise.catch(() => {});
-  answered.promise.catch(() => {});
+  replied.promise.catch(() => {});
   try {
     await within(runtime, opened.promise, { signal });
-    await within(runtime, tryOnce(plan, { link, stamp, answered: answered.promise }), {
+    await within(runtime, tryOnce(plan, { link, stamp, replied: replied.promise }), {
       signal,
-      timeoutMs: ANSWER_MS,
+      timeoutMs: REPLY_MS,
     });
   } catch (error) {
     throw explained(error, plan);
@@ -68,10 +68,10 @@ export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOption
 
 async function tryOnce(
   plan: LoadPlan,
-  { link, stamp, answered }: {
+  { link, stamp, replied }: {
     readonly link: Link;
     readonly stamp: Stamp;
-    readonly answered: Promise<void>;
+    readonly replied: Promise<void>;
   },
 ): Promise<void> {
   const { mode, topic, topics, payloadBytes } = plan;
@@ -81,18 +81,18 @@ async function tryOnce(
       return;
     case "echo":
       link.echo(stamp);
-      return await answered;
+      return await replied;
     case "request":
-      return void await (link.request!(sent) ?? answered);
+      return void await (link.request!(sent) ?? replied);
     case "publish": {
       const name = topics === 1 ? topic : `${topic}:1`;
-      if (plan.subscribers === 0) return void await (link.publish!(name, sent) ?? answered);
+      if (plan.subscribers === 0) return void await (link.publish!(name, sent) ?? replied);
       const delivered = Promise.withResolvers<void>();
       const { ready, ended } = link.subscribe!(name, () => delivered.resolve());
       ended.catch(delivered.reject);
       delivered.promise.catch(() => {});
       await ready;
-      await (link.publish!(name, sent) ?? answered);
+      await (link.publish!(name, sent) ?? replied);
       return await delivered.promise;
     }
   }
@@ -135,11 +135,11 @@ function explained(error: unknown, plan: LoadPlan): unknown {
       );
     case "publish":
       return new CommandError(
-        `Cannot load: the publication on "${topic}" did not reach its subscriber within ${ANSWER_MS} ms`,
+        `Cannot load: the publication on "${topic}" did not reach its subscriber within ${REPLY_MS} ms`,
       );
     default:
       return new CommandError(
-        `Cannot load: no reply to the request on "${topic}" within ${ANSWER_MS} ms`,
+        `Cannot load: no reply to the request on "${topic}" within ${REPLY_MS} ms`,
       );
   }
 }

@@ -107,7 +107,7 @@ export class Generator implements Thread {
   readonly #links: Link[] = [];
   /** Start times of the messages in flight, by link and number; bounded by `MAX_PENDING`. */
   readonly #pending: Map<number, number>[] = [];
-  readonly #answered = new Signal();
+  readonly #replied = new Signal();
   readonly #mark: string;
   readonly #pad: string;
   readonly #topics: Published[] = [];
@@ -168,7 +168,7 @@ export class Generator implements Thread {
     this.#sending = !this.#isSending
       ? undefined
       : rate === undefined
-      ? this.#sendByAnswers()
+      ? this.#sendByReplies()
       : this.#sendByTime(rate / this.#part.of);
     await pause(this.#runtime, warmUpMs, this.#signal);
   }
@@ -216,7 +216,7 @@ export class Generator implements Thread {
         all.delete(number);
         this.#pendingCount--;
         if (this.#isMeasured(startUs)) this.#tally.failAs("timeout");
-        this.#answered.notify();
+        this.#replied.notify();
       }
     }
     this.#tally.pending = this.#pendingCount;
@@ -282,7 +282,7 @@ export class Generator implements Thread {
     }
     this.#pendingCount -= all.size;
     all.clear();
-    this.#answered.notify();
+    this.#replied.notify();
   }
 
   async #subscribe(): Promise<void> {
@@ -340,10 +340,10 @@ export class Generator implements Thread {
     const startUs = this.#pending[link.index]?.get(n);
     // A duplicate or late reply.
     if (startUs === undefined) this.#tally.counts.disordered++;
-    else this.#answer(link, n, { startUs, nowUs });
+    else this.#settle(link, n, { startUs, nowUs });
   }
 
-  #answer(
+  #settle(
     link: Link,
     number: number,
     { startUs, nowUs }: { readonly startUs: number; readonly nowUs: number },
@@ -356,7 +356,7 @@ export class Generator implements Thread {
       counts.receivedBytes += this.#plan.payloadBytes;
       latency.add(nowUs - startUs);
     }
-    this.#answered.notify();
+    this.#replied.notify();
     if (this.#isSending && this.#plan.rate === undefined) this.#sendNext(link);
   }
 
@@ -382,7 +382,7 @@ export class Generator implements Thread {
   }
 
   /** Sends the next message of each link after each reply. */
-  async #sendByAnswers(): Promise<void> {
+  async #sendByReplies(): Promise<void> {
     const { window, mode } = this.#plan;
     const senders = mode === "publish"
       ? this.#topics.map((topic) => () => this.#publish(topic, this.#nowUs()))
@@ -448,12 +448,12 @@ export class Generator implements Thread {
     if (reply === undefined) return this.#unsent(startUs);
     this.#begin(link, number, startUs);
     reply.then(
-      () => this.#answer(link, number, { startUs, nowUs: this.#nowUs() }),
+      () => this.#settle(link, number, { startUs, nowUs: this.#nowUs() }),
       (error) => {
         if (!this.#pending[link.index]!.delete(number)) return;
         this.#pendingCount--;
         if (this.#isMeasured(startUs) && !this.#isClosing) this.#tally.fail(error);
-        this.#answered.notify();
+        this.#replied.notify();
         // Waits a turn, in case the server rejects immediately.
         if (this.#isSending && this.#plan.rate === undefined) {
           this.#runtime.schedule(() => this.#sendNext(link));
@@ -474,7 +474,7 @@ export class Generator implements Thread {
     this.#pendingCount++;
     const settled = () => {
       this.#pendingCount--;
-      this.#answered.notify();
+      this.#replied.notify();
       if (this.#isSending && this.#plan.rate === undefined) this.#publish(topic, this.#nowUs());
     };
     sending.then(() => {
@@ -501,7 +501,7 @@ export class Generator implements Thread {
     const endMs = this.#runtime.monotonic() + Math.min(timeoutMs, DRAIN_MS);
     while (this.#isBehind && this.#runtime.monotonic() < endMs && !this.#signal.aborted) {
       // Nothing signals that all deliveries have arrived, so this polls every few milliseconds.
-      await settlesWithin(this.#runtime, this.#answered.changed(), 10);
+      await settlesWithin(this.#runtime, this.#replied.changed(), 10);
     }
   }
 }

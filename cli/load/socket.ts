@@ -149,7 +149,9 @@ export class RawSocket {
         const text = await bodyOf(conn, head);
         const { status } = head;
         throw new ConnectionError(
-          `Cannot open WebSocket to ${place}: the server answered ${status}${text && `, ${text}`}`,
+          `Cannot open WebSocket to ${place}: the server responded with ${status}${
+            text && `, ${text}`
+          }`,
           { status },
         );
       }

@@ -124,7 +124,7 @@ Deno.test("FastSocket.open() reports the status and the text of a rejected upgra
   const error = await assertRejects(
     () => FastSocket.open(`ws://127.0.0.1:${server.addr.port}/`),
     ConnectionError,
-    "the server answered 429, At most 5 sessions",
+    "the server responded with 429, At most 5 sessions",
   );
   assertEquals(error.status, 429);
 });
@@ -132,7 +132,7 @@ Deno.test("FastSocket.open() reports the status and the text of a rejected upgra
 Deno.test("FastSocket.open() rejects for a closed port and for a server without HTTP", async () => {
   const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = silent.addr as Deno.NetAddr;
-  const answering = (async () => {
+  const replying = (async () => {
     const conn = await silent.accept();
     await conn.write(new TextEncoder().encode("SSH-2.0-x\r\n\r\n"));
     return conn;
@@ -142,7 +142,7 @@ Deno.test("FastSocket.open() rejects for a closed port and for a server without 
     ConnectionError,
     "not HTTP/1.1",
   );
-  (await answering).close();
+  (await replying).close();
   silent.close();
   await assertRejects(
     () => FastSocket.open(`ws://127.0.0.1:${port}/`),

@@ -12,7 +12,7 @@ export type Call =
   | { readonly stop: true };
 
 /** A message from the worker. */
-export interface Answer {
+export interface Reply {
   /** Number of the call. */
   readonly id: number;
   /** Result of the call. */
@@ -40,7 +40,7 @@ export class WorkerThread implements Thread, Disposable {
   constructor(plan: LoadPlan, part: Part, signal: AbortSignal) {
     this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
     this.#signal = signal;
-    this.#worker.onmessage = ({ data: { id, value, error } }: MessageEvent<Answer>) => {
+    this.#worker.onmessage = ({ data: { id, value, error } }: MessageEvent<Reply>) => {
       const call = this.#calls.get(id);
       this.#calls.delete(id);
       if (error === undefined) call?.resolve(value);

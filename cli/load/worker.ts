@@ -3,11 +3,11 @@ import { textOf } from "../../base/error_text.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Generator } from "./generator.ts";
 import { openLink } from "./links.ts";
-import type { Answer, Call } from "./thread.ts";
+import type { Call, Reply } from "./thread.ts";
 
 interface Scope {
   onmessage: ((event: MessageEvent<Call>) => void) | null;
-  postMessage(answer: Answer): void;
+  postMessage(reply: Reply): void;
 }
 
 const scope = globalThis as unknown as Scope;

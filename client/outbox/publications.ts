@@ -30,7 +30,7 @@ interface Kept extends EncodedMessage {
   /** The number of the call, starting at 1. */
   readonly number: number;
   readonly options: ClientPublishOptions;
-  readonly answer: PromiseWithResolvers<void>;
+  readonly reply: PromiseWithResolvers<void>;
   /** The session that last accepted it; `undefined` if it has to be sent. */
   session: Session | undefined;
   /** The number of sessions that may still bring the reply. */
@@ -100,7 +100,7 @@ export class Publications {
       ...message,
       options,
       number: ++this.last,
-      answer: Promise.withResolvers(),
+      reply: Promise.withResolvers(),
       session: undefined,
       asks: 0,
       sentAt: 0,
@@ -111,13 +111,13 @@ export class Publications {
     const { signal, timeoutMs } = options;
     const what = `the publication on "${message.topic}"`;
     const { runtime } = this.#outbox;
-    return waitFor(runtime, kept.answer.promise, { signal, timeoutMs, what }).finally(() => {
+    return waitFor(runtime, kept.reply.promise, { signal, timeoutMs, what }).finally(() => {
       // Nothing is sent after the caller stopped waiting, unless it must arrive.
       if (kept.sentAt === 0 || options.delivery !== "at-least-once") this.#drop(kept);
     });
   }
 
-  /** True if the publications up to a number are answered. */
+  /** True if the publications up to a number have replies. */
   isSettled(number: number): boolean {
     for (const kept of this.#kept.keys()) return kept > number;
     return true;
@@ -125,7 +125,7 @@ export class Publications {
 
   /** Ends all publications together with the client. */
   end(error: SessionClosedError): void {
-    for (const { answer } of this.#kept.values()) answer.reject(error);
+    for (const { reply } of this.#kept.values()) reply.reject(error);
   }
 
   /** Sends waiting and future publications in a session. Resolves when the session has ended. */
@@ -210,8 +210,8 @@ export class Publications {
     outbox.publishing = sent.size;
     sending.ask(`the publication on "${topic}"`, encode, {
       ...(isOnce ? { timeoutMs: Infinity } : { timeoutMs, signal }),
-      onAnswer: () => {
-        kept.answer.resolve();
+      onReply: () => {
+        kept.reply.resolve();
         this.#drop(kept);
       },
     }).catch((error) => this.#failed(kept, error, session)).finally(() => {
@@ -266,7 +266,7 @@ export class Publications {
   }
 
   #reject(kept: Kept, error: unknown): void {
-    kept.answer.reject(error);
+    kept.reply.reject(error);
     this.#drop(kept);
   }
 

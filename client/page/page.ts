@@ -49,7 +49,7 @@ export interface PageChunks {
   /** Loads all session features except messages, and the hints about unknown options. */
   readonly insight: () => Promise<Insight & Hints>;
   /** Loads streaming responses, request handlers and drop policies. */
-  readonly answers: ClientPlatform["answers"];
+  readonly responses: ClientPlatform["responses"];
   /** Loads live state. */
   readonly state: ClientPlatform["state"];
 }
@@ -70,7 +70,7 @@ export interface PageChunks {
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
-  const { insight, answers, recovery, state, http } = chunks;
+  const { insight, responses, recovery, state, http } = chunks;
   const chosen = checkTransports(options);
   checkRuntime(chosen);
   const checked = { ...chosen, hasHttp: chosen.hasHttp && !isMissing("fetch") };
@@ -80,7 +80,7 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   );
   // Deno and Node have a `sessionStorage`, too, which all clients of the process share.
   const tab = "document" in globalThis ? globalThis as unknown as Tab : undefined;
-  return { dial, insight, answers, recovery, state, tab, checkOptions };
+  return { dial, insight, responses, recovery, state, tab, checkOptions };
 }
 
 function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {

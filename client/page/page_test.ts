@@ -101,7 +101,7 @@ Deno.test("Client connects and reconnects on a platform without AbortSignal.any 
   using time = new FakeTime();
   using _ = without("AbortSignal.any", "URL.parse", "crypto.randomUUID");
   const network = new Network();
-  network.answers.push(network.nobody);
+  network.outcomes.push(network.nobody);
   await using client = network.client();
   assertEquals(await settled(client), "reconnecting");
   await time.tickAsync(250);
@@ -174,7 +174,7 @@ Deno.test("connect() of a page loads recovery after the session, or while it ope
       streams: counted("streams", () => import("./chunk_streams.ts")),
       http: counted("HTTP", () => import("./chunk_http.ts")),
       insight: counted("insight", () => import("./chunk_insight.ts")),
-      answers: counted("answers", () => import("./chunk_answers.ts")),
+      responses: counted("responses", () => import("./chunk_responses.ts")),
       state: counted("state", () => import("./chunk_state.ts")),
     };
     const options = {

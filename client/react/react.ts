@@ -395,10 +395,10 @@ export interface SkeinHooks<C extends Contract = Contract> {
    * @throws {RangeError} If `keep` is not a positive integer.
    * @throws {TypeError} If the component is not inside a provider.
    */
-  useRequestStream<T extends ContractTopic<C, "answers">>(
+  useRequestStream<T extends ContractTopic<C, "responses">>(
     topic: T,
     options?: UseStreamOptions,
-  ): RequestStreamState<ContractData<C, "answers", T>, ContractItem<C, T>>;
+  ): RequestStreamState<ContractData<C, "responses", T>, ContractItem<C, T>>;
   /**
    * Reads a durable stream while the component is mounted. After a reload, the page reads the
    * stream with the same `id` again, from the oldest item or from the offset in `after`.

@@ -357,7 +357,7 @@ export class Writes {
     this.#backoff.reset();
     const inTime = batch.length * REPLY_MS / (runtime.monotonic() - startMs);
     this.#maxWrites = Math.min(MAX_WRITES, inTime);
-    this.#answered(batch, reply);
+    this.#replied(batch, reply);
   }
 
   /** Handles the loss of the reply to writes. */
@@ -382,7 +382,7 @@ export class Writes {
     return { type, key, value, headers: { ...headers, operation: update ? "update" : "upsert" } };
   }
 
-  #answered(batch: readonly Write[], reply: unknown): void {
+  #replied(batch: readonly Write[], reply: unknown): void {
     const { results } = Object(reply) as { readonly results?: readonly WriteResult[] };
     if (!Array.isArray(results) || results.length === 0) {
       this.#doubt(batch);

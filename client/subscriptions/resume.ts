@@ -11,7 +11,7 @@ import type {
   HistoryPosition,
   Recovery,
   RecoveryReason,
-  SubscribeAnswer,
+  SubscribeReply,
 } from "../../session/wire/recovery.ts";
 
 /** The maximum number of requests in a row for missing messages without any progress. */
@@ -191,9 +191,9 @@ export class Resume {
   }
 
   /** Handles a reply to another subscription, if it covers everything that this one needs. */
-  serve(answer: SubscribeAnswer): void {
+  serve(reply: SubscribeReply): void {
     if (this.#fallsBehind(0)) return this.#stayBehind(false);
-    const { epoch, offset = 0, tag, head = 0, reason } = answer;
+    const { epoch, offset = 0, tag, head = 0, reason } = reply;
     const known = this.#known;
     const newest = epoch === undefined
       ? undefined
@@ -210,7 +210,7 @@ export class Resume {
       offset === known.offset && tag === known.tag;
     if (known.epoch === epoch && offset <= known.offset && known.offset <= head && isSure) {
       if (this.#isNew) this.begin({ ...known, head, recovered: true });
-      else this.#subscription.change("answer");
+      else this.#subscription.change("reply");
     } else if (this.#subscription.state !== "live") return;
     else if (++this.#repairs <= MAX_REPAIRS) this.#subscription.change("hole");
     else this.#lost("dropped", newest);
@@ -218,7 +218,7 @@ export class Resume {
 
   /** Handles a reply while events are ignored. If a replay follows it, the next request ends it. */
   #stayBehind(isReplay: boolean): void {
-    this.#subscription.change("answer");
+    this.#subscription.change("reply");
     if (isReplay) this.#repair();
     else this.readOn();
   }
@@ -230,23 +230,23 @@ export class Resume {
   }
 
   /** Handles the reply to a request with this subscription's position. */
-  begin(answer: SubscribeAnswer): void {
-    const { epoch, offset = 0, tag, head, recovered, reason, ephemeral } = answer;
+  begin(reply: SubscribeReply): void {
+    const { epoch, offset = 0, tag, head, recovered, reason, ephemeral } = reply;
     this.#subscription.head = head;
     this.#subscription.ephemeral ??= ephemeral;
     if (this.#fallsBehind(0)) return this.#stayBehind(recovered === true);
     const received = epoch === undefined ? undefined : at(epoch, offset, tag);
-    const { position, told } = this.#compare(answer);
+    const { position, told } = this.#compare(reply);
     const next = position === "known" ? this.#known : received;
     if (told === "start") this.#known = this.#subscription.position = next;
     else if (told === "recovered") this.#tell({ recovered: true }, next);
     else if (told !== "nothing") this.#lost(reason ?? told, next);
     this.#isReturn = false;
-    this.#subscription.change("answer");
+    this.#subscription.change("reply");
   }
 
   /** Compares a reply with the known position, which the request contained. */
-  #compare({ epoch, offset = 0, head = 0, recovered, reason }: SubscribeAnswer): Outcome {
+  #compare({ epoch, offset = 0, head = 0, recovered, reason }: SubscribeReply): Outcome {
     const { state } = this.#subscription;
     const known = this.#known;
     const isFirst = state === "subscribing" || state === "joining";

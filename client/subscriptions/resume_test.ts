@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import type { Gap, Recovery, SubscribeAnswer } from "../../session/wire/recovery.ts";
+import type { Gap, Recovery, SubscribeReply } from "../../session/wire/recovery.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import { Resume, type Resumed, type TopicEvent } from "./resume.ts";
 import { STATES } from "./subscription_state.ts";
@@ -24,7 +24,7 @@ function follow(options: ClientSubscribeOptions = {}) {
     change(change) {
       const before = progress.state;
       progress.state = STATES[before][change] ?? before;
-      if (progress.state !== before && change === "answer" && before !== "repairing") {
+      if (progress.state !== before && change === "reply" && before !== "repairing") {
         counts.confirmed++;
       }
     },
@@ -51,7 +51,7 @@ function follow(options: ClientSubscribeOptions = {}) {
     told,
     got,
     counts,
-    answer: (answer: SubscribeAnswer) => resume.begin(answer),
+    reply: (reply: SubscribeReply) => resume.begin(reply),
     lose(by: "loss" | "move" = "loss") {
       progress.change(by);
       resume.lose();
@@ -78,7 +78,7 @@ const gap = (gap: Omit<Gap, "gap">): TopicEvent => ({
 Deno.test("Resume starts where the server says, and knows its reader's position", () => {
   const topic = follow();
   assertEquals(topic.resume.from, { since: undefined, last: undefined });
-  topic.answer({ epoch: "e", offset: 3, head: 5 });
+  topic.reply({ epoch: "e", offset: 3, head: 5 });
   assertEquals([topic.progress.position, topic.progress.head], [at(3), 5]);
   topic.take(4, 6);
   assertEquals([topic.got, topic.progress.position], [[4, 5, 6], at(6)]);
@@ -87,13 +87,13 @@ Deno.test("Resume starts where the server says, and knows its reader's position"
 
 Deno.test("Resume continues after a loss: known publications are dropped, and the reader receives one notice", () => {
   const topic = follow();
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 3);
   topic.lose();
   assertEquals(topic.resume.from.since, at(3));
   // A subscription by the server before the reply, which the client repeats.
   topic.take(6);
-  topic.answer({ epoch: "e", offset: 3, head: 6, recovered: true });
+  topic.reply({ epoch: "e", offset: 3, head: 6, recovered: true });
   topic.take(2, 7);
   assertEquals(topic.got, [1, 2, 3, "recovered", 4, 5, 6, 7]);
   assertEquals(topic.told, [{ recovered: true, position: at(3) }]);
@@ -102,10 +102,10 @@ Deno.test("Resume continues after a loss: known publications are dropped, and th
 
 Deno.test("Resume reports a gap, with the reason, and continues after it", () => {
   const topic = follow();
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1);
   topic.lose();
-  topic.answer({ epoch: "f", offset: 7, head: 9, recovered: false, reason: "new-epoch" });
+  topic.reply({ epoch: "f", offset: 7, head: 9, recovered: false, reason: "new-epoch" });
   topic.take(8, 9);
   assertEquals(topic.got, [1, "new-epoch", 8, 9]);
   assertEquals(topic.progress.position, at(9, "f"));
@@ -118,7 +118,7 @@ Deno.test("Resume of a given position discards publications before the reply", (
   assertEquals(topic.resume.from, { since: at(2), last: 10 });
   assertEquals(topic.progress.position, at(2));
   topic.take(5, 5, 4);
-  topic.answer({ epoch: "e", offset: 2, head: 5, recovered: true });
+  topic.reply({ epoch: "e", offset: 2, head: 5, recovered: true });
   topic.take(3, 5);
   assertEquals(topic.got, ["recovered", 3, 4, 5]);
 });
@@ -126,7 +126,7 @@ Deno.test("Resume of a given position discards publications before the reply", (
 Deno.test("Resume with last takes the newest after the reply, and none before it", () => {
   const topic = follow({ last: 2 });
   topic.take(9);
-  topic.answer({ epoch: "e", offset: 7, head: 9 });
+  topic.reply({ epoch: "e", offset: 7, head: 9 });
   topic.take(8, 9);
   assertEquals(topic.got, [8, 9]);
   topic.lose();
@@ -135,11 +135,11 @@ Deno.test("Resume with last takes the newest after the reply, and none before it
 
 Deno.test("Resume fills a hole with one request, and takes nothing after it until then", () => {
   const topic = follow();
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 2);
   topic.take(5, 8);
   assertEquals([topic.counts.asked, topic.resume.from.since, topic.got], [1, at(2), [1, 2]]);
-  topic.answer({ epoch: "e", offset: 2, head: 8, recovered: true });
+  topic.reply({ epoch: "e", offset: 2, head: 8, recovered: true });
   topic.take(3, 9);
   assertEquals([topic.got, topic.told], [[1, 2, 3, 4, 5, 6, 7, 8, 9], []]);
   assertEquals([topic.counts.asked, topic.counts.confirmed], [1, 1]);
@@ -148,28 +148,28 @@ Deno.test("Resume fills a hole with one request, and takes nothing after it unti
 Deno.test("Resume requests the last messages again that the server dropped without a successor", () => {
   const topic = follow();
   topic.resume.receive(dropped);
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1);
   topic.resume.receive(dropped);
   topic.resume.receive(dropped);
   assertEquals(topic.counts.asked, 1);
-  topic.answer({ epoch: "e", offset: 1, head: 2, recovered: true });
+  topic.reply({ epoch: "e", offset: 1, head: 2, recovered: true });
   topic.take(2);
   assertEquals(topic.got, [1, 2]);
   for (let i = 0; i < 20; i++) {
     topic.resume.receive(dropped);
-    topic.answer({ epoch: "e", offset: 2, head: 2, recovered: true });
+    topic.reply({ epoch: "e", offset: 2, head: 2, recovered: true });
   }
   assertEquals([topic.counts.asked, topic.told], [21, []]);
 });
 
 Deno.test("Resume skips a hole that five replies did not fill, and reports it", () => {
   const topic = follow();
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   for (let i = 1; i <= 5; i++) {
     topic.take(3);
     assertEquals([topic.counts.asked, topic.got], [i, []]);
-    topic.answer({ epoch: "e", offset: 0, head: 3, recovered: true });
+    topic.reply({ epoch: "e", offset: 0, head: 3, recovered: true });
   }
   topic.take(3, 4);
   assertEquals([topic.got, topic.counts.asked], [["dropped", 3, 4], 5]);
@@ -180,7 +180,7 @@ Deno.test("Resume skips a hole that five replies did not fill, and reports it", 
 
 Deno.test("Resume reports a gap from the server at its place in the order", () => {
   const topic = follow();
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1);
   topic.resume.receive(gap({ reason: "too-old", epoch: "e", offset: 4 }));
   topic.take(5);
@@ -199,14 +199,14 @@ Deno.test("Resume does not report a gap that arrives before the reply", () => {
   // The server had an earlier subscription of the session in force.
   topic.resume.receive(gap({ reason: "new-epoch", epoch: "f", offset: 0 }));
   topic.take(1, 2);
-  topic.answer({ epoch: "f", offset: 2, head: 2 });
+  topic.reply({ epoch: "f", offset: 2, head: 2 });
   topic.take(3);
   assertEquals([topic.got, topic.told, topic.progress.position], [[1, 2, 3], [], at(3, "f")]);
 });
 
 Deno.test("Resume accepts positions without messages, and messages without positions", () => {
   const topic = follow();
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.resume.receive({ kind: "skip", topic: "t", offset: 1, prev: 0 });
   assertEquals(topic.progress.position, at(1));
   topic.resume.receive({ kind: "message", topic: "t", data: "alone" });
@@ -216,12 +216,12 @@ Deno.test("Resume accepts positions without messages, and messages without posit
 
 Deno.test("Resume reports every loss on a topic without history", () => {
   const topic = follow();
-  topic.answer({});
+  topic.reply({});
   topic.lose();
-  topic.answer({});
+  topic.reply({});
   assertEquals(topic.told, [{ recovered: false, reason: "no-history" }]);
   const since = follow({ since: at(4) });
-  since.answer({ recovered: false, reason: "no-history" });
+  since.reply({ recovered: false, reason: "no-history" });
   assertEquals([since.told, since.progress.position], [
     [{ recovered: false, reason: "no-history" }],
     undefined,
@@ -230,10 +230,10 @@ Deno.test("Resume reports every loss on a topic without history", () => {
 
 Deno.test("Resume reports the reason of a reply without a position", () => {
   const topic = follow();
-  topic.answer({ reason: "unavailable" });
+  topic.reply({ reason: "unavailable" });
   assertEquals([topic.told, topic.counts.confirmed], [[], 1]);
   topic.lose();
-  topic.answer({ reason: "unavailable" });
+  topic.reply({ reason: "unavailable" });
   topic.lose();
   // The reply to another subscription to the topic.
   topic.resume.serve({ recovered: false, reason: "unavailable" });
@@ -245,12 +245,12 @@ Deno.test("Resume reports the reason of a reply without a position", () => {
 Deno.test("Resume requests from the reached position again after a reply without one", () => {
   const topic = follow({ since: at(4), last: 5 });
   for (let i = 0; i < 2; i++) {
-    topic.answer({ recovered: false, reason: "unavailable" });
+    topic.reply({ recovered: false, reason: "unavailable" });
     assertEquals(topic.resume.from.since, undefined);
     topic.lose();
     assertEquals(topic.resume.from, { since: at(4), last: 5 });
   }
-  topic.answer({ epoch: "e", offset: 4, head: 6, recovered: true });
+  topic.reply({ epoch: "e", offset: 4, head: 6, recovered: true });
   topic.take(5, 6);
   assertEquals(topic.got, ["unavailable", "unavailable", "recovered", 5, 6]);
 });
@@ -258,24 +258,24 @@ Deno.test("Resume requests from the reached position again after a reply without
 Deno.test("Resume reports a recovery after a move that follows a reply without a position", () => {
   for (const moves of [1, 2]) {
     const topic = follow({ since: at(4) });
-    topic.answer({ recovered: false, reason: "unavailable" });
+    topic.reply({ recovered: false, reason: "unavailable" });
     for (let i = 0; i < moves; i++) topic.lose("move");
-    topic.answer({ epoch: "e", offset: 4, head: 5, recovered: true });
+    topic.reply({ epoch: "e", offset: 4, head: 5, recovered: true });
     topic.take(5, 5);
     topic.lose("move");
-    topic.answer({ epoch: "e", offset: 5, head: 5, recovered: true });
+    topic.reply({ epoch: "e", offset: 5, head: 5, recovered: true });
     assertEquals(topic.got, ["unavailable", "recovered", 5]);
   }
 });
 
 Deno.test("Resume forgets the reached position once a gap says where messages continue", () => {
   const topic = follow({ since: at(4) });
-  topic.answer({ recovered: false, reason: "unavailable" });
+  topic.reply({ recovered: false, reason: "unavailable" });
   assertEquals(topic.progress.position, at(4));
   topic.resume.receive(gap({ reason: "unavailable", epoch: "e", offset: 9 }));
   topic.lose();
   assertEquals(topic.resume.from.since, at(9));
-  topic.answer({ recovered: false, reason: "no-history" });
+  topic.reply({ recovered: false, reason: "no-history" });
   topic.lose();
   assertEquals(topic.resume.from.since, undefined);
 });
@@ -285,34 +285,34 @@ Deno.test("Resume does not trust a publication of an unknown epoch", () => {
   // The offset fits, but may be of another epoch: the session has not reported its epoch yet.
   topic.take(5);
   assertEquals(topic.got, []);
-  topic.answer({ epoch: "f", offset: 4, head: 4, recovered: true });
+  topic.reply({ epoch: "f", offset: 4, head: 4, recovered: true });
   assertEquals(topic.told, [{ recovered: false, reason: "unavailable", position: at(4, "f") }]);
 });
 
 Deno.test("Resume with last repeats nothing, unless the history is shorter than its known part", () => {
   const topic = follow({ last: 5 });
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 4);
   topic.lose();
-  topic.answer({ epoch: "e", offset: 1, head: 6, recovered: false, reason: "unavailable" });
+  topic.reply({ epoch: "e", offset: 1, head: 6, recovered: false, reason: "unavailable" });
   topic.take(2, 6);
   assertEquals(topic.got, [1, 2, 3, 4, "unavailable", 5, 6]);
   topic.lose();
-  topic.answer({ epoch: "e", offset: 1, head: 3, recovered: false, reason: "beyond-head" });
+  topic.reply({ epoch: "e", offset: 1, head: 3, recovered: false, reason: "beyond-head" });
   topic.take(2, 3);
   assertEquals(topic.got.slice(7), ["beyond-head", 2, 3]);
 });
 
 Deno.test("Resume reports a recovery once, also if the client moves between the loss and the reply", () => {
   const topic = follow();
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 2);
   topic.lose();
   topic.lose("move");
-  topic.answer({ epoch: "e", offset: 2, head: 3, recovered: true });
+  topic.reply({ epoch: "e", offset: 2, head: 3, recovered: true });
   topic.take(3);
   topic.lose("move");
-  topic.answer({ epoch: "e", offset: 3, head: 3, recovered: true });
+  topic.reply({ epoch: "e", offset: 3, head: 3, recovered: true });
   assertEquals(topic.got, [1, 2, "recovered", 3]);
 });
 
@@ -320,7 +320,7 @@ Deno.test("Resume ignores events while its reader's queue is full, then requests
   const topic = follow();
   const { progress, resume, counts } = topic;
   const asked = () => [counts.asked, resume.from];
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 2);
   // Without a loop, this is reported once, and a request without a position ends a replay.
   progress.queued = undefined;
@@ -330,20 +330,20 @@ Deno.test("Resume ignores events while its reader's queue is full, then requests
   resume.receive(dropped);
   resume.receive(gap({ reason: "too-old", epoch: "e", offset: 4 }));
   resume.readOn();
-  topic.answer({ epoch: "e", offset: 5, head: 5 });
+  topic.reply({ epoch: "e", offset: 5, head: 5 });
   topic.take(6, 7);
   resume.readOn();
   assertEquals([progress.state, progress.head, asked()], ["live", 5, [1, { last: 0 }]]);
   // A lost session changes nothing.
   topic.lose();
-  topic.answer({ epoch: "f", offset: 3, head: 3 });
+  topic.reply({ epoch: "f", offset: 3, head: 3 });
   assertEquals([progress.state, topic.told, asked()], ["live", [], [1, { last: 0 }]]);
   // A loop has emptied the queue.
   progress.queued = 0;
   progress.hasRoom = () => true;
   resume.readOn();
   assertEquals([progress.state, asked()], ["repairing", [2, { since: at(2), last: undefined }]]);
-  topic.answer({ epoch: "e", offset: 2, head: 7, recovered: true });
+  topic.reply({ epoch: "e", offset: 2, head: 7, recovered: true });
   topic.take(3, 7);
   assertEquals([topic.got, topic.told, counts.unread], [[1, 2, 3, 4, 5, 6, 7], [], 1]);
 });
@@ -351,13 +351,13 @@ Deno.test("Resume ignores events while its reader's queue is full, then requests
 Deno.test("Resume ends a replay for which its reader's queue has no room", () => {
   const topic = follow();
   const { progress, resume, counts } = topic;
-  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1);
   topic.take(4, 4, 3);
   assertEquals([progress.state, counts.asked], ["repairing", 1]);
   progress.queued = 1;
   progress.hasRoom = () => false;
-  topic.answer({ epoch: "e", offset: 1, head: 4, recovered: true });
+  topic.reply({ epoch: "e", offset: 1, head: 4, recovered: true });
   assertEquals([progress.state, counts.asked, resume.from], ["repairing", 2, { last: 0 }]);
   topic.take(2, 4);
   // The loop is running, so nothing is reported. It waits for the reply before it requests more.
@@ -365,9 +365,9 @@ Deno.test("Resume ends a replay for which its reader's queue has no room", () =>
   resume.readOn();
   assertEquals([counts.asked, counts.unread, topic.got], [2, 0, [1]]);
   progress.hasRoom = () => true;
-  topic.answer({ epoch: "e", offset: 4, head: 4 });
+  topic.reply({ epoch: "e", offset: 4, head: 4 });
   assertEquals([progress.state, counts.asked], ["repairing", 3]);
-  topic.answer({ epoch: "e", offset: 1, head: 4, recovered: true });
+  topic.reply({ epoch: "e", offset: 1, head: 4, recovered: true });
   topic.take(2, 4);
   assertEquals(topic.got, [1, 2, 3, 4]);
 });

@@ -80,7 +80,7 @@ export class Retries {
     const { code, retryAfterMs = 0 } = failureOf(error);
     if (isNew && PASSING.has(code) && !this.#told.has(readers)) {
       this.#told.add(readers);
-      const advice = `the client requests "${readers.topic}" again until the server answers`;
+      const advice = `the client requests "${readers.topic}" again until the server replies`;
       tellSkipped(session[internals].settings, error as Error, { session, advice });
     }
     this.#line = this.#line.then(async () => {

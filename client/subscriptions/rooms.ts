@@ -4,7 +4,7 @@ import { internals, type Session } from "../../session/session.ts";
 import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
 import type { MemberList } from "../../session/wire/member_list.ts";
 import type { PresenceMember, PresenceNotice } from "../../session/wire/presence_notice.ts";
-import { CODES_FOR_NOW, type SubscribeAnswer } from "../../session/wire/recovery.ts";
+import { CODES_FOR_NOW, type SubscribeReply } from "../../session/wire/recovery.ts";
 import { boundRetryAfter } from "../../base/backoff.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -34,7 +34,7 @@ const VERB = "set presence";
 interface Given {
   readonly session: Session;
   readonly data: unknown;
-  readonly answer: Promise<void>;
+  readonly reply: Promise<void>;
   /** After a temporary rejection, it stays `rejected` until newer data may be sent. */
   status: "sent" | "taken" | "rejected";
   /** Resolves when newer data may be sent. */
@@ -133,7 +133,7 @@ export class ClientPresence {
     const data = this.#data.get(room);
     const known = this.#given.get(room);
     if (known?.session === session) {
-      if (known.data === data && known.status !== "rejected") return known.answer;
+      if (known.data === data && known.status !== "rejected") return known.reply;
       if (known.status !== "taken") {
         // In the meantime, the client may have moved to another session.
         return known.next ??= known.over.then(() =>
@@ -141,11 +141,11 @@ export class ClientPresence {
         );
       }
     }
-    const answer = session.presence(room as never, data as never);
-    const given: Given = { session, data, answer, status: "sent", over: answer };
+    const reply = session.presence(room as never, data as never);
+    const given: Given = { session, data, reply, status: "sent", over: reply };
     this.#given.set(room, given);
     const isNewest = () => this.#given.get(room) === given;
-    given.over = answer.then((): void => {
+    given.over = reply.then((): void => {
       given.status = "taken";
       if (data !== undefined) return void this.#taken.set(room, given);
       this.#taken.delete(room);
@@ -173,7 +173,7 @@ export class ClientPresence {
       // A later session started with the rejected data, so it has no data yet.
       if (taken.session !== session) void this.#giveAgain(session, room);
     });
-    return answer;
+    return reply;
   }
 }
 
@@ -223,9 +223,9 @@ export class Membership<C extends Contract = Contract> extends Subscription<C> {
 
   override offer(): void {}
 
-  override serve(_answer: SubscribeAnswer, wasWaiting: boolean): void {
+  override serve(_reply: SubscribeReply, wasWaiting: boolean): void {
     // The list of members follows only a request of its own.
-    if (wasWaiting) this.change("answer");
+    if (wasWaiting) this.change("reply");
   }
 
   override async from(): Promise<Record<never, never>> {

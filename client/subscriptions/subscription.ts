@@ -7,7 +7,7 @@ import type {
   HistoryOptions,
   HistoryPosition,
   Recovery,
-  SubscribeAnswer,
+  SubscribeReply,
 } from "../../session/wire/recovery.ts";
 import type { MemberList } from "../../session/wire/member_list.ts";
 import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
@@ -230,23 +230,23 @@ export class Subscription<
    *
    * @ignore
    */
-  answered(answer: SubscribeAnswer): void {
-    if (this.#resume) this.#resume.begin(answer);
-    else this.change("answer");
+  replied(reply: SubscribeReply): void {
+    if (this.#resume) this.#resume.begin(reply);
+    else this.change("reply");
   }
 
   /**
    * Handles a reply to another subscription to the topic. If that reply does not cover everything
    * that this subscription needs, the subscription continues to wait for a reply of its own.
    *
-   * @param answer The reply.
+   * @param reply The reply.
    * @param _wasWaiting True if this subscription was waiting when the request was sent.
    * @ignore
    */
-  serve(answer: SubscribeAnswer, _wasWaiting: boolean): void {
-    if (this.#resume) this.#resume.serve(answer);
+  serve(reply: SubscribeReply, _wasWaiting: boolean): void {
+    if (this.#resume) this.#resume.serve(reply);
     // The code for histories is loaded with the subscription's own first request.
-    else if (this.#isPrepared) this.change("answer");
+    else if (this.#isPrepared) this.change("reply");
   }
 
   /**

@@ -26,7 +26,7 @@ export type SubscriptionState =
 export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
 
 /** A transition; see {@linkcode STATES}. */
-export type SubscriptionChange = "join" | "answer" | "hole" | "move" | "loss" | "end";
+export type SubscriptionChange = "join" | "reply" | "hole" | "move" | "loss" | "end";
 
 /**
  * The status of each state, and the state after each transition. A transition that is not listed
@@ -40,17 +40,17 @@ export const STATES: Readonly<
     & { readonly [Change in SubscriptionChange]?: SubscriptionState }
   >
 > = {
-  subscribing: { status: "pending", join: "joining", answer: "live", end: "ended" },
+  subscribing: { status: "pending", join: "joining", reply: "live", end: "ended" },
   joining: {
     status: "pending",
-    answer: "live",
+    reply: "live",
     move: "subscribing",
     loss: "subscribing",
     end: "ended",
   },
   live: { status: "subscribed", hole: "repairing", move: "moving", loss: "lost", end: "ended" },
-  repairing: { status: "subscribed", answer: "live", move: "moving", loss: "lost", end: "ended" },
-  moving: { status: "subscribed", answer: "live", loss: "lost", end: "ended" },
-  lost: { status: "lost", answer: "live", end: "ended" },
+  repairing: { status: "subscribed", reply: "live", move: "moving", loss: "lost", end: "ended" },
+  moving: { status: "subscribed", reply: "live", loss: "lost", end: "ended" },
+  lost: { status: "lost", reply: "live", end: "ended" },
   ended: { status: "ended" },
 };

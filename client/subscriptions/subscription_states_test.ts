@@ -38,7 +38,7 @@ class Scripted {
       const features = this.hasHistory ? ["history"] : [];
       peer.say({ hello: { ...HELLO.hello, features, ticket: "t" } });
     });
-    this.network.answers.push(...Array(40).fill(accept));
+    this.network.outcomes.push(...Array(40).fill(accept));
   }
 
   get last(): Peer {
@@ -62,7 +62,7 @@ class Scripted {
   }
 
   /** Replies to the oldest request, with all publications after its position. */
-  answer(): Asked | undefined {
+  reply(): Asked | undefined {
     const asked = this.asked.shift();
     if (asked === undefined) return undefined;
     const { peer, id, isLeave, since } = asked;
@@ -73,8 +73,8 @@ class Scripted {
     }
     const { head } = this;
     const offset = since?.offset ?? head;
-    const answer = { epoch: "e", offset, head, recovered: since && true };
-    peer.say({ reply: id, data: this.hasHistory ? answer : {} });
+    const reply = { epoch: "e", offset, head, recovered: since && true };
+    peer.say({ reply: id, data: this.hasHistory ? reply : {} });
     if (this.hasHistory) { for (let next = offset; next < head;) this.#say(peer, ++next); }
     for (const other of this.on) if (other !== peer) this.remove(MOVED, other);
     this.on.add(peer);
@@ -147,7 +147,7 @@ class Scene {
   async settle(): Promise<void> {
     for (let i = 0; i < 4; i++) {
       await this.server.read();
-      while (this.server.answer() !== undefined) await this.server.read();
+      while (this.server.reply() !== undefined) await this.server.read();
       await this.pass(1_000);
     }
   }
@@ -161,7 +161,7 @@ const begin: Step = async (scene) => {
 };
 const live: Step = async (scene) => {
   await begin(scene);
-  scene.server.answer();
+  scene.server.reply();
   await scene.server.read();
 };
 const lose: Step = async (scene) => {
@@ -230,12 +230,12 @@ const EVENTS: Readonly<Record<string, Step>> = {
     await move(scene);
     await lose(scene);
   },
-  "a second answer": async ({ server }) => {
-    const { peer, id } = server.answer() ?? { peer: server.last, id: 999 };
+  "a second reply": async ({ server }) => {
+    const { peer, id } = server.reply() ?? { peer: server.last, id: 999 };
     peer.say({ reply: id, data: { epoch: "x", offset: 7, head: 9 } });
     await server.read();
   },
-  "no answer in time": async (scene) => {
+  "no reply in time": async (scene) => {
     scene.server.asked.splice(0);
     await scene.pass(30_500);
   },
@@ -306,7 +306,7 @@ for (const hasHistory of [true, false]) {
 }
 
 /** The events after which a subscription continues, or a new one starts. */
-const { close: _close, "no answer in time": _late, ...PASSING } = EVENTS;
+const { close: _close, "no reply in time": _late, ...PASSING } = EVENTS;
 
 Deno.test("Subscription delivers each message once and in order after any sequence of events", async () => {
   for (let seed = 0; seed < 40; seed++) {

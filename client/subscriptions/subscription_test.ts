@@ -181,7 +181,7 @@ Deno.test("Subscription without a reply in time can be left, and the client's lo
   assertEquals(news.status.current, "pending");
   const left = news.unsubscribe();
   late.resolve();
-  network.last.send("news", "after the late answer");
+  network.last.send("news", "after the late reply");
   await left;
   network.last.send("other", 1);
   await turns();
@@ -718,7 +718,7 @@ Deno.test("Subscription ends with its client: normally if closed, with the cause
   await one.ready;
   await closed.close();
   assertEquals(await Array.fromAsync(one), []);
-  network.answers.push(network.reject(4403));
+  network.outcomes.push(network.reject(4403));
   const rejected = network.client({ endOnRejection: true });
   const other = rejected.subscribe("news");
   await assertRejects(() => other.ready, SessionClosedError, "4403");
@@ -769,7 +769,7 @@ Deno.test("Subscriptions of up to 128 topics are restored in one round trip, if 
   for (const [features, atOnce] of [[["history"], 128], [[], 32]] as const) {
     const network = new Network();
     let peer: Peer | undefined;
-    network.answers.push(network.byHand((hand) => peer = hand));
+    network.outcomes.push(network.byHand((hand) => peer = hand));
     await using client = network.client();
     for (let i = 0; i < 130; i++) client.subscribe(`topic:${i}`);
     await turns();

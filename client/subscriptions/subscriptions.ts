@@ -9,7 +9,7 @@ import {
   CODES_FOR_NOW,
   type HistoryOptions,
   type HistoryPosition,
-  type SubscribeAnswer,
+  type SubscribeReply,
   type Unsubscribed,
 } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -84,7 +84,7 @@ export class Subscriptions<C extends Contract> {
     const readers = this.#all.get(topic);
     if (readers === undefined) return false;
     const { request } = readers;
-    return this.#waiting.includes(readers) || request !== undefined && !request.answer;
+    return this.#waiting.includes(readers) || request !== undefined && !request.reply;
   }
 
   /** Subscribes immediately, or as soon as there is a session. */
@@ -142,17 +142,17 @@ export class Subscriptions<C extends Contract> {
    *
    * @param session The new session.
    * @param pass Creates the sink for the remaining messages of a topic in the previous session.
-   *   `answer` settles with the last request for the topic in that session, if there was one.
+   *   `reply` settles with the last request for the topic in that session, if there was one.
    */
   move(
     session: Session,
-    pass: (readers: TopicReaders<C>, answer?: Promise<unknown>) => TopicSink,
+    pass: (readers: TopicReaders<C>, reply?: Promise<unknown>) => TopicSink,
   ): void {
     const before = this.#session!;
-    const answers = [...this.#all.values()].map((readers) => [readers, readers.answer] as const);
+    const replies = [...this.#all.values()].map((readers) => [readers, readers.reply] as const);
     this.lose("move");
-    for (const [readers, answer] of answers) {
-      this.#route(before, readers.topic, pass(readers, answer));
+    for (const [readers, reply] of replies) {
+      this.#route(before, readers.topic, pass(readers, reply));
     }
     this.resume(session);
   }
@@ -196,10 +196,10 @@ export class Subscriptions<C extends Contract> {
     const session = this.#session;
     if (!session?.isReady) return;
     while (this.#asking < (this.#hasHistories ? MAX_RESUMED_AT_ONCE : MAX_ASKED_AT_ONCE)) {
-      const answer = this.#leaves.shift()?.() ?? this.#askNext(session);
-      if (answer === undefined) return;
+      const reply = this.#leaves.shift()?.() ?? this.#askNext(session);
+      if (reply === undefined) return;
       this.#asking++;
-      void answer.catch(() => {}).finally(() => {
+      void reply.catch(() => {}).finally(() => {
         this.#asking--;
         this.#pump();
       });
@@ -216,7 +216,7 @@ export class Subscriptions<C extends Contract> {
     // There is only one request per topic at a time; when it settles, the next one starts. A retry
     // may start in a session that the client has left.
     if (readers.request || this.#session !== session) return;
-    const request: TopicRequest = readers.request = { answer: undefined };
+    const request: TopicRequest = readers.request = { reply: undefined };
     const { topic } = readers;
     const isLeft = () => this.#all.get(topic) !== readers || this.#session !== session;
     const route = () => this.#route(session, topic, readers);
@@ -232,19 +232,19 @@ export class Subscriptions<C extends Contract> {
       if (isLeft()) return settle();
       if (question !== undefined) {
         if (!this.#leaving.has(topic)) route();
-        request.answer = session[internals].sending.askTopic("subscribe", topic, {
+        request.reply = session[internals].sending.askTopic("subscribe", topic, {
           ...question.from,
-          onAnswer: (answer) => {
+          onReply: (reply) => {
             // The client has moved to another session and requested the topic there.
             if (this.#session !== session) return;
             route();
             settle(); // A removal right after this is handled.
-            readers.answered(question!, answer as SubscribeAnswer);
+            readers.replied(question!, reply as SubscribeReply);
             readers.head.begin?.(session);
           },
         });
         this.onAsked();
-        await request.answer;
+        await request.reply;
       }
       settle();
       if (readers.isWaiting && !isLeft()) this.#later(readers);
@@ -332,12 +332,12 @@ export class Subscriptions<C extends Contract> {
     const { promise, resolve } = Promise.withResolvers<unknown>();
     this.#leaving.set(topic, promise);
     this.#leaves.push(() => {
-      // `onAnswer` also allows the request when the limit of pending requests is reached.
-      const answer = session[internals].sending.askTopic("unsubscribe", topic, {
-        onAnswer: () => this.#left(session, topic, promise),
+      // `onReply` also allows the request when the limit of pending requests is reached.
+      const reply = session[internals].sending.askTopic("unsubscribe", topic, {
+        onReply: () => this.#left(session, topic, promise),
       });
-      resolve(answer);
-      return answer;
+      resolve(reply);
+      return reply;
     });
     this.#pump();
     try {
@@ -408,10 +408,10 @@ export interface HeadSink extends TopicSink {
  */
 type Standing = "out" | "in force" | "superseded";
 
-/** A request for a topic, which is being prepared until it has an `answer`. */
+/** A request for a topic, which is being prepared until it has a `reply`. */
 interface TopicRequest {
   /** Settles with the server's reply. */
-  answer: Promise<unknown> | undefined;
+  reply: Promise<unknown> | undefined;
 }
 
 /** A request for a topic, on behalf of one subscription. */
@@ -483,12 +483,12 @@ export class TopicReaders<C extends Contract> implements TopicSink {
    * True if the topic is in force and no request is pending. The reply to a request would be newer.
    */
   get isInForce(): boolean {
-    return this.#standing !== "out" && !this.request?.answer;
+    return this.#standing !== "out" && !this.request?.reply;
   }
 
   /** Settles with the session's last reply. `undefined` if no request was sent in the session. */
-  get answer(): Promise<unknown> | undefined {
-    return this.isInForce ? Promise.resolve() : this.request?.answer;
+  get reply(): Promise<unknown> | undefined {
+    return this.isInForce ? Promise.resolve() : this.request?.reply;
   }
 
   /** True if the server has reported that the topic has a history. */
@@ -510,11 +510,11 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     this.#standing = "superseded";
   }
 
-  /** Ends all subscriptions, or with `hadAnswer`, only those that have had a reply. */
-  end(error: unknown, hadAnswer?: boolean): void {
+  /** Ends all subscriptions, or with `hadReply`, only those that have had a reply. */
+  end(error: unknown, hadReply?: boolean): void {
     this.#standing = "out";
     for (const subscription of [...this.all]) {
-      if (!hadAnswer || !subscription.isWaiting) this.reject(subscription, error);
+      if (!hadReply || !subscription.isWaiting) this.reject(subscription, error);
     }
   }
 
@@ -548,8 +548,8 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   }
 
   /** Handles the reply to a request. */
-  answered({ asker, waiting }: Question<C>, answer: SubscribeAnswer): void {
-    const { epoch, offset = 0, tag, head = 0 } = answer;
+  replied({ asker, waiting }: Question<C>, reply: SubscribeReply): void {
+    const { epoch, offset = 0, tag, head = 0 } = reply;
     this.#standing = "in force";
     this.#newest = epoch === undefined
       ? undefined
@@ -557,8 +557,8 @@ export class TopicReaders<C extends Contract> implements TopicSink {
       ? { epoch, offset: head }
       : { epoch, offset, tag };
     for (const one of [...this.all]) {
-      if (one === asker) one.answered(answer);
-      else one.serve(answer, waiting.includes(one));
+      if (one === asker) one.replied(reply);
+      else one.serve(reply, waiting.includes(one));
     }
   }
 
@@ -572,7 +572,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   }
 
   /** A reply that lets a subscription start after the newest publication. */
-  get #here(): SubscribeAnswer {
+  get #here(): SubscribeReply {
     return this.#newest === undefined ? {} : { ...this.#newest, head: this.#newest.offset };
   }
 

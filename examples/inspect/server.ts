@@ -50,6 +50,6 @@ async function lookOnce(): Promise<void> {
   console.log(`sessions of ${users.filter((user) => !user.startsWith("guest")).sort().join(", ")}`);
   console.log(`olek: ${stuck.issues[0]!.message}`);
   const detail = await ask(`session?${new URLSearchParams({ node: stuck.node!, id: stuck.id! })}`);
-  console.log(`cookie: ${detail.answer.state.diagnostics.headers.cookie}`);
+  console.log(`cookie: ${detail.reply.state.diagnostics.headers.cookie}`);
   console.log(`the secret is shown: ${JSON.stringify([stuck, detail]).includes(SECRET)}`);
 }

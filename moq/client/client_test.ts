@@ -328,7 +328,7 @@ Deno.test("MoqClient() closes a session that opens too late, and one with anothe
   using time = new FakeTime();
   const network = new MoqNetwork();
   const late = Promise.withResolvers<void>();
-  network.answers.push(async (_signal, context) => {
+  network.outcomes.push(async (_signal, context) => {
     await late.promise;
     return await network.dial(new AbortController().signal, context);
   });
@@ -340,7 +340,7 @@ Deno.test("MoqClient() closes a session that opens too late, and one with anothe
   late.resolve();
   await turns();
   assert(network.last.isClosed);
-  network.answers.push((signal) => network.dial(signal, { mux: new TrackMux() }));
+  network.outcomes.push((signal) => network.dial(signal, { mux: new TrackMux() }));
   await pass(time, 1_000);
   const { name, error } = await client.closed;
   assertEquals(name, "rejected");
@@ -352,7 +352,7 @@ Deno.test("MoqClient.close() stops an attempt, a delay and a session, and leaves
   // While dialing.
   const network = new MoqNetwork();
   let aborted = false;
-  network.answers.push((signal) =>
+  network.outcomes.push((signal) =>
     new Promise((_, reject) =>
       signal.addEventListener("abort", () => {
         aborted = true;

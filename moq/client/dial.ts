@@ -31,8 +31,8 @@ import {
 } from "../wire/versions.ts";
 
 /** Hint for a silent server: gomoqt before moq-lite-03 waits for another first message. */
-const NO_SETUP_ANSWER =
-  'the server does not answer SETUP (for gomoqt up to 0.11 set versions: ["gomoqt-dev"])';
+const NO_SETUP_RESPONSE =
+  'the server does not respond SETUP (for gomoqt up to 0.11 set versions: ["gomoqt-dev"])';
 
 /**
  * The credit for a WebTransport server: large enough that no capsule with more credit is ever sent,
@@ -46,7 +46,7 @@ const UNLIMITED_CREDIT = {
 };
 
 /** The maximum number of characters read from a response that should be a hash. */
-const MAX_HASH_ANSWER = 256;
+const MAX_HASH_RESPONSE = 256;
 
 /** The options for {@linkcode dialMoq}. */
 export interface DialMoqOptions
@@ -265,7 +265,7 @@ function withVersions(
   if (!(error instanceof TimeoutError) || chosen === undefined) return error;
   const [first] = offeredVersions(chosen, versions);
   const isSetupSent = first !== undefined && VERSIONS[first].setup === "compat";
-  const hint = isSetupSent && !versions.includes("gomoqt-dev") ? `; ${NO_SETUP_ANSWER}` : "";
+  const hint = isSetupSent && !versions.includes("gomoqt-dev") ? `; ${NO_SETUP_RESPONSE}` : "";
   const choice = chosen === "" ? "none" : chosen;
   const offer = offered.length === 0
     ? ""
@@ -462,7 +462,8 @@ async function fetchHash(
     const { ok, status } = response;
     if (!ok) {
       await response.body?.cancel();
-      const message = `The server at ${host} answers ${status} for the hash of its certificate`;
+      const message =
+        `The server at ${host} responds with ${status} for the hash of its certificate`;
       throw new ConnectionError(message, { status });
     }
     text = await boundedText(response);
@@ -492,7 +493,7 @@ async function boundedText({ body }: Response): Promise<string> {
   const reader = body.getReader();
   for (let part; !(part = await reader.read()).done;) {
     text += decoder.decode(part.value, { stream: true });
-    if (text.length <= MAX_HASH_ANSWER) continue;
+    if (text.length <= MAX_HASH_RESPONSE) continue;
     await reader.cancel();
     break;
   }

@@ -67,7 +67,7 @@ Deno.test("dialMoq() distinguishes an unreachable server and a missing hash from
   }
 });
 
-Deno.test("dialMoq() names possible causes if a server does not answer SETUP", async () => {
+Deno.test("dialMoq() names possible causes if a server does not respond to SETUP", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
   void (async () => {

@@ -130,7 +130,7 @@ export class RemoteRelay implements TrackOrigin {
     try {
       const dialing = dial(this.url, { mux, signal: AbortSignal.any([signal, attempt.signal]) });
       const session = await within(this.#link.runtime, dialing, {
-        late: "The relay did not answer within",
+        late: "The relay did not respond within",
         signal,
         timeoutMs: DIAL_TIMEOUT_MS,
         discard: (session) => session.close(),

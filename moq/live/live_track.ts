@@ -319,7 +319,7 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Serves one subscriber, starting with the newest or the requested group; or answers a fetch from
+   * Serves one subscriber, starting with the newest or the requested group; or responds to a fetch from
    * the cache. Requested groups that are no longer cached are reported as dropped.
    *
    * @param track The subscriber's track.
@@ -357,7 +357,7 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Answers a fetch from the cache.
+   * Responds to a fetch from the cache.
    *
    * @param request The requested group.
    * @param writer Writer of the response.
@@ -380,7 +380,7 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Returns `true` if a fetch of a group can be answered.
+   * Returns `true` if a fetch of a group can be handled.
    *
    * @param sequence The number of the group.
    * @returns `true` if the group is in the cache.
@@ -631,7 +631,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   }
 
   /**
-   * Answers a fetch; called by the mux.
+   * Responds to a fetch; called by the mux.
    *
    * @param request The requested group.
    * @param group Writer of the response.

@@ -178,7 +178,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     await until(() => live.subscribers === 0);
   });
 
-  Deno.test(`LiveTrack.serveFetch() answers from the cache over ${version}`, async () => {
+  Deno.test(`LiveTrack.serveFetch() responds from the cache over ${version}`, async () => {
     const { live, mux } = liveMux({ maxCachedGroups: 2 });
     for (const text of ["one", "two", "three four"]) write(live, text);
     await using pair = await livePair(version, { server: mux });

@@ -225,7 +225,7 @@ const OPTIONS: OptionKinds<MoqRelayOptions> = {
  * - **Once:** the relay subscribes to a track upstream for its first subscriber, with the highest
  *   priority of all subscribers, and unsubscribes `lingerMs` after the last one has left.
  * - **Fan-out:** a {@linkcode LiveTrack} holds each group once for all subscribers: late
- *   subscribers start at the newest group, fetches are answered from the cache first, and a stalled
+ *   subscribers start at the newest group, fetches are handled from the cache first, and a stalled
  *   subscriber does not affect the others.
  * - **Routes:** if a broadcast has several sources, the relay uses the route with the fewest hops.
  *   If two routes to different publishers are equally short, it uses the newer one. If another

@@ -427,10 +427,10 @@ Deno.test("MoqRelay forwards as many concurrent fetches as its limit allows, and
   const held = [await fetch(), await fetch()];
   await until(() => asked === 2);
   const rejected = await fetch();
-  const answer = rejected.readFrame().catch((error) => error);
+  const response = rejected.readFrame().catch((error) => error);
   await until(() => asked > 2 || rejected.isEnded);
   gate.resolve();
-  assertEquals((await answer as MoqError).reason, "notFound");
+  assertEquals((await response as MoqError).reason, "notFound");
   for (const group of held) assertEquals(await frames(group), ["one"]);
   for (let round = 0; round < 4; round++) {
     await turns(20);

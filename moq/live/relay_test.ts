@@ -237,7 +237,7 @@ for (const version of WITH_HOPS) {
     assertEquals(heard.slice(1), ["/live off", "/live on", "/live off", "/live on"]);
   });
 
-  Deno.test(`MoqRelay answers fetches from its cache, and otherwise from upstream, over ${version}`, async () => {
+  Deno.test(`MoqRelay responds to fetches from its cache, and otherwise from upstream, over ${version}`, async () => {
     await using net = new RelayNet(version);
     const { publisher, viewer: { client } } = await net.live();
     for (const text of ["one", "two"]) publisher.write(text);

@@ -242,7 +242,7 @@ export class Admission {
   }
 
   /**
-   * Admits a client before its request is answered.
+   * Admits a client before its request is handled.
    *
    * @param protocol The protocol for the response; empty if there is none.
    * @throws {MoqRejection} If the client is rejected.
@@ -306,7 +306,7 @@ export class Admission {
     const signal = this.#ending.signal;
     try {
       await within(this.#runtime, (async () => await onSetup(request, client))(), {
-        late: "onSetup did not answer within",
+        late: "onSetup did not respond within",
         signal,
         timeoutMs,
       });

@@ -121,7 +121,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Answers an HTTP request: a WebSocket upgrade with a MoQ protocol becomes a session. Can be
+   * Responds to an HTTP request: a WebSocket upgrade with a MoQ protocol becomes a session. Can be
    * mounted in `Deno.serve`, Hono, oak and any other server that passes the `Request` on.
    *
    * @param request The request.
@@ -138,7 +138,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
         ? this.#upgrade(request, info)
         : new Response(fault.message, fault);
     }
-    if (requestsHash(request, this.#host)) return this.#answerHash(request);
+    if (requestsHash(request, this.#host)) return this.#respondWithHash(request);
     const { fetch } = this.#options;
     return fetch?.(request, info) ?? new Response("Expected a WebSocket upgrade", {
       status: 426,
@@ -147,9 +147,9 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   };
 
   /**
-   * Answers a request for a WebTransport session. Never rejects.
+   * Responds to a request for a WebTransport session. Never rejects.
    *
-   * @param request The request, which must not have been answered yet.
+   * @param request The request, which must not have been handled yet.
    */
   async take(request: WebTransportRequest): Promise<void> {
     try {
@@ -166,7 +166,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
       try {
         request.reject(this.#rejected(error).status);
       } catch {
-        // The request was already answered, or the client left.
+        // The request was already handled, or the client left.
       }
     }
   }
@@ -362,7 +362,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   /**
    * Responds with the hash of the development certificate. Pages of allowed origins may read it.
    */
-  #answerHash({ headers }: Request): Response {
+  #respondWithHash({ headers }: Request): Response {
     const origin = headers.get("origin");
     const mayRead = origin !== null && this.#admission.isOriginAllowed(headers);
     return new Response(this.certificateHashes[0]!.value.toHex(), {
@@ -426,13 +426,13 @@ export function listenMoq(options: ListenMoqOptions = {}): MoqServer {
   return MoqServer.listen(options);
 }
 
-/** Answers an admitted client; frees the lease if that fails. */
+/** Responds to an admitted client; frees the lease if that fails. */
 function accepted<T>(lease: SessionLease, accept: () => T): T {
   try {
     return accept();
   } catch (cause) {
     lease[Symbol.dispose]();
-    throw new MoqRejection(400, "The request cannot be answered", { cause });
+    throw new MoqRejection(400, "The request cannot be handled", { cause });
   }
 }
 

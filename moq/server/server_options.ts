@@ -62,7 +62,7 @@ export interface MoqServerOptions extends
    * 403), otherwise with a close. Any other error is a fault: the client is rejected with 503 and
    * may retry, and only `onError` receives the message.
    *
-   * Over WebTransport and WebSocket `onSetup` runs before the request is answered. Only the URL,
+   * Over WebTransport and WebSocket `onSetup` runs before the request is handled. Only the URL,
    * the headers and usually the version are known then. Over raw QUIC, it runs after SETUP has
    * arrived.
    */
@@ -75,7 +75,7 @@ export interface MoqServerOptions extends
   readonly onSession?:
     | ((session: MoqSession, client: MoqClientInfo) => void | Promise<void>)
     | undefined;
-  /** Answers HTTP requests other than WebSocket upgrades. By default with status 426. */
+  /** Responds to HTTP requests other than WebSocket upgrades. By default with status 426. */
   readonly fetch?:
     | ((request: Request, info: RequestInfo) => Response | Promise<Response>)
     | undefined;

@@ -65,12 +65,12 @@ export interface SocketsOptions {
 
 /** Handlers of requests and connections. */
 export interface SocketsHandlers {
-  /** Answers an HTTP request. */
+  /** Responds to an HTTP request. */
   fetch(
     request: Request,
     info: { readonly remoteAddr: Deno.NetAddr },
   ): Response | Promise<Response>;
-  /** Answers a request for a WebTransport session; never rejects. */
+  /** Responds to a request for a WebTransport session; never rejects. */
   take(request: WebTransportRequest): Promise<void>;
   /** Accepts a connection of raw QUIC; never rejects. */
   accept(connection: QuicConnection): Promise<void>;

@@ -276,7 +276,7 @@ for (const version of VERSIONS) {
   });
 }
 
-Deno.test("MoqSession() sends in SETUP of moq-lite-05 whether it answers probes", async () => {
+Deno.test("MoqSession() sends in SETUP of moq-lite-05 whether it responds to probes", async () => {
   for (const [bitrate, level] of [[undefined, 1], [{}, 1], [false, undefined]] as const) {
     await using pair = await ends("moq-lite-05", bitrate === undefined ? {} : { bitrate });
     await turns();

@@ -156,9 +156,9 @@ export async function requestGrant(
   if (authorize === undefined) return { grant: true, rejection: undefined };
   try {
     const ask = () => {
-      const answer = authorize(path, action);
-      if (!(answer instanceof Promise)) return answer;
-      return waitFor(context.runtime, answer, { what: "authorize", timeoutMs: AUTHORIZE_MS });
+      const response = authorize(path, action);
+      if (!(response instanceof Promise)) return response;
+      return waitFor(context.runtime, response, { what: "authorize", timeoutMs: AUTHORIZE_MS });
     };
     const grant = await decide("authorize", ask, [AuthenticationError]);
     checkGrant(grant);

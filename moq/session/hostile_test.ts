@@ -47,8 +47,8 @@ function liveMux(tracks: TrackWriter[] = []): TrackMux {
   return mux;
 }
 
-/** Asserts that the server still answers a valid request. */
-async function assertAnswers(peer: HandPeer, version: MoqVersion): Promise<void> {
+/** Asserts that the server still responds to a valid request. */
+async function assertResponds(peer: HandPeer, version: MoqVersion): Promise<void> {
   const exchange = await peer.ask(subscribe(version, 999_999, "/nowhere"));
   assertEquals((await exchange.rest()).reset, version === "moq-lite-05" ? 0x33 : 3);
   assertEquals(peer.session.isClosed, false);
@@ -96,7 +96,7 @@ for (const version of VERSIONS_BY_HAND) {
       await peer.ask("02");
       await peer.post("00", { staysOpen: true });
     }
-    await assertAnswers(peer, version);
+    await assertResponds(peer, version);
     assertEquals(peer.session.servedSubscriptions, 0);
   });
 
@@ -109,7 +109,7 @@ for (const version of VERSIONS_BY_HAND) {
     assertEquals(await (await peer.ask("")).rest(), { hex: "", reset: 0 });
     silent[0]!.reset(0);
     await turns();
-    await assertAnswers(peer, version);
+    await assertResponds(peer, version);
   });
 
   Deno.test(`${version}: a reset in the middle of a message ends only that stream`, async () => {
@@ -124,7 +124,7 @@ for (const version of VERSIONS_BY_HAND) {
     await turns();
     assertEquals(peer.session.servedSubscriptions, 0);
     assert(tracks.every((track) => track.signal.aborted));
-    await assertAnswers(peer, version);
+    await assertResponds(peer, version);
   });
 
   Deno.test(`${version}: of a flood of SUBSCRIBE_UPDATE only the last one is kept`, async () => {
@@ -165,7 +165,7 @@ for (const version of VERSIONS_BY_HAND) {
     assert(Deno.memoryUsage().heapUsed - before < 100_000_000);
     await exchange.end();
     await turns();
-    await assertAnswers(peer, version);
+    await assertResponds(peer, version);
   });
 }
 

@@ -75,13 +75,13 @@ export class IncomingStreams {
       } finally {
         this.#silent--;
       }
-      await this.#answer(type, exchange, reject);
+      await this.#respond(type, exchange, reject);
     } catch (error) {
       this.#failed(error, reject);
     }
   }
 
-  async #answer(
+  async #respond(
     type: number | undefined,
     exchange: Exchange,
     reject: () => void,

@@ -45,7 +45,7 @@ export class PeerReports {
   /**
    * Starts to read SESSION_UPDATE from the setup stream, if the version has one.
    *
-   * @param bitrate How to measure the outgoing bitrate. Without options, probes are answered, and
+   * @param bitrate How to measure the outgoing bitrate. Without options, probes are handled, and
    * SESSION_UPDATE is not sent, because no peer requests it. With `false`, neither is sent.
    */
   constructor(

@@ -258,14 +258,14 @@ export class Publisher {
   async #bounded(
     exchange: Exchange,
     scope: "announce" | "fetch" | "subscribe",
-    answer: () => Promise<void>,
+    serve: () => Promise<void>,
   ): Promise<void> {
     if (this.#requests >= this.#context.limits.maxRequests) {
       return exchange.abort(codeOf(this.#context, scope, "internal"));
     }
     this.#requests++;
     try {
-      await answer();
+      await serve();
     } finally {
       this.#requests--;
     }
@@ -343,7 +343,7 @@ export class Publisher {
     }
   }
 
-  /** Lets a subscription handler answer a fetch, with a track whose range is the group. */
+  /** Lets a subscription handler respond to a fetch, with a track whose range is the group. */
   async #serveOneGroup(route: MuxRoute, request: FetchRequest, group: GroupWriter): Promise<void> {
     const { path, name, sequence, priority, signal } = request;
     let isOpened = false;

@@ -73,7 +73,7 @@ import { Subscriber } from "./subscriber.ts";
  *
  * - **Rejection:** the peer receives the version's code: `unauthorized` (4) and `bannedPrefix` (4)
  *   in gomoqt. moq-lite has neither: a subscription ends as `notFound` (0x33), and a request for
- *   announcements is answered with an empty list, because a code would close a moq-rs session.
+ *   announcements is handled with an empty list, because a code would close a moq-rs session.
  * - **Slow decision:** it only delays its request, and later announcements on the same stream. A
  *   decision after the session has closed has no effect.
  * - **Error:** an `AuthenticationError` rejects the action. Any other error and an invalid grant

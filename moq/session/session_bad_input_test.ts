@@ -159,12 +159,12 @@ for (const version of ALL) {
 /** Subscribes, and returns the stream at the publisher. */
 async function subscribed(peer: HandPeer): Promise<{
   readonly track: TrackReader;
-  readonly answer: (hex: string) => Promise<void>;
+  readonly respond: (hex: string) => Promise<void>;
 }> {
   const track = await peer.session.subscribe("/a", "b");
   const exchange = await peer.nextBidi();
   await exchange.read();
-  return { track, answer: (hex) => exchange.write(hex) };
+  return { track, respond: (hex) => exchange.write(hex) };
 }
 
 for (
@@ -178,8 +178,8 @@ for (
 ) {
   Deno.test(`${version}: a subscription ends with its session when the response ${what}`, async () => {
     await using peer = await HandPeer.open(version, { side: "client" });
-    const { track, answer } = await subscribed(peer);
-    await answer(hex);
+    const { track, respond } = await subscribed(peer);
+    await respond(hex);
     assertInstanceOf(await assertRejects(() => track.ready), ProtocolError);
     await assertRejects(() => track.nextGroup(), ProtocolError);
     assertEquals(await peer.closed(), VIOLATION);

@@ -139,7 +139,7 @@ for (const version of ALL_VERSIONS) {
       });
     }
 
-    Deno.test(`${version}: a function that serves subscriptions answers fetches`, async () => {
+    Deno.test(`${version}: a function that serves subscriptions responds to fetches`, async () => {
       const mux = new TrackMux();
       await using live = new LiveTrack();
       for (const text of ["one", "two"]) {

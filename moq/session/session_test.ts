@@ -34,7 +34,7 @@ for (const version of ALL_VERSIONS) {
       },
     });
     const { server, client } = ends;
-    // SETUP on a separate stream arrived with the first answer at the latest.
+    // SETUP on a separate stream arrived with the first response at the latest.
     await (await client.acceptAnnounce("/")).next({ signal: AbortSignal.timeout(1) }).catch(
       () => {},
     );

@@ -126,14 +126,14 @@ export async function setUpClient(
     const offered = [traits.code];
     const setup = encodeClientSetup({ versions: offered, parameters }, traits);
     await exchange.write(withType(BidiType.session, setup));
-    const answer = decodeServerSetup(await exchange.reader.required("SESSION_SERVER"), traits);
-    if (answer.version !== traits.code) {
-      throw noVersion(`the server chose ${hex(answer.version)}`, "gomoqt");
+    const response = decodeServerSetup(await exchange.reader.required("SESSION_SERVER"), traits);
+    if (response.version !== traits.code) {
+      throw noVersion(`the server chose ${hex(response.version)}`, "gomoqt");
     }
     return {
       traits,
       request: request(offered),
-      serverExtensions: answer.parameters,
+      serverExtensions: response.parameters,
       exchange,
     };
   }
@@ -147,15 +147,15 @@ export async function setUpClient(
   if (type !== SERVER_SETUP) {
     throw new ProtocolError(`Expected SERVER_SETUP, received the message type ${type}`);
   }
-  const answer = decodeServerSetup(await compatBody(exchange), traits);
-  const agreed = Object.values(VERSIONS).find(({ code }) => code === answer.version);
+  const response = decodeServerSetup(await compatBody(exchange), traits);
+  const agreed = Object.values(VERSIONS).find(({ code }) => code === response.version);
   if (agreed === undefined || !offered.includes(agreed.code)) {
-    throw noVersion(`the server chose ${hex(answer.version)}`);
+    throw noVersion(`the server chose ${hex(response.version)}`);
   }
   return {
     traits: agreed,
     request: request(offered),
-    serverExtensions: answer.parameters,
+    serverExtensions: response.parameters,
     exchange,
   };
 }
@@ -198,8 +198,8 @@ export async function setUpServer(
       extensions: offer.parameters,
     };
     await onSetup?.(request);
-    const answer = { version: gomoqt.code, parameters: ownParameters(extensions) };
-    await exchange.write(encodeServerSetup(answer, gomoqt));
+    const response = { version: gomoqt.code, parameters: ownParameters(extensions) };
+    await exchange.write(encodeServerSetup(response, gomoqt));
     return { traits: gomoqt, request, serverExtensions: extensions, exchange };
   }
   if (type !== BidiType.clientSetup || named === "gomoqt-dev") {
@@ -217,8 +217,8 @@ export async function setUpServer(
   }
   const request = { path, versions: offer.versions, extensions: offer.parameters };
   await onSetup?.(request);
-  const answer = { version: agreed.code, parameters: ownParameters(extensions) };
-  await exchange.write(encodeServerSetup(answer, agreed));
+  const response = { version: agreed.code, parameters: ownParameters(extensions) };
+  await exchange.write(encodeServerSetup(response, agreed));
   return { traits: agreed, request, serverExtensions: extensions, exchange };
 }
 
@@ -244,7 +244,7 @@ export interface SetupMessage {
   /** The path that a client requests; only sent on a transport without a URL. */
   readonly path: string;
   readonly hopId: bigint;
-  /** True if this end answers probes. */
+  /** True if this end responds to probes. */
   readonly isMeasuring: boolean;
 }
 

@@ -205,16 +205,16 @@ export class Subscriber {
 
   async #readResponses(exchange: Exchange, track: TrackReader): Promise<void> {
     const context = this.#context;
-    let isAnswered = false;
+    let hasReplied = false;
     let end: number | undefined;
     try {
       for (let response; (response = await this.#nextResponse(exchange)) !== undefined;) {
-        isAnswered = true;
+        hasReplied = true;
         if (response.type === "end") end = response.group;
         else this.#respond(track, response);
       }
       // In moq-lite-05, only a group or END shows that the subscription was accepted.
-      if (!isAnswered && !track.hasBegun) {
+      if (!hasReplied && !track.hasBegun) {
         throw rejectedError(track.path, track.name, { reason: "unknown" });
       }
       track.finish(end);

@@ -93,7 +93,7 @@ export interface TrackServer {
    */
   readonly acceptLater?: boolean | undefined;
   /**
-   * Answers a fetch. Without this method fetches are rejected. A {@linkcode TrackHandler} that is a
+   * Responds to a fetch. Without this method fetches are rejected. A {@linkcode TrackHandler} that is a
    * function receives a track instead, whose range is the fetched group.
    *
    * @param request The request.
@@ -163,7 +163,7 @@ export interface MoqPublication extends Disposable {
 
 /** A handler in the mux. */
 export interface MuxServer extends TrackServer {
-  /** True if `serveTrack()` also answers fetches, because the handler is a function. */
+  /** True if `serveTrack()` also responds to fetches, because the handler is a function. */
   readonly servesFetches?: boolean | undefined;
 }
 

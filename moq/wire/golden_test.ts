@@ -73,7 +73,7 @@ const GOLDEN: readonly Golden[] = [
           { ...NO_RANGE, id: 70, path: "/live/alice", track: "video", priority: 200 },
         ],
       ],
-      "an answer to SUBSCRIBE": [["00", { type: "ok", fields: undefined }]],
+      "a response to SUBSCRIBE": [["00", { type: "ok", fields: undefined }]],
       "SUBSCRIBE_UPDATE": [["02 40c8", { ...NO_RANGE, priority: 200 }]],
       "GROUP": [
         ["00 02 00 01", { subscribeId: 0, sequence: 1 }],
@@ -111,7 +111,7 @@ const GOLDEN: readonly Golden[] = [
         ],
       ],
       "SUBSCRIBE_UPDATE": [["07 c8 01 41f4 05 4065", FULL]],
-      "an answer to SUBSCRIBE": [
+      "a response to SUBSCRIBE": [
         ["00 05 00 00 00 02 00", { type: "ok", fields: { ...NO_RANGE, startGroup: 1 } }],
         // gomoqt writes the type separately.
         ["00 07 c8 01 41f4 05 4065", { type: "ok", fields: FULL }],
@@ -147,7 +147,7 @@ const GOLDEN: readonly Golden[] = [
         "12 00 05 62656e6368 05 766964656f 07 00 00 00 00",
         { ...NO_RANGE, id: 0, path: "bench", track: "video", priority: 7 },
       ]],
-      "an answer to SUBSCRIBE": [
+      "a response to SUBSCRIBE": [
         ["00 05 07 00 00 00 00", { type: "ok", fields: { ...NO_RANGE, priority: 7 } }],
       ],
     },
@@ -193,7 +193,7 @@ const GOLDEN: readonly Golden[] = [
     by: "@moq/net 0.3.4",
     versions: ["moq-lite-04"],
     messages: {
-      "an answer to SUBSCRIBE": [
+      "a response to SUBSCRIBE": [
         ["00 07 c8 01 41f4 05 4065", { type: "ok", fields: FULL }],
         ["01 03 03 09 34", { type: "drop", start: 3, end: 9, code: 0x34 }],
       ],
@@ -217,7 +217,7 @@ const GOLDEN: readonly Golden[] = [
         ],
       ],
       "ANNOUNCE_OK": [["09 d23456789abcdef0 03", { hop: HOP, active: 3 }]],
-      "an answer to SUBSCRIBE": [
+      "a response to SUBSCRIBE": [
         ["00 02 412c", { type: "start", group: 300 }],
         ["01 02 412d", { type: "end", group: 301 }],
         ["02 03 03 09 34", { type: "drop", start: 3, end: 9, code: 0x34 }],
@@ -262,7 +262,7 @@ const GOLDEN: readonly Golden[] = [
         "21 001b c0000000ff0dad01 02 02 8000a455 07 0b 6d6f712d6c6974652d6a73",
         { version: 0xff0dad01, parameters: new Map([LIMIT, NAME]) },
       ]],
-      "an answer to SUBSCRIBE": [
+      "a response to SUBSCRIBE": [
         ["01 c8", { type: "ok", fields: { ...NO_RANGE, priority: 200 } }],
       ],
     },
@@ -301,7 +301,7 @@ const GOLDEN: readonly Golden[] = [
         ],
         ["21 0009 c0000000ff0dad02 00", { version: 0xff0dad02, parameters: new Map() }],
       ],
-      "an answer to SUBSCRIBE": [["00", { type: "ok", fields: undefined }]],
+      "a response to SUBSCRIBE": [["00", { type: "ok", fields: undefined }]],
     },
   },
 ];

@@ -568,7 +568,7 @@ export function decodeSubscribeResponse(
   traits: VersionTraits,
 ): SubscribeResponse {
   const { responses, okFields } = traits;
-  return decodeMessage(body, "an answer to SUBSCRIBE", (fields): SubscribeResponse => {
+  return decodeMessage(body, "a response to SUBSCRIBE", (fields): SubscribeResponse => {
     const kind = RESPONSE_KINDS[responses][type];
     if (kind === undefined) throw fields.fault(`its type is unknown, received ${type}`);
     if (kind === "ok") {

@@ -10,12 +10,12 @@ import type {
 import { countedBytes } from "../broker.ts";
 import { type CarriedRecords, MAX_CARRIED_BYTES, readCarried } from "../logs/announcement.ts";
 import {
-  ANSWER_PREFIX,
-  type KeptLog,
   logTopic,
   MAX_LOG_ID_BYTES,
   type OwnedKind,
   requestLog,
+  RESPONSE_PREFIX,
+  type RetainedLog,
 } from "../logs/rules.ts";
 import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
 
@@ -182,14 +182,14 @@ export const LOGS: Record<string, Test> = {
     same(await near.read(`${id} second`, reading()), undefined, "the log beyond the bound");
   }),
 
-  "bounds answers, their requests and other logs separately": withLogs(
+  "bounds responses, their requests and other logs separately": withLogs(
     async ({ id }, near, far) => {
-      const [one, two] = [1, 2].map((n) => `${ANSWER_PREFIX}${id} ${n}`) as [string, string];
+      const [one, two] = [1, 2].map((n) => `${RESPONSE_PREFIX}${id} ${n}`) as [string, string];
       const kindOf = async (name: string, maxLogs: number) =>
         (await near.create(name, creation({ maxLogs }))).kind;
       await created(near, id, {});
-      same((await created(near, one, { maxLogs: 1 })).count, 1, "the number of answers");
-      same(await kindOf(two, 1), "too-many", "an answer beyond the bound");
+      same((await created(near, one, { maxLogs: 1 })).count, 1, "the number of responses");
+      same(await kindOf(two, 1), "too-many", "a response beyond the bound");
       same(await kindOf(requestLog(one), 1), "created", "a request");
       same(await kindOf(requestLog(two), 1), "too-many", "a request beyond the bound");
       same(await kindOf(`${id} second`, 1_000_000), "created", "another log");
@@ -199,8 +199,8 @@ export const LOGS: Record<string, Test> = {
     },
   ),
 
-  "lists answers with their owners and ends": withLogs(async ({ id }, near, far) => {
-    const names = Array.from({ length: 12 }, (_, n) => `${ANSWER_PREFIX}${id}:${n}:"é"`);
+  "lists responses with their owners and ends": withLogs(async ({ id }, near, far) => {
+    const names = Array.from({ length: 12 }, (_, n) => `${RESPONSE_PREFIX}${id}:${n}:"é"`);
     const owned = { ...TEXT, owner: "u.Ann_1 a1.at-2" };
     await created(near, id, { config: owned, end: {} });
     for (const [n, name] of names.entries()) {
@@ -220,7 +220,7 @@ export const LOGS: Record<string, Test> = {
     const rest = Array(6).fill(owner);
     same(owners, ["none", owner, owner, owner, "gone", "gone", ...rest], "the owners");
     const ended = own.map((one) => one?.endedAt !== undefined);
-    same(ended, names.map((_, n) => n === 2 || n === 3), "the ended answers");
+    same(ended, names.map((_, n) => n === 2 || n === 3), "the ended responses");
     const now = Date.now();
     const isNow = [2, 3].every((n) => Math.abs(own[n]!.endedAt! - now) < 60_000);
     same(isNow, true, "the times of the ends");
@@ -230,9 +230,9 @@ export const LOGS: Record<string, Test> = {
 
   "lists streams with their owners": withLogs(async ({ id }, near, far) => {
     const owned = { ...TEXT, owner: "u.Ann_1 a1.at-2" };
-    const answer = ANSWER_PREFIX + id;
+    const response = RESPONSE_PREFIX + id;
     const streams = Array.from({ length: 7 }, (_, n) => `${id}/é${n}`);
-    for (const name of [answer, requestLog(answer), ...streams]) {
+    for (const name of [response, requestLog(response), ...streams]) {
       await created(near, name, { config: owned });
     }
     await append(near, streams[1]!, ["a"]);
@@ -242,8 +242,8 @@ export const LOGS: Record<string, Test> = {
     const own = streams.map((name) => found.get(name)?.owner);
     const { owner } = owned;
     same(own, streams.map((_, n) => n === 3 ? undefined : owner), "the owners");
-    same([found.has(answer), found.has(requestLog(answer))], [false, false], "other kinds");
-    for (const name of [answer, requestLog(answer), ...streams]) await near.delete(name);
+    same([found.has(response), found.has(requestLog(response))], [false, false], "other kinds");
+    for (const name of [response, requestLog(response), ...streams]) await near.delete(name);
   }),
 
   "drops the oldest records only by retention": withLogs(async ({ id }, near, far) => {
@@ -534,8 +534,8 @@ async function append(
 }
 
 /** Lists all logs of a kind, by their ids. */
-async function listed(logs: BrokerLogs, kind: OwnedKind): Promise<Map<string, KeptLog>> {
-  const found = new Map<string, KeptLog>();
+async function listed(logs: BrokerLogs, kind: OwnedKind): Promise<Map<string, RetainedLog>> {
+  const found = new Map<string, RetainedLog>();
   let [pages, after] = [0, undefined as string | undefined];
   do {
     const page = await logs.list(kind, { limit: 5, after });

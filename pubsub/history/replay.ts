@@ -4,7 +4,7 @@ import type {
   HistoryOptions,
   HistoryPosition,
   RecoveryReason,
-  SubscribeAnswer,
+  SubscribeReply,
 } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { pushPage } from "../../session/queue/turn.ts";
@@ -20,7 +20,7 @@ import type { HistoryQuery, PlacedPage } from "./reader.ts";
 const MAX_READS = 3;
 
 /** Longest wait before the reply, in milliseconds: by default a client waits for 30 s. */
-const ANSWER_TIMEOUT_MS = 20_000;
+const REPLY_TIMEOUT_MS = 20_000;
 
 /**
  * Maximum total size of the pages that wait for a node's sessions, in bytes. Pages beyond that are
@@ -34,7 +34,7 @@ export interface ReplayOptions extends HistoryOptions {
    * Called once with the start position, after `subscribe` returned, and before the first
    * publication is sent. Not called when the session is closed.
    */
-  readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
+  readonly onReply?: ((reply: SubscribeReply) => void) | undefined;
 }
 
 /**
@@ -116,7 +116,7 @@ interface ReplayPosition {
 interface ReplayStart extends ReplayPosition {
   /** The era of the feed. */
   readonly era: number;
-  readonly answer: SubscribeAnswer;
+  readonly reply: SubscribeReply;
 }
 
 /** Reason why a page cannot be read. */
@@ -264,14 +264,14 @@ function beginWithout(
 function rejection(
   { since, last }: HistoryOptions,
   reason: RecoveryReason | undefined,
-): Pick<SubscribeAnswer, "recovered" | "reason"> {
+): Pick<SubscribeReply, "recovered" | "reason"> {
   if (reason === undefined) return {};
   if (since !== undefined) return { recovered: false, reason };
   return last === undefined ? {} : { reason };
 }
 
 /** The reply while no position of the topic is known; a gap with the position follows. */
-function unknownStart({ since }: HistoryOptions): SubscribeAnswer {
+function unknownStart({ since }: HistoryOptions): SubscribeReply {
   const reason = "unavailable";
   return since === undefined ? { reason } : { recovered: false, reason };
 }
@@ -279,12 +279,12 @@ function unknownStart({ since }: HistoryOptions): SubscribeAnswer {
 function beginAt(
   feed: Replayable,
   { epoch, at, tag, ahead }: ReplayPosition,
-  answer: Pick<SubscribeAnswer, "recovered" | "reason">,
+  reply: Pick<SubscribeReply, "recovered" | "reason">,
 ): ReplayStart {
   const head = Math.max(at, feed.known);
   const named = at === 0 && feed.remembersMs < Infinity ? stamp(feed.runtime.now()) : tag;
   const place = named === undefined ? { epoch, offset: at } : { epoch, offset: at, tag: named };
-  return { epoch, at, ahead, era: feed.era, answer: { ...place, head, ...answer } };
+  return { epoch, at, ahead, era: feed.era, reply: { ...place, head, ...reply } };
 }
 
 /**
@@ -340,10 +340,10 @@ export class Replay {
   #at: number | undefined;
   #epoch: string | undefined;
   #era: number;
-  #isAnswered = false;
+  #hasReplied = false;
   #isEnded = false;
   /** A later call for the session that asked only for the position. */
-  #asker: ReplayOptions["onAnswer"];
+  #asker: ReplayOptions["onReply"];
 
   /** Creates a replay; `start` starts reading and sending. */
   constructor(
@@ -381,18 +381,18 @@ export class Replay {
   }
 
   /** True once the call that started the replay has a reply. */
-  get isAnswered(): boolean {
-    return this.#isAnswered;
+  get hasReplied(): boolean {
+    return this.#hasReplied;
   }
 
   /**
    * Replies to another call together with the first. If there are several such calls, only the
    * newest waits.
    */
-  tellToo(onAnswer: ReplayOptions["onAnswer"]): void {
+  tellToo(onReply: ReplayOptions["onReply"]): void {
     const before = this.#asker;
-    this.#asker = onAnswer;
-    tellAnswer(this.#session, before, { isSuperseded: true });
+    this.#asker = onReply;
+    tellReply(this.#session, before, { isSuperseded: true });
   }
 
   /** Starts in a later step than this one. */
@@ -419,7 +419,7 @@ export class Replay {
   end(): void {
     this.#isEnded = true;
     this.#keep(undefined);
-    if (this.#request.at === undefined) this.#answer({ isSuperseded: true });
+    if (this.#request.at === undefined) this.#reply({ isSuperseded: true });
   }
 
   async #run(): Promise<void> {
@@ -440,23 +440,23 @@ export class Replay {
     let found: ReplayStart | undefined;
     this.#finding = this.#reader.find(options);
     const finding = this.#finding.then((one) => void (found = one));
-    const isInTime = await settlesWithin(this.#host.runtime, finding, ANSWER_TIMEOUT_MS);
+    const isInTime = await settlesWithin(this.#host.runtime, finding, REPLY_TIMEOUT_MS);
     if (this.#isEnded) return;
     if (!isInTime && feed.epoch !== undefined && options.since !== undefined) {
       found = beginWithout(feed, options, { reason: "unavailable" });
     }
     if (found === undefined) {
-      this.#answer(unknownStart(options));
+      this.#reply(unknownStart(options));
       await feed.begun;
       if (this.#isEnded) return;
       return this.#beginAnew("unavailable");
     }
-    const { epoch, era, at, ahead, answer } = found;
+    const { epoch, era, at, ahead, reply } = found;
     this.#epoch = epoch;
     this.#era = era;
     this.#at = at;
     this.#keep(ahead);
-    this.#answer(answer);
+    this.#reply(reply);
   }
 
   /** Starts over if the topic's history has. */
@@ -575,41 +575,41 @@ export class Replay {
     tellGap(this.#feed, this.#session, { reason, offset });
   }
 
-  #answer(answer: SubscribeAnswer): void {
-    if (this.#isAnswered) return;
-    this.#isAnswered = true;
-    tellAnswer(this.#session, (this.#request as ReplayOptions).onAnswer, answer);
-    const { recovered: _recovered, reason, ...standing } = answer;
+  #reply(reply: SubscribeReply): void {
+    if (this.#hasReplied) return;
+    this.#hasReplied = true;
+    tellReply(this.#session, (this.#request as ReplayOptions).onReply, reply);
+    const { recovered: _recovered, reason, ...standing } = reply;
     // Without an epoch and without a reason, a reply says that the topic has no history.
-    const isUnknown = answer.epoch === undefined && reason !== undefined;
-    tellAnswer(this.#session, this.#asker, isUnknown ? { reason } : standing);
+    const isUnknown = reply.epoch === undefined && reason !== undefined;
+    tellReply(this.#session, this.#asker, isUnknown ? { reason } : standing);
   }
 }
 
-/** Calls `onAnswer`; an error of the application counts as a failed handler. */
-export function tellAnswer(
+/** Calls `onReply`; an error of the application counts as a failed handler. */
+export function tellReply(
   session: Session,
-  onAnswer: ReplayOptions["onAnswer"],
-  answer: SubscribeAnswer,
+  onReply: ReplayOptions["onReply"],
+  reply: SubscribeReply,
 ): void {
   if (session.isClosed) return;
   try {
-    onAnswer?.(answer);
+    onReply?.(reply);
   } catch (error) {
     session[internals].handlerFailed(error, "A handler failed");
   }
 }
 
-/** Returns a function that calls `onAnswer` once; later calls have no effect. */
-export function answerOnce(
+/** Returns a function that calls `onReply` once; later calls have no effect. */
+export function replyOnce(
   session: Session,
-  onAnswer: ReplayOptions["onAnswer"],
-): (answer: SubscribeAnswer) => void {
-  let isAnswered = false;
-  return (answer) => {
-    if (isAnswered) return;
-    isAnswered = true;
-    tellAnswer(session, onAnswer, answer);
+  onReply: ReplayOptions["onReply"],
+): (reply: SubscribeReply) => void {
+  let hasReplied = false;
+  return (reply) => {
+    if (hasReplied) return;
+    hasReplied = true;
+    tellReply(session, onReply, reply);
   };
 }
 

@@ -1,6 +1,6 @@
 /** A topic with a history that this node follows for its sessions. */
 import { Signal } from "../../base/signal.ts";
-import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
+import type { RecoveryReason, SubscribeReply } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -126,21 +126,21 @@ class Subscribers {
    */
   admit(
     session: Session,
-    { since, last, onAnswer }: ReplayOptions,
-  ): (() => SubscribeAnswer) | undefined {
+    { since, last, onReply }: ReplayOptions,
+  ): (() => SubscribeReply) | undefined {
     const before = this.#replays.get(session);
     const isIn = before !== undefined || this.#members.has(session);
     // If the position of the feed is unknown, a member has no position to reply with.
     const hasPlace = before !== undefined || isIn && this.#feed.epoch !== undefined;
-    if (since !== undefined || last !== undefined || !hasPlace && onAnswer !== undefined) {
+    if (since !== undefined || last !== undefined || !hasPlace && onReply !== undefined) {
       this.#members.delete(session);
-      this.#replay(session, { since, last, onAnswer });
+      this.#replay(session, { since, last, onReply });
       // This comes last, because it calls the application, which may remove the session.
       before?.end();
       return undefined;
     }
-    if (before !== undefined && before.at === undefined && !before.isAnswered) {
-      if (onAnswer !== undefined) before.tellToo(onAnswer);
+    if (before !== undefined && before.at === undefined && !before.hasReplied) {
+      if (onReply !== undefined) before.tellToo(onReply);
       return undefined;
     }
     if (isIn) return () => this.#standingOf(session);
@@ -207,7 +207,7 @@ class Subscribers {
     });
   }
 
-  #standingOf(session: Session): SubscribeAnswer {
+  #standingOf(session: Session): SubscribeReply {
     const { epoch, known, tail } = this.#feed;
     const replay = this.#replays.get(session);
     const offset = replay === undefined ? known : replay.at;
@@ -323,7 +323,7 @@ export class TopicFeed implements Replayable {
    *
    * @returns A function that returns the position of the session, if the caller has to reply.
    */
-  admit(session: Session, options: ReplayOptions): (() => SubscribeAnswer) | undefined {
+  admit(session: Session, options: ReplayOptions): (() => SubscribeReply) | undefined {
     return this.#subscribers.admit(session, options);
   }
 
@@ -479,9 +479,9 @@ export class TopicFeed implements Replayable {
       }
       const isSubscribed = this.#isSubscribed;
       try {
-        const isAnswered = await this.#catchUp();
-        if (isAnswered && isSubscribed) this.confirmation.give();
-        resolve(isAnswered);
+        const hasReplied = await this.#catchUp();
+        if (hasReplied && isSubscribed) this.confirmation.give();
+        resolve(hasReplied);
       } finally {
         this.#host.catchingUp.leave();
       }

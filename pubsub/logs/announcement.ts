@@ -18,7 +18,7 @@ export const MAX_CARRIED_BYTES = 4_096;
  * Maximum size of the newest records that a node keeps of a stream with readers, in bytes. A reader
  * that lacks older ones reads them from the broker.
  */
-const MAX_KEPT_BYTES = 16_384;
+const MAX_RETAINED_BYTES = 16_384;
 
 /** The first line: a position has at most 15 digits, which a number represents exactly. */
 const FIRST_LINE = /^([0-9a-z]+) (\d{1,15}) (\d{1,15})$/;
@@ -140,7 +140,7 @@ export class CarriedTail {
     if (last?.identity !== append.identity || last.tail !== firstOf(append)) this.#clear();
     this.#appends.push(append);
     this.#bytes += sizeOf(append);
-    while (this.#bytes > MAX_KEPT_BYTES) this.#bytes -= sizeOf(this.#appends.shift()!);
+    while (this.#bytes > MAX_RETAINED_BYTES) this.#bytes -= sizeOf(this.#appends.shift()!);
   }
 
   /**

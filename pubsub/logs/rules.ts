@@ -48,7 +48,7 @@ export function announcedLog(topic: string): string | undefined {
  * Prefix of the ids of logs that keep responses. The rest of the id is a name that the client
  * chose.
  */
-export const ANSWER_PREFIX = "answer:";
+export const RESPONSE_PREFIX = "answer:";
 
 /** Prefix of the ids of logs that keep requests. */
 export const REQUEST_PREFIX = `${INTERNAL_PREFIX}request:`;
@@ -70,7 +70,7 @@ export type OwnedKind = Exclude<LogKind, "request">;
  * @returns The kind.
  */
 export function logKind(id: string): LogKind {
-  if (id.startsWith(ANSWER_PREFIX)) return "answer";
+  if (id.startsWith(RESPONSE_PREFIX)) return "answer";
   return id.startsWith(REQUEST_PREFIX) ? "request" : "stream";
 }
 
@@ -113,10 +113,10 @@ export interface StoredLog extends Omit<LogInfo, "end" | "rows"> {
 }
 
 /** A page of the list of logs. */
-export type KeptLogs = Awaited<ReturnType<BrokerLogs["list"]>>;
+export type RetainedLogs = Awaited<ReturnType<BrokerLogs["list"]>>;
 
 /** An entry in the list of logs. */
-export type KeptLog = KeptLogs["logs"][number];
+export type RetainedLog = RetainedLogs["logs"][number];
 
 /** Result of the deletion of a log. */
 export type LogDeleted = Awaited<ReturnType<BrokerLogs["delete"]>>;
@@ -136,13 +136,13 @@ function rowsOf({ count, deletions, bytes, forgotten }: StoredRows): RowStats {
 }
 
 /** A log in the form of the list of logs. */
-export function keptOf(
+export function retainedOf(
   id: string,
   { owner, endedAt }: {
     readonly owner?: string | undefined;
     readonly endedAt?: number | undefined;
   },
-): KeptLog {
+): RetainedLog {
   return { id, owner, endedAt };
 }
 

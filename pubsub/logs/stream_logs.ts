@@ -37,13 +37,13 @@ import {
   type WantedStream,
 } from "./forks.ts";
 import {
-  type KeptLogs,
   logKind,
   logTopic,
   MAX_LOG_ID_BYTES,
   type OwnedKind,
   recordBytes,
   requestLog,
+  type RetainedLogs,
 } from "./rules.ts";
 import { rowsStateOf, sizeOf } from "./rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
@@ -91,8 +91,8 @@ export interface StreamBounds {
    * count.
    */
   readonly maxStreams: number;
-  /** Maximum number of answers. */
-  readonly maxKept: number;
+  /** Maximum number of responses. */
+  readonly maxRetained: number;
   /** Maximum size of one stream in bytes, counted by {@linkcode countedBytes}. */
   readonly maxStreamBytes: number;
   /** Maximum number of forks of one stream. */
@@ -387,7 +387,7 @@ export class StreamLogs implements AsyncDisposable {
     const creation = {
       ...plan,
       identity,
-      maxLogs: logKind(id) === "stream" ? this.#bounds.maxStreams : this.#bounds.maxKept,
+      maxLogs: logKind(id) === "stream" ? this.#bounds.maxStreams : this.#bounds.maxRetained,
       end,
       writer,
     };
@@ -616,7 +616,7 @@ export class StreamLogs implements AsyncDisposable {
    * the broker remembers no past responses.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  async findAnswer(id: string): Promise<"kept" | "expired" | "dropped" | undefined> {
+  async findResponse(id: string): Promise<"kept" | "expired" | "dropped" | undefined> {
     const log = await this.#logs.read(id, STATE_ALONE);
     if (log === "expired") return log;
     if (log !== undefined && !log.info.isDeleted) return "kept";
@@ -669,7 +669,7 @@ export class StreamLogs implements AsyncDisposable {
   async list(
     kind: OwnedKind,
     options: { readonly limit: number; readonly after?: string | undefined },
-  ): Promise<KeptLogs> {
+  ): Promise<RetainedLogs> {
     return await this.#logs.list(kind, options);
   }
 
@@ -774,8 +774,8 @@ export class StreamLogs implements AsyncDisposable {
 
   /** The result of reading a stream that does not exist. */
   async #missing(id: string): Promise<StreamRead> {
-    const isAnswer = isId(id) && logKind(id) === "answer";
-    return { kind: isAnswer && await this.#fateOf(id) === "dropped" ? "dropped" : "missing" };
+    const isResponse = isId(id) && logKind(id) === "answer";
+    return { kind: isResponse && await this.#fateOf(id) === "dropped" ? "dropped" : "missing" };
   }
 
   async #fateOf(id: string): Promise<"expired" | "dropped" | undefined> {
@@ -1022,11 +1022,11 @@ function pageOfRows(
   return { kind: "page", info, records, positions, after, next, isUpToDate, snapshot };
 }
 
-/** Numbers in the row of an answer: expired, or dropped. */
+/** Numbers in the row of a response: expired, or dropped. */
 const [EXPIRED, DROPPED] = [1, 2];
 
 /** The reason for `dropped`, for readers. */
-export const DROPPED_REASON = "The answer was dropped to make room for newer ones";
+export const DROPPED_REASON = "The response was dropped to make room for newer ones";
 
 function expiredRow(id: string): string {
   return `expired:${id}`;

@@ -29,7 +29,7 @@ class Bench implements AsyncDisposable {
       broker: this.broker,
       bounds: {
         maxStreams: 1_000,
-        maxKept: 1_000,
+        maxRetained: 1_000,
         maxStreamBytes: 65_536,
         maxForks: 100,
         maxReaders: 100,
@@ -86,7 +86,7 @@ Deno.test("StreamLogs rejects a broker without logs", () => {
   const broker = new FaultyStore().connect({ without: ["logs"] });
   const bounds = {
     maxStreams: 1,
-    maxKept: 1,
+    maxRetained: 1,
     maxStreamBytes: 1,
     maxForks: 1,
     maxReaders: 1,

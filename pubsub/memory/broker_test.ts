@@ -31,9 +31,9 @@ class Bounded {
   }
 
   /** Publishes this many bytes as a client. */
-  async publishAs(maker: string, topic: string, bytes: number): Promise<void> {
+  async publishAs(publisher: string, topic: string, bytes: number): Promise<void> {
     const payload = "x".repeat(bytes);
-    await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, maker });
+    await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, publisher });
   }
 
   /** Counts the kept publications of topics. */

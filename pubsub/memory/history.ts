@@ -13,7 +13,7 @@ import {
 import { type Linked, LinkedList } from "../../base/linked_list.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "../broker/queue.ts";
-import { Holders, Makers } from "../history/makers.ts";
+import { Holders, Publishers } from "../history/publishers.ts";
 import { Tags } from "../tag.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";
 
@@ -25,7 +25,7 @@ export const MAX_TOPICS = 10_000;
  * topics, so that listeners of many topics leave room for topics that have no listeners at the
  * moment.
  */
-const KEPT_FOR_LISTENERS = 1 / 2;
+const RETAINED_FOR_LISTENERS = 1 / 2;
 
 /** Maximum number of producers per topic whose last number is remembered. */
 const MAX_PRODUCERS = 10_000;
@@ -149,7 +149,7 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
  *   publications.
  * - **Order of forgetting:** logs without publications are forgotten first, then logs of the client
  *   that created the most within the last hour, then logs without listeners, starting with the
- *   quietest. If the logs with listeners exceed {@linkcode KEPT_FOR_LISTENERS} of the maximum, they
+ *   quietest. If the logs with listeners exceed {@linkcode RETAINED_FOR_LISTENERS} of the maximum, they
  *   are forgotten, too.
  * - **Bytes:** beyond the bound on bytes, logs of the client that holds the most bytes are
  *   forgotten directly after the logs without publications, starting with the quietest. Then the
@@ -177,7 +177,7 @@ export class MemoryHistories {
   readonly #followed = new Map<string, number>();
   /** The highest offset of any forgotten log. */
   #floor = 0;
-  readonly #makers: Makers;
+  readonly #publishers: Publishers;
   readonly #holders = new Holders();
   #forgotten = 0;
   #uses = 0;
@@ -198,7 +198,7 @@ export class MemoryHistories {
     this.#runtime = runtime;
     this.#maxTopics = maxTopics;
     this.#maxBytes = maxBytes;
-    this.#makers = new Makers(maxTopics);
+    this.#publishers = new Publishers(maxTopics);
     this.#tags = new Tags(runtime);
     this.#epoch = runtime.randomUUID().slice(0, 8);
   }
@@ -223,14 +223,17 @@ export class MemoryHistories {
   }
 
   /** Keeps a publication. Returns `undefined` for a repetition. */
-  append(publication: Publication, { bounds, key, maker }: AppendOptions): Publication | undefined {
+  append(
+    publication: Publication,
+    { bounds, key, publisher }: AppendOptions,
+  ): Publication | undefined {
     const now = this.#runtime.now();
     const { topic } = publication;
     let log = this.#logs.get(topic);
     if (log === undefined) {
       log = this.#begin(topic, bounds);
-      this.#makers.note(topic, maker, now);
-      this.#holders.note(topic, maker);
+      this.#publishers.note(topic, publisher, now);
+      this.#holders.note(topic, publisher);
     }
     if (key !== undefined && !log.admit(key)) return undefined;
     log.bounds = bounds;
@@ -280,7 +283,7 @@ export class MemoryHistories {
   clear(): void {
     this.#logs.clear();
     this.#sum.clear();
-    this.#makers.clear();
+    this.#publishers.clear();
     this.#holders.clear();
     this.#followed.clear();
     this.#empty = new LinkedList();
@@ -325,7 +328,7 @@ export class MemoryHistories {
   #forget(log: TopicHistory): void {
     this.#logs.delete(log.topic);
     this.#sum.remove(log);
-    this.#makers.forget(log.topic);
+    this.#publishers.forget(log.topic);
     this.#holders.forget(log.topic);
     if (log.list !== this.#empty) this.#forgotten++;
     move(log, undefined);
@@ -336,10 +339,10 @@ export class MemoryHistories {
   #mostDispensable(now: number): TopicHistory {
     const empty = this.#empty.oldest;
     if (empty !== undefined) return empty;
-    const made = this.#makers.first(now);
+    const made = this.#publishers.first(now);
     if (made !== undefined) return this.#logs.get(made)!;
     const [unheard, heard] = [this.#unheard.oldest, this.#heard.oldest];
-    const kept = this.#maxTopics * KEPT_FOR_LISTENERS;
+    const kept = this.#maxTopics * RETAINED_FOR_LISTENERS;
     if (heard === undefined || unheard !== undefined && this.#heard.size <= kept) return unheard!;
     return unheard !== undefined && unheard.usedAt < heard.usedAt ? unheard : heard;
   }

@@ -96,7 +96,7 @@ Deno.test("Reading 20,000 topics evicts no history, and reports no gap to listen
   for (const room of rooms) topics.publish(room, 2);
   await turns();
   assertEquals(listener.lines.filter(({ gap }) => gap !== undefined), []);
-  assertEquals(listener.lines.filter(({ topic }) => topic !== "answer").length, 200);
+  assertEquals(listener.lines.filter(({ topic }) => topic !== "reply").length, 200);
   assertEquals(broker.stats.forgotten, 0);
 });
 

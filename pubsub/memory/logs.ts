@@ -24,14 +24,14 @@ import {
   expiryOf,
   infoOf,
   isExpired,
-  type KeptLog,
-  type KeptLogs,
-  keptOf,
   type LogKind,
   logKind,
   logTopic,
   type OwnedKind,
   recordBytes,
+  type RetainedLog,
+  type RetainedLogs,
+  retainedOf,
   type StoredLog,
 } from "../logs/rules.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";
@@ -213,12 +213,12 @@ export class MemoryLogs implements LogStore {
   async list(
     wanted: OwnedKind,
     { limit, after = "-1" }: { readonly limit: number; readonly after?: string | undefined },
-  ): Promise<KeptLogs> {
+  ): Promise<RetainedLogs> {
     this.#check("list logs");
-    const logs: KeptLog[] = [];
+    const logs: RetainedLog[] = [];
     for (const { id, kind, number, state } of this.#logs.values()) {
       if (kind !== wanted || state.isDeleted || number <= Number(after)) continue;
-      logs.push(keptOf(id, state));
+      logs.push(retainedOf(id, state));
       if (logs.length === limit) return { logs, next: `${number}` };
     }
     return await Promise.resolve({ logs });

@@ -143,9 +143,9 @@ export class Directory<T> implements Disposable {
       ignore: () => void this.#ignored++,
     };
     this.#held = [
-      nodes.handle(`${name}:check`, (data, from) => this.#answer(data, from)),
+      nodes.handle(`${name}:check`, (data, from) => this.#reply(data, from)),
       nodes.handle(`${name}:page`, (data, from) => this.#takePage(data, from)),
-      nodes.handle(`${name}:done`, (id, from) => this.#answered(id, from)),
+      nodes.handle(`${name}:done`, (id, from) => this.#replied(id, from)),
       nodes.subscribe((event) => this.#nodesChanged(event)),
     ];
     this.#checker = this.#startChecker();
@@ -278,7 +278,7 @@ export class Directory<T> implements Disposable {
   }
 
   /** Sends the entries that the other node lacks, and then the id of the check. */
-  #answer(data: unknown, from: string): void {
+  #reply(data: unknown, from: string): void {
     const check = readCheck(data);
     if (check === undefined) return this.#host.ignore();
     for (const [name, n] of check.scopes) {
@@ -298,7 +298,7 @@ export class Directory<T> implements Disposable {
     this.#scopes.get(page.scope)?.takePage(page, from);
   }
 
-  #answered(id: unknown, from: string): void {
+  #replied(id: unknown, from: string): void {
     const check = this.#waiting.get(id as number);
     if (!check?.nodes.delete(from) || check.nodes.size > 0) return;
     this.#waiting.delete(id as number);
@@ -314,7 +314,7 @@ export class Directory<T> implements Disposable {
       const { id } = event.node;
       this.#suspects.delete(id);
       for (const scope of [...this.#scopes.values()]) scope.sweep(id);
-      for (const check of [...this.#waiting.keys()]) this.#answered(check, id);
+      for (const check of [...this.#waiting.keys()]) this.#replied(check, id);
     }
   }
 

@@ -84,8 +84,8 @@ export interface NodeCallsOptions {
    * Handles calls from other nodes. Errors are passed to `onError`; the caller is told only that
    * the call failed. A call may be repeated, so handlers must be idempotent.
    */
-  readonly answer: (data: Uint8Array, call: NodeCall) => Uint8Array | Promise<Uint8Array>;
-  /** Receives the errors of `answer`. MUST NOT throw. */
+  readonly respond: (data: Uint8Array, call: NodeCall) => Uint8Array | Promise<Uint8Array>;
+  /** Receives the errors of `respond`. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
   /**
    * Maximum size of a request, and of a reply, in bytes.
@@ -115,7 +115,7 @@ interface Asked {
   isSent: boolean;
 }
 
-interface Answering {
+interface RunningCall {
   readonly slot: Slot;
   readonly from: string;
   readonly id: number;
@@ -155,11 +155,11 @@ interface Answering {
  * await using one = new Nodes({ broker });
  * await using two = new Nodes({ broker });
  * const options = { name: "reverse", onError: console.error };
- * await using calls = new NodeCalls({ ...options, nodes: one, answer: (data) => data });
+ * await using calls = new NodeCalls({ ...options, nodes: one, respond: (data) => data });
  * await using _service = new NodeCalls({
  *   ...options,
  *   nodes: two,
- *   answer: (data) => data.toReversed(),
+ *   respond: (data) => data.toReversed(),
  * });
  * const reply = await calls.call(two.id, new Uint8Array([1, 2, 3]), { timeoutMs: 5_000 });
  * assertEquals(reply, new Uint8Array([3, 2, 1]));
@@ -170,15 +170,15 @@ export class NodeCalls implements AsyncDisposable {
   readonly ready: Promise<void>;
   readonly #nodes: Nodes;
   readonly #topic: string;
-  readonly #answer: NodeCallsOptions["answer"];
+  readonly #respond: NodeCallsOptions["respond"];
   readonly #onError: (error: unknown) => void;
   readonly #maxBytes: number;
   readonly #subscription: BrokerSubscription;
   readonly #watch: Disposable;
   readonly #callSlots: Quota;
-  readonly #answerSlots: Quota;
+  readonly #replySlots: Quota;
   readonly #asked = new Map<number, Asked>();
-  readonly #answering = new Map<string, Answering>();
+  readonly #running = new Map<string, RunningCall>();
   readonly #meeting = new Map<string, PromiseWithResolvers<void>>();
   #looking: Timer | undefined;
   #gathered = 0;
@@ -193,7 +193,7 @@ export class NodeCalls implements AsyncDisposable {
    * @param options See {@linkcode NodeCallsOptions}.
    */
   constructor(options: NodeCallsOptions) {
-    const { nodes, name, answer, onError, maxBytes = 1_048_576 } = options;
+    const { nodes, name, respond, onError, maxBytes = 1_048_576 } = options;
     const { quotas = new Quotas(nodes.runtime) } = options;
     const bounds = { limit: "calls", verb: "call a node", what: "calls", max: MAX_CALLS };
     this.#callSlots = quotas.open({
@@ -201,14 +201,14 @@ export class NodeCalls implements AsyncDisposable {
       name: `calls.${name}`,
       shares: { address: SHARE_OF_CALLS },
     });
-    this.#answerSlots = quotas.open({
+    this.#replySlots = quotas.open({
       ...bounds,
-      name: `answers.${name}`,
+      name: `replies.${name}`,
       shares: {}, // Nodes trust one another, and each has shares for its clients.
     });
     this.#nodes = nodes;
     this.#topic = `${INTERNAL_PREFIX}call:${name}:`;
-    this.#answer = answer;
+    this.#respond = respond;
     this.#onError = onError;
     this.#maxBytes = maxBytes;
     this.#subscription = nodes.broker.subscribe(
@@ -224,8 +224,8 @@ export class NodeCalls implements AsyncDisposable {
   }
 
   /** Number of other nodes' calls that are being handled. */
-  get answering(): number {
-    return this.#answering.size;
+  get running(): number {
+    return this.#running.size;
   }
 
   /** Size of other nodes' incomplete calls in bytes. */
@@ -295,7 +295,7 @@ export class NodeCalls implements AsyncDisposable {
     }
     for (const { resolve } of this.#meeting.values()) resolve();
     this.#meeting.clear();
-    for (const one of [...this.#answering.values()]) this.#giveUp(one, closedError());
+    for (const one of [...this.#running.values()]) this.#giveUp(one, closedError());
     await this.#subscription[Symbol.asyncDispose]();
   }
 
@@ -362,7 +362,7 @@ export class NodeCalls implements AsyncDisposable {
     for (const { to, reply } of this.#asked.values()) {
       if (to === id) reply.reject(gone(id));
     }
-    for (const one of [...this.#answering.values()]) {
+    for (const one of [...this.#running.values()]) {
       if (one.from === id) this.#giveUp(one, gone(id));
     }
   }
@@ -374,7 +374,7 @@ export class NodeCalls implements AsyncDisposable {
       case "call":
         return this.#takeCall(message);
       case "abort": {
-        const one = this.#answering.get(callKey(message));
+        const one = this.#running.get(callKey(message));
         if (one !== undefined) this.#giveUp(one, aborted());
         return;
       }
@@ -393,7 +393,7 @@ export class NodeCalls implements AsyncDisposable {
       const { code } = message;
       const rule = code === "busy"
         ? tooMany("at the other node")
-        : "the other node must be able to answer";
+        : "the other node must be able to respond";
       return reply.reject(new NodeCallError(code, rule));
     }
     try {
@@ -411,17 +411,17 @@ export class NodeCalls implements AsyncDisposable {
   #takeCall(message: CallMessage & { readonly type: "call" }): void {
     const { node, id, part, size } = message;
     const key = callKey(message);
-    let one = this.#answering.get(key);
+    let one = this.#running.get(key);
     if (one === undefined) {
       // The first part was rejected or lost, or the call was cancelled.
       if (part !== 0) return void this.#ignored++;
       const isWhole = size === message.data.length;
       const isFull = !isWhole && this.#gathered + size > MAX_GATHERED_BYTES;
       if (size > this.#maxBytes) return this.#reject(node, id, "failed");
-      const slot = isFull ? undefined : this.#answerSlots.tryTake();
+      const slot = isFull ? undefined : this.#replySlots.tryTake();
       if (slot === undefined || typeof slot === "string") return this.#reject(node, id, "busy");
       one = this.#begin(message, { isWhole, slot });
-      this.#answering.set(key, one);
+      this.#running.set(key, one);
     } else if (one.gathering === undefined) return void this.#ignored++; // A repetition.
     let data: Uint8Array | undefined;
     try {
@@ -439,13 +439,13 @@ export class NodeCalls implements AsyncDisposable {
   #begin(
     { node: from, id, size, timeoutMs }: CallMessage & { readonly type: "call" },
     { isWhole, slot }: { readonly isWhole: boolean; readonly slot: Slot },
-  ): Answering {
+  ): RunningCall {
     if (!isWhole) this.#gathered += size;
     const limitMs = Math.min(timeoutMs, MAX_TIMEOUT_MS);
     const timer = startTimer(this.#nodes.runtime, limitMs, (ms) => {
-      this.#giveUp(one, new TimeoutError(`Cannot answer a node later than ${ms} ms`, ms));
+      this.#giveUp(one, new TimeoutError(`Cannot respond to a node later than ${ms} ms`, ms));
     });
-    const one: Answering = {
+    const one: RunningCall = {
       slot,
       from,
       id,
@@ -457,10 +457,10 @@ export class NodeCalls implements AsyncDisposable {
     return one;
   }
 
-  async #run(one: Answering, data: Uint8Array): Promise<void> {
+  async #run(one: RunningCall, data: Uint8Array): Promise<void> {
     const { from, id, ending: { signal } } = one;
     try {
-      const reply = await this.#answer(data, { from, signal });
+      const reply = await this.#respond(data, { from, signal });
       if (reply.length > this.#maxBytes) throw tooLarge("reply", this.#maxBytes, reply.length);
       if (!signal.aborted) this.#sendData(from, { type: "reply", id }, reply);
     } catch (error) {
@@ -475,13 +475,13 @@ export class NodeCalls implements AsyncDisposable {
     }
   }
 
-  #forget({ from, id, slot }: Answering): void {
-    this.#answering.delete(`${from} ${id}`);
+  #forget({ from, id, slot }: RunningCall): void {
+    this.#running.delete(`${from} ${id}`);
     slot[Symbol.dispose]();
   }
 
   /** Aborts the handler of a call, or forgets the parts of an incomplete one. */
-  #giveUp(one: Answering, reason: unknown): void {
+  #giveUp(one: RunningCall, reason: unknown): void {
     this.#nodes.runtime.clearTimeout(one.timer);
     if (one.gathering !== undefined) {
       this.#release(one);
@@ -490,7 +490,7 @@ export class NodeCalls implements AsyncDisposable {
     one.ending.abort(reason);
   }
 
-  #release(one: Answering): void {
+  #release(one: RunningCall): void {
     one.gathering = undefined;
     this.#gathered -= one.size;
   }

@@ -8,10 +8,10 @@ import { socketAccount } from "../../base/accounts.ts";
 import { NodeCallError, NodeCalls, type NodeCallsOptions } from "./node_calls.ts";
 import { Nodes } from "./nodes.ts";
 
-type Answer = NodeCallsOptions["answer"];
+type Respond = NodeCallsOptions["respond"];
 
-const echo: Answer = (data) => data;
-const never: Answer = () => new Promise(() => {});
+const echo: Respond = (data) => data;
+const never: Respond = () => new Promise(() => {});
 
 /** Nodes of one store, at a fake time. */
 class Bench implements AsyncDisposable {
@@ -24,13 +24,13 @@ class Bench implements AsyncDisposable {
     this.store = new FaultyStore({ random });
   }
 
-  join(answer: Answer = echo, maxBytes?: number) {
+  join(respond: Respond = echo, maxBytes?: number) {
     const broker = this.store.connect();
     const nodes = new Nodes({ broker });
     const calls = new NodeCalls({
       nodes,
       name: "test",
-      answer,
+      respond,
       onError: (error) => this.errors.push(error),
       maxBytes,
     });
@@ -123,18 +123,18 @@ Deno.test("NodeCalls.call() aborts the handler's signal by its signal and its ti
   const { signal } = ending;
   const stopped = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 9_000, signal });
   await bench.pass(0);
-  assertEquals(b.calls.answering, 1);
+  assertEquals(b.calls.running, 1);
   const why = new Error("enough");
   ending.abort(why);
   assertEquals(await assertRejects(() => stopped), why);
   await bench.pass(0);
-  assertEquals([b.calls.answering, reasons.length], [0, 1]);
+  assertEquals([b.calls.running, reasons.length], [0, 1]);
 
   const late = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 500 });
   const rejected = assertRejects(() => late, TimeoutError, "longer than 500 ms");
   await bench.pass(500);
   await rejected;
-  assertEquals([b.calls.answering, reasons.length, bench.errors], [0, 2, []]);
+  assertEquals([b.calls.running, reasons.length, bench.errors], [0, 2, []]);
   const { signal: aborted } = ending;
   const unsent = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 500, signal: aborted });
   assertEquals(await assertRejects(() => unsent), why);
@@ -167,14 +167,14 @@ Deno.test("NodeCalls aborts the handlers of a caller that is gone, and those tha
   bench.say(b.nodes, "n", { type: "call", id: 2, timeoutMs: 2 ** 52, part: 0, size: 0 });
   await bench.pass(120_000);
   assert(reasons[2] instanceof TimeoutError);
-  assertEquals([b.calls.answering, bench.errors], [0, []]);
+  assertEquals([b.calls.running, bench.errors], [0, []]);
   await a.calls[Symbol.asyncDispose]();
   assertEquals(await call, "gone");
 });
 
 Deno.test("NodeCalls.call() receives only the fact that a handler failed", async () => {
   await using bench = new Bench();
-  const fail: Answer = () => {
+  const fail: Respond = () => {
     throw new Error("secret");
   };
   const [a, b] = [bench.join(), bench.join(fail)];
@@ -208,16 +208,16 @@ Deno.test("NodeCalls.call() rejects a request that is too large, here and at the
 
 Deno.test("NodeCalls.call() fails once the broker is reachable again, because the reply may be lost", async () => {
   await using bench = new Bench();
-  let answered = 0;
+  let replied = 0;
   const [a, b] = [
     bench.join(),
-    bench.join((data) => (answered++, data)),
+    bench.join((data) => (replied++, data)),
   ];
   await bench.pass(300);
   bench.store.goAway();
   const called = codeOf(a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 60_000 }));
   await bench.pass(10_000);
-  assertEquals([a.calls.waiting, answered], [1, 0]);
+  assertEquals([a.calls.waiting, replied], [1, 0]);
   bench.store.comeBack();
   assertEquals(await called, "lost");
   assertEquals(await a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 1_000 }), bytesOf(1));
@@ -225,24 +225,24 @@ Deno.test("NodeCalls.call() fails once the broker is reachable again, because th
 
 Deno.test("NodeCalls handle 10,000 concurrent calls, and reject further ones", async () => {
   await using bench = new Bench();
-  const answer = Promise.withResolvers<Uint8Array>();
-  const [a, b, c] = [bench.join(), bench.join(() => answer.promise), bench.join()];
+  const respond = Promise.withResolvers<Uint8Array>();
+  const [a, b, c] = [bench.join(), bench.join(() => respond.promise), bench.join()];
   await bench.pass(300);
   const options = { timeoutMs: 60_000 };
   const all = Array.from({ length: 10_000 }, () => a.calls.call(b.nodes.id, bytesOf(1), options));
   await bench.pass(0);
-  assertEquals([a.calls.waiting, b.calls.answering], [10_000, 10_000]);
+  assertEquals([a.calls.waiting, b.calls.running], [10_000, 10_000]);
   assertEquals(await codeOf(a.calls.call(b.nodes.id, bytesOf(1), options)), "busy");
   assertEquals(await codeOf(c.calls.call(b.nodes.id, bytesOf(1), options)), "busy");
-  answer.resolve(bytesOf(1));
+  respond.resolve(bytesOf(1));
   await Promise.all(all);
   assertEquals(await c.calls.call(b.nodes.id, bytesOf(2), options), bytesOf(1));
 });
 
 Deno.test("NodeCalls.call() leaves half of the calls to clients of other addresses", async () => {
   await using bench = new Bench();
-  const answer = Promise.withResolvers<Uint8Array>();
-  const [a, b] = [bench.join(), bench.join(() => answer.promise)];
+  const respond = Promise.withResolvers<Uint8Array>();
+  const [a, b] = [bench.join(), bench.join(() => respond.promise)];
   await bench.pass(300);
   const from = (address: string) =>
     a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 60_000, account: socketAccount(address) });
@@ -250,7 +250,7 @@ Deno.test("NodeCalls.call() leaves half of the calls to clients of other address
   assertEquals(await codeOf(from("192.0.2.1")), "busy");
   all.push(from("192.0.2.2"));
   assertEquals(a.calls.waiting, 5_001);
-  answer.resolve(bytesOf(1));
+  respond.resolve(bytesOf(1));
   await Promise.all(all);
   assertEquals(a.calls.waiting, 0);
 });
@@ -261,19 +261,19 @@ Deno.test("NodeCalls keep 64 MiB of incomplete requests, and drop them after the
   await bench.pass(300);
   const first = { type: "call", part: 0, size: 1_048_576, timeoutMs: 1_000 } as const;
   for (let id = 0; id < 70; id++) bench.say(b.nodes, "n", { ...first, id }, bytesOf(10));
-  assertEquals(b.calls.answering, 64);
+  assertEquals(b.calls.running, 64);
   await bench.pass(1_000);
-  assertEquals(b.calls.answering, 0);
+  assertEquals(b.calls.running, 0);
   for (let id = 100; id < 170; id++) bench.say(b.nodes, "n", { ...first, id }, bytesOf(10));
-  assertEquals(b.calls.answering, 64);
+  assertEquals(b.calls.running, 64);
   for (let id = 100; id < 170; id++) bench.say(b.nodes, "n", { type: "abort", id });
-  assertEquals([b.calls.answering, b.calls.gatheredBytes, b.calls.ignored], [0, 0, 0]);
+  assertEquals([b.calls.running, b.calls.gatheredBytes, b.calls.ignored], [0, 0, 0]);
 });
 
 Deno.test("NodeCalls ignore and count malformed messages", async () => {
   await using bench = new Bench();
-  const answered: unknown[] = [];
-  const { calls, nodes } = bench.join((data) => (answered.push(data), data));
+  const replied: unknown[] = [];
+  const { calls, nodes } = bench.join((data) => (replied.push(data), data));
   await bench.pass(300);
   const call = { type: "call", id: 1, part: 0, size: 0, timeoutMs: 10 };
   const heads: unknown[] = [
@@ -318,12 +318,12 @@ Deno.test("NodeCalls ignore and count malformed messages", async () => {
       bench.say(nodes, "n", { ...part, part: index }, bytesOf(length));
     }
   }
-  assertEquals([answered, calls.answering, calls.gatheredBytes], [[], 0, 0]);
+  assertEquals([replied, calls.running, calls.gatheredBytes], [[], 0, 0]);
   // A repeated part is ignored.
   bench.say(nodes, "n", part, bytesOf(4));
   bench.say(nodes, "n", part, bytesOf(4));
   bench.say(nodes, "n", { ...part, part: 1 }, bytesOf(6));
-  assertEquals([answered.length, calls.gatheredBytes], [1, 0]);
+  assertEquals([replied.length, calls.gatheredBytes], [1, 0]);
 });
 
 Deno.test("NodeCalls.call() accepts a reply only from the called node", async () => {
@@ -362,7 +362,7 @@ Deno.test("NodeCalls handle each call once if the broker repeats and delays mess
     }).concat(bench.pass(2_000)),
   );
   assert(right > 150 && late > 0, `${right} right, ${late} late`);
-  assertEquals([a.calls.waiting, b.calls.answering], [0, 0]);
+  assertEquals([a.calls.waiting, b.calls.running], [0, 0]);
 });
 
 Deno.test("NodeCalls end all calls when disposed of", async () => {

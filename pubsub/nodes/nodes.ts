@@ -1,4 +1,4 @@
-/** The nodes that share a broker: liveness, messages between nodes, and questions with answers. */
+/** The nodes that share a broker: liveness, messages between nodes, and questions with replies. */
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { checkFunction } from "../../base/option_checks.ts";
@@ -25,13 +25,13 @@ export const HEARTBEAT_MS = 2_000;
 /** Default silence after which a node is gone, in milliseconds. */
 export const GONE_AFTER_MS = 7_000;
 
-/** Maximum number of questions that wait for answers. */
+/** Maximum number of questions that wait for replies. */
 const MAX_REQUESTS = 1_000;
 
 interface PendingRequest {
-  /** Ids of the nodes that have not answered yet. */
+  /** Ids of the nodes that have not replied yet. */
   readonly waiting: Set<string>;
-  readonly answers: { node: string; data: unknown }[];
+  readonly replies: { node: string; data: unknown }[];
   isComplete: boolean;
   readonly done: () => void;
 }
@@ -45,17 +45,17 @@ class NodeRequests {
     this.#runtime = runtime;
   }
 
-  /** Calls `send` with the id of a new question, and waits for the answers of `nodes`. */
+  /** Calls `send` with the id of a new question, and waits for the replies of `nodes`. */
   async ask(
     nodes: Iterable<string>,
     send: (id: number) => void,
     timeoutMs: number,
   ): ReturnType<Nodes["ask"]> {
-    if (this.#requests.size >= MAX_REQUESTS) return { answers: [], isComplete: false };
+    if (this.#requests.size >= MAX_REQUESTS) return { replies: [], isComplete: false };
     const { promise, resolve } = Promise.withResolvers<void>();
     const ask: PendingRequest = {
       waiting: new Set(nodes),
-      answers: [],
+      replies: [],
       isComplete: true,
       done: resolve,
     };
@@ -64,22 +64,22 @@ class NodeRequests {
     try {
       send(id);
       const isOver = await settlesWithin(this.#runtime, promise, timeoutMs);
-      return { answers: ask.answers, isComplete: isOver && ask.isComplete };
+      return { replies: ask.replies, isComplete: isOver && ask.isComplete };
     } finally {
       this.#requests.delete(id);
     }
   }
 
-  /** Receives a node's answer; `undefined` means that its handler failed. */
-  answered(id: number, node: string, answer: { readonly data: unknown } | undefined): void {
+  /** Receives a node's reply; `undefined` means that its handler failed. */
+  replied(id: number, node: string, reply: { readonly data: unknown } | undefined): void {
     const ask = this.#requests.get(id);
     if (!ask?.waiting.has(node)) return;
-    if (answer === undefined) ask.isComplete = false;
-    else ask.answers.push({ node, data: answer.data });
+    if (reply === undefined) ask.isComplete = false;
+    else ask.replies.push({ node, data: reply.data });
     settle(ask, node);
   }
 
-  /** Stops waiting for a node that is gone, since answers describe nodes that are alive. */
+  /** Stops waiting for a node that is gone, since replies describe nodes that are alive. */
   gone(node: string): void {
     for (const ask of this.#requests.values()) settle(ask, node);
   }
@@ -105,8 +105,8 @@ const ALL = `${INTERNAL_PREFIX}nodes`;
 /** Prefix of the topic to which a single node subscribes; its id follows. */
 const ONE = `${INTERNAL_PREFIX}node:`;
 
-/** Maximum number of other nodes' questions that are being answered; further ones are ignored. */
-const MAX_ANSWERING = 1_000;
+/** Maximum number of other nodes' questions that are being handled; further ones are ignored. */
+const MAX_REPLYING = 1_000;
 
 /** Time for which a starting node waits for the heartbeats of the other nodes, in milliseconds. */
 const DISCOVERY_MS = 300;
@@ -132,7 +132,7 @@ export function sayFarewell(broker: Broker, id: string): void {
  * - **Outages:** no node is declared gone while the broker is unreachable or does not deliver this
  *   node's own messages. When the broker is reachable again, or after this process was suspended,
  *   the full `goneAfterMs` starts over for every node.
- * - **Questions:** a question goes to all live nodes, and completes when all of them have answered,
+ * - **Questions:** a question goes to all live nodes, and completes when all of them have replied,
  *   or when the time limit has passed.
  * - **Bounds:** there can be 1,000 nodes, and 1,000 concurrent questions in each direction.
  *   Malformed messages, and messages beyond the bounds, are ignored and counted.
@@ -146,8 +146,8 @@ export function sayFarewell(broker: Broker, id: string): void {
  * await using one = new Nodes({ broker, name: "one" });
  * await using two = new Nodes({ broker, name: "two" });
  * two.handle("load", () => 0.5);
- * const { answers, isComplete } = await one.ask("load");
- * assertEquals(answers, [{ node: two.id, data: 0.5 }]);
+ * const { replies, isComplete } = await one.ask("load");
+ * assertEquals(replies, [{ node: two.id, data: 0.5 }]);
  * assertEquals(isComplete, true);
  * ```
  */
@@ -178,7 +178,7 @@ export class Nodes implements AsyncDisposable {
   #timer: Timer;
   #ticks = 0;
   #tickedAt: number;
-  #answering = 0;
+  #replying = 0;
   #ignored = 0;
   #isReady = false;
   #isClosed = false;
@@ -295,7 +295,7 @@ export class Nodes implements AsyncDisposable {
    *
    * @param kind The kind of message.
    * @param handler Receives the data. If the handler throws, `onError` receives the error, and the
-   * asking node receives no answer.
+   * asking node receives no reply.
    * @returns A disposable that removes the handler.
    * @throws {TypeError} If the kind already has a handler, or the handler is not a function.
    */
@@ -321,30 +321,30 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Asks all other live nodes, and waits for their answers. After `close`, no node is asked, so the
-   * answers are incomplete.
+   * Asks all other live nodes, and waits for their replies. After `close`, no node is asked, so the
+   * replies are incomplete.
    *
    * @param kind The kind of message.
    * @param data Any value that JSON can hold.
    * @param options Time limit for the slowest node, in milliseconds; 2,000 by default.
-   * @returns The answers that arrived, and `isComplete` if all nodes answered.
+   * @returns The replies that arrived, and `isComplete` if all nodes replied.
    */
   async ask(
     kind: string,
     data?: unknown,
     options: { readonly timeoutMs?: number | undefined } = {},
   ): Promise<{
-    /** One answer from each node that answered in time, except this node. */
-    readonly answers: readonly { readonly node: string; readonly data: unknown }[];
-    /** True if every live node answered. */
+    /** One reply from each node that replied in time, except this node. */
+    readonly replies: readonly { readonly node: string; readonly data: unknown }[];
+    /** True if every live node replied. */
     readonly isComplete: boolean;
   }> {
     const { timeoutMs = 2_000 } = options;
     if (!this.#isReady) await settlesWithin(this.runtime, this.ready, timeoutMs);
-    if (this.#isClosed) return { answers: [], isComplete: false };
+    if (this.#isClosed) return { replies: [], isComplete: false };
     // A node that is starting may not know all others yet.
     const wasReady = this.#isReady;
-    if (this.size === 0) return { answers: [], isComplete: wasReady };
+    if (this.size === 0) return { replies: [], isComplete: wasReady };
     const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
     const asked = await this.#requests.ask(this.#liveness.ids(), send, timeoutMs);
     return { ...asked, isComplete: wasReady && asked.isComplete };
@@ -464,7 +464,7 @@ export class Nodes implements AsyncDisposable {
         this.#liveness.depart(node);
         return this.#forget(node);
       case "answer":
-        return this.#requests.answered(
+        return this.#requests.replied(
           message.id,
           node,
           message.isDone ? { data: message.data } : undefined,
@@ -472,7 +472,7 @@ export class Nodes implements AsyncDisposable {
       case "tell":
         return void this.#handle(node, message);
       case "ask":
-        return void this.#answer(node, message);
+        return void this.#reply(node, message);
     }
   }
 
@@ -504,17 +504,17 @@ export class Nodes implements AsyncDisposable {
     }
   }
 
-  async #answer(
+  async #reply(
     from: string,
     message: { readonly kind: string; readonly data?: unknown; readonly id: number },
   ): Promise<void> {
-    if (this.#answering >= MAX_ANSWERING) return void this.#ignored++;
-    this.#answering++;
-    const answer = await this.#handle(from, message);
-    this.#answering--;
+    if (this.#replying >= MAX_REPLYING) return void this.#ignored++;
+    this.#replying++;
+    const reply = await this.#handle(from, message);
+    this.#replying--;
     const { id } = message;
     try {
-      this.#publish(from, { type: "answer", id, isDone: answer !== undefined, data: answer?.data });
+      this.#publish(from, { type: "answer", id, isDone: reply !== undefined, data: reply?.data });
     } catch (error) {
       // JSON cannot hold the value from the handler.
       this.#report(error);

@@ -190,17 +190,17 @@ Deno.test("Nodes.ask() is incomplete on a node that may not know all others yet"
   const b = bench.join();
   const asked = b.nodes.ask("q", undefined, { timeoutMs: 100 });
   await bench.pass(200);
-  const answers = [{ node: a.nodes.id, data: "here" }];
-  assertEquals(await asked, { answers, isComplete: false });
+  const replies = [{ node: a.nodes.id, data: "here" }];
+  assertEquals(await asked, { replies, isComplete: false });
   await bench.pass(100);
-  assertEquals(await b.nodes.ask("q"), { answers, isComplete: true });
+  assertEquals(await b.nodes.ask("q"), { replies, isComplete: true });
 });
 
 Deno.test("Nodes.ask() resolves immediately on a single node", async () => {
   await using bench = new Bench();
   const { nodes } = bench.join();
   await bench.pass(300);
-  assertEquals(await nodes.ask("q"), { answers: [], isComplete: true });
+  assertEquals(await nodes.ask("q"), { replies: [], isComplete: true });
 });
 
 Deno.test("Nodes ignore and count invalid messages", async () => {

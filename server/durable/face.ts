@@ -12,7 +12,7 @@ import {
 } from "./options.ts";
 import { encodeChanges, readChanges } from "./changes.ts";
 import { bracketed, offsetAfter } from "./snapshots.ts";
-import { KeptStreams } from "./kept_streams.ts";
+import { ClientStreams } from "./client_streams.ts";
 import { maxRecordBytes } from "./streams.ts";
 import { bodyOf, readRecords } from "./records.ts";
 import {
@@ -50,12 +50,12 @@ import { readRowName } from "../../session/wire/rows.ts";
 import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import {
-  ANSWER_PREFIX,
   DEFAULT_CONTENT_TYPE,
   isJson,
   JSON_TYPE,
   mediaType,
   recordBytes,
+  RESPONSE_PREFIX,
 } from "../../pubsub/logs/rules.ts";
 import {
   DROPPED_REASON,
@@ -171,7 +171,7 @@ export class DurableFace {
   readonly #options: DurableStreamsOptions;
   readonly #limits: DurableStreamsLimits;
   readonly #events: EventStreams;
-  readonly #kept: KeptStreams;
+  readonly #kept: ClientStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
   readonly #readers = { "long-poll": 0, sse: 0 };
   readonly #rejected = {
@@ -196,7 +196,7 @@ export class DurableFace {
     this.#parts = parts;
     const { runtime, report } = parts;
     this.#limits = checkDurableStreams(options);
-    this.#kept = new KeptStreams({
+    this.#kept = new ClientStreams({
       runtime,
       streams: parts.logs,
       maxStreams: this.#limits.maxStreams,
@@ -238,7 +238,7 @@ export class DurableFace {
    * @returns The response. Never rejects.
    */
   fetch(request: Request, info: RequestInfo): Promise<Response> {
-    return this.#guard.answer(request, info, async (asked) => {
+    return this.#guard.respond(request, info, async (asked) => {
       try {
         return await this.#route(asked);
       } catch (error) {
@@ -248,7 +248,7 @@ export class DurableFace {
         this.#parts.report("A request to durableStreams", error);
         throw new Problem(503, {
           code: "unavailable",
-          detail: "Cannot answer: the broker must be reachable",
+          detail: "Cannot respond: the broker must be reachable",
           cause: error,
         });
       }
@@ -262,7 +262,7 @@ export class DurableFace {
     if (!METHODS.includes(request.method)) throw methodNotAllowed(request.method, METHODS);
     const id = readId(path);
     // The server writes responses, and their readers cancel them over a session.
-    const isReadOnly = id.startsWith(ANSWER_PREFIX) && !READS.includes(request.method);
+    const isReadOnly = id.startsWith(RESPONSE_PREFIX) && !READS.includes(request.method);
     if (isReadOnly) throw methodNotAllowed(request.method, READS);
     switch (request.method) {
       case "PUT":
@@ -302,7 +302,7 @@ export class DurableFace {
     const keyed = isKeyed ? tailOf(this.#options) : undefined;
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
     const result = await this.#kept.create(
-      { id, account: asked.maker },
+      { id, account: asked.publisher },
       (keys) => {
         asked.checkRevoked();
         return logs.create(id, { ...creation, records, owner: keys, keyed });
@@ -391,7 +391,7 @@ export class DurableFace {
     if (action === null) return await this.#append(asked, id);
     throw badRequest(
       "bad-query",
-      `Cannot answer: action must be "cancel", received "${action.slice(0, 32)}"`,
+      `Cannot respond: action must be "cancel", received "${action.slice(0, 32)}"`,
     );
   }
 
@@ -740,7 +740,7 @@ export class DurableFace {
       if (last === undefined) asked.checkRevoked();
       if (last === undefined && !this.#parts.logs.isClosed) throw unanswered();
       const isInTime = ended.signal.aborted && !this.#parts.gate.cut.aborted;
-      if (last === undefined || !isInTime && !isAnswer(last)) throw closing();
+      if (last === undefined || !isInTime && !isResponse(last)) throw closing();
       const { info } = last;
       const records = bracketed(last);
       const headers = {
@@ -943,7 +943,7 @@ function pageAt(result: StreamRead, offset: string | undefined, position: number
 }
 
 /** Checks whether a page ends a long-poll. */
-function isAnswer({ records, info }: StreamPage): boolean {
+function isResponse({ records, info }: StreamPage): boolean {
   return records.length > 0 || info.end !== undefined;
 }
 

@@ -22,7 +22,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 const END = { "stream-closed": "true" };
 
 /** A response, read to its end. */
-interface Answer {
+interface Received {
   readonly status: number;
   readonly headers: Headers;
   readonly text: string;
@@ -47,7 +47,7 @@ class Bench implements AsyncDisposable {
     return `http://127.0.0.1:${this.server.address!.port}/streams/${id}`;
   }
 
-  async ask(method: string, id: string, init: RequestInit = {}): Promise<Answer> {
+  async ask(method: string, id: string, init: RequestInit = {}): Promise<Received> {
     const response = await fetch(this.url(id), { method, ...init });
     const text = await response.text();
     const { status, headers } = response;
@@ -190,10 +190,10 @@ Deno.test("a stream that its writer aborted never looks complete", async () => {
   ];
   for (const [method, id, status] of asks) {
     const body = method === "POST" ? { headers: TEXT, body: "more" } : {};
-    const answer = await bench.ask(method, id, body);
-    assertEquals([answer.status, answer.headers.get("stream-closed")], [status, "true"], id);
-    assertEquals(answer.headers.get("skein-stream-error"), error, id);
-    assertEquals(answer.headers.get("set-cookie"), null);
+    const response = await bench.ask(method, id, body);
+    assertEquals([response.status, response.headers.get("stream-closed")], [status, "true"], id);
+    assertEquals(response.headers.get("skein-stream-error"), error, id);
+    assertEquals(response.headers.get("set-cookie"), null);
   }
   const { text } = await bench.ask("GET", "a?offset=-1&live=sse");
   const [, control] = /event: control\ndata:(.*)\n\n$/.exec(text)!;

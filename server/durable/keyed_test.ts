@@ -113,8 +113,8 @@ Deno.test("DurableFace rejects everything else than changes of a keyed stream", 
     [change("update", "a", 1), 409, "conflict"],
   ];
   for (const [body, status, code] of cases) {
-    const { text, ...answer } = await bench.append(body);
-    assertEquals([answer.status, JSON.parse(text).code], [status, code], text);
+    const { text, ...response } = await bench.append(body);
+    assertEquals([response.status, JSON.parse(text).code], [status, code], text);
   }
   assertEquals(shown((await bench.read()).messages), ["snapshot-start", "snapshot-end"]);
 });

@@ -9,7 +9,7 @@ import type { Rate } from "../../base/token_bucket.ts";
 import { POSITIVE, RATE } from "../../base/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../../base/options.ts";
 import type { LogTail } from "../../pubsub/logs/log.ts";
-import { ANSWER_PREFIX } from "../../pubsub/logs/rules.ts";
+import { RESPONSE_PREFIX } from "../../pubsub/logs/rules.ts";
 import { type QuotaShares, sharesOf } from "../../base/shares.ts";
 import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
 
@@ -257,7 +257,7 @@ export function streamShares(
 /** The limits that the options set for a broker's streams. */
 export function boundsOf(
   options: DurableStreamsOptions = { path: "/" },
-  maxKept: number = ANSWERS.maxKept,
+  maxRetained: number = RESPONSES.maxRetained,
 ): StreamBounds {
   const { maxStreams, maxStreamBytes, maxForks, maxReaders, maxRows } = checkDurableStreams(
     options,
@@ -267,41 +267,52 @@ export function boundsOf(
     { address: LIMITS.maxReadersPerAddress, user: LIMITS.maxReadersPerUser },
   );
   const { keep } = options;
-  return { maxStreams, maxKept, maxStreamBytes, maxForks, maxReaders, readerShares, keep, maxRows };
+  return {
+    maxStreams,
+    maxRetained,
+    maxStreamBytes,
+    maxForks,
+    maxReaders,
+    readerShares,
+    keep,
+    maxRows,
+  };
 }
 
-const ANSWERS = {
-  keepMs: 86_400_000,
-  maxKept: 100_000,
-  maxKeptPerAddress: 1_000,
-  maxKeptPerUser: 100,
+const RESPONSES = {
+  retainMs: 86_400_000,
+  maxRetained: 100_000,
+  maxRetainedPerAddress: 1_000,
+  maxRetainedPerUser: 100,
   maxRunning: 10_000,
   maxRunningPerAddress: 128,
   maxRunningPerUser: 32,
 };
 
 /** Limits and times of responses that outlive their connections, with all defaults filled in. */
-export interface AnswerLimits
-  extends Readonly<Pick<typeof ANSWERS, "keepMs" | "maxKept" | "maxRunning">> {
-  /** Shares of kept responses. */
-  readonly keptShares: QuotaShares;
+export interface ResponseLimits
+  extends Readonly<Pick<typeof RESPONSES, "retainMs" | "maxRetained" | "maxRunning">> {
+  /** Shares of retained responses. */
+  readonly retainedShares: QuotaShares;
   readonly runningShares: QuotaShares;
 }
 
 /** Fills in missing limits of responses, and checks the given ones. */
-export function checkAnswers(
-  options: { readonly [K in keyof typeof ANSWERS]?: number } = {},
-): AnswerLimits {
-  const { keepMs, maxKept, maxRunning } = checkLimits(ANSWERS, options, { of: "server: answers." });
-  const keptShares = sharesOf(
-    { address: options.maxKeptPerAddress, user: options.maxKeptPerUser },
-    { address: ANSWERS.maxKeptPerAddress, user: ANSWERS.maxKeptPerUser },
+export function checkResponses(
+  options: { readonly [K in keyof typeof RESPONSES]?: number } = {},
+): ResponseLimits {
+  const { retainMs, maxRetained, maxRunning } = checkLimits(RESPONSES, options, {
+    of: "server: responses.",
+  });
+  const retainedShares = sharesOf(
+    { address: options.maxRetainedPerAddress, user: options.maxRetainedPerUser },
+    { address: RESPONSES.maxRetainedPerAddress, user: RESPONSES.maxRetainedPerUser },
   );
   const runningShares = sharesOf(
     { address: options.maxRunningPerAddress, user: options.maxRunningPerUser },
-    { address: ANSWERS.maxRunningPerAddress, user: ANSWERS.maxRunningPerUser },
+    { address: RESPONSES.maxRunningPerAddress, user: RESPONSES.maxRunningPerUser },
   );
-  return { keepMs, maxKept, keptShares, maxRunning, runningShares };
+  return { retainMs, maxRetained, retainedShares, maxRunning, runningShares };
 }
 
 /** Replaces the digest of a user in responses of guests. */
@@ -314,10 +325,10 @@ const DIGEST_BYTES = 16;
  * Creates the stream id of a response. The same name identifies a different response for each user
  * and topic.
  *
- * @param answer Topic of the request, the verified user (absent for a guest), and the name that the
+ * @param response Topic of the request, the verified user (absent for a guest), and the name that the
  * caller chose.
  */
-export async function answerId(
+export async function responseId(
   runtime: Runtime,
   { topic, user, name }: {
     readonly topic: string;
@@ -326,7 +337,7 @@ export async function answerId(
   },
 ): Promise<string> {
   const owner = user === undefined ? GUEST : await digest(runtime, user);
-  return `${ANSWER_PREFIX}${owner}:${await digest(runtime, topic)}:${name}`;
+  return `${RESPONSE_PREFIX}${owner}:${await digest(runtime, topic)}:${name}`;
 }
 
 /**
@@ -336,12 +347,12 @@ export async function answerId(
  * @param stream Id of the stream, and the verified user, which is `undefined` for a guest.
  * @returns True for a response of the user, or of a guest.
  */
-export async function isOwnAnswer(
+export async function isOwnResponse(
   runtime: Runtime,
   { id, user }: { readonly id: string; readonly user: string | undefined },
 ): Promise<boolean> {
-  if (!id.startsWith(ANSWER_PREFIX)) return false;
-  const owner = id.slice(ANSWER_PREFIX.length).split(":", 1)[0];
+  if (!id.startsWith(RESPONSE_PREFIX)) return false;
+  const owner = id.slice(RESPONSE_PREFIX.length).split(":", 1)[0];
   return owner === GUEST || user !== undefined && owner === await digest(runtime, user);
 }
 

@@ -14,8 +14,8 @@ import type { Contract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings.ts";
 import { EPHEMERAL_PREFIX } from "../../session/wire/rows.ts";
-import { Answers, type ResumeAnswer } from "./answers.ts";
-import { type AnswerLimits, boundsOf, type DurableStreamsOptions, tailOf } from "./options.ts";
+import { type ResumeResponse, StoredResponses } from "./stored_responses.ts";
+import { boundsOf, type DurableStreamsOptions, type ResponseLimits, tailOf } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { DurableStreams, maxRecordBytes } from "./streams.ts";
 import { EphemeralFeed } from "../state/ephemeral_feed.ts";
@@ -35,7 +35,7 @@ export interface DurablePartsOptions {
   /** Limits of the streams; absent if only responses are stored as streams. */
   readonly bounds: DurableStreamsOptions | undefined;
   readonly maxMessageBytes: number;
-  readonly answers: AnswerLimits;
+  readonly responses: ResponseLimits;
   /** Returns the account of a session, for quotas. */
   readonly accountOf: (session: Session) => Account;
   /** The handlers of requests, and the contract. */
@@ -57,7 +57,7 @@ export class DurableParts {
   /** Writers, reads and cancellation, for the application. */
   readonly streams: DurableStreams;
   /** Responses that outlive their connections. */
-  readonly answers: Answers;
+  readonly responses: StoredResponses;
   /** The streams in the broker. */
   readonly logs: StreamLogs;
   /** Checks the changes of states. */
@@ -74,12 +74,12 @@ export class DurableParts {
     const logs: StreamLogs = this.logs = new StreamLogs({
       runtime,
       broker,
-      bounds: boundsOf(bounds, options.answers.maxKept),
+      bounds: boundsOf(bounds, options.responses.maxRetained),
       quotas,
-      onReadToEnd: (id) => this.answers.kept.noteRead(id),
+      onReadToEnd: (id) => this.responses.retained.noteRead(id),
       onError: (error) => report("The search for overdue durable streams", error),
-      rescue: resumeOf && ((id) => this.answers.rescue(id)),
-      onRead: (id) => this.answers.abandoned.read(id),
+      rescue: resumeOf && ((id) => this.responses.rescue(id)),
+      onRead: (id) => this.responses.abandoned.read(id),
     });
     const tail = tailOf(bounds ?? {});
     this.streams = new DurableStreams({ runtime, streams: logs, tail, maxMessageBytes });
@@ -107,7 +107,7 @@ export class DurableParts {
       accountOf: options.accountOf,
       ephemeralOf: (id) => ephemeral.namesOf(id),
     });
-    this.answers = new Answers(options.answers, {
+    this.responses = new StoredResponses(options.responses, {
       runtime,
       quotas,
       broker,
@@ -138,7 +138,7 @@ export class DurableParts {
    * the error `writer-lost`, and ends all readers.
    */
   async close(): Promise<void> {
-    await this.answers.close();
+    await this.responses.close();
     this.states.close();
     await this.streams.close();
     await this.logs.close();
@@ -149,7 +149,7 @@ export class DurableParts {
 function resumesOf(
   runtime: Runtime,
   { requests, router, requestTimeoutMs: timeoutMs }: DurablePartsOptions["settings"],
-): ((topic: string) => ResumeAnswer | undefined) | undefined {
+): ((topic: string) => ResumeResponse | undefined) | undefined {
   if (!requests?.canResume) return undefined;
   return (topic) => {
     const match = router?.match(topic) ?? requests.match(topic);

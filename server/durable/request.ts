@@ -285,6 +285,6 @@ export function readSequence(headers: Headers): string | undefined {
 function badHeader(name: string, rule: string, received: string): Problem {
   return badRequest(
     "bad-header",
-    `Cannot answer: ${name} must be ${rule}, received "${received.slice(0, 64)}"`,
+    `Cannot respond: ${name} must be ${rule}, received "${received.slice(0, 64)}"`,
   );
 }

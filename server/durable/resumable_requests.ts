@@ -17,7 +17,7 @@ export class ResumableRequests implements ResumableResponses {
 
   /** Counts a session as one that may return for the responses of its account. */
   opened(session: Session, account: Account): void {
-    const { abandoned } = this.#durable.answers;
+    const { abandoned } = this.#durable.responses;
     abandoned.opened(account);
     session[internals].whenEnded(() => abandoned.ended(account));
   }
@@ -29,17 +29,17 @@ export class ResumableRequests implements ResumableResponses {
     account: Account,
   ): Promise<void> {
     const { topic, signal } = message;
-    const { answers, streams } = this.#durable;
+    const { responses, streams } = this.#durable;
     const onError = (error: unknown) => report(session[internals].settings, error, session);
     const user = verifiedUser(session);
-    const id = await answers.begin({
+    const id = await responses.begin({
       topic,
       input,
       user,
       name,
       begun,
       account,
-      answer: make,
+      generate: make,
       onError,
     });
     if (session[internals].joins) return message.reply({ stream: id });

@@ -21,10 +21,10 @@ Deno.test("EventStreams.open() ends after a page that was pending when the pages
   });
   const ended = new AbortController();
   const asked = Promise.withResolvers<void>();
-  const answer = Promise.withResolvers<void>();
+  const response = Promise.withResolvers<void>();
   async function* pages(): AsyncGenerator<StreamRead, void, undefined> {
     asked.resolve();
-    await answer.promise;
+    await response.promise;
     yield page(2);
   }
   let ends = 0;
@@ -46,7 +46,7 @@ Deno.test("EventStreams.open() ends after a page that was pending when the pages
   const second = reader.read();
   await asked.promise;
   ended.abort();
-  answer.resolve();
+  response.resolve();
   assertEquals((await second).done, false);
   // Without another read, because a reader that left requests nothing more.
   assertEquals(ends, 1);

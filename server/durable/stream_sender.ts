@@ -13,7 +13,7 @@ import {
 } from "../../pubsub/logs/stream_logs.ts";
 import { withoutUndefined } from "../../base/options.ts";
 import type { Account } from "../../base/accounts.ts";
-import { answerOnce } from "../../pubsub/history/replay.ts";
+import { replyOnce } from "../../pubsub/history/replay.ts";
 import type { JoinOptions } from "../../pubsub/topic_options.ts";
 import type { Topics, TopicSource } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -24,7 +24,7 @@ import {
   STREAM_ENDED,
   STREAM_EPOCH,
   STREAM_PREFIX,
-  type SubscribeAnswer,
+  type SubscribeReply,
 } from "../../session/wire/recovery.ts";
 import { keyedPage, maxRecordBytes } from "./streams.ts";
 import { ABORTED } from "./writer.ts";
@@ -46,7 +46,7 @@ interface End {
 }
 
 /** A position in a stream, as clients receive it. */
-type StreamStanding = SubscribeAnswer & { readonly offset: number };
+type StreamStanding = SubscribeReply & { readonly offset: number };
 
 /** The messages of a page. */
 interface EncodedPage {
@@ -68,7 +68,7 @@ export interface SessionReading {
   /** The position that the session has reached, once known. */
   standing: StreamStanding | undefined;
   /** Replies to the subscription; later calls have no effect. */
-  answer(answer: SubscribeAnswer): void;
+  reply(reply: SubscribeReply): void;
   /**
    * Removes the session from the topic. No notice is sent if the reply already tells the client.
    */
@@ -119,7 +119,7 @@ export class StreamSender {
       if (reading.standing !== undefined || !options.isRequested) return reading.leave(end);
       // The reply comes first, because the end of a reading replies, too.
       const { code, reason: message, ...rest } = end;
-      reading.answer({ rejection: { code, message, ...rest } });
+      reading.reply({ rejection: { code, message, ...rest } });
       reading.leave();
     } catch (error) {
       // A full queue has already closed the session.
@@ -167,7 +167,7 @@ export class StreamSender {
           const standing = moveTo(reading, page.info, start);
           const names = this.#of.ephemeralOf(id);
           const told = names === undefined ? standing : { ...standing, ephemeral: [...names] };
-          reading.answer(wasThere ? { ...told, recovered: true } : told);
+          reading.reply(wasThere ? { ...told, recovered: true } : told);
         }
         const isSent = await this.#sendPage(reading, page);
         if (isSent !== true) return isSent;
@@ -383,7 +383,7 @@ export class StreamFeed implements TopicSource {
     return this.#readings.keys();
   }
 
-  admit(session: Session, options: JoinOptions): (() => SubscribeAnswer) | undefined {
+  admit(session: Session, options: JoinOptions): (() => SubscribeReply) | undefined {
     const before = this.#readings.get(session);
     const isPlain = options.since === undefined && options.last === undefined;
     const standing = before?.standing;
@@ -414,7 +414,7 @@ export class StreamFeed implements TopicSource {
       signal: stop.signal,
       live: this.#live,
       standing: undefined,
-      answer: answerOnce(session, options.onAnswer),
+      reply: replyOnce(session, options.onReply),
       leave: (end?: End) => {
         this.#topics.leave(session, topic, end && { code: end.code, reason: end.reason });
       },
@@ -427,7 +427,7 @@ export class StreamFeed implements TopicSource {
 /** Ends a reading; an unanswered subscription has been replaced. */
 function endReading(reading: SessionReading & { readonly stop: AbortController }): void {
   reading.stop.abort();
-  reading.answer({ isSuperseded: true });
+  reading.reply({ isSuperseded: true });
 }
 
 /** The start position of a session; `undefined` if the stream does not have it. */

@@ -12,7 +12,7 @@ import type {
   AuthorizedAction,
   TopicHandler,
 } from "../requests/topic_handler.ts";
-import { isOwnAnswer } from "./options.ts";
+import { isOwnResponse } from "./options.ts";
 import type { DurableParts } from "./parts.ts";
 
 /** Handles requests of clients on durable streams: the rows of a state, and requests to stop. */
@@ -45,7 +45,7 @@ export class StreamTopics implements TopicHandler {
     if (id.startsWith(INTERNAL_PREFIX)) {
       throw new RequestError("not-found", `There is no durable stream "${id}"`);
     }
-    const isOwn = await isOwnAnswer(this.#runtime, { id, user: verifiedUser(session) });
+    const isOwn = await isOwnResponse(this.#runtime, { id, user: verifiedUser(session) });
     return isOwn ? undefined : subject;
   }
 

@@ -171,9 +171,9 @@ export interface DurableStreamsParts {
  *   durableStreams: { path: "/streams" },
  *   authorize: (_session, topic, action) => topic === "stream:answer-7" && action === "subscribe",
  * });
- * await using answer = await server.durableStreams.create<string>("answer-7");
- * for (const word of ["Hello", "world"]) void answer.append(word);
- * await answer.close();
+ * await using response = await server.durableStreams.create<string>("answer-7");
+ * for (const word of ["Hello", "world"]) void response.append(word);
+ * await response.close();
  *
  * await using client = connect(server.url);
  * const words = await Array.fromAsync(client.durableStream<string>("answer-7"));
@@ -439,7 +439,7 @@ export class DurableStreams {
       return {
         id,
         readers: readers.get(id) ?? 0,
-        isAnswer: writer !== undefined && logKind(id) === "answer",
+        isResponse: writer !== undefined && logKind(id) === "answer",
         writer: writer && { offset: writer.offset, waiting: writer.waiting },
       };
     });
@@ -543,7 +543,7 @@ export interface StreamActivity {
   /** Readers on this node. */
   readonly readers: number;
   /** True if a response of this node writes the stream. */
-  readonly isAnswer: boolean;
+  readonly isResponse: boolean;
   /** The writer on this node. */
   readonly writer?: { readonly offset: string; readonly waiting: number } | undefined;
 }
@@ -624,7 +624,10 @@ function rejectedCreation(
       return new RequestError("exists", `Cannot create: there is a durable stream "${id}"`);
     case "too-many":
       return logKind(id) === "answer"
-        ? new LimitError("answers.maxKept", `Cannot create "${id}": there are too many responses`)
+        ? new LimitError(
+          "responses.maxRetained",
+          `Cannot create "${id}": there are too many responses`,
+        )
         : new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
     case "no-space":
       return new LimitError("maxTotalBytes", `Cannot create "${id}": ${NO_SPACE}`);

@@ -12,7 +12,7 @@ import { type FaultyBroker, FaultyStore } from "../../tests/faulty_broker.ts";
 /** Limits that no test reaches by accident. */
 const BOUNDS = {
   maxStreams: 100,
-  maxKept: 100,
+  maxRetained: 100,
   maxStreamBytes: 262_144,
   maxForks: 100,
   maxReaders: 100,

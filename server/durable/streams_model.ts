@@ -36,7 +36,7 @@ export interface ModelAppend {
 }
 
 /** Response to an append. */
-export interface ModelAnswer {
+export interface ModelResponse {
   /** Status, with the code of a problem. */
   readonly outcome: string;
   /** Headers with the number of a producer. */
@@ -155,7 +155,7 @@ export class StreamsModel {
    * @param append The append.
    * @returns The response.
    */
-  append(id: string, append: ModelAppend): ModelAnswer {
+  append(id: string, append: ModelAppend): ModelResponse {
     const stream = this.get(id);
     const { record, producer, sequence, ends = false } = append;
     if (stream === undefined || stream.isDeleted) return rejection(this.absence(id)!);
@@ -201,7 +201,7 @@ function bytesOf(record: unknown): number {
   return record === undefined ? 0 : countedBytes(JSON.stringify(record).length, 1);
 }
 
-function rejection(outcome: string, headers: ModelAnswer["headers"] = {}): ModelAnswer {
+function rejection(outcome: string, headers: ModelResponse["headers"] = {}): ModelResponse {
   return { outcome, headers };
 }
 
@@ -209,7 +209,7 @@ function rejection(outcome: string, headers: ModelAnswer["headers"] = {}): Model
 function judgeEnded(
   { by }: NonNullable<ModelStream["end"]>,
   { producer, record, ends = false }: ModelAppend,
-): ModelAnswer {
+): ModelResponse {
   if (producer === undefined) return rejection(ends && record === undefined ? "204" : "409 closed");
   const { id, epoch, seq } = producer;
   const isSame = id === by?.id && epoch === by.epoch && seq === by.seq;
@@ -219,7 +219,7 @@ function judgeEnded(
 function judgeProducer(
   { epoch, seq }: ModelProducer,
   known: ModelProducer | undefined,
-): ModelAnswer | undefined {
+): ModelResponse | undefined {
   const newest = known ?? { epoch, seq: -1 };
   if (epoch < newest.epoch) return rejection("403 stale-epoch", numberOf(newest.epoch));
   if (epoch > newest.epoch) return seq > 0 ? rejection("400 bad-header") : undefined;

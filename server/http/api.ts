@@ -86,7 +86,7 @@ interface Call<K extends OperationName> {
 }
 
 /** An operation that responds with one value. */
-type AnsweringName = Exclude<OperationName, "follow">;
+type RespondingName = Exclude<OperationName, "follow">;
 
 type Handler<K extends OperationName> = (call: Call<K>) => Promise<ReplyOf<K>> | ReplyOf<K>;
 
@@ -118,7 +118,7 @@ export class Api {
   readonly #router: ContractRouter | undefined;
   readonly #document: Readonly<Record<string, unknown>>;
   readonly #events: TopicEvents;
-  readonly #handlers: { readonly [K in AnsweringName]: Handler<K> } = {
+  readonly #handlers: { readonly [K in RespondingName]: Handler<K> } = {
     publish: async ({ id: topic, body, ...call }) =>
       (await this.#publish([{ topic, ...body }], call))[0]!,
     publishBatch: async ({ body: { publications }, ...call }) => ({
@@ -196,10 +196,10 @@ export class Api {
 
   /** Responds to a request. Never rejects. */
   fetch(request: Request, info: RequestInfo): Promise<Response> {
-    return this.#guard.answer(request, info, (asked) => this.#answer(asked));
+    return this.#guard.respond(request, info, (asked) => this.#respond(asked));
   }
 
-  async #answer(asked: GuardedRequest<ApiAction>): Promise<Response> {
+  async #respond(asked: GuardedRequest<ApiAction>): Promise<Response> {
     const { request, authorize, readBody, checkRevoked } = asked;
     const { pathname, searchParams } = new URL(request.url);
     const { method } = request;
@@ -224,15 +224,15 @@ export class Api {
       await authorizeEach(batch, authorize);
     }
     const run = async (repetition?: string) => {
-      const handle = this.#handlers[name] as Handler<AnsweringName>;
+      const handle = this.#handlers[name] as Handler<RespondingName>;
       checkRevoked();
-      return await handle({ id, query, body, repetition, checkRevoked } as Call<AnsweringName>);
+      return await handle({ id, query, body, repetition, checkRevoked } as Call<RespondingName>);
     };
     const key = request.headers.get("idempotency-key");
     if (bytes === undefined || key === null) return reply(name, await available(run()));
     const keyed = { key, caller: asked.caller, method, path: pathname, body: bytes };
     const { result, isRepeated } = await available(this.#keys.once(keyed, run));
-    return reply(name, result as ReplyOf<AnsweringName>, isRepeated);
+    return reply(name, result as ReplyOf<RespondingName>, isRepeated);
   }
 
   #follow(
@@ -391,7 +391,7 @@ function routeOf(
   if (routes.length === 0) {
     throw new Problem(404, {
       code: "not-found",
-      detail: "Cannot answer: the path must be listed in openapi.json, received another one",
+      detail: "Cannot respond: the path must be listed in openapi.json, received another one",
     });
   }
   const asked = method === "HEAD" ? "GET" : method;
@@ -517,8 +517,8 @@ function encoded<T>(verb: string, encode: () => T): T {
 
 /** Creates the response with the result of an operation. */
 function reply(
-  name: AnsweringName,
-  result: ReplyOf<AnsweringName>,
+  name: RespondingName,
+  result: ReplyOf<RespondingName>,
   isRepeated = false,
 ): Response {
   const isUnhealthy = name === "health" && (result as ReplyOf<"health">).status !== "ok";

@@ -113,7 +113,7 @@ const Member = named(
 );
 
 const Kept = named(
-  "KeptPublication",
+  "RetainedPublication",
   z.object({
     offset: Count,
     prev: Count.describe("Offset of the previous publication; 0 for the first one."),

@@ -96,7 +96,7 @@ function tooSlow(timeoutMs: number): Problem {
 export function closing(): Problem {
   return new Problem(503, {
     code: "unavailable",
-    detail: "Cannot answer: the server must be open, and is shutting down",
+    detail: "Cannot respond: the server must be open, and is shutting down",
   });
 }
 

@@ -2,7 +2,7 @@
 import { closing, readBody } from "./body.ts";
 import { methodNotAllowed, Problem, rejectedBy, REJECTION_CODES } from "./problem.ts";
 import { Rejected } from "../rejection.ts";
-import { answerHeaders } from "../session_request.ts";
+import { responseHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/accounts.ts";
 import type { Quota, Quotas } from "../../base/shares.ts";
@@ -128,10 +128,10 @@ export class CarrierRequests {
    * events if it is a poll.
    */
   opened(request: Request, opened: OpenedConnection): Response {
-    const answer = this.#opened(request, opened);
-    const fields = Object.entries(answerHeaders() ?? {});
-    for (const [name, value] of fields) answer.headers.set(name, value);
-    return answer;
+    const response = this.#opened(request, opened);
+    const fields = Object.entries(responseHeaders() ?? {});
+    for (const [name, value] of fields) response.headers.set(name, value);
+    return response;
   }
 
   #opened(request: Request, opened: OpenedConnection): Response {
@@ -203,7 +203,7 @@ export class CarrierRequests {
 
   async #delete(request: Request, info: RequestInfo): Promise<Response> {
     await this.#carrierOf(request, info).end(closeOf(request));
-    return this.#answer(request, null, { status: 204 });
+    return this.#respond(request, null, { status: 204 });
   }
 
   /** Reads the body of a post, within the limits for concurrent posts. */
@@ -256,7 +256,7 @@ export class CarrierRequests {
       );
     switch (result) {
       case "taken":
-        return this.#answer(request, null, { status: 204, headers });
+        return this.#respond(request, null, { status: 204, headers });
       case "hole":
         return reject(409, "hole", `the first frame must have number ${next}`);
       case "busy":
@@ -310,22 +310,22 @@ export class CarrierRequests {
       },
       cancel: () => left.abort(),
     }, { highWaterMark: 0 });
-    return this.#answer(request, body, { headers: { "content-type": "text/event-stream" } });
+    return this.#respond(request, body, { headers: { "content-type": "text/event-stream" } });
   }
 
   /** Responds with the pending events. */
   #events(request: Request, events: string): Response {
-    if (events === "") return this.#answer(request, null, { status: 204 });
+    if (events === "") return this.#respond(request, null, { status: 204 });
     const body = encoder.encode(events);
     const headers = {
       "content-type": "text/event-stream",
       "content-length": `${body.byteLength}`,
     };
-    return this.#answer(request, body, { headers });
+    return this.#respond(request, body, { headers });
   }
 
   #preflight(request: Request): Response {
-    return this.#answer(request, null, {
+    return this.#respond(request, null, {
       status: 204,
       headers: {
         "access-control-allow-methods": METHODS.join(", "),
@@ -337,11 +337,11 @@ export class CarrierRequests {
 
   #failed(request: Request, problem: Problem): Response {
     const { status, headers, body } = problem.toResponse();
-    return this.#answer(request, body, { status, headers });
+    return this.#respond(request, body, { status, headers });
   }
 
   /** Creates a response with the common headers. */
-  #answer(request: Request, body: BodyInit | null, init: ResponseInit): Response {
+  #respond(request: Request, body: BodyInit | null, init: ResponseInit): Response {
     const headers = new Headers(init.headers);
     headers.set(Header.transport, HTTP_TRANSPORT);
     headers.set("cache-control", "no-store");
@@ -400,7 +400,7 @@ export class CarrierRequests {
     this.#options.report(error);
     return new Problem(500, {
       code: "internal",
-      detail: "Cannot answer: the server failed, and has reported the error",
+      detail: "Cannot respond: the server failed, and has reported the error",
     });
   }
 }
@@ -409,14 +409,14 @@ export class CarrierRequests {
 function problemOf(rejected: Rejected): Problem {
   const { status, message: detail, cause } = rejected;
   const code = REJECTION_CODES[status] ?? "forbidden";
-  return new Problem(status, { code, detail, headers: answerHeaders(rejected), cause });
+  return new Problem(status, { code, detail, headers: responseHeaders(rejected), cause });
 }
 
 function wrongOrigin({ headers }: Request): Problem {
   const origin = headers.get("origin");
   return new Problem(403, {
     code: "origin",
-    detail: `Cannot answer: origins must have the page, or hosts the host, received ${origin}`,
+    detail: `Cannot respond: origins must have the page, or hosts the host, received ${origin}`,
   });
 }
 
@@ -429,7 +429,7 @@ function unavailable(detail: string): Problem {
 function malformed(name: string, rule: string, received: string): Problem {
   return new Problem(400, {
     code: "malformed",
-    detail: `Cannot answer: ${name} must be ${rule}, received "${received.slice(0, 64)}"`,
+    detail: `Cannot respond: ${name} must be ${rule}, received "${received.slice(0, 64)}"`,
   });
 }
 

@@ -57,11 +57,11 @@ export class RequestGate {
   follow(
     { method }: Request,
     info: RequestInfo,
-    answer: Response | Promise<Response>,
+    result: Response | Promise<Response>,
   ): Response | Promise<Response> {
     const { completed } = BODILESS.has(method) ? {} : info as FollowedInfo;
-    const end = completed ?? (answer instanceof Promise ? answer : undefined);
-    if (end === undefined) return answer;
+    const end = completed ?? (result instanceof Promise ? result : undefined);
+    if (end === undefined) return result;
     this.#underWay++;
     const ended = () => {
       if (--this.#underWay > 0) return;
@@ -69,7 +69,7 @@ export class RequestGate {
       this.#idle = undefined;
     };
     end.then(ended, ended);
-    return answer;
+    return result;
   }
 
   /**
@@ -82,16 +82,16 @@ export class RequestGate {
   ): (request: Request, info: RequestInfo) => Response | Promise<Response> {
     return (request, info) => {
       if (this.#stopped.signal.aborted) return unavailable();
-      const answer = handle(request, info);
-      if (!(answer instanceof Promise)) return this.follow(request, info, answer);
-      const guarded = BODILESS.has(request.method) ? answer : this.#guarded(answer);
+      const result = handle(request, info);
+      if (!(result instanceof Promise)) return this.follow(request, info, result);
+      const guarded = BODILESS.has(request.method) ? result : this.#guarded(result);
       return this.follow(request, info, guarded);
     };
   }
 
-  async #guarded(answer: Promise<Response>): Promise<Response> {
+  async #guarded(result: Promise<Response>): Promise<Response> {
     try {
-      const response = await answer;
+      const response = await result;
       return this.#cut.signal.aborted && isOfClient(response) ? unavailable() : response;
     } catch (error) {
       if (this.#cut.signal.aborted) return unavailable();

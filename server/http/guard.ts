@@ -171,7 +171,7 @@ export interface GuardedRequest<Action extends string> {
    * The account of whatever the request creates: the same as `account`, but with the name from
    * `authorize`, if there is one.
    */
-  readonly maker: Account;
+  readonly publisher: Account;
   /**
    * The caller, once the request is authorized: the name from `authorize`, otherwise the user,
    * otherwise the credentials of the request.
@@ -258,7 +258,7 @@ interface Identified {
  *   report() {},
  * });
  * const ask = (url: string) =>
- *   guard.answer(new Request(url), {}, async ({ authorize }) => {
+ *   guard.respond(new Request(url), {}, async ({ authorize }) => {
  *     await authorize("read", guard.pathOf(url)!.slice(1));
  *     return new Response("hello");
  *   });
@@ -270,7 +270,7 @@ export class HttpGuard<Action extends string> {
   readonly #options: HttpGuardOptions<Action>;
   readonly #parts: HttpGuardParts;
   readonly #rateAccounts: RateAccounts | undefined;
-  readonly #answered = new Map<number, number>(); // Bounded by the statuses of the face.
+  readonly #responses = new Map<number, number>(); // Bounded by the statuses of the face.
   /** Pending authorized requests with side effects. */
   readonly #changing: Quota;
   readonly #active: Quota;
@@ -287,7 +287,7 @@ export class HttpGuard<Action extends string> {
     this.#options = options;
     this.#parts = parts;
     const { name, maxRequests = 1_024, maxWaiting = 0 } = options;
-    const bounds = { limit: "maxRequests", verb: "answer", retryAfterMs: 1_000 };
+    const bounds = { limit: "maxRequests", verb: "respond", retryAfterMs: 1_000 };
     this.#changing = parts.quotas.open({
       ...bounds,
       name: `${name}.maxRequests`,
@@ -308,7 +308,7 @@ export class HttpGuard<Action extends string> {
   }
 
   get stats(): HttpStats {
-    return { active: this.#active.taken, answered: Object.fromEntries(this.#answered) };
+    return { active: this.#active.taken, responses: Object.fromEntries(this.#responses) };
   }
 
   /**
@@ -328,14 +328,14 @@ export class HttpGuard<Action extends string> {
    * `public` to its `Cache-Control`.
    * @returns The response. Never rejects.
    */
-  async answer(
+  async respond(
     request: Request,
     info: RequestInfo,
     handle: (asked: GuardedRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
     const response = await this.#handled(request, info, handle);
     this.#protect(request, response.headers);
-    this.#answered.set(response.status, (this.#answered.get(response.status) ?? 0) + 1);
+    this.#responses.set(response.status, (this.#responses.get(response.status) ?? 0) + 1);
     return request.method === "HEAD" ? withoutBody(response) : response;
   }
 
@@ -372,7 +372,7 @@ export class HttpGuard<Action extends string> {
         get account() {
           return accountOf();
         },
-        get maker() {
+        get publisher() {
           return accounts.of({ address, user: caller ?? user });
         },
         get caller() {
@@ -405,7 +405,7 @@ export class HttpGuard<Action extends string> {
       return response;
     } catch (error) {
       if (error instanceof Problem) return error.toResponse();
-      if (error instanceof Rejected) return this.#denied("answer" as Action, error).toResponse();
+      if (error instanceof Rejected) return this.#denied("respond" as Action, error).toResponse();
       if (error instanceof LimitError) return rejectedBy(error).toResponse();
       this.#parts.report(`A request to ${name}`, error);
       return failed().toResponse();
@@ -441,7 +441,7 @@ export class HttpGuard<Action extends string> {
     if (waitMs === 0) return;
     const { perSecond } = this.#options.rate!;
     throw tooMany(
-      `Cannot answer: at most ${perSecond} requests a second per network address`,
+      `Cannot respond: at most ${perSecond} requests a second per network address`,
       waitMs,
     );
   }
@@ -466,7 +466,7 @@ export class HttpGuard<Action extends string> {
       code: "origin",
       detail: hasCookies
         ? `Cannot use cookies: origins must have the page, or hosts the host, received ${origin}`
-        : `Cannot answer: origins must have the page, or hosts the host, received ${origin}`,
+        : `Cannot respond: origins must have the page, or hosts the host, received ${origin}`,
     });
   }
 
@@ -478,7 +478,7 @@ export class HttpGuard<Action extends string> {
       const origin = request.headers.get("origin");
       throw new Problem(403, {
         code: "origin",
-        detail: `Cannot answer: origins must have the page, or hosts the host, received ${origin}`,
+        detail: `Cannot respond: origins must have the page, or hosts the host, received ${origin}`,
       });
     }
     const allow = [...methods, "OPTIONS"].join(", ");
@@ -529,11 +529,11 @@ export class HttpGuard<Action extends string> {
     const context = { request, user, action, id, signal: ended.signal };
     const late = `Cannot wait for authorize of ${name} longer than`;
     const permission = await decide(`authorize of ${name}`, () => {
-      const answer = decision.during(() => authorize(context));
+      const response = decision.during(() => authorize(context));
       // Most results are synchronous, and need no timer.
-      return answer instanceof Promise
-        ? within(this.#parts.runtime, answer, { timeoutMs, late })
-        : answer;
+      return response instanceof Promise
+        ? within(this.#parts.runtime, response, { timeoutMs, late })
+        : response;
     }, [AuthenticationError]).catch((error) => {
       ended.abort(error instanceof DecisionFault ? error.cause : error);
       if (!(error instanceof DecisionFault)) {
@@ -624,21 +624,21 @@ export function isInternalName(segment: string): boolean {
 export function internal(): Problem {
   return new Problem(404, {
     code: "not-found",
-    detail: `Cannot answer: names that start with "${INTERNAL_PREFIX}" are internal`,
+    detail: `Cannot respond: names that start with "${INTERNAL_PREFIX}" are internal`,
   });
 }
 
 /** The response to a request whose user was disconnected in the meantime. */
 function revoked(): Problem {
   const { code, reason } = DISCONNECTED;
-  return new Problem(403, { code, detail: `Cannot answer: ${reason.toLowerCase()}` });
+  return new Problem(403, { code, detail: `Cannot respond: ${reason.toLowerCase()}` });
 }
 
 /** The response to an error whose text the client must not see. */
 function failed(): Problem {
   return new Problem(500, {
     code: "internal",
-    detail: "Cannot answer: the server failed, and has reported the error",
+    detail: "Cannot respond: the server failed, and has reported the error",
   });
 }
 

@@ -52,7 +52,7 @@ async function ask(
   },
 ) {
   const { from = LOOPBACK, url = "http://localhost:8000/notes/mine", ...rest } = init;
-  const response = await guard.answer(new Request(url, rest), from, handle);
+  const response = await guard.respond(new Request(url, rest), from, handle);
   const text = await response.text();
   const isProblem = response.headers.get("content-type") === "application/problem+json";
   return {
@@ -84,14 +84,14 @@ Deno.test("pathBelow() finds paths of a face, but no path with only the same pre
   for (const [url, rest] of cases) assertEquals(pathBelow(url, "/notes"), rest, url);
 });
 
-Deno.test("HttpGuard.answer() denies every action without authorize", async () => {
+Deno.test("HttpGuard.respond() denies every action without authorize", async () => {
   const closed = guarded({ authorize: undefined });
   const { status, code, text } = await ask(closed);
   assertEquals([status, code], [403, "forbidden"]);
   assertMatch(text, /Cannot read: notes\.authorize must allow the action, received no authorize/);
 });
 
-Deno.test("HttpGuard.answer() opens a face only on loopback, if its options allow this", async () => {
+Deno.test("HttpGuard.respond() opens a face only on loopback, if its options allow this", async () => {
   const open = guarded({ authorize: undefined, opensOnLoopback: true, hosts: ["notes.test"] });
   const header = (name: string, value: string) => ({ headers: { [name]: value } });
   const cases: [what: string, init: Parameters<typeof ask>[1], status: number][] = [
@@ -112,7 +112,7 @@ Deno.test("HttpGuard.answer() opens a face only on loopback, if its options allo
   }
 });
 
-Deno.test("HttpGuard.answer() opens no face on loopback for pages that only * allows", async () => {
+Deno.test("HttpGuard.respond() opens no face on loopback for pages that only * allows", async () => {
   const open = guarded({
     authorize: undefined,
     opensOnLoopback: true,
@@ -128,7 +128,7 @@ Deno.test("HttpGuard.answer() opens no face on loopback for pages that only * al
   }
 });
 
-Deno.test("HttpGuard.answer() passes the request, the user, the action and the id to authorize", async () => {
+Deno.test("HttpGuard.respond() passes the request, the user, the action and the id to authorize", async () => {
   const asked: unknown[] = [];
   const face = guarded({
     authorize: ({ request, user, action, id, signal }) => {
@@ -150,7 +150,7 @@ Deno.test("HttpGuard.answer() passes the request, the user, the action and the i
   ]);
 });
 
-Deno.test("HttpGuard.answer() identifies a request once, and only for authorize", async () => {
+Deno.test("HttpGuard.respond() identifies a request once, and only for authorize", async () => {
   let calls = 0;
   const face = guarded({}, () => Promise.resolve(`user ${++calls}`));
   await ask(face, {}, async ({ authorize }) => {
@@ -162,28 +162,28 @@ Deno.test("HttpGuard.answer() identifies a request once, and only for authorize"
   assertEquals(calls, 1);
 });
 
-Deno.test("GuardedRequest.account has the user, and maker the caller, once a request is authorized", async () => {
-  for (const [answer, maker] of [[true, "ann"], [{ caller: "shop" }, "shop"]] as const) {
-    const face = guarded({ authorize: () => answer }, () => Promise.resolve("ann"));
+Deno.test("GuardedRequest.account has the user, and publisher the caller, once a request is authorized", async () => {
+  for (const [response, publisher] of [[true, "ann"], [{ caller: "shop" }, "shop"]] as const) {
+    const face = guarded({ authorize: () => response }, () => Promise.resolve("ann"));
     const users: (string | undefined)[] = [];
     await ask(face, { from: from("192.0.2.1") }, async (asked) => {
       users.push(asked.account.user);
       await asked.authorize("read", "mine");
-      users.push(asked.account.user, asked.maker.user);
+      users.push(asked.account.user, asked.publisher.user);
       return new Response();
     });
-    assertEquals(users, [undefined, "ann", maker]);
+    assertEquals(users, [undefined, "ann", publisher]);
   }
 });
 
-Deno.test("HttpGuard.answer() treats values other than true as denied", async () => {
-  for (const answer of [undefined, 1, "yes", {}, null]) {
-    const face = guarded({ authorize: () => answer as boolean });
-    assertEquals((await ask(face)).status, 403, String(answer));
+Deno.test("HttpGuard.respond() treats values other than true as denied", async () => {
+  for (const response of [undefined, 1, "yes", {}, null]) {
+    const face = guarded({ authorize: () => response as boolean });
+    assertEquals((await ask(face)).status, 403, String(response));
   }
 });
 
-Deno.test("HttpGuard.answer() lets authorize decide about a request that authenticate rejects", async () => {
+Deno.test("HttpGuard.respond() lets authorize decide about a request that authenticate rejects", async () => {
   const users: unknown[] = [];
   const guest = guarded(
     { authorize: ({ user, action }) => users.push(user) > 0 && action === "read" },
@@ -200,7 +200,7 @@ Deno.test("HttpGuard.answer() lets authorize decide about a request that authent
   assertEquals(users, [undefined, undefined]);
 });
 
-Deno.test("HttpGuard.answer() responds with 503 without calling authorize while users are unknown", async () => {
+Deno.test("HttpGuard.respond() responds with 503 without calling authorize while users are unknown", async () => {
   const cause = new Error("the database is down");
   const face = guarded(
     { authorize: () => assert(false) as never },
@@ -217,23 +217,23 @@ Deno.test("HttpGuard.answer() responds with 503 without calling authorize while 
   ]);
 });
 
-Deno.test("HttpGuard.answer() reports errors of authorize and of the handler, without details for the client", async () => {
+Deno.test("HttpGuard.respond() reports errors of authorize and of the handler, without details for the client", async () => {
   const failing = guarded({ authorize: () => Promise.reject(new Error("secret")) });
   const broken = guarded();
   for (
-    const [face, answer, status, code] of [
+    const [face, response, status, code] of [
       [failing, await ask(failing), 503, "unavailable"],
       [broken, await ask(broken, {}, () => Promise.reject(new Error("secret"))), 500, "internal"],
     ] as const
   ) {
-    assertEquals([answer.status, answer.code], [status, code]);
-    assert(!answer.text.includes("secret"));
+    assertEquals([response.status, response.code], [status, code]);
+    assert(!response.text.includes("secret"));
     assertEquals(face.reports.length, 1);
     assertMatch(face.reports[0]!, /Error: secret$/);
   }
 });
 
-Deno.test("HttpGuard.answer() aborts the signal of authorize after ten seconds", async () => {
+Deno.test("HttpGuard.respond() aborts the signal of authorize after ten seconds", async () => {
   using time = new FakeTime();
   let aborted: AbortSignal | undefined;
   const face = guarded({
@@ -242,13 +242,13 @@ Deno.test("HttpGuard.answer() aborts the signal of authorize after ten seconds",
       return new Promise(() => {});
     },
   });
-  const answer = ask(face);
+  const response = ask(face);
   await time.tickAsync(10_000);
-  const { status, code } = await answer;
+  const { status, code } = await response;
   assertEquals([status, code, aborted?.aborted], [503, "unavailable", true]);
 });
 
-Deno.test("HttpGuard.answer() lets only trusted pages make changes, and decides before it reads the body", async () => {
+Deno.test("HttpGuard.respond() lets only trusted pages make changes, and decides before it reads the body", async () => {
   const face = guarded({ origins: ["https://app.example", "*", "null"] });
   const strict = guarded({ origins: ["https://app.example"] });
   const cookie = "session=1";
@@ -280,19 +280,19 @@ Deno.test("HttpGuard.answer() lets only trusted pages make changes, and decides 
   for (const [what, face, headers, status] of cases) {
     let isRead = false;
     const body = new ReadableStream({ pull: () => void (isRead = true) }, { highWaterMark: 0 });
-    const answer = await ask(face, { method: "POST", headers, body }, async ({ authorize }) => {
+    const response = await ask(face, { method: "POST", headers, body }, async ({ authorize }) => {
       await authorize("write", "mine");
       return new Response("done");
     });
-    assertEquals(answer.status, status, what);
-    assertEquals(answer.code, status === 403 ? "origin" : undefined, what);
+    assertEquals(response.status, status, what);
+    assertEquals(response.code, status === 403 ? "origin" : undefined, what);
     assertEquals(isRead, false, what);
   }
   const read = await ask(strict, { headers: { origin: "https://evil.example", cookie } });
   assertEquals([read.status, read.headers.get("access-control-allow-origin")], [200, null]);
 });
 
-Deno.test("HttpGuard.answer() allows credentials only for pages of exact origins", async () => {
+Deno.test("HttpGuard.respond() allows credentials only for pages of exact origins", async () => {
   const face = guarded({
     origins: ["https://app.example", "null", "*"],
     exposedHeaders: ["stream-offset"],
@@ -309,7 +309,7 @@ Deno.test("HttpGuard.answer() allows credentials only for pages of exact origins
   assertEquals(headers.get("access-control-expose-headers"), "retry-after, stream-offset");
 });
 
-Deno.test("HttpGuard.answer() responds to preflights by the rules, without calling authorize", async () => {
+Deno.test("HttpGuard.respond() responds to preflights by the rules, without calling authorize", async () => {
   const face = guarded({
     authorize: () => assert(false) as never,
     origins: ["https://app.example"],
@@ -331,7 +331,7 @@ Deno.test("HttpGuard.answer() responds to preflights by the rules, without calli
   assertEquals([plain.status, plain.headers.get("allow")], [204, "GET, POST, OPTIONS"]);
 });
 
-Deno.test("HttpGuard.answer() prevents responses from being executed and from shared caching", async () => {
+Deno.test("HttpGuard.respond() prevents responses from being executed and from shared caching", async () => {
   const typed = (type: string, caching?: string) => () =>
     Promise.resolve(
       new Response("x", {
@@ -373,7 +373,7 @@ Deno.test("HttpGuard.answer() prevents responses from being executed and from sh
   assertEquals(problem.headers.get("x-content-type-options"), "nosniff");
 });
 
-Deno.test("HttpGuard.answer() limits the rate per network address", async () => {
+Deno.test("HttpGuard.respond() limits the rate per network address", async () => {
   using time = new FakeTime();
   const face = guarded({ rate: { perSecond: 1, burst: 2 } });
   const statuses = async (address: string, times: number) => {
@@ -387,13 +387,13 @@ Deno.test("HttpGuard.answer() limits the rate per network address", async () => 
   assertEquals(await statuses("2001:db8::2", 2), [200, 429]);
   const { headers, text } = await ask(face, { from: from("192.0.2.1") });
   assertEquals(headers.get("retry-after"), "1");
-  assertMatch(text, /Cannot answer: at most 1 requests a second per network address/);
+  assertMatch(text, /Cannot respond: at most 1 requests a second per network address/);
   await time.tickAsync(1_000);
   assertEquals(await statuses("192.0.2.1", 1), [200]);
-  assertEquals(face.guard.stats, { active: 0, answered: { 200: 5, 429: 3 } });
+  assertEquals(face.guard.stats, { active: 0, responses: { 200: 5, 429: 3 } });
 });
 
-Deno.test("HttpGuard.answer() determines the address of a request once", async () => {
+Deno.test("HttpGuard.respond() determines the address of a request once", async () => {
   const asked = guarded({ rate: { perSecond: 10 } });
   let reads = 0;
   const info = {
@@ -410,7 +410,7 @@ Deno.test("HttpGuard.answer() determines the address of a request once", async (
   assertEquals(reads, 1);
 });
 
-Deno.test("HttpGuard.answer() limits concurrent requests", async () => {
+Deno.test("HttpGuard.respond() limits concurrent requests", async () => {
   const face = guarded({ maxRequests: 1 });
   const gate = Promise.withResolvers<Response>();
   const first = ask(face, {}, () => gate.promise);
@@ -421,7 +421,7 @@ Deno.test("HttpGuard.answer() limits concurrent requests", async () => {
   assertEquals((await ask(face)).status, 200);
 });
 
-Deno.test("HttpGuard.answer() reserves waiting slots for requests without side effects", async () => {
+Deno.test("HttpGuard.respond() reserves waiting slots for requests without side effects", async () => {
   const face = guarded({ maxRequests: 1, maxWaiting: 2 });
   const gate = Promise.withResolvers<void>();
   let last = 0;
@@ -441,12 +441,12 @@ Deno.test("HttpGuard.answer() reserves waiting slots for requests without side e
   assertEquals((await ask(face, { method: "POST" })).status, 200);
 });
 
-Deno.test("HttpGuard.answer() reserves half of the concurrent requests for other addresses", async () => {
+Deno.test("HttpGuard.respond() reserves half of the concurrent requests for other addresses", async () => {
   const face = guarded({ maxRequests: 200 });
   const gate = Promise.withResolvers<Response>();
   const from = (hostname: string) => {
     const info = { remoteAddr: { transport: "tcp" as const, hostname, port: 1 } };
-    return face.guard.answer(new Request("http://localhost/notes/a"), info, () => gate.promise);
+    return face.guard.respond(new Request("http://localhost/notes/a"), info, () => gate.promise);
   };
   const started = Array.from({ length: 150 }, () => from("192.0.2.1"));
   started.push(from("192.0.2.2"));
@@ -457,7 +457,7 @@ Deno.test("HttpGuard.answer() reserves half of the concurrent requests for other
   assertEquals(face.guard.stats.active, 0);
 });
 
-Deno.test("HttpGuard.answer() responds to HEAD without a body, and cancels the body", async () => {
+Deno.test("HttpGuard.respond() responds to HEAD without a body, and cancels the body", async () => {
   const face = guarded();
   let isCancelled = false;
   const body = new ReadableStream({ cancel: () => void (isCancelled = true) });
@@ -516,9 +516,9 @@ Deno.test("GuardedRequest.readBody() rejects a body that never ends, and an inco
   });
   const read = (body: ReadableStream<Uint8Array<ArrayBuffer>>) =>
     ask(face, { method: "POST", body }, async ({ readBody }) => new Response(await readBody(9)));
-  const answer = read(silent);
+  const response = read(silent);
   await time.tickAsync(5_000);
-  const { status, code } = await answer;
+  const { status, code } = await response;
   assertEquals([status, code, isCancelled], [408, "too-slow", true]);
   const broken = await read(
     new ReadableStream({ pull: (controller) => controller.error(new Error("reset")) }),

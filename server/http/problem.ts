@@ -141,7 +141,7 @@ export function methodNotAllowed(method: string, allowed: readonly string[]): Pr
   const list = allowed.join(", ");
   return new Problem(405, {
     code: "method-not-allowed",
-    detail: `Cannot answer: the method must be one of ${list}, received ${method.slice(0, 32)}`,
+    detail: `Cannot respond: the method must be one of ${list}, received ${method.slice(0, 32)}`,
     headers: { allow: list },
   });
 }

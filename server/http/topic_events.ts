@@ -213,7 +213,7 @@ export class TopicEvents {
       const bounds = topics.historyOf(topic);
       source = bounds === undefined
         ? new RecentTopic(topic, this.#options)
-        : new KeptTopic(topic, { ...this.#options, bounds, history: topics.broker.history! });
+        : new RetainedTopic(topic, { ...this.#options, bounds, history: topics.broker.history! });
       this.#sources.set(topic, source);
     }
     source.followed.readers++;
@@ -228,7 +228,7 @@ export class TopicEvents {
 }
 
 /** A topic with a history, whose pages are in the broker. */
-class KeptTopic implements Source {
+class RetainedTopic implements Source {
   readonly followed: Followed<EventPage>;
   readonly #topic: string;
   readonly #bounds: HistoryBounds;

@@ -1,13 +1,13 @@
 /** Queries of one inspector to all nodes of the broker. */
 import {
-  type Answers,
   compareRows,
-  type ListAnswer,
   type ListQuestion,
+  type ListReply,
   MAX_ROWS,
   type Question,
   readQuestion,
-  type RoomAnswer,
+  type RepliesByKind,
+  type RoomReply,
   type Row,
 } from "./questions.ts";
 import type { NodeView } from "./node_view.ts";
@@ -18,7 +18,7 @@ import { TimeoutError } from "../../errors.ts";
 const NAME = "inspect";
 
 /** Longest wait for the response of another node, in milliseconds. */
-const ANSWER_MS = 1_500;
+const REPLY_MS = 1_500;
 
 /**
  * Wait for a node whose last response was late, in milliseconds, so that it does not delay the
@@ -39,9 +39,9 @@ export interface NodeFacts {
 }
 
 /** The response of one node, or the reason why there is none. */
-export type NodeAnswer<A> =
+export type NodeReply<A> =
   & { readonly node: NodeFacts }
-  & ({ readonly answer: A } | { readonly failure: string });
+  & ({ readonly reply: A } | { readonly failure: string });
 
 /** Queries this node and the others. */
 export class Cluster implements AsyncDisposable {
@@ -64,10 +64,10 @@ export class Cluster implements AsyncDisposable {
       nodes,
       name: NAME,
       onError,
-      answer: async (data) => {
+      respond: async (data) => {
         const question = readQuestion(JSON.parse(decoder.decode(data)));
-        if (question === undefined) throw new TypeError("Cannot answer: unknown question");
-        return encoder.encode(JSON.stringify(await view.answer(question)));
+        if (question === undefined) throw new TypeError("Cannot respond: unknown question");
+        return encoder.encode(JSON.stringify(await view.replyTo(question)));
       },
     });
   }
@@ -78,7 +78,7 @@ export class Cluster implements AsyncDisposable {
   }
 
   /** Queries all nodes, this one first. */
-  async all<Q extends Question>(question: Q): Promise<NodeAnswer<Answers[Q["kind"]]>[]> {
+  async all<Q extends Question>(question: Q): Promise<NodeReply<RepliesByKind[Q["kind"]]>[]> {
     const nodes = this.#list();
     return await Promise.all(nodes.map((node) => this.#ask(node, question)));
   }
@@ -87,7 +87,7 @@ export class Cluster implements AsyncDisposable {
   async one<Q extends Question>(
     id: string,
     question: Q,
-  ): Promise<NodeAnswer<Answers[Q["kind"]]>> {
+  ): Promise<NodeReply<RepliesByKind[Q["kind"]]>> {
     const node = this.#list().find((known) => known.id === id) ??
       { id, name: "", isSelf: false };
     return await this.#ask(node, question);
@@ -110,17 +110,17 @@ export class Cluster implements AsyncDisposable {
   async #ask<Q extends Question>(
     node: NodeFacts,
     question: Q,
-  ): Promise<NodeAnswer<Answers[Q["kind"]]>> {
-    if (node.isSelf) return { node, answer: await this.#view.answer(question) };
+  ): Promise<NodeReply<RepliesByKind[Q["kind"]]>> {
+    if (node.isSelf) return { node, reply: await this.#view.replyTo(question) };
     const { id } = node;
     try {
       if (this.#calls === undefined) throw new NodeCallError("gone", "there must be nodes");
-      const timeoutMs = this.#late.has(id) ? LATE_MS : ANSWER_MS;
+      const timeoutMs = this.#late.has(id) ? LATE_MS : REPLY_MS;
       const reply = await this.#calls.call(id, encoder.encode(JSON.stringify(question)), {
         timeoutMs,
       });
       this.#late.delete(id);
-      return { node, answer: JSON.parse(decoder.decode(reply)) };
+      return { node, reply: JSON.parse(decoder.decode(reply)) };
     } catch (error) {
       const failure = failureCode(error);
       if (failure === undefined) throw error;
@@ -145,10 +145,10 @@ function failureCode(error: unknown): string | undefined {
 /** Merges the lists of all nodes: sessions are concatenated, everything else is merged by name. */
 export function mergeLists(
   question: ListQuestion,
-  answers: readonly NodeAnswer<ListAnswer>[],
-): ListAnswer {
-  const lists = answers.flatMap((one) => "answer" in one ? [one.answer] : []);
-  const sum = (pick: (list: ListAnswer) => number) =>
+  replies: readonly NodeReply<ListReply>[],
+): ListReply {
+  const lists = replies.flatMap((one) => "reply" in one ? [one.reply] : []);
+  const sum = (pick: (list: ListReply) => number) =>
     lists.reduce((total, list) => total + pick(list), 0);
   const all = lists.flatMap(({ rows }) => rows);
   if (question.list === "sessions" || lists.length === 1) {
@@ -164,7 +164,7 @@ export function mergeLists(
   const rows = [...merged.values()].sort(compareRows(question)).slice(0, MAX_ROWS);
   // Several nodes may have the same names, and each node reports its own, so the largest number is
   // a lower bound.
-  const most = (pick: (list: ListAnswer) => number) => Math.max(merged.size, ...lists.map(pick));
+  const most = (pick: (list: ListReply) => number) => Math.max(merged.size, ...lists.map(pick));
   return { rows, matched: most(({ matched }) => matched), total: most(({ total }) => total) };
 }
 
@@ -196,7 +196,7 @@ function mergeRows(a: Row, b: Row): Row {
       id: a.id,
       readers: a.readers + b.readers,
       writer: a.writer ?? b.writer,
-      isAnswer: a.isAnswer || b.isAnswer,
+      isResponse: a.isResponse || b.isResponse,
       offset: a.offset ?? b.offset,
       waiting: a.waiting + b.waiting,
       nodes,
@@ -209,10 +209,10 @@ function mergeRows(a: Row, b: Row): Row {
  * Selects the longest list of members, because a node without the room may have no members to
  * report.
  */
-export function mergeRooms(answers: readonly NodeAnswer<RoomAnswer>[]): RoomAnswer {
-  let best: RoomAnswer = { users: 0, members: [] };
-  for (const one of answers) {
-    if ("answer" in one && one.answer.users > best.users) best = one.answer;
+export function mergeRooms(replies: readonly NodeReply<RoomReply>[]): RoomReply {
+  let best: RoomReply = { users: 0, members: [] };
+  for (const one of replies) {
+    if ("reply" in one && one.reply.users > best.users) best = one.reply;
   }
   return best;
 }

@@ -1,5 +1,5 @@
 /** The history of one topic in the broker. */
-import type { HistoryAnswer } from "./questions.ts";
+import type { HistoryReply } from "./questions.ts";
 import { payloadText } from "./shown.ts";
 import { payloadBytes, type Publication } from "../../pubsub/broker.ts";
 import { contentOf } from "../../pubsub/history/history_topics.ts";
@@ -23,7 +23,7 @@ export async function readHistory(
   { broker, ...topics }: Pick<Topics, "broker"> & { historyOf: Topics["historyOf"] },
   topic: string,
   { showsPayloads, signal }: { readonly showsPayloads: boolean; readonly signal: AbortSignal },
-): Promise<HistoryAnswer | undefined> {
+): Promise<HistoryReply | undefined> {
   const bounds = topics.historyOf(topic);
   const { history } = broker;
   if (bounds === undefined || history === undefined) return undefined;
@@ -54,7 +54,7 @@ export async function readHistory(
   }
 }
 
-function show(publication: Publication): HistoryAnswer["newest"][number] {
+function show(publication: Publication): HistoryReply["newest"][number] {
   const { data } = contentOf(publication);
   const text = data instanceof Uint8Array ? `${data.length} bytes` : payloadText(data);
   return { offset: publication.position!.offset, text };

@@ -97,11 +97,11 @@ export class Inspector implements AsyncDisposable {
   readonly #showsPayloads: boolean;
   readonly #view: NodeView;
   readonly #cluster: Cluster;
-  readonly #answered = new Map<number, number>(); // Bounded by the statuses.
+  readonly #responses = new Map<number, number>(); // Bounded by the statuses.
   /** Histories by topic, oldest first; at most `MAX_HISTORIES`. */
   readonly #histories = new Map<
     string,
-    { readonly at: number; readonly answer: Promise<unknown> }
+    { readonly at: number; readonly reply: Promise<unknown> }
   >();
   #active = 0;
 
@@ -144,7 +144,7 @@ export class Inspector implements AsyncDisposable {
 
   /** Counters of requests. */
   get stats(): HttpStats {
-    return { active: this.#active, answered: Object.fromEntries(this.#answered) };
+    return { active: this.#active, responses: Object.fromEntries(this.#responses) };
   }
 
   /**
@@ -165,7 +165,7 @@ export class Inspector implements AsyncDisposable {
     } finally {
       this.#active--;
     }
-    this.#answered.set(response.status, (this.#answered.get(response.status) ?? 0) + 1);
+    this.#responses.set(response.status, (this.#responses.get(response.status) ?? 0) + 1);
     return request.method === "HEAD" ? await withoutBody(response) : response;
   };
 
@@ -179,7 +179,7 @@ export class Inspector implements AsyncDisposable {
     const path = pathBelow(request.url, this.#path);
     if (path === undefined) return text("Not found\n", 404);
     if (this.#active > MAX_REQUESTS) {
-      return text(`Cannot answer: at most ${MAX_REQUESTS} concurrent requests\n`, 429, {
+      return text(`Cannot respond: at most ${MAX_REQUESTS} concurrent requests\n`, 429, {
         "retry-after": "1",
       });
     }
@@ -233,15 +233,15 @@ export class Inspector implements AsyncDisposable {
   async #data(request: Request, name: string): Promise<Response> {
     const site = request.headers.get("sec-fetch-site") ?? "same-origin";
     if (!request.headers.has(PAGE_HEADER) || site !== "same-origin") {
-      return text("Cannot answer: the data is only for the inspector's page\n", 403);
+      return text("Cannot respond: the data is only for the inspector's page\n", 403);
     }
     const { searchParams } = new URL(request.url);
-    const answer = await this.#answer(name, (key) => searchParams.get(key) ?? "");
-    if (answer === undefined) return text("Not found\n", 404);
-    return text(JSON.stringify(answer), 200, { "content-type": "application/json" });
+    const data = await this.#dataOf(name, (key) => searchParams.get(key) ?? "");
+    if (data === undefined) return text("Not found\n", 404);
+    return text(JSON.stringify(data), 200, { "content-type": "application/json" });
   }
 
-  async #answer(name: string, param: (key: string) => string): Promise<object | undefined> {
+  async #dataOf(name: string, param: (key: string) => string): Promise<object | undefined> {
     const id = param("id");
     switch (name) {
       case "overview":
@@ -284,12 +284,12 @@ export class Inspector implements AsyncDisposable {
       onlyIssues: param("issues") === "only",
     }) as ListQuestion;
     const only = param("node");
-    const answers = only === ""
+    const replies = only === ""
       ? await this.#cluster.all(question)
       : [await this.#cluster.one(only, question)];
-    const missing = answers.filter((one) => "failure" in one).map(({ node }) => node);
+    const missing = replies.filter((one) => "failure" in one).map(({ node }) => node);
     const { sort, isAscending } = question;
-    return { ...mergeLists(question, answers), sort, isAscending, missing };
+    return { ...mergeLists(question, replies), sort, isAscending, missing };
   }
 
   /** Reads a history, at most every five seconds. */
@@ -297,7 +297,7 @@ export class Inspector implements AsyncDisposable {
     const at = this.#runtime.monotonic();
     const known = this.#histories.get(topic);
     const isFresh = known !== undefined && at - known.at < HISTORY_FRESH_MS;
-    const answer = isFresh ? known.answer : this.#fromBroker((signal) => {
+    const reply = isFresh ? known.reply : this.#fromBroker((signal) => {
       const { topics } = this.#server;
       const historyOf = (one: string) => topics.historyOf(one);
       const options = { showsPayloads: this.#showsPayloads, signal };
@@ -305,11 +305,11 @@ export class Inspector implements AsyncDisposable {
     });
     if (!isFresh) {
       this.#histories.delete(topic);
-      this.#histories.set(topic, { at, answer });
+      this.#histories.set(topic, { at, reply });
       const [oldest] = this.#histories.keys();
       if (this.#histories.size > MAX_HISTORIES) this.#histories.delete(oldest!);
     }
-    return { history: await answer };
+    return { history: await reply };
   }
 
   async #stream(id: string): Promise<object> {
@@ -353,7 +353,7 @@ function text(
 
 /** Creates the response to an error whose text must stay internal. */
 function failed(): Response {
-  return text("Cannot answer: the server failed, and has reported the error\n", 500);
+  return text("Cannot respond: the server failed, and has reported the error\n", 500);
 }
 
 /** Copies a response of the application with headers that prevent caching. */

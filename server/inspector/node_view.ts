@@ -1,26 +1,26 @@
 /** The state of one node, measured on request. */
 import { BrokerEcho } from "./broker_echo.ts";
 import {
-  type Answers,
   type BrokerView,
   compareRows,
-  type ListAnswer,
   type ListName,
   type ListQuestion,
+  type ListReply,
   MAX_ROWS,
   type NodeOverview,
   type Question,
   type QueueLevel,
-  type RoomAnswer,
+  type RepliesByKind,
+  type RoomReply,
   type RoomRow,
   type Row,
-  type SessionAnswer,
+  type SessionReply,
   type SessionRow,
   type StreamRow,
   type TopicRow,
 } from "./questions.ts";
 import { clip, clipped, payloadText } from "./shown.ts";
-import { Traffic, type TrafficAnswer } from "./traffic.ts";
+import { Traffic, type TrafficReply } from "./traffic.ts";
 import type { DurableStreams } from "../durable/streams.ts";
 import type { QuotaStats } from "../../base/shares.ts";
 import type { HttpStats, WebTransportStats } from "../metrics/measures.ts";
@@ -111,7 +111,7 @@ export class NodeView implements AsyncDisposable {
   readonly #onError: (error: unknown) => void;
   readonly #traffic: Traffic;
   /** Responses by query, oldest first; at most `MAX_FRESH`. */
-  readonly #fresh = new Map<string, { readonly at: number; readonly answer: Promise<unknown> }>();
+  readonly #fresh = new Map<string, { readonly at: number; readonly reply: Promise<unknown> }>();
   #survey: Promise<Survey> | undefined;
   #surveyedAt = -Infinity;
   /** Publications of each topic at the last measurement of rates. */
@@ -131,22 +131,24 @@ export class NodeView implements AsyncDisposable {
   }
 
   /** Responds to a query. */
-  answer<Q extends Question>(question: Q): Promise<Answers[Q["kind"]]> {
+  replyTo<Q extends Question>(question: Q): Promise<RepliesByKind[Q["kind"]]> {
     const now = this.#askedAt = this.#runtime.monotonic();
     if (!this.#isClosed) this.#idle ??= this.#startIdle(IDLE_MS);
     // Each page has its own position in the traffic.
-    if (question.kind === "traffic") return this.#answer(question) as Promise<Answers[Q["kind"]]>;
+    if (question.kind === "traffic") {
+      return this.#read(question) as Promise<RepliesByKind[Q["kind"]]>;
+    }
     const key = JSON.stringify(question);
     const known = this.#fresh.get(key);
     if (known !== undefined && now - known.at < FRESH_MS) {
-      return known.answer as Promise<Answers[Q["kind"]]>;
+      return known.reply as Promise<RepliesByKind[Q["kind"]]>;
     }
-    const answer = this.#answer(question) as Promise<Answers[Q["kind"]]>;
-    answer.catch(() => {}); // Each page awaits the response itself.
+    const reply = this.#read(question) as Promise<RepliesByKind[Q["kind"]]>;
+    reply.catch(() => {}); // Each page awaits the response itself.
     this.#fresh.delete(key);
-    this.#fresh.set(key, { at: now, answer });
+    this.#fresh.set(key, { at: now, reply });
     if (this.#fresh.size > MAX_FRESH) this.#fresh.delete(this.#fresh.keys().next().value!);
-    return answer;
+    return reply;
   }
 
   /** Ends all recordings and measurements. Idempotent. */
@@ -155,7 +157,7 @@ export class NodeView implements AsyncDisposable {
     await this.#rest();
   }
 
-  async #answer(question: Question): Promise<unknown> {
+  async #read(question: Question): Promise<unknown> {
     switch (question.kind) {
       case "overview":
         return await this.#overview();
@@ -219,7 +221,7 @@ export class NodeView implements AsyncDisposable {
     return {
       writers: all.filter(({ writer }) => writer !== undefined).length,
       readers: all.reduce((sum, { readers }) => sum + readers, 0),
-      answers: all.filter(({ isAnswer }) => isAnswer).length,
+      responses: all.filter(({ isResponse }) => isResponse).length,
     };
   }
 
@@ -281,18 +283,18 @@ export class NodeView implements AsyncDisposable {
     }
   }
 
-  async #list(question: ListQuestion): Promise<ListAnswer> {
-    const makers: Record<ListName, () => ListAnswer | Promise<ListAnswer>> = {
+  async #list(question: ListQuestion): Promise<ListReply> {
+    const publishers: Record<ListName, () => ListReply | Promise<ListReply>> = {
       sessions: () => this.#listSessions(question),
       topics: () => select(question, this.#topicRows(), ({ topic }) => topic),
       rooms: () => select(question, this.#roomRows(), ({ room }) => room),
       streams: () => select(question, this.#streamRows(), ({ id }) => id),
     };
-    return await makers[question.list]();
+    return await publishers[question.list]();
   }
 
   /** Sorts all sessions by one column, and reads the other columns only for the shown ones. */
-  async #listSessions(question: ListQuestion): Promise<ListAnswer> {
+  async #listSessions(question: ListQuestion): Promise<ListReply> {
     const { sort, words, onlyIssues } = question;
     const needsRanks = onlyIssues || sort === "rank";
     const ranks: Survey["ranks"] = needsRanks ? (await this.#takeSurvey()).ranks : new Map();
@@ -380,18 +382,18 @@ export class NodeView implements AsyncDisposable {
 
   #streamRows(): StreamRow[] {
     const { nodes } = this.#server;
-    return (this.#server.streams?.activity() ?? []).map(({ id, readers, isAnswer, writer }) => ({
+    return (this.#server.streams?.activity() ?? []).map(({ id, readers, isResponse, writer }) => ({
       id,
       readers,
       writer: writer && (nodes === undefined ? "this server" : nodes.name || nodes.id),
-      isAnswer,
+      isResponse,
       offset: writer?.offset,
       waiting: writer?.waiting ?? 0,
       nodes: 1,
     }));
   }
 
-  async #session(id: string): Promise<SessionAnswer> {
+  async #session(id: string): Promise<SessionReply> {
     const session = this.#server.manager.get(id);
     if (session === undefined) return {};
     const state = clipped(await debugState(session[internals]));
@@ -404,12 +406,12 @@ export class NodeView implements AsyncDisposable {
     };
   }
 
-  #readTraffic(id: string, after: number): TrafficAnswer {
+  #readTraffic(id: string, after: number): TrafficReply {
     const session = this.#isClosed ? undefined : this.#server.manager.get(id);
     return this.#traffic.read(session, id, after);
   }
 
-  #room(name: string): RoomAnswer {
+  #room(name: string): RoomReply {
     const members = this.#server.rooms.members(name);
     return {
       users: members.length,
@@ -428,7 +430,7 @@ function select<R extends Row>(
   question: ListQuestion,
   rows: readonly R[],
   nameOf: (row: R) => string,
-): ListAnswer {
+): ListReply {
   const { words } = question;
   const found = rows.filter((row) => {
     const text = nameOf(row).toLowerCase();

@@ -2,7 +2,7 @@
  * Queries that a page sends to the nodes, and their responses: plain objects that can be sent as
  * JSON.
  */
-import type { TrafficAnswer } from "./traffic.ts";
+import type { TrafficReply } from "./traffic.ts";
 import type { QuotaStats } from "../../base/shares.ts";
 import type { HttpStats, WebTransportStats } from "../metrics/measures.ts";
 import type { ManagerStats } from "../../manager/stats.ts";
@@ -113,7 +113,7 @@ export interface StreamRow {
   readonly readers: number;
   /** Name of the node whose writer is open; `undefined` if there is no writer. */
   readonly writer: string | undefined;
-  readonly isAnswer: boolean;
+  readonly isResponse: boolean;
   readonly offset: string | undefined;
   /** Records that wait for the broker. */
   readonly waiting: number;
@@ -124,7 +124,7 @@ export interface StreamRow {
 export type Row = SessionRow | TopicRow | RoomRow | StreamRow;
 
 /** A list of one node, or of all. */
-export interface ListAnswer {
+export interface ListReply {
   readonly rows: readonly Row[];
   /** Number of matching rows. */
   readonly matched: number;
@@ -171,7 +171,7 @@ export interface NodeOverview {
   /** Online users that the node knows. */
   readonly online: number;
   readonly streams:
-    | { readonly writers: number; readonly readers: number; readonly answers: number }
+    | { readonly writers: number; readonly readers: number; readonly responses: number }
     | undefined;
   readonly broker: BrokerView;
   readonly http: Readonly<Record<string, HttpStats>>;
@@ -181,7 +181,7 @@ export interface NodeOverview {
 }
 
 /** Details of one session; `state` is missing once the session has closed. */
-export interface SessionAnswer {
+export interface SessionReply {
   readonly row?: SessionRow | undefined;
   readonly state?: SessionDebugState | undefined;
   readonly topics?: readonly string[] | undefined;
@@ -189,7 +189,7 @@ export interface SessionAnswer {
 }
 
 /** Members of a room. */
-export interface RoomAnswer {
+export interface RoomReply {
   readonly users: number;
   readonly members: readonly {
     readonly user: string;
@@ -200,7 +200,7 @@ export interface RoomAnswer {
 }
 
 /** The history of a topic in the broker. */
-export interface HistoryAnswer {
+export interface HistoryReply {
   readonly bounds: HistoryBounds;
   readonly epoch: string;
   readonly head: number;
@@ -213,12 +213,12 @@ export interface HistoryAnswer {
 }
 
 /** The response to each kind of query. */
-export interface Answers {
+export interface RepliesByKind {
   readonly overview: NodeOverview;
-  readonly list: ListAnswer;
-  readonly session: SessionAnswer;
-  readonly traffic: TrafficAnswer;
-  readonly room: RoomAnswer;
+  readonly list: ListReply;
+  readonly session: SessionReply;
+  readonly traffic: TrafficReply;
+  readonly room: RoomReply;
 }
 
 /**

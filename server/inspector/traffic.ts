@@ -51,7 +51,7 @@ export interface TrafficEntry {
 }
 
 /** Traffic since a number. */
-export interface TrafficAnswer {
+export interface TrafficReply {
   /**
    * `following` while the session is followed; `closed` once it has closed; `unknown` if there is
    * no such session; `busy` if too many sessions are being followed; `none` if the connection has
@@ -93,7 +93,7 @@ export class Traffic implements Disposable {
    * @param session The session; `undefined` if there is no such session.
    * @param after The `next` of the last response, or 0 for the first query.
    */
-  read(session: Session | undefined, id: string, after: number): TrafficAnswer {
+  read(session: Session | undefined, id: string, after: number): TrafficReply {
     const known = this.#find(id);
     if (known !== undefined) return known.read(after);
     const none = { entries: [], next: after, missed: 0 };
@@ -163,7 +163,7 @@ class Recording implements FrameTap, Disposable {
     this.#note("out", frame);
   }
 
-  read(after: number): TrafficAnswer {
+  read(after: number): TrafficReply {
     this.askedAt = this.#runtime.monotonic();
     // A page starts with the kept envelopes, even if its number from an earlier recording is
     // larger.

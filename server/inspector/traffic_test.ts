@@ -87,9 +87,9 @@ Deno.test("Traffic counts the envelopes beyond its bounds", () => {
   assertEquals([entries.length, missed], [200, 499]);
   let told = entries.length;
   while (entries.length > 0) {
-    const answer = traffic.read(session, session.id, next);
-    ({ entries, next } = answer);
-    missed += answer.missed;
+    const reply = traffic.read(session, session.id, next);
+    ({ entries, next } = reply);
+    missed += reply.missed;
     told += entries.length;
   }
   assertEquals([told, told + missed], [500, 1_500]);
@@ -106,10 +106,10 @@ Deno.test("Traffic counts the envelopes beyond its bounds", () => {
   }
   const few: TrafficEntry[] = [];
   for (let after = next;;) {
-    const answer = traffic.read(session, session.id, after);
-    if (answer.entries.length === 0) break;
-    few.push(...answer.entries.filter(({ topic }) => topic === "large"));
-    after = answer.next;
+    const reply = traffic.read(session, session.id, after);
+    if (reply.entries.length === 0) break;
+    few.push(...reply.entries.filter(({ topic }) => topic === "large"));
+    after = reply.next;
   }
   assertEquals(
     few.map(({ bytes, text }) => [bytes > 250_000, text.length]),

@@ -125,8 +125,8 @@ class MetricsEndpoint implements HttpMount {
   }
 
   async #respond(method: string, isMetrics: boolean): Promise<Response> {
-    const answer = await (isMetrics ? this.#metrics() : this.#health());
-    return method === "HEAD" ? new Response(null, answer) : answer;
+    const response = await (isMetrics ? this.#metrics() : this.#health());
+    return method === "HEAD" ? new Response(null, response) : response;
   }
 
   #isAllowed(request: Request, info: RequestInfo): boolean {

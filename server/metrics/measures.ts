@@ -28,7 +28,7 @@ export interface HttpStats {
   /** Requests in progress. */
   readonly active: number;
   /** Responses since the start, by status. */
-  readonly answered: Readonly<Record<string, number>>;
+  readonly responses: Readonly<Record<string, number>>;
   /** Readers that currently wait for new records, by mode; only for durable streams. */
   readonly readers?: Readonly<Record<string, number>> | undefined;
   /** Requests that were rejected or ended by a limit since the start, by limit. */
@@ -446,7 +446,7 @@ function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
     ),
     counter(
       ["skein.http.requests", "{request}", "HTTP responses, by feature and status"],
-      ...byFace("skein.http.status", ({ answered }) => answered),
+      ...byFace("skein.http.status", ({ responses }) => responses),
     ),
     sum(
       ["skein.http.readers", "{reader}", "Readers waiting for new records, by feature and mode"],

@@ -18,11 +18,11 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * import { assertStringIncludes } from "@std/assert";
  *
  * await using server = createServer();
- * const answer = () =>
+ * const respond = () =>
  *   new Response(prometheusText(server), {
  *     headers: { "content-type": PROMETHEUS_CONTENT_TYPE },
  *   });
- * assertStringIncludes(await answer().text(), 'skein_sessions{state="connected"} 0\n');
+ * assertStringIncludes(await respond().text(), 'skein_sessions{state="connected"} 0\n');
  * ```
  *
  * @param server A server. Its features add their own metrics.

@@ -9,7 +9,7 @@ import type { SessionManager } from "../../manager/session_manager.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";
 import type { Rooms } from "../../pubsub/presence/rooms.ts";
 import type { Topics } from "../../pubsub/topics.ts";
-import type { KeptAnswerRequest } from "../../session/answers/request_table.ts";
+import type { ResumableRequest } from "../../session/responses/request_table.ts";
 import type { SequenceStore } from "../../session/serving/sequences.ts";
 import {
   type PublishRequest,
@@ -146,7 +146,7 @@ export class ClientRequests implements SessionServices {
     this.#parts.topics.introduced(session);
   }
 
-  /** Subscribes a session; the reply is sent by `onAnswer` of the request. */
+  /** Subscribes a session; the reply is sent by `onReply` of the request. */
   subscribe(session: Session, topic: string, request: SubscribeRequest): Promise<void> {
     return this.#subscriptions.subscribe(session, topic, request);
   }
@@ -174,14 +174,14 @@ export class ClientRequests implements SessionServices {
   }
 
   /** Starts a resumable response unless it has started already, and replies. */
-  async keepAnswer(request: KeptAnswerRequest, face: SessionFace): Promise<void> {
+  async storeResponse(request: ResumableRequest, face: SessionFace): Promise<void> {
     const session = face as Session;
     const { make, message: { topic } } = request;
     if (make === undefined) {
       throw new RequestError(
         "invalid",
         `The response to "${topic}" is not resumable: leave out id, or set resume in the ` +
-          "contract, or without a contract, give a handler { answer }",
+          "contract, or without a contract, give a handler { response }",
       );
     }
     const { responses, accountOf } = this.#parts;

@@ -9,7 +9,7 @@ import {
 } from "../../session/serving/requests.ts";
 import type { SequenceStore } from "../../session/serving/sequences.ts";
 import type { Session } from "../../session/session.ts";
-import { makerOf, type PublisherOwners } from "../accounts.ts";
+import { publisherKeyOf, type PublisherOwners } from "../accounts.ts";
 import { checkData, isEncodable } from "./client_data.ts";
 import { hashOf } from "./hash.ts";
 import type { KnownTopics } from "./known_topics.ts";
@@ -65,9 +65,9 @@ export class Publications {
     };
     try {
       if (hasHistory) {
-        const maker = makerOf(this.#parts.accounts.of(session));
+        const publisher = publisherKeyOf(this.#parts.accounts.of(session));
         const key = number && { producer: number.producer, number: number.number };
-        await topics.append(topic, data, { ...publishing, maker, key });
+        await topics.append(topic, data, { ...publishing, publisher, key });
       } else if (!number?.isOnce) topics.publish(topic, data, publishing);
       else {
         topics.checkPublication(topic, data, publishing);

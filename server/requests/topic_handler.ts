@@ -1,6 +1,6 @@
 /** Topics that a part of the server handles in its own way, such as durable streams. */
 import type { Decision } from "../../pubsub/decisions.ts";
-import type { KeptAnswerRequest } from "../../session/answers/request_table.ts";
+import type { ResumableRequest } from "../../session/responses/request_table.ts";
 import type { Session } from "../../session/session.ts";
 import type { Account } from "../../base/accounts.ts";
 
@@ -53,7 +53,7 @@ export interface ResumableResponses {
   opened(session: Session, account: Account): void;
   /** Starts a response unless it has started already, and replies to the request. */
   reply(
-    request: KeptAnswerRequest & { readonly make: NonNullable<KeptAnswerRequest["make"]> },
+    request: ResumableRequest & { readonly make: NonNullable<ResumableRequest["make"]> },
     session: Session,
     account: Account,
   ): Promise<void>;

@@ -1,11 +1,11 @@
 /** Sends the ephemeral rows of states to sessions. */
 import { QueueFullError, RequestError } from "../../errors.ts";
-import { answerOnce } from "../../pubsub/history/replay.ts";
+import { replyOnce } from "../../pubsub/history/replay.ts";
 import type { JoinOptions } from "../../pubsub/topic_options.ts";
 import type { TopicSource } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { type EncodedMessage, framed } from "../../session/wire/encode.ts";
-import type { SubscribeAnswer } from "../../session/wire/recovery.ts";
+import type { SubscribeReply } from "../../session/wire/recovery.ts";
 import { EPHEMERAL_PREFIX } from "../../session/wire/rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import {
@@ -25,7 +25,7 @@ const MAX_REST_BYTES = 1_024;
 interface Reader {
   readonly session: Session;
   /** Replies to the subscription; later calls have no effect. */
-  answer(answer: SubscribeAnswer): void;
+  reply(reply: SubscribeReply): void;
   /**
    * Rows whose newest values the session lacks, also if they are deleted. If too many of them are, a
    * new list of all rows replaces the names.
@@ -87,7 +87,7 @@ export class EphemeralFeed implements TopicSource, RowFeed {
     const before = this.#readers.get(session);
     const reader: Reader = {
       session,
-      answer: answerOnce(session, options.onAnswer),
+      reply: replyOnce(session, options.onReply),
       waiting: new Set(),
       page: 0,
       isBehind: true,
@@ -134,7 +134,7 @@ export class EphemeralFeed implements TopicSource, RowFeed {
   async #begin(reader: Reader): Promise<void> {
     await this.#rows.ready;
     if (reader.isOver) return;
-    reader.answer({});
+    reader.reply({});
     this.#list(reader);
     await this.#send(reader);
   }
@@ -196,5 +196,5 @@ function push({ session }: Reader, message: EncodedMessage): void {
 /** Ends a reading; an unanswered subscription has been replaced. */
 function end(reader: Reader): void {
   reader.isOver = true;
-  reader.answer({ isSuperseded: true });
+  reader.reply({ isSuperseded: true });
 }

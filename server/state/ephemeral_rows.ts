@@ -4,7 +4,7 @@ import type { Account } from "../../base/accounts.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { Quota, type Quotas, type Slot } from "../../base/shares.ts";
 import { LimitError, RequestError } from "../../errors.ts";
-import { makerOf } from "../accounts.ts";
+import { publisherKeyOf } from "../accounts.ts";
 import type { Change } from "../../pubsub/logs/change_message.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
@@ -86,7 +86,7 @@ interface Writer {
   /** The user or guest; absent for a handle. */
   readonly user: string | undefined;
   /** The user or network whose share the rows use; absent for a handle. */
-  readonly maker: string | undefined;
+  readonly publisher: string | undefined;
   /** True during the grace period. */
   isLost: boolean;
   /** Removes the rows. */
@@ -216,8 +216,8 @@ export class EphemeralStates {
    * @returns The nodes that did it in time.
    */
   async removeElsewhere(id: string, name: string): Promise<string[]> {
-    const { answers = [] } = await this.#nodes?.ask("ephemeral:remove", [id, name]) ?? {};
-    return answers.map(({ node }) => node);
+    const { replies = [] } = await this.#nodes?.ask("ephemeral:remove", [id, name]) ?? {};
+    return replies.map(({ node }) => node);
   }
 
   forget(rows: EphemeralRows): void {
@@ -360,7 +360,7 @@ export class EphemeralRows {
     this.removeOwn(name);
     const others = new Map(this.#rows.get(name)?.others);
     if (others.size === 0) return this.#version;
-    // A node may have a newer value by the time that it answers.
+    // A node may have a newer value by the time that it replies.
     for (const node of await this.#states.removeElsewhere(this.id, name)) others.get(node)?.end();
     return this.#version;
   }
@@ -466,9 +466,11 @@ export class EphemeralRows {
   /** Keeps one user or network from using up the bytes of a state. */
   #checkBytesShare(account: Account, moreBytes: number): void {
     if (moreBytes <= 0 || this.#bytes * 2 < MAX_STATE_BYTES) return;
-    const maker = makerOf(account);
+    const publisher = publisherKeyOf(account);
     let bytes = moreBytes;
-    for (const writer of this.#writers.values()) if (writer.maker === maker) bytes += writer.bytes;
+    for (const writer of this.#writers.values()) {
+      if (writer.publisher === publisher) bytes += writer.bytes;
+    }
     check("a user", bytes, STATE_BYTES_SHARE, "bytes of ephemeral rows in a state");
   }
 
@@ -478,7 +480,7 @@ export class EphemeralRows {
       parts: new Map(),
       bytes: 0,
       user: userOf(account),
-      maker: account && makerOf(account),
+      publisher: account && publisherKeyOf(account),
       isLost: false,
       end: () => {
         for (const name of [...writer.parts.keys()]) this.#removePart(writer, name);

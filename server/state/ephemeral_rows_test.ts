@@ -254,7 +254,7 @@ class Node {
   }
 }
 
-Deno.test("EphemeralRows.remove() keeps values that others write while a node does not answer", async () => {
+Deno.test("EphemeralRows.remove() keeps values that others write while a node does not reply", async () => {
   using time = new FakeTime(0);
   const store = new FaultyStore();
   const [one, two, silent] = [new Node(store), new Node(store), new Node(store)] as const;

@@ -408,8 +408,8 @@ export class ChangeGate {
     const value = valueOf(change);
     const ask = () => {
       const asked = { id, collection, key, action, value, before, user, session, request } as const;
-      const answer = source.decision.during(() => this.#options.authorizeChange!(asked));
-      return answer instanceof Promise ? this.#inTime(name, answer, session) : answer;
+      const decided = source.decision.during(() => this.#options.authorizeChange!(asked));
+      return decided instanceof Promise ? this.#inTime(name, decided, session) : decided;
     };
     try {
       const decision = await decide(name, ask, [RequestError]);

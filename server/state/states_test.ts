@@ -27,7 +27,7 @@ class Bench implements AsyncDisposable {
       quotas: this.#quotas,
       bounds: {
         maxStreams: 10_000,
-        maxKept: 1,
+        maxRetained: 1,
         maxStreamBytes: 9_999,
         maxForks: 1,
         maxReaders,

@@ -10,8 +10,8 @@ import { pause, within } from "../../base/wait.ts";
 import { TimeoutError } from "../../errors.ts";
 import type { BrokerPort, BrokerPorts } from "../../pubsub/ports/broker_port.ts";
 import {
-  type AnswersTo,
   type MainQuestions,
+  type QuestionHandlers,
   ThreadCalls,
   type ThreadMessage,
   type WorkerQuestions,
@@ -39,7 +39,7 @@ export interface WorkerThreadOptions {
   /** Time without a response after which the thread is terminated, in milliseconds. */
   readonly silentMs: number;
   /** Responds to calls of the worker. */
-  readonly answers: AnswersTo<MainQuestions>;
+  readonly handlers: QuestionHandlers<MainQuestions>;
 }
 
 export class WorkerThread {
@@ -59,14 +59,14 @@ export class WorkerThread {
    * @throws {TypeError} If the data cannot be cloned.
    */
   constructor(options: WorkerThreadOptions) {
-    const { init, ports, maxHeapMb = processHeapMb(), answers, startThread = startWorker } =
+    const { init, ports, maxHeapMb = processHeapMb(), handlers, startThread = startWorker } =
       options;
     this.#options = options;
     const worker = this.#worker = startThread(init, maxHeapMb);
     const post = (message: unknown) => {
       if (!this.#over.signal.aborted) worker.postMessage(message);
     };
-    this.calls = new ThreadCalls<WorkerQuestions, MainQuestions>(post, answers);
+    this.calls = new ThreadCalls<WorkerQuestions, MainQuestions>(post, handlers);
     this.#port = ports.open(post);
     worker.on("message", (message: ThreadMessage) => {
       // Batches of the broker are arrays; everything else is a call or a response.
@@ -103,7 +103,7 @@ export class WorkerThread {
       return isExhausted ? "has filled its heap" : undefined;
     } catch (error) {
       // Another error means that the thread has ended, which `ended` reports.
-      return error instanceof TimeoutError ? `did not answer for ${timeoutMs} ms` : undefined;
+      return error instanceof TimeoutError ? `did not respond for ${timeoutMs} ms` : undefined;
     }
   }
 

@@ -67,14 +67,14 @@ export interface MainQuestions {
 /** A message between threads: a call, a response, or an error. */
 export type ThreadMessage =
   | { readonly type: "ask"; readonly id: number; readonly name: string; readonly data: unknown }
-  | { readonly type: "answer"; readonly id: number; readonly data: unknown }
+  | { readonly type: "reply"; readonly id: number; readonly data: unknown }
   | { readonly type: "failure"; readonly id: number; readonly name: string; readonly text: string };
 
 /** Calls, each with an optional argument and a result. */
 type Questions<T> = { readonly [K in keyof T]: (data: never) => unknown };
 
 /** Handlers of calls, synchronous or asynchronous. */
-export type AnswersTo<T extends Questions<T>> = {
+export type QuestionHandlers<T extends Questions<T>> = {
   readonly [K in keyof T]: (
     ...data: Parameters<T[K]>
   ) => ReturnType<T[K]> | Promise<Awaited<ReturnType<T[K]>>>;
@@ -84,17 +84,17 @@ export type AnswersTo<T extends Questions<T>> = {
  * One side of the calls between two threads. The number of pending calls is bounded because callers
  * make only a few at a time.
  */
-export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questions<Answered>> {
+export class ThreadCalls<Asked extends Questions<Asked>, Replied extends Questions<Replied>> {
   readonly #post: (message: ThreadMessage) => void;
-  readonly #answers: AnswersTo<Answered>;
+  readonly #handlers: QuestionHandlers<Replied>;
   readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>();
   #last = 0;
   #end: Error | undefined;
 
   /** Creates one side, without pending calls. */
-  constructor(post: (message: ThreadMessage) => void, answers: AnswersTo<Answered>) {
+  constructor(post: (message: ThreadMessage) => void, handlers: QuestionHandlers<Replied>) {
     this.#post = post;
-    this.#answers = answers;
+    this.#handlers = handlers;
   }
 
   /**
@@ -107,18 +107,18 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
   ): Promise<ReturnType<Asked[K]>> {
     if (this.#end !== undefined) throw this.#end;
     const id = ++this.#last;
-    const answer = Promise.withResolvers<unknown>();
-    this.#waiting.set(id, answer);
+    const reply = Promise.withResolvers<unknown>();
+    this.#waiting.set(id, reply);
     this.#post({ type: "ask", id, name, data });
-    return await answer.promise as ReturnType<Asked[K]>;
+    return await reply.promise as ReturnType<Asked[K]>;
   }
 
   /** Handles a message of the other thread. */
   take(message: ThreadMessage): void {
-    if (message.type === "ask") return void this.#answer(message);
+    if (message.type === "ask") return void this.#reply(message);
     const waiting = this.#waiting.get(message.id);
     this.#waiting.delete(message.id);
-    if (message.type === "answer") waiting?.resolve(message.data);
+    if (message.type === "reply") waiting?.resolve(message.data);
     else waiting?.reject(errorFromText(message.name, message.text));
   }
 
@@ -129,13 +129,13 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
     this.#waiting.clear();
   }
 
-  async #answer(
+  async #reply(
     { id, name, data }: ThreadMessage & { readonly type: "ask" },
   ): Promise<void> {
-    const answers = this.#answers as Record<string, (data: unknown) => unknown>;
+    const handlers = this.#handlers as Record<string, (data: unknown) => unknown>;
     try {
-      const answer = await answers[name]!(data);
-      this.#post({ type: "answer", id, data: answer });
+      const reply = await handlers[name]!(data);
+      this.#post({ type: "reply", id, data: reply });
     } catch (error) {
       const kind = error instanceof Error ? error.name : "Error";
       this.#post({ type: "failure", id, name: kind, text: textOf(error) });

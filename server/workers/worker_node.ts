@@ -11,11 +11,11 @@ import type { RequestInfo } from "../../transport/address.ts";
 import type { ListenInfo } from "../listener.ts";
 import { Server } from "../server.ts";
 import type { ServeOptions } from "../server_options.ts";
-import { answerWellKnown, isWellKnown } from "../webtransport.ts";
+import { isWellKnown, wellKnownResponse } from "../webtransport.ts";
 import {
-  type AnswersTo,
   type ListeningFacts,
   type MainQuestions,
+  type QuestionHandlers,
   ThreadCalls,
   type ThreadMessage,
   type UdpFacts,
@@ -135,7 +135,7 @@ class WorkerProgram {
   constructor(post: (message: unknown) => void, init: WorkerInit) {
     this.#init = init;
     this.#broker = new PortBroker({ runtime: this.#runtime, broker: init.broker, post });
-    this.#calls = new ThreadCalls<MainQuestions, WorkerQuestions>(post, this.#answers());
+    this.#calls = new ThreadCalls<MainQuestions, WorkerQuestions>(post, this.#handlers());
   }
 
   take(message: ThreadMessage): void {
@@ -143,7 +143,7 @@ class WorkerProgram {
     else this.#calls.take(message);
   }
 
-  #answers(): AnswersTo<WorkerQuestions> {
+  #handlers(): QuestionHandlers<WorkerQuestions> {
     return {
       start: () => this.#start(),
       // A full heap aborts a handler at an arbitrary point, and raises the limit afterwards.
@@ -211,25 +211,25 @@ class WorkerProgram {
         measures: () => this.#calls.ask("measures"),
         health: () => this.#calls.ask("health"),
       },
-      answer: (request, info) => this.#answer(request, info),
+      respond: (request, info) => this.#respond(request, info),
     });
     this.#server = server as unknown as Server;
     return server;
   }
 
   /** Responds to requests for the certificate hash of another worker. */
-  #answer(request: Request, info: RequestInfo): Promise<Response> | undefined {
+  #respond(request: Request, info: RequestInfo): Promise<Response> | undefined {
     const { webTransport, tls } = this.#init.listen;
     if (tls !== undefined || webTransport === false || !isWellKnown(request)) return undefined;
     if (this.#server?.webTransportUrl !== "") return undefined;
-    return this.#answerWellKnown(request, info);
+    return this.#wellKnownResponse(request, info);
   }
 
   /** Responds on behalf of the worker that has the UDP port. */
-  async #answerWellKnown(request: Request, info: RequestInfo): Promise<Response> {
+  async #wellKnownResponse(request: Request, info: RequestInfo): Promise<Response> {
     const facts = await this.#calls.ask("udp");
-    const answer = facts && answerWellKnown(request, facts, this.#origins);
-    return answer ?? await this.#server!.fetch(request, info);
+    const response = facts && wellKnownResponse(request, facts, this.#origins);
+    return response ?? await this.#server!.fetch(request, info);
   }
 
   /** Reports changes after the start to the main thread. */

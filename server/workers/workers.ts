@@ -30,7 +30,7 @@ import { exposition } from "../metrics/prometheus.ts";
 import type { ServeOptions } from "../server_options.ts";
 import type { ListenInfo } from "../listener.ts";
 import { type StartThread, WorkerThread } from "./thread.ts";
-import type { AnswersTo, ListeningFacts, MainQuestions, UdpFacts } from "./thread_calls.ts";
+import type { ListeningFacts, MainQuestions, QuestionHandlers, UdpFacts } from "./thread_calls.ts";
 
 /** Longest delay before the first replacement of a worker, in milliseconds. */
 const FIRST_DELAY_MS = 200;
@@ -334,7 +334,7 @@ export class Workers implements AsyncDisposable {
       ports: this.#ports,
       maxHeapMb,
       silentMs: this.#limits.silentMs,
-      answers: this.#answers(slot),
+      handlers: this.#handlers(slot),
       init: {
         module: this.#module,
         index: slot.index,
@@ -417,7 +417,7 @@ export class Workers implements AsyncDisposable {
     heir.thread!.calls.ask("takeUdp").catch(() => {});
   }
 
-  #answers(slot: Slot): AnswersTo<MainQuestions> {
+  #handlers(slot: Slot): QuestionHandlers<MainQuestions> {
     return {
       listening: (facts) => {
         slot.facts = facts;
@@ -442,11 +442,11 @@ export class Workers implements AsyncDisposable {
   /** Calls all listening workers, and omits workers that do not respond. */
   async #ask<T>(ask: (slot: Slot) => Promise<T>): Promise<readonly (readonly [string, T])[]> {
     const asked = this.#listening.map(async (slot) => {
-      const answer = await within(this.#runtime, ask(slot), { timeoutMs: FIGURES_MS });
-      return [`${slot.index}`, answer] as const;
+      const response = await within(this.#runtime, ask(slot), { timeoutMs: FIGURES_MS });
+      return [`${slot.index}`, response] as const;
     });
-    const answers = await Promise.allSettled(asked);
-    return answers.flatMap((one) => one.status === "fulfilled" ? [one.value] : []);
+    const responses = await Promise.allSettled(asked);
+    return responses.flatMap((one) => one.status === "fulfilled" ? [one.value] : []);
   }
 
   /** Calls `onListen`, or prints the address. */

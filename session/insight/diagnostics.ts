@@ -200,7 +200,7 @@ export interface SessionDebugState {
   /** True if messages go to a handler. */
   readonly isHandled: boolean;
   /** True if any request of the peer waits for a reply. */
-  readonly owesAnswers: boolean;
+  readonly owesReplies: boolean;
 }
 
 /** Implements `diagnostics` of a session. */
@@ -309,7 +309,7 @@ export async function debugState(core: Inside): Promise<SessionDebugState> {
       unidirectional: { ...credit.state("unidirectional") },
     },
     isHandled: receiving.isHandled,
-    owesAnswers: receiving.replies.size > 0,
+    owesReplies: receiving.replies.size > 0,
   };
 }
 

@@ -188,7 +188,7 @@ Deno.test("Session.debugState() is one plain object with all parts", async () =>
   const state = await both.server.debugState();
   assertEquals(state.diagnostics, await both.server.diagnostics());
   assertEquals(state.stats, both.server.stats.toJSON());
-  assertEquals([state.issues, state.isHandled, state.owesAnswers], [[], true, false]);
+  assertEquals([state.issues, state.isHandled, state.owesReplies], [[], true, false]);
   assertEquals(state.capabilities, both.server.connection.capabilities);
   assertEquals(state.wire, await both.server.connection.getStats());
   assertEquals(state.credit, undefined);

@@ -342,7 +342,7 @@ Deno.test("Session.ping() distinguishes concurrent pings, at most 64", async () 
   assert(await soon(pings[63]!) >= 0);
   for (const n of numbers.slice(0, 63)) hand.peer.say({ pong: n });
   await soon(Promise.all(pings));
-  assertEquals(hand.session.stats.awaitedAnswers, 0);
+  assertEquals(hand.session.stats.pendingReplies, 0);
 });
 
 Deno.test("Session.ping() rejects by timeout and by signal, and ignores a late pong", async () => {

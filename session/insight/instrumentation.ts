@@ -61,13 +61,13 @@ export interface RequestWatch {
  * const asked: string[] = [];
  * const instrumentation: Instrumentation = {
  *   request(_session, topic) {
- *     return { ended: ({ error }) => void asked.push(`${topic}: ${error ?? "answered"}`) };
+ *     return { ended: ({ error }) => void asked.push(`${topic}: ${error ?? "replied"}`) };
  *   },
  * };
  * await using server = serve({ port: 0, onListen() {}, onMessage: (message) => message.reply(1) });
  * await using session = await dial(server.url, { instrumentation });
  * await session.request("count");
- * assertEquals(asked, ["count: answered"]);
+ * assertEquals(asked, ["count: replied"]);
  * ```
  */
 export interface Instrumentation {

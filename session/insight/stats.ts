@@ -17,7 +17,7 @@ const COUNTERS = [
   "datagramsDropped",
 ] as const satisfies readonly (keyof ConnectionCounters)[];
 
-const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, rejectedByPeer: 0 };
+const NO_CONTROLS: ControlStats = { lateReplies: 0, droppedByPeer: 0, rejectedByPeer: 0 };
 
 const NO_QUEUE: SendQueueStats = {
   queuedMessages: 0,
@@ -56,7 +56,7 @@ export function statsOf(core: Inside): SessionStats {
     ...core.receiving.stats,
     ...(core.sending.controlStats ?? NO_CONTROLS),
     handlerFailures: core.handlerFailures,
-    awaitedAnswers: core.sending.openRequests,
+    pendingReplies: core.sending.openRequests,
     ...streams,
     streamsCreated,
     activeStreams: streamsCreated - streams.streamsClosed,

@@ -193,10 +193,10 @@ class HookRunner implements SessionWatch {
       } catch (error) {
         running = Promise.reject(error);
       }
-      const { answering } = message;
+      const { streaming } = message;
       const isRunning = typeof (running as Partial<Promise<void>> | null)?.then === "function";
       // `onMessage` may start a response after its first await.
-      return isRunning ? (running as Promise<void>).then(() => message.answering) : answering;
+      return isRunning ? (running as Promise<void>).then(() => message.streaming) : streaming;
     });
     this.#tell(session, () => this.#hooks.handle?.(session, message, run, readTrace(trace)), run);
     run()?.catch(() => {}); // The caller receives the error too, or the producer reports it.

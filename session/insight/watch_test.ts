@@ -36,7 +36,7 @@ Deno.test("instrument() reports sessions, requests and handlers in order", async
     request(_session, topic) {
       told.push(`ask ${topic}`);
       return {
-        ended: ({ error }) => void told.push(error === undefined ? "answered" : `${error}`),
+        ended: ({ error }) => void told.push(error === undefined ? "replied" : `${error}`),
       };
     },
     handle(_session, { topic }, run) {
@@ -56,7 +56,7 @@ Deno.test("instrument() reports sessions, requests and handlers in order", async
   await far.ready;
   assertEquals(told.splice(0), ["opened connected", "onOpen", "opened connected"]);
   await far.request("good");
-  assertEquals(told.splice(0), ["ask good", "handle good", "onMessage", "handled", "answered"]);
+  assertEquals(told.splice(0), ["ask good", "handle good", "onMessage", "handled", "replied"]);
   await assertRejects(() => far.request("bad"), RequestError, "Not this");
   assertEquals(told.splice(0), [
     "ask bad",
@@ -88,7 +88,7 @@ Deno.test("instrument() reports hooks that throw, without other effects", async 
   assertEquals(await far.request("echo", 1), 1);
   await near.close();
   await far.closed;
-  // Two opened, one answered, one handled, two closed.
+  // Two opened, one replied, one handled, two closed.
   assertEquals(failures.length, 6);
   for (const failure of failures) assertStrictEquals(failure, oops);
 
@@ -125,7 +125,7 @@ Deno.test("instrument() reports hooks whose promises reject, each once", async (
   await near.close();
   await far.closed;
   await turns();
-  // Two opened, one answered, one handled, two closed.
+  // Two opened, one replied, one handled, two closed.
   assertEquals(failures.length, 6);
   for (const failure of failures) assertStrictEquals(failure, oops);
 });
@@ -224,8 +224,8 @@ const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 Deno.test("instrument() sends a trace with messages and requests, and passes it to the peer's hook", async () => {
   const traces: unknown[] = [];
   const settings = (side: "server" | "client", more: Parameters<typeof instrument>[1]) =>
-    instrument(sessionSettings({ side, onMessage: (message) => void answer(message) }), more);
-  const answer = (message: UntypedMessage) => message.isRequest && message.reply(1);
+    instrument(sessionSettings({ side, onMessage: (message) => void reply(message) }), more);
+  const reply = (message: UntypedMessage) => message.isRequest && message.reply(1);
   const pair = memoryPair();
   await using _near = new Session(
     pair.server,
@@ -295,7 +295,7 @@ Deno.test("instrument() sends the trace from the time of send(), even if the mes
       });
       return connection;
     };
-    network.answers.push(accept, accept);
+    network.outcomes.push(accept, accept);
     await using client = network.client({
       delivery,
       instrumentation: { send: () => ({ traceparent: TRACEPARENT }) },

@@ -4,7 +4,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { Backpressure } from "../../transport/connection.ts";
 import { internals } from "../core.ts";
 import type { Inside } from "../receiving.ts";
-import type { KeepAnswer } from "../answers/request_table.ts";
+import type { StoreResponse } from "../responses/request_table.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
 import { MAX_PINGS, MAX_PRESENCES, PendingRequests } from "../sending.ts";
@@ -17,7 +17,7 @@ import type {
   SessionRequests,
 } from "../settings.ts";
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
-import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
+import type { HistoryPosition, SubscribeReply } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
 import { FirstFrames, requestFailure } from "./first_frames.ts";
 import { Numbers, Sequences, type SequenceStore } from "./sequences.ts";
@@ -75,7 +75,7 @@ export interface SessionServices {
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
   opened?(session: Session): void;
   /** Starts a resumable response unless it has started already, and replies to the request. */
-  readonly keepAnswer?: KeepAnswer | undefined;
+  readonly storeResponse?: StoreResponse | undefined;
   /**
    * True if a client can move from one session to another. `admit` and `opened` receive the second
    * session with its predecessor, which stays open until the client has moved.
@@ -88,7 +88,7 @@ export interface SessionServices {
   readonly hashOf?: ((secret: string) => Uint8Array) | undefined;
   /**
    * Subscribes the session to a topic and returns the data of the reply. If it returns `undefined`,
-   * the service MUST call `onAnswer` of the request exactly once, immediately or later.
+   * the service MUST call `onReply` of the request exactly once, immediately or later.
    */
   readonly subscribe?:
     | ((session: Session, topic: string, request: SubscribeRequest) => unknown)
@@ -150,7 +150,7 @@ export interface SubscribeRequest {
   /** Number of newest messages that the client requests first. */
   readonly last: number | undefined;
   /** Sends the reply. */
-  readonly onAnswer: (answer: SubscribeAnswer) => void;
+  readonly onReply: (reply: SubscribeReply) => void;
 }
 
 /** Options of a client's publication. */
@@ -340,7 +340,7 @@ class Fill implements Backpressure {
    */
   get fill(): number {
     const { receiving, sending, settings } = this.#core;
-    if (sending.awaitedAnswers > 0) return 0;
+    if (sending.pendingReplies > 0) return 0;
     const { maxMessages, maxBytes } = settings.receiveQueue;
     const fill = ({ size, bytes }: { readonly size: number; readonly bytes: number }) =>
       Math.max(size / maxMessages, bytes / maxBytes);
@@ -538,12 +538,12 @@ export class RequestQueue implements SessionRequests {
         return services.presence!(session, envelope.topic, envelope.data);
       case "subscribe": {
         const { topic, id, since, last } = envelope;
-        const onAnswer = (data: SubscribeAnswer) => {
+        const onReply = (data: SubscribeReply) => {
           if (data.isSuperseded) return this.#fail(id, SUPERSEDED);
           if (data.rejection) return this.#fail(id, data.rejection);
           this.#core.sending.post({ reply: id, data });
         };
-        return services.subscribe!(session, topic, { since, last, onAnswer });
+        return services.subscribe!(session, topic, { since, last, onReply });
       }
     }
   }
@@ -590,7 +590,7 @@ export class RequestQueue implements SessionRequests {
 
   #served(envelope: ServiceEnvelope, data: unknown): void {
     if (envelope.id === undefined) return;
-    // The service replies through `onAnswer`, just before the first message of the topic.
+    // The service replies through `onReply`, just before the first message of the topic.
     if (envelope.kind === "subscribe" && data === undefined) return;
     this.#core.sending.post({ reply: envelope.id, data });
   }
@@ -639,7 +639,7 @@ export class RequestQueue implements SessionRequests {
     sending.pings.ask({
       what: "the pong",
       timeoutMs: Infinity, // The session's heartbeat limits the wait.
-      onAnswer: () => failed.delete(topic),
+      onReply: () => failed.delete(topic),
       send: (id) => sending.post({ ping: MAX_PINGS + id }),
       cancel() {},
     }).catch(() => {}); // The session has closed, and publishes no more.

@@ -596,7 +596,7 @@ Deno.test("An outbox that ended before its delivery was known still reports its 
 Deno.test("Client.flushed() rejects by signal and by timeout, and waiting messages are still sent", async () => {
   using time = new FakeTime();
   const { network, seen } = recording();
-  network.answers.push(network.nobody);
+  network.outcomes.push(network.nobody);
   await using client = network.client(atLeastOnce);
   client.send("t", 1);
   const abort = new AbortController();
@@ -657,7 +657,7 @@ Deno.test("Session acknowledges numbered messages, and rejects invalid numbers a
   const renamed = 'Expected the same "client" as before in this session';
   await hand.peer.reach(1);
   for (
-    const [message, answer] of [
+    const [message, reply] of [
       [{ data: 0, seq: 1 }, nameless],
       [{ data: 1, seq: 7, client: "c" }, { ack: 7 }],
       [{ data: 2, seq: 7 }, repeated],
@@ -668,9 +668,9 @@ Deno.test("Session acknowledges numbered messages, and rejects invalid numbers a
   ) {
     hand.peer.say({ topic: "t", ...message });
     await turns(20);
-    const error = { code: "malformed", message: answer };
+    const error = { code: "malformed", message: reply };
     const rejection = { reply: "id" in message ? message.id : null, error };
-    assertEquals(hand.peer.envelopes.at(-1), typeof answer === "string" ? rejection : answer);
+    assertEquals(hand.peer.envelopes.at(-1), typeof reply === "string" ? rejection : reply);
   }
   assertEquals([seen, hand.peer.envelopes.length], [[1, 3, 5], 7]);
 });

@@ -53,8 +53,8 @@ for (const { name, makePair } of wires) {
       { type: 40_000, data: null },
     ]);
     await far.close();
-    const answers = await soon(Array.fromAsync(near));
-    assertEquals(answers.map(({ data }) => data), ["1", "2", "40000"]);
+    const replies = await soon(Array.fromAsync(near));
+    assertEquals(replies.map(({ data }) => data), ["1", "2", "40000"]);
     await soon(Promise.all([near.closed, far.closed]));
   });
 

@@ -352,8 +352,8 @@ Deno.test("parseEnvelope() reads back every encoded envelope, on one line", () =
       assert(!text.includes("\n"));
       const expected: Envelope = { kind: "message", topic, data, id };
       assertEquals(parseEnvelope(text), withoutUndefined(expected));
-      const answer = encodeEnvelope({ reply: id ?? 0, data });
-      assertEquals(parseEnvelope(answer), { kind: "reply", id: id ?? 0, data });
+      const reply = encodeEnvelope({ reply: id ?? 0, data });
+      assertEquals(parseEnvelope(reply), { kind: "reply", id: id ?? 0, data });
     }),
     { numRuns: 1_000, seed: 1 },
   );

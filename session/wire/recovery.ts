@@ -40,7 +40,7 @@ export type RecoveryReason =
   | "too-large";
 
 /** The reply to a subscription. For a topic without a history, all keys are absent. */
-export interface SubscribeAnswer {
+export interface SubscribeReply {
   /** Epoch of the following messages. */
   readonly epoch?: string | undefined;
   /** Offset before the following messages: the first of them has this offset as `prev`. */

@@ -98,7 +98,7 @@ export function publicationsIn(envelope: Envelope): number {
   return Array.isArray(ephemeral) ? Math.min(Math.max(1, ephemeral.length), MAX_WRITES) : 1;
 }
 
-const ANSWER_NAME = /^[\w-]{16,64}$/;
+const RESPONSE_NAME = /^[\w-]{16,64}$/;
 
 function readResumable(
   of: Omit<Extract<Envelope, { kind: "message" }>, "id">,
@@ -106,7 +106,7 @@ function readResumable(
 ): Envelope {
   if (!isId(id)) return badId("topic", id);
   if (items !== undefined && !isCredit(items)) return badCredit(items, id);
-  if (typeof stream !== "string" || !ANSWER_NAME.test(stream)) {
+  if (typeof stream !== "string" || !RESPONSE_NAME.test(stream)) {
     return malformed(
       `Expected "stream" to be a name of 16 to 64 characters, received ${describe(stream)}`,
       id,

@@ -18,7 +18,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { Client } from "../../pubsub/clients_fixture.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import { until } from "../waiting.ts";
-import type { HistoryPosition, SubscribeAnswer } from "../../session/wire/recovery.ts";
+import type { HistoryPosition, SubscribeReply } from "../../session/wire/recovery.ts";
 
 /** The longest wait for an event, in milliseconds. */
 const PATIENCE_MS = 40_000;
@@ -116,13 +116,13 @@ export async function recover(
   broker: Broker,
   topic: string,
   since: HistoryPosition,
-): Promise<SubscribeAnswer> {
+): Promise<SubscribeReply> {
   await using topics = new Topics({ broker, history: { [topic]: BOUNDS } });
   await using client = new Client(topics.turn);
   client.subscribe(topics, topic, { since });
-  const answer = () => client.lines.find((line) => line.topic === "answer");
-  await until(() => answer() !== undefined);
-  return answer()!.data as SubscribeAnswer;
+  const reply = () => client.lines.find((line) => line.topic === "reply");
+  await until(() => reply() !== undefined);
+  return reply()!.data as SubscribeReply;
 }
 
 /** Waits until a broker has a status. */

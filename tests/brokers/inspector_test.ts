@@ -4,8 +4,8 @@ import { dial, type ServeOptions } from "../../mod.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import type { NodeAnswer } from "../../server/inspector/cluster.ts";
-import type { HistoryAnswer, ListAnswer, NodeOverview } from "../../server/inspector/questions.ts";
+import type { NodeReply } from "../../server/inspector/cluster.ts";
+import type { HistoryReply, ListReply, NodeOverview } from "../../server/inspector/questions.ts";
 import { listen } from "../servers.ts";
 import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
@@ -63,8 +63,8 @@ for (const [name, [ignore, start]] of Object.entries(BROKERS)) {
           holds: (all: readonly NodeOverview[]) => boolean,
         ): Promise<readonly NodeOverview[]> =>
           until(async () => {
-            const { nodes } = await ask<{ nodes: NodeAnswer<NodeOverview>[] }>("overview");
-            const all = nodes.flatMap((node) => "answer" in node ? [node.answer] : []);
+            const { nodes } = await ask<{ nodes: NodeReply<NodeOverview>[] }>("overview");
+            const all = nodes.flatMap((node) => "reply" in node ? [node.reply] : []);
             return holds(all) && all;
           });
         const both = await overview((all) =>
@@ -75,10 +75,10 @@ for (const [name, [ignore, start]] of Object.entries(BROKERS)) {
           assert(broker.latencyMs! > 0);
         }
         for (let n = 1; n <= 300; n++) await south.topics.append("room:a", { n });
-        const { history } = await ask<{ history: HistoryAnswer }>("topic?id=room:a");
+        const { history } = await ask<{ history: HistoryReply }>("topic?id=room:a");
         assertEquals([history.messages, history.isPartial], [300, false]);
         assertEquals(history.newest[0]?.text, '{"n":300}');
-        const { rows } = await ask<ListAnswer>("sessions");
+        const { rows } = await ask<ListReply>("sessions");
         assertEquals(rows.map((row) => "user" in row && row.user), ["bob"]);
 
         await store.kill();

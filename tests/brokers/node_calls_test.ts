@@ -62,9 +62,9 @@ class Node implements AsyncDisposable {
   readonly nodes: Nodes;
   readonly calls: NodeCalls;
 
-  constructor(broker: Broker, answer: NodeCallsOptions["answer"] = (data) => data) {
+  constructor(broker: Broker, respond: NodeCallsOptions["respond"] = (data) => data) {
     this.nodes = new Nodes({ broker });
-    this.calls = new NodeCalls({ nodes: this.nodes, name: "test", answer, onError: fail });
+    this.calls = new NodeCalls({ nodes: this.nodes, name: "test", respond, onError: fail });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -133,13 +133,13 @@ for (const [name, [ignore, start]] of Object.entries(BROKERS)) {
       const ending = new AbortController();
       const { signal } = ending;
       const call = one.calls.call(two.nodes.id, bytesOf(1), { timeoutMs: 60_000, signal });
-      await until(() => two.calls.answering === 1);
+      await until(() => two.calls.running === 1);
       ending.abort();
       await assertRejects(() => soon(call), DOMException);
-      await until(() => two.calls.answering === 0);
+      await until(() => two.calls.running === 0);
       const last = one.calls.call(two.nodes.id, bytesOf(1), { timeoutMs: 60_000 });
       const failure = assertRejects(() => soon(last), NodeCallError);
-      await until(() => two.calls.answering === 1);
+      await until(() => two.calls.running === 1);
       await two.nodes.close();
       assertEquals((await failure).code, "gone");
     },

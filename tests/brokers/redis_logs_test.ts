@@ -13,7 +13,7 @@ import type {
   LogRecord,
 } from "../../pubsub/logs/log.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
-import { ANSWER_PREFIX, logTopic, MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
+import { logTopic, MAX_LOG_PRODUCERS, RESPONSE_PREFIX } from "../../pubsub/logs/rules.ts";
 import { StreamLogs, type StreamRead } from "../../pubsub/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
@@ -80,7 +80,7 @@ function countingStreams(url: string, { lateByMs = 0 } = {}) {
       runtime: platformRuntime(),
       broker,
       bounds: {
-        ...{ maxStreams: 100, maxKept: 100, maxForks: 100, maxReaders: 100, maxRows: 100 },
+        ...{ maxStreams: 100, maxRetained: 100, maxForks: 100, maxReaders: 100, maxRows: 100 },
         maxStreamBytes: 1_000_000,
       },
       onError: (error) => {
@@ -843,7 +843,7 @@ test("removes a deleted log despite damaged forks", async (server) => {
 test("lists the other responses if the state of one is damaged", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const { logs } = broker;
-  const id = (name: string) => ANSWER_PREFIX + name;
+  const id = (name: string) => RESPONSE_PREFIX + name;
   for (const name of ["whole", "other-type", "no-json"]) {
     await create(logs, id(name), { config: { contentType: "text/plain", owner: name } });
   }

@@ -27,8 +27,8 @@ async function reaches(near: Broker, far: Broker): Promise<void> {
   const asked = TOPICS.slice(0, 50).map((topic) => topics.subscribe(client.session, topic));
   for (const topic of TOPICS.slice(50)) client.subscribe(topics, topic, { isRequested: true });
   assertEquals(new Set(await Promise.all(asked)), new Set([true]));
-  const answers = () => client.lines.filter(({ topic }) => topic === "answer").length;
-  await until(() => answers() === 50);
+  const replies = () => client.lines.filter(({ topic }) => topic === "reply").length;
+  await until(() => replies() === 50);
   for (const topic of TOPICS) publishing.publish(topic, topic);
   const heard = () =>
     client.lines.filter(({ topic }) => TOPICS.includes(`${topic}`)).map(({ topic }) => `${topic}`);

@@ -313,7 +313,7 @@ const STORY = "Once upon a time a cat met a fox, and both lived happily ever aft
 
 /** The README's server with the README's request, and the page that the README shows for it. */
 function storySite(server: string): Record<string, string> {
-  const story = partOf("docs/guide/ai-answers.md", /^async function\* story[\s\S]*?^\}/m);
+  const story = partOf("docs/guide/ai-responses.md", /^async function\* story[\s\S]*?^\}/m);
   const requests = partOf("README.md", /^requests: \{[\s\S]*?^\}/m);
   const loop = partOf("README.md", /^location\.hash \|\|= [\s\S]*?append.*$/m);
   return {

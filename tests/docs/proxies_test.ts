@@ -71,7 +71,7 @@ async function assertHeard(watchers: readonly Watcher[], count: number): Promise
 /**
  * Opens a plain WebSocket with a header that only a proxy should write; resolves with the response.
  */
-async function answerToForger(site: ProxiedSite): Promise<unknown> {
+async function replyToForger(site: ProxiedSite): Promise<unknown> {
   const program = `
     const socket = new WebSocket(Deno.args[0], { headers: { "x-forwarded-for": "192.0.2.66" } });
     socket.onopen = () => socket.send('{"topic":"who","id":1,"data":null}');
@@ -104,7 +104,7 @@ for (const kind of PROXIES) {
         const isLost = transport === "webtransport" && passesUdp;
         assertStringIncludes(lines[i]!, isLost ? "address: null" : 'address: "127.0.0.1"');
       }
-      const forged = await answerToForger(site) as { readonly address: string };
+      const forged = await replyToForger(site) as { readonly address: string };
       assertEquals(forged.address, "127.0.0.1");
       const metrics = await site.run("curl", ["-sk", "-o", "-", `${site.url}/metrics`]);
       assert(!metrics.includes("skein_sessions"), metrics);

@@ -104,6 +104,6 @@ async function lookAtStory({ port, stop, restart }: Walked): Promise<void> {
 
 const isMissing = findBrowser(CHROMIUM) === undefined && Deno.env.get("CI") !== "true";
 
-const looks = { "README.md": lookAtList, "docs/guide/ai-answers.md": lookAtStory };
+const looks = { "README.md": lookAtList, "docs/guide/ai-responses.md": lookAtStory };
 
 walk(Object.keys(looks), { then: isMissing ? {} : looks });

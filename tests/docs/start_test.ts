@@ -18,7 +18,7 @@ const PAGES = [
   "docs/start/6-presence.md",
   "docs/start/7-history.md",
   "docs/start/8-shared-list.md",
-  "docs/start/9-streaming-answers.md",
+  "docs/start/9-streaming-responses.md",
   "docs/start/10-tests.md",
   "docs/start/11-two-nodes.md",
 ];
@@ -112,7 +112,7 @@ const LOOKS: Record<string, Look> = {
     }
   },
 
-  async "docs/start/9-streaming-answers.md"(browser, url) {
+  async "docs/start/9-streaming-responses.md"(browser, url) {
     const [ann, ben] = [await tabOf(browser, url, "Ann"), await tabOf(browser, url, "Ben")];
     for (const tab of [ann, ben]) await tab.hasCount(3); // The lines of the previous step.
     const before = await ben.lines();

@@ -113,9 +113,9 @@ export async function fuzzHttp(random: Random, rounds: number): Promise<void> {
   for (let i = 0; i < rounds; i += 4) {
     await Promise.all(Array.from({ length: Math.min(4, rounds - i) }, ask));
   }
-  const { active = 0, answered = {} } = server.httpStats["api"] ?? {};
+  const { active = 0, responses = {} } = server.httpStats["api"] ?? {};
   assertEquals(active, 0);
-  assertEquals(Object.values(answered).reduce((sum, count) => sum + count, 0), asked);
+  assertEquals(Object.values(responses).reduce((sum, count) => sum + count, 0), asked);
   assertEquals(console.lines, []);
 }
 

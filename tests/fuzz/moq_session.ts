@@ -42,7 +42,7 @@ export async function fuzzMoqSessions(random: Random, rounds: number): Promise<v
   for (let i = 0; i < rounds; i++) {
     const version = random.pick(VERSION_NAMES);
     if (random.below(2) === 0) await fuzzRequests(random, version);
-    else await fuzzAnswers(random, version);
+    else await fuzzResponses(random, version);
   }
 }
 
@@ -74,7 +74,7 @@ async function fuzzRequests(random: Random, version: MoqVersion): Promise<void> 
   await settled(peer.session);
 }
 
-async function fuzzAnswers(random: Random, version: MoqVersion): Promise<void> {
+async function fuzzResponses(random: Random, version: MoqVersion): Promise<void> {
   const traits = VERSIONS[version];
   if (traits.setup === "session") return await fuzzRequests(random, version);
   await using peer = await HandPeer.open(version, { side: "client" });
@@ -97,7 +97,7 @@ async function fuzzAnswers(random: Random, version: MoqVersion): Promise<void> {
     }
   });
   read(async () => void await (await session.fetch("/a", "b", { group: 1, signal })).readFrame());
-  const names = ["an answer to SUBSCRIBE", "ANNOUNCE", "ANNOUNCE_OK", "TRACK_INFO"];
+  const names = ["a response to SUBSCRIBE", "ANNOUNCE", "ANNOUNCE_OK", "TRACK_INFO"];
   for (let i = 0; i < 3; i++) {
     const stream = await peer.nextBidi();
     const has = (name: string) =>

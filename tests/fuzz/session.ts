@@ -234,7 +234,7 @@ export function checkBounds(session: Session, received: number): void {
   assert(stats.queuedMessages <= 2 * maxMessages + LIMITS.maxRequests, `${stats.queuedMessages}`);
   assert(stats.queuedBytes <= 2 * (maxBytes + LIMITS.maxMessageBytes), `${stats.queuedBytes}`);
   assert(stats.waitingMessages <= LIMITS.receiveQueue.maxMessages, `${stats.waitingMessages}`);
-  assert(stats.awaitedAnswers <= LIMITS.maxRequests, `${stats.awaitedAnswers}`);
+  assert(stats.pendingReplies <= LIMITS.maxRequests, `${stats.pendingReplies}`);
   assert(stats.invalidMessages <= 8 * received + LIMITS.maxInvalidMessages);
   const held = session.connection.frames?.bufferedAmount ?? 0;
   assert(
@@ -252,7 +252,7 @@ export function checkBounds(session: Session, received: number): void {
 export async function checkEnd(session: Session, waiting: Waiting): Promise<void> {
   await finishes(session.closed, "the session");
   assertEquals(session.state, "closed");
-  assertEquals(session.stats.awaitedAnswers, 0);
+  assertEquals(session.stats.pendingReplies, 0);
   await finishes(Promise.all(waiting), `${waiting.size} calls`);
   assertEquals(session.stats.queuedMessages, 0);
 }

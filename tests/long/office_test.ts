@@ -100,7 +100,7 @@ class Office implements AsyncDisposable {
       authorize: () => true,
       rooms: ["floor:{floor}"],
       history: { "floor:{floor}": {}, "team:{team}": {} },
-      answers: { maxRunning: MAX },
+      responses: { maxRunning: MAX },
       durableStreams: { path: "/streams", authorize: () => true, maxReaders: MAX },
       // Hours pass without a timer, and so without a heartbeat.
       session: { heartbeat: { intervalMs: 8 * HOUR_MS, timeoutMs: 24 * HOUR_MS } },

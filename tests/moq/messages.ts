@@ -173,7 +173,7 @@ export const MOQ_CODECS: readonly MoqCodec[] = [
     anyFields,
   ),
   codec<SubscribeResponse>(
-    "an answer to SUBSCRIBE",
+    "a response to SUBSCRIBE",
     (message, traits) => encodeSubscribeResponse(message, traits)!,
     (body, traits, type) => decodeSubscribeResponse(type, body, traits),
     anyResponse,

@@ -68,7 +68,7 @@ export class MoqNetwork {
   /** The pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
   /** Results of the next attempts, in order; without a result, the server opens a session. */
-  readonly answers: MoqClientOptions["dial"][] = [];
+  readonly outcomes: MoqClientOptions["dial"][] = [];
   /** The publications of the server. */
   mux: TrackMux = new TrackMux();
   /** Options of the server's sessions. */
@@ -88,8 +88,8 @@ export class MoqNetwork {
   /** Dials into this network. */
   readonly dial: MoqClientOptions["dial"] = async (signal, context) => {
     this.dials.push({ at: Date.now(), uri: context.uri });
-    const answer = this.answers.shift();
-    if (answer !== undefined) return await answer(signal, context);
+    const outcome = this.outcomes.shift();
+    if (outcome !== undefined) return await outcome(signal, context);
     const ends = await moqEnds(this.version, { mux: this.mux, ...this.server }, {
       mux: context.mux,
     });
@@ -116,7 +116,7 @@ export class MoqNetwork {
 
   /** Makes the next attempts fail. */
   fail(count: number, error: () => unknown): void {
-    for (let at = 0; at < count; at++) this.answers.push(() => Promise.reject(error()));
+    for (let at = 0; at < count; at++) this.outcomes.push(() => Promise.reject(error()));
   }
 }
 

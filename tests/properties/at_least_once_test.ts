@@ -317,7 +317,7 @@ property("a client has at most 32 unacknowledged publications, and each is publi
     const outcomes = denied.map((isDenied, n) =>
       outcomeOf(client.publish(isDenied ? "denied" : "talk", n))
     );
-    const unanswered = () => client.session?.stats.awaitedAnswers ?? 0;
+    const unanswered = () => client.session?.stats.pendingReplies ?? 0;
     await world.until("publications in flight", () => unanswered() >= MAX_PUBLICATIONS);
     await world.pause(TRIP_MS);
     assertEquals(unanswered(), MAX_PUBLICATIONS, "unacknowledged publications");

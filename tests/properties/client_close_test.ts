@@ -75,7 +75,7 @@ const CALLS = {
   Record<string, (client: Client, signal: AbortSignal) => PromiseLike<unknown>>
 >;
 
-/** Number of kept responses. Each of them has its own id. */
+/** Number of retained responses. Each of them has its own id. */
 let ids = 0;
 
 type CallName = keyof typeof CALLS;

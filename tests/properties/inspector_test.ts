@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
-import type { TrafficAnswer } from "../../server/inspector/traffic.ts";
+import type { TrafficReply } from "../../server/inspector/traffic.ts";
 import type { Session } from "../../session/session.ts";
 import { keyOf, maybe, stepOf } from "./draw.ts";
 import { range } from "./outcomes.ts";
@@ -204,11 +204,11 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
     }
     const { nodes: shown } = await inspect<{
       readonly nodes: readonly {
-        readonly answer: { readonly stats: { readonly count: number } };
+        readonly reply: { readonly stats: { readonly count: number } };
       }[];
     }>(node, "overview");
     const counts = [asked, 1 - asked].map((at) => sessions.filter((one) => one.node === at).length);
-    assertEquals(shown.map(({ answer }) => answer.stats.count), counts);
+    assertEquals(shown.map(({ reply }) => reply.stats.count), counts);
   },
 });
 
@@ -270,22 +270,22 @@ property("a session is recorded while a page requests it, and frees its slot lat
         if (most >= MAX_RECORDED) due.add("busy");
       }
       const params = { node: `${rows[0]!["node"]}`, id: one.id, after: `${one.next}` };
-      const { answer } = await inspect<{ readonly answer: TrafficAnswer }>(
+      const { reply } = await inspect<{ readonly reply: TrafficReply }>(
         node!,
         "traffic",
         params,
       );
       const about = `${before}, with ${sure} to ${most} others`;
       assert(
-        due.has(answer.state),
-        `${answer.state}, not ${[...due]}, of a session that is ${about}`,
+        due.has(reply.state),
+        `${reply.state}, not ${[...due]}, of a session that is ${about}`,
       );
-      const notes = answer.entries.filter(({ topic }) => topic === "note").length;
+      const notes = reply.entries.filter(({ topic }) => topic === "note").length;
       if (before === "recorded") assertEquals(notes, one.sent, about);
       if (before === "none") assertEquals(notes, 0, about);
       one.sent = 0;
-      one.next = answer.next;
-      const isSure = answer.state === "following" || before === "recorded";
+      one.next = reply.next;
+      const isSure = reply.state === "following" || before === "recorded";
       if (isSure) one.askedMs = world.nowMs;
       // A closed session may already be gone from the records.
       else if (before === "unsure") one.askedMs = world.nowMs - KEPT_MS;
@@ -316,7 +316,7 @@ property("a session is recorded while a page requests it, and frees its slot lat
 });
 
 /** Timeout for a server's reply, and the timeout if its last reply was late, in milliseconds. */
-const [ANSWER_MS, LATE_MS] = [1_500, 250];
+const [REPLY_MS, LATE_MS] = [1_500, 250];
 
 property("an inspector waits for a slow server, but less after a late reply", {
   cases: fc.array(
@@ -334,7 +334,7 @@ property("an inspector waits for a slow server, but less after a late reply", {
     let wasLate = false;
     for (const { stallMs, isList } of questions) {
       await world.pause(FRESH_MS);
-      const waitMs = wasLate ? LATE_MS : ANSWER_MS;
+      const waitMs = wasLate ? LATE_MS : REPLY_MS;
       const startMs = world.nowMs;
       if (stallMs > 0) slow!.host.freeze();
       const thawing = world.pause(stallMs).then(() => slow!.host.thaw());

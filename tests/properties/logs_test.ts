@@ -24,11 +24,11 @@ import {
   textOf,
 } from "../../pubsub/logs/log_model.ts";
 import {
-  type KeptLog,
   logKind,
   logTopic,
   type OwnedKind,
   recordBytes,
+  type RetainedLog,
 } from "../../pubsub/logs/rules.ts";
 import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
@@ -432,7 +432,7 @@ class ModelledLogs {
     return faults;
   }
 
-  #listFaults(kind: string, listed: ReadonlyMap<string, KeptLog>): string[] {
+  #listFaults(kind: string, listed: ReadonlyMap<string, RetainedLog>): string[] {
     const faults: string[] = [];
     for (const [id, states] of this.#states) {
       const [state] = states;
@@ -577,7 +577,7 @@ function removesRecords({ call, result }: { readonly call: LogCall; readonly res
 
 /** Lists all logs of a kind, page by page. */
 async function all(logs: BrokerLogs, kind: OwnedKind, limit: number) {
-  const listed = new Map<string, KeptLog>();
+  const listed = new Map<string, RetainedLog>();
   for (let after: string | undefined = ""; after !== undefined;) {
     const page = await logs.list(kind, { limit, ...(after && { after }) });
     for (const one of page.logs) listed.set(one.id, one);

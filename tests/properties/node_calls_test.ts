@@ -25,9 +25,9 @@ const [WORK_MS, LONG_MS] = [60, 7_000] as const;
 
 /** Kinds of calls, with their outcomes. */
 const CALLS = {
-  "is answered": { outcome: "reply", ms: WORK_MS },
+  "is replied to": { outcome: "reply", ms: WORK_MS },
   "fails": { outcome: "failed", ms: WORK_MS },
-  "is answered with too much": { outcome: "failed", ms: WORK_MS },
+  "is replied to with too much": { outcome: "failed", ms: WORK_MS },
   "takes too long": { outcome: "TimeoutError", ms: LONG_MS },
   "is given up": { outcome: "DOMException", ms: LONG_MS },
   "asks too much": { outcome: "RangeError", ms: 0 },
@@ -145,7 +145,7 @@ property("a node that dies, freezes or loses the broker fails only its own calls
     const [first] = callers as [Caller];
     const ending = calls.map(({ from, step, size }, id) => {
       const [caller, called] = [callers[from]!, callers[(from + step) % NODES]!];
-      const data = workOf({ id, name: "is answered", ms: LONG_MS }, size);
+      const data = workOf({ id, name: "is replied to", ms: LONG_MS }, size);
       const outcome = outcomeOf(
         caller.calls.call(called.nodes.id, data, { timeoutMs: CALL_MS }),
         data,
@@ -183,7 +183,7 @@ property("a node that dies, freezes or loses the broker fails only its own calls
 });
 
 /**
- * Starts nodes that answer calls according to the instructions in the request. The first node may
+ * Starts nodes that respond calls according to the instructions in the request. The first node may
  * be frozen at first.
  */
 async function startCallers(world: World, frozenMs = 0) {
@@ -198,12 +198,12 @@ async function startCallers(world: World, frozenMs = 0) {
       maxBytes: MAX_BYTES,
       quotas,
       onError() {},
-      answer: async (data, { from, signal }) => {
+      respond: async (data, { from, signal }) => {
         const { id, name, ms } = JSON.parse(new TextDecoder().decode(data)) as Work;
         begun.push({ id, from, signal });
         await pause(host.runtime, ms, signal);
         if (name === "fails") throw new Error("planned");
-        return name === "is answered with too much"
+        return name === "is replied to with too much"
           ? new Uint8Array(MAX_BYTES + 1)
           : data.toReversed();
       },
@@ -239,8 +239,8 @@ async function outcomeOf(calling: Promise<Uint8Array>, request: Uint8Array): Pro
 
 /** Expects no pending calls. */
 function assertRest(callers: readonly Caller[]): void {
-  for (const { calls: { waiting, answering, gatheredBytes }, quotas } of callers) {
+  for (const { calls: { waiting, running, gatheredBytes }, quotas } of callers) {
     const used = Object.values(quotas.stats).map(({ taken }) => taken);
-    assertEquals([waiting, answering, gatheredBytes, ...used], [0, 0, 0, 0, 0]);
+    assertEquals([waiting, running, gatheredBytes, ...used], [0, 0, 0, 0, 0]);
   }
 }

@@ -21,7 +21,7 @@ const MOST_QUESTIONS = 1_000;
 const REPLIES = ["answers", "fails", "says what no message takes", "is late"] as const;
 
 /**
- * Faults of a node that is answering a question, with the time until the question ends in
+ * Faults of a node that is replying to a question, with the time until the question ends in
  * milliseconds.
  */
 const FAULTS = {
@@ -41,7 +41,7 @@ interface Question {
 
 const nodeCount = fc.constantFrom(2, 3, 4);
 
-property("a question to all nodes returns the answers in time, and reports a missing one", {
+property("a question to all nodes returns the replies in time, and reports a missing one", {
   cases: fc.record({
     nodeCount,
     questions: fc.array(
@@ -64,11 +64,11 @@ property("a question to all nodes returns the answers in time, and reports a mis
       const right = others.filter((node) => question.replies[all.indexOf(node)] === "answers");
       const isLate = others.some((node) => question.replies[all.indexOf(node)] === "is late");
       await world.pause(atMs);
-      const { answers, isComplete, tookMs } = await ask(world, all[asker % nodeCount]!, {
+      const { replies, isComplete, tookMs } = await ask(world, all[asker % nodeCount]!, {
         id,
         ...question,
       });
-      assertEquals(answers, right.map(({ nodes }) => `${nodes.id} ${id}`).toSorted());
+      assertEquals(replies, right.map(({ nodes }) => `${nodes.id} ${id}`).toSorted());
       assertEquals(isComplete, right.length === others.length);
       assertTime(tookMs, isLate ? [ASK_MS, ASK_MS] : [0, question.workMs]);
     }));
@@ -97,11 +97,11 @@ property("a question does not wait for a node that is gone, and ends when its ow
     if (fault === "asker closed") void asker.nodes.close();
     const { tookMs, ...asked } = await asking;
     const rest = all.filter((node) => node !== asker && node !== busy);
-    const answers = rest.map(({ nodes }) => `${nodes.id} 0`).toSorted();
-    assertEquals(asked, { answers, isComplete });
+    const expected = rest.map(({ nodes }) => `${nodes.id} 0`).toSorted();
+    assertEquals(asked, { replies: expected, isComplete });
     assertTime(tookMs, withinMs);
     if (fault !== "asker closed") return;
-    const { answers: none, isComplete: isOver } = await asker.nodes.ask("test");
+    const { replies: none, isComplete: isOver } = await asker.nodes.ask("test");
     assertEquals([none, isOver], [[], false]);
   },
 });
@@ -124,11 +124,11 @@ property("a node asks up to a thousand questions at once, and as many again once
       );
       await world.pause(TRIP_MS);
       if (reply === "is late") {
-        const { answers, isComplete } = await asker.nodes.ask("test", prompt);
-        assertEquals([answers, isComplete], [[], false]);
+        const { replies, isComplete } = await asker.nodes.ask("test", prompt);
+        assertEquals([replies, isComplete], [[], false]);
         // The late node cannot accept a question from another node either.
         const asked = await ask(world, third, prompt);
-        assertEquals(asked.answers, [`${asker.nodes.id} 0`]);
+        assertEquals(asked.replies, [`${asker.nodes.id} 0`]);
         await world.pause(LATE_MS);
       }
       for (const { isComplete } of await Promise.all(asking)) assert(!isComplete);
@@ -227,7 +227,7 @@ property("a node that misses messages declares no other node gone, and reports i
   },
 });
 
-/** Starts nodes that answer as the question instructs them. */
+/** Starts nodes that reply as the question instructs them. */
 async function startAsking(world: World, count: number): Promise<readonly BareNode[]> {
   world.expectErrors(
     /^A handler or listener of nodes failed: (Error: planned|.* serialize a BigInt)$/,
@@ -250,9 +250,9 @@ async function startAsking(world: World, count: number): Promise<readonly BareNo
 /** Asks all other nodes. */
 async function ask(world: World, { nodes }: BareNode, data: Question, timeoutMs: number = ASK_MS) {
   const startMs = world.nowMs;
-  const { answers, isComplete } = await nodes.ask("test", data, { timeoutMs });
+  const { replies, isComplete } = await nodes.ask("test", data, { timeoutMs });
   return {
-    answers: answers.map(({ node, data }) => `${node} ${data}`).toSorted(),
+    replies: replies.map(({ node, data }) => `${node} ${data}`).toSorted(),
     isComplete,
     tookMs: world.nowMs - startMs,
   };

@@ -313,9 +313,9 @@ function checkOutcome(
     : gaveUpMs < endedMs + tripMs
     ? ["AbortError", closed]
     : [closed];
-  const isAnswered = overMs + tripMs < Math.min(endedMs, gaveUpMs, troubleMs);
+  const hasReplied = overMs + tripMs < Math.min(endedMs, gaveUpMs, troubleMs);
   const isLate = overMs > Math.min(endedMs + tripMs, gaveUpMs);
-  const allowed = isAnswered ? ["fulfilled"] : isLate ? ended : ["fulfilled", ...ended];
+  const allowed = hasReplied ? ["fulfilled"] : isLate ? ended : ["fulfilled", ...ended];
   assert(allowed.includes(outcome), `outcome of a ${kind}: ${outcome}, expected ${allowed}`);
 }
 
@@ -521,13 +521,13 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
         ? "RangeError"
         : "TypeError";
       assertEquals(outcome, expected, `${kind} of ${bad}`);
-      const { openRequests, awaitedAnswers } = caller![internals].sending;
-      assertEquals([openRequests, awaitedAnswers], [0, 0]);
+      const { openRequests, pendingReplies } = caller![internals].sending;
+      assertEquals([openRequests, pendingReplies], [0, 0]);
     }
     const { replies: owed } = handler![internals].receiving;
     await world.until("no missing reply", () => owed.size + owed.leaving === 0, 700);
     await world.until("the end of all generators", () => left.generators === 0, 700);
-    assertEquals([wrong, caller!.stats.lateAnswers], [[], 0]);
+    assertEquals([wrong, caller!.stats.lateReplies], [[], 0]);
     await world.inTime("a drain without work", handler!.drain(), 300);
   },
 });

@@ -34,7 +34,7 @@ type End = keyof typeof ENDS;
 property("a session has a bounded number of open requests, and each frees its slot", {
   cases: fc.record({
     /** The end that reaches its limit first. */
-    bound: fc.constantFrom("asker", "answerer"),
+    bound: fc.constantFrom("asker", "replySender"),
     asker: fc.constantFrom("client", "server"),
     beyond: fc.constantFrom("request", "stream"),
     rounds: fc.array(

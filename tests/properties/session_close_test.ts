@@ -470,9 +470,9 @@ async function checkLateCalls(world: World, { side, session }: End, carrier: Car
   for (const [name, outcome] of await world.inTime("late calls", all, 2_500)) {
     assert(CALLS[name]!.late.includes(outcome), `${name} of the ${side} after the end: ${outcome}`);
   }
-  const { openRequests, awaitedAnswers } = session[internals].sending;
+  const { openRequests, pendingReplies } = session[internals].sending;
   const { replies } = session[internals].receiving;
-  assertEquals([openRequests, awaitedAnswers, replies.size, replies.leaving], [0, 0, 0, 0], side);
+  assertEquals([openRequests, pendingReplies, replies.size, replies.leaving], [0, 0, 0, 0], side);
 }
 
 /** Expects the client to reconnect after recoverable ends and to stay closed after other ends. */

@@ -4,9 +4,9 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import {
-  type AnswersTo,
   type ListeningFacts,
   type MainQuestions,
+  type QuestionHandlers,
   ThreadCalls,
   type ThreadMessage,
   type WorkerQuestions,
@@ -109,7 +109,7 @@ class FakeThread {
     };
   }
 
-  #answers(): AnswersTo<WorkerQuestions> {
+  #answers(): QuestionHandlers<WorkerQuestions> {
     return {
       start: async () => {
         await this.world.pause(ROUND_MS);

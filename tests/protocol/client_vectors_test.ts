@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded in advance, so that no vector waits for a module.
 import "../../client/recovery.ts";
-import "../../client/page/chunk_answers.ts";
+import "../../client/page/chunk_responses.ts";
 import "../../client/page/chunk_state.ts";
 import { Client } from "../../client/client.ts";
 import { denoPlatform } from "../../client/deno.ts";

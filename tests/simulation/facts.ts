@@ -175,7 +175,7 @@ export interface Facts {
   /** A handler started to handle a request. */
   readonly requestHandled: { readonly id: string };
   /** The reply arrived. */
-  readonly requestAnswered: {
+  readonly requestReplied: {
     readonly requester: string;
     readonly id: string;
     /** Id in the reply. */
@@ -248,8 +248,8 @@ export interface Facts {
   };
 
   /** A streaming response was requested. */
-  readonly answerBegan: {
-    readonly answer: string;
+  readonly responseBegan: {
+    readonly response: string;
     readonly client: string;
     /** Total number of items that the handler yields. */
     readonly items: number;
@@ -257,10 +257,14 @@ export interface Facts {
     readonly isKept?: boolean;
   };
   /** A loop received an item. Its index starts at 0. */
-  readonly answerItem: { readonly answer: string; readonly reader: string; readonly index: number };
+  readonly responseItem: {
+    readonly response: string;
+    readonly reader: string;
+    readonly index: number;
+  };
   /** The loop ended. `error` is set if it threw, and `isLeft` if the program left the loop. */
-  readonly answerEnded: {
-    readonly answer: string;
+  readonly responseEnded: {
+    readonly response: string;
     readonly reader: string;
     readonly error?: unknown;
     readonly isLeft?: boolean;

@@ -1,5 +1,5 @@
 /** Programs on simulated hosts: complete Skein servers and clients. */
-import * as answers from "../../client/page/chunk_answers.ts";
+import * as responses from "../../client/page/chunk_responses.ts";
 import * as insight from "../../client/page/chunk_insight.ts";
 import * as state from "../../client/page/chunk_state.ts";
 import * as recovery from "../../client/recovery.ts";
@@ -143,7 +143,7 @@ export function simulatedClient<C extends Contract = Contract>(
     (transports) => ({
       dial: network.dialer(host, checkTransports(transports)),
       insight: () => Promise.resolve(insight),
-      answers: () => Promise.resolve(answers),
+      responses: () => Promise.resolve(responses),
       state: () => Promise.resolve(state),
       recovery: () => Promise.resolve(recovery),
       checkOptions: checkCall,

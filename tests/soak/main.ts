@@ -9,7 +9,7 @@
  * The test prints one line for each check, and its exit code is 1 if a check failed. `--short`
  * takes a few minutes. It runs the same checks with smaller numbers, and at the end it runs the
  * parts that measure no time in parallel. The arguments `idle`, `stalled`, `churn`, `webtransport`,
- * `unread`, `networks`, `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `answers`,
+ * `unread`, `networks`, `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `responses`,
  * `state`, `long`, `storm`, `handover` and `simulation` run only the named part, and `redis`,
  * `redis-aof`, `redis-snapshot` and `nats` run `chaos` only on that broker. In the parts `idle`,
  * `stalled` and `churn`, the clients are raw sockets in this process, and the server is a separate
@@ -20,7 +20,7 @@
 import { Histogram } from "../../cli/load/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
 import { POLICIES } from "../../session/call_checks.ts";
-import { soakAnswers } from "./answers.ts";
+import { soakResponses } from "./responses.ts";
 import { BROKERS, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
 import { soakDurable } from "./durable.ts";
@@ -405,7 +405,7 @@ const parts: Record<string, () => Promise<void>> = {
   sqlite: () => soakSqlite(check, isShort),
   long: () => soakLongStream(check, isShort),
   durable: () => soakDurable(check, isShort),
-  answers: () => soakAnswers(check, isShort),
+  responses: () => soakResponses(check, isShort),
   state: () => soakState(check, isShort),
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),
@@ -420,7 +420,7 @@ const TIMELESS: ReadonlySet<string> = new Set([
   "state",
   "durable",
   "simulation",
-  "answers",
+  "responses",
   "sqlite",
   "growth",
   "long",

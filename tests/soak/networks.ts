@@ -29,7 +29,7 @@ export async function soakNetworks(check: Check, isShort: boolean): Promise<void
     const runs = !network.isRandom ? 1 : isShort ? SHORT_RUNS : RUNS;
     const results: HostileResult[] = [];
     for (let seed = 1; seed <= runs; seed++) {
-      results.push(await runHostile(network, { holdMs: HOLD_MS, answerMs: ANSWER_MS, seed }));
+      results.push(await runHostile(network, { holdMs: HOLD_MS, responseMs: ANSWER_MS, seed }));
     }
     const { mostMs = MOST_MS } = network;
     const isRight = results.every((result) => {

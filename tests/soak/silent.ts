@@ -4,7 +4,7 @@
  * - **Killed:** The server receives SIGKILL, and another process starts on the same port 0.2 s
  *   later. The test measures how long messages that clients send right after the kill take to
  *   succeed or fail.
- * - **Answers:** On each broker, the node that produces a kept response receives SIGKILL. The test
+ * - **Answers:** On each broker, the node that produces a retained response receives SIGKILL. The test
  *   measures when readers receive the next item.
  * - **Frozen:** A server with thousands of clients receives SIGSTOP and continues 5 s later. No
  *   session may close, only a few clients may open another connection, and the server must not
@@ -15,7 +15,7 @@
 import { type Client, connect, SessionClosedError, type TransportName } from "../../mod.ts";
 import { LineProcess, sleep } from "./processes.ts";
 import type { SilentClientsReport } from "./silent/clients.ts";
-import { checkMedian, soakKeptAnswers } from "./silent/kept_answers.ts";
+import { checkMedian, soakResumableResponses } from "./silent/resumable_responses.ts";
 import type { SilentServerStats } from "./silent/server.ts";
 import type { Check } from "./webtransport.ts";
 
@@ -64,7 +64,7 @@ const SENT: Readonly<Record<string, (client: Client, id: string) => Promise<unkn
  */
 export async function soakSilent(check: Check, isShort: boolean): Promise<void> {
   await soakKilled(check, isShort ? 3 : 10);
-  await soakKeptAnswers(check, isShort);
+  await soakResumableResponses(check, isShort);
   await soakFrozen(check, isShort ? 400 : 2_000);
 }
 

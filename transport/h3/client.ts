@@ -29,7 +29,7 @@ const DIAL: OptionKinds<DialWebTransportOptions> = {
  * share a connection if you set `allowPooling`.
  *
  * - **Addresses:** if a name has several addresses, attempts start 250 ms apart and alternate
- *   between IPv6 and IPv4 (RFC 8305). The first address that answers is used. The certificate is
+ *   between IPv6 and IPv4 (RFC 8305). The first address that responds is used. The certificate is
  *   checked against the name. An error lists each address that was tried.
  *
  * @example Send bytes to a server that echoes them

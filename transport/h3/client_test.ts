@@ -79,12 +79,12 @@ Deno.test("dialWebTransport() rejects on timeout when there is no server", async
   socket.close();
 });
 
-for (const at of ["the handshake", "the answer"]) {
+for (const at of ["the handshake", "the response"]) {
   Deno.test(`dialWebTransport() stops after ten seconds without ${at}`, async () => {
     await using server = new RawServer(certificate);
     const silent = bindUdp();
     using time = new FakeTime();
-    const port = at === "the answer" ? server.port : silent.addr.port;
+    const port = at === "the response" ? server.port : silent.addr.port;
     const dialing = dialWebTransport(`https://127.0.0.1:${port}/`, {
       serverCertificateHashes: certificate.hashes,
     });
@@ -139,7 +139,7 @@ Deno.test("dialWebTransport() rejects when the connection ends immediately", asy
 });
 
 /** The stages at which a dial is aborted. */
-const STAGES = ["handshake", "settings", "answer"] as const;
+const STAGES = ["handshake", "settings", "response"] as const;
 
 for (const stage of STAGES) {
   for (const how of ["signal", "timeout"] as const) {
@@ -156,7 +156,7 @@ for (const stage of STAGES) {
       const error = dialing.then(() => undefined, (reason) => reason);
       if (stage === "handshake") await silent.receive(new Uint8Array(2_048));
       const peer = stage === "handshake" ? undefined : await server.accept();
-      if (stage === "answer") {
+      if (stage === "response") {
         await peer!.control();
         await (await peer!.nextBidi()).receive.fields();
       }

@@ -44,9 +44,9 @@ async function twoSessions(): Promise<
 async function isAlive(near: Connection, far: Connection): Promise<void> {
   const asked = directStream(await soon(near.createBidirectionalStream()));
   await soon(asked.write(Uint8Array.of(1)));
-  const answered = await soon(nextBidirectional(far));
-  assertEquals(await soon(answered.read()), Uint8Array.of(1));
-  await soon(answered.write(Uint8Array.of(2)));
+  const responded = await soon(nextBidirectional(far));
+  assertEquals(await soon(responded.read()), Uint8Array.of(1));
+  await soon(responded.write(Uint8Array.of(2)));
   assertEquals(await soon(asked.read()), Uint8Array.of(2));
 }
 

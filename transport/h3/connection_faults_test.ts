@@ -250,36 +250,36 @@ const FAULTS_OF_SERVER: Faults = {
     control(goaway(2n ** 62n - 1n)),
   ],
   "sends MAX_PUSH_ID": [H3Error.frameUnexpected, control(maxPushId(8n))],
-  "promises a push": answering(H3Error.idError, PUSH_PROMISE),
-  "answers with SETTINGS": answering(H3Error.frameUnexpected, settingsFrame()),
-  "responds with DATA first": answering(H3Error.frameUnexpected, DATA),
-  "responds with garbage instead of QPACK": answering(H3Error.qpackDecompressionFailed, GARBAGE),
+  "promises a push": responding(H3Error.idError, PUSH_PROMISE),
+  "responds with SETTINGS": responding(H3Error.frameUnexpected, settingsFrame()),
+  "responds with DATA first": responding(H3Error.frameUnexpected, DATA),
+  "responds with garbage instead of QPACK": responding(H3Error.qpackDecompressionFailed, GARBAGE),
   // The other responses are malformed or too large, which is a fault of the connection's only
   // session.
-  "responds with HEADERS of 2^40 bytes": answering(
+  "responds with HEADERS of 2^40 bytes": responding(
     H3Error.excessiveLoad,
     bytesOf(FrameType.headers, 2 ** 40),
   ),
-  "responds with fields that are too large": answering(H3Error.excessiveLoad, LARGE_SECTION),
-  "responds without a status": answeringWith(["server", "raw"]),
-  "responds with two statuses": answeringWith([":status", "200"], [":status", "200"]),
-  "responds with a status after a header": answeringWith(["server", "raw"], [":status", "200"]),
-  "responds with the pseudo-headers of a request": answeringWith([":status", "200"], [
+  "responds with fields that are too large": responding(H3Error.excessiveLoad, LARGE_SECTION),
+  "responds without a status": respondingWith(["server", "raw"]),
+  "responds with two statuses": respondingWith([":status", "200"], [":status", "200"]),
+  "responds with a status after a header": respondingWith(["server", "raw"], [":status", "200"]),
+  "responds with the pseudo-headers of a request": respondingWith([":status", "200"], [
     ":path",
     "/",
   ]),
-  "responds with an unknown pseudo-header": answeringWith([":status", "200"], [":secret", "1"]),
-  "responds with a header of HTTP/1.1": answeringWith([":status", "200"], ["connection", "close"]),
-  "responds in chunks of HTTP/1.1": answeringWith(
+  "responds with an unknown pseudo-header": respondingWith([":status", "200"], [":secret", "1"]),
+  "responds with a header of HTTP/1.1": respondingWith([":status", "200"], ["connection", "close"]),
+  "responds in chunks of HTTP/1.1": respondingWith(
     [":status", "200"],
     ["transfer-encoding", "chunked"],
   ),
-  "responds with te": answeringWith([":status", "200"], ["te", "trailers"]),
-  "answers with 101": answeringWith([":status", "101"]),
-  "responds with the status 2e2": answeringWith([":status", "2e2"]),
-  "responds with the status 0200": answeringWith([":status", "0200"]),
-  "responds with the status 600": answeringWith([":status", "600"]),
-  "responds with a name in upper case": answering(
+  "responds with te": respondingWith([":status", "200"], ["te", "trailers"]),
+  "responds with 101": respondingWith([":status", "101"]),
+  "responds with the status 2e2": respondingWith([":status", "2e2"]),
+  "responds with the status 0200": respondingWith([":status", "0200"]),
+  "responds with the status 600": respondingWith([":status", "600"]),
+  "responds with a name in upper case": responding(
     H3Error.messageError,
     encodeFrame(
       FrameType.headers,
@@ -289,16 +289,16 @@ const FAULTS_OF_SERVER: Faults = {
 };
 
 /** The fault of a server that responds to a request for a session with these bytes. */
-function answering(code: number, answer: Uint8Array): Faults[string] {
+function responding(code: number, response: Uint8Array): Faults[string] {
   return [code, async (peer) => {
     await peer.control();
-    await (await peer.nextBidi()).send.write(answer);
+    await (await peer.nextBidi()).send.write(response);
   }];
 }
 
 /** The fault of a server that responds with malformed fields. */
-function answeringWith(...fields: readonly Field[]): Faults[string] {
-  return answering(H3Error.messageError, headersFrame(fields));
+function respondingWith(...fields: readonly Field[]): Faults[string] {
+  return responding(H3Error.messageError, headersFrame(fields));
 }
 
 const certificate = devCertificate({ cacheFolder: null });

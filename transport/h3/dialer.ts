@@ -115,9 +115,9 @@ export class Http3Dialer {
           this.#tokens = left;
           return token!;
         },
-        protocolOf: (answer) => {
-          this.#options.onResponse?.(answer);
-          return chosen(answer, protocols);
+        protocolOf: (response) => {
+          this.#options.onResponse?.(response);
+          return chosen(response, protocols);
         },
       });
     const key = `${this.#url.host} ${this.#options.congestionControl ?? "default"}`;

@@ -66,7 +66,7 @@ Deno.test("Http3Pool shares no connection between different options, and removes
 Deno.test("Http3Pool continues after a rejected session, and after an abandoned one", async () => {
   let count = 0;
   await using peer = new WebTransportPeer({
-    answer: (request) => ++count % 2 === 1 ? void request.reject(403) : acceptFirst(request),
+    respond: (request) => ++count % 2 === 1 ? void request.reject(403) : acceptFirst(request),
   });
   const pool = new Http3Pool();
   const rejected = await assertRejects(() => dial(peer, pool));

@@ -60,7 +60,7 @@ const ACCEPT: OptionKinds<AcceptOptions> = { admitted: "object", headers: 0, pro
  * The response to a request. It makes sure that there is only one response, and notices if the
  * client cancels the request first.
  */
-export class RequestAnswer {
+export class RequestResponse {
   readonly #closed: Promise<unknown>;
   #isGiven = false;
   #aborted: AbortController | undefined;
@@ -106,7 +106,7 @@ export class Http3Request implements WebTransportRequest {
   readonly #connect: ConnectStream;
   readonly #fields: readonly Field[];
   #headers: Headers | undefined;
-  readonly #answer: RequestAnswer;
+  readonly #response: RequestResponse;
 
   /**
    * @param request The fields of the request, and the client's address.
@@ -117,7 +117,7 @@ export class Http3Request implements WebTransportRequest {
     request: { readonly fields: readonly Field[]; readonly remoteAddress: Deno.NetAddr },
   ) {
     this.#session = session;
-    this.#answer = new RequestAnswer(session.closed);
+    this.#response = new RequestResponse(session.closed);
     this.#connect = connect;
     this.remoteAddress = request.remoteAddress;
     this.#fields = request.fields;
@@ -147,7 +147,7 @@ export class Http3Request implements WebTransportRequest {
   }
 
   get signal(): AbortSignal {
-    return this.#answer.signal;
+    return this.#response.signal;
   }
 
   accept(options: AcceptOptions = {}): Connection {
@@ -163,7 +163,7 @@ export class Http3Request implements WebTransportRequest {
     const fields: Field[] = [];
     if (protocol !== "") fields.push(["wt-protocol", encodeStringItem(protocol)]);
     if (headers !== undefined) fields.push(...new Headers(headers));
-    this.#answer.give();
+    this.#response.give();
     if (!this.#session.isOver) {
       const frame = fields.length === 0 ? ACCEPTED : acceptance(fields);
       // If the write fails, the session's reader notices it.
@@ -177,9 +177,9 @@ export class Http3Request implements WebTransportRequest {
   reject(status: number, options: { readonly headers?: HeadersInit | undefined } = {}): void {
     checkOptions("reject request", options, { headers: 0 });
     const { headers = {} } = options;
-    RequestAnswer.checkStatus(status);
+    RequestResponse.checkStatus(status);
     const frame = rejection(status, [...new Headers(headers)]);
-    this.#answer.give();
+    this.#response.give();
     if (this.#session.isOver) return;
     this.#connect.writer.write(frame).catch(() => {});
     this.#session.reject(new Error(`The request was rejected with ${status}`));

@@ -355,7 +355,7 @@ Deno.test("Http3Session.closed rejects when the peer is silent", async () => {
 const certificate = devCertificate({ cacheFolder: null });
 
 /** Responses to a client, with the result of the dial. */
-const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined]> = {
+const RESPONSES: Record<string, [response: Uint8Array, message: string | undefined]> = {
   "200": [headersFrame([[":status", "200"]]), undefined],
   "103 ahead of 200": [
     bytesOf(headersFrame([[":status", "103"]]), headersFrame([[":status", "200"]])),
@@ -381,7 +381,7 @@ const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined
   ],
 };
 
-for (const [what, [answer, message]] of Object.entries(RESPONSES)) {
+for (const [what, [response, message]] of Object.entries(RESPONSES)) {
   Deno.test(`Http3Session of a client ${message ? "fails" : "opens"} for ${what}`, async () => {
     await using server = new RawServer(certificate);
     const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
@@ -394,7 +394,7 @@ for (const [what, [answer, message]] of Object.entries(RESPONSES)) {
     const connect = await soon(peer.nextBidi());
     const fields = await soon(connect.receive.fields());
     assertEquals(fields.get("wt-available-protocols"), '"one"');
-    await connect.send.trickle(answer);
+    await connect.send.trickle(response);
     if (message === undefined) {
       const session = await soon(dialing);
       assertEquals(session.protocol, "");

@@ -209,7 +209,7 @@ class Peer {
   /** The WebSocket that receives the bytes after an upgrade. */
   receiver: HardenedSocket | undefined = undefined;
   /** The unfinished responses of node:http. Bounded by `MAX_PIPELINED`. */
-  answers: Set<ServerResponse> | undefined = undefined;
+  responses: Set<ServerResponse> | undefined = undefined;
   /** The requests that wait for these responses. Bounded by `MAX_QUEUED`. */
   queued: (readonly [IncomingMessage, ServerResponse])[] | undefined = undefined;
   /**
@@ -234,8 +234,8 @@ class Peer {
   }
 
   /** True while a request waits for the end of its response. */
-  get isAnswering(): boolean {
-    return (this.answers?.size ?? 0) > 0;
+  get isResponding(): boolean {
+    return (this.responses?.size ?? 0) > 0;
   }
 }
 
@@ -315,7 +315,7 @@ export class Listener {
     if (tls !== undefined) {
       server.on("secureConnection", (socket: Socket) => this.#secured(socket));
     }
-    server.on("clientError", answerParseError);
+    server.on("clientError", respondToParseError);
     // A failure costs one connection, not the process.
     server.on("request", (message, response) => {
       this.#request(message, response).catch(() => response.destroy());
@@ -335,8 +335,8 @@ export class Listener {
    * Stops listening, and ends every connection. Connections with an unfinished response end last.
    * Idempotent.
    */
-  shutdown({ answersMs = 0 }: { readonly answersMs?: number | undefined } = {}): Promise<void> {
-    return this.#closing ??= this.#close(Math.max(answersMs, this.#options.closeTimeoutMs));
+  shutdown({ responsesMs = 0 }: { readonly responsesMs?: number | undefined } = {}): Promise<void> {
+    return this.#closing ??= this.#close(Math.max(responsesMs, this.#options.closeTimeoutMs));
   }
 
   /** Stops reading the bodies of incomplete requests. Their handlers may still respond. */
@@ -362,16 +362,16 @@ export class Listener {
     return this.#options.tls !== undefined;
   }
 
-  async #close(answersMs: number): Promise<void> {
+  async #close(responsesMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.close(() => resolve());
     this.#handshakes.clear();
-    const answering = [...this.#peers].filter((peer) => peer.isAnswering);
-    for (const peer of this.#peers) if (!peer.isAnswering) peer.socket.destroy();
-    if (answering.length === 0) return await promise;
+    const busy = [...this.#peers].filter((peer) => peer.isResponding);
+    for (const peer of this.#peers) if (!peer.isResponding) peer.socket.destroy();
+    if (busy.length === 0) return await promise;
     const timer = this.runtime.setTimeout(() => {
-      for (const { socket } of answering) socket.destroy();
-    }, answersMs);
+      for (const { socket } of busy) socket.destroy();
+    }, responsesMs);
     await promise;
     this.runtime.clearTimeout(timer);
   }
@@ -480,8 +480,8 @@ export class Listener {
     const peer = this.#requested(message);
     // node:http still parses requests that were read before the connection was dropped.
     if (peer === undefined || peer.isOver) return;
-    const answers = peer.answers ??= new Set();
-    if (answers.size === MAX_PIPELINED) {
+    const responses = peer.responses ??= new Set();
+    if (responses.size === MAX_PIPELINED) {
       const queued = peer.queued ??= [];
       if (queued.push([message, out]) <= MAX_QUEUED) return;
       peer.isOver = true;
@@ -489,19 +489,22 @@ export class Listener {
       peer.socket.destroy();
       return;
     }
-    answers.add(out);
+    responses.add(out);
     const leaving = new AbortController();
     out.on("close", () => out.writableFinished || leaving.abort());
     const sent = Promise.withResolvers<void>();
-    const answer = this.#answer(message, peer, { signal: leaving.signal, completed: sent.promise });
-    await respond(await answer, out);
+    const response = this.#respond(message, peer, {
+      signal: leaving.signal,
+      completed: sent.promise,
+    });
+    await respond(await response, out);
     sent.resolve();
     // Do not wait for the rest of an unread body.
     if (!message.complete) socket.destroySoon();
-    answers.delete(out);
+    responses.delete(out);
     const next = peer.queued?.shift();
     if (next !== undefined) void this.#request(...next);
-    if (this.#closing !== undefined && !peer.isAnswering) peer.socket.destroySoon();
+    if (this.#closing !== undefined && !peer.isResponding) peer.socket.destroySoon();
   }
 
   /**
@@ -511,12 +514,12 @@ export class Listener {
    */
   #isUpgrade({ headers, httpVersion, socket }: IncomingMessage): boolean {
     const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
-    const [answer, next] = (socket as PeerSocket)[peerOf]?.answers ?? [];
+    const [response, next] = (socket as PeerSocket)[peerOf]?.responses ?? [];
     // A client that has received a complete response may send its next request before the system
     // reports that the response was written.
-    const isAnswered = next === undefined && answer?.writableEnded !== false;
+    const hasReplied = next === undefined && response?.writableEnded !== false;
     return isWebSocket(upgrade) && httpVersion === "1.1" && length === "0" &&
-      coding === undefined && isAnswered;
+      coding === undefined && hasReplied;
   }
 
   /** Offers an upgrade without a `Request`, and creates one if there is no other handler. */
@@ -528,16 +531,16 @@ export class Listener {
     const makeRequest = () => this.#requestOf(head, upgrade, peer)!;
     const upgrade: HeadUpgrade = new HeadUpgrade(peer, socket, { head, url, makeRequest });
     const info = connectionInfo(socket);
-    const answer = tooFrequent(peer) ??
+    const responding = tooFrequent(peer) ??
       this.#call(() => this.#onUpgrade!(upgrade, info) ?? this.#handler(upgrade.request, info));
-    this.#answerUpgrade(upgrade, peer, head, answer);
+    this.#respondToUpgrade(upgrade, peer, head, responding);
   }
 
   #upgrade(peer: Peer, socket: Socket, head: RequestHead & { readonly rest: Buffer }): void {
     const upgrade = new Upgrade(peer, socket, head.rest);
-    const answer = tooFrequent(peer) ??
+    const responding = tooFrequent(peer) ??
       this.#handle(peer, connectionInfo(socket), () => this.#requestOf(head, upgrade, peer));
-    this.#answerUpgrade(upgrade, peer, head, answer);
+    this.#respondToUpgrade(upgrade, peer, head, responding);
   }
 
   #requestOf(head: RequestHead, upgrade: Upgrade, peer: Peer): Request | undefined {
@@ -546,27 +549,27 @@ export class Listener {
     return request;
   }
 
-  #answerUpgrade(
+  #respondToUpgrade(
     upgrade: Upgrade,
     peer: Peer,
     { method }: RequestHead,
-    answer: Response | Promise<Response>,
+    responding: Response | Promise<Response>,
   ): void {
     // Most upgrades are accepted immediately.
     if (upgrade.isTaken) peer.leaving = undefined;
-    else this.#finishUpgrade(upgrade, answer, method).catch(() => upgrade.socket.destroy());
+    else this.#finishUpgrade(upgrade, responding, method).catch(() => upgrade.socket.destroy());
   }
 
   async #finishUpgrade(
     upgrade: Upgrade,
-    answer: Response | Promise<Response>,
+    responding: Response | Promise<Response>,
     method: string,
   ): Promise<void> {
     const { socket } = upgrade;
     // Read at most one buffer, which is enough to notice that a peer has disconnected.
     socket.pause();
     socket.read(0);
-    const response = await answer;
+    const response = await responding;
     const peer = (socket as PeerSocket)[peerOf]!;
     if (upgrade.isTaken) peer.leaving = undefined;
     else {
@@ -575,7 +578,7 @@ export class Listener {
     }
   }
 
-  #answer(
+  #respond(
     message: IncomingMessage,
     peer: Peer,
     { signal, completed }: {
@@ -592,12 +595,12 @@ export class Listener {
     // differently.
     if (!/^1\.[01]$/.test(httpVersion) || coding.toLowerCase() !== "chunked") {
       peer.isOver = true;
-      return lastAnswer(400, "Malformed request");
+      return lastResponse(400, "Malformed request");
     }
     if (isWebSocket(upgrade) && httpVersion !== "1.1") {
       const why =
         `Cannot upgrade to WebSocket: HTTP must have version 1.1, received ${httpVersion}`;
-      return lastAnswer(400, why);
+      return lastResponse(400, why);
     }
     const body = requestBody(message, this.#cut.signal);
     const info = { ...connectionInfo(socket), completed };
@@ -617,7 +620,7 @@ export class Listener {
     const made = request();
     if (made === undefined) {
       peer.isOver = true;
-      return lastAnswer(400, "Malformed request");
+      return lastResponse(400, "Malformed request");
     }
     return this.#call(() => this.#handler(made, info));
   }
@@ -625,8 +628,10 @@ export class Listener {
   /** Calls a handler. Never throws or rejects. */
   #call(handle: () => Response | Promise<Response>): Response | Promise<Response> {
     try {
-      const answer = handle();
-      return answer instanceof Promise ? answer.catch((error) => this.#failed(error)) : answer;
+      const response = handle();
+      return response instanceof Promise
+        ? response.catch((error) => this.#failed(error))
+        : response;
     } catch (error) {
       return this.#failed(error);
     }
@@ -675,11 +680,11 @@ function writeAllBytes(this: Socket, ...args: Parameters<NonNullable<Socket["_wr
 /** Rejects a connection if its address has exceeded the rate. */
 function tooFrequent({ slot: { retryAfterS } }: Peer): Response | undefined {
   if (retryAfterS === 0) return undefined;
-  return lastAnswer(429, "Too many connections", { "retry-after": `${retryAfterS}` });
+  return lastResponse(429, "Too many connections", { "retry-after": `${retryAfterS}` });
 }
 
 /** Creates the last response of a connection. */
-function lastAnswer(
+function lastResponse(
   status: number,
   text: string,
   headers: Readonly<Record<string, string>> = {},
@@ -688,7 +693,7 @@ function lastAnswer(
 }
 
 /** Rejects a malformed or late request with its error status. */
-function answerParseError({ code }: Error & { readonly code?: string }, socket: Duplex): void {
+function respondToParseError({ code }: Error & { readonly code?: string }, socket: Duplex): void {
   if (!socket.writable) return void socket.destroy();
   const status = code === "HPE_HEADER_OVERFLOW"
     ? "431 Request Header Fields Too Large"

@@ -40,7 +40,7 @@ const CHANCES = 2;
 const SILENT_MS = 40_000;
 
 /** The timeout for the response to a poll or a post, in milliseconds. */
-const ANSWER_MS = { poll: 40_000, post: 20_000 };
+const RESPONSE_MS = { poll: 40_000, post: 20_000 };
 
 /** The maximum bytes of frames that share a post. A single frame may be larger. */
 const POST_BYTES = 65_536;
@@ -253,7 +253,7 @@ class ClientHttpConnection extends HttpConnection {
 
   async #poll(): Promise<void> {
     const headers = { accept: "text/event-stream", [Header.poll]: "1" };
-    const text = await this.#within(ANSWER_MS.poll, async (signal) => {
+    const text = await this.#within(RESPONSE_MS.poll, async (signal) => {
       const response = await this.#ask("GET", headers, { signal });
       return await response.text();
     });
@@ -276,7 +276,7 @@ class ClientHttpConnection extends HttpConnection {
     // An earlier request may have delivered the event.
     if (event.number <= this.#received) return;
     if (event.number !== this.#received + 1) {
-      throw new FinalAnswer(`Event ${this.#received + 1} is missing before ${event.number}`);
+      throw new FinalResponse(`Event ${this.#received + 1} is missing before ${event.number}`);
     }
     this.#received++;
     if (event.kind === "close") return this.finish(event.info);
@@ -301,7 +301,7 @@ class ClientHttpConnection extends HttpConnection {
         failures.reset();
       } catch (error) {
         // The close with its code may be about to arrive as an event.
-        if (error instanceof FinalAnswer && error.status === 410) {
+        if (error instanceof FinalResponse && error.status === 410) {
           await pause(this.runtime, LAST_EVENT_MS, this.#ended.signal);
         }
         await this.#failed(failures, error);
@@ -322,7 +322,7 @@ class ClientHttpConnection extends HttpConnection {
     const body = joinFrames(this.#queue.slice(0, count));
     const keepalive = this.closing !== undefined && bytes <= KEEPALIVE_BYTES;
     const acknowledged = this.#unacknowledgedBytes;
-    const response = await this.#within(ANSWER_MS.post, (signal) => {
+    const response = await this.#within(RESPONSE_MS.post, (signal) => {
       const headers = { [Header.number]: `${this.#number}` };
       return this.#ask("POST", headers, { signal, body, keepalive });
     });
@@ -331,7 +331,7 @@ class ClientHttpConnection extends HttpConnection {
     const next = Number(response.headers.get(Header.number));
     const taken = next - this.#number;
     if (!(taken >= 0 && taken <= count)) {
-      throw new FinalAnswer(`The server expects frame ${next}, not ${this.#number}`);
+      throw new FinalResponse(`The server expects frame ${next}, not ${this.#number}`);
     }
     for (const { size } of this.#queue.splice(0, taken)) this.#queuedBytes -= size;
     this.#number = next;
@@ -380,7 +380,7 @@ class ClientHttpConnection extends HttpConnection {
     const isOwn = response.headers.get(Header.transport) === HTTP_TRANSPORT;
     // The number shows whether frames are missing, and how many were accepted.
     if (isOwn && (response.ok || response.headers.has(Header.number))) return response;
-    throw await answerError(response, isOwn);
+    throw await responseError(response, isOwn);
   }
 
   /** Runs a request with a time limit for the whole response. */
@@ -398,7 +398,7 @@ class ClientHttpConnection extends HttpConnection {
   async #failed(failures: Failures, error: unknown): Promise<void> {
     if (this.isOver) return;
     const isOpen = this.#ids !== undefined;
-    const isFinal = !isOpen || error instanceof FinalAnswer;
+    const isFinal = !isOpen || error instanceof FinalResponse;
     if (!isFinal && await failures.pause(this.#ended.signal, error)) return;
     const what = isOpen ? "The connection over HTTP failed" : `Cannot open HTTP to ${this.#place}`;
     const { status } = error as { status?: number };
@@ -415,7 +415,7 @@ class ClientHttpConnection extends HttpConnection {
 class HeldStream extends Error {}
 
 /** Thrown for a response that ends the connection. */
-class FinalAnswer extends ConnectionError {}
+class FinalResponse extends ConnectionError {}
 
 class Failures {
   readonly #runtime: Runtime;
@@ -451,7 +451,7 @@ const FINAL_STATUSES: ReadonlySet<number> = new Set([400, 403, 405, 410, 413]);
 /**
  * Creates the error for an unsuccessful response. `isOwn` is true if the session's server sent it.
  */
-async function answerError(response: Response, isOwn: boolean): Promise<Error> {
+async function responseError(response: Response, isOwn: boolean): Promise<Error> {
   const { status } = response;
   if (!isOwn) {
     // The response of another page at this address may never end.
@@ -460,7 +460,7 @@ async function answerError(response: Response, isOwn: boolean): Promise<Error> {
   }
   const text = await response.text().catch(() => "");
   const message = detailOf(text) ?? `the server responded with ${status}`;
-  if (FINAL_STATUSES.has(status)) return new FinalAnswer(message, { status });
+  if (FINAL_STATUSES.has(status)) return new FinalResponse(message, { status });
   return Object.assign(new ConnectionError(message, { status }), {
     retryAfterMs: retryAfterOf(response),
   });

@@ -347,7 +347,7 @@ Deno.test("memoryPair() counts each byte once in its statistics", async () => {
   assertEquals((await pair.server.getStats()).bytesReceived, 112);
 });
 
-Deno.test("memoryPair() with withheldCredit stops at its bytes and at its streams, and first reports that it is worn", async () => {
+Deno.test("memoryPair() withheldCredit stops at its bytes and at its streams, and first reports that it is worn", async () => {
   await using pair = memoryPair({ withheldCredit: { bytes: 1_000, streams: 120 } });
   let isWorn = false;
   void pair.worn.then(() => isWorn = true);

@@ -9,7 +9,7 @@ import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "..
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error, sessionCloseOf } from "../h3/wire/error_codes.ts";
 import { type QuicEnding, quicEnding, requireUpgrade } from "../quic/deno_quic.ts";
-import { RequestAnswer, type WebTransportRequest } from "../h3/request.ts";
+import { RequestResponse, type WebTransportRequest } from "../h3/request.ts";
 import { markClose } from "../wire_close.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
@@ -156,7 +156,7 @@ export class NativeRequest implements WebTransportRequest {
   readonly protocols: readonly string[] = [];
   readonly remoteAddress: Deno.NetAddr;
   readonly #connection: Connection;
-  readonly #answer: RequestAnswer;
+  readonly #response: RequestResponse;
 
   constructor(
     { url, connection }: { readonly url: string; readonly connection: Connection },
@@ -166,11 +166,11 @@ export class NativeRequest implements WebTransportRequest {
     this.headers = new Headers({ host: URL.parse(url)?.host ?? "" });
     this.remoteAddress = remoteAddress;
     this.#connection = connection;
-    this.#answer = new RequestAnswer(connection.closed);
+    this.#response = new RequestResponse(connection.closed);
   }
 
   get signal(): AbortSignal {
-    return this.#answer.signal;
+    return this.#response.signal;
   }
 
   accept({ protocol = "" }: { readonly protocol?: string | undefined } = {}): Connection {
@@ -179,13 +179,13 @@ export class NativeRequest implements WebTransportRequest {
         `Cannot accept request: protocol must be left out because the runtime negotiates none, received "${protocol}"`,
       );
     }
-    this.#answer.give();
+    this.#response.give();
     return this.#connection;
   }
 
   reject(status: number): void {
-    RequestAnswer.checkStatus(status);
-    this.#answer.give();
+    RequestResponse.checkStatus(status);
+    this.#response.give();
     this.#connection.close({ closeCode: 4000 + status, reason: `Rejected with ${status}` });
   }
 }

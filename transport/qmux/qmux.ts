@@ -415,7 +415,7 @@ export class Qmux
       case "ping":
         return this.#pings.received(frame.sequence);
       case "pong":
-        return this.#pings.answered(frame.sequence);
+        return this.#pings.responded(frame.sequence);
     }
   }
 
@@ -555,7 +555,7 @@ class Pings {
    *
    * @throws {QmuxError} If this end did not send such a ping.
    */
-  answered(sequence: bigint): void {
+  responded(sequence: bigint): void {
     if (this.#version !== 2 || sequence < this.#sent) return;
     throw new QmuxError(
       QuicError.protocolViolation,

@@ -46,7 +46,7 @@ class HandEndpoint {
   readonly addr = { transport: "udp", hostname: "127.0.0.1", port: 4433 };
   /** The handshakes that were accepted. */
   readonly accepted: HandHandshake[] = [];
-  readonly answers = { rejected: 0, ignored: 0 };
+  readonly responses = { rejected: 0, ignored: 0 };
   /** The number of calls that have asked for the next client. */
   reads = 0;
   readonly #waiting: PromiseWithResolvers<unknown>[] = [];
@@ -65,8 +65,8 @@ class HandEndpoint {
           this.accepted.push(handshake);
           return handshake;
         },
-        refuse: () => this.answers.rejected++,
-        ignore: () => this.answers.ignored++,
+        refuse: () => this.responses.rejected++,
+        ignore: () => this.responses.ignored++,
       });
     }
     await turns(1);
@@ -166,9 +166,9 @@ class HandAcceptor implements AsyncDisposable {
 
 Deno.test("QuicAcceptor ignores handshakes beyond 1,024, and accepts one for each that ended", async () => {
   await using hand = new HandAcceptor();
-  const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
+  const { endpoint: { accepted, responses }, endpoint, acceptor } = hand;
   await endpoint.begin(1_030);
-  assertEquals([accepted.length, answers], [1_024, { rejected: 0, ignored: 6 }]);
+  assertEquals([accepted.length, responses], [1_024, { rejected: 0, ignored: 6 }]);
   await accepted[0]!.fail();
   await endpoint.begin(2);
   assertEquals([accepted.length, acceptor.connectionCount], [1_025, 0]);
@@ -210,16 +210,16 @@ Deno.test("QuicAcceptor starts a connection with the handshake, and accepts it a
 Deno.test("QuicAcceptor gives the slot of the oldest handshake to a new one after two seconds", async () => {
   using time = new FakeTime();
   await using hand = new HandAcceptor({ maxHandshakes: 2 }, time);
-  const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
+  const { endpoint: { accepted, responses }, endpoint, acceptor } = hand;
   await endpoint.begin(1);
   await time.tickAsync(1_000);
   await endpoint.begin(1);
   await time.tickAsync(999);
   await endpoint.begin(1);
-  assertEquals([accepted.length, answers.ignored], [2, 1]);
+  assertEquals([accepted.length, responses.ignored], [2, 1]);
   await time.tickAsync(1);
   await endpoint.begin(2);
-  assertEquals([accepted.length, answers.ignored], [3, 2]);
+  assertEquals([accepted.length, responses.ignored], [3, 2]);
   assertEquals(accepted.map(({ isClosed }) => isClosed), [true, false, false]);
   await accepted[1]!.finish();
   await accepted[2]!.finish();
@@ -242,16 +242,16 @@ Deno.test("QuicAcceptor abandons a handshake after ten seconds", async () => {
 
 Deno.test("QuicAcceptor rejects connections beyond its limit, and ignores failed handshakes", async () => {
   await using hand = new HandAcceptor({ maxConnections: 2, maxConnectionsPerAddress: 2 });
-  const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
+  const { endpoint: { accepted, responses }, endpoint, acceptor } = hand;
   await endpoint.begin(3);
-  assertEquals([accepted.length, answers], [2, { rejected: 0, ignored: 1 }]);
+  assertEquals([accepted.length, responses], [2, { rejected: 0, ignored: 1 }]);
   await accepted[0]!.finish();
   await accepted[1]!.finish();
   await endpoint.begin(1);
-  assertEquals([acceptor.connectionCount, answers], [2, { rejected: 1, ignored: 1 }]);
+  assertEquals([acceptor.connectionCount, responses], [2, { rejected: 1, ignored: 1 }]);
   acceptor.stop();
   await endpoint.begin(1);
-  assertEquals(answers, { rejected: 2, ignored: 1 });
+  assertEquals(responses, { rejected: 2, ignored: 1 });
 });
 
 Deno.test("QuicAcceptor rejects connections of an address beyond its limit, until one ends", async () => {
@@ -288,7 +288,7 @@ for (
     assertEquals([acceptor.connectionCount, spares], [4, [false, false, true, true]]);
     if ("maxConnections" in bounds) await endpoint.begin(1);
     else await hand.connect("192.0.2.1");
-    assertEquals([acceptor.connectionCount, endpoint.answers.rejected + hand.rejected], [4, 2]);
+    assertEquals([acceptor.connectionCount, endpoint.responses.rejected + hand.rejected], [4, 2]);
     const [first, second, third] = acceptor.connections;
     for (const connection of [first, second, third]) connection!.close();
     await hand.connect("192.0.2.1");

@@ -80,7 +80,7 @@ const DIAL: OptionKinds<DialQuicOptions> = {
  * Dials a QUIC connection whose streams all belong to the application.
  *
  * - **Addresses:** if a name has several addresses, attempts start 250 ms apart and alternate
- *   between IPv6 and IPv4 (RFC 8305). The first address that answers is used. The certificate is
+ *   between IPv6 and IPv4 (RFC 8305). The first address that responds is used. The certificate is
  *   checked against the name. An error lists each address that was tried.
  *
  * @param url A URL of any scheme with a host, such as `moqt://example.com:4443/`. If it has no
@@ -88,7 +88,7 @@ const DIAL: OptionKinds<DialQuicOptions> = {
  * @param options The protocols, certificates, limits and timeouts.
  * @returns The ready connection; `protocol` is the negotiated protocol.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {ConnectionError} If the server does not answer, its certificate is not trusted, or there
+ * @throws {ConnectionError} If the server does not respond, its certificate is not trusted, or there
  * is no common protocol.
  * @throws {TimeoutError} If `timeoutMs` passes first.
  * @throws {TypeError} If the URL has no host, `protocols` is empty, or a hash is malformed.

@@ -81,7 +81,7 @@ Deno.test("dialQuic() rejects when the certificate does not match", async () => 
   );
 });
 
-Deno.test("dialQuic() rejects on timeout and on its signal if no one answers", async () => {
+Deno.test("dialQuic() rejects on timeout and on its signal if no one responds", async () => {
   const socket = bindUdp();
   const url = `moqt://127.0.0.1:${socket.addr.port}/`;
   const error = await assertRejects(

@@ -2,7 +2,7 @@
 import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
 import { builtin } from "../../base/builtins.ts";
-import { isPeerAnswer } from "../deno_errors.ts";
+import { isPeerResponse } from "../deno_errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { type ConnectQuicOptions, permittedHost } from "./deno_quic.ts";
 import { within } from "../../base/wait.ts";
@@ -66,13 +66,13 @@ export const ATTEMPT_DELAY_MS = 250;
 
 /**
  * The delay between attempts to connect to two loopback addresses, in milliseconds. A loopback
- * address answers within a few milliseconds, and development servers often listen on one address
+ * address responds within a few milliseconds, and development servers often listen on one address
  * family only.
  */
 export const LOOPBACK_DELAY_MS = 50;
 
 /**
- * How long to wait for addresses that have not answered, once the last attempt has started and one
+ * How long to wait for addresses that have not responded, once the last attempt has started and one
  * address has rejected the connection, in milliseconds. The caller thus receives the rejection
  * soon, and not only after the timeout.
  */
@@ -121,7 +121,7 @@ export interface AddressRaceOptions<T> {
  * - The first attempt that succeeds wins, and all others are aborted.
  * - The next attempt starts after `delayMs`, or as soon as an attempt fails.
  * - The race fails when every attempt has failed. Once a peer has rejected the connection,
- *   addresses that have not answered have {@linkcode AFTER_REJECTION_MS} left.
+ *   addresses that have not responded have {@linkcode AFTER_REJECTION_MS} left.
  *
  * @param addresses One or more addresses, in order of preference.
  * @returns The result of the first successful attempt.
@@ -167,7 +167,7 @@ export function raceAddresses<T>(
         onFailure?.(address, cause);
         causes.push(cause);
         const wasRejected = isRejected;
-        isRejected ||= isPeerAnswer(cause);
+        isRejected ||= isPeerResponse(cause);
         if (causes.length === addresses.length) failAll();
         else if (started < addresses.length) start();
         else if (!wasRejected) wait();
@@ -210,7 +210,7 @@ export type QuicDialOptions = Omit<ConnectQuicOptions, "endpoint" | "serverName"
  */
 export class QuicDial {
   // This is module state, like a resolver's cache.
-  static readonly #answered = new Map<string, string>();
+  static readonly #responded = new Map<string, string>();
 
   readonly #runtime: Runtime;
   readonly #options: QuicDialOptions;
@@ -250,7 +250,7 @@ export class QuicDial {
     const found = isLiteral
       ? [hostname]
       : await within(this.#runtime, permittedAddresses(hostname, port), { signal });
-    const addresses = interleave(found, QuicDial.#answered.get(key));
+    const addresses = interleave(found, QuicDial.#responded.get(key));
     try {
       this.#conn = await raceAddresses(addresses, {
         runtime: this.#runtime,
@@ -258,7 +258,7 @@ export class QuicDial {
         discard: (late) => late.close({ closeCode: 0, reason: "" }),
         delayMs: addresses.every(isLoopback) ? LOOPBACK_DELAY_MS : ATTEMPT_DELAY_MS,
         signal,
-        onAttempt: (address) => this.#tried.set(address, "no answer"),
+        onAttempt: (address) => this.#tried.set(address, "no response"),
         onFailure: (address, cause) => this.#tried.set(address, textOf(cause)),
       });
     } catch (error) {
@@ -314,10 +314,10 @@ export class QuicDial {
   }
 
   static #remember(key: string, address: string): void {
-    this.#answered.delete(key);
-    this.#answered.set(key, address);
-    if (this.#answered.size <= MAX_REMEMBERED) return;
-    for (const oldest of this.#answered.keys()) return void this.#answered.delete(oldest);
+    this.#responded.delete(key);
+    this.#responded.set(key, address);
+    if (this.#responded.size <= MAX_REMEMBERED) return;
+    for (const oldest of this.#responded.keys()) return void this.#responded.delete(oldest);
   }
 }
 

@@ -10,7 +10,7 @@ import { certificate, PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
 import { bindUdp, TestServer } from "../../tests/raw_http3.ts";
 import { soon } from "../../tests/waiting.ts";
 import { ConnectionError } from "../../errors.ts";
-import { isPeerAnswer } from "../deno_errors.ts";
+import { isPeerResponse } from "../deno_errors.ts";
 import { WebTransport } from "../w3c/mod.ts";
 import { dialQuic } from "./client.ts";
 import { dialWebTransport } from "../h3/client.ts";
@@ -25,9 +25,9 @@ import {
 import { platformRuntime } from "../../base/runtime.ts";
 
 /**
- * The error texts of Deno 2.9 for a handshake that fails. The flag is true if the peer answered.
+ * The error texts of Deno 2.9 for a handshake that fails. The flag is true if the peer responded.
  */
-const FAILURES: readonly [text: string, isAnswer: boolean][] = [
+const FAILURES: readonly [text: string, isResponse: boolean][] = [
   ["timed out", false],
   ["closed", false],
   ["invalid remote address: [::1]:4433", false],
@@ -87,8 +87,10 @@ class Attempts {
   }
 }
 
-Deno.test("isPeerAnswer() distinguishes a peer's answer from silence", () => {
-  for (const [text, isAnswer] of FAILURES) assertEquals(isPeerAnswer(new Error(text)), isAnswer);
+Deno.test("isPeerResponse() distinguishes a peer's response from silence", () => {
+  for (const [text, isResponse] of FAILURES) {
+    assertEquals(isPeerResponse(new Error(text)), isResponse);
+  }
 });
 
 Deno.test("interleave() alternates the families, starting with the resolver's first", () => {
@@ -137,7 +139,7 @@ Deno.test("raceAddresses() starts the next attempt immediately when one fails", 
   assertEquals(attempts.begun, ["a", "b", "c"]);
   attempts.fail("c", "timed out");
   await time.tickAsync(60_000);
-  // None of these errors is an answer, so the race still waits for a slow address.
+  // None of these errors is a response, so the race still waits for a slow address.
   assertEquals(attempts.settled, undefined);
   attempts.fail("b", "timed out");
   await time.tickAsync(0);
@@ -220,7 +222,7 @@ for (const hostname of ["::1", "127.0.0.1"]) {
   });
 }
 
-Deno.test("dialQuic() starts with the address that answered last time", async () => {
+Deno.test("dialQuic() starts with the address that responded last time", async () => {
   using dialed = new Dialed();
   for (const hostname of ["::1", "127.0.0.1"]) {
     await using server = new QuicServer({ hostname });
@@ -245,7 +247,7 @@ const SILENT: readonly [name: string, dial: (url: string) => Promise<unknown>][]
 ];
 
 for (const [name, dial] of SILENT) {
-  Deno.test(`${name} names every tried address when none answers in ten seconds`, async () => {
+  Deno.test(`${name} names every tried address when none responds in ten seconds`, async () => {
     const socket = bindUdp();
     using time = new FakeTime();
     using dialed = new Dialed();
@@ -257,7 +259,10 @@ for (const [name, dial] of SILENT) {
     await time.tickAsync(10_000);
     const { message } = await failing;
     assertMatch(message, /within 10000 ms/);
-    assertMatch(message, /\[::1\]: .*127\.0\.0\.1: no answer|127\.0\.0\.1: no answer; \[::1\]: /);
+    assertMatch(
+      message,
+      /\[::1\]: .*127\.0\.0\.1: no response|127\.0\.0\.1: no response; \[::1\]: /,
+    );
     socket.close();
   });
 }

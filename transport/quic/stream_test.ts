@@ -250,7 +250,7 @@ async function echo(session: Connection, how: (stream: BidirectionalStream) => P
 }
 
 /** Different ways to send a stream's bytes back. */
-const ANSWERS: Record<string, (stream: BidirectionalStream) => Promise<void>> = {
+const RESPONSES: Record<string, (stream: BidirectionalStream) => Promise<void>> = {
   "with plain calls": async (stream) => {
     const direct = directStream(stream);
     const bytes = await direct.read();
@@ -275,12 +275,12 @@ const ANSWERS: Record<string, (stream: BidirectionalStream) => Promise<void>> = 
   "by a pipe": ({ readable, writable }) => readable.pipeTo(writable),
 };
 
-for (const [what, answer] of Object.entries(ANSWERS)) {
+for (const [what, response] of Object.entries(RESPONSES)) {
   Deno.test(`Http3Session opens 500 streams in sequence, echoed ${what}`, async () => {
     await using server = new TestServer();
     const dialing = dialWebTransport(server.url, { serverCertificateHashes: server.hashes });
     const accepted = await soon(server.accept());
-    void echo(accepted, answer).catch(() => {});
+    void echo(accepted, response).catch(() => {});
     await using session = await soon(dialing);
     const count = 500;
     for (let i = 0; i < count; i++) {

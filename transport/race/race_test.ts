@@ -287,12 +287,12 @@ Deno.test("raceTransports() reports both causes when both fail, in either order"
     const dialing = legs.racing()();
     dialing.catch(() => {});
     await time.tickAsync(500);
-    const [h3, ws] = [new ConnectionError("No answer"), new ConnectionError("No socket")];
+    const [h3, ws] = [new ConnectionError("No response"), new ConnectionError("No socket")];
     const fail = [() => legs.all[0]!.fail(h3), () => legs.all[1]!.fail(ws)];
     fail[first]!();
     await turns();
     fail[1 - first]!();
-    const error = await assertRejects(() => dialing, ConnectionError, "No socket; No answer");
+    const error = await assertRejects(() => dialing, ConnectionError, "No socket; No response");
     assert(error.cause instanceof AggregateError);
     assertEquals(error.cause.errors, [h3, ws]);
     assertEquals(legs.all.length, 2);

@@ -103,7 +103,7 @@ export interface WebTransportPlace {
 }
 
 /** The body of the response from the well-known URL. */
-interface Answer {
+interface WellKnown {
   readonly port: number;
   readonly hostname?: string;
   readonly serverCertificateHashes: readonly { readonly value: string }[];
@@ -157,10 +157,10 @@ export async function locateWebTransport(
       signal: signal ? anySignal(signal, late.signal) : late.signal,
     });
     // Any other response, such as a 404 page, fails in `json()` or in the checks below.
-    const { port, hostname = url.hostname, serverCertificateHashes }: Answer = await response
+    const { port, hostname = url.hostname, serverCertificateHashes }: WellKnown = await response
       .json();
     if (!response.ok || !Number.isInteger(port) || !LOOPBACK.test(hostname)) {
-      throw new Error(`${WELL_KNOWN} answered ${response.status}`);
+      throw new Error(`${WELL_KNOWN} returned ${response.status}`);
     }
     place.port = String(port);
     place.hostname = hostname;

@@ -90,17 +90,17 @@ Deno.test("webTransportLeg() counts a server that names no protocol as accepting
 });
 
 /** Creates a `fetch` that always has the same response, and records its requests. */
-function answering(answer: (signal: AbortSignal) => Promise<Response>) {
+function respondingWith(respond: (signal: AbortSignal) => Promise<Response>) {
   const asked: string[] = [];
   const fetch: typeof globalThis.fetch = (input, init) => {
     asked.push(String(input));
-    return answer(init!.signal!);
+    return respond(init!.signal!);
   };
   return { asked, fetch };
 }
 
 Deno.test("locateWebTransport() uses the same port, with the given hashes", async () => {
-  const { asked, fetch } = answering(() => Promise.reject(new Error("Asked")));
+  const { asked, fetch } = respondingWith(() => Promise.reject(new Error("Asked")));
   for (
     const [url, expected] of [
       ["ws://example.com/x?y", "https://example.com:80/x?y"],
@@ -119,7 +119,7 @@ Deno.test("locateWebTransport() uses the same port, with the given hashes", asyn
 });
 
 Deno.test("locateWebTransport() requests the endpoint from a server on this machine", async () => {
-  const answer = {
+  const response = {
     port: 4433,
     serverCertificateHashes: [{ algorithm: "sha-256", value: btoa("\x00\xff\x80") }],
   };
@@ -130,8 +130,8 @@ Deno.test("locateWebTransport() requests the endpoint from a server on this mach
     ["ws://[::1]:8000/", undefined, "http://[::1]:8000", "https://[::1]:4433/"],
   ];
   for (const [url, hostname, origin, expected] of urls) {
-    const { asked, fetch } = answering(() =>
-      Promise.resolve(Response.json({ hostname, ...answer }))
+    const { asked, fetch } = respondingWith(() =>
+      Promise.resolve(Response.json({ hostname, ...response }))
     );
     const place = await locateWebTransport(new URL(url), { runtime, fetch });
     assertEquals(asked, [`${origin}/.well-known/skein/webtransport`]);
@@ -142,7 +142,7 @@ Deno.test("locateWebTransport() requests the endpoint from a server on this mach
 
 Deno.test("locateWebTransport() rejects if a server does not announce an endpoint", async () => {
   const json = (value: unknown) => () => Promise.resolve(Response.json(value));
-  const answers: [what: string, answer: () => Promise<Response>][] = [
+  const responses: [what: string, response: () => Promise<Response>][] = [
     ["404", () => Promise.resolve(new Response("Not found", { status: 404 }))],
     ["no HTTP", () => Promise.reject(new TypeError("error sending request"))],
     ["no JSON", () => Promise.resolve(new Response("<p>Hello"))],
@@ -152,8 +152,8 @@ Deno.test("locateWebTransport() rejects if a server does not announce an endpoin
     ["no base64", json({ port: 1, serverCertificateHashes: [{ value: "*" }] })],
     ["another machine", json({ port: 1, hostname: "example.com", serverCertificateHashes: [] })],
   ];
-  for (const [what, answer] of answers) {
-    const { asked, fetch } = answering(answer);
+  for (const [what, response] of responses) {
+    const { asked, fetch } = respondingWith(response);
     const locating = locateWebTransport(new URL("ws://127.0.0.1:8000/"), { runtime, fetch });
     await assertRejects(() => locating, UnsupportedError, "the server does not offer it", what);
     assertEquals(asked.length, 1, what);
@@ -161,7 +161,7 @@ Deno.test("locateWebTransport() rejects if a server does not announce an endpoin
 });
 
 Deno.test("locateWebTransport() sends no request to another machine", async () => {
-  const { asked, fetch } = answering(() => Promise.reject(new Error("Asked")));
+  const { asked, fetch } = respondingWith(() => Promise.reject(new Error("Asked")));
   for (const url of ["ws://example.com/", "http://127.0.0.1.example.com/"]) {
     const locating = locateWebTransport(new URL(url), { runtime, fetch });
     await assertRejects(() => locating, UnsupportedError, "the URL is plain HTTP");
@@ -172,7 +172,7 @@ Deno.test("locateWebTransport() sends no request to another machine", async () =
 Deno.test("locateWebTransport() waits 5 s for a server that does not respond", async () => {
   using time = new FakeTime();
   let isAborted = false;
-  const { fetch } = answering((signal) =>
+  const { fetch } = respondingWith((signal) =>
     new Promise((_, reject) => {
       signal.addEventListener("abort", () => {
         isAborted = true;

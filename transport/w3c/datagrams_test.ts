@@ -23,7 +23,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 function openEcho(
   options: WebTransportOptions = {},
 ): { transport: WebTransport } & AsyncDisposable {
-  const peer = new WebTransportPeer({ answer: acceptEcho });
+  const peer = new WebTransportPeer({ respond: acceptEcho });
   const transport = new WebTransport(peer.url, { ...peer.trust, ...options });
   return {
     transport,

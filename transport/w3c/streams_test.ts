@@ -22,7 +22,7 @@ const HELLO = new TextEncoder().encode("hello");
 
 /** Opens a session with a server that echoes streams. */
 async function openEcho(): Promise<{ transport: WebTransport } & AsyncDisposable> {
-  const peer = new WebTransportPeer({ answer: acceptEcho });
+  const peer = new WebTransportPeer({ respond: acceptEcho });
   const transport = new WebTransport(peer.url, peer.trust);
   await soon(transport.ready);
   return {

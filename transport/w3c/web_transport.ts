@@ -210,7 +210,7 @@ export class WebTransport implements AsyncDisposable {
   #session: Http3Session | undefined = undefined;
   #streams: StreamsOwner | undefined = undefined;
   #closeInfo: WebTransportCloseInfo | undefined = undefined;
-  #answer: readonly Field[] = [];
+  #response: readonly Field[] = [];
   #responseHeaders: Headers | null = null;
   #anticipatedUnidirectional: number | null;
   #anticipatedBidirectional: number | null;
@@ -245,7 +245,7 @@ export class WebTransport implements AsyncDisposable {
       headers,
       congestionControl,
       onResponse: (fields) => {
-        this.#answer = fields;
+        this.#response = fields;
       },
       serverCertificateHashes,
       pool: checked.allowPooling ? WebTransport.#poolOf(runtime) : undefined,
@@ -508,7 +508,7 @@ export class WebTransport implements AsyncDisposable {
     const timer = startTimer(runtime, timeoutMs, (ms) => {
       const { outcome } = this.#dialer;
       const tried = outcome && ` (${outcome})`;
-      this.#giveUp(`Cannot connect within ${ms} ms: the server did not answer${tried}`);
+      this.#giveUp(`Cannot connect within ${ms} ms: the server did not respond${tried}`);
     });
     try {
       requireQuic();
@@ -543,7 +543,7 @@ export class WebTransport implements AsyncDisposable {
 
   #establish(): void {
     this.#state = "connected";
-    this.#responseHeaders = new ResponseHeaders(this.#answer);
+    this.#responseHeaders = new ResponseHeaders(this.#response);
     this.#queues.connect(this.#session!.datagrams);
     this.#ready.resolve();
   }

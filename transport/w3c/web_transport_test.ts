@@ -127,12 +127,12 @@ Deno.test("WebTransport.ready rejects when no certificate hash can match, and sa
   await soon(transport.ready);
 });
 
-for (const at of ["the handshake", "the answer"]) {
+for (const at of ["the handshake", "the response"]) {
   for (const [what, options, timeoutMs] of TIMEOUTS) {
     Deno.test(`WebTransport.ready rejects after ${what} without ${at}`, async () => {
       await using server = new RawServer(certificate);
       const silent = bindUdp();
-      const port = at === "the answer" ? server.port : silent.addr.port;
+      const port = at === "the response" ? server.port : silent.addr.port;
       using time = new FakeTime();
       const transport = new WebTransport(`https://127.0.0.1:${port}/`, {
         serverCertificateHashes: certificate.hashes,
@@ -193,11 +193,11 @@ Deno.test("WebTransport.supportsReliableOnly is false", () => {
 
 Deno.test("WebTransport.ready resolves with the negotiated protocol", async () => {
   await using peer = new WebTransportPeer({
-    answer(request) {
+    respond(request) {
       assertEquals(new URL(request.url).search, "?room=1");
       assertEquals(request.headers.get("x-token"), "secret");
       assertEquals(request.headers.get("connection"), null);
-      const headers = { "x-answer": "yes", "set-cookie": "a=b" };
+      const headers = { "x-response": "yes", "set-cookie": "a=b" };
       return request.accept({ protocol: "chat.1", headers });
     },
   });
@@ -224,17 +224,17 @@ Deno.test("WebTransport.ready resolves with the negotiated protocol", async () =
 
   const { responseHeaders } = transport;
   assertInstanceOf(responseHeaders, Headers);
-  assertEquals(responseHeaders.get("x-answer"), "yes");
+  assertEquals(responseHeaders.get("x-response"), "yes");
   assertFalse(responseHeaders.has("wt-protocol"));
   assertFalse(responseHeaders.has("set-cookie"));
-  assertThrows(() => responseHeaders.set("x-answer", "no"), TypeError);
-  assertThrows(() => responseHeaders.append("x-answer", "no"), TypeError);
-  assertThrows(() => responseHeaders.delete("x-answer"), TypeError);
+  assertThrows(() => responseHeaders.set("x-response", "no"), TypeError);
+  assertThrows(() => responseHeaders.append("x-response", "no"), TypeError);
+  assertThrows(() => responseHeaders.delete("x-response"), TypeError);
 });
 
 Deno.test("WebTransport.ready and closed reject with the same error if the server rejects", async () => {
   for (const status of [301, 401, 404, 503]) {
-    await using peer = new WebTransportPeer({ answer: (request) => void request.reject(status) });
+    await using peer = new WebTransportPeer({ respond: (request) => void request.reject(status) });
     const transport = new WebTransport(peer.url, peer.trust);
     const error = await sessionErrorOf(transport.ready);
     assert(error.message.includes(`${status}`));
@@ -281,7 +281,7 @@ Deno.test("WebTransport.close() before ready rejects ready and closed", async ()
 
 Deno.test("WebTransport.close() before the server responds rejects ready and closed", async () => {
   const { promise: asked, resolve } = Promise.withResolvers<AbortSignal>();
-  await using peer = new WebTransportPeer({ answer: ({ signal }) => void resolve(signal) });
+  await using peer = new WebTransportPeer({ respond: ({ signal }) => void resolve(signal) });
   const transport = new WebTransport(peer.url, peer.trust);
   const signal = await soon(asked);
   transport.close();
@@ -322,7 +322,7 @@ Deno.test("WebTransport.close() reports code and reason at both ends", async () 
 Deno.test("WebTransport.closed resolves with the server's code and reason", async () => {
   for (const info of [{ closeCode: 0, reason: "" }, { closeCode: 3_200, reason: "möglich" }]) {
     await using peer = new WebTransportPeer({
-      answer(request) {
+      respond(request) {
         const session = request.accept();
         session.close(info);
         return session;
@@ -430,7 +430,7 @@ Deno.test("WebTransport streams fail with the session's error when it is closed"
 });
 
 Deno.test("WebTransport.createBidirectionalStream() waits for ready", async () => {
-  await using peer = new WebTransportPeer({ answer: acceptEcho });
+  await using peer = new WebTransportPeer({ respond: acceptEcho });
   await using transport = new WebTransport(peer.url, peer.trust);
   const { readable, writable } = await soon(transport.createBidirectionalStream());
   const writer = writable.getWriter();
@@ -441,7 +441,7 @@ Deno.test("WebTransport.createBidirectionalStream() waits for ready", async () =
 });
 
 Deno.test("WebTransport.createUnidirectionalStream() rejects if the session is never ready", async () => {
-  await using peer = new WebTransportPeer({ answer: (request) => void request.reject(404) });
+  await using peer = new WebTransportPeer({ respond: (request) => void request.reject(404) });
   const transport = new WebTransport(peer.url, peer.trust);
   await assertRejectsDom(() => transport.createUnidirectionalStream(), "InvalidStateError");
   await sessionErrorOf(transport.incomingBidirectionalStreams.getReader().closed);
@@ -473,7 +473,7 @@ Deno.test("WebTransport.createUnidirectionalStream() fails or waits while there 
 });
 
 Deno.test("WebTransport.draining resolves when the server drains, and streams continue", async () => {
-  await using peer = new WebTransportPeer({ answer: acceptEcho });
+  await using peer = new WebTransportPeer({ respond: acceptEcho });
   await using transport = new WebTransport(peer.url, peer.trust);
   await soon(transport.ready);
   peer.listener.stop();
@@ -484,7 +484,7 @@ Deno.test("WebTransport.draining resolves when the server drains, and streams co
 });
 
 Deno.test("WebTransport.getStats() waits for ready, and counts", async () => {
-  await using peer = new WebTransportPeer({ answer: acceptEcho });
+  await using peer = new WebTransportPeer({ respond: acceptEcho });
   await using transport = new WebTransport(peer.url, peer.trust);
   assertEquals(await soon(transport.getStats()), {
     bytesSent: 0,
@@ -535,7 +535,7 @@ Deno.test("WebTransport leaves no unhandled rejection without listeners", async 
   const asked = Promise.withResolvers<void>();
   {
     await using peer = new WebTransportPeer({
-      answer(request) {
+      respond(request) {
         request.reject(403);
         asked.resolve();
         return undefined;

@@ -1,6 +1,6 @@
 /** Dials WebSocket connections, and contains the code that client and server share. */
 import { ConnectionError } from "../../errors.ts";
-import { isAnswerWithoutTls } from "../deno_errors.ts";
+import { isResponseWithoutTls } from "../deno_errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { textOf } from "../../base/error_text.ts";
@@ -595,7 +595,7 @@ type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
  */
 function lacksTls(url: string, detail: string): boolean {
   if (!url.startsWith("wss:")) return false;
-  return detail === "" ? LOOPBACK.test(url) : isAnswerWithoutTls(detail);
+  return detail === "" ? LOOPBACK.test(url) : isResponseWithoutTls(detail);
 }
 
 function isNormal(code: number): boolean {

@@ -18,7 +18,7 @@ class Peer extends EventTarget implements Socket {
   }
   send(): void {}
   /** Replies to a close. */
-  answer(): void {
+  respond(): void {
     this.dispatchEvent(new CloseEvent("close", { code: 1000, wasClean: true }));
   }
   say(data: string | Uint8Array<ArrayBuffer>): void {
@@ -132,7 +132,7 @@ Deno.test("WebSocketConnection closes when too many records arrive before stream
   assertEquals(peer.closed, [4507, "Too many frames arrived before a receiver was set"]);
   // No further bytes are held after the overflow.
   peer.say(new Uint8Array(1));
-  peer.answer();
+  peer.respond();
 });
 
 Deno.test("WebSocketConnection opens and reads streams, and carries datagrams, once they are loaded", async () => {
@@ -170,7 +170,7 @@ Deno.test("WebSocketConnection reuses its loaded part for later callers", async 
   assertEquals(connection.incomingBidirectionalStreams, loaded.incomingBidirectionalStreams);
   connection.close();
   assertEquals(loaded.ended?.[1], false);
-  peer.answer();
+  peer.respond();
 });
 
 Deno.test("WebSocketConnection rejects waiting calls when streams fail to load, and messages continue", async () => {

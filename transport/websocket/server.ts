@@ -233,7 +233,7 @@ export interface WebSocketHost {
      * @param options The time that the server allows for unfinished responses, in milliseconds. A
      * host may allow more.
      */
-    shutdown(options?: { readonly answersMs?: number | undefined }): Promise<void>;
+    shutdown(options?: { readonly responsesMs?: number | undefined }): Promise<void>;
     /**
      * Stops reading the bodies of incomplete requests. Their reads reject, but the handler's
      * response is still sent. Called once, before `shutdown`. Idempotent.

@@ -5,13 +5,13 @@ import { BrokerError } from "../../../errors.ts";
 import { textOf } from "../../../base/error_text.ts";
 import { within } from "../../../base/wait.ts";
 import {
-  ANSWER_PREFIX,
-  type KeptLog,
-  type KeptLogs,
   type LogKind,
   logKind,
   type OwnedKind,
   REQUEST_PREFIX,
+  RESPONSE_PREFIX,
+  type RetainedLog,
+  type RetainedLogs,
 } from "../../../pubsub/logs/rules.ts";
 import {
   ID_HEADER,
@@ -54,7 +54,7 @@ export interface ChangeOptions {
   /** Keeps the change from being announced. */
   readonly isQuiet: boolean;
   /** The log's entry in the lists; absent for a removal and for a log that is not listed. */
-  readonly kept?: KeptLog | undefined;
+  readonly kept?: RetainedLog | undefined;
 }
 
 /** The streams of logs of one broker. Every method rejects with a `BrokerError` on failure. */
@@ -191,7 +191,7 @@ export class LogStreams {
   async list(
     kind: OwnedKind,
     { limit, after }: { readonly limit: number; readonly after?: string | undefined },
-  ): Promise<KeptLogs> {
+  ): Promise<RetainedLogs> {
     const { headers, next } = await this.#ask(
       "list logs",
       (manager) =>
@@ -209,7 +209,7 @@ export class LogStreams {
 
   /** Subjects of the logs of one kind. */
   #subjects(kind: Exclude<LogKind, "stream">): string {
-    const prefix = kind === "answer" ? ANSWER_PREFIX : REQUEST_PREFIX;
+    const prefix = kind === "answer" ? RESPONSE_PREFIX : REQUEST_PREFIX;
     return `${this.names.kept}.${subjectPart(`${prefix}x`).slice(0, -1)}>`;
   }
 
@@ -350,7 +350,7 @@ export class LogStreams {
 }
 
 /** Encodes a log as a header: JSON in ASCII. */
-function encodeHeader(log: KeptLog): string {
+function encodeHeader(log: RetainedLog): string {
   return JSON.stringify(log).replace(
     /[^\x20-\x7e]/g,
     (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
@@ -361,7 +361,7 @@ function encodeHeader(log: KeptLog): string {
  * Parses a log's header. Returns nothing if the log was removed or another program wrote the
  * header.
  */
-function decodeHeader(header: string): KeptLog[] {
+function decodeHeader(header: string): RetainedLog[] {
   try {
     const log = JSON.parse(header);
     return typeof log?.id === "string" ? [log] : [];

@@ -15,7 +15,7 @@ import {
 } from "../../../pubsub/logs/changes.ts";
 import { ChangedView, MemoryRows } from "../../../pubsub/logs/memory_rows.ts";
 import type { RowView } from "../../../pubsub/logs/rows.ts";
-import { keptOf, logKind, recordBytes } from "../../../pubsub/logs/rules.ts";
+import { logKind, recordBytes, retainedOf } from "../../../pubsub/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
   decodeLog,
@@ -345,7 +345,7 @@ export class LogWriter {
     options: { readonly isReplacing: boolean; readonly isQuiet: boolean },
   ): Promise<number | undefined> {
     const encoded = encodeLog(head, records);
-    const kept = head !== null && isListed(id, head.state) ? keptOf(id, head.state) : undefined;
+    const kept = head !== null && isListed(id, head.state) ? retainedOf(id, head.state) : undefined;
     const seq = await this.#streams.write(part, encoded, { ...options, after: cached.seq, kept });
     if (seq === undefined || head === null) return seq;
     const message = liveIn(decodeLog(seq, encoded))!;

@@ -25,10 +25,10 @@ import {
   expiryOf,
   infoOf,
   isExpired,
-  type KeptLogs,
   type LogKind,
   logKind,
   type OwnedKind,
+  type RetainedLogs,
 } from "../../../pubsub/logs/rules.ts";
 import { type Names, subjectPart } from "../format.ts";
 import type { NatsClock } from "../clock.ts";
@@ -163,7 +163,7 @@ export class NatsLogs implements LogStore {
   async list(
     kind: OwnedKind,
     options: { readonly limit: number; readonly after?: string | undefined },
-  ): Promise<KeptLogs> {
+  ): Promise<RetainedLogs> {
     this.#life.checkCall("list logs");
     return await this.#streams.list(kind, options);
   }

@@ -45,7 +45,7 @@ export function drawStatus({ name, session, retryAt, error, fallback }) {
   const why = isOver
     ? `The server rejected this page: ${error?.message ?? name}. Reload the page to try again.`
     : name === "reconnecting"
-    ? "The server does not answer."
+    ? "The server does not respond."
     : "";
   showStatus({
     name: name === "exhausted" ? "closed" : name,

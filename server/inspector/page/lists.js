@@ -153,7 +153,7 @@ export const LISTS = {
       {
         label: "Stream",
         sort: "id",
-        show: ({ isAnswer, nodes }) => isAnswer ? "running response" : onNodes(nodes),
+        show: ({ isResponse, nodes }) => isResponse ? "running response" : onNodes(nodes),
       },
       { label: "Readers", sort: "readers", className: "number", show: (row) => count(row.readers) },
       { label: "Writer", show: ({ writer }) => writer ?? "elsewhere or none" },

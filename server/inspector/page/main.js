@@ -120,17 +120,17 @@ async function refreshList() {
   $("more").textContent = `${count(left)} more: search, or sort by another column.`;
   const missing = data.missing.map(nodeName).join(", ");
   $("notice").hidden = missing === "";
-  $("notice").textContent = `Nodes that do not answer: ${missing}`;
+  $("notice").textContent = `Nodes that do not respond: ${missing}`;
 }
 
 async function refreshDetail(mine) {
   const { list, row } = mine;
   if (list.name === "sessions") {
-    const { answer } = await ask("session", { node: row.node, id: row.id });
+    const { reply } = await ask("session", { node: row.node, id: row.id });
     if (selected !== mine) return;
-    if (answer?.state === undefined) return tellOver(answer !== undefined);
-    const named = { ...answer.row, nodeName: overview.nameOf(row.node) };
-    return drawDetail(sessionGroups({ ...answer, row: named }));
+    if (reply?.state === undefined) return tellOver(reply !== undefined);
+    const named = { ...reply.row, nodeName: overview.nameOf(row.node) };
+    return drawDetail(sessionGroups({ ...reply, row: named }));
   }
   const { groups, id } = await list.detail(row);
   if (selected !== mine) return;
@@ -143,7 +143,7 @@ function drawDetail(groups) {
 }
 
 function tellOver(isKnown) {
-  const words = isKnown ? "This session has closed." : "The node does not answer.";
+  const words = isKnown ? "This session has closed." : "The node does not respond.";
   const body = $("detail-body");
   const told = body.querySelector(".over");
   if (told) told.textContent = words;
@@ -162,7 +162,7 @@ function tellFailure(error) {
   showStatus({
     name: "reconnecting",
     why: error.status === undefined
-      ? "The server does not answer. The page shows the last measurements."
+      ? "The server does not respond. The page shows the last measurements."
       : `The server is unavailable: ${error.message}`,
     retryAt: Date.now() + AWAY_MS,
     canRetry: true,

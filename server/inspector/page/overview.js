@@ -21,10 +21,10 @@ const MAX_GONE = 20;
 const FAILURES = {
   gone: "gone",
   silent: "silent: missed two heartbeats",
-  late: "no answer in time; is its inspector on?",
+  late: "no reply in time; is its inspector on?",
   lost: "the broker was unreachable",
-  busy: "too busy to answer",
-  failed: "failed to answer",
+  busy: "too busy to respond",
+  failed: "failed to respond",
 };
 
 /** The tiles: name, value of a point, text of the value, and text below. */
@@ -71,15 +71,15 @@ export class Overview {
     const present = new Set();
     const point = { ...NONE };
     const trips = [];
-    for (const { node, answer, failure } of nodes) {
+    for (const { node, reply, failure } of nodes) {
       present.add(node.id);
       const known = this.nodes.get(node.id) ?? {};
       this.nodes.set(node.id, { ...known, ...node, failure, goneAt: undefined });
-      if (answer === undefined) continue;
+      if (reply === undefined) continue;
       const entry = this.nodes.get(node.id);
-      addPoint(point, answer, entry.answer);
-      if (typeof answer.roundTripMs === "number") trips.push(answer.roundTripMs);
-      entry.answer = answer;
+      addPoint(point, reply, entry.reply);
+      if (typeof reply.roundTripMs === "number") trips.push(reply.roundTripMs);
+      entry.reply = reply;
     }
     for (const [id, node] of this.nodes) {
       if (present.has(id)) continue;
@@ -109,7 +109,7 @@ export class Overview {
 
   draw() {
     if (this.last === undefined) return;
-    const sums = sumsOf(this.alive.flatMap(({ answer }) => answer ?? []));
+    const sums = sumsOf(this.alive.flatMap(({ reply }) => reply ?? []));
     for (const { tile, name, pick, say, note, value, below, line } of this.tiles) {
       const last = pick(this.last);
       value.textContent = say(last);
@@ -122,7 +122,7 @@ export class Overview {
 
   drawBrokers() {
     this.brokerCards.replaceChildren(
-      ...this.alive.flatMap((node) => node.answer ? [brokerCard(node)] : []),
+      ...this.alive.flatMap((node) => node.reply ? [brokerCard(node)] : []),
     );
   }
 }
@@ -158,8 +158,8 @@ function bytesOf({ bytes: all, streams, datagrams }) {
     datagrams.bytesSent + datagrams.bytesReceived;
 }
 
-function sumsOf(answers) {
-  const sum = (pick) => answers.reduce((total, answer) => total + pick(answer), 0);
+function sumsOf(replies) {
+  const sum = (pick) => replies.reduce((total, reply) => total + pick(reply), 0);
   return {
     peak: sum(({ stats }) => stats.peak),
     received: sum(({ stats }) => stats.messages.received),
@@ -172,12 +172,12 @@ function sumsOf(answers) {
 }
 
 function nodeCard(node) {
-  const { answer, failure, goneAt, isSelf, id } = node;
+  const { reply, failure, goneAt, isSelf, id } = node;
   const state = goneAt !== undefined
     ? badge("closed", `gone for ${duration(Date.now() - goneAt)}`)
     : failure !== undefined
     ? badge("late", FAILURES[failure] ?? failure)
-    : badge("connected", answer?.stats.isDraining ? "draining" : "answers");
+    : badge("connected", reply?.stats.isDraining ? "draining" : "responds");
   const head = el(
     "div",
     { class: "card-head" },
@@ -185,10 +185,10 @@ function nodeCard(node) {
     state,
   );
   const tone = goneAt !== undefined ? "gone" : failure === undefined ? "good" : "wait";
-  if (answer === undefined || goneAt !== undefined) {
+  if (reply === undefined || goneAt !== undefined) {
     return el("article", { class: "card", "data-tone": tone }, head);
   }
-  const { stats, issues, topics, rooms, online, streams, roundTripMs, broker, quotas } = answer;
+  const { stats, issues, topics, rooms, online, streams, roundTripMs, broker, quotas } = reply;
   return el(
     "article",
     { class: "card", "data-tone": tone },
@@ -231,14 +231,14 @@ function issueWords({ errors, warnings, sessions }) {
   }`;
 }
 
-function streamWords({ writers, readers, answers }) {
+function streamWords({ writers, readers, responses }) {
   return `${plural(writers, "writer")}, ${plural(readers, "reader")}, ${
-    plural(answers, "response")
+    plural(responses, "response")
   }`;
 }
 
 function brokerCard(node) {
-  const { answer: { broker }, failure } = node;
+  const { reply: { broker }, failure } = node;
   const { name, delivery, state, since, error, issues, stats, latencyMs, keeps } = broker;
   return el(
     "article",

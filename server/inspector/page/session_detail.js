@@ -58,7 +58,7 @@ export function sessionGroups({ row, state, topics = [], rooms = [] }) {
       ["Dropped", count(stats.droppedMessages)],
       ["Invalid", count(stats.invalidMessages)],
       ["Failed handlers", count(stats.handlerFailures)],
-      ["Pending replies", count(stats.awaitedAnswers)],
+      ["Pending replies", count(stats.pendingReplies)],
       ["Largest", `${bytes(limits.maxMessageBytes)} in, ${bytes(limits.maxSendBytes)} out`],
     ]),
     group("Datagrams", [

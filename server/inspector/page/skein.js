@@ -109,7 +109,7 @@ function reasonOf({ name, cause }) {
   if (!navigator.onLine) return "This device is offline.";
   if (kind === "unavailable") return `The server is unavailable${because}.`;
   if (by === "remote") return `The server closed the connection${because}.`;
-  if (by === "network" || code === TIMED_OUT) return "The server does not answer.";
+  if (by === "network" || code === TIMED_OUT) return "The server does not respond.";
   return `The connection failed${because}.`;
 }
 

@@ -94,20 +94,20 @@ export class Traffic {
     const { note } = this.elements;
     for (let after = 0; !isOver();) {
       try {
-        const { answer, failure } = await ask("traffic", { ...session, after });
+        const { reply, failure } = await ask("traffic", { ...session, after });
         if (isOver()) return;
-        if (answer === undefined) note.textContent = `The node does not answer (${failure}).`;
+        if (reply === undefined) note.textContent = `The node does not respond (${failure}).`;
         else {
-          after = answer.next;
-          this.#add(answer);
-          if (answer.state !== "following" && answer.entries.length === 0) {
+          after = reply.next;
+          this.#add(reply);
+          if (reply.state !== "following" && reply.entries.length === 0) {
             this.stop();
-            note.textContent = NOTES[answer.state];
+            note.textContent = NOTES[reply.state];
             return;
           }
         }
       } catch {
-        if (!isOver()) note.textContent = "The server does not answer";
+        if (!isOver()) note.textContent = "The server does not respond";
       }
       await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }

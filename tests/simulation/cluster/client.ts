@@ -10,7 +10,7 @@ import { nameOf, Program, type Storage } from "./program.ts";
 import type { Settings } from "./settings.ts";
 import type { Tokens } from "./tokens.ts";
 import { appendByHttp } from "./work/appends.ts";
-import { askForAnswers } from "./work/answers.ts";
+import { requestResponses } from "./work/responses.ts";
 import { type DurableNames, readStream } from "./work/durable.ts";
 import { ask, clientRequests, sendMessages, takeDirect } from "./work/messages.ts";
 import { move } from "./work/moves.ts";
@@ -68,7 +68,7 @@ export class ClusterClient {
   readonly #kind: number;
   readonly #storage: Storage = {
     positions: new Map(),
-    answers: new Map(),
+    responses: new Map(),
     written: new Map(),
     next: 0,
   };
@@ -161,7 +161,7 @@ export class ClusterClient {
     if (settings.has("requests")) ask(program);
     if (settings.has("moves")) move(program, this.#transports());
     if (settings.has("presence")) bePresent(program, topics.filter(settings.terms.isRoom));
-    if (settings.has("answers")) askForAnswers(program);
+    if (settings.has("answers")) requestResponses(program);
     if (settings.has("durable")) this.#readStreams(program);
     if (settings.has("streams")) useStreams(program);
     const http = { network, servers, pick: (chance: number) => streams.pick(chance) };

@@ -14,7 +14,7 @@ import { nameOf } from "./program.ts";
 import { hasHistory, type Settings } from "./settings.ts";
 import type { Identity, Tokens } from "./tokens.ts";
 import { GUEST, type Holds, LIMITS, queuePolicy, stall } from "./tour/holds.ts";
-import { answerHandlers } from "./work/answers.ts";
+import { responseHandlers } from "./work/responses.ts";
 import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 
 /** Time between the end of a process and its next start, in milliseconds. */
@@ -226,7 +226,7 @@ export class ClusterNode implements LiveServer {
           return holds.handle(request, this.host.runtime);
         },
         ...(has("answers") && {
-          ...answerHandlers(this.host),
+          ...responseHandlers(this.host),
           stall: ({ signal }) => stall(this.host.runtime, signal),
         }),
       },

@@ -28,7 +28,7 @@ export interface Storage {
   /** Positions of subscriptions, by topic. */
   readonly positions: Map<string, Subscription["position"]>;
   /** Responses that survive their sessions, each with its number of items and its offset. */
-  readonly answers: Map<
+  readonly responses: Map<
     string,
     { readonly items: number; readonly index: number; readonly offset: string | undefined }
   >;

@@ -12,7 +12,10 @@ const LONGEST_TIMER_MS = 300_000;
 const KEPT: ReadonlySet<string> = new Set(["skein.draining", "skein.quota.max"]);
 
 /** Limits on resources in the broker, which outlive a server. */
-const OF_BROKER: ReadonlySet<unknown> = new Set(["answers.maxKept", "durableStreams.maxStreams"]);
+const OF_BROKER: ReadonlySet<unknown> = new Set([
+  "responses.maxRetained",
+  "durableStreams.maxStreams",
+]);
 
 /**
  * Gauges that include sockets whose peers were lost silently. Those sockets stay until the system

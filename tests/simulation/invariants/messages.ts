@@ -128,7 +128,7 @@ export const handledOnce: Invariant = {
 };
 
 /** Each request receives its own reply exactly once. */
-export const ownAnswers: Invariant = {
+export const ownReplies: Invariant = {
   name: "own-answers",
   promise: "A request receives its own reply exactly once.",
   source: "docs/protocol.md 6.1, 6.4",
@@ -136,7 +136,7 @@ export const ownAnswers: Invariant = {
     const answers = new Map<string, number>();
     return {
       requestSent: ({ id }) => void answers.set(id, 0),
-      requestAnswered(fact) {
+      requestReplied(fact) {
         const { id, answerTo } = fact;
         const count = answers.get(id);
         if (answerTo !== id) {

@@ -1,7 +1,7 @@
 import {
   handledOnce,
   onlyToTheUser,
-  ownAnswers,
+  ownReplies,
   requestsOnce,
   sentIsHandled,
   toAllOfTheUser,
@@ -68,16 +68,16 @@ Deno.test("handledOnce finds repetitions, other orders, and unknown messages", (
   );
 });
 
-Deno.test("ownAnswers holds for an answer to each request, and finds others", () => {
+Deno.test("ownReplies holds for an answer to each request, and finds others", () => {
   const asks = () =>
-    new Story(ownAnswers)
+    new Story(ownReplies)
       .tells("requestSent", { requester: "c", id: "r1" })
       .tells("requestSent", { requester: "c", id: "r2" })
-      .tells("requestAnswered", { requester: "c", id: "r2", answerTo: "r2" });
-  asks().tells("requestAnswered", { requester: "c", id: "r1", answerTo: "r1" }).finds();
-  asks().tells("requestAnswered", { requester: "c", id: "r1", answerTo: "r2" })
-    .tells("requestAnswered", { requester: "c", id: "r2", answerTo: "r2" })
-    .tells("requestAnswered", { requester: "c", id: "r3", answerTo: "r3" })
+      .tells("requestReplied", { requester: "c", id: "r2", answerTo: "r2" });
+  asks().tells("requestReplied", { requester: "c", id: "r1", answerTo: "r1" }).finds();
+  asks().tells("requestReplied", { requester: "c", id: "r1", answerTo: "r2" })
+    .tells("requestReplied", { requester: "c", id: "r2", answerTo: "r2" })
+    .tells("requestReplied", { requester: "c", id: "r3", answerTo: "r3" })
     .finds(
       "expected the answer to r1, received the answer to r2",
       "expected one answer to r2, received another one",

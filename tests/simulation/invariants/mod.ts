@@ -1,6 +1,6 @@
 /** All guarantees of the library that every run checks. */
 import type { Invariant } from "../facts.ts";
-import { answersInOrder } from "./answers.ts";
+import { responsesInOrder } from "./responses.ts";
 import { smoothDeploys } from "./deploys.ts";
 import { recordsInOrder } from "./durable.ts";
 import { nothingUnhandled, onlyKnownErrors } from "./errors.ts";
@@ -23,7 +23,7 @@ import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
 import {
   handledOnce,
   onlyToTheUser,
-  ownAnswers,
+  ownReplies,
   requestsOnce,
   sentIsHandled,
   toAllOfTheUser,
@@ -67,11 +67,11 @@ export const INVARIANTS: readonly Invariant[] = [
   sameTopics,
   sentIsHandled,
   handledOnce,
-  ownAnswers,
+  ownReplies,
   requestsOnce,
   onlyToTheUser,
   toAllOfTheUser,
-  answersInOrder,
+  responsesInOrder,
   recordsInOrder,
   streamsInOrder,
   trueDatagrams,

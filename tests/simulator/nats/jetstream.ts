@@ -199,7 +199,7 @@ export class JetStream {
   }
 
   /** Checks whether this server replies for the whole cluster; reports a missing leader. */
-  #answersForCluster({ message: { reply }, type }: ApiCall): boolean {
+  #responsesForCluster({ message: { reply }, type }: ApiCall): boolean {
     const isDisturbed = this.#bus.trouble === "no leader";
     if (this.#cluster.isLeader && !isDisturbed) return true;
     if (this.#cluster.isLeaderless || isDisturbed) {
@@ -229,7 +229,7 @@ export class JetStream {
   }
 
   #accountInfo(call: ApiCall): void {
-    if (!this.#answersForCluster(call)) return;
+    if (!this.#responsesForCluster(call)) return;
     const streams = this.#disk.cluster.state.size;
     const unlimited = {
       max_memory: -1,
@@ -247,7 +247,7 @@ export class JetStream {
 
   #createStream(call: ApiCall): void {
     const { message: { reply }, names: [name], type } = call;
-    if (!this.#answersForCluster(call)) return;
+    if (!this.#responsesForCluster(call)) return;
     const given = jsonIn<Partial<StreamConfig> & { readonly name: string }>(call.message);
     if (given === undefined) return this.#answer(reply, type, { error: INVALID_JSON });
     if (given.name !== name) return this.#answer(reply, type, { error: MISMATCH });
@@ -356,7 +356,7 @@ export class JetStream {
 
   #deleteStream(call: ApiCall): void {
     const { message: { reply }, names: [name = ""], type } = call;
-    if (!this.#answersForCluster(call)) return;
+    if (!this.#responsesForCluster(call)) return;
     if (!this.#disk.cluster.state.has(name)) return this.#answer(reply, type, { error: NOT_FOUND });
     this.#cluster.propose({ kind: "no stream", name, reply });
   }
@@ -422,7 +422,7 @@ export class JetStream {
 
   #createConsumer(call: ApiCall): void {
     const { message: { reply }, names: [stream = ""], type } = call;
-    if (!this.#answersForCluster(call)) return;
+    if (!this.#responsesForCluster(call)) return;
     const asked = jsonIn<{
       readonly stream_name?: string;
       readonly config: Partial<ConsumerConfig>;
@@ -448,7 +448,7 @@ export class JetStream {
 
   #deleteConsumer(call: ApiCall): void {
     const { message: { reply }, names: [stream = "", name = ""], type } = call;
-    if (!this.#answersForCluster(call)) return;
+    if (!this.#responsesForCluster(call)) return;
     const assignment = this.#disk.cluster.state.get(stream);
     const error = assignment === undefined
       ? NOT_FOUND

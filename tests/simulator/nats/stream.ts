@@ -60,7 +60,7 @@ export class Stream {
     this.createdMs = createdMs;
     this.store = store;
     this.#recall();
-    if (config.allow_direct) this.#answerDirectly();
+    if (config.allow_direct) this.#respondDirectly();
   }
 
   /** The state, as in replies of JetStream. */
@@ -270,7 +270,7 @@ export class Stream {
   readonly #direct: BusSubscription[] = [];
 
   /** Replies to direct reads, as any server with the stream may. */
-  #answerDirectly(): void {
+  #respondDirectly(): void {
     const { name } = this.config;
     const prefix = `$JS.API.DIRECT.GET.${name}`;
     const queue = "_sys_";

@@ -329,7 +329,7 @@ export class SimulatedHttp implements HttpNetwork {
       isAccepted: false,
       idleTimeoutMs: 0,
     };
-    const response = this.#fault(link) ?? await this.#answerUpgrade(program, request, upgrade);
+    const response = this.#fault(link) ?? await this.#respondToUpgrade(program, request, upgrade);
     void response.body?.cancel();
     const { isAccepted, pair: { server } } = upgrade;
     const status = isAccepted ? 101 : response.status;
@@ -338,7 +338,7 @@ export class SimulatedHttp implements HttpNetwork {
     if (isAccepted && !gone.signal.aborted) server?.open(upgrade.idleTimeoutMs);
   }
 
-  async #answerUpgrade(
+  async #respondToUpgrade(
     { handler, onUpgrade }: Program,
     request: Request,
     upgrade: Upgrade,

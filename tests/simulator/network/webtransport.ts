@@ -190,7 +190,7 @@ class SessionRequest implements WebTransportRequest {
   readonly #link: Link;
   readonly #answer: (answer: Answer) => void;
   readonly #left = new AbortController();
-  #isAnswered = false;
+  #hasReplied = false;
 
   constructor(
     link: Link,
@@ -252,8 +252,8 @@ class SessionRequest implements WebTransportRequest {
   }
 
   #take(): void {
-    if (this.#isAnswered) throw new TypeError("Cannot answer: the request must be new");
-    this.#isAnswered = true;
+    if (this.#hasReplied) throw new TypeError("Cannot respond: the request must be new");
+    this.#hasReplied = true;
   }
 }
 

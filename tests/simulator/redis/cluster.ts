@@ -236,10 +236,10 @@ class ClusterClient extends EventEmitter {
         lazyConnect: true,
       });
       asking.on("error", () => {});
-      const isAnswered = await asking.ping().then(() => true, () => false);
+      const hasReplied = await asking.ping().then(() => true, () => false);
       asking.disconnect();
       if (this.#isEnding) return;
-      if (!isAnswered) continue;
+      if (!hasReplied) continue;
       const { slots } = this.#parts.cluster;
       this.slots.splice(0, this.slots.length, ...slots.map((address) => [address]));
       const known = new Set(slots);

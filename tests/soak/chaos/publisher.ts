@@ -20,7 +20,7 @@ interface Publisher extends AsyncDisposable {
 }
 
 /** The most publications in flight. The publisher waits when it reaches this limit. */
-const MAX_UNANSWERED = 1_000;
+const MAX_UNCONFIRMED = 1_000;
 
 const [name, kind, url, perSecond] = Deno.args;
 const publisher = kind === "node" ? asNode(url!) : await asClient(url!);
@@ -50,7 +50,7 @@ async function publishAll(): Promise<void> {
   const begin = performance.now();
   for (let sent = 0; !isStopped;) {
     const owed = (performance.now() - begin) / 1_000 * Number(perSecond);
-    while (sent < owed && unanswered.size < MAX_UNANSWERED) publishOne(log[sent++ % TOPICS]!);
+    while (sent < owed && unanswered.size < MAX_UNCONFIRMED) publishOne(log[sent++ % TOPICS]!);
     await sleep(5);
   }
 }
@@ -86,7 +86,7 @@ async function asClient(url: string): Promise<Publisher> {
   const client = connect(url, {
     transports: ["websocket"],
     delivery: "at-least-once",
-    outbox: { maxMessages: MAX_UNANSWERED, maxBytes: 1_048_576 },
+    outbox: { maxMessages: MAX_UNCONFIRMED, maxBytes: 1_048_576 },
     backoff: { firstDelayMs: 100, maxDelayMs: 2_000 },
   });
   await client.whenConnected();

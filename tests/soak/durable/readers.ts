@@ -34,7 +34,7 @@ export const READERS: Readonly<Record<string, ReadNumbers>> = {
     while (true) {
       const response = await tryFetch(`${nodeOf()}/streams/${id}?live=long-poll&offset=${offset}`);
       const text = await response?.text().catch(() => undefined);
-      if (response === undefined || text === undefined || !isAnswer(response)) {
+      if (response === undefined || text === undefined || !isResponse(response)) {
         await sleep(RETRY_MS);
         continue;
       }
@@ -49,7 +49,7 @@ export const READERS: Readonly<Record<string, ReadNumbers>> = {
     let offset = "-1";
     while (true) {
       const response = await tryFetch(`${nodeOf()}/streams/${id}?live=sse&offset=${offset}`);
-      if (response?.body && isAnswer(response)) {
+      if (response?.body && isResponse(response)) {
         let waiting: number[] = [];
         for await (const { event, data } of events(response.body)) {
           if (event === "data") waiting.push(...JSON.parse(data));
@@ -99,7 +99,7 @@ async function tryFetch(url: string): Promise<Response | undefined> {
 }
 
 /** Returns true if a response is a result. Throws if retrying cannot help. */
-function isAnswer({ status }: Response): boolean {
+function isResponse({ status }: Response): boolean {
   if (status === 200 || status === 204) return true;
   // The stream may not exist yet.
   if (status >= 500 || status === 404 || status === 429) return false;

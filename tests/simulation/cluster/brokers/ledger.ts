@@ -418,12 +418,12 @@ export class Ledger {
       // If there is no reply at all, later publications start to wait some time after the oldest
       // was sent.
       const untilMs = loses === "all requests" ? this.#latestSending(sent) + QUIET_MS : Infinity;
-      return this.#isKeptBehind(sent, untilMs);
+      return this.#isRetainedBehind(sent, untilMs);
     });
     // When the rejections end, later publications are already in flight. Nothing is dropped before.
     return isLost ||
       this.#rejectedUntilMs.some((untilMs) =>
-        atMs <= untilMs && settledMs > untilMs && this.#isKeptBehind(sent, untilMs + AROUND_MS)
+        atMs <= untilMs && settledMs > untilMs && this.#isRetainedBehind(sent, untilMs + AROUND_MS)
       );
   }
 
@@ -443,7 +443,7 @@ export class Ledger {
    * Returns true if the store stored a later append of the broker to the topic that was made
    * before a given time.
    */
-  #isKeptBehind({ by, topic, number }: Sent, untilMs: number): boolean {
+  #isRetainedBehind({ by, topic, number }: Sent, untilMs: number): boolean {
     return this.sent.slice(number + 1).some((later) =>
       later.by === by && later.topic === topic && later.atMs <= untilMs && isStored(later)
     );

@@ -112,7 +112,7 @@ function away(lastsMs: number): Mishap {
 }
 
 /** Stops the store for a time, and drops the replies to a broker's last requests. */
-function endBeforeAnswers(lastsMs: number): Mishap {
+function endBeforeReplies(lastsMs: number): Mishap {
   return {
     name: `an end of the broker before its answers, for ${lastsMs} ms`,
     lastsMs: COMMANDS_MS + lastsMs,
@@ -231,7 +231,7 @@ export function mishapsOf(store: SpareStore, pingMs: number): readonly Mishap[] 
     // These are listed twice, because more depends on their timing.
     away(LONG_MS),
     away(LONG_MS),
-    endBeforeAnswers(SHORT_MS),
+    endBeforeReplies(SHORT_MS),
     silence(SHORT_MS, false),
     silence(noticedMs, true),
     silentBreak(noticedMs),

@@ -105,7 +105,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   },
   limits: { maxSessionsPerUser: MAX_SESSIONS },
   session: { maxRequests: MAX_REQUESTS },
-  answers: { keepMs: KEEPS_MS },
+  responses: { retainMs: KEEPS_MS },
   features: [metrics()],
   async onStream(stream) {
     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);

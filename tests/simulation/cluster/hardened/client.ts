@@ -94,7 +94,7 @@ export async function openOver(
         }
         const at = text.indexOf(HEAD_END);
         end.unread(Buffer.from(text.slice(at + HEAD_END.length), "latin1"));
-        resolve(answerOf(text.slice(0, at)));
+        resolve(responseOf(text.slice(0, at)));
       },
       wasReset: lost,
     };
@@ -141,7 +141,7 @@ function requestOf(
   return [`GET ${url.pathname}${url.search} HTTP/1.1`, ...lines].join("\r\n") + HEAD_END;
 }
 
-function answerOf(head: string): Answer {
+function responseOf(head: string): Answer {
   const [first, ...lines] = head.split("\r\n");
   const headers = lines.map((line) => {
     const colon = line.indexOf(":");

@@ -21,7 +21,7 @@ const OUTBOX = 5;
  * @param tour The tour.
  */
 export async function visitWaits(tour: Tour): Promise<void> {
-  await Promise.all([visitRequests(tour), visitAnswers(tour), visitUnconnected(tour)]);
+  await Promise.all([visitRequests(tour), visitResponses(tour), visitUnconnected(tour)]);
 }
 
 async function visitRequests(tour: Tour): Promise<void> {
@@ -74,7 +74,7 @@ async function visitRequests(tour: Tour): Promise<void> {
 }
 
 /** Examines a streaming response whose next item never arrives. */
-async function visitAnswers(tour: Tour): Promise<void> {
+async function visitResponses(tour: Tour): Promise<void> {
   if (!tour.settings.has("answers")) return;
   const client = tour.guest(tour.host("stream"), "stream", tour.node(1));
   await tour.outcome(client);

@@ -68,7 +68,7 @@ export function ask(program: Program): void {
     program.wait(`request ${id}`, reply, withinMs).then(
       (reply) => {
         const answerTo = isSlow ? `${reply}` : (reply as { readonly id: string }).id;
-        program.tell("requestAnswered", { requester: name, id, answerTo });
+        program.tell("requestReplied", { requester: name, id, answerTo });
       },
       (error) => program.failed("request failed", error),
     );
@@ -119,7 +119,7 @@ export function handleMessage(
   journal.wait(node.host, `request ${asked}`, withinMs, reply).then(
     (reply) => {
       const { id: answerTo } = reply as { readonly id: string };
-      node.tell("requestAnswered", { requester: name, id: asked, answerTo });
+      node.tell("requestReplied", { requester: name, id: asked, answerTo });
     },
     (error) => node.failed("request of node failed", error),
   );

@@ -1,7 +1,0 @@
-/**
- * The late chunk with streaming responses, request handlers, and policies of send queues that drop
- * messages; `page.ts` explains how chunks work.
- */
-import "./page.ts";
-
-export * from "../../session/answers/answers.ts";

@@ -1,0 +1,243 @@
+/** Request handlers by pattern. */
+import { RequestError } from "../../errors.ts";
+import type { Contract, ContractRoute } from "../contract.ts";
+import {
+  type IncomingMessage,
+  isAsyncIterable,
+  type Message,
+  type MessageMatch,
+  type UntypedMessage,
+} from "../message.ts";
+import type { SessionFace } from "../types.ts";
+import { describe } from "../../base/error_text.ts";
+import type { TopicRouter } from "../wire/topic_pattern.ts";
+
+interface ErasedHandler {
+  /** Produces the response. */
+  readonly answer: (message: UntypedMessage, session: SessionFace) => unknown;
+  /** Produces the rest of a response after its node was lost. See `ResumableHandler`. */
+  readonly resume?: (
+    input: Pick<UntypedMessage, "data" | "params" | "pattern" | "topic">,
+    progress: {
+      readonly written: readonly unknown[];
+      readonly count: number;
+      readonly signal: AbortSignal;
+    },
+  ) => AsyncIterable<unknown>;
+}
+
+/** A handler with its pattern, and the kind of its response. */
+export interface RequestRoute extends ErasedHandler {
+  /** The pattern of the handler. */
+  readonly pattern: string;
+  /**
+   * True if the response must stream, false if it must not; `undefined` without a contract, because
+   * then both are allowed.
+   */
+  readonly streams: boolean | undefined;
+  /** True if the response may be resumable. */
+  readonly isResumable: boolean;
+}
+
+/** A request with a resumable response, which outlives the session. */
+export interface ResumableRequest {
+  /** The request, for the reply. */
+  readonly message: Message;
+  /** Name of the response, chosen by the caller. */
+  readonly name: string;
+  /**
+   * True if the caller has already received a part of the response, so that no new one may start.
+   */
+  readonly begun: true | undefined;
+  /** Data of the request, as received. */
+  readonly input: unknown;
+  /** Calls the handler with the response's signal. `undefined` if the response is not resumable. */
+  readonly make: ((signal: AbortSignal) => Promise<AsyncIterable<unknown>>) | undefined;
+}
+
+/** Starts a resumable response unless it has started already, and replies. */
+export type StoreResponse = (request: ResumableRequest, session: SessionFace) => Promise<void>;
+
+interface RequestSettings {
+  readonly handlers: {
+    readonly contract?: Contract | undefined;
+    /** Handler of other messages. */
+    readonly onMessage?: MessageHandler | undefined;
+    /** The handlers of requests by pattern. */
+    readonly requests?: Readonly<Record<string, unknown>> | undefined;
+  };
+  /** The services of a server, which keep resumable responses. They are set after the settings. */
+  readonly services?: { readonly services: { storeResponse?: StoreResponse } } | undefined;
+}
+
+type MessageHandler = (message: Message, session: SessionFace) => void | Promise<void>;
+
+const VERB = "create session";
+
+/** The checked request handlers. */
+export class RequestTable {
+  readonly #routes: ReadonlyMap<string, RequestRoute>;
+  readonly #onMessage: MessageHandler | undefined;
+  readonly #router: Pick<TopicRouter<RequestRoute>, "match"> | undefined;
+  readonly #settings: RequestSettings;
+
+  /**
+   * Checks the handlers.
+   *
+   * @param settings The handlers, and the contract if there is one.
+   * @param route Creates the router for patterns without a contract. Omitted on a client:
+   * its topics have no parameters, so pages do not load the router.
+   * @throws {TypeError} If a handler is neither a function nor an object with `answer`, if the
+   * contract does not contain the request, or if patterns overlap.
+   */
+  constructor(
+    settings: RequestSettings,
+    route?: (routes: readonly (readonly [string, RequestRoute])[]) => TopicRouter<RequestRoute>,
+  ) {
+    const { contract, onMessage, requests } = settings.handlers;
+    const routes = Object.entries(requests ?? {}).filter(([, handler]) => handler !== undefined)
+      .map(
+        ([pattern, handler]) =>
+          [pattern, routeOf(pattern, handler, contract?.definition.requests ?? contract)] as const,
+      );
+    this.#routes = new Map(routes);
+    this.#onMessage = onMessage;
+    this.#settings = settings;
+    if (contract !== undefined) return;
+    this.#router = route?.(routes);
+    const pattern = route === undefined && routes.find(([topic]) => topic.includes("{"))?.[0];
+    if (pattern) {
+      const rule = "parameters in requests of a client need a contract";
+      throw new TypeError(`Cannot ${VERB}: ${rule}, received "${pattern}"`);
+    }
+  }
+
+  /** True if any handler can continue a response whose node was lost. */
+  get canResume(): boolean {
+    return this.#routes.values().some(({ resume }) => resume !== undefined);
+  }
+
+  /** Finds the function that continues the responses of a pattern. */
+  resumeOf(pattern: string | undefined): ErasedHandler["resume"] {
+    return this.#routes.get(pattern!)?.resume;
+  }
+
+  /** Finds the route of a topic without a contract. */
+  match(topic: string): MessageMatch | undefined {
+    if (this.#router !== undefined) return this.#router.match(topic);
+    return this.#routes.has(topic) ? { pattern: topic, params: {} } : undefined;
+  }
+
+  /**
+   * Calls the request's handler, whose result becomes the response. If there is no handler, calls
+   * `onMessage`.
+   *
+   * @param message The request.
+   * @param incoming The request as received.
+   * @param session The session.
+   * @returns Resolves when the handler is done.
+   * @throws {RequestError} If there is neither a handler nor `onMessage`, or if a server receives a
+   * request for a resumable response that is not.
+   */
+  handle(
+    message: Message,
+    incoming: IncomingMessage,
+    session: SessionFace,
+  ): void | Promise<void> {
+    const route = this.#routes.get(message.pattern!);
+    const { stream: name, begun, data: input } = incoming;
+    const services = this.#settings.services?.services;
+    if (name !== undefined && services?.storeResponse !== undefined) {
+      const make = route?.isResumable
+        ? (signal: AbortSignal) => responseFor(route, { message, session, signal })
+        : undefined;
+      return services.storeResponse({ message, name, begun, input, make }, session);
+    }
+    if (route !== undefined) return callHandler(route, message, session);
+    const onMessage = this.#onMessage;
+    if (onMessage !== undefined) return onMessage(message, session);
+    throw new RequestError("unanswered", `No request handler for "${message.topic}"`);
+  }
+}
+
+function callHandler(
+  route: RequestRoute,
+  message: Message,
+  session: SessionFace,
+): void | Promise<void> {
+  const result = route.answer(message, session) as Partial<Promise<unknown>> | null;
+  if (typeof result?.then !== "function") return reply(route, message, result);
+  return (result as Promise<unknown>).then((data) => reply(route, message, data));
+}
+
+/** Calls a handler for a resumable response, which has its own signal instead of the request's. */
+async function responseFor(
+  route: RequestRoute,
+  { message, session, signal }: {
+    readonly message: Message;
+    readonly session: SessionFace;
+    readonly signal: AbortSignal;
+  },
+): Promise<AsyncIterable<unknown>> {
+  const { topic, data, pattern, params } = message;
+  const items = await route.answer({
+    ...{ topic, data, pattern, params, signal, from: undefined, isRequest: true },
+    get isCancelled() {
+      return signal.aborted;
+    },
+    reply: () => {
+      throw new TypeError(`Cannot reply: the response to "${topic}" is its items`);
+    },
+  }, session);
+  if (isAsyncIterable(items)) return items;
+  throw mismatch(route, { topic, expected: "an async iterable", received: items });
+}
+
+function reply(route: RequestRoute, message: Message, data: unknown): void {
+  const { streams } = route;
+  if (streams !== undefined && streams !== isAsyncIterable(data)) {
+    const expected = streams ? "an async iterable" : "a value";
+    throw mismatch(route, { topic: message.topic, expected, received: data });
+  }
+  message.reply(data);
+}
+
+function mismatch(
+  { pattern }: RequestRoute,
+  { topic, expected, received }: {
+    readonly topic: string;
+    readonly expected: string;
+    readonly received: unknown;
+  },
+): TypeError {
+  return new TypeError(
+    `Cannot reply to "${topic}": the contract has ${expected} for "${pattern}", received ${
+      describe(received)
+    }`,
+  );
+}
+
+function routeOf(pattern: string, handler: unknown, known: object | undefined): RequestRoute {
+  const place = `requests["${pattern}"]`;
+  const route = (known as Readonly<Record<string, Partial<ContractRoute>>> | undefined)?.[pattern];
+  if (known !== undefined && route === undefined) {
+    throw new TypeError(`Cannot ${VERB}: the contract has no request for ${place}`);
+  }
+  const streams = route && route.stream !== undefined;
+  if (typeof handler === "function") {
+    const answer = handler as ErasedHandler["answer"];
+    return { pattern, answer, streams, isResumable: route?.resume === true };
+  }
+  const { answer, resume } = Object(handler) as Partial<ErasedHandler>;
+  if (typeof answer !== "function" || !["undefined", "function"].includes(typeof resume)) {
+    throw new TypeError(
+      `Cannot ${VERB}: ${place} must be a function, or an object with the function answer, received ${typeof handler}`,
+    );
+  }
+  if (route && route.resume !== true) {
+    throw new TypeError(
+      `Cannot ${VERB}: ${place} is an object, which needs resume in the contract`,
+    );
+  }
+  return { pattern, answer, resume, streams, isResumable: true };
+}

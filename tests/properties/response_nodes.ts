@@ -1,0 +1,178 @@
+/** Servers that generate answers, and users that request these answers. */
+import { pause } from "../../base/wait.ts";
+import type { Client } from "../../client/client.ts";
+import { RequestError } from "../../errors.ts";
+import type { Server } from "../../server.ts";
+import type { Host, SimulatedServer } from "../simulator/mod.ts";
+import type { FaultyBroker } from "../faulty_broker.ts";
+import type { ClusterStore } from "../simulation/cluster/store.ts";
+import { faultyBroker, reach } from "./stores.ts";
+import { collect } from "./outcomes.ts";
+import { byToken, type World } from "./world.ts";
+
+/** The topic of the answers. */
+export const TOPIC = "count";
+
+/** Time between two items, in milliseconds. */
+export const ITEM_MS = 120;
+
+/** Time until a store stores answers after its servers have elected a leader, in milliseconds. */
+const FIRST_MS = 30_000;
+
+/** Behavior of a generator. */
+export const GENERATORS = [
+  "endless",
+  "short",
+  "empty",
+  "throws",
+  "rejects",
+  "fails",
+  "lingers",
+] as const;
+export type GeneratorKind = typeof GENERATORS[number];
+
+/** The input of a request. */
+interface Input {
+  readonly key: string;
+  readonly kind: GeneratorKind;
+}
+
+/** A node that generates answers. */
+export class ResponseNode {
+  readonly host: Host;
+  /** Generators that run on this node, by key. */
+  readonly generators: string[] = [];
+  /** Keys of the generators that have started here. */
+  readonly begun: string[] = [];
+  /** Functions that stop generators that ignore their signal, by key. */
+  readonly gates = new Map<string, PromiseWithResolvers<void>>();
+  broker!: FaultyBroker;
+  readonly #program: SimulatedServer<string>;
+
+  constructor(world: World, { name, store, slots, resumes = true }: {
+    readonly name: string;
+    readonly store: ClusterStore;
+    readonly slots: number;
+    readonly resumes?: boolean;
+  }) {
+    this.#program = world.serve(name, (host) => {
+      this.broker = faultyBroker(store, host);
+      return {
+        ...byToken,
+        broker: this.broker,
+        responses: { maxRunning: slots, maxRunningPerUser: Math.max(1, slots - 1) },
+        requests: {
+          [TOPIC]: {
+            answer: ({ data }) => this.#make(data as Input, 0),
+            ...(resumes && {
+              resume: ({ data }, { count }) => this.#make(data as Input, count),
+            }),
+          },
+        },
+        onError() {},
+      };
+    });
+    this.host = this.#program.host;
+  }
+
+  get server(): Server<string> {
+    return this.#program.server;
+  }
+
+  /** Number of slots in use. */
+  get taken(): number {
+    return this.server.quotaStats["responses.maxRunning"]!.taken;
+  }
+
+  #make(input: Input, from: number): AsyncGenerator<number> | Promise<AsyncGenerator<number>> {
+    const { kind } = input;
+    if (kind === "throws") throw new Error("No answer");
+    if (kind === "rejects") return Promise.reject(new RequestError("tired", "Enough"));
+    return this.#count(input, from);
+  }
+
+  async *#count({ key, kind }: Input, from: number): AsyncGenerator<number> {
+    this.generators.push(key);
+    this.begun.push(key);
+    try {
+      for (let item = from; kind !== "empty"; item++) {
+        await pause(this.host.runtime, ITEM_MS);
+        yield item;
+        if (kind === "short" && item >= 2) return;
+        if (kind === "fails") throw new RequestError("tired", "Enough");
+        if (kind === "lingers") await this.gates.getOrInsert(key, Promise.withResolvers()).promise;
+      }
+    } finally {
+      this.generators.splice(this.generators.indexOf(key), 1);
+    }
+  }
+}
+
+/** An answer that a user requested. */
+export interface Asked {
+  readonly items: number[];
+  outcome?: string;
+  cancel(): Promise<void>;
+}
+
+/** A user with a session at a node. */
+export class Asker {
+  readonly client: Client;
+
+  constructor(world: World, user: string, { host }: ResponseNode, machine: string = user) {
+    this.client = world.connect(machine, host, { token: () => user, onError() {} });
+  }
+
+  /** Requests an answer and reads it to its end. */
+  ask(key: string, kind: GeneratorKind, { name = nameOf(key), input = { key, kind } }: {
+    readonly name?: string;
+    readonly input?: unknown;
+  } = {}): Asked {
+    const answer = this.client.requestStream(TOPIC, input, {
+      id: name,
+      itemTimeoutMs: 600_000,
+    });
+    const items: number[] = [];
+    const asked: Asked = { items, cancel: () => answer.cancel("enough") };
+    const take = (item: unknown) => items.push(item as number);
+    void collect(answer, take).then((outcome) => asked.outcome = outcome);
+    return asked;
+  }
+}
+
+/**
+ * Starts endless answers for a user on one node, and reads them on another.
+ *
+ * @param world The world.
+ * @param nodes The node that runs the generators and the node that serves the reader.
+ * @param keys The keys of the answers.
+ * @returns The answers as the reader receives them.
+ */
+export async function readAtAnotherNode(
+  world: World,
+  nodes: readonly [first: ResponseNode, desk: ResponseNode],
+  keys: readonly string[],
+): Promise<readonly Asked[]> {
+  const [first, desk] = nodes;
+  await Promise.all(nodes.map((node) => reach(world, node)));
+  const hasItems = (all: readonly Asked[]) => all.every(({ items }) => items.length > 0);
+  const asker = new Asker(world, "ann", first, "caller");
+  const asked = keys.map((key) => asker.ask(key, "endless"));
+  await world.until("items", () => hasItems(asked), FIRST_MS);
+  const reader = new Asker(world, "ann", desk, "reader");
+  const read = keys.map((key) => reader.ask(key, "endless"));
+  await world.until("items at another node", () => hasItems(read));
+  await asker.client.close();
+  return read;
+}
+
+/** Waits until a node has no generators and no slots in use. */
+export async function untilIdle(world: World, node: ResponseNode): Promise<void> {
+  const isIdle = () => node.taken === 0 && node.generators.length === 0;
+  await world.until(`no slot of ${node.host.name} in use`, isIdle);
+}
+
+/** Returns the name that a user gives to an answer. */
+export function nameOf(key: string): string {
+  return key.padEnd(22, "_");
+}
