@@ -5,7 +5,7 @@
  */
 import type { CertificateHash } from "../transport/webtransport.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
-import { UdpPath } from "../tests/udp_path.ts";
+import { UdpPath } from "../tests/networks/udp_path.ts";
 import { sleep } from "./meter.ts";
 
 /** Timeout of a server's start, in milliseconds. */

@@ -9,7 +9,7 @@ import {
   UnsupportedError,
 } from "../errors.ts";
 import { captureConsole } from "../tests/console_lines.ts";
-import { NativePlatform } from "../tests/native.ts";
+import { NativePlatform } from "../tests/peers/native.ts";
 import { listen } from "../tests/servers.ts";
 import { soon, turns } from "../tests/waiting.ts";
 import type { Connection } from "../transport/connection.ts";

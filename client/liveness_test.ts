@@ -1,8 +1,8 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { drawing } from "../tests/sessions.ts";
-import { clockAhead } from "../tests/clock.ts";
-import { withUserAgent } from "../tests/user_agent.ts";
+import { clockAhead } from "../tests/globals/clock.ts";
+import { withUserAgent } from "../tests/globals/user_agent.ts";
 import { type Alarm, isEngineLate, Liveness, type WatchedSession } from "./liveness.ts";
 
 /**

@@ -4,7 +4,7 @@ import "./recovery.ts";
 import { TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { testServer } from "../testing/test_server.ts";
-import { clockAhead } from "../tests/clock.ts";
+import { clockAhead } from "../tests/globals/clock.ts";
 import { HELLO, type Peer } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
 import { turns } from "../tests/waiting.ts";

@@ -20,7 +20,7 @@ import { instrument } from "../session/insight/watch.ts";
 import { internals, Session } from "../session/session.ts";
 import { soon, turns } from "../tests/waiting.ts";
 import { testServer } from "../testing/mod.ts";
-import { endsOn, wires } from "../tests/wires.ts";
+import { endsOn, wires } from "../tests/pairs/wires.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";

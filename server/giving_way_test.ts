@@ -8,7 +8,7 @@ import { MemoryBroker } from "../pubsub/mod.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { internals } from "../session/session.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
-import { clockAhead } from "../tests/clock.ts";
+import { clockAhead } from "../tests/globals/clock.ts";
 import { turns, until } from "../tests/waiting.ts";
 import { GivingWay } from "./giving_way.ts";
 

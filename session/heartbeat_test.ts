@@ -1,7 +1,7 @@
 import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { clockAhead } from "../tests/clock.ts";
+import { clockAhead } from "../tests/globals/clock.ts";
 import { sessionSettings } from "./session_settings.ts";
 import { Heartbeat, type WatchedPeer } from "./heartbeat.ts";
 

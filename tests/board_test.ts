@@ -14,7 +14,7 @@ import { type BoardServer, serveBoards } from "../examples/board/kanban.ts";
 import { between, byOrder, isOrder, orderAt } from "../examples/board/order.ts";
 import { type Change, Past, readPast } from "../examples/board/past.ts";
 import { arrange, placeOf, withCardAt } from "../examples/board/rows.ts";
-import { Cable } from "./cable.ts";
+import { Cable } from "./networks/cable.ts";
 import { soon, until } from "./waiting.ts";
 
 /* Order keys */

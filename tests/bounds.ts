@@ -25,12 +25,12 @@ import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { MoqServerOptions } from "../moq/server/server_options.ts";
-import { Caller } from "./caller.ts";
-import type { Answer } from "./page.ts";
+import { Caller } from "./peers/caller.ts";
+import type { Answer } from "./peers/page.ts";
 import { openedQuotas } from "../tools/limits_table.ts";
 import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
 import { until } from "./waiting.ts";
-import { headOf, TextSocket } from "./text_socket.ts";
+import { headOf, TextSocket } from "./peers/text_socket.ts";
 
 /** The address of a user who uses a little of everything. */
 const HONEST = "198.51.100.7";

@@ -16,13 +16,13 @@ import { bundleClient } from "../examples/shared/site.ts";
 import { createServer } from "../server.ts";
 import type { Session } from "../mod.ts";
 import { directStream } from "../transport/mod.ts";
-import { NativePlatform } from "./native.ts";
+import { NativePlatform } from "./peers/native.ts";
 import { listen } from "./servers.ts";
 import { soon } from "./waiting.ts";
 
 const CLIENT = new URL("../client.ts", import.meta.url);
 const REACT = new URL("../client/react/react.ts", import.meta.url);
-const PAGE = new URL("./page_client.ts", import.meta.url);
+const PAGE = new URL("./programs/page_client.ts", import.meta.url);
 
 const KIB = 1024;
 

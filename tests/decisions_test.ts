@@ -16,7 +16,7 @@ import { API, INSPECTOR, SERVE } from "../server/server_options.ts";
 import { memorySessions } from "../testing/mod.ts";
 import { hurried, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
-import { Page } from "./page.ts";
+import { Page } from "./peers/page.ts";
 import { metrics } from "../operations/mod.ts";
 import { METRICS } from "../server/metrics/endpoint.ts";
 

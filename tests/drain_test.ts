@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { connect, dial, type Session, SessionClosedError } from "../client.ts";
 import type { Server } from "../server.ts";
-import { lowPort } from "./ports.ts";
+import { lowPort } from "./networks/ports.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { drawing, endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";

@@ -11,7 +11,7 @@ import { turns } from "../testing/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
-import { headOf, TextSocket } from "./text_socket.ts";
+import { headOf, TextSocket } from "./peers/text_socket.ts";
 
 /** A server, and a function that shuts down the HTTP server in which it is mounted. */
 interface Served {

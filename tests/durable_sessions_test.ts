@@ -17,7 +17,7 @@ import { receiveOne, testServer, turns } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { soon, until } from "./waiting.ts";
-import { Page } from "./page.ts";
+import { Page } from "./peers/page.ts";
 
 const STREAMS = {
   authorize: () => true,

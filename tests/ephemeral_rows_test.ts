@@ -14,7 +14,7 @@ import {
   type Server,
   type StateOf,
 } from "../mod.ts";
-import { Cable } from "./cable.ts";
+import { Cable } from "./networks/cable.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
 import { soon, turns, until } from "./waiting.ts";

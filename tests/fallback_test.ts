@@ -16,7 +16,7 @@ import {
 } from "../mod.ts";
 import { withMessages } from "../transport/mod.ts";
 import { sessionSettings } from "../session/mod.ts";
-import { NativePlatform } from "./native.ts";
+import { NativePlatform } from "./peers/native.ts";
 import { hostBetween, listen, portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

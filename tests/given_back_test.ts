@@ -57,10 +57,10 @@ import {
 } from "../transport/quic/unread_streams.ts";
 import { isLibrary, readRepository } from "../tools/arrows.ts";
 import { Network } from "./clients.ts";
-import { HttpEnds } from "./http_pair.ts";
+import { HttpEnds } from "./pairs/http.ts";
 import { livePair } from "./moq/pair.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
-import { connectBare, QuicServer } from "./quic_peer.ts";
+import { connectBare, QuicServer } from "./peers/quic_peer.ts";
 import { HELLO, type Peer, serverByHand } from "./sessions.ts";
 import { until } from "./waiting.ts";
 import { fail, FaultyStore } from "./faulty_broker.ts";

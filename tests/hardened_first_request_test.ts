@@ -11,7 +11,7 @@ import type { ServeOptions } from "../server.ts";
 import { HOST, listenHardened, UPGRADE } from "./hardened.ts";
 import { frameOf, portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
-import { TextSocket } from "./text_socket.ts";
+import { TextSocket } from "./peers/text_socket.ts";
 
 const UPGRADE_HEAD = `GET /session HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`;
 

@@ -9,7 +9,7 @@ import { devCertificate } from "../transport/mod.ts";
 import { HOST, listenHardened, UPGRADE } from "./hardened.ts";
 import { frameOf, portOf, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
-import { TextSocket } from "./text_socket.ts";
+import { TextSocket } from "./peers/text_socket.ts";
 
 Deno.test("hardened engine survives a rejected upgrade after an unanswered request", async () => {
   const gate = Promise.withResolvers<void>();

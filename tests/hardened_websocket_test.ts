@@ -12,7 +12,7 @@ import { dialMoq, MoqServer, TrackMux } from "../moq/mod.ts";
 import { connectFrom, HOST, listenHardened, UPGRADE } from "./hardened.ts";
 import { frameOf, portOf, RawSocket } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
-import { TextSocket } from "./text_socket.ts";
+import { TextSocket } from "./peers/text_socket.ts";
 import { metrics } from "../operations/mod.ts";
 
 const websocket = { transports: ["websocket"] } as const;

@@ -4,7 +4,7 @@ import { testServer } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { fail, FaultyStore, waitFor } from "./faulty_broker.ts";
-import { Page } from "./page.ts";
+import { Page } from "./peers/page.ts";
 
 /** Waits for a number of envelopes, and returns them without their random tags. */
 async function take(page: Page, count: number): Promise<string[]> {

@@ -5,7 +5,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { HOSTILE_NETWORKS, type HostileTimes, runHostile } from "./hostile_networks.ts";
+import { HOSTILE_NETWORKS, type HostileTimes, runHostile } from "./networks/hostile_networks.ts";
 import { soon } from "./waiting.ts";
 
 /**

@@ -24,7 +24,7 @@ import { captureConsole } from "./console_lines.ts";
 import { OPENAPI_FILE, openApiText } from "../tools/openapi.ts";
 import { FaultyStore, hang, pass } from "./faulty_broker.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
-import { type Answer, Backend, documentOf, serveApi } from "./http_backend.ts";
+import { type Answer, Backend, documentOf, serveApi } from "./programs/http_backend.ts";
 import { endOf } from "./sessions.ts";
 import { metrics } from "../operations/mod.ts";
 

@@ -2,8 +2,8 @@
 /** Tests sessions over HTTP behind a proxy that sends their requests to several nodes. */
 import { assert, assertEquals, assertGreater } from "@std/assert";
 import { captureConsole } from "./console_lines.ts";
-import { countsOf, hear, Site } from "./http_site.ts";
-import type { Holding } from "./round_robin.ts";
+import { countsOf, hear, Site } from "./networks/http_site.ts";
+import type { Holding } from "./networks/round_robin.ts";
 import { portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

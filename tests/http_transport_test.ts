@@ -26,7 +26,7 @@ import { withLastResort } from "../transport/race/last_resort.ts";
 import { checkTransports } from "../transport/race/options.ts";
 import { race } from "../transport/race/race.ts";
 import { passTime, turns } from "../testing/mod.ts";
-import { HttpEnds } from "./http_pair.ts";
+import { HttpEnds } from "./pairs/http.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

@@ -14,7 +14,7 @@ import {
 } from "../mod.ts";
 import { directDatagrams } from "../transport/mod.ts";
 import { soon, turns, until } from "./waiting.ts";
-import { endsOn, type Wire, type WireEnds, wires } from "./wires.ts";
+import { endsOn, type Wire, type WireEnds, wires } from "./pairs/wires.ts";
 
 type Both = WireEnds<unknown, Contract>;
 type Counter = Exclude<

@@ -1,4 +1,4 @@
-import { checkKilledChat } from "./killed_chat.ts";
+import { checkKilledChat } from "./programs/killed_chat.ts";
 
 Deno.test("Client.publish() arrives once, in order, though the server was killed, with SqliteBroker", async () => {
   const folder = await Deno.makeTempDir();

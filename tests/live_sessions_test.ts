@@ -2,7 +2,7 @@ import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/asser
 import { guest, QueueFullError, type Session, SessionClosedError } from "../mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
-import { Page } from "./page.ts";
+import { Page } from "./peers/page.ts";
 
 /**
  * The URL of a server with a user in its query, as in the document's section on presence tracking.

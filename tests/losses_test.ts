@@ -10,7 +10,7 @@ import type { TestServer } from "../testing/mod.ts";
 import type { Client, ClientSubscribeOptions, Subscription } from "../client.ts";
 import { captureConsole } from "./console_lines.ts";
 import { type FaultyBroker, FaultyStore } from "./faulty_broker.ts";
-import { Page } from "./page.ts";
+import { Page } from "./peers/page.ts";
 import { listen } from "./servers.ts";
 import { passTime, turns, until } from "./waiting.ts";
 

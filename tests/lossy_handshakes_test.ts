@@ -8,7 +8,7 @@ import { type Client, connect, type Session } from "../mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import { hostBetween, listen } from "./servers.ts";
 import { soon, turns } from "./waiting.ts";
-import { type UdpPacket, UdpPath } from "./udp_path.ts";
+import { type UdpPacket, UdpPath } from "./networks/udp_path.ts";
 
 /** A server whose WebTransport endpoint is reached over a simulated path. */
 function listenBehind(pathOf: () => UdpPath, options: ServeOptions = {}): Server {

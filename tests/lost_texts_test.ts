@@ -1,7 +1,7 @@
 /** Tests what clients read about streams, responses and states that a server has lost. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { type Broker, connect, MemoryBroker, RequestError, type Server } from "../mod.ts";
-import { Cable } from "./cable.ts";
+import { Cable } from "./networks/cable.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";

@@ -9,7 +9,7 @@ import { deadline } from "@std/async";
 import { dial, serve } from "../mod.ts";
 import { otel } from "../otel/otel.ts";
 
-const PROGRAM = new URL("otel_program.ts", import.meta.url);
+const PROGRAM = new URL("programs/otel_program.ts", import.meta.url);
 
 /** The parts of OTLP that the tests read. */
 interface Attribute {

@@ -4,7 +4,7 @@ import { defineContract } from "../mod.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { drawing } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
-import { Page } from "./page.ts";
+import { Page } from "./peers/page.ts";
 
 Deno.test("A page without Skein needs only JSON to talk to a server", async () => {
   await using server = listen({

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fileURLToPath } from "node:url";
-import { PROGRAMS } from "./page_programs.ts";
+import { PROGRAMS } from "./programs/page_programs.ts";
 import { isRedisMissing, RedisServer } from "./brokers/redis_server.ts";
 import { PINS } from "../tools/pins.ts";
 

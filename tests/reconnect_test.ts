@@ -10,7 +10,7 @@ import {
 } from "../client.ts";
 import { dialWebSocket } from "../transport/mod.ts";
 import { serve, type Server } from "../server.ts";
-import { lowPort } from "./ports.ts";
+import { lowPort } from "./networks/ports.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

@@ -18,7 +18,7 @@ import { MemoryBroker, Topics } from "../pubsub/mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import { RequestService } from "../session/serving/requests.ts";
 import { Turn } from "../session/queue/turn.ts";
-import { Cable } from "./cable.ts";
+import { Cable } from "./networks/cable.ts";
 import { Network } from "./clients.ts";
 import { Random } from "./random.ts";
 import { listen, portOf } from "./servers.ts";

@@ -27,7 +27,7 @@ import { contract, Model, type Shared, words } from "./responding.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { FaultyStore } from "./faulty_broker.ts";
-import { Page } from "./page.ts";
+import { Page } from "./peers/page.ts";
 
 /** Returns the durable stream of a response, which it reads with a raw request. */
 async function streamOf(client: Client<Shared>, name: string): Promise<string> {

@@ -13,7 +13,7 @@ import { defineContract, MemoryBroker, SessionClosedError } from "../mod.ts";
 import { type ServeOptions, Server } from "../server.ts";
 import { memoryPair } from "../testing/mod.ts";
 import type { MemoryPair } from "../transport/mod.ts";
-import { type Answer, Page } from "./page.ts";
+import { type Answer, Page } from "./peers/page.ts";
 import { listen, UPGRADE_HEADERS } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { lowPort } from "./ports.ts";
-import { RoundRobin } from "./round_robin.ts";
+import { lowPort } from "./networks/ports.ts";
+import { RoundRobin } from "./networks/round_robin.ts";
 import { until } from "./waiting.ts";
 
 /** A node that responds with its name, or with pieces as the test releases them. */

@@ -13,7 +13,7 @@ import {
 import { createServer, type ServeOptions, type Server } from "../server.ts";
 import { internals } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
-import { lowPort } from "./ports.ts";
+import { lowPort } from "./networks/ports.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";

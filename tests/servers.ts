@@ -14,7 +14,7 @@ import {
   type WebSocketEngine,
   type WebSocketHost,
 } from "../transport/websocket/server.ts";
-import { headOf } from "./text_socket.ts";
+import { headOf } from "./peers/text_socket.ts";
 import { soon, until } from "./waiting.ts";
 
 /**

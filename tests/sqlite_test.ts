@@ -8,7 +8,7 @@ import { assertEquals } from "@std/assert";
 import { connect } from "../client.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import type { Server } from "../server.ts";
-import { Cable } from "./cable.ts";
+import { Cable } from "./networks/cable.ts";
 import { listen, portOf } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

@@ -24,9 +24,9 @@ import vm from "node:vm";
 import { z } from "zod";
 import { FakeTime } from "@std/testing/time";
 import { passTime, testServer } from "../testing/mod.ts";
-import { Cable } from "./cable.ts";
+import { Cable } from "./networks/cable.ts";
 import { type Fate, FaultyStore, loseReply, pass, waitFor } from "./faulty_broker.ts";
-import { Page } from "./page.ts";
+import { Page } from "./peers/page.ts";
 import { listen } from "./servers.ts";
 import { turns, until } from "./waiting.ts";
 

@@ -15,7 +15,7 @@ import {
   listenQuic,
 } from "../transport/mod.ts";
 import { STREAM_WINDOW_BYTES, UnreadStreams } from "../transport/quic/unread_streams.ts";
-import { headersFrame, RawPeer, REQUEST_FIELDS, TestServer } from "./raw_http3.ts";
+import { headersFrame, RawPeer, REQUEST_FIELDS, TestServer } from "./peers/raw_http3.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 

@@ -8,12 +8,12 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { CloseCode, dial, type Session } from "../mod.ts";
 import { dialQuic, dialWebTransport } from "../transport/mod.ts";
-import { certificate, PROTOCOL, QuicServer } from "./quic_peer.ts";
-import { TestServer } from "./raw_http3.ts";
+import { certificate, PROTOCOL, QuicServer } from "./peers/quic_peer.ts";
+import { TestServer } from "./peers/raw_http3.ts";
 import { listen, portOf } from "./servers.ts";
 import { soon } from "./waiting.ts";
-import { TcpPath } from "./tcp_path.ts";
-import { UdpPath } from "./udp_path.ts";
+import { TcpPath } from "./networks/tcp_path.ts";
+import { UdpPath } from "./networks/udp_path.ts";
 
 /** Short times for QUIC; it notices a vanished network within their sum. */
 const SHORT = { idleTimeoutMs: 600, keepAliveIntervalMs: 200 };

@@ -3,7 +3,7 @@ import { assertEquals } from "@std/assert";
 import { connect } from "../mod.ts";
 import type { TransportName } from "../transport/mod.ts";
 import { listen, portOf } from "./servers.ts";
-import { TcpPath } from "./tcp_path.ts";
+import { TcpPath } from "./networks/tcp_path.ts";
 import { soon, until } from "./waiting.ts";
 
 /** A network that accepts connections and never answers. */

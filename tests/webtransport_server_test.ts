@@ -16,11 +16,11 @@ import {
   withMessages,
 } from "../transport/mod.ts";
 import { sessionSettings } from "../session/mod.ts";
-import { lowPort } from "./ports.ts";
+import { lowPort } from "./networks/ports.ts";
 import { listen, portOf } from "./servers.ts";
 import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
-import { headOf, partsOf, TextSocket } from "./text_socket.ts";
+import { headOf, partsOf, TextSocket } from "./peers/text_socket.ts";
 
 /** Data that a client needs to connect to a server. */
 type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;

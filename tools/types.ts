@@ -10,8 +10,8 @@
  */
 import { fileURLToPath } from "node:url";
 import { filesIn } from "./arrows.ts";
-import { MISTAKES, MISTAKES_BEGIN } from "../tests/type_mistakes.ts";
-import { PROGRAMS } from "../tests/page_programs.ts";
+import { MISTAKES, MISTAKES_BEGIN } from "../tests/programs/type_mistakes.ts";
+import { PROGRAMS } from "../tests/programs/page_programs.ts";
 
 /**
  * Pages whose blocks are files of a project with its own compiler options. `deno task docs --check`

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { MISTAKES, MISTAKES_BEGIN } from "../tests/type_mistakes.ts";
+import { MISTAKES, MISTAKES_BEGIN } from "../tests/programs/type_mistakes.ts";
 import { differences, faultsOf } from "./types.ts";
 
 Deno.test("faultsOf() reads message, file and line of each error", () => {

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { certificate, connectBare, QuicServer } from "../tests/quic_peer.ts";
+import { certificate, connectBare, QuicServer } from "../tests/peers/quic_peer.ts";
 import { soon, turns } from "../tests/waiting.ts";
 import {
   dialFailure,

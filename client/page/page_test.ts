@@ -15,7 +15,7 @@ import { connectBy } from "../connect.ts";
 import { pagePlatform } from "./page.ts";
 import { UnsupportedError } from "../../errors.ts";
 import { Network, settled } from "../../tests/clients.ts";
-import { NativePlatform } from "../../tests/native.ts";
+import { NativePlatform } from "../../tests/peers/native.ts";
 import { listen } from "../../tests/servers.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { parseUrl } from "../../transport/url.ts";

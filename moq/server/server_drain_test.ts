@@ -2,7 +2,7 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
 import { soon } from "../../tests/waiting.ts";
-import { UdpPath } from "../../tests/udp_path.ts";
+import { UdpPath } from "../../tests/networks/udp_path.ts";
 import { GOMOQT_CODES } from "../wire/errors.ts";
 import { dialMoq } from "../client/dial.ts";
 import { arrivals, dial, gate, listen, urlOf } from "../../tests/moq/servers.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
-import { lowPort } from "../../tests/ports.ts";
+import { lowPort } from "../../tests/networks/ports.ts";
 import { directStream } from "../../transport/direct.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 import type { WebSocketHost } from "../../transport/websocket/server.ts";

@@ -9,7 +9,7 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts
 import { ALL_VERSIONS, protocolOf } from "../../tests/moq/network.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
 import { testWire, wiredEnds } from "../../tests/moq/wires.ts";
-import { type QuicPair, quicPair, unmarked } from "../../tests/quic_pair.ts";
+import { type QuicPair, quicPair, unmarked } from "../../tests/pairs/quic.ts";
 import { soon, turns, until } from "../../tests/waiting.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";

@@ -6,7 +6,7 @@ import { SSE_MS } from "./sse.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
-import { headOf, partsOf, TextSocket } from "../../tests/text_socket.ts";
+import { headOf, partsOf, TextSocket } from "../../tests/peers/text_socket.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const URL_OF_STREAMS = "http://localhost/streams";

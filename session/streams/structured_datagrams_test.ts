@@ -8,7 +8,7 @@ import {
 import { z } from "zod";
 import { SessionClosedError, StructuredError, UnsupportedError } from "../../errors.ts";
 import { ends, PLAIN } from "../../tests/sessions.ts";
-import { wires } from "../../tests/wires.ts";
+import { wires } from "../../tests/pairs/wires.ts";
 import type { Codec } from "./codec.ts";
 import { Session } from "../session.ts";
 import type { StandardSchema } from "../../base/standard_schema.ts";

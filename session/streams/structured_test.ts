@@ -15,7 +15,7 @@ import {
   registry,
   type TestRegistry as R,
 } from "../../tests/structured.ts";
-import { wires } from "../../tests/wires.ts";
+import { wires } from "../../tests/pairs/wires.ts";
 import type { Codec } from "./codec.ts";
 import type { StructuredMessage } from "./registry.ts";
 import { Session } from "../session.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 
 /** A node in a separate process. */
 export class YjsNode implements AsyncDisposable {

@@ -3,7 +3,7 @@ import { assertEquals } from "@std/assert";
 import { type Client, type ClientStatus, connect } from "../../mod.ts";
 import type { Broker } from "../../pubsub/mod.ts";
 import { listen, portOf } from "../servers.ts";
-import { TcpPath } from "../tcp_path.ts";
+import { TcpPath } from "../networks/tcp_path.ts";
 import { soon } from "../waiting.ts";
 import { BROKERS } from "./stores.ts";
 

@@ -4,7 +4,7 @@ import { delay } from "@std/async/delay";
 import { dial } from "../../mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { type Answer, Backend, serveApi } from "../http_backend.ts";
+import { type Answer, Backend, serveApi } from "../programs/http_backend.ts";
 import { endOf } from "../sessions.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";

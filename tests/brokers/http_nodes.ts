@@ -6,7 +6,7 @@
  */
 import { type Client, connect, type ConnectOptions } from "../../client.ts";
 import type { Recovery } from "../../session/wire/recovery.ts";
-import { RoundRobin, type RoundRobinOptions } from "../round_robin.ts";
+import { RoundRobin, type RoundRobinOptions } from "../networks/round_robin.ts";
 import { LineProcess } from "../soak/processes.ts";
 import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";

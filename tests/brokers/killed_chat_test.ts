@@ -1,4 +1,4 @@
-import { checkKilledChat } from "../killed_chat.ts";
+import { checkKilledChat } from "../programs/killed_chat.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 

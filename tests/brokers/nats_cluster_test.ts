@@ -9,7 +9,7 @@ import { BrokerError } from "../../errors.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
 import { append, BOUNDS, Hearing } from "./hearing.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { assertProduced, produce } from "./producers.ts";
 import { Random } from "../random.ts";

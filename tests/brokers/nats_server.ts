@@ -5,7 +5,7 @@
  */
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { isMissing } from "./programs.ts";
 
 /** The longest wait for a server's reply, in milliseconds. */

@@ -4,9 +4,13 @@
  * @module
  */
 import { deadline } from "@std/async";
-import puppeteer, { type Browser, type BrowserContext, type Page } from "npm:puppeteer-core@25.16.0";
+import puppeteer, {
+  type Browser,
+  type BrowserContext,
+  type Page,
+} from "npm:puppeteer-core@25.16.0";
 import { bundleClient } from "../../examples/shared/site.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 
 export type { Browser, BrowserContext, Page };
 

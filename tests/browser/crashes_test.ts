@@ -4,7 +4,7 @@
  */
 import { assertEquals } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
-import { CRASH_CLIENTS, CRASHES, CrashingServer } from "../crashes.ts";
+import { CRASH_CLIENTS, CRASHES, CrashingServer } from "../programs/crashes.ts";
 import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */

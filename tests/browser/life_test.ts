@@ -8,7 +8,7 @@ import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import type { ClientStatus, ConnectOptions } from "../../client.ts";
 import { serve, type ServeOptions, type Server } from "../../mod.ts";
 import { portOf } from "../servers.ts";
-import { TcpPath } from "../tcp_path.ts";
+import { TcpPath } from "../networks/tcp_path.ts";
 import {
   type Browser,
   BROWSERS,

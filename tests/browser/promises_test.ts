@@ -8,9 +8,9 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
-import { Cable } from "../cable.ts";
+import { Cable } from "../networks/cable.ts";
 import { blocksOf } from "../docs/blocks.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { until } from "../waiting.ts";
 import { BROWSERS, newPage, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 

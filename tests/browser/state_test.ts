@@ -7,7 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { ClientState, connect } from "../../client.ts";
 import { serve } from "../../mod.ts";
-import { Cable } from "../cable.ts";
+import { Cable } from "../networks/cable.ts";
 import { portOf } from "../servers.ts";
 import { until } from "../waiting.ts";
 import { type Browser, clientInParts, newPage, type Page, testInBrowsers } from "./_browsers.ts";

@@ -1,5 +1,5 @@
 import type { NativeServerDefect } from "../../transport/native/defects.ts";
-import { builtinPair, skipsOf } from "../builtin_pair.ts";
+import { builtinPair, skipsOf } from "../pairs/builtin.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 import { withMessagesOn } from "./pair.ts";
 

@@ -1,4 +1,4 @@
-import { HttpEnds } from "../http_pair.ts";
+import { HttpEnds } from "../pairs/http.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 
 const traits: ConnectionTraits = {

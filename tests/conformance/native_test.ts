@@ -1,5 +1,5 @@
 import { dialNativeWebTransport } from "../../transport/native/client.ts";
-import { NativePlatform, type NativeTraits } from "../native.ts";
+import { NativePlatform, type NativeTraits } from "../peers/native.ts";
 import { type ConnectionPair, testConnection } from "./connection.ts";
 
 const kinds: [name: string, traits: NativeTraits][] = [

@@ -12,7 +12,7 @@ import {
   isWebSocketUpgrade,
   type WebSocketEngine,
 } from "../../transport/websocket/server.ts";
-import { Cable } from "../cable.ts";
+import { Cable } from "../networks/cable.ts";
 
 /** A simulated or real server, with the functions that its clients use. */
 interface Site extends AsyncDisposable {

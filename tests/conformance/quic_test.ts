@@ -1,4 +1,4 @@
-import { quicPair } from "../quic_pair.ts";
+import { quicPair } from "../pairs/quic.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 import { withMessagesOn } from "./pair.ts";
 

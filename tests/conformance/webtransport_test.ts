@@ -1,4 +1,4 @@
-import { webTransportPair } from "../webtransport_pair.ts";
+import { webTransportPair } from "../pairs/webtransport.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 import { withMessagesOn } from "./pair.ts";
 

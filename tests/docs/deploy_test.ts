@@ -9,7 +9,7 @@ import { deadline } from "@std/async/deadline";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { openMirror } from "../../tools/_mirror.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { blocksOf } from "./blocks.ts";
 import { checkers } from "./checkers.ts";
 import { isInstalled } from "./programs.ts";

@@ -6,7 +6,7 @@
  */
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { bundleClient } from "../../examples/shared/site.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { RedisServer } from "../brokers/redis_server.ts";
 import { blocksOf } from "./blocks.ts";
 

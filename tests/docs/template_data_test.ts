@@ -9,7 +9,7 @@ import config from "../../deno.json" with { type: "json" };
 import { type Client, connect } from "../../mod.ts";
 import { openMirror } from "../../tools/_mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { soon } from "../waiting.ts";
 import { isInstalled } from "./programs.ts";
 

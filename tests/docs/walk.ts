@@ -16,7 +16,7 @@
  */
 import { openMirror } from "../../tools/_mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { type Block, blocksOf, missingLine } from "./blocks.ts";
 
 /**

@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { toHttp3StreamCode } from "../raw_http3.ts";
+import { toHttp3StreamCode } from "../peers/raw_http3.ts";
 import { encodeEnvelope } from "../../session/wire/encode.ts";
 import {
   CapsuleParser,

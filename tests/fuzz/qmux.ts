@@ -21,7 +21,7 @@ import {
 import { MAX_RECORD_BYTES } from "../../transport/qmux/qmux.ts";
 import { MAX_BUFFERED_BYTES } from "../../transport/qmux/record_scheduler.ts";
 import type { QmuxStream } from "../../transport/qmux/stream.ts";
-import { decodeRecord, type TestEnd, testEnd } from "../qmux_wire.ts";
+import { decodeRecord, type TestEnd, testEnd } from "../peers/qmux_wire.ts";
 import type { Random } from "../random.ts";
 import { joined, mutateBytes } from "./mutate.ts";
 

@@ -6,7 +6,7 @@ import { assertEquals } from "@std/assert";
 import { AuthenticationError } from "../../errors.ts";
 import { bundleClient } from "../../examples/shared/site.ts";
 import type { Session } from "../../session/session.ts";
-import { Cable } from "../cable.ts";
+import { Cable } from "../networks/cable.ts";
 import { listen, portOf } from "../servers.ts";
 import { buildRuntimes, builtPeers, type Peer, PeerServer } from "./peers.ts";
 

@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import { connect, type Recovery } from "../../mod.ts";
 import { connectMoq } from "../../moq/mod.ts";
-import { type Crash, CRASH_CLIENTS, CRASHES, CrashingServer } from "../crashes.ts";
+import { type Crash, CRASH_CLIENTS, CRASHES, CrashingServer } from "../programs/crashes.ts";
 
 const backoff = { firstDelayMs: 50, maxDelayMs: 500 };
 

@@ -13,7 +13,7 @@ import { serveChat } from "../../examples/chat/chat.ts";
 import { Once, Recent } from "../../examples/chat/memory.ts";
 import { isNatsMissing } from "../brokers/nats_server.ts";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { soon } from "../waiting.ts";
 
 const EXAMPLES = new URL("../../examples/", import.meta.url);

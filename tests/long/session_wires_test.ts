@@ -13,7 +13,15 @@ import type { Contract } from "../../session/contract.ts";
 import { type OverflowPolicy, Turn } from "../../session/queue/turn.ts";
 import type { Session } from "../../session/session.ts";
 import { endOf } from "../sessions.ts";
-import { builtinWire, endsOn, httpWire, Log, type Wire, type WireEnds, wires } from "../wires.ts";
+import {
+  builtinWire,
+  endsOn,
+  httpWire,
+  Log,
+  type Wire,
+  type WireEnds,
+  wires,
+} from "../pairs/wires.ts";
 import type { UntypedMessage } from "../../session/message.ts";
 import { soon, turns, until } from "../waiting.ts";
 

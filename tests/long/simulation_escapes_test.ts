@@ -2,7 +2,7 @@
  * Tests that whole clusters and their brokers use only the time and randomness of their simulation.
  */
 import { assertEquals } from "@std/assert";
-import { Traps } from "../traps.ts";
+import { Traps } from "../globals/traps.ts";
 import { planOf } from "../simulation/plan.ts";
 import { runPlan } from "../simulation/run.ts";
 

@@ -9,7 +9,7 @@ import { type MoqVersion, protocolsOf, VERSIONS } from "../../moq/wire/versions.
 import type { Connection, DirectReadable, DirectStream } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import type { QuicPair } from "../quic_pair.ts";
+import type { QuicPair } from "../pairs/quic.ts";
 import { soon } from "../waiting.ts";
 
 const bytesOf = (hex: string) => Uint8Array.fromHex(hex.replaceAll(" ", ""));

@@ -3,7 +3,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
-import { Traps } from "../traps.ts";
+import { Traps } from "../globals/traps.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { defineContract } from "../../session/contract.ts";
 import type { Host } from "./host.ts";

@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { DURABLE_BROKERS, type DurableBroker } from "./durable/brokers.ts";
 import { READERS } from "./durable/readers.ts";
 import { writeNumbers } from "./durable/writer.ts";

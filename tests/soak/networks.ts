@@ -4,7 +4,12 @@
  *
  * @module
  */
-import { HOSTILE_NETWORKS, type HostileResult, MOST_MS, runHostile } from "../hostile_networks.ts";
+import {
+  HOSTILE_NETWORKS,
+  type HostileResult,
+  MOST_MS,
+  runHostile,
+} from "../networks/hostile_networks.ts";
 import type { Check } from "./webtransport.ts";
 
 /** One heartbeat, which bounds the recovery of a client, in milliseconds. */

@@ -6,7 +6,7 @@
  */
 import { platformRuntime } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
-import { lowPort } from "../ports.ts";
+import { lowPort } from "../networks/ports.ts";
 import { type Client, connect, RequestError } from "../../mod.ts";
 import { NatsServer } from "../brokers/nats_server.ts";
 import { RedisServer } from "../brokers/redis_server.ts";

@@ -7,8 +7,8 @@
  * @module
  */
 import { type Client, type ClientState, connect } from "../../mod.ts";
-import { Cable } from "../cable.ts";
-import { lowPort } from "../ports.ts";
+import { Cable } from "../networks/cable.ts";
+import { lowPort } from "../networks/ports.ts";
 import { Random } from "../random.ts";
 import {
   differences,

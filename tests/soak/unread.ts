@@ -6,7 +6,7 @@
  */
 import { STREAM_WINDOW_BYTES, UnreadStreams } from "../../transport/quic/unread_streams.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
-import { RawPeer } from "../raw_http3.ts";
+import { RawPeer } from "../peers/raw_http3.ts";
 import { LineProcess, sleep } from "./processes.ts";
 import type { UnreadServerStats, UnreadWay } from "./unread_server.ts";
 import type { Check } from "./webtransport.ts";

@@ -8,7 +8,7 @@ import { CapsuleType } from "../../transport/h3/wire/capsules.ts";
 import { directStream } from "../../transport/direct.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
 import { dialWebTransport } from "../../transport/h3/client.ts";
-import { bindUdp, bytesOf, capsuleFrame, RawPeer } from "../raw_http3.ts";
+import { bindUdp, bytesOf, capsuleFrame, RawPeer } from "../peers/raw_http3.ts";
 import { LineProcess, sleep } from "./processes.ts";
 import type { WebTransportStats } from "./webtransport_server.ts";
 

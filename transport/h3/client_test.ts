@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { bindUdp, RawServer, TestServer } from "../../tests/raw_http3.ts";
+import { bindUdp, RawServer, TestServer } from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";

@@ -15,7 +15,7 @@ import {
   requestFields,
   settingsFrame,
   TestServer,
-} from "../../tests/raw_http3.ts";
+} from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";

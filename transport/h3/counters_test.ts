@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
-import { bytesOf, capsuleFrame, rawSession, TestServer } from "../../tests/raw_http3.ts";
+import { bytesOf, capsuleFrame, rawSession, TestServer } from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
-import { webTransportPair } from "../../tests/webtransport_pair.ts";
+import { webTransportPair } from "../../tests/pairs/webtransport.ts";
 import { directStream } from "../direct.ts";
 import { withMessages } from "../message_stream/server.ts";
 import type { ConnectionEvent } from "../connection.ts";

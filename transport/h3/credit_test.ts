@@ -8,7 +8,7 @@ import {
   type RawSession,
   rawSession,
   TestServer,
-} from "../../tests/raw_http3.ts";
+} from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import type { Connection, ConnectionEvent, FlowControlOptions } from "../connection.ts";

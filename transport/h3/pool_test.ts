@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
-import { headersFrame, PLAIN_SETTINGS, RawServer } from "../../tests/raw_http3.ts";
+import { headersFrame, PLAIN_SETTINGS, RawServer } from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
-import { acceptFirst, WebTransportPeer } from "../../tests/webtransport_peer.ts";
+import { acceptFirst, WebTransportPeer } from "../../tests/peers/webtransport_peer.ts";
 import type { CertificateHash } from "../webtransport.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { Http3Dialer } from "./dialer.ts";

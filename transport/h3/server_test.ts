@@ -6,9 +6,9 @@ import {
   RawPeer,
   REQUEST_FIELDS,
   TestServer,
-} from "../../tests/raw_http3.ts";
+} from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
-import { UdpPath } from "../../tests/udp_path.ts";
+import { UdpPath } from "../../tests/networks/udp_path.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directStream } from "../direct.ts";

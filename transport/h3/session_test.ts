@@ -13,9 +13,9 @@ import {
   settingsFrame,
   TestServer,
   toHttp3StreamCode,
-} from "../../tests/raw_http3.ts";
+} from "../../tests/peers/raw_http3.ts";
 import { soon, turns, until } from "../../tests/waiting.ts";
-import { UdpPath } from "../../tests/udp_path.ts";
+import { UdpPath } from "../../tests/networks/udp_path.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import type { DirectReadable } from "../connection.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import { soon } from "../../tests/waiting.ts";
-import { WebTransportPeer } from "../../tests/webtransport_peer.ts";
+import { WebTransportPeer } from "../../tests/peers/webtransport_peer.ts";
 import * as ours from "../w3c/mod.ts";
 import { WebTransport } from "../w3c/mod.ts";
 

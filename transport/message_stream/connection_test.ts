@@ -10,7 +10,7 @@ import type {
   Frame,
 } from "../connection.ts";
 import { nextBidirectional } from "../../tests/incoming.ts";
-import { quicPair, unmarked } from "../../tests/quic_pair.ts";
+import { quicPair, unmarked } from "../../tests/pairs/quic.ts";
 import { directStream, receiveBidirectional } from "../direct.ts";
 import { type MemoryLink, memoryPair } from "../memory/memory.ts";
 import { type MessageStreamOptions, withMessages } from "./server.ts";

@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError, StreamError, TimeoutError, UnsupportedError } from "../../errors.ts";
-import { NativePlatform } from "../../tests/native.ts";
-import { withUserAgent } from "../../tests/user_agent.ts";
+import { NativePlatform } from "../../tests/peers/native.ts";
+import { withUserAgent } from "../../tests/globals/user_agent.ts";
 import type { Connection } from "../connection.ts";
 import { dialNativeWebTransport } from "./client.ts";
 import { isNativeWebTransportAvailable } from "../webtransport.ts";

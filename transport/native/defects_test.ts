@@ -6,7 +6,7 @@ import {
   headersFrame,
   RawPeer,
   type RawStream,
-} from "../../tests/raw_http3.ts";
+} from "../../tests/peers/raw_http3.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { NATIVE_SERVER_DEFECTS, type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 import { listenWebTransport } from "../h3/server.ts";

@@ -1,6 +1,6 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { NativePlatform } from "../../tests/native.ts";
-import { withUserAgent } from "../../tests/user_agent.ts";
+import { NativePlatform } from "../../tests/peers/native.ts";
+import { withUserAgent } from "../../tests/globals/user_agent.ts";
 import { raceNative } from "../../client/page/chunk_webtransport.ts";
 import { memoryPair } from "../memory/memory.ts";
 import { checkTransports } from "../race/options.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
-import { builtinPair } from "../../tests/builtin_pair.ts";
-import { RawPeer } from "../../tests/raw_http3.ts";
+import { builtinPair } from "../../tests/pairs/builtin.ts";
+import { RawPeer } from "../../tests/peers/raw_http3.ts";
 import { soon } from "../../tests/waiting.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directDatagrams, directStream } from "../direct.ts";

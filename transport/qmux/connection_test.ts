@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { decodeRecord, turn } from "../../tests/qmux_wire.ts";
+import { decodeRecord, turn } from "../../tests/peers/qmux_wire.ts";
 import { ConnectionError } from "../../errors.ts";
 import { memoryPair } from "../memory/memory.ts";
 import { DEFAULT_PARAMETERS, PARAMETERS_TYPE, RecordWriter } from "./frames.ts";

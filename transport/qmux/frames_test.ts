@@ -1,4 +1,4 @@
-import { decodeRecord } from "../../tests/qmux_wire.ts";
+import { decodeRecord } from "../../tests/peers/qmux_wire.ts";
 import { assertEquals, assertThrows } from "@std/assert";
 import {
   decodeTransportParameters,

@@ -2,7 +2,7 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { nextBidirectional, nextUnidirectional } from "../../tests/incoming.ts";
 import { StreamError, TimeoutError } from "../../errors.ts";
-import { control, sent, serverOf, stream, TestPair } from "../../tests/qmux_wire.ts";
+import { control, sent, serverOf, stream, TestPair } from "../../tests/peers/qmux_wire.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { directStream } from "../direct.ts";
 

@@ -13,7 +13,7 @@ import {
   testEnd,
   TestPair,
   turn,
-} from "../../tests/qmux_wire.ts";
+} from "../../tests/peers/qmux_wire.ts";
 import { directStream } from "../direct.ts";
 import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 import { MAX_HELD_DATAGRAMS, MAX_WAITING_DATAGRAMS } from "./datagrams.ts";

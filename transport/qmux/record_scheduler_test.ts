@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { TestPair } from "../../tests/qmux_wire.ts";
+import { TestPair } from "../../tests/peers/qmux_wire.ts";
 import { Random } from "../../tests/random.ts";
 import { StreamError } from "../../errors.ts";
 import type { DirectReadable } from "../connection.ts";

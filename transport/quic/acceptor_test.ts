@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { turns } from "../../tests/waiting.ts";
-import { certificate, PROTOCOL } from "../../tests/quic_peer.ts";
+import { certificate, PROTOCOL } from "../../tests/peers/quic_peer.ts";
 import {
   type AcceptedConnection,
   QuicAcceptor,

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { certificate, PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
-import { bindUdp } from "../../tests/raw_http3.ts";
+import { certificate, PROTOCOL, QuicServer } from "../../tests/peers/quic_peer.ts";
+import { bindUdp } from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { dialQuic, type DialQuicOptions } from "./client.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { nextUnidirectional } from "../../tests/incoming.ts";
-import { PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
+import { PROTOCOL, QuicServer } from "../../tests/peers/quic_peer.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { DirectReadable } from "../connection.ts";

@@ -6,8 +6,8 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { certificate, PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
-import { bindUdp, TestServer } from "../../tests/raw_http3.ts";
+import { certificate, PROTOCOL, QuicServer } from "../../tests/peers/quic_peer.ts";
+import { bindUdp, TestServer } from "../../tests/peers/raw_http3.ts";
 import { soon } from "../../tests/waiting.ts";
 import { ConnectionError } from "../../errors.ts";
 import { isPeerResponse } from "../deno_errors.ts";

@@ -6,8 +6,8 @@ import {
   firstPackets,
   PROTOCOL,
   QuicServer,
-} from "../../tests/quic_peer.ts";
-import { bindUdp } from "../../tests/raw_http3.ts";
+} from "../../tests/peers/quic_peer.ts";
+import { bindUdp } from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { CloseCode } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";

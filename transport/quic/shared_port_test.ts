@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { certificate, connectBare, PROTOCOL } from "../../tests/quic_peer.ts";
+import { certificate, connectBare, PROTOCOL } from "../../tests/peers/quic_peer.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Connection } from "../connection.ts";

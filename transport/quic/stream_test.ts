@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { bytesOf, type RawSession, rawSession, TestServer } from "../../tests/raw_http3.ts";
+import { bytesOf, type RawSession, rawSession, TestServer } from "../../tests/peers/raw_http3.ts";
 import { soon, turns, until } from "../../tests/waiting.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
 import { ConnectionError } from "../../errors.ts";
-import { HttpEnds } from "../../tests/http_pair.ts";
+import { HttpEnds } from "../../tests/pairs/http.ts";
 import type { Connection } from "../connection.ts";
 import { memoryPair } from "../memory/memory.ts";
 import { withLastResort } from "./last_resort.ts";

@@ -8,7 +8,7 @@ import {
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { soon, turns } from "../../tests/waiting.ts";
-import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
+import { acceptEcho, WebTransportPeer } from "../../tests/peers/webtransport_peer.ts";
 import { directDatagrams } from "../direct.ts";
 import { DatagramQueues } from "./datagrams.ts";
 import {

@@ -1,5 +1,5 @@
 import { assertEquals, assertFalse, assertInstanceOf, assertThrows } from "@std/assert";
-import { toHttp3StreamCode } from "../../tests/raw_http3.ts";
+import { toHttp3StreamCode } from "../../tests/peers/raw_http3.ts";
 import { H3Error } from "../h3/wire/error_codes.ts";
 import { W3C_ERRORS, WebTransportError } from "./error.ts";
 

@@ -6,7 +6,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { soon, turns } from "../../tests/waiting.ts";
-import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
+import { acceptEcho, WebTransportPeer } from "../../tests/peers/webtransport_peer.ts";
 import { directStream } from "../direct.ts";
 import {
   WebTransport,

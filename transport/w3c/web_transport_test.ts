@@ -9,9 +9,9 @@ import {
   assertThrows,
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { bindUdp, headersFrame, RawServer } from "../../tests/raw_http3.ts";
+import { bindUdp, headersFrame, RawServer } from "../../tests/peers/raw_http3.ts";
 import { soon, until } from "../../tests/waiting.ts";
-import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
+import { acceptEcho, WebTransportPeer } from "../../tests/peers/webtransport_peer.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { H3Error } from "../h3/wire/error_codes.ts";
 import { WebTransport, WebTransportError, type WebTransportOptions } from "./mod.ts";

@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";
-import { lowPort } from "../../ports.ts";
+import { lowPort } from "../../networks/ports.ts";
 import { buildEndpoints, builtPeers, Peer } from "../peers.ts";
 
 const SCRIPT = new URL("./run_endpoint.sh", import.meta.url).pathname;

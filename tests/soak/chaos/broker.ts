@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { lowPort } from "../../ports.ts";
+import { lowPort } from "../../networks/ports.ts";
 import type { Broker } from "../../../mod.ts";
 import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 import { Balancer } from "../../../examples/cluster/balancer.ts";
-import { lowPort } from "../../ports.ts";
+import { lowPort } from "../../networks/ports.ts";
 import { LineProcess, sleep } from "../processes.ts";
 import type { ClientsState, LastNumbers } from "./clients.ts";
 import type { BrokerServer } from "./broker.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 import { connect, type TransportName } from "../../../mod.ts";
-import { lowPort } from "../../ports.ts";
+import { lowPort } from "../../networks/ports.ts";
 import { DURABLE_BROKERS } from "../durable/brokers.ts";
 import { LineProcess, sleep } from "../processes.ts";
 import type { Check } from "../webtransport.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { ProtocolError } from "../../../errors.ts";
 import { Random } from "../../../tests/random.ts";
-import { toHttp3StreamCode } from "../../../tests/raw_http3.ts";
+import { toHttp3StreamCode } from "../../../tests/peers/raw_http3.ts";
 import { fromHttp3StreamCode, H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /** The application's codes, each with its HTTP/3 code. */

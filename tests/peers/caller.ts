@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { Server } from "../server/server.ts";
+import type { Server } from "../../server/server.ts";
 import { type Answer, Page } from "./page.ts";
-import { portOf } from "./servers.ts";
-import { until } from "./waiting.ts";
+import { portOf } from "../servers.ts";
+import { until } from "../waiting.ts";
 
 /**
  * The address and user of a client, for a server whose `clientAddress` and `authenticate` read

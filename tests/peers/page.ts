@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { soon, until } from "./waiting.ts";
+import { soon, until } from "../waiting.ts";
 
 /** An envelope, parsed. */
 export type Envelope = Record<string, unknown>;

@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { ConnectionError, StreamError } from "../errors.ts";
-import type { BidirectionalStream, Connection } from "../transport/connection.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
+import { ConnectionError, StreamError } from "../../errors.ts";
+import type { BidirectionalStream, Connection } from "../../transport/connection.ts";
+import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";
 
 /** The parts of the standard that the simulated browser supports. */
 export interface NativeTraits {

@@ -3,4 +3,4 @@
  *
  * @module
  */
-export { connect } from "../client.ts";
+export { connect } from "../../client.ts";

@@ -4,20 +4,20 @@
  *
  * @module
  */
-import type { Contract } from "../session/contract.ts";
-import { Session } from "../session/session.ts";
-import type { SessionIdentity } from "../session/types.ts";
-import type { Connection } from "../transport/connection.ts";
-import { type MemoryLink, memoryPair } from "../transport/memory/memory.ts";
-import { withMessages } from "../transport/message_stream/server.ts";
-import type { NativeServerDefect } from "../transport/native/defects.ts";
-import { dialWebSocket } from "../transport/websocket/client.ts";
-import { acceptWebSocket } from "../transport/websocket/server.ts";
-import { builtinPair, skipsOf } from "./builtin_pair.ts";
-import { HttpEnds } from "./http_pair.ts";
-import { type EndOptions, endSettings } from "./sessions.ts";
-import { type WebTransportPair, webTransportPair } from "./webtransport_pair.ts";
-import { soon } from "./waiting.ts";
+import type { Contract } from "../../session/contract.ts";
+import { Session } from "../../session/session.ts";
+import type { SessionIdentity } from "../../session/types.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { type MemoryLink, memoryPair } from "../../transport/memory/memory.ts";
+import { withMessages } from "../../transport/message_stream/server.ts";
+import type { NativeServerDefect } from "../../transport/native/defects.ts";
+import { dialWebSocket } from "../../transport/websocket/client.ts";
+import { acceptWebSocket } from "../../transport/websocket/server.ts";
+import { builtinPair, skipsOf } from "./builtin.ts";
+import { HttpEnds } from "./http.ts";
+import { type EndOptions, endSettings } from "../sessions.ts";
+import { type WebTransportPair, webTransportPair } from "./webtransport.ts";
+import { soon } from "../waiting.ts";
 
 /**
  * Two ends of one connection with messages. Disposing the pair closes both ends and whatever

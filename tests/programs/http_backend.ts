@@ -5,9 +5,9 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Ajv2020 } from "npm:ajv@8.20.0/dist/2020.js";
-import { createServer, type ServeOptions, type Server } from "../mod.ts";
-import { listen, portOf } from "./servers.ts";
-import { soon } from "./waiting.ts";
+import { createServer, type ServeOptions, type Server } from "../../mod.ts";
+import { listen, portOf } from "../servers.ts";
+import { soon } from "../waiting.ts";
 
 /** The parts of the document that the tests read. */
 export interface Document {

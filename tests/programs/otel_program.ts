@@ -5,8 +5,8 @@
  * @module
  */
 import { SpanStatusCode, trace } from "@opentelemetry/api";
-import { AuthenticationError, defineContract, dial, RequestError, serve } from "../mod.ts";
-import { otel } from "../otel/otel.ts";
+import { AuthenticationError, defineContract, dial, RequestError, serve } from "../../mod.ts";
+import { otel } from "../../otel/otel.ts";
 import { z } from "zod";
 
 const contract = defineContract({

@@ -14,7 +14,7 @@ import {
   type ServerResponse,
 } from "node:http";
 import type { AddressInfo } from "node:net";
-import { concat } from "../base/bytes.ts";
+import { concat } from "../../base/bytes.ts";
 
 /** Hop-by-hop headers, which a proxy does not forward. */
 const HOP_BY_HOP = ["connection", "upgrade", "keep-alive", "transfer-encoding", "te", "trailer"];

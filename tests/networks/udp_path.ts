@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { bindUdp, type DatagramSocket } from "./raw_http3.ts";
+import { bindUdp, type DatagramSocket } from "../peers/raw_http3.ts";
 
 /** Larger than any packet of QUIC; the runtime cuts a packet to its buffer. */
 const MAX_PACKET_BYTES = 2_048;

@@ -10,11 +10,11 @@ import {
   type QmuxFrame,
   RecordWriter,
   type TransportParameters,
-} from "../transport/qmux/frames.ts";
-import type { ConnectionCloseInfo } from "../transport/connection.ts";
-import { Qmux, type QmuxLink, type QmuxOptions } from "../transport/qmux/qmux.ts";
-import { platformRuntime } from "../base/runtime.ts";
-import { turns } from "./waiting.ts";
+} from "../../transport/qmux/frames.ts";
+import type { ConnectionCloseInfo } from "../../transport/connection.ts";
+import { Qmux, type QmuxLink, type QmuxOptions } from "../../transport/qmux/qmux.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { turns } from "../waiting.ts";
 
 /** Threshold in bytes below which the link counts as drained. */
 const LOW_WATER_MARK = 32_768;

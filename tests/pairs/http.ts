@@ -3,14 +3,14 @@
  *
  * @module
  */
-import { platformRuntime } from "../base/runtime.ts";
-import { NOBODY } from "../base/accounts.ts";
-import { Quotas } from "../base/shares.ts";
-import { CarrierRequests } from "../server/http/carrier_requests.ts";
-import type { Connection } from "../transport/connection.ts";
-import { dialHttp, type DialHttpOptions } from "../transport/http/client.ts";
-import type { HttpCarriers } from "../transport/http/carrier.ts";
-import { HttpConnections } from "../transport/http/server.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { NOBODY } from "../../base/accounts.ts";
+import { Quotas } from "../../base/shares.ts";
+import { CarrierRequests } from "../../server/http/carrier_requests.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { dialHttp, type DialHttpOptions } from "../../transport/http/client.ts";
+import type { HttpCarriers } from "../../transport/http/carrier.ts";
+import { HttpConnections } from "../../transport/http/server.ts";
 
 /** Options of {@linkcode HttpEnds}. */
 export interface HttpEndsOptions {

@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import { dialQuic } from "../transport/quic/client.ts";
-import { listenQuic } from "../transport/quic/server.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { dialQuic } from "../../transport/quic/client.ts";
+import { listenQuic } from "../../transport/quic/server.ts";
 
 /** Two ends of one connection. */
 export interface QuicPair extends AsyncDisposable {

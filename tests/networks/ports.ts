@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { cacheFolder } from "../tools/launch.ts";
+import { cacheFolder } from "../../tools/launch.ts";
 
 /**
  * These ports are below the ephemeral ports, and so is the bus port of a Redis Cluster, which is

@@ -3,11 +3,11 @@
  *
  * @module
  */
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import { type NativeServerDefect, nativeServerDefects } from "../transport/native/defects.ts";
-import { listenNativeWebTransport } from "../transport/native/server.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
-import type { WebTransportPair } from "./webtransport_pair.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { type NativeServerDefect, nativeServerDefects } from "../../transport/native/defects.ts";
+import { listenNativeWebTransport } from "../../transport/native/server.ts";
+import { dialWebTransport } from "../../transport/h3/client.ts";
+import type { WebTransportPair } from "./webtransport.ts";
 
 const certificate = devCertificate({ cacheFolder: null });
 

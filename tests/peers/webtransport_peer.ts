@@ -3,16 +3,16 @@
  *
  * @module
  */
-import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import type { WebTransportHash } from "../transport/w3c/mod.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import type { WebTransportHash } from "../../transport/w3c/mod.ts";
 import {
   listenWebTransport,
   type ListenWebTransportOptions,
   type WebTransportListener,
   type WebTransportRequest,
-} from "../transport/h3/server.ts";
-import { soon } from "./waiting.ts";
+} from "../../transport/h3/server.ts";
+import { soon } from "../waiting.ts";
 
 /** Options for {@linkcode WebTransportPeer}. */
 export interface WebTransportPeerOptions extends Partial<ListenWebTransportOptions> {

@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import { dialWebTransport } from "../transport/h3/client.ts";
-import { listenWebTransport } from "../transport/h3/server.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { dialWebTransport } from "../../transport/h3/client.ts";
+import { listenWebTransport } from "../../transport/h3/server.ts";
 
 /** Two ends of one session. */
 export interface WebTransportPair extends AsyncDisposable {

@@ -7,12 +7,12 @@
  *
  * @module
  */
-import { MemoryBroker } from "../pubsub/mod.ts";
-import { NatsBroker } from "../brokers/nats/mod.ts";
-import { RedisBroker } from "../brokers/redis/mod.ts";
-import { SqliteBroker } from "../brokers/sqlite/mod.ts";
-import type { Broker } from "../pubsub/broker.ts";
-import { serve } from "../mod.ts";
+import { MemoryBroker } from "../../pubsub/mod.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { serve } from "../../mod.ts";
 
 /** Opens each broker. The argument is a file or an address. */
 const BROKERS = {

@@ -4,17 +4,17 @@
  *
  * @module
  */
-import { connect, type ConnectOptions } from "../client/deno.ts";
-import type { Client } from "../client/client.ts";
-import type { ClientStatus } from "../client/client_options.ts";
-import type { ServeOptions } from "../server.ts";
-import { internals } from "../session/core.ts";
-import { Random } from "./random.ts";
-import { listen } from "./servers.ts";
+import { connect, type ConnectOptions } from "../../client/deno.ts";
+import type { Client } from "../../client/client.ts";
+import type { ClientStatus } from "../../client/client_options.ts";
+import type { ServeOptions } from "../../server.ts";
+import { internals } from "../../session/core.ts";
+import { Random } from "../random.ts";
+import { listen } from "../servers.ts";
 import { TcpPath } from "./tcp_path.ts";
 import { UdpPath } from "./udp_path.ts";
-import type { Connection } from "../transport/connection.ts";
-import type { TransportName } from "../transport/race/options.ts";
+import type { Connection } from "../../transport/connection.ts";
+import type { TransportName } from "../../transport/race/options.ts";
 
 /** Maximum time that a client may need beyond the possible minimum, in milliseconds. */
 export const MOST_MS = 3_000;

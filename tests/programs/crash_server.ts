@@ -7,11 +7,11 @@
  *
  * @module
  */
-import type { CertificateHash } from "../client.ts";
-import { serve } from "../mod.ts";
-import { LiveTrack, MoqServer, TrackMux } from "../moq/mod.ts";
-import { SqliteBroker } from "../brokers/sqlite/mod.ts";
-import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import type { CertificateHash } from "../../client.ts";
+import { serve } from "../../mod.ts";
+import { LiveTrack, MoqServer, TrackMux } from "../../moq/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
+import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 
 /** The server's settings. */
 export interface CrashConfig {

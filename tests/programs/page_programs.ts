@@ -6,7 +6,7 @@
  */
 import { assert } from "@std/assert";
 
-const ROOT = new URL("../", import.meta.url);
+const ROOT = new URL("../../", import.meta.url);
 const readme = await Deno.readTextFile(new URL("README.md", ROOT));
 const nodes = await Deno.readTextFile(new URL("docs/deploy/many-nodes.md", ROOT));
 const moq = await Deno.readTextFile(new URL("docs/guide/moq.md", ROOT));

@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { TransportName } from "../transport/race/options.ts";
+import type { TransportName } from "../../transport/race/options.ts";
 import type { CrashConfig, CrashReport } from "./crash_server.ts";
-import { lowPort } from "./ports.ts";
-import { TextLineStream } from "./soak/lines.ts";
+import { lowPort } from "../networks/ports.ts";
+import { TextLineStream } from "../soak/lines.ts";
 
 /** The ways in which a server ends. After each of them except `--watch`, a new process starts. */
 export const CRASHES = [

@@ -3,21 +3,21 @@
  *
  * @module
  */
-import { concat } from "../base/bytes.ts";
-import { encodeFrame, FrameParser, FrameType } from "../transport/h3/wire/frames.ts";
-import { decodeFields, encodeFields, type Field } from "../transport/h3/wire/qpack.ts";
-import { encodeSettings, SettingId } from "../transport/h3/wire/settings.ts";
-import { encodeVarint } from "../transport/quic/varint.ts";
-import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import type { CertificateHash } from "../transport/webtransport.ts";
+import { concat } from "../../base/bytes.ts";
+import { encodeFrame, FrameParser, FrameType } from "../../transport/h3/wire/frames.ts";
+import { decodeFields, encodeFields, type Field } from "../../transport/h3/wire/qpack.ts";
+import { encodeSettings, SettingId } from "../../transport/h3/wire/settings.ts";
+import { encodeVarint } from "../../transport/quic/varint.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import type { CertificateHash } from "../../transport/webtransport.ts";
 import {
   listenWebTransport,
   type ListenWebTransportOptions,
   type WebTransportListener,
   type WebTransportRequest,
-} from "../transport/h3/server.ts";
-import { turns } from "./waiting.ts";
+} from "../../transport/h3/server.ts";
+import { turns } from "../waiting.ts";
 
 /** The close of a connection, as the other end reported it. */
 export interface RawEnding {

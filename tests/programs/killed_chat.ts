@@ -4,10 +4,10 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { connect, type Subscription } from "../mod.ts";
+import { connect, type Subscription } from "../../mod.ts";
 import type { ChatBroker } from "./killed_chat_server.ts";
-import { lowPort } from "./ports.ts";
-import { soon, until } from "./waiting.ts";
+import { lowPort } from "../networks/ports.ts";
+import { soon, until } from "../waiting.ts";
 
 const PROGRAM = new URL("./killed_chat_server.ts", import.meta.url).href;
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { soon } from "./waiting.ts";
+import { soon } from "../waiting.ts";
 
 const encoder = new TextEncoder();
 

@@ -3,12 +3,19 @@
  *
  * @module
  */
-import { type DevCertificate, devCertificate } from "../transport/certificate/dev_certificate.ts";
-import type { ConnectQuicOptions } from "../transport/quic/deno_quic.ts";
-import type { QuicConnection } from "../transport/quic/connection.ts";
-import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transport/quic/server.ts";
+import {
+  type DevCertificate,
+  devCertificate,
+} from "../../transport/certificate/dev_certificate.ts";
+import type { ConnectQuicOptions } from "../../transport/quic/deno_quic.ts";
+import type { QuicConnection } from "../../transport/quic/connection.ts";
+import {
+  listenQuic,
+  type ListenQuicOptions,
+  type QuicListener,
+} from "../../transport/quic/server.ts";
 import { bindUdp } from "./raw_http3.ts";
-import { soon } from "./waiting.ts";
+import { soon } from "../waiting.ts";
 
 /** The certificate of test servers. Clients trust it by its hash. */
 export const certificate: DevCertificate = devCertificate({ cacheFolder: null });

@@ -10,12 +10,12 @@ const from = (path: string) => JSON.stringify(new URL(path, import.meta.url).hre
 
 /** The lines before the mistakes, which contain no errors. */
 export const MISTAKES_BEGIN: readonly string[] = [
-  `import type { Client } from ${from("../client/client.ts")};`,
-  `import type { Contract } from ${from("../session/contract.ts")};`,
-  `import { defineContract } from ${from("../session/contract.ts")};`,
-  `import type { Session } from ${from("../session/session.ts")};`,
-  `import type { StandardSchema } from ${from("../base/standard_schema.ts")};`,
-  `import { guest, serve, type Server } from ${from("../server.ts")};`,
+  `import type { Client } from ${from("../../client/client.ts")};`,
+  `import type { Contract } from ${from("../../session/contract.ts")};`,
+  `import { defineContract } from ${from("../../session/contract.ts")};`,
+  `import type { Session } from ${from("../../session/session.ts")};`,
+  `import type { StandardSchema } from ${from("../../base/standard_schema.ts")};`,
+  `import { guest, serve, type Server } from ${from("../../server.ts")};`,
   "type Text = StandardSchema<string>;",
   "type C = Contract<{",
   '  toClient: { news: Text; "chat:{room}": Text };',

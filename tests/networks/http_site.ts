@@ -4,15 +4,15 @@
  *
  * @module
  */
-import type { ConnectOptions } from "../client.ts";
-import type { Client } from "../client/client.ts";
-import { connect } from "../client/deno.ts";
-import { MemoryBroker } from "../pubsub/mod.ts";
-import type { PresenceMember, PresenceNotice } from "../session/wire/presence_notice.ts";
-import { updateMembers } from "../session/wire/member_list.ts";
-import type { ServeOptions, Server } from "../server.ts";
+import type { ConnectOptions } from "../../client.ts";
+import type { Client } from "../../client/client.ts";
+import { connect } from "../../client/deno.ts";
+import { MemoryBroker } from "../../pubsub/mod.ts";
+import type { PresenceMember, PresenceNotice } from "../../session/wire/presence_notice.ts";
+import { updateMembers } from "../../session/wire/member_list.ts";
+import type { ServeOptions, Server } from "../../server.ts";
 import { RoundRobin, type RoundRobinOptions } from "./round_robin.ts";
-import { listen, portOf } from "./servers.ts";
+import { listen, portOf } from "../servers.ts";
 
 /** Options for {@linkcode Site.open}. */
 export interface SiteOptions extends RoundRobinOptions {
