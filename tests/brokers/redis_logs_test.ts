@@ -610,7 +610,7 @@ test("keeps a log in one slot, without expiry, and leaves no key after its delet
   ]);
   assertEquals(new Set(keyed.map(slotOf)).size, 1);
   assertEquals((await logs.delete("keyed")).kind, "removed");
-  const keys = (await server.run("keys", "*")).split("\n").sort();
+  const keys = await server.keys();
   assertEquals(keys.map((key) => key.replace(/\d+/, "")), [
     "app:log-forks:{logs:}/log",
     "app:log-index-stream:{logs:}",
@@ -624,9 +624,9 @@ test("keeps a log in one slot, without expiry, and leaves no key after its delet
   assertEquals((await logs.delete("log")).kind, "kept");
   assertEquals(await logs.overdue({ limit: 10 }), []);
   await logs.release("log", "fork");
-  assertEquals(await server.run("dbsize"), "0");
+  assertEquals(await server.keys(), []);
   assertEquals(await logs.read("log", reading()), undefined);
-  assertEquals(await server.run("dbsize"), "0");
+  assertEquals(await server.keys(), []);
 });
 
 test("rejects calls on a keyed log that lost rows", async (server) => {
@@ -743,7 +743,7 @@ async function damaging(server: RedisServer, { logs }: RedisBroker) {
   await append(logs, "log", ["x".repeat(5_000)], { producer });
   await append(logs, "log", ["y"]);
   await logs.retain("log", "fork", { identity: "identity", maxForks: 1 });
-  const keys = (await server.run("keys", "*")).split("\n");
+  const keys = await server.keys();
   const keyOf = (kind: string) => keys.find((key) => key.includes(`:log-${kind}:`))!;
   assertEquals(keys.length, KINDS.length);
   return async (line: string) => {
@@ -783,7 +783,7 @@ for (
     assertEquals(await readAll(broker, "log"), ["new"]);
     assertEquals((await append(logs, "log", ["next"])).kind, "appended");
     assertEquals(await logs.delete("log"), { kind: "removed" });
-    assertEquals(await server.run("dbsize"), "0");
+    assertEquals(await server.keys(), []);
   });
 }
 
@@ -824,9 +824,9 @@ test("removes the keys of a log without state when it is deleted, not earlier", 
   const run = await damaging(server, broker);
   await run("set @state x");
   assertEquals(await logs.delete("log", { ifExpired: true }), { kind: "missing" });
-  assertEquals(await server.run("dbsize"), "5");
+  assertEquals((await server.keys()).length, 5);
   assertEquals(await logs.delete("log"), { kind: "missing" });
-  assertEquals(await server.run("dbsize"), "0");
+  assertEquals(await server.keys(), []);
 });
 
 test("removes a deleted log despite damaged forks", async (server) => {
@@ -837,7 +837,7 @@ test("removes a deleted log despite damaged forks", async (server) => {
   assertEquals(await readAll(broker, "log"), ["x".repeat(5_000), "y"]);
   assertEquals(await logs.release("log", "fork"), undefined);
   assertEquals(await logs.delete("log"), { kind: "removed" });
-  assertEquals(await server.run("dbsize"), "0");
+  assertEquals(await server.keys(), []);
 });
 
 test("lists the other responses if the state of one is damaged", async (server) => {
@@ -847,7 +847,7 @@ test("lists the other responses if the state of one is damaged", async (server) 
   for (const name of ["whole", "other-type", "no-json"]) {
     await create(logs, id(name), { config: { contentType: "text/plain", owner: name } });
   }
-  const keys = (await server.run("keys", "*")).split("\n");
+  const keys = await server.keys();
   const keyOf = (end: string) => keys.find((key) => key.endsWith(end))!;
   await server.run("set", keyOf("other-type"), "x");
   await server.run("hset", keyOf("no-json"), "config", "{]");

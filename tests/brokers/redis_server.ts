@@ -112,6 +112,12 @@ export class RedisServer implements AsyncDisposable {
     return new TextDecoder().decode(stdout).trim();
   }
 
+  /** Names of all keys in order, without version marks. */
+  async keys(): Promise<string[]> {
+    const lines = (await this.run("keys", "*")).split("\n");
+    return lines.filter((key) => key !== "" && !key.endsWith(":version")).toSorted();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill();
     await Deno.remove(this.folder, { recursive: true });
