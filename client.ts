@@ -112,7 +112,7 @@ export type { SessionDebugState, SessionDiagnostics } from "./session/insight/di
 export type { SessionHealth, SessionIssue } from "./session/insight/health.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
-export type { OverflowPolicy } from "./session/queue/turn.ts";
+export type { OverflowPolicy } from "./session/queue/send_queue.ts";
 export { Session } from "./session/session.ts";
 export type { SessionHandlers } from "./session/session_settings.ts";
 export type { HandshakeInfo, SessionLimits } from "./session/settings.ts";

@@ -186,7 +186,7 @@ export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export type { HandshakeInfo } from "./session/settings.ts";
 export type { SessionStats } from "./session/types.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
-export type { OverflowPolicy } from "./session/queue/turn.ts";
+export type { OverflowPolicy } from "./session/queue/send_queue.ts";
 export { Session } from "./session/session.ts";
 export type { SessionHandlers } from "./session/session_settings.ts";
 export type { SessionLimits } from "./session/settings.ts";

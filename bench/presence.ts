@@ -13,7 +13,7 @@ import type { Broker, Publication } from "../pubsub/broker.ts";
 import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { Session } from "../session/mod.ts";
 import { settingsWith } from "../session/session_settings.ts";
-import { Turn } from "../session/queue/turn.ts";
+import { Flusher } from "../session/queue/flusher.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 
 const { args } = Deno;
@@ -28,7 +28,7 @@ const GRACE_MS = 1_000;
 const wire = { frames: 0, bytes: 0, published: 0, publishedBytes: 0 };
 
 class Node implements AsyncDisposable {
-  readonly settings = settingsWith({ turn: new Turn(platformRuntime()) }, { side: "server" });
+  readonly settings = settingsWith({ flusher: new Flusher(platformRuntime()) }, { side: "server" });
   readonly topics: Topics;
   readonly nodes: Nodes | undefined;
   readonly presence: Presence;

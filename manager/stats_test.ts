@@ -105,7 +105,7 @@ Deno.test("SessionManager.stats() sums up queued and dropped messages", async ()
     const session = new Session(pair.server, slow);
     manager.add(session);
     session.send("big", "x".repeat(200_000));
-    slow.turn.flush();
+    slow.flusher.flush();
     for (let n = 0; n < 5; n++) session.send("small", n);
   }
   const { messages, bytes } = manager.stats();

@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import type { SubscribeReply } from "../session/wire/recovery.ts";
-import type { Turn } from "../session/queue/turn.ts";
+import type { Flusher } from "../session/queue/flusher.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { JoinOptions } from "./topic_options.ts";
 import type { Topics } from "./topics.ts";
@@ -20,14 +20,14 @@ export class Client implements AsyncDisposable {
   readonly binary: Uint8Array[] = [];
 
   constructor(
-    turn: Turn,
+    flusher: Flusher,
     options: SessionLimits & { readonly protocol?: string; readonly id?: string } = {},
   ) {
     const { protocol = "skein.1", id, ...limits } = options;
     this.pair = memoryPair({ protocol });
     this.session = new Session(
       this.pair.server,
-      settingsWith({ turn }, { side: "server", ...limits }),
+      settingsWith({ flusher }, { side: "server", ...limits }),
       id === undefined ? {} : { id },
     );
     this.pair.client.frames!.receive({
@@ -76,9 +76,9 @@ export class Client implements AsyncDisposable {
 }
 
 export class Clients extends Array<Client> implements AsyncDisposable {
-  static on(turn: Turn, ...options: ConstructorParameters<typeof Client>[1][]): Clients {
+  static on(flusher: Flusher, ...options: ConstructorParameters<typeof Client>[1][]): Clients {
     const clients = new Clients();
-    for (const one of options) clients.push(new Client(turn, one));
+    for (const one of options) clients.push(new Client(flusher, one));
     return clients;
   }
 

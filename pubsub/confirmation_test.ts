@@ -38,7 +38,7 @@ for (const topic of TOPICS) {
   };
 
   test("takes effect immediately, and resolves once the broker has confirmed", async ({ ready, topics }) => {
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     const inForce = topics.subscribe(client.session, topic);
     assertEquals(topics.has(client.session, topic), true);
     assertEquals(await valueOf(inForce), "pending");
@@ -48,11 +48,11 @@ for (const topic of TOPICS) {
   });
 
   test("resolves to false when the session leaves or closes first", async ({ topics }) => {
-    await using leaving = new Client(topics.turn);
+    await using leaving = new Client(topics.flusher);
     const left = topics.subscribe(leaving.session, topic);
     topics.unsubscribe(leaving.session, topic);
     assertEquals(await left, false);
-    await using closing = new Client(topics.turn);
+    await using closing = new Client(topics.flusher);
     const closed = topics.subscribe(closing.session, topic);
     await closing.session.close();
     assertEquals(await closed, false);
@@ -63,7 +63,7 @@ for (const topic of TOPICS) {
     using time = new FakeTime();
     const errors: unknown[] = [];
     const onError = (error: unknown) => void errors.push(error);
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     Object.assign(client.session[internals].settings, { handlers: { onError } });
     // The first call is not awaited: its rejection is handled.
     topics.subscribe(client.session, topic);
@@ -82,7 +82,7 @@ for (const topic of TOPICS) {
   });
 
   test("replies to a client once the broker has confirmed", async ({ ready, topics }) => {
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     client.subscribe(topics, topic, { isRequested: true });
     await turns();
     assertEquals(client.take(), []);
@@ -93,7 +93,7 @@ for (const topic of TOPICS) {
 
   test("replies before the first publication, which proves the confirmation", async (node) => {
     const { store, broker, topics } = node;
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     client.subscribe(topics, topic, { isRequested: true });
     await turns();
     if (topic === "t") store.publish(1);
@@ -107,7 +107,7 @@ for (const topic of TOPICS) {
   test("replies `unavailable` to a client if the broker does not confirm", async (node) => {
     using time = new FakeTime();
     const { ready, topics } = node;
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     client.subscribe(topics, topic, { isRequested: true });
     await passTime(time, 10_000);
     assertEquals(client.take()[0], { reason: "unavailable" });
@@ -122,7 +122,7 @@ Deno.test("Topics.subscribe() starts at the call, not at the confirmation", asyn
   const { store, broker, ready, topics } = unconfirmed();
   await using _topics = topics;
   store.publish("before the call");
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   const inForce = topics.subscribe(client.session, "t");
   await turns();
   // Another node publishes, and the store does not send this node anything yet.

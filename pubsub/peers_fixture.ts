@@ -3,8 +3,8 @@
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
-import { turnByHand } from "../session/queue/queues_fixture.ts";
-import type { Turn } from "../session/queue/turn.ts";
+import { flusherByHand } from "../session/queue/queues_fixture.ts";
+import type { Flusher } from "../session/queue/flusher.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { settingsWith } from "../session/session_settings.ts";
@@ -27,12 +27,12 @@ export interface Peer {
 }
 
 export class Peers implements AsyncDisposable {
-  readonly turn: Turn = turnByHand();
+  readonly flusher: Flusher = flusherByHand();
   readonly #peers: Peer[] = [];
 
   async connect(options: PeerOptions = {}): Promise<Peer> {
     const { user, protocol = "skein.1", id, ...limits } = options;
-    const settings = settingsWith({ turn: this.turn }, { side: "server", ...limits });
+    const settings = settingsWith({ flusher: this.flusher }, { side: "server", ...limits });
     const pair = memoryPair({ protocol });
     const session = new Session(pair.server, settings, { user, id });
     const frames: Frame[] = [];
@@ -59,7 +59,7 @@ export class Peers implements AsyncDisposable {
   async endTurn(): Promise<void> {
     // Twice, for messages that wait until the first part has been sent.
     for (let i = 0; i < 20; i++) {
-      if (i % 10 === 0) this.turn.flush();
+      if (i % 10 === 0) this.flusher.flush();
       await Promise.resolve();
     }
   }

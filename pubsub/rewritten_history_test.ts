@@ -31,7 +31,7 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
   const store = new ScriptedStore();
   store.hasTags = true;
   await using topics = new Topics({ broker: store.node(), history: HISTORY });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   const random = new Random(13);
   for (let i = 0; i < 300; i++) store.publish("the same");
   const told = { recovered: 0, newEpoch: 0, recoveredWithoutTag: 0, recoveredUnharmed: 0 };
@@ -64,7 +64,7 @@ Deno.test("TopicFeed reports another history at its members' position, even with
   store.hasTags = true;
   const broker = store.node();
   await using topics = new Topics({ broker, history: HISTORY });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.subscribe(topics);
   await turns();
   for (const data of ["a", "b"]) store.publish(data);
@@ -90,8 +90,8 @@ Deno.test("TopicFeed reports another history to a session with a running replay"
   store.hasTags = true;
   const broker = store.node();
   await using topics = new Topics({ broker, history: HISTORY });
-  await using keeper = new Client(topics.turn);
-  await using slow = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
+  await using keeper = new Client(topics.flusher);
+  await using slow = new Client(topics.flusher, { sendQueue: { maxMessages: 20 } });
   for (let i = 1; i <= 100; i++) store.publish("x".repeat(3_000));
   keeper.subscribe(topics);
   await turns();
@@ -120,7 +120,7 @@ Deno.test("Replay does not trust a position whose publication has expired, nor o
   Object.assign(broker.history!, { remembersMs: 3_600_000 });
   await using topics = new Topics({ broker, history: HISTORY });
   const askAnew = async (since: HistoryPosition) => {
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     return await ask(topics, client, since);
   };
   const empty = await askAnew({ epoch: "e1", offset: 0 });
@@ -145,8 +145,8 @@ Deno.test("Replay of the newest publications sends none from a history that star
   store.hasTags = true;
   const broker = store.node();
   await using topics = new Topics({ broker, history: HISTORY });
-  await using follower = new Client(topics.turn);
-  await using client = new Client(topics.turn);
+  await using follower = new Client(topics.flusher);
+  await using client = new Client(topics.flusher);
   for (let i = 0; i < 200; i++) store.publish("old");
   follower.subscribe(topics);
   await turns(40);

@@ -25,7 +25,7 @@ export interface TopicsOptions {
    */
   readonly broker?: Broker | undefined;
   /** Settings of all sessions that subscribe, which send their messages together. */
-  readonly settings?: Pick<SessionSettings, "turn"> | undefined;
+  readonly settings?: Pick<SessionSettings, "flusher"> | undefined;
   /**
    * Maximum number of topics per session.
    *

@@ -3,7 +3,8 @@ import { withoutUndefined } from "../base/options.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import { type BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { describe } from "../base/error_text.ts";
-import { Broadcast, Turn } from "../session/queue/turn.ts";
+import { Broadcast } from "../session/queue/broadcast.ts";
+import { Flusher } from "../session/queue/flusher.ts";
 import {
   checkTopic,
   encodeMessage,
@@ -207,7 +208,7 @@ export class Topics implements AsyncDisposable {
   readonly decisions: Decisions = new Decisions();
   readonly #runtime: Runtime;
   readonly #ownsBroker: boolean;
-  readonly #turn: Turn;
+  readonly #flusher: Flusher;
   readonly #maxTopics: number;
   readonly #maxMessageBytes: number;
   readonly #histories: HistoryTopics;
@@ -232,7 +233,7 @@ export class Topics implements AsyncDisposable {
     this.#runtime = options.runtime ?? platformRuntime();
     this.#ownsBroker = options.broker === undefined;
     this.broker = options.broker ?? new MemoryBroker({ runtime: this.#runtime });
-    this.#turn = options.settings?.turn ?? new Turn(this.#runtime);
+    this.#flusher = options.settings?.flusher ?? new Flusher(this.#runtime);
     const { maxTopicsPerSession = MAX_TOPICS_PER_SESSION, maxTopicBytes = MAX_TOPIC_BYTES } =
       options;
     const { maxMessageBytes = MAX_MESSAGE_BYTES } = options;
@@ -242,7 +243,7 @@ export class Topics implements AsyncDisposable {
     this.#histories = new HistoryTopics({
       runtime: this.#runtime,
       broker: this.broker,
-      turn: this.#turn,
+      flusher: this.#flusher,
       history: options.history ?? {},
       sessionOf: (id) => this.#byId.get(id),
     });
@@ -273,12 +274,12 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * The turn of all sessions that subscribe.
+   * Flushes all sessions that subscribe.
    *
    * @ignore
    */
-  get turn(): Turn {
-    return this.#turn;
+  get flusher(): Flusher {
+    return this.#flusher;
   }
 
   /**
@@ -326,7 +327,7 @@ export class Topics implements AsyncDisposable {
    * assertEquals(heard, ["two", "three"]);
    * ```
    *
-   * @param session A session of the same turn.
+   * @param session A session of the same flusher.
    * @param topic The topic.
    * @param options See {@linkcode SubscribeOptions}.
    * @returns Resolves to true once the broker has confirmed the subscription: from then on,
@@ -748,7 +749,7 @@ export class Topics implements AsyncDisposable {
       const feed = this.#histories.open(topic, bounds);
       return { feed, close: () => this.#histories.close(feed) };
     }
-    const members = new Broadcast<Session>(this.#turn);
+    const members = new Broadcast<Session>(this.#flusher);
     const confirmation = new Confirmation(this.#runtime, topic);
     const onInterrupted = () => tellInterrupted(topic, members.members());
     const asked = this.#runtime.monotonic();

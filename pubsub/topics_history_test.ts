@@ -54,7 +54,7 @@ Deno.test("Topics({ history }) rejects patterns that overlap, invalid bounds, an
 
 Deno.test("Topics.subscribe() follows a topic with a history from the call on", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using one = new Client(topics.turn);
+  await using one = new Client(topics.flusher);
   topics.publish("t", 1);
   assert(one.subscribe(topics));
   await turns();
@@ -68,7 +68,7 @@ Deno.test("Topics.subscribe() follows a topic with a history from the call on", 
 
 Deno.test("Topics.subscribe() delivers the next publications, also before the topic was read", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using one = new Client(topics.turn);
+  await using one = new Client(topics.flusher);
   topics.publish("t", 0);
   assert(await topics.subscribe(one.session, "t"));
   assert(await topics.subscribe(one.session, "t"));
@@ -82,7 +82,7 @@ Deno.test("Topics.subscribe() delivers the next publications, also before the to
 Deno.test("Topics.subscribe() with `last` starts with the newest, in order, then continues live", async () => {
   for (const [last, first] of [[0, 21], [1, 20], [7, 14], [20, 1], [500, 1]] as const) {
     await using topics = new Topics({ history: HISTORY });
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     publishRun(topics, 1, 20);
     client.subscribe(topics, "t", { last });
     await turns();
@@ -98,7 +98,7 @@ Deno.test("Topics.subscribe() with `last` starts with the newest, in order, then
 Deno.test("Topics.subscribe() with `last` misses no publication during the read", async () => {
   const { store, broker, topics } = scripted();
   await using _topics = topics;
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   let isRead = false;
   // The second read, which the session makes itself, finds nothing yet.
   broker.make("history.read", async (run) => {
@@ -117,7 +117,7 @@ Deno.test("Topics.subscribe() with `last` misses no publication during the read"
 
 Deno.test("Topics.subscribe() with `since` sends missed publications, or the reason of a gap", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using keeper = new Client(topics.turn);
+  await using keeper = new Client(topics.flusher);
   keeper.subscribe(topics);
   publishRun(topics, 1, 20);
   await turns();
@@ -134,7 +134,7 @@ Deno.test("Topics.subscribe() with `since` sends missed publications, or the rea
     [{ since: { epoch: "old", offset: 3 }, last: 2 }, { offset: 18, ...renewed }, 19],
   ];
   for (const [options, expected, first] of cases) {
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     client.subscribe(topics, "t", options);
     await turns();
     const [reply, ...messages] = client.take() as [object, ...unknown[][]];
@@ -145,9 +145,9 @@ Deno.test("Topics.subscribe() with `since` sends missed publications, or the rea
 
 Deno.test("Topics.subscribe() reports a `since` that is no longer kept", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   publishRun(topics, 1, 30, "chat:a");
-  await using first = new Client(topics.turn);
+  await using first = new Client(topics.flusher);
   first.subscribe(topics, "chat:a");
   await turns();
   const { epoch } = first.take()[0] as { epoch: string };
@@ -166,7 +166,7 @@ Deno.test("Topics.subscribe() reports a `since` that is no longer kept", async (
 Deno.test("Topics.subscribe() reports an expired `since`", async () => {
   using time = new FakeTime();
   await using topics = new Topics({ history: { t: { ttlMs: 1_000 } } });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   publishRun(topics, 1, 2);
   client.subscribe(topics);
   await turns();
@@ -183,7 +183,7 @@ Deno.test("Topics.subscribe() reports an expired `since`", async () => {
 
 Deno.test("Topics.subscribe() again returns the position, and with `since` starts there again", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.subscribe(topics);
   await turns();
   publishRun(topics, 1, 3);
@@ -206,7 +206,7 @@ Deno.test("Topics.subscribe() again returns the position, and with `since` start
 
 Deno.test("Topics.subscribe() replies for a topic without history, with any options", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.subscribe(topics, "other");
   client.subscribe(topics, "other", { since: { epoch: "e", offset: 1 }, last: 3 });
   await turns();
@@ -215,7 +215,7 @@ Deno.test("Topics.subscribe() replies for a topic without history, with any opti
 
 Deno.test("Topics.subscribe() rejects an invalid `last`", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   for (const last of [-1, 1.5, NaN]) {
     assertThrows(
       () => topics.subscribe(client.session, "t", { last }),
@@ -230,7 +230,7 @@ Deno.test("Topics.subscribe() replays ten times the send queue, page by page, ov
   await using topics = new Topics({ history: { t: { size: 5_000, bytes: 100_000_000 } } });
   const text = "x".repeat(3_000);
   for (let i = 0; i < 320; i++) topics.publish("t", { i, text });
-  await using client = new Client(topics.turn, { sendQueue: { maxMessages: 32 } });
+  await using client = new Client(topics.flusher, { sendQueue: { maxMessages: 32 } });
   client.pair.link.stall("to-client");
   client.subscribe(topics, "t", { last: 1_000 });
   const { queuedMessages: most } = await mostOf(client, async () => {
@@ -254,10 +254,10 @@ async function mostOf(
   run: () => Promise<void>,
 ): Promise<{ queuedMessages: number }> {
   let queuedMessages = 0;
-  const { turn } = session[internals].settings;
+  const { flusher } = session[internals].settings;
   const look = () => queuedMessages = Math.max(queuedMessages, session.stats.queuedMessages);
-  const flush = turn.flush.bind(turn);
-  turn.flush = () => {
+  const flush = flusher.flush.bind(flusher);
+  flusher.flush = () => {
     look();
     flush();
     look();
@@ -269,7 +269,7 @@ async function mostOf(
 Deno.test("Topics.subscribe() to many topics at the same time keeps all their pages below the queue", async () => {
   await using topics = new Topics({ history: { "chat:{room}": {} } });
   for (let room = 0; room < 20; room++) publishRun(topics, 1, 60, `chat:${room}`);
-  await using client = new Client(topics.turn, { sendQueue: { maxMessages: 40 } });
+  await using client = new Client(topics.flusher, { sendQueue: { maxMessages: 40 } });
   for (let room = 0; room < 20; room++) client.subscribe(topics, `chat:${room}`, { last: 60 });
   for (let i = 0; i < 100 && client.lines.length < 20 * 61; i++) await turns();
   assertEquals(client.session.state, "connected");
@@ -282,7 +282,7 @@ Deno.test("Topics.subscribe() to many topics at the same time keeps all their pa
 Deno.test("Topics.subscribe() joins live without a gap or a duplicate during constant publications", async () => {
   await using topics = new Topics({ history: { t: { size: 5_000 } } });
   publishRun(topics, 1, 500);
-  await using client = new Client(topics.turn, { sendQueue: { maxMessages: 50 } });
+  await using client = new Client(topics.flusher, { sendQueue: { maxMessages: 50 } });
   client.subscribe(topics, "t", { last: 500 });
   let next = 501;
   for (let i = 0; i < 200; i++) {
@@ -300,7 +300,7 @@ const REMOVED = { unsubscribed: "t", code: "removed", reason: "" };
 
 Deno.test("Topics.unsubscribe() ends a replay, whose reply says superseded", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   publishRun(topics, 1, 200);
   client.subscribe(topics, "t", { last: 5 });
   assert(topics.unsubscribe(client.session, "t"));
@@ -316,7 +316,7 @@ Deno.test("Topics.unsubscribe() ends a replay, whose reply says superseded", asy
 Deno.test("Topics releases a session that closes during its replay", async () => {
   await using topics = new Topics({ history: { t: {} } });
   publishRun(topics, 1, 500);
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.pair.link.stall("to-client");
   client.subscribe(topics, "t", { last: 500 });
   await turns();
@@ -329,7 +329,7 @@ Deno.test("Topics releases a session that closes during its replay", async () =>
 
 Deno.test("Topics.publish() with `except` moves the position of the excluded session, also in a replay", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using both = Clients.on(topics.turn, { id: "one" }, { id: "two" });
+  await using both = Clients.on(topics.flusher, { id: "one" }, { id: "two" });
   const [one, two] = both as unknown as [Client, Client];
   one.subscribe(topics);
   two.subscribe(topics);
@@ -351,7 +351,7 @@ Deno.test("Topics.publish() with `except` moves the position of the excluded ses
 
 Deno.test("Topics.publish() sends plain sessions messages, and nothing else", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using plain = new Client(topics.turn, { protocol: "", id: "plain" });
+  await using plain = new Client(topics.flusher, { protocol: "", id: "plain" });
   publishRun(topics, 1, 3);
   topics.subscribe(plain.session, "t", { last: 2 });
   await turns();
@@ -363,7 +363,7 @@ Deno.test("Topics.publish() sends plain sessions messages, and nothing else", as
 
 Deno.test("Topics.publish() keeps bytes too, with their offset in the head", async () => {
   await using topics = new Topics({ history: HISTORY });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   topics.publish("t", Uint8Array.of(1, 2, 3));
   topics.subscribe(client.session, "t", { last: 1 });
   await turns();
@@ -438,7 +438,7 @@ Deno.test("Topics without a history notify subscribers that the broker was late 
     broker.ready = ready.promise;
     const runtime = Object.assign(platformRuntime(), { monotonic: () => nowMs });
     await using topics = new Topics({ broker, runtime });
-    await using client = new Client(topics.turn);
+    await using client = new Client(topics.flusher);
     topics.subscribe(client.session, "other");
     nowMs += lateMs;
     ready.resolve();
@@ -451,7 +451,7 @@ Deno.test("Topics without a history notify subscribers that the broker was late 
 Deno.test("Topics without a history report an interrupted broker to their subscribers", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
-  await using clients = Clients.on(topics.turn, {}, { protocol: "" });
+  await using clients = Clients.on(topics.flusher, {}, { protocol: "" });
   for (const { session } of clients) topics.subscribe(session, "other");
   broker.interrupt();
   await turns();
@@ -465,7 +465,7 @@ Deno.test("Topics of several nodes have one history", async () => {
   await using broker = new MemoryBroker();
   await using near = new Topics({ broker, history: HISTORY });
   await using far = new Topics({ broker, history: HISTORY });
-  await using one = new Client(near.turn);
+  await using one = new Client(near.flusher);
   one.subscribe(near);
   await turns();
   near.publish("t", 1);
@@ -473,7 +473,7 @@ Deno.test("Topics of several nodes have one history", async () => {
   await turns();
   const [reply, ...rest] = one.take() as [{ epoch: string }, ...unknown[]];
   assertEquals(rest, [[1, 1, 0], [2, 2, 1]]);
-  await using back = new Client(far.turn);
+  await using back = new Client(far.flusher);
   back.subscribe(far, "t", { since: { epoch: reply.epoch, offset: 1 } });
   await turns();
   assertEquals(back.take(), [
@@ -486,11 +486,11 @@ Deno.test("Topics read a topic from the broker once, for any number of subscribe
   const { store, broker, topics } = scripted();
   await using _topics = topics;
   for (let i = 1; i <= 100; i++) store.publish(i);
-  await using clients = Clients.on(topics.turn, {}, {}, {}, {}, {});
+  await using clients = Clients.on(topics.flusher, {}, {}, {}, {}, {});
   for (const client of clients) client.subscribe(topics, "t", { last: 100 });
   await turns();
   for (const client of clients) assertRun(client.takeData(), 1, 100);
-  await using late = new Client(topics.turn);
+  await using late = new Client(topics.flusher);
   late.subscribe(topics, "t", { since: { epoch: "e1", offset: 40 } });
   await turns();
   assertRun(late.takeData(), 41, 100);
@@ -501,7 +501,7 @@ Deno.test("Topics read a page once for all readers", async () => {
   const { store, broker, topics } = scripted();
   await using _topics = topics;
   for (let i = 1; i <= 300; i++) store.publish(i);
-  await using clients = Clients.on(topics.turn, {}, {}, {}, {}, {});
+  await using clients = Clients.on(topics.flusher, {}, {}, {}, {}, {});
   for (const client of clients) {
     client.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
   }
@@ -515,7 +515,7 @@ Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads in progress", as
   const { store, broker, topics } = scripted();
   store.publish(1);
   broker.make("history.read", hang);
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.subscribe(topics, "t", { last: 1 });
   await turns();
   await topics[Symbol.asyncDispose]();
@@ -527,8 +527,8 @@ Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads in progress", as
 Deno.test("Topics bound the restarts of a session while the broker does not respond", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
-  await using client = new Client(topics.turn);
-  await using other = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
+  await using other = new Client(topics.flusher);
   other.subscribe(topics);
   await turns();
   broker.make("history.read", hang);
@@ -551,8 +551,8 @@ Deno.test("Topics bound the restarts of a session while the broker does not resp
 Deno.test("Topics let a session leave during its reply", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
-  await using client = new Client(topics.turn);
-  await using other = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
+  await using other = new Client(topics.flusher);
   other.subscribe(topics);
   await turns();
   broker.make("history.read", hang);

@@ -87,7 +87,7 @@ import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { instrument } from "../session/insight/watch.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings.ts";
-import { Turn } from "../session/queue/turn.ts";
+import { Flusher } from "../session/queue/flusher.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { addressKey, isPrivateAddress } from "../base/network_address.ts";
@@ -200,7 +200,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
     this.#console = new ConsoleReport(runtime);
     const settings = settingsWith<ValueOf<V>, C, "server">(
-      { turn: new Turn(runtime), console: this.#console },
+      { flusher: new Flusher(runtime), console: this.#console },
       { ...options.session, ...pickHandlers(options), runtime, side: "server", contract },
     );
     this.#maxMessageBytes = settings.maxMessageBytes;

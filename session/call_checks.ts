@@ -14,7 +14,7 @@ import {
 import type { CheckOption, NumberCheck, OptionKinds } from "../base/options.ts";
 import { isSendable } from "../transport/close_info.ts";
 import type { OpenStreamOptions } from "../transport/connection.ts";
-import type { OverflowPolicy } from "./queue/turn.ts";
+import type { OverflowPolicy } from "./queue/send_queue.ts";
 import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 import type { SessionLimits } from "./settings.ts";

@@ -13,7 +13,7 @@ import type { GoAway } from "./wire/envelope.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { Turn } from "./queue/turn.ts";
+import { Flusher } from "./queue/flusher.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { Session } from "./session.ts";
 import type { ErasedHandlers, SessionLimits, SessionSettings } from "./settings.ts";
@@ -136,10 +136,9 @@ export interface SessionSettingsOptions<
 /** The parts of a server that its sessions share. */
 export interface SharedParts {
   /**
-   * Sends messages at the end of an event loop turn. Sessions that share broadcasts must share a
-   * `Turn`.
+   * Sends messages at the end of an event loop turn. Sessions that share broadcasts must share it.
    */
-  readonly turn?: Turn | undefined;
+  readonly flusher?: Flusher | undefined;
   /** Prints failures that have no handler. */
   readonly console?: ConsoleReport | undefined;
 }
@@ -180,7 +179,7 @@ export function checkSettings<
     runtime,
     side: options.side,
     router: options.contract && compileContract(options.contract, options.side),
-    turn: options.turn ?? new Turn(runtime),
+    flusher: options.flusher ?? new Flusher(runtime),
     heartbeat: new Heartbeat(runtime, options.heartbeat),
     // The public signature has checked the caller's types; from here on, they are erased.
     handlers: options as ErasedHandlers,

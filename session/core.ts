@@ -20,7 +20,7 @@ import { withoutUndefined } from "../base/options.ts";
 import { settlesWithin } from "../base/wait.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import type { FrameTap } from "./queue/frames.ts";
-import { SendQueue, type SendQueueOwner } from "./queue/turn.ts";
+import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import { report, type SessionSettings, tellLoss } from "./settings.ts";
 import type { Lineage, SessionFace, SessionIdentity, SessionState } from "./types.ts";
 import type { Hello } from "./wire/envelope.ts";
@@ -301,11 +301,11 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
    */
   windUp(ending: CloseInfo): void {
     if (this.state === "closed" || this.ending !== undefined) return;
-    const { turn, closeTimeoutMs, runtime } = this.settings;
+    const { flusher, closeTimeoutMs, runtime } = this.settings;
     this.ending = ending;
     if (this.state === "connected") this.startDraining();
     runtime.clearTimeout(this.#timer);
-    turn.flush();
+    flusher.flush();
     if (this.info !== undefined) return;
     const close = () =>
       this.connection.close({

@@ -60,7 +60,7 @@ export type { HandshakeInfo } from "./settings.ts";
 export type { SessionStats } from "./types.ts";
 export { instrument } from "./insight/watch.ts";
 export type { ContractMessage, UntypedMessage } from "./message.ts";
-export type { OverflowPolicy } from "./queue/turn.ts";
+export type { OverflowPolicy } from "./queue/send_queue.ts";
 export { Session } from "./session.ts";
 export {
   type SessionHandlers,

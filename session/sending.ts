@@ -17,7 +17,7 @@ import type { Runtime } from "../base/runtime.ts";
 import { Signal } from "../base/signal.ts";
 import { waitFor } from "../base/wait.ts";
 import { type SessionCore, type SessionHalf, SKEIN_PROTOCOL } from "./core.ts";
-import type { SendQueue } from "./queue/turn.ts";
+import type { SendQueue } from "./queue/send_queue.ts";
 import type { ControlStats, SessionPublishOptions, WaitOptions } from "./types.ts";
 import {
   checkTopic,
@@ -134,7 +134,7 @@ export class Sending implements SessionHalf {
   /** Flushes what the connection accepts, see {@linkcode SessionHalf}. */
   abort(): void {
     // Flush earlier broadcasts first: the peer may still read why the session closes, in order.
-    this.#core.settings.turn.flush();
+    this.#core.settings.flusher.flush();
     this.#queue?.flush();
   }
 

@@ -295,7 +295,7 @@ export class Session<
   async flushed(options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("wait", options);
     const queue = this.#core.sending.messages("wait for the send queue");
-    this.#core.settings.turn.flush();
+    this.#core.settings.flusher.flush();
     await waitFor(this.#core.settings.runtime, queue.flushed(), {
       ...options,
       what: "the send queue",

@@ -4,7 +4,7 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { type CloseInfo, SessionClosedError, TimeoutError } from "../errors.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
-import type { OverflowPolicy } from "./queue/turn.ts";
+import type { OverflowPolicy } from "./queue/send_queue.ts";
 import { sessionSettings } from "./session_settings.ts";
 import { soon, turns } from "../tests/waiting.ts";
 

@@ -14,7 +14,8 @@ import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envel
 import type { Control, UntypedMessage } from "./message.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import type { QueuedMessage } from "./queue/frames.ts";
-import type { Overflow, OverflowPolicy, Turn } from "./queue/turn.ts";
+import type { Flusher } from "./queue/flusher.ts";
+import type { Overflow, OverflowPolicy } from "./queue/send_queue.ts";
 import type { Lineage, SessionFace } from "./types.ts";
 import { attempt } from "../base/call_safely.ts";
 
@@ -172,11 +173,11 @@ export interface SessionSettings {
    */
   readonly router: ContractRouter | undefined;
   /**
-   * Sends messages at the end of an event loop turn. Sessions that share broadcasts share a `Turn`.
+   * Sends messages at the end of an event loop turn. Sessions that share broadcasts share it.
    *
    * @ignore
    */
-  readonly turn: Turn;
+  readonly flusher: Flusher;
   /**
    * Watches all sessions of these settings.
    *

@@ -17,7 +17,7 @@ import {
 import { MemoryBroker, Topics } from "../pubsub/mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import { RequestService } from "../session/serving/requests.ts";
-import { Turn } from "../session/queue/turn.ts";
+import { Flusher } from "../session/queue/flusher.ts";
 import { Cable } from "./networks/cable.ts";
 import { Network } from "./clients.ts";
 import { Random } from "./random.ts";
@@ -227,10 +227,10 @@ Deno.test("Subscription to a history yields every message to a loop that is slow
 });
 
 Deno.test("Subscription to a topic receives no publication in flight for an earlier subscription", async () => {
-  const turn = new Turn(platformRuntime());
-  await using topics = new Topics({ settings: { turn }, history });
+  const flusher = new Flusher(platformRuntime());
+  await using topics = new Topics({ settings: { flusher }, history });
   const network = new Network({
-    turn,
+    flusher,
     sendQueue: { maxMessages: 20 },
     services: new RequestService(platformRuntime(), {
       hasHistory: true,

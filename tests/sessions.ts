@@ -31,9 +31,9 @@ export type EndOptions<
 /** Creates the settings of one end. */
 export function endSettings<V, C extends Contract, S extends Side>(
   side: S,
-  { turn, services, console, ...options }: EndOptions<V, C, S> = {},
+  { flusher, services, console, ...options }: EndOptions<V, C, S> = {},
 ): SessionSettings {
-  const settings = settingsWith<V, C, S>({ turn, console }, {
+  const settings = settingsWith<V, C, S>({ flusher, console }, {
     ...options as Omit<SessionSettingsOptions<V, C, S>, "side">,
     side,
   });

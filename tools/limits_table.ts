@@ -58,7 +58,7 @@ import {
 } from "../server/state/ephemeral_rows.ts";
 import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
-import { HIGH_WATER_MARK } from "../session/queue/turn.ts";
+import { HIGH_WATER_MARK } from "../session/queue/send_queue.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { MAX_PUBLICATIONS_AT_ONCE } from "../session/serving/requests.ts";
 import { MAX_REJECTIONS, REJECTION_WINDOW_MS } from "../session/faults.ts";

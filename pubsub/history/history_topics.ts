@@ -6,7 +6,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkLimits, withoutUndefined } from "../../base/options.ts";
 import { type HistoryPosition, STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
-import type { Turn } from "../../session/queue/turn.ts";
+import type { Flusher } from "../../session/queue/flusher.ts";
 import { stamp } from "./replay.ts";
 import { Semaphore } from "./semaphore.ts";
 import { TailBudget } from "./tail_cache.ts";
@@ -40,8 +40,8 @@ interface HistoryTopicsOptions {
   readonly runtime: Runtime;
   /** Broker that delivers and keeps the publications. */
   readonly broker: Broker;
-  /** The turn of all sessions. */
-  readonly turn: Turn;
+  /** Flushes all sessions. */
+  readonly flusher: Flusher;
   /** Pattern of topics to the bounds of their histories. */
   readonly history: Readonly<Record<string, Partial<HistoryBounds>>>;
   readonly sessionOf: (id: string) => Session | undefined;
@@ -69,7 +69,7 @@ export class HistoryTopics {
    * @throws {RangeError} If a bound is not a positive integer.
    * @throws {UnsupportedError} If the broker keeps no history.
    */
-  constructor({ runtime, broker, turn, history, sessionOf }: HistoryTopicsOptions) {
+  constructor({ runtime, broker, flusher, history, sessionOf }: HistoryTopicsOptions) {
     this.#runtime = runtime;
     const routes = Object.entries(history).map(([pattern, bounds]) =>
       [
@@ -92,7 +92,7 @@ export class HistoryTopics {
       runtime,
       broker,
       history: broker.history,
-      turn,
+      flusher,
       tails: new TailBudget(),
       catchingUp: new Semaphore(runtime, MAX_SYNCS),
       replaying: new Semaphore(runtime, MAX_REPLAYS),

@@ -7,7 +7,9 @@ import type {
   SubscribeReply,
 } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { pushPage } from "../../session/queue/turn.ts";
+import type { Flusher } from "../../session/queue/flusher.ts";
+import { packAll } from "../../session/queue/frames.ts";
+import type { SendQueue } from "../../session/queue/send_queue.ts";
 import type { EncodedMessage } from "../../session/wire/encode.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -550,7 +552,7 @@ export class Replay {
     if (first.prev > this.#at!) this.#skipTo("too-old", first.prev);
     const session = this.#session;
     const { queue, settings } = session[internals];
-    const push = (page: readonly EncodedMessage[]) => pushPage(queue!, settings.turn, page);
+    const push = (page: readonly EncodedMessage[]) => pushPage(queue!, settings.flusher, page);
     // The reply promised these publications to the client, so the queue may not drop any of them.
     let messages: EncodedMessage[] = [];
     for (const item of items) {
@@ -646,4 +648,15 @@ export function tellSkip(session: Session, item: Placed): void {
   const core = session[internals];
   const { message: { topic }, offset, prev, tag } = item;
   if (core.joins) core.sending.post({ skip: topic, offset, prev, tag });
+}
+
+/** Adds the messages of a page to a queue, as whole frames that the queue must not drop. */
+function pushPage(queue: SendQueue, flusher: Flusher, page: readonly EncodedMessage[]): void {
+  const entries = page.map((message) =>
+    queue.fitting({ ...message, sequence: flusher.nextSequence(), isProtected: true })
+  );
+  for (const { frame, size, end, messages } of packAll(entries, queue.joins)) {
+    const { sequence } = entries[end - 1]!;
+    queue.push({ frame, size, topic: "", sequence, isProtected: true, messages });
+  }
 }

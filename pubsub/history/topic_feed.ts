@@ -33,7 +33,8 @@ import {
   tellGap,
   tellSkip,
 } from "./replay.ts";
-import { Broadcast, type Turn } from "../../session/queue/turn.ts";
+import { Broadcast } from "../../session/queue/broadcast.ts";
+import type { Flusher } from "../../session/queue/flusher.ts";
 import { Confirmation } from "../confirmation.ts";
 
 /**
@@ -66,8 +67,8 @@ const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
 
 /** State that a node's feeds share. */
 export interface FeedHost extends ReplayHost {
-  /** The turn of all sessions. */
-  readonly turn: Turn;
+  /** Flushes all sessions. */
+  readonly flusher: Flusher;
   sessionOf(id: string): Session | undefined;
   /** Delivers publications. */
   readonly broker: Broker;
@@ -105,7 +106,7 @@ class Subscribers {
   constructor(feed: TopicFeed, host: FeedHost) {
     this.#feed = feed;
     this.#host = host;
-    this.#members = new Broadcast<Session>(host.turn);
+    this.#members = new Broadcast<Session>(host.flusher);
   }
 
   /** Number of sessions. */
@@ -184,7 +185,7 @@ class Subscribers {
 
   /** Turns members with unsent messages into replays, which send page by page. */
   spareSlow(): void {
-    this.#host.turn.flush();
+    this.#host.flusher.flush();
     for (const session of [...this.#members.members()]) {
       if (session[internals].queue!.isFlushed) continue;
       this.#members.delete(session);

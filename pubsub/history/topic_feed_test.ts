@@ -28,7 +28,7 @@ async function bench(before = 0): Promise<Bench> {
   for (let i = 1; i <= before; i++) store.publish(i);
   const broker = store.node();
   const topics = new Topics({ broker, history: { t: { size: 1_000_000 } } });
-  const client = new Client(topics.turn);
+  const client = new Client(topics.flusher);
   client.subscribe(topics);
   await turns();
   assertEquals(client.take(), [{ epoch: "e1", offset: before, head: before }]);
@@ -140,7 +140,7 @@ Deno.test("Replay reports a gap up to the end of an expired history, but not for
   // More than the node itself remembers.
   await using node = await bench(300);
   const { store, topics } = node;
-  await using late = new Client(topics.turn);
+  await using late = new Client(topics.flusher);
   const read = store.read.bind(store);
   store.read = (options) => {
     const page = read(options);
@@ -339,7 +339,7 @@ Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
   await using node = await bench();
   const { store, broker, topics, client } = node;
   const limits = { sendQueue: { maxMessages: 64 } };
-  await using others = Clients.on(topics.turn, limits, limits);
+  await using others = Clients.on(topics.flusher, limits, limits);
   const [slow, fast] = others as unknown as [Client, Client];
   slow.subscribe(topics);
   fast.subscribe(topics);
@@ -366,7 +366,7 @@ Deno.test("TopicFeed lets members with small queues receive held publications at
   using time = new FakeTime();
   await using node = await bench();
   const { store, broker, topics } = node;
-  await using others = Clients.on(topics.turn, { sendQueue: { maxMessages: 8 } });
+  await using others = Clients.on(topics.flusher, { sendQueue: { maxMessages: 8 } });
   const [small] = others as unknown as [Client];
   small.subscribe(topics);
   await turns();
@@ -397,7 +397,7 @@ Deno.test("TopicFeed replies `unavailable` if the broker is unreachable, and rep
   const broker = store.node();
   await using topics = new Topics({ broker, history: { t: {} } });
   broker.make("history.read", fail);
-  await using clients = Clients.on(topics.turn, {}, {}, {});
+  await using clients = Clients.on(topics.flusher, {}, {}, {});
   const [one, two, three] = clients as unknown as [Client, Client, Client];
   one.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   two.subscribe(topics);
@@ -426,7 +426,7 @@ Deno.test("TopicFeed replies `unavailable` to two calls of a session if the brok
   const broker = new ScriptedStore().node();
   await using topics = new Topics({ broker, history: { t: {} } });
   broker.make("history.read", fail);
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   client.subscribe(topics);
   await passTime(time, 20_000);
@@ -444,7 +444,7 @@ Deno.test("TopicFeed replies to a member with the position as soon as there is o
   const ready = Promise.withResolvers<void>();
   broker.ready = ready.promise;
   await using topics = new Topics({ broker, history: { t: {} } });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   topics.subscribe(client.session, "t");
   client.subscribe(topics);
   await passTime(time, 1_000);
@@ -462,7 +462,7 @@ Deno.test("TopicFeed replies `unavailable` if the broker does not confirm its su
   const broker = store.node();
   broker.ready = new Promise(() => {});
   await using topics = new Topics({ broker, history: { t: {} } });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.subscribe(topics, "t", { last: 3 });
   await passTime(time, 9_000);
   assertEquals(client.take(), []);
@@ -477,7 +477,7 @@ Deno.test("TopicFeed checks with the broker if a client is ahead of the feed", a
   broker.onDelivery = () => {};
   store.publish(2);
   store.publish(3);
-  await using back = new Client(topics.turn);
+  await using back = new Client(topics.flusher);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 2 } });
   await turns();
   assertEquals(back.take(), [{ epoch: "e1", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
@@ -495,7 +495,7 @@ Deno.test("TopicFeed repeats nothing to a client ahead of it while the broker is
   broker.onDelivery = (one) => void late.push(one);
   broker.make("history.read", fail);
   for (let i = 2; i <= 4; i++) store.publish(i);
-  await using back = new Client(topics.turn);
+  await using back = new Client(topics.flusher);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 3 } });
   await passTime(time, 10_000);
   assertEquals(back.take(), [
@@ -510,7 +510,7 @@ Deno.test("TopicFeed repeats nothing to a client ahead of it while the broker is
 Deno.test("TopicFeed moves members with a running replay to a new epoch too", async () => {
   await using node = await bench(400);
   const { store, topics } = node;
-  await using client = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
+  await using client = new Client(topics.flusher, { sendQueue: { maxMessages: 20 } });
   client.pair.link.stall("to-client");
   const sizes = store.kept.length;
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
@@ -535,7 +535,7 @@ Deno.test("TopicFeed replies to a member with a running replay with a position i
   let reads = 0;
   const late = replyAfter(gate.promise);
   broker.make("history.read", (run, call) => (++reads === 2 ? late : pass)(run, call));
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   await turns(40);
   const sent = client.take().length - 1;
@@ -586,7 +586,7 @@ Deno.test("TopicFeed recovers nothing from a page of a history that has started 
   let reads = 0;
   const late = replyAfter(gate.promise);
   broker.make("history.read", (run, call) => (++reads === 1 ? late : pass)(run, call));
-  await using back = new Client(topics.turn);
+  await using back = new Client(topics.flusher);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
   await turns();
   store.beginEpoch("e2", 400);
@@ -604,7 +604,7 @@ Deno.test("TopicFeed replies in time if the broker accepts a read and never resp
   await using node = await bench(3);
   const { broker, topics } = node;
   broker.make("history.read", hang);
-  await using clients = Clients.on(topics.turn, {}, {});
+  await using clients = Clients.on(topics.flusher, {}, {});
   const [ahead, behind] = clients as unknown as [Client, Client];
   ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 9 } });
   behind.subscribe(topics, "t", { since: { epoch: "e0", offset: 1 } });
@@ -644,14 +644,14 @@ Deno.test("TopicFeed reports a gap of a session before the publications after it
     isArmed = false;
     return "drop-oldest" as const;
   };
-  await using stalled = new Client(topics.turn, { sendQueue: { policy } });
+  await using stalled = new Client(topics.flusher, { sendQueue: { policy } });
   topics.subscribe(stalled.session, "t");
   stalled.pair.link.stall("to-client");
   for (let i = 0; i < 2; i++) store.publish("x".repeat(60_000));
   await turns();
   isArmed = true;
   client.take();
-  // The last of them makes the turn flush, because its batch is full.
+  // The last of them causes a flush, because the batch is full.
   for (let i = 0; i < 255; i++) store.publish(i);
   store.publish("left out", client.session.id);
   await turns();
@@ -682,7 +682,7 @@ Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them 
   broker.onDelivery = (one) => void live.push(one);
   for (let i = 2; i <= 6; i++) store.publish(i);
   broker.make("history.read", fail);
-  await using clients = Clients.on(topics.turn, {}, {});
+  await using clients = Clients.on(topics.flusher, {}, {});
   const [ahead, beyond] = clients as unknown as [Client, Client];
   ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 5 } });
   beyond.subscribe(topics, "t", { since: { epoch: "e1", offset: 99 } });
@@ -720,7 +720,7 @@ Deno.test("TopicFeed without a position starts no member before its first page",
   for (let i = 1; i <= 3; i++) store.publish(i);
   const broker = store.node();
   await using topics = new Topics({ broker, history: { t: {} } });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   broker.make("history.read", fail);
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 2 } });
   await passTime(time, 10_500);
@@ -740,7 +740,7 @@ Deno.test("Replay repeats a page read that the broker failed", async () => {
   const { broker, topics } = node;
   let reads = 0;
   broker.make("history.read", (run, call) => (++reads <= 2 ? fail : pass)(run, call));
-  await using back = new Client(topics.turn);
+  await using back = new Client(topics.flusher);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
   await passTime(time, 3_000);
   assertRun(back.takeData(), 11, 300);
@@ -752,7 +752,7 @@ Deno.test("Replay reports a gap if publications expire while it runs", async () 
   const { store, topics } = node;
   for (let i = 1; i <= 400; i++) store.publish({ i, text: "x".repeat(2_000) });
   await turns();
-  await using slow = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
+  await using slow = new Client(topics.flusher, { sendQueue: { maxMessages: 20 } });
   slow.pair.link.stall("to-client");
   slow.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   await turns(40);
@@ -776,7 +776,7 @@ Deno.test("TopicFeed ignores an opening page of an epoch that is over by then", 
   for (let i = 1; i <= 3; i++) store.publish(i);
   const broker = store.node();
   await using topics = new Topics({ broker, history: { t: {} } });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   const gate = Promise.withResolvers<void>();
   let reads = 0;
   const late = replyAfter(gate.promise);
@@ -798,7 +798,7 @@ Deno.test("TopicFeed keeps a bounded number of bytes for slow sessions", async (
   const { store, topics } = node;
   const text = "x".repeat(100_000);
   for (let i = 1; i <= 20; i++) store.publish({ i, text });
-  await using slow = Clients.on(topics.turn, ...Array.from({ length: 200 }, () => ({})));
+  await using slow = Clients.on(topics.flusher, ...Array.from({ length: 200 }, () => ({})));
   for (const { pair, session } of slow) {
     pair.link.stall("to-client");
     session.send("filler", text);

@@ -77,13 +77,13 @@ Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 pro
 Deno.test("Reading 20,000 topics evicts no history, and reports no gap to listeners", async () => {
   await using broker = new MemoryBroker();
   await using topics = new Topics({ broker, history: { "room:{name}": {} } });
-  await using listener = new Client(topics.turn);
+  await using listener = new Client(topics.flusher);
   const rooms = names("room", 100);
   for (const room of rooms) listener.subscribe(topics, room);
   await turns();
   for (const room of rooms) topics.publish(room, 1);
   await turns();
-  await using reader = new Client(topics.turn);
+  await using reader = new Client(topics.flusher);
   const unknown = names("room:unknown", 2 * MAX_LOGS);
   while (unknown.length > 0) {
     for (const topic of unknown.splice(0, 100)) {

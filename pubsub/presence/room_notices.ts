@@ -2,7 +2,8 @@
  * One room on this node: sends the list of members and its changes to the sessions in the room.
  */
 import { QueueFullError } from "../../errors.ts";
-import { Broadcast, type Turn } from "../../session/queue/turn.ts";
+import { Broadcast } from "../../session/queue/broadcast.ts";
+import type { Flusher } from "../../session/queue/flusher.ts";
 import { type EncodedMessage, encodeMessage } from "../../session/wire/encode.ts";
 import {
   PRESENCE_PREFIX,
@@ -86,7 +87,7 @@ export interface RoomOptions {
 interface RoomNoticesParts {
   readonly runtime: Runtime;
   readonly presence: Presence;
-  readonly turn: Turn;
+  readonly flusher: Flusher;
 }
 
 type Joined = PresenceChangesNotice["joined"][number];
@@ -127,14 +128,14 @@ export class RoomNotices {
   constructor(
     name: string,
     options: Required<RoomOptions>,
-    { runtime, presence, turn }: RoomNoticesParts,
+    { runtime, presence, flusher }: RoomNoticesParts,
   ) {
     this.#runtime = runtime;
     this.name = name;
     this.#presence = presence;
     this.#options = options;
     this.#topic = PRESENCE_PREFIX + name;
-    this.#told = new Broadcast<Session>(turn);
+    this.#told = new Broadcast<Session>(flusher);
   }
 
   get isEmpty(): boolean {

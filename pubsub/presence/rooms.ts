@@ -179,7 +179,7 @@ export class Rooms implements Disposable {
    * notice to the other members if the user was not present before. Idempotent. A session that is
    * closed or closing is ignored.
    *
-   * @param session A session of the topics' turn.
+   * @param session A session of the topics' flusher.
    * @param room The room.
    * @param options The start position in the room's history, and the session's presence data. If
    * you pass no data, the data from {@linkcode Rooms.update} stays. It also stays if this call
@@ -203,7 +203,7 @@ export class Rooms implements Disposable {
    * Adds a session to a room as {@linkcode Rooms.join} does. Also used for clients' requests.
    *
    * @ignore
-   * @param session A session of the topics' turn.
+   * @param session A session of the topics' flusher.
    * @param room The room.
    * @param options See {@linkcode RoomJoinOptions}, and `isRequested` of {@linkcode Topics.join}.
    * @returns True if the session was not a member before, and is now.
@@ -391,7 +391,7 @@ export class Rooms implements Disposable {
     const room = new RoomNotices(name, this.#optionsOf(name), {
       runtime: this.#runtime,
       presence: this.#presence,
-      turn: this.#topics.turn,
+      flusher: this.#topics.flusher,
     });
     this.#rooms.set(name, room);
     return room;

@@ -298,10 +298,10 @@ class LiveReadings {
    */
   send(reading: SessionReading, page: StreamPage, encoded: EncodedPage): boolean {
     const { info, after, next } = page;
-    const { turn } = reading.session[internals].settings;
+    const { flusher } = reading.session[internals].settings;
     const entries = encoded.messages.map((message) => ({
       ...message,
-      sequence: turn.nextSequence(),
+      sequence: flusher.nextSequence(),
       isProtected: true,
       isShared: true,
     }));

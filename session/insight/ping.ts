@@ -24,7 +24,7 @@ export async function ping(core: Inside, options: WaitOptions): Promise<number> 
     send: (id) => {
       sentAt = core.settings.runtime.monotonic();
       core.sending.post({ ping: MAX_PINGS + id });
-      core.settings.turn.flush();
+      core.settings.flusher.flush();
     },
     cancel: (_id, reason) => core.sending.gaveUp(reason),
   });

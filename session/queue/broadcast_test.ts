@@ -12,20 +12,21 @@ import { encodeMessage } from "../wire/encode.ts";
 import { internals, Session } from "../session.ts";
 import type { SessionLimits } from "../settings.ts";
 import { settingsWith } from "../session_settings.ts";
-import { bench, turnByHand } from "./queues_fixture.ts";
+import { bench, flusherByHand } from "./queues_fixture.ts";
 import { MAX_JOINED_BYTES, mergeEntries, type QueuedMessage } from "./frames.ts";
-import { Broadcast, type BroadcastBatch, HIGH_WATER_MARK, SharedMessages } from "./turn.ts";
+import { Broadcast, type BroadcastBatch, SharedMessages } from "./broadcast.ts";
+import { HIGH_WATER_MARK } from "./send_queue.ts";
 
-/** Sessions that share one manual turn, and the messages of their peers. */
+/** Sessions that a test flushes, and the messages of their peers. */
 class Bench implements AsyncDisposable {
-  readonly turn = turnByHand();
+  readonly flusher = flusherByHand();
   readonly #stack = new AsyncDisposableStack();
 
   async connect(protocol = "skein.1", limits: SessionLimits = {}) {
     const pair = memoryPair({ protocol });
     const session = new Session(
       pair.server,
-      settingsWith({ turn: this.turn }, { side: "server", ...limits }),
+      settingsWith({ flusher: this.flusher }, { side: "server", ...limits }),
     );
     this.#stack.defer(async () => {
       pair.link.disconnect();
@@ -43,7 +44,7 @@ class Bench implements AsyncDisposable {
 
   /** Creates a group of these members. */
   group(...members: readonly { readonly session: Session }[]): Broadcast<object> {
-    const group = new Broadcast<object>(this.turn);
+    const group = new Broadcast<object>(this.flusher);
     for (const { session } of members) join(group, session);
     return group;
   }
@@ -51,7 +52,7 @@ class Bench implements AsyncDisposable {
   async endTurn(): Promise<void> {
     // Repeated for messages that wait until the connection has accepted the first part.
     for (let i = 0; i < 20; i++) {
-      if (i % 10 === 0) this.turn.flush();
+      if (i % 10 === 0) this.flusher.flush();
       await Promise.resolve();
     }
   }
@@ -113,7 +114,7 @@ Deno.test("Broadcast keeps the order of overlapping groups and of single sends",
   await using bench = new Bench();
   const peers = [await bench.connect(), await bench.connect(), await bench.connect()];
   const [a, b, c] = peers.map(({ session }) => session);
-  const [left, right] = [new Broadcast(bench.turn), new Broadcast(bench.turn)];
+  const [left, right] = [new Broadcast(bench.flusher), new Broadcast(bench.flusher)];
   for (const session of [a!, b!]) join(left, session);
   for (const session of [b!, c!]) join(right, session);
   b!.send("t", 1);
@@ -158,9 +159,9 @@ Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a cha
 
 Deno.test("Broadcast.add() rejects a session that carries no messages", async () => {
   await using pair = memoryPair({ protocol: "", frames: false });
-  const turn = turnByHand();
-  const session = new Session(pair.server, settingsWith({ turn }, { side: "server" }));
-  const group = new Broadcast(turn);
+  const flusher = flusherByHand();
+  const session = new Session(pair.server, settingsWith({ flusher }, { side: "server" }));
+  const group = new Broadcast(flusher);
   assertThrows(
     () => join(group, session),
     UnsupportedError,
@@ -332,11 +333,11 @@ Deno.test("SharedMessages.giveTo() sends the shared frame to a queue without exc
 
 Deno.test("SharedMessages.giveTo() does not overflow while the connection accepts all entries", () => {
   for (const own of [false, true]) {
-    const { frames, turn, queue, entry, overflows } = bench({ maxMessages: 4 });
+    const { frames, flusher, queue, entry, overflows } = bench({ maxMessages: 4 });
     if (own) queue.push(entry("own"));
     const entries = Array.from({ length: 100 }, (_, i) => entry(`${i}`));
     new SharedMessages(entries, undefined).giveTo(queue);
-    turn.flush();
+    flusher.flush();
     const expected = entries.map(({ frame }) => frame as string);
     assertEquals(frames.take(), own ? ["own", ...expected] : expected);
     assertEquals(overflows, []);
@@ -344,14 +345,14 @@ Deno.test("SharedMessages.giveTo() does not overflow while the connection accept
 });
 
 Deno.test("SharedMessages.giveTo() queues entries that the connection does not accept", async () => {
-  const { frames, turn, queue, entry } = bench();
+  const { frames, flusher, queue, entry } = bench();
   frames.isStalled = true;
   const entries = ["a", "b", "c"].map((text) => entry(text.repeat(HIGH_WATER_MARK)));
   new SharedMessages(entries, undefined).giveTo(queue);
   assertEquals(frames.sent.splice(0).length, 1);
   assertEquals(queue.stats.queuedMessages, 2);
   await frames.drain();
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.take().map((text) => text[0]), ["b", "c"]);
 });
 
@@ -369,17 +370,17 @@ Deno.test("SharedMessages.giveTo() reports a full queue, then adds nothing that 
 });
 
 Deno.test("SharedMessages.giveTo() keeps notices when it orders the turn", async () => {
-  const { frames, turn, queue, entry, push, hold } = bench({
+  const { frames, flusher, queue, entry, push, hold } = bench({
     maxMessages: 2,
     policy: "drop-newest",
   });
   hold();
-  // Published first, but passed on last, when the turn ends.
+  // Published first, but passed on last, by the flush.
   const published = entry("p");
   push("a", "b", "c");
   new SharedMessages([published], undefined).giveTo(queue);
   assertEquals(queue.stats.droppedMessages, 2);
   await frames.drain();
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.take(), ["p", "a", '{"dropped":2}']);
 });

@@ -19,7 +19,7 @@ export const MAX_JOINED_BYTES = 65_536;
  * share it.
  */
 export interface QueuedMessage extends EncodedMessage {
-  /** Position in the order of everything sent in one {@linkcode Turn}. */
+  /** Position in the order of everything that one `Flusher` sends. */
   readonly sequence: number;
   /** True for replies and control envelopes, which are never dropped. */
   readonly isProtected: boolean;

@@ -5,7 +5,7 @@
 import { encodeEnvelope } from "../wire/encode.ts";
 import { utf8Length } from "../wire/utf8.ts";
 import type { QueuedMessage } from "./frames.ts";
-import type { Overflow, OverflowPolicy, SendQueue, SendQueueBounds } from "./turn.ts";
+import type { Overflow, OverflowPolicy, SendQueue, SendQueueBounds } from "./send_queue.ts";
 
 /** Drops messages from any number of queues, and leaves notices in their place. */
 export class DropPolicy implements Overflow {

@@ -2,7 +2,7 @@
  * The reference model of a send queue while the connection is behind. It determines which messages
  * each policy keeps and drops.
  */
-import type { OverflowPolicy } from "./turn.ts";
+import type { OverflowPolicy } from "./send_queue.ts";
 
 /** A message of the model. */
 export interface ModelMessage {

@@ -5,13 +5,13 @@ import type { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
 import type { QueuedMessage } from "./frames.ts";
 import { DropPolicy } from "./overflow.ts";
+import { Flusher } from "./flusher.ts";
 import {
   HIGH_WATER_MARK,
   SendQueue,
   type SendQueueBounds,
   type SendQueueOwner,
-  Turn,
-} from "./turn.ts";
+} from "./send_queue.ts";
 
 /** A connection that accepts every frame, or none while `isStalled`. */
 export class FakeFrames implements MessageFrames {
@@ -46,15 +46,15 @@ export class FakeFrames implements MessageFrames {
   }
 }
 
-/** A turn that ends only when a test flushes it. */
-export function turnByHand(): Turn {
-  return new Turn(Object.assign(platformRuntime(), { schedule() {} }));
+/** A flusher that flushes only when a test calls it. */
+export function flusherByHand(): Flusher {
+  return new Flusher(Object.assign(platformRuntime(), { schedule() {} }));
 }
 
 /** A queue on such a connection. */
 export interface Bench {
   readonly frames: FakeFrames;
-  readonly turn: Turn;
+  readonly flusher: Flusher;
   readonly queue: SendQueue;
   readonly overflows: QueueFullError[];
   /** An entry with its sequence number. */
@@ -67,7 +67,7 @@ export interface Bench {
 /** Creates a queue with these limits. */
 export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Bench {
   const frames = new FakeFrames();
-  const turn = turnByHand();
+  const flusher = flusherByHand();
   const overflows: QueueFullError[] = [];
   const owner: SendQueueOwner = {
     joins,
@@ -77,7 +77,7 @@ export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Benc
     },
   };
   const queue: SendQueue = new SendQueue(frames, owner, {
-    turn,
+    flusher,
     sendQueue: { maxMessages: 256, maxBytes: 1_048_576, policy: "close", ...limits },
     overflow: limits.policy && new DropPolicy(limits.policy),
   });
@@ -85,14 +85,14 @@ export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Benc
     frame,
     size: frame.length,
     topic: String(frame).slice(0, 1),
-    sequence: turn.nextSequence(),
+    sequence: flusher.nextSequence(),
     isProtected: false,
     isShared: true,
     ...options,
   });
   return {
     frames,
-    turn,
+    flusher,
     queue,
     overflows,
     entry,
@@ -100,7 +100,7 @@ export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Benc
     hold: () => {
       frames.isStalled = true;
       queue.push(entry("#".repeat(HIGH_WATER_MARK)));
-      turn.flush();
+      flusher.flush();
       assertEquals(frames.sent.splice(0).length, 1);
       assert(!queue.isFlushed);
     },

@@ -118,7 +118,7 @@ export async function recover(
   since: HistoryPosition,
 ): Promise<SubscribeReply> {
   await using topics = new Topics({ broker, history: { [topic]: BOUNDS } });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   client.subscribe(topics, topic, { since });
   const reply = () => client.lines.find((line) => line.topic === "reply");
   await until(() => reply() !== undefined);

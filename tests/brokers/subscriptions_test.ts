@@ -23,7 +23,7 @@ async function reaches(near: Broker, far: Broker): Promise<void> {
   const history = { "kept:{n}": BOUNDS };
   await using publishing = new Topics({ broker: near, history });
   await using topics = new Topics({ broker: far, history });
-  await using client = new Client(topics.turn);
+  await using client = new Client(topics.flusher);
   const asked = TOPICS.slice(0, 50).map((topic) => topics.subscribe(client.session, topic));
   for (const topic of TOPICS.slice(50)) client.subscribe(topics, topic, { isRequested: true });
   assertEquals(new Set(await Promise.all(asked)), new Set([true]));

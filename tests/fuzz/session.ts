@@ -8,7 +8,7 @@ import { QueueFullError, RequestError, SkeinError } from "../../errors.ts";
 import { POLICIES } from "../../session/call_checks.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
-import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
+import { HIGH_WATER_MARK } from "../../session/queue/send_queue.ts";
 import { Session } from "../../session/session.ts";
 import type { Side } from "../../session/contract.ts";
 import { memorySessions, turns } from "../../testing/mod.ts";

@@ -10,7 +10,8 @@ import { Presence } from "../../pubsub/presence/presence.ts";
 import { Rooms } from "../../pubsub/presence/rooms.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import type { Contract } from "../../session/contract.ts";
-import { type OverflowPolicy, Turn } from "../../session/queue/turn.ts";
+import { Flusher } from "../../session/queue/flusher.ts";
+import type { OverflowPolicy } from "../../session/queue/send_queue.ts";
 import type { Session } from "../../session/session.ts";
 import { endOf } from "../sessions.ts";
 import {
@@ -186,7 +187,7 @@ function testMessages(wire: Wire): void {
 
 /** Sessions that are flushed in one turn, like a server's sessions. */
 class Crowd implements AsyncDisposable {
-  readonly turn = new Turn(platformRuntime());
+  readonly flusher = new Flusher(platformRuntime());
   readonly members: (WireEnds<unknown, Contract> & { readonly log: Log<Heard> })[] = [];
   readonly #wire: Wire;
 
@@ -197,7 +198,7 @@ class Crowd implements AsyncDisposable {
   async join(user: string): Promise<Crowd["members"][number]> {
     const { log, onMessage } = logged();
     const both = await endsOn(this.#wire, {
-      server: { turn: this.turn },
+      server: { flusher: this.flusher },
       client: { onMessage },
       identity: { user },
     });

@@ -9,7 +9,7 @@ import type { Client, Server } from "../../mod.ts";
 import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
-import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
+import { HIGH_WATER_MARK } from "../../session/queue/send_queue.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { FaultyStore, pass, replyAfter } from "../faulty_broker.ts";
 import { maybe } from "./draw.ts";

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import { CloseCode, type CloseInfo } from "../../errors.ts";
-import { Broadcast } from "../../session/queue/turn.ts";
+import { Broadcast } from "../../session/queue/broadcast.ts";
 import type { Session } from "../../session/session.ts";
 import type { Server } from "../../server.ts";
 import { type Drawn, maybe } from "./draw.ts";

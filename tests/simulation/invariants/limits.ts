@@ -1,5 +1,5 @@
 /** Limits: sessions per user, rates, and queue limits. */
-import type { SendQueue } from "../../../session/queue/turn.ts";
+import type { SendQueue } from "../../../session/queue/send_queue.ts";
 import { internals } from "../../../session/session.ts";
 import { CLIENT_QUEUE } from "../cluster/settings.ts";
 import { GUEST } from "../cluster/tour/holds.ts";

@@ -1,7 +1,7 @@
 /** The servers' part of a tour: their limits, policies and request handlers. */
 import { pause } from "../../../../base/wait.ts";
 import type { Runtime } from "../../../../base/runtime.ts";
-import type { OverflowPolicy } from "../../../../session/queue/turn.ts";
+import type { OverflowPolicy } from "../../../../session/queue/send_queue.ts";
 
 /** Prefix of the names of guests, which are used for their machines and users. */
 export const GUEST = "guest-";

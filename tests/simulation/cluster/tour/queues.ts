@@ -1,6 +1,6 @@
 /** Bursts of messages in one turn of the event loop, each larger than the send queue. */
-import { Broadcast } from "../../../../session/queue/turn.ts";
-import { HIGH_WATER_MARK } from "../../../../session/queue/turn.ts";
+import { Broadcast } from "../../../../session/queue/broadcast.ts";
+import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
 import { internals, type Session } from "../../../../session/session.ts";
 import { encodeMessage } from "../../../../session/wire/encode.ts";
 import type { Client } from "../../../../client/client.ts";
@@ -58,7 +58,7 @@ export async function visitQueues(tour: Tour): Promise<void> {
 
   const shared = await open("shared", []);
   const { queue } = shared.session[internals];
-  const broadcast = new Broadcast(node.server.topics.turn);
+  const broadcast = new Broadcast(node.server.topics.flusher);
   broadcast.add(shared.session, shared.session[internals].queue!);
   for (let n = 0; n < lengthOf(sendQueue, PAD); n++) {
     broadcast.send(encodeMessage(topic, { n, PAD }, { maxBytes: Infinity }));

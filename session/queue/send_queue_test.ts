@@ -1,19 +1,10 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
-import { bench, turnByHand } from "./queues_fixture.ts";
-import { MAX_JOINED_BYTES, type QueuedMessage } from "./frames.ts";
-import {
-  type BroadcastBatch,
-  FanOut,
-  HIGH_WATER_MARK,
-  SendQueue,
-  type SendQueueBounds,
-  type SendQueueOwner,
-  SharedMessages,
-  Turn,
-} from "./turn.ts";
-import { platformRuntime } from "../../base/runtime.ts";
-import type { Frame, MessageFrames } from "../../transport/connection.ts";
+import type { Frame } from "../../transport/connection.ts";
+import { SharedMessages } from "./broadcast.ts";
+import { MAX_JOINED_BYTES } from "./frames.ts";
+import { bench } from "./queues_fixture.ts";
+import { HIGH_WATER_MARK, type SendQueueBounds } from "./send_queue.ts";
 
 Deno.test("SendQueue joins the messages of one turn into frames up to the size limit, if the connection allows", () => {
   const [a, b, c, d, bytes] = ["a", "b", "c", "d", Uint8Array.of(1)];
@@ -29,10 +20,10 @@ Deno.test("SendQueue joins the messages of one turn into frames up to the size l
     [false, [a, bytes], [a]],
   ];
   for (const [joins, pushed, sent] of cases) {
-    const { frames, turn, queue, entry } = bench({}, joins);
+    const { frames, flusher, queue, entry } = bench({}, joins);
     for (const frame of pushed) queue.push(entry(frame));
     assertEquals(frames.sent, []);
-    turn.flush();
+    flusher.flush();
     assertEquals(frames.sent, sent);
     const dropped = joins ? 0 : pushed.length - sent.length;
     const { sentMessages, droppedMessages } = queue.stats;
@@ -42,46 +33,46 @@ Deno.test("SendQueue joins the messages of one turn into frames up to the size l
 
 Deno.test("SendQueue flushes early, without overflow, while the connection accepts all frames", () => {
   for (const limits of [{ maxMessages: 4 }, { maxBytes: 20 }]) {
-    const { frames, turn, overflows, push } = bench(limits);
+    const { frames, flusher, overflows, push } = bench(limits);
     const sent = Array.from({ length: 100 }, (_, i) => `${i}`);
     push(...sent);
-    turn.flush();
+    flusher.flush();
     assertEquals(frames.take(), sent);
     assertEquals(overflows, []);
   }
 });
 
 Deno.test("SendQueue holds messages while the connection is behind, then sends them", async () => {
-  const { frames, turn, queue, push, hold } = bench();
+  const { frames, flusher, queue, push, hold } = bench();
   hold();
   push("a", "b");
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.sent, []);
   assertEquals([queue.stats.queuedMessages, queue.stats.queuedBytes], [2, 2]);
   await frames.drain();
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.sent, ["a\nb"]);
   assert(queue.isFlushed);
 });
 
 Deno.test("SendQueue stops in the middle of a backlog when the connection falls behind again", async () => {
-  const { frames, turn, queue, push, hold } = bench();
+  const { frames, flusher, queue, push, hold } = bench();
   hold();
   push("a".repeat(HIGH_WATER_MARK), "b".repeat(HIGH_WATER_MARK), "c");
   await frames.drain();
   frames.isStalled = true;
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.sent.splice(0).length, 1);
   assertEquals(queue.stats.queuedMessages, 2);
   assertEquals(queue.stats.queuedBytes, HIGH_WATER_MARK + 1);
   await frames.drain();
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.sent.map(({ length }) => length), [HIGH_WATER_MARK, 1]);
   assertEquals(queue.stats.queuedBytes, 0);
 });
 
 Deno.test("SendQueue.flushed() resolves once the connection has caught up, or the queue has ended", async () => {
-  const { frames, turn, queue, push, hold } = bench();
+  const { frames, flusher, queue, push, hold } = bench();
   await queue.flushed();
   hold();
   push("a");
@@ -90,7 +81,7 @@ Deno.test("SendQueue.flushed() resolves once the connection has caught up, or th
   await Promise.resolve();
   assert(!isFlushed);
   await frames.drain();
-  turn.flush();
+  flusher.flush();
   await flushed;
   assertEquals(frames.take(), ["a"]);
   hold();
@@ -155,13 +146,13 @@ Deno.test("SendQueue makes room by the topic's policy, and reports each gap once
     ]],
   ];
   for (const [policy, pushed, sent] of cases) {
-    const { frames, turn, queue, overflows, push, hold } = bench({ maxMessages: 2, policy });
+    const { frames, flusher, queue, overflows, push, hold } = bench({ maxMessages: 2, policy });
     hold();
     push(...pushed);
     assertEquals(queue.stats.droppedMessages, pushed.length - 2);
     assertEquals(queue.stats.queuedMessages, sent.length);
     await frames.drain();
-    turn.flush();
+    flusher.flush();
     assertEquals(frames.take(), sent);
     assertEquals([queue.stats.queuedMessages, queue.stats.queuedBytes], [0, 0]);
     assertEquals(overflows, []);
@@ -169,21 +160,21 @@ Deno.test("SendQueue makes room by the topic's policy, and reports each gap once
 });
 
 Deno.test("SendQueue keeps only the newest message of a topic while the connection is behind", () => {
-  const { frames, turn, push } = bench({ policy: "latest" });
+  const { frames, flusher, push } = bench({ policy: "latest" });
   push("a1", "a2");
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.sent, ["a1\na2"]);
 });
 
 Deno.test("SendQueue drops silently if the peer does not support notices", async () => {
-  const { frames, turn, queue, push, hold } = bench(
+  const { frames, flusher, queue, push, hold } = bench(
     { maxMessages: 1, policy: "drop-oldest" },
     false,
   );
   hold();
   push("a", "b");
   await frames.drain();
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.sent, ["b"]);
   assertEquals(queue.stats.droppedMessages, 1);
 });
@@ -198,13 +189,16 @@ Deno.test("SendQueue makes room for a message that fills the queue, and its noti
 
 Deno.test("SendQueue never drops protected messages", async () => {
   for (const policy of ["drop-oldest", "drop-newest", "latest"] as const) {
-    const { frames, turn, queue, entry, overflows, push, hold } = bench({ maxMessages: 2, policy });
+    const { frames, flusher, queue, entry, overflows, push, hold } = bench({
+      maxMessages: 2,
+      policy,
+    });
     hold();
     push("a1", "b1");
     queue.push(entry("c1", { isProtected: true }));
     queue.push(entry("c2", { isProtected: true }));
     await frames.drain();
-    turn.flush();
+    flusher.flush();
     assertEquals(frames.take(), ['{"dropped":2}', "c1", "c2"], policy);
     assertEquals(overflows, []);
   }
@@ -219,147 +213,14 @@ Deno.test("SendQueue closes when no room can be made for protected messages", ()
 });
 
 Deno.test("SendQueue.end() drops waiting messages and accepts no more", async () => {
-  const { frames, turn, queue, entry, push, hold } = bench();
+  const { frames, flusher, queue, entry, push, hold } = bench();
   hold();
   push("a");
   queue.end();
   push("b");
   new SharedMessages([entry("c")], undefined).giveTo(queue);
   await frames.drain();
-  turn.flush();
+  flusher.flush();
   assertEquals(frames.sent, []);
   assertEquals(queue.stats.queuedMessages, 0);
-});
-
-function entryOf(sequence: number): QueuedMessage {
-  return {
-    frame: `${sequence}`,
-    size: 1,
-    topic: "t",
-    sequence,
-    isProtected: false,
-    isShared: true,
-  };
-}
-
-function pendingOf(members: Iterable<SendQueue>, ...sequences: number[]): BroadcastBatch {
-  return {
-    entries: sequences.map((sequence) => entryOf(sequence)),
-    exceptions: undefined,
-    members,
-  };
-}
-
-interface QueueOptions {
-  readonly maxMessages?: number;
-  readonly bufferedAmount?: number;
-  readonly joins?: boolean;
-  readonly send?: (frame: unknown) => unknown;
-}
-
-/** A queue, and the frames of its connection. */
-function queueOn(turn: Turn, options: QueueOptions = {}) {
-  const { maxMessages = 256, bufferedAmount = 0, joins = true } = options;
-  const sent: unknown[] = [];
-  const overflows: QueueFullError[] = [];
-  const { send = (frame: unknown) => sent.push(frame) } = options;
-  const frames: MessageFrames = {
-    send: (frame) => void send(frame),
-    bufferedAmount,
-    drained: () => new Promise(() => {}),
-    lowWaterMark: 0,
-    receive() {},
-  };
-  const owner: SendQueueOwner = {
-    joins,
-    abort: (_code, _reason, error) => void overflows.push(error),
-  };
-  const queue: SendQueue = new SendQueue(frames, owner, {
-    turn,
-    sendQueue: { maxMessages, maxBytes: 1_000_000, policy: "close" },
-  });
-  return { queue, sent, overflows };
-}
-
-/** Makes the turn flush all collected messages. */
-function share(turn: Turn, pending: BroadcastBatch): void {
-  turn.distributor(FanOut).mark({ take: () => pending });
-}
-
-function scheduledTurn(): { turn: Turn; scheduled: (() => void)[] } {
-  const scheduled: (() => void)[] = [];
-  const schedule = (callback: () => void) => void scheduled.push(callback);
-  return { turn: new Turn(Object.assign(platformRuntime(), { schedule })), scheduled };
-}
-
-Deno.test("Turn schedules one flush for any number of marked queues", () => {
-  const { turn, scheduled } = scheduledTurn();
-  const { queue, sent } = queueOn(turn);
-  queue.push(entryOf(turn.nextSequence()));
-  queue.push(entryOf(turn.nextSequence()));
-  share(turn, pendingOf([queue], turn.nextSequence()));
-  assertEquals([scheduled.length, sent], [1, []]);
-  scheduled[0]!();
-  assertEquals(sent, ["1\n2\n3"]);
-  queue.push(entryOf(turn.nextSequence()));
-  assertEquals(scheduled.length, 2);
-});
-
-Deno.test("Turn.flush() sends early, once, and in the order of the turn", () => {
-  const { turn, scheduled } = scheduledTurn();
-  const { queue, sent } = queueOn(turn);
-  const early = pendingOf([queue], turn.nextSequence());
-  queue.push(entryOf(turn.nextSequence()));
-  share(turn, early);
-  turn.flush();
-  assertEquals(sent, ["1\n2"]);
-  queue.push(entryOf(turn.nextSequence()));
-  scheduled[0]!();
-  assertEquals(sent, ["1\n2", "3"]);
-});
-
-Deno.test("Turn.flush() sends a queue the messages of several broadcasts, in one order and one frame", () => {
-  const turn = turnByHand();
-  const [one, two, three] = [queueOn(turn), queueOn(turn), queueOn(turn)];
-  share(turn, pendingOf([one.queue, two.queue], 1, 5));
-  share(turn, pendingOf([two.queue, three.queue], 2, 6));
-  share(turn, pendingOf([one.queue, two.queue, three.queue], 3, 4));
-  turn.flush();
-  assertEquals(one.sent, ["1\n3\n4\n5"]);
-  assertEquals(two.sent, ["1\n2\n3\n4\n5\n6"]);
-  assertEquals(three.sent, ["2\n3\n4\n6"]);
-});
-
-Deno.test("Turn.flush() closes a full queue only after the flush", async () => {
-  const turn = turnByHand();
-  const [slow, healthy] = [queueOn(turn, { maxMessages: 1, bufferedAmount: 1e6 }), queueOn(turn)];
-  slow.queue.push({ ...entryOf(turn.nextSequence()), size: 100_000 });
-  turn.flush();
-  share(turn, pendingOf([slow.queue, healthy.queue], 2, 3));
-  turn.flush();
-  assertEquals(slow.overflows.length, 0);
-  assertEquals(healthy.sent, ["2\n3"]);
-  await Promise.resolve();
-  assertEquals(slow.overflows.length, 1);
-  assert(slow.sent.length === 1);
-});
-
-Deno.test("Turn.flush() sends queues of single frames one entry at a time, each to all", async () => {
-  const turn = turnByHand();
-  const log: string[] = [];
-  const queueOf = (name: string, bufferedAmount: number) =>
-    queueOn(turn, {
-      maxMessages: 1,
-      bufferedAmount,
-      joins: false,
-      send: (f) => log.push(name + f),
-    });
-  const [a, b] = [queueOf("a", 0), queueOf("b", 1e6)];
-  const large = [1, 2, 3, 4].map((sequence) => ({ ...entryOf(sequence), size: 100_000 }));
-  share(turn, { entries: large, exceptions: undefined, members: [a.queue, b.queue] });
-  turn.flush();
-  // The connection of the second accepted one, and its queue another.
-  assertEquals(log, ["a1", "b1", "a2", "a3", "a4"]);
-  await Promise.resolve();
-  assertEquals([a.overflows.length, b.overflows.length], [0, 1]);
 });
