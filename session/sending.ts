@@ -29,6 +29,7 @@ import {
   encodeMessage,
   framed,
   MAX_MESSAGE_BYTES,
+  oversize,
 } from "./wire/encode.ts";
 import type { Envelope, Hello, OutgoingEnvelope, TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
@@ -369,10 +370,7 @@ export class Sending implements SessionHalf {
   #encode(envelope: OutgoingEnvelope, verb: string): EncodedMessage {
     const message = encodeControl(envelope, verb);
     if (message.size <= this.#peerMaxBytes) return message;
-    throw new RequestError(
-      "too-large",
-      `Cannot ${verb}: a message must have at most ${this.#peerMaxBytes} bytes, received ${message.size}`,
-    );
+    throw new RequestError("too-large", oversize(verb, message, this.#peerMaxBytes));
   }
 
   /** Sends a ping of the heartbeat. */

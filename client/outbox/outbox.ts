@@ -9,6 +9,7 @@ import {
   encodeBinary,
   type EncodedMessage,
   framed,
+  oversize,
 } from "../../session/wire/encode.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -200,12 +201,13 @@ export function isCrowded({ queue, settings }: Inside, { size }: EncodedMessage)
 /**
  * Returns whether a message is above the server's size limit. If so, reports this as a rejection.
  */
-export function isTooLarge(core: Inside, { size, topic }: EncodedMessage): boolean {
+export function isTooLarge(core: Inside, message: EncodedMessage): boolean {
   const { maxSendBytes: max } = core.sending;
-  if (size <= max) return false;
-  const message =
-    `Cannot send "${topic}": a message must have at most ${max} bytes, received ${size}`;
-  core.sending.rejectedByPeer({ code: "too-large", message });
+  if (message.size <= max) return false;
+  core.sending.rejectedByPeer({
+    code: "too-large",
+    message: oversize(`send "${message.topic}"`, message, max),
+  });
   return true;
 }
 

@@ -2,7 +2,7 @@
 import { isForSize } from "../../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import type { Inside } from "../../session/receiving.ts";
-import type { EncodedMessage } from "../../session/wire/encode.ts";
+import { type EncodedMessage, oversize } from "../../session/wire/encode.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { ClientPublishOptions } from "../client_options.ts";
 import { extended, isCrowded, type Outbox } from "./outbox.ts";
@@ -197,8 +197,7 @@ export class Publications {
       const message = extended(kept, { ...keys, id }, "publish");
       const { maxSendBytes: max } = sending;
       if (message.size > max) {
-        const rule = `a message must have at most ${max} bytes, received ${message.size}`;
-        throw new RequestError("too-large", `Cannot publish "${topic}": ${rule}`);
+        throw new RequestError("too-large", oversize(`publish "${topic}"`, message, max));
       }
       if (isNamed) sending.isIntroduced = true;
       return message;

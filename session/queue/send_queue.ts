@@ -185,8 +185,8 @@ export class SendQueue extends Signal {
   pass(packed: PackedFrame): void {
     // A failed queue will close soon, and must not show a gap until then.
     if (this.isOver) return;
-    if (this.isFlushed) return this.#hand(packed);
-    for (const entry of packed.parts!) if (!this.#admit(entry)) return;
+    if (this.isFlushed) this.#hand(packed);
+    else this.merge(packed.parts!);
   }
 
   /**

@@ -120,10 +120,12 @@ export function encodeData(
   if ("trace" in envelope && envelope.trace) {
     return encodeData({ ...envelope, trace: undefined }, options);
   }
-  throw new OversizeError(
-    `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${size}`,
-    maxBytes,
-  );
+  throw new OversizeError(oversize(verb, message, maxBytes), maxBytes);
+}
+
+/** The text of an error for a message that is too large. */
+export function oversize(verb: string, { size }: EncodedMessage, maxBytes: number): string {
+  return `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${size}`;
 }
 
 /** Maximum length of a failure's text that is truncated to fit a message, in characters. */
