@@ -146,12 +146,7 @@ export { guest, type ValueOf } from "./server/guest.ts";
 export { forwardedAddress, type ForwardedAddressOptions } from "./transport/forwarded_address.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
-export type {
-  ApiAction,
-  ApiOptions,
-  ServeOptions,
-  ServerOptions,
-} from "./server/server_options.ts";
+export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type {
   CreateDurableStreamOptions,
   DurableStreamInfo,

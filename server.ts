@@ -40,12 +40,7 @@ export {
 export { guest, type ValueOf } from "./server/guest.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
-export type {
-  ApiAction,
-  ApiOptions,
-  ServeOptions,
-  ServerOptions,
-} from "./server/server_options.ts";
+export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type {
   CreateDurableStreamOptions,
   DurableStreamInfo,

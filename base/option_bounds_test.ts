@@ -12,7 +12,9 @@ import { type DrainOptions, SessionManager } from "../manager/mod.ts";
 import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
 import { Directory } from "../pubsub/nodes/directory.ts";
-import { createServer, type ServerOptions } from "../server.ts";
+import { type ApiOptions, httpApi } from "../operations/http_api/mod.ts";
+import { inspector, type InspectorOptions } from "../operations/mod.ts";
+import { createServer, type Feature, type ServerOptions } from "../server.ts";
 import { jwt, type JwtOptions } from "../server/jwt.ts";
 import { platformRuntime } from "./runtime.ts";
 import { testServer } from "../testing/mod.ts";
@@ -73,10 +75,8 @@ const PATH: Omit<Row, "path"> = {
   type: ["", "/", "a", "/a/", "/a b", "/a/../b", "/ü", "/a?b", 5],
 };
 
-/** The required handler of a face. */
+/** The required handler of an HTTP feature. */
 const DENIED = { authorize: () => false };
-
-const API = { ...DENIED, path: "/api" };
 
 const STREAMS = { path: "/streams", authorize: () => false };
 
@@ -121,17 +121,6 @@ const SERVER: readonly Row[] = [
     fits: [[], ["127.0.0.1"], ["a.example", "b.example"]],
     type: ["a.example", ["a.example:8443"], ["A.example"], ["https://a.example"], [5]],
   },
-  { path: "api.path", ...PATH, others: DENIED },
-  ...["idempotencyWindowMs", "maxBodyBytes", "maxPublications", "maxRequests"].map((name) =>
-    count(`api.${name}`, API)
-  ),
-  {
-    path: "api.rate",
-    fits: [{ perSecond: 1 }, { perSecond: Infinity }, { perSecond: 0.1, burst: 1 }],
-    range: [{ perSecond: 0 }, { perSecond: NaN }, { perSecond: 1, burst: 0.5 }],
-    others: API,
-  },
-  { path: "inspector.path", ...PATH, others: DENIED },
   { path: "durableStreams.path", ...PATH, others: DENIED },
   ...[
     "maxStreamBytes",
@@ -143,20 +132,32 @@ const SERVER: readonly Row[] = [
     "longPollMs",
   ]
     .map((name) => count(`durableStreams.${name}`, STREAMS)),
-  // No face may be below another one.
+  // The paths of two features must not overlap.
   {
-    path: "api",
-    fits: ["/ap", "/a-b", "/b/a", "/aa"].map((path) => ({ ...DENIED, path })),
-    type: ["/a", "/a/b", "/a/b/c"].map((path) => ({ ...DENIED, path })),
-    others: { durableStreams: { ...DENIED, path: "/a" } },
-  },
-  {
-    path: "inspector",
-    fits: [true, false, { path: "/other" }],
-    type: [{ path: "/a" }, { path: "/" }],
-    others: { api: { ...DENIED, path: "/a/b" } },
+    path: "features",
+    fits: [["/ap", "/a-b"], ["/a", "/b/a"], ["/a", "/aa"]].map(inspectorBeside),
+    type: [["/a", "/a"], ["/a", "/a/b"], ["/a/b/c", "/a"]].map(inspectorBeside),
   },
 ];
+
+function inspectorBeside([api = "", page = ""]: readonly string[]): readonly Feature[] {
+  return [httpApi({ ...DENIED, path: api }), inspector({ path: page })];
+}
+
+const API: readonly Row[] = [
+  { path: "path", ...PATH, others: DENIED },
+  ...["idempotencyWindowMs", "maxBodyBytes", "maxPublications", "maxRequests"].map((name) =>
+    count(name, { ...DENIED, path: "/api" })
+  ),
+  {
+    path: "rate",
+    fits: [{ perSecond: 1 }, { perSecond: Infinity }, { perSecond: 0.1, burst: 1 }],
+    range: [{ perSecond: 0 }, { perSecond: NaN }, { perSecond: 1, burst: 0.5 }],
+    others: { ...DENIED, path: "/api" },
+  },
+];
+
+const INSPECTOR: readonly Row[] = [{ path: "path", ...PATH, others: DENIED }];
 
 const TOKENS: readonly Row[] = [
   ...([["HS256", 32], ["HS512", 64]] as const).map(([algorithm, bytes]) => ({
@@ -279,6 +280,8 @@ const STREAM_IDS: Row = {
 /** Calls without a server, with their options. */
 const CALLS: Readonly<Record<string, readonly [readonly Row[], (given: never) => unknown]>> = {
   createServer: [SERVER, (given) => createServer(given as ServerOptions<unknown>).close()],
+  httpApi: [API, (given) => httpApi(given as ApiOptions)],
+  inspector: [INSPECTOR, (given) => inspector(given as InspectorOptions)],
   jwt: [TOKENS, (given) => jwt(given as JwtOptions)],
   RedisBroker: [REDIS, redisSettings],
   "source of RedisBroker": [SOURCES.redis, checkRedis],

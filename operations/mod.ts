@@ -1,14 +1,28 @@
 /**
- * Features for the operation of a server: metrics and health for monitoring.
+ * Features for the operation of a server: metrics and health for monitoring, and a page that shows
+ * the sessions, topics, rooms, durable streams and brokers of all nodes.
  *
- * @example Metrics for Prometheus
+ * @example Metrics for Prometheus, and the inspector
  * ```ts
  * import { serve } from "@skein/skein";
- * import { metrics } from "@skein/skein/operations";
+ * import { inspector, metrics } from "@skein/skein/operations";
+ * import { assertEquals } from "@std/assert";
  *
- * await using _server = serve({ port: 0, onListen() {}, features: [metrics()] });
+ * await using server = serve({
+ *   port: 0,
+ *   hostname: "127.0.0.1",
+ *   onListen() {},
+ *   features: [metrics(), inspector()],
+ * });
+ * const page = `${server.url.replace("ws:", "http:")}inspector/`;
+ * const response = await fetch(page);
+ * assertEquals(response.status, 200);
+ * await response.body?.cancel();
  * ```
  *
  * @module
  */
+export { Inspector, inspector } from "../server/inspector/inspector.ts";
+export type { InspectorOptions } from "../server/inspector/options.ts";
 export { metrics, type MetricsOptions } from "../server/metrics/endpoint.ts";
+export type { InspectedServer, InspectedStreams } from "../server/server_core.ts";

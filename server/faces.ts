@@ -4,17 +4,17 @@ import { reportRequest } from "./broker_services.ts";
 import type { DurableStreamsOptions } from "./durable/options.ts";
 import type { DurableParts } from "./durable/parts.ts";
 import type { Face, FaceRequest, MoqFace } from "./face.ts";
-import type { ApiParts } from "./http/api.ts";
 import { type RequestGate, unavailable } from "./http/gate.ts";
 import type { HttpGuardParts } from "./http/guard.ts";
-import type { InspectedServer } from "./inspector/node_view.ts";
-import type { InspectorOptions } from "./inspector/options.ts";
 import type { HttpStats } from "./metrics/measures.ts";
 import { withinLimits } from "./rejection.ts";
-import type { ApiOptions } from "./server_options.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
+import type { Topics } from "../pubsub/topics.ts";
 import type { RequestInfo } from "../transport/address.ts";
+import type { OriginRules } from "../transport/origins.ts";
 import { isHost, pathBelow } from "../transport/url.ts";
 
 /** Header of HTTP transport requests. */
@@ -30,8 +30,14 @@ export const MALFORMED_HOSTS: Face = {
 };
 
 /** Parts of a server that its faces need. */
-export interface FacesOptions
-  extends Omit<ApiParts, "addressOf" | "decisions" | "gate" | "identify" | "report"> {
+export interface FacesOptions extends Pick<HttpGuardParts, "quotas" | "runtime"> {
+  readonly topics: Topics;
+  readonly manager: SessionManager;
+  /** The nodes; `undefined` if there is only one. */
+  readonly nodes: Nodes | undefined;
+  readonly maxMessageBytes: number;
+  /** Origins whose pages are trusted. */
+  readonly origins: OriginRules;
   readonly console: ConsoleReport;
   readonly gate: RequestGate;
   readonly moq: MoqFace | undefined;
@@ -39,12 +45,8 @@ export interface FacesOptions
   /** Durable streams over HTTP. */
   readonly durableStreams: DurableStreamsOptions | undefined;
   readonly durable: DurableParts | undefined;
-  readonly api: ApiOptions | undefined;
-  readonly inspector: Required<Pick<InspectorOptions, "path">> & InspectorOptions | undefined;
   /** True if sessions are also served over HTTP. */
   readonly hasHttp: boolean;
-  /** The server, for the inspector. */
-  readonly server: InspectedServer;
 }
 
 /**
@@ -57,8 +59,6 @@ export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
   const { moq, admission, hasHttp } = options;
   const faces: [name: string, face: Face | undefined][] = [
     ["durableStreams", durableFace(options)],
-    ["api", apiFace(options)],
-    ["inspector", inspectorFace(options)],
     ["moq", moq],
     ["sessions", admission],
     ["http", hasHttp ? httpSessions(options) : undefined],
@@ -82,31 +82,6 @@ function durableFace(options: FacesOptions): Face | undefined {
     open: ({ DurableFace }) => new DurableFace(durableStreams, parts),
   });
   void face.load();
-  return face;
-}
-
-function apiFace(options: FacesOptions): Face | undefined {
-  const { api } = options;
-  if (api === undefined) return undefined;
-  const face = new LateFace(options, {
-    name: "api",
-    wants: api.path,
-    open: ({ Api }) => new Api(api, { ...options, ...guardParts(options) }),
-  });
-  void face.load();
-  return face;
-}
-
-function inspectorFace(options: FacesOptions): Face | undefined {
-  const { inspector, server, nodes } = options;
-  if (inspector === undefined) return undefined;
-  const face = new LateFace(options, {
-    name: "inspector",
-    wants: inspector.path,
-    open: ({ Inspector }) => new Inspector(server, inspector, guardParts(options)),
-  });
-  // Other nodes query this one even without a request.
-  if (nodes !== undefined) void face.load();
   return face;
 }
 
@@ -162,10 +137,8 @@ function guardParts(
  * comparison, starting the server takes 85 ms. Everything else is imported statically.
  */
 const MODULES = {
-  api: () => import("./http/api.ts"),
   durableStreams: () => import("./durable/face.ts"),
   http: () => import("./http_request.ts"),
-  inspector: () => import("./inspector/inspector.ts"),
 };
 
 type ModuleName = keyof typeof MODULES;

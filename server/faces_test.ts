@@ -3,7 +3,8 @@ import { LateFace } from "./faces.ts";
 import { createServer } from "./server.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { MoqServer } from "../moq/server/server.ts";
-import { metrics } from "../operations/mod.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
+import { inspector, metrics } from "../operations/mod.ts";
 
 /** Creates a late face for requests below `/late`. */
 function lateFace(open: () => { fetch(): Response; [Symbol.asyncDispose]?(): Promise<void> }) {
@@ -12,7 +13,7 @@ function lateFace(open: () => { fetch(): Response; [Symbol.asyncDispose]?(): Pro
     failed: (what: string, error: unknown) => void lines.push(`${what}: ${error}`),
   };
   const parts = { runtime: platformRuntime(), console };
-  const face = new LateFace(parts, { name: "inspector", wants: "/late", open });
+  const face = new LateFace(parts, { name: "http", wants: "/late", open });
   return { face, lines };
 }
 
@@ -46,7 +47,7 @@ Deno.test("LateFace.fetch() responds with 500 and prints the reason if the face 
     throw new Error("no code");
   });
   for (let i = 0; i < 2; i++) assertEquals((await face.fetch(request(), {})).status, 500);
-  assertEquals(lines, ["Loading of the option inspector: Error: no code"]);
+  assertEquals(lines, ["Loading of the option http: Error: no code"]);
   await face.close();
 });
 
@@ -87,12 +88,14 @@ Deno.test("createServer() leaves a MoqServer unmounted if another option is inva
   assert("moq.maxSessions" in server.quotaStats);
 });
 
-Deno.test("createServer() asks its faces in order, and passes other requests to fetch", async () => {
+Deno.test("createServer() asks its features in order, and passes other requests to fetch", async () => {
   await using server = createServer({
-    features: [metrics({ allow: "everybody" })],
     durableStreams: { path: "/streams", authorize: () => true },
-    api: { path: "/api", authorize: () => true },
-    inspector: { authorize: () => true },
+    features: [
+      metrics({ allow: "everybody" }),
+      httpApi({ path: "/api", authorize: () => true }),
+      inspector({ authorize: () => true }),
+    ],
     fetch: () => new Response("of the application", { status: 299 }),
   });
   const ask = async (path: string, headers: Record<string, string> = {}) => {

@@ -6,7 +6,7 @@
 import type { HttpStats, Measure, MetricsSource, ServerHealth } from "./metrics/measures.ts";
 import type { GuardedRequest, HttpGuardOptions } from "./http/guard.ts";
 import type { ResumableResponses, TopicHandler } from "./requests/topic_handler.ts";
-import type { ServerCore } from "./server_core.ts";
+import type { InspectedStreams, ServerCore } from "./server_core.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { QuotaStats } from "../base/shares.ts";
@@ -97,6 +97,12 @@ export interface Mounted {
    * @ignore
    */
   readonly responses?: ResumableResponses | undefined;
+  /**
+   * Durable streams that the inspector shows.
+   *
+   * @ignore
+   */
+  readonly streams?: InspectedStreams | undefined;
   /** Hooks into handshakes, sessions and messages. */
   readonly instrumentation?: Instrumentation | undefined;
   /**

@@ -107,6 +107,11 @@ export class Features {
     };
   }
 
+  /** Durable streams, for the inspector. */
+  get streams(): Mounted["streams"] {
+    return this.#mounted.find(({ added }) => added.streams !== undefined)?.added.streams;
+  }
+
   /** The feature that handles raw QUIC. */
   get quic(): Mounted["quic"] {
     return this.#mounted.find(({ added: { quic } }) => (quic?.protocols.length ?? 0) > 0)?.added
@@ -296,8 +301,13 @@ function overlap(a: string, b: string): boolean {
   return a.startsWith(b) || b.startsWith(a);
 }
 
-/** Checks the spelling of a path; other spellings would never match a request's URL. */
-function checkPath(name: string, path: unknown): void {
+/**
+ * Checks the spelling of a path; other spellings would never match a request's URL.
+ *
+ * @param name Name of the feature.
+ * @throws {TypeError} If the path is spelled differently than in a URL, or has a trailing slash.
+ */
+export function checkPath(name: string, path: unknown): void {
   const isPath = typeof path === "string" && /^\/.*[^/]$/.test(path) &&
     URL.parse(path, "http://localhost")?.pathname === path;
   if (isPath) return;

@@ -31,9 +31,7 @@ import {
 } from "./broker_services.ts";
 import type { UserClaims } from "./user_limit.ts";
 import {
-  checkApi,
   checkFaces,
-  checkInspector,
   checkServerOptions,
   type ServeOptions,
   type ServerOptions,
@@ -52,7 +50,7 @@ import { MALFORMED_HOSTS, mountFaces } from "./faces.ts";
 import type { Feature, FeatureUser } from "./feature.ts";
 import { featureHosts } from "./feature_host.ts";
 import { Features } from "./features.ts";
-import type { ServerCore } from "./server_core.ts";
+import type { InspectedStreams, ServerCore } from "./server_core.ts";
 import { GivingWay } from "./giving_way.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./guest.ts";
@@ -177,13 +175,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     checkServerOptions("create server", options);
     // Everything below may read the contract.
     if (options.contract !== undefined) compileContract(options.contract, "server");
-    const { contract, authorize, limits = {}, rooms = [], broker, api, durableStreams } = options;
+    const { contract, authorize, limits = {}, rooms = [], broker, durableStreams } = options;
     checkAdmissionOptions(options);
     const known = new KnownTopics(contract, Array.isArray(rooms) ? rooms : Object.keys(rooms));
-    const inspector = options.inspector === true ? {} : options.inspector || undefined;
-    const inspected = inspector && checkInspector(inspector);
-    checkFaces({ api, durableStreams, inspector: inspected });
-    if (api !== undefined) checkApi(api);
+    checkFaces({ durableStreams });
     if (durableStreams !== undefined) checkDurableStreams(durableStreams, broker);
     const features = allFeatures(options);
     Features.check(features);
@@ -312,19 +307,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       admission: this.#admission,
       durableStreams,
       durable: this.#durable,
-      api,
-      inspector: inspected,
       hasHttp: options.http !== false,
-      server: this as unknown as Server,
       topics: this.topics,
-      presence,
-      users: this.#users,
       manager,
       nodes,
-      contract,
-      health: () => this.health(),
       maxMessageBytes: settings.maxMessageBytes,
-      requestTimeoutMs: settings.requestTimeoutMs,
     });
     const core: ServerCore = {
       console: this.#console,
@@ -341,7 +328,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       users: this.#users,
       settings,
       sockets: faceHost(() => this.#listener, parts.accept),
-      counters: this,
+      server: this,
       accountOf: this.#accountOf,
     };
     this.#features = new Features({
@@ -479,8 +466,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    *
    * @ignore
    */
-  get streams(): DurableStreams | undefined {
-    return this.#durable?.streams;
+  get streams(): InspectedStreams | undefined {
+    return this.#features.streams ?? this.#durable?.streams;
   }
 
   /**

@@ -1,9 +1,15 @@
 /** Parts of a server that only features of this library use. */
 import type { HttpGuardParts } from "./http/guard.ts";
-import type { CountedServer } from "./metrics/measures.ts";
+import type { HttpStats, WebTransportStats } from "./metrics/measures.ts";
 import type { Users } from "./users.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import type { Account } from "../base/accounts.ts";
+import type { QuotaStats } from "../base/shares.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
+import type { Presence } from "../pubsub/presence/presence.ts";
+import type { Rooms } from "../pubsub/presence/rooms.ts";
+import type { Topics } from "../pubsub/topics.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate.ts";
@@ -24,10 +30,47 @@ export interface ServerCore {
   readonly settings: SessionSettings;
   /** The sockets, once the server listens. */
   readonly sockets: SocketHost;
-  /** Counters besides those of sessions and topics. */
-  readonly counters: CountedServer;
+  /** The server, for the inspector. */
+  readonly server: InspectedServer;
   /** Returns the account of a session, for quotas. */
   accountOf(session: Session): Account;
+}
+
+/** A server, as its inspector sees it. */
+export interface InspectedServer {
+  /** The sessions. */
+  readonly manager: SessionManager;
+  /** The subscriptions. */
+  readonly topics: Topics;
+  /** The users. */
+  readonly presence: Presence;
+  /** The rooms. */
+  readonly rooms: Rooms;
+  /** The nodes of the broker. */
+  readonly nodes: Nodes | undefined;
+  /** Durable streams, if the server has any. */
+  readonly streams: InspectedStreams | undefined;
+  /** Counters of HTTP requests. */
+  readonly httpStats: Readonly<Record<string, HttpStats>>;
+  /** Counters of limits. */
+  readonly quotaStats: Readonly<Record<string, QuotaStats>>;
+  /** Counters of WebTransport. */
+  readonly webTransportStats: WebTransportStats | undefined;
+}
+
+/** The durable streams of a server, as its inspector sees them. */
+export interface InspectedStreams {
+  /** Streams with readers or writers on this node. */
+  activity(): readonly {
+    readonly id: string;
+    readonly readers: number;
+    /** `true` for a stored response. */
+    readonly isResponse: boolean;
+    /** The writer on this node, if there is one. */
+    readonly writer?: { readonly offset: string; readonly waiting: number } | undefined;
+  }[];
+  /** Reads the state of a stream; `undefined` if there is none. */
+  info(id: string): Promise<object | undefined>;
 }
 
 /** The sockets of a server whose requests and connections a MoQ server handles. */

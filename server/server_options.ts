@@ -343,23 +343,6 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly features?: readonly Feature[] | undefined;
   /**
-   * Serves a page that shows the sessions, topics, rooms, durable streams and brokers of all nodes,
-   * and the live messages of one session. It is served at `/inspector`, to programs on this
-   * machine. Use an object to set the path and allow other clients. Requests for this path and
-   * paths below it go to the inspector, even if the server is mounted in another one. The inspector
-   * has no cost while no page is open.
-   *
-   * @default {false}
-   */
-  readonly inspector?: boolean | InspectorOptions | undefined;
-  /**
-   * Serves a JSON API over HTTP for backends in any language: they can publish, send to a user,
-   * disconnect sessions, and read presence, histories, health and statistics. The OpenAPI document
-   * is at `openapi.json` below the path. Requests for this path and paths below it go to the API,
-   * even if the server is mounted in another one. Not served by default.
-   */
-  readonly api?: ApiOptions | undefined;
-  /**
    * Serves durable streams: logs that have an end, are stored by the broker, and outlive readers,
    * writers and this server. Requests for this path and paths below it follow the Durable Streams
    * protocol. The broker must be able to keep logs. Not served by default.
@@ -565,147 +548,6 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
   readonly signal?: AbortSignal | undefined;
 }
 
-/** An action of the HTTP API, as passed to `authorize`. */
-export type ApiAction =
-  | "follow"
-  | "publish"
-  | "publish-batch"
-  | "send"
-  | "sessions"
-  | "disconnect-user"
-  | "disconnect-session"
-  | "presence"
-  | "history"
-  | "health"
-  | "stats"
-  | "describe";
-
-/**
- * Options of the HTTP API.
- *
- * @example A backend with a key
- * ```ts
- * import { type ApiOptions, connect, serve } from "@skein/skein";
- * import { assertEquals } from "@std/assert";
- *
- * const api: ApiOptions = {
- *   path: "/api",
- *   authorize: ({ request, action }) =>
- *     request.headers.get("authorization") === "Bearer s3cret" && action === "publish",
- * };
- * await using server = serve({ port: 0, onListen() {}, authorize: () => true, api });
- * await using client = connect(server.url);
- * const news = client.subscribe("news");
- * await news.ready;
- *
- * const url = server.url.replace("ws:", "http:");
- * const response = await fetch(`${url}api/topics/news/publications`, {
- *   method: "POST",
- *   headers: { authorization: "Bearer s3cret", "content-type": "application/json" },
- *   body: JSON.stringify({ data: "hello" }),
- * });
- * assertEquals(await response.json(), { topic: "news" });
- * for await (const { data } of news) {
- *   assertEquals(data, "hello");
- *   break;
- * }
- * ```
- */
-export interface ApiOptions {
-  /** Path of the API, such as `/api`, without a trailing slash. */
-  readonly path: string;
-  /**
-   * Decides whether an action is allowed. The id is the topic, the user or the session; it is empty
-   * for other actions. For a batch, `authorize` is called with `publish-batch` before the body is
-   * read, and then with `publish` for each topic.
-   *
-   * Return `true` to allow the action, or `{ caller }` to allow it and name the backend; callers do
-   * not share values of `Idempotency-Key`. Unnamed callers are distinguished by user, or by the
-   * `Authorization` header. Any other value denies the action. If you throw an error, it is
-   * printed, and the action is denied with 503, so that clients retry.
-   *
-   * Without `authorize`, only programs on this machine may use the API: the peer's address must be
-   * loopback, the requested host must be one of this machine's names or one of `hosts`, and there
-   * must be no proxy header. Pages may then use the API if `origins` lists their origin, or if this
-   * server has served them; `*` is not enough. A proxy on this machine that sends no such header
-   * looks like a local program, so you need `authorize` behind a proxy.
-   */
-  readonly authorize?:
-    | ((
-      context: AuthorizationContext<ApiAction>,
-    ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>)
-    | undefined;
-  /**
-   * Rate limit per network address, counted by each node. `{ perSecond: Infinity }` means no limit.
-   *
-   * @default {{ perSecond: 1000, burst: 2000 }}
-   */
-  readonly rate?: Rate | undefined;
-  /**
-   * Most concurrent requests.
-   *
-   * @default {256}
-   */
-  readonly maxRequests?: number | undefined;
-  /**
-   * Most bytes of a request body.
-   *
-   * @default {1048576}
-   */
-  readonly maxBodyBytes?: number | undefined;
-  /**
-   * Most publications per request.
-   *
-   * @default {100}
-   */
-  readonly maxPublications?: number | undefined;
-  /**
-   * Maximum number of readers on this node that follow topics by server-sent events. Further
-   * readers receive 429. Once more than half of the limit is used, each network address can have at
-   * most 256 readers, and each user 32.
-   *
-   * @default {10000}
-   */
-  readonly maxReaders?: number | undefined;
-  /**
-   * Time for which the broker's store remembers the idempotency key of a request, in milliseconds.
-   *
-   * @default {600000}
-   */
-  readonly idempotencyWindowMs?: number | undefined;
-}
-
-/**
- * Default rate limit per network address. A backend needs less, but it slows down guessing.
- */
-const API_RATE: Required<Rate> = { perSecond: 1_000, burst: 2_000 };
-
-/** Default limits of the API. */
-const API_LIMITS = {
-  idempotencyWindowMs: 600_000,
-  maxBodyBytes: 1_048_576,
-  maxPublications: 100,
-  maxReaders: 10_000,
-  maxRequests: 256,
-};
-
-export const API: OptionKinds<ApiOptions> = {
-  authorize: "function",
-  idempotencyWindowMs: POSITIVE,
-  maxBodyBytes: POSITIVE,
-  maxPublications: POSITIVE,
-  maxReaders: POSITIVE,
-  maxRequests: POSITIVE,
-  path: "string",
-  rate: RATE,
-};
-
-export const INSPECTOR: OptionKinds<InspectorOptions> = {
-  authorize: "function",
-  path: "string",
-  payloads: "boolean",
-};
-
 export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
   cacheFolder: "string or object or null",
   certificate: "object",
@@ -733,7 +575,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
     maxRunningPerAddress: POSITIVE,
     maxRunningPerUser: POSITIVE,
   },
-  api: API,
   authenticate: "function",
   authorize: "function",
   authorizeChange: "function",
@@ -748,7 +589,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
   history: recordOf(HISTORY_BOUNDS),
   hosts: listOf("string"),
   http: "boolean",
-  inspector: objectOr("boolean", INSPECTOR),
   instrumentation: "object",
   keepHeaders: listOf("string", "string"),
   limits: {
@@ -843,39 +683,4 @@ export function checkFaces(
     }
     taken.push([name, path]);
   }
-}
-
-/**
- * Checks the options of the API, and fills in the limits.
- *
- * @returns The options with all limits filled in, but without a rate if there is no rate limit.
- * @throws {RangeError} If a limit is not a positive integer, or the rate is malformed.
- */
-export function checkApi(
-  options: ApiOptions,
-): Pick<ApiOptions, "authorize" | "path"> & typeof API_LIMITS & {
-  readonly rate: Required<Rate> | undefined;
-} {
-  const { path, authorize, rate = API_RATE } = options;
-  const limits = checkLimits(API_LIMITS, options, { of: "server: api." });
-  return {
-    path,
-    authorize,
-    rate: checkRate(rate, "api.rate"),
-    ...limits,
-  };
-}
-
-/**
- * Checks the options of the inspector, and fills in the defaults.
- *
- * @throws {TypeError} If an option is unknown or invalid.
- */
-export function checkInspector(
-  options: InspectorOptions,
-): Required<Pick<InspectorOptions, "path" | "payloads">> & Pick<InspectorOptions, "authorize"> {
-  checkOptions("create inspector", options, INSPECTOR);
-  const { path = "/inspector", authorize, payloads = true } = options;
-  checkFaces({ inspector: { path, authorize } });
-  return { path, payloads, authorize };
 }

@@ -8,6 +8,7 @@ import { testServer, turns } from "../testing/mod.ts";
 import { frameOf, listen, portOf, RawSocket, UPGRADE_HEADERS } from "./servers.ts";
 import { endOf, Peer } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 /** Asserts that the server still serves requests and keeps no state for disconnected peers. */
 async function assertWell(server: Server): Promise<void> {
@@ -79,7 +80,7 @@ Deno.test("Server rejects odd headers and query parameters without an error of i
     clientAddress: forwardedAddress({ trusted: 1 }),
     authenticate: ({ token, cookies }) => token ?? cookies["sid"] ?? null,
     authorize: () => true,
-    api: { path: "/api", authorize: () => true },
+    features: [httpApi({ path: "/api", authorize: () => true })],
     durableStreams: { path: "/streams", authorize: () => true },
     history: { "log:{name}": {} },
     onError: (error) => void errors.push(error),

@@ -31,6 +31,7 @@ import { openedQuotas } from "../tools/limits_table.ts";
 import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
+import { type ApiOptions, httpApi } from "../operations/http_api/mod.ts";
 
 /** The address of a user who uses a little of everything. */
 const HONEST = "198.51.100.7";
@@ -104,6 +105,8 @@ interface Carriers {
 interface Walk {
   /** Server options that make the limit small. */
   readonly options?: ServeOptions<string | typeof guest>;
+  /** API options that make the limit small. */
+  readonly api?: Partial<ApiOptions>;
   /** MoQ server options that make the limit small. */
   readonly moq?: Partial<MoqServerOptions>;
   /** Relay options that make the limit small. */
@@ -230,11 +233,11 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     attack: (house, from) => slowPosts(house, `/streams/open?from=${from}`),
   },
   "api.maxRequests": {
-    options: { api: { path: "/api", maxRequests: MAX } },
+    api: { maxRequests: MAX },
     attack: (house, from) => slowPosts(house, `/api/topics/x/publications?from=${from}`),
   },
   "api.maxReaders": {
-    options: { api: { path: "/api", maxReaders: MAX } },
+    api: { maxReaders: MAX },
     attack: async (house, from) => {
       while (true) {
         const response = await follow(house, { "x-from": from });
@@ -469,7 +472,7 @@ async function open(walk: Walk, store: WalkedStore, room: AsyncDisposableStack) 
     },
     ...options,
     durableStreams: { path: "/streams", ...options.durableStreams, authorize: () => true },
-    api: { path: "/api", ...options.api, authorize: () => true },
+    features: [httpApi({ path: "/api", ...walk.api, authorize: () => true })],
   }));
   const house = {
     server,

@@ -12,13 +12,16 @@ import { defineContract, serve, type Server } from "../mod.ts";
 import type { ServeOptions } from "../server.ts";
 import { DURABLE_STREAMS } from "../server/durable/options.ts";
 import { jwt } from "../server/jwt.ts";
-import { API, INSPECTOR, SERVE } from "../server/server_options.ts";
+import { SERVE } from "../server/server_options.ts";
 import { memorySessions } from "../testing/mod.ts";
 import { hurried, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
 import { Page } from "./peers/page.ts";
-import { metrics } from "../operations/mod.ts";
+import { inspector, metrics } from "../operations/mod.ts";
+import { API } from "../server/http/api_options.ts";
+import { INSPECTOR } from "../server/inspector/inspector.ts";
 import { METRICS } from "../server/metrics/endpoint.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 /** The time limit for each decision, in milliseconds. */
 const LIMIT_MS = 60;
@@ -64,7 +67,7 @@ const NOT_AWAITED = [
 const WITHOUT_LIMIT = ["fetch", "onClose", "onMessage", "onStream", "requests"];
 
 /** Nested options, whose keys in the cases start with the option's name. */
-const NESTED = ["api", "durableStreams", "inspector"];
+const NESTED = ["durableStreams"];
 
 /** Options whose callbacks `moq/session/access_test.ts` covers. */
 const ELSEWHERE = ["moq"];
@@ -334,7 +337,7 @@ const CASES: readonly Case[] = [
     key: "contract",
     of: "a publication of the API",
     options: (hang) => ({
-      api: { path: "/api", authorize: () => true },
+      features: [httpApi({ path: "/api", authorize: () => true })],
       contract: defineContract({ toClient: { room: hang.schema } }),
     }),
     ask: (server) => statusOf(server, "/api/topics/room/publications", json({ data: 1 })),
@@ -342,7 +345,9 @@ const CASES: readonly Case[] = [
   },
   {
     key: "api.authorize",
-    options: (hang) => ({ api: { path: "/api", authorize: () => hang.decide(true) } }),
+    options: (hang) => ({
+      features: [httpApi({ path: "/api", authorize: () => hang.decide(true) })],
+    }),
     ask: (server) => statusOf(server, "/api/stats"),
     expected: [503, 200],
   },
@@ -357,7 +362,7 @@ const CASES: readonly Case[] = [
   },
   {
     key: "inspector.authorize",
-    options: (hang) => ({ inspector: { authorize: () => hang.decide(true) } }),
+    options: (hang) => ({ features: [inspector({ authorize: () => hang.decide(true) })] }),
     ask: (server) => statusOf(server, "/inspector/"),
     expected: [503, 200],
   },

@@ -12,6 +12,7 @@ import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 /** A server, and a function that shuts down the HTTP server in which it is mounted. */
 interface Served {
@@ -178,7 +179,7 @@ async function half(
   const served = store({
     broker,
     history: { news: { size: 10 } },
-    api: { path: "/api", authorize: () => true },
+    features: [httpApi({ path: "/api", authorize: () => true })],
     durableStreams: { path: "/streams", authorize: () => true },
     authorize: () => true,
     fetch: (request) => {

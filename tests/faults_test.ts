@@ -13,19 +13,23 @@ import { FakeTime } from "@std/testing/time";
 import "../client/recovery.ts";
 import { AuthenticationError, RequestError } from "../mod.ts";
 import type {
-  ApiOptions,
   DurableStreamsOptions,
   ServeOptions,
   ServerOptions,
   SessionRejection,
 } from "../server.ts";
-import type { InspectorOptions } from "../server/inspector/mod.ts";
 import { jwt, type JwtOptions } from "../server/jwt.ts";
 import { type TestServer, testServer } from "../testing/mod.ts";
 import { passTime, soon, turns } from "./waiting.ts";
 import { captureConsole } from "./console_lines.ts";
 import { UPGRADE_HEADERS } from "./servers.ts";
-import { metrics, type MetricsOptions } from "../operations/mod.ts";
+import {
+  inspector,
+  type InspectorOptions,
+  metrics,
+  type MetricsOptions,
+} from "../operations/mod.ts";
+import { type ApiOptions, httpApi } from "../operations/http_api/mod.ts";
 
 /** Names of the options that are functions. */
 type FunctionsOf<O> = {
@@ -86,7 +90,7 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   },
   "api.authorize": {
     kind: "http",
-    options: (answer) => ({ api: { path: "/api", authorize: () => answer(true) } }),
+    options: (answer) => ({ features: [httpApi({ path: "/api", authorize: () => answer(true) })] }),
     path: "/api/health",
     cure: "return false to reject",
   },
@@ -98,7 +102,9 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   },
   "inspector.authorize": {
     kind: "http",
-    options: (answer) => ({ inspector: { path: "/ops", authorize: () => answer(true) } }),
+    options: (answer) => ({
+      features: [inspector({ path: "/ops", authorize: () => answer(true) })],
+    }),
     path: "/ops/",
     cure: "return false to reject",
   },
@@ -304,7 +310,7 @@ Deno.test("Server answers 503 over HTTP while it cannot identify users", async (
     const decided = new Function(fail);
     await using server = testServer({
       ...decision.options(decided.answer),
-      api: { path: "/api", authorize: () => true },
+      features: [httpApi({ path: "/api", authorize: () => true })],
       durableStreams: { path: "/streams", authorize: () => true },
     });
     for (const path of ["/api/health", "/streams/a"]) {

@@ -64,6 +64,7 @@ import { connectBare, QuicServer } from "./peers/quic_peer.ts";
 import { HELLO, type Peer, serverByHand } from "./sessions.ts";
 import { until } from "./waiting.ts";
 import { fail, FaultyStore } from "./faulty_broker.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 /** A resource that is acquired and released. */
 interface Bench {
@@ -984,7 +985,7 @@ const HTTP: readonly Row[] = [
       const face = { maxRequests: 2, authorize: () => true };
       const server = room.use(createServer({
         durableStreams: { path: "/streams", ...face },
-        api: { path: "/api", maxBodyBytes: 10_000, ...face },
+        features: [httpApi({ path: "/api", maxBodyBytes: 10_000, ...face })],
       }));
       const type = path.startsWith("/api") ? "application/json" : "text/plain";
       const ask = async (method: string, path: string, { headers, body }: RequestInit) => {
@@ -1033,8 +1034,8 @@ const HTTP: readonly Row[] = [
     bound: 2,
     open(room) {
       const broker = room.use(new FaultyStore().connect());
-      const api = { path: "/api", maxReaders: 2, authorize: () => true };
-      const server = room.use(createServer({ broker, history: { "log:{name}": {} }, api }));
+      const features = [httpApi({ path: "/api", maxReaders: 2, authorize: () => true })];
+      const server = room.use(createServer({ broker, history: { "log:{name}": {} }, features }));
       if (end === "find no broker") broker.make("history.read", fail);
       const headers: HeadersInit = end === "have a wrong id" ? { "last-event-id": "x" } : {};
       const url = "http://localhost/api/topics/log%3Aa/publications";

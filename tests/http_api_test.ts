@@ -27,20 +27,30 @@ import { listen, portOf, RawSocket } from "./servers.ts";
 import { type Answer, Backend, documentOf, serveApi } from "./programs/http_backend.ts";
 import { endOf } from "./sessions.ts";
 import { metrics } from "../operations/mod.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 Deno.test("serve() rejects malformed options of the API immediately", () => {
   for (const path of ["", "api", "/", "/api/", "/a b", "/../api", "/a?b"]) {
-    assertThrows(() => createServer({ api: { path } }), TypeError, "api.path", path);
+    assertThrows(
+      () => createServer({ features: [httpApi({ path })] }),
+      TypeError,
+      "api.path",
+      path,
+    );
   }
   const options: [object, typeof RangeError | typeof TypeError, string][] = [
-    [{ maxBodyBytes: 0 }, RangeError, "api.maxBodyBytes"],
-    [{ maxPublications: 1.5 }, RangeError, "api.maxPublications"],
-    [{ rate: { perSecond: -1 } }, RangeError, "api.rate.perSecond"],
-    [{ authorize: true }, TypeError, "api.authorize"],
+    [{ maxBodyBytes: 0 }, RangeError, "Cannot create API: maxBodyBytes"],
+    [{ maxPublications: 1.5 }, RangeError, "Cannot create API: maxPublications"],
+    [{ rate: { perSecond: -1 } }, RangeError, "Cannot create API: rate.perSecond"],
+    [{ authorize: true }, TypeError, "Cannot create API: authorize"],
     [{ authorise: () => true }, TypeError, 'did you mean "authorize"?'],
   ];
   for (const [option, error, text] of options) {
-    assertThrows(() => createServer({ api: { path: "/api", ...option } as never }), error, text);
+    assertThrows(
+      () => createServer({ features: [httpApi({ path: "/api", ...option } as never)] }),
+      error,
+      text,
+    );
   }
 });
 
@@ -66,7 +76,7 @@ Deno.test("API publishes to the subscribers of a topic, with the user of the pub
 Deno.test("API hides internal topics of servers from all methods, even if authorize allows them", async () => {
   const asked: string[] = [];
   const authorize = ({ id }: { readonly id: string }) => asked.push(id) > 0;
-  await using server = serveApi({ api: { path: "/api", authorize } });
+  await using server = serveApi({ features: [httpApi({ path: "/api", authorize })] });
   const api = new Backend(server);
   for (const topic of ["$skein:nodes", "%24skein:nodes", "%24%73kein%3anodes"]) {
     for (const kind of ["publications", "history", "presence"]) {
@@ -85,7 +95,7 @@ Deno.test("API hides internal topics of servers from all methods, even if author
 });
 
 Deno.test("API publishes a batch in order, and nothing of a batch with an invalid publication", async () => {
-  await using server = serveApi({ api: { path: "/api", maxPublications: 3 } });
+  await using server = serveApi({ features: [httpApi({ path: "/api", maxPublications: 3 })] });
   await using client = connect(server.url);
   const [a, b] = [client.subscribe("a"), client.subscribe("b")];
   await Promise.all([a.ready, b.ready]);
@@ -252,7 +262,7 @@ Deno.test("API validates data by the contract", async () => {
   const contract = defineContract({
     toClient: { "score:{game}": z.object({ points: z.number() }) },
   });
-  await using server = listen({ contract, api: { path: "/api" } });
+  await using server = listen({ contract, features: [httpApi({ path: "/api" })] });
   const api = new Backend(server);
   const publish = (topic: string, data: unknown) =>
     api.post(`/topics/${topic}/publications`, { data });
@@ -288,13 +298,13 @@ Deno.test("API calls authorize for each action and topic, with the user of the r
       return token;
     },
     history: { "log:{name}": {} },
-    api: {
+    features: [httpApi({
       path: "/api",
       authorize: ({ user, action, id }) => {
         asked.push([user, action, id]);
         return user === "ann" && id !== "secret";
       },
-    },
+    })],
   });
   const api = new Backend(server);
   const ann = { authorization: "Bearer ann" };
@@ -359,7 +369,7 @@ Deno.test("API calls authorize for each action and topic, with the user of the r
 });
 
 Deno.test("API without authorize serves only programs on this machine", async () => {
-  await using server = createServer({ api: { path: "/api" } });
+  await using server = createServer({ features: [httpApi({ path: "/api" })] });
   const health = async (hostname: string, headers: Record<string, string> = {}) => {
     const request = new Request("http://localhost:8000/api/health", { headers });
     const response = await server.fetch(request, {
@@ -438,7 +448,10 @@ Deno.test("API rejects unknown paths, other methods, and bodies that are not JSO
 
 Deno.test("API accepts each part of a request up to its limit", async () => {
   const history = { "log:{name}": {} };
-  await using server = serveApi({ api: { path: "/api", maxBodyBytes: 4_096 }, history });
+  await using server = serveApi({
+    features: [httpApi({ path: "/api", maxBodyBytes: 4_096 })],
+    history,
+  });
   const api = new Backend(server);
   const path = "/topics/a/publications";
   const bodyOf = (bytes: number) => JSON.stringify({ data: "x".repeat(bytes - 11) });
@@ -486,7 +499,7 @@ Deno.test("API accepts each part of a request up to its limit", async () => {
 Deno.test("API limits bodies, concurrent requests, and the rate of an address", async () => {
   const [gate, arrived] = [Promise.withResolvers<boolean>(), Promise.withResolvers<void>()];
   await using server = serveApi({
-    api: {
+    features: [httpApi({
       path: "/api",
       maxBodyBytes: 100,
       maxRequests: 1,
@@ -496,7 +509,7 @@ Deno.test("API limits bodies, concurrent requests, and the rate of an address", 
         arrived.resolve();
         return gate.promise;
       },
-    },
+    })],
   });
   const api = new Backend(server);
   const large = await api.post("/topics/a/publications", { data: "x".repeat(100) });
@@ -539,7 +552,7 @@ for (const [name, store] of BROKERS) {
     await using server = serveApi({
       runtime,
       ...store(),
-      api: { path: "/api", authorize: ({ user }) => user !== "denied" },
+      features: [httpApi({ path: "/api", authorize: ({ user }) => user !== "denied" })],
     });
     const post = (headers: Record<string, string>) =>
       RawSocket.ask(portOf(server), {
@@ -604,13 +617,13 @@ Deno.test("API executes a request with an idempotency key once, on all nodes", a
 Deno.test("API separates the idempotency keys of callers, by their names or credentials", async () => {
   await using server = serveApi({
     authenticate: undefined, // Otherwise the user would replace the credentials.
-    api: {
+    features: [httpApi({
       path: "/api",
       authorize: ({ request: { headers } }) =>
         headers.get("authorization")?.startsWith("Bearer billing")
           ? { caller: "billing" }
           : headers.has("authorization"),
-    },
+    })],
     history: { "log:{name}": {} },
   });
   const api = new Backend(server);
@@ -628,8 +641,8 @@ Deno.test("API separates the idempotency keys of callers, by their names or cred
 
 Deno.test("API forgets an idempotency key after idempotencyWindowMs", async () => {
   using time = new FakeTime();
-  const api = { path: "/api", authorize: () => true, idempotencyWindowMs: 3_600_000 };
-  await using server = createServer({ api });
+  const api = httpApi({ path: "/api", authorize: () => true, idempotencyWindowMs: 3_600_000 });
+  await using server = createServer({ features: [api] });
   const headers = { "content-type": "application/json", "idempotency-key": "k" };
   const publish = async () => {
     const url = "http://localhost/api/topics/a/publications";
@@ -680,7 +693,7 @@ Deno.test("API executes a failed request again with the same key", async () => {
 });
 
 Deno.test("API counts its requests in the metrics", async () => {
-  await using server = serveApi({ features: [metrics()] });
+  await using server = serveApi({ features: [httpApi({ path: "/api" }), metrics()] });
   const api = new Backend(server);
   await api.get("/health");
   await api.get("/topics/news/history");
@@ -700,7 +713,7 @@ Deno.test("API counts its requests in the metrics", async () => {
 
 Deno.test("API works on a server that is mounted in another server", async () => {
   await using server = createServer({
-    api: { path: "/hooks/skein", authorize: () => true },
+    features: [httpApi({ path: "/hooks/skein", authorize: () => true })],
     fetch: () => new Response("the application"),
   });
   await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, server.fetch);
@@ -741,7 +754,13 @@ Deno.test("docs/protocol/openapi.json matches this version", async () => {
 Deno.test("API checks the size of a batch before any permission", async () => {
   const asked: string[] = [];
   await using server = serveApi({
-    api: { path: "/api", maxPublications: 2, authorize: ({ action }) => asked.push(action) > 0 },
+    features: [
+      httpApi({
+        path: "/api",
+        maxPublications: 2,
+        authorize: ({ action }) => asked.push(action) > 0,
+      }),
+    ],
   });
   const publications = [{ topic: "a" }, { topic: "b" }, { topic: "c" }];
   const answer = await new Backend(server).post("/publications", { publications });
@@ -754,7 +773,7 @@ Deno.test("API does not wait forever for a broker that does not accept a publica
   broker.make("history.append", hang);
   await using server = createServer({
     broker,
-    api: { path: "/api", authorize: () => true },
+    features: [httpApi({ path: "/api", authorize: () => true })],
     history: { log: {} },
   });
   const publish = async () => {

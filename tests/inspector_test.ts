@@ -23,7 +23,6 @@ import type {
   StreamRow,
   TopicRow,
 } from "../server/inspector/questions.ts";
-import { Inspector } from "../server/inspector/mod.ts";
 import type { NodeReply } from "../server/inspector/cluster.ts";
 import type { TrafficEntry, TrafficReply } from "../server/inspector/traffic.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
@@ -31,6 +30,7 @@ import { internals } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
+import { Inspector, inspector } from "../operations/mod.ts";
 
 /** Creates the request information with a remote address. */
 const from = (hostname: string) =>
@@ -81,7 +81,7 @@ async function follow(
 }
 
 const NAMED: ServeOptions<string> = {
-  inspector: true,
+  features: [inspector()],
   authenticate: ({ request }) => new URL(request.url).searchParams.get("name") ?? "nobody",
 };
 
@@ -94,20 +94,20 @@ Deno.test("serve() has no inspector by default", async () => {
 
 Deno.test("serve() rejects invalid inspector options", () => {
   for (
-    const [inspector, message] of [
+    const [options, message] of [
       [{ path: "inspector" }, "inspector.path must be a path"],
       [{ path: "/inspector/" }, "inspector.path must be a path"],
       [{ authorise: () => true }, 'did you mean "authorize"?'],
-      [{ authorize: true }, "inspector.authorize must be of type function"],
-      [{ payloads: 1 }, "inspector.payloads must be of type boolean"],
+      [{ authorize: true }, "Cannot create inspector: authorize must be of type function"],
+      [{ payloads: 1 }, "Cannot create inspector: payloads must be of type boolean"],
     ] as const
   ) {
-    assertThrows(() => createServer({ inspector: inspector as never }), Error, message);
+    assertThrows(() => inspector(options as never), Error, message);
   }
 });
 
 Deno.test("Inspector without authorize serves only programs on this machine", async () => {
-  await using server = createServer({ inspector: true });
+  await using server = createServer({ features: [inspector()] });
   const statusOf = async (info?: typeof LOCAL) => {
     const response = await server.fetch(new Request("http://localhost/inspector/"), info);
     await response.body?.cancel();
@@ -122,7 +122,7 @@ Deno.test("Inspector calls authorize before everything else, and reveals no erro
   const asked: string[] = [];
   using print = captureConsole();
   await using server = createServer({
-    inspector: {
+    features: [inspector({
       path: "/ops",
       authorize: async ({ url, headers }, { remoteAddr }) => {
         asked.push(`${new URL(url).pathname} ${(remoteAddr as Deno.NetAddr).hostname}`);
@@ -141,7 +141,7 @@ Deno.test("Inspector calls authorize before everything else, and reveals no erro
             return "truthy" as never;
         }
       },
-    },
+    })],
   });
   const get = async (path: string, authorization: string) => {
     const headers = { authorization, "skein-inspector": "1" };
@@ -174,7 +174,7 @@ Deno.test("Inspector calls authorize before everything else, and reveals no erro
 });
 
 Deno.test("Inspector prevents other pages from reading data, framing the page, or caching anything", async () => {
-  await using server = createServer({ inspector: true });
+  await using server = createServer({ features: [inspector()] });
   const get = (path: string, init: RequestInit = {}) =>
     server.fetch(new Request(`http://localhost/inspector${path}`, init), LOCAL);
   for (
@@ -401,7 +401,7 @@ Deno.test("Inspector and its server survive a followed message with 1,500 levels
 Deno.test("Inspector with payloads: false shows only topics and sizes", async () => {
   await using server = listen({
     ...NAMED,
-    inspector: { payloads: false },
+    features: [inspector({ payloads: false })],
     rooms: ["room:{name}"],
     history: { "room:{name}": {} },
     onMessage: (message) => message.reply("fine"),
@@ -504,7 +504,7 @@ Deno.test("Inspector works on the hardened engine, and mounted in another server
   await using _one = await dial(`${hardened.url}?name=ann`);
   assertEquals((await rowOf(hardened, "ann")).user, "ann");
 
-  await using mounted = createServer({ inspector: { path: "/app/inspector" } });
+  await using mounted = createServer({ features: [inspector({ path: "/app/inspector" })] });
   await using http = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen() {} },
     (request, info) => mounted.fetch(request, info),

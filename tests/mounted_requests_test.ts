@@ -7,6 +7,7 @@ import { Hono } from "npm:hono@^4";
 import { connect, createServer, type RequestInfo } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { until } from "./waiting.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 type Handler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
 
@@ -66,7 +67,7 @@ Deno.test("Server.fetch() prints one line with the remedy if a middleware has re
   using printed = captureConsole();
   await using live = createServer({
     authorize: () => true,
-    api: { path: "/api", authorize: () => true },
+    features: [httpApi({ path: "/api", authorize: () => true })],
     durableStreams: { path: "/streams", authorize: () => true },
     onMessage: (message) => message.reply("pong"),
   });

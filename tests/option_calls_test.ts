@@ -38,7 +38,6 @@ import { NatsBroker } from "../brokers/nats/mod.ts";
 import { RedisBroker } from "../brokers/redis/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { DurableStreamsHandler, serveWorkers } from "../server.ts";
-import { Inspector } from "../server/inspector/mod.ts";
 import { jwt } from "../server/jwt.ts";
 import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { msgpackCodec } from "../session/streams/msgpack.ts";
@@ -68,7 +67,8 @@ import {
   withMessages,
 } from "../transport/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
-import { metrics } from "../operations/mod.ts";
+import { Inspector, inspector, metrics } from "../operations/mod.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 /**
  * Functions and constructors. Without the check, some of them would start something that no test
@@ -104,6 +104,8 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   "new BitrateMonitor": (options) => new BitrateMonitor({} as never, () => {}, options),
   "new Client": (options) => connect("ws://127.0.0.1:1", options),
   "new DurableStreamsHandler": (options) => new DurableStreamsHandler(options),
+  httpApi,
+  inspector,
   "new Inspector": (options) => new Inspector({} as never, options),
   "new LiveBroadcast": (options) => new LiveBroadcast(options),
   "new LiveTrack": (options) => new LiveTrack(options),

@@ -2,6 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { CloseCode } from "../mod.ts";
 import { serve } from "../server.ts";
 import { metrics } from "../operations/mod.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
@@ -92,8 +93,7 @@ Deno.test("The metrics page lists each metric with its kind and labels", async (
   await using server = serve({
     port: 0,
     onListen() {},
-    features: [metrics()],
-    api: { path: "/api" },
+    features: [metrics(), httpApi({ path: "/api" })],
     durableStreams: { path: "/streams" },
   });
   const url = server.url.replace("ws:", "http:");

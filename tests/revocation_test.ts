@@ -16,6 +16,7 @@ import type { MemoryPair } from "../transport/mod.ts";
 import { type Answer, Page } from "./peers/page.ts";
 import { listen, UPGRADE_HEADERS } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 type User = string;
 
@@ -86,10 +87,10 @@ class House implements AsyncDisposable {
         path: "/streams",
         authorize: face,
       },
-      api: {
+      features: [httpApi({
         path: "/api",
         authorize: face,
-      },
+      })],
     };
   }
 

@@ -9,6 +9,7 @@ import { createServer, MemoryBroker, type Server, type ServerOptions } from "../
 import { captureConsole } from "./console_lines.ts";
 import { until } from "./waiting.ts";
 import { fail, FaultyStore } from "./faulty_broker.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 /** An event, as `EventSource` dispatches it. */
 interface Event {
@@ -87,8 +88,8 @@ async function ask(
 function open(options: ServerOptions = {}): Server {
   return createServer({
     history: { "log:{name}": { size: 3 } },
+    features: [httpApi({ path: "/api", authorize: () => true })],
     ...options,
-    api: { path: "/api", authorize: () => true, ...options.api },
   }) as Server;
 }
 
@@ -211,13 +212,13 @@ Deno.test("A slow reader of a topic without a history receives a gap and the new
 Deno.test("authorize is called for each reader", async () => {
   const asked: unknown[] = [];
   await using server = open({
-    api: {
+    features: [httpApi({
       path: "/api",
       authorize({ action, id }) {
         asked.push([action, id]);
         return id === "news";
       },
-    },
+    })],
   });
   using _source = await Source.open(server, "news");
   const denied = await ask(server, "log:x");
@@ -244,7 +245,9 @@ Deno.test("A request that cannot be followed is answered with a problem", async 
 });
 
 Deno.test("Readers use a slot of maxReaders, and release it", async () => {
-  await using server = open({ api: { path: "/api", authorize: () => true, maxReaders: 1 } });
+  await using server = open({
+    features: [httpApi({ path: "/api", authorize: () => true, maxReaders: 1 })],
+  });
   {
     using _one = await Source.open(server, "news");
     assertEquals(server.httpStats["api"]!.readers, { sse: 1 });

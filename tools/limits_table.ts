@@ -73,6 +73,7 @@ import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HANDSHAKE_TIMEOUT_MS } from "../transport/quic/acceptor.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 
 /** The page with the tables. */
 export const LIMITS_PAGE: URL = new URL("../docs/guide/limits.md", import.meta.url);
@@ -286,7 +287,7 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
       webSocket: hardenedWebSocket(),
       webTransport: {},
       moq: new MoqServer({ mux: relay.mux }),
-      api: { path: "/api", authorize: () => true },
+      features: [httpApi({ path: "/api", authorize: () => true })],
       durableStreams: { path: "/streams", authorize: () => true },
       broker,
     });

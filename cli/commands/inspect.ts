@@ -146,7 +146,8 @@ function judge(
   if (status === 401 || status === 403) {
     return fail(`the server denies access to ${place} with ${status}${reason && `: ${reason}`}`);
   }
-  const cure = "serve({ inspector: true }) serves it to programs on the same machine";
+  const cure =
+    "the feature inspector() of @skein/skein/operations serves it to programs on the same machine";
   // Many apps serve their own page at every path.
   if (status === 200) return fail(`${place} is not the inspector's page; ${cure}`);
   if (status >= 500) return fail(`the server responded with ${status}${reason && `: ${reason}`}`);

@@ -2,6 +2,7 @@ import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { serve, type ServeOptions } from "../../mod.ts";
 import { fakeContext } from "../../tests/cli_context.ts";
 import { main } from "../skein.ts";
+import { inspector, type InspectorOptions } from "../../operations/mod.ts";
 
 const PAGE = "<!doctype html><title>Skein inspector</title>";
 
@@ -80,7 +81,7 @@ Deno.test("inspect reports why there is no page", async () => {
     [() => new Response(null, { status: 302, headers: { location: "/" } }), "(status 302)"],
     [
       () => html("Your chat"),
-      "is not the inspector's page; serve({ inspector: true }) serves it to programs on",
+      "is not the inspector's page; the feature inspector() of @skein/skein/operations serves it to programs on",
     ],
     [
       () => html("inspector.authorize must allow\n", 403),
@@ -124,8 +125,14 @@ Deno.test("inspect opens a page that asks for a password", async () => {
 });
 
 Deno.test("inspect finds the inspector of a server, and reports denied access", async () => {
-  const open = (inspector: NonNullable<ServeOptions["inspector"]>) =>
-    serve({ port: 0, hostname: "127.0.0.1", webTransport: false, onListen() {}, inspector });
+  const open = (options: InspectorOptions) =>
+    serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      webTransport: false,
+      onListen() {},
+      features: [inspector(options)],
+    });
   const run = async (server: { readonly url: string }, path = "") => {
     const context = fakeContext({ isTerminal: true });
     const code = await main(["inspect", `${server.url}${path}`], context);
@@ -150,7 +157,7 @@ Deno.test("inspect exits with 1 at a server without the option", async () => {
   });
   const context = fakeContext();
   assertEquals(await main(["inspect", server.url], context), 1);
-  assertMatch(context.err, /serve\(\{ inspector: true \}\)/);
+  assertMatch(context.err, /inspector\(\) of @skein\/skein\/operations/);
 });
 
 Deno.test("inspect exits with 3 if there is no server", async () => {

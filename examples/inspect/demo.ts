@@ -15,6 +15,7 @@ import {
   type Session,
 } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/mod.ts";
+import { inspector } from "@skein/skein/operations";
 
 /**
  * A secret that the inspector must not show: part of the token, the cookie and the URL
@@ -141,7 +142,7 @@ function serveDemo(broker: Broker, name: string, options: DemoOptions): Server<s
     hostname: "127.0.0.1",
     onListen() {},
     ...options,
-    inspector: true,
+    features: [inspector()],
     broker,
     node: { name },
     rooms: ["room:{name}"],

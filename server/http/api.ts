@@ -20,7 +20,8 @@ import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
 import { methodNotAllowed, pointerOf, Problem } from "./problem.ts";
 import { TopicEvents } from "./topic_events.ts";
-import { type ApiAction, type ApiOptions, checkApi } from "../server_options.ts";
+import { type ApiAction, type ApiOptions, checkApi } from "./api_options.ts";
+import type { Feature } from "../feature.ts";
 import type { Users } from "../users.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
 import { MemoryStore } from "../../pubsub/memory/broker.ts";
@@ -99,6 +100,65 @@ const ROUTES = Object.entries<Operation>(OPERATIONS).map(([name, operation]) => 
 }));
 
 const decoder = new TextDecoder("utf-8", { fatal: true });
+
+/**
+ * Serves a JSON API over HTTP for backends in any language: they can publish, send to a user,
+ * disconnect sessions, and read presence, histories, health and statistics. The OpenAPI document is
+ * at `openapi.json` below the path.
+ *
+ * @param options The path, the permission and the limits; see {@linkcode ApiOptions}.
+ * @returns The feature.
+ * @throws {TypeError} If an option is unknown or invalid.
+ * @throws {RangeError} If a limit is not a positive integer, or the rate is malformed.
+ *
+ * @example Health
+ * ```ts
+ * import { serve } from "@skein/skein";
+ * import { httpApi } from "@skein/skein/http-api";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   hostname: "127.0.0.1",
+ *   onListen() {},
+ *   features: [httpApi({ path: "/api" })],
+ * });
+ * const response = await fetch(`${server.url.replace("ws:", "http:")}api/health`);
+ * assertEquals(await response.json(), { status: "ok", sessions: 0 });
+ * ```
+ */
+export function httpApi(options: ApiOptions): Feature {
+  const { path } = checkApi(options);
+  return {
+    name: "api",
+    mount(host) {
+      const { topics, presence, manager, nodes, contract, core } = host;
+      const { maxMessageBytes, requestTimeoutMs } = core.settings;
+      const api = new Api(options, {
+        ...core.guard,
+        topics,
+        presence,
+        users: core.users,
+        manager,
+        nodes,
+        contract,
+        maxMessageBytes,
+        requestTimeoutMs,
+        health: () => host.health(),
+        origins: core.origins,
+      });
+      return {
+        http: {
+          paths: [path],
+          fetch: (request, info) => api.fetch(request, info),
+          get stats() {
+            return api.stats;
+          },
+        },
+      };
+    },
+  };
+}
 
 /**
  * The HTTP API of one server.

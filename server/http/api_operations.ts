@@ -3,7 +3,7 @@
  * OpenAPI document.
  */
 import { z } from "zod";
-import type { ApiAction } from "../server_options.ts";
+import type { ApiAction } from "./api_options.ts";
 import { MAX_NAME_LENGTH, MAX_TOPIC_BYTES } from "../../session/wire/envelope.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
 

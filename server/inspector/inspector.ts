@@ -1,7 +1,7 @@
 /** The inspector over HTTP: permission, the page, and its data. */
 import { Cluster, mergeLists, mergeRooms } from "./cluster.ts";
 import { readHistory } from "./history.ts";
-import { type InspectedServer, NodeView } from "./node_view.ts";
+import { NodeView } from "./node_view.ts";
 import { PAGE_FILES } from "./page_files.ts";
 import {
   type ListName,
@@ -19,8 +19,12 @@ import type { HttpStats } from "../metrics/measures.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 import { pathBelow } from "../../transport/url.ts";
-import { checkInspector } from "../server_options.ts";
+import { checkPath } from "../features.ts";
+import type { Feature } from "../feature.ts";
+import type { InspectedServer } from "../server_core.ts";
 import type { InspectorOptions } from "./options.ts";
+import { checkOptions } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options.ts";
 
 /** Header that a page of another origin cannot send without a preflight, which fails. */
 const PAGE_HEADER = "skein-inspector";
@@ -59,11 +63,73 @@ const HEADERS: Readonly<Record<string, string>> = {
   "x-frame-options": "DENY",
 };
 
+export const INSPECTOR: OptionKinds<InspectorOptions> = {
+  authorize: "function",
+  path: "string",
+  payloads: "boolean",
+};
+
+/**
+ * Serves a page that shows the sessions, topics, rooms, durable streams and brokers of all nodes,
+ * and the live messages of one session. It is served at `/inspector`, to programs on this machine.
+ * The inspector has no cost while no page is open.
+ *
+ * @param options The path and the allowed clients; see {@linkcode InspectorOptions}.
+ * @returns The feature.
+ * @throws {TypeError} If an option is unknown or invalid.
+ *
+ * @example The page of a server
+ * ```ts
+ * import { serve } from "@skein/skein";
+ * import { inspector } from "@skein/skein/operations";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   hostname: "127.0.0.1",
+ *   onListen() {},
+ *   features: [inspector()],
+ * });
+ * const response = await fetch(`${server.url.replace("ws:", "http:")}inspector/`);
+ * assertEquals(response.status, 200);
+ * await response.body?.cancel();
+ * ```
+ */
+export function inspector(options: InspectorOptions = {}): Feature {
+  const { path } = checkInspector(options);
+  return {
+    name: "inspector",
+    mount({ runtime, report, core }) {
+      const page = new Inspector(core.server, options, { runtime, report });
+      return {
+        http: {
+          paths: [path],
+          fetch: page.fetch,
+          get stats() {
+            return page.stats;
+          },
+        },
+        close: () => page[Symbol.asyncDispose](),
+      };
+    },
+  };
+}
+
+/** Checks the options of the inspector, and fills in the defaults. */
+function checkInspector(
+  options: InspectorOptions,
+): Required<Pick<InspectorOptions, "path" | "payloads">> & Pick<InspectorOptions, "authorize"> {
+  checkOptions("create inspector", options, INSPECTOR);
+  const { path = "/inspector", authorize, payloads = true } = options;
+  checkPath("inspector", path);
+  return { path, payloads, authorize };
+}
+
 /**
  * The inspector of a server, and of all nodes of its broker: a page that shows sessions, topics,
  * rooms, durable streams and brokers, and the live messages of one session.
  *
- * The option `inspector` of `serve` creates one. Create one yourself to serve the page on a
+ * The feature {@linkcode inspector} creates one. Create one yourself to serve the page on a
  * separate port, such as one that is closed to the internet.
  *
  * - **Reads only:** no request changes the server.
@@ -77,7 +143,7 @@ const HEADERS: Readonly<Record<string, string>> = {
  * @example On a separate port
  * ```ts
  * import { createServer } from "@skein/skein";
- * import { Inspector } from "@skein/skein/inspector";
+ * import { Inspector } from "@skein/skein/operations";
  * import { assertEquals } from "@std/assert";
  *
  * await using server = createServer();

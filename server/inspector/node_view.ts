@@ -19,16 +19,9 @@ import {
   type StreamRow,
   type TopicRow,
 } from "./questions.ts";
+import type { InspectedServer } from "../server_core.ts";
 import { clip, clipped, payloadText } from "./shown.ts";
 import { Traffic, type TrafficReply } from "./traffic.ts";
-import type { DurableStreams } from "../durable/streams.ts";
-import type { QuotaStats } from "../../base/shares.ts";
-import type { HttpStats, WebTransportStats } from "../metrics/measures.ts";
-import type { SessionManager } from "../../manager/session_manager.ts";
-import type { Nodes } from "../../pubsub/nodes/nodes.ts";
-import type { Presence } from "../../pubsub/presence/presence.ts";
-import type { Rooms } from "../../pubsub/presence/rooms.ts";
-import type { Topics } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { debugState, redactText } from "../../session/insight/diagnostics.ts";
 import { issues, openStreams, queuesOf } from "../../session/insight/health.ts";
@@ -55,28 +48,6 @@ const CHUNK = 250;
 
 /** Time without a query after which the node discards everything, in milliseconds. */
 const IDLE_MS = 10_000;
-
-/** A server, as its inspector sees it. */
-export interface InspectedServer {
-  /** The sessions. */
-  readonly manager: SessionManager;
-  /** The subscriptions. */
-  readonly topics: Topics;
-  /** The users. */
-  readonly presence: Presence;
-  /** The rooms. */
-  readonly rooms: Rooms;
-  /** The nodes of the broker. */
-  readonly nodes: Nodes | undefined;
-  /** Durable streams, if the server has any. */
-  readonly streams: DurableStreams | undefined;
-  /** Counters of HTTP requests. */
-  readonly httpStats: Readonly<Record<string, HttpStats>>;
-  /** Counters of limits. */
-  readonly quotaStats: Readonly<Record<string, QuotaStats>>;
-  /** Counters of WebTransport. */
-  readonly webTransportStats: WebTransportStats | undefined;
-}
 
 /** Options of {@linkcode NodeView}. */
 export interface NodeViewOptions {

@@ -7,17 +7,17 @@ import type { RequestInfo } from "../../transport/address.ts";
  * @example For operators with a password
  * ```ts
  * import { serve } from "@skein/skein";
- * import type { InspectorOptions } from "@skein/skein/inspector";
+ * import { inspector } from "@skein/skein/operations";
  * import { assertEquals } from "@std/assert";
  *
  * const expected = `Basic ${btoa("ops:s3cret")}`;
- * const inspector: InspectorOptions = {
+ * const page = inspector({
  *   path: "/ops",
  *   authorize: ({ headers }) =>
  *     headers.get("authorization") === expected ||
  *     new Response("Sign in", { status: 401, headers: { "www-authenticate": "Basic" } }),
- * };
- * await using server = serve({ port: 0, onListen() {}, inspector });
+ * });
+ * await using server = serve({ port: 0, onListen() {}, features: [page] });
  *
  * const url = `${server.url.replace("ws:", "http:")}ops/`;
  * const stranger = await fetch(url);

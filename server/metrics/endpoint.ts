@@ -48,7 +48,7 @@ export const METRICS: OptionKinds<MetricsOptions> = {
  * programs on this machine. In a worker of `serveWorkers`, they cover all workers.
  *
  * @param options The path and the allowed clients.
- * @returns The feature, for one server.
+ * @returns The feature.
  * @throws {TypeError} If an option is unknown or invalid.
  *
  * @example Metrics and health

@@ -11,6 +11,7 @@ import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
+import { inspector } from "../../operations/mod.ts";
 
 interface BrokerServer {
   readonly server: AsyncDisposable & { kill(): Promise<void>; restart(): Promise<void> };
@@ -40,7 +41,7 @@ for (const [name, [ignore, start]] of Object.entries(BROKERS)) {
         await using one = connect();
         await using two = connect();
         const options: ServeOptions<string> = {
-          inspector: true,
+          features: [inspector()],
           rooms: ["room:{name}"],
           history: { "room:{name}": {} },
           authenticate: ({ request }) => new URL(request.url).searchParams.get("name")!,

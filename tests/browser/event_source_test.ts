@@ -6,6 +6,7 @@
 import { assertEquals } from "@std/assert";
 import { MemoryBroker, serve } from "../../mod.ts";
 import { newPage, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
@@ -28,7 +29,12 @@ function start(broker: MemoryBroker, port: number) {
     broker,
     history: { "log:{name}": { size: 3 } },
     authenticate: ({ cookies }) => cookies["user"] ?? null,
-    api: { path: "/api", authorize: ({ user, action }) => user === "ann" && action === "follow" },
+    features: [
+      httpApi({
+        path: "/api",
+        authorize: ({ user, action }) => user === "ann" && action === "follow",
+      }),
+    ],
     fetch: () =>
       new Response(HTML, {
         headers: { "content-type": "text/html", "set-cookie": "user=ann; SameSite=Strict" },

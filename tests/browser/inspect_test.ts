@@ -4,6 +4,7 @@ import { Demo, SECRET } from "../../examples/inspect/demo.ts";
 import { listen } from "../servers.ts";
 import { testInBrowsers } from "./_browsers.ts";
 import { openDemo, openInspector } from "./_inspect_page.ts";
+import { inspector } from "../../operations/mod.ts";
 
 /** The few DOM members in use here. */
 interface Box {
@@ -194,7 +195,7 @@ testInBrowsers(
   "inspector stays fast with 1,000 sessions by searching on the server",
   async (browser) => {
     await using server = listen<string>({
-      inspector: true,
+      features: [inspector()],
       authenticate: ({ request }) => new URL(request.url).searchParams.get("name")!,
       limits: { maxSessionsPerAddress: 2_000 },
       rates: { perAddress: { connections: { perSecond: 2_000, burst: 2_000 } } },
@@ -211,12 +212,12 @@ testInBrowsers(
       );
     }
     const url = `${server.url.replace("ws:", "http:")}inspector/`;
-    const inspector = await openInspector(await browser.createBrowserContext(), url);
-    await inspector.says("#more", "900 more");
-    assertEquals((await inspector.page.$$("#rows tr")).length, 100);
-    await inspector.page.type("#filter", "user-987");
-    await inspector.row("user-987");
-    await inspector.says("#shown", "1 of 1,000");
+    const shown = await openInspector(await browser.createBrowserContext(), url);
+    await shown.says("#more", "900 more");
+    assertEquals((await shown.page.$$("#rows tr")).length, 100);
+    await shown.page.type("#filter", "user-987");
+    await shown.row("user-987");
+    await shown.says("#shown", "1 of 1,000");
     await Promise.all(sessions.map((session) => session.close()));
   },
 );
@@ -225,15 +226,15 @@ testInBrowsers(
   "inspector shows the overview for unknown views, and a rejection until it ends",
   async (browser) => {
     let isAllowed = true;
-    await using server = listen({ inspector: { authorize: () => isAllowed } });
+    await using server = listen({ features: [inspector({ authorize: () => isAllowed })] });
     const url = `${server.url.replace("ws", "http")}inspector/`;
-    const inspector = await openInspector(await browser.createBrowserContext(), url, "constructor");
-    await inspector.says("#tiles .tile", "Sessions");
+    const shown = await openInspector(await browser.createBrowserContext(), url, "constructor");
+    await shown.says("#tiles .tile", "Sessions");
     isAllowed = false;
-    await inspector.says("#notice:not([hidden])", "the request must have the right to");
+    await shown.says("#notice:not([hidden])", "the request must have the right to");
     isAllowed = true;
-    await inspector.page.waitForSelector('#status[data-name="connected"]');
-    await inspector.page.waitForSelector("#notice[hidden]");
-    assertEquals(inspector.faults, []);
+    await shown.page.waitForSelector('#status[data-name="connected"]');
+    await shown.page.waitForSelector("#notice[hidden]");
+    assertEquals(shown.faults, []);
   },
 );

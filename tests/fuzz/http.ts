@@ -8,6 +8,7 @@ import { createServer } from "../../mod.ts";
 import { captureConsole } from "../console_lines.ts";
 import type { Random } from "../random.ts";
 import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 const METHODS = ["GET", "POST", "POST", "POST", "PUT", "HEAD", "OPTIONS", "DELETE"];
 
@@ -80,12 +81,12 @@ export async function fuzzHttp(random: Random, rounds: number): Promise<void> {
   await using server = createServer<string>({
     authenticate: ({ token, cookies }) => token ?? cookies["sid"] ?? "nobody",
     history: { "log:{name}": { size: 3 } },
-    api: {
+    features: [httpApi({
       path: "/api",
       maxBodyBytes: 16_384,
       rate: { perSecond: Infinity },
       authorize: ({ user }) => user === "ann" || random.below(4) > 0,
-    },
+    })],
   });
   let asked = 0;
   const ask = async () => {

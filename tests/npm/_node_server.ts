@@ -14,6 +14,7 @@ import { type Broker, MemoryBroker, serve } from "../../mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 function brokerOf([broker, at = "", caFile]: readonly string[]): Broker & AsyncDisposable {
   if (broker === "redis") return new RedisBroker({ url: at });
@@ -44,7 +45,7 @@ const server = serve({
       for (let number = 1; number <= Number(data); number++) yield await number;
     },
   },
-  api: { path: "/api", authorize: isAllowed },
+  features: [httpApi({ path: "/api", authorize: isAllowed })],
   durableStreams: { path: "/streams", authorize: isAllowed },
   fetch: async (request) => new Response((await request.text()).toUpperCase()),
 });

@@ -8,6 +8,7 @@ import { Ajv2020 } from "npm:ajv@8.20.0/dist/2020.js";
 import { createServer, type ServeOptions, type Server } from "../../mod.ts";
 import { listen, portOf } from "../servers.ts";
 import { soon } from "../waiting.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 /** The parts of the document that the tests read. */
 export interface Document {
@@ -110,7 +111,7 @@ export class Backend {
 export async function documentOf(): Promise<
   { readonly document: Document; readonly ajv: Ajv2020 }
 > {
-  await using server = createServer({ api: { path: "/api" } });
+  await using server = createServer({ features: [httpApi({ path: "/api" })] });
   const response = await server.fetch(new Request("http://localhost/api/openapi.json"), {
     remoteAddr: { transport: "tcp", hostname: "127.0.0.1", port: 1 },
   });
@@ -123,7 +124,7 @@ export function serveApi(options: ServeOptions<string> = {}) {
   return listen<string>({
     authenticate: ({ token }) => token ?? "nobody",
     authorize: () => true,
-    api: { path: "/api" },
+    features: [httpApi({ path: "/api" })],
     ...options,
   });
 }

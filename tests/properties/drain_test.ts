@@ -14,6 +14,7 @@ import { read } from "./readings.ts";
 import { ask, serveNodes } from "./requests.ts";
 import type { Ends, World } from "./world.ts";
 import { metrics } from "../../operations/mod.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 /**
  * Share of a drain over which sessions leave, and the maximum mean time between two of them in
@@ -114,8 +115,7 @@ property("a drain lets each session finish its work until its timeout or signal"
   async check(world, { clients: planned, withinMs, signalMs, isManager, hasReplacement }) {
     const [near, far] = await serveNodes(world, "memory", {
       history: { "log:{name}": {} },
-      api: { path: "/api", authorize: () => true },
-      features: [metrics({ allow: "everybody" })],
+      features: [httpApi({ path: "/api", authorize: () => true }), metrics({ allow: "everybody" })],
       session: { concurrency: 12 },
       ...handlers(world),
     });

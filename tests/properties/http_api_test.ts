@@ -11,6 +11,7 @@ import { collect } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 /** The users. One name must be encoded in a path, and one user has no session. */
 const USERS = ["ann", "b/ö b"] as const;
@@ -405,11 +406,11 @@ property("the HTTP API does on each server what its responses say, for sessions 
       history: { "log:{name}": { size: SIZE, ttlMs: TTL_MS } },
       rooms: ["room:{name}"],
       presenceGraceMs: 1,
-      api: {
+      features: [httpApi({
         path: "/api",
         authorize: ({ action, id }) => !(action === "publish" && id === SECRET),
         maxPublications: MAX_BATCH,
-      },
+      })],
     });
     const api = new Api(world, nodes);
     await api.start();

@@ -8,6 +8,7 @@ import { keyOf } from "./draw.ts";
 import { collect } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Reply, serveNodes } from "./requests.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 /** Time for which servers remember a key, in milliseconds. */
 const WINDOW_MS = 1_500;
@@ -87,7 +88,7 @@ property("a request with an idempotency key is executed once, on any server", {
     const nodes = await serveNodes(world, "memory", {
       machines: ["near", "far", "home"],
       history: { "log:{name}": {} },
-      api: { path: "/api", authorize: () => true, idempotencyWindowMs: WINDOW_MS },
+      features: [httpApi({ path: "/api", authorize: () => true, idempotencyWindowMs: WINDOW_MS })],
     });
     const [first] = nodes as [typeof nodes[0]];
     /** Messages that a session at the third server receives, by their data. */

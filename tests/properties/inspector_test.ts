@@ -9,6 +9,7 @@ import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Node, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
+import { inspector } from "../../operations/mod.ts";
 
 /** Topics of the sessions: topics without a history, topics with a history, and rooms. */
 const TOPICS = ["talk:one", "talk:two", "log:one", "room:one", "room:two"] as const;
@@ -87,7 +88,7 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
   }),
   async check(world, { sessions, publications, asked, sort, order, query, only }) {
     const nodes = await serveNodes(world, "memory", {
-      inspector: { authorize: () => true },
+      features: [inspector({ authorize: () => true })],
       rooms: ["room:{name}"],
       history: { "log:{name}": {} },
       onMessage() {},
@@ -236,7 +237,7 @@ property("a session is recorded while a page requests it, and frees its slot lat
   async check(world, steps) {
     const [node] = await serveNodes(world, "memory", {
       machines: ["node"],
-      inspector: { authorize: () => true },
+      features: [inspector({ authorize: () => true })],
       onMessage() {},
     });
     const users = range(0, SESSIONS - 1).map((i) => ({ user: `user-${i}`, host: node!.host }));
@@ -327,7 +328,9 @@ property("an inspector waits for a slow server, but less after a late reply", {
     { maxLength: 8 },
   ),
   async check(world, questions) {
-    const nodes = await serveNodes(world, "memory", { inspector: { authorize: () => true } });
+    const nodes = await serveNodes(world, "memory", {
+      features: [inspector({ authorize: () => true })],
+    });
     const [asked, slow] = nodes;
     await Promise.all(nodes.map(({ server }) => server.nodes!.ready));
     await inspect(asked!, "sessions");

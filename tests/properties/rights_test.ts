@@ -11,7 +11,8 @@ import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Asking, type Node, respond, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
-import { metrics } from "../../operations/mod.ts";
+import { inspector, metrics } from "../../operations/mod.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 /** A topic with a history, a topic without one, and a room. */
 const TOPICS = ["kept:a", "talk:a", "room:a"] as const;
@@ -161,10 +162,12 @@ class Servers {
       includePublisher: this.#from !== undefined,
       history: { "kept:{name}": {} },
       rooms: ["room:{name}"],
-      api: { path: "/api", authorize },
       durableStreams: { path: "/streams", authorize },
-      inspector: { authorize: (request) => ofRequest(request, "inspect") },
-      features: [metrics({ allow: (request) => ofRequest(request, "measure") })],
+      features: [
+        httpApi({ path: "/api", authorize }),
+        inspector({ authorize: (request) => ofRequest(request, "inspect") }),
+        metrics({ allow: (request) => ofRequest(request, "measure") }),
+      ],
     });
     const eve = this.#connect("eve", () => "eve 0", () => 1, "websocket");
     await this.#subscribe(eve, "eve 0");

@@ -10,7 +10,8 @@ import type { Host } from "./host.ts";
 import { SimulatedNetwork } from "./network/network.ts";
 import { simulatedClient, SimulatedServer } from "./programs.ts";
 import { Simulation } from "./simulation.ts";
-import { metrics } from "../../operations/mod.ts";
+import { inspector, metrics } from "../../operations/mod.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 const contract = defineContract({
   requests: {
@@ -44,9 +45,11 @@ async function everything(turns: number): Promise<Simulation> {
       history: { "news": { size: 100, ttlMs: 60_000 } },
       requests: { double: ({ data }) => data * 2, count: range, kept: range },
       durableStreams: { path: "/streams", authorize: () => true },
-      api: { path: "/api", authorize: () => true },
-      inspector: { path: "/inspector", authorize: () => true },
-      features: [metrics({ allow: "everybody" })],
+      features: [
+        httpApi({ path: "/api", authorize: () => true }),
+        inspector({ path: "/inspector", authorize: () => true }),
+        metrics({ allow: "everybody" }),
+      ],
       limits: { maxSessionsPerUser: 2 },
       onError: (error) => simulation.note(`error ${error}`, name),
     }))

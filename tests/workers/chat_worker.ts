@@ -1,6 +1,7 @@
 /** A worker for the tests: a chat with users, rooms and a history. */
 import { type DurableStreams, guest, type WorkerNode } from "../../server.ts";
-import { metrics } from "../../operations/mod.ts";
+import { inspector, metrics } from "../../operations/mod.ts";
+import { httpApi } from "../../operations/http_api/mod.ts";
 
 /** Starts the worker's server. */
 export default function start({ serve, index, data }: WorkerNode): void {
@@ -9,9 +10,7 @@ export default function start({ serve, index, data }: WorkerNode): void {
     authorize: () => true,
     history: { "kept:{name}": { size: 10_000 } },
     rooms: ["room:{name}"],
-    features: [metrics()],
-    inspector: true,
-    api: { path: "/api" },
+    features: [metrics(), inspector(), httpApi({ path: "/api" })],
     durableStreams: { path: "/streams", authorize: () => true },
     presenceGraceMs: 200,
     limits: { maxSessionsPerUser: 3 },

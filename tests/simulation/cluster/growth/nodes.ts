@@ -7,7 +7,8 @@ import type { Host } from "../../../simulator/host.ts";
 import { SimulatedServer, type SimulatedServerOptions } from "../../../simulator/programs.ts";
 import { type Examiner, readAll } from "./examiner.ts";
 import { brokersInMemory } from "../node_ports.ts";
-import { metrics } from "../../../../operations/mod.ts";
+import { inspector, metrics } from "../../../../operations/mod.ts";
+import { httpApi } from "../../../../operations/http_api/mod.ts";
 
 /** Paths of the HTTP API and of durable streams. */
 export const [API, STREAMS] = ["/api", "/streams"] as const;
@@ -97,8 +98,11 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
     maxReadersPerAddress: MAX_SESSIONS,
     longPollMs: 2_000,
   },
-  api: { path: API, authorize: () => true, idempotencyWindowMs: KEEPS_MS },
-  inspector: { authorize: () => true, payloads: true },
+  features: [
+    httpApi({ path: API, authorize: () => true, idempotencyWindowMs: KEEPS_MS }),
+    inspector({ authorize: () => true, payloads: true }),
+    metrics(),
+  ],
   rates: {
     perUser: { messages: { perSecond: RATE } },
     perAddress: { connections: { perSecond: 100 } },
@@ -106,7 +110,6 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   limits: { maxSessionsPerUser: MAX_SESSIONS },
   session: { maxRequests: MAX_REQUESTS },
   responses: { retainMs: KEEPS_MS },
-  features: [metrics()],
   async onStream(stream) {
     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
     else throw new Error("planned");
