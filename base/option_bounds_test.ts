@@ -4,7 +4,7 @@
  * `tests/option_calls_test.ts` checks names and types against each call's own table.
  */
 import { assertEquals, assertRejects } from "@std/assert";
-import { Names as NatsNames } from "../brokers/nats/format.ts";
+import { NatsNames } from "../brokers/nats/format.ts";
 import { checkSource as checkNats, natsSettings } from "../brokers/nats/options.ts";
 import { checkSource as checkRedis, redisSettings } from "../brokers/redis/options.ts";
 import { sqliteSettings } from "../brokers/sqlite/options.ts";

@@ -165,7 +165,7 @@ interface Tally {
   taken: number;
 }
 
-interface Holder {
+interface AccountUsage {
   readonly key: string;
   readonly taken: number;
   /** The used fraction of the share. */
@@ -462,7 +462,7 @@ export class Quota {
   }
 
   /** Lists the accounts with at least a sixteenth of their share, for other nodes. */
-  *holders(): Generator<Holder> {
+  *holders(): Generator<AccountUsage> {
     for (const { key, level, share, taken } of this.#counts.values()) {
       if (taken < share * REPORTED_PART || !this.#isReported(level)) continue;
       if (JSON.stringify(key).length <= MAX_KEY_CHARS) yield { key, taken, part: taken / share };

@@ -7,7 +7,7 @@ import { checkTopic, type EncodedMessage, encodeMessage } from "../session/wire/
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { Attempts } from "../base/attempts.ts";
 import { Outbox } from "./outbox/outbox.ts";
-import { Publications } from "./outbox/publications.ts";
+import { OutboxPublications } from "./outbox/publications.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Life } from "./page_life.ts";
 import type {
@@ -49,7 +49,7 @@ import type { ClientStateOf, ClientStateOptions } from "./state/state.ts";
 import { ClientPresence, Members, WatchedRooms } from "./subscriptions/rooms.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import type { Subscription } from "./subscriptions/subscription.ts";
-import { Subscriptions } from "./subscriptions/subscriptions.ts";
+import { ClientSubscriptions } from "./subscriptions/subscriptions.ts";
 import type { UnreadSessions } from "./unread_sessions.ts";
 import { publicUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
@@ -146,10 +146,10 @@ export class Client<C extends Contract = Contract>
   readonly #backoff: Backoff;
   readonly #attempts: Attempts<Session | CloseInfo>;
   readonly #outbox: Outbox;
-  readonly #publications: Publications;
+  readonly #publications: OutboxPublications;
   #delivery: Delivery | undefined;
   readonly #stop = new AbortController();
-  readonly #subscriptions: Subscriptions<Contract>;
+  readonly #subscriptions: ClientSubscriptions<Contract>;
   readonly #presence: ClientPresence;
   readonly #rooms = new WatchedRooms((room) => {
     if (this.status.isEnded) throw this.#ended("watch members");
@@ -210,7 +210,7 @@ export class Client<C extends Contract = Contract>
     this.#check("connect", options);
     const { runtime = platformRuntime() } = options;
     this.#runtime = runtime;
-    this.#subscriptions = new Subscriptions(runtime, platform.recovery);
+    this.#subscriptions = new ClientSubscriptions(runtime, platform.recovery);
     this.#presence = new ClientPresence(runtime);
     this.#urls = new ServerUrls(url, runtime);
     const { token } = options;
@@ -247,7 +247,7 @@ export class Client<C extends Contract = Contract>
       options.outbox,
       options.delivery === "at-least-once" ? (session) => this.#deliver(session) : undefined,
     );
-    this.#publications = new Publications(
+    this.#publications = new OutboxPublications(
       this.#outbox,
       this.#stop.signal,
       (topic) => this.#subscriptions.isUnasked(topic),

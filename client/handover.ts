@@ -10,7 +10,7 @@ import type { Dialer } from "./client_options.ts";
 import type { Alarm } from "./liveness.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import type { HeadSink, Subscriptions, TopicReaders } from "./subscriptions/subscriptions.ts";
+import type { ClientSubscriptions, HeadSink, TopicReaders } from "./subscriptions/subscriptions.ts";
 import { anySignal, settlesWithin, within } from "../base/wait.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 import type { TransportName } from "../transport/race/options.ts";
@@ -44,7 +44,7 @@ export interface MovingClient<C extends Contract> {
   /** Returns the current session. */
   readonly session: () => Session | undefined;
   /** The client's subscriptions. */
-  readonly subscriptions: Subscriptions<C>;
+  readonly subscriptions: ClientSubscriptions<C>;
   /** Aborted when the client closes. */
   readonly signal: AbortSignal;
   /** Opens a session. */

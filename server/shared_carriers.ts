@@ -13,13 +13,13 @@ import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
 import type { ConnectionCloseInfo } from "../transport/connection.ts";
 import {
   CarrierError,
+  type CarrierTakeOptions,
   type GivenFrames,
   type HttpCarrier,
   type HttpCarriers,
   MAX_ID_LENGTH,
   nodeOf,
   type TakenEvents,
-  type TakeOptions,
 } from "../transport/http/carrier.ts";
 
 const NAME = "http";
@@ -215,7 +215,7 @@ class RemoteCarrier implements HttpCarrier {
     await this.give(0, new Uint8Array(), 0);
   }
 
-  async take(after: number, options: TakeOptions): Promise<TakenEvents> {
+  async take(after: number, options: CarrierTakeOptions): Promise<TakenEvents> {
     const { signal, ...rest } = options;
     const none: TakenEvents = { events: "", last: after, state: "open" };
     if (signal.aborted) return none;
@@ -296,7 +296,7 @@ type Asked =
     | {
       readonly kind: "take";
       readonly after: number;
-    } & Omit<TakeOptions, "signal">
+    } & Omit<CarrierTakeOptions, "signal">
     | { readonly kind: "give"; readonly number: number; readonly received: number }
     | { readonly kind: "end" } & Required<ConnectionCloseInfo>
   );

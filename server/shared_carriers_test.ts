@@ -6,11 +6,11 @@ import { Nodes } from "../pubsub/nodes/nodes.ts";
 import { FaultyStore } from "../tests/faulty_broker.ts";
 import {
   CarrierError,
+  type CarrierTakeOptions,
   type GivenFrames,
   type HttpCarrier,
   type HttpCarriers,
   type TakenEvents,
-  type TakeOptions,
 } from "../transport/http/carrier.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 import { Quotas } from "../base/shares.ts";
@@ -40,7 +40,7 @@ class Connection implements HttpCarrier, HttpCarriers {
     return Promise.resolve();
   }
 
-  take(after: number, { signal, ...rest }: TakeOptions): Promise<TakenEvents> {
+  take(after: number, { signal, ...rest }: CarrierTakeOptions): Promise<TakenEvents> {
     this.calls.push(["take", after, rest]);
     this.signals.push(signal);
     if (this.taken === "never") {
@@ -132,7 +132,7 @@ class Bench implements AsyncDisposable {
   }
 }
 
-function takeOptions(signal = new AbortController().signal): TakeOptions {
+function takeOptions(signal = new AbortController().signal): CarrierTakeOptions {
   return { reader: "r1", isFirst: true, waitMs: 25_000, maxBytes: 65_536, signal };
 }
 

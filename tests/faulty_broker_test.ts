@@ -59,7 +59,7 @@ Deno.test("FaultyBroker.make() prefers operation to part, part to all, and node 
   const { store, broker, other } = bench();
   const state = broker.store;
   store.make("all", fail);
-  for (const { store } of [broker, other]) await assertRejects(() => state!.newest("k", 1));
+  for (const { store } of [broker, other]) await assertRejects(() => store!.newest("k", 1));
   broker.make("store.newest", pass);
   assertEquals(await state!.newest("k", 1), -1);
   await assertRejects(() => state!.claims("s"));

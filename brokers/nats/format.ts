@@ -134,7 +134,7 @@ export interface LogNames {
 export const EPOCH_TOKEN = "=epoch";
 
 /** Names with one prefix. */
-export class Names {
+export class NatsNames {
   readonly prefix: string;
 
   /** Throws if the prefix has a character that is not allowed in a stream's name. */

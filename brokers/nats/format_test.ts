@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Buffer } from "node:buffer";
-import { decode, encode, escapeTopic, Names } from "./format.ts";
+import { decode, encode, escapeTopic, NatsNames } from "./format.ts";
 
 const TEXTS = ["", " ", "t", "T1:a", '{"topic":"a"}', "é€😀\0\n", "\ufeffmark"];
 const BYTES = [new Uint8Array(), Uint8Array.of(0x74), Uint8Array.of(0xff, 0xfe, 0x3a)];
@@ -143,7 +143,7 @@ Deno.test("decode() copies bytes out of the message of the client library", () =
 });
 
 Deno.test("Names separates topics with and without history, and different bounds", () => {
-  const names = new Names("app");
+  const names = new NatsNames("app");
   assertEquals(names.plain("chat:7"), "app.pub.chat.7");
   assertEquals(names.stream({ size: 10, ttlMs: 2_000, bytes: 300 }), {
     stream: "app_10_2000_300",

@@ -16,32 +16,32 @@ import type {
 } from "../../pubsub/broker.ts";
 import { AppendQueue } from "./publish_queue.ts";
 import { TopicSubscription } from "./topic_subscription.ts";
-import { encode, escapeTopic, type Names, subjectPart } from "./format.ts";
-import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
+import { encode, escapeTopic, type NatsNames, subjectPart } from "./format.ts";
+import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { HistoryStream } from "./stream.ts";
 import type { NatsSettings } from "./options.ts";
 import { ListenerTable } from "../../pubsub/broker/listeners.ts";
-import type { Outbox } from "../../pubsub/broker/queue.ts";
+import type { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { readPage } from "./history_reader.ts";
 
 /** The stream and the subscriptions of all topics with the same bounds. */
-interface OpenStream {
+interface OpenHistory {
   readonly stream: HistoryStream;
   readonly appends: AppendQueue;
   readonly subscriptions: ListenerTable<TopicSubscription>;
 }
 
 interface NatsHistoryOptions {
-  readonly link: Link;
-  readonly names: Names;
-  readonly outbox: Outbox;
+  readonly link: NatsLink;
+  readonly names: NatsNames;
+  readonly outbox: BrokerOutbox;
   readonly settings: NatsSettings;
 }
 
 /** The histories of one broker, with a stream for each combination of bounds. */
 export class NatsHistory implements BrokerHistory {
   readonly #options: NatsHistoryOptions;
-  readonly #streams = new Map<string, OpenStream>();
+  readonly #streams = new Map<string, OpenHistory>();
   /** Producer of publications without a key. */
   readonly #producer: string;
   #number = 0;
@@ -147,7 +147,7 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  #open(bounds: HistoryBounds): OpenStream {
+  #open(bounds: HistoryBounds): OpenHistory {
     const { link, names, outbox, settings } = this.#options;
     const streamNames = names.stream(bounds);
     let open = this.#streams.get(streamNames.stream);

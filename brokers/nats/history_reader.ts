@@ -11,7 +11,7 @@ import { tagOf } from "../../pubsub/tag.ts";
 import type { KnownHead } from "./topic_subscription.ts";
 import { decode, ID_HEADER } from "./format.ts";
 import { readMessage } from "./jetstream.ts";
-import type { Link } from "./link.ts";
+import type { NatsLink } from "./link.ts";
 import { pull, type Pulled, type PullOptions, type Stored } from "./pull.ts";
 import type { Epoch, HistoryStream } from "./stream.ts";
 
@@ -19,7 +19,7 @@ import type { Epoch, HistoryStream } from "./stream.ts";
 const MAX_ATTEMPTS = 5;
 
 export interface Reading {
-  readonly link: Link;
+  readonly link: NatsLink;
   readonly stream: HistoryStream;
   readonly topic: string;
   readonly subject: string;

@@ -40,8 +40,8 @@ type NewConnection = ConnectionOptions & {
 /** Options of a new connection, or an open connection of the application. */
 export type LinkTarget = NewConnection | { readonly connection: NatsConnection };
 
-/** Events of a {@linkcode Link}. No callback may throw. */
-interface LinkEvents {
+/** Events of a {@linkcode NatsLink}. No callback may throw. */
+interface NatsLinkEvents {
   /** Called when the server is reachable and has all subscriptions again. */
   up(isAgain: boolean): void;
   /** Called when the connection is lost. */
@@ -49,7 +49,7 @@ interface LinkEvents {
 }
 
 /** One connection over its whole lifetime. */
-export class Link {
+export class NatsLink {
   readonly runtime: Runtime;
   /** The broker's lifecycle, which holds the state of the connection. */
   readonly life: BrokerLife;
@@ -57,7 +57,7 @@ export class Link {
   readonly clock: NatsClock;
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
-  readonly #events: LinkEvents;
+  readonly #events: NatsLinkEvents;
   readonly #mark: VersionMark;
   readonly #isOwn: boolean;
   readonly #inboxPrefix: string | undefined;
@@ -77,7 +77,7 @@ export class Link {
       readonly mark: VersionMark;
     },
     target: LinkTarget,
-    events: LinkEvents,
+    events: NatsLinkEvents,
   ) {
     this.runtime = runtime;
     this.life = life;

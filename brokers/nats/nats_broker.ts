@@ -12,10 +12,10 @@ import type {
   Publication,
 } from "../../pubsub/broker.ts";
 import { TopicSubscription } from "./topic_subscription.ts";
-import { encode, Names } from "./format.ts";
+import { encode, NatsNames } from "./format.ts";
 import { NatsHistory } from "./history.ts";
 import { textOf } from "../../base/error_text.ts";
-import { Link, type LinkTarget } from "./link.ts";
+import { type LinkTarget, NatsLink } from "./link.ts";
 import {
   checkSource,
   type NatsBrokerOptions,
@@ -23,10 +23,10 @@ import {
   natsSettings,
   type NatsSource,
 } from "./options.ts";
-import { PublishQueue } from "./publish_queue.ts";
+import { NatsPublishQueue } from "./publish_queue.ts";
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { ListenerTable } from "../../pubsub/broker/listeners.ts";
-import { Outbox } from "../../pubsub/broker/queue.ts";
+import { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { NatsStore } from "./store.ts";
 import { VersionMark } from "./version.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
@@ -80,10 +80,10 @@ export class NatsBroker implements Broker {
    */
   readonly store: BrokerStore;
   readonly #settings: NatsSettings;
-  readonly #names: Names;
-  readonly #link: Link;
-  readonly #outbox: Outbox;
-  readonly #queue: PublishQueue;
+  readonly #names: NatsNames;
+  readonly #link: NatsLink;
+  readonly #outbox: BrokerOutbox;
+  readonly #queue: NatsPublishQueue;
   readonly #history: NatsHistory;
   readonly #logs: NatsLogs;
   readonly #life: BrokerLife;
@@ -104,21 +104,21 @@ export class NatsBroker implements Broker {
   constructor(source: NatsSource, options: NatsBrokerOptions = {}) {
     const settings = natsSettings(options);
     const target = checkSource(source);
-    const names = new Names(settings.prefix);
+    const names = new NatsNames(settings.prefix);
     const life = new BrokerLife(settings.runtime, { broker: "NATS" });
     // The broker's own types cover only some of the client library's options.
     const mark = new VersionMark(names, settings);
-    const link = new Link({ runtime: settings.runtime, life, mark }, target as LinkTarget, {
+    const link = new NatsLink({ runtime: settings.runtime, life, mark }, target as LinkTarget, {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
     });
-    const outbox = new Outbox({ ...settings, broker: "NATS" });
+    const outbox = new BrokerOutbox({ ...settings, broker: "NATS" });
     this.#settings = settings;
     this.#names = names;
     this.#life = life;
     this.#link = link;
     this.#outbox = outbox;
-    this.#queue = new PublishQueue(link, outbox);
+    this.#queue = new NatsPublishQueue(link, outbox);
     this.#history = new NatsHistory({ link, names, outbox, settings });
     this.status = life.status;
     this.history = this.#history;

@@ -1,7 +1,12 @@
 /** Sends publications to the server. On topics with a history, they are sent to a stream. */
 import type { Timer } from "../../base/runtime.ts";
-import type { Link } from "./link.ts";
-import { Line, type Outbox, type Outgoing, TurnBatch } from "../../pubsub/broker/queue.ts";
+import type { NatsLink } from "./link.ts";
+import {
+  BrokerLine,
+  type BrokerOutbox,
+  type Outgoing,
+  TurnBatch,
+} from "../../pubsub/broker/queue.ts";
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { tagOf } from "../../pubsub/tag.ts";
@@ -24,19 +29,19 @@ interface WaitingMessage extends Outgoing {
  * Sends the publications of each turn together. Publications that have to wait keep their order,
  * and are dropped after a time limit.
  */
-export class PublishQueue {
-  readonly #link: Link;
-  readonly #outbox: Outbox;
-  readonly #line: Line<WaitingMessage>;
+export class NatsPublishQueue {
+  readonly #link: NatsLink;
+  readonly #outbox: BrokerOutbox;
+  readonly #line: BrokerLine<WaitingMessage>;
   #unconfirmed = 0;
   #isConfirming = false;
   #rejection: unknown;
   readonly #turn: TurnBatch;
 
-  constructor(link: Link, outbox: Outbox) {
+  constructor(link: NatsLink, outbox: BrokerOutbox) {
     this.#link = link;
     this.#outbox = outbox;
-    this.#line = new Line(outbox, () => {});
+    this.#line = new BrokerLine(outbox, () => {});
     this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
@@ -156,9 +161,9 @@ interface PendingAppend extends Outgoing {
  * A reply counts as missing once the reply to a later publication has arrived.
  */
 export class AppendQueue {
-  readonly #link: Link;
+  readonly #link: NatsLink;
   readonly #stream: HistoryStream;
-  readonly #line: Line<PendingAppend>;
+  readonly #line: BrokerLine<PendingAppend>;
   readonly #inbox: string;
   /** In-flight publications by token, in the order of sending. */
   readonly #underWay = new Map<string, PendingAppend>();
@@ -171,10 +176,10 @@ export class AppendQueue {
   #hearing: Subscription | undefined;
   readonly #turn: TurnBatch;
 
-  constructor(link: Link, stream: HistoryStream, outbox: Outbox) {
+  constructor(link: NatsLink, stream: HistoryStream, outbox: BrokerOutbox) {
     this.#link = link;
     this.#stream = stream;
-    this.#line = new Line(outbox, (entry, why, cause) => this.#dropped(entry, why, cause));
+    this.#line = new BrokerLine(outbox, (entry, why, cause) => this.#dropped(entry, why, cause));
     this.#inbox = link.inbox();
     this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }

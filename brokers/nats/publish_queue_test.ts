@@ -4,9 +4,9 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { Outbox } from "../../pubsub/broker/queue.ts";
-import type { Link } from "./link.ts";
-import { AppendQueue, PublishQueue } from "./publish_queue.ts";
+import { BrokerOutbox } from "../../pubsub/broker/queue.ts";
+import type { NatsLink } from "./link.ts";
+import { AppendQueue, NatsPublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";
 import { turns } from "../../tests/waiting.ts";
 
@@ -26,12 +26,12 @@ function make(maxWaiting = 100) {
   const link = new FakeLink();
   const { runtime } = link;
   const limits = { maxWaiting, maxWaitingBytes: 1_000_000, giveUpMs: 30_000 };
-  const outbox = new Outbox({ runtime, broker: "NATS", ...limits });
-  const queue = new PublishQueue(link as unknown as Link, outbox);
+  const outbox = new BrokerOutbox({ runtime, broker: "NATS", ...limits });
+  const queue = new NatsPublishQueue(link as unknown as NatsLink, outbox);
   return { link, queue, outbox, [Symbol.dispose]: () => outbox.close() };
 }
 
-Deno.test("PublishQueue sends the publications of a turn when it ends", async () => {
+Deno.test("NatsPublishQueue sends the publications of a turn when it ends", async () => {
   using made = make();
   const { link, queue } = made;
   queue.publish("a", new Uint8Array(10));
@@ -42,7 +42,7 @@ Deno.test("PublishQueue sends the publications of a turn when it ends", async ()
   assertEquals(link.sent, ["a", "b"]);
 });
 
-Deno.test("PublishQueue sends large batches immediately, and on request", () => {
+Deno.test("NatsPublishQueue sends large batches immediately, and on request", () => {
   using made = make();
   const { link, queue } = made;
   queue.publish("a", new Uint8Array(10));
@@ -53,7 +53,7 @@ Deno.test("PublishQueue sends large batches immediately, and on request", () => 
   assertEquals(link.sent, ["a", "b", "c"]);
 });
 
-Deno.test("PublishQueue drops no publication that could be sent, for any small bounds", () => {
+Deno.test("NatsPublishQueue drops no publication that could be sent, for any small bounds", () => {
   using made = make(1);
   const { link, queue, outbox } = made;
   for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
@@ -61,7 +61,7 @@ Deno.test("PublishQueue drops no publication that could be sent, for any small b
   assertEquals([link.sent, outbox.dropped], [["a", "b", "c"], 0]);
 });
 
-Deno.test("PublishQueue keeps the order of publications that wait for the server, within its bounds", () => {
+Deno.test("NatsPublishQueue keeps the order of publications that wait for the server, within its bounds", () => {
   using made = make(2);
   const { link, queue, outbox } = made;
   link.isUp = false;
@@ -106,19 +106,19 @@ class FakeStream {
           : { stream: "test", seq, duplicate: true },
       ));
     },
-  } as unknown as Link;
+  } as unknown as NatsLink;
   readonly #history = {
     epoch: { epoch: "e", start: 10 },
     saw: () => {},
     open: () => this.opened++,
   } as unknown as HistoryStream;
-  readonly outbox: Outbox;
+  readonly outbox: BrokerOutbox;
   readonly appends: AppendQueue;
 
   constructor(giveUpMs = 30_000) {
     const { runtime } = this.#link;
     const limits = { maxWaiting: 100, maxWaitingBytes: 2_000_000, giveUpMs };
-    this.outbox = new Outbox({ runtime, broker: "NATS", ...limits });
+    this.outbox = new BrokerOutbox({ runtime, broker: "NATS", ...limits });
     this.appends = new AppendQueue(this.#link, this.#history, this.outbox);
   }
 

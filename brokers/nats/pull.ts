@@ -4,7 +4,7 @@ import type { Msg } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { consume, forget } from "./jetstream.ts";
 import { headerOf, tagIn } from "./format.ts";
-import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
+import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
 
 /**
  * Longest wait for messages of a list that were removed after the list started, in milliseconds.
@@ -45,7 +45,7 @@ export interface Pulled {
 
 /** Reads messages of one subject, oldest first. */
 export async function pull(
-  link: Link,
+  link: NatsLink,
   manager: JetStreamManager,
   { stream, subject, from, count, maxBytes, headersOnly = false }: PullOptions,
 ): Promise<Pulled> {
@@ -91,7 +91,7 @@ export interface NewestOptions {
  * two pages. The last page has no `next`.
  */
 export async function pullNewest(
-  link: Link,
+  link: NatsLink,
   manager: JetStreamManager,
   { stream, subject, header, count, after }: NewestOptions,
 ): Promise<{ readonly headers: readonly string[]; readonly next?: string }> {
@@ -141,7 +141,7 @@ function consumeNewest(
 }
 
 function fetch<T>(
-  link: Link,
+  link: NatsLink,
   request: string,
   { wanted, maxBytes, lateMs, read }: {
     readonly wanted: number;

@@ -5,9 +5,9 @@ import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import { Attempts } from "./contention.ts";
 import { repeatedRead, storageOf } from "./jetstream.ts";
-import type { Link } from "./link.ts";
+import type { NatsLink } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
-import { type Names, subjectPart } from "./format.ts";
+import { type NatsNames, subjectPart } from "./format.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 
 /** Maximum time for which a row is remembered, in milliseconds: a week. */
@@ -17,13 +17,13 @@ const LONGEST_MS = 604_800_000;
 const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10071, 10164]);
 
 /** A change of a row: a new value, deletion (`null`), or no change (`undefined`). */
-interface Change<T> {
+interface StoreChange<T> {
   readonly value?: string | null;
   readonly result: T;
 }
 
 /** A bucket, which drops rows after a time without a write. */
-interface Bucket {
+interface KvBucket {
   readonly name: string;
   readonly ttlMs: number;
   /** By row that is being changed, the changes that wait; as many as there are calls. */
@@ -32,11 +32,11 @@ interface Bucket {
 
 interface Rows {
   readonly bucket: KV;
-  readonly changes: Bucket["changes"];
+  readonly changes: KvBucket["changes"];
 }
 
 interface Waiting {
-  readonly change: (row: string | undefined) => Change<unknown>;
+  readonly change: (row: string | undefined) => StoreChange<unknown>;
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -49,13 +49,13 @@ interface Waiting {
  * the time of their expiry, measured by the clock of the node that wrote the row last.
  */
 export class NatsStore implements BrokerStore {
-  readonly #link: Link;
+  readonly #link: NatsLink;
   readonly #settings: NatsSettings;
-  readonly #rows: Bucket;
+  readonly #rows: KvBucket;
   /** Rows that are remembered for longer than those in `#rows`. */
-  readonly #longRows: Bucket;
+  readonly #longRows: KvBucket;
 
-  constructor(link: Link, names: Names, settings: NatsSettings) {
+  constructor(link: NatsLink, names: NatsNames, settings: NatsSettings) {
     this.#link = link;
     this.#settings = settings;
     this.#rows = { name: names.bucket, ttlMs: settings.storeTtlMs, changes: new Map() };
@@ -115,13 +115,13 @@ export class NatsStore implements BrokerStore {
     });
   }
 
-  #rowsOf(windowMs: number): Bucket {
+  #rowsOf(windowMs: number): KvBucket {
     return windowMs <= this.#rows.ttlMs ? this.#rows : this.#longRows;
   }
 
   async #attempt<T>(
     what: string,
-    { name, ttlMs, changes }: Bucket,
+    { name, ttlMs, changes }: KvBucket,
     act: (rows: Rows) => Promise<T>,
   ): Promise<T> {
     try {
@@ -168,7 +168,7 @@ export class NatsStore implements BrokerStore {
   #change<T>(
     { bucket, changes }: Rows,
     key: string,
-    change: (row: string | undefined) => Change<T>,
+    change: (row: string | undefined) => StoreChange<T>,
   ): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const waiting = { change, resolve: resolve as (result: unknown) => void, reject };

@@ -4,7 +4,7 @@ import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nat
 import { OtherVersionError } from "../stored_version.ts";
 import { pause } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
-import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
+import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { streamConfig } from "./jetstream.ts";
 import type { NatsSettings } from "./options.ts";
 import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts";
@@ -54,7 +54,7 @@ interface Found extends Epoch {
 }
 
 /** Events of a {@linkcode HistoryStream}. */
-interface StreamEvents {
+interface NatsStreamEvents {
   /**
    * Called when the epoch is known for the first time, after an interruption, or because there is a
    * new epoch.
@@ -78,9 +78,9 @@ export class HistoryStream {
   readonly isReplicated: boolean;
   /** The last error of an attempt to open the stream; more attempts follow. */
   problem: unknown;
-  readonly #link: Link;
+  readonly #link: NatsLink;
   readonly #settings: NatsSettings;
-  readonly #events: StreamEvents;
+  readonly #events: NatsStreamEvents;
   readonly #maxAgeMs: number;
   #epoch: Epoch | undefined;
   /** The newest record that was received; meaningless for another stream of the same name. */
@@ -95,11 +95,11 @@ export class HistoryStream {
   readonly #changes = new Signal();
 
   constructor(
-    link: Link,
+    link: NatsLink,
     names: StreamNames,
     bounds: HistoryBounds,
     settings: NatsSettings,
-    events: StreamEvents,
+    events: NatsStreamEvents,
   ) {
     this.#link = link;
     this.names = names;

@@ -5,7 +5,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Publication } from "../../pubsub/broker.ts";
 import { Listeners } from "../../pubsub/broker/listeners.ts";
 import { decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
-import type { Link } from "./link.ts";
+import type { NatsLink } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";
 
 /**
@@ -102,7 +102,7 @@ export interface KnownHead {
 
 /** Collaborators of a {@linkcode TopicSubscription}. */
 interface TopicSubscriptionOptions {
-  readonly link: Link;
+  readonly link: NatsLink;
   readonly topic: string;
   readonly subject: string;
   /** The stream of a topic with a history. */

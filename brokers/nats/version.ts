@@ -1,7 +1,7 @@
 /** The version mark of a broker's data in JetStream. */
 import { JetStreamApiError, type JetStreamManager } from "@nats-io/jetstream";
 import { checkStoredVersion } from "../stored_version.ts";
-import type { Names } from "./format.ts";
+import type { NatsNames } from "./format.ts";
 import { repeatedRead, streamConfig } from "./jetstream.ts";
 import type { NatsSettings } from "./options.ts";
 
@@ -20,7 +20,7 @@ const NAME_TAKEN = 10058;
  * step, so of several nodes that start at the same time, one sets the mark and the others read it.
  */
 export class VersionMark {
-  readonly #names: Names;
+  readonly #names: NatsNames;
   readonly #settings: NatsSettings;
   #matches = false;
 
@@ -28,7 +28,7 @@ export class VersionMark {
    * @param names The names of the streams.
    * @param settings Storage and replicas of a new stream.
    */
-  constructor(names: Names, settings: NatsSettings) {
+  constructor(names: NatsNames, settings: NatsSettings) {
     this.#names = names;
     this.#settings = settings;
   }

@@ -157,7 +157,7 @@ const MAX_SILENT = 2;
  * may give no other sign. It also closes connections that open but receive no reply to the
  * greeting, because the client library limits only the time until a connection opens.
  */
-export class Heartbeat implements Disposable {
+export class ConnectionHeartbeat implements Disposable {
   readonly #runtime: Runtime;
   #timer: Timer | undefined;
   /** Heartbeats without a reply, for each connection with a pending ping. */

@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import type { Redis } from "ioredis";
 import { platformRuntime } from "../../base/runtime.ts";
-import { Heartbeat } from "./connections.ts";
+import { ConnectionHeartbeat } from "./connections.ts";
 
 Deno.test("Heartbeat closes a connection whose greeting or ping has no reply, and no other", async () => {
   using time = new FakeTime();
@@ -21,7 +21,11 @@ Deno.test("Heartbeat closes a connection whose greeting or ping has no reply, an
     connection("dead", "ready", () => new Promise(() => {})),
     connection("alive", "ready", () => Promise.resolve()),
   ];
-  using _heartbeat = new Heartbeat(platformRuntime(), 100, () => all as unknown as Redis[]);
+  using _heartbeat = new ConnectionHeartbeat(
+    platformRuntime(),
+    100,
+    () => all as unknown as Redis[],
+  );
   await time.tickAsync(250);
   assertEquals(cut, []);
   slow.status = "ready";

@@ -2,7 +2,7 @@
 import type { Cluster, Redis } from "ioredis";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 import type { Run } from "./failures.ts";
-import { checkName, type Names } from "./format.ts";
+import { checkName, type RedisNames } from "./format.ts";
 import { NOW, NUMBER_AT, TEXT } from "./prelude.ts";
 
 const ADVANCE = NUMBER_AT + `
@@ -72,12 +72,12 @@ function defineScripts(client: Redis | Cluster): FactScripts {
 /** Creates the store of a `RedisBroker`. All entries expire. */
 export function redisStore({ client, names, run }: {
   readonly client: Redis | Cluster;
-  readonly names: Names;
+  readonly names: RedisNames;
   readonly run: Run;
 }): BrokerStore {
   const scripts = defineScripts(client);
   const on = async <T>(
-    [kind, what]: Parameters<Names["of"]>,
+    [kind, what]: Parameters<RedisNames["of"]>,
     verb: string,
     command: (name: string) => Promise<T>,
   ): Promise<T> => {

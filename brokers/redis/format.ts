@@ -75,7 +75,7 @@ type NameKind = "pub" | "log" | "meta" | "stream" | "producer" | "row" | "claims
  * character before the topic prevents empty braces. Only the text up to the first closing brace
  * determines the slot, so topics may contain braces.
  */
-export class Names {
+export class RedisNames {
   /** Indexes of the logs in all partitions, by kind of log. */
   readonly logIndexes: Readonly<Record<LogKind, readonly string[]>>;
   readonly #prefix: string;

@@ -8,8 +8,8 @@ import {
   decodeRetained,
   decodeStored,
   encodeFrame,
-  Names,
   readWellFormed,
+  RedisNames,
   slotOf,
   wellFormed,
 } from "./format.ts";
@@ -101,7 +101,7 @@ Deno.test("slotOf() returns a cluster's slot of a name", () => {
 });
 
 Deno.test("Names maps each topic to one slot, for any characters", () => {
-  const names = new Names("skein");
+  const names = new RedisNames("skein");
   for (const topic of ["chat", "", "}", "{", "{}", "a}b{c}", "é😀", "\ud800"]) {
     const all = [
       names.channel(topic),
@@ -116,7 +116,7 @@ Deno.test("Names maps each topic to one slot, for any characters", () => {
 });
 
 Deno.test("Names spreads topics over slots", () => {
-  const names = new Names("skein");
+  const names = new RedisNames("skein");
   const slots = Array.from({ length: 100 }, (_, i) => slotOf(names.channel(`}room:${i}`)));
   assertEquals(new Set(slots).size, 1);
   const usual = Array.from({ length: 100 }, (_, i) => slotOf(names.channel(`room:${i}`)));
@@ -124,14 +124,14 @@ Deno.test("Names spreads topics over slots", () => {
 });
 
 Deno.test("Names separates topics that are not well-formed Unicode", () => {
-  const names = new Names("skein");
+  const names = new RedisNames("skein");
   const bytes = (topic: string) => new TextEncoder().encode(names.channel(topic));
   assertNotEquals(bytes("\ud800"), bytes("\ud801"));
   assertNotEquals(bytes("\ud800"), bytes('"\\ud800"'));
 });
 
 Deno.test("Names maps each log to one slot, together with its index and its announcements", () => {
-  const names = new Names("skein");
+  const names = new RedisNames("skein");
   for (const id of ["chat", "", "}", "{", "{}", "a}b{c}", "é😀", "\ud800"]) {
     const keys = names.log(id);
     const all = Object.values(keys);
@@ -144,7 +144,7 @@ Deno.test("Names maps each log to one slot, together with its index and its anno
 });
 
 Deno.test("Names spreads logs evenly over the masters of a cluster", () => {
-  const names = new Names("skein");
+  const names = new RedisNames("skein");
   const parts = names.logIndexes.answer.map((index) => Math.floor(slotOf(index) / 512));
   assertEquals(parts, Array.from({ length: 32 }, (_, i) => i));
   const used = Array.from({ length: 1_000 }, (_, i) => names.log(`answer-${i}`).index);

@@ -1,7 +1,7 @@
 /** Histories in Redis, with scripts each of which runs in one atomic step. */
 import type { Cluster, Redis } from "ioredis";
 import { isCluster } from "./connections.ts";
-import { decodeStored, type Names } from "./format.ts";
+import { decodeStored, type RedisNames } from "./format.ts";
 import { NOW, NUMBER_AT, TEXT } from "./prelude.ts";
 import {
   type Appended,
@@ -251,7 +251,7 @@ const REPETITION_MS = 180_000;
 interface RedisHistoriesOptions {
   readonly runtime: Runtime;
   readonly client: Redis | Cluster;
-  readonly names: Names;
+  readonly names: RedisNames;
   readonly rememberMs: number;
   readonly giveUpMs: number;
   readonly survivesRestart: boolean;

@@ -487,15 +487,15 @@ export type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], pa
 export type ScriptName = keyof typeof SCRIPTS;
 
 /** Name of the command that runs a script. */
-type Command = `skeinLog${Capitalize<ScriptName>}`;
+type LogCommand = `skeinLog${Capitalize<ScriptName>}`;
 
 /** The scripts, as commands of a client. */
 export type LogScripts =
-  & Record<`${Command}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
+  & Record<`${LogCommand}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
   & { skeinLogOverdue(...indexesAndLimit: (string | number)[]): Promise<string[]> };
 
-export function commandOf(name: ScriptName): Command {
-  return `skeinLog${name[0]!.toUpperCase()}${name.slice(1)}` as Command;
+export function commandOf(name: ScriptName): LogCommand {
+  return `skeinLog${name[0]!.toUpperCase()}${name.slice(1)}` as LogCommand;
 }
 
 /**

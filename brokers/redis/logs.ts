@@ -40,7 +40,7 @@ import { requestBytes } from "../../pubsub/logs/change_message.ts";
 import { rowsStateOf } from "../../pubsub/logs/rows.ts";
 import { isCluster } from "./connections.ts";
 import { explainLog, isDamage, type Run } from "./failures.ts";
-import { checkName, type Names, readWellFormed, wellFormed } from "./format.ts";
+import { checkName, readWellFormed, type RedisNames, wellFormed } from "./format.ts";
 import { decodeChunks, encodeChunks, lostRecord, type StoredChunk } from "./log_chunks.ts";
 import { commandOf, defineLogScripts, type LogScripts, type ScriptName } from "./log_scripts.ts";
 
@@ -166,7 +166,7 @@ interface HeardLog {
 interface RedisLogsOptions {
   readonly runtime: Runtime;
   readonly client: Redis | Cluster;
-  readonly names: Names;
+  readonly names: RedisNames;
   readonly limits: WaitingLimits;
   readonly run: Run;
 }
@@ -187,7 +187,7 @@ export class RedisLogs implements LogStore {
   readonly #runtime: Runtime;
   readonly #client: Redis | Cluster;
   readonly #scripts: LogScripts;
-  readonly #names: Names;
+  readonly #names: RedisNames;
   readonly #budget: WaitingBudget;
   readonly #run: Run;
   /** The logs that were used last, in order of use. */

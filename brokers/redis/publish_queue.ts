@@ -3,7 +3,12 @@ import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { failureOf } from "./failures.ts";
-import { Line, Outbox, type Outgoing, type WaitingLimits } from "../../pubsub/broker/queue.ts";
+import {
+  BrokerLine,
+  BrokerOutbox,
+  type Outgoing,
+  type WaitingLimits,
+} from "../../pubsub/broker/queue.ts";
 import type { Appended, HistoryBounds, PublicationKey } from "../../pubsub/broker.ts";
 
 /**
@@ -46,7 +51,7 @@ export interface BatchSender {
   append(topic: string, items: readonly OutgoingAppend[]): Promise<Appended[]>;
 }
 
-/** Options for {@linkcode PublishQueue}. */
+/** Options for {@linkcode RedisPublishQueue}. */
 interface PublishQueueOptions extends WaitingLimits {
   /** Clocks and timers of this node. */
   readonly runtime: Runtime;
@@ -67,7 +72,7 @@ const NONE: readonly OutgoingFrame[] = [];
  * The publications of one topic. Redis processes at most one batch at a time, which keeps the
  * order.
  */
-class TopicLine extends Line<OutgoingFrame> {
+class TopicLine extends BrokerLine<OutgoingFrame> {
   readonly topic: string;
   /** The lines of topics of the same kind, by topic. */
   readonly siblings: Map<string, TopicLine>;
@@ -76,7 +81,7 @@ class TopicLine extends Line<OutgoingFrame> {
   batch = NONE;
 
   constructor(
-    outbox: Outbox,
+    outbox: BrokerOutbox,
     onDropped: (item: OutgoingFrame, why: string, cause?: unknown) => void,
     { topic, siblings }: Pick<TopicLine, "topic" | "siblings">,
   ) {
@@ -99,9 +104,9 @@ class TopicLine extends Line<OutgoingFrame> {
  * topic's first publication is sent at the end of the turn. Publications that arrive while a batch
  * is in flight are sent together in the next batch.
  */
-export class PublishQueue {
+export class RedisPublishQueue {
   readonly #options: PublishQueueOptions;
-  readonly #outbox: Outbox;
+  readonly #outbox: BrokerOutbox;
   readonly #plain = new Map<string, TopicLine>();
   readonly #kept = new Map<string, TopicLine>();
   /** Lines to send at the end of the turn. */
@@ -111,7 +116,7 @@ export class PublishQueue {
   /** @param options See {@linkcode PublishQueueOptions}. */
   constructor(options: PublishQueueOptions) {
     this.#options = options;
-    this.#outbox = new Outbox({ ...options, broker: "Redis" });
+    this.#outbox = new BrokerOutbox({ ...options, broker: "Redis" });
   }
 
   /** Publications that wait for Redis or for its reply. */

@@ -8,7 +8,7 @@ import {
   type BatchSender,
   type OutgoingAppend,
   type OutgoingFrame,
-  PublishQueue,
+  RedisPublishQueue,
 } from "./publish_queue.ts";
 
 const LIMITS = { maxWaiting: 1_000, maxWaitingBytes: 1_000_000, giveUpMs: 1_000 };
@@ -48,7 +48,7 @@ class FakeCarrier implements BatchSender {
 function open(limits: Partial<typeof LIMITS> = {}) {
   const sender = new FakeCarrier();
   const troubles: unknown[] = [];
-  const queue = new PublishQueue({
+  const queue = new RedisPublishQueue({
     runtime: platformRuntime(),
     sender,
     ...LIMITS,
@@ -79,7 +79,7 @@ async function settle(time: FakeTime): Promise<void> {
 
 const replyError = (message: string) => Object.assign(new Error(message), { name: "ReplyError" });
 
-Deno.test("PublishQueue sends the publications of one turn together, and one command per topic at a time", async () => {
+Deno.test("RedisPublishQueue sends the publications of one turn together, and one command per topic at a time", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   for (const frame of ["1", "2"]) publish(frame);
@@ -98,7 +98,7 @@ Deno.test("PublishQueue sends the publications of one turn together, and one com
   assertEquals([queue.waiting, queue.dropped], [0, 0]);
 });
 
-Deno.test("PublishQueue bounds a command in publications and bytes", async () => {
+Deno.test("RedisPublishQueue bounds a command in publications and bytes", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   for (let i = 0; i < 130; i++) publish("x");
@@ -112,7 +112,7 @@ Deno.test("PublishQueue bounds a command in publications and bytes", async () =>
   queue.close();
 });
 
-Deno.test("PublishQueue keeps appended publications until Redis replies, and sends them again in order", async () => {
+Deno.test("RedisPublishQueue keeps appended publications until Redis replies, and sends them again in order", async () => {
   using time = new FakeTime();
   const { sender, queue, append } = open();
   const appended = [append("1"), append("2")];
@@ -132,7 +132,7 @@ Deno.test("PublishQueue keeps appended publications until Redis replies, and sen
   await time.runMicrotasks();
 });
 
-Deno.test("PublishQueue does not repeat a publication that may have arrived", async () => {
+Deno.test("RedisPublishQueue does not repeat a publication that may have arrived", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   publish("1");
@@ -145,7 +145,7 @@ Deno.test("PublishQueue does not repeat a publication that may have arrived", as
   queue.close();
 });
 
-Deno.test("PublishQueue retries after a pause if Redis failed, and reports it", async () => {
+Deno.test("RedisPublishQueue retries after a pause if Redis failed, and reports it", async () => {
   using time = new FakeTime();
   const { sender, queue, troubles, publish } = open();
   publish("1");
@@ -161,7 +161,7 @@ Deno.test("PublishQueue retries after a pause if Redis failed, and reports it", 
   assertEquals([troubles.at(-1), queue.waiting, queue.dropped], [undefined, 0, 0]);
 });
 
-Deno.test("PublishQueue immediately drops publications that Redis rejects", async () => {
+Deno.test("RedisPublishQueue immediately drops publications that Redis rejects", async () => {
   using time = new FakeTime();
   const { sender, queue, append } = open();
   const rejected = assertRejects(() => append("1"), BrokerError, "rejected");
@@ -171,7 +171,7 @@ Deno.test("PublishQueue immediately drops publications that Redis rejects", asyn
   assertEquals([queue.waiting, queue.dropped], [0, 1]);
 });
 
-Deno.test("PublishQueue drops publications that wait longer than giveUpMs, not before, including sent ones", async () => {
+Deno.test("RedisPublishQueue drops publications that wait longer than giveUpMs, not before, including sent ones", async () => {
   using time = new FakeTime();
   const { sender, queue, append, publish } = open();
   const sent = assertRejects(() => append("sent"), BrokerError, "within 1000 ms");
@@ -192,7 +192,7 @@ Deno.test("PublishQueue drops publications that wait longer than giveUpMs, not b
   assertEquals([queue.waiting, queue.dropped], [0, 3]);
 });
 
-Deno.test("PublishQueue reports no trouble once the publications of a failed command were dropped", async () => {
+Deno.test("RedisPublishQueue reports no trouble once the publications of a failed command were dropped", async () => {
   using time = new FakeTime();
   const { sender, queue, troubles, publish } = open();
   publish("1");
@@ -205,7 +205,7 @@ Deno.test("PublishQueue reports no trouble once the publications of a failed com
   assertEquals(sender.frames, [["1"]]);
 });
 
-Deno.test("PublishQueue drops the newest publication beyond its bounds", async () => {
+Deno.test("RedisPublishQueue drops the newest publication beyond its bounds", async () => {
   using time = new FakeTime();
   const { queue, publish, append } = open({ maxWaiting: 2, maxWaitingBytes: 10 });
   assertEquals(publish("1234567890x"), false);
@@ -216,7 +216,7 @@ Deno.test("PublishQueue drops the newest publication beyond its bounds", async (
   queue.close();
 });
 
-Deno.test("PublishQueue.afterPublished() waits for earlier publications, not for later ones", async () => {
+Deno.test("RedisPublishQueue.afterPublished() waits for earlier publications, not for later ones", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   const called: string[] = [];
@@ -236,7 +236,7 @@ Deno.test("PublishQueue.afterPublished() waits for earlier publications, not for
   assertEquals(called, ["nothing waits", "one is sent", "one waits"]);
 });
 
-Deno.test("PublishQueue.afterPublished() waits for dropped publications that Redis may have received", async () => {
+Deno.test("RedisPublishQueue.afterPublished() waits for dropped publications that Redis may have received", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   const called: string[] = [];
@@ -264,7 +264,7 @@ Deno.test("PublishQueue.afterPublished() waits for dropped publications that Red
   assertEquals(called.length, 3);
 });
 
-Deno.test("PublishQueue.afterPublished() waits for the repetition of a failed command", async () => {
+Deno.test("RedisPublishQueue.afterPublished() waits for the repetition of a failed command", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   let calls = 0;
@@ -279,7 +279,7 @@ Deno.test("PublishQueue.afterPublished() waits for the repetition of a failed co
   assertEquals(calls, 1);
 });
 
-Deno.test("PublishQueue.close() drops all publications, and accepts no more", async () => {
+Deno.test("RedisPublishQueue.close() drops all publications, and accepts no more", async () => {
   using time = new FakeTime();
   const { sender, queue, append, publish } = open();
   const sent = assertRejects(() => append("1"), BrokerError, "closed");

@@ -27,15 +27,15 @@ import type { BrokerLogs } from "../../pubsub/logs/log.ts";
 import { announcedLog } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import {
+  ConnectionHeartbeat,
   endClient,
-  Heartbeat,
   isCluster,
   NodeErrors,
   openClient,
   WriteBatch,
 } from "./connections.ts";
 import { reasonOf, type Run } from "./failures.ts";
-import { checkName, decodePlain, decodeRetained, encodeFrame, Names } from "./format.ts";
+import { checkName, decodePlain, decodeRetained, encodeFrame, RedisNames } from "./format.ts";
 import {
   checkSource,
   type RedisBrokerOptions,
@@ -44,7 +44,7 @@ import {
   type RedisSource,
 } from "./options.ts";
 import { RedisLogs } from "./logs.ts";
-import { type OutgoingAppend, type OutgoingFrame, PublishQueue } from "./publish_queue.ts";
+import { type OutgoingAppend, type OutgoingFrame, RedisPublishQueue } from "./publish_queue.ts";
 import { openSubscriberPool, type SubscriberPool } from "./subscriptions.ts";
 import { redisStore } from "./facts.ts";
 import { RedisHistories } from "./histories.ts";
@@ -52,7 +52,7 @@ import { VersionMark } from "./version.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
 /** The listeners for a topic, and its channel in Redis. */
-class Channel extends Listeners {
+class RedisChannel extends Listeners {
   readonly name: string;
   readonly topic: string;
   readonly isKept: boolean;
@@ -61,7 +61,7 @@ class Channel extends Listeners {
   /** Newest position received, on a channel with a history. */
   heard: HistoryPosition | undefined;
 
-  constructor({ name, topic, isKept }: Pick<Channel, "name" | "topic" | "isKept">) {
+  constructor({ name, topic, isKept }: Pick<RedisChannel, "name" | "topic" | "isKept">) {
     super();
     this.name = name;
     this.topic = topic;
@@ -144,15 +144,15 @@ export class RedisBroker implements Broker {
   readonly store: BrokerStore;
   readonly #settings: RedisSettings;
   readonly #client: Redis | Cluster;
-  readonly #names: Names;
+  readonly #names: RedisNames;
   readonly #logs: RedisLogs;
   readonly #writes: WriteBatch;
   readonly #subscribers: SubscriberPool;
-  readonly #heartbeat: Heartbeat;
+  readonly #heartbeat: ConnectionHeartbeat;
   readonly #mark: VersionMark;
   readonly #histories: RedisHistories;
-  readonly #queue: PublishQueue;
-  readonly #channels = new ListenerTable<Channel>({
+  readonly #queue: RedisPublishQueue;
+  readonly #channels = new ListenerTable<RedisChannel>({
     onFirst: (channel) => this.#want(channel),
     onLast: ({ name }) => this.#subscribers.unwant(name),
   });
@@ -181,7 +181,7 @@ export class RedisBroker implements Broker {
     const settings = redisSettings(options);
     const { runtime } = settings;
     const client = openClient(runtime, checkSource(source));
-    const names = new Names(settings.prefix);
+    const names = new RedisNames(settings.prefix);
     this.#settings = settings;
     this.#pace = new Pace(runtime);
     this.#tags = new Tags(runtime);
@@ -233,7 +233,7 @@ export class RedisBroker implements Broker {
       },
       onChange: (error) => this.#update(error),
     });
-    this.#heartbeat = new Heartbeat(runtime, settings.heartbeatMs, () => {
+    this.#heartbeat = new ConnectionHeartbeat(runtime, settings.heartbeatMs, () => {
       if (client.status === "ready") this.#mark.check();
       return [
         ...(isCluster(client) ? client.nodes("master") : [client]),
@@ -302,7 +302,7 @@ export class RedisBroker implements Broker {
     const name = isKept ? this.#names.of("log", topic) : this.#names.channel(topic);
     return this.#channels.subscribe(name, listener, {
       ...options,
-      make: () => new Channel({ name, topic, isKept }),
+      make: () => new RedisChannel({ name, topic, isKept }),
     });
   }
 
@@ -335,7 +335,7 @@ export class RedisBroker implements Broker {
     return this.#client.status === "ready" && this.#mark.matches;
   }
 
-  #openQueue(): PublishQueue {
+  #openQueue(): RedisPublishQueue {
     const isReady = () => this.#isReady;
     const client = this.#client;
     const sender = {
@@ -356,7 +356,7 @@ export class RedisBroker implements Broker {
         return this.#histories.append(topic, items);
       },
     };
-    return new PublishQueue({
+    return new RedisPublishQueue({
       ...this.#settings,
       sender,
       // While the connection is lost, its own error is reported.
@@ -394,7 +394,7 @@ export class RedisBroker implements Broker {
   }
 
   /** Subscribes after this node's waiting publications, which precede the subscription. */
-  #want(channel: Channel): void {
+  #want(channel: RedisChannel): void {
     const { name, topic, isKept } = channel;
     const want = () => {
       // If the topic was left and subscribed again in the meantime, it waits for later
@@ -414,7 +414,7 @@ export class RedisBroker implements Broker {
     });
   }
 
-  #handOn(channel: Channel, message: Buffer): void {
+  #handOn(channel: RedisChannel, message: Buffer): void {
     // Redis confirms many channels together, so publications on the first channels may arrive
     // before the confirmation.
     if (!channel.isLive) channel.live();

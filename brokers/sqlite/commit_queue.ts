@@ -3,13 +3,19 @@ import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import {
-  Line,
-  Outbox,
+  BrokerLine,
+  BrokerOutbox,
   type Outgoing,
   TurnBatch,
   type WaitingLimits,
 } from "../../pubsub/broker/queue.ts";
-import { type CallName, CALLS, type FileCalls, type Operation, type Outcome } from "./file.ts";
+import {
+  CALLS,
+  type FileCallName,
+  type FileCalls,
+  type FileOperation,
+  type Outcome,
+} from "./file.ts";
 
 /**
  * Maximum number of operations in a group. A larger group would block the event loop for too long.
@@ -24,19 +30,19 @@ export interface FileThread {
   /** Epoch of all histories. */
   readonly epoch: string;
   /** Runs a group; see `SqliteFile.run`. */
-  run(operations: readonly Operation[], now: number): Outcome[] | Promise<Outcome[]>;
+  run(operations: readonly FileOperation[], now: number): Outcome[] | Promise<Outcome[]>;
   /** Closes the file. */
   close(): void | Promise<void>;
 }
 
 /** Arguments of an operation. */
-type Arguments<N extends CallName> = Parameters<FileCalls[N]>;
+type Arguments<N extends FileCallName> = Parameters<FileCalls[N]>;
 
 /** Result of an operation. */
-type Result<N extends CallName> = ReturnType<FileCalls[N]>;
+type Result<N extends FileCallName> = ReturnType<FileCalls[N]>;
 
 interface Waiting extends Outgoing {
-  readonly operation: Operation;
+  readonly operation: FileOperation;
   readonly done: (value: unknown) => void;
   readonly failed: (error: BrokerError) => void;
 }
@@ -67,8 +73,8 @@ interface CommitQueueOptions extends WaitingLimits {
  */
 export class CommitQueue {
   readonly #options: CommitQueueOptions;
-  readonly #outbox: Outbox;
-  readonly #line: Line<Waiting>;
+  readonly #outbox: BrokerOutbox;
+  readonly #line: BrokerLine<Waiting>;
   readonly #turn: TurnBatch;
   #isRunning = false;
 
@@ -76,8 +82,13 @@ export class CommitQueue {
     this.#options = options;
     const { runtime, maxWaiting, maxWaitingBytes } = options;
     const bounds = { maxWaiting, maxWaitingBytes };
-    this.#outbox = new Outbox({ runtime, broker: "the file", items: "operations", ...bounds });
-    this.#line = new Line(this.#outbox, ({ failed }, why) => failed(new BrokerError(why)));
+    this.#outbox = new BrokerOutbox({
+      runtime,
+      broker: "the file",
+      items: "operations",
+      ...bounds,
+    });
+    this.#line = new BrokerLine(this.#outbox, ({ failed }, why) => failed(new BrokerError(why)));
     this.#turn = new TurnBatch(runtime, () => void this.#runGroup());
   }
 
@@ -93,7 +104,7 @@ export class CommitQueue {
    * @param options See {@linkcode CallOptions}.
    * @throws {BrokerError} If the operation failed, or too many operations wait.
    */
-  call<N extends CallName>(
+  call<N extends FileCallName>(
     operation: readonly [name: N, ...args: Arguments<N>],
     { bytes, verb }: CallOptions = {},
   ): Promise<Result<N>> {
@@ -104,7 +115,7 @@ export class CommitQueue {
    * Starts an operation that calls back with its outcome immediately after the commit, before later
    * operations do.
    */
-  start<N extends CallName>(
+  start<N extends FileCallName>(
     operation: readonly [name: N, ...args: Arguments<N>],
     { bytes = 0, verb = CALLS[operation[0]].verb, done, failed }: CallOptions & {
       readonly done: (value: Result<N>) => void;

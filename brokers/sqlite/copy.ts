@@ -1,7 +1,7 @@
 /** A copy of a database in use, made step by step. */
 import type { SQLInputValue } from "node:sqlite";
 import { type Connect, createTables, type Database, setMeta, type Statement } from "./database.ts";
-import type { ChangingTable, Transaction } from "./transaction.ts";
+import type { ChangingTable, SqliteTransaction } from "./transaction.ts";
 
 /**
  * Maximum number of rows in one step. It is more than one group of operations adds, so that a copy
@@ -85,7 +85,7 @@ export class FileCopy {
   }
 
   /** Records the topics and logs that a transaction changed. */
-  note({ changed }: Transaction): void {
+  note({ changed }: SqliteTransaction): void {
     for (const id of changed.topics) this.#changed.topics.add(id);
     for (const id of changed.logs) this.#changed.logs.add(id);
   }

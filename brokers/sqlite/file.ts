@@ -16,7 +16,7 @@ import {
 import { Facts } from "./facts.ts";
 import { Histories, MAX_DELETED } from "./histories.ts";
 import { Logs } from "./logs.ts";
-import { Transaction } from "./transaction.ts";
+import { SqliteTransaction } from "./transaction.ts";
 
 /** Options for {@linkcode SqliteFile}. */
 export interface SqliteFileOptions extends DatabaseOptions {
@@ -33,10 +33,10 @@ export type FileCalls =
   >
   & Pick<SqliteFile, "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
 
-export type CallName = keyof FileCalls;
+export type FileCallName = keyof FileCalls;
 
 /** One operation, with the arguments of its method. */
-export type Operation = readonly [name: CallName, ...args: readonly unknown[]];
+export type FileOperation = readonly [name: FileCallName, ...args: readonly unknown[]];
 
 /** The result of an operation, or the reason why it had no effect. */
 export type Outcome =
@@ -48,7 +48,7 @@ export const OPTIONS_KEY = "skeinSqlite";
 
 /** A message to such a worker, which replies to each one with an {@linkcode Outcome}. */
 export type WorkerRequest =
-  | readonly [kind: "run", operations: readonly Operation[], now: number]
+  | readonly [kind: "run", operations: readonly FileOperation[], now: number]
   | readonly [kind: "close"];
 
 /** One row of the table of operations. */
@@ -61,7 +61,7 @@ interface Call {
   readonly verb: string;
 }
 
-export const CALLS: Readonly<Record<CallName, Call>> = {
+export const CALLS: Readonly<Record<FileCallName, Call>> = {
   append: { part: "histories", effect: "write", verb: "append" },
   read: { part: "histories", effect: "read", verb: "read history" },
   follow: { part: "histories", effect: "note", verb: "follow a topic" },
@@ -128,7 +128,7 @@ export class SqliteFile {
   readonly #freePages: Statement;
   readonly #pageSize: number;
   readonly #maxBytes: number;
-  readonly #transaction = new Transaction();
+  readonly #transaction = new SqliteTransaction();
   #copy: FileCopy | undefined;
 
   /**
@@ -177,7 +177,7 @@ export class SqliteFile {
    * @param now Time in milliseconds since the Unix epoch.
    * @returns The outcome of each operation.
    */
-  run(operations: readonly Operation[], now: number): Outcome[] {
+  run(operations: readonly FileOperation[], now: number): Outcome[] {
     const outcomes: Outcome[] = [];
     const writes: number[] = [];
     const reads: number[] = [];
@@ -230,7 +230,7 @@ export class SqliteFile {
   }
 
   #transact(
-    operations: readonly Operation[],
+    operations: readonly FileOperation[],
     indices: readonly number[],
     outcomes: Outcome[],
     now: number,
@@ -259,7 +259,7 @@ export class SqliteFile {
   }
 
   /** Runs an operation that does not change the file. */
-  #reply(operation: Operation): Outcome {
+  #reply(operation: FileOperation): Outcome {
     try {
       return ["done", this.#call(operation)];
     } catch (error) {
@@ -267,9 +267,9 @@ export class SqliteFile {
     }
   }
 
-  #call([name, ...args]: Operation): unknown {
+  #call([name, ...args]: FileOperation): unknown {
     const part = this.#parts[CALLS[name].part] as unknown as Record<
-      CallName,
+      FileCallName,
       (...args: readonly unknown[]) => unknown
     >;
     return part[name](...args);
@@ -324,7 +324,7 @@ const IDENTITIES = 36 ** 8;
 
 /** Continues the previous process's logs. If a UUID is given, each open log gets a new identity. */
 function continueLogs(db: Database, uuid: string | undefined): void {
-  const logs = new Logs(db, new Transaction());
+  const logs = new Logs(db, new SqliteTransaction());
   if (uuid !== undefined) {
     let next = parseInt(uuid.replaceAll("-", "").slice(0, 12), 16);
     logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));

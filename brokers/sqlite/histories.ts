@@ -10,7 +10,7 @@ import {
 } from "../../pubsub/broker.ts";
 import { Holders, Publishers } from "../../pubsub/history/publishers.ts";
 import { type Database, metaOf, prepareAll, setMeta, type Statements } from "./database.ts";
-import type { Transaction } from "./transaction.ts";
+import type { SqliteTransaction } from "./transaction.ts";
 
 /** Time for which a producer's number is remembered, in milliseconds. */
 const REPETITION_MS = 180_000;
@@ -126,7 +126,7 @@ export class Histories {
   readonly #publishers: Publishers;
   /** Bytes of the same topics, by publisher. */
   readonly #holders = new Holders();
-  readonly #transaction: Transaction;
+  readonly #transaction: SqliteTransaction;
   #forgotten = 0;
 
   constructor(
@@ -134,7 +134,7 @@ export class Histories {
     { epoch, maxTopics, transaction }: {
       readonly epoch: string;
       readonly maxTopics: number;
-      readonly transaction: Transaction;
+      readonly transaction: SqliteTransaction;
     },
   ) {
     this.#db = db;

@@ -29,7 +29,7 @@ import {
 } from "../../pubsub/logs/rules.ts";
 import { type Database, prepareAll, type Statements } from "./database.ts";
 import { decodeBlob, encodeBlob } from "./histories.ts";
-import type { Transaction } from "./transaction.ts";
+import type { SqliteTransaction } from "./transaction.ts";
 
 /** Number of records that one statement scans for the bounds of a page or of the retention. */
 const SCAN = 256;
@@ -144,7 +144,7 @@ export class Logs {
   readonly #open = new Map<string, Row>();
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
   readonly #shares: LogShares;
-  readonly #transaction: Transaction;
+  readonly #transaction: SqliteTransaction;
 
   /**
    * Reads the counts and shares of the logs in a file.
@@ -154,7 +154,7 @@ export class Logs {
    * @param shares Shares of clients, to which the file's streams are added. By default, there are
    * no shares.
    */
-  constructor(db: Database, transaction: Transaction, shares?: LogShares) {
+  constructor(db: Database, transaction: SqliteTransaction, shares?: LogShares) {
     this.#db = db;
     this.#transaction = transaction;
     this.#sql = prepareAll(db, SQL);

@@ -42,7 +42,13 @@ import type {
 import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import { type CallOptions, CommitQueue, type FileThread } from "./commit_queue.ts";
-import { type CallName, CALLS, type FileCalls, type Operation, type Swept } from "./file.ts";
+import {
+  CALLS,
+  type FileCallName,
+  type FileCalls,
+  type FileOperation,
+  type Swept,
+} from "./file.ts";
 import { type Machine, thisMachine } from "./machine.ts";
 import {
   pathOf,
@@ -365,13 +371,13 @@ export class SqliteBroker implements Broker {
    * Calls the file, and handles names, signals and the closing of the broker for all operations. If
    * the first argument is a string, it is the name of a topic, a key, a scope or a log.
    */
-  async #call<N extends CallName>(
+  async #call<N extends FileCallName>(
     operation: readonly [name: N, ...args: Parameters<FileCalls[N]>],
     options: CallOptions & { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<ReturnType<FileCalls[N]>> {
     const { verb = CALLS[operation[0]].verb, signal } = options;
     signal?.throwIfAborted();
-    const [, first] = operation as Operation;
+    const [, first] = operation as FileOperation;
     this.#checkCall(verb, typeof first === "string" ? first : undefined);
     const call = this.#queue.call(operation, options);
     return await (signal ? within(this.#runtime, call, { signal }) : call);

@@ -10,7 +10,7 @@ import type {
 import { rowChange } from "../../pubsub/logs/change_message.ts";
 import type { CreateLogOptions, LogPage } from "../../pubsub/logs/log.ts";
 import { requestLog } from "../../pubsub/logs/rules.ts";
-import { type Operation, SqliteFile, type SqliteFileOptions } from "./file.ts";
+import { type FileOperation, SqliteFile, type SqliteFileOptions } from "./file.ts";
 import { SqliteBroker } from "./mod.ts";
 
 const BOUNDS = { size: 1_000, ttlMs: 60_000, bytes: 4_194_304 };
@@ -51,7 +51,7 @@ class TestFile implements Disposable {
   }
 
   /** Runs one operation; throws if the operation fails. */
-  call<T>(...operation: [...Operation]): T {
+  call<T>(...operation: [...FileOperation]): T {
     const [outcome] = this.file.run([operation], 0);
     if (outcome![0] === "failed") throw new BrokerError(outcome![1]);
     return outcome![1] as T;
@@ -452,7 +452,7 @@ withFolder(
 withFolder("SqliteFile.run() knows listeners of a group before topics are forgotten", (folder) => {
   using file = new TestFile(`${folder}/test.db`, { maxTopics: 1 });
   for (let i = 0; i < 5; i++) file.append("longer");
-  const append = (topic: string, tag: string): Operation => [
+  const append = (topic: string, tag: string): FileOperation => [
     "append",
     { topic, payload: "x", bytes: 1, tag },
     { bounds: BOUNDS },
@@ -467,7 +467,7 @@ withFolder("SqliteFile.run() knows listeners of a group before topics are forgot
 withFolder("SqliteFile keeps its bound on topics when one group creates fifty", (folder) => {
   const path = `${folder}/test.db`;
   using file = new TestFile(path, { maxTopics: 10 });
-  const group = Array.from({ length: 50 }, (_, i): Operation => [
+  const group = Array.from({ length: 50 }, (_, i): FileOperation => [
     "append",
     { topic: `t${i}`, payload: "x", bytes: 1, tag: `tag${i}`.padEnd(6, "0") },
     { bounds: BOUNDS },
@@ -487,7 +487,7 @@ withFolder(
   (folder) => {
     const path = `${folder}/test.db`;
     using file = new TestFile(path, { maxTopics: 3 });
-    const log = (id: string): Operation => ["changeLog", id, "create", {
+    const log = (id: string): FileOperation => ["changeLog", id, "create", {
       identity: `${id}0000`,
       config: { contentType: "application/json" },
       records: [],
@@ -495,21 +495,21 @@ withFolder(
     }, 0];
     file.append("a");
     file.call(...log("one"));
-    const append = (topic: string, tag: string): Operation => [
+    const append = (topic: string, tag: string): FileOperation => [
       "append",
       { topic, payload: "x", bytes: 1, tag },
       { bounds: BOUNDS },
       0,
     ];
     // An invalid payload fails in the middle of its transaction, and on its own.
-    const broken: Operation = [
+    const broken: FileOperation = [
       "append",
       { topic: "b", bytes: 1, tag: "tag-01" },
       { bounds: BOUNDS },
       0,
     ];
     for (let round = 0; round < 4; round++) {
-      const group: Operation[] = [
+      const group: FileOperation[] = [
         append(`r${round}`, "tag-00"),
         log(`log${round}`),
         broken,
@@ -615,7 +615,7 @@ withFolder("A copy lacks rows that were deleted and forgotten while it was made"
 withFolder("SqliteFile.run() isolates reads from writes that fail", (folder) => {
   using file = new TestFile(`${folder}/test.db`);
   file.append("a", "1");
-  const append = (payload: unknown): Operation => [
+  const append = (payload: unknown): FileOperation => [
     "append",
     { topic: "a", payload, bytes: 1, tag: "tag000" },
     { bounds: BOUNDS },

@@ -4,7 +4,7 @@
 export type ChangingTable = "topics" | "logs";
 
 /** Changes in memory that a transaction has to undo or to pass to a copy of the file. */
-export class Transaction {
+export class SqliteTransaction {
   /** Ids of the topics and logs that changed or were deleted. */
   readonly changed: Readonly<Record<ChangingTable, Set<number>>> = {
     topics: new Set(),

@@ -7,7 +7,7 @@ import { compact, compactPublication } from "../../pubsub/ports/calls.ts";
 import type { FileThread } from "./commit_queue.ts";
 import {
   type FileCalls,
-  type Operation,
+  type FileOperation,
   OPTIONS_KEY,
   type Outcome,
   type SqliteFileOptions,
@@ -72,7 +72,7 @@ export class WorkerFile implements FileThread {
   }
 
   /** Runs a group, one at a time. */
-  async run(operations: readonly Operation[], now: number): Promise<Outcome[]> {
+  async run(operations: readonly FileOperation[], now: number): Promise<Outcome[]> {
     return await this.#ask(["run", operations.map(compactOperation), now]) as Outcome[];
   }
 
@@ -107,7 +107,7 @@ export class WorkerFile implements FileThread {
 }
 
 /** Copies payloads that are views of large buffers, which would otherwise be cloned entirely. */
-function compactOperation([name, ...args]: Operation): Operation {
+function compactOperation([name, ...args]: FileOperation): FileOperation {
   if (name === "append") {
     return [name, compactPublication(args[0] as Publication), ...args.slice(1)];
   }

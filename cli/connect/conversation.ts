@@ -57,7 +57,7 @@ export interface ConversationOptions {
 }
 
 /** A request that waits for its reply. */
-interface Awaited {
+interface AwaitedMessage {
   cancel(): void;
 }
 
@@ -76,7 +76,7 @@ export class Conversation {
   readonly #subscriptions = new Map<string, Subscription>();
   readonly #topics = new Set<string>();
   readonly #members = new Map<string, Map<string, PresenceMember>>();
-  readonly #awaited = new Set<Awaited>();
+  readonly #awaited = new Set<AwaitedMessage>();
   readonly #states = new Map<string, ClientState>();
   /** The states whose changes are shown. */
   readonly #followed = new WeakSet<ClientState>();

@@ -60,7 +60,7 @@ export interface CheckListOptions {
 }
 
 /** Options of one check. */
-export interface RunOptions {
+export interface CheckRunOptions {
   /** Stable name. */
   readonly id: string;
   /** Title for display. */
@@ -97,7 +97,7 @@ export class CheckList {
    * @throws The abort reason, if all checks were cancelled.
    */
   async run<T>(
-    { id, title, late, timeoutMs = this.#options.timeoutMs }: RunOptions,
+    { id, title, late, timeoutMs = this.#options.timeoutMs }: CheckRunOptions,
     find: (signal: AbortSignal) => Promise<Finding & { readonly value?: T | undefined }>,
   ): Promise<T | undefined> {
     const { runtime, signal } = this.#options;

@@ -31,7 +31,7 @@ const UNKNOWN_VERSION = [0x0a, 0x1a, 0x2a, 0x3a];
 const VERSIONS: Readonly<Record<string, string>> = { "00000001": "1", "6b3343cf": "2" };
 
 /** Options for {@linkcode checkWebTransport}. */
-export interface WebTransportOptions {
+export interface WebTransportCheckOptions {
   /** URL as the user gave it. */
   readonly url: URL;
   /** Certificates to trust, by hash. */
@@ -46,7 +46,7 @@ export interface WebTransportOptions {
 export async function checkWebTransport(
   list: CheckList,
   target: Target,
-  { url, hashes, token, addresses }: WebTransportOptions,
+  { url, hashes, token, addresses }: WebTransportCheckOptions,
 ): Promise<void> {
   const place = await locate(list, target, { url, hashes });
   if (place === undefined) return skipWebTransport(list, "no endpoint to try");
@@ -90,7 +90,7 @@ export function skipWebTransport(list: CheckList, why: string): void {
 async function locate(
   list: CheckList,
   { isSecure }: Target,
-  { url, hashes }: Pick<WebTransportOptions, "url" | "hashes">,
+  { url, hashes }: Pick<WebTransportCheckOptions, "url" | "hashes">,
 ): Promise<WebTransportPlace | undefined> {
   return await list.run<WebTransportPlace>(
     { id: "webtransport.endpoint", title: "Endpoint" },

@@ -5,7 +5,7 @@ import { Signal } from "../../base/signal.ts";
 import type { CloseInfo } from "../../errors.ts";
 import { errorOf, type Link, type LinkSubscription, type OpenLink, type Stamp } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
-import { kindOf, type Sample, Tally } from "./tally.ts";
+import { kindOf, LoadTally, type Sample } from "./tally.ts";
 
 /**
  * Maximum number of links that open at the same time. More would measure the listener's backlog.
@@ -103,7 +103,7 @@ export class Generator implements Thread {
   readonly #part: Part;
   readonly #openLink: OpenLink;
   readonly #signal: AbortSignal;
-  readonly #tally = new Tally();
+  readonly #tally = new LoadTally();
   readonly #links: Link[] = [];
   /** Start times of the messages in flight, by link and number; bounded by `MAX_PENDING`. */
   readonly #pending: Map<number, number>[] = [];

@@ -8,7 +8,7 @@ import type { Quantiles } from "./histogram.ts";
 import { openLink } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 import { type Counts, Sum } from "./tally.ts";
-import { WorkerThread } from "./thread.ts";
+import { LoadThread } from "./thread.ts";
 
 /** Cores per thread above which the generator may be the bottleneck. */
 const BUSY = 0.85;
@@ -119,11 +119,11 @@ export async function runLoad(plan: LoadPlan, options: RunOptions): Promise<Load
   using threads = new Threads(plan, runtime, signal);
   const startedAt = new Date(runtime.now()).toISOString();
   const total = new Sum();
-  const meter = new Meter(runtime);
+  const meter = new LoadMeter(runtime);
   await using watch = new Watch(threads, total, meter, { ...options, plan });
   await threads.each((thread) => thread.open());
   await watch.turn(plan.warmUpMs > 0 ? "warming up" : "measuring");
-  const whole = new Meter(runtime);
+  const whole = new LoadMeter(runtime);
   // This includes the warm-up, whose CPU usage is similar.
   await threads.each((thread) => thread.warmUp());
   if (plan.warmUpMs > 0) await watch.turn("measuring");
@@ -234,7 +234,7 @@ class Threads implements Disposable {
       ? [new Generator(plan, { runtime, part: { index: 0, of: 1 }, openLink, signal })]
       : Array.from(
         { length: workers },
-        (_, index) => new WorkerThread(plan, { index, of: workers }, signal),
+        (_, index) => new LoadThread(plan, { index, of: workers }, signal),
       );
   }
 
@@ -248,7 +248,7 @@ class Threads implements Disposable {
 }
 
 /** Measures the CPU time of this process, including all threads. */
-class Meter {
+class LoadMeter {
   readonly #runtime: Runtime;
   #startMs: number;
   #before: NodeJS.CpuUsage;
@@ -275,7 +275,7 @@ class Meter {
 class Watch implements AsyncDisposable {
   readonly #threads: Threads;
   readonly #total: Sum;
-  readonly #meter: Meter;
+  readonly #meter: LoadMeter;
   readonly #options: RunOptions & { readonly plan: LoadPlan };
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
@@ -288,7 +288,7 @@ class Watch implements AsyncDisposable {
   constructor(
     threads: Threads,
     total: Sum,
-    meter: Meter,
+    meter: LoadMeter,
     options: RunOptions & { readonly plan: LoadPlan },
   ) {
     this.#threads = threads;

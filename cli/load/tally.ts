@@ -80,7 +80,7 @@ function noCounts(): Counts {
 }
 
 /** Collects the counts of one thread. */
-export class Tally {
+export class LoadTally {
   /** Times from the send to the reply. */
   readonly latency: Histogram = new Histogram();
   /** Times to open a session. */

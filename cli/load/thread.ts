@@ -22,7 +22,7 @@ export interface Reply {
 }
 
 /** A generator in a worker. */
-export class WorkerThread implements Thread, Disposable {
+export class LoadThread implements Thread, Disposable {
   readonly #worker: Worker;
   readonly #signal: AbortSignal;
   readonly #stop = () => this.#worker.postMessage({ stop: true } satisfies Call);

@@ -57,7 +57,7 @@ interface Kept extends EncodedMessage {
  *   as long as the server says. The server also rejects the publications that were sent after the
  *   rejected one, so none can overtake it.
  */
-export class Publications {
+export class OutboxPublications {
   readonly #outbox: Outbox;
   readonly #signal: AbortSignal;
   readonly #isHeld: (topic: string) => boolean;

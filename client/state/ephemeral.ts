@@ -6,7 +6,7 @@ import { Signal } from "../../base/signal.ts";
 import { pause, within } from "../../base/wait.ts";
 import {
   EPHEMERAL_PREFIX,
-  type EphemeralRows,
+  type EphemeralRowsPart,
   type EphemeralWrite,
   MAX_SESSION_ROWS,
   NO_TTL,
@@ -36,7 +36,7 @@ const ALL: ClientSubscribeOptions = { last: Number.MAX_SAFE_INTEGER };
 type Settling = PromiseWithResolvers<number>;
 
 /** The rows of a publication, each with the writes that it settles. */
-type Batch = ReadonlyMap<OwnRow, Settling | undefined>;
+type EphemeralBatch = ReadonlyMap<OwnRow, Settling | undefined>;
 
 /** A row that this client wrote. */
 interface OwnRow {
@@ -49,7 +49,7 @@ interface OwnRow {
   /** Settles the writes that are not sent yet. */
   settling?: Settling | undefined;
   /** The newest publication with the row, until its reply, and its value. */
-  sentBy?: Batch | undefined;
+  sentBy?: EphemeralBatch | undefined;
   sent?: unknown;
   isDirty: boolean;
   /** Newest version of the row in the server's changes. */
@@ -184,7 +184,7 @@ export class Ephemeral {
         if (status === "lost") this.#isCurrent = false;
       });
       try {
-        for await (const { data } of subscription) this.#take(data as EphemeralRows);
+        for await (const { data } of subscription) this.#take(data as EphemeralRowsPart);
         return;
       } catch (error) {
         this.#isCurrent = false;
@@ -198,7 +198,7 @@ export class Ephemeral {
     }
   }
 
-  #take(message: EphemeralRows): void {
+  #take(message: EphemeralRowsPart): void {
     const { rows, page, more } = message;
     if (page === undefined) {
       for (const [type, key, version] of rows) {
@@ -268,7 +268,7 @@ export class Ephemeral {
   }
 
   async #publish(
-    batch: Batch,
+    batch: EphemeralBatch,
     writes: readonly EphemeralWrite[],
   ): Promise<void> {
     const { publish, runtime, signal } = this.#target;
@@ -315,7 +315,7 @@ export class Ephemeral {
   #taken(
     own: OwnRow,
     { by, value, version }: {
-      readonly by: Batch;
+      readonly by: EphemeralBatch;
       readonly value: unknown;
       readonly version: number;
     },
@@ -338,7 +338,7 @@ export class Ephemeral {
   #again(
     own: OwnRow,
     settling: Settling | undefined,
-    { by, error }: { readonly by: Batch; readonly error?: unknown },
+    { by, error }: { readonly by: EphemeralBatch; readonly error?: unknown },
   ): void {
     const isNewest = own.sentBy === by;
     const newer = own.settling ?? (isNewest ? undefined : own.sentBy?.get(own));
@@ -355,7 +355,7 @@ export class Ephemeral {
   #rejected(
     own: OwnRow,
     settling: Settling | undefined,
-    { by, error }: { readonly by: Batch | undefined; readonly error: unknown },
+    { by, error }: { readonly by: EphemeralBatch | undefined; readonly error: unknown },
   ): void {
     settling?.reject(error);
     if (own.sentBy !== by) return;

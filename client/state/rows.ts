@@ -3,7 +3,7 @@ import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import type { RowChanged, RowSource } from "../../session/state_changes.ts";
 import {
-  type EphemeralRows,
+  type EphemeralRowsPart,
   readRowName,
   rowName,
   type VersionedRowMessage,
@@ -153,7 +153,7 @@ export class ClientRows extends Signal implements RowSource {
    * Applies changes of ephemeral rows, or a part of a list that replaces all of them. An older
    * version of a row never replaces a newer one.
    */
-  deliverEphemeral({ rows, page, more }: EphemeralRows): void {
+  deliverEphemeral({ rows, page, more }: EphemeralRowsPart): void {
     if (page === 0) {
       this.#missing = new Set(this.#ephemeral.keys());
       // Another server has its own versions.

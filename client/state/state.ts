@@ -82,7 +82,7 @@ interface StateClient {
 }
 
 /** The parts of a client that a state uses. */
-interface StateParts {
+interface ClientStateParts {
   readonly runtime: Runtime;
   /** Checks the names of options, and their kinds if that is loaded. */
   readonly check: (call: string, options: unknown) => void;
@@ -91,7 +91,7 @@ interface StateParts {
 
 /** The parts of a client's platform that a state uses. */
 interface StatePlatform {
-  recovery(): Promise<Pick<StateParts, "readStream">>;
+  recovery(): Promise<Pick<ClientStateParts, "readStream">>;
   checkOptions(call: string, options: unknown): void;
 }
 
@@ -151,7 +151,7 @@ export class ClientState implements Disposable {
   /** The status. Read it from `current`, or follow it in a loop or with `subscribe`. */
   readonly status: StatusFeed<ClientStateStatus> = new StatusFeed<ClientStateStatus>("pending");
   readonly #client: StateClient;
-  readonly #parts: StateParts;
+  readonly #parts: ClientStateParts;
   readonly #rows = new ClientRows();
   readonly #writes: Writes;
   /** The rows that are not in the stream, once the server has told which collections have them. */
@@ -177,7 +177,7 @@ export class ClientState implements Disposable {
     id: string,
     { onConflict }: ClientStateOptions,
     client: StateClient,
-    parts: StateParts,
+    parts: ClientStateParts,
   ) {
     this.id = id;
     this.#client = client;
@@ -561,7 +561,7 @@ export class ClientCollection<T = unknown, Input = T>
   /** The name. */
   readonly name: string;
   readonly #rows: ClientRows;
-  readonly #check: StateParts["check"];
+  readonly #check: ClientStateParts["check"];
   readonly #write: (write: NewWrite) => Promise<number>;
 
   /** @ignore */
@@ -569,7 +569,7 @@ export class ClientCollection<T = unknown, Input = T>
     name: string,
     { rows, check, write }: {
       readonly rows: ClientRows;
-      readonly check: StateParts["check"];
+      readonly check: ClientStateParts["check"];
       readonly write: (write: NewWrite) => Promise<number>;
     },
   ) {

@@ -24,7 +24,7 @@ const MAX_FIRST_PAUSE_MS = 30_000;
 const PASSING: ReadonlySet<string | undefined> = new Set(["unavailable", undefined]);
 
 /** A rejected request for a topic. */
-export interface Rejected {
+export interface RejectedSubscription {
   /** The session in which the server rejected it. */
   readonly session: Session;
   /** The readers of the topic. */
@@ -76,7 +76,7 @@ export class Retries {
    * @param error The rejection, or the error for a missing reply.
    * @param rejected The rejected request.
    */
-  take(error: unknown, { session, readers, isNew, ask }: Rejected): void {
+  take(error: unknown, { session, readers, isNew, ask }: RejectedSubscription): void {
     const { code, retryAfterMs = 0 } = failureOf(error);
     if (isNew && PASSING.has(code) && !this.#told.has(readers)) {
       this.#told.add(readers);

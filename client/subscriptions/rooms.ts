@@ -209,7 +209,7 @@ export const NOBODY: RoomMembers<never> = Object.freeze(
  *
  * @typeParam C The contract.
  */
-export class Membership<C extends Contract = Contract> extends Subscription<C> {
+export class ClientMembership<C extends Contract = Contract> extends Subscription<C> {
   readonly feed: StatusFeed<RoomMembers> = new StatusFeed<RoomMembers>(NOBODY);
   readonly #owner: SubscriptionOwner;
   #list: MemberList | undefined;
@@ -256,7 +256,7 @@ export class Membership<C extends Contract = Contract> extends Subscription<C> {
   }
 }
 
-type AnyMembership = Pick<Membership, "feed" | "isEnded" | "unsubscribe">;
+type AnyMembership = Pick<ClientMembership, "feed" | "isEnded" | "unsubscribe">;
 
 interface WatchedRoom {
   readonly membership: AnyMembership;

@@ -14,7 +14,7 @@ import {
 } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
-import { Membership } from "./rooms.ts";
+import { ClientMembership } from "./rooms.ts";
 import { type RecoveryParts, Subscription, type SubscriptionOwner } from "./subscription.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
 import { checkTopic } from "../../session/wire/encode.ts";
@@ -33,7 +33,7 @@ const MAX_ASKED_AT_ONCE = 32;
  */
 const MAX_RESUMED_AT_ONCE = 128;
 
-export class Subscriptions<C extends Contract> {
+export class ClientSubscriptions<C extends Contract> {
   readonly #all = new Map<string, TopicReaders<C>>();
   /** The topics that have not been requested in the session yet, the next one first. */
   #waiting: TopicReaders<C>[] = [];
@@ -94,8 +94,8 @@ export class Subscriptions<C extends Contract> {
   }
 
   /** Subscribes to a room to track its members. */
-  join(room: string): Membership<C> {
-    return this.#add(room, (owner) => new Membership<C>(room, owner));
+  join(room: string): ClientMembership<C> {
+    return this.#add(room, (owner) => new ClientMembership<C>(room, owner));
   }
 
   #add<S extends Subscription<C>>(topic: string, make: (owner: SubscriptionOwner) => S): S {

@@ -123,7 +123,7 @@ export class LiveGroup implements Disposable {
    *
    * @ignore
    */
-  readonly deliveries: Set<Delivery> = new Set();
+  readonly deliveries: Set<GroupDelivery> = new Set();
 
   readonly #link: LiveGroupLink;
   readonly #batches: FrameBatch[] = [];
@@ -319,13 +319,13 @@ export interface DeliveryOwner {
   /** Called when the connection has accepted data. */
   progressed(): void;
   /** Called when the connection no longer holds data of the group. */
-  released(delivery: Delivery): void;
+  released(delivery: GroupDelivery): void;
   /** Called when the group can no longer be delivered. */
-  giveUp(delivery: Delivery, reason: MoqErrorName): void;
+  giveUp(delivery: GroupDelivery, reason: MoqErrorName): void;
 }
 
 /** Reads a group at the pace of one subscriber; holds only a position, no data. */
-export class Delivery implements EncodedSource {
+export class GroupDelivery implements EncodedSource {
   readonly group: LiveGroup;
   /**
    * The stream of the group; `undefined` while the delivery waits for a slot among the groups in

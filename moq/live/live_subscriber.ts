@@ -4,7 +4,7 @@ import type { GroupWriter } from "../track/group_writer.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
-import { Delivery, type DeliveryOwner, type LiveGroup } from "./live_group.ts";
+import { type DeliveryOwner, GroupDelivery, type LiveGroup } from "./live_group.ts";
 
 /** The longest wait for earlier groups after the last requested group, in milliseconds. */
 const LATE_GROUP_MS = 500;
@@ -36,9 +36,9 @@ export class LiveSubscriber implements DeliveryOwner {
   readonly #runtime: Runtime;
   readonly #limits: LiveSubscriberLimits;
   readonly #done: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #sending = new Map<number, Delivery>();
+  readonly #sending = new Map<number, GroupDelivery>();
   /** Groups that wait for a slot among the groups in flight, oldest first. */
-  #waiting: Delivery[] = [];
+  #waiting: GroupDelivery[] = [];
   /** Streams that the connection holds: of groups in flight, and of aborted ones. */
   #held = 0;
   #stuck = 0;
@@ -163,7 +163,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#quietTicks = 0;
   }
 
-  released(delivery: Delivery): void {
+  released(delivery: GroupDelivery): void {
     this.#held--;
     if (this.#held === 0) this.#runtime.clearTimeout(this.#freeTimer);
     if (delivery.isGivenUp) this.#stuck--;
@@ -177,7 +177,7 @@ export class LiveSubscriber implements DeliveryOwner {
   }
 
   /** Aborts a delivery, and notifies the subscriber. */
-  giveUp(delivery: Delivery, reason: MoqErrorName): void {
+  giveUp(delivery: GroupDelivery, reason: MoqErrorName): void {
     const { writer, group: { sequence } } = delivery;
     delivery.isGivenUp = true;
     if (writer === undefined) {
@@ -196,14 +196,14 @@ export class LiveSubscriber implements DeliveryOwner {
 
   #take(group: LiveGroup): void {
     this.#settled++;
-    const delivery = new Delivery(group, this);
+    const delivery = new GroupDelivery(group, this);
     if (this.#sending.size < this.#limits.maxGroupsInFlight) return this.#send(delivery);
     let at = this.#waiting.length;
     while (at > 0 && this.#waiting[at - 1]!.group.sequence > group.sequence) at--;
     this.#waiting.splice(at, 0, delivery);
   }
 
-  #send(delivery: Delivery): void {
+  #send(delivery: GroupDelivery): void {
     const { group, group: { sequence } } = delivery;
     let writer: GroupWriter;
     try {

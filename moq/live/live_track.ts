@@ -7,7 +7,7 @@ import type { FetchRequest, TrackServer } from "../track/mux.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
-import { Delivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
+import { GroupDelivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
 import { LiveSubscriber, STALL_TICKS } from "./live_subscriber.ts";
 
 /** The options for {@linkcode LiveTrack}. */
@@ -110,7 +110,7 @@ const DEFAULTS: LiveTrackLimits = {
 /** Writes one group, outside of a subscription. */
 async function deliver(group: LiveGroup, writer: GroupWriter): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const delivery = new Delivery(group, {
+  const delivery = new GroupDelivery(group, {
     progressed() {},
     released: () => resolve(),
     giveUp(given, reason) {

@@ -160,7 +160,7 @@ const NO_MORE_SESSIONS = "The server accepts no more sessions";
 const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
 
 /** Admits or rejects clients of a server. */
-export class Admission {
+export class MoqAdmission {
   readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
   #leases: SessionLeases;

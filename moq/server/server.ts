@@ -28,11 +28,11 @@ import {
   type MoqVersion,
   protocolsOf,
 } from "../wire/versions.ts";
-import { Admission, MoqRejection, moqRejection, type SessionLease } from "./admission.ts";
+import { MoqAdmission, MoqRejection, moqRejection, type SessionLease } from "./admission.ts";
 import { offersMoq, requestsHash } from "./server_options.ts";
 import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
-import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
+import { flowControlOf, MoqSockets, socketsOptions } from "./sockets.ts";
 
 const CLOSE_TIMEOUT_MS = 2_000;
 
@@ -57,9 +57,9 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
   readonly #versions: readonly MoqVersion[];
-  readonly #admission: Admission;
+  readonly #admission: MoqAdmission;
   readonly #sessions: Sessions;
-  #sockets: Sockets | undefined;
+  #sockets: MoqSockets | undefined;
   #host: FaceHost | undefined;
   #removeAbortListener: (() => void) | undefined;
   #closing: Promise<void> | undefined;
@@ -79,7 +79,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
     this.#runtime = runtime;
     this.#options = options;
     this.#versions = versions;
-    const admission = this.#admission = new Admission(runtime, options);
+    const admission = this.#admission = new MoqAdmission(runtime, options);
     this.#sessions = new Sessions(runtime, options, { versions, admission });
     this.protocols = protocolsOf(versions, "quic");
   }
@@ -297,7 +297,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
     const { signal } = options;
     signal?.throwIfAborted();
     const server = new MoqServer(optionsFor<MoqServerOptions>(MOQ_SERVER, options));
-    server.#sockets = new Sockets(socketsOptions(server.#runtime, options, server.protocols), {
+    server.#sockets = new MoqSockets(socketsOptions(server.#runtime, options, server.protocols), {
       fetch: server.fetch,
       take: (request) => server.take(request),
       async accept(connection) {

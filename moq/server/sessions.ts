@@ -6,7 +6,7 @@ import type { Connection } from "../../transport/connection.ts";
 import { MoqSession } from "../session/session.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type MoqVersion, versionsFor } from "../wire/versions.ts";
-import type { Admission, SessionLease } from "./admission.ts";
+import type { MoqAdmission, SessionLease } from "./admission.ts";
 import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 
 const OPEN_TIMEOUT_MS = 10_000;
@@ -25,14 +25,14 @@ export class Sessions {
   readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
   readonly #versions: readonly MoqVersion[];
-  readonly #admission: Admission;
+  readonly #admission: MoqAdmission;
   readonly #setups = new Map<Connection, Promise<MoqSession | undefined>>();
   #isClosed = false;
 
   constructor(
     runtime: Runtime,
     options: MoqServerOptions,
-    about: { readonly versions: readonly MoqVersion[]; readonly admission: Admission },
+    about: { readonly versions: readonly MoqVersion[]; readonly admission: MoqAdmission },
   ) {
     this.#runtime = runtime;
     this.#options = options;

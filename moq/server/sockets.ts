@@ -40,7 +40,7 @@ const WIRES: readonly MoqWire[] = ["webtransport", "quic", "websocket"];
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
-/** The options of {@linkcode Sockets}. */
+/** The options of {@linkcode MoqSockets}. */
 export interface SocketsOptions {
   readonly runtime: Runtime;
   /** The port of both sockets; 0 chooses one that is free on both. */
@@ -154,7 +154,7 @@ function connectionsFor(sessions: number): number {
 }
 
 /** Sockets that listen from construction to close. */
-export class Sockets implements FaceHost {
+export class MoqSockets implements FaceHost {
   readonly #options: SocketsOptions;
   readonly #handlers: SocketsHandlers;
   readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.

@@ -12,10 +12,10 @@ const DEFAULTS = {
 };
 
 /** Complete limits of a session, documented in `MoqSessionOptions`. */
-export type SessionLimits = Readonly<typeof DEFAULTS>;
+export type MoqSessionLimits = Readonly<typeof DEFAULTS>;
 
 /** Fills in the defaults. */
-export function sessionLimits(limits: Partial<SessionLimits> = {}): SessionLimits {
+export function sessionLimits(limits: Partial<MoqSessionLimits> = {}): MoqSessionLimits {
   return withDefaults(DEFAULTS, limits);
 }
 

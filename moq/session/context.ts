@@ -23,7 +23,7 @@ import {
   isGranted,
   type MoqAction,
   type MoqGrant,
-  type SessionLimits,
+  type MoqSessionLimits,
 } from "./access.ts";
 
 /** The state that all parts of a session share. */
@@ -49,7 +49,7 @@ export interface SessionContext {
    */
   share: number | undefined;
   /** The limits of the session, with defaults. */
-  readonly limits: SessionLimits;
+  readonly limits: MoqSessionLimits;
   /** Aborted with the cause when the session closes. */
   readonly signal: AbortSignal;
   /** The error code family of the peer, as far as known. */

@@ -19,12 +19,12 @@ import { codeOf, isViolation, type SessionContext } from "./context.ts";
 import { Exchange } from "./exchange.ts";
 import type { PeerReports } from "./peer_reports.ts";
 import type { Publisher } from "./publisher.ts";
-import type { Subscriber } from "./subscriber.ts";
+import type { MoqSubscriber } from "./subscriber.ts";
 
 /** Receivers for the streams of a peer. */
 export interface IncomingParts {
   /** Receives groups. */
-  readonly subscriber: Subscriber;
+  readonly subscriber: MoqSubscriber;
   /** Receives requests. */
   readonly publisher: Publisher;
   /** Receives probes. */
@@ -35,7 +35,7 @@ export interface IncomingParts {
 }
 
 /** Dispatches the streams of one peer. */
-export class IncomingStreams {
+export class MoqIncomingStreams {
   readonly #context: SessionContext;
   readonly #parts: IncomingParts;
   /** The bidirectional streams whose type has not arrived yet. */

@@ -46,7 +46,7 @@ import type { PeerUpdate } from "./bitrate_monitor.ts";
 import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
 import { reportTo, type SessionContext } from "./context.ts";
 import { openExchange } from "./exchange.ts";
-import { IncomingStreams } from "./incoming_streams.ts";
+import { MoqIncomingStreams } from "./incoming_streams.ts";
 import { PeerReports } from "./peer_reports.ts";
 import { Publisher } from "./publisher.ts";
 import {
@@ -64,7 +64,7 @@ import {
   setUpServer,
   whileConnected,
 } from "./setup.ts";
-import { Subscriber } from "./subscriber.ts";
+import { MoqSubscriber } from "./subscriber.ts";
 
 /**
  * Authorizes the actions of a peer. Called for each subscription, fetch and track info request
@@ -296,10 +296,10 @@ export class MoqSession implements AsyncDisposable {
 
   readonly #context: SessionContext;
   readonly #agreement: Agreement;
-  readonly #subscriber: Subscriber;
+  readonly #subscriber: MoqSubscriber;
   readonly #publisher: Publisher;
   readonly #reports: PeerReports;
-  readonly #incoming: IncomingStreams;
+  readonly #incoming: MoqIncomingStreams;
   readonly #controller = new AbortController();
   readonly #closed: PromiseWithResolvers<MoqCloseInfo> = Promise.withResolvers();
   readonly #draining: PromiseWithResolvers<{ readonly uri: string }> = Promise.withResolvers();
@@ -340,10 +340,10 @@ export class MoqSession implements AsyncDisposable {
       report: (error) => reportTo(onError, error),
       violated: (error) => this.#violated(error),
     };
-    this.#subscriber = new Subscriber(this.#context);
+    this.#subscriber = new MoqSubscriber(this.#context);
     this.#publisher = new Publisher(this.#context);
     this.#reports = new PeerReports(this.#context, agreement.exchange, options.bitrate);
-    this.#incoming = new IncomingStreams(this.#context, {
+    this.#incoming = new MoqIncomingStreams(this.#context, {
       subscriber: this.#subscriber,
       publisher: this.#publisher,
       reports: this.#reports,

@@ -27,7 +27,7 @@ import { codeOf, errorNameOf, isViolation, moqErrorOf, type SessionContext } fro
 import { type Exchange, openExchange } from "./exchange.ts";
 
 /** The subscriber of a session: sends the requests of this end, and receives the responses. */
-export class Subscriber {
+export class MoqSubscriber {
   readonly #context: SessionContext;
   readonly #discovery: Discovery;
   readonly #groupOptions: GroupReaderOptions;

@@ -11,7 +11,7 @@ export const LAST_SEQUENCE = Number.MAX_SAFE_INTEGER - 1;
 export const MAX_RANGES = 1_024;
 
 /** A set of mostly consecutive numbers: sorted ranges that do not touch. */
-export class Sequences {
+export class GroupSequences {
   readonly #ranges: { first: number; last: number }[] = [];
 
   /** The lowest number; `undefined` if the set is empty. */
@@ -105,7 +105,7 @@ export interface GroupQueueOptions {
  */
 export class GroupQueue {
   /** Groups that arrived or were dropped. */
-  readonly settled: Sequences = new Sequences();
+  readonly settled: GroupSequences = new GroupSequences();
   readonly #options: GroupQueueOptions;
   readonly #groups: GroupReader[] = [];
   #ordered = false;

@@ -1,11 +1,11 @@
 import { assertEquals } from "@std/assert";
 import { Random } from "../../tests/random.ts";
-import { MAX_RANGES, Sequences } from "./group_queue.ts";
+import { GroupSequences, MAX_RANGES } from "./group_queue.ts";
 
 Deno.test("Sequences contains the added numbers, in any order", () => {
   const random = new Random(1);
   for (let round = 0; round < 200; round++) {
-    const sequences = new Sequences();
+    const sequences = new GroupSequences();
     const expected = new Set<number>();
     for (let i = random.below(30); i >= 0; i--) {
       const first = random.below(40);
@@ -26,7 +26,7 @@ Deno.test("Sequences contains the added numbers, in any order", () => {
 });
 
 Deno.test("Sequences keeps one range for consecutive numbers, and forgets the oldest gap beyond its limit", () => {
-  const sequences = new Sequences();
+  const sequences = new GroupSequences();
   for (let one = 0; one < 10_000; one++) sequences.add(one);
   assertEquals(sequences.ranges, 1);
   const filled = [];

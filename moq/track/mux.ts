@@ -176,7 +176,7 @@ export interface MuxRoute {
   readonly signal: AbortSignal;
 }
 
-interface Broadcast extends MoqPublication {
+interface MuxBroadcast extends MoqPublication {
   readonly server: MuxServer;
   hops: readonly bigint[];
   readonly controller: AbortController;
@@ -244,7 +244,7 @@ export class TrackMux {
   quotas: Quotas | undefined;
 
   readonly #maxBroadcasts: number;
-  readonly #broadcasts = new Map<BroadcastPath, Broadcast>();
+  readonly #broadcasts = new Map<BroadcastPath, MuxBroadcast>();
   readonly #patterns: Pattern[] = [];
   readonly #watchers = new Set<Watcher>();
 
@@ -309,7 +309,7 @@ export class TrackMux {
         new MoqError("subscribe", "notFound", `The broadcast ${name} was withdrawn`),
       );
     };
-    const broadcast: Broadcast = {
+    const broadcast: MuxBroadcast = {
       path: name,
       server: serverOf(handler, "publish"),
       hops,

@@ -5,7 +5,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type MissedGroups, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
 import type { SubscribeFields, TrackInfoMessage } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
-import { GroupQueue, LAST_SEQUENCE, type Sequences } from "./group_queue.ts";
+import { GroupQueue, type GroupSequences, LAST_SEQUENCE } from "./group_queue.ts";
 import type { GroupReader } from "./group_reader.ts";
 import { PendingReads } from "./loops.ts";
 
@@ -119,14 +119,14 @@ export const END_WAIT_MS = 5_000;
 
 class TrackEnd {
   readonly #runtime: Runtime;
-  readonly #settled: Sequences;
+  readonly #settled: GroupSequences;
   readonly #onOver: () => void;
   #first: number | undefined = undefined;
   /** The number after the last group. */
   #end: number | undefined = undefined;
   #timer: Timer | undefined = undefined;
 
-  constructor(runtime: Runtime, settled: Sequences, onOver: () => void) {
+  constructor(runtime: Runtime, settled: GroupSequences, onOver: () => void) {
     this.#runtime = runtime;
     this.#settled = settled;
     this.#onOver = onOver;

@@ -104,7 +104,7 @@ export interface Outgoing {
   isOver: boolean;
 }
 
-/** Options for {@linkcode Outbox}. */
+/** Options for {@linkcode BrokerOutbox}. */
 export interface OutboxOptions extends WaitingLimits {
   /** Clocks and timers of this node. */
   readonly runtime: Runtime;
@@ -133,7 +133,7 @@ const CLOSED = "the broker is closed";
 const LOOKS = 10;
 
 /** Everything that a broker has to send to its store: several lines with one bound. */
-export class Outbox {
+export class BrokerOutbox {
   /** The bound on all items together; several outboxes may share it. */
   readonly budget: WaitingBudget;
   dropped = 0;
@@ -212,7 +212,7 @@ export class Outbox {
 }
 
 /** A line of an outbox, with items of any type. */
-type OutboxLine = Pick<Line<Outgoing>, "dropAll" | "dropDue">;
+type OutboxLine = Pick<BrokerLine<Outgoing>, "dropAll" | "dropDue">;
 
 /**
  * Items that are sent to the broker in the order in which they were pushed. Items at the front may
@@ -222,8 +222,8 @@ type OutboxLine = Pick<Line<Outgoing>, "dropAll" | "dropDue">;
  * - **Time:** an item is dropped after `giveUpMs`, whether or not it was sent; the oldest item is
  *   dropped first.
  */
-export class Line<T extends Outgoing> {
-  readonly #outbox: Outbox;
+export class BrokerLine<T extends Outgoing> {
+  readonly #outbox: BrokerOutbox;
   readonly #onDropped: (item: T, why: string, cause?: unknown) => void;
   /** The first item is not over. */
   readonly #items = new Fifo<T>();
@@ -234,7 +234,7 @@ export class Line<T extends Outgoing> {
    * @param outbox The outbox of the broker.
    * @param onDropped Called with each dropped item, and the reason.
    */
-  constructor(outbox: Outbox, onDropped: (item: T, why: string, cause?: unknown) => void) {
+  constructor(outbox: BrokerOutbox, onDropped: (item: T, why: string, cause?: unknown) => void) {
     this.#outbox = outbox;
     this.#onDropped = onDropped;
     outbox.join(this);

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { Fifo, Line, Outbox, type Outgoing, WaitingBudget } from "./queue.ts";
+import { BrokerLine, BrokerOutbox, Fifo, type Outgoing, WaitingBudget } from "./queue.ts";
 
 Deno.test("Fifo returns items in order, however it is filled", () => {
   const queue = new Fifo<number>();
@@ -51,7 +51,7 @@ const namesOf = (items: readonly Item[]) => items.map(({ name }) => name);
 /** An outbox with one line, and the items that the line dropped. */
 function open(limits: { readonly maxWaiting?: number; readonly giveUpMs?: number } = {}) {
   const runtime = platformRuntime();
-  const outbox = new Outbox({
+  const outbox = new BrokerOutbox({
     runtime,
     broker: "the broker",
     maxWaiting: 100,
@@ -60,7 +60,7 @@ function open(limits: { readonly maxWaiting?: number; readonly giveUpMs?: number
   });
   const dropped: [name: string, why: string][] = [];
   const drop = ({ name }: Item, why: string) => void dropped.push([name, why]);
-  return { outbox, drop, line: new Line<Item>(outbox, drop), dropped };
+  return { outbox, drop, line: new BrokerLine<Item>(outbox, drop), dropped };
 }
 
 Deno.test("Line returns items in order, one by one and in batches", () => {
@@ -79,7 +79,7 @@ Deno.test("Line returns items in order, one by one and in batches", () => {
   assertEquals([line.sent, outbox.budget.messages], [5, 5]);
 });
 
-Deno.test("Line.settle() settles an item once, in any order", () => {
+Deno.test("BrokerLine.settle() settles an item once, in any order", () => {
   const { outbox, line } = open();
   const items = ["a", "b", "c"].map((name) => item(name));
   for (const one of items) line.push(one);
@@ -92,7 +92,7 @@ Deno.test("Line.settle() settles an item once, in any order", () => {
   assertEquals([outbox.budget.messages, line.first, line.sent], [0, undefined, 0]);
 });
 
-Deno.test("Line.rewind() returns unacknowledged items again, before later items", () => {
+Deno.test("BrokerLine.rewind() returns unacknowledged items again, before later items", () => {
   const { line } = open();
   const items = ["a", "b", "c"].map((name) => item(name));
   for (const one of items) line.push(one);
@@ -102,9 +102,9 @@ Deno.test("Line.rewind() returns unacknowledged items again, before later items"
   assertEquals(namesOf(line.takeBatch({ maxItems: 10, maxBytes: 1_000 })), ["a", "c"]);
 });
 
-Deno.test("Line.push() drops the newest item if the outbox has no room", () => {
+Deno.test("BrokerLine.push() drops the newest item if the outbox has no room", () => {
   const { outbox, line, drop, dropped } = open({ maxWaiting: 2 });
-  const other = new Line<Item>(outbox, drop);
+  const other = new BrokerLine<Item>(outbox, drop);
   assertEquals([line.push(item("a")), other.push(item("b"))], [true, true]);
   assertEquals([line.push(item("c")), line.push({ ...item("free"), bytes: undefined })], [
     false,
@@ -138,7 +138,7 @@ Deno.test("Outbox drops items after giveUpMs, not before, sent or not", async ()
 Deno.test("Outbox drops the items of all lines at most a tenth later than giveUpMs", async () => {
   using time = new FakeTime();
   const { outbox, line, drop, dropped } = open({ giveUpMs: 1_000 });
-  const other = new Line<Item>(outbox, drop);
+  const other = new BrokerLine<Item>(outbox, drop);
   for (let i = 0; i < 50; i++) {
     (i % 2 === 0 ? line : other).push(item(`${time.now}`));
     await time.tickAsync(10);
@@ -167,10 +167,10 @@ Deno.test("Outbox checks for overdue items again after it was empty", async () =
   outbox.close();
 });
 
-Deno.test("Outbox.empty() resolves once every item of every line is settled or dropped", async () => {
+Deno.test("BrokerOutbox.empty() resolves once every item of every line is settled or dropped", async () => {
   const { outbox, line, drop } = open();
   await outbox.empty();
-  const other = new Line<Item>(outbox, drop);
+  const other = new BrokerLine<Item>(outbox, drop);
   const items = [item("a"), item("b")];
   line.push(items[0]!);
   other.push(items[1]!);
@@ -183,7 +183,7 @@ Deno.test("Outbox.empty() resolves once every item of every line is settled or d
   await empty;
 });
 
-Deno.test("Outbox.close() drops all items, and accepts no further ones", () => {
+Deno.test("BrokerOutbox.close() drops all items, and accepts no further ones", () => {
   const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
   line.push(item("sent"));
   line.push(item("waiting"));

@@ -193,7 +193,7 @@ export type LogEffect<R> =
   | { readonly kind: "remove"; readonly result: R }
   | LogWrite<R>;
 
-type Decisions = {
+type LogDecisions = {
   readonly [N in LogChangeName]: (
     log: LogView | undefined,
     options: LogChangeOptions<N>,
@@ -201,7 +201,7 @@ type Decisions = {
   ) => LogEffect<LogChangeResult<N>>;
 };
 
-const DECISIONS: Decisions = {
+const DECISIONS: LogDecisions = {
   create: decideCreate,
   append: decideAppend,
   delete: decideDelete,

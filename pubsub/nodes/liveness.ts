@@ -97,7 +97,7 @@ interface Peer {
   silentTicks: number;
 }
 
-export class Liveness {
+export class NodeLiveness {
   readonly #runtime: Runtime;
   readonly #goneTicks: number;
   readonly #peers = new Map<string, Peer>();

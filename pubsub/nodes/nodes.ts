@@ -6,9 +6,9 @@ import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import {
   type BeatData,
-  Liveness,
   type NodeEvent,
   type NodeInfo,
+  NodeLiveness,
   type NodesOptions,
 } from "./liveness.ts";
 import { type NodeMessage, parseNodeMessage } from "./messages.ts";
@@ -164,7 +164,7 @@ export class Nodes implements AsyncDisposable {
    * Resolves when the other nodes have had time to send a heartbeat to this node. Never rejects.
    */
   readonly ready: Promise<void>;
-  readonly #liveness: Liveness;
+  readonly #liveness: NodeLiveness;
   readonly #console: ConsoleReport;
   readonly #onError: (error: unknown) => void;
   readonly #subscriptions: BrokerSubscription[];
@@ -206,7 +206,7 @@ export class Nodes implements AsyncDisposable {
     this.#tickMs = heartbeatMs / 2;
     this.#tickedAt = runtime.now();
     this.#requests = new NodeRequests(runtime);
-    this.#liveness = new Liveness(runtime, Math.floor(goneAfterMs / this.#tickMs));
+    this.#liveness = new NodeLiveness(runtime, Math.floor(goneAfterMs / this.#tickMs));
     const listener = (publication: Publication) => this.#receive(publication);
     this.#subscriptions = [
       broker.subscribe(ALL, listener, { onInterrupted: () => this.#restore() }),

@@ -49,7 +49,7 @@ const MAX_NAME_BYTES = 1_024;
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /** The listeners for one topic, with or without a history. */
-class Channel extends Listeners {
+class PortChannel extends Listeners {
   readonly id: number;
   readonly topic: string;
 
@@ -99,9 +99,9 @@ export class PortBroker implements Broker {
   readonly #runtime: Runtime;
   readonly #link: PortLink<WorkerOperation, BrokerOperation>;
   readonly #pace: Pace;
-  readonly #listeners = new ListenerTable<Channel>({ onLast: ({ id }) => this.#leave(id) });
+  readonly #listeners = new ListenerTable<PortChannel>({ onLast: ({ id }) => this.#leave(id) });
   /** Channels by id, bounded by the table above. */
-  readonly #channels = new Map<number, Channel>();
+  readonly #channels = new Map<number, PortChannel>();
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #ended = Promise.withResolvers<void>();
   #lastId: number = ALL_CHANNELS;
@@ -233,8 +233,8 @@ export class PortBroker implements Broker {
     this.status.end({ name: "closed" });
   }
 
-  #open(topic: string, history: BrokerSubscribeOptions["history"]): Channel {
-    const channel = new Channel(++this.#lastId, topic);
+  #open(topic: string, history: BrokerSubscribeOptions["history"]): PortChannel {
+    const channel = new PortChannel(++this.#lastId, topic);
     this.#channels.set(channel.id, channel);
     this.#link.send(["subscribe", channel.id, topic, history]);
     return channel;

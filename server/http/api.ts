@@ -1,8 +1,8 @@
 /** The HTTP API of a server, for backends in any language. */
 import { accepts } from "@std/http/negotiation";
 import {
+  type ApiOperation,
   type BodyOf,
-  type Operation,
   type OperationName,
   OPERATIONS,
   type QueryOf,
@@ -93,7 +93,7 @@ type Handler<K extends OperationName> = (call: Call<K>) => Promise<ReplyOf<K>> |
 
 type NewPublication = BodyOf<"publishBatch">["publications"][number];
 
-const ROUTES = Object.entries<Operation>(OPERATIONS).map(([name, operation]) => ({
+const ROUTES = Object.entries<ApiOperation>(OPERATIONS).map(([name, operation]) => ({
   name: name as OperationName,
   operation,
   segments: operation.path.slice(1).split("/"),
@@ -442,7 +442,7 @@ export class Api {
 function routeOf(
   rest: string,
   method: string,
-): { readonly name: OperationName; readonly operation: Operation; readonly text: string } {
+): { readonly name: OperationName; readonly operation: ApiOperation; readonly text: string } {
   const parts = rest.slice(1).split("/");
   const routes = ROUTES.filter(({ segments }) =>
     segments.length === parts.length &&

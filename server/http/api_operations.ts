@@ -152,7 +152,7 @@ export const ProblemDetails = named(
 /** Integer in a query. */
 const QueryInt = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
 
-export interface Operation {
+export interface ApiOperation {
   readonly action: ApiAction;
   /** Verb of the operation, for errors. */
   readonly verb: string;
@@ -392,7 +392,7 @@ export const OPERATIONS = {
     reply: z.looseObject({ openapi: z.string() }),
     problems: [],
   },
-} as const satisfies Readonly<Record<string, Operation>>;
+} as const satisfies Readonly<Record<string, ApiOperation>>;
 
 export type OperationName = keyof typeof OPERATIONS;
 

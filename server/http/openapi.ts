@@ -1,9 +1,9 @@
 /** The OpenAPI 3.1 document of the HTTP API, generated from its operations. */
 import { z } from "zod";
 import {
+  type ApiOperation,
   BODY_PROBLEMS,
   COMMON_PROBLEMS,
-  type Operation,
   OPERATIONS,
   ProblemDetails,
   SCHEMAS,
@@ -45,7 +45,7 @@ export function openApi(path: string): Json {
     Object.entries(schemas).map(([name, schema]) => [name, bare(schema)]),
   );
   const paths: Record<string, Record<string, Json>> = {};
-  for (const [operationId, operation] of Object.entries<Operation>(OPERATIONS)) {
+  for (const [operationId, operation] of Object.entries<ApiOperation>(OPERATIONS)) {
     const methods = paths[operation.path] ??= {};
     methods[operation.method.toLowerCase()] = { operationId, ...operationObject(operation) };
   }
@@ -62,7 +62,7 @@ export function openApi(path: string): Json {
   };
 }
 
-function operationObject(operation: Operation): Json {
+function operationObject(operation: ApiOperation): Json {
   const { summary, description, body, reply, type, replies = {}, problems } = operation;
   const parameters = parametersOf(operation);
   const statuses = [...COMMON_PROBLEMS, ...body === undefined ? [] : BODY_PROBLEMS, ...problems];
@@ -102,7 +102,7 @@ function problemResponse(status: number, others: Json): Json {
   };
 }
 
-function parametersOf({ path, parameter, query, body }: Operation): Json[] {
+function parametersOf({ path, parameter, query, body }: ApiOperation): Json[] {
   const parameters: Json[] = [];
   if (parameter !== undefined) {
     const name = /\{(\w+)\}/.exec(path)![1]!;

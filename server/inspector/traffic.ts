@@ -79,7 +79,7 @@ export class Traffic implements Disposable {
   readonly #runtime: Runtime;
   readonly #showsPayloads: boolean;
   /** By session; at most `MAX_FOLLOWED`. */
-  readonly #recordings = new Map<Session, Recording>();
+  readonly #recordings = new Map<Session, TrafficRecording>();
   #timer: Timer | undefined;
 
   constructor(runtime: Runtime, showsPayloads: boolean) {
@@ -100,7 +100,7 @@ export class Traffic implements Disposable {
     if (session === undefined) return { state: after > 0 ? "closed" : "unknown", ...none };
     if (session[internals].queue === undefined) return { state: "none", ...none };
     if (this.#recordings.size >= MAX_FOLLOWED) return { state: "busy", ...none };
-    const recording = new Recording(session, this.#runtime, this.#showsPayloads);
+    const recording = new TrafficRecording(session, this.#runtime, this.#showsPayloads);
     this.#recordings.set(session, recording);
     this.#timer ??= this.#startTimer();
     return recording.read(after);
@@ -114,7 +114,7 @@ export class Traffic implements Disposable {
     this.#recordings.clear();
   }
 
-  #find(id: string): Recording | undefined {
+  #find(id: string): TrafficRecording | undefined {
     for (const [session, recording] of this.#recordings) if (session.id === id) return recording;
     return undefined;
   }
@@ -134,7 +134,7 @@ export class Traffic implements Disposable {
 }
 
 /** The newest envelopes of one session. */
-class Recording implements FrameTap, Disposable {
+class TrafficRecording implements FrameTap, Disposable {
   /** Time of the last query, on the monotonic clock. */
   askedAt: number;
   readonly #session: Session;

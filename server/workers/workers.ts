@@ -111,7 +111,7 @@ const OPTIONS: OptionKinds<WorkersOptions> = {
 };
 
 /** The slot of a worker and its replacements. */
-interface Slot {
+interface WorkerSlot {
   readonly index: number;
   readonly backoff: Backoff;
   state: Workers["states"][number]["state"];
@@ -132,7 +132,7 @@ export class Workers implements AsyncDisposable {
   readonly #broker: Broker;
   readonly #ports: BrokerPorts;
   readonly #failing: Disposable;
-  readonly #slots: readonly Slot[];
+  readonly #slots: readonly WorkerSlot[];
   readonly #limits: { readonly workers: number; readonly silentMs: number };
   readonly #over = new AbortController();
   #address: Deno.NetAddr | undefined;
@@ -308,7 +308,7 @@ export class Workers implements AsyncDisposable {
     await this.close();
   }
 
-  get #listening(): readonly Slot[] {
+  get #listening(): readonly WorkerSlot[] {
     return this.#slots.filter(({ state }) => state === "listening");
   }
 
@@ -321,7 +321,7 @@ export class Workers implements AsyncDisposable {
   }
 
   /** Starts the worker of a slot. Rejects if the worker does not start to listen. */
-  async #start(slot: Slot): Promise<void> {
+  async #start(slot: WorkerSlot): Promise<void> {
     // A close may come between the starts of two workers.
     this.#over.signal.throwIfAborted();
     const { data, hostname, tls, webTransport = true, port = 8000, maxHeapMb } = this.#options;
@@ -369,7 +369,7 @@ export class Workers implements AsyncDisposable {
   }
 
   /** Replaces a worker that ended unexpectedly. */
-  async #ended(slot: Slot, error: Error): Promise<void> {
+  async #ended(slot: WorkerSlot, error: Error): Promise<void> {
     const { facts } = slot;
     Object.assign(slot, { state: "closed", thread: undefined, facts: undefined, hasUdp: false });
     if (this.#isEnding) return;
@@ -417,7 +417,7 @@ export class Workers implements AsyncDisposable {
     heir.thread!.calls.ask("takeUdp").catch(() => {});
   }
 
-  #handlers(slot: Slot): QuestionHandlers<MainQuestions> {
+  #handlers(slot: WorkerSlot): QuestionHandlers<MainQuestions> {
     return {
       listening: (facts) => {
         slot.facts = facts;
@@ -440,7 +440,7 @@ export class Workers implements AsyncDisposable {
   }
 
   /** Calls all listening workers, and omits workers that do not respond. */
-  async #ask<T>(ask: (slot: Slot) => Promise<T>): Promise<readonly (readonly [string, T])[]> {
+  async #ask<T>(ask: (slot: WorkerSlot) => Promise<T>): Promise<readonly (readonly [string, T])[]> {
     const asked = this.#listening.map(async (slot) => {
       const response = await within(this.#runtime, ask(slot), { timeoutMs: FIGURES_MS });
       return [`${slot.index}`, response] as const;

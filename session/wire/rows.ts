@@ -24,7 +24,7 @@ export const MAX_SESSION_ROWS = 64;
 export const NO_TTL = "Cannot write state: ttlMs must be omitted for ephemeral rows";
 
 /** Changes of ephemeral rows, as a server sends them. */
-export interface EphemeralRows {
+export interface EphemeralRowsPart {
   readonly rows: readonly EphemeralRow[];
   /** Index of this part in a list of all rows, from 0; absent for changes. */
   readonly page?: number | undefined;

@@ -145,7 +145,7 @@ for (const { name, ignore, open } of OPENINGS) {
   });
 }
 
-/** Ways to read and write the mark of a backend that this test started. */
+/** Ways to read and write the mark of a store that this test started. */
 interface Marked extends AsyncDisposable {
   /** The source of brokers, as code. */
   readonly source: string;
@@ -205,32 +205,32 @@ for (
     { name: "NATS", ignore: isNatsMissing, start: markedNats },
   ]
 ) {
-  const test = (what: string, fn: (backend: Marked) => Promise<void>) =>
+  const test = (what: string, fn: (store: Marked) => Promise<void>) =>
     Deno.test({
       name: `The version mark in ${name} ${what}`,
       ignore,
       fn: async () => {
-        await using backend = await start();
-        await fn(backend);
+        await using store = await start();
+        await fn(store);
       },
     });
   const use = (broker: Broker) => broker.store!.advance("key", 1, 60_000);
 
-  test("is set for each prefix, by one of many nodes that start at once", async (backend) => {
+  test("is set for each prefix, by one of many nodes that start at once", async (store) => {
     const prefixes = ["one", "two"];
     await using stack = new AsyncDisposableStack();
     const nodes = Array.from({ length: 10 }, (_, i) => {
-      return stack.use(backend.open({ prefix: prefixes[i % 2]! }));
+      return stack.use(store.open({ prefix: prefixes[i % 2]! }));
     });
     const results = await Promise.all(nodes.map(use));
     assertEquals(results.filter((isFirst) => isFirst).length, 2);
-    assertEquals(await Promise.all(prefixes.map(backend.mark)), ["1", "1"]);
-    assertEquals(await backend.mark(), undefined);
+    assertEquals(await Promise.all(prefixes.map(store.mark)), ["1", "1"]);
+    assertEquals(await store.mark(), undefined);
   });
 
-  test("of a newer version keeps a node from using the data", async (backend) => {
-    await backend.setMark("2");
-    await using broker = backend.open();
+  test("of a newer version keeps a node from using the data", async (store) => {
+    await store.setMark("2");
+    await using broker = store.open();
     // An application that follows the status decides itself, so the server does not fail.
     using _following = broker.status.subscribe(() => {});
     await using _server = createServer({ broker });
@@ -241,30 +241,30 @@ for (
     assertMatch(broker.issues().join(), NEWER);
     await assertRejects(() => use(broker), BrokerError);
     await assertRejects(() => broker.logs!.overdue({ limit: 1 }), BrokerError);
-    assertEquals(await backend.mark(), "2");
+    assertEquals(await store.mark(), "2");
     // After a rollback of the data, the node starts without a restart.
-    await backend.setMark("1");
+    await store.setMark("1");
     await until(() => use(broker).then(() => true, () => false));
     assertEquals({ ...broker.status.current }, { name: "connected" });
   });
 
-  test("of another program keeps a node from using the data", async (backend) => {
-    await backend.setMark("hello");
-    await using broker = backend.open();
+  test("of another program keeps a node from using the data", async (store) => {
+    await store.setMark("hello");
+    await using broker = store.open();
     await until(() => broker.status.current.name === "interrupted");
     const rest =
       'must be 1, received "hello"; another program wrote it: repair it, or use another prefix';
     assert(broker.issues().join().endsWith(rest), broker.issues().join());
   });
 
-  test("of a newer version ends a server that starts", async (backend) => {
-    await backend.setMark("2");
+  test("of a newer version ends a server that starts", async (store) => {
+    await store.setMark("2");
     const program = `
       import { serve } from "./mod.ts";
       import { ${
       name === "Redis" ? "RedisBroker" : "NatsBroker"
     } } from "./brokers/${name.toLowerCase()}/mod.ts";
-      serve({ port: 0, broker: ${backend.source}, onListen() {} });`;
+      serve({ port: 0, broker: ${store.source}, onListen() {} });`;
     const { code, stderr } = await new Deno.Command(Deno.execPath(), {
       args: ["eval", "--no-check", "--unstable-net", program],
       cwd: new URL("../../", import.meta.url),
@@ -274,16 +274,16 @@ for (
     assertEquals(code, 1);
   });
 
-  test("is set again by the next node after an operator removed everything", async (backend) => {
+  test("is set again by the next node after an operator removed everything", async (store) => {
     {
-      await using broker = backend.open();
+      await using broker = store.open();
       await use(broker);
     }
-    await backend.clear();
-    assertEquals(await backend.mark(), undefined);
-    await using broker = backend.open();
+    await store.clear();
+    assertEquals(await store.mark(), undefined);
+    await using broker = store.open();
     assertEquals(await use(broker), true);
-    assertEquals(await backend.mark(), "1");
+    assertEquals(await store.mark(), "1");
   });
 }
 
@@ -291,26 +291,26 @@ Deno.test({
   name: "The version mark in Redis is set again with a heartbeat, and a newer one is noticed",
   ignore: isRedisMissing,
   fn: async () => {
-    await using backend = await markedRedis();
-    await using broker = backend.open();
+    await using store = await markedRedis();
+    await using broker = store.open();
     const received: unknown[] = [];
     let interruptions = 0;
     await using subscription = broker.subscribe("news", ({ payload }) => received.push(payload), {
       onInterrupted: () => interruptions++,
     });
     await subscription.ready;
-    await backend.clear();
-    await until(async () => await backend.mark() === "1");
+    await store.clear();
+    await until(async () => await store.mark() === "1");
     assertEquals(broker.status.current.name, "connected");
     // A node of a newer version takes over while this one is running.
-    await backend.setMark("2");
+    await store.setMark("2");
     await until(() => broker.status.current.name === "interrupted");
     const { current } = broker.status;
     assertEquals(current.name === "interrupted" && current.cannotStart, undefined);
     assertMatch(broker.issues().join(), NEWER);
     await assertRejects(() => broker.store!.newest("key", 1), BrokerError, "has another version");
     broker.publish({ topic: "news", payload: "waits" });
-    await backend.setMark("1");
+    await store.setMark("1");
     await until(() => received.length === 1);
     assertEquals({ received, interruptions }, { received: ["waits"], interruptions: 1 });
   },
@@ -339,8 +339,8 @@ Deno.test({
     "The version mark in NATS is not set for topics without a history, and needs JetStream only then",
   ignore: isNatsMissing,
   fn: async () => {
-    await using backend = await markedNats();
-    await using broker = backend.open();
+    await using store = await markedNats();
+    await using broker = store.open();
     await using plain = await NatsServer.start({ jetstream: false });
     await using without = new NatsBroker({ servers: plain.servers });
     for (const one of [broker, without]) {
@@ -351,7 +351,7 @@ Deno.test({
       await until(() => received.length === 1);
       assertEquals(one.status.current.name, "connected");
     }
-    assertEquals(await backend.mark(), undefined);
+    assertEquals(await store.mark(), undefined);
   },
 });
 

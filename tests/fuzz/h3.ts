@@ -19,8 +19,8 @@ import { fromHttp3StreamCode, H3ProtocolError } from "../../transport/h3/wire/er
 import {
   decodeIdPayload,
   encodeFrame,
-  FrameParser,
   FrameType,
+  Http3FrameParser,
 } from "../../transport/h3/wire/frames.ts";
 import { rejectionStatus } from "../../transport/h3/wire/message_fields.ts";
 import { decodeFields, encodeFields, type Field } from "../../transport/h3/wire/qpack.ts";
@@ -45,8 +45,8 @@ import {
   varintLengthAt,
 } from "../../transport/quic/varint.ts";
 import {
-  FrameParser as MessageParser,
   lengthBytes,
+  StreamFrameParser as MessageParser,
   writeHead,
 } from "../../transport/message_stream/frames.ts";
 import type { Frame } from "../../transport/connection.ts";
@@ -135,8 +135,8 @@ const FRAMES: readonly Uint8Array[] = [
 export function fuzzFrames(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
     const bytes = joined(mutateBytes(random, FRAMES), random.pick(FRAMES));
-    const whole = readAll(new FrameParser(), [bytes], FrameType.data);
-    const cut = readAll(new FrameParser(), pieces(random, bytes), FrameType.data);
+    const whole = readAll(new Http3FrameParser(), [bytes], FrameType.data);
+    const cut = readAll(new Http3FrameParser(), pieces(random, bytes), FrameType.data);
     const noData = (found: string[]) => found.filter((one) => one !== "data");
     assertEquals(noData(cut), noData(whole));
     failsOnlyBy(() => decodeIdPayload(bytes.subarray(0, 9)), H3ProtocolError);

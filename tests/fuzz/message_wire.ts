@@ -7,7 +7,7 @@
 import { CloseCode } from "../../errors.ts";
 import { Session } from "../../session/session.ts";
 import { turns } from "../../testing/mod.ts";
-import { FrameParser } from "../../transport/message_stream/frames.ts";
+import { StreamFrameParser } from "../../transport/message_stream/frames.ts";
 import type { BidirectionalStream, Connection, Frame } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { withMessages } from "../../transport/message_stream/server.ts";
@@ -141,7 +141,7 @@ class HandWriter {
   }
 
   async #read(readable: ReadableStream<Uint8Array>): Promise<void> {
-    const parser = new FrameParser({
+    const parser = new StreamFrameParser({
       // The first frame of a client is empty.
       onFrame: (frame) => frame === "" || checkFrame(frame),
       onEnd() {},

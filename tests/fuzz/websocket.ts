@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { Buffer } from "node:buffer";
-import { type FrameEvents, FrameReader } from "../../transport/hardened/frame_reader.ts";
+import { type FrameEvents, WebSocketFrameReader } from "../../transport/hardened/frame_reader.ts";
 import { readUpgrade, requestOf, type UpgradeHead } from "../../transport/hardened/request.ts";
 import type { Random } from "../random.ts";
 import { joined, mutateBytes, mutateText, pieces } from "./mutate.ts";
@@ -102,9 +102,9 @@ export function fuzzWebSocketFrames(random: Random, rounds: number): void {
     const bytes = joined(...several, mutateBytes(random, FRAMES));
     const limits = { ...LIMITS, allowsCompression: random.below(2) === 0 };
     const whole = new Recorder();
-    new FrameReader(whole, limits).read(Buffer.from(bytes));
+    new WebSocketFrameReader(whole, limits).read(Buffer.from(bytes));
     const parts = new Recorder();
-    const reader = new FrameReader(parts, limits);
+    const reader = new WebSocketFrameReader(parts, limits);
     for (const piece of pieces(random, bytes)) {
       if (random.below(8) === 0) reader.pause();
       reader.read(Buffer.from(piece));

@@ -5,9 +5,9 @@
  */
 import {
   DEFAULT_PARAMETERS,
-  FrameReader,
   PARAMETERS_TYPE,
   type QmuxFrame,
+  QmuxFrameReader,
   RecordWriter,
   type TransportParameters,
 } from "../../transport/qmux/frames.ts";
@@ -162,7 +162,7 @@ export class TestPair implements Disposable {
  * @throws {QmuxError} If a frame cannot be decoded.
  */
 export function decodeRecord(record: Uint8Array): QmuxFrame[] {
-  const reader = new FrameReader(record);
+  const reader = new QmuxFrameReader(record);
   const frames: QmuxFrame[] = [];
   for (let frame; (frame = reader.next()) !== undefined;) frames.push(frame);
   return frames;

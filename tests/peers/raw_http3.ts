@@ -4,7 +4,7 @@
  * @module
  */
 import { concat } from "../../base/bytes.ts";
-import { encodeFrame, FrameParser, FrameType } from "../../transport/h3/wire/frames.ts";
+import { encodeFrame, FrameType, Http3FrameParser } from "../../transport/h3/wire/frames.ts";
 import { decodeFields, encodeFields, type Field } from "../../transport/h3/wire/qpack.ts";
 import { encodeSettings, SettingId } from "../../transport/h3/wire/settings.ts";
 import { encodeVarint } from "../../transport/quic/varint.ts";
@@ -125,7 +125,7 @@ export class RawSend {
 /** The reading end of a stream. */
 export class RawReceive {
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
-  readonly #frames = new FrameParser();
+  readonly #frames = new Http3FrameParser();
 
   /** Takes over a stream. */
   constructor(stream: Deno.QuicReceiveStream) {

@@ -4,7 +4,7 @@
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { Names, slotOf } from "../../brokers/redis/format.ts";
+import { RedisNames, slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../pubsub/broker.ts";
 import { logTopic } from "../../pubsub/logs/rules.ts";
@@ -128,7 +128,7 @@ interface Hit {
 }
 
 class ClusterRounds {
-  readonly #names = new Names("skein");
+  readonly #names = new RedisNames("skein");
   #followsLog = false;
   /** True once slots have moved. A broker may notice that by a reply that breaks a connection. */
   #haveMoved = false;

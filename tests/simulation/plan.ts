@@ -299,7 +299,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
     });
   }
   const isRemote = broker === "redis" || broker === "nats";
-  if (hasBroker && (random() < BROKERS_SHARE || isFull)) features.push(BROKERS);
+  if (isRemote && (random() < BROKERS_SHARE || isFull)) features.push(BROKERS);
   // The largest clusters leave so many objects that inspecting them takes as long as the run.
   if (random() < GROWTH_SHARE && !isFull) features.push(GROWTH);
   if (random() < HTTP3_SHARE && !isFull) features.push(HTTP3);

@@ -7,7 +7,7 @@ import { rejectionStatus, statusOf } from "./wire/message_fields.ts";
 import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
 import { ControlFrames } from "./wire/control_frames.ts";
 import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./wire/error_codes.ts";
-import { encodeFrame, FrameParser, FrameType } from "./wire/frames.ts";
+import { encodeFrame, FrameType, Http3FrameParser } from "./wire/frames.ts";
 import {
   checkEncoderInstructions,
   decodeFields,
@@ -34,9 +34,9 @@ import {
   encodeSettings,
   flowControlOf,
   flowLimitsOf,
+  type Http3Settings,
   serverSettings,
   SettingId,
-  type Settings,
   supportsWebTransport,
   type UpgradeToken,
   upgradeTokensOf,
@@ -114,7 +114,7 @@ export interface Http3ConnectionOptions {
 }
 
 /** A client's request for a session. */
-export interface ConnectOptions {
+export interface Http3ConnectOptions {
   /** The `https:` URL. */
   readonly url: URL;
   /** The request headers without the pseudo-headers. */
@@ -128,7 +128,7 @@ export interface ConnectOptions {
    * Chooses the value of `:protocol`. By default, it is the value that the server's settings
    * suggest.
    */
-  readonly tokenOf?: ((settings: Settings) => UpgradeToken) | undefined;
+  readonly tokenOf?: ((settings: Http3Settings) => UpgradeToken) | undefined;
   /** The factory of the session's errors. */
   readonly errors?: SessionErrors | undefined;
 }
@@ -147,9 +147,9 @@ export class Http3Connection implements SessionLink {
   readonly #options: Http3ConnectionOptions;
   readonly #remoteAddress: Deno.NetAddr | undefined;
   readonly #sessions = new Map<number, Http3Session>();
-  #peerSettings: Settings | undefined;
+  #peerSettings: Http3Settings | undefined;
   /** The pending wait for the peer's settings, if any. */
-  #settings: PromiseWithResolvers<Settings> | undefined;
+  #settings: PromiseWithResolvers<Http3Settings> | undefined;
   /** The bidirectional streams opened by the client whose first frame has not arrived yet. */
   readonly #unread = new Set<number>();
   /**
@@ -253,14 +253,14 @@ export class Http3Connection implements SessionLink {
    * @throws {ConnectionError} If the server does not support WebTransport, or if the connection has
    * ended.
    */
-  async connect(options: ConnectOptions): Promise<Http3Session> {
+  async connect(options: Http3ConnectOptions): Promise<Http3Session> {
     const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
     const { tokenOf = (settings) => upgradeTokensOf(settings)[0] } = options;
     if (this.isOver) {
       throw errors.session("Cannot open session: the server accepts no more on this connection");
     }
     this.#endGrace();
-    let settings: Settings;
+    let settings: Http3Settings;
     let stream: Deno.QuicBidirectionalStream;
     try {
       settings = await this.#settingsInTime();
@@ -291,7 +291,7 @@ export class Http3Connection implements SessionLink {
       id,
       reader: stream.readable.getReader({ mode: "byob" }),
       writer: stream.writable.getWriter(),
-      frames: new FrameParser({ stream: "request" }),
+      frames: new Http3FrameParser({ stream: "request" }),
     };
     const session: Http3Session = new Http3Session(this, connect, {
       errors,
@@ -499,7 +499,7 @@ export class Http3Connection implements SessionLink {
   }
 
   #controlReader(): (bytes: Uint8Array) => void {
-    const frames = new FrameParser({ stream: "control" });
+    const frames = new Http3FrameParser({ stream: "control" });
     const control = new ControlFrames(this.#options.side);
     return (bytes) => {
       frames.push(bytes);
@@ -541,7 +541,7 @@ export class Http3Connection implements SessionLink {
           "The server opened a request stream",
         );
       }
-      const frames = new FrameParser({ stream: "request" });
+      const frames = new Http3FrameParser({ stream: "request" });
       if (head !== "empty") frames.push(head.whole);
       const connect = { id, reader, frames, writer: stream.writable.getWriter() };
       try {
@@ -579,7 +579,7 @@ export class Http3Connection implements SessionLink {
     });
   }
 
-  #request(connect: ConnectStream, fields: readonly Field[], settings: Settings): void {
+  #request(connect: ConnectStream, fields: readonly Field[], settings: Http3Settings): void {
     const rejection = rejectionStatus(fields) ?? this.#limitReached();
     if (rejection !== undefined) return Http3Request.reject(connect, rejection);
     const session = new Http3Session(this, connect, { credit: this.#creditOf(settings) });
@@ -595,7 +595,7 @@ export class Http3Connection implements SessionLink {
   }
 
   /** Waits for the peer's settings. If they do not arrive in time, the connection ends. */
-  async #settingsInTime(): Promise<Settings> {
+  async #settingsInTime(): Promise<Http3Settings> {
     if (this.#peerSettings !== undefined) return this.#peerSettings;
     if (this.#fault !== undefined) throw connectionFailed(this.#fault);
     if (this.#end !== undefined) throw connectionBroke(this.#end);
@@ -610,7 +610,7 @@ export class Http3Connection implements SessionLink {
   }
 
   /** The credit of a session; `undefined` if either end did not announce flow control. */
-  #creditOf(settings: Settings): SessionCreditPair | undefined {
+  #creditOf(settings: Http3Settings): SessionCreditPair | undefined {
     const { flowControl } = this.#options;
     const theirs = flowControlOf(settings);
     const automatic = flowControl?.automatic ?? true;
@@ -626,7 +626,7 @@ export class Http3Connection implements SessionLink {
   #respond(
     session: Http3Session,
     fields: readonly Field[],
-    { protocolOf, errors = SKEIN_ERRORS }: Pick<ConnectOptions, "protocolOf" | "errors">,
+    { protocolOf, errors = SKEIN_ERRORS }: Pick<Http3ConnectOptions, "protocolOf" | "errors">,
   ): void {
     const status = statusOf(fields);
     if (status < 200) return;
@@ -761,7 +761,7 @@ function connectionBroke({ reason }: QuicEnding): ConnectionError {
 /** Reads the HEADERS frame at the start of a request. */
 async function readFields(
   reader: ReadableStreamBYOBReader,
-  frames: FrameParser,
+  frames: Http3FrameParser,
 ): Promise<Field[]> {
   while (true) {
     const { done, value } = await reader.read(new Uint8Array(FIRST_READ_BYTES));
@@ -783,7 +783,7 @@ async function readFields(
  * Decodes the HEADERS frame at the start of a request. Returns `undefined` if more bytes are
  * needed.
  */
-function nextFields(frames: FrameParser): Field[] | undefined {
+function nextFields(frames: Http3FrameParser): Field[] | undefined {
   const frame = frames.next();
   if (frame === undefined) return undefined;
   if (frame.type === FrameType.headers) return decodeFields(frame.payload);

@@ -5,7 +5,7 @@ import type { WebTransportRequest } from "./request.ts";
 const MAX_WAITING_REQUESTS = 1_024;
 
 /** The requests of a listener in order of arrival. The iteration ends after `stop()` is called. */
-export class RequestQueue implements AsyncIterable<WebTransportRequest> {
+export class Http3RequestQueue implements AsyncIterable<WebTransportRequest> {
   readonly #waiting: WebTransportRequest[] = [];
   #wake: PromiseWithResolvers<void> | undefined = undefined;
   #isStopped = false;

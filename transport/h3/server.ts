@@ -15,7 +15,7 @@ import { flowLimitsOf } from "./wire/settings.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { H3Error } from "./wire/error_codes.ts";
 import type { WebTransportRequest } from "./request.ts";
-import { RequestQueue } from "./request_queue.ts";
+import { Http3RequestQueue } from "./request_queue.ts";
 import type { QuicConnection } from "../quic/connection.ts";
 import { FLOW_CONTROL } from "../option_kinds.ts";
 import { checkProtocols } from "../quic/options.ts";
@@ -123,7 +123,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   readonly #signal: AbortSignal | undefined;
   /** Resolves when the code for connections has loaded. */
   readonly #loaded: Promise<Http3Protocol>;
-  readonly #requests = new RequestQueue();
+  readonly #requests = new Http3RequestQueue();
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 

@@ -39,7 +39,7 @@ import {
   sessionCloseOf,
   STREAM_ERRORS,
 } from "./wire/error_codes.ts";
-import { encodeFrame, type FrameParser, FrameType } from "./wire/frames.ts";
+import { encodeFrame, FrameType, type Http3FrameParser } from "./wire/frames.ts";
 import { isPeerReset, type StreamFailure } from "../deno_errors.ts";
 import { openBidirectional, openUnidirectional, type QuicEnding } from "../quic/deno_quic.ts";
 import { ReceiveHalf } from "../quic/receive_half.ts";
@@ -102,7 +102,7 @@ export interface ConnectStream {
   readonly reader: ReadableStreamBYOBReader;
   readonly writer: WritableStreamDefaultWriter<Uint8Array>;
   /** The frame parser, which holds the bytes of the next frame read so far. */
-  readonly frames: FrameParser;
+  readonly frames: Http3FrameParser;
 }
 
 export interface OpenSessionStreamOptions extends OpenStreamOptions {

@@ -54,7 +54,10 @@ const NOT_ASCII = 0x80808080;
  */
 const FIRST_CAPACITY = 1_024;
 
-/** The receiver of a {@linkcode FrameReader}'s events. It is called synchronously and in order. */
+/**
+ * The receiver of a {@linkcode WebSocketFrameReader}'s events. It is called synchronously and in
+ * order.
+ */
 export interface FrameEvents {
   /** Receives a whole message. The bytes of a binary message have their own buffer. */
   onMessage(data: string | ArrayBuffer): void;
@@ -73,7 +76,7 @@ export interface FrameEvents {
   onFault(closeCode: number, reason: string): void;
 }
 
-/** The limits of a {@linkcode FrameReader}. */
+/** The limits of a {@linkcode WebSocketFrameReader}. */
 export interface FrameLimits {
   /** The largest message, in bytes of payload. */
   readonly maxPayloadBytes: number;
@@ -96,7 +99,7 @@ export interface FrameLimits {
  *
  * A chunk is unmasked in place, so it belongs to the reader.
  */
-export class FrameReader {
+export class WebSocketFrameReader {
   readonly #events: FrameEvents;
   readonly #limits: FrameLimits;
   /** The bytes of an incomplete head or control frame, or bytes that wait for `resume`. */

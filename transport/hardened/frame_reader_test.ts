@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertLess } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { Random } from "../../tests/random.ts";
-import { type FrameEvents, type FrameLimits, FrameReader } from "./frame_reader.ts";
+import { type FrameEvents, type FrameLimits, WebSocketFrameReader } from "./frame_reader.ts";
 
 const LIMITS: FrameLimits = {
   maxPayloadBytes: 1_000,
@@ -46,7 +46,7 @@ class Recorder implements FrameEvents {
 
 function setUp(limits: Partial<FrameLimits> = {}) {
   const recorder = new Recorder();
-  const reader = new FrameReader(recorder, { ...LIMITS, ...limits });
+  const reader = new WebSocketFrameReader(recorder, { ...LIMITS, ...limits });
   return { recorder, reader, events: recorder.events };
 }
 
@@ -153,7 +153,7 @@ const GOLDEN: readonly (readonly [string, string, readonly string[]])[] = [
   ["a good message before a fault", "81 81 00000000 61 81 00", ["text a", "fault 1002"]],
 ];
 
-Deno.test("FrameReader counts only data frames towards the size of a message", () => {
+Deno.test("WebSocketFrameReader counts only data frames towards the size of a message", () => {
   const bytes = Buffer.concat([
     frame(0x01, "12345678"),
     frame(0x89, "a longer ping"),
@@ -165,7 +165,7 @@ Deno.test("FrameReader counts only data frames towards the size of a message", (
   assertEquals(eventsOf(bytes, [], { maxPayloadBytes: 10 }), events);
 });
 
-Deno.test("FrameReader.read() reads the frames of RFC 6455, as a whole and byte by byte", () => {
+Deno.test("WebSocketFrameReader.read() reads the frames of RFC 6455, as a whole and byte by byte", () => {
   for (const [name, hex, expected] of GOLDEN) {
     const bytes = bytesOf(hex);
     assertEquals(eventsOf(bytes, []), expected, name);
@@ -173,7 +173,7 @@ Deno.test("FrameReader.read() reads the frames of RFC 6455, as a whole and byte 
   }
 });
 
-Deno.test("FrameReader.read() unmasks payloads of any length at any offset", () => {
+Deno.test("WebSocketFrameReader.read() unmasks payloads of any length at any offset", () => {
   for (const length of [1, 2, 3, 4, 5, 125, 126, 255, 256, 257, 258, 259, 300, 65_535, 65_536]) {
     const payload = Uint8Array.from({ length }, (_, i) => i * 7);
     for (let offset = 0; offset < 4; offset++) {
@@ -219,7 +219,7 @@ function drawFrames(random: Random): { bytes: Buffer; events: string[] } {
   return { bytes: Buffer.concat(frames), events };
 }
 
-Deno.test("FrameReader.read() reports the same events for every split into chunks", () => {
+Deno.test("WebSocketFrameReader.read() reports the same events for every split into chunks", () => {
   const random = new Random(1);
   for (let round = 0; round < 60; round++) {
     const { bytes, events } = drawFrames(random);
@@ -232,7 +232,7 @@ Deno.test("FrameReader.read() reports the same events for every split into chunk
   }
 });
 
-Deno.test("FrameReader.read() reports the same events for corrupted bytes, whatever the split", () => {
+Deno.test("WebSocketFrameReader.read() reports the same events for corrupted bytes, whatever the split", () => {
   const random = new Random(2);
   for (let round = 0; round < 2_000; round++) {
     const { bytes } = drawFrames(random);
@@ -245,14 +245,14 @@ Deno.test("FrameReader.read() reports the same events for corrupted bytes, whate
   }
 });
 
-Deno.test("FrameReader.read() limits the fragments of a message", () => {
+Deno.test("WebSocketFrameReader.read() limits the fragments of a message", () => {
   const fragments = (count: number) =>
     Buffer.concat([frame(0x01, ""), ...Array.from({ length: count - 1 }, () => frame(0x00, ""))]);
   assertEquals(eventsOf(fragments(8), []), []);
   assertEquals(eventsOf(fragments(9), []), ["fault 1008"]);
 });
 
-Deno.test("FrameReader.read() rejects text at the first chunk that cannot become UTF-8", () => {
+Deno.test("WebSocketFrameReader.read() rejects text at the first chunk that cannot become UTF-8", () => {
   const { reader, events } = setUp();
   reader.read(frame(0x01, Buffer.from("cebae1bdb9f4", "hex")));
   assertEquals(events, []);
@@ -260,18 +260,18 @@ Deno.test("FrameReader.read() rejects text at the first chunk that cannot become
   assertEquals(events, ["fault 1007"]);
 });
 
-Deno.test("FrameReader.read() gives bytes their own buffer", () => {
+Deno.test("WebSocketFrameReader.read() gives bytes their own buffer", () => {
   const received: ArrayBuffer[] = [];
   const recorder = new Recorder();
   recorder.onMessage = (data) => void received.push(data as ArrayBuffer);
-  const reader = new FrameReader(recorder, LIMITS);
+  const reader = new WebSocketFrameReader(recorder, LIMITS);
   const chunk = Buffer.concat([frame(0x82, "ab"), frame(0x02, "c"), frame(0x80, "d")]);
   reader.read(chunk);
   chunk.fill(0);
   assertEquals(received.map((data) => Buffer.from(data).toString()), ["ab", "cd"]);
 });
 
-Deno.test("FrameReader.pause() stops in the middle of a chunk, and resume() continues in order", () => {
+Deno.test("WebSocketFrameReader.pause() stops in the middle of a chunk, and resume() continues in order", () => {
   const { reader, recorder, events } = setUp();
   const chunk = Buffer.concat(["1", "2", "3"].map((text) => frame(0x81, text)));
   recorder.onEvent = (event) => void (event === "text 1" && reader.pause());
@@ -291,7 +291,7 @@ Deno.test("FrameReader.pause() stops in the middle of a chunk, and resume() cont
   assertEquals(events.slice(4), ["text 5", "text 6"]);
 });
 
-Deno.test("FrameReader.end() ignores the rest of the chunk", () => {
+Deno.test("WebSocketFrameReader.end() ignores the rest of the chunk", () => {
   const { reader, recorder, events } = setUp();
   recorder.onEvent = () => reader.end();
   reader.read(Buffer.concat([frame(0x81, "1"), frame(0x81, "2")]));
@@ -300,7 +300,7 @@ Deno.test("FrameReader.end() ignores the rest of the chunk", () => {
   assertEquals(events, ["text 1"]);
 });
 
-Deno.test("FrameReader.read() allocates memory for received bytes, not for announced ones", () => {
+Deno.test("WebSocketFrameReader.read() allocates memory for received bytes, not for announced ones", () => {
   const before = Deno.memoryUsage().external;
   const readers = Array.from({ length: 100 }, () => {
     const { reader } = setUp({ maxPayloadBytes: 2 ** 30 });

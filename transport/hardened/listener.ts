@@ -47,7 +47,7 @@ import {
   requestUrl,
   type UpgradeHead,
 } from "./request.ts";
-import { type HardenedSocket, Liveness } from "./socket.ts";
+import { type HardenedSocket, SocketLiveness } from "./socket.ts";
 
 /** The interval at which node:http checks for slow requests, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
@@ -249,7 +249,7 @@ export class Listener {
   /** Accepts an upgrade that was checked. */
   readonly accept: ListenerOptions["accept"];
   /** The liveness checks by idle timeout. Each server has one idle timeout. */
-  readonly #liveness = new Map<number, Liveness>();
+  readonly #liveness = new Map<number, SocketLiveness>();
   readonly #options: ListenerOptions;
   readonly #console: ConsoleReport;
   readonly #handler: HttpHandler;
@@ -350,10 +350,10 @@ export class Listener {
    *
    * @param idleTimeoutMs The idle timeout, in milliseconds.
    */
-  livenessOf(idleTimeoutMs: number): Liveness {
+  livenessOf(idleTimeoutMs: number): SocketLiveness {
     const known = this.#liveness.get(idleTimeoutMs);
     if (known !== undefined) return known;
-    const liveness = new Liveness(this.runtime, idleTimeoutMs);
+    const liveness = new SocketLiveness(this.runtime, idleTimeoutMs);
     this.#liveness.set(idleTimeoutMs, liveness);
     return liveness;
   }

@@ -20,9 +20,9 @@ import {
   FaultCode,
   type FrameEvents,
   type FrameLimits,
-  FrameReader,
   NO_CLOSE_CODE,
   Opcode,
+  WebSocketFrameReader,
 } from "./frame_reader.ts";
 import { encodeClose, encodeFrame, type FrameSource, type WriteTurn } from "./frame_writer.ts";
 
@@ -120,12 +120,12 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   /** The connection on this socket. It receives each event before all listeners. */
   connection: (Pick<Connection, "close"> & EventListenerObject) | undefined = undefined;
   /** The liveness check of this socket, which is notified when the socket ends. */
-  liveness: Liveness | undefined = undefined;
+  liveness: SocketLiveness | undefined = undefined;
   readonly #runtime: Runtime;
   readonly #turn: WriteTurn;
   readonly #deflater: SharedDeflater | undefined;
   readonly #closeTimeoutMs: number;
-  readonly #reader: FrameReader;
+  readonly #reader: WebSocketFrameReader;
   readonly #limits: FrameLimits;
   /** The listeners in the order in which they were added. A list is never modified. */
   #listeners = NO_LISTENERS;
@@ -168,7 +168,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#deflater = deflater;
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#limits = limits;
-    this.#reader = new FrameReader(this, limits);
+    this.#reader = new WebSocketFrameReader(this, limits);
     // Otherwise a frame that follows another one would wait for the peer's acknowledgement, for up
     // to 40 ms.
     raw.setNoDelay(true);
@@ -483,7 +483,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
  * stays silent for another third. One timer checks all sockets every third of the timeout, so that
  * no socket is silent for longer than the timeout.
  */
-export class Liveness {
+export class SocketLiveness {
   readonly #runtime: Runtime;
   readonly #idleTimeoutMs: number;
   /**

@@ -8,7 +8,7 @@ import { turns } from "../../tests/waiting.ts";
 import { frameOf } from "../../tests/servers.ts";
 import type { FrameLimits } from "./frame_reader.ts";
 import { WriteTurn } from "./frame_writer.ts";
-import { HardenedSocket, INFLATE_RATE, Liveness, MAX_UNSENT_PONG_BYTES } from "./socket.ts";
+import { HardenedSocket, INFLATE_RATE, MAX_UNSENT_PONG_BYTES, SocketLiveness } from "./socket.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 const PING = 0x89;
@@ -126,7 +126,7 @@ class Fake {
   readyState = 1;
   pings = 0;
   isTerminated = false;
-  liveness: Liveness | undefined = undefined;
+  liveness: SocketLiveness | undefined = undefined;
 
   ping(): void {
     this.pings++;
@@ -138,7 +138,7 @@ class Fake {
   }
 }
 
-function watched(liveness: Liveness): Fake {
+function watched(liveness: SocketLiveness): Fake {
   const socket = new Fake();
   liveness.add(socket as unknown as HardenedSocket);
   return socket;
@@ -146,7 +146,7 @@ function watched(liveness: Liveness): Fake {
 
 Deno.test("Liveness pings a silent socket, and ends it if it stays silent", () => {
   using time = new FakeTime();
-  const socket = watched(new Liveness(platformRuntime(), 900));
+  const socket = watched(new SocketLiveness(platformRuntime(), 900));
   time.tick(300);
   // The socket sent a message after it was added.
   assertEquals(socket.pings, 0);
@@ -158,7 +158,7 @@ Deno.test("Liveness pings a silent socket, and ends it if it stays silent", () =
 
 Deno.test("Liveness does not end a socket that receives messages", () => {
   using time = new FakeTime();
-  const socket = watched(new Liveness(platformRuntime(), 900));
+  const socket = watched(new SocketLiveness(platformRuntime(), 900));
   for (let i = 0; i < 10; i++) {
     time.tick(300);
     socket.isHeard = true;
@@ -175,7 +175,7 @@ Deno.test("Liveness does not end a socket that receives messages", () => {
 
 Deno.test("Liveness does not end a socket that is paused or closing", () => {
   using time = new FakeTime();
-  const liveness = new Liveness(platformRuntime(), 900);
+  const liveness = new SocketLiveness(platformRuntime(), 900);
   const paused = watched(liveness);
   const closing = watched(liveness);
   paused.isPaused = true;

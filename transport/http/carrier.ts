@@ -3,7 +3,7 @@ import type { Account } from "../../base/accounts.ts";
 import type { ConnectionCloseInfo } from "../connection.ts";
 
 /** The options for {@linkcode HttpCarrier.take}. */
-export interface TakeOptions {
+export interface CarrierTakeOptions {
   /** The ID of the GET request, which makes one or more calls. */
   readonly reader: string;
   /**
@@ -63,7 +63,7 @@ export interface HttpCarrier {
    *
    * @param after The number of the last event that the request has received, or 0 for none.
    */
-  take(after: number, options: TakeOptions): Promise<TakenEvents>;
+  take(after: number, options: CarrierTakeOptions): Promise<TakenEvents>;
   /**
    * Passes frames from the client to the connection, which accepts each frame once.
    *

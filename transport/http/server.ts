@@ -6,11 +6,11 @@ import { Signal } from "../../base/signal.ts";
 import type { ConnectionCloseInfo, Frame, FrameReceiver } from "../connection.ts";
 import {
   CarrierError,
+  type CarrierTakeOptions,
   type GivenFrames,
   type HttpCarrier,
   type HttpCarriers,
   type TakenEvents,
-  type TakeOptions,
 } from "./carrier.ts";
 import { CLOSE_TIMEOUT_MS, HttpConnection, LOST_MS } from "./connection.ts";
 import { type OpenedConnection, writeClose, writeFrame } from "./events.ts";
@@ -215,7 +215,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return this.#isGone ? Promise.reject(gone()) : Promise.resolve();
   }
 
-  async take(after: number, options: TakeOptions): Promise<TakenEvents> {
+  async take(after: number, options: CarrierTakeOptions): Promise<TakenEvents> {
     const { reader, isFirst, waitMs, maxBytes, signal } = options;
     if (this.#isGone) throw gone();
     if (isFirst) this.#rewind(after, reader);

@@ -68,17 +68,17 @@ export interface WithheldCredit {
 }
 
 /** A bidirectional stream that the other end opened, as the reader and the writer at this end. */
-type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
+type IncomingMemoryStream = Pick<MemoryStream, "reader" | "writer">;
 
 /** A connection that uses a {@linkcode PacketPath} in each direction. */
 export class MemoryConnection extends CountedConnection implements Connection {
   readonly #out: PacketPath;
   readonly #in: PacketPath;
   readonly #inbox: FrameInbox = new FrameInbox();
-  readonly #owner: StreamOwner = new StreamOwner();
+  readonly #owner: MemoryStreamOwner = new MemoryStreamOwner();
   readonly #closing: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
   readonly #windingUp: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #bidirectional: IncomingQueue<IncomingStream, BidirectionalStream>;
+  readonly #bidirectional: IncomingQueue<IncomingMemoryStream, BidirectionalStream>;
   readonly #unidirectional: IncomingQueue<ReadableStream<Uint8Array>>;
   readonly #datagrams: IncomingQueue<Uint8Array>;
   /** The number of streams that this end may still open before the peer accepts one. */
@@ -226,7 +226,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     const { out, inward } = this.#lanes();
     const there = memoryStream(out, inward, this.#owner, peer.#owner);
     const back = memoryStream(inward, out, peer.#owner, this.#owner);
-    const theirs: IncomingStream = { reader: there.reader, writer: back.writer };
+    const theirs: IncomingMemoryStream = { reader: there.reader, writer: back.writer };
     there.writer.account = back.reader.account = this.account("bidirectional", "local");
     this.#announce("bidirectional", out, () => {
       const account = peer.account("bidirectional", "remote");
@@ -316,7 +316,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
    * Removes the account of an unread stream that arrived before it was known that it carries
    * messages.
    */
-  #discard({ reader, writer }: IncomingStream): void {
+  #discard({ reader, writer }: IncomingMemoryStream): void {
     const { account, heldBytes } = reader;
     if (account === undefined) return;
     account.discard();
@@ -445,7 +445,7 @@ interface MemoryStream {
 }
 
 /** The open streams of a connection, and the counts of the bytes without an account. */
-class StreamOwner {
+class MemoryStreamOwner {
   /** The ends that a close must fail. */
   readonly live: Set<StreamEnd> = new Set();
   /**
@@ -467,14 +467,14 @@ class StreamOwner {
 class StreamWriter implements StreamEnd {
   account: StreamAccount | undefined = undefined;
   readonly #path: StreamPath;
-  readonly #owner: StreamOwner;
+  readonly #owner: MemoryStreamOwner;
   readonly #reader: () => StreamReader;
   #controller!: WritableStreamDefaultController;
   #room: PromiseWithResolvers<void> | undefined = undefined;
   #unreadBytes = 0;
   readonly writable: WritableStream<Uint8Array>;
 
-  constructor(path: StreamPath, owner: StreamOwner, reader: () => StreamReader) {
+  constructor(path: StreamPath, owner: MemoryStreamOwner, reader: () => StreamReader) {
     this.#path = path;
     this.#owner = owner;
     this.#reader = reader;
@@ -553,7 +553,7 @@ class StreamWriter implements StreamEnd {
 class StreamReader implements StreamEnd {
   account: StreamAccount | undefined = undefined;
   readonly #path: StreamPath;
-  readonly #owner: StreamOwner;
+  readonly #owner: MemoryStreamOwner;
   readonly #writer: () => StreamWriter;
   readonly #chunks: Uint8Array<ArrayBuffer>[] = [];
   #controller!: ReadableByteStreamController;
@@ -562,7 +562,7 @@ class StreamReader implements StreamEnd {
   #over = false;
   readonly readable: ReadableStream<Uint8Array>;
 
-  constructor(path: StreamPath, owner: StreamOwner, writer: () => StreamWriter) {
+  constructor(path: StreamPath, owner: MemoryStreamOwner, writer: () => StreamWriter) {
     this.#path = path;
     this.#owner = owner;
     this.#writer = writer;
@@ -654,8 +654,8 @@ class StreamReader implements StreamEnd {
 function memoryStream(
   forward: StreamPath,
   backward: StreamPath,
-  writerOwner: StreamOwner,
-  readerOwner: StreamOwner,
+  writerOwner: MemoryStreamOwner,
+  readerOwner: MemoryStreamOwner,
 ): MemoryStream {
   const writer: StreamWriter = new StreamWriter(forward, writerOwner, () => reader);
   const reader: StreamReader = new StreamReader(backward, readerOwner, () => writer);

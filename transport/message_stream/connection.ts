@@ -26,7 +26,7 @@ import type {
 } from "../connection.ts";
 import { directStream } from "../direct.ts";
 import { FrameInbox } from "../frame_inbox.ts";
-import { FrameParser, FrameQueue, type FrameSink } from "./frames.ts";
+import { FrameQueue, type FrameSink, StreamFrameParser } from "./frames.ts";
 
 /** The message stream at one end. The client opens the stream, and the server waits for it. */
 export interface FirstStream {
@@ -182,7 +182,7 @@ export class MessageStreamConnection
   readonly #closeTimeoutMs: number;
   readonly #queue = new FrameQueue();
   readonly #inbox = new FrameInbox();
-  readonly #parser: FrameParser;
+  readonly #parser: StreamFrameParser;
   readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
   #stream: DirectStream | undefined;
   #drained: PromiseWithResolvers<void> | undefined;
@@ -217,7 +217,7 @@ export class MessageStreamConnection
     this.#first = first;
     this.#isServer = timeoutMs !== undefined;
     this.#closeTimeoutMs = closeTimeoutMs;
-    this.#parser = new FrameParser(this, maxFrameBytes ?? MAX_FRAME_BYTES);
+    this.#parser = new StreamFrameParser(this, maxFrameBytes ?? MAX_FRAME_BYTES);
     this.#closed.promise.catch(() => {}); // Callers may ignore the rejection.
     stream.then(
       (stream) => this.#open(stream),

@@ -94,7 +94,7 @@ interface OpenFrame {
  * An incremental parser. It holds at most one frame, in a buffer of at most twice the bytes
  * received.
  */
-export class FrameParser {
+export class StreamFrameParser {
   readonly #sink: FrameSink;
   readonly #maxFrameBytes: number;
   #head: Uint8Array | undefined;

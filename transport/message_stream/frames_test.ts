@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows, equal } from "@std/assert";
 import fc from "fast-check";
-import { FrameParser, FrameQueue, MAX_WRITE_BYTES } from "./frames.ts";
+import { FrameQueue, MAX_WRITE_BYTES, StreamFrameParser } from "./frames.ts";
 import type { Frame } from "../connection.ts";
 
 /** Returns all waiting bytes of a queue. */
@@ -24,7 +24,7 @@ function encode(...frames: Frame[]): Uint8Array {
  */
 function parse(chunks: Iterable<Uint8Array>, maxFrameBytes = 1 << 20): unknown[] {
   const found: unknown[] = [];
-  const parser = new FrameParser({
+  const parser = new StreamFrameParser({
     onFrame: (frame) => found.push(frame),
     onEnd: () => found.push("end"),
     onRejected: (code, reason) => found.push({ code, reason }),
@@ -160,7 +160,7 @@ Deno.test("FrameQueue.clear() removes waiting frames and frames being written", 
   assertEquals([queue.bytes, queue.next()], [0, undefined]);
 });
 
-Deno.test("FrameQueue and FrameParser agree on frames, wherever the bytes are cut", () => {
+Deno.test("FrameQueue and StreamFrameParser agree on frames, wherever the bytes are cut", () => {
   const text = fc.string({
     unit: fc.constantFrom("a", "é", "€", "𝄞", "\n", "\0"),
     maxLength: 200,
@@ -179,12 +179,12 @@ Deno.test("FrameQueue and FrameParser agree on frames, wherever the bytes are cu
   );
 });
 
-Deno.test("FrameParser gives each binary message its own buffer", () => {
+Deno.test("StreamFrameParser gives each binary message its own buffer", () => {
   const [first, second] = parse([encode(binary(4), binary(5))]) as Uint8Array[];
   assertEquals([first!.buffer.byteLength, second!.buffer.byteLength], [6, 7]);
 });
 
-Deno.test("FrameParser accepts a length in more bytes than needed", () => {
+Deno.test("StreamFrameParser accepts a length in more bytes than needed", () => {
   for (const length of ["02", "4002", "80000002", "c000000000000002"]) {
     for (const [kind, frame] of [["00", "hi"], ["01", Uint8Array.of(0x40, 0x53, 0x68, 0x69)]]) {
       assertEquals(parse([Uint8Array.fromHex(`${length}${kind}6869`)]), [frame]);
@@ -192,11 +192,11 @@ Deno.test("FrameParser accepts a length in more bytes than needed", () => {
   }
 });
 
-Deno.test("FrameParser stops at the end mark", () => {
+Deno.test("StreamFrameParser stops at the end mark", () => {
   assertEquals(parse([Uint8Array.fromHex("0100610002010062")]), ["a", "end"]);
 });
 
-Deno.test("FrameParser rejects invalid frames, and reads no further", () => {
+Deno.test("StreamFrameParser rejects invalid frames, and reads no further", () => {
   const cases: [string, number, string][] = [
     ["4401", 4413, "A frame has more than 1024 bytes"],
     ["c0ffffffffffffff", 4413, "A frame has more than 1024 bytes"],

@@ -13,7 +13,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error } from "../h3/wire/error_codes.ts";
 import { type QuicEnding, quicEnding, remoteAddressOf, requireUpgrade } from "../quic/deno_quic.ts";
 import type { WebTransportRequest } from "../h3/request.ts";
-import { RequestQueue } from "../h3/request_queue.ts";
+import { Http3RequestQueue } from "../h3/request_queue.ts";
 
 /** How long a client may take to request a session, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
@@ -53,7 +53,7 @@ export class NativeWebTransportListener
   readonly #signal: AbortSignal | undefined;
   /** Resolves when the code for sessions has loaded. */
   readonly #loaded: Promise<unknown>;
-  readonly #requests = new RequestQueue();
+  readonly #requests = new Http3RequestQueue();
   readonly #runtime: Runtime;
   readonly #upgrades: Deadlines<ListenedConnection>;
   readonly #isSuccessor: ListenNativeWebTransportOptions["isSuccessor"];

@@ -235,7 +235,7 @@ export const DEFAULT_PARAMETERS: TransportParameters = Object.freeze({
 });
 
 /** A reading position in a byte array. Reading past the end throws an error. */
-class Cursor {
+class QmuxCursor {
   readonly bytes: Uint8Array;
   /** The offset of the next byte. */
   at = 0;
@@ -295,8 +295,8 @@ class Cursor {
 }
 
 /** A reader for the frames of one record. */
-export class FrameReader {
-  readonly #cursor: Cursor;
+export class QmuxFrameReader {
+  readonly #cursor: QmuxCursor;
 
   /**
    * Creates a reader at the first frame.
@@ -304,7 +304,7 @@ export class FrameReader {
    * @param record The record, without a size field.
    */
   constructor(record: Uint8Array) {
-    this.#cursor = new Cursor(record, QuicError.frameEncodingError);
+    this.#cursor = new QmuxCursor(record, QuicError.frameEncodingError);
   }
 
   /** Tells whether the whole record has been read. */
@@ -632,10 +632,10 @@ export function decodeTransportParameters(bytes: Uint8Array): TransportParameter
     ...DEFAULT_PARAMETERS,
   };
   const seen = new Set<bigint>();
-  const cursor = new Cursor(bytes, QuicError.transportParameterError);
+  const cursor = new QmuxCursor(bytes, QuicError.transportParameterError);
   while (cursor.left > 0) {
     const id = cursor.exactVarint();
-    const value = new Cursor(cursor.take(cursor.varint()), QuicError.transportParameterError);
+    const value = new QmuxCursor(cursor.take(cursor.varint()), QuicError.transportParameterError);
     const name = IDS.get(id);
     if (FORBIDDEN.has(id)) throw rejected(id, "is not allowed in QMux");
     if (name === undefined) continue;

@@ -27,9 +27,9 @@ import {
   type DatagramFrame,
   DEFAULT_MAX_RECORD_SIZE,
   DEFAULT_PARAMETERS,
-  FrameReader,
   QmuxError,
   type QmuxFrame,
+  QmuxFrameReader,
   QuicError,
   RecordWriter,
   type ResetFrame,
@@ -38,7 +38,7 @@ import {
 } from "./frames.ts";
 import type { Multiplexer, MultiplexerLink } from "./multiplexer.ts";
 import { NO_FRAME, RecordScheduler } from "./record_scheduler.ts";
-import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
+import { QmuxReceiveHalf, QmuxSendHalf, QmuxStream, type StreamHost } from "./stream.ts";
 import type { QmuxVersion } from "./versions.ts";
 
 const PINGS_PER_TIMEOUT = 3;
@@ -367,7 +367,7 @@ export class Qmux
         "Expected a frame, received an empty record",
       );
     }
-    const reader = new FrameReader(record);
+    const reader = new QmuxFrameReader(record);
     for (let frame; (frame = reader.next()) !== undefined;) {
       if (this.#isOpen === (frame.kind === "parameters")) {
         throw new QmuxError(
@@ -581,7 +581,7 @@ class StreamRegistry {
   readonly #remote: Opened = { bidirectional: 0, unidirectional: 0 };
   readonly #bidirectional: IncomingQueue<QmuxStream>;
   readonly #unidirectional: IncomingQueue<QmuxStream, ReceiveStream>;
-  #unannounced: SendHalf[] = [];
+  #unannounced: QmuxSendHalf[] = [];
   #announcing: Timer | undefined = undefined;
   #messages: Ledger | undefined = undefined;
 
@@ -712,7 +712,7 @@ class StreamRegistry {
   }
 
   /** Announces a stream to the peer soon, even if nothing has been written to it. */
-  #announceSoon(half: SendHalf): void {
+  #announceSoon(half: QmuxSendHalf): void {
     this.#unannounced.push(half);
     this.#announcing ??= this.#host.runtime.setTimeout(() => {
       this.#announcing = undefined;
@@ -765,12 +765,12 @@ class StreamRegistry {
     return stream;
   }
 
-  #sendHalf(stream: QmuxStream, limit: number, sendOrder?: number): SendHalf {
-    return new SendHalf(stream, this.#host, { limit, sendOrder });
+  #sendHalf(stream: QmuxStream, limit: number, sendOrder?: number): QmuxSendHalf {
+    return new QmuxSendHalf(stream, this.#host, { limit, sendOrder });
   }
 
-  #receiveHalf(stream: QmuxStream): ReceiveHalf {
-    return new ReceiveHalf(stream, this.#host, this.#host.credit.maxStreamData);
+  #receiveHalf(stream: QmuxStream): QmuxReceiveHalf {
+    return new QmuxReceiveHalf(stream, this.#host, this.#host.credit.maxStreamData);
   }
 
   /** Accepts a stream for the application. Only then can the peer open another one in its place. */

@@ -16,7 +16,7 @@ import {
   type TransportParameters,
 } from "./frames.ts";
 import type { MultiplexerLink } from "./multiplexer.ts";
-import type { QmuxStream, SendHalf } from "./stream.ts";
+import type { QmuxSendHalf, QmuxStream } from "./stream.ts";
 
 /**
  * If the connection has more buffered bytes than this, no further record is sent. The connection
@@ -77,9 +77,9 @@ export class RecordScheduler {
   readonly #record: RecordWriter;
   readonly #credit: QmuxCredit;
   readonly #ledger: Ledger;
-  readonly #queue = new SendQueue();
+  readonly #queue = new RecordQueue();
   /** The streams with bytes that wait for the connection's credit. */
-  readonly #blocked = new Set<SendHalf>();
+  readonly #blocked = new Set<QmuxSendHalf>();
   #control: QmuxStream[] = [];
   #sweepAt = SWEEP_AT;
   #parameters: TransportParameters | undefined = undefined;
@@ -156,7 +156,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  sendNow(half: SendHalf, bytes: Uint8Array): number {
+  sendNow(half: QmuxSendHalf, bytes: Uint8Array): number {
     if (!this.#isFree) return 0;
     const record = this.#record;
     let at = 0;
@@ -182,7 +182,7 @@ export class RecordScheduler {
   }
 
   /** Queues a stream that has bytes or its end to send. */
-  wantsToSend(half: SendHalf): void {
+  wantsToSend(half: QmuxSendHalf): void {
     if (half.waitsFor !== "nothing") return;
     half.waitsFor = "wire";
     this.#queue.add(half);
@@ -190,7 +190,7 @@ export class RecordScheduler {
   }
 
   /** Removes a stream that has nothing more to send. */
-  withdrawn(half: SendHalf): void {
+  withdrawn(half: QmuxSendHalf): void {
     if (half.waitsFor === "wire") return;
     this.#blocked.delete(half);
     half.waitsFor = "nothing";
@@ -295,12 +295,12 @@ export class RecordScheduler {
     return false;
   }
 
-  #fillStream(half: SendHalf): void {
+  #fillStream(half: QmuxSendHalf): void {
     half.waitsFor = "nothing";
     const hasMore = half.fill(this.#record, this.#queue.size > 0 ? QUANTUM_BYTES : Infinity);
     if (!hasMore) return;
     // `fill` has set this field, and no other code has run since.
-    const waitsFor = half.waitsFor as SendHalf["waitsFor"];
+    const waitsFor = half.waitsFor as QmuxSendHalf["waitsFor"];
     if (waitsFor === "connection") {
       this.#blocked.add(half);
       this.#credit.block("data", this.#credit.of("data").send.limit);
@@ -403,7 +403,7 @@ export class RecordScheduler {
 /** The streams of one send order, first in, first out. */
 interface Level {
   readonly order: number;
-  halves: SendHalf[];
+  halves: QmuxSendHalf[];
   head: number;
 }
 
@@ -411,7 +411,7 @@ interface Level {
  * The streams with data to send. Streams with a higher send order come first; streams of the same
  * order take turns.
  */
-class SendQueue {
+class RecordQueue {
   #levels: Level[] = [];
   #size = 0;
 
@@ -425,7 +425,7 @@ class SendQueue {
    *
    * @param half A stream that is not in a queue.
    */
-  add(half: SendHalf): void {
+  add(half: QmuxSendHalf): void {
     this.#size++;
     const order = half.sendOrder;
     let at = 0;
@@ -441,7 +441,7 @@ class SendQueue {
   }
 
   /** Removes and returns the next stream. */
-  take(): SendHalf | undefined {
+  take(): QmuxSendHalf | undefined {
     for (const level of this.#levels) {
       const half = level.halves[level.head];
       if (half === undefined) continue;

@@ -107,11 +107,11 @@ export interface StreamScheduler {
    * Puts stream bytes into a record immediately, if no other frame must be sent first. Returns the
    * number of bytes put.
    */
-  sendNow(half: SendHalf, bytes: Uint8Array): number;
+  sendNow(half: QmuxSendHalf, bytes: Uint8Array): number;
   /** Called when a stream has bytes or its end to send. */
-  wantsToSend(half: SendHalf): void;
+  wantsToSend(half: QmuxSendHalf): void;
   /** Called when a stream has nothing more to send. */
-  withdrawn(half: SendHalf): void;
+  withdrawn(half: QmuxSendHalf): void;
   /** Called when a stream has a frame without a payload to send. */
   wantsControl(stream: QmuxStream): void;
 }
@@ -144,7 +144,7 @@ const WAITS: Readonly<Record<SendWait, string>> = {
 const DONE: Promise<void> = Promise.resolve();
 const EMPTY = new Uint8Array();
 
-interface Write {
+interface QmuxWrite {
   readonly bytes: Uint8Array;
   /** The initial length of `bytes`. If the length is smaller later, the buffer was transferred. */
   readonly end: number;
@@ -153,7 +153,7 @@ interface Write {
 }
 
 /** The direction of a stream that this end writes. */
-export class SendHalf implements DirectWritable {
+export class QmuxSendHalf implements DirectWritable {
   sendOrder: number;
   /**
    * The reason why the direction currently waits. The connection keeps a direction in at most one
@@ -163,7 +163,7 @@ export class SendHalf implements DirectWritable {
 
   readonly #stream: QmuxStream;
   readonly #host: StreamHost;
-  readonly #writes: Write[] = [];
+  readonly #writes: QmuxWrite[] = [];
   #end: PromiseWithResolvers<void> | undefined = undefined;
   #limit: number;
   #offset = 0;
@@ -223,7 +223,7 @@ export class SendHalf implements DirectWritable {
     const sent = this.#writes.length > 0 ? 0 : this.#host.scheduler.sendNow(this, bytes);
     if (sent === bytes.byteLength) return DONE;
     const end = bytes.byteLength;
-    const write: Write = { bytes, end, at: sent, done: Promise.withResolvers() };
+    const write: QmuxWrite = { bytes, end, at: sent, done: Promise.withResolvers() };
     this.#writes.push(write);
     this.#host.scheduler.wantsToSend(this);
     return options === undefined ? write.done.promise : this.#within(write, options);
@@ -428,7 +428,7 @@ export class SendHalf implements DirectWritable {
   }
 
   async #within(
-    write: Write,
+    write: QmuxWrite,
     { signal, timeoutMs }: Pick<OpenStreamOptions, "signal" | "timeoutMs">,
   ): Promise<void> {
     const giveUp = (error: unknown) => {
@@ -456,7 +456,7 @@ export class SendHalf implements DirectWritable {
 }
 
 /** An empty write that no caller waits for. */
-const NOTHING: Write = {
+const NOTHING: QmuxWrite = {
   bytes: EMPTY,
   end: 0,
   at: 0,
@@ -464,7 +464,7 @@ const NOTHING: Write = {
 };
 
 /** The direction of a stream that the peer writes. */
-export class ReceiveHalf implements DirectReadable {
+export class QmuxReceiveHalf implements DirectReadable {
   readonly #stream: QmuxStream;
   readonly #host: StreamHost;
   #chunks: Chunks | undefined = undefined;
@@ -765,9 +765,9 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
   /** True if the application has accepted the stream, or never will accept it. */
   isAccepted: boolean;
   /** The half that this end writes. */
-  send: SendHalf | undefined = undefined;
+  send: QmuxSendHalf | undefined = undefined;
   /** The half that the peer writes. */
-  receive: ReceiveHalf | undefined = undefined;
+  receive: QmuxReceiveHalf | undefined = undefined;
 
   /** Creates a stream without halves. The caller sets them. */
   constructor(
@@ -814,7 +814,7 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     return this.receive!.read();
   }
 
-  write(bytes: Uint8Array, options?: Parameters<SendHalf["write"]>[1]): Promise<void> {
+  write(bytes: Uint8Array, options?: Parameters<QmuxSendHalf["write"]>[1]): Promise<void> {
     return this.send!.write(bytes, options);
   }
 

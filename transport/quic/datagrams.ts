@@ -26,7 +26,7 @@ const SAFE_BYTES = 1_100;
 const NO_HEAD = new Uint8Array();
 
 /** The session or connection that the datagrams belong to. */
-export interface DatagramsOwner {
+export interface QuicDatagramsOwner {
   /** The counters, which are created with the first datagram. */
   readonly ledger: Ledger;
 }
@@ -34,7 +34,7 @@ export interface DatagramsOwner {
 /** The datagrams of one session or connection. */
 export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #conn: Deno.QuicConn;
-  readonly #owner: DatagramsOwner;
+  readonly #owner: QuicDatagramsOwner;
   readonly #head: Uint8Array;
   readonly #arrivals: IncomingQueue<Uint8Array>;
   readonly #done = (): void => void this.#waiting--;
@@ -51,7 +51,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
    */
   constructor(
     conn: Deno.QuicConn,
-    owner: DatagramsOwner,
+    owner: QuicDatagramsOwner,
     options: { readonly quarterId: number | undefined; readonly error: (() => Error) | undefined },
   ) {
     const { quarterId, error } = options;

@@ -6,10 +6,10 @@ import type { Connection } from "../connection.ts";
 import { dialHttp, type HttpPath } from "../http/client.ts";
 import { parseServerUrl } from "../url.ts";
 import {
-  type DialOptions,
   type FallBackDialer,
   type FallBackOptions,
   isFinal,
+  type LastResortOptions,
   type Leg,
   openAlone,
 } from "./last_resort.ts";
@@ -75,7 +75,7 @@ export function fallBackToHttp(
 function openBesides(
   first: Leg,
   { dial }: { readonly dial: ClientDialer },
-  { url, options }: { readonly url: string | URL; readonly options: DialOptions },
+  { url, options }: { readonly url: string | URL; readonly options: LastResortOptions },
 ): Promise<Connection> {
   const { signal } = options;
   const stop = new AbortController();

@@ -13,7 +13,7 @@ import type { CheckedTransports, ClientDialer, TransportName } from "./options.t
  */
 const ALONE_MS = 5_000;
 
-export type DialOptions = Parameters<ClientDialer>[1];
+export type LastResortOptions = Parameters<ClientDialer>[1];
 
 /** Loads the code of HTTP. Called again after a failure. */
 export type LoadHttp = () => Promise<{
@@ -37,7 +37,7 @@ export interface FallBackOptions {
  */
 export type FallBackDialer = (
   url: string | URL,
-  options: DialOptions,
+  options: LastResortOptions,
   late?: Leg,
 ) => Promise<Connection>;
 
@@ -110,7 +110,7 @@ export function withLastResort(
 export async function openAlone(
   { dial, names }: { readonly dial: ClientDialer; readonly names: readonly string[] },
   url: string | URL,
-  options: DialOptions,
+  options: LastResortOptions,
 ): Promise<Leg> {
   const { runtime, signal, timeoutMs } = options;
   const stop = new AbortController();

@@ -17,7 +17,7 @@ export const REMEMBER_MS: number = 10 * 60_000;
 export const MAX_REMEMBERED = 64;
 
 /** The failure of one of a server's transports. */
-export interface Loss {
+export interface RaceLoss {
   readonly error: unknown;
   /** The time from which the transport is tried first again, in milliseconds since the epoch. */
   readonly until: number;
@@ -26,7 +26,7 @@ export interface Loss {
 }
 
 /** The failures by server. */
-export class Losses extends Map<string, Loss> {
+export class Losses extends Map<string, RaceLoss> {
   /**
    * Remembers a failure or a silence. A rejection is not remembered, because it shows that the
    * network was fine.

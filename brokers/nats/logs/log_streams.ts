@@ -22,7 +22,7 @@ import {
   subjectPart,
 } from "../format.ts";
 import { readMessage, repeatedRead, streamConfig } from "../jetstream.ts";
-import type { Link } from "../link.ts";
+import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { countSubjects, pull, pullNewest } from "../pull.ts";
 import { decodeLog, type LogMessage } from "./format.ts";
@@ -63,10 +63,10 @@ export class LogStreams {
   readonly names: LogNames;
   /** The last error when opening the streams; `undefined` once they are open. */
   problem: unknown;
-  readonly #link: Link;
+  readonly #link: NatsLink;
   readonly #settings: NatsSettings;
 
-  constructor(link: Link, names: LogNames, settings: NatsSettings) {
+  constructor(link: NatsLink, names: LogNames, settings: NatsSettings) {
     this.#link = link;
     this.names = names;
     this.#settings = settings;

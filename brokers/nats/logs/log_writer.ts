@@ -4,8 +4,8 @@ import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { NatsClock } from "../clock.ts";
 import { Attempts, MAX_PAUSE_MS } from "../contention.ts";
-import type { Link } from "../link.ts";
-import { Line, type Outbox, type Outgoing } from "../../../pubsub/broker/queue.ts";
+import type { NatsLink } from "../link.ts";
+import { BrokerLine, type BrokerOutbox, type Outgoing } from "../../../pubsub/broker/queue.ts";
 import type { LogRecord, LogRow } from "../../../pubsub/logs/log.ts";
 import {
   isBeyondRetention,
@@ -160,20 +160,20 @@ export class LogWriter {
   readonly #reader: LogReader;
   readonly #due: DueIndex;
   readonly #rows: RowCache;
-  readonly #outbox: Outbox;
+  readonly #outbox: BrokerOutbox;
   /** Logs with changes that wait or are in flight; bounded by the outbox. */
-  readonly #lines = new Map<string, Line<Waiting>>();
+  readonly #lines = new Map<string, BrokerLine<Waiting>>();
   readonly #cache = new Map<string, CachedLog>();
   #cachedBytes = 0;
   readonly #cleanUps = new Set<Promise<void>>();
 
   constructor(
-    { runtime, clock }: Pick<Link, "runtime" | "clock">,
+    { runtime, clock }: Pick<NatsLink, "runtime" | "clock">,
     streams: LogStreams,
     reader: LogReader,
     due: DueIndex,
     rows: RowCache,
-    outbox: Outbox,
+    outbox: BrokerOutbox,
   ) {
     this.#runtime = runtime;
     this.#clock = clock;
@@ -209,13 +209,13 @@ export class LogWriter {
     await Promise.all(this.#cleanUps);
   }
 
-  #line(): Line<Waiting> {
-    return new Line(this.#outbox, ({ reject }, why) => {
+  #line(): BrokerLine<Waiting> {
+    return new BrokerLine(this.#outbox, ({ reject }, why) => {
       reject(new BrokerError(`Cannot change a log: ${why}`));
     });
   }
 
-  async #run(id: string, part: string, line: Line<Waiting>): Promise<void> {
+  async #run(id: string, part: string, line: BrokerLine<Waiting>): Promise<void> {
     this.#lines.set(id, line);
     const limits = { maxItems: Infinity, maxBytes: this.#streams.maxRecordBytes };
     while (line.isWaiting) {

@@ -3,7 +3,7 @@ import { within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { BrokerLife } from "../../../pubsub/broker/life.ts";
-import { Outbox, type WaitingBudget } from "../../../pubsub/broker/queue.ts";
+import { BrokerOutbox, type WaitingBudget } from "../../../pubsub/broker/queue.ts";
 import {
   CHANGE_WORDS,
   decide,
@@ -30,9 +30,9 @@ import {
   type OwnedKind,
   type RetainedLogs,
 } from "../../../pubsub/logs/rules.ts";
-import { type Names, subjectPart } from "../format.ts";
+import { type NatsNames, subjectPart } from "../format.ts";
 import type { NatsClock } from "../clock.ts";
-import type { Link } from "../link.ts";
+import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { DueIndex } from "./due_index.ts";
 import {
@@ -85,7 +85,7 @@ export class NatsLogs implements LogStore {
     stream: { number: 0, atMs: -Infinity, counting: undefined },
   };
 
-  constructor(link: Link, names: Names, settings: NatsSettings, budget: WaitingBudget) {
+  constructor(link: NatsLink, names: NatsNames, settings: NatsSettings, budget: WaitingBudget) {
     const { life, runtime, clock } = link;
     this.#life = life;
     this.#runtime = runtime;
@@ -94,7 +94,7 @@ export class NatsLogs implements LogStore {
     this.#reader = new LogReader(this.#streams);
     this.#due = new DueIndex(clock, this.#streams);
     // A change has its own time limits, so the outbox drops none.
-    const outbox = new Outbox({ ...settings, broker: "NATS", giveUpMs: undefined, budget });
+    const outbox = new BrokerOutbox({ ...settings, broker: "NATS", giveUpMs: undefined, budget });
     this.#rows = new RowCache(runtime, this.#streams);
     this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, this.#rows, outbox);
   }

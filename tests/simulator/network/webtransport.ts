@@ -9,7 +9,7 @@ import type {
   RejectOptions,
   WebTransportRequest,
 } from "../../../transport/h3/request.ts";
-import { RequestQueue } from "../../../transport/h3/request_queue.ts";
+import { Http3RequestQueue } from "../../../transport/h3/request_queue.ts";
 import type { ListenWebTransportOptions } from "../../../transport/h3/server.ts";
 import { MemoryConnection } from "../../../transport/memory/connection.ts";
 import type { WebTransportDialer } from "../../../transport/race/webtransport_leg.ts";
@@ -29,7 +29,7 @@ const HEAD_BYTES = 400;
 
 /** A server on a host. */
 interface Listener {
-  readonly requests: RequestQueue;
+  readonly requests: Http3RequestQueue;
   readonly idleTimeoutMs: number;
   readonly links: Set<Link>;
 }
@@ -63,7 +63,7 @@ export class SimulatedQuic {
           `Cannot listen: the port must be free, received ${address}`,
         );
       }
-      const requests = new RequestQueue();
+      const requests = new Http3RequestQueue();
       const listener: Listener = { requests, idleTimeoutMs, links: new Set() };
       this.#listeners.set(address, listener);
       const stop = this.#links.whileAlive(host, () => {

@@ -1,7 +1,7 @@
 /** The file broker on a simulated machine. */
 import { BrokerError } from "../../../errors.ts";
 import type { FileThread } from "../../../brokers/sqlite/commit_queue.ts";
-import { type Operation, type Outcome, SqliteFile } from "../../../brokers/sqlite/file.ts";
+import { type FileOperation, type Outcome, SqliteFile } from "../../../brokers/sqlite/file.ts";
 import type { Machine } from "../../../brokers/sqlite/machine.ts";
 import { type SqliteBrokerOptions, sqliteSettings } from "../../../brokers/sqlite/options.ts";
 import { onMachine, SqliteBroker } from "../../../brokers/sqlite/sqlite_broker.ts";
@@ -191,7 +191,7 @@ class SimulatedThread implements FileThread {
     this.#meanMs = meanMs;
   }
 
-  run(operations: readonly Operation[], now: number): Outcome[] | Promise<Outcome[]> {
+  run(operations: readonly FileOperation[], now: number): Outcome[] | Promise<Outcome[]> {
     return this.#do(() => this.#file.run(operations, now));
   }
 

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { DatabaseSync } from "node:sqlite";
-import { type Operation, SqliteFile } from "../../../brokers/sqlite/file.ts";
+import { type FileOperation, SqliteFile } from "../../../brokers/sqlite/file.ts";
 import { seededRandom } from "../../../transport/memory/path.ts";
 import { Simulation } from "../simulation.ts";
 import { SimulatedDisk } from "./disk.ts";
@@ -11,13 +11,13 @@ const library = await SqliteLibrary.load();
 const NOW = 1_000_000;
 
 /** Draws one operation of any kind, with few names, so that operations interact. */
-function operation(random: () => number, now: number): Operation {
+function operation(random: () => number, now: number): FileOperation {
   const below = (n: number) => Math.floor(random() * n);
   const name = `${"abc"[below(3)]}`;
   const text = () => "é".repeat(below(random() < 0.1 ? 6_000 : 20));
   const record = () => random() < 0.5 ? text() : new TextEncoder().encode(text());
   const bounds = { size: 1 + below(40), ttlMs: 10_000, bytes: 2_000 + below(20_000) };
-  const kinds: (() => Operation)[] = [
+  const kinds: (() => FileOperation)[] = [
     () => {
       const payload = record();
       const key = random() < 0.3 ? { key: { producer: "p", number: below(50) } } : {};
@@ -75,7 +75,7 @@ function operation(random: () => number, now: number): Operation {
 function groupsOf(
   seed: number,
   count: number,
-): { readonly now: number; readonly group: Operation[] }[] {
+): { readonly now: number; readonly group: FileOperation[] }[] {
   const random = seededRandom(seed);
   let now = NOW;
   return Array.from({ length: count }, () => {

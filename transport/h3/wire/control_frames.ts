@@ -1,10 +1,10 @@
 /** The rules for the peer's control stream (RFC 9114 sections 5.2 and 7.2). */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { decodeIdPayload, type Frame, FrameType } from "./frames.ts";
-import { decodeSettings, type Settings } from "./settings.ts";
+import { decodeIdPayload, FrameType, type Http3Frame } from "./frames.ts";
+import { decodeSettings, type Http3Settings } from "./settings.ts";
 
 /** The effect of a frame: the peer's settings, a GOAWAY, or nothing. */
-type ControlEvent = Settings | "goaway" | undefined;
+type ControlEvent = Http3Settings | "goaway" | undefined;
 
 /**
  * The difference between two request IDs, which are the IDs of bidirectional streams opened by the
@@ -38,7 +38,7 @@ export class ControlFrames {
    *
    * @throws {H3ProtocolError} If the frame breaks a rule that ends the connection.
    */
-  receive({ type, payload }: Frame): ControlEvent {
+  receive({ type, payload }: Http3Frame): ControlEvent {
     switch (type) {
       case FrameType.settings:
         return decodeSettings(payload);

@@ -20,20 +20,20 @@ export const FrameType = {
   maxPushId: 0xd,
   /**
    * Starts a WebTransport stream, and is followed by a session ID instead of a length. It is valid
-   * only at the start of a stream, so {@linkcode FrameParser} rejects it.
+   * only at the start of a stream, so {@linkcode Http3FrameParser} rejects it.
    */
   webTransportStream: 0x41,
 } as const;
 
 /** A frame, or a piece of a DATA frame. */
-export interface Frame {
+export interface Http3Frame {
   /** One of {@linkcode FrameType}. */
   readonly type: number;
   /** The payload, which may be a view of the received chunk. */
   readonly payload: Uint8Array;
 }
 
-/** The options for {@linkcode FrameParser}. */
+/** The options for {@linkcode Http3FrameParser}. */
 export interface FrameParserOptions {
   /**
    * The maximum payload size of frames other than DATA.
@@ -67,10 +67,10 @@ const MAX_VARINT_BYTES = 8;
  *
  * @example Usage
  * ```ts
- * import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
+ * import { encodeFrame, Http3FrameParser, FrameType } from "./frames.ts";
  * import { assertEquals } from "@std/assert";
  *
- * const parser = new FrameParser();
+ * const parser = new Http3FrameParser();
  * parser.push(encodeFrame(FrameType.goaway, Uint8Array.of(4)));
  * assertEquals(parser.next(), { type: FrameType.goaway, payload: Uint8Array.of(4) });
  * assertEquals(parser.next(), undefined);
@@ -106,7 +106,7 @@ export function decodeIdPayload(payload: Uint8Array): bigint {
  *
  * Read all frames before you push the next chunk, because unread bytes are copied.
  */
-export class FrameParser {
+export class Http3FrameParser {
   readonly #parser: TlvParser;
 
   /**
@@ -148,7 +148,7 @@ export class FrameParser {
    * @throws {H3ProtocolError} If a frame is too long, malformed, reserved for HTTP/2, or not
    * allowed on this kind of stream.
    */
-  next(): Frame | undefined {
+  next(): Http3Frame | undefined {
     return this.#parser.next();
   }
 }

@@ -4,16 +4,16 @@ import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import {
   decodeIdPayload,
   encodeFrame,
-  type Frame,
-  FrameParser,
   type FrameParserOptions,
   FrameType,
+  type Http3Frame,
+  Http3FrameParser,
 } from "./frames.ts";
 
 const EMPTY = new Uint8Array();
 
-function drain(parser: FrameParser): Frame[] {
-  const frames: Frame[] = [];
+function drain(parser: Http3FrameParser): Http3Frame[] {
+  const frames: Http3Frame[] = [];
   for (let frame = parser.next(); frame !== undefined; frame = parser.next()) frames.push(frame);
   return frames;
 }
@@ -39,22 +39,22 @@ const BOUNDS: ReadonlyMap<number, number> = new Map([
   [FrameType.maxPushId, 8],
 ]);
 
-Deno.test("FrameParser.next() returns known frames completely, passes on DATA, and skips unknown frames", () => {
+Deno.test("Http3FrameParser.next() returns known frames completely, passes on DATA, and skips unknown frames", () => {
   for (const [type, maxBytes] of BOUNDS) {
     const payload = new Uint8Array(maxBytes).fill(1);
     const bytes = encodeFrame(type, payload);
-    const parser = new FrameParser();
+    const parser = new Http3FrameParser();
     parser.push(bytes.subarray(0, -1));
     assertEquals([drain(parser), parser.isBetweenFrames], [[], false]);
     parser.push(bytes.subarray(-1));
     assertEquals([drain(parser), parser.isBetweenFrames], [[{ type, payload }], true]);
   }
   for (const type of [0x21, 0x40, 0x1f * 1_000 + 0x21, 0x1f * 2 ** 47 + 0x21]) {
-    const parser = new FrameParser();
+    const parser = new Http3FrameParser();
     parser.push(encodeFrame(type, new Uint8Array(100_000)));
     assertEquals([drain(parser), parser.isBetweenFrames], [[], true]);
   }
-  const parser = new FrameParser({ maxPayloadBytes: 1 });
+  const parser = new Http3FrameParser({ maxPayloadBytes: 1 });
   parser.push(Uint8Array.of(0, 4, 1, 2));
   assertEquals(drain(parser), [{ type: FrameType.data, payload: Uint8Array.of(1, 2) }]);
   assertEquals(parser.isBetweenFrames, false);
@@ -71,14 +71,14 @@ function assertRejected(
   message: string,
   options: FrameParserOptions = {},
 ): void {
-  const parser = new FrameParser(options);
+  const parser = new Http3FrameParser(options);
   for (const head of heads) parser.push(head);
   for (const _ of heads.slice(1)) parser.next();
   const error = assertThrows(() => parser.next(), H3ProtocolError, message);
   assertEquals([error.h3Code, parser.isBetweenFrames], [h3Code, false], message);
 }
 
-Deno.test("FrameParser.next() rejects reserved types", () => {
+Deno.test("Http3FrameParser.next() rejects reserved types", () => {
   for (const type of [0x2, 0x6, 0x8, 0x9]) {
     const message = `Cannot read frame 0x${type}: the type is reserved for HTTP/2`;
     assertRejected([headOf(type, 0)], H3Error.frameUnexpected, message);
@@ -87,7 +87,7 @@ Deno.test("FrameParser.next() rejects reserved types", () => {
   assertRejected([headOf(0x41, 0)], H3Error.frameError, message);
 });
 
-Deno.test("FrameParser.next() rejects a frame above its limit", () => {
+Deno.test("Http3FrameParser.next() rejects a frame above its limit", () => {
   for (const type of [0x1, 0x4, 0x5]) {
     const message = `Cannot read frame 0x${type}: it must have at most 65536 bytes, received 65537`;
     assertRejected([headOf(type, 65_537)], H3Error.excessiveLoad, message);
@@ -100,7 +100,7 @@ Deno.test("FrameParser.next() rejects a frame above its limit", () => {
   }
 });
 
-Deno.test("FrameParser.next() rejects frames on wrong streams", () => {
+Deno.test("Http3FrameParser.next() rejects frames on wrong streams", () => {
   const onControl = { stream: "control" } as const;
   const onRequest = { stream: "request" } as const;
   const settings = headOf(0x4, 0);
@@ -120,10 +120,10 @@ Deno.test("FrameParser.next() rejects frames on wrong streams", () => {
   }
 });
 
-Deno.test("FrameParser() rejects a limit that is not a positive integer", () => {
+Deno.test("Http3FrameParser() rejects a limit that is not a positive integer", () => {
   for (const maxPayloadBytes of [0, -1, 1.5, NaN, Infinity]) {
     assertThrows(
-      () => new FrameParser({ maxPayloadBytes }),
+      () => new Http3FrameParser({ maxPayloadBytes }),
       RangeError,
       "Cannot create frame parser: maxPayloadBytes must be a positive integer, " +
         `received ${maxPayloadBytes}`,
@@ -140,11 +140,11 @@ Deno.test("decodeIdPayload() reads one varint and nothing else", () => {
   }
 });
 
-Deno.test("FrameParser.next() returns only received bytes, for any input", () => {
+Deno.test("Http3FrameParser.next() returns only received bytes, for any input", () => {
   const random = new Random(7);
   let rejected = 0;
   for (let run = 0; run < 5000; run++) {
-    const parser = new FrameParser({ maxPayloadBytes: 32 });
+    const parser = new Http3FrameParser({ maxPayloadBytes: 32 });
     let pushed = 0;
     let taken = 0;
     try {

@@ -46,12 +46,12 @@ const CODE_BITS: readonly number[] = [
 ];
 
 /** The canonical code; its lists are indexed by length. */
-interface CodeTable {
+interface HuffmanTable {
   /** The first code of each length. */
   readonly firstCode: Int32Array;
   /** The number of codes of each length. */
   readonly count: Int32Array;
-  /** The index in {@linkcode CodeTable.symbols} of the first symbol of each length. */
+  /** The index in {@linkcode HuffmanTable.symbols} of the first symbol of each length. */
   readonly offset: Int32Array;
   /** All symbols, sorted by length and then by value. */
   readonly symbols: Uint16Array;
@@ -90,7 +90,7 @@ export function decodeHuffman(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return decoded.subarray(0, size);
 }
 
-function buildTable(lengths: readonly number[]): CodeTable {
+function buildTable(lengths: readonly number[]): HuffmanTable {
   const firstCode = new Int32Array(MAX_CODE_BITS + 1);
   const count = new Int32Array(MAX_CODE_BITS + 1);
   const offset = new Int32Array(MAX_CODE_BITS + 1);

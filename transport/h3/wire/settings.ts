@@ -45,7 +45,7 @@ export const SettingId = {
 } as const;
 
 /** The settings by ID. A value above 2^53 - 1 is rounded. */
-export type Settings = ReadonlyMap<number, number>;
+export type Http3Settings = ReadonlyMap<number, number>;
 
 /**
  * The flow-control limits that this end announces. If all of them are zero, flow control is off.
@@ -144,7 +144,7 @@ export function encodeSettings(
  * assertEquals(decodeSettings(payload).get(SettingId.h3Datagram), 1);
  * ```
  */
-export function decodeSettings(payload: Uint8Array): Settings {
+export function decodeSettings(payload: Uint8Array): Http3Settings {
   const settings = new Map<number, number>();
   let at = 0;
   for (let count = 0; at < payload.length; count++) {
@@ -195,7 +195,7 @@ export function clientSettings(options: ClientSettingsOptions): [id: number, val
  *
  * @returns True if the peer announces WebTransport and HTTP datagrams.
  */
-export function supportsWebTransport(settings: Settings): boolean {
+export function supportsWebTransport(settings: Http3Settings): boolean {
   const hasDatagrams = isOn(settings, SettingId.h3Datagram) ||
     isOn(settings, SettingId.h3DatagramDraft04);
   return hasDatagrams && (isOn(settings, SettingId.webTransportEnabled) || isEarly(settings));
@@ -207,16 +207,18 @@ export function supportsWebTransport(settings: Settings): boolean {
  * @returns The more likely value, followed by the other value for a second attempt. A server that
  * announces both early and late drafts knows both values, so only one is listed.
  */
-export function upgradeTokensOf(settings: Settings): readonly [UpgradeToken, ...UpgradeToken[]] {
+export function upgradeTokensOf(
+  settings: Http3Settings,
+): readonly [UpgradeToken, ...UpgradeToken[]] {
   if (!isOn(settings, SettingId.webTransportEnabled)) return ["webtransport", "webtransport-h3"];
   return isEarly(settings) ? ["webtransport"] : ["webtransport-h3", "webtransport"];
 }
 
-function isEarly(settings: Settings): boolean {
+function isEarly(settings: Http3Settings): boolean {
   return EARLY_IDS.some((id) => isOn(settings, id));
 }
 
-function isOn(settings: Settings, id: number): boolean {
+function isOn(settings: Http3Settings, id: number): boolean {
   return (settings.get(id) ?? 0) > 0;
 }
 
@@ -226,7 +228,7 @@ function isOn(settings: Settings, id: number): boolean {
  *
  * @returns The limits; `undefined` if the peer does not announce a limit above 0.
  */
-export function flowControlOf(settings: Settings): FlowControlLimits | undefined {
+export function flowControlOf(settings: Http3Settings): FlowControlLimits | undefined {
   const maxData = settings.get(SettingId.initialMaxData) ?? 0;
   const maxStreamsBidi = settings.get(SettingId.initialMaxStreamsBidi) ?? 0;
   const maxStreamsUni = settings.get(SettingId.initialMaxStreamsUni) ?? 0;
