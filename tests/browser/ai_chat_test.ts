@@ -6,8 +6,8 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { answerTo } from "../../examples/ai_chat/writer.ts";
-import { AiChatPage } from "./_ai_chat_page.ts";
-import { type Browser, ChatProcess, testInBrowsers } from "./_browsers.ts";
+import { AiChatPage } from "./pages/ai_chat.ts";
+import { type Browser, ChatProcess, testInBrowsers } from "./browsers.ts";
 
 /** A server with an empty folder. */
 async function withServer(

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
-import { ChatProcess, newPage, testInBrowsers } from "./_browsers.ts";
-import { ChatPage } from "./_chat_page.ts";
+import { ChatProcess, newPage, testInBrowsers } from "./browsers.ts";
+import { ChatPage } from "./pages/chat.ts";
 
 /** Ann's lines, in order. */
 const BEFORE = "Before the server went away";

@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
 import { CRASH_CLIENTS, CRASHES, CrashingServer } from "../programs/crashes.ts";
-import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
+import { bundleOf, newPage, testInBrowsers } from "./browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {

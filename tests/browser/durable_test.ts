@@ -6,7 +6,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { serve, type Server } from "../../mod.ts";
-import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { bundleOf, newPage, type Page, testInBrowsers } from "./browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {

@@ -5,7 +5,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { MemoryBroker, serve } from "../../mod.ts";
-import { newPage, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { newPage, type Page, PATIENCE_MS, testInBrowsers } from "./browsers.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
 
 /** Globals for functions that run in a page. */

@@ -4,8 +4,8 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { isRedisMissing } from "../brokers/redis_server.ts";
-import { BROWSERS, emulate, testInBrowsers } from "./_browsers.ts";
-import { faintTexts, FAMILY, FamilyPage, overflowOf, tabThrough } from "./_family.ts";
+import { BROWSERS, emulate, testInBrowsers } from "./browsers.ts";
+import { faintTexts, FAMILY, FamilyPage, overflowOf, tabThrough } from "./pages/family.ts";
 
 const SIZES = [{ width: 1280, height: 800 }, { width: 390, height: 844 }] as const;
 

@@ -8,7 +8,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { createContext, runInContext } from "node:vm";
 import { serve } from "../../mod.ts";
-import { type Browser, clientInParts, newPage, testInBrowsers } from "./_browsers.ts";
+import { type Browser, clientInParts, newPage, testInBrowsers } from "./browsers.ts";
 
 /**
  * Globals that every browser with modules has, and without which a page can neither wait nor use the

@@ -6,7 +6,7 @@
 import { assertEquals } from "@std/assert";
 import type { ConnectOptions, TransportName } from "../../client.ts";
 import { connect, guest, serve, type Server } from "../../mod.ts";
-import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./browsers.ts";
 import { until } from "../waiting.ts";
 
 /** Globals for functions that run in a page. */

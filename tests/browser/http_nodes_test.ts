@@ -7,7 +7,7 @@
 import { assertEquals } from "@std/assert";
 import { BROKERS, ProcessSite } from "../brokers/http_nodes.ts";
 import type { Holding } from "../networks/round_robin.ts";
-import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { bundleOf, newPage, type Page, testInBrowsers } from "./browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {

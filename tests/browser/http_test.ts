@@ -9,7 +9,7 @@ import {
   newPage,
   type Page,
   testInBrowsers,
-} from "./_browsers.ts";
+} from "./browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {

@@ -2,8 +2,8 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { dial, type Session } from "../../mod.ts";
 import { Demo, SECRET } from "../../examples/inspect/demo.ts";
 import { listen } from "../servers.ts";
-import { testInBrowsers } from "./_browsers.ts";
-import { openDemo, openInspector } from "./_inspect_page.ts";
+import { testInBrowsers } from "./browsers.ts";
+import { openDemo, openInspector } from "./pages/inspect.ts";
 import { inspector } from "../../operations/mod.ts";
 
 /** The few DOM members in use here. */

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
-import { BoardSite, type Visitor } from "./_boards.ts";
-import { BROWSERS, testInBrowsers } from "./_browsers.ts";
-import { KanbanPage } from "./_kanban_page.ts";
+import { BoardSite, type Visitor } from "./pages/boards.ts";
+import { BROWSERS, testInBrowsers } from "./browsers.ts";
+import { KanbanPage } from "./pages/kanban.ts";
 
 const SIZE = { width: 1280, height: 800 };
 

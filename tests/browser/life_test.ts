@@ -16,7 +16,7 @@ import {
   newPage,
   type Page,
   testInBrowsers,
-} from "./_browsers.ts";
+} from "./browsers.ts";
 import { until } from "../waiting.ts";
 
 /** Globals for functions that run in a page. */

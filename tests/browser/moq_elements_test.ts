@@ -3,8 +3,8 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { dialMoq, MoqRelay, type MoqSession } from "../../moq/mod.ts";
-import { type Browser, isFirefox, type Page, testInBrowsers } from "./_browsers.ts";
-import { MoqSite } from "./_moq_page.ts";
+import { type Browser, isFirefox, type Page, testInBrowsers } from "./browsers.ts";
+import { MoqSite } from "./pages/moq.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Document {

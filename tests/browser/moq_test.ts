@@ -8,9 +8,9 @@ import type { Scenario } from "../interop/peers/moq_js/scenarios.ts";
 import { servePage } from "../../examples/shared/site.ts";
 import { readVideoPage } from "../../examples/moq_video/page.ts";
 import { seenBy } from "../interop/peers/skein_moq.ts";
-import { type Browser, isFirefox, newPage, testInBrowsers } from "./_browsers.ts";
-import { MoqSite } from "./_moq_page.ts";
-import { VideoPage, VideoProcess, type VideoQuery } from "./_video_page.ts";
+import { type Browser, isFirefox, newPage, testInBrowsers } from "./browsers.ts";
+import { MoqSite } from "./pages/moq.ts";
+import { VideoPage, VideoProcess, type VideoQuery } from "./pages/video.ts";
 
 declare global {
   /** The state that a page keeps between two functions. */

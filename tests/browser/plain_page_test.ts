@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { serve } from "../../mod.ts";
-import { newPage, testInBrowsers } from "./_browsers.ts";
+import { newPage, testInBrowsers } from "./browsers.ts";
 
 testInBrowsers("a page with only a WebSocket talks to the server", async (browser) => {
   await using server = serve({

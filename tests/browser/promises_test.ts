@@ -12,7 +12,7 @@ import { Cable } from "../networks/cable.ts";
 import { blocksOf } from "../docs/blocks.ts";
 import { lowPort } from "../networks/ports.ts";
 import { until } from "../waiting.ts";
-import { BROWSERS, newPage, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { BROWSERS, newPage, type Page, PATIENCE_MS, testInBrowsers } from "./browsers.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 const CONFIG = fileURLToPath(new URL("deno.json", ROOT));

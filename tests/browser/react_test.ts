@@ -6,14 +6,14 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../mod.ts";
-import { newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { newPage, type Page, testInBrowsers } from "./browsers.ts";
 
 /** Bundles the page with React's development build, whose StrictMode mounts each component twice. */
 async function bundlePage(): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["bundle", "--quiet", "--platform", "browser"],
-      new URL("./_react_page.ts", import.meta.url).href,
+      new URL("./pages/react.ts", import.meta.url).href,
     ],
     stdin: "null",
   }).output();

@@ -8,7 +8,7 @@ import { Balancer } from "../../examples/cluster/balancer.ts";
 import { type Recovery, serve, type ServeOptions, type Server } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/mod.ts";
 import { portOf } from "../servers.ts";
-import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./browsers.ts";
 import { until } from "../waiting.ts";
 
 /** Globals for functions that run in a page. */

@@ -10,7 +10,7 @@ import { serve } from "../../mod.ts";
 import { Cable } from "../networks/cable.ts";
 import { portOf } from "../servers.ts";
 import { until } from "../waiting.ts";
-import { type Browser, clientInParts, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { type Browser, clientInParts, newPage, type Page, testInBrowsers } from "./browsers.ts";
 
 interface Card {
   readonly title: string;

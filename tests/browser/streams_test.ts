@@ -7,9 +7,9 @@ import { StreamError } from "../../errors.ts";
 import type { play, Session as MoqSession } from "../interop/peers/qmux_moq/page.ts";
 import { answer, type Seen } from "../interop/peers/qmux_moq/scenarios.ts";
 import { until } from "../waiting.ts";
-import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
-import { StreamsSite, TRANSPORTS } from "./_streams_page.ts";
-import { echoStreams } from "./_webtransport_page.ts";
+import { bundleOf, newPage, testInBrowsers } from "./browsers.ts";
+import { StreamsSite, TRANSPORTS } from "./pages/streams.ts";
+import { echoStreams } from "./pages/webtransport.ts";
 
 declare global {
   /** Another implementation of QMux, and the function that runs its task. */

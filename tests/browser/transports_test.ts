@@ -11,8 +11,8 @@ import {
   newPage,
   type Page,
   testInBrowsers,
-} from "./_browsers.ts";
-import { echoStreams } from "./_webtransport_page.ts";
+} from "./browsers.ts";
+import { echoStreams } from "./pages/webtransport.ts";
 
 /** Globals for functions that run in a page. */
 declare global {

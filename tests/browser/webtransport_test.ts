@@ -2,8 +2,8 @@ import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/asse
 import { delay } from "@std/async";
 import { ConnectionError, StreamError } from "../../errors.ts";
 import type { BidirectionalStream, Connection } from "../../transport/connection.ts";
-import { isFirefox, testInBrowsers } from "./_browsers.ts";
-import { echoStreams, WebTransportSite } from "./_webtransport_page.ts";
+import { isFirefox, testInBrowsers } from "./browsers.ts";
+import { echoStreams, WebTransportSite } from "./pages/webtransport.ts";
 
 declare global {
   /** The state that a page keeps between two functions. */

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
-import { BoardPage } from "./_board_page.ts";
-import { BoardSite, type Visitor } from "./_boards.ts";
-import { testInBrowsers } from "./_browsers.ts";
+import { BoardPage } from "./pages/board.ts";
+import { BoardSite, type Visitor } from "./pages/boards.ts";
+import { testInBrowsers } from "./browsers.ts";
 
 const SIZE = { width: 1000, height: 700 };
 

@@ -6,8 +6,8 @@
  */
 import { assertEquals } from "@std/assert";
 import { YjsNode } from "../adapters/yjs_process.ts";
-import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
-import type { YjsPage } from "./_yjs_page.ts";
+import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./browsers.ts";
+import type { YjsPage } from "./pages/yjs.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
@@ -36,7 +36,7 @@ async function has(page: Page, name: string, text: string): Promise<void> {
 
 testInBrowsers("documents of two pages are equal after their node was killed", async (browser) => {
   const folder = await Deno.makeTempDir();
-  const script = await bundleOf(new URL("./_yjs_page.ts", import.meta.url));
+  const script = await bundleOf(new URL("./pages/yjs.ts", import.meta.url));
   await Deno.writeTextFile(`${folder}/page.js`, script);
   await using node = await YjsNode.start({ folder, broker: "sqlite" });
   const ann = await open(browser, node.port, "ann");

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { type Browser, BROWSERS, findBrowser, launchBrowser } from "../browser/_browsers.ts";
+import { type Browser, BROWSERS, findBrowser, launchBrowser } from "../browser/browsers.ts";
 import { buildRuntimes, builtPeers } from "../interop/peers.ts";
 import { tabOf } from "./tab.ts";
 import { walk } from "./walk.ts";

@@ -8,7 +8,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async/delay";
 import type { connect, dial } from "../../client.ts";
 import { isRedisMissing } from "../brokers/redis_server.ts";
-import { BROWSERS, findBrowser, launchBrowser, newPage } from "../browser/_browsers.ts";
+import { BROWSERS, findBrowser, launchBrowser, newPage } from "../browser/browsers.ts";
 import { isInstalled } from "./programs.ts";
 import { ProxiedSite, type ProxyKind, SHORT_TIMEOUT_MS, type Watcher } from "./proxied_site.ts";
 

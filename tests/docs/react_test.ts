@@ -12,7 +12,7 @@ import {
   launchBrowser,
   newPage,
   type Page,
-} from "../browser/_browsers.ts";
+} from "../browser/browsers.ts";
 import { Tab } from "./tab.ts";
 import { walk } from "./walk.ts";
 

@@ -4,13 +4,7 @@
  *
  * @module
  */
-import {
-  BROWSERS,
-  findBrowser,
-  launchBrowser,
-  newPage,
-  PATIENCE_MS,
-} from "../browser/_browsers.ts";
+import { BROWSERS, findBrowser, launchBrowser, newPage, PATIENCE_MS } from "../browser/browsers.ts";
 import { walk, type Walked } from "./walk.ts";
 
 const CHROMIUM = BROWSERS[0]!;

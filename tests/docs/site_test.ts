@@ -11,7 +11,7 @@ import {
   newPage,
   type Page,
   testInBrowsers,
-} from "../browser/_browsers.ts";
+} from "../browser/browsers.ts";
 
 const NARROW = { width: 360, height: 780 };
 

@@ -5,7 +5,7 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
-import { BROWSERS, findBrowser, launchBrowser } from "../browser/_browsers.ts";
+import { BROWSERS, findBrowser, launchBrowser } from "../browser/browsers.ts";
 import { tabOf } from "./tab.ts";
 import { walk, type Walked } from "./walk.ts";
 

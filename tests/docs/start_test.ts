@@ -4,7 +4,7 @@
  * @module
  */
 import { assertEquals, assertMatch } from "@std/assert";
-import { type Browser, BROWSERS, findBrowser, launchBrowser } from "../browser/_browsers.ts";
+import { type Browser, BROWSERS, findBrowser, launchBrowser } from "../browser/browsers.ts";
 import { until } from "../waiting.ts";
 import { tabOf } from "./tab.ts";
 import { walk, type Walked } from "./walk.ts";

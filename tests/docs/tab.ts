@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Browser, newPage, type Page, PATIENCE_MS } from "../browser/_browsers.ts";
+import { type Browser, newPage, type Page, PATIENCE_MS } from "../browser/browsers.ts";
 
 /** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 interface Element {

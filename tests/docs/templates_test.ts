@@ -5,7 +5,7 @@ import { dial, SessionClosedError } from "../../mod.ts";
 import { TEMPLATES } from "../../cli/templates/templates.ts";
 import { openMirror } from "../../tools/_mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
-import { BROWSERS, findBrowser, launchBrowser, newPage, type Page } from "../browser/_browsers.ts";
+import { BROWSERS, findBrowser, launchBrowser, newPage, type Page } from "../browser/browsers.ts";
 import { lowPort } from "../networks/ports.ts";
 
 const ROOT = new URL("../../", import.meta.url);

@@ -8,13 +8,7 @@ import { assert, assertEquals } from "@std/assert";
 import { compileScript, parse } from "npm:@vue/compiler-sfc@3.5.45";
 import { compile } from "npm:svelte@5.57.3/compiler";
 import { serve } from "../../mod.ts";
-import {
-  type Browser,
-  BROWSERS,
-  newPage,
-  type Page,
-  testInBrowsers,
-} from "../browser/_browsers.ts";
+import { type Browser, BROWSERS, newPage, type Page, testInBrowsers } from "../browser/browsers.ts";
 import { until } from "../waiting.ts";
 import { blocksOf } from "./blocks.ts";
 import { Tab } from "./tab.ts";

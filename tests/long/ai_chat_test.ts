@@ -8,7 +8,7 @@ import { contract } from "../../examples/ai_chat/contract.ts";
 import { Conversations } from "../../examples/ai_chat/conversations.ts";
 import { blocksOf, spansOf } from "../../examples/ai_chat/page/markdown.js";
 import { answerTo, localWriter, modelWriter, type Prompt } from "../../examples/ai_chat/writer.ts";
-import { ChatProcess } from "../browser/_browsers.ts";
+import { ChatProcess } from "../browser/browsers.ts";
 
 /** Longest wait for a word: a takeover, and a server start on a busy machine. */
 const PATIENCE_MS = 60_000;

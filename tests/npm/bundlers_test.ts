@@ -9,7 +9,7 @@ import {
   newPage,
   PATIENCE_MS,
   testInBrowsers,
-} from "../browser/_browsers.ts";
+} from "../browser/browsers.ts";
 import { PROGRAMS } from "./_programs.ts";
 import { Project, type Tool } from "./_project.ts";
 import { OUTCOME, serveConsumers } from "./_server.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { VisitorPage } from "./_boards.ts";
+import { VisitorPage } from "./boards.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {

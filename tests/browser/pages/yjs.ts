@@ -4,8 +4,8 @@
  * @module
  */
 import * as Y from "npm:yjs@^13.6";
-import { connect } from "../../client.ts";
-import { YjsProvider } from "../../examples/adapters/yjs_client.ts";
+import { connect } from "../../../client.ts";
+import { YjsProvider } from "../../../examples/adapters/yjs_client.ts";
 
 const client = connect(location.origin, {
   transports: ["websocket"],

@@ -3,17 +3,17 @@
  *
  * @module
  */
-import { ConnectionError } from "../../errors.ts";
-import type { Connection } from "../../transport/connection.ts";
-import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { ConnectionError } from "../../../errors.ts";
+import type { Connection } from "../../../transport/connection.ts";
+import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";
 import {
   type AcceptOptions,
   listenWebTransport,
   type ListenWebTransportOptions,
   type WebTransportListener,
   type WebTransportRequest,
-} from "../../transport/h3/server.ts";
-import { type Browser, type BrowserContext, newPage, type Page } from "./_browsers.ts";
+} from "../../../transport/h3/server.ts";
+import { type Browser, type BrowserContext, newPage, type Page } from "../browsers.ts";
 
 /** Options for `dial` in a page. */
 export interface PageDialOptions {

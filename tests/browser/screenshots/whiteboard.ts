@@ -3,20 +3,20 @@
  * and on a phone in dark mode.
  *
  * ```sh
- * deno run -A tests/browser/whiteboard_screenshots.ts           # docs/whiteboard-*.png
- * deno run -A tests/browser/whiteboard_screenshots.ts --review  # more states, to a temporary folder
+ * deno run -A tests/browser/screenshots/whiteboard.ts           # docs/whiteboard-*.png
+ * deno run -A tests/browser/screenshots/whiteboard.ts --review  # more states, to a temporary folder
  * ```
  *
  * @module
  */
-import { type Client, connect, type Session } from "../../mod.ts";
-import { contract, type Cursor, datagrams } from "../../examples/whiteboard/contract.ts";
-import type { Point, Stroke } from "../../examples/whiteboard/drawing.ts";
-import { round, simplify } from "../../examples/whiteboard/geometry.ts";
-import { BoardPage } from "./_board_page.ts";
-import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "./_browsers.ts";
+import { type Client, connect, type Session } from "../../../mod.ts";
+import { contract, type Cursor, datagrams } from "../../../examples/whiteboard/contract.ts";
+import type { Point, Stroke } from "../../../examples/whiteboard/drawing.ts";
+import { round, simplify } from "../../../examples/whiteboard/geometry.ts";
+import { BoardPage } from "../pages/board.ts";
+import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "../browsers.ts";
 
-const DOCS = new URL("../../docs/", import.meta.url);
+const DOCS = new URL("../../../docs/", import.meta.url);
 
 const SIZES = {
   desktop: { width: 1280, height: 800, deviceScaleFactor: 1 },

@@ -3,18 +3,18 @@
  * of one of them, on a desktop and on a phone.
  *
  * ```sh
- * deno run -A tests/browser/screenshots.ts            # docs/chat-desktop.png, docs/chat-phone.png
- * deno run -A tests/browser/screenshots.ts --review   # more states of the page, to a temporary folder
+ * deno run -A tests/browser/screenshots/chat.ts            # docs/chat-desktop.png, docs/chat-phone.png
+ * deno run -A tests/browser/screenshots/chat.ts --review   # more states of the page, to a temporary folder
  * ```
  *
  * The page uses the system font; the pictures in `docs/` were taken on a system with Inter.
  *
  * @module
  */
-import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "./_browsers.ts";
-import { ChatPage } from "./_chat_page.ts";
+import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "../browsers.ts";
+import { ChatPage } from "../pages/chat.ts";
 
-const DOCS = new URL("../../docs/", import.meta.url);
+const DOCS = new URL("../../../docs/", import.meta.url);
 
 const SIZES = {
   desktop: { width: 1280, height: 836, deviceScaleFactor: 1 },

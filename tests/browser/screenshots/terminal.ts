@@ -3,21 +3,21 @@
  * terminal.
  *
  * ```sh
- * deno run -A tests/browser/terminal_screenshots.ts  # docs/cli-load.png, docs/cli-doctor.png
+ * deno run -A tests/browser/screenshots/terminal.ts  # docs/cli-load.png, docs/cli-doctor.png
  * ```
  *
  * Port 8000 must be free.
  *
  * @module
  */
-import { main } from "../../cli/skein.ts";
-import { type Context, makeColors } from "../../cli/context.ts";
-import { serve } from "../../server.ts";
-import { fakeContext } from "../cli_context.ts";
-import { BROWSERS, launchBrowser, pathOf } from "./_browsers.ts";
-import { metrics } from "../../operations/mod.ts";
+import { main } from "../../../cli/skein.ts";
+import { type Context, makeColors } from "../../../cli/context.ts";
+import { serve } from "../../../server.ts";
+import { fakeContext } from "../../cli_context.ts";
+import { BROWSERS, launchBrowser, pathOf } from "../browsers.ts";
+import { metrics } from "../../../operations/mod.ts";
 
-const DOCS = new URL("../../docs/", import.meta.url);
+const DOCS = new URL("../../../docs/", import.meta.url);
 
 const COLUMNS = 92;
 

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import type { Demo } from "../../examples/inspect/demo.ts";
-import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
+import type { Demo } from "../../../examples/inspect/demo.ts";
+import { type BrowserContext, newPage, type Page } from "../browsers.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { ChatProcess, newPage, type Page } from "./_browsers.ts";
-import type { Browser } from "./_browsers.ts";
+import { ChatProcess, newPage, type Page } from "../browsers.ts";
+import type { Browser } from "../browsers.ts";
 
 /** A page, and the steps that lead to its main view. */
 export interface Member {

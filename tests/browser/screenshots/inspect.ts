@@ -2,17 +2,17 @@
  * Takes the pictures of the inspector in `docs/`, on a desktop and on a phone.
  *
  * ```sh
- * deno run -A tests/browser/inspect_screenshots.ts            # docs/inspect-*.png
- * deno run -A tests/browser/inspect_screenshots.ts --review   # all views, to a temporary folder
+ * deno run -A tests/browser/screenshots/inspect.ts            # docs/inspect-*.png
+ * deno run -A tests/browser/screenshots/inspect.ts --review   # all views, to a temporary folder
  * ```
  *
  * @module
  */
-import { Demo } from "../../examples/inspect/demo.ts";
-import { BROWSERS, emulate, launchBrowser, pathOf } from "./_browsers.ts";
-import { openDemo } from "./_inspect_page.ts";
+import { Demo } from "../../../examples/inspect/demo.ts";
+import { BROWSERS, emulate, launchBrowser, pathOf } from "../browsers.ts";
+import { openDemo } from "../pages/inspect.ts";
 
-const DOCS = new URL("../../docs/", import.meta.url);
+const DOCS = new URL("../../../docs/", import.meta.url);
 
 const SIZES = {
   desktop: { width: 1440, height: 900, deviceScaleFactor: 1 },

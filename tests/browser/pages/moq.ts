@@ -9,21 +9,21 @@ import {
   type ListenMoqOptions,
   type MoqServer,
   type MoqSession,
-} from "../../moq/mod.ts";
-import type { loadNet } from "../interop/peers/moq_js/net.ts";
-import type { play } from "../interop/peers/moq_js/scenarios.ts";
-import { type Browser, bundleOf, newPage, type Page } from "./_browsers.ts";
+} from "../../../moq/mod.ts";
+import type { loadNet } from "../../interop/peers/moq_js/net.ts";
+import type { play } from "../../interop/peers/moq_js/scenarios.ts";
+import { type Browser, bundleOf, newPage, type Page } from "../browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  var skeinMoq: typeof import("./_moq_page_client.ts");
+  var skeinMoq: typeof import("./moq_client.ts");
   /** The other implementation, and the scenarios. */
   var peer: { readonly loadNet: typeof loadNet; readonly play: typeof play };
 }
 
 const SCRIPTS = {
-  "/skeinMoq.js": new URL("_moq_page_client.ts", import.meta.url),
-  "/peer.js": new URL("_moq_page_peer.ts", import.meta.url),
+  "/skeinMoq.js": new URL("moq_client.ts", import.meta.url),
+  "/peer.js": new URL("moq_peer.ts", import.meta.url),
   "/net.js": new URL("npm:@moq/net@0.3.4"),
   "/publish.js": new URL("npm:@moq/publish@0.2.17/element"),
   "/watch.js": new URL("npm:@moq/watch@0.4.6/element"),

@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { TransportName } from "../../transport/race/options.ts";
-import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
-import type { BidirectionalStream } from "../../transport/connection.ts";
-import { type Browser, clientInParts, newPage, type Page } from "./_browsers.ts";
+import type { TransportName } from "../../../transport/race/options.ts";
+import { serve, type ServeOptions, type Server, type Session } from "../../../mod.ts";
+import type { BidirectionalStream } from "../../../transport/connection.ts";
+import { type Browser, clientInParts, newPage, type Page } from "../browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {

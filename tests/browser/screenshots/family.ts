@@ -3,14 +3,14 @@
  * and without the server.
  *
  * ```sh
- * deno run -A tests/browser/family_screenshots.ts          # to a temporary folder
- * deno run -A tests/browser/family_screenshots.ts chat     # one page alone
+ * deno run -A tests/browser/screenshots/family.ts          # to a temporary folder
+ * deno run -A tests/browser/screenshots/family.ts chat     # one page alone
  * ```
  *
  * @module
  */
-import { BROWSERS, emulate, launchBrowser, type Page, pathOf } from "./_browsers.ts";
-import { FAMILY, FamilyPage } from "./_family.ts";
+import { BROWSERS, emulate, launchBrowser, type Page, pathOf } from "../browsers.ts";
+import { FAMILY, FamilyPage } from "../pages/family.ts";
 
 const SIZES = {
   desk: { width: 1280, height: 800, deviceScaleFactor: 1 },

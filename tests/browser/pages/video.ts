@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type BrowserContext, newPage, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type BrowserContext, newPage, type Page, PATIENCE_MS } from "../browsers.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
@@ -32,7 +32,7 @@ export class VideoProcess implements AsyncDisposable {
 
   /** Starts the server; resolves once it is listening. */
   async start(): Promise<void> {
-    const server = new URL("../../examples/moq_video/server.ts", import.meta.url);
+    const server = new URL("../../../examples/moq_video/server.ts", import.meta.url);
     this.#child = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", server.href, "--port", new URL(this.url).port || "0"],
       env: { NO_COLOR: "1" },

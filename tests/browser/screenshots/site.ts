@@ -3,17 +3,17 @@
  * first.
  *
  * ```sh
- * deno run -A tests/browser/site_screenshots.ts            # docs/site-desktop.png, -search, -phone
- * deno run -A tests/browser/site_screenshots.ts --review   # more pages, to a temporary folder
+ * deno run -A tests/browser/screenshots/site.ts            # docs/site-desktop.png, -search, -phone
+ * deno run -A tests/browser/screenshots/site.ts --review   # more pages, to a temporary folder
  * ```
  *
  * @module
  */
-import { OUT } from "../../tools/site/build.ts";
-import { siteHandler } from "../../tools/site/serve.ts";
-import { BROWSERS, emulate, launchBrowser, type Page, pathOf } from "./_browsers.ts";
+import { OUT } from "../../../tools/site/build.ts";
+import { siteHandler } from "../../../tools/site/serve.ts";
+import { BROWSERS, emulate, launchBrowser, type Page, pathOf } from "../browsers.ts";
 
-const DOCS = new URL("../../docs/", import.meta.url);
+const DOCS = new URL("../../../docs/", import.meta.url);
 
 const DESKTOP = { width: 1280, height: 800, deviceScaleFactor: 1 };
 const PHONE = { width: 360, height: 780, deviceScaleFactor: 2 };

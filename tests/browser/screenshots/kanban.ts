@@ -3,19 +3,19 @@
  * desktop and on a phone in dark mode.
  *
  * ```sh
- * deno run -A tests/browser/kanban_screenshots.ts           # docs/board-*.png
- * deno run -A tests/browser/kanban_screenshots.ts --review  # more states, to a temporary folder
+ * deno run -A tests/browser/screenshots/kanban.ts           # docs/board-*.png
+ * deno run -A tests/browser/screenshots/kanban.ts --review  # more states, to a temporary folder
  * ```
  *
  * @module
  */
-import { type Client, connect } from "../../mod.ts";
-import { Board } from "../../examples/board/board.ts";
-import { contract, type Pointer } from "../../examples/board/contract.ts";
-import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "./_browsers.ts";
-import { KanbanPage } from "./_kanban_page.ts";
+import { type Client, connect } from "../../../mod.ts";
+import { Board } from "../../../examples/board/board.ts";
+import { contract, type Pointer } from "../../../examples/board/contract.ts";
+import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "../browsers.ts";
+import { KanbanPage } from "../pages/kanban.ts";
 
-const DOCS = new URL("../../docs/", import.meta.url);
+const DOCS = new URL("../../../docs/", import.meta.url);
 
 const SIZES = {
   desktop: { width: 1280, height: 720, deviceScaleFactor: 1 },

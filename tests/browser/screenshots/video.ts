@@ -2,16 +2,16 @@
  * Takes the pictures of the video example in `docs/`, on a desktop and on a phone.
  *
  * ```sh
- * deno run -A tests/browser/video_screenshots.ts            # docs/moq-video.png, docs/moq-video-phone.png
- * deno run -A tests/browser/video_screenshots.ts --review   # more states of the page, to a temporary folder
+ * deno run -A tests/browser/screenshots/video.ts            # docs/moq-video.png, docs/moq-video-phone.png
+ * deno run -A tests/browser/screenshots/video.ts --review   # more states of the page, to a temporary folder
  * ```
  *
  * @module
  */
-import { BROWSERS, emulate, launchBrowser, pathOf } from "./_browsers.ts";
-import { VideoPage, VideoProcess } from "./_video_page.ts";
+import { BROWSERS, emulate, launchBrowser, pathOf } from "../browsers.ts";
+import { VideoPage, VideoProcess } from "../pages/video.ts";
 
-const DOCS = new URL("../../docs/", import.meta.url);
+const DOCS = new URL("../../../docs/", import.meta.url);
 
 const SIZES = {
   "": { width: 1280, height: 800, deviceScaleFactor: 1 },

@@ -2,16 +2,16 @@
  * Takes the pictures of the AI chat in `docs/`: an answer in progress, on a desktop and on a phone.
  *
  * ```sh
- * deno run -A tests/browser/ai_screenshots.ts            # docs/ai-chat-desktop.png, docs/ai-chat-phone.png
- * deno run -A tests/browser/ai_screenshots.ts --review   # more states of the page, to a temporary folder
+ * deno run -A tests/browser/screenshots/ai_chat.ts            # docs/ai-chat-desktop.png, docs/ai-chat-phone.png
+ * deno run -A tests/browser/screenshots/ai_chat.ts --review   # more states of the page, to a temporary folder
  * ```
  *
  * @module
  */
-import { BROWSERS, ChatProcess, emulate, launchBrowser, type Page, pathOf } from "./_browsers.ts";
-import { AiChatPage } from "./_ai_chat_page.ts";
+import { BROWSERS, ChatProcess, emulate, launchBrowser, type Page, pathOf } from "../browsers.ts";
+import { AiChatPage } from "../pages/ai_chat.ts";
 
-const DOCS = new URL("../../docs/", import.meta.url);
+const DOCS = new URL("../../../docs/", import.meta.url);
 
 const SIZES = {
   phone: { width: 390, height: 844, deviceScaleFactor: 2 },

@@ -11,7 +11,7 @@ import {
   useRequestStream,
   useStatus,
   useTopic,
-} from "../../client/react/react.ts";
+} from "../../../client/react/react.ts";
 
 /** A response whose name survives a reload of the page. */
 function Answer() {
