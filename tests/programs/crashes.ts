@@ -6,7 +6,7 @@
 import type { TransportName } from "../../transport/race/options.ts";
 import type { CrashConfig, CrashReport } from "./crash_server.ts";
 import { lowPort } from "../networks/ports.ts";
-import { TextLineStream } from "../soak/lines.ts";
+import { TextLineStream } from "../soak/processes/lines.ts";
 
 /** The ways in which a server ends. After each of them except `--watch`, a new process starts. */
 export const CRASHES = [

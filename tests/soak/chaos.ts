@@ -10,7 +10,7 @@ import { type BrokerName, type BrokerServer, startBroker } from "./chaos/broker.
 import { Fleet } from "./chaos/fleet.ts";
 import { judge } from "./chaos/judge.ts";
 import type { Outage } from "./chaos/log.ts";
-import { sleep } from "./processes.ts";
+import { sleep } from "./processes/processes.ts";
 import type { Check } from "./webtransport.ts";
 
 const NODES = 4;

@@ -9,7 +9,7 @@ import { lowPort } from "../networks/ports.ts";
 import { DURABLE_BROKERS, type DurableBroker } from "./durable/brokers.ts";
 import { READERS } from "./durable/readers.ts";
 import { writeNumbers } from "./durable/writer.ts";
-import { LineProcess, sleep } from "./processes.ts";
+import { LineProcess, sleep } from "./processes/processes.ts";
 import type { Check } from "./webtransport.ts";
 
 const STREAMS = 12;

@@ -5,7 +5,7 @@
  *
  * @module
  */
-import type { Growth } from "./growth_server.ts";
+import type { Growth } from "./growth/server.ts";
 import type { Check } from "./webtransport.ts";
 
 /**
@@ -24,7 +24,7 @@ export async function soakGrowth(check: Check, isShort: boolean): Promise<void> 
       "-A",
       "--no-lock",
       "--v8-flags=--expose-gc,--max-old-space-size=12000",
-      new URL("./growth_server.ts", import.meta.url).href,
+      new URL("./growth/server.ts", import.meta.url).href,
       `${count}`,
       `${drainMs}`,
     ],

@@ -28,7 +28,7 @@ import { soakGrowth } from "./growth.ts";
 import { soakLongStream } from "./long_stream.ts";
 import { soakMoq } from "./moq.ts";
 import { soakNetworks } from "./networks.ts";
-import { openFileLimit, sleep, SoakServer } from "./processes.ts";
+import { openFileLimit, sleep, SoakServer } from "./processes/processes.ts";
 import { soakRolling } from "./rolling.ts";
 import { soakSilent } from "./silent.ts";
 import { soakSimulation } from "./simulation.ts";

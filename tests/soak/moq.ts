@@ -5,9 +5,9 @@
  *
  * @module
  */
-import { LineProcess, sleep } from "./processes.ts";
-import type { MoqSubscribersLine } from "./moq_peer.ts";
-import type { MoqRelayStatsLine } from "./moq_relay.ts";
+import { LineProcess, sleep } from "./processes/processes.ts";
+import type { MoqSubscribersLine } from "./moq/peer.ts";
+import type { MoqRelayStatsLine } from "./moq/relay.ts";
 import type { Check } from "./webtransport.ts";
 
 /** Number of subscribers over each of the two transports. */
@@ -57,11 +57,11 @@ const LONG: Times = {
 /** Soaks a relay for five minutes, or for half a minute in the short run. */
 export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   const times = isShort ? SHORT : LONG;
-  const relay = new LineProcess("./moq_relay.ts", `${times.stallTimeoutMs}`);
+  const relay = new LineProcess("./moq/relay.ts", `${times.stallTimeoutMs}`);
   const { port, hash } = JSON.parse(await relay.line());
   const target = [`${port}`, JSON.stringify(hash)];
   const peer = async (role: string, ...args: string[]) => {
-    const process = new LineProcess("./moq_peer.ts", role, ...target, ...args);
+    const process = new LineProcess("./moq/peer.ts", role, ...target, ...args);
     await process.line();
     return process;
   };

@@ -11,7 +11,7 @@ import { type Client, connect, RequestError } from "../../mod.ts";
 import { NatsServer } from "../brokers/nats_server.ts";
 import { RedisServer } from "../brokers/redis_server.ts";
 import { contract } from "./responses/contract.ts";
-import { LineProcess } from "./processes.ts";
+import { LineProcess } from "./processes/processes.ts";
 import type { Check } from "./webtransport.ts";
 
 const NODES = 3;

@@ -10,8 +10,8 @@ import { startBroker } from "./chaos/broker.ts";
 import { Fleet, type FleetNode } from "./chaos/fleet.ts";
 import { judge } from "./chaos/judge.ts";
 import type { Drained, Opened } from "./chaos/server.ts";
-import { Lateness } from "./lateness.ts";
-import { sleep } from "./processes.ts";
+import { Lateness } from "./processes/lateness.ts";
+import { sleep } from "./processes/processes.ts";
 import type { Check } from "./webtransport.ts";
 
 const NODES = 4;

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { TextLineStream } from "./lines.ts";
+import { TextLineStream } from "./processes/lines.ts";
 import { type OverflowPolicy, serve } from "../../mod.ts";
 
 /** Report of the server. */

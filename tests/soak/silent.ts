@@ -13,7 +13,7 @@
  * @module
  */
 import { type Client, connect, SessionClosedError, type TransportName } from "../../mod.ts";
-import { LineProcess, sleep } from "./processes.ts";
+import { LineProcess, sleep } from "./processes/processes.ts";
 import type { SilentClientsReport } from "./silent/clients.ts";
 import { checkMedian, soakResumableResponses } from "./silent/resumable_responses.ts";
 import type { SilentServerStats } from "./silent/server.ts";

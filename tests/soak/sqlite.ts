@@ -7,7 +7,7 @@
 import { DatabaseSync } from "node:sqlite";
 import type { LogPage } from "../../pubsub/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
-import { sleep } from "./processes.ts";
+import { sleep } from "./processes/processes.ts";
 
 const PROGRAM = new URL("../../brokers/sqlite/writer_fixture.ts", import.meta.url).href;
 const PERMISSIONS = ["-R", "-W", "--allow-sys=osUptime"];

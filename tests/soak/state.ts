@@ -19,7 +19,7 @@ import {
   WRITES,
 } from "../state_ledger.ts";
 import { DURABLE_BROKERS, type DurableBroker } from "./durable/brokers.ts";
-import { LineProcess, sleep } from "./processes.ts";
+import { LineProcess, sleep } from "./processes/processes.ts";
 import type { NodeRows } from "./state/node.ts";
 import type { Check } from "./webtransport.ts";
 

@@ -10,7 +10,7 @@ import type { ClientsState } from "./chaos/clients.ts";
 import { type BrokerServer, startBroker, TOPICS } from "./chaos/broker.ts";
 import { Fleet, type FleetNode, type Outcome } from "./chaos/fleet.ts";
 import { judge } from "./chaos/judge.ts";
-import { openFileLimit, sleep } from "./processes.ts";
+import { openFileLimit, sleep } from "./processes/processes.ts";
 import type { Check } from "./webtransport.ts";
 
 /** Number of nodes that take over. */

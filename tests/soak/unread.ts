@@ -7,8 +7,8 @@
 import { STREAM_WINDOW_BYTES, UnreadStreams } from "../../transport/quic/unread_streams.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
 import { RawPeer } from "../peers/raw_http3.ts";
-import { LineProcess, sleep } from "./processes.ts";
-import type { UnreadServerStats, UnreadWay } from "./unread_server.ts";
+import { LineProcess, sleep } from "./processes/processes.ts";
+import type { UnreadServerStats, UnreadWay } from "./unread/server.ts";
 import type { Check } from "./webtransport.ts";
 
 const CONNECTIONS = 4;
@@ -53,7 +53,7 @@ const BODY = new Uint8Array(STREAM_WINDOW_BYTES + 50_000);
 export async function soakUnread(check: Check, isShort: boolean): Promise<void> {
   const floodMs = isShort ? 6_000 : 60_000;
   for (const { way, sessions } of FLOODS) {
-    const server = new LineProcess("./unread_server.ts", way);
+    const server = new LineProcess("./unread/server.ts", way);
     const { port, hash } = JSON.parse(await server.line());
     const value = Uint8Array.from(hash as number[]);
     const before = await server.ask<UnreadServerStats>("stats");

@@ -9,8 +9,8 @@ import { directStream } from "../../transport/direct.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
 import { dialWebTransport } from "../../transport/h3/client.ts";
 import { bindUdp, bytesOf, capsuleFrame, RawPeer } from "../peers/raw_http3.ts";
-import { LineProcess, sleep } from "./processes.ts";
-import type { WebTransportStats } from "./webtransport_server.ts";
+import { LineProcess, sleep } from "./processes/processes.ts";
+import type { WebTransportStats } from "./webtransport/server.ts";
 
 /** Reports the result of a check. */
 export type Check = (what: string, isRight: boolean, detail: string) => void;
@@ -92,7 +92,7 @@ export async function soakWebTransport(check: Check, isShort: boolean): Promise<
   const rounds = isShort ? 3 : 100;
   const warmUps = isShort ? 1 : 10;
   const roundMs = isShort ? 0 : 6_000;
-  const server = new LineProcess("./webtransport_server.ts");
+  const server = new LineProcess("./webtransport/server.ts");
   const { port, hash } = JSON.parse(await server.line());
   const value = Uint8Array.from(hash as number[]);
   const target = {
@@ -220,7 +220,7 @@ async function leave(
   count: number,
   how: (process: LineProcess) => void | Promise<void>,
 ): Promise<void> {
-  const process = new LineProcess("./webtransport_client.ts", `${port}`, hash, `${count}`);
+  const process = new LineProcess("./webtransport/client.ts", `${port}`, hash, `${count}`);
   await process.line();
   await how(process);
   await process.end();

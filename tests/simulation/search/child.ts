@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { TextLineStream } from "../../soak/lines.ts";
+import { TextLineStream } from "../../soak/processes/lines.ts";
 import { textOf } from "../../../base/error_text.ts";
 import { coverageOf } from "./coverage.ts";
 import { NOTHING, type PlanRunner, REPLY, type RunReply, type RunRequest } from "./runners.ts";

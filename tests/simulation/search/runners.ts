@@ -1,6 +1,6 @@
 /** Processes that run plans, so that a crash or a hang of a run does not end the search. */
 import type { Finding, Outcome, Plan } from "../plan.ts";
-import { TextLineStream } from "../../soak/lines.ts";
+import { TextLineStream } from "../../soak/processes/lines.ts";
 
 /** Prefix of a line that contains a reply. Other lines are output of the run. */
 export const REPLY = "\u0001reply ";

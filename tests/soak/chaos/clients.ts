@@ -9,8 +9,8 @@
  * @module
  */
 import { type Client, connect } from "../../../mod.ts";
-import { Lateness } from "../lateness.ts";
-import { TextLineStream } from "../lines.ts";
+import { Lateness } from "../processes/lateness.ts";
+import { TextLineStream } from "../processes/lines.ts";
 import { TOPICS } from "./broker.ts";
 import { Recorder } from "./log.ts";
 

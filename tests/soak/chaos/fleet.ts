@@ -6,7 +6,7 @@
  */
 import { Balancer } from "../../../examples/cluster/balancer.ts";
 import { lowPort } from "../../networks/ports.ts";
-import { LineProcess, sleep } from "../processes.ts";
+import { LineProcess, sleep } from "../processes/processes.ts";
 import type { ClientsState, LastNumbers } from "./clients.ts";
 import type { BrokerServer } from "./broker.ts";
 import type { Published, Received } from "./log.ts";

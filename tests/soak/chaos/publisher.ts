@@ -8,8 +8,8 @@
  */
 import { connect } from "../../../mod.ts";
 import { Topics } from "../../../pubsub/mod.ts";
-import { TextLineStream } from "../lines.ts";
-import { sleep } from "../processes.ts";
+import { TextLineStream } from "../processes/lines.ts";
+import { sleep } from "../processes/processes.ts";
 import { brokerFor, HISTORY, PATTERN, TOPICS } from "./broker.ts";
 import { type Published, TIMES_STEP } from "./log.ts";
 

@@ -7,8 +7,8 @@
  * @module
  */
 import { type DrainReport, guest, serve } from "../../../mod.ts";
-import { Lateness } from "../lateness.ts";
-import { TextLineStream } from "../lines.ts";
+import { Lateness } from "../processes/lateness.ts";
+import { TextLineStream } from "../processes/lines.ts";
 import { brokerFor, HISTORY, PATTERN } from "./broker.ts";
 
 /** Output of `opened`. */

@@ -5,7 +5,7 @@
  * @module
  */
 import { connect, RequestError } from "../../../mod.ts";
-import { sleep } from "../processes.ts";
+import { sleep } from "../processes/processes.ts";
 
 /** Pause before a reader reconnects, in milliseconds. */
 const RETRY_MS = 50;

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { sleep } from "../processes.ts";
+import { sleep } from "../processes/processes.ts";
 
 /** Pause before a retry, in milliseconds. */
 const RETRY_MS = 50;

@@ -6,7 +6,7 @@
  */
 import { guest, serve } from "../../../mod.ts";
 import { brokerFor } from "../chaos/broker.ts";
-import { sleep } from "../processes.ts";
+import { sleep } from "../processes/processes.ts";
 import { contract } from "./contract.ts";
 
 /** Yields the numbers of a response from a start number. */

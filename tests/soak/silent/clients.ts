@@ -7,7 +7,7 @@
  * @module
  */
 import { type Client, connect, type TransportName } from "../../../mod.ts";
-import { TextLineStream } from "../lines.ts";
+import { TextLineStream } from "../processes/lines.ts";
 
 /** Report of the clients. */
 export interface SilentClientsReport {

@@ -7,7 +7,7 @@
  */
 import { serve } from "../../../mod.ts";
 import { durableBroker } from "../durable/brokers.ts";
-import { sleep } from "../processes.ts";
+import { sleep } from "../processes/processes.ts";
 
 /** An item of a response. */
 export interface NumberedItem {

@@ -7,7 +7,7 @@
 import { connect, type TransportName } from "../../../mod.ts";
 import { lowPort } from "../../networks/ports.ts";
 import { DURABLE_BROKERS } from "../durable/brokers.ts";
-import { LineProcess, sleep } from "../processes.ts";
+import { LineProcess, sleep } from "../processes/processes.ts";
 import type { Check } from "../webtransport.ts";
 import type { NumberedItem } from "./responses.ts";
 

@@ -7,7 +7,7 @@
  * @module
  */
 import { serve } from "../../../mod.ts";
-import { TextLineStream } from "../lines.ts";
+import { TextLineStream } from "../processes/lines.ts";
 
 /** Report of the server. */
 export interface SilentServerStats {

@@ -8,8 +8,8 @@
 import { BrokerError, guest, serve, type State } from "../../../mod.ts";
 import { COLLECTIONS } from "../../state_ledger.ts";
 import { durableBroker } from "../durable/brokers.ts";
-import { TextLineStream } from "../lines.ts";
-import { sleep } from "../processes.ts";
+import { TextLineStream } from "../processes/lines.ts";
+import { sleep } from "../processes/processes.ts";
 
 /** The rows of a node, by collection. */
 export type NodeRows = Readonly<Record<string, readonly (readonly [key: string, row: unknown])[]>>;

@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { Histogram } from "../../cli/load/histogram.ts";
+import { Histogram } from "../../../cli/load/histogram.ts";
 import {
   dialMoq,
   LiveBroadcast,
@@ -14,11 +14,11 @@ import {
   type MoqVersion,
   TrackMux,
   type TrackReader,
-} from "../../moq/mod.ts";
-import type { CertificateHash } from "../../transport/webtransport.ts";
-import type { Connection } from "../../transport/connection.ts";
-import { dialQuic } from "../../transport/quic/client.ts";
-import { TextLineStream } from "./lines.ts";
+} from "../../../moq/mod.ts";
+import type { CertificateHash } from "../../../transport/webtransport.ts";
+import type { Connection } from "../../../transport/connection.ts";
+import { dialQuic } from "../../../transport/quic/client.ts";
+import { TextLineStream } from "../processes/lines.ts";
 
 /** The broadcast and the track. */
 const PATH = "/live";

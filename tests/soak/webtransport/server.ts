@@ -5,12 +5,12 @@
  *
  * @module
  */
-import type { Connection } from "../../transport/connection.ts";
-import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
-import type { DirectStream } from "../../transport/connection.ts";
-import { directStream } from "../../transport/direct.ts";
-import { listenWebTransport } from "../../transport/h3/server.ts";
-import { TextLineStream } from "./lines.ts";
+import type { Connection } from "../../../transport/connection.ts";
+import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";
+import type { DirectStream } from "../../../transport/connection.ts";
+import { directStream } from "../../../transport/direct.ts";
+import { listenWebTransport } from "../../../transport/h3/server.ts";
+import { TextLineStream } from "../processes/lines.ts";
 
 /** Report of the server. */
 export interface WebTransportStats {

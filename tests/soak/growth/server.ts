@@ -5,9 +5,9 @@
  *
  * @module
  */
-import { usageOf } from "../../bench/processes.ts";
-import { testServer } from "../../testing/mod.ts";
-import { sleep } from "./processes.ts";
+import { usageOf } from "../../../bench/processes.ts";
+import { testServer } from "../../../testing/mod.ts";
+import { sleep } from "../processes/processes.ts";
 
 /** Results of the steps. */
 export interface Growth {

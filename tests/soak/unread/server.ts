@@ -5,11 +5,11 @@
  *
  * @module
  */
-import type { ManagerStats } from "../../manager/mod.ts";
-import { serve, type ServeOptions } from "../../server.ts";
-import type { Session } from "../../session/session.ts";
-import { TextLineStream } from "./lines.ts";
-import { UnreadStreams } from "../../transport/quic/unread_streams.ts";
+import type { ManagerStats } from "../../../manager/mod.ts";
+import { serve, type ServeOptions } from "../../../server.ts";
+import type { Session } from "../../../session/session.ts";
+import { TextLineStream } from "../processes/lines.ts";
+import { UnreadStreams } from "../../../transport/quic/unread_streams.ts";
 
 /** Report of the server. */
 export interface UnreadServerStats {

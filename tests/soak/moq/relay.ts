@@ -4,8 +4,8 @@
  *
  * @module
  */
-import { listenMoq, MoqRelay } from "../../moq/mod.ts";
-import { TextLineStream } from "./lines.ts";
+import { listenMoq, MoqRelay } from "../../../moq/mod.ts";
+import { TextLineStream } from "../processes/lines.ts";
 
 /** Report of the relay. */
 export interface MoqRelayStatsLine {

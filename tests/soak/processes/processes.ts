@@ -3,9 +3,9 @@
  *
  * @module
  */
-import type { OverflowPolicy } from "../../mod.ts";
+import type { OverflowPolicy } from "../../../mod.ts";
 import { TextLineStream } from "./lines.ts";
-import type { ServerStats } from "./server.ts";
+import type { ServerStats } from "../server.ts";
 
 /** A server in a separate process. */
 export class SoakServer implements AsyncDisposable {
@@ -31,7 +31,7 @@ export class SoakServer implements AsyncDisposable {
     policy: OverflowPolicy = "close",
     heartbeatMs = 25_000,
   ): Promise<SoakServer> {
-    const file = new URL("./server.ts", import.meta.url).href;
+    const file = new URL("../server.ts", import.meta.url).href;
     const process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--no-lock", "--v8-flags=--expose-gc", file, policy, String(heartbeatMs)],
       stdin: "piped",

@@ -4,8 +4,8 @@
  *
  * @module
  */
-import { directStream } from "../../transport/direct.ts";
-import { dialWebTransport } from "../../transport/h3/client.ts";
+import { directStream } from "../../../transport/direct.ts";
+import { dialWebTransport } from "../../../transport/h3/client.ts";
 
 const [port, hash, count] = Deno.args;
 const value = Uint8Array.from(JSON.parse(hash!) as number[]);
