@@ -16,8 +16,8 @@ import {
   timersEnd,
   waitsEnd,
 } from "./examined.ts";
-import { noSilentGap } from "./gaps.ts";
-import { interruptionsTold } from "./interruptions.ts";
+import { noSilentGap } from "./delivery/gaps.ts";
+import { interruptionsTold } from "./delivery/interruptions.ts";
 import { emptyFigures, nothingLeaks } from "./leaks.ts";
 import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
 import {
@@ -27,10 +27,10 @@ import {
   requestsOnce,
   sentIsHandled,
   toAllOfTheUser,
-} from "./messages.ts";
-import { epochsStay, onceInOrder, onePosition, producerOrder } from "./order.ts";
+} from "./delivery/messages.ts";
+import { epochsStay, onceInOrder, onePosition, producerOrder } from "./delivery/order.ts";
 import { joinsAndLeaves, presenceConverges, presenceHasData } from "./presence.ts";
-import { acknowledgedArrives, trueReasons } from "./recovery.ts";
+import { acknowledgedArrives, trueReasons } from "./delivery/recovery.ts";
 import {
   calmSessionsStay,
   endsAgree,

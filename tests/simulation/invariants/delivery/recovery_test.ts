@@ -1,6 +1,6 @@
-import type { Facts } from "../facts.ts";
+import type { Facts } from "../../facts.ts";
 import { acknowledgedArrives, trueReasons } from "./recovery.ts";
-import { Story } from "./story.ts";
+import { Story } from "../story.ts";
 
 const lost = (reason: NonNullable<Facts["recovery"]["reason"]>) => ({ recovered: false, reason });
 

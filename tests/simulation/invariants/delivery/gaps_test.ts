@@ -1,5 +1,5 @@
 import { noSilentGap } from "./gaps.ts";
-import { Story } from "./story.ts";
+import { Story } from "../story.ts";
 
 const told = (offset: number, recovered = true, epoch = "e") => ({
   recovered,

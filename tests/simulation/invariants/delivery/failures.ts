@@ -1,5 +1,5 @@
 /** Failures of nodes and of the broker, after which some guarantees are weaker. */
-import type { Fact } from "../facts.ts";
+import type { Fact } from "../../facts.ts";
 
 /**
  * Maximum time after a broker failure until a ping or a failing command shows a node that its

@@ -1,6 +1,6 @@
 /** Interruptions: subscribers to topics without a history are notified of a broker outage. */
-import type { Invariant } from "../facts.ts";
-import { seconds } from "./texts.ts";
+import type { Invariant } from "../../facts.ts";
+import { seconds } from "../texts.ts";
 
 /** A subscription to a topic without a history. */
 interface Listening {

@@ -2,10 +2,10 @@
  * Messages from clients to nodes are handled at least once and in order, and each request receives
  * its own reply.
  */
-import type { Fact, Invariant } from "../facts.ts";
+import type { Fact, Invariant } from "../../facts.ts";
 import { Failures } from "./failures.ts";
 import { Spread } from "./spread.ts";
-import { list } from "./texts.ts";
+import { list } from "../texts.ts";
 
 /** A message that a client sent. */
 interface Sent {

@@ -1,5 +1,5 @@
 import { epochsStay, onceInOrder, onePosition, producerOrder } from "./order.ts";
-import { Story } from "./story.ts";
+import { Story } from "../story.ts";
 
 const anew = (reason: "new-epoch" | "too-old", epoch = "f", offset = 0) => ({
   recovered: false,

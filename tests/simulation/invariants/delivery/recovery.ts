@@ -1,8 +1,8 @@
 /** Recoveries: the reported reasons are true, and everything that was acknowledged arrives. */
-import type { HistoryPosition } from "../../../session/wire/recovery.ts";
-import type { Invariant, LiveClient } from "../facts.ts";
+import type { HistoryPosition } from "../../../../session/wire/recovery.ts";
+import type { Invariant, LiveClient } from "../../facts.ts";
 import { Elections, Failures } from "./failures.ts";
-import { list, seconds } from "./texts.ts";
+import { list, seconds } from "../texts.ts";
 
 /** Number of publications that may be in flight while the library decides. */
 const UNDER_WAY = 5;

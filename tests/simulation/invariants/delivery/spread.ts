@@ -1,5 +1,5 @@
 /** Clients with sessions on several nodes. */
-import type { Fact } from "../facts.ts";
+import type { Fact } from "../../facts.ts";
 
 /**
  * Machines whose client has sessions on several nodes, for example while it moves behind a load

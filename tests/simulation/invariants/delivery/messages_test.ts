@@ -6,7 +6,7 @@ import {
   sentIsHandled,
   toAllOfTheUser,
 } from "./messages.ts";
-import { Story } from "./story.ts";
+import { Story } from "../story.ts";
 
 /** Client `c` sends messages with at-least-once delivery. */
 function sends(story: Story, ...ids: string[]): Story {

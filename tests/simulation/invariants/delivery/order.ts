@@ -1,11 +1,11 @@
 /**
  * Order and number of publications: each publication arrives once, in order, and at one position.
  */
-import type { Fact, Invariant } from "../facts.ts";
-import type { HistoryPosition } from "../../../session/wire/recovery.ts";
+import type { Fact, Invariant } from "../../facts.ts";
+import type { HistoryPosition } from "../../../../session/wire/recovery.ts";
 import { Failures } from "./failures.ts";
 import { Spread } from "./spread.ts";
-import { place, seconds } from "./texts.ts";
+import { place, seconds } from "../texts.ts";
 
 /** Maximum time for which the notice of a new epoch may be in flight, in milliseconds. */
 const UNDER_WAY_MS = 10_000;

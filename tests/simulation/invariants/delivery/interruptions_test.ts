@@ -1,5 +1,5 @@
 import { interruptionsTold } from "./interruptions.ts";
-import { Story } from "./story.ts";
+import { Story } from "../story.ts";
 
 const lost = (reason: "interrupted" | "no-history") => ({ recovered: false, reason });
 

@@ -1,6 +1,6 @@
 /** Gaps: a subscriber to a topic with a history misses nothing silently. */
-import type { Cluster, Invariant } from "../facts.ts";
-import { place } from "./texts.ts";
+import type { Cluster, Invariant } from "../../facts.ts";
+import { place } from "../texts.ts";
 
 /**
  * Size of a history that is large enough for all publications that arrive while a node reads a new
