@@ -11,7 +11,7 @@
  *
  * @module
  */
-import { openMirror } from "./_mirror.ts";
+import { openMirror } from "./mirror/mirror.ts";
 
 /** Timeout for the registry's response, in milliseconds. */
 const PROBE_TIMEOUT_MS = 5_000;

@@ -1,7 +1,7 @@
 import { assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { withoutLock } from "./launch.ts";
-import { mirrorHandler } from "./_mirror.ts";
+import { mirrorHandler } from "./mirror/mirror.ts";
 
 const LAUNCH = fileURLToPath(new URL("launch.ts", import.meta.url));
 

@@ -9,7 +9,7 @@
  * @module
  */
 import { filesIn } from "./arrows.ts";
-import { examplesOf } from "./examples.ts";
+import { examplesOf } from "./run_tests/examples.ts";
 import { codeOf } from "./_source.ts";
 
 /** The calls to which each reference page of options belongs. */

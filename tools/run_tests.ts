@@ -5,13 +5,13 @@
  * deno run -A tools/run_tests.ts --deadline=60 --doc --parallel session/
  * ```
  *
- * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/examples.ts`),
+ * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/run_tests/examples.ts`),
  * and `--together=12` runs twelve files of the given folders per isolate. `--verbose` also shows the
  * tests that pass. All other arguments are passed to `deno test`; write options with a value with
  * `=`, except `--filter`.
  *
  * - **Deadlines:** a test or documentation example that is still running at the deadline fails, and
- *   the report names it (`tools/deadline.ts`). A test that never yields blocks all timers; a few
+ *   the report names it (`tools/run_tests/deadline.ts`). A test that never yields blocks all timers; a few
  *   seconds after its deadline, the runner ends the whole run and names the test.
  * - **Parallel:** with `--parallel`, three files per core run at a time, because tests spend more
  *   time waiting for the network than computing. `DENO_JOBS` sets another number of parallel files.
@@ -27,8 +27,8 @@
 import { basename } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { filesIn } from "./arrows.ts";
-import { type Example, examplesOf, writeExamples } from "./examples.ts";
-import { TestOutput, type TestOutputOptions } from "./test_output.ts";
+import { type Example, examplesOf, writeExamples } from "./run_tests/examples.ts";
+import { TestOutput, type TestOutputOptions } from "./run_tests/output.ts";
 
 /** Default deadline of a test, in seconds. */
 const DEADLINE_S = 60;
@@ -305,7 +305,7 @@ async function grouped(
     ...alone.map((href) => [href]),
     ...Array.from({ length: count }, (_, i) => others.filter((_, at) => at % count === i)),
   ];
-  const deadline = JSON.stringify(new URL("deadline.ts", import.meta.url).href);
+  const deadline = JSON.stringify(new URL("run_tests/deadline.ts", import.meta.url).href);
   const target = pathToFileURL(`${folder}/together/`);
   await Deno.mkdir(target);
   const modules = groups.map(async (group, i) => {
@@ -345,7 +345,7 @@ async function run(args: readonly string[], { modules, deadlineS, folder, isVerb
     args: [
       "test",
       "-A",
-      `--preload=${fileURLToPath(new URL("deadline.ts", import.meta.url))}`,
+      `--preload=${fileURLToPath(new URL("run_tests/deadline.ts", import.meta.url))}`,
       ...args,
     ],
     env: {

@@ -3,7 +3,7 @@ import { delay } from "@std/async/delay";
 import { FakeTime } from "@std/testing/time";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { withDeadline, withDeadlineIn } from "./deadline.ts";
+import { withDeadline, withDeadlineIn } from "./run_tests/deadline.ts";
 import { Journal, runTests } from "./run_tests.ts";
 
 const RUN_TESTS = fileURLToPath(new URL("run_tests.ts", import.meta.url));

@@ -20,7 +20,7 @@
  *
  * @module
  */
-import { VERSION as MIRROR_VERSION } from "./_packages.ts";
+import { VERSION as MIRROR_VERSION } from "./mirror/packages.ts";
 import { PINS } from "./pins.ts";
 
 /** Part of this repository's manifest. */

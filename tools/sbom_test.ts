@@ -1,6 +1,6 @@
 import { assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { bomOf, type Manifest, type ModuleGraph, type PackageFacts, tableOf } from "./sbom.ts";
-import { VERSION as MIRROR_VERSION } from "./_packages.ts";
+import { VERSION as MIRROR_VERSION } from "./mirror/packages.ts";
 
 const MANIFEST: Manifest = {
   name: "@skein/skein",

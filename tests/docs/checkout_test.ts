@@ -1,6 +1,6 @@
 /** Compares the mirror's list of files with the real list; `deno publish` takes seconds. */
 import { assert, assertEquals } from "@std/assert";
-import { readCheckout } from "../../tools/_checkout.ts";
+import { readCheckout } from "../../tools/mirror/checkout.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 const text = (content: Uint8Array) => new TextDecoder().decode(content);

@@ -8,7 +8,7 @@ import { assert, assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
-import { openMirror } from "../../tools/_mirror.ts";
+import { openMirror } from "../../tools/mirror/mirror.ts";
 import { lowPort } from "../networks/ports.ts";
 import { blocksOf } from "./blocks.ts";
 import { checkers } from "./checkers.ts";

@@ -7,7 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { filesOf, TEMPLATES } from "../../cli/templates/templates.ts";
 import config from "../../deno.json" with { type: "json" };
 import { type Client, connect } from "../../mod.ts";
-import { openMirror } from "../../tools/_mirror.ts";
+import { openMirror } from "../../tools/mirror/mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
 import { lowPort } from "../networks/ports.ts";
 import { soon } from "../waiting.ts";

@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { dial, SessionClosedError } from "../../mod.ts";
 import { TEMPLATES } from "../../cli/templates/templates.ts";
-import { openMirror } from "../../tools/_mirror.ts";
+import { openMirror } from "../../tools/mirror/mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
 import { BROWSERS, findBrowser, launchBrowser, newPage, type Page } from "../browser/browsers.ts";
 import { lowPort } from "../networks/ports.ts";

@@ -4,7 +4,7 @@
  * A walk runs the blocks that {@linkcode blocksOf} lists. The reader's machine is a temporary folder
  * with these substitutions:
  *
- * - **Packages:** `jsr:@skein/skein` is this checkout, served by `tools/_mirror.ts`, and
+ * - **Packages:** `jsr:@skein/skein` is this checkout, served by `tools/mirror/mirror.ts`, and
  *   `@skein/client` on npm is built from this checkout and served by `tools/npm/registry.ts`.
  * - **Ports:** numbers from 8000 to 8099 in a block, and numbers in the option `ports`, are
  *   replaced with free ports, which are the same for all pages of a walk.
@@ -14,7 +14,7 @@
  *
  * @module
  */
-import { openMirror } from "../../tools/_mirror.ts";
+import { openMirror } from "../../tools/mirror/mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
 import { lowPort } from "../networks/ports.ts";
 import { type Block, blocksOf, missingLine } from "./blocks.ts";

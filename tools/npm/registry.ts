@@ -6,7 +6,7 @@
  */
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
-import { listenNear } from "../_mirror.ts";
+import { listenNear } from "../mirror/mirror.ts";
 
 /** Scope of the served package. */
 const SCOPE = "@skein";

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { OPENED, openMirror } from "../_mirror.ts";
+import { OPENED, openMirror } from "../mirror/mirror.ts";
 import { openRegistry } from "../npm/registry.ts";
 import { readPages } from "../pages.ts";
 import { OUT, type Packages } from "./build.ts";

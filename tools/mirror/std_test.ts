@@ -8,8 +8,8 @@ import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } f
 import { AssertionError } from "@std/assert";
 import * as stdMock from "@std/testing/mock";
 import * as stdTime from "@std/testing/time";
-import * as ourMock from "./std/testing/mock.ts";
-import * as ourTime from "./std/testing/time.ts";
+import * as ourMock from "../std/testing/mock.ts";
+import * as ourTime from "../std/testing/time.ts";
 
 const times = { "stand-in": ourTime, "@std/testing": stdTime as unknown as typeof ourTime };
 const mocks = { "stand-in": ourMock, "@std/testing": stdMock as unknown as typeof ourMock };

@@ -1,9 +1,9 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { readCheckout } from "./_checkout.ts";
-import { mirrorHandler } from "./_mirror.ts";
-import { importsOf } from "./_source.ts";
+import { readCheckout } from "./checkout.ts";
+import { mirrorHandler } from "./mirror.ts";
+import { importsOf } from "../_source.ts";
 
-const ROOT = new URL("../", import.meta.url);
+const ROOT = new URL("../../", import.meta.url);
 const text = (content: Uint8Array | undefined) => new TextDecoder().decode(content);
 
 Deno.test("readCheckout() leaves no bare import, and changes no other text", async () => {

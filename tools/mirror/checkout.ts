@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { type Package, readTree } from "./_packages.ts";
-import { importsOf } from "./_source.ts";
+import { type Package, readTree } from "./packages.ts";
+import { importsOf } from "../_source.ts";
 
 /** A package with the name and version from its `deno.json`. */
 export interface CheckoutPackage extends Package {

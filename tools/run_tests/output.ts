@@ -7,7 +7,7 @@ const PROGRESS = /\.\.\. ok \([\dµa-z]+\)$|^running \d+ tests? from /;
 const PRINTED = /^------- (?:post-test )?output -------$/;
 const PRINTED_END = /----- (?:post-test )?output end -----$/;
 
-/** The place of a test that a helper registers, as `tools/deadline.ts` writes it. */
+/** The place of a test that a helper registers, as `tools/run_tests/deadline.ts` writes it. */
 const CALLED = /(?<= => \S+)\?(?=:\d+:\d+)/;
 
 /** The colors of a terminal. */

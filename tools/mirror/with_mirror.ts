@@ -3,9 +3,9 @@
  * checkout.
  *
  * ```sh
- * deno run -A tools/with_mirror.ts sh           # a shell
- * deno run -A tools/with_mirror.ts deno run -A jsr:@skein/skein/cli --help
- * deno run -A tools/with_mirror.ts npm install @skein/client
+ * deno run -A tools/mirror/with_mirror.ts sh           # a shell
+ * deno run -A tools/mirror/with_mirror.ts deno run -A jsr:@skein/skein/cli --help
+ * deno run -A tools/mirror/with_mirror.ts npm install @skein/client
  * ```
  *
  * The command runs in the current folder. Instead of the JSR registry, a mirror on the loopback
@@ -15,9 +15,9 @@
  *
  * @module
  */
-import { openMirror } from "./_mirror.ts";
-import { runCommand } from "./launch.ts";
-import { openRegistry } from "./npm/registry.ts";
+import { openMirror } from "./mirror.ts";
+import { runCommand } from "../launch.ts";
+import { openRegistry } from "../npm/registry.ts";
 
 /**
  * Runs a command with the mirror and the npm registry.
@@ -28,10 +28,10 @@ import { openRegistry } from "./npm/registry.ts";
 export async function withMirror(command: readonly string[]): Promise<number> {
   const [program, ...args] = command;
   if (program === undefined) {
-    console.error("Usage: deno run -A tools/with_mirror.ts COMMAND [ARGUMENT...]");
+    console.error("Usage: deno run -A tools/mirror/with_mirror.ts COMMAND [ARGUMENT...]");
     return 2;
   }
-  const checkout = new URL("../", import.meta.url);
+  const checkout = new URL("../../", import.meta.url);
   await using mirror = await openMirror({ checkout });
   await using registry = await openRegistry({ checkout });
   return await runCommand(program, args, { JSR_URL: mirror.url, ...registry.env });

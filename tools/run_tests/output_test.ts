@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { TestOutput, type TestOutputOptions } from "./test_output.ts";
+import { TestOutput, type TestOutputOptions } from "./output.ts";
 
 const OUTPUT = `\
 running 2 tests from ./base/wait_test.ts

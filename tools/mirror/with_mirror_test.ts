@@ -14,7 +14,9 @@ async function run(...args: string[]) {
 }
 
 Deno.test("withMirror() gives a command the package of this checkout, and returns the exit code", async () => {
-  const { version } = JSON.parse(await Deno.readTextFile(new URL("../deno.json", import.meta.url)));
+  const { version } = JSON.parse(
+    await Deno.readTextFile(new URL("../../deno.json", import.meta.url)),
+  );
   const script = `
     const meta = await fetch(Deno.env.get("JSR_URL") + "@skein/skein/meta.json");
     console.log((await meta.json()).latest);

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type CheckoutPackage, readCheckout } from "./_checkout.ts";
+import { type CheckoutPackage, readCheckout } from "./checkout.ts";
 import {
   buildPackage,
   checksum,
@@ -13,7 +13,7 @@ import {
   packageNames,
   readTree,
   VERSION,
-} from "./_packages.ts";
+} from "./packages.ts";
 
 /** Base of the ports, below those that systems assign automatically. */
 const PORTS = { from: 20_000, count: 12_000 };
@@ -57,7 +57,7 @@ export interface MirrorOptions {
  * @returns The running mirror.
  */
 export async function openMirror(options: MirrorOptions = {}): Promise<Mirror> {
-  const { types: folder = new URL("std", import.meta.url), scripts = npmFolder } = options;
+  const { types: folder = new URL("../std", import.meta.url), scripts = npmFolder } = options;
   const types = readTree(folder);
   const own = options.checkout && readCheckout(options.checkout);
   const handler = mirrorHandler(types, async () => readTree(await scripts()), own);
@@ -144,7 +144,7 @@ function identityOf(
   folder: URL,
   served: readonly ReadonlyMap<string, Uint8Array>[],
 ): string {
-  const own = ["_mirror.ts", "_packages.ts"].map((name) =>
+  const own = ["mirror.ts", "packages.ts"].map((name) =>
     Deno.readTextFileSync(new URL(name, import.meta.url))
   );
   const parts = [folder.href, NPM_PACKAGE, VERSION, ...own];

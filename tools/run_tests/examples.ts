@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { commentTextOf, importsOf, lineAt } from "./_source.ts";
+import { commentTextOf, importsOf, lineAt } from "../_source.ts";
 
 /** Number of examples per test module. */
 const EXAMPLES_A_MODULE = 24;

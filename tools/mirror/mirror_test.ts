@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
-import { listenNear, mirrorHandler, openMirror } from "./_mirror.ts";
-import { buildPackage, checksum, packageNames, VERSION } from "./_packages.ts";
+import { listenNear, mirrorHandler, openMirror } from "./mirror.ts";
+import { buildPackage, checksum, packageNames, VERSION } from "./packages.ts";
 
 const tree = (files: Record<string, string>) =>
   new Map(Object.entries(files).map(([path, text]) => [path, new TextEncoder().encode(text)]));
