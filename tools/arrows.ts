@@ -9,7 +9,7 @@
  * them.
  *
  * The arrows apply to every import, including `import()` and types, and imports must not form a
- * cycle.
+ * cycle. No file imports a test, and a folder has at most 20 source files.
  *
  * @module
  */
@@ -31,6 +31,8 @@ export interface Repository {
   readonly files: ReadonlyMap<string, string>;
   /** The name of the package. */
   readonly name: string;
+  /** Folders that may have more source files than others. */
+  readonly largeFolders?: ReadonlySet<string>;
   /** Maps subpaths to files, as in `deno.json`. */
   readonly exports: Readonly<Record<string, string>>;
 }
@@ -83,6 +85,14 @@ const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:bench|fixture|model|tes
 const FOLDERS =
   /^(base|transport|session|client|pubsub|brokers|moq|manager|server|otel|testing|cli)\//;
 
+/** Most source files in a folder, tests not counted: what a reader takes in at a glance. */
+const MAX_FILES = 20;
+
+/** Folders with more source files than others may have. The list may only shrink. */
+const LARGE_FOLDERS: ReadonlySet<string> = new Set(["base", "server", "server/durable", "session"]);
+
+const TEST = /(?:^|[/_])test\.tsx?$/;
+
 /** An import of a file of the repository. */
 export interface Edge {
   /** The file that imports. */
@@ -115,6 +125,11 @@ export function checkArrows(repository: Repository): Violation[] {
     if (/^tests\/[^/]+_test\.ts$/.test(path)) {
       violations.push(...checkTest(entries, path, local));
     }
+    for (const { to, line } of local) {
+      if (!TEST.test(to) || !files.has(to)) continue;
+      const message = `${to} is a test: what tests share is in a file without "_test" in its name`;
+      violations.push({ path, line, message });
+    }
     if (!isLibrary(path)) continue;
     violations.push(...local.flatMap(checkEdge), ...checkExports(path, source));
     for (const { specifier, line } of imports.get(path) ?? []) {
@@ -126,7 +141,11 @@ export function checkArrows(repository: Repository): Violation[] {
       if (message !== undefined) violations.push({ path, line, message });
     }
   }
-  violations.push(...checkClient(files, imports, edges), ...findCycles(edges));
+  violations.push(
+    ...checkClient(files, imports, edges),
+    ...findCycles(edges),
+    ...checkFolders(repository),
+  );
   return violations.sort((a, b) => a.path < b.path ? -1 : a.path > b.path ? 1 : a.line - b.line);
 }
 
@@ -302,6 +321,28 @@ function checkClient(
   return violations;
 }
 
+/** Reports folders with too many files, and folders that have left the list of large ones. */
+function checkFolders({ files, largeFolders = new Set() }: Repository): Violation[] {
+  const counts = new Map<string, number>();
+  for (const path of files.keys()) {
+    const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
+    if (!TEST.test(path)) counts.set(folder, (counts.get(folder) ?? 0) + 1);
+  }
+  return [...counts].flatMap(([path, count]) => {
+    const isLarge = largeFolders.has(path);
+    if (count > MAX_FILES && !isLarge) {
+      return [{
+        path,
+        line: 1,
+        message: `a folder has at most ${MAX_FILES} source files, received ${count}`,
+      }];
+    }
+    if (count > MAX_FILES || !isLarge) return [];
+    const message = `has ${count} source files: take it off the list of tools/arrows.ts`;
+    return [{ path, line: 1, message }];
+  });
+}
+
 /** Reports each cycle once, at the import that closes it. */
 function findCycles(edges: ReadonlyMap<string, readonly Edge[]>): Violation[] {
   const violations: Violation[] = [];
@@ -357,7 +398,12 @@ export async function readRepository(root: URL): Promise<Repository> {
     files.set(path, await Deno.readTextFile(new URL(path, root)));
   }
   const { name, exports } = JSON.parse(await Deno.readTextFile(new URL("deno.json", root)));
-  return { files: new Map([...files].sort(([a], [b]) => a < b ? -1 : 1)), name, exports };
+  return {
+    files: new Map([...files].sort(([a], [b]) => a < b ? -1 : 1)),
+    name,
+    largeFolders: LARGE_FOLDERS,
+    exports,
+  };
 }
 
 if (import.meta.main) {

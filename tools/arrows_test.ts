@@ -8,6 +8,7 @@ function check(files: Record<string, string>): string[] {
   return checkArrows({
     files: new Map(Object.entries(files)),
     name: "@skein/skein",
+    largeFolders: new Set(["server/durable"]),
     exports: EXPORTS,
   }).map(({ path, line, message }) => `${path}:${line} ${message}`);
 }
@@ -62,11 +63,33 @@ Deno.test("checkArrows() accepts a repository that follows every rule", () => {
   assertEquals(found, []);
 });
 
+/** A folder with a number of empty source files, and tests. */
+const folder = (name: string, count: number) =>
+  Object.fromEntries(
+    Array.from({ length: count }, (_, i) => [[`${name}/${i}.ts`, ""], [`${name}/${i}_test.ts`, ""]])
+      .flat(),
+  );
+
 const breaches: [what: string, files: Record<string, string>, found: string[]][] = [
   [
     "errors.ts that imports",
     { "errors.ts": importing("npm:zod") },
     ['errors.ts:1 errors.ts imports nothing, received "npm:zod"'],
+  ],
+  [
+    "a test that is imported",
+    { "tests/a.ts": importing("./b_test.ts"), "tests/b_test.ts": "" },
+    ['tests/a.ts:1 tests/b_test.ts is a test: what tests share is in a file without "_test" in its name'],
+  ],
+  [
+    "a folder with too many files, tests not counted",
+    { ...folder("tests/soak", 20), ...folder("tools/site", 21) },
+    ["tools/site:1 a folder has at most 20 source files, received 21"],
+  ],
+  [
+    "a large folder that has become small",
+    folder("server/durable", 20),
+    ["server/durable:1 has 20 source files: take it off the list of tools/arrows.ts"],
   ],
   [
     "an import against the arrows",
