@@ -9,7 +9,7 @@ import { Attempts } from "../base/attempts.ts";
 import { Outbox } from "./outbox/outbox.ts";
 import { OutboxPublications } from "./outbox/publications.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { Life } from "./page_life.ts";
+import type { PageWatch } from "./page_watch.ts";
 import type {
   ClientOptions,
   ClientPublishOptions,
@@ -152,12 +152,12 @@ export class Client<C extends Contract = Contract>
   readonly #subscriptions: ClientSubscriptions<Contract>;
   readonly #presence: ClientPresence;
   readonly #rooms = new WatchedRooms((room) => {
-    if (this.status.isEnded) throw this.#ended("watch members");
+    if (this.status.isEnded) throw this.#closedError("watch members");
     return this.#subscriptions.join(room);
   });
   /** The sessions for the loop over the client; set by the first loop. */
   #unread: UnreadSessions | undefined;
-  #isRead = false;
+  #isIterated = false;
   readonly #connectTimeoutMs: number;
   readonly #onAbort = () => void this.close();
   /** Callbacks for events on a connection after the dial. */
@@ -177,19 +177,19 @@ export class Client<C extends Contract = Contract>
     },
   };
   #session: Session | undefined;
-  #over = Promise.withResolvers<CloseInfo>();
+  #sessionClosed = Promise.withResolvers<CloseInfo>();
   #moves: Moves<Contract> | undefined;
   /** The previous session, if its server fell silent and no page or network event explains that. */
   #silent: SilentTransport | undefined;
-  #life: Life | undefined;
+  #pageWatch: PageWatch | undefined;
   #liveness: Liveness | undefined;
-  #part: Awaited<ReturnType<ClientPlatform["recovery"]>> | undefined;
+  #recovery: Awaited<ReturnType<ClientPlatform["recovery"]>> | undefined;
   /** The number of loops that wait for an item of a resumable response. */
   #awaitedItems = 0;
   /** Removes the callback that was passed to the option `life`. */
-  readonly #leaveLife: (() => void) | undefined;
+  readonly #unfollowLife: (() => void) | undefined;
   /** The URL of the last attempt, without secrets. */
-  #place = "";
+  #attemptUrl = "";
   readonly #guest: Guest;
   #retryAt = 0;
   /** The number of consecutive attempts that the server rejected with 4401. */
@@ -239,7 +239,7 @@ export class Client<C extends Contract = Contract>
       isFinal: (result) => result instanceof Session || result.by !== "network",
       discard: (late) => late instanceof Session && late[internals].abort(CloseCode.normal, ""),
       // From now on, the client notices when its page wakes up.
-      onHang: () => void this.#lookAfter(),
+      onHang: () => void this.#watch(),
       onBeside: () => this.#abortCalls(),
     });
     this.#outbox = new Outbox(
@@ -250,10 +250,12 @@ export class Client<C extends Contract = Contract>
     this.#publications = new OutboxPublications(
       this.#outbox,
       this.#stop.signal,
-      (topic) => this.#subscriptions.isUnasked(topic),
+      (topic) => this.#subscriptions.isWaiting(topic),
     );
-    this.#subscriptions.onAsked = () => this.#outbox.notify();
-    this.#leaveLife = options.life?.subscribe(() => this.#life ? this.#life.wake() : this.wake());
+    this.#subscriptions.onRequested = () => this.#outbox.notify();
+    this.#unfollowLife = options.life?.subscribe(() =>
+      this.#pageWatch ? this.#pageWatch.wake() : this.wake()
+    );
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (options.signal?.aborted) this.#stop.abort();
     this.closed = this.#run();
@@ -302,9 +304,9 @@ export class Client<C extends Contract = Contract>
    */
   send<T extends ContractTopic<C, "client">>(topic: T, data?: ContractData<C, "client", T>): void {
     const session = this.#session;
-    const { first, isKept } = this.#outbox;
+    const { first, awaitsAcks } = this.#outbox;
     // To keep the order, send earlier messages in the outbox first.
-    if (session?.isReady && !first && !isKept) return session.send(topic, data);
+    if (session?.isReady && !first && !awaitsAcks) return session.send(topic, data);
     this.#outbox.add(this.#encode("send", topic, data));
   }
 
@@ -415,7 +417,7 @@ export class Client<C extends Contract = Contract>
   ): StreamingResponse<ContractItem<C, T>> {
     this.#check("request stream", options);
     const isKept = this.#settings.router?.match(topic)?.resume;
-    if (isKept || options.id) return this.#storeResponse({ ...options, topic, data });
+    if (isKept || options.id) return this.#streamResumable({ ...options, topic, data });
     const open = async () => {
       const { signal, itemTimeoutMs: timeoutMs = this.#settings.requestTimeoutMs } = options;
       const session = this.#session?.isReady
@@ -446,7 +448,7 @@ export class Client<C extends Contract = Contract>
       throw new TypeError("Cannot subscribe: loop by `for await`, received a callback");
     }
     this.#check("subscribe", options);
-    if (this.status.isEnded) throw this.#ended("subscribe");
+    if (this.status.isEnded) throw this.#closedError("subscribe");
     return this.#subscriptions.add(topic, options) as Subscription<C, T>;
   }
 
@@ -803,23 +805,23 @@ export class Client<C extends Contract = Contract>
    * `endOnRejection`; `info` contains the code and the reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
-    checkLoop("client", this.#isRead, this.#settings.handlers.onMessage !== undefined);
-    this.#isRead = true;
+    checkLoop("client", this.#isIterated, this.#settings.handlers.onMessage !== undefined);
+    this.#isIterated = true;
     try {
       const unread = this.#unread ??= await this.#openUnread();
       const messages: AsyncIterable<unknown> = unread.read(this.status, this.#session);
       yield* messages as AsyncIterable<MessageOf<C, "client">>;
-      if (this.#hasFailed) throw this.#ended("receive");
+      if (this.#hasFailed) throw this.#closedError("receive");
     } finally {
-      this.#isRead = false;
+      this.#isIterated = false;
     }
   }
 
   async #openUnread(): Promise<UnreadSessions> {
-    const met = new Set<Session>();
-    const unobserve = this.status.observe(() => void (this.#session && met.add(this.#session)));
+    const opened = new Set<Session>();
+    const unobserve = this.status.observe(() => void (this.#session && opened.add(this.#session)));
     const { UnreadSessions } = await this.#platform.recovery().finally(unobserve);
-    return new UnreadSessions(met);
+    return new UnreadSessions(opened);
   }
 
   async #loadMoves(): Promise<Moves<Contract>> {
@@ -829,12 +831,12 @@ export class Client<C extends Contract = Contract>
       subscriptions: this.#subscriptions,
       signal: this.#stop.signal,
       open: (change, signal) => this.#open(change, signal),
-      take: (session, move) => this.#take(session, move),
+      adopt: (session, move) => this.#adopt(session, move),
     });
   }
 
   #encode(verb: "send" | "publish", topic: string, data: unknown): EncodedMessage {
-    if (this.status.isEnded) throw this.#ended(verb);
+    if (this.status.isEnded) throw this.#closedError(verb);
     const core = this.#session?.isReady ? this.#session[internals] : undefined;
     core?.sending.checkData(verb, data);
     const maxBytes = core?.sending.maxSendBytes ?? this.#settings.maxMessageBytes;
@@ -849,17 +851,18 @@ export class Client<C extends Contract = Contract>
     try {
       if (connectAfter) await within(this.#runtime, connectAfter, { signal }).catch(() => {});
       while (true) {
-        const { info, wasReady } = await this.#live();
+        const { info, wasReady } = await this.#runSession();
         const verdict = this.#judge(info, wasReady);
         // The loop over the client throws if it was too slow itself.
-        const isFull = info.code === CloseCode.queueFull && !(this.#isRead && info.by === "local");
+        const isFull = info.code === CloseCode.queueFull &&
+          !(this.#isIterated && info.by === "local");
         if (verdict === "closed" || verdict === "rejected" || isFull || !wasReady) {
           this.#report(info, verdict);
         }
         if (verdict === "closed") return this.#finish("closed", info);
         if (verdict === "rejected") {
           if (endOnRejection) return this.#finish("rejected", info);
-          await this.#rest(info);
+          await this.#waitWhileRejected(info);
         } else {
           const mayMove = this.#retryAt === 0 && !isOffline();
           const delayMs = this.#urls.failed() && mayMove ? 0 : this.#delay(verdict);
@@ -871,9 +874,9 @@ export class Client<C extends Contract = Contract>
             retryAt: this.#runtime.now() + delayMs,
             cause: causeOf(info),
           });
-          void this.#lookAfter();
+          void this.#watch();
           // After the first delay, which is short, the result is still fresh at the next attempt.
-          if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
+          if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#tryOtherHost();
           if (delayMs > 0) await this.#wait(delayMs);
         }
         const isNews = this.status.current.name !== "connecting";
@@ -881,9 +884,9 @@ export class Client<C extends Contract = Contract>
       }
     } finally {
       this.#abortCalls();
-      this.#life?.[Symbol.dispose]();
+      this.#pageWatch?.[Symbol.dispose]();
       this.#liveness?.[Symbol.dispose]();
-      this.#leaveLife?.();
+      this.#unfollowLife?.();
       this.#guest.end();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
@@ -893,7 +896,7 @@ export class Client<C extends Contract = Contract>
   #report(info: CloseInfo, verdict: Verdict): void {
     const isNormal = info.code === CloseCode.normal || this.#stop.signal.aborted;
     if (isNormal || this.status.isObserved) return;
-    const failure = { info, verdict, place: this.#place };
+    const failure = { info, verdict, url: this.#attemptUrl };
     // If this code cannot be loaded, the browser's console already shows that the network is down.
     this.#platform.recovery().then((part) => part.reportFailure(this.#settings, failure), () => {});
   }
@@ -902,21 +905,21 @@ export class Client<C extends Contract = Contract>
    * Waits while the client is rejected, until a call or a wake-up starts an attempt or the client
    * closes.
    */
-  async #rest(info: CloseInfo): Promise<void> {
+  async #waitWhileRejected(info: CloseInfo): Promise<void> {
     const resumed = this.#wait(Infinity);
     this.status.set({ name: "rejected", cause: info });
-    if (this.#renewsToken) void this.#lookAfter();
+    if (this.#renewsToken) void this.#watch();
     await resumed;
     this.#rejections = 0;
     this.#backoff.reset();
   }
 
   /** Skips the delay if the next connection goes to another host. */
-  async #askElsewhere(): Promise<void> {
-    if (await this.#urls.isElsewhere(this.#place)) this.#skipDelay?.();
+  async #tryOtherHost(): Promise<void> {
+    if (await this.#urls.isElsewhere(this.#attemptUrl)) this.#skipDelay?.();
   }
 
-  #storeResponse<T>(
+  #streamResumable<T>(
     { id, after, ...options }: RequestStreamOptions & { topic: string; data: unknown },
   ): StreamingResponse<T> {
     const response = {
@@ -931,7 +934,7 @@ export class Client<C extends Contract = Contract>
       new part.ResumableResponse(this as unknown as Client, {
         ...options,
         response,
-        awaits: (isAwaited) => this.#awaits(isAwaited),
+        awaits: (isAwaited) => this.#noteAwaitedItem(isAwaited),
       })
     );
     reading.catch(() => {});
@@ -939,25 +942,25 @@ export class Client<C extends Contract = Contract>
   }
 
   /** Records that a loop started or stopped waiting for an item of a resumable response. */
-  #awaits(isAwaited: boolean): void {
+  #noteAwaitedItem(isAwaited: boolean): void {
     this.#awaitedItems += isAwaited ? 1 : -1;
     if (isAwaited) this.#session?.[internals].receiving.liveness?.began();
   }
 
   async #deliver(session: Session): Promise<void> {
     this.#delivery ??= new (await this.#platform.recovery()).Delivery(this.#outbox);
-    await this.#delivery.handTo(session);
+    await this.#delivery.sendIn(session);
   }
 
   /**
    * Loads and starts the code that watches the page, the machine and the server for the current
    * session. If loading fails, the next call retries it.
    */
-  async #lookAfter(): Promise<void> {
-    const part = this.#part ??= await this.#platform.recovery().catch(() => undefined);
+  async #watch(): Promise<void> {
+    const part = this.#recovery ??= await this.#platform.recovery().catch(() => undefined);
     if (!part || this.status.isEnded) return;
     this.#settings.skipOversize = part.skipOversize;
-    this.#life ??= new part.Life(this, {
+    this.#pageWatch ??= new part.PageWatch(this, {
       runtime: this.#runtime,
       timeoutMs: WAKE_MS,
       upgrades: this.#options.upgrade,
@@ -971,19 +974,19 @@ export class Client<C extends Contract = Contract>
     }));
   }
 
-  async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
+  async #runSession(): Promise<{ info: CloseInfo; wasReady: boolean }> {
     const left = this.#moves?.left;
     const session = await this.#attempts.run();
     if (!(session instanceof Session)) return { info: session, wasReady: false };
     // If `close` was called between the hello and this turn, it found no session to close.
     if (this.#stop.signal.aborted) return { info: await session.close(), wasReady: true };
     const since = this.#runtime.now();
-    this.#over = Promise.withResolvers();
-    this.#take(session, () => this.#subscriptions.resume(session));
+    this.#sessionClosed = Promise.withResolvers();
+    this.#adopt(session, () => this.#subscriptions.resume(session));
     void left?.assign(session, this.#stop.signal);
-    const info = await this.#over.promise;
+    const info = await this.#sessionClosed.promise;
     const last = this.#session!;
-    this.#hear(info.error, last, last[internals].receiving.lastHeard);
+    this.#noteSilence(info.error, last, last[internals].receiving.lastHeard);
     this.#session = undefined;
     this.#liveness?.[Symbol.dispose]();
     this.#subscriptions.lose();
@@ -1009,7 +1012,7 @@ export class Client<C extends Contract = Contract>
         const silent = this.#silent;
         this.#silent = undefined;
         try {
-          const known = left ? left.dialBeside(dial) : this.#dialAgain(dial);
+          const known = left ? left.dialBeside(dial) : this.#dialAsGuest(dial);
           const opening = known(url, { ...options, silent });
           // Topics with a history need this code for their first request. It loads while the
           // connection opens, after the transport's code.
@@ -1020,7 +1023,7 @@ export class Client<C extends Contract = Contract>
         }
       }, anySignal(this.#stop.signal, signal));
     } catch (error) {
-      if (!signal.aborted) this.#hear(error, dialed, Infinity);
+      if (!signal.aborted) this.#noteSilence(error, dialed, Infinity);
       // If there was no dial, the error comes from one of the application's functions, perhaps from
       // another session.
       const isTold = error instanceof NoToken || dialed && error instanceof SessionClosedError;
@@ -1041,15 +1044,15 @@ export class Client<C extends Contract = Contract>
    * Records a silent session for the next attempt, unless the page or the network explains the
    * silence.
    */
-  #hear(error: unknown, on: unknown, lastHeard: number): void {
+  #noteSilence(error: unknown, on: unknown, lastHeard: number): void {
     const { transport } = Object(on) as Partial<Connection>;
-    const isExplained = isOffline() || (this.#life?.disturbedAt ?? 0) >= lastHeard;
+    const isExplained = isOffline() || (this.#pageWatch?.disturbedAt ?? 0) >= lastHeard;
     if (!transport || isExplained || !/Timeout|timed out/.test(String(error))) return;
-    this.#silent = { url: this.#place, transport, error };
+    this.#silent = { url: this.#attemptUrl, transport, error };
   }
 
   /** Adds the secret of a guest. It does not name a session, because the last one has closed. */
-  #dialAgain(dial: Dialer): Dialer {
+  #dialAsGuest(dial: Dialer): Dialer {
     return (url, options) => {
       const secret = this.#guest.secretFor(url, options.protocols.includes(TOKEN_MARK));
       return dial(secret ? withTicket(url, secret) : url, options);
@@ -1065,7 +1068,7 @@ export class Client<C extends Contract = Contract>
       token: tokens ? ({ signal }) => tokens.run(signal) : this.#options.token,
       url: async ({ signal }) => {
         const url = await fresh(next, signal);
-        this.#place = publicUrl(url);
+        this.#attemptUrl = publicUrl(url);
         return url;
       },
       protocols: [SKEIN_PROTOCOL],
@@ -1077,24 +1080,24 @@ export class Client<C extends Contract = Contract>
     });
   }
 
-  #take(session: Session, move: () => void): void {
+  #adopt(session: Session, move: () => void): void {
     this.#session = session;
     this.#rejections = 0;
     void session.closed.then((info) => {
-      if (this.#session === session) this.#over.resolve(info);
+      if (this.#session === session) this.#sessionClosed.resolve(info);
     });
     this.#unread?.add(session);
     this.#presence.resume(session);
     move();
-    void this.#outbox.handTo(session);
-    void this.#outbox.run(session, () => this.#publications.handTo(session));
+    void this.#outbox.sendIn(session);
+    void this.#outbox.run(session, () => this.#publications.sendIn(session));
     const { receiving } = session[internals];
     receiving.discards = true;
     receiving.onRenew = () => void this.#renew(session);
     this.#guest.opened(session[internals].lineage);
     const { id, transport, fallback } = session;
     this.status.set(withoutUndefined({ name: "connected", session: id, transport, fallback }));
-    void this.#lookAfter();
+    void this.#watch();
   }
 
   /**
@@ -1148,9 +1151,9 @@ export class Client<C extends Contract = Contract>
     const isOwn = this.#stop.signal.aborted;
     const cause = isOwn ? { code: CloseCode.normal, reason: "", by: "local" } as const : last;
     this.status.end({ name, cause });
-    this.#subscriptions.end(this.#hasFailed ? this.#ended("receive") : undefined);
-    this.#outbox.end(this.#ended("deliver"));
-    this.#publications.end(this.#ended("publish"));
+    this.#subscriptions.end(this.#hasFailed ? this.#closedError("receive") : undefined);
+    this.#outbox.end(this.#closedError("deliver"));
+    this.#publications.end(this.#closedError("publish"));
     return cause;
   }
 
@@ -1181,7 +1184,7 @@ export class Client<C extends Contract = Contract>
       if (name === "connected" && session?.isReady) return session;
       if (name === "rejected") break;
     }
-    throw this.#ended("wait for the connection");
+    throw this.#closedError("wait for the connection");
   }
 
   get #hasFailed(): boolean {
@@ -1189,10 +1192,10 @@ export class Client<C extends Contract = Contract>
     return "cause" in current && current.cause.code !== CloseCode.normal;
   }
 
-  #ended(verb: string): SessionClosedError {
+  #closedError(verb: string): SessionClosedError {
     const { current } = this.status;
     const info = "cause" in current ? current.cause : undefined;
-    const by = current.name === "rejected" ? ` by ${this.#place}` : "";
+    const by = current.name === "rejected" ? ` by ${this.#attemptUrl}` : "";
     return closedError(`Cannot ${verb}: the client is ${current.name}${by}`, info);
   }
 }

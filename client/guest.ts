@@ -29,7 +29,7 @@ export class Guest {
   /** The key in the storage, from the first attempt on. */
   #key: string | undefined;
   /** True while the secret is in the storage. */
-  #isKept = false;
+  #isStored = false;
 
   /** @param tab The page; `undefined` on other platforms. */
   constructor(tab: Tab | undefined) {
@@ -47,8 +47,8 @@ export class Guest {
     if (this.#tab && !this.#key) {
       this.#key = `skein guest ${publicUrl(absoluteUrl(url) ?? url)}`;
       for (const type of EVENTS) this.#tab.addEventListener(type, this);
-      const kept = this.#remove();
-      if (!isSigningIn && this.#forgotten === undefined) this.#secret = kept;
+      const stored = this.#remove();
+      if (!isSigningIn && this.#forgotten === undefined) this.#secret = stored;
     }
     return this.#secret;
   }
@@ -64,36 +64,36 @@ export class Guest {
   forget(): void {
     this.#forgotten = this.#secret || this.#forgotten || "";
     this.#secret = "";
-    if (this.#isKept) this.#remove();
+    if (this.#isStored) this.#remove();
   }
 
   /** Keeps the secret for the page's next client, because this one is closed. Idempotent. */
   end(): void {
-    this.#keep();
+    this.#store();
     this.#secret = ""; // The next client may have taken it before the second call.
     for (const type of EVENTS) this.#tab?.removeEventListener(type, this);
   }
 
   handleEvent({ type, persisted }: Event & { readonly persisted?: boolean }): void {
-    if (type === "pagehide") this.#keep();
+    if (type === "pagehide") this.#store();
     // The page that the tab showed in the meantime may have forgotten the guest.
-    else if (persisted && this.#isKept) this.#secret = this.#remove();
+    else if (persisted && this.#isStored) this.#secret = this.#remove();
   }
 
-  #keep(): void {
+  #store(): void {
     if (!this.#key || !this.#secret || this.#isSignedIn) return;
     try {
       const { sessionStorage } = this.#tab!;
       if (sessionStorage!.getItem(this.#key)) return;
       sessionStorage!.setItem(this.#key, this.#secret);
-      this.#isKept = true;
+      this.#isStored = true;
     } catch {
       // Without storage, the reloaded page is a new guest.
     }
   }
 
   #remove(): string {
-    this.#isKept = false;
+    this.#isStored = false;
     try {
       const { sessionStorage } = this.#tab!;
       const secret = sessionStorage!.getItem(this.#key!) ?? "";

@@ -50,7 +50,7 @@ export interface MovingClient<C extends Contract> {
   /** Opens a session. */
   readonly open: (change: (dial: Dialer) => Dialer, signal: AbortSignal) => Promise<Session>;
   /** Makes a session the client's current session. `move` moves the subscriptions there. */
-  readonly take: (session: Session, move: () => void) => void;
+  readonly adopt: (session: Session, move: () => void) => void;
 }
 
 /** One move of a client. */
@@ -210,7 +210,7 @@ async function replaceSilent<C extends Contract>(
   moving: Moving<C>,
   alarm: Alarm,
 ): Promise<Moved & { readonly wasAlive: boolean } | undefined> {
-  const { from, open, signal, subscriptions, take } = moving;
+  const { from, open, signal, subscriptions, adopt } = moving;
   const { settings: { runtime }, lineage: { ticket } } = from[internals];
   const leaving = new Left(from);
   const isOpen = whileOpen(from, signal);
@@ -250,7 +250,7 @@ async function replaceSilent<C extends Contract>(
     return moved && { ...moved, wasAlive: true };
   }
   if (!from.isReady || !next.isReady) return void next[internals].abort(CloseCode.normal, "");
-  take(next, () => {
+  adopt(next, () => {
     subscriptions.lose();
     subscriptions.resume(next);
   });
@@ -276,7 +276,7 @@ async function moveTo<C extends Contract>(
   leaving: Left,
   { moving, isOpen }: { readonly moving: Moving<C>; readonly isOpen: AbortSignal },
 ): Promise<Moved | undefined> {
-  const { from, left, signal, subscriptions, take } = moving;
+  const { from, left, signal, subscriptions, adopt } = moving;
   if (next) await leaving.assign(next, isOpen);
   if (!from.isReady || !next?.isReady) {
     // The client reconnects without the old session, and messages for the user arrive in the
@@ -285,7 +285,7 @@ async function moveTo<C extends Contract>(
   }
   const passages: Passage<C>[] = [];
   const begun = new Map<Passage<C>, Session>();
-  take(next, () =>
+  adopt(next, () =>
     subscriptions.move(next, (readers, reply) => {
       // For a topic with a history, the new session repeats the remaining messages of the old one,
       // so ignore those here.

@@ -11,7 +11,7 @@ export { readStream } from "./durable_stream.ts";
 export { Moves } from "./handover.ts";
 export { Liveness, watchedSession } from "./liveness.ts";
 export { skipOversize } from "../session/oversize.ts";
-export { Life } from "./page_life.ts";
+export { PageWatch } from "./page_watch.ts";
 export { Resume } from "./subscriptions/resume.ts";
 export { Retries } from "./subscriptions/retries.ts";
 export { UnreadSessions } from "./unread_sessions.ts";
@@ -28,7 +28,7 @@ export interface Failure {
   readonly info: CloseInfo;
   readonly verdict: Verdict;
   /** The URL of the attempt, without secrets. */
-  readonly place: string;
+  readonly url: string;
 }
 
 /** The words for failures after which a client does not retry on its own. */
@@ -40,23 +40,23 @@ const OUTCOMES = { closed: "has ended", rejected: "was rejected" };
  * @param settings The settings of the client's sessions.
  * @param failure The failure.
  */
-export function reportFailure(settings: SessionSettings, { info, verdict, place }: Failure): void {
+export function reportFailure(settings: SessionSettings, { info, verdict, url }: Failure): void {
   const { by, code, reason, error } = info;
   if (code === CloseCode.queueFull) return tellLoss(settings, { kind: "full", info });
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
   // This library's errors already name the server, perhaps with another scheme.
-  const isNamed = why.includes(`//${absoluteUrl(place)?.host}`);
+  const isNamed = why.includes(`//${absoluteUrl(url)?.host}`);
   const isOver = verdict === "closed" || verdict === "rejected";
   const line = isOver
-    ? `The client of ${place} ${OUTCOMES[verdict]}: ${why}`
-    : `${isNamed ? why : `Cannot connect to ${place}: ${why}`}; retrying, see client.status`;
+    ? `The client of ${url} ${OUTCOMES[verdict]}: ${why}`
+    : `${isNamed ? why : `Cannot connect to ${url}: ${why}`}; retrying, see client.status`;
   const isUnexplained = code === CloseCode.unauthenticated && by === "remote" &&
     !/token/i.test(reason);
   const cure = isOver && isUnexplained ? "; give connect() a token that is valid" : "";
   const toHandler = (line: string) =>
     report(settings, new SessionClosedError(line, { info, cause: error }), undefined);
   settings.console.tell(isOver ? verdict : "unreachable", line + cure, {
-    about: place,
+    about: url,
     to: settings.handlers.onError && toHandler,
   });
 }

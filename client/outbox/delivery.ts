@@ -11,13 +11,13 @@ import type { Session } from "../../session/session.ts";
  * The maximum number of unacknowledged messages. It is well below the number of messages that may
  * wait for a server's handler.
  */
-const MAX_ON_THE_WAY = 1024;
+const MAX_IN_FLIGHT = 1024;
 
 /**
  * The maximum number of unacknowledged bytes. It is low so that few bytes wait for a server's
  * handler. A single message may exceed it.
  */
-const MAX_BYTES_ON_THE_WAY = 524_288;
+const MAX_BYTES_IN_FLIGHT = 524_288;
 
 /** The keys that are added to a message when a session accepts it. */
 interface Keys {
@@ -33,8 +33,8 @@ interface Keys {
 export class Delivery {
   readonly #outbox: Outbox;
   /** The number of messages at the start of the outbox that have been sent but not acknowledged. */
-  #handed = 0;
-  #bytes = 0;
+  #inFlight = 0;
+  #bytesInFlight = 0;
   /** The message that was in flight at the last such close, if it was the only one. */
   #suspect: OutboxEntry | undefined;
 
@@ -44,46 +44,46 @@ export class Delivery {
 
   /** The number of messages that have been sent but not acknowledged. */
   get unacknowledged(): number {
-    return this.#handed;
+    return this.#inFlight;
   }
 
   /** Sends waiting and future messages. Resolves when the session has ended. */
-  async handTo(session: Session): Promise<void> {
+  async sendIn(session: Session): Promise<void> {
     const outbox = this.#outbox;
     if (!outbox.isFor(session)) return;
     const core = session[internals];
-    this.#handed = this.#bytes = 0;
+    this.#inFlight = this.#bytesInFlight = 0;
     core.sending.onAck = (n) => this.#acked(n);
     void session.closed.then((info) => {
       if (outbox.session === session && isForSize(info)) this.#rejectedForSize(core);
       outbox.notify();
     });
     while (outbox.isFor(session)) {
-      const next = outbox.waiting[this.#handed];
+      const next = outbox.waiting[this.#inFlight];
       if (next === undefined || this.#isFull(next)) await outbox.changed();
       else if (isBehind(core, next)) await session.flushed();
       else {
         const keys = keysOf(next, core);
-        if (!this.#hand(core, next, keys)) continue;
+        if (!this.#send(core, next, keys)) continue;
         if (keys.client !== undefined) core.sending.isIntroduced = true;
-        this.#handed++;
-        this.#bytes += next.size;
+        this.#inFlight++;
+        this.#bytesInFlight += next.size;
         core.receiving.liveness?.began();
       }
     }
   }
 
   #isFull({ size }: OutboxEntry): boolean {
-    if (this.#handed === 0) return false;
+    if (this.#inFlight === 0) return false;
     if (this.#outbox.isSearching) return true;
-    return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
+    return this.#inFlight >= MAX_IN_FLIGHT || this.#bytesInFlight + size > MAX_BYTES_IN_FLIGHT;
   }
 
   /** Sends one message. Returns false if it is larger than the server accepts. */
-  #hand(core: Inside, entry: OutboxEntry, keys: Keys): boolean {
+  #send(core: Inside, entry: OutboxEntry, keys: Keys): boolean {
     const message = extended(entry, keys);
     if (isTooLarge(core, message)) {
-      this.#outbox.shift(this.#handed);
+      this.#outbox.shift(this.#inFlight);
       return false;
     }
     // No overflow policy may drop this message, because a later acknowledgment would cover it too.
@@ -98,7 +98,7 @@ export class Delivery {
    */
   #rejectedForSize(core: Inside): void {
     const outbox = this.#outbox;
-    const isAlone = this.#handed === 1 && outbox.publishing === 0;
+    const isAlone = this.#inFlight === 1 && outbox.publishing === 0;
     const first = isAlone ? outbox.first : undefined;
     const isFound = first !== undefined && first === this.#suspect;
     outbox.search();
@@ -113,9 +113,9 @@ export class Delivery {
 
   /** Removes messages up to an acknowledged number. */
   #acked(n: number): void {
-    for (let first; this.#handed > 0 && (first = this.#outbox.first!).seq <= n;) {
-      this.#handed--;
-      this.#bytes -= first.size;
+    for (let first; this.#inFlight > 0 && (first = this.#outbox.first!).seq <= n;) {
+      this.#inFlight--;
+      this.#bytesInFlight -= first.size;
       this.#outbox.shift();
     }
   }

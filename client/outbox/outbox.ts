@@ -28,11 +28,11 @@ export interface OutboxEntry extends EncodedMessage {
 
 /**
  * A bounded queue of messages that are waiting for a connection. The outbox notifies waiters of
- * each change. If `isKept` is true, each message stays until the server acknowledges it.
+ * each change. If `awaitsAcks` is true, each message stays until the server acknowledges it.
  */
 export class Outbox extends Signal {
   /** True if messages stay until they are acknowledged. */
-  declare readonly isKept: boolean;
+  declare readonly awaitsAcks: boolean;
   /** Set once the outbox has ended together with the client. */
   declare error: SessionClosedError | undefined;
   declare readonly runtime: Runtime;
@@ -66,7 +66,7 @@ export class Outbox extends Signal {
     this.runtime = runtime;
     this.#limits = checkLimits(LIMITS, limits, { of: "outbox: " });
     this.#deliver = deliver;
-    this.isKept = deliver !== undefined;
+    this.awaitsAcks = deliver !== undefined;
   }
 
   /**
@@ -153,7 +153,7 @@ export class Outbox extends Signal {
    * @param session An established session.
    * @returns Resolves when no messages are waiting, or when the session has closed.
    */
-  async handTo(session: Session): Promise<void> {
+  async sendIn(session: Session): Promise<void> {
     const core = session[internals];
     this.session = session;
     this.notify();

@@ -26,7 +26,7 @@ export const MAX_AT_ONCE = 32;
  */
 export const MAX_REPEAT_MS = 90_000;
 
-interface Kept extends EncodedMessage {
+interface Publication extends EncodedMessage {
   /** The number of the call, starting at 1. */
   readonly number: number;
   readonly options: ClientPublishOptions;
@@ -34,7 +34,7 @@ interface Kept extends EncodedMessage {
   /** The session that last accepted it; `undefined` if it has to be sent. */
   session: Session | undefined;
   /** The number of sessions that may still bring the reply. */
-  asks: number;
+  requests: number;
   /** The time of the first attempt; 0 before it. */
   sentAt: number;
   /** True if the next session may send it again. */
@@ -60,8 +60,8 @@ interface Kept extends EncodedMessage {
 export class OutboxPublications {
   readonly #outbox: Outbox;
   readonly #signal: AbortSignal;
-  readonly #isHeld: (topic: string) => boolean;
-  readonly #kept = new Map<number, Kept>();
+  readonly #mustWait: (topic: string) => boolean;
+  readonly #pending = new Map<number, Publication>();
   /** The number of the newest publication. */
   last = 0;
   /**
@@ -73,17 +73,17 @@ export class OutboxPublications {
    * The publication that was in flight at the last close because of a message's size, if it was the
    * only one.
    */
-  #suspect: Kept | undefined;
+  #suspect: Publication | undefined;
 
   /**
    * @param outbox The client's outbox, whose limits include the publications.
    * @param signal Ends each pause when the client closes.
-   * @param isHeld Returns whether the publications on a topic must wait.
+   * @param mustWait Returns whether the publications on a topic must wait.
    */
-  constructor(outbox: Outbox, signal: AbortSignal, isHeld: (topic: string) => boolean) {
+  constructor(outbox: Outbox, signal: AbortSignal, mustWait: (topic: string) => boolean) {
     this.#outbox = outbox;
     this.#signal = signal;
-    this.#isHeld = isHeld;
+    this.#mustWait = mustWait;
   }
 
   /**
@@ -96,43 +96,43 @@ export class OutboxPublications {
    */
   add(message: EncodedMessage, options: ClientPublishOptions): Promise<void> {
     this.#outbox.reserve(message.size, "publish");
-    const kept: Kept = {
+    const publication: Publication = {
       ...message,
       options,
       number: ++this.last,
       reply: Promise.withResolvers(),
       session: undefined,
-      asks: 0,
+      requests: 0,
       sentAt: 0,
       mayRepeat: true,
     };
-    this.#kept.set(kept.number, kept);
+    this.#pending.set(publication.number, publication);
     this.#outbox.notify();
     const { signal, timeoutMs } = options;
     const what = `the publication on "${message.topic}"`;
     const { runtime } = this.#outbox;
-    return waitFor(runtime, kept.reply.promise, { signal, timeoutMs, what }).finally(() => {
+    return waitFor(runtime, publication.reply.promise, { signal, timeoutMs, what }).finally(() => {
       // Nothing is sent after the caller stopped waiting, unless it must arrive.
-      if (kept.sentAt === 0 || options.delivery !== "at-least-once") this.#drop(kept);
+      if (publication.sentAt === 0 || options.delivery !== "at-least-once") this.#drop(publication);
     });
   }
 
   /** True if the publications up to a number have replies. */
   isSettled(number: number): boolean {
-    for (const kept of this.#kept.keys()) return kept > number;
+    for (const first of this.#pending.keys()) return first > number;
     return true;
   }
 
   /** Ends all publications together with the client. */
   end(error: SessionClosedError): void {
-    for (const { reply } of this.#kept.values()) reply.reject(error);
+    for (const { reply } of this.#pending.values()) reply.reject(error);
   }
 
   /** Sends waiting and future publications in a session. Resolves when the session has ended. */
-  async handTo(session: Session): Promise<void> {
+  async sendIn(session: Session): Promise<void> {
     const outbox = this.#outbox;
     const core = session[internals];
-    const sent = new Set<Kept>();
+    const sent = new Set<Publication>();
     outbox.publishing = 0;
     void session.closed.then(() => outbox.notify());
     while (outbox.isFor(session)) {
@@ -152,21 +152,22 @@ export class OutboxPublications {
    * Returns the next publication to send in a session. It keeps the order on each topic: an earlier
    * publication blocks its topic while it waits, or while another open session may still make it.
    */
-  #next(session: Session): Kept | undefined {
+  #next(session: Session): Publication | undefined {
     // Messages are judged first.
     if (this.#outbox.isSearching && this.#outbox.first) return undefined;
     /** The delivery whose repetitions may pass on each blocked topic; `"none"` if none may. */
     const blocked = new Map<string, string>();
-    for (const kept of this.#kept.values()) {
-      const { asks, isRejected, mayRepeat, options: { delivery = "usual" }, topic } = kept;
-      const isHere = kept.session === session;
+    for (const publication of this.#pending.values()) {
+      const { requests, isRejected, mayRepeat, options: { delivery = "usual" }, topic } =
+        publication;
+      const isHere = publication.session === session;
       // An earlier session that is still open may bring the reply.
-      const isDue = !isHere && (mayRepeat || asks === 0);
+      const isDue = !isHere && (mayRepeat || requests === 0);
       const passing = blocked.get(topic);
       // Servers recognize repetitions, also if the earlier session is faster than this one.
-      const isFree = passing === undefined || asks > 0 && passing === delivery;
-      if (isDue && isFree && !this.#isHeld(topic)) return kept;
-      const isElsewhere = asks > (isHere && !isRejected ? 1 : 0);
+      const isFree = passing === undefined || requests > 0 && passing === delivery;
+      if (isDue && isFree && !this.#mustWait(topic)) return publication;
+      const isElsewhere = requests > (isHere && !isRejected ? 1 : 0);
       if (!isDue && !isElsewhere) continue;
       const may = isDue || isRejected || !mayRepeat ? "none" : delivery;
       blocked.set(topic, passing === undefined || passing === may ? may : "none");
@@ -174,27 +175,27 @@ export class OutboxPublications {
     return undefined;
   }
 
-  #send(core: Inside, kept: Kept, sent: Set<Kept>): void {
+  #send(core: Inside, publication: Publication, sent: Set<Publication>): void {
     const { sending, session } = core as Inside<Session>;
     const outbox = this.#outbox;
     const { runtime } = outbox;
-    const { topic, options: { delivery, except, signal, timeoutMs } } = kept;
+    const { topic, options: { delivery, except, signal, timeoutMs } } = publication;
     const isOnce = delivery === "at-least-once";
-    kept.mayRepeat = isOnce ||
+    publication.mayRepeat = isOnce ||
       delivery === undefined && sending.features?.includes("history") === true;
-    const { asks, lost, mayRepeat, sentAt } = kept;
+    const { requests, lost, mayRepeat, sentAt } = publication;
     const isLate = !isOnce && runtime.now() - sentAt > MAX_REPEAT_MS;
-    if (lost && (!mayRepeat || isLate)) return this.#reject(kept, lost);
+    if (lost && (!mayRepeat || isLate)) return this.#reject(publication, lost);
     const isNamed = core.joins && (mayRepeat || except !== undefined);
     const keys = {
       ...(except && { echo: false }),
-      ...(mayRepeat && { n: kept.number }),
-      ...(mayRepeat && (lost || asks > 0) && { again: true }),
+      ...(mayRepeat && { n: publication.number }),
+      ...(mayRepeat && (lost || requests > 0) && { again: true }),
       ...(isOnce && { once: true }),
       ...(isNamed && !sending.isIntroduced && { client: core.settings.client }),
     };
     const encode = (id: number) => {
-      const message = extended(kept, { ...keys, id }, "publish");
+      const message = extended(publication, { ...keys, id }, "publish");
       const { maxSendBytes: max } = sending;
       if (message.size > max) {
         throw new RequestError("too-large", oversize(`publish "${topic}"`, message, max));
@@ -202,75 +203,75 @@ export class OutboxPublications {
       if (isNamed) sending.isIntroduced = true;
       return message;
     };
-    kept.session = session;
-    kept.asks++;
-    kept.sentAt ||= runtime.now();
-    sent.add(kept);
+    publication.session = session;
+    publication.requests++;
+    publication.sentAt ||= runtime.now();
+    sent.add(publication);
     outbox.publishing = sent.size;
     sending.ask(`the publication on "${topic}"`, encode, {
       ...(isOnce ? { timeoutMs: Infinity } : { timeoutMs, signal }),
       onReply: () => {
-        kept.reply.resolve();
-        this.#drop(kept);
+        publication.reply.resolve();
+        this.#drop(publication);
       },
-    }).catch((error) => this.#failed(kept, error, session)).finally(() => {
-      sent.delete(kept);
+    }).catch((error) => this.#failed(publication, error, session)).finally(() => {
+      sent.delete(publication);
       if (outbox.session === session && session.isReady) outbox.publishing = sent.size;
       outbox.notify();
     });
   }
 
-  #failed(kept: Kept, error: unknown, session: Session): void {
-    kept.asks--;
-    const isLatest = kept.session === session;
+  #failed(publication: Publication, error: unknown, session: Session): void {
+    publication.requests--;
+    const isLatest = publication.session === session;
     if (error instanceof SessionClosedError) {
-      kept.lost = error;
-      if (isForSize(error.info)) this.#rejectedForSize(kept);
-      if (!kept.mayRepeat || kept.isRejected) this.#giveUp(kept, error);
-      else if (isLatest) kept.session = undefined;
+      publication.lost = error;
+      if (isForSize(error.info)) this.#rejectedForSize(publication);
+      if (!publication.mayRepeat || publication.isRejected) this.#giveUp(publication, error);
+      else if (isLatest) publication.session = undefined;
       return;
     }
     const { code, level, retryAfterMs } = (error as Partial<RequestError>).failure ?? {};
-    const isOnce = kept.options.delivery === "at-least-once";
+    const isOnce = publication.options.delivery === "at-least-once";
     if (!level || !retryAfterMs || !isOnce && retryAfterMs > MAX_PAUSE_MS) {
-      kept.isRejected = true;
+      publication.isRejected = true;
       // A failed repetition says nothing about the attempt whose reply was lost.
       const isOpen = code === "unanswered" || code === "unavailable" || code === "failed";
-      return this.#giveUp(kept, isOpen && kept.lost || error);
+      return this.#giveUp(publication, isOpen && publication.lost || error);
     }
     this.#pauseMs = Math.max(this.#pauseMs, retryAfterMs);
-    if (isLatest) kept.session = undefined;
+    if (isLatest) publication.session = undefined;
   }
 
   /**
    * Handles a close because of a message's size. If the same publication is the only one in flight
    * at two such closes in a row, it is rejected, because it would end every later session too.
    */
-  #rejectedForSize(kept: Kept): void {
+  #rejectedForSize(publication: Publication): void {
     const outbox = this.#outbox;
     const isAlone = outbox.publishing === 1 && outbox.first === undefined;
-    const isFound = isAlone && kept === this.#suspect;
+    const isFound = isAlone && publication === this.#suspect;
     outbox.search();
-    this.#suspect = isAlone ? kept : undefined;
+    this.#suspect = isAlone ? publication : undefined;
     if (!isFound) return;
-    const { size, topic } = kept;
+    const { size, topic } = publication;
     const text =
       `Cannot publish "${topic}": two connections were closed because of its size, ${size} bytes`;
-    this.#reject(kept, new RequestError("too-large", text));
+    this.#reject(publication, new RequestError("too-large", text));
   }
 
   /** Rejects a publication if no session can bring its reply any more. */
-  #giveUp(kept: Kept, error: unknown): void {
-    if (kept.asks === 0) this.#reject(kept, error);
+  #giveUp(publication: Publication, error: unknown): void {
+    if (publication.requests === 0) this.#reject(publication, error);
   }
 
-  #reject(kept: Kept, error: unknown): void {
-    kept.reply.reject(error);
-    this.#drop(kept);
+  #reject(publication: Publication, error: unknown): void {
+    publication.reply.reject(error);
+    this.#drop(publication);
   }
 
-  #drop(kept: Kept): void {
-    if (!this.#kept.delete(kept.number)) return;
-    this.#outbox.release(kept.size);
+  #drop(publication: Publication): void {
+    if (!this.#pending.delete(publication.number)) return;
+    this.#outbox.release(publication.size);
   }
 }

@@ -73,7 +73,7 @@ export interface Resumed extends Progress {
 /** The parts of the client that recovery uses. */
 interface ResumeOwner {
   /** Requests the topic from the server. */
-  ask(): void;
+  request(): void;
   /** Reports a loss that the application does not handle. */
   lost(loss: TopicLoss): void;
 }
@@ -140,7 +140,7 @@ export class Resume {
     if (this.#ignores(size)) return;
     switch (event.kind) {
       case "message":
-        return this.#take(event, size);
+        return this.#receiveMessage(event, size);
       case "skip": {
         const position = this.#moveTo(event);
         if (position === undefined) return;
@@ -202,7 +202,7 @@ export class Resume {
       // With `last`, the subscription needs the newest messages, which the other reply lacks.
       if (this.#isNew && newest && this.#options.last !== undefined) return;
       if (this.#isNew) this.begin(newest ? { ...newest, head } : reason ? { reason } : {});
-      else if (newest) this.#goTo(newest);
+      else if (newest) this.#skipTo(newest);
       return;
     }
     // Only the server can say whether a known tag still belongs to the publication at that offset.
@@ -224,7 +224,7 @@ export class Resume {
   }
 
   /** Skips to a position after messages that are not for this subscription. */
-  #goTo(position: HistoryPosition): void {
+  #skipTo(position: HistoryPosition): void {
     this.#known = position;
     this.#put(() => this.#subscription.position = position);
   }
@@ -239,7 +239,7 @@ export class Resume {
     const { position, told } = this.#compare(reply);
     const next = position === "known" ? this.#known : received;
     if (told === "start") this.#known = this.#subscription.position = next;
-    else if (told === "recovered") this.#tell({ recovered: true }, next);
+    else if (told === "recovered") this.#reportRecovery({ recovered: true }, next);
     else if (told !== "nothing") this.#lost(reason ?? told, next);
     this.#isReturn = false;
     this.#subscription.change("reply");
@@ -263,14 +263,14 @@ export class Resume {
     return isRepeated ? OUTCOMES.repeated : OUTCOMES.restarted;
   }
 
-  #take(message: IncomingMessage, size: number): void {
+  #receiveMessage(message: IncomingMessage, size: number): void {
     const { offset } = message;
     if (offset === undefined || this.#known === undefined) {
       const comesAgain = offset !== undefined && this.#isNew && this.#options.last !== undefined;
       if (!comesAgain) this.#put(message, size);
       return;
     }
-    if (message.slice !== undefined) return this.#takeSlice({ ...message, offset }, size);
+    if (message.slice !== undefined) return this.#receiveSlice({ ...message, offset }, size);
     const position = this.#moveTo({ ...message, offset });
     if (position) this.#put({ ...message, position }, size);
   }
@@ -279,7 +279,7 @@ export class Resume {
    * Delivers the part of a slice that the reader has not received. The last slice of a record moves
    * the position.
    */
-  #takeSlice(message: IncomingMessage & { readonly offset: number }, size: number): void {
+  #receiveSlice(message: IncomingMessage & { readonly offset: number }, size: number): void {
     const { offset, prev = 0, slice: [start, length] = [0, 0] } = message;
     const all = message.data as string | Uint8Array;
     const known = this.#known!;
@@ -313,7 +313,7 @@ export class Resume {
   #repair(): void {
     if (this.#subscription.state !== "live" || this.#known === undefined) return;
     this.#subscription.change("hole");
-    this.#owner.ask();
+    this.#owner.request();
   }
 
   #lost(reason: RecoveryReason, position: HistoryPosition | undefined): void {
@@ -322,10 +322,13 @@ export class Resume {
     this.#reached = position ?? (reason === "unavailable" ? this.#known : undefined);
     this.#known = position;
     this.#sliced = 0;
-    this.#tell({ recovered: false, reason }, position);
+    this.#reportRecovery({ recovered: false, reason }, position);
   }
 
-  #tell(how: Pick<Recovery, "recovered" | "reason">, position: HistoryPosition | undefined): void {
+  #reportRecovery(
+    how: Pick<Recovery, "recovered" | "reason">,
+    position: HistoryPosition | undefined,
+  ): void {
     const recovery = position ? { ...how, position } : how;
     const reached = this.#reached;
     this.#put(() => {

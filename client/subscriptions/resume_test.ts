@@ -32,7 +32,7 @@ function follow(options: ClientSubscribeOptions = {}) {
   const resume = new Resume(
     progress,
     {
-      ask: () => counts.asked++,
+      request: () => counts.asked++,
       lost({ kind }) {
         if (kind === "unread") counts.unread++;
       },

@@ -35,7 +35,7 @@ export interface RejectedSubscription {
    * Repeats the request. Resolves with true if the server has confirmed it. If the server rejects
    * it, {@linkcode Retries} receives the rejection again. Never rejects.
    */
-  readonly ask: () => Promise<true | void>;
+  readonly request: () => Promise<true | void>;
 }
 
 /**
@@ -45,9 +45,9 @@ export interface RejectedSubscription {
 export class Retries {
   readonly #runtime: Runtime;
   readonly #backoff: Backoff;
-  #line: Promise<void> = Promise.resolve();
+  #queue: Promise<void> = Promise.resolve();
   /** The readers whose rejection was reported to the application. */
-  readonly #told = new WeakSet<object>();
+  readonly #reported = new WeakSet<object>();
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
@@ -76,19 +76,19 @@ export class Retries {
    * @param error The rejection, or the error for a missing reply.
    * @param rejected The rejected request.
    */
-  take(error: unknown, { session, readers, isNew, ask }: RejectedSubscription): void {
+  schedule(error: unknown, { session, readers, isNew, request }: RejectedSubscription): void {
     const { code, retryAfterMs = 0 } = failureOf(error);
-    if (isNew && PASSING.has(code) && !this.#told.has(readers)) {
-      this.#told.add(readers);
+    if (isNew && PASSING.has(code) && !this.#reported.has(readers)) {
+      this.#reported.add(readers);
       const advice = `the client requests "${readers.topic}" again until the server replies`;
       tellSkipped(session[internals].settings, error as Error, { session, advice });
     }
-    this.#line = this.#line.then(async () => {
+    this.#queue = this.#queue.then(async () => {
       if (session.isClosed || readers.isEnded) return;
       const pauseMs = Math.max(boundRetryAfter(retryAfterMs), this.#backoff.next()!);
-      if (!await settlesWithin(this.#runtime, session.closed, pauseMs) && await ask()) {
+      if (!await settlesWithin(this.#runtime, session.closed, pauseMs) && await request()) {
         this.#backoff.reset();
-        this.#told.delete(readers);
+        this.#reported.delete(readers);
       }
     });
   }

@@ -31,12 +31,12 @@ const MAX_PAUSE_MS = 30_000;
 const VERB = "set presence";
 
 /** The data that was sent in a session, and the server's reply. */
-interface Given {
+interface SentData {
   readonly session: Session;
   readonly data: unknown;
   readonly reply: Promise<void>;
   /** After a temporary rejection, it stays `rejected` until newer data may be sent. */
-  status: "sent" | "taken" | "rejected";
+  status: "sent" | "accepted" | "rejected";
   /** Resolves when newer data may be sent. */
   over: Promise<void>;
   /** Settles with the newest data, which waits in the meantime. */
@@ -50,11 +50,11 @@ interface Given {
 export class ClientPresence {
   readonly #runtime: Runtime;
   readonly #data = new Map<string, unknown>();
-  readonly #given = new Map<string, Given>();
+  readonly #sent = new Map<string, SentData>();
   /**
    * The data that a server last accepted for each room. It is restored if newer data is rejected.
    */
-  readonly #taken = new Map<string, Given>();
+  readonly #accepted = new Map<string, SentData>();
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
@@ -87,7 +87,7 @@ export class ClientPresence {
         const found = next();
         const session = found instanceof Promise ? await found : found;
         try {
-          return await this.#give(session, room);
+          return await this.#send(session, room);
         } catch (error) {
           // If the session was lost, the data is sent in the next one.
           if (!(error instanceof SessionClosedError)) throw error;
@@ -102,14 +102,14 @@ export class ClientPresence {
 
   /** Sends all data in a new session, before any request. */
   resume(session: Session): void {
-    for (const room of this.#data.keys()) void this.#giveAgain(session, room);
+    for (const room of this.#data.keys()) void this.#sendAgain(session, room);
   }
 
   /** Sends data without a caller. Retries after a temporary rejection, and reports any other. */
-  async #giveAgain(session: Session, room: string): Promise<void> {
+  async #sendAgain(session: Session, room: string): Promise<void> {
     while (session.isReady && this.#data.has(room)) {
       try {
-        return await this.#give(session, room);
+        return await this.#send(session, room);
       } catch (error) {
         if (!(error instanceof RequestError)) return;
         const { failure } = error;
@@ -129,49 +129,49 @@ export class ClientPresence {
    * Sends the current data for a room, unless it was already sent in this session. If earlier data
    * waits for its reply, the data that is then the current one is sent afterwards.
    */
-  #give(session: Session, room: string): Promise<void> {
+  #send(session: Session, room: string): Promise<void> {
     const data = this.#data.get(room);
-    const known = this.#given.get(room);
+    const known = this.#sent.get(room);
     if (known?.session === session) {
       if (known.data === data && known.status !== "rejected") return known.reply;
-      if (known.status !== "taken") {
+      if (known.status !== "accepted") {
         // In the meantime, the client may have moved to another session.
         return known.next ??= known.over.then(() =>
-          this.#give(this.#given.get(room)?.session ?? session, room)
+          this.#send(this.#sent.get(room)?.session ?? session, room)
         );
       }
     }
     const reply = session.presence(room as never, data as never);
-    const given: Given = { session, data, reply, status: "sent", over: reply };
-    this.#given.set(room, given);
-    const isNewest = () => this.#given.get(room) === given;
-    given.over = reply.then((): void => {
-      given.status = "taken";
-      if (data !== undefined) return void this.#taken.set(room, given);
-      this.#taken.delete(room);
-      if (isNewest()) this.#given.delete(room);
+    const sent: SentData = { session, data, reply, status: "sent", over: reply };
+    this.#sent.set(room, sent);
+    const isNewest = () => this.#sent.get(room) === sent;
+    sent.over = reply.then((): void => {
+      sent.status = "accepted";
+      if (data !== undefined) return void this.#accepted.set(room, sent);
+      this.#accepted.delete(room);
+      if (isNewest()) this.#sent.delete(room);
     }, async (error) => {
       if (!isNewest()) return;
       const { code, retryAfterMs } = error instanceof RequestError ? error.failure : {};
       const isFinal = code !== undefined && !CODES_FOR_NOW.has(code);
       const pauseMs = isFinal ? 0 : Math.min(MAX_PAUSE_MS, boundRetryAfter(retryAfterMs));
       if (pauseMs > 0) {
-        given.status = "rejected";
+        sent.status = "rejected";
         await settlesWithin(this.#runtime, session.closed, pauseMs);
         if (!isNewest()) return;
       }
-      this.#given.delete(room);
+      this.#sent.delete(room);
       if (!isFinal || this.#data.get(room) !== data) return;
       // Data that was rejected permanently is not sent again.
-      const taken = this.#taken.get(room);
-      if (taken === undefined || taken.data === data) {
+      const accepted = this.#accepted.get(room);
+      if (accepted === undefined || accepted.data === data) {
         this.#data.delete(room);
-        this.#taken.delete(room);
+        this.#accepted.delete(room);
         return;
       }
-      this.#data.set(room, taken.data);
+      this.#data.set(room, accepted.data);
       // A later session started with the rejected data, so it has no data yet.
-      if (taken.session !== session) void this.#giveAgain(session, room);
+      if (accepted.session !== session) void this.#sendAgain(session, room);
     });
     return reply;
   }

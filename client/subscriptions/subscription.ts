@@ -39,7 +39,7 @@ export interface SubscriptionOwner {
    * Requests the topic from the server, from the position that {@linkcode Subscription.from}
    * returns.
    */
-  ask(): void;
+  request(): void;
   /** Reports a loss that the application does not handle. */
   lost(loss: TopicLoss): void;
   /** Loads the code that only some subscriptions need. */
@@ -332,7 +332,7 @@ export class Subscription<
 
   /** Ends the subscription at this end only. Called by the client. */
   end(error?: unknown): void {
-    if (error instanceof RequestError) this.#tell(error);
+    if (error instanceof RequestError) this.#reportEnd(error);
     this.#error ??= error;
     this.#ready.reject(error ?? abortError("The subscription ended"));
     this.#queue.end();
@@ -340,7 +340,7 @@ export class Subscription<
   }
 
   /** Reports the end, unless a loop, `status`, or `ready` before the first reply, tells it. */
-  #tell(error: RequestError): void {
+  #reportEnd(error: RequestError): void {
     const kind = this.status.current === "pending" ? "rejected" : "ended";
     if (this.#isIterated || this.status.isObserved || kind === "rejected" && this.#isAwaited) {
       return;

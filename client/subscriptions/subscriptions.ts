@@ -25,13 +25,13 @@ import { tellLoss } from "../../session/settings.ts";
  * The maximum number of concurrent requests to subscribe. It is half of the pending requests that a
  * server allows by default.
  */
-const MAX_ASKED_AT_ONCE = 32;
+const MAX_REQUESTS = 32;
 
 /**
  * The maximum number of concurrent requests to subscribe if the server has histories. It equals the
  * default topic limit of a session.
  */
-const MAX_RESUMED_AT_ONCE = 128;
+const MAX_RESUMING_REQUESTS = 128;
 
 export class ClientSubscriptions<C extends Contract> {
   readonly #all = new Map<string, TopicReaders<C>>();
@@ -40,9 +40,9 @@ export class ClientSubscriptions<C extends Contract> {
   /**
    * The requests to leave a topic. They are sent before the requests for the topics in `#waiting`.
    */
-  #leaves: (() => Promise<unknown>)[] = [];
+  #unsubscribes: (() => Promise<unknown>)[] = [];
   /** The number of pending requests of both kinds. A server closes a session that has too many. */
-  #asking = 0;
+  #pendingRequests = 0;
   /**
    * The topics that the client is leaving, each with the newest request to leave it. Messages in
    * flight are not for the next subscription.
@@ -52,11 +52,11 @@ export class ClientSubscriptions<C extends Contract> {
   #retries: Retries | undefined;
   readonly #runtime: Runtime;
   /** The pauses after code has failed to load. */
-  readonly #loads: Backoff;
+  readonly #loadBackoff: Backoff;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
   /** The last session. It checks queued messages of subscriptions even after it has closed. */
-  #last: Session | undefined;
+  #lastSession: Session | undefined;
 
   /**
    * Creates the object without subscriptions. The code for histories is loaded when it is first
@@ -65,11 +65,11 @@ export class ClientSubscriptions<C extends Contract> {
   constructor(runtime: Runtime, loadRecovery: () => Promise<RecoveryParts>) {
     this.#loadRecovery = loadRecovery;
     this.#runtime = runtime;
-    this.#loads = new Backoff(runtime);
+    this.#loadBackoff = new Backoff(runtime);
   }
 
   /** Called when the request for a topic was sent, or ended. */
-  onAsked: () => void = () => {};
+  onRequested: () => void = () => {};
 
   /** True if there are no subscriptions. */
   get isEmpty(): boolean {
@@ -80,7 +80,7 @@ export class ClientSubscriptions<C extends Contract> {
    * True while a topic is still to be requested. A publication on the topic waits until then, so
    * that its subscription receives it.
    */
-  isUnasked(topic: string): boolean {
+  isWaiting(topic: string): boolean {
     const readers = this.#all.get(topic);
     if (readers === undefined) return false;
     const { request } = readers;
@@ -104,12 +104,12 @@ export class ClientSubscriptions<C extends Contract> {
     this.#all.set(topic, readers);
     const owner: SubscriptionOwner = {
       check: (incoming, onInvalid) =>
-        this.#last![internals].receiving.check(incoming, { onInvalid }),
-      skip: (error, of) => this.#last![internals].receiving.faults.skip(error, of),
-      ask: () => {
-        if (!subscription.isEnded) this.#later(readers);
+        this.#lastSession![internals].receiving.check(incoming, { onInvalid }),
+      skip: (error, of) => this.#lastSession![internals].receiving.faults.skip(error, of),
+      request: () => {
+        if (!subscription.isEnded) this.#enqueue(readers);
       },
-      lost: (loss) => tellLoss(this.#last![internals].settings, { ...loss, topic }),
+      lost: (loss) => tellLoss(this.#lastSession![internals].settings, { ...loss, topic }),
       loadRecovery: this.#loadRecovery,
       end: () => {
         readers.all.delete(subscription);
@@ -122,13 +122,13 @@ export class ClientSubscriptions<C extends Contract> {
     // session.
     if (this.#session && !readers.isEnded) subscription.change("join");
     readers.all.add(subscription);
-    this.#later(readers);
+    this.#enqueue(readers);
     return subscription;
   }
 
   /** Requests all topics in a new session. */
   resume(session: Session): void {
-    this.#session = this.#last = session;
+    this.#session = this.#lastSession = session;
     this.#hasHistories = session[internals].sending.features?.includes("history");
     this.#waiting = [...this.#all.values()];
     // Set the routes before any request, so that the readers receive even the server's first
@@ -172,7 +172,7 @@ export class ClientSubscriptions<C extends Contract> {
   lose(by: "loss" | "move" = "loss"): void {
     this.#session = undefined;
     this.#leaving.clear();
-    this.#giveUp();
+    this.#cancelWaiting();
     for (const readers of this.#all.values()) {
       // The next session does not wait for a reply from this one.
       readers.request = undefined;
@@ -184,10 +184,10 @@ export class ClientSubscriptions<C extends Contract> {
   end(error: unknown): void {
     for (const readers of this.#all.values()) readers.end(error);
     this.#all.clear();
-    this.#giveUp();
+    this.#cancelWaiting();
   }
 
-  #later(readers: TopicReaders<C>): void {
+  #enqueue(readers: TopicReaders<C>): void {
     if (!this.#waiting.includes(readers)) this.#waiting.push(readers);
     this.#pump();
   }
@@ -195,24 +195,24 @@ export class ClientSubscriptions<C extends Contract> {
   #pump(): void {
     const session = this.#session;
     if (!session?.isReady) return;
-    while (this.#asking < (this.#hasHistories ? MAX_RESUMED_AT_ONCE : MAX_ASKED_AT_ONCE)) {
-      const reply = this.#leaves.shift()?.() ?? this.#askNext(session);
+    while (this.#pendingRequests < (this.#hasHistories ? MAX_RESUMING_REQUESTS : MAX_REQUESTS)) {
+      const reply = this.#unsubscribes.shift()?.() ?? this.#requestNext(session);
       if (reply === undefined) return;
-      this.#asking++;
+      this.#pendingRequests++;
       void reply.catch(() => {}).finally(() => {
-        this.#asking--;
+        this.#pendingRequests--;
         this.#pump();
       });
     }
   }
 
-  #askNext(session: Session): Promise<unknown> | undefined {
+  #requestNext(session: Session): Promise<unknown> | undefined {
     const next = this.#waiting.shift();
-    return next && this.#ask(session, next);
+    return next && this.#request(session, next);
   }
 
   /** Requests one topic. Resolves with true if the server has confirmed it. */
-  async #ask(session: Session, readers: TopicReaders<C>): Promise<true | void> {
+  async #request(session: Session, readers: TopicReaders<C>): Promise<true | void> {
     // There is only one request per topic at a time; when it settles, the next one starts. A retry
     // may start in a session that the client has left.
     if (readers.request || this.#session !== session) return;
@@ -222,46 +222,48 @@ export class ClientSubscriptions<C extends Contract> {
     const route = () => this.#route(session, topic, readers);
     const settle = () => {
       if (readers.request === request) readers.request = undefined;
-      this.onAsked();
+      this.onRequested();
     };
-    let question: Question<C> | undefined;
+    let planned: PlannedRequest<C> | undefined;
     try {
-      question = await readers.question(this.#hasHistories);
-      this.#loads.reset();
+      planned = await readers.planRequest(this.#hasHistories);
+      this.#loadBackoff.reset();
       // The client may have left the topic while the request was prepared.
       if (isLeft()) return settle();
-      if (question !== undefined) {
+      if (planned !== undefined) {
         if (!this.#leaving.has(topic)) route();
         request.reply = session[internals].sending.askTopic("subscribe", topic, {
-          ...question.from,
+          ...planned.from,
           onReply: (reply) => {
             // The client has moved to another session and requested the topic there.
             if (this.#session !== session) return;
             route();
             settle(); // A removal right after this is handled.
-            readers.replied(question!, reply as SubscribeReply);
+            readers.replied(planned!, reply as SubscribeReply);
             readers.head.begin?.(session);
           },
         });
-        this.onAsked();
+        this.onRequested();
         await request.reply;
       }
       settle();
-      if (readers.isWaiting && !isLeft()) this.#later(readers);
+      if (readers.isWaiting && !isLeft()) this.#enqueue(readers);
       return true;
     } catch (error) {
       const isSuperseded = error instanceof RequestError && error.failure.code === "superseded";
       if (isSuperseded && !isLeft()) readers.supersede();
       settle();
-      if (question) await this.#rejected(session, readers, error, question.waiting);
-      else void this.#prepareAgain(session, readers);
+      if (planned) await this.#rejected(session, readers, error, planned.waiting);
+      else void this.#retryLoad(session, readers);
     }
   }
 
   /** Repeats a request after a pause, because the code that it needs did not load. */
-  async #prepareAgain(session: Session, readers: TopicReaders<C>): Promise<void> {
-    await settlesWithin(this.#runtime, session.closed, this.#loads.next()!);
-    if (this.#session === session && this.#all.get(readers.topic) === readers) this.#later(readers);
+  async #retryLoad(session: Session, readers: TopicReaders<C>): Promise<void> {
+    await settlesWithin(this.#runtime, session.closed, this.#loadBackoff.next()!);
+    if (this.#session === session && this.#all.get(readers.topic) === readers) {
+      this.#enqueue(readers);
+    }
   }
 
   /**
@@ -288,8 +290,13 @@ export class ClientSubscriptions<C extends Contract> {
       else void this.#leave(readers).catch(() => {});
     } else if (ended.length < rejected.length) {
       const isNew = rejected.some(({ isEnded }, i) => !isEnded && !wasInForce[i]);
-      retries?.take(error, { session, readers, isNew, ask: () => this.#ask(session, readers) });
-    } else if (readers.isWaiting) this.#later(readers); // For subscriptions that were added in the meantime.
+      retries?.schedule(error, {
+        session,
+        readers,
+        isNew,
+        request: () => this.#request(session, readers),
+      });
+    } else if (readers.isWaiting) this.#enqueue(readers); // For subscriptions that were added in the meantime.
   }
 
   /**
@@ -331,10 +338,10 @@ export class ClientSubscriptions<C extends Contract> {
     if (!session?.isReady) return;
     const { promise, resolve } = Promise.withResolvers<unknown>();
     this.#leaving.set(topic, promise);
-    this.#leaves.push(() => {
+    this.#unsubscribes.push(() => {
       // `onReply` also allows the request when the limit of pending requests is reached.
       const reply = session[internals].sending.askTopic("unsubscribe", topic, {
-        onReply: () => this.#left(session, topic, promise),
+        onReply: () => this.#unsubscribed(session, topic, promise),
       });
       resolve(reply);
       return reply;
@@ -353,7 +360,7 @@ export class ClientSubscriptions<C extends Contract> {
    * discard messages in flight. A later subscription receives everything after this reply. That
    * includes the list of a room, which arrives before the reply to the subscription.
    */
-  #left(session: Session, topic: string, request: Promise<unknown>): void {
+  #unsubscribed(session: Session, topic: string, request: Promise<unknown>): void {
     // In a session that the client has left, messages of the topic may remain. They have their own
     // route.
     if (this.#session !== session || this.#leaving.get(topic) !== request) return;
@@ -365,9 +372,9 @@ export class ClientSubscriptions<C extends Contract> {
    * Drops waiting work, and settles waiting requests to leave a topic. These fail immediately in a
    * session that has ended.
    */
-  #giveUp(): void {
+  #cancelWaiting(): void {
     this.#waiting = [];
-    for (const leave of this.#leaves.splice(0)) void leave().catch(() => {});
+    for (const leave of this.#unsubscribes.splice(0)) void leave().catch(() => {});
   }
 
   #route(session: Session, topic: string, sink?: TopicSink): void {
@@ -415,9 +422,9 @@ interface TopicRequest {
 }
 
 /** A request for a topic, on behalf of one subscription. */
-interface Question<C extends Contract> {
+interface PlannedRequest<C extends Contract> {
   /** The subscription whose position the request contains. */
-  readonly asker: Subscription<C>;
+  readonly reader: Subscription<C>;
   /**
    * All subscriptions that were waiting when the request was sent. A rejection applies to all of
    * them.
@@ -528,27 +535,30 @@ export class TopicReaders<C extends Contract> implements TopicSink {
    * @param hasHistories True if the server has histories.
    * @returns The request, or `undefined` if no request is needed.
    */
-  async question(hasHistories: boolean | undefined): Promise<Question<C> | undefined> {
-    const asked = await Promise.all(
-      this.#waiting.map(async (asker) => ({ asker, from: await asker.from(hasHistories) })),
+  async planRequest(hasHistories: boolean | undefined): Promise<PlannedRequest<C> | undefined> {
+    const requests = await Promise.all(
+      this.#waiting.map(async (reader) => ({
+        reader,
+        from: await reader.from(hasHistories),
+      })),
     );
     const waiting: Subscription<C>[] = [];
-    let first: typeof asked[number] | undefined;
-    for (const next of asked) {
-      const { asker, from } = next;
-      if (this.#standing === "in force" && asker.isWaiting && isPlain(from)) {
-        asker.serve(this.#here, false);
+    let first: typeof requests[number] | undefined;
+    for (const next of requests) {
+      const { reader, from } = next;
+      if (this.#standing === "in force" && reader.isWaiting && isPlain(from)) {
+        reader.serve(this.#newestReply, false);
       }
       // The subscription was served, or it ended while the code for histories was loading.
-      if (!asker.isWaiting) continue;
-      waiting.push(asker);
+      if (!reader.isWaiting) continue;
+      waiting.push(reader);
       if (!first || isBefore(from, first.from)) first = next;
     }
     return first && { ...first, waiting };
   }
 
   /** Handles the reply to a request. */
-  replied({ asker, waiting }: Question<C>, reply: SubscribeReply): void {
+  replied({ reader, waiting }: PlannedRequest<C>, reply: SubscribeReply): void {
     const { epoch, offset = 0, tag, head = 0 } = reply;
     this.#standing = "in force";
     this.#newest = epoch === undefined
@@ -557,7 +567,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
       ? { epoch, offset: head }
       : { epoch, offset, tag };
     for (const one of [...this.all]) {
-      if (one === asker) one.replied(reply);
+      if (one === reader) one.replied(reply);
       else one.serve(reply, waiting.includes(one));
     }
   }
@@ -572,7 +582,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   }
 
   /** A reply that lets a subscription start after the newest publication. */
-  get #here(): SubscribeReply {
+  get #newestReply(): SubscribeReply {
     return this.#newest === undefined ? {} : { ...this.#newest, head: this.#newest.offset };
   }
 

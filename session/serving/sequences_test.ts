@@ -578,11 +578,11 @@ Deno.test("An outbox that ended before its delivery was known still reports its 
     {},
     async (session) => { // The delivery module loads late.
       await Promise.resolve();
-      await new Delivery(outbox).handTo(session);
+      await new Delivery(outbox).sendIn(session);
     },
   );
   outbox.add(encodeMessage("t", 1));
-  const handing = outbox.handTo(hand.session);
+  const handing = outbox.sendIn(hand.session);
   outbox.end(new SessionClosedError("The client is closed"));
   void hand.session.close();
   await handing;

@@ -30,7 +30,7 @@ export const UNSHOWN: Readonly<Record<string, string>> = {
   "2.12": "HTTP, before the first frame: tests/server_test.ts",
   "4.4": "a record is taken off below the frames: tests/websocket_streams_test.ts",
   "6.14": "needs a contract: tests/misfits_test.ts",
-  "7.9": "advice for pages that slept: client/page_life_test.ts",
+  "7.9": "advice for pages that slept: client/page_watch_test.ts",
   "8.4": "streams before the token: tests/strangers_test.ts",
   "12.9": "needs several nodes: pubsub/presence_data_test.ts",
   "12.10": "needs a room of more than 100 users: pubsub/presence/room_notices_test.ts",

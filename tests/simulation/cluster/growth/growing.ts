@@ -28,7 +28,7 @@ const KEPT: readonly RegExp[] = [
 /** The last words in the names of counters, times and positions. */
 const COUNTS = [
   "acknowledged|at|check|closed|created|dials|done|ended|failures|finished|handed|handled|head",
-  "heard|id|kept|last|life|limit|ms|n|next|now|number|opened|order|pings|posted|published|reads",
+  "heard|id|inFlight|kept|last|life|limit|ms|n|next|now|number|opened|order|pings|posted|published|reads",
   "received|records|rejections|sent|sequence|start|stride|taken|tick|ticks|tokens|unused|used|uses",
   "version",
 ].join("|");
@@ -38,7 +38,7 @@ const PASSED = /(bytes(Received|Sent)|(received|sent)(Bytes|Messages))$/i;
 
 /** Fields of the simulation, and fields that hold a current value. */
 const OTHERS =
-  /^(FixedCircularBuffer|Life|Liveness|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^Sum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^BrokerServer.#awayUntil|^UnreadStreams.#connections/;
+  /^(FixedCircularBuffer|Liveness|PageWatch|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^Sum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^BrokerServer.#awayUntil|^UnreadStreams.#connections/;
 
 const COUNT = new RegExp(
   `[.#](${COUNTS})$|[a-z](${COUNTS.replaceAll(/\b[a-z]/g, (first) => first.toUpperCase())})$`,

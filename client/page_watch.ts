@@ -42,7 +42,7 @@ interface Page extends Partial<EventTarget> {
 }
 
 /** The parts of a client that this module uses. */
-export interface LivingClient {
+export interface PageClient {
   /** The session, while there is one. */
   readonly session: Session | undefined;
   /** The status of the client. */
@@ -53,8 +53,8 @@ export interface LivingClient {
   wake(): void;
 }
 
-/** The options for {@linkcode Life}. */
-export interface LifeOptions {
+/** The options for {@linkcode PageWatch}. */
+export interface PageWatchOptions {
   /** The clock and timers of the client. */
   readonly runtime: Runtime;
   /** The time limit for a sign of life from the server, in milliseconds. */
@@ -84,15 +84,15 @@ export interface LifeOptions {
  * In a hidden page, timers fire up to a minute late, or not at all. Only a timer that fires on time
  * aborts a session. If a timer is late, the client pings again.
  */
-export class Life implements Disposable {
-  readonly #client: LivingClient;
+export class PageWatch implements Disposable {
+  readonly #client: PageClient;
   readonly #timeoutMs: number;
   readonly #upgrades: boolean;
   readonly #runtime: Runtime;
   #timer: Timer | undefined;
   #tickedAt: number;
-  #triedAt: number;
-  #tryAt: number;
+  #lastUpgradeAt: number;
+  #nextUpgradeAt: number;
   #isChecking = false;
   /** The time of the last sleep or network change, in milliseconds since the Unix epoch. */
   disturbedAt = 0;
@@ -105,10 +105,10 @@ export class Life implements Disposable {
    * @param client The client.
    * @param options The time limit for a ping, and whether to retry the preferred transport.
    */
-  constructor(client: LivingClient, { runtime, timeoutMs, upgrades = false }: LifeOptions) {
+  constructor(client: PageClient, { runtime, timeoutMs, upgrades = false }: PageWatchOptions) {
     this.#runtime = runtime;
-    this.#tickedAt = this.#triedAt = runtime.now();
-    this.#tryAt = this.#triedAt + UPGRADE_MS;
+    this.#tickedAt = this.#lastUpgradeAt = runtime.now();
+    this.#nextUpgradeAt = this.#lastUpgradeAt + UPGRADE_MS;
     this.#client = client;
     this.#timeoutMs = timeoutMs;
     this.#upgrades = upgrades;
@@ -119,8 +119,10 @@ export class Life implements Disposable {
   handleEvent(event: Event): void {
     const { type } = event;
     const { document } = globalThis as Page;
-    if (type === "online" || type === "change") this.#tryAt = this.#triedAt + CHANGED_MS;
-    if (type === "pagehide") return this.#leave();
+    if (type === "online" || type === "change") {
+      this.#nextUpgradeAt = this.#lastUpgradeAt + CHANGED_MS;
+    }
+    if (type === "pagehide") return this.#closeWithPage();
     if (type === "pageshow" && !(event as Event & { persisted?: boolean }).persisted) return;
     if (type !== "visibilitychange") return this.wake();
     if (!document?.hidden) void this.#check();
@@ -142,7 +144,7 @@ export class Life implements Disposable {
    * Closes the session, because the page is gone. If the page is restored from the browser's cache,
    * it reconnects.
    */
-  #leave(): void {
+  #closeWithPage(): void {
     const { session } = this.#client;
     if (session) session[internals].abort(CloseCode.normal, "", undefined, "network");
   }
@@ -167,13 +169,13 @@ export class Life implements Disposable {
     } else if (stopped && this.#client.session?.transport !== "webtransport") {
       void this.#check(FLOW_TIMEOUT_MS);
     }
-    if (this.#upgrades && this.#runtime.now() >= this.#tryAt) this.#upgrade();
+    if (this.#upgrades && this.#runtime.now() >= this.#nextUpgradeAt) this.#upgrade();
   }
 
   /** Retries the preferred transport, unless the platform or the server does not support it. */
   #upgrade(): void {
-    this.#triedAt = this.#runtime.now();
-    this.#tryAt = this.#runtime.now() + UPGRADE_MS;
+    this.#lastUpgradeAt = this.#runtime.now();
+    this.#nextUpgradeAt = this.#runtime.now() + UPGRADE_MS;
     const { transport, error } = this.#client.session?.fallback ?? {};
     if (!transport || error instanceof UnsupportedError) return;
     this.#client.handOver({ transport }).catch(() => {});
@@ -188,7 +190,9 @@ export class Life implements Disposable {
     if (session === undefined) this.#client.wake();
     if (this.#isChecking) return;
     this.#isChecking = true;
-    if (session === undefined || await this.#isLost(session, timeoutMs)) await this.#hurry(session);
+    if (session === undefined || await this.#isLost(session, timeoutMs)) {
+      await this.#skipDelay(session);
+    }
     this.#isChecking = false;
   }
 
@@ -217,7 +221,7 @@ export class Life implements Disposable {
   }
 
   /** Skips the delay before the next attempt, unless another session opens first. */
-  async #hurry(lost: Session | undefined): Promise<void> {
+  async #skipDelay(lost: Session | undefined): Promise<void> {
     const client = this.#client;
     for await (const { name } of client.status.follow()) {
       if (name === "reconnecting" || name === "rejected") return client.wake();

@@ -60,7 +60,7 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`Life aborts a silent session when its page ${what}, and the client reconnects immediately`, async () => {
+  Deno.test(`PageWatch aborts a silent session when its page ${what}, and the client reconnects immediately`, async () => {
     using time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -81,7 +81,7 @@ for (
     assert(error instanceof TimeoutError && error.timeoutMs === 5_000);
   });
 
-  Deno.test(`Life keeps a session that replies to its ping when its page ${what}`, async () => {
+  Deno.test(`PageWatch keeps a session that replies to its ping when its page ${what}`, async () => {
     using time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -95,7 +95,7 @@ for (
     assertEquals(network.dials.length, 1);
   });
 
-  Deno.test(`Life makes a waiting client retry immediately when its page ${what}`, async () => {
+  Deno.test(`PageWatch makes a waiting client retry immediately when its page ${what}`, async () => {
     using _time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -108,7 +108,7 @@ for (
   });
 }
 
-Deno.test("Life pings after the network changes, if the platform reports it", async () => {
+Deno.test("PageWatch pings after the network changes, if the platform reports it", async () => {
   using time = new FakeTime();
   const connection = new EventTarget();
   using _navigator = withNavigator({ connection });
@@ -123,7 +123,7 @@ Deno.test("Life pings after the network changes, if the platform reports it", as
   assertEquals(network.dials.length, 2);
 });
 
-Deno.test("Life sends no ping when its page is hidden, or shown for the first time", async () => {
+Deno.test("PageWatch sends no ping when its page is hidden, or shown for the first time", async () => {
   using _time = new FakeTime();
   using _document = withDocument(true);
   const network = new Network();
@@ -153,7 +153,7 @@ async function flowing(time: FakeTime, network: Network, bytes: number) {
   return client;
 }
 
-Deno.test("Life aborts the session of a server whose messages stopped, within one heartbeat", async () => {
+Deno.test("PageWatch aborts the session of a server whose messages stopped, within one heartbeat", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await flowing(time, network, 4_096);
@@ -167,7 +167,7 @@ Deno.test("Life aborts the session of a server whose messages stopped, within on
   assertEquals((await session!.closed).by, "network");
 });
 
-Deno.test("Life keeps the session of a server whose messages stopped, if it gives a sign of life", async () => {
+Deno.test("PageWatch keeps the session of a server whose messages stopped, if it gives a sign of life", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await flowing(time, network, 4_096);
@@ -176,7 +176,7 @@ Deno.test("Life keeps the session of a server whose messages stopped, if it give
   assertEquals(network.dials.length, 1);
 });
 
-Deno.test("Life leaves a server that sends few messages to the heartbeat", async () => {
+Deno.test("PageWatch leaves a server that sends few messages to the heartbeat", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using _client = await flowing(time, network, 100);
@@ -187,7 +187,7 @@ Deno.test("Life leaves a server that sends few messages to the heartbeat", async
   assertEquals(network.dials.length, 2);
 });
 
-Deno.test("Life sends a ping after the machine slept, and aborts the session of a silent peer", async () => {
+Deno.test("PageWatch sends a ping after the machine slept, and aborts the session of a silent peer", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await connected(network);
@@ -206,7 +206,7 @@ Deno.test("Life sends a ping after the machine slept, and aborts the session of 
   assert(client.session !== session);
 });
 
-Deno.test("Life sends a second ping if its own timer was late, and aborts no session after the first", async () => {
+Deno.test("PageWatch sends a second ping if its own timer was late, and aborts no session after the first", async () => {
   using time = new FakeTime();
   const network = new Network();
   let peer: Peer | undefined;
@@ -232,7 +232,7 @@ Deno.test("Life sends a second ping if its own timer was late, and aborts no ses
   assertEquals([session.isClosed, network.dials.length], [false, 1]);
 });
 
-Deno.test("Life skips the delay after an attempt that fails right after waking", async () => {
+Deno.test("PageWatch skips the delay after an attempt that fails right after waking", async () => {
   using _time = new FakeTime();
   const network = new Network();
   const attempt = Promise.withResolvers<never>();
@@ -248,7 +248,7 @@ Deno.test("Life skips the delay after an attempt that fails right after waking",
   assertEquals(network.dials.length, 3);
 });
 
-Deno.test("Life makes the client reconnect immediately if the server closed while the page was frozen", async () => {
+Deno.test("PageWatch makes the client reconnect immediately if the server closed while the page was frozen", async () => {
   using _time = new FakeTime();
   const network = new Network();
   await using client = await connected(network);
@@ -259,7 +259,7 @@ Deno.test("Life makes the client reconnect immediately if the server closed whil
   assertEquals(network.dials.length, 2);
 });
 
-Deno.test("Life pings once for a burst of events", async () => {
+Deno.test("PageWatch pings once for a burst of events", async () => {
   using _time = new FakeTime();
   using document = withDocument();
   const network = new Network();
@@ -293,7 +293,7 @@ Deno.test("Client makes fewer attempts while its page is offline, one per longes
   }
 });
 
-Deno.test("Life leaves no timer running", async () => {
+Deno.test("PageWatch leaves no timer running", async () => {
   const network = new Network();
   const client = await connected(network);
   dispatchEvent(new Event("online"));
@@ -302,7 +302,7 @@ Deno.test("Life leaves no timer running", async () => {
   await client.close();
 });
 
-Deno.test("Life releases page and clock when its client closes", async () => {
+Deno.test("PageWatch releases page and clock when its client closes", async () => {
   using time = new FakeTime();
   const network = new Network();
   network.outcomes.push(network.nobody);
