@@ -35,8 +35,6 @@ export class Delivery {
   /** The number of messages at the start of the outbox that have been sent but not acknowledged. */
   #inFlight = 0;
   #bytesInFlight = 0;
-  /** The message that was in flight at the last such close, if it was the only one. */
-  #suspect: OutboxEntry | undefined;
 
   constructor(outbox: Outbox) {
     this.#outbox = outbox;
@@ -55,7 +53,8 @@ export class Delivery {
     this.#inFlight = this.#bytesInFlight = 0;
     core.sending.onAck = (n) => this.#acked(n);
     void session.closed.then((info) => {
-      if (outbox.session === session && isForSize(info)) this.#rejectedForSize(core);
+      const isOwn = outbox.session === session && this.#inFlight > 0;
+      if (isOwn && isForSize(info)) this.#closedForSize(core);
       outbox.notify();
     });
     while (outbox.isFor(session)) {
@@ -91,24 +90,13 @@ export class Delivery {
     return true;
   }
 
-  /**
-   * Handles a close because of a message's size, which happens if a peer or proxy has a lower limit
-   * than `hello` announced. If the same message is the only one in flight at two such closes in a
-   * row, it is dropped and reported, because it would end every later session too.
-   */
-  #rejectedForSize(core: Inside): void {
+  #closedForSize(core: Inside): void {
     const outbox = this.#outbox;
     const isAlone = this.#inFlight === 1 && outbox.publishing === 0;
-    const first = isAlone ? outbox.first : undefined;
-    const isFound = first !== undefined && first === this.#suspect;
-    outbox.search();
-    this.#suspect = isFound ? undefined : first;
-    if (!isFound) return;
-    const { size, topic } = first;
-    const message =
-      `Cannot send "${topic}": two connections were closed because of its size, ${size} bytes`;
+    const failure = outbox.closedForSize(isAlone ? outbox.first : undefined, "send");
+    if (failure === undefined) return;
     outbox.shift();
-    core.sending.rejectedByPeer({ code: "too-large", message });
+    core.sending.rejectedByPeer(failure);
   }
 
   /** Removes messages up to an acknowledged number. */

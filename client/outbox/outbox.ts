@@ -1,6 +1,11 @@
 /** Holds a client's messages that are waiting for a connection, and counts its publications. */
 import { checkLimits } from "../../base/options.ts";
-import { QueueFullError, type SessionClosedError, SkeinError } from "../../errors.ts";
+import {
+  QueueFullError,
+  type RequestFailure,
+  type SessionClosedError,
+  SkeinError,
+} from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import type { Inside } from "../../session/receiving.ts";
 import type { Frame } from "../../transport/connection.ts";
@@ -48,6 +53,8 @@ export class Outbox extends Signal {
   #bytes = 0;
   /** The number of messages that are still searched; 0 or less after a search. */
   #searched = 0;
+  /** The message in flight at the last close because of a message's size, if it was the only one. */
+  #suspect: EncodedMessage | undefined;
   readonly #deliver: ((session: Session) => Promise<void>) | undefined;
 
   /**
@@ -107,9 +114,26 @@ export class Outbox extends Signal {
     this.notify();
   }
 
-  /** Starts to search for a message that is too large. */
-  search(): void {
+  /**
+   * Handles a close because of a message's size, which happens if a peer or proxy has a lower limit
+   * than `hello` announced. Starts to search for the message.
+   *
+   * @param message The message in flight, if it was the only one.
+   * @param verb The call that added the message.
+   * @returns The failure of the message, if it was the only one in flight at two such closes in a
+   * row. It must be dropped, because it would end every later session too.
+   */
+  closedForSize(
+    message: EncodedMessage | undefined,
+    verb: "send" | "publish",
+  ): RequestFailure | undefined {
+    const isFound = message !== undefined && message === this.#suspect;
     this.#searched = this.#messages;
+    this.#suspect = message;
+    if (!isFound) return undefined;
+    const { size, topic } = message;
+    const why = `two connections were closed because of its size, ${size} bytes`;
+    return { code: "too-large", message: `Cannot ${verb} "${topic}": ${why}` };
   }
 
   /**

@@ -69,11 +69,6 @@ export class OutboxPublications {
    * has arrived. It is 0 if there is no pause.
    */
   #pauseMs = 0;
-  /**
-   * The publication that was in flight at the last close because of a message's size, if it was the
-   * only one.
-   */
-  #suspect: Publication | undefined;
 
   /**
    * @param outbox The client's outbox, whose limits include the publications.
@@ -226,7 +221,7 @@ export class OutboxPublications {
     const isLatest = publication.session === session;
     if (error instanceof SessionClosedError) {
       publication.lost = error;
-      if (isForSize(error.info)) this.#rejectedForSize(publication);
+      if (isForSize(error.info)) this.#closedForSize(publication);
       if (!publication.mayRepeat || publication.isRejected) this.#giveUp(publication, error);
       else if (isLatest) publication.session = undefined;
       return;
@@ -243,21 +238,11 @@ export class OutboxPublications {
     if (isLatest) publication.session = undefined;
   }
 
-  /**
-   * Handles a close because of a message's size. If the same publication is the only one in flight
-   * at two such closes in a row, it is rejected, because it would end every later session too.
-   */
-  #rejectedForSize(publication: Publication): void {
+  #closedForSize(publication: Publication): void {
     const outbox = this.#outbox;
     const isAlone = outbox.publishing === 1 && outbox.first === undefined;
-    const isFound = isAlone && publication === this.#suspect;
-    outbox.search();
-    this.#suspect = isAlone ? publication : undefined;
-    if (!isFound) return;
-    const { size, topic } = publication;
-    const text =
-      `Cannot publish "${topic}": two connections were closed because of its size, ${size} bytes`;
-    this.#reject(publication, new RequestError("too-large", text));
+    const failure = outbox.closedForSize(isAlone ? publication : undefined, "publish");
+    if (failure) this.#reject(publication, new RequestError(failure.code, failure.message));
   }
 
   /** Rejects a publication if no session can bring its reply any more. */
