@@ -4,7 +4,7 @@
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { report, type SessionSettings, tellLoss } from "../session/settings.ts";
-import { absoluteUrl } from "../transport/url.ts";
+import { withServer } from "../transport/url.ts";
 
 export { Delivery, flushed } from "./outbox/delivery.ts";
 export { readStream } from "./durable_stream.ts";
@@ -44,15 +44,12 @@ export function reportFailure(settings: SessionSettings, { info, verdict, url }:
   const { by, code, reason, error } = info;
   if (code === CloseCode.queueFull) return tellLoss(settings, { kind: "full", info });
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
-  // This library's errors already name the server, perhaps with another scheme.
-  const isNamed = why.includes(`//${absoluteUrl(url)?.host}`);
   const isOver = verdict === "closed" || verdict === "rejected";
   const line = isOver
     ? `The client of ${url} ${OUTCOMES[verdict]}: ${why}`
-    : `${isNamed ? why : `Cannot connect to ${url}: ${why}`}; retrying, see client.status`;
-  const isUnexplained = code === CloseCode.unauthenticated && by === "remote" &&
-    !/token/i.test(reason);
-  const cure = isOver && isUnexplained ? "; give connect() a token that is valid" : "";
+    : `${withServer(why, url)}; retrying, see client.status`;
+  const needsToken = isOver && code === CloseCode.unauthenticated && by === "remote";
+  const cure = needsToken ? "; give connect() a token that is valid" : "";
   const toHandler = (line: string) =>
     report(settings, new SessionClosedError(line, { info, cause: error }), undefined);
   settings.console.tell(isOver ? verdict : "unreachable", line + cure, {
