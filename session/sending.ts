@@ -289,18 +289,21 @@ export class Sending implements SessionHalf {
     return { client };
   }
 
-  /** Publishes to a topic through the server, and returns the data of the reply. */
+  /**
+   * Publishes to a topic through the server, and returns the data of the reply. `verb` is the
+   * caller's operation, for error messages.
+   */
   async publish(
     topic: string,
     data: unknown,
-    { except, ...wait }: SessionPublishOptions,
+    { except, verb = "publish", ...wait }: SessionPublishOptions & { readonly verb?: string },
   ): Promise<unknown> {
-    checkTopic(topic, "publish");
+    checkTopic(topic, verb);
     return await this.ask(
       `the publication on "${topic}"`,
       (id) => {
         const quiet = except === undefined ? {} : { echo: false, ...this.introduce() } as const;
-        return this.encode({ publish: topic, data, id, ...quiet }, "publish", topic);
+        return this.encode({ publish: topic, data, id, ...quiet }, verb, topic);
       },
       wait,
     );

@@ -418,7 +418,11 @@ Deno.test("ClientState rejects what cannot be written", async () => {
     for (let i = 0; i < 1_001; i++) to.set("items", `${i}`, i);
   });
   await assertRejects(() => many, RangeError, "at most 1000 changes, received 1001");
-  await assertRejects(() => items.set("a", "x".repeat(300_000)), RangeError, "at most");
+  await assertRejects(
+    () => items.set("a", "x".repeat(300_000)),
+    RangeError,
+    "Cannot write state: a message must have at most",
+  );
   await assertRejects(
     () =>
       state.transaction(async (to) => {
@@ -479,7 +483,7 @@ Deno.test("ClientState.transaction() takes effect completely or not at all", asy
     to.set("items", "b", "x".repeat(300_000));
   });
   assertEquals(items.get("a"), 3);
-  await assertRejects(() => writing, RangeError, "at most");
+  await assertRejects(() => writing, RangeError, "Cannot write state: a message must");
   assertEquals([...items], [["a", 2], ["b", 1]]);
 });
 

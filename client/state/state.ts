@@ -462,7 +462,8 @@ export class ClientState implements Disposable {
 
   async #publish(data: unknown, signal: AbortSignal | undefined): Promise<unknown> {
     const session = await this.#client.whenConnected({ signal });
-    return await session[internals].sending.publish(STREAM_PREFIX + this.id, data, { signal });
+    const { sending } = session[internals];
+    return await sending.publish(STREAM_PREFIX + this.id, data, { signal, verb: "write state" });
   }
 
   #write(write: NewWrite): Promise<number> {
