@@ -207,17 +207,29 @@ export class ConnectionError extends SkeinError {
    * did not reject it, or if the platform hides the status.
    */
   declare readonly status: number | undefined;
+  /**
+   * True if the connection broke because nothing arrived from the peer for too long. Only QUIC in
+   * Deno reports this.
+   */
+  declare readonly isTimeout: boolean;
 
   /**
    * Creates the error.
    *
    * @param message The operation that failed.
-   * @param options Standard error options, and the HTTP status if the server rejected the
-   * connection.
+   * @param options Standard error options, the HTTP status if the server rejected the connection,
+   * and `isTimeout` if the peer was silent.
    */
-  constructor(message: string, options?: ErrorOptions & { status?: number | undefined }) {
+  constructor(
+    message: string,
+    options: ErrorOptions & {
+      status?: number | undefined;
+      isTimeout?: boolean | undefined;
+    } = {},
+  ) {
     super("connection", message, options);
-    this.status = options?.status;
+    this.status = options.status;
+    this.isTimeout = options.isTimeout === true;
   }
 }
 

@@ -4,7 +4,13 @@
  */
 import { isForSize } from "../transport/close_info.ts";
 import { checkTopic, type EncodedMessage, encodeMessage } from "../session/wire/encode.ts";
-import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import {
+  CloseCode,
+  type CloseInfo,
+  ConnectionError,
+  SessionClosedError,
+  TimeoutError,
+} from "../errors.ts";
 import { Attempts } from "../base/attempts.ts";
 import { Outbox } from "./outbox/outbox.ts";
 import { OutboxPublications } from "./outbox/publications.ts";
@@ -19,7 +25,7 @@ import type {
   Dialer,
   ServerUrl,
 } from "./client_options.ts";
-import { internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { checkLoop } from "../session/queue/receive_queue.ts";
 import type {
@@ -35,7 +41,13 @@ import type {
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
 import { Guest } from "./guest.ts";
-import { checkConnectTimeout, fresh, NoCommonProtocol, NoToken, openSession } from "./open.ts";
+import {
+  attemptSession,
+  checkConnectTimeout,
+  fresh,
+  type OpenFailure,
+  type Opening,
+} from "./open.ts";
 import type { ClientPlatform } from "./platform.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
@@ -57,7 +69,6 @@ import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import { ServerUrls, withTicket } from "../session/url.ts";
 import { SingleCall } from "../base/single_call.ts";
 import { anySignal, waitFor, within } from "../base/wait.ts";
-import { textOf } from "../base/error_text.ts";
 import { responseOf } from "../session/responses/streaming_response.ts";
 import type { RequestStreamOptions, StreamingResponse, WaitOptions } from "../session/types.ts";
 import { checkSettings } from "../session/check_settings.ts";
@@ -144,7 +155,7 @@ export class Client<C extends Contract = Contract>
   readonly #options: ClientOptions;
   readonly #settings: SessionSettings;
   readonly #backoff: Backoff;
-  readonly #attempts: Attempts<Session | CloseInfo>;
+  readonly #attempts: Attempts<Opening>;
   readonly #outbox: Outbox;
   readonly #publications: OutboxPublications;
   #delivery: Delivery | undefined;
@@ -220,6 +231,7 @@ export class Client<C extends Contract = Contract>
     this.#options = options as unknown as ClientOptions;
     this.#settings = checkSettings<unknown, C, "client">({
       ...options,
+      ...platform,
       side: "client",
       onClose() {}, // `#report` prints the line for this.
       onGoAway: (goaway, session) => {
@@ -227,17 +239,14 @@ export class Client<C extends Contract = Contract>
         options.onGoAway?.(goaway, session);
       },
       runtime,
-      insight: platform.insight,
-      responses: platform.responses,
-      checkOptions: platform.checkOptions,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     this.#backoff = new Backoff(runtime, options.backoff);
     this.#attempts = new Attempts({
       runtime,
       open: (signal) => this.#attempt(signal),
-      isFinal: (result) => result instanceof Session || result.by !== "network",
-      discard: (late) => late instanceof Session && late[internals].abort(CloseCode.normal, ""),
+      isFinal: (opening) => opening.info?.by !== "network",
+      discard: ({ session }) => session?.[internals].abort(CloseCode.normal, ""),
       // From now on, the client notices when its page wakes up.
       onHang: () => void this.#watch(),
       onBeside: () => this.#abortCalls(),
@@ -268,7 +277,7 @@ export class Client<C extends Contract = Contract>
 
   /** True while a session is established. */
   get isConnected(): boolean {
-    return this.#session?.isReady ?? false;
+    return this.#readySession !== undefined;
   }
 
   /**
@@ -303,10 +312,10 @@ export class Client<C extends Contract = Contract>
    * @throws {TypeError} If JSON cannot represent the data.
    */
   send<T extends ContractTopic<C, "client">>(topic: T, data?: ContractData<C, "client", T>): void {
-    const session = this.#session;
+    const session = this.#readySession;
     const { first, awaitsAcks } = this.#outbox;
     // To keep the order, send earlier messages in the outbox first.
-    if (session?.isReady && !first && !awaitsAcks) return session.send(topic, data);
+    if (session && !first && !awaitsAcks) return session.send(topic, data);
     this.#outbox.add(this.#encode("send", topic, data));
   }
 
@@ -420,9 +429,7 @@ export class Client<C extends Contract = Contract>
     if (isKept || options.id) return this.#streamResumable({ ...options, topic, data });
     const open = async () => {
       const { signal, itemTimeoutMs: timeoutMs = this.#settings.requestTimeoutMs } = options;
-      const session = this.#session?.isReady
-        ? this.#session
-        : await this.whenConnected({ timeoutMs, signal });
+      const session = this.#readySession ?? await this.whenConnected({ timeoutMs, signal });
       const { openResponse } = await this.#platform.responses();
       return openResponse(session[internals], topic, data, options);
     };
@@ -615,8 +622,7 @@ export class Client<C extends Contract = Contract>
     options: WaitOptions = {},
   ): Promise<void> {
     this.#check("set presence", options);
-    const next = () =>
-      this.#session?.isReady ? this.#session : this.#nextSession() as Promise<Session>;
+    const next = () => this.#readySession ?? this.#nextSession() as Promise<Session>;
     return this.#presence.set(room, data, { ...options, next });
   }
 
@@ -686,7 +692,7 @@ export class Client<C extends Contract = Contract>
   wake(): void {
     const { current } = this.status;
     const mayDiffer = current.name !== "rejected" ||
-      this.#renewsToken && current.cause.code === CloseCode.unauthenticated;
+      this.#tokens !== undefined && current.cause.code === CloseCode.unauthenticated;
     if (mayDiffer) this.retryNow();
   }
 
@@ -817,6 +823,10 @@ export class Client<C extends Contract = Contract>
     }
   }
 
+  get #readySession(): Session | undefined {
+    return this.#session?.isReady ? this.#session : undefined;
+  }
+
   async #openUnread(): Promise<UnreadSessions> {
     const opened = new Set<Session>();
     const unobserve = this.status.observe(() => void (this.#session && opened.add(this.#session)));
@@ -837,7 +847,7 @@ export class Client<C extends Contract = Contract>
 
   #encode(verb: "send" | "publish", topic: string, data: unknown): EncodedMessage {
     if (this.status.isEnded) throw this.#closedError(verb);
-    const core = this.#session?.isReady ? this.#session[internals] : undefined;
+    const core = this.#readySession?.[internals];
     core?.sending.checkData(verb, data);
     const maxBytes = core?.sending.maxSendBytes ?? this.#settings.maxMessageBytes;
     const isSent = verb === "send";
@@ -851,12 +861,14 @@ export class Client<C extends Contract = Contract>
     try {
       if (connectAfter) await within(this.#runtime, connectAfter, { signal }).catch(() => {});
       while (true) {
-        const { info, wasReady } = await this.#runSession();
-        const verdict = this.#judge(info, wasReady);
+        const ending = await this.#runSession();
+        const { info } = ending;
+        const wasOpen = ending.during === "session";
+        const verdict = this.#judge(ending);
         // The loop over the client throws if it was too slow itself.
         const isFull = info.code === CloseCode.queueFull &&
           !(this.#isIterated && info.by === "local");
-        if (verdict === "closed" || verdict === "rejected" || isFull || !wasReady) {
+        if (verdict === "closed" || verdict === "rejected" || isFull || !wasOpen) {
           this.#report(info, verdict);
         }
         if (verdict === "closed") return this.#finish("closed", info);
@@ -876,7 +888,7 @@ export class Client<C extends Contract = Contract>
           });
           void this.#watch();
           // After the first delay, which is short, the result is still fresh at the next attempt.
-          if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#tryOtherHost();
+          if (wasOpen && mayMove && this.#backoff.attempt === 1) void this.#tryOtherHost();
           if (delayMs > 0) await this.#wait(delayMs);
         }
         const isNews = this.status.current.name !== "connecting";
@@ -908,7 +920,7 @@ export class Client<C extends Contract = Contract>
   async #waitWhileRejected(info: CloseInfo): Promise<void> {
     const resumed = this.#wait(Infinity);
     this.status.set({ name: "rejected", cause: info });
-    if (this.#renewsToken) void this.#watch();
+    if (this.#tokens) void this.#watch();
     await resumed;
     this.#rejections = 0;
     this.#backoff.reset();
@@ -974,19 +986,21 @@ export class Client<C extends Contract = Contract>
     }));
   }
 
-  async #runSession(): Promise<{ info: CloseInfo; wasReady: boolean }> {
+  /** Opens a session, and resolves once it has ended or the attempt has failed. */
+  async #runSession(): Promise<Ending> {
     const left = this.#moves?.left;
-    const session = await this.#attempts.run();
-    if (!(session instanceof Session)) return { info: session, wasReady: false };
+    const opening = await this.#attempts.run();
+    const { session } = opening;
+    if (!session) return opening;
     // If `close` was called between the hello and this turn, it found no session to close.
-    if (this.#stop.signal.aborted) return { info: await session.close(), wasReady: true };
+    if (this.#stop.signal.aborted) return { during: "session", info: await session.close() };
     const since = this.#runtime.now();
     this.#sessionClosed = Promise.withResolvers();
     this.#adopt(session, () => this.#subscriptions.resume(session));
     void left?.assign(session, this.#stop.signal);
     const info = await this.#sessionClosed.promise;
-    const last = this.#session!;
-    this.#noteSilence(info.error, last, last[internals].receiving.lastHeard);
+    const { transport, [internals]: { receiving } } = this.#session!;
+    this.#noteSilence({ info, transport }, receiving.lastHeard);
     this.#session = undefined;
     this.#liveness?.[Symbol.dispose]();
     this.#subscriptions.lose();
@@ -994,7 +1008,7 @@ export class Client<C extends Contract = Contract>
       this.#backoff.reset();
       this.#urls.held();
     }
-    return { info, wasReady: true };
+    return { during: "session", info };
   }
 
   /** Aborts the running calls of the application's functions, which may hang. */
@@ -1003,52 +1017,40 @@ export class Client<C extends Contract = Contract>
     this.#tokens?.abort();
   }
 
-  /** Makes one attempt to open a session. Returns a failure instead of throwing it. */
-  async #attempt(signal: AbortSignal): Promise<Session | CloseInfo> {
-    let dialed: unknown;
+  /** Makes one attempt to open a session. Never rejects. */
+  async #attempt(signal: AbortSignal): Promise<Opening> {
     const left = this.#moves?.left;
-    try {
-      return await this.#open((dial) => async (url, options) => {
-        const silent = this.#silent;
-        this.#silent = undefined;
-        try {
-          const known = left ? left.dialBeside(dial) : this.#dialAsGuest(dial);
-          const opening = known(url, { ...options, silent });
-          // Topics with a history need this code for their first request. It loads while the
-          // connection opens, after the transport's code.
-          if (!this.#subscriptions.isEmpty) this.#platform.recovery().catch(() => {});
-          return dialed = await opening as Connection;
-        } catch (error) {
-          throw dialed = error;
-        }
-      }, anySignal(this.#stop.signal, signal));
-    } catch (error) {
-      if (!signal.aborted) this.#noteSilence(error, dialed, Infinity);
-      // If there was no dial, the error comes from one of the application's functions, perhaps from
-      // another session.
-      const isTold = error instanceof NoToken || dialed && error instanceof SessionClosedError;
-      const told = isTold ? error.info : undefined;
-      // The function has just been called, so a fresh token would not help.
-      if (error instanceof NoToken) this.#rejections++;
-      const reason = textOf(error);
-      if (error instanceof NoCommonProtocol) {
-        return { code: CloseCode.malformed, reason, by: "local", error };
-      }
-      // A TypeError from the dialer means invalid arguments, which no later attempt can fix.
-      const by = dialed instanceof TypeError ? "local" : "network";
-      return told ?? { code: CloseCode.abnormal, reason, by, error };
-    }
+    const opening = await this.#open((dial) => async (url, options) => {
+      const silent = this.#silent;
+      this.#silent = undefined;
+      const known = left ? left.dialBeside(dial) : this.#dialAsGuest(dial);
+      const dialing = known(url, { ...options, silent });
+      // Topics with a history need this code for their first request. It loads while the connection
+      // opens, after the transport's code.
+      if (!this.#subscriptions.isEmpty) this.#platform.recovery().catch(() => {});
+      return await dialing;
+    }, anySignal(this.#stop.signal, signal));
+    if (!opening.session && !signal.aborted) this.#noteSilence(opening);
+    return opening;
   }
 
   /**
-   * Records a silent session for the next attempt, unless the page or the network explains the
+   * Records a silent server for the next attempt, unless the page or the network explains the
    * silence.
+   *
+   * @param ending The end of a session or an attempt.
+   * @param lastHeard The time of the session's last sign of life.
    */
-  #noteSilence(error: unknown, on: unknown, lastHeard: number): void {
-    const { transport } = Object(on) as Partial<Connection>;
+  #noteSilence(
+    { info: { error }, transport }: Pick<OpenFailure, "info" | "transport">,
+    lastHeard = Infinity,
+  ): void {
+    const isSilence = error instanceof TimeoutError ||
+      error instanceof ConnectionError && error.isTimeout;
     const isExplained = isOffline() || (this.#pageWatch?.disturbedAt ?? 0) >= lastHeard;
-    if (!transport || isExplained || !/Timeout|timed out/.test(String(error))) return;
-    this.#silent = { url: this.#attemptUrl, transport, error };
+    if (isSilence && transport && !isExplained) {
+      this.#silent = { url: this.#attemptUrl, transport, error };
+    }
   }
 
   /** Adds the secret of a guest. It does not name a session, because the last one has closed. */
@@ -1059,10 +1061,10 @@ export class Client<C extends Contract = Contract>
     };
   }
 
-  #open(change: (dial: Dialer) => Dialer, signal: AbortSignal): Promise<Session> {
+  #open(change: (dial: Dialer) => Dialer, signal: AbortSignal): Promise<Opening> {
     const tokens = this.#tokens;
     const next = this.#urls.next();
-    return openSession({
+    return attemptSession({
       ...this.#options,
       ...this.#platform,
       token: tokens ? ({ signal }) => tokens.run(signal) : this.#options.token,
@@ -1117,34 +1119,31 @@ export class Client<C extends Contract = Contract>
   }
 
   /** Decides what to do after a session or an attempt has ended. */
-  #judge(info: CloseInfo, wasReady: boolean): Verdict {
-    const { code, by, error } = info;
-    if (this.#stop.signal.aborted) return "closed";
-    // Invalid arguments to a dial, such as an invalid URL, fail at every attempt.
-    if (by === "local" && !wasReady && error instanceof TypeError) return "closed";
+  #judge({ during, info: { code, by } }: Ending): Verdict {
+    const wasOpen = during === "session";
+    // The dialer would not accept the same arguments, such as the URL, at the next attempt.
+    const isInvalid = during === "dial" && by === "local";
+    if (this.#stop.signal.aborted || isInvalid) return "closed";
     if (by === "network") return "usual";
     switch (code) {
       case CloseCode.normal:
         return "closed";
       case CloseCode.unauthenticated:
         // An expired token says nothing about the next one.
-        if (wasReady) return by === "remote" ? "usual" : "rejected";
-        return this.#renewsToken && this.#rejections++ === 0 ? "fresh-token" : "rejected";
+        if (wasOpen) return by === "remote" ? "usual" : "rejected";
+        // The function for the token has just been called, so a fresh token would not help.
+        if (during === "token" || !this.#tokens) return "rejected";
+        return this.#rejections++ === 0 ? "fresh-token" : "rejected";
       case CloseCode.forbidden:
         return "rejected";
       case CloseCode.malformed:
         // During a session, the cause is a bug or a version mismatch, which a deployment may fix.
-        return wasReady ? "longest" : "rejected";
+        return wasOpen ? "longest" : "rejected";
       case CloseCode.notFound:
         return by === "local" ? "rejected" : "longest";
       default:
         return "usual";
     }
-  }
-
-  /** True if each attempt may use a different token. */
-  get #renewsToken(): boolean {
-    return this.#tokens !== undefined;
   }
 
   #finish(name: "rejected" | "closed", last: CloseInfo): CloseInfo {
@@ -1180,8 +1179,8 @@ export class Client<C extends Contract = Contract>
 
   async #nextSession(): Promise<Session<unknown, C, "client">> {
     for await (const { name } of this.status.follow()) {
-      const { session } = this;
-      if (name === "connected" && session?.isReady) return session;
+      const session = this.#readySession;
+      if (name === "connected" && session) return session as Session<unknown, C, "client">;
       if (name === "rejected") break;
     }
     throw this.#closedError("wait for the connection");
@@ -1199,6 +1198,9 @@ export class Client<C extends Contract = Contract>
     return closedError(`Cannot ${verb}: the client is ${current.name}${by}`, info);
   }
 }
+
+/** The end of a session, or a failed attempt to open one. */
+type Ending = OpenFailure | { readonly during: "session"; readonly info: CloseInfo };
 
 /** Adds the kind of failure, which a page can show to its user. */
 function causeOf(info: CloseInfo): Extract<ClientStatus, { name: "reconnecting" }>["cause"] {

@@ -117,8 +117,8 @@ export async function dialBy<C extends Contract>(
   url: string | URL,
   options: DialOptions<C>,
 ): Promise<Session<unknown, C, "client">> {
-  const { dial, insight, responses, checkOptions } = makePlatform(options);
-  checkOptions("dial", options);
+  const platform = makePlatform(options);
+  platform.checkOptions("dial", options);
   const { protocols = [SKEIN_PROTOCOL], token } = options;
   const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
   if (token != null && !protocols.some((name) => SPEAKS_SKEIN.test(name))) {
@@ -131,13 +131,11 @@ export async function dialBy<C extends Contract>(
   const { runtime = platformRuntime() } = options;
   const settings = checkSettings<unknown, C, "client">({
     ...options,
+    ...platform,
     side: "client",
     runtime,
-    insight,
-    responses,
-    checkOptions,
   });
   return await openSession(
-    { ...options, url, dial, insight, responses, protocols, settings, timeoutMs },
+    { ...options, ...platform, url, protocols, settings, timeoutMs },
   ) as Session<unknown, C, "client">;
 }

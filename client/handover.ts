@@ -2,12 +2,13 @@
  * Moves a client to a new session while the old one is still open. `session/lineage.ts` lists the
  * rules of a handover and the code on both ends.
  */
-import { CloseCode, SessionClosedError, TimeoutError } from "../errors.ts";
+import { CloseCode, TimeoutError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
 import { Signal } from "../base/signal.ts";
 import type { Dialer } from "./client_options.ts";
 import type { Alarm } from "./liveness.ts";
+import type { Opening } from "./open.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import type { ClientSubscriptions, HeadSink, TopicReaders } from "./subscriptions/subscriptions.ts";
@@ -47,8 +48,8 @@ export interface MovingClient<C extends Contract> {
   readonly subscriptions: ClientSubscriptions<C>;
   /** Aborted when the client closes. */
   readonly signal: AbortSignal;
-  /** Opens a session. */
-  readonly open: (change: (dial: Dialer) => Dialer, signal: AbortSignal) => Promise<Session>;
+  /** Makes one attempt to open a session. Never rejects. */
+  readonly open: (change: (dial: Dialer) => Dialer, signal: AbortSignal) => Promise<Opening>;
   /** Makes a session the client's current session. `move` moves the subscriptions there. */
   readonly adopt: (session: Session, move: () => void) => void;
 }
@@ -183,11 +184,12 @@ async function handOver<C extends Contract>(
   if (!from[internals].lineage.ticket) return;
   const leaving = new Left(from);
   const isOpen = whileOpen(from, signal);
-  const next = await open(
+  const opening = await open(
     (dial) => (url, options) => leaving.dialBeside(dial)(url, { ...options, only }),
     isOpen,
-  ).catch(() => undefined);
-  return await moveTo(next, leaving, { moving, isOpen });
+  );
+  if (!opening.session) return undefined;
+  return await moveTo(opening.session, leaving, { moving, isOpen });
 }
 
 /**
@@ -238,13 +240,17 @@ async function replaceSilent<C extends Contract>(
     const error = new TimeoutError(`Cannot reach the server: silent for ${silentMs} ms`, silentMs);
     from[internals].abort(CloseCode.timedOut, "No sign of life", error, "network");
   };
-  let next: Session;
-  try {
-    next = await open((dial) => confirmed(ticket ? leaving.dialBeside(dial) : dial), isOpen);
-  } catch (error) {
-    if (!isOpen.aborted && !alarm.signal.aborted && !isRejection(error)) silence();
+  const opening = await open(
+    (dial) => confirmed(ticket ? leaving.dialBeside(dial) : dial),
+    isOpen,
+  );
+  if (!opening.session) {
+    // A server or a proxy that rejects the connection is not silent.
+    const isRejected = opening.info.by === "remote";
+    if (!isOpen.aborted && !alarm.signal.aborted && !isRejected) silence();
     return undefined;
   }
+  const next = opening.session;
   if (next[internals].lineage.follows) {
     const moved = await moveTo(next, leaving, { moving, isOpen });
     return moved && { ...moved, wasAlive: true };
@@ -258,13 +264,6 @@ async function replaceSilent<C extends Contract>(
   return { finished: Promise.resolve(), left: [], wasAlive: false };
 }
 
-/**
- * Returns whether a server or a proxy rejected the connection, which means that it is not silent.
- */
-function isRejection(error: unknown): boolean {
-  return error instanceof SessionClosedError && error.info?.by === "remote";
-}
-
 function whileOpen(session: Session, signal: AbortSignal): AbortSignal {
   const gone = new AbortController();
   session[internals].whenEnded(() => gone.abort());
@@ -272,16 +271,16 @@ function whileOpen(session: Session, signal: AbortSignal): AbortSignal {
 }
 
 async function moveTo<C extends Contract>(
-  next: Session | undefined,
+  next: Session,
   leaving: Left,
   { moving, isOpen }: { readonly moving: Moving<C>; readonly isOpen: AbortSignal },
 ): Promise<Moved | undefined> {
   const { from, left, signal, subscriptions, adopt } = moving;
-  if (next) await leaving.assign(next, isOpen);
-  if (!from.isReady || !next?.isReady) {
+  await leaving.assign(next, isOpen);
+  if (!from.isReady || !next.isReady) {
     // The client reconnects without the old session, and messages for the user arrive in the
     // session that opens next. In all other cases the old session continues.
-    return void next?.[internals].abort(CloseCode.normal, "");
+    return void next[internals].abort(CloseCode.normal, "");
   }
   const passages: Passage<C>[] = [];
   const begun = new Map<Passage<C>, Session>();

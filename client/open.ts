@@ -11,6 +11,7 @@ import {
   TimeoutError,
 } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
+import { textOf } from "../base/error_text.ts";
 import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { anySignal, startTimer, within } from "../base/wait.ts";
@@ -45,11 +46,34 @@ export interface OpenOptions extends Pick<ClientPlatform, "dial" | "insight" | "
   readonly instrumentation?: Instrumentation | undefined;
 }
 
-/** Thrown if the function for the token says that there is no token. */
-export class NoToken extends SessionClosedError {}
+/** The outcome of an attempt to open a session. */
+export type Opening =
+  | { readonly session: Session; readonly info?: undefined }
+  | OpenFailure;
 
-/** Thrown if the server does not support the client's protocol, which no later attempt can fix. */
-export class NoCommonProtocol extends ConnectionError {}
+/** The steps of an attempt: the URL, the token, the connection, its protocol, and the `hello`. */
+export type Step = "url" | "token" | "dial" | "protocol" | "hello";
+
+/** A failed attempt to open a session. */
+export interface OpenFailure {
+  readonly session?: undefined;
+  /** The step that failed. */
+  readonly during: Step;
+  /** The error that {@linkcode openSession} throws. */
+  readonly error: unknown;
+  /**
+   * The reason, in the form of a close:
+   *
+   * - by the server, if it rejected the session or closed it before `hello`,
+   * - by this side, if the next attempt would fail too: the function for the token threw instead of
+   *   providing one, the dialer does not accept its arguments, such as the URL, or the server does
+   *   not support the protocol,
+   * - by the network otherwise.
+   */
+  readonly info: CloseInfo;
+  /** The transport of the connection, if one was opened. */
+  readonly transport: string | undefined;
+}
 
 /**
  * Opens a session. If the attempt fails, both the connection and the session are closed.
@@ -62,8 +86,21 @@ export class NoCommonProtocol extends ConnectionError {}
  * @throws {ConnectionError} If there is a token and the server does not support `skein.1`.
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
+  const opening = await attemptSession(options);
+  if (!opening.session) throw opening.error;
+  return opening.session;
+}
+
+/** Opens a session as {@linkcode openSession} does. Never rejects: a failure is returned. */
+export async function attemptSession(options: OpenOptions): Promise<Opening> {
+  const { insight, instrumentation } = options;
   // If the code for instrumentation cannot be loaded, the session opens without it.
-  const { responses, insight, instrumentation, settings } = options;
+  const part = instrumentation && await insight().catch(() => undefined);
+  return await (part?.openWatched(options, (url) => open({ ...options, url })) ?? open(options));
+}
+
+/** Loads the code for request handlers and drop policies, if the settings need it. */
+async function prepare({ responses, settings }: OpenOptions): Promise<void> {
   const { handlers: { requests }, sendQueue: { policy } } = settings;
   const load = (what: string) =>
     responses().catch((cause) => {
@@ -77,30 +114,30 @@ export async function openSession(options: OpenOptions): Promise<Session> {
     const { DropPolicy } = await load("the policy of sendQueue");
     settings.overflow ??= new DropPolicy(policy);
   }
-  const part = instrumentation && await insight().catch(() => undefined);
-  return await (part?.openWatched(options, (url) => open({ ...options, url })) ?? open(options));
 }
 
-async function open(options: OpenOptions): Promise<Session> {
+async function open(options: OpenOptions): Promise<Opening> {
   const { protocols, headers, timeoutMs, settings } = options;
   const { runtime } = settings;
   const late = new AbortController();
-  let place: string | undefined;
+  /** The start of error messages. */
+  let failed = "Cannot connect";
   const timer = startTimer(runtime, timeoutMs, (ms) => {
-    const to = place === undefined ? "" : ` to ${publicUrl(place)}`;
-    late.abort(new TimeoutError(`Cannot connect${to} within ${ms} ms`, ms));
+    late.abort(new TimeoutError(`${failed} within ${ms} ms`, ms));
   });
   const signal = options.signal ? anySignal(options.signal, late.signal) : late.signal;
+  let during: Step = "url";
   let connection: Connection | undefined;
   let session: Session | undefined;
   try {
+    await prepare(options);
     signal.throwIfAborted();
     const url = await within(runtime, fresh(options.url, signal), { signal });
-    place = absoluteUrl(url)?.href ?? String(url);
-    const asked = fresh(options.token, signal).catch((error) => {
-      throw noTokenOf(error) ?? error;
-    });
-    const token = await within(runtime, asked, { signal }) ?? undefined;
+    const place = absoluteUrl(url)?.href ?? String(url);
+    failed += ` to ${publicUrl(place)}`;
+    during = "token";
+    const token = await within(runtime, fresh(options.token, signal), { signal }) ?? undefined;
+    during = "dial";
     let fallback: TransportFallback | undefined;
     connection = await options.dial(url, {
       runtime,
@@ -112,15 +149,16 @@ async function open(options: OpenOptions): Promise<Session> {
       ...options.hooks,
       headers,
     }).catch((error) => {
-      throw rejectionOf(error, url) ?? withUrl(error, url);
+      const info = closeOfStatus(error);
+      throw info ? closedError(failed, info) : withUrl(error, url);
     });
+    during = "protocol";
     if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
-      throw new NoCommonProtocol(
-        `Cannot connect to ${
-          publicUrl(place)
-        }: the server does not speak ${SKEIN_PROTOCOL}, which the token needs`,
+      throw new ConnectionError(
+        `${failed}: the server does not speak ${SKEIN_PROTOCOL}, which the token needs`,
       );
     }
+    during = "hello";
     session = new Session(connection, settings, {
       url: withoutToken(place),
       fallback,
@@ -128,18 +166,39 @@ async function open(options: OpenOptions): Promise<Session> {
     });
     if (token !== undefined) session[internals].lineage.hasToken = true;
     await within(runtime, session.ready, { signal }).catch((error) => {
-      throw error instanceof SessionClosedError ? rejectedAt(url, error.info) : error;
+      throw error instanceof SessionClosedError ? closedError(failed, error.info) : error;
     });
-    return session;
+    return { session };
   } catch (error) {
     const isLate = late.signal.aborted;
     const code = isLate ? CloseCode.timedOut : CloseCode.normal;
     if (session === undefined) connection?.close();
     else session[internals].abort(code, isLate ? "No hello in time" : "", error);
-    throw error;
+    return { during, error, info: closeOf(error, during), transport: connection?.transport };
   } finally {
     runtime.clearTimeout(timer);
   }
+}
+
+/** Describes the failure of a step in the form of a close. */
+function closeOf(error: unknown, step: Step): CloseInfo {
+  const { abnormal, malformed } = CloseCode;
+  const own = step === "token"
+    ? codeOfNoToken(error)
+    : step === "protocol"
+    ? malformed
+    : step === "dial" && error instanceof TypeError
+    ? abnormal
+    : undefined;
+  // The functions for the URL and the token may throw the error of another session.
+  const told = step !== "url" && step !== "token" && error instanceof SessionClosedError;
+  return told && error.info ||
+    {
+      code: own ?? abnormal,
+      reason: textOf(error),
+      by: own === undefined ? "network" : "local",
+      error,
+    };
 }
 
 /**
@@ -156,28 +215,19 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   );
 }
 
-/** Converts an error that the function for the token threw instead of providing one. */
-function noTokenOf(error: unknown): NoToken | undefined {
-  let code: number;
-  if (error instanceof AuthenticationError) code = 4_000 + error.status;
-  else if (!(error instanceof RequestError)) return undefined;
-  else if (error.failure.code === "unauthenticated") code = CloseCode.unauthenticated;
-  else if (error.failure.code === "forbidden") code = CloseCode.forbidden;
-  else return undefined;
-  const reason = error.message;
-  return new NoToken(reason, { info: { code, reason, by: "local", error }, cause: error });
+/** The close code for an error that the function for the token threw instead of providing one. */
+function codeOfNoToken(error: unknown): number | undefined {
+  if (error instanceof AuthenticationError) return 4_000 + error.status;
+  if (!(error instanceof RequestError)) return undefined;
+  const { code } = error.failure;
+  return code === "unauthenticated" || code === "forbidden" ? CloseCode[code] : undefined;
 }
 
-/** Converts a dialer's error with an HTTP status to the close code for that status. */
-function rejectionOf(error: unknown, url: string | URL): SessionClosedError | undefined {
+/** The close for the HTTP status with which a server rejected the connection. */
+function closeOfStatus(error: unknown): CloseInfo | undefined {
   if (!(error instanceof ConnectionError)) return undefined;
   const { message: reason, status = 0 } = error;
-  if (status < 400) return undefined;
-  return rejectedAt(url, { code: 4000 + status, reason, by: "remote", error });
-}
-
-function rejectedAt(url: string | URL, info: CloseInfo | undefined): SessionClosedError {
-  return closedError(`Cannot connect to ${publicUrl(absoluteUrl(url) ?? url)}`, info);
+  return status < 400 ? undefined : { code: 4000 + status, reason, by: "remote", error };
 }
 
 /** Returns a value, or the result of the function that provides it. */

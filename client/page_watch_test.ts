@@ -1,7 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "./recovery.ts";
-import { TimeoutError } from "../errors.ts";
+import { ConnectionError, TimeoutError } from "../errors.ts";
+import type { Connection } from "../transport/connection.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { testServer } from "../testing/test_server.ts";
 import { clockAhead } from "../tests/globals/clock.ts";
@@ -314,6 +315,18 @@ Deno.test("PageWatch releases page and clock when its client closes", async () =
   assertEquals(network.dials.length, 1);
 });
 
+/** Replaces the end of a connection. */
+function withClosed(connection: Connection, closed: Promise<never>): Connection {
+  closed.catch(() => {});
+  return new Proxy(connection, {
+    get(target, name) {
+      if (name === "closed") return closed;
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
 /** A session that is silent from now on. */
 async function silenced(network: Network) {
   const client = await connected(network);
@@ -372,6 +385,36 @@ for (
     assertEquals([network.dials.length, network.dials[2]?.silent], [3, undefined]);
   });
 }
+
+for (const isTimeout of [true, false]) {
+  Deno.test(`Client ${isTimeout ? "counts" : "does not count"} a broken connection as silent, as its transport says and not as its text does`, async () => {
+    using time = new FakeTime();
+    const network = new Network();
+    const broken = Promise.withResolvers<never>();
+    network.outcomes.push(() => withClosed(network.accept(), broken.promise));
+    await using client = await connected(network);
+    const text = isTimeout ? "The connection broke: silent" : "The connection broke: timed out";
+    const error = new ConnectionError(text, { isTimeout });
+    broken.reject(error);
+    network.cut();
+    await pass(time, 2);
+    await settled(client);
+    assertEquals(network.dials.map(({ silent }) => silent?.error), [
+      undefined,
+      isTimeout ? error : undefined,
+    ]);
+  });
+}
+
+Deno.test("Client counts a session that its handshake timeout ends as silent", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  network.outcomes.push(network.byHand(() => {}));
+  await using client = network.client({ handshakeTimeoutMs: 3_000 });
+  await pass(time, 5);
+  await settled(client);
+  assertEquals(network.dials.map(({ silent }) => silent?.transport), [undefined, "memory"]);
+});
 
 Deno.test("Client counts a connection without a hello as a loss of its transport", async () => {
   using time = new FakeTime();

@@ -86,6 +86,16 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
 }
 
 /**
+ * Detects a connection that ended because nothing arrived from the peer for too long.
+ *
+ * @param error The error with which a QUIC connection ended.
+ * @returns True after QUIC's idle timeout.
+ */
+export function isIdleTimeout(error: unknown): boolean {
+  return textOf(error).includes("timed out");
+}
+
+/**
  * Detects a server that replied to a TLS handshake with something else, such as HTTP.
  *
  * @param text The error text of a WebSocket.

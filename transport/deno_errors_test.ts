@@ -4,6 +4,7 @@ import { soon, turns } from "../tests/waiting.ts";
 import {
   dialFailure,
   isConnectionRefused,
+  isIdleTimeout,
   isNoCommonProtocol,
   isPeerReset,
   isPeerResponse,
@@ -76,6 +77,16 @@ Deno.test("isConnectionRefused() recognizes this runtime's error for a server th
   server.listener.stop();
   const error = await rejection(connectBare(server.port));
   assert(isConnectionRefused(error) && isPeerResponse(error), changed(error));
+});
+
+Deno.test("isIdleTimeout() recognizes this runtime's error for a silent server, and no other end", async () => {
+  await using server = new QuicServer({ idleTimeoutMs: 100, keepAliveIntervalMs: 100_000 });
+  const silent = await rejection((await connectBare(server.port)).closed);
+  assert(isIdleTimeout(silent), changed(silent));
+  const rejecting = new QuicServer();
+  await using _ = rejecting;
+  const alpn = await rejection(connectBare(rejecting.port, { alpnProtocols: ["other"] }));
+  assert(!isIdleTimeout(alpn), changed(alpn));
 });
 
 Deno.test("isResponseWithoutTls() recognizes this runtime's error for a server without TLS", async () => {

@@ -264,35 +264,41 @@ export interface WatchedOpening {
   readonly instrumentation?: Instrumentation | undefined;
 }
 
+/** The outcome of an attempt to open a session. */
+type Outcome =
+  | { readonly session: Session }
+  | { readonly session?: undefined; readonly error: unknown };
+
 /**
- * Opens a client's session with an instrumentation. `open` receives a function that returns the
- * URL.
+ * Opens a client's session with an instrumentation.
+ *
+ * @typeParam O The outcome of the attempt.
+ * @param options The client's options.
+ * @param open Makes the attempt, and never rejects. It receives a function that returns the URL.
+ * @returns The outcome.
  */
-export async function openWatched(
+export async function openWatched<O extends Outcome>(
   options: WatchedOpening,
-  open: (
-    url: (options: { readonly signal: AbortSignal }) => Promise<string | URL>,
-  ) => Promise<Session>,
-): Promise<Session> {
+  open: (url: (options: { readonly signal: AbortSignal }) => Promise<string | URL>) => Promise<O>,
+): Promise<O> {
   const { settings, instrumentation } = options;
   settings.watch ??= instrumentation && new HookRunner(instrumentation, settings);
   let handshake: FollowedHandshake | undefined;
   let isOver = false;
-  try {
-    const session = await open(async (call) => {
-      const url = typeof options.url === "function" ? await options.url(call) : options.url;
-      const info = { side: "client", url: withoutToken(String(url)) } as const;
-      // If the attempt ended in the meantime, the handshake would stay open.
-      if (!isOver) handshake = settings.watch?.handshake(info);
-      return url;
-    });
-    handshake?.ended({ session });
-    return session;
-  } catch (error) {
-    isOver = true;
-    handshake?.ended({ error, status: rejectionStatus(error) });
-    throw error;
+  const outcome = await open(async (call) => {
+    const url = typeof options.url === "function" ? await options.url(call) : options.url;
+    const info = { side: "client", url: withoutToken(String(url)) } as const;
+    // If the attempt ended in the meantime, the handshake would stay open.
+    if (!isOver) handshake = settings.watch?.handshake(info);
+    return url;
+  });
+  isOver = true;
+  if (outcome.session) handshake?.ended({ session: outcome.session });
+  else {
+    const { error } = outcome;
+    handshake?.ended({ error, status: rejectionStatus(error) ?? rejectionStatus(outcome) });
   }
+  return outcome;
 }
 
 /**

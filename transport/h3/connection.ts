@@ -754,8 +754,8 @@ function connectionFailed(fault: H3ProtocolError): ConnectionError {
   return new ConnectionError(fault.message, { cause: fault });
 }
 
-function connectionBroke({ reason }: QuicEnding): ConnectionError {
-  return new ConnectionError(`The connection broke: ${reason}`);
+function connectionBroke({ reason, isTimeout }: QuicEnding): ConnectionError {
+  return new ConnectionError(`The connection broke: ${reason}`, { isTimeout });
 }
 
 /** Reads the HEADERS frame at the start of a request. */

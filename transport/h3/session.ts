@@ -767,11 +767,11 @@ export class Http3Session extends CountedConnection
     if (isPeerReset(cause) || this.#closing !== undefined) {
       return this.#fail(this.#errors.session(NO_CLOSE, { cause }));
     }
-    const { closeCode, reason } = await ending;
+    const { closeCode, reason, isTimeout } = await ending;
     if (this.#link.fault !== undefined) return this.#broken(this.#link.fault);
     if (closeCode === undefined) {
       const message = `The connection broke: ${reason}`;
-      return this.#fail(this.#errors.session(message, { cause }));
+      return this.#fail(this.#errors.session(message, { cause, isTimeout }));
     }
     if (this.#link.isClosedHere) {
       this.#over({ message: "The connection was closed with code 0" });
@@ -878,7 +878,10 @@ export interface SessionErrors {
    */
   stream(failure: StreamFailure, code: number | undefined): Error;
   /** Creates the error for a session that has ended or could not be opened. */
-  session(message: string, options?: ErrorOptions & { status?: number | undefined }): Error;
+  session(
+    message: string,
+    options?: ErrorOptions & { status?: number | undefined; isTimeout?: boolean | undefined },
+  ): Error;
 }
 
 /** The factory of Skein's own errors. */

@@ -347,7 +347,8 @@ Deno.test("Http3Session.closed rejects when the peer is silent", async () => {
   const stream = directStream(await session.createBidirectionalStream());
   const read = stream.read();
   relay.cut();
-  await assertRejects(() => soon(session.closed), ConnectionError, "timed out");
+  const error = await assertRejects(() => soon(session.closed), ConnectionError, "timed out");
+  assertEquals(error.isTimeout, true);
   await assertRejects(() => read, ConnectionError);
   await until(() => server.listener.connectionCount === 0);
 });

@@ -246,7 +246,7 @@ export class RawQuicConnection extends CountedConnection
     const info = checkWireClose(options, MAX_QUIC_CLOSE_CODE);
     if (this.#closing !== undefined || this.#error !== undefined) return;
     this.#closing = info;
-    this.#over(`The connection was closed with code ${info.closeCode}`);
+    this.#over(new ConnectionError(`The connection was closed with code ${info.closeCode}`));
     this.#conn.close(this.#requiresClose ? markClose(info) : info);
   }
 
@@ -316,15 +316,20 @@ export class RawQuicConnection extends CountedConnection
    * Handles the peer's close, or the loss of the connection. Returns an error if the connection was
    * lost.
    */
-  #ended({ closeCode, reason }: QuicEnding): ConnectionError | undefined {
-    if (closeCode === undefined) return this.#over(`The connection broke: ${reason}`, true);
+  #ended({ closeCode, reason, isTimeout }: QuicEnding): ConnectionError | undefined {
+    if (closeCode === undefined) {
+      const error = new ConnectionError(`The connection broke: ${reason}`, { isTimeout });
+      return this.#over(error, { isBroken: true });
+    }
     const words = reason && `: ${reason}`;
-    this.#over(`The peer closed the connection with code ${closeCode}${words}`);
+    this.#over(
+      new ConnectionError(`The peer closed the connection with code ${closeCode}${words}`),
+    );
     return undefined;
   }
 
-  #over(message: string, isBroken = false): ConnectionError {
-    const error = this.#error = new ConnectionError(message);
+  #over(error: ConnectionError, { isBroken = false } = {}): ConnectionError {
+    this.#error = error;
     this.#failed = this.halves.toArray();
     for (const half of this.#failed) half.fail(error);
     const cause = isBroken ? error : undefined;

@@ -114,6 +114,7 @@ Deno.test("QuicConnection.closed rejects when the peer falls silent", async () =
   );
   const error = await assertRejects(() => soon(connection.closed), ConnectionError);
   assertEquals(error.message, "The connection broke: timed out");
+  assertEquals(error.isTimeout, true);
   await soon(Promise.all([reading, incoming]));
 });
 

@@ -4,6 +4,7 @@
  */
 import { TimeoutError, UnsupportedError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
+import { isIdleTimeout } from "../deno_errors.ts";
 import type { CertificateHash } from "../webtransport.ts";
 import type { StreamDirection } from "../connection.ts";
 import { isDeno, isPermitted } from "../../base/platform.ts";
@@ -21,6 +22,8 @@ export interface QuicEnding {
   readonly closeCode: number | undefined;
   /** The reason of the close, or the error message if the connection was lost. */
   readonly reason: string;
+  /** True if the connection was lost because the peer was silent for too long. */
+  readonly isTimeout?: boolean | undefined;
 }
 
 /** The error text if QUIC is missing. It says how to enable QUIC, which Node does not have. */
@@ -85,7 +88,7 @@ export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
     const { closeCode, reason } = await conn.closed;
     return { closeCode, reason };
   } catch (error) {
-    return { closeCode: undefined, reason: textOf(error) };
+    return { closeCode: undefined, reason: textOf(error), isTimeout: isIdleTimeout(error) };
   }
 }
 
