@@ -78,13 +78,6 @@ import type { SilentTransport, TransportName } from "../transport/race/options.t
 const STABLE_MS = 5_000;
 
 /**
- * How long the client waits for a sign of life from the server after the page or machine slept,
- * came back online or changed networks, in milliseconds. If there is none, the client reconnects
- * immediately.
- */
-export const WAKE_MS = 5_000;
-
-/**
  * The shortest pause between a rejected attempt and the attempt with a fresh token, in
  * milliseconds. The longest pause is three times as long. A pause is needed because the library
  * that provides the token may still be renewing it after a wake-up.
@@ -277,7 +270,7 @@ export class Client<C extends Contract = Contract>
 
   /** True while a session is established. */
   get isConnected(): boolean {
-    return this.#readySession !== undefined;
+    return this.#session?.isReady ?? false;
   }
 
   /**
@@ -312,10 +305,10 @@ export class Client<C extends Contract = Contract>
    * @throws {TypeError} If JSON cannot represent the data.
    */
   send<T extends ContractTopic<C, "client">>(topic: T, data?: ContractData<C, "client", T>): void {
-    const session = this.#readySession;
+    const { session } = this;
     const { first, awaitsAcks } = this.#outbox;
     // To keep the order, send earlier messages in the outbox first.
-    if (session && !first && !awaitsAcks) return session.send(topic, data);
+    if (session?.isReady && !first && !awaitsAcks) return session.send(topic, data);
     this.#outbox.add(this.#encode("send", topic, data));
   }
 
@@ -429,7 +422,9 @@ export class Client<C extends Contract = Contract>
     if (isKept || options.id) return this.#streamResumable({ ...options, topic, data });
     const open = async () => {
       const { signal, itemTimeoutMs: timeoutMs = this.#settings.requestTimeoutMs } = options;
-      const session = this.#readySession ?? await this.whenConnected({ timeoutMs, signal });
+      const session = this.#session?.isReady
+        ? this.#session
+        : await this.whenConnected({ timeoutMs, signal });
       const { openResponse } = await this.#platform.responses();
       return openResponse(session[internals], topic, data, options);
     };
@@ -622,7 +617,8 @@ export class Client<C extends Contract = Contract>
     options: WaitOptions = {},
   ): Promise<void> {
     this.#check("set presence", options);
-    const next = () => this.#readySession ?? this.#nextSession() as Promise<Session>;
+    const next = () =>
+      this.#session?.isReady ? this.#session : this.#nextSession() as Promise<Session>;
     return this.#presence.set(room, data, { ...options, next });
   }
 
@@ -823,10 +819,6 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  get #readySession(): Session | undefined {
-    return this.#session?.isReady ? this.#session : undefined;
-  }
-
   async #openUnread(): Promise<UnreadSessions> {
     const opened = new Set<Session>();
     const unobserve = this.status.observe(() => void (this.#session && opened.add(this.#session)));
@@ -847,7 +839,7 @@ export class Client<C extends Contract = Contract>
 
   #encode(verb: "send" | "publish", topic: string, data: unknown): EncodedMessage {
     if (this.status.isEnded) throw this.#closedError(verb);
-    const core = this.#readySession?.[internals];
+    const core = this.#session?.isReady ? this.#session[internals] : undefined;
     core?.sending.checkData(verb, data);
     const maxBytes = core?.sending.maxSendBytes ?? this.#settings.maxMessageBytes;
     const isSent = verb === "send";
@@ -906,8 +898,7 @@ export class Client<C extends Contract = Contract>
 
   /** Reports a failure if no one reads the status. */
   #report(info: CloseInfo, verdict: Verdict): void {
-    const isNormal = info.code === CloseCode.normal || this.#stop.signal.aborted;
-    if (isNormal || this.status.isObserved) return;
+    if (this.#stop.signal.aborted || this.status.isObserved) return;
     const failure = { info, verdict, url: this.#attemptUrl };
     // If this code cannot be loaded, the browser's console already shows that the network is down.
     this.#platform.recovery().then((part) => part.reportFailure(this.#settings, failure), () => {});
@@ -974,7 +965,6 @@ export class Client<C extends Contract = Contract>
     this.#settings.skipOversize = part.skipOversize;
     this.#pageWatch ??= new part.PageWatch(this, {
       runtime: this.#runtime,
-      timeoutMs: WAKE_MS,
       upgrades: this.#options.upgrade,
     });
     this.#liveness ??= new part.Liveness(this.#runtime);
@@ -1179,8 +1169,8 @@ export class Client<C extends Contract = Contract>
 
   async #nextSession(): Promise<Session<unknown, C, "client">> {
     for await (const { name } of this.status.follow()) {
-      const session = this.#readySession;
-      if (name === "connected" && session) return session as Session<unknown, C, "client">;
+      const { session } = this;
+      if (name === "connected" && session?.isReady) return session;
       if (name === "rejected") break;
     }
     throw this.#closedError("wait for the connection");

@@ -8,6 +8,13 @@ import type { Session } from "../session/session.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import type { ClientStatus } from "./client_options.ts";
 
+/**
+ * How long the client waits for a sign of life from the server after the page or machine slept,
+ * came back online or changed networks, in milliseconds. If there is none, the client reconnects
+ * immediately.
+ */
+export const WAKE_MS = 5_000;
+
 const TICK_MS = 5_000;
 
 /** If a timer fires later than this, in milliseconds, the page or the whole machine was asleep. */
@@ -57,8 +64,6 @@ export interface PageClient {
 export interface PageWatchOptions {
   /** The clock and timers of the client. */
   readonly runtime: Runtime;
-  /** The time limit for a sign of life from the server, in milliseconds. */
-  readonly timeoutMs: number;
   /** True to retry the preferred transport while the client is on a different one. */
   readonly upgrades?: boolean | undefined;
 }
@@ -86,7 +91,6 @@ export interface PageWatchOptions {
  */
 export class PageWatch implements Disposable {
   readonly #client: PageClient;
-  readonly #timeoutMs: number;
   readonly #upgrades: boolean;
   readonly #runtime: Runtime;
   #timer: Timer | undefined;
@@ -103,14 +107,13 @@ export class PageWatch implements Disposable {
 
   /**
    * @param client The client.
-   * @param options The time limit for a ping, and whether to retry the preferred transport.
+   * @param options The runtime, and whether to retry the preferred transport.
    */
-  constructor(client: PageClient, { runtime, timeoutMs, upgrades = false }: PageWatchOptions) {
+  constructor(client: PageClient, { runtime, upgrades = false }: PageWatchOptions) {
     this.#runtime = runtime;
     this.#tickedAt = this.#lastUpgradeAt = runtime.now();
     this.#nextUpgradeAt = this.#lastUpgradeAt + UPGRADE_MS;
     this.#client = client;
-    this.#timeoutMs = timeoutMs;
     this.#upgrades = upgrades;
     for (const [target, type] of watched()) target?.addEventListener?.(type, this);
     this.#startTimer();
@@ -185,7 +188,7 @@ export class PageWatch implements Disposable {
    * Checks the session. Only one check runs at a time, because a page that wakes up fires several
    * events.
    */
-  async #check(timeoutMs = this.#timeoutMs): Promise<void> {
+  async #check(timeoutMs = WAKE_MS): Promise<void> {
     const { session } = this.#client;
     if (session === undefined) this.#client.wake();
     if (this.#isChecking) return;

@@ -36,12 +36,14 @@ const OUTCOMES = { closed: "has ended", rejected: "was rejected" };
 
 /**
  * Reports a failure once for each URL, to `onError`, or to the console if there is no such handler.
+ * A normal close is none.
  *
  * @param settings The settings of the client's sessions.
  * @param failure The failure.
  */
 export function reportFailure(settings: SessionSettings, { info, verdict, url }: Failure): void {
   const { by, code, reason, error } = info;
+  if (code === CloseCode.normal) return;
   if (code === CloseCode.queueFull) return tellLoss(settings, { kind: "full", info });
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
   const isOver = verdict === "closed" || verdict === "rejected";

@@ -13,7 +13,7 @@ import { FIRST_DELAY_MS, MAX_DELAY_MS } from "../base/backoff.ts";
 import { type QuotaOptions, Quotas } from "../base/shares.ts";
 import type { Rate } from "../base/token_bucket.ts";
 import { HANGING_MS } from "../base/attempts.ts";
-import { WAKE_MS } from "../client/client.ts";
+import { WAKE_MS } from "../client/page_watch.ts";
 import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
 import { LIMITS as OUTBOX } from "../client/outbox/outbox.ts";
