@@ -2,9 +2,9 @@
  * Code that a client loads late. It notices a lost server, moves subscriptions and messages to the
  * next session, and reports failures if no one reads the client's status.
  */
-import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import { CloseCode, type CloseInfo, ConnectionError, SessionClosedError } from "../errors.ts";
 import { report, type SessionSettings, tellLoss } from "../session/settings.ts";
-import { withServer } from "../transport/url.ts";
+import { withUrl } from "../transport/url.ts";
 
 export { Delivery, flushed } from "./outbox/delivery.ts";
 export { readStream } from "./durable_stream.ts";
@@ -46,10 +46,11 @@ export function reportFailure(settings: SessionSettings, { info, verdict, url }:
   if (code === CloseCode.normal) return;
   if (code === CloseCode.queueFull) return tellLoss(settings, { kind: "full", info });
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
+  const named = withUrl(new ConnectionError(why), url) as ConnectionError;
   const isOver = verdict === "closed" || verdict === "rejected";
   const line = isOver
     ? `The client of ${url} ${OUTCOMES[verdict]}: ${why}`
-    : `${withServer(why, url)}; retrying, see client.status`;
+    : `${named.message}; retrying, see client.status`;
   const needsToken = isOver && code === CloseCode.unauthenticated && by === "remote";
   const cure = needsToken ? "; give connect() a token that is valid" : "";
   const toHandler = (line: string) =>

@@ -79,19 +79,6 @@ export function pathBelow(url: string, path: string): string | undefined {
 }
 
 /**
- * Says in the text of a failure which server could not be reached.
- *
- * @param text The text.
- * @param url The URL of the server.
- * @returns The text with the URL, or unchanged if it already names the host.
- */
-export function withServer(text: string, url: string | URL): string {
-  const host = absoluteUrl(url)?.host;
-  if (host && text.includes(`//${host}`)) return text;
-  return `Cannot connect to ${publicUrl(url)}: ${text.replace(/^Cannot connect: /, "")}`;
-}
-
-/**
  * Adds the URL to the message of a connection error.
  *
  * @param error The error. An error of another kind, or one that already names the host, is returned
@@ -99,9 +86,10 @@ export function withServer(text: string, url: string | URL): string {
  * @returns An error of the same class.
  */
 export function withUrl(error: unknown, url: string | URL): unknown {
-  const { message = "", cause = error } = Object(error) as Error;
-  const why = withServer(message, url);
-  if (why === message) return error;
+  const { message, cause = error } = Object(error) as Error;
+  const host = absoluteUrl(url)?.host;
+  if (host && message?.includes(`//${host}`)) return error;
+  const why = `Cannot connect to ${publicUrl(url)}: ${message?.replace(/^Cannot connect: /, "")}`;
   if (error instanceof TimeoutError) return new TimeoutError(why, error.timeoutMs, { cause });
   if (error instanceof UnsupportedError) return new UnsupportedError(why, { cause });
   if (!(error instanceof ConnectionError)) return error;
