@@ -19,10 +19,9 @@ import type { Connection } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
 import { FastSocket } from "../cli/load/socket.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
-import { Histogram } from "../cli/load/histogram.ts";
-import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
+import { type LoadResult, Meter, sleep } from "./meter.ts";
 import { loadMoq } from "./moq.ts";
-import { usageOf } from "./processes.ts";
+import { idle, repeat, transfer } from "./rounds.ts";
 
 const MESSAGE = new Uint8Array(64).fill(7);
 const TEXT = "7".repeat(MESSAGE.length);
@@ -31,9 +30,6 @@ const MIB = 1_048_576;
 
 /** Maximum bytes in flight on a bare socket: as many as a stream's window. */
 const RAW_WINDOW_BYTES = 262_144;
-
-/** Idle sessions that open at once. */
-const OPENING = 8;
 
 /** The socket of all clients, in place of the platform's `WebSocket`. */
 class BenchSocket extends FastSocket {
@@ -279,25 +275,7 @@ const CLIENTS = {
 };
 
 async function rpc(client: Client, options: Options): Promise<LoadResult> {
-  const { atOnce, pid, warmUpMs, measureMs } = options;
-  const histogram = new Histogram();
-  let isOn = true;
-  let isMeasuring = false;
-  const work = Promise.all(Array.from({ length: atOnce }, async () => {
-    while (isOn) {
-      const startUs = nowUs();
-      await client.ask();
-      if (isMeasuring) histogram.add(nowUs() - startUs);
-    }
-  }));
-  await Promise.race([sleep(warmUpMs), work]);
-  const meter = await Meter.begin(pid);
-  isMeasuring = true;
-  await Promise.race([sleep(measureMs), work]);
-  const figures = await meter.end(histogram.count);
-  isOn = isMeasuring = false;
-  await work;
-  return { ...figures, ...quantilesOf(histogram), closed: 0 };
+  return { ...await repeat(() => client.ask(), options), closed: 0 };
 }
 
 async function messages(client: Client, options: Options): Promise<LoadResult> {
@@ -312,39 +290,21 @@ async function messages(client: Client, options: Options): Promise<LoadResult> {
   return { ...figures, closed: 0 };
 }
 
-function transfer(name: "up" | "echo") {
+function transferBy(name: "up" | "echo") {
   return async (client: Client, { mib, pid, measureMs }: Options): Promise<LoadResult> => {
-    const chunks = mib * MIB / CHUNK.length;
-    await client[name]!(chunks);
-    const meter = await Meter.begin(pid);
-    const end = performance.now() + measureMs;
-    let bytes = 0;
-    do {
-      await client[name]!(chunks);
-      bytes += mib * MIB;
-    } while (performance.now() < end);
-    return { ...await meter.end(bytes / 1_000_000), closed: 0 };
+    const bytes = mib * MIB;
+    const once = () => client[name]!(bytes / CHUNK.length);
+    return { ...await transfer(once, { bytes, pid, measureMs }), closed: 0 };
   };
 }
 
-async function idle(client: Client, { pid, sessions }: Options): Promise<LoadResult> {
+async function stay(client: Client, options: Options): Promise<LoadResult> {
   // The first client loads the code of all clients.
   await client.stay();
-  await sleep(500);
-  const before = await usageOf(pid);
-  const meter = await Meter.begin(pid);
-  for (let left = sessions; left > 0; left -= OPENING) {
-    const some = Array.from({ length: Math.min(left, OPENING) }, () => client.stay());
-    await Promise.all(some);
-  }
-  const figures = await meter.end(sessions);
-  // Memory settles a moment later.
-  await sleep(2_000);
-  const after = await usageOf(pid);
-  return { ...figures, ...memoryOf(sessions, { before, after }), closed: 0 };
+  return { ...await idle(() => client.stay(), options), closed: 0 };
 }
 
-const MODES = { messages, rpc, up: transfer("up"), echo: transfer("echo"), idle };
+const MODES = { messages, rpc, up: transferBy("up"), echo: transferBy("echo"), idle: stay };
 
 if (import.meta.main) {
   const { args } = Deno;

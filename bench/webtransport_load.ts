@@ -23,8 +23,8 @@ import { directDatagrams, directStream } from "../transport/direct.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
 import { Histogram } from "../cli/load/histogram.ts";
-import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
-import { usageOf } from "./processes.ts";
+import { type LoadResult, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
+import { idle, repeat, transfer } from "./rounds.ts";
 import { findTarget, type Target } from "./webtransport_target.ts";
 
 /** The payload of a request and its reply. */
@@ -39,9 +39,6 @@ const DATAGRAM_BYTES = 100;
 
 /** Time until a datagram counts as lost, in milliseconds. */
 const LOST_MS = 250;
-
-/** Idle sessions that open at once. */
-const OPENING = 8;
 
 /** Default warm-up, in milliseconds. */
 const WARM_UP_MS = 600;
@@ -144,56 +141,32 @@ class Run {
   }
 }
 
-/** Repeats an action, with several instances at once. */
-async function repeat(run: Run, once: () => Promise<void>): Promise<LoadResult> {
-  const { atOnce, pid, warmUpMs, measureMs } = run.options;
-  const histogram = new Histogram();
-  let isOn = true;
-  let isMeasuring = false;
-  const work = Promise.all(Array.from({ length: atOnce }, async () => {
-    while (isOn) {
-      const startUs = nowUs();
-      await once();
-      run.answered++;
-      if (isMeasuring) histogram.add(nowUs() - startUs);
-    }
-  }));
-  await Promise.race([sleep(warmUpMs), work]);
-  const meter = await Meter.begin(pid);
-  isMeasuring = true;
-  await Promise.race([sleep(measureMs), work]);
-  const figures = await meter.end(histogram.count);
-  isOn = isMeasuring = false;
-  await work;
-  return { ...figures, ...quantilesOf(histogram), closed: run.closed };
+async function repeatIn(run: Run, once: () => Promise<void>): Promise<LoadResult> {
+  const counted = async () => {
+    await once();
+    run.answered++;
+  };
+  return { ...await repeat(counted, run.options), closed: run.closed };
 }
 
 function setup(run: Run): Promise<LoadResult> {
-  return repeat(run, async () => (await run.dial()).close());
+  return repeatIn(run, async () => (await run.dial()).close());
 }
 
 async function rpc(run: Run): Promise<LoadResult> {
   const connection = await run.open();
-  return await repeat(run, () => run.request(connection));
+  return await repeatIn(run, () => run.request(connection));
 }
 
-/** Repeats a transfer, after one transfer to warm up. */
-async function transfer(run: Run, once: () => Promise<void>): Promise<LoadResult> {
+async function transferIn(run: Run, once: () => Promise<void>): Promise<LoadResult> {
   const { mib, pid, measureMs } = run.options;
-  await once();
-  const meter = await Meter.begin(pid);
-  const end = performance.now() + measureMs;
-  let bytes = 0;
-  do {
-    await once();
-    bytes += mib * MIB;
-  } while (performance.now() < end);
-  return { ...await meter.end(bytes / 1_000_000), closed: run.closed };
+  const measured = await transfer(once, { bytes: mib * MIB, pid, measureMs });
+  return { ...measured, closed: run.closed };
 }
 
 async function up(run: Run): Promise<LoadResult> {
   const connection = await run.open();
-  return await transfer(run, async () => {
+  return await transferIn(run, async () => {
     const stream = directStream(await connection.createUnidirectionalStream());
     await run.write(stream);
     // No event reports that a stream was read, but the server answers later data after the
@@ -205,7 +178,7 @@ async function up(run: Run): Promise<LoadResult> {
 
 async function echo(run: Run): Promise<LoadResult> {
   const connection = await run.open();
-  return await transfer(run, async () => {
+  return await transferIn(run, async () => {
     const stream = directStream(await connection.createBidirectionalStream());
     await Promise.all([run.write(stream), run.read(stream, run.options.mib * MIB)]);
     run.answered++;
@@ -256,25 +229,13 @@ async function datagrams(run: Run): Promise<LoadResult> {
   return { ...figures, ...quantilesOf(histogram), lost, closed: run.closed };
 }
 
-async function idle(run: Run): Promise<LoadResult> {
-  const { pid, sessions } = run.options;
-  await sleep(500);
-  const before = await usageOf(pid);
-  const meter = await Meter.begin(pid);
+async function stay(run: Run): Promise<LoadResult> {
   const open: Connection[] = [];
-  for (let left = sessions; left > 0; left -= OPENING) {
-    const some = Array.from({ length: Math.min(left, OPENING) }, () => run.open());
-    open.push(...await Promise.all(some));
-    run.answered = open.length;
-  }
-  const figures = await meter.end(sessions);
-  // Memory settles a moment later.
-  await sleep(2_000);
-  const after = await usageOf(pid);
-  return { ...figures, ...memoryOf(sessions, { before, after }), closed: run.closed };
+  const one = async () => run.answered = open.push(await run.open());
+  return { ...await idle(one, run.options), closed: run.closed };
 }
 
-const MODES = { setup, rpc, up, echo, datagrams, idle };
+const MODES = { setup, rpc, up, echo, datagrams, idle: stay };
 
 if (import.meta.main) {
   const { args } = Deno;

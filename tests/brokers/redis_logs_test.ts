@@ -2,6 +2,7 @@
  * Tests logs of the Redis broker, in addition to the suite for every broker: random calls checked
  * against the rules, lost connections and processes, a full Redis, and lost keys.
  */
+import { writeWhileKilled } from "./killed_server.ts";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { platformRuntime } from "../../base/runtime.ts";
@@ -407,30 +408,10 @@ test(
     await using broker = new RedisBroker({ url: server.url }, QUICK);
     await create(broker.logs, "log");
     await create(broker.logs, "ended");
-    let count = 0;
-    let isOver = false;
-    const producing = (async () => {
-      while (!isOver) {
-        const producer = { id: "p", epoch: 0, seq: count };
-        try {
-          await broker.logs.append("log", { records: [`${count}`], producer, maxBytes: PLENTY });
-          count++;
-        } catch (error) {
-          if (!(error instanceof BrokerError)) throw error;
-          await delay(5);
-        }
-      }
-    })();
-    for (let kills = 1; kills <= 4; kills++) {
-      const before = count;
-      await until(() => count >= before + 50);
-      await server.kill();
-      await server.restart();
-    }
-    const before = count;
-    await until(() => count > before);
-    isOver = true;
-    await producing;
+    const count = await writeWhileKilled(server, (seq) => {
+      const producer = { id: "p", epoch: 0, seq };
+      return broker.logs.append("log", { records: [`${seq}`], producer, maxBytes: PLENTY });
+    }, 50);
     await append(broker.logs, "ended", ["last"], { end: { error: "reason" }, cancel: "why" });
     await server.kill();
     await server.restart();

@@ -2,8 +2,8 @@
  * Tests keyed logs of the Redis broker, in addition to the suite for every broker: killed
  * processes, a full Redis, large transactions, and lost or damaged keys.
  */
+import { writeWhileKilled } from "./killed_server.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { delay } from "@std/async/delay";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { BrokerError } from "../../errors.ts";
 import { type Change, rowChange } from "../../pubsub/logs/change_message.ts";
@@ -50,32 +50,12 @@ test(
     await using broker = new RedisBroker({ url: server.url }, { heartbeatMs: 200 });
     const { logs } = broker;
     await create(logs, "log");
-    let confirmed = 0;
-    let isOver = false;
-    const writing = (async () => {
-      for (let seq = 0; !isOver;) {
-        const producer = { id: "p", epoch: 0, seq };
-        // One row changes, one is new, and one is gone.
-        const changes = [set("a", seq), set(`n${seq}`, seq), remove(`n${seq - 3}`)];
-        try {
-          await change(logs, "log", changes, { producer });
-          confirmed = ++seq;
-        } catch (error) {
-          if (!(error instanceof BrokerError)) throw error;
-          await delay(5);
-        }
-      }
-    })();
-    for (let kills = 1; kills <= 4; kills++) {
-      const before = confirmed;
-      await until(() => confirmed >= before + 30);
-      await server.kill();
-      await server.restart();
-    }
-    const before = confirmed;
-    await until(() => confirmed > before);
-    isOver = true;
-    await writing;
+    const confirmed = await writeWhileKilled(server, (seq) => {
+      const producer = { id: "p", epoch: 0, seq };
+      // One row changes, one is new, and one is gone.
+      const changes = [set("a", seq), set(`n${seq}`, seq), remove(`n${seq - 3}`)];
+      return change(logs, "log", changes, { producer });
+    }, 30);
     const rows = shown(await read(logs, "log")).sort();
     const tail = await read(logs, "log", { tail: true });
     assertEquals(tail.info.tail, confirmed);
