@@ -1,6 +1,6 @@
 /**
  * Moves a client to a new session while the old one is still open. `session/lineage.ts` lists the
- * rules of a handover and the code on both ends.
+ * rules of a handover and the code on both sides.
  */
 import { CloseCode, TimeoutError } from "../errors.ts";
 import { internals } from "../session/core.ts";

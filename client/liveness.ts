@@ -93,7 +93,7 @@ export interface WatchedSession {
   readonly isPingedIdle: boolean;
   /** True while the page is not visible; an idle session is then not pinged. */
   readonly isHidden: boolean;
-  /** True while this end is not reading, so that silence proves nothing. */
+  /** True while this side is not reading, so that silence proves nothing. */
   readonly isPaused: boolean;
   /** A number that changes whenever bytes arrive that are not yet a complete frame. */
   readonly activity: number;

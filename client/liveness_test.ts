@@ -269,7 +269,7 @@ for (
   const [what, change] of [
     ["bytes that are not a complete frame", (session: Silent) => session.activity++],
     ["a large message that is being sent", (session: Silent) => session.unsentBytes -= 1_000],
-    ["a slow reader on this end", (session: Silent) => session.isPaused = true],
+    ["a slow reader on this side", (session: Silent) => session.isPaused = true],
   ] as const
 ) {
   Deno.test(`Liveness counts ${what} as a sign of life`, async () => {

@@ -7,7 +7,7 @@
  * deno run examples/slow_clients.ts
  * ```
  *
- * Both ends run in this process, so that the example can stall the link between them and needs no
+ * Both sides run in this process, so that the example can stall the link between them and needs no
  * permissions. `serve({ session: { sendQueue } })` takes the same options.
  *
  * @module

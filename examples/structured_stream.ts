@@ -20,7 +20,8 @@ const { port, once: isOnce } = optionsOf({
 }, { port: PORT, once: ONCE });
 
 /**
- * Message types by number. Both ends use this registry; a real project keeps it in a shared module.
+ * Message types by number. Both sides use this registry; a real project keeps it in a shared
+ * module.
  */
 const registry = {
   1: z.object({ sensor: z.string(), celsius: z.number() }),
@@ -43,7 +44,7 @@ else await new Promise(() => {});
 /** Runs one loop for each stream that the client opens. */
 async function answer(stream: IncomingStream, session: Session): Promise<void> {
   if (stream.direction !== "bidirectional") return;
-  // Leaving this function closes the stream, so that the other end knows that no message follows.
+  // Leaving this function closes the stream, so that the other side knows that no message follows.
   await using messages = await session.structuredStream({ registry, stream });
   let [readings, highest] = [0, -Infinity];
   for await (const message of messages) {

@@ -1,6 +1,6 @@
 /**
- * A contract that both ends import. The compiler checks the messages that each end sends, and the
- * receiving end validates the data. The example uses zod; any Standard Schema works.
+ * A contract that both sides import. The compiler checks the messages that each side sends, and the
+ * receiving side validates the data. The example uses zod; any Standard Schema works.
  *
  * ```sh
  * deno run -N examples/typed_contract.ts --once

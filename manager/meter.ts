@@ -160,7 +160,7 @@ export class SessionMeter implements Meter, Disposable {
   rejects(envelope: Envelope, size: number): boolean {
     // Malformed input has a separate, much lower bound.
     if (envelope.kind === "malformed") return false;
-    // This end requested that pong, so it does not count.
+    // This side requested that pong, so it does not count.
     if (envelope.kind === "pong" && envelope.n === PING && this.#ponged()) return false;
     const kind = meteredKind(envelope);
     const units = unitsOf(kind);

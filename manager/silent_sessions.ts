@@ -47,8 +47,8 @@ export function silentSessions(runtime: Runtime, sessions: readonly Session[]): 
  *
  * - **Sign of life:** any data from the peer, and any data that the peer accepts.
  * - **Closed:** with the code 4408, like a session that the heartbeat closes.
- * - **Kept:** sessions that this end is not reading, and all sessions if this process was suspended
- *   during the wait.
+ * - **Kept:** sessions that this side is not reading, and all sessions if this process was
+ *   suspended during the wait.
  *
  * @returns Number of closed sessions. Never rejects.
  */

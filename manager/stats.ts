@@ -102,7 +102,7 @@ export interface ManagerStats {
   readonly isDraining: boolean;
   /** Totals of streams. */
   readonly streams: {
-    /** Opened, by either end. */
+    /** Opened, by either side. */
     readonly created: number;
     /** Closed, including all streams of closed sessions. */
     readonly closed: number;
@@ -125,7 +125,7 @@ export interface ManagerStats {
     readonly sent: number;
     /** Received from peers. */
     readonly received: number;
-    /** Lost at this end. */
+    /** Lost on this side. */
     readonly dropped: number;
     /** Bytes passed to the transport. */
     readonly bytesSent: number;
@@ -134,7 +134,7 @@ export interface ManagerStats {
   };
   /** Totals of flow control. */
   readonly credit: {
-    /** Calls on this end that wait until a peer allows more. */
+    /** Calls on this side that wait until a peer allows more. */
     readonly waiting: number;
     /** Sessions whose peers have used all of their credit. */
     readonly exhausted: number;

@@ -114,7 +114,7 @@ Deno.test("SessionManager.stats() sums up queued and dropped messages", async ()
   for (const session of manager.all()) session.connection.close();
 });
 
-Deno.test("SessionManager.stats() counts close codes from either end", async () => {
+Deno.test("SessionManager.stats() counts close codes from either side", async () => {
   await using manager = new SessionManager();
   await join(manager).session.close();
   await join(manager).session.close({ code: 4401 });

@@ -16,7 +16,7 @@ interface PeerOptions extends SessionLimits {
   id?: string;
 }
 
-/** A server's session, and the messages at the other end. */
+/** A server's session, and the messages on the other side. */
 export interface Peer {
   readonly session: Session;
   readonly pair: MemoryPair;

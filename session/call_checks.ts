@@ -77,7 +77,7 @@ const POLICY: CheckOption = (value, place) => {
 
 const BOUNDS = { maxBytes: POSITIVE, maxMessages: POSITIVE } as const;
 
-/** Limits of both ends. */
+/** Limits of both sides. */
 export const COMMON_LIMITS: OptionKinds<Omit<SessionLimits, "heartbeat">> = {
   closeTimeoutMs: TIMER,
   concurrency: POSITIVE,

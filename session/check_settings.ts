@@ -23,7 +23,7 @@ import type { ErasedHandlers, SessionLimits, SessionSettings } from "./settings.
  *
  * @typeParam V The result of `authenticate`.
  * @typeParam C The contract.
- * @typeParam S This end's side.
+ * @typeParam S This side's side.
  */
 export interface SessionHandlers<
   V = unknown,
@@ -39,7 +39,7 @@ export interface SessionHandlers<
    * Handles messages one at a time, in order. If this handler returns a promise, the promise is
    * awaited. Without this handler, iterate over the session.
    *
-   * While this end waits for the reply to a `request`, or a loop waits for an item of a response,
+   * While this side waits for the reply to a `request`, or a loop waits for an item of a response,
    * the peer may need a reply before it can send its own. For each such wait, one request of the
    * peer can therefore run in parallel, up to a total of 8. Further requests wait, and are rejected
    * as nested too deeply if no handler returns within a second. Messages always wait.
@@ -103,7 +103,7 @@ export interface SessionHandlers<
     | ((error: RequestError, session: Session<V, C, S>) => void)
     | undefined;
   /**
-   * Called when the peer reports that it dropped messages to this end. If they belong to several
+   * Called when the peer reports that it dropped messages to this side. If they belong to several
    * topics, `topic` is absent. Without this handler and `onError`, one line an hour is printed.
    */
   readonly onDropped?:
@@ -121,7 +121,7 @@ export interface SessionSettingsOptions<
   C extends Contract = Contract,
   S extends Side = Side,
 > extends SessionLimits, SessionHandlers<V, C, S> {
-  /** The side of this end. */
+  /** Client or server. */
   readonly side: S;
   /** Topics and their schemas; without a contract, every topic is allowed. */
   readonly contract?: C | undefined;

@@ -1,6 +1,6 @@
 /**
- * The contract defines the topics that each end sends, the requests that either end may send, and
- * their schemas. Both ends share it. The compiler checks the code of each end, and the receiving
+ * The contract defines the topics that each side sends, the requests that either side may send, and
+ * their schemas. Both sides share it. The compiler checks the code of each side, and the receiving
  * end checks the data.
  *
  * @module
@@ -18,7 +18,7 @@ import {
 import { type RouteMatch, type TopicOf, TopicRouter } from "./wire/topic_pattern.ts";
 import type { ContractMessage, IncomingMessage, UntypedMessage } from "./message.ts";
 
-/** One of the two ends of a session. */
+/** One of the two sides of a session. */
 export type Side = "server" | "client";
 
 /**
@@ -31,7 +31,7 @@ export interface ContractDefinition {
   /** Topics that the server sends, including publications. */
   readonly toClient?: Readonly<Record<string, StandardSchema>> | undefined;
   /**
-   * Requests that either end may send. `input` is the schema of the data, which the receiver
+   * Requests that either side may send. `input` is the schema of the data, which the receiver
    * checks. The sender checks the response: `output` is the schema of a single reply, and `stream`
    * is the schema of each item of a streaming response.
    */
@@ -433,7 +433,7 @@ export interface ContractRoute {
 export type ContractMatch = RouteMatch<ContractRoute>;
 
 /**
- * Defines a contract for `serve` and `connect`, in a module that both ends import.
+ * Defines a contract for `serve` and `connect`, in a module that both sides import.
  *
  * The sender passes data unchanged, and the receiver checks it. The sender therefore uses a
  * schema's input type and the receiver its output type: the receiver applies defaults and

@@ -51,7 +51,7 @@ export interface SessionHalf {
   begin(token: string | undefined): void;
   /** Called once the session is established; on a client, with the server's `hello`. */
   opened(hello: Hello | undefined): void;
-  /** True if code on either end waits for a reply, so that closing needs an error. */
+  /** True if code on either side waits for a reply, so that closing needs an error. */
   readonly isAwaited: boolean;
   /** Flushes what the connection accepts immediately, and drops the rest. */
   abort(): void;
@@ -63,12 +63,12 @@ export interface SessionHalf {
 }
 
 /**
- * Observes when this end waits for the peer. Implemented by the receiving half, and on a client by
+ * Observes when this side waits for the peer. Implemented by the receiving half, and on a client by
  * the check whether its server is alive.
  */
 export interface WaitObserver {
   /**
-   * Called when this end starts to wait for the peer. `isRequest` is true if a handler of the peer
+   * Called when this side starts to wait for the peer. `isRequest` is true if a handler of the peer
    * will reply.
    */
   began(isRequest?: boolean): void;
@@ -102,7 +102,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare id: string;
   /** The result of `authenticate`. */
   declare value: unknown;
-  /** The verified user at the other end, if known. */
+  /** The verified user on the other side, if known. */
   declare user: string | undefined;
   /** True if the peer was admitted without an identity. */
   declare isGuest: boolean;
@@ -110,7 +110,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare readonly lineage: Lineage<F>;
   /** State of the session. */
   state: SessionState = "connecting";
-  /** The close that this end started. */
+  /** The close that this side started. */
   ending: CloseInfo | undefined;
   /** How the session ended. */
   info: CloseInfo | undefined;

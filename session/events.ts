@@ -15,15 +15,15 @@ import { report, type SessionSettings } from "./settings.ts";
 export interface SessionEventMap {
   /** The session is established. */
   ready: CustomEvent<null>;
-  /** The session drains: this end drains or closes, or the peer requested it. Dispatched once. */
+  /** The session drains: this side drains or closes, or the peer requested it. Dispatched once. */
   draining: CustomEvent<null>;
   /** The peer announces that it will shut down. */
   goaway: CustomEvent<GoAway>;
-  /** Messages of a topic are, or may be, missing on this end. */
+  /** Messages of a topic are, or may be, missing on this side. */
   gap: CustomEvent<Gap>;
   /**
    * The server ended a subscription of this session on its own. This event is also dispatched while
-   * this end has a pending request for the same topic; the reply to that request is then the newer
+   * this side has a pending request for the same topic; the reply to that request is then the newer
    * state.
    */
   unsubscribed: CustomEvent<Unsubscribed>;
@@ -37,10 +37,10 @@ export interface SessionEventMap {
   /** The peer sent invalid data; `detail` describes it. */
   protocolerror: CustomEvent<string>;
   /**
-   * A wait timed out, a handler failed, or this end closes the session because of another error.
+   * A wait timed out, a handler failed, or this side closes the session because of another error.
    */
   error: CustomEvent<unknown>;
-  /** A stream was opened, by either end. */
+  /** A stream was opened, by either side. */
   streamopened: CustomEvent<Extract<ConnectionEvent, { readonly type: "streamopened" }>>;
   /** A stream has closed; `error` is set if it was cut short. */
   streamclosed: CustomEvent<Extract<ConnectionEvent, { readonly type: "streamclosed" }>>;
@@ -48,7 +48,7 @@ export interface SessionEventMap {
   datagramsent: CustomEvent<Extract<ConnectionEvent, { readonly type: "datagramsent" }>>;
   /** A datagram arrived; its bytes MUST NOT be changed. */
   datagramreceived: CustomEvent<Extract<ConnectionEvent, { readonly type: "datagramreceived" }>>;
-  /** A datagram was lost at this end. */
+  /** A datagram was lost on this side. */
   datagramdropped: CustomEvent<Extract<ConnectionEvent, { readonly type: "datagramdropped" }>>;
   /** One end waits for credit. */
   blocked: CustomEvent<Extract<ConnectionEvent, { readonly type: "blocked" }>>;
@@ -133,7 +133,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
   /** Dispatches an event. Never throws. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void {
     if (type === "draining") {
-      // Both ends may cause this event; dispatch only the first.
+      // Both sides may cause this event; dispatch only the first.
       if (this.#isDraining) return;
       this.#isDraining = true;
     }

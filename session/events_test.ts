@@ -52,7 +52,7 @@ Deno.test("Session.events reports the life of a client, from ready to closed", a
   ]);
 });
 
-Deno.test("Session.events reports draining once, by either end", async () => {
+Deno.test("Session.events reports draining once, by either side", async () => {
   await using both = await ends();
   const near = logOf(both.server.events);
   const far = logOf(both.client.events);
@@ -63,7 +63,7 @@ Deno.test("Session.events reports draining once, by either end", async () => {
   assertEquals([namesOf(near), namesOf(far)], [["draining", "closed"], ["draining", "closed"]]);
 });
 
-Deno.test("Session.events reports draining when this end drains or closes", async () => {
+Deno.test("Session.events reports draining when this side drains or closes", async () => {
   for (const way of ["drain", "close"] as const) {
     await using both = await ends();
     const log = logOf(both.server.events);
@@ -143,7 +143,7 @@ Deno.test("Session.events reports a failed handler, a dead peer and a full queue
   assertEquals(namesOf(died), ["error", "closed"]);
 });
 
-Deno.test("Session.events reports streams and datagrams at both ends", async () => {
+Deno.test("Session.events reports streams and datagrams on both sides", async () => {
   await using both = await ends();
   const near = logOf(both.server.events);
   const far = logOf(both.client.events);

@@ -36,7 +36,7 @@ export const MAX_REJECTIONS = 100;
  */
 const REJECTION_INTERVAL_MS = 1_000;
 
-/** Counts the faults of one peer, and notifies both ends. */
+/** Counts the faults of one peer, and notifies both sides. */
 export class Faults {
   /** Number of messages that are malformed, or whose data does not fit the contract. */
   messages = 0;
@@ -133,8 +133,8 @@ export class Faults {
   }
 
   /**
-   * Waits for the check of a reply that this end received, and counts a reply that does not fit the
-   * contract.
+   * Waits for the check of a reply that this side received, and counts a reply that does not fit
+   * the contract.
    *
    * @throws {RequestError} If the reply does not fit the contract.
    */
@@ -147,7 +147,7 @@ export class Faults {
     }
   }
 
-  /** Reports a message that is too large for this end to the application. */
+  /** Reports a message that is too large for this side to the application. */
   missed(topic: string): void {
     const { session, settings } = this.#core;
     const text =

@@ -74,7 +74,7 @@ export interface MessageTurn {
 }
 
 /**
- * A note about a topic between its messages: messages are missing, a message is not for this end,
+ * A note about a topic between its messages: messages are missing, a message is not for this side,
  * or the server has ended the subscription.
  */
 export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" | "unsubscribed" }>;

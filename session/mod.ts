@@ -1,6 +1,6 @@
 /**
  * Sessions with one peer over any connection, with messages, requests and replies. This entry also
- * contains the contract that both ends share, and the reconnecting client.
+ * contains the contract that both sides share, and the reconnecting client.
  *
  * @example Two ends in one process
  * ```ts

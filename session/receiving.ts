@@ -228,7 +228,7 @@ export class Receiving
 
   /** Closes the session of a peer that was silent for too long, see {@linkcode WatchedPeer}. */
   dead(silentMs: number): void {
-    // Reading is paused while this end is behind, so the silence is not the peer's.
+    // Reading is paused while this side is behind, so the silence is not the peer's.
     if (this.#core.connection.frames?.isPaused) return this.heartbeat?.add(this);
     const message = `Cannot reach the peer: no sign of life in ${silentMs} ms`;
     const error = new TimeoutError(message, silentMs);
@@ -774,7 +774,7 @@ export class Receiving
       case "service": {
         const error = {
           code: "forbidden",
-          message: `This end does not support ${envelope.service}`,
+          message: `This side does not support ${envelope.service}`,
         };
         return sending.post({ reply: envelope.id, error });
       }

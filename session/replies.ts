@@ -142,7 +142,7 @@ export class Replies implements ReplySender {
     else this.#core.handlerFailed(error, "The handler failed");
   }
 
-  /** True for a reply that fits this end's limit but not the peer's. */
+  /** True for a reply that fits this side's limit but not the peer's. */
   #isOversize(error: unknown): error is OversizeError {
     return error instanceof OversizeError && error.maxBytes < this.#core.settings.maxMessageBytes;
   }

@@ -48,7 +48,7 @@ type AskOptions = WaitOptions & Pick<PendingRequestOptions, "onReply" | "isReque
 
 /** Sends for one session, and waits for replies. */
 export class Sending implements SessionHalf {
-  /** Number of control envelopes that this end sent. */
+  /** Number of control envelopes that this side sent. */
   posted = 0;
   /** The last measured round trip, in milliseconds. */
   roundTripMs: number | undefined;
@@ -147,19 +147,19 @@ export class Sending implements SessionHalf {
   }
 
   /**
-   * The requests of this end, which include subscriptions, publications and tokens.
+   * The requests of this side, which include subscriptions, publications and tokens.
    */
   get requests(): PendingRequests {
     const { runtime, maxRequests } = this.#core.settings;
     return this.#requests ??= new PendingRequests(runtime, maxRequests);
   }
 
-  /** Number of all waiting requests of this end. */
+  /** Number of all waiting requests of this side. */
   get openRequests(): number {
     return this.#requests?.size ?? 0;
   }
 
-  /** Number of requests for which code on this end may wait. */
+  /** Number of requests for which code on this side may wait. */
   get pendingReplies(): number {
     return this.#requests?.awaited ?? 0;
   }
@@ -200,11 +200,11 @@ export class Sending implements SessionHalf {
   }
 
   /**
-   * Encodes an envelope with application data, and enforces the limits of both ends.
+   * Encodes an envelope with application data, and enforces the limits of both sides.
    *
    * @throws {UnsupportedError} If the connection cannot carry the data.
    * @throws {TypeError} If JSON cannot hold the data.
-   * @throws {RangeError} If the message is larger than this end may send or than the peer accepts.
+   * @throws {RangeError} If the message is larger than this side may send or than the peer accepts.
    */
   encode(envelope: DataEnvelope, verb: string, topic?: string): EncodedMessage {
     this.checkData(verb, envelope.data);
@@ -330,7 +330,7 @@ export class Sending implements SessionHalf {
     );
   }
 
-  /** Sets the presence data of this end in a room. */
+  /** Sets the presence data of this side in a room. */
   async askPresence(room: string, data: unknown, options: WaitOptions): Promise<void> {
     checkTopic(room, "set presence");
     this.#core.checkOpen("set presence");
@@ -429,7 +429,7 @@ export type ResponseListener = (event: ResponseEvent, size: number) => void;
 
 interface PendingRequest extends Omit<PromiseWithResolvers<unknown>, "promise"> {
   readonly onReply: ((data: unknown) => void) | undefined;
-  /** True if a handler of the peer replies, and a handler of this end may wait for the reply. */
+  /** True if a handler of the peer replies, and a handler of this side may wait for the reply. */
   isRequest: boolean;
   /** Receives the response, if it may stream. */
   readonly take?: ResponseListener;
@@ -490,7 +490,7 @@ export class PendingRequests extends Signal {
   }
 
   /**
-   * Number of requests for which code on this end may be waiting. These are all requests, except
+   * Number of requests for which code on this side may be waiting. These are all requests, except
    * streaming responses that no loop awaits.
    */
   get awaited(): number {

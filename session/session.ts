@@ -106,7 +106,7 @@ type ResponsesModule = typeof import("./responses/responses.ts");
  *
  * @typeParam V The result of `authenticate`.
  * @typeParam C The contract.
- * @typeParam S This end's side.
+ * @typeParam S This side's side.
  */
 export class Session<
   V = unknown,
@@ -161,7 +161,7 @@ export class Session<
     this.#core.begin(identity.token);
   }
 
-  /** Id of the session; the same on both ends of `skein.1`. */
+  /** Id of the session; the same on both sides of `skein.1`. */
   get id(): string {
     return this.#core.id;
   }
@@ -172,8 +172,8 @@ export class Session<
   }
 
   /**
-   * The user at the other end, as returned by `userOf`. On the server, a session without a user has
-   * its own name, which starts with `guest:` and stays the same when the client reconnects.
+   * The user on the other side, as returned by `userOf`. On the server, a session without a user
+   * has its own name, which starts with `guest:` and stays the same when the client reconnects.
    */
   get user(): string {
     return this.#core.name;
@@ -270,7 +270,7 @@ export class Session<
    * @throws {SessionClosedError} If the session is closing or closed.
    * @throws {QueueFullError} If the queue is full and its policy is `close`; the session closes.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
-   * @throws {RangeError} If the message is larger than this end may send, or the peer accepts.
+   * @throws {RangeError} If the message is larger than this side may send, or the peer accepts.
    */
   send<T extends ContractTopic<C, S>>(topic: T, data?: ContractData<C, S, T>): void {
     const core = this.#core;
@@ -654,7 +654,7 @@ export class Session<
    * @throws {UnsupportedError} If the transport has no streams.
    * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
    *
-   * @example Both ends
+   * @example Both sides
    * ```ts
    * import { Session } from "@skein/skein";
    * import { sessionSettings } from "@skein/skein/session";

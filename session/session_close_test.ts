@@ -8,7 +8,7 @@ import type { OverflowPolicy } from "./queue/send_queue.ts";
 import { sessionSettings } from "./session_settings.ts";
 import { soon, turns } from "../tests/waiting.ts";
 
-Deno.test("Session.close() reports code, reason and closing end to both ends; a normal close is no error", async () => {
+Deno.test("Session.close() reports code, reason and closing side to both sides; a normal close is no error", async () => {
   for (const options of [undefined, { code: 4003, reason: "Enough" }]) {
     await using both = await ends();
     const { code = 0, reason = "" } = options ?? {};
@@ -412,7 +412,7 @@ Deno.test("Session closes within closeTimeoutMs for a stalled peer, under each p
   }
 });
 
-Deno.test("Session detects a dead peer after 60 seconds, on either end", async () => {
+Deno.test("Session detects a dead peer after 60 seconds, on either side", async () => {
   using time = new FakeTime();
   const both = await ends();
   await turns();
@@ -426,7 +426,7 @@ Deno.test("Session detects a dead peer after 60 seconds, on either end", async (
   }
 });
 
-Deno.test("Session keeps a silent peer that replies to pings, at both ends", async () => {
+Deno.test("Session keeps a silent peer that replies to pings, on both sides", async () => {
   using time = new FakeTime();
   await using both = await ends();
   for (let second = 0; second < 300; second++) {

@@ -7,7 +7,7 @@ import { RequestService } from "./serving/requests.ts";
 import type { UntypedMessage } from "./message.ts";
 import { soon, turns } from "../tests/waiting.ts";
 
-Deno.test("Session.request() returns the reply, at both ends and with every kind of data", async () => {
+Deno.test("Session.request() returns the reply, on both sides and with every kind of data", async () => {
   const onMessage = (message: UntypedMessage) => message.reply(message.data);
   await using both = await ends({ onMessage }, { onMessage });
   const binary = new Uint8Array([1, 2]);

@@ -71,7 +71,7 @@ Deno.test("Session on a client is connecting until hello arrives", async () => {
   assertEquals(peer.envelopes, [{ topic: "a" }]);
 });
 
-Deno.test("Session on a plain WebSocket is connected immediately, at both ends", async () => {
+Deno.test("Session on a plain WebSocket is connected immediately, on both sides", async () => {
   const { client, server } = memoryPair(PLAIN);
   await using near = new Session(server, sessionSettings({ side: "server" }));
   await using far = new Session(client, sessionSettings({ side: "client" }));

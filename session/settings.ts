@@ -75,10 +75,10 @@ export interface SessionLimits {
     readonly timeoutMs?: number | undefined;
   } | undefined;
   /**
-   * Size of the largest message that this end accepts, in bytes of its envelope. Each end announces
-   * its limit, and respects that of the peer: a subscriber receives a gap in place of a larger
-   * publication, and a larger request fails with `too-large`. If a peer sends a larger message, the
-   * session closes with 4413.
+   * Size of the largest message that this side accepts, in bytes of its envelope. Each side
+   * announces its limit, and respects that of the peer: a subscriber receives a gap in place of a
+   * larger publication, and a larger request fails with `too-large`. If a peer sends a larger
+   * message, the session closes with 4413.
    *
    * @default {262144}
    */
@@ -148,7 +148,7 @@ export interface ErasedHandlers {
   onGoAway?(goaway: GoAway, session: SessionFace): void;
   /** Called when the peer rejects a message that is not a request. */
   onMessageRejected?(error: RequestError, session: SessionFace): void;
-  /** Called when the peer reports that it dropped messages to this end. */
+  /** Called when the peer reports that it dropped messages to this side. */
   onDropped?(count: number, topic: string | undefined, session: SessionFace): void;
 }
 
@@ -334,7 +334,7 @@ export interface SessionWatch {
 
 /** A handshake at the start. */
 export interface HandshakeInfo {
-  /** Side of this end. */
+  /** Client or server. */
   readonly side: Side;
   /** URL of the client's request, without the token. */
   readonly url: string;
@@ -457,7 +457,7 @@ export function tellLoss(settings: SessionSettings, loss: Loss, session?: Sessio
   );
 }
 
-const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check that both ends " +
+const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check that both sides " +
   "have the same contract";
 
 /**

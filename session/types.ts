@@ -169,7 +169,7 @@ export interface SessionDrainOptions extends SessionCloseOptions {
 export interface SessionFace {
   /** Id of the session. */
   readonly id: string;
-  /** The user at the other end, or the session's own name if there is no user. */
+  /** The user on the other side, or the session's own name if there is no user. */
   readonly user: string;
   /** The URL that the peer connected to. */
   readonly url: string;
@@ -233,7 +233,7 @@ export interface SessionIdentity<V = unknown, S = unknown> {
   readonly id?: string | undefined;
   /** The result of `authenticate`. */
   readonly value?: V | undefined;
-  /** The verified user at the other end. */
+  /** The verified user on the other side. */
   readonly user?: string | undefined;
   /** On a server: true if the peer was admitted without an identity. */
   readonly isGuest?: boolean | undefined;
@@ -346,21 +346,21 @@ export interface SessionStats extends
   readonly protocolErrors: number;
   /** Replies that arrived after the request was abandoned. */
   readonly lateReplies: number;
-  /** Messages that the peer reports as dropped for this end. */
+  /** Messages that the peer reports as dropped for this side. */
   readonly droppedByPeer: number;
-  /** Messages of this end that the peer rejected. */
+  /** Messages of this side that the peer rejected. */
   readonly rejectedByPeer: number;
   /** Failed handlers of the application, for which `onError` was called. */
   readonly handlerFailures: number;
-  /** Requests of this end that wait for replies. */
+  /** Requests of this side that wait for replies. */
   readonly pendingReplies: number;
-  /** Streams opened by either end. */
+  /** Streams opened by either side. */
   readonly streamsCreated: number;
   /** Open streams. */
   readonly activeStreams: number;
-  /** Bidirectional streams opened by either end. */
+  /** Bidirectional streams opened by either side. */
   readonly bidirectionalStreams: number;
-  /** Unidirectional streams opened by either end. */
+  /** Unidirectional streams opened by either side. */
   readonly unidirectionalStreams: number;
   /**
    * Converts the counters to a plain object for JSON.

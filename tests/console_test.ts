@@ -208,7 +208,7 @@ Deno.test("Session prints each cause of its peer's rejections once, without a ha
     await until(() => client.stats.rejectedByPeer === 2 && opened[0]!.stats.rejectedByPeer === 1);
     const told = "onMessageRejected receives each rejection";
     const skipped = 'Cannot read the message on "news": Invalid input: expected string, received ' +
-      "number; such data is skipped: set onInvalid or onError, and check that both ends have the " +
+      "number; such data is skipped: set onInvalid or onError, and check that both sides have the " +
       "same contract";
     const isSilent = Object.keys(handlers).length > 0;
     assertEquals(

@@ -307,7 +307,7 @@ function halfClosed({ client, server }: { client: Connection; server: Connection
     await writer.write(Uint8Array.of(1));
     writer.releaseLock();
     const far = (await accepted.read()).value!;
-    // The first half ends at one side before the second half ends at the other.
+    // The first half ends on one side before the second half ends at the other.
     await Promise.allSettled([end(near.writable), end(far.readable)]);
     await Promise.allSettled([end(far.writable), end(near.readable)]);
   };

@@ -1,5 +1,5 @@
 /**
- * Tests which handshakes an instrumentation sees, on both ends.
+ * Tests which handshakes an instrumentation sees, on both sides.
  *
  * @module
  */
@@ -46,7 +46,7 @@ class Handshakes implements Instrumentation {
 
 const websocket = { transports: ["websocket"] } as const;
 
-Deno.test("handshake() ends with a session on both ends", async () => {
+Deno.test("handshake() ends with a session on both sides", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({ instrumentation });
   await using _session = await dial(`${server.url}room?a=1&token=t0p`, {

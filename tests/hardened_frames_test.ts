@@ -109,7 +109,7 @@ Deno.test("hardened engine answers a peer's close with the same code", async () 
   let closed = Promise.withResolvers<CloseInfo>();
   const { server } = listenHardened({ onClose: (_session, info) => closed.resolve(info) });
   await using _server = server;
-  // The peer's 1009 means that this end's message was too large.
+  // The peer's 1009 means that this side's message was too large.
   for (const code of [1001, 1009, 1011, 3000, 4999]) {
     closed = Promise.withResolvers();
     using raw = await RawSocket.open(portOf(server));

@@ -192,7 +192,7 @@ for (const wire of wires) {
     }
   });
 
-  Deno.test(`Session.stats balances at both ends after all streams have closed on ${wire.name}`, async () => {
+  Deno.test(`Session.stats balances on both sides after all streams have closed on ${wire.name}`, async () => {
     await using both = await insight(wire);
     for (let i = 0; i < 5; i++) await openAndEnd(both);
     await until(() => both.client.stats.activeStreams + both.server.stats.activeStreams === 0);

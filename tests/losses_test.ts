@@ -1,5 +1,5 @@
 /**
- * Tests the lines about lost messages. By default, each end that notices a loss prints one line
+ * Tests the lines about lost messages. By default, each side that notices a loss prints one line
  * with the remedy. It prints none once the application handles the loss.
  */
 import { assert, assertEquals, assertThrows } from "@std/assert";
@@ -37,11 +37,11 @@ interface Loss {
   readonly given?: Given | (() => Given);
   /** Loses messages of `topic`. */
   lose(running: Running, topic: string): Promise<void>;
-  /** The line of each end that notices the loss. */
+  /** The line of each side that notices the loss. */
   readonly lines: readonly RegExp[];
   /** Ways to handle the loss at every end. */
   readonly handled: readonly Given[];
-  /** The number of lines if messages of 40 topics are lost; by default, one of each end. */
+  /** The number of lines if messages of 40 topics are lost; by default, one of each side. */
   readonly stormLines?: number;
 }
 
@@ -263,7 +263,7 @@ async function linesOf(
 }
 
 for (const [name, loss] of Object.entries(LOSSES)) {
-  Deno.test(`Each end prints one line if ${name}, with the remedy, unless it is handled`, async () => {
+  Deno.test(`Each side prints one line if ${name}, with the remedy, unless it is handled`, async () => {
     const expected = loss.lines.length;
     const lines = await linesOf(loss, { expected });
     assertEquals(lines.length, expected, lines.join("\n"));

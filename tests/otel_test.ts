@@ -228,7 +228,7 @@ Deno.test("otel() reports handshakes, requests, handlers and metrics to a collec
   assertEquals(
     handled.map(({ parentSpanId }) => parentSpanId).sort(),
     asked.map(({ spanId }) => spanId).sort(),
-    "The two ends of a request are one trace",
+    "The two sides of a request are one trace",
   );
   assert(handled.some(({ traceId }) => traceId === work.traceId));
   for (const span of handled) {

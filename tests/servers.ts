@@ -29,7 +29,7 @@ export function listen<V = unknown, C extends Contract = Contract>(
   return serve<V, C>({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });
 }
 
-/** Both ends of a session. Disposing of them also closes the server. */
+/** Both sides of a session. Disposing of them also closes the server. */
 export interface ServedEnds extends AsyncDisposable {
   /** The client's end. */
   readonly client: Session<unknown>;
@@ -42,7 +42,7 @@ export interface ServedEnds extends AsyncDisposable {
  *
  * @param options Options of the server, apart from `onOpen`.
  * @param dialing Options of the client.
- * @returns Both ends.
+ * @returns Both sides.
  */
 export async function served(
   options: ServeOptions = {},

@@ -127,7 +127,7 @@ export const PLAIN: MemoryPairOptions = { protocol: "", streams: false, datagram
  *
  * @param settings Settings of the session.
  * @param options See {@linkcode HandMadeOptions}.
- * @returns Both ends.
+ * @returns Both sides.
  */
 export function serverByHand<V = unknown, C extends Contract = Contract>(
   settings: EndOptions<V, C, "server"> = {},
@@ -148,7 +148,7 @@ export function serverByHand<V = unknown, C extends Contract = Contract>(
  *
  * @param settings Settings of the session.
  * @param options See {@linkcode HandMadeOptions}.
- * @returns Both ends.
+ * @returns Both sides.
  */
 export function clientByHand<C extends Contract = Contract>(
   settings: EndOptions<unknown, C, "client"> = {},

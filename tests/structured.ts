@@ -19,7 +19,7 @@ import { soon } from "./waiting.ts";
 
 const encoder = new TextEncoder();
 
-/** The end record of a stream between two ends that agreed on end records. */
+/** The end record of a stream between two sides that agreed on end records. */
 export const END_MARK: Uint8Array<ArrayBuffer> = Uint8Array.of(0xff, 0xff, 0, 0, 0, 0);
 
 /**
@@ -45,7 +45,7 @@ export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * A stream whose other end is the test: the test supplies the data to read, and inspects what is
+ * A stream whose other side is the test: the test supplies the data to read, and inspects what is
  * written.
  */
 export class HandStream implements BidirectionalStream, DirectStream {
@@ -57,7 +57,7 @@ export class HandStream implements BidirectionalStream, DirectStream {
   readonly incoming: (Uint8Array | Error | null)[];
   /** Number of requested chunks. */
   reads = 0;
-  /** True after this end has closed the writing direction. */
+  /** True after this side has closed the writing direction. */
   isClosed = false;
   /** The codes of cancelled directions. */
   readonly cancelled: (number | undefined)[] = [];
@@ -155,7 +155,7 @@ export async function byHand<R extends Registry = TestRegistry>(
   });
 }
 
-/** Accepts the stream that the other end opened. */
+/** Accepts the stream that the other side opened. */
 export async function accept(session: Session): Promise<StructuredStream<TestRegistry>> {
   const reader = session.connection.incomingBidirectionalStreams.getReader();
   const { value } = await soon(reader.read());

@@ -1,5 +1,5 @@
 /**
- * Tests how long both ends take to notice that the network between them is gone. Packets are lost
+ * Tests how long both sides take to notice that the network between them is gone. Packets are lost
  * without an error.
  *
  * @module
@@ -18,7 +18,7 @@ import { UdpPath } from "./networks/udp_path.ts";
 /** Short times for QUIC; it notices a vanished network within their sum. */
 const SHORT = { idleTimeoutMs: 600, keepAliveIntervalMs: 200 };
 
-/** Both ends of a session. */
+/** Both sides of a session. */
 function arrivals(): {
   readonly onOpen: (session: Session) => void;
   readonly first: Promise<Session>;
@@ -27,7 +27,7 @@ function arrivals(): {
   return { onOpen: resolve, first: promise };
 }
 
-Deno.test("Both ends of a WebSocket notice a vanished network after a minute of silence", async () => {
+Deno.test("Both sides of a WebSocket notice a vanished network after a minute of silence", async () => {
   const { onOpen, first } = arrivals();
   await using server = listen({ webTransport: false, onOpen });
   await using path = new TcpPath(portOf(server));
@@ -45,7 +45,7 @@ Deno.test("Both ends of a WebSocket notice a vanished network after a minute of 
   }
 });
 
-Deno.test("Both ends of a session over WebTransport notice a vanished network", async () => {
+Deno.test("Both sides of a session over WebTransport notice a vanished network", async () => {
   const { onOpen, first } = arrivals();
   await using server = listen({ webTransport: { cacheFolder: null, ...SHORT }, onOpen });
   await using path = new UdpPath(Number(new URL(server.webTransportUrl!).port));
@@ -58,7 +58,7 @@ Deno.test("Both ends of a session over WebTransport notice a vanished network", 
   for (const { closed } of [near, far]) assertEquals((await soon(closed)).by, "network");
 });
 
-Deno.test("Both ends of WebTransport and raw QUIC notice a vanished network", async () => {
+Deno.test("Both sides of WebTransport and raw QUIC notice a vanished network", async () => {
   await using webTransport = new TestServer(SHORT);
   await using quic = new QuicServer(SHORT);
   await using webTransportPath = new UdpPath(webTransport.port);

@@ -24,7 +24,7 @@ import { soon } from "./waiting.ts";
 const KIB = 1024;
 const MIB = 1024 * KIB;
 
-/** Both ends of a session over a WebSocket. */
+/** Both sides of a session over a WebSocket. */
 const both = ({ server, client }: {
   readonly server?: ServeOptions;
   readonly client?: DialOptions | undefined;

@@ -6,7 +6,7 @@ import { memorySessions } from "../testing/mod.ts";
 import { served, type ServedEnds } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** Both ends of a session over WebTransport. */
+/** Both sides of a session over WebTransport. */
 const sessionOver = (server: ServeOptions = {}, client: DialOptions = {}): Promise<ServedEnds> =>
   served(
     { webTransport: { cacheFolder: null }, ...server },

@@ -6,7 +6,7 @@ export interface ConnectionCapabilities {
   readonly streams: boolean;
   /** How datagrams are delivered; `none` if the transport has no datagrams. */
   readonly datagrams: "unreliable" | "reliable" | "none";
-  /** A reset stream carries its code to the other end. */
+  /** A reset stream carries its code to the other side. */
   readonly resetCodes: boolean;
   /** The application can grant flow-control credit itself. */
   readonly credit: boolean;
@@ -48,7 +48,7 @@ export interface OpenStreamOptions {
 
 /**
  * The reading end of a stream as plain calls. Creating a web stream would cost more than reading a
- * short stream. `directStream()` returns this end, or wraps the web stream in one.
+ * short stream. `directStream()` returns this side, or wraps the web stream in one.
  */
 export interface DirectReadable {
   /**
@@ -99,7 +99,7 @@ export interface DirectWritable {
   sendOrder?: number | undefined;
 }
 
-/** Both ends of a stream, as plain calls. */
+/** Both sides of a stream, as plain calls. */
 export interface DirectStream extends DirectReadable, DirectWritable {}
 
 /**
@@ -114,7 +114,7 @@ export interface ReceiveStream extends ReadableStream<Uint8Array> {
   readonly direct?: DirectReadable | undefined;
 }
 
-/** A unidirectional stream opened by this end. */
+/** A unidirectional stream opened by this side. */
 export interface SendStream extends WritableStream<Uint8Array> {
   /**
    * The priority. A stream with a higher number is sent first. You can change it at any time. It is
@@ -128,14 +128,14 @@ export interface SendStream extends WritableStream<Uint8Array> {
   readonly direct?: DirectWritable | undefined;
 }
 
-/** A stream on which both ends can write. */
+/** A stream on which both sides can write. */
 export interface BidirectionalStream {
   /**
    * The bytes written by the peer. Over Deno's QUIC, a closed session and a stream that the peer
    * reset both look like a clean end, so send the length of data that must arrive complete.
    */
   readonly readable: ReadableStream<Uint8Array>;
-  /** The bytes written by this end. */
+  /** The bytes written by this side. */
   readonly writable: WritableStream<Uint8Array>;
   /**
    * The same stream as plain calls, if the transport supports this. Use either this or the web
@@ -231,9 +231,9 @@ export interface ConnectionCounters {
    * The payload bytes of streams received, including unread bytes if the transport reports them.
    */
   readonly streamBytesReceived: number;
-  /** The bidirectional streams opened by this end. */
+  /** The bidirectional streams opened by this side. */
   readonly localBidirectionalOpened: number;
-  /** The unidirectional streams opened by this end. */
+  /** The unidirectional streams opened by this side. */
   readonly localUnidirectionalOpened: number;
   /** The bidirectional streams opened by the peer. */
   readonly remoteBidirectionalOpened: number;
@@ -245,10 +245,10 @@ export interface ConnectionCounters {
   readonly streamsClosed: number;
   /** The bidirectional streams that ended in both directions. */
   readonly bidirectionalClosed: number;
-  /** The stream directions that either end has reset, stopped or cut short. */
+  /** The stream directions that either side has reset, stopped or cut short. */
   readonly streamErrors: number;
   /**
-   * The peer's streams that this end rejected, because they were not accepted in time or exceeded
+   * The peer's streams that this side rejected, because they were not accepted in time or exceeded
    * the limit of unread streams.
    */
   readonly streamsRejected: number;
@@ -261,8 +261,8 @@ export interface ConnectionCounters {
   /** The bytes of datagrams received. */
   readonly datagramBytesReceived: number;
   /**
-   * The datagrams dropped at this end, because they were too large, or because too many were queued
-   * or unread.
+   * The datagrams dropped on this side, because they were too large, or because too many were
+   * queued or unread.
    */
   readonly datagramsDropped: number;
 }
@@ -291,7 +291,7 @@ export type ConnectionEvent =
   | { readonly type: "datagramdropped"; readonly byteLength: number }
   | {
     /**
-     * A sender is waiting for credit: this end (`local`), or the peer, as it reported (`remote`).
+     * A sender is waiting for credit: this side (`local`), or the peer, as it reported (`remote`).
      */
     readonly type: "blocked";
     readonly what: "data" | "bidirectional" | "unidirectional";
@@ -311,18 +311,18 @@ export type ConnectionEvent =
 export type ConnectionObserver = (event: ConnectionEvent) => void;
 
 /**
- * The credit of one kind for both ends. All values are totals since the start of the connection.
+ * The credit of one kind for both sides. All values are totals since the start of the connection.
  */
 export interface CreditState {
-  /** The total that this end granted to the peer. */
+  /** The total that this side granted to the peer. */
   readonly granted: number;
   /** The part of that total used by the peer. */
   readonly received: number;
-  /** The total that the peer granted to this end. */
+  /** The total that the peer granted to this side. */
   readonly allowed: number;
-  /** The part of that total used by this end. */
+  /** The part of that total used by this side. */
   readonly sent: number;
-  /** The number of calls at this end that are waiting for more. */
+  /** The number of calls on this side that are waiting for more. */
   readonly waiting: number;
 }
 
@@ -333,7 +333,9 @@ export interface CreditState {
 export interface ConnectionInspection {
   /** The counters of streams and datagrams. This is absent until the first stream or datagram. */
   readonly counters?: ConnectionCounters | undefined;
-  /** Flow control, if both ends use it. This is absent before `ready`, and on other connections. */
+  /**
+   * Flow control, if both sides use it. This is absent before `ready`, and on other connections.
+   */
   readonly credit?: {
     /** Reads the totals of one kind. */
     state(kind: "data" | "bidirectional" | "unidirectional"): CreditState;
@@ -367,7 +369,7 @@ export interface ConnectionInspection {
   /**
    * Excludes the first bidirectional stream that one end opens from counters, events and grants,
    * because it carries messages and does not belong to the application. This method MUST be called
-   * before this end opens any stream, and before an observer is set.
+   * before this side opens any stream, and before an observer is set.
    *
    * @param by The end that opens the stream.
    */
@@ -390,7 +392,7 @@ export type ConnectionCredit = NonNullable<ConnectionInspection["credit"]>;
 /**
  * The amount that the peer may send before the application reads.
  *
- * Over HTTP/3, flow control applies if both ends announce it. Skein's clients and servers announce
+ * Over HTTP/3, flow control applies if both sides announce it. Skein's clients and servers announce
  * it, except in browsers. The stream that carries a session's messages then counts as one of the
  * peer's streams, and its bytes use credit. That credit is returned once the bytes have been read,
  * even if the application grants all other credit itself. QUIC adds limits for the whole
@@ -561,7 +563,7 @@ export interface Connection extends AsyncDisposable {
    * reason.
    */
   readonly closed: Promise<ConnectionCloseInfo>;
-  /** Resolves when the peer asks this end to finish. It may never settle. */
+  /** Resolves when the peer asks this side to finish. It may never settle. */
   readonly draining: Promise<void>;
   /** The datagrams; `maxDatagramSize` is 0 on a transport without datagrams. */
   readonly datagrams: DatagramDuplex;

@@ -63,7 +63,7 @@ export class Ledger implements ConnectionCounters {
     this.observer?.({ type: "datagramreceived", datagram });
   }
 
-  /** Counts a datagram that was lost at this end. */
+  /** Counts a datagram that was lost on this side. */
   droppedDatagram(byteLength: number): void {
     this.datagramsDropped++;
     this.observer?.({ type: "datagramdropped", byteLength });
@@ -181,7 +181,7 @@ export class StreamAccount {
   }
 
   /**
-   * Reports that this end has reset or stopped one direction. Call this in place of
+   * Reports that this side has reset or stopped one direction. Call this in place of
    * {@linkcode StreamAccount.ended}.
    *
    * @param reason The caller's reason, if any. Without a reason, an error is created only if there
@@ -190,7 +190,7 @@ export class StreamAccount {
   cut(reason: unknown, what: "reset" | "stopped reading"): void {
     if (reason !== undefined) return this.ended(reason);
     const isObserved = this.ledger.observer !== undefined;
-    const message = `This end ${what} the stream`;
+    const message = `This side ${what} the stream`;
     this.ended(
       isObserved ? new StreamError(message, { streamErrorCode: 0, by: "local" }) : message,
     );

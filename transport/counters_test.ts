@@ -65,7 +65,7 @@ Deno.test("StreamAccount.cut() passes on the reason, or creates an error for an 
   assert(last?.type === "streamclosed" && last.error instanceof StreamError);
   assertEquals([last.error.by, last.error.message], [
     "local",
-    "This end stopped reading the stream",
+    "This side stopped reading the stream",
   ]);
   ledger.observer = undefined;
   ledger.opened("unidirectional", "local").cut(undefined, "reset");

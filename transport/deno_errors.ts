@@ -40,7 +40,7 @@ export function isPeerReset(error: unknown): boolean {
  * fault.
  *
  * @param cause The rejection of `Deno.connectQuic`.
- * @returns True if the peer rejected the connection or the protocols, or if this end rejected the
+ * @returns True if the peer rejected the connection or the protocols, or if this side rejected the
  * certificate.
  */
 export function isPeerResponse(cause: unknown): boolean {

@@ -79,7 +79,7 @@ Deno.test("isConnectionRefused() recognizes this runtime's error for a server th
   assert(isConnectionRefused(error) && isPeerResponse(error), changed(error));
 });
 
-Deno.test("isIdleTimeout() recognizes this runtime's error for a silent server, and no other end", async () => {
+Deno.test("isIdleTimeout() recognizes this runtime's error for a silent server, and no other side", async () => {
   await using server = new QuicServer({ idleTimeoutMs: 100, keepAliveIntervalMs: 100_000 });
   const silent = await rejection((await connectBare(server.port)).closed);
   assert(isIdleTimeout(silent), changed(silent));

@@ -132,7 +132,7 @@ async function receiveAll<T>(
  *
  * @param stream The stream, or one half of a stream. The caller MUST NOT use its web streams
  * afterwards.
- * @returns Both ends of a bidirectional stream, or the only end of a unidirectional stream.
+ * @returns Both sides of a bidirectional stream, or the only end of a unidirectional stream.
  *
  * @example An echo
  * ```ts

@@ -1,4 +1,4 @@
-/** The credit of one kind: the bytes or streams that each end may still send. */
+/** The credit of one kind: the bytes or streams that each side may still send. */
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { within } from "../base/wait.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
@@ -150,8 +150,8 @@ const MAX_TOTAL = Number.MAX_SAFE_INTEGER;
 const GRANT_REST_MS = 20;
 
 /**
- * The credit granted by this end. It is a window that moves as the peer's bytes are read, or as the
- * peer's streams end.
+ * The credit granted by this side. It is a window that moves as the peer's bytes are read, or as
+ * the peer's streams end.
  */
 export class ReceiveCredit {
   #window: number;
@@ -186,7 +186,7 @@ export class ReceiveCredit {
     this.#limit = window;
   }
 
-  /** The total granted by this end. */
+  /** The total granted by this side. */
   get limit(): number {
     return this.#limit;
   }

@@ -65,7 +65,7 @@ interface Run extends Result {
   readonly subscriberUs: number;
 }
 
-/** The implementations, each of which can be either end. */
+/** The implementations, each of which can be either side. */
 type Side = "skein" | "gomoqt" | "bare";
 
 const PAIRS =

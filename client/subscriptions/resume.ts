@@ -132,7 +132,8 @@ export class Resume {
   }
 
   get from(): HistoryOptions {
-    // A request without a position ends the server's replay. The reply must not come from this end.
+    // A request without a position ends the server's replay. The reply must not come from this
+    // side.
     return this.isBehind ? { last: 0 } : { since: this.#known, last: this.#options.last };
   }
 

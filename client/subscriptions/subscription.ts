@@ -330,7 +330,7 @@ export class Subscription<
     return this.#resume?.from ?? {};
   }
 
-  /** Ends the subscription at this end only. Called by the client. */
+  /** Ends the subscription on this side only. Called by the client. */
   end(error?: unknown): void {
     if (error instanceof RequestError) this.#reportEnd(error);
     this.#error ??= error;

@@ -1,5 +1,5 @@
 /**
- * The contract of the two ends of a file transfer.
+ * The contract of the two sides of a file transfer.
  *
  * - `offer` announces a file; the reply says how many bytes the receiver already has.
  * - A unidirectional stream carries the rest, as fast as the receiver's disk accepts it.
@@ -26,7 +26,7 @@ const offer = z.object({
 /** A file that the sender offers. */
 export type Offer = z.infer<typeof offer>;
 
-/** The receiver validates these messages; the compiler checks both ends. */
+/** The receiver validates these messages; the compiler checks both sides. */
 export const transfer = defineContract({
   toClient: { stored: z.object({ bytes: z.int() }) },
   requests: {

@@ -9,7 +9,7 @@ import { TrackMux } from "../track/mux.ts";
 import type { MoqAuthorize, MoqSession } from "./session.ts";
 import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
 
-/** The error code family of a version between two ends of Skein. */
+/** The error code family of a version between two sides of Skein. */
 const isGomoqt = (version: MoqVersion) => VERSIONS[version].slashedPaths;
 
 /** Decides by action and path; allows everything without a rule. */

@@ -165,7 +165,7 @@ async function readToEnd(exchange: Exchange): Promise<void> {
   }
 }
 
-/** The announce interests of this end. */
+/** The announce interests of this side. */
 export class Discovery {
   readonly #context: SessionContext;
   readonly #readers = new Set<AnnouncementReader>();
@@ -255,7 +255,7 @@ export class Discovery {
   ): Promise<void> {
     const context = this.#context;
     const path = joinPath(reader.prefix, suffix);
-    // The announcement came from this end: a loop.
+    // The announcement came from this side: a loop.
     if (active && hops.includes(context.mux.hopId)) return;
     if (!active) {
       grants.drop(path);

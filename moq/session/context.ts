@@ -33,7 +33,7 @@ export interface SessionContext {
   readonly session: SubscriberSession;
   /** Resolves when the session has closed. */
   readonly closed: Promise<unknown>;
-  /** Closes the session for a reason of this end. */
+  /** Closes the session for a reason of this side. */
   closeWithError(reason: MoqErrorName, message: string): void;
   readonly connection: Connection;
   readonly traits: VersionTraits;

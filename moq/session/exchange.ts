@@ -24,7 +24,7 @@ export class Exchange {
     this.reader = new MessageReader(this.#stream);
   }
 
-  /** The direction that this end writes, for data other than messages. */
+  /** The direction that this side writes, for data other than messages. */
   get writable(): DirectWritable {
     return this.#stream;
   }

@@ -187,7 +187,7 @@ for (const version of NAMED) {
     assertEquals(peer.session.isClosed, false);
   });
 
-  Deno.test(`${version}: a broadcast of this end is ignored when a peer announces it back`, async () => {
+  Deno.test(`${version}: a broadcast of this side is ignored when a peer announces it back`, async () => {
     const mux = new TrackMux({ hopId: 5n });
     const { peer, reader, exchange } = await discovering(version, { mux });
     await using _peer = peer;

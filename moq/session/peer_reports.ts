@@ -1,4 +1,4 @@
-/** Measurements of the network path that both ends exchange: SESSION_UPDATE, or PROBE. */
+/** Measurements of the network path that both sides exchange: SESSION_UPDATE, or PROBE. */
 import { ProtocolError, UnsupportedError } from "../../errors.ts";
 import { within } from "../../base/wait.ts";
 import { LatestValue } from "../track/loops.ts";

@@ -133,7 +133,7 @@ export interface MoqCloseInfo {
 
 /** The options for {@linkcode MoqSession.open}. */
 export interface MoqSessionOptions {
-  /** The role of this end. */
+  /** The role of this side. */
   readonly side: "client" | "server";
   /**
    * The clocks, timers and randomness of this node.
@@ -159,7 +159,7 @@ export interface MoqSessionOptions {
   readonly path?: string | undefined;
   /** Network address of the peer, for the shares of a relay. */
   readonly address?: string | undefined;
-  /** Parameters of this end's setup, by number, in versions with a setup; empty by default. */
+  /** Parameters of this side's setup, by number, in versions with a setup; empty by default. */
   readonly extensions?: ReadonlyMap<number, Uint8Array> | undefined;
   /** Authorizes requests of the peer; without this function, the peer may do everything. */
   readonly authorize?: MoqAuthorize | undefined;
@@ -171,7 +171,7 @@ export interface MoqSessionOptions {
    * The options for measuring the outgoing bitrate and reporting it to the peer, see
    * {@linkcode BitrateMonitorOptions}.
    *
-   * By default this end measures while the peer probes, which is possible in `moq-lite-04` and
+   * By default this side measures while the peer probes, which is possible in `moq-lite-04` and
    * `-05`. With options it also sends SESSION_UPDATE unasked, in versions that have this message.
    * With `false` it does neither, and the application calls `report()`.
    */
@@ -250,7 +250,7 @@ const GOAWAY: OptionKinds<NonNullable<Parameters<MoqSession["goaway"]>[0]>> = {
 type ResolvedOptions = MoqSessionOptions & { readonly runtime: Runtime };
 
 /**
- * A session with one peer. Both ends may publish, through a mux, and subscribe.
+ * A session with one peer. Both sides may publish, through a mux, and subscribe.
  *
  * @example Both ends in one process
  * ```ts
@@ -282,7 +282,7 @@ type ResolvedOptions = MoqSessionOptions & { readonly runtime: Runtime };
 export class MoqSession implements AsyncDisposable {
   /** The connection that carries the session. */
   readonly connection: Connection;
-  /** The role of this end. */
+  /** The role of this side. */
   readonly side: "client" | "server";
   /** Network address of the peer, if known. */
   readonly address: string | undefined;
@@ -469,7 +469,7 @@ export class MoqSession implements AsyncDisposable {
   /**
    * Aborted with a {@linkcode MoqError} when the session closes. Its `cause` is the original error:
    * a `ConnectionError` if the connection broke or the peer closed it, or the peer's protocol
-   * violation. If this end closed the session, there is no `cause`.
+   * violation. If this side closed the session, there is no `cause`.
    */
   get signal(): AbortSignal {
     return this.#controller.signal;
@@ -498,7 +498,7 @@ export class MoqSession implements AsyncDisposable {
     return this.#publisher.size;
   }
 
-  /** Subscriptions of this end. */
+  /** Subscriptions of this side. */
   get subscriptions(): readonly TrackReader[] {
     return this.#subscriber.tracks;
   }
@@ -623,7 +623,7 @@ export class MoqSession implements AsyncDisposable {
   /**
    * Asks the peer to leave the session.
    *
-   * @param options A URL to connect to instead, a time in milliseconds after which this end closes
+   * @param options A URL to connect to instead, a time in milliseconds after which this side closes
    * the session (never by default), and a signal that ends the wait but not the session.
    * @returns Resolves when the peer has left.
    * @throws {UnsupportedError} If neither the version nor the transport has such a request.
@@ -696,7 +696,7 @@ export class MoqSession implements AsyncDisposable {
       if (muxOf !== undefined) context.mux = muxOf(this.setupRequest);
     }
     if (context.traits.setup !== "stream") return;
-    // Only a server on raw QUIC waits for SETUP of the other end, which contains the path.
+    // Only a server on raw QUIC waits for SETUP of the other side, which contains the path.
     await sendSetupStream(connection, {
       extensions,
       path: side === "client" ? this.path : "",
@@ -708,7 +708,7 @@ export class MoqSession implements AsyncDisposable {
   #close(reason: MoqErrorName | number, message: string, cause?: unknown): void {
     if (this.isClosed) return;
     const info = localEnd(reason, message, this.#context.family);
-    // The peer may recognize this end as Skein before its own setup arrives.
+    // The peer may recognize this side as Skein before its own setup arrives.
     if (this.#isSetupPending) this.connection.inspect?.requireClose?.();
     this.connection.close({ closeCode: info.code, reason: message });
     this.#over(info, cause);

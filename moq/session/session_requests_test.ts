@@ -40,7 +40,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(await next(reader), "+/live/carol");
     carol.end();
     assertEquals(await next(reader), "-/live/carol");
-    // Both ends publish.
+    // Both sides publish.
     const other = await ends.server.acceptAnnounce("/");
     ends.client.mux.publish("/from the client", nobody);
     assertEquals(await next(other), "+/from the client");
@@ -52,7 +52,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(await next(reader), "end");
   });
 
-  Deno.test(`${version}: broadcasts from this end are not announced back`, async () => {
+  Deno.test(`${version}: broadcasts from this side are not announced back`, async () => {
     const [mux, clientMux] = [new TrackMux(), new TrackMux()];
     mux.publish("/loop", nobody, { hops: [clientMux.hopId] });
     mux.publish("/other", nobody);

@@ -23,7 +23,7 @@ const text = (value: string) => new TextEncoder().encode(value);
 for (const version of ALL_VERSIONS) {
   const { setup, code, slashedPaths } = VERSIONS[version];
 
-  Deno.test(`${version}: a session exposes its version, its path and the setups of both ends`, async () => {
+  Deno.test(`${version}: a session exposes its version, its path and the setups of both sides`, async () => {
     const requests: SetupRequest[] = [];
     await using ends = await wiredEnds(version, {
       transport: "quic",
@@ -56,7 +56,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals([server.side, client.side], ["server", "client"]);
   });
 
-  Deno.test(`${version}: a session closes with a name or a number, which the other end receives`, async () => {
+  Deno.test(`${version}: a session closes with a name or a number, which the other side receives`, async () => {
     const cases = [
       ["unauthorized", 2, "unauthorized"],
       ["protocolViolation", 3, "protocolViolation"],
@@ -155,7 +155,7 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-/** Opens both ends of a session on raw QUIC, and waits until each has the setup of the other. */
+/** Opens both sides of a session on raw QUIC, and waits until each has the setup of the other. */
 async function openOnQuic(version: MoqVersion, wires: Pick<QuicPair, "client" | "server">) {
   const versions = [version];
   const [client, server] = await Promise.all([
@@ -265,7 +265,7 @@ Deno.test("MoqSession chooses the client's first version that the server support
   await soon(server.closed);
 });
 
-Deno.test("MoqSession names the closing end in later calls", async () => {
+Deno.test("MoqSession names the closing side in later calls", async () => {
   await using ends = await wiredEnds("moq-lite-05");
   const { server, client } = ends;
   client.close();

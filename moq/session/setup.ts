@@ -79,7 +79,7 @@ export interface Agreement {
   readonly exchange: Exchange | undefined;
 }
 
-/** The options of both ends for the setup. */
+/** The options of both sides for the setup. */
 export interface SetupOptions {
   /** Accepted versions, in order of preference. */
   readonly versions: readonly MoqVersion[];
@@ -237,14 +237,14 @@ export function isPathInSetup(connection: Connection, { setup }: VersionTraits):
   return setup === "stream" && connection.transport === "quic";
 }
 
-/** SETUP of moq-lite-05, as this end sends it. */
+/** SETUP of moq-lite-05, as this side sends it. */
 export interface SetupMessage {
   /** Parameters of the application. */
   readonly extensions?: MoqParameters | undefined;
   /** The path that a client requests; only sent on a transport without a URL. */
   readonly path: string;
   readonly hopId: bigint;
-  /** True if this end responds to probes. */
+  /** True if this side responds to probes. */
   readonly isMeasuring: boolean;
 }
 

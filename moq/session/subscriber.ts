@@ -1,4 +1,4 @@
-/** The subscriber's part of a session: the requests of this end. */
+/** The subscriber's part of a session: the requests of this side. */
 import { UnsupportedError } from "../../errors.ts";
 import { within } from "../../base/wait.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
@@ -26,7 +26,7 @@ import { Discovery } from "./announce.ts";
 import { codeOf, errorNameOf, isViolation, moqErrorOf, type SessionContext } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 
-/** The subscriber of a session: sends the requests of this end, and receives the responses. */
+/** The subscriber of a session: sends the requests of this side, and receives the responses. */
 export class MoqSubscriber {
   readonly #context: SessionContext;
   readonly #discovery: Discovery;

@@ -61,7 +61,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
     return this.#timestamp;
   }
 
-  /** True once the whole group was read, or either end aborted it. */
+  /** True once the whole group was read, or either side aborted it. */
   get isEnded(): boolean {
     return this.#isEnded;
   }
@@ -184,7 +184,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   }
 
   #fail(error: unknown): unknown {
-    // A cancel by this end is not a failure of the publisher.
+    // A cancel by this side is not a failure of the publisher.
     if (this.#isEnded && this.#error === undefined) {
       return new MoqError("group", "cancelled", `Group ${this.sequence} was cancelled`);
     }

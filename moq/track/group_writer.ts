@@ -125,7 +125,7 @@ export class GroupWriter implements AsyncDisposable {
     return this.#waiting.byteLength + this.#inFlight;
   }
 
-  /** True once the group was closed, or aborted by either end. */
+  /** True once the group was closed, or aborted by either side. */
   get isEnded(): boolean {
     return this.#state !== "open";
   }
@@ -157,7 +157,7 @@ export class GroupWriter implements AsyncDisposable {
    * @param options See {@linkcode WriteFrameOptions}.
    * @returns Resolves immediately or, if more than 64 KiB are waiting, once the connection has
    * accepted some of them.
-   * @throws {MoqError} If the subscriber cancelled the group, or this end aborted it.
+   * @throws {MoqError} If the subscriber cancelled the group, or this side aborted it.
    * @throws {TypeError} If the group was closed, or the frame is not a `Uint8Array`.
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
    */

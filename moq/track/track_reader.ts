@@ -33,7 +33,7 @@ export interface MoqSubscribeOptions {
   readonly maxLatencyMs?: number | undefined;
   /**
    * The first group; the newest one by default. In versions that cannot send it to the publisher,
-   * this end rejects earlier groups.
+   * this side rejects earlier groups.
    */
   readonly startGroup?: number | undefined;
   /**
@@ -239,7 +239,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   /** The number of the subscription. */
   readonly id: number;
   /**
-   * Resolves once the publisher has accepted, a group has arrived, or this end has closed the
+   * Resolves once the publisher has accepted, a group has arrived, or this side has closed the
    * track; rejects if the subscription is rejected.
    */
   readonly ready: Promise<void>;
@@ -339,7 +339,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
 
   /**
    * Changes the subscription. After the end of the track, this has no effect. In `moq-lite-01` and
-   * `-02` the change only affects this end, and no message is sent, because peers treat it as the
+   * `-02` the change only affects this side, and no message is sent, because peers treat it as the
    * end of the subscription.
    *
    * @param options The options to change.

@@ -309,7 +309,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Aborted when the subscriber leaves, this end closes the track, or the session closes; see its
+   * Aborted when the subscriber leaves, this side closes the track, or the session closes; see its
    * reason.
    */
   get signal(): AbortSignal {
@@ -466,7 +466,7 @@ export class TrackWriter implements AsyncDisposable {
     if (this.#state === "over") return;
     this.#state = "over";
     for (const group of this.#groups.toArray()) group.abort("publishAborted");
-    // For this end the track has ended anyway.
+    // For this side the track has ended anyway.
     this.#link.end(this.#next, reason).catch(() => {});
     const moqCode = this.#link.codeOf("subscribe", reason);
     this.#over(new MoqError("subscribe", reason, "The track was closed", { moqCode }));

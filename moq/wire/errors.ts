@@ -24,7 +24,7 @@ export type MoqErrorFamily = "gomoqt" | "moq-lite";
 export type MoqErrorName =
   /** Ended without an error. */
   | "none"
-  /** This end failed. */
+  /** This side failed. */
   | "internal"
   /** The peer lacks permission for the session or the track. */
   | "unauthorized"

@@ -136,7 +136,7 @@ export function decodeClientSetup(body: Uint8Array, traits: VersionTraits): Clie
     if (count > MAX_OFFERED_VERSIONS) {
       throw fields.fault(`at most ${MAX_OFFERED_VERSIONS} versions are read, received ${count}`);
     }
-    // A number that is too large for this end is not one of its versions either.
+    // A number that is too large for this side is not one of its versions either.
     const versions = Array.from({ length: count }, () => fields.limit());
     return { versions, parameters: readParameters(fields, traits) };
   });
@@ -234,7 +234,7 @@ function readPairs(fields: FieldReader, read: (key: bigint) => Uint8Array): MoqP
   for (let i = 0; i < count; i++) {
     const key = fields.varint62();
     const value = read(key);
-    // This end cannot know a parameter with such a number: skip it like other unknown ones.
+    // This side cannot know a parameter with such a number: skip it like other unknown ones.
     if (key > BigInt(Number.MAX_SAFE_INTEGER)) continue;
     if (parameters.has(Number(key))) throw fields.fault(`parameter ${key} came twice`);
     parameters.set(Number(key), value);
@@ -338,7 +338,7 @@ export function decodeAnnounceInit(body: Uint8Array): string[] {
   });
 }
 
-/** Encodes ANNOUNCE_OK: the id of this end, and the number of initial announcements. */
+/** Encodes ANNOUNCE_OK: the id of this side, and the number of initial announcements. */
 export function encodeAnnounceOk(hop: bigint, active: number): Uint8Array {
   return new FieldWriter().varint62(hop).varint(active).finishSized();
 }

@@ -270,7 +270,7 @@ export function chooseWebTransport(
  * Returns the versions that are possible after a protocol was chosen.
  *
  * @param protocol The protocol; empty without one.
- * @param versions The versions of this end, in order of preference.
+ * @param versions The versions of this side, in order of preference.
  */
 export function versionsFor(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
   if (protocol === "") return versionsBySetup(versions);

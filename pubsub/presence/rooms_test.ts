@@ -122,7 +122,7 @@ Deno.test("Rooms reports a leave after the grace period, with the time when the 
   assertEquals(rooms.roomsOf(ada.session), []);
 });
 
-Deno.test("Rooms reports a leave immediately if the user's last session unsubscribes, from either end", async () => {
+Deno.test("Rooms reports a leave immediately if the user's last session unsubscribes, from either side", async () => {
   const ways = {
     "Rooms.leave()": (bench: Bench, peer: Peer) => bench.rooms.leave(peer.session, "chat"),
     "a request of the client": (bench: Bench, peer: Peer) =>

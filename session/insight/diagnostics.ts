@@ -61,27 +61,27 @@ export interface SessionDiagnostics {
   readonly lastHeardAt: number | undefined;
   /** The last measured round trip, in milliseconds. */
   readonly roundTripMs: number | undefined;
-  /** Stream bytes that this end allows the peer. */
+  /** Stream bytes that this side allows the peer. */
   readonly localMaxData: number | undefined;
-  /** Stream bytes that this end sent. */
+  /** Stream bytes that this side sent. */
   readonly localDataSent: number;
-  /** Stream bytes that the peer allows this end. */
+  /** Stream bytes that the peer allows this side. */
   readonly peerMaxData: number | undefined;
   /** Stream bytes that the peer sent. */
   readonly peerDataSent: number;
-  /** Bidirectional streams that this end allows the peer. */
+  /** Bidirectional streams that this side allows the peer. */
   readonly localMaxStreamsBidi: number | undefined;
-  /** Bidirectional streams that this end opened. */
+  /** Bidirectional streams that this side opened. */
   readonly localStreamsBidiOpened: number;
-  /** Bidirectional streams that the peer allows this end. */
+  /** Bidirectional streams that the peer allows this side. */
   readonly peerMaxStreamsBidi: number | undefined;
   /** Bidirectional streams that the peer opened. */
   readonly peerStreamsBidiOpened: number;
-  /** Unidirectional streams that this end allows the peer. */
+  /** Unidirectional streams that this side allows the peer. */
   readonly localMaxStreamsUni: number | undefined;
-  /** Unidirectional streams that this end opened. */
+  /** Unidirectional streams that this side opened. */
   readonly localStreamsUniOpened: number;
-  /** Unidirectional streams that the peer allows this end. */
+  /** Unidirectional streams that the peer allows this side. */
   readonly peerMaxStreamsUni: number | undefined;
   /** Unidirectional streams that the peer opened. */
   readonly peerStreamsUniOpened: number;
@@ -102,7 +102,7 @@ export interface SessionDiagnostics {
   readonly datagramsReceived: number;
   /** Bytes of received datagrams. */
   readonly datagramBytesReceived: number;
-  /** Datagrams lost at this end. */
+  /** Datagrams lost on this side. */
   readonly datagramsDropped: number;
   /** Fill levels of the queues. */
   readonly queues: {
@@ -182,7 +182,7 @@ export interface SessionDebugState {
       | "handshakeTimeoutMs"
     >
     & {
-      /** Size of the largest message that this end may send and the peer accepts, in bytes. */
+      /** Size of the largest message that this side may send and the peer accepts, in bytes. */
       readonly maxSendBytes: number;
       /** Interval of pings to the peer, in milliseconds; `undefined` without pings. */
       readonly heartbeatIntervalMs: number | undefined;
@@ -193,7 +193,7 @@ export interface SessionDebugState {
   readonly capabilities: ConnectionCapabilities;
   /** Counters of the connection; empty if they can no longer be read. */
   readonly wire: ConnectionStats;
-  /** Flow control, if both ends keep these counters. */
+  /** Flow control, if both sides keep these counters. */
   readonly credit:
     | Readonly<Record<"data" | "bidirectional" | "unidirectional", CreditState>>
     | undefined;

@@ -97,7 +97,7 @@ Deno.test("Session.diagnostics() includes the user, the address and the close", 
   assertEquals([closeCode, closeReason], [4401, "see /?token=[redacted]"]);
 });
 
-Deno.test("Session.diagnostics() counts the activity of each end, without credit if the transport has none", async () => {
+Deno.test("Session.diagnostics() counts the activity of each side, without credit if the transport has none", async () => {
   await using both = await ends();
   const { client, server } = both;
   const first = await client.createBidirectionalStream();
@@ -124,7 +124,7 @@ Deno.test("Session.diagnostics() counts the activity of each end, without credit
   assert(near.lastHeardAt! > 0);
 });
 
-Deno.test("Session.diagnostics() reads credit from the connection, if both ends count", async () => {
+Deno.test("Session.diagnostics() reads credit from the connection, if both sides count", async () => {
   await using both = await ends();
   let next = 0;
   const states = new Map(["data", "bidirectional", "unidirectional"].map((kind) => [kind, {

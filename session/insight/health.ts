@@ -129,7 +129,7 @@ export interface SessionIssue {
    * - `rejected-streams`: the peer opened streams that were not accepted within 5 s, or that
    *   exceeded a limit of unread streams.
    * - `leaking-streams`: 64 or more streams are open after ten minutes, and fewer have closed.
-   * - `waiting-for-credit`, `peer-without-credit`: this end is waiting for credit, or the peer has
+   * - `waiting-for-credit`, `peer-without-credit`: this side is waiting for credit, or the peer has
    *   used up its credit.
    * - `error-rate`: more than 10 % of at least 50 messages and streams had errors.
    * - `invalid-messages`: the peer has sent half as many invalid messages within a minute as would
@@ -377,7 +377,7 @@ function checkCredit({ connection, openings }: Inside, add: Add): void {
       add(
         "warning",
         "peer-without-credit",
-        `The peer used all ${credit.granted} ${what} that this end allows: ${how}`,
+        `The peer used all ${credit.granted} ${what} that this side allows: ${how}`,
       );
     }
   }
@@ -421,7 +421,7 @@ function checkCounters(core: Inside, stats: Growth, add: Add): void {
     add(
       "warning",
       "invalid-messages",
-      `${invalidMessages} messages were invalid: check that both ends have the same version of the ` +
+      `${invalidMessages} messages were invalid: check that both sides have the same version of the ` +
         "contract",
     );
   }
@@ -457,7 +457,7 @@ function checkCounters(core: Inside, stats: Growth, add: Add): void {
     add(
       "warning",
       "datagrams-dropped",
-      `${stats.datagramsDropped} datagrams were lost at this end: read faster, and send fewer, ` +
+      `${stats.datagramsDropped} datagrams were lost on this side: read faster, and send fewer, ` +
         "none above maxDatagramSize",
     );
   }

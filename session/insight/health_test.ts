@@ -192,7 +192,7 @@ Deno.test("Session.issues() finds streams that leak", async () => {
   assertEquals(await codes(hand.session), [], "They open and close");
 });
 
-Deno.test("Session.issues() reports that this end waits for credit", async () => {
+Deno.test("Session.issues() reports that this side waits for credit", async () => {
   await using both = await ends();
   for (let i = 0; i < 100; i++) await both.client.createUnidirectionalStream();
   const giveUp = new AbortController();
@@ -320,7 +320,7 @@ Deno.test("Session.summary() is a small plain object", async () => {
   });
 });
 
-Deno.test("Session.ping() measures the round trip, at both ends", async () => {
+Deno.test("Session.ping() measures the round trip, on both sides", async () => {
   await using both = await ends();
   both.link.setFaults({ delayMs: 20 });
   for (const end of [both.client, both.server]) {

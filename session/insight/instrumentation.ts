@@ -101,7 +101,7 @@ export interface Instrumentation {
    */
   sessionClosed?(session: Session, info: CloseInfo): void;
   /**
-   * Called before this end sends a request to the peer.
+   * Called before this side sends a request to the peer.
    *
    * @param session The session.
    * @param topic The topic of the request.

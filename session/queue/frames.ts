@@ -7,7 +7,7 @@ import { utf8Length } from "../wire/utf8.ts";
 export interface FrameTap {
   /** Called with a frame of the peer, before the session handles it. */
   received(frame: Frame): void;
-  /** Called with a frame that this end passes to the connection. */
+  /** Called with a frame that this side passes to the connection. */
   sent(frame: Frame): void;
 }
 

@@ -284,7 +284,8 @@ export class ResponseReader {
   }
 
   /**
-   * Records that the loop waits for an item, because the peer may first need a reply from this end.
+   * Records that the loop waits for an item, because the peer may first need a reply from this
+   * side.
    */
   #await(isAwaited: boolean): void {
     this.#core.sending.requests.awaits(this.#id, isAwaited);

@@ -70,7 +70,7 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
  *
  * @typeParam V The result of `authenticate`.
  * @typeParam C The contract.
- * @typeParam S This end's side.
+ * @typeParam S This side's side.
  */
 export type RequestHandlers<
   V = unknown,

@@ -274,7 +274,7 @@ Deno.test("Session.request() rejects a streaming response, and cancels it", asyn
   assertEquals(seen.returned, 2);
 });
 
-Deno.test("A contract checks the items, and types both ends", async () => {
+Deno.test("A contract checks the items, and types both sides", async () => {
   const contract = defineContract({
     requests: {
       sum: { input: z.tuple([z.number(), z.number()]), output: z.number() },
@@ -574,7 +574,7 @@ Deno.test("A plain session carries parts, credit and the end, but no bytes", asy
   });
 });
 
-Deno.test("A stalled consumer does not grow the memory of either end", async () => {
+Deno.test("A stalled consumer does not grow the memory of either side", async () => {
   const { seen, count } = counting();
   await using both = await ends({ requests: { count } });
   const responses = numbers(64).map(() => both.client.requestStream("count", 1e9));

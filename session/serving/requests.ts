@@ -524,7 +524,7 @@ export class RequestQueue implements SessionRequests {
     const services = this.#services;
     const { session } = this.#core;
     if (services[envelope.kind] === undefined) {
-      throw new RequestError("forbidden", `This end does not support ${envelope.kind}`);
+      throw new RequestError("forbidden", `This side does not support ${envelope.kind}`);
     }
     switch (envelope.kind) {
       case "publish":
@@ -564,7 +564,7 @@ export class RequestQueue implements SessionRequests {
     const { session, value: before } = core;
     const services = this.#services;
     if (services.authenticate === undefined) {
-      throw new RequestError("forbidden", "This end accepts no token");
+      throw new RequestError("forbidden", "This side accepts no token");
     }
     const isRenewal = core.state !== "connecting";
     this.#abort ??= new AbortController();

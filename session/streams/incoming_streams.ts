@@ -12,7 +12,7 @@ import type { Inside } from "../receiving.ts";
 /** A stream that the peer opened. */
 export type IncomingStream =
   | (BidirectionalStream & {
-    /** Both ends write. */
+    /** Both sides write. */
     readonly direction: "bidirectional";
   })
   | {
@@ -212,8 +212,8 @@ function incomingOf(
 }
 
 /**
- * A stream with its direction. The two ends of the stream belong to the connection, which creates
- * each end on first access.
+ * A stream with its direction. The two sides of the stream belong to the connection, which creates
+ * each side on first access.
  */
 class DirectedStream implements BidirectionalStream {
   readonly direction = "bidirectional";

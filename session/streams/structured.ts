@@ -52,7 +52,7 @@ const MAX_MESSAGE_BYTES = 1024 * 1024;
 export interface StructuredStream<R extends Registry>
   extends AsyncIterable<StructuredMessage<R>>, AsyncDisposable {
   /**
-   * Resolves once both ends have closed their directions, or once this end has released the rest.
+   * Resolves once both sides have closed their directions, or once this side has released the rest.
    * Rejects with the first error; you may leave this rejection unhandled.
    */
   readonly closed: Promise<void>;
@@ -77,8 +77,8 @@ export interface StructuredStream<R extends Registry>
    */
   send<T extends keyof R & number>(type: T, data: StructuredInput<R, T>): Promise<void>;
   /**
-   * Closes this end's direction after all sent messages. You can still read messages from the peer.
-   * Idempotent.
+   * Closes this side's direction after all sent messages. You can still read messages from the
+   * peer. Idempotent.
    *
    * @throws {StreamError} If the stream has failed.
    */
@@ -91,7 +91,7 @@ export interface StructuredStream<R extends Registry>
    * @throws {RangeError} If the code is out of range.
    */
   abort(streamErrorCode?: number): void;
-  /** Closes this end's direction and stops reading. Never throws. Called by `await using`. */
+  /** Closes this side's direction and stops reading. Never throws. Called by `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 

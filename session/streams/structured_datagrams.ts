@@ -59,7 +59,7 @@ export interface StructuredDatagrams<R extends Registry>
     readonly received: number;
     /** Invalid datagrams that a loop read and skipped. */
     readonly skipped: number;
-    /** Datagrams lost at this end because too many were waiting to be read or sent. */
+    /** Datagrams lost on this side because too many were waiting to be read or sent. */
     readonly dropped: number;
   };
   /**

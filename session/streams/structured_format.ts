@@ -231,7 +231,7 @@ export interface StructuredParserRules {
    * Size of the largest payload. A larger message is rejected before any of its bytes are buffered.
    */
   readonly maxMessageBytes: number;
-  /** True if both ends use the end mark. */
+  /** True if both sides use the end mark. */
   readonly hasEndMark: boolean;
   /**
    * Called with the number of each message, before its payload.

@@ -126,7 +126,7 @@ Deno.test("StructuredParser.next() allocates at most twice the received bytes of
   assertEquals(Math.max(...sizes), 128 * 1024);
 });
 
-Deno.test("StructuredParser.next() recognizes the end mark only if both ends agreed on it", () => {
+Deno.test("StructuredParser.next() recognizes the end mark only if both sides agreed on it", () => {
   const agreed = parserOf({ hasEndMark: true });
   assertEquals(read(agreed, [joined(framed(1, bytes(1)), END_MARK, framed(2, bytes(2)))]), [[1, [
     1,

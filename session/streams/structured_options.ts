@@ -31,7 +31,7 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
    */
   readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void) | undefined;
   /**
-   * True if both ends mark the end of their messages. If the mark is then missing, the stream
+   * True if both sides mark the end of their messages. If the mark is then missing, the stream
    * counts as aborted, because some connections cannot distinguish an abort from a normal end. With
    * the subprotocol `skein.1`, the default is true. Peers other than Skein do not send the mark.
    */

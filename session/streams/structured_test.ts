@@ -90,7 +90,7 @@ for (const { name, makePair } of wires) {
     );
     await soon(client.ready);
     const near = await open(client, { registry: { 9: z.string() } });
-    await near.send(9, "unknown to the other end");
+    await near.send(9, "unknown to the other side");
     const far = await accept(server);
     const error = await failureOf(far);
     assertInstanceOf(error, StructuredError);

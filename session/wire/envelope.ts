@@ -42,7 +42,7 @@ export interface GoAway {
 
 /**
  * The trace context of a message. It contains the W3C Trace Context headers with the same names,
- * which join both ends of a session in one trace.
+ * which join both sides of a session in one trace.
  */
 export interface TraceContext {
   /** Version, trace id, span id and flags: 55 characters. */
@@ -168,7 +168,7 @@ export type Envelope =
   | { readonly kind: "bounds"; readonly maxMessageBytes: number }
   /** The credentials are about to expire, and the server requests a new token. */
   | { readonly kind: "renew"; readonly withinMs: number }
-  /** A request for a service that this end does not support. */
+  /** A request for a service that this side does not support. */
   | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
   | { readonly kind: "unknown" }
   | { readonly kind: "malformed"; readonly message: string; readonly id: number | null };

@@ -722,7 +722,7 @@ test("detects that the server closes while messages are queued for it", async ()
   }
   await server.write(encoder.encode("PONG\r\n"));
   const connection = await opening;
-  // Sends more than both ends buffer while the server is not reading.
+  // Sends more than both sides buffer while the server is not reading.
   for (let i = 0; i < 64; i++) connection.publish("news", new Uint8Array(1e6));
   await server.closeWrite();
   await connection.closed();

@@ -106,7 +106,7 @@ class TlsProxy implements Disposable {
       try {
         connection.close();
       } catch (error) {
-        // The other end closed first.
+        // The other side closed first.
         if (!(error instanceof Deno.errors.BadResource)) throw error;
       }
     }

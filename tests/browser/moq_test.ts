@@ -129,7 +129,7 @@ testInBrowsers(
   },
 );
 
-/** The expected results at both ends. Other tests check the details of a rejection. */
+/** The expected results on both sides. Other tests check the details of a rejection. */
 const SEEN = {
   publish: (root: string) => ({
     subscribed: ["live video 7", "live priority 7", "brief withdraw 7", "live close 7"]

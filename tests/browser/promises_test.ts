@@ -445,7 +445,7 @@ async function memoryMb(pid: number): Promise<number> {
 }
 
 testInBrowsers(
-  "README: a slow page doesn't fill the server's memory, and both ends report its losses",
+  "README: a slow page doesn't fill the server's memory, and both sides report its losses",
   async (browser) => {
     await using site = await Site.open({
       "page.ts": CHAT,

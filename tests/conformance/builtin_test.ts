@@ -17,21 +17,21 @@ const traits: ConnectionTraits = {
 /** The titles of checks that the runtime fails, keyed by the defect that makes them fail. */
 const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {
   "close-unseen": [
-    ...[3000, 4507, 4999].map((code) => `tells both ends that a closed with ${code}`),
+    ...[3000, 4507, 4999].map((code) => `tells both sides that a closed with ${code}`),
     "closes with a reason without a code",
     "cuts the reason at a character boundary",
     "ignores all closes after the first",
     "rejects codes that the transport cannot carry",
   ],
   "no-stream-end": [
-    "echoes over bidirectional streams by direct calls, from either end",
-    "echoes over bidirectional streams that either end opens",
+    "echoes over bidirectional streams by direct calls, from either side",
+    "echoes over bidirectional streams that either side opens",
     "ends each direction of a stream independently",
-    "carries unidirectional streams that either end opens",
+    "carries unidirectional streams that either side opens",
     "keeps the data of fifty streams apart",
-    "carries unidirectional streams by direct calls, from either end",
-    "counts bidirectional streams and their bytes at both ends",
-    "counts unidirectional streams and their bytes at both ends",
+    "carries unidirectional streams by direct calls, from either side",
+    "counts bidirectional streams and their bytes on both sides",
+    "counts unidirectional streams and their bytes on both sides",
     "counts a stream as closed after both directions have ended",
     "reports streams to an observer until the observer is removed",
     "includes the bytes of streams in its statistics",
@@ -39,7 +39,7 @@ const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = 
   "stream-limit": ["opens 150 streams sequentially"],
   "no-stop-sending": [
     "notifies the writer when the reader cancels",
-    "counts directions that the reader stopped, at both ends",
+    "counts directions that the reader stopped, on both sides",
     "reports to an observer why a stream was cut",
   ],
   "idle-streams-stay": [
@@ -50,7 +50,7 @@ const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = 
 
 /** More checks that fail for only one pair, because of its own close codes or frames. */
 const RAW_CLOSES = [3, 1000, 2 ** 32 - 1].map((code) =>
-  `tells both ends that a closed with ${code}`
+  `tells both sides that a closed with ${code}`
 );
 const FRAME_CLOSES = ["delivers frames that were sent before the close"];
 

@@ -29,7 +29,7 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
   ];
   for (const info of closes) {
     for (const side of ["a", "b"] as const) {
-      test(`tells both ends that ${side} closed with ${info.closeCode}`, async (pair) => {
+      test(`tells both sides that ${side} closed with ${info.closeCode}`, async (pair) => {
         pair[side].close(info);
         assertEquals(await soon(pair.a.closed), info);
         assertEquals(await soon(pair.b.closed), info);
@@ -54,7 +54,7 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
     assertEquals(reason, "a" + "🎈".repeat(balloons));
   });
 
-  test("settles at both ends when both close at the same time", async ({ a, b }) => {
+  test("settles on both sides when both close at the same time", async ({ a, b }) => {
     a.close({ closeCode: 3001 });
     b.close({ closeCode: 3002 });
     for (const end of [a, b]) {

@@ -102,7 +102,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     }
   });
 
-  test("counts bidirectional streams and their bytes at both ends", async ({ a, b }) => {
+  test("counts bidirectional streams and their bytes on both sides", async ({ a, b }) => {
     for (let i = 0; i < 3; i++) await ask(a, b);
     await ask(b, a);
     await counts(a, {
@@ -123,7 +123,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     });
   });
 
-  test("counts unidirectional streams and their bytes at both ends", async ({ a, b }) => {
+  test("counts unidirectional streams and their bytes on both sides", async ({ a, b }) => {
     for (let i = 0; i < 2; i++) await tell(a, b);
     await tell(b, a);
     await counts(a, {
@@ -156,7 +156,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await counts(b, { remoteBidirectionalOpened: 1, streamBytesReceived: 5, ...closed });
   });
 
-  test("counts directions that the reader stopped, at both ends", async (pair) => {
+  test("counts directions that the reader stopped, on both sides", async (pair) => {
     const { near, far } = await openOneWay(pair);
     await far.cancel();
     const { a, b } = pair;
@@ -166,7 +166,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     assertEquals([a.inspect!.counters!.streamsClosed, b.inspect!.counters!.streamsClosed], [1, 1]);
   });
 
-  test("counts directions that the writer reset, at both ends", async (pair) => {
+  test("counts directions that the writer reset, on both sides", async (pair) => {
     const { near, far } = await openOneWay(pair);
     await near.abort();
     const { a, b } = pair;
@@ -189,7 +189,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await until(() => pair.b.inspect!.counters!.streamErrors >= 1);
   });
 
-  test("counts datagrams, and the datagrams that this end drops", async ({ a, b }) => {
+  test("counts datagrams, and the datagrams that this side drops", async ({ a, b }) => {
     if (traits.datagrams === "none") return;
     const writer = a.datagrams.writable.getWriter();
     const reader = b.datagrams.readable.getReader();

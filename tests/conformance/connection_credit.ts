@@ -8,7 +8,7 @@ import type { ConnectionEvent, CreditKind } from "../../transport/connection.ts"
 import { soon, until } from "../waiting.ts";
 import { type ConnectionPair, type ConnectionTest, next } from "./pair.ts";
 
-/** Opens the first stream of each end, because some transports count only from then on. */
+/** Opens the first stream of each side, because some transports count only from then on. */
 async function begin({ a, b }: ConnectionPair): Promise<void> {
   for (const [from, to] of [[a, b], [b, a]] as const) {
     const writer = (await soon(from.createUnidirectionalStream())).getWriter();
@@ -24,7 +24,7 @@ async function begin({ a, b }: ConnectionPair): Promise<void> {
  */
 export function testCredit(test: ConnectionTest): void {
   for (const kind of ["data", "bidirectional", "unidirectional"] as CreditKind[]) {
-    test(`grants ${kind} credit, and the other end receives the grant`, async (pair) => {
+    test(`grants ${kind} credit, and the other side receives the grant`, async (pair) => {
       await begin(pair);
       for (const [from, to] of [[pair.a, pair.b], [pair.b, pair.a]] as const) {
         const events: ConnectionEvent[] = [];
@@ -55,7 +55,7 @@ export function testCredit(test: ConnectionTest): void {
         (async () => {
           for await (const stream of to.incomingBidirectionalStreams) {
             accepted.push(stream);
-            stream.writable.close().catch(() => {}); // This end stays silent.
+            stream.writable.close().catch(() => {}); // This side stays silent.
           }
         })(),
       ];
@@ -76,7 +76,7 @@ export function testCredit(test: ConnectionTest): void {
     }
   });
 
-  test("counts the used credit of both ends", async (pair) => {
+  test("counts the used credit of both sides", async (pair) => {
     await begin(pair);
     const { a, b } = pair;
     const before = { a: a.inspect!.credit!.state("data"), b: b.inspect!.credit!.state("data") };

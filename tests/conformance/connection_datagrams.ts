@@ -43,7 +43,7 @@ export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): 
   });
 
   test("drops the oldest unread datagrams", async ({ a, b }) => {
-    // Twice as many as both ends hold together, which is 1,024 each.
+    // Twice as many as both sides hold together, which is 1,024 each.
     const COUNT = 4_096;
     // If the transport has not read the datagrams yet, it has dropped none, and the loop continues.
     for (let sent = 0, read = 0;; read++) {

@@ -29,7 +29,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     }
   });
 
-  test("delivers a thousand frames in order while both ends send", async ({ a, b }) => {
+  test("delivers a thousand frames in order while both sides send", async ({ a, b }) => {
     const logs = [new FrameLog(a), new FrameLog(b)];
     for (let i = 0; i < 1000; i++) {
       framesOf(a).send(`${i}`);

@@ -49,7 +49,7 @@ async function openPair(
  * @param traits Features of the implementation.
  */
 export function testStreams(test: ConnectionTest, traits: ConnectionTraits): void {
-  test("echoes over bidirectional streams that either end opens", async ({ a, b }) => {
+  test("echoes over bidirectional streams that either side opens", async ({ a, b }) => {
     for (const [from, to] of [[a, b], [b, a]] as const) {
       const near = await soon(from.createBidirectionalStream());
       await writeAll(near.writable, encoder.encode("hello"));
@@ -70,7 +70,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     assertEquals(decoder.decode(await readAll(near.readable)), "answer");
   });
 
-  test("carries unidirectional streams that either end opens", async ({ a, b }) => {
+  test("carries unidirectional streams that either side opens", async ({ a, b }) => {
     for (const [from, to] of [[a, b], [b, a]] as const) {
       await writeAll(await soon(from.createUnidirectionalStream()), encoder.encode("one way"));
       const incoming = await next(to.incomingUnidirectionalStreams);
@@ -179,7 +179,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     }
   });
 
-  test("fails all pending writes and closes of streams at both ends when one end closes", async ({ a, b }) => {
+  test("fails all pending writes and closes of streams on both sides when one side closes", async ({ a, b }) => {
     // Deno's QUIC alone buffers 10 MiB of unsent data.
     const chunks = traits.independentStreams ? 256 : 64;
     const waiting: Promise<unknown>[] = [];
@@ -212,7 +212,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     assertEquals(both.sendOrder, 5);
   });
 
-  test("carries unidirectional streams by direct calls, from either end", async ({ a, b }) => {
+  test("carries unidirectional streams by direct calls, from either side", async ({ a, b }) => {
     for (const [from, to] of [[a, b], [b, a]] as const) {
       const got: number[][] = [];
       const { promise: done, resolve } = Promise.withResolvers<void>();
@@ -232,7 +232,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     }
   });
 
-  test("echoes over bidirectional streams by direct calls, from either end", async ({ a, b }) => {
+  test("echoes over bidirectional streams by direct calls, from either side", async ({ a, b }) => {
     for (const [from, to] of [[a, b], [b, a]] as const) {
       const early = directStream(await soon(from.createBidirectionalStream()));
       await early.write(Uint8Array.of(0));

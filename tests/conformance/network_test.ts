@@ -198,7 +198,7 @@ same("reports an upgrade whose handler throws", 2, {
   run: (site, facts) => void openSocket(site, facts),
 });
 
-same("reports a broken connection to both ends of a WebSocket", 5, {
+same("reports a broken connection to both sides of a WebSocket", 5, {
   serve: accepting(),
   run: (site, facts) => {
     openSocket(site, facts).addEventListener("open", () => site.cut());

@@ -9,7 +9,8 @@ import { withMessages } from "../../transport/message_stream/server.ts";
 import { soon } from "../waiting.ts";
 
 /**
- * The two ends of one connection. Disposing of the pair closes both ends and whatever carries them.
+ * The two sides of one connection. Disposing of the pair closes both sides and whatever carries
+ * them.
  */
 export interface ConnectionPair extends AsyncDisposable {
   /** The end that dialed. */
@@ -18,7 +19,7 @@ export interface ConnectionPair extends AsyncDisposable {
   readonly b: Connection;
 }
 
-/** Makes a new pair in which both ends are `ready`. */
+/** Makes a new pair in which both sides are `ready`. */
 export type MakePair = () => Promise<ConnectionPair>;
 
 /** Adds messages to the pairs of a transport that has only streams. */
@@ -52,7 +53,7 @@ export interface ConnectionTraits extends ConnectionCapabilities {
   readonly maxCloseCode?: number;
   /** The maximum length of a close reason, in bytes. Longer reasons are cut. */
   readonly maxReasonBytes: number;
-  /** The subprotocol that both ends report. */
+  /** The subprotocol that both sides report. */
   readonly protocol: string;
   /** The titles of skipped checks, each with the known defect that fails it. */
   readonly skips?: Readonly<Record<string, string>>;

@@ -22,7 +22,7 @@ async function makePair(): Promise<ConnectionPair> {
   const { value: request } = await requests.next();
   const b = request!.accept({ protocol: "skein.1" });
   const a = await dialing;
-  // This end has counters, but the code for browsers does not expose any.
+  // This side has counters, but the code for browsers does not expose any.
   Object.defineProperties(b, {
     capabilities: { value: { ...b.capabilities, credit: false } },
     credit: { value: undefined },

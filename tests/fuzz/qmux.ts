@@ -31,7 +31,7 @@ const MAX_RECORDS = 200;
 /** The windows of the engines, which are small enough that the peer exceeds them. */
 const WINDOWS = { maxData: 2_000, maxStreamData: 500, maxStreamsBidi: 4, maxStreamsUni: 4 };
 
-/** The maximum numbers of streams and bytes that this end has allowed, including later grants. */
+/** The maximum numbers of streams and bytes that this side has allowed, including later grants. */
 const MAX_STREAMS = 200;
 
 const PARAMETERS = {

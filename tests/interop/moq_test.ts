@@ -90,7 +90,7 @@ function rejectionBy(wire: Wire, version: MoqVersion): unknown {
   return { track, broadcast: text("missing video") };
 }
 
-/** Expected results of each end of a case, with reasons. */
+/** Expected results of each side of a case, with reasons. */
 function expectedOf(
   test: Case,
 ): { readonly why: string; readonly ours: Seen; readonly theirs: Seen } {

@@ -348,7 +348,7 @@ function testCloses(wire: Wire): void {
         const options = { onMessage, runtime: hastyRuntime() };
         await using both = await endsOn(wire, { server: options, client: options });
         const request = (rest: number) => soon(both[side].request("down", rest));
-        // Nine handlers on each end: one, and eight nested ones.
+        // Nine handlers on each side: one, and eight nested ones.
         assertEquals(await request(17), 17);
         const error = await assertRejects(() => request(18), RequestError);
         assertEquals(error.failure.code, "too-many");
@@ -413,7 +413,7 @@ function testFaults(wire: Wire): void {
     });
   });
 
-  test(wire, "Session", "detects a dead peer after 60 seconds, on either end", async () => {
+  test(wire, "Session", "detects a dead peer after 60 seconds, on either side", async () => {
     using time = new FakeTime();
     await using both = await endsOn(wire);
     await turns();

@@ -29,14 +29,14 @@ export function protocolOf(version: MoqVersion): string {
   return version === "moq-lite-05" || version === "moq-lite-04" ? version : "";
 }
 
-/** Both ends of a session. */
+/** Both sides of a session. */
 export interface MoqEnds extends AsyncDisposable {
   readonly server: MoqSession;
   readonly client: MoqSession;
   readonly pair: MemoryPair;
 }
 
-/** Opens both ends of a session of a version. */
+/** Opens both sides of a session of a version. */
 export async function moqEnds(
   version: MoqVersion,
   server: Partial<MoqSessionOptions> = {},

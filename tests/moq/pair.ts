@@ -13,7 +13,7 @@ import type { MoqVersion } from "../../moq/wire/versions.ts";
 /** One version of each kind: with timestamps, with drops, and with neither. */
 export const LIVE_VERSIONS: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
 
-/** Both ends of a session. */
+/** Both sides of a session. */
 export interface LivePair extends AsyncDisposable {
   /** The end that accepted. */
   readonly server: MoqSession;

@@ -93,7 +93,7 @@ async function setUp(client: Connection, version: MoqVersion): Promise<void> {
 export class HandPeer implements AsyncDisposable {
   /** The session under test. */
   readonly session: MoqSession;
-  /** The other end of the connection. */
+  /** The other side of the connection. */
   readonly connection: Connection;
   readonly #bidis: AsyncIterator<{ readable: unknown; writable: unknown }>;
   readonly #unis: AsyncIterator<unknown>;
@@ -110,7 +110,7 @@ export class HandPeer implements AsyncDisposable {
    *
    * @param version The version. For a client, it must be one that a subprotocol identifies.
    * @param options Options of the session.
-   * @param pair Both ends of the connection; in memory by default.
+   * @param pair Both sides of the connection; in memory by default.
    * @returns The peer of the session.
    */
   static async open(
@@ -166,7 +166,7 @@ export class HandPeer implements AsyncDisposable {
     return { code, by };
   }
 
-  /** Closes both ends. */
+  /** Closes both sides. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.session[Symbol.asyncDispose]();
     this.connection.close();

@@ -113,7 +113,7 @@ function limitedBoth(stream: BidirectionalStream, resets: boolean): Bidirectiona
   return { readable, writable, direct: limited(directStream({ readable, writable }), resets) };
 }
 
-/** Both ends of a session, and both wrapped connections. */
+/** Both sides of a session, and both wrapped connections. */
 export interface WiredEnds extends AsyncDisposable {
   /** The end that accepted. */
   readonly server: MoqSession;
@@ -125,7 +125,7 @@ export interface WiredEnds extends AsyncDisposable {
   readonly clientWire: TestWire;
 }
 
-/** Options of both ends. */
+/** Options of both sides. */
 export interface WiredEndsOptions extends TestWireOptions {
   /** The publications of the server. */
   readonly mux?: TrackMux;
@@ -140,7 +140,7 @@ export interface WiredEndsOptions extends TestWireOptions {
  *
  * @param version The version.
  * @param options See {@linkcode WiredEndsOptions}.
- * @returns Both ends.
+ * @returns Both sides.
  */
 export async function wiredEnds(
   version: MoqVersion,

@@ -14,7 +14,7 @@ const certificate = devCertificate({ cacheFolder: null });
 /**
  * Makes a pair. The session's protocol is named only in the URL.
  *
- * @returns The pair; disposing it closes both ends and the listener.
+ * @returns The pair; disposing it closes both sides and the listener.
  */
 export async function builtinPair(): Promise<WebTransportPair> {
   const listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });

@@ -1,5 +1,5 @@
 /**
- * Both ends of connections over HTTP, with the runtime's server.
+ * Both sides of connections over HTTP, with the runtime's server.
  *
  * @module
  */

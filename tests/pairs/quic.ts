@@ -8,7 +8,7 @@ import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { dialQuic } from "../../transport/quic/client.ts";
 import { listenQuic } from "../../transport/quic/server.ts";
 
-/** Two ends of one connection. */
+/** Two sides of one connection. */
 export interface QuicPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly client: Connection;
@@ -21,8 +21,8 @@ const certificate = devCertificate({ cacheFolder: null });
 /**
  * Creates a pair.
  *
- * @param protocol The protocol of both ends.
- * @returns The pair; disposing the pair closes both ends and the listener.
+ * @param protocol The protocol of both sides.
+ * @returns The pair; disposing the pair closes both sides and the listener.
  */
 export async function quicPair(protocol = "skein-test"): Promise<QuicPair> {
   const protocols = [protocol];

@@ -8,7 +8,7 @@ import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { dialWebTransport } from "../../transport/h3/client.ts";
 import { listenWebTransport } from "../../transport/h3/server.ts";
 
-/** Two ends of one session. */
+/** Two sides of one session. */
 export interface WebTransportPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly client: Connection;
@@ -21,7 +21,7 @@ const certificate = devCertificate({ cacheFolder: null });
 /**
  * Creates a pair with the subprotocol `skein.1`.
  *
- * @returns The pair; disposing the pair closes both ends and the listener.
+ * @returns The pair; disposing the pair closes both sides and the listener.
  */
 export async function webTransportPair(): Promise<WebTransportPair> {
   const listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });

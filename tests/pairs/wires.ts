@@ -20,7 +20,7 @@ import { type WebTransportPair, webTransportPair } from "./webtransport.ts";
 import { soon } from "../waiting.ts";
 
 /**
- * Two ends of one connection with messages. Disposing the pair closes both ends and whatever
+ * Two sides of one connection with messages. Disposing the pair closes both sides and whatever
  * carries them.
  */
 export interface WirePair extends AsyncDisposable {
@@ -153,7 +153,7 @@ function withMessageStreams(pair: WebTransportPair): WirePair {
 }
 
 /**
- * Creates a pair that closes both ends when disposed.
+ * Creates a pair that closes both sides when disposed.
  *
  * @param pair The ends.
  * @returns The same ends as a disposable pair.
@@ -176,7 +176,7 @@ export interface WireEnds<V, C extends Contract> extends AsyncDisposable {
   readonly pair: WirePair;
 }
 
-/** Settings for both ends, and the user of the client. */
+/** Settings for both sides, and the user of the client. */
 export interface WireEndsOptions<V, C extends Contract> {
   /** Settings of the server's end. */
   readonly server?: EndOptions<V, C, "server">;

@@ -25,13 +25,13 @@ const MAX_IDLE_TURNS = 3;
 /** One end of the link, with the reports of the engine. */
 export class TestLink implements QmuxLink {
   readonly side: "client" | "server";
-  /** Records in flight to the other end. */
+  /** Records in flight to the other side. */
   readonly records: Uint8Array[] = [];
-  /** Faults that the other end reported. */
+  /** Faults that the other side reported. */
   readonly faults: { readonly code: number; readonly reason: string }[] = [];
-  /** Closes by the other end. */
+  /** Closes by the other side. */
   readonly closes: Required<ConnectionCloseInfo>[] = [];
-  /** Faults that the other end detected. */
+  /** Faults that the other side detected. */
   readonly failures: { readonly code: number; readonly reason: string }[] = [];
   /** Maximum bytes in flight. */
   mostBytes = 0;

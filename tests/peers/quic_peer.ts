@@ -23,7 +23,7 @@ export const certificate: DevCertificate = devCertificate({ cacheFolder: null })
 /** The protocol of tests. */
 export const PROTOCOL = "skein-test";
 
-/** Both ends of a connection: the library's and the runtime's. */
+/** Both sides of a connection: the library's and the runtime's. */
 export interface QuicEnds {
   /** The library's end. */
   readonly connection: QuicConnection;
@@ -118,7 +118,7 @@ export class QuicServer implements AsyncDisposable {
    * Creates one connection.
    *
    * @param options Options for the runtime's client.
-   * @returns Both ends.
+   * @returns Both sides.
    */
   async open(options?: Partial<ConnectQuicOptions>): Promise<QuicEnds> {
     const [connection, peer] = await Promise.all([this.next(), connectBare(this.port, options)]);

@@ -19,11 +19,11 @@ import {
 } from "../../transport/h3/server.ts";
 import { turns } from "../waiting.ts";
 
-/** The close of a connection, as the other end reported it. */
+/** The close of a connection, as the other side reported it. */
 export interface RawEnding {
-  /** The code that the other end sent; `undefined` if the connection was lost. */
+  /** The code that the other side sent; `undefined` if the connection was lost. */
   readonly closeCode: number | undefined;
-  /** The reason that the other end gave, or the error. */
+  /** The reason that the other side gave, or the error. */
   readonly reason: string;
 }
 
@@ -178,13 +178,13 @@ export class RawReceive {
   }
 }
 
-/** Both ends of a stream. */
+/** Both sides of a stream. */
 export class RawStream {
   /** The number of the stream. */
   readonly id: number;
-  /** The direction of this end. */
+  /** The direction of this side. */
   readonly send: RawSend;
-  /** The direction of the other end. */
+  /** The direction of the other side. */
   readonly receive: RawReceive;
 
   /** Takes over a stream. */
@@ -203,12 +203,12 @@ export class RawStream {
 /** One end of a QUIC connection. */
 export class RawPeer implements AsyncDisposable {
   readonly conn: Deno.QuicConn;
-  /** Resolves with the other end's close. */
+  /** Resolves with the other side's close. */
   readonly ending: Promise<RawEnding>;
   readonly #endpoint: Deno.QuicEndpoint | undefined;
   readonly #bidirectional: ReadableStreamDefaultReader<Deno.QuicBidirectionalStream>;
   readonly #unidirectional: ReadableStreamDefaultReader<Deno.QuicReceiveStream>;
-  /** Keeps streams reachable, because garbage collection would end them for the other end. */
+  /** Keeps streams reachable, because garbage collection would end them for the other side. */
   readonly #kept: (RawSend | RawReceive | RawStream)[] = [];
 
   /** Takes over a connection, and its endpoint unless the endpoint is shared. */
@@ -272,7 +272,7 @@ export class RawPeer implements AsyncDisposable {
     return this.bidi(headersFrame([...fields, ...more]));
   }
 
-  /** The next bidirectional stream of the other end. */
+  /** The next bidirectional stream of the other side. */
   async nextBidi(): Promise<RawStream> {
     const { value } = await this.#bidirectional.read();
     if (value === undefined) throw new Error("no stream came");
@@ -281,7 +281,7 @@ export class RawPeer implements AsyncDisposable {
     return stream;
   }
 
-  /** The next unidirectional stream of the other end. */
+  /** The next unidirectional stream of the other side. */
   async nextUni(): Promise<RawReceive> {
     const { value } = await this.#unidirectional.read();
     if (value === undefined) throw new Error("no stream came");
@@ -402,7 +402,7 @@ export class TestServer implements AsyncDisposable {
   }
 }
 
-/** Both ends of a session. */
+/** Both sides of a session. */
 export interface RawSession extends AsyncDisposable {
   /** The raw end's connection. */
   readonly peer: RawPeer;

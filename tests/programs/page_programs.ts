@@ -22,7 +22,7 @@ function block(page: string, name: string): string {
 
 /** The programs. Each runs both ends in one process and uses its own ports. */
 export const PROGRAMS = {
-  // Both ends run in one process, so that the client need not wait for the server.
+  // Both sides run in one process, so that the client need not wait for the server.
   todo: block(readme, "file=server.ts")
     .replace("port: 8000", "port: 0")
     .replace('"todo.db"', "`${Deno.makeTempDirSync()}/todo.db`") +

@@ -54,7 +54,7 @@ interface Work extends Pick<Planned, "kind"> {
   outcome: string;
 }
 
-/** Creates the handlers of both ends, which use virtual time. */
+/** Creates the handlers of both sides, which use virtual time. */
 function handlers(world: World) {
   const wait = async ({ data }: { readonly data: unknown }) => {
     await world.pause(Number(data));
@@ -214,7 +214,7 @@ property("a drain lets each session finish its work until its timeout or signal"
   },
 });
 
-property("a draining session closes after its work or at its timeout, at both ends", {
+property("a draining session closes after its work or at its timeout, on both sides", {
   cases: fc.record({
     transport,
     works,

@@ -10,7 +10,7 @@ export interface Restartable {
   restart(): void;
 }
 
-/** The two ends that a fault affects. */
+/** The two sides that a fault affects. */
 export interface FaultyEnds {
   readonly client: Host;
   readonly server: Restartable;

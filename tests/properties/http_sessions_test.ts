@@ -203,7 +203,7 @@ property("a server limits the unacknowledged events that it sends a client over 
       assertEquals(posted, range(0, answers - 1));
       const areSent = () =>
         [near, far].every(({ connection }) => connection.frames?.bufferedAmount === 0);
-      await world.until("nothing that waits at either end", areSent);
+      await world.until("nothing that waits on either side", areSent);
     }
     assertEquals(client.session?.id, near.id);
   },

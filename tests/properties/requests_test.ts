@@ -1,6 +1,6 @@
 /**
- * Requests of one session. The properties compare the limit on open requests at either end, and how
- * each request frees its slot.
+ * Requests of one session. The properties compare the limit on open requests on either side, and
+ * how each request frees its slot.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";

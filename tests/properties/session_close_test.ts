@@ -1,5 +1,5 @@
 /**
- * Sessions that close or break. The property compares what each end receives and how waiting calls
+ * Sessions that close or break. The property compares what each side receives and how waiting calls
  * settle.
  */
 import { assert, assertEquals } from "@std/assert";
@@ -18,12 +18,12 @@ import { type Carrier, CARRIERS, type Ends, type World } from "./world.ts";
 /** The server's heartbeat. The client uses it too. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 } as const;
 
-/** Time that each end has to flush before a close, in milliseconds. */
+/** Time that each side has to flush before a close, in milliseconds. */
 const CLOSE_MS = 1_000;
 
 /**
- * Time until both ends know that the session has ended without a fault, in milliseconds. HTTP needs
- * one more request.
+ * Time until both sides know that the session has ended without a fault, in milliseconds. HTTP
+ * needs one more request.
  */
 const KNOWN_MS = { near: 500, http: 1_200 } as const;
 
@@ -72,7 +72,7 @@ function ending(call: Call["call"], ...early: string[]): Call {
   return { call, early, late: ["fulfilled"] };
 }
 
-/** Calls that either end can make. */
+/** Calls that either side can make. */
 const CALLS: Readonly<Record<string, Call>> = {
   request: waiting((one) => one.request("hold")),
   items: waiting((one) => Array.fromAsync(one.requestStream("hold"))),
@@ -176,7 +176,7 @@ function shownIn({ carrier, end, fault }: Case): Pick<Case, "end" | "fault"> {
   if (carrier === "http") {
     return { end: end.startsWith("reset") ? "server closes" : end, fault: "none" };
   }
-  // With this store, the model of a page's socket keeps a connection whose other end is silent.
+  // With this store, the model of a page's socket keeps a connection whose other side is silent.
   if (carrier === "hardened" && /only the server/.test(end)) return { end: "reset", fault: "none" };
   if (!end.endsWith("closes")) return { end, fault: "none" };
   // Only a message stream confirms its end.
@@ -205,7 +205,7 @@ class End {
 }
 
 /**
- * Returns how and until when a session may end at one side, according to docs/protocol.md 15 and
+ * Returns how and until when a session may end on one side, according to docs/protocol.md 15 and
  * 16.9.
  */
 function expectedOf(one: Case, side: Side): {
@@ -250,7 +250,7 @@ function expectedOf(one: Case, side: Side): {
     : { infos: [silent, ...carrier === "http3" ? [lost] : []], withinMs: SILENCE_MS };
 }
 
-property("both ends of a session report how it closed, and all waiting calls fail with it", {
+property("both sides of a session report how it closed, and all waiting calls fail with it", {
   cases,
   async check(world, one) {
     const { carrier, calls } = one;
@@ -323,7 +323,7 @@ property("both ends of a session report how it closed, and all waiting calls fai
     const beganMs = world.nowMs;
     const alive = await strike(world, { end, fault, one, both, host: program.host, machine });
     await world.until(
-      "the end at each side that runs",
+      "the end on each side that runs",
       () => alive.every((side) => both[side].info !== undefined),
       FAULT_MS + CLOSE_MS,
     );

@@ -10,7 +10,7 @@ import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { Ends, World } from "./world.ts";
 
-/** The credit of both ends, and the maximum number of bytes in a stream in these tests. */
+/** The credit of both sides, and the maximum number of bytes in a stream in these tests. */
 const CREDIT = { maxData: 6_144, maxStreamData: 4_096, maxStreamsBidi: 4, maxStreamsUni: 3 };
 
 /** Kinds of credit, with the window of each. */
@@ -76,7 +76,7 @@ property("a stream ends as its writer or reader ends it, and all credit is retur
         ? await session.createBidirectionalStream()
         : { writable: await session.createUnidirectionalStream() };
       flows.push(write(world, stream.writable!, { flow: out, number }));
-      // If a stream ends before its first byte, the other end never receives its number.
+      // If a stream ends before its first byte, the other side never receives its number.
       const isKnown = out.abortMs === undefined;
       if (back && isKnown) {
         flows.push(read(world, stream.readable!.getReader(), { flow: back, number }));

@@ -12,7 +12,7 @@ import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** The credit of both ends. Each stream of a case needs more than its own credit. */
+/** The credit of both sides. Each stream of a case needs more than its own credit. */
 const CREDIT = {
   maxData: 16_384,
   maxStreamData: 4_096,

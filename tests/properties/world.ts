@@ -50,7 +50,7 @@ export const CARRIERS = ["websocket", "webtransport", "http", "hardened", "http3
 /** The name of a transport and its implementation. */
 export type Carrier = typeof CARRIERS[number];
 
-/** Both ends of one session. */
+/** Both sides of one session. */
 export interface Ends {
   /** The session of the client. */
   readonly near: NonNullable<Client["session"]>;
@@ -221,7 +221,7 @@ export class World {
    *
    * @param client The client.
    * @param server The server.
-   * @returns Both ends.
+   * @returns Both sides.
    */
   async meet(client: Client, { manager }: Pick<Server, "manager">): Promise<Ends> {
     await this.until("a session", () => client.isConnected && manager.count === 1);

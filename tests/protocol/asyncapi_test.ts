@@ -16,7 +16,7 @@ Deno.test("asyncapi.json is an AsyncAPI 3 document", async () => {
   assertEquals(validate.errors, null);
 });
 
-Deno.test("asyncapi.json has valid examples, and lists the envelopes of each end", () => {
+Deno.test("asyncapi.json has valid examples, and lists the envelopes of each side", () => {
   const envelopes = new Envelopes();
   for (const end of ["client", "server"] as const) {
     for (const { name, example } of envelopes.sentBy(end)) {

@@ -19,7 +19,7 @@ export interface Tapped {
   readonly envelope: Readonly<Record<string, unknown>>;
 }
 
-/** A proxy in front of a server, which forwards the frames of both ends. */
+/** A proxy in front of a server, which forwards the frames of both sides. */
 export class Tap implements AsyncDisposable {
   /** All envelopes so far, in order. */
   readonly tapped: Tapped[] = [];

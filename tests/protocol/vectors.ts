@@ -41,7 +41,7 @@ export type Step =
   | { readonly state: { readonly [topic: string]: unknown } }
   /** The rows that the client's application reads, by state and collection. */
   | { readonly rows: { readonly [id: string]: { readonly [collection: string]: unknown } } }
-  /** This end closes with the code. */
+  /** This side closes with the code. */
   | { readonly closes: number }
   /** The peer closes with the code. */
   | { readonly closed: number }
@@ -49,7 +49,7 @@ export type Step =
   | { readonly lost: true }
   /** The client connects, and offers these subprotocols. */
   | { readonly connect: readonly string[] }
-  /** True if the peer stops reading from this end. */
+  /** True if the peer stops reading from this side. */
   | { readonly stalled: boolean }
   /** Time passes, in milliseconds, in which the client opens no connection. */
   | { readonly awayMs: number }

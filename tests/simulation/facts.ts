@@ -340,7 +340,7 @@ export interface Facts {
   };
   /** An end is about to send a datagram. `way` is one direction of a session. */
   readonly datagramSent: { readonly way: string; readonly number: number };
-  /** The other end received a datagram. */
+  /** The other side received a datagram. */
   readonly datagramGot: {
     readonly way: string;
     readonly number: number;

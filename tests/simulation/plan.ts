@@ -42,7 +42,7 @@ export interface Action {
   readonly kind: string;
   /** Host of the action. */
   readonly target?: string;
-  /** Host at the other end, for actions on the network. */
+  /** Host on the other side, for actions on the network. */
   readonly peer?: string;
   /** Duration, in milliseconds. Afterwards, everything is as before. */
   readonly lastsMs?: number;

@@ -18,7 +18,7 @@ import { type NavItem, SiteError, stage, type StagedGroup, type StageOptions } f
 /** Options of {@linkcode buildSite}. */
 export interface BuildOptions extends StageOptions {
   /**
-   * The path at which a host serves the site, with a slash at both ends.
+   * The path at which a host serves the site, with a slash on both sides.
    *
    * @default {"/"}
    */

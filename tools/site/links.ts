@@ -24,7 +24,7 @@ interface Page {
  * Checks the links of a site.
  *
  * @param folder The built site, with a slash at the end.
- * @param base The path of the site, with a slash at both ends.
+ * @param base The path of the site, with a slash on both sides.
  * @returns A message for each link without a target, sorted by page, and the number of links.
  */
 export async function checkLinks(

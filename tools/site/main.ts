@@ -25,7 +25,7 @@ export interface Arguments {
   readonly check: boolean;
   /** Port of `--serve`. */
   readonly port: number;
-  /** The path at which a host serves the site, with a slash at both ends. */
+  /** The path at which a host serves the site, with a slash on both sides. */
   readonly base: string;
   /** Scheme and host of the site, for links in the files for coding agents. */
   readonly origin?: string;

@@ -22,7 +22,7 @@ const TYPES: Readonly<Record<string, string>> = {
  * path of a folder serves its index, and all other paths serve `404.html`.
  *
  * @param folder The folder, with a slash at the end.
- * @param base The path of the site, with a slash at both ends.
+ * @param base The path of the site, with a slash on both sides.
  * @returns The handler.
  */
 export function siteHandler(

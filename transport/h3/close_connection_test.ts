@@ -12,7 +12,7 @@ import { Http3Dialer } from "./dialer.ts";
 import { Http3Pool } from "./pool.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** Opens two sessions on one connection. Returns both ends of each. */
+/** Opens two sessions on one connection. Returns both sides of each. */
 async function twoSessions(): Promise<
   {
     readonly peer: WebTransportPeer;

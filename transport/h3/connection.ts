@@ -609,7 +609,7 @@ export class Http3Connection implements SessionLink {
     return await promise;
   }
 
-  /** The credit of a session; `undefined` if either end did not announce flow control. */
+  /** The credit of a session; `undefined` if either side did not announce flow control. */
   #creditOf(settings: Http3Settings): SessionCreditPair | undefined {
     const { flowControl } = this.#options;
     const theirs = flowControlOf(settings);

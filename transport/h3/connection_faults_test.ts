@@ -1,5 +1,5 @@
 /**
- * Tests a peer's faults. Some close the connection, some make this end reject a request, and some
+ * Tests a peer's faults. Some close the connection, some make this side reject a request, and some
  * are tolerated.
  */
 import { assert, assertEquals } from "@std/assert";
@@ -84,7 +84,7 @@ function frameOfId(type: "goaway" | "cancelPush" | "maxPushId", id: bigint): Uin
 const goaway = (id: bigint) => frameOfId("goaway", id);
 const maxPushId = (id: bigint) => frameOfId("maxPushId", id);
 
-/** Faults of either end that close the connection. */
+/** Faults of either side that close the connection. */
 const FAULTS_OF_BOTH: Faults = {
   "opens two control streams": [H3Error.streamCreationError, twice(0, settingsFrame())],
   "starts its control stream with GOAWAY": [

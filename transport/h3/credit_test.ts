@@ -60,7 +60,7 @@ function ofCredit(events: readonly ConnectionEvent[]): ConnectionEvent[] {
   return events.filter(({ type }) => type === "blocked" || type === "credit");
 }
 
-Deno.test("Http3Session reports its credit only if both ends use flow control", async () => {
+Deno.test("Http3Session reports its credit only if both sides use flow control", async () => {
   await using plain = await rawSession();
   assertEquals([plain.session.capabilities.credit, plain.session.inspect!.credit], [
     false,

@@ -329,7 +329,7 @@ Deno.test("Http3Session counts nothing for a peer that announced no credit", asy
   await soon(stream.write(new Uint8Array(1_000)));
   const reader = session.incomingUnidirectionalStreams.getReader();
   for (let i = 0; i < 200; i++) await soon(reader.read());
-  // This end does not send capsules about credit either.
+  // This side does not send capsules about credit either.
   let capsules = 0;
   void connect.receive.frame().then((frame) => frame && capsules++, () => {});
   for (let i = 0; i < 5; i++) {

@@ -65,9 +65,9 @@ export interface SessionLink {
   readonly ending: Promise<QuicEnding>;
   /** True once the connection has ended, so that nothing more can be sent. */
   readonly isEnded: boolean;
-  /** True if this end closed the connection. */
+  /** True if this side closed the connection. */
   readonly isClosedHere: boolean;
-  /** The peer's protocol violation because of which this end closed the connection, if any. */
+  /** The peer's protocol violation because of which this side closed the connection, if any. */
   readonly fault: H3ProtocolError | undefined;
   /** The counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
@@ -172,7 +172,7 @@ export class Http3Session extends CountedConnection
   readonly transport: string = "webtransport";
   /**
    * The capabilities. `resetCodes` is false, because the runtime cannot reset a stream with a code.
-   * `credit` is true if both ends use flow control.
+   * `credit` is true if both sides use flow control.
    */
   readonly capabilities: ConnectionCapabilities;
   /** The open stream halves, which end with the session. */
@@ -215,7 +215,7 @@ export class Http3Session extends CountedConnection
   /**
    * Creates a pending session and starts to read the CONNECT stream.
    *
-   * @param options `errors` creates the session's errors. `credit` holds the limits of both ends.
+   * @param options `errors` creates the session's errors. `credit` holds the limits of both sides.
    * On a client, `onResponse` handles the response.
    */
   constructor(
@@ -247,7 +247,7 @@ export class Http3Session extends CountedConnection
     void this.#run();
   }
 
-  /** The credit for bytes; `undefined` unless both ends use flow control. */
+  /** The credit for bytes; `undefined` unless both sides use flow control. */
   get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
   }
@@ -258,7 +258,7 @@ export class Http3Session extends CountedConnection
   }
 
   /**
-   * The flow control of the session, if both ends announced limits and the session was accepted.
+   * The flow control of the session, if both sides announced limits and the session was accepted.
    */
   get credit(): ConnectionCredit | undefined {
     return this.#wasOpen ? this.#credit : undefined;
@@ -279,7 +279,7 @@ export class Http3Session extends CountedConnection
     return this.#connect.id;
   }
 
-  /** True once the session has ended at this end. */
+  /** True once the session has ended on this side. */
   get isOver(): boolean {
     return this.#state === "over";
   }
@@ -436,7 +436,7 @@ export class Http3Session extends CountedConnection
     admitted.then(() => this.#isHeld = false, () => {});
   }
 
-  /** Opens the session after this end or the peer has accepted the request. */
+  /** Opens the session after this side or the peer has accepted the request. */
   establish(protocol: string): void {
     if (this.#state !== "pending") return;
     this.#state = "open";
@@ -446,7 +446,7 @@ export class Http3Session extends CountedConnection
     this.#settleReady();
   }
 
-  /** Ends the session after this end or the peer has rejected the request. */
+  /** Ends the session after this side or the peer has rejected the request. */
   reject(error: Error): void {
     if (this.#state !== "pending") return;
     this.#over({ message: error.message, error });

@@ -20,13 +20,13 @@ import type { FlowControlLimits } from "./wire/settings.ts";
 import type { DataCredit } from "../quic/stream_owner.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
-/** The initial limits of both ends. */
+/** The initial limits of both sides. */
 export interface SessionCreditPair {
   /** The limits for the peer. */
   readonly ours: FlowControlLimits;
-  /** The limits for this end. */
+  /** The limits for this side. */
   readonly theirs: FlowControlLimits;
-  /** True if this end raises its limits automatically. */
+  /** True if this side raises its limits automatically. */
   readonly automatic: boolean;
 }
 
@@ -63,8 +63,8 @@ const KINDS = {
 } as const;
 
 /**
- * The credit of one session, if both ends use flow control. Each kind of credit is created on first
- * use, because many sessions open no streams.
+ * The credit of one session, if both sides use flow control. Each kind of credit is created on
+ * first use, because many sessions open no streams.
  */
 export class SessionCredit implements ConnectionCredit {
   readonly #runtime: Runtime;

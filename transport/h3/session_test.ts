@@ -101,7 +101,7 @@ for (const [what, [bytes, closeCode, reason]] of Object.entries(CLOSES)) {
     await raw.connect.send.write(bytes);
     if (bytes === NOTHING) await raw.connect.send.end();
     assertEquals(await soon(raw.session.closed), { closeCode, reason });
-    // This end also ends its direction, and sends no further byte.
+    // This side also ends its direction, and sends no further byte.
     assertEquals(await soon(raw.connect.receive.readAll()), NOTHING);
   });
 }
@@ -223,7 +223,7 @@ Deno.test("Http3Session.draining resolves on GOAWAY", async () => {
   await isAlive(raw);
 });
 
-Deno.test("Http3Session ends its streams at both ends when it is closed", async () => {
+Deno.test("Http3Session ends its streams on both sides when it is closed", async () => {
   await using raw = await rawSession();
   const { peer, connect, session } = raw;
   const mine = directStream(await session.createBidirectionalStream());

@@ -35,8 +35,8 @@ export interface CompressionAgreement {
 }
 
 /**
- * Finds the first offer of permessage-deflate that this end supports. The agreement makes both ends
- * compress each message separately.
+ * Finds the first offer of permessage-deflate that this side supports. The agreement makes both
+ * sides compress each message separately.
  *
  * @param offers The value of `Sec-WebSocket-Extensions` in the request.
  * @returns The agreement, or `undefined` if no offer is acceptable.
@@ -56,7 +56,7 @@ export function agreeOnCompression(offers: string | null): CompressionAgreement 
 }
 
 /**
- * Returns the window that an offer allows this end to use, or `undefined` if the offer must be
+ * Returns the window that an offer allows this side to use, or `undefined` if the offer must be
  * declined.
  */
 function windowOf(parameters: readonly string[]): number | "default" | undefined {

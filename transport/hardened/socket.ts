@@ -499,7 +499,7 @@ export class SocketLiveness {
     this.#idleTimeoutMs = idleTimeoutMs;
   }
 
-  /** Watches a socket until either end closes the connection. */
+  /** Watches a socket until either side closes the connection. */
   add(socket: HardenedSocket): void {
     this.#sockets.set(socket, false);
     if (this.#timer === undefined) this.#wait();

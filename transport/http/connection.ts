@@ -1,4 +1,4 @@
-/** The code that both ends of the HTTP transport share. */
+/** The code that both sides of the HTTP transport share. */
 import { ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { checkCloseInfo } from "../close_info.ts";
@@ -86,7 +86,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
   /** Passes a frame to the transport. */
   protected abstract transmit(frame: Frame): void;
 
-  /** Notifies the peer that this end has closed, after all earlier frames were sent. */
+  /** Notifies the peer that this side has closed, after all earlier frames were sent. */
   protected abstract conclude(info: Required<ConnectionCloseInfo>): void;
 
   /** Frees all resources. Called once, when the connection has ended. */
@@ -132,7 +132,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return this.#isOver;
   }
 
-  /** The code and reason of a close by this end. */
+  /** The code and reason of a close by this side. */
   protected get closing(): Required<ConnectionCloseInfo> | undefined {
     return this.#closing;
   }
@@ -200,7 +200,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     this.#drained = undefined;
   }
 
-  /** Ends the connection. If this end has closed it, that code and reason are kept. Idempotent. */
+  /** Ends the connection. If this side has closed it, that code and reason are kept. Idempotent. */
   protected finish(outcome: ConnectionCloseInfo | Error): void {
     if (this.#isOver) return;
     this.#isOver = true;

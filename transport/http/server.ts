@@ -154,7 +154,7 @@ interface ServerHttpOptions extends AcceptHttpOptions {
   readonly maxFrameBytes: number;
   /** Called when GET requests start and stop waiting for events. */
   readonly onRead: (isRead: boolean) => void;
-  /** Called once, when either end has closed the connection. */
+  /** Called once, when either side has closed the connection. */
   readonly onClosing: () => void;
 }
 
@@ -298,7 +298,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   }
 
   protected override release(): void {
-    // If this end closed the connection, the client may request the events before the close once
+    // If this side closed the connection, the client may request the events before the close once
     // more.
     if (this.closing === undefined) {
       this.#events = [];

@@ -1,4 +1,4 @@
-/** One end of a memory pair, with the streams between the two ends. */
+/** One end of a memory pair, with the streams between the two sides. */
 import { CloseCode, ConnectionError, StreamError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE, streamErrorCodeOf } from "../wire_close.ts";
@@ -67,7 +67,7 @@ export interface WithheldCredit {
   readonly streams: number;
 }
 
-/** A bidirectional stream that the other end opened, as the reader and the writer at this end. */
+/** A bidirectional stream that the other side opened, as the reader and the writer on this side. */
 type IncomingMemoryStream = Pick<MemoryStream, "reader" | "writer">;
 
 /** A connection that uses a {@linkcode PacketPath} in each direction. */
@@ -81,7 +81,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   readonly #bidirectional: IncomingQueue<IncomingMemoryStream, BidirectionalStream>;
   readonly #unidirectional: IncomingQueue<ReadableStream<Uint8Array>>;
   readonly #datagrams: IncomingQueue<Uint8Array>;
-  /** The number of streams that this end may still open before the peer accepts one. */
+  /** The number of streams that this side may still open before the peer accepts one. */
   readonly #slots: Readonly<Record<StreamDirection, SendCredit>>;
   #peer!: MemoryConnection;
   #closeError: ConnectionError | undefined = undefined;
@@ -94,7 +94,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   #usedBytes = 0;
   #taken: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
   readonly #announced: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
-  /** The opened streams that have not arrived at the other end. */
+  /** The opened streams that have not arrived on the other side. */
   readonly #openings: Record<StreamDirection, (() => void)[]> = {
     bidirectional: [],
     unidirectional: [],
@@ -173,7 +173,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   /**
    * Stops renewing credit, as some browser engines do.
    *
-   * @param credit The total credit of the other end.
+   * @param credit The total credit of the other side.
    * @throws {RangeError} If `streams` is less than 100.
    */
   withhold(credit: WithheldCredit): void {
@@ -207,12 +207,12 @@ export class MemoryConnection extends CountedConnection implements Connection {
     }
   }
 
-  /** Handles the other end's request to finish. */
+  /** Handles the other side's request to finish. */
   windUp(): void {
     this.#windingUp.resolve();
   }
 
-  /** The number of the other end's streams that have not been accepted yet. */
+  /** The number of the other side's streams that have not been accepted yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
@@ -254,7 +254,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     return writer.writable;
   }
 
-  /** Closes this end immediately, and the other end after it has received all sent data. */
+  /** Closes this side immediately, and the other side after it has received all sent data. */
   close(info?: CloseOptions): void {
     const checked = checkWireClose(info, MAX_QUIC_CLOSE_CODE);
     if (this.#closeError !== undefined) return;
@@ -290,7 +290,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     await this.closed.catch(() => {});
   }
 
-  /** Handles a close with a code and reason, by either end. */
+  /** Handles a close with a code and reason, by either side. */
   #finish(info: Required<ConnectionCloseInfo>): void {
     if (this.#closeError !== undefined) return;
     this.#closing.resolve(info);
@@ -370,8 +370,8 @@ export class MemoryConnection extends CountedConnection implements Connection {
   }
 
   /**
-   * Notifies the other end of a new stream. Earlier streams of the same direction open first, as in
-   * QUIC.
+   * Notifies the other side of a new stream. Earlier streams of the same direction open first, as
+   * in QUIC.
    */
   #announce(direction: StreamDirection, out: StreamPath, open: () => void): void {
     const number = ++this.#announced[direction];
@@ -382,7 +382,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     });
   }
 
-  /** Grants the other end one more stream after a stream was accepted, while there is credit. */
+  /** Grants the other side one more stream after a stream was accepted, while there is credit. */
   #take(direction: StreamDirection): void {
     const { streams = Infinity } = this.#credit ?? {};
     const taken = ++this.#taken[direction];
@@ -430,11 +430,11 @@ interface StreamEnd {
    * The account of the stream's bytes. Without an account, the connection counts them separately.
    */
   account: StreamAccount | undefined;
-  /** Ends the stream with an error, without notifying the other end. */
+  /** Ends the stream with an error, without notifying the other side. */
   fail(error: unknown): void;
 }
 
-/** Both ends of one direction of a stream. */
+/** Both sides of one direction of a stream. */
 interface MemoryStream {
   readonly writer: StreamEnd & { readonly writable: WritableStream<Uint8Array> };
   readonly reader: StreamEnd & {
@@ -647,7 +647,7 @@ class StreamReader implements StreamEnd {
 }
 
 /**
- * Creates one direction of a stream, with both ends open.
+ * Creates one direction of a stream, with both sides open.
  *
  * @param backward The path from the reader to the writer.
  */

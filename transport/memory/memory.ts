@@ -23,7 +23,7 @@ export interface MemoryPairOptions {
    */
   runtime?: Runtime | undefined;
   /**
-   * The subprotocol that both ends agreed on.
+   * The subprotocol that both sides agreed on.
    *
    * @default {"skein.1"}
    */
@@ -50,8 +50,8 @@ export interface MemoryPairOptions {
   faults?: MemoryFaults | undefined;
   /**
    * The credit that the client grants once and never renews, as in WebKit's WebTransport. Once the
-   * server has used up the bytes or streams, no more data arrives, although both ends look healthy.
-   * By default, credit is renewed.
+   * server has used up the bytes or streams, no more data arrives, although both sides look
+   * healthy. By default, credit is renewed.
    *
    * @example A connection that is worn after three quarters
    * ```ts
@@ -85,7 +85,7 @@ export interface MemoryPairOptions {
 }
 
 /**
- * The network between the two ends of a pair, and its faults.
+ * The network between the two sides of a pair, and its faults.
  *
  * @example A peer that does not read
  * ```ts
@@ -109,34 +109,34 @@ export interface MemoryLink {
    */
   setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void;
   /**
-   * Pauses reading at the receiving end, so that sent data stays with the sender.
+   * Pauses reading at the receiving side, so that sent data stays with the sender.
    *
    * @param direction The direction to change. The default is both directions.
    */
   stall(direction?: "to-server" | "to-client"): void;
   /**
-   * Resumes reading at the receiving end.
+   * Resumes reading at the receiving side.
    *
    * @param direction The direction to change. The default is both directions.
    */
   resume(direction?: "to-server" | "to-client"): void;
   /**
    * Breaks the network permanently. Data in flight is lost. Unless `silent` is set, `closed`
-   * rejects immediately at both ends.
+   * rejects immediately on both sides.
    *
    * @param options With `silent`, the network breaks without notice, as if a cable far away had
    * been unplugged. Sent data vanishes, and the ends can only notice the silence.
    */
   disconnect(options?: { readonly silent?: boolean | undefined }): void;
   /**
-   * Asks the receiving end to finish, which resolves `draining` there.
+   * Asks the receiving side to finish, which resolves `draining` there.
    *
    * @param direction The direction of the request. The default is both directions.
    */
   drain(direction?: "to-server" | "to-client"): void;
 }
 
-/** The result of {@linkcode memoryPair}: two ends, and the network between them. */
+/** The result of {@linkcode memoryPair}: two sides, and the network between them. */
 export interface MemoryPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly client: Connection;
@@ -228,9 +228,9 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
  *   clock and timers of the runtime are used, so that fake time controls delivery.
  * - **Limits:** the numbers of frames without a receiver, unread stream bytes, unaccepted streams
  *   and unread datagrams are all limited.
- * - **Close:** `closed` settles immediately at the end that closes. The other end receives all data
- *   sent before, and then the close. Disposing of the pair closes both ends. After both ends are
- *   closed, no timer is left.
+ * - **Close:** `closed` settles immediately at the end that closes. The other side receives all
+ *   data sent before, and then the close. Disposing of the pair closes both sides. After both sides
+ *   are closed, no timer is left.
  *
  * @example Usage
  * ```ts
@@ -261,7 +261,7 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
  * ```
  *
  * @param options See {@linkcode MemoryPairOptions}.
- * @returns The two ends and the link.
+ * @returns The two sides and the link.
  * @throws {RangeError} If a fault is out of range.
  */
 export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {

@@ -160,7 +160,7 @@ Deno.test("memoryPair() reorders datagrams that are in flight at the same time",
   assertEquals(mixed.toSorted((a, b) => a - b), inOrder);
 });
 
-Deno.test("MemoryLink.disconnect() rejects closed at both ends immediately", async () => {
+Deno.test("MemoryLink.disconnect() rejects closed on both sides immediately", async () => {
   await using pair = memoryPair();
   const frames = record(pair.server);
   const opened = await pair.client.createBidirectionalStream();
@@ -254,7 +254,7 @@ Deno.test("MemoryLink.stall() lets a close reach drained()", async () => {
   await waiting;
 });
 
-Deno.test("MemoryLink.drain() resolves draining at the receiving end", async () => {
+Deno.test("MemoryLink.drain() resolves draining at the receiving side", async () => {
   await using pair = memoryPair();
   let serverAsked = false;
   pair.server.draining.then(() => serverAsked = true);
@@ -263,7 +263,7 @@ Deno.test("MemoryLink.drain() resolves draining at the receiving end", async () 
   assertEquals(serverAsked, false);
 });
 
-Deno.test("memoryPair() leaves no timer after the close of both ends", async () => {
+Deno.test("memoryPair() leaves no timer after the close of both sides", async () => {
   using time = new FakeTime();
   const pair = memoryPair({ faults: { delayMs: 50 } });
   for (const end of [pair.client, pair.server]) framesOf(end).send("under way");

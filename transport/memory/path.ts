@@ -1,4 +1,4 @@
-/** One direction of the network between the two ends of a memory pair. */
+/** One direction of the network between the two sides of a memory pair. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /**
@@ -152,7 +152,7 @@ class Lane {
 /** The path of the packets of one stream. */
 export type StreamPath = Pick<PacketPath, "send" | "split">;
 
-/** One direction of a connection in memory. It carries packets from one end to the other. */
+/** One direction of a connection in memory. It carries packets from one side to the other. */
 export interface PacketPath {
   /** Called when the number of bytes in flight decreases. */
   onShrink: (() => void) | undefined;
@@ -161,7 +161,7 @@ export interface PacketPath {
   /**
    * Sends a reliable packet after all earlier ones.
    *
-   * @param arrive Called when the packet arrives at the other end.
+   * @param arrive Called when the packet arrives on the other side.
    * @param bytes The size of the packet in `bufferedBytes`.
    * @param size The size of the packet on a path with limited bandwidth. The default is `bytes`.
    */
@@ -180,18 +180,18 @@ export interface PacketPath {
   /**
    * Sends a datagram.
    *
-   * @param arrive Called at the other end, unless the datagram is lost.
+   * @param arrive Called on the other side, unless the datagram is lost.
    * @param size The size of the datagram on a path with limited bandwidth.
    */
   sendDatagram(arrive: () => void, size?: number): void;
-  /** Holds all packets, as if the other end did not read. */
+  /** Holds all packets, as if the other side did not read. */
   stall(): void;
   /** Loses all packets, present and future. Idempotent. */
   cut(): void;
 }
 
 /**
- * Carries packets from one end to the other, with faults.
+ * Carries packets from one side to the other, with faults.
  *
  * - **Reliable packets:** `send` keeps the order, and no packet is lost until the path is cut.
  * - **Datagrams:** `sendDatagram` may lose and reorder datagrams. The number in flight is limited.
@@ -251,7 +251,7 @@ export class MemoryPath implements PacketPath {
   /**
    * Sends a reliable packet.
    *
-   * @param arrive Called when the packet arrives at the other end.
+   * @param arrive Called when the packet arrives on the other side.
    * @param bytes The size of the packet in `bufferedBytes`.
    */
   send(arrive: () => void, bytes = 0): void {
@@ -267,7 +267,7 @@ export class MemoryPath implements PacketPath {
     if (this.#datagrams.size > MAX_DATAGRAMS_UNDER_WAY) this.#datagrams.dropOldest();
   }
 
-  /** Holds all packets until {@linkcode MemoryPath.resume}, as if the other end did not read. */
+  /** Holds all packets until {@linkcode MemoryPath.resume}, as if the other side did not read. */
   stall(): void {
     this.#reliable.stall();
     this.#datagrams.stall();

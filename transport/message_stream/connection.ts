@@ -86,7 +86,7 @@ export interface MessageStreamOptions {
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** The side of this end. The client opens the stream. */
+  /** Client or server. The client opens the stream. */
   readonly side: "client" | "server";
   /**
    * How long a server waits for the client's stream, in milliseconds. After that, the server closes
@@ -388,9 +388,9 @@ export class MessageStreamConnection
   onEnd(): void {
     this.#isPeerEnded = true;
     if (this.#outcome !== undefined) return this.#settle();
-    // The peer may need all of its time for this end's last frames.
+    // The peer may need all of its time for this side's last frames.
     if (this.#closing === undefined) return this.#end(this.#closeTimeoutMs * 2);
-    // Send this end's last frames first, or the close would overtake them.
+    // Send this side's last frames first, or the close would overtake them.
     if (this.#hasEnded) this.#closeInner();
   }
 
@@ -554,7 +554,7 @@ export class MessageStreamConnection
       this.#closing === undefined && (info === undefined || info.reason === this.#failure.message);
     if (isBroken) this.#closed.reject(this.#failure);
     else if (info !== undefined && this.#isClose(info)) this.#closed.resolve(info);
-    // A network failure does not change this end's own close.
+    // A network failure does not change this side's own close.
     else if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
     // The client closed on purpose, and only its code was lost.
     else if (this.#isServer && this.#isPeerEnded) this.#closed.resolve(NORMAL);

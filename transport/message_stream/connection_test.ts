@@ -30,7 +30,7 @@ function ambiguous(inner: Connection): Connection {
   });
 }
 
-/** One end with messages. The test reads and writes the raw bytes of the other end. */
+/** One end with messages. The test reads and writes the raw bytes of the other side. */
 interface Half extends AsyncDisposable {
   readonly end: Connection;
   readonly peer: Connection;
@@ -493,7 +493,7 @@ Deno.test("withMessages() closes normally at a server if the client ended its me
   assertEquals(await hand.end.closed, { closeCode: 0, reason: "" });
 });
 
-Deno.test("withMessages() reports the same close at both ends when the peer closes first", async () => {
+Deno.test("withMessages() reports the same close on both sides when the peer closes first", async () => {
   await using hand = await half({ side: "server" });
   await write(hand.stream, "0002");
   await turns();

@@ -34,7 +34,7 @@ export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
 
 /**
  * Adds message frames to a connection. The frames travel on the client's first bidirectional
- * stream. Both ends must call this function. The client must call it before it opens any other
+ * stream. Both sides must call this function. The client must call it before it opens any other
  * stream.
  *
  * - **Order:** frames arrive complete and in the order in which they were sent. Frames sent early

@@ -148,7 +148,7 @@ Deno.test("NativeConnection aborts a stream that opens after the call was cancel
   using platform = new NativePlatform();
   const connection = await dialNativeWebTransport(URL_OF_SERVER);
   const { server } = platform.calls[0]!.pair;
-  // The other end receives a hundred streams before the first accept.
+  // The other side receives a hundred streams before the first accept.
   for (let i = 0; i < 100; i++) {
     await connection.createBidirectionalStream();
     await connection.createUnidirectionalStream();
@@ -251,7 +251,7 @@ Deno.test("dialNativeWebTransport() reports once that a WebKit connection is wor
   }
 });
 
-Deno.test("dialNativeWebTransport() reports that a WebKit connection is worn after 6,000 streams of both ends", async () => {
+Deno.test("dialNativeWebTransport() reports that a WebKit connection is worn after 6,000 streams of both sides", async () => {
   using platform = new NativePlatform();
   using _agent = withUserAgent(SAFARI);
   let worn = 0;

@@ -12,7 +12,7 @@ export interface EngineDefect {
   /** A description of the effect. */
   readonly effect: string;
   /**
-   * The number of received bytes, and of streams of both ends, after which a connection must be
+   * The number of received bytes, and of streams of both sides, after which a connection must be
    * replaced. This is absent for a defect that does not wear connections out.
    */
   readonly wornAt?: { readonly bytes: number; readonly streams: number } | undefined;

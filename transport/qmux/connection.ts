@@ -45,7 +45,7 @@ export interface WithQmuxOptions {
 }
 
 /**
- * Turns a connection that carries frames into a connection with streams and datagrams. Both ends
+ * Turns a connection that carries frames into a connection with streams and datagrams. Both sides
  * MUST do so. From then on, the frames belong to QMux.
  *
  * - **Ready:** the connection is ready once the peer's transport parameters have arrived.

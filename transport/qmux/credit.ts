@@ -56,7 +56,7 @@ export interface CreditHost {
   readonly runtime: Runtime;
   /** Called when a frame about credit must be sent. */
   creditChanged(): void;
-  /** Called when this end has used up the credit of a kind. */
+  /** Called when this side has used up the credit of a kind. */
   creditBlocked(kind: CreditKind, limit: number): void;
   /** The number of writes that wait for credit. */
   readonly waitingWrites: number;
@@ -119,7 +119,7 @@ export class QmuxCredit implements ConnectionCredit {
     this.#kinds[kind].receive.grant(total);
   }
 
-  /** Announces that this end waits for more credit, once for each total. */
+  /** Announces that this side waits for more credit, once for each total. */
   block(kind: CreditKind, limit: number): void {
     const account = this.#kinds[kind];
     if (account.announcedBlocked === limit) return;

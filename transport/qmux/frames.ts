@@ -93,7 +93,7 @@ const decoder = new TextDecoder();
 export const QuicError = {
   /** The connection was closed without an error. */
   noError: 0x0,
-  /** An internal failure of the sending end. */
+  /** An internal failure of the sending side. */
   internalError: 0x1,
   /** More bytes were received than granted. */
   flowControlError: 0x3,
@@ -197,17 +197,17 @@ export type QmuxFrame =
 export interface TransportParameters {
   /** The idle timeout in milliseconds; 0 means none. */
   readonly maxIdleTimeoutMs: number;
-  /** The initial limit on bytes of all streams that the other end can send. */
+  /** The initial limit on bytes of all streams that the other side can send. */
   readonly maxData: number;
-  /** The initial limit on bytes of a bidirectional stream opened by this end. */
+  /** The initial limit on bytes of a bidirectional stream opened by this side. */
   readonly maxStreamDataBidiLocal: number;
-  /** The initial limit on bytes of a bidirectional stream opened by the other end. */
+  /** The initial limit on bytes of a bidirectional stream opened by the other side. */
   readonly maxStreamDataBidiRemote: number;
   /** The initial limit on bytes of a unidirectional stream. */
   readonly maxStreamDataUni: number;
-  /** The initial limit on bidirectional streams that the other end can open. */
+  /** The initial limit on bidirectional streams that the other side can open. */
   readonly maxStreamsBidi: number;
-  /** The initial limit on unidirectional streams that the other end can open. */
+  /** The initial limit on unidirectional streams that the other side can open. */
   readonly maxStreamsUni: number;
   /** The maximum size of a DATAGRAM frame (RFC 9221); 0 means that datagrams are not accepted. */
   readonly maxDatagramFrameSize: number;

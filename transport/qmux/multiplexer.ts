@@ -36,7 +36,7 @@ export interface Multiplexer extends
 
 /** The part of a connection that its multiplexer uses. */
 export interface MultiplexerLink {
-  /** The role of this end. The client opens the streams 0, 4, 8 and so on. */
+  /** The role of this side. The client opens the streams 0, 4, 8 and so on. */
   readonly side: "client" | "server";
   /** Passes a record to the connection. This call never blocks, so watch `bufferedAmount`. */
   send(record: Uint8Array): void;

@@ -59,7 +59,7 @@ const SMALL_RECORD_BYTES = 16_384;
  */
 const MAX_SMALL_PAYLOAD = 16_352;
 
-/** The maximum size of a DATAGRAM frame that this end accepts. */
+/** The maximum size of a DATAGRAM frame that this side accepts. */
 export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
 
 /**
@@ -71,7 +71,7 @@ const MAX_UNACCEPTED_STREAMS = 1_000;
 /** The link of a {@linkcode Qmux}. */
 export interface QmuxLink extends MultiplexerLink {
   /**
-   * Called when the peer has ended the connection because this end violated the protocol. If this
+   * Called when the peer has ended the connection because this side violated the protocol. If this
    * method is absent, `fail` is called instead.
    */
   peerFailed?(code: number, reason: string): void;
@@ -264,7 +264,7 @@ export class Qmux
       const isPeerFault = error instanceof QmuxError;
       this.#fail(
         isPeerFault ? error.quicCode : QuicError.internalError,
-        isPeerFault ? error.message : "This end failed to read a record",
+        isPeerFault ? error.message : "This side failed to read a record",
       );
     } finally {
       this.scheduler.release();
@@ -553,7 +553,7 @@ class Pings {
   /**
    * Checks the peer's reply to a ping.
    *
-   * @throws {QmuxError} If this end did not send such a ping.
+   * @throws {QmuxError} If this side did not send such a ping.
    */
   responded(sequence: bigint): void {
     if (this.#version !== 2 || sequence < this.#sent) return;
@@ -646,7 +646,7 @@ class StreamRegistry {
   }
 
   /**
-   * Opens a stream of this end. The caller must have taken credit for it.
+   * Opens a stream of this side. The caller must have taken credit for it.
    *
    * @param sendOrder The priority; a higher order is sent first.
    * @returns The stream. It is announced to the peer soon.

@@ -328,7 +328,7 @@ export class RecordScheduler {
 
   /**
    * Drops streams that have ended. Otherwise, a peer that reads nothing and only opens and resets
-   * streams would make this end keep all of them.
+   * streams would make this side keep all of them.
    */
   #sweepControl(): void {
     this.#control = this.#control.filter((stream) => stream.hasControl = !stream.isOver);

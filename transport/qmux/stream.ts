@@ -29,7 +29,7 @@ const FIRST_CAPACITY = 256;
 
 /**
  * A queue of chunks. It joins small chunks, so its memory is at most about twice the number of
- * received bytes. Otherwise, a peer that sends single bytes could make this end hold a hundred
+ * received bytes. Otherwise, a peer that sends single bytes could make this side hold a hundred
  * times that number.
  */
 class Chunks {
@@ -121,7 +121,7 @@ export interface StreamHost {
   readonly runtime: Runtime;
   /** The receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
-  /** The number of bytes, across all streams, that this end can send now. */
+  /** The number of bytes, across all streams, that this side can send now. */
   readonly dataLeft: number;
   /** Counts stream bytes written to a record. */
   dataSent(byteLength: number): void;
@@ -152,7 +152,7 @@ interface QmuxWrite {
   readonly done: PromiseWithResolvers<void>;
 }
 
-/** The direction of a stream that this end writes. */
+/** The direction of a stream that this side writes. */
 export class QmuxSendHalf implements DirectWritable {
   sendOrder: number;
   /**
@@ -764,7 +764,7 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
   carriesMessages = false;
   /** True if the application has accepted the stream, or never will accept it. */
   isAccepted: boolean;
-  /** The half that this end writes. */
+  /** The half that this side writes. */
   send: QmuxSendHalf | undefined = undefined;
   /** The half that the peer writes. */
   receive: QmuxReceiveHalf | undefined = undefined;

@@ -81,7 +81,7 @@ export class RawQuicConnection extends CountedConnection
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
   readonly ready: Promise<void> = Promise.resolve();
   /**
-   * Resolves with the code and reason that the closing end gave. Rejects if the connection was
+   * Resolves with the code and reason that the closing side gave. Rejects if the connection was
    * lost.
    */
   readonly closed: Promise<ConnectionCloseInfo>;
@@ -126,8 +126,8 @@ export class RawQuicConnection extends CountedConnection
   #datagrams: QuicDatagrams | undefined = undefined;
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
   /**
-   * True if both ends mark a close with code 0. A process that crashes also closes with code 0, but
-   * without a mark.
+   * True if both sides mark a close with code 0. A process that crashes also closes with code 0,
+   * but without a mark.
    */
   #requiresClose = false;
   #error: ConnectionError | undefined = undefined;

@@ -1,8 +1,8 @@
-/** Checks the options of both ends of raw QUIC before they dial or bind. */
+/** Checks the options of both sides of raw QUIC before they dial or bind. */
 
 /**
  * The server's default for how long a connection can be silent before it counts as lost, in
- * milliseconds. A client uses the shorter timeout of both ends, so it notices a dead server within
+ * milliseconds. A client uses the shorter timeout of both sides, so it notices a dead server within
  * this time.
  */
 export const IDLE_TIMEOUT_MS = 9_000;

@@ -12,7 +12,7 @@ import {
 
 const EMPTY = new Uint8Array();
 
-/** The direction of a stream that this end writes. */
+/** The direction of a stream that this side writes. */
 export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   previous: StreamHalf | undefined = undefined;
   next: StreamHalf | undefined = undefined;

@@ -7,7 +7,7 @@ import { type Linked, LinkedList } from "../../base/linked_list.ts";
 
 /** One direction of a stream, which ends at the latest when the session ends. */
 export interface StreamHalf extends Linked<StreamHalf> {
-  /** Ends the direction at this end. */
+  /** Ends the direction on this side. */
   fail(error: unknown): void;
   /** Ends a failed direction for the peer, once the peer has received the end of the session. */
   release(): void;
@@ -47,9 +47,9 @@ export class TurnEnd {
 /** The open stream halves. */
 export class StreamHalves extends LinkedList<StreamHalf> {}
 
-/** The flow control of bytes, if both ends use credit. */
+/** The flow control of bytes, if both sides use credit. */
 export interface DataCredit {
-  /** The credit for bytes that this end sends. */
+  /** The credit for bytes that this side sends. */
   readonly send: SendCredit;
   /** The credit for bytes that the peer sends. */
   readonly receive: ReceiveCredit;
@@ -63,7 +63,7 @@ export interface StreamOwner {
   bytesSent: number;
   /** The number of bytes read from streams that have no account. */
   bytesReceived: number;
-  /** The flow control of bytes, if both ends use credit. */
+  /** The flow control of bytes, if both sides use credit. */
   readonly dataCredit: DataCredit | undefined;
   /** The counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;

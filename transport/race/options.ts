@@ -98,7 +98,7 @@ export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransport
   /**
    * Called with a late connection of the preferred transport. A connection is late if it opens at
    * most 3 s after the other transport has won, while the winning connection is still open. The
-   * late connection has no session at this end, and the callback MUST close it when done. Without
+   * late connection has no session on this side, and the callback MUST close it when done. Without
    * `onLate`, the late connection is closed immediately. The callback MUST NOT throw.
    */
   readonly onLate?: ((connection: Connection) => void) | undefined;

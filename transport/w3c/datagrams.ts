@@ -401,7 +401,7 @@ interface DatagramsLink {
   send(datagram: Uint8Array): void;
 }
 
-/** Counters of the datagrams dropped at this end. */
+/** Counters of the datagrams dropped on this side. */
 export interface WebTransportDatagramStats {
   /** Incoming datagrams dropped because the queue was full. */
   readonly droppedIncoming: number;

@@ -423,7 +423,7 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
    * - **Failure:** if a write fails, all atomic writes that are waiting after it fail too, and the
    *   stream stays open. If a plain write is also waiting after it, the whole stream fails, because
    *   the order of the writes could not be kept.
-   * - **Credit:** if both ends use flow control, the session's credit is checked. The runtime does
+   * - **Credit:** if both sides use flow control, the session's credit is checked. The runtime does
    *   not report the credit of a single QUIC stream; if that credit is used up, the write waits
    *   like a plain write.
    *

@@ -180,11 +180,11 @@ export class BidirectionalSource {
   readonly owner: StreamsOwner;
   /** The stream, for plain calls. */
   readonly stream: DirectStream & OrderedWritable;
-  /** The group and priority, if this end opened the stream. */
+  /** The group and priority, if this side opened the stream. */
   readonly options: WebTransportSendOptions | undefined;
 
   /**
-   * @param options The group and priority, if this end opened the stream.
+   * @param options The group and priority, if this side opened the stream.
    */
   constructor(
     owner: StreamsOwner,
@@ -225,7 +225,7 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
     return this.#readable ??= new WebTransportReceiveStream(new ReceiveSource(owner, stream));
   }
 
-  /** The data written by this end. */
+  /** The data written by this side. */
   get writable(): WebTransportSendStream {
     const { owner, stream, options } = this.#source;
     return this.#writable ??= new WebTransportSendStream(new SendSource(owner, stream, options));

@@ -81,7 +81,7 @@ export interface WebTransportConnectionStats {
   readonly bytesSent?: number | undefined;
   /** The number of bytes received in streams and datagrams; absent if `allowPooling` is set. */
   readonly bytesReceived?: number | undefined;
-  /** Counters of the datagrams dropped at this end. */
+  /** Counters of the datagrams dropped on this side. */
   readonly datagrams: WebTransportDatagramStats;
 }
 
@@ -100,7 +100,7 @@ export interface WebTransportConnectionStats {
  * - **Stop:** if the server stops reading a stream, your next write fails.
  * - **Missing:** counters that the runtime does not provide are missing, such as the round-trip
  *   time, and `exportKeyingMaterial()` always rejects.
- * - **Atomic writes:** if both ends use flow control, the session's credit is checked. The credit
+ * - **Atomic writes:** if both sides use flow control, the session's credit is checked. The credit
  *   of a single QUIC stream is not checked.
  * - **Groups:** send groups have counters, but do not affect scheduling.
  *
@@ -290,7 +290,7 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Resolves when either end has closed the session. Rejects with a {@linkcode WebTransportError}
+   * Resolves when either side has closed the session. Rejects with a {@linkcode WebTransportError}
    * if the session broke or was never established.
    */
   get closed(): Promise<WebTransportCloseInfo> {

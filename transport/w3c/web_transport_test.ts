@@ -289,7 +289,7 @@ Deno.test("WebTransport.close() before the server responds rejects ready and clo
   await until(() => signal.aborted);
 });
 
-Deno.test("WebTransport.close() reports code and reason at both ends", async () => {
+Deno.test("WebTransport.close() reports code and reason on both sides", async () => {
   await using peer = new WebTransportPeer();
   const long = "あいうえお".repeat(1_000);
   for (

@@ -153,7 +153,7 @@ const STREAMS_PROTOCOL = "skein.1";
  */
 const MAX_EARLY_BYTES = 65_536;
 
-/** The largest datagram between two ends of Skein, in bytes. */
+/** The largest datagram between two sides of Skein, in bytes. */
 const MAX_DATAGRAM_BYTES = 16_379;
 
 const LOOPBACK = /^wss:\/\/(localhost|127(\.\d+){3}|\[::1\])[:/]/;
@@ -501,7 +501,7 @@ export class WebSocketConnection
     return streams;
   }
 
-  /** Ends the streams once, either when this end closes or when the socket closes first. */
+  /** Ends the streams once, either when this side closes or when the socket closes first. */
   #endStreams(): void {
     if (this.#streams === undefined) return;
     const isBroken = this.#closing === undefined && !this.#closeEvent!.wasClean;
@@ -557,7 +557,7 @@ export class WebSocketConnection
   #settleClosed(): void {
     if (this.#closed === undefined || this.#closeEvent === undefined) return;
     const { code, reason, wasClean } = this.#closeEvent;
-    // A close by this end keeps its own reason, even if the peer's echo differs or the network
+    // A close by this side keeps its own reason, even if the peer's echo differs or the network
     // fails.
     if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
     else if (!wasClean) this.#closed.reject(this.#broken());

@@ -40,7 +40,8 @@ import { openStreams, withStreams } from "./streams.ts";
  */
 export interface SocketLease extends Disposable {
   /**
-   * Reports that this end has closed the socket, and that the peer has not replied yet. Idempotent.
+   * Reports that this side has closed the socket, and that the peer has not replied yet.
+   * Idempotent.
    */
   closing(): void;
   /** Reports that the socket is gone. Idempotent. */

@@ -70,7 +70,7 @@ export function readNumber(context) {
   for (let bar = -2; bar < BITS + 2; bar++) {
     const x = left + (bar + 2) * width + width / 2;
     const [red, green, blue] = context.getImageData(x, top + height / 2, 1, 1).data;
-    // Two coloured bars at either end mark the number.
+    // Two coloured bars on either side mark the number.
     if (bar < 0 && !(red > 150 && green < 110)) return undefined;
     else if (bar >= BITS && !(blue > 150 && red < 110)) return undefined;
     else if (bar >= 0 && bar < BITS) number = number * 2 + Number(green > 127);

@@ -104,7 +104,7 @@ export class StreamsSite implements AsyncDisposable {
     return new StreamsSite(await clientInParts(), options);
   }
 
-  /** Opens a page with a session; returns both ends. */
+  /** Opens a page with a session; returns both sides. */
   async connect(
     browser: Browser,
     transport: TransportName,

@@ -1,5 +1,5 @@
 /**
- * Expected results of both ends of a Media over QUIC session if both ends support every feature.
+ * Expected results of both sides of a Media over QUIC session if both sides support every feature.
  *
  * @module
  */
@@ -29,7 +29,7 @@ export function seenBy(scenario: Role, root: string): Seen {
   };
 }
 
-/** The other end. */
+/** The other side. */
 export const OTHER = { publish: "subscribe", subscribe: "publish" } as const;
 
 /** True if SETUP agrees on the version. */

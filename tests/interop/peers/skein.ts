@@ -259,7 +259,7 @@ async function roundTrip(
     await writer.write(payload);
     await writer.close();
   };
-  // The peer echoes while reading, so this end has to read while writing.
+  // The peer echoes while reading, so this side has to read while writing.
   const receive = read(readable, isRuntimes ? payload.length : undefined);
   const [answer] = await Promise.all([receive, send()]);
   return answer;

@@ -30,7 +30,7 @@ import {
 /** The transport of a session. */
 export type Wire = "quic" | "webtransport" | "websocket";
 
-/** Address of the other end, and the offered versions. */
+/** Address of the other side, and the offered versions. */
 export interface DialOptions {
   /** The URL: `moqt:`, `https:` or `ws:`. */
   readonly url: string;

@@ -101,7 +101,7 @@ function taskOf(role: string | undefined, testcase = ""): Task | undefined {
   if (testcase === "handshake" || testcase === "transfer") return testcase;
   const [, carrier, direction] =
     /^transfer-(bidirectional|unidirectional|datagram)-(receive|send)$/.exec(testcase) ?? [];
-  // The end that fetches plays the case itself; the other end plays "transfer".
+  // The end that fetches plays the case itself; the other side plays "transfer".
   return direction === (role === "client" ? "receive" : "send") ? carrier as Carrier : undefined;
 }
 

@@ -48,7 +48,7 @@ interface Fault {
   readonly amount: number;
   /** The host of the action. */
   readonly target: Host;
-  /** The host at the other end, or the target if the plan names no other host. */
+  /** The host on the other side, or the target if the plan names no other host. */
   readonly peer: Host;
 }
 

@@ -43,7 +43,7 @@ export const limitsHold: Invariant = examined("limits", {
 /** Waits end at their timeout or when their signal is aborted. */
 export const waitsEnd: Invariant = examined("waits", {
   name: "waits-end-by-time-and-signal",
-  promise: "A wait ends at its timeout or when its signal aborts, and the other end is cancelled.",
+  promise: "A wait ends at its timeout or when its signal aborts, and the other side is cancelled.",
   source:
     "docs/guide/limits.md, session.requestTimeoutMs; docs/guide/client.md; session/types.ts, WaitOptions",
 });

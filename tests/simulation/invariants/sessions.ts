@@ -1,4 +1,4 @@
-/** Sessions end for a documented reason, both ends agree on it, and the statistics match. */
+/** Sessions end for a documented reason, both sides agree on it, and the statistics match. */
 import { CloseCode } from "../../../errors.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Host } from "../../simulator/host.ts";
@@ -71,10 +71,10 @@ export const calmSessionsStay: Invariant = {
   },
 };
 
-/** A session ends once at each end, and only after it has started. */
+/** A session ends once on each side, and only after it has started. */
 export const sessionsEndOnce: Invariant = {
   name: "sessions-end-once",
-  promise: "Each end of a session sees one start, and one end after it.",
+  promise: "Each side of a session sees one start, and one end after it.",
   source: "docs/guide/sessions.md; docs/reference/serve-options.md, onOpen, onClose",
   watch(report) {
     const states = new Map<string, "open" | "closed">();
@@ -100,7 +100,7 @@ export const sessionsEndOnce: Invariant = {
   },
 };
 
-/** Both ends of a session report which end closed it, and with which code. */
+/** Both sides of a session report which end closed it, and with which code. */
 export const endsAgree: Invariant = {
   name: "ends-agree",
   promise:
@@ -177,11 +177,11 @@ export const sessionsAgree: Invariant = {
   }),
 };
 
-/** The heartbeat detects that the other end is gone. */
+/** The heartbeat detects that the other side is gone. */
 export const gonePeersNoticed: Invariant = {
   name: "gone-peers-noticed",
   promise:
-    "A session whose other end is gone ends within the heartbeat's timeout after the last byte.",
+    "A session whose other side is gone ends within the heartbeat's timeout after the last byte.",
   source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
   watch(report, { heartbeat: { intervalMs, timeoutMs } }) {
     /** Time since which only one end has had a session, by host and id. */
@@ -204,7 +204,7 @@ export const gonePeersNoticed: Invariant = {
         const still = new Map<string, number>();
         const look = (host: Host, id: string, who: string) => {
           const name = `${host.name} ${id}`;
-          // Bytes that the other end sent earlier are a sign of life, no matter how late they
+          // Bytes that the other side sent earlier are a sign of life, no matter how late they
           // arrive.
           const sinceMs = cluster.isBehind(host) ? nowMs : alone.get(name) ?? nowMs;
           const isLate = nowMs - sinceMs > mostMs;
@@ -212,7 +212,7 @@ export const gonePeersNoticed: Invariant = {
           if (!isLate) return;
           report(
             { atMs: nowMs, host: host.name },
-            `expected the end of session ${id} of ${who}, whose other end is gone since ` +
+            `expected the end of session ${id} of ${who}, whose other side is gone since ` +
               `${seconds(sinceMs)}, within ${mostMs} ms, received none`,
           );
         };

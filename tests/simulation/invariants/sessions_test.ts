@@ -117,7 +117,7 @@ function meets(story: Story, own: readonly (string | undefined)[], here: readonl
   return story.ends();
 }
 
-Deno.test("sessionsAgree holds if both ends have the same sessions, and finds others", () => {
+Deno.test("sessionsAgree holds if both sides have the same sessions, and finds others", () => {
   meets(new Story(sessionsAgree), ["1", "2"], ["2", "1", "page"]).finds();
   meets(new Story(sessionsAgree), ["1", undefined], ["3"]).finds(
     'expected a connected client, received the status "reconnecting"',
@@ -126,7 +126,7 @@ Deno.test("sessionsAgree holds if both ends have the same sessions, and finds ot
   );
 });
 
-Deno.test("gonePeersNoticed holds while both ends live or briefly after, and finds late ends", () => {
+Deno.test("gonePeersNoticed holds while both sides live or briefly after, and finds late ends", () => {
   const stays = (session: string, ...waits: readonly number[]) => {
     const story = meets(new Story(gonePeersNoticed), [session === "1" ? "1" : undefined], [
       session,
@@ -139,7 +139,7 @@ Deno.test("gonePeersNoticed holds while both ends live or briefly after, and fin
   stays("page", 60_000).finds();
   stays("guest", 60_000).finds();
   stays("2", 10_000, 13_000).finds(
-    "expected the end of session 2 of ann, whose other end is gone since 0.000 s, within 22000 " +
+    "expected the end of session 2 of ann, whose other side is gone since 0.000 s, within 22000 " +
       "ms, received none",
   );
   const behind = meets(new Story(gonePeersNoticed), ["1"], []);
@@ -149,7 +149,7 @@ Deno.test("gonePeersNoticed holds while both ends live or briefly after, and fin
     .tells("faulted", { scope: "node", kind: "jump-clock", lastsMs: 0 }).steps().passes(10_000)
     .steps().finds();
   meets(new Story(gonePeersNoticed), ["1"], []).steps().passes(23_000).steps().finds(
-    "expected the end of session 1 of c0, whose other end is gone since 0.000 s, within 22000 " +
+    "expected the end of session 1 of c0, whose other side is gone since 0.000 s, within 22000 " +
       "ms, received none",
   );
 });

@@ -80,7 +80,7 @@ Deno.test("rightsComeBack holds for live subscriptions, and finds a client witho
   story("other").finds("expected subscriptions of c to t, received none");
 });
 
-Deno.test("sameTopics holds if both ends have the same topics, and finds others", () => {
+Deno.test("sameTopics holds if both sides have the same topics, and finds others", () => {
   const ends = (...topics: string[]) => {
     const story = new Story(sameTopics);
     story.cluster.clients.push({

@@ -27,7 +27,7 @@ export class ControlFrames {
   /**
    * Creates a validator.
    *
-   * @param side The role of this end. The frames come from the other end.
+   * @param side The role of this side. The frames come from the other side.
    */
   constructor(side: "client" | "server") {
     this.#side = side;

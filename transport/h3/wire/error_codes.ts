@@ -11,7 +11,7 @@ export const H3Error = {
   noError: 0x100,
   /** A protocol violation that has no specific code. */
   generalProtocolError: 0x101,
-  /** An internal failure of the sending end. */
+  /** An internal failure of the sending side. */
   internalError: 0x102,
   /** A stream of a type that the peer may not open. */
   streamCreationError: 0x103,

@@ -1,7 +1,7 @@
 /**
  * The field sections of QPACK (RFC 9204) with a dynamic table of capacity 0.
  *
- * If an end announces capacity 0, its peer sends only static references and literals. The two ends
+ * If an end announces capacity 0, its peer sends only static references and literals. The two sides
  * therefore share no state, and each section is decoded independently.
  *
  * @module
@@ -254,7 +254,7 @@ function malformed(message: string): H3ProtocolError {
 }
 
 // These are the instructions of the encoder and decoder streams (RFC 9204 sections 4.3 and 4.4).
-// Both ends use only the static table, so nearly all instructions are errors.
+// Both sides use only the static table, so nearly all instructions are errors.
 
 /** The only valid encoder instruction, which is "Set Dynamic Table Capacity" with capacity 0. */
 const CAPACITY_OF_0 = 0b0010_0000;
@@ -274,7 +274,7 @@ const FULL_PREFIX = 0b0011_1111;
 const MAX_CONTINUATION_BYTES = 9;
 
 /**
- * Checks bytes of the peer's encoder stream. This end announces a table of capacity 0.
+ * Checks bytes of the peer's encoder stream. This side announces a table of capacity 0.
  *
  * @throws {H3ProtocolError} With code `qpackEncoderStreamError` if an instruction needs a table.
  */
@@ -287,7 +287,7 @@ export function checkEncoderInstructions(bytes: Uint8Array): void {
   );
 }
 
-/** A validator for one decoder stream of the peer. This end never inserts table entries. */
+/** A validator for one decoder stream of the peer. This side never inserts table entries. */
 export class DecoderInstructions {
   /**
    * The maximum number of bytes that remain of the current integer; `undefined` between

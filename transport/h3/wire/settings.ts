@@ -48,7 +48,7 @@ export const SettingId = {
 export type Http3Settings = ReadonlyMap<number, number>;
 
 /**
- * The flow-control limits that this end announces. If all of them are zero, flow control is off.
+ * The flow-control limits that this side announces. If all of them are zero, flow control is off.
  */
 interface ClientSettingsOptions {
   /** The initial limit on bytes that the peer can send on all streams. */
@@ -67,7 +67,7 @@ interface ServerSettingsOptions extends ClientSettingsOptions {
 /** The maximum number of settings in a frame. Known peers send fewer than 20. */
 export const MAX_SETTINGS = 256;
 
-/** The maximum size of a field section that this end accepts. */
+/** The maximum size of a field section that this side accepts. */
 const MAX_FIELD_SECTION_BYTES = 65_536;
 
 /** The settings of HTTP/2 that are invalid in HTTP/3 (RFC 9114 section 7.2.4.1). */
@@ -80,7 +80,7 @@ const BOOLEAN_IDS: ReadonlySet<number> = new Set([
   SettingId.webTransportEnabled,
 ]);
 
-/** The settings that both ends always send. */
+/** The settings that both sides always send. */
 const COMMON_SETTINGS: readonly (readonly [id: number, value: number])[] = [
   [SettingId.qpackMaxTableCapacity, 0],
   [SettingId.qpackBlockedStreams, 0],
@@ -223,7 +223,7 @@ function isOn(settings: Http3Settings, id: number): boolean {
 }
 
 /**
- * Reads the peer's initial limits for a session. Flow control is on only if both ends announce
+ * Reads the peer's initial limits for a session. Flow control is on only if both sides announce
  * limits.
  *
  * @returns The limits; `undefined` if the peer does not announce a limit above 0.
@@ -293,7 +293,7 @@ const DEFAULTS: FlowControlLimits = {
  * @param options The application's options, if any.
  * @returns The limits, with the default for each missing limit.
  * @throws {RangeError} If a limit is not an integer from 0 to 2^53 - 1, or if all limits are 0,
- * which would announce that this end has no flow control.
+ * which would announce that this side has no flow control.
  */
 export function flowLimitsOf(options: FlowControlOptions | undefined): FlowControlLimits {
   if (options === undefined) return DEFAULTS;

@@ -80,7 +80,7 @@ async function roundTrip(session: WebTransport, payload: Uint8Array): Promise<Ui
     }
     return answer.subarray(0, length);
   };
-  // The peer echoes while reading, so this end has to read while writing.
+  // The peer echoes while reading, so this side has to read while writing.
   const [answer] = await Promise.all([receive(), send()]);
   return answer;
 }

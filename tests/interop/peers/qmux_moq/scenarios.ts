@@ -1,5 +1,5 @@
 /**
- * Scenarios of two ends of QMux. They use only the interface of WebTransport, so they run on
+ * Scenarios of two sides of QMux. They use only the interface of WebTransport, so they run on
  * `npm:@moq/qmux`, on Skein, and on a page.
  *
  * @module
@@ -24,7 +24,7 @@ export type Scenario =
 export interface Stream {
   /** The bytes that the peer sends. */
   readonly readable: ReadableStream<Uint8Array>;
-  /** The bytes that this end sends. */
+  /** The bytes that this side sends. */
   readonly writable: WritableStream<Uint8Array>;
 }
 
@@ -61,7 +61,7 @@ export interface AnySession {
 }
 
 const SEQUENTIAL_ECHOES = 300;
-/** More than either end allows initially, which is 100. */
+/** More than either side allows initially, which is 100. */
 const CONCURRENT_ECHOES = 150;
 const UNI_STREAMS = 150;
 const OPENED_STREAMS = 120;

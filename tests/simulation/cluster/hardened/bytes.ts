@@ -50,7 +50,7 @@ export class SimulatedBytes implements LinkEnd {
   }
 
   /**
-   * Creates both ends of a connection, and attaches the server's end.
+   * Creates both sides of a connection, and attaches the server's end.
    *
    * @param link The connection.
    * @returns The ends.
@@ -80,7 +80,7 @@ export class SimulatedBytes implements LinkEnd {
     return this.#hasEnded && this.#arrived.length === 0;
   }
 
-  /** Attaches this end as the client's end, instead of a handshake. */
+  /** Attaches this side as the client's side, instead of a handshake. */
   attach(): void {
     this.#link.attach({ [this.#side]: this });
   }
@@ -104,7 +104,7 @@ export class SimulatedBytes implements LinkEnd {
     const bytes = this.#arrived.shift();
     if (bytes === undefined) return undefined;
     this.#ungranted += bytes.length;
-    // Like real systems, this end announces no small windows.
+    // Like real systems, this side announces no small windows.
     if (this.#ungranted >= WINDOW_BYTES / 4 && !this.#isOver) {
       const granted = this.#ungranted;
       this.#ungranted = 0;

@@ -49,7 +49,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
   readonly incomingBidirectionalStreams: ReadableStream<Deno.QuicBidirectionalStream>;
   readonly incomingUnidirectionalStreams: ReadableStream<Deno.QuicReceiveStream>;
   readonly maxDatagramSize = DATAGRAM_BYTES;
-  /** The other end. */
+  /** The other side. */
   peer!: SimulatedQuicConn;
 
   readonly #options: QuicConnOptions;
@@ -107,7 +107,8 @@ export class SimulatedQuicConn implements Deno.QuicConn {
   }
 
   /**
-   * Starts once both ends exist. The peer then grants its streams, and both ends send keep-alives.
+   * Starts once both sides exist. The peer then grants its streams, and both sides send
+   * keep-alives.
    */
   begin(): this {
     for (const kind of ["bidirectional", "unidirectional"] as const) {
@@ -315,7 +316,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
   }
 }
 
-/** Streams of one kind that this end opens. */
+/** Streams of one kind that this side opens. */
 interface Opening {
   next: bigint;
   left: number;

@@ -181,7 +181,7 @@ async function visitTopics(tour: Tour): Promise<void> {
 }
 
 /**
- * Examines pending requests at both ends, with a client that respects the limit and a client that
+ * Examines pending requests on both sides, with a client that respects the limit and a client that
  * does not.
  */
 async function visitRequests(tour: Tour): Promise<void> {

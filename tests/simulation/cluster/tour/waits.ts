@@ -6,7 +6,7 @@ import type { Tour } from "./tour.ts";
 /** Duration of a handler that holds a request, in milliseconds. */
 const LONG_MS = 20_000;
 
-/** Time until a message reaches the other end, in milliseconds. */
+/** Time until a message reaches the other side, in milliseconds. */
 const TRIP_MS = 200;
 
 /** Time until the event loop has settled a promise, in milliseconds. */
@@ -16,7 +16,7 @@ const TURN_MS = 5;
 const OUTBOX = 5;
 
 /**
- * Examines waits at both ends of a session, and waits of a client that cannot connect.
+ * Examines waits on both sides of a session, and waits of a client that cannot connect.
  *
  * @param tour The tour.
  */
@@ -54,7 +54,7 @@ async function visitRequests(tour: Tour): Promise<void> {
         fromMs: (kind === "signal" ? 300 : 700) - 250,
         toMs: (kind === "signal" ? 300 : 700) + TURN_MS,
       });
-      // By rule 6.8, the request must be cancelled at the other end.
+      // By rule 6.8, the request must be cancelled on the other side.
       const isTold = await tour.until(() => !tour.holds.open.has(id), TRIP_MS);
       tour.examine("waits", `end of the handler of ${id}`, "true", isTold);
     }

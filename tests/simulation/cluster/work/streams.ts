@@ -35,7 +35,7 @@ export const SMALL_CREDIT = { maxData: 16_384, maxStreamData: 4_096, maxStreamsB
 /** Modes of a stream. The mode determines which end closes or aborts, and which end sends. */
 const MODES = ["echo", "both", "abort", "reject", "invalid", "push"] as const;
 
-/** Messages of a stream, by number. The first message says how both ends use the stream. */
+/** Messages of a stream, by number. The first message says how both sides use the stream. */
 const REGISTRY = {
   1: z.object({
     id: z.string(),

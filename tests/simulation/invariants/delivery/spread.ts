@@ -11,7 +11,7 @@ export class Spread {
   readonly #open = new Map<string, Set<string>>();
   readonly #lastMs = new Map<string, number>();
 
-  /** Records a session at either end. */
+  /** Records a session on either side. */
   opened({ side, session, host }: Fact<"sessionOpened">): void {
     if (side === "node") return void this.#nodes.set(session, host);
     const open = this.#open.get(host);
