@@ -178,13 +178,13 @@ export {
 export type { SessionDebugState, SessionDiagnostics } from "./session/insight/diagnostics.ts";
 export type { SessionHealth, SessionIssue } from "./session/insight/health.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
-export type { HandshakeInfo } from "./session/settings.ts";
+export type { HandshakeInfo } from "./session/settings/settings.ts";
 export type { SessionStats } from "./session/types.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
 export type { OverflowPolicy } from "./session/queue/send_queue.ts";
 export { Session } from "./session/session.ts";
-export type { SessionHandlers } from "./session/session_settings.ts";
-export type { SessionLimits } from "./session/settings.ts";
+export type { SessionHandlers } from "./session/settings/session_settings.ts";
+export type { SessionLimits } from "./session/settings/settings.ts";
 export type { Codec } from "./session/streams/codec.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
 export type { StructuredMessage } from "./session/streams/registry.ts";

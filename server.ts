@@ -72,7 +72,7 @@ export type {
 } from "./server/webtransport_options.ts";
 export type { WorkerNode } from "./server/workers/worker_node.ts";
 export { serveWorkers, Workers, type WorkersOptions } from "./server/workers/workers.ts";
-export type { QuotaStats } from "./base/shares.ts";
+export type { QuotaStats } from "./base/quotas/shares.ts";
 export type {
   HttpStats,
   Measure,

@@ -12,7 +12,7 @@ import { argument, numberArgument } from "./args.ts";
 import type { Broker, Publication } from "../pubsub/broker.ts";
 import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { Session } from "../session/mod.ts";
-import { settingsWith } from "../session/session_settings.ts";
+import { settingsWith } from "../session/settings/session_settings.ts";
 import { Flusher } from "../session/queue/flusher.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 

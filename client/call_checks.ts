@@ -7,8 +7,8 @@ import {
   POSITIVE,
   RUNTIME,
   TIME,
-} from "../base/option_checks.ts";
-import type { OptionKinds } from "../base/options.ts";
+} from "../base/options/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
 import {
   checkBy,
   COMMON_HANDLERS,
@@ -18,7 +18,7 @@ import {
   SESSION_KINDS,
   STREAM,
   WAIT,
-} from "../session/call_checks.ts";
+} from "../session/settings/call_checks.ts";
 import { TRANSPORTS } from "../transport/option_kinds.ts";
 import type { ClientCalls } from "./connect.ts";
 

@@ -51,7 +51,7 @@ import {
 import type { ClientPlatform } from "./platform.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import { withoutUndefined } from "../base/options.ts";
+import { withoutUndefined } from "../base/options/options.ts";
 import type { Moves } from "./handover.ts";
 import type { Liveness } from "./liveness.ts";
 import type { Delivery } from "./outbox/delivery.ts";
@@ -59,7 +59,7 @@ import type { Verdict } from "./recovery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import type { ClientStateOf, ClientStateOptions } from "./state/state.ts";
 import { ClientPresence, Members, WatchedRooms } from "./subscriptions/rooms.ts";
-import type { SessionSettings } from "../session/settings.ts";
+import type { SessionSettings } from "../session/settings/settings.ts";
 import type { Subscription } from "./subscriptions/subscription.ts";
 import { ClientSubscriptions } from "./subscriptions/subscriptions.ts";
 import type { UnreadSessions } from "./unread_sessions.ts";
@@ -71,7 +71,7 @@ import { SingleCall } from "../base/single_call.ts";
 import { anySignal, waitFor, within } from "../base/wait.ts";
 import { responseOf } from "../session/responses/streaming_response.ts";
 import type { RequestStreamOptions, StreamingResponse, WaitOptions } from "../session/types.ts";
-import { checkSettings } from "../session/check_settings.ts";
+import { checkSettings } from "../session/settings/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
 /** The length of a session after which it counts as a success and the delays start over. */

@@ -7,11 +7,11 @@ import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 
 import type { HistoryOptions, Recovery } from "../session/wire/recovery.ts";
-import type { SessionLimits } from "../session/settings.ts";
+import type { SessionLimits } from "../session/settings/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionPublishOptions, WaitOptions } from "../session/types.ts";
-import type { SessionHandlers } from "../session/check_settings.ts";
+import type { SessionHandlers } from "../session/settings/check_settings.ts";
 import type {
   SilentTransport,
   TransportFallback,

@@ -11,7 +11,7 @@ import type { ClientPlatform } from "./platform.ts";
 import type { DurableStreamOptions } from "./durable_stream.ts";
 import type { ClientStateOptions } from "./state/state.ts";
 import type { StateWriteOptions } from "../session/state_types.ts";
-import type { SessionCalls } from "../session/calls.ts";
+import type { SessionCalls } from "../session/settings/calls.ts";
 import type { RequestStreamOptions } from "../session/types.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
@@ -19,7 +19,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { parseServerUrl } from "../transport/url.ts";
-import { checkSettings, type SessionSettingsOptions } from "../session/check_settings.ts";
+import { checkSettings, type SessionSettingsOptions } from "../session/settings/check_settings.ts";
 import type { TransportName, TransportOptions } from "../transport/race/options.ts";
 
 /**

@@ -22,7 +22,7 @@ import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { denoPlatform } from "./deno.ts";
 import { connectBy, dialBy, type MakePlatform } from "./connect.ts";
 import { Session } from "../session/session.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/settings/session_settings.ts";
 import type { TransportPlatform } from "../transport/race/options.ts";
 
 const URL_OF_SERVER = "https://example.com/";

@@ -20,7 +20,7 @@ import type { ClientPlatform } from "./platform.ts";
 import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import type { SessionSettings } from "../session/settings.ts";
+import type { SessionSettings } from "../session/settings/settings.ts";
 import { withoutToken } from "../session/url.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 

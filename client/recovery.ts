@@ -3,7 +3,7 @@
  * next session, and reports failures if no one reads the client's status.
  */
 import { CloseCode, type CloseInfo, ConnectionError, SessionClosedError } from "../errors.ts";
-import { report, type SessionSettings, tellLoss } from "../session/settings.ts";
+import { report, type SessionSettings, tellLoss } from "../session/settings/settings.ts";
 import { withUrl } from "../transport/url.ts";
 
 export { Delivery, flushed } from "./outbox/delivery.ts";

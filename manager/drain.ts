@@ -2,8 +2,8 @@
  * Drains many sessions gracefully: their peers' reconnects are spread over time instead of
  * happening all at once.
  */
-import { TIMER } from "../base/option_checks.ts";
-import type { OptionKinds } from "../base/options.ts";
+import { TIMER } from "../base/options/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";

@@ -8,7 +8,10 @@ import { type MemoryPair, memoryPair, type MemoryPairOptions } from "../transpor
 import { spreadDelays } from "./drain.ts";
 import type { ManagerLimits } from "./limits.ts";
 import { SessionManager } from "./session_manager.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
+import {
+  sessionSettings,
+  type SessionSettingsOptions,
+} from "../session/settings/session_settings.ts";
 
 /** Creates a manager whose runtime always draws the same number. */
 function managerDrawing(draw: number, limits: ManagerLimits = {}): SessionManager {

@@ -1,8 +1,14 @@
 /** Limits on sessions, in total, per user and per network address, and on sockets and rates. */
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { Account } from "../base/accounts.ts";
-import { type Quota, type QuotaOptions, Quotas, sharesOf, type Slot } from "../base/shares.ts";
+import type { Account } from "../base/quotas/accounts.ts";
+import {
+  type Quota,
+  type QuotaOptions,
+  Quotas,
+  sharesOf,
+  type Slot,
+} from "../base/quotas/shares.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
 import { LimitError } from "../errors.ts";
 import type { Sockets } from "./sockets.ts";
-import { Quotas, type Slot } from "../base/shares.ts";
+import { Quotas, type Slot } from "../base/quotas/shares.ts";
 import { type ManagerLimits, type Peer, type Reservation, SessionLimiter } from "./limits.ts";
 
 const NOBODY: Peer = { user: undefined, address: undefined };

@@ -32,4 +32,4 @@ export {
 } from "./session_manager.ts";
 export type { SharedCounts } from "./shared_counts.ts";
 export type { ManagerStats } from "./stats.ts";
-export type { Rate } from "../base/token_bucket.ts";
+export type { Rate } from "../base/quotas/token_bucket.ts";

@@ -1,6 +1,6 @@
 /** Rate limit accounts of sessions, users and network addresses. */
 import { type BrokerCounts, SharedBucket } from "./shared_counts.ts";
-import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
+import { type Bucket, type Rate, TokenBucket } from "../base/quotas/token_bucket.ts";
 
 export type RateUnit = "messages" | "bytes" | "publications" | "subscriptions" | "connections";
 

@@ -2,11 +2,11 @@
  * Rate limits on messages, publications, subscriptions and connections, per session, user and
  * network address.
  */
-import type { OptionKinds } from "../base/options.ts";
-import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
+import { objectWith, POSITIVE, RATE } from "../base/options/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { Accounts } from "../base/accounts.ts";
+import type { Accounts } from "../base/quotas/accounts.ts";
 import { MAX_REJECTIONS } from "../session/faults.ts";
 import type { Session } from "../session/session.ts";
 import {
@@ -18,7 +18,7 @@ import {
 } from "./rate_accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
 import { BrokerCounts, type SharedCounts } from "./shared_counts.ts";
-import { checkRate, type Rate } from "../base/token_bucket.ts";
+import { checkRate, type Rate } from "../base/quotas/token_bucket.ts";
 
 /** Minimum default burst of connections from one address. */
 const MIN_CONNECTION_BURST = 100;

@@ -11,7 +11,7 @@ import { MAX_IDLE_RATE_ACCOUNTS, RateAccounts } from "./rate_accounts.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { SessionManager } from "./session_manager.ts";
 import { SessionLimiter } from "./limits.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/settings/session_settings.ts";
 
 /** Adds a session to a manager, whose peer the test scripts; records handled messages. */
 function join(manager: SessionManager, identity: SessionIdentity<unknown, Session> = {}) {

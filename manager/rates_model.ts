@@ -1,7 +1,7 @@
 /**
  * Reference model of rates: token buckets of sessions, users and addresses, and what they reject.
  */
-import type { Rate } from "../base/token_bucket.ts";
+import type { Rate } from "../base/quotas/token_bucket.ts";
 
 /** Maximum time between a call and its count at the server, in milliseconds. */
 const LATE_MS = 20;

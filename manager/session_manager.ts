@@ -1,9 +1,16 @@
 /** All sessions of a server: limits, lookup, statistics, and closing them. */
 import { RATES } from "./rate_limits.ts";
 import { DRAIN } from "./drain.ts";
-import { CLOSE } from "../session/call_checks.ts";
-import type { OptionKinds } from "../base/options.ts";
-import { checkOptions, COUNT, integer, LIMIT, POSITIVE, RUNTIME } from "../base/option_checks.ts";
+import { CLOSE } from "../session/settings/call_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
+import {
+  checkOptions,
+  COUNT,
+  integer,
+  LIMIT,
+  POSITIVE,
+  RUNTIME,
+} from "../base/options/option_checks.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
@@ -11,7 +18,7 @@ import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnos
 import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { Slot } from "../base/shares.ts";
+import type { Slot } from "../base/quotas/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import {

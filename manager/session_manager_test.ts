@@ -6,7 +6,7 @@ import { internals, Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/settings/session_settings.ts";
 
 const settings = sessionSettings({ side: "server" });
 

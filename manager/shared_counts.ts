@@ -3,7 +3,7 @@
  */
 import type { Runtime } from "../base/runtime.ts";
 import { MAX_TIMER_MS, pause, within } from "../base/wait.ts";
-import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
+import { type Bucket, type Rate, TokenBucket } from "../base/quotas/token_bucket.ts";
 
 /**
  * Token buckets that all nodes share. The `store` of a broker provides them.

@@ -8,7 +8,7 @@ import {
   type SharedCount,
   type SharedCounts,
 } from "./shared_counts.ts";
-import { type Rate, TokenBucket } from "../base/token_bucket.ts";
+import { type Rate, TokenBucket } from "../base/quotas/token_bucket.ts";
 
 const RATE = { perSecond: 10, burst: 100 };
 

@@ -1,5 +1,5 @@
 /** Limits on sockets, which can outlive their sessions. */
-import type { Quota, QuotaOptions, Quotas, Slot } from "../base/shares.ts";
+import type { Quota, QuotaOptions, Quotas, Slot } from "../base/quotas/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 
 /** Sockets for each session that a limit allows. As many sockets may linger as are in use. */

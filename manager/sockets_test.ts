@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/settings/session_settings.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
 

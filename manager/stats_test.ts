@@ -4,7 +4,7 @@ import { Session } from "../session/session.ts";
 import { turns } from "../tests/waiting.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/settings/session_settings.ts";
 
 const settings = sessionSettings({ side: "server" });
 

@@ -25,8 +25,8 @@
  *
  * @module
  */
-import type { OptionKinds } from "../base/options.ts";
-import { checkOptions, objectWith, RUNTIME } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
+import { checkOptions, objectWith, RUNTIME } from "../base/options/option_checks.ts";
 import {
   type Attributes,
   context,
@@ -61,7 +61,7 @@ import {
   requestAttributes,
   transportAttributes,
 } from "./otel_metrics.ts";
-import type { QuotaStats } from "../base/shares.ts";
+import type { QuotaStats } from "../base/quotas/shares.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type {
@@ -74,7 +74,7 @@ import type { CloseInfo } from "../errors.ts";
 import type { TraceContext } from "../session/wire/envelope.ts";
 import type { Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
-import type { HandshakeInfo } from "../session/settings.ts";
+import type { HandshakeInfo } from "../session/settings/settings.ts";
 
 /** Options for {@linkcode otel}. */
 export interface OtelOptions {

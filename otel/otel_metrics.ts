@@ -28,7 +28,7 @@ import { type ManagerStats, StatsAccumulator } from "../manager/stats.ts";
 import type { Side } from "../session/contract.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
-import type { HandshakeInfo } from "../session/settings.ts";
+import type { HandshakeInfo } from "../session/settings/settings.ts";
 
 /** Protocols below the transports; a memory connection has none. */
 const CARRIERS: Readonly<Record<string, string>> = { websocket: "tcp", webtransport: "quic" };

@@ -25,7 +25,7 @@ import { memoryPair } from "../transport/memory/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
 import type { UntypedMessage } from "../session/message.ts";
-import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
+import { type SessionHandlers, sessionSettings } from "../session/settings/session_settings.ts";
 
 /** A recorded span. */
 interface Written {

@@ -1,13 +1,13 @@
 /** Clients of topics with a history, on sessions in memory whose envelopes the test reads. */
 import { assert, assertEquals } from "@std/assert";
 import { Session } from "../session/session.ts";
-import type { SessionLimits } from "../session/settings.ts";
+import type { SessionLimits } from "../session/settings/settings.ts";
 import type { SubscribeReply } from "../session/wire/recovery.ts";
 import type { Flusher } from "../session/queue/flusher.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { JoinOptions } from "./topic_options.ts";
 import type { Topics } from "./topics.ts";
-import { settingsWith } from "../session/session_settings.ts";
+import { settingsWith } from "../session/settings/session_settings.ts";
 
 /** An envelope. */
 export type Line = Record<string, unknown>;

@@ -2,12 +2,12 @@
 
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
-import type { SessionLimits } from "../session/settings.ts";
+import type { SessionLimits } from "../session/settings/settings.ts";
 import { flusherByHand } from "../session/queue/queues_fixture.ts";
 import type { Flusher } from "../session/queue/flusher.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import { settingsWith } from "../session/session_settings.ts";
+import { settingsWith } from "../session/settings/session_settings.ts";
 
 /** Options for {@linkcode Peers.connect}. */
 interface PeerOptions extends SessionLimits {

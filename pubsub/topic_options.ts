@@ -1,10 +1,17 @@
 /** Options of topics, and their kinds. */
-import { BROKER, COUNT, integer, POSITIVE, recordOf, RUNTIME } from "../base/option_checks.ts";
-import type { OptionKinds } from "../base/options.ts";
+import {
+  BROKER,
+  COUNT,
+  integer,
+  POSITIVE,
+  recordOf,
+  RUNTIME,
+} from "../base/options/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { HISTORY } from "../session/call_checks.ts";
+import { HISTORY } from "../session/settings/call_checks.ts";
 import type { Session } from "../session/session.ts";
-import type { SessionSettings } from "../session/settings.ts";
+import type { SessionSettings } from "../session/settings/settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import type { HistoryOptions, SubscribeReply } from "../session/wire/recovery.ts";
 import type { Broker, HistoryBounds, PublicationKey } from "./broker.ts";

@@ -1,6 +1,6 @@
 /** Topics and the subscribers on this node. */
-import { withoutUndefined } from "../base/options.ts";
-import { checkOptions } from "../base/option_checks.ts";
+import { withoutUndefined } from "../base/options/options.ts";
+import { checkOptions } from "../base/options/option_checks.ts";
 import { type BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { describe } from "../base/error_text.ts";
 import { Broadcast } from "../session/queue/broadcast.ts";
@@ -19,7 +19,7 @@ import {
 } from "../session/wire/recovery.ts";
 import { sessionsAfter, sessionsBefore } from "../session/lineage.ts";
 import { internals, type Session } from "../session/session.ts";
-import { report } from "../session/settings.ts";
+import { report } from "../session/settings/settings.ts";
 import { waitFor } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { cutReason } from "../transport/close_info.ts";

@@ -8,7 +8,7 @@ import { type Peer, Peers } from "./peers_fixture.ts";
 import type { Publication } from "./broker.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { Topics } from "./topics.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/settings/session_settings.ts";
 
 /** Topics, and the messages of some peers; the data of all topics are numbers. */
 function numbers(peer: Peer): unknown[] {

@@ -2,7 +2,7 @@
  * Identities of a session in a server's quotas: the account of its slots and the creator of its
  * topics.
  */
-import type { Account, Accounts } from "../base/accounts.ts";
+import type { Account, Accounts } from "../base/quotas/accounts.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
 

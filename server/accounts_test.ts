@@ -1,6 +1,6 @@
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
-import { type AccountFacts, Accounts } from "../base/accounts.ts";
+import { type AccountFacts, Accounts } from "../base/quotas/accounts.ts";
 import { publisherKeyOf } from "./accounts.ts";
 
 Deno.test("publisherKeyOf() names the widest network for guests and new users", () => {

@@ -29,7 +29,7 @@ import type { ConsoleReport } from "../base/console_report.ts";
 import type { Decisions, Login } from "../pubsub/decisions.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { internals, Session } from "../session/session.ts";
-import type { SessionSettings } from "../session/settings.ts";
+import type { SessionSettings } from "../session/settings/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { TICKET_SECRET } from "../session/serving/requests.ts";
@@ -47,7 +47,7 @@ import {
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 import type { SessionCloseOptions, SessionIdentity } from "../session/types.ts";
 import { rejectionStatus } from "../session/insight/watch.ts";
-import type { FollowedHandshake } from "../session/settings.ts";
+import type { FollowedHandshake } from "../session/settings/settings.ts";
 
 /** Headers that describe the client of a session and contain no secrets. */
 const DEFAULT_HEADERS: readonly string[] = [

@@ -1,7 +1,7 @@
 /** The interface of everything that a server mounts in addition to its sessions. */
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { HttpStats } from "./metrics/measures.ts";
-import type { Quotas, QuotaStats } from "../base/shares.ts";
+import type { Quotas, QuotaStats } from "../base/quotas/shares.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate.ts";
 import type { Connection } from "../transport/connection.ts";

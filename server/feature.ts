@@ -9,7 +9,7 @@ import type { ResumableResponses, TopicHandler } from "./requests/topic_handler.
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { QuotaStats } from "../base/shares.ts";
+import type { QuotaStats } from "../base/quotas/shares.ts";
 import type { DrainOptions } from "../manager/drain.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";

@@ -3,8 +3,8 @@ import type { FeatureHost, GuardOptions, HttpMount } from "./feature.ts";
 import { type GuardedRequest, HttpGuard } from "./http/guard.ts";
 import type { MetricsSource } from "./metrics/measures.ts";
 import type { ServerCore } from "./server_core.ts";
-import { checkOptions, listOf, POSITIVE, RATE } from "../base/option_checks.ts";
-import type { OptionKinds } from "../base/options.ts";
+import { checkOptions, listOf, POSITIVE, RATE } from "../base/options/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
 import type { Contract } from "../session/contract.ts";
 
 const GUARD: OptionKinds<GuardOptions> = {

@@ -4,7 +4,7 @@ import type { RequestGate } from "./http/gate.ts";
 import type { HttpStats, Measure } from "./metrics/measures.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { QuotaStats } from "../base/shares.ts";
+import type { QuotaStats } from "../base/quotas/shares.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { UnsubscribeOptions } from "../pubsub/topic_options.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";

@@ -11,7 +11,7 @@ import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
 import type { FaceHost, MoqFace } from "./face.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
-import { withoutUndefined } from "../base/options.ts";
+import { withoutUndefined } from "../base/options/options.ts";
 import { isRuntimeError, requireDeno } from "../base/platform.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { listenAt } from "../transport/address.ts";

@@ -1,7 +1,7 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { DRAIN } from "../manager/drain.ts";
-import { CLOSE } from "../session/call_checks.ts";
-import { checkOptions } from "../base/option_checks.ts";
+import { CLOSE } from "../session/settings/call_checks.ts";
+import { checkOptions } from "../base/options/option_checks.ts";
 import { Admission } from "./admission.ts";
 import { checkAdmissionOptions } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
@@ -84,13 +84,13 @@ import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { instrument } from "../session/insight/watch.ts";
 import { internals, type Session } from "../session/session.ts";
-import { report } from "../session/settings.ts";
+import { report } from "../session/settings/settings.ts";
 import { Flusher } from "../session/queue/flusher.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { addressKey, isPrivateAddress } from "../base/network_address.ts";
-import { type Account, proxyRule } from "../base/accounts.ts";
-import { Quotas, type QuotaStats } from "../base/shares.ts";
+import { type Account, proxyRule } from "../base/quotas/accounts.ts";
+import { Quotas, type QuotaStats } from "../base/quotas/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import {
@@ -100,8 +100,8 @@ import {
 } from "../transport/h3/server.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
-import { compileContract } from "../session/check_settings.ts";
-import { settingsWith } from "../session/session_settings.ts";
+import { compileContract } from "../session/settings/check_settings.ts";
+import { settingsWith } from "../session/settings/session_settings.ts";
 import { UnsupportedError } from "../errors.ts";
 
 /**

@@ -7,7 +7,7 @@ import { DURABLE_STREAMS, type DurableStreamsOptions } from "./durable/options.t
 import type { ChangeDecision, RequestedChange } from "./state/gate.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import { type RateLimitsOptions, RATES } from "../manager/rate_limits.ts";
-import { checkRate, type Rate } from "../base/token_bucket.ts";
+import { checkRate, type Rate } from "../base/quotas/token_bucket.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import { ROOM } from "../pubsub/presence/rooms.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
@@ -25,9 +25,9 @@ import {
   recordOf,
   RUNTIME,
   TIMER,
-} from "../base/option_checks.ts";
-import { checkLimits, type OptionKinds } from "../base/options.ts";
-import type { SessionLimits } from "../session/settings.ts";
+} from "../base/options/option_checks.ts";
+import { checkLimits, type OptionKinds } from "../base/options/options.ts";
+import type { SessionLimits } from "../session/settings/settings.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import { FLOW_CONTROL, UNREAD_STREAMS } from "../transport/option_kinds.ts";
 import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
@@ -43,8 +43,8 @@ import type { Session } from "../session/session.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
-import { LIMITS as SESSION_LIMITS } from "../session/call_checks.ts";
-import type { SessionHandlers } from "../session/session_settings.ts";
+import { LIMITS as SESSION_LIMITS } from "../session/settings/call_checks.ts";
+import type { SessionHandlers } from "../session/settings/session_settings.ts";
 
 /**
  * Options for {@linkcode createServer}.

@@ -13,7 +13,7 @@ import {
   type TakenEvents,
 } from "../transport/http/carrier.ts";
 import { HttpConnections } from "../transport/http/server.ts";
-import { Quotas } from "../base/shares.ts";
+import { Quotas } from "../base/quotas/shares.ts";
 import { LimitError } from "../errors.ts";
 import { Header } from "../transport/http/connection.ts";
 import { CarrierRequests } from "./http/carrier_requests.ts";

@@ -16,12 +16,12 @@ import {
 import type { Connection, StreamDirection } from "../transport/connection.ts";
 import { attempt } from "../base/call_safely.ts";
 import type { Timer } from "../base/runtime.ts";
-import { withoutUndefined } from "../base/options.ts";
+import { withoutUndefined } from "../base/options/options.ts";
 import { settlesWithin } from "../base/wait.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import type { FrameTap } from "./queue/frames.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
-import { report, type SessionSettings, tellLoss } from "./settings.ts";
+import { report, type SessionSettings, tellLoss } from "./settings/settings.ts";
 import type { Lineage, SessionFace, SessionIdentity, SessionState } from "./types.ts";
 import type { Hello } from "./wire/envelope.ts";
 

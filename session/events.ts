@@ -9,7 +9,7 @@ import { attempt } from "../base/call_safely.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import type { Gap, Unsubscribed } from "./wire/recovery.ts";
 import type { SessionFace } from "./types.ts";
-import { report, type SessionSettings } from "./settings.ts";
+import { report, type SessionSettings } from "./settings/settings.ts";
 
 /** Events of a session, by name. */
 export interface SessionEventMap {

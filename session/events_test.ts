@@ -5,7 +5,7 @@ import { clientByHand, ends, HELLO, PLAIN, serverByHand } from "../tests/session
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { SessionEventMap, SessionEvents } from "./events.ts";
 import { Session } from "./session.ts";
-import { sessionSettings } from "./session_settings.ts";
+import { sessionSettings } from "./settings/session_settings.ts";
 import { soon, turns } from "../tests/waiting.ts";
 
 const NAMES: readonly (keyof SessionEventMap)[] = [

@@ -6,7 +6,7 @@
 import { CloseCode, RequestError, type RequestFailure } from "../errors.ts";
 import type { SessionCore } from "./core.ts";
 import type { Meter } from "./message.ts";
-import { tellSkipped } from "./settings.ts";
+import { tellSkipped } from "./settings/settings.ts";
 import type { RequestStreamOptions } from "./types.ts";
 
 /** The session, with the part of the receiving half that counts the peer's messages. */

@@ -2,7 +2,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { clockAhead } from "../tests/globals/clock.ts";
-import { sessionSettings } from "./session_settings.ts";
+import { sessionSettings } from "./settings/session_settings.ts";
 import { Heartbeat, type WatchedPeer } from "./heartbeat.ts";
 
 interface TestHeart extends WatchedPeer {

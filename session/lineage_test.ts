@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { replacePredecessor, sessionsAfter, sessionsBefore } from "./lineage.ts";
 import { Session } from "./session.ts";
-import { sessionSettings } from "./session_settings.ts";
+import { sessionSettings } from "./settings/session_settings.ts";
 
 const settings = sessionSettings({ side: "server" });
 

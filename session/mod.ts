@@ -56,7 +56,7 @@ export type {
 export type { SessionHealth, SessionIssue } from "./insight/health.ts";
 export type { HandshakeWatch, Instrumentation, RequestWatch } from "./insight/instrumentation.ts";
 export { recordSessions, type RecordSessionsOptions } from "./insight/recording.ts";
-export type { HandshakeInfo } from "./settings.ts";
+export type { HandshakeInfo } from "./settings/settings.ts";
 export type { SessionStats } from "./types.ts";
 export { instrument } from "./insight/watch.ts";
 export type { ContractMessage, UntypedMessage } from "./message.ts";
@@ -66,8 +66,8 @@ export {
   type SessionHandlers,
   sessionSettings,
   type SessionSettingsOptions,
-} from "./session_settings.ts";
-export type { SessionLimits, SessionSettings } from "./settings.ts";
+} from "./settings/session_settings.ts";
+export type { SessionLimits, SessionSettings } from "./settings/settings.ts";
 export type { Codec } from "./streams/codec.ts";
 export type { IncomingStream } from "./streams/incoming_streams.ts";
 export type { Registry, StructuredInput, StructuredMessage } from "./streams/registry.ts";

@@ -33,7 +33,12 @@ import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { type Consumer, ReceiveQueue } from "./queue/receive_queue.ts";
 import { Replies } from "./replies.ts";
 import type { Sending } from "./sending.ts";
-import { report, type SessionRequests, type SessionSettings, tellLoss } from "./settings.ts";
+import {
+  report,
+  type SessionRequests,
+  type SessionSettings,
+  tellLoss,
+} from "./settings/settings.ts";
 import type { InboundStats, SessionFace } from "./types.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
 import { type Envelope, type Hello, MAX_CREDIT, readEnvelope } from "./wire/envelope.ts";

@@ -8,7 +8,7 @@ import type { Signal } from "../base/signal.ts";
 import type { SessionCore } from "./core.ts";
 import { type IncomingMessage, Message, type ReplySender } from "./message.ts";
 import type { Sending } from "./sending.ts";
-import { report } from "./settings.ts";
+import { report } from "./settings/settings.ts";
 import { OversizeError } from "./wire/encode.ts";
 import { FIRST_CREDIT, MAX_CREDIT } from "./wire/envelope.ts";
 

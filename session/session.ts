@@ -31,7 +31,7 @@ import type {
   StreamingResponse,
   WaitOptions,
 } from "./types.ts";
-import type { SessionSettings } from "./settings.ts";
+import type { SessionSettings } from "./settings/settings.ts";
 import { statsOf } from "./insight/stats.ts";
 import type { StructuredStream } from "./streams/structured.ts";
 import type { StructuredDatagrams } from "./streams/structured_datagrams.ts";

@@ -5,7 +5,7 @@ import { FakeTime } from "@std/testing/time";
 import { type CloseInfo, SessionClosedError, TimeoutError } from "../errors.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import type { OverflowPolicy } from "./queue/send_queue.ts";
-import { sessionSettings } from "./session_settings.ts";
+import { sessionSettings } from "./settings/session_settings.ts";
 import { soon, turns } from "../tests/waiting.ts";
 
 Deno.test("Session.close() reports code, reason and closing side to both sides; a normal close is no error", async () => {

@@ -6,7 +6,7 @@ import { clientByHand, endOf, ends, HELLO, Peer, PLAIN, serverByHand } from "../
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Session, SKEIN_PROTOCOL } from "./session.ts";
 import { RequestService } from "./serving/requests.ts";
-import { sessionSettings } from "./session_settings.ts";
+import { sessionSettings } from "./settings/session_settings.ts";
 import { turns } from "../tests/waiting.ts";
 
 Deno.test("Session knows the user and the address of its peer", async () => {

@@ -1,5 +1,5 @@
 /** Assertions about leaks of a test: sessions, subscriptions, presence, streams, requests. */
-import { checkOptions, TIME } from "../base/option_checks.ts";
+import { checkOptions, TIME } from "../base/options/option_checks.ts";
 import type { Server } from "../server.ts";
 import type { Client } from "../client/client.ts";
 import { internals, type Session } from "../session/session.ts";

@@ -1,13 +1,16 @@
 /** Pairs of connected sessions in one process. */
-import type { OptionKinds } from "../base/options.ts";
-import { checkOptions, RUNTIME } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
+import { checkOptions, RUNTIME } from "../base/options/option_checks.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Contract } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { settlesSoon } from "./turns.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
+import {
+  sessionSettings,
+  type SessionSettingsOptions,
+} from "../session/settings/session_settings.ts";
 
 /**
  * Options for {@linkcode memorySessions}.

@@ -1,6 +1,6 @@
 /** Replays a recorded session against a test server. */
-import type { OptionKinds } from "../base/options.ts";
-import { checkOptions } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
+import { checkOptions } from "../base/options/option_checks.ts";
 import type { RecordedEvent } from "../session/insight/recording.ts";
 import { decodeBinary, encodeBinary, isBinaryMessage } from "../session/wire/encode.ts";
 import type { Connection, Frame } from "../transport/connection.ts";

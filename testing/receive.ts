@@ -1,6 +1,6 @@
 /** Waiting for messages and events with a deadline, with errors that list received messages. */
-import { WAIT } from "../session/call_checks.ts";
-import { checkOptions } from "../base/option_checks.ts";
+import { WAIT } from "../session/settings/call_checks.ts";
+import { checkOptions } from "../base/options/option_checks.ts";
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import type { SessionEventMap, SessionEvents } from "../session/events.ts";
 import type { WaitOptions } from "../session/types.ts";

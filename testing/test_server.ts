@@ -1,7 +1,7 @@
 /** A server without sockets, and the network in front of it, with faults on demand. */
 import { SERVER } from "../server/server_options.ts";
-import { checkOptions } from "../base/option_checks.ts";
-import type { OptionKinds } from "../base/options.ts";
+import { checkOptions } from "../base/options/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { ConnectionError } from "../errors.ts";
 import { Server, type ServerOptions } from "../server.ts";
@@ -25,7 +25,7 @@ import type { TransportOptions } from "../transport/race/options.ts";
 import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 import { settlesSoon } from "./turns.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/settings/session_settings.ts";
 
 /** Origin of a {@linkcode TestServer}, for code that reads the URL. */
 const ORIGIN = "http://localhost";

@@ -8,8 +8,8 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { guest, type ServeOptions, type Server } from "../server.ts";
 import { LimitError, RequestError } from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
-import { type Accounts, socketAccount } from "../base/accounts.ts";
-import { Quota, Quotas } from "../base/shares.ts";
+import { type Accounts, socketAccount } from "../base/quotas/accounts.ts";
+import { Quota, Quotas } from "../base/quotas/shares.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import {
   MoqRelay,

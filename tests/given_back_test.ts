@@ -13,8 +13,8 @@ import {
   RequestError,
   SessionClosedError,
 } from "../mod.ts";
-import { NOBODY } from "../base/accounts.ts";
-import { Quotas } from "../base/shares.ts";
+import { NOBODY } from "../base/quotas/accounts.ts";
+import { Quotas } from "../base/quotas/shares.ts";
 import {
   LiveTrack,
   MoqRelay,
@@ -1393,7 +1393,7 @@ for (const { name, bound, open } of ROWS) {
 Deno.test("Released: each Quota has a row", async () => {
   const { files } = await readRepository(new URL("../", import.meta.url));
   const quotas = [...files].filter(([path, code]) =>
-    path !== "base/shares.ts" && isLibrary(path) && MAKES_QUOTA.test(code)
+    path !== "base/quotas/shares.ts" && isLibrary(path) && MAKES_QUOTA.test(code)
   );
   const held = new Set(ROWS.flatMap(({ quota }) => quota ?? []));
   assertEquals([...held].sort(), quotas.map(([path]) => path).sort());

@@ -1,12 +1,12 @@
 /**
  * Tests the options of every public function and method. Each call must reject unknown names,
  * values of a wrong type and values that are out of range. The wrong values come from the option
- * tables, which the compiler checks against their interfaces. `base/option_checks_test.ts` tests
+ * tables, which the compiler checks against their interfaces. `base/options/option_checks_test.ts` tests
  * the kinds of options.
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { stub } from "@std/testing/mock";
-import type { NestedCheck, NumberCheck, NumberRange, OptionKind } from "../base/options.ts";
+import type { NestedCheck, NumberCheck, NumberRange, OptionKind } from "../base/options/options.ts";
 import {
   type Client,
   type ClientState,

@@ -13,9 +13,9 @@ import type { SessionIdentity } from "../session/types.ts";
 import { type MemorySessions, memorySessions } from "../testing/memory_sessions.ts";
 import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
-import type { SharedParts } from "../session/check_settings.ts";
-import { type SessionSettingsOptions, settingsWith } from "../session/session_settings.ts";
-import type { SessionSettings } from "../session/settings.ts";
+import type { SharedParts } from "../session/settings/check_settings.ts";
+import { type SessionSettingsOptions, settingsWith } from "../session/settings/session_settings.ts";
+import type { SessionSettings } from "../session/settings/settings.ts";
 import { soon } from "./waiting.ts";
 
 /** Options for one end: handlers, limits, timeouts, and the services of a server. */

@@ -49,7 +49,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "server/server.ts",
   "server/workers/worker_node.ts",
   "server/workers/workers.ts",
-  "session/session_settings.ts",
+  "session/settings/session_settings.ts",
   "otel/otel.ts",
   "testing/test_server.ts",
   "testing/turns.ts",

@@ -10,8 +10,8 @@
  * @module
  */
 import { FIRST_DELAY_MS, MAX_DELAY_MS } from "../base/backoff.ts";
-import { type QuotaOptions, Quotas } from "../base/shares.ts";
-import type { Rate } from "../base/token_bucket.ts";
+import { type QuotaOptions, Quotas } from "../base/quotas/shares.ts";
+import type { Rate } from "../base/quotas/token_bucket.ts";
 import { HANGING_MS } from "../base/attempts.ts";
 import { WAKE_MS } from "../client/page_watch.ts";
 import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
@@ -64,7 +64,7 @@ import { MAX_PUBLICATIONS_AT_ONCE } from "../session/serving/requests.ts";
 import { MAX_REJECTIONS, REJECTION_WINDOW_MS } from "../session/faults.ts";
 import { MAX_PRESENCES } from "../session/sending.ts";
 import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/settings/session_settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MAX_CHANGES, MAX_SESSION_ROWS, MAX_WRITES } from "../session/wire/rows.ts";

@@ -1,5 +1,5 @@
 /** The quota of a listener's connections. */
-import { type Quota, quotaIn, type Quotas, sharesOf } from "../base/shares.ts";
+import { type Quota, quotaIn, type Quotas, sharesOf } from "../base/quotas/shares.ts";
 
 /**
  * The share of all connections that one address may use by default, once more than half of them are

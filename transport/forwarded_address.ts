@@ -1,6 +1,6 @@
 /** Reads the addresses of clients behind proxies from the headers that proxies write. */
-import type { OptionKinds } from "../base/options.ts";
-import { checkOptions, POSITIVE } from "../base/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
+import { checkOptions, POSITIVE } from "../base/options/option_checks.ts";
 import { peerAddress, type RequestInfo } from "./address.ts";
 
 /** The options for {@linkcode forwardedAddress}. */

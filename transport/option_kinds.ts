@@ -1,6 +1,6 @@
 /** The kinds of the transport options, for the checks of clients and servers. */
-import { COUNT, LIMIT, TIME } from "../base/option_checks.ts";
-import type { OptionKinds } from "../base/options.ts";
+import { COUNT, LIMIT, TIME } from "../base/options/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
 import type { DevCertificate } from "./certificate/dev_certificate.ts";
 import type { FlowControlOptions } from "./connection.ts";
 import type { UnreadStreamLimits } from "./quic/unread_streams.ts";

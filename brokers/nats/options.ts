@@ -1,7 +1,7 @@
 /** Options of a `NatsBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
+import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
+import { type OptionKinds, withoutUndefined } from "../../base/options/options.ts";
 
 /**
  * Maximum wait, in milliseconds. A repetition is recognized for two minutes, so later repetitions

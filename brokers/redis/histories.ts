@@ -11,7 +11,7 @@ import {
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
 import type { Buffer } from "node:buffer";
-import { withoutUndefined } from "../../base/options.ts";
+import { withoutUndefined } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { OutgoingAppend } from "./publish_queue.ts";

@@ -1,7 +1,7 @@
 /** Logs of durable streams in Redis. */
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
-import { withoutUndefined } from "../../base/options.ts";
+import { withoutUndefined } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";

@@ -1,7 +1,7 @@
 /** Options of a `SqliteBroker`, and their checks. */
 import { fileURLToPath } from "node:url";
-import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { checkLimits, type OptionKinds } from "../../base/options.ts";
+import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
+import { checkLimits, type OptionKinds } from "../../base/options/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 /** Options for {@linkcode SqliteBroker.open}. */

@@ -1,5 +1,5 @@
 /** The broker of one machine, with all data in one file. */
-import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
+import { checkOptions, SIGNAL } from "../../base/options/option_checks.ts";
 import { BrokerError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { requireDeno } from "../../base/platform.ts";

@@ -1,5 +1,5 @@
 /** Holds a client's messages that are waiting for a connection, and counts its publications. */
-import { checkLimits } from "../../base/options.ts";
+import { checkLimits } from "../../base/options/options.ts";
 import {
   QueueFullError,
   type RequestFailure,
@@ -18,7 +18,7 @@ import {
 } from "../../session/wire/encode.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { report } from "../../session/settings.ts";
+import { report } from "../../session/settings/settings.ts";
 
 /**
  * The default limits of an outbox. A server accepts a burst of as many publications, and a send

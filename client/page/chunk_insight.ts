@@ -1,7 +1,7 @@
 /** The late chunk with all session features except messages; `page.ts` explains how chunks work. */
 import "./page.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { hintFor } from "../../base/option_hints.ts";
+import { hintFor } from "../../base/options/option_hints.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 export * from "../../session/insight/insight.ts";

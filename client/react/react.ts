@@ -54,7 +54,7 @@ import {
   useState,
   useSyncExternalStore,
 } from "react";
-import { checkLimits } from "../../base/options.ts";
+import { checkLimits } from "../../base/options/options.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { anySignal } from "../../base/wait.ts";
 import { connect, type ConnectOptions } from "../../client.ts";

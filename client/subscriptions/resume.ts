@@ -5,7 +5,7 @@
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { SubscriptionChange, SubscriptionState } from "./subscription_state.ts";
 import type { IncomingMessage, TopicNote } from "../../session/message.ts";
-import type { TopicLoss } from "../../session/settings.ts";
+import type { TopicLoss } from "../../session/settings/settings.ts";
 import type {
   HistoryOptions,
   HistoryPosition,

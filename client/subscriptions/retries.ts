@@ -5,7 +5,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import { CODES_FOR_NOW } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { tellSkipped } from "../../session/settings.ts";
+import { tellSkipped } from "../../session/settings/settings.ts";
 
 /** The longest first pause if the server specifies no time, in milliseconds. */
 const FIRST_PAUSE_MS = 100;

@@ -17,7 +17,7 @@ import { STATES, type SubscriptionChange, type SubscriptionState } from "./subsc
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import type { Faults } from "../../session/faults.ts";
-import type { TopicLoss } from "../../session/settings.ts";
+import type { TopicLoss } from "../../session/settings/settings.ts";
 import type { IncomingMessage } from "../../session/message.ts";
 
 /** The maximum number of messages and bytes that wait for a slow reader, or for the first one. */

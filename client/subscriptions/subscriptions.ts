@@ -19,7 +19,7 @@ import { type RecoveryParts, Subscription, type SubscriptionOwner } from "./subs
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
 import { checkTopic } from "../../session/wire/encode.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../../session/message.ts";
-import { tellLoss } from "../../session/settings.ts";
+import { tellLoss } from "../../session/settings/settings.ts";
 
 /**
  * The maximum number of concurrent requests to subscribe. It is half of the pending requests that a

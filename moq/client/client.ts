@@ -1,6 +1,6 @@
 /** A reconnecting MoQ client that keeps its broadcasts, subscriptions and announcements. */
 import { DIAL } from "./dial.ts";
-import type { OptionKinds } from "../../base/options.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import {
   ABOVE_ZERO,
   checkOptions,
@@ -8,7 +8,7 @@ import {
   RUNTIME,
   SIGNAL,
   TIME,
-} from "../../base/option_checks.ts";
+} from "../../base/options/option_checks.ts";
 import { TimeoutError } from "../../errors.ts";
 import { Attempts } from "../../base/attempts.ts";
 import { Backoff } from "../../base/backoff.ts";

@@ -1,7 +1,7 @@
 /** Dials a URL, and opens a MoQ session. */
 import { MOQ_SESSION } from "../session/session.ts";
-import { type OptionKinds, optionsFor } from "../../base/options.ts";
-import { checkOptions, POSITIVE, TIME } from "../../base/option_checks.ts";
+import { type OptionKinds, optionsFor } from "../../base/options/options.ts";
+import { checkOptions, POSITIVE, TIME } from "../../base/options/option_checks.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";

@@ -1,6 +1,6 @@
 /** A subscription that continues across sessions. */
-import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
-import { checkOptions, SIGNAL, TIME } from "../../base/option_checks.ts";
+import { type OptionKinds, withoutUndefined } from "../../base/options/options.ts";
+import { checkOptions, SIGNAL, TIME } from "../../base/options/option_checks.ts";
 import { Backoff } from "../../base/backoff.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";

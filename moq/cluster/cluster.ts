@@ -1,6 +1,6 @@
 /** Relays that share a broker, through which each relay knows the broadcasts of all others. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, objectWith, POSITIVE } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, objectWith, POSITIVE } from "../../base/options/option_checks.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";

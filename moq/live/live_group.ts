@@ -1,5 +1,5 @@
 /** A group of a live track, and its deliveries to subscribers. */
-import { checkOptions } from "../../base/option_checks.ts";
+import { checkOptions } from "../../base/options/option_checks.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { describe } from "../../base/error_text.ts";
 import { varintLength, writeVarint } from "../../transport/quic/varint.ts";

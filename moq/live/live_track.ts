@@ -1,6 +1,6 @@
 /** Tracks with one source and many subscribers, and broadcasts of such tracks. */
-import { type OptionKinds, withDefaults } from "../../base/options.ts";
-import { checkOptions, COUNT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
+import { type OptionKinds, withDefaults } from "../../base/options/options.ts";
+import { checkOptions, COUNT, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import type { FetchRequest, TrackServer } from "../track/mux.ts";

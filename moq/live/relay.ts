@@ -2,12 +2,12 @@
  * A relay: announces the broadcasts of its sessions, and subscribes to each track once for all
  * subscribers.
  */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, COUNT, POSITIVE, RUNTIME, SHARE } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, COUNT, POSITIVE, RUNTIME, SHARE } from "../../base/options/option_checks.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { LimitLevel } from "../../errors.ts";
-import { Quotas, sharesOf, type Slot } from "../../base/shares.ts";
+import { Quotas, sharesOf, type Slot } from "../../base/quotas/shares.ts";
 import { reportTo } from "../session/context.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { Announcement, AnnouncementReader } from "../track/announcement.ts";

@@ -3,8 +3,8 @@
  * address.
  */
 import type { LimitLevel } from "../../errors.ts";
-import { type Account, NOBODY, socketAccount } from "../../base/accounts.ts";
-import type { Quota, Quotas, QuotaShares, Slot } from "../../base/shares.ts";
+import { type Account, NOBODY, socketAccount } from "../../base/quotas/accounts.ts";
+import type { Quota, Quotas, QuotaShares, Slot } from "../../base/quotas/shares.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 import type { RelayTrack } from "./relay_track.ts";

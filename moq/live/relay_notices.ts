@@ -1,5 +1,5 @@
 /** The track on which a relay reports to a publisher why its broadcasts are not relayed. */
-import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
+import { checkOptions, SIGNAL } from "../../base/options/option_checks.ts";
 import { ProtocolError } from "../../errors.ts";
 import type { MoqSession } from "../session/session.ts";
 import { MoqError } from "../wire/errors.ts";

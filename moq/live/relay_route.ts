@@ -8,7 +8,7 @@ import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import { VERSIONS } from "../wire/versions.ts";
 import type { LiveTrackOptions } from "./live_track.ts";
-import type { Slot } from "../../base/shares.ts";
+import type { Slot } from "../../base/quotas/shares.ts";
 import type { RelayCapacity } from "./relay_capacity.ts";
 import {
   byAge,

@@ -2,7 +2,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { MoqRejection, SessionLeases } from "./admission.ts";
 import { isPrivateAddress } from "../../base/network_address.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import { Quotas } from "../../base/shares.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import type { MoqServerOptions } from "./server_options.ts";
 
 function leasesOf(limits: MoqServerOptions["limits"]): SessionLeases {

@@ -1,10 +1,10 @@
 /** A MoQ server: WebTransport, raw QUIC and WebSocket on one port number. */
-import { optionsFor } from "../../base/options.ts";
+import { optionsFor } from "../../base/options/options.ts";
 import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
-import { checkOptions, TIME } from "../../base/option_checks.ts";
+import { checkOptions, TIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { FaceHost, FaceRequest, MoqFace } from "../../server/face.ts";
-import type { Quotas, QuotaStats } from "../../base/shares.ts";
+import type { Quotas, QuotaStats } from "../../base/quotas/shares.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { DevCertificate } from "../../transport/certificate/dev_certificate.ts";

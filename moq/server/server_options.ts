@@ -1,8 +1,8 @@
 /** The options and host of a MoQ server. */
 import { MOQ_SESSION } from "../session/session.ts";
 import { FLOW_CONTROL, UNREAD_STREAMS } from "../../transport/option_kinds.ts";
-import type { OptionKinds } from "../../base/options.ts";
-import { LIMIT, listOf, objectWith, PORT, POSITIVE } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { LIMIT, listOf, objectWith, PORT, POSITIVE } from "../../base/options/option_checks.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { FaceHost, FaceRequest } from "../../server/face.ts";
 import type { RequestInfo } from "../../transport/address.ts";

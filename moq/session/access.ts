@@ -1,7 +1,7 @@
 /** Permissions and limits of a peer. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { withDefaults } from "../../base/options.ts";
+import { withDefaults } from "../../base/options/options.ts";
 import { describe } from "../../base/error_text.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 

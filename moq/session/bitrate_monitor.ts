@@ -1,6 +1,6 @@
 /** Measures and smooths the outgoing bitrate of a session, and reports shifts. */
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { type OptionKinds, withDefaults } from "../../base/options.ts";
+import { type OptionKinds, withDefaults } from "../../base/options/options.ts";
 import {
   checkOptions,
   numberIn,
@@ -8,7 +8,7 @@ import {
   RUNTIME,
   SHARE,
   TIME,
-} from "../../base/option_checks.ts";
+} from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import type { Connection } from "../../transport/connection.ts";
 

@@ -1,6 +1,6 @@
 /** A MoQ session: requests in both directions, over any connection with streams. */
 import { BITRATE } from "./bitrate_monitor.ts";
-import type { OptionKinds } from "../../base/options.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import {
   checkOptions,
   COUNT,
@@ -9,7 +9,7 @@ import {
   RUNTIME,
   SIGNAL,
   TIME,
-} from "../../base/option_checks.ts";
+} from "../../base/options/option_checks.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { startTimer, within } from "../../base/wait.ts";

@@ -1,5 +1,5 @@
 /** Announcements of broadcasts. */
-import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
+import { checkOptions, SIGNAL } from "../../base/options/option_checks.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";

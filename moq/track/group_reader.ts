@@ -1,5 +1,5 @@
 /** A group, on the subscriber's side. */
-import { checkOptions, SIGNAL } from "../../base/option_checks.ts";
+import { checkOptions, SIGNAL } from "../../base/options/option_checks.ts";
 import { ProtocolError, StreamError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";

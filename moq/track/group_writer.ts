@@ -1,6 +1,6 @@
 /** A group, on the publisher's side. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, integer } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, integer } from "../../base/options/option_checks.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { describe } from "../../base/error_text.ts";

@@ -1,15 +1,15 @@
 /** The broadcasts that a program publishes, and their handlers. */
-import type { OptionKinds } from "../../base/options.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import {
   checkFunction,
   checkOptions,
   listOf,
   POSITIVE,
   RUNTIME,
-} from "../../base/option_checks.ts";
+} from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { describe } from "../../base/error_text.ts";
-import type { Quotas } from "../../base/shares.ts";
+import type { Quotas } from "../../base/quotas/shares.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";

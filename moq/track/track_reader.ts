@@ -1,6 +1,12 @@
 /** A subscription, on the subscriber's side. */
-import { type NumberCheck, type OptionKinds, withDefaults } from "../../base/options.ts";
-import { checkOptions, COUNT, integer, POSITIVE, SIGNAL } from "../../base/option_checks.ts";
+import { type NumberCheck, type OptionKinds, withDefaults } from "../../base/options/options.ts";
+import {
+  checkOptions,
+  COUNT,
+  integer,
+  POSITIVE,
+  SIGNAL,
+} from "../../base/options/option_checks.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type MissedGroups, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
 import type { SubscribeFields, TrackInfoMessage } from "../wire/messages.ts";

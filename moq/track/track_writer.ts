@@ -1,5 +1,5 @@
 /** A subscription, on the publisher's side. */
-import { checkOptions, SIGNAL, TIME } from "../../base/option_checks.ts";
+import { checkOptions, SIGNAL, TIME } from "../../base/options/option_checks.ts";
 import { TimeoutError } from "../../errors.ts";
 import { LinkedList } from "../../base/linked_list.ts";
 import type { Runtime } from "../../base/runtime.ts";

@@ -3,7 +3,7 @@ import { UnsupportedError } from "../../errors.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { checkLimits, withoutUndefined } from "../../base/options.ts";
+import { checkLimits, withoutUndefined } from "../../base/options/options.ts";
 import { type HistoryPosition, STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Flusher } from "../../session/queue/flusher.ts";

@@ -6,7 +6,7 @@
  * when it writes, that the log is still as it was read, and decides again if another node has
  * changed it.
  */
-import { withoutUndefined } from "../../base/options.ts";
+import { withoutUndefined } from "../../base/options/options.ts";
 import { countedBytes } from "../broker.ts";
 import type {
   AppendLogOptions,

@@ -1,6 +1,6 @@
 /** Shares of a broker's bytes, so that the streams of one client cannot fill it. */
-import { FAMILIAR_FACTOR } from "../../base/accounts.ts";
-import { isContended, mostOfNetwork } from "../../base/shares.ts";
+import { FAMILIAR_FACTOR } from "../../base/quotas/accounts.ts";
+import { isContended, mostOfNetwork } from "../../base/quotas/shares.ts";
 import type { LogOverShare } from "./log.ts";
 
 /** Fraction of the broker's bytes that the streams of a user, or of an address, may use. */

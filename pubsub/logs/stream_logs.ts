@@ -2,8 +2,8 @@
  * The durable streams of one node: logs of the broker with forks, expiry, and readers that wait.
  */
 import type { Runtime } from "../../base/runtime.ts";
-import type { Account } from "../../base/accounts.ts";
-import { type Quota, Quotas, type QuotaShares, type Slot } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import { type Quota, Quotas, type QuotaShares, type Slot } from "../../base/quotas/shares.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { type Broker, type BrokerSubscription, countedBytes, type Publication } from "../broker.ts";

@@ -1,6 +1,6 @@
 /** A broker within one process. */
-import { checkOptions, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import type {

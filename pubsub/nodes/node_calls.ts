@@ -12,8 +12,8 @@ import {
   partsOf,
   type RejectionCode,
 } from "./call_messages.ts";
-import type { Account } from "../../base/accounts.ts";
-import { type Quota, Quotas, type Slot } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import { type Quota, Quotas, type Slot } from "../../base/quotas/shares.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
 
 /**

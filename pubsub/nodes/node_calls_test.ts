@@ -4,7 +4,7 @@ import { TimeoutError } from "../../errors.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { Random } from "../../tests/random.ts";
 import { type CallHead, joinHead } from "./call_messages.ts";
-import { socketAccount } from "../../base/accounts.ts";
+import { socketAccount } from "../../base/quotas/accounts.ts";
 import { NodeCallError, NodeCalls, type NodeCallsOptions } from "./node_calls.ts";
 import { Nodes } from "./nodes.ts";
 

@@ -1,7 +1,7 @@
 /** The nodes that share a broker: liveness, messages between nodes, and questions with replies. */
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { checkFunction } from "../../base/option_checks.ts";
+import { checkFunction } from "../../base/options/option_checks.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import {

@@ -1,5 +1,5 @@
 /** Presence: the users that are present, each with any number of connections. */
-import type { OptionKinds } from "../../base/options.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import {
   checkFunction,
   checkOptions,
@@ -7,7 +7,7 @@ import {
   numberIn,
   objectWith,
   RUNTIME,
-} from "../../base/option_checks.ts";
+} from "../../base/options/option_checks.ts";
 import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { ConsoleReport } from "../../base/console_report.ts";

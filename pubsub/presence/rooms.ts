@@ -1,6 +1,12 @@
 /** Rooms: topics with presence. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, integer, objectWith, recordOf, RUNTIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import {
+  checkOptions,
+  integer,
+  objectWith,
+  recordOf,
+  RUNTIME,
+} from "../../base/options/option_checks.ts";
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { MOVED } from "../../session/wire/recovery.ts";

@@ -2,8 +2,8 @@
 import { RequestError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Account } from "../../base/accounts.ts";
-import type { Quota } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type { Quota } from "../../base/quotas/shares.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 

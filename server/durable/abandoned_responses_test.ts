@@ -2,8 +2,8 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { type Account, Accounts, NOBODY } from "../../base/accounts.ts";
-import { Quota } from "../../base/shares.ts";
+import { type Account, Accounts, NOBODY } from "../../base/quotas/accounts.ts";
+import { Quota } from "../../base/quotas/shares.ts";
 import type { RequestError } from "../../errors.ts";
 import { turns } from "../../testing/mod.ts";
 import {

@@ -1,7 +1,7 @@
 /** The streams that clients create over HTTP, counted on all nodes, with a share per client. */
 import type { Runtime } from "../../base/runtime.ts";
-import type { Account } from "../../base/accounts.ts";
-import type { QuotaShares, QuotaStats } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type { QuotaShares, QuotaStats } from "../../base/quotas/shares.ts";
 import type { StreamCreated, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import type { RetainedLedger } from "./retained_ledger.ts";
 import { RetainedShares, UNKNOWN } from "./retained_shares.ts";

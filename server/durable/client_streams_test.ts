@@ -1,6 +1,6 @@
 /** Streams that clients create over HTTP, and their shares, in memory and on SQLite. */
 import { assertEquals, assertRejects } from "@std/assert";
-import { NOBODY } from "../../base/accounts.ts";
+import { NOBODY } from "../../base/quotas/accounts.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { LimitError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";

@@ -36,7 +36,7 @@ import {
 import { closing } from "../http/body.ts";
 import { REVOKED } from "../http/event_bodies.ts";
 import { methodNotAllowed, pointerOf, Problem, rejectedBy, tooMany } from "../http/problem.ts";
-import type { Account } from "../../base/accounts.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
 import type {
   LogInfo,
   LogOverShare,

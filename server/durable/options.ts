@@ -5,12 +5,12 @@
 import type { AuthorizationContext } from "../http/guard.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
-import type { Rate } from "../../base/token_bucket.ts";
-import { POSITIVE, RATE } from "../../base/option_checks.ts";
-import { checkLimits, type OptionKinds } from "../../base/options.ts";
+import type { Rate } from "../../base/quotas/token_bucket.ts";
+import { POSITIVE, RATE } from "../../base/options/option_checks.ts";
+import { checkLimits, type OptionKinds } from "../../base/options/options.ts";
 import type { LogTail } from "../../pubsub/logs/log.ts";
 import { RESPONSE_PREFIX } from "../../pubsub/logs/rules.ts";
-import { type QuotaShares, sharesOf } from "../../base/shares.ts";
+import { type QuotaShares, sharesOf } from "../../base/quotas/shares.ts";
 import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
 
 /**

@@ -1,9 +1,9 @@
 /** Requests of sessions whose responses are stored as durable streams, and outlive the session. */
 import { SessionClosedError } from "../../errors.ts";
-import type { Account } from "../../base/accounts.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
 import { verifiedUser } from "../../session/serving/requests.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { report } from "../../session/settings.ts";
+import { report } from "../../session/settings/settings.ts";
 import type { ResumableResponses } from "../requests/topic_handler.ts";
 import type { DurableParts } from "./parts.ts";
 

@@ -2,8 +2,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { networksOf } from "../../base/network_address.ts";
-import { type Account, NOBODY } from "../../base/accounts.ts";
-import { Quotas } from "../../base/shares.ts";
+import { type Account, NOBODY } from "../../base/quotas/accounts.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { DROPPED_REASON, StreamLogs } from "../../pubsub/logs/stream_logs.ts";

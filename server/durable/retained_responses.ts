@@ -4,8 +4,8 @@
  */
 import { LimitError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Account } from "../../base/accounts.ts";
-import type { QuotaStats } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type { QuotaStats } from "../../base/quotas/shares.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { FRESH_MS, Party, type RetainedLedger } from "./retained_ledger.ts";
 import { RetainedShares } from "./retained_shares.ts";

@@ -1,14 +1,14 @@
 /** Shares of the logs of one kind on all nodes: responses, or streams created by clients. */
 import type { LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Account } from "../../base/accounts.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
 import {
   isContended,
   limitError,
   mostOfNetwork,
   type QuotaOptions,
   type QuotaStats,
-} from "../../base/shares.ts";
+} from "../../base/quotas/shares.ts";
 import type { OwnedKind, RetainedLog } from "../../pubsub/logs/rules.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { type Party, RetainedLedger } from "./retained_ledger.ts";

@@ -3,8 +3,8 @@
  */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Account } from "../../base/accounts.ts";
-import type { Quota, Quotas, Slot, TakeOptions } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type { Quota, Quotas, Slot, TakeOptions } from "../../base/quotas/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";

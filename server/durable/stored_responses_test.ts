@@ -2,8 +2,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { NOBODY } from "../../base/accounts.ts";
-import { Quotas } from "../../base/shares.ts";
+import { NOBODY } from "../../base/quotas/accounts.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { requestLog } from "../../pubsub/logs/rules.ts";

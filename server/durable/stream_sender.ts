@@ -11,8 +11,8 @@ import {
   type StreamRead,
   WRITER_LOST,
 } from "../../pubsub/logs/stream_logs.ts";
-import { withoutUndefined } from "../../base/options.ts";
-import type { Account } from "../../base/accounts.ts";
+import { withoutUndefined } from "../../base/options/options.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
 import { replyOnce } from "../../pubsub/history/replay.ts";
 import type { JoinOptions } from "../../pubsub/topic_options.ts";
 import type { Topics, TopicSource } from "../../pubsub/topics.ts";

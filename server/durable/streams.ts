@@ -1,6 +1,6 @@
 /** The durable streams of a server, for its application to write, read and cancel. */
-import { checkOptions, COUNT, POSITIVE, wrongKind } from "../../base/option_checks.ts";
-import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
+import { checkOptions, COUNT, POSITIVE, wrongKind } from "../../base/options/option_checks.ts";
+import { type OptionKinds, withoutUndefined } from "../../base/options/options.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";

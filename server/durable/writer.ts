@@ -1,5 +1,5 @@
 /** The writer of a durable stream: ordered, exactly-once appends under a lease. */
-import { checkOptions } from "../../base/option_checks.ts";
+import { checkOptions } from "../../base/options/option_checks.ts";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
 import { describe } from "../../base/error_text.ts";
 import { encodeJson } from "../../base/json.ts";

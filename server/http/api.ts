@@ -29,7 +29,7 @@ import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";
 import type { Topics } from "../../pubsub/topics.ts";
 import { INTERNAL_PREFIX, type Publication } from "../../pubsub/broker.ts";
-import { compileContract } from "../../session/check_settings.ts";
+import { compileContract } from "../../session/settings/check_settings.ts";
 import type { Contract, ContractRouter } from "../../session/contract.ts";
 import { type RecoveryReason, STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";

@@ -1,9 +1,9 @@
 /** Options of the HTTP API. */
 import type { AuthorizationContext } from "./guard.ts";
 import { checkPath } from "../features.ts";
-import { checkOptions, POSITIVE, RATE } from "../../base/option_checks.ts";
-import { checkLimits, type OptionKinds } from "../../base/options.ts";
-import { checkRate, type Rate } from "../../base/token_bucket.ts";
+import { checkOptions, POSITIVE, RATE } from "../../base/options/option_checks.ts";
+import { checkLimits, type OptionKinds } from "../../base/options/options.ts";
+import { checkRate, type Rate } from "../../base/quotas/token_bucket.ts";
 
 /** An action of the HTTP API, as passed to `authorize`. */
 export type ApiAction =

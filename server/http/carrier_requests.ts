@@ -4,8 +4,8 @@ import { methodNotAllowed, Problem, rejectedBy, REJECTION_CODES } from "./proble
 import { Rejected } from "../rejection.ts";
 import { responseHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Account } from "../../base/accounts.ts";
-import type { Quota, Quotas } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type { Quota, Quotas } from "../../base/quotas/shares.ts";
 import { LimitError } from "../../errors.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isPortableCloseCode } from "../../transport/wire_close.ts";

@@ -8,14 +8,14 @@ import { Problem, rejectedBy, REJECTION_CODES, tooMany } from "./problem.ts";
 import { Rejected } from "../rejection.ts";
 import { rejectionHeaders } from "../session_request.ts";
 import { RateAccounts } from "../../manager/rate_accounts.ts";
-import { checkRate, type Rate } from "../../base/token_bucket.ts";
+import { checkRate, type Rate } from "../../base/quotas/token_bucket.ts";
 import { within } from "../../base/wait.ts";
 import type { HttpStats } from "../metrics/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { AuthenticationError, LimitError } from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
-import type { Account } from "../../base/accounts.ts";
-import type { Quota, Quotas, Slot } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type { Quota, Quotas, Slot } from "../../base/quotas/shares.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { type Decision, type Decisions, DISCONNECTED, type Login } from "../../pubsub/decisions.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -240,7 +240,7 @@ interface Identified {
  * import { RequestGate } from "./gate.ts";
  * import { platformRuntime } from "../../base/runtime.ts";
  * import { Decisions } from "../../pubsub/decisions.ts";
- * import { Quotas } from "../../base/shares.ts";
+ * import { Quotas } from "../../base/quotas/shares.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const guard = new HttpGuard<"read">({

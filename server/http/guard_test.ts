@@ -7,7 +7,7 @@ import { DecisionFault } from "../../base/decision.ts";
 import { Rejected } from "../rejection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Decisions } from "../../pubsub/decisions.ts";
-import { Quotas } from "../../base/shares.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { pathBelow } from "../../transport/url.ts";
 
 type Action = "read" | "write";

@@ -3,7 +3,7 @@ import { EVENT_HEADERS, EventBodies, REVOKED, writeEvent } from "./event_bodies.
 import type { GuardedRequest, HttpGuardParts } from "./guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
 import { Problem } from "./problem.ts";
-import type { Quota } from "../../base/shares.ts";
+import type { Quota } from "../../base/quotas/shares.ts";
 import { concat } from "../../base/bytes.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, TimeoutError } from "../../errors.ts";

@@ -23,8 +23,8 @@ import { checkPath } from "../features.ts";
 import type { Feature } from "../feature.ts";
 import type { InspectedServer } from "../server_core.ts";
 import type { InspectorOptions } from "./options.ts";
-import { checkOptions } from "../../base/option_checks.ts";
-import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions } from "../../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 
 /** Header that a page of another origin cannot send without a preflight, which fails. */
 const PAGE_HEADER = "skein-inspector";

@@ -3,7 +3,7 @@
  * JSON.
  */
 import type { TrafficReply } from "./traffic.ts";
-import type { QuotaStats } from "../../base/shares.ts";
+import type { QuotaStats } from "../../base/quotas/shares.ts";
 import type { HttpStats, WebTransportStats } from "../metrics/measures.ts";
 import type { ManagerStats } from "../../manager/stats.ts";
 import type { BrokerStats } from "../../pubsub/broker.ts";

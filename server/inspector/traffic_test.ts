@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { internals, Session } from "../../session/session.ts";
-import { sessionSettings } from "../../session/session_settings.ts";
+import { sessionSettings } from "../../session/settings/session_settings.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { payloadText } from "./shown.ts";

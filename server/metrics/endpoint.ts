@@ -1,6 +1,6 @@
 /** The feature `metrics()`: the paths at which a server reports metrics and health. */
-import { checkOptions } from "../../base/option_checks.ts";
-import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions } from "../../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import { DecisionFault } from "../../base/decision.ts";
 import type { Feature, FeatureHost, HttpMount, RequestHead } from "../feature.ts";
 import { exposition, PROMETHEUS_CONTENT_TYPE } from "./prometheus.ts";

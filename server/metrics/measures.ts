@@ -1,5 +1,5 @@
 /** The metrics of sessions, topics and brokers: one list for OpenTelemetry and Prometheus. */
-import type { QuotaStats } from "../../base/shares.ts";
+import type { QuotaStats } from "../../base/quotas/shares.ts";
 import type { ManagerStats } from "../../manager/mod.ts";
 import type { BrokerStats, BrokerStatus, TopicsStats } from "../../pubsub/mod.ts";
 import type { QuicHandshakeStats } from "../../transport/h3/server.ts";

@@ -1,7 +1,7 @@
 /** The topics that clients may name: those of the contract, and rooms. */
 import { RequestError } from "../../errors.ts";
 import type { StandardSchema } from "../../base/standard_schema.ts";
-import { compileContract } from "../../session/check_settings.ts";
+import { compileContract } from "../../session/settings/check_settings.ts";
 import type { Contract, ContractRouter } from "../../session/contract.ts";
 import { TopicPattern } from "../../session/wire/topic_pattern.ts";
 import type { AuthorizedAction } from "./topic_handler.ts";

@@ -1,7 +1,7 @@
 /** Tokens that clients send in messages: the first one, renewals, and the expiry of both. */
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { type Rate, TokenBucket } from "../../base/token_bucket.ts";
+import { type Rate, TokenBucket } from "../../base/quotas/token_bucket.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { Admission } from "../admission.ts";
 import { Expiry, type Identity } from "../authentication.ts";

@@ -5,7 +5,7 @@ import { decide, DecisionFault, tellFault } from "../../base/decision.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { report } from "../../session/settings.ts";
+import { report } from "../../session/settings/settings.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { tellDenied } from "./hints.ts";
 import type { KnownTopics } from "./known_topics.ts";

@@ -2,7 +2,7 @@
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { ResumableRequest } from "../../session/responses/request_table.ts";
 import type { Session } from "../../session/session.ts";
-import type { Account } from "../../base/accounts.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
 
 /**
  * The action of a client on a topic. `presence` sets the client's presence data in a room, and

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { Quotas } from "../../base/shares.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../mod.ts";
 import { type Peer, Peers } from "../../pubsub/peers_fixture.ts";
 import { EPHEMERAL_PREFIX } from "../../session/wire/rows.ts";

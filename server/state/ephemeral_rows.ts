@@ -1,8 +1,8 @@
 /** Rows of live states that are not stored, because they belong to their writers. */
 import { Deadlines } from "../../base/deadlines.ts";
-import type { Account } from "../../base/accounts.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { Quota, type Quotas, type Slot } from "../../base/shares.ts";
+import { Quota, type Quotas, type Slot } from "../../base/quotas/shares.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import { publisherKeyOf } from "../accounts.ts";
 import type { Change } from "../../pubsub/logs/change_message.ts";

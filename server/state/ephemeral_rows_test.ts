@@ -1,8 +1,8 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { type Account, NOBODY } from "../../base/accounts.ts";
+import { type Account, NOBODY } from "../../base/quotas/accounts.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import { Quotas } from "../../base/shares.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../mod.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { MAX_SESSION_ROWS, rowName } from "../../session/wire/rows.ts";

@@ -4,7 +4,7 @@
  */
 import { decide, DecisionFault } from "../../base/decision.ts";
 import { encodeJson } from "../../base/json.ts";
-import type { Account } from "../../base/accounts.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
@@ -12,7 +12,7 @@ import { RequestError } from "../../errors.ts";
 import { type Change, type ClientChange, withValue } from "../../pubsub/logs/change_message.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
-import { compileStates } from "../../session/check_settings.ts";
+import { compileStates } from "../../session/settings/check_settings.ts";
 import type { Contract, StateRoute } from "../../session/contract.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { rowName } from "../../session/wire/rows.ts";

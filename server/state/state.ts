@@ -1,6 +1,6 @@
 /** The live state of a server: collections of rows that all servers of a broker share. */
-import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
-import type { OptionKinds } from "../../base/options.ts";
+import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";

@@ -1,7 +1,7 @@
 /** The states of a server, which share the rows of each stream. */
 import { Deadlines } from "../../base/deadlines.ts";
-import type { Account } from "../../base/accounts.ts";
-import type { Quota, Quotas, Slot } from "../../base/shares.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type { Quota, Quotas, Slot } from "../../base/quotas/shares.ts";
 import { waitFor } from "../../base/wait.ts";
 import { LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import type { LogTail } from "../../pubsub/logs/log.ts";

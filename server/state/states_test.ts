@@ -1,8 +1,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { NOBODY } from "../../base/accounts.ts";
+import { NOBODY } from "../../base/quotas/accounts.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import { Quotas } from "../../base/shares.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";

@@ -9,8 +9,8 @@ import {
   PORT,
   POSITIVE,
   RUNTIME,
-} from "../../base/option_checks.ts";
-import type { OptionKinds } from "../../base/options.ts";
+} from "../../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import { WEB_TRANSPORT } from "../server_options.ts";
 import { requireDeno } from "../../base/platform.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
@@ -22,7 +22,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { sayFarewell } from "../../pubsub/nodes/nodes.ts";
 import { BrokerPorts } from "../../pubsub/ports/broker_port.ts";
 import { factsOf } from "../../pubsub/ports/operations.ts";
-import { CLOSE } from "../../session/call_checks.ts";
+import { CLOSE } from "../../session/settings/call_checks.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
 import { failIfUnusable } from "../broker_services.ts";
 import { type Measure, mergeMeasures } from "../metrics/measures.ts";

@@ -6,7 +6,7 @@ import type {
   CreditState,
 } from "../../transport/connection.ts";
 import { issues, queuesOf, type SessionIssue } from "./health.ts";
-import type { SessionSettings } from "../settings.ts";
+import type { SessionSettings } from "../settings/settings.ts";
 import { statsOf } from "./stats.ts";
 import type { SessionState, SessionStats } from "../types.ts";
 import { textOf } from "../../base/error_text.ts";

@@ -4,7 +4,7 @@ import { ends, PLAIN, serverByHand } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { Session } from "../session.ts";
 import { redactHeaders, redactText, type SessionDiagnostics } from "./diagnostics.ts";
-import { sessionSettings } from "../session_settings.ts";
+import { sessionSettings } from "../settings/session_settings.ts";
 import { turns } from "../../tests/waiting.ts";
 
 /** Every name of `SessionDiagnostics`; the compiler reports missing and extra names. */

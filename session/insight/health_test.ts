@@ -12,7 +12,7 @@ import type { Connection, CreditState } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { SessionHealth, SessionIssue } from "./health.ts";
 import { internals, Session } from "../session.ts";
-import { sessionSettings } from "../session_settings.ts";
+import { sessionSettings } from "../settings/session_settings.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 
 const HOUR_MS = 3_600_000;

@@ -3,7 +3,7 @@ import type { CloseInfo } from "../../errors.ts";
 import type { TraceContext } from "../wire/envelope.ts";
 import type { Session } from "../session.ts";
 import type { UntypedMessage } from "../message.ts";
-import type { HandshakeInfo } from "../settings.ts";
+import type { HandshakeInfo } from "../settings/settings.ts";
 
 /** Follows a handshake. */
 export interface HandshakeWatch {

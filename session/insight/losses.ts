@@ -1,7 +1,7 @@
 /** Reports of lost messages for which the application has no handler. */
 import { type CloseInfo, QueueFullError, RequestError } from "../../errors.ts";
 import type { RecoveryReason } from "../wire/recovery.ts";
-import { type Loss, report, type SessionSettings } from "../settings.ts";
+import { type Loss, report, type SessionSettings } from "../settings/settings.ts";
 import type { SessionFace } from "../types.ts";
 
 /** Explanations of the reasons for a gap. */

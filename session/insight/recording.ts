@@ -1,6 +1,6 @@
 /** Records the messages that peers send, so that a test can replay a session. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
 import type { CloseInfo } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
 import { internals, type Session } from "../session.ts";

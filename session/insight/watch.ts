@@ -13,7 +13,7 @@ import {
   report,
   type SessionSettings,
   type SessionWatch,
-} from "../settings.ts";
+} from "../settings/settings.ts";
 import { type Fresh, withoutToken } from "../url.ts";
 
 /**

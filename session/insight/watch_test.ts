@@ -11,8 +11,8 @@ import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
 import { instrument, openWatched, readTrace } from "./watch.ts";
 import type { UntypedMessage } from "../message.ts";
-import { type SessionHandlers, sessionSettings } from "../session_settings.ts";
-import type { HandshakeInfo } from "../settings.ts";
+import { type SessionHandlers, sessionSettings } from "../settings/session_settings.ts";
+import type { HandshakeInfo } from "../settings/settings.ts";
 
 function watchedPair(
   hooks: Instrumentation,

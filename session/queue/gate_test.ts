@@ -6,7 +6,7 @@ import { memoryPair } from "../../transport/memory/memory.ts";
 import type { Contract } from "../contract.ts";
 import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
-import { type SessionSettingsOptions, settingsWith } from "../session_settings.ts";
+import { type SessionSettingsOptions, settingsWith } from "../settings/session_settings.ts";
 import { turns } from "../../tests/waiting.ts";
 
 /** A session with a short queue on a connection that reports reads, and its peer. */

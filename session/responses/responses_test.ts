@@ -10,7 +10,7 @@ import { internals, Session } from "../session.ts";
 import type { Instrumentation } from "../insight/instrumentation.ts";
 import { instrument } from "../insight/watch.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import { sessionSettings } from "../session_settings.ts";
+import { sessionSettings } from "../settings/session_settings.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 
 /** Counts up, and records how far and how the generator ended. */

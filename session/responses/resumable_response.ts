@@ -7,7 +7,7 @@ import { RequestError, SessionClosedError } from "../../errors.ts";
 import { anySignal, startTimer, within } from "../../base/wait.ts";
 import { internals } from "../core.ts";
 import type { Inside } from "../receiving.ts";
-import { tellSkipped } from "../settings.ts";
+import { tellSkipped } from "../settings/settings.ts";
 import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { itemCheckOf, lateResponse } from "./reader.ts";

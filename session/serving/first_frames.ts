@@ -6,7 +6,7 @@ import { AuthenticationError, CloseCode, RequestError, type RequestFailure } fro
 import type { Frame } from "../../transport/connection.ts";
 import type { Inside } from "../receiving.ts";
 import type { Session } from "../session.ts";
-import { report } from "../settings.ts";
+import { report } from "../settings/settings.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
 import { exceedsBytes } from "../wire/utf8.ts";
 

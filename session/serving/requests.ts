@@ -15,7 +15,7 @@ import type {
   NumberedEnvelope,
   RequestServer,
   SessionRequests,
-} from "../settings.ts";
+} from "../settings/settings.ts";
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeReply } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";

@@ -8,7 +8,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Inside } from "../receiving.ts";
 import type { CheckedMessage, Message, MessageTurn } from "../message.ts";
-import type { NumberedEnvelope } from "../settings.ts";
+import type { NumberedEnvelope } from "../settings/settings.ts";
 import type { Session } from "../session.ts";
 
 /** Delay before the next call to an unreachable broker, in milliseconds. */

@@ -29,7 +29,7 @@
  *
  * @module
  */
-import { checkOptions } from "../../base/option_checks.ts";
+import { checkOptions } from "../../base/options/option_checks.ts";
 import { Decoder, Encoder } from "@msgpack/msgpack";
 import type { Codec } from "./codec.ts";
 

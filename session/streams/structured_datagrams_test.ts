@@ -13,7 +13,7 @@ import type { Codec } from "./codec.ts";
 import { Session } from "../session.ts";
 import type { StandardSchema } from "../../base/standard_schema.ts";
 import { structuredDatagrams as make } from "./structured_datagrams.ts";
-import { sessionSettings } from "../session_settings.ts";
+import { sessionSettings } from "../settings/session_settings.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 
 const registry = {

@@ -20,7 +20,7 @@ import type { Codec } from "./codec.ts";
 import type { StructuredMessage } from "./registry.ts";
 import { Session } from "../session.ts";
 import { structuredStream as open } from "./structured.ts";
-import { sessionSettings } from "../session_settings.ts";
+import { sessionSettings } from "../settings/session_settings.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import fc from "fast-check";
-import { withoutUndefined } from "../../base/options.ts";
+import { withoutUndefined } from "../../base/options/options.ts";
 import { encodeEnvelope } from "./encode.ts";
 import { type Envelope, readEnvelope } from "./envelope.ts";
 import { parseEnvelope } from "./server_envelope.ts";

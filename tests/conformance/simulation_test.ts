@@ -1,5 +1,5 @@
-import { NOBODY } from "../../base/accounts.ts";
-import { Quotas } from "../../base/shares.ts";
+import { NOBODY } from "../../base/quotas/accounts.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { type LinkConditions, SimulatedNetwork, Simulation } from "../simulator/mod.ts";
 import { CarrierRequests } from "../../server/http/carrier_requests.ts";
 import type { Connection } from "../../transport/connection.ts";

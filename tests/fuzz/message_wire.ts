@@ -28,7 +28,7 @@ import {
   inputsOf,
   type Waiting,
 } from "./session.ts";
-import { sessionSettings } from "../../session/session_settings.ts";
+import { sessionSettings } from "../../session/settings/session_settings.ts";
 
 const MAX_FRAME_BYTES = 65_536;
 const encoder = new TextEncoder();

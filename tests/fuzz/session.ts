@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { QueueFullError, RequestError, SkeinError } from "../../errors.ts";
-import { POLICIES } from "../../session/call_checks.ts";
+import { POLICIES } from "../../session/settings/call_checks.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
 import { HIGH_WATER_MARK } from "../../session/queue/send_queue.ts";
@@ -19,7 +19,10 @@ import { HELLO } from "../sessions.ts";
 import { ENVELOPES } from "./envelopes.ts";
 import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
 import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../../session/session_settings.ts";
+import {
+  sessionSettings,
+  type SessionSettingsOptions,
+} from "../../session/settings/session_settings.ts";
 
 /** The maximum number of inputs for one session before it closes. */
 const INPUTS_PER_SESSION = 200;

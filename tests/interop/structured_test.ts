@@ -15,7 +15,7 @@ import { dialWebTransport } from "../../transport/h3/client.ts";
 import { listenWebTransport } from "../../transport/h3/server.ts";
 import { buildStructuredPeers, builtPeers, PATIENCE_MS, type Peer } from "./peers.ts";
 import { CertificateFolder } from "./peers/skein.ts";
-import { sessionSettings } from "../../session/session_settings.ts";
+import { sessionSettings } from "../../session/settings/session_settings.ts";
 
 const registry = {
   1: z.object({ sequence: z.number(), x: z.number(), y: z.number() }),

@@ -4,8 +4,8 @@
  * @module
  */
 import { platformRuntime } from "../../base/runtime.ts";
-import { NOBODY } from "../../base/accounts.ts";
-import { Quotas } from "../../base/shares.ts";
+import { NOBODY } from "../../base/quotas/accounts.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { CarrierRequests } from "../../server/http/carrier_requests.ts";
 import type { Connection } from "../../transport/connection.ts";
 import { dialHttp, type DialHttpOptions } from "../../transport/http/client.ts";

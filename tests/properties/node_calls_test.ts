@@ -1,7 +1,7 @@
 /** Calls between nodes. Each call receives a reply or fails, and leaks nothing on either node. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { Quotas } from "../../base/shares.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { pause } from "../../base/wait.ts";
 import { NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";

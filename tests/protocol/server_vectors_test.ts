@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { DrainOptions } from "../../manager/drain.ts";
-import type { Rate } from "../../base/token_bucket.ts";
+import type { Rate } from "../../base/quotas/token_bucket.ts";
 import { ScriptedStore } from "../../pubsub/scripted_broker_fixture.ts";
 import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueBounds } from "../../session/queue/send_queue.ts";

@@ -1,6 +1,6 @@
 /** Virtual time for many hosts in one process: events in one order, determined by one seed. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { checkLimits } from "../../base/options.ts";
+import { checkLimits } from "../../base/options/options.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
 
 /** Turns and timers of the process, captured before a simulation replaces globals. */

@@ -1,6 +1,6 @@
 /** Simulations of your own programs, in a thread whose globals are on virtual time. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, integer, POSITIVE, TIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, integer, POSITIVE, TIME } from "../../base/options/option_checks.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import type { Checkpoint, SimulationOptions, TraceEntry } from "./event_loop.ts";

@@ -1,6 +1,6 @@
 /** Runs as text: the timeline of a trace, and the first difference between two runs. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, integer, TIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, integer, TIME } from "../../base/options/option_checks.ts";
 import type { Checkpoint, TraceEntry } from "./event_loop.ts";
 
 /** Most hosts that a line names; the others are counted. */

@@ -1,6 +1,6 @@
 /** Creates and renews a development certificate, which browsers trust by its hash. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, integer, RUNTIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, integer, RUNTIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { builtin } from "../../base/builtins.ts";
 import { selfSign, subjectAltName } from "./x509.ts";

@@ -1,6 +1,6 @@
 /** The WebTransport client for Deno, with HTTP/3 over the runtime's QUIC. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/options/option_checks.ts";
 import { within } from "../../base/wait.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Http3Dialer } from "./dialer.ts";

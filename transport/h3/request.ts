@@ -1,6 +1,6 @@
 /** A request for a WebTransport session, as a server receives it. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions } from "../../base/options/option_checks.ts";
 import type { Connection } from "../connection.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { encodeFields, type Field } from "./wire/qpack.ts";

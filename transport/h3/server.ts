@@ -1,6 +1,6 @@
 /** The WebTransport server, with HTTP/3 over the runtime's QUIC. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Http3Protocol, ServerConnection } from "./accept.ts";
 import {

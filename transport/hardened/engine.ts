@@ -1,5 +1,5 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
-import { type OptionKinds, withDefaults } from "../../base/options.ts";
+import { type OptionKinds, withDefaults } from "../../base/options/options.ts";
 import {
   ABOVE_ZERO,
   checkOptions,
@@ -7,7 +7,7 @@ import {
   numberIn,
   objectOr,
   POSITIVE,
-} from "../../base/option_checks.ts";
+} from "../../base/options/option_checks.ts";
 import { Buffer } from "node:buffer";
 import { platformRuntime } from "../../base/runtime.ts";
 import {

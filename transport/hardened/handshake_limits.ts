@@ -1,8 +1,8 @@
 /** The limits on the connections and handshakes of one network address, and of all addresses. */
 import { addressKey } from "../../base/network_address.ts";
-import { socketAccount } from "../../base/accounts.ts";
-import { type Quota, quotaIn, type Quotas, sharesOf, type Slot } from "../../base/shares.ts";
-import { type Rate, TokenBucket } from "../../base/token_bucket.ts";
+import { socketAccount } from "../../base/quotas/accounts.ts";
+import { type Quota, quotaIn, type Quotas, sharesOf, type Slot } from "../../base/quotas/shares.ts";
+import { type Rate, TokenBucket } from "../../base/quotas/token_bucket.ts";
 import { connectionQuota } from "../connection_quota.ts";
 
 /** The default number of connections without a request that one address may have. */

@@ -6,7 +6,7 @@ import { type Buffer, isUtf8 } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
 import { outside, type Runtime, type Timer } from "../../base/runtime.ts";
-import { TokenBucket } from "../../base/token_bucket.ts";
+import { TokenBucket } from "../../base/quotas/token_bucket.ts";
 import type { Connection, Frame, FramePart } from "../connection.ts";
 import {
   inflate,

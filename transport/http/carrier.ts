@@ -1,5 +1,5 @@
 /** The contract between HTTP requests and the connection to which they belong. */
-import type { Account } from "../../base/accounts.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
 import type { ConnectionCloseInfo } from "../connection.ts";
 
 /** The options for {@linkcode HttpCarrier.take}. */

@@ -1,6 +1,6 @@
 /** Creates pairs of established connections in one process, for tests. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, COUNT, numberIn, RUNTIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, COUNT, numberIn, RUNTIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Connection } from "../connection.ts";
 import { MemoryConnection, type MemoryWire } from "./connection.ts";

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
 export type { MessageStreamOptions } from "./connection.ts";

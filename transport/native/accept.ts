@@ -2,7 +2,7 @@
  * Sessions of the runtime's own WebTransport server. This module is loaded once a server with that
  * engine listens.
  */
-import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, RUNTIME } from "../../base/options/option_checks.ts";
 import { ConnectionError } from "../../errors.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";

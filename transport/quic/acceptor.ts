@@ -1,8 +1,8 @@
 /** Listens for QUIC connections on one UDP socket, with certificates and limits. */
-import type { OptionKinds } from "../../base/options.ts";
-import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { socketAccount } from "../../base/accounts.ts";
-import { type Quota, quotaIn, type Quotas, type Slot } from "../../base/shares.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { PORT, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
+import { socketAccount } from "../../base/quotas/accounts.ts";
+import { type Quota, quotaIn, type Quotas, type Slot } from "../../base/quotas/shares.ts";
 import { listenAt } from "../address.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";

@@ -1,6 +1,6 @@
 /** The client side of raw QUIC. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/options/option_checks.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { requireQuic } from "./deno_quic.ts";
 import { dialFailure } from "../deno_errors.ts";

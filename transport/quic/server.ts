@@ -1,6 +1,6 @@
 /** The server side of raw QUIC. */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
 import {
   ACCEPT,

@@ -2,8 +2,8 @@
 import { CloseCode, type LimitLevel, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { type Account, socketAccount } from "../../base/accounts.ts";
-import { type Quota, quotaIn, type Quotas, sharesOf, type Slot } from "../../base/shares.ts";
+import { type Account, socketAccount } from "../../base/quotas/accounts.ts";
+import { type Quota, quotaIn, type Quotas, sharesOf, type Slot } from "../../base/quotas/shares.ts";
 
 /**
  * The number of bytes that the runtime may hold for one unread stream. This is the stream window of

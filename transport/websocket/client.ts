@@ -1,8 +1,8 @@
 /**
  * The client half of the WebSocket connection. It uses the global `WebSocket` of browsers and Deno.
  */
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, RUNTIME, TIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, RUNTIME, TIME } from "../../base/options/option_checks.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Connection } from "../connection.ts";
 import { FLOW_CONTROL } from "../option_kinds.ts";

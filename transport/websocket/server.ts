@@ -14,12 +14,12 @@
  *   closed, and because the timeout would cost a timer for each message.
  */
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, numberIn, RUNTIME } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, numberIn, RUNTIME } from "../../base/options/option_checks.ts";
 import { requireDeno } from "../../base/platform.ts";
 import { CloseCode } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import type { Quotas } from "../../base/shares.ts";
+import type { Quotas } from "../../base/quotas/shares.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
 import {
   MESSAGE_STREAM,

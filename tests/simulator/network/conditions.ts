@@ -1,5 +1,5 @@
 /** Conditions of the network in one direction between two hosts, and their random effects. */
-import { withDefaults } from "../../../base/options.ts";
+import { withDefaults } from "../../../base/options/options.ts";
 import type { Host } from "../host.ts";
 
 /** First wait of TCP before a lost packet is sent again, in milliseconds; doubled each time. */

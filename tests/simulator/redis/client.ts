@@ -6,7 +6,7 @@
 import { Buffer } from "node:buffer";
 import { EventEmitter } from "node:events";
 import process from "node:process";
-import { withoutUndefined } from "../../../base/options.ts";
+import { withoutUndefined } from "../../../base/options/options.ts";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";

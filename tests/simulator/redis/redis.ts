@@ -1,6 +1,6 @@
 /** A simulated Redis: a primary, replicas, and clients that find the primary. */
-import type { OptionKinds } from "../../../base/options.ts";
-import { checkOptions, POSITIVE, TIME } from "../../../base/option_checks.ts";
+import type { OptionKinds } from "../../../base/options/options.ts";
+import { checkOptions, POSITIVE, TIME } from "../../../base/options/option_checks.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedNetwork } from "../network/network.ts";
 import type { Simulation } from "../simulation.ts";

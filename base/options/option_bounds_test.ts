@@ -4,20 +4,20 @@
  * `tests/option_calls_test.ts` checks names and types against each call's own table.
  */
 import { assertEquals, assertRejects } from "@std/assert";
-import { NatsNames } from "../brokers/nats/format.ts";
-import { checkSource as checkNats, natsSettings } from "../brokers/nats/options.ts";
-import { checkSource as checkRedis, redisSettings } from "../brokers/redis/options.ts";
-import { sqliteSettings } from "../brokers/sqlite/options.ts";
-import { type DrainOptions, SessionManager } from "../manager/mod.ts";
-import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
-import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
-import { Directory } from "../pubsub/nodes/directory.ts";
-import { type ApiOptions, httpApi } from "../operations/http_api/mod.ts";
-import { inspector, type InspectorOptions } from "../operations/mod.ts";
-import { createServer, type Feature, type ServerOptions } from "../server.ts";
-import { jwt, type JwtOptions } from "../server/jwt.ts";
-import { platformRuntime } from "./runtime.ts";
-import { testServer } from "../testing/mod.ts";
+import { NatsNames } from "../../brokers/nats/format.ts";
+import { checkSource as checkNats, natsSettings } from "../../brokers/nats/options.ts";
+import { checkSource as checkRedis, redisSettings } from "../../brokers/redis/options.ts";
+import { sqliteSettings } from "../../brokers/sqlite/options.ts";
+import { type DrainOptions, SessionManager } from "../../manager/mod.ts";
+import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../../pubsub/mod.ts";
+import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { Directory } from "../../pubsub/nodes/directory.ts";
+import { type ApiOptions, httpApi } from "../../operations/http_api/mod.ts";
+import { inspector, type InspectorOptions } from "../../operations/mod.ts";
+import { createServer, type Feature, type ServerOptions } from "../../server.ts";
+import { jwt, type JwtOptions } from "../../server/jwt.ts";
+import { platformRuntime } from "../runtime.ts";
+import { testServer } from "../../testing/mod.ts";
 
 /** An option by its path, with valid values, and values that cause a RangeError or a TypeError. */
 interface Row {

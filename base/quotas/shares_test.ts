@@ -1,8 +1,8 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { platformRuntime, type Runtime } from "./runtime.ts";
+import { platformRuntime, type Runtime } from "../runtime.ts";
 import { type Account, type AccountFacts, Accounts, NOBODY } from "./accounts.ts";
 import { Quota, type QuotaOptions, Quotas, type Slot } from "./shares.ts";
-import { LimitError } from "../errors.ts";
+import { LimitError } from "../../errors.ts";
 
 const HOUR_MS = 3_600_000;
 

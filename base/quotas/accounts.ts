@@ -2,8 +2,8 @@
  * Accounts of the resources that a server counts: the network, the user or guest, and the session
  * of each peer.
  */
-import { addressKey, isPrivateAddress, type Network, networksOf } from "./network_address.ts";
-import type { Runtime } from "./runtime.ts";
+import { addressKey, isPrivateAddress, type Network, networksOf } from "../network_address.ts";
+import type { Runtime } from "../runtime.ts";
 
 /**
  * Number of address shares that the familiar users of an address may use together. Many users may

@@ -1,18 +1,18 @@
 /** Session calls with options. */
-import type { OpenStreamOptions, StreamDirection } from "../transport/connection.ts";
-import type { Registry } from "./streams/registry.ts";
+import type { OpenStreamOptions, StreamDirection } from "../../transport/connection.ts";
+import type { Registry } from "../streams/registry.ts";
 import type {
   StructuredDatagramsOptions,
   StructuredStreamOptions,
-} from "./streams/structured_options.ts";
+} from "../streams/structured_options.ts";
 import type {
   RequestStreamOptions,
   SessionCloseOptions,
   SessionDrainOptions,
   SessionPublishOptions,
   WaitOptions,
-} from "./types.ts";
-import type { HistoryOptions } from "./wire/recovery.ts";
+} from "../types.ts";
+import type { HistoryOptions } from "../wire/recovery.ts";
 
 /**
  * The options of each call, by the verb in its error messages. The prefix `session.` marks calls

@@ -1,16 +1,16 @@
 /** Session settings, with the features that load on first use. */
-import { checkOptions } from "../base/option_checks.ts";
-import { outside, platformRuntime } from "../base/runtime.ts";
-import { RequestTable } from "./responses/request_table.ts";
-import type { Contract, Side } from "./contract.ts";
+import { checkOptions } from "../../base/options/option_checks.ts";
+import { outside, platformRuntime } from "../../base/runtime.ts";
+import { RequestTable } from "../responses/request_table.ts";
+import type { Contract, Side } from "../contract.ts";
 import type { SessionCalls } from "./calls.ts";
 import { checkBy, SESSION_KINDS, SETTINGS } from "./call_checks.ts";
 import { checkSettings, type SessionSettingsOptions, type SharedParts } from "./check_settings.ts";
-import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
-import { gapOf } from "./queue/frames.ts";
-import { DropPolicy } from "./queue/overflow.ts";
+import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "../heartbeat.ts";
+import { gapOf } from "../queue/frames.ts";
+import { DropPolicy } from "../queue/overflow.ts";
 import type { SessionLimits, SessionSettings } from "./settings.ts";
-import { TopicRouter } from "./wire/topic_pattern.ts";
+import { TopicRouter } from "../wire/topic_pattern.ts";
 
 export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 
@@ -49,8 +49,8 @@ export function settingsWith<
     ...parts,
     runtime,
     checkOptions: checkBy<SessionCalls>(SESSION_KINDS),
-    insight: () => outside(runtime, import("./insight/insight.ts")),
-    responses: () => outside(runtime, import("./responses/responses.ts")),
+    insight: () => outside(runtime, import("../insight/insight.ts")),
+    responses: () => outside(runtime, import("../responses/responses.ts")),
     hello: (core) => {
       shared ??= JSON.stringify({
         heartbeatMs: settings.heartbeat.intervalMs,

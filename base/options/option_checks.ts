@@ -1,5 +1,5 @@
 /** Option checks with hints about unknown names, and checks of common value types. */
-import { describe } from "./error_text.ts";
+import { describe } from "../error_text.ts";
 import { hintFor } from "./option_hints.ts";
 import type {
   CheckOption,
@@ -10,8 +10,8 @@ import type {
   OptionKinds,
   OptionPlace,
 } from "./options.ts";
-import type { Rate } from "./token_bucket.ts";
-import { MAX_TIMER_MS } from "./wait.ts";
+import type { Rate } from "../quotas/token_bucket.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 
 /**
  * Rejects an option if its name is unknown or its value has the wrong type. The error includes a

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { platformRuntime, type Runtime } from "./runtime.ts";
+import { platformRuntime, type Runtime } from "../runtime.ts";
 import { type AccountFacts, Accounts, NOBODY, proxyRule } from "./accounts.ts";
 
 const HOUR_MS = 3_600_000;

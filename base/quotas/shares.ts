@@ -2,7 +2,7 @@
  * Server-wide limits, with a share for each network address, user and session. A limit alone would
  * protect the process, but would give its whole capacity to the first clients that ask.
  */
-import type { Runtime } from "./runtime.ts";
+import type { Runtime } from "../runtime.ts";
 import {
   type Account,
   Accounts,
@@ -10,7 +10,7 @@ import {
   FAMILIAR_FACTOR,
   NOBODY,
 } from "./accounts.ts";
-import { LimitError, type LimitLevel } from "../errors.ts";
+import { LimitError, type LimitLevel } from "../../errors.ts";
 
 /**
  * The fraction of a limit above which shares are enforced. Below it, there is enough for everyone.
@@ -547,7 +547,7 @@ interface Heard {
  * @example An address that uses its share on another node
  * ```ts
  * import { Quotas } from "./shares.ts";
- * import { platformRuntime } from "./runtime.ts";
+ * import { platformRuntime } from "../runtime.ts";
  * import { assertThrows } from "@std/assert";
  *
  * const [one, two] = [new Quotas(platformRuntime()), new Quotas(platformRuntime())];

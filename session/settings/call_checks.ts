@@ -10,11 +10,11 @@ import {
   TIME,
   TIMER,
   wrongKind,
-} from "../base/option_checks.ts";
-import type { CheckOption, NumberCheck, OptionKinds } from "../base/options.ts";
-import { isSendable } from "../transport/close_info.ts";
-import type { OpenStreamOptions } from "../transport/connection.ts";
-import type { OverflowPolicy } from "./queue/send_queue.ts";
+} from "../../base/options/option_checks.ts";
+import type { CheckOption, NumberCheck, OptionKinds } from "../../base/options/options.ts";
+import { isSendable } from "../../transport/close_info.ts";
+import type { OpenStreamOptions } from "../../transport/connection.ts";
+import type { OverflowPolicy } from "../queue/send_queue.ts";
 import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 import type { SessionLimits } from "./settings.ts";
@@ -23,9 +23,9 @@ import type {
   SessionCloseOptions,
   SessionPublishOptions,
   WaitOptions,
-} from "./types.ts";
-import { MAX_CREDIT } from "./wire/envelope.ts";
-import type { HistoryOptions } from "./wire/recovery.ts";
+} from "../types.ts";
+import { MAX_CREDIT } from "../wire/envelope.ts";
+import type { HistoryOptions } from "../wire/recovery.ts";
 
 /** Names of the overflow policies. */
 export const POLICIES = Object.keys(

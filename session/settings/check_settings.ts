@@ -3,19 +3,19 @@
  *
  * @module
  */
-import type { CloseInfo, RequestError } from "../errors.ts";
-import type { RequestHandlers } from "./responses/request_handlers.ts";
-import type { Contract, ContractRouter, MessageOf, Side, StateRoute } from "./contract.ts";
-import type { TopicRouter } from "./wire/topic_pattern.ts";
-import { ConsoleReport } from "../base/console_report.ts";
-import { MAX_MESSAGE_BYTES } from "./wire/encode.ts";
-import type { GoAway } from "./wire/envelope.ts";
-import { Heartbeat } from "./heartbeat.ts";
-import { checkLimits } from "../base/options.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { Flusher } from "./queue/flusher.ts";
-import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { Session } from "./session.ts";
+import type { CloseInfo, RequestError } from "../../errors.ts";
+import type { RequestHandlers } from "../responses/request_handlers.ts";
+import type { Contract, ContractRouter, MessageOf, Side, StateRoute } from "../contract.ts";
+import type { TopicRouter } from "../wire/topic_pattern.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
+import { MAX_MESSAGE_BYTES } from "../wire/encode.ts";
+import type { GoAway } from "../wire/envelope.ts";
+import { Heartbeat } from "../heartbeat.ts";
+import { checkLimits } from "../../base/options/options.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { Flusher } from "../queue/flusher.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
+import type { Session } from "../session.ts";
 import type { ErasedHandlers, SessionLimits, SessionSettings } from "./settings.ts";
 
 /**
@@ -207,7 +207,7 @@ export function checkSettings<
  * @example Usage
  * ```ts
  * import { compileContract } from "./check_settings.ts";
- * import { defineContract } from "./contract.ts";
+ * import { defineContract } from "../contract.ts";
  * import { assertEquals } from "@std/assert";
  * import { z } from "zod";
  *

@@ -4,20 +4,20 @@
  * @module
  */
 import type { CallCheck, SessionCalls } from "./calls.ts";
-import type { Runtime } from "../base/runtime.ts";
-import type { RequestTable, StoreResponse } from "./responses/request_table.ts";
-import type { CloseInfo, RequestError } from "../errors.ts";
-import type { RecoveryReason } from "./wire/recovery.ts";
-import type { Contract, ContractRouter, Side } from "./contract.ts";
-import type { ConsoleReport } from "../base/console_report.ts";
-import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
-import type { Control, UntypedMessage } from "./message.ts";
-import type { Heartbeat } from "./heartbeat.ts";
-import type { QueuedMessage } from "./queue/frames.ts";
-import type { Flusher } from "./queue/flusher.ts";
-import type { Overflow, OverflowPolicy } from "./queue/send_queue.ts";
-import type { Lineage, SessionFace } from "./types.ts";
-import { attempt } from "../base/call_safely.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { RequestTable, StoreResponse } from "../responses/request_table.ts";
+import type { CloseInfo, RequestError } from "../../errors.ts";
+import type { RecoveryReason } from "../wire/recovery.ts";
+import type { Contract, ContractRouter, Side } from "../contract.ts";
+import type { ConsoleReport } from "../../base/console_report.ts";
+import type { Envelope, GoAway, ServiceReader, TraceContext } from "../wire/envelope.ts";
+import type { Control, UntypedMessage } from "../message.ts";
+import type { Heartbeat } from "../heartbeat.ts";
+import type { QueuedMessage } from "../queue/frames.ts";
+import type { Flusher } from "../queue/flusher.ts";
+import type { Overflow, OverflowPolicy } from "../queue/send_queue.ts";
+import type { Lineage, SessionFace } from "../types.ts";
+import { attempt } from "../../base/call_safely.ts";
 
 /** The limits and timeouts of a session. Each of them has a default. */
 export interface SessionLimits {
