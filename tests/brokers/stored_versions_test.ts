@@ -335,6 +335,23 @@ Deno.test({
 });
 
 Deno.test({
+  name: "The version mark in Redis waits for a server that is not a read-only replica",
+  ignore: isRedisMissing,
+  fn: async () => {
+    await using primary = await RedisServer.start();
+    const settings = { replicaof: `127.0.0.1 ${primary.port}` };
+    await using replica = await RedisServer.start({ settings });
+    await until(async () => (await replica.run("role")).includes("connected"));
+    await using broker = new RedisBroker({ url: replica.url });
+    await until(() => broker.issues().join().includes("READONLY"));
+    assertEquals(await primary.keys(), []);
+    await replica.run("replicaof", "no", "one");
+    await until(() => broker.status.current.name === "connected");
+    assertEquals(await replica.run("get", "skein:version"), "1");
+  },
+});
+
+Deno.test({
   name:
     "The version mark in NATS is not set for topics without a history, and needs JetStream only then",
   ignore: isNatsMissing,
