@@ -4,7 +4,7 @@ import { type KeyFacts, readKey } from "../../pubsub/logs/log_shares.ts";
 /** Time after its end during which an unread response is dropped last, in milliseconds. */
 export const FRESH_MS = 600_000;
 
-/** An owner of retained responses: a user, a guest, or a network. */
+/** The account of retained responses: a user, a guest, or a network. */
 export class Party {
   readonly key: string;
   readonly level: KeyFacts["level"];
@@ -51,7 +51,7 @@ interface Entry {
 }
 
 /**
- * The owners of all responses, from a list that the broker returned and the changes of this node
+ * The accounts of all responses, from a list that the broker returned and the changes of this node
  * since then.
  */
 export class RetainedLedger {
@@ -70,7 +70,7 @@ export class RetainedLedger {
     return this.#entries.has(id);
   }
 
-  /** Returns the parties of an owner that have a response, narrowest first. */
+  /** Returns the parties of an account that have a response, narrowest first. */
   partiesOf(owner: string): Party[] {
     return owner.split(" ").flatMap((key) => this.#parties.get(key) ?? []);
   }
