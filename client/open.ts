@@ -16,7 +16,6 @@ import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { anySignal, startTimer, within } from "../base/wait.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
-import type { ClientPlatform } from "./platform.ts";
 import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
@@ -25,7 +24,13 @@ import { withoutToken } from "../session/url.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
 /** The options for {@linkcode openSession}. */
-export interface OpenOptions extends Pick<ClientPlatform, "dial" | "insight" | "responses"> {
+export interface OpenOptions {
+  /** Opens the connection. */
+  readonly dial: Dialer;
+  /** Loads the code for an instrumentation. */
+  readonly insight: () => Promise<WatchModule>;
+  /** Loads the code for request handlers and drop policies. */
+  readonly responses: () => Promise<HandlerModule>;
   /** The URL of the server, or a function that returns it. */
   readonly url: Fresh<string | URL>;
   /** The subprotocols to offer. */
@@ -45,6 +50,13 @@ export interface OpenOptions extends Pick<ClientPlatform, "dial" | "insight" | "
   /** Observes the handshake and the session. */
   readonly instrumentation?: Instrumentation | undefined;
 }
+
+type WatchModule = Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
+
+type HandlerModule = Pick<
+  typeof import("../session/responses/responses.ts"),
+  "DropPolicy" | "RequestTable"
+>;
 
 /** The outcome of an attempt to open a session. */
 export type Opening =

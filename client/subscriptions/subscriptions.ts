@@ -468,7 +468,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   };
   #standing: Standing = "out";
   readonly #removed: (why: Unsubscribed) => void;
-  readonly all = new Set<Subscription<C>>();
+  readonly all: Set<Subscription<C>> = new Set();
   /** The position of the newest publication that was received, or that the server reported. */
   #newest: HistoryPosition | undefined;
 
