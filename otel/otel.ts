@@ -15,10 +15,9 @@
  * await using server = serve({
  *   port: 0,
  *   onListen() {},
- *   instrumentation: telemetry,
+ *   features: [telemetry],
  *   onMessage: (message) => message.reply("pong"),
  * });
- * telemetry.observe(server.manager, server.topics, server);
  * await using session = await dial(server.url, { instrumentation: telemetry });
  * assertEquals(await session.request("ping"), "pong");
  * ```
@@ -44,15 +43,7 @@ import {
   trace,
   type Tracer,
 } from "@opentelemetry/api";
-import type {
-  CountedServer,
-  CountedTopics,
-  HttpStats,
-  WebTransportStats,
-} from "../server/metrics/measures.ts";
-import type { Topics } from "../pubsub/mod.ts";
 import {
-  type CountedManager,
   errorType,
   handshakeAttributes,
   messageAttributes,
@@ -61,8 +52,7 @@ import {
   requestAttributes,
   transportAttributes,
 } from "./otel_metrics.ts";
-import type { QuotaStats } from "../base/quotas/shares.ts";
-import type { SessionManager } from "../manager/session_manager.ts";
+import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/feature.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type {
   HandshakeOutcome,
@@ -111,26 +101,12 @@ export interface OtelOptions {
   readonly runtime?: Runtime | undefined;
 }
 
-/** Telemetry for `serve`, `connect` and `dial`. Several servers and clients can share it. */
-export interface Telemetry extends Instrumentation, Disposable {
-  /**
-   * Also reports the counters of a server's manager: users, addresses, sockets, and rejections by
-   * limit.
-   *
-   * @param manager The `manager` of a server. It replaces the manager of an earlier call.
-   * @param topics The `topics` of the same server, to also report histories and the broker.
-   * @param server The same server, to also report its QUIC handshakes, HTTP requests and limits.
-   */
-  observe(
-    manager: Pick<SessionManager, "stats">,
-    topics?: Pick<Topics, "broker" | "stats">,
-    server?: {
-      readonly webTransportStats?: WebTransportStats | undefined;
-      readonly httpStats?: Readonly<Record<string, HttpStats>> | undefined;
-      readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
-    },
-  ): void;
-}
+/**
+ * Telemetry for `serve`, `connect` and `dial`: a feature of one server, which also reports the
+ * metrics of the server and of its other features, and the `instrumentation` of any number of
+ * clients.
+ */
+export interface Telemetry extends Instrumentation, Feature, Disposable {}
 
 const OPTIONS: OptionKinds<OtelOptions> = {
   meterProvider: objectWith("MeterProvider", "getMeter"),
@@ -146,7 +122,7 @@ const SCOPE = "@skein/skein";
  * Creates telemetry. Disposing of it stops the metrics, but spans are still created.
  *
  * @param options See {@linkcode OtelOptions}.
- * @returns The `instrumentation` option for `serve`, `connect` and `dial`.
+ * @returns A feature of `serve`, and the option `instrumentation` of `connect` and `dial`.
  * @throws {TypeError} If `remoteTraces` is neither `"continue"` nor `"link"`.
  *
  * @example With your own providers
@@ -196,8 +172,10 @@ interface OtelParts {
   readonly continuesTraces: boolean;
 }
 
-/** Telemetry of any number of servers and clients. */
-class OtelInstrumentation implements Instrumentation, Disposable {
+/** Telemetry of a server and of any number of clients. */
+class OtelInstrumentation implements Telemetry {
+  readonly name = "otel";
+  readonly #mount = new Mount<FeatureHost>("otel()");
   readonly #runtime: Runtime;
   readonly #tracer: Tracer;
   readonly #metrics: OtelMetrics;
@@ -212,12 +190,9 @@ class OtelInstrumentation implements Instrumentation, Disposable {
     this.#continuesTraces = continuesTraces;
   }
 
-  observe(
-    manager: CountedManager,
-    topics?: CountedTopics,
-    server?: CountedServer,
-  ): void {
-    this.#metrics.observe(manager, topics, server);
+  mount(host: FeatureHost): Mounted {
+    this.#mount.set(host);
+    return { instrumentation: this, started: () => this.#metrics.observe(host) };
   }
 
   handshake(info: HandshakeInfo): HandshakeWatch {

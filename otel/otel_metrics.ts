@@ -204,10 +204,11 @@ export class OtelMetrics implements Disposable {
   readonly #census = new Map<Side, SessionCensus>(); // At most two.
   readonly #codes = new BoundedLabels({ max: MAX_FOREIGN, other: "other" });
   readonly #errorTypes = new BoundedLabels({ max: MAX_FOREIGN, other: OTHER });
-  readonly #stop: () => void;
-  #manager: CountedManager | undefined;
-  #topics: CountedTopics | undefined;
-  #server: CountedServer = {};
+  /** Instruments by the name of their metric; bounded by the names. */
+  readonly #instruments = new Map<string, Observable>();
+  #stop: () => void;
+  /** Reads the metrics of a server and of its features. */
+  #server: { measures(): readonly Measure[] } | undefined;
 
   /** Creates the instruments. */
   constructor(runtime: Runtime, meter: Meter) {
@@ -225,7 +226,11 @@ export class OtelMetrics implements Disposable {
       unit: "s",
       advice: { explicitBucketBoundaries: SESSION_S },
     });
-    this.#stop = this.#observe();
+    this.#stop = () => {};
+    this.#add([
+      ...sessionMeasures(new SessionCensus(runtime).read()),
+      ...serverMeasures(NO_SERVER),
+    ]);
   }
 
   /** Counts an established session. */
@@ -253,15 +258,10 @@ export class OtelMetrics implements Disposable {
     return error instanceof RequestError ? this.#errorTypes.of(type) : type;
   }
 
-  /** Also reports the counters of a server's manager, topics, WebTransport and HTTP faces. */
-  observe(
-    manager: CountedManager,
-    topics?: CountedTopics,
-    server: CountedServer = {},
-  ): void {
-    this.#manager = manager;
-    this.#topics = topics;
+  /** Also reports the metrics of a server and of its features. */
+  observe(server: { measures(): readonly Measure[] }): void {
     this.#server = server;
+    this.#add(server.measures());
   }
 
   /** Removes the callback that reads the sessions. */
@@ -283,30 +283,45 @@ export class OtelMetrics implements Disposable {
 
   /** Registers one callback for all instruments, so that a collection reads the sessions once. */
   #observe(): () => void {
-    const nothing = new SessionCensus(this.#runtime).read();
-    const kinds = [
-      ...sessionMeasures(nothing),
-      ...managerMeasures(nothing),
-      ...topicMeasures(NO_TOPICS),
-      ...serverMeasures(NO_SERVER),
-    ];
-    const instruments = new Map(kinds.map((kind) => [kind.name, this.#instrument(kind)]));
     const observe: BatchObservableCallback = (result) => {
+      const unknown: Measure[] = [];
       const tell = (measures: readonly Measure[], side: Side) => {
-        for (const { name, values } of measures) {
-          for (const { value, attributes } of values) {
-            result.observe(instruments.get(name)!, value, { "skein.side": side, ...attributes });
+        for (const measure of measures) {
+          const instrument = this.#instruments.get(measure.name);
+          if (instrument === undefined) unknown.push(measure);
+          else {
+            for (const { value, attributes } of measure.values) {
+              result.observe(instrument, value, { "skein.side": side, ...attributes });
+            }
           }
         }
       };
-      for (const [side, census] of this.#census) tell(sessionMeasures(census.read()), side);
-      if (this.#manager !== undefined) tell(managerMeasures(this.#manager.stats()), "server");
-      if (this.#topics !== undefined) tell(topicMeasures(this.#topics), "server");
-      tell(serverMeasures(this.#server), "server");
+      for (const [side, census] of this.#census) {
+        // The server's own metrics include its sessions.
+        if (side === "client" || this.#server === undefined) {
+          tell(sessionMeasures(census.read()), side);
+        }
+      }
+      if (this.#server !== undefined) tell(this.#server.measures(), "server");
+      // A callback can only observe instruments that it was registered with, so these metrics start
+      // with the next collection.
+      if (unknown.length > 0) this.#add(unknown);
     };
-    const all = [...instruments.values()];
+    const all = [...this.#instruments.values()];
     this.#meter.addBatchObservableCallback(observe, all);
     return () => this.#meter.removeBatchObservableCallback(observe, all);
+  }
+
+  /** Adds instruments for metrics that have none, and registers the callback again. */
+  #add(measures: readonly Measure[]): void {
+    const { size } = this.#instruments;
+    for (const measure of measures) {
+      if (this.#instruments.has(measure.name)) continue;
+      this.#instruments.set(measure.name, this.#instrument(measure));
+    }
+    if (this.#instruments.size === size) return;
+    this.#stop();
+    this.#stop = this.#observe();
   }
 
   #instrument({ name, description, unit, kind }: Measure): Observable {

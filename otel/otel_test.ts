@@ -26,6 +26,12 @@ import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
 import type { UntypedMessage } from "../session/message.ts";
 import { type SessionHandlers, sessionSettings } from "../session/settings/session_settings.ts";
+import {
+  managerMeasures,
+  type Measure,
+  serverMeasures,
+  topicMeasures,
+} from "../server/metrics/measures.ts";
 
 /** A recorded span. */
 interface Written {
@@ -164,30 +170,34 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
     ["local", "remote"],
   );
 
-  const { manager } = { manager: { stats: () => ({ ...emptyStats, users: 7 }) } };
-  telemetry.observe(manager as never);
+  let measures: readonly Measure[] = managerMeasures({ ...emptyStats, users: 7 } as never);
+  telemetry.mount({ measures: () => measures } as never).started?.();
   assertEquals(recorder.collect().get("skein.users server"), 7);
-  assertEquals(recorder.collect().get("skein.broker.connected server"), undefined);
   await using topics = new Topics();
-  telemetry.observe(manager as never, topics);
-  assertEquals(recorder.collect().get("skein.broker.connected server"), 1);
   const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
-  telemetry.observe(manager as never, topics, {
-    webTransportStats: { isListening: true, handshakes },
-    httpStats: {
-      api: { active: 2, responses: { 200: 8, 429: 9 } },
-      durableStreams: { active: 0, responses: {}, readers: { sse: 3 }, limited: { rate: 4 } },
-    },
-    quotaStats: {
-      sockets: { taken: 7, max: 20, rejected: { server: 1, address: 2, user: 0, session: 0 } },
-      endless: {
-        taken: 0,
-        max: Infinity,
-        rejected: { server: 0, address: 0, user: 0, session: 0 },
+  measures = [
+    ...topicMeasures(topics),
+    ...serverMeasures({
+      webTransportStats: { isListening: true, handshakes },
+      httpStats: {
+        api: { active: 2, responses: { 200: 8, 429: 9 } },
+        durableStreams: { active: 0, responses: {}, readers: { sse: 3 }, limited: { rate: 4 } },
       },
-    },
-  });
+      quotaStats: {
+        sockets: { taken: 7, max: 20, rejected: { server: 1, address: 2, user: 0, session: 0 } },
+        endless: {
+          taken: 0,
+          max: Infinity,
+          rejected: { server: 0, address: 0, user: 0, session: 0 },
+        },
+      },
+    }),
+  ];
+  // Metrics that the server did not have at the start are reported from the next collection.
+  recorder.collect();
   read = recorder.collect();
+  assertEquals(read.get("skein.users server"), undefined);
+  assertEquals(read.get("skein.broker.connected server"), 1);
   assertEquals(read.get("skein.webtransport.listening server"), 1);
   assertEquals(read.get("skein.quic.handshakes server"), 3);
   assertEquals(read.get("skein.quic.handshakes.dropped server replaced"), 5);
@@ -263,7 +273,7 @@ Deno.test("otel() names spans by pattern, no matter how many topics a client inv
   const recorder = new Recorder();
   using telemetry = otel(recorder.providers);
   await using server = testServer({
-    instrumentation: telemetry,
+    features: [telemetry],
     requests: { "sum:{room}": () => 1 },
     onMessage: (message) => void (message.isRequest && message.reply(1)),
   });

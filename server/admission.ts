@@ -6,7 +6,8 @@ import { type AdmissionOptions, pathMatcher, pathOf } from "./admission_options.
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
 import { PendingUpgrades, type RequestPeer, type SessionRequest } from "./session_request.ts";
-import type { Face, FaceRequest } from "./face.ts";
+import type { Face } from "./face.ts";
+import type { RequestHead } from "./feature.ts";
 import { Rejected, RejectionReport, withinLimits } from "./rejection.ts";
 import {
   FetchedUpgrade,
@@ -209,7 +210,7 @@ export class Admission<V> implements Face {
   }
 
   /** Checks whether a request is an upgrade, or came over WebTransport. */
-  wants(request: FaceRequest): boolean {
+  wants(request: RequestHead): boolean {
     return request.protocols !== undefined || isWebSocketUpgrade(request);
   }
 

@@ -3,7 +3,8 @@ import type { Admission } from "./admission.ts";
 import { reportRequest } from "./broker_services.ts";
 import type { DurableStreamsOptions } from "./durable/options.ts";
 import type { DurableParts } from "./durable/parts.ts";
-import type { Face, FaceRequest, MoqFace } from "./face.ts";
+import type { Face } from "./face.ts";
+import type { RequestHead } from "./feature.ts";
 import { type RequestGate, unavailable } from "./http/gate.ts";
 import type { HttpGuardParts } from "./http/guard.ts";
 import type { HttpStats } from "./metrics/measures.ts";
@@ -40,7 +41,6 @@ export interface FacesOptions extends Pick<HttpGuardParts, "quotas" | "runtime">
   readonly origins: OriginRules;
   readonly console: ConsoleReport;
   readonly gate: RequestGate;
-  readonly moq: MoqFace | undefined;
   readonly admission: Admission<unknown>;
   /** Durable streams over HTTP. */
   readonly durableStreams: DurableStreamsOptions | undefined;
@@ -56,10 +56,9 @@ export interface FacesOptions extends Pick<HttpGuardParts, "quotas" | "runtime">
  * @returns The faces, by server option.
  */
 export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
-  const { moq, admission, hasHttp } = options;
+  const { admission, hasHttp } = options;
   const faces: [name: string, face: Face | undefined][] = [
     ["durableStreams", durableFace(options)],
-    ["moq", moq],
     ["sessions", admission],
     ["http", hasHttp ? httpSessions(options) : undefined],
   ];
@@ -155,7 +154,7 @@ export interface LateFaceOptions<K extends ModuleName> {
   /**
    * The requests that the face handles: a path and everything below it, or a function that decides.
    */
-  readonly wants: string | ((request: FaceRequest) => boolean);
+  readonly wants: string | ((request: RequestHead) => boolean);
   /** Creates the face from its module. */
   readonly open: (module: ModuleOf<K>) => Opened | Promise<Opened>;
 }
@@ -171,7 +170,7 @@ interface LateFaceParts {
 
 /** A face whose code is loaded by {@linkcode LateFace.load} or by the first request. */
 export class LateFace<K extends ModuleName = ModuleName> implements Face {
-  readonly wants: (request: FaceRequest) => boolean;
+  readonly wants: (request: RequestHead) => boolean;
   readonly #parts: LateFaceParts;
   readonly #options: LateFaceOptions<K>;
   #loading: Promise<Opened> | undefined;

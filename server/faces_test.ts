@@ -71,20 +71,20 @@ Deno.test("createServer() rejects the first session over HTTP after its close wi
 
 Deno.test("createServer() mounts a MoqServer once, with the quotas of the server", async () => {
   await using moq = new MoqServer();
-  await using server = createServer({ moq });
+  await using server = createServer({ features: [moq] });
   assert("moq.maxSessions" in server.quotaStats);
   assertEquals([moq.address, moq.url, moq.certificateHashes], [undefined, "", []]);
-  const error = assertThrows(() => createServer({ moq }), TypeError);
+  const error = assertThrows(() => createServer({ features: [moq] }), TypeError);
   assertEquals(
     error.message,
-    "Cannot mount MoQ server: it listens by itself or is mounted already",
+    "Cannot mount new MoqServer(): it belongs to one server; create another with new MoqServer()",
   );
 });
 
 Deno.test("createServer() leaves a MoqServer unmounted if another option is invalid", async () => {
   await using moq = new MoqServer();
-  assertThrows(() => createServer({ moq, origins: ["example.com/path"] }), TypeError);
-  await using server = createServer({ moq });
+  assertThrows(() => createServer({ features: [moq], origins: ["example.com/path"] }), TypeError);
+  await using server = createServer({ features: [moq] });
   assert("moq.maxSessions" in server.quotaStats);
 });
 

@@ -9,7 +9,8 @@ import {
 } from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
-import type { FaceHost, MoqFace } from "./face.ts";
+import type { QuicMount } from "./feature.ts";
+import type { SocketHost } from "./server_core.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { withoutUndefined } from "../base/options/options.ts";
 import { isRuntimeError, requireDeno } from "../base/platform.ts";
@@ -436,27 +437,26 @@ function print(line: string): void {
   console.error(line);
 }
 
-/** Routes raw QUIC connections to MoQ, if it has protocols. */
-export function quicOptionsOf(moq: MoqFace | undefined): RawQuicOptions | undefined {
-  if (moq === undefined || moq.protocols.length === 0) return undefined;
-  return {
-    protocols: moq.protocols,
+/** Routes raw QUIC connections to the feature that handles them. */
+export function quicOptionsOf(mount: QuicMount | undefined): RawQuicOptions | undefined {
+  return mount && {
+    protocols: mount.protocols,
     async onConnection(connection) {
-      await moq.accept(connection);
+      await mount.accept(connection);
     },
   };
 }
 
 /**
- * Describes a server for a face with its own sessions.
+ * Describes the sockets of a server, for a feature with its own sessions.
  *
  * @param listenerOf Returns the server's sockets, once it listens.
  * @param webSocketEngine Engine for WebSocket upgrades that replaces the runtime's own.
  */
-export function faceHost(
+export function socketHost(
   listenerOf: () => ServerListener | undefined,
   webSocketEngine: WebSocketEngine | undefined,
-): FaceHost {
+): SocketHost {
   return {
     webSocketEngine,
     get isDevelopment() {

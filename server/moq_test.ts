@@ -32,7 +32,7 @@ function mounted(
     webTransport: { cacheFolder: null },
     onMessage: (message) => message.reply("pong"),
     ...serveOptions,
-    moq,
+    features: [moq],
   });
   return { moq, server };
 }
@@ -144,7 +144,7 @@ Deno.test("Server.drain() and Server.close() also close MoQ sessions", async () 
 });
 
 Deno.test("createServer() serves MoQ over WebSocket", async () => {
-  await using server = createServer({ moq: new MoqServer({ mux: muxOf() }) });
+  await using server = createServer({ features: [new MoqServer({ mux: muxOf() })] });
   await using http = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen() {} },
     server.fetch,
@@ -153,8 +153,11 @@ Deno.test("createServer() serves MoQ over WebSocket", async () => {
   assertEquals(await greetingOf(session), "hello");
 });
 
-Deno.test("MoqServer.attach() works only once", async () => {
+Deno.test("MoqServer.mount() works only once", async () => {
   const { moq, server: _server } = mounted();
   await using _ = _server;
-  assertThrows(() => serve({ port: 0, onListen() {}, webTransport: false, moq }), TypeError);
+  assertThrows(
+    () => serve({ port: 0, onListen() {}, webTransport: false, features: [moq] }),
+    TypeError,
+  );
 });

@@ -12,7 +12,7 @@ import { KnownTopics } from "./requests/known_topics.ts";
 import type { RenewedHandler } from "./requests/renewals.ts";
 import type { Authorize } from "./requests/rights.ts";
 import { RequestService } from "../session/serving/requests.ts";
-import { type ConnectionLimits, faceHost, quicOptionsOf, ServerListener } from "./listener.ts";
+import { type ConnectionLimits, quicOptionsOf, ServerListener, socketHost } from "./listener.ts";
 import {
   type HttpStats,
   type Measure,
@@ -45,9 +45,9 @@ import { StreamTopics } from "./durable/stream_topics.ts";
 import type { DurableStreams } from "./durable/streams.ts";
 import type { AuthorizeChange } from "./state/gate.ts";
 import type { StateOf } from "./state/state.ts";
-import type { Face, FaceRequest } from "./face.ts";
+import type { Face } from "./face.ts";
 import { MALFORMED_HOSTS, mountFaces } from "./faces.ts";
-import type { Feature, FeatureUser } from "./feature.ts";
+import type { Feature, FeatureUser, RequestHead } from "./feature.ts";
 import { featureHosts } from "./feature_host.ts";
 import { Features } from "./features.ts";
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
@@ -269,8 +269,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       console: this.#console,
       accept: parts.accept,
     }) as Admission<unknown>;
-    // This happens after the options were checked, because a MoQ server can be mounted only once.
-    options.moq?.attach(faceHost(() => this.#listener, parts.accept), this.#quotas);
     this.#broker = broker && reportBroker(runtime, broker, this.#console);
     const { origins, hosts } = options;
     const rules = { origins, hosts };
@@ -303,7 +301,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       gate: this.#gate,
       quotas: this.#quotas,
       origins: rules,
-      moq: options.moq,
       admission: this.#admission,
       durableStreams,
       durable: this.#durable,
@@ -327,7 +324,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       origins: rules,
       users: this.#users,
       settings,
-      sockets: faceHost(() => this.#listener, parts.accept),
+      sockets: socketHost(() => this.#listener, parts.accept),
       server: this,
       accountOf: this.#accountOf,
     };
@@ -375,8 +372,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       console: this.#console,
     });
     this.#services = settings.services = new RequestService(runtime, requests);
-    const hooks = [options.instrumentation, ...this.#features.instrumentations];
-    instrument(settings, ...hooks.filter((one) => one !== undefined));
+    instrument(settings, ...this.#features.instrumentations);
   }
 
   /**
@@ -512,7 +508,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return face?.fetch(request, info) ?? this.#otherResponse(request, info);
   };
 
-  #faceFor(request: FaceRequest): Pick<Face, "fetch" | "take"> | undefined {
+  #faceFor(request: RequestHead): Pick<Face, "fetch" | "take"> | undefined {
     if (MALFORMED_HOSTS.wants(request)) return MALFORMED_HOSTS;
     const feature = this.#features.requestsFor(request);
     if (feature !== undefined) return feature;
@@ -834,13 +830,13 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       ...serverOptions
     } = options;
     signal?.throwIfAborted();
-    checkBuiltinEngine(options);
     // An invalid certificate must not lead to a server without TLS.
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
     const server = new Server(serverOptions, { source, accept: webSocket?.accept });
     const { origins, hosts, fetch, clientAddress } = options;
     server.#suitsHardened = [webSocket, fetch, clientAddress, respond].every((one) => !one);
     try {
+      checkBuiltinEngine(options, server.#features.quic);
       server.#listener = new ServerListener({
         runtime: server.#runtime,
         console: server.#console,
@@ -857,7 +853,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           quotas: server.#quotas,
           unreadStreams: server.#unreadStreams,
         },
-        quic: quicOptionsOf(options.moq),
+        quic: quicOptionsOf(server.#features.quic),
         udpFrom,
         onListen,
         origins,

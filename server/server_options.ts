@@ -35,9 +35,7 @@ import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
 import type { ValueOf } from "./guest.ts";
 import type { ListenInfo } from "./listener.ts";
-import type { MoqFace } from "./face.ts";
 import type { Contract } from "../session/contract.ts";
-import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
@@ -317,8 +315,6 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * @default {true}
    */
   readonly clusterPresence?: boolean | undefined;
-  /** Observes handshakes, sessions and messages, for traces and metrics. Not set by default. */
-  readonly instrumentation?: Instrumentation | undefined;
   /**
    * Features in addition to sessions, topics, presence and rooms, such as metrics or an HTTP API.
    * They are mounted in this order, and asked in this order for each HTTP request.
@@ -448,41 +444,6 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly node?: Omit<NodesOptions, "broker" | "onError" | "runtime"> | undefined;
   /**
-   * Serves Media over QUIC on the same ports. The MoQ server receives clients that offer one of its
-   * protocols or request its path, and all clients over raw QUIC. It has its own rules, limits and
-   * sessions, and is drained and closed together with this server. Over UDP, a client may have 128
-   * bidirectional streams open, one per subscription, unless `maxStreams` of `webTransport` is
-   * larger.
-   *
-   * @example With messages on the same server
-   * ```ts
-   * import { dial, serve } from "@skein/skein";
-   * import { dialMoq, MoqServer, TrackMux } from "@skein/skein/moq";
-   * import { assertEquals } from "@std/assert";
-   *
-   * const mux = new TrackMux();
-   * mux.publish("/greeting", async (track) => {
-   *   const group = await track.openGroup();
-   *   await group.writeFrame(new TextEncoder().encode("hello"));
-   *   await group.close();
-   * });
-   * const moq = new MoqServer({
-   *   mux,
-   *   authorize: (_session, _path, action) => action !== "publish",
-   * });
-   * await using server = serve({ port: 0, onListen() {}, moq });
-   *
-   * await using session = await dial(server.url);
-   * await using media = await dialMoq(moq.webSocketUrl);
-   * const track = await media.subscribe("/greeting", "text");
-   * for await (const group of track) {
-   *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "hello");
-   * }
-   * assertEquals(session.state, "connected");
-   * ```
-   */
-  readonly moq?: MoqFace | undefined;
-  /**
    * Clocks, timers and randomness of this node, which tests and simulations can replace. By
    * default, the platform provides them. Brokers and MoQ servers have the same option.
    */
@@ -589,7 +550,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
   history: recordOf(HISTORY_BOUNDS),
   hosts: listOf("string"),
   http: "boolean",
-  instrumentation: "object",
   keepHeaders: listOf("string", "string"),
   limits: {
     maxSessions: POSITIVE,
@@ -599,7 +559,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
     unreadStreams: UNREAD_STREAMS,
   },
   maxTokenBytes: POSITIVE,
-  moq: objectWith("MoqServer", "fetch"),
   includePublisher: "boolean",
   node: { goneAfterMs: TIMER, heartbeatMs: TIMER, name: "string" },
   onClose: "function",

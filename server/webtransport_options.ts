@@ -1,4 +1,5 @@
 /** Options of WebTransport, and their checks. */
+import type { QuicMount } from "./feature.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
 import { isDeno } from "../base/platform.ts";
 import type { OriginRules } from "../transport/origins.ts";
@@ -76,7 +77,7 @@ export interface WebTransportServeOptions extends
    * - **Protocol:** the client's URL must include the protocol, as `webTransportUrl` does:
    *   `?protocol=skein.1`. Other clients are rejected with 400.
    * - **Not supported:** the options `flowControl` and `maxSessionsPerConnection` of
-   *   `webTransport`, and `moq`.
+   *   `webTransport`, and features that accept raw QUIC, such as `MoqServer`.
    *
    * @example The runtime's own engine
    * ```ts
@@ -141,18 +142,17 @@ export interface BuiltinEngineOptions
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
   /** The option `authenticate`; only its presence matters. */
   readonly authenticate?: unknown;
-  /** The option `moq`; only its presence matters. */
-  readonly moq?: unknown;
 }
 
 /**
  * Checks that no option needs a feature that the runtime's own engine lacks. Other engines support
  * all options.
  *
+ * @param quic Raw QUIC of a feature, if there is one.
  * @throws {TypeError} If an option needs such a feature.
  */
-export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
-  const { webTransport, origins = [], authenticate, allowTokenMessage = false, moq } = options;
+export function checkBuiltinEngine(options: BuiltinEngineOptions, quic?: QuicMount): void {
+  const { webTransport, origins = [], authenticate, allowTokenMessage = false } = options;
   if (typeof webTransport !== "object" || webTransport?.engine !== BUILTIN_ENGINE) return;
   const reject = (rule: string, received: string): never => {
     throw new TypeError(
@@ -170,8 +170,8 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
       `${allowTokenMessage}`,
     );
   }
-  // Each group of a track is a stream, and the engine would run out of streams.
-  if (moq !== undefined) reject("moq must be left out", typeof moq);
+  // Each group of a MoQ track is a stream, and the engine would run out of streams.
+  if (quic !== undefined) reject("features must not accept raw QUIC", quic.protocols.join(", "));
   for (const name of ["flowControl", "maxSessionsPerConnection"] as const) {
     if (webTransport[name] === undefined) continue;
     reject(`webTransport.${name} must be left out`, JSON.stringify(webTransport[name]));

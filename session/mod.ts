@@ -55,7 +55,11 @@ export type {
 } from "./insight/diagnostics.ts";
 export type { SessionHealth, SessionIssue } from "./insight/health.ts";
 export type { HandshakeWatch, Instrumentation, RequestWatch } from "./insight/instrumentation.ts";
-export { recordSessions, type RecordSessionsOptions } from "./insight/recording.ts";
+export {
+  recordSessions,
+  type RecordSessionsOptions,
+  type SessionRecorder,
+} from "./insight/recording.ts";
 export type { HandshakeInfo } from "./settings/settings.ts";
 export type { SessionStats } from "./types.ts";
 export { instrument } from "./insight/watch.ts";

@@ -28,8 +28,8 @@ const IN_BAND = {
 Deno.test("playSession() passes handlers what recordSessions() recorded, at the same times", async () => {
   using time = new FakeTime();
   const lines: string[] = [];
-  const instrumentation = recordSessions({ write: (line) => lines.push(line) });
-  const before = noting({ ...IN_BAND, instrumentation });
+  const recorder = recordSessions({ write: (line) => lines.push(line) });
+  const before = noting({ ...IN_BAND, features: [recorder] });
   await using _before = before.server;
   const client = before.server.connect({ token: "ann", path: "/chat?room=1" });
   await client.request("ask", "first");
@@ -78,8 +78,8 @@ Deno.test("recordSessions() omits tokens in every form, and playSession() fills 
   };
   for (const frame of [...renewals, ...malformed]) {
     const lines: string[] = [];
-    const instrumentation = recordSessions({ write: (line) => lines.push(line) });
-    await using server = testServer({ authenticate, instrumentation });
+    const recorder = recordSessions({ write: (line) => lines.push(line) });
+    await using server = testServer({ authenticate, features: [recorder] });
     await using connection = await server.open({ path: "/?token=s3cret" });
     connection.frames!.send(frame);
     await turns();
@@ -98,7 +98,7 @@ Deno.test("recordSessions() omits tokens in every form, and playSession() fills 
 
 Deno.test("recordSessions() keeps JSON of several lines from a plain client", async () => {
   const lines: string[] = [];
-  const before = noting({ instrumentation: recordSessions({ write: (line) => lines.push(line) }) });
+  const before = noting({ features: [recordSessions({ write: (line) => lines.push(line) })] });
   await using _before = before.server;
   await using connection = await before.server.open({ protocols: [] });
   const data = { auth: "", text: "\u0007" };
@@ -114,7 +114,7 @@ Deno.test("recordSessions() keeps JSON of several lines from a plain client", as
 
 Deno.test("playSession() cuts the network when the recorded session lost it", async () => {
   const lines: string[] = [];
-  const before = noting({ instrumentation: recordSessions({ write: (line) => lines.push(line) }) });
+  const before = noting({ features: [recordSessions({ write: (line) => lines.push(line) })] });
   await using _before = before.server;
   await using session = await before.server.dial({ protocols: [] });
   session.send("say", 1);
@@ -131,12 +131,12 @@ Deno.test("playSession() cuts the network when the recorded session lost it", as
 
 Deno.test("recordSessions() records the selected sessions, up to maxBytes", async () => {
   const lines: string[] = [];
-  const instrumentation = recordSessions({
+  const recorder = recordSessions({
     write: (line) => lines.push(line),
     filter: ({ user }) => user === "ann",
     maxBytes: 500,
   });
-  const { server } = noting({ authenticate: ({ token }) => token ?? null, instrumentation });
+  const { server } = noting({ authenticate: ({ token }) => token ?? null, features: [recorder] });
   await using _server = server;
   const signedIn = (user: string) => server.dial({ headers: { authorization: `Bearer ${user}` } });
   await using ann = await signedIn("ann");
@@ -154,7 +154,7 @@ Deno.test("recordSessions() records the selected sessions, up to maxBytes", asyn
 Deno.test("recordSessions() counts lines, so that empty frames do not fill a disk", async () => {
   let length = 0;
   const write = (line: string) => void (length += line.length);
-  await using server = testServer({ instrumentation: recordSessions({ write, maxBytes: 5_000 }) });
+  await using server = testServer({ features: [recordSessions({ write, maxBytes: 5_000 })] });
   await using connection = await server.open();
   for (let i = 0; i < 1_000; i++) connection.frames!.send("\n");
   await turns();
@@ -165,11 +165,11 @@ Deno.test("recordSessions() reports an error of write, and the session continues
   const errors: unknown[] = [];
   const full = new Error("disk is full");
   await using server = testServer({
-    instrumentation: recordSessions({
+    features: [recordSessions({
       write() {
         throw full;
       },
-    }),
+    })],
     onError: (error) => void errors.push(error),
     onMessage: (message) => message.reply("pong"),
   });

@@ -135,7 +135,10 @@ Deno.test("serve() rejects options that the built-in engine cannot enforce", () 
       "allowTokenMessage must be true with authenticate, because requests have no headers",
     ],
     [{ authenticate, allowTokenMessage: false }, "received false"],
-    [{ moq: new MoqServer({ authorize: () => true }) }, "moq must be left out with the engine"],
+    [
+      { features: [new MoqServer({ authorize: () => true })] },
+      "features must not accept raw QUIC with the engine",
+    ],
     [
       { webTransport: { ...base.webTransport, flowControl: { maxData: 1 } } },
       'webTransport.flowControl must be left out with the engine "builtin" of webTransport, received {"maxData":1}',

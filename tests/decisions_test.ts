@@ -54,7 +54,6 @@ const NO_CALLBACK = [
 const NOT_AWAITED = [
   ...[
     "clientAddress",
-    "instrumentation",
     "metrics.allow",
     "onError",
     "onListen",
@@ -68,9 +67,6 @@ const WITHOUT_LIMIT = ["fetch", "onClose", "onMessage", "onStream", "requests"];
 
 /** Nested options, whose keys in the cases start with the option's name. */
 const NESTED = ["durableStreams"];
-
-/** Options whose callbacks `moq/session/access_test.ts` covers. */
-const ELSEWHERE = ["moq"];
 
 /** A callback whose first call rejects, but only after the time limit. */
 class Hang {
@@ -397,7 +393,7 @@ Deno.test("serve() has a time limit, or a reason for none, for each callback in 
     ),
   ];
   const listed = [
-    ...[...NO_CALLBACK, ...NOT_AWAITED, ...WITHOUT_LIMIT, ...ELSEWHERE],
+    ...[...NO_CALLBACK, ...NOT_AWAITED, ...WITHOUT_LIMIT],
     ...new Set(CASES.map(({ key }) => key)),
   ];
   assertEquals(listed.toSorted(), keys.toSorted());

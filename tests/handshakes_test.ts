@@ -7,6 +7,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import {
   AuthenticationError,
   dial as dialInDeno,
+  type Feature,
   type HandshakeInfo,
   type Instrumentation,
   SessionClosedError,
@@ -44,11 +45,15 @@ class Handshakes implements Instrumentation {
   }
 }
 
+function watching(instrumentation: Instrumentation): Feature {
+  return { name: "watching", mount: () => ({ instrumentation }) };
+}
+
 const websocket = { transports: ["websocket"] } as const;
 
 Deno.test("handshake() ends with a session on both sides", async () => {
   const instrumentation = new Handshakes();
-  await using server = listen({ instrumentation });
+  await using server = listen({ features: [watching(instrumentation)] });
   await using _session = await dial(`${server.url}room?a=1&token=t0p`, {
     ...websocket,
     instrumentation,
@@ -67,7 +72,7 @@ Deno.test("handshake() ends with a session on both sides", async () => {
 Deno.test("handshake() ends with the status of a rejection", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
-    instrumentation,
+    features: [watching(instrumentation)],
     path: "/session",
     limits: { maxSessions: 1 },
     authenticate({ token }) {
@@ -90,7 +95,7 @@ Deno.test("handshake() ends with the status of a rejection", async () => {
 Deno.test("handshake() waits for a token in band, whether it is accepted or rejected", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
-    instrumentation,
+    features: [watching(instrumentation)],
     allowTokenMessage: true,
     authenticate({ token }) {
       if (token !== "good") throw new AuthenticationError("Unknown");
@@ -109,7 +114,7 @@ Deno.test("handshake() ends if a peer vanishes before the session is open", asyn
   const entered = Promise.withResolvers<void>();
   const go = Promise.withResolvers<void>();
   await using server = listen({
-    instrumentation,
+    features: [watching(instrumentation)],
     authenticate: async () => {
       entered.resolve();
       await go.promise;
@@ -135,7 +140,10 @@ Deno.test("handshake() may throw without changing the outcome", async () => {
     };
     for (const handshake of [fail, () => ({ during: fail, ended: fail })]) {
       const instrumentation = { handshake };
-      await using server = listen({ instrumentation, authenticate: () => "ann" });
+      await using server = listen({
+        features: [watching(instrumentation)],
+        authenticate: () => "ann",
+      });
       await using session = await dial(server.url, { ...websocket, instrumentation });
       assertEquals(session.state, "connected");
     }
@@ -169,7 +177,7 @@ Deno.test("connect() reports each of its sessions to the instrumentation", async
 Deno.test("handshake() receives handshakes over WebTransport, and rejections by status", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
-    instrumentation,
+    features: [watching(instrumentation)],
     authenticate({ token }) {
       if (token !== "good") throw new AuthenticationError("Unknown");
       return token;

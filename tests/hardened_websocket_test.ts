@@ -429,7 +429,7 @@ Deno.test("serve() also serves Media over QUIC on the hardened engine", async ()
     await group.close();
   });
   const moq = new MoqServer({ mux });
-  const { engine, server } = listenHardened({ moq });
+  const { engine, server } = listenHardened({ features: [moq] });
   await using _server = server;
   await using media = await dialMoq(moq.webSocketUrl);
   const track = await media.subscribe("/greeting", "text");

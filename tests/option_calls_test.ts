@@ -606,7 +606,7 @@ const EXEMPT: Readonly<Record<string, RegExp>> = {
   "a definition, checked by its compiler": /^defineContract$/,
   "other types of a State, which is in the tables": /^(?:TypedStateMethods|TypedTransaction)\./,
   "the W3C class, whose dictionaries ignore unknown members": /^(?:new )?WebTransport/,
-  "members of features, which Skein calls itself": /^Mounted\./,
+  "members of features, which Skein calls itself": /^(?:Mounted\.|MoqServer\.mount$)/,
   "hooks of React, whose options go to the client": /^SkeinHooks\./,
 };
 

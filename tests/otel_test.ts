@@ -277,10 +277,9 @@ Deno.test("otel() does nothing without an SDK", async () => {
     port: 0,
     hostname: "127.0.0.1",
     onListen() {},
-    instrumentation: telemetry,
+    features: [telemetry],
     onMessage: (message) => message.reply(message.data),
   });
-  telemetry.observe(server.manager);
   await using session = await dial(server.url, { instrumentation: telemetry });
   assertEquals(await session.request("echo", 1), 1);
 });

@@ -185,7 +185,7 @@ Deno.test("serve() counts a user who connected an hour ago separately from the g
 
 Deno.test("Server.quotaStats includes the limits of a mounted MoqServer's relay", async () => {
   await using relay = new MoqRelay({ maxBroadcasts: 7, maxTracks: 8 });
-  await using server = createServer({ moq: new MoqServer({ mux: relay.mux }) });
+  await using server = createServer({ features: [new MoqServer({ mux: relay.mux })] });
   const { "moq.maxBroadcasts": broadcasts, "moq.maxTracks": tracks } = server.quotaStats;
   assertEquals([broadcasts?.max, tracks?.max], [7, 8]);
 });

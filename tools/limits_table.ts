@@ -286,8 +286,10 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
       onListen() {},
       webSocket: hardenedWebSocket(),
       webTransport: {},
-      moq: new MoqServer({ mux: relay.mux }),
-      features: [httpApi({ path: "/api", authorize: () => true })],
+      features: [
+        new MoqServer({ mux: relay.mux }),
+        httpApi({ path: "/api", authorize: () => true }),
+      ],
       durableStreams: { path: "/streams", authorize: () => true },
       broker,
     });

@@ -3,8 +3,14 @@ import { optionsFor } from "../../base/options/options.ts";
 import { MOQ_LISTEN, MOQ_SERVER } from "./server_options.ts";
 import { checkOptions, TIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import type { FaceHost, FaceRequest, MoqFace } from "../../server/face.ts";
-import type { Quotas, QuotaStats } from "../../base/quotas/shares.ts";
+import {
+  type Feature,
+  type FeatureHost,
+  Mount,
+  type Mounted,
+  type RequestHead,
+} from "../../server/feature.ts";
+import type { SocketHost } from "../../server/server_core.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { DevCertificate } from "../../transport/certificate/dev_certificate.ts";
@@ -47,8 +53,42 @@ const CLOSE_TIMEOUT_MS = 2_000;
  *   session.
  * - **Bounded:** the numbers of sessions, of sessions per address, and of concurrent setups are
  *   limited.
+ *
+ * As a feature of `serve`, it shares the server's ports: it receives clients that offer one of its
+ * protocols or request its path, and all clients over raw QUIC. It has its own rules, limits and
+ * sessions, and is drained and closed together with the server. Over UDP, a client may have 128
+ * bidirectional streams open, one per subscription, unless `maxStreams` of `webTransport` is larger.
+ *
+ * @example With messages on the same server
+ * ```ts
+ * import { dial, serve } from "@skein/skein";
+ * import { dialMoq, MoqServer, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/greeting", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("hello"));
+ *   await group.close();
+ * });
+ * const moq = new MoqServer({
+ *   mux,
+ *   authorize: (_session, _path, action) => action !== "publish",
+ * });
+ * await using server = serve({ port: 0, onListen() {}, features: [moq] });
+ *
+ * await using session = await dial(server.url);
+ * await using media = await dialMoq(moq.webSocketUrl);
+ * const track = await media.subscribe("/greeting", "text");
+ * for await (const group of track) {
+ *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "hello");
+ * }
+ * assertEquals(session.state, "connected");
+ * ```
  */
-export class MoqServer implements MoqFace, AsyncDisposable {
+export class MoqServer implements Feature, AsyncDisposable {
+  /** Name of the feature. */
+  readonly name = "moq";
   /**
    * Supported protocols of raw QUIC, in order of preference, for `listenQuic` and similar calls.
    */
@@ -60,7 +100,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   readonly #admission: MoqAdmission;
   readonly #sessions: Sessions;
   #sockets: MoqSockets | undefined;
-  #host: FaceHost | undefined;
+  readonly #mount = new Mount<SocketHost>("new MoqServer()");
   #removeAbortListener: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
@@ -251,39 +291,37 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Mounts this server in a host, and uses the host's URLs and quotas. Called by `serve()` and
-   * `createServer()`.
+   * Mounts this server in another server, whose ports, URLs and quotas it uses. Called by `serve()`
+   * and `createServer()`.
    *
    * @param host The server that forwards requests and connections.
-   * @param quotas All quotas of that server.
-   * @throws {TypeError} If the server listens by itself, or is mounted already.
-   * @ignore
+   * @returns The additions to that server.
+   * @throws {TypeError} If this server listens by itself, or is mounted already.
    */
-  attach(host: FaceHost, quotas: Quotas): void {
-    if (this.#host !== undefined) {
-      throw new TypeError("Cannot mount MoQ server: it listens by itself or is mounted already");
-    }
-    this.#host = host;
-    this.#admission.countBy(quotas);
+  mount({ core }: FeatureHost): Mounted {
+    this.#mount.set(core.sockets);
+    this.#admission.countBy(core.guard.quotas);
+    return {
+      http: {
+        wants: (head) => this.#wants(head),
+        fetch: this.fetch,
+        webTransport: (request) => this.take(request),
+      },
+      ...(this.protocols.length > 0 && {
+        quic: { protocols: this.protocols, accept: (connection) => this.accept(connection) },
+      }),
+      // The relay that has the mux keeps quotas of its own.
+      quotaStats: () => this.#options.mux?.quotas?.stats ?? {},
+      drain: ({ withinMs }) => this.drain({ timeoutMs: withinMs }),
+      close: () => this.close(),
+    };
   }
 
   /**
-   * The counters of the limits of the relay that has the mux, for the metrics of a host.
-   *
-   * @ignore
+   * Checks whether a request on a shared port is for this server: the client offers a MoQ version by
+   * name, or requests the path of this server's sessions or the hash of the certificate.
    */
-  get quotaStats(): Readonly<Record<string, QuotaStats>> {
-    return this.#options.mux?.quotas?.stats ?? {};
-  }
-
-  /**
-   * Returns `true` if a request on a shared port is for this server: the client offers a MoQ
-   * version by name, or requests the path of this server's sessions or the hash of the certificate.
-   *
-   * @param asked An HTTP request, or a request for a WebTransport session.
-   * @ignore
-   */
-  wants(asked: FaceRequest): boolean {
+  #wants(asked: RequestHead): boolean {
     if (requestsHash(asked, this.#host) || offersMoq(asked)) return true;
     const isSession = asked.protocols !== undefined || asked.headers.has("upgrade");
     const { path } = this.#options;
@@ -304,11 +342,16 @@ export class MoqServer implements MoqFace, AsyncDisposable {
         await server.accept(connection);
       },
     });
-    server.#host = server.#sockets;
+    server.#mount.set(server.#sockets);
     const onAbort = () => void server.close();
     signal?.addEventListener("abort", onAbort, { once: true });
     server.#removeAbortListener = () => signal?.removeEventListener("abort", onAbort);
     return server;
+  }
+
+  /** The sockets; `undefined` before the server listens or is mounted. */
+  get #host(): SocketHost | undefined {
+    return this.#mount.isSet ? this.#mount.value : undefined;
   }
 
   /** Returns the URL of a client over raw QUIC, as far as known from the handshake. */

@@ -4,7 +4,8 @@ import { FLOW_CONTROL, UNREAD_STREAMS } from "../../transport/option_kinds.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { LIMIT, listOf, objectWith, PORT, POSITIVE } from "../../base/options/option_checks.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { FaceHost, FaceRequest } from "../../server/face.ts";
+import type { RequestHead } from "../../server/feature.ts";
+import type { SocketHost } from "../../server/server_core.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { Certificate } from "../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../transport/connection.ts";
@@ -196,7 +197,7 @@ export interface ListenMoqOptions extends MoqServerOptions {
 }
 
 /** Returns `true` if a client offers a MoQ protocol by name. */
-export function offersMoq({ headers, protocols }: FaceRequest): boolean {
+export function offersMoq({ headers, protocols }: RequestHead): boolean {
   const offered = protocols ??
     headers.get("sec-websocket-protocol")?.split(",")
       .map((name) => parseQmuxProtocol(name.trim())?.protocol ?? "");
@@ -207,7 +208,7 @@ export function offersMoq({ headers, protocols }: FaceRequest): boolean {
 }
 
 /** Returns `true` if a client requests the certificate's hash, and the host may send it. */
-export function requestsHash({ url, method }: FaceRequest, host: FaceHost | undefined): boolean {
+export function requestsHash({ url, method }: RequestHead, host: SocketHost | undefined): boolean {
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
     url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;
 }

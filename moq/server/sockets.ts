@@ -30,7 +30,7 @@ import type {
   WebSocketHost,
 } from "../../transport/websocket/server.ts";
 import { MAX_STREAMS } from "../wire/versions.ts";
-import type { FaceHost } from "../../server/face.ts";
+import type { SocketHost } from "../../server/server_core.ts";
 import type { ListenMoqOptions, MoqWire } from "./server_options.ts";
 
 /** The maximum number of free TCP ports to try until one is also free on UDP. */
@@ -154,7 +154,7 @@ function connectionsFor(sessions: number): number {
 }
 
 /** Sockets that listen from construction to close. */
-export class MoqSockets implements FaceHost {
+export class MoqSockets implements SocketHost {
   readonly #options: SocketsOptions;
   readonly #handlers: SocketsHandlers;
   readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.

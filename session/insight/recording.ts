@@ -49,6 +49,17 @@ export interface RecordSessionsOptions {
   readonly maxBytes?: number | undefined;
 }
 
+/** The hooks of {@linkcode recordSessions}, which are also a feature of a server. */
+export interface SessionRecorder extends Instrumentation {
+  /** Name of the feature. */
+  readonly name: string;
+  /** Adds the hooks to a server. */
+  mount(): {
+    /** The hooks. */
+    readonly instrumentation: Instrumentation;
+  };
+}
+
 const OPTIONS: OptionKinds<RecordSessionsOptions> = {
   filter: "function",
   maxBytes: POSITIVE,
@@ -71,7 +82,7 @@ interface Recording {
  *   headers, but it does contain the secret that identifies a guest.
  *
  * @param options See {@linkcode RecordSessionsOptions}.
- * @returns Hooks for the option `instrumentation`.
+ * @returns A feature of `serve`, whose hooks are also the option `instrumentation` of a client.
  * @throws {TypeError} If an option has another type.
  * @throws {RangeError} If `maxBytes` is not a positive integer.
  *
@@ -83,7 +94,7 @@ interface Recording {
  *
  * const lines: string[] = [];
  * await using server = testServer({
- *   instrumentation: recordSessions({ write: (line) => lines.push(line) }),
+ *   features: [recordSessions({ write: (line) => lines.push(line) })],
  *   requests: { greet: ({ data }) => `Hello, ${data}` },
  * });
  * await using session = await server.dial();
@@ -92,7 +103,7 @@ interface Recording {
  * assertEquals(JSON.parse(sent), { topic: "greet", data: "Ann", id: 1 });
  * ```
  */
-export function recordSessions(options: RecordSessionsOptions): Instrumentation {
+export function recordSessions(options: RecordSessionsOptions): SessionRecorder {
   checkOptions("record sessions", options, OPTIONS);
   const { write, filter = () => true, maxBytes = MAX_BYTES } = options;
   const recordings = new WeakMap<Session, Recording | null>();
@@ -108,7 +119,7 @@ export function recordSessions(options: RecordSessionsOptions): Instrumentation 
     return recording;
   }
 
-  return {
+  const hooks: Instrumentation = {
     sessionOpened: (session) => void recordingOf(session),
     received(session, frame) {
       const recording = recordingOf(session);
@@ -132,6 +143,7 @@ export function recordSessions(options: RecordSessionsOptions): Instrumentation 
       write(lineOf(session, recording, { closed: { code, reason, by } }));
     },
   };
+  return { ...hooks, name: "recording", mount: () => ({ instrumentation: hooks }) };
 }
 
 function lineOf(

@@ -55,7 +55,7 @@ async function serveSessions(
     port,
     hostname: "127.0.0.1",
     onListen() {},
-    ...(kind === "moq" ? { moq: moqServer(run) } : {}),
+    ...(kind === "moq" ? { features: [moqServer(run)] } : {}),
     broker: await SqliteBroker.open(database),
     history: { runs: {} },
     origins: ["*"],

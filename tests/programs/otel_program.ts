@@ -21,7 +21,7 @@ const server = serve({
   hostname: "127.0.0.1",
   onListen() {},
   contract,
-  instrumentation: telemetry,
+  features: [telemetry],
   authenticate({ token }) {
     tracer.startSpan("look up").end();
     if (token === "s3cret-token") return "ann";
@@ -40,7 +40,6 @@ const server = serve({
   },
   onError() {},
 });
-telemetry.observe(server.manager);
 
 function fail(): void {
   throw new TypeError("A handler that fails");
