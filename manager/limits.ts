@@ -1,7 +1,7 @@
 /** Limits on sessions, in total, per user and per network address, and on sockets and rates. */
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { Account } from "../base/quotas/accounts.ts";
+import type { Account, Accounts } from "../base/quotas/accounts.ts";
 import {
   type Quota,
   type QuotaOptions,
@@ -11,6 +11,7 @@ import {
 } from "../base/quotas/shares.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
+import type { SocketLease } from "../transport/websocket/server.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 
 /** Default limit on sessions. */
@@ -96,21 +97,84 @@ export interface Reservation extends Disposable {
   [Symbol.dispose](): void;
 }
 
-class HeldReservation implements Reservation {
-  /** Limiter that holds the slot. */
+/**
+ * A client that connects. Its account is looked up once, and each limit counts it once: the rates
+ * of its address and its user, the slot of its session, and its socket.
+ */
+export class ConnectingClient implements Reservation {
+  /** The limiter that holds the slot. */
   readonly limiter: SessionLimiter;
+  /** The user and the address toward which the slot counts. */
   peer: Peer;
-  /** The slot; `undefined` once it was used or released. */
+  /** The account of both. */
+  account: Account;
+  /** The slot; `undefined` until it is reserved, and once it was used or released. */
   slot: Slot | undefined;
+  readonly #atAddress: Account;
 
-  constructor(limiter: SessionLimiter, peer: Peer, slot: Slot) {
+  /** Looks up the account. Takes no slot yet. */
+  constructor(limiter: SessionLimiter, peer: Peer) {
     this.limiter = limiter;
     this.peer = peer;
-    this.slot = slot;
+    this.account = this.#atAddress = limiter.accounts.of(peer);
   }
 
   get isHeld(): boolean {
     return this.slot !== undefined;
+  }
+
+  /**
+   * Counts the attempt toward the rate of the address.
+   *
+   * @throws {LimitError} If there are too many attempts.
+   */
+  countAttempt(): void {
+    this.limiter.rates.connect({ account: this.#atAddress });
+  }
+
+  /**
+   * Counts the attempt toward the rate of a user.
+   *
+   * @throws {LimitError} If there are too many attempts.
+   */
+  countUser(user: string): void {
+    this.limiter.rates.connect({ user });
+  }
+
+  /**
+   * Reserves the slot.
+   *
+   * @param beside The slot of the client's other session: both together are counted once.
+   * @throws {LimitError} If there is no room.
+   */
+  reserve(beside?: Slot): void {
+    this.slot = this.limiter.takeFor(this, beside);
+  }
+
+  /**
+   * Counts the slot toward a user as well. If this throws, the slot stays as it is.
+   *
+   * @param beside The slot of the client's other session: both together are counted once.
+   * @throws {LimitError} If there is no room for the user.
+   * @throws {TypeError} If the slot is not held.
+   */
+  identify(user: string, beside?: Slot): void {
+    const peer = { user, address: this.peer.address };
+    const account = this.limiter.accounts.known(this.#atAddress, peer);
+    this.limiter.changeFor(this, account, beside);
+    this.peer = peer;
+    this.account = account;
+  }
+
+  /**
+   * Counts the socket.
+   *
+   * @param isBeside True if the client moves from another session.
+   * @returns The lease of the socket, which the engine disposes of.
+   * @throws {LimitError} If there are too many sockets.
+   */
+  takeSocket(isBeside: boolean): SocketLease {
+    return this.limiter.sockets.take(this.#atAddress, isBeside);
   }
 
   [Symbol.dispose](): void {
@@ -131,7 +195,8 @@ export interface LimiterParts {
 
 /** Counts sessions and reservations, and rejects those beyond a limit. */
 export class SessionLimiter {
-  readonly #quotas: Quotas;
+  /** The accounts of peers. Guests are counted only by address. */
+  readonly accounts: Accounts;
   /** Slots of sessions. */
   readonly sessions: Quota;
   /** Counts sockets, whose bounds follow from those on sessions. */
@@ -151,7 +216,7 @@ export class SessionLimiter {
     rates: RateLimitsOptions = {},
     { quotas = new Quotas(runtime), unreadStreams = new UnreadStreams() }: LimiterParts = {},
   ) {
-    this.#quotas = quotas;
+    this.accounts = quotas.accounts;
     this.unreadStreams = unreadStreams;
     const options = sessionQuota(limits);
     this.sessions = quotas.open(options);
@@ -197,7 +262,7 @@ export class SessionLimiter {
    * @throws {LimitError} If there is no room.
    */
   take(peer: Peer, beside?: Slot): Slot {
-    return this.#take("add session", peer, beside);
+    return this.#take("add session", this.accounts.of(peer), beside);
   }
 
   /**
@@ -208,25 +273,22 @@ export class SessionLimiter {
    * @throws {LimitError} If there is no room.
    */
   reserve(peer: Peer, beside?: Slot): Reservation {
-    const slot = this.#take("admit session", peer, beside);
-    this.#reserved++;
-    return new HeldReservation(this, peer, slot);
+    const client = new ConnectingClient(this, peer);
+    client.reserve(beside);
+    return client;
   }
 
-  /**
-   * Counts a reservation toward a user as well. If this throws, the slot stays as it is.
-   *
-   * @param reservation A held reservation of this limiter.
-   * @param user The user.
-   * @param beside The slot of the client's other session: both together are counted once.
-   * @throws {LimitError} If there is no room for the user.
-   */
-  identify(reservation: Reservation, user: string, beside?: Slot): void {
+  /** Takes the slot of a client that connects, see {@linkcode ConnectingClient.reserve}. */
+  takeFor({ account }: ConnectingClient, beside: Slot | undefined): Slot {
+    const slot = this.#take("admit session", account, beside);
+    this.#reserved++;
+    return slot;
+  }
+
+  /** Counts the slot of a client for another account; see {@linkcode ConnectingClient.identify}. */
+  changeFor(client: ConnectingClient, account: Account, beside: Slot | undefined): void {
     this.#checkDraining("admit session");
-    const { held, slot } = this.#heldOf(reservation, "admit session");
-    const peer = { user, address: held.peer.address };
-    slot.change(this.#accountOf(peer), { verb: "admit session", beside });
-    held.peer = peer;
+    this.#heldOf(client, "admit session").slot.change(account, { verb: "admit session", beside });
   }
 
   /**
@@ -245,14 +307,15 @@ export class SessionLimiter {
     const { user, address = peer.address } = held.peer;
     const isSame = peer.user === user && address === held.peer.address;
     if (!isSame || beside !== undefined) {
-      slot.change(this.#accountOf({ user: peer.user, address }), { verb: "add session", beside });
+      const account = isSame ? held.account : this.accounts.of({ user: peer.user, address });
+      slot.change(account, { verb: "add session", beside });
     }
     this.endReservation(held);
     return slot;
   }
 
-  #heldOf(reservation: Reservation, verb: string): { held: HeldReservation; slot: Slot } {
-    const isOwn = reservation instanceof HeldReservation && reservation.limiter === this;
+  #heldOf(reservation: Reservation, verb: string): { held: ConnectingClient; slot: Slot } {
+    const isOwn = reservation instanceof ConnectingClient && reservation.limiter === this;
     const slot = isOwn ? reservation.slot : undefined;
     if (isOwn && slot !== undefined) return { held: reservation, slot };
     throw new TypeError(
@@ -261,19 +324,14 @@ export class SessionLimiter {
   }
 
   /** Stops counting a reservation, whose slot is used or released. */
-  endReservation(reservation: HeldReservation): void {
+  endReservation(reservation: ConnectingClient): void {
     reservation.slot = undefined;
     this.#reserved--;
   }
 
-  #take(verb: string, peer: Peer, beside: Slot | undefined): Slot {
+  #take(verb: string, account: Account, beside: Slot | undefined): Slot {
     this.#checkDraining(verb);
-    return this.sessions.take(this.#accountOf(peer), { verb, beside });
-  }
-
-  /** Guests are counted only by address. */
-  #accountOf(peer: Peer): Account {
-    return this.#quotas.accounts.of(peer);
+    return this.sessions.take(account, { verb, beside });
   }
 
   #checkDraining(verb: string): void {

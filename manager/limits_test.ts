@@ -75,7 +75,9 @@ Deno.test("SessionLimiter.reserve() applies default shares only once half of the
 Deno.test("Sockets.take() applies the default share of an address only once half of the bound is in use", () => {
   const { sockets } = new SessionLimiter(platformRuntime(), { maxSessions: 2_000 });
   const strict = new SessionLimiter(platformRuntime(), { maxSessionsPerAddress: 7 }).sockets;
-  const take = (from: Sockets, key: string) => attempts(5_000, () => from.take(key, false));
+  const { accounts } = new Quotas(platformRuntime());
+  const take = (from: Sockets, key: string) =>
+    attempts(5_000, () => from.take(accounts.of({ address: key }), false));
   assertEquals([take(sockets, "192.0.2.1"), take(sockets, "192.0.2.2")], [2_000, 2_000]);
   assertEquals([take(strict, "192.0.2.1"), take(strict, "192.0.2.1")], [14, 0]);
 });

@@ -6,7 +6,7 @@ import type { OptionKinds } from "../base/options/options.ts";
 import { objectWith, POSITIVE, RATE } from "../base/options/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { Accounts } from "../base/quotas/accounts.ts";
+import { type Account, type Accounts, NOBODY } from "../base/quotas/accounts.ts";
 import { MAX_REJECTIONS } from "../session/faults.ts";
 import type { Session } from "../session/session.ts";
 import {
@@ -146,6 +146,15 @@ const COUNTED_SCOPES = ["user", "address"] as const;
 
 const NO_ACCOUNTS: readonly RateAccount[] = [];
 
+/** Counters of {@linkcode RateLimits}, as in the statistics of a manager. */
+interface RateStats {
+  readonly rejected: Readonly<Record<RateScope, number>>;
+  readonly rejectedConnections: Readonly<Record<"user" | "address", number>>;
+  readonly closed: number;
+  readonly remembered: number;
+  readonly brokerFailures: number;
+}
+
 /** Properties of a server that its rates depend on. */
 export interface RateLimitsParts {
   /** Recognizes the addresses of proxies. */
@@ -213,7 +222,7 @@ export class RateLimits implements MeterHost, Disposable {
   }
 
   /** Counters of rejections. */
-  get stats() {
+  get stats(): RateStats {
     return {
       rejected: { ...this.#rejected },
       rejectedConnections: { ...this.#rejectedConnections },
@@ -224,13 +233,18 @@ export class RateLimits implements MeterHost, Disposable {
   }
 
   /**
-   * Counts an attempt to connect.
+   * Counts an attempt to connect toward a user, the address of an account, or both.
    *
    * @throws {LimitError} If there are too many attempts.
    */
-  connect({ user, address }: CountedPeer): void {
+  connect(
+    { user, account = NOBODY }: {
+      readonly user?: string | undefined;
+      readonly account?: Account | undefined;
+    },
+  ): void {
     const now = this.runtime.now();
-    const { networks: [network], isBehindProxy } = this.#accounts.of({ address });
+    const { networks: [network], isBehindProxy } = account;
     const counted = {
       user,
       address: isBehindProxy && this.#isDefaultConnections ? undefined : network?.key,

@@ -22,6 +22,7 @@ import type { Slot } from "../base/quotas/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import {
+  ConnectingClient,
   type LimiterParts,
   type ManagerLimits,
   type Reservation,
@@ -218,25 +219,19 @@ export class SessionManager implements AsyncDisposable {
   admit(options: AdmitOptions = {}): Reservation {
     checkOptions("admit session", options, ADMIT);
     const { user, address, beside } = options;
-    return this.#limiter.reserve({ user, address }, this.#slotOf(beside));
+    return this.#limiter.reserve({ user, address }, this.slotOf(beside));
   }
 
   /**
-   * Counts a reserved slot toward a user as well, as soon as the user is known. If this throws, the
-   * slot stays reserved.
+   * Starts to count a client that connects. It takes nothing until its methods are called.
    *
-   * @param reservation The slot.
-   * @param options The user, and the session from which the client moves.
-   * @throws {LimitError} If a limit, named by `limit`, is reached, or if the manager is draining.
-   * @throws {TypeError} If this manager does not hold the reservation.
+   * @param address The network address, where known.
+   * @returns The client, which is the reservation of its session.
    *
    * @ignore
    */
-  identify(
-    reservation: Reservation,
-    { user, beside }: { readonly user: string; readonly beside?: Session | undefined },
-  ): void {
-    this.#limiter.identify(reservation, user, this.#slotOf(beside));
+  connecting(address: string | undefined): ConnectingClient {
+    return new ConnectingClient(this.#limiter, { user: undefined, address });
   }
 
   /**
@@ -262,7 +257,8 @@ export class SessionManager implements AsyncDisposable {
    */
   admitConnection(options: AdmitOptions): void {
     checkOptions("admit connection", options, ADMIT);
-    this.#limiter.rates.connect({ user: options.user, address: options.address });
+    const { user, address } = options;
+    this.#limiter.rates.connect({ user, account: this.#limiter.accounts.of({ address }) });
   }
 
   /**
@@ -290,7 +286,7 @@ export class SessionManager implements AsyncDisposable {
   admitSocket(options: Pick<AdmitOptions, "address" | "beside"> = {}): SocketLease {
     checkOptions("admit socket", options, { address: "string", beside: "object" });
     const { address, beside } = options;
-    return this.#limiter.sockets.take(address, beside !== undefined);
+    return this.#limiter.sockets.take(this.#limiter.accounts.of({ address }), beside !== undefined);
   }
 
   /**
@@ -308,9 +304,18 @@ export class SessionManager implements AsyncDisposable {
    */
   add(session: Session, options: AddOptions = {}): string {
     checkOptions("add session", options, ADD);
+    return this.enter(session, options);
+  }
+
+  /**
+   * Adds a session as `add` does, without a check of the options.
+   *
+   * @ignore
+   */
+  enter(session: Session, options: AddOptions): string {
     const { id } = session;
     const { reservation } = options;
-    const beside = this.#slotOf(options.beside);
+    const beside = this.slotOf(options.beside);
     if (this.#entries.has(id)) {
       throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
     }
@@ -582,7 +587,12 @@ export class SessionManager implements AsyncDisposable {
     }, this.#cleanupIntervalMs);
   }
 
-  #slotOf(session: Session | undefined): Slot | undefined {
+  /**
+   * Returns the slot of a session of this manager.
+   *
+   * @ignore
+   */
+  slotOf(session: Session | undefined): Slot | undefined {
     const entry = session && this.#entries.get(session.id);
     return entry?.session === session ? entry?.slot : undefined;
   }

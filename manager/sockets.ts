@@ -1,4 +1,5 @@
 /** Limits on sockets, which can outlive their sessions. */
+import type { Account } from "../base/quotas/accounts.ts";
 import type { Quota, QuotaOptions, Quotas, Slot } from "../base/quotas/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 
@@ -38,7 +39,6 @@ class Lease implements SocketLease {
  * that takes. By then, its session has freed its slot, so sockets have a separate limit.
  */
 export class Sockets {
-  readonly #quotas: Quotas;
   readonly #slots: Quota;
   #lingering = 0;
 
@@ -49,7 +49,6 @@ export class Sockets {
    * are allowed.
    */
   constructor(quotas: Quotas, sessions: QuotaOptions) {
-    this.#quotas = quotas;
     const { shareLimits, strict, max, shares: { address = Infinity } } = sessions;
     this.#slots = quotas.open({
       limit: sessions.limit,
@@ -63,7 +62,7 @@ export class Sockets {
     });
   }
 
-  get stats() {
+  get stats(): { readonly open: number; readonly lingering: number; readonly rejected: number } {
     const { taken, rejected: { server, address } } = this.#slots.stats;
     return { open: taken, lingering: this.#lingering, rejected: server + address };
   }
@@ -71,14 +70,14 @@ export class Sockets {
   /**
    * Counts a socket.
    *
-   * @param address The network address; `undefined` is not counted.
+   * @param account The account of the network address.
    * @param isBeside True for a client that is moving here from another session.
    * @returns The lease of the socket; disposing of it ends the count.
    * @throws {LimitError} If there are too many sockets.
    */
-  take(address: string | undefined, isBeside: boolean): SocketLease {
+  take(account: Account, isBeside: boolean): SocketLease {
     const factor = isBeside ? SOCKETS_BESIDE / SOCKETS_PER_SESSION : 1;
-    return new Lease(this, this.#slots.take(this.#quotas.accounts.of({ address }), { factor }));
+    return new Lease(this, this.#slots.take(account, { factor }));
   }
 
   /** Counts one more or one fewer lingering socket. */

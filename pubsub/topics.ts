@@ -153,6 +153,13 @@ type OpenTopic =
     readonly subscription: BrokerSubscription;
   };
 
+/** A publication that was encoded and checked, and is not published yet. */
+export interface EncodedPublication {
+  readonly publication: Publication;
+  /** Bounds of the topic's history, if it has one. */
+  readonly bounds: HistoryBounds | undefined;
+}
+
 interface Subscriber {
   /** The session's ids, as used in `except` of publications. */
   readonly ids: string[];
@@ -468,6 +475,44 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
+   * Encodes a publication, without a check of the options.
+   *
+   * @ignore
+   * @param verb The operation, for errors.
+   * @param topic The topic.
+   * @param data See {@linkcode Topics.publish}.
+   * @param options See {@linkcode PublishOptions}.
+   * @returns The publication, which may be published once.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is not valid.
+   * @throws {RangeError} If the message is too large, or the topic too long.
+   */
+  encode(
+    verb: string,
+    topic: string,
+    data: unknown,
+    { except, from }: PublishOptions,
+  ): EncodedPublication {
+    checkPublic(topic, verb);
+    if (topic.startsWith(STREAM_PREFIX)) {
+      throw new TypeError(
+        `Cannot ${verb}: the topics of durable streams accept no publications, received "${topic}"`,
+      );
+    }
+    const bounds = this.historyOf(topic);
+    const reserved = bounds === undefined ? 0 : MAX_PLACE_BYTES;
+    const maxBytes = this.#maxMessageBytes - reserved;
+    if (from !== undefined && !isTopic(from)) {
+      throw new TypeError(
+        `Cannot ${verb}: from must have 1 to ${MAX_TOPIC_BYTES} bytes, received ${describe(from)}`,
+      );
+    }
+    const { frame: payload, size: bytes } = encodeMessage(topic, data, { verb, maxBytes, from });
+    const publication = { topic, payload, bytes };
+    if (except === undefined) return { publication, bounds };
+    return { publication: { ...publication, except: exceptionOf(except) }, bounds };
+  }
+
+  /**
    * Publishes to all subscribers on every node, without waiting for delivery. On a topic with a
    * history, `stats` counts the publications that the broker does not accept.
    *
@@ -481,8 +526,15 @@ export class Topics implements AsyncDisposable {
    */
   publish(topic: string, data?: unknown, options: PublishOptions = {}): void {
     checkOptions("publish", options, PUBLISH);
-    const bounds = this.historyOf(topic);
-    const publication = this.#encode(topic, data, { ...options, bounds, verb: "publish" });
+    this.publishEncoded(this.encode("publish", topic, data, options));
+  }
+
+  /**
+   * Publishes an encoded publication, as {@linkcode Topics.publish} does.
+   *
+   * @ignore
+   */
+  publishEncoded({ publication, bounds }: EncodedPublication): void {
     if (bounds === undefined) return this.broker.publish(publication);
     if (this.broker.status.current.name === "closed") {
       throw new UnsupportedError("Cannot publish: the broker is closed");
@@ -524,11 +576,22 @@ export class Topics implements AsyncDisposable {
     options: AppendPublicationOptions = {},
   ): Promise<{ readonly position?: HistoryPosition }> {
     checkOptions("append", options, APPEND);
-    const { key, publisher, signal } = options;
-    const bounds = this.historyOf(topic);
-    const publication = this.#encode(topic, data, { ...options, bounds, verb: "append" });
+    return await this.appendEncoded(this.encode("append", topic, data, options), options);
+  }
+
+  /**
+   * Stores an encoded publication, as {@linkcode Topics.append} does.
+   *
+   * @ignore
+   */
+  async appendEncoded(
+    { publication, bounds }: EncodedPublication,
+    { key, publisher, signal }: Pick<AppendPublicationOptions, "key" | "publisher" | "signal"> = {},
+  ): Promise<{ readonly position?: HistoryPosition }> {
     if (bounds === undefined) {
-      throw new UnsupportedError(`Cannot append: the topic "${topic}" has no history`);
+      throw new UnsupportedError(
+        `Cannot append: the topic "${publication.topic}" has no history`,
+      );
     }
     signal?.throwIfAborted();
     const appending = this.#histories.history!.append(publication, { bounds, key, publisher });
@@ -622,21 +685,6 @@ export class Topics implements AsyncDisposable {
       throw new UnsupportedError(`Cannot read position: the topic "${topic}" has no history`);
     }
     return await this.#histories.position(topic, bounds, options);
-  }
-
-  /**
-   * Checks a publication without publishing it, so that you can publish either all of several
-   * publications or none.
-   *
-   * @ignore
-   * @param topic The topic.
-   * @param data See {@linkcode Topics.publish}.
-   * @param options See {@linkcode PublishOptions}.
-   * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is not valid.
-   * @throws {RangeError} If the message is too large, or the topic too long.
-   */
-  checkPublication(topic: string, data: unknown, options: PublishOptions): void {
-    this.#encode(topic, data, { ...options, bounds: this.historyOf(topic), verb: "publish" });
   }
 
   /**
@@ -803,32 +851,6 @@ export class Topics implements AsyncDisposable {
       channel.confirmation.close();
       void channel.subscription[Symbol.asyncDispose]();
     }
-  }
-
-  #encode(
-    topic: string,
-    data: unknown,
-    { except, from, verb, bounds }: PublishOptions & {
-      readonly verb: string;
-      readonly bounds: HistoryBounds | undefined;
-    },
-  ): Publication {
-    checkPublic(topic, verb);
-    if (topic.startsWith(STREAM_PREFIX)) {
-      throw new TypeError(
-        `Cannot ${verb}: the topics of durable streams accept no publications, received "${topic}"`,
-      );
-    }
-    const reserved = bounds === undefined ? 0 : MAX_PLACE_BYTES;
-    const maxBytes = this.#maxMessageBytes - reserved;
-    if (from !== undefined && !isTopic(from)) {
-      throw new TypeError(
-        `Cannot ${verb}: from must have 1 to ${MAX_TOPIC_BYTES} bytes, received ${describe(from)}`,
-      );
-    }
-    const { frame: payload, size: bytes } = encodeMessage(topic, data, { verb, maxBytes, from });
-    if (except === undefined) return { topic, payload, bytes };
-    return { topic, payload, bytes, except: exceptionOf(except) };
   }
 
   #deliver(members: Broadcast<Session>, publication: Publication): void {

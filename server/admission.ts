@@ -2,6 +2,8 @@
  * Admission of sessions on every transport: checks the path, the origin and the limits,
  * authenticates the peer, and accepts the session, in this order.
  */
+import { Attempt, AwaitedToken, MAX_AWAITED_HEADER_BYTES, ticketOf } from "./admission/attempt.ts";
+import { ServerHandshake } from "./admission/handshake.ts";
 import { type AdmissionOptions, pathMatcher, pathOf } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
@@ -15,15 +17,10 @@ import {
   type WebSocketUpgradeOptions,
 } from "./websocket_request.ts";
 import { type PageOrigin, parsedUrl, WebTransportSessionRequest } from "./webtransport_request.ts";
-import {
-  AuthenticationError,
-  CloseCode,
-  type CloseInfo,
-  ConnectionError,
-  LimitError,
-} from "../errors.ts";
+import { AuthenticationError, CloseCode, type CloseInfo, LimitError } from "../errors.ts";
+import type { Slot } from "../base/quotas/shares.ts";
 import type { Reservation } from "../manager/limits.ts";
-import type { AdmitOptions, SessionManager } from "../manager/session_manager.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
 import { DecisionFault } from "../base/decision.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
@@ -31,14 +28,13 @@ import type { Decisions, Login } from "../pubsub/decisions.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { internals, Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
-import { TICKET_KEY, withoutToken } from "../session/url.ts";
+import { withoutToken } from "../session/url.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
-import { TICKET_SECRET } from "../session/serving/requests.ts";
 import type { GivingWay, Newcomer } from "./giving_way.ts";
 import { SessionClaims, type UserClaims } from "./user_limit.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
-  acceptWebSocket,
+  acceptUpgrade,
   findUpgradeFault,
   isWebSocketUpgrade,
   type OfferedUpgrade,
@@ -47,8 +43,6 @@ import {
 } from "../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 import type { SessionCloseOptions, SessionIdentity } from "../session/types.ts";
-import { rejectionStatus } from "../session/insight/watch.ts";
-import type { FollowedHandshake } from "../session/settings/settings.ts";
 
 /** Headers that describe the client of a session and contain no secrets. */
 const DEFAULT_HEADERS: readonly string[] = [
@@ -58,9 +52,6 @@ const DEFAULT_HEADERS: readonly string[] = [
   "accept-language",
   "x-forwarded-for",
 ];
-
-/** Most bytes of headers kept for `authenticate` while a token is pending; enough for cookies. */
-const MAX_AWAITED_HEADER_BYTES = 16_384;
 
 /**
  * Bytes accepted before the token, in addition to its own size: the start of the stream and its
@@ -82,28 +73,6 @@ const FAREWELL_MS = 3_000;
 
 /** A peer whose token is pending. */
 const UNKNOWN: Identity = { ...GUEST, isGuest: false };
-
-/** A peer whose session counts towards the limit of its user. */
-interface UserNewcomer extends Newcomer {
-  readonly user: string | undefined;
-  /** The session from which the client moves. */
-  readonly predecessor: Session | undefined;
-}
-
-type ServerIdentity = SessionIdentity<unknown, Session>;
-
-/** A request whose token follows in a message. */
-interface Awaited {
-  /** Request headers, including cookies. */
-  readonly headers: Headers;
-  /**
-   * `true` once a token was passed to `authenticate`, after which its rejection is already
-   * reported.
-   */
-  isAsked: boolean;
-  /** Resolves once the token was accepted. */
-  readonly admitted: PromiseWithResolvers<void>;
-}
 
 /** Services that an admission uses. */
 export interface AdmissionParts {
@@ -141,17 +110,13 @@ export class Admission<V> implements Face {
   readonly #authenticator: Authenticator<V>;
   readonly #report: RejectionReport;
   readonly #console: ConsoleReport;
-  // All bounded by the manager's reservations.
+  // Both are bounded by the manager's reservations.
   readonly #pendingUpgrades: PendingUpgrades;
+  /** Attempts with a connection whose session is not established yet. */
+  readonly #attempts = new Map<Connection, Attempt>();
   /** True once a WebSocket has opened after its upgrade. */
   #hasOpened = false;
-  readonly #reservations = new Map<Connection, Reservation>();
-  readonly #awaited = new Map<Connection, Awaited>();
   readonly #decisions: Decisions;
-  /** Logins of sessions that are not established yet. */
-  readonly #pendingLogins = new Map<Connection, Login>();
-  /** Sessions that are not established yet. */
-  readonly #pending = new Set<Session>();
   /** WebTransport connections, until they close. */
   readonly #connections = new Set<Connection>();
 
@@ -163,7 +128,7 @@ export class Admission<V> implements Face {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claims, givingWay, decisions, console, accept = acceptWebSocket }: AdmissionParts,
+    { manager, claims, givingWay, decisions, console, accept = acceptUpgrade }: AdmissionParts,
   ) {
     const { runtime } = settings;
     this.#claims = new SessionClaims(claims);
@@ -182,7 +147,6 @@ export class Admission<V> implements Face {
     this.#engine = accept;
     this.#upgradeOptions = {
       runtime,
-      manager,
       pendingUpgrades: this.#pendingUpgrades,
       idleTimeoutMs: settings.heartbeat.timeoutMs,
       flowControl: options.flowControl,
@@ -194,11 +158,9 @@ export class Admission<V> implements Face {
     this.#console = console;
   }
 
-  /** Passes the reservation of a connection to the manager. */
-  takeReservation(connection: Connection): Reservation | undefined {
-    const reservation = this.#reservations.get(connection);
-    this.#reservations.delete(connection);
-    return reservation;
+  /** Returns the reservation of a new session, for the manager. */
+  reservationOf({ connection }: Session): Reservation | undefined {
+    return this.#attempts.get(connection)?.client;
   }
 
   /**
@@ -206,7 +168,7 @@ export class Admission<V> implements Face {
    * being established; `undefined` if that did not happen.
    */
   revocationOf({ connection, [internals]: { user } }: Session): SessionCloseOptions | undefined {
-    return this.#pendingLogins.get(connection)?.revocationFor(user);
+    return this.#attempts.get(connection)?.login?.revocationFor(user);
   }
 
   /** Checks whether a request is an upgrade, or came over WebTransport. */
@@ -241,7 +203,7 @@ export class Admission<V> implements Face {
     const peerOf = (request: () => Request) => this.peerOf(request, info);
     const { runtime } = this.#settings;
     const messages = this.#messages;
-    const onAccepted = (connection: Connection) => this.#follow(connection);
+    const onAccepted = (connection: Connection) => this.#untilClosed(connection);
     const options = { runtime, url, pages, messages, peerOf, onAccepted };
     return this.admit(new WebTransportSessionRequest(asked, options));
   }
@@ -252,10 +214,11 @@ export class Admission<V> implements Face {
    */
   isSuccessor(asked: WebTransportRequest): boolean {
     const url = parsedUrl(asked);
-    return url !== undefined && this.#predecessorOf({ isSkein: true, url: url.href }) !== undefined;
+    if (url === undefined) return false;
+    return this.#predecessorOf(ticketOf({ isSkein: true, url: url.href })) !== undefined;
   }
 
-  #follow(connection: Connection): void {
+  #untilClosed(connection: Connection): void {
     this.#connections.add(connection);
     const ended = () => void this.#connections.delete(connection);
     connection.closed.then(ended, ended);
@@ -295,7 +258,7 @@ export class Admission<V> implements Face {
     await Promise.all([
       this.#manager.shutdown(options),
       // Sessions that are not established yet are not registered with the manager.
-      ...[...this.#pending].map((session) => session.close(info)),
+      ...Array.from(this.#attempts.values(), ({ session }) => session?.close(info)),
     ]);
     const ends = [...this.#connections].map(({ closed }) => closed);
     await settlesWithin(this.#settings.runtime, Promise.allSettled(ends), FAREWELL_MS);
@@ -306,26 +269,19 @@ export class Admission<V> implements Face {
    */
   async renew(session: Session, token: string, signal: AbortSignal): Promise<Identity> {
     const { url, address, connection } = session;
-    const awaited = this.#awaited.get(connection);
+    const attempt = this.#attempts.get(connection);
+    const awaited = attempt?.awaited;
     if (awaited !== undefined) awaited.isAsked = true;
     using cleanup = new DisposableStack();
     const login = cleanup.use(this.#decisions.login());
     try {
       const request = new Request(url, { headers: awaited?.headers ?? session.headers });
       const identity = await this.#authenticator.identify(request, { token, login, signal });
-      if (session.state === "connecting") {
-        this.#count({ user: identity.user });
-        this.#hintAtShared(identity.user, address);
-        const { predecessor, secret } = session[internals].lineage;
-        const { user } = identity;
-        const newcomer = { user, predecessor, secret, signal, isHttp: false };
-        const claim = await this.#claimFor(newcomer);
-        if (claim !== undefined) this.#claims.give(session, claim);
-        const reservation = this.#reservations.get(connection);
-        await this.#withRoom(newcomer, () => this.#identify(reservation, newcomer));
+      if (attempt !== undefined && session.state === "connecting") {
+        await this.#identify(attempt, identity.user, signal);
         // The login lasts until the session is established.
-        if (this.#pending.has(session)) {
-          this.#pendingLogins.set(connection, login);
+        if (!attempt.isOver) {
+          attempt.holdLogin(login);
           cleanup.move();
         }
       }
@@ -341,145 +297,130 @@ export class Admission<V> implements Face {
   }
 
   /** Responds to a request for a session on any transport. */
-  admit<A>(sessionRequest: SessionRequest<A>): A | Promise<A> {
-    const handshake = ServerHandshake.begin(sessionRequest, this.#settings);
+  admit<A>(request: SessionRequest<A>): A | Promise<A> {
+    const client = this.#manager.connecting(request.address);
+    const attempt = new Attempt(request, client, ServerHandshake.begin(request, this.#settings));
     try {
-      const response = this.#admit(sessionRequest, handshake);
+      const response = this.#admit(request, attempt);
       if (!(response instanceof Promise)) return response;
-      return response.catch((error) => this.#reject(sessionRequest, error, handshake));
+      return response.catch((error) => this.#reject(request, error, attempt));
     } catch (error) {
-      return this.#reject(sessionRequest, error, handshake);
+      return this.#reject(request, error, attempt);
     }
   }
 
-  #admit<A>(
-    sessionRequest: SessionRequest<A>,
-    handshake: ServerHandshake | undefined,
-  ): A | Promise<A> {
-    const { url, headers, address } = sessionRequest;
+  #admit<A>(request: SessionRequest<A>, attempt: Attempt): A | Promise<A> {
+    const { url, headers, announcesToken } = request;
     if (!this.serves(url)) throw new Rejected(404, "No session is served at this path");
-    if (sessionRequest.rejection !== undefined) throw sessionRequest.rejection;
-    if (!sessionRequest.isOriginAllowed(this.#options)) {
+    if (request.rejection !== undefined) throw request.rejection;
+    if (!request.isOriginAllowed(this.#options)) {
       // The hint comes first, because a close reason is cut at its end.
       throw new Rejected(
         403,
         `Origin not allowed: add it to origins, or its host to hosts (${headers.get("origin")})`,
       );
     }
-    this.#count({ address });
+    const { client, handshake } = attempt;
+    this.#withinLimits(() => client.countAttempt());
     const { authenticate, allowTokenMessage = false } = this.#options;
-    const takesInBand = allowTokenMessage && authenticate !== undefined;
-    if (sessionRequest.announcesToken && !takesInBand) {
+    if (announcesToken && !(allowTokenMessage && authenticate !== undefined)) {
       throw new Rejected(401, TAKES_NO_TOKEN, { isToldByClose: true });
     }
-    const awaited = sessionRequest.announcesToken ? awaitedOf(sessionRequest) : undefined;
-    if (sessionRequest.announcesToken && awaited === undefined) {
-      throw new Rejected(
-        400,
-        `Cannot wait for a token: the headers have more than ${MAX_AWAITED_HEADER_BYTES} bytes`,
-      );
+    if (announcesToken) {
+      attempt.awaited = AwaitedToken.of(request);
+      if (attempt.awaited === undefined) {
+        throw new Rejected(
+          400,
+          `Cannot wait for a token: the headers have more than ${MAX_AWAITED_HEADER_BYTES} bytes`,
+        );
+      }
     }
-    const predecessor = this.#predecessorOf(sessionRequest);
-    const reservation = this.#reserve(address, predecessor);
-    if (authenticate === undefined || awaited !== undefined) {
-      const who = awaited === undefined ? GUEST : UNKNOWN;
-      return this.#accept(sessionRequest, reservation, { ...who, awaited, handshake });
-    }
-    const identified = () =>
-      this.#identified(sessionRequest, reservation, { handshake, predecessor });
+    this.#withinLimits(() => client.reserve(this.#slotBeside(attempt)));
+    if (announcesToken) return this.#accept(request, attempt, UNKNOWN);
+    if (authenticate === undefined) return this.#accept(request, attempt, GUEST);
+    const identified = () => this.#identified(request, attempt);
     return handshake === undefined ? identified() : handshake.during(identified);
   }
 
-  async #identified<A>(
-    sessionRequest: SessionRequest<A>,
-    reservation: Reservation,
-    { handshake, predecessor }: {
-      readonly handshake: ServerHandshake | undefined;
-      readonly predecessor: Session | undefined;
-    },
-  ): Promise<A> {
-    const { request, address, signal } = sessionRequest;
-    let claim: Disposable | undefined;
+  async #identified<A>(request: SessionRequest<A>, attempt: Attempt): Promise<A> {
+    const { signal } = request;
     const login = this.#decisions.login();
+    attempt.holdLogin(login);
+    const token = tokenOf(request);
+    const identity = await this.#authenticator.identify(request.request, { token, login, signal });
+    await this.#identify(attempt, identity.user, signal);
+    return this.#accept(request, attempt, identity);
+  }
+
+  /** Counts an attempt toward its user, among all nodes and on this one. */
+  async #identify(
+    attempt: Attempt,
+    user: string | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    if (user === undefined) return;
+    const { client, request: { address, transport }, session } = attempt;
+    this.#withinLimits(() => client.countUser(user));
+    this.#hintAtShared(user, address);
+    const predecessor = this.#predecessorOf(attempt.ticket);
+    // The ticket of a lost session names the session to close first.
+    const secret = predecessor === undefined ? attempt.secret : undefined;
+    const newcomer = { secret, signal, isHttp: transport === "http" && session === undefined };
+    // Claim first: while an attempt waits for its claim, it must not use one of the user's slots on
+    // this node.
+    const claim = await this.#withRoom(user, newcomer, () => this.#claim(user, predecessor));
+    if (claim !== undefined) {
+      if (session === undefined) attempt.holdClaim(claim);
+      else this.#claims.give(session, claim);
+    }
+    await this.#withRoom(user, newcomer, () => {
+      // The slot is released if the session closes, or the server.
+      if (!client.isHeld) return;
+      this.#withinLimits(() => client.identify(user, this.#manager.slotOf(predecessor)));
+    });
+  }
+
+  async #claim(user: string, beside: Session | undefined): Promise<Disposable | undefined> {
     try {
-      const token = tokenOf(sessionRequest);
-      const identity = await this.#authenticator.identify(request, { token, login, signal });
-      const { user } = identity;
-      if (user !== undefined) {
-        this.#count({ user });
-        this.#hintAtShared(user, address);
-        const isHttp = sessionRequest.transport === "http";
-        const secret = secretOf(sessionRequest);
-        const newcomer = { user, predecessor, secret, signal, isHttp };
-        // Claim first: while an attempt waits for its claim, it must not use one of the user's
-        // slots on this node.
-        claim = await this.#claimFor(newcomer);
-        await this.#withRoom(newcomer, () => this.#identify(reservation, newcomer));
-      }
-      return this.#accept(sessionRequest, reservation, { ...identity, handshake, claim, login });
+      return await this.#claims.claim(user, beside);
     } catch (error) {
-      reservation[Symbol.dispose]();
-      claim?.[Symbol.dispose]();
-      login[Symbol.dispose]();
-      throw error;
+      if (!(error instanceof LimitError)) throw error;
+      throw new Rejected(429, error.message, { cause: error });
     }
   }
 
-  #accept<A>(
-    sessionRequest: SessionRequest<A>,
-    reservation: Reservation,
-    { value, user, isGuest, credentials, handshake, claim, login, awaited }:
-      & Identity
-      & {
-        readonly awaited?: Awaited | undefined;
-        readonly handshake: ServerHandshake | undefined;
-        readonly claim?: Disposable | undefined;
-        readonly login?: Login | undefined;
-      },
-  ): A {
-    const { address } = sessionRequest;
-    const { url: asked } = sessionRequest;
-    const url = asked.includes("?") ? withoutToken(asked) : asked;
+  #accept<A>(request: SessionRequest<A>, attempt: Attempt, identity: Identity): A {
+    const { url: asked, address } = request;
     // After an upgrade the runtime can no longer read the headers.
-    const headers = this.#keptHeaders(sessionRequest.headers);
-    try {
-      const { connection, opened, response, held } = sessionRequest.accept({
-        admitted: awaited?.admitted.promise,
-        beside: this.#predecessorOf(sessionRequest),
-      });
-      const open = () => {
-        if (reservation.isHeld) {
-          const predecessor = this.#predecessorOf(sessionRequest);
-          const secret = secretOf(sessionRequest);
-          const who = { value, user, isGuest, credentials, url, headers, address, secret };
-          const peer = predecessor === undefined ? who : { ...who, predecessor };
-          const session = this.#open(connection, reservation, { identity: peer, awaited, login });
-          if (claim !== undefined) this.#claims.give(session, claim);
-          return handshake?.opened(session);
-        }
-        // The slot was released because the upgrade took too long or the server is closing.
-        login?.[Symbol.dispose]();
-        connection.close(
-          this.#manager.isDraining
-            ? { closeCode: CloseCode.draining, reason: "The server closes" }
-            : { closeCode: CloseCode.timedOut, reason: "The upgrade took too long" },
-        );
-      };
-      if (opened === undefined) open();
-      else {
-        const all = [reservation, handshake, claim, login, ...held]
-          .filter((one) => one !== undefined);
-        const begin = () => {
-          this.#hasOpened ||= sessionRequest.transport === "websocket";
-          open();
-        };
-        this.#pendingUpgrades.add(opened, all, { begin, onLate: () => this.#late(sessionRequest) });
+    const headers = this.#keptHeaders(request.headers);
+    const url = asked.includes("?") ? withoutToken(asked) : asked;
+    const { connection, opened, response } = request.accept({
+      admitted: attempt.awaited?.admitted.promise,
+      takeSocket: () => {
+        const isBeside = this.#predecessorOf(attempt.ticket) !== undefined;
+        return this.#withinLimits(() => attempt.takeSocket(isBeside));
+      },
+    });
+    const open = () => {
+      if (attempt.client.isHeld) {
+        return this.#open(connection, attempt, { ...identity, url, headers, address });
       }
-      return response;
-    } catch (error) {
-      reservation[Symbol.dispose]();
-      throw error;
+      // The slot was released because the upgrade took too long or the server is closing.
+      connection.close(
+        this.#manager.isDraining
+          ? { closeCode: CloseCode.draining, reason: "The server closes" }
+          : { closeCode: CloseCode.timedOut, reason: "The upgrade took too long" },
+      );
+    };
+    if (opened === undefined) open();
+    else {
+      const begin = () => {
+        this.#hasOpened ||= request.transport === "websocket";
+        open();
+      };
+      this.#pendingUpgrades.add(opened, [attempt], { begin, onLate: () => this.#late(request) });
     }
+    return response;
   }
 
   /**
@@ -499,54 +440,39 @@ export class Admission<V> implements Face {
     );
   }
 
+  /** Creates the session of an attempt, and follows it until it is established or closed. */
   #open(
     connection: Connection,
-    reservation: Reservation,
-    { identity, awaited, login }: {
-      readonly identity: ServerIdentity;
-      readonly awaited: Awaited | undefined;
-      readonly login: Login | undefined;
-    },
-  ): Session {
+    attempt: Attempt,
+    identity: SessionIdentity<unknown, Session>,
+  ): void {
+    const { handshake, claim, awaited, secret } = attempt;
     // Most sessions are established in the constructor, where the manager takes the reservation.
-    this.#reservations.set(connection, reservation);
-    const awaitsToken = awaited !== undefined;
-    if (awaitsToken) this.#awaited.set(connection, awaited);
-    if (login !== undefined) this.#pendingLogins.set(connection, login);
-    const session = new Session(connection, this.#settings, { ...identity, awaitsToken });
-    if (session.state !== "connecting") {
-      // A session that closed immediately never reached the manager.
-      this.takeReservation(connection)?.[Symbol.dispose]();
-      this.#awaited.delete(connection);
-      this.#endLogin(connection);
-      return session;
-    }
-    this.#await(session);
-    return session;
+    this.#attempts.set(connection, attempt);
+    attempt.whenOver(() => this.#attempts.delete(connection));
+    const predecessor = this.#predecessorOf(attempt.ticket);
+    const session = attempt.session = new Session(connection, this.#settings, {
+      ...identity,
+      secret,
+      predecessor,
+      awaitsToken: awaited !== undefined,
+    });
+    attempt.opened();
+    if (session.state === "connecting") this.#follow(session, attempt);
+    else attempt[Symbol.dispose]();
+    if (claim !== undefined) this.#claims.give(session, claim);
+    handshake?.opened(session);
   }
 
-  #endLogin(connection: Connection): void {
-    this.#pendingLogins.get(connection)?.[Symbol.dispose]();
-    this.#pendingLogins.delete(connection);
-  }
-
-  /** Follows a session until it is established or closed. */
-  #await(session: Session): void {
-    const { connection, address } = session;
-    const awaited = this.#awaited.get(connection);
-    this.#pending.add(session);
+  #follow(session: Session, attempt: Attempt): void {
+    const { awaited } = attempt;
     session.ready.then(() => {
-      this.#pending.delete(session);
-      this.#awaited.delete(connection);
-      this.#endLogin(connection);
+      attempt[Symbol.dispose]();
       awaited?.admitted.resolve();
     }, () => {
-      this.#pending.delete(session);
+      attempt[Symbol.dispose]();
       const rejection = awaited && rejectionOfClose(awaited, session[internals].info);
-      this.#awaited.delete(connection);
-      this.#endLogin(connection);
-      if (rejection !== undefined) this.#report.tell(rejection, { address });
-      this.takeReservation(connection)?.[Symbol.dispose]();
+      if (rejection !== undefined) this.#report.tell(rejection, { address: session.address });
     });
   }
 
@@ -570,56 +496,26 @@ export class Admission<V> implements Face {
     );
   }
 
-  /** Counts a connection attempt, as soon as the address or the user is known. */
-  #count(who: AdmitOptions): void {
-    withinLimits(this.#manager, () => this.#manager.admitConnection(who));
-  }
-
-  async #claimFor(newcomer: UserNewcomer): Promise<Disposable | undefined> {
-    const { user, predecessor } = newcomer;
-    if (user === undefined) return undefined;
-    return await this.#withRoom(newcomer, async () => {
-      try {
-        return await this.#claims.claim(user, predecessor);
-      } catch (error) {
-        if (!(error instanceof LimitError)) throw error;
-        throw new Rejected(429, error.message, { cause: error });
-      }
-    });
-  }
-
-  /** Counts a slot toward its user. Until then, it counts toward its address only. */
-  #identify(
-    reservation: Reservation | undefined,
-    { user, predecessor: beside }: UserNewcomer,
-  ): void {
-    // The slot is released if the session closes, or the server.
-    if (user === undefined || !reservation?.isHeld) return;
-    withinLimits(this.#manager, () => this.#manager.identify(reservation, { user, beside }));
-  }
-
   /** Takes a slot. If the user is at the limit, makes room once and takes it again. */
-  async #withRoom<T>(newcomer: UserNewcomer, take: () => T | Promise<T>): Promise<T> {
+  async #withRoom<T>(user: string, newcomer: Newcomer, take: () => T | Promise<T>): Promise<T> {
     try {
       return await take();
     } catch (error) {
-      const { user, predecessor, secret } = newcomer;
-      if (!isAtUserLimit(error) || user === undefined) throw error;
-      const lost = predecessor === undefined ? secret : undefined;
-      if (!await this.#givingWay.makeRoom(user, { ...newcomer, secret: lost })) throw error;
+      if (!isAtUserLimit(error) || !await this.#givingWay.makeRoom(user, newcomer)) throw error;
     }
     return await take();
   }
 
-  #reserve(address: string | undefined, beside: Session | undefined): Reservation {
-    return withinLimits(this.#manager, () => this.#manager.admit({ address, beside }));
+  #withinLimits<T>(take: () => T): T {
+    return withinLimits(this.#manager, take);
+  }
+
+  #slotBeside({ ticket }: Attempt): Slot | undefined {
+    return this.#manager.slotOf(this.#predecessorOf(ticket));
   }
 
   /** Finds the session of this node from which a client moves, by its secret ticket. */
-  #predecessorOf(
-    sessionRequest: Pick<SessionRequest<unknown>, "isSkein" | "url">,
-  ): Session | undefined {
-    const ticket = ticketOf(sessionRequest);
+  #predecessorOf(ticket: string | undefined): Session | undefined {
     if (ticket === undefined) return undefined;
     const session = this.#manager.get(ticket.split(".", 1)[0]!);
     return session?.isReady && session[internals].lineage.ticket === ticket ? session : undefined;
@@ -639,20 +535,20 @@ export class Admission<V> implements Face {
     return kept;
   }
 
-  #reject<A>(
-    sessionRequest: SessionRequest<A>,
-    error: unknown,
-    handshake: ServerHandshake | undefined,
-  ): A {
-    handshake?.failed(error);
+  #reject<A>(request: SessionRequest<A>, error: unknown, attempt: Attempt): A {
+    attempt.handshake?.failed(error);
+    attempt[Symbol.dispose]();
     if (!(error instanceof Rejected)) throw error;
-    const { address, signal, isSkein } = sessionRequest;
+    const { address, signal, isSkein } = request;
     const rejected = isSkein ? error : error.forAnyPeer;
     // The client disconnected during authentication, which is not reported as a rejection.
     if (signal?.aborted !== true) {
-      this.#report.tell(rejected, { address, token: () => tokenOf(sessionRequest) });
+      this.#report.tell(rejected, { address, token: () => tokenOf(request) });
     }
-    return sessionRequest.reject(rejected);
+    return request.reject(
+      rejected,
+      () => this.#withinLimits(() => attempt.client.takeSocket(false)),
+    );
   }
 
   /** Finds the network address of a request, or the rejection if `clientAddress` failed. */
@@ -681,7 +577,7 @@ function isAtUserLimit(error: unknown): boolean {
 
 /** Finds the unreported rejection of a session that closed before it was established. */
 function rejectionOfClose(
-  { isAsked }: Awaited,
+  { isAsked }: AwaitedToken,
   { code, by, reason = "" }: Partial<CloseInfo> = {},
 ): Rejected | undefined {
   // Such as a token that is too large.
@@ -689,20 +585,6 @@ function rejectionOfClose(
   if (isUnread) return new Rejected(401, reason);
   const isLate = by === "local" && code === CloseCode.timedOut;
   return isLate ? new Rejected(408, "No token in time") : undefined;
-}
-
-/** Reads the ticket of the client's earlier session, if any. */
-function ticketOf(
-  { isSkein, url }: Pick<SessionRequest<unknown>, "isSkein" | "url">,
-): string | undefined {
-  if (!isSkein || !url.includes(TICKET_KEY)) return undefined;
-  return new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? undefined;
-}
-
-/** Reads the secret of the client's earlier session, which identifies a returning guest. */
-function secretOf(sessionRequest: SessionRequest<unknown>): string | undefined {
-  const secret = ticketOf(sessionRequest)?.split(".")[1] ?? "";
-  return TICKET_SECRET.test(secret) ? secret : undefined;
 }
 
 function bearerTokenOf(headers: Pick<Headers, "get">): string | undefined {
@@ -717,63 +599,4 @@ function tokenOf({ url, headers }: SessionRequest<unknown>): string | undefined 
   // Matches the raw spelling, as `withoutToken` does, so that no token stays in a session's URL.
   const pair = new URL(url).search.slice(1).split("&").find((one) => one.startsWith("token="));
   return new URLSearchParams(pair).get("token") ?? undefined;
-}
-
-/**
- * Copies the headers of a request, because the runtime cannot read them after an upgrade. Returns
- * `undefined` if they are too large.
- */
-function awaitedOf({ headers }: SessionRequest<unknown>): Awaited | undefined {
-  let bytes = 0;
-  for (const [name, value] of headers) bytes += name.length + value.length;
-  if (bytes > MAX_AWAITED_HEADER_BYTES) return undefined;
-  const admitted = Promise.withResolvers<void>();
-  return { headers: new Headers([...headers]), isAsked: false, admitted };
-}
-
-/**
- * A handshake that is observed by an instrumentation. If it is disposed of without a result, the
- * peer disappeared.
- */
-class ServerHandshake implements Disposable {
-  readonly #handshake: FollowedHandshake;
-
-  private constructor(handshake: FollowedHandshake) {
-    this.#handshake = handshake;
-  }
-
-  /** Starts a handshake; `undefined` without an instrumentation. */
-  static begin(
-    { url, transport, address }: SessionRequest<unknown>,
-    { watch }: SessionSettings,
-  ): ServerHandshake | undefined {
-    if (watch === undefined) return undefined;
-    const info = { side: "server", url: withoutToken(url), transport, address } as const;
-    const handshake = watch.handshake(info);
-    return handshake && new ServerHandshake(handshake);
-  }
-
-  /** Runs application code within the handshake. */
-  during<T>(run: () => T): T {
-    return this.#handshake.during(run);
-  }
-
-  /** Ends the handshake with a session, once it is established. */
-  opened(session: Session): void {
-    if (session.state === "connected") return this.#handshake.ended({ session });
-    session.ready.then(
-      () => this.#handshake.ended({ session }),
-      (error) => this.failed(error),
-    );
-  }
-
-  /** Ends the handshake without a session. */
-  failed(error: unknown): void {
-    this.#handshake.ended({ error, status: rejectionStatus(error) });
-  }
-
-  /** Ends the handshake of a peer that never opened the connection. */
-  [Symbol.dispose](): void {
-    this.failed(new ConnectionError("The connection never opened"));
-  }
 }

@@ -98,7 +98,6 @@ function httpSessions(options: FacesOptions): Face {
     open: ({ HttpSessions }) =>
       HttpSessions.start({
         runtime,
-        manager,
         nodes,
         quotas,
         cut: gate.cut,
@@ -108,7 +107,7 @@ function httpSessions(options: FacesOptions): Face {
         peerOf: (request, info) => admission.peerOf(request, info),
         countForged(request, info) {
           const address = admission.addressOf(request, info);
-          withinLimits(manager, () => manager.admitConnection({ address }));
+          withinLimits(manager, () => manager.connecting(address).countAttempt());
         },
         accountOf: (request, info) =>
           quotas.accounts.of({ address: admission.addressOf(request, info) }),

@@ -1,10 +1,9 @@
 /** Sessions over HTTP: handles requests for new sessions and requests of open sessions. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
-import { Rejected, withinLimits } from "./rejection.ts";
+import { Rejected } from "./rejection.ts";
 import type { Accepted, AcceptRequest, RequestPeer, SessionRequest } from "./session_request.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
 import { settlesWithin } from "../base/wait.ts";
-import type { SessionManager } from "../manager/session_manager.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import type { RequestInfo } from "../transport/address.ts";
@@ -32,8 +31,6 @@ const READY_MS = 1_000;
 
 /** Options for {@linkcode HttpSessions}. */
 export interface HttpSessionsOptions extends Omit<CarrierRequestsOptions, "carriers"> {
-  /** Limits the number of connections, which briefly outlive their sessions. */
-  readonly manager: SessionManager;
   /**
    * The nodes of the broker, which forward requests to each other; `undefined` without a broker.
    */
@@ -46,7 +43,7 @@ export interface HttpSessionsOptions extends Omit<CarrierRequestsOptions, "carri
 
 /** A server's sessions over HTTP. */
 export class HttpSessions implements AsyncDisposable {
-  readonly #options: Pick<HttpSessionsOptions, "admit" | "manager" | "peerOf">;
+  readonly #options: Pick<HttpSessionsOptions, "admit" | "peerOf">;
   readonly #connections: HttpConnections;
   readonly #shared: SharedCarriers | undefined;
   readonly #requests: CarrierRequests;
@@ -79,10 +76,10 @@ export class HttpSessions implements AsyncDisposable {
     if (request.method !== "GET" || request.headers.has(Header.session)) {
       return await this.#requests.fetch(request, info);
     }
-    const { admit, manager, peerOf } = this.#options;
+    const { admit, peerOf } = this.#options;
     const peer = peerOf(() => request, info);
     const connections = this.#connections;
-    const parts = { manager, connections, requests: this.#requests };
+    const parts = { connections, requests: this.#requests };
     return await admit(new HttpSessionRequest(request, peer, parts));
   }
 
@@ -94,7 +91,6 @@ export class HttpSessions implements AsyncDisposable {
 }
 
 interface HttpSessionRequestOptions {
-  readonly manager: SessionManager;
   readonly connections: HttpConnections;
   readonly requests: CarrierRequests;
 }
@@ -133,15 +129,11 @@ export class HttpSessionRequest implements SessionRequest<Response> {
     return isOriginAllowed(this.headers, rules);
   }
 
-  accept({ beside }: AcceptRequest): Accepted<Response> {
-    const { manager, connections, requests } = this.#options;
-    const lease = withinLimits(
-      manager,
-      () => manager.admitSocket({ address: this.address, beside }),
-    );
-    const connection = connections.accept({ lease });
+  accept({ takeSocket }: AcceptRequest): Accepted<Response> {
+    const { connections, requests } = this.#options;
+    const connection = connections.accept({ lease: takeSocket() });
     const response = requests.opened(this.request, connection.opened);
-    return { connection, opened: undefined, response, held: [] };
+    return { connection, opened: undefined, response };
   }
 
   reject(rejected: Rejected): Response {

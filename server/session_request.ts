@@ -4,9 +4,8 @@
  */
 import type { Rejected } from "./rejection.ts";
 import { LimitError } from "../errors.ts";
-import type { Session } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { UpgradeRequest } from "../transport/websocket/server.ts";
+import type { SocketLease, UpgradeRequest } from "../transport/websocket/server.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import { Deadlines } from "../base/deadlines.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -43,16 +42,26 @@ export interface SessionRequest<Outcome> {
    * @throws {Rejected} If there is no free slot.
    */
   accept(options: AcceptRequest): Accepted<Outcome>;
-  /** Rejects the request. Never throws. */
-  reject(rejected: Rejected): Outcome;
+  /**
+   * Rejects the request. Never throws.
+   *
+   * @param rejected The reason.
+   * @param takeSocket Counts a socket, for a transport that rejects with the close of one.
+   */
+  reject(rejected: Rejected, takeSocket: () => SocketLease): Outcome;
 }
 
 /** Options for accepting a request. */
 export interface AcceptRequest {
   /** Resolves once the token was accepted, if a token is required first. */
   readonly admitted: Promise<unknown> | undefined;
-  /** The session from which the client moves. Both sessions together count once. */
-  readonly beside: Session | undefined;
+  /**
+   * Counts the socket of the connection, on transports with sockets. Until the connection opens, the
+   * caller frees it.
+   *
+   * @throws {Rejected} If there are too many sockets.
+   */
+  readonly takeSocket: () => SocketLease;
 }
 
 /** Origin of a request in the network. */
@@ -73,8 +82,6 @@ export interface Accepted<Outcome> {
   readonly opened: Promise<unknown> | undefined;
   /** Response for the transport's server. */
   readonly response: Outcome;
-  /** Resources to free if no session starts. */
-  readonly held: readonly Disposable[];
 }
 
 /**

@@ -7,10 +7,9 @@ import {
   responseHeaders,
   type SessionRequest,
 } from "./session_request.ts";
-import { Rejected, withinLimits } from "./rejection.ts";
+import { Rejected } from "./rejection.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { SessionManager } from "../manager/session_manager.ts";
-import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { SKEIN_PROTOCOL } from "../session/session.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import type { MessageStreamOptions } from "../transport/message_stream/server.ts";
 import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
@@ -28,8 +27,6 @@ import {
 /** Properties common to all upgrades of a server. */
 export interface WebSocketUpgradeOptions {
   readonly runtime: Runtime;
-  /** Limits the number of sockets. */
-  readonly manager: SessionManager;
   /** Sockets that were closed immediately, and wait for their end. */
   readonly pendingUpgrades: PendingUpgrades;
   /** Time without a sign of life after which a plain peer is considered dead, in milliseconds. */
@@ -105,32 +102,34 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     return isOriginAllowed(this.headers, rules);
   }
 
-  accept({ admitted, beside }: AcceptRequest): Accepted<Response> {
+  accept({ admitted, takeSocket }: AcceptRequest): Accepted<Response> {
     const { isSkein } = this;
     // `skein.1` has its own heartbeat; plain peers are pinged by the runtime.
     const idleTimeoutMs = isSkein ? 0 : this.#options.idleTimeoutMs;
-    const lease = this.#lease(beside);
+    const lease = takeSocket();
     const { connection, response, isOpen } = this.#accept(lease, idleTimeoutMs, admitted);
     const opened = isOpen ? undefined : connection.ready;
-    return { connection, opened, response: response, held: [lease] };
+    return { connection, opened, response: response };
   }
 
   /**
    * Rejects a Skein client with a close, because browsers hide the status of a rejected upgrade.
    */
-  reject(rejected: Rejected): Response {
+  reject(rejected: Rejected, takeSocket: () => SocketLease): Response {
     const { status, message: reason } = rejected;
-    return this.isSkein && this.#rejectByClose({ closeCode: 4000 + status, reason }) ||
+    const info = { closeCode: 4000 + status, reason };
+    return this.isSkein && this.#rejectByClose(info, takeSocket) ||
       new Response(reason, { status, headers: responseHeaders(rejected) });
   }
 
   /** Counts the socket, because it stays until the peer responds to the close. */
   #rejectByClose(
     info: { readonly closeCode: number; readonly reason: string },
+    takeSocket: () => SocketLease,
   ): Response | undefined {
     try {
       // An idle timeout would stop at the close, without effect.
-      const lease = this.#lease();
+      const lease = takeSocket();
       const { connection, response } = this.#accept(lease, 0);
       this.#options.pendingUpgrades.add(connection.ready, [lease]);
       connection.close(info);
@@ -139,11 +138,6 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
       // A request that cannot be upgraded receives the status.
       return undefined;
     }
-  }
-
-  #lease(beside?: Session): SocketLease {
-    const { manager } = this.#options;
-    return withinLimits(manager, () => manager.admitSocket({ address: this.address, beside }));
   }
 
   #accept(

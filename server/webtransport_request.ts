@@ -113,12 +113,12 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     try {
       const raw = this.#accept(admitted);
       this.#options.onAccepted(raw);
-      const rest = { response: undefined, held: [] };
-      if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
+      const response = undefined;
+      if (!this.isSkein) return { connection: raw, opened: undefined, response };
       const { runtime, messages } = this.#options;
       const accepted = acceptMessages(raw, { ...messages, runtime, admitted });
       // A session that waits for a token is established only with it.
-      return { ...accepted, ...(admitted && { opened: undefined }), ...rest };
+      return { ...accepted, ...(admitted && { opened: undefined }), response };
     } catch (cause) {
       throw new Rejected(400, "The request cannot be handled", { cause });
     }

@@ -1,7 +1,8 @@
 /** Tests that the server does the work of one event once. */
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
-import { defineContract, MemoryBroker } from "../mod.ts";
+import { defineContract, guest, MemoryBroker } from "../mod.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
 import { workOf } from "./call_counts.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 
@@ -14,8 +15,8 @@ class Wire implements Disposable {
     this.#socket = socket;
   }
 
-  static async open(port: number): Promise<Wire> {
-    const wire = new Wire(await RawSocket.open(port, { protocol: "skein.1" }));
+  static async open(port: number, path = "/"): Promise<Wire> {
+    const wire = new Wire(await RawSocket.open(port, { protocol: "skein.1", path }));
     await wire.until('{"hello":');
     return wire;
   }
@@ -40,6 +41,118 @@ class Wire implements Disposable {
     this.#socket[Symbol.dispose]();
   }
 }
+
+/** Publishes JSON over HTTP. */
+async function post(port: number, topic: string, json: string): Promise<void> {
+  const url = `http://127.0.0.1:${port}/api/topics/${encodeURIComponent(topic)}/publications`;
+  const body = `{"data":${json}}`;
+  const headers = { "content-type": "application/json" };
+  const response = await fetch(url, { method: "POST", headers, body });
+  assertEquals([response.status, (await response.json()).topic], [200, topic]);
+}
+
+Deno.test("Server counts a client that connects once in each limit", async () => {
+  await using server = listen({
+    webTransport: false,
+    authenticate: ({ token }) => token ?? guest,
+    limits: { maxSessionsPerUser: 10, maxSessionsPerAddress: 10 },
+    rates: { perAddress: { messages: { perSecond: 100 } } },
+  });
+  const port = portOf(server);
+  using _warm = await Wire.open(port, "/?token=ann");
+  for (const [path, users] of [["/?token=ann", 1], ["/", 0]] as const) {
+    let wire: Wire | undefined;
+    const work = await workOf(async () => wire = await Wire.open(port, path));
+    wire?.[Symbol.dispose]();
+    assertEquals(
+      {
+        checks: work.calls("checkOptions", "base/"),
+        clients: work.calls("ConnectingClient", "manager/"),
+        slots: work.calls("takeFor", "manager/"),
+        // The slots of the session and of its socket.
+        taken: work.calls("take", "base/quotas/shares.ts"),
+        users: work.calls("identify", "manager/"),
+        tickets: work.calls("ticketOf", "server/"),
+      },
+      { checks: 0, clients: 1, slots: 1, taken: 2, users, tickets: 1 },
+      path,
+    );
+    // Rates of messages need the account of each session once more.
+    assertEquals(work.calls("of", "base/quotas/accounts.ts"), 2, path);
+  }
+});
+
+Deno.test("Server checks only options of the application", async () => {
+  await using server = listen({
+    webTransport: false,
+    authorize: () => true,
+    rooms: ["room:{id}"],
+    history: { "kept:{id}": {} },
+    durableStreams: { path: "/streams" },
+    features: [httpApi({ path: "/api", authorize: () => true })],
+    onMessage: (message) => message.reply(message.data),
+  });
+  const port = portOf(server);
+  const publish = () => post(port, "news", "1");
+  // The API loads with its first request.
+  await publish();
+  const own = await workOf(async () => {
+    using wire = await Wire.open(port);
+    const requests = [
+      '"subscribe":"news"',
+      '"subscribe":"room:1"',
+      '"subscribe":"kept:1"',
+      '"subscribe":"stream:none"',
+      '"publish":"news","data":1',
+      '"publish":"room:1","data":1',
+      '"publish":"kept:1","data":1',
+      '"presence":"room:1","data":1',
+      '"topic":"echo","data":1',
+      '"unsubscribe":"room:1"',
+      '"unsubscribe":"news"',
+    ];
+    for (const [id, request] of requests.entries()) {
+      await wire.say(`{${request},"id":${id}}`);
+      await wire.until(`{"reply":${id},`);
+    }
+    await publish();
+  });
+  const given = await workOf(() => Promise.resolve(server.publish("news", 1, { from: "ann" })));
+  assertEquals(
+    { own: own.calls("checkOptions", "base/"), given: given.calls("checkOptions", "base/") },
+    { own: 0, given: 1 },
+  );
+});
+
+Deno.test("Server encodes and measures a publication over HTTP once, for its subscribers", async () => {
+  await using server = listen({
+    webTransport: false,
+    authorize: () => true,
+    history: { "kept:{id}": {} },
+    features: [httpApi({ path: "/api", authorize: () => true })],
+  });
+  const port = portOf(server);
+  using wire = await Wire.open(port);
+  for (const topic of ["news", "kept:1"]) {
+    await wire.say(`{"subscribe":"${topic}","id":1}`);
+    await wire.until('{"reply":1,');
+    const publish = async (text: string) => {
+      await post(port, topic, `{"text":"${text}"}`);
+      await wire.until(text);
+    };
+    await publish("warm-up");
+    const work = await workOf(() => publish("a text"));
+    assertEquals(
+      {
+        publications: work.calls("encodeMessage", "session/"),
+        encoded: work.encodings("a text"),
+        measured: work.measurements("a text"),
+      },
+      { publications: 1, encoded: 1, measured: 1 },
+      topic,
+    );
+  }
+});
 
 Deno.test("Server names, measures and encodes a state's row once when a client writes it", async () => {
   const contract = defineContract({

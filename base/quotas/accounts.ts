@@ -108,8 +108,18 @@ export class Accounts {
    * @param facts Facts about the peer.
    * @returns The account.
    */
-  of({ address, user, guest, session }: AccountFacts): Account {
-    const at = this.#at(address);
+  of(facts: AccountFacts): Account {
+    return this.known(this.#at(facts.address), facts);
+  }
+
+  /**
+   * Adds facts that became known later, and records that the user has just been seen.
+   *
+   * @param at The account of the peer's address.
+   * @param facts All facts about the peer, with the same address.
+   * @returns The account of all facts.
+   */
+  known(at: Account, { address, user, guest, session }: AccountFacts): Account {
     if ((user ?? guest ?? session) === undefined) return at;
     const { networks, isBehindProxy, onProxy } = at;
     const facts = { networks, isBehindProxy, onProxy, user, guest, session };

@@ -127,10 +127,10 @@ export function isPositioned(publication: Publication): publication is Positione
 }
 
 /** Encodes a publication with its position, once for all subscribers. */
-export function place({ topic, payload, position, except }: Positioned): Placed {
+export function place({ topic, payload, bytes, position, except }: Positioned): Placed {
   const { offset, prev } = position;
   // The tag is written into the JSON unescaped.
   const tag = position.tag !== undefined && TAG.test(position.tag) ? position.tag : undefined;
-  const message = { ...placed(payload, topic, { offset, prev, tag }), position };
+  const message = { ...placed(payload, topic, { offset, prev, tag, bytes }), position };
   return { message, offset, prev, tag, except };
 }

@@ -125,7 +125,7 @@ export class Presence implements Disposable {
   readonly #listeners = new Set<{ readonly listener: (event: PresenceEvent) => void }>();
   readonly #events: PresenceEvent[] = [];
   readonly #watched = new WeakSet<Session>();
-  readonly #onEnd = (session: Session) => void this.leave(session);
+  readonly #onEnd = (session: Session) => void this.remove(session);
   #isTelling = false;
   #isDisposed = false;
 
@@ -173,7 +173,15 @@ export class Presence implements Disposable {
   enter(session: Session, topic?: string, options: { readonly data?: unknown } = {}): boolean {
     checkOptions("enter", options, { data: 0 });
     if (topic !== undefined) checkTopic(topic, "enter");
-    const data = copyPresenceData(options.data, { verb: "enter" });
+    return this.add(session, topic, copyPresenceData(options.data, { verb: "enter" }));
+  }
+
+  /**
+   * Adds a session as {@linkcode Presence.enter} does, without a check of the arguments.
+   *
+   * @ignore
+   */
+  add(session: Session, topic?: string, data?: unknown): boolean {
     if (session.isClosed || this.#isDisposed) return false;
     const scope = topic === undefined ? undefined : this.#scopes.open(topic);
     let visit = this.#visits.get(session);
@@ -217,7 +225,15 @@ export class Presence implements Disposable {
    */
   update(session: Session, topic: string, options: { readonly data?: unknown } = {}): boolean {
     checkOptions("update", options, { data: 0 });
-    const data = copyPresenceData(options.data, { verb: "update" });
+    return this.change(session, topic, copyPresenceData(options.data, { verb: "update" }));
+  }
+
+  /**
+   * Sets data as {@linkcode Presence.update} does, without a check of the arguments.
+   *
+   * @ignore
+   */
+  change(session: Session, topic: string, data: unknown): boolean {
     const userPresence = this.#visits.get(session)?.presences.get(topic);
     if (userPresence === undefined) return false;
     this.#scopes.setData(userPresence, session, data);
@@ -240,7 +256,15 @@ export class Presence implements Disposable {
     options: { readonly isFinal?: boolean | undefined } = {},
   ): boolean {
     checkOptions("leave", options, { isFinal: "boolean" });
-    const { isFinal = false } = options;
+    return this.remove(session, topic, options.isFinal);
+  }
+
+  /**
+   * Removes a session as {@linkcode Presence.leave} does, without a check of the arguments.
+   *
+   * @ignore
+   */
+  remove(session: Session, topic?: string, isFinal = false): boolean {
     const visit = this.#visits.get(session);
     if (visit === undefined) return false;
     if (topic !== undefined) {

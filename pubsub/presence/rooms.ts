@@ -224,7 +224,7 @@ export class Rooms implements Disposable {
     if (session.isClosed || isEnding) return false;
     const { data: given, ...start } = options;
     const before = this.#dataOf.get(session)?.get(room);
-    if (given !== undefined) this.update(session, room, { data: given });
+    if (given !== undefined) this.setData(session, room, given);
     try {
       return this.#enter(session, room, start);
     } catch (error) {
@@ -273,11 +273,21 @@ export class Rooms implements Disposable {
    */
   update(session: Session, room: string, options: { readonly data?: unknown } = {}): boolean {
     checkOptions("update", options, { data: 0 });
+    return this.setData(session, room, options.data);
+  }
+
+  /**
+   * Sets a session's presence data as {@linkcode Rooms.update} does. Also used for clients'
+   * requests.
+   *
+   * @ignore
+   */
+  setData(session: Session, room: string, given: unknown): boolean {
     this.#check(room, "update");
     const { maxDataBytes: maxBytes } = this.#optionsOf(room);
-    const data = copyPresenceData(options.data, { verb: "update", maxBytes });
+    const data = copyPresenceData(given, { verb: "update", maxBytes });
     this.#keep(session, room, data);
-    return this.isMember(session, room) && this.#presence.update(session, room, { data });
+    return this.isMember(session, room) && this.#presence.change(session, room, data);
   }
 
   /**
@@ -362,7 +372,7 @@ export class Rooms implements Disposable {
       // causes.
       known.admit(session, data);
       this.#remember(session, room);
-      this.#presence.enter(session, room, { data });
+      this.#presence.add(session, room, data);
       return true;
     } catch (error) {
       this.#roomsOf.get(session)?.delete(room);
@@ -407,7 +417,7 @@ export class Rooms implements Disposable {
     if (!this.#roomsOf.get(session)?.delete(room)) return;
     this.#forget(session, room);
     // A client that moves may return to the room in its next session.
-    this.#presence.leave(session, room, { isFinal: code !== MOVED });
+    this.#presence.remove(session, room, code !== MOVED);
   }
 
   #forget(session: Session, name: string): void {

@@ -27,7 +27,7 @@ import type { SessionManager } from "../../manager/session_manager.ts";
 import { MemoryStore } from "../../pubsub/memory/broker.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";
-import type { Topics } from "../../pubsub/topics.ts";
+import type { EncodedPublication, Topics } from "../../pubsub/topics.ts";
 import { INTERNAL_PREFIX, type Publication } from "../../pubsub/broker.ts";
 import { compileContract } from "../../session/settings/check_settings.ts";
 import type { Contract, ContractRouter } from "../../session/contract.ts";
@@ -319,20 +319,21 @@ export class Api {
     { repetition, checkRevoked }: Pick<Call<"publish">, "repetition" | "checkRevoked">,
   ): Promise<ReplyOf<"publishBatch">["publications"]> {
     const { topics, runtime } = this.#parts;
+    const prepared: EncodedPublication[] = [];
     for (const publication of publications) {
       const { topic, data, from } = publication;
       await this.#checkMessage(publication, "publish");
-      encoded("publish", () => topics.checkPublication(topic, data, { from }));
+      prepared.push(encoded("publish", () => topics.encode("publish", topic, data, { from })));
     }
     checkRevoked();
     // The calls are made in order without waiting in between, because the broker keeps the order of
     // each topic.
-    const published = publications.map(({ topic, data, from }, number) => {
-      if (topics.historyOf(topic) === undefined) return void topics.publish(topic, data, { from });
+    const published = prepared.map((publication, number) => {
+      if (publication.bounds === undefined) return void topics.publishEncoded(publication);
       const key = repetition === undefined
         ? {}
         : { key: { producer: `api:${repetition}`, number } };
-      return topics.append(topic, data, { from, ...key });
+      return topics.appendEncoded(publication, key);
     });
     const outcomes = await waitFor(runtime, Promise.allSettled(published), {
       what: "the broker, which may still accept the publication,",

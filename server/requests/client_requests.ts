@@ -112,10 +112,10 @@ export class ClientRequests implements SessionServices {
       const { code = CloseCode.normal, reason = "" } = revocation;
       return { code, reason };
     }
-    const reservation = admission.takeReservation(session.connection);
+    const reservation = admission.reservationOf(session);
     const beside = session[internals].lineage.predecessor;
     try {
-      manager.add(session, { reservation, beside });
+      manager.enter(session, { reservation, beside });
     } catch (error) {
       reservation?.[Symbol.dispose]();
       if (!(error instanceof LimitError)) throw error;
@@ -130,14 +130,10 @@ export class ClientRequests implements SessionServices {
     this.#renewals.watch(session);
     this.#subscriptions.moveTo(session);
     const { responses, accountOf, presence, users } = this.#parts;
-    const hasUser = verifiedUser(session) !== undefined;
-    if (!hasUser && responses === undefined) return;
-    // From now on the user counts as seen at this address.
-    const account = accountOf(session);
-    responses?.opened(session, account);
+    responses?.opened(session, accountOf(session));
     // A session without a user is never online.
-    if (!hasUser) return;
-    presence.enter(session);
+    if (verifiedUser(session) === undefined) return;
+    presence.add(session);
     users.opened(session);
   }
 

@@ -41,7 +41,7 @@ export class PresenceUpdates {
     const checked = await checkData(session, schema, data);
     decision.check();
     try {
-      rooms.update(session, room, { data: checked });
+      rooms.setData(session, room, checked);
     } catch (error) {
       if (error instanceof RangeError) throw new RequestError("too-large", error.message);
       if (error instanceof QueueFullError) throw new RequestError("too-many", error.message);

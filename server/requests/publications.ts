@@ -64,16 +64,18 @@ export class Publications {
       from: from ? verifiedUser(session) : undefined,
     };
     try {
+      const verb = hasHistory ? "append" : "publish";
+      const encoded = topics.encode(verb, topic, data, publishing);
       if (hasHistory) {
         const publisher = publisherKeyOf(this.#parts.accounts.of(session));
         const key = number && { producer: number.producer, number: number.number };
-        await topics.append(topic, data, { ...publishing, publisher, key });
-      } else if (!number?.isOnce) topics.publish(topic, data, publishing);
-      else {
-        topics.checkPublication(topic, data, publishing);
-        if (!await this.#isNew(topic, number)) return {};
-        decision.check();
-        topics.publish(topic, data, publishing);
+        await topics.appendEncoded(encoded, { publisher, key });
+      } else {
+        if (number?.isOnce) {
+          if (!await this.#isNew(topic, number)) return {};
+          decision.check();
+        }
+        topics.publishEncoded(encoded);
       }
     } catch (error) {
       // Encoding may lengthen data beyond the limit: `9e20` becomes 21 digits.

@@ -248,6 +248,8 @@ interface MessagePlace {
    * does not escape.
    */
   readonly tag?: string | undefined;
+  /** Bytes of the message without its place, if they were counted. */
+  readonly bytes?: number | undefined;
 }
 
 /**
@@ -259,7 +261,12 @@ interface MessagePlace {
  * @returns The message, ready for any number of sessions.
  */
 export function placed(frame: Frame, topic: string, place: MessagePlace): EncodedMessage {
-  if (typeof frame === "string") return framed(withPlace(frame, place), topic);
+  if (typeof frame === "string") {
+    const whole = withPlace(frame, place);
+    if (place.bytes === undefined) return framed(whole, topic);
+    // A place is ASCII.
+    return { frame: whole, size: place.bytes + whole.length - frame.length, topic };
+  }
   const parts = decodeBinary(frame);
   if (parts === undefined) return framed(frame, topic);
   return framed(encodeBinary(withPlace(parts.head, place), parts.data), topic);

@@ -115,6 +115,8 @@ Deno.test("placed() adds no more than MAX_PLACE_BYTES", () => {
     const message = encodeMessage("a".repeat(55), data);
     const place = { offset: most, prev: most, tag: "x".repeat(MAX_TAG_LENGTH) };
     const { size } = placed(message.frame, message.topic, place);
+    const known = placed(message.frame, message.topic, { ...place, bytes: message.size });
+    assertEquals(known.size, size);
     const added = size - message.size;
     assertEquals([added <= MAX_PLACE_BYTES, added >= MAX_PLACE_BYTES - 2], [true, true]);
   }

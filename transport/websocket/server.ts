@@ -284,6 +284,18 @@ export function acceptWebSocket(
   options: AcceptWebSocketOptions = {},
 ): ReturnType<WebSocketEngine> {
   checkOptions("accept WebSocket", options, ACCEPT);
+  return acceptUpgrade(request, options);
+}
+
+/**
+ * Accepts a WebSocket as {@linkcode acceptWebSocket} does, without a check of the options.
+ *
+ * @ignore
+ */
+export function acceptUpgrade(
+  request: Request,
+  options: AcceptWebSocketOptions = {},
+): ReturnType<WebSocketEngine> {
   const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
   const { lease, flowControl, admitted } = options;
   checkOffered(request, protocol);
