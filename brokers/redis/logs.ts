@@ -1,9 +1,9 @@
 /** Logs of durable streams in Redis. */
+import { abortable } from "@std/async/abortable";
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { withoutUndefined } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { within } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import { WaitingBudget, type WaitingLimits } from "../../pubsub/broker/queue.ts";
 import {
@@ -224,7 +224,8 @@ export class RedisLogs implements LogStore {
     signal?.throwIfAborted();
     checkId(id);
     const ask = { after, maxRecords, maxBytes, renews, tail };
-    const reply = await within(this.#runtime, this.#call("read", id, { ask }), { signal });
+    const reading = this.#call("read", id, { ask });
+    const reply = await (signal ? abortable(reading, signal) : reading);
     if (reply.kind === "expired") return reply.kind;
     const { info, page } = reply;
     if (info === undefined) return undefined;

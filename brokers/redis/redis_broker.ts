@@ -1,10 +1,11 @@
 /** The broker of nodes that share a Redis. */
+import { abortable } from "@std/async/abortable";
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { BrokerError } from "../../errors.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import { textOf } from "../../base/error_text.ts";
-import { settlesWithin, within } from "../../base/wait.ts";
+import { settlesWithin } from "../../base/wait.ts";
 import type {
   Appended,
   AppendOptions,
@@ -451,7 +452,7 @@ export class RedisBroker implements Broker {
     signal?.throwIfAborted();
     checkName(topic);
     const reading = this.#run("read history", () => this.#histories.read(topic, options));
-    const page = await within(this.#settings.runtime, reading, { signal });
+    const page = await (signal ? abortable(reading, signal) : reading);
     this.#life.reads++;
     return page;
   }

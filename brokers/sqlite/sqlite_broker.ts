@@ -1,11 +1,11 @@
 /** The broker of one machine, with all data in one file. */
+import { abortable } from "@std/async/abortable";
 import { checkOptions, SIGNAL } from "../../base/options/option_checks.ts";
 import { BrokerError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { requireDeno } from "../../base/platform.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
-import { within } from "../../base/wait.ts";
 import {
   type Appended,
   type AppendOptions,
@@ -380,7 +380,7 @@ export class SqliteBroker implements Broker {
     const [, first] = operation as FileOperation;
     this.#checkCall(verb, typeof first === "string" ? first : undefined);
     const call = this.#queue.call(operation, options);
-    return await (signal ? within(this.#runtime, call, { signal }) : call);
+    return await (signal ? abortable(call, signal) : call);
   }
 
   async #read(topic: string, { signal, ...options }: ReadHistoryOptions): Promise<HistoryPage> {

@@ -1,4 +1,5 @@
 /** A session that a user or a program controls with commands. All results are events. */
+import { abortable } from "@std/async/abortable";
 import { QueueFullError, UnsupportedError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -16,7 +17,7 @@ import {
 } from "../../session/wire/presence_notice.ts";
 import { updateMembers } from "../../session/wire/member_list.ts";
 import type { WaitOptions } from "../../session/types.ts";
-import { waitFor, within } from "../../base/wait.ts";
+import { waitFor } from "../../base/wait.ts";
 import type { TalkEvent, TalkStatus } from "./event.ts";
 import type { Order } from "./order.ts";
 
@@ -372,7 +373,8 @@ export class Conversation {
   async #ask({ topic, data, id }: Order, wait: WaitOptions): Promise<void> {
     const { emit, timeoutMs, runtime } = this.#options;
     while (this.#awaited.size >= MAX_RESPONSES) {
-      await within(runtime, this.#changed.changed(), { signal: wait.signal });
+      const changed = this.#changed.changed();
+      await (wait.signal ? abortable(changed, wait.signal) : changed);
     }
     const session = await this.#session(wait);
     const own = { topic, id };

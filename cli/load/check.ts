@@ -1,4 +1,5 @@
 /** The check before a load: one session and one message with its reply. */
+import { abortable } from "@std/async/abortable";
 import { CommandError, Exit } from "../command.ts";
 import { plainText } from "../context.ts";
 import { rejectionCure, requestCure } from "../rejection_cure.ts";
@@ -54,7 +55,7 @@ export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOption
   opened.promise.catch(() => {});
   replied.promise.catch(() => {});
   try {
-    await within(runtime, opened.promise, { signal });
+    await abortable(opened.promise, signal);
     await within(runtime, tryOnce(plan, { link, stamp, replied: replied.promise }), {
       signal,
       timeoutMs: REPLY_MS,

@@ -1,8 +1,9 @@
 /** The broker of a worker, whose store is in another thread. */
+import { abortable } from "@std/async/abortable";
 import { BrokerError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
-import { settlesWithin, within } from "../../base/wait.ts";
+import { settlesWithin } from "../../base/wait.ts";
 import {
   type Broker,
   type BrokerHistory,
@@ -266,7 +267,7 @@ export class PortBroker implements Broker {
     const id = ++this.#lastId;
     this.#calls.set(id, call);
     this.#link.send(["call", id, name, bytes, packed]);
-    const result = await (signal ? within(this.#runtime, call.promise, { signal }) : call.promise);
+    const result = await (signal ? abortable(call.promise, signal) : call.promise);
     if (counts !== undefined) this.#life[counts]++;
     return result;
   }

@@ -1,6 +1,7 @@
 /**
  * Responses that outlive their connection: generators on this node that write to durable streams.
  */
+import { abortable } from "@std/async/abortable";
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
@@ -448,7 +449,6 @@ export class StoredResponses {
     make: (running: Running) => ReturnType<ResponseStart["generate"]>,
   ): Promise<void> {
     const { writer, account, slot } = response;
-    const { runtime } = this.#parts;
     const stop = new AbortController();
     const { signal } = stop;
     const running: Running = { ...response, lost: 0, stop, over: Promise.withResolvers() };
@@ -464,7 +464,7 @@ export class StoredResponses {
       : Promise.try(make, running).then((items) => items[Symbol.asyncIterator]());
     making.catch(() => {}); // The wait may end by the signal.
     try {
-      await this.#writeAll(await within(runtime, making, { signal }), running);
+      await this.#writeAll(await abortable(making, signal), running);
       await writer.close();
       await this.#forget(running);
     } catch (error) {
@@ -490,12 +490,12 @@ export class StoredResponses {
     const onError = (error: unknown) => stop.abort(error);
     let kept: Promise<void> | undefined;
     for (let count = 1;; count++) {
-      if (writer.isUncertain) await within(runtime, writer.confirmed, { signal });
-      const next = await within(runtime, Promise.resolve(iterator.next()), { signal });
+      if (writer.isUncertain) await abortable(writer.confirmed, signal);
+      const next = await abortable(Promise.resolve(iterator.next()), signal);
       if (next.done) break;
       kept = writer.append(next.value);
       kept.catch(onError);
-      await within(runtime, writer.ready, { signal });
+      await abortable(writer.ready, signal);
       if (count % ITEMS_PER_TURN === 0) await new Promise<void>((end) => runtime.schedule(end));
     }
     await kept;

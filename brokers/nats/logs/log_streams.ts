@@ -1,9 +1,9 @@
 /** The two streams of logs: one with all changes of all logs, and one with the next checks. */
+import { abortable } from "@std/async/abortable";
 import type { JetStreamManager } from "@nats-io/jetstream";
 import { headers, type MsgHdrs } from "@nats-io/nats-core";
 import { BrokerError } from "../../../errors.ts";
 import { textOf } from "../../../base/error_text.ts";
-import { within } from "../../../base/wait.ts";
 import {
   type LogKind,
   logKind,
@@ -304,7 +304,7 @@ export class LogStreams {
         await this.#link.followClock(manager, stream);
         return await act(manager);
       });
-      return await within(this.#link.runtime, acting, { signal: period });
+      return await (period ? abortable(acting, period) : acting);
     } catch (cause) {
       // The streams may be gone, so the next call creates them again.
       this.#link.reopen(stream, opened);

@@ -1,5 +1,5 @@
 /** Logs of durable streams in JetStream. */
-import { within } from "../../../base/wait.ts";
+import { abortable } from "@std/async/abortable";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { BrokerLife } from "../../../pubsub/broker/life.ts";
@@ -152,7 +152,8 @@ export class NatsLogs implements LogStore {
     const part = this.#check("read a log", id);
     const { signal } = options;
     signal?.throwIfAborted();
-    return await within(this.#runtime, this.#read(id, part, options), { signal });
+    const reading = this.#read(id, part, options);
+    return await (signal ? abortable(reading, signal) : reading);
   }
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
