@@ -94,13 +94,25 @@ Deno.test("pause() ends after its time or on a signal, and leaves no listener", 
     );
   begin();
   await time.tickAsync(999);
-  assertEquals([ended, first.listeners, second.listeners], [0, 1, 1]);
+  assertEquals({ ended, firstListeners: first.listeners, secondListeners: second.listeners }, {
+    ended: 0,
+    firstListeners: 1,
+    secondListeners: 1,
+  });
   await time.tickAsync(1);
-  assertEquals([ended, first.listeners, second.listeners], [1, 0, 0]);
+  assertEquals({ ended, firstListeners: first.listeners, secondListeners: second.listeners }, {
+    ended: 1,
+    firstListeners: 0,
+    secondListeners: 0,
+  });
   begin();
   second.dispatchEvent(new Event("abort"));
   await time.tickAsync(0);
-  assertEquals([ended, first.listeners, second.listeners], [2, 0, 0]);
+  assertEquals({ ended, firstListeners: first.listeners, secondListeners: second.listeners }, {
+    ended: 2,
+    firstListeners: 0,
+    secondListeners: 0,
+  });
   await pause(platformRuntime(), 0);
   await pause(platformRuntime(), 1_000, AbortSignal.abort());
 });

@@ -39,7 +39,7 @@ async function run(
 
 Deno.test("main() runs a command with its arguments and options", async () => {
   const { code, out, err } = await run(["greet", "ann", "--json"]);
-  assertEquals([code, out, err], [0, "hello ann true\n", ""]);
+  assertEquals({ code, out, err }, { code: 0, out: "hello ann true\n", err: "" });
 });
 
 Deno.test("main() shows the version and the help, on standard output", async () => {
@@ -97,7 +97,7 @@ Deno.test("main() turns the result of a command into an exit code", async () => 
   ];
   for (const [error, abort, code, err] of cases) {
     const ended = await run(["greet"], { command: failing(error), abort });
-    assertEquals([ended.code, ended.out, ended.err], [code, "", err]);
+    assertEquals({ code: ended.code, out: ended.out, err: ended.err }, { code, out: "", err });
   }
 });
 

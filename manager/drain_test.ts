@@ -214,7 +214,11 @@ Deno.test("SessionManager.drain() does not wait for a connection whose close lin
   assertEquals(session.state, "draining");
   await pass(time, 1);
   assertEquals(await report, { closed: 0, cut: 1, tookMs: 300 });
-  assertEquals([session.state, manager.count, time.next()], ["closed", 0, false]);
+  assertEquals({ state: session.state, count: manager.count, next: time.next() }, {
+    state: "closed",
+    count: 0,
+    next: false,
+  });
 });
 
 Deno.test("SessionManager.drain() closes all sessions immediately when its signal aborts", async () => {
@@ -234,7 +238,12 @@ Deno.test("SessionManager.drain() does not wait when its signal was aborted befo
   const manager = managerDrawing(0.5);
   join(manager, 3);
   const { closed, cut } = await manager.drain({ signal: AbortSignal.abort() });
-  assertEquals([closed, cut, manager.count, time.next()], [0, 3, 0, false]);
+  assertEquals({ closed, cut, count: manager.count, next: time.next() }, {
+    closed: 0,
+    cut: 3,
+    count: 0,
+    next: false,
+  });
 });
 
 Deno.test("SessionManager.drain() ends when all peers have left", async () => {

@@ -110,7 +110,11 @@ Deno.test("SessionManager closes a session with 4429 if it keeps flooding", asyn
     reason,
     "More than 10 rejections in 10 s: at most 0.5 messages a second per session",
   );
-  assertEquals([handled.length, manager.count, manager.stats().rates.closed], [3, 0, 1]);
+  assertEquals({
+    handled: handled.length,
+    count: manager.count,
+    closed: manager.stats().rates.closed,
+  }, { handled: 3, count: 0, closed: 1 });
 });
 
 Deno.test("SessionManager closes a session that publishes without reading the rejections", async () => {

@@ -56,7 +56,11 @@ Deno.test("SessionManager lists copies", async () => {
   for (const list of [manager.all(), manager.sessionsOf("ann"), manager.byState("connected")]) {
     list.length = 0;
   }
-  assertEquals([manager.count, manager.all().length, manager.sessionsOf("ann").length], [1, 1, 1]);
+  assertEquals({
+    count: manager.count,
+    all: manager.all().length,
+    sessionsOf: manager.sessionsOf("ann").length,
+  }, { count: 1, all: 1, sessionsOf: 1 });
 });
 
 Deno.test("SessionManager.sessionsOf() finds a session without a user by its name", async () => {
@@ -94,7 +98,11 @@ Deno.test("SessionManager.add() rejects an id that is already in use", async () 
       "Cannot add session: its id must be new, received 1",
     );
   }
-  assertEquals([manager.count, manager.stats().created, reservation.isHeld], [1, 1, true]);
+  assertEquals({
+    count: manager.count,
+    created: manager.stats().created,
+    isHeld: reservation.isHeld,
+  }, { count: 1, created: 1, isHeld: true });
 });
 
 Deno.test("SessionManager.add() removes a closed session immediately", async () => {
@@ -159,7 +167,11 @@ Deno.test("SessionManager.admit() keeps a thousand handshakes below the limit", 
   await Promise.all(Array.from({ length: 1_000 }, handshake));
   assertEquals([manager.count, rejected], [100, 900]);
   const stats = manager.stats();
-  assertEquals([stats.reserved, stats.rejected.maxSessions, stats.peak], [0, 900, 100]);
+  assertEquals({
+    reserved: stats.reserved,
+    maxSessions: stats.rejected.maxSessions,
+    peak: stats.peak,
+  }, { reserved: 0, maxSessions: 900, peak: 100 });
 });
 
 Deno.test("SessionManager.admit() counts until the handshake succeeds or fails", async () => {
@@ -176,7 +188,11 @@ Deno.test("SessionManager.admit() counts until the handshake succeeds or fails",
     using reservation = manager.admit({ user: "ann" });
     manager.add(session, { reservation });
   }
-  assertEquals([manager.count, manager.stats().reserved, manager.stats().users], [1, 0, 1]);
+  assertEquals({
+    count: manager.count,
+    reserved: manager.stats().reserved,
+    users: manager.stats().users,
+  }, { count: 1, reserved: 0, users: 1 });
   assertThrows(() => manager.admit(), LimitError);
   await session.close();
   manager.admit()[Symbol.dispose]();
@@ -188,7 +204,11 @@ Deno.test("SessionManager.admit() counts nothing without a user and an address",
     using _kept = manager.admit({ user: undefined, address: "" });
     manager.add(open());
   }
-  assertEquals([manager.count, manager.stats().users, manager.stats().addresses], [3, 0, 0]);
+  assertEquals({
+    count: manager.count,
+    users: manager.stats().users,
+    addresses: manager.stats().addresses,
+  }, { count: 3, users: 0, addresses: 0 });
 });
 
 Deno.test("SessionManager.remove() removes a session and leaves it open", async () => {
@@ -197,7 +217,11 @@ Deno.test("SessionManager.remove() removes a session and leaves it open", async 
   const id = manager.add(session);
   assertStrictEquals(manager.remove(id), session);
   assertEquals(manager.remove(id), undefined);
-  assertEquals([session.state, manager.count, manager.sessionsOf("ann")], ["connected", 0, []]);
+  assertEquals({
+    state: session.state,
+    count: manager.count,
+    sessionsOfAnn: manager.sessionsOf("ann"),
+  }, { state: "connected", count: 0, sessionsOfAnn: [] });
   const { removed, closed, users } = manager.stats();
   assertEquals({ removed, closed, users }, { removed: 1, closed: 0, users: 0 });
   manager.admit()[Symbol.dispose]();
@@ -240,7 +264,11 @@ Deno.test("SessionManager.cleanup() removes closed sessions", async () => {
   manager.add(open());
   assertEquals(manager.cleanup(), 0);
   await session.close();
-  assertEquals([found, manager.count, manager.stats().closed], [1, 1, 1]);
+  assertEquals({ found, count: manager.count, closed: manager.stats().closed }, {
+    found: 1,
+    count: 1,
+    closed: 1,
+  });
 });
 
 Deno.test("SessionManager cleans up every cleanupIntervalMs, once a minute by default", async () => {
@@ -311,7 +339,11 @@ Deno.test("SessionManager.shutdown() closes all sessions, rejects new ones, and 
   await manager.shutdown({ reason: "bye" });
   await manager.shutdown();
   assertEquals(await client.closed, { closeCode: CloseCode.draining, reason: "bye" });
-  assertEquals([manager.count, manager.isDraining, time.next()], [0, true, false]);
+  assertEquals({ count: manager.count, isDraining: manager.isDraining, next: time.next() }, {
+    count: 0,
+    isDraining: true,
+    next: false,
+  });
   await using late = open();
   for (
     const attempt of [

@@ -109,7 +109,11 @@ Deno.test("SessionManager.stats() sums up queued and dropped messages", async ()
     for (let n = 0; n < 5; n++) session.send("small", n);
   }
   const { messages, bytes } = manager.stats();
-  assertEquals([messages.sent, messages.queued, messages.dropped], [2, 4, 6]);
+  assertEquals({ sent: messages.sent, queued: messages.queued, dropped: messages.dropped }, {
+    sent: 2,
+    queued: 4,
+    dropped: 6,
+  });
   assertEquals(bytes.queued, 4 * `{"topic":"small","data":0}`.length);
   for (const session of manager.all()) session.connection.close();
 });
@@ -229,7 +233,12 @@ Deno.test("SessionManager.stats() counts a session once that was removed and add
   await session.close();
   assertEquals(sent(), 2);
   const { created, closed, removed, count } = manager.stats();
-  assertEquals([created, closed, removed, count], [5, 1, 4, 0]);
+  assertEquals({ created, closed, removed, count }, {
+    created: 5,
+    closed: 1,
+    removed: 4,
+    count: 0,
+  });
 });
 
 Deno.test("SessionManager.stats() sums up the statistics of its sessions", async () => {
@@ -251,11 +260,11 @@ Deno.test("SessionManager.stats() sums up the statistics of its sessions", async
   const check = () => {
     const { stats } = near;
     const { messages, bytes, streams, datagrams } = manager.stats();
-    assertEquals([messages.sent, messages.received, messages.waiting], [
-      stats.sentMessages,
-      stats.receivedMessages,
-      manager.count * stats.waitingMessages,
-    ]);
+    assertEquals({ sent: messages.sent, received: messages.received, waiting: messages.waiting }, {
+      sent: stats.sentMessages,
+      received: stats.receivedMessages,
+      waiting: manager.count * stats.waitingMessages,
+    });
     assertEquals([bytes.sent, bytes.received], [stats.sentBytes, stats.receivedBytes]);
     assertEquals(streams, {
       created: stats.streamsCreated,

@@ -139,7 +139,12 @@ Deno.test("a subscriber that leaves with a reason reports it to the publisher", 
   ends.reader.closeWithError("timeout");
   while (!ends.writer.signal.aborted) await turns();
   const { scope, reason, moqCode, by } = ends.writer.signal.reason as MoqError;
-  assertEquals([scope, reason, moqCode, by], ["subscribe", "timeout", 5, "remote"]);
+  assertEquals({ scope, reason, moqCode, by }, {
+    scope: "subscribe",
+    reason: "timeout",
+    moqCode: 5,
+    by: "remote",
+  });
 });
 
 Deno.test("a read times out, and the next one receives the frame", async () => {
@@ -225,7 +230,11 @@ Deno.test("a group reports its end, whichever end aborted it", async () => {
     await turns();
   }
   const error = await assertRejects(() => soon(left.closed), MoqError);
-  assertEquals([error.scope, error.reason, error.by], ["group", "subscribeCancelled", "remote"]);
+  assertEquals({ scope: error.scope, reason: error.reason, by: error.by }, {
+    scope: "group",
+    reason: "subscribeCancelled",
+    by: "remote",
+  });
 });
 
 Deno.test("sessions with different muxes have separate broadcasts", async () => {

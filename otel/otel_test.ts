@@ -340,19 +340,23 @@ Deno.test("otel() limits the distinct codes that peers can choose", async () => 
   await near.close();
   await far.closed;
   const types = valuesOf("rpc.client.call.duration", "error.type");
-  assertEquals([types.size, types.has("code-63"), types.has("_OTHER")], [65, true, true]);
+  assertEquals({
+    types: types.size,
+    hasCode63: types.has("code-63"),
+    hasOTHER: types.has("_OTHER"),
+  }, { types: 65, hasCode63: true, hasOTHER: true });
   for (let i = 0; i < 100; i++) {
     const { near, far } = watchedPair(telemetry, {});
     await far.close({ code: 3000 + i });
     await near.closed;
   }
   const codes = valuesOf("skein.session.duration", "skein.close.code");
-  assertEquals([codes.size, codes.has("0"), codes.has("3063"), codes.has("other")], [
-    66,
-    true,
-    true,
-    true,
-  ]);
+  assertEquals({
+    codes: codes.size,
+    has0: codes.has("0"),
+    has3063: codes.has("3063"),
+    hasOther: codes.has("other"),
+  }, { codes: 66, has0: true, has3063: true, hasOther: true });
 });
 
 /** A span in a trace. */

@@ -41,7 +41,11 @@ Deno.test("Decisions.revoke() leaves out the decision that makes the call, also 
     await Promise.resolve();
     return decisions.revoke("ann", REMOVED, "a");
   });
-  assertEquals([isRevoked, own.revocation, other.revocation], [true, undefined, REMOVED]);
+  assertEquals({ isRevoked, ownRevocation: own.revocation, otherRevocation: other.revocation }, {
+    isRevoked: true,
+    ownRevocation: undefined,
+    otherRevocation: REMOVED,
+  });
   // A call from outside counts while the application decides.
   const released = Promise.withResolvers<void>();
   const deciding = own.during(() => released.promise);

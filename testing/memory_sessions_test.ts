@@ -25,7 +25,11 @@ Deno.test("memorySessions() types both sides by one contract", async () => {
   const answer: number = await pair.client.request("double", 21);
   const message = await receiveOne(pair.client);
   assert(message.pattern === "score:{game}");
-  assertEquals([answer, message.data, message.params.game], [42, 21, "chess"]);
+  assertEquals({ answer, data: message.data, game: message.params.game }, {
+    answer: 42,
+    data: 21,
+    game: "chess",
+  });
   await assertNoLeaks(pair);
   await assertNoLeaks(pair.server);
   // @ts-expect-error The compiler knows the type of requests.
@@ -43,7 +47,12 @@ Deno.test("memorySessions() names the user of the client", async () => {
     },
   });
   const { value, user, path, headers, address } = pair.server;
-  assertEquals([value.name, user, path, address], ["Ann", "ann", "/rooms/a", "192.0.2.1"]);
+  assertEquals({ name: value.name, user, path, address }, {
+    name: "Ann",
+    user: "ann",
+    path: "/rooms/a",
+    address: "192.0.2.1",
+  });
   assertEquals(headers.get("user-agent"), "test");
 });
 

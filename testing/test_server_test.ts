@@ -201,7 +201,11 @@ Deno.test("TestNetwork slows, stalls and cuts all connections, or one", async ()
   const [own] = server.manager.all().filter(({ id }) => id === ann.id);
   server.network.linkOf(own!).disconnect();
   await turns();
-  assertEquals([ann.isClosed, bob.isClosed, server.network.size], [true, false, 1]);
+  assertEquals({
+    annIsClosed: ann.isClosed,
+    bobIsClosed: bob.isClosed,
+    network: server.network.size,
+  }, { annIsClosed: true, bobIsClosed: false, network: 1 });
   server.network.drain();
   await bob.connection.draining;
   server.network.disconnect({ silent: true });

@@ -318,7 +318,12 @@ Deno.test("Session.authenticate() updates the session's value, but never the use
   assertEquals(other.failure, { code: "forbidden", message: "The token belongs to another user" });
   const wrong = await assertRejects(() => session.authenticate("wrong"), RequestError);
   assertEquals(wrong.failure, { code: "forbidden", message: "Unknown token" });
-  assertEquals([near?.value.token, near?.user, near?.isReady, errors], ["ann-2", "ann", true, []]);
+  assertEquals({ token: near?.value.token, user: near?.user, isReady: near?.isReady, errors }, {
+    token: "ann-2",
+    user: "ann",
+    isReady: true,
+    errors: [],
+  });
 });
 
 Deno.test("Session.authenticate() leaves the session unchanged if authenticate fails", async () => {

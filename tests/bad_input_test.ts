@@ -308,7 +308,11 @@ Deno.test("Server rejects a publication that JSON cannot encode, and reports no 
   peer.say('{"publish":"news","data":1e999}');
   await turns();
   const codes = peer.envelopes.slice(1).map(({ error }) => (error as { code: string }).code);
-  assertEquals([codes, faults, server.manager.count], [["malformed", "malformed"], [], 1]);
+  assertEquals({ codes, faults, count: server.manager.count }, {
+    codes: ["malformed", "malformed"],
+    faults: [],
+    count: 1,
+  });
 });
 
 Deno.test("Server reports no failed handler if a session closes before a publication to it", async () => {
@@ -360,11 +364,11 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
     const { code } = await endOf(session as Session);
     assertEquals(code, policy === "close" ? 4507 : 4000);
     await soon(closed.promise);
-    assertEquals([server.manager.count, server.topics.size, server.manager.sessionsOf("ann")], [
-      0,
-      0,
-      [],
-    ]);
+    assertEquals({
+      count: server.manager.count,
+      topics: server.topics.size,
+      sessionsOfAnn: server.manager.sessionsOf("ann"),
+    }, { count: 0, topics: 0, sessionsOfAnn: [] });
     await until(() => server.presence.members("room:a").length === 0);
     // Reads until the close, because the runtime's own close waits until the close frame is
     // written.

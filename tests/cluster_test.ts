@@ -138,7 +138,12 @@ Deno.test("A user's sessions on all nodes each receive a message to the user onc
   assertEquals(c!.to("ann").send("hi", new Uint8Array([7])), 0);
   await cluster.pass(0);
   const both = ["hi 1", 'hi {"0":7}'];
-  assertEquals([one.take(), two.take(), three.take(), bob.take()], [both, both, both, []]);
+  assertEquals({
+    oneTake: one.take(),
+    twoTake: two.take(),
+    threeTake: three.take(),
+    bobTake: bob.take(),
+  }, { oneTake: both, twoTake: both, threeTake: both, bobTake: [] });
   await two.session.close();
   await three.session.close();
   await cluster.pass(0);

@@ -248,7 +248,11 @@ for (const [brokerName, store] of Object.entries(BROKERS)) {
     for (const path of paths) {
       const response = await fetch(`http://127.0.0.1:${port}${path}`);
       await response.body?.cancel();
-      assertEquals([path, response.status, response.headers.has("retry-after")], [path, 503, true]);
+      assertEquals({
+        path,
+        status: response.status,
+        hasRetryAfter: response.headers.has("retry-after"),
+      }, { path, status: 503, hasRetryAfter: true });
     }
     await request.finish();
     assertMatch(await soon(request.answer), /^HTTP\/1.1 200 /);

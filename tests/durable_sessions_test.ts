@@ -103,7 +103,11 @@ for (const transport of ["websocket", "webtransport", "memory"] as const) {
     await using writer = await server.durableStreams.create<number>("a");
     await Promise.all(range(300).map((i) => writer.append(i)));
     const stream = client.durableStream<number>("a");
-    assertEquals([stream.id, stream.offset, stream.isUpToDate], ["a", undefined, false]);
+    assertEquals({ id: stream.id, offset: stream.offset, isUpToDate: stream.isUpToDate }, {
+      id: "a",
+      offset: undefined,
+      isUpToDate: false,
+    });
     const seen: number[] = [];
     const reading = (async () => {
       for await (const item of stream) seen.push(item);

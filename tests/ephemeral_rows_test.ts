@@ -104,7 +104,11 @@ Deno.test("ephemeral rows are shared between clients and servers, and not stored
   const cursors = ann.collection("cursors");
   await until(() => cursors.has("server"));
   const writing = cursors.set("ann", { x: 2 });
-  assertEquals([cursors.get("ann")?.x, cursors.size, ann.pendingWrites], [2, 2, 0]);
+  assertEquals({
+    x: cursors.get("ann")?.x,
+    cursors: cursors.size,
+    pendingWrites: ann.pendingWrites,
+  }, { x: 2, cursors: 2, pendingWrites: 0 });
   await writing;
   assertEquals(own.get("ann"), { x: 2, by: "" });
   await until(() => bob.collection("cursors").get("ann")?.x === 2);

@@ -135,13 +135,22 @@ for (const way of WAYS) {
           const isMisplaced = hasToken && way.isInBand && !allowTokenMessage;
           if (isMisplaced) {
             // The client sent no request, because it knows which features the server doesn't have.
-            assertEquals([user, rejected?.code, asked, told.length], [undefined, 4401, [], 1]);
+            assertEquals({ user, code: rejected?.code, asked, told: told.length }, {
+              user: undefined,
+              code: 4401,
+              asked: [],
+              told: 1,
+            });
             assertStringIncludes(rejected!.reason, "allowTokenMessage");
           } else if (hasToken || takesGuests) {
             assertEquals([user?.split(":")[0], rejected], [hasToken ? "ann" : "guest", undefined]);
             assertEquals([asked, told], [[token], []]);
           } else {
-            assertEquals([user, rejected?.code, asked], [undefined, 4401, [undefined]]);
+            assertEquals({ user, code: rejected?.code, asked }, {
+              user: undefined,
+              code: 4401,
+              asked: [undefined],
+            });
             assertEquals(told.map(({ status, reason }) => [status, reason]), [
               [401, told[0]!.reason],
             ]);
@@ -158,7 +167,11 @@ Deno.test("Server permanently rejects a token in band if it has no authenticate"
   await using server = listen({ onOpen: () => void opened++ });
   await using client = connect(server.url, { token: TOKEN, endOnRejection: true });
   const { code, reason } = await soon(client.closed);
-  assertEquals([code, opened, client.status.current.name], [4401, 0, "rejected"]);
+  assertEquals({ code, opened, name: client.status.current.name }, {
+    code: 4401,
+    opened: 0,
+    name: "rejected",
+  });
   assertStringIncludes(reason, "allowTokenMessage");
 });
 

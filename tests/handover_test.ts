@@ -131,7 +131,11 @@ Deno.test("Client that loses its second session reconnects next to the first, an
   const second = client.session!;
   server.network.linkOf(client).disconnect();
   await passTime(time, 1_000);
-  assertEquals([first.isReady, second.isReady, client.isConnected], [true, false, true]);
+  assertEquals({
+    firstIsReady: first.isReady,
+    secondIsReady: second.isReady,
+    isConnected: client.isConnected,
+  }, { firstIsReady: true, secondIsReady: false, isConnected: true });
   server.to("ann").send("direct", 1);
   await turns();
   assertEquals(seen, [1]);
@@ -536,7 +540,11 @@ Deno.test("Client.handOver() to another node repeats no publication after the su
   assertEquals(seen.length, 200);
   assertEquals(new Set(seen).size, 200);
   await passTime(time, 5_000);
-  assertEquals([first.isClosed, client.isConnected, seen.length], [true, true, 200]);
+  assertEquals({ isClosed: first.isClosed, isConnected: client.isConnected, seen: seen.length }, {
+    isClosed: true,
+    isConnected: true,
+    seen: 200,
+  });
 });
 
 Deno.test("Client.handOver() does not wait for the rest of a topic that the server rejects or the client leaves", async () => {
@@ -618,7 +626,11 @@ Deno.test("Client.handOver() drops messages from the first session for a topic t
   await turns();
   await passTime(time, 2_000);
   await left;
-  assertEquals([client.isConnected, seen, errors], [true, [], []]);
+  assertEquals({ isConnected: client.isConnected, seen, errors }, {
+    isConnected: true,
+    seen: [],
+    errors: [],
+  });
 });
 
 Deno.test("Client.handOver() holds a limited number of messages of the new session until the old one closes", async () => {

@@ -104,7 +104,11 @@ Deno.test("A read that is replaced or ended before its reply is rejected with `s
     [5, undefined],
   ]);
   assertEquals([sixth.reply, sixth.error?.code], [6, "superseded"]);
-  assertEquals([late.reply, late.data.head, late.data.reason], [3, 0, undefined]);
+  assertEquals({ reply: late.reply, head: late.data.head, reason: late.data.reason }, {
+    reply: 3,
+    head: 0,
+    reason: undefined,
+  });
   assertEquals(standing, { reply: 7, data: late.data });
 });
 
@@ -127,14 +131,18 @@ Deno.test("A client that reconnects to another server receives exactly the misse
   await using page = await Page.open(far.url, "skein.1");
   page.socket.send(JSON.stringify({ subscribe: "t", id: 1, since }));
   const [answer, ...rest] = (await take(page, 1)).map((text) => JSON.parse(text));
-  assertEquals([answer.data.recovered, answer.data.reason, rest], [false, "too-old", []]);
+  assertEquals({ recovered: answer.data.recovered, reason: answer.data.reason, rest }, {
+    recovered: false,
+    reason: "too-old",
+    rest: [],
+  });
   page.socket.send(
     JSON.stringify({ subscribe: "t", id: 2, since: { ...since as object, offset: 2_001 } }),
   );
   const [again, ...messages] = (await take(page, 1_001)).map((text) => JSON.parse(text));
   assertEquals([again.data.recovered, messages[0].data], [true, 2_002]);
   for (const [i, { offset, prev, data }] of messages.entries()) {
-    assertEquals([offset, prev, data], [2_002 + i, 2_001 + i, 2_002 + i]);
+    assertEquals({ offset, prev, data }, { offset: 2_002 + i, prev: 2_001 + i, data: 2_002 + i });
   }
 });
 

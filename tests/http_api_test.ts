@@ -91,7 +91,11 @@ Deno.test("API hides internal topics of servers from all methods, even if author
   const batch = await api.post("/publications", {
     publications: [{ topic: "a" }, { topic: "$skein:nodes" }],
   });
-  assertEquals([batch.status, batch.body.code, asked], [404, "not-found", [""]]);
+  assertEquals({ status: batch.status, code: batch.body.code, asked }, {
+    status: 404,
+    code: "not-found",
+    asked: [""],
+  });
 });
 
 Deno.test("API publishes a batch in order, and nothing of a batch with an invalid publication", async () => {
@@ -217,7 +221,7 @@ Deno.test("API reads a history in pages, and names the reason for a gap", async 
   server.publish("log:a", new Uint8Array([1, 2, 3]));
   const { body: first } = await api.get("/topics/log%3Aa/history");
   const { epoch, head, hasMore, publications } = first;
-  assertEquals([positions, head, hasMore], [[1, 2, 3], 4, false]);
+  assertEquals({ positions, head, hasMore }, { positions: [1, 2, 3], head: 4, hasMore: false });
   assertEquals(
     publications.map((one: Record<string, unknown>) => [one.offset, one.prev, one.data, one.from]),
     [[1, 0, 1, "ann"], [2, 1, 2, "ann"], [3, 2, 3, "ann"], [4, 3, undefined, undefined]],
@@ -281,7 +285,11 @@ Deno.test("API reports health and statistics, and 503 while the node drains", as
   const api = new Backend(server);
   assertEquals((await api.get("/health")).body, { status: "ok", sessions: 1 });
   const { body } = await api.get("/stats");
-  assertEquals([body.nodes, body.sessions.now, body.sessions.opened], [1, 1, 1]);
+  assertEquals({ nodes: body.nodes, now: body.sessions.now, opened: body.sessions.opened }, {
+    nodes: 1,
+    now: 1,
+    opened: 1,
+  });
   assertEquals(body.broker, { name: "memory", status: "connected" });
   const draining = server.manager.drain({ withinMs: 60_000 });
   const { status, body: health } = await api.get("/health");
@@ -764,7 +772,11 @@ Deno.test("API checks the size of a batch before any permission", async () => {
   });
   const publications = [{ topic: "a" }, { topic: "b" }, { topic: "c" }];
   const answer = await new Backend(server).post("/publications", { publications });
-  assertEquals([answer.status, answer.body.code, asked], [413, "too-large", ["publish-batch"]]);
+  assertEquals({ status: answer.status, code: answer.body.code, asked }, {
+    status: 413,
+    code: "too-large",
+    asked: ["publish-batch"],
+  });
 });
 
 Deno.test("API does not wait forever for a broker that does not accept a publication", async () => {

@@ -198,7 +198,11 @@ for (const wire of wires) {
     await until(() => both.client.stats.activeStreams + both.server.stats.activeStreams === 0);
     for (const { stats } of [both.client, both.server]) {
       const { streamsCreated, streamsClosed, activeStreams, unidirectionalStreams } = stats;
-      assertEquals([streamsCreated, streamsClosed, activeStreams], [5, 5, 0]);
+      assertEquals({ streamsCreated, streamsClosed, activeStreams }, {
+        streamsCreated: 5,
+        streamsClosed: 5,
+        activeStreams: 0,
+      });
       assertEquals([unidirectionalStreams, stats.streamErrors], [5, 0]);
     }
     await open(both);
@@ -380,10 +384,18 @@ for (const wire of wires) {
     assertEquals(told.toSorted(), ["bidirectional", "data", "unidirectional"]);
     const near = await client.diagnostics();
     const { localMaxData, localMaxStreamsBidi, localMaxStreamsUni } = near;
-    assertEquals([localMaxData, localMaxStreamsBidi, localMaxStreamsUni], [total, total, total]);
+    assertEquals({ localMaxData, localMaxStreamsBidi, localMaxStreamsUni }, {
+      localMaxData: total,
+      localMaxStreamsBidi: total,
+      localMaxStreamsUni: total,
+    });
     const far = await server.diagnostics();
     const { peerMaxData, peerMaxStreamsBidi, peerMaxStreamsUni } = far;
-    assertEquals([peerMaxData, peerMaxStreamsBidi, peerMaxStreamsUni], [total, total, total]);
+    assertEquals({ peerMaxData, peerMaxStreamsBidi, peerMaxStreamsUni }, {
+      peerMaxData: total,
+      peerMaxStreamsBidi: total,
+      peerMaxStreamsUni: total,
+    });
     for (const bad of [-1, 1.5, NaN]) {
       await assertRejects(() => client.grantDataCredit(bad), RangeError);
     }

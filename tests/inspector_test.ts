@@ -262,9 +262,17 @@ Deno.test("Inspector searches, sorts and limits the sessions of a server", async
     ),
   );
   const all = await ask<ListReply>(server, "sessions");
-  assertEquals([all.rows.length, all.matched, all.total], [100, 120, 120]);
+  assertEquals({ rows: all.rows.length, matched: all.matched, total: all.total }, {
+    rows: 100,
+    matched: 120,
+    total: 120,
+  });
   const found = await ask<ListReply>(server, "sessions", { query: "u119 websocket" });
-  assertEquals([found.rows.length, found.matched, found.total], [1, 1, 120]);
+  assertEquals({ rows: found.rows.length, matched: found.matched, total: found.total }, {
+    rows: 1,
+    matched: 1,
+    total: 120,
+  });
   const byUser = await ask<ListReply>(server, "sessions", { sort: "user", order: "ascending" });
   const users = (byUser.rows as SessionRow[]).map(({ user }) => user);
   assertEquals(users, users.toSorted());
@@ -315,7 +323,12 @@ Deno.test("Inspector shows topics, histories, rooms and durable streams", async 
   );
   const { history } = await ask<{ history: HistoryReply }>(server, "topic", { id: "room:a" });
   const { messages, oldest, head, isPartial, newest } = history;
-  assertEquals([messages, oldest, head, isPartial], [3, 3, 5, false]);
+  assertEquals({ messages, oldest, head, isPartial }, {
+    messages: 3,
+    oldest: 3,
+    head: 5,
+    isPartial: false,
+  });
   assertEquals(newest[0], { offset: 5, text: '{"n":5,"token":"[redacted]"}' });
   assertEquals(await ask(server, "topic", { id: "news" }), {});
 

@@ -40,12 +40,20 @@ Deno.test("Client.members() contains the users with their data, and reports each
   await using ann = server.connect(as("ann"));
   await using bob = server.connect(as("bob"));
   const room = ann.members("room:a");
-  assertEquals([room.room, room.current.size, room.current.status], ["room:a", 0, "pending"]);
+  assertEquals({ room: room.room, current: room.current.size, status: room.current.status }, {
+    room: "room:a",
+    current: 0,
+    status: "pending",
+  });
   const seen: RoomMembers[] = [];
   using _watch = room.subscribe((now) => void seen.push(now));
   assertEquals(seen.map(names), [""]); // Immediately.
   const alone = await reach(room, ({ size }) => size === 1);
-  assertEquals([names(alone), alone.count, alone.status], ["ann", 1, "subscribed"]);
+  assertEquals({ names: names(alone), count: alone.count, status: alone.status }, {
+    names: "ann",
+    count: 1,
+    status: "subscribed",
+  });
   await bob.presence("room:a", { is: "here" });
   const joined = bob.subscribe("room:a");
   await reach(room, ({ size }) => size === 2);

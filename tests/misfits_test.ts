@@ -171,11 +171,11 @@ Deno.test("Client skips an invalid message outside of its subscriptions, and rep
   for (let i = 0; i < MANY; i++) only(server).send("direct", MISFIT);
   only(server).send("direct", FIT);
   assertEquals((await soon(received)).data, FIT);
-  assertEquals([errors.length, session.stats.invalidMessages, session.isClosed], [
-    MANY,
-    MANY,
-    false,
-  ]);
+  assertEquals({
+    errors: errors.length,
+    invalidMessages: session.stats.invalidMessages,
+    isClosed: session.isClosed,
+  }, { errors: MANY, invalidMessages: MANY, isClosed: false });
 });
 
 Deno.test("Client answers a request that does not match with invalid, and rejects on a reply that does not match", async () => {

@@ -350,7 +350,12 @@ Deno.test("Client drops a message that is too large from an at-least-once outbox
   } as never) as unknown as Client;
   for (const length of [1, BOUND, 2]) client.send("a", "x".repeat(length));
   await client.flushed();
-  assertEquals([handled, rejected, opened, client.outbox.messages], [[1, 2], ["too-large"], 1, 0]);
+  assertEquals({ handled, rejected, opened, messages: client.outbox.messages }, {
+    handled: [1, 2],
+    rejected: ["too-large"],
+    opened: 1,
+    messages: 0,
+  });
 });
 
 /** The limit of a proxy, which is below the limit that the server announces. */

@@ -110,5 +110,5 @@ Deno.test("A page without Skein receives the close code", async () => {
   await using page = await Page.open(server.url);
   page.say({ topic: "a" });
   const { code, reason, wasClean } = await page.closed;
-  assertEquals([code, reason, wasClean], [4010, "Bye", true]);
+  assertEquals({ code, reason, wasClean }, { code: 4010, reason: "Bye", wasClean: true });
 });

@@ -122,13 +122,25 @@ Deno.test("Client.presence() skips the values between the one under way and the 
   assertEquals(asked.length, 1);
   asked[0]!(true);
   await turns();
-  assertEquals([asked.length, settled, dataOf("room:a")], [2, ["1"], [1]]);
+  assertEquals({ asked: asked.length, settled, dataOfRoomA: dataOf("room:a") }, {
+    asked: 2,
+    settled: ["1"],
+    dataOfRoomA: [1],
+  });
   asked[1]!(true);
   await turns();
-  assertEquals([asked.length, settled, dataOf("room:b")], [3, ["1", "other"], ["other"]]);
+  assertEquals({ asked: asked.length, settled, dataOfRoomB: dataOf("room:b") }, {
+    asked: 3,
+    settled: ["1", "other"],
+    dataOfRoomB: ["other"],
+  });
   asked[2]!(true);
   await turns();
-  assertEquals([asked.length, settled.length, dataOf("room:a")], [3, 101, [100]]);
+  assertEquals({ asked: asked.length, settled: settled.length, dataOfRoomA: dataOf("room:a") }, {
+    asked: 3,
+    settled: 101,
+    dataOfRoomA: [100],
+  });
   // If the newest is rejected, the skipped ones are too, and the last accepted data stays.
   for (const data of ["x", "y", "z"]) set("room:a", data);
   await turns();

@@ -85,7 +85,11 @@ Deno.test("Client is permanently rejected by a server that revoked its credentia
   await first.close();
   await using _second = again(port, { authenticate: () => null });
   const { code, reason } = await soon(client.closed);
-  assertEquals([code, reason, client.status.current.name], [4401, "Unauthenticated", "rejected"]);
+  assertEquals({ code, reason, name: client.status.current.name }, {
+    code: 4401,
+    reason: "Unauthenticated",
+    name: "rejected",
+  });
 });
 
 Deno.test("Client.close() leaves nothing open while dialing", async () => {

@@ -127,10 +127,18 @@ Deno.test("Subscription continues from a stored position, or starts with the new
   const newest = client.subscribe("room:a", { last: 2 });
   const got: unknown[] = [];
   for await (const { data } of newest) if (got.push(data) === 2) break;
-  assertEquals([got, newest.head, newest.position?.offset], [[5, 6], 6, 6]);
+  assertEquals({ got, head: newest.head, offset: newest.position?.offset }, {
+    got: [5, 6],
+    head: 6,
+    offset: 6,
+  });
   await using session = await dial(server.url, { transports: ["websocket"] });
   const answer = await session.subscribe("room:a", { since: stored, last: 1 });
-  assertEquals([answer.recovered, answer.reason, answer.offset], [false, "too-old", 5]);
+  assertEquals({ recovered: answer.recovered, reason: answer.reason, offset: answer.offset }, {
+    recovered: false,
+    reason: "too-old",
+    offset: 5,
+  });
 });
 
 Deno.test("Subscription to a topic without history reports a possible gap", async () => {
@@ -147,7 +155,11 @@ Deno.test("Subscription to a topic without history reports a possible gap", asyn
   server.publish("news", 2);
   await until(() => got.length === 3);
   assertEquals(got, [1, { recovered: false, reason: "no-history" }, 2]);
-  assertEquals([plain.recovery, plain.position, plain.head], [undefined, undefined, undefined]);
+  assertEquals({ recovery: plain.recovery, position: plain.position, head: plain.head }, {
+    recovery: undefined,
+    position: undefined,
+    head: undefined,
+  });
 });
 
 Deno.test("Subscription waits for onRecovery between the messages before and after it", async () => {

@@ -90,7 +90,11 @@ Deno.test("Server closes sessions without a renewal with 4401 when their credent
   await passTime(time, 1);
   for (const session of sessions) {
     const { code, reason, by } = await endOf(session);
-    assertEquals([code, reason, by], [4401, "The credentials have expired", "remote"]);
+    assertEquals({ code, reason, by }, {
+      code: 4401,
+      reason: "The credentials have expired",
+      by: "remote",
+    });
   }
   assertEquals(server.manager.count, 0);
 });
@@ -109,7 +113,11 @@ Deno.test("Client reconnects with a new token if its renewal fails", async () =>
   const session = await client.whenConnected();
   session.events.addEventListener("error", ({ detail }) => void errors.push(`${detail}`));
   await passTime(time, MINUTE_MS + 1_000);
-  assertEquals([session.isClosed, client.isConnected, count], [true, true, 3]);
+  assertEquals({ isClosed: session.isClosed, isConnected: client.isConnected, count }, {
+    isClosed: true,
+    isConnected: true,
+    count: 3,
+  });
   assertEquals(errors, ["Error: The provider is down"]);
 });
 

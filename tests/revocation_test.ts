@@ -626,7 +626,11 @@ Deno.test("A session that opens after its user was disconnected is closed", asyn
   await server.disconnect("ann", { code: 4403, reason: "Banned" });
   opened.resolve();
   const { closeCode, reason } = await soon(pairs[0]!.client.closed);
-  assertEquals([closeCode, reason, established], [4403, "Banned", []]);
+  assertEquals({ closeCode, reason, established }, {
+    closeCode: 4403,
+    reason: "Banned",
+    established: [],
+  });
   await until(() => server.manager.stats().reserved === 0);
   assertEquals(server.topics.decisions.sizes, [0, 0, 0]);
   await server.close();
@@ -840,7 +844,11 @@ Deno.test("Readers over HTTP receive nothing after their user is disconnected", 
     await changeAll(house, user);
     const response = await soon(Promise.resolve(waiting));
     const next = response.headers.get("stream-next-offset");
-    assertEquals([response.status, await response.text(), next], [204, "", offset]);
+    assertEquals({ status: response.status, text: await response.text(), next }, {
+      status: 204,
+      text: "",
+      next: offset,
+    });
   });
   await house.assertForgotten();
 });

@@ -97,7 +97,11 @@ Deno.test("Server passes the request's data to its sessions", async () => {
   });
   await using session = await dial(`${server.url}rooms/a?x=1`, { headers: { "x-test": "yes" } });
   const near = await soon(opened.promise);
-  assertEquals([near.id, near.path, near.address], [session.id, "/rooms/a", "127.0.0.1"]);
+  assertEquals({ id: near.id, path: near.path, address: near.address }, {
+    id: session.id,
+    path: "/rooms/a",
+    address: "127.0.0.1",
+  });
   assertEquals([near.headers.get("x-test"), near.user], ["yes", `guest:${near.user.slice(6)}`]);
   assertEquals([near.isGuest, near.value], [true, undefined]);
 });
@@ -130,7 +134,11 @@ Deno.test("Server.to() sends to every session of a user, and to no other", async
     listed.map(({ id, session }) => [id, session?.id]),
     [one, two].map(({ id }) => [id, id]),
   );
-  assertEquals([listed[0]!.node, listed[0]!.user, listed[0]!.transport], ["", "ann", "websocket"]);
+  assertEquals({ node: listed[0]!.node, user: listed[0]!.user, transport: listed[0]!.transport }, {
+    node: "",
+    user: "ann",
+    transport: "websocket",
+  });
   assertThrows(() => server.to("ann").send("", 1), TypeError);
 });
 
@@ -147,7 +155,11 @@ Deno.test("Server.disconnect() closes every session of a user", async () => {
   for (const session of [one, two]) {
     assertEquals(await endOf(session), { code: 4403, reason: "Banned", by: "remote" });
   }
-  assertEquals([server.manager.sessionsOf("ann"), bob.isReady, closes], [[], true, 2]);
+  assertEquals({ sessionsOfAnn: server.manager.sessionsOf("ann"), isReady: bob.isReady, closes }, {
+    sessionsOfAnn: [],
+    isReady: true,
+    closes: 2,
+  });
   assertEquals(await server.disconnect("nobody"), { closed: 0, isComplete: true });
   await assertRejects(() => server.disconnect("nobody", { code: 5 }), RangeError);
 });
@@ -191,7 +203,11 @@ Deno.test("Server denies topics of presence and of nodes without calling authori
   const publishing = () => session.publish("stream:$skein:nodes", { cancel: "x" });
   const error = await assertRejects(publishing, RequestError, "There is no durable stream");
   assertEquals(error.failure.code, "not-found");
-  assertEquals([asked, server.topics.size, session.isReady], [[], 0, true]);
+  assertEquals({ asked, topics: server.topics.size, isReady: session.isReady }, {
+    asked: [],
+    topics: 0,
+    isReady: true,
+  });
 });
 
 Deno.test("Server validates publications of clients, and forwards them unchanged", async () => {
@@ -273,7 +289,7 @@ Deno.test("Server rejects a publication that grows beyond the limit, and the ses
   const numbers = Array.from({ length: 50_000 }, () => "9e20").join(",");
   await raw.frame(`{"publish":"a","id":1,"data":[${numbers}]}`);
   const { reply, error } = await raw.envelope() as { reply: number; error: { code: string } };
-  assertEquals([reply, error.code, errors], [1, "too-large", []]);
+  assertEquals({ reply, code: error.code, errors }, { reply: 1, code: "too-large", errors: [] });
   assertEquals(server.manager.count, 1);
 });
 

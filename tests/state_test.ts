@@ -159,7 +159,11 @@ Deno.test("Client.state() shares rows between clients and servers", async () => 
   const items = state.collection<Item>("items");
   assertEquals([...items], [["a", TEA]]);
   const writing = items.set("b", { text: "Milk", count: 1 });
-  assertEquals([items.get("b")?.text, items.size, state.pendingWrites], ["Milk", 2, 1]);
+  assertEquals({
+    text: items.get("b")?.text,
+    items: items.size,
+    pendingWrites: state.pendingWrites,
+  }, { text: "Milk", items: 2, pendingWrites: 1 });
   assertEquals(await writing, 2);
   assertEquals([state.pendingWrites, items.has("b"), [...items.keys()]], [0, true, ["a", "b"]]);
   await until(() => own.get("b")?.count === 1);
@@ -726,7 +730,11 @@ Deno.test("ClientState does not insert a row again that others have deleted sinc
   await own.delete("a");
   at.online();
   assertEquals(await code(outcome), "unknown");
-  assertEquals([items.has("a"), own.has("a"), at.own.version], [false, false, 2]);
+  assertEquals({ itemsHasA: items.has("a"), ownHasA: own.has("a"), version: at.own.version }, {
+    itemsHasA: false,
+    ownHasA: false,
+    version: 2,
+  });
 });
 
 Deno.test("ClientState settles a deletion whose reply the broker has lost", async () => {
@@ -1044,7 +1052,11 @@ Deno.test("ClientState bounds the writes that wait, and gives their room back", 
     at.online();
     await Promise.all(writing);
   }
-  assertEquals([items.size, at.own.version, state.pendingWrites], [1_000, 2_000, 0]);
+  assertEquals({ items: items.size, version: at.own.version, pendingWrites: state.pendingWrites }, {
+    items: 1_000,
+    version: 2_000,
+    pendingWrites: 0,
+  });
 });
 
 Deno.test("ClientState rejects writes that wait when it or its client is closed", async () => {
@@ -1081,10 +1093,18 @@ Deno.test("ClientState takes back the writes that were not sent when their signa
     items.set("d", 1, { signal }),
   ];
   const writing = [items.set("d", 2), items.update("a", (count) => count + 1)];
-  assertEquals([items.get("a"), items.get("d"), state.pendingWrites], [11, 2, 6]);
+  assertEquals({ a: items.get("a"), d: items.get("d"), pendingWrites: state.pendingWrites }, {
+    a: 11,
+    d: 2,
+    pendingWrites: 6,
+  });
   const reason = new Error("Undone");
   abort.abort(reason);
-  assertEquals([items.has("c"), items.get("d"), state.pendingWrites], [false, 2, 2]);
+  assertEquals({ hasC: items.has("c"), d: items.get("d"), pendingWrites: state.pendingWrites }, {
+    hasC: false,
+    d: 2,
+    pendingWrites: 2,
+  });
   for (const write of withdrawn) assertEquals(await write.catch((error) => error), reason);
   assertEquals(await items.set("e", 1, { signal }).catch((error) => error), reason);
   assertEquals(await items.update("e", () => 1, { signal }).catch((error) => error), reason);
@@ -1143,7 +1163,12 @@ Deno.test("ClientState sends no write whose signal a callback aborts", async () 
   }, { signal: abort.signal });
   at.online();
   for (const write of [early, late]) await assertRejects(() => write, DOMException);
-  assertEquals([items.get("a"), items.get("b"), calls, at.own.version], [1, 1, 2, 2]);
+  assertEquals({ a: items.get("a"), b: items.get("b"), calls, version: at.own.version }, {
+    a: 1,
+    b: 1,
+    calls: 2,
+    version: 2,
+  });
   await items.set("c", 1);
   assertEquals(at.own.version, 3);
 });
@@ -1163,11 +1188,11 @@ Deno.test("ClientState ends while the server rejects its client, and continues a
   await using page = connect(own.url, { transports: ["websocket"], token: "ann" });
   using state = await page.state("list");
   const rejection = await assertRejects(() => state.ready, SessionClosedError, "Log in again");
-  assertEquals([state.status.current, state.error, rejection.info?.code], [
-    "ended",
-    rejection,
-    4401,
-  ]);
+  assertEquals({ current: state.status.current, error: state.error, code: rejection.info?.code }, {
+    current: "ended",
+    error: rejection,
+    code: 4401,
+  });
   const items = state.collection<Item>("items");
   const writing = items.set("b", TEA);
   page.retryNow();
@@ -1176,14 +1201,22 @@ Deno.test("ClientState ends while the server rejects its client, and continues a
   isAllowed = true;
   page.retryNow();
   await state.ready;
-  assertEquals([await writing, items.size, state.status.current], [2, 2, "live"]);
+  assertEquals({ writing: await writing, items: items.size, current: state.status.current }, {
+    writing: 2,
+    items: 2,
+    current: "live",
+  });
   await page.session?.close({ code: CloseCode.forbidden });
   await until(() => state.status.current === "ended");
   assertEquals([items.size, (state.error as SessionClosedError).info?.code], [2, 4403]);
   const later = items.delete("a");
   page.retryNow();
   assertEquals(state.status.current, "lost");
-  assertEquals([await later, state.status.current, state.error], [3, "live", undefined]);
+  assertEquals({ later: await later, current: state.status.current, error: state.error }, {
+    later: 3,
+    current: "live",
+    error: undefined,
+  });
 });
 
 Deno.test("ClientState rejects everything if a rejection ends its client", async () => {

@@ -219,7 +219,11 @@ Deno.test("serve() does not count streams that are read immediately, however man
   })));
   assertEquals(echoes, Array.from({ length: 100 }, (_, index) => index));
   const { count, rejected } = server.manager.stats().unreadStreams;
-  assertEquals([count, rejected.connection, rejected.session], [0, 0, 0]);
+  assertEquals({ count, connection: rejected.connection, session: rejected.session }, {
+    count: 0,
+    connection: 0,
+    session: 0,
+  });
 });
 
 Deno.test("serve() does not count a session's message stream", async () => {
@@ -234,7 +238,11 @@ Deno.test("serve() does not count a session's message stream", async () => {
   assertEquals(session.transport, "webtransport");
   for (let i = 0; i < 3; i++) assertEquals(await soon(session.request("echo", i)), i);
   const { count, rejected } = server.manager.stats().unreadStreams;
-  assertEquals([count, rejected.connection, rejected.timeout], [0, 0, 0]);
+  assertEquals({ count, connection: rejected.connection, timeout: rejected.timeout }, {
+    count: 0,
+    connection: 0,
+    timeout: 0,
+  });
 });
 
 Deno.test("listenWebTransport() counts streams of sessions that are not yet accepted", async () => {

@@ -96,6 +96,10 @@ for (const transport of ["websocket", "http"] as const) {
     await using reloaded = connect(server.url, options);
     await soon(reloaded.whenConnected());
     const { code, reason } = await soon(lost!.closed);
-    assertEquals([code, reason, server.manager.count], [4408, "No sign of life", 1]);
+    assertEquals({ code, reason, count: server.manager.count }, {
+      code: 4408,
+      reason: "No sign of life",
+      count: 1,
+    });
   });
 }

@@ -102,7 +102,11 @@ Deno.test("serve() serves a session over WebTransport as over WebSocket", async 
   });
   await using session = await open(server, { path: "rooms/a?x=1", headers: { "x-test": "yes" } });
   const near = await soon(opened.promise);
-  assertEquals([near.transport, near.protocol, near.id], ["webtransport", "skein.1", session.id]);
+  assertEquals({ transport: near.transport, protocol: near.protocol, id: near.id }, {
+    transport: "webtransport",
+    protocol: "skein.1",
+    id: session.id,
+  });
   assertEquals([near.path, near.address], ["/rooms/a", "127.0.0.1"]);
   assertEquals(near.headers.get("x-test"), "yes");
   assertEquals(near.headers.get("host"), `127.0.0.1:${portOf(server)}`);
@@ -160,7 +164,11 @@ Deno.test("Server supports streams but no messages in a raw session", async () =
   await using server = listen({ onOpen: (session) => opened.resolve(session) });
   await using connection = await dialRaw(server, { protocols: ["other.1"] });
   const near = await soon(opened.promise);
-  assertEquals([near.transport, near.protocol, connection.protocol], ["webtransport", "", ""]);
+  assertEquals({
+    transport: near.transport,
+    nearProtocol: near.protocol,
+    connectionProtocol: connection.protocol,
+  }, { transport: "webtransport", nearProtocol: "", connectionProtocol: "" });
   assertThrows(() => near.send("topic", 1));
   const stream = directStream(await connection.createBidirectionalStream());
   await stream.write(new TextEncoder().encode("over a stream"));

@@ -15,7 +15,7 @@ Deno.test("figuresOf() counts files and lines of the library by folder, without 
     "tests/helper.ts": "export const g = 1;\n\n",
     "tools/e.ts": "export const e = 1;\n",
   });
-  assertEquals([files, lines, testLines], [3, 5, 3]);
+  assertEquals({ files, lines, testLines }, { files: 3, lines: 5, testLines: 3 });
   assertEquals(Object.keys(folders), [".", "session", "session/wire"]);
   assertEquals(folders["session"], { files: 1, lines: 3, code: 2, comments: 0 });
   assertEquals(rooms["session"], { files: 2, lines: 4, code: 3, comments: 0 });

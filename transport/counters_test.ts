@@ -19,12 +19,17 @@ Deno.test("Ledger.opened() counts by direction and by end", () => {
       assertEquals(events.splice(0), [{ type: "streamopened", direction, by }]);
     }
   }
-  assertEquals([
-    ledger.localBidirectionalOpened,
-    ledger.localUnidirectionalOpened,
-    ledger.remoteBidirectionalOpened,
-    ledger.remoteUnidirectionalOpened,
-  ], [1, 1, 1, 1]);
+  assertEquals({
+    localBidirectionalOpened: ledger.localBidirectionalOpened,
+    localUnidirectionalOpened: ledger.localUnidirectionalOpened,
+    remoteBidirectionalOpened: ledger.remoteBidirectionalOpened,
+    remoteUnidirectionalOpened: ledger.remoteUnidirectionalOpened,
+  }, {
+    localBidirectionalOpened: 1,
+    localUnidirectionalOpened: 1,
+    remoteBidirectionalOpened: 1,
+    remoteUnidirectionalOpened: 1,
+  });
 });
 
 Deno.test("StreamAccount.ended() closes a stream when its last direction ends", () => {
@@ -36,7 +41,11 @@ Deno.test("StreamAccount.ended() closes a stream when its last direction ends", 
   assertEquals([ledger.streamsClosed, events.length], [0, 0]);
   both.ended();
   one.ended();
-  assertEquals([ledger.streamsClosed, ledger.bidirectionalClosed, ledger.streamErrors], [2, 1, 0]);
+  assertEquals({
+    streamsClosed: ledger.streamsClosed,
+    bidirectionalClosed: ledger.bidirectionalClosed,
+    streamErrors: ledger.streamErrors,
+  }, { streamsClosed: 2, bidirectionalClosed: 1, streamErrors: 0 });
   assertEquals(events, [
     { type: "streamclosed", direction: "bidirectional", by: "remote" },
     { type: "streamclosed", direction: "unidirectional", by: "local" },
@@ -69,7 +78,11 @@ Deno.test("StreamAccount.cut() passes on the reason, or creates an error for an 
   ]);
   ledger.observer = undefined;
   ledger.opened("unidirectional", "local").cut(undefined, "reset");
-  assertEquals([ledger.streamErrors, ledger.streamsClosed, events.length], [3, 3, 4]);
+  assertEquals({
+    streamErrors: ledger.streamErrors,
+    streamsClosed: ledger.streamsClosed,
+    events: events.length,
+  }, { streamErrors: 3, streamsClosed: 3, events: 4 });
 });
 
 Deno.test("StreamAccount.discard() removes a stream from the counters", () => {
@@ -89,13 +102,19 @@ Deno.test("Ledger counts datagrams, and reports each", () => {
   ledger.receivedDatagram(datagram);
   ledger.droppedDatagram(9);
   ledger.tell({ type: "credit", what: "data", limit: 5 });
-  assertEquals([
-    ledger.datagramsSent,
-    ledger.datagramBytesSent,
-    ledger.datagramsReceived,
-    ledger.datagramBytesReceived,
-    ledger.datagramsDropped,
-  ], [1, 3, 1, 3, 1]);
+  assertEquals({
+    datagramsSent: ledger.datagramsSent,
+    datagramBytesSent: ledger.datagramBytesSent,
+    datagramsReceived: ledger.datagramsReceived,
+    datagramBytesReceived: ledger.datagramBytesReceived,
+    datagramsDropped: ledger.datagramsDropped,
+  }, {
+    datagramsSent: 1,
+    datagramBytesSent: 3,
+    datagramsReceived: 1,
+    datagramBytesReceived: 3,
+    datagramsDropped: 1,
+  });
   assertEquals(events, [
     { type: "datagramsent", datagram },
     { type: "datagramreceived", datagram },

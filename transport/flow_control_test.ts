@@ -233,11 +233,19 @@ Deno.test("SendCredit.take() reports each exhausted total once", async () => {
   const blocked: number[] = [];
   const credit = new SendCredit(platformRuntime(), "bytes", 0, (limit) => blocked.push(limit));
   const waiting = [credit.take(1), credit.take(1), credit.take(1)];
-  assertEquals([blocked, credit.waiting, credit.used], [[0], 3, 0]);
+  assertEquals({ blocked, waiting: credit.waiting, used: credit.used }, {
+    blocked: [0],
+    waiting: 3,
+    used: 0,
+  });
   credit.raise(2);
   await Promise.all(waiting.slice(0, 2));
   const late = credit.take(1);
-  assertEquals([blocked, credit.limit, credit.used], [[0, 2], 2, 2]);
+  assertEquals({ blocked, limit: credit.limit, used: credit.used }, {
+    blocked: [0, 2],
+    limit: 2,
+    used: 2,
+  });
   credit.raise(4);
   await Promise.all([waiting[2], late]);
   assertEquals([credit.used, credit.waiting], [4, 0]);

@@ -30,7 +30,11 @@ Deno.test("Accounts.of() keeps the known facts of a guest, and returns NOBODY wi
     guest: "g",
     session: "s",
   });
-  assertEquals([guest, session, networks.length], ["g", "s", 1]);
+  assertEquals({ guest, session, networks: networks.length }, {
+    guest: "g",
+    session: "s",
+    networks: 1,
+  });
   assertEquals(accounts.of({ address: "192.0.2.1" }).guest, undefined);
   assertEquals(accounts.of({ address: "" }), NOBODY);
   assertEquals(accounts.of({ user: "ann" }).user, "ann");

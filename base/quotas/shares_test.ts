@@ -77,7 +77,11 @@ Deno.test("Quota.take() rejects by the narrowest level, and names the share that
       const quota = quotaOf({ max: 4, shares, strict });
       fill(quota, account);
       const error = assertThrows(() => quota.take(account), LimitError, `Cannot camp: ${text}`);
-      assertEquals([error.level, error.limit, error.retryAfterMs], [level, "maxTents", 5_000]);
+      assertEquals({ level: error.level, limit: error.limit, retryAfterMs: error.retryAfterMs }, {
+        level,
+        limit: "maxTents",
+        retryAfterMs: 5_000,
+      });
       assertEquals(
         error.message.endsWith("while the server is busy"),
         !isStrict && level !== "server",

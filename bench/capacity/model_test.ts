@@ -63,7 +63,11 @@ Deno.test("ModelProcess works on one job after another, those of callbacks last"
   process.work(2, () => ends.push(time.nowMs));
   time.run();
   assertEquals(ends, [1, 3, 6]);
-  assertEquals([process.busyMs, process.peakMs, process.isIdle], [6, 5, true]);
+  assertEquals({ busyMs: process.busyMs, peakMs: process.peakMs, isIdle: process.isIdle }, {
+    busyMs: 6,
+    peakMs: 5,
+    isIdle: true,
+  });
 });
 
 Deno.test("ModelProcess makes late jobs wait for all others of a turn, and runs 128 per turn", () => {
@@ -121,7 +125,11 @@ Deno.test("Each lost session is either back or away, and a seed reproduces its r
 
 Deno.test("A lost node's sessions all return, later with a longer first delay", () => {
   const brief = loseNodes(SMALL, 1);
-  assertEquals([brief.back, brief.away, brief.givenUp], [500, 0, 0]);
+  assertEquals({ back: brief.back, away: brief.away, givenUp: brief.givenUp }, {
+    back: 500,
+    away: 0,
+    givenUp: 0,
+  });
   assert(brief.allMs < 800 && brief.halfMs > 200, `${brief.halfMs} to ${brief.allMs} ms`);
   assertEquals(brief.commands, 500 * REDIS_COSTS.broker.userCommands, "topics are followed");
   const long = loseNodes({ ...SMALL, firstDelayMs: 4_000 }, 1);
@@ -195,7 +203,11 @@ Deno.test("Nodes follow all topics again after a broker restart, faster with mor
   const few = restartBroker(options, 1_000);
   const many = restartBroker({ ...options, shards: 16 }, 1_000);
   assert(few.halfMs > 1_000);
-  assertEquals([few.away, many.away, many.back], [0, 0, few.back]);
+  assertEquals({ fewAway: few.away, manyAway: many.away, back: many.back }, {
+    fewAway: 0,
+    manyAway: 0,
+    back: few.back,
+  });
   assertEquals(few.commands, few.back * REDIS_COSTS.broker.topicCommands);
   assert(many.allMs < few.allMs, `${many.allMs} and ${few.allMs} ms`);
   assert(many.peakShardCommands < few.peakShardCommands / 2);

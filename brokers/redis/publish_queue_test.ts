@@ -288,7 +288,11 @@ Deno.test("RedisPublishQueue.close() drops all publications, and accepts no more
   queue.close();
   await sent;
   await assertRejects(() => append("3"), BrokerError, "closed");
-  assertEquals([publish("4"), queue.waiting, queue.dropped], [false, 0, 4]);
+  assertEquals({ publish4: publish("4"), waiting: queue.waiting, dropped: queue.dropped }, {
+    publish4: false,
+    waiting: 0,
+    dropped: 4,
+  });
   sender.commands[0]!.reply.reject(new Error("Connection is closed."));
   await settle(time);
   await queue.empty();

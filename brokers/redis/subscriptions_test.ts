@@ -199,7 +199,11 @@ Deno.test("A pool on a cluster requests the map of slots until the node of each 
   const pool = openSubscriberPool(platformRuntime(), cluster as unknown as Cluster, events);
   pool.want("channel");
   await time.tickAsync(3_500);
-  assertEquals([asked, pool.isUp, pool.connections().length], [3, false, 0]);
+  assertEquals({ asked, isUp: pool.isUp, connections: pool.connections().length }, {
+    asked: 3,
+    isUp: false,
+    connections: 0,
+  });
   slots[slotOf("channel")] = ["b:1"];
   known = [redis];
   cluster.emit("refresh");

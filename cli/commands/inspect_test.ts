@@ -41,13 +41,17 @@ Deno.test("inspect opens the page of the inspector", async () => {
     asked.push(new URL(url).pathname);
     return html(PAGE);
   });
-  assertEquals([code, out, err], [0, "http://HOST/inspector/\n", ""]);
+  assertEquals({ code, out, err }, { code: 0, out: "http://HOST/inspector/\n", err: "" });
   assertEquals([opened, asked], [["http://HOST/inspector/"], ["/inspector/"]]);
 });
 
 Deno.test("inspect accepts another path, and only prints the address with --no-open or without a display", async () => {
   const quiet = await inspect(() => html(PAGE), { path: "/ops?x=1", args: ["--no-open"] });
-  assertEquals([quiet.code, quiet.out, quiet.err], [0, "http://HOST/ops/\n", ""]);
+  assertEquals({ code: quiet.code, out: quiet.out, err: quiet.err }, {
+    code: 0,
+    out: "http://HOST/ops/\n",
+    err: "",
+  });
   assertEquals(quiet.opened, []);
   const remote = await inspect(() => html(PAGE), { isTerminal: false });
   assertEquals([remote.code, remote.out], [0, "http://HOST/inspector/\n"]);
@@ -92,7 +96,7 @@ Deno.test("inspect reports why there is no page", async () => {
   ];
   for (const [handler, message] of cases) {
     const { code, out, err, opened } = await inspect(handler);
-    assertEquals([code, out, opened], [1, "", []]);
+    assertEquals({ code, out, opened }, { code: 1, out: "", opened: [] });
     assertStringIncludes(err, `error: Cannot inspect: `);
     assertStringIncludes(err, message);
   }

@@ -22,7 +22,11 @@ Deno.test("judgeCertificate() accepts a trusted certificate, by name and by addr
   for (const host of ["example.com", "192.0.2.1"]) {
     const { state, detail, facts } = judge(certificate(), { host });
     assertEquals([state, detail], ["ok", "example.com, 192.0.2.1, 60 days left"]);
-    assertEquals([facts.daysLeft, facts.sha256.length, facts.isHashUsable], [60, 64, false]);
+    assertEquals({
+      daysLeft: facts.daysLeft,
+      sha256: facts.sha256.length,
+      isHashUsable: facts.isHashUsable,
+    }, { daysLeft: 60, sha256: 64, isHashUsable: false });
   }
 });
 

@@ -128,7 +128,11 @@ Deno.test("skein doctor prints a table with a cause and a fix for each failure",
 
 Deno.test("skein doctor reports a closed port", async () => {
   const { code, result, check } = await examine(`http://127.0.0.1:${deadPort()}`);
-  assertEquals([code, result.isReachable, result.recommended], [1, false, []]);
+  assertEquals({ code, isReachable: result.isReachable, recommended: result.recommended }, {
+    code: 1,
+    isReachable: false,
+    recommended: [],
+  });
   assertFault(check("tcp"), { detail: /refuses connections/, cure: /Start the server/ });
   assertEquals(check("websocket.session").state, "skipped");
 });
@@ -234,11 +238,11 @@ Deno.test("skein doctor reports a server without Skein that accepts any subproto
 Deno.test("skein doctor reports a wrong path if the network is open", async () => {
   await using server = start({ path: "/chat" });
   const { code, check, result } = await examine(server.url);
-  assertEquals([code, result.transports.websocket, result.transports.webtransport], [
-    1,
-    "rejected",
-    "rejected",
-  ]);
+  assertEquals({
+    code,
+    websocket: result.transports.websocket,
+    webtransport: result.transports.webtransport,
+  }, { code: 1, websocket: "rejected", webtransport: "rejected" });
   for (const id of ["websocket.session", "webtransport.session"]) {
     assertFault(check(id), { detail: /^rejected with 404: /, cure: /Add the session path/ });
   }

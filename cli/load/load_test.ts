@@ -92,7 +92,12 @@ Deno.test("skein load counts each delivery of a publication", async () => {
     "--json",
   ]);
   const { messages, errors } = result;
-  assertEquals([code, errors, messages.missing, messages.disordered], [0, {}, 0, 0]);
+  assertEquals({ code, errors, missing: messages.missing, disordered: messages.disordered }, {
+    code: 0,
+    errors: {},
+    missing: 0,
+    disordered: 0,
+  });
   assert(messages.sent > 0);
   assertEquals(messages.acknowledged, messages.sent);
   assertEquals(messages.received, messages.sent * 3);
@@ -126,7 +131,11 @@ Deno.test("skein load counts missing deliveries", async () => {
 Deno.test("skein load holds idle sessions", async () => {
   await using server = start({ onMessage() {} });
   const { code, result, out } = await run(server.url, ["--mode=idle", "-n7", "--json"]);
-  assertEquals([code, result.sessions.open, result.messages.sent], [0, 7, 0]);
+  assertEquals({ code, open: result.sessions.open, sent: result.messages.sent }, {
+    code: 0,
+    open: 7,
+    sent: 0,
+  });
   assertEquals(JSON.parse(out).version, 1);
 });
 
@@ -138,7 +147,11 @@ Deno.test("skein load measures a WebSocket server without Skein", async () => {
   });
   const url = `ws://127.0.0.1:${server.addr.port}`;
   const { code, result } = await run(url, ["--plain", "-n3", "--rate=max", "--json"]);
-  assertEquals([code, result.errors, result.sessions.open], [0, {}, 3]);
+  assertEquals({ code, errors: result.errors, open: result.sessions.open }, {
+    code: 0,
+    errors: {},
+    open: 3,
+  });
   assert(result.messages.received > 0);
 });
 
@@ -187,7 +200,11 @@ Deno.test("skein load shares sessions and topics among threads", async () => {
     "--rate=100",
     "--json",
   ]);
-  assertEquals([code, result.errors, result.sessions.open], [0, {}, 5]);
+  assertEquals({ code, errors: result.errors, open: result.sessions.open }, {
+    code: 0,
+    errors: {},
+    open: 5,
+  });
   assert(result.messages.received >= result.messages.sent * 2);
   assertEquals([result.messages.missing, result.generator.workers], [0, 2]);
 });

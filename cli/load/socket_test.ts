@@ -69,7 +69,7 @@ Deno.test("FastSocket keeps the order of frames of one turn, before a close", as
   for (const text of ["a", "b", "c", "close"]) socket.send(text);
   const { code, reason, wasClean } = await closed;
   assertEquals(seen.slice(0, 3), ["a", "b", "c"]);
-  assertEquals([code, reason, wasClean], [4_429, "enough", true]);
+  assertEquals({ code, reason, wasClean }, { code: 4_429, reason: "enough", wasClean: true });
   socket.send("after the close");
   assertEquals(socket.bufferedAmount, 0);
 });

@@ -200,7 +200,11 @@ Deno.test("MoqClient() stops if the server closes the new session as unauthorize
   network.last.closeWithError("unauthorized", "Expired");
   const { name, error } = await client.closed;
   assert(error instanceof MoqError);
-  assertEquals([name, error.reason, error.by], ["rejected", "unauthorized", "remote"]);
+  assertEquals({ name, reason: error.reason, by: error.by }, {
+    name: "rejected",
+    reason: "unauthorized",
+    by: "remote",
+  });
 });
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {

@@ -166,12 +166,12 @@ Deno.test("dialMoq() reports the code with which a server rejected the setup", a
     break;
   }
   const error = await assertRejects(() => dialing, MoqError);
-  assertEquals([error.scope, error.reason, error.moqCode, error.by], [
-    "session",
-    "unauthorized",
-    2,
-    "remote",
-  ]);
+  assertEquals({ scope: error.scope, reason: error.reason, moqCode: error.moqCode, by: error.by }, {
+    scope: "session",
+    reason: "unauthorized",
+    moqCode: 2,
+    by: "remote",
+  });
   assertStringIncludes(error.message, "Go away");
 });
 

@@ -47,7 +47,11 @@ for (const version of ALL_VERSIONS) {
     await track.write(3);
     assertEquals(await textOf(await reader.nextGroup()), "3 3");
     await reader.ready;
-    assertEquals([reader.resumption, reader.resumptions, told], [undefined, 0, []]);
+    assertEquals({ resumption: reader.resumption, resumptions: reader.resumptions, told }, {
+      resumption: undefined,
+      resumptions: 0,
+      told: [],
+    });
     await again(network, client);
     const next = reader.nextGroup();
     await track.write(8);
@@ -112,14 +116,18 @@ Deno.test("ResumableTrack starts without a session, with the requested range", a
   assertEquals([reader.subscription, network.sessions.length], [undefined, 0]);
   await pass(time, 1_000);
   const { startGroup, endGroup, priority } = track.writers[0]!.subscription;
-  assertEquals([startGroup, endGroup, priority], [4, 90, 7]);
+  assertEquals({ startGroup, endGroup, priority }, { startGroup: 4, endGroup: 90, priority: 7 });
   await track.write(4);
   await reader.nextGroup();
   await reader.update({ priority: 9 });
   await again(network, client);
   const second = track.writers[1]!.subscription;
   // Later subscriptions start at the newest group.
-  assertEquals([second.startGroup, second.endGroup, second.priority], [undefined, 90, 9]);
+  assertEquals({
+    startGroup: second.startGroup,
+    endGroup: second.endGroup,
+    priority: second.priority,
+  }, { startGroup: undefined, endGroup: 90, priority: 9 });
 });
 
 Deno.test("ResumableTrack ends when the publisher ends it, not with a session", async () => {
@@ -132,7 +140,11 @@ Deno.test("ResumableTrack ends when the publisher ends it, not with a session", 
   await track.write(0);
   track.end();
   const got = await Array.fromAsync(reader, ({ sequence }) => sequence);
-  assertEquals([got, reader.isEnded, reader.error], [[0], true, undefined]);
+  assertEquals({ got, isEnded: reader.isEnded, error: reader.error }, {
+    got: [0],
+    isEnded: true,
+    error: undefined,
+  });
   await reader.closed;
   assertEquals(client.subscriptions, []);
   await again(network, client);

@@ -61,7 +61,11 @@ for (const seed of [1, 2, 3]) {
     for (const { pair } of published) pair.client.close();
     await bench.pass(30_000);
     for (const { relay, cluster } of sites) {
-      assertEquals([relay.mux.size, relay.stats.broadcasts, relay.stats.tracks], [0, 0, 0]);
+      assertEquals({
+        mux: relay.mux.size,
+        broadcasts: relay.stats.broadcasts,
+        tracks: relay.stats.tracks,
+      }, { mux: 0, broadcasts: 0, tracks: 0 });
       assertEquals(cluster.stats, { held: 0, relays: 0, links: 0 });
     }
   });

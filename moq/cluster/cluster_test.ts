@@ -56,7 +56,11 @@ Deno.test("MoqCluster announces the broadcasts of three relays to each other, in
   await bench.pass(10);
   one.write("frame");
   assertEquals(await Promise.all(tracks.map(read)), ["frame", "frame", "frame"]);
-  assertEquals([one.tracks.length, b.dialed.length, c.dialed.length], [1, 1, 1]);
+  assertEquals({ tracks: one.tracks.length, bDialed: b.dialed.length, cDialed: c.dialed.length }, {
+    tracks: 1,
+    bDialed: 1,
+    cDialed: 1,
+  });
   for (const track of tracks) track.close();
 });
 
@@ -68,7 +72,11 @@ Deno.test("MoqCluster ends broadcasts that ended at another relay, and their sub
   await bench.pass(100);
   await ending;
   assertEquals(heard, ["/live on", "/live off"]);
-  assertEquals([b.relay.stats.broadcasts, b.relay.stats.tracks, a.cluster.stats.held], [0, 0, 0]);
+  assertEquals({
+    broadcasts: b.relay.stats.broadcasts,
+    tracks: b.relay.stats.tracks,
+    held: a.cluster.stats.held,
+  }, { broadcasts: 0, tracks: 0, held: 0 });
   // The session is kept for further subscriptions, but not for longer.
   assertEquals(b.cluster.stats, { held: 0, relays: 1, links: 1 });
   await bench.pass(10_000);
@@ -218,7 +226,11 @@ Deno.test("MoqCluster rejects loops, and uses the shortest route", async () => {
   source.close();
   await bench.pass(1_000);
   for (const { relay, cluster } of [a, b, c]) {
-    assertEquals([relay.mux.size, relay.stats.broadcasts, cluster.stats.held], [0, 0, 0]);
+    assertEquals({
+      mux: relay.mux.size,
+      broadcasts: relay.stats.broadcasts,
+      held: cluster.stats.held,
+    }, { mux: 0, broadcasts: 0, held: 0 });
   }
   assertEquals(heard, ["/live on", "/live off"]);
 });

@@ -471,7 +471,11 @@ Deno.test("LiveTrack keeps timestamps, and publishes the constants of the track"
   while (await read.readFrame() !== null) timestamps.push(read.timestamp);
   assertEquals(timestamps, [9_000, 12_000, 10_500]);
   const info = await track.info();
-  assertEquals([info.timescale, info.priority, info.ordered], [90_000, 7, false]);
+  assertEquals({ timescale: info.timescale, priority: info.priority, ordered: info.ordered }, {
+    timescale: 90_000,
+    priority: 7,
+    ordered: false,
+  });
 });
 
 Deno.test("new LiveTrack() and openGroup() reject invalid options", () => {

@@ -262,7 +262,11 @@ Deno.test("MoqRelay relays an honest publisher next to sessions that announce up
   assertEquals((await track.nextGroup())?.sequence, 1);
   await until(() => relay.stats.broadcasts === 31);
   // 2 % of 500 for each session, and as many waiting; one error per session.
-  assertEquals([relay.stats.broadcasts, relay.stats.waiting, errors], [31, 30, 3]);
+  assertEquals({ broadcasts: relay.stats.broadcasts, waiting: relay.stats.waiting, errors }, {
+    broadcasts: 31,
+    waiting: 30,
+    errors: 3,
+  });
   for (const { client } of floods) client.close();
   await until(() => relay.stats.broadcasts === 1);
   assertEquals([announced(relay), relay.stats.waiting], [["/live"], 0]);

@@ -32,7 +32,11 @@ for (const version of LIVE_VERSIONS) {
     await until(() => errors.length === 1 || relay.stats.broadcasts > 0);
     assertEquals(relay.stats.broadcasts, 0);
     const [error] = errors as [MoqError];
-    assertEquals([error.scope, error.reason, error.message], ["announce", "bannedPrefix", MISSING]);
+    assertEquals({ scope: error.scope, reason: error.reason, message: error.message }, {
+      scope: "announce",
+      reason: "bannedPrefix",
+      message: MISSING,
+    });
     await net.join(relay, muxOf("/known"), {
       authorize: (_session, _path, action) => action === "publish",
     });

@@ -35,8 +35,13 @@ for (const wire of WIRES) {
       const session = await dial(server, wire, { versions: [version] });
       const served = await next();
       assertEquals(
-        [session.version, served.version, session.connection.transport, server.sessions.size],
-        [version, version, wire, 1],
+        {
+          sessionVersion: session.version,
+          servedVersion: served.version,
+          transport: session.connection.transport,
+          sessions: server.sessions.size,
+        },
+        { sessionVersion: version, servedVersion: version, transport: wire, sessions: 1 },
       );
 
       const announcements = await session.acceptAnnounce("/live");
@@ -53,7 +58,7 @@ for (const wire of WIRES) {
 
       session.closeWithError(0x51, "bye");
       const { code, message, by } = await served.closed;
-      assertEquals([code, message, by], [0x51, "bye", "remote"]);
+      assertEquals({ code, message, by }, { code: 0x51, message: "bye", by: "remote" });
       await session.connection.closed;
       assertEquals(server.sessions.size, 0);
     });
@@ -64,7 +69,7 @@ for (const wire of WIRES) {
       const session = await dial(server, wire, { versions: [version] });
       (await next()).closeWithError(0x52, "enough");
       const { code, message, by } = await session.closed;
-      assertEquals([code, message, by], [0x52, "enough", "remote"]);
+      assertEquals({ code, message, by }, { code: 0x52, message: "enough", by: "remote" });
     });
   }
 }
@@ -275,7 +280,12 @@ Deno.test("listenMoq() keeps nothing of a hundred closed sessions", async () => 
 Deno.test("MoqServer can be mounted in another server", async () => {
   const { mux } = clock();
   await using moq = new MoqServer({ mux, path: "/moq" });
-  assertEquals([moq.address, moq.url, moq.quicUrl, moq.webSocketUrl], [undefined, "", "", ""]);
+  assertEquals({
+    address: moq.address,
+    url: moq.url,
+    quicUrl: moq.quicUrl,
+    webSocketUrl: moq.webSocketUrl,
+  }, { address: undefined, url: "", quicUrl: "", webSocketUrl: "" });
   assertEquals(moq.protocols, ["moq-lite-05", "moq-lite-04", "moql"]);
   await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, moq.fetch);
   const { port } = http.addr;

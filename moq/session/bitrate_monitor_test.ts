@@ -129,7 +129,11 @@ Deno.test("BitrateMonitor.stop() leaves no timer, and start() starts over", asyn
   await pass(time, 0);
   wire.bytesSent += 12_500;
   await pass(time, 1_000);
-  assertEquals([monitor.isRunning, monitor.bitrate, told], [true, 100_000, [100_000]]);
+  assertEquals({ isRunning: monitor.isRunning, bitrate: monitor.bitrate, told }, {
+    isRunning: true,
+    bitrate: 100_000,
+    told: [100_000],
+  });
   monitor.stop();
   monitor.stop();
   assertEquals(monitor.isRunning, false);

@@ -211,7 +211,11 @@ Deno.test("moq-lite-05: only discovery ends when its stream is reset before ANNO
   const reader = await peer.session.acceptAnnounce("/");
   (await peer.nextBidi()).reset(0x33);
   const error = await assertRejects(() => reader[Symbol.asyncIterator]().next(), MoqError);
-  assertEquals([error.reason, error.moqCode, error.by], ["notFound", 0x33, "remote"]);
+  assertEquals({ reason: error.reason, moqCode: error.moqCode, by: error.by }, {
+    reason: "notFound",
+    moqCode: 0x33,
+    by: "remote",
+  });
   assert(!peer.session.isClosed);
 });
 
@@ -231,7 +235,11 @@ for (
     const group = (await track.nextGroup())!;
     assertEquals(await group.readFrame(), Uint8Array.of(0xaa));
     const error = await assertRejects(() => group.readFrame(), MoqError);
-    assertEquals([error.scope, error.reason, error.by], ["group", "publishAborted", "remote"]);
+    assertEquals({ scope: error.scope, reason: error.reason, by: error.by }, {
+      scope: "group",
+      reason: "publishAborted",
+      by: "remote",
+    });
     assert(group.isEnded && !peer.session.isClosed);
     await peer.post("00 02 00 06");
     assertEquals((await track.nextGroup())?.sequence, 6);

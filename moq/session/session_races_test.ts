@@ -159,7 +159,11 @@ Deno.test("MoqSession.open() of a client reports the server's reason if the stre
     await turns();
     pair.server.close({ closeCode: 0x15, reason: "No version" });
     const { reason, moqCode, by, message } = await rejected;
-    assertEquals([reason, moqCode, by], ["unsupportedVersion", 0x15, "remote"]);
+    assertEquals({ reason, moqCode, by }, {
+      reason: "unsupportedVersion",
+      moqCode: 0x15,
+      by: "remote",
+    });
     assert(message.endsWith(": No version"));
   }
 });
@@ -183,7 +187,11 @@ Deno.test("MoqSession.subscribe() leaves the publisher if the subscription was c
   const track = await soon(subscribing);
   assertEquals(await soon(track.nextGroup()), null);
   for (let at = 0; at < 50 && ends.server.servedSubscriptions > 0; at++) await turns();
-  assertEquals([left, ends.server.servedSubscriptions, ends.client.subscriptions], [1, 0, []]);
+  assertEquals({
+    left,
+    servedSubscriptions: ends.server.servedSubscriptions,
+    subscriptions: ends.client.subscriptions,
+  }, { left: 1, servedSubscriptions: 0, subscriptions: [] });
 });
 
 Deno.test("MoqSession.trackInfo() and goaway() reject with their signal, and the session stays", async () => {

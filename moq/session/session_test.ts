@@ -76,7 +76,7 @@ for (const version of ALL_VERSIONS) {
       assertEquals(await soon(server.closed), { ...info, by: "remote" });
       assert(client.isClosed && client.signal.aborted && server.signal.aborted);
       const { reason, moqCode, by } = server.signal.reason as MoqError;
-      assertEquals([reason, moqCode, by], [name, number, "remote"]);
+      assertEquals({ reason, moqCode, by }, { reason: name, moqCode: number, by: "remote" });
       const { cause } = server.signal.reason;
       assert(cause instanceof ConnectionError);
       assertEquals(cause.message, `The peer closed the connection with code ${number}: enough`);
@@ -129,7 +129,11 @@ for (const version of ALL_VERSIONS) {
       assertEquals([by, reason], ["network", "unknown"]);
       const error = session.signal.reason as MoqError;
       const raw = await assertRejects(() => session.connection.closed);
-      assertEquals([error.scope, error.by, error.cause], ["session", "network", raw]);
+      assertEquals({ scope: error.scope, by: error.by, cause: error.cause }, {
+        scope: "session",
+        by: "network",
+        cause: raw,
+      });
       assertEquals([session.subscriptions, session.servedSubscriptions], [[], 0]);
     }
   });
@@ -192,7 +196,7 @@ for (const version of ALL_VERSIONS) {
     await using peer = await HandPeer.open(version, {}, pair);
     peer.connection.close();
     const { code, reason, by } = await soon(peer.session.closed);
-    assertEquals([code, reason, by], [0, "none", "remote"]);
+    assertEquals({ code, reason, by }, { code: 0, reason: "none", by: "remote" });
   });
 }
 

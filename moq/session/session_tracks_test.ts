@@ -53,7 +53,11 @@ for (const version of ALL_VERSIONS) {
     Deno.test(`${wire}: a track arrives completely, and an aborted group differs from a complete one`, async () => {
       const mux = new TrackMux();
       mux.publish("/live/alice", async (track) => {
-        assertEquals([track.path, track.name, track.id], ["/live/alice", "video", 0]);
+        assertEquals({ path: track.path, name: track.name, id: track.id }, {
+          path: "/live/alice",
+          name: "video",
+          id: 0,
+        });
         for (let at = 0; at < 3; at++) {
           const group = await track.openGroup();
           await group.writeFrame(bytes("one"));

@@ -42,7 +42,11 @@ Deno.test("GroupReader yields frames for any chunk boundaries", async () => {
     const { group, did } = hand(pieces);
     const frames = await Array.fromAsync(group);
     assertEquals(frames.map((frame) => frame.toHex()), ["01", "0202"]);
-    assertEquals([group.isEnded, await group.readFrame(), did], [true, null, ["end"]]);
+    assertEquals({ isEnded: group.isEnded, readFrame: await group.readFrame(), did }, {
+      isEnded: true,
+      readFrame: null,
+      did: ["end"],
+    });
   }
 });
 
@@ -70,7 +74,11 @@ Deno.test("GroupReader distinguishes an aborted group from a complete one", asyn
     const { group, did } = hand(pieces, { timestamps });
     await group.readFrame();
     const error = await assertRejects(() => group.readFrame(), MoqError);
-    assertEquals([error.reason, error.by, did], ["publishAborted", "remote", ["end"]]);
+    assertEquals({ reason: error.reason, by: error.by, did }, {
+      reason: "publishAborted",
+      by: "remote",
+      did: ["end"],
+    });
     await assertRejects(() => group.readFrame(), MoqError, "aborted");
   }
   const reset = new StreamError("reset", { streamErrorCode: 5, by: "remote" });

@@ -38,13 +38,21 @@ Deno.test("TrackMux.publish() announces below every prefix of the path, until it
   const live = watched(mux, "/live");
   const lively = watched(mux, "/lively");
   const publication = mux.publish("live//alice/", nobody);
-  assertEquals([publication.path, publication.isActive, mux.size], ["/live/alice", true, 1]);
+  assertEquals({ path: publication.path, isActive: publication.isActive, mux: mux.size }, {
+    path: "/live/alice",
+    isActive: true,
+    mux: 1,
+  });
   assertEquals(mux.announcements("/live").map(({ path }) => path), ["/live/alice"]);
   const route = mux.route("/live/alice")!;
   live.watch[Symbol.dispose]();
   publication.end();
   publication[Symbol.dispose]();
-  assertEquals([publication.isActive, mux.size, route.signal.aborted], [false, 0, true]);
+  assertEquals({ isActive: publication.isActive, mux: mux.size, aborted: route.signal.aborted }, {
+    isActive: false,
+    mux: 0,
+    aborted: true,
+  });
   assertEquals((route.signal.reason as MoqError).reason, "notFound");
   assertEquals(all.seen, ["+/live/alice", "-/live/alice"]);
   assertEquals([live.seen, lively.seen], [["+/live/alice"], []]);

@@ -70,7 +70,11 @@ Deno.test("TrackWriter numbers its groups, accepts with the first one, and ends 
   const { track, did } = hand();
   const first = await track.openGroup();
   const second = await track.openGroup();
-  assertEquals([first.sequence, second.sequence, track.openGroups.length], [1, 2, 2]);
+  assertEquals({
+    firstSequence: first.sequence,
+    secondSequence: second.sequence,
+    openGroups: track.openGroups.length,
+  }, { firstSequence: 1, secondSequence: 2, openGroups: 2 });
   assertEquals((await track.openGroup(9)).sequence, 9);
   assertEquals((await track.openGroup()).sequence, 10);
   await track.close();

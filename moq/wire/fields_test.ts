@@ -45,9 +45,17 @@ Deno.test("FieldReader reads each kind of field", () => {
     hex("ff" + "01" + "4040" + "d23456789abcdef0" + "02c3a9" + "0103"),
     "it",
   );
-  assertEquals([fields.u8(), fields.bool(), fields.varint()], [255, true, 64]);
+  assertEquals({ u8: fields.u8(), bool: fields.bool(), varint: fields.varint() }, {
+    u8: 255,
+    bool: true,
+    varint: 64,
+  });
   assertEquals(fields.varint62(), 0x123456789abcdef0n);
-  assertEquals([fields.string(), fields.sized(), fields.left], ["é", hex("03"), 0]);
+  assertEquals({ string: fields.string(), sized: fields.sized(), left: fields.left }, {
+    string: "é",
+    sized: hex("03"),
+    left: 0,
+  });
   fields.end();
 });
 

@@ -85,11 +85,23 @@ Deno.test("BrokerLine.settle() settles an item once, in any order", () => {
   for (const one of items) line.push(one);
   line.takeBatch({ maxItems: 3, maxBytes: 1_000 });
   assertEquals([line.settle(items[1]!), line.settle(items[1]!)], [true, false]);
-  assertEquals([outbox.budget.messages, line.first?.name, line.sent], [2, "a", 3]);
+  assertEquals({ messages: outbox.budget.messages, name: line.first?.name, sent: line.sent }, {
+    messages: 2,
+    name: "a",
+    sent: 3,
+  });
   line.settle(items[0]!);
-  assertEquals([outbox.budget.messages, line.first?.name, line.sent], [1, "c", 1]);
+  assertEquals({ messages: outbox.budget.messages, name: line.first?.name, sent: line.sent }, {
+    messages: 1,
+    name: "c",
+    sent: 1,
+  });
   line.settle(items[2]!);
-  assertEquals([outbox.budget.messages, line.first, line.sent], [0, undefined, 0]);
+  assertEquals({ messages: outbox.budget.messages, first: line.first, sent: line.sent }, {
+    messages: 0,
+    first: undefined,
+    sent: 0,
+  });
 });
 
 Deno.test("BrokerLine.rewind() returns unacknowledged items again, before later items", () => {
@@ -131,7 +143,11 @@ Deno.test("Outbox drops items after giveUpMs, not before, sent or not", async ()
   await time.tickAsync(399);
   assertEquals([dropped.length, line.first?.name], [2, "later"]);
   await time.tickAsync(101);
-  assertEquals([dropped.length, outbox.dropped, outbox.budget.messages], [3, 3, 0]);
+  assertEquals({
+    dropped: dropped.length,
+    outboxDropped: outbox.dropped,
+    messages: outbox.budget.messages,
+  }, { dropped: 3, outboxDropped: 3, messages: 0 });
   outbox.close();
 });
 

@@ -18,9 +18,17 @@ Deno.test("Semaphore admits up to its maximum at the end of a turn, in order, an
     turns.shift()!();
     for (let i = 0; i < 3; i++) await Promise.resolve();
   };
-  assertEquals([semaphore.waiting, turns.length, inside], [5, 1, []]);
+  assertEquals({ waiting: semaphore.waiting, turns: turns.length, inside }, {
+    waiting: 5,
+    turns: 1,
+    inside: [],
+  });
   await endTurn();
-  assertEquals([semaphore.waiting, turns.length, inside], [3, 0, [0, 1]]);
+  assertEquals({ waiting: semaphore.waiting, turns: turns.length, inside }, {
+    waiting: 3,
+    turns: 0,
+    inside: [0, 1],
+  });
   semaphore.leave();
   semaphore.leave();
   assertEquals(turns.length, 1);
@@ -28,7 +36,11 @@ Deno.test("Semaphore admits up to its maximum at the end of a turn, in order, an
   assertEquals([semaphore.waiting, inside], [1, [0, 1, 2, 3]]);
   semaphore.leave();
   await endTurn();
-  assertEquals([semaphore.waiting, turns.length, inside], [0, 0, [0, 1, 2, 3, 4]]);
+  assertEquals({ waiting: semaphore.waiting, turns: turns.length, inside }, {
+    waiting: 0,
+    turns: 0,
+    inside: [0, 1, 2, 3, 4],
+  });
   semaphore.leave();
   assertEquals(turns.length, 0);
 });

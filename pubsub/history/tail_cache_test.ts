@@ -41,13 +41,25 @@ Deno.test("TailCache bounds the number of publications, and their bytes", () => 
   const tails = new TailBudget();
   const tail = new TailCache(tails);
   for (let offset = 1; offset <= 2_000; offset++) tail.push(item(offset));
-  assertEquals([tail.size, tail.after, tails.bytes], [512, 1_488, 5_120]);
+  assertEquals({ tail: tail.size, after: tail.after, bytes: tails.bytes }, {
+    tail: 512,
+    after: 1_488,
+    bytes: 5_120,
+  });
   assertEquals(offsets(tail.page(1_997, ALL)), [1_998, 1_999, 2_000]);
   tail.push(item(2_001, 524_288));
-  assertEquals([tail.size, tail.after, tails.bytes], [1, 2_000, 524_288]);
+  assertEquals({ tail: tail.size, after: tail.after, bytes: tails.bytes }, {
+    tail: 1,
+    after: 2_000,
+    bytes: 524_288,
+  });
   // A publication larger than the whole cache is not kept.
   tail.push(item(2_002, 524_289));
-  assertEquals([tail.size, tail.after, tails.bytes], [0, 2_002, 0]);
+  assertEquals({ tail: tail.size, after: tail.after, bytes: tails.bytes }, {
+    tail: 0,
+    after: 2_002,
+    bytes: 0,
+  });
   tail.push(item(2_003));
   assertEquals(offsets(tail.page(2_002, ALL)), [2_003]);
 });
@@ -134,7 +146,12 @@ Deno.test("TailBudget bounds all tails, and drops those that were silent longest
   assertEquals(tails.bytes, 900);
   one.push(item(4, 100));
   two.push(item(4, 100));
-  assertEquals([one.size, two.size, three.size, tails.bytes], [4, 4, 0, 800]);
+  assertEquals({ one: one.size, two: two.size, three: three.size, bytes: tails.bytes }, {
+    one: 4,
+    two: 4,
+    three: 0,
+    bytes: 800,
+  });
   assertEquals([three.after, three.page(2, ALL), three.page(3, ALL)], [3, undefined, []]);
   for (const tail of [one, two, three]) tail.reset(0);
   assertEquals(tails.bytes, 0);

@@ -418,7 +418,11 @@ Deno.test("TopicFeed replies `unavailable` if the broker is unreachable, and rep
   store.publish(2);
   await turns();
   const rest = [{ gap: "t", reason: "unavailable", epoch: "e1", offset: 1 }, [2, 2, 1]];
-  assertEquals([one.take(), two.take(), three.take()], [rest, rest, rest]);
+  assertEquals({ oneTake: one.take(), twoTake: two.take(), threeTake: three.take() }, {
+    oneTake: rest,
+    twoTake: rest,
+    threeTake: rest,
+  });
 });
 
 Deno.test("TopicFeed replies `unavailable` to two calls of a session if the broker is unreachable", async () => {
@@ -562,7 +566,11 @@ Deno.test("TopicFeed releases everything when its last session leaves, also duri
   broker.interrupt();
   await turns();
   topics.unsubscribe(client.session, "t");
-  assertEquals([broker.topics.length, topics.stats.tailBytes, topics.size], [0, 0, 0]);
+  assertEquals({
+    brokerTopics: broker.topics.length,
+    tailBytes: topics.stats.tailBytes,
+    topics: topics.size,
+  }, { brokerTopics: 0, tailBytes: 0, topics: 0 });
   gate.resolve();
   store.publish(11);
   await passTime(time, 60_000);

@@ -372,9 +372,17 @@ Deno.test("StreamLogs deletes the expired rows of a keyed stream", async () => {
   for (let i = 0; i < 10; i++) await time.tickAsync(1_000);
   const [deletion, ...rest] = await waiting as unknown[];
   const { key, headers } = JSON.parse(String(deletion));
-  assertEquals([key, headers.operation, rest], ["short", "delete", ["up to date"]]);
+  assertEquals({ key, operation: headers.operation, rest }, {
+    key: "short",
+    operation: "delete",
+    rest: ["up to date"],
+  });
   const { rows, tail } = await bench.info("a");
-  assertEquals([rows?.count, rows?.deletions, tail], [3, 1, 3]);
+  assertEquals({ count: rows?.count, deletions: rows?.deletions, tail }, {
+    count: 3,
+    deletions: 1,
+    tail: 3,
+  });
   assertEquals(bench.errors, []);
   await pages.return(undefined);
 });
@@ -387,7 +395,11 @@ Deno.test("StreamLogs keeps the rows of a closed keyed stream", async () => {
   await bench.streams.append("a", { records: [], changes: [rowChange(change, 0)], end: {} });
   for (let i = 0; i < 10; i++) await time.tickAsync(1_000);
   const { rows, tail } = await bench.info("a");
-  assertEquals([rows?.count, rows?.deletions, tail], [1, 0, 1]);
+  assertEquals({ count: rows?.count, deletions: rows?.deletions, tail }, {
+    count: 1,
+    deletions: 0,
+    tail: 1,
+  });
   assertEquals((await bench.read("a")).length, 1);
 });
 

@@ -134,7 +134,11 @@ Deno.test("NodeCalls.call() aborts the handler's signal by its signal and its ti
   const rejected = assertRejects(() => late, TimeoutError, "longer than 500 ms");
   await bench.pass(500);
   await rejected;
-  assertEquals([b.calls.running, reasons.length, bench.errors], [0, 2, []]);
+  assertEquals({ running: b.calls.running, reasons: reasons.length, errors: bench.errors }, {
+    running: 0,
+    reasons: 2,
+    errors: [],
+  });
   const { signal: aborted } = ending;
   const unsent = a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 500, signal: aborted });
   assertEquals(await assertRejects(() => unsent), why);
@@ -267,7 +271,11 @@ Deno.test("NodeCalls keep 64 MiB of incomplete requests, and drop them after the
   for (let id = 100; id < 170; id++) bench.say(b.nodes, "n", { ...first, id }, bytesOf(10));
   assertEquals(b.calls.running, 64);
   for (let id = 100; id < 170; id++) bench.say(b.nodes, "n", { type: "abort", id });
-  assertEquals([b.calls.running, b.calls.gatheredBytes, b.calls.ignored], [0, 0, 0]);
+  assertEquals({
+    running: b.calls.running,
+    gatheredBytes: b.calls.gatheredBytes,
+    ignored: b.calls.ignored,
+  }, { running: 0, gatheredBytes: 0, ignored: 0 });
 });
 
 Deno.test("NodeCalls ignore and count malformed messages", async () => {
@@ -318,7 +326,11 @@ Deno.test("NodeCalls ignore and count malformed messages", async () => {
       bench.say(nodes, "n", { ...part, part: index }, bytesOf(length));
     }
   }
-  assertEquals([replied, calls.running, calls.gatheredBytes], [[], 0, 0]);
+  assertEquals({ replied, running: calls.running, gatheredBytes: calls.gatheredBytes }, {
+    replied: [],
+    running: 0,
+    gatheredBytes: 0,
+  });
   // A repeated part is ignored.
   bench.say(nodes, "n", part, bytesOf(4));
   bench.say(nodes, "n", part, bytesOf(4));

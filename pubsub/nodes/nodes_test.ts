@@ -231,7 +231,11 @@ Deno.test("Nodes ignore and count invalid messages", async () => {
       payload: isRaw ? payload : JSON.stringify(payload),
     });
   }
-  assertEquals([nodes.ignored, events, nodes.size], [bad.length, [], 0]);
+  assertEquals({ ignored: nodes.ignored, events, nodes: nodes.size }, {
+    ignored: bad.length,
+    events: [],
+    nodes: 0,
+  });
 });
 
 Deno.test("Nodes know at most a thousand others", async () => {

@@ -69,7 +69,12 @@ Deno.test("PortBroker drops publications beyond its bounds while no thread handl
   const large = new PortBroker(options);
   for (let i = 0; i < 80; i++) large.publish({ topic: "news", payload: MEBIBYTE });
   const { published, dropped, waiting } = large.stats;
-  assertEquals([posted, published, waiting, dropped], [1, 64, 63, 16]);
+  assertEquals({ posted, published, waiting, dropped }, {
+    posted: 1,
+    published: 64,
+    waiting: 63,
+    dropped: 16,
+  });
   const append = large.history!.append({ topic: "kept", payload: MEBIBYTE }, { bounds: BOUNDS });
   await assertRejects(() => append, BrokerError, "too many operations wait for the main thread");
 

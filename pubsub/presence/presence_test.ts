@@ -105,7 +105,11 @@ Deno.test("Presence[Symbol.dispose]() forgets all users without events", async (
   assert(!presence.enter(bob!, "a"));
   void ada!.close();
   await peers.endTurn();
-  assertEquals([events, presence.online(), presence.members("a")], [[], [], []]);
+  assertEquals({ events, online: presence.online(), membersA: presence.members("a") }, {
+    events: [],
+    online: [],
+    membersA: [],
+  });
 });
 
 Deno.test("Presence prints a bounded number of errors of its listeners", async () => {

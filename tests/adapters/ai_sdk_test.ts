@@ -219,7 +219,11 @@ Deno.test("SkeinChatTransport streams an answer, and the next one", async () => 
     await sent;
   }
   assertEquals(page.texts, ["Question 0", "Hello, Ann", "Question 1", "Bye"]);
-  assertEquals([page.chat.status, page.chat.error, active.size], ["ready", undefined, 0]);
+  assertEquals({ status: page.chat.status, error: page.chat.error, active: active.size }, {
+    status: "ready",
+    error: undefined,
+    active: 0,
+  });
   // No answer is streaming.
   await page.chat.resumeStream();
   assertEquals([page.chat.status, page.texts.length], ["ready", 4]);
@@ -243,7 +247,11 @@ Deno.test("SkeinChatTransport continues an answer after a page reload, and on a 
   model.say("three", null);
   await Promise.all(resumed);
   for (const { texts, chat } of [page, other]) {
-    assertEquals([texts, chat.status, chat.error], [["Hi", "one two three"], "ready", undefined]);
+    assertEquals({ texts, status: chat.status, error: chat.error }, {
+      texts: ["Hi", "one two three"],
+      status: "ready",
+      error: undefined,
+    });
   }
   assertEquals(page.chat.messages, other.chat.messages);
   assertEquals(model.stops, []);

@@ -326,7 +326,11 @@ test("continues in order, without duplicates and with a report, after the server
   assertEquals(numbers, [...new Set(numbers)].sort((a, b) => a - b));
   await statusIs(near, "connected");
   await until(() => near.stats.waiting === 0);
-  assertEquals([near.stats.interruptions, near.stats.dropped, near.stats.waiting], [1, 0, 0]);
+  assertEquals({
+    interruptions: near.stats.interruptions,
+    dropped: near.stats.dropped,
+    waiting: near.stats.waiting,
+  }, { interruptions: 1, dropped: 0, waiting: 0 });
   assertEquals(near.issues(), []);
 });
 

@@ -421,11 +421,11 @@ test(
     assertEquals(whole.info.identity, "identity");
     const page = await broker.logs.read("ended", reading());
     assert(typeof page === "object");
-    assertEquals([page.records, page.info.end, page.info.cancelled], [
-      ["last"],
-      { error: "reason" },
-      "why",
-    ]);
+    assertEquals({ records: page.records, end: page.info.end, cancelled: page.info.cancelled }, {
+      records: ["last"],
+      end: { error: "reason" },
+      cancelled: "why",
+    });
   },
   { append: "always" },
 );

@@ -27,7 +27,11 @@ for (const member of FAMILY) {
         await page.setViewport(size);
         await emulate(page, colours);
         const { stops, faults } = await tabThrough(page);
-        assertEquals([at, faults, await faintTexts(page)], [at, [], []]);
+        assertEquals({ at, faults, faintTexts: await faintTexts(page) }, {
+          at,
+          faults: [],
+          faintTexts: [],
+        });
         assertEquals([at, await overflowOf(page)], [at, 0]);
         assert(stops.length > 0, at);
         // On a phone, the lists in the chats slide in from the side, over the conversation.

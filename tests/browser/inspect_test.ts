@@ -168,7 +168,7 @@ testInBrowsers("inspector fits a phone, with targets large enough to touch", asy
         ).map(({ id, className, textContent }) => `${id} ${className} ${textContent}`),
       };
     });
-    assertEquals([place, sideways, small], [place, 0, []]);
+    assertEquals({ place, sideways, small }, { place, sideways: 0, small: [] });
   };
   for (const view of VIEWS) {
     await inspector.view(view);

@@ -89,7 +89,11 @@ testInBrowsers(
     await has(page, "answer", "writing: 1 2 ");
     await page.click("#chat");
     await has(page, "chat", "connected; ann is here; hi");
-    assertEquals([opened.length, server.manager.count, answers], [1, 1, 1]);
+    assertEquals({ opened: opened.length, count: server.manager.count, answers }, {
+      opened: 1,
+      count: 1,
+      answers: 1,
+    });
 
     await page.reload();
     await has(page, "answer", "writing: 1 2 ");

@@ -36,7 +36,11 @@ Deno.test("skein load --plain measures a server of ws", async () => {
     const args = ["--plain", "-n4", "--rate=max", "--duration=500ms", "--warmup=100ms", "--json"];
     const code = await main(["load", server.url, ...args, `--payload=${payload}`], context, [load]);
     const { sessions, messages, errors } = JSON.parse(context.out) as LoadResult;
-    assertEquals([code, errors, sessions.open], [0, {}, 4], context.err);
+    assertEquals(
+      { code, errors, open: sessions.open },
+      { code: 0, errors: {}, open: 4 },
+      context.err,
+    );
     assert(messages.received > 10 && messages.received === messages.sent, `${messages.received}`);
   }
 });

@@ -158,7 +158,7 @@ Deno.test("a session dials a server of ws, with plain messages and skein.1, incl
       assertEquals(await session.request("ping"), "pong");
       session.send("bye");
       const { code, reason, by } = await session.closed;
-      assertEquals([code, reason, by], [4003, "gone", "remote"]);
+      assertEquals({ code, reason, by }, { code: 4003, reason: "gone", by: "remote" });
     }
   } finally {
     foreign.close();

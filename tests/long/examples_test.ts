@@ -323,7 +323,7 @@ Deno.test("Every example program explains its usage with --help, and names a wro
   };
   for (const file of all) {
     const [code, help, complaint] = await run(file, "--help");
-    assertEquals([file, code, complaint], [file, 0, ""]);
+    assertEquals({ file, code, complaint }, { file, code: 0, complaint: "" });
     assertMatch(
       help,
       new RegExp(`^.+\\.\n\nUsage: deno run .*examples/${file}.* \\[options\\]\n\n`),

@@ -417,7 +417,11 @@ class Guest {
     const { current } = this.client.status;
     if (current.name === "rejected") return;
     const cause = "cause" in current ? current.cause : undefined;
-    assertEquals([current.name, cause?.code, cause?.by], ["closed", 0, "local"]);
+    assertEquals({ name: current.name, code: cause?.code, by: cause?.by }, {
+      name: "closed",
+      code: 0,
+      by: "local",
+    });
   }
 }
 

@@ -477,11 +477,11 @@ class Streams {
       assertEquals(told, [offset ?? told[0], closed, error, ttl], `HEAD of ${id}`);
       const wish = headers.get("skein-stream-cancelled");
       assertEquals(wish === null ? undefined : decodeURIComponent(wish), stream.cancelled);
-      assertEquals([info?.isEnded, info?.error, info?.cancelled], [
-        stream.end !== undefined,
-        stream.end?.error,
-        stream.cancelled,
-      ]);
+      assertEquals({ isEnded: info?.isEnded, error: info?.error, cancelled: info?.cancelled }, {
+        isEnded: stream.end !== undefined,
+        error: stream.end?.error,
+        cancelled: stream.cancelled,
+      });
     }
   }
 

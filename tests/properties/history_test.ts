@@ -174,7 +174,11 @@ property("a node replays histories larger than its cache, and keeps none of them
     assertEquals(kept, range(oldest, count));
     await world.until("no topic", () => server.topics.size === 0);
     const { tailBytes, waitingBytes, waitingPages } = server.topics.stats;
-    assertEquals([tailBytes, waitingBytes, waitingPages], [0, 0, 0]);
+    assertEquals({ tailBytes, waitingBytes, waitingPages }, {
+      tailBytes: 0,
+      waitingBytes: 0,
+      waitingPages: 0,
+    });
   },
 });
 
@@ -283,7 +287,11 @@ property("each replay that reads the broker returns its turn, however it ends", 
     await client.close();
     await world.until("no topic", () => server.topics.size === 0);
     const { waitingPages, waitingBytes, tailBytes } = server.topics.stats;
-    assertEquals([waitingPages, waitingBytes, tailBytes], [0, 0, 0]);
+    assertEquals({ waitingPages, waitingBytes, tailBytes }, {
+      waitingPages: 0,
+      waitingBytes: 0,
+      tailBytes: 0,
+    });
     await store.inner.close();
   },
 });
@@ -466,7 +474,11 @@ property("very many topics that miss publications at once are read again, a few 
     for (const topic of topics) server.publish(topic, { n: rounds.length + 1 });
     await arrive(readings, rounds.length + 1);
     const { waitingPages, waitingBytes } = server.topics.stats;
-    assertEquals([waitingPages, waitingBytes, underWay], [0, 0, 0]);
+    assertEquals({ waitingPages, waitingBytes, underWay }, {
+      waitingPages: 0,
+      waitingBytes: 0,
+      underWay: 0,
+    });
     assertEquals(
       readings.flatMap(({ recoveries }) => recoveries).filter((one) => one !== true),
       [],

@@ -275,12 +275,12 @@ class Api {
     const shown = (
       { offset, prev, data, base64, from }: Kept,
     ) => [offset, prev, data, base64, from];
-    assertEquals([epoch, head, hasMore, publications.map(shown)], [
-      this.#epoch,
-      this.#head,
-      (kept.at(-1)?.offset ?? this.#head) < this.#head,
-      kept.map(shown),
-    ]);
+    assertEquals({ epoch, head, hasMore, publications: publications.map(shown) }, {
+      epoch: this.#epoch,
+      head: this.#head,
+      hasMore: (kept.at(-1)?.offset ?? this.#head) < this.#head,
+      publications: kept.map(shown),
+    });
   }
 
   /** Compares sessions and rooms on all servers, and the counts of one server. */

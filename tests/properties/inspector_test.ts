@@ -135,7 +135,11 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
         ...Object.values(COLUMNS).map((valueOf) => valueOf(session)),
       ]).toSorted(),
     );
-    assertEquals([list.matched, list.total, list.missing], [found.length, all.length, []]);
+    assertEquals({ matched: list.matched, total: list.total, missing: list.missing }, {
+      matched: found.length,
+      total: all.length,
+      missing: [],
+    });
     const values = rows.map((row) => row[sort] as string | number);
     const sign = order === "ascending" ? 1 : -1;
     assert(
@@ -171,7 +175,11 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
       const [, , count] = publications;
       const { length } = JSON.stringify({ topic: "log:one", data: { n: 0, token: SECRET } });
       const { messages, head, bytes } = history;
-      assertEquals([messages, head, bytes], [count, count, count * length]);
+      assertEquals({ messages, head, bytes }, {
+        messages: count,
+        head: count,
+        bytes: count * length,
+      });
       assert(!JSON.stringify(history).includes(SECRET));
     }
 

@@ -462,7 +462,11 @@ class Readers {
     for (const { server } of this.#nodes) {
       await world.until("no topic", () => server.topics.size === 0);
       const { waitingPages, waitingBytes, tailBytes } = server.topics.stats;
-      assertEquals([waitingPages, waitingBytes, tailBytes], [0, 0, 0]);
+      assertEquals({ waitingPages, waitingBytes, tailBytes }, {
+        waitingPages: 0,
+        waitingBytes: 0,
+        tailBytes: 0,
+      });
     }
     await this.#store.inner.close();
   }

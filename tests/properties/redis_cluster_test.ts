@@ -307,8 +307,8 @@ class ClusterRounds {
       const options = { bounds: BOUNDS, last: 1, maxMessages: 1, maxBytes: 1_000 };
       const page = await other.run(({ history }) => history!.read(topic, options));
       assertEquals(
-        [page.publications[0]?.payload, page.epoch, page.head],
-        [payload, position?.epoch, position?.offset],
+        { payload: page.publications[0]?.payload, epoch: page.epoch, head: page.head },
+        { payload, epoch: position?.epoch, head: position?.offset },
       );
     }));
     const announced = this.brokers.map((one) => one.announced);

@@ -130,7 +130,12 @@ property("a server that closes or drains closes each session once, and frees all
     await world.pause(AUTHENTICATE_MS + 200);
 
     const { count, reserved, users, addresses } = manager.stats();
-    assertEquals([count, reserved, users, addresses], [0, 0, 0, 0], "slots after the end");
+    assertEquals({ count, reserved, users, addresses }, {
+      count: 0,
+      reserved: 0,
+      users: 0,
+      addresses: 0,
+    }, "slots after the end");
     const all = [...opened.values()];
     const late = all.slice(before).filter(({ atMs }) => atMs > lastMs).length;
     assertEquals(late, 0, "sessions that start after the end");

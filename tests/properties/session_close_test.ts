@@ -472,7 +472,12 @@ async function checkLateCalls(world: World, { side, session }: End, carrier: Car
   }
   const { openRequests, pendingReplies } = session[internals].sending;
   const { replies } = session[internals].receiving;
-  assertEquals([openRequests, pendingReplies, replies.size, replies.leaving], [0, 0, 0, 0], side);
+  assertEquals({ openRequests, pendingReplies, replies: replies.size, leaving: replies.leaving }, {
+    openRequests: 0,
+    pendingReplies: 0,
+    replies: 0,
+    leaving: 0,
+  }, side);
 }
 
 /** Expects the client to reconnect after recoverable ends and to stay closed after other ends. */

@@ -192,7 +192,12 @@ class Managed {
     await this.world.inTime("a shutdown", over);
     this.look();
     const { messages, bytes, streams } = this.#manager.stats();
-    assertEquals([messages.queued, messages.waiting, bytes.queued, streams.active], [0, 0, 0, 0]);
+    assertEquals({
+      messagesQueued: messages.queued,
+      waiting: messages.waiting,
+      bytesQueued: bytes.queued,
+      active: streams.active,
+    }, { messagesQueued: 0, waiting: 0, bytesQueued: 0, active: 0 });
     assertEquals(streams.created, streams.closed);
   }
 

@@ -55,13 +55,21 @@ Deno.test("siteHandler() serves the page for missing pages at other paths", asyn
   const outside = ["/..%2fsecret.txt", "/%2e%2e/secret.txt", "/../secret.txt", "/%", "/%00"];
   for (const path of ["/nowhere", "/guide/", "/guide/topics/", "/assets", ...outside]) {
     const response = await get(path);
-    assertEquals([path, response.status, await response.text()], [path, 404, "missing"]);
+    assertEquals({ path, status: response.status, text: await response.text() }, {
+      path,
+      status: 404,
+      text: "missing",
+    });
   }
 });
 
 Deno.test("siteHandler() answers HEAD without a body and rejects other methods", async () => {
   const get = await site();
   const head = await get("/", "HEAD");
-  assertEquals([head.status, head.headers.get("content-length"), head.body], [200, "4", null]);
+  assertEquals({
+    status: head.status,
+    contentLength: head.headers.get("content-length"),
+    body: head.body,
+  }, { status: 200, contentLength: "4", body: null });
   assertEquals((await get("/", "POST")).status, 405);
 });

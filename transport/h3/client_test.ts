@@ -119,7 +119,11 @@ Deno.test("dialWebTransport() rejects with status and headers when the server re
   const error = await assertRejects(() => soon(dialing), ConnectionError, "429");
   assertEquals(error.status, 429);
   const { status, headers } = error.cause as { status: number; headers: Headers };
-  assertEquals([status, headers.get("retry-after"), headers.get("x-why")], [429, "7", "busy"]);
+  assertEquals({ status, retryAfter: headers.get("retry-after"), xWhy: headers.get("x-why") }, {
+    status: 429,
+    retryAfter: "7",
+    xWhy: "busy",
+  });
   await until(() => server.listener.connectionCount === 0);
 });
 

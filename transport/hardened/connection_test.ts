@@ -34,7 +34,11 @@ Deno.test("BackpressureBuffer pauses the connection at a half, and resumes at a 
   backpressure.fill = 0.5;
   buffer.receiveFrame("2");
   buffer.receiveFrame("3");
-  assertEquals([log, buffer.isPaused, frames], [["pause"], true, ["1", "2"]]);
+  assertEquals({ log, isPaused: buffer.isPaused, frames }, {
+    log: ["pause"],
+    isPaused: true,
+    frames: ["1", "2"],
+  });
   await setFill(0.3);
   assertEquals([log, frames], [["pause"], ["1", "2"]]);
   await setFill(0.25);

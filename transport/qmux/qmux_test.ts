@@ -128,7 +128,11 @@ Deno.test("Qmux accepts a reset without a size if it is lenient", async () => {
   const incoming = await nextUnidirectional(server.qmux);
   server.qmux.receive(control(0x04, 2, 9, 0));
   const error = await assertRejects(() => incoming.read(), StreamError);
-  assertEquals([error.streamErrorCode, error.by, server.link.faults.length], [9, "remote", 0]);
+  assertEquals({
+    streamErrorCode: error.streamErrorCode,
+    by: error.by,
+    faults: server.link.faults.length,
+  }, { streamErrorCode: 9, by: "remote", faults: 0 });
 });
 
 Deno.test("Qmux accepts bytes without an offset if it is lenient", async () => {
@@ -432,7 +436,10 @@ Deno.test("Qmux removes streams that were cut while the connection is blocked", 
     (await nextUnidirectional(qmux)).cancel();
     qmux.receive(control(0x04, id, 0, 1));
   }
-  assertEquals([link.faults, link.records.length, qmux.openStreams], [[], before, 1]);
+  assertEquals(
+    { faults: link.faults, records: link.records.length, openStreams: qmux.openStreams },
+    { faults: [], records: before, openStreams: 1 },
+  );
   assert(qmux.waitingStreams < 2_000, `${qmux.waitingStreams} streams`);
   writing.catch(() => {});
 });

@@ -169,7 +169,11 @@ Deno.test("SendHalf.write() sends the head with the first bytes", async () => {
   await half.write(TEXT);
   half.flushHead();
   await half.close();
-  assertEquals([log, owner.bytesSent, owner.halves.size], [["8", "5", "close"], 10, 0]);
+  assertEquals({ log, bytesSent: owner.bytesSent, halves: owner.halves.size }, {
+    log: ["8", "5", "close"],
+    bytesSent: 10,
+    halves: 0,
+  });
 });
 
 Deno.test("SendHalf.close() sends the head of a stream without bytes", async () => {

@@ -90,7 +90,11 @@ Deno.test("withLastResort() does not use HTTP if another transport opens", async
   await using bench = new Bench();
   bench.outcome = () => Promise.resolve(memoryPair().client);
   assertEquals([await bench.dial(), bench.dials], ["memory", 1]);
-  assertEquals([bench.fallbacks, bench.ends.connections.size, bench.loads], [[], 0, 0]);
+  assertEquals({
+    fallbacks: bench.fallbacks,
+    connections: bench.ends.connections.size,
+    loads: bench.loads,
+  }, { fallbacks: [], connections: 0, loads: 0 });
 });
 
 Deno.test("withLastResort() leaves HTTP out if the protocols have no skein.1, or HTTP is not among the transports", async () => {
@@ -220,5 +224,9 @@ Deno.test("withLastResort() opens only the requested transport", async () => {
 
 Deno.test("withLastResort() opens HTTP if it is the only transport", async () => {
   await using bench = new Bench(["http"]);
-  assertEquals([await bench.dial(), bench.dials, bench.fallbacks], ["http", 0, []]);
+  assertEquals({ dial: await bench.dial(), dials: bench.dials, fallbacks: bench.fallbacks }, {
+    dial: "http",
+    dials: 0,
+    fallbacks: [],
+  });
 });

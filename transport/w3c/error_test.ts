@@ -7,7 +7,11 @@ Deno.test("WebTransportError() is a DOMException with a source and a code", () =
   const plain = new WebTransportError();
   assertInstanceOf(plain, DOMException);
   assertInstanceOf(plain, Error);
-  assertEquals([plain.name, plain.message, plain.code], ["WebTransportError", "", 0]);
+  assertEquals({ name: plain.name, message: plain.message, code: plain.code }, {
+    name: "WebTransportError",
+    message: "",
+    code: 0,
+  });
   assertEquals([plain.source, plain.streamErrorCode], ["stream", null]);
   assertFalse("cause" in plain);
 
@@ -16,7 +20,11 @@ Deno.test("WebTransportError() is a DOMException with a source and a code", () =
     streamErrorCode: 7,
     cause: plain,
   });
-  assertEquals([error.message, error.source, error.streamErrorCode], ["lost", "session", 7]);
+  assertEquals({
+    message: error.message,
+    source: error.source,
+    streamErrorCode: error.streamErrorCode,
+  }, { message: "lost", source: "session", streamErrorCode: 7 });
   assertEquals(error.cause, plain);
   // Older browsers have this form.
   const old = new WebTransportError({ streamErrorCode: 139, message: "enough" });

@@ -283,7 +283,11 @@ Deno.test("WebTransport.createSendGroup() counts streams together", async () => 
   const one = await transport.createUnidirectionalStream({ sendGroup: group, sendOrder: 1 });
   const { writable: two } = await transport.createBidirectionalStream({ sendGroup: group });
   const three = await transport.createUnidirectionalStream();
-  assertEquals([one.sendGroup, two.sendGroup, three.sendGroup], [group, group, null]);
+  assertEquals({
+    oneSendGroup: one.sendGroup,
+    twoSendGroup: two.sendGroup,
+    threeSendGroup: three.sendGroup,
+  }, { oneSendGroup: group, twoSendGroup: group, threeSendGroup: null });
   for (const send of [one, two, three]) {
     const writer = send.getWriter();
     await writer.write(HELLO);

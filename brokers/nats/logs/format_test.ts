@@ -34,7 +34,11 @@ Deno.test("encodeLog() keeps the state and the records with their types", () => 
   const records = ["", "text", "\ufeffü\n\u0000\u{1f600}", new Uint8Array(), Uint8Array.of(10, 0)];
   const message = passed(records);
   assertEquals(message.head.state, STATE);
-  assertEquals([message.seq, message.head.number, message.head.look], [9, 3, 42]);
+  assertEquals({ seq: message.seq, number: message.head.number, look: message.head.look }, {
+    seq: 9,
+    number: 3,
+    look: 42,
+  });
   assertEquals(firstOf(message), 2);
   assertEquals(recordsOf(message), records);
   assertEquals(message.body.length, encodedBytes(records));

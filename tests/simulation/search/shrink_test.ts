@@ -50,7 +50,12 @@ Deno.test("shrink() runs no plan twice, and at most maxRuns plans", async () => 
       count++;
       return fails(candidate);
     }, { maxRuns });
-    assertEquals([count, seen.size, runs, isMinimal], [maxRuns, maxRuns, maxRuns, false]);
+    assertEquals({ count, seen: seen.size, runs, isMinimal }, {
+      count: maxRuns,
+      seen: maxRuns,
+      runs: maxRuns,
+      isMinimal: false,
+    });
     assert(await fails(plan));
   }
 });
@@ -64,12 +69,16 @@ Deno.test("shrink() returns the smallest plan so far when the signal aborts or t
   }, { signal: stop.signal });
   assertEquals([count, stopped.isMinimal, await fails(stopped.plan)], [10, false, true]);
   const late = await shrink(gap, fails, { maxMs: -1 });
-  assertEquals([late.plan, late.runs, late.isMinimal], [gap, 0, false]);
+  assertEquals({ plan: late.plan, runs: late.runs, isMinimal: late.isMinimal }, {
+    plan: gap,
+    runs: 0,
+    isMinimal: false,
+  });
 });
 
 Deno.test("shrink() returns a plan unchanged that does not fail again", async () => {
   const { plan, runs, isMinimal } = await shrink(gap, () => Promise.resolve(false));
-  assertEquals([plan, runs, isMinimal], [gap, 1, false]);
+  assertEquals({ plan, runs, isMinimal }, { plan: gap, runs: 1, isMinimal: false });
 });
 
 Deno.test("shrink() tries the smallest plan first, for failures that need no action", async () => {
@@ -77,6 +86,10 @@ Deno.test("shrink() tries the smallest plan first, for failures that need no act
     gap,
     ({ features }) => Promise.resolve(features.includes("presence")),
   );
-  assertEquals([plan.features, plan.actions.length, plan.seconds], [["presence"], 0, 1]);
+  assertEquals({ features: plan.features, actions: plan.actions.length, seconds: plan.seconds }, {
+    features: ["presence"],
+    actions: 0,
+    seconds: 1,
+  });
   assert(runs <= 12, `${runs} runs`);
 });

@@ -86,7 +86,11 @@ Deno.test("SimulatedNats carries publications between brokers", async () => {
   await simulation.run(1_000);
   simulation.after(0, () => a!.publish({ topic: "news", payload: "one" }), host);
   await simulation.run(1_000);
-  assertEquals([a!.issues(), b!.issues(), got], [[], [], ["one"]]);
+  assertEquals({ aIssues: a!.issues(), bIssues: b!.issues(), got }, {
+    aIssues: [],
+    bIssues: [],
+    got: ["one"],
+  });
 });
 
 Deno.test("NatsBroker keeps its epoch for hours without publications", async () => {

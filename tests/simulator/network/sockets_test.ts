@@ -50,9 +50,17 @@ Deno.test("SimulatedSocket.send() delivers after the delay, in order, and counts
   const { simulation, socket, accepted, seen, client, broker } = await connected();
   socket.send("a", 100);
   socket.send("b", 200);
-  assertEquals([socket.bufferedBytes, socket.host, socket.peer], [300, client, broker]);
+  assertEquals({ bufferedBytes: socket.bufferedBytes, host: socket.host, peer: socket.peer }, {
+    bufferedBytes: 300,
+    host: client,
+    peer: broker,
+  });
   await simulation.run(10);
-  assertEquals([socket.bufferedBytes, accepted[0]!.bufferedBytes, seen], [0, 2, []]);
+  assertEquals({
+    socketBufferedBytes: socket.bufferedBytes,
+    acceptedBufferedBytes: accepted[0]!.bufferedBytes,
+    seen,
+  }, { socketBufferedBytes: 0, acceptedBufferedBytes: 2, seen: [] });
   await simulation.run(10);
   assertEquals(seen, ["1020 A", "1020 B"]);
 });
@@ -80,7 +88,12 @@ Deno.test("SimulatedSocket.close() delivers sent messages, and then notifies the
   socket.send("never", 5);
   assertEquals(net.links.length, 1);
   await simulation.run(100);
-  assertEquals([received, closes, seen, net.links], [["last"], ["closed"], [], []]);
+  assertEquals({ received, closes, seen, links: net.links }, {
+    received: ["last"],
+    closes: ["closed"],
+    seen: [],
+    links: [],
+  });
 });
 
 Deno.test("SimulatedSocket.onMessage receives earlier messages", async () => {
@@ -209,10 +222,18 @@ Deno.test("Host.freeze() lets the system accept a socket, and its program later"
   socket.onMessage = (message) => seen.push(message);
   socket.send("hello", 5);
   await all.simulation.run(1_000);
-  assertEquals([all.accepted.length, socket.bufferedBytes, seen], [0, 5, []]);
+  assertEquals({ accepted: all.accepted.length, bufferedBytes: socket.bufferedBytes, seen }, {
+    accepted: 0,
+    bufferedBytes: 5,
+    seen: [],
+  });
   all.broker.thaw();
   await all.simulation.run(100);
-  assertEquals([all.accepted.length, socket.bufferedBytes, seen], [1, 0, ["HELLO"]]);
+  assertEquals({ accepted: all.accepted.length, bufferedBytes: socket.bufferedBytes, seen }, {
+    accepted: 1,
+    bufferedBytes: 0,
+    seen: ["HELLO"],
+  });
 });
 
 Deno.test("SimulatedNetwork.change() blocks one direction, and waiting messages arrive in order", async () => {
