@@ -22,7 +22,7 @@
  *
  * @module
  */
-export { Inspector, inspector } from "../server/inspector/inspector.ts";
-export type { InspectorOptions } from "../server/inspector/options.ts";
-export { metrics, type MetricsOptions } from "../server/metrics/endpoint.ts";
+export { Inspector, inspector } from "./inspector/inspector.ts";
+export type { InspectorOptions } from "./inspector/options.ts";
+export { metrics, type MetricsOptions } from "./metrics/metrics.ts";
 export type { InspectedServer, InspectedStreams } from "../server/server_core.ts";

@@ -2,7 +2,6 @@
 import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
 import type { Feature } from "./feature.ts";
 import type { AuthorizationContext } from "./http/guard.ts";
-import type { InspectorOptions } from "./inspector/options.ts";
 import { DURABLE_STREAMS, type DurableStreamsOptions } from "./durable/options.ts";
 import type { ChangeDecision, RequestedChange } from "./state/gate.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";

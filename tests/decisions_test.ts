@@ -18,9 +18,9 @@ import { hurried, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
 import { Page } from "./peers/page.ts";
 import { inspector, metrics } from "../operations/mod.ts";
-import { API } from "../server/http/api_options.ts";
-import { INSPECTOR } from "../server/inspector/inspector.ts";
-import { METRICS } from "../server/metrics/endpoint.ts";
+import { API } from "../operations/http_api/api_options.ts";
+import { INSPECTOR } from "../operations/inspector/inspector.ts";
+import { METRICS } from "../operations/metrics/metrics.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 
 /** The time limit for each decision, in milliseconds. */

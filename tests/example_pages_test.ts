@@ -2,7 +2,7 @@
 import { assertEquals } from "@std/assert";
 import { linksOf } from "../examples/shared/links.js";
 import { readPage, servePage } from "../examples/shared/site.ts";
-import { PAGE_FILES } from "../server/inspector/page_files.ts";
+import { PAGE_FILES } from "../operations/inspector/page_files.ts";
 
 const EXAMPLES = new URL("../examples/", import.meta.url);
 

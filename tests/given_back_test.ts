@@ -38,7 +38,7 @@ import { DurableStreams } from "../server/durable/streams.ts";
 import { SharedCarriers } from "../server/shared_carriers.ts";
 import { checkResponses, tailOf } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
-import { IdempotencyKeys } from "../server/http/idempotency.ts";
+import { IdempotencyKeys } from "../operations/http_api/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
 import { EphemeralStates, MAX_ROWS } from "../server/state/ephemeral_rows.ts";
 import { LINGER_MS, MAX_HELD, States } from "../server/state/states.ts";
@@ -1030,7 +1030,7 @@ const HTTP: readonly Row[] = [
   })),
   ...["leave", "have a wrong id", "find no broker"].map((end): Row => ({
     name: `readers of events that ${end}`,
-    quota: "server/http/topic_events.ts",
+    quota: "operations/http_api/topic_events.ts",
     bound: 2,
     open(room) {
       const broker = room.use(new FaultyStore().connect());

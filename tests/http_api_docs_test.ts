@@ -96,13 +96,17 @@ Deno.test("The commands on the HTTP API page print the responses on the page", a
 });
 
 Deno.test("The HTTP API page names every operation and every code", async () => {
-  const { OPERATIONS } = await import("../server/http/api_operations.ts");
+  const { OPERATIONS } = await import("../operations/http_api/api_operations.ts");
   for (const { method, path, action } of Object.values(OPERATIONS)) {
     assert(page.includes(`${method} ${path}\``), `${method} ${path}`);
     assert(page.includes(`\`${action}\``), action);
   }
-  for (const file of ["api", "body", "guard", "idempotency", "problem"]) {
-    const source = await Deno.readTextFile(new URL(`server/http/${file}.ts`, ROOT));
+  const files = [
+    ...["body", "guard", "problem"].map((name) => `server/http/${name}.ts`),
+    ...["api", "idempotency"].map((name) => `operations/http_api/${name}.ts`),
+  ];
+  for (const file of files) {
+    const source = await Deno.readTextFile(new URL(file, ROOT));
     for (const [, code] of source.matchAll(/\bcode: "([a-z-]+)"/g)) {
       assert(page.includes(`\`${code}\``), code);
     }

@@ -22,9 +22,9 @@ import type {
   SessionRow,
   StreamRow,
   TopicRow,
-} from "../server/inspector/questions.ts";
-import type { NodeReply } from "../server/inspector/cluster.ts";
-import type { TrafficEntry, TrafficReply } from "../server/inspector/traffic.ts";
+} from "../operations/inspector/questions.ts";
+import type { NodeReply } from "../operations/inspector/cluster.ts";
+import type { TrafficEntry, TrafficReply } from "../operations/inspector/traffic.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { internals } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";

@@ -41,7 +41,7 @@ import { DurableStreamsHandler, serveWorkers } from "../server.ts";
 import { jwt } from "../server/jwt.ts";
 import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { msgpackCodec } from "../session/streams/msgpack.ts";
-import { otel } from "../otel/otel.ts";
+import { otel } from "../operations/otel/otel.ts";
 import {
   assertNoLeaks,
   memorySessions,

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertExists, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async";
 import { dial, serve } from "../mod.ts";
-import { otel } from "../otel/otel.ts";
+import { otel } from "../operations/otel/otel.ts";
 
 const PROGRAM = new URL("programs/otel_program.ts", import.meta.url);
 

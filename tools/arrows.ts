@@ -5,7 +5,7 @@
  * errors <- base <- transport <- session <- client, pubsub, manager <- server <- mod <- cli
  * ```
  *
- * Brokers, moq, otel and testing are wings: they are built on this core, which imports none of
+ * Brokers, moq, operations and testing are wings: they are built on this core, which imports none of
  * them.
  *
  * The arrows apply to every import, including `import()` and types, and imports must not form a
@@ -49,7 +49,7 @@ type Layer =
   | "manager"
   | "client"
   | "server"
-  | "otel"
+  | "operations"
   | "testing"
   | "mod"
   | "cli"
@@ -62,7 +62,7 @@ const BELOW_SERVER = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
 export const CORE: readonly Layer[] = [...BELOW_SERVER, "client", "server"];
 
 /** The layers that are built on the core; `cli` is built on them too. */
-export const WINGS: readonly Layer[] = ["brokers", "moq", "otel", "testing"];
+export const WINGS: readonly Layer[] = ["brokers", "moq", "operations", "testing"];
 
 const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   errors: [],
@@ -75,15 +75,15 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   manager: [...BELOW_PUBSUB, "manager"],
   client: [...BELOW_PUBSUB, "client"],
   server: [...BELOW_SERVER, "server"],
-  otel: [...BELOW_SERVER, "server", "otel"],
+  operations: [...BELOW_SERVER, "server", "operations"],
   testing: [...BELOW_SERVER, "brokers", "client", "server", "testing"],
-  mod: [...CORE, ...WINGS, "mod"],
+  mod: [...CORE, "mod"],
   cli: [...CORE, ...WINGS, "mod", "cli"],
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:bench|fixture|model|test)\.ts$/;
 const FOLDERS =
-  /^(base|transport|session|client|pubsub|brokers|moq|manager|server|otel|testing|cli)\//;
+  /^(base|transport|session|client|pubsub|brokers|moq|manager|server|operations|testing|cli)\//;
 
 /** Most source files in a folder, tests not counted: what a reader takes in at a glance. */
 const MAX_FILES = 20;

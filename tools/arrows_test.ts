@@ -30,7 +30,7 @@ Deno.test("checkArrows() accepts a repository that follows every rule", () => {
     "brokers/redis/broker.ts": importing("../../pubsub/topics.ts"),
     "manager/manager.ts": importing("../session/session.ts", "../transport/connection.ts"),
     "server/metrics/measures.ts": importing("../../manager/manager.ts", "../../pubsub/topics.ts"),
-    "otel/otel.ts": importing("../server/metrics/measures.ts"),
+    "operations/otel/otel.ts": importing("../../server/metrics/measures.ts"),
     "server/origin.ts": importing("../errors.ts"),
     "server/server.ts": importing(
       "../pubsub/topics.ts",

@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { openApi } from "../server/http/openapi.ts";
+import { openApi } from "../operations/http_api/openapi.ts";
 
 /** The file of the document. */
 export const OPENAPI_FILE: URL = new URL("../docs/protocol/openapi.json", import.meta.url);

@@ -18,7 +18,7 @@ const TYPES: Readonly<Record<string, string>> = {
 /** Shared styles, header script and logo; the files are part of the library's inspector. */
 const LOOK = ["skein.css", "skein.js", "skein.svg"];
 
-const INSPECTOR = new URL("../../server/inspector/page/", import.meta.url);
+const INSPECTOR = new URL("../../operations/inspector/page/", import.meta.url);
 
 /** Files that several examples load. */
 const PARTS = ["boards.css", "elements.js", "links.js"];

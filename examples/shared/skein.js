@@ -4,4 +4,4 @@
  *
  * @module
  */
-export * from "../../server/inspector/page/skein.js";
+export * from "../../operations/inspector/page/skein.js";

@@ -4,5 +4,5 @@
  *
  * @module
  */
-export { httpApi } from "../../server/http/api.ts";
-export type { ApiAction, ApiOptions } from "../../server/http/api_options.ts";
+export { httpApi } from "./api.ts";
+export type { ApiAction, ApiOptions } from "./api_options.ts";

@@ -4,8 +4,12 @@ import { dial, type ServeOptions } from "../../mod.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import type { NodeReply } from "../../server/inspector/cluster.ts";
-import type { HistoryReply, ListReply, NodeOverview } from "../../server/inspector/questions.ts";
+import type { NodeReply } from "../../operations/inspector/cluster.ts";
+import type {
+  HistoryReply,
+  ListReply,
+  NodeOverview,
+} from "../../operations/inspector/questions.ts";
 import { listen } from "../servers.ts";
 import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";

@@ -6,7 +6,7 @@
  */
 import { SpanStatusCode, trace } from "@opentelemetry/api";
 import { AuthenticationError, defineContract, dial, RequestError, serve } from "../../mod.ts";
-import { otel } from "../../otel/otel.ts";
+import { otel } from "../../operations/otel/otel.ts";
 import { z } from "zod";
 
 const contract = defineContract({

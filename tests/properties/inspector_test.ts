@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
-import type { TrafficReply } from "../../server/inspector/traffic.ts";
+import type { TrafficReply } from "../../operations/inspector/traffic.ts";
 import type { Session } from "../../session/session.ts";
 import { keyOf, maybe, stepOf } from "./draw.ts";
 import { range } from "./outcomes.ts";

@@ -8,7 +8,7 @@ import {
   ProblemDetails,
   SCHEMAS,
 } from "./api_operations.ts";
-import { PROBLEM_TYPE } from "./problem.ts";
+import { PROBLEM_TYPE } from "../../server/http/problem.ts";
 
 /** Version of the API, by semantic versioning. */
 const VERSION = "1.0.0";

@@ -1,6 +1,6 @@
 /** Executes requests once that clients repeat with the same key. */
 import { concat } from "../../base/bytes.ts";
-import { Problem } from "./problem.ts";
+import { Problem } from "../../server/http/problem.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";
 

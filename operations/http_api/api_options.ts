@@ -1,6 +1,6 @@
 /** Options of the HTTP API. */
-import type { AuthorizationContext } from "./guard.ts";
-import { checkPath } from "../features.ts";
+import type { AuthorizationContext } from "../../server/http/guard.ts";
+import { checkPath } from "../../server/features.ts";
 import { checkOptions, POSITIVE, RATE } from "../../base/options/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../../base/options/options.ts";
 import { checkRate, type Rate } from "../../base/quotas/token_bucket.ts";

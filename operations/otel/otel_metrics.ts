@@ -19,16 +19,16 @@ import {
   serverMeasures,
   sessionMeasures,
   topicMeasures,
-} from "../server/metrics/measures.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { CloseCode, type CloseInfo, RequestError } from "../errors.ts";
-import type { SessionManager } from "../manager/mod.ts";
-import { SessionLimiter } from "../manager/limits.ts";
-import { type ManagerStats, StatsAccumulator } from "../manager/stats.ts";
-import type { Side } from "../session/contract.ts";
-import { internals, type Session } from "../session/session.ts";
-import type { UntypedMessage } from "../session/message.ts";
-import type { HandshakeInfo } from "../session/settings/settings.ts";
+} from "../../server/metrics/measures.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { CloseCode, type CloseInfo, RequestError } from "../../errors.ts";
+import type { SessionManager } from "../../manager/mod.ts";
+import { SessionLimiter } from "../../manager/limits.ts";
+import { type ManagerStats, StatsAccumulator } from "../../manager/stats.ts";
+import type { Side } from "../../session/contract.ts";
+import { internals, type Session } from "../../session/session.ts";
+import type { UntypedMessage } from "../../session/message.ts";
+import type { HandshakeInfo } from "../../session/settings/settings.ts";
 
 /** Protocols below the transports; a memory connection has none. */
 const CARRIERS: Readonly<Record<string, string>> = { websocket: "tcp", webtransport: "quic" };

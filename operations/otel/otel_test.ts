@@ -13,25 +13,25 @@ import {
   trace,
   type Tracer,
 } from "@opentelemetry/api";
-import { RequestError } from "../errors.ts";
-import { Topics } from "../pubsub/topics.ts";
-import { defineContract } from "../session/contract.ts";
-import { instrument } from "../session/insight/watch.ts";
-import { internals, Session } from "../session/session.ts";
-import { soon, turns } from "../tests/waiting.ts";
-import { testServer } from "../testing/mod.ts";
-import { endsOn, wires } from "../tests/pairs/wires.ts";
-import { memoryPair } from "../transport/memory/memory.ts";
+import { RequestError } from "../../errors.ts";
+import { Topics } from "../../pubsub/topics.ts";
+import { defineContract } from "../../session/contract.ts";
+import { instrument } from "../../session/insight/watch.ts";
+import { internals, Session } from "../../session/session.ts";
+import { soon, turns } from "../../tests/waiting.ts";
+import { testServer } from "../../testing/mod.ts";
+import { endsOn, wires } from "../../tests/pairs/wires.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
-import type { UntypedMessage } from "../session/message.ts";
-import { type SessionHandlers, sessionSettings } from "../session/settings/session_settings.ts";
+import type { UntypedMessage } from "../../session/message.ts";
+import { type SessionHandlers, sessionSettings } from "../../session/settings/session_settings.ts";
 import {
   managerMeasures,
   type Measure,
   serverMeasures,
   topicMeasures,
-} from "../server/metrics/measures.ts";
+} from "../../server/metrics/measures.ts";
 
 /** A recorded span. */
 interface Written {

@@ -1,8 +1,8 @@
 /** Topics as server-sent events for `EventSource`: new publications and the history. */
-import { EVENT_HEADERS, EventBodies, REVOKED, writeEvent } from "./event_bodies.ts";
-import type { GuardedRequest, HttpGuardParts } from "./guard.ts";
+import { EVENT_HEADERS, EventBodies, REVOKED, writeEvent } from "../../server/http/event_bodies.ts";
+import type { GuardedRequest, HttpGuardParts } from "../../server/http/guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
-import { Problem } from "./problem.ts";
+import { Problem } from "../../server/http/problem.ts";
 import type { Quota } from "../../base/quotas/shares.ts";
 import { concat } from "../../base/bytes.ts";
 import { within } from "../../base/wait.ts";

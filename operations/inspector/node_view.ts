@@ -19,7 +19,7 @@ import {
   type StreamRow,
   type TopicRow,
 } from "./questions.ts";
-import type { InspectedServer } from "../server_core.ts";
+import type { InspectedServer } from "../../server/server_core.ts";
 import { clip, clipped, payloadText } from "./shown.ts";
 import { Traffic, type TrafficReply } from "./traffic.ts";
 import { internals, type Session } from "../../session/session.ts";

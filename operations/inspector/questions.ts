@@ -4,7 +4,7 @@
  */
 import type { TrafficReply } from "./traffic.ts";
 import type { QuotaStats } from "../../base/quotas/shares.ts";
-import type { HttpStats, WebTransportStats } from "../metrics/measures.ts";
+import type { HttpStats, WebTransportStats } from "../../server/metrics/measures.ts";
 import type { ManagerStats } from "../../manager/stats.ts";
 import type { BrokerStats } from "../../pubsub/broker.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";

@@ -24,8 +24,8 @@
  *
  * @module
  */
-import type { OptionKinds } from "../base/options/options.ts";
-import { checkOptions, objectWith, RUNTIME } from "../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { checkOptions, objectWith, RUNTIME } from "../../base/options/option_checks.ts";
 import {
   type Attributes,
   context,
@@ -52,19 +52,19 @@ import {
   requestAttributes,
   transportAttributes,
 } from "./otel_metrics.ts";
-import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/feature.ts";
-import { platformRuntime, type Runtime } from "../base/runtime.ts";
+import { type Feature, type FeatureHost, Mount, type Mounted } from "../../server/feature.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type {
   HandshakeOutcome,
   HandshakeWatch,
   Instrumentation,
   RequestWatch,
-} from "../session/insight/instrumentation.ts";
-import type { CloseInfo } from "../errors.ts";
-import type { TraceContext } from "../session/wire/envelope.ts";
-import type { Session } from "../session/session.ts";
-import type { UntypedMessage } from "../session/message.ts";
-import type { HandshakeInfo } from "../session/settings/settings.ts";
+} from "../../session/insight/instrumentation.ts";
+import type { CloseInfo } from "../../errors.ts";
+import type { TraceContext } from "../../session/wire/envelope.ts";
+import type { Session } from "../../session/session.ts";
+import type { UntypedMessage } from "../../session/message.ts";
+import type { HandshakeInfo } from "../../session/settings/settings.ts";
 
 /** Options for {@linkcode otel}. */
 export interface OtelOptions {

@@ -14,15 +14,15 @@ import {
   type HttpGuardParts,
   internal,
   isInternalName,
-} from "./guard.ts";
+} from "../../server/http/guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
-import { methodNotAllowed, pointerOf, Problem } from "./problem.ts";
+import { methodNotAllowed, pointerOf, Problem } from "../../server/http/problem.ts";
 import { TopicEvents } from "./topic_events.ts";
 import { type ApiAction, type ApiOptions, checkApi } from "./api_options.ts";
-import type { Feature } from "../feature.ts";
-import type { Users } from "../users.ts";
+import type { Feature } from "../../server/feature.ts";
+import type { Users } from "../../server/users.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
 import { MemoryStore } from "../../pubsub/memory/broker.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
@@ -37,7 +37,7 @@ import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { type Invalid, type StandardSchema, validate } from "../../base/standard_schema.ts";
 import { settlesWithin, waitFor } from "../../base/wait.ts";
 import { BrokerError, TimeoutError, UnsupportedError } from "../../errors.ts";
-import type { HttpStats, ServerHealth } from "../metrics/measures.ts";
+import type { HttpStats, ServerHealth } from "../../server/metrics/measures.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 

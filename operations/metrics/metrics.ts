@@ -2,8 +2,8 @@
 import { checkOptions } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { DecisionFault } from "../../base/decision.ts";
-import type { Feature, FeatureHost, HttpMount, RequestHead } from "../feature.ts";
-import { exposition, PROMETHEUS_CONTENT_TYPE } from "./prometheus.ts";
+import type { Feature, FeatureHost, HttpMount, RequestHead } from "../../server/feature.ts";
+import { exposition, PROMETHEUS_CONTENT_TYPE } from "../../server/metrics/prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 
