@@ -91,6 +91,7 @@ export class RawSocket {
   #outBytes = 0;
   #isReading = false;
   #isPaused = false;
+  #writeError: unknown;
   #isWriting = false;
   #isClosing = false;
   #isOver = false;
@@ -235,14 +236,19 @@ export class RawSocket {
         if (this.#isOver) return;
         if (this.#end === this.#buffer.length) this.#makeRoom();
         const count = await this.#conn.read(this.#buffer.subarray(this.#end));
-        if (count === null) return this.#finish({ code: 1006, reason: "" });
+        if (count === null) return this.#finish(this.#broken());
         this.#end += count;
       }
     } catch (error) {
-      this.#finish({ code: 1006, reason: "", error });
+      this.#finish({ code: 1006, reason: "", error: this.#writeError ?? error });
     } finally {
       this.#isReading = false;
     }
+  }
+
+  #broken(): RawClose {
+    const close = { code: 1006, reason: "" };
+    return this.#writeError === undefined ? close : { ...close, error: this.#writeError };
   }
 
   /** Reads all complete frames from the buffer. */
@@ -360,7 +366,10 @@ export class RawSocket {
       }
     } catch (error) {
       this.#out = [];
-      this.#finish({ code: 1006, reason: "", error });
+      // The peer may have sent a close frame before it closed the connection, which is still to be
+      // read.
+      if (this.#isReading) this.#writeError = error;
+      else this.#finish({ code: 1006, reason: "", error });
     } finally {
       this.#isWriting = false;
       if (this.#isOver) this.#disconnect();

@@ -1,4 +1,5 @@
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { stub } from "@std/testing/mock";
 import { ConnectionError } from "../../errors.ts";
 import { FastSocket, RawSocket } from "./socket.ts";
 
@@ -253,4 +254,43 @@ Deno.test("RawSocket.abort() closes the connection immediately, even with frames
   assertEquals(await socket.closed, { code: 1006, reason: "" });
   conn.close();
   listener.close();
+});
+
+Deno.test("RawSocket reports the close frame of a peer that no longer accepts writes", async () => {
+  const encode = (text: string) => Uint8Array.from(text, (character) => character.charCodeAt(0));
+  for (
+    const [frame, wanted] of [
+      ["\x88\x08\x13\x87enough", { code: 4_999, reason: "enough" }],
+      ["", { code: 1006, reason: "" }],
+    ] as const
+  ) {
+    const last = Promise.withResolvers<string>();
+    const reads = [Promise.resolve("HTTP/1.1 101 Switching Protocols\r\n\r\n"), last.promise];
+    let writes = 0;
+    const failed = Promise.withResolvers<void>();
+    const conn = {
+      async read(buffer: Uint8Array): Promise<number | null> {
+        const bytes = encode(await (reads.shift() ?? ""));
+        buffer.set(bytes);
+        return bytes.length === 0 ? null : bytes.length;
+      },
+      write(bytes: Uint8Array): Promise<number> {
+        // The first one is the request.
+        if (writes++ === 0) return Promise.resolve(bytes.length);
+        failed.resolve();
+        return Promise.reject(new Error("broken pipe"));
+      },
+      setNoDelay() {},
+      close() {},
+    };
+    using _ = stub(Deno, "connect", () => Promise.resolve(conn as never));
+    const socket = await RawSocket.open("ws://localhost/");
+    socket.start();
+    socket.send("lost");
+    await failed.promise;
+    last.resolve(frame);
+    const { error, ...close } = await socket.closed;
+    assertEquals(close, wanted);
+    assertEquals((error as Error | undefined)?.message, frame === "" ? "broken pipe" : undefined);
+  }
 });
