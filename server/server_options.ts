@@ -1,12 +1,10 @@
 /** Options of `serve()` and `createServer()`, and the check that rejects unknown keys. */
 import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
 import type { Feature } from "./feature.ts";
-import type { AuthorizationContext } from "./http/guard.ts";
 import { DURABLE_STREAMS, type DurableStreamsOptions } from "./durable/options.ts";
 import type { ChangeDecision, RequestedChange } from "./state/gate.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import { type RateLimitsOptions, RATES } from "../manager/rate_limits.ts";
-import { checkRate, type Rate } from "../base/quotas/token_bucket.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import { ROOM } from "../pubsub/presence/rooms.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
@@ -20,12 +18,11 @@ import {
   objectWith,
   PORT,
   POSITIVE,
-  RATE,
   recordOf,
   RUNTIME,
   TIMER,
 } from "../base/options/option_checks.ts";
-import { checkLimits, type OptionKinds } from "../base/options/options.ts";
+import type { OptionKinds } from "../base/options/options.ts";
 import type { SessionLimits } from "../session/settings/settings.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import { FLOW_CONTROL, UNREAD_STREAMS } from "../transport/option_kinds.ts";

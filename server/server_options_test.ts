@@ -49,6 +49,23 @@ Deno.test("serve() rejects an unknown key at any depth, and suggests a similar o
   }
 });
 
+Deno.test("serve() names the import of a feature that is passed as an option", () => {
+  const cases = {
+    metrics: 'features: [metrics()], imported from "@skein/skein/operations"',
+    inspector: 'features: [inspector()], imported from "@skein/skein/operations"',
+    api: 'features: [httpApi({ path })], imported from "@skein/skein/http-api"',
+    moq: 'features: [new MoqServer()], imported from "@skein/skein/moq"',
+    instrumentation: 'features: [otel()], imported from "@skein/skein/otel"',
+  };
+  for (const [name, hint] of Object.entries(cases)) {
+    assertThrows(
+      () => serve({ port: 0, onListen() {}, [name]: {} } as ServeOptions),
+      TypeError,
+      `received "${name}"; use ${hint}`,
+    );
+  }
+});
+
 Deno.test("createServer() rejects options of a listening server", () => {
   for (const options of [{ port: 8_000 }, { onListen() {} }, { hostname: "localhost" }]) {
     assertThrows(

@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { serve, type ServeOptions } from "../../mod.ts";
+import { serve } from "../../mod.ts";
 import { fakeContext } from "../../tests/cli_context.ts";
 import { main } from "../skein.ts";
 import { inspector, type InspectorOptions } from "../../operations/mod.ts";

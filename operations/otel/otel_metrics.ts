@@ -10,19 +10,9 @@ import type {
   Meter,
   Observable,
 } from "@opentelemetry/api";
-import {
-  type CountedServer,
-  type CountedTopics,
-  managerMeasures,
-  type Measure,
-  NO_HANDSHAKES,
-  serverMeasures,
-  sessionMeasures,
-  topicMeasures,
-} from "../../server/metrics/measures.ts";
+import { type Measure, sessionMeasures } from "../../server/metrics/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { CloseCode, type CloseInfo, RequestError } from "../../errors.ts";
-import type { SessionManager } from "../../manager/mod.ts";
 import { SessionLimiter } from "../../manager/limits.ts";
 import { type ManagerStats, StatsAccumulator } from "../../manager/stats.ts";
 import type { Side } from "../../session/contract.ts";
@@ -115,17 +105,6 @@ class BoundedLabels {
   }
 }
 
-/** The counters of a server before its first handshake and request, with every kind. */
-const NO_SERVER: CountedServer = {
-  webTransportStats: { isListening: false, handshakes: NO_HANDSHAKES },
-  httpStats: {
-    any: { active: 0, responses: { any: 0 }, readers: { any: 0 }, limited: { any: 0 } },
-  },
-  quotaStats: {
-    any: { taken: 0, max: 0, rejected: { server: 0, address: 0, user: 0, session: 0 } },
-  },
-};
-
 /**
  * Bucket boundaries for calls that take milliseconds to seconds, as recommended by the conventions.
  */
@@ -137,32 +116,7 @@ const SESSION_S = [1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400];
 /** Most distinct values of an attribute that a peer can choose. */
 const MAX_FOREIGN = 64;
 
-/** The counters of topics before the first publication. */
-const NO_TOPICS: CountedTopics = {
-  stats: {
-    topics: 0,
-    failedPublications: 0,
-    lastFailure: undefined,
-    duplicates: 0,
-    recovered: 0,
-    gaps: 0,
-    reads: 0,
-    replays: 0,
-    replayed: 0,
-    waitingPages: 0,
-    waitingBytes: 0,
-    tailBytes: 0,
-  },
-  broker: {
-    status: { current: { name: "connecting" } },
-    stats: { published: 0, received: 0, waiting: 0, dropped: 0, interruptions: 0, reads: 0 },
-  },
-};
-
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
-
-/** The session counters of a server. */
-export type CountedManager = Pick<SessionManager, "stats">;
 
 /** The open sessions of one side. */
 class SessionCensus {
@@ -229,7 +183,7 @@ export class OtelMetrics implements Disposable {
     this.#stop = () => {};
     this.#add([
       ...sessionMeasures(new SessionCensus(runtime).read()),
-      ...serverMeasures(NO_SERVER),
+      ,
     ]);
   }
 
