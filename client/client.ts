@@ -990,7 +990,7 @@ export class Client<C extends Contract = Contract>
     void left?.assign(session, this.#stop.signal);
     const info = await this.#sessionClosed.promise;
     const { transport, [internals]: { receiving } } = this.#session!;
-    this.#noteSilence({ info, transport }, receiving.lastHeard);
+    this.#noteSilence({ info, transport }, receiving.lastReceivedAt);
     this.#session = undefined;
     this.#liveness?.[Symbol.dispose]();
     this.#subscriptions.lose();
@@ -1029,15 +1029,15 @@ export class Client<C extends Contract = Contract>
    * silence.
    *
    * @param ending The end of a session or an attempt.
-   * @param lastHeard The time of the session's last sign of life.
+   * @param lastReceivedAt The time of the session's last sign of life.
    */
   #noteSilence(
     { info: { error }, transport }: Pick<OpenFailure, "info" | "transport">,
-    lastHeard = Infinity,
+    lastReceivedAt = Infinity,
   ): void {
     const isSilence = error instanceof TimeoutError ||
       error instanceof ConnectionError && error.isTimeout;
-    const isExplained = isOffline() || (this.#pageWatch?.disturbedAt ?? 0) >= lastHeard;
+    const isExplained = isOffline() || (this.#pageWatch?.disturbedAt ?? 0) >= lastReceivedAt;
     if (isSilence && transport && !isExplained) {
       this.#silent = { url: this.#attemptUrl, transport, error };
     }

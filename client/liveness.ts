@@ -133,7 +133,7 @@ export class Liveness implements WaitObserver, Disposable {
   #timer: Timer | undefined;
   #next: "ping" | "alarm" | "dial" | undefined;
   #dueAt = 0;
-  #heardAt = 0;
+  #receivedAt = 0;
   #hasWait = false;
   /** The start of the first wait after the last sign of life. */
   #waitsSince = 0;
@@ -160,7 +160,7 @@ export class Liveness implements WaitObserver, Disposable {
     this[Symbol.dispose]();
     this.#session = session;
     session.watchedBy(this);
-    this.#heardAt = this.#runtime.now();
+    this.#receivedAt = this.#runtime.now();
     if (session.awaited > 0) this.began();
     else if (session.isPingedIdle) this.#start("ping", IDLE_SILENCE_MS);
   }
@@ -192,15 +192,15 @@ export class Liveness implements WaitObserver, Disposable {
   }
 
   /** Records a sign of life. */
-  heard(): void {
+  received(): void {
     this.#hasWait = false;
-    this.#heardAt = this.#runtime.now();
+    this.#receivedAt = this.#runtime.now();
     if (this.#next === "alarm") this.#start("ping", this.#silenceMs);
     else if (this.#alarm) this.#endFalseAlarm(this.#alarm);
   }
 
   get #silentSince(): number {
-    return Math.max(this.#heardAt, this.#waitsSince);
+    return Math.max(this.#receivedAt, this.#waitsSince);
   }
 
   get #silenceMs(): number {
@@ -234,7 +234,7 @@ export class Liveness implements WaitObserver, Disposable {
     this.#stop();
     this.#noteLateness();
     if (this.#showsLife(session)) {
-      this.heard();
+      this.received();
       if (this.#next === undefined) this.#start("ping", this.#silenceMs);
     } else if (next === "ping") this.#ping(session);
     else {
@@ -261,7 +261,7 @@ export class Liveness implements WaitObserver, Disposable {
   #noteLateness(): void {
     const now = this.#runtime.now();
     // After the clock was set back, the last sign of life would be in the future.
-    this.#heardAt = Math.min(this.#heardAt, now);
+    this.#receivedAt = Math.min(this.#receivedAt, now);
     this.#waitsSince = Math.min(this.#waitsSince, now);
     this.#cautiousUntil = Math.min(this.#cautiousUntil, now + CAUTIOUS_MS);
     this.#lateAt = now - this.#dueAt > LATE_MS ? now : Math.min(this.#lateAt, now);
@@ -306,7 +306,7 @@ export class Liveness implements WaitObserver, Disposable {
     while (leftMs > 0) {
       this.#dueAt = this.#runtime.now() + leftMs;
       await pause(this.#runtime, leftMs, signal);
-      if (!signal.aborted && this.#showsLife(session)) this.heard();
+      if (!signal.aborted && this.#showsLife(session)) this.received();
       signal.throwIfAborted();
       this.#noteLateness();
       leftMs = this.#latePauseMs;

@@ -38,7 +38,7 @@ class Silent implements WatchedSession {
     if (roundTripMs === undefined) return new Promise(() => {});
     return new Promise((resolve) =>
       setTimeout(() => {
-        this.liveness?.heard();
+        this.liveness?.received();
         resolve(roundTripMs);
       }, roundTripMs)
     );
@@ -113,7 +113,7 @@ Deno.test("Liveness starts counting with the wait, however long the session was 
 Deno.test("Liveness counts silence from the last sign of life", async () => {
   using it = watched();
   await it.time.tickAsync(1_500);
-  it.liveness.heard();
+  it.liveness.received();
   await it.time.tickAsync(3_600);
   assertEquals(it.log, ["ping 3500", "dial 5000"]);
 });
@@ -165,12 +165,12 @@ Deno.test("Liveness raises its waits with the smoothed round trip", async () => 
 Deno.test("Liveness cancels the dial at the first sign of life, and doubles both waits for five minutes", async () => {
   using it = watched();
   await it.time.tickAsync(3_600);
-  it.liveness.heard();
+  it.liveness.received();
   assertEquals(it.log.splice(0), ["ping 2000", "dial 3500", "cancel 3600"]);
   it.liveness.began();
   await it.time.tickAsync(6_600);
   assertEquals(it.log.splice(0), ["ping 7600", "dial 10100"]);
-  it.liveness.heard();
+  it.liveness.received();
   it.session.awaited = 0;
   await it.time.tickAsync(300_000);
   it.log.length = 0;
@@ -183,7 +183,7 @@ Deno.test("Liveness cancels the dial at the first sign of life, and doubles both
 Deno.test("Liveness does not dial if a sign of life comes during the random delay", async () => {
   using it = watched();
   await it.time.tickAsync(3_400);
-  it.liveness.heard();
+  it.liveness.received();
   await it.time.tickAsync(3_500);
   assertEquals(it.log, ["ping 2000"]);
 });
@@ -213,7 +213,7 @@ Deno.test("Liveness rejects a confirmation if a sign of life comes after the new
     }
   );
   await it.time.tickAsync(4_000);
-  it.liveness.heard();
+  it.liveness.received();
   await it.time.tickAsync(0);
   assertEquals(it.log, [
     "ping 2000",

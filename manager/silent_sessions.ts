@@ -32,13 +32,13 @@ export const MAX_PINGED = 100;
  */
 export function silentSessions(runtime: Runtime, sessions: readonly Session[]): Session[] {
   const now = runtime.now();
-  const heardAt = (session: Session) => session[internals].receiving.lastHeard;
+  const receivedAt = (session: Session) => session[internals].receiving.lastReceivedAt;
   return sessions
     .filter((session) => {
       const { isReady, receiving } = session[internals];
-      return isReady && receiving.heartbeat && now - receiving.lastHeard >= SILENT_MS;
+      return isReady && receiving.heartbeat && now - receiving.lastReceivedAt >= SILENT_MS;
     })
-    .sort((a, b) => heardAt(a) - heardAt(b))
+    .sort((a, b) => receivedAt(a) - receivedAt(b))
     .slice(0, MAX_PINGED);
 }
 
@@ -96,7 +96,7 @@ async function isGone(runtime: Runtime, core: Inside<Session>): Promise<boolean>
     const isAlive = now.isPaused || now.received !== before.received || now.unsent < before.unsent;
     // For example, too many pings wait for their response already.
     if (!(error instanceof TimeoutError) || isLate || isAlive) return false;
-    receiving.dead(runtime.now() - receiving.lastHeard);
+    receiving.dead(runtime.now() - receiving.lastReceivedAt);
     return !core.isReady;
   }
 }
@@ -105,7 +105,7 @@ async function isGone(runtime: Runtime, core: Inside<Session>): Promise<boolean>
 function lifeOf({ connection, receiving }: Inside<Session>) {
   const { partialBytes = 0, bufferedAmount = 0, isPaused = false } = connection.frames ?? {};
   const { streamBytesReceived = 0, datagramsReceived = 0 } = connection.inspect?.counters ?? {};
-  const messages = receiving.stats.receivedBytes + receiving.lastHeard;
+  const messages = receiving.stats.receivedBytes + receiving.lastReceivedAt;
   return {
     isPaused,
     received: messages + partialBytes + streamBytesReceived + datagramsReceived,

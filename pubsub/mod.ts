@@ -23,12 +23,12 @@
  * rooms.join(bob, "chat");
  * rooms.publish("chat", { text: "hello" }, { except: bob });
  *
- * const heard: unknown[] = [];
+ * const received: unknown[] = [];
  * for await (const { data } of page) {
- *   if (heard.push(data) === 3) break;
+ *   if (received.push(data) === 3) break;
  * }
- * assertEquals(heard.map((data) => (data as { type?: string }).type), ["members", "join", undefined]);
- * assertEquals(heard[2], { text: "hello" });
+ * assertEquals(received.map((data) => (data as { type?: string }).type), ["members", "join", undefined]);
+ * assertEquals(received[2], { text: "hello" });
  * ```
  *
  * @module

@@ -64,7 +64,7 @@ export class Bench implements AsyncDisposable {
 }
 
 /** A peer's messages, with abbreviated notices. */
-export function heard(peer: Peer): unknown[] {
+export function received(peer: Peer): unknown[] {
   return peer.take().map((message) => {
     if (!Array.isArray(message)) return `off ${(message as Unsubscribed).unsubscribed}`;
     const [topic, data] = message as [string, Record<string, unknown>];

@@ -327,11 +327,11 @@ export class Topics implements AsyncDisposable {
    * await using topics = new Topics({ settings, history: { "chat:{room}": {} } });
    * for (const text of ["one", "two", "three"]) topics.publish("chat:lobby", text);
    * topics.subscribe(ann, "chat:lobby", { last: 2 });
-   * const heard: unknown[] = [];
+   * const received: unknown[] = [];
    * for await (const { data } of page) {
-   *   if (heard.push(data) === 2) break;
+   *   if (received.push(data) === 2) break;
    * }
-   * assertEquals(heard, ["two", "three"]);
+   * assertEquals(received, ["two", "three"]);
    * ```
    *
    * @param session A session of the same flusher.

@@ -244,7 +244,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     nodes?.carry({
       // The clients of a draining server move to other nodes, which then count them.
       report: () => manager.isDraining ? undefined : this.#quotas.report(),
-      hear: (node, report) => this.#quotas.hear(node, report),
+      receive: (node, report) => this.#quotas.receiveReport(node, report),
     });
     this.presence = presence;
     this.rooms = joined;

@@ -23,7 +23,7 @@ const MAX_INTERVAL_S = 600;
 /** A peer that a heartbeat watches. */
 export interface WatchedPeer {
   /** The heartbeat's `now` when the peer last sent anything; set by the peer's session. */
-  lastHeard: number;
+  lastReceivedAt: number;
   /** Sends a ping. */
   ping(): void;
   /** Called when the peer has been silent for too long. */
@@ -42,7 +42,7 @@ export class Heartbeat implements Disposable {
   declare readonly intervalMs: number;
   /** Silence after which a peer counts as dead, in milliseconds. */
   declare readonly timeoutMs: number;
-  /** A coarse clock in milliseconds, accurate enough to tell when a peer was last heard. */
+  /** A coarse clock in milliseconds, accurate enough to tell when a peer last sent something. */
   declare now: number;
 
   readonly #runtime: Runtime;
@@ -78,7 +78,7 @@ export class Heartbeat implements Disposable {
   /**
    * Watches a peer. The first ping is due after one interval.
    *
-   * @param peer The peer; its `lastHeard` is set to now.
+   * @param peer The peer; its `lastReceivedAt` is set to now.
    */
   add(peer: WatchedPeer): void {
     if (this.#peers.has(peer)) return;
@@ -86,7 +86,7 @@ export class Heartbeat implements Disposable {
       this.now = this.#runtime.now();
       this.#timer = this.#runtime.setTimeout(() => this.#onTick(), TICK_MS);
     }
-    peer.lastHeard = this.now;
+    peer.lastReceivedAt = this.now;
     // The current tick recurs after a whole interval.
     this.#peers.set(peer, this.#tick);
   }
@@ -118,7 +118,7 @@ export class Heartbeat implements Disposable {
     // Visits all peers at each tick: ten thousand take a fifth of a millisecond.
     for (const [peer, tick] of this.#peers) {
       if (tick === this.#tick) peer.ping();
-      const silentMs = this.now - peer.lastHeard;
+      const silentMs = this.now - peer.lastReceivedAt;
       if (silentMs < this.timeoutMs) continue;
       this.delete(peer);
       peer.dead(silentMs);
@@ -126,17 +126,17 @@ export class Heartbeat implements Disposable {
   }
 
   /**
-   * Follows a clock that was set back. Otherwise, the times at which peers were last heard would be
+   * Follows a clock that was set back. Otherwise, the times at which peers last sent something would be
    * in the future.
    */
   #setBack(byMs: number): void {
-    for (const peer of this.#peers.keys()) peer.lastHeard -= byMs;
+    for (const peer of this.#peers.keys()) peer.lastReceivedAt -= byMs;
   }
 
   #wakeUp(): void {
     const graceMs = Math.min(10_000, this.timeoutMs);
     for (const peer of this.#peers.keys()) {
-      peer.lastHeard = Math.max(peer.lastHeard, this.now - this.timeoutMs + graceMs);
+      peer.lastReceivedAt = Math.max(peer.lastReceivedAt, this.now - this.timeoutMs + graceMs);
       peer.ping();
     }
   }

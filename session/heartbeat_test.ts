@@ -13,12 +13,12 @@ interface TestHeart extends WatchedPeer {
 /** Records pings and its death; replies while `lives` is true. */
 function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHeart {
   const self: TestHeart = {
-    lastHeard: 0,
+    lastReceivedAt: 0,
     pings: [],
     deaths: [],
     ping() {
       self.pings.push(heartbeat.now);
-      if (lives()) self.lastHeard = heartbeat.now;
+      if (lives()) self.lastReceivedAt = heartbeat.now;
     },
     dead: (silentMs) => void self.deaths.push(silentMs),
   };
@@ -75,7 +75,7 @@ Deno.test("Heartbeat accepts every kind of sign of life", () => {
   const chatty = heart(heartbeat);
   heartbeat.add(chatty);
   time.tick(59_000);
-  chatty.lastHeard = heartbeat.now;
+  chatty.lastReceivedAt = heartbeat.now;
   time.tick(59_000);
   assertEquals(chatty.deaths, []);
   time.tick(1_000);
@@ -119,7 +119,7 @@ Deno.test("Heartbeat continues when peers are removed or added during a tick", (
   using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 1_000, timeoutMs: 2_000 });
   const other = heart(heartbeat, () => true);
   const leaving: WatchedPeer = {
-    lastHeard: 0,
+    lastReceivedAt: 0,
     ping: () => {
       heartbeat.delete(leaving);
       heartbeat.add(other);

@@ -76,8 +76,8 @@ export class Receiving
   declare readonly queue: ReceiveQueue<IncomingMessage>;
   /** True once a loop has started to read messages. */
   isRead = false;
-  /** Time at which the peer was last heard, see {@linkcode WatchedPeer}; set on each frame. */
-  lastHeard = 0;
+  /** Time at which the peer last sent something, see {@linkcode WatchedPeer}; set on each frame. */
+  lastReceivedAt = 0;
   /** Number of handlers that have returned. */
   finished = 0;
   // A field that is only declared takes no memory until assigned, and few sessions have one of these.
@@ -91,7 +91,7 @@ export class Receiving
   /** The heartbeat that watches the peer. */
   declare heartbeat: Heartbeat | undefined;
   /** On a client: detects a server that is silent while something is awaited. */
-  declare liveness: WaitObserver & { heard(): void } | undefined;
+  declare liveness: WaitObserver & { received(): void } | undefined;
   /** Counts envelopes for rate limits. */
   declare meter: Meter | undefined;
   /** Receives the messages instead of the loop, which ends. */
@@ -211,8 +211,8 @@ export class Receiving
     if (core.state === "closed") return;
     core.tap?.received(frame);
     this.#settings.watch?.received(core.session, frame);
-    if (this.heartbeat !== undefined) this.lastHeard = this.heartbeat.now;
-    this.liveness?.heard();
+    if (this.heartbeat !== undefined) this.lastReceivedAt = this.heartbeat.now;
+    this.liveness?.received();
     if (this.firstFrames !== undefined) this.firstFrames.receive(frame);
     else if (!core.awaitsToken) this.receive(frame);
   }
@@ -226,7 +226,7 @@ export class Receiving
   ping(): void {
     // A client pings only when the server's ping is late.
     const { now, intervalMs } = this.heartbeat!;
-    const isLate = now - this.lastHeard > intervalMs * 1.2;
+    const isLate = now - this.lastReceivedAt > intervalMs * 1.2;
     if (this.#settings.side !== "server" && !isLate) return;
     this.#sending.ping();
   }

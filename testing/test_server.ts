@@ -285,8 +285,8 @@ export function testServer<V = unknown, C extends Contract = Contract>(
  * import { FakeTime } from "@std/testing/time";
  *
  * using time = new FakeTime();
- * const heard: unknown[] = [];
- * await using server = testServer({ onMessage: ({ data }) => void heard.push(data) });
+ * const received: unknown[] = [];
+ * await using server = testServer({ onMessage: ({ data }) => void received.push(data) });
  * await using client = server.connect();
  * await client.whenConnected();
  *
@@ -295,7 +295,7 @@ export function testServer<V = unknown, C extends Contract = Contract>(
  * client.send("said", "meanwhile"); // Goes to the outbox.
  * server.network.up();
  * await passTime(time, 1_000); // The client reconnects automatically.
- * assertEquals(heard, ["meanwhile"]);
+ * assertEquals(received, ["meanwhile"]);
  * ```
  */
 export class TestNetwork implements MemoryLink {

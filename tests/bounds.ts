@@ -26,7 +26,7 @@ import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { MoqServerOptions } from "../moq/server/server_options.ts";
 import { Caller } from "./peers/caller.ts";
-import type { Answer } from "./peers/page.ts";
+import type { Reply } from "./peers/page.ts";
 import { openedQuotas } from "../tools/limits_table.ts";
 import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
 import { until } from "./waiting.ts";
@@ -172,7 +172,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       return await untilRejected(async (i) => {
         // Alternates between guests and new users.
         if (i % 10 === 0) caller = await callerOf(house, from, i % 20 === 0 ? "" : nameOf(from, i));
-        return await caller!.answer(nameOf(from, i));
+        return await caller!.response(nameOf(from, i));
       });
     },
   },
@@ -183,7 +183,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       for (const [count, topic] of [[MAX, "short"], [Infinity, "chat"]] as const) {
         const caller = await callerOf(house, from);
         for (let i = 0; i < count; i++) {
-          const { error } = await caller.answer(`${topic}-${nameOf(from, i)}`, topic);
+          const { error } = await caller.response(`${topic}-${nameOf(from, i)}`, topic);
           if (error === undefined) continue;
           assertEquals(error.code, "too-many");
           return error.message;
@@ -218,7 +218,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       const ids: string[] = [];
       const writer = await callerOf(house, from);
       for (let i = 0; i < 10; i++) {
-        const { data } = await writer.answer(nameOf(from, i));
+        const { data } = await writer.response(nameOf(from, i));
         ids.push(`stream:${data!["stream"]}`);
       }
       let caller: Caller | undefined;
@@ -512,7 +512,7 @@ async function serves(house: House): Promise<void> {
   const ann = room.use(await Caller.dial(server, { from: HONEST, user: "ann" }));
   assertEquals(await ann.rejection(), undefined);
   // A running response, and its reader.
-  const { data, error } = await ann.answer("ann");
+  const { data, error } = await ann.response("ann");
   assertEquals(error, undefined);
   const topic = `stream:${data!["stream"]}`;
   assertEquals((await ann.ask({ subscribe: topic, last: 10 })).error, undefined);
@@ -592,7 +592,7 @@ async function callerOf({ server, room }: House, from: string, user = ""): Promi
 }
 
 /** Takes slots until a request for one is rejected; returns the error text. */
-async function untilRejected(take: (i: number) => Promise<Answer>): Promise<string> {
+async function untilRejected(take: (i: number) => Promise<Reply>): Promise<string> {
   for (let i = 0;; i++) {
     const { error } = await take(i);
     if (error === undefined) continue;

@@ -210,8 +210,8 @@ for (const [what, start] of Object.entries(BURSTS)) {
     });
     await soonIn(time, client.whenConnected());
     const call = await soonIn(time, Promise.resolve(start({ server, client })));
-    const answers = Array.from({ length: CALLS }, async (_, i) => await call(i));
-    const settled = await soonIn(time, Promise.allSettled(answers));
+    const replies = Array.from({ length: CALLS }, async (_, i) => await call(i));
+    const settled = await soonIn(time, Promise.allSettled(replies));
     for (const one of settled) {
       if (one.status === "fulfilled") continue;
       assert(LIMITED.has(what), `Expected no rejection, received ${one.reason}`);

@@ -45,7 +45,7 @@ interface Asked {
    * Status and body of the response to the whole request; `undefined` if there is no response to
    * wait for.
    */
-  readonly answer?: readonly [status: number, body: RegExp];
+  readonly response?: readonly [status: number, body: RegExp];
   /** False if closing a mounted server does not cut off the body. */
   readonly isCutMounted?: false;
   /** Prepares the server, and returns further headers. */
@@ -57,19 +57,19 @@ const FACES: Readonly<Record<string, Asked>> = {
     line: "POST /api/topics/news/publications",
     headers: { "content-type": "application/json" },
     body: '{"data":"abc"}',
-    answer: [200, /offset/],
+    response: [200, /offset/],
   },
   "a new durable stream": {
     line: "PUT /streams/new",
     headers: { "content-type": "text/plain" },
     body: "abcdef",
-    answer: [201, /^$/],
+    response: [201, /^$/],
   },
   "an append to a durable stream": {
     line: "POST /streams/old",
     headers: { "content-type": "text/plain" },
     body: "abcdef",
-    answer: [204, /^$/],
+    response: [204, /^$/],
     prepare: async (port) => {
       const init = { method: "PUT", headers: { "content-type": "text/plain" } };
       await (await fetch(`http://127.0.0.1:${port}/streams/old`, init)).text();
@@ -92,25 +92,25 @@ const FACES: Readonly<Record<string, Asked>> = {
   "a request to the application": {
     line: "POST /read",
     body: "abcdef",
-    answer: [200, /abcdef/],
+    response: [200, /abcdef/],
     isCutMounted: false,
   },
-  "a request whose cut body the application answers with 400": {
+  "a request whose cut body the application responds to with 400": {
     line: "POST /checked",
     body: "abcdef",
-    answer: [200, /abcdef/],
+    response: [200, /abcdef/],
     isCutMounted: false,
   },
-  "a request that the application answers before the whole body arrives": {
+  "a request that the application responds to before the whole body arrives": {
     line: "POST /echo",
     body: "abcdef",
-    answer: [200, /abc[^]*def/],
+    response: [200, /abc[^]*def/],
     isCutMounted: false,
   },
 };
 
 /** Handles requests of the application. */
-async function answer(request: Request): Promise<Response> {
+async function respond(request: Request): Promise<Response> {
   const { pathname } = new URL(request.url);
   if (pathname === "/echo") return new Response(request.body);
   if (pathname === "/read") return new Response(await request.text());
@@ -126,12 +126,12 @@ class HalfRequest {
   readonly #socket: TextSocket;
   readonly #rest: string;
   /** Reads the whole response, then closes the connection. */
-  readonly answer: Promise<string>;
+  readonly response: Promise<string>;
 
   private constructor(socket: TextSocket, rest: string) {
     this.#socket = socket;
     this.#rest = rest;
-    this.answer = socket.until(isWhole).finally(() => socket[Symbol.dispose]());
+    this.response = socket.until(isWhole).finally(() => socket[Symbol.dispose]());
   }
 
   static async send(
@@ -184,7 +184,7 @@ async function half(
     authorize: () => true,
     fetch: (request) => {
       reached++;
-      return answer(request);
+      return respond(request);
     },
     clientAddress: () => {
       reached++;
@@ -205,14 +205,14 @@ for (const [brokerName, store] of Object.entries(BROKERS)) {
   for (const [face, asked] of Object.entries(FACES)) {
     const isMounted = brokerName === "a mounted server";
 
-    if (asked.answer !== undefined) {
+    if (asked.response !== undefined) {
       Deno.test(`Server.drain() waits for the rest of a body, for ${face} on ${brokerName}`, async () => {
         const { server, request, end } = await half(store, asked);
         const drained = server.drain();
         await turns(50);
         await request.finish();
-        const [status, body] = asked.answer!;
-        const text = await soon(request.answer);
+        const [status, body] = asked.response!;
+        const text = await soon(request.response);
         assertMatch(text, new RegExp(`^HTTP/1.1 ${status} `));
         assertMatch(text.slice(text.indexOf("\r\n\r\n") + 4), body);
         assertEquals((await soon(drained)).cut, 0);
@@ -227,10 +227,10 @@ for (const [brokerName, store] of Object.entries(BROKERS)) {
         ["close() is called", (server: Server) => server.close()],
       ] as const
     ) {
-      Deno.test(`Server answers 503 to ${face} on ${brokerName} whose body is cut when ${how}`, async () => {
+      Deno.test(`Server rejects with 503 ${face} on ${brokerName} whose body is cut when ${how}`, async () => {
         const { server, request, end } = await half(store, asked);
-        await soon(Promise.all([stop(server), request.answer]));
-        const text = await request.answer;
+        await soon(Promise.all([stop(server), request.response]));
+        const text = await request.response;
         assertMatch(text, /^HTTP\/1.1 503 [^]*\r\nretry-after: \d+\r\n/i);
         await end?.();
       });
@@ -255,7 +255,7 @@ for (const [brokerName, store] of Object.entries(BROKERS)) {
       }, { path, status: 503, hasRetryAfter: true });
     }
     await request.finish();
-    assertMatch(await soon(request.answer), /^HTTP\/1.1 200 /);
+    assertMatch(await soon(request.response), /^HTTP\/1.1 200 /);
     await soon(drained);
     await end?.();
   });

@@ -17,9 +17,9 @@ Deno.test("A client that subscribes with `last` or `since` receives the reply be
   assert((page.hello!["features"] as string[]).includes("history"));
   for (const text of ["a", "b", "c"]) server.publish("chat:x", text);
   page.socket.send('{"subscribe":"chat:x","id":1,"last":2}');
-  const [answer, ...messages] = await take(page, 3);
-  const { epoch } = JSON.parse(answer!).data;
-  assertEquals([answer, ...messages], [
+  const [reply, ...messages] = await take(page, 3);
+  const { epoch } = JSON.parse(reply!).data;
+  assertEquals([reply, ...messages], [
     `{"reply":1,"data":{"epoch":"${epoch}","offset":1,"head":3}}`,
     '{"topic":"chat:x","data":"b","offset":2,"prev":1}',
     '{"topic":"chat:x","data":"c","offset":3,"prev":2}',
@@ -35,11 +35,11 @@ Deno.test("A client that subscribes with `last` or `since` receives the reply be
   ask(4, `,"since":{"epoch":"old","offset":1}`);
   ask(5, "");
   const at = `"epoch":"${epoch}","offset":3,"head":3`;
-  // The fourth request replaces the third, which may already have been answered.
-  const answers = (await take(page, 3)).map((text) => JSON.parse(text));
-  const fourth = answers.find(({ reply }) => reply === 4);
+  // The fourth request replaces the third, which may already have had its reply.
+  const replies = (await take(page, 3)).map((text) => JSON.parse(text));
+  const fourth = replies.find(({ reply }) => reply === 4);
   assertEquals(JSON.stringify(fourth.data), `{${at},"recovered":false,"reason":"new-epoch"}`);
-  const third = answers.find(({ reply }) => reply === 3);
+  const third = replies.find(({ reply }) => reply === 3);
   const why = third.error?.code ?? third.data.reason;
   assert(["beyond-head", "superseded"].includes(why), JSON.stringify(third));
   page.socket.send('{"subscribe":"other","id":6,"since":{"epoch":"e","offset":1}}');
@@ -60,8 +60,8 @@ Deno.test("A position includes its publication's tag; another publication at its
   for (const text of ["a", "b", "c"]) server.publish("t", text);
   const ask = async (id: number, question: object, count: number) => {
     page.socket.send(JSON.stringify({ subscribe: "t", id, ...question }));
-    const [answer, ...rest] = (await page.take(count)).map((text) => JSON.parse(text));
-    return [answer.data, ...rest];
+    const [reply, ...rest] = (await page.take(count)).map((text) => JSON.parse(text));
+    return [reply.data, ...rest];
   };
   const [{ epoch }, a, b, c] = await ask(1, { last: 3 }, 4);
   assertEquals(new Set([a.tag, b.tag, c.tag]).size, 3);
@@ -90,7 +90,7 @@ Deno.test("A read that is replaced or ended before its reply is rejected with `s
   page.socket.send('{"subscribe":"b","id":4,"last":1}');
   page.socket.send('{"unsubscribe":"b","id":5}');
   const early = (await take(page, 4)).map((text) => JSON.parse(text));
-  // A request for only the position does not replace a subscription. It is answered once the
+  // A request for only the position does not replace a subscription. The reply follows once the
   // position is known.
   page.socket.send('{"subscribe":"a","id":6}');
   page.socket.send('{"subscribe":"a","id":7}');
@@ -130,8 +130,8 @@ Deno.test("A client that reconnects to another server receives exactly the misse
   far.topics.publish("t", 3_001);
   await using page = await Page.open(far.url, "skein.1");
   page.socket.send(JSON.stringify({ subscribe: "t", id: 1, since }));
-  const [answer, ...rest] = (await take(page, 1)).map((text) => JSON.parse(text));
-  assertEquals({ recovered: answer.data.recovered, reason: answer.data.reason, rest }, {
+  const [reply, ...rest] = (await take(page, 1)).map((text) => JSON.parse(text));
+  assertEquals({ recovered: reply.data.recovered, reason: reply.data.reason, rest }, {
     recovered: false,
     reason: "too-old",
     rest: [],

@@ -24,7 +24,7 @@ import { captureConsole } from "./console_lines.ts";
 import { OPENAPI_FILE, openApiText } from "../tools/openapi.ts";
 import { FaultyStore, hang, pass } from "./faulty_broker.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
-import { type Answer, Backend, documentOf, serveApi } from "./programs/http_backend.ts";
+import { Backend, documentOf, type HttpResponse, serveApi } from "./programs/http_backend.ts";
 import { endOf } from "./sessions.ts";
 import { metrics } from "../operations/mod.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
@@ -118,8 +118,8 @@ Deno.test("API publishes a batch in order, and nothing of a batch with an invali
     [413, undefined, [{ topic: "a" }, { topic: "a" }, { topic: "a" }, { topic: "a" }]],
   ];
   for (const [status, pointer, publications] of wrong) {
-    const answer = await publish(...publications);
-    assertEquals([answer.status, answer.body.pointer], [status, pointer], answer.body.detail);
+    const response = await publish(...publications);
+    assertEquals([response.status, response.body.pointer], [status, pointer], response.body.detail);
   }
   const { status, body } = await publish(
     { topic: "a", data: 1 },
@@ -239,14 +239,14 @@ Deno.test("API reads a history in pages, and names the reason for a gap", async 
   assertEquals((await since(2, `&tag=${publications[1].tag}`)).status, 200);
 
   for (let n = 5; n <= 8; n++) await api.post("/topics/log%3Aa/publications", { data: n });
-  const gaps: [answer: Promise<Answer>, code: string][] = [
+  const gaps: [response: Promise<HttpResponse>, code: string][] = [
     [since(1), "too-old"],
     [since(99), "beyond-head"],
     [since(5, "&tag=elsewhere"), "new-epoch"],
     [api.get("/topics/log%3Aa/history?epoch=other&after=5"), "new-epoch"],
   ];
-  for (const [answer, code] of gaps) {
-    const { status, body } = await answer;
+  for (const [response, code] of gaps) {
+    const { status, body } = await response;
     assertEquals([status, body.code], [410, code]);
   }
   const wrong: [query: string, status: number][] = [
@@ -435,13 +435,13 @@ Deno.test("API rejects unknown paths, other methods, and bodies that are not JSO
     [200, "", "application/vnd.api+json", "{}"],
   ];
   for (const [status, code, type, body] of bodies) {
-    const answer = await api.ask("/topics/a/publications", {
+    const response = await api.ask("/topics/a/publications", {
       method: "POST",
       headers: { "content-type": type },
       body,
     });
-    assertEquals([answer.status, answer.body.code ?? ""], [status, code], `${type} ${body}`);
-    assertEquals(answer.headers.get("accept"), status === 415 ? json : null);
+    assertEquals([response.status, response.body.code ?? ""], [status, code], `${type} ${body}`);
+    assertEquals(response.headers.get("accept"), status === 415 ? json : null);
   }
   const packed = await api.post("/topics/a/publications", {}, { "content-encoding": "gzip" });
   assertEquals([packed.status, packed.body.code], [415, "unsupported-encoding"]);
@@ -466,10 +466,10 @@ Deno.test("API accepts each part of a request up to its limit", async () => {
   const send = (body: BodyInit) =>
     api.ask(path, { method: "POST", headers: { "content-type": "application/json" }, body });
   const cases: [
-    ask: (size: number) => Promise<Answer>,
+    ask: (size: number) => Promise<HttpResponse>,
     fitting: number[],
     others: number[],
-    answer: [status: number, pointer?: string],
+    response: [status: number, pointer?: string],
   ][] = [
     [(n) => api.get(`/topics/log%3Aa/history?limit=${n}`), [1, 1_000], [0, 1_001], [422, "/limit"]],
     [(n) => api.get(`/topics/a/presence?limit=${n}`), [0, 10_000], [10_001], [422, "/limit"]],
@@ -495,11 +495,11 @@ Deno.test("API accepts each part of a request up to its limit", async () => {
     [(bytes) => send(bodyOf(bytes)), [4_096], [4_097], [413]],
     [(bytes) => send(new Blob([bodyOf(bytes)]).stream()), [4_096], [4_097], [413]],
   ];
-  for (const [ask, fitting, others, answer] of cases) {
+  for (const [ask, fitting, others, response] of cases) {
     for (const size of fitting) assertEquals((await ask(size)).status, 200, `${ask} of ${size}`);
     for (const size of others) {
       const { status, body } = await ask(size);
-      assertEquals([status, body.pointer], [answer[0], answer[1]], `${ask} of ${size}`);
+      assertEquals([status, body.pointer], [response[0], response[1]], `${ask} of ${size}`);
     }
   }
 });
@@ -675,11 +675,11 @@ Deno.test("API rejects a second request with the key of a request in progress", 
   });
   const api = new Backend(server);
   const publish = () => api.post("/topics/slow/publications", {}, { "idempotency-key": "k" });
-  const answers = [publish(), publish()];
-  const rejected = await Promise.race(answers);
+  const responses = [publish(), publish()];
+  const rejected = await Promise.race(responses);
   assertEquals([rejected.status, rejected.body.code], [409, "in-progress"]);
   gate.resolve();
-  const statuses = (await Promise.all(answers)).map(({ status }) => status);
+  const statuses = (await Promise.all(responses)).map(({ status }) => status);
   assertEquals(statuses.toSorted(), [200, 409]);
   const again = await publish();
   assertEquals([again.status, again.headers.get("idempotency-replayed")], [200, "true"]);
@@ -771,8 +771,8 @@ Deno.test("API checks the size of a batch before any permission", async () => {
     ],
   });
   const publications = [{ topic: "a" }, { topic: "b" }, { topic: "c" }];
-  const answer = await new Backend(server).post("/publications", { publications });
-  assertEquals({ status: answer.status, code: answer.body.code, asked }, {
+  const response = await new Backend(server).post("/publications", { publications });
+  assertEquals({ status: response.status, code: response.body.code, asked }, {
     status: 413,
     code: "too-large",
     asked: ["publish-batch"],

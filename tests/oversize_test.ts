@@ -195,8 +195,8 @@ const TO_CLIENT: Record<string, (setup: Setup, isUnaware: boolean) => Promise<[u
     "an item of a resumable response": async ({ client }) => {
       const seen: unknown[] = [];
       const code = await codeOf((async () => {
-        const answer = client.requestStream("kept", 1, { id: "k".repeat(20) });
-        for await (const item of answer) seen.push(item);
+        const response = client.requestStream("kept", 1, { id: "k".repeat(20) });
+        for await (const item of response) seen.push(item);
       })());
       return [[seen, code], [["small"], "too-large"]];
     },

@@ -47,8 +47,8 @@ Deno.test("A page without Skein receives an error for a bad message, and no othe
   page.say({ topic: "say", data: "fine" });
   await until(() => server.manager.all()[0]?.stats.receivedMessages === 3);
   await until(() => page.texts.length === 3);
-  const answers = page.texts.map((text) => JSON.parse(text));
-  assertEquals(answers.map(({ reply, error }) => [reply, error.code]), [
+  const replies = page.texts.map((text) => JSON.parse(text));
+  assertEquals(replies.map(({ reply, error }) => [reply, error.code]), [
     [null, "malformed"],
     [null, "invalid"],
     [null, "unknown-topic"],

@@ -133,8 +133,8 @@ Deno.test("Subscription continues from a stored position, or starts with the new
     offset: 6,
   });
   await using session = await dial(server.url, { transports: ["websocket"] });
-  const answer = await session.subscribe("room:a", { since: stored, last: 1 });
-  assertEquals({ recovered: answer.recovered, reason: answer.reason, offset: answer.offset }, {
+  const reply = await session.subscribe("room:a", { since: stored, last: 1 });
+  assertEquals({ recovered: reply.recovered, reason: reply.reason, offset: reply.offset }, {
     recovered: false,
     reason: "too-old",
     offset: 5,

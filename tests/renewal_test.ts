@@ -229,17 +229,17 @@ Deno.test("Server removes a client from topics that are no longer allowed before
     onOpen: (session) => void server.subscribe(session, "forced"),
   });
   const peer = new Peer(await server.open({ protocols: ["skein.1", "skein.auth"] }));
-  const answered = (id: number) => until(() => peer.envelopes.some(({ reply }) => reply === id));
+  const replied = (id: number) => until(() => peer.envelopes.some(({ reply }) => reply === id));
   peer.say({ auth: "ann editor 90000", id: 0 });
-  await answered(0);
+  await replied(0);
   const topics = ["drafts", "faulty", "open", "room:a", "forced"];
   topics.forEach((subscribe, i) => peer.say({ subscribe, id: i + 1 }));
-  await answered(topics.length);
+  await replied(topics.length);
   for (const topic of topics) server.publish(topic, "before");
   await turns();
   const { length } = peer.envelopes;
   peer.say({ auth: "ann broken 90000", id: 9 });
-  await answered(9);
+  await replied(9);
   for (const topic of topics) server.publish(topic, "after");
   await turns();
   const reason = (topic: string) => `This session may not subscribe to "${topic}"`;

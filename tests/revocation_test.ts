@@ -13,7 +13,7 @@ import { defineContract, MemoryBroker, SessionClosedError } from "../mod.ts";
 import { type ServeOptions, Server } from "../server.ts";
 import { memoryPair } from "../testing/mod.ts";
 import type { MemoryPair } from "../transport/mod.ts";
-import { type Answer, Page } from "./peers/page.ts";
+import { Page, type Reply } from "./peers/page.ts";
 import { listen, UPGRADE_HEADERS } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
@@ -406,7 +406,7 @@ const REVOCATIONS: readonly Revocation[] = [
 ];
 
 /** The code of a reply, or of its first result. */
-function codeOf({ error, data }: Answer): string | undefined {
+function codeOf({ error, data }: Reply): string | undefined {
   const [result] = data?.["results"] as { readonly error?: { code: string } }[] | undefined ?? [];
   return error?.code ?? result?.error?.code;
 }
@@ -420,12 +420,12 @@ Deno.test("A request over a session has no effect if the right is revoked during
         const run = await begin(house);
         await prepare?.(run);
         const pause = house.pause(run.user, during);
-        const answer = run.page.ask(request(run.id));
+        const reply = run.page.ask(request(run.id));
         await soon(pause.asked.promise);
         house.banned.add(run.user);
         assertEquals(await revoke(run, topic(run.id)), expected);
         pause.released.resolve();
-        assertEquals(codeOf(await answer), code);
+        assertEquals(codeOf(await reply), code);
         // A session that closed has no reply, so wait until the request is over.
         await until(() => house.near.topics.decisions.sizes[0] === 0);
         assertEquals(await effect(run), false);
@@ -465,11 +465,11 @@ Deno.test("A client that moves to another session loses a topic that its earlier
   const url = `${house.near.url}?token=${run.user}&ticket=${ticket}`;
   const next = await Page.open(url, "skein.1");
   const pause = house.pause(run.user, "authorize");
-  const answer = next.ask({ subscribe: chat(run.id) });
+  const reply = next.ask({ subscribe: chat(run.id) });
   await soon(pause.asked.promise);
   assertEquals(house.near.unsubscribe(run.session, chat(run.id)), true);
   pause.released.resolve();
-  assertEquals(codeOf(await answer), "removed");
+  assertEquals(codeOf(await reply), "removed");
   assertEquals(run.topics.subscribers(chat(run.id)).length, 0);
   await next.close();
   await run.page.close();
@@ -479,11 +479,11 @@ Deno.test("A request over a session has its effect if another topic is revoked",
   await using house = await House.open();
   const run = await begin(house);
   const pause = house.pause(run.user, "authorize");
-  const answer = run.page.ask({ subscribe: chat(run.id) });
+  const reply = run.page.ask({ subscribe: chat(run.id) });
   await soon(pause.asked.promise);
   assertEquals(house.near.unsubscribe(run.session, "chat:other"), false);
   pause.released.resolve();
-  assertEquals(codeOf(await answer), undefined);
+  assertEquals(codeOf(await reply), undefined);
   assertEquals(run.topics.has(run.session, chat(run.id)), true);
   // Nothing is remembered: the client may return.
   assertEquals(house.near.unsubscribe(run.session, chat(run.id)), true);
@@ -525,12 +525,12 @@ Deno.test("A renewal ends with a session that is disconnected during authenticat
     const run = await begin(house);
     await run.page.ask({ subscribe: chat(run.id) });
     const pause = house.pause(run.user, "authenticate");
-    const answer = run.page.ask({ auth: `${run.user}+2` });
+    const reply = run.page.ask({ auth: `${run.user}+2` });
     await soon(pause.asked.promise);
     house.banned.add(run.user);
     assertEquals((await house[node].disconnect(run.user)).closed, 1);
     pause.released.resolve();
-    assertEquals(codeOf(await answer), "closed");
+    assertEquals(codeOf(await reply), "closed");
     await house.assertForgotten();
     assertEquals([house.renewed, house.near.manager.sessionsOf(run.user).length], [[], 0]);
   }
@@ -541,11 +541,11 @@ Deno.test("A topic that is removed during the decisions after a renewal stays re
   const run = await begin(house);
   await run.page.ask({ subscribe: chat(run.id) });
   const pause = house.pause(run.user, "authorize");
-  const answer = run.page.ask({ auth: `${run.user}+2` });
+  const reply = run.page.ask({ auth: `${run.user}+2` });
   await soon(pause.asked.promise);
   assertEquals(house.near.unsubscribe(run.session, chat(run.id)), true);
   pause.released.resolve();
-  assertEquals(codeOf(await answer), undefined);
+  assertEquals(codeOf(await reply), undefined);
   assertEquals(run.topics.has(run.session, chat(run.id)), false);
   await run.page.close();
 });
@@ -732,12 +732,12 @@ Deno.test("A request over HTTP has no effect if its user is disconnected during 
         const user = await prepareHttp(house);
         const before = await contentsOf(house, user);
         const pause = house.pause(user, way.during ?? "face");
-        const answer = send(house, way, user);
+        const reply = send(house, way, user);
         await soon(pause.asked.promise);
         house.banned.add(user);
         assertEquals(await house[node].disconnect(user), { closed: 0, isComplete: true });
         pause.released.resolve();
-        const response = await soon(Promise.resolve(answer));
+        const response = await soon(Promise.resolve(reply));
         assertEquals([response.status, (await response.json()).code], [403, "removed"]);
         assertEquals(await contentsOf(house, user), before);
       });
@@ -753,12 +753,12 @@ Deno.test("A request over HTTP is authenticated again if its user is disconnecte
       await t.step(`${way.name}, ${isBanned ? "banned" : "not banned"}`, async () => {
         const user = await prepareHttp(house);
         const pause = house.pause(user, "authenticate");
-        const answer = send(house, way, user);
+        const reply = send(house, way, user);
         await soon(pause.asked.promise);
         if (isBanned) house.banned.add(user);
         await house.far.disconnect(user);
         pause.released.resolve();
-        const response = await soon(Promise.resolve(answer));
+        const response = await soon(Promise.resolve(reply));
         await response.body?.cancel();
         assertEquals([response.ok, response.status === 401], [!isBanned, isBanned]);
         assertEquals(house.count(user, "authenticate"), 2);
@@ -787,7 +787,7 @@ Deno.test("A request over HTTP has no effect if its user is disconnected while t
   const before = await contentsOf(house, user);
   const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
   const body = writable.getWriter();
-  const answer = house.fetch(`/streams/plain-${user}`, {
+  const reply = house.fetch(`/streams/plain-${user}`, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: readable,
@@ -797,7 +797,7 @@ Deno.test("A request over HTTP has no effect if its user is disconnected while t
   await house.near.disconnect(user);
   await body.write(new TextEncoder().encode("]"));
   await body.close();
-  const response = await answer;
+  const response = await reply;
   assertEquals([response.status, (await response.json()).code], [403, "removed"]);
   assertEquals(await contentsOf(house, user), before);
   await house.assertForgotten();

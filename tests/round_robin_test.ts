@@ -78,15 +78,15 @@ Deno.test("RoundRobin forwards requests to its nodes in turn, without their upgr
   await using one = new Node("one");
   await using two = new Node("two");
   await using proxy = await RoundRobin.start([one.port, two.port]);
-  const answers: string[] = [];
+  const responses: string[] = [];
   for (let i = 0; i < 4; i++) {
-    const answer = await fetch(`${proxy.url}a?b`, {
+    const response = await fetch(`${proxy.url}a?b`, {
       method: i < 2 ? "GET" : "POST",
       ...i >= 2 && { body: `${i}` },
     });
-    answers.push(await answer.text());
+    responses.push(await response.text());
   }
-  assertEquals(answers, ["one", "two", "two took 2", "one took 3"]);
+  assertEquals(responses, ["one", "two", "two took 2", "one took 3"]);
   assertEquals(proxy.passed[0]!.path, "/a?b");
   const socket = new WebSocket(proxy.url.replace("http", "ws"));
   await new Promise((resolve) => socket.onerror = resolve);
@@ -110,9 +110,9 @@ Deno.test("RoundRobin skips nodes that reject connections", async () => {
     );
   }
   await using empty = await RoundRobin.start([lowPort()]);
-  const answer = await fetch(empty.url);
-  await answer.body?.cancel();
-  assertEquals(answer.status, 502);
+  const response = await fetch(empty.url);
+  await response.body?.cancel();
+  assertEquals(response.status, 502);
 });
 
 Deno.test("RoundRobin holds back the first 4 KiB, each block of 4 KiB, or whole event streams", async () => {

@@ -11,7 +11,7 @@ import { platformRuntime } from "../mod.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
 import { Caller } from "./peers/caller.ts";
-import type { Answer } from "./peers/page.ts";
+import type { Reply } from "./peers/page.ts";
 import { captureConsole } from "./console_lines.ts";
 import { listen, portOf } from "./servers.ts";
 import { until } from "./waiting.ts";
@@ -38,8 +38,8 @@ const OPTIONS: ServeOptions<string | typeof guest> = {
 
 /** Takes slots until one is rejected; returns the number of slots taken and the rejection. */
 async function takeAll(
-  take: (i: number) => Promise<Answer>,
-): Promise<{ readonly count: number; readonly error: Answer["error"] }> {
+  take: (i: number) => Promise<Reply>,
+): Promise<{ readonly count: number; readonly error: Reply["error"] }> {
   for (let count = 0;; count++) {
     const { error } = await take(count);
     if (error !== undefined) return { count, error };
@@ -53,12 +53,12 @@ Deno.test("serve() runs a user's responses while another address uses its whole 
   const { count, error } = await takeAll(async (i) => {
     // Each guest's share needs a new guest.
     if (i % 32 === 0) caller = stack.use(await Caller.dial(server, { from: GREEDY }));
-    return await caller!.answer(`greedy-${i}`);
+    return await caller!.response(`greedy-${i}`);
   });
   assertEquals([count, error?.code], [150, "too-many"]);
   assertStringIncludes(error!.message, "your address may have at most 128 running responses");
   using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
-  assertEquals((await ann.answer("ann")).error, undefined);
+  assertEquals((await ann.response("ann")).error, undefined);
 });
 
 Deno.test("serve() lets a user read a stream while another address uses its whole share of readers", async () => {
@@ -67,7 +67,9 @@ Deno.test("serve() lets a user read a stream while another address uses its whol
   using stack = new DisposableStack();
   const ids: string[] = [];
   using first = await Caller.dial(server, { from: GREEDY });
-  for (let i = 0; i < 128; i++) ids.push(`stream:${(await first.answer(`${i}`)).data!["stream"]}`);
+  for (let i = 0; i < 128; i++) {
+    ids.push(`stream:${(await first.response(`${i}`)).data!["stream"]}`);
+  }
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
     if (i % ids.length === 0) caller = stack.use(await Caller.dial(server, { from: GREEDY }));
@@ -76,7 +78,7 @@ Deno.test("serve() lets a user read a stream while another address uses its whol
   assertEquals([count, error?.code], [1_100, "too-many"]);
   assertStringIncludes(error!.message, "your address may have at most 1024 readers that wait");
   using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
-  const { data } = await ann.answer("ann");
+  const { data } = await ann.response("ann");
   assertEquals((await ann.ask({ subscribe: `stream:${data!["stream"]}` })).error, undefined);
 });
 
@@ -177,10 +179,13 @@ Deno.test("serve() counts a user who connected an hour ago separately from the g
   using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
   passedMs = 3_600_000;
   using stranger = await Caller.dial(server, { from: HONEST });
-  assertEquals((await stranger.answer("first")).error, undefined);
-  assertEquals((await stranger.answer("second")).error?.code, "too-many");
-  for (let i = 0; i < 10; i++) assertEquals((await ann.answer(`ann-${i}`)).error, undefined);
-  assertStringIncludes((await ann.answer("ann-10")).error!.message, "at most 10 running responses");
+  assertEquals((await stranger.response("first")).error, undefined);
+  assertEquals((await stranger.response("second")).error?.code, "too-many");
+  for (let i = 0; i < 10; i++) assertEquals((await ann.response(`ann-${i}`)).error, undefined);
+  assertStringIncludes(
+    (await ann.response("ann-10")).error!.message,
+    "at most 10 running responses",
+  );
 });
 
 Deno.test("Server.quotaStats includes the limits of a mounted MoqServer's relay", async () => {

@@ -475,7 +475,7 @@ export class Quota {
    * @param key The key of the account.
    * @param difference Number of slots to add, or to remove if negative.
    */
-  hear(key: string, difference: number): void {
+  addRemote(key: string, difference: number): void {
     const taken = (this.#elsewhere.get(key) ?? 0) + difference;
     if (taken === 0) this.#elsewhere.delete(key);
     else this.#elsewhere.set(key, taken);
@@ -534,7 +534,7 @@ function partnerOf(beside: Slot | undefined): Slot | undefined {
 }
 
 /** Slots on another node, as counted in a quota of this node. */
-interface Heard {
+interface ReportedSlots {
   readonly quota: Quota;
   readonly key: string;
   readonly taken: number;
@@ -556,7 +556,7 @@ interface Heard {
  *   quotas.open({ ...options, shares: { address: 1 }, strict: ["address"] })
  * );
  * here!.take(one.accounts.of({ address: "192.0.2.1" }));
- * two.hear("one", one.report());
+ * two.receiveReport("one", one.report());
  * assertThrows(() => there!.take(two.accounts.of({ address: "192.0.2.1" })), Error, "your address");
  * ```
  */
@@ -566,7 +566,7 @@ export class Quotas {
   readonly #all = new Map<string, Quota>(); // Bounded by the names, which are constants.
   readonly #others = new Map<string, { readonly stats: QuotaStats }>();
   /** Reported slots by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` accounts. */
-  readonly #heard = new Map<string, readonly Heard[]>();
+  readonly #reports = new Map<string, readonly ReportedSlots[]>();
 
   /**
    * Creates a registry without quotas.
@@ -634,15 +634,15 @@ export class Quotas {
    * @param report The result of {@linkcode Quotas.report} on that node; anything else counts as no
    * report.
    */
-  hear(node: string, report: unknown): void {
+  receiveReport(node: string, report: unknown): void {
     this.forget(node);
-    if (!isReport(report) || this.#heard.size >= MAX_NODES) return;
-    const heard = report.flatMap(([name, key, taken]) => {
+    if (!isReport(report) || this.#reports.size >= MAX_NODES) return;
+    const reported = report.flatMap(([name, key, taken]) => {
       const quota = this.#all.get(name);
       return quota === undefined ? [] : [{ quota, key, taken }];
     });
-    for (const { quota, key, taken } of heard) quota.hear(key, taken);
-    this.#heard.set(node, heard);
+    for (const { quota, key, taken } of reported) quota.addRemote(key, taken);
+    this.#reports.set(node, reported);
   }
 
   /**
@@ -651,8 +651,8 @@ export class Quotas {
    * @param node Id of the node.
    */
   forget(node: string): void {
-    for (const { quota, key, taken } of this.#heard.get(node) ?? []) quota.hear(key, -taken);
-    this.#heard.delete(node);
+    for (const { quota, key, taken } of this.#reports.get(node) ?? []) quota.addRemote(key, -taken);
+    this.#reports.delete(node);
   }
 }
 

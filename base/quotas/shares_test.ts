@@ -300,43 +300,43 @@ Deno.test("Quotas.report() lists at most 256 accounts, the ones that use most of
   assertEquals(report.some(([, key]) => key.includes("\0")), false);
 });
 
-Deno.test("Quotas.hear() counts the last report of each node until the node is forgotten", () => {
+Deno.test("Quotas.receiveReport() counts the last report of each node until the node is forgotten", () => {
   const { quotas, quota, take } = nodeOf();
   const ann = at("192.0.2.1", { user: "ann" });
   const report = (taken: number) => [["maxTents", "user ann", taken], ["maxHuts", "user ann", 9]];
-  quotas.hear("one", report(9));
-  quotas.hear("two", report(6));
+  quotas.receiveReport("one", report(9));
+  quotas.receiveReport("two", report(6));
   take(1, ann);
   const error = assertThrows(() => quota.take(ann), LimitError, "your user may have at most 16");
   assertEquals([error.level, quota.taken], ["user", 1]);
   quota.take(ann, { beside: quota.take(ann, { ignoresShares: true }) });
-  for (let i = 0; i < 3; i++) quotas.hear("one", report(8));
+  for (let i = 0; i < 3; i++) quotas.receiveReport("one", report(8));
   assertThrows(() => quota.take(ann), LimitError);
   quotas.forget("two");
   quotas.forget("unknown");
   assertEquals(fill(quota, ann), { count: 6, level: "user" });
-  quotas.hear("one", undefined);
+  quotas.receiveReport("one", undefined);
   assertEquals(fill(quota, ann), { count: 8, level: "user" });
 });
 
-Deno.test("Quotas.hear() counts slots on other nodes for shares, never for the limit", () => {
+Deno.test("Quotas.receiveReport() counts slots on other nodes for shares, never for the limit", () => {
   const { quotas, quota } = nodeOf({ max: 10, strict: [] });
   const greedy = at("192.0.2.1");
-  quotas.hear("one", [["maxTents", "at 192.0.2.1", 32]]);
+  quotas.receiveReport("one", [["maxTents", "at 192.0.2.1", 32]]);
   assertEquals(fill(quota, greedy), { count: 5, level: "address" });
   assertEquals(fill(quota, NOBODY), { count: 5, level: "server" });
 });
 
-Deno.test("Quotas.hear() ignores shares that all nodes count exactly", () => {
+Deno.test("Quotas.receiveReport() ignores shares that all nodes count exactly", () => {
   const { quotas, quota, take } = nodeOf({ exact: ["user"] });
   const ann = { ...NOBODY, user: "ann" };
-  quotas.hear("one", [["maxTents", "user ann", 16]]);
+  quotas.receiveReport("one", [["maxTents", "user ann", 16]]);
   take(15, ann);
   assertEquals(quotas.report(), undefined);
   assertEquals(fill(quota, ann), { count: 1, level: "user" });
 });
 
-Deno.test("Quotas.hear() ignores a malformed report", () => {
+Deno.test("Quotas.receiveReport() ignores a malformed report", () => {
   const { quotas, quota, take } = nodeOf();
   const fine = ["maxTents", "at 192.0.2.1", 32];
   for (
@@ -356,16 +356,16 @@ Deno.test("Quotas.hear() ignores a malformed report", () => {
       Array.from({ length: 257 }, () => fine),
     ]
   ) {
-    quotas.hear("one", [fine]);
+    quotas.receiveReport("one", [fine]);
     assertThrows(() => quota.take(at("192.0.2.1")), LimitError);
-    quotas.hear("one", bad);
+    quotas.receiveReport("one", bad);
     for (const slot of take(32, at("192.0.2.1"))) slot[Symbol.dispose]();
   }
 });
 
-Deno.test("Quotas.hear() counts the reports of at most a thousand nodes", () => {
+Deno.test("Quotas.receiveReport() counts the reports of at most a thousand nodes", () => {
   const { quotas, quota } = nodeOf({ shares: { user: 1_010 } });
-  for (let i = 0; i < 1_005; i++) quotas.hear(`n${i}`, [["maxTents", "user ann", 1]]);
-  quotas.hear("n0", [["maxTents", "user ann", 2]]);
+  for (let i = 0; i < 1_005; i++) quotas.receiveReport(`n${i}`, [["maxTents", "user ann", 1]]);
+  quotas.receiveReport("n0", [["maxTents", "user ann", 2]]);
   assertEquals(fill(quota, { ...NOBODY, user: "ann" }), { count: 9, level: "user" });
 });

@@ -19,7 +19,7 @@ function cpuOf(pid) {
 }
 
 /**
- * Starts an answer with a function that receives the port and a callback for items, and counts the
+ * Starts a response with a function that receives the port and a callback for items, and counts the
  * items.
  */
 export async function count(start) {

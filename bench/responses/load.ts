@@ -3,7 +3,7 @@
  * more CPU time than the server.
  *
  * ```sh
- * deno run -A bench/responses/load.ts --port 9100 --pid 42 --dialect skein --answers 64
+ * deno run -A bench/responses/load.ts --port 9100 --pid 42 --dialect skein --responses 64
  * ```
  *
  * `--mode items` counts items, `--mode stalled` stops reading and measures the server's memory, and
@@ -75,7 +75,7 @@ const [MARK, LINE, DIGIT_0, DIGIT_9] = Array.from("@\n09", (mark) => mark.charCo
   number,
 ];
 
-/** A consumer of answers on one connection. */
+/** A consumer of responses on one connection. */
 class Consumer {
   items = 0;
   readonly #dialect: Dialect;
@@ -125,7 +125,7 @@ class Consumer {
     this.#socket.abort();
   }
 
-  /** Reads the lines of a frame, each `{"part":7,…`, and grants credit per answer. */
+  /** Reads the lines of a frame, each `{"part":7,…`, and grants credit per response. */
   #pay(payload: Uint8Array): void {
     for (let at = 0; at < payload.length;) {
       let id = 0;
@@ -173,7 +173,7 @@ async function stall(): Promise<ResponsesLoad> {
   return { grownMib: ((after.rssBytes ?? NaN) - (before.rssBytes ?? NaN)) / 1_048_576 };
 }
 
-/** Cancels answers at full speed, one after another; returns the median time until they stop. */
+/** Cancels responses at full speed, one after another; returns the median time until they stop. */
 async function cancel(): Promise<ResponsesLoad> {
   const consumer = await Consumer.open(port, dialect);
   const count = numberArgument(args, "responses", 20);

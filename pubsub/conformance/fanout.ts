@@ -1,8 +1,8 @@
 /** Tests of the rules for publications that every broker follows. */
 import {
-  type Heard,
   HUGE_NAMES,
   isTaken,
+  type Received,
   same,
   show,
   type Test,
@@ -23,9 +23,9 @@ export const BOTH: Record<string, Test> = {
   ) {
     const all = [await listen(near, id), await listen(far, id)];
     near.publish({ topic: id, payload: "1" });
-    for (const heard of all) {
-      await heard.until("1");
-      same(heard.publications[0]!.topic, id, "topic");
+    for (const received of all) {
+      await received.until("1");
+      same(received.publications[0]!.topic, id, "topic");
     }
   },
 
@@ -35,19 +35,19 @@ export const BOTH: Record<string, Test> = {
     const all = [await listen(near, id), await listen(near, id), await listen(far, id)];
     const payloads = ["1", "2", "3", "end"];
     for (const payload of payloads) near.publish({ topic: id, payload });
-    for (const heard of all) {
-      await heard.until("end");
-      same(heard.payloads, payloads, "the messages of one subscription");
+    for (const received of all) {
+      await received.until("end");
+      same(received.payloads, payloads, "the messages of one subscription");
     }
   },
 
   async "keeps a burst of publications complete and in order"({ id, near, far, listen }) {
-    const heard = await listen(far, id);
+    const received = await listen(far, id);
     const payloads = Array.from({ length: BURST }, (_, i) => `{"topic":"${id}","data":${i}}`);
     for (const payload of payloads) near.publish({ topic: id, payload });
-    await heard.until(payloads.at(-1)!);
-    same(heard.publications.length, BURST, "number of publications");
-    const wrong = heard.payloads.findIndex((payload, i) => payload !== payloads[i]);
+    await received.until(payloads.at(-1)!);
+    same(received.publications.length, BURST, "number of publications");
+    const wrong = received.payloads.findIndex((payload, i) => payload !== payloads[i]);
     same(wrong, -1, "first index that is out of order");
   },
 
@@ -79,46 +79,46 @@ export const BOTH: Record<string, Test> = {
 
   async "subscribes again to a topic after leaving"({ id, near, far, listen }) {
     for (const payload of ["1", "2", "3"]) {
-      const heard = await listen(far, id);
+      const received = await listen(far, id);
       near.publish({ topic: id, payload });
-      await heard.until(payload);
-      same(heard.payloads, [payload], "the messages of the subscription");
-      await heard.subscription[Symbol.asyncDispose]();
+      await received.until(payload);
+      same(received.payloads, [payload], "the messages of the subscription");
+      await received.subscription[Symbol.asyncDispose]();
     }
   },
 
   async "separates topics with any characters"({ id, near, far, listen }) {
     const topics = unusualTopics(id);
-    const all = new Map<string, Heard>();
+    const all = new Map<string, Received>();
     for (const topic of topics) all.set(topic, await listen(far, topic));
     for (const topic of topics) near.publish({ topic, payload: `${id} ${topic}` });
     for (const topic of topics) near.publish({ topic, payload: `${id} end` });
-    for (const [topic, heard] of all) {
-      await heard.until(`${id} end`);
+    for (const [topic, received] of all) {
+      await received.until(`${id} end`);
       // Other programs may publish on the same broker.
-      const own = heard.publications.filter(({ payload }) => String(payload).startsWith(id));
+      const own = received.publications.filter(({ payload }) => String(payload).startsWith(id));
       same(own.map(({ payload }) => payload), [`${id} ${topic}`, `${id} end`], show(topic));
       for (const publication of own) same(publication.topic, topic, "topic");
     }
   },
 
   async "carries text unchanged"({ id, near, far, listen }) {
-    const heard = await listen(far, id);
+    const received = await listen(far, id);
     const texts = [
       '{"topic":"a","data":"line\\nfeed \\u0000 \\" é € 😀 \u2028"}',
       " ",
       "end",
     ];
     for (const payload of texts) near.publish({ topic: id, payload });
-    await heard.until("end");
-    same(heard.publications.length, texts.length, "number of publications");
-    heard.payloads.forEach((payload, i) => {
+    await received.until("end");
+    same(received.publications.length, texts.length, "number of publications");
+    received.payloads.forEach((payload, i) => {
       if (payload !== texts[i]) throw new Error(`Text ${i} came as ${show(payload)}`);
     });
   },
 
   async "carries bytes unchanged, as bytes"({ id, near, far, listen }) {
-    const heard = await listen(far, id);
+    const received = await listen(far, id);
     const every = Uint8Array.from({ length: 256 }, (_, i) => i);
     const payloads = [
       every,
@@ -127,10 +127,10 @@ export const BOTH: Record<string, Test> = {
     ];
     for (const payload of payloads) near.publish({ topic: id, payload });
     near.publish({ topic: id, payload: "end" });
-    await heard.until("end");
-    same(heard.publications.length, payloads.length + 1, "number of publications");
+    await received.until("end");
+    same(received.publications.length, payloads.length + 1, "number of publications");
     payloads.forEach((sent, i) => {
-      const payload = heard.payloads[i]!;
+      const payload = received.payloads[i]!;
       if (!(payload instanceof Uint8Array)) throw new Error(`Bytes ${i} came as ${show(payload)}`);
       same(payload.length, sent.length, `length of bytes ${i}`);
       same(sent.findIndex((byte, at) => payload[at] !== byte), -1, `first wrong byte of ${i}`);
@@ -138,13 +138,13 @@ export const BOTH: Record<string, Test> = {
   },
 
   async "carries large payloads"({ id, near, far, listen }) {
-    const heard = await listen(far, id);
+    const received = await listen(far, id);
     const text = "é".repeat(LARGE_BYTES / 2);
     near.publish({ topic: id, payload: text });
     near.publish({ topic: id, payload: new Uint8Array(LARGE_BYTES).fill(0xa5) });
     near.publish({ topic: id, payload: "end" });
-    await heard.until("end");
-    const [first, second] = heard.payloads;
+    await received.until("end");
+    const [first, second] = received.payloads;
     if (first !== text) throw new Error(`A large text came as ${show(first)}`);
     const isRight = second instanceof Uint8Array && second.length === LARGE_BYTES &&
       second.every((byte) => byte === 0xa5);
@@ -153,17 +153,17 @@ export const BOTH: Record<string, Test> = {
 
   async "carries the excepted session, and `undefined` without one"(bench) {
     const { id, near, far, listen } = bench;
-    const heard = await listen(far, id);
+    const received = await listen(far, id);
     near.publish({ topic: id, payload: "1", except: "session é 1" });
     near.publish({ topic: id, payload: Uint8Array.of(2), except: "session é 2" });
     near.publish({ topic: id, payload: "end" });
-    await heard.until("end");
-    const excepted = heard.publications.map(({ except }) => except);
+    await received.until("end");
+    const excepted = received.publications.map(({ except }) => except);
     same(excepted, ["session é 1", "session é 2", undefined], "`except`");
   },
 
   async "delivers no publication after the close"({ id, near, far, listen }) {
-    const heard = await listen(far, id);
+    const received = await listen(far, id);
     const witness = near === far ? undefined : await listen(near, id);
     await far.close();
     if (witness === undefined) throws(() => near.publish({ topic: id, payload: "late" }));
@@ -171,8 +171,8 @@ export const BOTH: Record<string, Test> = {
       near.publish({ topic: id, payload: "late" });
       await witness.until("late");
     }
-    same(heard.payloads, [], "the messages after the close");
-    await heard.subscription[Symbol.asyncDispose]();
+    same(received.payloads, [], "the messages after the close");
+    await received.subscription[Symbol.asyncDispose]();
   },
 };
 
@@ -180,10 +180,10 @@ export const BOTH: Record<string, Test> = {
 export const ONE_NODE: Record<string, Test> = {
   async "accepts a publication on a topic without subscribers"({ id, near, listen }) {
     near.publish({ topic: id, payload: "lost" });
-    const heard = await listen(near, id);
+    const received = await listen(near, id);
     near.publish({ topic: id, payload: "end" });
-    await heard.until("end");
-    same(heard.payloads, ["end"], "the messages received");
+    await received.until("end");
+    same(received.payloads, ["end"], "the messages received");
   },
 
   async "keeps one order for all listeners, even if a listener publishes"({ id, near, listen }) {
@@ -191,10 +191,10 @@ export const ONE_NODE: Record<string, Test> = {
       if (payload === "1") near.publish({ topic: id, payload: "2" });
     });
     await first.ready;
-    const heard = await listen(near, id);
+    const received = await listen(near, id);
     near.publish({ topic: id, payload: "1" });
-    await heard.until("2");
-    same(heard.payloads, ["1", "2"], "the messages received");
+    await received.until("2");
+    same(received.payloads, ["1", "2"], "the messages received");
     await first[Symbol.asyncDispose]();
   },
 
@@ -203,12 +203,12 @@ export const ONE_NODE: Record<string, Test> = {
     await undisturbed(bench, async () => {
       for (const [i, name] of HUGE_NAMES.entries()) {
         const topic = `${id}${i}${name}`;
-        let heard: Heard | undefined;
-        const subscribed = await isTaken(async () => heard = await listen(far, topic));
+        let received: Received | undefined;
+        const subscribed = await isTaken(async () => received = await listen(far, topic));
         // In the same turn as a publication on another topic, as happens on a busy node.
         near.publish({ topic: id, payload: "beside" });
         const published = await isTaken(() => near.publish({ topic, payload: "huge" }));
-        await heard?.until("huge");
+        await received?.until("huge");
         same(published, subscribed, "publishing on a huge topic, like subscribing to it,");
       }
     });
@@ -248,22 +248,22 @@ export const TWO_NODES: Record<string, Test> = {
       near.publish({ topic: id, payload: `near ${i}` });
       far.publish({ topic: id, payload: `far ${i}` });
     }
-    for (const heard of all) {
-      await heard.until("near 99");
-      await heard.until("far 99");
+    for (const received of all) {
+      await received.until("near 99");
+      await received.until("far 99");
       for (const node of ["near", "far"]) {
-        const own = heard.payloads.filter((payload) => String(payload).startsWith(node));
+        const own = received.payloads.filter((payload) => String(payload).startsWith(node));
         same(own, Array.from({ length: 100 }, (_, i) => `${node} ${i}`), `order of ${node}`);
       }
     }
   },
 
   async "keeps working after another node closes"({ id, near, far, listen }) {
-    const heard = await listen(near, id);
+    const received = await listen(near, id);
     await far.close();
     near.publish({ topic: id, payload: "alone" });
-    await heard.until("alone");
-    same(heard.payloads, ["alone"], "the messages received");
+    await received.until("alone");
+    same(received.payloads, ["alone"], "the messages received");
   },
 };
 

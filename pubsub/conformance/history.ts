@@ -28,12 +28,14 @@ export const HISTORY: Record<string, Test> = {
       const { position } = await near.append({ topic: bench.id, payload }, { bounds: BOUNDS });
       places.push([position!.epoch, position!.offset]);
     }
-    for (const heard of all) {
-      await heard.until("3");
-      same(heard.payloads, ["1", "2", "3"], "the messages received");
-      const heardAt = heard.publications.map(({ position }) => [position!.epoch, position!.offset]);
-      same(heardAt, places, "the places");
-      checkChain(heard.publications);
+    for (const received of all) {
+      await received.until("3");
+      same(received.payloads, ["1", "2", "3"], "the messages received");
+      const receivedAt = received.publications.map((
+        { position },
+      ) => [position!.epoch, position!.offset]);
+      same(receivedAt, places, "the places");
+      checkChain(received.publications);
     }
     same((await page(far, bench.id)).publications.map(({ payload }) => payload), [
       "1",
@@ -86,9 +88,9 @@ export const HISTORY: Record<string, Test> = {
       }
       same(new Set(tagsOf(kept)).size, 4, "number of tags");
       same(appended, tagsOf(kept), "the tags of the appends");
-      for (const heard of all) {
-        await heard.until("end");
-        same(tagsOf(heard.publications), tagsOf(kept), "the tags received");
+      for (const received of all) {
+        await received.until("end");
+        same(tagsOf(received.publications), tagsOf(kept), "the tags received");
       }
       for (const { position } of kept) {
         const { anchor } = await page(near, bench.id, { after: position!.offset });
@@ -99,14 +101,14 @@ export const HISTORY: Record<string, Test> = {
   ),
 
   "keeps the order of appends that run at the same time": withHistory(async (bench, near, far) => {
-    const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
+    const received = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const payloads = Array.from({ length: MANY }, (_, i) => `${i}`);
     await Promise.all(
       payloads.map((payload) => near.append({ topic: bench.id, payload }, { bounds: BOUNDS })),
     );
-    await heard.until(payloads.at(-1)!);
-    same(heard.payloads, payloads, "the messages received");
-    checkChain(heard.publications);
+    await received.until(payloads.at(-1)!);
+    same(received.payloads, payloads, "the messages received");
+    checkChain(received.publications);
     same((await readAll(far, bench.id)).map(({ payload }) => payload), payloads, "what is read");
   }),
 
@@ -125,10 +127,10 @@ export const HISTORY: Record<string, Test> = {
       await near.append({ topic: bench.id, payload: "end" }, { bounds: BOUNDS });
       const kept = (await readAll(near, bench.id)).map(({ payload }) => payload);
       same(kept.length, 201, "number of publications");
-      for (const heard of all) {
-        await heard.until("end");
-        same(heard.payloads, kept, "the messages received");
-        checkChain(heard.publications);
+      for (const received of all) {
+        await received.until("end");
+        same(received.payloads, kept, "the messages received");
+        checkChain(received.publications);
       }
     },
   ),
@@ -257,7 +259,7 @@ export const HISTORY: Record<string, Test> = {
   }),
 
   "stores a repeated publication once": withHistory(async (bench, near, far) => {
-    const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
+    const received = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const key = (number: number) => ({ bounds: BOUNDS, key: { producer: `p${bench.id}`, number } });
     const first = await near.append({ topic: bench.id, payload: "1" }, key(1));
     if (first.position === undefined) throw new Error("Expected the first publication to be kept");
@@ -267,21 +269,21 @@ export const HISTORY: Record<string, Test> = {
       bounds: BOUNDS,
       key: { producer: `q${bench.id}`, number: 1 },
     });
-    await heard.until("other");
-    same(heard.payloads, ["1", "2", "other"], "the messages received");
+    await received.until("other");
+    same(received.payloads, ["1", "2", "other"], "the messages received");
     same((await readAll(near, bench.id)).length, 3, "what is kept");
   }),
 
   "preserves text, bytes and the excepted session": withHistory(async (bench, near, far) => {
-    const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
+    const received = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
     const text = '{"topic":"a","data":"line\\nfeed \\u0000 é € 😀 \u2028"}';
     await near.append({ topic: bench.id, payload: bytes, except: "session é 1" }, {
       bounds: BOUNDS,
     });
     await near.append({ topic: bench.id, payload: text }, { bounds: BOUNDS });
-    await heard.until(text);
-    for (const kept of [heard.publications, await readAll(far, bench.id)]) {
+    await received.until(text);
+    for (const kept of [received.publications, await readAll(far, bench.id)]) {
       const [first, second] = kept;
       if (!(first!.payload instanceof Uint8Array)) {
         throw new Error(`Bytes came as ${show(first!.payload)}`);

@@ -11,14 +11,14 @@ export interface TestKit {
   /** The broker of another node, or the same broker. */
   readonly far: Broker;
   /** Subscribes, and waits until the subscription is in force. */
-  listen(broker: Broker, topic: string, options?: BrokerSubscribeOptions): Promise<Heard>;
+  listen(broker: Broker, topic: string, options?: BrokerSubscribeOptions): Promise<Received>;
 }
 
 /** One test. */
 export type Test = (bench: TestKit) => Promise<void>;
 
 /** A subscription, and the publications received so far. */
-export class Heard {
+export class Received {
   readonly publications: Publication[] = [];
   readonly subscription: BrokerSubscription;
   readonly #topic: string;
@@ -45,10 +45,10 @@ export class Heard {
     topic: string,
     withinMs: number,
     options: BrokerSubscribeOptions = {},
-  ): Promise<Heard> {
-    const heard = new Heard(broker, topic, withinMs, options);
-    await heard.#within(heard.subscription.ready, () => "its subscription was not ready");
-    return heard;
+  ): Promise<Received> {
+    const received = new Received(broker, topic, withinMs, options);
+    await received.#within(received.subscription.ready, () => "its subscription was not ready");
+    return received;
   }
 
   /** The payloads received so far. */
@@ -125,12 +125,12 @@ export async function undisturbed(
   { id, near, far, listen }: TestKit,
   act: () => Promise<void>,
 ): Promise<void> {
-  const heard = await listen(far, id);
+  const received = await listen(far, id);
   near.publish({ topic: id, payload: "before" });
-  await heard.until("before");
+  await received.until("before");
   await act();
   near.publish({ topic: id, payload: "after" });
-  await heard.until("after");
+  await received.until("after");
   for (const broker of new Set([near, far])) {
     same(broker.status.current.name, "connected", "the status");
     same(broker.stats.interruptions, 0, "the number of outages");

@@ -453,7 +453,7 @@ export const LOGS: Record<string, Test> = {
   "announces every change to all nodes": withLogs(async (kit, near, far) => {
     const { id } = kit;
     const topic = logTopic(id);
-    const heard = await Promise.all(
+    const received = await Promise.all(
       [kit.near, kit.far].map((broker) => kit.listen(broker, topic)),
     );
     const { identity } = creation({});
@@ -474,13 +474,13 @@ export const LOGS: Record<string, Test> = {
       [() => far.delete(id)],
     ];
     for (const [change, carried] of changes) {
-      const counts = heard.map(({ publications }) => publications.length);
+      const counts = received.map(({ publications }) => publications.length);
       await change();
       await until(
-        () => heard.every(({ publications }, i) => publications.length > counts[i]!),
+        () => received.every(({ publications }, i) => publications.length > counts[i]!),
         "the announcement",
       );
-      for (const { payloads } of heard) {
+      for (const { payloads } of received) {
         // A broker need not carry records.
         const payload = payloads.at(-1)!;
         if (payload !== "") same(readCarried(payload), carried, "the carried records");

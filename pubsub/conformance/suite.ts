@@ -1,5 +1,13 @@
 /** The conformance suite of brokers, also for brokers of applications. */
-import { Heard, HUGE_NAMES, isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
+import {
+  HUGE_NAMES,
+  isTaken,
+  Received,
+  same,
+  type Test,
+  type TestKit,
+  undisturbed,
+} from "./kit.ts";
 import { BOTH, ONE_NODE, TWO_NODES } from "./fanout.ts";
 import { HISTORY } from "./history.ts";
 import { LOGS } from "./logs.ts";
@@ -266,7 +274,7 @@ export async function runTest(
       id: `skein-test-${crypto.randomUUID().slice(0, 8)}`,
       near,
       far,
-      listen: (broker, topic, how) => Heard.on(broker, topic, withinMs, how),
+      listen: (broker, topic, how) => Received.on(broker, topic, withinMs, how),
     });
   } finally {
     await near.close();

@@ -161,13 +161,13 @@ const OPTIONS: OptionKinds<MemoryBrokerOptions> = {
  * import { assertEquals } from "@std/assert";
  *
  * await using broker = new MemoryBroker();
- * const heard: unknown[] = [];
+ * const received: unknown[] = [];
  * await using subscription = broker.subscribe("news", (publication) => {
- *   heard.push(publication.payload);
+ *   received.push(publication.payload);
  * });
  * await subscription.ready;
  * broker.publish({ topic: "news", payload: '{"topic":"news"}' });
- * assertEquals(heard, ['{"topic":"news"}']);
+ * assertEquals(received, ['{"topic":"news"}']);
  * ```
  */
 export class MemoryBroker implements Broker {

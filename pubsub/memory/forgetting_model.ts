@@ -133,9 +133,9 @@ export class ForgettingModel {
     const oldest = (isFollowed: boolean) =>
       all.filter(({ topic }) => this.#followed.has(topic) === isFollowed)
         .toSorted((a, b) => a.placedAt - b.placedAt);
-    const [unheard, heard] = [oldest(false), oldest(true)];
-    if (heard.length === 0 || heard.length <= maxTopics / 2) return unheard[0]!;
-    const isQuieter = unheard.length > 0 && unheard[0]!.usedAt < heard[0]!.usedAt;
-    return isQuieter ? unheard[0]! : heard[0]!;
+    const [unsubscribed, subscribed] = [oldest(false), oldest(true)];
+    if (subscribed.length === 0 || subscribed.length <= maxTopics / 2) return unsubscribed[0]!;
+    const isQuieter = unsubscribed.length > 0 && unsubscribed[0]!.usedAt < subscribed[0]!.usedAt;
+    return isQuieter ? unsubscribed[0]! : subscribed[0]!;
   }
 }

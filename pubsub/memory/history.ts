@@ -168,8 +168,8 @@ export class MemoryHistories {
   readonly #logs = new Map<string, TopicHistory>();
   /** Each log is in one of these three lists, ordered by last publication. */
   #empty = new LinkedList<TopicHistory>();
-  #unheard = new LinkedList<TopicHistory>();
-  #heard = new LinkedList<TopicHistory>();
+  #unsubscribed = new LinkedList<TopicHistory>();
+  #subscribed = new LinkedList<TopicHistory>();
   /**
    * Maps each topic with listeners to the offset at which a new log continues; bounded by the
    * listeners.
@@ -212,14 +212,14 @@ export class MemoryHistories {
   follow(topic: string): void {
     const log = this.#logs.get(topic);
     this.#followed.set(topic, log?.head ?? this.#floor);
-    if (log?.list === this.#unheard) move(log, this.#heard);
+    if (log?.list === this.#unsubscribed) move(log, this.#subscribed);
   }
 
   /** Records that a topic's last listener has left. */
   unfollow(topic: string): void {
     const log = this.#logs.get(topic);
     this.#followed.delete(topic);
-    if (log?.list === this.#heard) move(log, this.#unheard);
+    if (log?.list === this.#subscribed) move(log, this.#unsubscribed);
   }
 
   /** Keeps a publication. Returns `undefined` for a repetition. */
@@ -287,8 +287,8 @@ export class MemoryHistories {
     this.#holders.clear();
     this.#followed.clear();
     this.#empty = new LinkedList();
-    this.#unheard = new LinkedList();
-    this.#heard = new LinkedList();
+    this.#unsubscribed = new LinkedList();
+    this.#subscribed = new LinkedList();
   }
 
   #begin(topic: string, bounds: HistoryBounds): TopicHistory {
@@ -304,13 +304,13 @@ export class MemoryHistories {
   /** Makes a log the newest in the list that it belongs to. */
   #sort(log: TopicHistory): void {
     if (log.isEmpty) move(log, this.#empty);
-    else move(log, this.#followed.has(log.topic) ? this.#heard : this.#unheard);
+    else move(log, this.#followed.has(log.topic) ? this.#subscribed : this.#unsubscribed);
   }
 
   /** Drops expired publications, including those on topics without readers and writers. */
   #tidy(now: number): void {
     this.#tidiedAt = now;
-    for (const logs of [this.#unheard, this.#heard]) {
+    for (const logs of [this.#unsubscribed, this.#subscribed]) {
       for (const log of logs.toArray().reverse()) {
         log.trim(now);
         this.#count(log);
@@ -341,10 +341,14 @@ export class MemoryHistories {
     if (empty !== undefined) return empty;
     const made = this.#publishers.first(now);
     if (made !== undefined) return this.#logs.get(made)!;
-    const [unheard, heard] = [this.#unheard.oldest, this.#heard.oldest];
+    const [unsubscribed, subscribed] = [this.#unsubscribed.oldest, this.#subscribed.oldest];
     const kept = this.#maxTopics * RETAINED_FOR_LISTENERS;
-    if (heard === undefined || unheard !== undefined && this.#heard.size <= kept) return unheard!;
-    return unheard !== undefined && unheard.usedAt < heard.usedAt ? unheard : heard;
+    if (subscribed === undefined || unsubscribed !== undefined && this.#subscribed.size <= kept) {
+      return unsubscribed!;
+    }
+    return unsubscribed !== undefined && unsubscribed.usedAt < subscribed.usedAt
+      ? unsubscribed
+      : subscribed;
   }
 }
 

@@ -9,7 +9,7 @@ export interface NodeInfo {
   /** Name of the node, for humans; empty if not set. */
   readonly name: string;
   /** Time of the last message from the node, in milliseconds since the Unix epoch. */
-  readonly lastHeardAt: number;
+  readonly lastSeenAt: number;
 }
 
 /** A change among the nodes; branch on `type`. */
@@ -34,7 +34,7 @@ export interface BeatData {
   /** Returns the data of this node; `undefined` if there is none. */
   readonly report: () => unknown;
   /** Receives another node's data; `undefined` if it has none, or once the node is gone. */
-  readonly hear: (node: string, data: unknown) => void;
+  readonly receive: (node: string, data: unknown) => void;
 }
 
 /** Options for {@linkcode Nodes}. */
@@ -157,23 +157,23 @@ export class NodeLiveness {
   }
 
   /** Records a message from a node. Returns false if that node is not known to be alive. */
-  hear(id: string): boolean {
+  see(id: string): boolean {
     const peer = this.#peers.get(id);
     if (peer === undefined) return false;
     peer.silentTicks = 0;
-    peer.info = { ...peer.info, lastHeardAt: this.#runtime.now() };
+    peer.info = { ...peer.info, lastSeenAt: this.#runtime.now() };
     return true;
   }
 
   /** Records that this node received one of its own messages. */
-  hearItself(): void {
+  seeItself(): void {
     this.#deafTicks = 0;
   }
 
   /** Adds a node. Returns `undefined` if there are too many nodes. */
   meet(id: string, name: string): NodeInfo | undefined {
     if (this.#peers.size >= MAX_NODES) return undefined;
-    const info = { id, name, lastHeardAt: this.#runtime.now() };
+    const info = { id, name, lastSeenAt: this.#runtime.now() };
     this.#peers.set(id, { info, silentTicks: 0 });
     return info;
   }

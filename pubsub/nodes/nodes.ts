@@ -430,9 +430,9 @@ export class Nodes implements AsyncDisposable {
     if (this.#ticks % 2 === 0) this.#beat(false);
   }
 
-  #hearItself(): void {
+  #seeItself(): void {
     const wasDeaf = this.#liveness.isDeaf;
-    this.#liveness.hearItself();
+    this.#liveness.seeItself();
     if (wasDeaf) this.#restore();
   }
 
@@ -451,13 +451,13 @@ export class Nodes implements AsyncDisposable {
       return;
     }
     const { node } = message;
-    if (node === this.id) return this.#hearItself();
+    if (node === this.id) return this.#seeItself();
     if (this.#liveness.hasDeparted(node)) return;
-    const isKnown = this.#liveness.hear(node);
+    const isKnown = this.#liveness.see(node);
     switch (message.type) {
       case "beat":
         if (!isKnown) this.#meet(node, message.name);
-        if (this.#liveness.has(node)) this.#carried?.hear(node, message.data);
+        if (this.#liveness.has(node)) this.#carried?.receive(node, message.data);
         if (message.isHello) this.#beat(false);
         return;
       case "bye":
@@ -486,7 +486,7 @@ export class Nodes implements AsyncDisposable {
     const node = this.#liveness.forget(id);
     if (node === undefined) return;
     this.#requests.gone(id);
-    this.#carried?.hear(id, undefined);
+    this.#carried?.receive(id, undefined);
     this.#emit({ type: "leave", node });
   }
 

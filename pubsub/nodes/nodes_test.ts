@@ -243,7 +243,7 @@ Deno.test("Nodes know at most a thousand others", async () => {
   const { nodes } = bench.join();
   await bench.pass(300);
   let heard = 0;
-  nodes.carry({ report: () => undefined, hear: () => void heard++ });
+  nodes.carry({ report: () => undefined, receive: () => void heard++ });
   for (let i = 0; i < 1_005; i++) {
     const beat = { node: `n${i}`, type: "beat", name: "", isHello: false };
     bench.store.publish({ topic: "$skein:nodes", payload: JSON.stringify(beat) });
@@ -315,7 +315,7 @@ Deno.test("Nodes take id, time and timers from the given runtime", async () => {
   await using one = new Nodes({ broker, runtime });
   await using _two = new Nodes({ broker });
   for (let i = 0; i < 20; i++) await Promise.resolve();
-  assertEquals([one.id, one.others().map(({ lastHeardAt }) => lastHeardAt)], ["one", [42]]);
+  assertEquals([one.id, one.others().map(({ lastSeenAt }) => lastSeenAt)], ["one", [42]]);
   assertEquals(timers.includes(1_000), true);
 });
 
@@ -336,9 +336,9 @@ Deno.test("Nodes.carry() sends data with each heartbeat, until the node is gone"
   let data: unknown = [1];
   a.nodes.carry({
     report: () => undefined,
-    hear: (node, data) => void heard.push([node === b.nodes.id, data]),
+    receive: (node, data) => void heard.push([node === b.nodes.id, data]),
   });
-  b.nodes.carry({ report: () => data, hear() {} });
+  b.nodes.carry({ report: () => data, receive() {} });
   await bench.pass(1_000);
   assertEquals(heard.at(-1), [true, [1]]);
   heard.length = 0;

@@ -254,8 +254,8 @@ Deno.test("PortBroker carries heartbeat data between the nodes of two workers", 
   await using a = new Nodes({ broker: one! });
   await using b = new Nodes({ broker: two! });
   const { promise, resolve } = Promise.withResolvers<unknown>();
-  a.carry({ report: () => [["maxTents", "user ann", 7]], hear() {} });
-  b.carry({ report: () => undefined, hear: (node, data) => resolve([node, data]) });
+  a.carry({ report: () => [["maxTents", "user ann", 7]], receive() {} });
+  b.carry({ report: () => undefined, receive: (node, data) => resolve([node, data]) });
   assertEquals(await promise, [a.id, [["maxTents", "user ann", 7]]]);
   await a.close();
   await b.close();

@@ -285,7 +285,7 @@ export class PresenceScopes implements Disposable {
   readonly #scopes = new Map<string, PresenceScope>();
   readonly #topicsOf = new Map<string, Set<string>>();
   /** Time of the last message from the node that is leaving now. */
-  #lastHeardAt = 0;
+  #lastSeenAt = 0;
   #isDisposed = false;
 
   constructor(
@@ -306,7 +306,7 @@ export class PresenceScopes implements Disposable {
       // This subscribes before the directory does, because the directory deletes the node's entries
       // on the same event.
       this.#watchingNodes = nodes.subscribe((event) => {
-        if (event.type === "leave") this.#lastHeardAt = event.node.lastHeardAt;
+        if (event.type === "leave") this.#lastSeenAt = event.node.lastSeenAt;
       });
       this.#directory = new Directory({ nodes, name: "presence", read: readPresenceEntry });
     }
@@ -549,7 +549,7 @@ export class PresenceScopes implements Disposable {
   #losePart(part: NodePresence, isSwept: boolean): void {
     this.#grace.delete(part);
     if (part.connections > 0) {
-      part.lastSeenAt = isSwept ? this.#lastHeardAt : this.#runtime.now();
+      part.lastSeenAt = isSwept ? this.#lastSeenAt : this.#runtime.now();
       part.presence.last = part;
     }
     part.connections = 0;

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Bench, heard } from "../rooms_fixture.ts";
+import { Bench, received } from "../rooms_fixture.ts";
 import { updateMembers } from "../../session/wire/member_list.ts";
 import type { PresenceMember, PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { Peer } from "../peers_fixture.ts";
@@ -16,27 +16,27 @@ Deno.test("Rooms gathers the changes of a large room, reduced to their net effec
   await using bench = largeRooms();
   const [a] = await bench.join("chat", "a", "b", "c", "d");
   await bench.pass(0);
-  assertEquals(heard(a!), ["members a*1", "join b", "changes +c d -"]);
+  assertEquals(received(a!), ["members a*1", "join b", "changes +c d -"]);
   const [e, f] = await bench.join("chat", "e", "f");
   bench.rooms.leave(e!.session, "chat");
   await bench.pass(999);
-  assertEquals([heard(a!), heard(f!)], [[], []]);
+  assertEquals([received(a!), received(f!)], [[], []]);
   await bench.pass(1);
-  assertEquals(heard(a!), ["changes +f -"]);
-  assertEquals(heard(f!), ["members a*1 b*1 c*1 d*1 f*1"]);
-  assertEquals(heard(e!), ["off chat"]);
+  assertEquals(received(a!), ["changes +f -"]);
+  assertEquals(received(f!), ["members a*1 b*1 c*1 d*1 f*1"]);
+  assertEquals(received(e!), ["off chat"]);
 });
 
 Deno.test("Rooms reports only the connections of a user who leaves a large room and returns before the next notice", async () => {
   await using bench = largeRooms();
   const [a, b] = await bench.join("chat", "a", "b", "c", "d");
   await bench.pass(0);
-  heard(a!);
+  received(a!);
   bench.rooms.leave(b!.session, "chat");
   bench.rooms.join(b!.session, "chat");
   await bench.pass(1_000);
-  assertEquals(heard(a!), ["changes + - b*1"]);
-  assertEquals(heard(b!).slice(-2), ["off chat", "members a*1 c*1 d*1 b*1"]);
+  assertEquals(received(a!), ["changes + - b*1"]);
+  assertEquals(received(b!).slice(-2), ["off chat", "members a*1 c*1 d*1 b*1"]);
 });
 
 Deno.test("Rooms starts and stops gathering as a room grows and shrinks, in order", async () => {
@@ -44,21 +44,21 @@ Deno.test("Rooms starts and stops gathering as a room grows and shrinks, in orde
   const [a, b, c] = await bench.join("chat", "a", "b", "c");
   await bench.pass(0);
   await bench.pass(2_000);
-  heard(a!);
+  received(a!);
   bench.rooms.leave(c!.session, "chat");
   await bench.pass(0);
-  assertEquals(heard(a!), ["leave c"]);
+  assertEquals(received(a!), ["leave c"]);
   bench.rooms.leave(b!.session, "chat");
   bench.rooms.join(c!.session, "chat");
   await bench.pass(0);
-  assertEquals(heard(a!), ["leave b", "join c"]);
+  assertEquals(received(a!), ["leave b", "join c"]);
 });
 
 Deno.test("Rooms encodes the list of a large room once for all sessions that join meanwhile", async () => {
   await using bench = largeRooms();
   const first = await bench.join("chat", "a", "b", "c");
   await bench.pass(0);
-  for (const peer of first) heard(peer);
+  for (const peer of first) received(peer);
   const { stringify } = JSON;
   let lists = 0;
   JSON.stringify = ((value: { data?: { type?: string } }) => {
@@ -68,7 +68,7 @@ Deno.test("Rooms encodes the list of a large room once for all sessions that joi
   try {
     const late = await bench.join("chat", "d", "e", "f", "g");
     await bench.pass(1_000);
-    for (const peer of late) assertEquals(heard(peer), ["members a*1 b*1 c*1 d*1 e*1 f*1 g*1"]);
+    for (const peer of late) assertEquals(received(peer), ["members a*1 b*1 c*1 d*1 e*1 f*1 g*1"]);
   } finally {
     JSON.stringify = stringify;
   }
@@ -88,7 +88,7 @@ Deno.test("Rooms sends a long list in parts, each half of the queue at most, and
   bench.rooms.join(late.session, "chat");
   for (let i = 0; i < 20; i++) await bench.pass(0);
   const frames = [...late.frames];
-  const parts = heard(late) as string[];
+  const parts = received(late) as string[];
   assert(parts.length > 3);
   for (const frame of frames) assert((frame as string).length <= 1_000);
   assertEquals(parts.map((part) => part.split(" ").slice(0, 2).join(" ")), [
@@ -99,7 +99,7 @@ Deno.test("Rooms sends a long list in parts, each half of the queue at most, and
   assertEquals(users, [...names, "late"].map((user) => `${user}*1`));
   const [next] = await bench.join("chat", "next");
   await bench.pass(1_000);
-  assertEquals(heard(late), ["changes +next -"]);
+  assertEquals(received(late), ["changes +next -"]);
   assert(!next!.session.isClosed);
 });
 
@@ -143,17 +143,17 @@ Deno.test("Rooms sends only the number of members with members: count", async ()
   await using bench = largeRooms({ members: "count", gatherMs: 500 });
   const [a, tab] = await bench.join("chat", "a", "a", "b");
   await bench.pass(0);
-  assertEquals([heard(a!), heard(tab!)], [["count 2"], ["count 2"]]);
+  assertEquals([received(a!), received(tab!)], [["count 2"], ["count 2"]]);
   const [c] = await bench.join("chat", "c");
   await bench.pass(499);
-  assertEquals(heard(a!), []);
+  assertEquals(received(a!), []);
   await bench.pass(1);
-  assertEquals([heard(a!), heard(c!)], [["count 3"], ["count 3"]]);
+  assertEquals([received(a!), received(c!)], [["count 3"], ["count 3"]]);
   bench.rooms.leave(c!.session, "chat");
   await bench.join("chat", "d");
   await bench.pass(500);
   // Another user, and an unchanged count.
-  assertEquals(heard(a!), []);
+  assertEquals(received(a!), []);
 });
 
 Deno.test("Rooms forgets a session that leaves before its list, and leaves no timer running", async () => {
@@ -161,11 +161,11 @@ Deno.test("Rooms forgets a session that leaves before its list, and leaves no ti
   const peers = await bench.join("chat", "a", "b", "c", "d");
   for (const { session } of peers) bench.rooms.leave(session, "chat");
   await bench.pass(5_000);
-  assertEquals(heard(peers[3]!), ["off chat"]);
+  assertEquals(received(peers[3]!), ["off chat"]);
   assertEquals(bench.rooms.members("chat"), []);
   const [again] = await bench.join("chat", "a");
   await bench.pass(0);
-  assertEquals(heard(again!), ["members a*1"]);
+  assertEquals(received(again!), ["members a*1"]);
 });
 
 Deno.test("Rooms() rejects invalid options", async () => {

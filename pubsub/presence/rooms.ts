@@ -130,12 +130,12 @@ const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
  *
  * rooms.join(ada, "chat");
  * rooms.publish("chat", "hello");
- * const heard: string[] = [];
+ * const received: string[] = [];
  * for await (const { topic, data } of page) {
- *   heard.push(topic);
+ *   received.push(topic);
  *   if (data === "hello") break;
  * }
- * assertEquals(heard, ["presence:chat", "chat"]);
+ * assertEquals(received, ["presence:chat", "chat"]);
  * ```
  */
 export class Rooms implements Disposable {

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
 import type { Peer } from "../peers_fixture.ts";
-import { Bench, heard } from "../rooms_fixture.ts";
+import { Bench, received } from "../rooms_fixture.ts";
 
 Deno.test("Rooms.join() sends the joiner the members, and the others the joiner", async () => {
   await using bench = new Bench();
@@ -40,7 +40,7 @@ Deno.test("Rooms.join() loses and duplicates nothing among joins and messages of
     rooms.publish("chat", `${i} is in`);
   }
   await peers.endTurn();
-  assertEquals(all.map(heard), [
+  assertEquals(all.map(received), [
     ["members a*1", "0 is in", 1, "join b", "1 is in", 2, "join c", "2 is in"],
     ["members a*1 b*1", "1 is in", 2, "join c", "2 is in"],
     ["members a*1 b*1 c*1", "2 is in"],
@@ -60,7 +60,7 @@ Deno.test("Rooms.join() sends a list that is consistent with the joiner's next m
   rooms.join(one.session, "chat");
   rooms.join(three.session, "chat");
   await peers.endTurn();
-  assertEquals(heard(late), [
+  assertEquals(received(late), [
     "members two*1 late*1",
     "leave two",
     "join one",
@@ -80,7 +80,7 @@ Deno.test("Rooms.join() sends the list before publications of presence listeners
   });
   rooms.join(ada.session, "chat");
   await peers.endTurn();
-  const [first, ...rest] = heard(ada);
+  const [first, ...rest] = received(ada);
   assertEquals(first, "members kicked*1 ada*1");
   assertEquals(rest.filter((text) => text === "leave kicked").length, 1);
   assert(rest.includes("welcome"));
@@ -92,15 +92,15 @@ Deno.test("Rooms reports no join for a second tab, and a leave only for the last
   const { rooms, peers } = bench;
   const [bob, tab1, tab2] = await bench.join("chat", "bob", "ada", "ada");
   await peers.endTurn();
-  assertEquals(heard(bob), ["members bob*1", "join ada", "connections ada*2"]);
-  assertEquals(heard(tab2), ["members bob*1 ada*2"]);
+  assertEquals(received(bob), ["members bob*1", "join ada", "connections ada*2"]);
+  assertEquals(received(tab2), ["members bob*1 ada*2"]);
   assert(rooms.leave(tab1.session, "chat"));
   await peers.endTurn();
-  assertEquals(heard(bob), ["connections ada*1"]);
+  assertEquals(received(bob), ["connections ada*1"]);
   assertEquals(rooms.members("chat").map(({ user }) => user), ["bob", "ada"]);
   rooms.leave(tab2.session, "chat");
   await peers.endTurn();
-  assertEquals(heard(bob), ["leave ada"]);
+  assertEquals(received(bob), ["leave ada"]);
 });
 
 Deno.test("Rooms reports a leave after the grace period, with the time when the user was last seen", async () => {
@@ -135,13 +135,13 @@ Deno.test("Rooms reports a leave immediately if the user's last session unsubscr
     const [ann, tab1, tab2] = await bench.connectAll("ann", "bob", "bob");
     for (const { session } of [ann, tab1, tab2]) bench.rooms.join(session, "chat");
     await bench.pass(100);
-    heard(ann);
+    received(ann);
     leave(bench, tab1);
     await bench.pass(100);
-    assertEquals(heard(ann), ["connections bob*1"], way);
+    assertEquals(received(ann), ["connections bob*1"], way);
     leave(bench, tab2);
     await bench.pass(0);
-    assertEquals(heard(ann), ["leave bob"], way);
+    assertEquals(received(ann), ["leave bob"], way);
     assertEquals(bench.presence.isOnline("bob"), true, "still online");
   }
 });
@@ -157,13 +157,13 @@ Deno.test("Rooms keeps the user of a session that moves or closes for the grace 
     const [ann, bob] = await bench.connectAll("ann", "bob");
     for (const { session } of [ann, bob]) bench.rooms.join(session, "chat");
     await bench.pass(100);
-    heard(ann);
+    received(ann);
     void leave(bench, bob);
     await bench.pass(0);
     await bench.pass(900);
-    assertEquals(heard(ann), [], way);
+    assertEquals(received(ann), [], way);
     await bench.pass(100);
-    assertEquals(heard(ann), ["leave bob"], way);
+    assertEquals(received(ann), ["leave bob"], way);
   }
 });
 
@@ -181,9 +181,9 @@ Deno.test("Rooms reports neither leave nor join when a user returns within the g
   rooms.join(after.session, "chat");
   time.tick(5_000);
   await peers.endTurn();
-  assertEquals(heard(bob), ["members bob*1", "join ada", "join carol"]);
-  assertEquals(heard(carol), ["members bob*1 ada*1 carol*1"]);
-  assertEquals(heard(after), ["members bob*1 ada*1 carol*1"]);
+  assertEquals(received(bob), ["members bob*1", "join ada", "join carol"]);
+  assertEquals(received(carol), ["members bob*1 ada*1 carol*1"]);
+  assertEquals(received(after), ["members bob*1 ada*1 carol*1"]);
 });
 
 Deno.test("Rooms.leave() stops messages and notices, and sends the leaving session none", async () => {
@@ -196,8 +196,8 @@ Deno.test("Rooms.leave() stops messages and notices, and sends the leaving sessi
   assert(!rooms.leave(ada.session, "other"));
   rooms.publish("chat", "after");
   await peers.endTurn();
-  assertEquals(heard(ada), ["members bob*1 ada*1", "before", "off chat"]);
-  assertEquals(heard(bob).slice(1), ["join ada", "before", "leave ada", "after"]);
+  assertEquals(received(ada), ["members bob*1 ada*1", "before", "off chat"]);
+  assertEquals(received(bob).slice(1), ["join ada", "before", "leave ada", "after"]);
   assertEquals([topics.topicsOf(ada.session), rooms.isMember(ada.session, "chat")], [[], false]);
 });
 
@@ -210,7 +210,7 @@ Deno.test("Rooms.join() is idempotent, and possible again after a leave", async 
   rooms.leave(ada.session, "chat");
   assert(rooms.join(ada.session, "chat"));
   await peers.endTurn();
-  assertEquals(heard(ada), ["members ada*1", "off chat", "members ada*1"]);
+  assertEquals(received(ada), ["members ada*1", "off chat", "members ada*1"]);
 });
 
 Deno.test("Rooms.publish() leaves one session out", async () => {
@@ -219,7 +219,7 @@ Deno.test("Rooms.publish() leaves one session out", async () => {
   const [ada, bob] = await bench.join("chat", "ada", "bob");
   rooms.publish("chat", "hello", { except: ada.session });
   await peers.endTurn();
-  assertEquals([heard(ada).includes("hello"), heard(bob).includes("hello")], [false, true]);
+  assertEquals([received(ada).includes("hello"), received(bob).includes("hello")], [false, true]);
 });
 
 Deno.test("Rooms keeps rooms apart, and lists them", async () => {
@@ -238,7 +238,7 @@ Deno.test("Rooms keeps rooms apart, and lists them", async () => {
   assertEquals(rooms.members("one").map(({ user }) => user), ["ada"]);
   void bob.session.close();
   await peers.endTurn();
-  assertEquals(heard(ada), ["members ada*1", "members ada*1", "join bob", "leave bob"]);
+  assertEquals(received(ada), ["members ada*1", "members ada*1", "join bob", "leave bob"]);
 });
 
 Deno.test("Rooms notifies only members when one session ends in several rooms", async () => {
@@ -284,7 +284,7 @@ Deno.test("Rooms.join() uses one topic, and leaves nothing behind if there is no
   await peers.endTurn();
   assertEquals(topics.topicsOf(ada.session), ["one"]);
   assertEquals([rooms.roomsOf(ada.session), presence.topicsOf("ada")], [["one"], ["one"]]);
-  assertEquals(heard(ada), ["members ada*1"]);
+  assertEquals(received(ada), ["members ada*1"]);
 });
 
 Deno.test("Rooms.join() of a session with a full queue has no effect", async () => {
@@ -300,7 +300,7 @@ Deno.test("Rooms.join() of a session with a full queue has no effect", async () 
   assertThrows(() => rooms.join(slow.session, "chat"), QueueFullError, "the send queue is full");
   await peers.endTurn();
   assert(slow.session.isClosed);
-  assertEquals(heard(bob), ["members bob*1"]);
+  assertEquals(received(bob), ["members bob*1"]);
   assertEquals([topics.topicsOf(slow.session), presence.online()], [[], ["bob"]]);
 });
 
@@ -335,5 +335,5 @@ Deno.test("Rooms[Symbol.dispose]() stops the notices", async () => {
   rooms[Symbol.dispose]();
   void bob.session.close();
   await peers.endTurn();
-  assertEquals(heard(ada), []);
+  assertEquals(received(ada), []);
 });

@@ -171,7 +171,7 @@ export class DurableFace {
   readonly #options: DurableStreamsOptions;
   readonly #limits: DurableStreamsLimits;
   readonly #events: EventStreams;
-  readonly #kept: ClientStreams;
+  readonly #clientStreams: ClientStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
   readonly #readers = { "long-poll": 0, sse: 0 };
   readonly #rejected = {
@@ -196,13 +196,13 @@ export class DurableFace {
     this.#parts = parts;
     const { runtime, report } = parts;
     this.#limits = checkDurableStreams(options);
-    this.#kept = new ClientStreams({
+    this.#clientStreams = new ClientStreams({
       runtime,
       streams: parts.logs,
       maxStreams: this.#limits.maxStreams,
       streamShares: streamShares(options),
     });
-    parts.quotas.add("durableStreams.maxStreams", this.#kept);
+    parts.quotas.add("durableStreams.maxStreams", this.#clientStreams);
     this.#guard = new HttpGuard({
       ...parts.origins,
       name: "durableStreams",
@@ -301,7 +301,7 @@ export class DurableFace {
     }
     const keyed = isKeyed ? tailOf(this.#options) : undefined;
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
-    const result = await this.#kept.create(
+    const result = await this.#clientStreams.create(
       { id, account: asked.publisher },
       (keys) => {
         asked.checkRevoked();
@@ -354,7 +354,7 @@ export class DurableFace {
       case "bad-offset":
         return badRequest("bad-offset", "Cannot create: a fork must start within its source");
       case "gone":
-        return gone("Cannot create: a fork must start at a kept record of its source");
+        return gone("Cannot create: a fork must start at a stored record of its source");
       case "keyed":
         return conflict(
           "keyed",
@@ -624,7 +624,7 @@ export class DurableFace {
     await authorize("delete", id);
     const result = await this.#parts.logs.delete(id);
     this.#known.delete(id);
-    this.#kept.deleted(id);
+    this.#clientStreams.deleted(id);
     if (result === "missing") throw missing();
     if (result === "deleted") throw gone("Cannot delete: the stream must not be deleted already");
     return new Response(null, { status: 204, headers: { "cache-control": "no-store" } });

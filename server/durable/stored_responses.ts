@@ -64,9 +64,9 @@ export interface StoredRequest {
 
 /** Progress of a response that a handler resumes. */
 export interface ResponseProgress {
-  /** Newest kept items, oldest first: at most 10,000 and 1 MiB. */
+  /** Newest stored items, oldest first: at most 10,000 and 1 MiB. */
   readonly written: readonly unknown[];
-  /** Number of all kept items. */
+  /** Number of all stored items. */
   readonly count: number;
   /** Aborts when the response is cancelled, and when this node loses it. */
   readonly signal: AbortSignal;

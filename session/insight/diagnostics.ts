@@ -55,10 +55,10 @@ export interface SessionDiagnostics {
   /** Close reason. */
   readonly closeReason: string | undefined;
   /**
-   * Time at which the peer was last heard, with the precision of the heartbeat; `undefined` without
+   * Time at which the peer last sent something, with the precision of the heartbeat; `undefined` without
    * a heartbeat.
    */
-  readonly lastHeardAt: number | undefined;
+  readonly lastReceivedAt: number | undefined;
   /** The last measured round trip, in milliseconds. */
   readonly roundTripMs: number | undefined;
   /** Stream bytes that this side allows the peer. */
@@ -227,7 +227,7 @@ export function diagnostics(core: Inside): SessionDiagnostics {
     closedAt: core.closedAt,
     closeCode: info?.code,
     closeReason: info && redactText(info.reason),
-    lastHeardAt: core.receiving.lastHeard === 0 ? undefined : core.receiving.lastHeard,
+    lastReceivedAt: core.receiving.lastReceivedAt === 0 ? undefined : core.receiving.lastReceivedAt,
     roundTripMs: core.sending.roundTripMs,
     localMaxData: data?.granted,
     localDataSent: counters?.streamBytesSent ?? 0,

@@ -24,7 +24,7 @@ const NAMES: Readonly<Record<keyof SessionDiagnostics, true>> = {
   closedAt: true,
   closeCode: true,
   closeReason: true,
-  lastHeardAt: true,
+  lastReceivedAt: true,
   roundTripMs: true,
   localMaxData: true,
   localDataSent: true,
@@ -121,7 +121,7 @@ Deno.test("Session.diagnostics() counts the activity of each side, without credi
   assertEquals([far.datagramsSent, far.datagramBytesSent], [1, 5]);
   assertEquals([near.datagramsReceived, near.datagramBytesReceived], [1, 5]);
   assertEquals([near.unreadStreams, far.unreadStreams], [3, 0]);
-  assert(near.lastHeardAt! > 0);
+  assert(near.lastReceivedAt! > 0);
 });
 
 Deno.test("Session.diagnostics() reads credit from the connection, if both sides count", async () => {

@@ -247,7 +247,7 @@ type Add = (
 
 function checkLife(core: Inside, add: Add): void {
   const { createdAt, drainingAt, receiving, state } = core;
-  const { heartbeat, lastHeard, runningSince } = receiving;
+  const { heartbeat, lastReceivedAt, runningSince } = receiving;
   const now = core.settings.runtime.now();
   if (state === "connecting" && now - createdAt > CONNECTING_MS) {
     add(
@@ -269,7 +269,7 @@ function checkLife(core: Inside, add: Add): void {
         "not end; call drain() with withinMs, or close()",
     );
   }
-  const silentMs = heartbeat === undefined ? 0 : now - lastHeard;
+  const silentMs = heartbeat === undefined ? 0 : now - lastReceivedAt;
   if (heartbeat !== undefined && silentMs > heartbeat.intervalMs * MISSING_BEATS) {
     add(
       "error",

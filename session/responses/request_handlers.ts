@@ -37,11 +37,11 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
     | ((
       input: Pick<M, Extract<"data" | "params" | "pattern" | "topic", keyof M>>,
       progress: {
-        /** The newest kept items, oldest first. The list has at most 10,000 items and 1 MiB. */
+        /** The newest stored items, oldest first. The list has at most 10,000 items and 1 MiB. */
         readonly written: readonly (
           Parameters<M["reply"]>[0] extends AsyncIterable<infer Item> ? Item : unknown
         )[];
-        /** Number of all kept items. */
+        /** Number of all stored items. */
         readonly count: number;
         /** Aborted when a reader cancels the response, or when this node must stop producing it. */
         readonly signal: AbortSignal;

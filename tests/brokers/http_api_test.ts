@@ -4,7 +4,7 @@ import { delay } from "@std/async/delay";
 import { dial } from "../../mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { type Answer, Backend, serveApi } from "../programs/http_backend.ts";
+import { Backend, type HttpResponse, serveApi } from "../programs/http_backend.ts";
 import { endOf } from "../sessions.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
@@ -46,18 +46,18 @@ for (const { name, ignore, start } of BROKERS) {
       const [here, there] = [new Backend(one), new Backend(two)];
 
       const path = "/topics/log%3Aa/publications";
-      const publish = async (api: Backend, data: unknown): Promise<Answer> => {
-        const answer = await api.post(path, { data }, { "idempotency-key": "k1" });
+      const publish = async (api: Backend, data: unknown): Promise<HttpResponse> => {
+        const response = await api.post(path, { data }, { "idempotency-key": "k1" });
         // Under load, a store may be too slow for the first rows; the idempotency key makes a
         // retry safe.
-        return answer.status === 503 ? await publish(api, data) : answer;
+        return response.status === 503 ? await publish(api, data) : response;
       };
-      const answers = await Promise.all(
+      const responses = await Promise.all(
         [here, there, here, there].map((api) => publish(api, "once")),
       );
-      const done = answers.filter(({ status }) => status === 200);
+      const done = responses.filter(({ status }) => status === 200);
       assert(done.length > 0);
-      for (const { status, body } of answers) {
+      for (const { status, body } of responses) {
         if (status !== 200) assertEquals([status, body.code], [409, "in-progress"], body.detail);
         else assertEquals(body, done[0]!.body);
       }

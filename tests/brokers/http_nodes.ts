@@ -8,7 +8,7 @@ import { type Client, connect, type ConnectOptions } from "../../client.ts";
 import type { Recovery } from "../../session/wire/recovery.ts";
 import { RoundRobin, type RoundRobinOptions } from "../networks/round_robin.ts";
 import { LineProcess } from "../soak/processes/processes.ts";
-import { noTimers } from "./hearing.ts";
+import { noTimers } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 

@@ -11,7 +11,7 @@ import type {
   NodeOverview,
 } from "../../operations/inspector/questions.ts";
 import { listen } from "../servers.ts";
-import { noTimers } from "./hearing.ts";
+import { noTimers } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";

@@ -16,7 +16,7 @@ import {
 } from "../../moq/mod.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { noTimers } from "./hearing.ts";
+import { noTimers } from "./receiving.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 

@@ -8,7 +8,7 @@ import type { NatsConnection } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
-import { append, BOUNDS, Hearing } from "./hearing.ts";
+import { append, BOUNDS, Hearing } from "./receiving.ts";
 import { lowPort } from "../networks/ports.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { assertProduced, produce } from "./producers.ts";

@@ -21,7 +21,7 @@ import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
 import { Random } from "../random.ts";
-import { Hearing, statusIs } from "./hearing.ts";
+import { Hearing, statusIs } from "./receiving.ts";
 import { assertProduced, produce } from "./producers.ts";
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
 import { until } from "../waiting.ts";

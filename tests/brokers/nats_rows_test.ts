@@ -21,7 +21,7 @@ import type {
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { Random } from "../random.ts";
 import { until } from "../waiting.ts";
-import { noTimers, statusIs } from "./hearing.ts";
+import { noTimers, statusIs } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 
 const PLENTY = 1_000_000_000;

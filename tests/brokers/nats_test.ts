@@ -36,7 +36,7 @@ import {
   recover,
   statusIs,
   untagged,
-} from "./hearing.ts";
+} from "./receiving.ts";
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
 import { until } from "../waiting.ts";
 

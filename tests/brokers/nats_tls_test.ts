@@ -3,7 +3,7 @@ import { assertMatch } from "@std/assert";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
-import { Hearing } from "./hearing.ts";
+import { Hearing } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { until } from "../waiting.ts";
 

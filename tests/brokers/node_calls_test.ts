@@ -8,7 +8,7 @@ import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { soon, until } from "../waiting.ts";
-import { noTimers } from "./hearing.ts";
+import { noTimers } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 

@@ -6,7 +6,7 @@ import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { noTimers } from "./hearing.ts";
+import { noTimers } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 

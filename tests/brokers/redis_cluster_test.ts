@@ -6,7 +6,7 @@ import { Cluster } from "ioredis";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { append, BOUNDS, Hearing, noTimers, statusIs } from "./hearing.ts";
+import { append, BOUNDS, Hearing, noTimers, statusIs } from "./receiving.ts";
 import { isRedisMissing, RedisCluster } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 

@@ -20,7 +20,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../brokers/redis/mod.ts";
 import { Random } from "../random.ts";
-import { Hearing, noTimers, statusIs } from "./hearing.ts";
+import { Hearing, noTimers, statusIs } from "./receiving.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 

@@ -16,7 +16,7 @@ import type {
   ReadLogOptions,
 } from "../../pubsub/logs/log.ts";
 import { until } from "../waiting.ts";
-import { noTimers } from "./hearing.ts";
+import { noTimers } from "./receiving.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
 
 const ignore = isRedisMissing;

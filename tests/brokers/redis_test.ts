@@ -18,7 +18,7 @@ import {
   recover,
   statusIs,
   untagged,
-} from "./hearing.ts";
+} from "./receiving.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 

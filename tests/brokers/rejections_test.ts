@@ -10,7 +10,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { append, Hearing, noTimers } from "./hearing.ts";
+import { append, Hearing, noTimers } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisCluster, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";

@@ -7,7 +7,7 @@ import { Client } from "../../pubsub/clients_fixture.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Topics } from "../../pubsub/topics.ts";
-import { BOUNDS } from "./hearing.ts";
+import { BOUNDS } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";

@@ -5,7 +5,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
-import { noTimers } from "../brokers/hearing.ts";
+import { noTimers } from "../brokers/receiving.ts";
 import { isNatsMissing, NatsServer } from "../brokers/nats_server.ts";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { listen } from "../servers.ts";

@@ -87,7 +87,7 @@ export class RoundRobin implements AsyncDisposable {
   readonly #agent = new Agent({ keepAlive: true });
   readonly #server: Server;
   readonly #running = new Set<Promise<void>>();
-  readonly #answers = new Set<ServerResponse>();
+  readonly #responses = new Set<ServerResponse>();
   /** The next node for each method, so that the requests of each method reach all nodes. */
   readonly #turns = new Map<string, number>();
 
@@ -98,13 +98,15 @@ export class RoundRobin implements AsyncDisposable {
     this.#holds = holds;
     this.#idleMs = idleMs;
     this.#server = server;
-    server.on("request", (request: IncomingMessage, answer: ServerResponse) => {
-      const passing = this.#pass(request, answer).catch(() => void answer.destroy()).finally(() => {
-        this.#running.delete(passing);
-        this.#answers.delete(answer);
-      });
+    server.on("request", (request: IncomingMessage, response: ServerResponse) => {
+      const passing = this.#pass(request, response).catch(() => void response.destroy()).finally(
+        () => {
+          this.#running.delete(passing);
+          this.#responses.delete(response);
+        },
+      );
       this.#running.add(passing);
-      this.#answers.add(answer);
+      this.#responses.add(response);
     });
   }
 
@@ -146,7 +148,7 @@ export class RoundRobin implements AsyncDisposable {
 
   /** Cuts off all responses in progress. */
   cut(): void {
-    for (const answer of this.#answers) answer.destroy();
+    for (const response of this.#responses) response.destroy();
   }
 
   /** Cuts off all requests, and stops listening. */
@@ -159,23 +161,23 @@ export class RoundRobin implements AsyncDisposable {
     this.#agent.destroy();
   }
 
-  async #pass(request: IncomingMessage, answer: ServerResponse): Promise<void> {
+  async #pass(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const pieces: Uint8Array[] = [];
     for await (const piece of request) pieces.push(piece);
     const body = concat(pieces);
     for (let i = 0; i < this.#ports.length; i++) {
       const passed = this.#note(request);
       const status = this.onRequest(passed);
-      if (status !== undefined) return void answer.writeHead(status).end();
+      if (status !== undefined) return void response.writeHead(status).end();
       try {
-        return await this.#carry(passed, body, answer);
+        return await this.#carry(passed, body, response);
       } catch (error) {
-        if (answer.headersSent || answer.destroyed) throw error;
+        if (response.headersSent || response.destroyed) throw error;
         // The request was not sent, so the next node may receive it.
         if ((error as { code?: string }).code !== "ECONNREFUSED") break;
       }
     }
-    answer.writeHead(502).end();
+    response.writeHead(502).end();
   }
 
   #note(request: IncomingMessage): Passed {
@@ -194,11 +196,11 @@ export class RoundRobin implements AsyncDisposable {
   }
 
   /** Sends a request to a node, and sends the response to the client. */
-  async #carry(passed: Passed, body: Uint8Array, answer: ServerResponse): Promise<void> {
+  async #carry(passed: Passed, body: Uint8Array, response: ServerResponse): Promise<void> {
     const asking = this.#ask(passed, body);
     using idle = new Idle(this.#idleMs, () => asking.destroy());
     const end = () => asking.destroy();
-    answer.once("close", end);
+    response.once("close", end);
     const got = await new Promise<IncomingMessage>((resolve, reject) => {
       asking.once("response", resolve).once("error", reject).once("close", reject);
     });
@@ -206,18 +208,18 @@ export class RoundRobin implements AsyncDisposable {
     passed.status = got.statusCode!;
     if (this.losesResponse(passed)) {
       asking.destroy();
-      return void answer.destroy();
+      return void response.destroy();
     }
     const { headers } = got;
     for (const name of HOP_BY_HOP) delete headers[name];
     const isStream = /^text\/event-stream/.test(headers["content-type"] ?? "");
     const held = new HeldBytes(this.#heldBytes(isStream), this.#holds === "blocks");
     const begin = () => {
-      if (!answer.headersSent) answer.writeHead(passed.status, headers).flushHeaders();
+      if (!response.headersSent) response.writeHead(passed.status, headers).flushHeaders();
     };
     const write = (pieces: readonly Uint8Array[]) => {
       if (pieces.length > 0) begin();
-      for (const piece of pieces) answer.write(piece);
+      for (const piece of pieces) response.write(piece);
     };
     if (held.limit === 0) begin();
     for await (const piece of got) {
@@ -226,10 +228,10 @@ export class RoundRobin implements AsyncDisposable {
     }
     // The node died in the middle of its response.
     if (!got.complete) throw new Error("The response was cut off");
-    answer.off("close", end);
+    response.off("close", end);
     begin();
     write(held.end());
-    answer.end();
+    response.end();
   }
 
   #ask({ method, path, headers, node }: Passed, body: Uint8Array): ClientRequest {

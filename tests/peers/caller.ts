@@ -4,7 +4,7 @@
  * @module
  */
 import type { Server } from "../../server/server.ts";
-import { type Answer, Page } from "./page.ts";
+import { Page, type Reply } from "./page.ts";
 import { portOf } from "../servers.ts";
 import { until } from "../waiting.ts";
 
@@ -56,7 +56,7 @@ export class Caller extends Page {
    * @param topic The topic of the request.
    * @returns The reply, with the id of the stream.
    */
-  answer(name: string, topic: string = "chat"): Promise<Answer> {
+  response(name: string, topic: string = "chat"): Promise<Reply> {
     return this.ask({ topic, data: 1, stream: name.padStart(20, "0") });
   }
 }

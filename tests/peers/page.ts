@@ -10,7 +10,7 @@ import { soon, until } from "../waiting.ts";
 export type Envelope = Record<string, unknown>;
 
 /** The reply to an envelope with an id. */
-export interface Answer {
+export interface Reply {
   /** The data of the reply. */
   readonly data?: Record<string, unknown>;
   /** The reason of a rejection. */
@@ -18,7 +18,7 @@ export interface Answer {
 }
 
 /**
- * A WebSocket that implements only the part of the protocol that every client needs: it answers
+ * A WebSocket that implements only the part of the protocol that every client needs: it replies
  * pings.
  */
 export class Page implements AsyncDisposable, Disposable {
@@ -31,7 +31,7 @@ export class Page implements AsyncDisposable, Disposable {
   hello: Envelope | undefined;
   readonly #opened = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<CloseEvent>();
-  readonly #asked = new Map<number, (answer: Answer) => void>();
+  readonly #asked = new Map<number, (reply: Reply) => void>();
   #last = 0;
 
   /**
@@ -51,7 +51,7 @@ export class Page implements AsyncDisposable, Disposable {
       this.#closed.resolve(event);
       this.#opened.reject(new Error("The upgrade was rejected"));
       const error = { code: "closed", message: event.reason };
-      for (const answer of this.#asked.values()) answer({ error });
+      for (const reply of this.#asked.values()) reply({ error });
     };
     this.#opened.promise.catch(() => {});
   }
@@ -98,9 +98,9 @@ export class Page implements AsyncDisposable, Disposable {
    * Sends an envelope with an id, and waits for the reply. The reply is `closed` if the session
    * ends first.
    */
-  ask(envelope: object): Promise<Answer> {
+  ask(envelope: object): Promise<Reply> {
     const id = ++this.#last;
-    const { promise, resolve } = Promise.withResolvers<Answer>();
+    const { promise, resolve } = Promise.withResolvers<Reply>();
     this.#asked.set(id, resolve);
     this.say({ ...envelope, id });
     return soon(promise);
@@ -138,13 +138,13 @@ export class Page implements AsyncDisposable, Disposable {
 
   #receive(text: string): void {
     const envelope: Envelope = JSON.parse(text);
-    const answer = this.#asked.get(envelope["reply"] as number);
+    const reply = this.#asked.get(envelope["reply"] as number);
     if (envelope["hello"] !== undefined) this.hello = envelope["hello"] as Envelope;
     else if (envelope["ping"] !== undefined) this.say({ pong: envelope["ping"] });
-    else if (answer === undefined) this.texts.push(text);
+    else if (reply === undefined) this.texts.push(text);
     else {
       this.#asked.delete(envelope["reply"] as number);
-      answer(envelope);
+      reply(envelope);
     }
   }
 }

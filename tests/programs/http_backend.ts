@@ -27,7 +27,7 @@ interface DocumentedResponse {
   readonly content: Readonly<Record<string, { readonly schema: unknown }>>;
 }
 
-export interface Answer {
+export interface HttpResponse {
   readonly status: number;
   readonly headers: Headers;
   // deno-lint-ignore no-explicit-any -- the document checks the shape
@@ -45,11 +45,11 @@ export class Backend {
     this.#url = `http://127.0.0.1:${portOf(server as never)}${path}`;
   }
 
-  get(path: string, headers: Record<string, string> = {}): Promise<Answer> {
+  get(path: string, headers: Record<string, string> = {}): Promise<HttpResponse> {
     return this.ask(path, { headers });
   }
 
-  post(path: string, body: unknown, headers: Record<string, string> = {}): Promise<Answer> {
+  post(path: string, body: unknown, headers: Record<string, string> = {}): Promise<HttpResponse> {
     return this.ask(path, {
       method: "POST",
       headers: { "content-type": "application/json", ...headers },
@@ -58,21 +58,21 @@ export class Backend {
   }
 
   /** Sends a request, and checks the response against the document. */
-  async ask(path: string, init: RequestInit = {}): Promise<Answer> {
+  async ask(path: string, init: RequestInit = {}): Promise<HttpResponse> {
     const response = await soon(fetch(this.#url + path, init));
     const text = await response.text();
     const { status, headers } = response;
     assertEquals(headers.get("x-content-type-options"), "nosniff");
     assertEquals(headers.get("content-security-policy"), "sandbox");
-    const body: Answer["body"] = text === "" ? undefined : JSON.parse(text);
+    const body: HttpResponse["body"] = text === "" ? undefined : JSON.parse(text);
     if (init.method !== "OPTIONS" && init.method !== "HEAD") {
       await this.#check(init.method ?? "GET", path, { status, headers, body });
     }
     return { status, headers, body };
   }
 
-  async #check(method: string, path: string, answer: Answer): Promise<void> {
-    const { status, headers, body } = answer;
+  async #check(method: string, path: string, received: HttpResponse): Promise<void> {
+    const { status, headers, body } = received;
     this.#document ??= documentOf();
     const { document, ajv } = await this.#document;
     const asked = path.split("?")[0]!.split("/");
@@ -95,7 +95,7 @@ export class Backend {
     const schema = response.content[type]?.schema;
     assert(schema !== undefined, `${name} does not declare ${type} for ${status}`);
     const validate = ajv.compile({ ...schema as object, components: document.components });
-    assert(validate(answer.body), `${name} ${status}: ${JSON.stringify(validate.errors)}`);
+    assert(validate(received.body), `${name} ${status}: ${JSON.stringify(validate.errors)}`);
     if (status >= 400 && type !== "application/json") {
       assertEquals(body.status, status);
       assertEquals(body.type, `urn:skein:problem:${body.code}`);

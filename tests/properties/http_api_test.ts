@@ -238,8 +238,8 @@ class Api {
     const history = this.#history;
     const oldest = Math.max(this.#expired, history.length - SIZE);
     if (step.after === undefined) {
-      const answer = await this.#read(node, `limit=${limit}`);
-      return this.#checkPage(answer, history.slice(oldest).slice(-limit));
+      const response = await this.#read(node, `limit=${limit}`);
+      return this.#checkPage(response, history.slice(oldest).slice(-limit));
     }
     const count = Math.min(step.after, history.length + 1);
     const isBeyond = count > history.length;
@@ -252,15 +252,15 @@ class Api {
       epoch: isOther ? "another" : this.#epoch,
       ...(own !== undefined && { tag: own }),
     });
-    const answer = await this.#read(node, `${query}`);
-    if (isOther) return assertEquals(answer.outcome, "410 new-epoch");
-    if (isBeyond) return assertEquals(answer.outcome, "410 beyond-head");
+    const response = await this.#read(node, `${query}`);
+    if (isOther) return assertEquals(response.outcome, "410 new-epoch");
+    if (isBeyond) return assertEquals(response.outcome, "410 beyond-head");
     // The tag of a publication that is not kept is not checked.
     const isKept = count > oldest;
-    if (tag === "another" && isKept) return assertEquals(answer.outcome, "410 new-epoch");
+    if (tag === "another" && isKept) return assertEquals(response.outcome, "410 new-epoch");
     if (tag === "another") return;
-    if (count < oldest) return assertEquals(answer.outcome, "410 too-old");
-    this.#checkPage(answer, history.slice(count, count + limit));
+    if (count < oldest) return assertEquals(response.outcome, "410 too-old");
+    this.#checkPage(response, history.slice(count, count + limit));
   }
 
   /** Returns the tag of a publication that is kept. */

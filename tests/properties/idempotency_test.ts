@@ -116,10 +116,10 @@ property("a request with an idempotency key is executed once, on any server", {
       const key = `key-${i}`;
       const { topics, ...request }: Request = REQUESTS[kind](key);
       const startMs = world.nowMs;
-      const answers: Reply[] = [];
+      const responses: Reply[] = [];
       const sendAgain = (node: number) => {
         if (!nodes[node]!.host.isAlive) return;
-        void send(node, key, request).then((answer) => answers.push(answer));
+        void send(node, key, request).then((response) => responses.push(response));
       };
       sendAgain(0);
       let hasEnded = false;
@@ -145,12 +145,12 @@ property("a request with an idempotency key is executed once, on any server", {
 
       // The request is executed once. Other responses repeat the first response or report that the
       // request is in progress.
-      answers.push(last);
-      const good = answers.filter(({ status }) => status === 200);
-      const done = good.filter((answer) => !isReplayed(answer)).length;
+      responses.push(last);
+      const good = responses.filter(({ status }) => status === 200);
+      const done = good.filter((response) => !isReplayed(response)).length;
       assert(done === 1 || hasEnded && done === 0, `${done} responses are no repetition`);
       assertEquals(new Set(good.map(({ body }) => JSON.stringify(body))).size, 1, "one response");
-      const rest = answers.filter(({ status }) => status !== 200).map(({ outcome }) => outcome);
+      const rest = responses.filter(({ status }) => status !== 200).map(({ outcome }) => outcome);
       assertEquals(rest, rest.map(() => "409 in-progress"));
 
       // Each message arrives once. If the server died while it handled the request, a topic without

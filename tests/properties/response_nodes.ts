@@ -1,4 +1,4 @@
-/** Servers that generate answers, and users that request these answers. */
+/** Servers that generate responses, and users that request these responses. */
 import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
 import { RequestError } from "../../errors.ts";
@@ -10,13 +10,13 @@ import { faultyBroker, reach } from "./stores.ts";
 import { collect } from "./outcomes.ts";
 import { byToken, type World } from "./world.ts";
 
-/** The topic of the answers. */
+/** The topic of the responses. */
 export const TOPIC = "count";
 
 /** Time between two items, in milliseconds. */
 export const ITEM_MS = 120;
 
-/** Time until a store stores answers after its servers have elected a leader, in milliseconds. */
+/** Time until a store stores responses after its servers have elected a leader, in milliseconds. */
 const FIRST_MS = 30_000;
 
 /** Behavior of a generator. */
@@ -37,7 +37,7 @@ interface Input {
   readonly kind: GeneratorKind;
 }
 
-/** A node that generates answers. */
+/** A node that generates responses. */
 export class ResponseNode {
   readonly host: Host;
   /** Generators that run on this node, by key. */
@@ -86,7 +86,7 @@ export class ResponseNode {
 
   #make(input: Input, from: number): AsyncGenerator<number> | Promise<AsyncGenerator<number>> {
     const { kind } = input;
-    if (kind === "throws") throw new Error("No answer");
+    if (kind === "throws") throw new Error("No response");
     if (kind === "rejects") return Promise.reject(new RequestError("tired", "Enough"));
     return this.#count(input, from);
   }
@@ -108,7 +108,7 @@ export class ResponseNode {
   }
 }
 
-/** An answer that a user requested. */
+/** A response that a user requested. */
 export interface Asked {
   readonly items: number[];
   outcome?: string;
@@ -123,30 +123,30 @@ export class Asker {
     this.client = world.connect(machine, host, { token: () => user, onError() {} });
   }
 
-  /** Requests an answer and reads it to its end. */
+  /** Requests a response and reads it to its end. */
   ask(key: string, kind: GeneratorKind, { name = nameOf(key), input = { key, kind } }: {
     readonly name?: string;
     readonly input?: unknown;
   } = {}): Asked {
-    const answer = this.client.requestStream(TOPIC, input, {
+    const response = this.client.requestStream(TOPIC, input, {
       id: name,
       itemTimeoutMs: 600_000,
     });
     const items: number[] = [];
-    const asked: Asked = { items, cancel: () => answer.cancel("enough") };
+    const asked: Asked = { items, cancel: () => response.cancel("enough") };
     const take = (item: unknown) => items.push(item as number);
-    void collect(answer, take).then((outcome) => asked.outcome = outcome);
+    void collect(response, take).then((outcome) => asked.outcome = outcome);
     return asked;
   }
 }
 
 /**
- * Starts endless answers for a user on one node, and reads them on another.
+ * Starts endless responses for a user on one node, and reads them on another.
  *
  * @param world The world.
  * @param nodes The node that runs the generators and the node that serves the reader.
- * @param keys The keys of the answers.
- * @returns The answers as the reader receives them.
+ * @param keys The keys of the responses.
+ * @returns The responses as the reader receives them.
  */
 export async function readAtAnotherNode(
   world: World,
@@ -172,7 +172,7 @@ export async function untilIdle(world: World, node: ResponseNode): Promise<void>
   await world.until(`no slot of ${node.host.name} in use`, isIdle);
 }
 
-/** Returns the name that a user gives to an answer. */
+/** Returns the name that a user gives to a response. */
 export function nameOf(key: string): string {
   return key.padEnd(22, "_");
 }

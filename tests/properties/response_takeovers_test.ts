@@ -1,5 +1,5 @@
 /**
- * Other nodes take over the answers of a lost node while store calls fail, wait or lose their
+ * Other nodes take over the responses of a lost node while store calls fail, wait or lose their
  * replies.
  */
 import { assertEquals } from "@std/assert";
@@ -34,7 +34,7 @@ const FATES: Readonly<Record<string, (healed: Promise<void>) => Fate>> = {
   "are answered late": replyAfter,
 };
 
-property("an answer of a lost node continues on exactly one node, even if broker calls fail", {
+property("a response of a lost node continues on exactly one node, even if broker calls fail", {
   cases: fc.record({
     store: fc.constantFrom("memory", "redis", "nats", "sqlite"),
     end: fc.constantFrom("kill", "close", "freeze", "calls that fail"),
@@ -59,7 +59,7 @@ property("an answer of a lost node continues on exactly one node, even if broker
     ),
   }),
   regressions: {
-    "one call that fails after a takeover ends the answer as failed": {
+    "one call that fails after a takeover ends the response as failed": {
       store: "memory",
       end: "kill",
       others: 1,

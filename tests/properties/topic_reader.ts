@@ -65,7 +65,7 @@ interface Envelope extends Partial<HistoryPosition> {
 }
 
 /** The data of a reply. */
-interface Answer extends Envelope {
+interface Reply extends Envelope {
   readonly recovered?: boolean;
 }
 
@@ -263,18 +263,18 @@ export class TopicReader {
       following.recovered = undefined;
       following.isInForce = !question.isLeave;
       if (!question.isLeave && this.#options.hasHistory(topic)) {
-        this.#begin(topic, question, data as Answer);
+        this.#begin(topic, question, data as Reply);
       }
     }
   }
 
   /** Adopts the position of a reply after checking its parts (10.7, 10.14). */
-  #begin(topic: string, question: Question, answer: Answer): void {
+  #begin(topic: string, question: Question, reply: Reply): void {
     const { truth } = this.#options;
     const following = this.of(topic);
     const { since, last } = question;
-    const { epoch, offset = 0, tag, recovered, reason } = answer;
-    const about = `the answer ${JSON.stringify(answer)} to ${JSON.stringify({ since, last })}`;
+    const { epoch, offset = 0, tag, recovered, reason } = reply;
+    const about = `the reply ${JSON.stringify(reply)} to ${JSON.stringify({ since, last })}`;
     following.place = epoch === undefined ? undefined : { epoch, offset, ...(tag && { tag }) };
     following.isUnsure = reason === "unavailable";
     following.recovered = recovered ? question : undefined;
@@ -328,7 +328,7 @@ export class TopicReader {
     }
     // A node that has missed nothing knows what is gone before it promises the rest.
     if (recovered?.losses === truth.losses && truth.failures === 0 && !truth.missed.has(topic)) {
-      assert(place!.offset >= recovered.forgotten, `gone before the answer: ${about}`);
+      assert(place!.offset >= recovered.forgotten, `gone before the reply: ${about}`);
     }
     if (place !== undefined && !isOther) {
       assertEquals(offset < place.offset, reason === "beyond-head", `direction: ${about}`);

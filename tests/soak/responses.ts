@@ -33,10 +33,10 @@ const FIRST_MS = 1_000;
 /**
  * Longest time that a response may take, in milliseconds. It is long enough for several takeovers.
  */
-const ANSWER_MS = 120_000;
+const RESPONSE_MS = 120_000;
 
 interface Size {
-  readonly answers: number;
+  readonly responses: number;
   /** Number of concurrent responses. */
   readonly lanes: number;
   /** Time between two kills of nodes, in milliseconds. */
@@ -45,12 +45,12 @@ interface Size {
 
 const BROKERS: Readonly<Record<string, { readonly short: Size; readonly full: Size }>> = {
   redis: {
-    short: { answers: 150, lanes: 50, betweenNodesMs: 8_000 },
-    full: { answers: 10_000, lanes: 150, betweenNodesMs: 8_000 },
+    short: { responses: 150, lanes: 50, betweenNodesMs: 8_000 },
+    full: { responses: 10_000, lanes: 150, betweenNodesMs: 8_000 },
   },
   nats: {
-    short: { answers: 50, lanes: 20, betweenNodesMs: 8_000 },
-    full: { answers: 1_000, lanes: 50, betweenNodesMs: 8_000 },
+    short: { responses: 50, lanes: 20, betweenNodesMs: 8_000 },
+    full: { responses: 1_000, lanes: 50, betweenNodesMs: 8_000 },
   },
 };
 
@@ -62,7 +62,7 @@ export async function soakResponses(check: Check, isShort: boolean): Promise<voi
       ? await RedisServer.start({ append: "always" })
       : await NatsServer.start();
     const url = broker instanceof RedisServer ? broker.url : `${broker.servers}#kept`;
-    await run(`answers on ${name}`, check, { url, size });
+    await run(`responses on ${name}`, check, { url, size });
   }
 }
 
@@ -80,7 +80,7 @@ async function run(
     const striking = strikeNodes(nodes, { ports, url, size, signal: over.signal });
     let next = 0;
     const lane = async () => {
-      for (let number = next++; number < size.answers; number = next++) {
+      for (let number = next++; number < size.responses; number = next++) {
         await ask(number, ports, result);
       }
     };
@@ -92,7 +92,7 @@ async function run(
       `${title}: each item is read once, in order, and each end is seen`,
       result.faults.length === 0 && kills > 0,
       result.faults.slice(0, 5).join("; ") ||
-        `${result.answers} answers, ${result.items} items, ${result.refreshes} refreshes, ` +
+        `${result.responses} responses, ${result.items} items, ${result.refreshes} refreshes, ` +
           `${result.stopped} stopped, ${result.shared} on a second device, ${kills} nodes killed, ` +
           `${seconds} s`,
     );
@@ -104,7 +104,7 @@ async function run(
 
 /** The counters of a run, and the faults that it found. */
 class Result {
-  answers = 0;
+  responses = 0;
   items = 0;
   refreshes = 0;
   stopped = 0;
@@ -167,9 +167,9 @@ async function strikeNodes(
 
 /** Reads one response, and reloads the page after a random item. */
 async function ask(number: number, ports: readonly number[], result: Result): Promise<void> {
-  const what = `answer ${number}`;
+  const what = `response ${number}`;
   const input = { count: ITEMS, betweenMs: BETWEEN_MS };
-  const late = AbortSignal.timeout(ANSWER_MS);
+  const late = AbortSignal.timeout(RESPONSE_MS);
   const numbers: number[] = [];
   // The page can be reloaded after any item. 0 means before the first item.
   const refreshAt = Math.floor(Math.random() * ITEMS);
@@ -177,21 +177,21 @@ async function ask(number: number, ports: readonly number[], result: Result): Pr
     let known: { readonly id: string; readonly after: string | undefined };
     {
       await using page = openPage(number, { ports, first: number });
-      const answer = page.requestStream("numbers", input, { signal: late });
+      const response = page.requestStream("numbers", input, { signal: late });
       if (refreshAt > 0) {
-        for await (const item of answer) if (numbers.push(item) === refreshAt) break;
+        for await (const item of response) if (numbers.push(item) === refreshAt) break;
       }
-      known = { id: answer.id, after: answer.offset };
+      known = { id: response.id, after: response.offset };
     }
     result.refreshes++;
     const isShared = number % SHARED === 0;
     const other = isShared ? readAll(number, { ports, id: known.id, signal: late }) : undefined;
     await using page = openPage(number, { ports, first: number + 1 });
-    const answer = page.requestStream("numbers", input, { ...known, signal: late });
+    const response = page.requestStream("numbers", input, { ...known, signal: late });
     if (number % STOPPED === 1) {
-      await answer.cancel("stopped");
+      await response.cancel("stopped");
       try {
-        for await (const item of answer) numbers.push(item);
+        for await (const item of response) numbers.push(item);
       } catch (error) {
         // A stopped response ends here, unless the whole response had already arrived.
         const isStop = error instanceof RequestError && error.failure.code === "cancelled";
@@ -200,14 +200,14 @@ async function ask(number: number, ports: readonly number[], result: Result): Pr
       result.stopped++;
       result.note(what, numbers, numbers.length);
     } else {
-      for await (const item of answer) numbers.push(item);
+      for await (const item of response) numbers.push(item);
       result.note(what, numbers, ITEMS);
     }
     if (other) {
       result.shared++;
       result.note(`second device of ${what}`, await other, ITEMS);
     }
-    result.answers++;
+    result.responses++;
   } catch (error) {
     const code = error instanceof RequestError ? error.failure.code : "";
     result.faults.push(`${what} after ${numbers.length} items: ${code} ${error}`);

@@ -4,7 +4,7 @@
  * - **Killed:** The server receives SIGKILL, and another process starts on the same port 0.2 s
  *   later. The test measures how long messages that clients send right after the kill take to
  *   succeed or fail.
- * - **Answers:** On each broker, the node that produces a retained response receives SIGKILL. The test
+ * - **Responses:** On each broker, the node that produces a retained response receives SIGKILL. The test
  *   measures when readers receive the next item.
  * - **Frozen:** A server with thousands of clients receives SIGSTOP and continues 5 s later. No
  *   session may close, only a few clients may open another connection, and the server must not

@@ -253,12 +253,12 @@ export class WebTransport implements AsyncDisposable {
     this.#ready.promise.catch(() => {}); // An unobserved rejection is not an error.
     this.#closed.promise.catch(() => {});
     this.#bidirectional = new IncomingStreams(
-      async () => (await this.#live("receive streams")).incomingBidirectionalStreams,
+      async () => (await this.#openSession("receive streams")).incomingBidirectionalStreams,
       (stream) =>
         new WebTransportBidirectionalStream(new BidirectionalSource(this.#streams!, stream)),
     );
     this.#unidirectional = new IncomingStreams(
-      async () => (await this.#live("receive streams")).incomingUnidirectionalStreams,
+      async () => (await this.#openSession("receive streams")).incomingUnidirectionalStreams,
       (stream) =>
         new WebTransportReceiveStream(new ReceiveSource(this.#streams!, directStream(stream))),
     );
@@ -591,7 +591,7 @@ export class WebTransport implements AsyncDisposable {
     return pool;
   }
 
-  async #live(what: string): Promise<Http3Session> {
+  async #openSession(what: string): Promise<Http3Session> {
     if (this.#state === "connecting") await this.#ready.promise.catch(() => {});
     if (this.#isOver) throw invalidState(what);
     return this.#session!;
@@ -605,7 +605,7 @@ export class WebTransport implements AsyncDisposable {
     ) => Promise<T>,
   ): Promise<T> {
     this.#groupOf(sendGroup, "TypeError");
-    const session = await this.#live("open stream");
+    const session = await this.#openSession("open stream");
     const order = wireOrder(sendOrder);
     try {
       // Order 0 is the runtime's default. It is omitted, because setting an order is slow.

@@ -16,7 +16,7 @@ export function sessionGroups({ row, state, topics = [], rooms = [] }) {
     group("Life", [
       ["State", badge(d.state)],
       ["Established", `${time(d.readyAt)}, ${duration(row.uptimeMs)} ago`],
-      ["Last received", time(d.lastHeardAt)],
+      ["Last received", time(d.lastReceivedAt)],
       ["Round trip", milliseconds(d.roundTripMs)],
       ["Heartbeat", limits.heartbeatIntervalMs && `every ${duration(limits.heartbeatIntervalMs)}`],
     ]),

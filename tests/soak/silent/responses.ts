@@ -1,5 +1,5 @@
 /**
- * A node that produces streaming responses for the soak test of silent servers. Usage: `answers.ts
+ * A node that produces streaming responses for the soak test of silent servers. Usage: `responses.ts
  * <port> <broker>`. It prints `{}` when it is listening. Each item includes its number, starting at
  * 0, and the process that produced it.
  *

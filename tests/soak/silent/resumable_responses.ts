@@ -103,26 +103,29 @@ class Reader {
   /** Resolves with the time at which the first item from another process arrives. */
   readonly goesOn: Promise<number>;
   readonly #client;
-  readonly #answer;
+  readonly #response;
 
   constructor(urls: readonly string[], transport: TransportName) {
     const first = Promise.withResolvers<void>();
     this.#client = connect(urls, { transports: [transport], onError() {} });
     const id = crypto.randomUUID();
-    this.#answer = this.#client.requestStream("numbers", null, { id, itemTimeoutMs: PATIENCE_MS });
+    this.#response = this.#client.requestStream("numbers", null, {
+      id,
+      itemTimeoutMs: PATIENCE_MS,
+    });
     this.isReading = first.promise;
     this.goesOn = this.#read(() => first.resolve());
     this.goesOn.catch(first.reject);
   }
 
   async close(): Promise<void> {
-    await this.#answer.cancel();
+    await this.#response.cancel();
     await this.#client.close();
   }
 
   async #read(onReading: () => void): Promise<number> {
     let [count, first] = [0, 0];
-    for await (const item of this.#answer) {
+    for await (const item of this.#response) {
       const { number, pid } = item as NumberedItem;
       if (number !== count) throw new Error(`Expected item ${count}, received ${number}`);
       if (++count === 1) first = pid;
