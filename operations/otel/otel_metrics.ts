@@ -181,10 +181,7 @@ export class OtelMetrics implements Disposable {
       advice: { explicitBucketBoundaries: SESSION_S },
     });
     this.#stop = () => {};
-    this.#add([
-      ...sessionMeasures(new SessionCensus(runtime).read()),
-      ,
-    ]);
+    this.#add(sessionMeasures(new SessionCensus(runtime).read()));
   }
 
   /** Counts an established session. */
