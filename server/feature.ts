@@ -75,7 +75,7 @@ export interface Feature {
 }
 
 /**
- * What a feature adds to a server. Every member is optional.
+ * The additions of a feature to a server. Every member is optional.
  *
  * The server reports an error that a member throws, and continues: no feature ends the process, a
  * session, or another feature.
@@ -324,7 +324,7 @@ export interface FeatureUser {
  * The server of a feature that is also used from outside, such as `durableStreams()`. Such a feature
  * belongs to one server.
  *
- * @typeParam T What the feature keeps of the server.
+ * @typeParam T Type of the value that the feature keeps of the server.
  *
  * @example A feature with a method
  * ```ts
@@ -367,7 +367,7 @@ export class Mount<T> {
   }
 
   /**
-   * Sets what the feature keeps of its server.
+   * Sets the value that the feature keeps of its server.
    *
    * @param value The value.
    * @throws {TypeError} If the feature already has a server.
@@ -387,7 +387,7 @@ export class Mount<T> {
   }
 
   /**
-   * What the feature keeps of its server.
+   * The value that the feature keeps of its server.
    *
    * @throws {TypeError} If the feature has no server yet.
    */
