@@ -131,7 +131,7 @@ export type {
   Authenticate,
   AuthenticationContext,
   SessionRejection,
-} from "./server/admission_options.ts";
+} from "./server/admission/admission_options.ts";
 export {
   type Feature,
   type FeatureHost,
@@ -142,9 +142,9 @@ export {
   type QuicMount,
   type RequestHead,
 } from "./server/feature.ts";
-export { guest, type ValueOf } from "./server/guest.ts";
+export { guest, type ValueOf } from "./server/admission/guest.ts";
 export { forwardedAddress, type ForwardedAddressOptions } from "./transport/forwarded_address.ts";
-export type { ListenInfo } from "./server/listener.ts";
+export type { ListenInfo } from "./server/listener/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
 export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type {
@@ -159,7 +159,7 @@ export type { DurableStreamWriter } from "./server/durable/writer.ts";
 export type { ChangeDecision, RequestedChange } from "./server/state/gate.ts";
 export type { State, StateCollection, StateOf, TypedState } from "./server/state/state.ts";
 export type { AuthorizationContext, GuardedRequest } from "./server/http/guard.ts";
-export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
+export type { WebTransportServeOptions } from "./server/listener/webtransport_options.ts";
 export {
   type Contract,
   type ContractData,

@@ -26,7 +26,7 @@ export type {
   Authenticate,
   AuthenticationContext,
   SessionRejection,
-} from "./server/admission_options.ts";
+} from "./server/admission/admission_options.ts";
 export {
   type Feature,
   type FeatureHost,
@@ -37,8 +37,8 @@ export {
   type QuicMount,
   type RequestHead,
 } from "./server/feature.ts";
-export { guest, type ValueOf } from "./server/guest.ts";
-export type { ListenInfo } from "./server/listener.ts";
+export { guest, type ValueOf } from "./server/admission/guest.ts";
+export type { ListenInfo } from "./server/listener/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
 export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type {
@@ -69,7 +69,7 @@ export type { SessionInfo } from "./server/users.ts";
 export type {
   WebTransportServeOptions,
   WebTransportSource,
-} from "./server/webtransport_options.ts";
+} from "./server/listener/webtransport_options.ts";
 export type { WorkerNode } from "./server/workers/worker_node.ts";
 export { serveWorkers, Workers, type WorkersOptions } from "./server/workers/workers.ts";
 export type { QuotaStats } from "./base/quotas/shares.ts";

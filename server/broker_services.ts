@@ -10,7 +10,7 @@ import type { Runtime } from "../base/runtime.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { DecisionFault, tellFault } from "../base/decision.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
-import { UserClaims } from "./user_limit.ts";
+import { UserClaims } from "./admission/user_limit.ts";
 import type { SharedCounts } from "../manager/shared_counts.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
 

@@ -1,6 +1,6 @@
 /** The interface of everything that a server mounts in addition to its sessions. */
 import type { RequestHead } from "./feature.ts";
-import type { PageOrigin } from "./webtransport_request.ts";
+import type { PageOrigin } from "./admission/webtransport_request.ts";
 import type { HttpStats } from "./metrics/measures.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
 import type { RequestInfo } from "../transport/address.ts";

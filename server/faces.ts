@@ -1,5 +1,5 @@
 /** The faces of a server, in the order in which they are asked. */
-import type { Admission } from "./admission.ts";
+import type { Admission } from "./admission/admission.ts";
 import { reportRequest } from "./broker_services.ts";
 import type { DurableStreamsOptions } from "./durable/options.ts";
 import type { DurableParts } from "./durable/parts.ts";
@@ -8,7 +8,7 @@ import type { RequestHead } from "./feature.ts";
 import { type RequestGate, unavailable } from "./http/gate.ts";
 import type { HttpGuardParts } from "./http/guard.ts";
 import type { HttpStats } from "./metrics/measures.ts";
-import { withinLimits } from "./rejection.ts";
+import { withinLimits } from "./admission/rejection.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -136,7 +136,7 @@ function guardParts(
  */
 const MODULES = {
   durableStreams: () => import("./durable/face.ts"),
-  http: () => import("./http_request.ts"),
+  http: () => import("./http/http_request.ts"),
 };
 
 type ModuleName = keyof typeof MODULES;

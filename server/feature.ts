@@ -7,7 +7,7 @@ import type { HttpStats, Measure, MetricsSource, ServerHealth } from "./metrics/
 import type { GuardedRequest, HttpGuardOptions } from "./http/guard.ts";
 import type { ResumableResponses, TopicHandler } from "./requests/topic_handler.ts";
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
-import type { PageOrigin } from "./webtransport_request.ts";
+import type { PageOrigin } from "./admission/webtransport_request.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
 import type { DrainOptions } from "../manager/drain.ts";

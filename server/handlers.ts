@@ -7,7 +7,7 @@ import type { SessionHandlers } from "../session/settings/session_settings.ts";
 import { report } from "../session/settings/settings.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import { directStream } from "../transport/direct.ts";
-import type { ValueOf } from "./guest.ts";
+import type { ValueOf } from "./admission/guest.ts";
 import type { ServerOptions } from "./server_options.ts";
 
 /**

@@ -2,8 +2,8 @@
 import { DRAIN } from "../manager/drain.ts";
 import { CLOSE } from "../session/settings/call_checks.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
-import { Admission } from "./admission.ts";
-import { checkAdmissionOptions } from "./admission_options.ts";
+import { Admission } from "./admission/admission.ts";
+import { checkAdmissionOptions } from "./admission/admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { makePresence, type SessionInfo, Users } from "./users.ts";
 import { ClientRequests } from "./requests/client_requests.ts";
@@ -12,7 +12,12 @@ import { KnownTopics } from "./requests/known_topics.ts";
 import type { RenewedHandler } from "./requests/renewals.ts";
 import type { Authorize } from "./requests/rights.ts";
 import { RequestService } from "../session/serving/requests.ts";
-import { type ConnectionLimits, quicOptionsOf, ServerListener, socketHost } from "./listener.ts";
+import {
+  type ConnectionLimits,
+  quicOptionsOf,
+  ServerListener,
+  socketHost,
+} from "./listener/listener.ts";
 import {
   type HttpStats,
   type Measure,
@@ -21,7 +26,7 @@ import {
   type ServerHealth,
   type WebTransportStats,
 } from "./metrics/measures.ts";
-import { checkBuiltinEngine } from "./webtransport_options.ts";
+import { checkBuiltinEngine } from "./listener/webtransport_options.ts";
 import {
   reportBroker,
   reportRequest,
@@ -29,7 +34,7 @@ import {
   sharedCounts,
   userClaims,
 } from "./broker_services.ts";
-import type { UserClaims } from "./user_limit.ts";
+import type { UserClaims } from "./admission/user_limit.ts";
 import {
   checkFaces,
   checkServerOptions,
@@ -51,9 +56,9 @@ import type { Feature, FeatureUser, RequestHead } from "./feature.ts";
 import { featureHosts } from "./feature_host.ts";
 import { Features } from "./features.ts";
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
-import { GivingWay } from "./giving_way.ts";
+import { GivingWay } from "./admission/giving_way.ts";
 import { tellFault } from "../base/decision.ts";
-import type { ValueOf } from "./guest.ts";
+import type { ValueOf } from "./admission/guest.ts";
 import { RequestGate } from "./http/gate.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
@@ -98,7 +103,7 @@ import {
   checkCertificate,
   type WebTransportRequest,
 } from "../transport/h3/server.ts";
-import type { PageOrigin } from "./webtransport_request.ts";
+import type { PageOrigin } from "./admission/webtransport_request.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { compileContract } from "../session/settings/check_settings.ts";
 import { settingsWith } from "../session/settings/session_settings.ts";

@@ -2,7 +2,7 @@
  * Handles users with sessions on several nodes: sends messages to their sessions, lists them, and
  * closes them.
  */
-import { MAX_USER_BYTES } from "./authentication.ts";
+import { MAX_USER_BYTES } from "./admission/authentication.ts";
 import { QueueFullError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/session_manager.ts";

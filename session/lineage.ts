@@ -5,7 +5,7 @@
  * code that it affects, so that a page does not load the server's part:
  *
  * - **Ticket** (23.1, 23.2): `Left` of `client/handover.ts`; on the server
- *   `RequestService.ticket()` and `server/admission.ts`, which also counts both sessions as one
+ *   `RequestService.ticket()` and `server/admission/admission.ts`, which also counts both sessions as one
  *   (23.4).
  * - **First envelope** (23.3): `Left.assign()`; on the server `serving/first_frames.ts`, then
  *   {@linkcode replacePredecessor}.

@@ -9,7 +9,7 @@ import {
 import type { Session } from "../session/session.ts";
 import { memorySessions } from "./memory_sessions.ts";
 import { receive, receiveOne } from "./receive.ts";
-import { guest } from "../server/guest.ts";
+import { guest } from "../server/admission/guest.ts";
 import { type TestServer, testServer } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
 

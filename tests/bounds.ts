@@ -20,7 +20,7 @@ import {
   TrackMux,
 } from "../moq/mod.ts";
 import { Nodes } from "../pubsub/nodes/nodes.ts";
-import { SharedCarriers } from "../server/shared_carriers.ts";
+import { SharedCarriers } from "../server/http/shared_carriers.ts";
 import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";

@@ -11,7 +11,7 @@ import { connect, dial, SessionClosedError } from "../client.ts";
 import { defineContract, serve, type Server } from "../mod.ts";
 import type { ServeOptions } from "../server.ts";
 import { DURABLE_STREAMS } from "../server/durable/options.ts";
-import { jwt } from "../server/jwt.ts";
+import { jwt } from "../server/admission/jwt.ts";
 import { SERVE } from "../server/server_options.ts";
 import { memorySessions } from "../testing/mod.ts";
 import { hurried, RawSocket } from "./servers.ts";

@@ -18,7 +18,7 @@ import type {
   ServerOptions,
   SessionRejection,
 } from "../server.ts";
-import { jwt, type JwtOptions } from "../server/jwt.ts";
+import { jwt, type JwtOptions } from "../server/admission/jwt.ts";
 import { type TestServer, testServer } from "../testing/mod.ts";
 import { passTime, soon, turns } from "./waiting.ts";
 import { captureConsole } from "./console_lines.ts";

@@ -35,7 +35,7 @@ import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { createServer, DurableStreamsHandler, type ServerOptions } from "../server.ts";
 import { type ResponseStart, StoredResponses } from "../server/durable/stored_responses.ts";
 import { DurableStreams } from "../server/durable/streams.ts";
-import { SharedCarriers } from "../server/shared_carriers.ts";
+import { SharedCarriers } from "../server/http/shared_carriers.ts";
 import { checkResponses, tailOf } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../operations/http_api/idempotency.ts";
@@ -1116,7 +1116,7 @@ const NODES: readonly Row[] = [
   })),
   ...["known", "unknown", "forbidden"].map((end): Row => ({
     name: `calls about connections of other nodes that are ${end}`,
-    quota: "server/shared_carriers.ts",
+    quota: "server/http/shared_carriers.ts",
     bound: 1_024,
     async open(room) {
       const broker = room.use(new MemoryBroker());

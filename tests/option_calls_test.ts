@@ -38,7 +38,7 @@ import { NatsBroker } from "../brokers/nats/mod.ts";
 import { RedisBroker } from "../brokers/redis/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { DurableStreamsHandler, serveWorkers } from "../server.ts";
-import { jwt } from "../server/jwt.ts";
+import { jwt } from "../server/admission/jwt.ts";
 import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { msgpackCodec } from "../session/streams/msgpack.ts";
 import { otel } from "../operations/otel/otel.ts";

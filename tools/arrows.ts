@@ -89,7 +89,7 @@ const FOLDERS =
 const MAX_FILES = 20;
 
 /** Folders with more source files than others may have. The list may only shrink. */
-const LARGE_FOLDERS: ReadonlySet<string> = new Set(["server", "server/durable"]);
+const LARGE_FOLDERS: ReadonlySet<string> = new Set(["server/durable"]);
 
 const TEST = /(?:^|[/_])test\.tsx?$/;
 

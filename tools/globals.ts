@@ -45,7 +45,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "pubsub/topics.ts",
   "server/durable/handler.ts",
   "operations/inspector/inspector.ts",
-  "server/jwt.ts",
+  "server/admission/jwt.ts",
   "server/server.ts",
   "server/workers/worker_node.ts",
   "server/workers/workers.ts",

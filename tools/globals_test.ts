@@ -37,10 +37,10 @@ Deno.test("checkGlobals() reports each use with its replacement", () => {
 
 Deno.test("checkGlobals() accepts the runtime of the platform in an entry, and nothing else there", () => {
   const source = "options.runtime ?? platformRuntime();\nDate.now();\n";
-  const files = repository({ "server/server.ts": source, "server/admission.ts": source });
+  const files = repository({ "server/server.ts": source, "server/admission/admission.ts": source });
   assertEquals(checkGlobals(files).map(({ path, line }) => `${path}:${line}`), [
     "server/server.ts:2",
-    "server/admission.ts:2",
-    "server/admission.ts:1",
+    "server/admission/admission.ts:2",
+    "server/admission/admission.ts:1",
   ]);
 });

@@ -45,8 +45,12 @@ import { MAX_DATA_BYTES, MAX_ROOMS_WITH_DATA } from "../pubsub/presence/rooms.ts
 import { sqliteSettings } from "../brokers/sqlite/options.ts";
 import { redisSettings } from "../brokers/redis/options.ts";
 import { MAX_TOPICS_PER_SESSION } from "../pubsub/topics.ts";
-import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authentication.ts";
-import { MAX_ROUNDS, MAX_RUNNING, MAX_WAITING as MAX_NEWCOMERS } from "../server/giving_way.ts";
+import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/admission/authentication.ts";
+import {
+  MAX_ROUNDS,
+  MAX_RUNNING,
+  MAX_WAITING as MAX_NEWCOMERS,
+} from "../server/admission/giving_way.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
 import { checkDurableStreams, checkResponses, streamShares } from "../server/durable/options.ts";
 import {

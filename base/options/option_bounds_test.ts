@@ -15,7 +15,7 @@ import { Directory } from "../../pubsub/nodes/directory.ts";
 import { type ApiOptions, httpApi } from "../../operations/http_api/mod.ts";
 import { inspector, type InspectorOptions } from "../../operations/mod.ts";
 import { createServer, type Feature, type ServerOptions } from "../../server.ts";
-import { jwt, type JwtOptions } from "../../server/jwt.ts";
+import { jwt, type JwtOptions } from "../../server/admission/jwt.ts";
 import { platformRuntime } from "../runtime.ts";
 import { testServer } from "../../testing/mod.ts";
 

@@ -5,7 +5,7 @@ import { TICKET_SECRET } from "../../session/serving/requests.ts";
 import type { Session } from "../../session/session.ts";
 import { TICKET_KEY } from "../../session/url.ts";
 import type { SocketLease } from "../../transport/websocket/server.ts";
-import type { SessionRequest } from "../session_request.ts";
+import type { SessionRequest } from "./session_request.ts";
 import type { ServerHandshake } from "./handshake.ts";
 
 /** Most bytes of headers kept for `authenticate` while a token is pending; enough for cookies. */

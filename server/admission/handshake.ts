@@ -4,7 +4,7 @@ import { rejectionStatus } from "../../session/insight/watch.ts";
 import type { Session } from "../../session/session.ts";
 import type { FollowedHandshake, SessionSettings } from "../../session/settings/settings.ts";
 import { withoutToken } from "../../session/url.ts";
-import type { SessionRequest } from "../session_request.ts";
+import type { SessionRequest } from "./session_request.ts";
 
 /**
  * A handshake that is observed by an instrumentation. If it is disposed of without a result, the

@@ -1,8 +1,8 @@
 /** Handles the requests of the HTTP transport: event streams, polls, posts and closes. */
 import { closing, readBody } from "./body.ts";
 import { methodNotAllowed, Problem, rejectedBy, REJECTION_CODES } from "./problem.ts";
-import { Rejected } from "../rejection.ts";
-import { responseHeaders } from "../session_request.ts";
+import { Rejected } from "../admission/rejection.ts";
+import { responseHeaders } from "../admission/session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota, Quotas } from "../../base/quotas/shares.ts";

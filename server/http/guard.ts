@@ -5,8 +5,8 @@
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
 import { Problem, rejectedBy, REJECTION_CODES, tooMany } from "./problem.ts";
-import { Rejected } from "../rejection.ts";
-import { rejectionHeaders } from "../session_request.ts";
+import { Rejected } from "../admission/rejection.ts";
+import { rejectionHeaders } from "../admission/session_request.ts";
 import { RateAccounts } from "../../manager/rate_accounts.ts";
 import { checkRate, type Rate } from "../../base/quotas/token_bucket.ts";
 import { within } from "../../base/wait.ts";

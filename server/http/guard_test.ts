@@ -4,7 +4,7 @@ import { type GuardedRequest, HttpGuard, type HttpGuardOptions } from "./guard.t
 import { RequestGate } from "./gate.ts";
 import { Problem } from "./problem.ts";
 import { DecisionFault } from "../../base/decision.ts";
-import { Rejected } from "../rejection.ts";
+import { Rejected } from "../admission/rejection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Decisions } from "../../pubsub/decisions.ts";
 import { Quotas } from "../../base/quotas/shares.ts";

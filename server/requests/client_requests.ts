@@ -19,8 +19,8 @@ import {
 } from "../../session/serving/requests.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { SessionFace } from "../../session/types.ts";
-import type { Admission } from "../admission.ts";
-import type { Identity } from "../authentication.ts";
+import type { Admission } from "../admission/admission.ts";
+import type { Identity } from "../admission/authentication.ts";
 import { type OwnerOf, PublisherOwners } from "../accounts.ts";
 import type { Users } from "../users.ts";
 import { hashOf } from "./hash.ts";

@@ -3,8 +3,8 @@ import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { type Rate, TokenBucket } from "../../base/quotas/token_bucket.ts";
 import { internals, type Session } from "../../session/session.ts";
-import type { Admission } from "../admission.ts";
-import { Expiry, type Identity } from "../authentication.ts";
+import type { Admission } from "../admission/admission.ts";
+import { Expiry, type Identity } from "../admission/authentication.ts";
 
 /**
  * Limit on token renewals of one session. Each renewal calls `authenticate` once, and `authorize`

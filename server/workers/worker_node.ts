@@ -8,10 +8,10 @@ import { PortBroker } from "../../pubsub/ports/port_broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { RequestInfo } from "../../transport/address.ts";
-import type { ListenInfo } from "../listener.ts";
+import type { ListenInfo } from "../listener/listener.ts";
 import { Server } from "../server.ts";
 import type { ServeOptions } from "../server_options.ts";
-import { isWellKnown, wellKnownResponse } from "../webtransport.ts";
+import { isWellKnown, wellKnownResponse } from "../listener/webtransport.ts";
 import {
   type ListeningFacts,
   type MainQuestions,

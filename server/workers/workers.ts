@@ -28,7 +28,7 @@ import { failIfUnusable } from "../broker_services.ts";
 import { type Measure, mergeMeasures } from "../metrics/measures.ts";
 import { exposition } from "../metrics/prometheus.ts";
 import type { ServeOptions } from "../server_options.ts";
-import type { ListenInfo } from "../listener.ts";
+import type { ListenInfo } from "../listener/listener.ts";
 import { type StartThread, WorkerThread } from "./thread.ts";
 import type { ListeningFacts, MainQuestions, QuestionHandlers, UdpFacts } from "./thread_calls.ts";
 

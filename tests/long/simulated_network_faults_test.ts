@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import type { Client } from "../../client/client.ts";
 import { SessionClosedError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { guest } from "../../server/guest.ts";
+import { guest } from "../../server/admission/guest.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 import {
   type HandshakeFault,

@@ -6,7 +6,7 @@ import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import { AuthenticationError, CloseCode } from "../../errors.ts";
-import { guest } from "../../server/guest.ts";
+import { guest } from "../../server/admission/guest.ts";
 import { type Fate, RaceModel } from "../../transport/race/race_model.ts";
 import { maybe } from "./draw.ts";
 import { collect, range } from "./outcomes.ts";

@@ -1,5 +1,5 @@
 /** The network between the hosts of one simulation: faults, sockets, and all transports. */
-import type { WebTransportSource } from "../../../server/webtransport_options.ts";
+import type { WebTransportSource } from "../../../server/listener/webtransport_options.ts";
 import { fallBackToHttp } from "../../../transport/race/http_fallback.ts";
 import { type LoadHttp, withLastResort } from "../../../transport/race/last_resort.ts";
 import type { CheckedTransports, TransportPlatform } from "../../../transport/race/options.ts";

@@ -2,7 +2,7 @@
 import { ConnectionError } from "../../../errors.ts";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
-import type { WebTransportSource } from "../../../server/webtransport_options.ts";
+import type { WebTransportSource } from "../../../server/listener/webtransport_options.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type {
   AcceptOptions,

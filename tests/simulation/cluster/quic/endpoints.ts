@@ -5,7 +5,7 @@ import { dialWebTransport } from "../../../../transport/h3/client.ts";
 import { closeIdleEndpoints } from "../../../../transport/quic/dial.ts";
 import type { Connection } from "../../../../transport/connection.ts";
 import type { WebTransportDialer } from "../../../../transport/race/webtransport_leg.ts";
-import type { WebTransportSource } from "../../../../server/webtransport_options.ts";
+import type { WebTransportSource } from "../../../../server/listener/webtransport_options.ts";
 import { SIMULATED_CERTIFICATE } from "../../../simulator/certificate.ts";
 import { replaceProperty } from "../../../simulator/globals.ts";
 import type { Host } from "../../../simulator/host.ts";

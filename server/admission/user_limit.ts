@@ -1,10 +1,10 @@
 /** The limit on a user's sessions on all nodes, counted in the broker's store. */
-import { LimitError } from "../errors.ts";
-import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import { settlesWithin } from "../base/wait.ts";
-import type { Runtime, Timer } from "../base/runtime.ts";
-import type { BrokerStore } from "../pubsub/broker.ts";
-import { internals, type Session } from "../session/session.ts";
+import { LimitError } from "../../errors.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { BrokerStore } from "../../pubsub/broker.ts";
+import { internals, type Session } from "../../session/session.ts";
 
 /** Lifetime of a claim without renewal, in milliseconds. */
 const CLAIM_MS = 120_000;

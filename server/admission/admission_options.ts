@@ -1,9 +1,9 @@
 /** Options for admitting sessions, and their checks. */
-import type { RequestInfo } from "../transport/address.ts";
-import type { AuthenticationError } from "../errors.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import type { AuthenticationError } from "../../errors.ts";
 import type { guest } from "./guest.ts";
-import type { FlowControlOptions } from "../transport/connection.ts";
-import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
+import type { FlowControlOptions } from "../../transport/connection.ts";
+import { checkOriginRules, type OriginRules } from "../../transport/origins.ts";
 
 /** Argument of `authenticate`. */
 export interface AuthenticationContext {

@@ -2,15 +2,15 @@
  * Makes connections of the HTTP transport reachable from all nodes of a broker. A client's requests
  * may reach any node, but its connection is on the node that accepted it.
  */
-import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
-import { isNumber } from "../pubsub/nodes/messages.ts";
-import { type NodeCall, NodeCallError, NodeCalls } from "../pubsub/nodes/node_calls.ts";
-import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import { type Account, NOBODY } from "../base/quotas/accounts.ts";
-import type { Quota, Quotas } from "../base/quotas/shares.ts";
-import { TimeoutError } from "../errors.ts";
-import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
-import type { ConnectionCloseInfo } from "../transport/connection.ts";
+import { joinHead, splitHead } from "../../pubsub/nodes/call_messages.ts";
+import { isNumber } from "../../pubsub/nodes/messages.ts";
+import { type NodeCall, NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import { type Account, NOBODY } from "../../base/quotas/accounts.ts";
+import type { Quota, Quotas } from "../../base/quotas/shares.ts";
+import { TimeoutError } from "../../errors.ts";
+import { MAX_WEBSOCKET_REASON_BYTES } from "../../transport/close_info.ts";
+import type { ConnectionCloseInfo } from "../../transport/connection.ts";
 import {
   CarrierError,
   type CarrierTakeOptions,
@@ -20,7 +20,7 @@ import {
   MAX_ID_LENGTH,
   nodeOf,
   type TakenEvents,
-} from "../transport/http/carrier.ts";
+} from "../../transport/http/carrier.ts";
 
 const NAME = "http";
 

@@ -27,10 +27,10 @@ import {
   type JWTVerifyGetKey,
   type JWTVerifyOptions,
 } from "jose";
-import { platformRuntime, type Runtime } from "../base/runtime.ts";
-import { AuthenticationError } from "../errors.ts";
-import { checkOptions, listOf, RUNTIME, TIME } from "../base/options/option_checks.ts";
-import type { OptionKinds } from "../base/options/options.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { AuthenticationError } from "../../errors.ts";
+import { checkOptions, listOf, RUNTIME, TIME } from "../../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 
 /** Longest wait for the key server, in milliseconds. */
 const FETCH_TIMEOUT_MS = 5_000;

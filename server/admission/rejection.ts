@@ -1,10 +1,10 @@
 /** Rejected sessions, reported to the application or printed. */
 import type { AdmissionOptions } from "./admission_options.ts";
-import { AuthenticationError, LimitError, type RejectionStatus } from "../errors.ts";
-import type { SessionManager } from "../manager/session_manager.ts";
-import { attempt } from "../base/call_safely.ts";
-import type { ConsoleReport } from "../base/console_report.ts";
-import { type DecisionFault, tellFault } from "../base/decision.ts";
+import { AuthenticationError, LimitError, type RejectionStatus } from "../../errors.ts";
+import type { SessionManager } from "../../manager/session_manager.ts";
+import { attempt } from "../../base/call_safely.ts";
+import type { ConsoleReport } from "../../base/console_report.ts";
+import { type DecisionFault, tellFault } from "../../base/decision.ts";
 
 /**
  * Minimum length of a token that is hidden in a text. A shorter token is not secret, and occurs in

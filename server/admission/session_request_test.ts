@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { platformRuntime } from "../base/runtime.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { PendingUpgrades } from "./session_request.ts";
 
 Deno.test("PendingUpgrades frees the resources of unopened connections when the server closes", () => {

@@ -1,15 +1,15 @@
 /** Tests that lost sessions of a user give way to new ones, and that no other session does. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { platformRuntime } from "../base/runtime.ts";
-import { pause, settlesWithin } from "../base/wait.ts";
-import { AuthenticationError, SessionClosedError } from "../mod.ts";
-import { MemoryBroker } from "../pubsub/mod.ts";
-import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import { internals } from "../session/session.ts";
-import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
-import { clockAhead } from "../tests/globals/clock.ts";
-import { turns, until } from "../tests/waiting.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { pause, settlesWithin } from "../../base/wait.ts";
+import { AuthenticationError, SessionClosedError } from "../../mod.ts";
+import { MemoryBroker } from "../../pubsub/mod.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import { internals } from "../../session/session.ts";
+import { type TestServer, testServer, type TestServerOptions } from "../../testing/mod.ts";
+import { clockAhead } from "../../tests/globals/clock.ts";
+import { turns, until } from "../../tests/waiting.ts";
 import { GivingWay } from "./giving_way.ts";
 
 type Options = TestServerOptions<string>;

@@ -4,16 +4,16 @@
 import type { AdmissionOptions } from "./admission_options.ts";
 import { guest } from "./guest.ts";
 import { Rejected } from "./rejection.ts";
-import { AuthenticationError, CloseCode } from "../errors.ts";
-import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
-import { internals, type Session } from "../session/session.ts";
-import { GUEST_PREFIX } from "../session/serving/requests.ts";
-import type { SessionIdentity } from "../session/types.ts";
-import { decide, DecisionFault } from "../base/decision.ts";
-import type { Login } from "../pubsub/decisions.ts";
-import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { Runtime, Timer } from "../base/runtime.ts";
-import type { Inside } from "../session/receiving.ts";
+import { AuthenticationError, CloseCode } from "../../errors.ts";
+import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
+import { internals, type Session } from "../../session/session.ts";
+import { GUEST_PREFIX } from "../../session/serving/requests.ts";
+import type { SessionIdentity } from "../../session/types.ts";
+import { decide, DecisionFault } from "../../base/decision.ts";
+import type { Login } from "../../pubsub/decisions.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { Inside } from "../../session/receiving.ts";
 
 /**
  * Time limit of `authenticate`, in milliseconds; other decisions of the application have the same

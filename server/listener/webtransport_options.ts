@@ -1,14 +1,14 @@
 /** Options of WebTransport, and their checks. */
-import type { QuicMount } from "./feature.ts";
-import type { AdmissionOptions } from "./admission_options.ts";
-import { isDeno } from "../base/platform.ts";
-import type { OriginRules } from "../transport/origins.ts";
+import type { QuicMount } from "../feature.ts";
+import type { AdmissionOptions } from "../admission/admission_options.ts";
+import { isDeno } from "../../base/platform.ts";
+import type { OriginRules } from "../../transport/origins.ts";
 import type {
   Certificate,
   ListenWebTransportOptions,
   QuicHandshakeStats,
   WebTransportRequest,
-} from "../transport/h3/server.ts";
+} from "../../transport/h3/server.ts";
 
 /** Name of the runtime's own engine, `Deno.upgradeWebTransport`. */
 export const BUILTIN_ENGINE = "builtin";

@@ -2,19 +2,19 @@
  * Lost sessions of a user at the limit, which give way to a new session of the same user. A peer
  * that has lost its network closes nothing, and the heartbeat takes a minute to notice that.
  */
-import { Deadlines } from "../base/deadlines.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { within } from "../base/wait.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
 import {
   closeEarlier,
   closeUnlessAlive,
   REPLY_MS,
   SILENT_MS,
   silentSessions,
-} from "../manager/silent_sessions.ts";
-import type { SessionManager } from "../manager/session_manager.ts";
-import type { Session } from "../session/session.ts";
-import type { Nodes } from "../pubsub/nodes/nodes.ts";
+} from "../../manager/silent_sessions.ts";
+import type { SessionManager } from "../../manager/session_manager.ts";
+import type { Session } from "../../session/session.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 
 /** Time from one round of a user to the next, in milliseconds. */
 export const ROUND_MS = 10_000;

@@ -7,14 +7,14 @@ import {
   type WebTransportServeOptions,
   type WebTransportSource,
 } from "./webtransport_options.ts";
-import { UnsupportedError } from "../errors.ts";
-import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate.ts";
-import { isDeno } from "../base/platform.ts";
-import type { Runtime } from "../base/runtime.ts";
-import type { ConsoleReport } from "../base/console_report.ts";
-import { SKEIN_PROTOCOL } from "../session/session.ts";
-import { DevRenewal } from "../transport/certificate/dev_certificate.ts";
-import { listenNativeWebTransport } from "../transport/native/server.ts";
+import { UnsupportedError } from "../../errors.ts";
+import { certificateHashes, type Sha256Hash } from "../../transport/certificate/certificate.ts";
+import { isDeno } from "../../base/platform.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { ConsoleReport } from "../../base/console_report.ts";
+import { SKEIN_PROTOCOL } from "../../session/session.ts";
+import { DevRenewal } from "../../transport/certificate/dev_certificate.ts";
+import { listenNativeWebTransport } from "../../transport/native/server.ts";
 import {
   type Certificate,
   listenWebTransport,
@@ -22,9 +22,9 @@ import {
   type QuicHandshakeStats,
   type RawQuicOptions,
   type WebTransportRequest,
-} from "../transport/h3/server.ts";
-import { isQuicAvailable } from "../transport/quic/deno_quic.ts";
-import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
+} from "../../transport/h3/server.ts";
+import { isQuicAvailable } from "../../transport/quic/deno_quic.ts";
+import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../../transport/origins.ts";
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 

@@ -1,5 +1,5 @@
 /** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
-import { NO_HANDSHAKES, type WebTransportStats } from "./metrics/measures.ts";
+import { NO_HANDSHAKES, type WebTransportStats } from "../metrics/measures.ts";
 import {
   bracketed,
   isAnyAddress,
@@ -7,30 +7,30 @@ import {
   WebTransportSocket,
   wellKnownResponse,
 } from "./webtransport.ts";
-import type { PageOrigin } from "./webtransport_request.ts";
+import type { PageOrigin } from "../admission/webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
-import type { QuicMount } from "./feature.ts";
-import type { SocketHost } from "./server_core.ts";
-import type { ConsoleReport } from "../base/console_report.ts";
-import { withoutUndefined } from "../base/options/options.ts";
-import { isRuntimeError, requireDeno } from "../base/platform.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { listenAt } from "../transport/address.ts";
-import { checkCertificate } from "../transport/certificate/certificate.ts";
-import type { OriginRules } from "../transport/origins.ts";
+import type { QuicMount } from "../feature.ts";
+import type { SocketHost } from "../server_core.ts";
+import type { ConsoleReport } from "../../base/console_report.ts";
+import { withoutUndefined } from "../../base/options/options.ts";
+import { isRuntimeError, requireDeno } from "../../base/platform.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { listenAt } from "../../transport/address.ts";
+import { checkCertificate } from "../../transport/certificate/certificate.ts";
+import type { OriginRules } from "../../transport/origins.ts";
 import type {
   HttpListener,
   UpgradeHandler,
   UpgradeHost,
   WebSocketEngine,
   WebSocketHost,
-} from "../transport/websocket/server.ts";
+} from "../../transport/websocket/server.ts";
 import type {
   Certificate,
   ListenWebTransportOptions,
   RawQuicOptions,
   WebTransportRequest,
-} from "../transport/h3/server.ts";
+} from "../../transport/h3/server.ts";
 
 /** Most free TCP ports to try until one is also free on UDP. */
 const MAX_ATTEMPTS = 10;

@@ -8,13 +8,13 @@ import {
   type SessionRequest,
 } from "./session_request.ts";
 import { Rejected } from "./rejection.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { SKEIN_PROTOCOL } from "../session/session.ts";
-import type { FlowControlOptions } from "../transport/connection.ts";
-import type { MessageStreamOptions } from "../transport/message_stream/server.ts";
-import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
-import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
-import { TOKEN_MARK } from "../transport/webtransport.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { SKEIN_PROTOCOL } from "../../session/session.ts";
+import type { FlowControlOptions } from "../../transport/connection.ts";
+import type { MessageStreamOptions } from "../../transport/message_stream/server.ts";
+import { isOriginAllowed, type OriginRules } from "../../transport/origins.ts";
+import { parseQmuxProtocol } from "../../transport/qmux/versions.ts";
+import { TOKEN_MARK } from "../../transport/webtransport.ts";
 import {
   type AcceptedWebSocket,
   type AcceptWebSocketOptions,
@@ -22,7 +22,7 @@ import {
   type OfferedUpgrade,
   type SocketLease,
   type WebSocketEngine,
-} from "../transport/websocket/server.ts";
+} from "../../transport/websocket/server.ts";
 
 /** Properties common to all upgrades of a server. */
 export interface WebSocketUpgradeOptions {

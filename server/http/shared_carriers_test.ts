@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
-import { NodeCalls } from "../pubsub/nodes/node_calls.ts";
-import { Nodes } from "../pubsub/nodes/nodes.ts";
-import { FaultyStore } from "../tests/faulty_broker.ts";
+import { joinHead, splitHead } from "../../pubsub/nodes/call_messages.ts";
+import { NodeCalls } from "../../pubsub/nodes/node_calls.ts";
+import { Nodes } from "../../pubsub/nodes/nodes.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import {
   CarrierError,
   type CarrierTakeOptions,
@@ -11,12 +11,12 @@ import {
   type HttpCarrier,
   type HttpCarriers,
   type TakenEvents,
-} from "../transport/http/carrier.ts";
-import { HttpConnections } from "../transport/http/server.ts";
-import { Quotas } from "../base/quotas/shares.ts";
-import { LimitError } from "../errors.ts";
-import { Header } from "../transport/http/connection.ts";
-import { CarrierRequests } from "./http/carrier_requests.ts";
+} from "../../transport/http/carrier.ts";
+import { HttpConnections } from "../../transport/http/server.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
+import { LimitError } from "../../errors.ts";
+import { Header } from "../../transport/http/connection.ts";
+import { CarrierRequests } from "./carrier_requests.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
 
 const SECRET = "0123456789abcdefghijkl";

@@ -7,13 +7,16 @@ import {
   type SessionRequest,
 } from "./session_request.ts";
 import { Rejected } from "./rejection.ts";
-import { SKEIN_PROTOCOL } from "../session/session.ts";
-import { acceptMessages, type MessageStreamOptions } from "../transport/message_stream/server.ts";
-import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
-import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
-import type { WebTransportRequest } from "../transport/h3/server.ts";
-import type { Connection } from "../transport/connection.ts";
-import type { Runtime } from "../base/runtime.ts";
+import { SKEIN_PROTOCOL } from "../../session/session.ts";
+import {
+  acceptMessages,
+  type MessageStreamOptions,
+} from "../../transport/message_stream/server.ts";
+import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../../transport/origins.ts";
+import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../../transport/webtransport.ts";
+import type { WebTransportRequest } from "../../transport/h3/server.ts";
+import type { Connection } from "../../transport/connection.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Origin of this server's own pages, relative to its WebTransport. */
 export interface PageOrigin {

@@ -3,12 +3,12 @@
  * implementation.
  */
 import type { Rejected } from "./rejection.ts";
-import { LimitError } from "../errors.ts";
-import type { Connection } from "../transport/connection.ts";
-import type { SocketLease, UpgradeRequest } from "../transport/websocket/server.ts";
-import type { OriginRules } from "../transport/origins.ts";
-import { Deadlines } from "../base/deadlines.ts";
-import type { Runtime } from "../base/runtime.ts";
+import { LimitError } from "../../errors.ts";
+import type { Connection } from "../../transport/connection.ts";
+import type { SocketLease, UpgradeRequest } from "../../transport/websocket/server.ts";
+import type { OriginRules } from "../../transport/origins.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /**
  * A request for a session. Exactly one of `accept` and `reject` responds to it; if `accept` throws,

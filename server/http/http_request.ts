@@ -1,16 +1,21 @@
 /** Sessions over HTTP: handles requests for new sessions and requests of open sessions. */
-import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
-import { Rejected } from "./rejection.ts";
-import type { Accepted, AcceptRequest, RequestPeer, SessionRequest } from "./session_request.ts";
+import { CarrierRequests, type CarrierRequestsOptions } from "./carrier_requests.ts";
+import { Rejected } from "../admission/rejection.ts";
+import type {
+  Accepted,
+  AcceptRequest,
+  RequestPeer,
+  SessionRequest,
+} from "../admission/session_request.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
-import { settlesWithin } from "../base/wait.ts";
-import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import { SKEIN_PROTOCOL } from "../session/session.ts";
-import type { RequestInfo } from "../transport/address.ts";
-import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
-import { HttpConnections } from "../transport/http/server.ts";
-import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
-import { TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import { SKEIN_PROTOCOL } from "../../session/session.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import { Header, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
+import { HttpConnections } from "../../transport/http/server.ts";
+import { isOriginAllowed, type OriginRules } from "../../transport/origins.ts";
+import { TOKEN_MARK_QUERY } from "../../transport/webtransport.ts";
 
 /**
  * Maximum number of bytes of an event per byte of its frame: JSON encodes a control character as

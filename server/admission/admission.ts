@@ -2,14 +2,14 @@
  * Admission of sessions on every transport: checks the path, the origin and the limits,
  * authenticates the peer, and accepts the session, in this order.
  */
-import { Attempt, AwaitedToken, MAX_AWAITED_HEADER_BYTES, ticketOf } from "./admission/attempt.ts";
-import { ServerHandshake } from "./admission/handshake.ts";
+import { Attempt, AwaitedToken, MAX_AWAITED_HEADER_BYTES, ticketOf } from "./attempt.ts";
+import { ServerHandshake } from "./handshake.ts";
 import { type AdmissionOptions, pathMatcher, pathOf } from "./admission_options.ts";
-import { peerAddress, type RequestInfo } from "../transport/address.ts";
+import { peerAddress, type RequestInfo } from "../../transport/address.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
 import { PendingUpgrades, type RequestPeer, type SessionRequest } from "./session_request.ts";
-import type { Face } from "./face.ts";
-import type { RequestHead } from "./feature.ts";
+import type { Face } from "../face.ts";
+import type { RequestHead } from "../feature.ts";
 import { Rejected, RejectionReport, withinLimits } from "./rejection.ts";
 import {
   FetchedUpgrade,
@@ -17,22 +17,22 @@ import {
   type WebSocketUpgradeOptions,
 } from "./websocket_request.ts";
 import { type PageOrigin, parsedUrl, WebTransportSessionRequest } from "./webtransport_request.ts";
-import { AuthenticationError, CloseCode, type CloseInfo, LimitError } from "../errors.ts";
-import type { Slot } from "../base/quotas/shares.ts";
-import type { Reservation } from "../manager/limits.ts";
-import type { SessionManager } from "../manager/session_manager.ts";
-import { DecisionFault } from "../base/decision.ts";
-import { settlesWithin } from "../base/wait.ts";
-import type { ConsoleReport } from "../base/console_report.ts";
-import type { Decisions, Login } from "../pubsub/decisions.ts";
-import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
-import { internals, Session } from "../session/session.ts";
-import type { SessionSettings } from "../session/settings/settings.ts";
-import { withoutToken } from "../session/url.ts";
-import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
+import { AuthenticationError, CloseCode, type CloseInfo, LimitError } from "../../errors.ts";
+import type { Slot } from "../../base/quotas/shares.ts";
+import type { Reservation } from "../../manager/limits.ts";
+import type { SessionManager } from "../../manager/session_manager.ts";
+import { DecisionFault } from "../../base/decision.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { ConsoleReport } from "../../base/console_report.ts";
+import type { Decisions, Login } from "../../pubsub/decisions.ts";
+import { MAX_JOINED_BYTES } from "../../session/queue/frames.ts";
+import { internals, Session } from "../../session/session.ts";
+import type { SessionSettings } from "../../session/settings/settings.ts";
+import { withoutToken } from "../../session/url.ts";
+import { MAX_TOKEN_BYTES } from "../../session/serving/first_frames.ts";
 import type { GivingWay, Newcomer } from "./giving_way.ts";
 import { SessionClaims, type UserClaims } from "./user_limit.ts";
-import type { Connection } from "../transport/connection.ts";
+import type { Connection } from "../../transport/connection.ts";
 import {
   acceptUpgrade,
   findUpgradeFault,
@@ -40,9 +40,9 @@ import {
   type OfferedUpgrade,
   type UpgradeRequest,
   type WebSocketEngine,
-} from "../transport/websocket/server.ts";
-import type { WebTransportRequest } from "../transport/h3/server.ts";
-import type { SessionCloseOptions, SessionIdentity } from "../session/types.ts";
+} from "../../transport/websocket/server.ts";
+import type { WebTransportRequest } from "../../transport/h3/server.ts";
+import type { SessionCloseOptions, SessionIdentity } from "../../session/types.ts";
 
 /** Headers that describe the client of a session and contain no secrets. */
 const DEFAULT_HEADERS: readonly string[] = [

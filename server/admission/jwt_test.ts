@@ -1,12 +1,12 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { base64url, errors, exportJWK, generateKeyPair, type JWTPayload, SignJWT } from "jose";
-import { platformRuntime } from "../base/runtime.ts";
-import { dial } from "../client.ts";
-import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { dial } from "../../client.ts";
+import { AuthenticationError, RequestError, SessionClosedError } from "../../errors.ts";
 import { jwt, type JwtAuthentication, type JwtOptions } from "./jwt.ts";
-import { TestServer } from "../testing/test_server.ts";
-import { listen } from "../tests/servers.ts";
+import { TestServer } from "../../testing/test_server.ts";
+import { listen } from "../../tests/servers.ts";
 
 const ISSUER = "https://login.example.com/";
 const SECRET = new Uint8Array(64).fill(7);
