@@ -70,7 +70,7 @@ class Topic {
   }
 }
 
-/** What the links of a load share. */
+/** The state that the links of a load share. */
 export class Group {
   /** Time of the last read with a message, in microseconds. */
   lastUs = 0;
@@ -118,7 +118,7 @@ export class DialectLink implements Link {
    * Starts to open a link.
    *
    * @param options The options of the generator.
-   * @param group What the links share.
+   * @param group The state that the links share.
    */
   constructor(options: LinkOptions, group: Group) {
     const { index, plan, events } = options;

@@ -114,7 +114,7 @@ export class Journal {
   }
 
   /**
-   * Returns what began last in one of several modules, either of all or before an error that
+   * Returns the name of what began last in one of several modules, either of all or before an error that
    * nothing caught: a test, or a module.
    *
    * @param modules The modules, which share an isolate.
@@ -462,7 +462,7 @@ class Watch implements Disposable {
     }, POLL_MS);
   }
 
-  /** What was the last to start in one of several modules. */
+  /** The module or test that began last in one of several modules. */
   latest(modules: readonly string[]): string | undefined {
     this.#read();
     return this.#journal.latest(modules);
