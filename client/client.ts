@@ -195,7 +195,8 @@ export class Client<C extends Contract = Contract>
   /** The URL of the last attempt, without secrets. */
   #attemptUrl = "";
   readonly #guest: Guest;
-  #retryAt = 0;
+  /** The time at which the server asked the client to reconnect, in milliseconds. */
+  #retryAt: number | undefined;
   /** The number of consecutive attempts that the server rejected with 4401. */
   #rejections = 0;
   #skipDelay: (() => void) | undefined;
@@ -868,7 +869,7 @@ export class Client<C extends Contract = Contract>
           if (endOnRejection) return this.#finish("rejected", info);
           await this.#waitWhileRejected(info);
         } else {
-          const mayMove = this.#retryAt === 0 && !isOffline();
+          const mayMove = this.#retryAt === undefined && !isOffline();
           const delayMs = this.#urls.failed() && mayMove ? 0 : this.#delay(verdict);
           if (delayMs === undefined) return this.#finish("closed", info);
           this.status.set({
@@ -1150,10 +1151,10 @@ export class Client<C extends Contract = Contract>
     // While the page is offline, an attempt is expected to fail and does not count.
     const drawnMs = isOffline() ? this.#backoff.maxDelayMs : this.#backoff.next();
     const retryAt = this.#retryAt;
-    this.#retryAt = 0;
+    this.#retryAt = undefined;
     if (drawnMs === undefined) return undefined;
     // The server chose this delay to spread reconnects. The client chooses later delays itself.
-    if (retryAt !== 0) return boundRetryAfter(retryAt - this.#runtime.now());
+    if (retryAt !== undefined) return boundRetryAfter(retryAt - this.#runtime.now());
     if (verdict === "longest") return this.#backoff.maxDelayMs;
     if (verdict !== "fresh-token") return drawnMs;
     return FRESH_TOKEN_MS * (1 + 2 * this.#runtime.random());

@@ -322,6 +322,12 @@ async function giveUp(session: Session): Promise<void> {
   }
 }
 
+/** An event of the new session that waits for the last events of the old one. */
+interface HeldEvent {
+  readonly event: IncomingMessage | TopicNote;
+  readonly size: number;
+}
+
 interface Route {
   /** Routes the current session's later events to a sink. */
   readonly arrive: (head: HeadSink) => void;
@@ -367,7 +373,7 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
   readonly #readers: TopicReaders<C>;
   readonly #route: Route;
   #earlier: Passage<C> | undefined;
-  #held: [IncomingMessage | TopicNote, number][] | undefined = [];
+  #held: HeldEvent[] | undefined = [];
   #heldBytes = 0;
 
   constructor(readers: TopicReaders<C>, route: Route) {
@@ -385,7 +391,7 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
     // The pending reply will be newer than this removal, so the removal is not held.
     if (event.kind === "unsubscribed" && !this.#readers.isInForce) return;
     this.#heldBytes += size;
-    const count = this.#held.push([event, size]);
+    const count = this.#held.push({ event, size });
     if (count >= MAX_HELD.messages || this.#heldBytes > MAX_HELD.bytes) this.end();
     return this.#recovers(event);
   }
@@ -396,7 +402,7 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
     this.#held = undefined;
     // If the client has moved again, another head may be set.
     if (this.#readers.head === this) this.#route.arrive(this.#next);
-    for (const [event, size] of held) this.#next.offer(event, size);
+    for (const { event, size } of held) this.#next.offer(event, size);
     this.notify();
   }
 

@@ -406,26 +406,17 @@ for (const isTimeout of [true, false]) {
   });
 }
 
-Deno.test("Client counts a session that its handshake timeout ends as silent", async () => {
-  using time = new FakeTime();
-  const network = new Network();
-  network.outcomes.push(network.byHand(() => {}));
-  await using client = network.client({ handshakeTimeoutMs: 3_000 });
-  await pass(time, 5);
-  await settled(client);
-  assertEquals(network.dials.map(({ silent }) => silent?.transport), [undefined, "memory"]);
-});
-
-Deno.test("Client counts a connection without a hello as a loss of its transport", async () => {
-  using time = new FakeTime();
-  const network = new Network();
-  network.outcomes.push(network.byHand(() => {}));
-  await using client = network.client({ connectTimeoutMs: 3_000 });
-  await pass(time, 5);
-  await settled(client);
-  assertEquals(network.dials.length, 2);
-  assertEquals(network.dials[1]!.silent?.transport, "memory");
-});
+for (const limit of ["connectTimeoutMs", "handshakeTimeoutMs"] as const) {
+  Deno.test(`Client counts a connection without a hello within ${limit} as a loss of its transport`, async () => {
+    using time = new FakeTime();
+    const network = new Network();
+    network.outcomes.push(network.byHand(() => {}));
+    await using client = network.client({ [limit]: 3_000 });
+    await pass(time, 5);
+    await settled(client);
+    assertEquals(network.dials.map(({ silent }) => silent?.transport), [undefined, "memory"]);
+  });
+}
 
 Deno.test("Client does not count an attempt that never opened as a session that fell silent", async () => {
   using time = new FakeTime();

@@ -35,8 +35,8 @@ interface Publication extends EncodedMessage {
   session: Session | undefined;
   /** The number of sessions that may still bring the reply. */
   requests: number;
-  /** The time of the first attempt; 0 before it. */
-  sentAt: number;
+  /** The time of the first attempt; `undefined` before it. */
+  sentAt: number | undefined;
   /** True if the next session may send it again. */
   mayRepeat: boolean;
   /** The end of the last session that brought no reply. */
@@ -98,7 +98,7 @@ export class OutboxPublications {
       reply: Promise.withResolvers(),
       session: undefined,
       requests: 0,
-      sentAt: 0,
+      sentAt: undefined,
       mayRepeat: true,
     };
     this.#pending.set(publication.number, publication);
@@ -108,7 +108,9 @@ export class OutboxPublications {
     const { runtime } = this.#outbox;
     return waitFor(runtime, publication.reply.promise, { signal, timeoutMs, what }).finally(() => {
       // Nothing is sent after the caller stopped waiting, unless it must arrive.
-      if (publication.sentAt === 0 || options.delivery !== "at-least-once") this.#drop(publication);
+      if (publication.sentAt === undefined || options.delivery !== "at-least-once") {
+        this.#drop(publication);
+      }
     });
   }
 
@@ -178,7 +180,8 @@ export class OutboxPublications {
     const isOnce = delivery === "at-least-once";
     publication.mayRepeat = isOnce ||
       delivery === undefined && sending.features?.includes("history") === true;
-    const { requests, lost, mayRepeat, sentAt } = publication;
+    const { requests, lost, mayRepeat } = publication;
+    const sentAt = publication.sentAt ??= runtime.now();
     const isLate = !isOnce && runtime.now() - sentAt > MAX_REPEAT_MS;
     if (lost && (!mayRepeat || isLate)) return this.#reject(publication, lost);
     const isNamed = core.joins && (mayRepeat || except !== undefined);
@@ -200,7 +203,6 @@ export class OutboxPublications {
     };
     publication.session = session;
     publication.requests++;
-    publication.sentAt ||= runtime.now();
     sent.add(publication);
     outbox.publishing = sent.size;
     sending.ask(`the publication on "${topic}"`, encode, {
