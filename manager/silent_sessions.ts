@@ -82,7 +82,7 @@ export function closeEarlier(sessions: readonly Session[], secret: string): numb
 
 async function isGone(runtime: Runtime, core: Inside<Session>): Promise<boolean> {
   const { receiving, sending } = core;
-  const before = lifeOf(core);
+  const before = activityOf(core);
   const roundTripMs = sending.roundTripMs ?? 0;
   const timeoutMs = Math.min(MAX_REPLY_MS, Math.max(REPLY_MS, REPLY_ROUND_TRIPS * roundTripMs));
   const since = runtime.now();
@@ -91,24 +91,32 @@ async function isGone(runtime: Runtime, core: Inside<Session>): Promise<boolean>
     return false;
   } catch (error) {
     if (core.state === "closed") return true;
-    const now = lifeOf(core);
     const isLate = runtime.now() - since > timeoutMs + LATE_MS;
-    const isAlive = now.isPaused || now.received !== before.received || now.unsent < before.unsent;
-    // For example, too many pings wait for their response already.
-    if (!(error instanceof TimeoutError) || isLate || isAlive) return false;
+    const isPaused = core.connection.frames?.isPaused === true;
+    // Without a timeout, for example, too many pings wait for their response already.
+    if (!(error instanceof TimeoutError) || isLate || isPaused) return false;
+    const after = activityOf(core);
+    const hasReceived = after.received.some((value, i) => value !== before.received[i]);
+    if (hasReceived || after.unsentBytes < before.unsentBytes) return false;
     receiving.dead(runtime.now() - receiving.lastReceivedAt);
     return !core.isReady;
   }
 }
 
-/** Counters that change when the peer sends or accepts data. */
-function lifeOf({ connection, receiving }: Inside<Session>) {
-  const { partialBytes = 0, bufferedAmount = 0, isPaused = false } = connection.frames ?? {};
+/** Signs that a peer sends or accepts data, if compared with earlier ones. */
+interface Activity {
+  /** Values of which at least one changes when the peer sends data. */
+  readonly received: readonly number[];
+  /** Bytes that the peer has not accepted. */
+  readonly unsentBytes: number;
+}
+
+function activityOf({ connection, receiving }: Inside<Session>): Activity {
+  const { partialBytes = 0, bufferedAmount = 0 } = connection.frames ?? {};
   const { streamBytesReceived = 0, datagramsReceived = 0 } = connection.inspect?.counters ?? {};
-  const messages = receiving.stats.receivedBytes + receiving.lastReceivedAt;
+  const { lastReceivedAt, stats: { receivedBytes } } = receiving;
   return {
-    isPaused,
-    received: messages + partialBytes + streamBytesReceived + datagramsReceived,
-    unsent: bufferedAmount,
+    received: [lastReceivedAt, receivedBytes, partialBytes, streamBytesReceived, datagramsReceived],
+    unsentBytes: bufferedAmount,
   };
 }
