@@ -205,15 +205,12 @@ export class Message implements UntypedMessage {
   declare readonly from: string | undefined;
   /** Items that a streaming response may still send. */
   credit: number;
-  /**
-   * Sends the parts of a streaming response. This field is only declared, because few messages have
-   * one.
-   */
+  // Few messages have one of these. If they were not only declared, a message would take 128 bytes
+  // instead of 112.
+
+  /** Sends the parts of a streaming response. */
   declare producer: MessageProducer | undefined;
-  /**
-   * Settles at the end of a streaming response; rejects with its error. This field is only
-   * declared.
-   */
+  /** Settles at the end of a streaming response; rejects with its error. */
   declare streaming: Promise<void> | undefined;
   readonly #id: number | undefined;
   readonly #replySender: ReplySender;
