@@ -2,6 +2,7 @@ import type { LiveClient, LiveServer } from "../facts.ts";
 import { createServer, type Server } from "../../../server.ts";
 import { emptyFigures, nothingLeaks } from "./leaks.ts";
 import { Story } from "./story.ts";
+import { measuresOf } from "../../../server/metrics/measures.ts";
 
 /** A closed server that has leftovers. */
 function left(count: number, ...timers: string[]): Story {
@@ -61,12 +62,16 @@ Deno.test("emptyFigures holds for a closed server, and finds a gauge that is not
   const closed = (figures: object) => {
     const story = new Story(emptyFigures);
     const { manager, topics }: Pick<Server, "manager" | "topics"> = server;
-    const live = { manager, topics, ...figures } as unknown as LiveServer["server"];
-    story.cluster.servers.push({ host: story.host("node1"), server: live });
+    const counted = { manager, topics, ...figures };
+    const live = { ...counted, measures: () => measuresOf(counted) };
+    story.cluster.servers.push({
+      host: story.host("node1"),
+      server: live as unknown as LiveServer["server"],
+    });
     return story.closes();
   };
-  closed({ httpStats: { api: { active: 0, answered: { 200: 3 } } } }).finds();
-  closed({ httpStats: { api: { active: 2, answered: {} } } })
+  closed({ httpStats: { api: { active: 0, responses: { 200: 3 } } } }).finds();
+  closed({ httpStats: { api: { active: 2, responses: {} } } })
     .finds("expected 0 for skein.http.active of api of a closed server, received 2");
   const stats = server.manager.stats();
   const withSockets = (open: number) => {
