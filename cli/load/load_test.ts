@@ -89,7 +89,9 @@ Deno.test("skein load counts each delivery of a publication", async () => {
     "--topics=2",
     "--subscribers=3",
     "-n5",
-    "--rate=200",
+    // Without a rate, a stall of the machine causes no burst that fills a queue.
+    "--rate=max",
+    "--window=4",
     "--json",
   ]);
   const { messages, errors } = result;
