@@ -1,5 +1,6 @@
 /** Option checks with hints about unknown names, and checks of common value types. */
 import { describe } from "../error_text.ts";
+import { featureHint } from "./feature_hints.ts";
 import { hintFor } from "./option_hints.ts";
 import type {
   CheckOption,
@@ -43,8 +44,9 @@ export function checkKinds(options: unknown, kinds: object, place: OptionPlace):
     const value = (options as Record<string, unknown>)[name];
     if (value === undefined) continue;
     if (!Object.hasOwn(kinds, name)) {
+      const hint = hintFor(name, kinds) || featureHint(name, kinds);
       throw new TypeError(
-        `Cannot ${verb}: ${path} must have known keys, received "${name}"${hintFor(name, kinds)}`,
+        `Cannot ${verb}: ${path} must have known keys, received "${name}"${hint}`,
       );
     }
     const kind = (kinds as Record<string, OptionKind>)[name]!;

@@ -23,17 +23,6 @@ const SOCKET_IO: Readonly<Record<string, string>> = {
   timeout: "connectTimeoutMs",
 };
 
-/** Features that are easily taken for options, each with its call and the entry that exports it. */
-const FEATURES: Readonly<Record<string, readonly [call: string, entry: string]>> = {
-  api: ["httpApi({ path })", "http-api"],
-  httpApi: ["httpApi({ path })", "http-api"],
-  inspector: ["inspector()", "operations"],
-  instrumentation: ["otel()", "otel"],
-  metrics: ["metrics()", "operations"],
-  moq: ["new MoqServer()", "moq"],
-  otel: ["otel()", "otel"],
-};
-
 /**
  * Suggests an option for an unknown name.
  *
@@ -45,8 +34,6 @@ export function hintFor(name: string, kinds: object): string {
   const known = Object.keys(kinds);
   const meant = known.find((one) => isNear(one, name)) ?? known.find((one) => one === `${name}Ms`);
   if (meant !== undefined) return `; did you mean "${meant}"?`;
-  const feature = known.includes("features") && Object.hasOwn(FEATURES, name) && FEATURES[name];
-  if (feature) return `; use features: [${feature[0]}], imported from "@skein/skein/${feature[1]}"`;
   const other = Object.hasOwn(SOCKET_IO, name) ? SOCKET_IO[name]! : "";
   return known.includes(/^\w*/.exec(other)![0]) ? `; socket.io's "${name}" is ${other}` : "";
 }
