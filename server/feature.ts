@@ -4,11 +4,12 @@
  * in addition to its sessions, topics, presence and rooms is a feature.
  */
 import type { HttpStats, Measure, MetricsSource, ServerHealth } from "./metrics/measures.ts";
-import type { GuardedRequest, HttpGuardOptions } from "./http/guard.ts";
+import type { AuthorizationContext, GuardedRequest } from "./http/guard.ts";
 import type { ResumableResponses, TopicHandler } from "./requests/topic_handler.ts";
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
 import type { PageOrigin } from "./admission/webtransport_request.ts";
 import type { Runtime } from "../base/runtime.ts";
+import type { Rate } from "../base/quotas/token_bucket.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
 import type { DrainOptions } from "../manager/drain.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -173,9 +174,8 @@ export interface HttpMount {
    * Responds to a request for a WebTransport session. Without it, the feature handles only HTTP.
    *
    * @param request The request.
-   * @param pages The server's own origins.
    */
-  webTransport?(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
+  webTransport?(request: WebTransportRequest): void | Promise<void>;
   /** Counters of requests; `undefined` as long as there is nothing to count. */
   readonly stats?: HttpStats | undefined;
 }
@@ -290,26 +290,50 @@ export interface FeatureHost {
  *
  * @typeParam Action Names of the actions.
  */
-export type GuardOptions<Action extends string = string> =
-  & Pick<
-    HttpGuardOptions<Action>,
-    | "authorize"
-    | "authorizeTimeoutMs"
-    | "bodyTimeoutMs"
-    | "exposedHeaders"
-    | "maxRequests"
-    | "path"
-    | "rate"
-    | "requestHeaders"
-  >
-  & {
-    /**
-     * Methods that pages of other origins may use.
-     *
-     * @default {["GET", "HEAD"]}
-     */
-    readonly methods?: readonly string[] | undefined;
-  };
+export interface GuardOptions<Action extends string = string> {
+  /** Path of the feature. Requests for this path and paths below it go to the feature. */
+  readonly path: string;
+  /**
+   * Decides whether an action is allowed. Return `{ caller }` to allow it and name the caller.
+   * Without `authorize`, only programs on this machine are allowed, and pages that the server
+   * trusts with credentials.
+   */
+  readonly authorize?:
+    | ((
+      context: AuthorizationContext<Action>,
+    ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>)
+    | undefined;
+  /**
+   * Methods that pages of other origins may use.
+   *
+   * @default {["GET", "HEAD"]}
+   */
+  readonly methods?: readonly string[] | undefined;
+  /** Request headers that pages of other origins may send, in addition to the usual ones. */
+  readonly requestHeaders?: readonly string[] | undefined;
+  /** Response headers that pages of other origins may read. */
+  readonly exposedHeaders?: readonly string[] | undefined;
+  /** Rate limit of requests per network address. There is no limit by default. */
+  readonly rate?: Rate | undefined;
+  /**
+   * Most concurrent requests.
+   *
+   * @default {1024}
+   */
+  readonly maxRequests?: number | undefined;
+  /**
+   * Time limit for a request body, in milliseconds.
+   *
+   * @default {30000}
+   */
+  readonly bodyTimeoutMs?: number | undefined;
+  /**
+   * Time limit of `authorize`, in milliseconds.
+   *
+   * @default {10000}
+   */
+  readonly authorizeTimeoutMs?: number | undefined;
+}
 
 /**
  * A handler of `requests` that needs a feature. The server mounts the feature, unless `features`

@@ -40,7 +40,7 @@ export interface FeaturesParts {
 /** Handles requests of one feature. */
 export interface FeatureRequests {
   fetch(request: Request, info: RequestInfo): Response | Promise<Response>;
-  take?(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
+  take?(request: WebTransportRequest): void | Promise<void>;
 }
 
 /**
@@ -102,7 +102,7 @@ export class Features {
     return part && {
       fetch: (request, info) => this.#fetch(part, request, info),
       ...(part.added.http!.webTransport && {
-        take: (request: WebTransportRequest, pages: PageOrigin) => this.#take(part, request, pages),
+        take: (request: WebTransportRequest) => this.#take(part, request),
       }),
     };
   }
@@ -233,9 +233,9 @@ export class Features {
     }
   }
 
-  async #take(part: Part, request: WebTransportRequest, pages: PageOrigin): Promise<void> {
+  async #take(part: Part, request: WebTransportRequest): Promise<void> {
     try {
-      await part.added.http!.webTransport!(request, pages);
+      await part.added.http!.webTransport!(request);
     } catch (error) {
       this.#parts.report(`A WebTransport request to ${part.name}`, error);
     }

@@ -534,7 +534,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** Responds to a request for a WebTransport session. */
   #take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
     const feature = this.#features.requestsFor(request);
-    if (feature?.take !== undefined) return feature.take(request, pages);
+    if (feature?.take !== undefined) return feature.take(request);
     for (const face of this.#faces.values()) {
       if (face.take !== undefined && face.wants(request)) return face.take(request, pages);
     }

@@ -158,18 +158,27 @@ export interface HttpGuardParts {
   readonly report: (what: string, error: unknown) => void;
 }
 
-/** One request to a face. */
+/**
+ * One request to an HTTP feature.
+ *
+ * @typeParam Action Names of the actions.
+ */
 export interface GuardedRequest<Action extends string> {
+  /** The request. Read its body only by `readBody`. */
   readonly request: Request;
   /** The address of the peer. */
   readonly info: RequestInfo;
   /**
    * The account of the request's slots: its address, and its user once the request is authorized.
+   *
+   * @ignore
    */
   readonly account: Account;
   /**
    * The account of whatever the request creates: the same as `account`, but with the name from
    * `authorize`, if there is one.
+   *
+   * @ignore
    */
   readonly publisher: Account;
   /**
@@ -177,11 +186,17 @@ export interface GuardedRequest<Action extends string> {
    * otherwise the credentials of the request.
    */
   readonly caller: string;
-  /** The decision about the request, which `server.disconnect(user)` revokes. */
+  /**
+   * The decision about the request, which `server.disconnect(user)` revokes.
+   *
+   * @ignore
+   */
   readonly decision: Decision;
   /**
    * Checks the permission.
    *
+   * @param action The action.
+   * @param id The target of the action; empty for the feature as a whole.
    * @returns The user of the request, if any.
    * @throws {Problem} With 401, 403 or 503 if the action is not allowed.
    */
@@ -193,11 +208,18 @@ export interface GuardedRequest<Action extends string> {
    * @throws {Problem} With 403.
    */
   checkRevoked(): void;
-  /** Calls a function when the user is disconnected, also after the response, until disposal. */
+  /**
+   * Calls a function when the user is disconnected, also after the response.
+   *
+   * @param end The function.
+   * @returns Stops that on disposal.
+   */
   whenRevoked(end: () => void): Disposable;
   /**
    * Reads the body.
    *
+   * @param maxBytes Most bytes of the body.
+   * @returns The bytes.
    * @throws {Problem} With 413, 408, 400 or 503.
    */
   readBody(maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;

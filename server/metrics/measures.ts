@@ -71,6 +71,7 @@ export const NO_HANDSHAKES: QuicHandshakeStats = {
 
 /** One number of a metric. */
 export interface Measurement {
+  /** The number. */
   readonly value: number;
   /** Attributes that distinguish this number within the metric; their names are OpenTelemetry's. */
   readonly attributes?: Readonly<Record<string, string>> | undefined;
