@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import type { HistoryPosition, SubscribeReply } from "../session/wire/recovery.ts";
-import { turns } from "../tests/waiting.ts";
+import { turns, until } from "../tests/waiting.ts";
 import { Random } from "../tests/random.ts";
 import { Client, type Line } from "./clients_fixture.ts";
 import { ScriptedStore } from "./scripted_broker_fixture.ts";
@@ -22,9 +22,9 @@ async function ask(
   client.lines.length = 0;
   const reply = () => client.lines.find(({ topic }) => topic === "reply");
   client.subscribe(topics, "t", { since });
-  for (let i = 0; i < 100 && reply() === undefined; i++) await turns(1);
+  const { data } = await until(reply);
   topics.leave(client.session, "t");
-  return reply()!.data as SubscribeReply;
+  return data as SubscribeReply;
 }
 
 Deno.test("Clients whose publication was rewritten below the head, 10,000 times, are never reported recovered", async () => {
@@ -102,9 +102,11 @@ Deno.test("TopicFeed reports another history to a session with a running replay"
   broker.interrupt();
   await turns();
   slow.pair.link.resume("to-client");
-  await turns(100);
   const lines: Line[] = slow.lines;
-  const gapAt = lines.findIndex(({ gap }) => gap !== undefined);
+  const gapAt = await until(() => {
+    const at = lines.findIndex(({ gap }) => gap !== undefined);
+    return at >= 0 && lines.length > at + 100 && at;
+  });
   assertEquals([lines[gapAt]!.reason, lines[gapAt]!.offset], ["new-epoch", 0]);
   assert(gapAt > 0 && gapAt < 60, `the gap is line ${gapAt}`);
   const after = lines.slice(gapAt + 1).map(({ offset }) => offset);

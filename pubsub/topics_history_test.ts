@@ -4,7 +4,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { decodeBinary } from "../session/wire/encode.ts";
 import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/session.ts";
-import { turns } from "../tests/waiting.ts";
+import { turns, until } from "../tests/waiting.ts";
 import { assertRun, Client, Clients } from "./clients_fixture.ts";
 import { ScriptedStore } from "./scripted_broker_fixture.ts";
 import { type FaultyBroker, FaultyStore, hang } from "../tests/faulty_broker.ts";
@@ -271,7 +271,7 @@ Deno.test("Topics.subscribe() to many topics at the same time keeps all their pa
   for (let room = 0; room < 20; room++) publishRun(topics, 1, 60, `chat:${room}`);
   await using client = new Client(topics.flusher, { sendQueue: { maxMessages: 40 } });
   for (let room = 0; room < 20; room++) client.subscribe(topics, `chat:${room}`, { last: 60 });
-  for (let i = 0; i < 100 && client.lines.length < 20 * 61; i++) await turns();
+  await until(() => client.lines.length >= 20 * 61);
   assertEquals(client.session.state, "connected");
   for (let room = 0; room < 20; room++) {
     const own = client.lines.filter(({ topic }) => topic === `chat:${room}`);

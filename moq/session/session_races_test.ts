@@ -3,7 +3,7 @@ import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/asse
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
 import { wiredEnds } from "../../tests/moq/wires.ts";
-import { soon, turns } from "../../tests/waiting.ts";
+import { soon, turns, until } from "../../tests/waiting.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -186,7 +186,7 @@ Deno.test("MoqSession.subscribe() leaves the publisher if the subscription was c
   ends.client.subscriptions[0]!.close();
   const track = await soon(subscribing);
   assertEquals(await soon(track.nextGroup()), null);
-  for (let at = 0; at < 50 && ends.server.servedSubscriptions > 0; at++) await turns();
+  await until(() => ends.server.servedSubscriptions === 0);
   assertEquals({
     left,
     servedSubscriptions: ends.server.servedSubscriptions,

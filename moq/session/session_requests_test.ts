@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { UnsupportedError } from "../../errors.ts";
 import { ALL_VERSIONS } from "../../tests/moq/network.ts";
 import { openStreams, wiredEnds } from "../../tests/moq/wires.ts";
-import { soon, turns } from "../../tests/waiting.ts";
+import { soon, turns, until } from "../../tests/waiting.ts";
 import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { LiveTrack } from "../live/live_track.ts";
@@ -134,8 +134,7 @@ for (const version of ALL_VERSIONS) {
         }
         assertEquals(faults.map(String), ["Error: A handler failed"]);
         await assertRejects(() => client.fetch("/a", "b", { group: -1 }), RangeError);
-        for (let at = 0; at < 20 && openStreams(client.connection) > 0; at++) await turns();
-        assertEquals(openStreams(client.connection), 0);
+        await until(() => openStreams(client.connection) === 0);
       });
     }
 
@@ -176,8 +175,7 @@ for (const version of ALL_VERSIONS) {
         const error = await assertRejects(() => soon(rejected.readFrame()), MoqError);
         assertEquals(error.by, "remote", path);
       }
-      for (let at = 0; at < 20 && openStreams(ends.client.connection) > 0; at++) await turns();
-      assertEquals(openStreams(ends.client.connection), 0);
+      await until(() => openStreams(ends.client.connection) === 0);
     });
 
     Deno.test(`${version}: a publisher is notified that a fetch was cancelled, in any state of its handler`, async () => {
@@ -243,8 +241,7 @@ for (const version of ALL_VERSIONS) {
       assertEquals([(await soon(pending)).done, (await probe.next()).done], [true, true]);
       const gone = client.probe({ signal: AbortSignal.abort(new Error("enough")) });
       await assertRejects(() => Array.fromAsync(gone), Error, "enough");
-      for (let at = 0; at < 20 && openStreams(client.connection) > 0; at++) await turns();
-      assertEquals(openStreams(client.connection), 0);
+      await until(() => openStreams(client.connection) === 0);
     });
 
     Deno.test(`${version}: GOAWAY sends the new URL, and closes a session in time`, async () => {
@@ -310,8 +307,7 @@ for (const version of ALL_VERSIONS) {
         const error = await assertRejects(() => soon(client.trackInfo(path, "b")), MoqError);
         assertEquals(error.reason, "notFound");
       }
-      for (let at = 0; at < 20 && openStreams(client.connection) > 0; at++) await turns();
-      assertEquals(openStreams(client.connection), 0);
+      await until(() => openStreams(client.connection) === 0);
     });
   }
 }

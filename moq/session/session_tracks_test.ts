@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ALL_VERSIONS } from "../../tests/moq/network.ts";
 import { HandPeer } from "../../tests/moq/peer.ts";
 import { openStreams, type WiredEnds, wiredEnds } from "../../tests/moq/wires.ts";
-import { soon, turns } from "../../tests/waiting.ts";
+import { soon, turns, until } from "../../tests/waiting.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { MoqSession } from "./session.ts";
@@ -38,7 +38,7 @@ function over(track: TrackWriter): Promise<void> {
 
 /** Asserts that no subscription and no stream is left. */
 async function assertClean({ server, client }: WiredEnds, streams = 0): Promise<void> {
-  for (let at = 0; at < 20 && openStreams(server.connection) > streams; at++) await turns();
+  await until(() => openStreams(server.connection) === streams);
   assertEquals([server.servedSubscriptions, client.subscriptions], [0, []]);
   assertEquals(openStreams(server.connection), streams);
 }
@@ -265,8 +265,7 @@ Deno.test("a group that waits for a stream ends with its subscriber, and with th
     await soon(track.ready);
     if (how === "subscriber") track.close();
     else ends.server.close();
-    for (let at = 0; at < 20 && ends.server.servedSubscriptions > 0; at++) await turns();
-    assertEquals(ends.server.servedSubscriptions, 0);
+    await until(() => ends.server.servedSubscriptions === 0);
   }
 });
 

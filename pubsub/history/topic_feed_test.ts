@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { internals } from "../../session/session.ts";
-import { passTime, turns } from "../../tests/waiting.ts";
+import { passTime, turns, until } from "../../tests/waiting.ts";
 import { assertRun, Client, Clients } from "../clients_fixture.ts";
 import { ScriptedStore } from "../scripted_broker_fixture.ts";
 import {
@@ -817,7 +817,7 @@ Deno.test("TopicFeed keeps a bounded number of bytes for slow sessions", async (
   const { waitingBytes } = topics.stats;
   assert(waitingBytes > 60_000_000 && waitingBytes <= 67_108_864, `${waitingBytes} bytes`);
   for (const { pair } of slow) pair.link.resume("to-client");
-  for (let i = 0; i < 100 && topics.stats.replayed < 4_000; i++) await turns();
+  await until(() => topics.stats.replayed >= 4_000);
   await turns();
   for (const one of slow) {
     const data = one.takeData() as { i: number }[];

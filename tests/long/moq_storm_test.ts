@@ -61,7 +61,7 @@ async function assertClean({ server, client }: WiredEnds): Promise<void> {
     openStreams(client.connection),
   ];
   const expected = [0, 0, kept, kept];
-  for (let at = 0; at < 200 && `${state()}` !== `${expected}`; at++) await turns();
+  await until(() => `${state()}` === `${expected}`);
   assertEquals(state(), expected);
 }
 
