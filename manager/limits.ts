@@ -222,7 +222,6 @@ export class SessionLimiter {
     this.sessions = quotas.open(options);
     this.sockets = new Sockets(quotas, options);
     this.rates = new RateLimits(runtime, rates, {
-      accounts: quotas.accounts,
       maxSessionsPerAddress: limits.maxSessionsPerAddress ?? DEFAULT_MAX_SESSIONS_PER_ADDRESS,
     });
   }

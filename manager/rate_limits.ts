@@ -6,7 +6,7 @@ import type { OptionKinds } from "../base/options/options.ts";
 import { objectWith, POSITIVE, RATE } from "../base/options/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { type Account, type Accounts, NOBODY } from "../base/quotas/accounts.ts";
+import { type Account, NOBODY } from "../base/quotas/accounts.ts";
 import { MAX_REJECTIONS } from "../session/faults.ts";
 import type { Session } from "../session/session.ts";
 import {
@@ -157,8 +157,6 @@ interface RateStats {
 
 /** Properties of a server that its rates depend on. */
 export interface RateLimitsParts {
-  /** Recognizes the addresses of proxies. */
-  readonly accounts: Accounts;
   /** Basis of the default rate of connections. */
   readonly maxSessionsPerAddress: number;
 }
@@ -167,7 +165,6 @@ export interface RateLimitsParts {
 export class RateLimits implements MeterHost, Disposable {
   readonly runtime: Runtime;
   readonly #rates: Readonly<Record<RateScope, Rates>>;
-  readonly #accounts: Accounts;
   /** Scopes in which messages of sessions have a rate. */
   readonly #isMetered: Readonly<Record<RateScope, boolean>>;
   /** True if the application set no rate of connections per address. */
@@ -190,10 +187,9 @@ export class RateLimits implements MeterHost, Disposable {
   constructor(
     runtime: Runtime,
     options: RateLimitsOptions,
-    { accounts, maxSessionsPerAddress }: RateLimitsParts,
+    { maxSessionsPerAddress }: RateLimitsParts,
   ) {
     this.runtime = runtime;
-    this.#accounts = accounts;
     const { perSession, perUser, perAddress, shared } = options;
     const connections = defaultConnections(maxSessionsPerAddress);
     this.#rates = {
@@ -266,12 +262,15 @@ export class RateLimits implements MeterHost, Disposable {
   /**
    * Starts to meter a session. Returns `undefined` if neither a rate nor `maxRejections` applies.
    */
-  meter(session: Session, { user, address }: CountedPeer): SessionMeter | undefined {
+  meter(
+    session: Session,
+    { user, account }: { readonly user: string | undefined; readonly account: Account },
+  ): SessionMeter | undefined {
     const metered = this.#isMetered;
     const own = metered.session ? this.#rates.session : undefined;
     const held = {
       user: metered.user ? user : undefined,
-      address: metered.address ? this.#accounts.of({ address }).networks[0]?.key : undefined,
+      address: metered.address ? account.networks[0]?.key : undefined,
     };
     const shared = held.user === undefined && held.address === undefined
       ? NO_ACCOUNTS

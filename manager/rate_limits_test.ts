@@ -371,7 +371,8 @@ Deno.test("SessionManager creates no meter without a rate for messages", async (
   await using manager = new SessionManager({ rates });
   const limiter = new SessionLimiter(platformRuntime());
   const { session } = join(manager);
-  assertEquals(limiter.rates.meter(session, { user: "ann", address: "192.0.2.1" }), undefined);
+  const account = limiter.accounts.of({ address: "192.0.2.1" });
+  assertEquals(limiter.rates.meter(session, { user: "ann", account }), undefined);
   assertEquals(manager.stats().rates.remembered, 0, "This session has no user");
 });
 

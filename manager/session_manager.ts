@@ -320,15 +320,19 @@ export class SessionManager implements AsyncDisposable {
       throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
     }
     // The user of an anonymous session is not counted.
-    const peer = { user: verifiedUser(session), address: session.address };
+    const user = verifiedUser(session);
+    const peer = { user, address: session.address };
     const slot = reservation === undefined
       ? this.#limiter.take(peer, beside)
       : this.#limiter.redeem(reservation, peer, beside);
     const number = ++this.#lastNumber;
-    const meter = this.#limiter.rates.meter(session, peer);
-    const { user } = session;
-    this.#entries.set(id, { session, user, slot, number, meter });
-    this.#index(user, session);
+    const account = reservation instanceof ConnectingClient
+      ? reservation.account
+      : this.#limiter.accounts.of({ address: session.address });
+    const meter = this.#limiter.rates.meter(session, { user, account });
+    const name = session.user;
+    this.#entries.set(id, { session, user: name, slot, number, meter });
+    this.#index(name, session);
     this.#totals.added(session, this.#entries.size);
     this.#scheduleCleanup();
     if (session.isClosed || !this.#known.has(session)) session[internals].whenEnded(this.#onEnd);
