@@ -7,7 +7,6 @@ import type { HttpStats, Measure, MetricsSource, ServerHealth } from "./metrics/
 import type { AuthorizationContext, GuardedRequest } from "./http/guard.ts";
 import type { ResumableResponses, TopicHandler } from "./requests/topic_handler.ts";
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
-import type { PageOrigin } from "./admission/webtransport_request.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";

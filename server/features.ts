@@ -2,7 +2,6 @@
 import type { Feature, FeatureHost, Mounted, RequestHead, TopicMount } from "./feature.ts";
 import type { RequestGate } from "./http/gate.ts";
 import type { HttpStats, Measure } from "./metrics/measures.ts";
-import type { PageOrigin } from "./admission/webtransport_request.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
 import { settlesWithin } from "../base/wait.ts";
