@@ -325,7 +325,12 @@ function storySite(server: string): Record<string, string> {
 }
 
 async function tells(page: Page, text: string): Promise<void> {
-  await page.waitForFunction((text) => document.body.textContent.trim() === text, WAIT, text);
+  try {
+    await page.waitForFunction((text) => document.body.textContent.trim() === text, WAIT, text);
+  } catch (cause) {
+    const found = await page.evaluate(() => document.body.textContent);
+    throw new Error(`The page has ${JSON.stringify(found)}`, { cause });
+  }
 }
 
 async function hasBegun(page: Page): Promise<void> {
@@ -341,6 +346,7 @@ testInBrowsers(
     await page.reload();
     await hasBegun(page);
     const second = await tabOf(browser, page.url());
+    await hasBegun(second); // Until then, it still loads code from the server.
     await site.kill();
     await site.start();
     for (const tab of [page, second]) await tells(tab, STORY);
