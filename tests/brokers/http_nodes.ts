@@ -118,7 +118,11 @@ export class ProcessSite implements AsyncDisposable {
   }
 
   async #start(): Promise<NodeProcess> {
-    const process = new LineProcess("../brokers/http_node.ts", ...this.#store.args, this.#folder);
+    const process = new LineProcess(
+      import.meta.resolve("./http_node.ts"),
+      ...this.#store.args,
+      this.#folder,
+    );
     return { process, port: Number(await process.line()) };
   }
 }

@@ -78,7 +78,7 @@ async function run(
 }
 
 async function startNode(port: number, { url }: DurableBroker): Promise<LineProcess> {
-  const node = new LineProcess("./durable/node.ts", `${port}`, url);
+  const node = new LineProcess(import.meta.resolve("./durable/node.ts"), `${port}`, url);
   await node.line();
   return node;
 }

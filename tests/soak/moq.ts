@@ -57,11 +57,11 @@ const LONG: Times = {
 /** Soaks a relay for five minutes, or for half a minute in the short run. */
 export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   const times = isShort ? SHORT : LONG;
-  const relay = new LineProcess("./moq/relay.ts", `${times.stallTimeoutMs}`);
+  const relay = new LineProcess(import.meta.resolve("./moq/relay.ts"), `${times.stallTimeoutMs}`);
   const { port, hash } = JSON.parse(await relay.line());
   const target = [`${port}`, JSON.stringify(hash)];
   const peer = async (role: string, ...args: string[]) => {
-    const process = new LineProcess("./moq/peer.ts", role, ...target, ...args);
+    const process = new LineProcess(import.meta.resolve("./moq/peer.ts"), role, ...target, ...args);
     await process.line();
     return process;
   };

@@ -126,7 +126,7 @@ function sleep(ms: number, signal: AbortSignal): Promise<void> {
 }
 
 async function startNode(port: number, url: string): Promise<LineProcess> {
-  const node = new LineProcess("./responses/node.ts", `${port}`, url);
+  const node = new LineProcess(import.meta.resolve("./responses/node.ts"), `${port}`, url);
   await node.line();
   return node;
 }

@@ -133,7 +133,7 @@ async function soakFrozen(check: Check, count: number): Promise<void> {
     const transport = TRANSPORTS[i % TRANSPORTS.length]!;
     const url = `http://127.0.0.1:${port}/`;
     const args = [url, transport, `${each}`, `${each * BUSY_SHARE}`];
-    return fleet.use(new LineProcess("./silent/clients.ts", ...args));
+    return fleet.use(new LineProcess(import.meta.resolve("./silent/clients.ts"), ...args));
   });
   await Promise.all(programs.map((program) => program.line()));
   await sleep(2_000);
@@ -176,5 +176,5 @@ async function reports(programs: readonly LineProcess[]): Promise<SilentClientsR
 }
 
 function startServer(port: number, file: string, sessions: number): LineProcess {
-  return new LineProcess("./silent/server.ts", `${port}`, file, `${sessions}`);
+  return new LineProcess(import.meta.resolve("./silent/server.ts"), `${port}`, file, `${sessions}`);
 }

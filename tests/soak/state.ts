@@ -236,7 +236,12 @@ class Fleet implements AsyncDisposable {
   }
 
   async #startNode(port: number): Promise<LineProcess> {
-    const node = new LineProcess("./state/node.ts", `${port}`, this.#broker.url, ID);
+    const node = new LineProcess(
+      import.meta.resolve("./state/node.ts"),
+      `${port}`,
+      this.#broker.url,
+      ID,
+    );
     await node.line();
     return node;
   }

@@ -53,7 +53,7 @@ const BODY = new Uint8Array(STREAM_WINDOW_BYTES + 50_000);
 export async function soakUnread(check: Check, isShort: boolean): Promise<void> {
   const floodMs = isShort ? 6_000 : 60_000;
   for (const { way, sessions } of FLOODS) {
-    const server = new LineProcess("./unread/server.ts", way);
+    const server = new LineProcess(import.meta.resolve("./unread/server.ts"), way);
     const { port, hash } = JSON.parse(await server.line());
     const value = Uint8Array.from(hash as number[]);
     const before = await server.ask<UnreadServerStats>("stats");

@@ -92,7 +92,7 @@ export async function soakWebTransport(check: Check, isShort: boolean): Promise<
   const rounds = isShort ? 3 : 100;
   const warmUps = isShort ? 1 : 10;
   const roundMs = isShort ? 0 : 6_000;
-  const server = new LineProcess("./webtransport/server.ts");
+  const server = new LineProcess(import.meta.resolve("./webtransport/server.ts"));
   const { port, hash } = JSON.parse(await server.line());
   const value = Uint8Array.from(hash as number[]);
   const target = {
@@ -220,7 +220,12 @@ async function leave(
   count: number,
   how: (process: LineProcess) => void | Promise<void>,
 ): Promise<void> {
-  const process = new LineProcess("./webtransport/client.ts", `${port}`, hash, `${count}`);
+  const process = new LineProcess(
+    import.meta.resolve("./webtransport/client.ts"),
+    `${port}`,
+    hash,
+    `${count}`,
+  );
   await process.line();
   await how(process);
   await process.end();

@@ -106,11 +106,13 @@ export class Fleet implements AsyncDisposable {
     const each = [`${clients / CLIENT_PROCESSES}`, `${topicsEach}`];
     for (let i = 0; i < CLIENT_PROCESSES; i++) {
       const to = hasUsers ? `${spread}?user=*` : spread;
-      this.#clients.push(new LineProcess("./chaos/clients.ts", `c${i}`, to, ...each));
+      this.#clients.push(
+        new LineProcess(import.meta.resolve("./clients.ts"), `c${i}`, to, ...each),
+      );
     }
     for (const [kind, to] of [["node", this.#broker.url], ["client", url]] as const) {
       const args = [kind, kind, to, `${perSecond}`];
-      this.#publishers.push(new LineProcess("./chaos/publisher.ts", ...args));
+      this.#publishers.push(new LineProcess(import.meta.resolve("./publisher.ts"), ...args));
     }
     await Promise.all([...this.#clients, ...this.#publishers].map((process) => process.line()));
   }
@@ -187,7 +189,12 @@ export class Fleet implements AsyncDisposable {
 
   async #startNode(port: number): Promise<LineProcess> {
     const shared = this.#port === 0 ? [] : ["shared"];
-    const process = new LineProcess("./chaos/server.ts", `${port}`, this.#broker.url, ...shared);
+    const process = new LineProcess(
+      import.meta.resolve("./server.ts"),
+      `${port}`,
+      this.#broker.url,
+      ...shared,
+    );
     await process.line();
     return process;
   }

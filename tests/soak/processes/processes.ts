@@ -94,11 +94,11 @@ export class LineProcess implements AsyncDisposable {
   readonly #lines: ReadableStreamDefaultReader<string>;
   readonly #commands: WritableStreamDefaultWriter<Uint8Array>;
 
-  /** Starts the process from a file in this folder, with arguments. */
-  constructor(file: string, ...args: string[]) {
+  /** Starts a program from its URL, with arguments. */
+  constructor(program: string, ...args: string[]) {
     this.#process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--no-lock", "--unstable-net", "--v8-flags=--expose-gc"]
-        .concat(new URL(file, import.meta.url).href, args),
+        .concat(program, args),
       stdin: "piped",
       stdout: "piped",
       stderr: "inherit",

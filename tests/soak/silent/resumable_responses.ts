@@ -90,7 +90,7 @@ class Nodes implements AsyncDisposable {
   }
 
   async #add(port: number): Promise<void> {
-    const process = new LineProcess("./silent/responses.ts", `${port}`, this.#broker);
+    const process = new LineProcess(import.meta.resolve("./responses.ts"), `${port}`, this.#broker);
     this.#nodes.push({ port, process });
     await process.line();
   }
