@@ -41,21 +41,7 @@ export { guest, type ValueOf } from "./server/admission/guest.ts";
 export type { ListenInfo } from "./server/listener/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
 export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
-export type {
-  CreateDurableStreamOptions,
-  DurableStreamInfo,
-  DurableStreamItem,
-  DurableStreams,
-  ReadDurableStreamOptions,
-} from "./server/durable/streams.ts";
-export {
-  DurableStreamsHandler,
-  type DurableStreamsHandlerOptions,
-} from "./server/durable/handler.ts";
-export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
-export type { DurableStreamWriter } from "./server/durable/writer.ts";
-export type { ChangeDecision, RequestedChange } from "./server/state/gate.ts";
-export type { State, StateCollection, StateOf, TypedState } from "./server/state/state.ts";
+export type { ChangeDecision, RequestedChange } from "./server/requests/changes.ts";
 export type {
   StateChange,
   StateTransaction,

@@ -462,15 +462,17 @@ export class Client<C extends Contract = Contract>
    * @example A response that survives a page reload
    * ```ts
    * import { connect, serve } from "@skein/skein";
+   * import { durableStreams } from "@skein/skein/streams";
    * import { assertEquals } from "@std/assert";
    *
+   * const streams = durableStreams();
    * await using server = serve({
    *   port: 0,
    *   onListen() {},
-   *   durableStreams: { path: "/streams" },
+   *   features: [streams],
    *   authorize: () => true,
    * });
-   * await using response = await server.durableStreams.create<string>("answer-7");
+   * await using response = await streams.create<string>("answer-7");
    * await Promise.all(["one", "two", "three"].map((word) => response.append(word)));
    * await response.close();
    *
@@ -514,7 +516,7 @@ export class Client<C extends Contract = Contract>
    * The server's `authorize` must allow this client to subscribe to `stream:<id>` to read the rows,
    * and to publish on it to write them. See {@linkcode ClientState}.
    *
-   * @param id The state's id, for which the server has called `server.state(id)`.
+   * @param id The state's id, for which the server has called `open(id)` of `liveState()`.
    * @param options What to do if others change a row at the same time.
    * @returns The state, once its code is loaded. Its rows are complete once `ready` has resolved.
    */

@@ -12,7 +12,8 @@
  *
  * @module
  */
-import { connect, type DurableStreamWriter, serve } from "../mod.ts"; // jsr:@skein/skein
+import { connect, serve } from "../mod.ts"; // jsr:@skein/skein
+import { durableStreams, type DurableStreamWriter } from "../streams/mod.ts"; // jsr:@skein/skein/streams
 import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 const { port, once: isOnce } = optionsOf({
@@ -22,9 +23,10 @@ const { port, once: isOnce } = optionsOf({
 
 const id = "answers/1";
 
+const streams = durableStreams({ path: "/streams", authorize: ({ action }) => action === "read" });
 await using server = serve({
   port: isOnce ? 0 : port,
-  durableStreams: { path: "/streams", authorize: ({ action }) => action === "read" },
+  features: [streams],
   // A real application checks that the session's user owns the answer.
   authorize: (_session, topic, action) =>
     topic === `stream:${id}` && (action === "subscribe" || action === "cancel"),
@@ -42,7 +44,7 @@ async function answer(stream: DurableStreamWriter<string>): Promise<void> {
   await writer.close();
 }
 
-const answering = answer(await server.durableStreams.create(id));
+const answering = answer(await streams.create(id));
 if (isOnce) await demonstrate(server.url);
 await answering;
 

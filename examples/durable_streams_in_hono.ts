@@ -13,7 +13,8 @@
  */
 import { Hono } from "npm:hono@^4";
 import { MemoryBroker } from "../pubsub/mod.ts"; // jsr:@skein/skein/pubsub
-import { DurableStreamsHandler, type RequestInfo } from "../server.ts"; // jsr:@skein/skein/server
+import type { RequestInfo } from "../server.ts"; // jsr:@skein/skein/server
+import { DurableStreamsHandler } from "../streams/mod.ts"; // jsr:@skein/skein/streams
 import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 const { port, once: isOnce } = optionsOf({

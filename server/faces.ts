@@ -1,8 +1,6 @@
 /** The faces of a server, in the order in which they are asked. */
 import type { Admission } from "./admission/admission.ts";
 import { reportRequest } from "./broker_services.ts";
-import type { DurableStreamsOptions } from "./durable/options.ts";
-import type { DurableParts } from "./durable/parts.ts";
 import type { Face } from "./face.ts";
 import type { RequestHead } from "./feature.ts";
 import { type RequestGate, unavailable } from "./http/gate.ts";
@@ -42,9 +40,6 @@ export interface FacesOptions extends Pick<HttpGuardParts, "quotas" | "runtime">
   readonly console: ConsoleReport;
   readonly gate: RequestGate;
   readonly admission: Admission<unknown>;
-  /** Durable streams over HTTP. */
-  readonly durableStreams: DurableStreamsOptions | undefined;
-  readonly durable: DurableParts | undefined;
   /** True if sessions are also served over HTTP. */
   readonly hasHttp: boolean;
 }
@@ -58,30 +53,10 @@ export interface FacesOptions extends Pick<HttpGuardParts, "quotas" | "runtime">
 export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
   const { admission, hasHttp } = options;
   const faces: [name: string, face: Face | undefined][] = [
-    ["durableStreams", durableFace(options)],
     ["sessions", admission],
     ["http", hasHttp ? httpSessions(options) : undefined],
   ];
   return new Map(faces.filter((one): one is [string, Face] => one[1] !== undefined));
-}
-
-function durableFace(options: FacesOptions): Face | undefined {
-  const { durableStreams, durable, origins, maxMessageBytes } = options;
-  if (durableStreams === undefined || durable === undefined) return undefined;
-  const parts = {
-    ...guardParts(options),
-    logs: durable.logs,
-    changes: durable.gate,
-    origins,
-    maxMessageBytes,
-  };
-  const face = new LateFace(options, {
-    name: "durableStreams",
-    wants: durableStreams.path,
-    open: ({ DurableFace }) => new DurableFace(durableStreams, parts),
-  });
-  void face.load();
-  return face;
 }
 
 function httpSessions(options: FacesOptions): Face {
@@ -116,26 +91,11 @@ function httpSessions(options: FacesOptions): Face {
   });
 }
 
-function guardParts(
-  { runtime, gate, quotas, admission, topics, console }: FacesOptions,
-): HttpGuardParts {
-  return {
-    runtime,
-    gate,
-    quotas,
-    decisions: topics.decisions,
-    identify: (request, login) => admission.identify(request, login),
-    addressOf: (request, info) => admission.addressOf(request, info),
-    report: (what, error) => reportRequest(console, what, error),
-  };
-}
-
 /**
  * Modules of the faces that are loaded later. Loading them takes 40 ms, most of it for Zod; for
  * comparison, starting the server takes 85 ms. Everything else is imported statically.
  */
 const MODULES = {
-  durableStreams: () => import("./durable/face.ts"),
   http: () => import("./http/http_request.ts"),
 };
 

@@ -5,6 +5,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { MoqServer } from "../moq/server/server.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 import { inspector, metrics } from "../operations/mod.ts";
+import { durableStreams } from "../streams/mod.ts";
 
 /** Creates a late face for requests below `/late`. */
 function lateFace(open: () => { fetch(): Response; [Symbol.asyncDispose]?(): Promise<void> }) {
@@ -90,8 +91,8 @@ Deno.test("createServer() leaves a MoqServer unmounted if another option is inva
 
 Deno.test("createServer() asks its features in order, and passes other requests to fetch", async () => {
   await using server = createServer({
-    durableStreams: { path: "/streams", authorize: () => true },
     features: [
+      durableStreams({ path: "/streams", authorize: () => true }),
       metrics({ allow: "everybody" }),
       httpApi({ path: "/api", authorize: () => true }),
       inspector({ authorize: () => true }),

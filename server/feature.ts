@@ -335,15 +335,6 @@ export interface GuardOptions<Action extends string = string> {
 }
 
 /**
- * A handler of `requests` that needs a feature. The server mounts the feature, unless `features`
- * includes one of the same name.
- */
-export interface FeatureUser {
-  /** Returns the feature. */
-  requires(): Feature;
-}
-
-/**
  * The server of a feature that is also used from outside, such as `durableStreams()`. Such a feature
  * belongs to one server.
  *

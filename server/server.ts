@@ -35,30 +35,21 @@ import {
   userClaims,
 } from "./broker_services.ts";
 import type { UserClaims } from "./admission/user_limit.ts";
-import {
-  checkFaces,
-  checkServerOptions,
-  type ServeOptions,
-  type ServerOptions,
-} from "./server_options.ts";
+import { checkServerOptions, type ServeOptions, type ServerOptions } from "./server_options.ts";
 import { pickHandlers } from "./handlers.ts";
 import { accountOf } from "./accounts.ts";
-import { checkDurableStreams, checkKeepsLogs, checkResponses } from "./durable/options.ts";
-import { DurableParts } from "./durable/parts.ts";
-import { ResumableRequests } from "./durable/resumable_requests.ts";
-import { StreamTopics } from "./durable/stream_topics.ts";
-import type { DurableStreams } from "./durable/streams.ts";
-import type { AuthorizeChange } from "./state/gate.ts";
-import type { StateOf } from "./state/state.ts";
+import type { AuthorizeChange } from "./requests/changes.ts";
+import { UnservedStreams } from "./requests/unserved_streams.ts";
 import type { Face } from "./face.ts";
 import { MALFORMED_HOSTS, mountFaces } from "./faces.ts";
-import type { Feature, FeatureUser, RequestHead } from "./feature.ts";
+import type { Feature, RequestHead } from "./feature.ts";
 import { featureHosts } from "./feature_host.ts";
 import { Features } from "./features.ts";
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
 import { GivingWay } from "./admission/giving_way.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./admission/guest.ts";
+import type { ResumableHandler as AnyResumable } from "../session/responses/request_handlers.ts";
 import { RequestGate } from "./http/gate.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
@@ -82,11 +73,8 @@ import type {
   Contract,
   ContractData,
   ContractTopic,
-  StateIds,
 } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
-import { STREAM_PREFIX } from "../session/wire/recovery.ts";
-import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { instrument } from "../session/insight/watch.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings/settings.ts";
@@ -107,7 +95,6 @@ import type { PageOrigin } from "./admission/webtransport_request.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { compileContract } from "../session/settings/check_settings.ts";
 import { settingsWith } from "../session/settings/session_settings.ts";
-import { UnsupportedError } from "../errors.ts";
 
 /**
  * A session server that listens on its own or is mounted in another server.
@@ -159,8 +146,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #maxSessions: number | undefined;
   /** All faces by server option, in the order in which they are asked. */
   readonly #faces: ReadonlyMap<string, Face>;
-  /** Durable streams, and responses that outlive their connections. */
-  readonly #durable: DurableParts | undefined;
   #listener: ServerListener | undefined;
   /** True if clients from the internet should use the hardened engine. */
   #suitsHardened = false;
@@ -180,17 +165,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     checkServerOptions("create server", options);
     // Everything below may read the contract.
     if (options.contract !== undefined) compileContract(options.contract, "server");
-    const { contract, authorize, limits = {}, rooms = [], broker, durableStreams } = options;
+    const { contract, authorize, limits = {}, rooms = [], broker } = options;
     checkAdmissionOptions(options);
     const known = new KnownTopics(contract, Array.isArray(rooms) ? rooms : Object.keys(rooms));
-    checkFaces({ durableStreams });
-    if (durableStreams !== undefined) checkDurableStreams(durableStreams, broker);
     const features = allFeatures(options);
     Features.check(features);
-    const responses = checkResponses(options.responses);
-    const hasResumable = hasResumableResponses(options);
-    if (hasResumable) checkKeepsLogs("a request with resume", broker);
-    const hasStreams = durableStreams !== undefined || hasResumable;
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#quotas = new Quotas(runtime, {
       isProxy: proxyRule(options.clientAddress),
@@ -277,29 +256,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#broker = broker && reportBroker(runtime, broker, this.#console);
     const { origins, hosts } = options;
     const rules = { origins, hosts };
-    if (hasStreams) {
-      this.#durable = new DurableParts({
-        runtime,
-        quotas: this.#quotas,
-        broker: this.topics.broker,
-        nodes,
-        bounds: durableStreams,
-        maxMessageBytes: settings.maxMessageBytes,
-        responses,
-        accountOf: this.#accountOf,
-        settings,
-        contract,
-        graceMs: graceMs ?? GRACE_MS,
-        authorizeChange: options.authorizeChange as AuthorizeChange | undefined,
-        report: (what, error) => reportRequest(this.#console, what, error),
-        reportFault: (fault, session) => {
-          const isReported = session !== undefined && options.onError !== undefined;
-          tellFault(this.#console, fault, { isReported });
-          if (session !== undefined) report(session[internals].settings, fault.cause, session);
-        },
-      });
-    }
-    const durable = this.#durable;
     this.#faces = mountFaces({
       runtime,
       console: this.#console,
@@ -307,8 +263,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       quotas: this.#quotas,
       origins: rules,
       admission: this.#admission,
-      durableStreams,
-      durable: this.#durable,
       hasHttp: options.http !== false,
       topics: this.topics,
       manager,
@@ -332,6 +286,13 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       sockets: socketHost(() => this.#listener, parts.accept),
       server: this,
       accountOf: this.#accountOf,
+      presenceGraceMs: graceMs ?? GRACE_MS,
+      authorizeChange: options.authorizeChange as AuthorizeChange | undefined,
+      reportFault: (fault, session) => {
+        const isReported = session !== undefined && options.onError !== undefined;
+        tellFault(this.#console, fault, { isReported });
+        if (session !== undefined) report(session[internals].settings, fault.cause, session);
+      },
     };
     this.#features = new Features({
       runtime,
@@ -347,8 +308,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     }
     const { topicMounts } = this.#features;
     this.topics.serveStreams((topic) =>
-      topicMounts.find(({ prefix }) => topic.startsWith(prefix))?.open(topic) ??
-        durable?.source(topic, this.topics)
+      topicMounts.find(({ prefix }) => topic.startsWith(prefix))?.open(topic)
     );
     const requests = new ClientRequests({
       authorize: authorize as Authorize | undefined,
@@ -356,7 +316,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       includePublisher: options.includePublisher ?? false,
       maxTokenBytes: options.maxTokenBytes,
       isSilent: options.onError !== undefined,
-      hasHistory: Object.keys(options.history ?? {}).length > 0 || hasStreams,
+      hasHistory: Object.keys(options.history ?? {}).length > 0 ||
+        topicMounts.length > 0,
     }, {
       runtime,
       known,
@@ -372,8 +333,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         broker: this.topics.broker,
         isShared: broker !== undefined,
       }),
-      handlers: topicMounts.length > 0 ? topicMounts : [new StreamTopics(runtime, durable)],
-      responses: this.#features.responses ?? (durable && new ResumableRequests(durable)),
+      handlers: [...topicMounts, new UnservedStreams(this.#console)],
+      responses: this.#features.responses,
       console: this.#console,
     });
     this.#services = settings.services = new RequestService(runtime, requests);
@@ -428,47 +389,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * The durable streams of all servers of the broker, for writing, reading and cancelling.
-   *
-   * @throws {UnsupportedError} If there is neither the option `durableStreams` nor a request with
-   * `resume`.
-   */
-  get durableStreams(): DurableStreams {
-    if (this.#durable !== undefined) return this.#durable.streams;
-    throw new UnsupportedError(
-      "Cannot use durable streams: the server must have the option durableStreams",
-    );
-  }
-
-  /**
-   * Opens a live state: collections of rows that all servers of the broker share. If there is no
-   * durable stream with this id, a keyed stream is created.
-   *
-   * @typeParam Id The id. With a contract, it must fit a pattern of its section `state`.
-   * @param id The id, of at most 240 bytes.
-   * @returns The state, once this server has all of its rows.
-   * @throws {UnsupportedError} If the server does not have the option `durableStreams`, or the
-   * broker keeps no rows.
-   * @throws {RangeError} If the id is empty or too long.
-   * @throws {RequestError} With the code `wrong-type` if the stream is not keyed, and `full` if
-   * there are too many streams.
-   * @throws {BrokerError} If the broker is unreachable.
-   */
-  async state<Id extends StateIds<C>>(id: Id): Promise<StateOf<C, Id>> {
-    if (this.#durable !== undefined) {
-      // Only the types depend on the contract.
-      return await this.#durable.states.open(id) as StateOf<C, Id>;
-    }
-    throw new UnsupportedError("Cannot open state: the server must have the option durableStreams");
-  }
-
-  /**
    * Durable streams for an inspector; `undefined` if the server has none.
    *
    * @ignore
    */
   get streams(): InspectedStreams | undefined {
-    return this.#features.streams ?? this.#durable?.streams;
+    return this.#features.streams;
   }
 
   /**
@@ -665,10 +591,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   ): boolean {
     const isEnded = this.topics.unsubscribe(session as Session, topic, options);
     const removed = this.#features.unsubscribed(session as Session, topic, options) || isEnded;
-    if (topic.startsWith(STREAM_PREFIX)) {
-      const rows = EPHEMERAL_PREFIX + topic.slice(STREAM_PREFIX.length);
-      return this.topics.unsubscribe(session as Session, rows, options) || removed;
-    }
     return removed;
   }
 
@@ -760,7 +682,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#listener?.stop();
     // Raw sessions have no envelopes, so the transport asks the peer to leave.
     for (const connection of connections) connection.drain?.();
-    const hasOthers = (this.nodes?.size ?? 0) > 0;
     const { withinMs = DRAIN_MS, signal } = options;
     const endsAt = this.#runtime.monotonic() + withinMs;
     const time = { timeoutMs: options.withinMs };
@@ -770,7 +691,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       drained,
       ...Array.from(this.#faces.values(), (face) => face.drain?.(time)),
       this.#features.drain({ ...options, withinMs }),
-      this.#durable?.responses.drain({ hasOthers, withinMs, signal }),
     ]);
     // Closed sessions have ended on this side, but their closes have yet to reach the peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
@@ -910,7 +830,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#listener?.stop();
     this.#gate.close();
     await this.#features.close(options);
-    await this.#durable?.close();
     for (const face of this.#faces.values()) await face.close?.(options);
     // Do this only after the sessions have closed, because the runtime's server cuts off WebSockets
     // together with bodies.
@@ -934,31 +853,35 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 }
 
-/** Lists the features of a server, including those that its handlers of requests need. */
+/**
+ * Lists the features of a server, including those that its handlers of requests need.
+ *
+ * @throws {TypeError} If a request has `resume` in the contract, and its handler is not resumable.
+ */
 function allFeatures(
-  { features = [], requests = {} }: {
+  { contract, features = [], requests = {} }: {
+    readonly contract?: Contract | undefined;
     readonly features?: readonly Feature[] | undefined;
     readonly requests?: object | undefined;
   },
 ): readonly Feature[] {
   const known = new Set(features.map(({ name }) => name));
   const all = [...features];
-  for (const handler of Object.values(requests) as readonly Partial<FeatureUser>[]) {
-    const feature = handler?.requires?.();
+  const handlers = Object.entries(requests) as [string, Partial<AnyResumable<never, never>>][];
+  for (const [pattern, handler] of handlers) {
+    if (handler === undefined) continue;
+    const feature = handler.resumable?.() as Feature | undefined;
+    if (feature === undefined && contract?.definition.requests?.[pattern]?.resume === true) {
+      throw new TypeError(
+        `Cannot create server: the contract has resume for requests["${pattern}"], so its handler ` +
+          'must be { resumable, handle }, with resumable imported from "@skein/skein/streams"',
+      );
+    }
     if (feature === undefined || known.has(feature.name)) continue;
     known.add(feature.name);
     all.push(feature);
   }
   return all;
-}
-
-/** Checks whether any responses of the server may outlive their connections. */
-function hasResumableResponses(
-  { contract, requests = {} }: { readonly contract?: Contract; readonly requests?: object },
-): boolean {
-  return contract === undefined
-    ? Object.values(requests).some((handler) => typeof handler === "object")
-    : Object.values(contract.definition.requests ?? {}).some(({ resume }) => resume === true);
 }
 
 /** Parts of a server that do not come from the application. */

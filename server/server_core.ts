@@ -1,7 +1,9 @@
 /** Parts of a server that only features of this library use. */
 import type { HttpGuardParts } from "./http/guard.ts";
+import type { AuthorizeChange } from "./requests/changes.ts";
 import type { HttpStats, WebTransportStats } from "./metrics/measures.ts";
 import type { Users } from "./users.ts";
+import type { DecisionFault } from "../base/decision.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import type { Account } from "../base/quotas/accounts.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
@@ -34,6 +36,12 @@ export interface ServerCore {
   readonly server: InspectedServer;
   /** Returns the account of a session, for quotas. */
   accountOf(session: Session): Account;
+  /** Time for which a lost session counts as present, in milliseconds. */
+  readonly presenceGraceMs: number;
+  /** Decides about the changes of states that clients request. */
+  readonly authorizeChange: AuthorizeChange | undefined;
+  /** Reports that the application could not decide about a request. */
+  readonly reportFault: (fault: DecisionFault, session: Session | undefined) => void;
 }
 
 /** A server, as its inspector sees it. */

@@ -1,8 +1,7 @@
 /** Options of `serve()` and `createServer()`, and the check that rejects unknown keys. */
 import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
 import type { Feature } from "./feature.ts";
-import { DURABLE_STREAMS, type DurableStreamsOptions } from "./durable/options.ts";
-import type { ChangeDecision, RequestedChange } from "./state/gate.ts";
+import type { ChangeDecision, RequestedChange } from "./requests/changes.ts";
 import type { WebTransportServeOptions } from "./listener/webtransport_options.ts";
 import { type RateLimitsOptions, RATES } from "../manager/rate_limits.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
@@ -126,20 +125,23 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * @example Users change only their own cards
    * ```ts
    * import { RequestError, serve } from "@skein/skein";
+   * import { durableStreams, liveState } from "@skein/skein/streams";
    * import { assertEquals } from "@std/assert";
    *
+   * const streams = durableStreams({ path: "/streams", authorize: ({ user }) => user !== undefined });
+   * const states = liveState();
    * await using server = serve({
    *   port: 0,
    *   onListen() {},
    *   authenticate: ({ token }) => token ?? null,
-   *   durableStreams: { path: "/streams", authorize: ({ user }) => user !== undefined },
+   *   features: [streams, states],
    *   authorizeChange({ collection, value, before, user }) {
    *     if (collection !== "cards") throw new RequestError("read-only", "Only cards change");
    *     if (before !== undefined && Object(before).owner !== user) return false;
    *     return value === undefined || { value: { ...Object(value), owner: user } };
    *   },
    * });
-   * await using board = await server.state("board:1");
+   * await using board = await states.open("board:1");
    * const write = async (user: string, title: string) => {
    *   const { status, body } = await fetch(`${server.url.replace("ws:", "http:")}streams/board:1`, {
    *     method: "POST",
@@ -335,102 +337,6 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly features?: readonly Feature[] | undefined;
   /**
-   * Serves durable streams: logs that have an end, are stored by the broker, and outlive readers,
-   * writers and this server. Requests for this path and paths below it follow the Durable Streams
-   * protocol. The broker must be able to keep logs. Not served by default.
-   *
-   * @example A stream that is written and read with `fetch`
-   * ```ts
-   * import { serve } from "@skein/skein";
-   * import { assertEquals } from "@std/assert";
-   *
-   * await using server = serve({
-   *   port: 0,
-   *   onListen() {},
-   *   durableStreams: { path: "/streams", authorize: () => true },
-   * });
-   * const url = `${server.url.replace("ws:", "http:")}streams/answers/1`;
-   * const type = { "content-type": "text/plain" };
-   * const end = { "stream-closed": "true" };
-   * const send = async (init: RequestInit) => await (await fetch(url, init)).text();
-   * await send({ method: "PUT", headers: type });
-   * await send({ method: "POST", headers: type, body: "Hello, " });
-   * await send({ method: "POST", headers: { ...type, ...end }, body: "you" });
-   *
-   * const response = await fetch(url);
-   * assertEquals(await response.text(), "Hello, you");
-   * assertEquals(response.headers.get("stream-closed"), "true");
-   * ```
-   */
-  readonly durableStreams?: DurableStreamsOptions | undefined;
-  /**
-   * Limits on responses that outlive their callers' connections, for requests with `resume: true`
-   * in the contract.
-   */
-  readonly responses?: {
-    /**
-     * Time after the last item or read at which a response is deleted, in milliseconds. Its name
-     * cannot be reused for another week.
-     *
-     * @default {86400000}
-     */
-    readonly retainMs?: number | undefined;
-    /**
-     * Maximum number of responses that the broker keeps, including running responses. They don't
-     * count as durable streams.
-     *
-     * Beyond the limit, the oldest finished response of the network address with the most responses
-     * is dropped. Responses that finished within the last ten minutes and were not read to the end
-     * are dropped last. Readers of a dropped response receive the code `gone`, and its name cannot
-     * be reused for a week. If all responses are running, a new one is rejected with the code
-     * `too-many`.
-     *
-     * @default {100000}
-     */
-    readonly maxRetained?: number | undefined;
-    /**
-     * Maximum number of retained responses per user or guest. Beyond the limit, the user's oldest
-     * finished response is dropped. The default applies only while more than half of `maxRetained` is
-     * used.
-     *
-     * @default {100}
-     */
-    readonly maxRetainedPerUser?: number | undefined;
-    /**
-     * Maximum number of retained responses for all guests and new users at one network address; an IPv6
-     * /64 counts as one address. Beyond the limit, their oldest finished response is dropped. Users
-     * first seen at the address more than an hour ago together get ten times this limit. The
-     * default applies only while more than half of `maxRetained` is used.
-     *
-     * @default {1000}
-     */
-    readonly maxRetainedPerAddress?: number | undefined;
-    /**
-     * Maximum number of responses that run on this server at the same time. Further responses are
-     * rejected with the code `too-many`.
-     *
-     * @default {10000}
-     */
-    readonly maxRunning?: number | undefined;
-    /**
-     * Maximum number of running responses per user or guest on this server. Further responses are
-     * rejected with the code `too-many`. The default applies only while more than half of
-     * `maxRunning` is used.
-     *
-     * @default {32}
-     */
-    readonly maxRunningPerUser?: number | undefined;
-    /**
-     * Maximum number of running responses on this server for all guests and new users at one
-     * network address; an IPv6 /64 counts as one address. Further responses are rejected with the
-     * code `too-many`. Users first seen at the address more than an hour ago together get ten times
-     * this limit. The default applies only while more than half of `maxRunning` is used.
-     *
-     * @default {128}
-     */
-    readonly maxRunningPerAddress?: number | undefined;
-  } | undefined;
-  /**
    * Carries publications between servers. By default, publications stay within this process. The
    * server does not close the broker.
    */
@@ -523,22 +429,12 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
 
 export const SERVER: OptionKinds<ServerOptions> = {
   allowTokenMessage: "boolean",
-  responses: {
-    retainMs: POSITIVE,
-    maxRetained: POSITIVE,
-    maxRetainedPerAddress: POSITIVE,
-    maxRetainedPerUser: POSITIVE,
-    maxRunning: POSITIVE,
-    maxRunningPerAddress: POSITIVE,
-    maxRunningPerUser: POSITIVE,
-  },
   authenticate: "function",
   authorize: "function",
   authorizeChange: "function",
   broker: BROKER,
   clientAddress: "function",
   contract: 0,
-  durableStreams: DURABLE_STREAMS,
   expiresAt: "function",
   features: listOf("object"),
   fetch: "function",

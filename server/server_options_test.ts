@@ -56,6 +56,8 @@ Deno.test("serve() names the import of a feature that is passed as an option", (
     api: 'features: [httpApi({ path })], imported from "@skein/skein/http-api"',
     moq: 'features: [new MoqServer()], imported from "@skein/skein/moq"',
     instrumentation: 'features: [otel()], imported from "@skein/skein/otel"',
+    durableStreams: 'features: [durableStreams({ path })], imported from "@skein/skein/streams"',
+    responses: 'features: [resumable()], imported from "@skein/skein/streams"',
   };
   for (const [name, hint] of Object.entries(cases)) {
     assertThrows(

@@ -8,6 +8,7 @@ import { type Client, type guest, MemoryBroker, RequestError } from "../mod.ts";
 import { type TestServer, testServer } from "../testing/mod.ts";
 import { passTime, turns } from "../testing/mod.ts";
 import { contract, Model, type Shared } from "./responding.ts";
+import { resumable } from "../streams/mod.ts";
 
 const ADDRESS = "192.0.2.1";
 
@@ -89,7 +90,7 @@ Deno.test("serve() aborts the response of a guest 5 minutes after the guest has 
 });
 
 Deno.test("serve() aborts the responses of guests 30 s after they left if half of the slots are in use", async () => {
-  await using site = new Site({ responses: { maxRunning: 4 } });
+  await using site = new Site({ features: [resumable({ maxRunning: 4 })] });
   await site.askAndLeave();
   assertEquals(await site.aborted(31_000), [false]);
   await using ann = site.connect("ann", { address: ELSEWHERE });
@@ -150,7 +151,7 @@ Deno.test("serve() aborts the response of a guest that another server took over,
 });
 
 Deno.test("serve() frees the slots of an address that used its whole share and left", async () => {
-  await using site = new Site({ responses: { maxRunning: 8 } });
+  await using site = new Site({ features: [resumable({ maxRunning: 8 })] });
   for (let round = 0; round < 3; round++) {
     {
       await using guest = site.connect();

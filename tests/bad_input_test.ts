@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { connect, dial, type Session, UnsupportedError } from "../client.ts";
 import { forwardedAddress, type OverflowPolicy } from "../mod.ts";
+import { durableStreams } from "../streams/mod.ts";
 import { Server } from "../server.ts";
 import type { MemoryPair } from "../transport/mod.ts";
 import { memoryPair } from "../testing/mod.ts";
@@ -9,6 +10,7 @@ import { frameOf, listen, portOf, RawSocket, UPGRADE_HEADERS } from "./servers.t
 import { endOf, Peer } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { streamFeatures, streamsOf } from "./stream_features.ts";
 
 /** Asserts that the server still serves requests and keeps no state for disconnected peers. */
 async function assertWell(server: Server): Promise<void> {
@@ -43,7 +45,9 @@ Deno.test("Server rejects bad upgrades with a status, and continues to serve", a
 });
 
 Deno.test("Server.fetch() rejects a host that would change the path of the URL", async () => {
-  await using server = testServer({ durableStreams: { path: "/streams", authorize: () => true } });
+  await using server = testServer({
+    features: [durableStreams({ path: "/streams", authorize: () => true })],
+  });
   for (const host of ["evil.test/streams/a?", "evil.test/streams/a#", "a\\b", "a b", "u@a"]) {
     // HTTP servers build this URL from a request head like the attacker's.
     const request = new Request("http://evil.test/streams/a", { headers: { host } });
@@ -80,12 +84,14 @@ Deno.test("Server rejects odd headers and query parameters without an error of i
     clientAddress: forwardedAddress({ trusted: 1 }),
     authenticate: ({ token, cookies }) => token ?? cookies["sid"] ?? null,
     authorize: () => true,
-    features: [httpApi({ path: "/api", authorize: () => true })],
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: [
+      httpApi({ path: "/api", authorize: () => true }),
+      ...streamFeatures({ path: "/streams", authorize: () => true }),
+    ],
     history: { "log:{name}": {} },
     onError: (error) => void errors.push(error),
   });
-  await (await server.durableStreams.create("a")).append("x");
+  await (await streamsOf(server).create("a")).append("x");
   const ask = async (path: string, init: RequestInit, what: string) => {
     const response = await server.fetch(new Request(`http://localhost${path}`, init));
     await response.body?.cancel();

@@ -6,7 +6,7 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { type Client, connect, dial, MemoryBroker, RequestError } from "../mod.ts";
+import { type Client, connect, createServer, dial, MemoryBroker, RequestError } from "../mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { Board } from "../examples/board/board.ts";
 import { type Card, contract } from "../examples/board/contract.ts";
@@ -16,6 +16,7 @@ import { type Change, Past, readPast } from "../examples/board/past.ts";
 import { arrange, placeOf, withCardAt } from "../examples/board/rows.ts";
 import { Cable } from "./networks/cable.ts";
 import { soon, until } from "./waiting.ts";
+import { durableStreams, liveState } from "../streams/mod.ts";
 
 /* Order keys */
 
@@ -340,7 +341,8 @@ Deno.test("Changes made offline are shown, and saved after the reconnect", async
 });
 
 Deno.test("Board says why a change was not saved, and shows the board without it", async () => {
-  await using server = start();
+  await using broker = new MemoryBroker();
+  await using server = start({ broker });
   await using ann = await open(server.url, "ann");
   await using bob = await open(server.url, "bob");
   const column = keyOf(ann.board, "To do");
@@ -352,7 +354,9 @@ Deno.test("Board says why a change was not saved, and shows the board without it
     bob.board.editCard(key, { title: "kept", note: "" }),
   ]);
   assertEquals(bob.rejections, ["“kept” was not saved: someone else has deleted it."]);
-  await using state = await server.state("board:plans");
+  const states = liveState();
+  await using _other = createServer({ broker, features: [states] });
+  await using state = await states.open("board:plans");
   for (const half of [0, 1]) {
     await state.transaction((transaction) => {
       for (let i = 0; i < 998; i++) transaction.set("cards", `${half}-${i}`, card("none", "1"));
@@ -424,10 +428,13 @@ Deno.test("Board calls its page if the board cannot be read", async () => {
 });
 
 Deno.test("A deleted board is created again, with its columns, by the pages that read it", async () => {
-  await using server = start();
+  await using broker = new MemoryBroker();
+  await using server = start({ broker });
+  const streams = durableStreams();
+  await using _other = createServer({ broker, features: [streams] });
   await using ann = await open(server.url, "ann");
   await ann.board.addCard(keyOf(ann.board, "To do"), "gone");
-  await server.durableStreams.delete("board:plans");
+  await streams.delete("board:plans");
   await until(() => ann.board.columns.every(({ cards }) => cards.length === 0));
   await until(() => ann.board.columns.length === 3);
 });

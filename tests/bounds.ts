@@ -32,6 +32,8 @@ import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
 import { type ApiOptions, httpApi } from "../operations/http_api/mod.ts";
+import { streamFeatures } from "./stream_features.ts";
+import { type DurableStreamsOptions, resumable, type ResumableOptions } from "../streams/mod.ts";
 
 /** The address of a user who uses a little of everything. */
 const HONEST = "198.51.100.7";
@@ -107,6 +109,10 @@ interface Walk {
   readonly options?: ServeOptions<string | typeof guest>;
   /** API options that make the limit small. */
   readonly api?: Partial<ApiOptions>;
+  /** Options of durable streams that make the limit small. */
+  readonly streams?: DurableStreamsOptions;
+  /** Options of resumable responses that make the limit small. */
+  readonly responses?: ResumableOptions;
   /** MoQ server options that make the limit small. */
   readonly moq?: Partial<MoqServerOptions>;
   /** Relay options that make the limit small. */
@@ -166,7 +172,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "responses.maxRunning": {
-    options: { responses: { maxRunning: MAX } },
+    responses: { maxRunning: MAX },
     attack: async (house, from) => {
       let caller: Caller | undefined;
       return await untilRejected(async (i) => {
@@ -177,7 +183,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "responses.maxRetained": {
-    options: { responses: { maxRetained: MAX } },
+    responses: { maxRetained: MAX },
     attack: async (house, from) => {
       // New responses can replace finished responses, but never running ones.
       for (const [count, topic] of [[MAX, "short"], [Infinity, "chat"]] as const) {
@@ -193,7 +199,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "durableStreams.maxStreams": {
-    options: { durableStreams: { path: "/streams", maxStreams: MAX } },
+    streams: { maxStreams: MAX },
     attack: async ({ server }, from) => {
       for (let i = 0;; i++) {
         const { status, text } = await createStream(server, { from, i });
@@ -213,7 +219,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   maxReaders: {
-    options: { durableStreams: { path: "/streams", maxReaders: MAX } },
+    streams: { maxReaders: MAX },
     attack: async (house, from) => {
       const ids: string[] = [];
       const writer = await callerOf(house, from);
@@ -229,7 +235,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "durableStreams.maxRequests": {
-    options: { durableStreams: { path: "/streams", maxRequests: MAX } },
+    streams: { maxRequests: MAX },
     attack: (house, from) => slowPosts(house, `/streams/open?from=${from}`),
   },
   "api.maxRequests": {
@@ -459,20 +465,27 @@ async function open(walk: Walk, store: WalkedStore, room: AsyncDisposableStack) 
     history: { "chat:{room}": { ttlMs: 3_600_000 } },
     requests: {
       chat: {
-        async *answer({ signal }) {
+        resumable,
+        async *handle({ signal }) {
           yield "hello";
           await new Promise((resolve) => signal.addEventListener("abort", resolve));
         },
       },
       short: {
-        async *answer() {
+        resumable,
+        async *handle() {
           yield "hello";
         },
       },
     },
     ...options,
-    durableStreams: { path: "/streams", ...options.durableStreams, authorize: () => true },
-    features: [httpApi({ path: "/api", ...walk.api, authorize: () => true })],
+    features: [
+      ...streamFeatures(
+        { path: "/streams", ...walk.streams, authorize: () => true },
+        walk.responses,
+      ),
+      httpApi({ path: "/api", ...walk.api, authorize: () => true }),
+    ],
   }));
   const house = {
     server,

@@ -4,6 +4,8 @@ import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { type Client, defineContract, QueueFullError, RequestError } from "../mod.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
+import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
+import { resumable } from "../streams/mod.ts";
 
 /** Calls in a burst, which no one awaits one by one. */
 const CALLS = 300;
@@ -47,14 +49,14 @@ const slowServer = () =>
     onMessage: slow,
     rooms: ["room:{name}"],
     history: { "kept:{name}": { size: 10, ttlMs: 60_000 } },
-    durableStreams: { path: "/streams" },
+    features: streamFeatures({ path: "/streams" }),
     requests: {
       ask: async () => {
         await slow();
         return "reply";
       },
       list: items,
-      long: items,
+      long: { resumable, handle: items },
     },
   });
 
@@ -70,7 +72,7 @@ type Call = (i: number) => unknown;
 type Start = (at: Burst) => Call | Promise<Call>;
 
 const state = async ({ server, client }: Burst) => {
-  await server.state("board");
+  await statesOf(server).open("board");
   const state = await client.state("board");
   await state.ready;
   return state;
@@ -131,13 +133,13 @@ const BURSTS: Record<string, Start> = {
   "client.requestStream() with an id": ({ client }) => (i) =>
     read(client.requestStream("long", i, { id: `answer-number-${i + 1_000}` })),
   "client.durableStream()": async ({ server, client }) => {
-    await using stream = await server.durableStreams.create("log");
+    await using stream = await streamsOf(server).create("log");
     await stream.append("one");
     await stream.close();
     return () => read(client.durableStream("log"));
   },
   "client.durableStream().cancel()": async ({ server, client }) => {
-    await server.durableStreams.create("log");
+    await streamsOf(server).create("log");
     const stream = client.durableStream("log");
     return () => stream.cancel("enough");
   },
@@ -159,7 +161,7 @@ const BURSTS: Record<string, Start> = {
     return (i) => cursors.set(`row ${i % 20}`, i);
   },
   "client.state()": async ({ server, client }) => {
-    await server.state("board");
+    await statesOf(server).open("board");
     return async () => {
       using state = await client.state("board");
       await state.ready;

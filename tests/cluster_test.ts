@@ -7,6 +7,7 @@ import { type FaultyBroker, FaultyStore } from "./faulty_broker.ts";
 import { internals } from "../session/session.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
+import { resumable } from "../streams/mod.ts";
 
 type Options = TestServerOptions<string>;
 
@@ -455,10 +456,11 @@ Deno.test("An address's share of a full server counts its running responses on o
     testServer<string>({
       broker,
       authenticate: ({ token }) => token ?? "nobody",
-      responses: { maxRunning: 256 },
+      features: [resumable({ maxRunning: 256 })],
       requests: {
         chat: {
-          async *answer({ signal }) {
+          resumable,
+          async *handle({ signal }) {
             yield 1;
             await new Promise((resolve) => signal.addEventListener("abort", resolve));
           },

@@ -22,6 +22,7 @@ import { API } from "../operations/http_api/api_options.ts";
 import { INSPECTOR } from "../operations/inspector/inspector.ts";
 import { METRICS } from "../operations/metrics/metrics.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { statesOf, streamFeatures } from "./stream_features.ts";
 
 /** The time limit for each decision, in milliseconds. */
 const LIMIT_MS = 60;
@@ -40,7 +41,7 @@ const NO_CALLBACK = [
     "maxTokenBytes",
   ],
   ...["includePublisher", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
-  ...["clusterPresence", "rates", "responses", "rooms", "runtime", "session"],
+  ...["clusterPresence", "rates", "rooms", "runtime", "session"],
   ...["hostname", "port", "reusePort", "signal", "tls", "webSocket", "webTransport"],
   ...["api.idempotencyWindowMs", "api.maxBodyBytes", "api.maxPublications"],
   ...["api.maxReaders", "api.maxRequests"],
@@ -64,9 +65,6 @@ const NOT_AWAITED = [
 
 /** Callbacks that may take any time, because they do the application's work. */
 const WITHOUT_LIMIT = ["fetch", "onClose", "onMessage", "onStream", "requests"];
-
-/** Nested options, whose keys in the cases start with the option's name. */
-const NESTED = ["durableStreams"];
 
 /** A callback whose first call rejects, but only after the time limit. */
 class Hang {
@@ -106,13 +104,13 @@ async function replyTo(page: Page, envelope: object): Promise<unknown> {
 /** The options of a server whose clients write states. */
 const states = () => ({
   broker: new MemoryBroker(),
-  durableStreams: { path: "/streams" },
+  features: streamFeatures({ path: "/streams" }),
   authorize: () => true,
 });
 
 /** Writes a row of a state; returns the code of the failure, or the version. */
 async function writeRow(server: Server<string>, page: Page): Promise<unknown> {
-  await using _board = await server.state("board");
+  await using _board = await statesOf(server).open("board");
   const change = { type: "cards", key: "1", value: 1, headers: { operation: "upsert" } };
   const { data } = await page.ask({ publish: "stream:board", data: { writes: [[change]] } });
   const [{ error, version }] =
@@ -208,7 +206,7 @@ const CASES: readonly Case[] = [
     options: (hang) => ({
       rooms: ["room"],
       broker: new MemoryBroker(),
-      durableStreams: { path: "/streams", authorize: () => true },
+      features: streamFeatures({ path: "/streams", authorize: () => true }),
       authorize: () => hang.decide(true),
     }),
     ask: (_server, page) => replyTo(page, envelope),
@@ -351,7 +349,7 @@ const CASES: readonly Case[] = [
     key: "durableStreams.authorize",
     options: (hang) => ({
       broker: new MemoryBroker(),
-      durableStreams: { path: "/streams", authorize: () => hang.decide(true) },
+      features: streamFeatures({ path: "/streams", authorize: () => hang.decide(true) }),
     }),
     ask: (server) => statusOf(server, "/streams/none"),
     expected: [503, 404],
@@ -387,7 +385,7 @@ Deno.test("serve() has a time limit, or a reason for none, for each callback in 
     metrics: METRICS,
   };
   const keys = [
-    ...Object.keys(SERVE).filter((key) => !NESTED.includes(key)),
+    ...Object.keys(SERVE),
     ...Object.entries(tables).flatMap(([name, table]) =>
       Object.keys(table).map((key) => `${name}.${key}`)
     ),

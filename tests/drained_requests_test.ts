@@ -13,6 +13,7 @@ import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { streamFeatures } from "./stream_features.ts";
 
 /** A server, and a function that shuts down the HTTP server in which it is mounted. */
 interface Served {
@@ -179,8 +180,10 @@ async function half(
   const served = store({
     broker,
     history: { news: { size: 10 } },
-    features: [httpApi({ path: "/api", authorize: () => true })],
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: [
+      httpApi({ path: "/api", authorize: () => true }),
+      ...streamFeatures({ path: "/streams", authorize: () => true }),
+    ],
     authorize: () => true,
     fetch: (request) => {
       reached++;

@@ -9,7 +9,6 @@ import {
   type PresenceNotice,
   RequestError,
   SessionClosedError,
-  UnsupportedError,
 } from "../mod.ts";
 import type { LogRecord } from "../pubsub/mod.ts";
 import type { Server, ServerOptions } from "../server.ts";
@@ -18,11 +17,16 @@ import { listen } from "./servers.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { soon, until } from "./waiting.ts";
 import { Page } from "./peers/page.ts";
+import { streamFeatures, streamsOf } from "./stream_features.ts";
+import { durableStreams, type DurableStreamsOptions } from "../streams/mod.ts";
 
-const STREAMS = {
-  authorize: () => true,
-  durableStreams: { path: "/streams", authorize: () => true },
-} satisfies ServerOptions;
+/** Options of a server with durable streams. */
+function withStreams(options: DurableStreamsOptions = {}) {
+  return {
+    authorize: () => true,
+    features: streamFeatures({ path: "/streams", authorize: () => true, ...options }),
+  } satisfies ServerOptions;
+}
 
 /** Expects a `RequestError`, and returns its code and message. */
 async function failureOf(promise: Promise<unknown>): Promise<[code: string, message: string]> {
@@ -48,15 +52,15 @@ async function complete(
   id: string,
   records: readonly unknown[],
 ): Promise<void> {
-  await using writer = await server.durableStreams.create(id);
+  await using writer = await streamsOf(server).create(id);
   await Promise.all(records.map((record) => writer.append(record)));
   await writer.close();
 }
 
 Deno.test("A durable stream is a topic with positions, which notifies subscribers of its end", async () => {
-  await using server = listen(STREAMS);
+  await using server = listen(withStreams());
   await complete(server, "a", ["one", { two: 2 }]);
-  const { offset } = (await server.durableStreams.info("a"))!;
+  const { offset } = (await streamsOf(server).info("a"))!;
   const tag = offset.split("_")[1]!;
   await using page = await Page.open(server.url, "skein.1");
   page.socket.send('{"subscribe":"stream:a","id":1,"last":9007199254740991}');
@@ -82,7 +86,7 @@ Deno.test("A durable stream is a topic with positions, which notifies subscriber
 
 Deno.test("A plain page receives the records of a stream that the application subscribes it to", async () => {
   await using server = listen({
-    ...STREAMS,
+    ...withStreams(),
     onOpen: (session) => void server.subscribe(session, "stream:a", { last: 2 }),
   });
   await complete(server, "a", range(3));
@@ -93,14 +97,14 @@ Deno.test("A plain page receives the records of a stream that the application su
 
 for (const transport of ["websocket", "webtransport", "memory"] as const) {
   Deno.test(`client.durableStream() reads a stream to its end over ${transport}`, async () => {
-    await using memory = transport === "memory" ? testServer(STREAMS) : undefined;
-    await using sockets = memory === undefined ? listen(STREAMS) : undefined;
+    await using memory = transport === "memory" ? testServer(withStreams()) : undefined;
+    await using sockets = memory === undefined ? listen(withStreams()) : undefined;
     const server = (memory ?? sockets)!;
     await using client = memory?.connect() ?? connect(server.url, {
       transports: [transport === "webtransport" ? "webtransport" : "websocket"],
       serverCertificateHashes: server.certificateHashes,
     });
-    await using writer = await server.durableStreams.create<number>("a");
+    await using writer = await streamsOf(server).create<number>("a");
     await Promise.all(range(300).map((i) => writer.append(i)));
     const stream = client.durableStream<number>("a");
     assertEquals({ id: stream.id, offset: stream.offset, isUpToDate: stream.isUpToDate }, {
@@ -128,7 +132,7 @@ for (const transport of ["websocket", "webtransport", "memory"] as const) {
 // Over HTTP, the reply, the records and the end of the stream arrive together.
 for (const transport of ["http", "websocket"] as const) {
   Deno.test(`client.durableStream() delivers all records to each of several loops over ${transport}`, async () => {
-    await using server = listen(STREAMS);
+    await using server = listen(withStreams());
     await complete(server, "a", range(17));
     await using client = connect(server.url, { transports: [transport] });
     for (let round = 0; round < 2; round++) {
@@ -139,10 +143,10 @@ for (const transport of ["http", "websocket"] as const) {
 }
 
 Deno.test("client.durableStream() starts at any offset, including an offset from HTTP", async () => {
-  await using server = listen(STREAMS);
+  await using server = listen(withStreams());
   await using client = connect(server.url);
   await complete(server, "a", range(5));
-  const offsets = await Array.fromAsync(server.durableStreams.read("a"));
+  const offsets = await Array.fromAsync(streamsOf(server).read("a"));
   assertEquals(await readAll(client, "a", offsets[2]!.offset), [3, 4]);
   assertEquals(await readAll(client, "a", "-1"), range(5));
   assertEquals(await readAll(client, "a", "now"), []);
@@ -160,7 +164,7 @@ Deno.test("client.durableStream() starts at any offset, including an offset from
 });
 
 Deno.test("client.durableStream() continues where the last loop stopped", async () => {
-  await using server = testServer(STREAMS);
+  await using server = testServer(withStreams());
   await complete(server, "a", range(5));
   await using client = server.connect();
   const stream = client.durableStream<number>("a");
@@ -171,10 +175,10 @@ Deno.test("client.durableStream() continues where the last loop stopped", async 
 });
 
 Deno.test("client.durableStream() reads text, bytes, and records that a schema validates", async () => {
-  await using server = testServer(STREAMS);
+  await using server = testServer(withStreams());
   await using client = server.connect();
   const records: LogRecord[] = ["one\ntwo", Uint8Array.of(0, 255)];
-  await using writer = await server.durableStreams.create("a", { contentType: "text/plain" });
+  await using writer = await streamsOf(server).create("a", { contentType: "text/plain" });
   for (const record of records) void writer.append(record);
   await writer.close();
   assertEquals(await readAll(client, "a"), records);
@@ -189,9 +193,9 @@ Deno.test("client.durableStream() reads text, bytes, and records that a schema v
 });
 
 Deno.test("client.durableStream() throws the error that ended a stream after all records", async () => {
-  await using server = testServer(STREAMS);
+  await using server = testServer(withStreams());
   await using client = server.connect();
-  const writer = await server.durableStreams.create<number>("a");
+  const writer = await streamsOf(server).create<number>("a");
   const stream = client.durableStream("a");
   const seen: unknown[] = [];
   const reading = failureOf((async () => {
@@ -202,25 +206,25 @@ Deno.test("client.durableStream() throws the error that ended a stream after all
   await writer.abort("The model failed");
   assertEquals(await reading, ["aborted", "The model failed"]);
   assertEquals(seen, [1, 2]);
-  await using lost = await server.durableStreams.create("b");
+  await using lost = await streamsOf(server).create("b");
   await lost.abort("writer-lost");
   assertEquals(await codeOf(readAll(client, "b")), "writer-lost");
 });
 
 Deno.test("client.durableStream() reports that a stream is missing, deleted, replaced or forbidden", async () => {
   await using server = testServer({
-    ...STREAMS,
+    ...withStreams(),
     authorize: (_session, topic) => topic !== "stream:secret",
   });
   await using client = server.connect();
   assertEquals(await codeOf(readAll(client, "a")), "not-found");
   assertEquals(await codeOf(readAll(client, "secret")), "forbidden");
-  await using writer = await server.durableStreams.create("a");
+  await using writer = await streamsOf(server).create("a");
   await writer.append(1);
   const stream = client.durableStream("a");
   const reading = codeOf(Array.fromAsync(stream));
   await until(() => stream.isUpToDate);
-  await server.durableStreams.delete("a");
+  await streamsOf(server).delete("a");
   assertEquals(await reading, "gone");
   await complete(server, "a", [1, 2]);
   assertEquals(await codeOf(readAll(client, "a", stream.offset)), "gone");
@@ -228,10 +232,9 @@ Deno.test("client.durableStream() reports that a stream is missing, deleted, rep
 });
 
 Deno.test("client.durableStream() reports records that are no longer kept", async () => {
-  const durableStreams = { ...STREAMS.durableStreams, keep: { records: 2, bytes: 1_000 } };
-  await using server = testServer({ ...STREAMS, durableStreams });
+  await using server = testServer(withStreams({ keep: { records: 2, bytes: 1_000 } }));
   await using client = server.connect();
-  await using writer = await server.durableStreams.create<number>("a");
+  await using writer = await streamsOf(server).create<number>("a");
   await writer.append(0);
   const { offset } = writer;
   for (const i of [1, 2, 3]) await writer.append(i);
@@ -242,9 +245,9 @@ Deno.test("client.durableStream() reports records that are no longer kept", asyn
 
 for (const end of ["a lost connection", "a handover"] as const) {
   Deno.test(`client.durableStream() continues after ${end}, with each record exactly once`, async () => {
-    await using server = testServer(STREAMS);
+    await using server = testServer(withStreams());
     await using client = server.connect({ backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
-    await using writer = await server.durableStreams.create<number>("a");
+    await using writer = await streamsOf(server).create<number>("a");
     const reading = Array.fromAsync(client.durableStream<number>("a"));
     await client.whenConnected();
     let moving = Promise.resolve(true);
@@ -263,9 +266,9 @@ for (const end of ["a lost connection", "a handover"] as const) {
 }
 
 Deno.test("client.durableStream() continues if the stream ends while the client is disconnected", async () => {
-  await using server = testServer(STREAMS);
+  await using server = testServer(withStreams());
   await using client = server.connect({ backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
-  await using writer = await server.durableStreams.create<number>("a");
+  await using writer = await streamsOf(server).create<number>("a");
   await writer.append(1);
   const stream = client.durableStream<number>("a");
   const reading = Array.fromAsync(stream);
@@ -278,9 +281,9 @@ Deno.test("client.durableStream() continues if the stream ends while the client 
 });
 
 Deno.test("client.durableStream() ends by its signal, and when the client closes", async () => {
-  await using server = testServer(STREAMS);
+  await using server = testServer(withStreams());
   const client = server.connect();
-  await using writer = await server.durableStreams.create<number>("a");
+  await using writer = await streamsOf(server).create<number>("a");
   await writer.append(1);
   const controller = new AbortController();
   const { signal } = controller;
@@ -299,9 +302,9 @@ Deno.test("client.durableStream() ends by its signal, and when the client closes
 });
 
 Deno.test("Two readers of one client read a stream from different offsets", async () => {
-  await using server = testServer(STREAMS);
+  await using server = testServer(withStreams());
   await using client = server.connect();
-  await using writer = await server.durableStreams.create<number>("a");
+  await using writer = await streamsOf(server).create<number>("a");
   for (const i of range(50)) await writer.append(i);
   const { offset } = writer;
   for (let i = 50; i < 100; i++) await writer.append(i);
@@ -318,14 +321,14 @@ Deno.test("Two readers of one client read a stream from different offsets", asyn
 
 Deno.test("A reader cancels a stream on another node, within one round trip", async () => {
   await using broker = new MemoryBroker();
-  await using one = testServer({ ...STREAMS, broker });
+  await using one = testServer({ ...withStreams(), broker });
   await using two = testServer({
-    ...STREAMS,
+    ...withStreams(),
     broker,
     authorize: (_session, topic, action) => action !== "cancel" || topic === "stream:a",
   });
   await using client = two.connect();
-  await using writer = await one.durableStreams.create<string>("a");
+  await using writer = await streamsOf(one).create<string>("a");
   const stopped = Promise.withResolvers<unknown>();
   writer.signal.addEventListener("abort", () => stopped.resolve(writer.signal.reason));
   const stream = client.durableStream<string>("a");
@@ -338,16 +341,16 @@ Deno.test("A reader cancels a stream on another node, within one round trip", as
   assertEquals(await soon(reading), ["the rest"]);
   await stream.cancel("too late");
   assertEquals(await codeOf(client.durableStream("b").cancel()), "forbidden");
-  await two.durableStreams.delete("a");
+  await streamsOf(two).delete("a");
   assertEquals(await codeOf(stream.cancel()), "not-found");
   assertEquals(await codeOf(stream.cancel("x".repeat(1_025))), "malformed");
 });
 
 Deno.test("A slow reader of a long stream buffers at most a page at the server and a queue at the client", async () => {
   const count = 40_000;
-  await using server = testServer(STREAMS);
+  await using server = testServer(withStreams());
   await complete(server, "a", []);
-  await using writer = await server.durableStreams.create<number>("b");
+  await using writer = await streamsOf(server).create<number>("b");
   for (let i = 0; i < count; i += 5_000) {
     await Promise.all(range(5_000).map((j) => writer.append(i + j)));
   }
@@ -374,8 +377,12 @@ for (const maxMessages of [4, 256]) {
     const count = 1_000;
     const topic = "stream:a";
     const broker = new FaultyStore().connect();
-    await using server = listen({ ...STREAMS, broker, session: { sendQueue: { maxMessages } } });
-    await using writer = await server.durableStreams.create<number>("a");
+    await using server = listen({
+      ...withStreams(),
+      broker,
+      session: { sendQueue: { maxMessages } },
+    });
+    await using writer = await streamsOf(server).create<number>("a");
     await using stack = new AsyncDisposableStack();
     const pages: Page[] = [];
     for (let i = 0; i < 9; i++) {
@@ -417,9 +424,9 @@ for (const maxMessages of [4, 256]) {
 
 for (const end of ["deletion", "error", "close"] as const) {
   Deno.test(`The ${end} of a stream reaches all readers that wait for its next record`, async () => {
-    await using server = testServer(STREAMS);
+    await using server = testServer(withStreams());
     const clients = range(5).map(() => server.connect());
-    await using writer = await server.durableStreams.create<number>("a");
+    await using writer = await streamsOf(server).create<number>("a");
     await writer.append(1);
     const streams = clients.map((client) => client.durableStream("a"));
     const readings = streams.map((stream) =>
@@ -428,7 +435,7 @@ for (const end of ["deletion", "error", "close"] as const) {
     await until(() => streams.every(({ isUpToDate }) => isUpToDate));
     // The first reader, which reads for all others, leaves.
     await clients[0]!.close();
-    if (end === "deletion") await server.durableStreams.delete("a");
+    if (end === "deletion") await streamsOf(server).delete("a");
     else if (end === "error") await writer.abort("The model failed");
     else {
       void writer.append(2);
@@ -443,12 +450,12 @@ for (const end of ["deletion", "error", "close"] as const) {
 
 Deno.test("A room on a stream lists the readers", async () => {
   await using server = testServer({
-    ...STREAMS,
+    ...withStreams(),
     authenticate: ({ token = "ann" }) => token,
     rooms: ["stream:{id}"],
     presenceGraceMs: 0,
   });
-  await using writer = await server.durableStreams.create<number>("a");
+  await using writer = await streamsOf(server).create<number>("a");
   await using client = server.connect();
   const stream = client.durableStream("a");
   const reading = Array.fromAsync(stream);
@@ -463,7 +470,7 @@ Deno.test("A room on a stream lists the readers", async () => {
 
 Deno.test("A contract does not check the records of durable streams", async () => {
   const contract = defineContract({ toClient: { news: z.string() } });
-  await using server = testServer({ ...STREAMS, contract });
+  await using server = testServer({ ...withStreams(), contract });
   await complete(server as unknown as Server, "a", range(3));
   await using client = server.connect({ contract });
   assertEquals(await soon(Array.fromAsync(client.durableStream("a"))), range(3));
@@ -475,23 +482,23 @@ Deno.test("A contract does not check the records of durable streams", async () =
 });
 
 Deno.test("Topics of durable streams reject publications, and require durable streams", async () => {
-  await using server = testServer(STREAMS);
+  await using server = testServer(withStreams());
   assertThrows(() => server.publish("stream:a", 1), TypeError, "accept no publications");
   await assertRejects(() => server.topics.append("stream:a", 1), TypeError);
   await using other = testServer({ authorize: () => true });
-  assertThrows(() => other.durableStreams, UnsupportedError, "must have the option durableStreams");
+  await assertRejects(() => durableStreams().cancel("a"), TypeError, "pass it to serve");
   await using client = other.connect();
   const [code, message] = await failureOf(readAll(client, "a"));
-  assertEquals([code, message], [
-    "malformed",
-    'Cannot subscribe: there are no durable streams, received "stream:a"',
-  ]);
+  assertEquals({ code, message }, {
+    code: "not-found",
+    message: "This server has no durable streams",
+  });
   assertEquals(await codeOf(client.durableStream("a").cancel()), "not-found");
 });
 
 Deno.test("A record larger than a message ends the reader, not the session", async () => {
-  await using server = testServer({ ...STREAMS, session: { maxMessageBytes: 1_000 } });
-  await using writer = await server.durableStreams.create<string>("a");
+  await using server = testServer({ ...withStreams(), session: { maxMessageBytes: 1_000 } });
+  await using writer = await streamsOf(server).create<string>("a");
   await writer.append("small");
   await assertRejects(() => writer.append("x".repeat(1_000)), RangeError);
   const { logs } = server.topics.broker;
@@ -514,9 +521,8 @@ Deno.test("A record larger than a message ends the reader, not the session", asy
 async function withFullStream(
   test: (server: Server, bob: Client) => Promise<void>,
 ): Promise<void> {
-  const durableStreams = { ...STREAMS.durableStreams, maxReaders: 1 };
-  await using server = testServer({ ...STREAMS, durableStreams });
-  await using writer = await server.durableStreams.create("a");
+  await using server = testServer(withStreams({ maxReaders: 1 }));
+  await using writer = await streamsOf(server).create("a");
   await using ann = server.connect();
   await using bob = server.connect();
   const stream = ann.durableStream("a");
@@ -548,7 +554,7 @@ Deno.test("A session stays open if the application subscribes it to a stream abo
 
 for (const contentType of ["application/octet-stream", "text/plain"]) {
   Deno.test(`Client reads 300 kB of ${contentType} that one request appended, in slices`, async () => {
-    await using server = testServer(STREAMS);
+    await using server = testServer(withStreams());
     const url = "http://localhost/streams/a";
     const body = "ab\u{1f600}".repeat(50_000);
     const headers = { "content-type": contentType };
@@ -578,9 +584,9 @@ for (const contentType of ["application/octet-stream", "text/plain"]) {
 
 for (const contentType of ["application/octet-stream", "text/plain"]) {
   Deno.test(`Client continues within a large record of ${contentType} after a lost connection, and when it is slow`, async () => {
-    await using server = testServer(STREAMS);
+    await using server = testServer(withStreams());
     const text = Array.from({ length: 300_000 }, (_, i) => `${i % 10}`).join("");
-    await using log = await server.durableStreams.create<unknown>("a", { contentType });
+    await using log = await streamsOf(server).create<unknown>("a", { contentType });
     const headers = { "content-type": contentType };
     await log.append(contentType === "text/plain" ? "begin" : new TextEncoder().encode("begin"));
     await log.release();
@@ -616,7 +622,7 @@ for (const contentType of ["application/octet-stream", "text/plain"]) {
 }
 
 Deno.test("A JSON record may be as large as a message, and a body may contain many records", async () => {
-  await using server = testServer({ ...STREAMS, session: { maxMessageBytes: 10_000 } });
+  await using server = testServer({ ...withStreams(), session: { maxMessageBytes: 10_000 } });
   const headers = { "content-type": "application/json" };
   const put = (records: unknown[], method = "POST") =>
     server.fetch(

@@ -1,6 +1,7 @@
 /** Runs the commands on the durable streams page as printed, against the page's server. */
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../server.ts";
+import { streamFeatures } from "./stream_features.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const page = await Deno.readTextFile(new URL("docs/guide/durable-streams-http.md", ROOT));
@@ -25,13 +26,13 @@ function isLike(line: string, printed: string): boolean {
 Deno.test("The commands on the durable streams page print what the page says", async () => {
   assert(COMMANDS.length >= 8, "the page contains commands");
   // Evaluates the page's options as printed.
-  const [, options] = /durableStreams: (\{[\s\S]*?\n {2}\}),\n/.exec(page)!;
+  const [, options] = /durableStreams\((\{[\s\S]*?\n\})\);\n/.exec(page)!;
   await using server = serve({
     port: 0,
     hostname: "127.0.0.1",
     webTransport: false,
     onListen() {},
-    durableStreams: new Function(`return ${options}`)(),
+    features: streamFeatures(new Function(`return ${options}`)()),
   });
   const { port } = server.address!;
   for (const { command, printed } of COMMANDS) {
@@ -53,14 +54,14 @@ Deno.test("The commands on the durable streams page print what the page says", a
 
 Deno.test("The durable streams page names every code, and the options page every limit", async () => {
   const { DURABLE_STREAMS } = await import("../server/durable/options.ts");
-  const options = await Deno.readTextFile(new URL("docs/reference/serve-options.md", ROOT));
+  const options = await Deno.readTextFile(new URL("docs/reference/streams.md", ROOT));
   for (const option of Object.keys(DURABLE_STREAMS)) {
-    assert(options.includes(`\`durableStreams.${option}\``), option);
+    assert(options.includes(`| \`${option}\` `), option);
   }
   const codes = new Set<string>();
   const files = [
     "durable/changes",
-    "durable/face",
+    "durable/http",
     "durable/records",
     "durable/request",
     "http/body",

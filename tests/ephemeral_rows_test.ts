@@ -12,12 +12,13 @@ import {
   QueueFullError,
   RequestError,
   type Server,
-  type StateOf,
 } from "../mod.ts";
 import { Cable } from "./networks/cable.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
 import { soon, turns, until } from "./waiting.ts";
+import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
+import type { StateOf } from "../streams/mod.ts";
 
 const CURSOR = z.object({ x: z.number().max(1_000), by: z.string().default("") });
 
@@ -38,7 +39,7 @@ function server(broker: Broker = new MemoryBroker(), options: object = {}): Serv
     webTransport: false,
     broker,
     contract,
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: streamFeatures({ path: "/streams", authorize: () => true }),
     authenticate: ({ token }) => token ?? "guest",
     allowTokenMessage: true,
     authorize: () => true,
@@ -69,7 +70,7 @@ class Fixture implements AsyncDisposable {
 
   static async make(options: object = {}, broker?: Broker): Promise<Fixture> {
     const fixture = new Fixture(options, broker);
-    const own = await fixture.server.state("board:1") as unknown as OwnBoard;
+    const own = await statesOf(fixture.server).open("board:1") as unknown as OwnBoard;
     return Object.assign(fixture, { own });
   }
 
@@ -142,8 +143,8 @@ Deno.test("an ephemeral row is a change of the state", async () => {
 
 Deno.test("a state that was deleted and created again yields the changes of ephemeral rows", async () => {
   await using at = await Fixture.make();
-  await at.server.durableStreams.delete("board:1");
-  await using again = await at.server.state("board:1") as unknown as OwnBoard;
+  await streamsOf(at.server).delete("board:1");
+  await using again = await statesOf(at.server).open("board:1") as unknown as OwnBoard;
   await at.own[Symbol.asyncDispose]();
   const changes = again.changes();
   const next = changes.next();
@@ -172,7 +173,7 @@ Deno.test("ephemeral rows leave immediately with their state", async () => {
   const own = at.own.collection("cursors");
   await until(() => own.size === 0);
   {
-    await using other = await at.server.state("board:1") as unknown as OwnBoard;
+    await using other = await statesOf(at.server).open("board:1") as unknown as OwnBoard;
     await other.collection("cursors").set("b", { x: 1 });
     assertEquals(own.size, 1);
   }

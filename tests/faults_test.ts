@@ -12,12 +12,8 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { FakeTime } from "@std/testing/time";
 import "../client/recovery.ts";
 import { AuthenticationError, RequestError } from "../mod.ts";
-import type {
-  DurableStreamsOptions,
-  ServeOptions,
-  ServerOptions,
-  SessionRejection,
-} from "../server.ts";
+import { durableStreams, type DurableStreamsOptions } from "../streams/mod.ts";
+import type { ServeOptions, ServerOptions, SessionRejection } from "../server.ts";
 import { jwt, type JwtOptions } from "../server/admission/jwt.ts";
 import { type TestServer, testServer } from "../testing/mod.ts";
 import { passTime, soon, turns } from "./waiting.ts";
@@ -30,6 +26,7 @@ import {
   type MetricsOptions,
 } from "../operations/mod.ts";
 import { type ApiOptions, httpApi } from "../operations/http_api/mod.ts";
+import { streamFeatures } from "./stream_features.ts";
 
 /** Names of the options that are functions. */
 type FunctionsOf<O> = {
@@ -96,7 +93,9 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   },
   "durableStreams.authorize": {
     kind: "http",
-    options: (answer) => ({ durableStreams: { path: "/streams", authorize: () => answer(true) } }),
+    options: (answer) => ({
+      features: streamFeatures({ path: "/streams", authorize: () => answer(true) }),
+    }),
     path: "/streams/a",
     cure: "return false to reject",
   },
@@ -233,7 +232,7 @@ for (const [title, decision, fail] of faultsOf("action")) {
     await using server = testServer({
       ...decision.options(decided.answer),
       rooms: ["room:{name}"],
-      durableStreams: { path: "/streams", authorize: () => true },
+      features: [durableStreams({ path: "/streams", authorize: () => true })],
       onError: (error) => void errors.push(error),
     });
     await using client = server.connect();
@@ -310,8 +309,10 @@ Deno.test("Server answers 503 over HTTP while it cannot identify users", async (
     const decided = new Function(fail);
     await using server = testServer({
       ...decision.options(decided.answer),
-      features: [httpApi({ path: "/api", authorize: () => true })],
-      durableStreams: { path: "/streams", authorize: () => true },
+      features: [
+        httpApi({ path: "/api", authorize: () => true }),
+        ...streamFeatures({ path: "/streams", authorize: () => true }),
+      ],
     });
     for (const path of ["/api/health", "/streams/a"]) {
       // If there is no rate per address, streams don't need the address.

@@ -13,6 +13,7 @@ import {
   RequestError,
   SessionClosedError,
 } from "../mod.ts";
+import { DurableStreamsHandler, liveState, type ResumableOptions } from "../streams/mod.ts";
 import { NOBODY } from "../base/quotas/accounts.ts";
 import { Quotas } from "../base/quotas/shares.ts";
 import {
@@ -32,9 +33,9 @@ import { MemoryStore } from "../pubsub/memory/broker.ts";
 import { type HistoryBounds, MemoryBroker, Nodes } from "../pubsub/mod.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
-import { createServer, DurableStreamsHandler, type ServerOptions } from "../server.ts";
+import { createServer, type ServerOptions } from "../server.ts";
 import { type ResponseStart, StoredResponses } from "../server/durable/stored_responses.ts";
-import { DurableStreams } from "../server/durable/streams.ts";
+import { StreamStore } from "../server/durable/streams.ts";
 import { SharedCarriers } from "../server/http/shared_carriers.ts";
 import { checkResponses, tailOf } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
@@ -65,6 +66,7 @@ import { HELLO, type Peer, serverByHand } from "./sessions.ts";
 import { until } from "./waiting.ts";
 import { fail, FaultyStore } from "./faulty_broker.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { streamFeatures } from "./stream_features.ts";
 
 /** A resource that is acquired and released. */
 interface Bench {
@@ -634,7 +636,7 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
 function resumable(
   room: AsyncDisposableStack,
   broker: MemoryBroker,
-  limits: ServerOptions["responses"] = { maxRunning: 2, maxRunningPerUser: 2 },
+  limits: ResumableOptions = { maxRunning: 2, maxRunningPerUser: 2 },
 ) {
   const logs = new StreamLogs({
     runtime,
@@ -651,7 +653,7 @@ function resumable(
       throw error;
     },
   });
-  const node = new DurableStreams({
+  const node = new StreamStore({
     runtime,
     streams: logs,
     tail: tailOf({}),
@@ -893,12 +895,13 @@ const ANSWERS: readonly Row[] = [
     name: `states that a client closes when it ${time}`,
     bound: 2,
     async open(room) {
+      const states = liveState();
       const server = room.use(testServer({
         authorize: () => true,
-        durableStreams: { path: "/streams" },
+        features: [states],
         limits: { maxTopicsPerSession: 2 },
       }));
-      for (const i of [0, 1, 2]) room.use(await server.state(`${i}`));
+      for (const i of [0, 1, 2]) room.use(await states.open(`${i}`));
       const client = room.use(await server.connect());
       const take = async (i: number) => {
         using state = await client.state(`${i}`);
@@ -984,8 +987,10 @@ const HTTP: readonly Row[] = [
     async open(room) {
       const face = { maxRequests: 2, authorize: () => true };
       const server = room.use(createServer({
-        durableStreams: { path: "/streams", ...face },
-        features: [httpApi({ path: "/api", maxBodyBytes: 10_000, ...face })],
+        features: [
+          ...streamFeatures({ path: "/streams", ...face }),
+          httpApi({ path: "/api", maxBodyBytes: 10_000, ...face }),
+        ],
       }));
       const type = path.startsWith("/api") ? "application/json" : "text/plain";
       const ask = async (method: string, path: string, { headers, body }: RequestInit) => {

@@ -5,13 +5,8 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import {
-  createServer,
-  dial,
-  type DurableStreamInfo,
-  type ServeOptions,
-  type Server,
-} from "../mod.ts";
+import { createServer, dial, type ServeOptions, type Server } from "../mod.ts";
+import { type DurableStreamInfo, durableStreams, liveState } from "../streams/mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type {
   HistoryReply,
@@ -290,11 +285,13 @@ Deno.test("Inspector searches, sorts and limits the sessions of a server", async
 });
 
 Deno.test("Inspector shows topics, histories, rooms and durable streams", async () => {
+  const durable = durableStreams({ path: "/streams" });
+  const states = liveState();
   await using server = listen({
     ...NAMED,
     rooms: ["room:{name}"],
     history: { "room:{name}": { size: 3 } },
-    durableStreams: { path: "/streams" },
+    features: [inspector(), durable, states],
     onOpen(session) {
       server.subscribe(session, "news");
       server.rooms.join(session, "room:a", { data: { mood: "fine", password: "s3cret" } });
@@ -338,9 +335,9 @@ Deno.test("Inspector shows topics, histories, rooms and durable streams", async 
     ["bob", '{"mood":"fine","password":"[redacted]"}'],
   ]);
 
-  const writer = await server.durableStreams.create("story");
+  const writer = await durable.create("story");
   await writer.append("Once");
-  await using board = await server.state("board");
+  await using board = await states.open("board");
   const cards = board.collection("cards");
   for (const key of ["1", "2"]) await cards.set(key, key);
   await cards.delete("1");

@@ -4,6 +4,7 @@
  */
 import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { RequestError } from "../mod.ts";
+import { durableStreams, resumable } from "../streams/mod.ts";
 import { jsonCodec } from "../session/streams/codec.ts";
 import { testServer } from "../testing/mod.ts";
 
@@ -24,10 +25,11 @@ const LOST: readonly unknown[] = [
 Deno.test("Every call that sends data rejects a value that JSON cannot represent, also nested", async () => {
   const errors: unknown[] = [];
   let result: unknown;
+  const durable = durableStreams({ path: "/streams", authorize: () => true });
   await using server = testServer({
     history: { "log:{name}": { size: 10 } },
     rooms: ["room:{name}"],
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: [durable],
     authenticate: () => "ann",
     authorize: () => true,
     onMessage: (message) => {
@@ -39,7 +41,8 @@ Deno.test("Every call that sends data rejects a value that JSON cannot represent
         yield result;
       },
       kept: {
-        async *answer() {
+        resumable,
+        async *handle() {
           yield result;
         },
       },
@@ -52,7 +55,7 @@ Deno.test("Every call that sends data rejects a value that JSON cannot represent
   const session = await client.whenConnected();
   await kept.whenConnected();
   const [peer] = server.manager.all();
-  await using stream = await server.durableStreams.create("stream");
+  await using stream = await durable.create("stream");
 
   /** The application's calls that take data. */
   const calls: Record<string, (data: unknown) => unknown> = {

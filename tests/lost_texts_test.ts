@@ -5,17 +5,20 @@ import { Cable } from "./networks/cable.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
+import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
+import { resumable } from "../streams/mod.ts";
 
 /** A server that loses everything when it stops. */
 function volatileServer(broker: Broker = new MemoryBroker()): Server {
   return listen({
     webTransport: false,
     broker,
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: streamFeatures({ path: "/streams", authorize: () => true }),
     authorize: () => true,
     requests: {
       story: {
-        async *answer({ signal }) {
+        resumable,
+        async *handle({ signal }) {
           yield "Once";
           await new Promise((resolve) => signal.addEventListener("abort", resolve));
         },
@@ -46,7 +49,7 @@ Deno.test("Readers of a stream or a response that a server has lost read so", as
   const id = "story-0000000000000001";
   const response = client.requestStream("story", null, { id });
   const stream = client.durableStream("log");
-  await using writer = await before.durableStreams.create("log");
+  await using writer = await streamsOf(before).create("log");
   await writer.append("Once");
   const readers = [response, stream].map((reader) => Array.fromAsync(reader));
   const failures = readers.map(failureOf);
@@ -64,7 +67,7 @@ Deno.test("Readers of a stream or a response that a server has lost read so", as
 Deno.test("A write to a state that a server has lost tells why its outcome is unknown", async () => {
   const store = new FaultyStore();
   await using before = volatileServer(store.connect());
-  await using _before = await before.state("list");
+  await using _before = await statesOf(before).open("list");
   await using cable = new Cable(portOf(before));
   await using client = clientOf(cable.url);
   using state = await client.state("list");
@@ -77,7 +80,7 @@ Deno.test("A write to a state that a server has lost tells why its outcome is un
   await begun.promise;
 
   await using after = volatileServer();
-  await using _after = await after.state("list");
+  await using _after = await statesOf(after).open("list");
   cable.port = portOf(after);
   cable.cut();
   assertEquals(await failure, ["unknown", `Cannot tell if the state was written: ${STREAM}`]);
@@ -86,14 +89,14 @@ Deno.test("A write to a state that a server has lost tells why its outcome is un
 Deno.test("Readers of a deleted stream or state read no guess about the broker", async () => {
   await using server = volatileServer();
   await using client = clientOf(server.url);
-  await using _writer = await server.durableStreams.create("log");
-  await using _state = await server.state("list");
+  await using _writer = await streamsOf(server).create("log");
+  await using _state = await statesOf(server).open("list");
   const stream = client.durableStream("log");
   const failure = failureOf(Array.fromAsync(stream));
   using state = await client.state("list");
   await state.ready;
   await until(() => stream.isUpToDate);
-  for (const id of ["log", "list"]) await server.durableStreams.delete(id);
+  for (const id of ["log", "list"]) await streamsOf(server).delete(id);
   const text = "This server no longer has the stream";
   assertEquals(await failure, ["gone", text]);
   await until(() => state.status.current === "ended");

@@ -15,6 +15,8 @@ import {
 } from "../mod.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { soon } from "./waiting.ts";
+import { streamFeatures, streamsOf } from "./stream_features.ts";
+import { resumable } from "../streams/mod.ts";
 
 /** More than the number of faults, or of failed handlers, after which a session closes. */
 const MANY = 40;
@@ -48,11 +50,11 @@ function newerServer(): TestServer {
     userOf: () => "ann",
     authorize: () => true,
     history: { kept: { size: 100 } },
-    durableStreams: { path: "/streams" },
+    features: streamFeatures({ path: "/streams" }),
     requests: {
       ask: ({ data }) => data ? FIT : MISFIT,
       tell: items,
-      resume: { answer: items },
+      resume: { resumable, handle: items },
     },
   });
 }
@@ -124,7 +126,7 @@ const CLIENT_PLACES: Record<
   "an item of a resumable response": (client, _server, told) =>
     first(client.requestStream("resume", null, { ...told })),
   "a record of a durable stream": async (client, server, told) => {
-    await using writer = await server.durableStreams.create("log");
+    await using writer = await streamsOf(server).create("log");
     for (let i = 0; i < MANY; i++) await writer.append(MISFIT);
     await writer.append(FIT);
     await writer.close();

@@ -8,6 +8,7 @@ import { connect, createServer, type RequestInfo } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { until } from "./waiting.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { streamFeatures } from "./stream_features.ts";
 
 type Handler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
 
@@ -67,8 +68,10 @@ Deno.test("Server.fetch() prints one line with the remedy if a middleware has re
   using printed = captureConsole();
   await using live = createServer({
     authorize: () => true,
-    features: [httpApi({ path: "/api", authorize: () => true })],
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: [
+      httpApi({ path: "/api", authorize: () => true }),
+      ...streamFeatures({ path: "/streams", authorize: () => true }),
+    ],
     onMessage: (message) => message.reply("pong"),
   });
   let spares = false;

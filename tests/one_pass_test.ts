@@ -3,8 +3,10 @@ import { assertEquals } from "@std/assert";
 import { z } from "zod";
 import { defineContract, guest, MemoryBroker } from "../mod.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { liveState } from "../streams/mod.ts";
 import { workOf } from "./call_counts.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
+import { streamFeatures } from "./stream_features.ts";
 
 /** A client without code of the library, so that all counted work is the server's. */
 class Wire implements Disposable {
@@ -87,8 +89,10 @@ Deno.test("Server checks only options of the application", async () => {
     authorize: () => true,
     rooms: ["room:{id}"],
     history: { "kept:{id}": {} },
-    durableStreams: { path: "/streams" },
-    features: [httpApi({ path: "/api", authorize: () => true })],
+    features: [
+      httpApi({ path: "/api", authorize: () => true }),
+      ...streamFeatures({ path: "/streams" }),
+    ],
     onMessage: (message) => message.reply(message.data),
   });
   const port = portOf(server);
@@ -157,15 +161,16 @@ Deno.test("Server names, measures and encodes a state's row once when a client w
   const contract = defineContract({
     state: { "board:{id}": { cards: z.object({ title: z.string() }) } },
   });
+  const states = liveState();
   await using server = listen({
     webTransport: false,
     broker: new MemoryBroker(),
     contract,
-    durableStreams: { path: "/streams" },
+    features: [states],
     authorize: () => true,
     authorizeChange: () => true,
   });
-  await using _state = await server.state("board:1");
+  await using _state = await states.open("board:1");
   using writer = await Wire.open(portOf(server));
   using reader = await Wire.open(portOf(server));
   for (const wire of [writer, reader]) {

@@ -37,7 +37,7 @@ import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { NatsBroker } from "../brokers/nats/mod.ts";
 import { RedisBroker } from "../brokers/redis/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
-import { DurableStreamsHandler, serveWorkers } from "../server.ts";
+import { serveWorkers } from "../server.ts";
 import { jwt } from "../server/admission/jwt.ts";
 import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { msgpackCodec } from "../session/streams/msgpack.ts";
@@ -69,6 +69,14 @@ import {
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { Inspector, inspector, metrics } from "../operations/mod.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
+import {
+  durableStreams,
+  DurableStreamsHandler,
+  type DurableStreamWriter,
+  resumable,
+  type State,
+} from "../streams/mod.ts";
 
 /**
  * Functions and constructors. Without the check, some of them would start something that no test
@@ -104,8 +112,10 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   "new BitrateMonitor": (options) => new BitrateMonitor({} as never, () => {}, options),
   "new Client": (options) => connect("ws://127.0.0.1:1", options),
   "new DurableStreamsHandler": (options) => new DurableStreamsHandler(options),
+  durableStreams,
   httpApi,
   inspector,
+  resumable,
   "new Inspector": (options) => new Inspector({} as never, options),
   "new LiveBroadcast": (options) => new LiveBroadcast(options),
   "new LiveTrack": (options) => new LiveTrack(options),
@@ -136,8 +146,8 @@ interface Objects {
   readonly moq: Awaited<ReturnType<typeof openMoq>>;
   readonly server: TestServer<string>;
   readonly session: ReturnType<TestServer["manager"]["all"]>[number];
-  readonly state: Awaited<ReturnType<TestServer["state"]>>;
-  readonly writer: Awaited<ReturnType<TestServer["durableStreams"]["create"]>>;
+  readonly state: State;
+  readonly writer: DurableStreamWriter;
 }
 
 type Methods = Readonly<Record<string, (objects: Objects, options: never) => unknown>>;
@@ -186,10 +196,9 @@ const METHODS: Methods = {
   "Client.subscribe": ({ client }, options) => client.subscribe("a", options),
   "Client.whenConnected": ({ client }, options) => client.whenConnected(options),
   "DurableStreamWriter.abort": ({ writer }, options) => writer.abort("over", options),
-  "DurableStreams.create": ({ server }, options) => server.durableStreams.create("a", options),
-  "DurableStreams.follow": ({ server }, options) =>
-    server.durableStreams.follow("a", options).next(),
-  "DurableStreams.read": ({ server }, options) => server.durableStreams.read("a", options).next(),
+  "DurableStreams.create": ({ server }, options) => streamsOf(server).create("a", options),
+  "DurableStreams.follow": ({ server }, options) => streamsOf(server).follow("a", options).next(),
+  "DurableStreams.read": ({ server }, options) => streamsOf(server).read("a", options).next(),
   "GroupReader.readFrame": ({ moq }, options) => moq.received.readFrame(options),
   "GroupWriter.writeFrame": ({ moq }, options) => moq.group.writeFrame(new Uint8Array(), options),
   "LiveBroadcast.track": (_, options) => new LiveBroadcast().track("a", options),
@@ -334,14 +343,14 @@ async function withObjects(body: (objects: Objects) => Promise<void>): Promise<v
   await using server = testServer<string>({
     authenticate: () => "ann",
     authorize: () => true,
-    durableStreams: { path: "/streams" },
+    features: streamFeatures({ path: "/streams" }),
     rooms: ["a"],
   });
   await using client = server.connect();
   await client.whenConnected();
   const [session] = server.manager.all();
-  await using writer = await server.durableStreams.create("written");
-  await using state = await server.state("state");
+  await using writer = await streamsOf(server).create("written");
+  await using state = await statesOf(server).open("state");
   using clientState = await client.state("state");
   await using moq = await openMoq();
   const folder = await Deno.makeTempDir();

@@ -12,11 +12,13 @@ import {
   type Session,
   SessionClosedError,
 } from "../mod.ts";
+import { resumable } from "../streams/mod.ts";
 import { passTime } from "../testing/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { internals } from "../session/session.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { soon } from "./waiting.ts";
+import { streamFeatures, streamsOf } from "./stream_features.ts";
 
 /** The client's limit, which is below the server's limit and below the default. */
 const BOUND = 10_000;
@@ -46,7 +48,7 @@ async function open(isUnaware: boolean, options: object = {}): Promise<Setup & A
     authorize: () => true,
     history: { "kept:{name}": { size: 100 } },
     rooms: ["room"],
-    durableStreams: { path: "/streams" },
+    features: streamFeatures({ path: "/streams" }),
     session: { maxMessageBytes: 1_000_000 },
     onError() {},
     onOpen(session) {
@@ -68,7 +70,8 @@ async function open(isUnaware: boolean, options: object = {}): Promise<Setup & A
         yield "never";
       },
       kept: {
-        async *answer() {
+        resumable,
+        async *handle() {
           yield "small";
           yield LARGE;
         },
@@ -201,7 +204,7 @@ const TO_CLIENT: Record<string, (setup: Setup, isUnaware: boolean) => Promise<[u
       return [[seen, code], [["small"], "too-large"]];
     },
     "a record of a durable stream": async ({ server, client }) => {
-      await using writer = await server.durableStreams.create("log");
+      await using writer = await streamsOf(server).create("log");
       for (const record of ["small", LARGE, "after"]) await writer.append(record);
       const seen: unknown[] = [];
       const code = await codeOf((async () => {

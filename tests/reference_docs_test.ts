@@ -3,6 +3,7 @@ import { CloseCode } from "../mod.ts";
 import { serve } from "../server.ts";
 import { metrics } from "../operations/mod.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { streamFeatures } from "./stream_features.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
@@ -16,6 +17,7 @@ const SOURCES = [
   "pubsub/nodes/liveness.ts",
   "server/admission/admission_options.ts",
   "server/durable/options.ts",
+  "server/durable/resumable.ts",
   "operations/inspector/options.ts",
   "server/server_options.ts",
   "server/listener/webtransport_options.ts",
@@ -82,6 +84,28 @@ Deno.test("The options pages name each option with its default", async (t) => {
   }
 });
 
+Deno.test("The page of streams names each option of its features with its default", async () => {
+  const types = await declaredTypes();
+  const page = await Deno.readTextFile(new URL("docs/reference/streams.md", ROOT));
+  const sections = page.split(/^## /m);
+  for (
+    const [call, name] of [
+      ["durableStreams", "DurableStreamsOptions"],
+      ["resumable", "ResumableOptions"],
+    ] as const
+  ) {
+    const rows = rowsOf(sections.find((section) => section.startsWith(`\`${call}()\``))!);
+    const options = new Map(membersOf({ kind: "typeRef", value: { typeName: name } }, types));
+    assertEquals([...rows.keys()].sort(), [...options.keys()].sort());
+    for (const [option, cell] of rows) {
+      const tag = options.get(option)!.jsDoc?.tags?.find(({ kind }) => kind === "default")?.value;
+      const literal = tag === undefined ? undefined : literalOf(tag);
+      if (literal === undefined) continue;
+      assertEquals(cell.replace(/(\d),(?=\d)/g, "$1"), literal, `the default of ${option}`);
+    }
+  }
+});
+
 Deno.test("The close codes page lists each code", async () => {
   const page = await Deno.readTextFile(new URL("docs/reference/close-codes.md", ROOT));
   const codes = [...page.matchAll(/^## (\d{4})\b/gm)].map(([, code]) => Number(code));
@@ -93,8 +117,7 @@ Deno.test("The metrics page lists each metric with its kind and labels", async (
   await using server = serve({
     port: 0,
     onListen() {},
-    features: [metrics(), httpApi({ path: "/api" })],
-    durableStreams: { path: "/streams" },
+    features: [metrics(), httpApi({ path: "/api" }), ...streamFeatures({ path: "/streams" })],
   });
   const url = server.url.replace("ws:", "http:");
   // HTTP endpoints have metrics after their first request.

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { guest, type ServerOptions } from "../server.ts";
 import { defineContract } from "../session/contract.ts";
+import { resumable } from "../streams/mod.ts";
 
 export const contract = defineContract({
   requests: {
@@ -48,7 +49,8 @@ export class Model {
       authenticate: ({ token }) => token ?? guest,
       requests: {
         "chat:{room}": {
-          answer: ({ data, params, signal }, { value }) => {
+          resumable,
+          handle: ({ data, params, signal }, { value }) => {
             this.calls.push({ data, room: params.room, user: value });
             return this.words(0, signal);
           },
@@ -57,8 +59,11 @@ export class Model {
             return this.words(count, signal);
           },
         },
-        async *count({ data }) {
-          for (let i = 0; i < data; i++) yield i;
+        count: {
+          resumable,
+          async *handle({ data }) {
+            for (let i = 0; i < data; i++) yield i;
+          },
         },
         async *plain({ data }) {
           yield data;

@@ -17,7 +17,6 @@ import {
   RequestError,
   SessionClosedError,
   TimeoutError,
-  UnsupportedError,
 } from "../mod.ts";
 import { passTime, testServer } from "../testing/mod.ts";
 import { internals } from "../session/session.ts";
@@ -28,6 +27,8 @@ import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { Page } from "./peers/page.ts";
+import { streamFeatures } from "./stream_features.ts";
+import { resumable } from "../streams/mod.ts";
 
 /** Returns the durable stream of a response, which it reads with a raw request. */
 async function streamOf(client: Client<Shared>, name: string): Promise<string> {
@@ -43,12 +44,10 @@ async function streamOf(client: Client<Shared>, name: string): Promise<string> {
 }
 
 Deno.test("A reader of a response that made room for others receives `gone` with the reason", async () => {
-  const durableStreams = { path: "/streams", authorize: () => true };
   const model = new Model();
   await using server = listen({
     ...model.options(),
-    responses: { maxRetained: 2 },
-    durableStreams,
+    features: streamFeatures({ path: "/streams", authorize: () => true }, { maxRetained: 2 }),
   });
   await using client = connect(server.url, { contract, token: "ann", transports: ["websocket"] });
   const responses = ["first", "second", "third"].map(() => () =>
@@ -87,7 +86,7 @@ for (
   ] as const
 ) {
   Deno.test(`A reader's third response replaces the oldest if each ${limit} may have two`, async () => {
-    await using server = testServer(new Model().options({ responses }));
+    await using server = testServer(new Model().options({ features: [resumable(responses)] }));
     await using client = server.connect({ contract, token: "ann" });
     const ask = (id: string) =>
       Array.fromAsync(client.requestStream("count", "2", { id: id.repeat(16) }));
@@ -180,7 +179,7 @@ for (
   Deno.test(`client.requestStream() ${what}rejects with gone after the response has expired, and starts nothing`, async () => {
     using time = new FakeTime();
     const model = new Model();
-    await using server = testServer(model.options({ responses: { retainMs: 60_000 } }));
+    await using server = testServer(model.options({ features: [resumable({ retainMs: 60_000 })] }));
     await using page = server.connect({ contract, token: "ann" });
     model.release();
     const response = page.requestStream("chat:lobby", "hi");
@@ -204,7 +203,7 @@ Deno.test("client.requestStream() fails at an item that is undefined, resumable 
     yield 2;
   }
   const errors: unknown[] = [];
-  const requests = { plain: items, kept: { answer: items } };
+  const requests = { plain: items, kept: { resumable, handle: items } };
   await using server = testServer({ requests, onError: (error) => void errors.push(error) });
   await using client = server.connect();
   for (const [topic, options] of [["plain", {}], ["kept", { id: "a".repeat(22) }]] as const) {
@@ -410,12 +409,13 @@ Deno.test("client.requestStream() throws the failure of a generator after the it
     onError: (error) => void errors.push(error),
     requests: {
       fails: {
-        async *answer({ data }: { data: unknown }) {
+        resumable,
+        async *handle({ data }: { data: unknown }) {
           yield 1;
           throw data === "quota" ? new RequestError("quota", "No more") : new Error("Secret");
         },
       },
-      value: { answer: () => 5 },
+      value: { resumable, handle: () => 5 },
     },
   });
   await using client = server.connect();
@@ -437,7 +437,7 @@ Deno.test("client.requestStream() throws the failure of a generator after the it
 });
 
 Deno.test("client.requestStream() rejects an id that no response can have, and names it", async () => {
-  await using server = testServer({ requests: { numbers: { async *answer() {} } } });
+  await using server = testServer({ requests: { numbers: { resumable, async *handle() {} } } });
   await using client = server.connect();
   for (const id of ["7", "x".repeat(65), "an id with spaces"]) {
     const rule = "Cannot request stream: id must have 16 to 64 letters, digits, - or _";
@@ -464,7 +464,7 @@ Deno.test("client.requestStream() reports that a handler's responses are not res
     assertEquals(error.failure.code, "invalid");
   }
   assertEquals(calls, 0);
-  assertThrows(() => server.durableStreams, UnsupportedError);
+  assertEquals(server.streams, undefined);
 });
 
 Deno.test("Requests without a contract are resumable if their handler is an object", async () => {
@@ -474,7 +474,8 @@ Deno.test("Requests without a contract are resumable if their handler is an obje
     broker,
     requests: {
       "count:{to}": {
-        async *answer({ params, signal }: { params: Record<string, string>; signal: AbortSignal }) {
+        resumable,
+        async *handle({ params, signal }: { params: Record<string, string>; signal: AbortSignal }) {
           yield 0;
           yield Number(params.to);
           await new Promise((resolve) => signal.addEventListener("abort", resolve));
@@ -509,12 +510,12 @@ Deno.test("A server whose broker keeps no logs rejects resumable responses", () 
   assertThrows(
     () => testServer(new Model().options({ broker })),
     TypeError,
-    "a request with resume must have a broker that keeps logs",
+    "resumable must have a broker that keeps logs",
   );
   assertThrows(
-    () => testServer(new Model().options({ responses: { maxRunning: 0 } })),
+    () => testServer(new Model().options({ features: [resumable({ maxRunning: 0 })] })),
     RangeError,
-    "responses.maxRunning",
+    "Cannot create resumable: maxRunning must be a positive integer",
   );
 });
 

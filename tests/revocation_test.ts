@@ -17,6 +17,7 @@ import { Page, type Reply } from "./peers/page.ts";
 import { listen, UPGRADE_HEADERS } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
 
 type User = string;
 
@@ -52,9 +53,9 @@ class House implements AsyncDisposable {
   readonly #pauses = new Map<string, Pause>();
 
   constructor(options: ServeOptions<User, typeof contract> = {}) {
-    const all = { ...this.#options(), ...options };
-    this.near = listen<User, typeof contract>(all) as unknown as Server;
-    this.far = listen<User, typeof contract>(all) as unknown as Server;
+    const all = () => ({ ...this.#options(), ...options });
+    this.near = listen<User, typeof contract>(all()) as unknown as Server;
+    this.far = listen<User, typeof contract>(all()) as unknown as Server;
   }
 
   static async open(options: ServeOptions<User, typeof contract> = {}): Promise<House> {
@@ -83,14 +84,16 @@ class House implements AsyncDisposable {
       onRenewed: ({ user }) => void this.renewed.push(user),
       rooms: ["room:{id}"],
       history: { "log:{id}": {} },
-      durableStreams: {
-        path: "/streams",
-        authorize: face,
-      },
-      features: [httpApi({
-        path: "/api",
-        authorize: face,
-      })],
+      features: [
+        ...streamFeatures({
+          path: "/streams",
+          authorize: face,
+        }),
+        httpApi({
+          path: "/api",
+          authorize: face,
+        }),
+      ],
     };
   }
 
@@ -164,7 +167,7 @@ class Run {
 
   /** Opens a state on the near node. */
   state() {
-    return this.house.near.state(`board:${this.id}`);
+    return statesOf(this.house.near).open(`board:${this.id}`);
   }
 }
 
@@ -275,17 +278,17 @@ const WAYS: readonly Way[] = [
   {
     name: "a subscription to a durable stream",
     topic: stream,
-    prepare: ({ house, id }) => house.near.durableStreams.create(`plain-${id}`),
+    prepare: ({ house, id }) => streamsOf(house.near).create(`plain-${id}`),
     request: (id) => ({ subscribe: stream(id) }),
     effect: isSubscribed(stream),
   },
   {
     name: "the cancellation of a durable stream",
     topic: stream,
-    prepare: ({ house, id }) => house.near.durableStreams.create(`plain-${id}`),
+    prepare: ({ house, id }) => streamsOf(house.near).create(`plain-${id}`),
     request: (id) => ({ publish: stream(id), data: { cancel: "Stop" } }),
     effect: async ({ house, id }) =>
-      (await house.near.durableStreams.info(`plain-${id}`))!.cancelled !== undefined,
+      (await streamsOf(house.near).info(`plain-${id}`))!.cancelled !== undefined,
   },
   {
     name: "a subscription to a state",
@@ -696,7 +699,7 @@ async function contentsOf({ near }: House, id: string): Promise<unknown> {
   const ids = [`plain-${id}`, `new-${id}`, `board:${id}`];
   const topics = [log(id), "log:batch"];
   return [
-    await Promise.all(ids.map((one) => near.durableStreams.info(one))),
+    await Promise.all(ids.map((one) => streamsOf(near).info(one))),
     await Promise.all(topics.map((topic) => Array.fromAsync(near.topics.read(topic)))),
   ];
 }
@@ -705,7 +708,7 @@ async function contentsOf({ near }: House, id: string): Promise<unknown> {
 async function prepareHttp(house: House): Promise<User> {
   const user = `ann-${++runs}`;
   await postAs("admin", house, { method: "PUT", path: `/streams/plain-${user}`, body: ["old"] });
-  await using state = await house.near.state(`board:${user}`);
+  await using state = await statesOf(house.near).open(`board:${user}`);
   await state.collection("cards").set("0", 0);
   await house.near.topics.append(log(user), "old");
   return user;
@@ -863,6 +866,6 @@ async function changeAll(house: House, id: string): Promise<void> {
     (await postAs("admin", house, { method: "POST", path, body: ["AFTER"] })).status,
     204,
   );
-  await using state = await near.state(`board:${id}`);
+  await using state = await statesOf(near).open(`board:${id}`);
   await state.collection("cards").set("0", "AFTER");
 }

@@ -201,7 +201,7 @@ Deno.test("Server denies topics of presence and of nodes without calling authori
     }
   }
   const publishing = () => session.publish("stream:$skein:nodes", { cancel: "x" });
-  const error = await assertRejects(publishing, RequestError, "There is no durable stream");
+  const error = await assertRejects(publishing, RequestError, "This server has no durable streams");
   assertEquals(error.failure.code, "not-found");
   assertEquals({ asked, topics: server.topics.size, isReady: session.isReady }, {
     asked: [],

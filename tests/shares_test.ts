@@ -8,6 +8,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { createServer, guest, type ServeOptions } from "../server.ts";
 import { platformRuntime } from "../mod.ts";
+import { durableStreams, resumable } from "../streams/mod.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
 import { Caller } from "./peers/caller.ts";
@@ -15,6 +16,7 @@ import type { Reply } from "./peers/page.ts";
 import { captureConsole } from "./console_lines.ts";
 import { listen, portOf } from "./servers.ts";
 import { until } from "./waiting.ts";
+import { streamFeatures, streamsOf } from "./stream_features.ts";
 
 /** The address of a client that takes every slot it can get. */
 const GREEDY = "203.0.113.66";
@@ -28,7 +30,8 @@ const OPTIONS: ServeOptions<string | typeof guest> = {
   authenticate: ({ request }) => new URL(request.url).searchParams.get("user") || guest,
   requests: {
     chat: {
-      async *answer({ signal }) {
+      resumable,
+      async *handle({ signal }) {
         yield 1;
         await new Promise((resolve) => signal.addEventListener("abort", resolve));
       },
@@ -47,7 +50,7 @@ async function takeAll(
 }
 
 Deno.test("serve() runs a user's responses while another address uses its whole share", async () => {
-  await using server = listen({ ...OPTIONS, responses: { maxRunning: 300 } });
+  await using server = listen({ ...OPTIONS, features: [resumable({ maxRunning: 300 })] });
   using stack = new DisposableStack();
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
@@ -62,8 +65,8 @@ Deno.test("serve() runs a user's responses while another address uses its whole 
 });
 
 Deno.test("serve() lets a user read a stream while another address uses its whole share of readers", async () => {
-  const durableStreams = { path: "/streams", maxReaders: 2_200 };
-  await using server = listen({ ...OPTIONS, durableStreams });
+  const features = streamFeatures({ path: "/streams", maxReaders: 2_200 });
+  await using server = listen({ ...OPTIONS, features });
   using stack = new DisposableStack();
   const ids: string[] = [];
   using first = await Caller.dial(server, { from: GREEDY });
@@ -83,9 +86,9 @@ Deno.test("serve() lets a user read a stream while another address uses its whol
 });
 
 Deno.test("serve() limits the readers of one user over HTTP, across all addresses", async () => {
-  const durableStreams = { path: "/streams", authorize: () => true, maxReadersPerUser: 1 };
-  await using server = listen({ ...OPTIONS, durableStreams });
-  await using _writer = await server.durableStreams.create("a");
+  const options = { path: "/streams", authorize: () => true, maxReadersPerUser: 1 };
+  await using server = listen({ ...OPTIONS, features: streamFeatures(options) });
+  await using _writer = await streamsOf(server).create("a");
   const url = `http://127.0.0.1:${portOf(server)}/streams/a?offset=-1&live=sse`;
   const ann = await fetch(`${url}&user=ann&from=192.0.2.1`);
   const again = await fetch(`${url}&user=ann&from=192.0.2.2`);
@@ -98,7 +101,7 @@ Deno.test("serve() limits the readers of one user over HTTP, across all addresse
 
 Deno.test("serve() answers a write while another address uses its whole share of writes", async () => {
   const open = { path: "/streams", maxRequests: 150, authorize: () => true };
-  await using server = listen({ ...OPTIONS, durableStreams: open });
+  await using server = listen({ ...OPTIONS, features: streamFeatures(open) });
   const url = (from: string) => `http://127.0.0.1:${portOf(server)}/streams/a?from=${from}`;
   const init = { headers: { "content-type": "text/plain" }, body: "x" };
   await (await fetch(url(HONEST), { ...init, method: "PUT" })).body?.cancel();
@@ -126,7 +129,7 @@ Deno.test("serve() rejects a list of forwarded addresses as a client address", a
     webTransport: false,
     clientAddress: (request) => request.headers.get("x-forwarded-for") ?? undefined,
     onError() {},
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: [durableStreams({ path: "/streams", authorize: () => true })],
   });
   const url = `http://127.0.0.1:${portOf(server)}/streams/a?offset=-1&live=sse`;
   const response = await fetch(url, { headers: { "x-forwarded-for": "192.0.2.1, 192.0.2.2" } });
@@ -175,7 +178,11 @@ Deno.test("serve() counts a user who connected an hour ago separately from the g
   const runtime = Object.assign(platformRuntime(), {
     monotonic: () => performance.now() + passedMs,
   });
-  await using server = listen({ ...OPTIONS, runtime, responses: { maxRunningPerAddress: 1 } });
+  await using server = listen({
+    ...OPTIONS,
+    runtime,
+    features: [resumable({ maxRunningPerAddress: 1 })],
+  });
   using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
   passedMs = 3_600_000;
   using stranger = await Caller.dial(server, { from: HONEST });

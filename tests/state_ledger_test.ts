@@ -1,21 +1,23 @@
 /** Tests the ledger of writes to a state: it must find every kind of fault. */
 import { assertEquals } from "@std/assert";
 import { connect, serve } from "../mod.ts";
+import { liveState } from "../streams/mod.ts";
 import { differences, NO_COUNT, readRows, type ServerRow, StateLedger } from "./state_ledger.ts";
 
 Deno.test("StateLedger.check() finds each way in which rows contradict the outcomes", async () => {
   let isAllowed = true;
+  const states = liveState();
   await using server = serve({
     port: 0,
     hostname: "127.0.0.1",
     webTransport: false,
     onListen() {},
-    durableStreams: { path: "/streams" },
+    features: [states],
     authorize: (_session, _topic, action) => action !== "publish" || isAllowed,
     onMessageRejected() {},
     onError() {},
   });
-  await using own = await server.state("board");
+  await using own = await states.open("board");
   await own.collection("counters").set("a", NO_COUNT);
   await using client = connect(server.url, { transports: ["websocket"] });
   using state = await client.state("board");
@@ -61,15 +63,16 @@ Deno.test("StateLedger.check() finds each way in which rows contradict the outco
 });
 
 Deno.test("StateLedger.check() finds writes that are not settled, and half a transaction", async () => {
+  const states = liveState();
   await using server = serve({
     port: 0,
     hostname: "127.0.0.1",
     webTransport: false,
     onListen() {},
-    durableStreams: { path: "/streams" },
+    features: [states],
     authorize: () => true,
   });
-  await using _own = await server.state("board");
+  await using _own = await states.open("board");
   await using client = connect(server.url, { transports: ["websocket"] });
   using state = await client.state("board");
   await state.ready;

@@ -16,9 +16,9 @@ import {
   RequestError,
   type Server,
   SessionClosedError,
-  type State,
   type StateConflict,
 } from "../mod.ts";
+import { durableStreams, liveState, type State } from "../streams/mod.ts";
 import v8 from "node:v8";
 import vm from "node:vm";
 import { z } from "zod";
@@ -29,6 +29,7 @@ import { type Fate, FaultyStore, loseReply, pass, waitFor } from "./faulty_broke
 import { Page } from "./peers/page.ts";
 import { listen } from "./servers.ts";
 import { turns, until } from "./waiting.ts";
+import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
 
 interface Item {
   readonly text: string;
@@ -43,7 +44,7 @@ function server(broker: Broker = new MemoryBroker(), options: object = {}): Serv
   return listen({
     webTransport: false,
     broker,
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: streamFeatures({ path: "/streams", authorize: () => true }),
     authorize: () => true,
     ...options,
   });
@@ -75,7 +76,7 @@ class Fixture implements AsyncDisposable {
 
   static async make(options?: object): Promise<Fixture> {
     const fixture = new Fixture(options);
-    return Object.assign(fixture, { own: await fixture.server.state("list") });
+    return Object.assign(fixture, { own: await statesOf(fixture.server).open("list") });
   }
 
   async open(options?: ClientStateOptions): Promise<ClientState> {
@@ -177,7 +178,7 @@ Deno.test("Client.state() shares rows between clients and servers", async () => 
 Deno.test("A server reads each change of a state once for itself and all clients", async () => {
   const broker = new FaultyStore().connect();
   await using host = server(broker);
-  await using board = await host.state("list");
+  await using board = await statesOf(host).open("list");
   const items = board.collection<Item>("items");
   const states: ClientState[] = [];
   await using clients = new AsyncDisposableStack();
@@ -231,10 +232,14 @@ Deno.test("ClientState is complete if its last rows were deleted, and are forgot
 
 Deno.test("ClientState takes rows while deletions alone fill the bytes of the state", async () => {
   const store = new FaultyStore();
+  const states = liveState();
   await using own = server(store.connect(), {
-    durableStreams: { path: "/streams", authorize: () => true, maxStreamBytes: 4_000 },
+    features: [
+      durableStreams({ path: "/streams", authorize: () => true, maxStreamBytes: 4_000 }),
+      states,
+    ],
   });
-  await using list = await own.state("list");
+  await using list = await states.open("list");
   await using cable = new Cable(Number(new URL(own.url).port));
   await using away = client(cable.url);
   await using busy = client(own.url);
@@ -297,7 +302,7 @@ Deno.test("ClientState shows a rejected write no longer, and rejects it", async 
     onMessageRejected() {},
     onError() {},
   });
-  await using _state = await own.state("list");
+  await using _state = await statesOf(own).open("list");
   await using page = client(own.url);
   using state = await page.state("list");
   await state.ready;
@@ -320,7 +325,7 @@ for (const isChecked of [false, true]) {
       ...(isChecked && { authorizeChange: () => true }),
       onMessageRejected() {},
     });
-    await using list = await own.state("list");
+    await using list = await statesOf(own).open("list");
     const stored = list.collection<Item>("items");
     await stored.set("a", TEA);
     await using page = client(own.url);
@@ -390,7 +395,7 @@ Deno.test("ClientState shows no rows after a client has lost the right to read, 
     authorize: (_: unknown, __: string, action: string) => rights.has(action),
     onMessageRejected() {},
   });
-  await using list = await own.state("list");
+  await using list = await statesOf(own).open("list");
   await using page = client(own.url, { token: "t" });
   using state = await page.state("list");
   await state.ready;
@@ -443,14 +448,15 @@ Deno.test("ClientState rejects what cannot be written", async () => {
 Deno.test("Client.state() has the types of the contract, and rows as its schemas return them", async () => {
   const card = z.object({ title: z.string().min(1), votes: z.number().default(0) });
   const contract = defineContract({ state: { "board:{id}": { cards: card } } });
+  const states = liveState();
   await using own = listen({
     webTransport: false,
     contract,
-    durableStreams: { path: "/streams" },
+    features: [states],
     authorize: () => true,
     onMessageRejected() {},
   });
-  await using _board = await own.state("board:1");
+  await using _board = await states.open("board:1");
   await using page = connect(own.url, { contract, transports: ["websocket"] });
   using board = await page.state("board:1");
   await board.ready;
@@ -871,8 +877,8 @@ Deno.test("ClientState replaces its rows in one step if the state was made anew"
   const keys: string[] = [];
   using _following = items.subscribe((rows) => void keys.push([...rows.keys()].join()));
   await at.offline(state);
-  await at.server.durableStreams.delete("list");
-  await using anew = await at.server.state("list");
+  await streamsOf(at.server).delete("list");
+  await using anew = await statesOf(at.server).open("list");
   await anew.transaction((to) => {
     for (const key of ["b", "c"]) to.set("items", key, TEA);
   });
@@ -890,7 +896,7 @@ Deno.test("ClientState ends with the code gone if the state is deleted", async (
   const loop = (async () => {
     for await (const rows of items) assert(rows.size === 1);
   })();
-  await at.server.durableStreams.delete("list");
+  await streamsOf(at.server).delete("list");
   assertEquals([await code(reading), await code(loop)], ["gone", "gone"]);
   assertEquals(await code(items.set("a", TEA)), "gone");
 });
@@ -900,9 +906,9 @@ Deno.test("ClientState waits for a state that its server creates after the start
   await using page = client(own.url);
   using state = await page.state("list");
   await page.whenConnected();
-  const asked = own.durableStreams.info("list"); // After the first request of the client.
+  const asked = streamsOf(own).info("list"); // After the first request of the client.
   assertEquals(await asked, undefined);
-  await using made = await own.state("list");
+  await using made = await statesOf(own).open("list");
   await made.collection("items").set("a", TEA);
   await state.ready;
   assertEquals(state.collection("items").get("a"), TEA);
@@ -910,7 +916,9 @@ Deno.test("ClientState waits for a state that its server creates after the start
 
 Deno.test("ClientState waits for a state from the time at which its client is connected", async () => {
   using time = new FakeTime();
-  await using own = testServer({ authorize: () => true, durableStreams: { path: "/streams" } });
+  const streams = durableStreams({ path: "/streams" });
+  const states = liveState();
+  await using own = testServer({ authorize: () => true, features: [streams, states] });
   own.network.down();
   const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
   await using page = own.connect({ runtime });
@@ -918,13 +926,13 @@ Deno.test("ClientState waits for a state from the time at which its client is co
   for (const before of ["pending", "lost"]) {
     await passTime(time, 120_000);
     assertEquals(state.status.current, before);
-    await own.durableStreams.delete("list");
+    await streams.delete("list");
     own.network.up();
     page.retryNow();
     await page.whenConnected();
     await passTime(time, 100); // The first reply arrives, which says that there is no state.
     assertEquals([state.status.current, state.error], [before, undefined]);
-    await using _made = await own.state("list");
+    await using _made = await states.open("list");
     await passTime(time, 5_000);
     assertEquals(state.status.current, "live");
     own.network.down();
@@ -939,12 +947,12 @@ Deno.test("ClientState goes on after its server has restarted without the state"
   using state = await at.open();
   const items = state.collection<Item>("items");
   await at.offline(state);
-  await at.server.durableStreams.delete("list");
+  await streamsOf(at.server).delete("list");
   at.online();
   await at.client.whenConnected();
-  assertEquals(await at.server.durableStreams.info("list"), undefined);
+  assertEquals(await streamsOf(at.server).info("list"), undefined);
   assertEquals([state.status.current, items.has("a")], ["lost", true]);
-  await using anew = await at.server.state("list");
+  await using anew = await statesOf(at.server).open("list");
   await anew.collection("items").set("b", TEA);
   await until(() => items.has("b"));
   assertEquals([state.status.current, [...items.keys()]], ["live", ["b"]]);
@@ -952,9 +960,9 @@ Deno.test("ClientState goes on after its server has restarted without the state"
 
 Deno.test("ClientState ends if there is no such state, or it is no state", async () => {
   await using at = await Fixture.make();
-  await using writer = await at.server.durableStreams.create("plain");
+  await using writer = await streamsOf(at.server).create("plain");
   await writer.append(1);
-  await using lists = await at.server.durableStreams.create("lists");
+  await using lists = await streamsOf(at.server).create("lists");
   await lists.append([1]);
   const faults = [["none", "not-found"], ["plain", "wrong-type"], ["lists", "wrong-type"]] as const;
   for (const [id, why] of faults) {
@@ -978,7 +986,7 @@ Deno.test("ClientState sends only the newest value of a row that is written agai
 
 Deno.test("ClientState sends writes in messages that the server accepts", async () => {
   await using own = server(undefined, { session: { maxMessageBytes: 4_096 } });
-  await using _state = await own.state("list");
+  await using _state = await statesOf(own).open("list");
   await using page = client(own.url);
   using state = await page.state("list");
   await state.ready;
@@ -1013,7 +1021,7 @@ Deno.test("ClientState makes no write twice if the reply to several is too large
 Deno.test("ClientState sends a write later if the session has no room for a request", async () => {
   const gate = Promise.withResolvers<void>();
   await using own = server(undefined, { requests: { slow: () => gate.promise } });
-  await using _state = await own.state("list");
+  await using _state = await statesOf(own).open("list");
   await using page = client(own.url);
   using state = await page.state("list");
   await state.ready;
@@ -1183,7 +1191,7 @@ Deno.test("ClientState ends while the server rejects its client, and continues a
     allowTokenMessage: true,
     onMessageRejected() {},
   });
-  await using list = await own.state("list");
+  await using list = await statesOf(own).open("list");
   await list.collection("items").set("a", TEA);
   await using page = connect(own.url, { transports: ["websocket"], token: "ann" });
   using state = await page.state("list");
@@ -1221,7 +1229,7 @@ Deno.test("ClientState ends while the server rejects its client, and continues a
 
 Deno.test("ClientState rejects everything if a rejection ends its client", async () => {
   await using own = server(undefined, { onMessageRejected() {} });
-  await using _list = await own.state("list");
+  await using _list = await statesOf(own).open("list");
   await using page = connect(own.url, { transports: ["websocket"], endOnRejection: true });
   using state = await page.state("list");
   await state.ready;
@@ -1250,7 +1258,7 @@ Deno.test("ClientState and State leave nothing in memory once they are closed", 
     await items.update("a", (n) => n + 1, { signal });
     await next;
     const rest = changes.next();
-    await using own = await at.server.state(i % 2 === 0 ? "list" : "other");
+    await using own = await statesOf(at.server).open(i % 2 === 0 ? "list" : "other");
     const rows = state.collection("items").current;
     closed.push(...[state, items, changes, rows, own].map((one) => new WeakRef<object>(one)));
     state[Symbol.dispose]();
@@ -1284,7 +1292,7 @@ Deno.test("Servers show the row of a conflict only to clients that may read it",
     },
     onMessageRejected() {},
   });
-  await using list = await own.state("list");
+  await using list = await statesOf(own).open("list");
   await list.collection("items").set("a", "secret");
   const socket = new WebSocket(own.url, ["skein.1"]);
   const replies = Array.from({ length: 6 }, () => Promise.withResolvers<string>());
@@ -1360,7 +1368,7 @@ Deno.test("Servers handle other events between the transactions of a publication
     return seen.push(turn) > 0;
   };
   await using host = server(undefined, { authorizeChange });
-  await using _own = await host.state("list");
+  await using _own = await statesOf(host).open("list");
   await using page = await Page.open(host.url, "skein.1");
   tick();
   const { data } = await page.ask({ publish: "stream:list", data: transactions(64) });
@@ -1373,7 +1381,7 @@ for (const numbering of [undefined, { client: "a-client-of-this-test", seq: 0 }]
   Deno.test(`Servers count each transaction of a ${numbering ? "numbered " : ""}publication toward the rates`, async () => {
     const rates = { perSession: { publications: { perSecond: 1, burst: 12 } } };
     await using host = server(undefined, { rates });
-    await using _own = await host.state("list");
+    await using _own = await statesOf(host).open("list");
     await using page = await Page.open(host.url, "skein.1");
     const publish = (count: number, more?: object) =>
       page.ask({ publish: "stream:list", data: transactions(count), ...more });

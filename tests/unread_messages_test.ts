@@ -4,6 +4,7 @@ import type { Client, Recovery, Session } from "../mod.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { soon, until } from "./waiting.ts";
+import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
 
 /** More messages than any queue of a client holds. */
 const COUNT = 5_000;
@@ -19,7 +20,7 @@ const server = () =>
     authorize: () => true,
     rooms: ["room:{name}", "hall:{name}"],
     history: { "hall:{name}": { size: 10_000, ttlMs: 60_000 }, "short:{name}": { size: 100 } },
-    durableStreams: { path: "/streams" },
+    features: streamFeatures({ path: "/streams" }),
     requests: {
       async *count() {
         for (let i = 0; i < COUNT; i++) yield i;
@@ -168,7 +169,7 @@ const CASES: Record<string, (bench: Bench) => Promise<Unread>> = {
     return { send: (i) => server.publish("room:b", i) };
   },
   "the records of a durable stream": async ({ server, client }) => {
-    const writer = await server.durableStreams.create<number>("log");
+    const writer = await streamsOf(server).create<number>("log");
     const log = client.durableStream<number>("log");
     return {
       send: (i) => writer.append(i),
@@ -179,7 +180,7 @@ const CASES: Record<string, (bench: Bench) => Promise<Unread>> = {
     };
   },
   "the rows of a state": async ({ server, client }) => {
-    const own = (await server.state("board")).collection<number>("items");
+    const own = (await statesOf(server).open("board")).collection<number>("items");
     const state = await client.state("board");
     await state.ready;
     return {

@@ -78,6 +78,7 @@ import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HANDSHAKE_TIMEOUT_MS } from "../transport/quic/acceptor.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { streamFeatures } from "../tests/stream_features.ts";
 
 /** The page with the tables. */
 export const LIMITS_PAGE: URL = new URL("../docs/guide/limits.md", import.meta.url);
@@ -132,12 +133,12 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
   },
   "responses.maxRunning": {
     table: "streams",
-    name: "`responses.maxRunning`, `.maxRunningPerUser`, `.maxRunningPerAddress`",
+    name: "`maxRunning`, `maxRunningPerUser`, `maxRunningPerAddress` of `resumable`",
     full: "`too-many`",
   },
   maxReaders: {
     table: "streams",
-    name: "`durableStreams.maxReaders`, `.maxReadersPerUser`, `.maxReadersPerAddress`",
+    name: "`maxReaders`, `maxReadersPerUser`, `maxReadersPerAddress` of `durableStreams`",
     full: "`too-many`, or 429; readers over all transports count",
   },
   "states.held": {
@@ -158,7 +159,7 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
   },
   "durableStreams.maxRequests": {
     table: "streams",
-    name: "`durableStreams.maxRequests`: concurrent writes",
+    name: "`maxRequests` of `durableStreams`: concurrent writes",
     full: "429",
   },
   "api.requests": { table: "streams", name: "`api.maxRequests`: concurrent requests", full: "429" },
@@ -293,8 +294,8 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
       features: [
         new MoqServer({ mux: relay.mux }),
         httpApi({ path: "/api", authorize: () => true }),
+        ...streamFeatures({ path: "/streams", authorize: () => true }),
       ],
-      durableStreams: { path: "/streams", authorize: () => true },
       broker,
     });
     // The first request loads this part.
@@ -338,7 +339,7 @@ function sharedBounds(): Bound[] {
       table: "streams",
       id: "responses.maxRetained",
       name:
-        "`responses.maxRetained`, `.maxRetainedPerUser`, `.maxRetainedPerAddress`, on all nodes",
+        "`maxRetained`, `maxRetainedPerUser`, `maxRetainedPerAddress` of `resumable`, on all nodes",
       max: `${count(maxRetained)}, ${ms(retainMs)} each`,
       shares: shareCells(retainedShares),
       full: "an [old response](ai-responses.md#bounds) is dropped",
@@ -347,7 +348,7 @@ function sharedBounds(): Bound[] {
       table: "streams",
       id: "durableStreams.maxStreams",
       name:
-        "`durableStreams.maxStreams`, `.maxStreamsPerUser`, `.maxStreamsPerAddress`, on all nodes",
+        "`maxStreams`, `maxStreamsPerUser`, `maxStreamsPerAddress` of `durableStreams`, on all nodes",
       max: count(maxStreams),
       shares: shareCells(streamShares(STREAMS)),
       full: "429; streams that the server creates don't count against any address or user",
@@ -425,7 +426,7 @@ function serverBounds(): Bound[] {
   return [
     {
       table: "streams",
-      name: "`durableStreams.maxRows` of one keyed stream",
+      name: "`maxRows` of `durableStreams`, for one keyed stream",
       max: count(maxRows),
       full: "413, or `full`",
     },
@@ -458,13 +459,13 @@ function serverBounds(): Bound[] {
     },
     {
       table: "streams",
-      name: "`durableStreams.maxStreamBytes`, `.maxAppendBytes`",
+      name: "`maxStreamBytes`, `maxAppendBytes` of `durableStreams`",
       max: `${bytes(maxStreamBytes)}, ${bytes(maxAppendBytes)}`,
       full: "413",
     },
     {
       table: "streams",
-      name: "`durableStreams.maxForks` of one stream",
+      name: "`maxForks` of `durableStreams`, for one stream",
       max: count(maxForks),
       full: "409",
     },

@@ -3,12 +3,16 @@
 /** Features that are easily taken for options, each with its call and the entry that exports it. */
 const FEATURES: Readonly<Record<string, readonly [call: string, entry: string]>> = {
   api: ["httpApi({ path })", "http-api"],
+  durableStreams: ["durableStreams({ path })", "streams"],
   httpApi: ["httpApi({ path })", "http-api"],
   inspector: ["inspector()", "operations"],
   instrumentation: ["otel()", "otel"],
+  liveState: ["liveState()", "streams"],
   metrics: ["metrics()", "operations"],
   moq: ["new MoqServer()", "moq"],
   otel: ["otel()", "otel"],
+  responses: ["resumable()", "streams"],
+  resumable: ["resumable()", "streams"],
 };
 
 /**

@@ -15,6 +15,12 @@ import { Directory } from "../../pubsub/nodes/directory.ts";
 import { type ApiOptions, httpApi } from "../../operations/http_api/mod.ts";
 import { inspector, type InspectorOptions } from "../../operations/mod.ts";
 import { createServer, type Feature, type ServerOptions } from "../../server.ts";
+import {
+  durableStreams,
+  type DurableStreamsOptions,
+  resumable,
+  type ResumableOptions,
+} from "../../streams/mod.ts";
 import { jwt, type JwtOptions } from "../../server/admission/jwt.ts";
 import { platformRuntime } from "../runtime.ts";
 import { testServer } from "../../testing/mod.ts";
@@ -78,8 +84,6 @@ const PATH: Omit<Row, "path"> = {
 /** The required handler of an HTTP feature. */
 const DENIED = { authorize: () => false };
 
-const STREAMS = { path: "/streams", authorize: () => false };
-
 const SERVER: readonly Row[] = [
   count("limits.maxSessions"),
   ...["maxSessionsPerUser", "maxSessionsPerAddress"].map((name) => ({
@@ -121,17 +125,6 @@ const SERVER: readonly Row[] = [
     fits: [[], ["127.0.0.1"], ["a.example", "b.example"]],
     type: ["a.example", ["a.example:8443"], ["A.example"], ["https://a.example"], [5]],
   },
-  { path: "durableStreams.path", ...PATH, others: DENIED },
-  ...[
-    "maxStreamBytes",
-    "maxAppendBytes",
-    "maxForks",
-    "maxReaders",
-    "maxRequests",
-    "maxRows",
-    "longPollMs",
-  ]
-    .map((name) => count(`durableStreams.${name}`, STREAMS)),
   // The paths of two features must not overlap.
   {
     path: "features",
@@ -156,6 +149,23 @@ const API: readonly Row[] = [
     others: { ...DENIED, path: "/api" },
   },
 ];
+
+const STREAMS: readonly Row[] = [
+  { path: "path", ...PATH },
+  ...[
+    "maxStreamBytes",
+    "maxAppendBytes",
+    "maxForks",
+    "maxReaders",
+    "maxRequests",
+    "maxRows",
+    "longPollMs",
+  ].map((name) => count(name)),
+];
+
+const RESPONSES: readonly Row[] = ["retainMs", "maxRetained", "maxRunning"].map((name) =>
+  count(name)
+);
 
 const INSPECTOR: readonly Row[] = [{ path: "path", ...PATH, others: DENIED }];
 
@@ -281,6 +291,11 @@ const STREAM_IDS: Row = {
 const CALLS: Readonly<Record<string, readonly [readonly Row[], (given: never) => unknown]>> = {
   createServer: [SERVER, (given) => createServer(given as ServerOptions<unknown>).close()],
   httpApi: [API, (given) => httpApi(given as ApiOptions)],
+  durableStreams: [
+    STREAMS,
+    (given) => createServer({ features: [durableStreams(given as DurableStreamsOptions)] }).close(),
+  ],
+  resumable: [RESPONSES, (given) => resumable(given as ResumableOptions)],
   inspector: [INSPECTOR, (given) => inspector(given as InspectorOptions)],
   jwt: [TOKENS, (given) => jwt(given as JwtOptions)],
   RedisBroker: [REDIS, redisSettings],

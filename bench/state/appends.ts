@@ -17,9 +17,11 @@ import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { type Broker, MemoryBroker, serve, type Server } from "../../mod.ts";
+import { durableStreams } from "@skein/skein/streams";
 import { NatsServer } from "../../tests/brokers/nats_server.ts";
 import { RedisServer } from "../../tests/brokers/redis_server.ts";
 import { argument, numberArgument } from "../args.ts";
+import { statesOf, streamsOf } from "../../tests/stream_features.ts";
 
 const { args } = Deno;
 const SECONDS = numberArgument(args, "seconds", 3);
@@ -45,11 +47,11 @@ type Append = () => Promise<unknown>;
 const WORK: Readonly<Record<string, (server: Server) => Promise<Append>>> = {
   "publication": (server) => Promise.resolve(() => server.topics.append("bench", TEXT)),
   "record": async (server) => {
-    const writer = await server.durableStreams.create("plain");
+    const writer = await streamsOf(server).create("plain");
     return () => writer.append(TEXT);
   },
   "change": async (server) => {
-    const rows = (await server.state("state")).collection("rows");
+    const rows = (await statesOf(server).open("state")).collection("rows");
     let count = 0;
     return () => rows.set(`${count++ % ROWS}`, TEXT);
   },
@@ -96,7 +98,7 @@ for (const [name, start] of Object.entries(BROKERS)) {
     webTransport: false,
     broker: await start(stack),
     history: { bench: { size: 1_000, ttlMs: 300_000 } },
-    durableStreams: { path: "/streams", maxStreamBytes: 4_294_967_296 },
+    features: [durableStreams({ path: "/streams", maxStreamBytes: 4_294_967_296 })],
   });
   const appends = new Map<string, Append>();
   for (const [work, make] of Object.entries(WORK)) appends.set(work, await make(server));

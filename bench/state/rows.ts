@@ -15,8 +15,10 @@
 import process from "node:process";
 import { RawSocket } from "../../cli/load/socket.ts";
 import { connect, serve, type Server } from "../../mod.ts";
+import { liveState } from "@skein/skein/streams";
 import { argument, numberArgument } from "../args.ts";
 import { sleep } from "../meter.ts";
+import { statesOf } from "../../tests/stream_features.ts";
 
 const ID = "board";
 
@@ -103,7 +105,7 @@ function child(role: string, ...args: string[]): Deno.ChildProcess {
 async function fill(server: Server, rows: number, readers: readonly number[]): Promise<void> {
   const before = await heapBytes();
   const perRow = async () => `${((await heapBytes() - before) / rows).toFixed(0)} bytes a row`;
-  await using state = await server.state(ID);
+  await using state = await statesOf(server).open(ID);
   for (let i = 0; i < rows; i += ROWS_PER_WRITE) {
     await state.transaction((to) => {
       const end = Math.min(rows, i + ROWS_PER_WRITE);
@@ -123,22 +125,23 @@ async function fill(server: Server, rows: number, readers: readonly number[]): P
 }
 
 async function measure(rows: number, readers: readonly number[]): Promise<void> {
+  const live = liveState();
   await using server = serve({
     port: 0,
     hostname: "127.0.0.1",
     onListen() {},
     webTransport: false,
     authorize: () => true,
-    durableStreams: { path: "/streams" },
+    features: [live],
   });
-  await using _empty = await server.state("empty");
+  await using _empty = await live.open("empty");
   // The code of states and sessions loads with the first ones.
   await new Response(child("client", "--url", server.url, "--state", "empty").stdout).text();
   const before = await heapBytes();
   await fill(server, rows, readers);
   const inBroker = (await heapBytes() - before) / rows;
   console.log(`  in the broker alone: ${inBroker.toFixed(0)} bytes a row`);
-  await using _state = await server.state(ID);
+  await using _state = await live.open(ID);
   const cpu = process.cpuUsage();
   const run: ClientRun = await new Response(child("client", "--url", server.url).stdout).json();
   console.log(

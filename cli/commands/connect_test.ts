@@ -7,6 +7,7 @@ import {
   type ServeOptions,
   type Server,
 } from "../../mod.ts";
+import { liveState } from "../../streams/mod.ts";
 import { type FakeContext, fakeContext } from "../../tests/cli_context.ts";
 import { makeColors } from "../context.ts";
 import { jsonOf, type TalkEvent, textOfEvent } from "../connect/event.ts";
@@ -166,8 +167,9 @@ Deno.test("connect shows rooms, and sets presence data", async () => {
 });
 
 Deno.test("connect shows the rows of a state, and writes them", async () => {
-  await using server = open({ durableStreams: { path: "/streams" } });
-  await using board = await server.state("board:1");
+  const states = liveState();
+  await using server = open({ features: [states] });
+  await using board = await states.open("board:1");
   await board.collection("cards").set("1", { title: "Tea" });
   const { code, events } = await pipe(server, [
     "rows board:1",
@@ -196,7 +198,7 @@ Deno.test("connect shows the rows of a state, and writes them", async () => {
       type: "error",
       topic: "none",
       code: "not-found",
-      message: 'There is no state "none": the server creates it by server.state("none")',
+      message: 'There is no state "none": the server creates it by states.open("none")',
     },
     {
       type: "error",

@@ -1,3 +1,4 @@
+import { durableStreams, liveState, resumable } from "../../streams/mod.ts";
 // run_tests: alone, because these tests have a document.
 /**
  * Tests the React hooks in a happy-dom document, with servers over memory and loopback.
@@ -38,6 +39,7 @@ import {
   useStatus,
   useTopic,
 } from "./react.ts";
+import { statesOf, streamFeatures } from "../../tests/stream_features.ts";
 
 // Without its types, which change the types of the globals.
 const happyDom = "npm:happy-dom@20.14.6";
@@ -208,14 +210,15 @@ Deno.test("a provider prints the error of a runtime that lacks a global if no co
 });
 
 Deno.test("hooks keep their room through more messages than a queue holds", async () => {
+  const streams = durableStreams({ path: "/streams" });
   await using server = testServer({
     authenticate: () => "ann",
     authorize: () => true,
     rooms: ["room"],
     history: { log: { size: 10_000 } },
-    durableStreams: { path: "/streams" },
+    features: [streams],
   });
-  await using writer = await server.durableStreams.create<number>("a");
+  await using writer = await streams.create<number>("a");
   await using client = server.connect();
   using page = new Page();
   const Chat = () => {
@@ -751,16 +754,19 @@ Deno.test(
       contract,
       authenticate: () => "ann",
       requests: {
-        async *ask({ data, signal }) {
-          begun++;
-          signal.addEventListener("abort", () => stopped.resolve(signal.reason.message));
-          yield `${data}:`;
-          for (let n = 1;; n++) {
-            await Promise.race([next.promise, stopped.promise]);
-            if (signal.aborted) return;
-            next = Promise.withResolvers();
-            yield ` ${n}`;
-          }
+        ask: {
+          resumable,
+          async *handle({ data, signal }) {
+            begun++;
+            signal.addEventListener("abort", () => stopped.resolve(signal.reason.message));
+            yield `${data}:`;
+            for (let n = 1;; n++) {
+              await Promise.race([next.promise, stopped.promise]);
+              if (signal.aborted) return;
+              next = Promise.withResolvers();
+              yield ` ${n}`;
+            }
+          },
         },
       },
     });
@@ -798,12 +804,13 @@ Deno.test(
 Deno.test(
   "useDurableStream() continues after a reload, and shows the end and errors",
   async () => {
+    const streams = durableStreams({ path: "/streams" });
     await using server = testServer({
-      durableStreams: { path: "/streams" },
+      features: [streams],
       authorize: (_session, topic) => topic.startsWith("stream:"),
     });
-    await using one = await server.durableStreams.create<string>("one");
-    await using two = await server.durableStreams.create<string>("two");
+    await using one = await streams.create<string>("one");
+    await using two = await streams.create<string>("two");
     await one.append("a");
     const Stream = ({ id }: { id: string | null }) => {
       const { text, isPending, isDone, error, cancel } = useDurableStream<string>(id);
@@ -847,7 +854,7 @@ interface Card {
 /** A server with live state, whose clients may write unless a test forbids it. */
 function boards(mayWrite: () => boolean = () => true) {
   return testServer({
-    durableStreams: { path: "/streams" },
+    features: streamFeatures({ path: "/streams" }),
     authorize: (_session, _topic, action) => action !== "publish" || mayWrite(),
     onMessageRejected() {},
   });
@@ -869,7 +876,7 @@ function Cards(
 
 Deno.test("useCollection() shows rows, and its own writes within the event, in StrictMode", async () => {
   await using server = boards();
-  await using own = await server.state("board:1");
+  await using own = await statesOf(server).open("board:1");
   const cards = own.collection<Card>("cards");
   await cards.set("a", { title: "Tea" });
   await using client = server.connect();
@@ -911,7 +918,7 @@ Deno.test("useCollection() shows rows, and its own writes within the event, in S
 Deno.test("useCollection() holds the error of a rejected write until the next write", async () => {
   let mayWrite = false;
   await using server = boards(() => mayWrite);
-  await using _own = await server.state("board:1");
+  await using _own = await statesOf(server).open("board:1");
   await using client = server.connect();
   using page = new Page();
   const hooks: CollectionState<Card>[] = [];
@@ -946,12 +953,13 @@ Deno.test("useCollection() holds the error of a rejected write until the next wr
 
 Deno.test("useCollection() shows ephemeral rows", async () => {
   const schema = z.object({ title: z.string() });
+  const states = liveState();
   await using server = testServer({
     contract: defineContract({ state: { board: { cursors: { schema, ephemeral: true } } } }),
-    durableStreams: { path: "/streams" },
+    features: [states],
     authorize: () => true,
   });
-  await using own = await server.state("board");
+  await using own = await states.open("board");
   const cursors = own.collection("cursors");
   await cursors.set("a", { title: "Ann" });
   await using client = server.connect();
@@ -971,7 +979,7 @@ Deno.test("useCollection() shows ephemeral rows", async () => {
 
 Deno.test("useCollection() renders only components whose rows change", async () => {
   await using server = boards();
-  await using own = await server.state("board:1");
+  await using own = await statesOf(server).open("board:1");
   await using client = server.connect();
   using page = new Page();
   const seen = { cards: [] as unknown[], players: [] as unknown[] };
@@ -996,7 +1004,7 @@ Deno.test("useCollection() renders only components whose rows change", async () 
 Deno.test("useLiveState() makes transactions, and counts the writes that wait", async () => {
   let mayWrite = true;
   await using server = boards(() => mayWrite);
-  await using own = await server.state("board:1");
+  await using own = await statesOf(server).open("board:1");
   await using client = server.connect({ backoff: { firstDelayMs: 1 } });
   using page = new Page();
   let state!: LiveState;
@@ -1042,7 +1050,7 @@ Deno.test("useCollection() shows the error of a state that cannot be read", asyn
   await assertRejects(() => hook.set("a", { title: "Tea" }), RequestError);
   show(null);
   await page.has("[pending  ]");
-  await using _own = await server.state("none");
+  await using _own = await statesOf(server).open("none");
   show("none"); // A component that mounts tries again.
   await page.has("[live  ]");
   page.show(h(SkeinProvider, { client }, h(Cards, { board: "none", collection: "" })));
@@ -1051,7 +1059,7 @@ Deno.test("useCollection() shows the error of a state that cannot be read", asyn
 
 Deno.test("useCollection() shows that the server rejects the client, until it is connected again", async () => {
   await using server = boards();
-  await using own = await server.state("board:1");
+  await using own = await statesOf(server).open("board:1");
   await own.collection<Card>("cards").set("a", { title: "Tea" });
   await using client = server.connect();
   using page = new Page();
@@ -1065,8 +1073,8 @@ Deno.test("useCollection() shows that the server rejects the client, until it is
 
 Deno.test("useCollection() hydrates with no rows, and leaves no state that loads too late", async () => {
   await using server = boards();
-  await using own = await server.state("board:1");
-  await using other = await server.state("board:2");
+  await using own = await statesOf(server).open("board:1");
+  await using other = await statesOf(server).open("board:2");
   for (const state of [own, other]) await state.collection("cards").set("a", { title: "Tea" });
   await using client = server.connect();
   const show = (board: string) => h(SkeinProvider, { client }, h(Cards, { board }));
@@ -1086,7 +1094,7 @@ Deno.test("useCollection() hydrates with no rows, and leaves no state that loads
 Deno.test("a live state outlives a route change, and its last component while writes wait", async () => {
   using time = new FakeTime();
   await using server = boards();
-  await using own = await server.state("board:1");
+  await using own = await statesOf(server).open("board:1");
   await using client = server.connect({ backoff: { firstDelayMs: 1 } });
   using page = new Page();
   let hook!: CollectionState<Card>;
@@ -1393,11 +1401,12 @@ Deno.test(
   "a durable stream that was hidden for longer than the grace period resumes after its newest item",
   hidesParts,
   async () => {
+    const streams = durableStreams({ path: "/streams" });
     await using server = testServer({
       authorize: () => true,
-      durableStreams: { path: "/streams" },
+      features: [streams],
     });
-    await using stream = await server.durableStreams.create<string>("s");
+    await using stream = await streams.create<string>("s");
     await using client = server.connect();
     using page = new Page();
     const Text = () => {
@@ -1464,7 +1473,7 @@ Deno.test(
   hidesParts,
   async () => {
     await using server = boards();
-    await using own = await server.state("board:1");
+    await using own = await statesOf(server).open("board:1");
     const cards = own.collection<Card>("cards");
     await cards.set("a", { title: "Tea" });
     await using client = server.connect();

@@ -121,15 +121,17 @@ interface StatePlatform {
  * @example A list that two clients share
  * ```ts
  * import { connect, serve } from "@skein/skein";
+ * import { liveState } from "@skein/skein/streams";
  * import { assertEquals } from "@std/assert";
  *
+ * const states = liveState();
  * await using server = serve({
  *   port: 0,
  *   onListen() {},
- *   durableStreams: { path: "/streams" },
+ *   features: [states],
  *   authorize: (_session, topic) => topic === "stream:todos",
  * });
- * await using _todos = await server.state("todos");
+ * await using _todos = await states.open("todos");
  *
  * await using ann = connect(server.url);
  * using list = await ann.state("todos");
@@ -498,19 +500,21 @@ export class ClientState implements Disposable {
  * ```ts
  * import { connect, defineContract, serve } from "@skein/skein";
  * import type { StateRows, TypedClientState } from "@skein/skein";
+ * import { liveState } from "@skein/skein/streams";
  * import { assertEquals } from "@std/assert";
  * import { z } from "zod";
  *
  * const card = z.object({ title: z.string(), isDone: z.boolean() });
  * const contract = defineContract({ state: { "board:{id}": { cards: card } } });
+ * const states = liveState(contract);
  * await using server = serve({
  *   port: 0,
  *   onListen() {},
  *   contract,
- *   durableStreams: { path: "/streams" },
+ *   features: [states],
  *   authorize: () => true,
  * });
- * await using _board = await server.state("board:1");
+ * await using _board = await states.open("board:1");
  *
  * await using client = connect(server.url, { contract });
  * using board: TypedClientState<StateRows<typeof contract, "board:1">> = await client.state("board:1");
@@ -755,7 +759,7 @@ function lost(id: string, cause: RequestError): RequestError {
 
 function missing(id: string, cause: unknown): RequestError {
   const name = JSON.stringify(id);
-  const message = `There is no state ${name}: the server creates it by server.state(${name})`;
+  const message = `There is no state ${name}: the server creates it by states.open(${name})`;
   return new RequestError("not-found", message, { cause });
 }
 

@@ -4,6 +4,7 @@
  * @module
  */
 import { RequestError, serve, type ServeOptions, type Server } from "../../mod.ts"; // jsr:@skein/skein
+import { resumable } from "../../streams/mod.ts"; // jsr:@skein/skein/streams
 import { contract, type Question, type Turn } from "./contract.ts";
 import type { Conversations } from "./conversations.ts";
 import type { Writer } from "./writer.ts";
@@ -46,7 +47,8 @@ export function serveAiChat({ conversations, writer, ...options }: AiChatOptions
         return null;
       },
       ask: {
-        answer({ data, signal }) {
+        resumable,
+        handle({ data, signal }) {
           conversations.begin(data);
           tell(data.id);
           server.to(USER).send("conversations", conversations.list());

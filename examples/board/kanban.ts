@@ -2,11 +2,13 @@
  * The server of the boards. A board is a state: pages read and write its rows, which the contract
  * checks, so there is no code here for adding, moving or deleting a card.
  *
- * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`, and
+ * `jsr:@skein/skein/streams` in place of `../../streams/mod.ts`.
  *
  * @module
  */
 import { AuthenticationError, serve, type ServeOptions, type Server } from "../../mod.ts";
+import { durableStreams, liveState } from "../../streams/mod.ts";
 import { BOARD, NAME } from "../shared/visitors.ts";
 import { contract, type Pointer } from "./contract.ts";
 import { between } from "./order.ts";
@@ -30,6 +32,7 @@ export type BoardOptions = Pick<
  * Serves boards. The broker stores them; by default they are lost when the server stops.
  */
 export function serveBoards(options: BoardOptions): BoardServer {
+  const states = liveState(contract);
   const server: BoardServer = serve({
     presenceGraceMs: 2_000,
     ...options,
@@ -37,17 +40,20 @@ export function serveBoards(options: BoardOptions): BoardServer {
     contract,
     rooms: ["board:{board}"],
     // Limits for a demo. A write above them is rejected, and the page says why.
-    durableStreams: {
-      path: "/streams",
-      maxStreams: 1_000,
-      maxRows: 2_000,
-      maxStreamBytes: 4 * 1_048_576,
-      // The changes that the history of a board shows.
-      tail: { ms: 86_400_000, records: 100_000, bytes: 8 * 1_048_576 },
-      // A page reads the history over HTTP. All changes go through its session.
-      authorize: ({ action, id, user }) =>
-        action === "read" && user !== undefined && BOARD.safeParse(nameOf(id)).success,
-    },
+    features: [
+      durableStreams({
+        path: "/streams",
+        maxStreams: 1_000,
+        maxRows: 2_000,
+        maxStreamBytes: 4 * 1_048_576,
+        // The changes that the history of a board shows.
+        tail: { ms: 86_400_000, records: 100_000, bytes: 8 * 1_048_576 },
+        // A page reads the history over HTTP. All changes go through its session.
+        authorize: ({ action, id, user }) =>
+          action === "read" && user !== undefined && BOARD.safeParse(nameOf(id)).success,
+      }),
+      states,
+    ],
     limits: { maxSessions: 200, maxTopicsPerSession: 8 },
 
     // The demo has no passwords: a visitor may use any name.
@@ -81,7 +87,7 @@ export function serveBoards(options: BoardOptions): BoardServer {
 
   /** Creates a board with its columns, if there is none. */
   async function prepare(name: string): Promise<void> {
-    await using board = await server.state(`board:${name}`);
+    await using board = await states.open(`board:${name}`);
     if (board.version > 0) return;
     await board.transaction((transaction) => {
       let order = "";

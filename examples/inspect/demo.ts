@@ -16,6 +16,7 @@ import {
 } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/mod.ts";
 import { inspector } from "@skein/skein/operations";
+import { durableStreams } from "../../streams/mod.ts";
 
 /**
  * A secret that the inspector must not show: part of the token, the cookie and the URL
@@ -36,13 +37,21 @@ export class Demo implements AsyncDisposable {
   /** A second node on the same broker. */
   readonly other: Server<string>;
   readonly #broker: Broker;
+  readonly #streams = durableStreams();
   readonly #end = new AbortController();
   readonly #sessions: Session[] = [];
 
   private constructor(broker: Broker, options: DemoOptions) {
     this.#broker = broker;
-    this.app = serveDemo(broker, "north", options);
-    this.other = serveDemo(broker, "south", { ...options, port: 0 });
+    this.app = serveDemo(broker, "north", {
+      ...options,
+      features: [inspector(), this.#streams],
+    });
+    this.other = serveDemo(broker, "south", {
+      ...options,
+      port: 0,
+      features: [inspector()],
+    });
   }
 
   /** Starts the servers and their users. */
@@ -73,7 +82,7 @@ export class Demo implements AsyncDisposable {
     const olek = await this.#enter("olek", "websocket");
     const noor = await this.#enter("noor", "websocket");
     await this.#enter("viewer-7", "websocket", this.other);
-    const story = await this.app.durableStreams.create<string>("story-7");
+    const story = await this.#streams.create<string>("story-7");
 
     this.#every(90, () => mira.send("say", { from: "mira", text: "x".repeat(size(400)) }));
     this.#every(350, () => jonas.send("say", { from: "jonas", text: "On the train" }));
@@ -136,18 +145,20 @@ export class Demo implements AsyncDisposable {
 /** Options of the demo. */
 export type DemoOptions = Pick<ServeOptions, "port" | "webTransport">;
 
-function serveDemo(broker: Broker, name: string, options: DemoOptions): Server<string> {
+function serveDemo(
+  broker: Broker,
+  name: string,
+  options: DemoOptions & Pick<ServeOptions, "features">,
+): Server<string> {
   const app: Server<string> = serve<string>({
     port: 0,
     hostname: "127.0.0.1",
     onListen() {},
     ...options,
-    features: [inspector()],
     broker,
     node: { name },
     rooms: ["room:{name}"],
     history: { "room:{name}": { size: 200 } },
-    durableStreams: { path: "/streams" },
     authenticate: ({ request }) => new URL(request.url).searchParams.get("name"),
     session: {
       receiveQueue: { maxMessages: MAX_WAITING },

@@ -1,14 +1,9 @@
 /** Reads the changes of a keyed stream from the body of a request. */
 import { z } from "zod";
-import { badRequest, MAX_TTL_S } from "./request.ts";
-import { Problem } from "../http/problem.ts";
-import {
-  type Change,
-  type ClientChange,
-  encodeTransaction,
-} from "../../pubsub/logs/change_message.ts";
+import { badRequest, MAX_TTL_S, tooLarge } from "./request.ts";
+import type { Problem } from "../http/problem.ts";
+import type { ClientChange } from "../../pubsub/logs/change_message.ts";
 import { countFault, MAX_ROW_NAME_BYTES, rowName } from "../../session/wire/rows.ts";
-import type { RowChange } from "../../pubsub/logs/log.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
 
 const name = z.string().min(1).refine((text) => !exceedsBytes(text, MAX_ROW_NAME_BYTES), {
@@ -65,26 +60,6 @@ export function readChange(message: unknown, index: number): ClientChange {
   const ttlMs = ttl && ttl * 1_000;
   const row = rowName(type, key);
   return { type, key, row, operation, txid, ...conditions, ttlMs, data: value };
-}
-
-/**
- * Encodes a transaction, which sessions receive in one message.
- *
- * @param changes The changes.
- * @param options See {@linkcode encodeTransaction}.
- * @throws {Problem} With 413 if the transaction is too large.
- */
-export function encodeChanges(
-  changes: readonly Change[],
-  options: Parameters<typeof encodeTransaction>[1],
-): readonly RowChange[] {
-  const encoded = encodeTransaction(changes, options);
-  if (encoded.fault === undefined) return encoded.changes;
-  throw tooLarge(encoded.fault);
-}
-
-function tooLarge(fault: string): Problem {
-  return new Problem(413, { code: "too-large", detail: `Cannot append: ${fault}` });
 }
 
 function badChange(index: number, { path, message }: z.core.$ZodIssue): Problem {

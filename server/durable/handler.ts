@@ -1,7 +1,11 @@
 /** Durable streams over HTTP without a session server. */
-import { DurableFace } from "./face.ts";
-import { boundsOf, checkDurableStreams, DURABLE_STREAMS } from "./options.ts";
-import type { DurableStreamsOptions } from "./options.ts";
+import { StreamRequests } from "./http.ts";
+import {
+  boundsOf,
+  checkDurableStreams,
+  DURABLE_STREAMS,
+  type DurableStreamsOptions,
+} from "./options.ts";
 import { reportRequest } from "../broker_services.ts";
 import { RequestGate } from "../http/gate.ts";
 import { checkFaces } from "../server_options.ts";
@@ -20,6 +24,8 @@ import type { OriginRules } from "../../transport/origins.ts";
 
 /** Options for {@linkcode DurableStreamsHandler}. */
 export interface DurableStreamsHandlerOptions extends DurableStreamsOptions, OriginRules {
+  /** Path of the streams; see {@linkcode DurableStreamsOptions.path}. */
+  readonly path: string;
   /** Stores the streams. The handler does not close it. */
   readonly broker: Broker;
   /**
@@ -55,7 +61,7 @@ const OPTIONS: OptionKinds<DurableStreamsHandlerOptions> = {
  *
  * @example In `Deno.serve`
  * ```ts
- * import { DurableStreamsHandler } from "@skein/skein/server";
+ * import { DurableStreamsHandler } from "@skein/skein/streams";
  * import { MemoryBroker } from "@skein/skein/pubsub";
  * import { assertEquals } from "@std/assert";
  *
@@ -77,7 +83,7 @@ const OPTIONS: OptionKinds<DurableStreamsHandlerOptions> = {
  */
 export class DurableStreamsHandler implements AsyncDisposable {
   readonly #gate = new RequestGate();
-  readonly #face: DurableFace;
+  readonly #requests: StreamRequests;
   readonly #logs: StreamLogs;
 
   /**
@@ -105,7 +111,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
       quotas,
       onError: (error) => report("The search for overdue durable streams", error),
     });
-    this.#face = new DurableFace(options, {
+    this.#requests = new StreamRequests(options, {
       runtime,
       gate: this.#gate,
       quotas,
@@ -121,7 +127,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
 
   /** Counters of the requests. */
   get stats(): HttpStats {
-    return this.#face.stats;
+    return this.#requests.stats;
   }
 
   /**
@@ -132,7 +138,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
    * @returns The response; 404 for another path. Never rejects.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Promise<Response> =>
-    this.#face.fetch(request, info);
+    this.#requests.fetch(request, info);
 
   /**
    * Ends all waiting reads; a request with an incomplete body receives 503. The streams and the

@@ -3,6 +3,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { connect, RequestError, type Server } from "../../mod.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { listen } from "../../tests/servers.ts";
+import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";
 
 const JSON_MIME = "application/json";
 
@@ -23,7 +24,12 @@ class Bench implements AsyncDisposable {
       webTransport: false,
       broker: this.#broker,
       authorize: () => true,
-      durableStreams: { path: "/streams", authorize: () => true, longPollMs: 100, ...options },
+      features: streamFeatures({
+        path: "/streams",
+        authorize: () => true,
+        longPollMs: 100,
+        ...options,
+      }),
     });
   }
 
@@ -149,13 +155,13 @@ Deno.test("DurableFace brings back no row that was deleted after the version in 
 
 Deno.test("DurableStreams.create() creates keyed streams, whose rows states and HTTP write", async () => {
   await using bench = new Bench();
-  const { durableStreams: streams } = bench.server;
+  const streams = streamsOf(bench.server);
   const created = await streams.create("board", { keyed: true, ttlMs: 60_000 });
   assertEquals([created.keyed, created.contentType, created.isEnded], [true, JSON_MIME, false]);
   assertEquals(created.rows, { count: 0, deletions: 0, bytes: 0 });
   assertEquals((await bench.ask("HEAD", "board")).headers.get("stream-keyed"), "true");
   assertEquals((await bench.append(change("insert", "a", 1))).status, 204);
-  await using state = await bench.server.state("board");
+  await using state = await statesOf(bench.server).open("board");
   await state.collection("card").set("b", 2);
   assertEquals([...state.collection("card")], [["a", 1], ["b", 2]]);
   const again = await streams.create("board", { keyed: true, ttlMs: 60_000 });
@@ -166,7 +172,7 @@ Deno.test("DurableStreams.create() creates keyed streams, whose rows states and 
 
 Deno.test("DurableStreams.create() creates no keyed stream in place of another one", async () => {
   await using bench = new Bench();
-  const { durableStreams: streams } = bench.server;
+  const streams = streamsOf(bench.server);
   await streams.create("board", { keyed: true });
   await using _plain = await streams.create("plain");
   const exists = (id: string, options: object) =>
@@ -269,18 +275,18 @@ Deno.test("DurableFace starts the fork of a keyed stream with its rows", async (
   assertEquals((await bench.ask("PUT", "old", { headers: old })).status, 410);
   const part = { ...headers, "stream-forked-from": "/streams/fork", "stream-fork-sub-offset": "1" };
   assertEquals((await bench.ask("PUT", "part", { headers: part })).status, 400);
-  await using state = await bench.server.state("fork");
+  await using state = await statesOf(bench.server).open("fork");
   assertEquals([...state.collection("card")], [["c", 1], ["a", 2]]);
 });
 
 Deno.test("DurableStreams.create() forks a keyed stream, unless its rows are too large", async () => {
   await using bench = new Bench();
-  const { durableStreams: streams } = bench.server;
-  await using source = await bench.server.state("source");
+  const streams = streamsOf(bench.server);
+  await using source = await statesOf(bench.server).open("source");
   await source.collection("card").set("a", 1, { ttlMs: 3_600_000 });
   const fork = await streams.create("fork", { keyed: true, fork: { source: "source" } });
   assertEquals([fork.rows?.count, fork.offset.slice(0, 16)], [1, "0000000000000001"]);
-  await using copy = await bench.server.state("fork");
+  await using copy = await statesOf(bench.server).open("fork");
   await copy.collection("card").set("a", 2);
   assertEquals([source.collection("card").get("a"), copy.collection("card").get("a")], [1, 2]);
   for (let i = 0; i < 70; i++) await source.collection("card").set(`${i}`, "x".repeat(250_000));
@@ -415,11 +421,11 @@ Deno.test("DurableStreams.read() and clients receive lists of changes of a keyed
   await bench.append([change("insert", "a", 1), change("insert", "b", 1)]);
   await bench.append(change("update", "a", 2));
   // deno-lint-ignore no-explicit-any
-  const items = await Array.fromAsync(bench.server.durableStreams.read<any[]>("board"));
+  const items = await Array.fromAsync(streamsOf(bench.server).read<any[]>("board"));
   assertEquals(items.map(({ data }) => shown(data)), [["insert b 1", "update a 2"]]);
   assertEquals(items[0]!.data.map(({ version }) => version), [1, 2]);
   const after = (await bench.append(change("delete", "b"))).offset;
-  assertEquals(await Array.fromAsync(bench.server.durableStreams.read("board", { after })), []);
+  assertEquals(await Array.fromAsync(streamsOf(bench.server).read("board", { after })), []);
 
   await using client = connect(bench.server.url);
   // deno-lint-ignore no-explicit-any
@@ -467,7 +473,7 @@ Deno.test("DurableStreams.open() rejects a keyed stream, which no lease can end"
   await using bench = new Bench({ keep: { records: 1, bytes: 1_000 } });
   await bench.create();
   for (let i = 0; i < 3; i++) await bench.append(change("upsert", "a", i));
-  const error = await assertRejects(() => bench.server.durableStreams.open("board"), RequestError);
+  const error = await assertRejects(() => streamsOf(bench.server).open("board"), RequestError);
   assertEquals(error.failure.code, "wrong-type");
   const closed = await bench.ask("POST", "board", { headers: { "stream-closed": "true" } });
   assertEquals(closed.status, 204);

@@ -27,10 +27,11 @@ export type DurableStreamAction = "create" | "append" | "read" | "delete" | "can
 /** Options of durable streams. */
 export interface DurableStreamsOptions {
   /**
-   * Path of the streams, such as `/streams`, without a trailing slash. The id of a stream is the
-   * URL path after this prefix and a slash, percent-decoded.
+   * Path of the streams over HTTP, such as `/streams`, without a trailing slash. The id of a stream
+   * is the URL path after this prefix and a slash, percent-decoded. Without a path, the streams are
+   * not served over HTTP.
    */
-  readonly path: string;
+  readonly path?: string | undefined;
   /**
    * Decides whether an action is allowed on the stream with the given id. Without `authorize`, all
    * actions are denied. Return an object instead of `true` to allow the action and name the caller,
@@ -256,7 +257,7 @@ export function streamShares(
 
 /** The limits that the options set for a broker's streams. */
 export function boundsOf(
-  options: DurableStreamsOptions = { path: "/" },
+  options: DurableStreamsOptions = {},
   maxRetained: number = RESPONSES.maxRetained,
 ): StreamBounds {
   const { maxStreams, maxStreamBytes, maxForks, maxReaders, maxRows } = checkDurableStreams(

@@ -1,61 +1,36 @@
-/** The durable streams of a server, for its application, sessions and HTTP face. */
-import type { Broker } from "../../pubsub/broker.ts";
-import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+/** The durable streams of a server, for its application, its sessions and HTTP. */
+import type { FeatureHost } from "../feature.ts";
 import type { Topics, TopicSource } from "../../pubsub/topics.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
-import type { Account } from "../../base/quotas/accounts.ts";
-import type { Quotas } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { DecisionFault } from "../../base/decision.ts";
-import type { Contract } from "../../session/contract.ts";
-import type { Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings/settings.ts";
 import { EPHEMERAL_PREFIX } from "../../session/wire/rows.ts";
 import { type ResumeResponse, StoredResponses } from "./stored_responses.ts";
 import { boundsOf, type DurableStreamsOptions, type ResponseLimits, tailOf } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
-import { DurableStreams, maxRecordBytes } from "./streams.ts";
+import { maxRecordBytes, StreamStore } from "./streams.ts";
 import { EphemeralFeed } from "../state/ephemeral_feed.ts";
 import { EphemeralStates } from "../state/ephemeral_rows.ts";
-import { type AuthorizeChange, ChangeGate } from "../state/gate.ts";
+import { ChangeGate } from "../state/gate.ts";
 import type { SessionSource } from "../state/session_writes.ts";
 import type { StateParts } from "../state/state.ts";
 import { States } from "../state/states.ts";
 
-/** Options for {@linkcode DurableParts}. */
-export interface DurablePartsOptions {
-  readonly runtime: Runtime;
-  readonly quotas: Quotas;
-  readonly broker: Broker;
-  /** The nodes of the broker, if the server has one. */
-  readonly nodes: Nodes | undefined;
-  /** Limits of the streams; absent if only responses are stored as streams. */
-  readonly bounds: DurableStreamsOptions | undefined;
-  readonly maxMessageBytes: number;
+/** The options that the features of this wing were given, once all of them are mounted. */
+export interface StreamPartsOptions {
+  /** Limits of the streams. */
+  readonly bounds: DurableStreamsOptions;
+  /** Limits of resumable responses. */
   readonly responses: ResponseLimits;
-  /** Returns the account of a session, for quotas. */
-  readonly accountOf: (session: Session) => Account;
-  /** The handlers of requests, and the contract. */
-  readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router">;
-  /** Decides about the changes of states that clients request. */
-  readonly authorizeChange: AuthorizeChange | undefined;
-  /** The contract, with the schemas of states. */
-  readonly contract: Contract | undefined;
-  /** Time for which the ephemeral rows of a lost session stay, in milliseconds. */
-  readonly graceMs: number;
-  /** Reports an error that is not sent to any client. */
-  readonly report: (what: string, error: unknown) => void;
-  /** Reports that `authorizeChange` failed. */
-  readonly reportFault: (fault: DecisionFault, session: Session | undefined) => void;
 }
 
-/** The parts of durable streams on one server. */
-export class DurableParts {
+/** The parts of durable streams on one server, which all features of this wing share. */
+export class StreamParts {
   /** Writers, reads and cancellation, for the application. */
-  readonly streams: DurableStreams;
+  readonly streams: StreamStore;
   /** Responses that outlive their connections. */
   readonly responses: StoredResponses;
   /** The streams in the broker. */
@@ -68,46 +43,48 @@ export class DurableParts {
   readonly #state: StateParts;
   readonly #ephemeral: EphemeralStates;
 
-  constructor(options: DurablePartsOptions) {
-    const { runtime, quotas, broker, nodes, bounds, maxMessageBytes, report } = options;
-    const resumeOf = resumesOf(runtime, options.settings);
+  constructor(host: FeatureHost, { bounds, responses: limits }: StreamPartsOptions) {
+    const { runtime, nodes, topics: { broker }, core, contract } = host;
+    const { settings, guard: { quotas } } = core;
+    const { maxMessageBytes, requestTimeoutMs: timeoutMs } = settings;
+    const report = (what: string, error: unknown) => host.report(what, error);
+    const resumeOf = resumesOf(runtime, settings);
     const logs: StreamLogs = this.logs = new StreamLogs({
       runtime,
       broker,
-      bounds: boundsOf(bounds, options.responses.maxRetained),
+      bounds: boundsOf(bounds, limits.maxRetained),
       quotas,
       onReadToEnd: (id) => this.responses.retained.noteRead(id),
       onError: (error) => report("The search for overdue durable streams", error),
       rescue: resumeOf && ((id) => this.responses.rescue(id)),
       onRead: (id) => this.responses.abandoned.read(id),
     });
-    const tail = tailOf(bounds ?? {});
-    this.streams = new DurableStreams({ runtime, streams: logs, tail, maxMessageBytes });
+    const tail = tailOf(bounds);
+    this.streams = new StreamStore({ runtime, streams: logs, tail, maxMessageBytes });
     const maxTransactionBytes = (id: string) => maxRecordBytes(id, maxMessageBytes);
-    const { requestTimeoutMs: timeoutMs } = options.settings;
     const gate = this.gate = new ChangeGate({
       runtime,
-      contract: options.contract,
-      authorizeChange: options.authorizeChange,
+      contract,
+      authorizeChange: core.authorizeChange,
       timeoutMs,
       rowsOf: (id, account, gone) => this.states.rowsOf(id, account, gone),
-      report: options.reportFault,
+      report: core.reportFault,
     });
     const state = this.#state = { runtime, logs, gate, maxTransactionBytes };
     const ephemeral = this.#ephemeral = new EphemeralStates({
       runtime,
       quotas,
       nodes,
-      graceMs: options.graceMs,
+      graceMs: core.presenceGraceMs,
       isUsed: gate.hasEphemeral,
       namesOf: (id) => gate.ephemeralOf(id),
     });
     this.states = new States({ ...state, quotas, ephemeral, tail, readTimeoutMs: timeoutMs });
     this.#sender = new StreamSender(logs, {
-      accountOf: options.accountOf,
+      accountOf: core.accountOf,
       ephemeralOf: (id) => ephemeral.namesOf(id),
     });
-    this.responses = new StoredResponses(options.responses, {
+    this.responses = new StoredResponses(limits, {
       runtime,
       quotas,
       broker,
@@ -148,7 +125,10 @@ export class DurableParts {
 /** Creates the lookup of handlers that resume responses; `undefined` if there are none. */
 function resumesOf(
   runtime: Runtime,
-  { requests, router, requestTimeoutMs: timeoutMs }: DurablePartsOptions["settings"],
+  { requests, router, requestTimeoutMs: timeoutMs }: Pick<
+    SessionSettings,
+    "requestTimeoutMs" | "requests" | "router"
+  >,
 ): ((topic: string) => ResumeResponse | undefined) | undefined {
   if (!requests?.canResume) return undefined;
   return (topic) => {

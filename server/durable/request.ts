@@ -51,6 +51,11 @@ export function badRequest(code: string, detail: string): Problem {
   return new Problem(400, { code, detail });
 }
 
+/** Creates the problem of a transaction that is too large. */
+export function tooLarge(fault: string): Problem {
+  return new Problem(413, { code: "too-large", detail: `Cannot append: ${fault}` });
+}
+
 /**
  * Parses the id of a stream: one or more segments separated by slashes, each percent-decoded. A
  * segment must not be empty, `.` or `..`, and must not contain slashes, backslashes or control

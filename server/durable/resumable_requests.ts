@@ -5,19 +5,19 @@ import { verifiedUser } from "../../session/serving/requests.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { report } from "../../session/settings/settings.ts";
 import type { ResumableResponses } from "../requests/topic_handler.ts";
-import type { DurableParts } from "./parts.ts";
+import type { StreamParts } from "./parts.ts";
 
 /** Replies to requests with the streams of their responses. */
 export class ResumableRequests implements ResumableResponses {
-  readonly #durable: DurableParts;
+  readonly #shared: { readonly parts: StreamParts };
 
-  constructor(durable: DurableParts) {
-    this.#durable = durable;
+  constructor(shared: { readonly parts: StreamParts }) {
+    this.#shared = shared;
   }
 
   /** Counts a session as one that may return for the responses of its account. */
   opened(session: Session, account: Account): void {
-    const { abandoned } = this.#durable.responses;
+    const { abandoned } = this.#shared.parts.responses;
     abandoned.opened(account);
     session[internals].whenEnded(() => abandoned.ended(account));
   }
@@ -29,7 +29,7 @@ export class ResumableRequests implements ResumableResponses {
     account: Account,
   ): Promise<void> {
     const { topic, signal } = message;
-    const { responses, streams } = this.#durable;
+    const { responses, streams } = this.#shared.parts;
     const onError = (error: unknown) => report(session[internals].settings, error, session);
     const user = verifiedUser(session);
     const id = await responses.begin({

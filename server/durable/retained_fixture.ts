@@ -8,7 +8,7 @@ import { RequestError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { DROPPED_REASON, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { type ResponseStart, StoredResponses } from "./stored_responses.ts";
-import { DurableStreams } from "./streams.ts";
+import { StreamStore } from "./streams.ts";
 import { boundsOf, checkResponses, tailOf } from "./options.ts";
 
 export function guestAt(address: string, guest: string = "guest"): Account {
@@ -22,7 +22,7 @@ export function userAt(address: string, user: string): Account {
 /** A node that keeps responses. */
 export class RetainingNode implements AsyncDisposable {
   readonly streams: StreamLogs;
-  readonly node: DurableStreams;
+  readonly node: StreamStore;
   readonly responses: StoredResponses;
   readonly quotas: Quotas;
 
@@ -51,7 +51,7 @@ export class RetainingNode implements AsyncDisposable {
       onError: report,
       onReadToEnd: (id) => this.responses.retained.noteRead(id),
     });
-    this.node = new DurableStreams({
+    this.node = new StreamStore({
       runtime,
       streams: this.streams,
       tail: tailOf({}),

@@ -20,7 +20,7 @@ import { AbandonedResponses } from "./abandoned_responses.ts";
 import { RetainedResponses } from "./retained_responses.ts";
 import { responseId, type ResponseLimits } from "./options.ts";
 import { whileUnreachable } from "./repeat.ts";
-import type { DurableStreams } from "./streams.ts";
+import type { StreamStore } from "./streams.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
 
 /**
@@ -104,7 +104,7 @@ export interface StoredResponsesParts {
   readonly quotas: Quotas;
   readonly broker: Broker;
   readonly streams: StreamLogs;
-  readonly durableStreams: DurableStreams;
+  readonly durableStreams: StreamStore;
   /** The nodes of the broker, if the server has one. */
   readonly nodes?: Nodes | undefined;
   /** Returns this node's handler that resumes the responses of a topic, if any. */

@@ -17,7 +17,7 @@ import {
   type ResumeResponse,
   StoredResponses,
 } from "./stored_responses.ts";
-import { DurableStreams } from "./streams.ts";
+import { StreamStore } from "./streams.ts";
 import { checkResponses, tailOf } from "./options.ts";
 import { codeOf } from "./streams_fixture.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
@@ -29,7 +29,7 @@ const ANN = { ...NOBODY, user: "ann" };
 /** A node with responses; its crash leaves its streams unchanged. */
 class Node {
   readonly logs: StreamLogs;
-  readonly streams: DurableStreams;
+  readonly streams: StreamStore;
   readonly responses: StoredResponses;
   readonly errors: unknown[] = [];
   /** Calls of the broker wait for this: a node without a network, or a crashed one. */
@@ -66,7 +66,7 @@ class Node {
       onError: (error) => this.errors.push(error),
       rescue: resume && ((id) => this.responses.rescue(id)),
     });
-    this.streams = new DurableStreams({
+    this.streams = new StreamStore({
       runtime,
       streams: this.logs,
       tail: tailOf({}),

@@ -1,34 +1,32 @@
 /** The topics of durable streams, as clients use them: `stream:<id>`. */
 import { BrokerError, RequestError } from "../../errors.ts";
-import type { Runtime } from "../../base/runtime.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
 import { verifiedUser } from "../../session/serving/requests.ts";
 import type { Session } from "../../session/session.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { EPHEMERAL_PREFIX } from "../../session/wire/rows.ts";
-import type {
-  AllowedPublication,
-  AuthorizedAction,
-  TopicHandler,
-} from "../requests/topic_handler.ts";
+import type { FeatureHost, TopicMount } from "../feature.ts";
+import type { AllowedPublication, AuthorizedAction } from "../requests/topic_handler.ts";
+import type { TopicSource } from "../../pubsub/topics.ts";
 import { isOwnResponse } from "./options.ts";
-import type { DurableParts } from "./parts.ts";
+import type { StreamParts } from "./parts.ts";
 
 /** Handles requests of clients on durable streams: the rows of a state, and requests to stop. */
-export class StreamTopics implements TopicHandler {
+export class StreamTopics implements TopicMount {
   readonly prefix = STREAM_PREFIX;
-  readonly #runtime: Runtime;
-  readonly #durable: DurableParts | undefined;
+  readonly #host: FeatureHost;
+  readonly #shared: { readonly parts: StreamParts };
 
-  /**
-   * Creates the handler.
-   *
-   * @param durable Durable streams; `undefined` if the server has none.
-   */
-  constructor(runtime: Runtime, durable: DurableParts | undefined) {
-    this.#runtime = runtime;
-    this.#durable = durable;
+  /** Creates the handler. The parts are used once a client asks for a stream. */
+  constructor(host: FeatureHost, shared: { readonly parts: StreamParts }) {
+    this.#host = host;
+    this.#shared = shared;
+  }
+
+  /** Starts to send a stream, or the ephemeral rows of a state, to sessions. */
+  open(topic: string): TopicSource {
+    return this.#shared.parts.source(topic, this.#host.topics);
   }
 
   /** Finds the topic that `authorize` decides about; `undefined` for the caller's own response. */
@@ -45,7 +43,7 @@ export class StreamTopics implements TopicHandler {
     if (id.startsWith(INTERNAL_PREFIX)) {
       throw new RequestError("not-found", `There is no durable stream "${id}"`);
     }
-    const isOwn = await isOwnResponse(this.#runtime, { id, user: verifiedUser(session) });
+    const isOwn = await isOwnResponse(this.#host.runtime, { id, user: verifiedUser(session) });
     return isOwn ? undefined : subject;
   }
 
@@ -66,19 +64,16 @@ export class StreamTopics implements TopicHandler {
     topic: string,
     { data, ...publication }: AllowedPublication,
   ): Promise<unknown> {
-    const durable = this.#durable;
-    if (durable === undefined) {
-      throw new RequestError("not-found", "This server has no durable streams");
-    }
+    const { parts } = this.#shared;
     const id = topic.slice(STREAM_PREFIX.length);
     const reason = reasonOf(data);
     try {
       if (reason === undefined) {
         const user = verifiedUser(session);
-        return await durable.write(id, data, { ...publication, user, session, request: undefined });
+        return await parts.write(id, data, { ...publication, user, session, request: undefined });
       }
       // A repetition changes nothing: the first reason stays.
-      await durable.streams.cancel(id, reason as string);
+      await parts.streams.cancel(id, reason as string);
       return {};
     } catch (error) {
       // The broker rejects the id, so there is no such stream.

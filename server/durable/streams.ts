@@ -68,7 +68,7 @@ export interface CreateDurableStreamOptions {
 
 /** The state of a durable stream. */
 export interface DurableStreamInfo {
-  /** True if the stream is keyed: it holds rows, which `server.state` and HTTP write. */
+  /** True if the stream is keyed: it holds rows, which live states and HTTP write. */
   readonly keyed: boolean;
   /** Media type of the records. */
   readonly contentType: string;
@@ -146,8 +146,8 @@ export interface CreateLeasedOptions extends Omit<CreateDurableStreamOptions, "k
   readonly owner?: string | undefined;
 }
 
-/** Parts of {@linkcode DurableStreams}. */
-export interface DurableStreamsParts {
+/** Parts of {@linkcode StreamStore}. */
+export interface StreamStoreParts {
   readonly runtime: Runtime;
   readonly streams: StreamLogs;
   /** The tail of new keyed streams. */
@@ -156,31 +156,8 @@ export interface DurableStreamsParts {
   readonly maxMessageBytes: number;
 }
 
-/**
- * The durable streams of a server: logs that have an end and outlive sessions, writers and servers.
- * All servers of a broker share the streams.
- *
- * @example A response that a client reads to its end
- * ```ts
- * import { connect, serve } from "@skein/skein";
- * import { assertEquals } from "@std/assert";
- *
- * await using server = serve({
- *   port: 0,
- *   onListen() {},
- *   durableStreams: { path: "/streams" },
- *   authorize: (_session, topic, action) => topic === "stream:answer-7" && action === "subscribe",
- * });
- * await using response = await server.durableStreams.create<string>("answer-7");
- * for (const word of ["Hello", "world"]) void response.append(word);
- * await response.close();
- *
- * await using client = connect(server.url);
- * const words = await Array.fromAsync(client.durableStream<string>("answer-7"));
- * assertEquals(words, ["Hello", "world"]);
- * ```
- */
-export class DurableStreams {
+/** The durable streams of a server. See `DurableStreams` for its public methods. */
+export class StreamStore {
   readonly #runtime: Runtime;
   readonly #streams: StreamLogs;
   readonly #tail: LogTail;
@@ -188,8 +165,7 @@ export class DurableStreams {
   /** Open writers of this server; bounded by the streams. */
   readonly #writers = new Set<DurableStreamWriter>();
 
-  /** Created by the server. */
-  constructor(parts: DurableStreamsParts) {
+  constructor(parts: StreamStoreParts) {
     const { runtime, streams, tail, maxMessageBytes } = parts;
     this.#runtime = runtime;
     this.#streams = streams;
@@ -197,49 +173,20 @@ export class DurableStreams {
     this.#maxMessageBytes = maxMessageBytes;
   }
 
-  /**
-   * Creates a keyed stream, unless it exists. It has no writer: its rows are written by
-   * `server.state`, and by clients.
-   *
-   * @param id The id, of 1 to 240 bytes.
-   * @param options The lifetime, the source of a fork, and `keyed: true`.
-   * @returns The state of the stream.
-   * @throws {RequestError} With the code `exists` if there is a stream with this id that is not
-   * keyed, or has another lifetime or source. For a fork, also with `not-found`, `malformed`,
-   * `wrong-type` if the source is not keyed, `gone` if the offset is not the end of the source, or
-   * `full` if the rows are too large to be copied in one step.
-   * @throws {LimitError} If there are too many streams.
-   * @throws {TypeError} If an option is unknown or has the wrong type, if the media type is not
-   * JSON, or if a fork has no source.
-   * @throws {UnsupportedError} If the broker keeps no rows.
-   * @throws {RangeError} If the id is empty or too long.
-   * @throws {BrokerError} If the broker is unreachable. The stream may have been created.
-   */
   async create(
     id: string,
     options: CreateDurableStreamOptions & { readonly keyed: true },
   ): Promise<DurableStreamInfo>;
 
-  /**
-   * Creates a stream.
-   *
-   * @typeParam T Type of a record.
-   * @param id The id, of 1 to 240 bytes.
-   * @param options Media type, lifetime, and the source of a fork.
-   * @returns The writer of the stream.
-   * @throws {RequestError} With the code `exists`; for a fork, also with `not-found`, `gone`,
-   * `malformed`, or `wrong-type` if the source is keyed.
-   * @throws {LimitError} If there are too many streams or bytes, or if the source has too many
-   * forks.
-   * @throws {TypeError} If an option is unknown or has the wrong type, or if a fork has no source.
-   * @throws {RangeError} If the id is empty or too long.
-   * @throws {BrokerError} If the broker is unreachable. The stream may have been created; it then
-   * ends after 15 s without a writer.
-   */
   async create<T = unknown>(
     id: string,
     options?: CreateDurableStreamOptions & { readonly keyed?: false | undefined },
   ): Promise<DurableStreamWriter<T>>;
+
+  async create(
+    id: string,
+    options?: CreateDurableStreamOptions,
+  ): Promise<DurableStreamWriter | DurableStreamInfo>;
 
   async create(
     id: string,
@@ -278,18 +225,6 @@ export class DurableStreams {
     return this.#writer(id, created.info, { holder, leaseMs, leasedAt });
   }
 
-  /**
-   * Takes over a stream that has no writer, because it was created over HTTP, its writer released
-   * it, or the writer's lease has expired. If no one takes over, a server ends the stream with
-   * `writer-lost`: 5 to 10 s after it was released, or at most 5 s after the lease has expired.
-   *
-   * @typeParam T Type of a record.
-   * @param id The id.
-   * @returns The writer; its `offset` shows how much was kept.
-   * @throws {RequestError} With the code `held` if the stream has a writer, `ended` if it has
-   * ended, or `not-found` if it does not exist.
-   * @throws {BrokerError} If the broker is unreachable.
-   */
   async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {
     return await this.openLeased(id, LEASE_MS);
   }
@@ -321,28 +256,12 @@ export class DurableStreams {
     }
   }
 
-  /**
-   * Reads the state of a stream. Does not renew the time to live.
-   *
-   * @param id The id.
-   * @returns The state; `undefined` if there is no such stream.
-   * @throws {BrokerError} If the broker is unreachable.
-   */
   async info(id: string): Promise<DurableStreamInfo | undefined> {
     const found = await this.#streams.info(id);
     if (found.kind !== "page") return undefined;
     return stateOf(found.info);
   }
 
-  /**
-   * Reads the existing records, without waiting for new ones.
-   *
-   * @typeParam T Type of a record. For a keyed stream, a record is a list of change messages.
-   * @param id The id.
-   * @param options Start offset, and a signal.
-   * @returns The records. The loop throws the same errors as `follow`, except at the end of an
-   * incomplete stream.
-   */
   async *read<T = unknown>(
     id: string,
     options: ReadDurableStreamOptions = {},
@@ -359,17 +278,6 @@ export class DurableStreams {
     });
   }
 
-  /**
-   * Reads a stream to its end, waiting for new records. The loop ends once the stream is complete.
-   *
-   * @typeParam T Type of a record. For a keyed stream, a record is a list of change messages.
-   * @param id The id.
-   * @param options Start offset, and a signal.
-   * @returns The records. The loop throws a {@linkcode RequestError} with the code `aborted` or
-   * `writer-lost` at the end of an incomplete stream, `not-found` if there is no such stream,
-   * `gone` if the stream was deleted or the records are no longer kept, and `malformed` if the
-   * offset is invalid.
-   */
   async *follow<T = unknown>(
     id: string,
     options: ReadDurableStreamOptions = {},
@@ -387,17 +295,6 @@ export class DurableStreams {
     });
   }
 
-  /**
-   * Asks the writer of a stream to stop: the writer's `signal` aborts, on whichever node it is. If
-   * this is called several times, the first reason is kept.
-   *
-   * @param id The id.
-   * @param reason Reason for the writer, of at most 1,024 characters.
-   * @returns True if the stream was open.
-   * @throws {RequestError} With the code `not-found` if there is no such stream.
-   * @throws {RangeError} If the reason is too long.
-   * @throws {BrokerError} If the broker is unreachable.
-   */
   async cancel(id: string, reason: string = ""): Promise<boolean> {
     if (reason.length > MAX_REASON_LENGTH) {
       throw new RangeError(
@@ -412,13 +309,6 @@ export class DurableStreams {
     return kind === "appended";
   }
 
-  /**
-   * Deletes a stream. Its readers receive the code `gone`; its forks stay.
-   *
-   * @param id The id.
-   * @returns True if there was a stream.
-   * @throws {BrokerError} If the broker is unreachable.
-   */
   async delete(id: string): Promise<boolean> {
     return await this.#streams.delete(id) === "removed";
   }

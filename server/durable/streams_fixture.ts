@@ -6,7 +6,7 @@ import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
 import { type StreamBounds, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { tailOf } from "./options.ts";
-import { DurableStreams } from "./streams.ts";
+import { StreamStore } from "./streams.ts";
 import { type FaultyBroker, FaultyStore } from "../../tests/faulty_broker.ts";
 
 /** Limits that no test reaches by accident. */
@@ -25,8 +25,8 @@ export class TwoNodes implements AsyncDisposable {
   /** The broker of `node`. */
   readonly broker: FaultyBroker = new FaultyStore({ make: () => this.memory }).connect();
   readonly errors: unknown[] = [];
-  readonly node: DurableStreams;
-  readonly other: DurableStreams;
+  readonly node: StreamStore;
+  readonly other: StreamStore;
   readonly #logs: StreamLogs[];
 
   constructor(bounds: Partial<StreamBounds> = {}, maxMessageBytes = 1_000) {
@@ -40,7 +40,7 @@ export class TwoNodes implements AsyncDisposable {
       })
     );
     const [node, other] = this.#logs.map((streams) =>
-      new DurableStreams({ runtime, streams, tail: tailOf({}), maxMessageBytes })
+      new StreamStore({ runtime, streams, tail: tailOf({}), maxMessageBytes })
     );
     this.node = node!;
     this.other = other!;

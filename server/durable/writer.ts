@@ -507,7 +507,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       case "other-kind":
         throw new RequestError(
           "wrong-type",
-          `Cannot append: "${this.id}" must not be keyed; write its rows with server.state`,
+          `Cannot append: "${this.id}" must not be keyed; write its rows with liveState()`,
         );
       case "full":
         throw new RequestError("full", `Cannot append: "${this.id}" has no room for the records`);

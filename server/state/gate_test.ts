@@ -16,6 +16,7 @@ import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { Page } from "../../tests/peers/page.ts";
 import { listen, RawSocket } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
+import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";
 
 const CARD = z.object({ title: z.string().min(1).max(9), votes: z.number().default(0) });
 
@@ -77,7 +78,7 @@ class Bench implements AsyncDisposable {
       contract,
       authenticate: ({ token }) => token ?? "guest",
       authorize: () => true,
-      durableStreams: { path: "/streams", authorize: () => true },
+      features: streamFeatures({ path: "/streams", authorize: () => true }),
       session: { requestTimeoutMs },
       ...options,
     });
@@ -119,7 +120,7 @@ class Bench implements AsyncDisposable {
   };
 
   readonly own: Way = async (id, changes) => {
-    await using state = await this.server.state(id as `board:${string}`);
+    await using state = await statesOf(this.server).open(id as `board:${string}`);
     try {
       await state.transaction((transaction) => {
         // deno-lint-ignore no-explicit-any
@@ -140,7 +141,7 @@ class Bench implements AsyncDisposable {
   }
 
   async create(id: string): Promise<void> {
-    await (await this.server.state(id as `board:${string}`))[Symbol.asyncDispose]();
+    await (await statesOf(this.server).open(id as `board:${string}`))[Symbol.asyncDispose]();
   }
 
   /** Writes a row as another server would. */
@@ -151,7 +152,7 @@ class Bench implements AsyncDisposable {
   }
 
   async rows(id: string, collection: string): Promise<Record<string, unknown>> {
-    await using state = await this.server.state(id as `board:${string}`);
+    await using state = await statesOf(this.server).open(id as `board:${string}`);
     return Object.fromEntries(state.collection(collection as "cards"));
   }
 
@@ -294,9 +295,9 @@ Deno.test("ChangeGate lets the other transactions of a session pass if one fails
   assertEquals(errors.map(String), ["Error: Lost"]);
 });
 
-Deno.test("Server.state() keeps the order of writes that no asynchronous schema delays", async () => {
+Deno.test("LiveState.open() keeps the order of writes that no asynchronous schema delays", async () => {
   await using bench = new Bench();
-  await using board = await bench.server.state("board:1");
+  await using board = await statesOf(bench.server).open("board:1");
   const cards = board.collection("cards");
   const many = board.transaction((transaction) => {
     for (let i = 0; i < 100; i++) transaction.set("cards", `${i}`, { title: "many" });
@@ -312,7 +313,7 @@ Deno.test("authorizeChange receives each change of a client, and none of the ser
     options: { authorizeChange },
     async test(bench, write, way) {
       asked.length = 0;
-      await using board = await bench.server.state("board:1");
+      await using board = await statesOf(bench.server).open("board:1");
       await board.collection("cards").set("a", { title: "old" });
       assertEquals(asked, []);
       const changes = [
@@ -515,7 +516,7 @@ Deno.test("authorizeChange is not asked about streams that are no states", async
       const changes = [change("cards", "a", { title: "A" })];
       const missing = way === "http" ? "not-found" : "gone";
       assertEquals((await write("board:none", changes)).code, missing);
-      await using _writer = await bench.server.durableStreams.create("plain");
+      await using _writer = await streamsOf(bench.server).create("plain");
       const { code } = await write("plain", changes);
       assertEquals(code, way === "http" ? "ok" : "wrong-type"); // Over HTTP, it is a record.
       assertEquals(calls, 0);
@@ -545,7 +546,7 @@ Deno.test("authorizeChange sees the rows of a state that was deleted and created
 
 Deno.test("StateCollection.update() of a missing row is a conflict, whatever its schema", async () => {
   await using bench = new Bench();
-  await using state = await bench.server.state("board:1");
+  await using state = await statesOf(bench.server).open("board:1");
   for (const name of ["cards", "notes"] as const) {
     const updating = () => state.collection(name).update("none", (row) => row as never);
     const error = await assertRejects(updating, RequestError, "must exist");
@@ -554,10 +555,10 @@ Deno.test("StateCollection.update() of a missing row is a conflict, whatever its
   assertEquals(state.version, 0);
 });
 
-Deno.test("Server.state() is typed by the contract", async () => {
+Deno.test("LiveState.open() is typed by the contract", async () => {
   await using bench = new Bench();
   const { server } = bench;
-  await using board = await server.state("board:1");
+  await using board = await statesOf(server).open("board:1");
   const cards = board.collection("cards");
   await cards.set("a", { title: "A" });
   await cards.update("a", ({ title, votes }) => ({ title: title + "!", votes: votes + 1 }));
@@ -579,7 +580,7 @@ Deno.test("Server.state() is typed by the contract", async () => {
   // @ts-expect-error The row is not complete.
   await assertRejects(() => cards.set("a", { votes: 1 }), RequestError, "must fit the contract");
   // @ts-expect-error The contract has no such state.
-  await (await server.state("other:1"))[Symbol.asyncDispose]();
+  await (await statesOf(server).open("other:1"))[Symbol.asyncDispose]();
   const changes = board.changes();
   const next = changes.next();
   await cards.set("b", { title: "B" });
@@ -589,14 +590,15 @@ Deno.test("Server.state() is typed by the contract", async () => {
   await changes.return();
 });
 
-Deno.test("Server.state() needs states in a contract, and no contract", async () => {
-  const options = { port: 0, onListen() {}, webTransport: false, durableStreams: { path: "/s" } };
-  await using bare = serve(options);
-  await using free = await bare.state("any");
+Deno.test("LiveState.open() needs states in a contract, and no contract", async () => {
+  const options = { port: 0, onListen() {}, webTransport: false };
+  await using bare = serve({ ...options, features: streamFeatures() });
+  await using free = await statesOf(bare).open("any");
   await free.collection<number>("cards").set("a", 1);
-  await using server = serve({ ...options, contract: defineContract({ toServer: {} }) });
+  const contract = defineContract({ toServer: {} });
+  await using server = serve({ ...options, contract, features: streamFeatures() });
   // @ts-expect-error The contract has no states.
-  await using state = await server.state("any");
+  await using state = await statesOf(server).open("any");
   assertEquals(state.version, 0);
 });
 

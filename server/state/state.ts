@@ -60,10 +60,12 @@ export interface StateParts {
  * @example A board that two handles share
  * ```ts
  * import { serve } from "@skein/skein";
+ * import { liveState } from "@skein/skein/streams";
  * import { assertEquals } from "@std/assert";
  *
- * await using server = serve({ port: 0, onListen() {}, durableStreams: { path: "/streams" } });
- * await using board = await server.state("board:1");
+ * const states = liveState();
+ * await using server = serve({ port: 0, onListen() {}, features: [states] });
+ * await using board = await states.open("board:1");
  * const cards = board.collection<{ title: string; done: boolean }>("cards");
  * await cards.set("1", { title: "Write", done: false });
  * await cards.update("1", (card) => ({ ...card, done: true }));
@@ -268,19 +270,16 @@ export function writeRejection(
  *
  * @example A board with a contract
  * ```ts
- * import { defineContract, RequestError, serve, type StateRows, type TypedState } from "@skein/skein";
+ * import { defineContract, RequestError, serve, type StateRows } from "@skein/skein";
+ * import { liveState, type TypedState } from "@skein/skein/streams";
  * import { assertEquals, assertRejects } from "@std/assert";
  * import { z } from "zod";
  *
  * const card = z.object({ title: z.string().min(1), votes: z.number().default(0) });
  * const contract = defineContract({ state: { "board:{id}": { cards: card } } });
- * await using server = serve({
- *   port: 0,
- *   onListen() {},
- *   contract,
- *   durableStreams: { path: "/streams" },
- * });
- * await using board: TypedState<StateRows<typeof contract, "board:1">> = await server.state("board:1");
+ * const states = liveState(contract);
+ * await using server = serve({ port: 0, onListen() {}, contract, features: [states] });
+ * await using board: TypedState<StateRows<typeof contract, "board:1">> = await states.open("board:1");
  * const cards = board.collection("cards");
  * await cards.set("1", { title: "Write" });
  * assertEquals(cards.get("1")?.votes, 0);

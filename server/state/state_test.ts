@@ -1,11 +1,13 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { RequestError, serve, type Server, type State, UnsupportedError } from "../../mod.ts";
+import { RequestError, type Server } from "../../mod.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
 import { listen } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
+import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";
+import { liveState, type State } from "../../streams/mod.ts";
 
 interface Card {
   readonly title: string;
@@ -18,7 +20,7 @@ function server(broker: Broker = new MemoryBroker(), options: object = {}): Serv
   return listen({
     webTransport: false,
     broker,
-    durableStreams: { path: "/streams", authorize: () => true, ...options },
+    features: streamFeatures({ path: "/streams", authorize: () => true, ...options }),
   });
 }
 
@@ -27,14 +29,14 @@ async function fails(promise: Promise<unknown>): Promise<string> {
   return error.failure.code;
 }
 
-Deno.test("Server.state() shares the rows of a state between servers", async () => {
+Deno.test("LiveState.open() shares the rows of a state between servers", async () => {
   const store = new FaultyStore();
   await using one = server(store.connect());
   await using two = server(store.connect());
-  await using near = await one.state("board:1");
+  await using near = await statesOf(one).open("board:1");
   const cards = near.collection<Card>("cards");
   assertEquals(await cards.set("a", DRAFT), 1);
-  await using far = await two.state("board:1");
+  await using far = await statesOf(two).open("board:1");
   const others = far.collection<Card>("cards");
   assertEquals([others.get("a"), others.size, far.version], [DRAFT, 1, 1]);
   assertEquals(await others.update("a", (card) => ({ ...card, votes: card.votes + 1 })), 2);
@@ -49,8 +51,8 @@ Deno.test("StateCollection.update() loses no change of concurrent writers", asyn
   const store = new FaultyStore();
   await using one = server(store.connect());
   await using two = server(store.connect());
-  await using near = await one.state("board:1");
-  await using far = await two.state("board:1");
+  await using near = await statesOf(one).open("board:1");
+  await using far = await statesOf(two).open("board:1");
   const collections = [near, far].map((state) => state.collection<Card>("cards"));
   await collections[0]!.set("a", DRAFT);
   const vote = (i: number) =>
@@ -63,7 +65,7 @@ Deno.test("StateCollection.update() loses no change of concurrent writers", asyn
 
 Deno.test("StateCollection.update() rejects a row that does not exist", async () => {
   await using one = server();
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const cards = board.collection<Card>("cards");
   let calls = 0;
   const change = (card: Card) => (calls++, card);
@@ -82,7 +84,7 @@ Deno.test("StateCollection.update() rejects a row that does not exist", async ()
 Deno.test("StateCollection.update() gives up after five other writers", async () => {
   const broker = new MemoryBroker();
   await using one = server(broker);
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const cards = board.collection<Card>("cards");
   await cards.set("a", DRAFT);
   let calls = 0;
@@ -105,7 +107,7 @@ Deno.test("StateCollection.update() gives up after five other writers", async ()
 
 Deno.test("State.transaction() changes several rows or none", async () => {
   await using one = server(undefined, { maxRows: 3 });
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const version = await board.transaction((transaction) => {
     transaction.set("cards", "a", DRAFT);
     transaction.set("cards", "b", DRAFT, { ttlMs: 60_000 });
@@ -126,7 +128,7 @@ Deno.test("State.transaction() changes several rows or none", async () => {
 Deno.test("State rejects writes with the reason of their signal", async () => {
   const store = new FaultyStore();
   await using one = server(store.connect());
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const cards = board.collection<Card>("cards");
   await cards.set("a", DRAFT);
   const reason = new Error("Undone");
@@ -162,7 +164,7 @@ Deno.test("State rejects writes with the reason of their signal", async () => {
 
 Deno.test("State rejects names, values and transactions that do not fit", async () => {
   await using one = server();
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const cards = board.collection("cards");
   assertThrows(() => board.collection(""), RangeError, "name must have 1 to 1024 bytes");
   assertThrows(() => board.collection(1 as never), TypeError, "name must be a text, received 1");
@@ -186,7 +188,7 @@ Deno.test("State rejects names, values and transactions that do not fit", async 
 
 Deno.test("State.changes() yields the newest value of each changed row", async () => {
   await using one = server();
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const cards = board.collection<number>("cards");
   await cards.set("before", 0);
   const changes = board.changes<number>();
@@ -214,7 +216,7 @@ Deno.test("State.changes() yields the newest value of each changed row", async (
 
 Deno.test("State.changes() ends with the reason of its signal", async () => {
   await using one = server();
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const stop = new AbortController();
   const next = board.changes({ signal: stop.signal }).next();
   stop.abort(new Error("Enough"));
@@ -223,21 +225,21 @@ Deno.test("State.changes() ends with the reason of its signal", async () => {
 
 Deno.test("State ends when its stream is deleted", async () => {
   await using one = server();
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const cards = board.collection("cards");
   await cards.set("a", 1);
   const next = board.changes().next();
-  await one.durableStreams.delete("board:1");
+  await streamsOf(one).delete("board:1");
   assertEquals(await fails(next), "gone");
   assertEquals(await fails(cards.set("a", 2)), "gone");
-  await using anew = await one.state("board:1");
+  await using anew = await statesOf(one).open("board:1");
   assertEquals(await fails(cards.set("a", 3)), "gone");
   assertEquals(anew.collection("cards").size, 0);
 });
 
 Deno.test("State ends when its stream is closed", async () => {
   await using one = server();
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const code = fails(board.changes().next());
   const { port } = one.address!;
   const headers = { "stream-closed": "true" };
@@ -248,7 +250,7 @@ Deno.test("State ends when its stream is closed", async () => {
 
 Deno.test("State.changes() leaves out rows that came and went", async () => {
   await using one = server();
-  await using board = await one.state("board:1");
+  await using board = await statesOf(one).open("board:1");
   const cards = board.collection("cards");
   const changes = board.changes();
   const first = changes.next();
@@ -266,10 +268,10 @@ Deno.test("State replaces its rows in one step if it missed forgotten deletions"
   await using one = server(store.connect());
   const link = store.connect();
   await using two = server(link);
-  await using near = await one.state("board:1");
+  await using near = await statesOf(one).open("board:1");
   const cards = near.collection<number>("cards");
   for (const key of ["a", "b", "c"]) await cards.set(key, 1);
-  await using far = await two.state("board:1");
+  await using far = await statesOf(two).open("board:1");
   const seen: string[] = [];
   const loop = (async () => {
     for await (const { key, value } of far.changes()) seen.push(`${key} ${value}`);
@@ -297,28 +299,27 @@ Deno.test("State replaces its rows in one step if it missed forgotten deletions"
   await loop;
 });
 
-Deno.test("Server.state() waits while too many readers wait", async () => {
+Deno.test("LiveState.open() waits while too many readers wait", async () => {
   await using one = server(undefined, { maxReaders: 1 });
-  const first = await one.state("a");
-  const opening = one.state("b");
+  const first = await statesOf(one).open("a");
+  const opening = statesOf(one).open("b");
   await first[Symbol.asyncDispose]();
   await using second = await opening;
   assertEquals(second.collection("cards").size, 0);
 });
 
-Deno.test("Server.state() rejects other streams, and servers without durable streams", async () => {
+Deno.test("LiveState.open() rejects other streams, and needs a server", async () => {
   await using one = server();
-  await (await one.durableStreams.create("plain")).close();
-  assertEquals(await fails(one.state("plain")), "wrong-type");
-  await assertRejects(() => one.state(""), RangeError, "the id must have 1 to 240 bytes");
-  await using bare = serve({ port: 0, onListen() {}, webTransport: false });
-  await assertRejects(() => bare.state("a"), UnsupportedError, "durableStreams");
+  await (await streamsOf(one).create("plain")).close();
+  assertEquals(await fails(statesOf(one).open("plain")), "wrong-type");
+  await assertRejects(() => statesOf(one).open(""), RangeError, "the id must have 1 to 240 bytes");
+  await assertRejects(() => liveState().open("a"), TypeError, "pass it to serve");
 });
 
 Deno.test("Handles of one state share its rows until the last one is closed", async () => {
   await using one = server();
   const handles: State[] = [];
-  for (let i = 0; i < 3; i++) handles.push(await one.state("board:1"));
+  for (let i = 0; i < 3; i++) handles.push(await statesOf(one).open("board:1"));
   await handles[0]!.collection("cards").set("a", 1);
   for (const handle of handles) assertEquals(handle.collection("cards").get("a"), 1);
   const [first, second, third] = handles as [State, State, State];

@@ -26,8 +26,10 @@ export type RequestHandler<M extends { reply(data: never): void }, S> = (
  * @typeParam S The session.
  */
 export interface ResumableHandler<M extends { reply(data: never): void }, S> {
+  /** Stores the responses: `resumable` of `@skein/skein/streams`. */
+  readonly resumable: () => object;
   /** Produces the items of the response. The session may close before the response ends. */
-  readonly answer: RequestHandler<M, S>;
+  readonly handle: RequestHandler<M, S>;
   /**
    * Produces the items that follow the stored items if the node that produced the response crashed,
    * closed or restarted. Exactly one node calls this function. Without it, such a response ends
@@ -93,11 +95,11 @@ export type RequestHandlers<
       & (IsUntyped<C> extends true ? unknown : never)
     )
     | (IsUntyped<C> extends true ? never
-      : C["definition"] extends { readonly requests: infer M } ? P extends keyof M ?
-            | RequestHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
-            | (M[P] extends { readonly resume: true }
-              ? ResumableHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
-              : never)
+      : C["definition"] extends { readonly requests: infer M }
+        ? P extends keyof M
+          ? (M[P] extends { readonly resume: true }
+            ? ResumableHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
+            : RequestHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>)
         : never
       : never);
 };

@@ -14,7 +14,7 @@ import type { TopicRouter } from "../wire/topic_pattern.ts";
 
 interface ErasedHandler {
   /** Produces the response. */
-  readonly answer: (message: UntypedMessage, session: SessionFace) => unknown;
+  readonly handle: (message: UntypedMessage, session: SessionFace) => unknown;
   /** Produces the rest of a response after its node was lost. See `ResumableHandler`. */
   readonly resume?: (
     input: Pick<UntypedMessage, "data" | "params" | "pattern" | "topic">,
@@ -24,6 +24,8 @@ interface ErasedHandler {
       readonly signal: AbortSignal;
     },
   ) => AsyncIterable<unknown>;
+  /** Returns the feature of the server that stores the responses. */
+  readonly resumable?: () => unknown;
 }
 
 /** A handler with its pattern, and the kind of its response. */
@@ -87,7 +89,7 @@ export class RequestTable {
    * @param settings The handlers, and the contract if there is one.
    * @param route Creates the router for patterns without a contract. Omitted on a client:
    * its topics have no parameters, so pages do not load the router.
-   * @throws {TypeError} If a handler is neither a function nor an object with `answer`, if the
+   * @throws {TypeError} If a handler is neither a function nor a resumable handler, if the
    * contract does not contain the request, or if patterns overlap.
    */
   constructor(
@@ -165,7 +167,7 @@ function callHandler(
   message: Message,
   session: SessionFace,
 ): void | Promise<void> {
-  const result = route.answer(message, session) as Partial<Promise<unknown>> | null;
+  const result = route.handle(message, session) as Partial<Promise<unknown>> | null;
   if (typeof result?.then !== "function") return reply(route, message, result);
   return (result as Promise<unknown>).then((data) => reply(route, message, data));
 }
@@ -180,7 +182,7 @@ async function responseFor(
   },
 ): Promise<AsyncIterable<unknown>> {
   const { topic, data, pattern, params } = message;
-  const items = await route.answer({
+  const items = await route.handle({
     ...{ topic, data, pattern, params, signal, from: undefined, isRequest: true },
     get isCancelled() {
       return signal.aborted;
@@ -225,19 +227,21 @@ function routeOf(pattern: string, handler: unknown, known: object | undefined): 
   }
   const streams = route && route.stream !== undefined;
   if (typeof handler === "function") {
-    const answer = handler as ErasedHandler["answer"];
-    return { pattern, answer, streams, isResumable: route?.resume === true };
+    const handle = handler as ErasedHandler["handle"];
+    return { pattern, handle, streams, isResumable: false };
   }
-  const { answer, resume } = Object(handler) as Partial<ErasedHandler>;
-  if (typeof answer !== "function" || !["undefined", "function"].includes(typeof resume)) {
+  const { handle, resume, resumable } = Object(handler) as Partial<ErasedHandler>;
+  const isHandler = typeof handle === "function" && typeof resumable === "function" &&
+    (resume === undefined || typeof resume === "function");
+  if (!isHandler) {
     throw new TypeError(
-      `Cannot ${VERB}: ${place} must be a function, or an object with the function answer, received ${typeof handler}`,
+      `Cannot ${VERB}: ${place} must be a function, or an object with handle and resumable`,
     );
   }
   if (route && route.resume !== true) {
     throw new TypeError(
-      `Cannot ${VERB}: ${place} is an object, which needs resume in the contract`,
+      `Cannot ${VERB}: ${place} is resumable, which needs resume in the contract`,
     );
   }
-  return { pattern, answer, resume, streams, isResumable: true };
+  return { pattern, handle, resume, streams, isResumable: true };
 }

@@ -12,6 +12,7 @@ import { instrument } from "../insight/watch.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { sessionSettings } from "../settings/session_settings.ts";
 import { soon, turns } from "../../tests/waiting.ts";
+import { resumable } from "../../streams/mod.ts";
 
 /** Counts up, and records how far and how the generator ended. */
 function counting(): {
@@ -137,7 +138,7 @@ Deno.test("requests is checked when the settings are created", () => {
     const [requests, rule] of [
       [{ sum: 1 }, "must be a function"],
       [{ other: () => 1 }, "no request"],
-      [{ count: { answer: async function* () {} } }, "needs resume in the contract"],
+      [{ count: { resumable, handle: async function* () {} } }, "needs resume in the contract"],
     ] as const
   ) {
     const options = { side: "server", contract, requests } as never;
@@ -148,7 +149,8 @@ Deno.test("requests is checked when the settings are created", () => {
       [{ "a:{b}": () => 1, "a:b": () => 1 }, "overlap"],
       [{ "a:{": () => 1 }, "braces"],
       [{ a: { anser() {} } }, "must be a function"],
-      [{ a: { answer() {}, resume: 1 } }, "must be a function"],
+      [{ a: { handle() {} } }, "an object with handle and resumable"],
+      [{ a: { resumable, handle() {}, resume: 1 } }, "must be a function"],
     ] as const
   ) {
     const options = { side: "server", requests } as never;
@@ -301,7 +303,8 @@ Deno.test("A contract checks the items, and types both sides", async () => {
       },
       slow: ({ data }) => ReadableStream.from(numbers(data)),
       "tell:{name}": {
-        async *answer({ params }) {
+        resumable,
+        async *handle({ params }) {
           yield params.name;
         },
         async *resume({ params }, { written }) {

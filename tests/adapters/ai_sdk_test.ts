@@ -22,6 +22,7 @@ import {
   type Server,
 } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/mod.ts";
+import { resumable } from "../../streams/mod.ts";
 
 const contract = defineContract({
   requests: {
@@ -92,7 +93,8 @@ function serveChats(
     requests: {
       "chat-active": ({ data }) => active.get(data) ?? null,
       chat: {
-        async *answer({ data: { chat, answer, trigger }, signal }) {
+        resumable,
+        async *handle({ data: { chat, answer, trigger }, signal }) {
           if (trigger === "resume-stream") throw new RequestError("not-found", "No such answer");
           active.set(chat, answer);
           yield { type: "start", messageId: `message-${answer}` };
@@ -340,7 +342,8 @@ Deno.test("SkeinChatTransport carries the chunks of streamText()", async () => {
     requests: {
       "chat-active": () => null,
       chat: {
-        answer: ({ signal }) =>
+        resumable,
+        handle: ({ signal }) =>
           streamText({ model, prompt: "Hi", abortSignal: signal }).toUIMessageStream({
             onEnd: ({ outcome }) => void outcomes.push(outcome.status),
           }),

@@ -4,6 +4,7 @@ import { createCollection } from "npm:@tanstack/db@0.15.2";
 import { connect, RequestError, serve, type Server } from "../../mod.ts";
 import { stateCollection } from "../../examples/adapters/tanstack_db.ts";
 import { until } from "../waiting.ts";
+import { statesOf, streamFeatures } from "../stream_features.ts";
 
 interface Card {
   readonly id: string;
@@ -17,7 +18,7 @@ function server(mayWrite: () => boolean): Server {
     port: 0,
     webTransport: false,
     onListen() {},
-    durableStreams: { path: "/streams" },
+    features: streamFeatures({ path: "/streams" }),
     authorize: (_session, _topic, action) => action === "subscribe" || mayWrite(),
     onMessageRejected() {},
   });
@@ -26,7 +27,7 @@ function server(mayWrite: () => boolean): Server {
 Deno.test("stateCollection() shares rows, and rolls rejected changes back", async () => {
   let mayWrite = true;
   await using own = server(() => mayWrite);
-  await using board = await own.state("board");
+  await using board = await statesOf(own).open("board");
   const cards = board.collection<Card>("cards");
   await cards.set("1", { id: "1", title: "Tea" });
   await using client = connect(own.url);

@@ -7,8 +7,9 @@ import { RequestError } from "../../errors.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
 import { BROKERS } from "./stores.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
 
-const STREAMS = { authorize: () => true, durableStreams: { path: "/streams" } };
+const STREAMS = { authorize: () => true, features: streamFeatures({ path: "/streams" }) };
 
 for (const { name, ignore, start } of BROKERS) {
   Deno.test({
@@ -22,7 +23,7 @@ for (const { name, ignore, start } of BROKERS) {
       await using one = listen({ ...STREAMS, broker: near });
       await using two = listen({ ...STREAMS, broker: far });
       await using client = connect(two.url, { transports: ["websocket"] });
-      await using writer = await one.durableStreams.create<number>("a");
+      await using writer = await streamsOf(one).create<number>("a");
       const stopped = Promise.withResolvers<unknown>();
       writer.signal.addEventListener("abort", () => stopped.resolve(writer.signal.reason));
       const stream = client.durableStream<number>("a");
@@ -59,7 +60,7 @@ for (const { name, ignore, start } of BROKERS) {
       await using broker = open();
       await using server = listen({ ...STREAMS, broker });
       await using client = connect(server.url, { transports: ["websocket"] });
-      await using writer = await server.durableStreams.create<number>("a");
+      await using writer = await streamsOf(server).create<number>("a");
       const stream = client.durableStream<number>("a");
       const reading = Array.fromAsync(stream);
       await writer.append(0);

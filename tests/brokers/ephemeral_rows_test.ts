@@ -12,6 +12,7 @@ import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
 import { BROKERS } from "./stores.ts";
+import { statesOf, streamFeatures } from "../stream_features.ts";
 
 const contract = defineContract({
   state: { "board:{id}": { cards: z.string(), cursors: { schema: z.number(), ephemeral: true } } },
@@ -19,10 +20,14 @@ const contract = defineContract({
 
 /** Opens the same state by two clients, each on a node of its own. */
 async function openBoards(room: AsyncDisposableStack, near: Broker, far: Broker) {
-  const options = { contract, authorize: () => true, durableStreams: { path: "/streams" } };
+  const options = {
+    contract,
+    authorize: () => true,
+    features: streamFeatures({ path: "/streams" }),
+  };
   const one = room.use(listen({ ...options, broker: near }));
   const two = room.use(listen({ ...options, broker: far }));
-  room.use(await one.state("board:1"));
+  room.use(await statesOf(one).open("board:1"));
   const ann = room.use(connect(one.url, { contract, transports: ["websocket"] }));
   const bob = room.use(connect(two.url, { contract, transports: ["websocket"] }));
   const [mine, theirs] = [

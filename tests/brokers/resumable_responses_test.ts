@@ -13,6 +13,7 @@ import { listen } from "../servers.ts";
 import { soon, until, until as untilLate } from "../waiting.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
+import { resumable } from "../../streams/mod.ts";
 
 interface BrokerServer extends AsyncDisposable {
   open(): Broker | Promise<Broker>;
@@ -154,14 +155,14 @@ for (const { name, ignore, start } of [...BROKERS, SQLITE]) {
       await using store = await start();
       const model = new Model();
       const named = { id: "a-name-of-an-response" };
-      const responses = { retainMs: 300 };
+      const features = () => [resumable({ retainMs: 300 })];
       {
         await using broker = await store.open();
-        await using server = listen(model.options({ broker, responses }));
+        await using server = listen(model.options({ broker, features: features() }));
         await using page = connect(server.url, PAGE);
         const reading = Array.fromAsync(page.requestStream("chat:lobby", "hi", named));
         await until(() => model.calls.length === 1);
-        const [{ id }] = await server.durableStreams.activity() as [StreamActivity];
+        const [{ id }] = await server.streams!.activity() as [StreamActivity];
         model.release();
         assertEquals(await soon(reading), words(8));
         // Checks that the log was deleted and did not merely expire.
@@ -169,7 +170,7 @@ for (const { name, ignore, start } of [...BROKERS, SQLITE]) {
         await untilLate(async () => await broker.logs!.read(id, state) === undefined);
       }
       await using broker = await store.open();
-      await using server = listen(model.options({ broker, responses }));
+      await using server = listen(model.options({ broker, features: features() }));
       await using page = connect(server.url, PAGE);
       const again = page.requestStream("chat:lobby", "hi", named);
       const { failure } = await assertRejects(() => Array.fromAsync(again), RequestError);

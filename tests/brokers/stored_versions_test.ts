@@ -7,6 +7,7 @@ import { jetstreamManager } from "@nats-io/jetstream";
 import { Cluster } from "ioredis";
 import { BrokerError } from "../../errors.ts";
 import { type Broker, createServer } from "../../mod.ts";
+import { liveState } from "../../streams/mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
@@ -137,8 +138,9 @@ for (const { name, ignore, open } of OPENINGS) {
   });
 
   test("a live state is read, and its versions continue", async (broker, { version }) => {
-    await using server = createServer({ broker, durableStreams: { path: "/streams" } });
-    await using board = await server.state("board:1");
+    const states = liveState();
+    await using _server = createServer({ broker, features: [states] });
+    await using board = await states.open("board:1");
     const cards = board.collection<{ readonly title: string }>("cards");
     assertEquals([...cards], [["1", { title: "Keep" }], ["3", { title: "Changed" }]]);
     assertEquals(await cards.set("3", { title: "Changed again" }), version + 1);

@@ -12,6 +12,7 @@ import { jetstreamManager, type StoredMsg } from "@nats-io/jetstream";
 import { Buffer } from "node:buffer";
 import { Redis } from "ioredis";
 import { type Broker, createServer } from "../../mod.ts";
+import { liveState } from "../../streams/mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
@@ -55,8 +56,9 @@ async function write(broker: Broker): Promise<Written> {
   await create("fork", { config: { contentType: "application/json", origin } });
   await create("answer:q", { records: ['"42"'], end: {} });
 
-  await using server = createServer({ broker, durableStreams: { path: "/streams" } });
-  await using board = await server.state("board:1");
+  const states = liveState();
+  await using _server = createServer({ broker, features: [states] });
+  await using board = await states.open("board:1");
   const cards = board.collection<{ readonly title: string }>("cards");
   await cards.set("1", { title: "Keep" });
   await cards.set("2", { title: "Delete" });

@@ -7,6 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { serve, type Server } from "../../mod.ts";
 import { bundleOf, newPage, type Page, testInBrowsers } from "./browsers.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
@@ -56,7 +57,7 @@ async function serveStreams(): Promise<Server> {
     hostname: "127.0.0.1",
     onListen() {},
     webTransport: { cacheFolder: null },
-    durableStreams: { path: "/streams", authorize: ({ action }) => action === "read" },
+    features: streamFeatures({ path: "/streams", authorize: ({ action }) => action === "read" }),
     authorize: (_session, topic) => topic === `stream:${ID}`,
     fetch: ({ url }) =>
       new URL(url).pathname === "/client.js"
@@ -77,7 +78,7 @@ for (const transport of ["webtransport", "websocket"]) {
     `a page resumes at its offset after a reload, and stops the writer, over ${transport}`,
     async (browser) => {
       await using server = await serveStreams();
-      await using writer = await server.durableStreams.create<string>(ID);
+      await using writer = await streamsOf(server).create<string>(ID);
       for (const word of ["one", "two"]) await writer.append(word);
       const page = await newPage(browser);
       await page.goto(`${server.url.replace("ws:", "http:")}#${transport}`);
@@ -104,7 +105,7 @@ testInBrowsers(
   "a page continues over HTTP at the session's position, and is notified of an aborted stream",
   async (browser) => {
     await using server = await serveStreams();
-    await using writer = await server.durableStreams.create<string>(ID);
+    await using writer = await streamsOf(server).create<string>(ID);
     await writer.append("one");
     const page = await newPage(browser);
     await page.goto(`${server.url.replace("ws:", "http:")}#websocket`);

@@ -7,6 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../mod.ts";
 import { newPage, type Page, testInBrowsers } from "./browsers.ts";
+import { resumable } from "../../streams/mod.ts";
 
 /** Bundles the page with React's development build, whose StrictMode mounts each component twice. */
 async function bundlePage(): Promise<string> {
@@ -52,7 +53,8 @@ testInBrowsers(
           resume: () => {
             throw new Error("The server is still running");
           },
-          async *answer({ signal }: { signal: AbortSignal }) {
+          resumable,
+          async *handle({ signal }: { signal: AbortSignal }) {
             answers++;
             signal.addEventListener("abort", () => {
               stopped.resolve(signal.reason.message);

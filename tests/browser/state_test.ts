@@ -11,6 +11,7 @@ import { Cable } from "../networks/cable.ts";
 import { portOf } from "../servers.ts";
 import { until } from "../waiting.ts";
 import { type Browser, clientInParts, newPage, type Page, testInBrowsers } from "./browsers.ts";
+import { statesOf, streamFeatures } from "../stream_features.ts";
 
 interface Card {
   readonly title: string;
@@ -40,7 +41,7 @@ function boardServer(parts: ReadonlyMap<string, string>, loaded: string[]) {
     hostname: "127.0.0.1",
     onListen() {},
     origins: ["*"],
-    durableStreams: { path: "/streams" },
+    features: streamFeatures({ path: "/streams" }),
     authorize: (_session, topic) => topic === "stream:board:1",
     fetch({ url }) {
       const { pathname } = new URL(url);
@@ -80,7 +81,7 @@ testInBrowsers(
   async (browser) => {
     const loaded: string[] = [];
     await using server = boardServer(await clientInParts(), loaded);
-    await using state = await server.state("board:1");
+    await using state = await statesOf(server).open("board:1");
     const cards = state.collection<Card>("cards");
     for (const key of ["a", "b"]) await cards.set(key, { title: key, votes: 0 });
     await using cable = new Cable(portOf(server));

@@ -8,6 +8,7 @@ import { assert, assertEquals } from "@std/assert";
 import { compileScript, parse } from "npm:@vue/compiler-sfc@3.5.45";
 import { compile } from "npm:svelte@5.57.3/compiler";
 import { serve } from "../../mod.ts";
+import { durableStreams, liveState } from "../../streams/mod.ts";
 import { type Browser, BROWSERS, newPage, type Page, testInBrowsers } from "../browser/browsers.ts";
 import { until } from "../waiting.ts";
 import { blocksOf } from "./blocks.ts";
@@ -175,15 +176,17 @@ for (const recipe of RECIPES) {
     `the recipe for ${recipe.name} shows a live state, writes to it, and closes it`,
     async (browser) => {
       const script = await bundle(recipe, "Cards");
+      const streams = durableStreams({ path: "/streams" });
+      const states = liveState();
       await using server = serve({
         port: 0,
         hostname: "127.0.0.1",
         onListen() {},
-        durableStreams: { path: "/streams" },
+        features: [streams, states],
         authorize: (_session, topic) => topic.startsWith("stream:board:"),
         fetch: pageWith(script),
       });
-      await using board = await server.state("board:1");
+      await using board = await states.open("board:1");
       const cards = board.collection<{ readonly title: string; readonly done: boolean }>("cards");
       await cards.set("a", { title: "Tea", done: false });
       const { tab, page, errors } = await open(browser, server);
@@ -208,7 +211,7 @@ for (const recipe of RECIPES) {
         await tab.hasLines(["Milk"]);
       }
       assertEquals(readers("1"), 1);
-      await server.durableStreams.delete("board:1");
+      await streams.delete("board:1");
       await tab.hasStatus("ended ");
       await page.evaluate(() => views.leave());
       await until(() => readers("1") === 0);

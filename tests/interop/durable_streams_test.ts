@@ -1,3 +1,4 @@
+import { durableStreams } from "../../streams/mod.ts";
 /** Tests durable streams on each broker with the conformance suite of the protocol's authors. */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
@@ -97,7 +98,9 @@ async function passOn({ start }: TestedBroker, suite: Peer): Promise<void> {
   await using server = listen({
     broker,
     origins: ["*"],
-    durableStreams: { path: "/v1/stream", authorize: () => true, longPollMs: LONG_POLL_MS },
+    features: [
+      durableStreams({ path: "/v1/stream", authorize: () => true, longPollMs: LONG_POLL_MS }),
+    ],
   });
   const { port } = server.address!;
   const judge = async (options: readonly string[]): Promise<Report> => {

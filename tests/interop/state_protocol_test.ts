@@ -1,3 +1,4 @@
+import { durableStreams } from "../../streams/mod.ts";
 /**
  * Tests keyed streams with the packages of the State Protocol's authors: StreamDB on TanStack DB,
  * `MaterializedState`, the client of Durable Streams, and the protocol's JSON schema.
@@ -194,7 +195,7 @@ class Bench implements AsyncDisposable {
     const broker = await start(stack);
     const server = stack.use(listen({
       broker,
-      durableStreams: { path: "/streams", authorize: () => true },
+      features: [durableStreams({ path: "/streams", authorize: () => true })],
     }));
     const url = `http://127.0.0.1:${portOf(server)}/streams/board`;
     await DurableStream.create({

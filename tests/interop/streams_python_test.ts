@@ -1,6 +1,7 @@
 /** Tests a keyed stream with Electric's Python client of Durable Streams. */
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../mod.ts";
+import { durableStreams, liveState } from "../../streams/mod.ts";
 import { until } from "../waiting.ts";
 import { buildStreamsPython, builtPeers, type Peer, PeerServer } from "./peers.ts";
 
@@ -16,14 +17,15 @@ interface Report {
 function testClient(peer: Peer): void {
   for (const mode of ["long-poll", "sse"]) {
     Deno.test(`${peer.name} converges with a state over ${mode}`, async () => {
+      const states = liveState();
       await using server = serve({
         port: 0,
         hostname: "127.0.0.1",
         webTransport: false,
         onListen() {},
-        durableStreams: { path: "/streams", authorize: () => true },
+        features: [durableStreams({ path: "/streams", authorize: () => true }), states],
       });
-      await using board = await server.state("board:1");
+      await using board = await states.open("board:1");
       const cards = board.collection<unknown>("card");
       for (let i = 0; i < UPDATES; i++) await cards.set(`${i % ROWS}`, { votes: i });
       await cards.delete("0");

@@ -11,6 +11,8 @@ import { type Client, defineContract, platformRuntime, type Runtime } from "../.
 import { guest } from "../../server.ts";
 import { passTime, type TestServer, testServer, turns } from "../../testing/mod.ts";
 import { Peer } from "../sessions.ts";
+import { streamFeatures } from "../stream_features.ts";
+import { resumable } from "../../streams/mod.ts";
 
 const USERS = 200;
 
@@ -100,17 +102,22 @@ class Office implements AsyncDisposable {
       authorize: () => true,
       rooms: ["floor:{floor}"],
       history: { "floor:{floor}": {}, "team:{team}": {} },
-      responses: { maxRunning: MAX },
-      durableStreams: { path: "/streams", authorize: () => true, maxReaders: MAX },
+      features: streamFeatures(
+        { path: "/streams", authorize: () => true, maxReaders: MAX },
+        { maxRunning: MAX },
+      ),
       // Hours pass without a timer, and so without a heartbeat.
       session: { heartbeat: { intervalMs: 8 * HOUR_MS, timeoutMs: 24 * HOUR_MS } },
       requests: {
         ask: ({ data }) => `re: ${data}`,
-        async *hold({ signal }) {
-          yield "first";
-          await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        hold: {
+          resumable,
+          async *handle({ signal }) {
+            yield "first";
+            await new Promise((resolve) => signal.addEventListener("abort", resolve));
+          },
         },
-        write: () => this.writer.words(),
+        write: { resumable, handle: () => this.writer.words() },
       },
       onSessionRejected: ({ status, reason }) => void this.rejections.push(`${status} ${reason}`),
     });

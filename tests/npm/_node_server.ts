@@ -15,6 +15,7 @@ import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
+import { streamFeatures } from "../stream_features.ts";
 
 function brokerOf([broker, at = "", caFile]: readonly string[]): Broker & AsyncDisposable {
   if (broker === "redis") return new RedisBroker({ url: at });
@@ -45,8 +46,10 @@ const server = serve({
       for (let number = 1; number <= Number(data); number++) yield await number;
     },
   },
-  features: [httpApi({ path: "/api", authorize: isAllowed })],
-  durableStreams: { path: "/streams", authorize: isAllowed },
+  features: [
+    httpApi({ path: "/api", authorize: isAllowed }),
+    ...streamFeatures({ path: "/streams", authorize: isAllowed }),
+  ],
   fetch: async (request) => new Response((await request.text()).toUpperCase()),
 });
 

@@ -4,6 +4,7 @@
  * @module
  */
 import { serve, type Server } from "../../mod.ts";
+import { durableStreams } from "../../streams/mod.ts";
 
 /** Data that a consumer receives, apart from the transport. */
 export const OUTCOME = {
@@ -25,13 +26,14 @@ export const OUTCOME = {
 export async function serveConsumers(
   options: { readonly fetch?: (request: Request) => Promise<Response>; origins?: string[] } = {},
 ): Promise<Server> {
+  const streams = durableStreams({ path: "/streams" });
   const server: Server = serve({
     ...options,
     port: 0,
     hostname: "127.0.0.1",
     onListen() {},
     authorize: () => true,
-    durableStreams: { path: "/streams" },
+    features: [streams],
     requests: {
       sum: ({ data }) => (data as number[]).reduce((a, b) => a + b, 0),
       "greet-me": ({ data }, session) => session.request("greet", data),
@@ -42,7 +44,7 @@ export async function serveConsumers(
     history: { news: { size: 1 } },
   });
   await server.topics.append("news", "old");
-  await using story = await server.durableStreams.create<string>("story");
+  await using story = await streams.create<string>("story");
   for (const word of OUTCOME.story) await story.append(word);
   await story.close();
   return server;

@@ -16,6 +16,7 @@ export const MISTAKES_BEGIN: readonly string[] = [
   `import type { Session } from ${from("../../session/session.ts")};`,
   `import type { StandardSchema } from ${from("../../base/standard_schema.ts")};`,
   `import { guest, serve, type Server } from ${from("../../server.ts")};`,
+  `import { resumable } from ${from("../../streams/mod.ts")};`,
   "type Text = StandardSchema<string>;",
   "type C = Contract<{",
   '  toClient: { news: Text; "chat:{room}": Text };',
@@ -36,13 +37,13 @@ export const MISTAKES_BEGIN: readonly string[] = [
   "requests: { join: (_, session) => session.value.length } });",
   "const own = serve({ authenticate({ token }) { return token ?? null; }, requests: { " +
   "join(_, session) { own.subscribe(session, 'news'); return session.value.length; }, " +
-  "story: { async *answer(_, session) { yield session.value.length; } } } });",
+  "story: { resumable, async *handle(_, session) { yield session.value.length; } } } });",
   "declare const text: Text;",
   'const typed = defineContract({ requests: { count: { input: text, output: text }, "tell:{id}": ' +
   "{ input: text, stream: text, resume: true } } });",
   "serve({ contract: typed, authenticate: ({ token }) => token ?? null, userOf: (name) => name, " +
   "requests: { count: ({ data }, session) => data + session.value.at(0), " +
-  '"tell:{id}": { async *answer({ params }, { value }) { yield params.id + value.at(0); } } } });',
+  '"tell:{id}": { resumable, async *handle({ params }, { value }) { yield params.id + value.at(0); } } } });',
   // Helpers that accept every server and every client.
   "const publishes = (one: Server) => one.publish('news', 'tea');",
   "const subscribes = (one: Client) => one.subscribe('news');",
@@ -137,8 +138,9 @@ export const MISTAKES: readonly { readonly code: string; readonly message: strin
     message: "'session.value' is of type 'unknown'.",
   },
   {
-    code: "serve({ contract: typed, requests: { count: { answer: () => 'x' } } })",
-    message: "Object literal may only specify known properties, and 'answer' does not exist in " +
+    code: "serve({ contract: typed, requests: { count: { resumable, handle: () => 'x' } } })",
+    message:
+      "Object literal may only specify known properties, and 'resumable' does not exist in " +
       'type \'RequestHandler<ContractMessage<"count", string, string>, Session<unknown, ' +
       'NoInfer<Contract<{ requests: { count: { input: Text; output: Text; }; "tell:{id}": ' +
       '{ input: Text; stream: Text; resume: true; }; }; }>>, "server">>\'.',

@@ -13,6 +13,8 @@ import { type Drawn, keyOf, maybe, transport } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
+import { resumable } from "../../streams/mod.ts";
 
 /**
  * Maximum time that a message, a close without a reply and a connection attempt take, in
@@ -131,13 +133,13 @@ property("closing a client settles all calls in every state, and leaks nothing",
       authorize: (_, topic) => topic.startsWith("slow:") ? never() : true,
       history: { kept: {} },
       rooms: ["room"],
-      durableStreams: { path: "/streams" },
+      features: streamFeatures({ path: "/streams" }),
       session: { concurrency: 16 },
-      requests: { hold: never, items, keep: { answer: items, resume: items } },
+      requests: { hold: never, items, keep: { resumable, handle: items, resume: items } },
       onMessage: never,
       onError() {},
     }));
-    await server.durableStreams.create("log");
+    await streamsOf(server).create("log");
     const machine = world.host("client");
     const hide = () => world.network.change(machine, host, { handshake });
     if (state === "never connected") hide();

@@ -115,7 +115,13 @@ property("a drain lets each session finish its work until its timeout or signal"
   async check(world, { clients: planned, withinMs, signalMs, isManager, hasReplacement }) {
     const [near, far] = await serveNodes(world, "memory", {
       history: { "log:{name}": {} },
-      features: [httpApi({ path: "/api", authorize: () => true }), metrics({ allow: "everybody" })],
+      features: () => [
+        httpApi({
+          path: "/api",
+          authorize: () => true,
+        }),
+        metrics({ allow: "everybody" }),
+      ],
       session: { concurrency: 12 },
       ...handlers(world),
     });

@@ -22,6 +22,7 @@ import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
 import { FACES, stateOf, StreamFaces } from "./stream_faces.ts";
 import type { World } from "./world.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
 
 const IDS = ["oak", "elm", "ash", "fir"] as const;
 
@@ -254,8 +255,7 @@ class Streams {
     const made: ModelCreation = { id, source: from && { id: from.id, place } };
     const isGone = source?.isDeleted;
     const expected = isGone ? "not-found" : BY_SERVER[this.#model.create(made)];
-    const { durableStreams } = this.nodes[node]!.server;
-    const creating = durableStreams.create(id, {
+    const creating = streamsOf(this.nodes[node]!.server).create(id, {
       ...(from && { fork: { source: from.id, offset } }),
     });
     assertEquals(
@@ -363,7 +363,7 @@ class Streams {
       : stream!.isHeld
       ? "held"
       : "fulfilled";
-    const opening = this.nodes[node]!.server.durableStreams.open(id);
+    const opening = streamsOf(this.nodes[node]!.server).open(id);
     assertEquals(await outcomeOf(opening), expected, `takeover of ${id}`);
     if (expected !== "fulfilled") return;
     const writer = await opening;
@@ -389,7 +389,7 @@ class Streams {
       const { outcome } = await this.#ask(`${id}?action=cancel`, node, { body: reason });
       assertEquals(outcome, absence ?? "204", `cancellation of ${id}`);
     } else {
-      const wish = this.nodes[node]!.server.durableStreams.cancel(id, reason);
+      const wish = streamsOf(this.nodes[node]!.server).cancel(id, reason);
       const expected = absence ? "not-found" : "fulfilled";
       assertEquals(await outcomeOf(wish), expected, `cancellation of ${id} by a server`);
       if (!absence) assertEquals(await wish, stream!.end === undefined);
@@ -410,7 +410,7 @@ class Streams {
     const absence = this.#model.absence(id);
     const deleted = isHttp
       ? (await this.#ask(id, node, { method: "DELETE" })).outcome
-      : `${await this.nodes[node]!.server.durableStreams.delete(id)}`;
+      : `${await streamsOf(this.nodes[node]!.server).delete(id)}`;
     assertEquals(deleted, isHttp ? absence ?? "204" : `${!absence}`, `deletion of ${id}`);
     if (absence) return;
     this.#model.delete(id);
@@ -465,7 +465,7 @@ class Streams {
   async look(): Promise<void> {
     for (const id of IDS) {
       const { outcome, headers } = await this.#ask(id, 0, { method: "HEAD" });
-      const info = await this.nodes[1]!.server.durableStreams.info(id);
+      const info = await streamsOf(this.nodes[1]!.server).info(id);
       const [stream, absence] = [this.#model.get(id), this.#model.absence(id)];
       assertEquals(outcome.slice(0, 3), absence?.slice(0, 3) ?? "200", `HEAD of ${id}`);
       if (absence) assertEquals(info, undefined);
@@ -549,7 +549,7 @@ property("a durable stream returns what was created, appended and closed, howeve
     steps: stepsOf,
   }),
   async check(world, { store, maxStreams, steps }) {
-    const durableStreams = {
+    const options = {
       path: "/streams",
       authorize: () => true,
       longPollMs: POLL_MS,
@@ -558,7 +558,7 @@ property("a durable stream returns what was created, appended and closed, howeve
       maxStreamsPerUser: 1_000_000,
       ...LIMITS,
     };
-    const nodes = await serveNodes(world, store, { durableStreams });
+    const nodes = await serveNodes(world, store, { features: () => streamFeatures(options) });
     const clients = nodes.map(({ host }, i) => world.connect(`reader-${i}`, host));
     await world.until("sessions", () => clients.every(({ isConnected }) => isConnected), 20_000);
     const streams = new Streams(world, nodes, clients, maxStreams);

@@ -406,7 +406,7 @@ property("the HTTP API does on each server what its responses say, for sessions 
       history: { "log:{name}": { size: SIZE, ttlMs: TTL_MS } },
       rooms: ["room:{name}"],
       presenceGraceMs: 1,
-      features: [httpApi({
+      features: () => [httpApi({
         path: "/api",
         authorize: ({ action, id }) => !(action === "publish" && id === SECRET),
         maxPublications: MAX_BATCH,

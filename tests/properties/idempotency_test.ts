@@ -88,7 +88,11 @@ property("a request with an idempotency key is executed once, on any server", {
     const nodes = await serveNodes(world, "memory", {
       machines: ["near", "far", "home"],
       history: { "log:{name}": {} },
-      features: [httpApi({ path: "/api", authorize: () => true, idempotencyWindowMs: WINDOW_MS })],
+      features: () => [httpApi({
+        path: "/api",
+        authorize: () => true,
+        idempotencyWindowMs: WINDOW_MS,
+      })],
     });
     const [first] = nodes as [typeof nodes[0]];
     /** Messages that a session at the third server receives, by their data. */

@@ -88,7 +88,7 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
   }),
   async check(world, { sessions, publications, asked, sort, order, query, only }) {
     const nodes = await serveNodes(world, "memory", {
-      features: [inspector({ authorize: () => true })],
+      features: () => [inspector({ authorize: () => true })],
       rooms: ["room:{name}"],
       history: { "log:{name}": {} },
       onMessage() {},
@@ -245,7 +245,7 @@ property("a session is recorded while a page requests it, and frees its slot lat
   async check(world, steps) {
     const [node] = await serveNodes(world, "memory", {
       machines: ["node"],
-      features: [inspector({ authorize: () => true })],
+      features: () => [inspector({ authorize: () => true })],
       onMessage() {},
     });
     const users = range(0, SESSIONS - 1).map((i) => ({ user: `user-${i}`, host: node!.host }));
@@ -337,7 +337,7 @@ property("an inspector waits for a slow server, but less after a late reply", {
   ),
   async check(world, questions) {
     const nodes = await serveNodes(world, "memory", {
-      features: [inspector({ authorize: () => true })],
+      features: () => [inspector({ authorize: () => true })],
     });
     const [asked, slow] = nodes;
     await Promise.all(nodes.map(({ server }) => server.nodes!.ready));

@@ -12,6 +12,7 @@ import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Reply } from "./requests.ts";
 import type { World } from "./world.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
 
 const PATH = "/streams/log";
 
@@ -117,7 +118,7 @@ class LossyLog {
     const serve = (name: string) =>
       world.serve<string>(name, (host) => ({
         broker: new RedisBroker({ client: redis.client(host) }, { runtime: host.runtime }),
-        durableStreams: { path: "/streams", authorize: () => true },
+        features: streamFeatures({ path: "/streams", authorize: () => true }),
         onError() {},
       }));
     this.#nodes = names.map(serve);
@@ -173,7 +174,7 @@ class LossyLog {
     let after = this.places[0]!.offset;
     const read = async (): Promise<string> => {
       const outcome = await collect(
-        server.durableStreams.follow("log", { after }),
+        streamsOf(server).follow("log", { after }),
         ({ data, offset }) => {
           after = offset;
           follower.got.push(data);

@@ -4,6 +4,7 @@ import type { RequestInfo } from "../../transport/address.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { BrokerName } from "../simulation/plan.ts";
 import type { World } from "./world.ts";
+import type { Feature } from "../../server.ts";
 
 /** A request. */
 export interface Asking {
@@ -41,9 +42,13 @@ export type Node = Pick<SimulatedServer<string>, "host" | "server">;
 export async function serveNodes(
   world: World,
   name: BrokerName,
-  { machines = ["near", "far"], ...options }:
-    & { readonly machines?: readonly string[] }
-    & Partial<SimulatedServerOptions<string, Contract>>,
+  { machines = ["near", "far"], features, ...options }:
+    & {
+      readonly machines?: readonly string[];
+      /** Creates the features of one server. */
+      readonly features?: () => readonly Feature[];
+    }
+    & Omit<Partial<SimulatedServerOptions<string, Contract>>, "features">,
 ): Promise<SimulatedServer<string>[]> {
   const store = await world.store(name);
   return machines.map((machine) =>
@@ -54,6 +59,7 @@ export async function serveNodes(
       authorize: () => true,
       onError() {},
       ...options,
+      ...(features && { features: features() }),
     }))
   );
 }

@@ -9,6 +9,7 @@ import type { ClusterStore } from "../simulation/cluster/store.ts";
 import { faultyBroker, reach } from "./stores.ts";
 import { collect } from "./outcomes.ts";
 import { byToken, type World } from "./world.ts";
+import { resumable } from "../../streams/mod.ts";
 
 /** The topic of the responses. */
 export const TOPIC = "count";
@@ -60,10 +61,13 @@ export class ResponseNode {
       return {
         ...byToken,
         broker: this.broker,
-        responses: { maxRunning: slots, maxRunningPerUser: Math.max(1, slots - 1) },
+        features: [
+          resumable({ maxRunning: slots, maxRunningPerUser: Math.max(1, slots - 1) }),
+        ],
         requests: {
           [TOPIC]: {
-            answer: ({ data }) => this.#make(data as Input, 0),
+            resumable,
+            handle: ({ data }) => this.#make(data as Input, 0),
             ...(resumes && {
               resume: ({ data }, { count }) => this.#make(data as Input, count),
             }),

@@ -13,6 +13,7 @@ import { ask, type Asking, type Node, respond, serveNodes } from "./requests.ts"
 import type { World } from "./world.ts";
 import { inspector, metrics } from "../../operations/mod.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
 
 /** A topic with a history, a topic without one, and a room. */
 const TOPICS = ["kept:a", "talk:a", "room:a"] as const;
@@ -162,8 +163,8 @@ class Servers {
       includePublisher: this.#from !== undefined,
       history: { "kept:{name}": {} },
       rooms: ["room:{name}"],
-      durableStreams: { path: "/streams", authorize },
-      features: [
+      features: () => [
+        ...streamFeatures({ path: "/streams", authorize }),
         httpApi({ path: "/api", authorize }),
         inspector({ authorize: (request) => ofRequest(request, "inspect") }),
         metrics({ allow: (request) => ofRequest(request, "measure") }),
@@ -211,7 +212,7 @@ class Servers {
     const node = this.#nodes[this.#at]!;
     const { body } = await ask(node, path, { headers: { authorization: "Bearer eve 0" } });
     assertEquals(body, this.#may(this.#token, "append", "tree") ? [1, 2] : [1]);
-    const info = await node.server.durableStreams.info(path.replace("/streams/", ""));
+    const info = await streamsOf(node.server).info(path.replace("/streams/", ""));
     const mayCancel = ["tree", "stream:tree"].some((id) => this.#may(this.#token, "cancel", id));
     assertEquals(info?.cancelled, mayCancel ? "stop" : undefined);
     const deletion = { path, asking: { method: "DELETE" } };

@@ -18,6 +18,7 @@ import { faultsOf, planFaults } from "./faults.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { CARRIERS, type World } from "./world.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
 
 const ID = "log-book";
 
@@ -112,14 +113,14 @@ property("a reader that falls behind receives each record once, in order, or `go
     const serve = (name: string, broker: FaultyBroker, queue = {}) =>
       world.serve(name, () => ({
         authorize: () => true,
-        durableStreams: { path: "/streams", ...keep },
+        features: streamFeatures({ path: "/streams", ...keep }),
         session: { sendQueue: queue },
         broker,
         onError() {},
       }));
     const node = serve("node", broker, QUEUES[sendQueue]);
     const { host, server } = serve("writer", store.connect());
-    const writer = await world.run(host, () => server.durableStreams.create<Numbered>(ID));
+    const writer = await world.run(host, () => streamsOf(server).create<Numbered>(ID));
     const { records, characters } = LOADS[load];
     const written: Written = { records, kept, begun: 0, acknowledged: 0, offsets: new Map() };
     const outcomes = readers.map((drawn, i) => {
@@ -152,7 +153,7 @@ property("a reader that falls behind receives each record once, in order, or `go
     const withinMs = faults.length > 0 ? END_MS : SOON_MS;
     const ended = await world.inTime("the ends", Promise.all(outcomes), withinMs);
     assertEquals(ended, readers.map(() => end));
-    const isLeft = () => node.server.durableStreams.activity().length === 0;
+    const isLeft = () => node.server.streams!.activity().length === 0;
     // The session of a client that was cut silently ends late.
     await world.until("no reader of the stream", isLeft, END_MS);
     await store.inner.close();
@@ -257,7 +258,7 @@ function readableAt({ server }: SimulatedServer, after: string | undefined): Rea
     offset: after,
     async *[Symbol.asyncIterator]() {
       const options = after === undefined ? {} : { after };
-      for await (const { data, offset } of server.durableStreams.follow<Numbered>(ID, options)) {
+      for await (const { data, offset } of streamsOf(server).follow<Numbered>(ID, options)) {
         readable.offset = offset;
         yield data;
       }

@@ -1,13 +1,7 @@
 /** Live state of several clients on two servers that share a store, under faults. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import {
-  BrokerError,
-  type Client,
-  type ClientState,
-  type State,
-  type TransportName,
-} from "../../mod.ts";
+import { BrokerError, type Client, type ClientState, type TransportName } from "../../mod.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterStore } from "../simulation/cluster/store.ts";
@@ -18,6 +12,8 @@ import { type FaultName, FAULTS, faultsOf, planFaults } from "./faults.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
+import { statesOf, streamFeatures } from "../stream_features.ts";
+import type { State } from "../../streams/mod.ts";
 
 const ID = "board";
 
@@ -154,7 +150,7 @@ class Node {
       this.broker = faultyBroker(store, host);
       return {
         broker: this.broker,
-        durableStreams: { path: "/streams", authorize: () => true },
+        features: streamFeatures({ path: "/streams", authorize: () => true }),
         authorize: (_session, _topic, action) => action !== "publish" || !this.isRejecting,
         authorizeChange: isGated ? () => !this.isDenying : undefined,
         rates: isSlow ? SLOW : undefined,
@@ -186,7 +182,7 @@ class Node {
     const { server } = this.#program;
     const opening = async () => {
       if (host.life !== life || !host.isAlive) return;
-      this.#open = { state: await server.state(ID), life };
+      this.#open = { state: await statesOf(server).open(ID), life };
     };
     await untilReached(this.world, () => this.world.run(host, opening));
   }

@@ -5,6 +5,7 @@ import type { ModelPlace, ModelStream, StreamsModel } from "../../server/durable
 import { collect, outcomeOf } from "./outcomes.ts";
 import { ask, type Node, readReply, respond } from "./requests.ts";
 import type { World } from "./world.ts";
+import { streamsOf } from "../stream_features.ts";
 
 /** Time without a record after which no more records are expected, in milliseconds. */
 const QUIET_MS = 100;
@@ -148,10 +149,10 @@ export class StreamFaces {
 
   async #readByServer({ id, node, place: after, absence, stream, ...due }: Due): Promise<void> {
     const records: unknown[] = [];
-    const { durableStreams } = this.#nodes[node]!.server;
+    const streams = streamsOf(this.#nodes[node]!.server);
     let place = after === undefined ? 0 : stream?.places.indexOf(after) ?? 0;
     const reading = (async () => {
-      for await (const { data, offset } of durableStreams.read(id, { after: after?.offset })) {
+      for await (const { data, offset } of streams.read(id, { after: after?.offset })) {
         records.push(data);
         place++;
         assertEquals(offset, stream?.places[place]?.offset, `offset of ${data}`);

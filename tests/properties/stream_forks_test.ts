@@ -6,6 +6,7 @@ import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { property } from "./property.ts";
 import { ask, type Reply, respond, serveNodes } from "./requests.ts";
+import { streamFeatures } from "../stream_features.ts";
 
 /** Number of records that a stream with retention keeps. */
 const KEPT = 3;
@@ -55,7 +56,9 @@ property("a fork of texts or bytes has the source's kept bytes up to any place",
   }),
   async check(world, { store, type, records, place: drawn, cut, keeps }) {
     const keep = keeps ? { records: KEPT, bytes: 1_000 } : undefined;
-    const [near, far] = await serveNodes(world, store, { durableStreams: { ...options, keep } });
+    const [near, far] = await serveNodes(world, store, {
+      features: () => streamFeatures({ ...options, keep }),
+    });
     const headers = { "content-type": TYPES[type] };
     let created = await ask(near!, "/streams/source", { method: "PUT", headers });
     for (let left = 100; created.status !== 201 && left > 0; left--) {
@@ -107,7 +110,7 @@ property("each element of an array is a record, whatever its text", {
     count: fc.nat(7),
   }),
   async check(world, { values, indent, count }) {
-    const [node] = await serveNodes(world, "memory", { durableStreams: options });
+    const [node] = await serveNodes(world, "memory", { features: () => streamFeatures(options) });
     const headers = { "content-type": "application/json" };
     await ask(node!, "/streams/source", { method: "PUT", headers });
     const body = JSON.stringify(values, undefined, indent);

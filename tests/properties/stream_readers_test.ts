@@ -13,6 +13,7 @@ import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Node, readReply, respond } from "./requests.ts";
 import type { World } from "./world.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
 
 /** Maximum number of readers on the server, and per address. */
 const [MAX_READERS, MAX_OF_ADDRESS] = [4, 2];
@@ -104,12 +105,12 @@ class Readers {
 
   /** Creates a stream with dropped records, and a deleted stream that a fork needs. */
   async start(): Promise<void> {
-    const { durableStreams } = this.node.server;
-    const deleted = await durableStreams.create("deleted");
+    const streams = streamsOf(this.node.server);
+    const deleted = await streams.create("deleted");
     this.#foreign = deleted.offset;
     await deleted.release();
-    await (await durableStreams.create("fork", { fork: { source: "deleted" } })).release();
-    await durableStreams.delete("deleted");
+    await (await streams.create("fork", { fork: { source: "deleted" } })).release();
+    await streams.delete("deleted");
     await ask(this.node, "/streams/live", {
       method: "PUT",
       headers: { "content-type": "application/json" },
@@ -199,7 +200,7 @@ class Readers {
   /** Reads on the server, without an address. */
   async #enterAtServer(after: string): Promise<void> {
     const left = new AbortController();
-    const items: AsyncIterator<DurableStreamItem> = this.node.server.durableStreams
+    const items: AsyncIterator<DurableStreamItem> = streamsOf(this.node.server)
       .follow("live", { after, signal: left.signal });
     const isFull = this.#open.length >= MAX_READERS;
     const read = () => outcomeOf(items.next());
@@ -359,14 +360,14 @@ property("a waiting reader has a slot until it ends, leaves or is dropped", {
       });
       return {
         broker,
-        durableStreams: {
+        features: streamFeatures({
           path: "/streams",
           authorize: () => true,
           longPollMs: POLL_MS,
           maxReaders: MAX_READERS,
           maxReadersPerAddress: MAX_OF_ADDRESS,
           keep: { records: KEPT, bytes: 1_000_000 },
-        },
+        }),
         onError() {},
       };
     });

@@ -20,6 +20,8 @@ import { faultyBroker, reach } from "./stores.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
+import type { DurableStreams } from "../../streams/mod.ts";
 
 const ID = "log-book";
 
@@ -112,7 +114,7 @@ class Node {
       this.broker = faultyBroker(store, host);
       return {
         broker: this.broker,
-        durableStreams: { path: "/streams", maxStreamBytes: MAX_BYTES },
+        features: streamFeatures({ path: "/streams", maxStreamBytes: MAX_BYTES }),
         session: { maxMessageBytes: MAX_RECORD_BYTES },
         onError() {},
       };
@@ -120,8 +122,12 @@ class Node {
     this.host = this.#program.host;
   }
 
-  get streams(): SimulatedServer["server"]["durableStreams"] {
-    return this.#program.server.durableStreams;
+  get server(): SimulatedServer["server"] {
+    return this.#program.server;
+  }
+
+  get streams(): DurableStreams {
+    return streamsOf(this.server);
   }
 }
 
@@ -323,7 +329,8 @@ class Stream {
  * Returns true if a node has no writer, no reader, and no subscription to announcements of the
  * stream.
  */
-function isIdle({ host, streams, broker }: Node): boolean {
-  const hasLeft = () => streams.activity().length === 0 && !broker.topics.includes(logTopic(ID));
+function isIdle({ host, server, broker }: Node): boolean {
+  const hasLeft = () =>
+    server.streams!.activity().length === 0 && !broker.topics.includes(logTopic(ID));
   return !host.isAlive || hasLeft();
 }

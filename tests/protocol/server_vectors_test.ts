@@ -30,6 +30,7 @@ import {
   withHex,
   writeRows,
 } from "./vectors.ts";
+import { statesOf, streamFeatures } from "../stream_features.ts";
 
 /** Topics by section, with the JSON type of their data; for states, the type of their rows. */
 interface GivenContract {
@@ -93,7 +94,7 @@ class Run {
   /** Runs the steps, then checks that no other frames were sent. */
   async run({ steps }: Vector): Promise<void> {
     const { headers, path, protocols, states = [] } = this.given;
-    for (const id of states) this.states.set(id, await this.server.state(id));
+    for (const id of states) this.states.set(id, await statesOf(this.server).open(id));
     const connection = await this.server.open({
       ...(headers && { headers }),
       ...(path && { path }),
@@ -143,7 +144,7 @@ class Run {
         Object.entries(given.history ?? {}).map(([pattern, size]) => [pattern, { size }]),
       ),
       ...(this.node && { broker: this.node }),
-      ...(given.states && { durableStreams: { path: "/streams" } }),
+      ...(given.states && { features: streamFeatures({ path: "/streams" }) }),
       ...(given.allowed && { authorize: (_, topic) => this.#allowed.includes(topic) }),
       ...(contract && { contract: contractOf(contract) }),
       ...(tokens && {

@@ -12,6 +12,8 @@ import { simulatedClient, SimulatedServer } from "./programs.ts";
 import { Simulation } from "./simulation.ts";
 import { inspector, metrics } from "../../operations/mod.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
+import { streamFeatures } from "../stream_features.ts";
+import { resumable } from "../../streams/mod.ts";
 
 const contract = defineContract({
   requests: {
@@ -43,9 +45,13 @@ async function everything(turns: number): Promise<Simulation> {
       userOf: (user: string) => user,
       rooms: ["room:{name}"],
       history: { "news": { size: 100, ttlMs: 60_000 } },
-      requests: { double: ({ data }) => data * 2, count: range, kept: range },
-      durableStreams: { path: "/streams", authorize: () => true },
+      requests: {
+        double: ({ data }) => data * 2,
+        count: range,
+        kept: { resumable, handle: range },
+      },
       features: [
+        ...streamFeatures({ path: "/streams", authorize: () => true }),
         httpApi({ path: "/api", authorize: () => true }),
         inspector({ path: "/inspector", authorize: () => true }),
         metrics({ allow: "everybody" }),

@@ -6,6 +6,7 @@
  * @module
  */
 import { connect, serve } from "../../mod.ts";
+import { durableStreams } from "../../streams/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { Check } from "./webtransport.ts";
 
@@ -57,6 +58,7 @@ export async function soakLongStream(check: Check, isShort: boolean): Promise<vo
 /** Writes a stream to a file, and reads it slowly over a WebSocket. */
 async function run(count: number, path: string): Promise<Reading> {
   await using broker = await SqliteBroker.open(path);
+  const streams = durableStreams({ path: "/streams", maxStreamBytes: 1_073_741_824 });
   await using server = serve({
     port: 0,
     hostname: "127.0.0.1",
@@ -64,9 +66,9 @@ async function run(count: number, path: string): Promise<Reading> {
     webTransport: false,
     authorize: () => true,
     broker,
-    durableStreams: { path: "/streams", maxStreamBytes: 1_073_741_824 },
+    features: [streams],
   });
-  await using writer = await server.durableStreams.create<number>("long");
+  await using writer = await streams.create<number>("long");
   for (let i = 0; i < count;) {
     const appends: Promise<void>[] = [];
     for (const end = Math.min(count, i + 5_000); i < end; i++) appends.push(writer.append(i));

@@ -1,7 +1,9 @@
 /** A worker for the tests: a chat with users, rooms and a history. */
-import { type DurableStreams, guest, type WorkerNode } from "../../server.ts";
+import { guest, type WorkerNode } from "../../server.ts";
 import { inspector, metrics } from "../../operations/mod.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
+import { streamFeatures, streamsOf } from "../stream_features.ts";
+import type { DurableStreams } from "../../streams/mod.ts";
 
 /** Starts the worker's server. */
 export default function start({ serve, index, data }: WorkerNode): void {
@@ -10,8 +12,12 @@ export default function start({ serve, index, data }: WorkerNode): void {
     authorize: () => true,
     history: { "kept:{name}": { size: 10_000 } },
     rooms: ["room:{name}"],
-    features: [metrics(), inspector(), httpApi({ path: "/api" })],
-    durableStreams: { path: "/streams", authorize: () => true },
+    features: [
+      metrics(),
+      inspector(),
+      httpApi({ path: "/api" }),
+      ...streamFeatures({ path: "/streams", authorize: () => true }),
+    ],
     presenceGraceMs: 200,
     limits: { maxSessionsPerUser: 3 },
     rates: { perAddress: {} },
@@ -23,7 +29,7 @@ export default function start({ serve, index, data }: WorkerNode): void {
         case "tell":
           return void server.to("ann").send("told", message.data);
         case "write":
-          return writeUntilStopped(server.durableStreams, `${message.data}`);
+          return writeUntilStopped(streamsOf(server), `${message.data}`);
         case "publish":
           return server.publish("news", message.data);
         case "crash":

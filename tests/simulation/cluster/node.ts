@@ -17,6 +17,7 @@ import { GUEST, type Holds, LIMITS, queuePolicy, stall } from "./tour/holds.ts";
 import { responseHandlers } from "./work/responses.ts";
 import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 import { httpApi } from "../../../operations/http_api/mod.ts";
+import { streamFeatures } from "../../stream_features.ts";
 
 /** Time between the end of a process and its next start, in milliseconds. */
 const RESTART_MS = 1_000;
@@ -210,8 +211,10 @@ export class ClusterNode implements LiveServer {
       limits: { maxSessionsPerUser, ...(has("limits") && LIMITS) },
       ...(perUser && { rates: { perUser: { messages: perUser } } }),
       ...(has("presence") && { rooms: ["room:{name}"] }),
-      ...(has("durable") && { durableStreams: { path: "/streams", authorize: () => true } }),
-      ...(has("http-api") && { features: [httpApi({ path: "/api", authorize: () => true })] }),
+      features: [
+        ...has("durable") ? streamFeatures({ path: "/streams", authorize: () => true }) : [],
+        ...has("http-api") ? [httpApi({ path: "/api", authorize: () => true })] : [],
+      ],
       ...(has("streams") && {
         flowControl: SMALL_CREDIT,
         onStream: (stream, session) => serveStream(this, session, stream),

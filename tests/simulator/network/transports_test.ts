@@ -12,6 +12,7 @@ import { Simulation } from "../simulation.ts";
 import type { LinkConditions } from "./conditions.ts";
 import { SimulatedNetwork } from "./network.ts";
 import { metrics } from "../../../operations/mod.ts";
+import { streamFeatures, streamsOf } from "../../stream_features.ts";
 
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket", "http"];
 
@@ -482,14 +483,14 @@ Deno.test("SimulatedNetwork.fetch() fails in the middle of a body if the server 
 Deno.test("SimulatedNetwork.fetch() follows a durable stream by server-sent events", async () => {
   const all = site({ splitRate: 0.5, lossRate: 0.05 }, {
     options: {
-      durableStreams: {
+      features: streamFeatures({
         path: "/streams",
         authorize: () => true,
-      },
+      }),
     } as unknown as Options,
   });
   const fetch = all.network.fetch(all.host);
-  const writer = await soon(all, all.program.server.durableStreams.create<string>("answers/7"));
+  const writer = await soon(all, streamsOf(all.program.server).create<string>("answers/7"));
   const response = await soon(all, fetch("https://node/streams/answers/7?offset=-1&live=sse"));
   assertEquals([response.status, response.headers.get("content-type")], [200, "text/event-stream"]);
   const words = ["one", "two", "three"];

@@ -6,6 +6,7 @@
  */
 import { serve } from "../../../mod.ts";
 import { durableBroker } from "./brokers.ts";
+import { streamFeatures } from "../../stream_features.ts";
 
 const [port, broker] = Deno.args;
 serve({
@@ -17,7 +18,7 @@ serve({
   authorize: () => true,
   // Requests fail while the broker is down, and the clients retry them.
   onError() {},
-  durableStreams: { path: "/streams", authorize: () => true },
+  features: streamFeatures({ path: "/streams", authorize: () => true }),
   limits: { maxSessionsPerAddress: Infinity },
 });
 // deno-lint-ignore no-console

@@ -8,6 +8,7 @@ import { guest, serve } from "../../../mod.ts";
 import { brokerFor } from "../chaos/broker.ts";
 import { sleep } from "../processes/processes.ts";
 import { contract } from "./contract.ts";
+import { resumable } from "../../../streams/mod.ts";
 
 /** Yields the numbers of a response from a start number. */
 async function* numbers(
@@ -33,7 +34,8 @@ serve({
   authenticate: ({ token }) => token ?? guest,
   requests: {
     numbers: {
-      answer: ({ data, signal }) => numbers(data, 0, signal),
+      resumable,
+      handle: ({ data, signal }) => numbers(data, 0, signal),
       resume: ({ data }, { count, signal }) => numbers(data, count, signal),
     },
   },

@@ -8,6 +8,7 @@
 import { serve } from "../../../mod.ts";
 import { durableBroker } from "../durable/brokers.ts";
 import { sleep } from "../processes/processes.ts";
+import { resumable } from "../../../streams/mod.ts";
 
 /** An item of a response. */
 export interface NumberedItem {
@@ -33,7 +34,8 @@ serve({
   broker: await durableBroker(broker!),
   requests: {
     numbers: {
-      answer: ({ signal }) => numbers(0, signal),
+      resumable,
+      handle: ({ signal }) => numbers(0, signal),
       resume: (_, { count, signal }) => numbers(count, signal),
     },
   },

@@ -5,7 +5,8 @@
  *
  * @module
  */
-import { BrokerError, guest, serve, type State } from "../../../mod.ts";
+import { BrokerError, guest, serve } from "../../../mod.ts";
+import { liveState, type State } from "../../../streams/mod.ts";
 import { COLLECTIONS } from "../../state_ledger.ts";
 import { durableBroker } from "../durable/brokers.ts";
 import { TextLineStream } from "../processes/lines.ts";
@@ -19,7 +20,8 @@ const RETRY_MS = 50;
 
 const [port, at, id] = Deno.args;
 const broker = await durableBroker(at!);
-const server = serve({
+const states = liveState();
+serve({
   port: Number(port),
   hostname: "127.0.0.1",
   webTransport: false,
@@ -29,7 +31,7 @@ const server = serve({
   authorize: () => true,
   // Requests fail while the broker is down, and the clients retry them.
   onError() {},
-  durableStreams: { path: "/streams" },
+  features: [states],
   limits: { maxSessionsPerAddress: Infinity },
 });
 const state = await open();
@@ -47,7 +49,7 @@ Deno.exit(0);
 async function open(): Promise<State> {
   while (true) {
     try {
-      return await server.state(id!);
+      return await states.open(id!);
     } catch (error) {
       if (!(error instanceof BrokerError)) throw error;
       await sleep(RETRY_MS);

@@ -9,6 +9,8 @@ import { type Examiner, readAll } from "./examiner.ts";
 import { brokersInMemory } from "../node_ports.ts";
 import { inspector, metrics } from "../../../../operations/mod.ts";
 import { httpApi } from "../../../../operations/http_api/mod.ts";
+import { streamFeatures } from "../../../stream_features.ts";
+import { resumable } from "../../../../streams/mod.ts";
 
 /** Paths of the HTTP API and of durable streams. */
 export const [API, STREAMS] = ["/api", "/streams"] as const;
@@ -91,14 +93,17 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   rooms: ["room:{name}"],
   presenceGraceMs: KEEPS_MS,
   includePublisher: true,
-  durableStreams: {
-    path: STREAMS,
-    authorize: () => true,
-    maxAppendBytes: MAX_APPEND_BYTES,
-    maxReadersPerAddress: MAX_SESSIONS,
-    longPollMs: 2_000,
-  },
   features: [
+    ...streamFeatures(
+      {
+        path: STREAMS,
+        authorize: () => true,
+        maxAppendBytes: MAX_APPEND_BYTES,
+        maxReadersPerAddress: MAX_SESSIONS,
+        longPollMs: 2_000,
+      },
+      { retainMs: KEEPS_MS },
+    ),
     httpApi({ path: API, authorize: () => true, idempotencyWindowMs: KEEPS_MS }),
     inspector({ authorize: () => true, payloads: true }),
     metrics(),
@@ -109,7 +114,6 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   },
   limits: { maxSessionsPerUser: MAX_SESSIONS },
   session: { maxRequests: MAX_REQUESTS },
-  responses: { retainMs: KEEPS_MS },
   async onStream(stream) {
     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
     else throw new Error("planned");
@@ -147,7 +151,8 @@ function requestsOf(host: Host): NonNullable<ServerOptions<string>["requests"]> 
       throw new Error("planned");
     },
     "keep-breaks": {
-      async *answer({ data, signal }) {
+      resumable,
+      async *handle({ data, signal }) {
         yield* count(0, data, signal);
         throw new Error("planned");
       },
@@ -155,7 +160,8 @@ function requestsOf(host: Host): NonNullable<ServerOptions<string>["requests"]> 
     hold: ({ signal }) => pause(host.runtime, HELD_MS, signal),
     count: ({ data, signal }) => count(0, data, signal),
     keep: {
-      answer: ({ data, signal }) => count(0, data, signal),
+      resumable,
+      handle: ({ data, signal }) => count(0, data, signal),
       resume: ({ data }, { count: from, signal }) => count(from, data, signal),
     },
   };

@@ -4,6 +4,7 @@ import type { Examiner } from "./examiner.ts";
 import type { Backend } from "./backend.ts";
 import { API, KEPT_TOPIC, type Node, STREAMS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
+import { streamsOf } from "../../../stream_features.ts";
 
 /**
  * Number of topics that a page inspects per visit. Two visits exceed the number that an inspector
@@ -48,7 +49,7 @@ export async function askNodes(
     server.to(user).send("direct", 1);
   }
   const id = `growth-${visit}`;
-  const writer = await server.durableStreams.create(id);
+  const writer = await streamsOf(server).create(id);
   await writer.append(1);
   waits.add(read(client.durableStream(id)));
   await writer.append(2);

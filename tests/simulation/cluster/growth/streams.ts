@@ -3,6 +3,7 @@ import { outcomeOf } from "./examiner.ts";
 import type { Backend, Question } from "./backend.ts";
 import { MAX_APPEND_BYTES, type Node, STREAMS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
+import { streamsOf } from "../../../stream_features.ts";
 
 /**
  * Time after which a stream expires, in seconds. It expires after the visit and before the next
@@ -29,7 +30,7 @@ export async function writeStreams(
   [one, other]: readonly [Node, Node],
   visit: string,
 ): Promise<void> {
-  const [near, far] = [one.server.durableStreams, other.server.durableStreams];
+  const [near, far] = [streamsOf(one.server), streamsOf(other.server)];
   const options = { ttlMs: 1_000 * Number(LIFE_S) };
   const [id, given, aborted, fork] = ["kept", "given", "aborted", "fork"].map((name) =>
     `${name}-${visit}`

@@ -3,6 +3,7 @@ import { RequestError } from "../../../../errors.ts";
 import { pause } from "../../../../base/wait.ts";
 import type { ClusterNode } from "../node.ts";
 import { nameOf, type Program } from "../program.ts";
+import { streamsOf } from "../../../stream_features.ts";
 
 /** Maximum number of records in a stream. */
 const MAX_RECORDS = 30;
@@ -61,7 +62,7 @@ export async function writeStream(
       host,
       `creation of ${stream}`,
       APPEND_MS,
-      node.server.durableStreams.create<{ readonly record: number }>(stream),
+      streamsOf(node.server).create<{ readonly record: number }>(stream),
     );
     names.add(stream);
     journal.event("stream created", host.name, stream);

@@ -5,6 +5,7 @@ import type { Host } from "../../../simulator/host.ts";
 import type { Program } from "../program.ts";
 import type { Identity } from "../tokens.ts";
 import { patienceOf } from "./patience.ts";
+import { resumable } from "../../../../streams/mod.ts";
 
 /** Mean interval between a client's requests, in milliseconds. */
 const ASK_EVERY_MS = 15_000;
@@ -38,7 +39,8 @@ export function responseHandlers(host: Host): NonNullable<ServerOptions<Identity
   return {
     count: ({ data, signal }) => count(0, data, signal),
     keep: {
-      answer: ({ data, signal }) => count(0, data, signal),
+      resumable,
+      handle: ({ data, signal }) => count(0, data, signal),
       resume: ({ data }, { count: from, signal }) => count(from, data, signal),
     },
   };

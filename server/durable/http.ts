@@ -1,6 +1,6 @@
 /**
  * Durable streams over HTTP: the Durable Streams protocol, protected by the same guard as all
- * faces.
+ * HTTP features.
  */
 import {
   checkDurableStreams,
@@ -10,7 +10,6 @@ import {
   streamShares,
   tailOf,
 } from "./options.ts";
-import { encodeChanges, readChanges } from "./changes.ts";
 import { bracketed, offsetAfter } from "./snapshots.ts";
 import { ClientStreams } from "./client_streams.ts";
 import { maxRecordBytes } from "./streams.ts";
@@ -25,6 +24,7 @@ import {
   type ReadQuery,
   readQuery,
   readSequence,
+  tooLarge,
 } from "./request.ts";
 import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
 import {
@@ -45,7 +45,12 @@ import type {
   RowChange,
 } from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
-import { type Change, type ClientChange, withValue } from "../../pubsub/logs/change_message.ts";
+import {
+  type Change,
+  type ClientChange,
+  encodeTransaction,
+  withValue,
+} from "../../pubsub/logs/change_message.ts";
 import { readRowName } from "../../session/wire/rows.ts";
 import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
@@ -134,8 +139,17 @@ const MAX_HEADER_LENGTH = 1_024;
 /** Time after which a rejected client may retry, in milliseconds. */
 const RETRY_MS = 5_000;
 
+/** Options of durable streams with a path. */
+export type ServedStreamsOptions = DurableStreamsOptions & { readonly path: string };
+
+/** Reads the changes of a keyed stream. The reader loads late, because Zod is large. */
+async function readChanges(records: readonly string[]): Promise<readonly ClientChange[]> {
+  const reader = await import("./changes.ts");
+  return reader.readChanges(records);
+}
+
 /** Parts of the server that durable streams use. */
-export interface DurableFaceParts extends HttpGuardParts {
+export interface StreamRequestsParts extends HttpGuardParts {
   readonly logs: StreamLogs;
   /** Checks the changes of states. */
   readonly changes?: ChangeGate | undefined;
@@ -165,10 +179,10 @@ type Asked = GuardedRequest<DurableStreamAction>;
  *   stream.
  * - **Bounds:** every limit in the options is enforced, and rejected requests are counted.
  */
-export class DurableFace {
+export class StreamRequests {
   readonly #guard: HttpGuard<DurableStreamAction>;
-  readonly #parts: DurableFaceParts;
-  readonly #options: DurableStreamsOptions;
+  readonly #parts: StreamRequestsParts;
+  readonly #options: ServedStreamsOptions;
   readonly #limits: DurableStreamsLimits;
   readonly #events: EventStreams;
   readonly #clientStreams: ClientStreams;
@@ -186,12 +200,12 @@ export class DurableFace {
   };
 
   /**
-   * Creates the face.
+   * Creates the handler.
    *
    * @throws {TypeError} If an option is invalid.
    * @throws {RangeError} If a number is out of range.
    */
-  constructor(options: DurableStreamsOptions, parts: DurableFaceParts) {
+  constructor(options: ServedStreamsOptions, parts: StreamRequestsParts) {
     this.#options = options;
     this.#parts = parts;
     const { runtime, report } = parts;
@@ -426,7 +440,7 @@ export class DurableFace {
         throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
       }
       const changes = known.keyed && body.length > 0
-        ? readChanges(records as readonly string[])
+        ? await readChanges(records as readonly string[])
         : undefined;
       const { identity } = known;
       asked.checkRevoked();
@@ -843,7 +857,9 @@ export class DurableFace {
   #encodeChanges(id: string, changes: readonly Change[]): readonly RowChange[] {
     const { runtime, maxMessageBytes = Infinity } = this.#parts;
     const maxBytes = maxRecordBytes(id, maxMessageBytes);
-    return encodeChanges(changes, { now: runtime.now(), maxBytes });
+    const encoded = encodeTransaction(changes, { now: runtime.now(), maxBytes });
+    if (encoded.fault === undefined) return encoded.changes;
+    throw tooLarge(encoded.fault);
   }
 
   get #maxBodyBytes(): number {

@@ -16,6 +16,7 @@ import { LimitError, RequestError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
 import { fail, FaultyStore } from "../../tests/faulty_broker.ts";
 import { listen } from "../../tests/servers.ts";
+import { streamFeatures, streamsOf } from "../../tests/stream_features.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const JSON_TYPE = { "content-type": "application/json" };
@@ -39,7 +40,12 @@ class Bench implements AsyncDisposable {
     this.server = listen({
       webTransport: false,
       broker: this.broker,
-      durableStreams: { path: "/streams", authorize: () => true, longPollMs: 100, ...options },
+      features: streamFeatures({
+        path: "/streams",
+        authorize: () => true,
+        longPollMs: 100,
+        ...options,
+      }),
     });
   }
 
@@ -80,20 +86,20 @@ Deno.test("serve() rejects malformed options of durable streams", () => {
   const broker = new FaultyStore().connect({ without: ["logs"] });
   const cases: [options: object, text: string, broker?: Broker][] = [
     [{ path: "streams" }, "durableStreams.path must be a path"],
-    [{ path: "/streams", cache: "shared" }, "durableStreams.cache must be"],
+    [{ path: "/streams", cache: "shared" }, "cache must be one of"],
     [{ path: "/streams", maxReader: 1 }, 'received "maxReader"; did you mean "maxReaders"?'],
     [{ path: "/streams", keep: { record: 1 } }, 'received "record"'],
-    [{ path: "/streams", authorize: true }, "durableStreams.authorize must be of type function"],
-    [{ path: "/streams" }, "durableStreams must have a broker that keeps logs", broker],
+    [{ path: "/streams", authorize: true }, "authorize must be of type function"],
+    [{ path: "/streams" }, "durableStreams() must have a broker that keeps logs", broker],
   ];
   for (const [durableStreams, text, broker] of cases) {
-    const options = { durableStreams: durableStreams as DurableStreamsOptions };
-    const create = () => new Server(broker === undefined ? options : { ...options, broker });
+    const create = () =>
+      new Server({ broker, features: streamFeatures(durableStreams as DurableStreamsOptions) });
     assertThrows(create, TypeError, text);
   }
   for (const durableStreams of [{ maxReaders: 0 }, { keep: { records: 0, bytes: 1 } }]) {
     assertThrows(
-      () => new Server({ durableStreams: { path: "/streams", ...durableStreams } }),
+      () => new Server({ features: streamFeatures({ path: "/streams", ...durableStreams }) }),
       RangeError,
       "must be a positive integer, received 0",
     );
@@ -270,7 +276,7 @@ Deno.test("all streams together have at most the bytes that the broker allows", 
     `Cannot create: ${detail}`,
   ]);
   assertEquals(bench.server.httpStats.durableStreams?.limited?.maxTotalBytes, 2);
-  const { durableStreams } = bench.server;
+  const durableStreams = streamsOf(bench.server);
   await assertRejects(() => durableStreams.create("x".repeat(100)), LimitError, detail);
   await using writer = await durableStreams.open<string>("a");
   const { failure } = await assertRejects(() => writer.append(body), RequestError, detail);
@@ -496,7 +502,7 @@ Deno.test("streams of responses can be read over HTTP, but not written", async (
   }
   assertEquals(await bench.status("POST", `${id}?action=cancel`), 405);
   assertEquals(await bench.status("GET", id), 404);
-  await using _writer = await bench.server.durableStreams.create(id);
+  await using _writer = await streamsOf(bench.server).create(id);
   assertEquals([await bench.status("GET", id), await bench.status("HEAD", id)], [200, 200]);
 });
 

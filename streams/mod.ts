@@ -1,0 +1,57 @@
+/**
+ * Durable streams, live state, and responses that outlive their connections and servers.
+ *
+ * @example All three on one server
+ * ```ts
+ * import { serve } from "@skein/skein";
+ * import { durableStreams, liveState, resumable } from "@skein/skein/streams";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const streams = durableStreams({ path: "/streams" });
+ * const states = liveState();
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   features: [streams, states],
+ *   requests: {
+ *     count: {
+ *       resumable,
+ *       async *handle({ data }) {
+ *         for (let n = 1; n <= Number(data); n++) yield n;
+ *       },
+ *     },
+ *   },
+ * });
+ * await using log = await streams.create("log");
+ * await log.append({ level: "info" });
+ * await using list = await states.open("list");
+ * await list.collection("items").set("milk", { done: false });
+ * assertEquals(server.httpStats.durableStreams?.active, 0);
+ * ```
+ *
+ * @module
+ */
+export { type DurableStreams, durableStreams } from "../server/durable/durable_streams.ts";
+export type {
+  CreateDurableStreamOptions,
+  DurableStreamInfo,
+  DurableStreamItem,
+  ReadDurableStreamOptions,
+} from "../server/durable/streams.ts";
+export {
+  DurableStreamsHandler,
+  type DurableStreamsHandlerOptions,
+} from "../server/durable/handler.ts";
+export { liveState, type LiveStates } from "../server/durable/live_state.ts";
+export type { DurableStreamAction, DurableStreamsOptions } from "../server/durable/options.ts";
+export { resumable, type ResumableOptions } from "../server/durable/resumable.ts";
+export type { DurableStreamWriter } from "../server/durable/writer.ts";
+export type { State, StateCollection, StateOf, TypedState } from "../server/state/state.ts";
+export type {
+  StateChange,
+  StateTransaction,
+  StateWriteOptions,
+  TypedChange,
+  TypedStateMethods,
+  TypedTransaction,
+} from "../session/state_types.ts";
