@@ -39,7 +39,7 @@ interface ReaderOptions extends RequestStreamOptions {
   /** Items that the peer may send ahead. */
   readonly window: number;
   /** Settles when the response ends, for the instrumentation. */
-  readonly over?: PromiseWithResolvers<void>;
+  readonly over?: { resolve(): void; reject(error: unknown): void };
   /**
    * Receives a single reply, after which the response has no items. Without this function, a single
    * reply is an error. MUST NOT throw.
