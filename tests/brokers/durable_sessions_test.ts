@@ -9,7 +9,10 @@ import { soon, until } from "../waiting.ts";
 import { BROKERS } from "./stores.ts";
 import { streamFeatures, streamsOf } from "../stream_features.ts";
 
-const STREAMS = { authorize: () => true, features: streamFeatures({ path: "/streams" }) };
+/** Options of one server with durable streams. */
+function withStreams() {
+  return { authorize: () => true, features: streamFeatures({ path: "/streams" }) };
+}
 
 for (const { name, ignore, start } of BROKERS) {
   Deno.test({
@@ -20,8 +23,8 @@ for (const { name, ignore, start } of BROKERS) {
       await using _store = store;
       await using near = open();
       await using far = open();
-      await using one = listen({ ...STREAMS, broker: near });
-      await using two = listen({ ...STREAMS, broker: far });
+      await using one = listen({ ...withStreams(), broker: near });
+      await using two = listen({ ...withStreams(), broker: far });
       await using client = connect(two.url, { transports: ["websocket"] });
       await using writer = await streamsOf(one).create<number>("a");
       const stopped = Promise.withResolvers<unknown>();
@@ -58,7 +61,7 @@ for (const { name, ignore, start } of BROKERS) {
       const { store, open } = await start();
       await using _store = store;
       await using broker = open();
-      await using server = listen({ ...STREAMS, broker });
+      await using server = listen({ ...withStreams(), broker });
       await using client = connect(server.url, { transports: ["websocket"] });
       await using writer = await streamsOf(server).create<number>("a");
       const stream = client.durableStream<number>("a");

@@ -20,13 +20,13 @@ const contract = defineContract({
 
 /** Opens the same state by two clients, each on a node of its own. */
 async function openBoards(room: AsyncDisposableStack, near: Broker, far: Broker) {
-  const options = {
+  const options = () => ({
     contract,
     authorize: () => true,
     features: streamFeatures({ path: "/streams" }),
-  };
-  const one = room.use(listen({ ...options, broker: near }));
-  const two = room.use(listen({ ...options, broker: far }));
+  });
+  const one = room.use(listen({ ...options(), broker: near }));
+  const two = room.use(listen({ ...options(), broker: far }));
   room.use(await statesOf(one).open("board:1"));
   const ann = room.use(connect(one.url, { contract, transports: ["websocket"] }));
   const bob = room.use(connect(two.url, { contract, transports: ["websocket"] }));

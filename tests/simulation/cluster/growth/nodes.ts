@@ -74,7 +74,7 @@ export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {
   const start = (name: string) =>
     new SimulatedServer<string>(examiner.network, examiner.host(name), (host) => ({
       broker: brokerOf(host),
-      ...RULES,
+      ...rules(),
       authorize: (_, topic) => isAllowed(host, topic),
       expiresAt: (user) => host.runtime.now() + (user.startsWith(RESIDENT) ? STAY_MS : VISIT_MS),
       requests: requestsOf(host),
@@ -82,8 +82,8 @@ export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {
   return [start("growth-a"), start("growth-b"), start("growth-c")];
 }
 
-/** The options that need no machine. */
-const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
+/** The options of one server that need no machine. */
+const rules = (): Partial<SimulatedServerOptions<string, Contract>> => ({
   allowTokenMessage: true,
   authenticate: ({ token = "guest" }) => {
     if (token.startsWith(REJECTED)) throw new AuthenticationError("planned");
@@ -125,7 +125,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   },
   onError() {},
   onSessionRejected() {},
-};
+});
 
 /** Decides whether to allow a topic, by the prefix of its name. */
 function isAllowed({ runtime }: Host, topic: string): boolean | Promise<boolean> {
