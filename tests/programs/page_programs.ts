@@ -24,7 +24,8 @@ function block(page: string, name: string): string {
 export const PROGRAMS = {
   // Both sides run in one process, so that the client need not wait for the server.
   todo: block(readme, "file=server.ts")
-    .replace("serve({", "const server = serve({ port: 0,")
+    .replace("serve({", "const server = serve({")
+    .replace("port: 8000", "port: 0")
     .replace('"todo.db"', "`${Deno.makeTempDirSync()}/todo.db`") +
     'import { connect } from "@skein/skein";\n' +
     'const items = (await connect(server.url).state("todo")).collection("items");\n' +
