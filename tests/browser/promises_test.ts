@@ -317,7 +317,8 @@ function storySite(server: string): Record<string, string> {
   const requests = partOf("README.md", /^requests: \{[\s\S]*?^\}/m);
   const loop = partOf("README.md", /^location\.hash \|\|= [\s\S]*?append.*$/m);
   return {
-    "server.ts": `${story}\n${withOption(server, requests)}`,
+    "server.ts": 'import { resumable } from "@skein/skein/streams";\n' +
+      `${story}\n${withOption(server, requests)}`,
     "page.ts": '/// <reference lib="dom" />\n' +
       'import { connect, newId } from "@skein/skein/client";\n' +
       `const client = connect("/");\ndocument.body.replaceChildren();\n${loop}`,
