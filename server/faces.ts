@@ -5,13 +5,11 @@ import type { Face } from "./face.ts";
 import type { RequestHead } from "./feature.ts";
 import { type RequestGate, unavailable } from "./http/gate.ts";
 import type { HttpGuardParts } from "./http/guard.ts";
-import type { HttpStats } from "./metrics/measures.ts";
 import { withinLimits } from "./admission/rejection.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import type { Topics } from "../pubsub/topics.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import { isHost, pathBelow } from "../transport/url.ts";
@@ -30,11 +28,9 @@ export const MALFORMED_HOSTS: Face = {
 
 /** Parts of a server that its faces need. */
 export interface FacesOptions extends Pick<HttpGuardParts, "quotas" | "runtime"> {
-  readonly topics: Topics;
   readonly manager: SessionManager;
   /** The nodes; `undefined` if there is only one. */
   readonly nodes: Nodes | undefined;
-  readonly maxMessageBytes: number;
   /** Origins whose pages are trusted. */
   readonly origins: OriginRules;
   readonly console: ConsoleReport;
@@ -91,10 +87,7 @@ function httpSessions(options: FacesOptions): Face {
   });
 }
 
-/**
- * Modules of the faces that are loaded later. Loading them takes 40 ms, most of it for Zod; for
- * comparison, starting the server takes 85 ms. Everything else is imported statically.
- */
+/** Modules of the faces that are loaded later: most servers never need them. */
 const MODULES = {
   http: () => import("./http/http_request.ts"),
 };
@@ -104,7 +97,7 @@ type ModuleName = keyof typeof MODULES;
 type ModuleOf<K extends ModuleName> = Awaited<ReturnType<typeof MODULES[K]>>;
 
 /** A face whose code has loaded. */
-type Opened = Pick<Face, "fetch" | "stats"> & Partial<AsyncDisposable>;
+type Opened = Pick<Face, "fetch"> & Partial<AsyncDisposable>;
 
 /** Description of a {@linkcode LateFace}. */
 export interface LateFaceOptions<K extends ModuleName> {
@@ -123,8 +116,6 @@ interface LateFaceParts {
   readonly runtime: Runtime;
   /** Prints that the code failed to load. */
   readonly console: Pick<ConsoleReport, "failed">;
-  /** Tracks the pending requests, for which the server waits when it stops. */
-  readonly gate?: RequestGate | undefined;
 }
 
 /** A face whose code is loaded by {@linkcode LateFace.load} or by the first request. */
@@ -133,7 +124,6 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
   readonly #parts: LateFaceParts;
   readonly #options: LateFaceOptions<K>;
   #loading: Promise<Opened> | undefined;
-  #opened: Opened | undefined;
   #isClosed = false;
 
   /** Creates a face without loading it. */
@@ -146,18 +136,12 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
       : ({ url }) => pathBelow(url, wants) !== undefined;
   }
 
-  /** Counters of requests; `undefined` before the face has loaded. */
-  get stats(): HttpStats | undefined {
-    return this.#opened?.stats;
-  }
-
   /** Loads the code once, and prints an error if that fails. */
   load(): Promise<Opened> {
     if (this.#loading !== undefined) return this.#loading;
     const loading = this.#loading = this.#open();
-    loading.then(
-      (opened) => this.#opened = opened,
-      (error) => this.#parts.console.failed(`Loading of the option ${this.#options.name}`, error),
+    loading.catch((error) =>
+      this.#parts.console.failed(`Loading of the option ${this.#options.name}`, error)
     );
     return loading;
   }
@@ -174,11 +158,10 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
    */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
     if (this.#isClosed && this.#loading === undefined) return unavailable();
-    const response = this.load().then(
+    return this.load().then(
       (opened) => opened.fetch(request, info),
       () => new Response("Internal server error", { status: 500 }),
     );
-    return this.#parts.gate?.follow(request, info, response) ?? response;
   }
 
   /** Closes the face; it can no longer load. */

@@ -264,10 +264,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       origins: rules,
       admission: this.#admission,
       hasHttp: options.http !== false,
-      topics: this.topics,
       manager,
       nodes,
-      maxMessageBytes: settings.maxMessageBytes,
     });
     const core: ServerCore = {
       console: this.#console,
@@ -401,9 +399,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * Counters of HTTP requests, by feature, such as `api`. They are also part of the metrics.
    */
   get httpStats(): Readonly<Record<string, HttpStats>> {
-    const all: Record<string, HttpStats> = {};
-    for (const [name, { stats }] of this.#faces) if (stats !== undefined) all[name] = stats;
-    return { ...all, ...this.#features.httpStats };
+    return this.#features.httpStats;
   }
 
   /**
@@ -411,8 +407,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * the level whose share was reached. They are also part of the metrics.
    */
   get quotaStats(): Readonly<Record<string, QuotaStats>> {
-    const ofFaces = Array.from(this.#faces.values(), ({ quotaStats }) => quotaStats);
-    return Object.assign({ ...this.#quotas.stats }, ...ofFaces, this.#features.quotaStats);
+    return { ...this.#quotas.stats, ...this.#features.quotaStats };
   }
 
   /**
@@ -684,12 +679,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     for (const connection of connections) connection.drain?.();
     const { withinMs = DRAIN_MS, signal } = options;
     const endsAt = this.#runtime.monotonic() + withinMs;
-    const time = { timeoutMs: options.withinMs };
     const drained = this.manager.drain(options);
     this.nodes?.beat();
     const [report] = await Promise.all([
       drained,
-      ...Array.from(this.#faces.values(), (face) => face.drain?.(time)),
       this.#features.drain({ ...options, withinMs }),
     ]);
     // Closed sessions have ended on this side, but their closes have yet to reach the peers.
