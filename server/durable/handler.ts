@@ -8,7 +8,7 @@ import {
 } from "./options.ts";
 import { reportRequest } from "../broker_services.ts";
 import { RequestGate } from "../http/gate.ts";
-import { checkFaces } from "../server_options.ts";
+import { checkPath } from "../features.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { Decisions } from "../../pubsub/decisions.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
@@ -96,7 +96,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
    */
   constructor(options: DurableStreamsHandlerOptions) {
     checkOptions("create server", options, OPTIONS);
-    checkFaces({ durableStreams: options });
+    checkPath("durableStreams", options.path);
     checkDurableStreams(options, options.broker);
     const { broker, clientAddress, onError, origins, hosts } = options;
     const runtime = options.runtime ?? platformRuntime();
