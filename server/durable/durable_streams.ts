@@ -1,7 +1,7 @@
 /** The feature `durableStreams()`: streams that the application, sessions and HTTP share. */
-import { type Feature, type FeatureHost, type HttpMount, Mount, type Mounted } from "../feature.ts";
+import { type Feature, type FeatureHost, Mount, type Mounted } from "../feature.ts";
 import { checkOptions } from "../../base/options/option_checks.ts";
-import { type ServedStreamsOptions, StreamRequests } from "./http.ts";
+import { StreamRequests } from "./http.ts";
 import { checkDurableStreams, DURABLE_STREAMS, type DurableStreamsOptions } from "./options.ts";
 import { SharedStreams } from "./shared_streams.ts";
 import type {
@@ -96,17 +96,32 @@ export class DurableStreams implements Feature {
     const shared = SharedStreams.of(host, "durableStreams()");
     this.#shared.set(shared);
     shared.bounds = this.#options;
+    const added = shared.mount();
     const { path } = this.#options;
+    if (path === undefined) return added;
+    const { guard, origins, settings: { maxMessageBytes } } = host.core;
+    let requests: StreamRequests | undefined;
     return {
-      ...shared.mount(),
-      http: path === undefined ? undefined : this.#http(host, { ...this.#options, path }),
+      ...added,
+      http: {
+        paths: [path],
+        fetch: (request, info) => requests!.fetch(request, info),
+        get stats() {
+          return requests?.stats;
+        },
+      },
+      started: () => {
+        added.started?.();
+        const { logs, gate: changes } = shared.parts;
+        const parts = { ...guard, logs, changes, origins, maxMessageBytes };
+        requests = new StreamRequests({ ...this.#options, path }, parts);
+      },
     };
   }
 
   /**
-   * Creates a keyed stream, unless it exists. It has no writer: its rows are written by
-   * `states.open` of `liveState()`, and by
-   * clients.
+   * Creates a keyed stream, unless it exists. It has no writer: its rows are written by the states of
+   * `liveState()`, and by clients.
    *
    * @param id The id, of 1 to 240 bytes.
    * @param options The lifetime, the source of a fork, and `keyed: true`.
@@ -244,28 +259,5 @@ export class DurableStreams implements Feature {
 
   get #streams(): StreamStore {
     return this.#shared.value.parts.streams;
-  }
-
-  /** Serves the streams over HTTP. */
-  #http(host: FeatureHost, options: ServedStreamsOptions): HttpMount {
-    const { guard, origins, settings: { maxMessageBytes } } = host.core;
-    let requests: StreamRequests | undefined;
-    const open = (): StreamRequests => {
-      const { logs, gate: changes } = this.#shared.value.parts;
-      return requests ??= new StreamRequests(options, {
-        ...guard,
-        logs,
-        changes,
-        origins,
-        maxMessageBytes,
-      });
-    };
-    return {
-      paths: [options.path],
-      fetch: (request, info) => open().fetch(request, info),
-      get stats() {
-        return open().stats;
-      },
-    };
   }
 }

@@ -106,6 +106,12 @@ Deno.test("serve() rejects malformed options of durable streams", () => {
   }
 });
 
+Deno.test("durableStreams() counts its limits before the first request", async () => {
+  await using bench = new Bench({ maxStreams: 7 });
+  assertEquals(bench.server.quotaStats["durableStreams.maxStreams"]?.max, 7);
+  assertEquals(bench.server.httpStats.durableStreams?.active, 0);
+});
+
 Deno.test("a durable stream is written, read, ended and deleted", async () => {
   await using bench = new Bench();
   const created = await bench.ask("PUT", "a/b", { headers: JSON_TYPE, body: "[1]" });
