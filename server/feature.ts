@@ -125,7 +125,7 @@ export interface Mounted {
    * @param user The user.
    */
   disconnected?(user: string): void;
-  /** Returns the current metrics of the feature; they are served with those of the server. */
+  /** Returns the current metrics of the feature. `metrics()` exports them with the server's own. */
   measures?(): readonly Measure[];
   /** Returns counters of limits outside of the server's quotas, by name. */
   quotaStats?(): Readonly<Record<string, QuotaStats>>;

@@ -49,7 +49,7 @@ import type { InspectedStreams, ServerCore } from "./server_core.ts";
 import { GivingWay } from "./admission/giving_way.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./admission/guest.ts";
-import type { ResumableHandler as AnyResumable } from "../session/responses/request_handlers.ts";
+import type { ResumableHandler } from "../session/responses/request_handlers.ts";
 import { RequestGate } from "./http/gate.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
@@ -860,7 +860,7 @@ function allFeatures(
 ): readonly Feature[] {
   const known = new Set(features.map(({ name }) => name));
   const all = [...features];
-  const handlers = Object.entries(requests) as [string, Partial<AnyResumable<never, never>>][];
+  const handlers = Object.entries(requests) as [string, Partial<ResumableHandler<never, never>>][];
   for (const [pattern, handler] of handlers) {
     if (handler === undefined) continue;
     const feature = handler.resumable?.() as Feature | undefined;

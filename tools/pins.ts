@@ -114,7 +114,7 @@ export async function readTexts(root: URL): Promise<Map<string, string>> {
 }
 
 /**
- * Lists the packages for users: those of `deno.json` with a range, and those of examples.
+ * Lists the packages that users install: those with a range in `deno.json`, and those of examples.
  *
  * @param texts See {@linkcode readTexts}.
  * @returns The packages with their ranges, such as `zod@^4`.

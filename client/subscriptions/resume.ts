@@ -17,7 +17,7 @@ import type {
 /** The maximum number of requests in a row for missing messages without any progress. */
 const MAX_REPAIRS = 5;
 
-/** The position that a reply leads to, and what the reader is told. */
+/** Position after a reply, and the notice to the reader. */
 interface Outcome {
   readonly position: "known" | "received";
   /** For a gap, the reason if the server gives none. */

@@ -123,7 +123,7 @@ function each(record: Readonly<Record<string, number>>, attribute: string): Meas
   }));
 }
 
-/** Reads all metrics of a server, except those of its features. */
+/** Reads the server's own metrics, without those of its features. */
 export function measuresOf(
   server: CountedServer & {
     readonly manager: { stats(): ManagerStats };
