@@ -6,7 +6,9 @@
  */
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
+import { readCheckout } from "../mirror/checkout.ts";
 import { listenNear } from "../mirror/mirror.ts";
+import { readTree } from "../mirror/packages.ts";
 
 /** Scope of the served package. */
 const SCOPE = "@skein";
@@ -42,20 +44,24 @@ export interface RegistryOptions {
 }
 
 /**
- * Starts a registry. The port is derived from the checkout's folder, so that npm lock files stay
- * valid.
+ * Starts a registry. Its URL is derived from the checkout's folder and content: npm lock files stay
+ * valid while these stay the same, and Deno, which never fetches a version twice from the same URL,
+ * gets each changed package.
  *
  * @param options See {@linkcode RegistryOptions}.
  * @returns The running registry.
  */
 export async function openRegistry(options: RegistryOptions): Promise<NpmRegistry> {
   const { checkout, build = () => buildCheckout(checkout) } = options;
-  const server = await listenNear(checkout.href, registryHandler(build));
+  const identity = identityOf(checkout);
+  const handler = registryHandler(build, `/${identity.slice(0, 12)}`);
+  const server = await listenNear(identity, handler);
+  const url = `${server.url}${identity.slice(0, 12)}/`;
   const settings = await Deno.makeTempFile({ prefix: "skein-", suffix: ".npmrc" });
   const text = options.settings ?? await readSettings();
-  await Deno.writeTextFile(settings, `${text.trimEnd()}\n${SCOPE}:registry=${server.url}\n`);
+  await Deno.writeTextFile(settings, `${text.trimEnd()}\n${SCOPE}:registry=${url}\n`);
   return {
-    url: server.url,
+    url,
     // npm passes the lowercase name to programs that it starts, and either name may win.
     env: { NPM_CONFIG_USERCONFIG: settings, npm_config_userconfig: settings },
     async [Symbol.asyncDispose]() {
@@ -69,10 +75,12 @@ export async function openRegistry(options: RegistryOptions): Promise<NpmRegistr
  * Serves the package document, which lists one version, and the tarball, as the npm registry does.
  *
  * @param build Builds the package; called on the first request, and again only after a failure.
+ * @param base Path of the registry, without a final slash.
  * @returns The handler.
  */
 export function registryHandler(
   build: () => Promise<PackedPackage>,
+  base = "",
 ): (request: Request) => Promise<Response> {
   let building: Promise<PackedPackage> | undefined;
   const load = () => {
@@ -82,7 +90,8 @@ export function registryHandler(
   };
   return async (request) => {
     const { origin, pathname } = new URL(request.url);
-    const path = decodeURIComponent(pathname).slice(1);
+    if (!pathname.startsWith(`${base}/`)) return notFound();
+    const path = decodeURIComponent(pathname.slice(base.length + 1));
     if (!path.startsWith(`${SCOPE}/`)) return notFound();
     const { manifest, tarball } = await load();
     const { name, version } = manifest;
@@ -90,7 +99,7 @@ export function registryHandler(
     if (path === file) return new Response(tarball);
     if (path !== name) return notFound();
     const dist = {
-      tarball: `${origin}/${file}`,
+      tarball: `${origin}${base}/${file}`,
       integrity: `sha512-${createHash("sha512").update(tarball).digest("base64")}`,
     };
     const versions = { [version]: { ...manifest, dist } };
@@ -98,6 +107,15 @@ export function registryHandler(
     const headers = { "cache-control": "no-cache" };
     return Response.json({ name, "dist-tags": { latest: version }, versions }, { headers });
   };
+}
+
+/** Returns a name for a checkout's folder and content; it also depends on the package's builder. */
+function identityOf(checkout: URL): string {
+  const hash = createHash("sha256").update(checkout.href);
+  for (const files of [readCheckout(checkout).files, readTree(new URL(".", import.meta.url))]) {
+    for (const [path, content] of files) hash.update(path).update(content);
+  }
+  return hash.digest("hex");
 }
 
 function notFound(): Response {

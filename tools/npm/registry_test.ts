@@ -1,4 +1,4 @@
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { openRegistry, type PackedPackage, registryHandler } from "./registry.ts";
 
 const PACKAGE: PackedPackage = {
@@ -37,7 +37,7 @@ Deno.test("registryHandler() answers 404 for other packages and versions", async
 Deno.test("openRegistry() adds the registry to the settings, and builds again after a failure", async () => {
   let builds = 0;
   const build = () => builds++ === 0 ? Promise.reject(new Error("full")) : Promise.resolve(PACKAGE);
-  const checkout = new URL(`file://${await Deno.makeTempDir()}/`);
+  const checkout = await writeCheckout("1");
   await using registry = await openRegistry({ checkout, build, settings: "fund=false\n" });
   const settings = await Deno.readTextFile(registry.env["NPM_CONFIG_USERCONFIG"]!);
   assertEquals(settings, `fund=false\n@skein:registry=${registry.url}\n`);
@@ -47,3 +47,27 @@ Deno.test("openRegistry() adds the registry to the settings, and builds again af
     assertEquals(response.status, status);
   }
 });
+
+Deno.test("openRegistry() has another URL after each change of the checkout", async () => {
+  const checkout = await writeCheckout("1");
+  const options = { checkout, build: () => Promise.resolve(PACKAGE), settings: "" };
+  const urlOf = async () => {
+    await using registry = await openRegistry(options);
+    return registry.url;
+  };
+  const first = await urlOf();
+  assertEquals(await urlOf(), first);
+  await Deno.writeTextFile(new URL("mod.ts", checkout), "2");
+  assertNotEquals(new URL(await urlOf()).pathname, new URL(first).pathname);
+});
+
+/** Writes a checkout with one module into a new folder. */
+async function writeCheckout(source: string): Promise<URL> {
+  const checkout = new URL(`file://${await Deno.makeTempDir()}/`);
+  const config = { name: "@skein/skein", version: "1.0.0", exports: {}, imports: {} };
+  const publish = { exclude: [] };
+  await Deno.writeTextFile(new URL("deno.json", checkout), JSON.stringify({ ...config, publish }));
+  await Deno.writeTextFile(new URL(".gitignore", checkout), "dist\n");
+  await Deno.writeTextFile(new URL("mod.ts", checkout), source);
+  return checkout;
+}
