@@ -2,16 +2,13 @@
 import { DRAIN } from "../manager/drain.ts";
 import { CLOSE } from "../session/settings/call_checks.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
-import { Admission } from "./admission/admission.ts";
+import type { Admission } from "./admission/admission.ts";
 import { checkAdmissionOptions } from "./admission/admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
-import { makePresence, type SessionInfo, Users } from "./users.ts";
-import { ClientRequests } from "./requests/client_requests.ts";
+import { type SessionInfo, Users } from "./users.ts";
 import { tellLiteral, tellNoHistory } from "./requests/hints.ts";
 import { KnownTopics } from "./requests/known_topics.ts";
-import type { RenewedHandler } from "./requests/renewals.ts";
-import type { Authorize } from "./requests/rights.ts";
-import { RequestService } from "../session/serving/requests.ts";
+import { admissionOf, managerOf, presenceOf, servicesOf, topicsOf } from "./server_parts.ts";
 import {
   type ConnectionLimits,
   quicOptionsOf,
@@ -27,13 +24,7 @@ import {
   type WebTransportStats,
 } from "./metrics/measures.ts";
 import { checkBuiltinEngine } from "./listener/webtransport_options.ts";
-import {
-  reportBroker,
-  reportRequest,
-  sequenceStore,
-  sharedCounts,
-  userClaims,
-} from "./broker_services.ts";
+import { reportBroker, reportRequest } from "./broker_services.ts";
 import type { UserClaims } from "./admission/user_limit.ts";
 import { checkServerOptions, type ServeOptions, type ServerOptions } from "./server_options.ts";
 import { pickHandlers } from "./handlers.ts";
@@ -46,16 +37,15 @@ import type { Feature, RequestHead } from "./feature.ts";
 import { featureHosts } from "./feature_host.ts";
 import { Features } from "./features.ts";
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
-import { GivingWay } from "./admission/giving_way.ts";
+import type { GivingWay } from "./admission/giving_way.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./admission/guest.ts";
 import type { ResumableHandler } from "../session/responses/request_handlers.ts";
 import { RequestGate } from "./http/gate.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
-import { SessionManager } from "../manager/session_manager.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
 import type { OfferedUpgrade, WebSocketEngine } from "../transport/websocket/server.ts";
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
-import { DEFAULT_PUBLICATIONS, defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { GRACE_MS, type Presence } from "../pubsub/presence/presence.ts";
@@ -66,7 +56,7 @@ import {
   type SubscribeOptions,
   type UnsubscribeOptions,
 } from "../pubsub/topic_options.ts";
-import { Topics } from "../pubsub/topics.ts";
+import type { Topics } from "../pubsub/topics.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import type {
   ComparedByMembers,
@@ -77,7 +67,7 @@ import type {
 import { encodeMessage } from "../session/wire/encode.ts";
 import { instrument } from "../session/insight/watch.ts";
 import { internals, type Session } from "../session/session.ts";
-import { report } from "../session/settings/settings.ts";
+import { report, type SessionSettings } from "../session/settings/settings.ts";
 import { Flusher } from "../session/queue/flusher.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
@@ -92,6 +82,7 @@ import {
   type WebTransportRequest,
 } from "../transport/h3/server.ts";
 import type { PageOrigin } from "./admission/webtransport_request.ts";
+import type { OriginRules } from "../transport/origins.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { compileContract } from "../session/settings/check_settings.ts";
 import { settingsWith } from "../session/settings/session_settings.ts";
@@ -143,6 +134,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #services: Disposable | undefined;
   readonly #unreadStreams: UnreadStreams;
   readonly #features: Features;
+  /** Origins and hosts of trusted pages. */
+  readonly #origins: OriginRules;
   readonly #maxSessions: number | undefined;
   /** All faces by server option, in the order in which they are asked. */
   readonly #faces: ReadonlyMap<string, Face>;
@@ -165,177 +158,75 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     checkServerOptions("create server", options);
     // Everything below may read the contract.
     if (options.contract !== undefined) compileContract(options.contract, "server");
-    const { contract, authorize, limits = {}, rooms = [], broker } = options;
+    const { contract, limits = {}, rooms = [], broker } = options;
+    // Only the types of the application's callbacks depend on its values and its contract.
+    const plain = options as unknown as ServerOptions;
     checkAdmissionOptions(options);
     const known = new KnownTopics(contract, Array.isArray(rooms) ? rooms : Object.keys(rooms));
     const features = allFeatures(options);
     Features.check(features);
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
-    this.#quotas = new Quotas(runtime, {
+    const quotas = this.#quotas = new Quotas(runtime, {
       isProxy: proxyRule(options.clientAddress),
       onProxy: (address) => this.#hintAtProxy(address),
     });
     this.#countsSockets = options.clientAddress === undefined &&
       (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
-    this.#console = new ConsoleReport(runtime);
+    const console = this.#console = new ConsoleReport(runtime);
     const settings = settingsWith<ValueOf<V>, C, "server">(
-      { flusher: new Flusher(runtime), console: this.#console },
+      { flusher: new Flusher(runtime), console },
       { ...options.session, ...pickHandlers(options), runtime, side: "server", contract },
     );
     this.#maxMessageBytes = settings.maxMessageBytes;
     this.#closeTimeoutMs = settings.closeTimeoutMs;
     this.#heartbeat = settings.heartbeat;
-    const { maxTopicsPerSession, unreadStreams, ...managerLimits } = limits;
-    this.#unreadStreams = new UnreadStreams(unreadStreams, this.#quotas);
-    const { perSession } = options.rates ?? {};
-    const subscriptions = perSession?.subscriptions ?? defaultSubscriptions(maxTopicsPerSession);
-    const rates = {
-      ...options.rates,
-      shared: options.rates?.shared ?? sharedCounts(broker),
-      perSession: {
-        ...perSession,
-        publications: perSession?.publications ?? DEFAULT_PUBLICATIONS,
-        subscriptions,
-      },
-    };
-    this.manager = new SessionManager({
-      ...managerLimits,
-      runtime,
-      parts: { quotas: this.#quotas, unreadStreams: this.#unreadStreams },
-      rates,
-    });
-    this.topics = new Topics({
-      runtime,
-      settings,
-      maxMessageBytes: settings.maxMessageBytes,
-      broker,
-      history: options.history,
-      maxTopicsPerSession,
-    });
-    const { manager } = this;
+    const unreadStreams = this.#unreadStreams = new UnreadStreams(limits.unreadStreams, quotas);
+    const manager = this.manager = managerOf(options, { runtime, quotas, unreadStreams });
+    const topics = this.topics = topicsOf(options, settings);
     this.#maxSessions = limits.maxSessions;
     this.#fetch = options.fetch && this.#gate.guard(options.fetch);
-    const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
-    const { nodes, presence, rooms: joined } = makePresence({
-      runtime,
-      topics: this.topics,
-      isShared: broker !== undefined,
-      node: options.node,
-      presence: { shareOnline, graceMs },
-      rooms,
-    });
-    this.nodes = nodes;
-    nodes?.carry({
-      // The clients of a draining server move to other nodes, which then count them.
-      report: () => manager.isDraining ? undefined : this.#quotas.report(),
-      receive: (node, report) => this.#quotas.receiveReport(node, report),
-    });
-    this.presence = presence;
-    this.rooms = joined;
+    const made = { runtime, console, quotas, settings, manager, topics };
+    ({ nodes: this.nodes, presence: this.presence, rooms: this.rooms } = presenceOf(options, made));
+    const { nodes, presence } = this;
     this.#users = new Users({
       nodes,
       manager,
-      decisions: this.topics.decisions,
+      decisions: topics.decisions,
       disconnected: (user) => this.#features.disconnected(user),
     });
-    const claims = this.#claims = userClaims(nodes, limits);
-    this.#givingWay = new GivingWay({
-      runtime,
-      manager,
-      nodes: claims && nodes,
-      released: async (user) => await claims?.released(user),
-    });
-    this.#admission = new Admission(options, settings, {
-      manager,
-      claims,
-      decisions: this.topics.decisions,
-      givingWay: this.#givingWay,
-      console: this.#console,
-      accept: parts.accept,
-    }) as Admission<unknown>;
-    this.#broker = broker && reportBroker(runtime, broker, this.#console);
-    const { origins, hosts } = options;
-    const rules = { origins, hosts };
+    const { accept } = parts;
+    ({ admission: this.#admission, claims: this.#claims, givingWay: this.#givingWay } = admissionOf(
+      plain,
+      { ...made, nodes, accept },
+    ));
+    this.#broker = broker && reportBroker(runtime, broker, console);
+    this.#origins = { origins: options.origins, hosts: options.hosts };
     this.#faces = mountFaces({
-      runtime,
-      console: this.#console,
+      ...made,
       gate: this.#gate,
-      quotas: this.#quotas,
-      origins: rules,
+      origins: this.#origins,
       admission: this.#admission,
       hasHttp: options.http !== false,
-      manager,
       nodes,
     });
-    const core: ServerCore = {
-      console: this.#console,
-      guard: {
-        runtime,
-        gate: this.#gate,
-        quotas: this.#quotas,
-        decisions: this.topics.decisions,
-        identify: (request, login) => this.#admission.identify(request, login),
-        addressOf: (request, info) => this.#admission.addressOf(request, info),
-        report: (what, error) => reportRequest(this.#console, what, error),
-      },
-      origins: rules,
-      users: this.#users,
-      settings,
-      sockets: socketHost(() => this.#listener, parts.accept),
-      server: this,
-      accountOf: this.#accountOf,
-      presenceGraceMs: graceMs ?? GRACE_MS,
-      authorizeChange: options.authorizeChange as AuthorizeChange | undefined,
-      reportFault: (fault, session) => {
-        const isReported = session !== undefined && options.onError !== undefined;
-        tellFault(this.#console, fault, { isReported });
-        if (session !== undefined) report(session[internals].settings, fault.cause, session);
-      },
-    };
-    this.#features = new Features({
-      runtime,
-      gate: this.#gate,
-      report: core.guard.report,
-      hostOf: featureHosts(this, { core, contract, process: parts.source ?? this }),
-    });
-    try {
-      this.#features.mount(features);
-    } catch (error) {
-      void this.close();
-      throw error;
-    }
+    this.#features = this.#featuresOf(plain, settings, parts);
+    this.#mount(features);
     const { topicMounts } = this.#features;
-    this.topics.serveStreams((topic) =>
+    topics.serveStreams((topic) =>
       topicMounts.find(({ prefix }) => topic.startsWith(prefix))?.open(topic)
     );
-    const requests = new ClientRequests({
-      authorize: authorize as Authorize | undefined,
-      onRenewed: options.onRenewed as RenewedHandler | undefined,
-      includePublisher: options.includePublisher ?? false,
-      maxTokenBytes: options.maxTokenBytes,
-      isSilent: options.onError !== undefined,
-      hasHistory: Object.keys(options.history ?? {}).length > 0 ||
-        topicMounts.length > 0,
-    }, {
-      runtime,
+    this.#services = settings.services = servicesOf(plain, {
+      ...made,
       known,
       admission: this.#admission,
-      manager,
-      topics: this.topics,
       presence,
-      rooms: joined,
+      rooms: this.rooms,
       users: this.#users,
       accountOf: this.#accountOf,
-      sequences: sequenceStore({
-        runtime,
-        broker: this.topics.broker,
-        isShared: broker !== undefined,
-      }),
-      handlers: [...topicMounts, new UnservedStreams(this.#console)],
+      handlers: [...topicMounts, new UnservedStreams(console)],
       responses: this.#features.responses,
-      console: this.#console,
+      hasHistory: Object.keys(options.history ?? {}).length > 0 || topicMounts.length > 0,
     });
-    this.#services = settings.services = new RequestService(runtime, requests);
     instrument(settings, ...this.#features.instrumentations);
   }
 
@@ -793,6 +684,56 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     }
     if (signal !== undefined) server.#closeBy(signal);
     return server;
+  }
+
+  /** Creates the host of the server's features. */
+  #featuresOf(
+    { authorizeChange, contract, onError, presenceGraceMs = GRACE_MS }: ServerOptions,
+    settings: SessionSettings,
+    { source, accept }: ServerParts,
+  ): Features {
+    const reportError = (what: string, error: unknown) => reportRequest(this.#console, what, error);
+    const core: ServerCore = {
+      console: this.#console,
+      guard: {
+        runtime: this.#runtime,
+        gate: this.#gate,
+        quotas: this.#quotas,
+        decisions: this.topics.decisions,
+        identify: (request, login) => this.#admission.identify(request, login),
+        addressOf: (request, info) => this.#admission.addressOf(request, info),
+        report: reportError,
+      },
+      origins: this.#origins,
+      users: this.#users,
+      settings,
+      sockets: socketHost(() => this.#listener, accept),
+      server: this,
+      accountOf: this.#accountOf,
+      presenceGraceMs,
+      authorizeChange: authorizeChange as AuthorizeChange | undefined,
+      reportFault: (fault, session) => {
+        const isReported = session !== undefined && onError !== undefined;
+        tellFault(this.#console, fault, { isReported });
+        if (session !== undefined) report(session[internals].settings, fault.cause, session);
+      },
+    };
+    return new Features({
+      runtime: this.#runtime,
+      gate: this.#gate,
+      report: reportError,
+      hostOf: featureHosts(this, { core, contract, process: source ?? this }),
+    });
+  }
+
+  /** Mounts features. If one of them fails, closes the server. */
+  #mount(features: readonly Feature[]): void {
+    try {
+      this.#features.mount(features);
+    } catch (error) {
+      void this.close();
+      throw error;
+    }
   }
 
   /**

@@ -1,0 +1,137 @@
+/** Parts of a server that are created from several of its options. */
+import { Admission } from "./admission/admission.ts";
+import { GivingWay } from "./admission/giving_way.ts";
+import type { UserClaims } from "./admission/user_limit.ts";
+import { sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
+import { ClientRequests, type ClientRequestsParts } from "./requests/client_requests.ts";
+import type { RenewedHandler } from "./requests/renewals.ts";
+import type { Authorize } from "./requests/rights.ts";
+import type { ServerOptions } from "./server_options.ts";
+import { makePresence, type PresenceParts } from "./users.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
+import type { Quotas } from "../base/quotas/shares.ts";
+import type { Runtime } from "../base/runtime.ts";
+import { DEFAULT_PUBLICATIONS, defaultSubscriptions } from "../manager/rate_limits.ts";
+import { SessionManager } from "../manager/session_manager.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
+import { Topics } from "../pubsub/topics.ts";
+import { RequestService } from "../session/serving/requests.ts";
+import type { SessionSettings } from "../session/settings/settings.ts";
+import type { UnreadStreams } from "../transport/quic/unread_streams.ts";
+import type { WebSocketEngine } from "../transport/websocket/server.ts";
+
+/** Options of a server that do not depend on the types of its contract and its values. */
+type PlainOptions<K extends keyof ServerOptions> = Pick<ServerOptions, K>;
+
+/** Creates the manager of a server's sessions, with the default rates of a server. */
+export function managerOf(
+  { limits = {}, rates, broker }: PlainOptions<"broker" | "limits" | "rates">,
+  { runtime, quotas, unreadStreams }: {
+    readonly runtime: Runtime;
+    readonly quotas: Quotas;
+    readonly unreadStreams: UnreadStreams;
+  },
+): SessionManager {
+  const { maxTopicsPerSession, unreadStreams: _streams, ...managerLimits } = limits;
+  const perSession = {
+    ...rates?.perSession,
+    publications: rates?.perSession?.publications ?? DEFAULT_PUBLICATIONS,
+    subscriptions: rates?.perSession?.subscriptions ?? defaultSubscriptions(maxTopicsPerSession),
+  };
+  return new SessionManager({
+    ...managerLimits,
+    runtime,
+    parts: { quotas, unreadStreams },
+    rates: { ...rates, shared: rates?.shared ?? sharedCounts(broker), perSession },
+  });
+}
+
+/** Creates the topics of a server's sessions. */
+export function topicsOf(
+  { broker, history, limits = {} }: PlainOptions<"broker" | "history" | "limits">,
+  settings: SessionSettings,
+): Topics {
+  const { runtime, maxMessageBytes } = settings;
+  const { maxTopicsPerSession } = limits;
+  return new Topics({ runtime, settings, maxMessageBytes, broker, history, maxTopicsPerSession });
+}
+
+/** Creates the nodes, the presence and the rooms of a server. The nodes exchange the quotas. */
+export function presenceOf(
+  { broker, clusterPresence: shareOnline = true, node, presenceGraceMs: graceMs, rooms = [] }:
+    PlainOptions<"broker" | "clusterPresence" | "node" | "presenceGraceMs" | "rooms">,
+  { runtime, topics, manager, quotas }: {
+    readonly runtime: Runtime;
+    readonly topics: Topics;
+    readonly manager: SessionManager;
+    readonly quotas: Quotas;
+  },
+): PresenceParts {
+  const isShared = broker !== undefined;
+  const presence = { shareOnline, graceMs };
+  const parts = makePresence({ runtime, topics, isShared, node, presence, rooms });
+  parts.nodes?.carry({
+    // The clients of a draining server move to other nodes, which then count them.
+    report: () => manager.isDraining ? undefined : quotas.report(),
+    receive: (node, report) => quotas.receiveReport(node, report),
+  });
+  return parts;
+}
+
+/** The admission of a server, and what it uses alone. */
+export interface AdmissionOf {
+  readonly admission: Admission<unknown>;
+  readonly claims: UserClaims | undefined;
+  readonly givingWay: GivingWay;
+}
+
+/** Creates the admission of a server. */
+export function admissionOf(
+  options: ServerOptions,
+  { settings, manager, nodes, topics, console, accept }: {
+    readonly settings: SessionSettings;
+    readonly manager: SessionManager;
+    readonly nodes: Nodes | undefined;
+    readonly topics: Topics;
+    readonly console: ConsoleReport;
+    readonly accept: WebSocketEngine | undefined;
+  },
+): AdmissionOf {
+  const { runtime } = settings;
+  const claims = userClaims(nodes, options.limits ?? {});
+  const givingWay = new GivingWay({
+    runtime,
+    manager,
+    nodes: claims && nodes,
+    released: async (user) => await claims?.released(user),
+  });
+  const { decisions } = topics;
+  const parts = { manager, claims, decisions, givingWay, console, accept };
+  return { admission: new Admission(options, settings, parts), claims, givingWay };
+}
+
+/**
+ * Creates the services of a server's sessions.
+ *
+ * @param hasHistory True if any topic has a history, or if there are durable streams.
+ */
+export function servicesOf(
+  options: ServerOptions,
+  { hasHistory, ...parts }: Omit<ClientRequestsParts, "sequences"> & {
+    readonly hasHistory: boolean;
+  },
+): RequestService {
+  const { broker, includePublisher = false, maxTokenBytes } = options;
+  const { runtime, topics } = parts;
+  const isShared = broker !== undefined;
+  const sequences = sequenceStore({ runtime, broker: topics.broker, isShared });
+  const requests = new ClientRequests({
+    authorize: options.authorize as Authorize | undefined,
+    onRenewed: options.onRenewed as RenewedHandler | undefined,
+    includePublisher,
+    maxTokenBytes,
+    isSilent: options.onError !== undefined,
+    hasHistory,
+  }, { ...parts, sequences });
+  return new RequestService(runtime, requests);
+}
