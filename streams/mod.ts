@@ -31,22 +31,22 @@
  *
  * @module
  */
-export { type DurableStreams, durableStreams } from "../server/durable/durable_streams.ts";
+export { type DurableStreams, durableStreams } from "./durable_streams.ts";
 export type {
   CreateDurableStreamOptions,
   DurableStreamInfo,
   DurableStreamItem,
   ReadDurableStreamOptions,
-} from "../server/durable/streams.ts";
+} from "./streams.ts";
 export {
   DurableStreamsHandler,
   type DurableStreamsHandlerOptions,
-} from "../server/durable/handler.ts";
-export { liveState, type LiveStates } from "../server/durable/live_state.ts";
-export type { DurableStreamAction, DurableStreamsOptions } from "../server/durable/options.ts";
-export { resumable, type ResumableOptions } from "../server/durable/resumable.ts";
-export type { DurableStreamWriter } from "../server/durable/writer.ts";
-export type { State, StateCollection, StateOf, TypedState } from "../server/state/state.ts";
+} from "./http/handler.ts";
+export { liveState, type LiveStates } from "./live_state.ts";
+export type { DurableStreamAction, DurableStreamsOptions } from "./options.ts";
+export { resumable, type ResumableOptions } from "./resumable.ts";
+export type { DurableStreamWriter } from "./writer.ts";
+export type { State, StateCollection, StateOf, TypedState } from "./state/state.ts";
 export type {
   StateChange,
   StateTransaction,

@@ -10,7 +10,7 @@ import { MemoryBroker, type StandardSchema } from "../mod.ts";
 import { connect, dial, SessionClosedError } from "../client.ts";
 import { defineContract, serve, type Server } from "../mod.ts";
 import type { ServeOptions } from "../server.ts";
-import { DURABLE_STREAMS } from "../server/durable/options.ts";
+import { DURABLE_STREAMS } from "../streams/options.ts";
 import { jwt } from "../server/admission/jwt.ts";
 import { SERVE } from "../server/server_options.ts";
 import { memorySessions } from "../testing/mod.ts";

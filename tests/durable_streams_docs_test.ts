@@ -53,7 +53,7 @@ Deno.test("The commands on the durable streams page print what the page says", a
 });
 
 Deno.test("The durable streams page names every code, and the options page every limit", async () => {
-  const { DURABLE_STREAMS } = await import("../server/durable/options.ts");
+  const { DURABLE_STREAMS } = await import("../streams/options.ts");
   const options = await Deno.readTextFile(new URL("docs/reference/streams.md", ROOT));
   for (const option of Object.keys(DURABLE_STREAMS)) {
     assert(options.includes(`| \`${option}\` `), option);

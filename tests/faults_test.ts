@@ -112,7 +112,7 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
     options: (answer) => ({ features: [metrics({ allow: () => answer(true) })] }),
     path: "/healthz",
   },
-  authorizeChange: "decides about a row: server/state/gate_test.ts lets it fail",
+  authorizeChange: "decides about a row: streams/state/gate_test.ts lets it fail",
   fetch: "answers requests that are not Skein's",
   onClose: "is notified",
   onError: "is notified",

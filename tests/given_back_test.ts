@@ -34,15 +34,15 @@ import { type HistoryBounds, MemoryBroker, Nodes } from "../pubsub/mod.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { createServer, type ServerOptions } from "../server.ts";
-import { type ResponseStart, StoredResponses } from "../server/durable/stored_responses.ts";
-import { StreamStore } from "../server/durable/streams.ts";
+import { type ResponseStart, StoredResponses } from "../streams/responses/stored_responses.ts";
+import { StreamStore } from "../streams/streams.ts";
 import { SharedCarriers } from "../server/http/shared_carriers.ts";
-import { checkResponses, tailOf } from "../server/durable/options.ts";
+import { checkResponses, tailOf } from "../streams/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../operations/http_api/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
-import { EphemeralStates, MAX_ROWS } from "../server/state/ephemeral_rows.ts";
-import { LINGER_MS, MAX_HELD, States } from "../server/state/states.ts";
+import { EphemeralStates, MAX_ROWS } from "../streams/state/ephemeral_rows.ts";
+import { LINGER_MS, MAX_HELD, States } from "../streams/state/states.ts";
 import { internals } from "../session/session.ts";
 import { RequestService } from "../session/serving/requests.ts";
 import { memoryPair, memorySessions, passTime, testServer, turns } from "../testing/mod.ts";
@@ -697,7 +697,7 @@ const waiting: ResponseStart["generate"] = async function* (signal) {
   await new Promise((resolve) => signal.addEventListener("abort", resolve));
 };
 
-const RESPONSES_FILE = "server/durable/stored_responses.ts";
+const RESPONSES_FILE = "streams/responses/stored_responses.ts";
 
 /** Forks, keyed by their outcome. */
 const FORKS = {
@@ -843,7 +843,7 @@ const ANSWERS: readonly Row[] = [
   })),
   {
     name: "states whose rows are held for the writes of clients",
-    quota: "server/state/states.ts",
+    quota: "streams/state/states.ts",
     bound: MAX_HELD,
     async open(room) {
       const time = room.use(new FakeTime());
@@ -872,7 +872,7 @@ const ANSWERS: readonly Row[] = [
   },
   ...["are deleted", "lose their session", "leave with their session"].map((end): Row => ({
     name: `ephemeral rows that ${end}`,
-    quota: "server/state/ephemeral_rows.ts",
+    quota: "streams/state/ephemeral_rows.ts",
     bound: MAX_ROWS / 2,
     open(room) {
       const time = room.use(new FakeTime());

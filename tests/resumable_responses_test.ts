@@ -21,7 +21,7 @@ import {
 import { passTime, testServer } from "../testing/mod.ts";
 import { internals } from "../session/session.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
-import { responseId } from "../server/durable/options.ts";
+import { responseId } from "../streams/options.ts";
 import { contract, Model, type Shared, words } from "./responding.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";

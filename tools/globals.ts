@@ -43,7 +43,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "brokers/redis/options.ts",
   "brokers/sqlite/options.ts",
   "pubsub/topics.ts",
-  "server/durable/handler.ts",
+  "streams/http/handler.ts",
   "operations/inspector/inspector.ts",
   "server/admission/jwt.ts",
   "server/server.ts",

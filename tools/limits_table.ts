@@ -52,14 +52,14 @@ import {
   MAX_WAITING as MAX_NEWCOMERS,
 } from "../server/admission/giving_way.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
-import { checkDurableStreams, checkResponses, streamShares } from "../server/durable/options.ts";
+import { checkDurableStreams, checkResponses, streamShares } from "../streams/options.ts";
 import {
   MAX_ROW_BYTES,
   MAX_SESSION_BYTES,
   MAX_STATE_BYTES,
   MAX_STATE_ROWS,
   STATE_SHARES,
-} from "../server/state/ephemeral_rows.ts";
+} from "../streams/state/ephemeral_rows.ts";
 import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/send_queue.ts";

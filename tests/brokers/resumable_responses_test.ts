@@ -2,12 +2,12 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
-import type { StreamActivity } from "../../server/durable/streams.ts";
+import type { StreamActivity } from "../../streams/streams.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
-import { assertJustice, fill, RetainingNode } from "../../server/durable/retained_fixture.ts";
+import { assertJustice, fill, RetainingNode } from "../../streams/responses/retained_fixture.ts";
 import { contract, Model, words } from "../responding.ts";
 import { listen } from "../servers.ts";
 import { soon, until, until as untilLate } from "../waiting.ts";

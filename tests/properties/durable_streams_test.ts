@@ -13,8 +13,8 @@ import {
   type ModelProducer,
   type ModelStream,
   StreamsModel,
-} from "../../server/durable/streams_model.ts";
-import type { DurableStreamWriter } from "../../server/durable/writer.ts";
+} from "../../streams/streams_model.ts";
+import type { DurableStreamWriter } from "../../streams/writer.ts";
 import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { untilReached } from "./stores.ts";
 import { outcomeOf } from "./outcomes.ts";

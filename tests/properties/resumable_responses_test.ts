@@ -6,8 +6,8 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { requestLog } from "../../pubsub/logs/rules.ts";
 import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
-import { MAX_TAKEOVERS, RESUME_LEASE_MS } from "../../server/durable/stored_responses.ts";
-import { responseId } from "../../server/durable/options.ts";
+import { MAX_TAKEOVERS, RESUME_LEASE_MS } from "../../streams/responses/stored_responses.ts";
+import { responseId } from "../../streams/options.ts";
 import { fail, pass } from "../faulty_broker.ts";
 import type { ClusterStore } from "../simulation/cluster/store.ts";
 import {

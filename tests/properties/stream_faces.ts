@@ -1,7 +1,7 @@
 /** The ways to read a durable stream: over HTTP, through a session, and on the server itself. */
 import { assert, assertEquals } from "@std/assert";
 import type { Client } from "../../client/client.ts";
-import type { ModelPlace, ModelStream, StreamsModel } from "../../server/durable/streams_model.ts";
+import type { ModelPlace, ModelStream, StreamsModel } from "../../streams/streams_model.ts";
 import { collect, outcomeOf } from "./outcomes.ts";
 import { ask, type Node, readReply, respond } from "./requests.ts";
 import type { World } from "./world.ts";

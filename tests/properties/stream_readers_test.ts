@@ -5,8 +5,8 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { BrokerError } from "../../errors.ts";
-import type { DurableStreamItem } from "../../server/durable/streams.ts";
-import { SSE_MS } from "../../server/durable/sse.ts";
+import type { DurableStreamItem } from "../../streams/streams.ts";
+import { SSE_MS } from "../../streams/http/sse.ts";
 import { STALLED_MS } from "../../server/http/event_bodies.ts";
 import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";

@@ -11,7 +11,7 @@ import {
   type DurableStreamWriter,
   LEASE_MS,
   RENEWALS_PER_LEASE,
-} from "../../server/durable/writer.ts";
+} from "../../streams/writer.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterStore } from "../simulation/cluster/store.ts";

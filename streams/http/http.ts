@@ -1,0 +1,1054 @@
+/**
+ * Durable streams over HTTP: the Durable Streams protocol, protected by the same guard as all
+ * HTTP features.
+ */
+import {
+  checkDurableStreams,
+  type DurableStreamAction,
+  type DurableStreamsLimits,
+  type DurableStreamsOptions,
+  streamShares,
+  tailOf,
+} from "../options.ts";
+import { bracketed, offsetAfter } from "../snapshots.ts";
+import { ClientStreams } from "./client_streams.ts";
+import { maxRecordBytes } from "../streams.ts";
+import { bodyOf, readRecords } from "./records.ts";
+import {
+  badRequest,
+  closes,
+  readContentType,
+  readCreation,
+  readId,
+  readProducer,
+  type ReadQuery,
+  readQuery,
+  readSequence,
+  tooLarge,
+} from "./request.ts";
+import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
+import {
+  type GuardedRequest,
+  HttpGuard,
+  type HttpGuardParts,
+  isInternalName,
+} from "../../server/http/guard.ts";
+import { closing } from "../../server/http/body.ts";
+import { REVOKED } from "../../server/http/event_bodies.ts";
+import { methodNotAllowed, pointerOf, Problem, rejectedBy, tooMany } from "../../server/http/problem.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type {
+  LogInfo,
+  LogOverShare,
+  LogProducer,
+  LogRecord,
+  RowChange,
+} from "../../pubsub/logs/log.ts";
+import { overShareReason } from "../../pubsub/logs/log_shares.ts";
+import {
+  type Change,
+  type ClientChange,
+  encodeTransaction,
+  withValue,
+} from "../../pubsub/logs/change_message.ts";
+import { readRowName } from "../../session/wire/rows.ts";
+import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
+import { ENTRY_BYTES } from "../../pubsub/broker.ts";
+import {
+  DEFAULT_CONTENT_TYPE,
+  isJson,
+  JSON_TYPE,
+  mediaType,
+  recordBytes,
+  RESPONSE_PREFIX,
+} from "../../pubsub/logs/rules.ts";
+import {
+  DROPPED_REASON,
+  NO_SPACE,
+  type ReadStreamOptions,
+  type StreamAppended,
+  type StreamCreated,
+  type StreamLogs,
+  type StreamPage,
+  type StreamRead,
+} from "../../pubsub/logs/stream_logs.ts";
+import type { HttpStats } from "../../server/metrics/measures.ts";
+import type { ChangeGate } from "../state/gate.ts";
+import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
+import { startTimer } from "../../base/wait.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import type { OriginRules } from "../../transport/origins.ts";
+
+const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"];
+
+/** Methods of response streams. */
+const READS = ["GET", "HEAD"];
+
+const REQUEST_HEADERS = [
+  "if-none-match",
+  "producer-epoch",
+  "producer-id",
+  "producer-seq",
+  "stream-closed",
+  "stream-expires-at",
+  "stream-fork-offset",
+  "stream-fork-sub-offset",
+  "stream-forked-from",
+  "stream-keyed",
+  "stream-seq",
+  "stream-ttl",
+];
+
+const RESPONSE_HEADERS = [
+  "etag",
+  "location",
+  "producer-epoch",
+  "producer-expected-seq",
+  "producer-received-seq",
+  "producer-seq",
+  "skein-stream-cancelled",
+  "skein-stream-error",
+  "stream-closed",
+  "stream-cursor",
+  "stream-expires-at",
+  "stream-keyed",
+  "stream-next-offset",
+  "stream-sse-data-encoding",
+  "stream-ttl",
+  "stream-up-to-date",
+];
+
+/** `Cache-Control` of pages that do not change until the stream is deleted. */
+const CACHED = "max-age=60, stale-while-revalidate=300";
+
+/** Most records and bytes of a response. */
+const PAGE = { maxRecords: 10_000, maxBytes: 1_048_576 };
+
+/** Most records and bytes of an event; each reader may hold one. */
+const EVENT = { maxRecords: 1_000, maxBytes: 65_536 };
+
+/** Most streams whose content type this node remembers. */
+const MAX_KNOWN = 10_000;
+
+/** Most bytes of a cancellation reason. */
+const MAX_REASON_BYTES = 1_024;
+
+/** Most characters of an encoded text in a header. */
+const MAX_HEADER_LENGTH = 1_024;
+
+/** Time after which a rejected client may retry, in milliseconds. */
+const RETRY_MS = 5_000;
+
+/** Options of durable streams with a path. */
+export type ServedStreamsOptions = DurableStreamsOptions & { readonly path: string };
+
+/** Reads the changes of a keyed stream. The reader loads late, because Zod is large. */
+async function readChanges(records: readonly string[]): Promise<readonly ClientChange[]> {
+  const reader = await import("./changes.ts");
+  return reader.readChanges(records);
+}
+
+/** Parts of the server that durable streams use. */
+export interface StreamRequestsParts extends HttpGuardParts {
+  readonly logs: StreamLogs;
+  /** Checks the changes of states. */
+  readonly changes?: ChangeGate | undefined;
+  readonly origins: OriginRules;
+  /** Maximum size of a message in bytes, if sessions of this server can read the records. */
+  readonly maxMessageBytes?: number | undefined;
+}
+
+/** Counters of rejected readers, by the level whose limit or share was reached. */
+const REJECTED_READERS = {
+  server: "maxReaders",
+  address: "maxReadersPerAddress",
+  user: "maxReadersPerUser",
+  session: "maxReadersPerUser",
+} as const;
+
+/** Immutable properties of a stream. */
+type KnownStream = Pick<LogInfo, "contentType" | "identity" | "keyed">;
+
+type Asked = GuardedRequest<DurableStreamAction>;
+
+/**
+ * Durable streams over HTTP.
+ *
+ * - **Protocol:** Durable Streams, without subscriptions; see `docs/guide/durable-streams-http.md`.
+ * - **Extensions:** `POST ?action=cancel`, and the header `Skein-Stream-Error` of an aborted
+ *   stream.
+ * - **Bounds:** every limit in the options is enforced, and rejected requests are counted.
+ */
+export class StreamRequests {
+  readonly #guard: HttpGuard<DurableStreamAction>;
+  readonly #parts: StreamRequestsParts;
+  readonly #options: ServedStreamsOptions;
+  readonly #limits: DurableStreamsLimits;
+  readonly #events: EventStreams;
+  readonly #clientStreams: ClientStreams;
+  readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
+  readonly #readers = { "long-poll": 0, sse: 0 };
+  readonly #rejected = {
+    maxReaders: 0,
+    maxReadersPerAddress: 0,
+    maxReadersPerUser: 0,
+    maxStreams: 0,
+    maxStreamBytes: 0,
+    maxForks: 0,
+    maxRows: 0,
+    maxTotalBytes: 0,
+  };
+
+  /**
+   * Creates the handler.
+   *
+   * @throws {TypeError} If an option is invalid.
+   * @throws {RangeError} If a number is out of range.
+   */
+  constructor(options: ServedStreamsOptions, parts: StreamRequestsParts) {
+    this.#options = options;
+    this.#parts = parts;
+    const { runtime, report } = parts;
+    this.#limits = checkDurableStreams(options);
+    this.#clientStreams = new ClientStreams({
+      runtime,
+      streams: parts.logs,
+      maxStreams: this.#limits.maxStreams,
+      streamShares: streamShares(options),
+    });
+    parts.quotas.add("durableStreams.maxStreams", this.#clientStreams);
+    this.#guard = new HttpGuard({
+      ...parts.origins,
+      name: "durableStreams",
+      path: options.path,
+      authorize: options.authorize,
+      isInternal: (path) => isInternalName(path.split("/")[1] ?? ""),
+      methods: METHODS,
+      requestHeaders: REQUEST_HEADERS,
+      exposedHeaders: RESPONSE_HEADERS,
+      isPublic: options.cache === "public",
+      rate: options.rate,
+      maxRequests: this.#limits.maxRequests,
+      maxWaiting: this.#limits.maxReaders,
+    }, parts);
+    this.#events = new EventStreams({
+      runtime,
+      onError: (error) => report("Reading a durable stream", error),
+    });
+  }
+
+  get stats(): HttpStats {
+    const { stalled } = this.#events;
+    return {
+      ...this.#guard.stats,
+      readers: { ...this.#readers },
+      limited: { ...this.#rejected, stalled },
+    };
+  }
+
+  /**
+   * Responds to a request for the path of the streams, or for a path below it.
+   *
+   * @returns The response. Never rejects.
+   */
+  fetch(request: Request, info: RequestInfo): Promise<Response> {
+    return this.#guard.respond(request, info, async (asked) => {
+      try {
+        return await this.#route(asked);
+      } catch (error) {
+        if (error instanceof Problem) throw error;
+        if (this.#parts.logs.isClosed) throw closing();
+        if (!(error instanceof BrokerError)) throw error;
+        this.#parts.report("A request to durableStreams", error);
+        throw new Problem(503, {
+          code: "unavailable",
+          detail: "Cannot respond: the broker must be reachable",
+          cause: error,
+        });
+      }
+    });
+  }
+
+  #route(asked: Asked): Promise<Response> {
+    const { request } = asked;
+    const path = this.#guard.pathOf(request.url);
+    if (path === undefined) throw missing();
+    if (!METHODS.includes(request.method)) throw methodNotAllowed(request.method, METHODS);
+    const id = readId(path);
+    // The server writes responses, and their readers cancel them over a session.
+    const isReadOnly = id.startsWith(RESPONSE_PREFIX) && !READS.includes(request.method);
+    if (isReadOnly) throw methodNotAllowed(request.method, READS);
+    switch (request.method) {
+      case "PUT":
+        return this.#create(asked, id);
+      case "POST":
+        return this.#post(asked, id);
+      case "DELETE":
+        return this.#delete(asked, id);
+      case "HEAD":
+        return this.#head(asked, id);
+      default:
+        return this.#get(asked, id);
+    }
+  }
+
+  async #create(asked: Asked, id: string): Promise<Response> {
+    const { request, authorize, readBody } = asked;
+    await authorize("create", id);
+    const { isKeyed, ...creation } = readCreation(request.headers, this.#options.path);
+    const { fork } = creation;
+    // A fork has the type of its source by default.
+    if (isKeyed) this.#checkKeyed(creation.contentType ?? (fork && JSON_TYPE));
+    if (fork !== undefined) await authorize("read", fork.source);
+    const { logs } = this.#parts;
+    const body = await readBody(this.#maxBodyBytes);
+    let { contentType } = creation;
+    if (fork !== undefined && contentType === undefined && body.length > 0) {
+      const source = await logs.info(fork.source);
+      if (source.kind === "page") contentType = source.info.contentType;
+    }
+    if (isKeyed && body.length > 0) {
+      throw badRequest(
+        "bad-body",
+        `Cannot create: the body of a keyed stream must be empty, received ${body.length} bytes`,
+      );
+    }
+    const keyed = isKeyed ? tailOf(this.#options) : undefined;
+    const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
+    const result = await this.#clientStreams.create(
+      { id, account: asked.publisher },
+      (keys) => {
+        asked.checkRevoked();
+        return logs.create(id, { ...creation, records, owner: keys, keyed });
+      },
+    ).catch((error) => {
+      if (error instanceof LimitError) this.#rejected.maxStreams++;
+      throw error;
+    });
+    if (result.kind === "over-share") throw this.#overShare("create", result);
+    if (result.kind !== "created" && result.kind !== "exists") throw this.#uncreated(result.kind);
+    const { info } = result;
+    if (result.kind === "exists" && !result.isSame) {
+      throw new Problem(409, {
+        code: "exists",
+        detail:
+          "Cannot create: an existing stream must have the same content type, lifetime, source, keys and closed state, received others",
+        headers: stateHeaders(info),
+      });
+    }
+    const isNew = result.kind === "created";
+    return new Response(null, {
+      status: isNew ? 201 : 200,
+      headers: {
+        ...stateHeaders(info),
+        "content-type": info.contentType,
+        "cache-control": "no-store",
+        ...(info.keyed && { "stream-keyed": "true" }),
+        ...(isNew && { location: locationOf(request) }),
+      },
+    });
+  }
+
+  #uncreated(kind: Exclude<StreamCreated["kind"], "created" | "exists" | "over-share">): Problem {
+    switch (kind) {
+      case "deleted":
+        return conflict(
+          "deleted",
+          "Cannot create: the id must be free, received one of a deleted stream with forks",
+        );
+      case "source-missing":
+        return new Problem(404, {
+          code: "not-found",
+          detail: "Cannot create: the source of a fork must exist",
+        });
+      case "source-deleted":
+        return conflict("deleted", "Cannot create: the source of a fork must not be deleted");
+      case "other-type":
+        return conflict("wrong-type", "Cannot create: a fork must have the type of its source");
+      case "bad-offset":
+        return badRequest("bad-offset", "Cannot create: a fork must start within its source");
+      case "gone":
+        return gone("Cannot create: a fork must start at a stored record of its source");
+      case "keyed":
+        return conflict(
+          "keyed",
+          "Cannot create: a keyed fork must have a keyed source, and no content",
+        );
+      case "too-deep":
+        return conflict(
+          "too-deep",
+          "Cannot create: a fork must have fewer levels of sources",
+        );
+      case "too-many-forks":
+        this.#rejected.maxForks++;
+        return conflict(
+          "too-many-forks",
+          `Cannot create: a source must have at most ${this.#limits.maxForks} forks, received one more`,
+        );
+      case "full":
+        throw this.#full("create");
+      case "no-space":
+        throw this.#noSpace("create");
+      case "too-many":
+        this.#rejected.maxStreams++;
+        return tooMany(
+          `Cannot create: at most ${this.#limits.maxStreams} streams, received one more`,
+          RETRY_MS,
+        );
+    }
+  }
+
+  async #post(asked: Asked, id: string): Promise<Response> {
+    const { url } = asked.request;
+    const action = url.includes("?") ? new URL(url).searchParams.get("action") : null;
+    if (action === "cancel") return await this.#cancel(asked, id);
+    if (action === null) return await this.#append(asked, id);
+    throw badRequest(
+      "bad-query",
+      `Cannot respond: action must be "cancel", received "${action.slice(0, 32)}"`,
+    );
+  }
+
+  async #append(asked: Asked, id: string): Promise<Response> {
+    const { request, authorize, readBody } = asked;
+    const user = await authorize("append", id);
+    const { headers } = request;
+    const contentType = readContentType(headers);
+    const producer = readProducer(headers);
+    const sequence = readSequence(headers);
+    const isEnd = closes(headers);
+    let known = this.#known.get(id) ?? await this.#learn(id);
+    const body = await readBody(this.#maxBodyBytes);
+    if (body.length === 0 && !isEnd) {
+      throw badRequest("bad-body", "Cannot append: the body must not be empty, received no bytes");
+    }
+    if (body.length > 0 && contentType === undefined) {
+      throw badRequest("bad-header", "Cannot append: Content-Type must be given, received none");
+    }
+    for (let isFirst = true;; isFirst = false) {
+      if (body.length > 0 && mediaType(contentType!) !== mediaType(known.contentType)) {
+        known = await this.#learn(id, true);
+        if (mediaType(contentType!) !== mediaType(known.contentType)) {
+          throw conflict(
+            "wrong-type",
+            `Cannot append: Content-Type must be ${known.contentType}, received ${contentType}`,
+          );
+        }
+      }
+      const records = this.#readRecords(id, body, known.contentType);
+      if (records.length === 0 && body.length > 0) {
+        throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
+      }
+      const changes = known.keyed && body.length > 0
+        ? await readChanges(records as readonly string[])
+        : undefined;
+      const { identity } = known;
+      asked.checkRevoked();
+      const options = { identity, end: isEnd ? {} : undefined, producer, sequence };
+      const result = changes === undefined
+        ? await this.#parts.logs.append(id, { ...options, records })
+        : await this.#write(id, changes, { ...options, user, asked });
+      if (result.kind === "conflict") throw rowConflict(result, await mayRead(authorize, id));
+      if (result.kind === "missing" && isFirst) known = await this.#learn(id);
+      else return this.#appended(result, { producer, sequence, hasRecords: records.length > 0 });
+    }
+  }
+
+  /** Checks changes, and appends them. */
+  async #write(
+    id: string,
+    changes: readonly ClientChange[],
+    { user, asked, ...options }: {
+      readonly user: string | undefined;
+      readonly asked: Asked;
+      readonly identity: string | undefined;
+      readonly producer: LogProducer | undefined;
+    },
+  ): Promise<StreamAppended> {
+    const { logs, changes: gate } = this.#parts;
+    const append = (checked: readonly Change[], identity = options.identity) =>
+      logs.append(id, {
+        ...options,
+        identity,
+        records: [],
+        changes: this.#encodeChanges(id, checked),
+      });
+    if (gate === undefined) return await append(changes.map(withValue));
+    const { account, request, decision } = asked;
+    const source = { account, user, session: undefined, request, decision };
+    try {
+      return await gate.write(id, changes, {
+        source,
+        append,
+        isNumbered: options.producer !== undefined,
+      });
+    } catch (error) {
+      if (error instanceof RequestError) throw rejectedChange(error);
+      if (!(error instanceof TimeoutError)) throw error;
+      this.#parts.report("The schema of a row", error);
+      throw new Problem(503, {
+        code: "unavailable",
+        detail: "Cannot append: the schema must decide in time",
+        cause: error,
+      });
+    }
+  }
+
+  #appended(
+    result: StreamAppended,
+    { producer, sequence, hasRecords }: {
+      readonly producer?: LogProducer | undefined;
+      readonly sequence?: string | undefined;
+      readonly hasRecords: boolean;
+    },
+  ): Response {
+    switch (result.kind) {
+      case "appended":
+      case "repeated": {
+        const { info } = result;
+        const isNew = result.kind === "appended";
+        const seq = isNew ? producer?.seq : result.seq;
+        return new Response(null, {
+          status: isNew && producer !== undefined && hasRecords ? 200 : 204,
+          headers: {
+            ...stateHeaders(info),
+            "cache-control": "no-store",
+            ...(producer && { "producer-epoch": `${producer.epoch}` }),
+            ...(producer && seq !== undefined && { "producer-seq": `${seq}` }),
+          },
+        });
+      }
+      case "missing":
+        throw missing();
+      case "deleted":
+        throw gone("Cannot append: the stream must not be deleted");
+      case "ended":
+        throw ended(result.info);
+      case "stale":
+        throw new Problem(403, {
+          code: "stale-epoch",
+          detail: `Cannot append: Producer-Epoch must be at least ${result.epoch}, ` +
+            `received ${producer?.epoch}`,
+          headers: { "producer-epoch": `${result.epoch}` },
+        });
+      case "unstarted":
+        throw badRequest(
+          "bad-header",
+          "Cannot append: the first Producer-Seq of a Producer-Epoch must be 0, " +
+            `received ${producer?.seq}`,
+        );
+      case "skipped":
+        throw conflict(
+          "sequence-gap",
+          `Cannot append: Producer-Seq must be ${result.expected}, received ${producer?.seq}`,
+          {
+            "producer-expected-seq": `${result.expected}`,
+            "producer-received-seq": `${producer?.seq}`,
+          },
+        );
+      case "out-of-sequence":
+        throw conflict(
+          "out-of-sequence",
+          `Cannot append: Stream-Seq must be above "${result.sequence}", received "${sequence}"`,
+        );
+      case "too-many-producers":
+        throw conflict(
+          "too-many-producers",
+          "Cannot append: the stream must know the producer, or have room for one more",
+        );
+      case "fenced":
+      case "held":
+        throw conflict("held", "Cannot append: the stream must not have an open writer");
+      case "full":
+        throw this.#full("append");
+      case "no-space":
+        throw this.#noSpace("append");
+      case "over-share":
+        throw this.#overShare("append", result);
+      case "conflict":
+        throw rowConflict(result, false);
+      case "too-many-rows":
+        throw this.#tooManyRows();
+      case "other-kind":
+        // The stream was replaced by one of the other kind, so the writer has to look again.
+        throw missing();
+    }
+  }
+
+  #tooManyRows(): Problem {
+    this.#rejected.maxRows++;
+    return new Problem(413, {
+      code: "full",
+      detail: `Cannot append: a keyed stream must have at most ${this.#limits.maxRows} rows`,
+    });
+  }
+
+  /** Rejects a keyed stream that cannot be created. */
+  #checkKeyed(contentType: string | undefined): void {
+    if (contentType === undefined || !isJson(contentType)) {
+      throw badRequest(
+        "bad-header",
+        "Cannot create: the Content-Type of a keyed stream must be application/json, received " +
+          (contentType ?? "none"),
+      );
+    }
+    if (this.#parts.logs.keepsRows) return;
+    throw conflict("unsupported", "Cannot create: the broker of a keyed stream must keep rows");
+  }
+
+  #full(verb: string): Problem {
+    this.#rejected.maxStreamBytes++;
+    const { maxStreamBytes } = this.#limits;
+    return new Problem(413, {
+      code: "full",
+      detail: `Cannot ${verb}: a stream must have at most ${maxStreamBytes} bytes, with ` +
+        `${ENTRY_BYTES} for each record`,
+    });
+  }
+
+  #noSpace(verb: string): Problem {
+    this.#rejected.maxTotalBytes++;
+    return new Problem(413, {
+      code: "full",
+      detail: `Cannot ${verb}: ${NO_SPACE}`,
+    });
+  }
+
+  #overShare(verb: "append" | "create", reached: LogOverShare): Problem {
+    this.#rejected.maxTotalBytes++;
+    return new Problem(413, { code: "full", detail: overShareReason(verb, reached) });
+  }
+
+  async #cancel(
+    { authorize, readBody, checkRevoked }: Asked,
+    id: string,
+  ): Promise<Response> {
+    await authorize("cancel", id);
+    const body = await readBody(MAX_REASON_BYTES);
+    const cancel = new TextDecoder().decode(body);
+    checkRevoked();
+    const result = await this.#parts.logs.append(id, { records: [], cancel });
+    // An ended stream has already stopped, as the reader requested.
+    if (result.kind !== "ended") return this.#appended(result, { hasRecords: false });
+    const headers = { ...stateHeaders(result.info), "cache-control": "no-store" };
+    return new Response(null, { status: 204, headers });
+  }
+
+  async #delete({ authorize }: Asked, id: string): Promise<Response> {
+    await authorize("delete", id);
+    const result = await this.#parts.logs.delete(id);
+    this.#known.delete(id);
+    this.#clientStreams.deleted(id);
+    if (result === "missing") throw missing();
+    if (result === "deleted") throw gone("Cannot delete: the stream must not be deleted already");
+    return new Response(null, { status: 204, headers: { "cache-control": "no-store" } });
+  }
+
+  async #head({ authorize }: Asked, id: string): Promise<Response> {
+    await authorize("read", id);
+    const { info } = found(await this.#parts.logs.info(id));
+    const { ttlMs, expiresAt } = info;
+    return new Response(null, {
+      headers: {
+        ...stateHeaders(info),
+        "content-type": info.contentType,
+        "cache-control": "no-store",
+        ...(ttlMs !== undefined && { "stream-ttl": `${Math.ceil(ttlMs / 1_000)}` }),
+        ...(expiresAt !== undefined && { "stream-expires-at": new Date(expiresAt).toISOString() }),
+        ...(info.keyed && { "stream-keyed": "true" }),
+      },
+    });
+  }
+
+  async #get(asked: Asked, id: string): Promise<Response> {
+    await asked.authorize("read", id);
+    const query = readQuery(new URL(asked.request.url).searchParams);
+    if (query.position !== "now") return await this.#read(asked, id, query, query.position);
+    // Reads no records, only to renew the time to live.
+    const nothing = { after: 0, startsAtOldest: true, maxRecords: 0, maxBytes: 0 };
+    const { info } = found(await this.#parts.logs.read(id, nothing));
+    const offset = formatOffset(info, info.tail);
+    if (query.mode !== "catch-up") {
+      return await this.#read(asked, id, { ...query, offset }, info.tail);
+    }
+    return new Response(bodyOf([], info.contentType), {
+      headers: {
+        ...stateHeaders(info),
+        "content-type": info.contentType,
+        "cache-control": "no-store",
+        "stream-up-to-date": "true",
+      },
+    });
+  }
+
+  #read(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+    if (query.mode === "sse") return this.#readEvents(asked, id, query, after);
+    if (query.mode === "long-poll") return this.#poll(asked, id, query, after);
+    return this.#catchUp(asked, id, query, after);
+  }
+
+  async #catchUp(
+    { request }: Asked,
+    id: string,
+    { offset, snapshot, isTail }: ReadQuery,
+    after: number,
+  ): Promise<Response> {
+    const startsAtOldest = offset === undefined;
+    const eachChange = isTail && "always";
+    const part = { ...PAGE, after, startsAtOldest, snapshot, eachChange } as const;
+    const first = pageAt(await this.#parts.logs.read(id, part), offset, after);
+    const page = await this.#fill(id, first, eachChange);
+    const { info, after: start, next, isUpToDate } = page;
+    const records = bracketed(page);
+    const end = isUpToDate ? info.end : undefined;
+    // Each change may move rows, so pages of a keyed stream differ with its end.
+    const generation = info.keyed ? `:${info.tail}${isTail ? ":all" : ""}` : "";
+    const etag = `"${info.identity}:${start}:${next}${generation}${end ? ":c" : ""}"`;
+    const isFinal = !info.keyed && (!isUpToDate || end !== undefined);
+    const headers = {
+      ...pageHeaders(page),
+      etag,
+      "cache-control": isFinal ? CACHED : "no-cache",
+    };
+    if (matches(request.headers.get("if-none-match"), etag)) {
+      return new Response(null, { status: 304, headers });
+    }
+    return new Response(bodyOf(records, info.contentType), { headers });
+  }
+
+  /** Adds pages while they fit, because brokers and the sources of forks return smaller pages. */
+  async #fill(
+    id: string,
+    page: StreamPage,
+    eachChange: ReadStreamOptions["eachChange"],
+  ): Promise<StreamPage> {
+    for (let bytes = recordBytes(page.records); !page.isUpToDate;) {
+      const { info: { identity }, next: after, records, snapshot } = page;
+      const maxRecords = PAGE.maxRecords - records.length;
+      const maxBytes = PAGE.maxBytes - bytes;
+      if (maxRecords <= 0 || maxBytes <= 0) break;
+      const part = { after, identity, snapshot, eachChange, maxRecords, maxBytes };
+      const more = await this.#parts.logs.read(id, part);
+      if (more.kind !== "page") break;
+      bytes += recordBytes(more.records);
+      if (bytes > PAGE.maxBytes || more.records.length === 0) break;
+      page = { ...more, after: page.after, records: [...records, ...more.records] };
+    }
+    return page;
+  }
+
+  async #poll(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+    const { runtime } = this.#parts;
+    using reader = this.#admit("long-poll", asked);
+    const { ended } = reader;
+    // The request's signal is not used, because the runtime aborts it after each response, and
+    // warns.
+    const timer = startTimer(runtime, this.#limits.longPollMs, () => ended.abort());
+    try {
+      let last: StreamPage | undefined;
+      const { account } = asked;
+      for await (const result of this.#follow(id, query, { ...PAGE, after, ended, account })) {
+        last = last === undefined ? this.#first(result, query.offset, after) : found(result);
+        if (last.records.length > 0 || last.info.end !== undefined) break;
+      }
+      if (last === undefined) asked.checkRevoked();
+      if (last === undefined && !this.#parts.logs.isClosed) throw unanswered();
+      const isInTime = ended.signal.aborted && !this.#parts.gate.cut.aborted;
+      if (last === undefined || !isInTime && !isResponse(last)) throw closing();
+      const { info } = last;
+      const records = bracketed(last);
+      const headers = {
+        ...pageHeaders(last),
+        ...(info.end === undefined && { "stream-cursor": `${cursorAt(runtime, query.cursor)}` }),
+      };
+      // The cursor is part of the URL, so that shared caches can serve many readers.
+      const isShared = this.#options.cache === "public" && records.length > 0 && !info.keyed;
+      const caching = { "cache-control": isShared ? CACHED : "no-store" };
+      return records.length > 0
+        ? new Response(bodyOf(records, info.contentType), { headers: { ...headers, ...caching } })
+        : new Response(null, { status: 204, headers: { ...headers, ...caching } });
+    } finally {
+      runtime.clearTimeout(timer);
+    }
+  }
+
+  async #readEvents(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+    const reader = this.#admit("sse", asked);
+    const { ended } = reader;
+    const { account } = asked;
+    const rest = this.#follow(id, query, { ...EVENT, after, ended, account });
+    try {
+      const { value } = await rest.next();
+      if (value === undefined) asked.checkRevoked();
+      if (value === undefined) throw closing();
+      const first = this.#first(value, query.offset, after);
+      const { info, isUpToDate } = first;
+      const isOver = isUpToDate && info.end !== undefined;
+      const onEnd = () => reader[Symbol.dispose]();
+      return new Response(this.#events.open({ first, rest, ended, cursor: query.cursor, onEnd }), {
+        headers: {
+          ...eventHeaders(info.contentType),
+          ...(isOver && first.records.length === 0 && pageState(first)),
+        },
+      });
+    } catch (error) {
+      reader[Symbol.dispose]();
+      await rest.return();
+      throw error;
+    }
+  }
+
+  #follow(
+    id: string,
+    { offset, snapshot }: ReadQuery,
+    { ended, ...options }: {
+      readonly after: number;
+      readonly maxRecords: number;
+      readonly maxBytes: number;
+      readonly ended: AbortController;
+      readonly account: Account;
+    },
+  ): AsyncGenerator<StreamRead, void, undefined> {
+    const startsAtOldest = offset === undefined;
+    const { signal } = ended;
+    // Writers wait until the identifiers of their transactions have come back.
+    const part = { ...options, startsAtOldest, snapshot, eachChange: true, signal } as const;
+    return this.#parts.logs.follow(id, part);
+  }
+
+  /** The first page of a waiting reader. */
+  #first(result: StreamRead, offset: string | undefined, after: number): StreamPage {
+    if (result.kind === "too-many") this.#rejected[REJECTED_READERS[result.rejection.level!]]++;
+    return pageAt(result, offset, after);
+  }
+
+  /** Counts a waiting reader, until disposal. */
+  #admit(wire: "long-poll" | "sse", { whenRevoked }: Asked): Disposable & {
+    /** Aborted by disposal. */
+    readonly ended: AbortController;
+  } {
+    if (this.#parts.logs.isClosed) throw closing();
+    this.#readers[wire]++;
+    const ended = new AbortController();
+    const end = () => ended.abort();
+    const { stopped } = this.#parts.gate;
+    stopped.addEventListener("abort", end);
+    const revocation = whenRevoked(() => ended.abort(REVOKED));
+    let isOver = false;
+    return {
+      ended,
+      [Symbol.dispose]: () => {
+        if (isOver) return;
+        isOver = true;
+        stopped.removeEventListener("abort", end);
+        revocation[Symbol.dispose]();
+        ended.abort();
+        this.#readers[wire]--;
+      },
+    };
+  }
+
+  #readRecords(id: string, body: Uint8Array, contentType: string): readonly LogRecord[] {
+    const { maxMessageBytes = Infinity } = this.#parts;
+    return readRecords(body, contentType, maxRecordBytes(id, maxMessageBytes));
+  }
+
+  /** Encodes the changes of a transaction, which has to fit into a session message. */
+  #encodeChanges(id: string, changes: readonly Change[]): readonly RowChange[] {
+    const { runtime, maxMessageBytes = Infinity } = this.#parts;
+    const maxBytes = maxRecordBytes(id, maxMessageBytes);
+    const encoded = encodeTransaction(changes, { now: runtime.now(), maxBytes });
+    if (encoded.fault === undefined) return encoded.changes;
+    throw tooLarge(encoded.fault);
+  }
+
+  get #maxBodyBytes(): number {
+    return Math.min(this.#limits.maxAppendBytes, this.#parts.logs.maxAppendBytes);
+  }
+
+  /** Reads the properties of a stream for an append. */
+  async #learn(id: string, isOpen = false): Promise<KnownStream> {
+    this.#known.delete(id);
+    const { info } = found(await this.#parts.logs.info(id));
+    // An ended stream is reported before a wrong type.
+    if (isOpen && info.end !== undefined) throw ended(info);
+    const { identity, contentType, keyed } = info;
+    const known = { identity, contentType, keyed };
+    const [oldest] = this.#known.keys();
+    if (this.#known.size >= MAX_KNOWN) this.#known.delete(oldest!);
+    this.#known.set(id, known);
+    return known;
+  }
+}
+
+/** Headers with the state of a whole stream. */
+function stateHeaders(info: LogInfo): Record<string, string> {
+  const { end, cancelled, tail } = info;
+  return {
+    "stream-next-offset": formatOffset(info, tail),
+    ...(end && { "stream-closed": "true" }),
+    ...(end?.error !== undefined && { "skein-stream-error": headerText(end.error) }),
+    ...(cancelled !== undefined && { "skein-stream-cancelled": headerText(cancelled) }),
+  };
+}
+
+/** Headers with the state of a stream at the end of a page. */
+function pageState(page: StreamPage): Record<string, string> {
+  const { info, isUpToDate } = page;
+  const end = isUpToDate ? info.end : undefined;
+  return {
+    "stream-next-offset": offsetAfter(page),
+    ...(isUpToDate && { "stream-up-to-date": "true" }),
+    ...(end && { "stream-closed": "true" }),
+    ...(end?.error !== undefined && { "skein-stream-error": headerText(end.error) }),
+  };
+}
+
+function pageHeaders(page: StreamPage): Record<string, string> {
+  return { ...pageState(page), "content-type": page.info.contentType };
+}
+
+/**
+ * The URL of a stream, for its creator. Behind a TLS proxy, it uses the proxy's scheme. A creator
+ * that falsely claims to use TLS misleads only itself.
+ */
+function locationOf({ url, headers }: Request): string {
+  const { protocol, host, pathname } = new URL(url);
+  const hasTls = headers.get("x-forwarded-proto")?.toLowerCase() === "https" ||
+    /(?:^|;)\s*proto="?https"?(?:;|,|$)/i.test(headers.get("forwarded") ?? "");
+  return `${hasTls ? "https:" : protocol}//${host}${pathname}`;
+}
+
+/** Percent-encodes percent signs and everything that is not printable ASCII. */
+function headerText(text: string): string {
+  let encoded = "";
+  for (const character of text.toWellFormed()) {
+    const part = /[\x20-\x24\x26-\x7e]/.test(character) ? character : encodeURIComponent(character);
+    // A cut must not leave part of an encoded character.
+    if (encoded.length + part.length > MAX_HEADER_LENGTH) break;
+    encoded += part;
+  }
+  return encoded.trim();
+}
+
+function found(result: StreamRead): StreamPage {
+  switch (result.kind) {
+    case "page":
+      return result;
+    case "missing":
+      throw missing();
+    case "dropped":
+      throw gone(DROPPED_REASON);
+    case "deleted":
+      throw gone("Cannot read: the stream must not be deleted");
+    case "trimmed":
+      throw gone("Cannot read: the records at the offset must not have been dropped");
+    case "too-many":
+      throw rejectedBy(result.rejection);
+  }
+}
+
+/** The page of a result, if its position matches the offset. */
+function pageAt(result: StreamRead, offset: string | undefined, position: number): StreamPage {
+  const page = found(result);
+  if (offset === undefined) return page;
+  const { info } = page;
+  const isOwn = formatOffset(info, position, snapshotOf(offset)) === offset;
+  if (isOwn && position <= info.tail) return page;
+  throw gone(`Cannot read: the offset must belong to this stream, received ${offset}`);
+}
+
+/** Checks whether a page ends a long-poll. */
+function isResponse({ records, info }: StreamPage): boolean {
+  return records.length > 0 || info.end !== undefined;
+}
+
+function matches(condition: string | null, etag: string): boolean {
+  if (condition === null) return false;
+  return condition.trim() === "*" ||
+    condition.split(",").some((one) => one.trim().replace(/^W\//, "") === etag);
+}
+
+/** True if the caller may also read a stream. */
+async function mayRead(authorize: Asked["authorize"], id: string): Promise<boolean> {
+  try {
+    await authorize("read", id);
+    return true;
+  } catch (error) {
+    if (error instanceof Problem) return false;
+    throw error;
+  }
+}
+
+/** A conflict with a row, which the response contains if the writer may read it. */
+function rowConflict(
+  { row, version, since, text }: Extract<StreamAppended, { kind: "conflict" }>,
+  isShown: boolean,
+): Problem {
+  const [type, key] = readRowName(row);
+  return new Problem(409, {
+    code: "conflict",
+    detail: `Cannot append: the row ${row} must have the expected version, received another one`,
+    members: {
+      row: { type, key, version, since, change: isShown && text ? JSON.parse(text) : undefined },
+    },
+  });
+}
+
+/** Status of a rejected change, by code; 403 for others. */
+const CHANGE_STATUS: Readonly<Record<string, number>> = {
+  conflict: 409,
+  ended: 409,
+  ephemeral: 400,
+  gone: 410,
+  invalid: 400,
+  malformed: 400,
+  "not-found": 404,
+  "too-large": 413,
+  "too-many": 429,
+  unavailable: 503,
+  "unknown-collection": 400,
+};
+
+/** The problem of a change that the contract or `authorizeChange` rejects. */
+function rejectedChange(error: RequestError): Problem {
+  const { code, message: detail, path, retryAfterMs } = error.failure;
+  const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
+  return new Problem(CHANGE_STATUS[code] ?? 403, {
+    code,
+    detail,
+    headers: { ...after },
+    members: { ...(path && { pointer: pointerOf(path) }) },
+    cause: error,
+  });
+}
+
+function missing(): Problem {
+  return new Problem(404, {
+    code: "not-found",
+    detail: "Cannot find stream: the stream must exist",
+  });
+}
+
+function gone(detail: string): Problem {
+  return new Problem(410, { code: "gone", detail });
+}
+
+function conflict(
+  code: string,
+  detail: string,
+  headers: Readonly<Record<string, string>> = {},
+): Problem {
+  return new Problem(409, { code, detail, headers });
+}
+
+function ended(info: LogInfo): Problem {
+  return conflict("closed", "Cannot append: the stream must be open", stateHeaders(info));
+}
+
+function unanswered(): Problem {
+  return new Problem(503, {
+    code: "unavailable",
+    detail: "Cannot read: the broker must respond in time",
+  });
+}

@@ -1,0 +1,486 @@
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import { connect, RequestError, type Server } from "../mod.ts";
+import type { DurableStreamsOptions } from "./options.ts";
+import { listen } from "../tests/servers.ts";
+import { statesOf, streamFeatures, streamsOf } from "../tests/stream_features.ts";
+import { until } from "../tests/waiting.ts";
+
+const JSON_MIME = "application/json";
+
+const JSON_TYPE = { "content-type": JSON_MIME };
+
+/** A change message as a writer sends it. */
+function change(operation: string, key: string, value?: unknown, headers: object = {}): object {
+  return { type: "card", key, value, headers: { operation, ...headers } };
+}
+
+/** A server with one keyed stream. */
+class Bench implements AsyncDisposable {
+  readonly server: Server;
+  readonly #broker = new MemoryBroker();
+
+  constructor(options: Partial<DurableStreamsOptions> = {}) {
+    this.server = listen({
+      webTransport: false,
+      broker: this.#broker,
+      authorize: () => true,
+      features: streamFeatures({
+        path: "/streams",
+        authorize: () => true,
+        longPollMs: 100,
+        ...options,
+      }),
+    });
+  }
+
+  async ask(method: string, query: string, init: RequestInit = {}) {
+    const { port } = this.server.address!;
+    const response = await fetch(`http://127.0.0.1:${port}/streams/${query}`, { method, ...init });
+    const text = await response.text();
+    const { status, headers } = response;
+    return { status, headers, text, offset: headers.get("stream-next-offset")! };
+  }
+
+  async create(id: string = "board", headers: HeadersInit = {}) {
+    return await this.ask("PUT", id, {
+      headers: { ...JSON_TYPE, "stream-keyed": "true", ...headers },
+    });
+  }
+
+  async append(changes: unknown, headers: HeadersInit = {}, id: string = "board") {
+    const body = JSON.stringify(changes);
+    return await this.ask("POST", id, { headers: { ...JSON_TYPE, ...headers }, body });
+  }
+
+  async read(query: string = "board?offset=-1") {
+    const { text, ...rest } = await this.ask("GET", query);
+    return { ...rest, messages: text === "" ? [] : JSON.parse(text) };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+    await this.#broker.close();
+  }
+}
+
+// deno-lint-ignore no-explicit-any
+function shown(messages: any[]): string[] {
+  return messages.map(({ key, value, headers }) =>
+    headers.control ??
+      [headers.operation, key, value].filter((part) => part !== undefined).join(" ")
+  );
+}
+
+Deno.test("DurableFace keeps the newest change of each row of a keyed stream", async () => {
+  await using bench = new Bench();
+  const created = await bench.create();
+  assertEquals([created.status, created.headers.get("stream-keyed")], [201, "true"]);
+  assertEquals((await bench.ask("HEAD", "board")).headers.get("stream-keyed"), "true");
+  const first = await bench.append([change("insert", "a", 1), change("upsert", "b", 1)]);
+  assertEquals(first.status, 204);
+  await bench.append(change("update", "a", 2));
+  await bench.append(change("upsert", "b", 2));
+  await bench.append(change("delete", "b"));
+  const whole = await bench.read();
+  assertEquals(shown(whole.messages), ["snapshot-start", "update a 2", "delete b", "snapshot-end"]);
+  const rest = await bench.read(`board?offset=${first.offset}`);
+  assertEquals(shown(rest.messages), ["update a 2", "delete b"]);
+  assertEquals(whole.offset, rest.offset);
+});
+
+Deno.test("DurableFace writes change messages that the State Protocol allows", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const forged = { ...change("upsert", "a", { n: 1 }, { txid: "t1", timestamp: "never" }) };
+  await bench.append({ ...forged, old_value: "forged", extra: 1 });
+  const { messages: [, message] } = await bench.read();
+  const { headers, ...rest } = message;
+  assertEquals(rest, { type: "card", key: "a", value: { n: 1 } });
+  assertEquals({ ...headers, timestamp: "" }, { operation: "insert", txid: "t1", timestamp: "" });
+  assertMatch(headers.timestamp, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
+});
+
+Deno.test("DurableFace rejects everything else than changes of a keyed stream", async () => {
+  await using bench = new Bench({ maxRows: 2 });
+  await bench.create();
+  const cases: [body: unknown, status: number, code: string][] = [
+    [{ headers: { control: "reset" } }, 400, "bad-change"],
+    [change("insert", "a"), 400, "bad-change"],
+    [change("insert", "", 1), 400, "bad-change"],
+    [change("insert", "x".repeat(1_025), 1), 400, "bad-change"],
+    [change("replace", "a", 1), 400, "bad-change"],
+    [{ ...change("insert", "a", 1), type: 7 }, 400, "bad-change"],
+    [1, 400, "bad-change"],
+    [change("insert", "a", 1, { expect: -1 }), 400, "bad-change"],
+    [change("insert", "a", 1, { since: 0.5 }), 400, "bad-change"],
+    [change("insert", "a", 1, { txid: "" }), 400, "bad-change"],
+    [Array(1_001).fill(change("upsert", "a", 1)), 413, "too-large"],
+    [["a", "b", "c"].map((key) => change("insert", key, 1)), 413, "full"],
+    [change("update", "a", 1), 409, "conflict"],
+  ];
+  for (const [body, status, code] of cases) {
+    const { text, ...response } = await bench.append(body);
+    assertEquals([response.status, JSON.parse(text).code], [status, code], text);
+  }
+  assertEquals(shown((await bench.read()).messages), ["snapshot-start", "snapshot-end"]);
+});
+
+Deno.test("DurableFace returns the present row of a conflict", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  await bench.append(change("insert", "a", 1, { expect: 0 }));
+  const { status, text } = await bench.append(change("update", "a", 2, { expect: 7 }));
+  assertEquals(status, 409);
+  const { row } = JSON.parse(text);
+  assertEquals([row.type, row.key, row.version, row.change.value], ["card", "a", 1, 1]);
+  await using strict = new Bench({ authorize: ({ action }) => action !== "read" });
+  await strict.create();
+  await strict.append(change("insert", "a", 1));
+  const rejected = await strict.append(change("update", "a", 2, { expect: 7 }));
+  assertEquals(JSON.parse(rejected.text).row, { type: "card", key: "a", version: 1 });
+  assertEquals((await bench.append(change("update", "a", 2, { expect: 1 }))).status, 204);
+});
+
+Deno.test("DurableFace brings back no row that was deleted after the version in since", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const insert = (since: number) => change("insert", "a", 1, { expect: 0, since });
+  assertEquals((await bench.append(insert(0))).status, 204);
+  await bench.append(change("delete", "a"));
+  const { status, text } = await bench.append(insert(0));
+  assertEquals(status, 409);
+  assertEquals(JSON.parse(text).row, { type: "card", key: "a", version: 0, since: 2 });
+  assertEquals((await bench.append(insert(2))).status, 204);
+});
+
+Deno.test("DurableStreams.create() creates keyed streams, whose rows states and HTTP write", async () => {
+  await using bench = new Bench();
+  const streams = streamsOf(bench.server);
+  const created = await streams.create("board", { keyed: true, ttlMs: 60_000 });
+  assertEquals([created.keyed, created.contentType, created.isEnded], [true, JSON_MIME, false]);
+  assertEquals(created.rows, { count: 0, deletions: 0, bytes: 0 });
+  assertEquals((await bench.ask("HEAD", "board")).headers.get("stream-keyed"), "true");
+  assertEquals((await bench.append(change("insert", "a", 1))).status, 204);
+  await using state = await statesOf(bench.server).open("board");
+  await state.collection("card").set("b", 2);
+  assertEquals([...state.collection("card")], [["a", 1], ["b", 2]]);
+  const again = await streams.create("board", { keyed: true, ttlMs: 60_000 });
+  assertEquals([again.rows?.count, again], [2, await streams.info("board")]);
+  await using _plain = await streams.create("plain", { keyed: false });
+  assertEquals((await streams.info("plain"))?.keyed, false);
+});
+
+Deno.test("DurableStreams.create() creates no keyed stream in place of another one", async () => {
+  await using bench = new Bench();
+  const streams = streamsOf(bench.server);
+  await streams.create("board", { keyed: true });
+  await using _plain = await streams.create("plain");
+  const exists = (id: string, options: object) =>
+    assertRejects(() => streams.create(id, options), RequestError, "there is a durable stream");
+  await exists("plain", { keyed: true });
+  await exists("board", {});
+  await exists("board", { keyed: true, ttlMs: 1_000 });
+  const keyed = (options: object) => streams.create("other", { ...options, keyed: true });
+  await assertRejects(() => keyed({ contentType: "text/plain" }), TypeError, "received text/plain");
+  const both = "either both streams are keyed or none";
+  await assertRejects(() => keyed({ fork: { source: "plain" } }), RequestError, both);
+  await assertRejects(
+    () => streams.create("other", { fork: { source: "board" } }),
+    RequestError,
+    both,
+  );
+  await assertRejects(() => streams.open("board"), RequestError, "must not be keyed");
+  assertEquals(await streams.info("other"), undefined);
+});
+
+Deno.test("DurableFace returns all changes in the tail of a keyed stream", async () => {
+  await using bench = new Bench({ tail: { records: 3, ms: 1, bytes: 65_536 } });
+  await bench.create();
+  const all = (offset = "-1") => bench.read(`board?changes=all&offset=${offset}`);
+  assertEquals(shown((await all()).messages), []);
+  const first = await bench.append([change("insert", "a", 1), change("insert", "b", 1)]);
+  await bench.append(change("update", "a", 2));
+  const whole = await all();
+  assertEquals(shown(whole.messages), ["insert a 1", "insert b 1", "update a 2"]);
+  assertEquals(whole.headers.get("stream-up-to-date"), "true");
+  assertEquals(shown((await all(first.offset)).messages), ["update a 2"]);
+  assertEquals(shown((await all(whole.offset)).messages), []);
+  await bench.append(change("delete", "a"));
+  await bench.append(change("upsert", "a", 3));
+  // The tail also keeps what is younger than its time.
+  const written = Date.now();
+  await until(() => Date.now() > written + 1);
+  await bench.append(change("upsert", "a", 4));
+  assertEquals(shown((await all()).messages), ["delete a", "insert a 3", "update a 4"]);
+  assertEquals((await all(first.offset)).status, 410);
+  const newest = (await bench.read()).messages.slice(1, -1);
+  assertEquals(shown(newest), ["insert b 1", "update a 4"]);
+  for (const query of ["changes=some", "changes=all&live=long-poll", "changes=all&changes=all"]) {
+    assertEquals((await bench.ask("GET", `board?offset=-1&${query}`)).status, 400, query);
+  }
+});
+
+Deno.test("DurableFace returns all changes in a tail that is longer than a page", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const text = "-".repeat(100_000);
+  for (let i = 0; i < 14; i++) await bench.append(change("upsert", "a", `${i}${text}`));
+  const values: number[] = [];
+  let pages = 0;
+  for (let offset = "-1", isOver = false; !isOver; pages++) {
+    const page = await bench.read(`board?changes=all&offset=${offset}`);
+    for (const { value } of page.messages) values.push(parseInt(value));
+    isOver = page.headers.has("stream-up-to-date");
+    ({ offset } = page);
+  }
+  assertEquals(values, Array.from({ length: 14 }, (_, i) => i));
+  assert(pages > 1, `${pages} pages`);
+});
+
+Deno.test("DurableFace creates keyed streams only for JSON, and without content", async () => {
+  await using bench = new Bench();
+  assertEquals((await bench.create("board", { "content-type": "text/plain" })).status, 400);
+  const body = { headers: { ...JSON_TYPE, "stream-keyed": "true" }, body: "[]" };
+  assertEquals((await bench.ask("PUT", "board", body)).status, 400);
+  await bench.create();
+  assertEquals((await bench.create()).status, 200);
+  assertEquals((await bench.ask("PUT", "board", { headers: JSON_TYPE })).status, 409);
+  const fork = { headers: { ...JSON_TYPE, "stream-forked-from": "/streams/board" }, body: "[1]" };
+  assertEquals((await bench.ask("PUT", "fork", fork)).status, 409);
+  await bench.ask("PUT", "plain", { headers: JSON_TYPE });
+  assertEquals((await bench.create("plain")).status, 409);
+  const keyed = { "stream-forked-from": "/streams/plain" };
+  assertEquals((await bench.create("fork", keyed)).status, 409);
+});
+
+Deno.test("DurableFace starts the fork of a keyed stream with its rows", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const { offset } = await bench.append(change("insert", "a", 1));
+  await bench.append([change("insert", "b", 1), change("upsert", "c", 1)]);
+  await bench.append(change("delete", "b"));
+  const headers = { "stream-forked-from": "/streams/board" };
+  const forked = await bench.ask("PUT", "fork", { headers });
+  assertEquals([forked.status, forked.headers.get("stream-keyed")], [201, "true"]);
+  assertEquals((await bench.ask("PUT", "fork", { headers })).status, 200);
+  assertEquals((await bench.create("fork", headers)).status, 200);
+  const whole = await bench.read("fork?offset=-1");
+  assertEquals(whole.messages.slice(1, -1), (await bench.read()).messages.slice(1, -1));
+  const next = await bench.append(change("update", "a", 2, { expect: 1 }), {}, "fork");
+  assertEquals(next.status, 204);
+  const rest = await bench.read(`fork?offset=${offset}`);
+  assertEquals(shown(rest.messages), ["insert c 1", "delete b", "update a 2"]);
+  assertEquals([rest.offset, rest.offset.slice(0, 16)], [next.offset, "0000000000000004"]);
+  const all = (offset: string) => bench.read(`fork?changes=all&offset=${offset}`);
+  assertEquals(shown((await all("-1")).messages), ["update a 2"]);
+  assertEquals((await all(offset)).status, 410);
+  assertEquals((await bench.ask("DELETE", "board")).status, 204);
+  const old = { ...headers, "stream-forked-from": "/streams/fork", "stream-fork-offset": offset };
+  assertEquals((await bench.ask("PUT", "old", { headers: old })).status, 410);
+  const part = { ...headers, "stream-forked-from": "/streams/fork", "stream-fork-sub-offset": "1" };
+  assertEquals((await bench.ask("PUT", "part", { headers: part })).status, 400);
+  await using state = await statesOf(bench.server).open("fork");
+  assertEquals([...state.collection("card")], [["c", 1], ["a", 2]]);
+});
+
+Deno.test("DurableStreams.create() forks a keyed stream, unless its rows are too large", async () => {
+  await using bench = new Bench();
+  const streams = streamsOf(bench.server);
+  await using source = await statesOf(bench.server).open("source");
+  await source.collection("card").set("a", 1, { ttlMs: 3_600_000 });
+  const fork = await streams.create("fork", { keyed: true, fork: { source: "source" } });
+  assertEquals([fork.rows?.count, fork.offset.slice(0, 16)], [1, "0000000000000001"]);
+  await using copy = await statesOf(bench.server).open("fork");
+  await copy.collection("card").set("a", 2);
+  assertEquals([source.collection("card").get("a"), copy.collection("card").get("a")], [1, 2]);
+  for (let i = 0; i < 70; i++) await source.collection("card").set(`${i}`, "x".repeat(250_000));
+  const large = () => streams.create("large", { keyed: true, fork: { source: "source" } });
+  await assertRejects(large, RequestError, "the rows of the source are too large");
+  assertEquals(await streams.info("large"), undefined);
+});
+
+Deno.test("DurableFace gives keyed pages that change an ETag of their own", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  await bench.append(change("insert", "a", 1));
+  const { headers } = await bench.read();
+  const etag = headers.get("etag")!;
+  assertEquals(headers.get("cache-control"), "private, no-cache");
+  const again = { headers: { "if-none-match": etag } };
+  assertEquals((await bench.ask("GET", "board?offset=-1", again)).status, 304);
+  await bench.append(change("update", "a", 2));
+  await bench.append(change("update", "a", 3));
+  assertEquals((await bench.ask("GET", "board?offset=-1", again)).status, 200);
+});
+
+Deno.test("DurableFace counts each append of a producer to a keyed stream once", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const producer = (seq: number) => ({
+    "producer-id": "p",
+    "producer-epoch": "0",
+    "producer-seq": `${seq}`,
+  });
+  assertEquals((await bench.append(change("upsert", "a", 1), producer(0))).status, 200);
+  await bench.append(change("upsert", "a", 2));
+  assertEquals((await bench.append(change("upsert", "a", 1), producer(0))).status, 204);
+  assertEquals(shown((await bench.read()).messages)[1], "update a 2");
+});
+
+Deno.test("DurableFace reads a snapshot of many pages, although rows change meanwhile", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const text = "x".repeat(4_000);
+  const count = 900;
+  for (let i = 0; i < count; i += 50) {
+    await bench.append(Array.from({ length: 50 }, (_, j) => change("insert", `${i + j}`, text)));
+  }
+  const rows = new Map<string, unknown>();
+  const controls: string[] = [];
+  let offset = "-1";
+  let pages = 0;
+  for (let isUpToDate = false; !isUpToDate; pages++) {
+    const page = await bench.read(`board?offset=${offset}`);
+    for (const { key, value, headers } of page.messages) {
+      if (headers.control !== undefined) controls.push(headers.control);
+      else if (headers.operation === "delete") rows.delete(key);
+      else rows.set(key, value);
+    }
+    offset = page.offset;
+    isUpToDate = page.headers.get("stream-up-to-date") === "true";
+    if (pages === 0) {
+      assertMatch(offset, /~18$/);
+      await bench.append([
+        change("update", "0", 1),
+        change("delete", "1"),
+        change("insert", "n", 2),
+      ]);
+    }
+  }
+  assert(pages > 2, `${pages} pages`);
+  assertEquals(controls, ["snapshot-start", "snapshot-end"]);
+  assertEquals([rows.size, rows.get("0"), rows.get("n"), rows.has("1")], [count, 1, 2, false]);
+});
+
+Deno.test("DurableFace sends the changes of a keyed stream as events", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  await bench.append(change("insert", "a", 1));
+  const { port } = bench.server.address!;
+  const url = `http://127.0.0.1:${port}/streams/board?offset=-1&live=sse`;
+  const { body } = await fetch(url);
+  let received = "";
+  for await (const text of body!.pipeThrough(new TextDecoderStream())) {
+    received += text;
+    if (received.includes('"upToDate"') && !received.includes('"b"')) {
+      await bench.append(change("insert", "b", 2));
+    }
+    if (received.includes('"b"')) break;
+  }
+  const data = [...received.matchAll(/event: data\ndata: ?(.*)\n/g)].flatMap(([, one]) =>
+    JSON.parse(one!)
+  );
+  const expected = ["snapshot-start", "insert a 1", "snapshot-end", "insert b 2"];
+  assertEquals(shown(data), expected);
+});
+
+Deno.test("DurableFace reads a keyed stream by long-poll", async () => {
+  await using bench = new Bench();
+  const { offset } = await bench.create();
+  const polling = bench.read(`board?offset=${offset}&live=long-poll`);
+  await bench.append(change("insert", "a", 1));
+  assertEquals(shown((await polling).messages).filter((one) => !one.startsWith("snapshot")), [
+    "insert a 1",
+  ]);
+});
+
+Deno.test("DurableFace sends each change to readers that wait and are not far behind", async () => {
+  await using bench = new Bench();
+  const { offset } = await bench.create();
+  const counts = Array.from({ length: 99 }, (_, i) => i);
+  for (const count of counts) await bench.append(change("upsert", "a", count));
+  await bench.append([change("upsert", "a", 99), change("upsert", "a", 100)]);
+  const near = await bench.read(`board?offset=${offset}&live=long-poll`);
+  assertEquals(near.messages.map(({ value }: { value: number }) => value), [...counts, 99, 100]);
+  await bench.append([change("upsert", "a", 101), change("delete", "a")]);
+  const rest = await bench.read(`board?offset=${near.offset}&live=long-poll`);
+  assertEquals(shown(rest.messages), ["update a 101", "delete a"]);
+  const far = await bench.read(`board?offset=${offset}&live=long-poll`);
+  assertEquals(shown(far.messages), ["snapshot-start", "delete a", "snapshot-end"]);
+  assertEquals(far.offset, rest.offset);
+});
+
+Deno.test("DurableFace sends the newest changes of rows if the tail lacks older ones", async () => {
+  await using bench = new Bench({ tail: { records: 100, ms: 60_000, bytes: 2_000 } });
+  await bench.create();
+  const { offset } = await bench.append(change("upsert", "a", 0));
+  for (let i = 1; i < 50; i++) await bench.append(change("upsert", "a", i));
+  const { messages } = await bench.read(`board?offset=${offset}&live=long-poll`);
+  assertEquals(shown(messages), ["update a 49"]);
+});
+
+Deno.test("DurableStreams.read() and clients receive lists of changes of a keyed stream", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  await bench.append([change("insert", "a", 1), change("insert", "b", 1)]);
+  await bench.append(change("update", "a", 2));
+  // deno-lint-ignore no-explicit-any
+  const items = await Array.fromAsync(streamsOf(bench.server).read<any[]>("board"));
+  assertEquals(items.map(({ data }) => shown(data)), [["insert b 1", "update a 2"]]);
+  assertEquals(items[0]!.data.map(({ version }) => version), [1, 2]);
+  const after = (await bench.append(change("delete", "b"))).offset;
+  assertEquals(await Array.fromAsync(streamsOf(bench.server).read("board", { after })), []);
+
+  await using client = connect(bench.server.url);
+  // deno-lint-ignore no-explicit-any
+  const stream = client.durableStream<any[]>("board");
+  const received: string[][] = [];
+  for await (const changes of stream) {
+    received.push(shown(changes));
+    assertEquals(changes.at(-1).version, received.length + 2);
+    if (received.length === 1) await bench.append(change("insert", "c", "é\n\u2028"));
+    else if (received.length === 2) break;
+  }
+  assertEquals(received, [["update a 2", "delete b"], ["insert c é\n\u2028"]]);
+  const { offset } = stream;
+  await bench.append(change("insert", "d", 4));
+  // deno-lint-ignore no-explicit-any
+  for await (const changes of client.durableStream<any[]>("board", { after: offset })) {
+    assertEquals(shown(changes), ["insert d 4"]);
+    break;
+  }
+});
+
+Deno.test("Sessions receive large keyed streams in messages of whole transactions", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const text = "x".repeat(2_000);
+  for (let i = 0; i < 1_000; i += 100) {
+    const { status } = await bench.append(
+      Array.from({ length: 100 }, (_, j) => change("insert", `${i + j}`, text)),
+    );
+    assertEquals(status, 204);
+  }
+  const large = Array.from({ length: 200 }, (_, i) => change("insert", `${i}`, text));
+  assertEquals((await bench.append(large)).status, 413);
+  await using client = connect(bench.server.url);
+  const keys = new Set<string>();
+  // deno-lint-ignore no-explicit-any
+  for await (const changes of client.durableStream<any[]>("board")) {
+    assertEquals(changes.length % 100, 0);
+    for (const { key } of changes) keys.add(key);
+    if (keys.size === 1_000) break;
+  }
+});
+
+Deno.test("DurableStreams.open() rejects a keyed stream, which no lease can end", async () => {
+  await using bench = new Bench({ keep: { records: 1, bytes: 1_000 } });
+  await bench.create();
+  for (let i = 0; i < 3; i++) await bench.append(change("upsert", "a", i));
+  const error = await assertRejects(() => streamsOf(bench.server).open("board"), RequestError);
+  assertEquals(error.failure.code, "wrong-type");
+  const closed = await bench.ask("POST", "board", { headers: { "stream-closed": "true" } });
+  assertEquals(closed.status, 204);
+  assertEquals(shown((await bench.read()).messages)[1], "update a 2");
+});

@@ -1,0 +1,94 @@
+/** The feature `liveState()`: collections of rows that servers and clients write together. */
+import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/feature.ts";
+import { SharedStreams } from "./shared_streams.ts";
+import type { StateOf } from "./state/state.ts";
+import type { Contract, StateIds } from "../session/contract.ts";
+
+/**
+ * Creates live state: collections of rows that all servers of a broker and their clients share.
+ *
+ * Clients read a state if `authorize` of the server allows them to subscribe to `stream:<id>`, and
+ * change it if `authorizeChange` allows the change.
+ *
+ * @typeParam C The contract.
+ * @param contract The contract of the server, whose section `state` has the schemas; by default,
+ * rows have any type.
+ * @returns The feature, which is also the handle of the states; it belongs to one server.
+ *
+ * @example A list
+ * ```ts
+ * import { serve } from "@skein/skein";
+ * import { liveState } from "@skein/skein/streams";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const states = liveState();
+ * await using server = serve({ port: 0, onListen() {}, features: [states] });
+ * await using list = await states.open("list");
+ * const items = list.collection<{ done: boolean }>("items");
+ * await items.set("milk", { done: false });
+ * assertEquals([...items], [["milk", { done: false }]]);
+ * ```
+ */
+export function liveState<C extends Contract = Contract>(contract?: C): LiveStates<C> {
+  return new LiveStates(contract);
+}
+
+/**
+ * The live state of a server.
+ *
+ * @typeParam C The contract.
+ */
+export class LiveStates<C extends Contract = Contract> implements Feature {
+  /** Name of the feature. */
+  readonly name = "liveState";
+  readonly #contract: C | undefined;
+  readonly #shared = new Mount<SharedStreams>("liveState()");
+
+  /**
+   * Creates live state without a server.
+   *
+   * @ignore
+   */
+  constructor(contract?: C) {
+    this.#contract = contract;
+  }
+
+  /**
+   * Adds the state to a server; called by `serve`.
+   *
+   * @param host The server.
+   * @throws {TypeError} If the state already has a server, the server has another contract, or its
+   * broker keeps no logs.
+   */
+  mount(host: FeatureHost): Mounted {
+    const contract: Contract | undefined = this.#contract;
+    if (contract !== undefined && contract !== host.contract) {
+      throw new TypeError(
+        "Cannot mount liveState(contract): the server must have the same contract, received " +
+          `${host.contract === undefined ? "none" : "another one"}; pass contract to serve`,
+      );
+    }
+    const shared = SharedStreams.of(host, "liveState()");
+    this.#shared.set(shared);
+    return shared.mount();
+  }
+
+  /**
+   * Opens a live state: collections of rows that all servers of the broker share. If there is no
+   * durable stream with this id, a keyed stream is created.
+   *
+   * @typeParam Id The id. With a contract, it must fit a pattern of its section `state`.
+   * @param id The id, of at most 240 bytes.
+   * @returns The state, once this server has all of its rows.
+   * @throws {TypeError} If the feature has no server yet.
+   * @throws {UnsupportedError} If the broker keeps no rows.
+   * @throws {RangeError} If the id is empty or too long.
+   * @throws {RequestError} With the code `wrong-type` if the stream is not keyed, and `full` if
+   * there are too many streams.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async open<Id extends StateIds<C>>(id: Id): Promise<StateOf<C, Id>> {
+    // Only the types depend on the contract.
+    return await this.#shared.value.parts.states.open(id) as StateOf<C, Id>;
+  }
+}

@@ -1,0 +1,150 @@
+/** The durable streams of a server, for its application, its sessions and HTTP. */
+import type { FeatureHost } from "../server/feature.ts";
+import type { Topics, TopicSource } from "../pubsub/topics.ts";
+import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
+import { validate } from "../base/standard_schema.ts";
+import { waitFor } from "../base/wait.ts";
+import { RequestError } from "../errors.ts";
+import type { Runtime } from "../base/runtime.ts";
+import type { SessionSettings } from "../session/settings/settings.ts";
+import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
+import { type ResumeResponse, StoredResponses } from "./responses/stored_responses.ts";
+import { boundsOf, type DurableStreamsOptions, type ResponseLimits, tailOf } from "./options.ts";
+import { StreamFeed, StreamSender } from "./stream_sender.ts";
+import { maxRecordBytes, StreamStore } from "./streams.ts";
+import { EphemeralFeed } from "./state/ephemeral_feed.ts";
+import { EphemeralStates } from "./state/ephemeral_rows.ts";
+import { ChangeGate } from "./state/gate.ts";
+import type { SessionSource } from "./state/session_writes.ts";
+import type { StateParts } from "./state/state.ts";
+import { States } from "./state/states.ts";
+
+/** The options that the features of this wing were given, once all of them are mounted. */
+export interface StreamPartsOptions {
+  /** Limits of the streams. */
+  readonly bounds: DurableStreamsOptions;
+  /** Limits of resumable responses. */
+  readonly responses: ResponseLimits;
+}
+
+/** The parts of durable streams on one server, which all features of this wing share. */
+export class StreamParts {
+  /** Writers, reads and cancellation, for the application. */
+  readonly streams: StreamStore;
+  /** Responses that outlive their connections. */
+  readonly responses: StoredResponses;
+  /** The streams in the broker. */
+  readonly logs: StreamLogs;
+  /** Checks the changes of states. */
+  readonly gate: ChangeGate;
+  /** The states of the application. */
+  readonly states: States;
+  readonly #sender: StreamSender;
+  readonly #state: StateParts;
+  readonly #ephemeral: EphemeralStates;
+
+  constructor(host: FeatureHost, { bounds, responses: limits }: StreamPartsOptions) {
+    const { runtime, nodes, topics: { broker }, core, contract } = host;
+    const { settings, guard: { quotas } } = core;
+    const { maxMessageBytes, requestTimeoutMs: timeoutMs } = settings;
+    const report = (what: string, error: unknown) => host.report(what, error);
+    const resumeOf = resumesOf(runtime, settings);
+    const logs: StreamLogs = this.logs = new StreamLogs({
+      runtime,
+      broker,
+      bounds: boundsOf(bounds, limits.maxRetained),
+      quotas,
+      onReadToEnd: (id) => this.responses.retained.noteRead(id),
+      onError: (error) => report("The search for overdue durable streams", error),
+      rescue: resumeOf && ((id) => this.responses.rescue(id)),
+      onRead: (id) => this.responses.abandoned.read(id),
+    });
+    const tail = tailOf(bounds);
+    this.streams = new StreamStore({ runtime, streams: logs, tail, maxMessageBytes });
+    const maxTransactionBytes = (id: string) => maxRecordBytes(id, maxMessageBytes);
+    const gate = this.gate = new ChangeGate({
+      runtime,
+      contract,
+      authorizeChange: core.authorizeChange,
+      timeoutMs,
+      rowsOf: (id, account, gone) => this.states.rowsOf(id, account, gone),
+      report: core.reportFault,
+    });
+    const state = this.#state = { runtime, logs, gate, maxTransactionBytes };
+    const ephemeral = this.#ephemeral = new EphemeralStates({
+      runtime,
+      quotas,
+      nodes,
+      graceMs: core.presenceGraceMs,
+      isUsed: gate.hasEphemeral,
+      namesOf: (id) => gate.ephemeralOf(id),
+    });
+    this.states = new States({ ...state, quotas, ephemeral, tail, readTimeoutMs: timeoutMs });
+    this.#sender = new StreamSender(logs, {
+      accountOf: core.accountOf,
+      ephemeralOf: (id) => ephemeral.namesOf(id),
+    });
+    this.responses = new StoredResponses(limits, {
+      runtime,
+      quotas,
+      broker,
+      streams: logs,
+      durableStreams: this.streams,
+      nodes,
+      resumeOf,
+      report,
+    });
+  }
+
+  /** Creates the source of a topic `stream:<id>`, or of the ephemeral rows of a state. */
+  source(topic: string, topics: Topics): TopicSource {
+    return topic.startsWith(EPHEMERAL_PREFIX)
+      ? new EphemeralFeed(topic, this.#ephemeral)
+      : new StreamFeed(topic, topics, this.#sender);
+  }
+
+  /** Writes transactions of a client to a state. Its code loads with the first one. */
+  async write(id: string, data: unknown, source: SessionSource): Promise<unknown> {
+    const { writeRows } = await import("./state/session_writes.ts");
+    const ephemeral = this.#ephemeral.get(id);
+    return await writeRows(id, data, { ...this.#state, ephemeral, source });
+  }
+
+  /**
+   * Releases responses to other servers, ends the streams of all other writers of this server with
+   * the error `writer-lost`, and ends all readers.
+   */
+  async close(): Promise<void> {
+    await this.responses.close();
+    this.states.close();
+    await this.streams.close();
+    await this.logs.close();
+  }
+}
+
+/** Creates the lookup of handlers that resume responses; `undefined` if there are none. */
+function resumesOf(
+  runtime: Runtime,
+  { requests, router, requestTimeoutMs: timeoutMs }: Pick<
+    SessionSettings,
+    "requestTimeoutMs" | "requests" | "router"
+  >,
+): ((topic: string) => ResumeResponse | undefined) | undefined {
+  if (!requests?.canResume) return undefined;
+  return (topic) => {
+    const match = router?.match(topic) ?? requests.match(topic);
+    const resume = requests.resumeOf(match?.pattern);
+    if (match === undefined || resume === undefined) return undefined;
+    const { pattern, params } = match;
+    return async ({ input }, progress) => {
+      const schema = router?.match(topic)?.input;
+      const checked =
+        (async () =>
+          schema ? await validate(schema, input) : { ok: true as const, value: input })();
+      const what = `the schema of "${pattern}"`;
+      const outcome = await waitFor(runtime, checked, { what, timeoutMs });
+      if (!outcome.ok) throw new RequestError("invalid", outcome.message, { path: outcome.path });
+      return resume({ topic, pattern, params, data: outcome.value }, progress);
+    };
+  };
+}

@@ -1,0 +1,68 @@
+/** The parts that the features of this wing share on one server. */
+import type { FeatureHost, Mounted } from "../server/feature.ts";
+import { checkKeepsLogs, checkResponses, type DurableStreamsOptions } from "./options.ts";
+import { StreamParts } from "./parts.ts";
+import { StreamTopics } from "./stream_topics.ts";
+import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
+import { STREAM_PREFIX } from "../session/wire/recovery.ts";
+
+/**
+ * Durable streams, live state and resumable responses of one server: they use the same streams. The
+ * parts are created once all features have been mounted, so that their order does not matter.
+ */
+export class SharedStreams {
+  /** Limits of the streams, from `durableStreams()`. */
+  bounds: DurableStreamsOptions = {};
+  /** Limits of resumable responses, from `resumable()`. */
+  responses = checkResponses();
+  readonly #host: FeatureHost;
+  #parts: StreamParts | undefined;
+  #isMounted = false;
+
+  /** Use {@linkcode SharedStreams.of}. */
+  constructor(host: FeatureHost) {
+    this.#host = host;
+  }
+
+  /**
+   * Returns what the features of a server share.
+   *
+   * @param host The server.
+   * @param call The code that created the feature, for errors.
+   * @throws {TypeError} If the server's broker keeps no logs.
+   */
+  static of(host: FeatureHost, call: string): SharedStreams {
+    checkKeepsLogs(call, host.topics.broker);
+    return host.share(SharedStreams, () => new SharedStreams(host));
+  }
+
+  /** The parts; created on the first use. */
+  get parts(): StreamParts {
+    return this.#parts ??= new StreamParts(this.#host, this);
+  }
+
+  /** Returns what all features of this wing add together: to the first one that asks. */
+  mount(): Mounted {
+    if (this.#isMounted) return {};
+    this.#isMounted = true;
+    const { nodes, topics } = this.#host;
+    return {
+      topics: new StreamTopics(this.#host, this),
+      streams: {
+        activity: () => this.parts.streams.activity(),
+        info: (id) => this.parts.streams.info(id),
+      },
+      started: () => void this.parts,
+      unsubscribed(session, topic, options) {
+        if (!topic.startsWith(STREAM_PREFIX)) return false;
+        const rows = EPHEMERAL_PREFIX + topic.slice(STREAM_PREFIX.length);
+        return topics.unsubscribe(session, rows, options);
+      },
+      drain: ({ withinMs, signal }) => {
+        const hasOthers = (nodes?.size ?? 0) > 0;
+        return this.parts.responses.drain({ hasOthers, withinMs, signal });
+      },
+      close: () => this.parts.close(),
+    };
+  }
+}

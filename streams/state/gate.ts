@@ -1,0 +1,471 @@
+/**
+ * The checks that each change of a live state passes before it is stored: the schemas of the
+ * contract, and for the changes of clients the application's `authorizeChange`.
+ */
+import { decide, DecisionFault } from "../../base/decision.ts";
+import { encodeJson } from "../../base/json.ts";
+import type { Account } from "../../base/quotas/accounts.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { validate, type Validation } from "../../base/standard_schema.ts";
+import { waitFor } from "../../base/wait.ts";
+import { RequestError } from "../../errors.ts";
+import { type Change, type ClientChange, withValue } from "../../pubsub/logs/change_message.ts";
+import type { Decision } from "../../pubsub/decisions.ts";
+import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
+import { compileStates } from "../../session/settings/check_settings.ts";
+import type { Contract, StateRoute } from "../../session/contract.ts";
+import { internals, type Session } from "../../session/session.ts";
+import { rowName } from "../../session/wire/rows.ts";
+import type { TopicRouter } from "../../session/wire/topic_pattern.ts";
+import type { LiveRow } from "../../session/state_changes.ts";
+import type { AuthorizeChange, RequestedChange } from "../../server/requests/changes.ts";
+import { type LiveRows, rowIn } from "./live_rows.ts";
+
+/** Maximum number of times that `authorizeChange` is called for one change. */
+const MAX_CALLS = 5;
+
+/** A version that no row has. */
+const NO_VERSION = Number.MAX_SAFE_INTEGER;
+
+/** The client that requests changes. */
+export interface ChangeSource extends Pick<RequestedChange, "user" | "session" | "request"> {
+  /** The account of the rows that the server reads for this client. */
+  readonly account: Account;
+  /** The decision about the request. A change is made only if it still counts. */
+  readonly decision: Decision;
+}
+
+/** Part of {@linkcode ChangeGate.write}. */
+export interface GatedAppend {
+  readonly source: ChangeSource;
+  /**
+   * Appends changes to the stream.
+   *
+   * @param changes The changes.
+   * @param identity Identity that the stream must have; by default, any.
+   */
+  readonly append: (
+    changes: readonly Change[],
+    identity?: string,
+  ) => Promise<StreamAppended>;
+  /** True if the append names its producer, so that it may be a repetition. */
+  readonly isNumbered?: boolean | undefined;
+}
+
+/** Options of {@linkcode ChangeGate}. */
+export interface ChangeGateOptions {
+  readonly runtime: Runtime;
+  readonly contract: Contract | undefined;
+  readonly authorizeChange: AuthorizeChange | undefined;
+  /** Time limit for a schema or a decision, in milliseconds. */
+  readonly timeoutMs: number;
+  /**
+   * Returns the complete rows of a state; `undefined` if there is no keyed stream with this id.
+   * Rejects with a `RequestError` if they cannot be read. `gone` is the identity of a deleted
+   * stream.
+   */
+  readonly rowsOf: (id: string, account: Account, gone?: string) => Promise<LiveRows | undefined>;
+  /** Reports that `authorizeChange` failed. */
+  readonly report: (fault: DecisionFault, session: Session | undefined) => void;
+}
+
+/** A change of a transaction that `authorizeChange` decides about. */
+interface Step {
+  readonly change: Change;
+  /** Name of the row. */
+  readonly name: string;
+  /** True for the first change of the row in the transaction. */
+  readonly isFirst: boolean;
+  /** The allowed change of a row of the present version; `undefined` before the decision. */
+  decided: Change | undefined;
+}
+
+/** The present rows of a state that a transaction changes. */
+interface Present {
+  /** Identity of the stream with the rows. */
+  readonly identity: string | undefined;
+  /** Rows by name; bounded by the transaction. */
+  readonly rows: Map<string, LiveRow | undefined>;
+}
+
+/** Changes to decide about, with the present rows. */
+interface Asked extends Present, GatedAppend {
+  readonly probe: (step: Step, identity?: string) => Promise<StreamAppended>;
+}
+
+/**
+ * Checks the changes of live states.
+ *
+ * - **Schemas** apply to all writers. A state whose id fits no pattern of the contract is not
+ *   checked.
+ * - **`authorizeChange`** is called for the changes of clients only. Its decision is about the row
+ *   that the change replaces: if the row changes meanwhile, the decision is made again.
+ */
+export class ChangeGate {
+  readonly #options: ChangeGateOptions;
+  readonly #router: TopicRouter<StateRoute> | undefined;
+
+  /** Creates a gate. */
+  constructor(options: ChangeGateOptions) {
+    this.#options = options;
+    this.#router = options.contract && compileStates(options.contract);
+  }
+
+  /** True if the contract has collections whose rows are not stored. */
+  get hasEphemeral(): boolean {
+    const { state = {} } = this.#options.contract?.definition ?? {};
+    return Object.values(state).flatMap((collections) => Object.values(collections))
+      .some((entry) => "ephemeral" in entry && entry.ephemeral);
+  }
+
+  /** Returns the collections of a state whose rows are not stored. */
+  ephemeralOf(id: string): ReadonlySet<string> {
+    const { collections = [] } = this.#router?.match(id) ?? {};
+    return new Set(Array.from(collections).flatMap(([name, of]) => of.ephemeral ? name : []));
+  }
+
+  /**
+   * Applies the schemas of the contract.
+   *
+   * @param id The id of the state.
+   * @param changes The changes.
+   * @param session The session that requests them, if any.
+   * @returns The changes, with the results of the schemas; a promise if a schema is asynchronous,
+   * so that a server's writes stay in order if none is.
+   * @throws {RequestError} With the code `unknown-collection`, `ephemeral` or `invalid`.
+   * @throws {TimeoutError} If a schema takes too long, and the error that a schema throws.
+   */
+  check(
+    id: string,
+    changes: readonly (Change | ClientChange)[],
+    session?: Session,
+  ): readonly Change[] | Promise<readonly Change[]> {
+    const collections = this.#router?.match(id)?.collections;
+    if (collections === undefined) return changes.map(withValue);
+    const unstored = changes.find(({ type }) => collections.get(type)?.ephemeral);
+    if (unstored !== undefined) throw notStored(unstored.type);
+    const checked: Change[] = [];
+    const rest = (): readonly Change[] | Promise<readonly Change[]> => {
+      while (checked.length < changes.length) {
+        const fitted = this.#fitted(changes[checked.length]!, collections, session);
+        if (fitted instanceof Promise) {
+          return fitted.then((change) => {
+            checked.push(change);
+            return rest();
+          });
+        }
+        checked.push(fitted);
+      }
+      return checked;
+    };
+    return rest();
+  }
+
+  /**
+   * Checks the changes that a client requests, and appends them.
+   *
+   * @param id The id of the state.
+   * @param changes The changes.
+   * @param append The client, and the append.
+   * @returns The result of the append. It is a `conflict` if a row does not have the version that
+   * the client expects, or if it changed during five decisions in a row.
+   * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}, `forbidden` if
+   * `authorizeChange` denies a change, `unavailable` if it fails, `too-many` if the server holds
+   * too many states for this client, and the code of the revocation if the client's right was
+   * revoked in the meantime; or the error that `authorizeChange` throws.
+   */
+  async write(
+    id: string,
+    changes: readonly (Change | ClientChange)[],
+    { source, append: appendNow, isNumbered = false }: GatedAppend,
+  ): Promise<StreamAppended> {
+    const append: GatedAppend["append"] = (changes, identity) => {
+      source.decision.check();
+      return appendNow(changes, identity);
+    };
+    const checked = await this.check(id, changes, source.session);
+    if (this.#options.authorizeChange === undefined || checked.length === 0) {
+      return await append(checked);
+    }
+    /** Appends nothing, because the row would have to have a version that no row has. */
+    const probe = ({ change }: Step, identity?: string) =>
+      append([{ ...change, expect: NO_VERSION }], identity);
+    let gone: string | undefined;
+    while (true) {
+      const steps = stepsOf(checked);
+      const present = await this.#present(id, steps, { account: source.account, gone });
+      if (present === undefined) {
+        const result = await probe(steps[0]!);
+        if (result.kind !== "conflict") return result;
+        throw new RequestError("unavailable", `Cannot write state: "${id}" was just created`);
+      }
+      const asked = { ...present, source, append, probe, isNumbered };
+      const result = await this.#ask(id, steps, asked);
+      // The present rows may belong to a deleted stream with the same id.
+      if (result.kind !== "missing" || gone !== undefined) return result;
+      gone = present.identity;
+    }
+  }
+
+  /**
+   * Applies the schema of the contract to a change of an ephemeral row.
+   *
+   * @param id The id of the state.
+   * @param change The change.
+   * @param session The session that requests it, if any.
+   * @returns The change, with the result of the schema; a promise if the schema is asynchronous.
+   * @throws {RequestError} With the code `invalid`, and the other errors of
+   * {@linkcode ChangeGate.check}.
+   */
+  fit(id: string, change: Change | ClientChange, session?: Session): Change | Promise<Change> {
+    return this.#fitted(change, this.#router!.match(id)!.collections, session);
+  }
+
+  /**
+   * Checks the change of an ephemeral row that a client requests, and makes it.
+   *
+   * @param id The id of the state.
+   * @param change The change.
+   * @param making The client, and functions that read the present row and make the change.
+   * @returns The result of `make`.
+   * @throws {RequestError} With the codes of {@linkcode ChangeGate.write}, and `conflict` if the
+   * row changed during five decisions in a row.
+   */
+  async writeEphemeral<T>(
+    id: string,
+    change: Change | ClientChange,
+    { source, present, make }: {
+      readonly source: ChangeSource;
+      readonly present: () => LiveRow | undefined;
+      readonly make: (change: Change) => T;
+    },
+  ): Promise<T> {
+    const fitted = await this.fit(id, change, source.session);
+    const { decision } = source;
+    if (this.#options.authorizeChange === undefined) {
+      decision.check();
+      return make(fitted);
+    }
+    for (let calls = 0; calls < MAX_CALLS; calls++) {
+      const row = present();
+      const allowed = await this.#authorized(id, fitted, { before: row?.value, source });
+      decision.check();
+      if (present() === row) return make(allowed);
+    }
+    const { key, type } = change;
+    throw new RequestError(
+      "conflict",
+      `Cannot write state: the row "${key}" of "${type}" keeps changing`,
+    );
+  }
+
+  /** Decides about the changes, and appends them, until no row changes in between. */
+  async #ask(
+    id: string,
+    steps: readonly Step[],
+    { identity, rows, source, append, probe, isNumbered }: Asked,
+  ): Promise<StreamAppended> {
+    for (let calls = 0;;) {
+      const doubtful = steps.find((step) => !isPossible(step, rows));
+      let result: StreamAppended;
+      if (doubtful !== undefined) result = await probe(doubtful, identity);
+      else {
+        calls++;
+        try {
+          await this.#decide(id, steps, { rows, source });
+        } catch (error) {
+          // The change may be denied only because it has already been made.
+          const repeated = isNumbered ? await probe(steps[0]!, identity) : undefined;
+          if (repeated?.kind === "repeated") return repeated;
+          throw error;
+        }
+        result = await append(steps.map(({ decided }) => decided!), identity);
+      }
+      if (result.kind !== "conflict") return result;
+      const { row, text, version } = result;
+      rows.set(row, rowIn(text, version));
+      const changed = steps.filter(({ name }) => name === row);
+      // A row that has the version which was decided about does not fit the client's `since`.
+      const isOver = changed.some((step) =>
+        step.decided?.expect === version || !isPossible(step, rows)
+      );
+      if (isOver || calls >= MAX_CALLS) return result;
+      for (const step of changed) step.decided = undefined;
+    }
+  }
+
+  /** Applies the schema of one change. */
+  #fitted(
+    change: Change | ClientChange,
+    collections: StateRoute["collections"],
+    session: Session | undefined,
+  ): Change | Promise<Change> {
+    const { type, key, operation } = change;
+    const collection = collections.get(type);
+    if (collection === undefined) {
+      const names = [...collections.keys()].join(", ");
+      throw new RequestError(
+        "unknown-collection",
+        `Cannot write state: the collection must be one of ${names}, received "${type}"`,
+      );
+    }
+    if (operation === "delete") return withValue(change);
+    const result = (outcome: Validation<unknown>): Change => {
+      if (outcome.ok) return withFitted(change, outcome.value);
+      const { message, path } = outcome;
+      throw new RequestError(
+        "invalid",
+        `Cannot write state: the row "${key}" of "${type}" must fit the contract: ${message}`,
+        { path },
+      );
+    };
+    const outcome = validate(collection.schema, dataOf(change));
+    return outcome instanceof Promise
+      ? this.#inTime("the schema of a row", outcome, session).then(result)
+      : result(outcome);
+  }
+
+  /** Reads the present rows that changes are about. */
+  async #present(
+    id: string,
+    steps: readonly Step[],
+    { account, gone }: { readonly account: Account; readonly gone: string | undefined },
+  ): Promise<Present | undefined> {
+    const live = await this.#options.rowsOf(id, account, gone);
+    if (live === undefined) return undefined;
+    const rows = steps.map(({ name, change: { type, key } }) =>
+      [name, live.collection(type).get(key)] as const
+    );
+    return { identity: live.identity, rows: new Map(rows) };
+  }
+
+  /** Decides about the changes that are not decided yet. */
+  async #decide(
+    id: string,
+    steps: readonly Step[],
+    { rows, source }: { readonly rows: Present["rows"]; readonly source: ChangeSource },
+  ): Promise<void> {
+    /** Rows after the earlier changes of the transaction. */
+    const values = new Map<string, unknown>();
+    for (const step of steps) {
+      if (step.decided !== undefined) continue;
+      const { name, change } = step;
+      const row = rows.get(name);
+      const before = values.has(name) ? values.get(name) : row?.value;
+      const allowed = await this.#authorized(id, change, { before, source });
+      values.set(name, valueOf(allowed));
+      step.decided = { ...allowed, expect: row?.version ?? 0 };
+    }
+  }
+
+  /** Calls `authorizeChange`. Its failure leaves the change undecided. */
+  async #authorized(
+    id: string,
+    change: Change,
+    { before, source }: { readonly before: unknown; readonly source: ChangeSource },
+  ): Promise<Change> {
+    const { user, session, request } = source;
+    const { type: collection, key, operation } = change;
+    const action = operation === "delete" ? "delete" : "set";
+    const what = `${action} the row "${key}" of "${collection}"`;
+    const name = "authorizeChange";
+    const value = valueOf(change);
+    const ask = () => {
+      const asked = { id, collection, key, action, value, before, user, session, request } as const;
+      const decided = source.decision.during(() => this.#options.authorizeChange!(asked));
+      return decided instanceof Promise ? this.#inTime(name, decided, session) : decided;
+    };
+    try {
+      const decision = await decide(name, ask, [RequestError]);
+      if (decision === true) return change;
+      if (typeof decision === "object" && decision !== null && "value" in decision) {
+        return rewritten(change, decision.value);
+      }
+    } catch (error) {
+      if (!(error instanceof DecisionFault)) throw error;
+      this.#options.report(error, session);
+      const message = `Cannot write state: the server cannot tell now if this client may ${what}`;
+      throw new RequestError("unavailable", message, { cause: error.cause });
+    }
+    throw new RequestError("forbidden", `Cannot write state: this client may not ${what}`);
+  }
+
+  #inTime<T>(what: string, promise: Promise<T>, session: Session | undefined): Promise<T> {
+    if (session !== undefined) return session[internals].inTime(what, promise);
+    const { runtime, timeoutMs } = this.#options;
+    return waitFor(runtime, promise, { what, timeoutMs });
+  }
+}
+
+/** The error for a write that would store rows of an ephemeral collection. */
+function notStored(type: string): RequestError {
+  return new RequestError(
+    "ephemeral",
+    `Cannot write state: the rows of "${type}" are ephemeral: sessions and servers write them, ` +
+      "one at a time",
+  );
+}
+
+function stepsOf(changes: readonly Change[]): Step[] {
+  const names = new Set<string>();
+  return changes.map((change) => {
+    const { type, key, row: name = rowName(type, key) } = change;
+    const isFirst = !names.has(name);
+    names.add(name);
+    return { change, name, isFirst, decided: undefined };
+  });
+}
+
+function valueOf(change: Change): unknown {
+  return change.operation === "delete" ? undefined : dataOf(change);
+}
+
+function dataOf(change: Change | ClientChange): unknown {
+  return "data" in change ? change.data : JSON.parse(change.value ?? "null");
+}
+
+/** Replaces the row of a change by the one that the schema returned. */
+function withFitted(change: Change | ClientChange, value: unknown): Change {
+  const { data, ...rest } = { data: undefined, ...change };
+  try {
+    return { ...rest, value: encodeJson(value, "write state") };
+  } catch (cause) {
+    // JSON parses `1e999` as Infinity, which is the client's error and not the schema's.
+    if (!isJson(data)) throw new RequestError("malformed", (cause as Error).message, { cause });
+    throw cause;
+  }
+}
+
+function isJson(data: unknown): boolean {
+  try {
+    encodeJson(data, "write state");
+    return true;
+  } catch {
+    return data === undefined;
+  }
+}
+
+/**
+ * Checks whether a change may succeed if the present rows are these: the row must have the expected
+ * version, and an `update` needs a row.
+ */
+function isPossible({ change, name, isFirst }: Step, rows: Present["rows"]): boolean {
+  const { expect, operation } = change;
+  const version = rows.get(name)?.version ?? 0;
+  if (expect !== undefined && expect !== version) return false;
+  // An earlier change of the transaction may write the row.
+  return operation !== "update" || version > 0 || !isFirst;
+}
+
+/** Replaces the row of a change by the one that `authorizeChange` returned. */
+function rewritten(change: Change, value: unknown): Change {
+  const name = "authorizeChange";
+  if (change.operation === "delete") {
+    throw DecisionFault.returned(name, "true or false for a deletion", value);
+  }
+  try {
+    return { ...change, value: encodeJson(value, "write state") };
+  } catch (cause) {
+    throw DecisionFault.thrown(name, cause);
+  }
+}

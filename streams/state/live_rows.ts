@@ -1,0 +1,222 @@
+/** The rows of a keyed stream in memory, kept up to date for all states of a server. */
+import { whileUnreachable } from "../repeat.ts";
+import { keyedPage } from "../streams.ts";
+import { readRowName, type RowMessage } from "../../session/wire/rows.ts";
+import type { StreamLogs, StreamPage } from "../../pubsub/logs/stream_logs.ts";
+import { BrokerError, RequestError } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { Signal } from "../../base/signal.ts";
+import type { LiveRow, RowChanged, RowSource } from "../../session/state_changes.ts";
+import type { EphemeralRows } from "./ephemeral_rows.ts";
+
+/** Collections, each with its rows by key. */
+type Collections = Map<string, Map<string, LiveRow>>;
+
+/**
+ * The rows of one keyed stream.
+ *
+ * If the stream has forgotten deletions that these rows may lack, the rows are read anew and
+ * replaced in one step. Listeners then receive the rows that differ.
+ */
+export class LiveRows extends Signal implements RowSource {
+  readonly id: string;
+  /** Number of states that use the rows. */
+  users = 0;
+  /** Identity of the stream from which the rows were read. */
+  identity: string | undefined;
+  /** Position up to which the rows are complete. */
+  version = 0;
+  /** Called with the changes of each page. Bounded by the states' loops. */
+  readonly listeners: Set<(changes: readonly RowChanged[]) => void> = new Set();
+  /** Resolves once the rows are complete. */
+  readonly ready: Promise<void>;
+  /** The rows that are not stored; absent if the state has no ephemeral collections. */
+  readonly ephemeral: EphemeralRows | undefined;
+  /** Reason why the rows are no longer kept up to date. */
+  failure: unknown;
+  readonly #runtime: Runtime;
+  readonly #logs: StreamLogs;
+  readonly #bounds: ReturnType<typeof keyedPage>;
+  readonly #stop = new AbortController();
+  readonly #isReady = Promise.withResolvers<void>();
+  #collections: Collections = new Map();
+  readonly #onEphemeral = (change: RowChanged) => this.#tell([change]);
+  /** True while the rows need only later changes. */
+  #isCurrent = false;
+
+  /**
+   * Starts to read.
+   *
+   * @param id The id of the stream, which has to exist.
+   * @param parts Clocks and streams of the node, the maximum size of a transaction, and the state's
+   * ephemeral rows.
+   */
+  constructor(
+    id: string,
+    { runtime, logs, maxTransactionBytes, ephemeral }: {
+      readonly runtime: Runtime;
+      readonly logs: StreamLogs;
+      readonly maxTransactionBytes: (id: string) => number;
+      readonly ephemeral: EphemeralRows | undefined;
+    },
+  ) {
+    super();
+    this.id = id;
+    this.#runtime = runtime;
+    this.#logs = logs;
+    // The same bounds as for sessions, which then share the reads of new changes.
+    this.#bounds = keyedPage(maxTransactionBytes(id));
+    this.ephemeral = ephemeral;
+    ephemeral?.listeners.add(this.#onEphemeral);
+    this.ready = this.#isReady.promise;
+    this.ready.catch(() => {});
+    void this.#run();
+  }
+
+  valueAt(collection: string, key: string): unknown {
+    return this.collection(collection).get(key)?.value;
+  }
+
+  collection(name: string): ReadonlyMap<string, LiveRow> {
+    if (this.ephemeral?.names.has(name)) return this.ephemeral.collection(name);
+    return this.#collections.get(name) ?? NOTHING;
+  }
+
+  /**
+   * Waits until the rows include a version.
+   *
+   * @throws The reason why the rows are no longer kept up to date.
+   */
+  async reached(version: number): Promise<void> {
+    while (this.version < version) {
+      if (this.failure !== undefined) throw this.failure;
+      await this.changed();
+    }
+  }
+
+  close(reason: unknown = new RequestError("unavailable", "The server is closed")): void {
+    this.failure ??= reason;
+    this.ephemeral?.listeners.delete(this.#onEphemeral);
+    this.#stop.abort();
+    this.#isReady.reject(reason);
+    this.notify();
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stop;
+    try {
+      while (!signal.aborted) {
+        await whileUnreachable(() => this.#follow(), {
+          runtime: this.#runtime,
+          signal,
+          isOver: () => signal.aborted || this.#logs.isClosed,
+        });
+      }
+    } catch (error) {
+      this.close(error);
+    }
+  }
+
+  /**
+   * Reads until the rows have to be read anew.
+   *
+   * @throws {RequestError} If there is no such stream any more, or if it was closed.
+   * @throws {BrokerError} If the broker is unreachable, or too many readers wait.
+   */
+  async #follow(): Promise<void> {
+    const { signal } = this.#stop;
+    const isAnew = !this.#isCurrent;
+    let identity = isAnew ? undefined : this.identity;
+    /** Rows that replace the present ones once they are complete. */
+    let next: Collections | undefined = isAnew ? new Map() : undefined;
+    const after = isAnew ? 0 : this.version;
+    const part = { ...this.#bounds, after, identity, signal };
+    for await (const page of this.#logs.follow(this.id, part)) {
+      // A stream of another identity may have lost records, or may be a new one.
+      const isOther = page.kind === "missing" && identity !== undefined;
+      if (page.kind === "trimmed" || isOther) {
+        this.#isCurrent = false;
+        return;
+      }
+      if (page.kind === "too-many") {
+        throw new BrokerError("Cannot read state: too many readers wait", {
+          cause: page.rejection,
+        });
+      }
+      if (page.kind !== "page") {
+        throw new RequestError("gone", `The server no longer has the state "${this.id}"`);
+      }
+      identity = page.info.identity;
+      const changes = apply(next ?? this.#collections, page);
+      if (next === undefined) this.#tell(changes, page.next);
+      else if (page.isUpToDate) {
+        const isSame = identity === this.identity;
+        const replaced = difference(this.#collections, next, isSame);
+        this.identity = identity;
+        this.#isCurrent = true;
+        this.#collections = next;
+        next = undefined;
+        this.#tell(replaced, page.next);
+        this.#isReady.resolve();
+      }
+    }
+    if (signal.aborted) return;
+    if (!this.#logs.isClosed) {
+      throw new RequestError("ended", `The stream of the state "${this.id}" was closed`);
+    }
+    this.close();
+  }
+
+  #tell(changes: readonly RowChanged[], version: number = this.version): void {
+    this.version = version;
+    if (changes.length > 0) { for (const listen of this.listeners) listen(changes); }
+    this.notify();
+  }
+}
+
+const NOTHING: ReadonlyMap<string, LiveRow> = new Map();
+
+/** Applies the changes of a page, and returns the changed rows. */
+function apply(collections: Collections, { records, positions = [] }: StreamPage): RowChanged[] {
+  return records.map((record, i) => {
+    const { type, key, value, headers }: RowMessage = JSON.parse(record as string);
+    const rows = collections.get(type) ?? new Map<string, LiveRow>();
+    collections.set(type, rows);
+    const before = rows.get(key);
+    if (headers.operation === "delete") rows.delete(key);
+    else rows.set(key, { value, version: positions[i]! + 1 });
+    if (rows.size === 0) collections.delete(type);
+    return { collection: type, key, before: before?.value };
+  });
+}
+
+/**
+ * The rows that may differ between two states of the collections. Versions of the same stream are
+ * comparable.
+ */
+function difference(old: Collections, next: Collections, isSameStream: boolean): RowChanged[] {
+  const changes: RowChanged[] = [];
+  for (const [collection, rows] of old) {
+    for (const [key, before] of rows) {
+      const isSame = next.get(collection)?.get(key)?.version === before.version;
+      if (!isSameStream || !isSame) changes.push({ collection, key, before: before.value });
+    }
+  }
+  for (const [collection, rows] of next) {
+    for (const key of rows.keys()) {
+      if (!old.get(collection)?.has(key)) changes.push({ collection, key, before: undefined });
+    }
+  }
+  return changes;
+}
+
+/** The value of a row in a conflict; `undefined` if the row does not exist. */
+export function rowIn(text: string | undefined, version: number): LiveRow | undefined {
+  return text === undefined ? undefined : { value: JSON.parse(text).value, version };
+}
+
+/** Describes a row for an error. */
+export function describeRow(row: string): string {
+  const [type, key] = readRowName(row);
+  return `"${key}" of "${type}"`;
+}
