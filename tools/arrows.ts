@@ -5,8 +5,8 @@
  * errors <- base <- transport <- session <- client, pubsub, manager <- server <- mod <- cli
  * ```
  *
- * Brokers, moq, operations and testing are wings: they are built on this core, which imports none of
- * them.
+ * Brokers, moq, streams, operations and testing are wings: they are built on this core, which
+ * imports none of them.
  *
  * The arrows apply to every import, including `import()` and types, and imports must not form a
  * cycle. No file imports a test, and a folder has at most 20 source files.
@@ -31,8 +31,6 @@ export interface Repository {
   readonly files: ReadonlyMap<string, string>;
   /** The name of the package. */
   readonly name: string;
-  /** Folders that may have more source files than others. */
-  readonly largeFolders?: ReadonlySet<string>;
   /** Maps subpaths to files, as in `deno.json`. */
   readonly exports: Readonly<Record<string, string>>;
 }
@@ -49,6 +47,7 @@ type Layer =
   | "manager"
   | "client"
   | "server"
+  | "streams"
   | "operations"
   | "testing"
   | "mod"
@@ -62,7 +61,7 @@ const BELOW_SERVER = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
 export const CORE: readonly Layer[] = [...BELOW_SERVER, "client", "server"];
 
 /** The layers that are built on the core; `cli` is built on them too. */
-export const WINGS: readonly Layer[] = ["brokers", "moq", "operations", "testing"];
+export const WINGS: readonly Layer[] = ["brokers", "moq", "streams", "operations", "testing"];
 
 const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   errors: [],
@@ -75,6 +74,7 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   manager: [...BELOW_PUBSUB, "manager"],
   client: [...BELOW_PUBSUB, "client"],
   server: [...BELOW_SERVER, "server"],
+  streams: [...BELOW_SERVER, "server", "streams"],
   operations: [...BELOW_SERVER, "server", "operations"],
   testing: [...BELOW_SERVER, "brokers", "client", "server", "testing"],
   mod: [...CORE, "mod"],
@@ -83,13 +83,10 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:bench|fixture|model|test)\.ts$/;
 const FOLDERS =
-  /^(base|transport|session|client|pubsub|brokers|moq|manager|server|operations|testing|cli)\//;
+  /^(base|transport|session|client|pubsub|brokers|moq|manager|server|streams|operations|testing|cli)\//;
 
 /** Most source files in a folder, tests not counted: what a reader takes in at a glance. */
 const MAX_FILES = 20;
-
-/** Folders with more source files than others may have. The list may only shrink. */
-const LARGE_FOLDERS: ReadonlySet<string> = new Set(["server/durable"]);
 
 const TEST = /(?:^|[/_])test\.tsx?$/;
 
@@ -321,26 +318,18 @@ function checkClient(
   return violations;
 }
 
-/** Reports folders with too many files, and folders that have left the list of large ones. */
-function checkFolders({ files, largeFolders = new Set() }: Repository): Violation[] {
+/** Reports folders with too many files. */
+function checkFolders({ files }: Repository): Violation[] {
   const counts = new Map<string, number>();
   for (const path of files.keys()) {
     const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
     if (!TEST.test(path)) counts.set(folder, (counts.get(folder) ?? 0) + 1);
   }
-  return [...counts].flatMap(([path, count]) => {
-    const isLarge = largeFolders.has(path);
-    if (count > MAX_FILES && !isLarge) {
-      return [{
-        path,
-        line: 1,
-        message: `a folder has at most ${MAX_FILES} source files, received ${count}`,
-      }];
-    }
-    if (count > MAX_FILES || !isLarge) return [];
-    const message = `has ${count} source files: take it off the list of tools/arrows.ts`;
-    return [{ path, line: 1, message }];
-  });
+  return [...counts].filter(([, count]) => count > MAX_FILES).map(([path, count]) => ({
+    path,
+    line: 1,
+    message: `a folder has at most ${MAX_FILES} source files, received ${count}`,
+  }));
 }
 
 /** Reports each cycle once, at the import that closes it. */
@@ -401,7 +390,6 @@ export async function readRepository(root: URL): Promise<Repository> {
   return {
     files: new Map([...files].sort(([a], [b]) => a < b ? -1 : 1)),
     name,
-    largeFolders: LARGE_FOLDERS,
     exports,
   };
 }
