@@ -38,10 +38,7 @@ export type {
   DurableStreamItem,
   ReadDurableStreamOptions,
 } from "./streams.ts";
-export {
-  DurableStreamsHandler,
-  type DurableStreamsHandlerOptions,
-} from "./http/handler.ts";
+export { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./http/handler.ts";
 export { liveState, type LiveStates } from "./live_state.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./options.ts";
 export { resumable, type ResumableOptions } from "./resumable.ts";

@@ -35,7 +35,13 @@ import {
 } from "../../server/http/guard.ts";
 import { closing } from "../../server/http/body.ts";
 import { REVOKED } from "../../server/http/event_bodies.ts";
-import { methodNotAllowed, pointerOf, Problem, rejectedBy, tooMany } from "../../server/http/problem.ts";
+import {
+  methodNotAllowed,
+  pointerOf,
+  Problem,
+  rejectedBy,
+  tooMany,
+} from "../../server/http/problem.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type {
   LogInfo,

@@ -7,11 +7,7 @@ import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import { logTopic } from "../../pubsub/logs/rules.ts";
 import { SWEEP_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
-import {
-  type DurableStreamWriter,
-  LEASE_MS,
-  RENEWALS_PER_LEASE,
-} from "../../streams/writer.ts";
+import { type DurableStreamWriter, LEASE_MS, RENEWALS_PER_LEASE } from "../../streams/writer.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterStore } from "../simulation/cluster/store.ts";
