@@ -161,3 +161,27 @@ Deno.test("MoqServer.mount() works only once", async () => {
     TypeError,
   );
 });
+
+Deno.test("createServer() mounts a MoqServer once, with the quotas of the server", async () => {
+  await using moq = new MoqServer();
+  await using server = createServer({ features: [moq] });
+  assert("moq.maxSessions" in server.quotaStats);
+  const { address, url, certificateHashes } = moq;
+  assertEquals({ address, url, certificateHashes }, {
+    address: undefined,
+    url: "",
+    certificateHashes: [],
+  });
+  const error = assertThrows(() => createServer({ features: [moq] }), TypeError);
+  assertEquals(
+    error.message,
+    "Cannot mount new MoqServer(): it belongs to one server; create another with new MoqServer()",
+  );
+});
+
+Deno.test("createServer() leaves a MoqServer unmounted if another option is invalid", async () => {
+  await using moq = new MoqServer();
+  assertThrows(() => createServer({ features: [moq], origins: ["example.com/path"] }), TypeError);
+  await using server = createServer({ features: [moq] });
+  assert("moq.maxSessions" in server.quotaStats);
+});

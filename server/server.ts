@@ -31,8 +31,6 @@ import { pickHandlers } from "./handlers.ts";
 import { accountOf } from "./accounts.ts";
 import type { AuthorizeChange } from "./requests/changes.ts";
 import { UnservedStreams } from "./requests/unserved_streams.ts";
-import type { Face } from "./face.ts";
-import { MALFORMED_HOSTS, mountFaces } from "./faces.ts";
 import type { Feature, RequestHead } from "./feature.ts";
 import { featureHosts } from "./feature_host.ts";
 import { Features } from "./features.ts";
@@ -42,9 +40,15 @@ import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./admission/guest.ts";
 import type { ResumableHandler } from "../session/responses/request_handlers.ts";
 import { RequestGate } from "./http/gate.ts";
+import { HttpTransport } from "./http/http_transport.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
-import type { OfferedUpgrade, WebSocketEngine } from "../transport/websocket/server.ts";
+import {
+  isWebSocketUpgrade,
+  type OfferedUpgrade,
+  type WebSocketEngine,
+} from "../transport/websocket/server.ts";
+import { isHost } from "../transport/url.ts";
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
@@ -137,8 +141,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** Origins and hosts of trusted pages. */
   readonly #origins: OriginRules;
   readonly #maxSessions: number | undefined;
-  /** All faces by server option, in the order in which they are asked. */
-  readonly #faces: ReadonlyMap<string, Face>;
+  /** Sessions over HTTP; `undefined` if the option `http` is `false`. */
+  readonly #httpTransport: HttpTransport | undefined;
   #listener: ServerListener | undefined;
   /** True if clients from the internet should use the hardened engine. */
   #suitsHardened = false;
@@ -201,12 +205,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     ));
     this.#broker = broker && reportBroker(runtime, broker, console);
     this.#origins = { origins: options.origins, hosts: options.hosts };
-    this.#faces = mountFaces({
+    this.#httpTransport = options.http === false ? undefined : new HttpTransport({
       ...made,
       gate: this.#gate,
       origins: this.#origins,
       admission: this.#admission,
-      hasHttp: options.http !== false,
       nodes,
     });
     this.#features = this.#featuresOf(plain, settings, parts);
@@ -320,36 +323,37 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> => {
     if (this.#countsSockets && info.remoteAddr === undefined) this.#hintAtNoAddress();
-    const face = this.#faceFor(request);
-    if (this.#suitsHardened && face === this.#admission) this.#hintAtEngine(request, info);
-    return face?.fetch(request, info) ?? this.#otherResponse(request, info);
-  };
-
-  #faceFor(request: RequestHead): Pick<Face, "fetch" | "take"> | undefined {
-    if (MALFORMED_HOSTS.wants(request)) return MALFORMED_HOSTS;
+    if (hasMalformedHost(request)) return new Response("Malformed host", { status: 400 });
     const feature = this.#features.requestsFor(request);
-    if (feature !== undefined) return feature;
-    for (const face of this.#faces.values()) if (face.wants(request)) return face;
-    return undefined;
-  }
-
-  /** Responds to a request that no face wants. */
-  #otherResponse(request: Request, info: RequestInfo): Response | Promise<Response> {
+    if (feature !== undefined) return feature.fetch(request, info);
+    if (isWebSocketUpgrade(request)) {
+      if (this.#suitsHardened) this.#hintAtEngine(request, info);
+      return this.#admission.fetch(request, info);
+    }
+    if (this.#httpTransport?.wants(request)) return this.#httpTransport.fetch(request, info);
     if (this.#fetch !== undefined) return this.#fetch(request, info);
     if (!this.#admission.serves(request.url)) return new Response("Not found", { status: 404 });
     return new Response("Expected a WebSocket upgrade", {
       status: 426,
       headers: { connection: "upgrade", upgrade: "websocket" },
     });
+  };
+
+  /**
+   * Responds to an upgrade that an engine offers, as `fetch` does. Returns `undefined` if the
+   * upgrade is not for a session; the engine then calls `fetch`.
+   */
+  #upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> | undefined {
+    if (hasMalformedHost(upgrade) || !isWebSocketUpgrade(upgrade)) return undefined;
+    if (this.#features.requestsFor(upgrade) !== undefined) return undefined;
+    return this.#admission.upgrade(upgrade, info);
   }
 
   /** Responds to a request for a WebTransport session. */
   #take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
     const feature = this.#features.requestsFor(request);
     if (feature?.take !== undefined) return feature.take(request);
-    for (const face of this.#faces.values()) {
-      if (face.take !== undefined && face.wants(request)) return face.take(request, pages);
-    }
+    return this.#admission.take(request, pages);
   }
 
   #hintAtNoAddress(): void {
@@ -380,15 +384,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       "Clients connect from the internet without a proxy. webSocket: hardenedWebSocket() of " +
         "@skein/skein/ws also bounds connections, request heads and idle time",
     );
-  }
-
-  /**
-   * Responds to an upgrade as `fetch` does. Returns `undefined` if the upgrade may be for another
-   * face.
-   */
-  #upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> | undefined {
-    const isForSession = this.#faceFor(upgrade) === this.#admission;
-    return isForSession ? this.#admission.upgrade(upgrade, info) : undefined;
   }
 
   /**
@@ -552,7 +547,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    *
    * - **Sessions:** new sessions are rejected. Each peer receives a different time at which to
    *   reconnect. Its session closes at that time, after handlers and queues have finished.
-   * - **HTTP requests** to faces and to `fetch` are served until all sessions have closed. After
+   * - **HTTP requests** to features and to `fetch` are served until all sessions have closed. After
    *   that, new requests receive 503 with `Retry-After`, and pending requests finish. A request
    *   whose body is still incomplete when the time is up also receives 503.
    *
@@ -764,7 +759,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#listener?.stop();
     this.#gate.close();
     await this.#features.close(options);
-    for (const face of this.#faces.values()) await face.close?.(options);
+    await this.#admission.close(options);
+    // The connections of sessions over HTTP close after their sessions.
+    await this.#httpTransport?.close();
     // Do this only after the sessions have closed, because the runtime's server cuts off WebSockets
     // together with bodies.
     this.#listener?.cutBodies();
@@ -785,6 +782,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const closed = this.#listener?.close(responsesMs) ?? Promise.resolve();
     await settlesWithin(this.#runtime, closed, waitMs);
   }
+}
+
+/** Checks whether the `Host` header makes the URL of a request invalid, or changes its path. */
+function hasMalformedHost({ headers, url }: RequestHead): boolean {
+  const host = headers.get("host");
+  return !URL.canParse(url) || host !== null && !isHost(host);
 }
 
 /**

@@ -8,8 +8,6 @@ import { type AdmissionOptions, pathMatcher, pathOf } from "./admission_options.
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
 import { PendingUpgrades, type RequestPeer, type SessionRequest } from "./session_request.ts";
-import type { Face } from "../face.ts";
-import type { RequestHead } from "../feature.ts";
 import { Rejected, RejectionReport, withinLimits } from "./rejection.ts";
 import {
   FetchedUpgrade,
@@ -36,7 +34,6 @@ import type { Connection } from "../../transport/connection.ts";
 import {
   acceptUpgrade,
   findUpgradeFault,
-  isWebSocketUpgrade,
   type OfferedUpgrade,
   type UpgradeRequest,
   type WebSocketEngine,
@@ -90,8 +87,8 @@ export interface AdmissionParts {
   readonly accept?: WebSocketEngine | undefined;
 }
 
-/** Admits or rejects sessions: the face for WebSocket upgrades and WebTransport. */
-export class Admission<V> implements Face {
+/** Admits or rejects sessions. */
+export class Admission<V> {
   readonly #options: AdmissionOptions<V>;
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
@@ -171,13 +168,8 @@ export class Admission<V> implements Face {
     return this.#attempts.get(connection)?.login?.revocationFor(user);
   }
 
-  /** Checks whether a request is an upgrade, or came over WebTransport. */
-  wants(request: RequestHead): boolean {
-    return request.protocols !== undefined || isWebSocketUpgrade(request);
-  }
-
   /**
-   * Responds to an upgrade. The response is synchronous unless the application must decide first.
+   * Responds to a request for a WebSocket upgrade. The response is synchronous unless the application must decide first.
    */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
     return this.upgrade(new FetchedUpgrade(request, this.#engine), info);
@@ -196,6 +188,7 @@ export class Admission<V> implements Face {
     return this.admit(new WebSocketSessionRequest(upgrade, { address, rejection }, options));
   }
 
+  /** Responds to a request for a WebTransport session. */
   take(asked: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
     const url = parsedUrl(asked);
     if (url === undefined) return asked.reject(400);
