@@ -22,7 +22,7 @@ import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./eve
 import type { FrameTap } from "./queue/frames.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import { report, type SessionSettings, tellLoss } from "./settings/settings.ts";
-import type { Lineage, SessionFace, SessionIdentity, SessionState } from "./types.ts";
+import type { Lineage, SessionIdentity, SessionLike, SessionState } from "./types.ts";
 import type { Hello } from "./wire/envelope.ts";
 
 /** The subprotocol of Skein's own sessions. */
@@ -81,8 +81,8 @@ class LateDecision extends TimeoutError {}
  *
  * @typeParam F The public class of sessions.
  */
-export class SessionCore<F extends SessionFace = SessionFace> implements SendQueueOwner {
-  /** The public face. */
+export class SessionCore<F extends SessionLike = SessionLike> implements SendQueueOwner {
+  /** The session, as the application sees it. */
   declare readonly session: F;
   /** The connection, which belongs to the session. */
   declare readonly connection: Connection;

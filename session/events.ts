@@ -8,7 +8,7 @@ import type { ConnectionEvent } from "../transport/connection.ts";
 import { attempt } from "../base/call_safely.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import type { Gap, Unsubscribed } from "./wire/recovery.ts";
-import type { SessionFace } from "./types.ts";
+import type { SessionLike } from "./types.ts";
 import { report, type SessionSettings } from "./settings/settings.ts";
 
 /** Events of a session, by name. */
@@ -93,14 +93,14 @@ export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
 
 /** The event target of one session. Observes the connection as soon as it is created. */
 export class EventsOfSession extends EventTarget implements SessionEvents {
-  readonly #session: SessionFace;
+  readonly #session: SessionLike;
   readonly #settings: SessionSettings;
   /** Wrappers around listeners: one per listener, so that the platform can detect duplicates. */
   readonly #guards = new WeakMap<object, (event: Event) => void>();
   #isDraining = false;
   #isOver: boolean;
 
-  constructor(session: SessionFace, settings: SessionSettings) {
+  constructor(session: SessionLike, settings: SessionSettings) {
     super();
     this.#session = session;
     this.#settings = settings;

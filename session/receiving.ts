@@ -39,7 +39,7 @@ import {
   type SessionSettings,
   tellLoss,
 } from "./settings/settings.ts";
-import type { InboundStats, SessionFace } from "./types.ts";
+import type { InboundStats, SessionLike } from "./types.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
 import { type Envelope, type Hello, MAX_CREDIT, readEnvelope } from "./wire/envelope.ts";
 import { exceedsBytes } from "./wire/utf8.ts";
@@ -64,7 +64,7 @@ const MAX_NESTED = 8;
 const NESTED_MS = 1_000;
 
 /** A session with both of its halves: `session[internals]`. */
-export type Inside<F extends SessionFace = SessionFace> = SessionCore<F> & {
+export type Inside<F extends SessionLike = SessionLike> = SessionCore<F> & {
   readonly sending: Sending;
   readonly receiving: Receiving;
 };

@@ -149,8 +149,8 @@ export class Session<
     identity: SessionIdentity<V, Session> = {},
   ) {
     this.connection = connection;
-    const face = this as unknown as Session;
-    const core = new SessionCore<Session>(face, connection, settings, identity);
+    const session = this as unknown as Session;
+    const core = new SessionCore<Session>(session, connection, settings, identity);
     const sending = new Sending(core);
     const receiving = new Receiving(core, sending);
     this.#core = this[internals] = Object.assign(core, { sending, receiving });

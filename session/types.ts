@@ -166,7 +166,7 @@ export interface SessionDrainOptions extends SessionCloseOptions {
 }
 
 /** The public interface of a session, for internal modules that must not depend on the class. */
-export interface SessionFace {
+export interface SessionLike {
   /** Id of the session. */
   readonly id: string;
   /** The user on the other side, or the session's own name if there is no user. */

@@ -18,7 +18,7 @@ import {
   verifiedUser,
 } from "../../session/serving/requests.ts";
 import { internals, type Session } from "../../session/session.ts";
-import type { SessionFace } from "../../session/types.ts";
+import type { SessionLike } from "../../session/types.ts";
 import type { Admission } from "../admission/admission.ts";
 import type { Identity } from "../admission/authentication.ts";
 import { type OwnerOf, PublisherOwners } from "../accounts.ts";
@@ -170,8 +170,8 @@ export class ClientRequests implements SessionServices {
   }
 
   /** Starts a resumable response unless it has started already, and replies. */
-  async storeResponse(request: ResumableRequest, face: SessionFace): Promise<void> {
-    const session = face as Session;
+  async storeResponse(request: ResumableRequest, caller: SessionLike): Promise<void> {
+    const session = caller as Session;
     const { make, message: { topic } } = request;
     if (make === undefined) {
       throw new RequestError(

@@ -2,7 +2,7 @@
 import { type CloseInfo, QueueFullError, RequestError } from "../../errors.ts";
 import type { RecoveryReason } from "../wire/recovery.ts";
 import { type Loss, report, type SessionSettings } from "../settings/settings.ts";
-import type { SessionFace } from "../types.ts";
+import type { SessionLike } from "../types.ts";
 
 /** Explanations of the reasons for a gap. */
 const REASONS: Readonly<Partial<Record<RecoveryReason, string>>> = {
@@ -24,7 +24,7 @@ const REASONS: Readonly<Partial<Record<RecoveryReason, string>>> = {
 export function tellLoss(
   settings: SessionSettings,
   loss: Loss,
-  session: SessionFace | undefined,
+  session: SessionLike | undefined,
 ): void {
   const { line, error, about } = describeLoss(loss, settings);
   settings.console.tell(loss.kind, line, {

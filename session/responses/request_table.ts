@@ -8,13 +8,13 @@ import {
   type MessageMatch,
   type UntypedMessage,
 } from "../message.ts";
-import type { SessionFace } from "../types.ts";
+import type { SessionLike } from "../types.ts";
 import { describe } from "../../base/error_text.ts";
 import type { TopicRouter } from "../wire/topic_pattern.ts";
 
 interface ErasedHandler {
   /** Produces the response. */
-  readonly handle: (message: UntypedMessage, session: SessionFace) => unknown;
+  readonly handle: (message: UntypedMessage, session: SessionLike) => unknown;
   /** Produces the rest of a response after its node was lost. See `ResumableHandler`. */
   readonly resume?: (
     input: Pick<UntypedMessage, "data" | "params" | "pattern" | "topic">,
@@ -58,7 +58,7 @@ export interface ResumableRequest {
 }
 
 /** Starts a resumable response unless it has started already, and replies. */
-export type StoreResponse = (request: ResumableRequest, session: SessionFace) => Promise<void>;
+export type StoreResponse = (request: ResumableRequest, session: SessionLike) => Promise<void>;
 
 interface RequestSettings {
   readonly handlers: {
@@ -72,7 +72,7 @@ interface RequestSettings {
   readonly services?: { readonly services: { storeResponse?: StoreResponse } } | undefined;
 }
 
-type MessageHandler = (message: Message, session: SessionFace) => void | Promise<void>;
+type MessageHandler = (message: Message, session: SessionLike) => void | Promise<void>;
 
 const VERB = "create session";
 
@@ -144,7 +144,7 @@ export class RequestTable {
   handle(
     message: Message,
     incoming: IncomingMessage,
-    session: SessionFace,
+    session: SessionLike,
   ): void | Promise<void> {
     const route = this.#routes.get(message.pattern!);
     const { stream: name, begun, data: input } = incoming;
@@ -165,7 +165,7 @@ export class RequestTable {
 function callHandler(
   route: RequestRoute,
   message: Message,
-  session: SessionFace,
+  session: SessionLike,
 ): void | Promise<void> {
   const result = route.handle(message, session) as Partial<Promise<unknown>> | null;
   if (typeof result?.then !== "function") return reply(route, message, result);
@@ -177,7 +177,7 @@ async function responseFor(
   route: RequestRoute,
   { message, session, signal }: {
     readonly message: Message;
-    readonly session: SessionFace;
+    readonly session: SessionLike;
     readonly signal: AbortSignal;
   },
 ): Promise<AsyncIterable<unknown>> {

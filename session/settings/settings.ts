@@ -16,7 +16,7 @@ import type { Heartbeat } from "../heartbeat.ts";
 import type { QueuedMessage } from "../queue/frames.ts";
 import type { Flusher } from "../queue/flusher.ts";
 import type { Overflow, OverflowPolicy } from "../queue/send_queue.ts";
-import type { Lineage, SessionFace } from "../types.ts";
+import type { Lineage, SessionLike } from "../types.ts";
 import { attempt } from "../../base/call_safely.ts";
 
 /** The limits and timeouts of a session. Each of them has a default. */
@@ -133,23 +133,23 @@ export interface ErasedHandlers {
    * Called once the session is established. See `SessionHandlers` for the documentation of all
    * members.
    */
-  onOpen?(session: SessionFace): void | Promise<void>;
+  onOpen?(session: SessionLike): void | Promise<void>;
   /** Handles a message. */
-  onMessage?(message: UntypedMessage, session: SessionFace): void | Promise<void>;
+  onMessage?(message: UntypedMessage, session: SessionLike): void | Promise<void>;
   /** The handlers of requests by pattern. */
   readonly requests?: Readonly<Record<string, unknown>> | undefined;
   /** The contract of the handlers. */
   readonly contract?: Contract | undefined;
   /** Called once, when an established session has closed. */
-  onClose?(session: SessionFace, info: CloseInfo): void | Promise<void>;
+  onClose?(session: SessionLike, info: CloseInfo): void | Promise<void>;
   /** Receives the error of a handler that failed. */
-  onError?(error: unknown, session: SessionFace | undefined): void;
+  onError?(error: unknown, session: SessionLike | undefined): void;
   /** Called when the peer announces that it will shut down. */
-  onGoAway?(goaway: GoAway, session: SessionFace): void;
+  onGoAway?(goaway: GoAway, session: SessionLike): void;
   /** Called when the peer rejects a message that is not a request. */
-  onMessageRejected?(error: RequestError, session: SessionFace): void;
+  onMessageRejected?(error: RequestError, session: SessionLike): void;
   /** Called when the peer reports that it dropped messages to this side. */
-  onDropped?(count: number, topic: string | undefined, session: SessionFace): void;
+  onDropped?(count: number, topic: string | undefined, session: SessionLike): void;
 }
 
 /** A session with the names by which its client identifies it. */
@@ -295,7 +295,7 @@ export interface FollowedHandshake {
   during<T>(run: () => T): T;
   /** Ends the handshake; only the first call counts. */
   ended(
-    outcome: { readonly session: SessionFace } | {
+    outcome: { readonly session: SessionLike } | {
       readonly error: unknown;
       readonly status?: number | undefined;
     },
@@ -307,26 +307,26 @@ export interface SessionWatch {
   /** Starts to follow a handshake; `undefined` if the instrumentation doesn't. */
   handshake(info: HandshakeInfo): FollowedHandshake | undefined;
   /** Reports an established session. */
-  opened(session: SessionFace): void;
+  opened(session: SessionLike): void;
   /** Reports a frame that has arrived. */
-  received(session: SessionFace, frame: string | Uint8Array): void;
+  received(session: SessionLike, frame: string | Uint8Array): void;
   /** Reports the end of an established session. */
-  closed(session: SessionFace, info: CloseInfo): void;
+  closed(session: SessionLike, info: CloseInfo): void;
   /** Runs a request. The function receives the trace to send with it. */
   asking<T>(
-    session: SessionFace,
+    session: SessionLike,
     topic: string,
     ask: (trace: TraceContext | undefined) => Promise<T>,
   ): Promise<T>;
   /** Returns the trace to send with a message. */
-  sending(topic: string, session: SessionFace | undefined): TraceContext | undefined;
+  sending(topic: string, session: SessionLike | undefined): TraceContext | undefined;
   /**
    * Runs the handler of a message, with its trace as received. The promise of `run` settles at the
    * end of the response.
    */
   handle(
     message: UntypedMessage,
-    session: SessionFace,
+    session: SessionLike,
     trace: unknown,
     run: () => void | Promise<void>,
   ): void | Promise<void>;
@@ -389,13 +389,13 @@ export interface RequestServer {
    * Called before a session receives its first frame, which the services may handle. They also
    * measure the session's back-pressure.
    */
-  begin(session: SessionFace): void;
+  begin(session: SessionLike): void;
   /** Called before the session is established; a returned code and reason reject the session. */
-  admit(session: SessionFace): { readonly code: number; readonly reason: string } | undefined;
+  admit(session: SessionLike): { readonly code: number; readonly reason: string } | undefined;
   /** Called once the session is established. */
-  opened(session: SessionFace): void;
+  opened(session: SessionLike): void;
   /** Creates the receiver of the requests of one session. */
-  serve(session: SessionFace): SessionRequests;
+  serve(session: SessionLike): SessionRequests;
 }
 
 /**
@@ -405,7 +405,7 @@ export interface RequestServer {
 export function report(
   settings: SessionSettings,
   error: unknown,
-  session: SessionFace | undefined,
+  session: SessionLike | undefined,
 ): void {
   const { onError } = settings.handlers;
   const print = (error: unknown) =>
@@ -439,7 +439,7 @@ export type Loss =
 
 /** The part of `insight/losses.ts` that reports a loss. */
 interface LossPart {
-  tellLoss(settings: SessionSettings, loss: Loss, session: SessionFace | undefined): void;
+  tellLoss(settings: SessionSettings, loss: Loss, session: SessionLike | undefined): void;
 }
 
 /**
@@ -450,7 +450,7 @@ interface LossPart {
  * @param loss The loss.
  * @param session The session, if there is only one.
  */
-export function tellLoss(settings: SessionSettings, loss: Loss, session?: SessionFace): void {
+export function tellLoss(settings: SessionSettings, loss: Loss, session?: SessionLike): void {
   settings.insight().then(
     (part) => (part as LossPart).tellLoss(settings, loss, session),
     () => {},
@@ -473,7 +473,7 @@ export function tellSkipped(
   settings: SessionSettings,
   error: Error,
   { session, advice = MISFIT_ADVICE }: {
-    readonly session: SessionFace;
+    readonly session: SessionLike;
     readonly advice?: string | undefined;
   },
 ): void {

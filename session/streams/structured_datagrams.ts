@@ -24,7 +24,7 @@ import {
   type StructuredMessage,
 } from "./registry.ts";
 import { internals } from "../core.ts";
-import type { SessionFace } from "../types.ts";
+import type { SessionLike } from "../types.ts";
 import type { StructuredDatagramsOptions } from "./structured_options.ts";
 
 /** The default limit of datagrams that wait for a reader. Older datagrams are considered stale. */
@@ -112,7 +112,7 @@ interface MessageDatagramsSettings extends DecodeFormat {
 }
 
 class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
-  readonly #session: SessionFace;
+  readonly #session: SessionLike;
   readonly #datagrams: DatagramDuplex;
   readonly #settings: MessageDatagramsSettings;
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
@@ -124,7 +124,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
   #isDisposed = false;
   #isOver = false;
 
-  constructor(session: SessionFace, settings: MessageDatagramsSettings) {
+  constructor(session: SessionLike, settings: MessageDatagramsSettings) {
     this.#session = session;
     this.#datagrams = session.datagrams;
     this.#settings = settings;

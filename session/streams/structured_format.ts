@@ -3,7 +3,7 @@
  * boundaries.
  */
 import type { internals, SessionCore } from "../core.ts";
-import type { SessionFace } from "../types.ts";
+import type { SessionLike } from "../types.ts";
 import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../errors.ts";
 import type { Codec } from "./codec.ts";
 import type { CompiledRegistry } from "./registry.ts";
@@ -105,7 +105,7 @@ export interface DecodedMessage {
 export const SCHEMA = "the schema of a structured message";
 
 /** A session that waits for asynchronous schemas for a limited time. */
-export interface CheckingSession extends SessionFace {
+export interface CheckingSession extends SessionLike {
   /** The implementation. */
   readonly [internals]: Pick<SessionCore, "inTime">;
 }
