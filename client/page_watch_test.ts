@@ -435,7 +435,7 @@ Deno.test("A page that is left or reloaded counts as a loss: its user stays in t
     allowTokenMessage: true,
     authorize: () => true,
     rooms: ["room:{name}"],
-    presenceGraceMs: 5_000,
+    presence: { graceMs: 5_000 },
   });
   const members = () => server.rooms.members("room:a").map(({ user }) => user);
   const enter = async () => {

@@ -683,7 +683,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
 
   /** Creates the host of the server's features. */
   #featuresOf(
-    { authorizeChange, contract, onError, presenceGraceMs = GRACE_MS }: ServerOptions,
+    { authorizeChange, contract, onError, presence = {} }: ServerOptions,
     settings: SessionSettings,
     { source, accept }: ServerParts,
   ): Features {
@@ -705,7 +705,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       sockets: socketHost(() => this.#listener, accept),
       server: this,
       accountOf: this.#accountOf,
-      presenceGraceMs,
+      graceMs: presence.graceMs ?? GRACE_MS,
       authorizeChange: authorizeChange as AuthorizeChange | undefined,
       reportFault: (fault, session) => {
         const isReported = session !== undefined && onError !== undefined;

@@ -37,7 +37,7 @@ export interface ServerCore {
   /** Returns the account of a session, for quotas. */
   accountOf(session: Session): Account;
   /** Time for which a lost session counts as present, in milliseconds. */
-  readonly presenceGraceMs: number;
+  readonly graceMs: number;
   /** Decides about the changes of states that clients request. */
   readonly authorizeChange: AuthorizeChange | undefined;
   /** Reports that the application could not decide about a request. */

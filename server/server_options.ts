@@ -298,21 +298,26 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * @default {{}}
    */
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>> | undefined;
-  /**
-   * Grace period during which a user can leave and return without an event, in milliseconds. The
-   * ephemeral rows of a session stay for this time after the session is lost.
-   *
-   * @default {5000}
-   */
-  readonly presenceGraceMs?: number | undefined;
-  /**
-   * `true` if this node tracks the online users of all nodes, which takes about 200 bytes of memory
-   * per user. Otherwise, `presence.online()`, `isOnline()` and `lastSeenAt()` cover only this node.
-   * Rooms are always shared.
-   *
-   * @default {true}
-   */
-  readonly clusterPresence?: boolean | undefined;
+  /** How this server tracks which users are online, and in rooms. */
+  readonly presence?:
+    | {
+      /**
+       * Grace period during which a user can leave and return without an event, in milliseconds.
+       * The ephemeral rows of a session stay for this time after the session is lost.
+       *
+       * @default {5000}
+       */
+      readonly graceMs?: number | undefined;
+      /**
+       * `true` if this node tracks the online users of all nodes, which takes about 200 bytes of
+       * memory per user. Otherwise, `presence.online()`, `isOnline()` and `lastSeenAt()` cover only
+       * this node. Rooms are always shared.
+       *
+       * @default {true}
+       */
+      readonly acrossNodes?: boolean | undefined;
+    }
+    | undefined;
   /**
    * Features in addition to sessions, topics, presence and rooms, such as metrics or an HTTP API.
    * They are mounted in this order, and asked in this order for each HTTP request.
@@ -464,8 +469,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   onStream: "function",
   origins: listOf("string"),
   path: "string",
-  presenceGraceMs: numberIn({ min: 0, max: MAX_TIMER_MS }),
-  clusterPresence: "boolean",
+  presence: { acrossNodes: "boolean", graceMs: numberIn({ min: 0, max: MAX_TIMER_MS }) },
   rates: RATES,
   requests: "object",
   rooms: (value, place) => (Array.isArray(value) ? listOf("string") : recordOf(ROOM))(value, place),

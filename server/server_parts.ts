@@ -58,8 +58,9 @@ export function topicsOf(
 
 /** Creates the nodes, the presence and the rooms of a server. The nodes exchange the quotas. */
 export function presenceOf(
-  { broker, clusterPresence: shareOnline = true, node, presenceGraceMs: graceMs, rooms = [] }:
-    PlainOptions<"broker" | "clusterPresence" | "node" | "presenceGraceMs" | "rooms">,
+  { broker, node, presence = {}, rooms = [] }: PlainOptions<
+    "broker" | "node" | "presence" | "rooms"
+  >,
   { runtime, topics, manager, quotas }: {
     readonly runtime: Runtime;
     readonly topics: Topics;
@@ -68,7 +69,6 @@ export function presenceOf(
   },
 ): PresenceParts {
   const isShared = broker !== undefined;
-  const presence = { shareOnline, graceMs };
   const parts = makePresence({ runtime, topics, isShared, node, presence, rooms });
   parts.nodes?.carry({
     // The clients of a draining server move to other nodes, which then count them.

@@ -75,7 +75,7 @@ export class StreamParts {
       runtime,
       quotas,
       nodes,
-      graceMs: core.presenceGraceMs,
+      graceMs: core.graceMs,
       isUsed: gate.hasEphemeral,
       namesOf: (id) => gate.ephemeralOf(id),
     });

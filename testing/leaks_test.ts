@@ -127,7 +127,7 @@ Deno.test("assertNoLeaks() waits for sessions that are about to close", async ()
 Deno.test("TestServer has no timer left once it is closed", async () => {
   using time = new FakeTime();
   await using server = testServer({
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
     onMessage: (message) =>
       new Promise<void>((resolve) => {
         message.signal.addEventListener("abort", () => resolve());

@@ -343,7 +343,7 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
     await using server = listen({
       session: { sendQueue: { policy }, closeTimeoutMs: 200 },
       rooms: ["room:{name}"],
-      presenceGraceMs: 0,
+      presence: { graceMs: 0 },
       userOf: () => "ann",
       authenticate: () => 1,
       onOpen: (session) => {

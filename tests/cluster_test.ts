@@ -269,10 +269,10 @@ Deno.test("Presence.follow() works if a topic has no members on this node", asyn
   assertEquals(b!.presence.isOnline("ann"), true);
 });
 
-Deno.test("node and presenceGraceMs limit how long users of a killed node stay online", async () => {
+Deno.test("node and presence.graceMs limit how long users of a killed node stay online", async () => {
   await using cluster = new Cluster();
   const node = { heartbeatMs: 500, goneAfterMs: 2_000 };
-  const [a, b] = await cluster.start(2, { node, presenceGraceMs: 1_000 });
+  const [a, b] = await cluster.start(2, { node, presence: { graceMs: 1_000 } });
   await cluster.dial(b!, "ann");
   await cluster.pass(1_000);
   assertEquals(a!.presence.online(), ["ann"]);
@@ -281,9 +281,9 @@ Deno.test("node and presenceGraceMs limit how long users of a killed node stay o
   assertEquals(a!.presence.online(), []);
 });
 
-Deno.test("clusterPresence: false limits presence to each node", async () => {
+Deno.test("presence: { acrossNodes: false } limits presence to each node", async () => {
   await using cluster = new Cluster();
-  const [a, b] = await cluster.start(2, { clusterPresence: false });
+  const [a, b] = await cluster.start(2, { presence: { acrossNodes: false } });
   const ann = await cluster.dial(a!, "ann");
   await join(cluster, a!, ann);
   const bob = await cluster.dial(b!, "bob");

@@ -453,7 +453,7 @@ Deno.test("A room on a stream lists the readers", async () => {
     ...withStreams(),
     authenticate: ({ token = "ann" }) => token,
     rooms: ["stream:{id}"],
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
   });
   await using writer = await streamsOf(server).create<number>("a");
   await using client = server.connect();

@@ -43,7 +43,7 @@ function server(broker: Broker = new MemoryBroker(), options: object = {}): Serv
     authenticate: ({ token }) => token ?? "guest",
     allowTokenMessage: true,
     authorize: () => true,
-    presenceGraceMs: 60_000,
+    presence: { graceMs: 60_000 },
     onMessageRejected() {},
     onError() {},
     ...options,
@@ -154,7 +154,7 @@ Deno.test("a state that was deleted and created again yields the changes of ephe
 });
 
 Deno.test("ephemeral rows leave with their session, after the grace period", async () => {
-  await using at = await Fixture.make({ presenceGraceMs: 50 });
+  await using at = await Fixture.make({ presence: { graceMs: 50 } });
   const own = at.own.collection("cursors");
   const { board, cable } = await at.open();
   await board.collection("cursors").set("a", { x: 1 });
@@ -181,7 +181,7 @@ Deno.test("ephemeral rows leave immediately with their state", async () => {
 });
 
 Deno.test("a client sends its ephemeral rows again after a reconnect", async () => {
-  await using at = await Fixture.make({ presenceGraceMs: 0 });
+  await using at = await Fixture.make({ presence: { graceMs: 0 } });
   const { board: other } = await at.open("bob");
   const { client, board, cable } = await at.open();
   const { port } = cable;
@@ -440,7 +440,7 @@ Deno.test("writes of ephemeral rows beyond the rate limit wait, and only the new
 });
 
 Deno.test("ephemeral rows continue after the server has rejected the client", async () => {
-  await using at = await Fixture.make({ presenceGraceMs: 0 });
+  await using at = await Fixture.make({ presence: { graceMs: 0 } });
   const { client, board } = await at.open();
   const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
   await cursors.set("a", { x: 1 });
@@ -584,7 +584,7 @@ Deno.test("a state continues on a server whose contract has no ephemeral rows", 
 
 Deno.test("the ephemeral rows of a server that dies leave after the grace period", async () => {
   await using at = await Servers.make({
-    presenceGraceMs: 50,
+    presence: { graceMs: 50 },
     node: { heartbeatMs: 20, goneAfterMs: 200 },
   });
   const { board } = await at.one.open();

@@ -577,7 +577,7 @@ Deno.test("Client.handOver() ignores notices of a room from the first session af
     authenticate: ({ token }) => token ?? null,
     authorize: () => true,
     rooms: ["room:{name}"],
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
   });
   const notices: string[] = [];
   await using ann = server.connect({

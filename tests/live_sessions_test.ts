@@ -164,7 +164,7 @@ Deno.test("Live sessions join rooms, send messages there, and leave by a message
   await using server = listen({
     authenticate: ({ token }) => token ?? guest,
     rooms: ["room:{name}"],
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
     onMessage: ({ topic, data }, session) => {
       const { room, text } = data as { room: string; text?: string };
       if (topic === "join_room") server.rooms.join(session, `room:${room}`);

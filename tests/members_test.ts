@@ -19,7 +19,7 @@ const OPTIONS: TestServerOptions<string> = {
   authenticate: ({ token }) => token ?? "nobody",
   authorize: (_session, topic) => topic !== "room:secret",
   rooms: { "room:{name}": {}, "stadium:{name}": { members: "count" } },
-  presenceGraceMs: 0,
+  presence: { graceMs: 0 },
 };
 
 const as = (user: string) => ({ headers: { authorization: `Bearer ${user}` } });

@@ -72,7 +72,7 @@ class House implements AsyncDisposable {
       contract,
       webTransport: false,
       allowTokenMessage: true,
-      presenceGraceMs: 0,
+      presence: { graceMs: 0 },
       rates: { perSession: { subscriptions: { perSecond: Infinity } } },
       onError() {},
       onSessionRejected() {},

@@ -140,7 +140,7 @@ async function story(runtime: OwnRuntime): Promise<unknown[]> {
     rates: { perUser: { messages: { perSecond: 10 } } },
     history: { "chat:{room}": { size: 10, ttlMs: 60_000 } },
     rooms: ["room:{name}"],
-    presenceGraceMs: 2_000,
+    presence: { graceMs: 2_000 },
     onOpen: (session) => void seen.push(["open", session.id, runtime.now() - START]),
     onMessage: (message) => message.reply(message.data),
   });

@@ -349,7 +349,7 @@ Deno.test("Server lets clients join rooms, and sends the members", async () => {
     ...named,
     rooms: ["room:{name}"],
     authorize: () => true,
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
   });
   await using ann = await dial(as(server, "ann"));
   await ann.subscribe("room:a");
@@ -378,7 +378,7 @@ Deno.test("Server.unsubscribe() from a room leaves the room, however the session
     ...named,
     rooms: ["room:{name}"],
     authorize: () => true,
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
     onOpen: (session) => void sessions.set(session.user, session),
   });
   await using ann = await dial(as(server, "ann"));
@@ -416,7 +416,7 @@ Deno.test("Session.unsubscribe() leaves a room that the server joined the sessio
   await using server = listen({
     ...named,
     rooms: ["room:{name}"],
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
     onOpen: (session) => {
       near = session as Session;
       for (const room of ["room:a", "other"]) server.rooms.join(near, room);

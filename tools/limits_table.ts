@@ -499,7 +499,7 @@ function serverBounds(): Bound[] {
       max: ms(AUTHENTICATE_TIMEOUT_MS),
       full: "503 or 4503",
     },
-    { table: "topics", name: "`presenceGraceMs`", max: ms(GRACE_MS), full: "the user has left" },
+    { table: "topics", name: "`presence.graceMs`", max: ms(GRACE_MS), full: "the user has left" },
     {
       table: "topics",
       name: "`maxDataBytes` of a pattern in `rooms`: a user's presence data in a room",

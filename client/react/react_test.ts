@@ -109,7 +109,7 @@ const ROOMS: TestServerOptions<string | null> = {
   authenticate: ({ token }) => token ?? null,
   authorize: () => true,
   rooms: ["room:{name}"],
-  presenceGraceMs: 0,
+  presence: { graceMs: 0 },
   allowTokenMessage: true,
 };
 
@@ -1431,7 +1431,7 @@ Deno.test(
 );
 
 Deno.test("usePresence() leaves its room half a second after its last component, and hides a remount", async () => {
-  await using server = testServer({ ...ROOMS, presenceGraceMs: 60_000 });
+  await using server = testServer({ ...ROOMS, presence: { graceMs: 60_000 } });
   await using ann = server.connect({ token: "ann" });
   await using bob = server.connect({ token: "bob" });
   await using room = bob.subscribe("room:a");

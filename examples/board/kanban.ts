@@ -25,7 +25,7 @@ export type BoardServer = Server<string, typeof contract>;
 /** Options of a server of boards, which sets all others itself. */
 export type BoardOptions = Pick<
   ServeOptions,
-  "broker" | "fetch" | "hostname" | "onListen" | "port" | "presenceGraceMs"
+  "broker" | "fetch" | "hostname" | "onListen" | "port" | "presence"
 >;
 
 /**
@@ -34,7 +34,7 @@ export type BoardOptions = Pick<
 export function serveBoards(options: BoardOptions): BoardServer {
   const states = liveState(contract);
   const server: BoardServer = serve({
-    presenceGraceMs: 2_000,
+    presence: { graceMs: 2_000 },
     ...options,
     path: "/session",
     contract,

@@ -27,7 +27,7 @@ export type ChatServer = Server<string, typeof contract>;
 export interface ChatOptions extends
   Pick<
     ServeOptions,
-    "port" | "hostname" | "hosts" | "fetch" | "onListen" | "presenceGraceMs"
+    "port" | "hostname" | "hosts" | "fetch" | "onListen" | "presence"
   > {
   /** Stores lines and letters; by default they are in memory, and lost when the server stops. */
   readonly history?: BrokerHistory | undefined;

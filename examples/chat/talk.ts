@@ -14,7 +14,7 @@ const PATIENCE_MS = 5_000;
 
 /** Runs the conversation. */
 export async function talk(): Promise<void> {
-  await using server = serveChat({ port: 0, onListen() {}, presenceGraceMs: 50 });
+  await using server = serveChat({ port: 0, onListen() {}, presence: { graceMs: 50 } });
 
   const ann = new Visitor(server.url, "ann", { label: "ann, tab 1", transport: "webtransport" });
   await ann.connects();

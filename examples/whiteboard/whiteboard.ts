@@ -24,7 +24,7 @@ export type WhiteboardServer = Server<string, typeof contract>;
 /** Options of a whiteboard; the whiteboard sets all others itself. */
 export type WhiteboardOptions = Pick<
   ServeOptions,
-  "broker" | "fetch" | "hostname" | "onListen" | "port" | "presenceGraceMs"
+  "broker" | "fetch" | "hostname" | "onListen" | "port" | "presence"
 >;
 
 /**
@@ -33,7 +33,7 @@ export type WhiteboardOptions = Pick<
  */
 export function serveWhiteboard(options: WhiteboardOptions): WhiteboardServer {
   const server: WhiteboardServer = serve({
-    presenceGraceMs: 2_000,
+    presence: { graceMs: 2_000 },
     ...options,
     path: "/session",
     contract,

@@ -59,7 +59,7 @@ const PRESENCE: OptionKinds<PresenceOptions> = {
   nodes: objectWith("Nodes", "handle", "subscribe"),
   onError: "function",
   runtime: RUNTIME,
-  shareOnline: "boolean",
+  acrossNodes: "boolean",
 };
 
 /**
@@ -139,12 +139,12 @@ export class Presence implements Disposable {
   constructor(options: PresenceOptions = {}) {
     checkOptions("create presence", options, PRESENCE);
     const { graceMs = GRACE_MS, maxLastSeen = MAX_LAST_SEEN } = options;
-    const { nodes, shareOnline = true } = options;
+    const { nodes, acrossNodes = true } = options;
     this.runtime = options.runtime ?? nodes?.runtime ?? platformRuntime();
     this.#maxLastSeen = maxLastSeen;
     this.#console = new ConsoleReport(this.runtime);
     this.#onError = options.onError ?? ((error) => this.#print(error));
-    this.#scopes = new PresenceScopes({ runtime: this.runtime, graceMs, nodes, shareOnline }, {
+    this.#scopes = new PresenceScopes({ runtime: this.runtime, graceMs, nodes, acrossNodes }, {
       changed: (event) => this.#note(event),
       counted: (count) => {
         for (const observer of this.#observers) this.#call(() => observer.counted(count));

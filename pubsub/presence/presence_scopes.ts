@@ -268,7 +268,7 @@ interface PresenceScopesOptions {
   /** Nodes that share the scopes. */
   readonly nodes: Nodes | undefined;
   /** True if the nodes also share the online users. */
-  readonly shareOnline: boolean;
+  readonly acrossNodes: boolean;
 }
 
 /** The scopes of a presence: each topic with users or followers, and the state of being online. */
@@ -289,7 +289,7 @@ export class PresenceScopes implements Disposable {
   #isDisposed = false;
 
   constructor(
-    { runtime, graceMs, nodes, shareOnline }: PresenceScopesOptions,
+    { runtime, graceMs, nodes, acrossNodes }: PresenceScopesOptions,
     owner: PresenceOwner,
   ) {
     this.#runtime = runtime;
@@ -310,7 +310,7 @@ export class PresenceScopes implements Disposable {
       });
       this.#directory = new Directory({ nodes, name: "presence", read: readPresenceEntry });
     }
-    this.online = this.#make(undefined, shareOnline);
+    this.online = this.#make(undefined, acrossNodes);
   }
 
   /** Returns a topic with users or followers. */

@@ -79,7 +79,7 @@ export interface PresenceOptions {
    *
    * @default {true}
    */
-  readonly shareOnline?: boolean | undefined;
+  readonly acrossNodes?: boolean | undefined;
   /**
    * Receives the errors that listeners throw; the other listeners still run.
    *

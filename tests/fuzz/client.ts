@@ -40,7 +40,7 @@ async function oneClient(random: Random, inputs: number): Promise<void> {
       if (random.below(32) === 0) throw new Error("A handler failed");
       if (message.isRequest) message.reply(1);
     },
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
     session: { closeTimeoutMs: 20, handshakeTimeoutMs: 20 },
     onError,
     onSessionRejected() {},

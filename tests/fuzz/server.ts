@@ -42,7 +42,7 @@ async function oneServer(random: Random, inputs: number): Promise<void> {
       closeTimeoutMs: 20,
       handshakeTimeoutMs: 20,
     },
-    presenceGraceMs: 0,
+    presence: { graceMs: 0 },
     rooms: ["room:{name}"],
     allowTokenMessage: random.below(2) === 0,
     ...(random.below(2) === 0 ? {} : {

@@ -402,7 +402,7 @@ Deno.test("serveChat() with a file keeps lines and direct messages over a restar
 });
 
 Deno.test("serveChat() reports since when a user without a page is away", async () => {
-  await using server = serveChat({ port: 0, onListen() {}, presenceGraceMs: 600_000 });
+  await using server = serveChat({ port: 0, onListen() {}, presence: { graceMs: 600_000 } });
   await using ann = await dial(`${server.url}session?name=ann`);
   const sinceMs = Date.now();
   const enter = () => dial(`${server.url}session?name=bob`);

@@ -39,7 +39,7 @@ const server = serve({
   includePublisher: true,
   rooms: ["room:{name}"],
   history: { "room:{name}": { size: 100, ttlMs: 60_000 } },
-  presenceGraceMs: 0,
+  presence: { graceMs: 0 },
   requests: {
     sum: ({ data }) => (data as number[]).reduce((a, b) => a + b, 0),
     async *count({ data }) {

@@ -182,7 +182,7 @@ class Nodes {
         },
         history: { "kept:{name}": {} },
         rooms: ["room:{name}"],
-        presenceGraceMs: 200,
+        presence: { graceMs: 200 },
         session: { heartbeat: { intervalMs: 1_000, timeoutMs: 2_400 } },
         requests: {
           hold: async ({ data }) => {

@@ -139,7 +139,7 @@ export function serveRooms(
     node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
     authorize: () => true,
     rooms: ["room:{name}"],
-    presenceGraceMs: graceMs,
+    presence: { graceMs },
     onMessage() {},
   }));
 }

@@ -405,7 +405,7 @@ property("the HTTP API does on each server what its responses say, for sessions 
     const nodes = await serveNodes(world, store, {
       history: { "log:{name}": { size: SIZE, ttlMs: TTL_MS } },
       rooms: ["room:{name}"],
-      presenceGraceMs: 1,
+      presence: { graceMs: 1 },
       features: () => [httpApi({
         path: "/api",
         authorize: ({ action, id }) => !(action === "publish" && id === SECRET),

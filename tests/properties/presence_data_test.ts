@@ -52,7 +52,7 @@ property("a room shows the newest data that the server accepted, in each session
       contract: CONTRACT,
       authorize: () => true,
       rooms: ["room:{name}"],
-      presenceGraceMs: 10,
+      presence: { graceMs: 10 },
       onError() {},
     }));
     const machine = world.host("ada");

@@ -212,7 +212,7 @@ class Room {
         broker: this.#store.broker(host),
         authorize: () => true,
         node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
-        presenceGraceMs: graceMs,
+        presence: { graceMs },
         rooms: {
           "room:{name}": { members: kind, gatherAbove, gatherMs: GATHER_MS, maxDataBytes: 4_096 },
         },

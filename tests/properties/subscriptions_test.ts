@@ -276,7 +276,7 @@ property("a client that reconnects at low rates subscribes again to all topics, 
       authorize: () => true,
       history: { "kept:{name}": {} },
       rooms: ["room:{name}"],
-      presenceGraceMs: 100,
+      presence: { graceMs: 100 },
       rates: {
         perSession: {
           messages: { perSecond: 4, burst: 3 },

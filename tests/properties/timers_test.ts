@@ -36,7 +36,7 @@ property("sessions have few timers, reconnects add none, and the last session le
       authorize: () => true,
       expiresAt: () => runtime.now() + TOKEN_MS,
       rooms: ["room:{name}"],
-      presenceGraceMs: 500,
+      presence: { graceMs: 500 },
       requests: { echo: ({ data }) => data },
       onError() {},
     }));

@@ -37,7 +37,7 @@ const server = serve({
   onListen: ({ port }) => answer({ port }),
   authorize: () => true,
   rooms: ["room:{name}"],
-  presenceGraceMs: 100,
+  presence: { graceMs: 100 },
   session: {
     sendQueue: { policy },
     heartbeat: { intervalMs: heartbeatMs, timeoutMs: heartbeatMs * 2.4 },

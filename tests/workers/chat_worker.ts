@@ -18,7 +18,7 @@ export default function start({ serve, index, data }: WorkerNode): void {
       httpApi({ path: "/api" }),
       ...streamFeatures({ path: "/streams", authorize: () => true }),
     ],
-    presenceGraceMs: 200,
+    presence: { graceMs: 200 },
     limits: { maxSessionsPerUser: 3 },
     rates: { perAddress: {} },
     onOpen: (session) => session.send("worker", index),

@@ -60,7 +60,7 @@ export const silenceEnds: Invariant = examined("heartbeat", {
 export const graceIsKept: Invariant = examined("presence", {
   name: "grace-is-kept",
   promise: "A user leaves a room after the grace period, unless the user returns within it.",
-  source: "docs/concepts/presence.md; docs/guide/limits.md, presenceGraceMs",
+  source: "docs/concepts/presence.md; docs/guide/limits.md, presence.graceMs",
 });
 
 /** Full queues close the session or drop messages, depending on the policy. */

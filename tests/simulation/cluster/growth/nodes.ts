@@ -91,7 +91,7 @@ const rules = (): Partial<SimulatedServerOptions<string, Contract>> => ({
   },
   history: { "growth:{name}": { size: 8 } },
   rooms: ["room:{name}"],
-  presenceGraceMs: KEEPS_MS,
+  presence: { graceMs: KEEPS_MS },
   includePublisher: true,
   features: [
     ...streamFeatures(
