@@ -5,7 +5,8 @@ import { LimitError, RequestError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { LogEnd, LogInfo, LogRecord, LogTail } from "../pubsub/logs/log.ts";
-import { isJson, JSON_TYPE, logKind, MAX_REASON_LENGTH } from "../pubsub/logs/rules.ts";
+import { logKind } from "../pubsub/logs/log_names.ts";
+import { isJson, JSON_TYPE, MAX_REASON_LENGTH } from "../pubsub/logs/rules.ts";
 import { withVersion } from "../pubsub/logs/change_message.ts";
 import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "../pubsub/logs/offset.ts";
 import {

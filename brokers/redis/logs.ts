@@ -26,10 +26,8 @@ import type {
   RowChange,
   RowStats,
 } from "../../pubsub/logs/log.ts";
+import { logKind, logTopic, type OwnedKind } from "../../pubsub/logs/log_names.ts";
 import {
-  logKind,
-  logTopic,
-  type OwnedKind,
   recordBytes,
   type RetainedLog,
   type RetainedLogs,

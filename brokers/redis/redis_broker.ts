@@ -25,7 +25,7 @@ import { Listeners, ListenerTable } from "../../pubsub/broker/listeners.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
 import { logsOver } from "../../pubsub/logs/changes.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
-import { announcedLog } from "../../pubsub/logs/rules.ts";
+import { announcedLog } from "../../pubsub/logs/log_names.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import {
   ConnectionHeartbeat,

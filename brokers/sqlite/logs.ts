@@ -13,15 +13,17 @@ import { LogShares } from "../../pubsub/logs/log_shares.ts";
 import { entriesOf, rowBytes, type RowView, type RowWrites } from "../../pubsub/logs/rows.ts";
 import type { LogPage, LogRecord, LogRow, ReadLogOptions } from "../../pubsub/logs/log.ts";
 import {
+  type LogKind,
+  logKind,
+  type OwnedKind,
+  REQUEST_PREFIX,
+} from "../../pubsub/logs/log_names.ts";
+import {
   dueAt,
   expiryOf,
   infoOf,
   isExpired,
-  type LogKind,
-  logKind,
-  type OwnedKind,
   recordBytes,
-  REQUEST_PREFIX,
   type RetainedLog,
   type RetainedLogs,
   retainedOf,

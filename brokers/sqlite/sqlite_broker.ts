@@ -39,7 +39,8 @@ import type {
   LogRecord,
   ReadLogOptions,
 } from "../../pubsub/logs/log.ts";
-import { logTopic, recordBytes } from "../../pubsub/logs/rules.ts";
+import { logTopic } from "../../pubsub/logs/log_names.ts";
+import { recordBytes } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import { type CallOptions, CommitQueue, type FileThread } from "./commit_queue.ts";
 import {

@@ -9,7 +9,7 @@ import type {
 } from "../../pubsub/logs/changes.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
 import type { CreateLogOptions, LogPage } from "../../pubsub/logs/log.ts";
-import { requestLog } from "../../pubsub/logs/rules.ts";
+import { requestLog } from "../../pubsub/logs/log_names.ts";
 import { type FileOperation, SqliteFile, type SqliteFileOptions } from "./file.ts";
 import { SqliteBroker } from "./mod.ts";
 

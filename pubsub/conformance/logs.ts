@@ -15,8 +15,8 @@ import {
   type OwnedKind,
   requestLog,
   RESPONSE_PREFIX,
-  type RetainedLog,
-} from "../logs/rules.ts";
+} from "../logs/log_names.ts";
+import type { RetainedLog } from "../logs/rules.ts";
 import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
 
 /** A bound that tests do not reach by accident. */

@@ -36,15 +36,8 @@ import {
   type StreamPlan,
   type WantedStream,
 } from "./forks.ts";
-import {
-  logKind,
-  logTopic,
-  MAX_LOG_ID_BYTES,
-  type OwnedKind,
-  recordBytes,
-  requestLog,
-  type RetainedLogs,
-} from "./rules.ts";
+import { logKind, logTopic, MAX_LOG_ID_BYTES, type OwnedKind, requestLog } from "./log_names.ts";
+import { recordBytes, type RetainedLogs } from "./rules.ts";
 import { rowsStateOf, sizeOf } from "./rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 

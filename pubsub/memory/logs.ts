@@ -19,15 +19,12 @@ import type { LogPage, LogProducer, LogRecord, ReadLogOptions } from "../logs/lo
 import { LogShares } from "../logs/log_shares.ts";
 import { MemoryRows } from "../logs/memory_rows.ts";
 import { entriesOf } from "../logs/rows.ts";
+import { type LogKind, logKind, logTopic, type OwnedKind } from "../logs/log_names.ts";
 import {
   dueAt,
   expiryOf,
   infoOf,
   isExpired,
-  type LogKind,
-  logKind,
-  logTopic,
-  type OwnedKind,
   recordBytes,
   type RetainedLog,
   type RetainedLogs,

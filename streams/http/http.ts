@@ -60,13 +60,13 @@ import {
 import { readRowName } from "../../session/wire/rows.ts";
 import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
+import { RESPONSE_PREFIX } from "../../pubsub/logs/log_names.ts";
 import {
   DEFAULT_CONTENT_TYPE,
   isJson,
   JSON_TYPE,
   mediaType,
   recordBytes,
-  RESPONSE_PREFIX,
 } from "../../pubsub/logs/rules.ts";
 import {
   DROPPED_REASON,

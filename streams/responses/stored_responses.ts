@@ -8,7 +8,8 @@ import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota, Quotas, Slot, TakeOptions } from "../../base/quotas/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
-import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
+import { requestLog } from "../../pubsub/logs/log_names.ts";
+import { recordBytes } from "../../pubsub/logs/rules.ts";
 import {
   DROPPED_REASON,
   NO_SPACE,

@@ -15,7 +15,7 @@ import type {
   LogPage,
   LogRecord,
 } from "../../pubsub/logs/log.ts";
-import { logTopic } from "../../pubsub/logs/rules.ts";
+import { logTopic } from "../../pubsub/logs/log_names.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";

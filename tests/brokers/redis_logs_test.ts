@@ -14,7 +14,8 @@ import type {
   LogRecord,
 } from "../../pubsub/logs/log.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
-import { logTopic, MAX_LOG_PRODUCERS, RESPONSE_PREFIX } from "../../pubsub/logs/rules.ts";
+import { logTopic, RESPONSE_PREFIX } from "../../pubsub/logs/log_names.ts";
+import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { StreamLogs, type StreamRead } from "../../pubsub/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../brokers/redis/format.ts";

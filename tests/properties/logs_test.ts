@@ -23,13 +23,8 @@ import {
   statesAfter,
   textOf,
 } from "../../pubsub/logs/log_model.ts";
-import {
-  logKind,
-  logTopic,
-  type OwnedKind,
-  recordBytes,
-  type RetainedLog,
-} from "../../pubsub/logs/rules.ts";
+import { logKind, logTopic, type OwnedKind } from "../../pubsub/logs/log_names.ts";
+import { recordBytes, type RetainedLog } from "../../pubsub/logs/rules.ts";
 import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { reach } from "./stores.ts";

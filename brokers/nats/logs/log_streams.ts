@@ -10,9 +10,8 @@ import {
   type OwnedKind,
   REQUEST_PREFIX,
   RESPONSE_PREFIX,
-  type RetainedLog,
-  type RetainedLogs,
-} from "../../../pubsub/logs/rules.ts";
+} from "../../../pubsub/logs/log_names.ts";
+import type { RetainedLog, RetainedLogs } from "../../../pubsub/logs/rules.ts";
 import {
   ID_HEADER,
   KEPT_HEADER,

@@ -15,7 +15,8 @@ import {
 } from "../../../pubsub/logs/changes.ts";
 import { ChangedView, MemoryRows } from "../../../pubsub/logs/memory_rows.ts";
 import type { RowView } from "../../../pubsub/logs/rows.ts";
-import { logKind, recordBytes, retainedOf } from "../../../pubsub/logs/rules.ts";
+import { logKind } from "../../../pubsub/logs/log_names.ts";
+import { recordBytes, retainedOf } from "../../../pubsub/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
   decodeLog,

@@ -21,15 +21,8 @@ import type {
   LogRecord,
   ReadLogOptions,
 } from "../../../pubsub/logs/log.ts";
-import {
-  expiryOf,
-  infoOf,
-  isExpired,
-  type LogKind,
-  logKind,
-  type OwnedKind,
-  type RetainedLogs,
-} from "../../../pubsub/logs/rules.ts";
+import { type LogKind, logKind, type OwnedKind } from "../../../pubsub/logs/log_names.ts";
+import { expiryOf, infoOf, isExpired, type RetainedLogs } from "../../../pubsub/logs/rules.ts";
 import { type NatsNames, subjectPart } from "../format.ts";
 import type { NatsClock } from "../clock.ts";
 import type { NatsLink } from "../link.ts";
