@@ -2,7 +2,7 @@
 import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
-import type { BrokerLogs } from "./logs/log.ts";
+import type { BrokerLogs } from "../streams/logs/log.ts";
 
 /**
  * Prefix of the topics that nodes use internally. Sessions and applications cannot use these

@@ -69,7 +69,7 @@ export type {
   RowBounds,
   RowChange,
   RowStats,
-} from "./logs/log.ts";
+} from "../streams/logs/log.ts";
 export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";
 export type { NodeEvent, NodeInfo, NodesOptions } from "./nodes/liveness.ts";

@@ -8,10 +8,10 @@ import type { Broker } from "../pubsub/broker.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
 import { POSITIVE, RATE } from "../base/options/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../base/options/options.ts";
-import type { LogTail } from "../pubsub/logs/log.ts";
-import { RESPONSE_PREFIX } from "../pubsub/logs/log_names.ts";
+import type { LogTail } from "./logs/log.ts";
+import { RESPONSE_PREFIX } from "./logs/log_names.ts";
 import { type QuotaShares, sharesOf } from "../base/quotas/shares.ts";
-import type { StreamBounds } from "../pubsub/logs/stream_logs.ts";
+import type { StreamBounds } from "./logs/stream_logs.ts";
 
 /**
  * An action on a durable stream.

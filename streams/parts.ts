@@ -1,7 +1,7 @@
 /** The durable streams of a server, for its application, its sessions and HTTP. */
 import type { FeatureHost } from "../server/feature.ts";
 import type { Topics, TopicSource } from "../pubsub/topics.ts";
-import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
+import { StreamLogs } from "./logs/stream_logs.ts";
 import { validate } from "../base/standard_schema.ts";
 import { waitFor } from "../base/wait.ts";
 import { RequestError } from "../errors.ts";

@@ -1,8 +1,8 @@
 /** Snapshots of keyed streams over HTTP: where they start and end. */
-import { snapshotMark } from "../pubsub/logs/change_message.ts";
-import type { LogRecord } from "../pubsub/logs/log.ts";
-import { formatOffset } from "../pubsub/logs/offset.ts";
-import type { StreamPage } from "../pubsub/logs/stream_logs.ts";
+import { snapshotMark } from "./logs/change_message.ts";
+import type { LogRecord } from "./logs/log.ts";
+import { formatOffset } from "./logs/offset.ts";
+import type { StreamPage } from "./logs/stream_logs.ts";
 
 /** The offset with which a reader continues after a page. */
 export function offsetAfter({ info, next, snapshot = 0 }: StreamPage): string {

@@ -1,16 +1,16 @@
 /** Sends the records of durable streams to sessions. */
 import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
-import type { LogInfo, LogRecord } from "../pubsub/logs/log.ts";
-import { withVersion } from "../pubsub/logs/change_message.ts";
-import { identityAt, oldestPosition, parseOffset, writeOffset } from "../pubsub/logs/offset.ts";
-import { isJson } from "../pubsub/logs/rules.ts";
+import type { LogInfo, LogRecord } from "./logs/log.ts";
+import { withVersion } from "./logs/change_message.ts";
+import { identityAt, oldestPosition, parseOffset, writeOffset } from "./logs/offset.ts";
+import { isJson } from "./logs/rules.ts";
 import {
   DROPPED_REASON,
   type StreamLogs,
   type StreamPage,
   type StreamRead,
   WRITER_LOST,
-} from "../pubsub/logs/stream_logs.ts";
+} from "./logs/stream_logs.ts";
 import { withoutUndefined } from "../base/options/options.ts";
 import type { Account } from "../base/quotas/accounts.ts";
 import { replyOnce } from "../pubsub/history/replay.ts";

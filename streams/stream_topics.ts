@@ -1,7 +1,7 @@
 /** The topics of durable streams, as clients use them: `stream:<id>`. */
 import { BrokerError, RequestError } from "../errors.ts";
 import { INTERNAL_PREFIX } from "../pubsub/broker.ts";
-import { MAX_REASON_LENGTH } from "../pubsub/logs/rules.ts";
+import { MAX_REASON_LENGTH } from "./logs/rules.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";

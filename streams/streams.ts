@@ -4,11 +4,11 @@ import { type OptionKinds, withoutUndefined } from "../base/options/options.ts";
 import { LimitError, RequestError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { settlesWithin } from "../base/wait.ts";
-import type { LogEnd, LogInfo, LogRecord, LogTail } from "../pubsub/logs/log.ts";
-import { logKind } from "../pubsub/logs/log_names.ts";
-import { isJson, JSON_TYPE, MAX_REASON_LENGTH } from "../pubsub/logs/rules.ts";
-import { withVersion } from "../pubsub/logs/change_message.ts";
-import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "../pubsub/logs/offset.ts";
+import type { LogEnd, LogInfo, LogRecord, LogTail } from "./logs/log.ts";
+import { logKind } from "./logs/log_names.ts";
+import { isJson, JSON_TYPE, MAX_REASON_LENGTH } from "./logs/rules.ts";
+import { withVersion } from "./logs/change_message.ts";
+import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "./logs/offset.ts";
 import {
   DROPPED_REASON,
   NO_SPACE,
@@ -18,7 +18,7 @@ import {
   type StreamPage,
   type StreamRead,
   WRITER_LOST,
-} from "../pubsub/logs/stream_logs.ts";
+} from "./logs/stream_logs.ts";
 import { MAX_PLACE_BYTES } from "../session/wire/encode.ts";
 import { offsetAfter } from "./snapshots.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";

@@ -2,8 +2,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
 import { RequestError } from "../errors.ts";
-import type { AppendLogOptions } from "../pubsub/logs/log.ts";
-import { type StreamBounds, StreamLogs } from "../pubsub/logs/stream_logs.ts";
+import type { AppendLogOptions } from "./logs/log.ts";
+import { type StreamBounds, StreamLogs } from "./logs/stream_logs.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { tailOf } from "./options.ts";
 import { StreamStore } from "./streams.ts";

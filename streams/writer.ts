@@ -5,18 +5,13 @@ import { describe } from "../base/error_text.ts";
 import { encodeJson } from "../base/json.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { BrokerSubscription } from "../pubsub/broker.ts";
-import type { AppendLogOptions, LogEnd, LogInfo, LogRecord } from "../pubsub/logs/log.ts";
-import { overShareReason } from "../pubsub/logs/log_shares.ts";
-import { formatOffset } from "../pubsub/logs/offset.ts";
-import { isJson, MAX_REASON_LENGTH, recordBytes } from "../pubsub/logs/rules.ts";
+import type { AppendLogOptions, LogEnd, LogInfo, LogRecord } from "./logs/log.ts";
+import { overShareReason } from "./logs/log_shares.ts";
+import { formatOffset } from "./logs/offset.ts";
+import { isJson, MAX_REASON_LENGTH, recordBytes } from "./logs/rules.ts";
 import { isName, MAX_NAME_LENGTH } from "../session/wire/envelope.ts";
 import { MOVED, STREAM_ENDED } from "../session/wire/recovery.ts";
-import {
-  NO_SPACE,
-  type StreamAppended,
-  type StreamLogs,
-  WRITER_LOST,
-} from "../pubsub/logs/stream_logs.ts";
+import { NO_SPACE, type StreamAppended, type StreamLogs, WRITER_LOST } from "./logs/stream_logs.ts";
 import { whileUnreachable } from "./repeat.ts";
 
 /** Time for which a stream waits for a sign of life of its writer, in milliseconds. */

@@ -33,7 +33,7 @@ import {
   type Publication,
   type PublicationListener,
 } from "../pubsub/broker.ts";
-import type { BrokerLogs } from "../pubsub/logs/log.ts";
+import type { BrokerLogs } from "../streams/logs/log.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 
 /** The parts of a broker whose calls have a fate. */

@@ -28,7 +28,7 @@ import { SessionManager } from "../manager/mod.ts";
 import { Bench as RoomsBench } from "../pubsub/rooms_fixture.ts";
 import type { Connection } from "../transport/mod.ts";
 import { WaitingBudget } from "../pubsub/broker/queue.ts";
-import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
+import { StreamLogs } from "../streams/logs/stream_logs.ts";
 import { MemoryStore } from "../pubsub/memory/broker.ts";
 import { type HistoryBounds, MemoryBroker, Nodes } from "../pubsub/mod.ts";
 import { NodeCalls, type NodeCallsOptions } from "../pubsub/nodes/node_calls.ts";
@@ -817,7 +817,7 @@ const ANSWERS: readonly Row[] = [
   },
   ...["leave", "are aborted", "find no stream", "reach the end"].map((end): Row => ({
     name: `readers that ${end}`,
-    quota: "pubsub/logs/stream_logs.ts",
+    quota: "streams/logs/stream_logs.ts",
     bound: 2,
     async open(room) {
       const { logs, left } = resumable(room, room.use(new MemoryBroker()));

@@ -14,8 +14,9 @@ import { codeOf, lineAt } from "./_source.ts";
 /** Files and folders that may use the globals. */
 const PLATFORM: readonly string[] = [
   "base/runtime.ts",
-  // Measures engines from the outside, in real time.
+  // Measure brokers from the outside, in real time.
   "pubsub/conformance/",
+  "streams/conformance/",
 ];
 
 /** Public entries, which use the platform's runtime unless the options contain another one. */

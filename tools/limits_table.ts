@@ -32,7 +32,7 @@ import {
 import { DEFAULT_BOUNDS, MAX_REPLAYS } from "../pubsub/history/history_topics.ts";
 import { MAX_MADE } from "../pubsub/history/publishers.ts";
 import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
-import { SHARE_PART } from "../pubsub/logs/log_shares.ts";
+import { SHARE_PART } from "../streams/logs/log_shares.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";

@@ -10,7 +10,7 @@ import { checkSource as checkRedis, redisSettings } from "../../brokers/redis/op
 import { sqliteSettings } from "../../brokers/sqlite/options.ts";
 import { type DrainOptions, SessionManager } from "../../manager/mod.ts";
 import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../../pubsub/mod.ts";
-import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { StreamLogs } from "../../streams/logs/stream_logs.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
 import { type ApiOptions, httpApi } from "../../operations/http_api/mod.ts";
 import { inspector, type InspectorOptions } from "../../operations/mod.ts";

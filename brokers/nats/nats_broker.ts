@@ -30,9 +30,9 @@ import { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { NatsStore } from "./store.ts";
 import { VersionMark } from "./version.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
-import { logsOver } from "../../pubsub/logs/changes.ts";
-import type { BrokerLogs } from "../../pubsub/logs/log.ts";
-import { announcedLog } from "../../pubsub/logs/log_names.ts";
+import { logsOver } from "../../streams/logs/changes.ts";
+import type { BrokerLogs } from "../../streams/logs/log.ts";
+import { announcedLog } from "../../streams/logs/log_names.ts";
 
 /** Time limit for sending waiting publications to NATS when closing, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;

@@ -12,7 +12,7 @@
  */
 import { Buffer } from "node:buffer";
 import { checkNameBytes, type Publication, type PublicationPosition } from "../../pubsub/broker.ts";
-import { announcedLog, type LogKind, logKind } from "../../pubsub/logs/log_names.ts";
+import { announcedLog, type LogKind, logKind } from "../../streams/logs/log_names.ts";
 
 /**
  * Maximum size of a topic or key in bytes. Every command contains the name, and Redis closes a

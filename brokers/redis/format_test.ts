@@ -1,7 +1,7 @@
 import { assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { Buffer } from "node:buffer";
 import type { Publication } from "../../pubsub/broker.ts";
-import { logTopic } from "../../pubsub/logs/log_names.ts";
+import { logTopic } from "../../streams/logs/log_names.ts";
 import {
   checkName,
   decodePlain,

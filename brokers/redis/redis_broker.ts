@@ -23,9 +23,9 @@ import type {
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Listeners, ListenerTable } from "../../pubsub/broker/listeners.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
-import { logsOver } from "../../pubsub/logs/changes.ts";
-import type { BrokerLogs } from "../../pubsub/logs/log.ts";
-import { announcedLog } from "../../pubsub/logs/log_names.ts";
+import { logsOver } from "../../streams/logs/changes.ts";
+import type { BrokerLogs } from "../../streams/logs/log.ts";
+import { announcedLog } from "../../streams/logs/log_names.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import {
   ConnectionHeartbeat,
@@ -44,7 +44,7 @@ import {
   redisSettings,
   type RedisSource,
 } from "./options.ts";
-import { RedisLogs } from "./logs.ts";
+import { RedisLogs } from "./logs/redis_logs.ts";
 import { type OutgoingAppend, type OutgoingFrame, RedisPublishQueue } from "./publish_queue.ts";
 import { openSubscriberPool, type SubscriberPool } from "./subscriptions.ts";
 import { redisStore } from "./facts.ts";

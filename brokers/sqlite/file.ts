@@ -1,6 +1,6 @@
 /** The file of a `SqliteBroker`, and groups of operations, each of which is one transaction. */
 import { BrokerError } from "../../errors.ts";
-import { LogShares } from "../../pubsub/logs/log_shares.ts";
+import { LogShares } from "../../streams/logs/log_shares.ts";
 import { FileCopy } from "./copy.ts";
 import {
   closeDatabase,
@@ -15,7 +15,7 @@ import {
 } from "./database.ts";
 import { Facts } from "./facts.ts";
 import { Histories, MAX_DELETED } from "./histories.ts";
-import { Logs } from "./logs.ts";
+import { Logs } from "./logs/logs.ts";
 import { SqliteTransaction } from "./transaction.ts";
 
 /** Options for {@linkcode SqliteFile}. */

@@ -31,16 +31,16 @@ import {
   type LogChangeOptions,
   type LogChangeResult,
   logsOver,
-} from "../../pubsub/logs/changes.ts";
+} from "../../streams/logs/changes.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
   LogPage,
   LogRecord,
   ReadLogOptions,
-} from "../../pubsub/logs/log.ts";
-import { logTopic } from "../../pubsub/logs/log_names.ts";
-import { recordBytes } from "../../pubsub/logs/rules.ts";
+} from "../../streams/logs/log.ts";
+import { logTopic } from "../../streams/logs/log_names.ts";
+import { recordBytes } from "../../streams/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import { type CallOptions, CommitQueue, type FileThread } from "./commit_queue.ts";
 import {

@@ -6,10 +6,10 @@ import type {
   LogChangeName,
   LogChangeOptions,
   LogChangeResult,
-} from "../../pubsub/logs/changes.ts";
-import { rowChange } from "../../pubsub/logs/change_message.ts";
-import type { CreateLogOptions, LogPage } from "../../pubsub/logs/log.ts";
-import { requestLog } from "../../pubsub/logs/log_names.ts";
+} from "../../streams/logs/changes.ts";
+import { rowChange } from "../../streams/logs/change_message.ts";
+import type { CreateLogOptions, LogPage } from "../../streams/logs/log.ts";
+import { requestLog } from "../../streams/logs/log_names.ts";
 import { type FileOperation, SqliteFile, type SqliteFileOptions } from "./file.ts";
 import { SqliteBroker } from "./mod.ts";
 

@@ -10,8 +10,8 @@ import {
 } from "./kit.ts";
 import { BOTH, ONE_NODE, TWO_NODES } from "./fanout.ts";
 import { HISTORY } from "./history.ts";
-import { LOGS } from "./logs.ts";
-import { ROWS } from "./rows.ts";
+import { LOGS } from "../../streams/conformance/logs.ts";
+import { ROWS } from "../../streams/conformance/rows.ts";
 import type { Broker, BrokerStore } from "../broker.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };

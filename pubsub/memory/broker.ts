@@ -19,10 +19,10 @@ import type {
 } from "../broker.ts";
 import { BrokerLife } from "../broker/life.ts";
 import { LocalListeners } from "../broker/listeners.ts";
-import { logsOver } from "../logs/changes.ts";
-import type { BrokerLogs } from "../logs/log.ts";
+import { logsOver } from "../../streams/logs/changes.ts";
+import type { BrokerLogs } from "../../streams/logs/log.ts";
 import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
-import { MemoryLogs } from "./logs.ts";
+import { MemoryLogs } from "../../streams/logs/memory_logs.ts";
 import { defaultTotalBytes } from "./space.ts";
 
 /**

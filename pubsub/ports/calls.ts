@@ -7,8 +7,8 @@ import {
   payloadBytes,
   type Publication,
 } from "../broker.ts";
-import type { BrokerLogs, LogRecord } from "../logs/log.ts";
-import { recordBytes } from "../logs/rules.ts";
+import type { BrokerLogs, LogRecord } from "../../streams/logs/log.ts";
+import { recordBytes } from "../../streams/logs/rules.ts";
 
 /** Parts of a broker whose methods are calls. Their constants are properties of the store. */
 interface StoreParts {

@@ -2,7 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Broker, BrokerStatus, HistoryBounds } from "../broker.ts";
-import type { BrokerLogs } from "../logs/log.ts";
+import type { BrokerLogs } from "../../streams/logs/log.ts";
 import { type CallName, callsOf } from "./calls.ts";
 
 /**

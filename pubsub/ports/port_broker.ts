@@ -20,7 +20,7 @@ import {
 import { BrokerLife } from "../broker/life.ts";
 import { Listeners, ListenerTable } from "../broker/listeners.ts";
 import { Pace } from "../broker/pace.ts";
-import type { BrokerLogs } from "../logs/log.ts";
+import type { BrokerLogs } from "../../streams/logs/log.ts";
 import { type CallName, CALLS, compact, partsOf } from "./calls.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {

@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { badRequest, MAX_TTL_S, tooLarge } from "./request.ts";
 import type { Problem } from "../../server/http/problem.ts";
-import type { ClientChange } from "../../pubsub/logs/change_message.ts";
+import type { ClientChange } from "../logs/change_message.ts";
 import { countFault, MAX_ROW_NAME_BYTES, rowName } from "../../session/wire/rows.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
 

@@ -2,7 +2,7 @@
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { QuotaShares, QuotaStats } from "../../base/quotas/shares.ts";
-import type { StreamCreated, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import type { StreamCreated, StreamLogs } from "../logs/stream_logs.ts";
 import type { RetainedLedger } from "../responses/retained_ledger.ts";
 import { RetainedShares, UNKNOWN } from "../responses/retained_shares.ts";
 

@@ -6,7 +6,7 @@ import { LimitError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
-import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { StreamLogs } from "../logs/stream_logs.ts";
 import { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./handler.ts";
 import { ClientStreams } from "./client_streams.ts";
 import { boundsOf } from "../options.ts";

@@ -11,7 +11,7 @@ import { RequestGate } from "../../server/http/gate.ts";
 import { checkPath } from "../../server/features.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { Decisions } from "../../pubsub/decisions.ts";
-import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { StreamLogs } from "../logs/stream_logs.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { BROKER, checkOptions, listOf, RUNTIME } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";

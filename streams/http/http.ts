@@ -43,31 +43,19 @@ import {
   tooMany,
 } from "../../server/http/problem.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
-import type {
-  LogInfo,
-  LogOverShare,
-  LogProducer,
-  LogRecord,
-  RowChange,
-} from "../../pubsub/logs/log.ts";
-import { overShareReason } from "../../pubsub/logs/log_shares.ts";
+import type { LogInfo, LogOverShare, LogProducer, LogRecord, RowChange } from "../logs/log.ts";
+import { overShareReason } from "../logs/log_shares.ts";
 import {
   type Change,
   type ClientChange,
   encodeTransaction,
   withValue,
-} from "../../pubsub/logs/change_message.ts";
+} from "../logs/change_message.ts";
 import { readRowName } from "../../session/wire/rows.ts";
-import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
+import { formatOffset, snapshotOf } from "../logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
-import { RESPONSE_PREFIX } from "../../pubsub/logs/log_names.ts";
-import {
-  DEFAULT_CONTENT_TYPE,
-  isJson,
-  JSON_TYPE,
-  mediaType,
-  recordBytes,
-} from "../../pubsub/logs/rules.ts";
+import { RESPONSE_PREFIX } from "../logs/log_names.ts";
+import { DEFAULT_CONTENT_TYPE, isJson, JSON_TYPE, mediaType, recordBytes } from "../logs/rules.ts";
 import {
   DROPPED_REASON,
   NO_SPACE,
@@ -77,7 +65,7 @@ import {
   type StreamLogs,
   type StreamPage,
   type StreamRead,
-} from "../../pubsub/logs/stream_logs.ts";
+} from "../logs/stream_logs.ts";
 import type { HttpStats } from "../../server/metrics/measures.ts";
 import type { ChangeGate } from "../state/gate.ts";
 import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";

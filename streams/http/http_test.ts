@@ -11,7 +11,7 @@ import { prometheusText } from "../../server/metrics/prometheus.ts";
 import type { DurableStreamsOptions } from "../options.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { type Broker, type BrokerSubscription, countedBytes } from "../../pubsub/broker.ts";
-import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
+import type { AppendLogOptions } from "../logs/log.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
 import { fail, FaultyStore } from "../../tests/faulty_broker.ts";

@@ -2,8 +2,8 @@
 import { badRequest } from "./request.ts";
 import { concat } from "../../base/bytes.ts";
 import { Problem } from "../../server/http/problem.ts";
-import type { LogRecord } from "../../pubsub/logs/log.ts";
-import { isJson, mediaType } from "../../pubsub/logs/rules.ts";
+import type { LogRecord } from "../logs/log.ts";
+import { isJson, mediaType } from "../logs/rules.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /** Most elements of one JSON array; each becomes a record. */

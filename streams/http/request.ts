@@ -2,11 +2,11 @@
 import { internal } from "../../server/http/guard.ts";
 import { Problem } from "../../server/http/problem.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
-import type { LogProducer } from "../../pubsub/logs/log.ts";
-import { snapshotOf, unboundPosition } from "../../pubsub/logs/offset.ts";
-import { MAX_LOG_ID_BYTES } from "../../pubsub/logs/log_names.ts";
-import type { ForkRequest } from "../../pubsub/logs/forks.ts";
-import type { CreateStreamOptions } from "../../pubsub/logs/stream_logs.ts";
+import type { LogProducer } from "../logs/log.ts";
+import { snapshotOf, unboundPosition } from "../logs/offset.ts";
+import { MAX_LOG_ID_BYTES } from "../logs/log_names.ts";
+import type { ForkRequest } from "../logs/forks.ts";
+import type { CreateStreamOptions } from "../logs/stream_logs.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { pathBelow } from "../../transport/url.ts";
 

@@ -1,7 +1,7 @@
 /** Server-sent events of durable streams: data and control events, sent at the reader's pace. */
 import { eventDataOf, isText } from "./records.ts";
 import { bracketed, offsetAfter } from "../snapshots.ts";
-import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
+import type { StreamPage, StreamRead } from "../logs/stream_logs.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import {
   EVENT_HEADERS,

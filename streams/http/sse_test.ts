@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
-import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
+import type { StreamPage, StreamRead } from "../logs/stream_logs.ts";
 import { EventStreams } from "./sse.ts";
 
 Deno.test("EventStreams.open() ends after a page that was pending when the pages ended", async () => {

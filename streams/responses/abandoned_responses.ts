@@ -5,7 +5,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota } from "../../base/quotas/shares.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
-import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import type { StreamLogs } from "../logs/stream_logs.ts";
 
 /**
  * Time after which an abandoned response ends, in milliseconds. A phone may be offline for some

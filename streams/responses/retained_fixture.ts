@@ -6,7 +6,7 @@ import { type Account, NOBODY } from "../../base/quotas/accounts.ts";
 import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
-import { DROPPED_REASON, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { DROPPED_REASON, StreamLogs } from "../logs/stream_logs.ts";
 import { type ResponseStart, StoredResponses } from "./stored_responses.ts";
 import { StreamStore } from "../streams.ts";
 import { boundsOf, checkResponses, tailOf } from "../options.ts";

@@ -1,5 +1,5 @@
 /** Ledger of the logs of one kind: who owns each log, and which one is dropped first. */
-import { type KeyFacts, readKey } from "../../pubsub/logs/log_shares.ts";
+import { type KeyFacts, readKey } from "../logs/log_shares.ts";
 
 /** Time after its end during which an unread response is dropped last, in milliseconds. */
 export const FRESH_MS = 600_000;

@@ -6,7 +6,7 @@ import { LimitError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { QuotaStats } from "../../base/quotas/shares.ts";
-import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import type { StreamLogs } from "../logs/stream_logs.ts";
 import { FRESH_MS, Party, type RetainedLedger } from "./retained_ledger.ts";
 import { RetainedShares } from "./retained_shares.ts";
 import type { ResponseLimits } from "../options.ts";

@@ -9,9 +9,9 @@ import {
   type QuotaOptions,
   type QuotaStats,
 } from "../../base/quotas/shares.ts";
-import type { OwnedKind } from "../../pubsub/logs/log_names.ts";
-import type { RetainedLog } from "../../pubsub/logs/rules.ts";
-import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import type { OwnedKind } from "../logs/log_names.ts";
+import type { RetainedLog } from "../logs/rules.ts";
+import type { StreamLogs } from "../logs/stream_logs.ts";
 import { type Party, RetainedLedger } from "./retained_ledger.ts";
 import { digest } from "../options.ts";
 

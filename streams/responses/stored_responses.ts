@@ -8,14 +8,9 @@ import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota, Quotas, Slot, TakeOptions } from "../../base/quotas/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
-import { requestLog } from "../../pubsub/logs/log_names.ts";
-import { recordBytes } from "../../pubsub/logs/rules.ts";
-import {
-  DROPPED_REASON,
-  NO_SPACE,
-  type StreamLogs,
-  WRITER_LOST,
-} from "../../pubsub/logs/stream_logs.ts";
+import { requestLog } from "../logs/log_names.ts";
+import { recordBytes } from "../logs/rules.ts";
+import { DROPPED_REASON, NO_SPACE, type StreamLogs, WRITER_LOST } from "../logs/stream_logs.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { AbandonedResponses } from "./abandoned_responses.ts";
 import { RetainedResponses } from "./retained_responses.ts";

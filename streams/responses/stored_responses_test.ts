@@ -6,8 +6,8 @@ import { NOBODY } from "../../base/quotas/accounts.ts";
 import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { requestLog } from "../../pubsub/logs/log_names.ts";
-import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { requestLog } from "../logs/log_names.ts";
+import { StreamLogs } from "../logs/stream_logs.ts";
 import { passTime } from "../../testing/mod.ts";
 import {
   MAX_TAKEOVERS,

@@ -5,7 +5,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { Quota, type Quotas, type Slot } from "../../base/quotas/shares.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import { publisherKeyOf } from "../../server/accounts.ts";
-import type { Change } from "../../pubsub/logs/change_message.ts";
+import type { Change } from "../logs/change_message.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
 import { isNumber } from "../../pubsub/nodes/messages.ts";

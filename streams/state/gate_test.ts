@@ -11,7 +11,7 @@ import {
 } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
-import { rowChange } from "../../pubsub/logs/change_message.ts";
+import { rowChange } from "../logs/change_message.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { Page } from "../../tests/peers/page.ts";
 import { listen, RawSocket } from "../../tests/servers.ts";

@@ -2,7 +2,7 @@
 import { whileUnreachable } from "../repeat.ts";
 import { keyedPage } from "../streams.ts";
 import { readRowName, type RowMessage } from "../../session/wire/rows.ts";
-import type { StreamLogs, StreamPage } from "../../pubsub/logs/stream_logs.ts";
+import type { StreamLogs, StreamPage } from "../logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";

@@ -2,12 +2,8 @@
 import { readChange } from "../http/changes.ts";
 import { Problem } from "../../server/http/problem.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
-import {
-  type Change,
-  type ClientChange,
-  encodeTransaction,
-} from "../../pubsub/logs/change_message.ts";
-import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
+import { type Change, type ClientChange, encodeTransaction } from "../logs/change_message.ts";
+import type { StreamAppended } from "../logs/stream_logs.ts";
 import { internals, type Session } from "../../session/session.ts";
 import {
   checkRow,

@@ -20,10 +20,10 @@ import type {
   StateWriteOptions,
   TypedStateMethods,
 } from "../../session/state_types.ts";
-import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
+import { type Change, encodeTransaction } from "../logs/change_message.ts";
 import { checkRow, checkRowName, NO_TTL, rowName } from "../../session/wire/rows.ts";
-import { overShareReason } from "../../pubsub/logs/log_shares.ts";
-import { NO_SPACE, type StreamAppended, type StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { overShareReason } from "../logs/log_shares.ts";
+import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
 import type { ChangeGate } from "./gate.ts";
 import { describeRow, type LiveRows, rowIn } from "./live_rows.ts";
 

@@ -3,7 +3,7 @@ import { RequestError, type Server } from "../../mod.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
-import { rowChange } from "../../pubsub/logs/change_message.ts";
+import { rowChange } from "../logs/change_message.ts";
 import { listen } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
 import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";

@@ -4,9 +4,9 @@ import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota, Quotas, Slot } from "../../base/quotas/shares.ts";
 import { waitFor } from "../../base/wait.ts";
 import { LimitError, RequestError, TimeoutError } from "../../errors.ts";
-import type { LogTail } from "../../pubsub/logs/log.ts";
+import type { LogTail } from "../logs/log.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
-import { JSON_TYPE } from "../../pubsub/logs/rules.ts";
+import { JSON_TYPE } from "../logs/rules.ts";
 import { LiveRows } from "./live_rows.ts";
 import { State, type StateParts } from "./state.ts";
 

@@ -5,7 +5,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { StreamLogs } from "../logs/stream_logs.ts";
 import { EphemeralStates } from "./ephemeral_rows.ts";
 import { ChangeGate } from "./gate.ts";
 import { LINGER_MS, MAX_HELD, States } from "./states.ts";

@@ -14,7 +14,7 @@ import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { assertProduced, produce } from "./producers.ts";
 import { Random } from "../random.ts";
 import type { Appended } from "../../pubsub/broker.ts";
-import type { LogRecord } from "../../pubsub/logs/log.ts";
+import type { LogRecord } from "../../streams/logs/log.ts";
 import { until } from "../waiting.ts";
 
 const PAGE = { bounds: BOUNDS, maxMessages: 1_000_000, maxBytes: 100_000_000 };

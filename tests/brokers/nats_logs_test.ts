@@ -14,8 +14,8 @@ import type {
   LogConfig,
   LogPage,
   LogRecord,
-} from "../../pubsub/logs/log.ts";
-import { logTopic } from "../../pubsub/logs/log_names.ts";
+} from "../../streams/logs/log.ts";
+import { logTopic } from "../../streams/logs/log_names.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";

@@ -9,7 +9,7 @@ import type { ConnectionOptions } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
-import { type Change, rowChange } from "../../pubsub/logs/change_message.ts";
+import { type Change, rowChange } from "../../streams/logs/change_message.ts";
 import { rowName } from "../../session/wire/rows.ts";
 import type {
   AppendLogOptions,
@@ -17,7 +17,7 @@ import type {
   LogPage,
   LogTail,
   RowBounds,
-} from "../../pubsub/logs/log.ts";
+} from "../../streams/logs/log.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { Random } from "../random.ts";
 import { until } from "../waiting.ts";

@@ -6,7 +6,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { BrokerError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
-import type { LogRecord } from "../../pubsub/logs/log.ts";
+import type { LogRecord } from "../../streams/logs/log.ts";
 import type { Random } from "../random.ts";
 import { until } from "../waiting.ts";
 

@@ -12,11 +12,11 @@ import type {
   BrokerLogs,
   CreateLogOptions,
   LogRecord,
-} from "../../pubsub/logs/log.ts";
-import { rowChange } from "../../pubsub/logs/change_message.ts";
-import { logTopic, RESPONSE_PREFIX } from "../../pubsub/logs/log_names.ts";
-import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
-import { StreamLogs, type StreamRead } from "../../pubsub/logs/stream_logs.ts";
+} from "../../streams/logs/log.ts";
+import { rowChange } from "../../streams/logs/change_message.ts";
+import { logTopic, RESPONSE_PREFIX } from "../../streams/logs/log_names.ts";
+import { MAX_LOG_PRODUCERS } from "../../streams/logs/rules.ts";
+import { StreamLogs, type StreamRead } from "../../streams/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../brokers/redis/mod.ts";

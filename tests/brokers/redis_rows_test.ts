@@ -6,7 +6,7 @@ import { writeWhileKilled } from "./killed_server.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { BrokerError } from "../../errors.ts";
-import { type Change, rowChange } from "../../pubsub/logs/change_message.ts";
+import { type Change, rowChange } from "../../streams/logs/change_message.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
@@ -14,7 +14,7 @@ import type {
   LogPage,
   LogTail,
   ReadLogOptions,
-} from "../../pubsub/logs/log.ts";
+} from "../../streams/logs/log.ts";
 import { until } from "../waiting.ts";
 import { noTimers } from "./receiving.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";

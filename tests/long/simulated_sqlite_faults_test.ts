@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { BrokerError } from "../../errors.ts";
-import type { LogPage } from "../../pubsub/logs/log.ts";
+import type { LogPage } from "../../streams/logs/log.ts";
 import type { SqliteBroker } from "../../brokers/sqlite/sqlite_broker.ts";
 import { type DiskFault, SimulatedDisk, SimulatedSqlite, Simulation } from "../simulator/mod.ts";
 import { SqliteLibrary } from "../simulator/sqlite/library.ts";

@@ -6,7 +6,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
-import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
+import type { AppendLogOptions } from "../../streams/logs/log.ts";
 import { diskOf } from "./disks.ts";
 import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";

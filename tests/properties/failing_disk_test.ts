@@ -11,7 +11,7 @@ import {
   outcomesOf,
   readAll,
   textOf,
-} from "../../pubsub/logs/log_model.ts";
+} from "../../streams/logs/log_model.ts";
 import { type Disk, diskOf } from "./disks.ts";
 import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";

@@ -8,7 +8,7 @@ import type {
   CreateLogOptions,
   LogRecord,
   ReadLogOptions,
-} from "../../pubsub/logs/log.ts";
+} from "../../streams/logs/log.ts";
 import {
   type BrokerFacts,
   countedOf,
@@ -22,9 +22,9 @@ import {
   type Span,
   statesAfter,
   textOf,
-} from "../../pubsub/logs/log_model.ts";
-import { logKind, logTopic, type OwnedKind } from "../../pubsub/logs/log_names.ts";
-import { recordBytes, type RetainedLog } from "../../pubsub/logs/rules.ts";
+} from "../../streams/logs/log_model.ts";
+import { logKind, logTopic, type OwnedKind } from "../../streams/logs/log_names.ts";
+import { recordBytes, type RetainedLog } from "../../streams/logs/rules.ts";
 import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { reach } from "./stores.ts";

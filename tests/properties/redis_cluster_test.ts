@@ -7,7 +7,7 @@ import fc from "fast-check";
 import { RedisNames, slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../pubsub/broker.ts";
-import { logTopic } from "../../pubsub/logs/log_names.ts";
+import { logTopic } from "../../streams/logs/log_names.ts";
 import type { Host } from "../simulator/mod.ts";
 import { SimulatedRedisCluster } from "../simulator/redis/cluster.ts";
 import type { Drawn } from "./draw.ts";

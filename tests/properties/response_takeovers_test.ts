@@ -4,7 +4,7 @@
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
+import { RESCUE_INTERVAL_MS } from "../../streams/logs/stream_logs.ts";
 import { RESUME_LEASE_MS } from "../../streams/responses/stored_responses.ts";
 import { fail, type Fate, loseReply, pass, replyAfter, waitFor } from "../faulty_broker.ts";
 import { type Asked, readAtAnotherNode, ResponseNode, untilIdle } from "./response_nodes.ts";

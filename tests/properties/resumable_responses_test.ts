@@ -4,8 +4,8 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { requestLog } from "../../pubsub/logs/log_names.ts";
-import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
+import { requestLog } from "../../streams/logs/log_names.ts";
+import { RESCUE_INTERVAL_MS } from "../../streams/logs/stream_logs.ts";
 import { MAX_TAKEOVERS, RESUME_LEASE_MS } from "../../streams/responses/stored_responses.ts";
 import { responseId } from "../../streams/options.ts";
 import { fail, pass } from "../faulty_broker.ts";

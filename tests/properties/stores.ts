@@ -1,7 +1,7 @@
 /** Helpers for the stores that properties use. */
 import { assert } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
-import type { CreateLogOptions } from "../../pubsub/logs/log.ts";
+import type { CreateLogOptions } from "../../streams/logs/log.ts";
 import type { Host } from "../simulator/mod.ts";
 import { type FaultyBroker, FaultyStore } from "../faulty_broker.ts";
 import type { ClusterStore } from "../simulation/cluster/store.ts";

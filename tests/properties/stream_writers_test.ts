@@ -5,8 +5,8 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
-import { logTopic } from "../../pubsub/logs/log_names.ts";
-import { SWEEP_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
+import { logTopic } from "../../streams/logs/log_names.ts";
+import { SWEEP_INTERVAL_MS } from "../../streams/logs/stream_logs.ts";
 import { type DurableStreamWriter, LEASE_MS, RENEWALS_PER_LEASE } from "../../streams/writer.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";

@@ -11,7 +11,7 @@
  * log. Therefore, a node's search also covers logs that this node found to be due while reading
  * them.
  */
-import { dueAt, type StoredLog } from "../../../pubsub/logs/rules.ts";
+import { dueAt, type StoredLog } from "../../../streams/logs/rules.ts";
 import type { NatsClock } from "../clock.ts";
 import { subjectPart } from "../format.ts";
 import { REQUEST_TIMEOUT_MS } from "../link.ts";

@@ -18,10 +18,10 @@ import {
   writeVarint,
 } from "../../../transport/quic/varint.ts";
 import { BrokerError } from "../../../errors.ts";
-import type { LogRecord } from "../../../pubsub/logs/log.ts";
-import type { LogView, LogWrite } from "../../../pubsub/logs/changes.ts";
-import type { RowView } from "../../../pubsub/logs/rows.ts";
-import type { StoredLog } from "../../../pubsub/logs/rules.ts";
+import type { LogRecord } from "../../../streams/logs/log.ts";
+import type { LogView, LogWrite } from "../../../streams/logs/changes.ts";
+import type { RowView } from "../../../streams/logs/rows.ts";
+import type { StoredLog } from "../../../streams/logs/rules.ts";
 
 /** A log's whole state, which each message contains. */
 export interface WholeLog extends StoredLog {

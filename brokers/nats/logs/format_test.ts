@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { BrokerError } from "../../../errors.ts";
-import type { LogRecord } from "../../../pubsub/logs/log.ts";
+import type { LogRecord } from "../../../streams/logs/log.ts";
 import {
   decodeLog,
   encodedBytes,

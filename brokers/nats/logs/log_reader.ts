@@ -1,7 +1,7 @@
 /** Reads records of logs from any position. */
 import { BrokerError } from "../../../errors.ts";
-import { recordBytes } from "../../../pubsub/logs/rules.ts";
-import type { LogRecord } from "../../../pubsub/logs/log.ts";
+import { recordBytes } from "../../../streams/logs/rules.ts";
+import type { LogRecord } from "../../../streams/logs/log.ts";
 import { firstOf, liveIn, type LiveMessage, recordsOf } from "./format.ts";
 import type { LogStreams } from "./log_streams.ts";
 

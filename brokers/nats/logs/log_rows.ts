@@ -7,11 +7,11 @@
  * what the newest message with this row says.
  */
 import { Fifo } from "../../../pubsub/broker/queue.ts";
-import type { LogPage, LogRow, ReadLogOptions } from "../../../pubsub/logs/log.ts";
-import { MemoryRows } from "../../../pubsub/logs/memory_rows.ts";
-import { entriesOf, type RowView } from "../../../pubsub/logs/rows.ts";
+import type { LogPage, LogRow, ReadLogOptions } from "../../../streams/logs/log.ts";
+import { MemoryRows } from "../../../streams/logs/memory_rows.ts";
+import { entriesOf, type RowView } from "../../../streams/logs/rows.ts";
 import { utf8Length } from "../../../session/wire/utf8.ts";
-import { infoOf } from "../../../pubsub/logs/rules.ts";
+import { infoOf } from "../../../streams/logs/rules.ts";
 import { isKept, type LiveMessage, storedOf } from "./format.ts";
 import { PLACE_BYTES, rowsOf } from "./row_format.ts";
 

@@ -10,8 +10,8 @@ import {
   type OwnedKind,
   REQUEST_PREFIX,
   RESPONSE_PREFIX,
-} from "../../../pubsub/logs/log_names.ts";
-import type { RetainedLog, RetainedLogs } from "../../../pubsub/logs/rules.ts";
+} from "../../../streams/logs/log_names.ts";
+import type { RetainedLog, RetainedLogs } from "../../../streams/logs/rules.ts";
 import {
   ID_HEADER,
   KEPT_HEADER,

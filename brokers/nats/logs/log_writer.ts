@@ -6,17 +6,17 @@ import type { NatsClock } from "../clock.ts";
 import { Attempts, MAX_PAUSE_MS } from "../contention.ts";
 import type { NatsLink } from "../link.ts";
 import { BrokerLine, type BrokerOutbox, type Outgoing } from "../../../pubsub/broker/queue.ts";
-import type { LogRecord, LogRow } from "../../../pubsub/logs/log.ts";
+import type { LogRecord, LogRow } from "../../../streams/logs/log.ts";
 import {
   isBeyondRetention,
   type LogEffect,
   type LogWrite,
   type Retention,
-} from "../../../pubsub/logs/changes.ts";
-import { ChangedView, MemoryRows } from "../../../pubsub/logs/memory_rows.ts";
-import type { RowView } from "../../../pubsub/logs/rows.ts";
-import { logKind } from "../../../pubsub/logs/log_names.ts";
-import { recordBytes, retainedOf } from "../../../pubsub/logs/rules.ts";
+} from "../../../streams/logs/changes.ts";
+import { ChangedView, MemoryRows } from "../../../streams/logs/memory_rows.ts";
+import type { RowView } from "../../../streams/logs/rows.ts";
+import { logKind } from "../../../streams/logs/log_names.ts";
+import { recordBytes, retainedOf } from "../../../streams/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
   decodeLog,

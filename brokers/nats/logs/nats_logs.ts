@@ -12,7 +12,7 @@ import {
   type LogChangeResult,
   type LogStore,
   type LogWrite,
-} from "../../../pubsub/logs/changes.ts";
+} from "../../../streams/logs/changes.ts";
 import type {
   AppendLogOptions,
   CreateLogOptions,
@@ -20,9 +20,9 @@ import type {
   LogPage,
   LogRecord,
   ReadLogOptions,
-} from "../../../pubsub/logs/log.ts";
-import { type LogKind, logKind, type OwnedKind } from "../../../pubsub/logs/log_names.ts";
-import { expiryOf, infoOf, isExpired, type RetainedLogs } from "../../../pubsub/logs/rules.ts";
+} from "../../../streams/logs/log.ts";
+import { type LogKind, logKind, type OwnedKind } from "../../../streams/logs/log_names.ts";
+import { expiryOf, infoOf, isExpired, type RetainedLogs } from "../../../streams/logs/rules.ts";
 import { type NatsNames, subjectPart } from "../format.ts";
 import type { NatsClock } from "../clock.ts";
 import type { NatsLink } from "../link.ts";
@@ -41,7 +41,7 @@ import {
 import { LogReader, MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
 import { LogStreams } from "./log_streams.ts";
 import { LogWriter, type WholeEffect } from "./log_writer.ts";
-import { changeBytes } from "../../../pubsub/logs/change_message.ts";
+import { changeBytes } from "../../../streams/logs/change_message.ts";
 import { RowCache } from "./row_cache.ts";
 import { carriedRows, PLACE_BYTES, TRANSACTION_BYTES } from "./row_format.ts";
 

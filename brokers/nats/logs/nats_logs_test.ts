@@ -4,8 +4,8 @@ import { simulatedNatsConnect } from "../../../tests/simulator/nats/client.ts";
 import { SimulatedNats } from "../../../tests/simulator/nats/nats.ts";
 import { SimulatedNetwork } from "../../../tests/simulator/network/network.ts";
 import { Simulation } from "../../../tests/simulator/simulation.ts";
-import { rowChange } from "../../../pubsub/logs/change_message.ts";
-import type { BrokerLogs, RowChange } from "../../../pubsub/logs/log.ts";
+import { rowChange } from "../../../streams/logs/change_message.ts";
+import type { BrokerLogs, RowChange } from "../../../streams/logs/log.ts";
 import { NatsBroker } from "../nats_broker.ts";
 
 /** A call of a log, on a node and at a time in milliseconds. */

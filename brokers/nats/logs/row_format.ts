@@ -9,8 +9,8 @@
  * The texts of changed rows are parts of the transactions. All texts are change messages, from which
  * the names of the rows and the deletions are read.
  */
-import { readChange } from "../../../pubsub/logs/change_message.ts";
-import type { LogRecord, LogRow } from "../../../pubsub/logs/log.ts";
+import { readChange } from "../../../streams/logs/change_message.ts";
+import type { LogRecord, LogRow } from "../../../streams/logs/log.ts";
 import { decodeRecords, type LiveMessage } from "./format.ts";
 
 /** Bytes of a row in a message in addition to its text; more than its place takes. */

@@ -1,8 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";
-import { deletionOf, rowChange } from "../../../pubsub/logs/change_message.ts";
+import { deletionOf, rowChange } from "../../../streams/logs/change_message.ts";
 import { rowName } from "../../../session/wire/rows.ts";
-import type { BrokerLogs, LogPage } from "../../../pubsub/logs/log.ts";
+import type { BrokerLogs, LogPage } from "../../../streams/logs/log.ts";
 import { MemoryBroker } from "../../../pubsub/mod.ts";
 import { Random } from "../../random.ts";
 import { installGlobals } from "../globals.ts";

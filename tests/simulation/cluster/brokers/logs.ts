@@ -2,7 +2,7 @@
  * Logs that programs keep in a store, one per broker, compared with the outcomes of their calls.
  */
 import { BrokerError } from "../../../../errors.ts";
-import type { BrokerLogs, LogCreated } from "../../../../pubsub/logs/log.ts";
+import type { BrokerLogs, LogCreated } from "../../../../streams/logs/log.ts";
 
 /** Maximum number of violations that are reported. */
 const MAX_TOLD = 3;

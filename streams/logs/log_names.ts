@@ -1,5 +1,5 @@
 /** Names of logs: ids, their kinds, and the topics of announcements. */
-import { INTERNAL_PREFIX } from "../broker.ts";
+import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 
 /** Prefix of the topics on which brokers announce changes of logs. */
 const LOG_TOPICS = `${INTERNAL_PREFIX}log:`;

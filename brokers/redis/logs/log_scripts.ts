@@ -1,12 +1,12 @@
 /** The scripts that read and change logs, each in one atomic step of Redis. */
 import type { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
-import { ENTRY_BYTES } from "../../pubsub/broker.ts";
-import { MAX_CARRIED_BYTES } from "../../pubsub/logs/announcement.ts";
-import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
+import { ENTRY_BYTES } from "../../../pubsub/broker.ts";
+import { MAX_CARRIED_BYTES } from "../../../streams/logs/announcement.ts";
+import { MAX_LOG_PRODUCERS } from "../../../streams/logs/rules.ts";
 import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
-import { BINARY } from "./format.ts";
-import { NOW, TEXT } from "./prelude.ts";
+import { BINARY } from "../format.ts";
+import { NOW, TEXT } from "../prelude.ts";
 import { ROWS, TRANSACTION, WRITE_ROW } from "./row_scripts.ts";
 
 /**

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { BrokerError } from "../../errors.ts";
-import { Random } from "../../tests/random.ts";
-import type { LogRecord } from "../../pubsub/logs/log.ts";
+import { BrokerError } from "../../../errors.ts";
+import { Random } from "../../../tests/random.ts";
+import type { LogRecord } from "../../../streams/logs/log.ts";
 import { decodeChunks, encodeChunks, type StoredChunk } from "./log_chunks.ts";
 
 const PLENTY = { maxRecords: 1_000_000, maxBytes: 1_000_000_000 };

@@ -1,12 +1,12 @@
 /** The part of the scripts that changes and reads the rows of keyed logs. */
-import { ENTRY_BYTES } from "../../pubsub/broker.ts";
+import { ENTRY_BYTES } from "../../../pubsub/broker.ts";
 import {
   DELETION_BYTES,
   EXPIRED_AT_ONCE,
   EXPIRED_BYTES,
   FORGOTTEN_AT_ONCE,
   MARKS,
-} from "../../pubsub/logs/rows.ts";
+} from "../../../streams/logs/rows.ts";
 
 /** Number of rows that a read lists with one command, so that a page lists few more than it has. */
 const LISTED_ROWS = 256;

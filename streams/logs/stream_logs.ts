@@ -6,8 +6,13 @@ import type { Account } from "../../base/quotas/accounts.ts";
 import { type Quota, Quotas, type QuotaShares, type Slot } from "../../base/quotas/shares.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
-import { type Broker, type BrokerSubscription, countedBytes, type Publication } from "../broker.ts";
-import { Followed } from "../followed.ts";
+import {
+  type Broker,
+  type BrokerSubscription,
+  countedBytes,
+  type Publication,
+} from "../../pubsub/broker.ts";
+import { Followed } from "../../pubsub/followed.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,

@@ -7,7 +7,7 @@ import type {
   LogPage,
   LogRecord,
 } from "../logs/log.ts";
-import { countedBytes } from "../broker.ts";
+import { countedBytes } from "../../pubsub/broker.ts";
 import { type CarriedRecords, MAX_CARRIED_BYTES, readCarried } from "../logs/announcement.ts";
 import {
   logTopic,
@@ -17,7 +17,13 @@ import {
   RESPONSE_PREFIX,
 } from "../logs/log_names.ts";
 import type { RetainedLog } from "../logs/rules.ts";
-import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
+import {
+  isTaken,
+  same,
+  type Test,
+  type TestKit,
+  undisturbed,
+} from "../../pubsub/conformance/kit.ts";
 
 /** A bound that tests do not reach by accident. */
 const PLENTY = 67_108_864;

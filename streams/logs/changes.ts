@@ -7,7 +7,7 @@
  * changed it.
  */
 import { withoutUndefined } from "../../base/options/options.ts";
-import { countedBytes } from "../broker.ts";
+import { countedBytes } from "../../pubsub/broker.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,

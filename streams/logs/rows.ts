@@ -4,7 +4,7 @@
  * A keyed log keeps the newest change of each row, including deletions, at the position of that
  * change. Its records are transactions, of which the log keeps the newest, its tail.
  */
-import { countedBytes, ENTRY_BYTES } from "../broker.ts";
+import { countedBytes, ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { deletionOf } from "./change_message.ts";
 import type {
   AppendLogOptions,

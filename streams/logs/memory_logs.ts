@@ -1,7 +1,7 @@
 /** Logs of durable streams in the memory of one process. */
 import type { Runtime } from "../../base/runtime.ts";
-import type { BrokerLife } from "../broker/life.ts";
-import { Fifo } from "../broker/queue.ts";
+import type { BrokerLife } from "../../pubsub/broker/life.ts";
+import { Fifo } from "../../pubsub/broker/queue.ts";
 import {
   CHANGE_WORDS,
   decide,
@@ -14,12 +14,12 @@ import {
   type LogStore,
   type LogView,
   retained,
-} from "../logs/changes.ts";
-import type { LogPage, LogProducer, LogRecord, ReadLogOptions } from "../logs/log.ts";
-import { LogShares } from "../logs/log_shares.ts";
-import { MemoryRows } from "../logs/memory_rows.ts";
-import { entriesOf } from "../logs/rows.ts";
-import { type LogKind, logKind, logTopic, type OwnedKind } from "../logs/log_names.ts";
+} from "./changes.ts";
+import type { LogPage, LogProducer, LogRecord, ReadLogOptions } from "./log.ts";
+import { LogShares } from "./log_shares.ts";
+import { MemoryRows } from "./memory_rows.ts";
+import { entriesOf } from "./rows.ts";
+import { type LogKind, logKind, logTopic, type OwnedKind } from "./log_names.ts";
 import {
   dueAt,
   expiryOf,
@@ -30,8 +30,8 @@ import {
   type RetainedLogs,
   retainedOf,
   type StoredLog,
-} from "../logs/rules.ts";
-import { COSTS, type Counted, Sum } from "./space.ts";
+} from "./rules.ts";
+import { COSTS, type Counted, Sum } from "../../pubsub/memory/space.ts";
 
 /** Maximum size of one append in bytes, which is as much as a broker across a network accepts. */
 const MAX_APPEND_BYTES = 8_388_608;

@@ -2,17 +2,17 @@
 import { abortable } from "@std/async/abortable";
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
-import { withoutUndefined } from "../../base/options/options.ts";
-import type { Runtime } from "../../base/runtime.ts";
-import { BrokerError } from "../../errors.ts";
-import { WaitingBudget, type WaitingLimits } from "../../pubsub/broker/queue.ts";
+import { withoutUndefined } from "../../../base/options/options.ts";
+import type { Runtime } from "../../../base/runtime.ts";
+import { BrokerError } from "../../../errors.ts";
+import { WaitingBudget, type WaitingLimits } from "../../../pubsub/broker/queue.ts";
 import {
   CHANGE_WORDS,
   type LogChangeName,
   type LogChangeOptions,
   type LogChangeResult,
   type LogStore,
-} from "../../pubsub/logs/changes.ts";
+} from "../../../streams/logs/changes.ts";
 import type {
   AppendLogOptions,
   LogConfig,
@@ -25,20 +25,20 @@ import type {
   ReadLogOptions,
   RowChange,
   RowStats,
-} from "../../pubsub/logs/log.ts";
-import { logKind, logTopic, type OwnedKind } from "../../pubsub/logs/log_names.ts";
+} from "../../../streams/logs/log.ts";
+import { logKind, logTopic, type OwnedKind } from "../../../streams/logs/log_names.ts";
 import {
   recordBytes,
   type RetainedLog,
   type RetainedLogs,
   retainedOf,
-} from "../../pubsub/logs/rules.ts";
-import { readCarried } from "../../pubsub/logs/announcement.ts";
-import { requestBytes } from "../../pubsub/logs/change_message.ts";
-import { rowsStateOf } from "../../pubsub/logs/rows.ts";
-import { isCluster } from "./connections.ts";
-import { explainLog, isDamage, type Run } from "./failures.ts";
-import { checkName, readWellFormed, type RedisNames, wellFormed } from "./format.ts";
+} from "../../../streams/logs/rules.ts";
+import { readCarried } from "../../../streams/logs/announcement.ts";
+import { requestBytes } from "../../../streams/logs/change_message.ts";
+import { rowsStateOf } from "../../../streams/logs/rows.ts";
+import { isCluster } from "../connections.ts";
+import { explainLog, isDamage, type Run } from "../failures.ts";
+import { checkName, readWellFormed, type RedisNames, wellFormed } from "../format.ts";
 import { decodeChunks, encodeChunks, lostRecord, type StoredChunk } from "./log_chunks.ts";
 import { commandOf, defineLogScripts, type LogScripts, type ScriptName } from "./log_scripts.ts";
 

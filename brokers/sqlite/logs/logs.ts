@@ -1,5 +1,5 @@
 /** Logs of durable streams in a file. */
-import { countedBytes } from "../../pubsub/broker.ts";
+import { countedBytes } from "../../../pubsub/broker.ts";
 import {
   decide,
   type LogChangeName,
@@ -8,16 +8,16 @@ import {
   type LogView,
   type LogWrite,
   retained,
-} from "../../pubsub/logs/changes.ts";
-import { LogShares } from "../../pubsub/logs/log_shares.ts";
-import { entriesOf, rowBytes, type RowView, type RowWrites } from "../../pubsub/logs/rows.ts";
-import type { LogPage, LogRecord, LogRow, ReadLogOptions } from "../../pubsub/logs/log.ts";
+} from "../../../streams/logs/changes.ts";
+import { LogShares } from "../../../streams/logs/log_shares.ts";
+import { entriesOf, rowBytes, type RowView, type RowWrites } from "../../../streams/logs/rows.ts";
+import type { LogPage, LogRecord, LogRow, ReadLogOptions } from "../../../streams/logs/log.ts";
 import {
   type LogKind,
   logKind,
   type OwnedKind,
   REQUEST_PREFIX,
-} from "../../pubsub/logs/log_names.ts";
+} from "../../../streams/logs/log_names.ts";
 import {
   dueAt,
   expiryOf,
@@ -28,10 +28,10 @@ import {
   type RetainedLogs,
   retainedOf,
   type StoredLog,
-} from "../../pubsub/logs/rules.ts";
-import { type Database, prepareAll, type Statements } from "./database.ts";
-import { decodeBlob, encodeBlob } from "./histories.ts";
-import type { SqliteTransaction } from "./transaction.ts";
+} from "../../../streams/logs/rules.ts";
+import { type Database, prepareAll, type Statements } from "../database.ts";
+import { decodeBlob, encodeBlob } from "../histories.ts";
+import type { SqliteTransaction } from "../transaction.ts";
 
 /** Number of records that one statement scans for the bounds of a page or of the retention. */
 const SCAN = 256;

@@ -1,7 +1,7 @@
 /**
  * Reference model of a store's logs: the correct results of each call, and the state after it.
  */
-import { countedBytes } from "../broker.ts";
+import { countedBytes } from "../../pubsub/broker.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,

@@ -7,8 +7,8 @@
  * ```
  */
 import { Buffer } from "node:buffer";
-import { BrokerError } from "../../errors.ts";
-import type { LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
+import { BrokerError } from "../../../errors.ts";
+import type { LogRecord, ReadLogOptions } from "../../../streams/logs/log.ts";
 
 /** Bytes before a record. */
 export const RECORD_HEAD_BYTES = 4;

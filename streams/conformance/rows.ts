@@ -3,7 +3,7 @@ import { type Change, readChange, rowChange } from "../logs/change_message.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
 import type { AppendLogOptions, BrokerLogs, LogPage, LogTail, RowBounds } from "../logs/log.ts";
 import { besides, until } from "./logs.ts";
-import { same, type Test, type TestKit } from "./kit.ts";
+import { same, type Test, type TestKit } from "../../pubsub/conformance/kit.ts";
 
 /** A bound that tests do not reach by accident. */
 const PLENTY = 67_108_864;

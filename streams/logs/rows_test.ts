@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import fc from "fast-check";
-import { MemoryBroker } from "../memory/broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { rowChange } from "./change_message.ts";
 import type { BrokerLogs, LogInfo, RowBounds } from "./log.ts";
 import { rowBytes } from "./rows.ts";

@@ -1,7 +1,7 @@
 /** Shares of a store's bytes, in memory and in a file, by the contract of stores. */
 import { assertEquals } from "@std/assert";
-import type { Broker } from "../broker.ts";
-import { MemoryBroker } from "../memory/broker.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { LogShares, overShareReason } from "./log_shares.ts";
 import type { AppendLogOptions } from "./log.ts";

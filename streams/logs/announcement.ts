@@ -6,7 +6,7 @@
  * record       = head(u32) content     head: bytes of the content times 2, plus 1 for bytes
  * ```
  */
-import { countedBytes } from "../broker.ts";
+import { countedBytes } from "../../pubsub/broker.ts";
 import { readChange } from "./change_message.ts";
 import type { LogInfo, LogRecord } from "./log.ts";
 import { recordBytes } from "./rules.ts";
