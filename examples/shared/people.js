@@ -10,7 +10,7 @@ import { elements, make, put } from "./elements.js";
 const HUES = [25, 265, 150, 330, 60, 205, 110, 295];
 
 /** Maximum people shown with a circle; the others are counted. */
-const MAX_FACES = 4;
+const MAX_AVATARS = 4;
 
 /** The users on the open board, this page's own among them. */
 export class People {
@@ -90,22 +90,22 @@ export class People {
 
 function drawPeople(users, me) {
   const names = [...users.keys()].sort((a, b) => Number(b === me) - Number(a === me));
-  const faces = names.slice(0, MAX_FACES).map((name) => {
-    const face = make("li", "face", [...name][0].toUpperCase());
+  const avatars = names.slice(0, MAX_AVATARS).map((name) => {
+    const avatar = make("li", "avatar", [...name][0].toUpperCase());
     const { hue = 0, away = false } = users.get(name);
-    face.style.setProperty("--hue", hue);
-    face.classList.toggle("away", away);
-    face.title = `${name}${name === me ? " (you)" : ""}${away ? " (away)" : ""}`;
-    face.append(make("span", "unseen", face.title.slice([...name][0].length)));
-    return face;
+    avatar.style.setProperty("--hue", hue);
+    avatar.classList.toggle("away", away);
+    avatar.title = `${name}${name === me ? " (you)" : ""}${away ? " (away)" : ""}`;
+    avatar.append(make("span", "unseen", avatar.title.slice([...name][0].length)));
+    return avatar;
   });
-  const more = names.slice(MAX_FACES);
+  const more = names.slice(MAX_AVATARS);
   if (more.length > 0) {
-    const rest = make("li", "face rest", `+${more.length}`);
+    const rest = make("li", "avatar rest", `+${more.length}`);
     rest.title = more.join(", ");
-    faces.push(rest);
+    avatars.push(rest);
   }
-  elements.people.replaceChildren(...faces);
+  elements.people.replaceChildren(...avatars);
   put(elements.me, `You are ${me}.`);
 }
 

@@ -173,8 +173,9 @@ testInBrowsers(
     // A user with two tabs joined only once.
     for (const page of [ann, bob]) await page.seesHere("2 here: ann, bob");
     const colours = await ann.page.$$eval(
-      "#people .face",
-      (faces) => faces.map((face) => (face as unknown as Face).style.getPropertyValue("--hue")),
+      "#people .avatar",
+      (avatars) =>
+        avatars.map((avatar) => (avatar as unknown as Avatar).style.getPropertyValue("--hue")),
     );
     assertEquals(new Set(colours).size, 2);
     // Changing the name affects only this tab.
@@ -194,6 +195,6 @@ interface Link {
 }
 
 /** The few members in use of an element. */
-interface Face {
+interface Avatar {
   readonly style: { getPropertyValue(name: string): string };
 }

@@ -60,7 +60,7 @@ testInBrowsers("whiteboard shows a user as away if the page is hidden", async (b
     }, isHidden);
   await hide(true);
   await ann.hasPeople(["ann", "bob (away)"]);
-  await ann.page.waitForSelector('#people .face.away[title="bob (away)"]');
+  await ann.page.waitForSelector('#people .avatar.away[title="bob (away)"]');
   await hide(false);
   await ann.hasPeople(["ann", "bob"]);
 });

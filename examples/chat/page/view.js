@@ -66,7 +66,7 @@ function drawPeople(state, { open }) {
   }
   list(elements.people, [...here.keys()].sort((a, b) => a.localeCompare(b)), {
     key: (user) => user,
-    make: (user) => placeButton(face(user), () => open(`@${user}`)),
+    make: (user) => placeButton(avatar(user), () => open(`@${user}`)),
     update(item, user) {
       const { rooms, awaySince } = here.get(user);
       const note = awaySince === undefined
@@ -74,7 +74,7 @@ function drawPeople(state, { open }) {
         : awayWords(awaySince);
       const name = user === state.me ? `${user} (you)` : user;
       updateButton(item, { key: `@${user}`, name, note, state });
-      item.querySelector(".face").classList.toggle("away", awaySince !== undefined);
+      item.querySelector(".avatar").classList.toggle("away", awaySince !== undefined);
     },
   });
 }
@@ -168,7 +168,7 @@ function lineOf(line, { state, retry }) {
   note.append(make("span"), again);
   const text = make("p", "text");
   text.append(...linked(line.text));
-  element.append(who, face(line.from), text, note);
+  element.append(who, avatar(line.from), text, note);
   return element;
 }
 
@@ -254,8 +254,8 @@ function hueOf(user) {
 }
 
 /** A circle with the first letter of a name, in the name's own colour. */
-function face(user) {
-  const element = make("span", "face", [...user][0].toUpperCase());
+function avatar(user) {
+  const element = make("span", "avatar", [...user][0].toUpperCase());
   element.style.setProperty("--hue", hueOf(user));
   element.ariaHidden = "true";
   return element;

@@ -102,7 +102,7 @@ export abstract class VisitorPage {
   async hasPeople(names: readonly string[]): Promise<void> {
     await this.page.waitForFunction(
       (names) =>
-        [...document.querySelectorAll("#people .face")]
+        [...document.querySelectorAll("#people .avatar")]
           .map(({ title }) => title.replace(" (you)", "")).sort().join() === names,
       {},
       [...names].sort().join(),
