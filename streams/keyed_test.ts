@@ -72,7 +72,7 @@ function shown(messages: any[]): string[] {
   );
 }
 
-Deno.test("DurableFace keeps the newest change of each row of a keyed stream", async () => {
+Deno.test("durableStreams() keeps the newest change of each row of a keyed stream", async () => {
   await using bench = new Bench();
   const created = await bench.create();
   assertEquals([created.status, created.headers.get("stream-keyed")], [201, "true"]);
@@ -89,7 +89,7 @@ Deno.test("DurableFace keeps the newest change of each row of a keyed stream", a
   assertEquals(whole.offset, rest.offset);
 });
 
-Deno.test("DurableFace writes change messages that the State Protocol allows", async () => {
+Deno.test("durableStreams() writes change messages that the State Protocol allows", async () => {
   await using bench = new Bench();
   await bench.create();
   const forged = { ...change("upsert", "a", { n: 1 }, { txid: "t1", timestamp: "never" }) };
@@ -101,7 +101,7 @@ Deno.test("DurableFace writes change messages that the State Protocol allows", a
   assertMatch(headers.timestamp, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
 });
 
-Deno.test("DurableFace rejects everything else than changes of a keyed stream", async () => {
+Deno.test("durableStreams() rejects everything else than changes of a keyed stream", async () => {
   await using bench = new Bench({ maxRows: 2 });
   await bench.create();
   const cases: [body: unknown, status: number, code: string][] = [
@@ -126,7 +126,7 @@ Deno.test("DurableFace rejects everything else than changes of a keyed stream", 
   assertEquals(shown((await bench.read()).messages), ["snapshot-start", "snapshot-end"]);
 });
 
-Deno.test("DurableFace returns the present row of a conflict", async () => {
+Deno.test("durableStreams() returns the present row of a conflict", async () => {
   await using bench = new Bench();
   await bench.create();
   await bench.append(change("insert", "a", 1, { expect: 0 }));
@@ -142,7 +142,7 @@ Deno.test("DurableFace returns the present row of a conflict", async () => {
   assertEquals((await bench.append(change("update", "a", 2, { expect: 1 }))).status, 204);
 });
 
-Deno.test("DurableFace brings back no row that was deleted after the version in since", async () => {
+Deno.test("durableStreams() brings back no row that was deleted after the version in since", async () => {
   await using bench = new Bench();
   await bench.create();
   const insert = (since: number) => change("insert", "a", 1, { expect: 0, since });
@@ -194,7 +194,7 @@ Deno.test("DurableStreams.create() creates no keyed stream in place of another o
   assertEquals(await streams.info("other"), undefined);
 });
 
-Deno.test("DurableFace returns all changes in the tail of a keyed stream", async () => {
+Deno.test("durableStreams() returns all changes in the tail of a keyed stream", async () => {
   await using bench = new Bench({ tail: { records: 3, ms: 1, bytes: 65_536 } });
   await bench.create();
   const all = (offset = "-1") => bench.read(`board?changes=all&offset=${offset}`);
@@ -221,7 +221,7 @@ Deno.test("DurableFace returns all changes in the tail of a keyed stream", async
   }
 });
 
-Deno.test("DurableFace returns all changes in a tail that is longer than a page", async () => {
+Deno.test("durableStreams() returns all changes in a tail that is longer than a page", async () => {
   await using bench = new Bench();
   await bench.create();
   const text = "-".repeat(100_000);
@@ -238,7 +238,7 @@ Deno.test("DurableFace returns all changes in a tail that is longer than a page"
   assert(pages > 1, `${pages} pages`);
 });
 
-Deno.test("DurableFace creates keyed streams only for JSON, and without content", async () => {
+Deno.test("durableStreams() creates keyed streams only for JSON, and without content", async () => {
   await using bench = new Bench();
   assertEquals((await bench.create("board", { "content-type": "text/plain" })).status, 400);
   const body = { headers: { ...JSON_TYPE, "stream-keyed": "true" }, body: "[]" };
@@ -254,7 +254,7 @@ Deno.test("DurableFace creates keyed streams only for JSON, and without content"
   assertEquals((await bench.create("fork", keyed)).status, 409);
 });
 
-Deno.test("DurableFace starts the fork of a keyed stream with its rows", async () => {
+Deno.test("durableStreams() starts the fork of a keyed stream with its rows", async () => {
   await using bench = new Bench();
   await bench.create();
   const { offset } = await bench.append(change("insert", "a", 1));
@@ -300,7 +300,7 @@ Deno.test("DurableStreams.create() forks a keyed stream, unless its rows are too
   assertEquals(await streams.info("large"), undefined);
 });
 
-Deno.test("DurableFace gives keyed pages that change an ETag of their own", async () => {
+Deno.test("durableStreams() gives keyed pages that change an ETag of their own", async () => {
   await using bench = new Bench();
   await bench.create();
   await bench.append(change("insert", "a", 1));
@@ -314,7 +314,7 @@ Deno.test("DurableFace gives keyed pages that change an ETag of their own", asyn
   assertEquals((await bench.ask("GET", "board?offset=-1", again)).status, 200);
 });
 
-Deno.test("DurableFace counts each append of a producer to a keyed stream once", async () => {
+Deno.test("durableStreams() counts each append of a producer to a keyed stream once", async () => {
   await using bench = new Bench();
   await bench.create();
   const producer = (seq: number) => ({
@@ -328,7 +328,7 @@ Deno.test("DurableFace counts each append of a producer to a keyed stream once",
   assertEquals(shown((await bench.read()).messages)[1], "update a 2");
 });
 
-Deno.test("DurableFace reads a snapshot of many pages, although rows change meanwhile", async () => {
+Deno.test("durableStreams() reads a snapshot of many pages, although rows change meanwhile", async () => {
   await using bench = new Bench();
   await bench.create();
   const text = "x".repeat(4_000);
@@ -363,7 +363,7 @@ Deno.test("DurableFace reads a snapshot of many pages, although rows change mean
   assertEquals([rows.size, rows.get("0"), rows.get("n"), rows.has("1")], [count, 1, 2, false]);
 });
 
-Deno.test("DurableFace sends the changes of a keyed stream as events", async () => {
+Deno.test("durableStreams() sends the changes of a keyed stream as events", async () => {
   await using bench = new Bench();
   await bench.create();
   await bench.append(change("insert", "a", 1));
@@ -385,7 +385,7 @@ Deno.test("DurableFace sends the changes of a keyed stream as events", async () 
   assertEquals(shown(data), expected);
 });
 
-Deno.test("DurableFace reads a keyed stream by long-poll", async () => {
+Deno.test("durableStreams() reads a keyed stream by long-poll", async () => {
   await using bench = new Bench();
   const { offset } = await bench.create();
   const polling = bench.read(`board?offset=${offset}&live=long-poll`);
@@ -395,7 +395,7 @@ Deno.test("DurableFace reads a keyed stream by long-poll", async () => {
   ]);
 });
 
-Deno.test("DurableFace sends each change to readers that wait and are not far behind", async () => {
+Deno.test("durableStreams() sends each change to readers that wait and are not far behind", async () => {
   await using bench = new Bench();
   const { offset } = await bench.create();
   const counts = Array.from({ length: 99 }, (_, i) => i);
@@ -411,7 +411,7 @@ Deno.test("DurableFace sends each change to readers that wait and are not far be
   assertEquals(far.offset, rest.offset);
 });
 
-Deno.test("DurableFace sends the newest changes of rows if the tail lacks older ones", async () => {
+Deno.test("durableStreams() sends the newest changes of rows if the tail lacks older ones", async () => {
   await using bench = new Bench({ tail: { records: 100, ms: 60_000, bytes: 2_000 } });
   await bench.create();
   const { offset } = await bench.append(change("upsert", "a", 0));

@@ -53,7 +53,7 @@ interface Asked {
   readonly prepare?: (port: number) => Promise<Record<string, string>>;
 }
 
-const FACES: Readonly<Record<string, Asked>> = {
+const REQUESTS: Readonly<Record<string, Asked>> = {
   "the HTTP API": {
     line: "POST /api/topics/news/publications",
     headers: { "content-type": "application/json" },
@@ -205,11 +205,11 @@ async function half(
 }
 
 for (const [brokerName, store] of Object.entries(BROKERS)) {
-  for (const [face, asked] of Object.entries(FACES)) {
+  for (const [what, asked] of Object.entries(REQUESTS)) {
     const isMounted = brokerName === "a mounted server";
 
     if (asked.response !== undefined) {
-      Deno.test(`Server.drain() waits for the rest of a body, for ${face} on ${brokerName}`, async () => {
+      Deno.test(`Server.drain() waits for the rest of a body, for ${what} on ${brokerName}`, async () => {
         const { server, request, end } = await half(store, asked);
         const drained = server.drain();
         await turns(50);
@@ -230,7 +230,7 @@ for (const [brokerName, store] of Object.entries(BROKERS)) {
         ["close() is called", (server: Server) => server.close()],
       ] as const
     ) {
-      Deno.test(`Server rejects with 503 ${face} on ${brokerName} whose body is cut when ${how}`, async () => {
+      Deno.test(`Server rejects with 503 ${what} on ${brokerName} whose body is cut when ${how}`, async () => {
         const { server, request, end } = await half(store, asked);
         await soon(Promise.all([stop(server), request.response]));
         const text = await request.response;
@@ -243,7 +243,7 @@ for (const [brokerName, store] of Object.entries(BROKERS)) {
   Deno.test(`Server.drain() answers new requests with 503 on ${brokerName} while others finish`, async () => {
     const { server, port, request, end } = await half(
       store,
-      FACES["a request to the application"]!,
+      REQUESTS["a request to the application"]!,
     );
     const drained = server.drain();
     await turns(50);

@@ -985,11 +985,11 @@ const HTTP: readonly Row[] = [
     quota: "server/http/guard.ts",
     bound: 2,
     async open(room) {
-      const face = { maxRequests: 2, authorize: () => true };
+      const guarded = { maxRequests: 2, authorize: () => true };
       const server = room.use(createServer({
         features: [
-          ...streamFeatures({ path: "/streams", ...face }),
-          httpApi({ path: "/api", maxBodyBytes: 10_000, ...face }),
+          ...streamFeatures({ path: "/streams", ...guarded }),
+          httpApi({ path: "/api", maxBodyBytes: 10_000, ...guarded }),
         ],
       }));
       const type = path.startsWith("/api") ? "application/json" : "text/plain";

@@ -65,8 +65,8 @@ class House implements AsyncDisposable {
   }
 
   #options(): ServeOptions<User, typeof contract> {
-    const face = ({ user }: { readonly user: string | undefined }) =>
-      user === "admin" || user !== undefined && this.#decide(user, "face");
+    const allow = ({ user }: { readonly user: string | undefined }) =>
+      user === "admin" || user !== undefined && this.#decide(user, "http");
     return {
       broker: this.#broker,
       contract,
@@ -87,11 +87,11 @@ class House implements AsyncDisposable {
       features: [
         ...streamFeatures({
           path: "/streams",
-          authorize: face,
+          authorize: allow,
         }),
         httpApi({
           path: "/api",
-          authorize: face,
+          authorize: allow,
         }),
       ],
     };
@@ -734,7 +734,7 @@ Deno.test("A request over HTTP has no effect if its user is disconnected during 
       await t.step(`${way.name}, ${node}`, async () => {
         const user = await prepareHttp(house);
         const before = await contentsOf(house, user);
-        const pause = house.pause(user, way.during ?? "face");
+        const pause = house.pause(user, way.during ?? "http");
         const reply = send(house, way, user);
         await soon(pause.asked.promise);
         house.banned.add(user);
@@ -774,7 +774,7 @@ Deno.test("A request over HTTP is authenticated again if its user is disconnecte
 Deno.test("A request over HTTP may disconnect its own user while it is decided", async () => {
   await using house = await House.open();
   const way = HTTP_WAYS.find(({ name }) => name === "an append")!;
-  for (const decision of ["authenticate", "face"]) {
+  for (const decision of ["authenticate", "http"]) {
     const user = await prepareHttp(house);
     const pause = house.pause(user, decision, () => house.near.disconnect(user));
     pause.released.resolve();

@@ -1,6 +1,6 @@
 /**
- * The guard of all HTTP faces of a server. It checks permissions, origins and limits, sets headers,
- * and converts errors.
+ * The guard of the requests to a feature over HTTP. It checks permissions, origins and limits, sets
+ * headers, and converts errors.
  */
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
@@ -53,7 +53,7 @@ const SHOWN_TYPE = /^(?:text\/plain|application\/(?:[\w.-]+\+)?json)\s*(?:;[^,]*
 /**
  * An action of a client over HTTP that needs permission.
  *
- * @typeParam Action The actions of the face.
+ * @typeParam Action The actions of the feature.
  */
 export interface AuthorizationContext<Action extends string = string> {
   /** The request, whose body MUST NOT be read. */
@@ -66,7 +66,7 @@ export interface AuthorizationContext<Action extends string = string> {
   readonly user: string | undefined;
   /** The action. */
   readonly action: Action;
-  /** The target, such as a topic or a user; empty for the face as a whole. */
+  /** The target, such as a topic or a user; empty for the feature as a whole. */
   readonly id: string;
   /** Aborted when `authorize` takes longer than 10 seconds. */
   readonly signal: AbortSignal;
@@ -79,7 +79,7 @@ type Permission = boolean | { readonly caller: string };
 export interface HttpGuardOptions<Action extends string> extends OriginRules {
   /** Name of the server option, for errors. */
   readonly name: string;
-  /** Path of the face. Requests for this path and paths below it go to the face. */
+  /** Path of the feature. Requests for this path and paths below it go to the feature. */
   readonly path: string;
   /** Decides whether an action is allowed. Without it, all actions are denied. */
   readonly authorize?:
@@ -138,7 +138,7 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
   readonly authorizeTimeoutMs?: number | undefined;
 }
 
-/** Services of the server that a face uses. */
+/** Services of the server that a guard uses. */
 export interface HttpGuardParts {
   readonly runtime: Runtime;
   /** Signals when requests are no longer admitted, and when bodies are cancelled. */
@@ -235,7 +235,7 @@ interface Identified {
 }
 
 /**
- * The guard of an HTTP face.
+ * The guard of the requests to a feature over HTTP.
  *
  * - **Permissions:** `authorize` must allow an action, even on loopback, unless `opensOnLoopback`
  *   is set. A denied request receives 403, or the status from `authenticate` if `authenticate`
@@ -292,7 +292,7 @@ export class HttpGuard<Action extends string> {
   readonly #options: HttpGuardOptions<Action>;
   readonly #parts: HttpGuardParts;
   readonly #rateAccounts: RateAccounts | undefined;
-  readonly #responses = new Map<number, number>(); // Bounded by the statuses of the face.
+  readonly #responses = new Map<number, number>(); // Bounded by the statuses of the feature.
   /** Pending authorized requests with side effects. */
   readonly #changing: Quota;
   readonly #active: Quota;
@@ -334,10 +334,10 @@ export class HttpGuard<Action extends string> {
   }
 
   /**
-   * Finds the part of a URL after the face's path.
+   * Finds the part of a URL after the feature's path.
    *
    * @returns The rest of the path, still percent-encoded: empty, or with a leading slash;
-   * `undefined` for a URL outside the face.
+   * `undefined` for a URL outside the feature.
    */
   pathOf(url: string): string | undefined {
     return pathBelow(url, this.#options.path);

@@ -69,7 +69,7 @@ Deno.test("HttpGuard() rejects malformed origins, hosts and rates", () => {
   assertThrows(() => guarded({ rate: { perSecond: 0 } }), RangeError, "notes.rate.perSecond");
 });
 
-Deno.test("pathBelow() finds paths of a face, but no path with only the same prefix", () => {
+Deno.test("pathBelow() finds paths of a feature, but no path with only the same prefix", () => {
   const cases: [url: string, rest: string | undefined][] = [
     ["http://localhost/notes", ""],
     ["http://localhost/notes/", "/"],
@@ -91,7 +91,7 @@ Deno.test("HttpGuard.respond() denies every action without authorize", async () 
   assertMatch(text, /Cannot read: notes\.authorize must allow the action, received no authorize/);
 });
 
-Deno.test("HttpGuard.respond() opens a face only on loopback, if its options allow this", async () => {
+Deno.test("HttpGuard.respond() opens a feature only on loopback, if its options allow this", async () => {
   const open = guarded({ authorize: undefined, opensOnLoopback: true, hosts: ["notes.test"] });
   const header = (name: string, value: string) => ({ headers: { [name]: value } });
   const cases: [what: string, init: Parameters<typeof ask>[1], status: number][] = [
@@ -112,7 +112,7 @@ Deno.test("HttpGuard.respond() opens a face only on loopback, if its options all
   }
 });
 
-Deno.test("HttpGuard.respond() opens no face on loopback for pages that only * allows", async () => {
+Deno.test("HttpGuard.respond() opens no feature on loopback for pages that only * allows", async () => {
   const open = guarded({
     authorize: undefined,
     opensOnLoopback: true,
@@ -130,14 +130,14 @@ Deno.test("HttpGuard.respond() opens no face on loopback for pages that only * a
 
 Deno.test("HttpGuard.respond() passes the request, the user, the action and the id to authorize", async () => {
   const asked: unknown[] = [];
-  const face = guarded({
+  const feature = guarded({
     authorize: ({ request, user, action, id, signal }) => {
       asked.push([request.method, user, action, id, signal.aborted]);
       return id === "mine";
     },
   }, () => Promise.resolve("ann"));
-  assertEquals((await ask(face)).status, 200);
-  const denied = await ask(face, { method: "POST" }, async ({ authorize }) => {
+  assertEquals((await ask(feature)).status, 200);
+  const denied = await ask(feature, { method: "POST" }, async ({ authorize }) => {
     await authorize("read", "mine");
     await authorize("write", "other");
     return new Response();
@@ -152,21 +152,21 @@ Deno.test("HttpGuard.respond() passes the request, the user, the action and the 
 
 Deno.test("HttpGuard.respond() identifies a request once, and only for authorize", async () => {
   let calls = 0;
-  const face = guarded({}, () => Promise.resolve(`user ${++calls}`));
-  await ask(face, {}, async ({ authorize }) => {
+  const feature = guarded({}, () => Promise.resolve(`user ${++calls}`));
+  await ask(feature, {}, async ({ authorize }) => {
     await authorize("read", "one");
     await authorize("read", "two");
     return new Response();
   });
-  await ask(face, {}, () => Promise.resolve(new Response()));
+  await ask(feature, {}, () => Promise.resolve(new Response()));
   assertEquals(calls, 1);
 });
 
 Deno.test("GuardedRequest.account has the user, and publisher the caller, once a request is authorized", async () => {
   for (const [response, publisher] of [[true, "ann"], [{ caller: "shop" }, "shop"]] as const) {
-    const face = guarded({ authorize: () => response }, () => Promise.resolve("ann"));
+    const feature = guarded({ authorize: () => response }, () => Promise.resolve("ann"));
     const users: (string | undefined)[] = [];
-    await ask(face, { from: from("192.0.2.1") }, async (asked) => {
+    await ask(feature, { from: from("192.0.2.1") }, async (asked) => {
       users.push(asked.account.user);
       await asked.authorize("read", "mine");
       users.push(asked.account.user, asked.publisher.user);
@@ -178,8 +178,8 @@ Deno.test("GuardedRequest.account has the user, and publisher the caller, once a
 
 Deno.test("HttpGuard.respond() treats values other than true as denied", async () => {
   for (const response of [undefined, 1, "yes", {}, null]) {
-    const face = guarded({ authorize: () => response as boolean });
-    assertEquals((await ask(face)).status, 403, String(response));
+    const feature = guarded({ authorize: () => response as boolean });
+    assertEquals((await ask(feature)).status, 403, String(response));
   }
 });
 
@@ -202,17 +202,17 @@ Deno.test("HttpGuard.respond() lets authorize decide about a request that authen
 
 Deno.test("HttpGuard.respond() responds with 503 without calling authorize while users are unknown", async () => {
   const cause = new Error("the database is down");
-  const face = guarded(
+  const feature = guarded(
     { authorize: () => assert(false) as never },
     () => {
       const fault = DecisionFault.thrown("authenticate", cause);
       return Promise.reject(new Rejected(503, "Try again later", { cause, fault }));
     },
   );
-  const { status, code, headers, text } = await ask(face);
+  const { status, code, headers, text } = await ask(feature);
   assertEquals([status, code, headers.get("retry-after")], [503, "unavailable", "5"]);
   assert(!text.includes("database"));
-  assertEquals(face.reports, [
+  assertEquals(feature.reports, [
     "authenticate: DecisionFault: authenticate threw Error: the database is down",
   ]);
 });
@@ -221,41 +221,41 @@ Deno.test("HttpGuard.respond() reports errors of authorize and of the handler, w
   const failing = guarded({ authorize: () => Promise.reject(new Error("secret")) });
   const broken = guarded();
   for (
-    const [face, response, status, code] of [
+    const [feature, response, status, code] of [
       [failing, await ask(failing), 503, "unavailable"],
       [broken, await ask(broken, {}, () => Promise.reject(new Error("secret"))), 500, "internal"],
     ] as const
   ) {
     assertEquals([response.status, response.code], [status, code]);
     assert(!response.text.includes("secret"));
-    assertEquals(face.reports.length, 1);
-    assertMatch(face.reports[0]!, /Error: secret$/);
+    assertEquals(feature.reports.length, 1);
+    assertMatch(feature.reports[0]!, /Error: secret$/);
   }
 });
 
 Deno.test("HttpGuard.respond() aborts the signal of authorize after ten seconds", async () => {
   using time = new FakeTime();
   let aborted: AbortSignal | undefined;
-  const face = guarded({
+  const feature = guarded({
     authorize: ({ signal }) => {
       aborted = signal;
       return new Promise(() => {});
     },
   });
-  const response = ask(face);
+  const response = ask(feature);
   await time.tickAsync(10_000);
   const { status, code } = await response;
   assertEquals([status, code, aborted?.aborted], [503, "unavailable", true]);
 });
 
 Deno.test("HttpGuard.respond() lets only trusted pages make changes, and decides before it reads the body", async () => {
-  const face = guarded({ origins: ["https://app.example", "*", "null"] });
+  const feature = guarded({ origins: ["https://app.example", "*", "null"] });
   const strict = guarded({ origins: ["https://app.example"] });
   const cookie = "session=1";
   const host = "localhost:8000";
   const cases: [
     what: string,
-    face: typeof face,
+    feature: typeof feature,
     headers: Record<string, string>,
     status: number,
   ][] = [
@@ -273,17 +273,21 @@ Deno.test("HttpGuard.respond() lets only trusted pages make changes, and decides
       { origin: "http://evil.example", host: "evil.example", cookie },
       403,
     ],
-    ["any page, where all are allowed", face, { origin: "https://other.example" }, 200],
-    ["any page with cookies", face, { origin: "https://other.example", cookie }, 403],
-    ["a sandbox with cookies", face, { origin: "null", cookie }, 403],
+    ["any page, where all are allowed", feature, { origin: "https://other.example" }, 200],
+    ["any page with cookies", feature, { origin: "https://other.example", cookie }, 403],
+    ["a sandbox with cookies", feature, { origin: "null", cookie }, 403],
   ];
-  for (const [what, face, headers, status] of cases) {
+  for (const [what, feature, headers, status] of cases) {
     let isRead = false;
     const body = new ReadableStream({ pull: () => void (isRead = true) }, { highWaterMark: 0 });
-    const response = await ask(face, { method: "POST", headers, body }, async ({ authorize }) => {
-      await authorize("write", "mine");
-      return new Response("done");
-    });
+    const response = await ask(
+      feature,
+      { method: "POST", headers, body },
+      async ({ authorize }) => {
+        await authorize("write", "mine");
+        return new Response("done");
+      },
+    );
     assertEquals(response.status, status, what);
     assertEquals(response.code, status === 403 ? "origin" : undefined, what);
     assertEquals(isRead, false, what);
@@ -293,30 +297,33 @@ Deno.test("HttpGuard.respond() lets only trusted pages make changes, and decides
 });
 
 Deno.test("HttpGuard.respond() allows credentials only for pages of exact origins", async () => {
-  const face = guarded({
+  const feature = guarded({
     origins: ["https://app.example", "null", "*"],
     exposedHeaders: ["stream-offset"],
   });
   const cors = async (origin: string) => {
-    const { headers } = await ask(face, { headers: { origin } });
+    const { headers } = await ask(feature, { headers: { origin } });
     return ["origin", "credentials"].map((name) => headers.get(`access-control-allow-${name}`));
   };
   assertEquals(await cors("https://app.example"), ["https://app.example", "true"]);
   assertEquals(await cors("http://localhost:8000"), ["http://localhost:8000", "true"]);
   assertEquals(await cors("https://other.example"), ["*", null]);
   assertEquals(await cors("null"), ["*", null]);
-  const { headers } = await ask(face, { headers: { origin: "https://app.example" } });
+  const { headers } = await ask(feature, { headers: { origin: "https://app.example" } });
   assertEquals(headers.get("access-control-expose-headers"), "retry-after, stream-offset");
 });
 
 Deno.test("HttpGuard.respond() responds to preflights by the rules, without calling authorize", async () => {
-  const face = guarded({
+  const feature = guarded({
     authorize: () => assert(false) as never,
     origins: ["https://app.example"],
     requestHeaders: ["idempotency-key"],
   });
   const preflight = (origin: string) =>
-    ask(face, { method: "OPTIONS", headers: { origin, "access-control-request-method": "POST" } });
+    ask(feature, {
+      method: "OPTIONS",
+      headers: { origin, "access-control-request-method": "POST" },
+    });
   const { status, headers } = await preflight("https://app.example");
   assertEquals(status, 204);
   assertEquals(headers.get("access-control-allow-origin"), "https://app.example");
@@ -327,7 +334,7 @@ Deno.test("HttpGuard.respond() responds to preflights by the rules, without call
   );
   const foreign = await preflight("https://evil.example");
   assertEquals([foreign.status, foreign.headers.get("access-control-allow-origin")], [403, null]);
-  const plain = await ask(face, { method: "OPTIONS" });
+  const plain = await ask(feature, { method: "OPTIONS" });
   assertEquals([plain.status, plain.headers.get("allow")], [204, "GET, POST, OPTIONS"]);
 });
 
@@ -338,8 +345,8 @@ Deno.test("HttpGuard.respond() prevents responses from being executed and from s
         headers: { "content-type": type, ...(caching && { "cache-control": caching }) },
       }),
     );
-  const face = guarded();
-  const html = await ask(face, {}, typed("text/html"));
+  const feature = guarded();
+  const html = await ask(feature, {}, typed("text/html"));
   assertEquals(html.headers.get("x-content-type-options"), "nosniff");
   assertEquals(html.headers.get("content-security-policy"), "sandbox");
   assertEquals(html.headers.get("content-disposition"), "attachment");
@@ -358,13 +365,13 @@ Deno.test("HttpGuard.respond() prevents responses from being executed and from s
     ["application/json; a=b,text/html", "attachment"],
   ];
   for (const [type, disposition] of cases) {
-    const { headers } = await ask(face, {}, typed(type));
+    const { headers } = await ask(feature, {}, typed(type));
     assertEquals(headers.get("content-disposition"), disposition, type);
   }
-  const caching = async (face: ReturnType<typeof guarded>, directives: string) =>
-    (await ask(face, {}, typed("text/plain", directives))).headers.get("cache-control");
+  const caching = async (feature: ReturnType<typeof guarded>, directives: string) =>
+    (await ask(feature, {}, typed("text/plain", directives))).headers.get("cache-control");
   const shared = guarded({ isPublic: true });
-  assertEquals(await caching(face, "max-age=60"), "private, max-age=60");
+  assertEquals(await caching(feature, "max-age=60"), "private, max-age=60");
   assertEquals(await caching(shared, "max-age=60"), "public, max-age=60");
   assertEquals(await caching(shared, "no-store"), "no-store");
   assertEquals((await ask(shared)).headers.get("vary"), "Origin");
@@ -375,22 +382,22 @@ Deno.test("HttpGuard.respond() prevents responses from being executed and from s
 
 Deno.test("HttpGuard.respond() limits the rate per network address", async () => {
   using time = new FakeTime();
-  const face = guarded({ rate: { perSecond: 1, burst: 2 } });
+  const feature = guarded({ rate: { perSecond: 1, burst: 2 } });
   const statuses = async (address: string, times: number) => {
     const all = [];
-    for (let i = 0; i < times; i++) all.push((await ask(face, { from: from(address) })).status);
+    for (let i = 0; i < times; i++) all.push((await ask(feature, { from: from(address) })).status);
     return all;
   };
   assertEquals(await statuses("192.0.2.1", 3), [200, 200, 429]);
   // A whole IPv6 /64 is one address.
   assertEquals(await statuses("2001:db8::1", 1), [200]);
   assertEquals(await statuses("2001:db8::2", 2), [200, 429]);
-  const { headers, text } = await ask(face, { from: from("192.0.2.1") });
+  const { headers, text } = await ask(feature, { from: from("192.0.2.1") });
   assertEquals(headers.get("retry-after"), "1");
   assertMatch(text, /Cannot respond: at most 1 requests a second per network address/);
   await time.tickAsync(1_000);
   assertEquals(await statuses("192.0.2.1", 1), [200]);
-  assertEquals(face.guard.stats, { active: 0, responses: { 200: 5, 429: 3 } });
+  assertEquals(feature.guard.stats, { active: 0, responses: { 200: 5, 429: 3 } });
 });
 
 Deno.test("HttpGuard.respond() determines the address of a request once", async () => {
@@ -411,58 +418,58 @@ Deno.test("HttpGuard.respond() determines the address of a request once", async 
 });
 
 Deno.test("HttpGuard.respond() limits concurrent requests", async () => {
-  const face = guarded({ maxRequests: 1 });
+  const feature = guarded({ maxRequests: 1 });
   const gate = Promise.withResolvers<Response>();
-  const first = ask(face, {}, () => gate.promise);
-  const second = await ask(face);
-  assertEquals([second.status, second.code, face.guard.stats.active], [429, "too-many", 1]);
+  const first = ask(feature, {}, () => gate.promise);
+  const second = await ask(feature);
+  assertEquals([second.status, second.code, feature.guard.stats.active], [429, "too-many", 1]);
   gate.resolve(new Response("done"));
   assertEquals((await first).status, 200);
-  assertEquals((await ask(face)).status, 200);
+  assertEquals((await ask(feature)).status, 200);
 });
 
 Deno.test("HttpGuard.respond() reserves waiting slots for requests without side effects", async () => {
-  const face = guarded({ maxRequests: 1, maxWaiting: 2 });
+  const feature = guarded({ maxRequests: 1, maxWaiting: 2 });
   const gate = Promise.withResolvers<void>();
   let last = 0;
   const other = () => from(`192.0.2.${++last}`);
   const begin = (method: string) =>
-    ask(face, { method, from: other() }, async ({ authorize }) => {
+    ask(feature, { method, from: other() }, async ({ authorize }) => {
       await authorize("read", "mine");
       await gate.promise;
       return new Response("done");
     });
   const started = [begin("POST"), begin("GET")];
-  assertEquals((await ask(face, { method: "POST", from: other() })).status, 429);
+  assertEquals((await ask(feature, { method: "POST", from: other() })).status, 429);
   started.push(begin("GET"));
-  assertEquals((await ask(face, { from: other() })).status, 429);
+  assertEquals((await ask(feature, { from: other() })).status, 429);
   gate.resolve();
   for (const { status } of await Promise.all(started)) assertEquals(status, 200);
-  assertEquals((await ask(face, { method: "POST" })).status, 200);
+  assertEquals((await ask(feature, { method: "POST" })).status, 200);
 });
 
 Deno.test("HttpGuard.respond() reserves half of the concurrent requests for other addresses", async () => {
-  const face = guarded({ maxRequests: 200 });
+  const feature = guarded({ maxRequests: 200 });
   const gate = Promise.withResolvers<Response>();
   const from = (hostname: string) => {
     const info = { remoteAddr: { transport: "tcp" as const, hostname, port: 1 } };
-    return face.guard.respond(new Request("http://localhost/notes/a"), info, () => gate.promise);
+    return feature.guard.respond(new Request("http://localhost/notes/a"), info, () => gate.promise);
   };
   const started = Array.from({ length: 150 }, () => from("192.0.2.1"));
   started.push(from("192.0.2.2"));
-  assertEquals(face.guard.stats.active, 101);
+  assertEquals(feature.guard.stats.active, 101);
   gate.resolve(new Response("done"));
   const statuses = (await Promise.all(started)).map(({ status }) => status);
   assertEquals([statuses.filter((status) => status === 429).length, statuses.at(-1)], [50, 200]);
-  assertEquals(face.guard.stats.active, 0);
+  assertEquals(feature.guard.stats.active, 0);
 });
 
 Deno.test("HttpGuard.respond() responds to HEAD without a body, and cancels the body", async () => {
-  const face = guarded();
+  const feature = guarded();
   let isCancelled = false;
   const body = new ReadableStream({ cancel: () => void (isCancelled = true) });
   const { status, text, headers } = await ask(
-    face,
+    feature,
     { method: "HEAD" },
     () => Promise.resolve(new Response(body, { headers: { "content-type": "text/plain" } })),
   );
@@ -471,9 +478,9 @@ Deno.test("HttpGuard.respond() responds to HEAD without a body, and cancels the 
 });
 
 Deno.test("GuardedRequest.readBody() limits the announced and the received bytes", async () => {
-  const face = guarded();
+  const feature = guarded();
   const read = (init: RequestInit, maxBytes = 4) =>
-    ask(face, { method: "POST", ...init }, async ({ readBody }) => {
+    ask(feature, { method: "POST", ...init }, async ({ readBody }) => {
       return new Response(await readBody(maxBytes));
     });
   assertEquals((await read({ body: "four" })).text, "four");
@@ -509,13 +516,13 @@ Deno.test("GuardedRequest.readBody() returns bytes without keeping a larger buff
 
 Deno.test("GuardedRequest.readBody() rejects a body that never ends, and an incomplete one", async () => {
   using time = new FakeTime();
-  const face = guarded({ bodyTimeoutMs: 5_000 });
+  const feature = guarded({ bodyTimeoutMs: 5_000 });
   let isCancelled = false;
   const silent = new ReadableStream<Uint8Array<ArrayBuffer>>({
     cancel: () => void (isCancelled = true),
   });
   const read = (body: ReadableStream<Uint8Array<ArrayBuffer>>) =>
-    ask(face, { method: "POST", body }, async ({ readBody }) => new Response(await readBody(9)));
+    ask(feature, { method: "POST", body }, async ({ readBody }) => new Response(await readBody(9)));
   const response = read(silent);
   await time.tickAsync(5_000);
   const { status, code } = await response;
@@ -524,7 +531,7 @@ Deno.test("GuardedRequest.readBody() rejects a body that never ends, and an inco
     new ReadableStream({ pull: (controller) => controller.error(new Error("reset")) }),
   );
   assertEquals([broken.status, broken.code], [400, "incomplete"]);
-  assertEquals(face.reports, []);
+  assertEquals(feature.reports, []);
 });
 
 Deno.test("Problem.toResponse() has stable members, and no client's line break in a header", async () => {

@@ -427,35 +427,35 @@ function webTransportMeasures({ webTransportStats }: CountedServer): Measure[] {
 }
 
 function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
-  const byFace = (
+  const byFeature = (
     attribute: string,
     pick: (stats: HttpStats) => Readonly<Record<string, number>> | undefined,
   ) =>
-    Object.entries(httpStats).flatMap(([face, stats]) =>
+    Object.entries(httpStats).flatMap(([feature, stats]) =>
       each(pick(stats) ?? {}, attribute).map(({ value, attributes }) => ({
         value,
-        attributes: { "skein.http.feature": face, ...attributes },
+        attributes: { "skein.http.feature": feature, ...attributes },
       }))
     );
   const all = [
     sum(
       ["skein.http.active", "{request}", "HTTP requests in progress, by feature"],
-      ...Object.entries(httpStats).map(([face, { active }]) => ({
+      ...Object.entries(httpStats).map(([feature, { active }]) => ({
         value: active,
-        attributes: { "skein.http.feature": face },
+        attributes: { "skein.http.feature": feature },
       })),
     ),
     counter(
       ["skein.http.requests", "{request}", "HTTP responses, by feature and status"],
-      ...byFace("skein.http.status", ({ responses }) => responses),
+      ...byFeature("skein.http.status", ({ responses }) => responses),
     ),
     sum(
       ["skein.http.readers", "{reader}", "Readers waiting for new records, by feature and mode"],
-      ...byFace("skein.http.way", ({ readers }) => readers),
+      ...byFeature("skein.http.way", ({ readers }) => readers),
     ),
     counter(
       ["skein.http.limited", "{request}", "HTTP requests rejected or ended by a limit"],
-      ...byFace("skein.http.bound", ({ limited }) => limited),
+      ...byFeature("skein.http.bound", ({ limited }) => limited),
     ),
   ];
   return all.filter(({ values }) => values.length > 0);

@@ -20,7 +20,7 @@ import { untilReached } from "./stores.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
-import { FACES, stateOf, StreamFaces } from "./stream_faces.ts";
+import { READ_MODES, stateOf, StreamReaders } from "./stream_readers.ts";
 import type { World } from "./world.ts";
 import { streamFeatures, streamsOf } from "../stream_features.ts";
 
@@ -57,7 +57,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 const of = fc.nat(19);
 const node = fc.constantFrom(0, 1);
 const isHttp = fc.constantFrom(true, true, false);
-const face = fc.constantFrom(...FACES);
+const mode = fc.constantFrom(...READ_MODES);
 const ends = fc.constantFrom(false, false, false, true);
 const record = fc.oneof(
   { weight: 5, arbitrary: fc.constant("small" as const) },
@@ -116,11 +116,11 @@ const stepsOf = fc.array(
       // The read starts at the oldest record or after any offset of any stream, including deleted
       // streams.
       from: fc.oneof(fc.constant(undefined), fc.nat(40)),
-      face,
+      mode,
       // Number of intervals by which the cursor that a reader echoes is ahead.
       ahead: fc.constantFrom(undefined, -1, 0, 500),
     }, 6),
-    stepOf("use in time", { node, use: fc.oneof(fc.constant("append" as const), face) }, 4),
+    stepOf("use in time", { node, use: fc.oneof(fc.constant("append" as const), mode) }, 4),
     stepOf("expire", {}),
   ),
   { maxLength: 40, size: "max" },
@@ -134,7 +134,7 @@ type Source = NonNullable<ModelCreation["source"]>;
 /** Plays the steps of a case. */
 class Streams {
   readonly #model: StreamsModel;
-  readonly #faces: StreamFaces;
+  readonly #readers: StreamReaders;
   readonly #writers = new Map<ModelStream, DurableStreamWriter>();
   /** Places from replies, including places in streams that are gone. */
   readonly #places: ModelPlace[] = [];
@@ -149,7 +149,7 @@ class Streams {
     most: number,
   ) {
     const model = this.#model = new StreamsModel({ ...LIMITS, maxStreams: most });
-    this.#faces = new StreamFaces(world, { nodes, clients, model });
+    this.#readers = new StreamReaders(world, { nodes, clients, model });
   }
 
   /** Waits for the store, whose servers may have to elect a leader first. */
@@ -204,7 +204,7 @@ class Streams {
         await this.#delete(id, { node: 0, isHttp: true });
       }
       for (const { id } of this.#model.all) {
-        await this.#read(id, { node: 1, from: undefined, face: "http" });
+        await this.#read(id, { node: 1, from: undefined, mode: "http" });
       }
     }
     assertEquals(this.#model.all, []);
@@ -447,18 +447,18 @@ class Streams {
       if (use === "append") await this.#append(id, node, { record: this.#record("small") });
       // A rejected append does not renew the TTL.
       if (records.length > length) continue;
-      await this.#read(id, { node, from: undefined, face: use === "append" ? "http" : use });
+      await this.#read(id, { node, from: undefined, mode: use === "append" ? "http" : use });
     }
   }
 
   async #read(
     id: string,
-    { from, ...reading }: Pick<StepOf<"read">, "node" | "from" | "face"> & {
+    { from, ...reading }: Pick<StepOf<"read">, "node" | "from" | "mode"> & {
       readonly ahead?: number | undefined;
     },
   ): Promise<void> {
     const place = from === undefined ? undefined : this.#places[from % this.#places.length];
-    await this.#faces.read(id, { ...reading, place });
+    await this.#readers.read(id, { ...reading, place });
   }
 
   /** Compares the state that HEAD requests and a server return with the model. */

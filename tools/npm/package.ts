@@ -3,7 +3,7 @@
  *
  * ```sh
  * deno task package           # into dist/npm/, and as a tarball into dist/
- * deno task package --check   # and checks the package: a second build, its face, its consumers
+ * deno task package --check   # and checks the package: a second build, its exports, its consumers
  * ```
  *
  * `--into=FOLDER` sets a folder other than `dist/`; all arguments after `--check` are passed to

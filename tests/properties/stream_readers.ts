@@ -17,12 +17,12 @@ const QUIET_MS = 100;
 const [EPOCH_MS, CURSOR_MS, MAX_SKIPPED] = [Date.UTC(2024, 9, 9), 20_000, 180];
 
 /** Ways to read: three over HTTP, one through a client's session, and one on a server. */
-export const FACES = ["http", "long-poll", "sse", "session", "server"] as const;
+export const READ_MODES = ["http", "long-poll", "sse", "session", "server"] as const;
 
-export interface FaceReading {
+export interface Reading {
   /** Index of the server. */
   readonly node: number;
-  readonly face: typeof FACES[number];
+  readonly mode: typeof READ_MODES[number];
   /** The place after which to read. By default, the read starts at the oldest record. */
   readonly place: ModelPlace | undefined;
   /**
@@ -33,7 +33,7 @@ export interface FaceReading {
 }
 
 /** A read and its expected result. */
-interface Due extends FaceReading {
+interface Due extends Reading {
   readonly id: string;
   readonly stream: ModelStream | undefined;
   /** The outcome over HTTP for a stream or a place that is gone. */
@@ -43,7 +43,7 @@ interface Due extends FaceReading {
 }
 
 /** Reads streams, and compares the records and the state with the model. */
-export class StreamFaces {
+export class StreamReaders {
   readonly #world: World;
   readonly #nodes: readonly Node[];
   readonly #clients: readonly Client[];
@@ -62,17 +62,17 @@ export class StreamFaces {
   }
 
   /** Reads a stream to its end or to its newest record. */
-  async read(id: string, reading: FaceReading): Promise<void> {
-    const { face, place } = reading;
+  async read(id: string, reading: Reading): Promise<void> {
+    const { mode, place } = reading;
     const stream = this.#model.get(id);
     const first = place === undefined ? 0 : stream?.places.indexOf(place) ?? -1;
     const absence = this.#model.absence(id) ?? (first < 0 ? "410 gone" : undefined);
     const records = absence ? [] : stream!.records.slice(first);
-    const about = `${face} of ${id} after ${place?.offset}`;
+    const about = `${mode} of ${id} after ${place?.offset}`;
     const due: Due = { ...reading, id, stream, absence, records, about };
-    if (face === "session") return await this.#readBySession(due);
-    if (face === "server") return await this.#readByServer(due);
-    if (face === "sse") return await this.#readEvents(due);
+    if (mode === "session") return await this.#readBySession(due);
+    if (mode === "server") return await this.#readByServer(due);
+    if (mode === "sse") return await this.#readEvents(due);
     await this.#readByRequests(due);
   }
 
@@ -89,9 +89,9 @@ export class StreamFaces {
   }
 
   async #readByRequests(due: Due): Promise<void> {
-    const { id, node, place, face, absence, records, stream, about } = due;
+    const { id, node, place, mode, absence, records, stream, about } = due;
     const cursor = this.#cursorOf(due);
-    const isPoll = face === "long-poll";
+    const isPoll = mode === "long-poll";
     const live = isPoll ? `&live=long-poll${cursor.query}` : "";
     const got: unknown[] = [];
     for (let offset = place?.offset ?? "-1", isOver = false; !isOver;) {
