@@ -33,7 +33,7 @@ class FakeStorage {
 class Site implements AsyncDisposable {
   readonly server: TestServer<string | typeof guest> = testServer({
     authenticate: ({ token }) => token ?? guest,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authorize: () => true,
     rooms: ["room:{name}"],
   });

@@ -432,7 +432,7 @@ Deno.test("A page that is left or reloaded counts as a loss: its user stays in t
   using time = new FakeTime();
   await using server = testServer({
     authenticate: ({ token }) => token ?? null,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authorize: () => true,
     rooms: ["room:{name}"],
     presence: { graceMs: 5_000 },

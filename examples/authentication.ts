@@ -52,7 +52,7 @@ await using server = listen(port);
 // Pages cannot set headers, and a token does not belong in a URL. A client of this server connects
 // without a token and sends the token as its first message. The server reads no other message
 // before the token.
-await using inBand = listen(port + 1, { allowTokenMessage: true });
+await using inBand = listen(port + 1, { tokens: { inMessage: true } });
 
 if (isOnce) await demonstrate(server.url, inBand.url);
 else await new Promise(() => {});

@@ -47,7 +47,7 @@ import type { SessionHandlers } from "../session/settings/session_settings.ts";
  */
 export interface ServerOptions<V = unknown, C extends Contract = Contract>
   extends
-    AdmissionOptions<V>,
+    AdmissionOptions<V, C>,
     Omit<SessionHandlers<ValueOf<V>, C, "server">, "onGoAway" | "onDropped"> {
   /** Topics and their schemas. Messages on other topics are rejected. */
   readonly contract?: C | undefined;
@@ -195,41 +195,6 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * @default {false}
    */
   readonly includePublisher?: boolean | undefined;
-  /**
-   * Called when a client has renewed its token. `session.value` is the new value, and `before` is
-   * the previous one. `authorize` is also called again for every topic to which the client
-   * subscribed, and subscriptions that it denies end. Subscriptions made with `server.subscribe`
-   * stay. If this handler throws, the error is passed to `onError`, and the session continues.
-   *
-   * @example A role that is revoked
-   * ```ts
-   * import { connect, RequestError, serve } from "@skein/skein";
-   * import { assertEquals, assertRejects } from "@std/assert";
-   *
-   * const changes: string[] = [];
-   * await using server = serve({
-   *   port: 0,
-   *   onListen() {},
-   *   allowTokenMessage: true,
-   *   authenticate: ({ token = "" }) => ({ name: "ann", role: token }),
-   *   userOf: ({ name }) => name,
-   *   authorize: ({ value }) => value.role === "editor",
-   *   onRenewed: ({ value }, before) => void changes.push(`${before.role} to ${value.role}`),
-   * });
-   * await using client = connect(server.url, { token: "editor" });
-   * const drafts = client.subscribe("drafts");
-   * await drafts.ready;
-   * await client.session?.authenticate("reader");
-   * const error = await assertRejects(() => Array.fromAsync(drafts), RequestError);
-   * assertEquals([changes, error.failure.code], [["editor to reader"], "forbidden"]);
-   * ```
-   */
-  readonly onRenewed?:
-    | ((
-      session: Session<ValueOf<V>, C, "server">,
-      before: ValueOf<V>,
-    ) => void | Promise<void>)
-    | undefined;
   /**
    * Limits of the server, in addition to the limits of each session.
    *
@@ -433,14 +398,12 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
 };
 
 export const SERVER: OptionKinds<ServerOptions> = {
-  allowTokenMessage: "boolean",
   authenticate: "function",
   authorize: "function",
   authorizeChange: "function",
   broker: BROKER,
   clientAddress: "function",
   contract: 0,
-  expiresAt: "function",
   features: listOf("object"),
   fetch: "function",
   flowControl: FLOW_CONTROL,
@@ -455,7 +418,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
     maxTopicsPerSession: POSITIVE,
     unreadStreams: UNREAD_STREAMS,
   },
-  maxTokenBytes: POSITIVE,
   includePublisher: "boolean",
   node: { goneAfterMs: TIMER, heartbeatMs: TIMER, name: "string" },
   onClose: "function",
@@ -465,7 +427,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
   onOpen: "function",
   onSessionRejected: "function",
   onMessageRejected: "function",
-  onRenewed: "function",
   onStream: "function",
   origins: listOf("string"),
   path: "string",
@@ -475,6 +436,12 @@ export const SERVER: OptionKinds<ServerOptions> = {
   rooms: (value, place) => (Array.isArray(value) ? listOf("string") : recordOf(ROOM))(value, place),
   runtime: RUNTIME,
   session: SESSION_LIMITS,
+  tokens: {
+    expiresAt: "function",
+    inMessage: "boolean",
+    maxBytes: POSITIVE,
+    onRenewed: "function",
+  },
   userOf: "function",
 };
 

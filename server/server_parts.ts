@@ -121,15 +121,15 @@ export function servicesOf(
     readonly hasHistory: boolean;
   },
 ): RequestService {
-  const { broker, includePublisher = false, maxTokenBytes } = options;
+  const { broker, includePublisher = false, tokens = {} } = options;
   const { runtime, topics } = parts;
   const isShared = broker !== undefined;
   const sequences = sequenceStore({ runtime, broker: topics.broker, isShared });
   const requests = new ClientRequests({
     authorize: options.authorize as Authorize | undefined,
-    onRenewed: options.onRenewed as RenewedHandler | undefined,
+    onRenewed: tokens.onRenewed as RenewedHandler | undefined,
     includePublisher,
-    maxTokenBytes,
+    maxTokenBytes: tokens.maxBytes,
     isSilent: options.onError !== undefined,
     hasHistory,
   }, { ...parts, sequences });

@@ -21,7 +21,7 @@ function noting(options: TestServerOptions<string> = {}) {
 }
 
 const IN_BAND = {
-  allowTokenMessage: true,
+  tokens: { inMessage: true },
   authenticate: ({ token }: { readonly token?: string | undefined }) => token ?? null,
 };
 

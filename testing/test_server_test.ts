@@ -54,7 +54,7 @@ Deno.test("TestServer.dial() passes the whole admission", async () => {
 
 Deno.test("TestServer.dial() sends a token message", async () => {
   await using server = testServer({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
   });
   await using session = await server.dial({ token: "s3cret" });

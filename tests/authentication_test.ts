@@ -159,7 +159,7 @@ Deno.test("Server accepts a user of 255 bytes, and permanently rejects a longer 
   await using server = listen({
     authenticate: ({ token = "" }) => ({ name: token }),
     userOf: ({ name }) => name,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     onSessionRejected: (one) => void told.push(one),
   });
   const longest = `${"ü".repeat(127)}x`;
@@ -221,7 +221,7 @@ Deno.test("Server reads a token in band before any other message", async () => {
   const messages: unknown[] = [];
   await using server = listen({
     ...named,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     onMessage: ({ data }) => void messages.push(data),
   });
   await using session = await dial(server.url, { token: SECRET });
@@ -242,10 +242,10 @@ Deno.test("Server rejects a token in band that is wrong, too long, not text, or 
       if (context.token === SECRET) await gate.promise;
       return users(context);
     },
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     onSessionRejected: ({ status }) => void told.push(status),
   });
-  const long = "A token has at most 16384 bytes of text: see maxTokenBytes of the server";
+  const long = "A token has at most 16384 bytes of text: see tokens.maxBytes of the server";
   const early = "Nothing may be sent before the token is accepted";
   const cases: [frames: (string | Uint8Array)[], code: number, reason: string][] = [
     [['{"auth":"wrong","id":1}'], 4403, "Unknown token"],
@@ -271,7 +271,7 @@ Deno.test("Server rejects a token in band that is wrong, too long, not text, or 
 Deno.test("Server closes a peer that sends no token in time, and frees its slot", async () => {
   await using server = listen({
     ...named,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     limits: { maxSessions: 1 },
     session: { handshakeTimeoutMs: 500 },
   });
@@ -284,7 +284,7 @@ Deno.test("Server closes a peer that sends no token in time, and frees its slot"
 });
 
 Deno.test("Server.close() does not wait for peers that have not sent a token", async () => {
-  const server = listen({ ...named, allowTokenMessage: true });
+  const server = listen({ ...named, tokens: { inMessage: true } });
   using raw = await RawSocket.open(portOf(server), { protocol: ANNOUNCED });
   await until(() => server.manager.stats().reserved === 1);
   const closing = server.close();
@@ -297,7 +297,7 @@ Deno.test("Client stops if its token is rejected in band, also over a real socke
   for (const throws of [() => null, users]) {
     await using server = listen({
       authenticate: throws as typeof users,
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       onSessionRejected() {},
     });
     await using client = connect(server.url, { token: "wrong", endOnRejection: true });
@@ -369,7 +369,7 @@ Deno.test("Session.authenticate() rejects when the response takes too long", asy
 Deno.test("Server aborts an authentication if its session closes", async () => {
   const aborted = Promise.withResolvers<unknown>();
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ signal }) => {
       signal.addEventListener("abort", () => aborted.resolve(signal.reason), { once: true });
       return new Promise<string>(() => {});
@@ -386,7 +386,7 @@ Deno.test("Server aborts an authentication if its session closes", async () => {
 Deno.test("authenticate receives the cookies of the request by name, also with a token in band", async () => {
   const asked: unknown[] = [];
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate({ cookies, token }) {
       asked.push([token, { ...cookies }]);
       return cookies["sid"] ?? null;

@@ -132,9 +132,9 @@ Deno.test("serve() rejects options that the built-in engine cannot enforce", () 
     [{ origins: ["https://a.test"] }, 'received ["https://a.test"]'],
     [
       { authenticate },
-      "allowTokenMessage must be true with authenticate, because requests have no headers",
+      "tokens.inMessage must be true with authenticate, because requests have no headers",
     ],
-    [{ authenticate, allowTokenMessage: false }, "received false"],
+    [{ authenticate, tokens: { inMessage: false } }, "received false"],
     [
       { features: [new MoqServer({ authorize: () => true })] },
       "features must not accept raw QUIC with the engine",
@@ -164,7 +164,7 @@ Deno.test("serve() authenticates in band on the built-in engine, and rejects by 
   const closes: CloseInfo[] = [];
   await using server = listenBuiltin<string>({
     onClose: (_session, info) => void closes.push(info),
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate({ token }) {
       if (token !== "s3cret") throw new AuthenticationError("Not a token");
       return "ann";

@@ -37,7 +37,7 @@ async function* items(): AsyncGenerator<number> {
 const slowServer = () =>
   testServer({
     contract,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: async ({ token }) => {
       await slow();
       return token ?? null;

@@ -96,7 +96,7 @@ Deno.test("Server prints that no token arrived in time", async () => {
     const onSessionRejected: ServerOptions["onSessionRejected"] = ({ status, reason }) =>
       void told.push([status, reason]);
     await using server = new TestServer({
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authenticate: ({ token }) => token ?? null,
       ...(isTold && { onSessionRejected }),
     });

@@ -29,7 +29,7 @@ const LIMIT_MS = 60;
 
 /** The options without a callback. */
 const NO_CALLBACK = [
-  ...["allowTokenMessage", "broker"],
+  ...["broker", "tokens.inMessage", "tokens.maxBytes"],
   ...[
     "features",
     "flowControl",
@@ -38,7 +38,6 @@ const NO_CALLBACK = [
     "http",
     "keepHeaders",
     "limits",
-    "maxTokenBytes",
   ],
   ...["includePublisher", "node", "onHandlerError", "origins", "path", "presence"],
   ...["rates", "rooms", "runtime", "session"],
@@ -191,15 +190,24 @@ const CASES: readonly Case[] = [
     expected: [4503, "connected"],
   },
   // A promise is neither a user nor a time, no matter when it settles.
-  ...(["userOf", "expiresAt"] as const).map((key): Case => ({
-    key,
+  {
+    key: "userOf",
     options: (hang) => ({
       authenticate: ({ token }) => token ?? null,
-      [key]: () => hang.decide(key === "userOf" ? "ann" : undefined),
+      userOf: () => hang.decide("ann") as never,
     }),
     ask: codeOf,
     expected: [4503, "connected"],
-  })),
+  },
+  {
+    key: "tokens.expiresAt",
+    options: (hang) => ({
+      authenticate: ({ token }) => token ?? null,
+      tokens: { expiresAt: () => hang.decide(undefined) as never },
+    }),
+    ask: codeOf,
+    expected: [4503, "connected"],
+  },
   ...Object.entries(ACTIONS).map(([action, envelope]): Case => ({
     key: "authorize",
     of: action,
@@ -223,15 +231,15 @@ const CASES: readonly Case[] = [
     issue: "onOpen",
   },
   {
-    key: "onRenewed",
+    key: "tokens.onRenewed",
     options: (hang) => ({
       authenticate: ({ token }) => token ?? null,
-      onRenewed: () => hang.decide(undefined),
+      tokens: { onRenewed: () => hang.decide(undefined) },
     }),
     token: "ann",
     ask: (_server, page) => replyTo(page, { auth: "ann" }),
     expected: [undefined, undefined],
-    issue: "onRenewed",
+    issue: "tokens.onRenewed",
   },
   {
     key: "contract",
@@ -385,7 +393,8 @@ Deno.test("serve() has a time limit, or a reason for none, for each callback in 
     metrics: METRICS,
   };
   const keys = [
-    ...Object.keys(SERVE),
+    ...Object.keys(SERVE).filter((key) => key !== "tokens"),
+    ...Object.keys(SERVE.tokens).map((key) => `tokens.${key}`),
     ...Object.entries(tables).flatMap(([name, table]) =>
       Object.keys(table).map((key) => `${name}.${key}`)
     ),

@@ -41,7 +41,7 @@ function server(broker: Broker = new MemoryBroker(), options: object = {}): Serv
     contract,
     features: streamFeatures({ path: "/streams", authorize: () => true }),
     authenticate: ({ token }) => token ?? "guest",
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authorize: () => true,
     presence: { graceMs: 60_000 },
     onMessageRejected() {},

@@ -37,6 +37,7 @@ type FunctionsOf<O> = {
 /** All of the application's functions that a server may call. */
 type Callback =
   | FunctionsOf<ServeOptions>
+  | `tokens.${FunctionsOf<NonNullable<ServeOptions["tokens"]>>}`
   | `api.${FunctionsOf<ApiOptions>}`
   | `durableStreams.${FunctionsOf<DurableStreamsOptions>}`
   | `inspector.${FunctionsOf<InspectorOptions>}`
@@ -71,9 +72,12 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
     options: (answer) => ({ authenticate: () => ({}), userOf: () => answer("ann") }),
     wrong: [undefined, 7, null],
   },
-  expiresAt: {
+  "tokens.expiresAt": {
     kind: "connection",
-    options: (answer) => ({ authenticate: () => "ann", expiresAt: () => answer(Infinity) }),
+    options: (answer) => ({
+      authenticate: () => "ann",
+      tokens: { expiresAt: () => answer(Infinity) },
+    }),
     wrong: [NaN, "soon"],
   },
   clientAddress: {
@@ -121,7 +125,7 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   onOpen: "handles a session: its error closes with 4500, after which clients reconnect",
   onSessionRejected: "is notified",
   onMessageRejected: "is notified",
-  onRenewed: "is notified",
+  "tokens.onRenewed": "is notified",
   onStream: "handles a stream",
 };
 

@@ -118,21 +118,21 @@ function hook(takesGuests: boolean, asked: (string | undefined)[]) {
 
 for (const way of WAYS) {
   for (const hasToken of [true, false]) {
-    for (const allowTokenMessage of [true, false]) {
+    for (const inMessage of [true, false]) {
       for (const takesGuests of [true, false]) {
-        const who = `${hasToken ? "a token" : "no token"}, ${
-          allowTokenMessage ? "" : "not "
-        }in band, ${takesGuests ? "guests" : "no guests"}`;
+        const who = `${hasToken ? "a token" : "no token"}, ${inMessage ? "" : "not "}in band, ${
+          takesGuests ? "guests" : "no guests"
+        }`;
         Deno.test(`Server calls authenticate once over ${way.name}: ${who}`, async () => {
           const asked: (string | undefined)[] = [];
           const told: SessionRejection[] = [];
           const token = hasToken ? TOKEN : undefined;
           const { user, rejected } = await way.come({
-            allowTokenMessage,
+            tokens: { inMessage },
             authenticate: hook(takesGuests, asked),
             onSessionRejected: (rejection) => void told.push(rejection),
           }, token);
-          const isMisplaced = hasToken && way.isInBand && !allowTokenMessage;
+          const isMisplaced = hasToken && way.isInBand && !inMessage;
           if (isMisplaced) {
             // The client sent no request, because it knows which features the server doesn't have.
             assertEquals({ user, code: rejected?.code, asked, told: told.length }, {
@@ -141,7 +141,7 @@ for (const way of WAYS) {
               asked: [],
               told: 1,
             });
-            assertStringIncludes(rejected!.reason, "allowTokenMessage");
+            assertStringIncludes(rejected!.reason, "tokens.inMessage");
           } else if (hasToken || takesGuests) {
             assertEquals([user?.split(":")[0], rejected], [hasToken ? "ann" : "guest", undefined]);
             assertEquals([asked, told], [[token], []]);
@@ -172,13 +172,13 @@ Deno.test("Server permanently rejects a token in band if it has no authenticate"
     opened: 0,
     name: "rejected",
   });
-  assertStringIncludes(reason, "allowTokenMessage");
+  assertStringIncludes(reason, "tokens.inMessage");
 });
 
 Deno.test("Server passes the cookies of the request to authenticate for a token in band", async () => {
   const asked: unknown[] = [];
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ request, token }) => {
       asked.push([token, request.headers.get("cookie"), request.headers.get("x-build")]);
       return "ann";
@@ -196,7 +196,7 @@ Deno.test("Server passes the cookies of the request to authenticate for a token 
 Deno.test("Server prefers a client's token in band to another one in its URL", async () => {
   const asked: unknown[] = [];
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token, request }) => {
       asked.push([token, new URL(request.url).search]);
       return token!;
@@ -208,7 +208,7 @@ Deno.test("Server prefers a client's token in band to another one in its URL", a
 });
 
 Deno.test("Server keeps at most 16 KiB of headers until the token in band arrives", async () => {
-  await using server = testServer({ allowTokenMessage: true, authenticate: () => "ann" });
+  await using server = testServer({ tokens: { inMessage: true }, authenticate: () => "ann" });
   const rejected = await server.dial({ token: TOKEN, headers: { cookie: "x".repeat(16_384) } })
     .catch((error) => error);
   assert(rejected instanceof SessionClosedError);
@@ -218,7 +218,7 @@ Deno.test("Server keeps at most 16 KiB of headers until the token in band arrive
 Deno.test("Server reads the announcement of a token in band from the query, and keeps neither in the URL", async () => {
   const asked: unknown[] = [];
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => {
       asked.push(token);
       return token ?? guest;
@@ -241,7 +241,7 @@ Deno.test("Server reads the announcement of a token in band from the query, and 
 });
 
 Deno.test("Server never selects the subprotocol that announces a token in band", async () => {
-  await using server = listen({ allowTokenMessage: true, authenticate: () => "ann" });
+  await using server = listen({ tokens: { inMessage: true }, authenticate: () => "ann" });
   const cases: [offered: string, chosen: string | undefined][] = [
     ["skein.auth, skein.1", "skein.1"],
     ["skein.auth, qmux-02.skein.1", "qmux-02.skein.1"],
@@ -256,7 +256,7 @@ Deno.test("Server never selects the subprotocol that announces a token in band",
 
 Deno.test("dial() sends a token in band over qmux-02.skein.1", async () => {
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token ?? guest,
   });
   await using session = await dial(server.url, {
@@ -271,7 +271,7 @@ Deno.test("Client without a token connects as a guest if its token function allo
   const users: string[] = [];
   const tokens = [undefined, "ann"];
   await using server = testServer({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token ?? guest,
     onOpen: ({ user }) => void users.push(user.split(":")[0]!),
   });
@@ -284,7 +284,7 @@ Deno.test("Client without a token connects as a guest if its token function allo
 
 Deno.test("Server keeps a guest a guest if an unannounced token arrives", async () => {
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token === undefined ? guest : "ann",
   });
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
@@ -296,20 +296,19 @@ Deno.test("Server keeps a guest a guest if an unannounced token arrives", async 
 });
 
 for (const way of WAYS.filter(({ isInBand }) => isInBand)) {
-  Deno.test(`Server accepts a token of maxTokenBytes over ${way.name}, and reports a longer one`, async () => {
-    for (const maxTokenBytes of [undefined, 100, 65_536]) {
+  Deno.test(`Server accepts a token of tokens.maxBytes over ${way.name}, and reports a longer one`, async () => {
+    for (const maxBytes of [undefined, 100, 65_536]) {
       const told: SessionRejection[] = [];
       const options: ServerOptions<string | typeof guest> = {
-        allowTokenMessage: true,
+        tokens: { inMessage: true, maxBytes },
         authenticate: ({ token }) => token ? "ann" : guest,
         onSessionRejected: (rejection) => void told.push(rejection),
-        ...(maxTokenBytes !== undefined && { maxTokenBytes }),
       };
-      const most = (maxTokenBytes ?? 16_384) - `{"auth":"","id":1}`.length;
+      const most = (maxBytes ?? 16_384) - `{"auth":"","id":1}`.length;
       assertEquals((await way.come(options, "x".repeat(most))).user, "ann");
       const { rejected } = await way.come(options, "x".repeat(most + 1));
       assertEquals(rejected?.code, 4401);
-      assertStringIncludes(rejected!.reason, `at most ${maxTokenBytes ?? 16_384} bytes`);
+      assertStringIncludes(rejected!.reason, `at most ${maxBytes ?? 16_384} bytes`);
       await until(() => told.length > 0);
       assert(told.every(({ status, reason }) => status === 401 && reason === rejected!.reason));
     }
@@ -322,7 +321,7 @@ Deno.test("Server gives each guest its own identity, without calling userOf and 
   await using server = testServer({
     authenticate: ({ token }) => token === undefined ? guest : { name: token },
     userOf: (value) => (asked.push(value), value.name),
-    expiresAt: (value) => (asked.push(value), undefined),
+    tokens: { expiresAt: (value) => (asked.push(value), undefined) },
     onOpen: (session) => void opened.push(session as typeof opened[number]),
   });
   await using _one = await server.dial();
@@ -413,7 +412,7 @@ Deno.test("Client that signs in is no longer a guest, and later becomes the same
   const users: string[] = [];
   const tokens = [undefined, "ann", undefined, undefined];
   await using server = testServer({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token ?? guest,
     onOpen: ({ user, isGuest }) => void users.push(isGuest ? user : `user ${user}`),
   });

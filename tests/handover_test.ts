@@ -250,7 +250,7 @@ Deno.test("Server lets two sessions of a moving client share one slot, but never
 
 Deno.test("Client.handOver() works with a token in band, and with a slow onOpen", async () => {
   await using server = testServer({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token === "t" ? "ann" : null,
     authorize: () => true,
     onOpen: () => turns(),

@@ -96,7 +96,7 @@ Deno.test("handshake() waits for a token in band, whether it is accepted or reje
   const instrumentation = new Handshakes();
   await using server = listen({
     features: [watching(instrumentation)],
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate({ token }) {
       if (token !== "good") throw new AuthenticationError("Unknown");
       return token;
@@ -196,7 +196,7 @@ Deno.test("serve() rejects a request for an invalid host, and reserves no slot f
   await using server = listen({
     webTransport: true,
     features: [metrics()],
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: () => "ann",
     fetch: ({ url }) => new Response(new URL(url).pathname),
   });

@@ -213,7 +213,7 @@ Deno.test("Client.handOver() moves from HTTP to WebSocket without a gap", async 
 
 Deno.test("A client over HTTP sends its token in band, and receives a rejection", async () => {
   await using front = new Front({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate({ token }) {
       if (token === "s3cret") return "ann";
       throw new AuthenticationError("Wrong token");

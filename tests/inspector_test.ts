@@ -358,7 +358,7 @@ Deno.test("Inspector shows topics, histories, rooms and durable streams", async 
 Deno.test("Inspector follows the messages of one session, without secrets", async () => {
   await using server = listen({
     ...NAMED,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
     onMessage: (message) => message.reply({ got: message.data, api_key: "s3cret" }),
   });

@@ -280,7 +280,7 @@ Deno.test("Client receives the list of a room in parts that it accepts", async (
   const users = Array.from({ length: 80 }, (_, i) => `${i}`.padEnd(200, "x"));
   await using server = testServer({
     authenticate: ({ token }: { token: string }) => token,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authorize: () => true,
     rooms: ["room"],
   } as never);

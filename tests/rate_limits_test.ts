@@ -112,7 +112,7 @@ Deno.test("Server allows a burst of twice a session's topics, and any number if 
 Deno.test("Server counts a user whose token is sent in band", async () => {
   await using server = testServer({
     ...ANSWERING,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     rates: {
       perUser: {
         messages: { perSecond: SLOW, burst: 3 },

@@ -102,7 +102,7 @@ Deno.test("Client.close() leaves nothing open while dialing", async () => {
 
 Deno.test("dial() rejects, and leaves nothing open, when its signal aborts", async () => {
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: () => new Promise(() => {}),
   });
   const reason = new Error("enough");

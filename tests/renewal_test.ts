@@ -35,10 +35,9 @@ function login({ token, request }: AuthenticationContext): Login {
 }
 
 const LOGIN: TestServerOptions<Login> = {
-  allowTokenMessage: true,
   authenticate: login,
   userOf: ({ name }) => name,
-  expiresAt: ({ endsAt }) => endsAt,
+  tokens: { inMessage: true, expiresAt: ({ endsAt }) => endsAt },
 };
 
 /** The token renewals that the server requested from a session. */
@@ -53,7 +52,10 @@ Deno.test("Server requests a new token in time, and a client with a token functi
   const values: string[] = [];
   await using server = testServer({
     ...LOGIN,
-    onRenewed: ({ value }, before) => void values.push(`${before.role} to ${value.role}`),
+    tokens: {
+      ...LOGIN.tokens,
+      onRenewed: ({ value }, before) => void values.push(`${before.role} to ${value.role}`),
+    },
   });
   let count = 0;
   await using client = server.connect({ token: () => `ann ${++count} ${10 * MINUTE_MS}` });
@@ -135,7 +137,10 @@ Deno.test("Server supports an expiry that is later than a timer can be", async (
 Deno.test("Server never closes a session whose credentials do not expire", async () => {
   using time = new FakeTime();
   for (const endsAt of [Infinity, undefined]) {
-    await using server = testServer({ authenticate: () => "ann", expiresAt: () => endsAt });
+    await using server = testServer({
+      authenticate: () => "ann",
+      tokens: { expiresAt: () => endsAt },
+    });
     await using session = await server.dial();
     await passTime(time, 60 * MINUTE_MS);
     assertEquals(session.isReady, true);
@@ -190,12 +195,12 @@ Deno.test("Server rejects expired credentials, and answers 503 if expiresAt fail
     [
       () => NaN,
       4503,
-      "TypeError: Cannot decide: expiresAt must return a number or undefined, received NaN",
+      "TypeError: Cannot decide: tokens.expiresAt must return a number or undefined, received NaN",
     ],
     [
       () => "soon" as never,
       4503,
-      "TypeError: Cannot decide: expiresAt must return a number or undefined, received string",
+      "TypeError: Cannot decide: tokens.expiresAt must return a number or undefined, received string",
     ],
     [
       () => {
@@ -208,7 +213,7 @@ Deno.test("Server rejects expired credentials, and answers 503 if expiresAt fail
   for (const [expiresAt, code, error] of failures) {
     await using server = testServer({
       authenticate: () => "ann",
-      expiresAt,
+      tokens: { expiresAt },
       onSessionRejected: (rejection) => void told.push(rejection),
     });
     const rejected = await assertRejects(() => server.dial(), SessionClosedError);
@@ -272,7 +277,7 @@ Deno.test("Server confirms a renewal even if onRenewed fails, and removes topics
   await using server = testServer({
     ...LOGIN,
     authorize: () => isHanging ? new Promise<boolean>(() => {}) : true,
-    onRenewed: () => Promise.reject(new Error("No audit log")),
+    tokens: { ...LOGIN.tokens, onRenewed: () => Promise.reject(new Error("No audit log")) },
     onError: (error) => void errors.push(`${error}`),
   });
   await using client = server.connect({ token: "ann reader 3600000" });

@@ -45,7 +45,7 @@ export class Model {
   ): ServerOptions<string | typeof guest, Shared> {
     return {
       contract,
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authenticate: ({ token }) => token ?? guest,
       requests: {
         "chat:{room}": {

@@ -71,7 +71,7 @@ class House implements AsyncDisposable {
       broker: this.#broker,
       contract,
       webTransport: false,
-      allowTokenMessage: true,
+      tokens: { inMessage: true, onRenewed: ({ user }) => void this.renewed.push(user) },
       presence: { graceMs: 0 },
       rates: { perSession: { subscriptions: { perSecond: Infinity } } },
       onError() {},
@@ -81,7 +81,6 @@ class House implements AsyncDisposable {
         await this.#decide(token.split("+")[0]!, "authenticate") ? token.split("+")[0]! : null,
       authorize: (session) => this.#decide(session.user, "authorize"),
       authorizeChange: ({ user }) => this.#decide(user!, "authorizeChange"),
-      onRenewed: ({ user }) => void this.renewed.push(user),
       rooms: ["room:{id}"],
       history: { "log:{id}": {} },
       features: [
@@ -498,7 +497,7 @@ Deno.test("A publication is authorized again after each renewal of the token in 
   let role = "editor";
   await using server = listen<{ role: string }>({
     webTransport: false,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: () => ({ role }),
     userOf: () => "ann",
     async authorize({ value }) {

@@ -133,9 +133,8 @@ async function story(runtime: OwnRuntime): Promise<unknown[]> {
   const seen: unknown[] = [];
   const server = testServer({
     runtime,
-    allowTokenMessage: true,
     authenticate: ({ token = "" }) => token,
-    expiresAt: () => runtime.now() + 3_600_000,
+    tokens: { inMessage: true, expiresAt: () => runtime.now() + 3_600_000 },
     authorize: () => true,
     rates: { perUser: { messages: { perSecond: 10 } } },
     history: { "chat:{room}": { size: 10, ttlMs: 60_000 } },

@@ -202,7 +202,7 @@ for (
     ["without a token", {}, {}],
     [
       "with a token in band",
-      { authenticate: ({ token }) => `user ${token}`, allowTokenMessage: true },
+      { authenticate: ({ token }) => `user ${token}`, tokens: { inMessage: true } },
       { token: () => "ann" },
     ],
   ] as [string, TestServerOptions, ClientOptions][]

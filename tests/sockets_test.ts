@@ -180,7 +180,7 @@ for (const [what, transport, options] of TRANSPORTS) {
     await using server = listen({
       ...options,
       authenticate: () => "ann",
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       limits: { maxSessions: 1, maxSessionsPerAddress: 1, maxSessionsPerUser: 1 },
     });
     const url = what.includes("runtime") ? `${server.url}?protocol=skein.1` : server.url;

@@ -391,7 +391,7 @@ Deno.test("ClientState shows no rows after a client has lost the right to read, 
   const rights = new Set(["subscribe", "publish"]);
   await using own = server(undefined, {
     authenticate: () => "ann",
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authorize: (_: unknown, __: string, action: string) => rights.has(action),
     onMessageRejected() {},
   });
@@ -1188,7 +1188,7 @@ Deno.test("ClientState ends while the server rejects its client, and continues a
       if (!isAllowed) throw new AuthenticationError("Log in again", { status: 401 });
       return token;
     },
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     onMessageRejected() {},
   });
   await using list = await statesOf(own).open("list");

@@ -25,7 +25,7 @@ const REASON = "Expected a token and nothing else";
 /** Accepts one token once a gate opens. */
 function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   return {
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: async ({ token }) => {
       await gate;
       return token === TOKEN ? "ann" : null;

@@ -260,7 +260,7 @@ Deno.test("Server admits its own page if WebTransport has another port", async (
 
 Deno.test("Server reads a token in band over WebTransport before any other message", async () => {
   await using server = listen({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
     session: { handshakeTimeoutMs: 200 },
   });

@@ -44,7 +44,7 @@ export function checkKinds(options: unknown, kinds: object, place: OptionPlace):
     const value = (options as Record<string, unknown>)[name];
     if (value === undefined) continue;
     if (!Object.hasOwn(kinds, name)) {
-      const hint = hintFor(name, kinds) || featureHint(name, kinds);
+      const hint = hintFor(name, kinds) || placeHint(name, kinds) || featureHint(name, kinds);
       throw new TypeError(
         `Cannot ${verb}: ${path} must have known keys, received "${name}"${hint}`,
       );
@@ -56,6 +56,15 @@ export function checkKinds(options: unknown, kinds: object, place: OptionPlace):
     else if (typeof kind === "string" || Array.isArray(kind)) throw wrongKind(value, kind, at);
     else checkKinds(value, kind, at);
   }
+}
+
+/** Suggests the only option whose object has a member of this name. */
+function placeHint(name: string, kinds: object): string {
+  const places = Object.entries(kinds).flatMap(([option, kind]) => {
+    const { kinds: members = kind, isRecord = false } = Object(kind) as Partial<NestedCheck>;
+    return !isRecord && typeof members === "object" && Object.hasOwn(members, name) ? [option] : [];
+  });
+  return places.length === 1 ? `; did you mean "${places[0]}.${name}"?` : "";
 }
 
 function fits(value: unknown, kind: OptionKind): boolean {

@@ -22,7 +22,7 @@ function open(
     onListen() {},
     webTransport: false,
     authenticate: ({ token }) => token ?? guest,
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     userOf: (user) => user,
     authorize: (_session, topic) => topic !== "secret",
     includePublisher: true,

@@ -450,7 +450,7 @@ Deno.test("skein doctor reports an origin that the server rejects, for WebSocket
 
 Deno.test("skein doctor distinguishes a rejected session from a blocked network", async () => {
   await using server = start({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => {
       if (token !== "right") throw new AuthenticationError("Who are you");
       return "ann";

@@ -232,7 +232,7 @@ Deno.test("skein load stops at Ctrl-C, and prints the result so far", async () =
 Deno.test("skein load gives each session the next token of a command", async () => {
   const users = new Set<string>();
   await using server = start({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate({ token }) {
       if (!token) throw new AuthenticationError("A token, please");
       users.add(token);
@@ -251,7 +251,7 @@ Deno.test("skein load reports a rejection once before the load, with a fix", asy
   const cases: [ServeOptions, string[], number, RegExp][] = [
     [
       {
-        allowTokenMessage: true,
+        tokens: { inMessage: true },
         authenticate: () => Promise.reject(new AuthenticationError("No")),
       },
       ["--token=x"],

@@ -110,7 +110,7 @@ const ROOMS: TestServerOptions<string | null> = {
   authorize: () => true,
   rooms: ["room:{name}"],
   presence: { graceMs: 0 },
-  allowTokenMessage: true,
+  tokens: { inMessage: true },
 };
 
 /** A component that shows a function's result, and counts its renders. */
@@ -490,7 +490,7 @@ Deno.test(
   "SkeinProvider connects to a new URL, and uses the newest token for each connection",
   async () => {
     const options = {
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authenticate: ({ token }: { token?: string | undefined }) => token ?? "guest",
     } as const;
     await using one = listen({

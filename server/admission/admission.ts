@@ -139,7 +139,7 @@ export class Admission<V> {
     this.#messages = {
       streamTimeoutMs: settings.handshakeTimeoutMs,
       maxFrameBytes: this.maxFrameBytes,
-      maxEarlyBytes: (options.maxTokenBytes ?? MAX_TOKEN_BYTES) + EARLY_MARGIN_BYTES,
+      maxEarlyBytes: (options.tokens?.maxBytes ?? MAX_TOKEN_BYTES) + EARLY_MARGIN_BYTES,
     };
     this.#engine = accept;
     this.#upgradeOptions = {
@@ -315,8 +315,8 @@ export class Admission<V> {
     }
     const { client, handshake } = attempt;
     this.#withinLimits(() => client.countAttempt());
-    const { authenticate, allowTokenMessage = false } = this.#options;
-    if (announcesToken && !(allowTokenMessage && authenticate !== undefined)) {
+    const { authenticate, tokens } = this.#options;
+    if (announcesToken && (authenticate === undefined || !tokens?.inMessage)) {
       throw new Rejected(401, TAKES_NO_TOKEN, { isToldByClose: true });
     }
     if (announcesToken) {

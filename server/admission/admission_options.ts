@@ -1,7 +1,9 @@
 /** Options for admitting sessions, and their checks. */
 import type { RequestInfo } from "../../transport/address.ts";
 import type { AuthenticationError } from "../../errors.ts";
-import type { guest } from "./guest.ts";
+import type { Contract } from "../../session/contract.ts";
+import type { Session } from "../../session/session.ts";
+import type { guest, ValueOf } from "./guest.ts";
 import type { FlowControlOptions } from "../../transport/connection.ts";
 import { checkOriginRules, type OriginRules } from "../../transport/origins.ts";
 
@@ -36,6 +38,12 @@ export type Authenticate<V> =
     : undefined extends V ? Authenticate<Exclude<V, undefined | void>>
     : unknown);
 
+/**
+ * Marks an `authenticate` whose values expire. Its options are spread, and other `tokens` after
+ * them would replace `expiresAt` without notice.
+ */
+export const EXPIRES: unique symbol = Symbol("expires");
+
 /** A rejected session, as passed to `onSessionRejected`. */
 export interface SessionRejection {
   /** HTTP status. The close code is this status plus 4000. */
@@ -52,8 +60,13 @@ export interface SessionRejection {
   readonly error?: unknown;
 }
 
-/** Options for admitting sessions. */
-export interface AdmissionOptions<V> extends OriginRules {
+/**
+ * Options for admitting sessions.
+ *
+ * @typeParam V Type of the values from `authenticate`.
+ * @typeParam C The contract.
+ */
+export interface AdmissionOptions<V, C extends Contract = Contract> extends OriginRules {
   /**
    * Path at which sessions are served: an exact path, or a `URLPattern` pathname such as
    * `/rooms/:id`. By default, sessions are served at every path.
@@ -84,34 +97,78 @@ export interface AdmissionOptions<V> extends OriginRules {
    * error, or a result that is not a string, is treated like an error from `authenticate`.
    */
   readonly userOf?: ((value: Exclude<V, typeof guest>) => string) | undefined;
-  /**
-   * Returns when a value's credentials expire, in milliseconds since the Unix epoch; `undefined`
-   * and `Infinity` mean never. If the credentials have already expired, the session is rejected
-   * with 401. It is not called for guests. An error is treated like an error from `authenticate`.
-   *
-   * The server requests a new token from clients that sent one: 30 s before the current token
-   * expires, or halfway through the remaining time if less than a minute remains. `connect()`
-   * renews automatically if its `token` is a function. A session that is not renewed is closed with
-   * 4401 when its credentials expire. This includes plain WebSocket connections and sessions that
-   * logged in with a cookie.
-   */
-  readonly expiresAt?: ((value: Exclude<V, typeof guest>) => number | undefined) | undefined;
-  /**
-   * Lets `skein.1` clients send their token in a message after connecting, as `connect()` does with
-   * its `token` option. The token must arrive within `session.handshakeTimeoutMs` (5 seconds); no
-   * other data is read before it. If this option is off, these clients are permanently rejected
-   * with 401.
-   *
-   * @default {false}
-   */
-  readonly allowTokenMessage?: boolean | undefined;
-  /**
-   * Maximum size of a token message in bytes, including its envelope. A larger message is rejected
-   * with 401.
-   *
-   * @default {16384}
-   */
-  readonly maxTokenBytes?: number | undefined;
+  /** The tokens that clients send, and the credentials of the sessions. */
+  readonly tokens?:
+    | {
+      /**
+       * Lets `skein.1` clients send their token in a message after connecting, as `connect()` does
+       * with its `token` option. The token must arrive within `session.handshakeTimeoutMs` (5
+       * seconds); no other data is read before it. If this option is off, these clients are
+       * permanently rejected with 401.
+       *
+       * @default {false}
+       */
+      readonly inMessage?: boolean | undefined;
+      /**
+       * Maximum size of a token message in bytes, including its envelope. A larger message is
+       * rejected with 401.
+       *
+       * @default {16384}
+       */
+      readonly maxBytes?: number | undefined;
+      /**
+       * Returns when a value's credentials expire, in milliseconds since the Unix epoch;
+       * `undefined` and `Infinity` mean never. If the credentials have already expired, the session
+       * is rejected with 401. It is not called for guests. An error is treated like an error from
+       * `authenticate`.
+       *
+       * The server requests a new token from clients that sent one: 30 s before the current token
+       * expires, or halfway through the remaining time if less than a minute remains. `connect()`
+       * renews automatically if its `token` is a function. A session that is not renewed is closed
+       * with 4401 when its credentials expire. This includes plain WebSocket connections and
+       * sessions that logged in with a cookie.
+       */
+      readonly expiresAt?: ((value: Exclude<V, typeof guest>) => number | undefined) | undefined;
+      /**
+       * Called when a client has renewed its token. `session.value` is the new value, and `before`
+       * is the previous one. `authorize` is also called again for every topic to which the client
+       * subscribed, and subscriptions that it denies end. Subscriptions made with
+       * `server.subscribe` stay. If this handler throws, the error is passed to `onError`, and the
+       * session continues.
+       *
+       * @example A role that is revoked
+       * ```ts
+       * import { connect, RequestError, serve } from "@skein/skein";
+       * import { assertEquals, assertRejects } from "@std/assert";
+       *
+       * const changes: string[] = [];
+       * await using server = serve({
+       *   port: 0,
+       *   onListen() {},
+       *   authenticate: ({ token = "" }) => ({ name: "ann", role: token }),
+       *   userOf: ({ name }) => name,
+       *   tokens: {
+       *     inMessage: true,
+       *     onRenewed: ({ value }, before) => void changes.push(`${before.role} to ${value.role}`),
+       *   },
+       *   authorize: ({ value }) => value.role === "editor",
+       * });
+       * await using client = connect(server.url, { token: "editor" });
+       * const drafts = client.subscribe("drafts");
+       * await drafts.ready;
+       * await client.session?.authenticate("reader");
+       * const error = await assertRejects(() => Array.fromAsync(drafts), RequestError);
+       * assertEquals([changes, error.failure.code], [["editor to reader"], "forbidden"]);
+       * ```
+       */
+      readonly onRenewed?:
+        | ((
+          session: Session<ValueOf<V>, C, "server">,
+          before: ValueOf<V>,
+        ) => void | Promise<void>)
+        | undefined;
+    }
+    | undefined;
   /**
    * Returns the network address of a peer; by default, the address of its socket. Behind proxies,
    * use {@linkcode forwardedAddress}. Peers without an address don't count against limits per
@@ -203,11 +260,21 @@ const NO_HEADERS = new Headers();
  * Checks options when the server is created, rather than when the first peer connects.
  *
  * @typeParam V Type of the values from `authenticate`.
- * @throws {TypeError} If the path, an origin, a host or a header's name is invalid.
+ * @typeParam C The contract.
+ * @throws {TypeError} If the path, an origin, a host or a header's name is invalid, or if the
+ * expiry of tokens is missing.
  */
-export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
-  const { path, keepHeaders = "all" } = options;
+export function checkAdmissionOptions<V, C extends Contract>(
+  options: AdmissionOptions<V, C>,
+): void {
+  const { authenticate, path, keepHeaders = "all", tokens = {} } = options;
   checkOriginRules(options);
+  if (authenticate !== undefined && EXPIRES in authenticate && tokens.expiresAt === undefined) {
+    throw new TypeError(
+      "Cannot create server: the tokens of jwt() expire, so tokens must have expiresAt; " +
+        "write tokens: { ...auth.tokens, ... }, where auth is the result of jwt()",
+    );
+  }
   if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
     throw new TypeError(`Cannot create server: path must start with "/", received "${path}"`);
   }

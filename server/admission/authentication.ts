@@ -55,7 +55,7 @@ export const LATER = "Authentication failed, try again later";
 
 /** Text for a client that announced a token message although the server accepts none. */
 export const TAKES_NO_TOKEN =
-  "The server accepts no token messages: it needs authenticate and allowTokenMessage";
+  "The server accepts no token messages: it needs authenticate and tokens.inMessage";
 
 const EXPIRED = "The credentials have expired";
 
@@ -167,11 +167,11 @@ export class Authenticator<V> {
    * Returns when the credentials expire, in milliseconds since the Unix epoch; `Infinity` if never.
    */
   #endOf(value: Exclude<V, typeof guest>): Promise<number> {
-    const { expiresAt } = this.#options;
-    return decide("expiresAt", () => {
+    const { expiresAt } = this.#options.tokens ?? {};
+    return decide("tokens.expiresAt", () => {
       const endsAt: unknown = expiresAt?.(value) ?? Infinity;
       if (typeof endsAt === "number" && !Number.isNaN(endsAt)) return endsAt;
-      throw DecisionFault.returned("expiresAt", "a number or undefined", endsAt);
+      throw DecisionFault.returned("tokens.expiresAt", "a number or undefined", endsAt);
     }, [AuthenticationError]);
   }
 

@@ -21,7 +21,7 @@ function serverOf(options: Options = {}): TestServer<string> {
       if (token === undefined) throw new AuthenticationError("Who?");
       return token;
     },
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     limits: { maxSessionsPerUser: 1 },
     onSessionRejected() {},
     onError() {},

@@ -13,7 +13,6 @@
  *     issuer: "https://login.example.com/",
  *     audience: "chat",
  *   }),
- *   allowTokenMessage: true,
  * });
  * ```
  *
@@ -31,6 +30,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { AuthenticationError } from "../../errors.ts";
 import { checkOptions, listOf, RUNTIME, TIME } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
+import { EXPIRES } from "./admission_options.ts";
 
 /** Longest wait for the key server, in milliseconds. */
 const FETCH_TIMEOUT_MS = 5_000;
@@ -122,8 +122,13 @@ export interface JwtAuthentication {
   readonly authenticate: (context: { readonly token: string | undefined }) => Promise<JwtClaims>;
   /** Returns the user: the claim `sub`. */
   readonly userOf: (claims: JwtClaims) => string;
-  /** Returns the expiry of the token, in milliseconds since the Unix epoch. */
-  readonly expiresAt: (claims: JwtClaims) => number;
+  /** Options of tokens. If you set others, spread these: `tokens: { ...auth.tokens, maxBytes }`. */
+  readonly tokens: {
+    /** Returns the expiry of the token, in milliseconds since the Unix epoch. */
+    readonly expiresAt: (claims: JwtClaims) => number;
+    /** Accepts the `token` of `connect()`. */
+    readonly inMessage: true;
+  };
 }
 
 const OPTIONS: OptionKinds<JwtOptions> = {
@@ -153,7 +158,7 @@ type Verify = (token: string) => Promise<Claims>;
  * - **Outages:** if keys cannot be fetched, sessions are rejected with 503, and clients retry.
  *
  * @param options Keys of the issuer, and the claims to check.
- * @returns `authenticate`, `userOf` and `expiresAt`.
+ * @returns `authenticate`, `userOf` and `tokens`.
  * @throws {TypeError} If an option is unknown, if not exactly one of `jwks` and `secret` is given,
  * if `jwks` is not an HTTP URL, or if `algorithms` do not fit the keys.
  * @throws {RangeError} If `secret` is too short, or `clockToleranceMs` is negative or not a number.
@@ -166,11 +171,11 @@ type Verify = (token: string) => Promise<Claims>;
  * import { SignJWT } from "jose";
  *
  * const secret = crypto.getRandomValues(new Uint8Array(32));
- * const tokens = jwt({ secret, algorithms: ["HS256"], audience: "chat" });
+ * const auth = jwt({ secret, algorithms: ["HS256"], audience: "chat" });
  * await using server = serve({
  *   port: 0,
  *   onListen() {},
- *   ...tokens,
+ *   ...auth,
  *   onMessage: (message, session) => message.reply(session.user),
  * });
  *
@@ -195,16 +200,20 @@ export function jwt(options: JwtOptions): JwtAuthentication {
   const verify = secret === undefined
     ? byKeySet(urlOf(jwks!), rules, options.algorithms)
     : bySecret(secret, rules, options.algorithms);
+  const authenticate: JwtAuthentication["authenticate"] = async ({ token }) => {
+    if (token === undefined) throw new AuthenticationError("A token is needed");
+    const claims = checkedClaims(await verified(verify, token));
+    if (claims.exp * 1_000 + clockToleranceMs > runtime.now()) return claims;
+    throw new AuthenticationError("The token has expired");
+  };
   return {
-    authenticate: async ({ token }) => {
-      if (token === undefined) throw new AuthenticationError("A token is needed");
-      const claims = checkedClaims(await verified(verify, token));
-      if (claims.exp * 1_000 + clockToleranceMs > runtime.now()) return claims;
-      throw new AuthenticationError("The token has expired");
-    },
+    authenticate: Object.assign(authenticate, { [EXPIRES]: true }),
     userOf: ({ sub }) => sub,
-    // The expiry includes the tolerance within which the token is accepted.
-    expiresAt: ({ exp }) => Math.min(Math.floor(exp * 1_000) + clockToleranceMs, MAX_TIME_MS),
+    tokens: {
+      // The expiry includes the tolerance within which the token is accepted.
+      expiresAt: ({ exp }) => Math.min(Math.floor(exp * 1_000) + clockToleranceMs, MAX_TIME_MS),
+      inMessage: true,
+    },
   };
 }
 

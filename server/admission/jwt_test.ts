@@ -1,10 +1,17 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { base64url, errors, exportJWK, generateKeyPair, type JWTPayload, SignJWT } from "jose";
 import { platformRuntime } from "../../base/runtime.ts";
 import { dial } from "../../client.ts";
 import { AuthenticationError, RequestError, SessionClosedError } from "../../errors.ts";
 import { jwt, type JwtAuthentication, type JwtOptions } from "./jwt.ts";
+import { createServer } from "../server.ts";
 import { TestServer } from "../../testing/test_server.ts";
 import { listen } from "../../tests/servers.ts";
 
@@ -86,14 +93,14 @@ async function rejection(
 const KINDS: Record<
   string,
   (rules: JwtOptions) => Promise<{
-    readonly tokens: JwtAuthentication;
+    readonly auth: JwtAuthentication;
     readonly sign: (claims?: JWTPayload) => Promise<string>;
     readonly end: () => Promise<void>;
   }>
 > = {
   "a secret": (rules) =>
     Promise.resolve({
-      tokens: jwt({ secret: SECRET, algorithms: ["HS256"], ...rules }),
+      auth: jwt({ secret: SECRET, algorithms: ["HS256"], ...rules }),
       sign: (claims) => signBySecret(claims),
       end: () => Promise.resolve(),
     }),
@@ -101,7 +108,7 @@ const KINDS: Record<
     const key = await makeKey("a");
     const server = new KeyServer(key);
     return {
-      tokens: jwt({ jwks: server.url, algorithms: ["ES256"], ...rules }),
+      auth: jwt({ jwks: server.url, algorithms: ["ES256"], ...rules }),
       sign: (claims) => sign(key, claims),
       end: () => server[Symbol.asyncDispose](),
     };
@@ -110,12 +117,12 @@ const KINDS: Record<
 
 for (const [kind, make] of Object.entries(KINDS)) {
   Deno.test(`jwt() with ${kind} checks times, issuer, audience and user`, async () => {
-    const { tokens, sign, end } = await make({ issuer: ISSUER, audience: ["chat", "news"] });
+    const { auth, sign, end } = await make({ issuer: ISSUER, audience: ["chat", "news"] });
     const nowS = Math.floor(Date.now() / 1_000);
     for (const good of [{}, { aud: ["mail", "news"] }, { nbf: nowS + 4 }, { role: "admin" }]) {
-      const claims = await tokens.authenticate({ token: await sign(claimsOf(good)) });
-      assertEquals([tokens.userOf(claims), claims.role], ["ann", (good as JWTPayload).role]);
-      assertEquals(tokens.expiresAt(claims), claims.exp * 1_000);
+      const claims = await auth.authenticate({ token: await sign(claimsOf(good)) });
+      assertEquals([auth.userOf(claims), claims.role], ["ann", (good as JWTPayload).role]);
+      assertEquals(auth.tokens.expiresAt(claims), claims.exp * 1_000);
     }
     const bad: [wrong: JWTPayload, text: string][] = [
       [{ exp: nowS - 1 }, "The token has expired"],
@@ -133,17 +140,17 @@ for (const [kind, make] of Object.entries(KINDS)) {
     ];
     for (const [wrong, text] of bad) {
       const claims = JSON.parse(JSON.stringify(claimsOf(wrong)));
-      const [status, message] = await rejection(tokens, await sign(claims));
+      const [status, message] = await rejection(auth, await sign(claims));
       assertEquals([status, message], [401, text], JSON.stringify(wrong));
     }
     // The client comes back when the token is valid.
-    const early = await rejection(tokens, await sign(claimsOf({ nbf: nowS + 60 })));
+    const early = await rejection(auth, await sign(claimsOf({ nbf: nowS + 60 })));
     assertEquals(early.slice(0, 2), [503, "The token is not valid yet"]);
     await end();
   });
 
   Deno.test(`jwt() with ${kind} rejects foreign and malformed tokens`, async () => {
-    const { tokens, sign, end } = await make({});
+    const { auth, sign, end } = await make({});
     const token = await sign();
     const [header, payload, signature] = token.split(".") as [string, string, string];
     const encode = (value: unknown) => base64url.encode(JSON.stringify(value));
@@ -161,11 +168,11 @@ for (const [kind, make] of Object.entries(KINDS)) {
       await signBySecret(claimsOf(), "HS256", new Uint8Array(64).fill(8)),
     ];
     for (const token of forged) {
-      const [status, text, cause] = await rejection(tokens, token);
+      const [status, text, cause] = await rejection(auth, token);
       assertEquals([status, text], [401, "The token was not accepted"], token);
       assert(cause instanceof errors.JOSEError, token);
     }
-    assertEquals(await rejection(tokens, undefined), [401, "A token is needed", undefined]);
+    assertEquals(await rejection(auth, undefined), [401, "A token is needed", undefined]);
     await end();
   });
 }
@@ -173,12 +180,12 @@ for (const [kind, make] of Object.entries(KINDS)) {
 Deno.test("jwt() reads the injected clock at each check", async () => {
   const runtime = platformRuntime();
   runtime.now = () => 1_000_000;
-  const tokens = jwt({ secret: SECRET, algorithms: ["HS256"], runtime });
+  const auth = jwt({ secret: SECRET, algorithms: ["HS256"], runtime });
   const token = await new SignJWT(claimsOf({ exp: 2_000 })).setProtectedHeader({ alg: "HS256" })
     .sign(SECRET);
-  assertEquals((await tokens.authenticate({ token })).sub, "ann");
+  assertEquals((await auth.authenticate({ token })).sub, "ann");
   runtime.now = () => 2_000_000;
-  assertEquals((await rejection(tokens, token)).slice(0, 2), [401, "The token has expired"]);
+  assertEquals((await rejection(auth, token)).slice(0, 2), [401, "The token has expired"]);
 });
 
 Deno.test("jwt() accepts only the given algorithms", async () => {
@@ -198,61 +205,61 @@ Deno.test("jwt() accepts only the given algorithms", async () => {
   assertEquals([status, cause instanceof errors.JOSEAlgNotAllowed], [401, true]);
   // A public key is not a secret: a token signed with it as a shared secret must not pass.
   const published = new TextEncoder().encode(JSON.stringify(rs.jwk));
-  for (const tokens of [all, one]) {
+  for (const auth of [all, one]) {
     const forged = await new SignJWT(claimsOf()).setProtectedHeader({ alg: "HS256", kid: "rs" })
       .sign(published);
-    assertEquals((await rejection(tokens, forged))[0], 401);
+    assertEquals((await rejection(auth, forged))[0], 401);
   }
 });
 
 Deno.test("jwt() accepts a new key of the issuer, and fetches keys at most once in ten seconds", async () => {
   const [old, next, never] = await Promise.all(["old", "next", "never"].map((kid) => makeKey(kid)));
   await using server = new KeyServer(old!);
-  const tokens = jwt({ jwks: new URL(server.url) });
+  const auth = jwt({ jwks: new URL(server.url) });
   assertEquals(server.requests, 0);
   using time = new FakeTime(Date.now());
   await Promise.all(Array.from({ length: 10 }, async () => {
-    await tokens.authenticate({ token: await sign(old!) });
+    await auth.authenticate({ token: await sign(old!) });
   }));
   assertEquals(server.requests, 1);
 
   server.keys = [next!];
   // The key set is too new to be fetched again, so the client should retry.
-  assertEquals((await rejection(tokens, await sign(next!)))[0], 503);
+  assertEquals((await rejection(auth, await sign(next!)))[0], 503);
   assertEquals(server.requests, 1);
   time.tick(10_000);
-  await tokens.authenticate({ token: await sign(next!) });
+  await auth.authenticate({ token: await sign(next!) });
   assertEquals(server.requests, 2);
   time.tick(10_000);
   // A withdrawn or unknown key is rejected permanently once the key set was fetched.
-  assertEquals((await rejection(tokens, await sign(old!)))[0], 401);
+  assertEquals((await rejection(auth, await sign(old!)))[0], 401);
   assertEquals(server.requests, 3);
   for (let i = 0; i < 100; i++) {
-    assertEquals((await rejection(tokens, await sign(never!)))[0], 503);
+    assertEquals((await rejection(auth, await sign(never!)))[0], 503);
   }
   assertEquals(server.requests, 3);
-  await tokens.authenticate({ token: await sign(next!) });
+  await auth.authenticate({ token: await sign(next!) });
 });
 
 Deno.test("jwt() forgets a withdrawn key within ten minutes", async () => {
   const key = await makeKey("a");
   await using server = new KeyServer(key);
-  const tokens = jwt({ jwks: server.url });
+  const auth = jwt({ jwks: server.url });
   using time = new FakeTime(Date.now());
   const token = await sign(key);
-  await tokens.authenticate({ token });
+  await auth.authenticate({ token });
   server.keys = [];
   time.tick(599_000);
-  await tokens.authenticate({ token });
+  await auth.authenticate({ token });
   time.tick(1_000);
-  await assertRejects(() => tokens.authenticate({ token }), AuthenticationError);
+  await assertRejects(() => auth.authenticate({ token }), AuthenticationError);
   assertEquals(server.requests, 2);
 });
 
 Deno.test("jwt() rejects with 503 while keys cannot be fetched, and continues afterwards", async () => {
   const key = await makeKey("a");
   await using server = new KeyServer(key);
-  const tokens = jwt({ jwks: server.url });
+  const auth = jwt({ jwks: server.url });
   const token = await sign(key);
   const responses = [
     () => new Response("Broken", { status: 500 }),
@@ -262,12 +269,12 @@ Deno.test("jwt() rejects with 503 while keys cannot be fetched, and continues af
   ];
   for (const response of responses) {
     server.response = response;
-    const [status, text, cause] = await rejection(tokens, token);
+    const [status, text, cause] = await rejection(auth, token);
     assertEquals([status, text], [503, "Tokens cannot be checked now, try again later"]);
     assert(cause instanceof Error);
   }
   server.response = undefined;
-  await tokens.authenticate({ token });
+  await auth.authenticate({ token });
   const gone = jwt({ jwks: "http://127.0.0.1:1/jwks.json" });
   assertEquals((await rejection(gone, token))[0], 503);
 });
@@ -275,27 +282,27 @@ Deno.test("jwt() rejects with 503 while keys cannot be fetched, and continues af
 Deno.test("jwt() tries the matching keys for a token without a key id", async () => {
   const keys = await Promise.all(["a", "b", "c"].map((kid) => makeKey(kid, "ES256", false)));
   await using server = new KeyServer(keys[0]!, keys[1]!);
-  const tokens = jwt({ jwks: server.url });
+  const auth = jwt({ jwks: server.url });
   for (const key of keys.slice(0, 2)) {
-    await tokens.authenticate({ token: await sign(key, claimsOf(), {}) });
+    await auth.authenticate({ token: await sign(key, claimsOf(), {}) });
   }
   const expired = claimsOf({ exp: 1 });
   assertEquals(
-    (await rejection(tokens, await sign(keys[1]!, expired, {})))[1],
+    (await rejection(auth, await sign(keys[1]!, expired, {})))[1],
     "The token has expired",
   );
-  assertEquals((await rejection(tokens, await sign(keys[2]!, claimsOf(), {})))[0], 401);
+  assertEquals((await rejection(auth, await sign(keys[2]!, claimsOf(), {})))[0], 401);
 });
 
 Deno.test("jwt() allows for clocks that differ", async () => {
   const nowS = Math.floor(Date.now() / 1_000);
-  const tokens = jwt({ secret: SECRET, algorithms: ["HS256"], clockToleranceMs: 30_000 });
-  const claims = await tokens.authenticate({
+  const auth = jwt({ secret: SECRET, algorithms: ["HS256"], clockToleranceMs: 30_000 });
+  const claims = await auth.authenticate({
     token: await signBySecret(claimsOf({ exp: nowS - 10, nbf: nowS + 10 })),
   });
-  assertEquals(tokens.expiresAt(claims), (nowS - 10) * 1_000 + 30_000);
-  assertEquals((await rejection(tokens, await signBySecret(claimsOf({ exp: nowS - 60 }))))[0], 401);
-  assertEquals(tokens.expiresAt({ sub: "ann", exp: 1e300 }), 8.64e15);
+  assertEquals(auth.tokens.expiresAt(claims), (nowS - 10) * 1_000 + 30_000);
+  assertEquals((await rejection(auth, await signBySecret(claimsOf({ exp: nowS - 60 }))))[0], 401);
+  assertEquals(auth.tokens.expiresAt({ sub: "ann", exp: 1e300 }), 8.64e15);
 });
 
 Deno.test("jwt() rejects contradictory options", () => {
@@ -330,9 +337,9 @@ Deno.test("jwt() rejects contradictory options", () => {
 Deno.test("serve() admits users with tokens, in a header and in a message, and rejects others", async () => {
   const key = await makeKey("a");
   await using keys = new KeyServer(key);
-  const tokens = jwt({ jwks: keys.url, issuer: ISSUER, audience: "chat" });
+  const auth = jwt({ jwks: keys.url, issuer: ISSUER, audience: "chat" });
   const onSessionRejected = () => {};
-  await using server = listen({ ...tokens, allowTokenMessage: true, onSessionRejected });
+  await using server = listen({ ...auth, onSessionRejected });
   const token = await sign(key);
   await using byHeader = await dial(server.url, { headers: { authorization: `Bearer ${token}` } });
   await using inBand = await dial(server.url, { token });
@@ -356,15 +363,15 @@ Deno.test("serve() admits users with tokens, in a header and in a message, and r
 Deno.test("serve() closes the session of an expired token, and requests a new one if the client can renew", async () => {
   // A millisecond after the full second, half of the remaining time is not an integer.
   using time = new FakeTime(Math.ceil(Date.now() / 1_000) * 1_000 + 1);
-  const tokens = jwt({ secret: SECRET, algorithms: ["HS256"] });
+  const auth = jwt({ secret: SECRET, algorithms: ["HS256"] });
   const lasting = () => signBySecret(claimsOf({ exp: Math.floor(Date.now() / 1_000) + 60 }));
   let verified = 0;
-  const authenticate: typeof tokens.authenticate = async (context) => {
-    const claims = await tokens.authenticate(context);
+  const authenticate: typeof auth.authenticate = async (context) => {
+    const claims = await auth.authenticate(context);
     verified++;
     return claims;
   };
-  const options = { ...tokens, authenticate, allowTokenMessage: true, onSessionRejected() {} };
+  const options = { ...auth, authenticate, onSessionRejected() {} };
   await using server = new TestServer(options);
   await using fixed = await server.dial({
     headers: { authorization: `Bearer ${await lasting()}` },
@@ -392,4 +399,15 @@ Deno.test("serve() closes the session of an expired token, and requests a new on
   }
   const { code } = await fixed.closed;
   assertEquals([code, session.state, asked >= 3], [4401, "connected", true]);
+});
+
+Deno.test("serve() rejects tokens that would replace the expiry of jwt()", async () => {
+  const auth = jwt({ secret: SECRET, algorithms: ["HS256"] });
+  const error = assertThrows(
+    () => createServer({ ...auth, tokens: { inMessage: true, maxBytes: 65_536 } }),
+    TypeError,
+  );
+  assertStringIncludes(error.message, "tokens must have expiresAt; write tokens: { ...auth.tokens");
+  await using server = createServer({ ...auth, tokens: { ...auth.tokens, maxBytes: 65_536 } });
+  assertEquals(server.manager.count, 0);
 });

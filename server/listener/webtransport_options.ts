@@ -1,6 +1,5 @@
 /** Options of WebTransport, and their checks. */
 import type { QuicMount } from "../feature.ts";
-import type { AdmissionOptions } from "../admission/admission_options.ts";
 import { isDeno } from "../../base/platform.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 import type {
@@ -72,7 +71,7 @@ export interface WebTransportServeOptions extends
    * checked when the server starts:
    *
    * - **Origins:** `origins` must contain `*`, because the origin of a page is unknown.
-   * - **Tokens:** with `authenticate`, `allowTokenMessage` must be `true`. This engine does not
+   * - **Tokens:** with `authenticate`, `tokens.inMessage` must be `true`. This engine does not
    *   provide cookies or the `Authorization` header.
    * - **Protocol:** the client's URL must include the protocol, as `webTransportUrl` does:
    *   `?protocol=skein.1`. Other clients are rejected with 400.
@@ -136,10 +135,11 @@ export function webTransportOptions(
 }
 
 /** Options of a server that the built-in engine restricts. */
-export interface BuiltinEngineOptions
-  extends Pick<OriginRules, "origins">, Pick<AdmissionOptions<never>, "allowTokenMessage"> {
+export interface BuiltinEngineOptions extends Pick<OriginRules, "origins"> {
   /** The option `webTransport`. */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
+  /** The option `tokens`. */
+  readonly tokens?: { readonly inMessage?: boolean | undefined } | undefined;
   /** The option `authenticate`; only its presence matters. */
   readonly authenticate?: unknown;
 }
@@ -152,7 +152,7 @@ export interface BuiltinEngineOptions
  * @throws {TypeError} If an option needs such a feature.
  */
 export function checkBuiltinEngine(options: BuiltinEngineOptions, quic?: QuicMount): void {
-  const { webTransport, origins = [], authenticate, allowTokenMessage = false } = options;
+  const { webTransport, origins = [], authenticate, tokens } = options;
   if (typeof webTransport !== "object" || webTransport?.engine !== BUILTIN_ENGINE) return;
   const reject = (rule: string, received: string): never => {
     throw new TypeError(
@@ -164,10 +164,10 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions, quic?: QuicMou
   if (!origins.includes("*")) {
     reject('origins must contain "*", because requests have no Origin,', JSON.stringify(origins));
   }
-  if (authenticate !== undefined && !allowTokenMessage) {
+  if (authenticate !== undefined && !tokens?.inMessage) {
     reject(
-      "allowTokenMessage must be true with authenticate, because requests have no headers,",
-      `${allowTokenMessage}`,
+      "tokens.inMessage must be true with authenticate, because requests have no headers,",
+      `${tokens?.inMessage ?? false}`,
     );
   }
   // Each group of a MoQ track is a stream, and the engine would run out of streams.

@@ -68,7 +68,7 @@ export class Renewals {
     this.watch(session);
     const core = session[internals];
     const notify = async () => await this.#parts.onRenewed?.(session, before);
-    await core.inTime("onRenewed", notify())
+    await core.inTime("tokens.onRenewed", notify())
       .catch((error) => core.handlerFailed(error, "A handler failed"));
   }
 

@@ -60,7 +60,7 @@ export class FirstFrames {
     if (typeof frame !== "string" || exceedsBytes(frame, this.#maxTokenBytes)) {
       return this.#reject(
         CloseCode.unauthenticated,
-        `A token has at most ${this.#maxTokenBytes} bytes of text: see maxTokenBytes of the server`,
+        `A token has at most ${this.#maxTokenBytes} bytes of text: see tokens.maxBytes of the server`,
       );
     }
     const envelope = parseEnvelope(frame);

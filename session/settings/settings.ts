@@ -106,7 +106,7 @@ export interface SessionLimits {
   readonly concurrency?: number | undefined;
   /**
    * Time for which `request` waits for a reply, in milliseconds. It also limits how long a session
-   * waits for decisions of the application: `authorize`, `onOpen`, `onRenewed` and asynchronous
+   * waits for decisions of the application: `authorize`, `onOpen`, `tokens.onRenewed` and asynchronous
    * schemas.
    *
    * @default {30000}

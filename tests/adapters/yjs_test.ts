@@ -73,7 +73,7 @@ class Site implements AsyncDisposable {
       history: documents.history,
       requests: documents.requests,
       authenticate: ({ token }) => token ?? guest,
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authorize: (session, topic, action) => documents.authorize(session, topic, action),
     });
     documents.attach(server);

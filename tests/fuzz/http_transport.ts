@@ -138,7 +138,7 @@ const STATUSES: ReadonlySet<number> = new Set([
 export async function fuzzHttpTransport(random: Random, rounds: number): Promise<void> {
   using console = captureConsole();
   await using server = createServer({
-    allowTokenMessage: true,
+    tokens: { inMessage: true },
     authenticate: ({ token }) => token ?? "nobody",
     authorize: () => true,
     onSessionRejected() {},

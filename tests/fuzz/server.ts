@@ -44,7 +44,7 @@ async function oneServer(random: Random, inputs: number): Promise<void> {
     },
     presence: { graceMs: 0 },
     rooms: ["room:{name}"],
-    allowTokenMessage: random.below(2) === 0,
+    tokens: { inMessage: random.below(2) === 0 },
     ...(random.below(2) === 0 ? {} : {
       authenticate: async ({ token }) => {
         if (random.below(4) === 0) await turns(random.below(3));

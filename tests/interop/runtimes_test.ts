@@ -35,7 +35,7 @@ async function play(peer: Peer): Promise<{ line: unknown; success: boolean }> {
     await Deno.writeTextFile(file, await bundleClient(PROGRAM));
     await using server = listen({
       webTransport: false,
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authenticate({ token }) {
         if (token !== "s3cret") throw new AuthenticationError("Unknown token");
         return { name: "ann" };

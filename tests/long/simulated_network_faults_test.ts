@@ -67,7 +67,7 @@ class FaultyCluster {
         broker,
         authorize: () => true,
         authenticate: ({ token }) => token ?? guest,
-        allowTokenMessage: true,
+        tokens: { inMessage: true },
         history: { news: { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 } },
         requests: { double: ({ data }) => 2 * Number(data) },
         session: { heartbeat: { intervalMs: 5_000, timeoutMs: 12_000 } },

@@ -47,7 +47,7 @@ export class Site implements AsyncDisposable {
         webTransport: false,
         authorize: () => true,
         authenticate: ({ token }) => token ?? "nobody",
-        allowTokenMessage: true,
+        tokens: { inMessage: true },
         history: { "room:{name}": { size: 10_000, ttlMs: 60_000, bytes: 10_000_000 } },
         rooms: ["room:{name}"],
         ...serving,

@@ -33,7 +33,7 @@ const server = serve({
   webSocket: hardenedWebSocket(),
   broker,
   onListen: ({ port }) => console.log(JSON.stringify({ port })),
-  allowTokenMessage: true,
+  tokens: { inMessage: true },
   authenticate: ({ token }) => token ?? null,
   authorize: () => true,
   includePublisher: true,

@@ -44,6 +44,14 @@ export const MISTAKES_BEGIN: readonly string[] = [
   "serve({ contract: typed, authenticate: ({ token }) => token ?? null, userOf: (name) => name, " +
   "requests: { count: ({ data }, session) => data + session.value.at(0), " +
   '"tell:{id}": { resumable, async *handle({ params }, { value }) { yield params.id + value.at(0); } } } });',
+  // The callbacks of `tokens`, which stand after `authenticate`: with guests, and with a contract.
+  'serve({ authenticate: ({ token = "" }) => logins.get(token) ?? guest, tokens: { ' +
+  "expiresAt: ({ name }) => name.length, onRenewed: ({ value }, before) => " +
+  "{ const one: { name: string } | undefined = before ?? value; void one; } } });",
+  "serve({ contract: typed, authenticate: ({ token }) => token ?? null, " +
+  "tokens: { inMessage: true, expiresAt: (name) => name.length, onRenewed({ value }, before) " +
+  "{ own.publish(value.at(0)!, before.at(0)); } }, " +
+  "requests: { count: (_, session) => session.value.at(0)! } });",
   // Helpers that accept every server and every client.
   "const publishes = (one: Server) => one.publish('news', 'tea');",
   "const subscribes = (one: Client) => one.subscribe('news');",
@@ -131,6 +139,16 @@ export const MISTAKES: readonly { readonly code: string; readonly message: strin
     code: "serve({ requests: { join: (_, session) => session.value.length }, " +
       "authenticate: ({ token }) => token ?? null })",
     message: "'session.value' is of type 'unknown'.",
+  },
+  {
+    code: "serve({ tokens: { expiresAt: (value) => value.length }, " +
+      "authenticate: ({ token }) => token ?? null })",
+    message: "'value' is of type 'unknown'.",
+  },
+  {
+    code: "serve({ authenticate: ({ token }) => token ?? guest, " +
+      "tokens: { onRenewed: (_, before) => void before.length } })",
+    message: "'before' is possibly 'undefined'.",
   },
   {
     code: "serve({ contract: typed, authenticate: ({ token }) => token ?? null, " +

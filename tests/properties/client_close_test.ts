@@ -303,7 +303,7 @@ property("clients and a server that close during connects finish in time, and le
     const checks = guests.map(({ checkMs, isRejected }) => ({ checkMs, isRejected }));
     let count = 0;
     const { server, host } = world.serve<string>("server", ({ runtime }) => ({
-      allowTokenMessage: isInBand,
+      tokens: { inMessage: isInBand },
       signal: counted(stop.signal, listeners),
       session: {
         handshakeTimeoutMs: HANDSHAKE_MS,

@@ -153,7 +153,7 @@ property("each kind of envelope counts toward the rates of its session, user and
   async check(world, { steps, maxRejections, ...rates }) {
     let handled = 0;
     const { host, server } = world.serve<unknown>("server", () => ({
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authenticate: ({ token }) => token === GUEST ? {} : token,
       authorize: () => true,
       rooms: ["room:{name}"],

@@ -54,7 +54,7 @@ export async function serveNodes(
   return machines.map((machine) =>
     world.serve<string>(machine, (host) => ({
       broker: store.broker(host)!,
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authenticate: ({ token = "nobody" }) => token,
       authorize: () => true,
       onError() {},

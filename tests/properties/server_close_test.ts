@@ -185,7 +185,7 @@ class Closing {
       ...(host.life === 0 && { signal: this.#stop.signal }),
       session: { closeTimeoutMs: CLOSE_MS, handshakeTimeoutMs: HANDSHAKE_MS },
       limits: { maxSessionsPerUser: Infinity },
-      allowTokenMessage: one.isInBand,
+      tokens: { inMessage: one.isInBand },
       authenticate: async ({ token = "guest" }) => {
         const { checkMs, fails } = this.#checks.shift() ?? { checkMs: 0, fails: false };
         await pause(host.runtime, checkMs);

@@ -264,7 +264,7 @@ property("both sides of a session report how it closed, and all waiting calls fa
     let closes: Record<string, number> = {};
     const program = world.serve<string>("server", () => (closes = {}, {
       session: { heartbeat: HEARTBEAT, closeTimeoutMs: CLOSE_MS, concurrency: 16 },
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authenticate: ({ token = "ada" }) => token === "again" ? never() : token,
       userOf: (user) => user,
       authorize: never,

@@ -85,7 +85,7 @@ class Managed {
   constructor(readonly world: World) {
     this.#program = world.serve<unknown>("server", () => ({
       authenticate: ({ token }) => token === GUEST ? {} : token,
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       limits: LIMITS,
       session: {
         sendQueue: { maxMessages: 12, policy: "drop-oldest" },

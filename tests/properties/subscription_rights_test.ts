@@ -109,7 +109,7 @@ class Rights {
       isAdded: false,
     }));
     const program = this.#program = world.serve<number>("server", () => ({
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       authenticate: ({ token }) => Number(token),
       userOf: () => "ada",
       history: { "kept:{name}": {} },

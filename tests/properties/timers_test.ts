@@ -34,7 +34,7 @@ property("sessions have few timers, reconnects add none, and the last session le
     const { server, host } = world.serve<string>("server", ({ runtime }) => ({
       ...byToken,
       authorize: () => true,
-      expiresAt: () => runtime.now() + TOKEN_MS,
+      tokens: { ...byToken.tokens, expiresAt: () => runtime.now() + TOKEN_MS },
       rooms: ["room:{name}"],
       presence: { graceMs: 500 },
       requests: { echo: ({ data }) => data },

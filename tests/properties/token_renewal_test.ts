@@ -73,7 +73,6 @@ property("a session ends with its token unless that is renewed, and its client r
     const renewedMs: number[] = [];
     const lateMs: number[] = [];
     const { server } = world.serve<Identity>("server", () => ({
-      allowTokenMessage: true,
       authenticate: async ({ token = "" }) => {
         assert(!seen.includes(token), "a token that was used before");
         seen.push(token);
@@ -83,7 +82,6 @@ property("a session ends with its token unless that is renewed, and its client r
         return { user, endsAt: Number(endsAt), number: Number(number) };
       },
       userOf: ({ user }) => user,
-      expiresAt: ({ endsAt }) => endsAt,
       authorize: async ({ value }, topic) => {
         // Requests take turns, so the first token could expire before its renewal is read.
         if (topic === "kept:a" || value.number > 0) await world.pause(hookMs);
@@ -93,10 +91,14 @@ property("a session ends with its token unless that is renewed, and its client r
         return false;
       },
       history: { "kept:{name}": {} },
-      onRenewed: async ({ value }, before) => {
-        renewedMs.push(now());
-        assert(value.endsAt > (before as Identity).endsAt && value.user === "ada");
-        await world.pause(hookMs);
+      tokens: {
+        inMessage: true,
+        expiresAt: ({ endsAt }) => endsAt,
+        onRenewed: async ({ value }, before) => {
+          renewedMs.push(now());
+          assert(value.endsAt > (before as Identity).endsAt && value.user === "ada");
+          await world.pause(hookMs);
+        },
       },
       onClose: ({ value: { endsAt } }, { code }) => {
         if (code === CloseCode.unauthenticated) lateMs.push(now() - endsAt);

@@ -126,7 +126,7 @@ class Users {
     this.nodes = ["a", "b"].map((name) =>
       world.serve<string>(name, (host) => ({
         broker: this.store.broker(host),
-        allowTokenMessage: true,
+        tokens: { inMessage: true },
         authenticate: async ({ token = "" }) => {
           await pause(host.runtime, AUTHENTICATE_MS);
           return token;

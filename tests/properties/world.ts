@@ -434,7 +434,7 @@ export class World {
 
 /** Options of a server whose users are the tokens of clients, such as `token: () => "ada"`. */
 export const byToken = {
-  allowTokenMessage: true,
+  tokens: { inMessage: true },
   authenticate: ({ token }: { readonly token: string | undefined }): string => token ?? "",
   userOf: (user: string): string => user,
 } as const;

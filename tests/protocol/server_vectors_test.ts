@@ -154,8 +154,10 @@ class Run {
           return user;
         },
       }),
-      ...(given.endsAfterMs && { expiresAt: () => Date.now() + given.endsAfterMs! }),
-      allowTokenMessage: given.allowTokenMessage ?? false,
+      tokens: {
+        inMessage: given.allowTokenMessage ?? false,
+        ...(given.endsAfterMs && { expiresAt: () => Date.now() + given.endsAfterMs! }),
+      },
       session: { ...(maxMessageBytes && { maxMessageBytes }), ...(sendQueue && { sendQueue }) },
       ...(maxTopics && { limits: { maxTopicsPerSession: maxTopics } }),
       ...(rate && { rates: { perSession: { messages: rate } } }),

@@ -21,14 +21,13 @@ function serveAll() {
   let endsIn = TOKEN_MS;
   const server = listen<{ user: string; until: number }>({
     webTransport: false,
-    allowTokenMessage: true,
     authenticate: ({ token }) => {
       const user = users[token ?? ""];
       if (user === undefined) throw new AuthenticationError("Unknown token");
       return { user, until: Date.now() + endsIn };
     },
     userOf: ({ user }) => user,
-    expiresAt: ({ until }) => until,
+    tokens: { inMessage: true, expiresAt: ({ until }) => until },
     authorize: (_, topic) => topic !== "secret",
     includePublisher: true,
     rooms: ["room:{name}"],

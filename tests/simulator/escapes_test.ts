@@ -41,7 +41,7 @@ async function everything(turns: number): Promise<Simulation> {
       broker,
       authorize: () => true,
       authenticate: ({ token = "guest" }) => token,
-      allowTokenMessage: true,
+      tokens: { inMessage: true },
       userOf: (user: string) => user,
       rooms: ["room:{name}"],
       history: { "news": { size: 100, ttlMs: 60_000 } },

@@ -202,10 +202,9 @@ export class ClusterNode implements LiveServer {
     return {
       ...(broker && { broker }),
       node: { name },
-      allowTokenMessage: true,
       authenticate: ({ token }) => tokens.read(token),
       userOf: ({ user }) => user,
-      expiresAt: ({ endsAt }) => endsAt,
+      tokens: { inMessage: true, expiresAt: ({ endsAt }) => endsAt },
       authorize: ({ user }, topic) => permissions.allows(user, topic),
       history,
       limits: { maxSessionsPerUser, ...(has("limits") && LIMITS) },

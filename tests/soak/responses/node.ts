@@ -30,7 +30,7 @@ serve({
   onListen() {},
   broker: brokerFor(broker!),
   contract,
-  allowTokenMessage: true,
+  tokens: { inMessage: true },
   authenticate: ({ token }) => token ?? guest,
   requests: {
     numbers: {

@@ -10,7 +10,7 @@ const server = serve({
   onListen() {},
   broker: new RedisBroker({ url }),
   history: { "chat:{room}": { size: 10_000 } },
-  allowTokenMessage: true,
+  tokens: { inMessage: true },
   authenticate({ token }) {
     if (token === undefined) throw new AuthenticationError("No token");
     return token;

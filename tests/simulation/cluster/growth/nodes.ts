@@ -76,7 +76,10 @@ export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {
       broker: brokerOf(host),
       ...rules(),
       authorize: (_, topic) => isAllowed(host, topic),
-      expiresAt: (user) => host.runtime.now() + (user.startsWith(RESIDENT) ? STAY_MS : VISIT_MS),
+      tokens: {
+        inMessage: true,
+        expiresAt: (user) => host.runtime.now() + (user.startsWith(RESIDENT) ? STAY_MS : VISIT_MS),
+      },
       requests: requestsOf(host),
     }));
   return [start("growth-a"), start("growth-b"), start("growth-c")];
@@ -84,7 +87,6 @@ export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {
 
 /** The options of one server that need no machine. */
 const rules = (): Partial<SimulatedServerOptions<string, Contract>> => ({
-  allowTokenMessage: true,
   authenticate: ({ token = "guest" }) => {
     if (token.startsWith(REJECTED)) throw new AuthenticationError("planned");
     return token.startsWith(UNDECIDED) ? new Promise(() => {}) : token;
