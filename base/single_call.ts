@@ -5,7 +5,7 @@ import { within } from "./wait.ts";
 /** How long the next call waits for an aborted one, in milliseconds. */
 const ABORTED_MS = 1_000;
 
-interface Call<T> {
+interface SharedCall<T> {
   readonly result: Promise<T>;
   readonly stop: AbortController;
   /** Number of callers that wait for the result and have a signal. */
@@ -27,7 +27,7 @@ interface Call<T> {
 export class SingleCall<T> {
   readonly #runtime: Runtime;
   readonly #run: (options: { readonly signal: AbortSignal }) => T | Promise<T>;
-  #call: Call<T> | undefined;
+  #call: SharedCall<T> | undefined;
 
   constructor(
     runtime: Runtime,
@@ -71,7 +71,7 @@ export class SingleCall<T> {
     call.stop.abort();
   }
 
-  #start(): Call<T> {
+  #start(): SharedCall<T> {
     const stop = new AbortController();
     const result = (async () => await this.#run({ signal: stop.signal }))();
     const call = { result, stop, callers: 0, abortedAt: 0 };

@@ -25,7 +25,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { Generator } from "../cli/load/generator.ts";
 import type { LoadPlan } from "../cli/load/plan.ts";
 import { RawSocket } from "../cli/load/socket.ts";
-import { Sum } from "../cli/load/tally.ts";
+import { SampleSum } from "../cli/load/tally.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
 import { DialectLink, Group, type OpenClient } from "./dialect_link.ts";
 import { type Dialect, type DialectName, DIALECTS } from "./dialects.ts";
@@ -122,8 +122,8 @@ function generatorOf(plan: LoadPlan, group: Group): Generator {
 }
 
 /** The counts of a generator since its last sample. */
-function countsOf(generator: Generator): Sum {
-  const sum = new Sum();
+function countsOf(generator: Generator): SampleSum {
+  const sum = new SampleSum();
   sum.add(generator.sample());
   return sum;
 }

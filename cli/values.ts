@@ -1,6 +1,7 @@
 /** Option values that several commands share: times, tokens, headers, hashes. */
 import { type Arguments, type CommandOption, usageError } from "./command.ts";
 import type { Context } from "./context.ts";
+import type { Sha256Hash } from "../transport/certificate/certificate.ts";
 
 /** Longest time, in milliseconds. */
 const MAX_MS = 86_400_000;
@@ -21,14 +22,6 @@ export const CERT_HASH_OPTION: CommandOption = {
   isRepeatable: true,
   summary: "SHA-256 of a certificate that WebTransport trusts",
 };
-
-/** SHA-256 of a certificate, in the form that WebTransport accepts. */
-export interface Sha256Hash {
-  /** The algorithm. */
-  readonly algorithm: "sha-256";
-  /** The hash: 32 bytes. */
-  readonly value: Uint8Array<ArrayBuffer>;
-}
 
 /**
  * Reads a time, such as `30s`, `500ms`, `2m` or `1h`. A bare number means seconds.

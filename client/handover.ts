@@ -59,13 +59,13 @@ interface Moving<C extends Contract> extends Omit<MovingClient<C>, "session"> {
   /** The old session. */
   readonly from: Session;
   /** Sessions that the client moved away from earlier. */
-  readonly left: readonly Left[];
+  readonly left: readonly LeftSession[];
 }
 
 /** The moves of one client, one at a time. */
 export class Moves<C extends Contract> {
   readonly #client: MovingClient<C>;
-  #left: readonly Left[] = [];
+  #left: readonly LeftSession[] = [];
   #finished: Promise<unknown> | undefined;
   #isMoving = false;
 
@@ -74,7 +74,7 @@ export class Moves<C extends Contract> {
   }
 
   /** The newest session that the client has moved away from and that is still open. */
-  get left(): Left | undefined {
+  get left(): LeftSession | undefined {
     return this.#left.find(({ session }) => session.isReady);
   }
 
@@ -137,7 +137,7 @@ export class Moves<C extends Contract> {
  * treats the two as a single session, and sends messages for the user only to the new one. If the
  * new session breaks, the client opens another one next to this session.
  */
-export class Left {
+export class LeftSession {
   readonly session: Session;
 
   /** Treats the session as left for as long as it stays open. */
@@ -165,7 +165,7 @@ interface Moved {
   /** Resolves once the old session is closed. */
   readonly finished: Promise<void>;
   /** All sessions that are still open after the move, except the new one. */
-  readonly left: readonly Left[];
+  readonly left: readonly LeftSession[];
 }
 
 /**
@@ -182,7 +182,7 @@ async function handOver<C extends Contract>(
   const { from, open, signal } = moving;
   // Only a server that supports handovers issues a ticket.
   if (!from[internals].lineage.ticket) return;
-  const leaving = new Left(from);
+  const leaving = new LeftSession(from);
   const isOpen = whileOpen(from, signal);
   const opening = await open(
     (dial) => (url, options) => leaving.dialBeside(dial)(url, { ...options, only }),
@@ -214,7 +214,7 @@ async function replaceSilent<C extends Contract>(
 ): Promise<Moved & { readonly wasAlive: boolean } | undefined> {
   const { from, open, signal, subscriptions, adopt } = moving;
   const { settings: { runtime }, lineage: { ticket } } = from[internals];
-  const leaving = new Left(from);
+  const leaving = new LeftSession(from);
   const isOpen = whileOpen(from, signal);
   const confirmed = (dial: Dialer): Dialer => async (url, options) => {
     const startedAt = runtime.now();
@@ -272,7 +272,7 @@ function whileOpen(session: Session, signal: AbortSignal): AbortSignal {
 
 async function moveTo<C extends Contract>(
   next: Session,
-  leaving: Left,
+  leaving: LeftSession,
   { moving, isOpen }: { readonly moving: Moving<C>; readonly isOpen: AbortSignal },
 ): Promise<Moved | undefined> {
   const { from, left, signal, subscriptions, adopt } = moving;

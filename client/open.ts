@@ -64,13 +64,13 @@ export type Opening =
   | OpenFailure;
 
 /** The steps of an attempt: the URL, the token, the connection, its protocol, and the `hello`. */
-export type Step = "url" | "token" | "dial" | "protocol" | "hello";
+export type OpenStep = "url" | "token" | "dial" | "protocol" | "hello";
 
 /** A failed attempt to open a session. */
 export interface OpenFailure {
   readonly session?: undefined;
   /** The step that failed. */
-  readonly during: Step;
+  readonly during: OpenStep;
   /** The error that {@linkcode openSession} throws. */
   readonly error: unknown;
   /**
@@ -138,7 +138,7 @@ async function open(options: OpenOptions): Promise<Opening> {
     late.abort(new TimeoutError(`${failed} within ${ms} ms`, ms));
   });
   const signal = options.signal ? anySignal(options.signal, late.signal) : late.signal;
-  let during: Step = "url";
+  let during: OpenStep = "url";
   let connection: Connection | undefined;
   let session: Session | undefined;
   try {
@@ -193,7 +193,7 @@ async function open(options: OpenOptions): Promise<Opening> {
 }
 
 /** Describes the failure of a step in the form of a close. */
-function closeOf(error: unknown, step: Step): CloseInfo {
+function closeOf(error: unknown, step: OpenStep): CloseInfo {
   const { abnormal, malformed } = CloseCode;
   const own = step === "token"
     ? codeOfNoToken(error)

@@ -43,7 +43,7 @@ const UPGRADE_MS = 600_000;
 const CHANGED_MS = 30_000;
 
 /** The globals of a page that this module uses. Platforms other than browsers lack some of them. */
-interface Page extends Partial<EventTarget> {
+interface PageGlobals extends Partial<EventTarget> {
   readonly document?: EventTarget & { readonly hidden: boolean };
   readonly navigator?: { readonly connection?: EventTarget };
 }
@@ -121,7 +121,7 @@ export class PageWatch implements Disposable {
 
   handleEvent(event: Event): void {
     const { type } = event;
-    const { document } = globalThis as Page;
+    const { document } = globalThis as PageGlobals;
     if (type === "online" || type === "change") {
       this.#nextUpgradeAt = this.#lastUpgradeAt + CHANGED_MS;
     }
@@ -235,7 +235,7 @@ export class PageWatch implements Disposable {
 
 /** The events of a page's life cycle and network. Only the document receives `resume`. */
 function watched(): [target: Partial<EventTarget> | undefined, type: string][] {
-  const page = globalThis as Page;
+  const page = globalThis as PageGlobals;
   return [
     [page, "online"],
     [page, "pagehide"],

@@ -6,7 +6,7 @@ import type { Tab } from "./guest.ts";
 type ResponsesModule = typeof import("../session/responses/responses.ts");
 
 /** The session features other than messages. */
-export type Insight =
+export type ClientInsight =
   & typeof import("../session/insight/insight.ts")
   & Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
 
@@ -19,7 +19,7 @@ export interface ClientPlatform {
    *
    * @ignore
    */
-  readonly insight: () => Promise<Insight>;
+  readonly insight: () => Promise<ClientInsight>;
   /**
    * Loads streaming responses, request handlers and drop policies, on first use.
    *

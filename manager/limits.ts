@@ -9,7 +9,7 @@ import {
   sharesOf,
   type Slot,
 } from "../base/quotas/shares.ts";
-import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
+import { type CountedPeer, RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
@@ -64,14 +64,6 @@ export interface ManagerLimits {
 /** The reason why a session is rejected: the `limit` of a {@linkcode LimitError}. */
 export type RejectionReason = keyof ManagerLimits | "draining";
 
-/** User and address that a session counts toward. */
-export interface Peer {
-  /** The user; `undefined` is not counted. */
-  readonly user: string | undefined;
-  /** The network address; `undefined` is not counted. */
-  readonly address: string | undefined;
-}
-
 /**
  * A slot for a session that is still being established. The slot counts like a session until `add`
  * uses the reservation, or until it is disposed.
@@ -105,7 +97,7 @@ export class ConnectingClient implements Reservation {
   /** The limiter that holds the slot. */
   readonly limiter: SessionLimiter;
   /** The user and the address toward which the slot counts. */
-  peer: Peer;
+  peer: CountedPeer;
   /** The account of both. */
   account: Account;
   /** The slot; `undefined` until it is reserved, and once it was used or released. */
@@ -113,7 +105,7 @@ export class ConnectingClient implements Reservation {
   readonly #atAddress: Account;
 
   /** Looks up the account. Takes no slot yet. */
-  constructor(limiter: SessionLimiter, peer: Peer) {
+  constructor(limiter: SessionLimiter, peer: CountedPeer) {
     this.limiter = limiter;
     this.peer = peer;
     this.account = this.#atAddress = limiter.accounts.of(peer);
@@ -260,7 +252,7 @@ export class SessionLimiter {
    * @returns The slot, to be released when the session ends.
    * @throws {LimitError} If there is no room.
    */
-  take(peer: Peer, beside?: Slot): Slot {
+  take(peer: CountedPeer, beside?: Slot): Slot {
     return this.#take("add session", this.accounts.of(peer), beside);
   }
 
@@ -271,7 +263,7 @@ export class SessionLimiter {
    * @param beside The slot of the client's other session: both together are counted once.
    * @throws {LimitError} If there is no room.
    */
-  reserve(peer: Peer, beside?: Slot): Reservation {
+  reserve(peer: CountedPeer, beside?: Slot): Reservation {
     const client = new ConnectingClient(this, peer);
     client.reserve(beside);
     return client;
@@ -300,7 +292,7 @@ export class SessionLimiter {
    * @throws {LimitError} If the session has a different user or address, for which there is no
    * room.
    */
-  redeem(reservation: Reservation, peer: Peer, beside?: Slot): Slot {
+  redeem(reservation: Reservation, peer: CountedPeer, beside?: Slot): Slot {
     const { held, slot } = this.#heldOf(reservation, "add session");
     this.#checkDraining("add session");
     const { user, address = peer.address } = held.peer;

@@ -3,15 +3,16 @@ import { platformRuntime } from "../base/runtime.ts";
 import { LimitError } from "../errors.ts";
 import type { Sockets } from "./sockets.ts";
 import { Quotas, type Slot } from "../base/quotas/shares.ts";
-import { type ManagerLimits, type Peer, type Reservation, SessionLimiter } from "./limits.ts";
+import { type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
+import type { CountedPeer } from "./rate_limits.ts";
 
-const NOBODY: Peer = { user: undefined, address: undefined };
+const NOBODY: CountedPeer = { user: undefined, address: undefined };
 
-function user(name: string): Peer {
+function user(name: string): CountedPeer {
   return { user: name, address: undefined };
 }
 
-function address(key: string): Peer {
+function address(key: string): CountedPeer {
   return { user: undefined, address: key };
 }
 
@@ -48,7 +49,7 @@ Deno.test("SessionLimiter() accepts Infinity if another limit bounds the memory"
 });
 
 Deno.test("SessionLimiter.reserve() admits as many handshakes as there is room for", () => {
-  const cases: [ManagerLimits, Peer, number][] = [
+  const cases: [ManagerLimits, CountedPeer, number][] = [
     [{}, NOBODY, 10_000],
     [{}, user("ann"), 5_000],
     [{}, address("192.0.2.1"), 5_000],
@@ -83,7 +84,7 @@ Deno.test("Sockets.take() applies the default share of an address only once half
 });
 
 Deno.test("SessionLimiter.reserve() names the limit that was reached, and neither user nor address", () => {
-  const cases: [ManagerLimits, Peer, string, string][] = [
+  const cases: [ManagerLimits, CountedPeer, string, string][] = [
     [{ maxSessions: 1 }, user("ann"), "maxSessions", "this server"],
     [{ maxSessionsPerUser: 1 }, user("ann"), "maxSessionsPerUser", "your user"],
     [{ maxSessionsPerAddress: 1 }, address("192.0.2.1"), "maxSessionsPerAddress", "your address"],
@@ -217,11 +218,11 @@ Deno.test("SessionLimiter is exact after any order of operations", () => {
     state = (state * 1_103_515_245 + 12_345) % 2_147_483_648;
     return Math.floor(state / 65_536) % below;
   };
-  const held: [Reservation, Peer][] = [];
-  const sessions: [Slot, Peer][] = [];
+  const held: [Reservation, CountedPeer][] = [];
+  const sessions: [Slot, CountedPeer][] = [];
   const pick = <T>(from: T[]): T | undefined => from.splice(random(from.length || 1), 1)[0];
   for (let step = 0; step < 20_000; step++) {
-    const who: Peer = {
+    const who: CountedPeer = {
       user: random(4) === 0 ? undefined : `user${random(8)}`,
       address: random(4) === 0 ? undefined : `address${random(5)}`,
     };

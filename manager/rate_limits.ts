@@ -133,9 +133,11 @@ export const RATES: OptionKinds<RateLimitsOptions> = {
   shared: objectWith("SharedCounts", "take"),
 };
 
-/** User and address to count. */
-interface CountedPeer {
+/** User and address that a session counts toward. */
+export interface CountedPeer {
+  /** The user; `undefined` is not counted. */
   readonly user: string | undefined;
+  /** The network address; `undefined` is not counted. */
   readonly address: string | undefined;
 }
 

@@ -81,7 +81,7 @@ export interface AddOptions {
   readonly beside?: Session | undefined;
 }
 
-interface Entry {
+interface ListedSession {
   readonly session: Session;
   /** Key under which the session is listed with its user's. */
   readonly user: string;
@@ -140,7 +140,7 @@ export class SessionManager implements AsyncDisposable {
   readonly #limiter: SessionLimiter;
   readonly #totals = new StatsAccumulator();
   // Both are bounded by `maxSessions`.
-  readonly #entries = new Map<string, Entry>();
+  readonly #entries = new Map<string, ListedSession>();
   readonly #byUser = new Map<string, Session[]>();
   /**
    * Sessions that were removed while open. Their `#onEnd` is already registered, in case they are

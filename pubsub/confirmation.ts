@@ -11,13 +11,13 @@ const CONFIRM_TIMEOUT_MS = 10_000;
 /**
  * Called once, with an error if the broker did not confirm. MUST NOT throw.
  */
-type Waiter = (error?: BrokerError) => void;
+type ConfirmationCallback = (error?: BrokerError) => void;
 
 /** Notifies the sessions of a topic when publications of all nodes reach this node. */
 export class Confirmation {
   readonly #runtime: Runtime;
   readonly #topic: string;
-  readonly #waiting = new Set<Waiter>();
+  readonly #waiting = new Set<ConfirmationCallback>();
   #isGiven = false;
   #isClosed = false;
   #timer: Timer | undefined;
@@ -43,7 +43,7 @@ export class Confirmation {
    * Calls back once the subscription is in force or the time limit has passed. If it is already in
    * force, calls back immediately.
    */
-  wait(waiter: Waiter): void {
+  wait(waiter: ConfirmationCallback): void {
     if (this.#isGiven || this.#isClosed) return waiter();
     this.#waiting.add(waiter);
     this.#timer ??= this.#runtime.setTimeout(

@@ -21,7 +21,7 @@ const CLOSE_MS = 10_000;
 const NAME = /^[a-zA-Z][\w-]{0,63}$/;
 
 /** A feature that is mounted. */
-interface Part {
+interface MountedFeature {
   readonly name: string;
   readonly added: Mounted;
 }
@@ -48,7 +48,7 @@ export interface FeatureRequests {
  */
 export class Features {
   readonly #parts: FeaturesParts;
-  readonly #mounted: Part[] = [];
+  readonly #mounted: MountedFeature[] = [];
   #isClosed = false;
 
   /**
@@ -196,7 +196,10 @@ export class Features {
     await settlesWithin(this.#parts.runtime, closed, CLOSE_MS);
   }
 
-  async #settled(what: string, call: (part: Part) => Promise<unknown> | undefined): Promise<void> {
+  async #settled(
+    what: string,
+    call: (part: MountedFeature) => Promise<unknown> | undefined,
+  ): Promise<void> {
     await Promise.all(this.#mounted.map(async (part) => {
       try {
         await call(part);
@@ -206,7 +209,7 @@ export class Features {
     }));
   }
 
-  #wants(part: Part, head: RequestHead): boolean {
+  #wants(part: MountedFeature, head: RequestHead): boolean {
     const { http } = part.added;
     if (http === undefined) return false;
     if (http.wants !== undefined) {
@@ -218,7 +221,7 @@ export class Features {
     ) ?? false;
   }
 
-  #fetch(part: Part, request: Request, info: RequestInfo): Response | Promise<Response> {
+  #fetch(part: MountedFeature, request: Request, info: RequestInfo): Response | Promise<Response> {
     const failed = (error: unknown) => {
       this.#parts.report(`A request to ${part.name}`, error);
       return new Response("Internal server error", { status: 500 });
@@ -232,7 +235,7 @@ export class Features {
     }
   }
 
-  async #take(part: Part, request: WebTransportRequest): Promise<void> {
+  async #take(part: MountedFeature, request: WebTransportRequest): Promise<void> {
     try {
       await part.added.http!.webTransport!(request);
     } catch (error) {
@@ -240,7 +243,7 @@ export class Features {
     }
   }
 
-  #call<T>(part: Part, what: string, call: () => T): T | undefined {
+  #call<T>(part: MountedFeature, what: string, call: () => T): T | undefined {
     try {
       return call();
     } catch (error) {
@@ -249,13 +252,13 @@ export class Features {
     }
   }
 
-  #report({ name }: Part, what: string, error: unknown): void {
+  #report({ name }: MountedFeature, what: string, error: unknown): void {
     this.#parts.report(`${what}() of the feature ${name}`, error);
   }
 }
 
 /** Checks that a feature claims nothing that another one has. */
-function checkClaims({ name, added }: Part, others: readonly Part[]): void {
+function checkClaims({ name, added }: MountedFeature, others: readonly MountedFeature[]): void {
   const { http, topics, quic } = added;
   for (const path of http?.paths ?? []) checkPath(name, path);
   if (topics !== undefined && !topics.prefix.startsWith(STREAM_PREFIX)) {

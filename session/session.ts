@@ -72,7 +72,7 @@ export const READY_MS = 30_000;
 export { internals, SKEIN_PROTOCOL };
 
 /** Features that load on first use, see `SessionSettings.insight`. */
-type Insight = typeof import("./insight/insight.ts");
+type InsightModule = typeof import("./insight/insight.ts");
 
 /** Streaming responses, see `SessionSettings.responses`. */
 type ResponsesModule = typeof import("./responses/responses.ts");
@@ -886,8 +886,8 @@ export class Session<
     }
   }
 
-  #insight(): Promise<Insight> {
-    return this.#core.settings.insight() as Promise<Insight>;
+  #insight(): Promise<InsightModule> {
+    return this.#core.settings.insight() as Promise<InsightModule>;
   }
 
   /** Closes the session and waits until it has closed. Called by `await using`. */

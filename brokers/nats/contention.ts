@@ -10,7 +10,7 @@ const MAX_CONTENDED_MS = 30_000;
 export const MAX_PAUSE_MS = 10;
 
 /** The attempts of one change. */
-export class Attempts {
+export class ChangeAttempts {
   readonly #runtime: Runtime;
   readonly #endMs: number;
   #lost = 0;

@@ -3,7 +3,7 @@ import { JetStreamApiError } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
-import { Attempts } from "./contention.ts";
+import { ChangeAttempts } from "./contention.ts";
 import { repeatedRead, storageOf } from "./jetstream.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
@@ -27,7 +27,7 @@ interface KvBucket {
   readonly name: string;
   readonly ttlMs: number;
   /** By row that is being changed, the changes that wait; as many as there are calls. */
-  readonly changes: Map<string, Waiting[]>;
+  readonly changes: Map<string, WaitingChange[]>;
 }
 
 interface Rows {
@@ -35,7 +35,7 @@ interface Rows {
   readonly changes: KvBucket["changes"];
 }
 
-interface Waiting {
+interface WaitingChange {
   readonly change: (row: string | undefined) => StoreChange<unknown>;
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: unknown) => void;
@@ -185,8 +185,8 @@ export class NatsStore implements BrokerStore {
   async #run(
     bucket: KV,
     key: string,
-    changes: Map<string, Waiting[]>,
-    first: readonly Waiting[],
+    changes: Map<string, WaitingChange[]>,
+    first: readonly WaitingChange[],
   ): Promise<void> {
     for (let batch = first; batch.length > 0;) {
       try {
@@ -201,8 +201,8 @@ export class NatsStore implements BrokerStore {
     changes.delete(key);
   }
 
-  async #write(bucket: KV, key: string, batch: readonly Waiting[]): Promise<unknown[]> {
-    const attempts = new Attempts(this.#link.runtime);
+  async #write(bucket: KV, key: string, batch: readonly WaitingChange[]): Promise<unknown[]> {
+    const attempts = new ChangeAttempts(this.#link.runtime);
     while (true) {
       const { row, revision } = await this.#get(bucket, key);
       let next = row;

@@ -10,7 +10,7 @@ export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
  * - `rejected`: Redis did not run the command, and never will.
  * - `unknown`: Redis may have run the command.
  */
-type Failure = "later" | "rejected" | "unknown";
+type CommandFailure = "later" | "rejected" | "unknown";
 
 /**
  * First words of temporary errors, which mean that Redis is starting, failing over, moving slots,
@@ -34,7 +34,7 @@ const PASSING: ReadonlySet<string> = new Set([
 const UNSENT = /^(?:Stream isn't writeable|Cluster isn't ready|Too many Cluster redirections)/;
 
 /** Classifies a failed command. */
-export function failureOf(error: unknown): Failure {
+export function failureOf(error: unknown): CommandFailure {
   if (!(error instanceof Error)) return "unknown";
   if (UNSENT.test(error.message)) return "later";
   if (error.name !== "ReplyError") return "unknown";

@@ -14,7 +14,7 @@ import {
   type FileCallName,
   type FileCalls,
   type FileOperation,
-  type Outcome,
+  type OperationOutcome,
 } from "./file.ts";
 
 /**
@@ -30,18 +30,21 @@ export interface FileThread {
   /** Epoch of all histories. */
   readonly epoch: string;
   /** Runs a group; see `SqliteFile.run`. */
-  run(operations: readonly FileOperation[], now: number): Outcome[] | Promise<Outcome[]>;
+  run(
+    operations: readonly FileOperation[],
+    now: number,
+  ): OperationOutcome[] | Promise<OperationOutcome[]>;
   /** Closes the file. */
   close(): void | Promise<void>;
 }
 
 /** Arguments of an operation. */
-type Arguments<N extends FileCallName> = Parameters<FileCalls[N]>;
+type OperationArguments<N extends FileCallName> = Parameters<FileCalls[N]>;
 
 /** Result of an operation. */
-type Result<N extends FileCallName> = ReturnType<FileCalls[N]>;
+type OperationResult<N extends FileCallName> = ReturnType<FileCalls[N]>;
 
-interface Waiting extends Outgoing {
+interface WaitingOperation extends Outgoing {
   readonly operation: FileOperation;
   readonly done: (value: unknown) => void;
   readonly failed: (error: BrokerError) => void;
@@ -74,7 +77,7 @@ interface CommitQueueOptions extends WaitingLimits {
 export class CommitQueue {
   readonly #options: CommitQueueOptions;
   readonly #outbox: BrokerOutbox;
-  readonly #line: BrokerLine<Waiting>;
+  readonly #line: BrokerLine<WaitingOperation>;
   readonly #turn: TurnBatch;
   #isRunning = false;
 
@@ -105,9 +108,9 @@ export class CommitQueue {
    * @throws {BrokerError} If the operation failed, or too many operations wait.
    */
   call<N extends FileCallName>(
-    operation: readonly [name: N, ...args: Arguments<N>],
+    operation: readonly [name: N, ...args: OperationArguments<N>],
     { bytes, verb }: CallOptions = {},
-  ): Promise<Result<N>> {
+  ): Promise<OperationResult<N>> {
     return new Promise((done, failed) => this.start(operation, { bytes, verb, done, failed }));
   }
 
@@ -116,9 +119,9 @@ export class CommitQueue {
    * operations do.
    */
   start<N extends FileCallName>(
-    operation: readonly [name: N, ...args: Arguments<N>],
+    operation: readonly [name: N, ...args: OperationArguments<N>],
     { bytes = 0, verb = CALLS[operation[0]].verb, done, failed }: CallOptions & {
-      readonly done: (value: Result<N>) => void;
+      readonly done: (value: OperationResult<N>) => void;
       readonly failed: (error: BrokerError) => void;
     },
   ): void {
@@ -134,7 +137,9 @@ export class CommitQueue {
   }
 
   /** Records a fact in the memory of the file's thread, for which there is always room. */
-  note<N extends "follow" | "unfollow">(...operation: readonly [name: N, ...Arguments<N>]): void {
+  note<N extends "follow" | "unfollow">(
+    ...operation: readonly [name: N, ...OperationArguments<N>]
+  ): void {
     const quiet = { done: () => {}, failed: () => {} };
     this.#push({ operation, bytes: undefined, due: 0, isOver: false, ...quiet });
   }
@@ -145,7 +150,7 @@ export class CommitQueue {
     this.#outbox.close();
   }
 
-  #push(waiting: Waiting): void {
+  #push(waiting: WaitingOperation): void {
     if (this.#line.push(waiting)) this.#schedule();
   }
 
@@ -158,7 +163,7 @@ export class CommitQueue {
     const group = this.#line.takeBatch({ maxItems: GROUP, maxBytes: GROUP_BYTES });
     if (group.length === 0) return;
     this.#isRunning = true;
-    let outcomes: Outcome[];
+    let outcomes: OperationOutcome[];
     try {
       outcomes = await thread.run(group.map(({ operation }) => operation), runtime.now());
     } catch (error) {
@@ -169,7 +174,7 @@ export class CommitQueue {
     if (this.#line.isWaiting) this.#schedule();
   }
 
-  #settle(waiting: Waiting, [kind, value]: Outcome): void {
+  #settle(waiting: WaitingOperation, [kind, value]: OperationOutcome): void {
     this.#line.settle(waiting);
     const failure = kind === "failed" ? value : undefined;
     if (CALLS[waiting.operation[0]].effect === "write") this.#options.onOutcome(failure);

@@ -3,16 +3,16 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import { turns } from "../../tests/waiting.ts";
 import { CommitQueue } from "./commit_queue.ts";
-import type { FileOperation, Outcome } from "./file.ts";
+import type { FileOperation, OperationOutcome } from "./file.ts";
 
 /** A thread that records the groups, and replies when the test says so. */
 class StubThread {
   readonly epoch = "epoch";
   readonly groups: (readonly FileOperation[])[] = [];
   #started = Promise.withResolvers<void>();
-  #reply = Promise.withResolvers<Outcome[]>();
+  #reply = Promise.withResolvers<OperationOutcome[]>();
 
-  run(operations: readonly FileOperation[]): Promise<Outcome[]> {
+  run(operations: readonly FileOperation[]): Promise<OperationOutcome[]> {
     this.groups.push(operations);
     this.#started.resolve();
     return this.#reply.promise;

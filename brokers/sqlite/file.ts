@@ -39,20 +39,20 @@ export type FileCallName = keyof FileCalls;
 export type FileOperation = readonly [name: FileCallName, ...args: readonly unknown[]];
 
 /** The result of an operation, or the reason why it had no effect. */
-export type Outcome =
+export type OperationOutcome =
   | readonly [kind: "done", value: unknown]
   | readonly [kind: "failed", reason: string];
 
 /** Key in the `workerData` of a worker that owns a file. */
 export const OPTIONS_KEY = "skeinSqlite";
 
-/** A message to such a worker, which replies to each one with an {@linkcode Outcome}. */
+/** A message to such a worker, which replies to each one with an {@linkcode OperationOutcome}. */
 export type WorkerRequest =
   | readonly [kind: "run", operations: readonly FileOperation[], now: number]
   | readonly [kind: "close"];
 
 /** One row of the table of operations. */
-interface Call {
+interface OperationKind {
   /** The part of the file with the method of this name. */
   readonly part: "histories" | "facts" | "logs" | "file";
   /** `note` records a listener, which the same group's publications already reach. */
@@ -61,7 +61,7 @@ interface Call {
   readonly verb: string;
 }
 
-export const CALLS: Readonly<Record<FileCallName, Call>> = {
+export const CALLS: Readonly<Record<FileCallName, OperationKind>> = {
   append: { part: "histories", effect: "write", verb: "append" },
   read: { part: "histories", effect: "read", verb: "read history" },
   follow: { part: "histories", effect: "note", verb: "follow a topic" },
@@ -177,8 +177,8 @@ export class SqliteFile {
    * @param now Time in milliseconds since the Unix epoch.
    * @returns The outcome of each operation.
    */
-  run(operations: readonly FileOperation[], now: number): Outcome[] {
-    const outcomes: Outcome[] = [];
+  run(operations: readonly FileOperation[], now: number): OperationOutcome[] {
+    const outcomes: OperationOutcome[] = [];
     const writes: number[] = [];
     const reads: number[] = [];
     operations.forEach((operation, i) => {
@@ -232,7 +232,7 @@ export class SqliteFile {
   #transact(
     operations: readonly FileOperation[],
     indices: readonly number[],
-    outcomes: Outcome[],
+    outcomes: OperationOutcome[],
     now: number,
   ): boolean {
     if (indices.length === 0) return true;
@@ -259,7 +259,7 @@ export class SqliteFile {
   }
 
   /** Runs an operation that does not change the file. */
-  #reply(operation: FileOperation): Outcome {
+  #reply(operation: FileOperation): OperationOutcome {
     try {
       return ["done", this.#call(operation)];
     } catch (error) {

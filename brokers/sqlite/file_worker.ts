@@ -2,8 +2,8 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
 import {
+  type OperationOutcome,
   OPTIONS_KEY,
-  type Outcome,
   SqliteFile,
   type SqliteFileOptions,
   type WorkerRequest,
@@ -17,7 +17,7 @@ const options = (workerData as { readonly [OPTIONS_KEY]?: SqliteFileOptions } | 
 if (parentPort !== null && options !== undefined) {
   const port = parentPort;
   const reply = (act: () => unknown) => {
-    let outcome: Outcome;
+    let outcome: OperationOutcome;
     try {
       outcome = ["done", act()];
     } catch (error) {

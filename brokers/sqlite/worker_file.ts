@@ -8,8 +8,8 @@ import type { FileThread } from "./commit_queue.ts";
 import {
   type FileCalls,
   type FileOperation,
+  type OperationOutcome,
   OPTIONS_KEY,
-  type Outcome,
   type SqliteFileOptions,
   type WorkerRequest,
 } from "./file.ts";
@@ -21,7 +21,7 @@ import {
 export class WorkerFile implements FileThread {
   readonly #worker: Worker;
   readonly #ended = Promise.withResolvers<void>();
-  #reply: PromiseWithResolvers<Outcome> = Promise.withResolvers();
+  #reply: PromiseWithResolvers<OperationOutcome> = Promise.withResolvers();
   #epoch = "";
   /** The reason why the worker ended; `undefined` while it is running. */
   #end: BrokerError | undefined;
@@ -32,7 +32,7 @@ export class WorkerFile implements FileThread {
     const code = `import ${JSON.stringify(program)}`;
     const url = new URL(`data:text/javascript,${encodeURIComponent(code)}`);
     this.#worker = new Worker(url, { workerData: { [OPTIONS_KEY]: options } });
-    this.#worker.on("message", (outcome: Outcome) => this.#reply.resolve(outcome));
+    this.#worker.on("message", (outcome: OperationOutcome) => this.#reply.resolve(outcome));
     let cause: unknown;
     this.#worker.on("error", (error: unknown) => cause ??= error);
     this.#worker.on("exit", (code: number) => {
@@ -72,8 +72,8 @@ export class WorkerFile implements FileThread {
   }
 
   /** Runs a group, one at a time. */
-  async run(operations: readonly FileOperation[], now: number): Promise<Outcome[]> {
-    return await this.#ask(["run", operations.map(compactOperation), now]) as Outcome[];
+  async run(operations: readonly FileOperation[], now: number): Promise<OperationOutcome[]> {
+    return await this.#ask(["run", operations.map(compactOperation), now]) as OperationOutcome[];
   }
 
   /** Closes the file, and stops the worker. */

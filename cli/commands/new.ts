@@ -146,11 +146,11 @@ async function nameOf(folder: string): Promise<string> {
   return path.split(/[/\\]/).findLast((part) => part !== "") ?? "project";
 }
 
-type Lines = AsyncGenerator<string, void, undefined>;
+type InputLines = AsyncGenerator<string, void, undefined>;
 
 /** Asks in a terminal until the input is valid. Resolves to `undefined` if the input ends first. */
 async function ask<T>(
-  lines: Lines,
+  lines: InputLines,
   { stdout, signal }: Context,
   { question, read }: {
     readonly question: string;
@@ -171,7 +171,7 @@ async function ask<T>(
  * Asks for a template, by number or name. Without a terminal, uses the smallest template and says
  * so.
  */
-async function chooseTemplate(lines: Lines, context: Context): Promise<string> {
+async function chooseTemplate(lines: InputLines, context: Context): Promise<string> {
   const { isTerminal, stdout, stderr } = context;
   if (!isTerminal) {
     const others = NAMES.filter((name) => name !== FALLBACK).join(", ");
@@ -211,7 +211,7 @@ async function wantsGit(
   { args, context, lines }: {
     readonly args: Arguments;
     readonly context: Context;
-    readonly lines: Lines;
+    readonly lines: InputLines;
   },
 ): Promise<boolean> {
   if (args.flag("git")) return true;

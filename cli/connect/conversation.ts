@@ -39,14 +39,14 @@ const MAX_MEMBERS = 10_000;
 const MAX_STATES = 32;
 
 /** The peer of a conversation: a client, or a session that does not use Skein's protocol. */
-export type Peer =
+export type ConversationPeer =
   | { readonly kind: "client"; readonly client: Client }
   | { readonly kind: "plain"; readonly session: Session<unknown, Contract, "client"> };
 
 /** Options for {@linkcode Conversation}. */
 export interface ConversationOptions {
   /** The peer. */
-  readonly peer: Peer;
+  readonly peer: ConversationPeer;
   /** The address, for the command `status`. */
   readonly url: string;
   /** Longest wait for a reply, or for the next item of a streaming response, in milliseconds. */

@@ -142,12 +142,12 @@ export function textOfEvent(
 }
 
 /** A mark and a text, which may have several lines. */
-interface Lines {
+interface MarkedText {
   readonly mark: string;
   readonly text: string;
 }
 
-function linesOf(event: TalkEvent, colors: Colors): Lines {
+function linesOf(event: TalkEvent, colors: Colors): MarkedText {
   const { bold, dim, green, red, cyan, yellow, magenta } = colors;
   const own = green("✓");
   switch (event.type) {
@@ -246,7 +246,7 @@ function linesOf(event: TalkEvent, colors: Colors): Lines {
   }
 }
 
-function statusLines(status: TalkStatus, { green, yellow, red, dim }: Colors): Lines {
+function statusLines(status: TalkStatus, { green, yellow, red, dim }: Colors): MarkedText {
   switch (status.name) {
     case "connecting":
       return { mark: yellow("○"), text: dim("connecting") };

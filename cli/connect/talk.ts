@@ -9,7 +9,7 @@ import { type Arguments, CommandError, Exit, usageError } from "../command.ts";
 import { type Context, linesOf } from "../context.ts";
 import { rejectionCure } from "../rejection_cure.ts";
 import { duration, hashesOf, headersOf, tokenOf } from "../values.ts";
-import { Conversation, type Peer } from "./conversation.ts";
+import { Conversation, type ConversationPeer } from "./conversation.ts";
 import { causeText, jsonOf, type TalkEvent, textOfEvent } from "./event.ts";
 import { addHistory, historyFile, readHistory } from "./history.ts";
 import { completions, idOf, parseOrder } from "./order.ts";
@@ -39,7 +39,7 @@ export async function talk(args: Arguments, context: Context): Promise<number> {
   }
 }
 
-interface Settings {
+interface TalkSettings {
   readonly url: URL;
   readonly isPlain: boolean;
   readonly isJson: boolean;
@@ -51,7 +51,7 @@ interface Settings {
   readonly runtime: Context["runtime"];
 }
 
-function readSettings(args: Arguments, { env, runtime }: Context): Settings {
+function readSettings(args: Arguments, { env, runtime }: Context): TalkSettings {
   const isPlain = args.value("protocol") === "plain";
   if (isPlain && args.value("token") !== undefined) {
     throw usageError("Cannot connect: a plain session has no token; use a header, or ?token=");
@@ -69,7 +69,7 @@ function readSettings(args: Arguments, { env, runtime }: Context): Settings {
   };
 }
 
-async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> {
+async function openPeer(settings: TalkSettings, signal: AbortSignal): Promise<ConversationPeer> {
   const { url, isPlain, token, transports, headers, hashes, runtime } = settings;
   const options = {
     transports: transports.length > 0 ? transports : undefined,
@@ -119,7 +119,7 @@ function unreachable(reason: string, cause: unknown): CommandError {
 }
 
 class Talk {
-  readonly #peer: Peer;
+  readonly #peer: ConversationPeer;
   readonly #conversation: Conversation;
   readonly #context: Context;
   readonly #isJson: boolean;
@@ -131,8 +131,8 @@ class Talk {
   #isRejected = false;
 
   constructor(
-    peer: Peer,
-    { url, isJson, timeoutMs, context, over, signal }: Settings & {
+    peer: ConversationPeer,
+    { url, isJson, timeoutMs, context, over, signal }: TalkSettings & {
       readonly context: Context;
       readonly over: AbortController;
       readonly signal: AbortSignal;

@@ -50,7 +50,7 @@ export function targetOf(url: URL, headers: Target["headers"]): Target {
 }
 
 /** An HTTP response. */
-export interface Exchange {
+export interface HttpExchange {
   /** Head of the response. */
   readonly head: HttpHead;
   /** Start of the body, on one line. */
@@ -232,7 +232,7 @@ export async function ask(
     readonly more?: Target["headers"] | undefined;
     readonly method?: string | undefined;
   },
-): Promise<Exchange> {
+): Promise<HttpExchange> {
   const serverName = isSecure ? host : undefined;
   using line = await Line.open({ address, port, serverName }, signal);
   endWith(line, signal);
@@ -248,9 +248,9 @@ export async function checkHttp(
   list: CheckList,
   target: Target,
   address: string,
-): Promise<Exchange | undefined> {
+): Promise<HttpExchange | undefined> {
   const { isSecure, url, port } = target;
-  const exchange = await list.run<Exchange & { readonly atMs: number }>(
+  const exchange = await list.run<HttpExchange & { readonly atMs: number }>(
     { id: "http", title: "HTTP" },
     async (signal) => {
       const response = await ask(target, address, { signal }).catch((error) => {

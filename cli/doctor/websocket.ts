@@ -8,7 +8,7 @@ import type { Session } from "../../session/session.ts";
 import { acceptKeyOf } from "../../transport/hardened/accept_key.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 import { type CheckList, Fault, type Finding } from "./check.ts";
-import { ask, type Exchange, gatewayFault, type Target } from "./network.ts";
+import { ask, gatewayFault, type HttpExchange, type Target } from "./network.ts";
 
 const PROTOCOL = "skein.1";
 
@@ -72,7 +72,7 @@ async function askUpgrade(
     readonly protocol?: string;
     readonly origin?: string;
   },
-): Promise<{ readonly response: Exchange; readonly key: string }> {
+): Promise<{ readonly response: HttpExchange; readonly key: string }> {
   const key = crypto.getRandomValues(new Uint8Array(16)).toBase64();
   const fields = [
     "Connection: Upgrade",
@@ -96,7 +96,7 @@ async function askUpgrade(
 }
 
 /** Finds cause and fix of a response that is not an upgrade. */
-function upgradeFault({ head, text }: Exchange): Pick<Finding, "cause" | "cure"> {
+function upgradeFault({ head, text }: HttpExchange): Pick<Finding, "cause" | "cure"> {
   const { status, headers } = head;
   const gateway = gatewayFault(status);
   if (gateway !== undefined) return gateway;

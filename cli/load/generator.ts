@@ -34,7 +34,7 @@ const DRAIN_MS = 5_000;
 const CLOSE_MS = 5_000;
 
 /** A thread's part of a load. */
-export interface Part {
+export interface LoadPart {
   /** Number of the thread, starting at 0. */
   readonly index: number;
   /** Number of threads. */
@@ -81,7 +81,7 @@ export interface GeneratorOptions {
   /** Clocks and timers. */
   readonly runtime: Runtime;
   /** The part of this thread. */
-  readonly part: Part;
+  readonly part: LoadPart;
   /** Opens the links. */
   readonly openLink: OpenLink;
   /** Ends the load early. */
@@ -100,7 +100,7 @@ export interface GeneratorOptions {
 export class Generator implements Thread {
   readonly #runtime: Runtime;
   readonly #plan: LoadPlan;
-  readonly #part: Part;
+  readonly #part: LoadPart;
   readonly #openLink: OpenLink;
   readonly #signal: AbortSignal;
   readonly #tally = new LoadTally();

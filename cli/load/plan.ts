@@ -1,6 +1,7 @@
 /** The plan of a load: messages, rate and transport. */
 import { type Arguments, usageError } from "../command.ts";
-import { duration, hashesOf, headersOf, type Sha256Hash } from "../values.ts";
+import { duration, hashesOf, headersOf } from "../values.ts";
+import type { Sha256Hash } from "../../transport/certificate/certificate.ts";
 import type { TransportName } from "../../transport/race/options.ts";
 
 const MAX_SESSIONS = 100_000;

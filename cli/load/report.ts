@@ -4,7 +4,7 @@ import { plainText } from "../context.ts";
 import { rejectionCure } from "../rejection_cure.ts";
 import type { LoadPlan } from "./plan.ts";
 import { MAX_POINTS, plot, shortBytes, shortNumber, shortTime } from "./plot.ts";
-import type { LoadResult, Progress } from "./run.ts";
+import type { LoadProgress, LoadResult } from "./run.ts";
 
 interface Point {
   readonly isMeasured: boolean;
@@ -33,7 +33,7 @@ export class LoadView {
   }
 
   /** Shows an interval. */
-  show(progress: Progress): void {
+  show(progress: LoadProgress): void {
     const { sum, intervalMs, connected, phase } = progress;
     const { latency, counts } = sum;
     const hasTimes = latency.count > 0;
@@ -67,7 +67,7 @@ export class LoadView {
     this.#drawn = 0;
   }
 
-  #line({ phase, elapsedMs, connected, sum, cores }: Progress): string {
+  #line({ phase, elapsedMs, connected, sum, cores }: LoadProgress): string {
     const { sessions } = this.#plan;
     const { rate, p50, p99 } = this.#points.at(-1)!;
     const times = p50 === undefined ? "" : `, p50 ${shortTime(p50)}, p99 ${shortTime(p99!)}`;
@@ -76,7 +76,7 @@ export class LoadView {
       `${shortNumber(Math.round(rate))} messages/s in${times}${failed}, ${cores.toFixed(2)} cores`;
   }
 
-  #draw(progress: Progress): void {
+  #draw(progress: LoadProgress): void {
     const { stderr, colors } = this.#context;
     const { phase, elapsedMs, connected, pending, cores } = progress;
     const { sessions, mode, durationMs, warmUpMs } = this.#plan;

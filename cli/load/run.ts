@@ -7,7 +7,7 @@ import { Generator, type Thread } from "./generator.ts";
 import type { Quantiles } from "./histogram.ts";
 import { openLink } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
-import { type Counts, Sum } from "./tally.ts";
+import { type Counts, SampleSum } from "./tally.ts";
 import { LoadThread } from "./thread.ts";
 
 /** Cores per thread above which the generator may be the bottleneck. */
@@ -20,7 +20,7 @@ const LATE_MS = 20;
 const KEPT_UP = 0.95;
 
 /** One interval of a load, for the plot. */
-export interface Progress {
+export interface LoadProgress {
   /** State of the load. */
   readonly phase: "opening" | "warming up" | "measuring" | "ending";
   /** Time since the start of the phase, in milliseconds. */
@@ -32,7 +32,7 @@ export interface Progress {
   /** Messages in flight. */
   readonly pending: number;
   /** Counts of the interval. */
-  readonly sum: Sum;
+  readonly sum: SampleSum;
   /** CPU time of this process in the interval, in cores. */
   readonly cores: number;
 }
@@ -104,7 +104,7 @@ export interface RunOptions {
   /** Stops the load early. The result covers the time until then. */
   readonly signal: AbortSignal;
   /** Called after each interval. */
-  readonly onProgress: (progress: Progress) => void;
+  readonly onProgress: (progress: LoadProgress) => void;
 }
 
 /**
@@ -118,7 +118,7 @@ export async function runLoad(plan: LoadPlan, options: RunOptions): Promise<Load
   const { runtime, signal } = options;
   using threads = new Threads(plan, runtime, signal);
   const startedAt = new Date(runtime.now()).toISOString();
-  const total = new Sum();
+  const total = new SampleSum();
   const meter = new LoadMeter(runtime);
   await using watch = new Watch(threads, total, meter, { ...options, plan });
   await threads.each((thread) => thread.open());
@@ -141,7 +141,7 @@ function resultOf({ plan, startedAt, measuredMs, total, open, cores, rssBytes, s
   readonly plan: LoadPlan;
   readonly startedAt: string;
   readonly measuredMs: number;
-  readonly total: Sum;
+  readonly total: SampleSum;
   readonly open: number;
   readonly cores: number;
   readonly rssBytes: number;
@@ -274,12 +274,12 @@ class LoadMeter {
 /** Takes a sample every interval, for the totals of the load and for the plot. */
 class Watch implements AsyncDisposable {
   readonly #threads: Threads;
-  readonly #total: Sum;
+  readonly #total: SampleSum;
   readonly #meter: LoadMeter;
   readonly #options: RunOptions & { readonly plan: LoadPlan };
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
-  #phase: Progress["phase"] = "opening";
+  #phase: LoadProgress["phase"] = "opening";
   #phaseMs: number;
   #takenMs: number;
   /** Samples are taken one after the other. */
@@ -287,7 +287,7 @@ class Watch implements AsyncDisposable {
 
   constructor(
     threads: Threads,
-    total: Sum,
+    total: SampleSum,
     meter: LoadMeter,
     options: RunOptions & { readonly plan: LoadPlan },
   ) {
@@ -300,7 +300,7 @@ class Watch implements AsyncDisposable {
   }
 
   /** Takes a sample, and starts the next phase. Returns the number of open sessions. */
-  async turn(phase: Progress["phase"]): Promise<number> {
+  async turn(phase: LoadProgress["phase"]): Promise<number> {
     const connected = await this.#take();
     this.#phase = phase;
     this.#phaseMs = this.#options.runtime.monotonic();
@@ -335,14 +335,14 @@ class Watch implements AsyncDisposable {
   async #takeNext(): Promise<number> {
     const { runtime, onProgress } = this.#options;
     const samples = await this.#threads.each((thread) => thread.sample());
-    const sum = new Sum();
+    const sum = new SampleSum();
     for (const sample of samples) {
       sum.add(sample);
       this.#total.add(sample);
     }
     const now = runtime.monotonic();
     const connected = samples.reduce((all, sample) => all + sample.connected, 0);
-    const progress: Progress = {
+    const progress: LoadProgress = {
       phase: this.#phase,
       elapsedMs: now - this.#phaseMs,
       intervalMs: now - this.#takenMs,

@@ -124,7 +124,7 @@ export class LoadTally {
 }
 
 /** The sum of samples, either of several threads in one interval or of a whole load. */
-export class Sum {
+export class SampleSum {
   /** Times from the send to the reply. */
   readonly latency: Histogram = new Histogram();
   /** Times to open a session. */

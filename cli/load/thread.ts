@@ -1,18 +1,18 @@
 /** The main thread's side of a thread that runs a part of a load. */
-import type { Part, Thread } from "./generator.ts";
+import type { LoadPart, Thread } from "./generator.ts";
 import type { LoadPlan } from "./plan.ts";
 import type { Sample } from "./tally.ts";
 
-type Step = keyof Thread;
+type ThreadStep = keyof Thread;
 
 /** A message to the worker. */
-export type Call =
-  | { readonly begin: { readonly plan: LoadPlan; readonly part: Part } }
-  | { readonly id: number; readonly step: Step }
+export type ThreadCall =
+  | { readonly begin: { readonly plan: LoadPlan; readonly part: LoadPart } }
+  | { readonly id: number; readonly step: ThreadStep }
   | { readonly stop: true };
 
 /** A message from the worker. */
-export interface Reply {
+export interface ThreadReply {
   /** Number of the call. */
   readonly id: number;
   /** Result of the call. */
@@ -25,7 +25,7 @@ export interface Reply {
 export class LoadThread implements Thread, Disposable {
   readonly #worker: Worker;
   readonly #signal: AbortSignal;
-  readonly #stop = () => this.#worker.postMessage({ stop: true } satisfies Call);
+  readonly #stop = () => this.#worker.postMessage({ stop: true } satisfies ThreadCall);
   /** Pending calls; at most one per step. */
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   #lastId = 0;
@@ -37,10 +37,10 @@ export class LoadThread implements Thread, Disposable {
    * @param part The thread's part.
    * @param signal Ends the load early.
    */
-  constructor(plan: LoadPlan, part: Part, signal: AbortSignal) {
+  constructor(plan: LoadPlan, part: LoadPart, signal: AbortSignal) {
     this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
     this.#signal = signal;
-    this.#worker.onmessage = ({ data: { id, value, error } }: MessageEvent<Reply>) => {
+    this.#worker.onmessage = ({ data: { id, value, error } }: MessageEvent<ThreadReply>) => {
       const call = this.#calls.get(id);
       this.#calls.delete(id);
       if (error === undefined) call?.resolve(value);
@@ -53,7 +53,7 @@ export class LoadThread implements Thread, Disposable {
       }
       this.#calls.clear();
     };
-    this.#worker.postMessage({ begin: { plan, part } } satisfies Call);
+    this.#worker.postMessage({ begin: { plan, part } } satisfies ThreadCall);
     signal.addEventListener("abort", this.#stop, { once: true });
     if (signal.aborted) this.#stop();
   }
@@ -89,11 +89,11 @@ export class LoadThread implements Thread, Disposable {
     this.#worker.terminate();
   }
 
-  #call(step: Step): Promise<unknown> {
+  #call(step: ThreadStep): Promise<unknown> {
     const id = ++this.#lastId;
     const call = Promise.withResolvers<unknown>();
     this.#calls.set(id, call);
-    this.#worker.postMessage({ id, step } satisfies Call);
+    this.#worker.postMessage({ id, step } satisfies ThreadCall);
     return call.promise;
   }
 }

@@ -3,14 +3,14 @@ import { textOf } from "../../base/error_text.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Generator } from "./generator.ts";
 import { openLink } from "./links.ts";
-import type { Call, Reply } from "./thread.ts";
+import type { ThreadCall, ThreadReply } from "./thread.ts";
 
-interface Scope {
-  onmessage: ((event: MessageEvent<Call>) => void) | null;
-  postMessage(reply: Reply): void;
+interface WorkerScope {
+  onmessage: ((event: MessageEvent<ThreadCall>) => void) | null;
+  postMessage(reply: ThreadReply): void;
 }
 
-const scope = globalThis as unknown as Scope;
+const scope = globalThis as unknown as WorkerScope;
 const stop = new AbortController();
 let generator: Generator | undefined;
 

@@ -20,7 +20,7 @@ const MAX_IN_FLIGHT = 1024;
 const MAX_BYTES_IN_FLIGHT = 524_288;
 
 /** The keys that are added to a message when a session accepts it. */
-interface Keys {
+interface EnvelopeKeys {
   readonly seq?: number;
   readonly client?: string;
 }
@@ -79,7 +79,7 @@ export class Delivery {
   }
 
   /** Sends one message. Returns false if it is larger than the server accepts. */
-  #send(core: Inside, entry: OutboxEntry, keys: Keys): boolean {
+  #send(core: Inside, entry: OutboxEntry, keys: EnvelopeKeys): boolean {
     const message = extended(entry, keys);
     if (isTooLarge(core, message)) {
       this.#outbox.shift(this.#inFlight);
@@ -128,7 +128,7 @@ export function flushed(
   );
 }
 
-function keysOf({ seq }: OutboxEntry, core: Inside): Keys {
+function keysOf({ seq }: OutboxEntry, core: Inside): EnvelopeKeys {
   if (core.sending.isIntroduced) return { seq };
   return { seq, client: core.settings.client };
 }

@@ -26,7 +26,7 @@ export const MAX_AT_ONCE = 32;
  */
 export const MAX_REPEAT_MS = 90_000;
 
-interface Publication extends EncodedMessage {
+interface PendingPublication extends EncodedMessage {
   /** The number of the call, starting at 1. */
   readonly number: number;
   readonly options: ClientPublishOptions;
@@ -61,7 +61,7 @@ export class OutboxPublications {
   readonly #outbox: Outbox;
   readonly #signal: AbortSignal;
   readonly #mustWait: (topic: string) => boolean;
-  readonly #pending = new Map<number, Publication>();
+  readonly #pending = new Map<number, PendingPublication>();
   /** The number of the newest publication. */
   last = 0;
   /**
@@ -91,7 +91,7 @@ export class OutboxPublications {
    */
   add(message: EncodedMessage, options: ClientPublishOptions): Promise<void> {
     this.#outbox.reserve(message.size, "publish");
-    const publication: Publication = {
+    const publication: PendingPublication = {
       ...message,
       options,
       number: ++this.last,
@@ -129,7 +129,7 @@ export class OutboxPublications {
   async sendIn(session: Session): Promise<void> {
     const outbox = this.#outbox;
     const core = session[internals];
-    const sent = new Set<Publication>();
+    const sent = new Set<PendingPublication>();
     outbox.publishing = 0;
     void session.closed.then(() => outbox.notify());
     while (outbox.isFor(session)) {
@@ -149,7 +149,7 @@ export class OutboxPublications {
    * Returns the next publication to send in a session. It keeps the order on each topic: an earlier
    * publication blocks its topic while it waits, or while another open session may still make it.
    */
-  #next(session: Session): Publication | undefined {
+  #next(session: Session): PendingPublication | undefined {
     // Messages are judged first.
     if (this.#outbox.isSearching && this.#outbox.first) return undefined;
     /** The delivery whose repetitions may pass on each blocked topic; `"none"` if none may. */
@@ -172,7 +172,7 @@ export class OutboxPublications {
     return undefined;
   }
 
-  #send(core: Inside, publication: Publication, sent: Set<Publication>): void {
+  #send(core: Inside, publication: PendingPublication, sent: Set<PendingPublication>): void {
     const { sending, session } = core as Inside<Session>;
     const outbox = this.#outbox;
     const { runtime } = outbox;
@@ -218,7 +218,7 @@ export class OutboxPublications {
     });
   }
 
-  #failed(publication: Publication, error: unknown, session: Session): void {
+  #failed(publication: PendingPublication, error: unknown, session: Session): void {
     publication.requests--;
     const isLatest = publication.session === session;
     if (error instanceof SessionClosedError) {
@@ -240,7 +240,7 @@ export class OutboxPublications {
     if (isLatest) publication.session = undefined;
   }
 
-  #closedForSize(publication: Publication): void {
+  #closedForSize(publication: PendingPublication): void {
     const outbox = this.#outbox;
     const isAlone = outbox.publishing === 1 && outbox.first === undefined;
     const failure = outbox.closedForSize(isAlone ? publication : undefined, "publish");
@@ -248,16 +248,16 @@ export class OutboxPublications {
   }
 
   /** Rejects a publication if no session can bring its reply any more. */
-  #giveUp(publication: Publication, error: unknown): void {
+  #giveUp(publication: PendingPublication, error: unknown): void {
     if (publication.requests === 0) this.#reject(publication, error);
   }
 
-  #reject(publication: Publication, error: unknown): void {
+  #reject(publication: PendingPublication, error: unknown): void {
     publication.reply.reject(error);
     this.#drop(publication);
   }
 
-  #drop(publication: Publication): void {
+  #drop(publication: PendingPublication): void {
     if (!this.#pending.delete(publication.number)) return;
     this.#outbox.release(publication.size);
   }

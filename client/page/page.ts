@@ -6,7 +6,7 @@
 import "../connect.ts"; // A page loads the client at first.
 import "../../base/standard_schema.ts"; // Contracts and typed streams share it.
 import type { Dialer } from "../client_options.ts";
-import type { ClientPlatform, Insight } from "../platform.ts";
+import type { ClientInsight, ClientPlatform } from "../platform.ts";
 import type { Connection } from "../../transport/connection.ts";
 import type { Tab } from "../guest.ts";
 import { type LoadHttp, withLastResort } from "../../transport/race/last_resort.ts";
@@ -47,7 +47,7 @@ export interface PageChunks {
   /** Loads streams and datagrams on a WebSocket. */
   readonly streams: LoadStreams;
   /** Loads all session features except messages, and the hints about unknown options. */
-  readonly insight: () => Promise<Insight & Hints>;
+  readonly insight: () => Promise<ClientInsight & Hints>;
   /** Loads streaming responses, request handlers and drop policies. */
   readonly responses: ClientPlatform["responses"];
   /** Loads live state. */

@@ -20,7 +20,7 @@ export interface PendingLine<D = unknown> {
   readonly data: D;
 }
 
-interface Waiting extends PendingLine {
+interface WaitingLine extends PendingLine {
   readonly text: string | undefined;
   isConfirmed: boolean;
   isPassed: boolean;
@@ -43,7 +43,7 @@ export const NO_LINES: readonly PendingLine[] = Object.freeze([]);
  */
 export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[]>> {
   readonly #runtime: Runtime;
-  readonly #all = new Map<string, Waiting[]>();
+  readonly #all = new Map<string, WaitingLine[]>();
   readonly #readers = new Map<string, Set<TopicReader>>();
   #key = 0;
 
@@ -71,7 +71,7 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     publication: Promise<void>,
     { isEchoed }: { readonly isEchoed: boolean },
   ): void {
-    const line: Waiting = {
+    const line: WaitingLine = {
       key: -++this.#key,
       data,
       text: contentOf(data),
@@ -135,7 +135,7 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     for (const line of waiting) line.isPassed = true;
   }
 
-  #drop(topic: string, line: Waiting): void {
+  #drop(topic: string, line: WaitingLine): void {
     this.#runtime.clearTimeout(line.timer);
     const left = this.#all.get(topic)?.filter((one) => one !== line);
     if (left === undefined) return;

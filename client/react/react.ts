@@ -444,7 +444,7 @@ function useView<S>(view: View<S>, first: S): S {
   return useSyncExternalStore(view.watch, view.get, () => first);
 }
 
-interface Failure {
+interface ActionFailure {
   readonly of: string | null;
   readonly error: Error;
 }
@@ -454,7 +454,7 @@ function useActions(of: string | null): {
   readonly failure: Error | undefined;
   readonly run: (action: Promise<void>) => Promise<void>;
 } {
-  const [failure, setFailure] = useState<Failure>();
+  const [failure, setFailure] = useState<ActionFailure>();
   const run = useMemo(() => (action: Promise<void>) => {
     action.then(
       () => setFailure(undefined),
@@ -466,15 +466,15 @@ function useActions(of: string | null): {
 }
 
 /** Writes to a live state. */
-type Write = <R>(make: (state: ClientState) => Promise<R>) => Promise<R>;
+type StateWriter = <R>(make: (state: ClientState) => Promise<R>) => Promise<R>;
 
 /** Writes to a live state. A failure is part of the hook's state until the next write. */
 function useWrites(
   hub: Hub,
   id: string | null,
-): { readonly failure: Error | undefined; readonly write: Write } {
-  const [failure, setFailure] = useState<Failure>();
-  const write = useMemo((): Write => (make) => {
+): { readonly failure: Error | undefined; readonly write: StateWriter } {
+  const [failure, setFailure] = useState<ActionFailure>();
+  const write = useMemo((): StateWriter => (make) => {
     setFailure(undefined);
     const writing = id === null ? noState() : hub.write(id, make);
     writing.catch((error) => setFailure({ of: id, error: errorOf(error) }));

@@ -34,7 +34,7 @@ export const NO_ITEMS: StreamSnapshot<never> = Object.freeze({
 /** A stream that has started but has no items yet. */
 export const PENDING_ITEMS: StreamSnapshot<never> = Object.freeze({ ...NO_ITEMS, isPending: true });
 
-type Source = AsyncIterable<unknown> & {
+type ItemSource = AsyncIterable<unknown> & {
   readonly offset?: string | undefined;
   cancel?(reason?: string): Promise<void>;
 };
@@ -43,7 +43,7 @@ type Source = AsyncIterable<unknown> & {
 export class StreamCell extends Cell<StreamSnapshot> {
   readonly #keep: number;
   #reading: AbortController | undefined;
-  #source: Source | undefined;
+  #source: ItemSource | undefined;
   #items: unknown[] = [];
   #omitted = 0;
   #text = "";
@@ -62,7 +62,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
    *
    * @param open Opens the stream. The signal aborts when the cell stops reading it.
    */
-  begin(open: (signal: AbortSignal) => Source): void {
+  begin(open: (signal: AbortSignal) => ItemSource): void {
     this.#reading?.abort();
     const reading = this.#reading = new AbortController();
     this.#items = [];
@@ -85,7 +85,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
    * @param previous The closed cell.
    * @param open Opens the stream after an offset.
    */
-  resume(previous: StreamCell, open: (signal: AbortSignal, after?: string) => Source): void {
+  resume(previous: StreamCell, open: (signal: AbortSignal, after?: string) => ItemSource): void {
     this.#items = [...previous.#items];
     this.#omitted = previous.#omitted;
     this.#text = previous.#text;
@@ -132,7 +132,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
     };
   }
 
-  async #read(reading: AbortController, open: (signal: AbortSignal) => Source): Promise<void> {
+  async #read(reading: AbortController, open: (signal: AbortSignal) => ItemSource): Promise<void> {
     const isRead = () => this.#reading === reading;
     try {
       const source = this.#source = open(reading.signal);

@@ -67,7 +67,7 @@ export interface NewWrite {
   readonly signal?: AbortSignal | undefined;
 }
 
-interface Write {
+interface QueuedWrite {
   readonly txid: string;
   readonly update: NewWrite["update"];
   readonly settling: PromiseWithResolvers<number>;
@@ -110,7 +110,7 @@ export interface WriteTarget {
  */
 export class Writes {
   readonly #target: WriteTarget;
-  readonly #queue: Write[] = [];
+  readonly #queue: QueuedWrite[] = [];
   readonly #backoff: Backoff;
   #bytes = 0;
   /** Size up to which writes share a message, in bytes. A larger write has a message of its own. */
@@ -119,7 +119,7 @@ export class Writes {
   #maxWrites = MAX_WRITES;
   #isRunning = false;
   /** The writes of the publication that is under way. */
-  #sent: readonly Write[] = [];
+  #sent: readonly QueuedWrite[] = [];
 
   constructor(target: WriteTarget) {
     this.#target = target;
@@ -147,7 +147,7 @@ export class Writes {
     this.#checkRoom(bytes, this.#queue.length);
     const settling = Promise.withResolvers<number>();
     const txid = newTxid(this.#target.runtime);
-    const write: Write = {
+    const write: QueuedWrite = {
       txid,
       update,
       signal,
@@ -166,7 +166,7 @@ export class Writes {
   }
 
   /** Settles as a write does, or rejects when the signal aborts. */
-  #withdrawable(write: Write, signal: AbortSignal): Promise<number> {
+  #withdrawable(write: QueuedWrite, signal: AbortSignal): Promise<number> {
     const withdraw = () => {
       // A later write has replaced the value, or the reply tells what became of this one.
       if (write.signal !== signal || this.#sent.includes(write)) return;
@@ -178,7 +178,7 @@ export class Writes {
   }
 
   /** Replaces the value of a write that was not sent yet, for example while a user drags a card. */
-  #replace(write: Write, changes: readonly WriteChange[], bytes: number): Promise<number> {
+  #replace(write: QueuedWrite, changes: readonly WriteChange[], bytes: number): Promise<number> {
     this.#checkRoom(bytes - write.bytes, this.#queue.length - 1);
     this.#bytes += bytes - write.bytes;
     write.bytes = bytes;
@@ -237,8 +237,8 @@ export class Writes {
   }
 
   /** Prepares the first writes for one publication. */
-  #next(): Write[] {
-    const batch: Write[] = [];
+  #next(): QueuedWrite[] {
+    const batch: QueuedWrite[] = [];
     const rows = new Set<string>();
     let bytes = 0;
     for (const write of [...this.#queue]) {
@@ -269,14 +269,14 @@ export class Writes {
   }
 
   /** Drops a write whose signal has aborted. */
-  #isGivenUp(write: Write): boolean {
+  #isGivenUp(write: QueuedWrite): boolean {
     if (!write.signal?.aborted) return false;
     this.#fail(write, write.signal.reason);
     return true;
   }
 
   /** Adapts a write to the present rows. Returns false if it has failed. */
-  #prepare(write: Write): boolean {
+  #prepare(write: QueuedWrite): boolean {
     try {
       const { rows } = this.#target;
       this.#adapt(write, ({ type, key }) => rows.known(type, key));
@@ -287,7 +287,7 @@ export class Writes {
     }
   }
 
-  #adapt(write: Write, presentOf: (change: WriteChange) => KnownRow | undefined): void {
+  #adapt(write: QueuedWrite, presentOf: (change: WriteChange) => KnownRow | undefined): void {
     const before = write.changes;
     // From now on, a write that the application makes in one of its callbacks is a later one.
     write.state = "adapted";
@@ -300,7 +300,7 @@ export class Writes {
     }
   }
 
-  #adapted({ update }: Write, change: WriteChange, present: KnownRow): WriteChange {
+  #adapted({ update }: QueuedWrite, change: WriteChange, present: KnownRow): WriteChange {
     const { onConflict } = this.#target;
     const { type, key, value: mine } = change;
     const seen = versionOf(present);
@@ -323,7 +323,7 @@ export class Writes {
     );
   }
 
-  async #send(batch: readonly Write[]): Promise<void> {
+  async #send(batch: readonly QueuedWrite[]): Promise<void> {
     const { publish, runtime, signal } = this.#target;
     const writes = batch.map((write) => write.changes.map((change) => this.#encode(write, change)));
     for (const write of batch) if (write.state === "adapted") write.untraceable = undefined;
@@ -361,11 +361,14 @@ export class Writes {
   }
 
   /** Handles the loss of the reply to writes. */
-  #doubt(writes: readonly Write[]): void {
+  #doubt(writes: readonly QueuedWrite[]): void {
     for (const write of writes) write.state = "uncertain";
   }
 
-  #encode(write: Write, { type, key, value, ttlMs, seen, since }: WriteChange): RowWriteMessage {
+  #encode(
+    write: QueuedWrite,
+    { type, key, value, ttlMs, seen, since }: WriteChange,
+  ): RowWriteMessage {
     const { txid, update, state, conflicts } = write;
     // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
     // The last attempt is certain.
@@ -382,7 +385,7 @@ export class Writes {
     return { type, key, value, headers: { ...headers, operation: update ? "update" : "upsert" } };
   }
 
-  #replied(batch: readonly Write[], reply: unknown): void {
+  #replied(batch: readonly QueuedWrite[], reply: unknown): void {
     const { results } = Object(reply) as { readonly results?: readonly WriteResult[] };
     if (!Array.isArray(results) || results.length === 0) {
       this.#doubt(batch);
@@ -400,7 +403,7 @@ export class Writes {
     }
   }
 
-  #judge(write: Write, result: WriteResult): void {
+  #judge(write: QueuedWrite, result: WriteResult): void {
     if ("version" in result) return this.#settle(write, result.version);
     if ("error" in result) {
       const { code, message, path } = result.error;
@@ -432,7 +435,7 @@ export class Writes {
     }
   }
 
-  #settle(write: Write, version: number): void {
+  #settle(write: QueuedWrite, version: number): void {
     this.#remove(write);
     // Later writes of these rows have seen this one.
     for (const later of this.#queue) {
@@ -448,13 +451,13 @@ export class Writes {
   }
 
   /** Rejects a write: with an error, or with `unknown` if it may have taken effect before. */
-  #fail(write: Write, error: unknown): void {
+  #fail(write: QueuedWrite, error: unknown): void {
     this.#remove(write);
     this.#target.rows.end(write, write.changes, undefined);
     write.settling.reject(write.state === "uncertain" ? unknownOutcome(error) : error);
   }
 
-  #remove(write: Write): void {
+  #remove(write: QueuedWrite): void {
     const index = this.#queue.indexOf(write);
     if (index < 0) return;
     this.#queue.splice(index, 1);
@@ -463,7 +466,7 @@ export class Writes {
 }
 
 /** True if a write makes an earlier one, which was not sent yet, superfluous. */
-function replaces(changes: readonly WriteChange[], write: Write): boolean {
+function replaces(changes: readonly WriteChange[], write: QueuedWrite): boolean {
   const [change, ...more] = changes;
   const [earlier, ...others] = write.changes;
   const isOne = more.length === 0 && others.length === 0;

@@ -18,7 +18,7 @@ import type {
 const MAX_REPAIRS = 5;
 
 /** Position after a reply, and the notice to the reader. */
-interface Outcome {
+interface ResumeOutcome {
   readonly position: "known" | "received";
   /** For a gap, the reason if the server gives none. */
   readonly told: "start" | "nothing" | "recovered" | RecoveryReason;
@@ -41,13 +41,13 @@ const OUTCOMES = {
   repeated: { position: "known", told: "unavailable" },
   restarted: { position: "received", told: "unavailable" },
   bare: { position: "received", told: "no-history" },
-} as const satisfies Readonly<Record<string, Outcome>>;
+} as const satisfies Readonly<Record<string, ResumeOutcome>>;
 
 /** An event of a topic. Events arrive in order. */
 export type TopicEvent = IncomingMessage | Exclude<TopicNote, { readonly kind: "unsubscribed" }>;
 
 /** An item in the reader's queue: a message, or a function to call in order. */
-export type Waiting =
+export type QueuedItem =
   | IncomingMessage & { readonly position?: HistoryPosition | undefined }
   | (() => unknown);
 
@@ -67,7 +67,7 @@ export interface Resumed extends Progress {
   hasRoom(size: number): boolean;
   change(change: SubscriptionChange): void;
   /** Queues an item for the reader: a message, or a function to call in order. */
-  put(next: Waiting, size: number): void;
+  put(next: QueuedItem, size: number): void;
 }
 
 /** The parts of the client that recovery uses. */
@@ -247,7 +247,7 @@ export class Resume {
   }
 
   /** Compares a reply with the known position, which the request contained. */
-  #compare({ epoch, offset = 0, head = 0, recovered, reason }: SubscribeReply): Outcome {
+  #compare({ epoch, offset = 0, head = 0, recovered, reason }: SubscribeReply): ResumeOutcome {
     const { state } = this.#subscription;
     const known = this.#known;
     const isFirst = state === "subscribing" || state === "joining";
@@ -344,7 +344,7 @@ export class Resume {
     if (reason !== undefined && !isTold) this.#owner.lost({ kind: "gap", gap: { reason } });
   }
 
-  #put(next: Waiting, size = 0): void {
+  #put(next: QueuedItem, size = 0): void {
     this.#subscription.put(next, size);
   }
 }

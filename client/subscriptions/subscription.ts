@@ -11,7 +11,7 @@ import type {
 } from "../../session/wire/recovery.ts";
 import type { MemberList } from "../../session/wire/member_list.ts";
 import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
-import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
+import type { Progress, QueuedItem, Resume, TopicEvent } from "./resume.ts";
 import type { Retries } from "./retries.ts";
 import { STATES, type SubscriptionChange, type SubscriptionState } from "./subscription_state.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
@@ -129,7 +129,7 @@ export class Subscription<
 
   readonly #owner: SubscriptionOwner;
   readonly #options: ClientSubscribeOptions;
-  readonly #queue = new ReceiveQueue<Waiting>(LIMITS, 1);
+  readonly #queue = new ReceiveQueue<QueuedItem>(LIMITS, 1);
   readonly #ready = Promise.withResolvers<void>();
   #state: SubscriptionState = "subscribing";
   #resume: Resume | undefined;
@@ -266,7 +266,7 @@ export class Subscription<
    *
    * @ignore
    */
-  put(next: Waiting, size: number): void {
+  put(next: QueuedItem, size: number): void {
     while (!this.#queue.offer(next, size)) {
       if (this.#isIterated) {
         this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));

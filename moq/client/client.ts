@@ -124,7 +124,7 @@ export type MoqClientStatus =
 
 type Cause = Extract<MoqClientStatus, { readonly name: "reconnecting" }>["cause"];
 
-interface Outcome {
+interface MoqSessionOutcome {
   /** The reason why the session closed, or why the attempt failed. */
   readonly cause: Cause;
   /** True if another attempt would fail as well. */
@@ -133,11 +133,11 @@ interface Outcome {
   readonly uri?: string | undefined;
 }
 
-function isOpen(result: MoqSession | Outcome): result is MoqSession {
+function isOpen(result: MoqSession | MoqSessionOutcome): result is MoqSession {
   return !("isFinal" in result);
 }
 
-const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
+const STOPPED: MoqSessionOutcome = { cause: { error: undefined }, isFinal: false };
 
 /**
  * Decides how to continue after a session closed.
@@ -145,7 +145,7 @@ const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
  * @param isStable True if the session was stable for `stableMs`: then only a token may have
  * expired.
  */
-function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
+function endOutcome(info: MoqCloseInfo, isStable: boolean): MoqSessionOutcome {
   const { code: moqCode, reason, message, by } = info;
   const text = `The session closed: ${message || reason}`;
   const error = new MoqError("session", reason, text, { moqCode, by });
@@ -158,7 +158,10 @@ function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
  *
  * @param uri The URL to connect to; `undefined` for the usual URL.
  */
-function goawayOutcome(goaway: { readonly uri: string }, uri: string | undefined): Outcome {
+function goawayOutcome(
+  goaway: { readonly uri: string },
+  uri: string | undefined,
+): MoqSessionOutcome {
   const message = `The server asked to leave${goaway.uri && ` for ${goaway.uri}`}`;
   const error = new MoqError("session", "goingAway", message, { by: "remote" });
   return { cause: { error }, isFinal: false, uri };
@@ -302,7 +305,7 @@ export class MoqClient implements AsyncDisposable {
   #session: MoqSession | undefined = undefined;
   #troubledSince: number;
   #delay: AbortController | undefined = undefined;
-  readonly #attempts: Attempts<MoqSession | Outcome>;
+  readonly #attempts: Attempts<MoqSession | MoqSessionOutcome>;
   /** The URL to which the last GOAWAY migrates the client. */
   #uri: string | undefined = undefined;
   /** The error of the last attempt or session, for callers that wait for the next session. */
@@ -504,7 +507,7 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /** Runs one session, from dialing until it closes or receives GOAWAY. */
-  async #runSession(uri: string | undefined): Promise<Outcome> {
+  async #runSession(uri: string | undefined): Promise<MoqSessionOutcome> {
     this.#uri = uri;
     const session = await this.#attempts.run();
     if (!isOpen(session)) return session;
@@ -527,7 +530,7 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /** Makes one attempt to open a session. Returns a failure instead of throwing it. */
-  async #attempt(signal: AbortSignal): Promise<MoqSession | Outcome> {
+  async #attempt(signal: AbortSignal): Promise<MoqSession | MoqSessionOutcome> {
     try {
       return await this.#dial(anySignal(this.#stop.signal, signal));
     } catch (error) {

@@ -75,7 +75,7 @@ export interface ApiParts extends HttpGuardParts {
 }
 
 /** A parsed request to an operation. */
-interface Call<K extends OperationName> {
+interface OperationCall<K extends OperationName> {
   /** The path parameter; empty if there is none. */
   readonly id: string;
   readonly query: QueryOf<K>;
@@ -89,7 +89,9 @@ interface Call<K extends OperationName> {
 /** An operation that responds with one value. */
 type RespondingName = Exclude<OperationName, "follow">;
 
-type Handler<K extends OperationName> = (call: Call<K>) => Promise<ReplyOf<K>> | ReplyOf<K>;
+type Handler<K extends OperationName> = (
+  call: OperationCall<K>,
+) => Promise<ReplyOf<K>> | ReplyOf<K>;
 
 type NewPublication = BodyOf<"publishBatch">["publications"][number];
 
@@ -286,7 +288,9 @@ export class Api {
     const run = async (repetition?: string) => {
       const handle = this.#handlers[name] as Handler<RespondingName>;
       checkRevoked();
-      return await handle({ id, query, body, repetition, checkRevoked } as Call<RespondingName>);
+      return await handle(
+        { id, query, body, repetition, checkRevoked } as OperationCall<RespondingName>,
+      );
     };
     const key = request.headers.get("idempotency-key");
     if (bytes === undefined || key === null) return reply(name, await available(run()));
@@ -316,7 +320,7 @@ export class Api {
 
   async #publish(
     publications: readonly NewPublication[],
-    { repetition, checkRevoked }: Pick<Call<"publish">, "repetition" | "checkRevoked">,
+    { repetition, checkRevoked }: Pick<OperationCall<"publish">, "repetition" | "checkRevoked">,
   ): Promise<ReplyOf<"publishBatch">["publications"]> {
     const { topics, runtime } = this.#parts;
     const prepared: EncodedPublication[] = [];

@@ -73,7 +73,7 @@ interface EventPage {
 }
 
 /** Publications of one topic, from a history or from memory. */
-interface Source {
+interface TopicEventSource {
   readonly followed: Followed<EventPage>;
   /** Finds the cursor of a new reader: before the newest `last` publications. */
   begin(last: number): Promise<Cursor>;
@@ -117,7 +117,7 @@ export class TopicEvents {
   readonly #options: TopicEventsOptions;
   readonly #readers: Quota;
   readonly #bodies: EventBodies;
-  readonly #sources = new Map<string, Source>(); // Bounded by the readers.
+  readonly #sources = new Map<string, TopicEventSource>(); // Bounded by the readers.
 
   constructor(options: TopicEventsOptions) {
     this.#options = options;
@@ -182,7 +182,7 @@ export class TopicEvents {
   }
 
   async *#follow(
-    source: Source,
+    source: TopicEventSource,
     cursor: Cursor,
     signal: AbortSignal,
   ): AsyncGenerator<Uint8Array, void, undefined> {
@@ -206,7 +206,7 @@ export class TopicEvents {
     });
   }
 
-  #enter(topic: string): Source {
+  #enter(topic: string): TopicEventSource {
     let source = this.#sources.get(topic);
     if (source === undefined) {
       const { topics } = this.#options;
@@ -220,7 +220,7 @@ export class TopicEvents {
     return source;
   }
 
-  #leave(topic: string, { followed }: Source): void {
+  #leave(topic: string, { followed }: TopicEventSource): void {
     if (--followed.readers > 0) return;
     this.#sources.delete(topic);
     void followed.subscription[Symbol.asyncDispose]();
@@ -228,7 +228,7 @@ export class TopicEvents {
 }
 
 /** A topic with a history, whose pages are in the broker. */
-class RetainedTopic implements Source {
+class RetainedTopic implements TopicEventSource {
   readonly followed: Followed<EventPage>;
   readonly #topic: string;
   readonly #bounds: HistoryBounds;
@@ -286,7 +286,7 @@ class RetainedTopic implements Source {
 }
 
 /** A topic without a history. It keeps the newest events for slightly slower readers. */
-class RecentTopic implements Source {
+class RecentTopic implements TopicEventSource {
   readonly followed: Followed<EventPage>;
   readonly #events: Uint8Array[] = []; // Bounded by `WAITING`.
   #bytes = 0;
@@ -335,7 +335,7 @@ class RecentTopic implements Source {
 }
 
 /** Reads a page once for all readers at the same cursor. */
-function shared(source: Source, cursor: Cursor): Promise<EventPage> {
+function shared(source: TopicEventSource, cursor: Cursor): Promise<EventPage> {
   const key = `${cursor.offset} ${cursor.tag} ${cursor.isOldest} ${cursor.epoch}`;
   return source.followed.share(key, () => source.read(cursor));
 }

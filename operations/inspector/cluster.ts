@@ -3,12 +3,12 @@ import {
   compareRows,
   type ListQuestion,
   type ListReply,
+  type ListRow,
   MAX_ROWS,
   type Question,
   readQuestion,
   type RepliesByKind,
   type RoomReply,
-  type Row,
 } from "./questions.ts";
 import type { NodeView } from "./node_view.ts";
 import { NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
@@ -155,7 +155,7 @@ export function mergeLists(
     const rows = all.sort(compareRows(question)).slice(0, MAX_ROWS);
     return { rows, matched: sum(({ matched }) => matched), total: sum(({ total }) => total) };
   }
-  const merged = new Map<string, Row>();
+  const merged = new Map<string, ListRow>();
   for (const row of all) {
     const name = rowName(row);
     const before = merged.get(name);
@@ -168,12 +168,12 @@ export function mergeLists(
   return { rows, matched: most(({ matched }) => matched), total: most(({ total }) => total) };
 }
 
-function rowName(row: Row): string {
+function rowName(row: ListRow): string {
   return "topic" in row ? row.topic : "room" in row ? row.room : row.id;
 }
 
 /** Merges the rows of two nodes. */
-function mergeRows(a: Row, b: Row): Row {
+function mergeRows(a: ListRow, b: ListRow): ListRow {
   const nodes = "nodes" in a && "nodes" in b ? a.nodes + b.nodes : 1;
   // Each node with subscribers receives every publication.
   if ("topic" in a && "topic" in b) {

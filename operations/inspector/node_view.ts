@@ -6,6 +6,7 @@ import {
   type ListName,
   type ListQuestion,
   type ListReply,
+  type ListRow,
   MAX_ROWS,
   type NodeOverview,
   type Question,
@@ -13,7 +14,6 @@ import {
   type RepliesByKind,
   type RoomReply,
   type RoomRow,
-  type Row,
   type SessionReply,
   type SessionRow,
   type StreamRow,
@@ -397,7 +397,7 @@ export class NodeView implements AsyncDisposable {
 }
 
 /** Searches and sorts the rows of a list. */
-function select<R extends Row>(
+function select<R extends ListRow>(
   question: ListQuestion,
   rows: readonly R[],
   nameOf: (row: R) => string,

@@ -121,11 +121,11 @@ export interface StreamRow {
 }
 
 /** A row of any list. */
-export type Row = SessionRow | TopicRow | RoomRow | StreamRow;
+export type ListRow = SessionRow | TopicRow | RoomRow | StreamRow;
 
 /** A list of one node, or of all. */
 export interface ListReply {
-  readonly rows: readonly Row[];
+  readonly rows: readonly ListRow[];
   /** Number of matching rows. */
   readonly matched: number;
   /** Total number of rows. */

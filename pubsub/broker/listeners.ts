@@ -7,7 +7,7 @@ import type {
 } from "../broker.ts";
 
 /** One subscription of a listener. */
-interface Listener {
+interface ListenerSubscription {
   readonly listener: PublicationListener;
   readonly onInterrupted: (() => void) | undefined;
   readonly ready: PromiseWithResolvers<void>;
@@ -27,7 +27,7 @@ export class Listeners {
    * The array is replaced on each change, because a running delivery still iterates over the old
    * array.
    */
-  #all: readonly Listener[] = [];
+  #all: readonly ListenerSubscription[] = [];
   #isLive = false;
 
   /** True without listeners. */
@@ -41,8 +41,8 @@ export class Listeners {
   }
 
   /** Adds a listener; the same function may be added twice. */
-  add(listener: PublicationListener, onInterrupted?: () => void): Listener {
-    const added: Listener = {
+  add(listener: PublicationListener, onInterrupted?: () => void): ListenerSubscription {
+    const added: ListenerSubscription = {
       listener,
       onInterrupted,
       ready: Promise.withResolvers(),
@@ -56,7 +56,7 @@ export class Listeners {
   }
 
   /** Removes a listener; false if the listener was removed before. */
-  remove(listener: Listener): boolean {
+  remove(listener: ListenerSubscription): boolean {
     if (!end(listener)) return false;
     this.#all = this.#all.filter((other) => other !== listener);
     return true;
@@ -96,7 +96,7 @@ export class Listeners {
   }
 }
 
-function goLive(one: Listener): void {
+function goLive(one: ListenerSubscription): void {
   if (!one.isLive) {
     one.isLive = true;
     one.ready.resolve();
@@ -107,7 +107,7 @@ function goLive(one: Listener): void {
 }
 
 /** Ends a subscription and resolves `ready`. Returns false if it had ended before. */
-function end(one: Listener): boolean {
+function end(one: ListenerSubscription): boolean {
   const { isActive } = one;
   one.isActive = false;
   one.ready.resolve();

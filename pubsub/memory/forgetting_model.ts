@@ -12,7 +12,7 @@ export interface ForgettingModelOptions {
   readonly size: number;
 }
 
-interface Kept {
+interface ModelPublication {
   readonly text: string;
   readonly offset: number;
 }
@@ -20,7 +20,7 @@ interface Kept {
 interface Remembered {
   readonly topic: string;
   head: number;
-  kept: Kept[];
+  kept: ModelPublication[];
   /** The producer's newest number. */
   newest: number;
   /** Sequence number of the last publication. */
@@ -55,7 +55,7 @@ export class ForgettingModel {
    * @param topic The topic.
    * @returns The newest offset, and the kept publications.
    */
-  of(topic: string): { readonly head: number; readonly kept: readonly Kept[] } {
+  of(topic: string): { readonly head: number; readonly kept: readonly ModelPublication[] } {
     return this.#remembered.get(topic) ?? { head: this.#startOf(topic), kept: [] };
   }
 

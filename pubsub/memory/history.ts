@@ -15,7 +15,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "../broker/queue.ts";
 import { Holders, Publishers } from "../history/publishers.ts";
 import { Tags } from "../tag.ts";
-import { COSTS, type Counted, Sum } from "./space.ts";
+import { ByteSum, COSTS, type Counted } from "./space.ts";
 
 /** Maximum number of topics with a remembered history or offset. */
 export const MAX_TOPICS = 10_000;
@@ -33,7 +33,7 @@ const MAX_PRODUCERS = 10_000;
 /** Minimum time between two sweeps of the expired publications of all topics, in milliseconds. */
 const TIDY_INTERVAL_MS = 1_000;
 
-interface Kept {
+interface StoredPublication {
   readonly publication: Publication;
   readonly bytes: number;
   readonly at: number;
@@ -54,7 +54,7 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   /** Sequence number of the last publication, across all topics; the lowest is the quietest log. */
   usedAt = 0;
   counted = 0;
-  readonly #kept = new Fifo<Kept>();
+  readonly #kept = new Fifo<StoredPublication>();
   #bytes = 0;
   #producerBytes = 0;
 
@@ -163,7 +163,7 @@ export class MemoryHistories {
   readonly #runtime: Runtime;
   readonly #maxTopics: number;
   readonly #maxBytes: () => number;
-  readonly #sum = new Sum();
+  readonly #sum = new ByteSum();
   readonly #tags: Tags;
   readonly #logs = new Map<string, TopicHistory>();
   /** Each log is in one of these three lists, ordered by last publication. */

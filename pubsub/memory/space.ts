@@ -44,7 +44,7 @@ export interface Counted {
   readonly cost: number;
 }
 
-export class Sum {
+export class ByteSum {
   #bytes = 0;
 
   get bytes(): number {

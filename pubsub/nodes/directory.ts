@@ -2,7 +2,7 @@
 import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin, startTimer } from "../../base/wait.ts";
 import type { Timer } from "../../base/runtime.ts";
-import { type Check, type Page, readCheck, readPage } from "./messages.ts";
+import { type DirectoryCheck, type DirectoryPage, readCheck, readPage } from "./messages.ts";
 import {
   type DirectoryListener,
   type DirectoryScope,
@@ -262,7 +262,7 @@ export class Directory<T> implements Disposable {
       if (opening.length > 0) this.#wait(id, { nodes: new Set(asked), scopes: opening });
       for (const to of asked) {
         const known = some.map(({ name, known }) => [name, known(to)] as const);
-        const check: Check = { id, scopes: known, isSure };
+        const check: DirectoryCheck = { id, scopes: known, isSure };
         this.#nodes.tell(to, `${this.#name}:check`, check);
       }
     }
@@ -342,6 +342,6 @@ export class Directory<T> implements Disposable {
 /**
  * Sends an empty page to a node that still holds entries of a scope that is no longer open here.
  */
-function pagesOfClosed(scope: string, known: number, n: number): Page[] {
+function pagesOfClosed(scope: string, known: number, n: number): DirectoryPage[] {
   return known === 0 ? [] : [{ scope, n, page: 0, pages: 0, entries: [] }];
 }

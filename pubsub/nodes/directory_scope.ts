@@ -1,6 +1,13 @@
 /** A scope of a directory: this node's entries, and copies of other nodes' entries. */
 import { UnsupportedError } from "../../errors.ts";
-import { type Delta, encodeDelta, type Entries, type Page, paged, parseDelta } from "./messages.ts";
+import {
+  type Delta,
+  type DirectoryPage,
+  encodeDelta,
+  type Entries,
+  paged,
+  parseDelta,
+} from "./messages.ts";
 import type { BrokerSubscription } from "../broker.ts";
 import type { Nodes } from "./nodes.ts";
 
@@ -59,7 +66,7 @@ class RemoteEntries {
    *
    * @returns False if a page or a change is missing and pages have to be requested.
    */
-  takePage({ n, page, pages, entries }: Page): boolean {
+  takePage({ n, page, pages, entries }: DirectoryPage): boolean {
     if (n < this.n) return true;
     if (page === 0) this.#pages = { n, entries: [], next: 0 };
     const collected = this.#pages;
@@ -314,7 +321,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
    * Yields the pages for a node that has received this node's changes up to `n`; none if `n` is the
    * last change.
    */
-  *pagesFor(n: number, isSure: boolean): Generator<Page> {
+  *pagesFor(n: number, isSure: boolean): Generator<DirectoryPage> {
     if (isSure) this.publish();
     if (n === this.#n || !isSure && this.#isUnderWay(n)) return;
     // A page without a number would be ignored, or the last change could not remove it.
@@ -326,7 +333,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     }
   }
 
-  takePage(page: Page, from: string): void {
+  takePage(page: DirectoryPage, from: string): void {
     if (page.pages === 0) {
       // The node has not opened the scope, so its entries are gone.
       if (page.n >= this.known(from)) this.#forget(from);

@@ -92,7 +92,7 @@ const MAX_DEAF_TICKS = 3;
 /** Ticks of silence after which a node is considered silent: it has missed two heartbeats. */
 const SILENT_TICKS = 4;
 
-interface Peer {
+interface PeerNode {
   info: NodeInfo;
   silentTicks: number;
 }
@@ -100,7 +100,7 @@ interface Peer {
 export class NodeLiveness {
   readonly #runtime: Runtime;
   readonly #goneTicks: number;
-  readonly #peers = new Map<string, Peer>();
+  readonly #peers = new Map<string, PeerNode>();
   readonly #departed = new Set<string>();
   /** Ticks since messages may last have been missed. */
   #calmTicks = 0;

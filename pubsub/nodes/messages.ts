@@ -22,7 +22,7 @@ export interface Delta {
 }
 
 /** A part of a node's entries in a scope, sent to the node that requested it. */
-export interface Page {
+export interface DirectoryPage {
   readonly scope: string;
   /** Number of the last change that the pages include. */
   readonly n: number;
@@ -34,7 +34,7 @@ export interface Page {
 }
 
 /** A request for pages of those scopes in which the receiving node's number differs. */
-export interface Check {
+export interface DirectoryCheck {
   /** Id that the receiving node sends back after the last page. */
   readonly id: number;
   /**
@@ -72,7 +72,7 @@ export function encodeDelta({ node, n, prev, set, del, isLast }: Delta): string 
 }
 
 /** Reads a page; `undefined` if malformed. */
-export function readPage(data: unknown): Page | undefined {
+export function readPage(data: unknown): DirectoryPage | undefined {
   if (!isFields(data)) return undefined;
   const { scope, n, page, pages, entries } = data;
   if (typeof scope !== "string" || !isNumber(n) || !isNumber(page) || !isNumber(pages)) {
@@ -82,7 +82,7 @@ export function readPage(data: unknown): Page | undefined {
 }
 
 /** Reads a check; `undefined` if malformed. */
-export function readCheck(data: unknown): Check | undefined {
+export function readCheck(data: unknown): DirectoryCheck | undefined {
   if (!isFields(data)) return undefined;
   const { id, scopes, isSure } = data;
   if (typeof isSure !== "boolean" || !isNumber(id) || !Array.isArray(scopes)) return undefined;

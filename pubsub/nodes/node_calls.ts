@@ -107,7 +107,7 @@ export interface NodeCallOptions {
   readonly account?: Account | undefined;
 }
 
-interface Asked {
+interface PendingCall {
   readonly to: string;
   readonly reply: PromiseWithResolvers<Uint8Array>;
   gathering?: Gathering;
@@ -177,7 +177,7 @@ export class NodeCalls implements AsyncDisposable {
   readonly #watch: Disposable;
   readonly #callSlots: Quota;
   readonly #replySlots: Quota;
-  readonly #asked = new Map<number, Asked>();
+  readonly #asked = new Map<number, PendingCall>();
   readonly #running = new Map<string, RunningCall>();
   readonly #meeting = new Map<string, PromiseWithResolvers<void>>();
   #looking: Timer | undefined;
@@ -261,7 +261,7 @@ export class NodeCalls implements AsyncDisposable {
     const slot = this.#callSlots.tryTake(account);
     if (typeof slot === "string") throw new NodeCallError("busy", tooMany("at this node"));
     const id = ++this.#last;
-    const asked: Asked = { to, reply: Promise.withResolvers(), isSent: false };
+    const asked: PendingCall = { to, reply: Promise.withResolvers(), isSent: false };
     this.#asked.set(id, asked);
     // A rejection before the reply is awaited must not count as unhandled.
     asked.reply.promise.catch(() => {});
@@ -301,7 +301,7 @@ export class NodeCalls implements AsyncDisposable {
 
   async #ask(
     id: number,
-    asked: Asked,
+    asked: PendingCall,
     data: Uint8Array,
     timeoutMs: number,
   ): Promise<Uint8Array> {

@@ -28,7 +28,7 @@ export const GONE_AFTER_MS = 7_000;
 /** Maximum number of questions that wait for replies. */
 const MAX_REQUESTS = 1_000;
 
-interface PendingRequest {
+interface PendingNodeRequest {
   /** Ids of the nodes that have not replied yet. */
   readonly waiting: Set<string>;
   readonly replies: { node: string; data: unknown }[];
@@ -38,7 +38,7 @@ interface PendingRequest {
 
 class NodeRequests {
   readonly #runtime: Runtime;
-  readonly #requests = new Map<number, PendingRequest>();
+  readonly #requests = new Map<number, PendingNodeRequest>();
   #last = 0;
 
   constructor(runtime: Runtime) {
@@ -53,7 +53,7 @@ class NodeRequests {
   ): ReturnType<Nodes["ask"]> {
     if (this.#requests.size >= MAX_REQUESTS) return { replies: [], isComplete: false };
     const { promise, resolve } = Promise.withResolvers<void>();
-    const ask: PendingRequest = {
+    const ask: PendingNodeRequest = {
       waiting: new Set(nodes),
       replies: [],
       isComplete: true,
@@ -93,7 +93,7 @@ class NodeRequests {
   }
 }
 
-function settle(ask: PendingRequest, node: string): void {
+function settle(ask: PendingNodeRequest, node: string): void {
   if (ask.waiting.delete(node) && ask.waiting.size === 0) ask.done();
 }
 

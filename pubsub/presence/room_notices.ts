@@ -90,9 +90,9 @@ interface RoomNoticesParts {
   readonly flusher: Flusher;
 }
 
-type Joined = PresenceChangesNotice["joined"][number];
-type Updated = NonNullable<PresenceChangesNotice["updated"]>[number];
-type Counted = NonNullable<PresenceChangesNotice["connections"]>[number];
+type JoinedUser = PresenceChangesNotice["joined"][number];
+type UpdatedUser = NonNullable<PresenceChangesNotice["updated"]>[number];
+type CountedUser = NonNullable<PresenceChangesNotice["connections"]>[number];
 
 /** A user's connections, as the members know them. */
 interface KnownCount extends ConnectionCount {
@@ -101,7 +101,7 @@ interface KnownCount extends ConnectionCount {
 }
 
 /** A user that left; `hadData` is true if members may have received the user's data. */
-type Left = PresenceChangesNotice["left"][number] & { readonly hadData: boolean };
+type LeftUser = PresenceChangesNotice["left"][number] & { readonly hadData: boolean };
 
 /** The sessions in a room on this node, and their notices. */
 export class RoomNotices {
@@ -115,9 +115,9 @@ export class RoomNotices {
   readonly #waiting = new Set<Session>();
   /** The sessions that are receiving the list, each with the notices to send after it. */
   readonly #getting = new Map<Session, EncodedMessage[]>();
-  readonly #joined = new Map<string, Joined>();
-  readonly #left = new Map<string, Left>();
-  readonly #updated = new Map<string, Updated>();
+  readonly #joined = new Map<string, JoinedUser>();
+  readonly #left = new Map<string, LeftUser>();
+  readonly #updated = new Map<string, UpdatedUser>();
   /** Users whose connections the members may not know. Bounded by the users in the room. */
   readonly #recounted = new Map<string, KnownCount>();
   #maxBytes = MAX_NOTICE_BYTES;
@@ -353,8 +353,8 @@ export class RoomNotices {
   }
 
   /** Takes the users whose connections the members don't know, as far as one interval carries. */
-  #takeCounts(): Counted[] {
-    const counted: Counted[] = [];
+  #takeCounts(): CountedUser[] {
+    const counted: CountedUser[] = [];
     let leftBytes = MAX_COUNT_BYTES;
     for (const [user, known] of this.#recounted) {
       const member = this.#presence.member(user, this.name)!;
@@ -381,21 +381,21 @@ export class RoomNotices {
    * Takes the joins and updates of this interval, with as much data as one interval may carry. If a
    * join's data does not fit, it becomes an update, which waits for the next interval.
    */
-  #takeData(): { readonly joined: Joined[]; readonly updated: Updated[] } {
+  #takeData(): { readonly joined: JoinedUser[]; readonly updated: UpdatedUser[] } {
     let leftBytes = MAX_DATA_BYTES;
-    const fits = ({ data }: Updated) => {
+    const fits = ({ data }: UpdatedUser) => {
       if (data === undefined) return true;
       leftBytes -= utf8Length(JSON.stringify(data));
       return leftBytes >= 0;
     };
-    const late: Updated[] = [];
+    const late: UpdatedUser[] = [];
     const joined = Array.from(this.#joined.values(), (one) => {
       if (fits(one)) return this.#asJoined(one);
       late.push(one);
       return this.#asJoined({ user: one.user, at: one.at });
     });
     this.#joined.clear();
-    const updated: Updated[] = [];
+    const updated: UpdatedUser[] = [];
     for (const [user, one] of this.#updated) {
       if (leftBytes < 0 || !fits(one)) break;
       updated.push(one);
@@ -430,7 +430,7 @@ export class RoomNotices {
   }
 
   /** A join as the other members receive it, with the user's connections until now. */
-  #asJoined({ user, at, data }: Joined): Joined {
+  #asJoined({ user, at, data }: JoinedUser): JoinedUser {
     const { connections, joinedAt } = this.#presence.member(user, this.name) ??
       { connections: 1, joinedAt: at };
     const joined = withData({ user, at: joinedAt }, { data });

@@ -105,7 +105,7 @@ export function rejectionHeaders({ status, cause, fault }: Rejected): Record<str
   return isForNow ? { "retry-after": String(seconds) } : {};
 }
 
-interface Opening {
+interface PendingUpgrade {
   /** Resources to free if the connection never opens. */
   readonly held: readonly Disposable[];
   /** Called when the connection has not opened in time. */
@@ -117,7 +117,7 @@ interface Opening {
  * response to its upgrade, the socket emits no event.
  */
 export class PendingUpgrades implements Disposable {
-  readonly #waiting: Deadlines<Opening>;
+  readonly #waiting: Deadlines<PendingUpgrade>;
 
   /** Creates a registry with a time limit per connection, in milliseconds. */
   constructor(runtime: Runtime, timeoutMs: number) {
@@ -162,6 +162,6 @@ export class PendingUpgrades implements Disposable {
   }
 }
 
-function free({ held }: Opening): void {
+function free({ held }: PendingUpgrade): void {
   for (const one of held) one[Symbol.dispose]();
 }

@@ -73,7 +73,7 @@ export interface AuthorizationContext<Action extends string = string> {
 }
 
 /** Result of `authorize`: allowed, denied, or allowed for a named caller. */
-type Permission = boolean | { readonly caller: string };
+type HttpPermission = boolean | { readonly caller: string };
 
 /** Options of a {@linkcode HttpGuard}. */
 export interface HttpGuardOptions<Action extends string> extends OriginRules {
@@ -83,7 +83,7 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
   readonly path: string;
   /** Decides whether an action is allowed. Without it, all actions are denied. */
   readonly authorize?:
-    | ((context: AuthorizationContext<Action>) => Permission | Promise<Permission>)
+    | ((context: AuthorizationContext<Action>) => HttpPermission | Promise<HttpPermission>)
     | undefined;
   /**
    * If there is no `authorize`, allows every action by programs on this machine and by pages that

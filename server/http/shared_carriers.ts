@@ -181,7 +181,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
 interface RemoteCarrierParts {
   readonly calls: NodeCalls;
   readonly node: string;
-  readonly keys: Keys;
+  readonly keys: CarrierKeys;
   readonly proven: Map<string, string>;
   /** Returns the account of the requests. */
   readonly accountOf: () => Account;
@@ -193,7 +193,7 @@ interface RemoteCarrierParts {
 class RemoteCarrier implements HttpCarrier {
   readonly #calls: NodeCalls;
   readonly #node: string;
-  readonly #keys: Keys;
+  readonly #keys: CarrierKeys;
   readonly #proven: Map<string, string>;
   readonly #accountOf: () => Account;
   readonly #takeSlot: () => Disposable;
@@ -221,7 +221,7 @@ class RemoteCarrier implements HttpCarrier {
     if (signal.aborted) return none;
     try {
       await this.prove();
-      const asked: Asked = { kind: "take", ...this.#keys, after, ...rest };
+      const asked: CarrierCall = { kind: "take", ...this.#keys, after, ...rest };
       const timeoutMs = rest.waitMs + REPLY_MS;
       const { head, data } = await this.#call(asked, undefined, { timeoutMs, signal });
       const { last, state } = head;
@@ -234,7 +234,7 @@ class RemoteCarrier implements HttpCarrier {
   }
 
   async give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames> {
-    const asked: Asked = { kind: "give", ...this.#keys, number, received };
+    const asked: CarrierCall = { kind: "give", ...this.#keys, number, received };
     const { head: { result, next } } = await this.#call(asked, frames);
     if (!isOneOf(result, RESULTS) || !isNumber(next)) throw unavailable();
     return { result, next };
@@ -246,7 +246,7 @@ class RemoteCarrier implements HttpCarrier {
   }
 
   async #call(
-    asked: Asked,
+    asked: CarrierCall,
     frames?: Uint8Array,
     options: { readonly timeoutMs: number; readonly signal?: AbortSignal } = {
       timeoutMs: REPLY_MS,
@@ -284,14 +284,14 @@ class RemoteCarrier implements HttpCarrier {
 }
 
 /** Id and secret of a connection. */
-interface Keys {
+interface CarrierKeys {
   readonly id: string;
   readonly secret: string;
 }
 
 /** A call of a method of a connection. */
-type Asked =
-  & Keys
+type CarrierCall =
+  & CarrierKeys
   & (
     | {
       readonly kind: "take";
@@ -313,7 +313,7 @@ const REJECTIONS: readonly CarrierError["reason"][] = [
 ];
 
 /** Reads a call; `undefined` if malformed. */
-function readAsked(head: Readonly<Record<string, unknown>>): Asked | undefined {
+function readAsked(head: Readonly<Record<string, unknown>>): CarrierCall | undefined {
   const { kind, id, secret } = head;
   if (!isShort(id, MAX_ID_LENGTH) || !isShort(secret, MAX_NAME_LENGTH)) return undefined;
   switch (kind) {

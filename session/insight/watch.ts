@@ -265,7 +265,7 @@ export interface WatchedOpening {
 }
 
 /** The outcome of an attempt to open a session. */
-type Outcome =
+type OpenOutcome =
   | { readonly session: Session }
   | { readonly session?: undefined; readonly error: unknown };
 
@@ -277,7 +277,7 @@ type Outcome =
  * @param open Makes the attempt, and never rejects. It receives a function that returns the URL.
  * @returns The outcome.
  */
-export async function openWatched<O extends Outcome>(
+export async function openWatched<O extends OpenOutcome>(
   options: WatchedOpening,
   open: (url: (options: { readonly signal: AbortSignal }) => Promise<string | URL>) => Promise<O>,
 ): Promise<O> {

@@ -71,7 +71,7 @@ export interface SequenceStore {
   advance(client: string, number: number): Promise<boolean>;
 }
 
-type Acknowledged = Pick<Numbers, "acknowledge">;
+type Acknowledger = Pick<Numbers, "acknowledge">;
 
 /** Progress of one client, on this node and on earlier ones. */
 export class ClientSequence extends Signal {
@@ -82,7 +82,7 @@ export class ClientSequence extends Signal {
   /** The newest stored number. It may be acknowledged. */
   kept = -1;
   /** The open sessions of the client. */
-  readonly sessions: Set<Acknowledged> = new Set();
+  readonly sessions: Set<Acknowledger> = new Set();
   /** True while a number is being stored. */
   isKeeping = false;
   /**
@@ -176,7 +176,7 @@ export class Sequences implements Disposable {
   }
 
   /** Adds a session of the client. */
-  open(key: string, session: Acknowledged): ClientSequence {
+  open(key: string, session: Acknowledger): ClientSequence {
     let client = this.#clients.get(key);
     if (client === undefined) this.#clients.set(key, client = new ClientSequence(key, this));
     client.sessions.add(session);
@@ -186,7 +186,7 @@ export class Sequences implements Disposable {
   }
 
   /** Removes a closed session. */
-  close(client: ClientSequence, session: Acknowledged): void {
+  close(client: ClientSequence, session: Acknowledger): void {
     client.sessions.delete(session);
     client.notify();
     if (--this.#sessions === 0) this.#stop();

@@ -22,7 +22,7 @@ export type IncomingStream =
     readonly readable: ReceiveStream;
   };
 
-interface Source {
+interface StreamSource {
   readonly direction: StreamDirection;
   readonly streams: ReadableStream<BidirectionalStream> | ReadableStream<ReceiveStream>;
   reader: ReadableStreamDefaultReader<BidirectionalStream | ReceiveStream> | undefined;
@@ -38,7 +38,7 @@ interface Source {
  */
 class IncomingLoop {
   readonly #core: Inside;
-  readonly #sources: Source[];
+  readonly #sources: StreamSource[];
   #isRunning = false;
   #wake = () => {};
 
@@ -76,7 +76,7 @@ class IncomingLoop {
   }
 
   async #next(signal: AbortSignal | undefined): Promise<IncomingStream | undefined> {
-    const [first, second] = this.#sources as [Source, Source];
+    const [first, second] = this.#sources as [StreamSource, StreamSource];
     while (true) {
       signal?.throwIfAborted();
       const came = first.came === undefined ? second : first;
@@ -105,7 +105,7 @@ class IncomingLoop {
     }
   }
 
-  #read(source: Source): void {
+  #read(source: StreamSource): void {
     if (source.isReading || source.isDone) return;
     const { reader } = source;
     source.isReading = true;
@@ -179,7 +179,7 @@ export function grantCredit(core: Inside, kind: CreditKind, total: number): void
   credit.grant(kind, total);
 }
 
-function sourceOf(direction: StreamDirection, streams: Source["streams"]): Source {
+function sourceOf(direction: StreamDirection, streams: StreamSource["streams"]): StreamSource {
   return {
     direction,
     streams,
@@ -191,12 +191,12 @@ function sourceOf(direction: StreamDirection, streams: Source["streams"]): Sourc
 }
 
 /** Takes the only reader. While no reader is active, a connection buffers fewer streams. */
-function lock(source: Source): void {
+function lock(source: StreamSource): void {
   source.reader = (source.streams as ReadableStream<BidirectionalStream>).getReader();
 }
 
 /** Releases the reader without leaving a pending read, which would consume a stream. */
-function letGo(source: Source): void {
+function letGo(source: StreamSource): void {
   const { reader } = source;
   source.reader = undefined;
   source.isReading = false;

@@ -163,7 +163,7 @@ const REJECTED_READERS = {
 /** Immutable properties of a stream. */
 type KnownStream = Pick<LogInfo, "contentType" | "identity" | "keyed">;
 
-type Asked = GuardedRequest<DurableStreamAction>;
+type StreamRequest = GuardedRequest<DurableStreamAction>;
 
 /**
  * Durable streams over HTTP.
@@ -263,7 +263,7 @@ export class StreamRequests {
     });
   }
 
-  #route(asked: Asked): Promise<Response> {
+  #route(asked: StreamRequest): Promise<Response> {
     const { request } = asked;
     const path = this.#guard.pathOf(request.url);
     if (path === undefined) throw missing();
@@ -286,7 +286,7 @@ export class StreamRequests {
     }
   }
 
-  async #create(asked: Asked, id: string): Promise<Response> {
+  async #create(asked: StreamRequest, id: string): Promise<Response> {
     const { request, authorize, readBody } = asked;
     await authorize("create", id);
     const { isKeyed, ...creation } = readCreation(request.headers, this.#options.path);
@@ -392,7 +392,7 @@ export class StreamRequests {
     }
   }
 
-  async #post(asked: Asked, id: string): Promise<Response> {
+  async #post(asked: StreamRequest, id: string): Promise<Response> {
     const { url } = asked.request;
     const action = url.includes("?") ? new URL(url).searchParams.get("action") : null;
     if (action === "cancel") return await this.#cancel(asked, id);
@@ -403,7 +403,7 @@ export class StreamRequests {
     );
   }
 
-  async #append(asked: Asked, id: string): Promise<Response> {
+  async #append(asked: StreamRequest, id: string): Promise<Response> {
     const { request, authorize, readBody } = asked;
     const user = await authorize("append", id);
     const { headers } = request;
@@ -454,7 +454,7 @@ export class StreamRequests {
     changes: readonly ClientChange[],
     { user, asked, ...options }: {
       readonly user: string | undefined;
-      readonly asked: Asked;
+      readonly asked: StreamRequest;
       readonly identity: string | undefined;
       readonly producer: LogProducer | undefined;
     },
@@ -614,7 +614,7 @@ export class StreamRequests {
   }
 
   async #cancel(
-    { authorize, readBody, checkRevoked }: Asked,
+    { authorize, readBody, checkRevoked }: StreamRequest,
     id: string,
   ): Promise<Response> {
     await authorize("cancel", id);
@@ -628,7 +628,7 @@ export class StreamRequests {
     return new Response(null, { status: 204, headers });
   }
 
-  async #delete({ authorize }: Asked, id: string): Promise<Response> {
+  async #delete({ authorize }: StreamRequest, id: string): Promise<Response> {
     await authorize("delete", id);
     const result = await this.#parts.logs.delete(id);
     this.#known.delete(id);
@@ -638,7 +638,7 @@ export class StreamRequests {
     return new Response(null, { status: 204, headers: { "cache-control": "no-store" } });
   }
 
-  async #head({ authorize }: Asked, id: string): Promise<Response> {
+  async #head({ authorize }: StreamRequest, id: string): Promise<Response> {
     await authorize("read", id);
     const { info } = found(await this.#parts.logs.info(id));
     const { ttlMs, expiresAt } = info;
@@ -654,7 +654,7 @@ export class StreamRequests {
     });
   }
 
-  async #get(asked: Asked, id: string): Promise<Response> {
+  async #get(asked: StreamRequest, id: string): Promise<Response> {
     await asked.authorize("read", id);
     const query = readQuery(new URL(asked.request.url).searchParams);
     if (query.position !== "now") return await this.#read(asked, id, query, query.position);
@@ -675,14 +675,14 @@ export class StreamRequests {
     });
   }
 
-  #read(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+  #read(asked: StreamRequest, id: string, query: ReadQuery, after: number): Promise<Response> {
     if (query.mode === "sse") return this.#readEvents(asked, id, query, after);
     if (query.mode === "long-poll") return this.#poll(asked, id, query, after);
     return this.#catchUp(asked, id, query, after);
   }
 
   async #catchUp(
-    { request }: Asked,
+    { request }: StreamRequest,
     id: string,
     { offset, snapshot, isTail }: ReadQuery,
     after: number,
@@ -731,7 +731,12 @@ export class StreamRequests {
     return page;
   }
 
-  async #poll(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+  async #poll(
+    asked: StreamRequest,
+    id: string,
+    query: ReadQuery,
+    after: number,
+  ): Promise<Response> {
     const { runtime } = this.#parts;
     using reader = this.#admit("long-poll", asked);
     const { ended } = reader;
@@ -766,7 +771,12 @@ export class StreamRequests {
     }
   }
 
-  async #readEvents(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+  async #readEvents(
+    asked: StreamRequest,
+    id: string,
+    query: ReadQuery,
+    after: number,
+  ): Promise<Response> {
     const reader = this.#admit("sse", asked);
     const { ended } = reader;
     const { account } = asked;
@@ -817,7 +827,7 @@ export class StreamRequests {
   }
 
   /** Counts a waiting reader, until disposal. */
-  #admit(wire: "long-poll" | "sse", { whenRevoked }: Asked): Disposable & {
+  #admit(wire: "long-poll" | "sse", { whenRevoked }: StreamRequest): Disposable & {
     /** Aborted by disposal. */
     readonly ended: AbortController;
   } {
@@ -964,7 +974,7 @@ function matches(condition: string | null, etag: string): boolean {
 }
 
 /** True if the caller may also read a stream. */
-async function mayRead(authorize: Asked["authorize"], id: string): Promise<boolean> {
+async function mayRead(authorize: StreamRequest["authorize"], id: string): Promise<boolean> {
   try {
     await authorize("read", id);
     return true;

@@ -72,7 +72,7 @@ export interface ModelOutcome {
 }
 
 /** Properties of a store that affect the correct results. */
-export interface BrokerFacts {
+export interface StoreFacts {
   /**
    * Number of other logs of the same kind.
    *
@@ -137,13 +137,13 @@ export function textOf(value: unknown): string {
  * @param state The state before the call.
  * @param call The call.
  * @param at Time between the call and its result.
- * @param facts See {@linkcode BrokerFacts}.
+ * @param facts See {@linkcode StoreFacts}.
  */
 export function outcomesOf(
   state: ModelState,
   call: LogCall,
   at: Span,
-  { others = 0, hasShortPages = false }: BrokerFacts = {},
+  { others = 0, hasShortPages = false }: StoreFacts = {},
 ): readonly ModelOutcome[] {
   return momentsOf(state, at).flatMap((moment) => {
     const outcome = outcomeOf(state, call, moment, others);
@@ -184,7 +184,7 @@ export function statesAfter(
   state: ModelState,
   calls: readonly { readonly call: LogCall; readonly result: string }[],
   at: Span,
-  facts: BrokerFacts = {},
+  facts: StoreFacts = {},
 ): readonly ModelState[] {
   if (calls.length === 0) return [state];
   return calls.flatMap(({ call, result }, i) =>

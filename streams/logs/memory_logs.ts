@@ -31,7 +31,7 @@ import {
   retainedOf,
   type StoredLog,
 } from "./rules.ts";
-import { COSTS, type Counted, Sum } from "../../pubsub/memory/space.ts";
+import { ByteSum, COSTS, type Counted } from "../../pubsub/memory/space.ts";
 
 /** Maximum size of one append in bytes, which is as much as a broker across a network accepts. */
 const MAX_APPEND_BYTES = 8_388_608;
@@ -128,7 +128,7 @@ export class MemoryLogs implements LogStore {
   readonly #logs = new Map<string, Log>();
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
   #created = 0;
-  readonly #sum = new Sum();
+  readonly #sum = new ByteSum();
   readonly #shares: LogShares;
 
   /**

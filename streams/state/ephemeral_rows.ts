@@ -50,7 +50,7 @@ export const STATE_SHARES = { address: 500, user: 128 };
 const BATCH_MS = 16;
 
 /** A node's newest value of a row. */
-type Entry = readonly [setAt: number, value: unknown];
+type NodeValue = readonly [setAt: number, value: unknown];
 
 /** The value that one writer gives to a row. */
 interface Part {
@@ -69,7 +69,7 @@ interface OwnPart extends Part {
 }
 
 /** A row. The newest of its values is shown. */
-interface Row {
+interface ShownRow {
   readonly type: string;
   readonly key: string;
   readonly own: Map<Writer, OwnPart>;
@@ -134,7 +134,7 @@ export class EphemeralStates {
   readonly #namesOf: EphemeralParts["namesOf"];
   readonly #quota: Quota;
   readonly #nodes: Nodes | undefined;
-  readonly #directory: Directory<Entry> | undefined;
+  readonly #directory: Directory<NodeValue> | undefined;
   readonly #handling: Disposable | undefined;
   /** Bounded by the readers, the application's handles and the grace periods. */
   readonly #states = new Map<string, EphemeralRows>();
@@ -200,8 +200,8 @@ export class EphemeralStates {
   /** Opens the entries of a state on all nodes. */
   share(
     id: string,
-    listener: (change: DirectoryChange<Entry>) => void,
-  ): DirectoryScope<Entry> | undefined {
+    listener: (change: DirectoryChange<NodeValue>) => void,
+  ): DirectoryScope<NodeValue> | undefined {
     return this.#directory?.open(id, listener);
   }
 
@@ -263,8 +263,8 @@ export class EphemeralRows {
   /** Called with each change. Bounded by the copies of the state's rows. */
   readonly listeners: Set<(change: RowChanged) => void> = new Set();
   readonly #states: EphemeralStates;
-  readonly #shared: DirectoryScope<Entry> | undefined;
-  readonly #rows = new Map<string, Row>();
+  readonly #shared: DirectoryScope<NodeValue> | undefined;
+  readonly #rows = new Map<string, ShownRow>();
   readonly #collections = new Map<string, Map<string, LiveRow>>();
   readonly #writers = new Map<object, Writer>();
   /** The values of this node's writers. */
@@ -507,7 +507,7 @@ export class EphemeralRows {
   }
 
   /** Handles the change of a row on another node. */
-  #takeChange({ node, key: name, value, isSwept }: DirectoryChange<Entry>): void {
+  #takeChange({ node, key: name, value, isSwept }: DirectoryChange<NodeValue>): void {
     const known = this.#rows.get(name)?.others.get(node);
     if (value === undefined) {
       if (known === undefined) return;
@@ -538,17 +538,17 @@ export class EphemeralRows {
     this.#refresh(name, row);
   }
 
-  #rowOf(name: string): Row {
+  #rowOf(name: string): ShownRow {
     const known = this.#rows.get(name);
     if (known !== undefined) return known;
     const [type, key] = readRowName(name);
-    const row: Row = { type, key, own: new Map(), others: new Map(), shown: undefined };
+    const row: ShownRow = { type, key, own: new Map(), others: new Map(), shown: undefined };
     this.#rows.set(name, row);
     return row;
   }
 
   /** Shares the newest value of this node's writers. */
-  #share(name: string, row: Row): void {
+  #share(name: string, row: ShownRow): void {
     const own = newest(row.own.values());
     if (own === undefined) this.#shared?.delete(name);
     else this.#shared?.set(name, [own.setAt, own.value]);
@@ -556,7 +556,7 @@ export class EphemeralRows {
   }
 
   /** Shows the newest value of a row, and removes lost ones that are older. */
-  #refresh(name: string, row: Row): void {
+  #refresh(name: string, row: ShownRow): void {
     const { shown: before } = row;
     const shown = row.shown = newest<Part>([...row.own.values(), ...row.others.values()]);
     if (shown === undefined) this.#rows.delete(name);
@@ -567,7 +567,7 @@ export class EphemeralRows {
     for (const part of row.others.values()) if (part.isLost && part !== shown) part.end();
   }
 
-  #show(name: string, { type: collection, key, shown }: Row, before: Part | undefined): void {
+  #show(name: string, { type: collection, key, shown }: ShownRow, before: Part | undefined): void {
     const version = ++this.#version;
     const rows = this.#collections.get(collection) ?? new Map<string, LiveRow>();
     if (shown === undefined) rows.delete(key);
@@ -631,9 +631,9 @@ function check(whose: string, received: number, most: number, what = "ephemeral 
 }
 
 /** Reads an entry of another node; `undefined` if malformed. */
-function readEntry(value: unknown): Entry | undefined {
+function readEntry(value: unknown): NodeValue | undefined {
   return Array.isArray(value) && value.length === 2 && isNumber(value[0])
-    ? value as unknown as Entry
+    ? value as unknown as NodeValue
     : undefined;
 }
 

@@ -70,7 +70,7 @@ export interface ChangeGateOptions {
 }
 
 /** A change of a transaction that `authorizeChange` decides about. */
-interface Step {
+interface ChangeStep {
   readonly change: Change;
   /** Name of the row. */
   readonly name: string;
@@ -89,8 +89,8 @@ interface Present {
 }
 
 /** Changes to decide about, with the present rows. */
-interface Asked extends Present, GatedAppend {
-  readonly probe: (step: Step, identity?: string) => Promise<StreamAppended>;
+interface ChangesToDecide extends Present, GatedAppend {
+  readonly probe: (step: ChangeStep, identity?: string) => Promise<StreamAppended>;
 }
 
 /**
@@ -188,7 +188,7 @@ export class ChangeGate {
       return await append(checked);
     }
     /** Appends nothing, because the row would have to have a version that no row has. */
-    const probe = ({ change }: Step, identity?: string) =>
+    const probe = ({ change }: ChangeStep, identity?: string) =>
       append([{ ...change, expect: NO_VERSION }], identity);
     let gone: string | undefined;
     while (true) {
@@ -262,8 +262,8 @@ export class ChangeGate {
   /** Decides about the changes, and appends them, until no row changes in between. */
   async #ask(
     id: string,
-    steps: readonly Step[],
-    { identity, rows, source, append, probe, isNumbered }: Asked,
+    steps: readonly ChangeStep[],
+    { identity, rows, source, append, probe, isNumbered }: ChangesToDecide,
   ): Promise<StreamAppended> {
     for (let calls = 0;;) {
       const doubtful = steps.find((step) => !isPossible(step, rows));
@@ -328,7 +328,7 @@ export class ChangeGate {
   /** Reads the present rows that changes are about. */
   async #present(
     id: string,
-    steps: readonly Step[],
+    steps: readonly ChangeStep[],
     { account, gone }: { readonly account: Account; readonly gone: string | undefined },
   ): Promise<Present | undefined> {
     const live = await this.#options.rowsOf(id, account, gone);
@@ -342,7 +342,7 @@ export class ChangeGate {
   /** Decides about the changes that are not decided yet. */
   async #decide(
     id: string,
-    steps: readonly Step[],
+    steps: readonly ChangeStep[],
     { rows, source }: { readonly rows: Present["rows"]; readonly source: ChangeSource },
   ): Promise<void> {
     /** Rows after the earlier changes of the transaction. */
@@ -406,7 +406,7 @@ function notStored(type: string): RequestError {
   );
 }
 
-function stepsOf(changes: readonly Change[]): Step[] {
+function stepsOf(changes: readonly Change[]): ChangeStep[] {
   const names = new Set<string>();
   return changes.map((change) => {
     const { type, key, row: name = rowName(type, key) } = change;
@@ -449,7 +449,7 @@ function isJson(data: unknown): boolean {
  * Checks whether a change may succeed if the present rows are these: the row must have the expected
  * version, and an `update` needs a row.
  */
-function isPossible({ change, name, isFirst }: Step, rows: Present["rows"]): boolean {
+function isPossible({ change, name, isFirst }: ChangeStep, rows: Present["rows"]): boolean {
   const { expect, operation } = change;
   const version = rows.get(name)?.version ?? 0;
   if (expect !== undefined && expect !== version) return false;

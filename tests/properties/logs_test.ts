@@ -10,7 +10,6 @@ import type {
   ReadLogOptions,
 } from "../../streams/logs/log.ts";
 import {
-  type BrokerFacts,
   countedOf,
   dueSpan,
   isOver,
@@ -21,6 +20,7 @@ import {
   readAll,
   type Span,
   statesAfter,
+  type StoreFacts,
   textOf,
 } from "../../streams/logs/log_model.ts";
 import { logKind, logTopic, type OwnedKind } from "../../streams/logs/log_names.ts";
@@ -448,7 +448,7 @@ class ModelledLogs {
   }
 
   /** The facts about the store that the model needs. */
-  #factsOf(id: string): BrokerFacts {
+  #factsOf(id: string): StoreFacts {
     return { others: this.#othersOf(id), hasShortPages: this.store === "nats" };
   }
 

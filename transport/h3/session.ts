@@ -207,7 +207,7 @@ export class Http3Session extends CountedConnection
   #wasOpen = false;
   #failed: StreamHalf[] = [];
   #lingering: Timer | undefined = undefined;
-  #ending: Ending | undefined = undefined;
+  #ending: EndReason | undefined = undefined;
   #onResponse: ((payload: Uint8Array) => void) | undefined = undefined;
   #isHeld = false;
   #requiresClose = false;
@@ -797,7 +797,7 @@ export class Http3Session extends CountedConnection
   }
 
   /** Ends all streams and datagrams. */
-  #over(ending: Ending): void {
+  #over(ending: EndReason): void {
     if (this.#state === "over") return;
     this.#state = "over";
     this.#ending = ending;
@@ -850,7 +850,7 @@ export class Http3Session extends CountedConnection
   }
 }
 
-interface Ending {
+interface EndReason {
   readonly message: string;
   error?: Error;
   readonly isBroken?: boolean;

@@ -42,7 +42,7 @@ import {
   type HeadFields,
   isWebSocket,
   readUpgrade,
-  type RequestHead,
+  type ReceivedHead,
   requestOf,
   requestUrl,
   type UpgradeHead,
@@ -68,7 +68,7 @@ const MAX_QUEUED = 256;
  * The options of node:http, plus one that its types lack. If the callback declines an upgrade, it
  * is served as a plain request.
  */
-interface Settings extends ServerOptions {
+interface NodeServerOptions extends ServerOptions {
   readonly shouldUpgradeCallback: (message: IncomingMessage) => boolean;
 }
 
@@ -291,7 +291,7 @@ export class Listener {
       this.limits.countLate();
       socket.destroy();
     });
-    const settings: Settings = {
+    const settings: NodeServerOptions = {
       maxHeaderSize: options.maxHeaderBytes,
       headersTimeout: Math.min(handshakeTimeoutMs, requestTimeoutMs),
       requestTimeout: requestTimeoutMs,
@@ -536,14 +536,14 @@ export class Listener {
     this.#respondToUpgrade(upgrade, peer, head, responding);
   }
 
-  #upgrade(peer: Peer, socket: Socket, head: RequestHead & { readonly rest: Buffer }): void {
+  #upgrade(peer: Peer, socket: Socket, head: ReceivedHead & { readonly rest: Buffer }): void {
     const upgrade = new Upgrade(peer, socket, head.rest);
     const responding = tooFrequent(peer) ??
       this.#handle(peer, connectionInfo(socket), () => this.#requestOf(head, upgrade, peer));
     this.#respondToUpgrade(upgrade, peer, head, responding);
   }
 
-  #requestOf(head: RequestHead, upgrade: Upgrade, peer: Peer): Request | undefined {
+  #requestOf(head: ReceivedHead, upgrade: Upgrade, peer: Peer): Request | undefined {
     const request = requestOf(head, { isSecure: this.#isSecure, signal: () => peer.signal });
     if (request !== undefined) this.#options.onUpgrade(request, upgrade);
     return request;
@@ -552,7 +552,7 @@ export class Listener {
   #respondToUpgrade(
     upgrade: Upgrade,
     peer: Peer,
-    { method }: RequestHead,
+    { method }: ReceivedHead,
     responding: Response | Promise<Response>,
   ): void {
     // Most upgrades are accepted immediately.
@@ -708,7 +708,7 @@ function peerKey({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-function requestHead({ method = "GET", url = "", rawHeaders }: IncomingMessage): RequestHead {
+function requestHead({ method = "GET", url = "", rawHeaders }: IncomingMessage): ReceivedHead {
   const headers: [string, string][] = [];
   for (let i = 0; i < rawHeaders.length; i += 2) {
     headers.push([rawHeaders[i]!.toLowerCase(), rawHeaders[i + 1]!]);

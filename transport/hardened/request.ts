@@ -2,7 +2,7 @@
 import { Buffer } from "node:buffer";
 import { isHost } from "../url.ts";
 
-export interface RequestHead {
+export interface ReceivedHead {
   readonly method: string;
   /** A path, or a whole URL as clients send it to proxies. */
   readonly target: string;
@@ -14,7 +14,7 @@ export interface RequestHead {
 }
 
 /** An upgrade to a WebSocket, with the bytes after its head. */
-export interface UpgradeHead extends RequestHead {
+export interface UpgradeHead extends ReceivedHead {
   readonly headers: HeadFields;
   readonly rest: Buffer;
 }
@@ -220,7 +220,7 @@ class LateSignalRequest extends Request {
  * @returns The request, or `undefined` if the head is malformed.
  */
 export function requestOf(
-  { method, target, headers }: RequestHead,
+  { method, target, headers }: ReceivedHead,
   options: {
     readonly isSecure: boolean;
     readonly body?: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;

@@ -74,11 +74,11 @@ const PING = encodeFrame(Opcode.ping, "");
 const EMITTED: ReadonlySet<string> = new Set(["message", "close"]);
 
 /** The lists of an idle socket, which all sockets share. */
-const NO_LISTENERS: readonly Listener[] = [];
+const NO_LISTENERS: readonly RegisteredListener[] = [];
 const NO_FRAMES: readonly Buffer[] = [];
 
 /** A listener as on the web platform. */
-interface Listener {
+interface RegisteredListener {
   readonly type: string;
   readonly listener: EventListenerOrEventListenerObject;
 }

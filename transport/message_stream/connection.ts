@@ -153,7 +153,7 @@ export function openMessages(
 }
 
 /** How a connection ended: with a code and reason, or with an error. */
-interface Outcome {
+interface ConnectionOutcome {
   readonly info?: Required<ConnectionCloseInfo>;
   readonly error?: unknown;
 }
@@ -190,7 +190,7 @@ export class MessageStreamConnection
   #timer: Timer | undefined;
   #closing: Required<ConnectionCloseInfo> | undefined;
   #closesConnection = false;
-  #outcome: Outcome | undefined;
+  #outcome: ConnectionOutcome | undefined;
   #failure: ConnectionError | undefined;
   #isWriting = false;
   #isReading = false;
@@ -527,7 +527,7 @@ export class MessageStreamConnection
   /**
    * Waits for the last frames, because the code and reason can overtake frames that have arrived.
    */
-  #innerEnded(outcome: Outcome): void {
+  #innerEnded(outcome: ConnectionOutcome): void {
     this.#outcome = outcome;
     const isWhole = !this.#isReading || this.#isPeerEnded || this.#closing !== undefined;
     if (isWhole) this.#settle();
@@ -546,7 +546,7 @@ export class MessageStreamConnection
     this.#inbox.close();
   }
 
-  #settleClosed(outcome: Outcome): void {
+  #settleClosed(outcome: ConnectionOutcome): void {
     const { info } = outcome;
     // If the connection reported a more precise reason later, it takes precedence over the stream's
     // failure.

@@ -56,7 +56,7 @@ interface DueLog {
 }
 
 /** A check as stored. */
-interface Check {
+interface DueCheck {
   readonly id: string;
   readonly at: number;
   readonly seq: number;
@@ -185,7 +185,7 @@ export class DueIndex {
   }
 
   /** Handles a check of a log; returns the log if it is due. */
-  async #handle(check: Check, kind: number): Promise<DueLog | undefined> {
+  async #handle(check: DueCheck, kind: number): Promise<DueLog | undefined> {
     const { id, at, seq } = check;
     const message = await this.#streams.newest(subjectPart(id));
     const now = this.#clock.now();
@@ -209,7 +209,7 @@ export class DueIndex {
   }
 }
 
-function parseCheck({ seq, data }: { readonly seq: number; readonly data: Uint8Array }): Check {
+function parseCheck({ seq, data }: { readonly seq: number; readonly data: Uint8Array }): DueCheck {
   try {
     const [id, at]: [unknown, unknown] = JSON.parse(new TextDecoder().decode(data));
     if (typeof id === "string" && typeof at === "number") return { id, at, seq };

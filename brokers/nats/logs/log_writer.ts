@@ -3,7 +3,7 @@ import { BrokerError } from "../../../errors.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { NatsClock } from "../clock.ts";
-import { Attempts, MAX_PAUSE_MS } from "../contention.ts";
+import { ChangeAttempts, MAX_PAUSE_MS } from "../contention.ts";
 import type { NatsLink } from "../link.ts";
 import { BrokerLine, type BrokerOutbox, type Outgoing } from "../../../pubsub/broker/queue.ts";
 import type { LogRecord, LogRow } from "../../../streams/logs/log.ts";
@@ -254,7 +254,7 @@ export class LogWriter {
   ): Promise<readonly (() => void)[]> {
     await this.#streams.open();
     let { turnStartMs, lastConflictMs } = await this.#yieldTurn(this.#lookUp(id));
-    const attempts = new Attempts(this.#runtime);
+    const attempts = new ChangeAttempts(this.#runtime);
     while (true) {
       const known = this.#lookUp(id);
       let cached = known ?? this.#cachedFrom(await this.#streams.newest(part));

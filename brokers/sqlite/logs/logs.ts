@@ -75,7 +75,7 @@ const SQL = {
   list: "SELECT name FROM logs WHERE kind = ? AND name > ? ORDER BY name LIMIT ?",
 };
 
-class Row implements LogView, RowView {
+class SqliteLog implements LogView, RowView {
   readonly id: number;
   readonly name: string;
   state: StoredLog;
@@ -83,7 +83,7 @@ class Row implements LogView, RowView {
 
   constructor(
     sql: Statements<typeof SQL>,
-    { id, name, state }: Pick<Row, "id" | "name" | "state">,
+    { id, name, state }: Pick<SqliteLog, "id" | "name" | "state">,
   ) {
     this.#sql = sql;
     this.id = id;
@@ -143,7 +143,7 @@ export class Logs {
   readonly #db: Database;
   readonly #sql: Statements<typeof SQL>;
   /** Rows changed by the current transaction, by name. */
-  readonly #open = new Map<string, Row>();
+  readonly #open = new Map<string, SqliteLog>();
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
   readonly #shares: LogShares;
   readonly #transaction: SqliteTransaction;
@@ -213,7 +213,7 @@ export class Logs {
 
   /** Reads the rows that changed at a position or later. A page ends with a transaction. */
   #readRows(
-    { id, state: { tail } }: Row,
+    { id, state: { tail } }: SqliteLog,
     { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">,
   ): Omit<LogPage, "info"> {
     const none = { records: [], positions: [], expiries: [] };
@@ -337,17 +337,17 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     }
   }
 
-  #row(name: string): Row | undefined {
+  #row(name: string): SqliteLog | undefined {
     const open = this.#open.get(name);
     if (open !== undefined) return open;
     const row = this.#sql.find.get(logKind(name), name);
     if (row === undefined) return undefined;
     const state: StoredLog = JSON.parse(String(row.state));
-    return new Row(this.#sql, { id: Number(row.id), name, state });
+    return new SqliteLog(this.#sql, { id: Number(row.id), name, state });
   }
 
   /** Marks a row as changed, for `finish` to write. */
-  #note(row: Row): void {
+  #note(row: SqliteLog): void {
     if (this.#open.size === 0) this.#transaction.onRollback(() => this.#open.clear());
     this.#open.set(row.name, row);
   }
@@ -355,7 +355,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
   /** Applies a write. */
   #write<R>(
     name: string,
-    present: Row | undefined,
+    present: SqliteLog | undefined,
     write: LogWrite<R>,
   ): LogOutcome<R> {
     const { records, rows, producer, isNewProducer, fork, isQuiet, result, rejected } = write;
@@ -385,14 +385,14 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     return { result: result(next), isAnnounced: !isQuiet };
   }
 
-  #add({ id }: Row, position: number, records: readonly LogRecord[]): void {
+  #add({ id }: SqliteLog, position: number, records: readonly LogRecord[]): void {
     for (const record of records) {
       const isText = typeof record === "string" ? 1 : 0;
       this.#sql.insert.run(id, position++, recordBytes([record]), isText, encodeBlob(record));
     }
   }
 
-  #writeRows({ id }: Row, { set, forget }: RowWrites): void {
+  #writeRows({ id }: SqliteLog, { set, forget }: RowWrites): void {
     for (const { row } of forget) this.#sql.dropRow.run(id, row);
     for (const row of set) {
       // A changed row gets a new id, so that a copy in progress finds it.
@@ -403,7 +403,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
   }
 
   /** Sizes of a log's kept records, followed by the sizes of the given records, in bytes. */
-  *#sizesOf({ id, state }: Row, records: readonly LogRecord[]): Generator<number, undefined> {
+  *#sizesOf({ id, state }: SqliteLog, records: readonly LogRecord[]): Generator<number, undefined> {
     for (let at = state.start; at < state.tail;) {
       const rows = this.#sql.sizes.all(id, at, SCAN);
       if (rows.length === 0) return undefined;
@@ -415,10 +415,10 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
   }
 
   /** Adds the row of a log. */
-  #newRow(name: string, state: StoredLog): Row {
+  #newRow(name: string, state: StoredLog): SqliteLog {
     this.#countLog(name, 1);
     const id = Number(this.#sql.create.run(logKind(name), name).lastInsertRowid);
-    return new Row(this.#sql, { id, name, state });
+    return new SqliteLog(this.#sql, { id, name, state });
   }
 
   /** Adds a new stream, without bytes, to the shares. */
@@ -435,7 +435,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     this.#shares.count(name, bytes + growth);
   }
 
-  #drop({ id, name, state: { owner } }: Row): void {
+  #drop({ id, name, state: { owner } }: SqliteLog): void {
     const bytes = this.#shares.bytesOf(name);
     if (logKind(name) === "stream") {
       this.#transaction.onRollback(() => {

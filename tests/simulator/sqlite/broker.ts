@@ -1,7 +1,11 @@
 /** The file broker on a simulated machine. */
 import { BrokerError } from "../../../errors.ts";
 import type { FileThread } from "../../../brokers/sqlite/commit_queue.ts";
-import { type FileOperation, type Outcome, SqliteFile } from "../../../brokers/sqlite/file.ts";
+import {
+  type FileOperation,
+  type OperationOutcome,
+  SqliteFile,
+} from "../../../brokers/sqlite/file.ts";
 import type { Machine } from "../../../brokers/sqlite/machine.ts";
 import { type SqliteBrokerOptions, sqliteSettings } from "../../../brokers/sqlite/options.ts";
 import { onMachine, SqliteBroker } from "../../../brokers/sqlite/sqlite_broker.ts";
@@ -191,7 +195,10 @@ class SimulatedThread implements FileThread {
     this.#meanMs = meanMs;
   }
 
-  run(operations: readonly FileOperation[], now: number): Outcome[] | Promise<Outcome[]> {
+  run(
+    operations: readonly FileOperation[],
+    now: number,
+  ): OperationOutcome[] | Promise<OperationOutcome[]> {
     return this.#do(() => this.#file.run(operations, now));
   }
 
