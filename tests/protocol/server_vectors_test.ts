@@ -47,7 +47,7 @@ interface Given {
   readonly headers?: Readonly<Record<string, string>>;
   readonly path?: string;
   readonly tokens?: Readonly<Record<string, string>>;
-  readonly allowTokenMessage?: boolean;
+  readonly tokensInMessage?: boolean;
   readonly endsAfterMs?: number;
   readonly guest?: string;
   readonly allowed?: readonly string[];
@@ -155,7 +155,7 @@ class Run {
         },
       }),
       tokens: {
-        inMessage: given.allowTokenMessage ?? false,
+        inMessage: given.tokensInMessage ?? false,
         ...(given.endsAfterMs && { expiresAt: () => Date.now() + given.endsAfterMs! }),
       },
       session: { ...(maxMessageBytes && { maxMessageBytes }), ...(sendQueue && { sendQueue }) },
