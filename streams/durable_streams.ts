@@ -2,7 +2,12 @@
 import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/feature.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
 import { StreamRequests } from "./http/http.ts";
-import { checkDurableStreams, DURABLE_STREAMS, type DurableStreamsOptions } from "./options.ts";
+import {
+  DURABLE_STREAMS,
+  type DurableStreamsOptions,
+  type StreamSettings,
+  streamSettings,
+} from "./options.ts";
 import { SharedStreams } from "./shared_streams.ts";
 import type {
   CreateDurableStreamOptions,
@@ -72,7 +77,7 @@ export function durableStreams(options: DurableStreamsOptions = {}): DurableStre
 export class DurableStreams implements Feature {
   /** Name of the feature. */
   readonly name = "durableStreams";
-  readonly #options: DurableStreamsOptions;
+  readonly #settings: StreamSettings;
   readonly #shared = new Mount<SharedStreams>("durableStreams()");
 
   /**
@@ -81,9 +86,8 @@ export class DurableStreams implements Feature {
    * @ignore
    */
   constructor(options: DurableStreamsOptions = {}) {
-    checkOptions("create durable streams", options, DURABLE_STREAMS);
-    checkDurableStreams(options);
-    this.#options = options;
+    checkOptions("create durableStreams()", options, DURABLE_STREAMS);
+    this.#settings = streamSettings(options);
   }
 
   /**
@@ -95,9 +99,9 @@ export class DurableStreams implements Feature {
   mount(host: FeatureHost): Mounted {
     const shared = SharedStreams.of(host, "durableStreams()");
     this.#shared.set(shared);
-    shared.bounds = this.#options;
+    shared.settings = this.#settings;
     const added = shared.mount();
-    const { path } = this.#options;
+    const { path } = this.#settings;
     if (path === undefined) return added;
     const { guard, origins, settings: { maxMessageBytes } } = host.core;
     let requests: StreamRequests | undefined;
@@ -114,7 +118,7 @@ export class DurableStreams implements Feature {
         added.started?.();
         const { logs, gate: changes } = shared.parts;
         const parts = { ...guard, logs, changes, origins, maxMessageBytes };
-        requests = new StreamRequests({ ...this.#options, path }, parts);
+        requests = new StreamRequests({ ...this.#settings, path }, parts);
       },
     };
   }

@@ -40,8 +40,8 @@ export type {
 } from "./streams.ts";
 export { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./http/handler.ts";
 export { liveState, type LiveStates } from "./live_state.ts";
-export type { DurableStreamAction, DurableStreamsOptions } from "./options.ts";
-export { resumable, type ResumableOptions } from "./resumable.ts";
+export type { DurableStreamAction, DurableStreamsOptions, ResumableOptions } from "./options.ts";
+export { resumable } from "./resumable.ts";
 export type { DurableStreamWriter } from "./writer.ts";
 export type { State, StateCollection, StateOf, TypedState } from "./state/state.ts";
 export type {

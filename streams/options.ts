@@ -1,13 +1,10 @@
-/**
- * Options of durable streams and resumable responses, with the checks that run before the rest
- * loads.
- */
+/** Options of durable streams and resumable responses, their kinds and their defaults. */
 import type { AuthorizationContext } from "../server/http/guard.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
 import { POSITIVE, RATE } from "../base/options/option_checks.ts";
-import { checkLimits, type OptionKinds } from "../base/options/options.ts";
+import { type OptionKinds, withDefaults } from "../base/options/options.ts";
 import type { LogTail } from "./logs/log.ts";
 import { RESPONSE_PREFIX } from "./logs/log_names.ts";
 import { type QuotaShares, sharesOf } from "../base/quotas/shares.ts";
@@ -180,94 +177,143 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   tail: { bytes: POSITIVE, ms: POSITIVE, records: POSITIVE },
 };
 
+/** Limits of resumable responses. */
+export interface ResumableOptions {
+  /**
+   * Time after the last item or read at which a response is deleted, in milliseconds. Its name
+   * cannot be reused for another week.
+   *
+   * @default {86400000}
+   */
+  readonly retainMs?: number | undefined;
+  /**
+   * Maximum number of responses that the broker keeps, including running responses. They don't
+   * count as durable streams.
+   *
+   * Beyond the limit, the oldest finished response of the network address with the most responses
+   * is dropped. Responses that finished within the last ten minutes and were not read to the end
+   * are dropped last. Readers of a dropped response receive the code `gone`, and its name cannot
+   * be reused for a week. If all responses are running, a new one is rejected with the code
+   * `too-many`.
+   *
+   * @default {100000}
+   */
+  readonly maxRetained?: number | undefined;
+  /**
+   * Maximum number of retained responses per user or guest. Beyond the limit, the user's oldest
+   * finished response is dropped. The default applies only while more than half of `maxRetained` is
+   * used.
+   *
+   * @default {100}
+   */
+  readonly maxRetainedPerUser?: number | undefined;
+  /**
+   * Maximum number of retained responses for all guests and new users at one network address; an IPv6
+   * /64 counts as one address. Beyond the limit, their oldest finished response is dropped. Users
+   * first seen at the address more than an hour ago together get ten times this limit. The
+   * default applies only while more than half of `maxRetained` is used.
+   *
+   * @default {1000}
+   */
+  readonly maxRetainedPerAddress?: number | undefined;
+  /**
+   * Maximum number of responses that run on this server at the same time. Further responses are
+   * rejected with the code `too-many`.
+   *
+   * @default {10000}
+   */
+  readonly maxRunning?: number | undefined;
+  /**
+   * Maximum number of running responses per user or guest on this server. Further responses are
+   * rejected with the code `too-many`. The default applies only while more than half of
+   * `maxRunning` is used.
+   *
+   * @default {32}
+   */
+  readonly maxRunningPerUser?: number | undefined;
+  /**
+   * Maximum number of running responses on this server for all guests and new users at one
+   * network address; an IPv6 /64 counts as one address. Further responses are rejected with the
+   * code `too-many`. Users first seen at the address more than an hour ago together get ten times
+   * this limit. The default applies only while more than half of `maxRunning` is used.
+   *
+   * @default {128}
+   */
+  readonly maxRunningPerAddress?: number | undefined;
+}
+
+/** Kinds of the options of responses. */
+export const RESUMABLE: OptionKinds<ResumableOptions> = {
+  maxRetained: POSITIVE,
+  maxRetainedPerAddress: POSITIVE,
+  maxRetainedPerUser: POSITIVE,
+  maxRunning: POSITIVE,
+  maxRunningPerAddress: POSITIVE,
+  maxRunningPerUser: POSITIVE,
+  retainMs: POSITIVE,
+};
+
 const LIMITS = {
   longPollMs: 20_000,
   maxAppendBytes: 1_048_576,
   maxForks: 256,
   maxReaders: 10_000,
-  maxReadersPerAddress: 1_024,
-  maxReadersPerUser: 128,
   maxRequests: 1_024,
   maxRows: 100_000,
   maxStreamBytes: 67_108_864,
   maxStreams: 10_000,
-  maxStreamsPerAddress: 1_000,
-  maxStreamsPerUser: 256,
 };
+
+/** Default shares of `maxStreams` and `maxReaders`. */
+const STREAM_SHARES = { address: 1_000, user: 256 };
+const READER_SHARES = { address: 1_024, user: 128 };
 
 /** The tail of a keyed stream: 1,000 transactions and 5 minutes, up to 8 MiB. */
 const TAIL = { records: 1_000, ms: 300_000, bytes: 8_388_608 };
 
-/** The limits of {@linkcode DurableStreamsOptions}, all set. */
-export type DurableStreamsLimits = Readonly<typeof LIMITS>;
-
-/**
- * Checks that a broker can keep durable streams.
- *
- * @param what The option that needs durable streams, for the error message.
- * @param broker The broker; by default, a broker of this process only.
- * @throws {TypeError} If the broker keeps no logs.
- */
-export function checkKeepsLogs(what: string, broker: Broker | undefined): void {
-  if (broker === undefined || broker.logs !== undefined) return;
-  throw new TypeError(
-    `Cannot create server: ${what} must have a broker that keeps logs, received ${broker.name}`,
-  );
+/** The options of durable streams, with all defaults filled in. */
+export interface StreamSettings
+  extends
+    Readonly<typeof LIMITS>,
+    Pick<DurableStreamsOptions, "authorize" | "keep" | "path" | "rate"> {
+  readonly cache: "private" | "public";
+  /** The tail of new keyed streams. */
+  readonly tail: LogTail;
+  /** Shares of the streams that clients create. */
+  readonly streamShares: QuotaShares;
+  /** Shares of waiting readers. */
+  readonly readerShares: QuotaShares;
 }
 
-/**
- * Fills in missing limits, and checks the given ones.
- *
- * @param broker The broker that stores the streams; by default, a broker of this process only.
- * @throws {TypeError} If `cache` is not one of the allowed values, or the broker keeps no logs.
- * @throws {RangeError} If a number is not a positive integer.
- */
-export function checkDurableStreams(
-  options: DurableStreamsOptions,
-  broker?: Broker,
-): DurableStreamsLimits {
-  checkKeepsLogs("durableStreams", broker);
-  const { cache = "private", keep } = options;
-  if (cache !== "private" && cache !== "public") {
-    throw new TypeError(
-      `Cannot create server: durableStreams.cache must be "private" or "public", received ${cache}`,
-    );
-  }
-  if (keep !== undefined) {
-    checkLimits({ records: 1, bytes: 1 }, keep, { of: "server: durableStreams.keep." });
-  }
-  tailOf(options);
-  return checkLimits(LIMITS, options, { of: "server: durableStreams." });
+/** Fills in the defaults of options, which are already checked. */
+export function streamSettings(options: DurableStreamsOptions = {}): StreamSettings {
+  const { authorize, cache = "private", keep, path, rate, tail = {} } = options;
+  return {
+    ...withDefaults(LIMITS, options),
+    authorize,
+    cache,
+    keep,
+    path,
+    rate,
+    tail: withDefaults(TAIL, tail),
+    streamShares: sharesOf(
+      { address: options.maxStreamsPerAddress, user: options.maxStreamsPerUser },
+      STREAM_SHARES,
+    ),
+    readerShares: sharesOf(
+      { address: options.maxReadersPerAddress, user: options.maxReadersPerUser },
+      READER_SHARES,
+    ),
+  };
 }
 
-/** The tail of new keyed streams. */
-export function tailOf({ tail }: Pick<DurableStreamsOptions, "tail">): LogTail {
-  return checkLimits(TAIL, { ...tail }, { of: "server: durableStreams.tail." });
-}
-
-/** The shares of streams that clients create. */
-export function streamShares(
-  { maxStreamsPerAddress: address, maxStreamsPerUser: user }: DurableStreamsOptions,
-): QuotaShares {
-  return sharesOf(
-    { address, user },
-    { address: LIMITS.maxStreamsPerAddress, user: LIMITS.maxStreamsPerUser },
-  );
-}
-
-/** The limits that the options set for a broker's streams. */
+/** The limits of a broker's streams, and of the responses among them. */
 export function boundsOf(
-  options: DurableStreamsOptions = {},
-  maxRetained: number = RESPONSES.maxRetained,
+  settings: StreamSettings,
+  { maxRetained }: Pick<ResponseLimits, "maxRetained"> = RESPONSES,
 ): StreamBounds {
-  const { maxStreams, maxStreamBytes, maxForks, maxReaders, maxRows } = checkDurableStreams(
-    options,
-  );
-  const readerShares = sharesOf(
-    { address: options.maxReadersPerAddress, user: options.maxReadersPerUser },
-    { address: LIMITS.maxReadersPerAddress, user: LIMITS.maxReadersPerUser },
-  );
-  const { keep } = options;
+  const { maxStreams, maxStreamBytes, maxForks, maxReaders, readerShares, keep, maxRows } =
+    settings;
   return {
     maxStreams,
     maxRetained,
@@ -280,40 +326,45 @@ export function boundsOf(
   };
 }
 
-const RESPONSES = {
-  retainMs: 86_400_000,
-  maxRetained: 100_000,
-  maxRetainedPerAddress: 1_000,
-  maxRetainedPerUser: 100,
-  maxRunning: 10_000,
-  maxRunningPerAddress: 128,
-  maxRunningPerUser: 32,
-};
+const RESPONSES = { retainMs: 86_400_000, maxRetained: 100_000, maxRunning: 10_000 };
+
+/** Default shares of `maxRetained` and `maxRunning`. */
+const RETAINED_SHARES = { address: 1_000, user: 100 };
+const RUNNING_SHARES = { address: 128, user: 32 };
 
 /** Limits and times of responses that outlive their connections, with all defaults filled in. */
-export interface ResponseLimits
-  extends Readonly<Pick<typeof RESPONSES, "retainMs" | "maxRetained" | "maxRunning">> {
+export interface ResponseLimits extends Readonly<typeof RESPONSES> {
   /** Shares of retained responses. */
   readonly retainedShares: QuotaShares;
   readonly runningShares: QuotaShares;
 }
 
-/** Fills in missing limits of responses, and checks the given ones. */
-export function checkResponses(
-  options: { readonly [K in keyof typeof RESPONSES]?: number } = {},
-): ResponseLimits {
-  const { retainMs, maxRetained, maxRunning } = checkLimits(RESPONSES, options, {
-    of: "server: responses.",
-  });
-  const retainedShares = sharesOf(
-    { address: options.maxRetainedPerAddress, user: options.maxRetainedPerUser },
-    { address: RESPONSES.maxRetainedPerAddress, user: RESPONSES.maxRetainedPerUser },
+/** Fills in the defaults of options, which are already checked. */
+export function responseLimits(options: ResumableOptions = {}): ResponseLimits {
+  return {
+    ...withDefaults(RESPONSES, options),
+    retainedShares: sharesOf(
+      { address: options.maxRetainedPerAddress, user: options.maxRetainedPerUser },
+      RETAINED_SHARES,
+    ),
+    runningShares: sharesOf(
+      { address: options.maxRunningPerAddress, user: options.maxRunningPerUser },
+      RUNNING_SHARES,
+    ),
+  };
+}
+
+/**
+ * Checks that a broker can keep durable streams.
+ *
+ * @param verb The user's call, for the error message.
+ * @throws {TypeError} If the broker keeps no logs.
+ */
+export function checkKeepsLogs(verb: string, broker: Broker): void {
+  if (broker.logs !== undefined) return;
+  throw new TypeError(
+    `Cannot ${verb}: the broker must keep logs, as Skein's brokers do, received ${broker.name}`,
   );
-  const runningShares = sharesOf(
-    { address: options.maxRunningPerAddress, user: options.maxRunningPerUser },
-    { address: RESPONSES.maxRunningPerAddress, user: RESPONSES.maxRunningPerUser },
-  );
-  return { retainMs, maxRetained, retainedShares, maxRunning, runningShares };
 }
 
 /** Replaces the digest of a user in responses of guests. */

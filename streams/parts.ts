@@ -9,7 +9,7 @@ import type { Runtime } from "../base/runtime.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { type ResumeResponse, StoredResponses } from "./responses/stored_responses.ts";
-import { boundsOf, type DurableStreamsOptions, type ResponseLimits, tailOf } from "./options.ts";
+import { boundsOf, type ResponseLimits, type StreamSettings } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { maxRecordBytes, StreamStore } from "./streams.ts";
 import { EphemeralFeed } from "./state/ephemeral_feed.ts";
@@ -21,8 +21,8 @@ import { States } from "./state/states.ts";
 
 /** The options that the features of this wing were given, once all of them are mounted. */
 export interface StreamPartsOptions {
-  /** Limits of the streams. */
-  readonly bounds: DurableStreamsOptions;
+  /** Settings of the streams. */
+  readonly settings: StreamSettings;
   /** Limits of resumable responses. */
   readonly responses: ResponseLimits;
 }
@@ -43,7 +43,7 @@ export class StreamParts {
   readonly #state: StateParts;
   readonly #ephemeral: EphemeralStates;
 
-  constructor(host: FeatureHost, { bounds, responses: limits }: StreamPartsOptions) {
+  constructor(host: FeatureHost, { settings: streams, responses: limits }: StreamPartsOptions) {
     const { runtime, nodes, topics: { broker }, core, contract } = host;
     const { settings, guard: { quotas } } = core;
     const { maxMessageBytes, requestTimeoutMs: timeoutMs } = settings;
@@ -52,14 +52,14 @@ export class StreamParts {
     const logs: StreamLogs = this.logs = new StreamLogs({
       runtime,
       broker,
-      bounds: boundsOf(bounds, limits.maxRetained),
+      bounds: boundsOf(streams, limits),
       quotas,
       onReadToEnd: (id) => this.responses.retained.noteRead(id),
       onError: (error) => report("The search for overdue durable streams", error),
       rescue: resumeOf && ((id) => this.responses.rescue(id)),
       onRead: (id) => this.responses.abandoned.read(id),
     });
-    const tail = tailOf(bounds);
+    const { tail } = streams;
     this.streams = new StreamStore({ runtime, streams: logs, tail, maxMessageBytes });
     const maxTransactionBytes = (id: string) => maxRecordBytes(id, maxMessageBytes);
     const gate = this.gate = new ChangeGate({

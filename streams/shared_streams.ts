@@ -1,6 +1,6 @@
 /** The parts that the features of this wing share on one server. */
 import type { FeatureHost, Mounted } from "../server/feature.ts";
-import { checkKeepsLogs, checkResponses, type DurableStreamsOptions } from "./options.ts";
+import { checkKeepsLogs, responseLimits, streamSettings } from "./options.ts";
 import { StreamParts } from "./parts.ts";
 import { StreamTopics } from "./stream_topics.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
@@ -11,10 +11,10 @@ import { STREAM_PREFIX } from "../session/wire/recovery.ts";
  * parts are created once all features have been mounted, so that their order does not matter.
  */
 export class SharedStreams {
-  /** Limits of the streams, from `durableStreams()`. */
-  bounds: DurableStreamsOptions = {};
+  /** Settings of the streams, from `durableStreams()`. */
+  settings = streamSettings();
   /** Limits of resumable responses, from `resumable()`. */
-  responses = checkResponses();
+  responses = responseLimits();
   readonly #host: FeatureHost;
   #parts: StreamParts | undefined;
   #isMounted = false;
@@ -32,7 +32,7 @@ export class SharedStreams {
    * @throws {TypeError} If the server's broker keeps no logs.
    */
   static of(host: FeatureHost, call: string): SharedStreams {
-    checkKeepsLogs(call, host.topics.broker);
+    checkKeepsLogs(`mount ${call}`, host.topics.broker);
     return host.share(SharedStreams, () => new SharedStreams(host));
   }
 

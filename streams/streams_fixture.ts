@@ -5,7 +5,7 @@ import { RequestError } from "../errors.ts";
 import type { AppendLogOptions } from "./logs/log.ts";
 import { type StreamBounds, StreamLogs } from "./logs/stream_logs.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
-import { tailOf } from "./options.ts";
+import { streamSettings } from "./options.ts";
 import { StreamStore } from "./streams.ts";
 import { type FaultyBroker, FaultyStore } from "../tests/faulty_broker.ts";
 
@@ -40,7 +40,7 @@ export class TwoNodes implements AsyncDisposable {
       })
     );
     const [node, other] = this.#logs.map((streams) =>
-      new StreamStore({ runtime, streams, tail: tailOf({}), maxMessageBytes })
+      new StreamStore({ runtime, streams, tail: streamSettings().tail, maxMessageBytes })
     );
     this.node = node!;
     this.other = other!;

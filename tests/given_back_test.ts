@@ -37,7 +37,7 @@ import { createServer, type ServerOptions } from "../server.ts";
 import { type ResponseStart, StoredResponses } from "../streams/responses/stored_responses.ts";
 import { StreamStore } from "../streams/streams.ts";
 import { SharedCarriers } from "../server/http/shared_carriers.ts";
-import { checkResponses, tailOf } from "../streams/options.ts";
+import { responseLimits, streamSettings } from "../streams/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../operations/http_api/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
@@ -656,10 +656,10 @@ function resumable(
   const node = new StreamStore({
     runtime,
     streams: logs,
-    tail: tailOf({}),
+    tail: streamSettings().tail,
     maxMessageBytes: 65_536,
   });
-  const responses = new StoredResponses(checkResponses(limits), {
+  const responses = new StoredResponses(responseLimits(limits), {
     runtime,
     quotas: new Quotas(runtime),
     broker,

@@ -52,7 +52,7 @@ import {
   MAX_WAITING as MAX_NEWCOMERS,
 } from "../server/admission/giving_way.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
-import { checkDurableStreams, checkResponses, streamShares } from "../streams/options.ts";
+import { responseLimits, streamSettings } from "../streams/options.ts";
 import {
   MAX_ROW_BYTES,
   MAX_SESSION_BYTES,
@@ -324,16 +324,13 @@ function shareCells({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound
   return Object.fromEntries(levels);
 }
 
-/** Durable streams with the default limits. */
-const STREAMS = { path: "/streams" };
-
 /** The share of a broker's bytes that a client's streams may use, in words. */
 const PART = ({ 8: "an eighth" } as Record<number, string>)[1 / SHARE_PART]!;
 
 /** Shared limits that are not quotas. */
 function sharedBounds(): Bound[] {
-  const { maxRetained, retainedShares, retainMs } = checkResponses();
-  const { maxStreams } = checkDurableStreams(STREAMS);
+  const { maxRetained, retainedShares, retainMs } = responseLimits();
+  const { maxStreams } = streamSettings();
   return [
     {
       table: "streams",
@@ -350,7 +347,7 @@ function sharedBounds(): Bound[] {
       name:
         "`maxStreams`, `maxStreamsPerUser`, `maxStreamsPerAddress` of `durableStreams`, on all nodes",
       max: count(maxStreams),
-      shares: shareCells(streamShares(STREAMS)),
+      shares: shareCells(streamSettings().streamShares),
       full: "429; streams that the server creates don't count against any address or user",
     },
     {
@@ -422,7 +419,7 @@ function sharedBounds(): Bound[] {
 
 /** Limits of a server without shares. */
 function serverBounds(): Bound[] {
-  const { maxStreamBytes, maxForks, maxAppendBytes, maxRows } = checkDurableStreams(STREAMS);
+  const { maxStreamBytes, maxForks, maxAppendBytes, maxRows } = streamSettings();
   return [
     {
       table: "streams",

@@ -9,7 +9,7 @@ import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { StreamLogs } from "../logs/stream_logs.ts";
 import { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./handler.ts";
 import { ClientStreams } from "./client_streams.ts";
-import { boundsOf } from "../options.ts";
+import { boundsOf, streamSettings } from "../options.ts";
 
 /** Most streams of the tests. */
 const MAX = 20;
@@ -142,7 +142,7 @@ Deno.test("Concurrent PUTs of one stream create it with the last slot of a share
 Deno.test("PUT counts streams of the server and of unknown clients only for the total limit", async () => {
   await using broker = new MemoryBroker();
   const runtime = platformRuntime();
-  const bounds = boundsOf({ path: "/", maxStreams: MAX });
+  const bounds = boundsOf(streamSettings({ path: "/", maxStreams: MAX }));
   await using streams = new StreamLogs({ runtime, broker, bounds, onError() {} });
   for (let i = 0; i < MAX / 2; i++) await streams.create(`own-${i}`, {});
   await using node = new Node(broker);
@@ -176,7 +176,7 @@ Deno.test("PUT and POST reserve bytes for others once a client has its share of 
 Deno.test("ClientStreams.create() counts nothing for a failed creation", async () => {
   await using broker = new MemoryBroker();
   const runtime = platformRuntime();
-  const bounds = boundsOf({ path: "/", maxStreams: MAX });
+  const bounds = boundsOf(streamSettings({ path: "/", maxStreams: MAX }));
   await using streams = new StreamLogs({ runtime, broker, bounds, onError() {} });
   const streamShares = { shares: { user: 1 }, strict: ["user"] } as const;
   const kept = new ClientStreams({ runtime, streams, maxStreams: MAX, streamShares });
@@ -198,7 +198,7 @@ Deno.test("ClientStreams.create() releases the slot of a stream that another nod
   await using broker = new MemoryBroker();
   let now = 0;
   const runtime = Object.assign(platformRuntime(), { monotonic: () => now });
-  const bounds = boundsOf({ path: "/", maxStreams: MAX });
+  const bounds = boundsOf(streamSettings({ path: "/", maxStreams: MAX }));
   await using streams = new StreamLogs({ runtime, broker, bounds, onError() {} });
   const streamShares = { shares: { user: 1 }, strict: ["user"] } as const;
   const kept = new ClientStreams({ runtime, streams, maxStreams: MAX, streamShares });

@@ -2,9 +2,10 @@
 import { StreamRequests } from "./http.ts";
 import {
   boundsOf,
-  checkDurableStreams,
+  checkKeepsLogs,
   DURABLE_STREAMS,
   type DurableStreamsOptions,
+  streamSettings,
 } from "../options.ts";
 import { reportRequest } from "../../server/broker_services.ts";
 import { RequestGate } from "../../server/http/gate.ts";
@@ -95,10 +96,11 @@ export class DurableStreamsHandler implements AsyncDisposable {
    * @throws {RangeError} If a number is out of range.
    */
   constructor(options: DurableStreamsHandlerOptions) {
-    checkOptions("create server", options, OPTIONS);
+    checkOptions("create DurableStreamsHandler", options, OPTIONS);
     checkPath("durableStreams", options.path);
-    checkDurableStreams(options, options.broker);
-    const { broker, clientAddress, onError, origins, hosts } = options;
+    checkKeepsLogs("create DurableStreamsHandler", options.broker);
+    const settings = streamSettings(options);
+    const { path, broker, clientAddress, onError, origins, hosts } = options;
     const runtime = options.runtime ?? platformRuntime();
     const console = new ConsoleReport(runtime);
     const report = (what: string, error: unknown) =>
@@ -107,11 +109,11 @@ export class DurableStreamsHandler implements AsyncDisposable {
     this.#logs = new StreamLogs({
       runtime,
       broker,
-      bounds: boundsOf(options),
+      bounds: boundsOf(settings),
       quotas,
       onError: (error) => report("The search for overdue durable streams", error),
     });
-    this.#requests = new StreamRequests(options, {
+    this.#requests = new StreamRequests({ ...settings, path }, {
       runtime,
       gate: this.#gate,
       quotas,

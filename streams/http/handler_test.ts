@@ -73,7 +73,11 @@ Deno.test("DurableStreamsHandler() rejects unknown keys, and brokers without log
     'received "paths"; did you mean "path"?',
   );
   const broker = new FaultyStore().connect({ without: ["logs"] });
-  assertThrows(() => new DurableStreamsHandler({ ...options, broker }), TypeError, "keeps logs");
+  assertThrows(
+    () => new DurableStreamsHandler({ ...options, broker }),
+    TypeError,
+    "must keep logs",
+  );
 });
 
 Deno.test("DurableStreamsHandler.fetch() responds to other paths with 404, and to other methods with 405", async () => {

@@ -2,14 +2,7 @@
  * Durable streams over HTTP: the Durable Streams protocol, protected by the same guard as all
  * HTTP features.
  */
-import {
-  checkDurableStreams,
-  type DurableStreamAction,
-  type DurableStreamsLimits,
-  type DurableStreamsOptions,
-  streamShares,
-  tailOf,
-} from "../options.ts";
+import type { DurableStreamAction, StreamSettings } from "../options.ts";
 import { bracketed, offsetAfter } from "../snapshots.ts";
 import { ClientStreams } from "./client_streams.ts";
 import { maxRecordBytes } from "../streams.ts";
@@ -133,8 +126,8 @@ const MAX_HEADER_LENGTH = 1_024;
 /** Time after which a rejected client may retry, in milliseconds. */
 const RETRY_MS = 5_000;
 
-/** Options of durable streams with a path. */
-export type ServedStreamsOptions = DurableStreamsOptions & { readonly path: string };
+/** Settings of durable streams with a path. */
+export type ServedStreamsSettings = StreamSettings & { readonly path: string };
 
 /** Reads the changes of a keyed stream. The reader loads late, because Zod is large. */
 async function readChanges(records: readonly string[]): Promise<readonly ClientChange[]> {
@@ -176,8 +169,7 @@ type StreamRequest = GuardedRequest<DurableStreamAction>;
 export class StreamRequests {
   readonly #guard: HttpGuard<DurableStreamAction>;
   readonly #parts: StreamRequestsParts;
-  readonly #options: ServedStreamsOptions;
-  readonly #limits: DurableStreamsLimits;
+  readonly #settings: ServedStreamsSettings;
   readonly #events: EventStreams;
   readonly #clientStreams: ClientStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
@@ -193,37 +185,31 @@ export class StreamRequests {
     maxTotalBytes: 0,
   };
 
-  /**
-   * Creates the handler.
-   *
-   * @throws {TypeError} If an option is invalid.
-   * @throws {RangeError} If a number is out of range.
-   */
-  constructor(options: ServedStreamsOptions, parts: StreamRequestsParts) {
-    this.#options = options;
+  /** Creates the handler. */
+  constructor(settings: ServedStreamsSettings, parts: StreamRequestsParts) {
+    this.#settings = settings;
     this.#parts = parts;
     const { runtime, report } = parts;
-    this.#limits = checkDurableStreams(options);
     this.#clientStreams = new ClientStreams({
       runtime,
       streams: parts.logs,
-      maxStreams: this.#limits.maxStreams,
-      streamShares: streamShares(options),
+      maxStreams: settings.maxStreams,
+      streamShares: settings.streamShares,
     });
     parts.quotas.add("durableStreams.maxStreams", this.#clientStreams);
     this.#guard = new HttpGuard({
       ...parts.origins,
       name: "durableStreams",
-      path: options.path,
-      authorize: options.authorize,
+      path: settings.path,
+      authorize: settings.authorize,
       isInternal: (path) => isInternalName(path.split("/")[1] ?? ""),
       methods: METHODS,
       requestHeaders: REQUEST_HEADERS,
       exposedHeaders: RESPONSE_HEADERS,
-      isPublic: options.cache === "public",
-      rate: options.rate,
-      maxRequests: this.#limits.maxRequests,
-      maxWaiting: this.#limits.maxReaders,
+      isPublic: settings.cache === "public",
+      rate: settings.rate,
+      maxRequests: settings.maxRequests,
+      maxWaiting: settings.maxReaders,
     }, parts);
     this.#events = new EventStreams({
       runtime,
@@ -289,7 +275,7 @@ export class StreamRequests {
   async #create(asked: StreamRequest, id: string): Promise<Response> {
     const { request, authorize, readBody } = asked;
     await authorize("create", id);
-    const { isKeyed, ...creation } = readCreation(request.headers, this.#options.path);
+    const { isKeyed, ...creation } = readCreation(request.headers, this.#settings.path);
     const { fork } = creation;
     // A fork has the type of its source by default.
     if (isKeyed) this.#checkKeyed(creation.contentType ?? (fork && JSON_TYPE));
@@ -307,7 +293,7 @@ export class StreamRequests {
         `Cannot create: the body of a keyed stream must be empty, received ${body.length} bytes`,
       );
     }
-    const keyed = isKeyed ? tailOf(this.#options) : undefined;
+    const keyed = isKeyed ? this.#settings.tail : undefined;
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
     const result = await this.#clientStreams.create(
       { id, account: asked.publisher },
@@ -377,7 +363,7 @@ export class StreamRequests {
         this.#rejected.maxForks++;
         return conflict(
           "too-many-forks",
-          `Cannot create: a source must have at most ${this.#limits.maxForks} forks, received one more`,
+          `Cannot create: a source must have at most ${this.#settings.maxForks} forks, received one more`,
         );
       case "full":
         throw this.#full("create");
@@ -386,7 +372,7 @@ export class StreamRequests {
       case "too-many":
         this.#rejected.maxStreams++;
         return tooMany(
-          `Cannot create: at most ${this.#limits.maxStreams} streams, received one more`,
+          `Cannot create: at most ${this.#settings.maxStreams} streams, received one more`,
           RETRY_MS,
         );
     }
@@ -573,7 +559,7 @@ export class StreamRequests {
     this.#rejected.maxRows++;
     return new Problem(413, {
       code: "full",
-      detail: `Cannot append: a keyed stream must have at most ${this.#limits.maxRows} rows`,
+      detail: `Cannot append: a keyed stream must have at most ${this.#settings.maxRows} rows`,
     });
   }
 
@@ -592,7 +578,7 @@ export class StreamRequests {
 
   #full(verb: string): Problem {
     this.#rejected.maxStreamBytes++;
-    const { maxStreamBytes } = this.#limits;
+    const { maxStreamBytes } = this.#settings;
     return new Problem(413, {
       code: "full",
       detail: `Cannot ${verb}: a stream must have at most ${maxStreamBytes} bytes, with ` +
@@ -742,7 +728,7 @@ export class StreamRequests {
     const { ended } = reader;
     // The request's signal is not used, because the runtime aborts it after each response, and
     // warns.
-    const timer = startTimer(runtime, this.#limits.longPollMs, () => ended.abort());
+    const timer = startTimer(runtime, this.#settings.longPollMs, () => ended.abort());
     try {
       let last: StreamPage | undefined;
       const { account } = asked;
@@ -761,7 +747,7 @@ export class StreamRequests {
         ...(info.end === undefined && { "stream-cursor": `${cursorAt(runtime, query.cursor)}` }),
       };
       // The cursor is part of the URL, so that shared caches can serve many readers.
-      const isShared = this.#options.cache === "public" && records.length > 0 && !info.keyed;
+      const isShared = this.#settings.cache === "public" && records.length > 0 && !info.keyed;
       const caching = { "cache-control": isShared ? CACHED : "no-store" };
       return records.length > 0
         ? new Response(bodyOf(records, info.contentType), { headers: { ...headers, ...caching } })
@@ -867,7 +853,7 @@ export class StreamRequests {
   }
 
   get #maxBodyBytes(): number {
-    return Math.min(this.#limits.maxAppendBytes, this.#parts.logs.maxAppendBytes);
+    return Math.min(this.#settings.maxAppendBytes, this.#parts.logs.maxAppendBytes);
   }
 
   /** Reads the properties of a stream for an append. */

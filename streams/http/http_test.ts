@@ -86,11 +86,11 @@ Deno.test("serve() rejects malformed options of durable streams", () => {
   const broker = new FaultyStore().connect({ without: ["logs"] });
   const cases: [options: object, text: string, broker?: Broker][] = [
     [{ path: "streams" }, "durableStreams.path must be a path"],
-    [{ path: "/streams", cache: "shared" }, "cache must be one of"],
+    [{ path: "/streams", cache: "shared" }, "durableStreams(): cache must be one of"],
     [{ path: "/streams", maxReader: 1 }, 'received "maxReader"; did you mean "maxReaders"?'],
     [{ path: "/streams", keep: { record: 1 } }, 'received "record"'],
     [{ path: "/streams", authorize: true }, "authorize must be of type function"],
-    [{ path: "/streams" }, "durableStreams() must have a broker that keeps logs", broker],
+    [{ path: "/streams" }, "Cannot mount durableStreams(): the broker must keep logs", broker],
   ];
   for (const [durableStreams, text, broker] of cases) {
     const create = () =>

@@ -9,7 +9,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import { DROPPED_REASON, StreamLogs } from "../logs/stream_logs.ts";
 import { type ResponseStart, StoredResponses } from "./stored_responses.ts";
 import { StreamStore } from "../streams.ts";
-import { boundsOf, checkResponses, tailOf } from "../options.ts";
+import { boundsOf, responseLimits, streamSettings } from "../options.ts";
 
 export function guestAt(address: string, guest: string = "guest"): Account {
   return { ...NOBODY, networks: networksOf(address), guest };
@@ -43,18 +43,18 @@ export class RetainingNode implements AsyncDisposable {
     };
     this.quotas = new Quotas(runtime);
     const shares = { address: perAddress, user: perUser };
-    const limits = { ...checkResponses({ maxRetained }), retainedShares: { shares, strict: [] } };
+    const limits = { ...responseLimits({ maxRetained }), retainedShares: { shares, strict: [] } };
     this.streams = new StreamLogs({
       runtime,
       broker,
-      bounds: boundsOf({ path: "/", maxStreams }, maxRetained),
+      bounds: boundsOf(streamSettings({ path: "/", maxStreams }), { maxRetained }),
       onError: report,
       onReadToEnd: (id) => this.responses.retained.noteRead(id),
     });
     this.node = new StreamStore({
       runtime,
       streams: this.streams,
-      tail: tailOf({}),
+      tail: streamSettings().tail,
       maxMessageBytes: 65_536,
     });
     this.responses = new StoredResponses(limits, {

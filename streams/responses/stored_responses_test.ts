@@ -18,7 +18,7 @@ import {
   StoredResponses,
 } from "./stored_responses.ts";
 import { StreamStore } from "../streams.ts";
-import { checkResponses, tailOf } from "../options.ts";
+import { responseLimits, streamSettings } from "../options.ts";
 import { codeOf } from "../streams_fixture.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 
@@ -40,7 +40,7 @@ class Node {
   constructor(
     memory: SkewedBroker,
     store: FaultyStore,
-    { resume, ...options }: Parameters<typeof checkResponses>[0] & {
+    { resume, ...options }: Parameters<typeof responseLimits>[0] & {
       readonly resume?: ResumeResponse;
     } = {},
   ) {
@@ -69,10 +69,10 @@ class Node {
     this.streams = new StreamStore({
       runtime,
       streams: this.logs,
-      tail: tailOf({}),
+      tail: streamSettings().tail,
       maxMessageBytes: 2_000_000,
     });
-    this.responses = new StoredResponses(checkResponses(options), {
+    this.responses = new StoredResponses(responseLimits(options), {
       runtime,
       quotas: new Quotas(runtime),
       broker,
