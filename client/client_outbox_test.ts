@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { POLICIES } from "../session/settings/call_checks.ts";
 import { CloseCode, QueueFullError, type RequestError } from "../errors.ts";
 import { type DialOutcome, Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer } from "../tests/sessions.ts";
@@ -146,7 +147,7 @@ Deno.test("Client sends unsent messages of a session in the next one, once and i
 });
 
 Deno.test("Client sends its outbox with any bounds and overflow policy of its send queue", async () => {
-  for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
+  for (const policy of POLICIES) {
     for (const bounds of [{ maxMessages: 1 }, { maxMessages: 3 }, { maxBytes: 1_200 }]) {
       const seen: number[] = [];
       const { network, stalled } = stalling(seen);

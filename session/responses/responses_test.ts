@@ -10,6 +10,7 @@ import { internals, Session } from "../session.ts";
 import type { Instrumentation } from "../insight/instrumentation.ts";
 import { instrument } from "../insight/watch.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
+import { POLICIES } from "../settings/call_checks.ts";
 import { sessionSettings } from "../settings/session_settings.ts";
 import { soon, turns } from "../../tests/waiting.ts";
 import { resumable } from "../../streams/mod.ts";
@@ -614,7 +615,7 @@ Deno.test("A streaming response requests no further item while the connection is
 });
 
 Deno.test("A streaming response to a peer that reads nothing neither overflows the send queue nor drops messages", async () => {
-  for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
+  for (const policy of POLICIES) {
     const heard: unknown[] = [];
     await using both = await ends(
       { requests: { text: repeating }, sendQueue: { maxMessages: 8, maxBytes: 100_000, policy } },
