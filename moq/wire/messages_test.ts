@@ -3,6 +3,7 @@ import { ProtocolError } from "../../errors.ts";
 import { ALL_TRAITS, MOQ_CODECS, NO_RANGE } from "../../tests/moq/messages.ts";
 import { Random } from "../../tests/random.ts";
 import { encodeVarint } from "../../transport/quic/varint.ts";
+import * as wire from "./messages.ts";
 import {
   decodeAnnounce,
   decodeAnnounceInit,
@@ -59,6 +60,15 @@ for (const traits of ALL_TRAITS) {
     });
   }
 }
+
+Deno.test("MOQ_CODECS has every message", () => {
+  const read = new Set<unknown>(MOQ_CODECS.map(({ decode }) => decode));
+  const missing = Object.entries(wire).filter(([name, value]) =>
+    name.startsWith("decode") && !read.has(value)
+  );
+  // The only function whose type is its first parameter; the codec swaps the parameters.
+  assertEquals(missing.map(([name]) => name), ["decodeSubscribeResponse"]);
+});
 
 Deno.test("decodeAnnounce() reads a changed route as an announcement only in moq-lite-05", () => {
   const body = hex("02 01 61 00");

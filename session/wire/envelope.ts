@@ -263,8 +263,8 @@ function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Env
   return isCredit(items) ? { ...request, items } : badCredit(items, id);
 }
 
-/** The keys of all other envelopes. The first key that is present determines the kind. */
-const KINDS = [
+/** The keys of all envelopes without a `topic`. The first key that is present determines the kind. */
+export const KINDS = [
   "reply",
   "cancel",
   "subscribe",
