@@ -1,6 +1,6 @@
 /**
  * Checks the repository's Markdown: each link has a target, the table of contents lists each page,
- * and the prose follows the rules.
+ * the map of the repository names existing files, and the prose follows the rules.
  *
  * ```sh
  * deno run -A tools/pages.ts
@@ -14,6 +14,15 @@ import { findDivided } from "./prose.ts";
 
 /** Maps the path of every page, from the root of the repository, to its Markdown. */
 export type Pages = ReadonlyMap<string, string>;
+
+/** The page that is a map of the repository: the files and folders that it names exist. */
+const MAP = "CONTRIBUTING.md";
+
+/** The name of a file or folder in the text of the map; `*` stands for any characters. */
+const NAMED = /`(\*?[\w./-]+(?:\*[\w./-]*)?(?:\/|\.(?:json|md|ts)))`/g;
+
+/** The names in the first column of the map's code blocks. */
+const ROW = /^( *)(\w+[/.][\w./]*(?: \w+[/.][\w./]*)*) {2,}\S/;
 
 /** The target of a link, or of an image in HTML. */
 const LINK = /\]\(([^)\s]+)\)|\b(?:src|href)="([^"]+)"/g;
@@ -46,6 +55,7 @@ export function checkPages(pages: Pages, paths: ReadonlySet<string>): Violation[
   const violations = [...pages].flatMap(([path, text]) => [
     ...checkLinks(path, text, isTarget),
     ...checkWords(path, text),
+    ...(path === MAP ? checkMap(text, [...paths, ...folders]) : []),
   ]);
   const contents = pages.get(CONTENTS);
   if (contents === undefined) return violations;
@@ -68,6 +78,39 @@ function checkLinks(
         const message = `a link leads to a file and a heading, received ${target}`;
         violations.push({ path, line, message });
       }
+    }
+  }
+  return violations;
+}
+
+/**
+ * Checks the names of files and folders that are not links. A path starts at the root; a name alone
+ * belongs to any folder. In a code block, an indented name belongs to the folder above it, or to the
+ * folder of the name before it.
+ */
+function checkMap(text: string, known: readonly string[]): Violation[] {
+  const violations: Violation[] = [];
+  const report = (line: number, name: string) =>
+    violations.push({ path: MAP, line, message: `the map names existing files, received ${name}` });
+  for (const { line, content } of linesOf(text)) {
+    for (const [, name] of content.matchAll(NAMED)) {
+      const pattern = name!.split("*").map(RegExp.escape).join("[^/]*");
+      const isPath = /\/./.test(name!);
+      const exists = new RegExp(isPath ? `^${pattern}$` : `(?:^|/)${pattern}$`);
+      if (!known.some((path) => exists.test(path))) report(line, name!);
+    }
+  }
+  const all = new Set(known);
+  let above = "";
+  for (const [index, content] of text.split("\n").entries()) {
+    const [, indent, names] = ROW.exec(content) ?? [];
+    if (names === undefined) continue;
+    let before = above;
+    for (const name of names.split(" ")) {
+      const path = [before + name, name].find((path) => all.has(path));
+      if (indent === "") above = name;
+      if (path === undefined) report(index + 1, name);
+      else if (indent !== "") before = path.replace(/[^/]+\/?$/, "");
     }
   }
   return violations;

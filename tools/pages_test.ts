@@ -31,6 +31,23 @@ Deno.test("checkPages() reports links that lead nowhere", () => {
   ]);
 });
 
+Deno.test("checkPages() reports files and folders that the map names and that don't exist", () => {
+  const map = (lines: string) =>
+    check({ "CONTRIBUTING.md": lines, "docs/b/c/a.md": "# A\n", "docs/e/f.md": "# F\n" });
+  const expected = (line: number, name: string) =>
+    `CONTRIBUTING.md:${line} the map names existing files, received ${name}`;
+  assertEquals(map("`a.md`, `docs/b/`, `docs/b/c/a*.md`, `b/`, `*.ts`, `skein`\n"), []);
+  assertEquals(map("`b.md` and `b/c/a.md`\n\n`d/`\n"), [
+    expected(1, "b.md"),
+    expected(1, "b/c/a.md"),
+    expected(3, "d/"),
+  ]);
+  assertEquals(map("```text\ndeno task ok   the gate\ndocs/   all\n  b/   a part\n```\n"), []);
+  assertEquals(map("```text\nexamples/   all\n  docs/b/ e/   parts\n  b/   none\n```\n"), [
+    expected(4, "b/"),
+  ]);
+});
+
 Deno.test("checkPages() reports prose that breaks the rules", () => {
   const riddles = `They know what it is.\n- Who ${DIVIDED}\n\n\`\`\`ts\nWhat it is\n\`\`\`\n`;
   assertEquals(check({ "a.md": riddles, "b.md": "# B\n\nAfter this page you can.\n" }), [
