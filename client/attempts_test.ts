@@ -89,7 +89,11 @@ for (const [what, wake] of WAKES) {
     assertEquals([await settled(client), network.dials.length], ["connecting", 1]);
     wake(client, life);
     assertEquals(await settled(client), "connected");
-    assertEquals([network.dials.length, network.open, network.sessions.length], [2, 0, 1]);
+    assertEquals({
+      dials: network.dials.length,
+      open: network.open,
+      sessions: network.sessions.length,
+    }, { dials: 2, open: 0, sessions: 1 });
   });
 }
 
@@ -125,7 +129,11 @@ Deno.test("Client makes at most two attempts at a time, and repeated wake-ups do
     for (let call = 0; call < 10; call++) client.retryNow();
     await turns();
   }
-  assertEquals([network.dials.length, network.open, network.most], [11, 2, 2]);
+  assertEquals({ dials: network.dials.length, open: network.open, mostOpen: network.most }, {
+    dials: 11,
+    open: 2,
+    mostOpen: 2,
+  });
   first.resolve();
   assertEquals([await settled(client), network.sessions.length], ["connected", 1]);
   await client.close();
@@ -266,7 +274,11 @@ for (const what of ["token", "url"] as const) {
       client.status.subscribe(() => {});
       await turns();
       await time.tickAsync(60_000);
-      assertEquals([await settled(client), calls.made, network.dials.length], ["connecting", 1, 0]);
+      assertEquals({
+        status: await settled(client),
+        calls: calls.made,
+        dials: network.dials.length,
+      }, { status: "connecting", calls: 1, dials: 0 });
       for (let i = 0; i < 100; i++) client.retryNow();
       await turns();
       if (isDeaf) {
@@ -274,7 +286,11 @@ for (const what of ["token", "url"] as const) {
         await time.tickAsync(1_000);
       }
       assertEquals(await settled(client), "connected");
-      assertEquals([calls.made, calls.most, network.dials.length], [2, isDeaf ? 2 : 1, 1]);
+      assertEquals({ calls: calls.made, mostRunning: calls.most, dials: network.dials.length }, {
+        calls: 2,
+        mostRunning: isDeaf ? 2 : 1,
+        dials: 1,
+      });
     });
   }
 }
@@ -316,7 +332,11 @@ Deno.test("Client does not call token twice at a time if the session is lost whi
       await time.tickAsync(750);
     }
     assertEquals(await settled(client), "connected");
-    assertEquals([calls.made, calls.most, errors], [3, isDeaf ? 2 : 1, []]);
+    assertEquals({ calls: calls.made, mostRunning: calls.most, errors }, {
+      calls: 3,
+      mostRunning: isDeaf ? 2 : 1,
+      errors: [],
+    });
   }
 });
 
@@ -333,7 +353,11 @@ Deno.test("Client that waits aborts an early call of url that hangs when it wake
   assertEquals([calls.made, calls.running], [2, 1]);
   client.retryNow();
   assertEquals(await settled(client), "connected");
-  assertEquals([calls.made, calls.most, network.dials.length], [3, 1, 2]);
+  assertEquals({ calls: calls.made, mostRunning: calls.most, dials: network.dials.length }, {
+    calls: 3,
+    mostRunning: 1,
+    dials: 2,
+  });
 });
 
 Deno.test("Client wakes up while a handover and then an attempt hang, and aborts both", async () => {
@@ -356,7 +380,10 @@ Deno.test("Client wakes up while a handover and then an attempt hang, and aborts
   assertEquals([await settled(client), network.dials.length], ["connecting", 3]);
   client.retryNow();
   await time.tickAsync(1_000);
-  assertEquals([await settled(client), network.dials.length, network.open], ["connected", 4, 0]);
+  assertEquals(
+    { status: await settled(client), dials: network.dials.length, open: network.open },
+    { status: "connected", dials: 4, open: 0 },
+  );
 });
 
 Deno.test("Client wakes up while it waits for the time of a drain, and while the attempt after it hangs", async () => {
@@ -379,7 +406,10 @@ Deno.test("Client wakes up while it waits for the time of a drain, and while the
   assertEquals([await settled(client), network.dials.length], ["connecting", 2]);
   client.retryNow();
   await time.tickAsync(1_000);
-  assertEquals([await settled(client), network.dials.length, network.open], ["connected", 3, 0]);
+  assertEquals(
+    { status: await settled(client), dials: network.dials.length, open: network.open },
+    { status: "connected", dials: 3, open: 0 },
+  );
 });
 
 Deno.test("Client in a hidden page makes no attempt beside until the page is shown", async () => {

@@ -174,7 +174,11 @@ Deno.test("Client whose function returns another host after a loss dials that ho
     assertEquals(await settled(client), "connected");
     // The client waits before it dials the same host again; it uses the URL without calling the
     // function again.
-    assertEquals([dialed()[2], network.dials[2]!.url, asked], ["b 20250", urls[2], 3]);
+    assertEquals({ dialed: dialed()[2], url: network.dials[2]!.url, asked }, {
+      dialed: "b 20250",
+      url: urls[2],
+      asked: 3,
+    });
   }
 });
 

@@ -72,7 +72,12 @@ Deno.test("Client keeps its session while no loop reads, and tells the next loop
   assertEquals([client.session, client.isConnected], [session, true]);
   await assertRejects(() => read(1), QueueFullError, "its receive queue was full");
   await read(4_097);
-  assertEquals([got.length, got[0], got[1], got.at(-1)], [4_097, 0, 905, 5_000]);
+  assertEquals({ count: got.length, first: got[0], second: got[1], last: got.at(-1) }, {
+    count: 4_097,
+    first: 0,
+    second: 905,
+    last: 5_000,
+  });
   assertEquals(printed.lines, [
     'Skein: Messages on "m" have no reader: set onMessage, or loop over the client, or subscribe to it',
   ]);

@@ -366,7 +366,11 @@ Deno.test("Client is rejected if token throws a rejection, and retries after eve
     const { current } = client.status;
     assert("cause" in current);
     const { cause } = current;
-    assertEquals([cause.code, cause.reason, cause.error], [code, error.message, error]);
+    assertEquals({ code: cause.code, reason: cause.reason, error: cause.error }, {
+      code,
+      reason: error.message,
+      error,
+    });
     assertEquals([network.dials.length, asked], [0, 1]);
     if (next === "rejected") await assertRejects(() => client.request("x"), SessionClosedError);
     client.retryNow();

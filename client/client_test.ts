@@ -12,7 +12,11 @@ Deno.test("Client connects, and reports session and transport", async () => {
   await using client = network.client();
   assertEquals([client.status.current.name, client.isConnected], ["connecting", false]);
   const session = await client.whenConnected();
-  assertEquals([session.id, session === client.session, client.isConnected], ["s-1", true, true]);
+  assertEquals({
+    id: session.id,
+    isCurrent: session === client.session,
+    isConnected: client.isConnected,
+  }, { id: "s-1", isCurrent: true, isConnected: true });
   await turns();
   assertEquals(client.status.current, { name: "connected", session: "s-1", transport: "memory" });
   assertEquals(network.dials.map(({ url }) => url), ["memory://server/"]);
@@ -119,7 +123,7 @@ Deno.test("Client closes after maxAttempts", async () => {
   await turns();
   await time.tickAsync(500);
   const { code, reason, by } = await client.closed;
-  assertEquals([code, reason, by], [1006, "Nobody is there", "network"]);
+  assertEquals({ code, reason, by }, { code: 1006, reason: "Nobody is there", by: "network" });
   assertEquals([client.status.current.name, network.dials.length], ["closed", 3]);
 });
 

@@ -78,7 +78,7 @@ for (
     assertEquals(network.dials.length, 2, "without a delay");
     assert(client.session !== session);
     const { code, reason, by, error } = await session!.closed;
-    assertEquals([code, reason, by], [4408, "No sign of life", "network"]);
+    assertEquals({ code, reason, by }, { code: 4408, reason: "No sign of life", by: "network" });
     assert(error instanceof TimeoutError && error.timeoutMs === 5_000);
   });
 

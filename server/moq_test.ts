@@ -51,13 +51,13 @@ Deno.test("serve() serves MoQ and messages, on every transport", async () => {
   await using server = _server;
   const serverCertificateHashes = moq.certificateHashes;
   assertEquals(
-    [moq.address?.port, moq.webSocketUrl, moq.url, moq.quicUrl],
-    [
-      server.address!.port,
-      server.url,
-      server.webTransportUrl,
-      server.webTransportUrl.replace("https", "moqt"),
-    ],
+    { port: moq.address?.port, webSocketUrl: moq.webSocketUrl, url: moq.url, quicUrl: moq.quicUrl },
+    {
+      port: server.address!.port,
+      webSocketUrl: server.url,
+      url: server.webTransportUrl,
+      quicUrl: server.webTransportUrl.replace("https", "moqt"),
+    },
   );
   for (const url of [moq.url, moq.quicUrl, moq.webSocketUrl, moq.url.replace("https", "http")]) {
     const isAsked = url.startsWith("http:");

@@ -217,7 +217,11 @@ Deno.test("compileContract() routes the messages of each side", () => {
   assertEquals([server.match("notice"), client.match("cursor")], [undefined, undefined]);
   for (const router of [server, client]) {
     const match = router.match("score/7")!;
-    assertEquals([match.pattern, match.kind, match.params], ["score/{id}", "request", { id: "7" }]);
+    assertEquals({ pattern: match.pattern, kind: match.kind, params: match.params }, {
+      pattern: "score/{id}",
+      kind: "request",
+      params: { id: "7" },
+    });
     assertStrictEquals(match.input, requests["score/{id}"].input);
     assertStrictEquals(match.output, requests["score/{id}"].output);
     assertEquals(router.match("chat:"), undefined);

@@ -28,7 +28,11 @@ Deno.test("Message has the pattern and parameters of its match, and none without
   const matched = new Message({ ...notice, topic: "chat:a" }, match, replies());
   assertEquals([matched.pattern, matched.params], ["chat:{room}", { room: "a" }]);
   const free = new Message(notice, undefined, replies());
-  assertEquals([free.pattern, free.params, free.isRequest], [undefined, {}, false]);
+  assertEquals({ pattern: free.pattern, params: free.params, isRequest: free.isRequest }, {
+    pattern: undefined,
+    params: {},
+    isRequest: false,
+  });
   assert(Object.isFrozen(free.params));
 });
 
@@ -84,7 +88,11 @@ Deno.test("Message sends no reply to a cancelled request", () => {
   const failed = new Message(request, undefined, log);
   failed.cancel(new Error("gone"));
   failed.fail(failure);
-  assertEquals([log.replies, log.failures, failed.hasReplied], [[], [], true]);
+  assertEquals({ replies: log.replies, failures: log.failures, hasReplied: failed.hasReplied }, {
+    replies: [],
+    failures: [],
+    hasReplied: true,
+  });
 });
 
 Deno.test("Message.signal aborts with the first reason, even if it is read later", () => {

@@ -62,11 +62,11 @@ Deno.test("PendingRequests.ask() rejects after its timeout, cancels, and forgets
   assertEquals([requests.size, options.cancelled], [1, []]);
   await time.tickAsync(1);
   assertEquals((await outcome).timeoutMs, 250);
-  assertEquals([requests.size, options.cancelled, requests.reply(1, 1, undefined)], [
-    0,
-    [1],
-    false,
-  ]);
+  assertEquals({
+    pending: requests.size,
+    cancelled: options.cancelled,
+    isReplyTaken: requests.reply(1, 1, undefined),
+  }, { pending: 0, cancelled: [1], isReplyTaken: false });
 });
 
 Deno.test("PendingRequests.ask() rejects when its signal aborts, also if it was aborted before", async () => {
@@ -78,7 +78,11 @@ Deno.test("PendingRequests.ask() rejects when its signal aborts, also if it was 
   controller.abort(reason);
   assertEquals(await assertRejects(() => asking), reason);
   assertEquals(await assertRejects(() => requests.ask(options)), reason);
-  assertEquals([options.sent, options.cancelled, requests.size], [[1], [1], 0]);
+  assertEquals({ sent: options.sent, cancelled: options.cancelled, pending: requests.size }, {
+    sent: [1],
+    cancelled: [1],
+    pending: 0,
+  });
 });
 
 Deno.test("PendingRequests.ask() rejects a request beyond the limit, until a reply makes room", async () => {

@@ -178,7 +178,11 @@ Deno.test("Session replies failed when a handler throws, calls onError, and cont
     ]);
     assertEquals([errors, told], [[failure], [failure]], name);
     const { state, stats } = hand.session;
-    assertEquals([state, stats.handlerFailures, stats.waitingMessages], ["connected", 1, 0], name);
+    assertEquals(
+      { state, handlerFailures: stats.handlerFailures, waitingMessages: stats.waitingMessages },
+      { state: "connected", handlerFailures: 1, waitingMessages: 0 },
+      name,
+    );
     const issues = await hand.session.issues();
     assert(issues.some(({ code }) => code === "failing-handlers"), name);
     assertEquals(JSON.stringify(hand.peer.frames).includes("s3cret"), false);

@@ -46,9 +46,11 @@ Deno.test("Session rejects invalid data, names the path, and continues", async (
   peer.say({ topic: "chat:a", data: { text: "fits" } });
   await turns();
   const [reply] = peer.envelopes.slice(1) as { reply: null; error: RequestError["failure"] }[];
-  assertEquals([reply?.reply, reply?.error.code, reply?.error.path], [null, "invalid", [
-    "text",
-  ]]);
+  assertEquals({ reply: reply?.reply, code: reply?.error.code, path: reply?.error.path }, {
+    reply: null,
+    code: "invalid",
+    path: ["text"],
+  });
   assertEquals([seen, session.stats.invalidMessages], [[{ text: "fits" }], 1]);
 });
 

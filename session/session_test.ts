@@ -20,7 +20,11 @@ Deno.test("Session knows the user and the address of its peer", async () => {
   };
   await using hand = serverByHand({}, { identity });
   const { session } = hand;
-  assertEquals([session.id, session.value, session.user], ["s-1", { name: "ann" }, "ann"]);
+  assertEquals({ id: session.id, value: session.value, user: session.user }, {
+    id: "s-1",
+    value: { name: "ann" },
+    user: "ann",
+  });
   assertEquals([session.path, session.address], ["/rooms/a", "192.0.2.1"]);
   assertEquals(session.headers.get("cookie"), "c=1");
   session.headers.set("cookie", "another");
@@ -33,7 +37,11 @@ Deno.test("Session has its own id and user name by default", async () => {
   await using other = serverByHand();
   assertEquals(one.session.user, one.session.id);
   assert(one.session.id !== other.session.id);
-  assertEquals([one.session.url, one.session.path, one.session.address], ["", "", undefined]);
+  assertEquals({ url: one.session.url, path: one.session.path, address: one.session.address }, {
+    url: "",
+    path: "",
+    address: undefined,
+  });
   assertEquals([...one.session.headers], []);
 });
 
@@ -60,11 +68,19 @@ Deno.test("Session on a server sends hello first, and is connected immediately",
 Deno.test("Session on a client is connecting until hello arrives", async () => {
   await using hand = clientByHand();
   const { session, peer } = hand;
-  assertEquals([session.state, session.isReady, session.isClosed], ["connecting", false, false]);
+  assertEquals({ state: session.state, isReady: session.isReady, isClosed: session.isClosed }, {
+    state: "connecting",
+    isReady: false,
+    isClosed: false,
+  });
   assertThrows(() => session.send("a"), SessionClosedError, "the session is connecting");
   peer.say(HELLO);
   await session.ready;
-  assertEquals([session.state, session.isReady, session.id], ["connected", true, "s-1"]);
+  assertEquals({ state: session.state, isReady: session.isReady, id: session.id }, {
+    state: "connected",
+    isReady: true,
+    id: "s-1",
+  });
   await session.whenReady();
   session.send("a");
   await peer.reach(1);
@@ -75,7 +91,11 @@ Deno.test("Session on a plain WebSocket is connected immediately, on both sides"
   const { client, server } = memoryPair(PLAIN);
   await using near = new Session(server, sessionSettings({ side: "server" }));
   await using far = new Session(client, sessionSettings({ side: "client" }));
-  assertEquals([near.state, far.state, far.protocol], ["connected", "connected", ""]);
+  assertEquals({ nearState: near.state, farState: far.state, protocol: far.protocol }, {
+    nearState: "connected",
+    farState: "connected",
+    protocol: "",
+  });
 });
 
 Deno.test("Session.whenReady() rejects by timeout and by signal; the session continues", async () => {

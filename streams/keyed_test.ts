@@ -133,7 +133,12 @@ Deno.test("durableStreams() returns the present row of a conflict", async () => 
   const { status, text } = await bench.append(change("update", "a", 2, { expect: 7 }));
   assertEquals(status, 409);
   const { row } = JSON.parse(text);
-  assertEquals([row.type, row.key, row.version, row.change.value], ["card", "a", 1, 1]);
+  assertEquals({ type: row.type, key: row.key, version: row.version, value: row.change.value }, {
+    type: "card",
+    key: "a",
+    version: 1,
+    value: 1,
+  });
   await using strict = new Bench({ authorize: ({ action }) => action !== "read" });
   await strict.create();
   await strict.append(change("insert", "a", 1));
@@ -158,7 +163,10 @@ Deno.test("DurableStreams.create() creates keyed streams, whose rows states and 
   await using bench = new Bench();
   const streams = streamsOf(bench.server);
   const created = await streams.create("board", { keyed: true, ttlMs: 60_000 });
-  assertEquals([created.keyed, created.contentType, created.isEnded], [true, JSON_MIME, false]);
+  assertEquals(
+    { keyed: created.keyed, contentType: created.contentType, isEnded: created.isEnded },
+    { keyed: true, contentType: JSON_MIME, isEnded: false },
+  );
   assertEquals(created.rows, { count: 0, deletions: 0, bytes: 0 });
   assertEquals((await bench.ask("HEAD", "board")).headers.get("stream-keyed"), "true");
   assertEquals((await bench.append(change("insert", "a", 1))).status, 204);
@@ -360,7 +368,12 @@ Deno.test("durableStreams() reads a snapshot of many pages, although rows change
   }
   assert(pages > 2, `${pages} pages`);
   assertEquals(controls, ["snapshot-start", "snapshot-end"]);
-  assertEquals([rows.size, rows.get("0"), rows.get("n"), rows.has("1")], [count, 1, 2, false]);
+  assertEquals({
+    count: rows.size,
+    updated: rows.get("0"),
+    inserted: rows.get("n"),
+    hasDeleted: rows.has("1"),
+  }, { count, updated: 1, inserted: 2, hasDeleted: false });
 });
 
 Deno.test("durableStreams() sends the changes of a keyed stream as events", async () => {

@@ -462,7 +462,11 @@ Deno.test(
     await page.has("connected subscribed ");
     server.publish("news", "x");
     await page.has("connected subscribed x");
-    assertEquals([opened.length, server.manager.count, said], [1, 1, ["hello", "hello"]]);
+    assertEquals({ opened: opened.length, sessions: server.manager.count, said }, {
+      opened: 1,
+      sessions: 1,
+      said: ["hello", "hello"],
+    });
     page.hide();
     await until(() => server.manager.count === 0);
     assertEquals(opened.length, 1);

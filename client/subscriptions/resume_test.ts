@@ -82,7 +82,11 @@ Deno.test("Resume starts where the server says, and knows its reader's position"
   assertEquals([topic.progress.position, topic.progress.head], [at(3), 5]);
   topic.take(4, 6);
   assertEquals([topic.got, topic.progress.position], [[4, 5, 6], at(6)]);
-  assertEquals([topic.told, topic.counts.confirmed, topic.counts.asked], [[], 1, 0]);
+  assertEquals({ told: topic.told, confirmed: topic.counts.confirmed, asked: topic.counts.asked }, {
+    told: [],
+    confirmed: 1,
+    asked: 0,
+  });
 });
 
 Deno.test("Resume continues after a loss: known publications are dropped, and the reader receives one notice", () => {
@@ -138,7 +142,11 @@ Deno.test("Resume fills a hole with one request, and takes nothing after it unti
   topic.reply({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 2);
   topic.take(5, 8);
-  assertEquals([topic.counts.asked, topic.resume.from.since, topic.got], [1, at(2), [1, 2]]);
+  assertEquals({ asked: topic.counts.asked, since: topic.resume.from.since, got: topic.got }, {
+    asked: 1,
+    since: at(2),
+    got: [1, 2],
+  });
   topic.reply({ epoch: "e", offset: 2, head: 8, recovered: true });
   topic.take(3, 9);
   assertEquals([topic.got, topic.told], [[1, 2, 3, 4, 5, 6, 7, 8, 9], []]);
@@ -201,7 +209,11 @@ Deno.test("Resume does not report a gap that arrives before the reply", () => {
   topic.take(1, 2);
   topic.reply({ epoch: "f", offset: 2, head: 2 });
   topic.take(3);
-  assertEquals([topic.got, topic.told, topic.progress.position], [[1, 2, 3], [], at(3, "f")]);
+  assertEquals({ got: topic.got, told: topic.told, position: topic.progress.position }, {
+    got: [1, 2, 3],
+    told: [],
+    position: at(3, "f"),
+  });
 });
 
 Deno.test("Resume accepts positions without messages, and messages without positions", () => {
@@ -326,18 +338,30 @@ Deno.test("Resume ignores events while its reader's queue is full, then requests
   progress.queued = undefined;
   progress.hasRoom = () => false;
   topic.take(3, 5);
-  assertEquals([asked(), counts.unread, topic.got], [[1, { last: 0 }], 1, [1, 2]]);
+  assertEquals({ asked: asked(), unread: counts.unread, got: topic.got }, {
+    asked: [1, { last: 0 }],
+    unread: 1,
+    got: [1, 2],
+  });
   resume.receive(dropped);
   resume.receive(gap({ reason: "too-old", epoch: "e", offset: 4 }));
   resume.readOn();
   topic.reply({ epoch: "e", offset: 5, head: 5 });
   topic.take(6, 7);
   resume.readOn();
-  assertEquals([progress.state, progress.head, asked()], ["live", 5, [1, { last: 0 }]]);
+  assertEquals({ state: progress.state, head: progress.head, asked: asked() }, {
+    state: "live",
+    head: 5,
+    asked: [1, { last: 0 }],
+  });
   // A lost session changes nothing.
   topic.lose();
   topic.reply({ epoch: "f", offset: 3, head: 3 });
-  assertEquals([progress.state, topic.told, asked()], ["live", [], [1, { last: 0 }]]);
+  assertEquals({ state: progress.state, told: topic.told, asked: asked() }, {
+    state: "live",
+    told: [],
+    asked: [1, { last: 0 }],
+  });
   // A loop has emptied the queue.
   progress.queued = 0;
   progress.hasRoom = () => true;
@@ -345,7 +369,11 @@ Deno.test("Resume ignores events while its reader's queue is full, then requests
   assertEquals([progress.state, asked()], ["repairing", [2, { since: at(2), last: undefined }]]);
   topic.reply({ epoch: "e", offset: 2, head: 7, recovered: true });
   topic.take(3, 7);
-  assertEquals([topic.got, topic.told, counts.unread], [[1, 2, 3, 4, 5, 6, 7], [], 1]);
+  assertEquals({ got: topic.got, told: topic.told, unread: counts.unread }, {
+    got: [1, 2, 3, 4, 5, 6, 7],
+    told: [],
+    unread: 1,
+  });
 });
 
 Deno.test("Resume ends a replay for which its reader's queue has no room", () => {
@@ -358,12 +386,20 @@ Deno.test("Resume ends a replay for which its reader's queue has no room", () =>
   progress.queued = 1;
   progress.hasRoom = () => false;
   topic.reply({ epoch: "e", offset: 1, head: 4, recovered: true });
-  assertEquals([progress.state, counts.asked, resume.from], ["repairing", 2, { last: 0 }]);
+  assertEquals({ state: progress.state, asked: counts.asked, from: resume.from }, {
+    state: "repairing",
+    asked: 2,
+    from: { last: 0 },
+  });
   topic.take(2, 4);
   // The loop is running, so nothing is reported. It waits for the reply before it requests more.
   progress.queued = 0;
   resume.readOn();
-  assertEquals([counts.asked, counts.unread, topic.got], [2, 0, [1]]);
+  assertEquals({ asked: counts.asked, unread: counts.unread, got: topic.got }, {
+    asked: 2,
+    unread: 0,
+    got: [1],
+  });
   progress.hasRoom = () => true;
   topic.reply({ epoch: "e", offset: 4, head: 4 });
   assertEquals([progress.state, counts.asked], ["repairing", 3]);

@@ -295,7 +295,11 @@ for (const hasHistory of [true, false]) {
         assertEquals([event, elsewhere], [event, []]);
         if (expected === "open") {
           const all = Array.from(got, (_, i) => server.head + 1 - got.length + i);
-          assertEquals([event, got, got.length > 0], [event, all, true]);
+          assertEquals({ event, got, isEmpty: got.length === 0 }, {
+            event,
+            got: all,
+            isEmpty: false,
+          });
         } else if (event !== "close") {
           assertEquals([event, server.on.size], [event, state === "joining" ? 1 : 0]);
         }
@@ -331,7 +335,12 @@ Deno.test("Subscription delivers each message once and in order after any sequen
     server.publish();
     await scene.settle();
     const got = scene.got as number[];
-    assertEquals([seed, walk, got.at(-1), scene.elsewhere], [seed, walk, server.head, []]);
+    assertEquals({ seed, walk, last: got.at(-1), elsewhere: scene.elsewhere }, {
+      seed,
+      walk,
+      last: server.head,
+      elsewhere: [],
+    });
     assertEquals(got, [...new Set(got)].sort((a, b) => a - b));
     await scene.client.close();
   }

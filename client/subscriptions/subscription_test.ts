@@ -86,7 +86,11 @@ Deno.test("Subscription that is rejected ends with the reason, and no other does
   assertEquals(error.failure.code, "forbidden");
   await assertRejects(() => Array.fromAsync(secret), RequestError, "Not you");
   await open.ready;
-  assertEquals([secret.isEnded, open.isEnded, client.isConnected], [true, false, true]);
+  assertEquals({
+    hasRejectedEnded: secret.isEnded,
+    hasOtherEnded: open.isEnded,
+    isConnected: client.isConnected,
+  }, { hasRejectedEnded: true, hasOtherEnded: false, isConnected: true });
   network.last.send("secret", 1);
   for await (const { topic } of client) {
     assertEquals(topic, "secret", "messages without a subscription go to the client");
@@ -137,11 +141,19 @@ Deno.test("Subscription whose loop falls behind leaves its topic, and throws aft
     await turns(20);
     for (let i = 1; i <= 4_097; i++) network.last.send("news", i);
     await turns(20);
-    assertEquals([news.status.current, log, got], ["ended", ["+news", "-news"], [0]]);
+    assertEquals({ status: news.status.current, log, got }, {
+      status: "ended",
+      log: ["+news", "-news"],
+      got: [0],
+    });
     if (isSilent) await time.tickAsync(30_000);
     slow.resolve();
     await reading;
-    assertEquals([got.length, got[0], got.at(-1)], [4_097, 0, 4_096]);
+    assertEquals({ count: got.length, first: got[0], last: got.at(-1) }, {
+      count: 4_097,
+      first: 0,
+      last: 4_096,
+    });
     // If other requests were rejected, this one was not.
     if (!isSilent) await client.subscribe("news").ready;
     gate.resolve();
@@ -326,7 +338,11 @@ Deno.test("Subscription that the server ends throws its code after earlier messa
     RequestError,
     "Be kind",
   );
-  assertEquals([got, error.failure.code, news.status.current], [[1], "banned", "ended"]);
+  assertEquals({ got, code: error.failure.code, status: news.status.current }, {
+    got: [1],
+    code: "banned",
+    status: "ended",
+  });
   assertEquals(told, [{ unsubscribed: "news", code: "banned", reason: "Be kind" }]);
   // Later messages go to the client's own loop.
   for await (const { topic, data } of client) {
@@ -513,7 +529,11 @@ Deno.test("Subscription outlives a session that the application closes during th
   const news = client.subscribe("news");
   const closing = session.close({ code: 4000 });
   await turns(20);
-  assertEquals([session.isReady, session.isClosed, news.isEnded], [false, false, false]);
+  assertEquals({ isReady: session.isReady, isClosed: session.isClosed, isEnded: news.isEnded }, {
+    isReady: false,
+    isClosed: false,
+    isEnded: false,
+  });
   link.resume("to-server");
   await closing;
   await turns();

@@ -73,7 +73,7 @@ for (const [way, as] of Object.entries(WAYS)) {
     await pass(time, 200);
     assertEquals(await outcomeOf(next), "in");
     const { code, reason, by } = await there!.closed;
-    assertEquals([code, reason, by], [4408, "No sign of life", "network"]);
+    assertEquals({ code, reason, by }, { code: 4408, reason: "No sign of life", by: "network" });
     assertEquals(server.manager.sessionsOf("ann").length, 1);
     await (await next.session).close();
     void lost.close();
@@ -249,7 +249,11 @@ Deno.test("A lost session on another node gives way, and a live one does not", a
   const next = come(b, WAYS["in band"]("ann"));
   for (let i = 0; i < 40; i++) await pass(time, 100);
   assertEquals(await outcomeOf(next), "in");
-  assertEquals([(await there!.closed).code, a.manager.count, b.manager.count], [4408, 0, 1]);
+  assertEquals({ code: (await there!.closed).code, onA: a.manager.count, onB: b.manager.count }, {
+    code: 4408,
+    onA: 0,
+    onB: 1,
+  });
   await (await next.session).close();
   void ann.close();
 });

@@ -398,7 +398,11 @@ Deno.test("serve() closes the session of an expired token, and requests a new on
     await turns();
   }
   const { code } = await fixed.closed;
-  assertEquals([code, session.state, asked >= 3], [4401, "connected", true]);
+  assertEquals({ code, state: session.state, hasRenewed: asked >= 3 }, {
+    code: 4401,
+    state: "connected",
+    hasRenewed: true,
+  });
 });
 
 Deno.test("serve() rejects tokens that would replace the expiry of jwt()", async () => {

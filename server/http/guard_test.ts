@@ -210,7 +210,11 @@ Deno.test("HttpGuard.respond() responds with 503 without calling authorize while
     },
   );
   const { status, code, headers, text } = await ask(feature);
-  assertEquals([status, code, headers.get("retry-after")], [503, "unavailable", "5"]);
+  assertEquals({ status, code, retryAfter: headers.get("retry-after") }, {
+    status: 503,
+    code: "unavailable",
+    retryAfter: "5",
+  });
   assert(!text.includes("database"));
   assertEquals(feature.reports, [
     "authenticate: DecisionFault: authenticate threw Error: the database is down",
@@ -245,7 +249,11 @@ Deno.test("HttpGuard.respond() aborts the signal of authorize after ten seconds"
   const response = ask(feature);
   await time.tickAsync(10_000);
   const { status, code } = await response;
-  assertEquals([status, code, aborted?.aborted], [503, "unavailable", true]);
+  assertEquals({ status, code, isAborted: aborted?.aborted }, {
+    status: 503,
+    code: "unavailable",
+    isAborted: true,
+  });
 });
 
 Deno.test("HttpGuard.respond() lets only trusted pages make changes, and decides before it reads the body", async () => {
@@ -422,7 +430,11 @@ Deno.test("HttpGuard.respond() limits concurrent requests", async () => {
   const gate = Promise.withResolvers<Response>();
   const first = ask(feature, {}, () => gate.promise);
   const second = await ask(feature);
-  assertEquals([second.status, second.code, feature.guard.stats.active], [429, "too-many", 1]);
+  assertEquals({ status: second.status, code: second.code, active: feature.guard.stats.active }, {
+    status: 429,
+    code: "too-many",
+    active: 1,
+  });
   gate.resolve(new Response("done"));
   assertEquals((await first).status, 200);
   assertEquals((await ask(feature)).status, 200);
@@ -473,7 +485,11 @@ Deno.test("HttpGuard.respond() responds to HEAD without a body, and cancels the 
     { method: "HEAD" },
     () => Promise.resolve(new Response(body, { headers: { "content-type": "text/plain" } })),
   );
-  assertEquals([status, text, headers.get("content-type")], [200, "", "text/plain"]);
+  assertEquals({ status, text, contentType: headers.get("content-type") }, {
+    status: 200,
+    text: "",
+    contentType: "text/plain",
+  });
   assertEquals(isCancelled, true);
 });
 
@@ -494,9 +510,17 @@ Deno.test("GuardedRequest.readBody() limits the announced and the received bytes
       },
     }, { highWaterMark: 0 });
   const announced = await read({ body: endless(), headers: { "content-length": "5" } });
-  assertEquals([announced.status, announced.code, pulls], [413, "too-large", 0]);
+  assertEquals({ status: announced.status, code: announced.code, pulls }, {
+    status: 413,
+    code: "too-large",
+    pulls: 0,
+  });
   const received = await read({ body: endless() });
-  assertEquals([received.status, received.code, pulls], [413, "too-large", 2]);
+  assertEquals({ status: received.status, code: received.code, pulls }, {
+    status: 413,
+    code: "too-large",
+    pulls: 2,
+  });
   const lying = await read({ body: endless(), headers: { "content-length": "2" } });
   assertEquals(lying.status, 413);
 });
@@ -526,7 +550,7 @@ Deno.test("GuardedRequest.readBody() rejects a body that never ends, and an inco
   const response = read(silent);
   await time.tickAsync(5_000);
   const { status, code } = await response;
-  assertEquals([status, code, isCancelled], [408, "too-slow", true]);
+  assertEquals({ status, code, isCancelled }, { status: 408, code: "too-slow", isCancelled: true });
   const broken = await read(
     new ReadableStream({ pull: (controller) => controller.error(new Error("reset")) }),
   );

@@ -372,7 +372,11 @@ Deno.test("SharedCarriers keep calls about unknown connections available when on
     const response = await requests.fetch(request, {});
     await response.body?.cancel();
     const { status } = response;
-    assertEquals([method, status, response.headers.get("retry-after")], [method, 429, "1"]);
+    assertEquals({ method, status, retryAfter: response.headers.get("retry-after") }, {
+      method,
+      status: 429,
+      retryAfter: "1",
+    });
   }
   // All calls end when the node counts as silent, and release their slots.
   await bench.pass(10_000);

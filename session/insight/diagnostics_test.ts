@@ -79,13 +79,13 @@ Deno.test("Session.diagnostics() includes the user, the address and the close", 
   await session.closed;
   const { id, user, url, path, headers, fallback, transport, protocol, ...rest } = await session
     .diagnostics();
-  assertEquals([id, user, path, transport, protocol], [
-    "s-1",
-    "ann",
-    "/rooms/a",
-    "memory",
-    "skein.1",
-  ]);
+  assertEquals({ id, user, path, transport, protocol }, {
+    id: "s-1",
+    user: "ann",
+    path: "/rooms/a",
+    transport: "memory",
+    protocol: "skein.1",
+  });
   assertEquals(url, "https://a.example/rooms/a?room=1&token=[redacted]");
   assertEquals(headers, { "user-agent": "a browser", authorization: "[redacted]" });
   assertEquals(fallback, {
@@ -93,7 +93,12 @@ Deno.test("Session.diagnostics() includes the user, the address and the close", 
     reason: "Cannot open https://a.example/?token=[redacted]",
   });
   const { state, createdAt, readyAt, closedAt, closeCode, closeReason } = rest;
-  assertEquals([state, createdAt, readyAt, closedAt], ["closed", 1_000, 1_000, 1_010]);
+  assertEquals({ state, createdAt, readyAt, closedAt }, {
+    state: "closed",
+    createdAt: 1_000,
+    readyAt: 1_000,
+    closedAt: 1_010,
+  });
   assertEquals([closeCode, closeReason], [4401, "see /?token=[redacted]"]);
 });
 
@@ -110,14 +115,23 @@ Deno.test("Session.diagnostics() counts the activity of each side, without credi
   const near = await server.diagnostics();
   for (const { localMaxData, peerMaxData, localMaxStreamsBidi, peerMaxStreamsUni } of [far, near]) {
     assertEquals(
-      [localMaxData, peerMaxData, localMaxStreamsBidi, peerMaxStreamsUni],
-      [undefined, undefined, undefined, undefined],
+      { localMaxData, peerMaxData, localMaxStreamsBidi, peerMaxStreamsUni },
+      {
+        localMaxData: undefined,
+        peerMaxData: undefined,
+        localMaxStreamsBidi: undefined,
+        peerMaxStreamsUni: undefined,
+      },
     );
   }
   assertEquals([far.localStreamsBidiOpened, far.localStreamsUniOpened], [1, 2]);
   assertEquals([far.peerStreamsBidiOpened, far.peerStreamsUniOpened], [0, 0]);
   assertEquals([near.peerStreamsBidiOpened, near.peerStreamsUniOpened], [1, 2]);
-  assertEquals([far.localDataSent, near.peerDataSent, far.peerDataSent], [7, 7, 0]);
+  assertEquals({
+    farLocalDataSent: far.localDataSent,
+    nearPeerDataSent: near.peerDataSent,
+    farPeerDataSent: far.peerDataSent,
+  }, { farLocalDataSent: 7, nearPeerDataSent: 7, farPeerDataSent: 0 });
   assertEquals([far.datagramsSent, far.datagramBytesSent], [1, 5]);
   assertEquals([near.datagramsReceived, near.datagramBytesReceived], [1, 5]);
   assertEquals([near.unreadStreams, far.unreadStreams], [3, 0]);
@@ -139,24 +153,24 @@ Deno.test("Session.diagnostics() reads credit from the connection, if both sides
   const { diagnostics, credit: shown } = await both.client.debugState();
   assertEquals(shown, Object.fromEntries(states) as never);
   assertEquals([diagnostics.localMaxData, diagnostics.peerMaxData], [1, 3]);
-  assertEquals([
-    diagnostics.localMaxStreamsBidi,
-    diagnostics.peerMaxStreamsBidi,
-    diagnostics.pendingBidiStreams,
-  ], [6, 8, 10]);
-  assertEquals([
-    diagnostics.localMaxStreamsUni,
-    diagnostics.peerMaxStreamsUni,
-    diagnostics.pendingUniStreams,
-  ], [11, 13, 15]);
+  assertEquals({
+    localMaxStreamsBidi: diagnostics.localMaxStreamsBidi,
+    peerMaxStreamsBidi: diagnostics.peerMaxStreamsBidi,
+    pendingBidiStreams: diagnostics.pendingBidiStreams,
+  }, { localMaxStreamsBidi: 6, peerMaxStreamsBidi: 8, pendingBidiStreams: 10 });
+  assertEquals({
+    localMaxStreamsUni: diagnostics.localMaxStreamsUni,
+    peerMaxStreamsUni: diagnostics.peerMaxStreamsUni,
+    pendingUniStreams: diagnostics.pendingUniStreams,
+  }, { localMaxStreamsUni: 11, peerMaxStreamsUni: 13, pendingUniStreams: 15 });
   // Used credit is counted without the transport's own streams.
   const { localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened } = diagnostics;
-  assertEquals([localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened], [
-    0,
-    0,
-    0,
-    0,
-  ]);
+  assertEquals({ localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened }, {
+    localDataSent: 0,
+    peerDataSent: 0,
+    localStreamsBidiOpened: 0,
+    peerStreamsUniOpened: 0,
+  });
 });
 
 Deno.test("Session.diagnostics() reports the fill levels of the queues", async () => {
@@ -188,7 +202,10 @@ Deno.test("Session.debugState() is one plain object with all parts", async () =>
   const state = await both.server.debugState();
   assertEquals(state.diagnostics, await both.server.diagnostics());
   assertEquals(state.stats, both.server.stats.toJSON());
-  assertEquals([state.issues, state.isHandled, state.owesReplies], [[], true, false]);
+  assertEquals(
+    { issues: state.issues, isHandled: state.isHandled, owesReplies: state.owesReplies },
+    { issues: [], isHandled: true, owesReplies: false },
+  );
   assertEquals(state.capabilities, both.server.connection.capabilities);
   assertEquals(state.wire, await both.server.connection.getStats());
   assertEquals(state.credit, undefined);

@@ -9,7 +9,12 @@ Deno.test("Session.stats has the times when the session started, was ready and c
   const { session, peer } = hand;
   await time.tickAsync(5);
   const { createdAt, readyAt, closedAt, uptimeMs } = session.stats;
-  assertEquals([createdAt, readyAt, closedAt, uptimeMs], [1_000, undefined, undefined, 0]);
+  assertEquals({ createdAt, readyAt, closedAt, uptimeMs }, {
+    createdAt: 1_000,
+    readyAt: undefined,
+    closedAt: undefined,
+    uptimeMs: 0,
+  });
   peer.say(HELLO);
   await turns();
   await time.tickAsync(20);
@@ -25,7 +30,11 @@ Deno.test("Session.stats has no uptime for a session that was never established"
   hand.peer.connection.close();
   await hand.session.closed;
   const { readyAt, closedAt, uptimeMs } = hand.session.stats;
-  assertEquals([readyAt, uptimeMs, closedAt !== undefined], [undefined, 0, true]);
+  assertEquals({ readyAt, uptimeMs, hasClosed: closedAt !== undefined }, {
+    readyAt: undefined,
+    uptimeMs: 0,
+    hasClosed: true,
+  });
 });
 
 Deno.test("Session.stats.toJSON() has all counters, and is valid JSON", async () => {

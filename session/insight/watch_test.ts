@@ -189,7 +189,11 @@ Deno.test("instrument() presents a handler that throws synchronously as a reject
   await far.ready;
   far.send("anything");
   await turns();
-  assertEquals([near.state, seen, failures], ["connected", oops, [oops]]);
+  assertEquals({ state: near.state, seen, failures }, {
+    state: "connected",
+    seen: oops,
+    failures: [oops],
+  });
   await near.close();
   await far.closed;
 });

@@ -153,7 +153,10 @@ Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a cha
   await bench.endTurn();
   assertEquals(one.frames.length, 1);
   assertEquals(dataOf(one.frames), [1, 2]);
-  assertEquals([group.size, group.has(one.session), group.has(two.session)], [1, true, false]);
+  assertEquals(
+    { size: group.size, hasOne: group.has(one.session), hasTwo: group.has(two.session) },
+    { size: 1, hasOne: true, hasTwo: false },
+  );
   assertEquals([...group.members()], [one.session]);
 });
 

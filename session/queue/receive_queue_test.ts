@@ -95,7 +95,11 @@ Deno.test("ReceiveQueue.end() accepts no more items and keeps waiting ones", asy
   queue.end();
   await changed;
   assertEquals(queue.offer(2, 1), true);
-  assertEquals([queue.isEnded, queue.take(), queue.take()], [true, 1, undefined]);
+  assertEquals({ isEnded: queue.isEnded, first: queue.take(), second: queue.take() }, {
+    isEnded: true,
+    first: 1,
+    second: undefined,
+  });
 });
 
 Deno.test("ReceiveQueue.clear() drops waiting items and their bytes", async () => {
@@ -104,5 +108,9 @@ Deno.test("ReceiveQueue.clear() drops waiting items and their bytes", async () =
   const changed = queue.changed();
   queue.clear();
   await changed;
-  assertEquals([queue.size, queue.offer(2, 10), queue.offer(3, 0)], [0, true, true]);
+  assertEquals({
+    size: queue.size,
+    offeredBytes: queue.offer(2, 10),
+    offeredEmpty: queue.offer(3, 0),
+  }, { size: 0, offeredBytes: true, offeredEmpty: true });
 });

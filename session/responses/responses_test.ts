@@ -586,7 +586,11 @@ Deno.test("A stalled consumer does not grow the memory of either side", async ()
   assertEquals(seen.made, 64 * 64);
   const { queuedMessages } = both.server.stats;
   await turns(50);
-  assertEquals([seen.made, both.server.stats.queuedMessages, queuedMessages], [64 * 64, 0, 0]);
+  assertEquals({
+    made: seen.made,
+    queuedBefore: queuedMessages,
+    queuedNow: both.server.stats.queuedMessages,
+  }, { made: 64 * 64, queuedBefore: 0, queuedNow: 0 });
   await Promise.all(responses.map((response) => response.cancel()));
   await turns();
   assertEquals(seen.returned, 64);

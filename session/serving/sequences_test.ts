@@ -103,7 +103,11 @@ Deno.test("A message whose handler outlives its session is not handled again in 
   for (const data of [1, 2, 3]) client.send("t", data);
   await turns(20);
   await network.reconnect(time);
-  assertEquals([network.sessions.length, seen, client.outbox.messages], [2, [1], 3]);
+  assertEquals({ sessions: network.sessions.length, seen, messages: client.outbox.messages }, {
+    sessions: 2,
+    seen: [1],
+    messages: 3,
+  });
   gate.resolve();
   await client.flushed();
   assertEquals(seen, [1, 2, 3]);

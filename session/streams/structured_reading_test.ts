@@ -132,7 +132,11 @@ Deno.test("StructuredStream is closed by await using, which releases unread mess
     for await (const _ of stream) break;
   }
   assertEquals(wire.written.at(-1), END_MARK);
-  assertEquals([wire.isClosed, wire.cancelled, wire.aborted], [true, [undefined], []]);
+  assertEquals({ isClosed: wire.isClosed, cancelled: wire.cancelled, aborted: wire.aborted }, {
+    isClosed: true,
+    cancelled: [undefined],
+    aborted: [],
+  });
   await stream.closed;
   assertEquals(await Array.fromAsync(stream), []);
   await stream[Symbol.asyncDispose]();

@@ -135,12 +135,12 @@ for (
       for await (const { data } of stream) seen.push(data);
     }));
     assertInstanceOf(error, StructuredError);
-    assertEquals([seen, error.code, error.reason, error.type], [
-      ["before"],
-      "structured",
+    assertEquals({ seen, code: error.code, reason: error.reason, type: error.type }, {
+      seen: ["before"],
+      code: "structured",
       reason,
       type,
-    ]);
+    });
     assertMatch(error.message, message);
     assertEquals([wire.cancelled, wire.aborted], [[code], [code]]);
     assertStrictEquals(await failureOf(stream), error);

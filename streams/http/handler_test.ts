@@ -243,7 +243,11 @@ Deno.test("a page of another origin cannot write, and no stored page executes on
     "access-control-allow-origin",
     "access-control-expose-headers",
   ].map((name) => page.headers.get(name));
-  assertEquals([type, disposition, policy], ["text/html", "attachment", "sandbox"]);
+  assertEquals({ type, disposition, policy }, {
+    type: "text/html",
+    disposition: "attachment",
+    policy: "sandbox",
+  });
   assertEquals(origin, "https://app.example");
   assertStringIncludes(exposed!, "stream-next-offset");
 });

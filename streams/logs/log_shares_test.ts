@@ -199,7 +199,11 @@ Deno.test("LogShares forgets owners without a stream", () => {
     shares.count("a", 100);
     assertEquals(shares.exceeded("a", 1), { kind: "over-share", level: "user", most: 100 });
     shares.forget("a");
-    assertEquals([shares.parties, shares.bytesOf("a"), shares.exceeded("a", 1)], [0, 0, undefined]);
+    assertEquals({
+      parties: shares.parties,
+      bytes: shares.bytesOf("a"),
+      exceeded: shares.exceeded("a", 1),
+    }, { parties: 0, bytes: 0, exceeded: undefined });
   }
 });
 

@@ -38,12 +38,20 @@ Deno.test("LiveState.open() shares the rows of a state between servers", async (
   assertEquals(await cards.set("a", DRAFT), 1);
   await using far = await statesOf(two).open("board:1");
   const others = far.collection<Card>("cards");
-  assertEquals([others.get("a"), others.size, far.version], [DRAFT, 1, 1]);
+  assertEquals({ row: others.get("a"), size: others.size, version: far.version }, {
+    row: DRAFT,
+    size: 1,
+    version: 1,
+  });
   assertEquals(await others.update("a", (card) => ({ ...card, votes: card.votes + 1 })), 2);
   await until(() => cards.get("a")?.votes === 1);
   await others.delete("a");
   await until(() => !cards.has("a"));
-  assertEquals([[...cards], [...cards.keys()], cards.size], [[], [], 0]);
+  assertEquals({ entries: [...cards], keys: [...cards.keys()], size: cards.size }, {
+    entries: [],
+    keys: [],
+    size: 0,
+  });
   assertEquals(await others.delete("a"), 3);
 });
 

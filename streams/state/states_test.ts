@@ -119,7 +119,11 @@ Deno.test("States.rowsOf() replaces the longest unused rows, and limits each use
   assertEquals([bench.held, bench.logs.readers], [MAX_HELD, MAX_HELD]);
   const followed = () => new Map(bench.logs.followed());
   await bench.write(5_000, "bob");
-  assertEquals([bench.held, followed().has("0"), followed().has("1")], [MAX_HELD, true, false]);
+  assertEquals({ held: bench.held, hasUsed: followed().has("0"), hasUnused: followed().has("1") }, {
+    held: MAX_HELD,
+    hasUsed: true,
+    hasUnused: false,
+  });
   assertEquals(await codeOf(bench.write(2_000, "ann")), "too-many");
   assertEquals(followed().has("2"), true, "A rejected client must not replace any rows");
 });
