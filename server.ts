@@ -57,7 +57,8 @@ export type {
   WebTransportSource,
 } from "./server/listener/webtransport_options.ts";
 export type { WorkerNode } from "./server/workers/worker_node.ts";
-export { serveWorkers, Workers, type WorkersOptions } from "./server/workers/workers.ts";
+export { Workers, type WorkersOptions } from "./server/workers/workers.ts";
+export { serveWorkers } from "./serve_workers.ts";
 export type { QuotaStats } from "./base/quotas/shares.ts";
 export type {
   HttpStats,

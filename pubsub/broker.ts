@@ -2,7 +2,6 @@
 import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
-import type { BrokerLogs } from "../streams/logs/log.ts";
 
 /**
  * Prefix of the topics that nodes use internally. Sessions and applications cannot use these
@@ -364,8 +363,8 @@ export type TakenTokens = Awaited<ReturnType<NonNullable<BrokerStore["take"]>>>;
  *   UTF-8 after a prefix of 32 bytes MUST be supported.
  * - A broker MUST NOT close a client library that the application passed in.
  * - A broker MUST NOT queue publications without a bound.
- * - `history`, `logs` and `store` are for brokers that can keep data. Without them, topics have no
- *   history across nodes, there are no durable streams, and limits apply to each node separately.
+ * - `history` and `store` are for brokers that can keep data. Without them, topics have no history
+ *   across nodes, and limits apply to each node separately. A `LogBroker` also keeps durable streams.
  *
  * {@linkcode testBroker} is the test suite that every implementation must pass.
  */
@@ -382,8 +381,6 @@ export interface Broker extends AsyncDisposable {
   issues(): string[];
   /** Histories of topics; absent for brokers that cannot keep publications. */
   readonly history?: BrokerHistory | undefined;
-  /** Logs of durable streams; absent for brokers that cannot keep logs. */
-  readonly logs?: BrokerLogs | undefined;
   /** State that nodes share in addition to publications; absent for brokers that cannot keep it. */
   readonly store?: BrokerStore | undefined;
   /**

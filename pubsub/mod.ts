@@ -47,29 +47,6 @@ export type {
   PublicationKey,
   ReadHistoryOptions,
 } from "./broker.ts";
-export type {
-  AppendLogOptions,
-  BrokerLogs,
-  CreateLogOptions,
-  LogAppended,
-  LogConfig,
-  LogCreated,
-  LogEnd,
-  LogInfo,
-  LogOrigin,
-  LogOverShare,
-  LogPage,
-  LogProducer,
-  LogRecord,
-  LogRetained,
-  LogRow,
-  LogTail,
-  ReadLogOptions,
-  RetainLogOptions,
-  RowBounds,
-  RowChange,
-  RowStats,
-} from "../streams/logs/log.ts";
 export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";
 export type { NodeEvent, NodeInfo, NodesOptions } from "./nodes/liveness.ts";

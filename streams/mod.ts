@@ -41,6 +41,30 @@ export type {
 export { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./http/handler.ts";
 export { liveState, type LiveStates } from "./live_state.ts";
 export type { DurableStreamAction, DurableStreamsOptions, ResumableOptions } from "./options.ts";
+export type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogAppended,
+  LogBroker,
+  LogConfig,
+  LogCreated,
+  LogEnd,
+  LogInfo,
+  LogOrigin,
+  LogOverShare,
+  LogPage,
+  LogProducer,
+  LogRecord,
+  LogRetained,
+  LogRow,
+  LogTail,
+  ReadLogOptions,
+  RetainLogOptions,
+  RowBounds,
+  RowChange,
+  RowStats,
+} from "./logs/log.ts";
 export { resumable } from "./resumable.ts";
 export type { DurableStreamWriter } from "./writer.ts";
 export type { State, StateCollection, StateOf, TypedState } from "./state/state.ts";

@@ -7,6 +7,7 @@ import { POSITIVE, RATE } from "../base/options/option_checks.ts";
 import { type OptionKinds, withDefaults } from "../base/options/options.ts";
 import type { LogTail } from "./logs/log.ts";
 import { RESPONSE_PREFIX } from "./logs/log_names.ts";
+import { logsOf } from "./logs/logs_of.ts";
 import { type QuotaShares, sharesOf } from "../base/quotas/shares.ts";
 import type { StreamBounds } from "./logs/stream_logs.ts";
 
@@ -361,7 +362,7 @@ export function responseLimits(options: ResumableOptions = {}): ResponseLimits {
  * @throws {TypeError} If the broker keeps no logs.
  */
 export function checkKeepsLogs(verb: string, broker: Broker): void {
-  if (broker.logs !== undefined) return;
+  if (logsOf(broker) !== undefined) return;
   throw new TypeError(
     `Cannot ${verb}: the broker must keep logs, as Skein's brokers do, received ${broker.name}`,
   );

@@ -2,6 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { LimitError } from "../errors.ts";
 import { codeOf, TwoNodes } from "./streams_fixture.ts";
+import { logsOf } from "./logs/logs_of.ts";
 
 Deno.test("DurableStreams.create() rejects an existing id, and too many streams", async () => {
   await using nodes = new TwoNodes({ maxStreams: 1 });
@@ -149,7 +150,12 @@ Deno.test("DurableStreams.follow() reports trimmed records and too many readers"
 Deno.test("DurableStreams.follow() ends when the server closes", async () => {
   const nodes = new TwoNodes();
   const config = { contentType: "application/json" };
-  await nodes.memory.logs.create("a", { config, identity: "a1b2c3d4", records: ["1"], maxLogs: 9 });
+  await logsOf(nodes.memory)!.create("a", {
+    config,
+    identity: "a1b2c3d4",
+    records: ["1"],
+    maxLogs: 9,
+  });
   const reading = nodes.other.follow("a");
   assertEquals((await reading.next()).value?.offset, "0000000000000001_a1b2c3d4");
   const next = codeOf(reading.next());

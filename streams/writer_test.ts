@@ -4,6 +4,7 @@ import { BrokerError, QueueFullError, RequestError } from "../errors.ts";
 import { countedBytes } from "../pubsub/broker.ts";
 import { codeOf, TwoNodes } from "./streams_fixture.ts";
 import { fail, loseReply, pass } from "../tests/faulty_broker.ts";
+import { logsOf } from "./logs/logs_of.ts";
 
 /** Resolves once a signal aborts, with the reason. */
 function aborted(signal: AbortSignal): Promise<unknown> {
@@ -315,7 +316,7 @@ Deno.test("DurableStreamWriter.signal aborts when the stream is deleted or ended
 
   await using ended = await nodes.node.create<number>("b");
   const told = aborted(ended.signal);
-  await nodes.memory.logs.append("b", { records: [], end: {}, maxBytes: 1 });
+  await logsOf(nodes.memory)!.append("b", { records: [], end: {}, maxBytes: 1 });
   assertEquals((await told as RequestError).failure.code, "ended");
   assertEquals(await codeOf(ended.close()), "ended");
 });

@@ -1,6 +1,6 @@
 /** Assertions about leaks of a test: sessions, subscriptions, presence, streams, requests. */
 import { checkOptions, TIME } from "../base/options/option_checks.ts";
-import type { Server } from "../server.ts";
+import type { Server } from "../server/server.ts";
 import type { Client } from "../client/client.ts";
 import { internals, type Session } from "../session/session.ts";
 import { openStreams } from "../session/insight/health.ts";

@@ -1,6 +1,6 @@
 /**
  * The test kit: sessions, servers and clients in one process, with the test's clock and faults on
- * demand; leak checks; and the conformance suite for brokers.
+ * demand; leak checks; and the conformance suites for brokers.
  *
  * - {@linkcode memorySessions}: two connected sessions, to test one handler.
  * - {@linkcode testServer}: a whole server without sockets, with clients that reconnect.
@@ -30,6 +30,7 @@
  * @module
  */
 export { type BrokerTestOptions, testBroker } from "../pubsub/conformance/suite.ts";
+export { testBrokerLogs } from "../streams/conformance/suite.ts";
 export { assertNoLeaks, type LeakSubject, watchLeaks } from "./leaks.ts";
 export {
   type MemorySessions,

@@ -1,10 +1,10 @@
 /** A server without sockets, and the network in front of it, with faults on demand. */
-import { SERVER } from "../server/server_options.ts";
+import { SERVER, type ServerOptions } from "../server/server_options.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
 import type { OptionKinds } from "../base/options/options.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { ConnectionError } from "../errors.ts";
-import { Server, type ServerOptions } from "../server.ts";
+import { Server } from "../server/server.ts";
 import { Client } from "../client/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import type { Contract } from "../session/contract.ts";

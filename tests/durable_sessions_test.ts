@@ -10,7 +10,7 @@ import {
   RequestError,
   SessionClosedError,
 } from "../mod.ts";
-import type { LogRecord } from "../pubsub/mod.ts";
+import type { LogRecord } from "../streams/mod.ts";
 import type { Server, ServerOptions } from "../server.ts";
 import { receiveOne, testServer, turns } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
@@ -497,12 +497,16 @@ Deno.test("Topics of durable streams reject publications, and require durable st
 });
 
 Deno.test("A record larger than a message ends the reader, not the session", async () => {
-  await using server = testServer({ ...withStreams(), session: { maxMessageBytes: 1_000 } });
+  const broker = new FaultyStore().connect();
+  await using server = testServer({
+    ...withStreams(),
+    broker,
+    session: { maxMessageBytes: 1_000 },
+  });
   await using writer = await streamsOf(server).create<string>("a");
   await writer.append("small");
   await assertRejects(() => writer.append("x".repeat(1_000)), RangeError);
-  const { logs } = server.topics.broker;
-  await logs!.append("a", { records: [`"${"x".repeat(1_000)}"`], maxBytes: Infinity });
+  await broker.logs!.append("a", { records: [`"${"x".repeat(1_000)}"`], maxBytes: Infinity });
   await using client = server.connect();
   const stream = client.durableStream("a");
   const seen: unknown[] = [];

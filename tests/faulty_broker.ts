@@ -34,6 +34,7 @@ import {
   type PublicationListener,
 } from "../pubsub/broker.ts";
 import type { BrokerLogs } from "../streams/logs/log.ts";
+import { logsOf } from "../streams/logs/logs_of.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 
 /** The parts of a broker whose calls have a fate. */
@@ -285,6 +286,11 @@ export interface FaultyBrokerOptions {
   readonly without?: readonly (keyof Parts | Operation)[];
 }
 
+/** Returns a part of a broker. */
+function partOf(broker: Broker, part: keyof Parts): Parts[keyof Parts] | undefined {
+  return part === "logs" ? logsOf(broker) : broker[part];
+}
+
 /** The broker of a node. */
 export class FaultyBroker implements Broker {
   readonly name: string;
@@ -319,7 +325,7 @@ export class FaultyBroker implements Broker {
     this.name = name;
     this.delivery = delivery;
     for (const part of ["history", "logs", "store"] as const) {
-      const of = store.inner[part];
+      const of = partOf(store.inner, part);
       if (of === undefined || without.includes(part)) continue;
       Object.assign(this, { [part]: this.#faulty(part, of) });
     }
@@ -436,7 +442,7 @@ export class FaultyBroker implements Broker {
   #faulty(part: keyof Parts, of: object): object {
     return new Proxy(of, {
       get: (_of, name) => {
-        const target: object = this.#inner[part]!;
+        const target: object = partOf(this.#inner, part)!;
         const value: unknown = Reflect.get(target, name);
         if (typeof value !== "function") return value;
         const operation = `${part}.${String(name)}` as Operation;

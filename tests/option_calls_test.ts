@@ -603,7 +603,7 @@ Deno.test("connect() suggests http for the transports of socket.io", async () =>
  */
 const EXEMPT: Readonly<Record<string, RegExp>> = {
   "interfaces of brokers, connections and engines, which Skein calls itself":
-    /^(?:\w*Broker\w*|Connection|DirectStreams|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker$/,
+    /^(?:\w*Broker\w*|Connection|DirectStreams|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker(?:Logs)?$/,
   "options of Error, which the language defines": /^new \w*Error$/,
   "parts of a session that Skein creates":
     /^new (?:DurableStreamWriter|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|\w*Listener|Workers)$/,

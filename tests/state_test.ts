@@ -137,7 +137,7 @@ async function forgetDeletions(store: FaultyStore): Promise<number> {
   const row = '["items","none"]';
   const sizes = { nameBytes: row.length, bytes: "delete".length };
   const change = { row, operation: "delete", text: ["", ""], ...sizes } as const;
-  const forgotten = await store.inner.logs!.append("list", {
+  const forgotten = await store.connect().logs!.append("list", {
     records: [],
     changes: [change],
     rowBounds: { rows: 1, deletions: 0, deletionMs: 0 },
@@ -257,7 +257,7 @@ Deno.test("ClientState takes rows while deletions alone fill the bytes of the st
   for (let i = 0; i < 40; i++) {
     await items.set(`${i}`, "x".repeat(100));
     await items.delete(`${i}`);
-    const page = await store.inner.logs!.read("list", STATE_ALONE);
+    const page = await store.connect().logs!.read("list", STATE_ALONE);
     assert(typeof page === "object");
     const { bytes, count, deletions } = page.info.rows!;
     sizes.push(bytes + 64 * (count + deletions));

@@ -74,7 +74,7 @@ Deno.test("mod.ts loads no wing at once, and no package of npm", async () => {
     target.startsWith("npm:") ? [name] : []
   );
   const isLate = (name: string) =>
-    /^(?:brokers|cli|moq|operations|testing)\//.test(name) ||
+    /^(?:brokers|cli|moq|operations|streams|testing)\//.test(name) ||
     npm.some((one) => name === one || name.startsWith(`${one}/`));
   assert(loaded.has("server/server.ts"));
   assertEquals([...loaded].filter(isLate), []);

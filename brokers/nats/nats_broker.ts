@@ -2,7 +2,6 @@
 import { settlesWithin } from "../../base/wait.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import type {
-  Broker,
   BrokerHistory,
   BrokerStats,
   BrokerStatus,
@@ -30,8 +29,8 @@ import { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { NatsStore } from "./store.ts";
 import { VersionMark } from "./version.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
-import { logsOver } from "../../streams/logs/changes.ts";
-import type { BrokerLogs } from "../../streams/logs/log.ts";
+import { logsOver } from "../../streams/logs/late_logs.ts";
+import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
 import { announcedLog } from "../../streams/logs/log_names.ts";
 
 /** Time limit for sending waiting publications to NATS when closing, in milliseconds. */
@@ -63,7 +62,7 @@ const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
  * await using server = serve({ port: 8080, broker });
  * ```
  */
-export class NatsBroker implements Broker {
+export class NatsBroker implements LogBroker {
   /** Always `nats`. */
   readonly name = "nats";
   /** Without a history, a publication reaches only the current subscribers. */

@@ -9,7 +9,6 @@ import { settlesWithin } from "../../base/wait.ts";
 import type {
   Appended,
   AppendOptions,
-  Broker,
   BrokerHistory,
   BrokerStats,
   BrokerStatus,
@@ -23,8 +22,8 @@ import type {
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Listeners, ListenerTable } from "../../pubsub/broker/listeners.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
-import { logsOver } from "../../streams/logs/changes.ts";
-import type { BrokerLogs } from "../../streams/logs/log.ts";
+import { logsOver } from "../../streams/logs/late_logs.ts";
+import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
 import { announcedLog } from "../../streams/logs/log_names.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import {
@@ -130,7 +129,7 @@ const FLUSH_TIMEOUT_MS = 1_000;
  * await using server = serve({ port: 8080, broker });
  * ```
  */
-export class RedisBroker implements Broker {
+export class RedisBroker implements LogBroker {
   /** Always `redis`. */
   readonly name = "redis";
   /** Without a history, a publication reaches only the current subscribers. */

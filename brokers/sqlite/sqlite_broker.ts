@@ -9,7 +9,6 @@ import type { StatusFeed } from "../../base/status_feed.ts";
 import {
   type Appended,
   type AppendOptions,
-  type Broker,
   type BrokerHistory,
   type BrokerStats,
   type BrokerStatus,
@@ -30,11 +29,12 @@ import {
   type LogChangeName,
   type LogChangeOptions,
   type LogChangeResult,
-  logsOver,
 } from "../../streams/logs/changes.ts";
+import { logsOver } from "../../streams/logs/late_logs.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
+  LogBroker,
   LogPage,
   LogRecord,
   ReadLogOptions,
@@ -107,7 +107,7 @@ const NEARLY_FULL = 0.9;
  * assertEquals(page.publications.map(({ payload }) => payload), ['"hello"']);
  * ```
  */
-export class SqliteBroker implements Broker {
+export class SqliteBroker implements LogBroker {
   /** Always `sqlite`. */
   readonly name = "sqlite";
   /** Without a history, a publication reaches only the current subscriptions. */

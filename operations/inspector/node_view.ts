@@ -216,7 +216,7 @@ export class NodeView implements AsyncDisposable {
       issues: broker.issues().slice(0, 16).map((issue) => clip(redactText(issue))),
       stats: broker.stats,
       latencyMs: this.#echo?.latencyMs,
-      keeps: (["history", "logs", "store"] as const).filter((part) => broker[part] !== undefined),
+      keeps: (["history", "store"] as const).filter((part) => broker[part] !== undefined),
     };
   }
 

@@ -146,7 +146,7 @@ export interface BrokerView {
    * known.
    */
   readonly latencyMs: number | undefined;
-  readonly keeps: readonly ("history" | "logs" | "store")[];
+  readonly keeps: readonly ("history" | "store")[];
 }
 
 /** The measurements of one node. */

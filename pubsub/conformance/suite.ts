@@ -10,8 +10,6 @@ import {
 } from "./kit.ts";
 import { BOTH, ONE_NODE, TWO_NODES } from "./fanout.ts";
 import { HISTORY } from "./history.ts";
-import { LOGS } from "../../streams/conformance/logs.ts";
-import { ROWS } from "../../streams/conformance/rows.ts";
 import type { Broker, BrokerStore } from "../broker.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
@@ -169,8 +167,6 @@ export const TESTS_OF_ONE: Readonly<Record<string, Test>> = {
   ...BOTH,
   ...ONE_NODE,
   ...HISTORY,
-  ...LOGS,
-  ...ROWS,
   ...STORE,
 };
 
@@ -179,8 +175,6 @@ export const TESTS_OF_TWO: Readonly<Record<string, Test>> = {
   ...BOTH,
   ...TWO_NODES,
   ...HISTORY,
-  ...LOGS,
-  ...ROWS,
   ...STORE,
 };
 
@@ -212,8 +206,7 @@ export interface BrokerTestOptions {
 
 /**
  * Registers the conformance suite of {@linkcode Broker} with `Deno.test`: one test for each
- * observable MUST of the contract. Tests of histories, logs and the store run if the broker has
- * them.
+ * observable MUST of the contract. Tests of histories and the store run if the broker has them.
  *
  * Test the remaining rules yourself, with your broker: `publish` does not throw while the broker is
  * down, `onInterrupted` is called after an outage, the epoch changes when the broker may have lost
@@ -236,8 +229,30 @@ export function testBroker(
   makeBroker: () => Broker | Promise<Broker>,
   options: BrokerTestOptions = {},
 ): void {
+  registerTests([name, TESTS_OF_ONE, TESTS_OF_TWO], makeBroker, options);
+}
+
+/** The name of a broker, the tests of one broker, and the tests of two brokers of one store. */
+type Suite = readonly [
+  name: string,
+  ofOne: Readonly<Record<string, Test>>,
+  ofTwo: Readonly<Record<string, Test>>,
+];
+
+/**
+ * Registers tests with `Deno.test`.
+ *
+ * @param suite The tests.
+ * @param makeBroker Creates a broker for each test.
+ * @param options See {@linkcode BrokerTestOptions}.
+ */
+export function registerTests(
+  [name, ofOne, ofTwo]: Suite,
+  makeBroker: () => Broker | Promise<Broker>,
+  options: BrokerTestOptions,
+): void {
   const { makePair, ignore = false } = options;
-  for (const [what, test] of Object.entries(TESTS_OF_ONE)) {
+  for (const [what, test] of Object.entries(ofOne)) {
     Deno.test({
       name: `${name} ${what}`,
       ignore,
@@ -248,7 +263,7 @@ export function testBroker(
     });
   }
   if (makePair === undefined) return;
-  for (const [what, test] of Object.entries(TESTS_OF_TWO)) {
+  for (const [what, test] of Object.entries(ofTwo)) {
     Deno.test({
       name: `${name} of two nodes ${what}`,
       ignore,

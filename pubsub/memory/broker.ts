@@ -19,11 +19,8 @@ import type {
 } from "../broker.ts";
 import { BrokerLife } from "../broker/life.ts";
 import { LocalListeners } from "../broker/listeners.ts";
-import { logsOver } from "../../streams/logs/changes.ts";
-import type { BrokerLogs } from "../../streams/logs/log.ts";
 import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
-import { MemoryLogs } from "../../streams/logs/memory_logs.ts";
-import { defaultTotalBytes } from "./space.ts";
+import { defaultTotalBytes, type MemoryTenant, type SharedMemory } from "./space.ts";
 
 /**
  * Maximum number of rows, of scopes and of buckets. Beyond that, the least recently used is
@@ -186,16 +183,17 @@ export class MemoryBroker implements Broker {
       return await this.#histories.read(topic, options);
     },
   };
-  /** Logs in memory, kept as long as the broker exists. */
-  readonly logs: BrokerLogs;
   /** State shared by all servers of the process that use the broker. */
   readonly store: BrokerStore;
-  readonly #logs: MemoryLogs;
+  /** What features keep in the same memory. */
+  readonly #tenants = new Map<symbol, MemoryTenant>();
   readonly #memory: MemoryStore;
   readonly #histories: MemoryHistories;
   readonly #plain = new LocalListeners();
   readonly #kept: LocalListeners;
   readonly #life: BrokerLife;
+  readonly #runtime: Runtime;
+  readonly #maxTotalBytes: number;
 
   /**
    * Creates a broker without subscriptions.
@@ -207,12 +205,14 @@ export class MemoryBroker implements Broker {
     checkOptions("create broker", options, OPTIONS);
     const { maxTopics = MAX_TOPICS, maxTotalBytes = defaultTotalBytes() } = options;
     const { runtime = platformRuntime() } = options;
+    this.#runtime = runtime;
+    this.#maxTotalBytes = maxTotalBytes;
     this.#life = new BrokerLife(runtime, { broker: "memory", status: { name: "connected" } });
     this.status = this.#life.status;
     this.#memory = new MemoryStore(runtime);
     const histories = new MemoryHistories(runtime, {
       maxTopics,
-      maxBytes: () => maxTotalBytes - this.#logs.bytes,
+      maxBytes: () => maxTotalBytes - this.#tenantBytes,
     });
     this.#histories = histories;
     this.#kept = new LocalListeners(
@@ -220,17 +220,6 @@ export class MemoryBroker implements Broker {
       (topic) => histories.unfollow(topic),
     );
     this.store = this.#memory;
-    this.#logs = new MemoryLogs(runtime, {
-      life: this.#life,
-      maxBytes: maxTotalBytes,
-      announce: (topic) => this.#plain.deliver({ topic, payload: "" }),
-      hasRoom: (bytes) => {
-        if (bytes > maxTotalBytes) return false;
-        histories.shrink(maxTotalBytes - bytes);
-        return true;
-      },
-    });
-    this.logs = logsOver(this.#logs);
   }
 
   /** Counters. */
@@ -285,6 +274,29 @@ export class MemoryBroker implements Broker {
     return listeners.subscribe(topic, listener);
   }
 
+  /**
+   * Keeps data of a feature in the memory of this broker, within the bound that histories share.
+   * Histories give way to it.
+   *
+   * @ignore
+   * @param key Identifies the feature.
+   * @param make Creates the data. It is called once for each key.
+   * @returns The data of the feature.
+   */
+  share<T extends MemoryTenant>(key: symbol, make: (memory: SharedMemory) => T): T {
+    const known = this.#tenants.get(key);
+    if (known !== undefined) return known as T;
+    const tenant: T = make({
+      runtime: this.#runtime,
+      life: this.#life,
+      maxBytes: this.#maxTotalBytes,
+      announce: (topic) => this.#plain.deliver({ topic, payload: "" }),
+      hasRoom: (bytes) => this.#makeRoom(this.#tenantBytes - tenant.bytes + bytes),
+    });
+    this.#tenants.set(key, tenant);
+    return tenant;
+  }
+
   /** Ends all subscriptions. Idempotent. */
   close(): Promise<void> {
     return this.#life.close(() => this.#close());
@@ -295,12 +307,25 @@ export class MemoryBroker implements Broker {
     return this.close();
   }
 
+  get #tenantBytes(): number {
+    let sum = 0;
+    for (const { bytes } of this.#tenants.values()) sum += bytes;
+    return sum;
+  }
+
+  /** Forgets histories until features can use a number of bytes; returns false if they cannot. */
+  #makeRoom(bytes: number): boolean {
+    if (bytes > this.#maxTotalBytes) return false;
+    this.#histories.shrink(this.#maxTotalBytes - bytes);
+    return true;
+  }
+
   #close(): Promise<void> {
     this.#plain.clear();
     this.#kept.clear();
     this.#histories.clear();
     this.#memory.clear();
-    this.#logs.clear();
+    for (const tenant of this.#tenants.values()) tenant.clear();
     this.status.end({ name: "closed" });
     return Promise.resolve();
   }

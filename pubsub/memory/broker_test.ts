@@ -3,6 +3,8 @@ import { UnsupportedError } from "../../errors.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { MemoryBroker } from "./broker.ts";
+import type { SharedMemory } from "./space.ts";
+import { Bounded, BOUNDS } from "./bounded_fixture.ts";
 
 testBroker("MemoryBroker", () => new MemoryBroker(), {
   makePair: () => {
@@ -10,57 +12,6 @@ testBroker("MemoryBroker", () => new MemoryBroker(), {
     return [store.connect(), store.connect()];
   },
 });
-
-const BOUNDS = { size: 1_000, ttlMs: 60_000, bytes: 1_000_000 };
-const CONFIG = { contentType: "text/plain" };
-const READING = { after: 0, maxRecords: 100, maxBytes: 1e9, renews: false };
-
-/** A broker with a bound on all bytes, and helpers. */
-class Bounded {
-  readonly broker: MemoryBroker;
-
-  constructor(maxTotalBytes: number) {
-    this.broker = new MemoryBroker({ maxTotalBytes });
-  }
-
-  /** Publishes this many bytes on a topic with a history. */
-  async publish(topic: string, bytes: number, producer?: string): Promise<void> {
-    const key = producer === undefined ? {} : { key: { producer, number: 1 } };
-    const payload = "x".repeat(bytes);
-    await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, ...key });
-  }
-
-  /** Publishes this many bytes as a client. */
-  async publishAs(publisher: string, topic: string, bytes: number): Promise<void> {
-    const payload = "x".repeat(bytes);
-    await this.broker.history.append({ topic, payload }, { bounds: BOUNDS, publisher });
-  }
-
-  /** Counts the kept publications of topics. */
-  async kept(...topics: readonly string[]): Promise<number[]> {
-    const reading = { bounds: BOUNDS, maxMessages: 1_000, maxBytes: 1e9 };
-    const pages = topics.map((topic) => this.broker.history.read(topic, reading));
-    return (await Promise.all(pages)).map(({ publications }) => publications.length);
-  }
-
-  /** Creates a log with records, and returns the kind of the result. */
-  async create(id: string, ...records: readonly string[]): Promise<string> {
-    const options = { config: CONFIG, identity: id, records, maxLogs: 100 };
-    return (await this.broker.logs.create(id, options)).kind;
-  }
-
-  /** Appends a record of this many bytes, and returns the kind of the result. */
-  async append(id: string, bytes: number, options = {}): Promise<string> {
-    const records = ["x".repeat(bytes)];
-    return (await this.broker.logs.append(id, { records, maxBytes: 1e9, ...options })).kind;
-  }
-
-  /** Counts the records of a log. */
-  async records(id: string): Promise<number> {
-    const page = await this.broker.logs.read(id, READING);
-    return typeof page === "object" ? page.records.length : 0;
-  }
-}
 
 Deno.test("MemoryBroker bounds all bytes by dropping histories, the quietest first", async () => {
   const bounded = new Bounded(100_000);
@@ -80,28 +31,6 @@ Deno.test("MemoryBroker bounds all bytes by dropping histories, the quietest fir
   assertEquals([heard, await bounded.kept("e")], [[200_000], [0]]);
   await bounded.publish("e", 1);
   assertEquals(await bounded.kept("e"), [1]);
-});
-
-Deno.test("MemoryBroker bounds all bytes by dropping histories for logs, but never log records", async () => {
-  const bounded = new Bounded(100_000);
-  assertEquals(await bounded.create("log"), "created");
-  for (const topic of ["a", "b"]) await bounded.publish(topic, 30_000);
-  assertEquals(await bounded.append("log", 30_000), "appended");
-  assertEquals(await bounded.kept("a", "b"), [1, 1]);
-  assertEquals(await bounded.append("log", 30_000), "appended");
-  assertEquals(await bounded.kept("a", "b"), [0, 1]);
-  // A rejected append costs no history.
-  assertEquals(await bounded.append("log", 60_000), "no-space");
-  assertEquals(await bounded.create("large", "x".repeat(60_000)), "no-space");
-  assertEquals(await bounded.kept("a", "b"), [0, 1]);
-  assertEquals(await bounded.append("log", 30_000), "appended");
-  assertEquals([await bounded.kept("b"), await bounded.records("log")], [[0], 3]);
-  assertEquals(await bounded.append("log", 10_000), "no-space");
-  // The rest still works: the end, and room once a log is gone.
-  const ending = { records: [], maxBytes: 1e9, end: {} };
-  assertEquals((await bounded.broker.logs.append("log", ending)).kind, "appended");
-  await bounded.broker.logs.delete("log");
-  assertEquals(await bounded.create("large", "x".repeat(90_000)), "created");
 });
 
 Deno.test("MemoryBroker forgets the histories of the client with the most bytes before quiet topics of others", async () => {
@@ -137,30 +66,38 @@ Deno.test("MemoryBroker bounds the number of topics with a history", async () =>
   assertEquals(broker.stats.forgotten, 1);
 });
 
-Deno.test("MemoryBroker releases all bytes of logs and histories", async () => {
+Deno.test("MemoryBroker.share() makes data once for each key, for which histories give way", async () => {
   const bounded = new Bounded(100_000);
-  const { logs } = bounded.broker;
-  const keep = { records: 2, bytes: 60_000 };
-  for (let i = 0; i < 20; i++) {
-    // Each round uses most of the room, with records, producers, forks and keys.
-    assertEquals(await bounded.create(`log${i}`, "x".repeat(20_000)), "created", `${i}`);
-    for (let j = 0; j < 5; j++) {
-      assertEquals(await bounded.append(`log${i}`, 20_000, { keep }), "appended", `${i} ${j}`);
-    }
-    const producer = { id: "p".repeat(10_000), epoch: 0, seq: 0 };
-    assertEquals(await bounded.append(`log${i}`, 1, { producer }), "appended");
-    await logs.retain(`log${i}`, "fork", { identity: `log${i}`, maxForks: 1 });
-    await bounded.publish(`topic${i}`, 20_000, "q".repeat(10_000));
-    assertEquals(await bounded.kept(`topic${i}`), [1]);
-    assertEquals(await logs.delete(`log${i}`), { kind: "kept" });
-    await logs.release(`log${i}`, "fork");
-  }
-  // Each record uses more than its byte, until it is dropped.
-  assertEquals(await bounded.create("ring"), "created");
-  for (let i = 0; i < 2_000; i++) {
-    assertEquals(await bounded.append("ring", 1, { keep: { records: 1, bytes: 1e9 } }), "appended");
-  }
-  assertEquals(await bounded.create("last", "x".repeat(95_000)), "created");
+  const { broker } = bounded;
+  const memories: SharedMemory[] = [];
+  const share = (key: symbol, bytes = 0) => {
+    return broker.share(key, (memory) => {
+      memories.push(memory);
+      return { bytes, clear: () => void (bytes = 0) };
+    });
+  };
+  const [one, other] = [Symbol("one"), Symbol("other")];
+  const tenant = share(one, 30_000);
+  assertEquals([share(one) === tenant, share(other, 20_000) === tenant], [true, false]);
+  assertEquals(memories.map(({ maxBytes }) => maxBytes), [100_000, 100_000]);
+  for (const topic of ["a", "b"]) await bounded.publish(topic, 20_000);
+  // The bytes of both are counted, and those of the caller are replaced.
+  assertEquals(memories[0]!.hasRoom(80_001), false);
+  assertEquals(await bounded.kept("a", "b"), [1, 1]);
+  assertEquals(memories[0]!.hasRoom(50_000), true);
+  assertEquals(await bounded.kept("a", "b"), [0, 1]);
+  const announced: unknown[] = [];
+  broker.subscribe("topic", ({ payload }) => announced.push(payload));
+  memories[0]!.announce("topic");
+  assertEquals(announced, [""]);
+});
+
+Deno.test("MemoryBroker.close() clears the data of features", async () => {
+  const broker = new MemoryBroker();
+  let cleared = 0;
+  broker.share(Symbol("data"), () => ({ bytes: 1, clear: () => void cleared++ }));
+  await broker.close();
+  assertEquals(cleared, 1);
 });
 
 Deno.test("MemoryBroker counts the overhead of producers and small publications", async () => {

@@ -1,8 +1,7 @@
-/**
- * The memory that the logs and the histories of a `MemoryBroker` share, and the overhead of their
- * parts.
- */
+/** The memory of a `MemoryBroker`: its bound, what features keep in it, and the overhead of parts. */
 import { machineMemoryBytes } from "../../base/platform.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { BrokerLife } from "../broker/life.ts";
 
 /**
  * Bytes that each part uses in addition to its content, for objects, the headers of strings and
@@ -11,12 +10,7 @@ import { machineMemoryBytes } from "../../base/platform.ts";
 export const COSTS = {
   topic: 1_024,
   publication: 256,
-  log: 1_024,
-  text: 64,
-  bytes: 384,
-  row: 256,
   producer: 128,
-  fork: 128,
 } as const;
 
 /** Default maximum number of bytes, unless the machine has little memory. */
@@ -34,6 +28,37 @@ export function defaultTotalBytes(): number {
   return bytes === undefined
     ? MAX_TOTAL_BYTES
     : Math.min(MAX_TOTAL_BYTES, Math.floor(bytes * SHARE));
+}
+
+/** Data of a feature in the memory of a broker. */
+export interface MemoryTenant {
+  /** Bytes in use, including overhead. */
+  readonly bytes: number;
+  /** Removes all data; called when the broker closes. */
+  clear(): void;
+}
+
+/** The memory of a broker, as a feature sees it that keeps data there. */
+export interface SharedMemory {
+  /** Clocks of the node. */
+  readonly runtime: Runtime;
+  /** Rejects calls after the broker was closed. */
+  readonly life: BrokerLife;
+  /** Maximum number of bytes of the broker. */
+  readonly maxBytes: number;
+  /**
+   * Publishes an empty payload.
+   *
+   * @param topic A topic of the feature.
+   */
+  announce(topic: string): void;
+  /**
+   * Makes room by forgetting histories, if possible.
+   *
+   * @param bytes Number of bytes that the feature will use.
+   * @returns True if there is room.
+   */
+  hasRoom(bytes: number): boolean;
 }
 
 /** A part whose bytes are added up with others. */

@@ -2,13 +2,15 @@
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type Broker, type BrokerSubscription, payloadBytes, type Publication } from "../broker.ts";
-import { callBroker, CALLS, compact } from "./calls.ts";
+import { type AnyPart, callPart, compact, HISTORY, type Packed, STORE } from "./calls.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {
   ALL_CHANNELS,
+  type BrokerFacts,
   type BrokerOperation,
   cloneStatus,
   costOf,
+  factsOf,
   failureOf,
   type OperationOf,
   type WorkerOperation,
@@ -34,11 +36,31 @@ export class BrokerPorts {
   readonly broker: Broker;
   /** Provides the timers. */
   readonly runtime: Runtime;
+  readonly #parts: ReadonlyMap<string, AnyPart>;
   readonly #ports = new Set<BrokerPort>();
 
-  constructor(broker: Broker, runtime: Runtime) {
+  /**
+   * @param broker The broker.
+   * @param runtime Provides the timers.
+   * @param parts Parts for features in workers, in addition to histories and the store.
+   */
+  constructor(broker: Broker, runtime: Runtime, parts: readonly AnyPart[] = []) {
     this.broker = broker;
     this.runtime = runtime;
+    this.#parts = new Map([HISTORY, STORE, ...parts].map((part) => [part.name, part]));
+  }
+
+  /** The properties that a new worker needs. */
+  get facts(): BrokerFacts {
+    return factsOf(this.broker, [...this.#parts.values()]);
+  }
+
+  /** Makes a call of a worker, and packs the result. */
+  async call(name: string, args: readonly unknown[]): Promise<Packed<unknown>> {
+    const [of, method] = name.split(".") as [string, string];
+    const part = this.#parts.get(of);
+    const result = part && await callPart(this.broker, part, method, args);
+    return part?.calls[method]?.packResult?.(result) ?? [result, 0];
   }
 
   /** Opens a port for one worker. `post` posts a batch to that worker. */
@@ -177,8 +199,7 @@ export class BrokerPort {
 
   async #call([, id, name, , args]: OperationOf<WorkerOperation, "call">): Promise<void> {
     try {
-      const result = await callBroker(this.#ports.broker, name, args);
-      const [packed, bytes] = CALLS[name].packResult?.(result) ?? [result, 0];
+      const [packed, bytes] = await this.#ports.call(name, args);
       this.#send(["result", id, bytes, packed]);
     } catch (error) {
       this.#send(failureOf(id, error));

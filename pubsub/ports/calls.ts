@@ -1,4 +1,4 @@
-/** The table of the calls that a worker makes to the broker's thread. */
+/** The parts of a broker whose calls a worker makes in the broker's thread. */
 import {
   type Broker,
   type BrokerHistory,
@@ -7,33 +7,15 @@ import {
   payloadBytes,
   type Publication,
 } from "../broker.ts";
-import type { BrokerLogs, LogRecord } from "../../streams/logs/log.ts";
-import { recordBytes } from "../../streams/logs/rules.ts";
-
-/** Parts of a broker whose methods are calls. Their constants are properties of the store. */
-interface StoreParts {
-  readonly history: Omit<BrokerHistory, "remembersMs">;
-  readonly logs: Omit<BrokerLogs, "keepsRows" | "maxAppendBytes">;
-  readonly store: BrokerStore;
-}
-
-/** Calls of one part, with names such as `history.append`. */
-type PartCalls<P extends keyof StoreParts> = {
-  readonly [M in keyof StoreParts[P] & string as `${P}.${M}`]-?: NonNullable<StoreParts[P][M]>;
-};
-
-type BrokerCalls = PartCalls<"history"> & PartCalls<"logs"> & PartCalls<"store">;
-
-export type CallName = keyof BrokerCalls;
 
 /** A value that is cheap to clone, and the bytes of its payloads. */
-type Packed<T> = readonly [value: T, bytes: number];
+export type Packed<T> = readonly [value: T, bytes: number];
 
 /**
  * How one call differs from the others. By default, the arguments and the result are cloned as they
  * are.
  */
-interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown> {
+export interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown> {
   /** Packs the arguments, in the worker. */
   pack?(...args: A): Packed<A>;
   /** Packs the result, in the broker's thread. */
@@ -42,74 +24,106 @@ interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown
   readonly counts?: "published" | "reads";
 }
 
-/**
- * The table of all calls. A worker's broker has a method for each row that its store supports, and
- * the store's thread calls the method of the same name. `PortBroker` and `BrokerPort` handle
- * names, bounds, signals and errors for all rows.
- */
-export const CALLS: Readonly<Record<CallName, CallRow>> = {
-  "history.append": { pack: packPublication, counts: "published" },
-  "history.read": { packResult: packPage, counts: "reads" },
-  "logs.create": { pack: packOptions },
-  "logs.append": { pack: packOptions },
-  "logs.read": { packResult: (page) => typeof page === "object" ? packRecords(page) : [page, 0] },
-  "logs.delete": {},
-  "logs.retain": {},
-  "logs.release": {},
-  "logs.overdue": {},
-  "logs.list": {},
-  "store.advance": {},
-  "store.newest": {},
-  "store.claim": {},
-  "store.release": {},
-  "store.claims": {},
-  "store.take": {},
-} satisfies {
-  readonly [N in CallName]: CallRow<
-    Parameters<BrokerCalls[N]>,
-    Awaited<ReturnType<BrokerCalls[N]>>
-  >;
+/** A method of a part. */
+type Method = (...args: never[]) => Promise<unknown>;
+
+/** Names of a part's methods. */
+type MethodNames<T> = {
+  [K in keyof T & string]-?: NonNullable<T[K]> extends Method ? K : never;
+}[keyof T & string];
+
+/** The rows of a part's methods. */
+type CallRows<T> = {
+  readonly [K in MethodNames<T>]: NonNullable<T[K]> extends (...args: infer A) => Promise<infer R>
+    ? CallRow<A, R>
+    : never;
 };
 
-/** Methods of a part, whose types only the table knows. */
-type Methods = Record<string, (...args: readonly unknown[]) => Promise<unknown>>;
-
-function methodsOf(
-  parts: Pick<Broker, keyof StoreParts>,
-  name: CallName,
-): readonly [methods: Methods | undefined, method: string] {
-  const [part, method] = name.split(".") as [keyof StoreParts, string];
-  return [parts[part] as Methods | undefined, method];
+/**
+ * A part of a broker, such as its histories. A worker's broker has a method for each row that the
+ * store supports, and the store's thread calls the method of the same name. `PortBroker` and
+ * `BrokerPort` handle names, bounds, signals and errors for all rows.
+ */
+export interface BrokerPart<T extends object> {
+  /** Name of the part, and prefix of the names of its calls, such as `history.append`. */
+  readonly name: string;
+  /** All calls. */
+  readonly calls: CallRows<T>;
+  /** Names of properties that a worker needs before its first call; they are cloned once. */
+  readonly constants: readonly Exclude<keyof T & string, MethodNames<T>>[];
+  /**
+   * Finds the part, in the thread of the broker.
+   *
+   * @param broker The broker.
+   * @returns The part; `undefined` if the broker lacks it.
+   */
+  of(broker: Broker): T | undefined;
 }
 
-export function callsOf(broker: Broker): CallName[] {
-  return (Object.keys(CALLS) as CallName[]).filter((name) => {
-    const [methods, method] = methodsOf(broker, name);
-    return methods?.[method] !== undefined;
-  });
+/** Histories of topics. */
+export const HISTORY: BrokerPart<BrokerHistory> = {
+  name: "history",
+  calls: {
+    append: { pack: packPublication, counts: "published" },
+    read: { packResult: packPage, counts: "reads" },
+  },
+  constants: ["remembersMs"],
+  of: ({ history }) => history,
+};
+
+/** State that nodes share. */
+export const STORE: BrokerPart<BrokerStore> = {
+  name: "store",
+  calls: { advance: {}, newest: {}, claim: {}, release: {}, claims: {}, take: {} },
+  constants: [],
+  of: ({ store }) => store,
+};
+
+/** A part of any type. */
+export type AnyPart = Omit<BrokerPart<object>, "calls" | "constants"> & {
+  readonly calls: Readonly<Record<string, CallRow>>;
+  readonly constants: readonly string[];
+};
+
+/** Properties of one part of a broker, which can be cloned. */
+export interface PartFacts {
+  /** Methods that the broker supports. */
+  readonly calls: readonly string[];
+  readonly constants: Readonly<Record<string, unknown>>;
+}
+
+/** Methods of a part, whose types only the part knows. */
+type Methods = Record<string, ((...args: readonly unknown[]) => Promise<unknown>) | undefined>;
+
+/** Returns the properties of a part; `undefined` if the broker lacks it. */
+export function partFactsOf(broker: Broker, part: AnyPart): PartFacts | undefined {
+  const found = part.of(broker) as Record<string, unknown> | undefined;
+  return found && {
+    calls: Object.keys(part.calls).filter((method) => found[method] !== undefined),
+    constants: Object.fromEntries(part.constants.map((name) => [name, found[name]])),
+  };
 }
 
 /** Makes a call, in the broker's thread. */
-export function callBroker(
+export function callPart(
   broker: Broker,
-  name: CallName,
+  part: AnyPart,
+  method: string,
   args: readonly unknown[],
 ): Promise<unknown> | undefined {
-  const [methods, method] = methodsOf(broker, name);
-  return methods?.[method]?.(...args);
+  const found = part.of(broker) as Methods | undefined;
+  return found?.[method]?.(...args);
 }
 
-/** Creates the parts of a worker's broker: its constants, and a method for each call. */
-export function partsOf(
-  { calls, constants }: { readonly calls: readonly CallName[]; readonly constants: object },
-  call: (name: CallName, args: readonly unknown[]) => Promise<unknown>,
-): Pick<Broker, keyof StoreParts> {
-  const parts = structuredClone(constants);
-  for (const name of calls) {
-    const [methods, method] = methodsOf(parts, name);
-    methods![method] = (...args) => call(name, args);
-  }
-  return parts;
+/** Creates a part of a worker's broker: its constants, and a method for each call. */
+export function partOver(
+  { calls, constants }: PartFacts,
+  call: (method: string, args: readonly unknown[]) => Promise<unknown>,
+): object {
+  const methods = calls.map((method) => {
+    return [method, (...args: readonly unknown[]) => call(method, args)] as const;
+  });
+  return { ...constants, ...Object.fromEntries(methods) };
 }
 
 /** Copies a view of a large buffer, because cloning a view would clone the whole buffer. */
@@ -134,17 +148,4 @@ function packPage(page: HistoryPage): Packed<HistoryPage> {
   const publications = page.publications.map(compactPublication);
   const bytes = publications.reduce((sum, one) => sum + payloadBytes(one), 0);
   return [{ ...page, publications }, bytes];
-}
-
-/** Packs the options of an append, or a page. */
-function packRecords<T extends { readonly records: readonly LogRecord[] }>(value: T): Packed<T> {
-  return [{ ...value, records: value.records.map(compact) }, recordBytes(value.records)];
-}
-
-function packOptions<O extends { readonly records: readonly LogRecord[] }>(
-  id: string,
-  options: O,
-): Packed<[id: string, options: O]> {
-  const [packed, bytes] = packRecords(options);
-  return [[id, packed], bytes];
 }

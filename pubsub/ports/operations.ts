@@ -2,8 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Broker, BrokerStatus, HistoryBounds } from "../broker.ts";
-import type { BrokerLogs } from "../../streams/logs/log.ts";
-import { type CallName, callsOf } from "./calls.ts";
+import { type AnyPart, type PartFacts, partFactsOf } from "./calls.ts";
 
 /**
  * An operation of a worker. Operations are flat arrays, because cloning an array takes half as long
@@ -19,7 +18,7 @@ export type WorkerOperation =
   ]
   | readonly ["subscribe", channel: number, topic: string, bounds: HistoryBounds | undefined]
   | readonly ["unsubscribe", channel: number]
-  | readonly ["call", id: number, name: CallName, bytes: number, args: readonly unknown[]]
+  | readonly ["call", id: number, name: string, bytes: number, args: readonly unknown[]]
   | readonly ["end"];
 
 /** An operation of the broker's thread. */
@@ -76,29 +75,23 @@ export interface BrokerFacts {
   readonly delivery: Broker["delivery"];
   /** State of the broker. */
   readonly status: BrokerStatus;
-  /** Calls that the broker supports. */
-  readonly calls: readonly CallName[];
-  /** Constants of each part that the broker provides. */
-  readonly constants: {
-    readonly history?: { readonly remembersMs: number | undefined } | undefined;
-    readonly logs?: Pick<BrokerLogs, "keepsRows" | "maxAppendBytes"> | undefined;
-    readonly store?: object | undefined;
-  };
+  /** The parts that the broker has, by name. */
+  readonly parts: Readonly<Record<string, PartFacts | undefined>>;
 }
 
-/** Returns the properties of a broker. */
-export function factsOf(broker: Broker): BrokerFacts {
-  const { name, delivery, status, history, logs, store } = broker;
+/**
+ * Returns the properties of a broker.
+ *
+ * @param broker The broker.
+ * @param parts All parts that workers may use.
+ */
+export function factsOf(broker: Broker, parts: readonly AnyPart[]): BrokerFacts {
+  const { name, delivery, status } = broker;
   return {
     name,
     delivery,
     status: cloneStatus(status.current),
-    calls: callsOf(broker),
-    constants: {
-      history: history && { remembersMs: history.remembersMs },
-      logs: logs && { maxAppendBytes: logs.maxAppendBytes, keepsRows: logs.keepsRows },
-      store: store && {},
-    },
+    parts: Object.fromEntries(parts.map((part) => [part.name, partFactsOf(broker, part)])),
   };
 }
 

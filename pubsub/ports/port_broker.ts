@@ -20,8 +20,7 @@ import {
 import { BrokerLife } from "../broker/life.ts";
 import { Listeners, ListenerTable } from "../broker/listeners.ts";
 import { Pace } from "../broker/pace.ts";
-import type { BrokerLogs } from "../../streams/logs/log.ts";
-import { type CallName, CALLS, compact, partsOf } from "./calls.ts";
+import { type BrokerPart, type CallRow, compact, HISTORY, partOver, STORE } from "./calls.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {
   ALL_CHANNELS,
@@ -92,10 +91,11 @@ export class PortBroker implements Broker {
   readonly status: StatusFeed<BrokerStatus>;
   /** Histories of the broker. */
   readonly history: BrokerHistory | undefined;
-  /** Logs of the broker. */
-  readonly logs: BrokerLogs | undefined;
   /** State that all workers share. */
   readonly store: BrokerStore | undefined;
+  readonly #facts: BrokerFacts;
+  /** Parts in use, by name. */
+  readonly #parts = new Map<string, object | undefined>();
   readonly #life: BrokerLife;
   readonly #runtime: Runtime;
   readonly #link: PortLink<WorkerOperation, BrokerOperation>;
@@ -112,6 +112,7 @@ export class PortBroker implements Broker {
 
   /** @param options See {@linkcode PortBrokerOptions}. */
   constructor({ runtime, broker, post }: PortBrokerOptions) {
+    this.#facts = broker;
     this.#runtime = runtime;
     this.name = broker.name;
     this.delivery = broker.delivery;
@@ -133,8 +134,8 @@ export class PortBroker implements Broker {
         this.#pace.take(0, done);
       },
     });
-    const { history, logs, store } = partsOf(broker, (name, args) => this.#call(name, args));
-    [this.history, this.logs, this.store] = [history, logs, store];
+    this.history = this.part(HISTORY);
+    this.store = this.part(STORE);
   }
 
   /** Counters of this thread. */
@@ -155,6 +156,25 @@ export class PortBroker implements Broker {
       );
     }
     return issues;
+  }
+
+  /**
+   * Returns a part of the broker, whose calls the broker's thread makes.
+   *
+   * @param part The part.
+   * @returns The part; `undefined` if the broker lacks it.
+   */
+  part<T extends object>(part: BrokerPart<T>): T | undefined {
+    const { name } = part;
+    if (!this.#parts.has(name)) {
+      const rows = part.calls as Readonly<Record<string, CallRow>>;
+      const facts = this.#facts.parts[name];
+      const made = facts && partOver(facts, (method, args) => {
+        return this.#call(`${name}.${method}`, rows[method]!, args);
+      });
+      this.#parts.set(name, made);
+    }
+    return this.#parts.get(name) as T | undefined;
   }
 
   /** Handles a batch from the broker's thread. */
@@ -247,8 +267,11 @@ export class PortBroker implements Broker {
   }
 
   /** Calls the broker. Handles names, bounds and signals for all calls. */
-  async #call(name: CallName, args: readonly unknown[]): Promise<unknown> {
-    const { pack, counts } = CALLS[name];
+  async #call(
+    name: string,
+    { pack, counts }: CallRow,
+    args: readonly unknown[],
+  ): Promise<unknown> {
     const [first] = args;
     const topic = typeof first === "string" ? first : (first as Partial<Publication>).topic;
     if (topic !== undefined) checkNameBytes(topic, MAX_NAME_BYTES);

@@ -10,7 +10,7 @@ import { MemoryBroker } from "../memory/broker.ts";
 import { Nodes } from "../nodes/nodes.ts";
 import { BrokerPorts } from "./broker_port.ts";
 import type { Batch } from "./link.ts";
-import { type BrokerOperation, factsOf, type WorkerOperation } from "./operations.ts";
+import { type BrokerOperation, type WorkerOperation } from "./operations.ts";
 import { PortBroker } from "./port_broker.ts";
 
 testBroker("PortBroker", () => connectTo(new MemoryBroker(), 1)[0]!, {
@@ -31,7 +31,7 @@ class Threads {
   start(): PortBroker {
     const broker: PortBroker = new PortBroker({
       runtime: this.runtime,
-      broker: factsOf(this.store),
+      broker: this.#ports.facts,
       post: (batch) => port.take(batch),
     });
     const port = this.#ports.open((batch) => {
@@ -55,6 +55,8 @@ class Threads {
   }
 }
 
+const FACTS = new BrokerPorts(new MemoryBroker(), platformRuntime()).facts;
+
 /** A payload of a mebibyte. */
 const MEBIBYTE = "x".repeat(1_048_576);
 const BOUNDS = { size: 1_000, ttlMs: 60_000, bytes: 1_000_000_000 };
@@ -63,7 +65,7 @@ Deno.test("PortBroker drops publications beyond its bounds while no thread handl
   let posted = 0;
   const options = {
     runtime: platformRuntime(),
-    broker: factsOf(new MemoryBroker()),
+    broker: FACTS,
     post: ([, , operations]: Batch<WorkerOperation>) => void (posted += operations.length),
   };
   const large = new PortBroker(options);
@@ -82,43 +84,6 @@ Deno.test("PortBroker drops publications beyond its bounds while no thread handl
   while (small.stats.dropped === 0) small.publish({ topic: "news", payload: "x" });
   assertEquals(small.stats.waiting, 100_000);
   assertEquals(small.issues(), ["100000 operations wait for the main thread, of 100000 at most"]);
-});
-
-Deno.test("PortBroker rejects log calls beyond its bounds, and ends a wait when its signal aborts", async () => {
-  const operations: WorkerOperation[] = [];
-  const { logs } = new PortBroker({
-    runtime: platformRuntime(),
-    broker: factsOf(new MemoryBroker()),
-    post: ([, , posted]) => void operations.push(...posted),
-  });
-  const reading = { after: 0, maxRecords: 1, maxBytes: 1, renews: false };
-  const controller = new AbortController();
-  const page = logs!.read("log", { ...reading, signal: controller.signal });
-  controller.abort(new Error("enough"));
-  await assertRejects(() => page, Error, "enough");
-  await assertRejects(() => logs!.read("log", { ...reading, signal: controller.signal }), Error);
-  await turns();
-  assertEquals(operations, [["call", 1, "logs.read", 0, ["log", reading]]]);
-  await assertRejects(() => logs!.delete("x".repeat(1_025)), RangeError, "at most 1024 bytes");
-  const append = () => logs!.append("log", { records: [MEBIBYTE], maxBytes: 1 });
-  for (let i = 0; i < 64; i++) append().catch(() => {});
-  await assertRejects(append, BrokerError, "too many operations wait for the main thread");
-});
-
-Deno.test("PortBroker carries records of logs without the rest of their buffers", async () => {
-  await using store = new MemoryBroker();
-  const [broker] = connectTo(store, 1);
-  const [id, identity, contentType] = ["log", "identity", "application/octet-stream"];
-  const records = [new Uint8Array(1_000_000).fill(7).subarray(10, 13), "text"];
-  await broker!.logs!.create(id, { config: { contentType }, identity, records, maxLogs: 1 });
-  const reading = { after: 0, maxRecords: 9, maxBytes: 100, renews: false };
-  for (const logs of [store.logs!, broker!.logs!]) {
-    const page = await logs.read(id, reading);
-    assert(typeof page === "object");
-    assertEquals(page.records, [Uint8Array.of(7, 7, 7), "text"]);
-    assertEquals((page.records[0] as Uint8Array).buffer.byteLength, 3);
-  }
-  await broker!.close();
 });
 
 Deno.test("PortBroker slows down appends while another worker is behind", async () => {
@@ -198,11 +163,10 @@ Deno.test("BrokerPort.end() ends the subscriptions of a worker that is gone", as
 });
 
 Deno.test("PortBroker reports an unreachable store, and rejected operations", async () => {
-  const facts = factsOf(new MemoryBroker());
   let operations: unknown[] = [];
   const broker = new PortBroker({
     runtime: platformRuntime(),
-    broker: facts,
+    broker: FACTS,
     post: ([, , posted]) => operations = [...operations, ...posted],
   });
   const since = Date.now();

@@ -2,7 +2,7 @@
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Broker } from "../broker.ts";
 import { BrokerPorts } from "./broker_port.ts";
-import { factsOf } from "./operations.ts";
+import type { AnyPart } from "./calls.ts";
 import { PortBroker } from "./port_broker.ts";
 
 /** A worker's broker, connected by ports that clone each batch. */
@@ -11,7 +11,7 @@ function connect(ports: BrokerPorts, store: Broker): PortBroker {
   const { port1, port2 } = new MessageChannel();
   const broker: PortBroker = new PortBroker({
     runtime,
-    broker: factsOf(store),
+    broker: ports.facts,
     post: (batch) => port2.postMessage(batch),
   });
   const port = ports.open((batch) => port1.postMessage(batch));
@@ -27,7 +27,11 @@ function connect(ports: BrokerPorts, store: Broker): PortBroker {
 }
 
 /** Connects several workers to one store. */
-export function connectTo(store: Broker, count: number): PortBroker[] {
-  const ports = new BrokerPorts(store, platformRuntime());
+export function connectTo(
+  store: Broker,
+  count: number,
+  parts: readonly AnyPart[] = [],
+): PortBroker[] {
+  const ports = new BrokerPorts(store, platformRuntime(), parts);
   return Array.from({ length: count }, () => connect(ports, store));
 }

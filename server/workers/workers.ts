@@ -21,7 +21,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { sayFarewell } from "../../pubsub/nodes/nodes.ts";
 import { BrokerPorts } from "../../pubsub/ports/broker_port.ts";
-import { factsOf } from "../../pubsub/ports/operations.ts";
+import type { AnyPart } from "../../pubsub/ports/calls.ts";
 import { CLOSE } from "../../session/settings/call_checks.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
 import { failIfUnusable } from "../broker_services.ts";
@@ -110,6 +110,16 @@ const OPTIONS: OptionKinds<WorkersOptions> = {
   workers: integer(1, MAX_WORKERS),
 };
 
+/** Loads the parts of brokers that features use in workers. */
+export type WorkerParts = () => Promise<readonly AnyPart[]>;
+
+/** Collaborators of {@linkcode Workers}. */
+interface WorkersParts {
+  /** Starts a thread; by default, as the platform does. */
+  readonly startThread?: StartThread | undefined;
+  readonly parts?: WorkerParts | undefined;
+}
+
 /** The slot of a worker and its replacements. */
 interface WorkerSlot {
   readonly index: number;
@@ -139,7 +149,12 @@ export class Workers implements AsyncDisposable {
   #isDraining = false;
   #closing: Promise<void> | undefined;
 
-  private constructor(module: string, options: WorkersOptions, startThread?: StartThread) {
+  private constructor(
+    module: string,
+    options: WorkersOptions,
+    parts: readonly AnyPart[],
+    startThread?: StartThread,
+  ) {
     requireDeno("serve workers", "start a process for each core, with a broker that they share");
     const { runtime = platformRuntime(), workers = defaultWorkers() } = options;
     const { silentMs = SILENT_MS } = options;
@@ -155,7 +170,7 @@ export class Workers implements AsyncDisposable {
     this.#runtime = runtime;
     this.#console = new ConsoleReport(runtime);
     this.#broker = options.broker ?? new MemoryBroker({ runtime });
-    this.#ports = new BrokerPorts(this.#broker, runtime);
+    this.#ports = new BrokerPorts(this.#broker, runtime, parts);
     this.#failing = failIfUnusable(this.#broker);
     this.#slots = Array.from({ length: workers }, (_, index) => ({
       index,
@@ -208,15 +223,16 @@ export class Workers implements AsyncDisposable {
    * @ignore
    * @param module Address of the module.
    * @param options See {@linkcode WorkersOptions}.
-   * @param startThread Starts a thread; by default, as the platform does.
+   * @param collaborators `startThread` starts a thread; by default, as the platform does. `parts`
+   * loads the parts of the broker that features use.
    * @returns The workers.
    */
   static async start(
     module: string,
     options: WorkersOptions,
-    startThread?: StartThread,
+    { startThread, parts }: WorkersParts = {},
   ): Promise<Workers> {
-    const workers = new Workers(module, options, startThread);
+    const workers = new Workers(module, options, await parts?.() ?? [], startThread);
     const { signal } = options;
     try {
       await within(workers.#runtime, workers.#startAll(), { signal });
@@ -339,7 +355,7 @@ export class Workers implements AsyncDisposable {
         module: this.#module,
         index: slot.index,
         data,
-        broker: factsOf(this.#broker),
+        broker: this.#ports.facts,
         hasUdp: slot.hasUdp,
         listen: {
           port: this.#address?.port ?? port,
@@ -487,41 +503,18 @@ function defaultWorkers(): number {
 }
 
 /**
- * Serves sessions with several workers on one port, by default with one thread per core. The
- * default function of a module starts the server of each worker. The workers share topics,
- * histories, durable streams, presence, users and limits, as the nodes of a cluster do.
+ * Checks the arguments of {@linkcode serveWorkers}, and starts the workers.
  *
- * - **A worker that fails** (because of an uncaught error, a hang or a full heap) is replaced after
- *   a delay that grows to up to half a minute. Its clients reconnect to other workers, and recover
- *   missed messages from histories.
- * - **WebTransport** is served by one worker, because UDP cannot be shared. If that worker ends,
- *   another worker takes over.
- * - **The main thread** runs the broker, and forwards publications between the workers.
- *
- * @example All cores
- * ```ts ignore
- * import { serveWorkers, type WorkerNode } from "@skein/skein/server";
- *
- * export default function start({ serve }: WorkerNode) {
- *   const server = serve({
- *     authorize: () => true,
- *     onMessage: (message) => void server.publish("news", message.data),
- *   });
- * }
- *
- * if (import.meta.main) await serveWorkers(new URL(import.meta.url), { port: 8000 });
- * ```
- *
- * @param module URL of the module that each worker loads, such as
- * `new URL("./app.ts", import.meta.url)`.
+ * @param module URL of the module that each worker loads.
  * @param options See {@linkcode WorkersOptions}.
+ * @param parts See {@linkcode WorkerParts}.
  * @returns The workers, once all of them listen.
- * @throws {TypeError} If the module does not load or has no default function, if its function does
- * not call `serve`, or if an option is unknown or cannot be cloned.
- * @throws {RangeError} If a number is out of range.
- * @throws {UnsupportedError} If several workers are requested on a system other than Linux.
  */
-export async function serveWorkers(module: URL, options: WorkersOptions = {}): Promise<Workers> {
+export async function startWorkers(
+  module: URL,
+  options: WorkersOptions,
+  parts: WorkerParts,
+): Promise<Workers> {
   if (!(module instanceof URL)) {
     throw new TypeError(
       `Cannot serve workers: module must be a URL, such as new URL("./app.ts", import.meta.url), ` +
@@ -530,5 +523,5 @@ export async function serveWorkers(module: URL, options: WorkersOptions = {}): P
   }
   checkOptions("serve workers", options, OPTIONS);
   options.signal?.throwIfAborted();
-  return await Workers.start(module.href, options);
+  return await Workers.start(module.href, options, { parts });
 }

@@ -7,7 +7,7 @@ import type {
   LogPage,
   LogRecord,
 } from "../logs/log.ts";
-import { countedBytes } from "../../pubsub/broker.ts";
+import { type Broker, countedBytes } from "../../pubsub/broker.ts";
 import { type CarriedRecords, MAX_CARRIED_BYTES, readCarried } from "../logs/announcement.ts";
 import {
   logTopic,
@@ -16,6 +16,7 @@ import {
   requestLog,
   RESPONSE_PREFIX,
 } from "../logs/log_names.ts";
+import { logsOf } from "../logs/logs_of.ts";
 import type { RetainedLog } from "../logs/rules.ts";
 import {
   isTaken,
@@ -509,15 +510,24 @@ export const LOGS: Record<string, Test> = {
   }),
 };
 
-/** Creates a test that passes for brokers without logs. */
+/** Creates a test that fails for brokers without logs. */
 function withLogs(
   test: (bench: TestKit, near: BrokerLogs, far: BrokerLogs) => Promise<void>,
 ): Test {
-  return async (bench) => {
-    const { near, far } = bench;
-    if (near.logs === undefined || far.logs === undefined) return;
-    await test(bench, near.logs, far.logs);
-  };
+  return async (bench) => await test(bench, requireLogs(bench.near), requireLogs(bench.far));
+}
+
+/**
+ * Returns the logs of a broker.
+ *
+ * @param broker The broker.
+ * @returns The logs.
+ * @throws {Error} If the broker has none.
+ */
+export function requireLogs(broker: Broker): BrokerLogs {
+  const logs = logsOf(broker);
+  if (logs === undefined) throw new Error(`Expected the ${broker.name} broker to have logs`);
+  return logs;
 }
 
 function creation(options: Partial<CreateLogOptions>): CreateLogOptions {

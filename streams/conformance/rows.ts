@@ -2,7 +2,7 @@
 import { type Change, readChange, rowChange } from "../logs/change_message.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
 import type { AppendLogOptions, BrokerLogs, LogPage, LogTail, RowBounds } from "../logs/log.ts";
-import { besides, until } from "./logs.ts";
+import { besides, requireLogs, until } from "./logs.ts";
 import { same, type Test, type TestKit } from "../../pubsub/conformance/kit.ts";
 
 /** A bound that tests do not reach by accident. */
@@ -330,13 +330,13 @@ export const ROWS: Record<string, Test> = {
   }),
 };
 
+/** Creates a test that fails for brokers without logs, and passes for logs without rows. */
 function withRows(
   test: (bench: TestKit, near: BrokerLogs, far: BrokerLogs) => Promise<void>,
 ): Test {
   return async (bench) => {
-    const { near, far } = bench;
-    if (!near.logs?.keepsRows || !far.logs?.keepsRows) return;
-    await test(bench, near.logs, far.logs);
+    const [near, far] = [requireLogs(bench.near), requireLogs(bench.far)];
+    if (near.keepsRows && far.keepsRows) await test(bench, near, far);
   };
 }
 

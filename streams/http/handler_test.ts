@@ -7,6 +7,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { headOf, partsOf, TextSocket } from "../../tests/peers/text_socket.ts";
+import { logsOf } from "../logs/logs_of.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const URL_OF_STREAMS = "http://localhost/streams";
@@ -155,7 +156,7 @@ Deno.test("a reader of events that does not read holds one event, and is disconn
   const reader = body!.getReader();
   await reader.read();
   let reads = 0;
-  const { logs } = bench.broker;
+  const logs = logsOf(bench.broker)!;
   const read = logs.read.bind(logs);
   logs.read = (...args) => {
     reads++;

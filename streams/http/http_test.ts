@@ -17,6 +17,7 @@ import { captureConsole } from "../../tests/console_lines.ts";
 import { fail, FaultyStore } from "../../tests/faulty_broker.ts";
 import { listen } from "../../tests/servers.ts";
 import { streamFeatures, streamsOf } from "../../tests/stream_features.ts";
+import { logsOf } from "../logs/logs_of.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const JSON_TYPE = { "content-type": "application/json" };
@@ -68,7 +69,7 @@ class Bench implements AsyncDisposable {
 
   /** Changes a log as a session's writer does. */
   async change(id: string, options: Partial<AppendLogOptions>): Promise<void> {
-    const { kind } = await this.broker.logs!.append(id, {
+    const { kind } = await logsOf(this.broker)!.append(id, {
       records: [],
       maxBytes: Infinity,
       ...options,
@@ -147,8 +148,8 @@ Deno.test("an append that follows a deletion is checked against the new stream",
   await bench.ask("PUT", "a", { headers: TEXT, body: "old" });
   assertEquals(await bench.status("POST", "a", { headers: TEXT, body: "1" }), 204);
   // Another node deletes and recreates the stream.
-  assertEquals((await bench.broker.logs!.delete("a")).kind, "removed");
-  await bench.broker.logs!.create("a", {
+  assertEquals((await logsOf(bench.broker)!.delete("a")).kind, "removed");
+  await logsOf(bench.broker)!.create("a", {
     identity: "abcdefgh",
     config: { contentType: "application/json" },
     records: [],
@@ -224,7 +225,7 @@ Deno.test("POST ?action=cancel asks the writer to stop", async () => {
     204,
     "too dear",
   ]);
-  const page = await bench.broker.logs!.read("a", {
+  const page = await logsOf(bench.broker)!.read("a", {
     after: 0,
     maxRecords: 0,
     maxBytes: 0,
@@ -522,7 +523,7 @@ const INTERNAL = ["$skein:a", "%24skein:a", "%24%73kein%3aa/b", "$skein:a/../$sk
 Deno.test("internal streams are not found by any method, whatever authorize returns", async () => {
   const asked: string[] = [];
   await using bench = new Bench({ authorize: ({ id }) => asked.push(id) > 0 });
-  await bench.broker.logs!.create("$skein:a", {
+  await logsOf(bench.broker)!.create("$skein:a", {
     config: { contentType: "text/plain" },
     identity: "identity",
     records: ["secret"],

@@ -93,29 +93,6 @@ export interface LogStore
   ): Promise<LogChangeResult<N>>;
 }
 
-/**
- * Creates the logs of a broker.
- *
- * @param store The broker, which calls `decide`.
- * @returns The logs.
- */
-export function logsOver(store: LogStore): BrokerLogs {
-  return {
-    get maxAppendBytes() {
-      return store.maxAppendBytes;
-    },
-    keepsRows: store.keepsRows,
-    create: (id, options) => store.change(id, "create", options),
-    append: (id, options) => store.change(id, "append", options),
-    read: (id, options) => store.read(id, options),
-    delete: (id, { ifExpired = false } = {}) => store.change(id, "delete", { ifExpired }),
-    retain: (id, fork, options) => store.change(id, "retain", { ...options, fork }),
-    release: (id, fork) => store.change(id, "release", { fork }),
-    overdue: (options) => store.overdue(options),
-    list: (kind, options) => store.list(kind, options),
-  };
-}
-
 /** A log as decisions see it. A broker may look up values only when they are needed. */
 export interface LogView {
   readonly state: StoredLog;

@@ -1,4 +1,5 @@
 /** The contract between durable streams and the broker that keeps their logs. */
+import type { Broker } from "../../pubsub/broker.ts";
 
 /** One record of a log: JSON or other text as a string, anything else as bytes. */
 export type LogRecord = string | Uint8Array;
@@ -512,4 +513,13 @@ export interface BrokerLogs {
     /** Where the next page starts, valid only for the same broker; absent on the last page. */
     readonly next?: string | undefined;
   }>;
+}
+
+/**
+ * A broker that keeps logs. {@linkcode testBrokerLogs} is the test suite that every implementation
+ * must pass, in addition to the suite of {@linkcode Broker}.
+ */
+export interface LogBroker extends Broker {
+  /** Logs of durable streams. */
+  readonly logs: BrokerLogs;
 }

@@ -5,6 +5,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { LogShares, overShareReason } from "./log_shares.ts";
 import type { AppendLogOptions } from "./log.ts";
+import { logsOf } from "./logs_of.ts";
 
 /** Maximum number of bytes of all; an eighth has room for several records. */
 const MAX = 2_097_152;
@@ -38,7 +39,7 @@ class Kit {
       expiresAt,
     };
     const identity = id.slice(-8).padStart(8, "0");
-    const result = await this.broker.logs!.create(id, {
+    const result = await logsOf(this.broker)!.create(id, {
       config,
       identity,
       records,
@@ -49,7 +50,7 @@ class Kit {
 
   async append(id: string, options: Partial<AppendLogOptions> = {}): Promise<string> {
     const records = ["x".repeat(RECORD)];
-    const result = await this.broker.logs!.append(id, { records, maxBytes: 1e9, ...options });
+    const result = await logsOf(this.broker)!.append(id, { records, maxBytes: 1e9, ...options });
     return result.kind === "over-share" ? `over-share ${result.level} ${result.most}` : result.kind;
   }
 
@@ -109,7 +110,7 @@ withKits("A broker releases the bytes of deleted streams", async (kit) => {
   for (let i = 0; i < 20; i++) {
     assertEquals(await kit.create("one", EVE), "created");
     assertEquals(await kit.fill("one"), [6, REJECTED]);
-    assertEquals((await kit.broker.logs!.delete("one")).kind, "removed");
+    assertEquals((await logsOf(kit.broker)!.delete("one")).kind, "removed");
   }
   // Rejected appends use nothing.
   for (let i = 0; i < 20; i++) {
@@ -126,7 +127,7 @@ withKits("A broker releases the bytes of deleted streams", async (kit) => {
 withKits(
   "A broker counts deleted streams that forks need, and expired ones until they are deleted",
   async (kit) => {
-    const { logs } = kit.broker;
+    const logs = logsOf(kit.broker);
     await kit.create("server");
     for (let i = 0; i < 28; i++) await kit.append("server");
     await kit.create("source", EVE);

@@ -1,6 +1,4 @@
 /** Logs of durable streams in the memory of one process. */
-import type { Runtime } from "../../base/runtime.ts";
-import type { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Fifo } from "../../pubsub/broker/queue.ts";
 import {
   CHANGE_WORDS,
@@ -15,7 +13,7 @@ import {
   type LogView,
   retained,
 } from "./changes.ts";
-import type { LogPage, LogProducer, LogRecord, ReadLogOptions } from "./log.ts";
+import type { BrokerLogs, LogPage, LogProducer, LogRecord, ReadLogOptions } from "./log.ts";
 import { LogShares } from "./log_shares.ts";
 import { MemoryRows } from "./memory_rows.ts";
 import { entriesOf } from "./rows.ts";
@@ -31,10 +29,22 @@ import {
   retainedOf,
   type StoredLog,
 } from "./rules.ts";
-import { ByteSum, COSTS, type Counted } from "../../pubsub/memory/space.ts";
+import {
+  ByteSum,
+  type Counted,
+  type MemoryTenant,
+  type SharedMemory,
+} from "../../pubsub/memory/space.ts";
+import { logsOver } from "./late_logs.ts";
 
 /** Maximum size of one append in bytes, which is as much as a broker across a network accepts. */
 const MAX_APPEND_BYTES = 8_388_608;
+
+/**
+ * Bytes that each part uses in addition to its content, for objects, the headers of strings and
+ * buffers, and map entries. They were measured in V8's heap and in the process.
+ */
+const COSTS = { log: 1_024, text: 64, bytes: 384, row: 256, producer: 128, fork: 128 } as const;
 
 /** A log, with the memory that it uses. */
 class Log implements Counted, LogView {
@@ -117,13 +127,12 @@ class Log implements Counted, LogView {
 }
 
 /** The logs of a {@linkcode MemoryBroker}. */
-export class MemoryLogs implements LogStore {
+export class MemoryLogs implements LogStore, MemoryTenant {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
   readonly keepsRows = true;
-  readonly #runtime: Runtime;
-  readonly #life: BrokerLife;
-  readonly #announce: (topic: string) => void;
-  readonly #hasRoom: (bytes: number) => boolean;
+  /** The logs, for callers. */
+  readonly logs: BrokerLogs = logsOver(this);
+  readonly #memory: SharedMemory;
   /** Ordered by creation. */
   readonly #logs = new Map<string, Log>();
   readonly #counts: Record<LogKind, number> = { answer: 0, request: 0, stream: 0 };
@@ -131,25 +140,9 @@ export class MemoryLogs implements LogStore {
   readonly #sum = new ByteSum();
   readonly #shares: LogShares;
 
-  /**
-   * @param runtime Clocks of the node.
-   * @param options `life` rejects calls after a close. `announce` notifies a topic's subscriptions
-   * of a change, and MUST NOT throw. `hasRoom` makes room for all logs together to use a number of
-   * bytes, if possible. `maxBytes` is the bound of which clients have shares.
-   */
-  constructor(
-    runtime: Runtime,
-    { life, announce, hasRoom, maxBytes }: {
-      readonly life: BrokerLife;
-      readonly announce: (topic: string) => void;
-      readonly hasRoom: (bytes: number) => boolean;
-      readonly maxBytes: number;
-    },
-  ) {
-    this.#runtime = runtime;
-    this.#life = life;
-    this.#announce = announce;
-    this.#hasRoom = hasRoom;
+  constructor(memory: SharedMemory) {
+    this.#memory = memory;
+    const { maxBytes } = memory;
     // Histories give way to logs, so they use up no share.
     this.#shares = new LogShares({ maxBytes, usedBytes: () => this.bytes });
   }
@@ -236,7 +229,7 @@ export class MemoryLogs implements LogStore {
   ): R {
     if (effect.kind === "remove") {
       this.#remove(present!);
-      this.#announce(logTopic(id));
+      this.#memory.announce(logTopic(id));
       return effect.result;
     }
     const { records, rows, producer, fork, isQuiet, result, rejected } = effect;
@@ -260,7 +253,7 @@ export class MemoryLogs implements LogStore {
     if (fork !== undefined) log.noteFork(fork);
     this.#sum.update(log);
     this.#shares.count(id, log.counted);
-    if (!isQuiet) this.#announce(logTopic(id));
+    if (!isQuiet) this.#memory.announce(logTopic(id));
     return result(next);
   }
 
@@ -275,7 +268,9 @@ export class MemoryLogs implements LogStore {
   #rejectionOf(id: string, growth: number): LogRejection | undefined {
     const overShare = this.#shares.exceeded(id, growth);
     if (overShare !== undefined) return overShare;
-    return growth > 0 && !this.#hasRoom(this.bytes + growth) ? { kind: "no-space" } : undefined;
+    return growth > 0 && !this.#memory.hasRoom(this.bytes + growth)
+      ? { kind: "no-space" }
+      : undefined;
   }
 
   #remove(log: Log): void {
@@ -287,8 +282,8 @@ export class MemoryLogs implements LogStore {
 
   /** Returns the time; throws if the broker is closed. */
   #check(verb: string): number {
-    this.#life.checkCall(verb);
-    return this.#runtime.now();
+    this.#memory.life.checkCall(verb);
+    return this.#memory.runtime.now();
   }
 }
 

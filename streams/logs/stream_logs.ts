@@ -42,6 +42,7 @@ import {
   type WantedStream,
 } from "./forks.ts";
 import { logKind, logTopic, MAX_LOG_ID_BYTES, type OwnedKind, requestLog } from "./log_names.ts";
+import { logsOf } from "./logs_of.ts";
 import { recordBytes, type RetainedLogs } from "./rules.ts";
 import { rowsStateOf, sizeOf } from "./rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
@@ -283,14 +284,15 @@ export class StreamLogs implements AsyncDisposable {
   constructor(options: StreamLogsOptions) {
     const { runtime, broker, bounds, onError, rescue, onRead, onReadToEnd } = options;
     const { quotas = new Quotas(runtime) } = options;
-    if (broker.logs === undefined) {
+    const logs = logsOf(broker);
+    if (logs === undefined) {
       throw new UnsupportedError(
         `Cannot keep durable streams: the ${broker.name} broker keeps no logs`,
       );
     }
     this.#runtime = runtime;
     this.#broker = broker;
-    this.#logs = broker.logs;
+    this.#logs = logs;
     this.#bounds = bounds;
     this.#readers = quotas.open({
       limit: "maxReaders",

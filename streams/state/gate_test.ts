@@ -17,6 +17,7 @@ import { Page } from "../../tests/peers/page.ts";
 import { listen, RawSocket } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
 import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";
+import { logsOf } from "../logs/logs_of.ts";
 
 const CARD = z.object({ title: z.string().min(1).max(9), votes: z.number().default(0) });
 
@@ -148,7 +149,7 @@ class Bench implements AsyncDisposable {
   async elsewhere(id: string, type: string, key: string, value: unknown): Promise<void> {
     const operation = value === undefined ? "delete" : "upsert";
     const encoded = rowChange({ type, key, operation, value: JSON.stringify(value) }, 0);
-    await this.broker.logs!.append(id, { records: [], changes: [encoded], maxBytes: 1e6 });
+    await logsOf(this.broker)!.append(id, { records: [], changes: [encoded], maxBytes: 1e6 });
   }
 
   async rows(id: string, collection: string): Promise<Record<string, unknown>> {

@@ -8,6 +8,7 @@ import { listen } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
 import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";
 import { liveState, type State } from "../mod.ts";
+import { logsOf } from "../logs/logs_of.ts";
 
 interface Card {
   readonly title: string;
@@ -104,7 +105,7 @@ Deno.test("StateCollection.update() gives up after five other writers", async ()
       operation: "upsert",
       value: JSON.stringify({ ...card, title: `${calls}` }),
     }, 0);
-    await broker.logs.append("board:1", { records: [], changes: [change], maxBytes: 1e6 });
+    await logsOf(broker)!.append("board:1", { records: [], changes: [change], maxBytes: 1e6 });
     return { ...card, votes: 1 };
   });
   assertEquals([await fails(updating), calls], ["conflict", 5]);

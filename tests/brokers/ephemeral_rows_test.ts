@@ -9,6 +9,7 @@ import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
+import { LOGS_PART } from "../../streams/logs/logs_of.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
 import { BROKERS } from "./stores.ts";
@@ -76,7 +77,7 @@ for (const [name, make] of Object.entries(SHARED)) {
     const folder = await Deno.makeTempDir();
     {
       await using store = await make(folder);
-      const [near, far] = connectTo(store, 2);
+      const [near, far] = connectTo(store, 2, [LOGS_PART]);
       await using _near = near!;
       await using _far = far!;
       await using room = new AsyncDisposableStack();

@@ -23,6 +23,7 @@ import { Random } from "../random.ts";
 import { until } from "../waiting.ts";
 import { noTimers, statusIs } from "./receiving.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 const PLENTY = 1_000_000_000;
 
@@ -127,7 +128,7 @@ test("are the same as in memory for random calls on two nodes, and on a new node
     await using model = new MemoryBroker();
     await using near = new NatsBroker({ servers });
     await using far = new NatsBroker({ servers });
-    await created(model.logs, id);
+    await created(logsOf(model)!, id);
     await created(near.logs, id);
     let count = 0;
     for (let step = 0; step < 350; step++) {
@@ -136,7 +137,7 @@ test("are the same as in memory for random calls on two nodes, and on a new node
       const { logs } = random.pick([near, far]);
       const all = await Promise.all(together.map((changes) => change(logs, id, changes)));
       for (const [i, is] of all.entries()) {
-        const should = await change(model.logs, id, together[i]!);
+        const should = await change(logsOf(model)!, id, together[i]!);
         assertEquals(is.kind, should.kind);
         if (is.kind === "conflict") assertEquals(is, should);
         if (is.kind === "appended" && should.kind === "appended") {
@@ -151,7 +152,7 @@ test("are the same as in memory for random calls on two nodes, and on a new node
       const options = { after, maxRecords: 1 + random.below(100) };
       const [page, wanted] = [
         await read(node.logs, id, options),
-        await read(model.logs, id, options),
+        await read(logsOf(model)!, id, options),
       ];
       assertEquals(page.records, wanted.records, `step ${step}`);
       assertEquals(page.next, wanted.next);
@@ -159,7 +160,7 @@ test("are the same as in memory for random calls on two nodes, and on a new node
       const tail = { after: Math.max(page.info.start, wanted.info.start), tail: true } as const;
       assertEquals(
         (await read(node.logs, id, tail)).records,
-        (await read(model.logs, id, tail)).records,
+        (await read(logsOf(model)!, id, tail)).records,
       );
     }
     const { rows } = (await read(near.logs, id)).info;
@@ -193,20 +194,20 @@ test("survive nodes that stop before they remove messages", async (server) => {
   const { servers } = server;
   const source = { servers, connect: connectWithoutPurges };
   await using model = new MemoryBroker();
-  await created(model.logs, "log");
+  await created(logsOf(model)!, "log");
   const random = new Random(7);
   const run = async (node: NatsBroker) => {
     for (let step = 0; step < 400; step++) {
       const changes = transaction(random);
       const is = await change(node.logs, "log", changes);
-      assertEquals(is.kind, (await change(model.logs, "log", changes)).kind);
+      assertEquals(is.kind, (await change(logsOf(model)!, "log", changes)).kind);
     }
   };
   const check = async () => {
     await using cold = new NatsBroker({ servers });
     assertEquals(
       (await read(cold.logs, "log")).records,
-      (await read(model.logs, "log")).records,
+      (await read(logsOf(model)!, "log")).records,
     );
   };
   {

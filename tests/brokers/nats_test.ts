@@ -21,6 +21,7 @@ import { dial } from "../../client.ts";
 import { BrokerError, SessionClosedError } from "../../errors.ts";
 import type { Appended, Broker, Publication } from "../../pubsub/broker.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { testBrokerLogs } from "../../streams/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
@@ -56,14 +57,16 @@ Deno.test.beforeAll(async () => {
 
 Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 
-testBroker("NatsBroker", () => new NatsBroker({ servers: shared.servers }), {
-  makePair: () => [
-    new NatsBroker({ servers: shared.servers }),
-    // Leases and expiry follow the store's clock, whatever a node's clock says.
-    new NatsBroker({ servers: shared.servers }, { runtime: clockOff(20_000) }),
-  ],
-  ignore,
-});
+for (const suite of [testBroker, testBrokerLogs]) {
+  suite("NatsBroker", () => new NatsBroker({ servers: shared.servers }), {
+    makePair: () => [
+      new NatsBroker({ servers: shared.servers }),
+      // Leases and expiry follow the store's clock, whatever a node's clock says.
+      new NatsBroker({ servers: shared.servers }, { runtime: clockOff(20_000) }),
+    ],
+    ignore,
+  });
+}
 
 /** Registers a test that has its own server. */
 function test(

@@ -3,7 +3,9 @@
  */
 import type { Broker } from "../../pubsub/broker.ts";
 import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
+import { LOGS_PART } from "../../streams/logs/logs_of.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { testBrokerLogs } from "../../streams/conformance/suite.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { noTimers } from "./receiving.ts";
@@ -32,17 +34,19 @@ function testWorkers(name: string, makeBroker: () => Broker, ignore: boolean): v
   const connect = (count: number) => {
     const store = makeBroker();
     stores.push(store);
-    return connectTo(store, count);
+    return connectTo(store, count, [LOGS_PART]);
   };
-  testBroker(`PortBroker on ${name}`, () => connect(1)[0]!, {
-    makePair: () => {
-      const [one, two] = connect(2);
-      return [one!, two!];
-    },
-    async teardown() {
-      for (const store of stores.splice(0)) await store.close();
-      await noTimers();
-    },
-    ignore,
-  });
+  for (const suite of [testBroker, testBrokerLogs]) {
+    suite(`PortBroker on ${name}`, () => connect(1)[0]!, {
+      makePair: () => {
+        const [one, two] = connect(2);
+        return [one!, two!];
+      },
+      async teardown() {
+        for (const store of stores.splice(0)) await store.close();
+        await noTimers();
+      },
+      ignore,
+    });
+  }
 }

@@ -9,6 +9,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import type { LogRecord } from "../../streams/logs/log.ts";
 import type { Random } from "../random.ts";
 import { until } from "../waiting.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 const STATE_ONLY = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
 
@@ -33,7 +34,7 @@ export async function produce(
 ): Promise<number> {
   let seq = 0;
   while (more(seq)) {
-    const logs = random.pick(nodes).logs!;
+    const logs = logsOf(random.pick(nodes))!;
     const sent = seq - random.below(Math.min(seq, 3) + 1);
     const producer = { id: name, epoch: 0, seq: sent };
     try {

@@ -4,6 +4,7 @@
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { Cluster } from "ioredis";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { testBrokerLogs } from "../../streams/conformance/suite.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { append, BOUNDS, Hearing, noTimers, statusIs } from "./receiving.ts";
@@ -51,11 +52,13 @@ function test(name: string, fn: () => Promise<void>): void {
   });
 }
 
-testBroker("RedisBroker on a cluster", () => makeBroker(), {
-  makePair: () => [makeBroker(), makeBroker()],
-  teardown: endClient,
-  ignore,
-});
+for (const suite of [testBroker, testBrokerLogs]) {
+  suite("RedisBroker on a cluster", () => makeBroker(), {
+    makePair: () => [makeBroker(), makeBroker()],
+    teardown: endClient,
+    ignore,
+  });
+}
 
 test("subscribes to each channel in its own shard", async () => {
   await using broker = makeBroker();

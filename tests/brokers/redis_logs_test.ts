@@ -24,6 +24,7 @@ import { Random } from "../random.ts";
 import { Hearing, noTimers, statusIs } from "./receiving.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
 import { until } from "../waiting.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 const ignore = isRedisMissing;
 
@@ -56,7 +57,7 @@ for (const seed of [1, 2, 3, 4]) {
     const random = new Random(seed);
     for (let i = 0; i < 1_500; i++) {
       const call = randomCall(random);
-      const [actual, expected] = [await call(redis.logs), await call(memory.logs)];
+      const [actual, expected] = [await call(redis.logs), await call(logsOf(memory)!)];
       assertEquals(plain(actual), plain(expected), `call ${i}: ${call}`);
     }
   });
@@ -67,7 +68,7 @@ for (const seed of [1, 2, 3, 4]) {
     const random = new Random(seed);
     for (let i = 0; i < 1_500; i++) {
       const call = randomTransaction(random);
-      const [actual, expected] = [await call(redis.logs), await call(memory.logs)];
+      const [actual, expected] = [await call(redis.logs), await call(logsOf(memory)!)];
       assertEquals(inOrder(actual), inOrder(expected), `call ${i}: ${call}`);
     }
   });

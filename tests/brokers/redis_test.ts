@@ -7,6 +7,7 @@ import { Redis } from "ioredis";
 import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { testBrokerLogs } from "../../streams/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../brokers/redis/mod.ts";
 import {
@@ -43,15 +44,17 @@ Deno.test.beforeAll(async () => {
 
 Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 
-testBroker("RedisBroker", () => new RedisBroker({ url: shared.url }), {
-  makePair: () => [
-    new RedisBroker({ url: shared.url }),
-    // Leases and expiry follow the store's clock, whatever a node's clock says.
-    new RedisBroker({ url: shared.url }, { runtime: clockOff(20_000) }),
-  ],
-  teardown: noTimers,
-  ignore,
-});
+for (const suite of [testBroker, testBrokerLogs]) {
+  suite("RedisBroker", () => new RedisBroker({ url: shared.url }), {
+    makePair: () => [
+      new RedisBroker({ url: shared.url }),
+      // Leases and expiry follow the store's clock, whatever a node's clock says.
+      new RedisBroker({ url: shared.url }, { runtime: clockOff(20_000) }),
+    ],
+    teardown: noTimers,
+    ignore,
+  });
+}
 
 /** Registers a test that has its own server. */
 function test(

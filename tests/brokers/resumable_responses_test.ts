@@ -14,6 +14,7 @@ import { soon, until, until as untilLate } from "../waiting.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { resumable } from "../../streams/mod.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 interface BrokerServer extends AsyncDisposable {
   open(): Broker | Promise<Broker>;
@@ -167,7 +168,7 @@ for (const { name, ignore, start } of [...BROKERS, SQLITE]) {
         assertEquals(await soon(reading), words(8));
         // Checks that the log was deleted and did not merely expire.
         const state = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
-        await untilLate(async () => await broker.logs!.read(id, state) === undefined);
+        await untilLate(async () => await logsOf(broker)!.read(id, state) === undefined);
       }
       await using broker = await store.open();
       await using server = listen(model.options({ broker, features: features() }));

@@ -16,6 +16,7 @@ import { BOUNDS, FOREVER_MS, loadNats, loadRedis, loadSqlite, type Written } fro
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisCluster, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 /** The options with which the fixtures were written. */
 const REDIS = { rememberMs: FOREVER_MS, survivesRestart: true };
@@ -98,7 +99,8 @@ for (const { name, ignore, open } of OPENINGS) {
     assertEquals(await store.claim("user:ann", "session-3", most), false);
   });
 
-  test("durable streams are read, continue, and are listed", async ({ logs }) => {
+  test("durable streams are read, continue, and are listed", async (broker) => {
+    const logs = logsOf(broker)!;
     const read = async (id: string) => {
       const page = await logs.read(id, READ);
       assert(typeof page === "object", id);
@@ -242,7 +244,7 @@ for (
     assertMatch((current.error as Error).message, NEWER);
     assertMatch(broker.issues().join(), NEWER);
     await assertRejects(() => use(broker), BrokerError);
-    await assertRejects(() => broker.logs!.overdue({ limit: 1 }), BrokerError);
+    await assertRejects(() => logsOf(broker)!.overdue({ limit: 1 }), BrokerError);
     assertEquals(await store.mark(), "2");
     // After a rollback of the data, the node starts without a restart.
     await store.setMark("1");

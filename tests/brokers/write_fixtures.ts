@@ -21,10 +21,12 @@ import type { NatsDump, RedisDump, Written } from "./fixtures.ts";
 import { BOUNDS, FOREVER_MS } from "./fixtures.ts";
 import { NatsServer } from "./nats_server.ts";
 import { RedisServer } from "./redis_server.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 /** Writes a history, shared state, durable streams and a live state. */
 async function write(broker: Broker): Promise<Written> {
-  const { history, logs, store } = broker as Required<Broker>;
+  const { history, store } = broker as Required<Broker>;
+  const logs = logsOf(broker)!;
   const append = (payload: string | Uint8Array, options = {}) =>
     history.append({ topic: "news", payload, except: "session" }, { bounds: BOUNDS, ...options });
   await append("one", { key: { producer: "p", number: 1 } });

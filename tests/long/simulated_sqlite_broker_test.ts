@@ -1,5 +1,6 @@
 import { FaultyStore } from "../faulty_broker.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { testBrokerLogs } from "../../streams/conformance/suite.ts";
 import { SimulatedDisk, SimulatedSqlite, Simulation } from "../simulator/mod.ts";
 
 for (const synchronous of ["normal", "full"] as const) {
@@ -13,16 +14,18 @@ for (const synchronous of ["normal", "full"] as const) {
     const sqlite = await SimulatedSqlite.load(simulation);
     return sqlite.open(disk, "test.db", { synchronous });
   };
-  testBroker(`SqliteBroker on a simulated disk, ${synchronous},`, open, {
-    makePair: async () => {
-      const inner = await open();
-      const broker = new FaultyStore({ make: () => inner });
-      return [broker.connect(), broker.connect()];
-    },
-    teardown: async () => {
-      for (const clock of clocks.splice(0)) await clock[Symbol.asyncDispose]();
-    },
-  });
+  for (const suite of [testBroker, testBrokerLogs]) {
+    suite(`SqliteBroker on a simulated disk, ${synchronous},`, open, {
+      makePair: async () => {
+        const inner = await open();
+        const broker = new FaultyStore({ make: () => inner });
+        return [broker.connect(), broker.connect()];
+      },
+      teardown: async () => {
+        for (const clock of clocks.splice(0)) await clock[Symbol.asyncDispose]();
+      },
+    });
+  }
 }
 
 /** Advances virtual time at the speed of real time, for tests that wait in real time. */

@@ -30,6 +30,7 @@ import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { reach } from "./stores.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 const BROKERS = ["memory", "sqlite", "redis", "nats"] as const;
 type BrokerName = typeof BROKERS[number];
@@ -295,7 +296,8 @@ class ModelledLogs {
 
   /** Creates logs without a writer. Some have ended, and some are deleted but kept for a fork. */
   async addMore(count: number): Promise<void> {
-    const { host, broker: { logs } } = this.nodes[0]!;
+    const { host, broker } = this.nodes[0]!;
+    const logs = logsOf(broker);
     const lease = { writer: { holder: "v", ttlMs: LEASE_MS }, maxLogs: PLENTY };
     const options = { config: { contentType: "text/plain" }, identity: "more0000", records: [] };
     await this.world.run(host, async () => {
@@ -341,7 +343,7 @@ class ModelledLogs {
     const made = await Promise.all(calls.map(async ({ machine, call }) => {
       this.#last.set(id, call);
       const { host, broker } = this.nodes[machine]!;
-      const making = this.world.run(host, () => makeCall(broker.logs!, id, call));
+      const making = this.world.run(host, () => makeCall(logsOf(broker)!, id, call));
       const result = textOf(await this.world.inTime(call.kind, making).catch(String));
       this.world.note(`${id}: ${textOf(call)} -> ${result}`, host.name);
       return { call, result };
@@ -371,7 +373,8 @@ class ModelledLogs {
   /** Compares a node's lists. They may lack the latest changes. */
   async compareLists(machine: number, limit: number): Promise<void> {
     for (const id of IDS) await this.call(id, [{ machine, call: readAll() }]);
-    const { host, broker: { logs } } = this.nodes[machine]!;
+    const { host, broker } = this.nodes[machine]!;
+    const logs = logsOf(broker);
     for (const kind of ["overdue", "stream", "answer"] as const) {
       let wrong: string[];
       const endMs = this.#nowMs + SETTLED_MS;

@@ -13,6 +13,7 @@ import { SimulatedRedisCluster } from "../simulator/redis/cluster.ts";
 import type { Drawn } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 /** The topics. Every second one has a history. */
 const TOPICS = ["plain-0", "kept-1", "plain-2", "kept-3", "plain-4", "kept-5"] as const;
@@ -313,7 +314,7 @@ class ClusterRounds {
     }));
     const announced = this.brokers.map((one) => one.announced);
     await this.brokers[this.#newest % 2]!.run(async (broker) => {
-      const { kind } = await broker.logs!.append(LOG, { records: ["1"], maxBytes: 1 << 20 });
+      const { kind } = await logsOf(broker)!.append(LOG, { records: ["1"], maxBytes: 1 << 20 });
       // A slot that moves leaves its keys behind.
       if (kind !== "appended") await create(broker, LOG, ["1"]);
     });
@@ -327,10 +328,10 @@ class ClusterRounds {
   }
 }
 
-function create({ logs }: Broker, id: string, records: readonly string[]) {
+function create(broker: Broker, id: string, records: readonly string[]) {
   const config = { contentType: "text/plain" };
   const maxLogs = records.length > 0 ? 100 : MAX_LOGS;
-  return logs!.create(id, { config, identity: "sharded0", records, maxLogs });
+  return logsOf(broker)!.create(id, { config, identity: "sharded0", records, maxLogs });
 }
 
 /** Returns a text with the channels at a master and the number of brokers that have any. */

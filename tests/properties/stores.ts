@@ -7,6 +7,7 @@ import { type FaultyBroker, FaultyStore } from "../faulty_broker.ts";
 import type { ClusterStore } from "../simulation/cluster/store.ts";
 import { outcomeOf } from "./outcomes.ts";
 import type { World } from "./world.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 /** Maximum time until a store has started or is reachable again, in milliseconds. */
 const REACHED_MS = 20_000;
@@ -42,7 +43,7 @@ export async function reach(
     maxLogs: 1_000_000,
   };
   const id = `probe-${host.name}`;
-  const probe = () => broker.logs!.create(id, options).then(() => broker.logs!.delete(id));
+  const probe = () => logsOf(broker)!.create(id, options).then(() => logsOf(broker)!.delete(id));
   await untilReached(world, () => world.run(host, probe));
 }
 

@@ -14,6 +14,7 @@ import { property } from "./property.ts";
 import { ask, type Node, readReply, respond } from "./requests.ts";
 import type { World } from "./world.ts";
 import { streamFeatures, streamsOf } from "../stream_features.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 /** Maximum number of readers on the server, and per address. */
 const [MAX_READERS, MAX_OF_ADDRESS] = [4, 2];
@@ -351,7 +352,7 @@ property("a waiting reader has a slot until it ends, leaves or is dropped", {
     const store = await world.store("memory");
     const node = world.serve<string>("node", (host) => {
       const broker = store.broker(host)!;
-      const { logs } = broker;
+      const logs = logsOf(broker);
       const read = logs!.read.bind(logs);
       const away = () => Promise.reject(new BrokerError("Cannot read: the broker is away"));
       Object.assign(logs!, {

@@ -12,6 +12,7 @@ import { untilReached } from "./stores.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
+import { logsOf } from "../../streams/logs/logs_of.ts";
 
 const BOUNDS: HistoryBounds = { size: 100, ttlMs: 60_000, bytes: 1 << 20 };
 const PAGE = { bounds: BOUNDS, maxMessages: 100, maxBytes: 1 << 20 } as const;
@@ -31,12 +32,14 @@ const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<u
   "release a claim": ({ store }, scope) => store!.release(scope, "member"),
   "list claims": ({ store }, scope) => store!.claims(scope),
   "create a log": (broker, id) => createLog(broker, id),
-  "append to a log": ({ logs }, id) => logs!.append(id, { records: ["1"], maxBytes: MAX_BYTES }),
-  "read a log": ({ logs }, id) =>
-    logs!.read(id, { after: 0, maxRecords: 10, maxBytes: MAX_BYTES, renews: true }),
-  "delete a log": ({ logs }, id) => logs!.delete(id),
-  "fork a log": ({ logs }, id) => logs!.retain(id, "fork", { identity: "waiting0", maxForks: 1 }),
-  "release a log": ({ logs }, id) => logs!.release(id, "fork"),
+  "append to a log": (broker, id) =>
+    logsOf(broker)!.append(id, { records: ["1"], maxBytes: MAX_BYTES }),
+  "read a log": (broker, id) =>
+    logsOf(broker)!.read(id, { after: 0, maxRecords: 10, maxBytes: MAX_BYTES, renews: true }),
+  "delete a log": (broker, id) => logsOf(broker)!.delete(id),
+  "fork a log": (broker, id) =>
+    logsOf(broker)!.retain(id, "fork", { identity: "waiting0", maxForks: 1 }),
+  "release a log": (broker, id) => logsOf(broker)!.release(id, "fork"),
 };
 
 /** Names that a file rejects. See `SqliteBroker.subscribe`. */
@@ -82,7 +85,7 @@ property("each call that waits for a broker frees its buffer space, whatever its
         if (kind === "publish") return broker.publish({ topic: "topic", payload });
         return kind === "history"
           ? broker.history!.append({ topic: "topic", payload }, { bounds: BOUNDS })
-          : broker.logs!.append("log", { records: [payload], maxBytes: MAX_BYTES });
+          : logsOf(broker)!.append("log", { records: [payload], maxBytes: MAX_BYTES });
       }));
     };
     const nothingWaits = () =>
@@ -301,7 +304,7 @@ async function brokerOf(
   for (const one of [near, broker]) {
     world.onEnd(() => one.close());
     await untilReached(world, () => one.history!.read("topic", PAGE));
-    await untilReached(world, () => one.logs!.delete("none"));
+    await untilReached(world, () => logsOf(one)!.delete("none"));
   }
   return { broker, host, near, file: undefined };
 }
@@ -317,7 +320,7 @@ function block(world: World, host: Host): () => void {
   };
 }
 
-function createLog({ logs }: Broker, id: string) {
+function createLog(broker: Broker, id: string) {
   const config = { contentType: "text/plain" };
-  return logs!.create(id, { config, identity: "waiting0", records: [], maxLogs: 1_000 });
+  return logsOf(broker)!.create(id, { config, identity: "waiting0", records: [], maxLogs: 1_000 });
 }

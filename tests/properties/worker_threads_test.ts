@@ -162,7 +162,7 @@ property("each worker that ends is replaced, and exactly one has the UDP port", 
       silentMs: SILENT_MS,
       onListen() {},
       onWorkerEnd: (end) => told.push(end),
-    }, start);
+    }, { startThread: start });
     const alive = () => threads.filter(({ isAlive }) => isAlive);
     const starts = Array.from({ length: count }, () => 1);
 

@@ -5,7 +5,7 @@
  * @module
  */
 import { DatabaseSync } from "node:sqlite";
-import type { LogPage } from "../../pubsub/mod.ts";
+import type { LogPage } from "../../streams/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { sleep } from "./processes/processes.ts";
 

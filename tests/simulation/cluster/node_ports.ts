@@ -2,8 +2,8 @@
 import type { Broker } from "../../../pubsub/broker.ts";
 import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
 import { BrokerPorts } from "../../../pubsub/ports/broker_port.ts";
-import { factsOf } from "../../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../../pubsub/ports/port_broker.ts";
+import { LOGS_PART } from "../../../streams/logs/logs_of.ts";
 import type { Host } from "../../simulator/host.ts";
 import type { Simulation } from "../../simulator/simulation.ts";
 
@@ -28,7 +28,7 @@ export class NodePorts {
     this.#simulation = simulation;
     this.#host = host;
     this.#store = store;
-    this.#ports = new BrokerPorts(store, host.runtime);
+    this.#ports = new BrokerPorts(store, host.runtime, [LOGS_PART]);
   }
 
   /** Creates the broker of a node for one life of the host. */
@@ -38,7 +38,7 @@ export class NodePorts {
     const toNode = this.#lane(host, `broker to ${name}`);
     const broker: PortBroker = new PortBroker({
       runtime: host.runtime,
-      broker: factsOf(this.#store),
+      broker: this.#ports.facts,
       post: (batch) => toBroker(() => port.take(batch)),
     });
     const port = this.#ports.open((batch) => toNode(() => broker.take(batch)));

@@ -1,5 +1,6 @@
 /** The requirements of every broker, for NatsBroker on the modelled NATS, on virtual time. */
 import { assertEquals } from "@std/assert";
+import { LOG_TESTS } from "../../../streams/conformance/suite.ts";
 import { runTest, TESTS_OF_ONE, TESTS_OF_TWO } from "../../../pubsub/conformance/suite.ts";
 import type { Broker } from "../../../pubsub/broker.ts";
 import { NatsBroker } from "../../../brokers/nats/mod.ts";
@@ -8,6 +9,7 @@ import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";
 import { simulatedNatsConnect } from "./client.ts";
 import { SimulatedNats } from "./nats.ts";
+import { logsOf } from "../../../streams/logs/logs_of.ts";
 
 /** A page of a log that does not exist. */
 const PAGE = { after: 0, maxRecords: 1, maxBytes: 1, renews: false };
@@ -51,7 +53,7 @@ async function runOn(servers: number, test: Test, isPair: boolean): Promise<stri
   const far = isPair ? broker("far") : near;
   simulation.after(
     0,
-    () => void Promise.all([near.store!.newest("", 60_000), near.logs!.read("", PAGE)]),
+    () => void Promise.all([near.store!.newest("", 60_000), logsOf(near)!.read("", PAGE)]),
   );
   await simulation.run(20_000);
   let outcome: { readonly error?: unknown } | undefined;
@@ -67,7 +69,7 @@ async function runOn(servers: number, test: Test, isPair: boolean): Promise<stri
 }
 
 for (const [isPair, tests] of [[false, TESTS_OF_ONE], [true, TESTS_OF_TWO]] as const) {
-  for (const [name, test] of Object.entries(tests)) {
+  for (const [name, test] of Object.entries({ ...tests, ...LOG_TESTS })) {
     const broker = isPair ? "NatsBroker of two nodes" : "NatsBroker";
     Deno.test(`${broker} on a modelled server ${name}`, async () => {
       const digest = await runOn(1, test, isPair);

@@ -1,6 +1,7 @@
 /** The requirements of every broker, on a simulated Redis and in virtual time. */
 import { assert, assertEquals } from "@std/assert";
 import { testBroker } from "../../../pubsub/conformance/suite.ts";
+import { testBrokerLogs } from "../../../streams/conformance/suite.ts";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import { installGlobals } from "../globals.ts";
 import { SimulatedNetwork } from "../network/network.ts";
@@ -61,9 +62,11 @@ function requirements(bench: Bench): Requirement[] {
   const { test } = registry;
   try {
     registry.test = (requirement: Requirement) => void all.push(requirement);
-    testBroker("RedisBroker", () => bench.node(), {
-      makePair: () => [bench.node(), bench.node()],
-    });
+    for (const suite of [testBroker, testBrokerLogs]) {
+      suite("RedisBroker", () => bench.node(), {
+        makePair: () => [bench.node(), bench.node()],
+      });
+    }
   } finally {
     registry.test = test;
   }

@@ -9,6 +9,7 @@ import { installGlobals } from "../globals.ts";
 import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";
 import { SimulatedRedis } from "./redis.ts";
+import { logsOf } from "../../../streams/logs/logs_of.ts";
 
 /** Calls of one sequence. */
 const CALLS = 400;
@@ -194,7 +195,7 @@ async function compare(callOf: (random: Random) => Call): Promise<ReadonlySet<st
       const call = callOf(random);
       const results: unknown[] = [];
       simulation.after(0, () => {
-        for (const [j, { logs }] of [memory, broker].entries()) {
+        for (const [j, logs] of [logsOf(memory), broker.logs].entries()) {
           void call(logs!).then((result) => results[j] = plain(result));
         }
       });

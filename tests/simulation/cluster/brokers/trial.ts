@@ -12,6 +12,7 @@ import { mishapsOf, type TrialParts } from "./mishaps.ts";
 import { TrialLogs } from "./logs.ts";
 import { Rows } from "./rows.ts";
 import type { Hiccup, SpareSettings, SpareStore } from "./spare.ts";
+import { logsOf } from "../../../../streams/logs/logs_of.ts";
 
 /** Limits of all histories. They are so large that no publication of a trial is removed. */
 const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 27 };
@@ -434,7 +435,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   #callLogs({ index, broker }: Seat, kind: number): void {
-    this.#logs.call(index, broker.logs!, kind);
+    this.#logs.call(index, logsOf(broker)!, kind);
   }
 
   #act(seat: Seat, { kind, which, gapMs }: Act): void {
@@ -557,7 +558,7 @@ export class Trial extends Examination implements TrialParts {
       if (topic.startsWith("kept")) await this.#examineHistory(topic, what);
     }
     await this.#examineRows(what);
-    const logs = this.#seats.map(({ broker }) => broker.logs!);
+    const logs = this.#seats.map(({ broker }) => logsOf(broker)!);
     this.examine("brokers", `logs after ${what}`, "", await this.#logs.compare(logs));
     this.#hasEnded = false;
     await this.pause(PASSAGE_MS);
