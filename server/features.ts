@@ -1,5 +1,7 @@
 /** The features of one server: mounting, and everything that the server asks of all of them. */
 import type { Feature, FeatureHost, Mounted, RequestHead, TopicMount } from "./feature.ts";
+import { describe } from "../base/error_text.ts";
+import { PATH } from "../base/options/option_checks.ts";
 import type { RequestGate } from "./http/gate.ts";
 import type { HttpStats, Measure } from "./metrics/measures.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -54,11 +56,18 @@ export class Features {
   /**
    * Checks the names of all features, without mounting any.
    *
-   * @throws {TypeError} If a name is invalid, or two features have the same name.
+   * @throws {TypeError} If a name is invalid, two features have the same name, or one cannot be
+   * mounted.
    */
   static check(features: readonly Feature[]): void {
     const names = new Set<string>();
-    for (const { name } of features) {
+    for (const [i, { name, mount }] of features.entries()) {
+      if (typeof mount !== "function") {
+        throw new TypeError(
+          `Cannot create server: features[${i}] must have a method mount, received ` +
+            describe(mount),
+        );
+      }
       if (typeof name !== "string" || !NAME.test(name)) {
         throw new TypeError(
           "Cannot create server: the name of a feature must consist of 1 to 64 letters, digits, " +
@@ -260,7 +269,9 @@ export class Features {
 /** Checks that a feature claims nothing that another one has. */
 function checkClaims({ name, added }: MountedFeature, others: readonly MountedFeature[]): void {
   const { http, topics, quic } = added;
-  for (const path of http?.paths ?? []) checkPath(name, path);
+  for (const path of http?.paths ?? []) {
+    PATH(path, { verb: "create server", path: `the path of feature "${name}"` });
+  }
   if (topics !== undefined && !topics.prefix.startsWith(STREAM_PREFIX)) {
     throw new TypeError(
       `Cannot create server: the topics of ${name} must start with "${STREAM_PREFIX}", received ` +
@@ -301,20 +312,4 @@ function checkClaims({ name, added }: MountedFeature, others: readonly MountedFe
 
 function overlap(a: string, b: string): boolean {
   return a.startsWith(b) || b.startsWith(a);
-}
-
-/**
- * Checks the spelling of a path; other spellings would never match a request's URL.
- *
- * @param name Name of the feature.
- * @throws {TypeError} If the path is spelled differently than in a URL, or has a trailing slash.
- */
-export function checkPath(name: string, path: unknown): void {
-  const isPath = typeof path === "string" && /^\/.*[^/]$/.test(path) &&
-    URL.parse(path, "http://localhost")?.pathname === path;
-  if (isPath) return;
-  throw new TypeError(
-    `Cannot create server: ${name}.path must be a path spelled as in a URL, without a trailing ` +
-      `slash, received ${path}`,
-  );
 }

@@ -62,6 +62,7 @@ import {
 } from "../pubsub/topic_options.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import { ConsoleReport } from "../base/console_report.ts";
+import { describe } from "../base/error_text.ts";
 import type {
   ComparedByMembers,
   Contract,
@@ -807,7 +808,14 @@ function allFeatures(
   const handlers = Object.entries(requests) as [string, Partial<ResumableHandler<never, never>>][];
   for (const [pattern, handler] of handlers) {
     if (handler === undefined) continue;
-    const feature = handler.resumable?.() as Feature | undefined;
+    const { resumable } = handler;
+    if (typeof handler === "object" && typeof resumable !== "function") {
+      throw new TypeError(
+        `Cannot create server: resumable of requests["${pattern}"] must be the function that ` +
+          `"@skein/skein/streams" exports, received ${describe(resumable)}`,
+      );
+    }
+    const feature = resumable?.() as Feature | undefined;
     if (feature === undefined && contract?.definition.requests?.[pattern]?.resume === true) {
       throw new TypeError(
         `Cannot create server: the contract has resume for requests["${pattern}"], so its handler ` +

@@ -21,7 +21,7 @@ import {
   RUNTIME,
   TIMER,
 } from "../base/options/option_checks.ts";
-import type { OptionKinds } from "../base/options/options.ts";
+import type { CheckOption, OptionKinds } from "../base/options/options.ts";
 import type { SessionLimits } from "../session/settings/settings.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import { FLOW_CONTROL, UNREAD_STREAMS } from "../transport/option_kinds.ts";
@@ -397,6 +397,18 @@ export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
   port: PORT,
 };
 
+const FEATURES: CheckOption = (value, place) => {
+  const uncalled = Array.isArray(value) && value.find((one) => typeof one === "function");
+  if (uncalled) {
+    const { name } = uncalled;
+    const call = /^class\b/.test(`${uncalled}`) ? `new ${name}()` : `${name}()`;
+    throw new TypeError(
+      `Cannot ${place.verb}: features must be objects, received the function ${name}; write ${call}`,
+    );
+  }
+  listOf("object")(value, place);
+};
+
 export const SERVER: OptionKinds<ServerOptions> = {
   authenticate: "function",
   authorize: "function",
@@ -404,7 +416,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   broker: BROKER,
   clientAddress: "function",
   contract: 0,
-  features: listOf("object"),
+  features: FEATURES,
   fetch: "function",
   flowControl: FLOW_CONTROL,
   history: recordOf(HISTORY_BOUNDS),

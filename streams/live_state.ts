@@ -2,7 +2,9 @@
 import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/feature.ts";
 import { SharedStreams } from "./shared_streams.ts";
 import type { StateOf } from "./state/state.ts";
+import { describe } from "../base/error_text.ts";
 import type { Contract, StateIds } from "../session/contract.ts";
+import { compileContract } from "../session/settings/check_settings.ts";
 
 /**
  * Creates live state: collections of rows that all servers of a broker and their clients share.
@@ -14,6 +16,7 @@ import type { Contract, StateIds } from "../session/contract.ts";
  * @param contract The contract of the server, whose section `state` has the schemas; by default,
  * rows have any type.
  * @returns The feature, which is also the handle of the states; it belongs to one server.
+ * @throws {TypeError} If the contract was not made by `defineContract()`.
  *
  * @example A list
  * ```ts
@@ -50,6 +53,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
    * @ignore
    */
   constructor(contract?: C) {
+    if (contract !== undefined) checkContract(contract);
     this.#contract = contract;
   }
 
@@ -65,7 +69,8 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
     if (contract !== undefined && contract !== host.contract) {
       throw new TypeError(
         "Cannot mount liveState(contract): the server must have the same contract, received " +
-          `${host.contract === undefined ? "none" : "another one"}; pass contract to serve`,
+          `${host.contract === undefined ? "none" : "a different one"}; ` +
+          "write serve({ contract, features: [liveState(contract)] })",
       );
     }
     const shared = SharedStreams.of(host, "liveState()");
@@ -90,5 +95,18 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
   async open<Id extends StateIds<C>>(id: Id): Promise<StateOf<C, Id>> {
     // Only the types depend on the contract.
     return await this.#shared.value.parts.states.open(id) as StateOf<C, Id>;
+  }
+}
+
+/** Rejects another argument, such as an object with options. */
+function checkContract(contract: unknown): void {
+  try {
+    compileContract(contract as Contract, "server");
+  } catch (cause) {
+    throw new TypeError(
+      "Cannot create liveState(): contract must be made by defineContract(), received " +
+        describe(contract),
+      { cause },
+    );
   }
 }

@@ -3,7 +3,7 @@ import type { AuthorizationContext } from "../server/http/guard.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
-import { POSITIVE, RATE } from "../base/options/option_checks.ts";
+import { checkGiven, checkKinds, PATH, POSITIVE, RATE } from "../base/options/option_checks.ts";
 import { type OptionKinds, withDefaults } from "../base/options/options.ts";
 import type { LogTail } from "./logs/log.ts";
 import { RESPONSE_PREFIX } from "./logs/log_names.ts";
@@ -160,7 +160,12 @@ export interface DurableStreamsOptions {
 export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   authorize: "function",
   cache: ["private", "public"],
-  keep: { bytes: POSITIVE, records: POSITIVE },
+  keep: (value, place) => {
+    checkKinds(value, { bytes: POSITIVE, records: POSITIVE }, place);
+    const { bytes, records } = value as NonNullable<DurableStreamsOptions["keep"]>;
+    checkGiven(bytes, "number", { ...place, path: `${place.path}.bytes` });
+    checkGiven(records, "number", { ...place, path: `${place.path}.records` });
+  },
   longPollMs: POSITIVE,
   maxAppendBytes: POSITIVE,
   maxForks: POSITIVE,
@@ -173,7 +178,7 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   maxStreams: POSITIVE,
   maxStreamsPerAddress: POSITIVE,
   maxStreamsPerUser: POSITIVE,
-  path: "string",
+  path: PATH,
   rate: RATE,
   tail: { bytes: POSITIVE, ms: POSITIVE, records: POSITIVE },
 };

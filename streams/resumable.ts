@@ -14,7 +14,7 @@ import { SharedStreams } from "./shared_streams.ts";
  * default limits. To set limits, also pass the feature to `features`.
  *
  * @param options The limits.
- * @returns The feature, for one server.
+ * @returns The feature.
  * @throws {TypeError} If an option is unknown or has the wrong type.
  * @throws {RangeError} If a number is out of range.
  *

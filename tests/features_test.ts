@@ -125,9 +125,9 @@ Deno.test("createServer() rejects overlapping paths, topics and raw QUIC with bo
     [topics("stream:"), topics("stream:x"), "the topics of two must not be those of one"],
     [topics("news:"), {}, 'the topics of one must start with "stream:", received "news:"'],
     [quic, quic, "only one feature can accept raw QUIC, received one and two"],
-    [http("a"), {}, "one.path must be a path spelled as in a URL"],
-    [http("/a/"), {}, "one.path must be a path spelled as in a URL"],
-    [http("/a b"), {}, "one.path must be a path spelled as in a URL"],
+    [http("a"), {}, 'the path of feature "one" must be spelled as in a URL'],
+    [http("/a/"), {}, 'the path of feature "one" must be spelled as in a URL'],
+    [http("/a b"), {}, 'the path of feature "one" must be spelled as in a URL'],
   ];
   for (const [one, two, expected] of cases) {
     const features = [feature("one", one), feature("two", two)];

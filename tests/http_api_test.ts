@@ -34,15 +34,15 @@ Deno.test("serve() rejects malformed options of the API immediately", () => {
     assertThrows(
       () => createServer({ features: [httpApi({ path })] }),
       TypeError,
-      "api.path",
+      "Cannot create httpApi(): path must be spelled as in a URL",
       path,
     );
   }
   const options: [object, typeof RangeError | typeof TypeError, string][] = [
-    [{ maxBodyBytes: 0 }, RangeError, "Cannot create API: maxBodyBytes"],
-    [{ maxPublications: 1.5 }, RangeError, "Cannot create API: maxPublications"],
-    [{ rate: { perSecond: -1 } }, RangeError, "Cannot create API: rate.perSecond"],
-    [{ authorize: true }, TypeError, "Cannot create API: authorize"],
+    [{ maxBodyBytes: 0 }, RangeError, "Cannot create httpApi(): maxBodyBytes"],
+    [{ maxPublications: 1.5 }, RangeError, "Cannot create httpApi(): maxPublications"],
+    [{ rate: { perSecond: -1 } }, RangeError, "Cannot create httpApi(): rate.perSecond"],
+    [{ authorize: true }, TypeError, "Cannot create httpApi(): authorize"],
     [{ authorise: () => true }, TypeError, 'did you mean "authorize"?'],
   ];
   for (const [option, error, text] of options) {

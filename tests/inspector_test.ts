@@ -90,11 +90,11 @@ Deno.test("serve() has no inspector by default", async () => {
 Deno.test("serve() rejects invalid inspector options", () => {
   for (
     const [options, message] of [
-      [{ path: "inspector" }, "inspector.path must be a path"],
-      [{ path: "/inspector/" }, "inspector.path must be a path"],
+      [{ path: "inspector" }, "Cannot create inspector(): path must be spelled as in a URL"],
+      [{ path: "/inspector/" }, "Cannot create inspector(): path must be spelled as in a URL"],
       [{ authorise: () => true }, 'did you mean "authorize"?'],
-      [{ authorize: true }, "Cannot create inspector: authorize must be of type function"],
-      [{ payloads: 1 }, "Cannot create inspector: payloads must be of type boolean"],
+      [{ authorize: true }, "Cannot create inspector(): authorize must be of type function"],
+      [{ payloads: 1 }, "Cannot create inspector(): payloads must be of type boolean"],
     ] as const
   ) {
     assertThrows(() => inspector(options as never), Error, message);

@@ -286,6 +286,6 @@ Deno.test("serve() rejects invalid metrics options", () => {
       { allow: "nobody" },
     ]
   ) {
-    assertThrows(() => metrics(options as never), TypeError, "Cannot create metrics: ");
+    assertThrows(() => metrics(options as never), TypeError, "Cannot create metrics(): ");
   }
 });

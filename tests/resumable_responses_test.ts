@@ -510,12 +510,12 @@ Deno.test("A server whose broker keeps no logs rejects resumable responses", () 
   assertThrows(
     () => testServer(new Model().options({ broker })),
     TypeError,
-    "resumable must have a broker that keeps logs",
+    "Cannot mount resumable(): the broker must keep logs",
   );
   assertThrows(
     () => testServer(new Model().options({ features: [resumable({ maxRunning: 0 })] })),
     RangeError,
-    "Cannot create resumable: maxRunning must be a positive integer",
+    "Cannot create resumable(): maxRunning must be a positive integer",
   );
 });
 

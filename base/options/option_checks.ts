@@ -220,6 +220,34 @@ export const RATE: OptionKinds<Rate> = {
 /** Kinds of the options of a call that only waits for a signal. */
 export const SIGNAL: OptionKinds<{ readonly signal?: AbortSignal }> = { signal: "AbortSignal" };
 
+/** Checks whether a path is spelled as in the URL of a request, without a trailing slash. */
+export function isUrlPath(path: unknown): path is string {
+  return typeof path === "string" && /^\/.*[^/]$/.test(path) &&
+    URL.parse(path, "http://localhost")?.pathname === path;
+}
+
+/** Check of a path below which a feature serves requests; other spellings would never match. */
+export const PATH: CheckOption = (value, { verb, path }) => {
+  if (typeof value !== "string") throw wrongKind(value, "string", { verb, path });
+  if (isUrlPath(value)) return;
+  throw new TypeError(
+    `Cannot ${verb}: ${path} must be spelled as in a URL, such as "/a", without a trailing slash, ` +
+      `received "${value}"`,
+  );
+};
+
+/**
+ * Rejects an option that is missing, although the type requires it.
+ *
+ * @param value The option.
+ * @param kind Its type, in words.
+ * @param place The user's call, and the name of the option.
+ * @throws {TypeError} If the option is `undefined`.
+ */
+export function checkGiven(value: unknown, kind: string, place: OptionPlace): void {
+  if (value === undefined) throw wrongKind(value, kind, place);
+}
+
 /** Check of a `Runtime`. */
 export const RUNTIME: CheckOption = objectWith("Runtime", "now", "setTimeout");
 

@@ -198,7 +198,8 @@ Deno.test("connect shows the rows of a state, and writes them", async () => {
       type: "error",
       topic: "none",
       code: "not-found",
-      message: 'There is no state "none": the server creates it by states.open("none")',
+      message:
+        'There is no state "none": the server creates it by states.open("none") of liveState()',
     },
     {
       type: "error",

@@ -759,7 +759,8 @@ function lost(id: string, cause: RequestError): RequestError {
 
 function missing(id: string, cause: unknown): RequestError {
   const name = JSON.stringify(id);
-  const message = `There is no state ${name}: the server creates it by states.open(${name})`;
+  const message =
+    `There is no state ${name}: the server creates it by states.open(${name}) of liveState()`;
   return new RequestError("not-found", message, { cause });
 }
 

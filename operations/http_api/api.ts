@@ -20,7 +20,7 @@ import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
 import { methodNotAllowed, pointerOf, Problem } from "../../server/http/problem.ts";
 import { TopicEvents } from "./topic_events.ts";
-import { type ApiAction, type ApiOptions, checkApi } from "./api_options.ts";
+import { type ApiAction, type ApiOptions, type ApiSettings, apiSettings } from "./api_options.ts";
 import type { Feature } from "../../server/feature.ts";
 import type { Users } from "../../server/users.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
@@ -130,13 +130,13 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
  * ```
  */
 export function httpApi(options: ApiOptions): Feature {
-  const { path } = checkApi(options);
+  const settings = apiSettings(options);
   return {
     name: "api",
     mount(host) {
       const { topics, presence, manager, nodes, contract, core } = host;
       const { maxMessageBytes, requestTimeoutMs } = core.settings;
-      const api = new Api(options, {
+      const api = new Api(settings, {
         ...core.guard,
         topics,
         presence,
@@ -151,7 +151,7 @@ export function httpApi(options: ApiOptions): Feature {
       });
       return {
         http: {
-          paths: [path],
+          paths: [settings.path],
           fetch: (request, info) => api.fetch(request, info),
           get stats() {
             return api.stats;
@@ -213,8 +213,8 @@ export class Api {
     describe: () => this.#document as ReplyOf<"describe">,
   };
 
-  constructor(options: ApiOptions, parts: ApiParts) {
-    const { path, authorize, rate, ...limits } = checkApi(options);
+  constructor(settings: ApiSettings, parts: ApiParts) {
+    const { path, authorize, rate, ...limits } = settings;
     const { runtime, topics, contract, origins } = parts;
     this.#parts = parts;
     this.#maxBodyBytes = limits.maxBodyBytes;

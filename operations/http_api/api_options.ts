@@ -1,9 +1,14 @@
 /** Options of the HTTP API. */
 import type { AuthorizationContext } from "../../server/http/guard.ts";
-import { checkPath } from "../../server/features.ts";
-import { checkOptions, POSITIVE, RATE } from "../../base/options/option_checks.ts";
-import { checkLimits, type OptionKinds } from "../../base/options/options.ts";
-import { checkRate, type Rate } from "../../base/quotas/token_bucket.ts";
+import {
+  checkGiven,
+  checkOptions,
+  PATH,
+  POSITIVE,
+  RATE,
+} from "../../base/options/option_checks.ts";
+import { type OptionKinds, withDefaults } from "../../base/options/options.ts";
+import type { Rate } from "../../base/quotas/token_bucket.ts";
 
 /** An action of the HTTP API, as passed to `authorize`. */
 export type ApiAction =
@@ -142,30 +147,26 @@ export const API: OptionKinds<ApiOptions> = {
   maxPublications: POSITIVE,
   maxReaders: POSITIVE,
   maxRequests: POSITIVE,
-  path: "string",
+  path: PATH,
   rate: RATE,
 };
 
+/** The options of the API, with all defaults filled in. */
+export interface ApiSettings
+  extends Pick<ApiOptions, "authorize" | "path">, Readonly<typeof API_LIMITS> {
+  readonly rate: Rate;
+}
+
 /**
- * Checks the options of the API, and fills in the limits.
+ * Checks the options of the API, and fills in the defaults.
  *
- * @throws {TypeError} If an option is unknown, or the path is not spelled as in a URL.
- * @returns The options with all limits filled in, but without a rate if there is no rate limit.
+ * @throws {TypeError} If an option is unknown or missing, or the path is not spelled as in a URL.
  * @throws {RangeError} If a limit is not a positive integer, or the rate is malformed.
  */
-export function checkApi(
-  options: ApiOptions,
-): Pick<ApiOptions, "authorize" | "path"> & typeof API_LIMITS & {
-  readonly rate: Required<Rate> | undefined;
-} {
-  checkOptions("create API", options, API);
+export function apiSettings(options: ApiOptions): ApiSettings {
+  const verb = "create httpApi()";
+  checkOptions(verb, options, API);
   const { path, authorize, rate = API_RATE } = options;
-  checkPath("api", path);
-  const limits = checkLimits(API_LIMITS, options, { of: "API: " });
-  return {
-    path,
-    authorize,
-    rate: checkRate(rate, "api.rate"),
-    ...limits,
-  };
+  checkGiven(path, "string", { verb, path: "path" });
+  return { ...withDefaults(API_LIMITS, options), path, authorize, rate };
 }

@@ -19,11 +19,10 @@ import type { HttpStats } from "../../server/metrics/measures.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 import { pathBelow } from "../../transport/url.ts";
-import { checkPath } from "../../server/features.ts";
 import type { Feature } from "../../server/feature.ts";
 import type { InspectedServer } from "../../server/server_core.ts";
 import type { InspectorOptions } from "./options.ts";
-import { checkOptions } from "../../base/options/option_checks.ts";
+import { checkOptions, PATH } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 
 /** Header that a page of another origin cannot send without a preflight, which fails. */
@@ -65,7 +64,7 @@ const HEADERS: Readonly<Record<string, string>> = {
 
 export const INSPECTOR: OptionKinds<InspectorOptions> = {
   authorize: "function",
-  path: "string",
+  path: PATH,
   payloads: "boolean",
 };
 
@@ -96,7 +95,7 @@ export const INSPECTOR: OptionKinds<InspectorOptions> = {
  * ```
  */
 export function inspector(options: InspectorOptions = {}): Feature {
-  const { path } = checkInspector(options);
+  const { path } = checkInspector("create inspector()", options);
   return {
     name: "inspector",
     mount({ runtime, report, core }) {
@@ -117,11 +116,11 @@ export function inspector(options: InspectorOptions = {}): Feature {
 
 /** Checks the options of the inspector, and fills in the defaults. */
 function checkInspector(
+  verb: string,
   options: InspectorOptions,
 ): Required<Pick<InspectorOptions, "path" | "payloads">> & Pick<InspectorOptions, "authorize"> {
-  checkOptions("create inspector", options, INSPECTOR);
+  checkOptions(verb, options, INSPECTOR);
   const { path = "/inspector", authorize, payloads = true } = options;
-  checkPath("inspector", path);
   return { path, payloads, authorize };
 }
 
@@ -190,7 +189,7 @@ export class Inspector implements AsyncDisposable {
     } = {},
   ) {
     const runtime = parts.runtime ?? platformRuntime();
-    const { path, authorize, payloads } = checkInspector(options);
+    const { path, authorize, payloads } = checkInspector("create Inspector", options);
     const console = new ConsoleReport(runtime);
     this.#server = server;
     this.#runtime = runtime;

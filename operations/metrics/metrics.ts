@@ -1,5 +1,5 @@
 /** The feature `metrics()`: the paths at which a server reports metrics and health. */
-import { checkOptions } from "../../base/options/option_checks.ts";
+import { checkOptions, PATH } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { DecisionFault } from "../../base/decision.ts";
 import type { Feature, FeatureHost, HttpMount, RequestHead } from "../../server/feature.ts";
@@ -40,7 +40,7 @@ export interface MetricsOptions {
 
 export const METRICS: OptionKinds<MetricsOptions> = {
   allow: "string or function",
-  path: "string",
+  path: PATH,
 };
 
 /**
@@ -71,12 +71,16 @@ export const METRICS: OptionKinds<MetricsOptions> = {
  * ```
  */
 export function metrics(options: MetricsOptions = {}): Feature {
-  checkOptions("create metrics", options, METRICS);
+  checkOptions("create metrics()", options, METRICS);
   const { path = "/metrics", allow = "loopback" } = options;
-  checkPath(path);
+  if (path === HEALTH_PATH) {
+    throw new TypeError(
+      `Cannot create metrics(): path must not be that of the health check, ${HEALTH_PATH}`,
+    );
+  }
   if (typeof allow !== "function" && allow !== "loopback" && allow !== "everybody") {
     throw new TypeError(
-      `Cannot create metrics: allow must be "loopback", "everybody" or a function, received ${allow}`,
+      `Cannot create metrics(): allow must be "loopback", "everybody" or a function, received ${allow}`,
     );
   }
   return {
@@ -160,13 +164,4 @@ function text(body: string, status: number, headers: Record<string, string> = {}
       ...headers,
     },
   });
-}
-
-function checkPath(path: string): void {
-  // Paths are compared with a request URL's `pathname`, so another spelling would never match.
-  const isSpelled = URL.parse(path, "http://localhost")?.pathname === path;
-  if (isSpelled && path !== HEALTH_PATH) return;
-  throw new TypeError(
-    `Cannot create metrics: path must be a path spelled as in a URL, other than ${HEALTH_PATH}, received ${path}`,
-  );
 }

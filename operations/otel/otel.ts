@@ -137,7 +137,7 @@ const SCOPE = "@skein/skein";
  * ```
  */
 export function otel(options: OtelOptions = {}): Telemetry {
-  checkOptions("make telemetry", options, OPTIONS);
+  checkOptions("create otel()", options, OPTIONS);
   const {
     tracerProvider = trace.getTracerProvider(),
     meterProvider = globalMetrics.getMeterProvider(),

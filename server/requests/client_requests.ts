@@ -176,8 +176,8 @@ export class ClientRequests implements SessionServices {
     if (make === undefined) {
       throw new RequestError(
         "invalid",
-        `The response to "${topic}" is not resumable: leave out id, or set resume in the ` +
-          "contract, or without a contract, give a handler { response }",
+        `The response to "${topic}" is not resumable: leave out id, or write the handler as ` +
+          '{ resumable, handle }, with resumable imported from "@skein/skein/streams"',
       );
     }
     const { responses, accountOf } = this.#parts;

@@ -9,12 +9,17 @@ import {
 } from "../options.ts";
 import { reportRequest } from "../../server/broker_services.ts";
 import { RequestGate } from "../../server/http/gate.ts";
-import { checkPath } from "../../server/features.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { Decisions } from "../../pubsub/decisions.ts";
 import { StreamLogs } from "../logs/stream_logs.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
-import { BROKER, checkOptions, listOf, RUNTIME } from "../../base/options/option_checks.ts";
+import {
+  BROKER,
+  checkGiven,
+  checkOptions,
+  listOf,
+  RUNTIME,
+} from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { proxyRule } from "../../base/quotas/accounts.ts";
@@ -96,9 +101,11 @@ export class DurableStreamsHandler implements AsyncDisposable {
    * @throws {RangeError} If a number is out of range.
    */
   constructor(options: DurableStreamsHandlerOptions) {
-    checkOptions("create DurableStreamsHandler", options, OPTIONS);
-    checkPath("durableStreams", options.path);
-    checkKeepsLogs("create DurableStreamsHandler", options.broker);
+    const verb = "create DurableStreamsHandler";
+    checkOptions(verb, options, OPTIONS);
+    checkGiven(options.path, "string", { verb, path: "path" });
+    checkGiven(options.broker, "Broker", { verb, path: "broker" });
+    checkKeepsLogs(verb, options.broker);
     const settings = streamSettings(options);
     const { path, broker, clientAddress, onError, origins, hosts } = options;
     const runtime = options.runtime ?? platformRuntime();

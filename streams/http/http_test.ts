@@ -86,7 +86,7 @@ class Bench implements AsyncDisposable {
 Deno.test("serve() rejects malformed options of durable streams", () => {
   const broker = new FaultyStore().connect({ without: ["logs"] });
   const cases: [options: object, text: string, broker?: Broker][] = [
-    [{ path: "streams" }, "durableStreams.path must be a path"],
+    [{ path: "streams" }, "Cannot create durableStreams(): path must be spelled as in a URL"],
     [{ path: "/streams", cache: "shared" }, "durableStreams(): cache must be one of"],
     [{ path: "/streams", maxReader: 1 }, 'received "maxReader"; did you mean "maxReaders"?'],
     [{ path: "/streams", keep: { record: 1 } }, 'received "record"'],

@@ -1,0 +1,163 @@
+/**
+ * Tests the errors for mistakes with features: wrong options, a feature that is not called, mounted
+ * twice, used too early, or missing. Each error names what the user wrote, and the remedy.
+ *
+ * @module
+ */
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { z } from "zod";
+import { defineContract, type Feature, RequestError, type ServerOptions } from "../mod.ts";
+import { MoqServer } from "../moq/mod.ts";
+import { httpApi } from "../operations/http_api/mod.ts";
+import { inspector, metrics } from "../operations/mod.ts";
+import { otel } from "../operations/otel/otel.ts";
+import { createServer } from "../server.ts";
+import { durableStreams, DurableStreamsHandler, liveState, resumable } from "../streams/mod.ts";
+import { testServer } from "../testing/mod.ts";
+import { captureConsole } from "./console_lines.ts";
+
+/**
+ * The features, by the code that creates one. A feature that is also a handle belongs to one server;
+ * the others can be in options that several servers share.
+ */
+const FEATURES: Readonly<
+  Record<string, { readonly create: (options?: object) => Feature; readonly isHandle: boolean }>
+> = {
+  "durableStreams()": { create: durableStreams, isHandle: true },
+  "liveState()": { create: (contract) => liveState(contract as never), isHandle: true },
+  "resumable()": { create: resumable, isHandle: false },
+  "metrics()": { create: metrics, isHandle: false },
+  "inspector()": { create: inspector, isHandle: false },
+  "httpApi()": { create: (options) => httpApi({ path: "/api", ...options }), isHandle: false },
+  "otel()": { create: otel, isHandle: true },
+  "new MoqServer()": { create: (options) => new MoqServer(options), isHandle: true },
+};
+
+const contract = defineContract({
+  requests: { ask: { input: z.string(), stream: z.string(), resume: true } },
+});
+
+/** Mistakes, each with the message of the error. */
+const MISTAKES: Readonly<Record<string, () => unknown>> = {
+  'Cannot create durableStreams(): options must have known keys, received "maxStream"; did you mean "maxStreams"?':
+    () => durableStreams({ maxStream: 1 } as object),
+  "Cannot create durableStreams(): maxStreams must be a positive integer, received 0": () =>
+    durableStreams({ maxStreams: 0 }),
+  "Cannot create durableStreams(): tail.ms must be a positive integer, received 0.5": () =>
+    durableStreams({ tail: { records: 1, ms: 0.5, bytes: 1 } }),
+  "Cannot create durableStreams(): keep.records must be of type number, received undefined": () =>
+    durableStreams({ keep: { bytes: 1 } as never }),
+  "Cannot create durableStreams(): cache must be one of private, public, received shared": () =>
+    durableStreams({ cache: "shared" as never }),
+  'Cannot create durableStreams(): path must be spelled as in a URL, such as "/a", without a trailing slash, received "/a/"':
+    () => durableStreams({ path: "/a/" }),
+  "Cannot create DurableStreamsHandler: broker must be of type Broker, received undefined": () =>
+    new DurableStreamsHandler({ path: "/a" } as never),
+  "Cannot create DurableStreamsHandler: path must be of type string, received undefined": () =>
+    new DurableStreamsHandler({} as never),
+  "Cannot create liveState(): contract must be made by defineContract(), received Object": () =>
+    liveState({ contract } as never),
+  "Cannot mount liveState(contract): the server must have the same contract, received none; write serve({ contract, features: [liveState(contract)] })":
+    () => createServer({ features: [liveState(contract)] }),
+  "Cannot create resumable(): maxRunning must be of type number, received a string": () =>
+    resumable({ maxRunning: "1" as never }),
+  "Cannot create resumable(): retainMs must be a positive integer, received -1": () =>
+    resumable({ retainMs: -1 }),
+  'Cannot create metrics(): path must be spelled as in a URL, such as "/a", without a trailing slash, received "a"':
+    () => metrics({ path: "a" }),
+  "Cannot create metrics(): path must not be that of the health check, /healthz": () =>
+    metrics({ path: "/healthz" }),
+  "Cannot create inspector(): payloads must be of type boolean, received 1": () =>
+    inspector({ payloads: 1 as never }),
+  "Cannot create httpApi(): path must be of type string, received undefined": () =>
+    httpApi({} as never),
+  "Cannot create httpApi(): rate.perSecond must be above 0, received 0": () =>
+    httpApi({ path: "/api", rate: { perSecond: 0 } }),
+  "Cannot create otel(): remoteTraces must be one of continue, link, received both": () =>
+    otel({ remoteTraces: "both" as never }),
+  "Cannot create server: features must be objects, received the function metrics; write metrics()":
+    () => createServer({ features: [metrics as never] }),
+  "Cannot create server: features must be objects, received the function MoqServer; write new MoqServer()":
+    () => createServer({ features: [MoqServer as never] }),
+  "Cannot create server: features[0] must have a method mount, received undefined": () =>
+    createServer({ features: [{ name: "own" } as never] }),
+  'Cannot create server: the contract has resume for requests["ask"], so its handler must be { resumable, handle }, with resumable imported from "@skein/skein/streams"':
+    () => createServer({ contract, requests: { ask: (() => {}) as never } }),
+  'Cannot create server: resumable of requests["ask"] must be the function that "@skein/skein/streams" exports, received boolean':
+    () => createServer({ requests: { ask: { resumable: true, handle() {} } as never } }),
+  'Cannot create server: resumable of requests["ask"] must be the function that "@skein/skein/streams" exports, received undefined':
+    () => createServer({ requests: { ask: { handle() {}, resume() {} } as never } }),
+};
+
+for (const [message, make] of Object.entries(MISTAKES)) {
+  Deno.test(message, () => {
+    assertEquals(assertThrows(make, Error).message, message);
+  });
+}
+
+for (const [call, { create, isHandle }] of Object.entries(FEATURES)) {
+  const servers = isHandle ? "another server" : "no other server";
+  Deno.test(`${call} rejects an unknown option, and ${servers}`, async () => {
+    assertThrows(() => create({ unknown: 1 }), TypeError, "Cannot ");
+    const features = [create()];
+    await using _one = createServer({ features });
+    if (isHandle) {
+      const { message } = assertThrows(() => createServer({ features }), TypeError);
+      assertEquals(
+        message,
+        `Cannot mount ${call}: it belongs to one server; create another with ${call}`,
+      );
+    } else {
+      await using _two = createServer({ features });
+    }
+  });
+}
+
+Deno.test("The handles of features without a server name the remedy", async () => {
+  const uses: Readonly<Record<string, () => Promise<unknown>>> = {
+    "durableStreams()": () => durableStreams().create("a"),
+    "liveState()": () => liveState().open("a"),
+  };
+  for (const [call, use] of Object.entries(uses)) {
+    const { message } = await assertRejects(use, TypeError);
+    assertEquals(
+      message,
+      `Cannot use ${call}: it has no server yet; pass it to serve({ features: [...] })`,
+    );
+  }
+});
+
+Deno.test("A server without streams names their import when a client uses a stream or a state", async () => {
+  using printed = captureConsole();
+  const options: ServerOptions = {
+    authorize: () => true,
+    requests: {
+      ask: async function* () {
+        yield 1;
+      },
+    },
+  };
+  await using server = testServer(options);
+  await using client = server.connect();
+  const rejected = async (use: () => Promise<unknown>) =>
+    (await assertRejects(use, RequestError)).message;
+  assertEquals(
+    await rejected(() => Array.fromAsync(client.durableStream("a"))),
+    "This server has no durable streams",
+  );
+  assertEquals(
+    await rejected(async () => await (await client.state("board")).ready),
+    'There is no state "board": the server creates it by states.open("board") of liveState()',
+  );
+  assertEquals(
+    await rejected(() =>
+      Array.fromAsync(client.requestStream("ask", 1, { id: "0123456789abcdef" }))
+    ),
+    'The response to "ask" is not resumable: leave out id, or write the handler as ' +
+      '{ resumable, handle }, with resumable imported from "@skein/skein/streams"',
+  );
+  assertEquals(printed.lines, [
+    'Skein: A client asked for the durable stream or state "stream:a". Pass it in features: ' +
+    'import { durableStreams, liveState } from "@skein/skein/streams"',
+  ]);
+});
