@@ -6,7 +6,7 @@ import type { RequestGate } from "./http/gate.ts";
 import type { HttpStats, Measure } from "./metrics/measures.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
-import { settlesWithin } from "../base/wait.ts";
+import { settlesWithin, within } from "../base/wait.ts";
 import type { UnsubscribeOptions } from "../pubsub/topic_options.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { Session } from "../session/session.ts";
@@ -91,17 +91,18 @@ export class Features {
   /**
    * Mounts all features. If one of them fails, the caller closes the others.
    *
-   * @throws {TypeError} If the path of a feature is not spelled as in a URL, or if two features
-   * claim the same path, topics or raw QUIC.
+   * @throws {TypeError} If a feature returns no object, if its path is not spelled as in a URL, or
+   * if two features claim the same path, topics or raw QUIC.
    */
   mount(features: readonly Feature[]): void {
     for (const feature of features) {
       const { name } = feature;
       const part = { name, added: feature.mount(this.#parts.hostOf(name)) };
+      checkMounted(part);
       this.#mounted.push(part);
       checkClaims(part, this.#mounted.slice(0, -1));
     }
-    for (const { added } of this.#mounted) added.started?.();
+    for (const part of this.#mounted) this.#unlessAsync(part, "started", part.added.started?.());
   }
 
   /** Finds the feature that handles a request. */
@@ -201,17 +202,18 @@ export class Features {
   async close(options: SessionCloseOptions): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    const closed = this.#settled("close", (part) => part.added.close?.(options));
-    await settlesWithin(this.#parts.runtime, closed, CLOSE_MS);
+    await this.#settled("close", (part) => part.added.close?.(options), CLOSE_MS);
   }
 
+  /** Waits for all features, and reports those that fail or take longer than `timeoutMs`. */
   async #settled(
     what: string,
     call: (part: MountedFeature) => Promise<unknown> | undefined,
+    timeoutMs?: number,
   ): Promise<void> {
     await Promise.all(this.#mounted.map(async (part) => {
       try {
-        await call(part);
+        await within(this.#parts.runtime, Promise.try(call, part), { timeoutMs });
       } catch (error) {
         this.#report(part, what, error);
       }
@@ -254,15 +256,39 @@ export class Features {
 
   #call<T>(part: MountedFeature, what: string, call: () => T): T | undefined {
     try {
-      return call();
+      return this.#unlessAsync(part, what, call());
     } catch (error) {
       this.#report(part, what, error);
       return undefined;
     }
   }
 
+  /** Returns a result; instead of a promise, which it doesn't wait for, `undefined`. */
+  #unlessAsync<T>(part: MountedFeature, what: string, result: T): T | undefined {
+    if (!(result instanceof Promise)) return result;
+    // The type of a member without a result also allows an asynchronous function.
+    result.catch((error) => this.#report(part, what, error));
+    return undefined;
+  }
+
   #report({ name }: MountedFeature, what: string, error: unknown): void {
     this.#parts.report(`${what}() of the feature ${name}`, error);
+  }
+}
+
+/** Checks what `mount` returned; a feature without types may return anything. */
+function checkMounted({ name, added }: { readonly name: string; readonly added: unknown }): void {
+  if (typeof added !== "object" || added === null || added instanceof Promise) {
+    throw new TypeError(
+      `Cannot create server: mount() of ${name} must return an object, received ` +
+        (added instanceof Promise ? "a promise" : String(added)),
+    );
+  }
+  const { http } = added as Mounted;
+  if (http !== undefined && http.paths === undefined && http.wants === undefined) {
+    throw new TypeError(
+      `Cannot create server: http of ${name} must have paths or wants, received neither`,
+    );
   }
 }
 

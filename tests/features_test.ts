@@ -22,7 +22,10 @@ import {
   type Mounted,
   RequestError,
   serve,
+  Session,
 } from "../mod.ts";
+import { sessionSettings } from "../session/mod.ts";
+import { memoryPair } from "../transport/mod.ts";
 import { prometheusText } from "../server.ts";
 
 /** Creates a feature from its members. */
@@ -156,6 +159,71 @@ Deno.test("createServer() closes the features that are mounted if another one th
   assertThrows(() => createServer({ broker, features }), Error, "no disk");
   await closed.promise;
   assertEquals(mounted, ["first"]);
+});
+
+Deno.test("createServer() says what mount() of a feature must return", async () => {
+  const fetch = () => new Response();
+  const cases: [unknown, string][] = [
+    [undefined, "mount() of odd must return an object, received undefined"],
+    [null, "mount() of odd must return an object, received null"],
+    [Promise.resolve({}), "mount() of odd must return an object, received a promise"],
+    [{ http: { fetch } }, "http of odd must have paths or wants, received neither"],
+  ];
+  using output = printed();
+  for (const [mounted, expected] of cases) {
+    const closed = Promise.withResolvers<void>();
+    const first = feature("first", { close: () => Promise.resolve(closed.resolve()) });
+    const odd: Feature = { name: "odd", mount: () => mounted as Mounted };
+    const features = [first, odd];
+    assertThrows(() => createServer({ features }), TypeError, `Cannot create server: ${expected}`);
+    await closed.promise;
+  }
+  assertEquals(output.lines, []);
+});
+
+Deno.test("createServer() throws if a feature fails to start, and closes all features", async () => {
+  const closed = Promise.withResolvers<void>();
+  const features = [
+    feature("first", { close: () => Promise.resolve(closed.resolve()) }),
+    feature("second", {
+      started() {
+        throw new Error("no key");
+      },
+    }),
+  ];
+  assertThrows(() => createServer({ features }), Error, "no key");
+  await closed.promise;
+});
+
+Deno.test("A member of a feature that is asynchronous by mistake ends nothing", async () => {
+  using output = printed();
+  /** An asynchronous function, which the type of a member without a result allows. */
+  const fails = (where: string) => () => Promise.reject(new Error(`in ${where}`)) as never;
+  await using server = createServer({
+    features: [
+      feature("odd", {
+        started: fails("started"),
+        unsubscribed: fails("unsubscribed"),
+        disconnected: fails("disconnected"),
+        measures: fails("measures"),
+        quotaStats: fails("quotaStats"),
+        http: { wants: fails("wants"), fetch: () => new Response("odd") },
+      }),
+    ],
+    fetch: () => new Response("application"),
+  });
+  assertEquals(await (await server.fetch(at("/"))).text(), "application");
+  assertStringIncludes(prometheusText(server), "skein_sessions");
+  const { server: side } = memoryPair();
+  await using session = new Session(side, sessionSettings({ side: "server" }));
+  assertEquals(server.unsubscribe(session as never, "news"), false);
+  await server.disconnect("ann");
+  for (
+    const where of ["started", "unsubscribed", "disconnected", "measures", "quotaStats", "wants"]
+  ) {
+    const line = `${where}() of the feature odd failed: Error: in ${where}`;
+    assert(output.lines.some((printed) => printed.startsWith(line)), where);
+  }
 });
 
 Deno.test("createServer() starts features in order, after all have been mounted", async () => {
@@ -406,9 +474,14 @@ Deno.test("Server.drain() and close() wait for features that fail or hang only u
   await pass(2);
   await drained;
   assertEquals(calls, ["drain within 3000", "close"]);
-  for (
-    const where of ["in drain", "in close", "in the drain's promise", "in the close's promise"]
-  ) {
+  const lines = [
+    "in drain",
+    "in close",
+    "in the drain's promise",
+    "in the close's promise",
+    "close() of the feature hangs failed: TimeoutError: Cannot wait longer than 10000 ms",
+  ];
+  for (const where of lines) {
     assert(output.lines.some((line) => line.includes(where)), where);
   }
   await server.close();
