@@ -340,6 +340,38 @@ Deno.test("FeatureHost.guard() checks permission, and counts requests", async ()
   assert(output.lines.some((line) => line.includes("no note")));
 });
 
+Deno.test("FeatureHost.guard() requires a call of authorize, and accepts any response", async () => {
+  using output = printed();
+  const responses: Record<string, () => Response> = {
+    "/r/open": () => new Response("secret"),
+    "/r/moved": () => Response.redirect("http://localhost/r"),
+    "/r/none": () => new Response("none", { status: 404 }),
+    "/r/error": () => Response.error(),
+  };
+  const guarded = (path: string, authorizes: boolean) =>
+    feature("r", (host) => ({
+      http: host.guard({ path, authorize: () => true }, async ({ authorize, request }) => {
+        if (authorizes) await authorize("read", "");
+        return responses[new URL(request.url).pathname]!();
+      }),
+    }));
+  const statuses = async (authorizes: boolean) => {
+    await using server = createServer({ features: [guarded("/r", authorizes)] });
+    return await Promise.all(
+      Object.keys(responses).map(async (path) => {
+        const response = await server.fetch(at(path));
+        await response.body?.cancel();
+        assertEquals(response.headers.get("x-content-type-options"), "nosniff", path);
+        return response.status;
+      }),
+    );
+  };
+  assertEquals(await statuses(true), [200, 302, 404, 500]);
+  assertEquals(await statuses(false), [500, 500, 404, 500]);
+  const missed = "The handler of r responded without calling authorize()";
+  assert(output.lines.some((line) => line.includes(missed)));
+});
+
 Deno.test("Features receive revocations, and an error in one reaches no other", async () => {
   using output = printed();
   const calls: string[] = [];

@@ -251,7 +251,7 @@ interface Identified {
  * - **Disconnected users:** a request whose user is disconnected in the meantime has no effect and
  *   receives no data. It receives 403 with the code `removed`.
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
- *   becomes a 500 without details.
+ *   becomes a 500 without details. So does a success or a redirect without a call of `authorize`.
  * - **Bounds:** concurrent requests and the rate per address are limited. Requests with side
  *   effects also have a share per address. Requests beyond a limit receive 429.
  * - **Shutdown:** new requests and requests with late bodies receive 503.
@@ -346,8 +346,8 @@ export class HttpGuard<Action extends string> {
   /**
    * Responds to a request.
    *
-   * @param handle Creates the response, whose headers MUST be mutable. The guard adds `private` or
-   * `public` to its `Cache-Control`.
+   * @param handle Creates the response. It MUST call `authorize` of the request first. The guard
+   * adds `private` or `public` to the `Cache-Control` of the response.
    * @returns The response. Never rejects.
    */
   async respond(
@@ -375,6 +375,7 @@ export class HttpGuard<Action extends string> {
     let user: string | undefined;
     let caller: string | undefined;
     let decision = decisions.begin(undefined);
+    let isChecked = false;
     try {
       const address = addressOf(request, info); // The application may compute it, so only once.
       const accountOf = () => accounts.of({ address, user });
@@ -388,38 +389,44 @@ export class HttpGuard<Action extends string> {
       const checkRevoked = () => {
         if (decision.revocation !== undefined) throw revoked();
       };
-      const response = await handle({
-        request,
-        info,
-        get account() {
-          return accountOf();
-        },
-        get publisher() {
-          return accounts.of({ address, user: caller ?? user });
-        },
-        get caller() {
-          return caller ?? user ?? request.headers.get("authorization") ?? "";
-        },
-        get decision() {
-          return decision;
-        },
-        checkRevoked,
-        whenRevoked: (end) => decisions.begin(user, { onRevoked: end }),
-        authorize: async (action, id) => {
-          if (this.#options.authorize === undefined) {
-            await this.#checkLoopback(request, info, action);
-          } else {
-            identified ??= this.#identify(request);
-            ({ decision } = await identified);
-            ({ user, caller } = await this.#authorize({ request, action, id, identified }));
-            checkRevoked();
-          }
-          // Only now, so that unauthorized requests use no slots.
-          if (!SAFE_METHODS.has(request.method)) changing ??= this.#changing.take(accountOf());
-          return user;
-        },
-        readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
-      });
+      const response = withMutableHeaders(
+        await handle({
+          request,
+          info,
+          get account() {
+            return accountOf();
+          },
+          get publisher() {
+            return accounts.of({ address, user: caller ?? user });
+          },
+          get caller() {
+            return caller ?? user ?? request.headers.get("authorization") ?? "";
+          },
+          get decision() {
+            return decision;
+          },
+          checkRevoked,
+          whenRevoked: (end) => decisions.begin(user, { onRevoked: end }),
+          authorize: async (action, id) => {
+            isChecked = true;
+            if (this.#options.authorize === undefined) {
+              await this.#checkLoopback(request, info, action);
+            } else {
+              identified ??= this.#identify(request);
+              ({ decision } = await identified);
+              ({ user, caller } = await this.#authorize({ request, action, id, identified }));
+              checkRevoked();
+            }
+            // Only now, so that unauthorized requests use no slots.
+            if (!SAFE_METHODS.has(request.method)) changing ??= this.#changing.take(accountOf());
+            return user;
+          },
+          readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
+        }),
+      );
+      if (!isChecked && response.status < 400) {
+        throw new TypeError(`The handler of ${name} responded without calling authorize()`);
+      }
       if (SAFE_METHODS.has(request.method) && response.body !== null && decision.revocation) {
         response.body.cancel().catch(() => {}); // A failed body needs no cleanup.
         throw revoked();
@@ -662,6 +669,16 @@ function failed(): Problem {
     code: "internal",
     detail: "Cannot respond: the server failed, and has reported the error",
   });
+}
+
+/** Copies a response whose headers are immutable, such as a redirect or a response of `fetch()`. */
+function withMutableHeaders(response: Response): Response {
+  try {
+    response.headers.delete("x-content-type-options"); // The guard sets it later.
+    return response;
+  } catch {
+    return new Response(response.body, response);
+  }
 }
 
 function withoutBody(response: Response): Response {

@@ -63,6 +63,14 @@ async function ask(
   };
 }
 
+/** Creates a handler that calls `authorize` first. */
+function authorized(handle: (asked: GuardedRequest<Action>) => Response | Promise<Response>) {
+  return async (asked: GuardedRequest<Action>) => {
+    await asked.authorize("read", "mine");
+    return await handle(asked);
+  };
+}
+
 Deno.test("HttpGuard() rejects malformed origins, hosts and rates", () => {
   assertThrows(() => guarded({ origins: ["example.com"] }), TypeError, "origins");
   assertThrows(() => guarded({ hosts: ["example.com:80"] }), TypeError, "hosts");
@@ -347,11 +355,11 @@ Deno.test("HttpGuard.respond() responds to preflights by the rules, without call
 });
 
 Deno.test("HttpGuard.respond() prevents responses from being executed and from shared caching", async () => {
-  const typed = (type: string, caching?: string) => () =>
-    Promise.resolve(
+  const typed = (type: string, caching?: string) =>
+    authorized(() =>
       new Response("x", {
         headers: { "content-type": type, ...(caching && { "cache-control": caching }) },
-      }),
+      })
     );
   const feature = guarded();
   const html = await ask(feature, {}, typed("text/html"));
@@ -428,7 +436,7 @@ Deno.test("HttpGuard.respond() determines the address of a request once", async 
 Deno.test("HttpGuard.respond() limits concurrent requests", async () => {
   const feature = guarded({ maxRequests: 1 });
   const gate = Promise.withResolvers<Response>();
-  const first = ask(feature, {}, () => gate.promise);
+  const first = ask(feature, {}, authorized(() => gate.promise));
   const second = await ask(feature);
   assertEquals({ status: second.status, code: second.code, active: feature.guard.stats.active }, {
     status: 429,
@@ -463,9 +471,10 @@ Deno.test("HttpGuard.respond() reserves waiting slots for requests without side 
 Deno.test("HttpGuard.respond() reserves half of the concurrent requests for other addresses", async () => {
   const feature = guarded({ maxRequests: 200 });
   const gate = Promise.withResolvers<Response>();
+  const handle = authorized(() => gate.promise);
   const from = (hostname: string) => {
     const info = { remoteAddr: { transport: "tcp" as const, hostname, port: 1 } };
-    return feature.guard.respond(new Request("http://localhost/notes/a"), info, () => gate.promise);
+    return feature.guard.respond(new Request("http://localhost/notes/a"), info, handle);
   };
   const started = Array.from({ length: 150 }, () => from("192.0.2.1"));
   started.push(from("192.0.2.2"));
@@ -483,7 +492,7 @@ Deno.test("HttpGuard.respond() responds to HEAD without a body, and cancels the 
   const { status, text, headers } = await ask(
     feature,
     { method: "HEAD" },
-    () => Promise.resolve(new Response(body, { headers: { "content-type": "text/plain" } })),
+    authorized(() => new Response(body, { headers: { "content-type": "text/plain" } })),
   );
   assertEquals({ status, text, contentType: headers.get("content-type") }, {
     status: 200,
@@ -496,9 +505,11 @@ Deno.test("HttpGuard.respond() responds to HEAD without a body, and cancels the 
 Deno.test("GuardedRequest.readBody() limits the announced and the received bytes", async () => {
   const feature = guarded();
   const read = (init: RequestInit, maxBytes = 4) =>
-    ask(feature, { method: "POST", ...init }, async ({ readBody }) => {
-      return new Response(await readBody(maxBytes));
-    });
+    ask(
+      feature,
+      { method: "POST", ...init },
+      authorized(async ({ readBody }) => new Response(await readBody(maxBytes))),
+    );
   assertEquals((await read({ body: "four" })).text, "four");
   assertEquals((await read({})).text, "");
   let pulls = 0;
@@ -530,10 +541,11 @@ Deno.test("GuardedRequest.readBody() returns bytes without keeping a larger buff
   const bodyOf = (...sizes: number[]) =>
     ReadableStream.from(sizes.map((size) => buffer.subarray(0, size)));
   for (const body of [bodyOf(5), bodyOf(5, 7)]) {
-    const { text } = await ask(guarded(), { method: "POST", body }, async ({ readBody }) => {
+    const handle = authorized(async ({ readBody }) => {
       const bytes = await readBody(100);
       return new Response(`${bytes.buffer.byteLength - bytes.length}`);
     });
+    const { text } = await ask(guarded(), { method: "POST", body }, handle);
     assertEquals(text, "0");
   }
 });
