@@ -28,24 +28,25 @@ import type { WebTransportRequest } from "../transport/h3/server.ts";
 /**
  * A part of a server that is passed to `serve({ features: [...] })`.
  *
- * @example Counting messages by topic
+ * @example Counting messages
  * ```ts
  * import { dial, type Feature, serve } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
  *
  * function counts(): Feature {
- *   const byTopic: Record<string, number> = {};
  *   return {
  *     name: "counts",
- *     mount: (host) => ({
- *       instrumentation: {
- *         handle: (_session, { topic }) => void (byTopic[topic] = (byTopic[topic] ?? 0) + 1),
- *       },
- *       http: host.guard({ path: "/counts", authorize: () => true }, async ({ authorize }) => {
- *         await authorize("read", "");
- *         return Response.json(byTopic);
- *       }),
- *     }),
+ *     mount(host) {
+ *       let messages = 0;
+ *       return {
+ *         // The handler of the message runs after the hook.
+ *         instrumentation: { handle: () => void messages++ },
+ *         http: host.guard({ path: "/counts" }, async ({ authorize }) => {
+ *           await authorize("read", "");
+ *           return Response.json({ messages });
+ *         }),
+ *       };
+ *     },
  *   };
  * }
  *
@@ -58,7 +59,7 @@ import type { WebTransportRequest } from "../transport/h3/server.ts";
  * await using session = await dial(server.url);
  * await session.request("ping");
  * const response = await fetch(`${server.url.replace("ws:", "http:")}counts`);
- * assertEquals(await response.json(), { ping: 1 });
+ * assertEquals(await response.json(), { messages: 1 });
  * ```
  */
 export interface Feature {
@@ -66,7 +67,8 @@ export interface Feature {
   readonly name: string;
   /**
    * Adds the feature to a server. Called once, when the server is created and its options have been
-   * checked. If it throws, the server is not created.
+   * checked. If it throws, the server is not created, and the features that were mounted before are
+   * closed.
    *
    * @param host The server.
    * @returns The additions.
@@ -78,7 +80,8 @@ export interface Feature {
  * The additions of a feature to a server. Every member is optional.
  *
  * The server reports an error that a member throws, and continues: no feature ends the process, a
- * session, or another feature.
+ * session, or another feature. The same is true if a member that should return a value or nothing is
+ * asynchronous and rejects. Only `started` is different, because the server doesn't exist yet.
  */
 export interface Mounted {
   /** Requests that the feature handles. */
@@ -103,11 +106,15 @@ export interface Mounted {
    * @ignore
    */
   readonly streams?: InspectedStreams | undefined;
-  /** Hooks into handshakes, sessions and messages. */
+  /**
+   * Hooks into handshakes, sessions and messages. Once a session exists, the option `onError` of the
+   * server receives their errors.
+   */
   readonly instrumentation?: Instrumentation | undefined;
   /**
    * Called once all features have been mounted, in the order of the option `features`. Build here
-   * what several features share.
+   * what several features share. If it throws, the server is not created, and all features are
+   * closed.
    */
   started?(): void;
   /**
@@ -125,19 +132,25 @@ export interface Mounted {
    * @param user The user.
    */
   disconnected?(user: string): void;
-  /** Returns the current metrics of the feature. `metrics()` exports them with the server's own. */
+  /**
+   * Returns the current metrics of the feature. `metrics()` exports them with the server's own. Each
+   * name must be unique on a server, and names that start with `skein.` belong to this library.
+   */
   measures?(): readonly Measure[];
   /** Returns counters of limits outside of the server's quotas, by name. */
   quotaStats?(): Readonly<Record<string, QuotaStats>>;
   /**
-   * Finishes pending work while the sessions drain. The server waits for it until the time limit.
+   * Finishes pending work while the sessions drain. Called by `server.drain()`, not by
+   * `server.close()`. The server waits for it until the time limit, and then continues without it.
    *
-   * @param options The time limit, and a signal that ends the wait.
+   * @param options The time limit, and the signal that the caller passed to `server.drain()`. Both
+   * end the wait.
    */
   drain?(options: DrainOptions & { readonly withinMs: number }): Promise<unknown>;
   /**
-   * Releases everything that the feature holds. Called once, before the sessions close. The server
-   * waits at most 10 seconds.
+   * Releases everything that the feature holds. Called once: by `server.close()` before it closes
+   * the sessions, and by `server.drain()` after they have ended. If it takes longer than 10 seconds,
+   * the server reports that and continues.
    *
    * @param options Code and reason for peers.
    */
@@ -145,8 +158,8 @@ export interface Mounted {
 }
 
 /**
- * The requests that a feature handles. The server asks its features in the order of the option
- * `features`, before its own sessions and before `fetch`.
+ * The requests that a feature handles, selected by `paths` or `wants`. The server asks its features
+ * in the order of the option `features`, before its own sessions and before `fetch`.
  */
 export interface HttpMount {
   /**
@@ -245,7 +258,8 @@ export interface FeatureHost {
    *
    * @typeParam Action Names of the actions, as passed to `authorize`.
    * @param options Path, permission and limits.
-   * @param handle Handles an admitted request. It MUST call `authorize` of the request first.
+   * @param handle Handles an admitted request. It MUST call `authorize` of the request first. A
+   * success or a redirect without that call is an error of the handler.
    * @returns The mount.
    * @throws {TypeError} If an option is unknown or has the wrong type.
    * @throws {RangeError} If a number is out of range.
@@ -294,6 +308,7 @@ export interface GuardOptions<Action extends string = string> {
   readonly path: string;
   /**
    * Decides whether an action is allowed. Return `{ caller }` to allow it and name the caller.
+   * Rejections start with the name of the action, so use a verb: `read` becomes "Cannot read: ...".
    * Without `authorize`, only programs on this machine are allowed, and pages that the server
    * trusts with credentials.
    */
