@@ -1,6 +1,6 @@
 /**
  * Tests HTTP requests that are in flight while a server drains or closes, on every endpoint and
- * store.
+ * engine.
  *
  * @module
  */
@@ -22,8 +22,8 @@ interface Served {
   readonly end?: () => Promise<void>;
 }
 
-const BROKERS: Readonly<Record<string, (options: ServerOptions) => Served>> = {
-  "the runtime's broker": (options) => served(listen({ ...options, webTransport: false })),
+const ENGINES: Readonly<Record<string, (options: ServerOptions) => Served>> = {
+  "the runtime's engine": (options) => served(listen({ ...options, webTransport: false })),
   "the hardened engine": (options) =>
     served(listen({ ...options, webTransport: false, webSocket: hardenedWebSocket() })),
   "a mounted server": (options) => {
@@ -172,12 +172,12 @@ function isWhole(text: string): boolean {
 }
 
 async function half(
-  store: (options: ServerOptions) => Served,
+  start: (options: ServerOptions) => Served,
   asked: Asked,
 ): Promise<Served & { readonly request: HalfRequest }> {
   let reached = 0;
   const broker = new MemoryBroker();
-  const served = store({
+  const served = start({
     broker,
     history: { news: { size: 10 } },
     features: [
@@ -204,13 +204,13 @@ async function half(
   return { ...served, request: await HalfRequest.send(asked, { port, hasReached, more }) };
 }
 
-for (const [brokerName, store] of Object.entries(BROKERS)) {
+for (const [engine, start] of Object.entries(ENGINES)) {
   for (const [what, asked] of Object.entries(REQUESTS)) {
-    const isMounted = brokerName === "a mounted server";
+    const isMounted = engine === "a mounted server";
 
     if (asked.response !== undefined) {
-      Deno.test(`Server.drain() waits for the rest of a body, for ${what} on ${brokerName}`, async () => {
-        const { server, request, end } = await half(store, asked);
+      Deno.test(`Server.drain() waits for the rest of a body, for ${what} on ${engine}`, async () => {
+        const { server, request, end } = await half(start, asked);
         const drained = server.drain();
         await turns(50);
         await request.finish();
@@ -230,8 +230,8 @@ for (const [brokerName, store] of Object.entries(BROKERS)) {
         ["close() is called", (server: Server) => server.close()],
       ] as const
     ) {
-      Deno.test(`Server rejects with 503 ${what} on ${brokerName} whose body is cut when ${how}`, async () => {
-        const { server, request, end } = await half(store, asked);
+      Deno.test(`Server rejects with 503 ${what} on ${engine} whose body is cut when ${how}`, async () => {
+        const { server, request, end } = await half(start, asked);
         await soon(Promise.all([stop(server), request.response]));
         const text = await request.response;
         assertMatch(text, /^HTTP\/1.1 503 [^]*\r\nretry-after: \d+\r\n/i);
@@ -240,9 +240,9 @@ for (const [brokerName, store] of Object.entries(BROKERS)) {
     }
   }
 
-  Deno.test(`Server.drain() answers new requests with 503 on ${brokerName} while others finish`, async () => {
+  Deno.test(`Server.drain() answers new requests with 503 on ${engine} while others finish`, async () => {
     const { server, port, request, end } = await half(
-      store,
+      start,
       REQUESTS["a request to the application"]!,
     );
     const drained = server.drain();

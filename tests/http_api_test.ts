@@ -536,7 +536,7 @@ Deno.test("API limits bodies, concurrent requests, and the rate of an address", 
   assertEquals([body.code, Number(headers.get("retry-after")) > 60], ["too-many", true]);
 });
 
-const BROKERS: readonly (readonly [string, () => ServeOptions<string>])[] = [
+const ENGINES: readonly (readonly [string, () => ServeOptions<string>])[] = [
   ["the built-in engine", () => ({})],
   ["the hardened engine", () => ({ webSocket: hardenedWebSocket() })],
 ];
@@ -550,7 +550,7 @@ const POST_HEADERS = {
   "content-type": "application/json",
 };
 
-for (const [name, store] of BROKERS) {
+for (const [name, options] of ENGINES) {
   Deno.test(`API on ${name} rejects a large body before it is sent, and a body that never ends`, async () => {
     const runtime = Object.assign(platformRuntime(), {
       // The deadline of bodies expires immediately; all other times are real.
@@ -559,7 +559,7 @@ for (const [name, store] of BROKERS) {
     });
     await using server = serveApi({
       runtime,
-      ...store(),
+      ...options(),
       features: [httpApi({ path: "/api", authorize: ({ user }) => user !== "denied" })],
     });
     const post = (headers: Record<string, string>) =>
@@ -580,7 +580,7 @@ for (const [name, store] of BROKERS) {
   Deno.test(`API on ${name} survives clients that disconnect in the middle of a body`, async () => {
     using console = captureConsole();
     {
-      await using server = serveApi(store());
+      await using server = serveApi(options());
       for (let i = 0; i < 8; i++) {
         using client = await RawSocket.ask(portOf(server), {
           method: "POST",

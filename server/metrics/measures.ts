@@ -61,7 +61,7 @@ export interface MetricsSource {
   health(): ServerHealth | Promise<ServerHealth>;
 }
 
-/** Counters before the first handshake, and for a broker that does not count. */
+/** Counters before the first handshake, and for an engine that does not count. */
 export const NO_HANDSHAKES: QuicHandshakeStats = {
   pending: 0,
   ignored: 0,
