@@ -143,12 +143,12 @@ type OpenTopic =
     readonly feed: TopicSource;
     /** Ends the feed, which has no sessions left. */
     close(): void;
-    readonly members?: undefined;
+    readonly subscribers?: undefined;
     readonly confirmation?: undefined;
   }
   | {
     readonly feed?: undefined;
-    readonly members: Broadcast<Session>;
+    readonly subscribers: Broadcast<Session>;
     readonly confirmation: Confirmation;
     readonly subscription: BrokerSubscription;
   };
@@ -171,7 +171,7 @@ interface Subscriber {
  *
  * - **Once:** a publication is encoded once, for the broker and for all sockets.
  * - **Order:** subscribers receive each publication once, in order.
- * - **Members:** a session that subscribes receives no earlier publications, not even from the same
+ * - **Subscribers:** a session that subscribes receives no earlier publications, not even from the same
  *   turn. A session that leaves still receives all earlier publications.
  * - **Notice:** if the server unsubscribes a client, the client receives a notice on `skein.1`,
  *   after all earlier publications.
@@ -220,8 +220,10 @@ export class Topics implements AsyncDisposable {
   readonly #maxMessageBytes: number;
   readonly #histories: HistoryTopics;
   readonly #openTopics = new Map<string, OpenTopic>();
+  /** Opens the topics of durable streams; see {@linkcode Topics.serveStreams}. */
   #openStream: ((topic: string) => TopicSource | undefined) | undefined;
   readonly #subscribers = new Map<Session, Subscriber>();
+  /** The newest session of each id that publications may exclude. */
   readonly #byId = new Map<string, Session>();
   readonly #onEnd = (session: Session) => this.#forget(session);
   #failedPublications = 0;
@@ -384,7 +386,7 @@ export class Topics implements AsyncDisposable {
     }
     // Calls that can fail come first, so that a failure leaves no state behind.
     const queue = session[internals].sending.messages("subscribe");
-    const { feed, members, confirmation = feed?.confirmation } = this.#open(topic);
+    const { feed, subscribers, confirmation = feed?.confirmation } = this.#open(topic);
     const { since, onReply, onLeft, isRequested = false } = options;
     const { topics } = known ?? this.#remember(session);
     const membership = topics.get(topic) ?? new Membership({ isRequested, onLeft });
@@ -397,7 +399,7 @@ export class Topics implements AsyncDisposable {
         membership.replyLater(() => tellReply(session, onReply, standing()));
       }
     } else {
-      members.add(session, queue);
+      subscribers.add(session, queue);
       const isRecovery = since !== undefined;
       if (onReply !== undefined) {
         membership.replyLater(
@@ -694,8 +696,8 @@ export class Topics implements AsyncDisposable {
    * @returns The sessions, in the order of subscribing.
    */
   subscribers(topic: string): Session[] {
-    const { feed, members } = this.#openTopics.get(topic) ?? {};
-    return [...feed?.sessions() ?? members?.members() ?? []];
+    const { feed, subscribers } = this.#openTopics.get(topic) ?? {};
+    return [...feed?.sessions() ?? subscribers?.members() ?? []];
   }
 
   /**
@@ -711,9 +713,9 @@ export class Topics implements AsyncDisposable {
     readonly publications: number;
     readonly position: Pick<HistoryPosition, "offset"> & { readonly epoch?: string } | undefined;
   }> {
-    for (const [topic, { feed, members }] of this.#openTopics) {
+    for (const [topic, { feed, subscribers }] of this.#openTopics) {
       if (feed === undefined) {
-        const { size, sent } = members;
+        const { size, sent } = subscribers;
         yield { topic, subscribers: size, publications: sent, position: undefined };
         continue;
       }
@@ -777,12 +779,12 @@ export class Topics implements AsyncDisposable {
   }
 
   #open(topic: string): OpenTopic {
-    let channel = this.#openTopics.get(topic);
-    if (channel === undefined) {
-      channel = topic.startsWith(STREAM_PREFIX) ? this.#stream(topic) : this.#follow(topic);
-      this.#openTopics.set(topic, channel);
+    let open = this.#openTopics.get(topic);
+    if (open === undefined) {
+      open = topic.startsWith(STREAM_PREFIX) ? this.#stream(topic) : this.#follow(topic);
+      this.#openTopics.set(topic, open);
     }
-    return channel;
+    return open;
   }
 
   #stream(topic: string): OpenTopic {
@@ -797,27 +799,27 @@ export class Topics implements AsyncDisposable {
       const feed = this.#histories.open(topic, bounds);
       return { feed, close: () => this.#histories.close(feed) };
     }
-    const members = new Broadcast<Session>(this.#flusher);
+    const subscribers = new Broadcast<Session>(this.#flusher);
     const confirmation = new Confirmation(this.#runtime, topic);
-    const onInterrupted = () => tellInterrupted(topic, members.members());
+    const onInterrupted = () => tellInterrupted(topic, subscribers.members());
     const asked = this.#runtime.monotonic();
     const subscription = this.broker.subscribe(
       topic,
       (publication) => {
         // Proves that the broker has subscribed this node, so sessions receive their reply first.
         confirmation.give();
-        this.#deliver(members, publication);
+        this.#deliver(subscribers, publication);
       },
       { onInterrupted },
     );
     void subscription.ready.then(() => {
       if (this.#runtime.monotonic() - asked >= LATE_MS) {
         const isWaiting = (session: Session) => this.#membershipOf(session, topic)?.isUnanswered;
-        tellInterrupted(topic, [...members.members()].filter((session) => !isWaiting(session)));
+        tellInterrupted(topic, [...subscribers.members()].filter((session) => !isWaiting(session)));
       }
       confirmation.give();
     });
-    return { members, confirmation, subscription };
+    return { subscribers, confirmation, subscription };
   }
 
   #membershipOf(session: Session, topic: string): Membership | undefined {
@@ -840,27 +842,27 @@ export class Topics implements AsyncDisposable {
     const membership = topics?.get(topic);
     topics?.delete(topic);
     membership?.end();
-    const channel = this.#openTopics.get(topic);
-    if (channel === undefined) return;
-    const sessions = channel.feed ?? channel.members;
+    const open = this.#openTopics.get(topic);
+    if (open === undefined) return;
+    const sessions = open.feed ?? open.subscribers;
     sessions.delete(session);
     if (sessions.size > 0) return;
     this.#openTopics.delete(topic);
-    if (channel.feed !== undefined) channel.close();
+    if (open.feed !== undefined) open.close();
     else {
-      channel.confirmation.close();
-      void channel.subscription[Symbol.asyncDispose]();
+      open.confirmation.close();
+      void open.subscription[Symbol.asyncDispose]();
     }
   }
 
-  #deliver(members: Broadcast<Session>, publication: Publication): void {
+  #deliver(subscribers: Broadcast<Session>, publication: Publication): void {
     const { topic, payload: frame, except } = publication;
     const message = { frame, size: payloadBytes(publication), topic };
-    if (except === undefined) return members.send(message);
+    if (except === undefined) return subscribers.send(message);
     const newest = this.#byId.get(except);
     // A client that moves has the topic in one of its sessions.
-    const before = newest && sessionsBefore(newest).find((session) => members.has(session));
-    members.send(message, before ?? newest);
+    const before = newest && sessionsBefore(newest).find((session) => subscribers.has(session));
+    subscribers.send(message, before ?? newest);
   }
 
   #remember(session: Session): Subscriber {
