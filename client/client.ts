@@ -166,13 +166,14 @@ export class Client<C extends Contract = Contract>
   readonly #onAbort = () => void this.close();
   /** Callbacks for events on a connection after the dial. */
   readonly #hooks = {
-    // If the code for the move cannot be loaded, the session continues.
+    // The browser is about to stop the connection. If the code for the move cannot be loaded, the
+    // session continues.
     onWorn: () => {
       const session = this.#session;
       this.#loadMoves().then((moves) => moves.replace(session), () => {});
     },
     onLate: (late: Connection) => {
-      // A connection can continue another session only if its request named that session, so dial
+      // A better transport has opened after the session. A connection can continue another session only if its request named that session, so dial
       // again.
       late.close();
       const transport = late.transport as TransportName;
@@ -181,6 +182,7 @@ export class Client<C extends Contract = Contract>
     },
   };
   #session: Session | undefined;
+  /** Resolves when the current session closes. A session that was moved away from does not count. */
   #sessionClosed = Promise.withResolvers<CloseInfo>();
   #moves: Moves<Contract> | undefined;
   /** The previous session, if its server fell silent and no page or network event explains that. */
@@ -871,8 +873,9 @@ export class Client<C extends Contract = Contract>
           if (endOnRejection) return this.#finish("rejected", info);
           await this.#waitWhileRejected(info);
         } else {
-          const mayMove = this.#retryAt === undefined && !isOffline();
-          const delayMs = this.#urls.failed() && mayMove ? 0 : this.#delay(verdict);
+          // A draining server sets the time for all of its URLs.
+          const mayChangeUrl = this.#retryAt === undefined && !isOffline();
+          const delayMs = this.#urls.failed() && mayChangeUrl ? 0 : this.#delay(verdict);
           if (delayMs === undefined) return this.#finish("closed", info);
           this.status.set({
             name: "reconnecting",
@@ -883,9 +886,10 @@ export class Client<C extends Contract = Contract>
           });
           void this.#watch();
           // After the first delay, which is short, the result is still fresh at the next attempt.
-          if (wasOpen && mayMove && this.#backoff.attempt === 1) void this.#tryOtherHost();
+          if (wasOpen && mayChangeUrl && this.#backoff.attempt === 1) void this.#tryOtherHost();
           if (delayMs > 0) await this.#wait(delayMs);
         }
+        // `retryNow` may already have set this status.
         const isNews = this.status.current.name !== "connecting";
         if (isNews && !this.#stop.signal.aborted) this.status.set({ name: "connecting" });
       }
@@ -981,6 +985,7 @@ export class Client<C extends Contract = Contract>
 
   /** Opens a session, and resolves once it has ended or the attempt has failed. */
   async #runSession(): Promise<Ending> {
+    // A session that the client moved away from may outlive the one that it moved to.
     const left = this.#moves?.left;
     const opening = await this.#attempts.run();
     const { session } = opening;
@@ -1075,6 +1080,11 @@ export class Client<C extends Contract = Contract>
     });
   }
 
+  /**
+   * Makes a session the current one.
+   *
+   * @param move Requests the subscriptions, before anything that waits is sent.
+   */
   #adopt(session: Session, move: () => void): void {
     this.#session = session;
     this.#rejections = 0;
@@ -1149,6 +1159,7 @@ export class Client<C extends Contract = Contract>
     return cause;
   }
 
+  /** Returns the delay of the next attempt; `undefined` after the last one. */
   #delay(verdict: Verdict): number | undefined {
     // While the page is offline, an attempt is expected to fail and does not count.
     const drawnMs = isOffline() ? this.#backoff.maxDelayMs : this.#backoff.next();
