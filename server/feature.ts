@@ -275,12 +275,12 @@ export interface FeatureHost {
   /** Metrics and health of the process: in a worker of `serveWorkers`, of all workers together. */
   readonly process: MetricsSource;
   /**
-   * Returns the part of a type that all features of this server share, and creates it on the first
-   * call.
+   * Returns an object that the features of this server share, such as a cache. The first call
+   * creates it; its class is the key.
    *
-   * @typeParam T The type.
-   * @param type The class of the part.
-   * @param create Creates the part.
+   * @typeParam T Type of the object.
+   * @param type The class of the object.
+   * @param create Creates the object.
    */
   share<T extends object>(type: abstract new (...args: never[]) => T, create: () => T): T;
   /**

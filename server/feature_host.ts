@@ -43,7 +43,7 @@ export function featureHosts(
   const { manager, nodes, presence, rooms, topics } = server;
   const shared = new Map<unknown, unknown>(); // One entry per class.
   return (name) => ({
-    runtime: core.guard.runtime,
+    runtime: core.guardParts.runtime,
     contract,
     manager,
     nodes,
@@ -58,7 +58,7 @@ export function featureHosts(
       if (!shared.has(type)) shared.set(type, create());
       return shared.get(type) as T;
     },
-    report: core.guard.report,
+    report: core.guardParts.report,
     core,
   });
 }
@@ -78,7 +78,7 @@ function guarded<Action extends string>(
     ...options,
     ...core.origins,
     name,
-  }, core.guard);
+  }, core.guardParts);
   return {
     paths: [options.path],
     fetch: (request, info) => guard.respond(request, info, handle),

@@ -41,7 +41,7 @@ export interface FeaturesParts {
 /** Handles requests of one feature. */
 export interface FeatureRequests {
   fetch(request: Request, info: RequestInfo): Response | Promise<Response>;
-  take?(request: WebTransportRequest): void | Promise<void>;
+  webTransport?(request: WebTransportRequest): void | Promise<void>;
 }
 
 /**
@@ -111,7 +111,7 @@ export class Features {
     return part && {
       fetch: (request, info) => this.#fetch(part, request, info),
       ...(part.added.http!.webTransport && {
-        take: (request: WebTransportRequest) => this.#take(part, request),
+        webTransport: (request: WebTransportRequest) => this.#webTransport(part, request),
       }),
     };
   }
@@ -246,7 +246,7 @@ export class Features {
     }
   }
 
-  async #take(part: MountedFeature, request: WebTransportRequest): Promise<void> {
+  async #webTransport(part: MountedFeature, request: WebTransportRequest): Promise<void> {
     try {
       await part.added.http!.webTransport!(request);
     } catch (error) {

@@ -130,12 +130,16 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** The application's handler for all other requests. */
   readonly #fetch: ServerOptions["fetch"];
   readonly #users: Users;
+  /** The slots of users' sessions in the broker's store, if `maxSessionsPerUser` spans all nodes. */
   readonly #claims: UserClaims | undefined;
+  /** Closes a user's lost sessions when a new one needs their slots. */
   readonly #givingWay: GivingWay;
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
-  readonly #broker: Disposable | undefined;
+  /** Prints that the broker is unreachable. */
+  readonly #brokerReport: Disposable | undefined;
+  /** Handles the sessions' requests, such as subscriptions. */
   readonly #services: Disposable | undefined;
   readonly #unreadStreams: UnreadStreams;
   readonly #features: Features;
@@ -145,7 +149,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** Sessions over HTTP; `undefined` if the option `http` is `false`. */
   readonly #httpTransport: HttpTransport | undefined;
   #listener: ServerListener | undefined;
-  /** True if clients from the internet should use the hardened engine. */
+  /** True until the hint at the hardened engine, if that engine would suit this server. */
   #suitsHardened = false;
   #closing: Promise<void> | undefined;
   /** Removes the listener of the signal that closes the server. */
@@ -204,7 +208,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       plain,
       { ...made, nodes, accept },
     ));
-    this.#broker = broker && reportBroker(runtime, broker, console);
+    this.#brokerReport = broker && reportBroker(runtime, broker, console);
     this.#origins = { origins: options.origins, hosts: options.hosts };
     this.#httpTransport = options.http === false ? undefined : new HttpTransport({
       ...made,
@@ -215,10 +219,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
     this.#features = this.#featuresOf(plain, settings, parts);
     this.#mount(features);
+    // The topics of features begin with `stream:`, which `mount` has checked.
     const { topicMounts } = this.#features;
     topics.serveStreams((topic) =>
       topicMounts.find(({ prefix }) => topic.startsWith(prefix))?.open(topic)
     );
+    // The sessions find their services in the settings. The services need the mounted features.
     this.#services = settings.services = servicesOf(plain, {
       ...made,
       known,
@@ -351,9 +357,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /** Responds to a request for a WebTransport session. */
-  #take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
+  #acceptWebTransport(request: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
     const feature = this.#features.requestsFor(request);
-    if (feature?.take !== undefined) return feature.take(request);
+    if (feature?.webTransport !== undefined) return feature.webTransport(request);
     return this.#admission.take(request, pages);
   }
 
@@ -381,7 +387,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (address === undefined || isPrivateAddress(addressKey(address))) return;
     this.#suitsHardened = false;
     this.#console.tell(
-      "broker",
+      "engine",
       "Clients connect from the internet without a proxy. webSocket: hardenedWebSocket() of " +
         "@skein/skein/ws also bounds connections, request heads and idle time",
     );
@@ -435,9 +441,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Ends a session's subscription, no matter whether the client or the application requested it. If
    * the topic is a room, the session leaves the room; if it is the stream of a state, the session
-   * also loses the ephemeral rows. Idempotent. The client's subscription ends
-   * with a `RequestError` that contains the code from the options; plain WebSocket clients receive
-   * no notice.
+   * also loses the ephemeral rows. Idempotent. The client's subscription ends with a `RequestError`
+   * that contains the code from the options; plain WebSocket clients receive no notice.
    *
    * This is final: if `authorize` or `authorizeChange` is still deciding about a request of the
    * session for the topic, such as a subscription or a publication, the request fails with the same
@@ -472,8 +477,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     options: UnsubscribeOptions = {},
   ): boolean {
     const isEnded = this.topics.unsubscribe(session as Session, topic, options);
-    const removed = this.#features.unsubscribed(session as Session, topic, options) || isEnded;
-    return removed;
+    return this.#features.unsubscribed(session as Session, topic, options) || isEnded;
   }
 
   /**
@@ -671,7 +675,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           ? (upgrade, info) => server.#upgrade(upgrade, info)
           : undefined,
         isSuccessor: (request) => server.#admission.isSuccessor(request),
-        take: (request, pages) => server.#take(request, pages),
+        take: (request, pages) => server.#acceptWebTransport(request, pages),
       });
       server.#listener.announce();
     } catch (error) {
@@ -691,7 +695,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const reportError = (what: string, error: unknown) => reportRequest(this.#console, what, error);
     const core: ServerCore = {
       console: this.#console,
-      guard: {
+      guardParts: {
         runtime: this.#runtime,
         gate: this.#gate,
         quotas: this.#quotas,
@@ -768,7 +772,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#listener?.cutBodies();
     const isIdle = await settlesWithin(this.#runtime, this.#gate.idle, this.#closeTimeoutMs);
     this.#heartbeat[Symbol.dispose]();
-    this.#broker?.[Symbol.dispose]();
+    this.#brokerReport?.[Symbol.dispose]();
     this.#services?.[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
@@ -908,7 +912,7 @@ export function createServer<V = unknown, C extends Contract = Contract>(
  * @param options The address on which to listen, and the options of the server.
  * @returns The server, listening.
  * @throws {TypeError} If an option is unknown, if `tls` is not a certificate and its key in PEM
- * format, or if an option needs a feature that the `webTransport` broker lacks.
+ * format, or if an option needs something that the engine of `webTransport` lacks.
  * @throws {UnsupportedError} On Node, if `webSocket` is not given, or if Node is older than version
  * 26.
  *

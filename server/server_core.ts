@@ -23,7 +23,7 @@ export interface ServerCore {
   /** Prints each cause once an hour. */
   readonly console: ConsoleReport;
   /** Services of an `HttpGuard`, among them the quotas. */
-  readonly guard: HttpGuardParts;
+  readonly guardParts: HttpGuardParts;
   /** Origins and hosts of trusted pages. */
   readonly origins: OriginRules;
   /** Users with sessions on any node. */

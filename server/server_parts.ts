@@ -78,7 +78,7 @@ export function presenceOf(
   return parts;
 }
 
-/** The admission of a server, and what it uses alone. */
+/** The admission of a server, with its parts that the server closes. */
 export interface AdmissionOf {
   readonly admission: Admission<unknown>;
   readonly claims: UserClaims | undefined;

@@ -106,7 +106,7 @@ type ResponsesModule = typeof import("./responses/responses.ts");
  *
  * @typeParam V The result of `authenticate`.
  * @typeParam C The contract.
- * @typeParam S This side's side.
+ * @typeParam S The side of this end, `client` or `server`.
  */
 export class Session<
   V = unknown,
@@ -925,6 +925,7 @@ function withMessage(
   return Object.defineProperty({ transport, message, error }, "error", { enumerable: false });
 }
 
+/** Returns the code to send. See `by` of {@linkcode SessionCloseOptions} for foreign codes. */
 function closeCodeOf({ code, by }: SessionCloseOptions, normal: number): number {
   if (code === undefined) return normal;
   return by === undefined || isSendable(code) ? code : CloseCode.draining;

@@ -103,7 +103,7 @@ export class DurableStreams implements Feature {
     const added = shared.mount();
     const { path } = this.#settings;
     if (path === undefined) return added;
-    const { guard, origins, settings: { maxMessageBytes } } = host.core;
+    const { guardParts, origins, settings: { maxMessageBytes } } = host.core;
     let requests: StreamRequests | undefined;
     return {
       ...added,
@@ -117,7 +117,7 @@ export class DurableStreams implements Feature {
       started: () => {
         added.started?.();
         const { logs, gate: changes } = shared.parts;
-        const parts = { ...guard, logs, changes, origins, maxMessageBytes };
+        const parts = { ...guardParts, logs, changes, origins, maxMessageBytes };
         requests = new StreamRequests({ ...this.#settings, path }, parts);
       },
     };

@@ -45,7 +45,7 @@ export class StreamParts {
 
   constructor(host: FeatureHost, { settings: streams, responses: limits }: StreamPartsOptions) {
     const { runtime, nodes, topics: { broker }, core, contract } = host;
-    const { settings, guard: { quotas } } = core;
+    const { settings, guardParts: { quotas } } = core;
     const { maxMessageBytes, requestTimeoutMs: timeoutMs } = settings;
     const report = (what: string, error: unknown) => host.report(what, error);
     const resumeOf = resumesOf(runtime, settings);

@@ -41,7 +41,10 @@ export class SharedStreams {
     return this.#parts ??= new StreamParts(this.#host, this);
   }
 
-  /** Returns what all features of this wing add together: to the first one that asks. */
+  /**
+   * Returns the additions of all features of this wing. The feature that is mounted first adds them;
+   * the others add nothing.
+   */
   mount(): Mounted {
     if (this.#isMounted) return {};
     this.#isMounted = true;

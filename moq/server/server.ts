@@ -300,7 +300,7 @@ export class MoqServer implements Feature, AsyncDisposable {
    */
   mount({ core }: FeatureHost): Mounted {
     this.#mount.set(core.sockets);
-    this.#admission.countBy(core.guard.quotas);
+    this.#admission.countBy(core.guardParts.quotas);
     return {
       http: {
         wants: (head) => this.#wants(head),

@@ -137,7 +137,7 @@ export function httpApi(options: ApiOptions): Feature {
       const { topics, presence, manager, nodes, contract, core } = host;
       const { maxMessageBytes, requestTimeoutMs } = core.settings;
       const api = new Api(settings, {
-        ...core.guard,
+        ...core.guardParts,
         topics,
         presence,
         users: core.users,
