@@ -17,8 +17,11 @@ const SOURCES = [
   "pubsub/nodes/liveness.ts",
   "server/admission/admission_options.ts",
   "streams/options.ts",
-  "streams/resumable.ts",
+  "moq/server/server_options.ts",
+  "moq/session/session.ts",
+  "operations/http_api/api_options.ts",
   "operations/inspector/options.ts",
+  "operations/otel/otel.ts",
   "server/server_options.ts",
   "server/listener/webtransport_options.ts",
   "session/settings/check_settings.ts",
@@ -60,49 +63,30 @@ Deno.test("The options pages name each option with its default", async (t) => {
       const rows = rowsOf(
         await Deno.readTextFile(new URL(`docs/reference/${page}-options.md`, ROOT)),
       );
-      const options = new Map(membersOf({ kind: "typeRef", value: { typeName: name } }, types));
-      const listed = new Set([...rows.keys()].map((option) => option.split(".", 1)[0]!));
-      assertEquals([...options.keys()].filter((option) => !listed.has(option)), []);
-      for (const [option, cell] of rows) {
-        let members: ReadonlyMap<string, Property> = options;
-        let found: Property | undefined;
-        for (const part of option.split(".")) {
-          found = members.get(part);
-          assert(
-            found !== undefined,
-            `${page}-options.md names an option that does not exist: ${option}`,
-          );
-          members = new Map(found.tsType === undefined ? [] : membersOf(found.tsType, types));
-        }
-        const tag = found?.jsDoc?.tags?.find(({ kind }) => kind === "default")?.value;
-        const literal = tag === undefined ? undefined : literalOf(tag);
-        if (literal !== undefined) {
-          assertEquals(cell.replace(/(\d),(?=\d)/g, "$1"), literal, `the default of ${option}`);
-        }
-      }
+      checkRows(rows, { name, page: `${page}-options`, types });
     });
   }
 });
 
-Deno.test("The page of streams names each option of its features with its default", async () => {
+/** The features with options: each has a section on a page, and the type of its options. */
+const FEATURES = [
+  { page: "streams", call: "durableStreams()", name: "DurableStreamsOptions" },
+  { page: "streams", call: "resumable()", name: "ResumableOptions" },
+  { page: "operations", call: "metrics()", name: "MetricsOptions" },
+  { page: "operations", call: "inspector()", name: "InspectorOptions" },
+  { page: "operations", call: "httpApi()", name: "ApiOptions" },
+  { page: "operations", call: "otel()", name: "OtelOptions" },
+  { page: "moq", call: "new MoqServer()", name: "MoqServerOptions" },
+] as const;
+
+Deno.test("The pages of features name each option with its default", async (t) => {
   const types = await declaredTypes();
-  const page = await Deno.readTextFile(new URL("docs/reference/streams.md", ROOT));
-  const sections = page.split(/^## /m);
-  for (
-    const [call, name] of [
-      ["durableStreams", "DurableStreamsOptions"],
-      ["resumable", "ResumableOptions"],
-    ] as const
-  ) {
-    const rows = rowsOf(sections.find((section) => section.startsWith(`\`${call}()\``))!);
-    const options = new Map(membersOf({ kind: "typeRef", value: { typeName: name } }, types));
-    assertEquals([...rows.keys()].sort(), [...options.keys()].sort());
-    for (const [option, cell] of rows) {
-      const tag = options.get(option)!.jsDoc?.tags?.find(({ kind }) => kind === "default")?.value;
-      const literal = tag === undefined ? undefined : literalOf(tag);
-      if (literal === undefined) continue;
-      assertEquals(cell.replace(/(\d),(?=\d)/g, "$1"), literal, `the default of ${option}`);
-    }
+  for (const { page, call, name } of FEATURES) {
+    await t.step(call, async () => {
+      const text = await Deno.readTextFile(new URL(`docs/reference/${page}.md`, ROOT));
+      const section = text.split(/^## /m).find((one) => one.startsWith(`\`${call}\``));
+      checkRows(rowsOf(section!), { name, page, types });
+    });
   }
 });
 
@@ -146,6 +130,31 @@ Deno.test("The metrics page lists each metric with its kind and labels", async (
   assertEquals(listed.sort(byName), served.sort(byName));
 });
 
+/** Checks that rows name each option of a type, no others, and their defaults. */
+function checkRows(rows: ReadonlyMap<string, string>, { name, page, types }: {
+  readonly name: string;
+  readonly page: string;
+  readonly types: ReadonlyMap<string, Declared[]>;
+}): void {
+  const options = new Map(membersOf({ kind: "typeRef", value: { typeName: name } }, types));
+  const listed = new Set([...rows.keys()].map((option) => option.split(".", 1)[0]!));
+  assertEquals([...options.keys()].filter((option) => !listed.has(option)), []);
+  for (const [option, cell] of rows) {
+    let members: ReadonlyMap<string, Property> = options;
+    let found: Property | undefined;
+    for (const part of option.split(".")) {
+      found = members.get(part);
+      assert(found !== undefined, `${page}.md names an option that does not exist: ${option}`);
+      members = new Map(found.tsType === undefined ? [] : membersOf(found.tsType, types));
+    }
+    const tag = found?.jsDoc?.tags?.find(({ kind }) => kind === "default")?.value;
+    const literal = tag === undefined ? undefined : literalOf(tag);
+    if (literal !== undefined) {
+      assertEquals(cell.replace(/(\d),(?=\d)/g, "$1"), literal, `the default of ${option}`);
+    }
+  }
+}
+
 /** Reads the declarations of all types in {@linkcode SOURCES}. */
 async function declaredTypes(): Promise<Map<string, Declared[]>> {
   const { stdout } = await new Deno.Command(Deno.execPath(), {
@@ -172,6 +181,11 @@ function membersOf(
     return (value as TypeNode[]).flatMap((part) => membersOf(part, types));
   }
   if (kind === "typeLiteral") return named([...value.properties ?? [], ...value.methods ?? []]);
+  if (kind === "indexedAccess") {
+    const members = new Map(membersOf(value.objType, types));
+    const type = members.get(value.indexType.value.string)?.tsType;
+    return type === undefined ? [] : membersOf(type, types);
+  }
   if (kind !== "typeRef") return [];
   const [inner, names] = (value.typeParams ?? []) as TypeNode[];
   if (value.typeName === "Omit" || value.typeName === "Pick") {

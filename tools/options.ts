@@ -12,11 +12,21 @@ import { filesIn } from "./arrows.ts";
 import { examplesOf } from "./run_tests/examples.ts";
 import { codeOf } from "./_source.ts";
 
-/** The calls to which each reference page of options belongs. */
+/** The calls to which the options of each page, or of each section about a feature, belong. */
 const CALLS: Readonly<Record<string, RegExp>> = {
   serve: /\b(?:serve|createServer|testServer|SimulatedServer)\b\s*(?:<[^()]*>)?\(/g,
   connect: /\b(?:connect|dial|createSkein|simulatedClient)\b\s*(?:<[^()]*>)?\(/g,
+  durableStreams: /\b(?:durableStreams|DurableStreamsHandler)\(/g,
+  resumable: /\bresumable\(/g,
+  metrics: /\bmetrics\(/g,
+  inspector: /\binspector\(/g,
+  httpApi: /\bhttpApi\(/g,
+  otel: /\botel\(/g,
+  MoqServer: /\b(?:MoqServer|listenMoq)\(/g,
 };
+
+/** A section about the options of a feature. */
+const SECTION = /^## `(?:new )?(\w+)\(\)`\n([^]*?)(?=^## |(?![^]))/gm;
 
 /** A code block that is a file of a page whose commands a test runs. */
 const WALKED = /^```tsx? [^\n]*file=[^\n]*\n([^]*?)^```/gm;
@@ -32,7 +42,7 @@ export interface OptionFigures {
 
 /** Sources in which options are documented and set. */
 export interface OptionSources {
-  /** The reference pages of options, by call. */
+  /** The reference pages of options, and the sections about features, by call. */
   readonly references: Readonly<Record<string, string>>;
   /** Programs in `examples/`. */
   readonly programs: readonly string[];
@@ -145,7 +155,11 @@ export async function documentedOptions(root: URL): Promise<OptionFigures> {
     const text = () => Deno.readTextFile(new URL(path, root));
     const page = /^docs\/reference\/(\w+)-options\.md$/.exec(path);
     if (page !== null) references[page[1]!] = await text();
-    else if (/^examples\/.*\.(?:tsx?|js)$/.test(path) && !path.endsWith("_test.ts")) {
+    else if (path.startsWith("docs/reference/")) {
+      for (const [, call, section] of (await text()).matchAll(SECTION)) {
+        references[call!] = section!;
+      }
+    } else if (/^examples\/.*\.(?:tsx?|js)$/.test(path) && !path.endsWith("_test.ts")) {
       programs.push(await text());
     } else if (/^docs\/(?:start|concepts|guide|deploy|recipes)\/.*\.md$/.test(path)) {
       const source = await text();

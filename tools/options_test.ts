@@ -38,6 +38,22 @@ Deno.test("optionsOf() reads past functions, strings and comments in the options
   ]);
 });
 
+Deno.test("optionsOf() knows the calls that create features", () => {
+  const features = {
+    durableStreams: "| `tail.ms` |\n| `path` |\n",
+    metrics: "| `path` |\n",
+    MoqServer: "| `limits.maxSessions` |\n| `mux` |\n",
+  };
+  const programs = [
+    "const tail = { ms: 1 };\nserve({ features: [durableStreams({ tail }), metrics()] })",
+    "const moq = new MoqServer({ limits: { maxSessions: 1 } }); listenMoq({ mux })",
+  ];
+  assertEquals(
+    optionsOf({ references: features, programs, blocks: [] }).inNoPage,
+    ["durableStreams.path", "metrics.path"],
+  );
+});
+
 Deno.test("Each option is set in an example or in a code block of a page", async () => {
   const { inNoPage } = await documentedOptions(new URL("../", import.meta.url));
   assertEquals(inNoPage, []);
