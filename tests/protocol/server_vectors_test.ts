@@ -7,6 +7,8 @@ import type { Rate } from "../../base/quotas/token_bucket.ts";
 import { ScriptedStore } from "../../pubsub/scripted_broker_fixture.ts";
 import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueBounds } from "../../session/queue/send_queue.ts";
+// Otherwise the server would load it with the first write, which no number of turns waits for.
+import "../../streams/state/session_writes.ts";
 import type { State } from "../../streams/state/state.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
