@@ -185,7 +185,7 @@ export class MemoryBroker implements Broker {
   };
   /** State shared by all servers of the process that use the broker. */
   readonly store: BrokerStore;
-  /** What features keep in the same memory. */
+  /** Data of features in the same memory. */
   readonly #tenants = new Map<symbol, MemoryTenant>();
   readonly #memory: MemoryStore;
   readonly #histories: MemoryHistories;

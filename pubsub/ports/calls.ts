@@ -21,7 +21,7 @@ export interface CallRow<A extends readonly unknown[] = readonly unknown[], R = 
   /** Packs the result, in the broker's thread. */
   packResult?(result: R): Packed<R>;
   /** Counter of the worker's broker that each result increments. */
-  readonly counts?: "published" | "reads";
+  readonly counts?: "published" | "reads" | undefined;
 }
 
 /** A method of a part. */

@@ -10,7 +10,7 @@ import { MemoryBroker } from "../memory/broker.ts";
 import { Nodes } from "../nodes/nodes.ts";
 import { BrokerPorts } from "./broker_port.ts";
 import type { Batch } from "./link.ts";
-import { type BrokerOperation, type WorkerOperation } from "./operations.ts";
+import type { BrokerOperation, WorkerOperation } from "./operations.ts";
 import { PortBroker } from "./port_broker.ts";
 
 testBroker("PortBroker", () => connectTo(new MemoryBroker(), 1)[0]!, {

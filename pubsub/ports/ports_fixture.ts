@@ -6,7 +6,7 @@ import type { AnyPart } from "./calls.ts";
 import { PortBroker } from "./port_broker.ts";
 
 /** A worker's broker, connected by ports that clone each batch. */
-function connect(ports: BrokerPorts, store: Broker): PortBroker {
+function connect(ports: BrokerPorts): PortBroker {
   const runtime = platformRuntime();
   const { port1, port2 } = new MessageChannel();
   const broker: PortBroker = new PortBroker({
@@ -33,5 +33,5 @@ export function connectTo(
   parts: readonly AnyPart[] = [],
 ): PortBroker[] {
   const ports = new BrokerPorts(store, platformRuntime(), parts);
-  return Array.from({ length: count }, () => connect(ports, store));
+  return Array.from({ length: count }, () => connect(ports));
 }
