@@ -145,14 +145,18 @@ function arrowsOf(graph: ReadonlyMap<string, readonly Edge[]>): Arrows {
 }
 
 /**
- * Finds everything that is loaded when a program imports `mod.ts`, without the dynamic imports.
+ * Finds everything that is loaded when a program imports an entry, without the dynamic imports.
  *
  * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
+ * @param entry The path of the entry; `mod.ts` by default.
  * @returns The paths of the modules and the names of the packages.
  */
-export function loadedAtOnce(repository: Repository): ReadonlySet<string> {
+export function loadedAtOnce(
+  repository: Repository,
+  entry: string = "mod.ts",
+): ReadonlySet<string> {
   const graph = libraryGraph(repository);
-  const modules = reached(graph, "mod.ts", loadsAtOnce);
+  const modules = reached(graph, entry, loadsAtOnce);
   const packages = [...modules].flatMap((path) =>
     importsOf(repository.files.get(path) ?? "")
       .filter((one) => loadsAtOnce(one) && !/^\.{1,2}\//.test(one.specifier))

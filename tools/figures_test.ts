@@ -79,3 +79,15 @@ Deno.test("mod.ts loads no wing at once, and no package of npm", async () => {
   assert(loaded.has("server/server.ts"));
   assertEquals([...loaded].filter(isLate), []);
 });
+
+Deno.test("A broker across a network loads no code of logs at once, except their names", async () => {
+  const repository = await readRepository(new URL("../", import.meta.url));
+  for (const broker of ["redis", "nats"]) {
+    const loaded = loadedAtOnce(repository, `brokers/${broker}/mod.ts`);
+    assert(loaded.has(`brokers/${broker}/${broker}_broker.ts`));
+    assertEquals([...loaded].filter((path) => path.includes("/logs/")).sort(), [
+      "streams/logs/late_logs.ts",
+      "streams/logs/log_names.ts",
+    ], broker);
+  }
+});

@@ -103,6 +103,12 @@ function hex(number: number, digits: number): string {
   return number.toString(16).padStart(digits, "0");
 }
 
+/**
+ * Maximum size of a message in bytes, which is the default of NATS servers. It applies until the
+ * server has sent its own maximum.
+ */
+export const DEFAULT_MAX_PAYLOAD = 1_048_576;
+
 /** The names for one JetStream stream, which keeps all topics with the same bounds. */
 export interface StreamNames {
   /** Name of the stream. */

@@ -1,4 +1,5 @@
 /** The broker of nodes that share a NATS server or a cluster. */
+import { outside } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import type {
@@ -11,7 +12,7 @@ import type {
   Publication,
 } from "../../pubsub/broker.ts";
 import { TopicSubscription } from "./topic_subscription.ts";
-import { encode, NatsNames } from "./format.ts";
+import { DEFAULT_MAX_PAYLOAD, encode, NatsNames } from "./format.ts";
 import { NatsHistory } from "./history.ts";
 import { textOf } from "../../base/error_text.ts";
 import { type LinkTarget, NatsLink } from "./link.ts";
@@ -28,8 +29,8 @@ import { ListenerTable } from "../../pubsub/broker/listeners.ts";
 import { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { NatsStore } from "./store.ts";
 import { VersionMark } from "./version.ts";
-import { NatsLogs } from "./logs/nats_logs.ts";
-import { logsOver } from "../../streams/logs/late_logs.ts";
+import type { NatsLogs } from "./logs/nats_logs.ts";
+import { lateLogs } from "../../streams/logs/late_logs.ts";
 import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
 import { announcedLog } from "../../streams/logs/log_names.ts";
 
@@ -84,7 +85,8 @@ export class NatsBroker implements LogBroker {
   readonly #outbox: BrokerOutbox;
   readonly #queue: NatsPublishQueue;
   readonly #history: NatsHistory;
-  readonly #logs: NatsLogs;
+  /** Present once logs were used. */
+  #logs: NatsLogs | undefined;
   readonly #life: BrokerLife;
   readonly #subscriptions = new ListenerTable<TopicSubscription>({
     onLast: (subscription) => subscription.clear(),
@@ -121,8 +123,16 @@ export class NatsBroker implements LogBroker {
     this.#history = new NatsHistory({ link, names, outbox, settings });
     this.status = life.status;
     this.history = this.#history;
-    this.#logs = new NatsLogs(link, names, settings, outbox.budget);
-    this.logs = logsOver(this.#logs);
+    this.logs = lateLogs({
+      keepsRows: true,
+      // Records of this size fit into a message, however many there are.
+      get maxAppendBytes() {
+        return Math.floor((link.connection?.info?.max_payload ?? DEFAULT_MAX_PAYLOAD) / 2);
+      },
+    }, async () => {
+      const { NatsLogs } = await outside(settings.runtime, import("./logs/nats_logs.ts"));
+      return this.#logs = new NatsLogs(link, names, settings, outbox.budget);
+    });
     this.store = new NatsStore(link, names, settings);
   }
 
@@ -143,7 +153,11 @@ export class NatsBroker implements LogBroker {
       if (lastError !== undefined) issues.push(`NATS rejected a request: ${textOf(lastError)}`);
       issues.push(...this.#lacks());
     }
-    issues.push(...this.#history.issues(), ...this.#logs.issues(), ...this.#link.clock.issues());
+    issues.push(
+      ...this.#history.issues(),
+      ...this.#logs?.issues() ?? [],
+      ...this.#link.clock.issues(),
+    );
     if (this.#queue.rejection !== undefined) {
       issues.push(`NATS rejected a publication: ${textOf(this.#queue.rejection)}`);
     }
@@ -208,7 +222,7 @@ export class NatsBroker implements LogBroker {
     this.#subscriptions.clear();
     this.#history.end();
     if (this.#link.isUp) {
-      const sent = Promise.all([this.#queue.idle(), this.#outbox.empty(), this.#logs.idle()]);
+      const sent = Promise.all([this.#queue.idle(), this.#outbox.empty(), this.#logs?.idle()]);
       await settlesWithin(this.#link.runtime, sent, FLUSH_TIMEOUT_MS);
     }
     this.#history.close();

@@ -51,25 +51,3 @@ export function reasonOf(error: unknown): unknown {
     : undefined;
   return lastNodeError instanceof Error ? lastNodeError : error;
 }
-
-/**
- * Errors of scripts that found keys of another type, or keys whose content is not that of a log.
- */
-const DAMAGED = /^(?:WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
-
-/** True if a script found keys of a log that were damaged by another program. */
-export function isDamage(error: unknown): boolean {
-  return error instanceof Error && DAMAGED.test(error.message);
-}
-
-/** Explains why a write to a log failed on a Redis without memory, or on a damaged log. */
-export function explainLog(cause: unknown): never {
-  if (!(cause instanceof Error)) throw cause;
-  if (cause.message.startsWith("OOM")) {
-    throw new Error("Redis is full, as maxmemory is reached", { cause });
-  }
-  if (!isDamage(cause)) throw cause;
-  throw new Error("keys of the log in Redis are damaged or lost; delete the log", {
-    cause,
-  });
-}

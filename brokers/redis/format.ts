@@ -12,7 +12,7 @@
  */
 import { Buffer } from "node:buffer";
 import { checkNameBytes, type Publication, type PublicationPosition } from "../../pubsub/broker.ts";
-import { announcedLog, type LogKind, logKind } from "../../streams/logs/log_names.ts";
+import { announcedLog } from "../../streams/logs/log_names.ts";
 
 /**
  * Maximum size of a topic or key in bytes. Every command contains the name, and Redis closes a
@@ -24,39 +24,10 @@ const MAX_NAME_BYTES = 65_536;
 const SLOTS = 16_384;
 
 /** Number of partitions of the logs. At most as many masters of a cluster can have logs. */
-const LOG_PARTS = 32;
+export const LOG_PARTS = 32;
 
-/**
- * Names of all keys of a log, which share one slot of a cluster, in the order in which scripts
- * expect them.
- */
-export interface LogKeys {
-  /** Hash with the state. */
-  readonly state: string;
-  /** Stream with chunks of records. */
-  readonly records: string;
-  /** A string with the newest records, which are not in `records` yet. */
-  readonly newest: string;
-  /** Hash with the newest number of each producer. */
-  readonly producers: string;
-  /** Set of the forks. */
-  readonly forks: string;
-  /**
-   * A sorted set of all logs of the same kind in the partition, by the time at which each becomes
-   * overdue.
-   */
-  readonly index: string;
-  /** Channel of announcements. */
-  readonly channel: string;
-  /** Hash with the rows of a keyed log. */
-  readonly rows: string;
-  /** Sorted set of these rows, by position. */
-  readonly order: string;
-  /** Sorted set of the deleted ones, by position. */
-  readonly gone: string;
-  /** Sorted set of the ones that expire, by time. */
-  readonly due: string;
-}
+/** Kind of the channels of announcements. */
+export const LOG_CHANNEL = "log-pub";
 
 /**
  * Kinds of names:
@@ -76,20 +47,12 @@ type NameKind = "pub" | "log" | "meta" | "stream" | "producer" | "row" | "claims
  * determines the slot, so topics may contain braces.
  */
 export class RedisNames {
-  /** Indexes of the logs in all partitions, by kind of log. */
-  readonly logIndexes: Readonly<Record<LogKind, readonly string[]>>;
   readonly #prefix: string;
-  readonly #logTags: readonly string[];
+  /** Tags of the partitions of logs. */
+  readonly #logTags = logTags();
 
   constructor(prefix: string) {
     this.#prefix = prefix;
-    this.#logTags = logTags();
-    const indexes = (kind: LogKind) => this.#logTags.map((tag) => this.#logIndex(kind, tag));
-    this.logIndexes = {
-      answer: indexes("answer"),
-      request: indexes("request"),
-      stream: indexes("stream"),
-    };
   }
 
   /** Key of the version mark. */
@@ -100,35 +63,27 @@ export class RedisNames {
   /** Channel of a topic without a history. */
   channel(topic: string): string {
     const log = announcedLog(topic);
-    return log === undefined ? this.of("pub", topic) : this.log(log).channel;
+    return log === undefined ? this.of("pub", topic) : this.ofLog(LOG_CHANNEL, log);
   }
 
-  /** Keys and channel of a log. */
-  log(id: string): LogKeys {
-    const tag = this.#logTags[crc16(Buffer.from(id)) % LOG_PARTS]!;
-    const name = (kind: string) => `${this.#prefix}:${kind}:{${tag}}${wellFormed(id)}`;
-    return {
-      state: name("log-state"),
-      records: name("log-records"),
-      newest: name("log-newest"),
-      producers: name("log-producers"),
-      forks: name("log-forks"),
-      index: this.#logIndex(logKind(id), tag),
-      channel: name("log-pub"),
-      rows: name("log-rows"),
-      order: name("log-row-order"),
-      gone: name("log-row-gone"),
-      due: name("log-row-due"),
-    };
+  /** Key or channel of a kind, for a log. All of a log are in its partition, which is one slot. */
+  ofLog(kind: string, id: string): string {
+    return this.ofPart(kind, this.partOf(id)) + wellFormed(id);
+  }
+
+  /** Number of the partition of a log. */
+  partOf(id: string): number {
+    return crc16(Buffer.from(id)) % LOG_PARTS;
+  }
+
+  /** Key of a kind, for a whole partition of logs. */
+  ofPart(kind: string, part: number): string {
+    return `${this.#prefix}:${kind}:{${this.#logTags[part]!}}`;
   }
 
   /** Key or channel of a kind, for a topic, a key or a scope. */
   of(kind: NameKind, what: string): string {
     return `${this.#prefix}:${kind}:{${wellFormed(what)}}`;
-  }
-
-  #logIndex(kind: LogKind, tag: string): string {
-    return `${this.#prefix}:log-index-${kind}:{${tag}}`;
   }
 }
 

@@ -1,7 +1,6 @@
 import { assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { Buffer } from "node:buffer";
 import type { Publication } from "../../pubsub/broker.ts";
-import { logTopic } from "../../streams/logs/log_names.ts";
 import {
   checkName,
   decodePlain,
@@ -128,27 +127,6 @@ Deno.test("Names separates topics that are not well-formed Unicode", () => {
   const bytes = (topic: string) => new TextEncoder().encode(names.channel(topic));
   assertNotEquals(bytes("\ud800"), bytes("\ud801"));
   assertNotEquals(bytes("\ud800"), bytes('"\\ud800"'));
-});
-
-Deno.test("Names maps each log to one slot, together with its index and its announcements", () => {
-  const names = new RedisNames("skein");
-  for (const id of ["chat", "", "}", "{", "{}", "a}b{c}", "é😀", "\ud800"]) {
-    const keys = names.log(id);
-    const all = Object.values(keys);
-    assertEquals(new Set(all).size, all.length, id);
-    assertEquals(new Set(all.map(slotOf)).size, 1, id);
-    assertEquals(names.logIndexes.stream.includes(keys.index), true, id);
-    assertEquals(names.channel(logTopic(id)), keys.channel, id);
-  }
-  assertNotEquals(names.log("\ud800").state, names.log("\ud801").state);
-});
-
-Deno.test("Names spreads logs evenly over the masters of a cluster", () => {
-  const names = new RedisNames("skein");
-  const parts = names.logIndexes.answer.map((index) => Math.floor(slotOf(index) / 512));
-  assertEquals(parts, Array.from({ length: 32 }, (_, i) => i));
-  const used = Array.from({ length: 1_000 }, (_, i) => names.log(`answer-${i}`).index);
-  assertEquals(new Set(used).size, 32);
 });
 
 Deno.test("readWellFormed() reverses wellFormed() for any text", () => {

@@ -5,6 +5,7 @@ import type { Cluster, Redis } from "ioredis";
 import { BrokerError } from "../../errors.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import { textOf } from "../../base/error_text.ts";
+import { outside } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type {
   Appended,
@@ -22,7 +23,7 @@ import type {
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Listeners, ListenerTable } from "../../pubsub/broker/listeners.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
-import { logsOver } from "../../streams/logs/late_logs.ts";
+import { lateLogs } from "../../streams/logs/late_logs.ts";
 import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
 import { announcedLog } from "../../streams/logs/log_names.ts";
 import { Tags } from "../../pubsub/tag.ts";
@@ -43,7 +44,7 @@ import {
   redisSettings,
   type RedisSource,
 } from "./options.ts";
-import { RedisLogs } from "./logs/redis_logs.ts";
+import type { RedisLogs } from "./logs/redis_logs.ts";
 import { type OutgoingAppend, type OutgoingFrame, RedisPublishQueue } from "./publish_queue.ts";
 import { openSubscriberPool, type SubscriberPool } from "./subscriptions.ts";
 import { redisStore } from "./facts.ts";
@@ -102,6 +103,12 @@ function policyOf(info: string): string | undefined {
   return policy === "noeviction" || limit === "0" ? undefined : policy;
 }
 
+/**
+ * Maximum size of one append to a log in bytes, because Redis does nothing else while a script
+ * handles it.
+ */
+const MAX_APPEND_BYTES = 8_388_608;
+
 /** Time limit for sending waiting publications to Redis when closing, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;
 
@@ -145,7 +152,8 @@ export class RedisBroker implements LogBroker {
   readonly #settings: RedisSettings;
   readonly #client: Redis | Cluster;
   readonly #names: RedisNames;
-  readonly #logs: RedisLogs;
+  /** Present once logs were used. */
+  #logs: RedisLogs | undefined;
   readonly #writes: WriteBatch;
   readonly #subscribers: SubscriberPool;
   readonly #heartbeat: ConnectionHeartbeat;
@@ -204,8 +212,10 @@ export class RedisBroker implements LogBroker {
     });
     const run: Run = (what, command) => this.#run(what, command);
     this.store = redisStore({ client, names, run });
-    this.#logs = new RedisLogs({ runtime, client, names, limits: settings, run });
-    this.logs = logsOver(this.#logs);
+    this.logs = lateLogs({ keepsRows: true, maxAppendBytes: MAX_APPEND_BYTES }, async () => {
+      const { RedisLogs } = await outside(runtime, import("./logs/redis_logs.ts"));
+      return this.#logs = new RedisLogs({ runtime, client, names, limits: settings, run });
+    });
     this.#writes = new WriteBatch(runtime, client);
     this.#queue = this.#openQueue();
     this.#mark = new VersionMark({
@@ -424,7 +434,7 @@ export class RedisBroker implements LogBroker {
     this.#life.received += publications.length;
     if (log !== undefined) {
       for (const { payload } of publications) {
-        this.#logs.hear(log, payload);
+        this.#logs?.hear(log, payload);
       }
     }
     const goesOn = channel.note(publications);

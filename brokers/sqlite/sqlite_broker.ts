@@ -403,9 +403,7 @@ export class SqliteBroker implements LogBroker {
   }
 
   #makeLogs(): BrokerLogs {
-    return logsOver({
-      maxAppendBytes: MAX_APPEND_BYTES,
-      keepsRows: true,
+    return logsOver({ keepsRows: true, maxAppendBytes: MAX_APPEND_BYTES }, {
       change: (id, name, options) => this.#changeLog(id, name, options),
       read: (id, options) => this.#readLog(id, options),
       overdue: ({ limit }) => this.#call(["overdueLogs", limit, this.#runtime.now()]),

@@ -495,6 +495,18 @@ export const LOGS: Record<string, Test> = {
     }
   }),
 
+  "announces changes to a node that has made no call yet": withLogs(async (kit, near, far) => {
+    const { id } = kit;
+    const received = await kit.listen(kit.far, logTopic(id));
+    await created(near, id, {});
+    for (const [i, record] of ["a", "b"].entries()) {
+      await append(near, id, [record]);
+      await until(() => received.publications.length === i + 2, "the announcement");
+    }
+    same(kit.far.stats.interruptions, 0, "the number of outages");
+    same((await read(far, id)).records, ["a", "b"], "the records");
+  }),
+
   "keeps other logs working next to ids of all sizes": withLogs(async (kit, near, far) => {
     await undisturbed(kit, async () => {
       const longest = `${kit.id} ü`.padEnd(MAX_LOG_ID_BYTES - 1, "x");

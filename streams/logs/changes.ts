@@ -73,9 +73,8 @@ export const CHANGE_WORDS: Readonly<Record<LogChangeName, string>> = {
   release: "release a log",
 };
 
-/** A broker that keeps logs. Each method follows the rules of {@linkcode BrokerLogs}. */
-export interface LogStore
-  extends Pick<BrokerLogs, "keepsRows" | "list" | "maxAppendBytes" | "overdue" | "read"> {
+/** The store of a broker with logs. Each method follows the rules of {@linkcode BrokerLogs}. */
+export interface LogStore extends Pick<BrokerLogs, "list" | "overdue" | "read"> {
   /**
    * Changes a log: reads it, calls `decide`, and applies the effect, all in one atomic step.
    * Announces each write that is not quiet, and each removal.

@@ -1,20 +1,27 @@
-/** The logs of a broker, as callers see them. */
+/** The logs of a broker, as callers see them, and logs whose code loads with the first call. */
+import { abortable } from "@std/async/abortable";
+import { textOf } from "../../base/error_text.ts";
+import { BrokerError } from "../../errors.ts";
 import type { LogStore } from "./changes.ts";
 import type { BrokerLogs } from "./log.ts";
+
+/** Properties of logs that callers read without waiting. */
+type LogFacts = Pick<BrokerLogs, "keepsRows" | "maxAppendBytes">;
 
 /**
  * Creates the logs of a broker.
  *
+ * @param facts Properties of the logs, which may change.
  * @param store The broker, which calls `decide`.
  * @returns The logs.
  */
-export function logsOver(store: LogStore): BrokerLogs {
+export function logsOver(facts: LogFacts, store: LogStore): BrokerLogs {
   return {
     get maxAppendBytes() {
-      return store.maxAppendBytes;
+      return facts.maxAppendBytes;
     },
     get keepsRows() {
-      return store.keepsRows;
+      return facts.keepsRows;
     },
     create: (id, options) => store.change(id, "create", options),
     append: (id, options) => store.change(id, "append", options),
@@ -25,4 +32,59 @@ export function logsOver(store: LogStore): BrokerLogs {
     overdue: (options) => store.overdue(options),
     list: (kind, options) => store.list(kind, options),
   };
+}
+
+/**
+ * Creates logs whose code loads with the first call, so that an application without durable streams
+ * does not load it.
+ *
+ * - **Order:** the store receives all calls in the order in which they were made, and once the code
+ *   is there, within the call.
+ * - **Failures:** if the code does not load, all calls that wait for it reject with a
+ *   `BrokerError`, and the next call tries again.
+ *
+ * @param facts Properties of the logs that are known without their code.
+ * @param load Loads the code, and creates the store.
+ * @returns The logs.
+ */
+export function lateLogs(facts: LogFacts, load: () => Promise<LogStore>): BrokerLogs {
+  let store: LogStore | undefined;
+  let loading: Promise<LogStore> | undefined;
+  /** Number of calls that wait for the code. */
+  let waiting = 0;
+  const start = async () => {
+    try {
+      return store = await load();
+    } catch (cause) {
+      loading = undefined;
+      const reason = textOf(cause);
+      throw new BrokerError(`Cannot use logs: their code did not load: ${reason}`, { cause });
+    }
+  };
+  const handOn = async <T>(call: (store: LogStore) => Promise<T>): Promise<T> => {
+    // A call that does not wait would overtake the ones that do.
+    if (store !== undefined && waiting === 0) return await call(store);
+    waiting++;
+    let loaded: LogStore;
+    try {
+      loaded = await (loading ??= start());
+    } finally {
+      waiting--;
+    }
+    return await call(loaded);
+  };
+  return logsOver(facts, {
+    change: (id, name, options) => handOn((store) => store.change(id, name, options)),
+    read: (id, options) => {
+      const { signal } = options;
+      const isLoading = store === undefined;
+      const reading = handOn((store) => {
+        signal?.throwIfAborted();
+        return store.read(id, options);
+      });
+      return signal !== undefined && isLoading ? abortable(reading, signal) : reading;
+    },
+    overdue: (options) => handOn((store) => store.overdue(options)),
+    list: (kind, options) => handOn((store) => store.list(kind, options)),
+  });
 }

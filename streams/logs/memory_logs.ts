@@ -131,7 +131,7 @@ export class MemoryLogs implements LogStore, MemoryTenant {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
   readonly keepsRows = true;
   /** The logs, for callers. */
-  readonly logs: BrokerLogs = logsOver(this);
+  readonly logs: BrokerLogs = logsOver(this, this);
   readonly #memory: SharedMemory;
   /** Ordered by creation. */
   readonly #logs = new Map<string, Log>();

@@ -252,7 +252,7 @@ class ClusterRounds {
   /** Waits until each subscription is live at its topic's master and nowhere else. */
   async settle(): Promise<void> {
     const { servers } = this.cluster;
-    const log = this.#names.log(LOG).channel;
+    const log = this.#names.channel(logTopic(LOG));
     const wanted = () =>
       [...servers.keys()].map((i) => {
         const counts = new Map<string, number>();

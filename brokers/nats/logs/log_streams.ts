@@ -13,6 +13,7 @@ import {
 } from "../../../streams/logs/log_names.ts";
 import type { RetainedLog, RetainedLogs } from "../../../streams/logs/rules.ts";
 import {
+  DEFAULT_MAX_PAYLOAD,
   ID_HEADER,
   KEPT_HEADER,
   type LogNames,
@@ -25,12 +26,6 @@ import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { countSubjects, pull, pullNewest } from "../pull.ts";
 import { decodeLog, type LogMessage } from "./format.ts";
-
-/**
- * Maximum size of a message in bytes, which is the default of NATS servers. It applies until the
- * server has sent its own maximum.
- */
-const DEFAULT_MAX_PAYLOAD = 1_048_576;
 
 /** Fraction of a message for its state. */
 const STATE_SHARE = 1 / 4;
@@ -87,14 +82,6 @@ export class LogStreams {
   /** Maximum size of a message's encoded records, in bytes. */
   get maxRecordBytes(): number {
     return Math.floor(this.#maxPayload * (1 - STATE_SHARE));
-  }
-
-  /**
-   * Maximum size of one append's records in bytes. Records of this size fit, however many there
-   * are.
-   */
-  get maxAppendBytes(): number {
-    return Math.floor(this.#maxPayload / 2);
   }
 
   get #maxPayload(): number {

@@ -63,7 +63,6 @@ interface Count {
 
 /** The logs of one broker. All logs are in one JetStream stream, and each change is one message. */
 export class NatsLogs implements LogStore {
-  readonly keepsRows = true;
   readonly #life: BrokerLife;
   readonly #runtime: Runtime;
   readonly #clock: NatsClock;
@@ -90,11 +89,6 @@ export class NatsLogs implements LogStore {
     const outbox = new BrokerOutbox({ ...settings, broker: "NATS", giveUpMs: undefined, budget });
     this.#rows = new RowCache(runtime, this.#streams);
     this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, this.#rows, outbox);
-  }
-
-  /** Maximum size of one append's records in bytes: half of a message. */
-  get maxAppendBytes(): number {
-    return this.#streams.maxAppendBytes;
   }
 
   issues(): string[] {

@@ -37,15 +37,11 @@ import { readCarried } from "../../../streams/logs/announcement.ts";
 import { requestBytes } from "../../../streams/logs/change_message.ts";
 import { rowsStateOf } from "../../../streams/logs/rows.ts";
 import { isCluster } from "../connections.ts";
-import { explainLog, isDamage, type Run } from "../failures.ts";
+import type { Run } from "../failures.ts";
 import { checkName, readWellFormed, type RedisNames, wellFormed } from "../format.ts";
+import { RedisLogNames } from "./names.ts";
 import { decodeChunks, encodeChunks, lostRecord, type StoredChunk } from "./log_chunks.ts";
 import { commandOf, defineLogScripts, type LogScripts, type ScriptName } from "./log_scripts.ts";
-
-/**
- * Maximum size of one append in bytes, because Redis does nothing else while a script handles it.
- */
-const MAX_APPEND_BYTES = 8_388_608;
 
 /**
  * Maximum number of logs whose newest position this node remembers, so that it notices if Redis has
@@ -180,12 +176,10 @@ interface RedisLogsOptions {
  * If a log has lost records that this node had received, it is given another identity.
  */
 export class RedisLogs implements LogStore {
-  readonly maxAppendBytes: number = MAX_APPEND_BYTES;
-  readonly keepsRows = true;
   readonly #runtime: Runtime;
   readonly #client: Redis | Cluster;
   readonly #scripts: LogScripts;
-  readonly #names: RedisNames;
+  readonly #names: RedisLogNames;
   readonly #budget: WaitingBudget;
   readonly #run: Run;
   /** The logs that were used last, in order of use. */
@@ -195,7 +189,7 @@ export class RedisLogs implements LogStore {
     this.#runtime = runtime;
     this.#client = client;
     this.#scripts = defineLogScripts(client);
-    this.#names = names;
+    this.#names = new RedisLogNames(names);
     this.#budget = new WaitingBudget(limits);
     this.#run = run;
   }
@@ -235,7 +229,7 @@ export class RedisLogs implements LogStore {
   }
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
-    const { answer, request, stream } = this.#names.logIndexes;
+    const { answer, request, stream } = this.#names.indexes;
     const overdueOf = (index: string, part: number) =>
       this.#scripts.skeinLogOverdue(answer[part]!, request[part]!, index, limit);
     const lists = await this.#run("list overdue logs", () => Promise.all(stream.map(overdueOf)));
@@ -253,7 +247,7 @@ export class RedisLogs implements LogStore {
 
   /** Removes a name that belongs to no log from a partition's indexes. */
   async #forget(part: number, name: string): Promise<void> {
-    for (const indexes of Object.values(this.#names.logIndexes)) {
+    for (const indexes of Object.values(this.#names.indexes)) {
       await this.#run("list overdue logs", () => this.#client.zrem(indexes[part]!, name));
     }
   }
@@ -262,7 +256,7 @@ export class RedisLogs implements LogStore {
     kind: OwnedKind,
     { limit, after = "0 0" }: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<RetainedLogs> {
-    const indexes = this.#names.logIndexes[kind];
+    const indexes = this.#names.indexes[kind];
     const [first, place = "0"] = after.split(" ");
     const part = Number(first);
     const scan = () => this.#client.zscan(indexes[part]!, place, "COUNT", limit);
@@ -270,7 +264,7 @@ export class RedisLogs implements LogStore {
     // Members and scores alternate.
     const ids = list.flatMap((name, i) => i % 2 === 0 ? idOf(name) ?? [] : []);
     const stateOf = (id: string) => {
-      const { state } = this.#names.log(id);
+      const { state } = this.#names.of(id);
       return this.#client.hmget(state, "config", "endedAt", "deleted").catch(noState);
     };
     const found = await this.#run("list logs", () => Promise.all(ids.map(stateOf)));
@@ -292,7 +286,7 @@ export class RedisLogs implements LogStore {
       throw new BrokerError(`Cannot ${what}: too many calls wait for Redis`);
     }
     try {
-      const keys = [...Object.values(this.#names.log(id)), ...indexes];
+      const keys = [...Object.values(this.#names.of(id)), ...indexes];
       const publish = isCluster(this.#client) ? "SPUBLISH" : "PUBLISH";
       const heard = this.#heard.get(id);
       const whole = {
@@ -359,8 +353,8 @@ export class RedisLogs implements LogStore {
 
   /** Indexes of logs of the same kind in other partitions, which a script counts. */
   #indexesBeside(id: string): readonly string[] {
-    const { index } = this.#names.log(id);
-    return this.#names.logIndexes[logKind(id)].filter((other) => other !== index);
+    const { index } = this.#names.of(id);
+    return this.#names.indexes[logKind(id)].filter((other) => other !== index);
   }
 
   /**
@@ -448,6 +442,28 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
 
 function statsOf([count = 0, deletions = 0, bytes = 0, forgotten = 0]: number[]): RowStats {
   return { count, deletions, bytes, forgotten };
+}
+
+/**
+ * Errors of scripts that found keys of another type, or keys whose content is not that of a log.
+ */
+const DAMAGED = /^(?:WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
+
+/** True if a script found keys of a log that were damaged by another program. */
+function isDamage(error: unknown): boolean {
+  return error instanceof Error && DAMAGED.test(error.message);
+}
+
+/** Explains why a write to a log failed on a Redis without memory, or on a damaged log. */
+function explainLog(cause: unknown): never {
+  if (!(cause instanceof Error)) throw cause;
+  if (cause.message.startsWith("OOM")) {
+    throw new Error("Redis is full, as maxmemory is reached", { cause });
+  }
+  if (!isDamage(cause)) throw cause;
+  throw new Error("keys of the log in Redis are damaged or lost; delete the log", {
+    cause,
+  });
 }
 
 /** A state that another program damaged counts as none. */
