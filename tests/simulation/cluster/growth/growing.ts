@@ -38,7 +38,7 @@ const PASSED = /(bytes(Received|Sent)|(received|sent)(Bytes|Messages))$/i;
 
 /** Fields of the simulation, and fields that hold a current value. */
 const OTHERS =
-  /^(FixedCircularBuffer|Liveness|PageWatch|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^Sum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^BrokerCounts.#awayUntil|^UnreadStreams.#connections/;
+  /^(FixedCircularBuffer|Liveness|PageWatch|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^ByteSum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^BrokerCounts.#awayUntil|^UnreadStreams.#connections/;
 
 const COUNT = new RegExp(
   `[.#](${COUNTS})$|[a-z](${COUNTS.replaceAll(/\b[a-z]/g, (first) => first.toUpperCase())})$`,
