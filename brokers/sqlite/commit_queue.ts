@@ -58,6 +58,15 @@ export interface CallOptions {
   readonly verb?: string | undefined;
 }
 
+/** Options of a call of the file that a signal can end. */
+export type FileCallOptions = CallOptions & { readonly signal?: AbortSignal | undefined };
+
+/** Calls the file, and returns the result of the operation. */
+export type CallFile = <N extends FileCallName>(
+  operation: readonly [name: N, ...args: OperationArguments<N>],
+  options?: FileCallOptions,
+) => Promise<OperationResult<N>>;
+
 /** Options for {@linkcode CommitQueue}. */
 interface CommitQueueOptions extends WaitingLimits {
   readonly runtime: Runtime;

@@ -4,7 +4,7 @@ import { checkOptions, SIGNAL } from "../../base/options/option_checks.ts";
 import { BrokerError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { requireDeno } from "../../base/platform.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
+import { outside, type Runtime, type Timer } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import {
   type Appended,
@@ -24,25 +24,10 @@ import {
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { LocalListeners } from "../../pubsub/broker/listeners.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
-import {
-  CHANGE_WORDS,
-  type LogChangeName,
-  type LogChangeOptions,
-  type LogChangeResult,
-} from "../../streams/logs/changes.ts";
-import { logsOver } from "../../streams/logs/late_logs.ts";
-import type {
-  AppendLogOptions,
-  BrokerLogs,
-  LogBroker,
-  LogPage,
-  LogRecord,
-  ReadLogOptions,
-} from "../../streams/logs/log.ts";
-import { logTopic } from "../../streams/logs/log_names.ts";
-import { recordBytes } from "../../streams/logs/rules.ts";
+import { lateLogs } from "../../streams/logs/late_logs.ts";
+import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
 import { Tags } from "../../pubsub/tag.ts";
-import { type CallOptions, CommitQueue, type FileThread } from "./commit_queue.ts";
+import { CommitQueue, type FileCallOptions, type FileThread } from "./commit_queue.ts";
 import {
   CALLS,
   type FileCallName,
@@ -66,9 +51,6 @@ const MAX_APPEND_BYTES = 8_388_608;
 
 /** Time between two sweeps for unused rows, in milliseconds. */
 const SWEEP_MS = 5_000;
-
-/** Time after which a read renews a log's time to live again, in milliseconds. */
-const RENEW_MS = 100;
 
 /** Key of the method that creates a broker on another machine than this one. */
 export const onMachine: unique symbol = Symbol("onMachine");
@@ -172,7 +154,17 @@ export class SqliteBroker implements LogBroker {
       read: (topic, options) => this.#read(topic, options),
     };
     this.store = this.#makeStore();
-    this.logs = this.#makeLogs();
+    this.logs = lateLogs({ keepsRows: true, maxAppendBytes: MAX_APPEND_BYTES }, async () => {
+      const { SqliteLogs } = await outside(runtime, import("./logs/sqlite_logs.ts"));
+      return new SqliteLogs({
+        runtime,
+        maxAppendBytes: MAX_APPEND_BYTES,
+        check: (verb, ...names) => this.#checkCall(verb, ...names),
+        call: (operation, options) => this.#call(operation, options),
+        announce: (topic) => this.#plain.deliver({ topic, payload: "" }),
+        onRead: () => this.#life.reads++,
+      });
+    });
     this.#sweepLater();
   }
 
@@ -374,7 +366,7 @@ export class SqliteBroker implements LogBroker {
    */
   async #call<N extends FileCallName>(
     operation: readonly [name: N, ...args: Parameters<FileCalls[N]>],
-    options: CallOptions & { readonly signal?: AbortSignal | undefined } = {},
+    options: FileCallOptions = {},
   ): Promise<ReturnType<FileCalls[N]>> {
     const { verb = CALLS[operation[0]].verb, signal } = options;
     signal?.throwIfAborted();
@@ -400,50 +392,6 @@ export class SqliteBroker implements LogBroker {
       claims: (scope) => this.#call(["claims", scope, now()]),
       take: (...args) => this.#call(["take", ...args, now()]),
     };
-  }
-
-  #makeLogs(): BrokerLogs {
-    return logsOver({ keepsRows: true, maxAppendBytes: MAX_APPEND_BYTES }, {
-      change: (id, name, options) => this.#changeLog(id, name, options),
-      read: (id, options) => this.#readLog(id, options),
-      overdue: ({ limit }) => this.#call(["overdueLogs", limit, this.#runtime.now()]),
-      list: (kind, { limit, after }) => this.#call(["listLogs", kind, limit, after]),
-    });
-  }
-
-  async #changeLog<N extends LogChangeName>(
-    id: string,
-    name: N,
-    options: LogChangeOptions<N>,
-  ): Promise<LogChangeResult<N>> {
-    const { records = [], producer, fork } = options as Partial<
-      AppendLogOptions & { readonly fork: string }
-    >;
-    const verb = CHANGE_WORDS[name];
-    this.#checkCall(verb, producer?.id, fork);
-    const bytes = checkedBytes(records);
-    const operation = ["changeLog", id, name, options, this.#runtime.now()] as const;
-    const { result, isAnnounced } = await this.#call(operation, { verb, bytes });
-    if (isAnnounced) this.#plain.deliver({ topic: logTopic(id), payload: "" });
-    return result as LogChangeResult<N>;
-  }
-
-  async #readLog(
-    id: string,
-    { signal, ...options }: ReadLogOptions,
-  ): Promise<LogPage | "expired" | undefined> {
-    const now = this.#runtime.now();
-    const reading = await this.#call(["readLog", id, options, now], { signal });
-    this.#life.reads++;
-    if (typeof reading !== "object") return reading;
-    const { until, ...page } = reading;
-    const { ttlMs, isDeleted } = page.info;
-    const isUsed = options.renews && ttlMs !== undefined && !isDeleted && until !== undefined;
-    if (isUsed && until < now + ttlMs - RENEW_MS) {
-      // Reading continues while the file accepts no writes; the status shows the failure.
-      this.#call(["renewLog", id, now]).catch(() => {});
-    }
-    return page;
   }
 
   async #copyTo(path: string, signal: AbortSignal | undefined): Promise<void> {
@@ -490,14 +438,5 @@ function checkName(name: string): void {
     `Cannot name a topic: a topic or key must be well-formed and without zero characters, received ${
       JSON.stringify(name)
     }`,
-  );
-}
-
-/** Counts the bytes of records. Throws if there are too many. */
-function checkedBytes(records: readonly LogRecord[]): number {
-  const bytes = recordBytes(records);
-  if (bytes <= MAX_APPEND_BYTES) return bytes;
-  throw new RangeError(
-    `Cannot append to a log: records must have at most ${MAX_APPEND_BYTES} bytes, received ${bytes}`,
   );
 }
