@@ -189,23 +189,19 @@ export interface OpenDatabase {
  * unknown, or in the first seconds after the machine has started, the epoch changes.
  *
  * @param options See {@linkcode DatabaseOptions}.
- * @param hooks A function that connects, and a callback for an existing file. The callback runs
- * within the opening transaction; its argument says whether writes may have been lost.
+ * @param connect Opens a database.
  * @throws {BrokerError} If the file is in use or damaged, or if it belongs to another program or
  * version.
  */
 export function openDatabase(
   options: DatabaseOptions,
-  { connect, onOpen }: {
-    readonly connect: Connect;
-    readonly onOpen: (db: Database, mayHaveLost: boolean) => void;
-  },
+  connect: Connect,
 ): OpenDatabase {
   const { path } = options;
   let db: Database | undefined;
   try {
     db = connect(path);
-    return prepareDatabase(db, options, onOpen);
+    return prepareDatabase(db, options);
   } catch (cause) {
     if (db?.isOpen) db.close();
     if (cause instanceof BrokerError) throw cause;
@@ -216,7 +212,6 @@ export function openDatabase(
 function prepareDatabase(
   db: Database,
   { path, synchronous, maxBytes, uuid, bootedAt, uptimeMs = Infinity }: DatabaseOptions,
-  onOpen: (db: Database, mayHaveLost: boolean) => void,
 ): OpenDatabase {
   // The mode is set before the first access, so that no other process can share the file.
   db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA trusted_schema = OFF");
@@ -238,7 +233,7 @@ function prepareDatabase(
   const knownBoot = uptimeMs < BOOT_TOLERANCE_MS ? undefined : bootedAt;
   const mayHaveLost = !isNew && mayHaveLostWrites(metaOf(db, "state"), knownBoot);
   if (isNew || mayHaveLost) setMeta(db, "epoch", uuid.slice(0, 8));
-  if (!isNew) onOpen(db, mayHaveLost);
+  if (!isNew) markLogs(db, mayHaveLost ? uuid : undefined);
   setMeta(db, "state", synchronous === "full" ? "full" : `normal ${bootedAt ?? "unknown"}`);
   // The state must be on disk before any write that may be lost.
   db.exec("COMMIT");
@@ -295,6 +290,33 @@ export function metaOf(db: Database, name: string): unknown {
 /** Writes a property of the whole file. */
 export function setMeta(db: Database, name: string, value: string | number): void {
   db.prepare("INSERT OR REPLACE INTO meta VALUES (?, ?)").run(name, value);
+}
+
+/** Name of the mark for logs, which open later than the file. */
+const LOGS_MARK = "logs";
+
+/** First word of a mark after writes may have been lost; the UUID of the process follows. */
+const LOST = "lost ";
+
+/** Marks that a new process has opened the file. A loss outweighs a restart until logs open. */
+function markLogs(db: Database, lostBy: string | undefined): void {
+  if (lostBy !== undefined) setMeta(db, LOGS_MARK, LOST + lostBy);
+  else if (metaOf(db, LOGS_MARK) === undefined) setMeta(db, LOGS_MARK, "restarted");
+}
+
+/**
+ * Removes the mark for logs.
+ *
+ * @param db The file, in a transaction.
+ * @returns The UUID of the process that found a loss, if one did; `undefined` if no other process
+ * has opened the file since logs were open.
+ */
+export function takeLogsMark(db: Database): { readonly lostBy: string | undefined } | undefined {
+  const mark = metaOf(db, LOGS_MARK);
+  if (mark === undefined) return undefined;
+  db.prepare("DELETE FROM meta WHERE name = ?").run(LOGS_MARK);
+  const text = String(mark);
+  return { lostBy: text.startsWith(LOST) ? text.slice(LOST.length) : undefined };
 }
 
 /** Creates the tables in an empty database. */

@@ -1,6 +1,5 @@
 /** The file of a `SqliteBroker`, and groups of operations, each of which is one transaction. */
 import { BrokerError } from "../../errors.ts";
-import { LogShares } from "../../streams/logs/log_shares.ts";
 import { FileCopy } from "./copy.ts";
 import {
   closeDatabase,
@@ -15,7 +14,7 @@ import {
 } from "./database.ts";
 import { Facts } from "./facts.ts";
 import { Histories, MAX_DELETED } from "./histories.ts";
-import { Logs } from "./logs/logs.ts";
+import type { Logs, openLogs } from "./logs/logs.ts";
 import { SqliteTransaction } from "./transaction.ts";
 
 /** Options for {@linkcode SqliteFile}. */
@@ -31,7 +30,7 @@ export type FileCalls =
     Logs,
     "changeLog" | "readLog" | "renewLog" | "overdueLogs" | "listLogs"
   >
-  & Pick<SqliteFile, "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
+  & Pick<SqliteFile, "openLogs" | "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
 
 export type FileCallName = keyof FileCalls;
 
@@ -77,6 +76,7 @@ export const CALLS: Readonly<Record<FileCallName, OperationKind>> = {
   renewLog: { part: "logs", effect: "write", verb: "renew a log" },
   overdueLogs: { part: "logs", effect: "read", verb: "list logs" },
   listLogs: { part: "logs", effect: "read", verb: "list logs" },
+  openLogs: { part: "file", effect: "write", verb: "open logs" },
   sweep: { part: "file", effect: "write", verb: "sweep" },
   beginCopy: { part: "file", effect: "read", verb: "back up" },
   continueCopy: { part: "file", effect: "read", verb: "back up" },
@@ -119,9 +119,14 @@ export class SqliteFile {
   readonly #parts: Readonly<{
     histories: Histories;
     facts: Facts;
-    logs: Logs;
     file: SqliteFile;
   }>;
+  /** Present once logs were opened. */
+  #logs: Logs | undefined;
+  /** Opens the logs; `undefined` while the code has not loaded. */
+  #openLogs: typeof openLogs | undefined;
+  /** The reason why the code did not load. */
+  #loadError: unknown;
   readonly #begin: Statement;
   readonly #commit: Statement;
   readonly #pages: Statement;
@@ -136,14 +141,17 @@ export class SqliteFile {
    *
    * @param options See {@linkcode SqliteFileOptions}.
    * @param connect Opens a database; by default, a database on this machine.
+   * @param code The code of logs; by default, {@linkcode load} loads it.
    * @throws {BrokerError} If the file cannot be opened.
    */
-  constructor(options: SqliteFileOptions, connect: Connect = connectNative) {
-    const { db, epoch } = openDatabase(options, {
-      connect,
-      onOpen: (db, mayHaveLost) => continueLogs(db, mayHaveLost ? options.uuid : undefined),
-    });
+  constructor(
+    options: SqliteFileOptions,
+    connect: Connect = connectNative,
+    code?: typeof openLogs,
+  ) {
+    const { db, epoch } = openDatabase(options, connect);
     this.epoch = epoch;
+    this.#openLogs = code;
     this.#connect = connect;
     this.#db = db;
     try {
@@ -155,16 +163,37 @@ export class SqliteFile {
       this.#maxBytes = options.maxBytes;
       const [transaction, { maxTopics }] = [this.#transaction, options];
       const histories = new Histories(db, { epoch, maxTopics, transaction });
-      const shares = new LogShares({
-        maxBytes: options.maxBytes,
-        usedBytes: () => this.#usedBytes,
-      });
-      const logs = new Logs(db, transaction, shares);
-      this.#parts = { histories, facts: new Facts(db), logs, file: this };
+      this.#parts = { histories, facts: new Facts(db), file: this };
     } catch (cause) {
       db.close();
       throw new BrokerError(`Cannot open ${options.path}: ${reasonOf(cause)}`, { cause });
     }
+  }
+
+  /**
+   * Loads the code that a group needs. Call this before {@linkcode run}.
+   *
+   * @param operations The operations.
+   * @returns Resolves when the code was loaded, or could not be; `undefined` if there is nothing to
+   * load.
+   */
+  load(operations: readonly FileOperation[]): Promise<void> | undefined {
+    if (this.#openLogs !== undefined || !operations.some(([name]) => name === "openLogs")) return;
+    return import("./logs/logs.ts").then(
+      ({ openLogs }) => void (this.#openLogs = openLogs),
+      (error) => void (this.#loadError = error),
+    );
+  }
+
+  /** Opens the logs, which all operations on logs require. */
+  openLogs(): void {
+    if (this.#logs !== undefined) return;
+    if (this.#openLogs === undefined) {
+      throw new Error("the code of logs did not load", { cause: this.#loadError });
+    }
+    const shares = { maxBytes: this.#maxBytes, usedBytes: () => this.#usedBytes };
+    this.#logs = this.#openLogs(this.#db, this.#transaction, shares);
+    this.#transaction.onRollback(() => this.#logs = undefined);
   }
 
   /**
@@ -236,12 +265,12 @@ export class SqliteFile {
     now: number,
   ): boolean {
     if (indices.length === 0) return true;
-    const { histories, logs } = this.#parts;
+    const { histories } = this.#parts;
     try {
       this.#begin.run();
       for (const i of indices) outcomes[i] = ["done", this.#call(operations[i]!)];
       histories.finish(now);
-      logs.finish();
+      this.#logs?.finish();
       this.#makeRoom();
       this.#commit.run();
       this.#copy?.note(this.#transaction);
@@ -268,11 +297,14 @@ export class SqliteFile {
   }
 
   #call([name, ...args]: FileOperation): unknown {
-    const part = this.#parts[CALLS[name].part] as unknown as Record<
+    const { part } = CALLS[name];
+    const target = part === "logs" ? this.#logs : this.#parts[part];
+    if (target === undefined) throw new Error("the logs are not open");
+    const methods = target as unknown as Record<
       FileCallName,
       (...args: readonly unknown[]) => unknown
     >;
-    return part[name](...args);
+    return methods[name](...args);
   }
 
   get #usedBytes(): number {
@@ -317,18 +349,4 @@ export class SqliteFile {
     this.#db.prepare(`DELETE FROM ${owners} WHERE id = ?`).run(id);
     return deleted;
   }
-}
-
-/** Number of distinct log identities. */
-const IDENTITIES = 36 ** 8;
-
-/** Continues the previous process's logs. If a UUID is given, each open log gets a new identity. */
-function continueLogs(db: Database, uuid: string | undefined): void {
-  const logs = new Logs(db, new SqliteTransaction());
-  if (uuid !== undefined) {
-    let next = parseInt(uuid.replaceAll("-", "").slice(0, 12), 16);
-    logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));
-  }
-  logs.lapseWriters();
-  logs.finish();
 }

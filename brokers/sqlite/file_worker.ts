@@ -27,7 +27,8 @@ if (parentPort !== null && options !== undefined) {
   };
   reply(() => {
     const file = new SqliteFile(options);
-    port.on("message", (request: WorkerRequest) => {
+    port.on("message", async (request: WorkerRequest) => {
+      if (request[0] === "run") await file.load(request[1]);
       reply(() => request[0] === "run" ? file.run(request[1], request[2]) : file.close());
     });
     return file.epoch;

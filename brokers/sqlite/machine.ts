@@ -24,6 +24,18 @@ export interface Machine {
   remove(path: string): Promise<void>;
 }
 
+/** Runs groups in this thread. */
+function inThisThread(file: SqliteFile): FileThread {
+  return {
+    epoch: file.epoch,
+    run: (operations, now) => {
+      const loading = file.load(operations);
+      return loading?.then(() => file.run(operations, now)) ?? file.run(operations, now);
+    },
+    close: () => file.close(),
+  };
+}
+
 /** This machine. */
 export const thisMachine: Machine = {
   async open(settings) {
@@ -32,7 +44,7 @@ export const thisMachine: Machine = {
     const uptimeMs = uptime();
     const bootedAt = uptimeMs && runtime.now() - uptimeMs;
     const options = { path, synchronous, maxBytes, maxTopics, uuid, bootedAt, uptimeMs };
-    if (synchronous === "normal") return new SqliteFile(options);
+    if (synchronous === "normal") return inThisThread(new SqliteFile(options));
     const file = await WorkerFile.open(options);
     if (file !== undefined) return file;
     // deno-lint-ignore no-console
@@ -41,7 +53,7 @@ export const thisMachine: Machine = {
         "a bundle in one file cannot start the worker that would wait for it; bundle with " +
         "--code-splitting",
     );
-    return new SqliteFile(options);
+    return inThisThread(new SqliteFile(options));
   },
 
   async checkAbsent(path) {

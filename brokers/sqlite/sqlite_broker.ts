@@ -156,6 +156,7 @@ export class SqliteBroker implements LogBroker {
     this.store = this.#makeStore();
     this.logs = lateLogs({ keepsRows: true, maxAppendBytes: MAX_APPEND_BYTES }, async () => {
       const { SqliteLogs } = await outside(runtime, import("./logs/sqlite_logs.ts"));
+      await this.#call(["openLogs"]);
       return new SqliteLogs({
         runtime,
         maxAppendBytes: MAX_APPEND_BYTES,

@@ -10,7 +10,14 @@ import type {
 import { rowChange } from "../../streams/logs/change_message.ts";
 import type { CreateLogOptions, LogPage } from "../../streams/logs/log.ts";
 import { requestLog } from "../../streams/logs/log_names.ts";
-import { type FileOperation, SqliteFile, type SqliteFileOptions } from "./file.ts";
+import { connectNative } from "./database.ts";
+import {
+  type FileOperation,
+  type OperationOutcome,
+  SqliteFile,
+  type SqliteFileOptions,
+} from "./file.ts";
+import { openLogs } from "./logs/logs.ts";
 import { SqliteBroker } from "./mod.ts";
 
 const BOUNDS = { size: 1_000, ttlMs: 60_000, bytes: 4_194_304 };
@@ -47,7 +54,8 @@ class TestFile implements Disposable {
   #number = 0;
 
   constructor(path: string, options: Partial<SqliteFileOptions> = {}) {
-    this.file = new SqliteFile(optionsOf(path, options));
+    this.file = new SqliteFile(optionsOf(path, options), connectNative, openLogs);
+    this.call("openLogs");
   }
 
   /** Runs one operation; throws if the operation fails. */
@@ -243,6 +251,66 @@ withFolder("SqliteFile gives open logs a new identity if writes may be lost", (f
   assertEquals(left.file.epoch === found.file.epoch, false);
 });
 
+withFolder(
+  "SqliteFile continues logs when they are first opened, and remembers a loss",
+  (folder) => {
+    const path = `${folder}/test.db`;
+    const identityOf = (file: TestFile) =>
+      file.call<LogPage>("readLog", "a", { after: 0, maxRecords: 1, maxBytes: 9 }, 0).info.identity;
+    let copy: string;
+    {
+      using first = new TestFile(path);
+      const config = { contentType: "text/plain" };
+      first.change("a", "create", { config, identity: "first000", records: [], maxLogs: 1 });
+      copy = snapshot(path);
+    }
+    // The first process finds a loss, and neither it nor the next one, which finds none, uses logs.
+    for (const bootedAt of [undefined, 1_000_000]) {
+      new SqliteFile(optionsOf(copy, { bootedAt })).close();
+    }
+    const seen: string[] = [];
+    for (let i = 0; i < 3; i++) {
+      using later = new TestFile(copy);
+      seen.push(identityOf(later));
+    }
+    assertNotEquals(seen[0], "first000");
+    assertEquals(seen, Array(3).fill(seen[0]));
+  },
+);
+
+withFolder("SqliteFile loads the code of logs for the group that opens them", async (folder) => {
+  const file = new SqliteFile(optionsOf(`${folder}/test.db`));
+  const list: FileOperation = ["listLogs", "stream", 1];
+  const failed = (why: string): OperationOutcome[] => [["failed", why]];
+  assertEquals(file.run([list], 0), failed("the logs are not open"));
+  assertEquals(file.load([list]), undefined);
+  assertEquals(file.run([["openLogs"]], 0), failed("the code of logs did not load"));
+  // Other operations of the group take effect without logs.
+  const group: FileOperation[] = [["openLogs"], ["advance", "key", 1, 1_000, 0]];
+  assertEquals(file.run(group, 0)[1], ["done", true]);
+  await file.load(group);
+  assertEquals(file.run([...group, list], 0).map(([kind]) => kind), ["done", "done", "done"]);
+  assertEquals(file.load(group), undefined);
+  file.close();
+});
+
+withFolder("SqliteBroker rejects only calls of logs if their table is gone", async (folder) => {
+  const path = `${folder}/test.db`;
+  await (await SqliteBroker.open(path)).close();
+  const db = new DatabaseSync(path);
+  db.exec("DROP TABLE logs");
+  db.close();
+  for (const synchronous of LEVELS) {
+    await using broker = await SqliteBroker.open(path, { synchronous });
+    const call = () => broker.logs.overdue({ limit: 1 });
+    for (let i = 0; i < 2; i++) {
+      const error = await assertRejects(call, BrokerError);
+      assertEquals(error.message, "Cannot open logs: no such table: logs");
+    }
+    assertEquals(await broker.store.advance("key", 1, 60_000), synchronous === "normal");
+  }
+});
+
 withFolder("SqliteBroker.open() rejects a file that is in use", async (folder) => {
   const path = `${folder}/test.db`;
   await using _broker = await SqliteBroker.open(path);
@@ -293,14 +361,14 @@ withFolder(
     }
     await (await SqliteBroker.open(path)).close();
     const db = new DatabaseSync(path);
-    db.exec("DROP TABLE logs");
+    db.exec("DROP TABLE topics");
     db.close();
     for (const synchronous of LEVELS) {
       const error = await assertRejects(
         () => SqliteBroker.open(path, { synchronous }),
         BrokerError,
       );
-      assertEquals(error.message, `Cannot open ${path}: no such table: logs`);
+      assertEquals(error.message, `Cannot open ${path}: no such table: topics`);
     }
     const missing = await assertRejects(
       () => SqliteBroker.open(`${folder}/no/test.db`),

@@ -57,6 +57,7 @@ export function lateLogs(facts: LogFacts, load: () => Promise<LogStore>): Broker
       return store = await load();
     } catch (cause) {
       loading = undefined;
+      if (cause instanceof BrokerError) throw cause;
       const reason = textOf(cause);
       throw new BrokerError(`Cannot use logs: their code did not load: ${reason}`, { cause });
     }

@@ -9,7 +9,7 @@ import {
   type LogWrite,
   retained,
 } from "../../../streams/logs/changes.ts";
-import { LogShares } from "../../../streams/logs/log_shares.ts";
+import { LogShares, type LogSharesOptions } from "../../../streams/logs/log_shares.ts";
 import { entriesOf, rowBytes, type RowView, type RowWrites } from "../../../streams/logs/rows.ts";
 import type { LogPage, LogRecord, LogRow, ReadLogOptions } from "../../../streams/logs/log.ts";
 import {
@@ -29,7 +29,7 @@ import {
   retainedOf,
   type StoredLog,
 } from "../../../streams/logs/rules.ts";
-import { type Database, prepareAll, type Statements } from "../database.ts";
+import { type Database, prepareAll, type Statements, takeLogsMark } from "../database.ts";
 import { decodeBlob, encodeBlob } from "../histories.ts";
 import type { SqliteTransaction } from "../transaction.ts";
 
@@ -482,4 +482,34 @@ function growthOf(before: StoredLog | undefined, next: StoredLog): number {
   return before === undefined
     ? logBytes(next, JSON.stringify(next).length)
     : logBytes(next) - logBytes(before);
+}
+
+/** Number of distinct log identities. */
+const IDENTITIES = 36 ** 8;
+
+/**
+ * Opens the logs in a file, within a transaction. First continues the logs of earlier processes: if
+ * the file may have lost writes since logs were last open, each open log gets a new identity.
+ *
+ * @param db The file.
+ * @param transaction The file's transactions, one after another.
+ * @param shares The bound of which clients have shares.
+ * @returns The logs.
+ */
+export function openLogs(
+  db: Database,
+  transaction: SqliteTransaction,
+  shares: LogSharesOptions,
+): Logs {
+  const mark = takeLogsMark(db);
+  if (mark !== undefined) {
+    const logs = new Logs(db, transaction);
+    if (mark.lostBy !== undefined) {
+      let next = parseInt(mark.lostBy.replaceAll("-", "").slice(0, 12), 16);
+      logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));
+    }
+    logs.lapseWriters();
+    logs.finish();
+  }
+  return new Logs(db, transaction, new LogShares(shares));
 }

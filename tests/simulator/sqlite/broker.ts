@@ -6,6 +6,7 @@ import {
   type OperationOutcome,
   SqliteFile,
 } from "../../../brokers/sqlite/file.ts";
+import { openLogs } from "../../../brokers/sqlite/logs/logs.ts";
 import type { Machine } from "../../../brokers/sqlite/machine.ts";
 import { type SqliteBrokerOptions, sqliteSettings } from "../../../brokers/sqlite/options.ts";
 import { onMachine, SqliteBroker } from "../../../brokers/sqlite/sqlite_broker.ts";
@@ -147,7 +148,7 @@ class SimulatedMachine implements Machine {
         this.#simulation.after(0, () => connection.isOpen && connection.close())
       );
       return connection;
-    });
+    }, openLogs);
     return new SimulatedThread(file, disk, synchronous === "full" ? this.#syncMs : undefined);
   }
 

@@ -1,5 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { DatabaseSync } from "node:sqlite";
+import { connectNative } from "../../../brokers/sqlite/database.ts";
+import { openLogs } from "../../../brokers/sqlite/logs/logs.ts";
 import { type FileOperation, SqliteFile } from "../../../brokers/sqlite/file.ts";
 import { seededRandom } from "../../../transport/memory/path.ts";
 import { Simulation } from "../simulation.ts";
@@ -98,11 +100,13 @@ Deno.test("SqliteLibrary produces the same results and file as the runtime's SQL
         bootedAt: 0,
       } as const;
       const path = `${folder}/${seed}.db`;
-      const native = new SqliteFile({ ...options, path });
+      const native = new SqliteFile({ ...options, path }, connectNative, openLogs);
       const simulated = new SqliteFile(
         { ...options, path: "a.db" },
         (path) => library.connect(disk, path),
+        openLogs,
       );
+      for (const file of [native, simulated]) file.run([["openLogs"]], 0);
       for (const { now, group } of groupsOf(seed, 300)) {
         assertEquals(simulated.run(group, now), native.run(group, now), `seed ${seed}`);
       }
