@@ -51,7 +51,7 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   /** The topic's newest offset, also if no publication is kept. */
   head: number;
   bounds: HistoryBounds;
-  /** Sequence number of the last publication, across all topics; the lowest is the quietest log. */
+  /** Number of the last publication across all topics; the quietest history has the lowest. */
   usedAt = 0;
   counted = 0;
   readonly #kept = new Fifo<StoredPublication>();
@@ -144,18 +144,18 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
  * The histories of a {@linkcode MemoryBroker}; both the publications per topic and the topics are
  * bounded.
  *
- * - **Reading creates no log:** a topic without a log starts at the highest offset of any forgotten
- *   log. Therefore, all topics share one epoch, and no pair of epoch and offset ever identifies two
- *   publications.
- * - **Order of forgetting:** logs without publications are forgotten first, then logs of the client
- *   that created the most within the last hour, then logs without listeners, starting with the
- *   quietest. If the logs with listeners exceed {@linkcode RETAINED_FOR_LISTENERS} of the maximum, they
- *   are forgotten, too.
- * - **Bytes:** beyond the bound on bytes, logs of the client that holds the most bytes are
- *   forgotten directly after the logs without publications, starting with the quietest. Then the
- *   order is the same. The last log loses its oldest publications.
- * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
- *   continue after the last one.
+ * - **Reading creates no history:** a topic without one starts at the highest offset of any forgotten
+ *   history. Therefore, all topics share one epoch, and no pair of epoch and offset ever identifies
+ *   two publications.
+ * - **Order of forgetting:** histories without publications are forgotten first, then histories of
+ *   the client that created the most within the last hour, then histories without listeners, starting
+ *   with the quietest. If the histories with listeners exceed {@linkcode RETAINED_FOR_LISTENERS} of
+ *   the maximum, they are forgotten, too.
+ * - **Bytes:** beyond the bound on bytes, histories of the client that holds the most bytes are
+ *   forgotten directly after the histories without publications, starting with the quietest. Then the
+ *   order is the same. The last history loses its oldest publications.
+ * - **Listeners:** forgetting a history does not disturb listeners. The offsets of a topic with
+ *   listeners continue after the last one.
  */
 export class MemoryHistories {
   /** The epoch of all topics, as long as the broker exists. */
@@ -165,17 +165,17 @@ export class MemoryHistories {
   readonly #maxBytes: () => number;
   readonly #sum = new ByteSum();
   readonly #tags: Tags;
-  readonly #logs = new Map<string, TopicHistory>();
-  /** Each log is in one of these three lists, ordered by last publication. */
+  readonly #histories = new Map<string, TopicHistory>();
+  /** Each history is in one of these three lists, ordered by last publication. */
   #empty = new LinkedList<TopicHistory>();
   #unsubscribed = new LinkedList<TopicHistory>();
   #subscribed = new LinkedList<TopicHistory>();
   /**
-   * Maps each topic with listeners to the offset at which a new log continues; bounded by the
+   * Maps each topic with listeners to the offset at which a new history continues; bounded by the
    * listeners.
    */
   readonly #followed = new Map<string, number>();
-  /** The highest offset of any forgotten log. */
+  /** The highest offset of any forgotten history. */
   #floor = 0;
   readonly #publishers: Publishers;
   readonly #holders = new Holders();
@@ -203,23 +203,23 @@ export class MemoryHistories {
     this.#epoch = runtime.randomUUID().slice(0, 8);
   }
 
-  /** Number of logs with publications that were forgotten because of too many topics or bytes. */
+  /** Number of histories with publications that were forgotten for lack of topics or bytes. */
   get forgotten(): number {
     return this.#forgotten;
   }
 
   /** Records that a topic has its first listener. */
   follow(topic: string): void {
-    const log = this.#logs.get(topic);
-    this.#followed.set(topic, log?.head ?? this.#floor);
-    if (log?.list === this.#unsubscribed) move(log, this.#subscribed);
+    const history = this.#histories.get(topic);
+    this.#followed.set(topic, history?.head ?? this.#floor);
+    if (history?.list === this.#unsubscribed) move(history, this.#subscribed);
   }
 
   /** Records that a topic's last listener has left. */
   unfollow(topic: string): void {
-    const log = this.#logs.get(topic);
+    const history = this.#histories.get(topic);
     this.#followed.delete(topic);
-    if (log?.list === this.#subscribed) move(log, this.#unsubscribed);
+    if (history?.list === this.#subscribed) move(history, this.#unsubscribed);
   }
 
   /** Keeps a publication. Returns `undefined` for a repetition. */
@@ -229,37 +229,37 @@ export class MemoryHistories {
   ): Publication | undefined {
     const now = this.#runtime.now();
     const { topic } = publication;
-    let log = this.#logs.get(topic);
-    if (log === undefined) {
-      log = this.#begin(topic, bounds);
+    let history = this.#histories.get(topic);
+    if (history === undefined) {
+      history = this.#begin(topic, bounds);
       this.#publishers.note(topic, publisher, now);
       this.#holders.note(topic, publisher);
     }
-    if (key !== undefined && !log.admit(key)) return undefined;
-    log.bounds = bounds;
-    log.usedAt = ++this.#uses;
+    if (key !== undefined && !history.admit(key)) return undefined;
+    history.bounds = bounds;
+    history.usedAt = ++this.#uses;
     this.#holders.use(topic);
-    const placed = log.add(publication, this.#tags.next(), now);
-    this.#count(log);
-    this.#sort(log);
+    const placed = history.add(publication, this.#tags.next(), now);
+    this.#count(history);
+    this.#sort(history);
     if (Math.abs(now - this.#tidiedAt) >= TIDY_INTERVAL_MS) this.#tidy(now);
-    if (this.#logs.size > this.#maxTopics) this.#forget(this.#mostDispensable(now));
+    if (this.#histories.size > this.#maxTopics) this.#forget(this.#mostDispensable(now));
     if (this.#sum.bytes > this.#maxBytes()) this.shrink(this.#maxBytes());
     return placed;
   }
 
   /**
-   * Forgets logs until all together use at most this many bytes. The last log loses only its oldest
-   * publications.
+   * Forgets histories until all together use at most this many bytes. The last history loses only
+   * its oldest publications.
    */
   shrink(maxBytes: number): void {
     const now = this.#runtime.now();
-    while (this.#sum.bytes > maxBytes && this.#logs.size > 1) {
+    while (this.#sum.bytes > maxBytes && this.#histories.size > 1) {
       const held = this.#empty.oldest ? undefined : this.#holders.first(this.#sum.bytes);
-      this.#forget(this.#logs.get(held ?? "") ?? this.#mostDispensable(now));
+      this.#forget(this.#histories.get(held ?? "") ?? this.#mostDispensable(now));
     }
     if (this.#sum.bytes <= maxBytes) return;
-    for (const last of this.#logs.values()) {
+    for (const last of this.#histories.values()) {
       while (this.#sum.bytes > maxBytes && !last.isEmpty) {
         last.drop();
         this.#count(last);
@@ -268,20 +268,20 @@ export class MemoryHistories {
     }
   }
 
-  /** Reads a page; a topic without a log is empty. */
+  /** Reads a page; a topic without a history is empty. */
   read(topic: string, options: ReadHistoryOptions): HistoryPage {
-    const log = this.#logs.get(topic);
-    if (log === undefined) {
+    const history = this.#histories.get(topic);
+    if (history === undefined) {
       return { epoch: this.#epoch, head: this.#floorOf(topic), publications: [] };
     }
-    log.bounds = options.bounds;
-    log.trim(this.#runtime.now());
-    this.#count(log);
-    return log.read(options);
+    history.bounds = options.bounds;
+    history.trim(this.#runtime.now());
+    this.#count(history);
+    return history.read(options);
   }
 
   clear(): void {
-    this.#logs.clear();
+    this.#histories.clear();
     this.#sum.clear();
     this.#publishers.clear();
     this.#holders.clear();
@@ -292,55 +292,59 @@ export class MemoryHistories {
   }
 
   #begin(topic: string, bounds: HistoryBounds): TopicHistory {
-    const log = new TopicHistory(topic, { epoch: this.#epoch, head: this.#floorOf(topic), bounds });
-    this.#logs.set(topic, log);
-    return log;
+    const history = new TopicHistory(topic, {
+      epoch: this.#epoch,
+      head: this.#floorOf(topic),
+      bounds,
+    });
+    this.#histories.set(topic, history);
+    return history;
   }
 
   #floorOf(topic: string): number {
     return this.#followed.get(topic) ?? this.#floor;
   }
 
-  /** Makes a log the newest in the list that it belongs to. */
-  #sort(log: TopicHistory): void {
-    if (log.isEmpty) move(log, this.#empty);
-    else move(log, this.#followed.has(log.topic) ? this.#subscribed : this.#unsubscribed);
+  /** Makes a history the newest in the list that it belongs to. */
+  #sort(history: TopicHistory): void {
+    if (history.isEmpty) move(history, this.#empty);
+    else move(history, this.#followed.has(history.topic) ? this.#subscribed : this.#unsubscribed);
   }
 
   /** Drops expired publications, including those on topics without readers and writers. */
   #tidy(now: number): void {
     this.#tidiedAt = now;
-    for (const logs of [this.#unsubscribed, this.#subscribed]) {
-      for (const log of logs.toArray().reverse()) {
-        log.trim(now);
-        this.#count(log);
-        if (log.isEmpty) move(log, this.#empty);
+    for (const histories of [this.#unsubscribed, this.#subscribed]) {
+      for (const history of histories.toArray().reverse()) {
+        history.trim(now);
+        this.#count(history);
+        if (history.isEmpty) move(history, this.#empty);
       }
     }
   }
 
-  /** Updates the bytes of a log after a change. */
-  #count(log: TopicHistory): void {
-    this.#sum.update(log);
-    this.#holders.count(log.topic, log.counted);
+  /** Updates the bytes of a history after a change. */
+  #count(history: TopicHistory): void {
+    this.#sum.update(history);
+    this.#holders.count(history.topic, history.counted);
   }
 
-  #forget(log: TopicHistory): void {
-    this.#logs.delete(log.topic);
-    this.#sum.remove(log);
-    this.#publishers.forget(log.topic);
-    this.#holders.forget(log.topic);
-    if (log.list !== this.#empty) this.#forgotten++;
-    move(log, undefined);
-    this.#floor = Math.max(this.#floor, log.head);
-    if (this.#followed.has(log.topic)) this.#followed.set(log.topic, log.head);
+  #forget(history: TopicHistory): void {
+    this.#histories.delete(history.topic);
+    this.#sum.remove(history);
+    this.#publishers.forget(history.topic);
+    this.#holders.forget(history.topic);
+    if (history.list !== this.#empty) this.#forgotten++;
+    move(history, undefined);
+    this.#floor = Math.max(this.#floor, history.head);
+    if (this.#followed.has(history.topic)) this.#followed.set(history.topic, history.head);
   }
 
   #mostDispensable(now: number): TopicHistory {
     const empty = this.#empty.oldest;
     if (empty !== undefined) return empty;
     const made = this.#publishers.first(now);
-    if (made !== undefined) return this.#logs.get(made)!;
+    if (made !== undefined) return this.#histories.get(made)!;
     const [unsubscribed, subscribed] = [this.#unsubscribed.oldest, this.#subscribed.oldest];
     const kept = this.#maxTopics * RETAINED_FOR_LISTENERS;
     if (subscribed === undefined || unsubscribed !== undefined && this.#subscribed.size <= kept) {
@@ -352,11 +356,11 @@ export class MemoryHistories {
   }
 }
 
-/** Makes a log the newest of a list, or removes it from its list. */
-function move(log: TopicHistory, list: LinkedList<TopicHistory> | undefined): void {
-  log.list?.delete(log);
-  log.list = list;
-  list?.add(log);
+/** Makes a history the newest of a list, or removes it from its list. */
+function move(history: TopicHistory, list: LinkedList<TopicHistory> | undefined): void {
+  history.list?.delete(history);
+  history.list = list;
+  list?.add(history);
 }
 
 /** The result of an append. A repetition has no position. */

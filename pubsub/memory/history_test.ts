@@ -13,7 +13,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { MemoryHistories } from "./history.ts";
 import { Topics } from "../topics.ts";
 
-const MAX_LOGS = 10_000;
+const MAX_HISTORIES = 10_000;
 const BOUNDS: HistoryBounds = { size: 100, ttlMs: 60_000, bytes: 1_000_000 };
 
 /** Publishes this many times on a topic, and returns the positions. */
@@ -50,8 +50,8 @@ Deno.test("MemoryHistories.read() of topics without publications forgets nothing
   const histories = new MemoryHistories(platformRuntime());
   const rooms = names("room", 100);
   for (const room of rooms) publish(histories, room);
-  for (const topic of names("unknown", 2 * MAX_LOGS)) read(histories, topic);
-  // If each read created a log, all 100 rooms would be forgotten here.
+  for (const topic of names("unknown", 2 * MAX_HISTORIES)) read(histories, topic);
+  // If each read created a history, all 100 rooms would be forgotten here.
   assertEquals([countKept(histories, rooms), histories.forgotten], [100, 0]);
 });
 
@@ -84,7 +84,7 @@ Deno.test("Reading 20,000 topics evicts no history, and reports no gap to listen
   for (const room of rooms) topics.publish(room, 1);
   await turns();
   await using reader = new Client(topics.flusher);
-  const unknown = names("room:unknown", 2 * MAX_LOGS);
+  const unknown = names("room:unknown", 2 * MAX_HISTORIES);
   while (unknown.length > 0) {
     for (const topic of unknown.splice(0, 100)) {
       topics.subscribe(reader.session, topic, { last: 1 });
@@ -92,7 +92,7 @@ Deno.test("Reading 20,000 topics evicts no history, and reports no gap to listen
     await turns(2);
     topics.leaveAll(reader.session);
   }
-  assert(broker.stats.reads >= 2 * MAX_LOGS);
+  assert(broker.stats.reads >= 2 * MAX_HISTORIES);
   for (const room of rooms) topics.publish(room, 2);
   await turns();
   assertEquals(listener.lines.filter(({ gap }) => gap !== undefined), []);
@@ -100,7 +100,7 @@ Deno.test("Reading 20,000 topics evicts no history, and reports no gap to listen
   assertEquals(broker.stats.forgotten, 0);
 });
 
-Deno.test("MemoryHistories forgets logs without publications first", () => {
+Deno.test("MemoryHistories forgets histories without publications first", () => {
   using time = new FakeTime();
   const histories = new MemoryHistories(platformRuntime());
   const [quiet, brief, busy] = [names("quiet", 100), names("brief", 5_000), names("busy", 9_000)];
