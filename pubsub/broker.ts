@@ -364,7 +364,7 @@ export type TakenTokens = Awaited<ReturnType<NonNullable<BrokerStore["take"]>>>;
  * - A broker MUST NOT close a client library that the application passed in.
  * - A broker MUST NOT queue publications without a bound.
  * - `history` and `store` are for brokers that can keep data. Without them, topics have no history
- *   across nodes, and limits apply to each node separately. A `LogBroker` also keeps durable streams.
+ *   across nodes, and limits apply to each node separately.
  *
  * {@linkcode testBroker} is the test suite that every implementation must pass.
  */

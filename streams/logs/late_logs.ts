@@ -5,6 +5,12 @@ import { BrokerError } from "../../errors.ts";
 import type { LogStore } from "./changes.ts";
 import type { BrokerLogs } from "./log.ts";
 
+/**
+ * Maximum number of calls that wait for the code, which loads within milliseconds. The broker's own
+ * bounds apply afterwards.
+ */
+const MAX_WAITING = 10_000;
+
 /** Properties of logs that callers read without waiting. */
 type LogFacts = Pick<BrokerLogs, "keepsRows" | "maxAppendBytes">;
 
@@ -41,7 +47,7 @@ export function logsOver(facts: LogFacts, store: LogStore): BrokerLogs {
  * - **Order:** the store receives all calls in the order in which they were made, and once the code
  *   is there, within the call.
  * - **Failures:** if the code does not load, all calls that wait for it reject with a
- *   `BrokerError`, and the next call tries again.
+ *   `BrokerError`, and the next call tries again. At most 10,000 calls wait; further ones reject.
  *
  * @param facts Properties of the logs that are known without their code.
  * @param load Loads the code, and creates the store.
@@ -65,6 +71,9 @@ export function lateLogs(facts: LogFacts, load: () => Promise<LogStore>): Broker
   const handOn = async <T>(call: (store: LogStore) => Promise<T>): Promise<T> => {
     // A call that does not wait would overtake the ones that do.
     if (store !== undefined && waiting === 0) return await call(store);
+    if (waiting >= MAX_WAITING) {
+      throw new BrokerError("Cannot use logs: too many calls wait for their code");
+    }
     waiting++;
     let loaded: LogStore;
     try {

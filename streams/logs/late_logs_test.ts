@@ -108,6 +108,18 @@ Deno.test("lateLogs() ends the wait of a read when its signal aborts", async () 
   assertEquals(calls, ["delete a"]);
 });
 
+Deno.test("lateLogs() rejects calls while too many wait for the code", async () => {
+  const { store, calls } = new Recorder();
+  const gate = Promise.withResolvers<LogStore>();
+  const logs = lateLogs(FACTS, () => gate.promise);
+  const waiting = Array.from({ length: 10_000 }, () => logs.delete("a"));
+  await assertRejects(() => logs.delete("a"), BrokerError, "too many calls wait for their code");
+  gate.resolve(store);
+  await Promise.all(waiting);
+  await logs.delete("a");
+  assertEquals(calls.length, 10_001);
+});
+
 Deno.test("lateLogs() hands results and errors of the store on", async () => {
   await using broker = new MemoryBroker();
   const inner = logsOf(broker)!;
