@@ -8,7 +8,7 @@ import type { Runtime } from "../base/runtime.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
 import { settlesWithin, within } from "../base/wait.ts";
 import type { UnsubscribeOptions } from "../pubsub/topic_options.ts";
-import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import type { OwnedHooks } from "../session/insight/watch.ts";
 import type { Session } from "../session/session.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
@@ -128,8 +128,10 @@ export class Features {
   }
 
   /** Hooks of all features. */
-  get instrumentations(): readonly Instrumentation[] {
-    return this.#mounted.flatMap(({ added }) => added.instrumentation ?? []);
+  get hooks(): readonly OwnedHooks[] {
+    return this.#mounted.flatMap(({ name, added: { instrumentation: hooks } }) =>
+      hooks ? [{ hooks, owner: `the feature ${name}` }] : []
+    );
   }
 
   /** Topics that features serve. */

@@ -70,7 +70,7 @@ import type {
   ContractTopic,
 } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
-import { instrument } from "../session/insight/watch.ts";
+import { watchOf } from "../session/insight/watch.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report, type SessionSettings } from "../session/settings/settings.ts";
 import { Flusher } from "../session/queue/flusher.ts";
@@ -224,6 +224,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     topics.serveStreams((topic) =>
       topicMounts.find(({ prefix }) => topic.startsWith(prefix))?.open(topic)
     );
+    settings.watch = watchOf(settings, this.#features.hooks);
     // The sessions find their services in the settings. The services need the mounted features.
     this.#services = settings.services = servicesOf(plain, {
       ...made,
@@ -235,9 +236,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       accountOf: this.#accountOf,
       handlers: [...topicMounts, new UnservedStreams(console)],
       responses: this.#features.responses,
+      published: settings.watch?.published,
       hasHistory: Object.keys(options.history ?? {}).length > 0 || topicMounts.length > 0,
     });
-    instrument(settings, ...this.#features.instrumentations);
   }
 
   /**

@@ -14,6 +14,7 @@ import { FakeTime } from "@std/testing/time";
 import {
   connect,
   createServer,
+  defineContract,
   dial,
   type Feature,
   type FeatureHost,
@@ -27,6 +28,7 @@ import {
 import { sessionSettings } from "../session/mod.ts";
 import { memoryPair } from "../transport/mod.ts";
 import { prometheusText } from "../server.ts";
+import { z } from "zod";
 
 /** Creates a feature from its members. */
 function feature(name: string, mounted: Mounted | ((host: FeatureHost) => Mounted) = {}): Feature {
@@ -462,6 +464,71 @@ Deno.test("Hooks of several features nest in the order of the features", async (
     "a closed",
     "b closed",
   ]);
+});
+
+Deno.test("Features receive the publications of clients that the server published", async () => {
+  const published: string[] = [];
+  const counting = (name: string) =>
+    feature(name, {
+      instrumentation: {
+        published: ({ user }, topic) => void published.push(`${name}: ${user} on ${topic}`),
+      },
+    });
+  await using server = serve({
+    port: 0,
+    onListen() {},
+    authenticate: ({ token }) => token ?? null,
+    authorize: (_session, topic) => topic !== "secret",
+    history: { log: {} },
+    contract: defineContract({
+      toClient: { news: z.number(), log: z.number(), secret: z.number(), typed: z.number() },
+    }),
+    features: [
+      counting("a"),
+      feature("none"),
+      feature("other", { instrumentation: {} }),
+      counting("b"),
+    ],
+  });
+  await using session = await dial(`${server.url}?token=ann`);
+  for (const topic of ["news", "log"]) {
+    await session.publish(topic, 1);
+    assertEquals(published.splice(0), [`a: ann on ${topic}`, `b: ann on ${topic}`]);
+  }
+  await assertRejects(() => session.publish("secret", 1), RequestError);
+  await assertRejects(() => session.publish("typed", "text"), RequestError);
+  server.publish("news", 1);
+  await server.topics.append("log", 1);
+  assertEquals(published, []);
+});
+
+Deno.test("A hook that fails names its feature, and the publication succeeds", async () => {
+  using output = printed();
+  const fail = () => {
+    throw new Error("broken");
+  };
+  await using server = serve({
+    port: 0,
+    onListen() {},
+    authorize: () => true,
+    features: [
+      feature("sound", { instrumentation: { published() {} } }),
+      feature("odd", {
+        instrumentation: { handshake: () => ({}) as never, sessionOpened: fail, published: fail },
+      }),
+    ],
+  });
+  await using session = await dial(server.url);
+  await session.publish("news", 1);
+  for (
+    const line of [
+      "handshake() of the feature odd failed: TypeError: handshake must return { ended }, received Object",
+      "sessionOpened() of the feature odd failed: Error: broken",
+      "published() of the feature odd failed: Error: broken",
+    ]
+  ) {
+    assert(output.lines.some((printed) => printed.startsWith(line)), line);
+  }
 });
 
 Deno.test("Server.drain() and close() wait for features that fail or hang only until their limits", async () => {

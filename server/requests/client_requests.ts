@@ -67,6 +67,8 @@ export interface ClientRequestsParts {
   readonly handlers: readonly TopicHandler[];
   /** Stores resumable responses; `undefined` if the server has none. */
   readonly responses: ResumableResponses | undefined;
+  /** Reports each publication of a client to the hooks of features, if there are any. */
+  readonly published: ((session: Session, topic: string) => void) | undefined;
   /** Prints hints about likely mistakes. */
   readonly console: ConsoleReport;
 }

@@ -26,6 +26,8 @@ export interface PublicationsParts {
   readonly sequences: SequenceStore;
   /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
   readonly includePublisher: boolean;
+  /** Reports each publication to the hooks of features; `undefined` without such hooks. */
+  readonly published: ((session: Session, topic: string) => void) | undefined;
 }
 
 /** Publishes on behalf of clients. */
@@ -89,6 +91,7 @@ export class Publications {
       if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
       throw error;
     }
+    this.#parts.published?.(session, topic);
     return {};
   }
 

@@ -94,6 +94,17 @@ export interface Instrumentation {
    */
   received?(session: Session, frame: string | Uint8Array): void;
   /**
+   * Called on a server for each publication of a client, after `authorize` and the schema have
+   * accepted it and the server has published it. If the topic has a history, a publication that the
+   * client repeats after a reconnect may be reported twice. The server's own publications are not
+   * reported, because they have no session; the metric `skein.broker.published` counts all of them.
+   * Writes to states and durable streams are not publications.
+   *
+   * @param session The session of the client.
+   * @param topic The topic.
+   */
+  published?(session: Session, topic: string): void;
+  /**
    * Called when an established session ends.
    *
    * @param session The session.

@@ -2,6 +2,7 @@
  * Calls the hooks of an instrumentation in such a way that no hook can affect a session. A client
  * loads this module only if it has an instrumentation.
  */
+import { describe } from "../../base/error_text.ts";
 import type { CloseInfo } from "../../errors.ts";
 import { isObject, type TraceContext } from "../wire/envelope.ts";
 import type { HandshakeOutcome, HandshakeWatch, Instrumentation } from "./instrumentation.ts";
@@ -44,23 +45,46 @@ export function instrument(
   settings: SessionSettings,
   ...instrumentations: readonly Instrumentation[]
 ): SessionSettings {
-  settings.watch = instrumentations
-    .map((hooks): SessionWatch => new HookRunner(hooks, settings))
+  settings.watch = watchOf(settings, instrumentations.map((hooks) => ({ hooks })));
+  return settings;
+}
+
+/** The hooks of an instrumentation, and the name of their owner for errors. */
+export interface OwnedHooks {
+  readonly hooks: Instrumentation;
+  /** The owner, such as `the feature otel`; by default, `the instrumentation`. */
+  readonly owner?: string | undefined;
+}
+
+/** Combines hooks. The first ones run outside of the others. */
+export function watchOf(
+  settings: SessionSettings,
+  all: readonly OwnedHooks[],
+): SessionWatch | undefined {
+  return all
+    .map((owned): SessionWatch => new HookRunner(owned, settings))
     .reduceRight<SessionWatch | undefined>(
       (inner, outer) => inner === undefined ? outer : new NestedWatch(outer, inner),
       undefined,
     );
-  return settings;
 }
 
 /** Calls the hooks of two instrumentations, one inside of the other. */
 class NestedWatch implements SessionWatch {
+  readonly published: SessionWatch["published"];
   readonly #outer: SessionWatch;
   readonly #inner: SessionWatch;
 
   constructor(outer: SessionWatch, inner: SessionWatch) {
     this.#outer = outer;
     this.#inner = inner;
+    const [first, second] = [outer.published, inner.published];
+    this.published = first && second
+      ? (session, topic) => {
+        first(session, topic);
+        second(session, topic);
+      }
+      : first ?? second;
   }
 
   handshake(info: HandshakeInfo): FollowedHandshake | undefined {
@@ -120,36 +144,48 @@ class NestedWatch implements SessionWatch {
 }
 
 class HookRunner implements SessionWatch {
+  /** Reports a publication of the peer; `undefined` without a hook. */
+  readonly published: SessionWatch["published"];
   readonly #hooks: Instrumentation;
+  readonly #owner: string;
   readonly #settings: SessionSettings;
 
-  constructor(hooks: Instrumentation, settings: SessionSettings) {
+  constructor({ hooks, owner = "the instrumentation" }: OwnedHooks, settings: SessionSettings) {
     this.#hooks = hooks;
+    this.#owner = owner;
     this.#settings = settings;
+    this.published = hooks.published && ((session: Session, topic: string) => {
+      this.#tell("published", session, () => hooks.published?.(session, topic));
+    });
   }
 
   /** Starts to follow a handshake; `undefined` if no hook does. */
   handshake(info: HandshakeInfo): WatchedHandshake | undefined {
-    const watch = this.#tell(undefined, () => this.#hooks.handshake?.(info));
-    return watch
-      ? new WatchedHandshake(watch, (hook, run) => this.#tell(undefined, hook, run))
-      : undefined;
+    const watch = this.#following(
+      "handshake",
+      undefined,
+      () => this.#hooks.handshake?.(info),
+    );
+    return watch && new WatchedHandshake(
+      watch,
+      (member, call, run) => this.#tell(`handshake().${member}`, undefined, call, run),
+    );
   }
 
   /** Reports an established session. */
   opened(session: Session): void {
-    this.#tell(session, () => this.#hooks.sessionOpened?.(session));
+    this.#tell("sessionOpened", session, () => this.#hooks.sessionOpened?.(session));
   }
 
   /** Reports a frame that has arrived. */
   received(session: Session, frame: string | Uint8Array): void {
     if (this.#hooks.received === undefined) return;
-    this.#tell(session, () => this.#hooks.received?.(session, frame));
+    this.#tell("received", session, () => this.#hooks.received?.(session, frame));
   }
 
   /** Reports the end of an established session. */
   closed(session: Session, info: CloseInfo): void {
-    this.#tell(session, () => this.#hooks.sessionClosed?.(session, info));
+    this.#tell("sessionClosed", session, () => this.#hooks.sessionClosed?.(session, info));
   }
 
   /** Runs a request to the peer; `ask` receives the trace to send with the request. */
@@ -158,13 +194,17 @@ class HookRunner implements SessionWatch {
     topic: string,
     ask: (trace: TraceContext | undefined) => Promise<T>,
   ): Promise<T> {
-    const watch = this.#tell(session, () => this.#hooks.request?.(session, topic));
+    const watch = this.#following(
+      "request",
+      session,
+      () => this.#hooks.request?.(session, topic),
+    );
     try {
-      const data = await ask(readTrace(this.#tell(session, () => watch?.trace)));
-      this.#tell(session, () => watch?.ended({}));
+      const data = await ask(readTrace(this.#tell("request().trace", session, () => watch?.trace)));
+      this.#tell("request().ended", session, () => watch?.ended({}));
       return data;
     } catch (error) {
-      this.#tell(session, () => watch?.ended({ error }));
+      this.#tell("request().ended", session, () => watch?.ended({ error }));
       throw error;
     }
   }
@@ -172,7 +212,7 @@ class HookRunner implements SessionWatch {
   /** Returns the trace to send with a message. */
   sending(topic: string, session: Session | undefined): TraceContext | undefined {
     if (this.#hooks.send === undefined) return undefined;
-    return readTrace(this.#tell(session, () => this.#hooks.send?.(topic)));
+    return readTrace(this.#tell("send", session, () => this.#hooks.send?.(topic)));
   }
 
   /**
@@ -198,43 +238,69 @@ class HookRunner implements SessionWatch {
       // `onMessage` may start a response after its first await.
       return isRunning ? (running as Promise<void>).then(() => message.streaming) : streaming;
     });
-    this.#tell(session, () => this.#hooks.handle?.(session, message, run, readTrace(trace)), run);
+    const call = () => this.#hooks.handle?.(session, message, run, readTrace(trace));
+    this.#tell("handle", session, call, run);
     run()?.catch(() => {}); // The caller receives the error too, or the producer reports it.
     return running;
   }
 
-  #tell<T>(session: Session | undefined, hook: () => T, run?: () => unknown): T | undefined {
+  /** Calls a hook that may return a watch. */
+  #following<W extends { ended(outcome: never): void }>(
+    hook: string,
+    session: Session | undefined,
+    call: () => W | undefined | void,
+  ): W | undefined {
+    return this.#tell(hook, session, () => {
+      const watch = call();
+      if (!watch || typeof watch.ended === "function") return watch || undefined;
+      // Reports the rejection of an asynchronous hook too.
+      if (watch instanceof Promise) this.#tell(hook, session, () => watch);
+      throw new TypeError(`${hook} must return { ended }, received ${describe(watch)}`);
+    });
+  }
+
+  #tell<T>(
+    hook: string,
+    session: Session | undefined,
+    call: () => T,
+    run?: () => unknown,
+  ): T | undefined {
     try {
-      const result = hook();
+      const result = call();
       // The type of a hook without a result also allows an asynchronous function.
       if (result instanceof Promise) {
         result.catch(async (error) => {
           // An error of `run` is reported by the caller of `run`.
-          if (error !== await rejectionOf(run)) this.#failed(session, error);
+          if (error !== await rejectionOf(run)) this.#failed(hook, session, error);
         });
       }
       return result;
     } catch (error) {
-      this.#failed(session, error);
+      this.#failed(hook, session, error);
       return undefined;
     }
   }
 
-  #failed(session: Session | undefined, error: unknown): void {
-    if (session !== undefined) return report(this.#settings, error, session);
-    // There is no session yet whose handlers could receive the error.
-    this.#settings.console.failed("A hook of the instrumentation", error);
+  #failed(hook: string, session: Session | undefined, error: unknown): void {
+    const settings = this.#settings;
+    if (session !== undefined && settings.handlers.onError !== undefined) {
+      return report(settings, error, session);
+    }
+    settings.console.failed(`${hook}() of ${this.#owner}`, error);
   }
 }
 
 /** A handshake that an instrumentation follows. */
-export class WatchedHandshake implements FollowedHandshake {
+class WatchedHandshake implements FollowedHandshake {
   readonly #watch: HandshakeWatch;
-  readonly #tell: (hook: () => void, run?: () => unknown) => void;
+  readonly #tell: (member: string, call: () => void, run?: () => unknown) => void;
   #isOver = false;
 
-  /** Follows a handshake; `tell` calls a hook. */
-  constructor(watch: HandshakeWatch, tell: (hook: () => void, run?: () => unknown) => void) {
+  /** Follows a handshake; `tell` calls a member of the watch. */
+  constructor(
+    watch: HandshakeWatch,
+    tell: (member: string, call: () => void, run?: () => unknown) => void,
+  ) {
     this.#watch = watch;
     this.#tell = tell;
   }
@@ -242,7 +308,7 @@ export class WatchedHandshake implements FollowedHandshake {
   /** Runs the application's handshake code, in the hook or after it. */
   during<T>(what: () => T): T {
     const run = once(what);
-    this.#tell(() => this.#watch.during?.(run), run);
+    this.#tell("during", () => this.#watch.during?.(run), run);
     return run();
   }
 
@@ -250,7 +316,7 @@ export class WatchedHandshake implements FollowedHandshake {
   ended(outcome: HandshakeOutcome): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#tell(() => this.#watch.ended(outcome));
+    this.#tell("ended", () => this.#watch.ended(outcome));
   }
 }
 
@@ -282,7 +348,7 @@ export async function openWatched<O extends OpenOutcome>(
   open: (url: (options: { readonly signal: AbortSignal }) => Promise<string | URL>) => Promise<O>,
 ): Promise<O> {
   const { settings, instrumentation } = options;
-  settings.watch ??= instrumentation && new HookRunner(instrumentation, settings);
+  settings.watch ??= instrumentation && new HookRunner({ hooks: instrumentation }, settings);
   let handshake: FollowedHandshake | undefined;
   let isOver = false;
   const outcome = await open(async (call) => {

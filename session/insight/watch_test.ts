@@ -17,6 +17,7 @@ import type { HandshakeInfo } from "../settings/settings.ts";
 function watchedPair(
   hooks: Instrumentation,
   handlers: SessionHandlers = {},
+  farHandlers: SessionHandlers = {},
 ): { near: Session; far: Session; failures: unknown[] } {
   const failures: unknown[] = [];
   const onError = (error: unknown) => void failures.push(error);
@@ -24,7 +25,7 @@ function watchedPair(
   const settings = (side: "server" | "client", more: SessionHandlers) =>
     instrument(sessionSettings({ side, onError, ...more }), hooks);
   const near = new Session(server, settings("server", handlers));
-  const far = new Session(client, settings("client", {}));
+  const far = new Session(client, settings("client", farHandlers));
   return { near, far, failures };
 }
 
@@ -108,8 +109,61 @@ Deno.test("instrument() prints 16 hook failures per minute while there is no ses
   });
   const info = { side: "server", url: "https://localhost/" } as HandshakeInfo;
   for (let i = 0; i < 100; i++) assertEquals(settings.watch?.handshake(info), undefined);
-  const line = "A hook of the instrumentation failed: Error: broken";
+  const line = "handshake() of the instrumentation failed: Error: broken";
   assertEquals(printed.lines, Array(16).fill(line));
+});
+
+Deno.test("instrument() says what a hook that follows something must return", async () => {
+  using printed = captureConsole();
+  const wrong = [{}, { end() {} }, "text", Promise.resolve({ ended() {} })] as never[];
+  const { near, far } = watchedPair(
+    { handshake: () => wrong[0], request: () => wrong[0] },
+    { onMessage: (message) => message.reply(1), onError: undefined },
+    { onError: undefined },
+  );
+  const info = { side: "server", url: "https://localhost/" } as HandshakeInfo;
+  for (const received of ["Object", "Object", "a string", "Promise"]) {
+    assertEquals(near[internals].settings.watch?.handshake(info), undefined);
+    assertEquals(await far.request("echo"), 1);
+    for (const hook of ["handshake", "request"]) {
+      const line = `${hook}() of the instrumentation failed: TypeError: ${hook} must return ` +
+        `{ ended }, received ${received}`;
+      assertEquals(printed.lines.filter((text) => text === line).length > 0, true, line);
+    }
+    wrong.shift();
+  }
+  assertEquals(printed.lines.length, 8);
+  await near.close();
+  await far.closed;
+});
+
+Deno.test("instrument() names the hook that failed, if there is no onError", async () => {
+  using printed = captureConsole();
+  const fail = () => {
+    throw new Error("broken");
+  };
+  const unheard = { onError: undefined };
+  const { near, far } = watchedPair(
+    {
+      sessionOpened: fail,
+      received: fail,
+      handle: () => Promise.reject(new Error("broken")),
+      send: fail,
+      request: () => ({ ended: fail }),
+    },
+    { onMessage: (message) => void (message.isRequest && message.reply(1)), ...unheard },
+    unheard,
+  );
+  await far.request("echo");
+  far.send("text");
+  await near.close();
+  await far.closed;
+  await turns();
+  const hooks = ["sessionOpened", "received", "handle", "send", "request().ended"];
+  for (const hook of hooks) {
+    const line = `${hook}() of the instrumentation failed: Error: broken`;
+    assertEquals(printed.lines.includes(line), true, line);
+  }
 });
 
 Deno.test("instrument() reports hooks whose promises reject, each once", async () => {

@@ -310,6 +310,8 @@ export interface SessionWatch {
   opened(session: SessionLike): void;
   /** Reports a frame that has arrived. */
   received(session: SessionLike, frame: string | Uint8Array): void;
+  /** Reports a publication of the peer; absent if there is no such hook. */
+  published?(session: SessionLike, topic: string): void;
   /** Reports the end of an established session. */
   closed(session: SessionLike, info: CloseInfo): void;
   /** Runs a request. The function receives the trace to send with it. */
