@@ -1,7 +1,7 @@
 /** The features of one server: mounting, and everything that the server asks of all of them. */
 import type { Feature, FeatureHost, Mounted, RequestHead, TopicMount } from "./feature.ts";
+import { checkClaims, checkMounted, type MountedFeature } from "./feature_checks.ts";
 import { describe } from "../base/error_text.ts";
-import { PATH } from "../base/options/option_checks.ts";
 import type { RequestGate } from "./http/gate.ts";
 import type { HttpStats, Measure } from "./metrics/measures.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -10,7 +10,6 @@ import { settlesWithin, within } from "../base/wait.ts";
 import type { UnsubscribeOptions } from "../pubsub/topic_options.ts";
 import type { OwnedHooks } from "../session/insight/watch.ts";
 import type { Session } from "../session/session.ts";
-import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
@@ -21,12 +20,6 @@ const CLOSE_MS = 10_000;
 
 /** Names of features and of their statistics; names of metrics are made from them. */
 const NAME = /^[a-zA-Z][\w-]{0,63}$/;
-
-/** A feature that is mounted. */
-interface MountedFeature {
-  readonly name: string;
-  readonly added: Mounted;
-}
 
 /** Parts of a server that its features use. */
 export interface FeaturesParts {
@@ -276,68 +269,4 @@ export class Features {
   #report({ name }: MountedFeature, what: string, error: unknown): void {
     this.#parts.report(`${what}() of the feature ${name}`, error);
   }
-}
-
-/** Checks what `mount` returned; a feature without types may return anything. */
-function checkMounted({ name, added }: { readonly name: string; readonly added: unknown }): void {
-  if (typeof added !== "object" || added === null || added instanceof Promise) {
-    throw new TypeError(
-      `Cannot create server: mount() of ${name} must return an object, received ` +
-        (added instanceof Promise ? "a promise" : String(added)),
-    );
-  }
-  const { http } = added as Mounted;
-  if (http !== undefined && http.paths === undefined && http.wants === undefined) {
-    throw new TypeError(
-      `Cannot create server: http of ${name} must have paths or wants, received neither`,
-    );
-  }
-}
-
-/** Checks that a feature claims nothing that another one has. */
-function checkClaims({ name, added }: MountedFeature, others: readonly MountedFeature[]): void {
-  const { http, topics, quic } = added;
-  for (const path of http?.paths ?? []) {
-    PATH(path, { verb: "create server", path: `the path of feature "${name}"` });
-  }
-  if (topics !== undefined && !topics.prefix.startsWith(STREAM_PREFIX)) {
-    throw new TypeError(
-      `Cannot create server: the topics of ${name} must start with "${STREAM_PREFIX}", received ` +
-        `"${topics.prefix}"`,
-    );
-  }
-  for (const { name: otherName, added: other } of others) {
-    const path = http?.paths?.find((one) =>
-      other.http?.paths?.some((known) => overlap(`${one}/`, `${known}/`))
-    );
-    if (path !== undefined) {
-      throw new TypeError(
-        `Cannot create server: the path of ${name} must not overlap one of ${otherName}, ` +
-          `received ${path}`,
-      );
-    }
-    const prefix = topics?.prefix;
-    if (prefix !== undefined && other.topics && overlap(prefix, other.topics.prefix)) {
-      throw new TypeError(
-        `Cannot create server: the topics of ${name} must not be those of ${otherName}, ` +
-          `received "${prefix}"`,
-      );
-    }
-    if (added.responses !== undefined && other.responses !== undefined) {
-      throw new TypeError(
-        `Cannot create server: only one feature can store responses, received ${otherName} and ` +
-          name,
-      );
-    }
-    if (quic !== undefined && other.quic !== undefined) {
-      throw new TypeError(
-        "Cannot create server: only one feature can accept raw QUIC, received " +
-          `${otherName} and ${name}`,
-      );
-    }
-  }
-}
-
-function overlap(a: string, b: string): boolean {
-  return a.startsWith(b) || b.startsWith(a);
 }
