@@ -19,6 +19,7 @@ import {
   STREAM,
   WAIT,
 } from "../session/settings/call_checks.ts";
+import { HOOKS } from "../session/insight/hook_kinds.ts";
 import { TRANSPORTS } from "../transport/option_kinds.ts";
 import type { ClientCalls } from "./connect.ts";
 
@@ -31,7 +32,7 @@ const COMMON = {
   connectTimeoutMs: TIME,
   contract: 0,
   headers: 0,
-  instrumentation: "object",
+  instrumentation: HOOKS,
   runtime: RUNTIME,
   signal: "AbortSignal",
 } as const;

@@ -71,7 +71,8 @@ export interface Feature {
    * closed.
    *
    * @param host The server.
-   * @returns The additions.
+   * @returns The additions. An object literal with an unknown member or hook is rejected with a
+   * `TypeError`; an instance of a class may have members of its own.
    */
   mount(host: FeatureHost): Mounted;
 }
@@ -134,7 +135,9 @@ export interface Mounted {
   disconnected?(user: string): void;
   /**
    * Returns the current metrics of the feature. `metrics()` exports them with the server's own. Each
-   * name must be unique on a server, and names that start with `skein.` belong to this library.
+   * name must be unique on a server, and names that start with `skein.` belong to this library. If a
+   * metric breaks this rule or is malformed, the server leaves out all metrics of the feature and
+   * prints the reason, once an hour.
    */
   measures?(): readonly Measure[];
   /** Returns counters of limits outside of the server's quotas, by name. */
@@ -176,7 +179,8 @@ export interface HttpMount {
    */
   wants?(head: RequestHead): boolean;
   /**
-   * Responds to a request over HTTP, including an upgrade.
+   * Responds to a request over HTTP, including an upgrade. If it fails or returns something other
+   * than a `Response`, the client receives a 500, and the server prints an error.
    *
    * @param request The request.
    * @param info Information about the request, such as the peer's address.

@@ -1,7 +1,16 @@
 /** The features of one server: mounting, and everything that the server asks of all of them. */
 import type { Feature, FeatureHost, Mounted, RequestHead, TopicMount } from "./feature.ts";
-import { checkClaims, checkMounted, type MountedFeature } from "./feature_checks.ts";
-import { describe } from "../base/error_text.ts";
+import {
+  checkClaims,
+  checkHttpStats,
+  checkMeasures,
+  checkMounted,
+  checkQuotaStats,
+  type MountedFeature,
+} from "./feature_checks.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
+import { describe, textOf } from "../base/error_text.ts";
+import { checkResponse } from "./http/guard.ts";
 import type { RequestGate } from "./http/gate.ts";
 import type { HttpStats, Measure } from "./metrics/measures.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -26,6 +35,7 @@ export interface FeaturesParts {
   readonly runtime: Runtime;
   /** Tracks pending requests, for which the server waits when it stops. */
   readonly gate: RequestGate;
+  readonly console: ConsoleReport;
   readonly report: (what: string, error: unknown) => void;
   /** Creates the host of a feature. */
   readonly hostOf: (name: string) => FeatureHost;
@@ -156,7 +166,8 @@ export class Features {
     const all: Record<string, HttpStats> = {};
     for (const part of this.#mounted) {
       const stats = this.#call(part, "stats", () => part.added.http?.stats);
-      if (stats !== undefined) all[part.name] = stats;
+      const checked = this.#checked(part, "stats", stats, checkHttpStats);
+      if (checked !== undefined) all[part.name] = checked;
     }
     return all;
   }
@@ -165,17 +176,20 @@ export class Features {
   get quotaStats(): Readonly<Record<string, QuotaStats>> {
     return Object.assign(
       {},
-      ...this.#mounted.map((part) =>
-        this.#call(part, "quotaStats", () => part.added.quotaStats?.())
-      ),
+      ...this.#mounted.map((part) => {
+        const stats = this.#call(part, "quotaStats", () => part.added.quotaStats?.());
+        return this.#checked(part, "quotaStats", stats, checkQuotaStats);
+      }),
     );
   }
 
-  /** Metrics of all features. */
+  /** Metrics of all features. A feature with an invalid metric adds none. */
   measures(): readonly Measure[] {
-    return this.#mounted.flatMap((part) =>
-      this.#call(part, "measures", () => part.added.measures?.()) ?? []
-    );
+    const names = new Set<string>();
+    return this.#mounted.flatMap((part) => {
+      const measures = this.#call(part, "measures", () => part.added.measures?.());
+      return this.#checked(part, "measures", measures, (all) => checkMeasures(all, names)) ?? [];
+    });
   }
 
   /**
@@ -232,10 +246,14 @@ export class Features {
       this.#parts.report(`A request to ${part.name}`, error);
       return new Response("Internal server error", { status: 500 });
     };
+    const checked = (response: Response) => checkResponse("fetch", response);
     try {
       const response = part.added.http!.fetch(request, info);
-      if (!(response instanceof Promise)) return this.#parts.gate.follow(request, info, response);
-      return this.#parts.gate.follow(request, info, response.catch(failed));
+      return this.#parts.gate.follow(
+        request,
+        info,
+        response instanceof Promise ? response.then(checked).catch(failed) : checked(response),
+      );
     } catch (error) {
       return failed(error);
     }
@@ -264,6 +282,24 @@ export class Features {
     // The type of a member without a result also allows an asynchronous function.
     result.catch((error) => this.#report(part, what, error));
     return undefined;
+  }
+
+  /** Returns what a feature reports about itself, or says once an hour why it is invalid. */
+  #checked<T>(
+    { name }: MountedFeature,
+    what: string,
+    value: T | undefined,
+    check: (value: T) => void,
+  ): T | undefined {
+    if (value === undefined) return undefined;
+    try {
+      check(value);
+      return value;
+    } catch (error) {
+      const line = `${what}() of the feature ${name} failed: ${textOf(error)}`;
+      this.#parts.console.tell("measures", line, { about: line });
+      return undefined;
+    }
   }
 
   #report({ name }: MountedFeature, what: string, error: unknown): void {

@@ -722,6 +722,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return new Features({
       runtime: this.#runtime,
       gate: this.#gate,
+      console: this.#console,
       report: reportError,
       hostOf: featureHosts(this, { core, contract, process: source ?? this }),
     });

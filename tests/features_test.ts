@@ -171,6 +171,35 @@ Deno.test("createServer() says what mount() of a feature must return", async () 
     [Promise.resolve({}), "mount() of odd must return an object, received a promise"],
     [{ http: { fetch } }, "http of odd must have paths or wants, received neither"],
   ];
+  const additions: [unknown, string][] = [
+    [{ measurs: () => [] }, 'must have known keys, received "measurs"; did you mean "measures"?'],
+    [
+      { sessionOpened() {} },
+      'received "sessionOpened"; did you mean "instrumentation.sessionOpened"?',
+    ],
+    [{ close: true }, "additions.close must be of type function, received boolean"],
+    [
+      { instrumentation: { sessionOpend() {} } },
+      'additions.instrumentation must have known keys, received "sessionOpend"; ' +
+      'did you mean "sessionOpened"?',
+    ],
+    [{ instrumentation: { handle: 1 } }, "instrumentation.handle must be of type function"],
+    [{ http: { path: "/a", fetch } }, 'received "path"; did you mean "paths"?'],
+    [{ http: { paths: ["/a"] } }, "additions.http.fetch must be given"],
+    [{ quic: { protocol: ["a"] } }, 'received "protocol"; did you mean "protocols"?'],
+  ];
+  for (const [mounted, expected] of additions) {
+    const features = [{ name: "odd", mount: () => mounted as Mounted }];
+    const { message } = assertThrows(() => createServer({ features }), TypeError);
+    assertStringIncludes(message, "Cannot mount odd: additions");
+    assertStringIncludes(message, expected);
+  }
+  /** A class may have members of its own. */
+  class Own {
+    readonly ownName = "own";
+    readonly instrumentation = this;
+  }
+  await createServer({ features: [feature("own", new Own() as Mounted)] }).close();
   using output = printed();
   for (const [mounted, expected] of cases) {
     const closed = Promise.withResolvers<void>();
@@ -302,6 +331,127 @@ Deno.test("Server.fetch() responds with 500 if a feature fails, and prints the e
   for (const where of ["in fetch", "in the promise", "in wants"]) {
     assert(output.lines.some((line) => line.includes(where)), where);
   }
+});
+
+Deno.test("Server.fetch() responds with 500 if a feature returns no Response", async () => {
+  using output = printed();
+  const fetches: ((request: Request) => unknown)[] = [
+    () => undefined,
+    () => "text",
+    () => Promise.resolve(undefined),
+    () => Promise.resolve({ status: 200 }),
+  ];
+  for (const fetch of fetches) {
+    for (const isGuarded of [false, true]) {
+      const options = { path: "/odd", authorize: () => true };
+      const odd = feature("odd", (host) => ({
+        http: isGuarded
+          ? host.guard(options, async ({ authorize, request }) => {
+            await authorize("read", "");
+            return fetch(request) as Response;
+          })
+          : { paths: ["/odd"], fetch: fetch as () => Response },
+      }));
+      await using server = createServer({ features: [odd] });
+      const response = await server.fetch(at("/odd"));
+      await response.body?.cancel();
+      assertEquals(response.status, 500);
+      const [by, line] = [isGuarded ? "the handler" : "fetch", output.lines.pop() ?? ""];
+      assertStringIncludes(
+        line,
+        `A request to odd failed: TypeError: ${by} must return a Response, `,
+      );
+    }
+  }
+});
+
+Deno.test("A feature with invalid metrics loses only its own, and the console says it once", async () => {
+  const measure = {
+    name: "chat.rooms",
+    description: "Rooms",
+    unit: "{room}",
+    kind: "sum",
+    values: [{ value: 1, attributes: { "chat.kind": "open" } }],
+  };
+  const valued = (one: unknown) => ({ ...measure, values: [one] });
+  const cases: [unknown, string][] = [
+    [{ ...measure, name: "skein.sessions" }, 'must not start with "skein.", received "skein.sess'],
+    [{ ...measure, name: "skein_x" }, 'measures[0].name must not start with "skein."'],
+    [{ ...measure, name: "notes.count" }, 'must be unique on a server, received "notes.count"'],
+    [{ ...measure, name: "notes/count" }, "which is notes_count in Prometheus"],
+    [{ ...measure, name: "a b" }, "measures[0].name must be a letter followed by"],
+    [{ ...measure, name: undefined }, "measures[0].name must be given"],
+    [{ ...measure, kind: "histogram" }, "kind must be one of counter, sum, gauge, received histo"],
+    [{ ...measure, description: 1 }, "measures[0].description must be of type string"],
+    [{ ...measure, value: 1 }, 'measures[0] must have known keys, received "value"'],
+    [{ ...measure, values: undefined }, "measures[0].values must be given"],
+    [{ ...measure, values: [1] }, "measures[0].values[0] must be of type object"],
+    [valued({ value: "1" }), "measures[0].values[0].value must be of type number"],
+    [valued({ value: 1, attributes: { a: 1 } }), '.attributes["a"] must be of type string'],
+    [valued({ value: 1, attributes: { "a.1": "" } }), "must be a label of its own"],
+    [valued({ value: 1, attributes: { "a.x": "", "b.x": "" } }), "must be a label of its own"],
+    [valued({ value: 1, attributes: "x" }), ".attributes must be of type object"],
+    [null, "measures[0] must be of type object"],
+  ];
+  const measures = (...all: unknown[]): Mounted => ({ measures: () => all as never });
+  const notes = measures({ ...measure, name: "notes.count" });
+  for (const [odd, expected] of cases) {
+    using output = printed();
+    await using server = createServer({
+      features: [
+        feature("notes", notes),
+        feature("odd", measures(odd, { ...measure, name: "other" })),
+        feature("last", measures({ ...measure, name: "other" })),
+      ],
+    });
+    for (let scrape = 0; scrape < 2; scrape++) {
+      const text = prometheusText(server);
+      const types = text.match(/^# TYPE .*/gm)!;
+      assertEquals(new Set(types).size, types.length);
+      for (const name of ["skein_sessions", "notes_count", "other"]) {
+        assert(types.includes(`# TYPE ${name} gauge`), `${name}: ${expected}`);
+      }
+    }
+    assertEquals(output.lines.length, 1, expected);
+    const [line] = output.lines as [string];
+    assertStringIncludes(line, "measures() of the feature odd failed: Cannot export metrics: ");
+    assertStringIncludes(line, expected);
+  }
+});
+
+Deno.test("A feature with invalid counters of requests or limits breaks no scrape", async () => {
+  using output = printed();
+  const quota = { max: 1, taken: 1, rejected: { all: 0 } };
+  await using server = createServer({
+    features: [
+      feature("sound", {
+        http: {
+          paths: ["/sound"],
+          fetch: () => new Response(),
+          stats: { active: 0, responses: { 200: 3 } },
+        },
+        quotaStats: () => ({ sound: quota as never }),
+      }),
+      feature("odd", {
+        http: {
+          paths: ["/odd"],
+          fetch: () => new Response(),
+          stats: { active: 0, responses: { 200: "many" as never } },
+        },
+        quotaStats: () => ({ odd: undefined as never }),
+      }),
+    ],
+  });
+  for (let scrape = 0; scrape < 2; scrape++) {
+    const text = prometheusText(server);
+    assertStringIncludes(text, 'skein_http_requests_total{feature="sound",status="200"} 3');
+    assertStringIncludes(text, 'skein_quota_taken{quota="sound"} 1');
+    assert(!text.includes('"odd"'));
+  }
+  assertEquals(output.lines.map((line) => line.slice(0, 60)).sort(), [
+    "Skein: quotaStats() of the feature odd failed: Cannot export",
+    "Skein: stats() of the feature odd failed: Cannot export metr",
+  ]);
 });
 
 Deno.test("FeatureHost.guard() checks permission, and counts requests", async () => {

@@ -151,6 +151,35 @@ export function objectWith(what: string, ...methods: readonly string[]): CheckOp
 }
 
 /**
+ * Creates the check for an object that an application implements. Unknown names are rejected in an
+ * object literal; an instance of a class may have members of its own.
+ *
+ * @param kinds Kinds of the members.
+ * @param required Names of the members that must be given.
+ * @returns The check.
+ */
+export function implementing<T>(
+  kinds: OptionKinds<T>,
+  ...required: readonly (keyof T & string)[]
+): NestedCheck {
+  const check: CheckOption = (value, place) => {
+    if (typeOf(value) !== "object") throw wrongKind(value, "object", place);
+    const given = value as Record<string, unknown>;
+    const prototype = Object.getPrototypeOf(given);
+    const isLiteral = prototype === null || Object.getPrototypeOf(prototype) === null;
+    const members = isLiteral
+      ? given
+      : Object.fromEntries(Object.keys(kinds).map((name) => [name, given[name]]));
+    checkKinds(members, kinds, place);
+    for (const name of required) {
+      if (members[name] !== undefined) continue;
+      throw new TypeError(`Cannot ${place.verb}: ${place.path}.${name} must be given`);
+    }
+  };
+  return Object.assign(check, { kinds });
+}
+
+/**
  * Creates the check for a number.
  *
  * @param range The numbers that the option accepts.

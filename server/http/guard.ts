@@ -2,6 +2,7 @@
  * The guard of the requests to a feature over HTTP. It checks permissions, origins and limits, sets
  * headers, and converts errors.
  */
+import { describe } from "../../base/error_text.ts";
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
 import { Problem, rejectedBy, REJECTION_CODES, tooMany } from "./problem.ts";
@@ -389,7 +390,8 @@ export class HttpGuard<Action extends string> {
       const checkRevoked = () => {
         if (decision.revocation !== undefined) throw revoked();
       };
-      const response = withMutableHeaders(
+      const response = withMutableHeaders(checkResponse(
+        "the handler",
         await handle({
           request,
           info,
@@ -423,7 +425,7 @@ export class HttpGuard<Action extends string> {
           },
           readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
         }),
-      );
+      ));
       if (!isChecked && response.status < 400) {
         throw new TypeError(`The handler of ${name} responded without calling authorize()`);
       }
@@ -669,6 +671,16 @@ function failed(): Problem {
     code: "internal",
     detail: "Cannot respond: the server failed, and has reported the error",
   });
+}
+
+/**
+ * Checks the response of a feature, which may have no types.
+ *
+ * @throws {TypeError} If it is not a response.
+ */
+export function checkResponse(by: string, response: Response): Response {
+  if (response instanceof Response) return response;
+  throw new TypeError(`${by} must return a Response, received ${describe(response)}`);
 }
 
 /** Copies a response whose headers are immutable, such as a redirect or a response of `fetch()`. */

@@ -73,7 +73,10 @@ export const NO_HANDSHAKES: QuicHandshakeStats = {
 export interface Measurement {
   /** The number. */
   readonly value: number;
-  /** Attributes that distinguish this number within the metric; their names are OpenTelemetry's. */
+  /**
+   * Attributes that distinguish this number within the metric; their names are OpenTelemetry's. The
+   * last parts of the names must differ, because they are the labels in Prometheus.
+   */
   readonly attributes?: Readonly<Record<string, string>> | undefined;
 }
 

@@ -37,10 +37,16 @@ export function prometheusText(
   return server.measures().map(exposition).join("");
 }
 
+/** Returns the name of a metric in the Prometheus text format. */
+export function prometheusName({ name, unit, kind }: Omit<Measure, "values">): string {
+  return name.replaceAll(/\W/g, "_").replace(/_size$/, "") +
+    (Object.hasOwn(UNITS, unit) ? UNITS[unit] : "") + (kind === "counter" ? "_total" : "");
+}
+
 /** Formats one metric. */
-export function exposition({ name, description, unit, kind, values }: Measure): string {
-  const full = name.replaceAll(".", "_").replace(/_size$/, "") + (UNITS[unit] ?? "") +
-    (kind === "counter" ? "_total" : "");
+export function exposition(measure: Measure): string {
+  const { description, kind, values } = measure;
+  const full = prometheusName(measure);
   const lines = values.map(({ value, attributes = {} }) =>
     `${full}${labelsOf(attributes)} ${value}\n`
   );
@@ -55,9 +61,14 @@ export function exposition({ name, description, unit, kind, values }: Measure): 
  */
 function labelsOf(attributes: Readonly<Record<string, string>>): string {
   const labels = Object.entries(attributes).map(([key, value]) =>
-    `${key.slice(key.lastIndexOf(".") + 1)}="${escapeLabel(value)}"`
+    `${labelOf(key)}="${escapeLabel(value)}"`
   );
   return labels.length === 0 ? "" : `{${labels.join(",")}}`;
+}
+
+/** Returns the label that stands for an attribute. */
+export function labelOf(attribute: string): string {
+  return attribute.slice(attribute.lastIndexOf(".") + 1).replaceAll(/\W/g, "_");
 }
 
 function escapeHelp(text: string): string {
