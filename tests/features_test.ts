@@ -25,7 +25,7 @@ import {
   serve,
   Session,
 } from "../mod.ts";
-import { sessionSettings } from "../session/mod.ts";
+import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { memoryPair } from "../transport/mod.ts";
 import { prometheusText } from "../server.ts";
 import { z } from "zod";
@@ -770,4 +770,14 @@ Deno.test("Built-in prefixes stay reserved with and without features", async () 
       assertThrows(() => server.publish(topic, "x"), TypeError, "Cannot publish", topic);
     }
   }
+});
+
+Deno.test("connect() and dial() reject a misspelled hook, and accept a feature as instrumentation", async () => {
+  const misspelled = { instrumentation: { sesionOpened() {} } as object };
+  const expected = 'instrumentation must have known keys, received "sesionOpened"; did you mean';
+  assertThrows(() => connect("ws://localhost:1", misspelled), TypeError, expected);
+  await assertRejects(() => dial("ws://localhost:1", misspelled), TypeError, expected);
+  await using server = serve({ port: 0, onListen() {} });
+  const instrumentation = recordSessions({ write() {} });
+  await using _session = await dial(server.url, { instrumentation });
 });

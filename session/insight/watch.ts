@@ -5,7 +5,7 @@
 import { describe } from "../../base/error_text.ts";
 import type { CloseInfo } from "../../errors.ts";
 import { isObject, type TraceContext } from "../wire/envelope.ts";
-import type { HandshakeOutcome, HandshakeWatch, Instrumentation } from "./instrumentation.ts";
+import type { HandshakeOutcome, Instrumentation } from "./instrumentation.ts";
 import type { Message } from "../message.ts";
 import type { Session } from "../session.ts";
 import {
@@ -62,7 +62,16 @@ export function watchOf(
   all: readonly OwnedHooks[],
 ): SessionWatch | undefined {
   return all
-    .map((owned): SessionWatch => new HookRunner(owned, settings))
+    .map((owned): SessionWatch => {
+      const runner = new HookRunner(owned, settings);
+      const { hooks } = owned;
+      // Only servers have this hook, so clients do not load its code.
+      return hooks.published === undefined ? runner : Object.assign(runner, {
+        published(session: Session, topic: string) {
+          runner.tell("published", session, () => hooks.published?.(session, topic));
+        },
+      });
+    })
     .reduceRight<SessionWatch | undefined>(
       (inner, outer) => inner === undefined ? outer : new NestedWatch(outer, inner),
       undefined,
@@ -144,8 +153,6 @@ class NestedWatch implements SessionWatch {
 }
 
 class HookRunner implements SessionWatch {
-  /** Reports a publication of the peer; `undefined` without a hook. */
-  readonly published: SessionWatch["published"];
   readonly #hooks: Instrumentation;
   readonly #owner: string;
   readonly #settings: SessionSettings;
@@ -154,38 +161,42 @@ class HookRunner implements SessionWatch {
     this.#hooks = hooks;
     this.#owner = owner;
     this.#settings = settings;
-    this.published = hooks.published && ((session: Session, topic: string) => {
-      this.#tell("published", session, () => hooks.published?.(session, topic));
-    });
   }
 
   /** Starts to follow a handshake; `undefined` if no hook does. */
-  handshake(info: HandshakeInfo): WatchedHandshake | undefined {
-    const watch = this.#following(
-      "handshake",
-      undefined,
-      () => this.#hooks.handshake?.(info),
-    );
-    return watch && new WatchedHandshake(
-      watch,
-      (member, call, run) => this.#tell(`handshake().${member}`, undefined, call, run),
-    );
+  handshake(info: HandshakeInfo): FollowedHandshake | undefined {
+    const tell = <T>(call: () => T, run?: () => unknown) =>
+      this.tell("handshake", undefined, call, run);
+    const watch = this.#following("handshake", undefined, () => this.#hooks.handshake?.(info));
+    let isOver = false;
+    return watch && {
+      during(what) {
+        const run = once(what);
+        tell(() => watch.during?.(run), run);
+        return run();
+      },
+      ended(outcome: HandshakeOutcome) {
+        if (isOver) return;
+        isOver = true;
+        tell(() => watch.ended(outcome));
+      },
+    };
   }
 
   /** Reports an established session. */
   opened(session: Session): void {
-    this.#tell("sessionOpened", session, () => this.#hooks.sessionOpened?.(session));
+    this.tell("sessionOpened", session, () => this.#hooks.sessionOpened?.(session));
   }
 
   /** Reports a frame that has arrived. */
   received(session: Session, frame: string | Uint8Array): void {
     if (this.#hooks.received === undefined) return;
-    this.#tell("received", session, () => this.#hooks.received?.(session, frame));
+    this.tell("received", session, () => this.#hooks.received?.(session, frame));
   }
 
   /** Reports the end of an established session. */
   closed(session: Session, info: CloseInfo): void {
-    this.#tell("sessionClosed", session, () => this.#hooks.sessionClosed?.(session, info));
+    this.tell("sessionClosed", session, () => this.#hooks.sessionClosed?.(session, info));
   }
 
   /** Runs a request to the peer; `ask` receives the trace to send with the request. */
@@ -200,11 +211,11 @@ class HookRunner implements SessionWatch {
       () => this.#hooks.request?.(session, topic),
     );
     try {
-      const data = await ask(readTrace(this.#tell("request().trace", session, () => watch?.trace)));
-      this.#tell("request().ended", session, () => watch?.ended({}));
+      const data = await ask(readTrace(this.tell("request", session, () => watch?.trace)));
+      this.tell("request", session, () => watch?.ended({}));
       return data;
     } catch (error) {
-      this.#tell("request().ended", session, () => watch?.ended({ error }));
+      this.tell("request", session, () => watch?.ended({ error }));
       throw error;
     }
   }
@@ -212,7 +223,7 @@ class HookRunner implements SessionWatch {
   /** Returns the trace to send with a message. */
   sending(topic: string, session: Session | undefined): TraceContext | undefined {
     if (this.#hooks.send === undefined) return undefined;
-    return readTrace(this.#tell("send", session, () => this.#hooks.send?.(topic)));
+    return readTrace(this.tell("send", session, () => this.#hooks.send?.(topic)));
   }
 
   /**
@@ -239,7 +250,7 @@ class HookRunner implements SessionWatch {
       return isRunning ? (running as Promise<void>).then(() => message.streaming) : streaming;
     });
     const call = () => this.#hooks.handle?.(session, message, run, readTrace(trace));
-    this.#tell("handle", session, call, run);
+    this.tell("handle", session, call, run);
     run()?.catch(() => {}); // The caller receives the error too, or the producer reports it.
     return running;
   }
@@ -250,16 +261,15 @@ class HookRunner implements SessionWatch {
     session: Session | undefined,
     call: () => W | undefined | void,
   ): W | undefined {
-    return this.#tell(hook, session, () => {
-      const watch = call();
+    const watch = this.tell(hook, session, call);
+    return this.tell(hook, session, () => {
       if (!watch || typeof watch.ended === "function") return watch || undefined;
-      // Reports the rejection of an asynchronous hook too.
-      if (watch instanceof Promise) this.#tell(hook, session, () => watch);
       throw new TypeError(`${hook} must return { ended }, received ${describe(watch)}`);
     });
   }
 
-  #tell<T>(
+  /** Calls a hook, and reports its error. */
+  tell<T>(
     hook: string,
     session: Session | undefined,
     call: () => T,
@@ -287,36 +297,6 @@ class HookRunner implements SessionWatch {
       return report(settings, error, session);
     }
     settings.console.failed(`${hook}() of ${this.#owner}`, error);
-  }
-}
-
-/** A handshake that an instrumentation follows. */
-class WatchedHandshake implements FollowedHandshake {
-  readonly #watch: HandshakeWatch;
-  readonly #tell: (member: string, call: () => void, run?: () => unknown) => void;
-  #isOver = false;
-
-  /** Follows a handshake; `tell` calls a member of the watch. */
-  constructor(
-    watch: HandshakeWatch,
-    tell: (member: string, call: () => void, run?: () => unknown) => void,
-  ) {
-    this.#watch = watch;
-    this.#tell = tell;
-  }
-
-  /** Runs the application's handshake code, in the hook or after it. */
-  during<T>(what: () => T): T {
-    const run = once(what);
-    this.#tell("during", () => this.#watch.during?.(run), run);
-    return run();
-  }
-
-  /** Ends the handshake; only the first call counts. */
-  ended(outcome: HandshakeOutcome): void {
-    if (this.#isOver) return;
-    this.#isOver = true;
-    this.#tell("ended", () => this.#watch.ended(outcome));
   }
 }
 

@@ -159,7 +159,7 @@ Deno.test("instrument() names the hook that failed, if there is no onError", asy
   await near.close();
   await far.closed;
   await turns();
-  const hooks = ["sessionOpened", "received", "handle", "send", "request().ended"];
+  const hooks = ["sessionOpened", "received", "handle", "send", "request"];
   for (const hook of hooks) {
     const line = `${hook}() of the instrumentation failed: Error: broken`;
     assertEquals(printed.lines.includes(line), true, line);
