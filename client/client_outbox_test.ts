@@ -157,6 +157,7 @@ Deno.test("Client sends its outbox with any bounds and overflow policy of its se
         outbox: { maxMessages: 200, maxBytes: 1_000_000 },
       });
       for (let i = 0; i < 200; i++) client.send("a", { i, pad: PAD });
+      await client.whenConnected(); // Policies that drop messages are loaded before.
       await turns();
       network.pairs[0]!.link.resume("to-server");
       await turns(300);
