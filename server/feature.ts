@@ -355,9 +355,8 @@ export interface GuardOptions<Action extends string = string> {
 
 /**
  * The server of a feature that is also used from outside, such as `durableStreams()`. Such a feature
- * belongs to one server.
- *
- * @typeParam T Type of the value that the feature keeps of the server.
+ * belongs to one server. If that server cannot be created or cannot listen, for example because its
+ * port is in use, you can pass the same feature to the next one.
  *
  * @example A feature with a method
  * ```ts
@@ -366,15 +365,15 @@ export interface GuardOptions<Action extends string = string> {
  *
  * class Greeter implements Feature {
  *   readonly name = "greeter";
- *   readonly #host = new Mount<FeatureHost>("new Greeter()");
+ *   readonly #mount = new Mount("new Greeter()");
  *
  *   mount(host: FeatureHost) {
- *     this.#host.set(host);
+ *     this.#mount.set(host);
  *     return {};
  *   }
  *
  *   greet(topic: string): void {
- *     this.#host.value.topics.publish(topic, "hello");
+ *     this.#mount.host.topics.publish(topic, "hello");
  *   }
  * }
  *
@@ -386,9 +385,9 @@ export interface GuardOptions<Action extends string = string> {
  * assertEquals(server.topics.size, 0);
  * ```
  */
-export class Mount<T> {
+export class Mount {
   readonly #call: string;
-  #set: { readonly value: T } | undefined;
+  #host: FeatureHost | undefined;
 
   /**
    * Creates a mount without a server.
@@ -400,36 +399,36 @@ export class Mount<T> {
   }
 
   /**
-   * Sets the value that the feature keeps of its server.
+   * Sets the server of the feature.
    *
-   * @param value The value.
+   * @param host The server.
    * @throws {TypeError} If the feature already has a server.
    */
-  set(value: T): void {
-    if (this.#set !== undefined) {
+  set(host: FeatureHost): void {
+    if (this.isSet) {
       throw new TypeError(
         `Cannot mount ${this.#call}: it belongs to one server; create another with ${this.#call}`,
       );
     }
-    this.#set = { value };
+    this.#host = host;
   }
 
   /** `true` once the feature has a server. */
   get isSet(): boolean {
-    return this.#set !== undefined;
+    return this.#host?.core.hasFailed() === false;
   }
 
   /**
-   * The value that the feature keeps of its server.
+   * The server of the feature.
    *
    * @throws {TypeError} If the feature has no server yet.
    */
-  get value(): T {
-    if (this.#set === undefined) {
+  get host(): FeatureHost {
+    if (this.#host === undefined || !this.isSet) {
       throw new TypeError(
         `Cannot use ${this.#call}: it has no server yet; pass it to serve({ features: [...] })`,
       );
     }
-    return this.#set.value;
+    return this.#host;
   }
 }

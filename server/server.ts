@@ -152,6 +152,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** True until the hint at the hardened engine, if that engine would suit this server. */
   #suitsHardened = false;
   #closing: Promise<void> | undefined;
+  /** True if the server could not be created or could not listen. */
+  #hasFailed = false;
   /** Removes the listener of the signal that closes the server. */
   #removeAbortListener: (() => void) | undefined;
 
@@ -680,7 +682,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       });
       server.#listener.announce();
     } catch (error) {
-      void server.close();
+      server.#fail();
       throw error;
     }
     if (signal !== undefined) server.#closeBy(signal);
@@ -713,6 +715,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       accountOf: this.#accountOf,
       graceMs: presence.graceMs ?? GRACE_MS,
       authorizeChange: authorizeChange as AuthorizeChange | undefined,
+      hasFailed: () => this.#hasFailed,
       reportFault: (fault, session) => {
         const isReported = session !== undefined && onError !== undefined;
         tellFault(this.#console, fault, { isReported });
@@ -733,9 +736,15 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     try {
       this.#features.mount(features);
     } catch (error) {
-      void this.close();
+      this.#fail();
       throw error;
     }
+  }
+
+  /** Closes a server that could not start, whose features the next server may mount. */
+  #fail(): void {
+    this.#hasFailed = true;
+    void this.close();
   }
 
   /**

@@ -40,6 +40,8 @@ export interface ServerCore {
   readonly graceMs: number;
   /** Decides about the changes of states that clients request. */
   readonly authorizeChange: AuthorizeChange | undefined;
+  /** `true` if the server could not be created or could not listen; its features are free again. */
+  hasFailed(): boolean;
   /** Reports that the application could not decide about a request. */
   readonly reportFault: (fault: DecisionFault, session: Session | undefined) => void;
 }

@@ -3,6 +3,7 @@ import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/f
 import { checkOptions } from "../base/options/option_checks.ts";
 import { StreamRequests } from "./http/http.ts";
 import {
+  checkKeepsLogs,
   DURABLE_STREAMS,
   type DurableStreamsOptions,
   type StreamSettings,
@@ -78,7 +79,7 @@ export class DurableStreams implements Feature {
   /** Name of the feature. */
   readonly name = "durableStreams";
   readonly #settings: StreamSettings;
-  readonly #shared = new Mount<SharedStreams>("durableStreams()");
+  readonly #mount = new Mount("durableStreams()");
 
   /**
    * Creates streams without a server.
@@ -97,8 +98,9 @@ export class DurableStreams implements Feature {
    * @throws {TypeError} If the streams already have a server, or its broker keeps no logs.
    */
   mount(host: FeatureHost): Mounted {
-    const shared = SharedStreams.of(host, "durableStreams()");
-    this.#shared.set(shared);
+    checkKeepsLogs("mount durableStreams()", host.topics.broker);
+    const shared = SharedStreams.of(host);
+    this.#mount.set(host);
     shared.settings = this.#settings;
     const added = shared.mount();
     const { path } = this.#settings;
@@ -262,6 +264,6 @@ export class DurableStreams implements Feature {
   }
 
   get #streams(): StreamStore {
-    return this.#shared.value.parts.streams;
+    return SharedStreams.of(this.#mount.host).parts.streams;
   }
 }

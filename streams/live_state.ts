@@ -1,5 +1,6 @@
 /** The feature `liveState()`: collections of rows that servers and clients write together. */
 import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/feature.ts";
+import { checkKeepsLogs } from "./options.ts";
 import { SharedStreams } from "./shared_streams.ts";
 import type { StateOf } from "./state/state.ts";
 import { describe } from "../base/error_text.ts";
@@ -45,7 +46,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
   /** Name of the feature. */
   readonly name = "liveState";
   readonly #contract: C | undefined;
-  readonly #shared = new Mount<SharedStreams>("liveState()");
+  readonly #mount = new Mount("liveState()");
 
   /**
    * Creates live state without a server.
@@ -73,8 +74,9 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
           "write serve({ contract, features: [liveState(contract)] })",
       );
     }
-    const shared = SharedStreams.of(host, "liveState()");
-    this.#shared.set(shared);
+    checkKeepsLogs("mount liveState()", host.topics.broker);
+    const shared = SharedStreams.of(host);
+    this.#mount.set(host);
     return shared.mount();
   }
 
@@ -94,7 +96,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
    */
   async open<Id extends StateIds<C>>(id: Id): Promise<StateOf<C, Id>> {
     // Only the types depend on the contract.
-    return await this.#shared.value.parts.states.open(id) as StateOf<C, Id>;
+    return await SharedStreams.of(this.#mount.host).parts.states.open(id) as StateOf<C, Id>;
   }
 }
 

@@ -1,7 +1,7 @@
 /** Responses that outlive their callers' connections, and their servers. */
 import { checkOptions } from "../base/options/option_checks.ts";
 import type { Feature } from "../server/feature.ts";
-import { responseLimits, RESUMABLE, type ResumableOptions } from "./options.ts";
+import { checkKeepsLogs, responseLimits, RESUMABLE, type ResumableOptions } from "./options.ts";
 import { ResumableRequests } from "./responses/resumable_requests.ts";
 import { SharedStreams } from "./shared_streams.ts";
 
@@ -49,7 +49,8 @@ export function resumable(options: ResumableOptions = {}): Feature {
   return {
     name: "resumable",
     mount(host) {
-      const shared = SharedStreams.of(host, "resumable()");
+      checkKeepsLogs("mount resumable()", host.topics.broker);
+      const shared = SharedStreams.of(host);
       shared.responses = limits;
       return { ...shared.mount(), responses: new ResumableRequests(shared) };
     },

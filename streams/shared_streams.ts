@@ -1,6 +1,6 @@
 /** The parts that the features of this wing share on one server. */
 import type { FeatureHost, Mounted } from "../server/feature.ts";
-import { checkKeepsLogs, responseLimits, streamSettings } from "./options.ts";
+import { responseLimits, streamSettings } from "./options.ts";
 import { StreamParts } from "./parts.ts";
 import { StreamTopics } from "./stream_topics.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
@@ -28,11 +28,8 @@ export class SharedStreams {
    * Returns what the features of a server share.
    *
    * @param host The server.
-   * @param call The code that created the feature, for errors.
-   * @throws {TypeError} If the server's broker keeps no logs.
    */
-  static of(host: FeatureHost, call: string): SharedStreams {
-    checkKeepsLogs(`mount ${call}`, host.topics.broker);
+  static of(host: FeatureHost): SharedStreams {
     return host.share(SharedStreams, () => new SharedStreams(host));
   }
 

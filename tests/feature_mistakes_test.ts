@@ -7,11 +7,11 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { z } from "zod";
 import { defineContract, type Feature, RequestError, type ServerOptions } from "../mod.ts";
-import { MoqServer } from "../moq/mod.ts";
+import { dialMoq, MoqServer } from "../moq/mod.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 import { inspector, metrics } from "../operations/mod.ts";
 import { otel } from "../operations/otel/otel.ts";
-import { createServer } from "../server.ts";
+import { createServer, serve } from "../server.ts";
 import { durableStreams, DurableStreamsHandler, liveState, resumable } from "../streams/mod.ts";
 import { testServer } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -112,6 +112,44 @@ for (const [call, { create, isHandle }] of Object.entries(FEATURES)) {
     }
   });
 }
+
+for (const [call, { create }] of Object.entries(FEATURES)) {
+  Deno.test(`${call} can be passed on if a server could not start`, async () => {
+    const failing: Feature = {
+      name: "failing",
+      mount() {
+        throw new Error("The disk is full");
+      },
+    };
+    const features = [create()];
+    const options = { onListen() {}, hostname: "127.0.0.1" };
+    await using other = Deno.serve({ ...options, port: 0 }, () => new Response());
+    const { port } = other.addr;
+    assertThrows(() => serve({ ...options, port, features }), Deno.errors.AddrInUse);
+    assertThrows(() => createServer({ features: [...features, failing] }), Error, "disk is full");
+    {
+      await using _server = serve({ ...options, port: 0, features });
+    }
+  });
+}
+
+Deno.test("The handles of features work on a server after one that could not start", async () => {
+  const [streams, states, moq] = [durableStreams(), liveState(), new MoqServer()];
+  const features = [streams, states, moq];
+  const options = { onListen() {}, hostname: "127.0.0.1", features };
+  await using other = Deno.serve({ ...options, port: 0 }, () => new Response());
+  assertThrows(() => serve({ ...options, port: other.addr.port }), Deno.errors.AddrInUse);
+  await assertRejects(() => streams.create("a"), TypeError, "it has no server yet");
+  assertEquals(moq.webSocketUrl, "");
+
+  await using server = serve({ ...options, port: 0 });
+  await using _writer = await streams.create("a");
+  await using state = await states.open("b");
+  assertEquals(state.id, "b");
+  assertEquals(moq.webSocketUrl, server.url);
+  await using session = await dialMoq(moq.webSocketUrl);
+  await session.close();
+});
 
 Deno.test("The handles of features without a server name the remedy", async () => {
   const uses: Readonly<Record<string, () => Promise<unknown>>> = {

@@ -38,15 +38,15 @@ function feature(name: string, mounted: Mounted | ((host: FeatureHost) => Mounte
 /** A feature with a method that needs a server. */
 class Greeter implements Feature {
   readonly name = "greeter";
-  readonly #host = new Mount<FeatureHost>("new Greeter()");
+  readonly #mount = new Mount("new Greeter()");
 
   mount(host: FeatureHost): Mounted {
-    this.#host.set(host);
+    this.#mount.set(host);
     return {};
   }
 
   greet(topic: string): void {
-    this.#host.value.topics.publish(topic, "hello");
+    this.#mount.host.topics.publish(topic, "hello");
   }
 }
 

@@ -100,7 +100,7 @@ export class MoqServer implements Feature, AsyncDisposable {
   readonly #admission: MoqAdmission;
   readonly #sessions: Sessions;
   #sockets: MoqSockets | undefined;
-  readonly #mount = new Mount<SocketHost>("new MoqServer()");
+  readonly #mount = new Mount("new MoqServer()");
   #removeAbortListener: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
@@ -298,8 +298,14 @@ export class MoqServer implements Feature, AsyncDisposable {
    * @returns The additions to that server.
    * @throws {TypeError} If this server listens by itself, or is mounted already.
    */
-  mount({ core }: FeatureHost): Mounted {
-    this.#mount.set(core.sockets);
+  mount(host: FeatureHost): Mounted {
+    if (this.#sockets !== undefined) {
+      throw new TypeError(
+        "Cannot mount listenMoq(): it listens by itself; write serve({ features: [new MoqServer()] })",
+      );
+    }
+    this.#mount.set(host);
+    const { core } = host;
     this.#admission.countBy(core.guardParts.quotas);
     return {
       http: {
@@ -313,7 +319,8 @@ export class MoqServer implements Feature, AsyncDisposable {
       // The relay that has the mux keeps quotas of its own.
       quotaStats: () => this.#options.mux?.quotas?.stats ?? {},
       drain: ({ withinMs }) => this.drain({ timeoutMs: withinMs }),
-      close: () => this.close(),
+      // A server that could not start has accepted no sessions, and the next one may mount this one.
+      close: () => core.hasFailed() ? Promise.resolve() : this.close(),
     };
   }
 
@@ -342,7 +349,6 @@ export class MoqServer implements Feature, AsyncDisposable {
         await server.accept(connection);
       },
     });
-    server.#mount.set(server.#sockets);
     const onAbort = () => void server.close();
     signal?.addEventListener("abort", onAbort, { once: true });
     server.#removeAbortListener = () => signal?.removeEventListener("abort", onAbort);
@@ -351,7 +357,7 @@ export class MoqServer implements Feature, AsyncDisposable {
 
   /** The sockets; `undefined` before the server listens or is mounted. */
   get #host(): SocketHost | undefined {
-    return this.#mount.isSet ? this.#mount.value : undefined;
+    return this.#sockets ?? (this.#mount.isSet ? this.#mount.host.core.sockets : undefined);
   }
 
   /** Returns the URL of a client over raw QUIC, as far as known from the handshake. */

@@ -175,7 +175,7 @@ interface OtelParts {
 /** Telemetry of a server and of any number of clients. */
 class OtelInstrumentation implements Telemetry {
   readonly name = "otel";
-  readonly #mount = new Mount<FeatureHost>("otel()");
+  readonly #mount = new Mount("otel()");
   readonly #runtime: Runtime;
   readonly #tracer: Tracer;
   readonly #metrics: OtelMetrics;
