@@ -156,7 +156,8 @@ export class SqliteBroker implements LogBroker {
     this.store = this.#makeStore();
     this.logs = lateLogs({ keepsRows: true, maxAppendBytes: MAX_APPEND_BYTES }, async () => {
       const { SqliteLogs } = await outside(runtime, import("./logs/sqlite_logs.ts"));
-      await this.#call(["openLogs"]);
+      // After a close, each call is rejected with its own verb.
+      if (!life.isClosed) await this.#call(["openLogs"]);
       return new SqliteLogs({
         runtime,
         maxAppendBytes: MAX_APPEND_BYTES,

@@ -852,6 +852,31 @@ for (const synchronous of LEVELS) {
   });
 }
 
+withFolder("SqliteBroker names the call on logs that a close rejects", async (folder) => {
+  const reading = { after: 0, maxRecords: 1, maxBytes: 1, renews: false };
+  const creation = { config: { contentType: "" }, identity: "", records: [], maxLogs: 1 };
+  for (const isLoaded of [false, true]) {
+    const broker = await SqliteBroker.open(`${folder}/${isLoaded}.db`);
+    const { logs } = broker;
+    if (isLoaded) await logs.create("a", creation);
+    const during = isLoaded ? undefined : logs.create("a", creation);
+    const rejected = during && assertRejects(() => during, BrokerError);
+    await broker.close();
+    const calls: Readonly<Record<string, () => Promise<unknown>>> = {
+      "create a log": () => during ?? logs.create("a", creation),
+      "append to a log": () => logs.append("a", { records: [], maxBytes: 1 }),
+      "read a log": () => logs.read("a", reading),
+      "delete a log": () => logs.delete("a"),
+      "list logs": () => logs.list("stream", { limit: 1 }),
+    };
+    await rejected;
+    for (const [verb, call] of Object.entries(calls)) {
+      const { message } = await assertRejects(call, BrokerError);
+      assertEquals(message, `Cannot ${verb}: the broker is closed`);
+    }
+  }
+});
+
 withFolder("SqliteBroker.backup() leaves nothing behind when aborted", async (folder) => {
   await using broker = await SqliteBroker.open(`${folder}/test.db`);
   for (let i = 0; i < 20; i++) {

@@ -48,6 +48,7 @@ export function logsOver(facts: LogFacts, store: LogStore): BrokerLogs {
  *   is there, within the call.
  * - **Failures:** if the code does not load, all calls that wait for it reject with a
  *   `BrokerError`, and the next call tries again. At most 10,000 calls wait; further ones reject.
+ *   If the broker closes in the meantime, the calls that wait reject.
  *
  * @param facts Properties of the logs that are known without their code.
  * @param load Loads the code, and creates the store.
