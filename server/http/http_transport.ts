@@ -1,4 +1,6 @@
-/** The HTTP transport of a server. Its code loads with its first request, because few clients use it. */
+/**
+ * The HTTP transport of a server. Its code loads with its first request, because few clients use it.
+ */
 import { type RequestGate, unavailable } from "./gate.ts";
 import type { HttpSessions } from "./http_request.ts";
 import type { Admission } from "../admission/admission.ts";
@@ -52,7 +54,7 @@ export class HttpTransport {
 
   /**
    * Responds to a request. The status is 503 if the server closed before the code was loaded, and
-   * 500 if loading failed, which is reported once and not repeated.
+   * 500 if loading failed, which is reported; the next request tries again.
    */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
     if (this.#isClosed && this.#loading === undefined) return unavailable();
@@ -72,7 +74,10 @@ export class HttpTransport {
   #load(): Promise<HttpSessions> {
     if (this.#loading !== undefined) return this.#loading;
     const loading = this.#loading = this.#start();
-    loading.catch((error) => this.#parts.console.failed("Loading of the HTTP transport", error));
+    loading.catch((error) => {
+      this.#loading = undefined;
+      this.#parts.console.failed("Loading of the HTTP transport", error);
+    });
     return loading;
   }
 

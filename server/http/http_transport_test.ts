@@ -34,17 +34,22 @@ Deno.test("HttpTransport loads its code once, with the first request", async () 
   assertEquals(loads(), 1);
 });
 
-Deno.test("HttpTransport.fetch() responds with 500 and prints the reason once if loading fails", async () => {
+Deno.test("HttpTransport.fetch() responds with 500 if loading fails, and loads again for the next request", async () => {
   using printed = captureConsole();
+  let failures = 2;
   const { server, loads } = counting(async (code) => {
     await code;
-    throw new Error("no code");
+    if (failures-- > 0) throw new Error("no code");
+    return code;
   });
+  await using _server = server;
   assertEquals(await Promise.all([ask(server), ask(server)]), [500, 500]);
-  assertEquals(await ask(server), 500);
   assertEquals(loads(), 1);
-  assertEquals(printed.lines, ["Loading of the HTTP transport failed: Error: no code"]);
-  await server.close();
+  assertEquals(await ask(server), 500);
+  assertEquals(await Promise.all([ask(server), ask(server)]), [410, 410]);
+  assertEquals(loads(), 3);
+  const line = "Loading of the HTTP transport failed: Error: no code";
+  assertEquals(printed.lines, [line, line]);
 });
 
 Deno.test("HttpTransport.close() waits for code that is loading", async () => {
