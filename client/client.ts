@@ -173,8 +173,8 @@ export class Client<C extends Contract = Contract>
       this.#loadMoves().then((moves) => moves.replace(session), () => {});
     },
     onLate: (late: Connection) => {
-      // A better transport has opened after the session. A connection can continue another session only if its request named that session, so dial
-      // again.
+      // A better transport has opened after the session. A connection can continue another session
+      // only if its request named that session, so dial again.
       late.close();
       const transport = late.transport as TransportName;
       if (!this.#options.upgrade) return;

@@ -171,8 +171,8 @@ interface Subscriber {
  *
  * - **Once:** a publication is encoded once, for the broker and for all sockets.
  * - **Order:** subscribers receive each publication once, in order.
- * - **Subscribers:** a session that subscribes receives no earlier publications, not even from the same
- *   turn. A session that leaves still receives all earlier publications.
+ * - **Subscribers:** a session that subscribes receives no earlier publications, not even from the
+ *   same turn. A session that leaves still receives all earlier publications.
  * - **Notice:** if the server unsubscribes a client, the client receives a notice on `skein.1`,
  *   after all earlier publications.
  * - **Close:** a session that closes leaves all topics. Subscribing a closed session has no effect.

@@ -169,7 +169,8 @@ export class Admission<V> {
   }
 
   /**
-   * Responds to a request for a WebSocket upgrade. The response is synchronous unless the application must decide first.
+   * Responds to a request for a WebSocket upgrade. The response is synchronous unless the
+   * application must decide first.
    */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
     return this.upgrade(new FetchedUpgrade(request, this.#engine), info);
