@@ -250,7 +250,7 @@ export const RATE: OptionKinds<Rate> = {
 export const SIGNAL: OptionKinds<{ readonly signal?: AbortSignal }> = { signal: "AbortSignal" };
 
 /** Checks whether a path is spelled as in the URL of a request, without a trailing slash. */
-export function isUrlPath(path: unknown): path is string {
+function isUrlPath(path: unknown): path is string {
   return typeof path === "string" && /^\/.*[^/]$/.test(path) &&
     URL.parse(path, "http://localhost")?.pathname === path;
 }
