@@ -133,9 +133,9 @@ export class DurableStreams implements Feature {
    * @param options The lifetime, the source of a fork, and `keyed: true`.
    * @returns The state of the stream.
    * @throws {RequestError} With the code `exists` if there is a stream with this id that is not
-   * keyed, or has another lifetime or source. For a fork, also with `not-found`, `malformed`,
-   * `wrong-type` if the source is not keyed, `gone` if the offset is not the end of the source, or
-   * `full` if the rows are too large to be copied in one step.
+   * keyed, or has another lifetime or source, and `unavailable` if the server is closed. For a fork,
+   * also with `not-found`, `malformed`, `wrong-type` if the source is not keyed, `gone` if the offset
+   * is not the end of the source, or `full` if the rows are too large to be copied in one step.
    * @throws {LimitError} If there are too many streams.
    * @throws {TypeError} If an option is unknown or has the wrong type, if the media type is not
    * JSON, or if a fork has no source.
@@ -155,8 +155,8 @@ export class DurableStreams implements Feature {
    * @param id The id, of 1 to 240 bytes.
    * @param options Media type, lifetime, and the source of a fork.
    * @returns The writer of the stream.
-   * @throws {RequestError} With the code `exists`; for a fork, also with `not-found`, `gone`,
-   * `malformed`, or `wrong-type` if the source is keyed.
+   * @throws {RequestError} With the code `exists`, and `unavailable` if the server is closed; for a
+   * fork, also with `not-found`, `gone`, `malformed`, or `wrong-type` if the source is keyed.
    * @throws {LimitError} If there are too many streams or bytes, or if the source has too many
    * forks.
    * @throws {TypeError} If an option is unknown or has the wrong type, or if a fork has no source.
@@ -185,7 +185,7 @@ export class DurableStreams implements Feature {
    * @param id The id.
    * @returns The writer; its `offset` shows how much was kept.
    * @throws {RequestError} With the code `held` if the stream has a writer, `ended` if it has
-   * ended, or `not-found` if it does not exist.
+   * ended, `not-found` if it does not exist, or `unavailable` if the server is closed.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {

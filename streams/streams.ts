@@ -165,6 +165,7 @@ export class StreamStore {
   readonly #maxMessageBytes: number;
   /** Open writers of this server; bounded by the streams. */
   readonly #writers = new Set<DurableStreamWriter>();
+  #isClosed = false;
 
   constructor(parts: StreamStoreParts) {
     const { runtime, streams, tail, maxMessageBytes } = parts;
@@ -199,7 +200,9 @@ export class StreamStore {
     if (options.fork && options.fork.source === undefined) {
       throw wrongKind(undefined, "string", { verb, path: "fork.source" });
     }
-    return keyed ? await this.#createKeyed(id, facts) : await this.createLeased(id, facts);
+    this.#checkOpen();
+    if (keyed) return await this.#createKeyed(id, facts);
+    return await this.#unlessClosed(await this.createLeased(id, facts));
   }
 
   /**
@@ -227,7 +230,8 @@ export class StreamStore {
   }
 
   async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {
-    return await this.openLeased(id, LEASE_MS);
+    this.#checkOpen();
+    return await this.#unlessClosed(await this.openLeased<T>(id, LEASE_MS));
   }
 
   /**
@@ -337,14 +341,34 @@ export class StreamStore {
   }
 
   /**
-   * Aborts the streams of all open writers of this node, with the error `writer-lost`.
+   * Aborts the streams of all open writers of this node, with the error `writer-lost`. From now on,
+   * the application receives no writers.
    *
    * @ignore
    */
   async close(): Promise<void> {
-    const told = Promise.allSettled([...this.#writers].map((writer) => writer.abort(WRITER_LOST)));
+    this.#isClosed = true;
+    await this.#abandon(this.#writers);
+  }
+
+  async #abandon(writers: Iterable<Pick<DurableStreamWriter, "abort" | "drop">>): Promise<void> {
+    const all = [...writers];
+    const told = Promise.allSettled(all.map((writer) => writer.abort(WRITER_LOST)));
     await settlesWithin(this.#runtime, told, CLOSE_MS);
-    for (const writer of this.#writers) writer.drop();
+    for (const writer of all) writer.drop();
+  }
+
+  #checkOpen(): void {
+    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+  }
+
+  /** Returns a new writer; if the server closed in the meantime, ends its stream instead. */
+  async #unlessClosed<T>(writer: DurableStreamWriter<T>): Promise<DurableStreamWriter<T>> {
+    if (this.#isClosed) {
+      await this.#abandon([writer]);
+      this.#checkOpen();
+    }
+    return writer;
   }
 
   async #createKeyed(

@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { LimitError } from "../errors.ts";
 import { codeOf, TwoNodes } from "./streams_fixture.ts";
 import { logsOf } from "./logs/logs_of.ts";
+import { replyAfter } from "../tests/faulty_broker.ts";
 
 Deno.test("DurableStreams.create() rejects an existing id, and too many streams", async () => {
   await using nodes = new TwoNodes({ maxStreams: 1 });
@@ -146,6 +147,26 @@ Deno.test("DurableStreams.follow() reports trimmed records and too many readers"
   await next;
   await writer.close();
 });
+
+for (const call of ["create", "open"] as const) {
+  Deno.test(`DurableStreams.${call}() makes no writer during and after the close of its server`, async () => {
+    await using nodes = new TwoNodes();
+    const { node, other, broker } = nodes;
+    if (call === "open") await (await other.create("a")).release();
+    const gate = Promise.withResolvers<void>();
+    const operation = call === "create" ? "logs.create" : "logs.append";
+    broker.make(operation, replyAfter(gate.promise));
+    const during = codeOf(node[call]("a"));
+    await node.close();
+    assertEquals((await other.info("a"))?.isEnded, false);
+    gate.resolve();
+    assertEquals(await during, "unavailable");
+    assertEquals((await other.info("a"))?.error, "writer-lost");
+    const calls = broker.calls.length;
+    assertEquals(await codeOf(node[call]("b")), "unavailable");
+    assertEquals(broker.calls.length, calls);
+  });
+}
 
 Deno.test("DurableStreams.follow() ends when the server closes", async () => {
   const nodes = new TwoNodes();
