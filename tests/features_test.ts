@@ -28,6 +28,7 @@ import {
 import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { memoryPair } from "../transport/mod.ts";
 import { prometheusText } from "../server.ts";
+import { turns } from "../testing/mod.ts";
 import { z } from "zod";
 
 /** Creates a feature from its members. */
@@ -523,6 +524,62 @@ Deno.test("FeatureHost.guard() requires a call of authorize, and accepts any res
   const missed = "The handler of r responded without calling authorize()";
   assert(output.lines.some((line) => line.includes(missed)));
 });
+
+Deno.test("FeatureHost.guard() responds with 500 if the handler does not wait for authorize()", async () => {
+  using output = printed();
+  const decided = Promise.withResolvers<boolean>();
+  const bodies: string[] = [];
+  await using server = createServer({
+    authenticate: () => "ann",
+    features: [
+      feature("r", (host) => ({
+        http: host.guard(
+          { path: "/r", methods: ["GET", "POST"], authorize: () => decided.promise },
+          ({ authorize, request }) => {
+            void authorize("read", "");
+            const body = new ReadableStream({ cancel: () => void bodies.push(request.method) });
+            return new Response(body);
+          },
+        ),
+      })),
+    ],
+  });
+  for (const method of ["GET", "POST"]) {
+    const request = new Request("http://localhost/r", { method });
+    const response = await server.fetch(request);
+    assertEquals(response.status, 500);
+    await response.body?.cancel();
+  }
+  assertEquals(bodies, ["GET", "POST"]);
+  const mistake = "The handler of r responded before authorize() had decided";
+  assertStringIncludes(output.lines[0]!, mistake);
+  // A denial that nobody waits for is no unhandled rejection, and a permission uses no slot.
+  decided.resolve(true);
+  const allowed = await server.fetch(new Request("http://localhost/r", { method: "POST" }));
+  await allowed.body?.cancel();
+  assertEquals(server.quotaStats["r.maxRequests"]?.taken, 0);
+});
+
+for (const outcome of ["denies", "fails"] as const) {
+  Deno.test(`FeatureHost.guard() leaves no unhandled rejection if an authorize() that no one waits for ${outcome}`, async () => {
+    using _output = printed();
+    const decided = Promise.withResolvers<boolean>();
+    await using server = createServer({
+      features: [
+        feature("r", (host) => ({
+          http: host.guard({ path: "/r", authorize: () => decided.promise }, ({ authorize }) => {
+            void authorize("read", "");
+            return new Response("secret");
+          }),
+        })),
+      ],
+    });
+    assertEquals((await server.fetch(at("/r"))).status, 500);
+    if (outcome === "denies") decided.resolve(false);
+    else decided.reject(new Error("the database is down"));
+    await turns(20);
+  });
+}
 
 Deno.test("Features receive revocations, and an error in one reaches no other", async () => {
   using output = printed();

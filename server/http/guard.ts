@@ -252,7 +252,8 @@ interface Identified {
  * - **Disconnected users:** a request whose user is disconnected in the meantime has no effect and
  *   receives no data. It receives 403 with the code `removed`.
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
- *   becomes a 500 without details. So does a success or a redirect without a call of `authorize`.
+ *   becomes a 500 without details. So does a success or a redirect without a call of `authorize`,
+ *   or before it has decided.
  * - **Bounds:** concurrent requests and the rate per address are limited. Requests with side
  *   effects also have a share per address. Requests beyond a limit receive 429.
  * - **Shutdown:** new requests and requests with late bodies receive 503.
@@ -376,7 +377,11 @@ export class HttpGuard<Action extends string> {
     let user: string | undefined;
     let caller: string | undefined;
     let decision = decisions.begin(undefined);
+    let identified: Promise<Identified> | undefined;
     let isChecked = false;
+    /** Number of calls of `authorize` that have not decided yet. */
+    let deciding = 0;
+    let isOver = false;
     try {
       const address = addressOf(request, info); // The application may compute it, so only once.
       const accountOf = () => accounts.of({ address, user });
@@ -386,9 +391,27 @@ export class HttpGuard<Action extends string> {
       if (request.method === "OPTIONS") return this.#preflight(request);
       if (stopped.aborted) throw closing();
       this.#checkOrigin(request);
-      let identified: Promise<Identified> | undefined;
       const checkRevoked = () => {
         if (decision.revocation !== undefined) throw revoked();
+      };
+      const permit = async (action: Action, id: string) => {
+        deciding++;
+        try {
+          if (this.#options.authorize === undefined) {
+            await this.#checkLoopback(request, info, action);
+          } else {
+            identified ??= this.#identify(request);
+            ({ decision } = await identified);
+            ({ user, caller } = await this.#authorize({ request, action, id, identified }));
+            checkRevoked();
+          }
+        } finally {
+          deciding--;
+        }
+        // Only now, so that unauthorized requests use no slots.
+        const isChange = !SAFE_METHODS.has(request.method);
+        if (isChange && !isOver) changing ??= this.#changing.take(accountOf());
+        return user;
       };
       const response = withMutableHeaders(checkResponse(
         "the handler",
@@ -409,25 +432,21 @@ export class HttpGuard<Action extends string> {
           },
           checkRevoked,
           whenRevoked: (end) => decisions.begin(user, { onRevoked: end }),
-          authorize: async (action, id) => {
+          authorize: (action, id) => {
             isChecked = true;
-            if (this.#options.authorize === undefined) {
-              await this.#checkLoopback(request, info, action);
-            } else {
-              identified ??= this.#identify(request);
-              ({ decision } = await identified);
-              ({ user, caller } = await this.#authorize({ request, action, id, identified }));
-              checkRevoked();
-            }
-            // Only now, so that unauthorized requests use no slots.
-            if (!SAFE_METHODS.has(request.method)) changing ??= this.#changing.take(accountOf());
-            return user;
+            const permission = permit(action, id);
+            permission.catch(() => {}); // A handler that forgets to wait is reported below.
+            return permission;
           },
           readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
         }),
       ));
-      if (!isChecked && response.status < 400) {
-        throw new TypeError(`The handler of ${name} responded without calling authorize()`);
+      if (response.status < 400 && (!isChecked || deciding > 0)) {
+        response.body?.cancel().catch(() => {}); // A failed body needs no cleanup.
+        const mistake = isChecked
+          ? "before authorize() had decided; write await authorize(...)"
+          : "without calling authorize()";
+        throw new TypeError(`The handler of ${name} responded ${mistake}`);
       }
       if (SAFE_METHODS.has(request.method) && response.body !== null && decision.revocation) {
         response.body.cancel().catch(() => {}); // A failed body needs no cleanup.
@@ -441,7 +460,10 @@ export class HttpGuard<Action extends string> {
       this.#parts.report(`A request to ${name}`, error);
       return failed().toResponse();
     } finally {
+      isOver = true;
       decision[Symbol.dispose]();
+      // The handler may have responded before the user was known.
+      identified?.then((found) => found.decision[Symbol.dispose](), () => {});
       changing?.[Symbol.dispose]();
       active?.[Symbol.dispose]();
     }
