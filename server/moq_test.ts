@@ -4,7 +4,7 @@ import { ConnectionError } from "../errors.ts";
 import { createServer, serve, type Server } from "./server.ts";
 import { dialMoq } from "../moq/client/dial.ts";
 import { TrackMux } from "../moq/track/mux.ts";
-import { MoqServer } from "../moq/server/server.ts";
+import { listenMoq, MoqServer } from "../moq/server/server.ts";
 import type { MoqServerOptions } from "../moq/server/server_options.ts";
 import type { MoqSession } from "../moq/session/session.ts";
 import { dialQuic } from "../transport/quic/client.ts";
@@ -160,6 +160,16 @@ Deno.test("MoqServer.mount() works only once", async () => {
     () => serve({ port: 0, onListen() {}, webTransport: false, features: [moq] }),
     TypeError,
   );
+});
+
+Deno.test("createServer() rejects a MoqServer that listens by itself", async () => {
+  await using moq = listenMoq({ hostname: "127.0.0.1" });
+  assertThrows(
+    () => createServer({ features: [moq] }),
+    TypeError,
+    "Cannot mount listenMoq(): it listens by itself; write serve({ features: [new MoqServer()] })",
+  );
+  assertEquals(moq.url !== "", true);
 });
 
 Deno.test("createServer() mounts a MoqServer once, with the quotas of the server", async () => {
