@@ -263,8 +263,7 @@ export interface FeatureHost {
    * @typeParam Action Names of the actions, as passed to `authorize`.
    * @param options Path, permission and limits.
    * @param handle Handles an admitted request. It MUST call `authorize` of the request first, and
-   * wait for it. A success or a redirect without that call, or before it has decided, is an error of
-   * the handler.
+   * wait for it. A success or a redirect without an allowed action is an error of the handler.
    * @returns The mount.
    * @throws {TypeError} If an option is unknown or has the wrong type.
    * @throws {RangeError} If a number is out of range.

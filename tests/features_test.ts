@@ -560,6 +560,48 @@ Deno.test("FeatureHost.guard() responds with 500 if the handler does not wait fo
   assertEquals(server.quotaStats["r.maxRequests"]?.taken, 0);
 });
 
+Deno.test("FeatureHost.guard() lets a body ask for further permissions", async () => {
+  await using server = createServer({
+    features: [
+      feature("r", (host) => ({
+        http: host.guard(
+          { path: "/r", authorize: ({ id }) => Promise.resolve(id === "") },
+          async ({ authorize }) => {
+            await authorize("read", "");
+            const item = authorize("read", "secret").then(() => "secret", () => "hidden");
+            return new Response(ReadableStream.from([item]).pipeThrough(new TextEncoderStream()));
+          },
+        ),
+      })),
+    ],
+  });
+  const response = await server.fetch(at("/r"));
+  assertEquals({ status: response.status, text: await response.text() }, {
+    status: 200,
+    text: "hidden",
+  });
+});
+
+Deno.test("FeatureHost.guard() responds with the denial that a handler does not wait for", async () => {
+  using output = printed();
+  await using server = createServer({
+    features: [
+      feature("r", (host) => ({
+        http: host.guard({ path: "/r", authorize: () => false }, async ({ authorize }) => {
+          void authorize("read", "");
+          await turns(20);
+          return new Response("secret");
+        }),
+      })),
+    ],
+  });
+  const response = await server.fetch(at("/r"));
+  assertEquals(response.status, 403);
+  assert(!(await response.text()).includes("secret"));
+  const mistake = "The handler of r responded although authorize() denied its actions";
+  assertStringIncludes(output.lines[0]!, mistake);
+});
+
 for (const outcome of ["denies", "fails"] as const) {
   Deno.test(`FeatureHost.guard() leaves no unhandled rejection if an authorize() that no one waits for ${outcome}`, async () => {
     using _output = printed();

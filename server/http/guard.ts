@@ -253,7 +253,7 @@ interface Identified {
  *   receives no data. It receives 403 with the code `removed`.
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
  *   becomes a 500 without details. So does a success or a redirect without a call of `authorize`,
- *   or before it has decided.
+ *   or before it has decided. If it denied all actions, the client receives the denial.
  * - **Bounds:** concurrent requests and the rate per address are limited. Requests with side
  *   effects also have a share per address. Requests beyond a limit receive 429.
  * - **Shutdown:** new requests and requests with late bodies receive 503.
@@ -378,9 +378,9 @@ export class HttpGuard<Action extends string> {
     let caller: string | undefined;
     let decision = decisions.begin(undefined);
     let identified: Promise<Identified> | undefined;
-    let isChecked = false;
-    /** Number of calls of `authorize` that have not decided yet. */
-    let deciding = 0;
+    let isAsked = false;
+    let isAllowed = false;
+    let denial: unknown;
     let isOver = false;
     try {
       const address = addressOf(request, info); // The application may compute it, so only once.
@@ -395,7 +395,6 @@ export class HttpGuard<Action extends string> {
         if (decision.revocation !== undefined) throw revoked();
       };
       const permit = async (action: Action, id: string) => {
-        deciding++;
         try {
           if (this.#options.authorize === undefined) {
             await this.#checkLoopback(request, info, action);
@@ -405,8 +404,10 @@ export class HttpGuard<Action extends string> {
             ({ user, caller } = await this.#authorize({ request, action, id, identified }));
             checkRevoked();
           }
-        } finally {
-          deciding--;
+          isAllowed = true;
+        } catch (error) {
+          denial = error;
+          throw error;
         }
         // Only now, so that unauthorized requests use no slots.
         const isChange = !SAFE_METHODS.has(request.method);
@@ -433,7 +434,7 @@ export class HttpGuard<Action extends string> {
           checkRevoked,
           whenRevoked: (end) => decisions.begin(user, { onRevoked: end }),
           authorize: (action, id) => {
-            isChecked = true;
+            isAsked = true;
             const permission = permit(action, id);
             permission.catch(() => {}); // A handler that forgets to wait is reported below.
             return permission;
@@ -441,12 +442,17 @@ export class HttpGuard<Action extends string> {
           readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
         }),
       ));
-      if (response.status < 400 && (!isChecked || deciding > 0)) {
+      if (response.status < 400 && !isAllowed) {
         response.body?.cancel().catch(() => {}); // A failed body needs no cleanup.
-        const mistake = isChecked
+        const mistake = denial !== undefined
+          ? "although authorize() denied its actions; write await authorize(...)"
+          : isAsked
           ? "before authorize() had decided; write await authorize(...)"
           : "without calling authorize()";
-        throw new TypeError(`The handler of ${name} responded ${mistake}`);
+        const error = new TypeError(`The handler of ${name} responded ${mistake}`);
+        if (denial === undefined) throw error;
+        this.#parts.report(`A request to ${name}`, error);
+        throw denial;
       }
       if (SAFE_METHODS.has(request.method) && response.body !== null && decision.revocation) {
         response.body.cancel().catch(() => {}); // A failed body needs no cleanup.
