@@ -18,6 +18,7 @@ Deno.test("receive() reports the number and content of received messages, also i
   await using pair = memorySessions();
   pair.server.send("score", { home: 1 });
   pair.server.send("over");
+  await turns(); // The time limit is real time, and the messages must not be late.
   const error = await assertRejects(
     () => receive(pair.client, 3, { timeoutMs: 20 }),
     TimeoutError,

@@ -60,15 +60,16 @@ Deno.test("The durable streams page names every code, and the options page every
   }
   const codes = new Set<string>();
   const files = [
-    "durable/changes",
-    "durable/http",
-    "durable/records",
-    "durable/request",
-    "http/body",
-    "http/guard",
+    "streams/http/changes.ts",
+    "streams/http/http.ts",
+    "streams/http/records.ts",
+    "streams/http/request.ts",
+    "server/http/body.ts",
+    "server/http/guard.ts",
+    "server/http/problem.ts",
   ];
-  for (const file of [...files, "http/problem"]) {
-    const source = await Deno.readTextFile(new URL(`server/${file}.ts`, ROOT));
+  for (const file of files) {
+    const source = await Deno.readTextFile(new URL(file, ROOT));
     const made = /(?:\bcode: |\b(?:badRequest|conflict)\(\s*)"([a-z-]+)"/g;
     for (const [, code] of source.matchAll(made)) codes.add(code!);
   }
