@@ -60,9 +60,12 @@ async function scriptsOf(
       },
     },
   }, { runtime });
+  // The scripts of logs are defined with the first call.
+  const listed = broker.logs.list("stream", { limit: 1 }).catch(() => {});
+  await until(() => scripts.has("skeinLogRead"));
   const closed = broker.close();
   await simulation.run(10_000);
-  await closed;
+  await Promise.all([listed, closed]);
   return scripts;
 }
 
@@ -357,7 +360,7 @@ function chunkOf(records: readonly string[]): Buffer {
   }));
 }
 
-for (const seed of [2, 7]) {
+for (const seed of [2, 4]) {
   Deno.test({
     name: `SimulatedRedis replies to ${OPERATIONS} operations like Redis (seed ${seed})`,
     ignore: isRedisMissing,
@@ -387,7 +390,7 @@ async function compare(seed: number): Promise<void> {
   await simulation.run(10);
   clients[0]!.normal.rename(idOf(await real.info("replication")), "replid");
   clients[1]!.normal.rename(idOf(await info), "replid");
-  const draws = new Draws(seed, scripts.keys());
+  const draws = new Draws(seed, [...scripts.keys()].sort());
   const kinds = new Set<string>();
   for (let i = 0; i < OPERATIONS; i++) {
     const operation = draws.next();
