@@ -11,7 +11,7 @@ import {
 import type { ConsoleReport } from "../base/console_report.ts";
 import { describe, textOf } from "../base/error_text.ts";
 import { checkResponse } from "./http/guard.ts";
-import type { RequestGate } from "./http/gate.ts";
+import { internalError, type RequestGate } from "./http/gate.ts";
 import type { HttpStats, Measure } from "./metrics/measures.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
@@ -244,7 +244,7 @@ export class Features {
   #fetch(part: MountedFeature, request: Request, info: RequestInfo): Response | Promise<Response> {
     const failed = (error: unknown) => {
       this.#parts.report(`A request to ${part.name}`, error);
-      return new Response("Internal server error", { status: 500 });
+      return internalError();
     };
     const checked = (response: Response) => checkResponse("fetch", response);
     try {

@@ -116,3 +116,8 @@ export function unavailable(): Response {
     headers: { "content-type": "text/plain; charset=utf-8", "retry-after": RETRY_AFTER_S },
   });
 }
+
+/** Creates the response to a request that failed for a reason which the client must not learn. */
+export function internalError(): Response {
+  return new Response("Internal server error", { status: 500 });
+}

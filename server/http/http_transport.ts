@@ -1,7 +1,7 @@
 /**
  * The HTTP transport of a server. Its code loads with its first request, because few clients use it.
  */
-import { type RequestGate, unavailable } from "./gate.ts";
+import { internalError, type RequestGate, unavailable } from "./gate.ts";
 import type { HttpSessions } from "./http_request.ts";
 import type { Admission } from "../admission/admission.ts";
 import { withinLimits } from "../admission/rejection.ts";
@@ -60,7 +60,7 @@ export class HttpTransport {
     if (this.#isClosed && this.#loading === undefined) return unavailable();
     return this.#load().then(
       (sessions) => sessions.fetch(request, info),
-      () => new Response("Internal server error", { status: 500 }),
+      internalError,
     );
   }
 
