@@ -114,7 +114,8 @@ export async function readTexts(root: URL): Promise<Map<string, string>> {
 }
 
 /**
- * Lists the packages that users install: those with a range in `deno.json`, and those of examples.
+ * Lists the packages that users install: packages with a range in `deno.json`, and packages that
+ * examples import.
  *
  * @param texts See {@linkcode readTexts}.
  * @returns The packages with their ranges, such as `zod@^4`.

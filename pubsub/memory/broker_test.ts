@@ -81,7 +81,7 @@ Deno.test("MemoryBroker.share() makes data once for each key, for which historie
   assertEquals([share(one) === tenant, share(other, 20_000) === tenant], [true, false]);
   assertEquals(memories.map(({ maxBytes }) => maxBytes), [100_000, 100_000]);
   for (const topic of ["a", "b"]) await bounded.publish(topic, 20_000);
-  // The bytes of both are counted, and those of the caller are replaced.
+  // All tenants' bytes count, and the caller replaces its own.
   assertEquals(memories[0]!.hasRoom(80_001), false);
   assertEquals(await bounded.kept("a", "b"), [1, 1]);
   assertEquals(memories[0]!.hasRoom(50_000), true);

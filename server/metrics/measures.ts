@@ -126,7 +126,7 @@ function each(record: Readonly<Record<string, number>>, attribute: string): Meas
   }));
 }
 
-/** Reads the server's own metrics, without those of its features. */
+/** Reads the metrics of a server; its features report their own. */
 export function measuresOf(
   server: CountedServer & {
     readonly manager: { stats(): ManagerStats };

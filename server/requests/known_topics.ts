@@ -1,4 +1,4 @@
-/** Topics that clients may use: those of the contract, and rooms. */
+/** Topics that clients may use: the contract's topics, and rooms. */
 import { RequestError } from "../../errors.ts";
 import type { StandardSchema } from "../../base/standard_schema.ts";
 import { compileContract } from "../../session/settings/check_settings.ts";
