@@ -19,7 +19,8 @@ import {
 import type { PresenceNotice } from "./wire/presence_notice.ts";
 import { type StandardSchema, validate } from "../base/standard_schema.ts";
 import type { ContractMessage, UntypedMessage } from "./message.ts";
-import { compileContract, compileStates } from "./settings/check_settings.ts";
+import { compileContract } from "./settings/check_settings.ts";
+import { compileStates } from "./state_schemas.ts";
 
 type PresenceMessage = ContractMessage<"presence:{topic}", PresenceNotice>;
 

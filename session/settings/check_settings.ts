@@ -5,8 +5,7 @@
  */
 import type { CloseInfo, RequestError } from "../../errors.ts";
 import type { RequestHandlers } from "../responses/request_handlers.ts";
-import type { Contract, ContractRouter, MessageOf, Side, StateRoute } from "../contract.ts";
-import type { TopicRouter } from "../wire/topic_pattern.ts";
+import type { Contract, ContractRouter, MessageOf, Side } from "../contract.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { MAX_MESSAGE_BYTES } from "../wire/encode.ts";
 import type { GoAway } from "../wire/envelope.ts";
@@ -234,15 +233,4 @@ export function compileContract(
   throw new TypeError(
     `Cannot use contract: it must be made by defineContract(), received ${typeof contract}`,
   );
-}
-
-/**
- * Returns the router for the ids of live states.
- *
- * @param contract The contract.
- * @returns The router; `undefined` if the contract comes from a copy of Skein without states.
- */
-export function compileStates(contract: Contract): TopicRouter<StateRoute> | undefined {
-  const { stateRouter } = contract as { stateRouter?: () => TopicRouter<StateRoute> };
-  return stateRouter?.call(contract);
 }

@@ -12,7 +12,7 @@ import { RequestError } from "../../errors.ts";
 import { type Change, type ClientChange, withValue } from "../logs/change_message.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { StreamAppended } from "../logs/stream_logs.ts";
-import { compileStates } from "../../session/settings/check_settings.ts";
+import { compileStates } from "../../session/state_schemas.ts";
 import type { Contract, StateRoute } from "../../session/contract.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { rowName } from "../../session/wire/rows.ts";
