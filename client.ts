@@ -15,9 +15,9 @@
  * - 12.5 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 4.6 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 8.1 KiB for the first state.
+ * - 9.9 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 93.9 KiB.
+ * If you bundle the client as a single file, it is at most 95.7 KiB.
  *
  * @example Usage
  * ```ts

@@ -58,6 +58,7 @@ import type { Delivery } from "./outbox/delivery.ts";
 import type { Verdict } from "./recovery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import type { ClientStateOf, ClientStateOptions } from "./state/state.ts";
+import type { ClientStates } from "./state/states.ts";
 import { ClientPresence, Members, WatchedRooms } from "./subscriptions/rooms.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
 import type { Subscription } from "./subscriptions/subscription.ts";
@@ -196,6 +197,7 @@ export class Client<C extends Contract = Contract>
   readonly #unfollowLife: (() => void) | undefined;
   /** The URL of the last attempt, without secrets. */
   #attemptUrl = "";
+  #states: ClientStates | undefined;
   readonly #guest: Guest;
   /** The time at which the server asked the client to reconnect, in milliseconds. */
   #retryAt: number | undefined;
@@ -524,14 +526,17 @@ export class Client<C extends Contract = Contract>
    */
   async state<Id extends StateIds<C>>(
     id: Id,
-    options: ClientStateOptions = {},
+    options?: ClientStateOptions,
   ): Promise<ClientStateOf<C, Id>> {
-    this.#check("open state", options);
-    const { openState } = await this.#platform.state();
-    const client = this as unknown as Client;
-    const state = await openState(id as string, options, client, this.#platform, this.#runtime);
+    const { ClientStates } = await this.#platform.state();
+    this.#states ??= new ClientStates({
+      ...this.#options,
+      ...this.#platform,
+      settings: this.#settings,
+      client: this as unknown as Client,
+    });
     // Only the types depend on the contract.
-    return state as unknown as ClientStateOf<C, Id>;
+    return this.#states.open(id as string, options) as unknown as Promise<ClientStateOf<C, Id>>;
   }
 
   /**

@@ -31,7 +31,7 @@ export interface ClientPlatform {
    *
    * @ignore
    */
-  readonly state: () => Promise<typeof import("./state/state.ts")>;
+  readonly state: () => Promise<typeof import("./state/states.ts")>;
   /**
    * Loads the code that detects a lost server, and carries subscriptions and messages over to the
    * next session.

@@ -1104,7 +1104,7 @@ Deno.test("ClientState takes back the writes that were not sent when their signa
   assertEquals({ a: items.get("a"), d: items.get("d"), pendingWrites: state.pendingWrites }, {
     a: 11,
     d: 2,
-    pendingWrites: 6,
+    pendingWrites: 7,
   });
   const reason = new Error("Undone");
   abort.abort(reason);

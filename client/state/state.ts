@@ -39,7 +39,14 @@ import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import { Ephemeral } from "./ephemeral.ts";
 import { ClientRows } from "./rows.ts";
-import { copyOf, type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";
+import {
+  copyOf,
+  type NewWrite,
+  type OnConflict,
+  schemasOf,
+  type WriteChange,
+  Writes,
+} from "./writes.ts";
 
 /**
  * Time in which a server may create a state after it has started to accept clients, in
@@ -75,24 +82,19 @@ export interface ClientStateOptions {
 export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
 
 /** The methods of a client that a state uses. */
-interface StateClient {
+export interface StateClient {
   readonly status: StatusFeed<ClientStatus>;
   subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
   whenConnected(options: WaitOptions): Promise<Session>;
 }
 
 /** The parts of a client that a state uses. */
-interface ClientStateParts {
+export interface ClientStateParts {
   readonly runtime: Runtime;
+  readonly contract: Contract | undefined;
   /** Checks the names of options, and their kinds if that is loaded. */
   readonly check: (call: string, options: unknown) => void;
   readonly readStream: typeof readStream;
-}
-
-/** The parts of a client's platform that a state uses. */
-interface StatePlatform {
-  recovery(): Promise<Pick<ClientStateParts, "readStream">>;
-  checkOptions(call: string, options: unknown): void;
 }
 
 /**
@@ -189,6 +191,7 @@ export class ClientState implements Disposable {
       runtime: parts.runtime,
       rows: this.#rows,
       onConflict,
+      fits: schemasOf(parts.contract, id),
       signal: this.#closed.signal,
       divert: (write) => this.#divert(write),
       whenCurrent: () => this.#whenCurrent(),
@@ -672,7 +675,8 @@ export class ClientCollection<T = unknown, Input = T>
    * @param value Any value that JSON can represent. The row is a copy, as JSON represents it.
    * @param options See {@linkcode StateWriteOptions}; `ttlMs` is rounded up to seconds.
    * @returns The version of the row, once the server has written this value, or one that replaced
-   * it before it was sent.
+   * it before it was sent. If the server rejects the newer value, it receives the last one before
+   * that fits the contract's schema.
    * @throws The errors of {@linkcode ClientState.transaction}.
    */
   async set(key: string, value: Input, options: StateWriteOptions = {}): Promise<number> {
@@ -686,8 +690,7 @@ export class ClientCollection<T = unknown, Input = T>
    *
    * @param key The key.
    * @param options A signal; see {@linkcode StateWriteOptions}.
-   * @returns A version of the state in which the row is deleted, or that of a `set` which replaced
-   * the deletion before it was sent.
+   * @returns A version of the state in which the row is deleted.
    * @throws The errors of {@linkcode ClientState.transaction}.
    */
   async delete(key: string, options: Pick<StateWriteOptions, "signal"> = {}): Promise<number> {
@@ -785,17 +788,4 @@ function closed(id: string): SessionClosedError {
 
 function clientClosed(id: string, cause: unknown): SessionClosedError {
   return new SessionClosedError(`The client of the state "${id}" is closed`, { cause });
-}
-
-/** Opens a state. Called by `client.state`. */
-export async function openState(
-  id: string,
-  options: ClientStateOptions,
-  client: StateClient,
-  { recovery, checkOptions: check }: StatePlatform,
-  runtime: Runtime,
-): Promise<ClientState> {
-  checkRowName("open state", "id", id);
-  const { readStream } = await recovery();
-  return new ClientState(id, options, client, { runtime, check, readStream });
 }

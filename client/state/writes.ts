@@ -4,7 +4,10 @@ import { Backoff } from "../../base/backoff.ts";
 import { describe, textOf } from "../../base/error_text.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { validate } from "../../base/standard_schema.ts";
 import { pause, within } from "../../base/wait.ts";
+import type { Contract } from "../../session/contract.ts";
+import { compileStates } from "../../session/state_schemas.ts";
 import {
   MAX_WRITES,
   rowName,
@@ -67,14 +70,19 @@ export interface NewWrite {
   readonly signal?: AbortSignal | undefined;
 }
 
-interface QueuedWrite {
+/** A value of a row that waits, and the promise of those who wrote it. */
+interface Attempt {
+  changes: readonly WriteChange[];
+  bytes: number;
+  settling: PromiseWithResolvers<number>;
+}
+
+interface QueuedWrite extends Attempt {
   readonly txid: string;
   readonly update: NewWrite["update"];
-  readonly settling: PromiseWithResolvers<number>;
-  /** The signal of the write; none after another write has replaced its value. */
-  signal: AbortSignal | undefined;
-  bytes: number;
-  changes: readonly WriteChange[];
+  readonly signal: AbortSignal | undefined;
+  /** The value before the newest one, which is sent if the server rejects the newest one. */
+  earlier: Attempt | undefined;
   conflicts: number;
   /** Why versions can't tell whether the write took effect: the reason to read the rows anew. */
   untraceable: RequestError | undefined;
@@ -91,6 +99,8 @@ export interface WriteTarget {
   readonly runtime: Runtime;
   readonly rows: ClientRows;
   readonly onConflict: OnConflict | undefined;
+  /** Returns false if a row does not fit the schema of the contract. */
+  fits(row: WrittenRow): boolean;
   /** Aborts when no more writes are sent. */
   readonly signal: AbortSignal;
   /** Writes the changes in another way, if they are about rows that are not in the stream. */
@@ -139,10 +149,10 @@ export class Writes {
    */
   add({ changes, update, signal }: NewWrite): Promise<number> {
     const bytes = JSON.stringify(changes).length;
-    const last = this.#queue.at(-1);
-    // A write that may be taken back leaves the earlier one in place.
-    if (last && update === undefined && signal === undefined && replaces(changes, last)) {
-      return this.#replace(last, changes, bytes);
+    // A write that may be taken back, or depends on a condition, is sent by itself.
+    if (changes.length === 1 && update === undefined && signal === undefined) {
+      const waiting = this.#replaceable(changes[0]!);
+      if (waiting !== undefined) return this.#replace(waiting, changes, bytes);
     }
     this.#checkRoom(bytes, this.#queue.length);
     const settling = Promise.withResolvers<number>();
@@ -154,6 +164,7 @@ export class Writes {
       bytes,
       settling,
       changes,
+      earlier: undefined,
       conflicts: 0,
       untraceable: undefined,
       state: "new",
@@ -168,8 +179,8 @@ export class Writes {
   /** Settles as a write does, or rejects when the signal aborts. */
   #withdrawable(write: QueuedWrite, signal: AbortSignal): Promise<number> {
     const withdraw = () => {
-      // A later write has replaced the value, or the reply tells what became of this one.
-      if (write.signal !== signal || this.#sent.includes(write)) return;
+      // The reply tells what became of it.
+      if (this.#sent.includes(write)) return;
       this.#fail(write, signal.reason);
     };
     signal.addEventListener("abort", withdraw, { once: true });
@@ -177,15 +188,38 @@ export class Writes {
       .finally(() => signal.removeEventListener("abort", withdraw));
   }
 
-  /** Replaces the value of a write that was not sent yet, for example while a user drags a card. */
+  /** Finds the write whose value a change replaces: the row's last one, if it was not sent yet. */
+  #replaceable({ type, key, value }: WriteChange): QueuedWrite | undefined {
+    const last = this.#queue.findLast(({ changes }) => changes.some(isOf({ type, key })));
+    if (last === undefined || last.state !== "new" || last.changes.length > 1) return undefined;
+    if (last.update !== undefined || last.signal !== undefined) return undefined;
+    const isSameKind = (last.changes[0]!.value === undefined) === (value === undefined);
+    return isSameKind ? last : undefined;
+  }
+
+  /**
+   * Replaces the value of a write, for example while a user drags a card. The replaced value is
+   * kept instead of an earlier one, unless the server would reject it.
+   */
   #replace(write: QueuedWrite, changes: readonly WriteChange[], bytes: number): Promise<number> {
-    this.#checkRoom(bytes - write.bytes, this.#queue.length - 1);
-    this.#bytes += bytes - write.bytes;
-    write.bytes = bytes;
-    write.signal = undefined;
-    write.changes = write.changes.map(({ seen }, i) => ({ ...changes[i]!, seen }));
-    for (const change of changes) this.#target.rows.rewrite(write, change);
-    return write.settling.promise;
+    const { changes: [replaced], earlier } = write;
+    const isKept = this.#target.fits(replaced!);
+    const dropped = isKept ? earlier : write;
+    this.#checkRoom(bytes - (dropped?.bytes ?? 0), this.#queue.length - 1);
+    this.#bytes += bytes - (dropped?.bytes ?? 0);
+    const settling = Promise.withResolvers<number>();
+    const before: Attempt = {
+      changes: write.changes,
+      bytes: write.bytes,
+      settling: write.settling,
+    };
+    if (isKept) write.earlier = before;
+    // The promise of a value that is no longer kept settles as the value in its place does.
+    dropped?.settling.resolve(isKept ? before.settling.promise : settling.promise);
+    const [{ seen }] = write.changes as [WriteChange];
+    Object.assign(write, { changes: changes.map((one) => ({ ...one, seen })), bytes, settling });
+    this.#target.rows.rewrite(write, write.changes[0]!);
+    return settling.promise;
   }
 
   /** Checks the bounds. A write has room in any case if no others wait. */
@@ -252,7 +286,8 @@ export class Writes {
       if (diverted) {
         this.#remove(write);
         this.#target.rows.end(write, write.changes, undefined);
-        diverted.then(write.settling.resolve, write.settling.reject);
+        write.settling.resolve(diverted);
+        write.earlier?.settling.resolve(diverted);
         continue;
       }
       if (write.state === "new" && !this.#prepare(write)) continue;
@@ -277,14 +312,16 @@ export class Writes {
 
   /** Adapts a write to the present rows. Returns false if it has failed. */
   #prepare(write: QueuedWrite): boolean {
-    try {
-      const { rows } = this.#target;
-      this.#adapt(write, ({ type, key }) => rows.known(type, key));
-      return true;
-    } catch (error) {
-      this.#fail(write, error);
-      return false;
-    }
+    const { rows } = this.#target;
+    do {
+      try {
+        this.#adapt(write, ({ type, key }) => rows.known(type, key));
+        return true;
+      } catch (error) {
+        this.#reject(write, error);
+      }
+    } while (this.#queue.includes(write));
+    return false;
   }
 
   #adapt(write: QueuedWrite, presentOf: (change: WriteChange) => KnownRow | undefined): void {
@@ -345,7 +382,7 @@ export class Writes {
         return;
       }
       if (!isFull && code !== "too-many" && code !== "unavailable") {
-        for (const write of batch) this.#fail(write, error);
+        for (const write of batch) this.#reject(write, error);
         return;
       }
       if (code === "unavailable") this.#doubt(batch.slice(0, 1));
@@ -407,7 +444,7 @@ export class Writes {
     if ("version" in result) return this.#settle(write, result.version);
     if ("error" in result) {
       const { code, message, path } = result.error;
-      return this.#fail(write, new RequestError(code, message, path && { path }));
+      return this.#reject(write, new RequestError(code, message, path && { path }));
     }
     const { type, key, version, since = version, value = null, headers } = result.conflict;
     if (headers?.txid === write.txid) return this.#settle(write, version);
@@ -416,7 +453,7 @@ export class Writes {
     this.#target.rows.learn(type, key, present);
     if (this.#isGivenUp(write)) return;
     const of = { type, key };
-    const isIt = (change: WriteChange) => change.type === type && change.key === key;
+    const isIt = isOf(of);
     if (write.state === "uncertain") {
       const isDeletion = ({ value, seen }: WriteChange) => value === undefined && seen > 0;
       if (version > 0 || !write.changes.some((one) => isIt(one) && isDeletion(one))) {
@@ -431,7 +468,7 @@ export class Writes {
     try {
       this.#adapt(write, (change) => isIt(change) ? present : undefined);
     } catch (error) {
-      this.#fail(write, error);
+      this.#reject(write, error);
     }
   }
 
@@ -440,38 +477,85 @@ export class Writes {
     // Later writes of these rows have seen this one.
     for (const later of this.#queue) {
       if (later.state !== "new") continue;
-      later.changes = later.changes.map((change) => {
-        const { type, key } = change;
-        const own = write.changes.find((one) => one.type === type && one.key === key);
-        return own ? { ...change, seen: versionOf({ value: own.value, version }) } : change;
-      });
+      for (const attempt of [later, later.earlier]) {
+        if (attempt) {
+          attempt.changes = attempt.changes.map((change) => seenBy(change, write, version));
+        }
+      }
     }
     this.#target.rows.end(write, write.changes, version);
     write.settling.resolve(version);
+    write.earlier?.settling.resolve(version);
+  }
+
+  /**
+   * Rejects the value of a write. If an earlier value was kept, it is sent instead, on the condition
+   * that a value which may have taken effect did not.
+   */
+  #reject(write: QueuedWrite, error: unknown): void {
+    const { earlier, state, changes: [{ seen, since }] } = write as typeof write & {
+      readonly changes: readonly [WriteChange];
+    };
+    if (earlier === undefined) return this.#fail(write, error);
+    const isUncertain = state === "uncertain";
+    write.settling.reject(isUncertain ? unknownOutcome(error) : error);
+    this.#bytes -= write.bytes;
+    Object.assign(write, earlier, { earlier: undefined, conflicts: 0 });
+    if (isUncertain) write.changes = write.changes.map((one) => ({ ...one, seen, since }));
+    else write.state = "new";
+    this.#target.rows.rewrite(write, write.changes[0]!);
   }
 
   /** Rejects a write: with an error, or with `unknown` if it may have taken effect before. */
   #fail(write: QueuedWrite, error: unknown): void {
     this.#remove(write);
     this.#target.rows.end(write, write.changes, undefined);
-    write.settling.reject(write.state === "uncertain" ? unknownOutcome(error) : error);
+    const reason = write.state === "uncertain" ? unknownOutcome(error) : error;
+    write.settling.reject(reason);
+    write.earlier?.settling.reject(reason);
   }
 
   #remove(write: QueuedWrite): void {
     const index = this.#queue.indexOf(write);
     if (index < 0) return;
     this.#queue.splice(index, 1);
-    this.#bytes -= write.bytes;
+    this.#bytes -= write.bytes + (write.earlier?.bytes ?? 0);
   }
 }
 
-/** True if a write makes an earlier one, which was not sent yet, superfluous. */
-function replaces(changes: readonly WriteChange[], write: QueuedWrite): boolean {
-  const [change, ...more] = changes;
-  const [earlier, ...others] = write.changes;
-  const isOne = more.length === 0 && others.length === 0;
-  return isOne && write.state === "new" && write.update === undefined &&
-    change!.type === earlier!.type && change!.key === earlier!.key;
+/**
+ * Returns a function that checks rows by the schemas of a contract. A row that a schema cannot check
+ * now, because it is asynchronous or throws, counts as fitting: the server decides.
+ */
+export function schemasOf(
+  contract: Contract | undefined,
+  id: string,
+): (row: WrittenRow) => boolean {
+  const collections = contract && compileStates(contract)?.match(id)?.collections;
+  return ({ type, value }) => {
+    // The server's contract may be newer.
+    const collection = collections?.get(type);
+    if (collection === undefined || value === undefined) return true;
+    try {
+      const outcome = validate(collection.schema, value);
+      if (!(outcome instanceof Promise)) return outcome.ok;
+      outcome.catch(() => {});
+    } catch {
+      // The server reports its own errors.
+    }
+    return true;
+  };
+}
+
+/** Tells a row from others. */
+function isOf({ type, key }: Pick<WriteChange, "type" | "key">): (change: WriteChange) => boolean {
+  return (change) => change.type === type && change.key === key;
+}
+
+/** Returns a change that was made after a write of the same row, which has this version. */
+function seenBy(change: WriteChange, write: QueuedWrite, version: number): WriteChange {
+  const own = write.changes.find(isOf(change));
+  return own ? { ...change, seen: versionOf({ value: own.value, version }) } : change;
 }
 
 /** The version that a write expects. */

@@ -14,6 +14,7 @@ Deno.test("Writes puts fewer writes into a message if the server is slow, and mo
     runtime: Object.assign(platformRuntime(), { monotonic: () => nowMs }),
     rows,
     onConflict: undefined,
+    fits: () => true,
     signal: new AbortController().signal,
     divert: () => undefined,
     whenCurrent: () => Promise.resolve(),

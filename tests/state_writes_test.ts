@@ -1,0 +1,281 @@
+/** Tests the writes of clients to live state that wait, are refused, or depend on a condition. */
+import { assertEquals, assertRejects } from "@std/assert";
+import {
+  type Client,
+  type ClientState,
+  type ClientStateOptions,
+  connect,
+  type ConnectOptions,
+  type Contract,
+  defineContract,
+  type RequestedChange,
+  RequestError,
+  type Server,
+} from "../mod.ts";
+import { liveState, type State } from "../streams/mod.ts";
+import { z } from "zod";
+import { Cable } from "./networks/cable.ts";
+import { listen } from "./servers.ts";
+import { until } from "./waiting.ts";
+
+const contract = defineContract({
+  state: { "list:{id}": { items: z.object({ title: z.string().min(1) }), notes: z.string() } },
+});
+
+interface FixtureOptions {
+  readonly contract?: Contract | undefined;
+  /** The contract of the client; by default, that of the server. */
+  readonly own?: Contract | undefined;
+  readonly authorizeChange?: ((change: RequestedChange) => boolean | Promise<boolean>) | undefined;
+  readonly server?: object | undefined;
+  readonly client?: ConnectOptions | undefined;
+}
+
+/** A server with the state `list:1`, and a client whose connection a test can cut. */
+class Fixture implements AsyncDisposable {
+  readonly server: Server;
+  readonly cable: Cable;
+  readonly client: Client;
+  readonly list: State;
+  readonly #port: number;
+  /** The changes that the server decided about, as `key=value`. */
+  readonly asked: string[];
+
+  private constructor(
+    server: Server,
+    list: State,
+    { asked, options }: { readonly asked: string[]; readonly options: FixtureOptions },
+  ) {
+    this.server = server;
+    this.list = list;
+    this.asked = asked;
+    this.#port = Number(new URL(server.url).port);
+    this.cable = new Cable(this.#port);
+    this.client = this.connect(options);
+  }
+
+  static async make(options: FixtureOptions = {}): Promise<Fixture> {
+    const states = liveState(options.contract);
+    const asked: string[] = [];
+    const server: Server = listen({
+      webTransport: false,
+      contract: options.contract,
+      features: [states],
+      authorize: () => true,
+      authorizeChange: (change: RequestedChange) => {
+        asked.push(`${change.key}=${JSON.stringify(change.value)}`);
+        return options.authorizeChange?.(change) ?? true;
+      },
+      ...options.server,
+    });
+    return new Fixture(server, await states.open("list:1") as unknown as State, { asked, options });
+  }
+
+  /** Connects another client, through the cable. */
+  connect({ contract, own = contract, client }: FixtureOptions = {}): Client {
+    return connect(this.cable.url, {
+      transports: ["websocket"],
+      backoff: { firstDelayMs: 1, maxDelayMs: 5 },
+      contract: own,
+      ...client,
+    }) as Client;
+  }
+
+  async open(options?: ClientStateOptions): Promise<ClientState> {
+    const state = await this.client.state("list:1", options);
+    await state.ready;
+    return state;
+  }
+
+  /** Cuts the connection, and lets no other one through. */
+  async offline(state: ClientState): Promise<void> {
+    this.cable.port = 1;
+    this.cable.cut();
+    await until(() => state.status.current === "lost");
+  }
+
+  online(): void {
+    this.cable.port = this.#port;
+    this.client.retryNow();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.client.close();
+    await this.cable[Symbol.asyncDispose]();
+    await this.list[Symbol.asyncDispose]();
+    await this.server[Symbol.asyncDispose]();
+  }
+}
+
+/** Describes how each write settles. */
+function outcomes(writes: readonly Promise<number>[]): Promise<string[]> {
+  return Promise.all(writes.map((write) =>
+    write.then(
+      () => "stored",
+      (error) => error instanceof RequestError ? error.failure.code : String(error),
+    )
+  ));
+}
+
+Deno.test("ClientState keeps the last value that fits the schema while it sends a newer one", async () => {
+  await using at = await Fixture.make({ contract });
+  await at.list.collection("items").set("1", { title: "Buy" });
+  using state = await at.open();
+  const items = state.collection<{ title: string }>("items");
+  await at.offline(state);
+  const writing = ["Buy m", "Buy milk", "", ""].map((title) => items.set("1", { title }));
+  assertEquals([items.get("1"), state.pendingWrites], [{ title: "" }, 1]);
+  at.online();
+  assertEquals(await outcomes(writing), ["stored", "stored", "invalid", "invalid"]);
+  assertEquals([items.get("1"), at.list.collection("items").get("1")], [
+    { title: "Buy milk" },
+    { title: "Buy milk" },
+  ]);
+  assertEquals(at.asked, ['1={"title":"Buy milk"}']);
+});
+
+Deno.test("ClientState drops an earlier value once a newer one is stored", async () => {
+  await using at = await Fixture.make({ contract });
+  using state = await at.open();
+  const items = state.collection<{ title: string }>("items");
+  await at.offline(state);
+  const writing = ["Tea", "", "Milk", "Rice"].map((title) => items.set("1", { title }));
+  at.online();
+  assertEquals(await outcomes(writing), ["stored", "stored", "stored", "stored"]);
+  assertEquals([at.asked, at.list.version], [['1={"title":"Rice"}'], 1]);
+});
+
+const UNCHECKED = {
+  "no schema": undefined,
+  "an asynchronous schema": z.string().refine(() => Promise.resolve(false)),
+  "a schema that throws": z.string().refine(() => {
+    throw new Error("Not now");
+  }),
+};
+
+for (const [what, schema] of Object.entries(UNCHECKED)) {
+  Deno.test(`ClientState keeps the value before the newest one with ${what}`, async () => {
+    await using at = await Fixture.make({
+      own: schema && defineContract({ state: { "list:{id}": { notes: schema } } }),
+      authorizeChange: ({ value }) => value !== "no",
+    });
+    using state = await at.open();
+    const notes = state.collection<string>("notes");
+    await at.offline(state);
+    const writing = ["a", "b", "no"].map((text) => notes.set("1", text));
+    writing.push(...["a", "no", "no"].map((text) => notes.set("2", text)));
+    at.online();
+    const [of1, of2] = [["stored", "stored"], Array.from({ length: 4 }, () => "forbidden")];
+    assertEquals(await outcomes(writing), [...of1, ...of2]);
+    assertEquals([notes.get("1"), notes.has("2"), state.pendingWrites], ["b", false, 0]);
+  });
+}
+
+Deno.test("ClientState sends an earlier value before any later write of the row", async () => {
+  await using at = await Fixture.make({
+    authorizeChange: ({ action, value }) => action === "delete" || value !== "no",
+  });
+  using state = await at.open();
+  const notes = state.collection<string>("notes");
+  await at.offline(state);
+  const writing = [
+    notes.set("1", "a"),
+    notes.set("1", "no"),
+    notes.update("1", (text) => `${text}!`),
+    notes.set("2", "x"),
+    notes.delete("2"),
+    notes.delete("2"),
+    notes.set("2", "y"),
+  ];
+  assertEquals([notes.get("1"), notes.get("2"), state.pendingWrites], ["no!", "y", 5]);
+  at.online();
+  assertEquals(await outcomes(writing), [
+    "stored",
+    "forbidden",
+    ...Array.from({ length: 5 }, () => "stored"),
+  ]);
+  const of = (key: string) => at.asked.filter((one) => one.startsWith(key));
+  assertEquals(of("1"), ['1="no"', '1="a"', '1="a!"']);
+  assertEquals(of("2"), ['2="x"', "2=undefined", '2="y"']);
+  assertEquals([notes.get("1"), notes.get("2")], ["a!", "y"]);
+});
+
+Deno.test("ClientState keeps a change although its deletion is refused", async () => {
+  await using at = await Fixture.make({ authorizeChange: ({ action }) => action !== "delete" });
+  await at.list.collection("notes").set("1", "Call");
+  using state = await at.open();
+  const notes = state.collection<string>("notes");
+  const writing = [notes.set("1", "Call Ann"), notes.delete("1")];
+  assertEquals(notes.has("1"), false);
+  assertEquals(await outcomes(writing), ["stored", "forbidden"]);
+  assertEquals(notes.get("1"), "Call Ann");
+});
+
+Deno.test("ClientState keeps two values of each row, in whatever order rows are written", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const notes = state.collection<number>("notes");
+  await at.offline(state);
+  const writing: Promise<number>[] = [];
+  for (let i = 1; i <= 2_000; i++) for (const key of ["a", "b"]) writing.push(notes.set(key, i));
+  assertEquals(state.pendingWrites, 2);
+  at.online();
+  assertEquals(new Set(await outcomes(writing)), new Set(["stored"]));
+  assertEquals([at.asked, at.list.version], [["a=2000", "b=2000"], 2]);
+});
+
+Deno.test("ClientState asks onConflict about an earlier value, as about the newest", async () => {
+  await using at = await Fixture.make();
+  await at.list.collection("notes").set("1", "old");
+  const asked: unknown[] = [];
+  using state = await at.open({
+    onConflict({ mine, theirs }) {
+      asked.push([mine, theirs]);
+      return mine === "b" ? "theirs" : "mine";
+    },
+  });
+  const notes = state.collection<string>("notes");
+  await at.offline(state);
+  const writing = ["a", "b"].map((text) => notes.set("1", text));
+  await at.list.collection("notes").set("1", "new");
+  at.online();
+  assertEquals(await outcomes(writing), ["stored", "conflict"]);
+  assertEquals([asked, notes.get("1")], [[["b", "new"], ["a", "new"]], "a"]);
+});
+
+Deno.test("ClientState sends an earlier value after a lost reply, unless the newest was stored", async () => {
+  for (const isStored of [true, false]) {
+    let refuses = false;
+    const held = Promise.withResolvers<void>();
+    await using at = await Fixture.make({
+      authorizeChange: async ({ value }) => {
+        if (value !== "b" || refuses) return value !== "b";
+        at.cable.freeze();
+        if (!isStored) await held.promise;
+        return true;
+      },
+    });
+    using state = await at.open();
+    const notes = state.collection<string>("notes");
+    const writing = ["a", "b"].map((text) => notes.set("1", text));
+    const settled = outcomes(writing);
+    await until(() => at.asked.length === 1 && (!isStored || at.list.version === 1));
+    refuses = true;
+    at.cable.cut();
+    held.resolve();
+    at.client.retryNow();
+    if (isStored) assertEquals(await settled, ["stored", "stored"]);
+    else assertEquals((await settled)[0], "stored");
+    assertEquals(at.list.collection("notes").get("1"), notes.get("1"));
+  }
+});
+
+Deno.test("ClientState rejects both values of a row when it is closed", async () => {
+  await using at = await Fixture.make();
+  const state = await at.open();
+  await at.offline(state);
+  const notes = state.collection<string>("notes");
+  const writing = ["a", "b", "c"].map((text) => notes.set("1", text));
+  state[Symbol.dispose]();
+  for (const write of writing) await assertRejects(() => write, Error, "was closed");
+});
