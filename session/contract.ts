@@ -62,31 +62,49 @@ export interface ContractDefinition {
   readonly presence?: Readonly<Record<string, StandardSchema>> | undefined;
   /**
    * The collections of live states, by pattern of the states' ids: the schema of the rows of each
-   * collection. The server applies the schemas once to each written row, and stores the results,
-   * which must be values that JSON can represent. It rejects rows of other collections.
+   * collection, or in a long form the collections with their version. The server applies the schemas
+   * once to each written row, and stores the results, which must be values that JSON can represent.
+   * It rejects rows of other collections; deletions need no schema.
    */
   readonly state?:
-    | Readonly<
-      Record<
-        string,
-        Readonly<
-          Record<
-            string,
-            StandardSchema | {
-              readonly schema: StandardSchema;
-              /**
-               * True if the rows are not stored: each belongs to the session or server that wrote
-               * it, and vanishes with it. An example is the cursors of a board's users.
-               *
-               * @default {false}
-               */
-              readonly ephemeral?: boolean | undefined;
-            }
-          >
-        >
-      >
-    >
+    | Readonly<Record<string, StateCollections | StateDefinition>>
     | undefined;
+}
+
+/**
+ * The collections of a live state in a contract, by name: the schema of the rows, or an object with
+ * the schema.
+ */
+export type StateCollections = Readonly<
+  Record<
+    string,
+    StandardSchema | {
+      readonly schema: StandardSchema;
+      /**
+       * True if the rows are not stored: each belongs to the session or server that wrote it, and
+       * vanishes with it. An example is the cursors of a board's users.
+       *
+       * @default {false}
+       */
+      readonly ephemeral?: boolean | undefined;
+    }
+  >
+>;
+
+/**
+ * The long form of a state in a contract. An entry has the long form if it has a member
+ * `collections` that is neither a schema nor an object with a `schema`.
+ */
+export interface StateDefinition {
+  /** The collections, as in the short form. */
+  readonly collections: StateCollections;
+  /**
+   * Version of the rows: a positive integer, which you increase if rows that are stored no longer
+   * fit. `liveState(contract, { migrate })` then moves them.
+   *
+   * @default {1}
+   */
+  readonly version?: number | undefined;
 }
 
 /**
@@ -378,10 +396,20 @@ export type StateIds<C extends Contract> = ContractTopic<C, "state">;
  * @typeParam Id The id of the state.
  */
 export type StateRows<C extends Contract, Id extends string> = Id extends string ? {
-    [P in keyof SectionOf<C, "state"> & string]: Id extends TopicOf<P> ? SectionOf<C, "state">[P]
+    [P in keyof SectionOf<C, "state"> & string]: Id extends TopicOf<P>
+      ? CollectionsOf<SectionOf<C, "state">[P]>
       : never;
   }[keyof SectionOf<C, "state"> & string]
   : never;
+
+/**
+ * The collections of an entry of a contract's `state` section, in the short or the long form.
+ *
+ * @typeParam E The entry.
+ */
+export type CollectionsOf<E> = E extends { readonly collections: infer Found }
+  ? Found extends StandardSchema | { readonly schema: StandardSchema } ? E : Found
+  : E;
 
 /**
  * A row of a live state, as it is stored and read.
@@ -411,6 +439,8 @@ export interface StateRoute {
       readonly ephemeral?: boolean | undefined;
     }
   >;
+  /** Version of the rows. */
+  readonly version: number;
 }
 
 /** The entry of a contract for a pattern, at run time. */
@@ -616,18 +646,28 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
 }
 
 function stateRouteOf(
-  [pattern, collections]: [
-    pattern: string,
-    collections: NonNullable<ContractDefinition["state"]>[string],
-  ],
+  [pattern, entry]: [pattern: string, entry: StateCollections | StateDefinition],
 ): [pattern: string, route: StateRoute] {
-  const entries = Object.entries(Object(collections) as typeof collections).map((
+  const { collections, version = 1, ...rest } = longForm(Object(entry));
+  const entries = Object.entries(Object(collections) as StateCollections).map((
     [name, entry],
   ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);
   if (entries.length === 0 || !entries.every(([name, entry]) => name && isSchema(entry?.schema))) {
     reject("a state must have collections, each with a name and a schema", pattern);
   }
-  return [pattern, { collections: new Map(entries) }];
+  for (const name in rest) reject("a state has collections and a version", name);
+  if (!Number.isSafeInteger(version) || version < 1) {
+    reject("the version of a state must be a positive integer", version);
+  }
+  return [pattern, { collections: new Map(entries), version }];
+}
+
+/** The long form of a state. */
+function longForm(entry: StateCollections | StateDefinition): StateDefinition {
+  const { collections } = entry;
+  const isShort = collections === undefined || isSchema(collections) ||
+    isSchema(Object(collections).schema);
+  return isShort ? { collections: entry as StateCollections } : entry as StateDefinition;
 }
 
 function routeOf(

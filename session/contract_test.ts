@@ -122,6 +122,54 @@ Deno.test("compileStates() finds the collections of a state", () => {
   assertEquals(compileStates({ definition }), undefined);
 });
 
+const versions = defineContract({
+  state: {
+    "long:{id}": { collections: { cards: z.string() }, version: 3 },
+    "plain:{id}": { collections: { cards: { schema: z.string() } } },
+    // A collection with this name.
+    "schema:{id}": { collections: z.number() },
+    "object:{id}": { collections: { schema: z.number(), ephemeral: true }, cards: z.string() },
+  },
+});
+
+Deno.test("compileStates() tells the long form of a state from the short one", () => {
+  const router = compileStates(versions)!;
+  const found = ["long:1", "plain:1", "schema:1", "object:1"].map((id) => {
+    const { collections, version } = router.match(id)!;
+    return [[...collections.keys()], version];
+  });
+  assertEquals(found, [[["cards"], 3], [["cards"], 1], [["collections"], 1], [
+    ["collections", "cards"],
+    1,
+  ]]);
+  assertEquals(router.match("object:1")!.collections.get("collections")?.ephemeral, true);
+});
+
+Deno.test("defineContract() rejects long forms of states that it cannot read", () => {
+  const cards = z.string();
+  const cases: [entry: object, text: string][] = [
+    [{ collections: { cards }, version: 0 }, "version of a state must be a positive integer"],
+    [{ collections: { cards }, version: 1.5 }, "version of a state must be a positive integer"],
+    [{ collections: { cards }, version: "2" }, "version of a state must be a positive integer"],
+    [{ collections: {} }, "a state must have collections"],
+    [{ collections: undefined, version: 2 }, "a state must have collections"],
+    [{ collections: { cards }, versions: 2 }, 'has collections and a version, received "versions"'],
+  ];
+  for (const [entry, text] of cases) {
+    assertThrows(() => defineContract({ state: { "a:{id}": entry as never } }), TypeError, text);
+  }
+});
+
+Deno.test("states in the long form are typed like those in the short one", () => {
+  type Versions = typeof versions;
+  expectType<Equal<keyof StateRows<Versions, "long:1">, "cards">>();
+  expectType<Equal<StateRow<StateRows<Versions, "long:1">, "cards">, string>>();
+  expectType<Equal<StateRow<StateRows<Versions, "plain:1">, "cards">, string>>();
+  expectType<Equal<StateRow<StateRows<Versions, "schema:1">, "collections">, number>>();
+  expectType<Equal<keyof StateRows<Versions, "object:1">, "collections" | "cards">>();
+  expectType<Equal<StateInput<StateRows<Versions, "object:1">, "collections">, number>>();
+});
+
 Deno.test("states are typed by id and collection", () => {
   expectType<Equal<StateIds<Boards>, `board:${string}` | "settings">>();
   expectType<Equal<StateIds<Contract>, string>>();

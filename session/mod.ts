@@ -26,6 +26,7 @@ export type { InputOf, OutputOf, StandardResult, StandardSchema } from "../base/
 export { StatusFeed } from "../base/status_feed.ts";
 export type { CloseInfo } from "../errors.ts";
 export {
+  type CollectionsOf,
   type Contract,
   type ContractData,
   type ContractDefinition,
@@ -41,6 +42,8 @@ export {
   type SectionName,
   type SectionOf,
   type Side,
+  type StateCollections,
+  type StateDefinition,
   type StateIds,
   type StateInput,
   type StateRow,

@@ -82,7 +82,7 @@ export class StreamParts {
     this.states = new States({ ...state, quotas, ephemeral, tail, readTimeoutMs: timeoutMs });
     this.#sender = new StreamSender(logs, {
       accountOf: core.accountOf,
-      ephemeralOf: (id) => ephemeral.namesOf(id),
+      kindsOf: (id) => gate.kindsOf(id),
     });
     this.responses = new StoredResponses(limits, {
       runtime,

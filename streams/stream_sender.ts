@@ -79,8 +79,8 @@ export interface SessionReading {
 export interface SenderParts {
   /** Returns the account of a session, for quotas. */
   readonly accountOf: (session: Session) => Account;
-  /** Returns the collections of a state whose rows are not in its stream, if there are any. */
-  readonly ephemeralOf: (id: string) => Iterable<string> | undefined;
+  /** Returns the collections of a state in the contract. */
+  readonly kindsOf: (id: string) => Pick<SubscribeReply, "ephemeral" | "stored">;
 }
 
 /**
@@ -165,8 +165,7 @@ export class StreamSender {
           // The rows before the end of an empty page were deleted, and forgotten.
           const start = page.records.length === 0 ? page.next : after;
           const standing = moveTo(reading, page.info, start);
-          const names = this.#of.ephemeralOf(id);
-          const told = names === undefined ? standing : { ...standing, ephemeral: [...names] };
+          const told = { ...standing, ...this.#of.kindsOf(id) };
           reading.reply(wasThere ? { ...told, recovered: true } : told);
         }
         const isSent = await this.#sendPage(reading, page);

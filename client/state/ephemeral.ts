@@ -27,6 +27,12 @@ const MAX_UNDER_WAY = 8;
 /** Size from which the rows of a publication wait for the next one, in bytes. */
 const MAX_MESSAGE_BYTES = 32_768;
 
+/**
+ * Time for which writes wait while the server's contract has no ephemeral rows for the state, in
+ * milliseconds. During a rolling deployment, the client may come to a newer server.
+ */
+const MISSING_MS = 60_000;
+
 /** Codes of rejections after which the newest values are sent again. */
 const FOR_NOW: ReadonlySet<string> = new Set(["superseded", "too-many", "unavailable"]);
 
@@ -94,6 +100,10 @@ export class Ephemeral {
   /** Time before which nothing is sent. */
   #dueAt = -Infinity;
   #failure: unknown;
+  /** Time since which the servers' contracts have no ephemeral rows for the state. */
+  #missingSinceMs: number | undefined;
+  /** The rejection of writes once this has lasted for a while. */
+  #missing: RequestError | undefined;
 
   constructor(target: EphemeralTarget) {
     this.#target = target;
@@ -115,6 +125,7 @@ export class Ephemeral {
     signal: AbortSignal | undefined,
   ): Promise<number> {
     if (ttlMs !== undefined) throw new TypeError(NO_TTL);
+    if (this.#missing !== undefined) throw this.#missing;
     const name = rowName(type, key);
     let own = this.#own.get(name);
     if (own === undefined) {
@@ -192,13 +203,29 @@ export class Ephemeral {
         const isMissing = error instanceof RequestError && error.failure.code === "not-found";
         if (!isMissing) return failed(error);
         // The client has moved to a server with another contract, for example an earlier one.
+        const now = runtime.monotonic();
+        this.#missingSinceMs ??= now;
+        if (now - this.#missingSinceMs >= MISSING_MS) this.#rejectAll(error);
         rows.deliverEphemeral({ rows: [], page: 0 });
         await pause(runtime, pauses.next() ?? 0, signal);
       }
     }
   }
 
+  /** Rejects the writes that are not sent, and those that follow until the next list. */
+  #rejectAll(cause: unknown): void {
+    const message = "Cannot write state: the server's contract has no ephemeral rows for " +
+      JSON.stringify(this.#target.id);
+    const error = this.#missing = new RequestError("unknown-collection", message, { cause });
+    for (const own of this.#own.values()) {
+      const { settling } = own;
+      Object.assign(own, { settling: undefined, isDirty: false });
+      this.#rejected(own, settling, { by: own.sentBy, error });
+    }
+  }
+
   #take(message: EphemeralRowsPart): void {
+    this.#missing = this.#missingSinceMs = undefined;
     const { rows, page, more } = message;
     if (page === undefined) {
       for (const [type, key, version] of rows) {

@@ -160,6 +160,8 @@ export class ClientState implements Disposable {
   readonly #writes: Writes;
   /** The rows that are not in the stream, once the server has told which collections have them. */
   #ephemeral: Ephemeral | undefined;
+  /** The collections that a server's contract has had with stored rows. */
+  readonly #stored = new Set<string>();
   readonly #closed = new AbortController();
   #ready = pending();
   /** True if the client may only write. */
@@ -415,8 +417,8 @@ export class ClientState implements Disposable {
   /** Completes the rows, and updates the status. */
   #check(): void {
     if (this.status.isEnded || this.#isDenied) return;
+    if (this.#isSubscribed && !this.#learnKinds()) return;
     if (this.#isCurrent) {
-      this.#openEphemeral();
       this.#rows.complete(this.#subscription?.position?.offset);
       this.#ready.resolve();
       this.#current.notify();
@@ -427,11 +429,32 @@ export class ClientState implements Disposable {
     } else if (this.status.current === "live" && !this.#isSubscribed) this.status.set("lost");
   }
 
+  /**
+   * Learns from the server's reply which collections have ephemeral rows. Returns false after it has
+   * ended the state because one of them had the other kind before.
+   */
+  #learnKinds(): boolean {
+    const { ephemeral = [], stored = [] } = this.#subscription!;
+    const known = this.#rows.ephemeral;
+    // A row that is shown was stored, whether or not a contract has named its collection.
+    const wasStored = (name: string) =>
+      !known.has(name) &&
+      (this.#stored.has(name) || this.#wasLive && this.#rows.collection(name).size > 0);
+    const turned = ephemeral.find(wasStored) ?? stored.find((name) => known.has(name));
+    if (turned !== undefined) {
+      this.#end(contractChanged(this.id, turned));
+      return false;
+    }
+    for (const name of stored) this.#stored.add(name);
+    if (ephemeral.some((name) => !known.has(name))) {
+      this.#rows.ephemeral = new Set([...known, ...ephemeral]);
+    }
+    if (ephemeral.length > 0) this.#openEphemeral();
+    return true;
+  }
+
   #openEphemeral(): void {
-    const { ephemeral } = this.#subscription!;
-    if (ephemeral === undefined || this.#ephemeral !== undefined) return;
-    this.#rows.ephemeral = new Set(ephemeral);
-    this.#ephemeral = new Ephemeral({
+    this.#ephemeral ??= new Ephemeral({
       id: this.id,
       runtime: this.#parts.runtime,
       rows: this.#rows,
@@ -758,6 +781,12 @@ function lost(id: string, cause: RequestError): RequestError {
   return new RequestError("gone", `Cannot read state ${JSON.stringify(id)}: ${cause.message}`, {
     cause,
   });
+}
+
+/** The error for a collection whose rows are stored in one contract, and ephemeral in another. */
+function contractChanged(id: string, name: string): RequestError {
+  const rule = `the contract has changed the kind of "${name}"; reload the page`;
+  return new RequestError("contract-changed", `Cannot read state ${JSON.stringify(id)}: ${rule}`);
 }
 
 function missing(id: string, cause: unknown): RequestError {

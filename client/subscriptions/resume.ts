@@ -55,6 +55,7 @@ export interface Progress {
   position: HistoryPosition | undefined;
   head: number | undefined;
   ephemeral?: readonly string[] | undefined;
+  stored?: readonly string[] | undefined;
   recovery: Recovery | undefined;
 }
 
@@ -232,9 +233,9 @@ export class Resume {
 
   /** Handles the reply to a request with this subscription's position. */
   begin(reply: SubscribeReply): void {
-    const { epoch, offset = 0, tag, head, recovered, reason, ephemeral } = reply;
+    const { epoch, offset = 0, tag, head, recovered, reason, ephemeral, stored } = reply;
     this.#subscription.head = head;
-    this.#subscription.ephemeral ??= ephemeral;
+    if (ephemeral || stored) Object.assign(this.#subscription, { ephemeral, stored });
     if (this.#fallsBehind(0)) return this.#stayBehind(recovered === true);
     const received = epoch === undefined ? undefined : at(epoch, offset, tag);
     const { position, told } = this.#compare(reply);

@@ -115,11 +115,18 @@ export class Subscription<
    */
   declare readonly head: number | undefined;
   /**
-   * The collections of a state whose rows are not in its stream, once the server has told them.
+   * The collections of a state whose rows are not in its stream, as the server's last reply with
+   * the collections of its contract has them.
    *
    * @ignore
    */
   declare readonly ephemeral: readonly string[] | undefined;
+  /**
+   * The other collections of the state in that reply.
+   *
+   * @ignore
+   */
+  declare readonly stored: readonly string[] | undefined;
   /**
    * The outcome of the last loss that the loop has reached, or `undefined` before the first loss.
    * For a topic without a history, a lost connection sets it only if there is an `onRecovery`

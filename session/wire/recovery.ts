@@ -54,6 +54,8 @@ export interface SubscribeReply {
   readonly head?: number | undefined;
   /** The collections of a state whose rows are not in its stream. */
   readonly ephemeral?: readonly string[] | undefined;
+  /** The other collections of a state that the server's contract defines. */
+  readonly stored?: readonly string[] | undefined;
   /** True if all messages since the requested position follow. */
   readonly recovered?: boolean | undefined;
   /** Reason why messages are missing. */

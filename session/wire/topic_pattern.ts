@@ -240,6 +240,11 @@ export class TopicRouter<Route extends object> {
     }
   }
 
+  /** The routes of all patterns. */
+  get routes(): readonly Route[] {
+    return [...this.#exact.values(), ...this.#patterns.map(([, route]) => route)];
+  }
+
   /**
    * Finds the route of a topic.
    *

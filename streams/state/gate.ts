@@ -15,6 +15,7 @@ import type { StreamAppended } from "../logs/stream_logs.ts";
 import { compileStates } from "../../session/state_schemas.ts";
 import type { Contract, StateRoute } from "../../session/contract.ts";
 import { internals, type Session } from "../../session/session.ts";
+import type { SubscribeReply } from "../../session/wire/recovery.ts";
 import { rowName } from "../../session/wire/rows.ts";
 import type { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { LiveRow } from "../../session/state_changes.ts";
@@ -113,9 +114,9 @@ export class ChangeGate {
 
   /** True if the contract has collections whose rows are not stored. */
   get hasEphemeral(): boolean {
-    const { state = {} } = this.#options.contract?.definition ?? {};
-    return Object.values(state).flatMap((collections) => Object.values(collections))
-      .some((entry) => "ephemeral" in entry && entry.ephemeral);
+    return this.#router?.routes.some(({ collections }) =>
+      collections.values().some(({ ephemeral }) => ephemeral)
+    ) === true;
   }
 
   /** Returns the collections of a state whose rows are not stored. */
@@ -124,8 +125,20 @@ export class ChangeGate {
     return new Set(Array.from(collections).flatMap(([name, of]) => of.ephemeral ? name : []));
   }
 
+  /** Returns the collections of a state in the contract, by kind; a kind without any is absent. */
+  kindsOf(id: string): Pick<SubscribeReply, "ephemeral" | "stored"> {
+    const { collections = [] } = this.#router?.match(id) ?? {};
+    const kinds: { ephemeral?: string[]; stored?: string[] } = {};
+    for (const [name, of] of collections) {
+      (kinds[of.ephemeral ? "ephemeral" : "stored"] ??= []).push(name);
+    }
+    return kinds;
+  }
+
   /**
-   * Applies the schemas of the contract.
+   * Applies the schemas of the contract. A deletion needs none. It may also be of a row that was
+   * stored before its collection became ephemeral, unless a session requests it: sessions do not see
+   * such a row.
    *
    * @param id The id of the state.
    * @param changes The changes.
@@ -142,8 +155,10 @@ export class ChangeGate {
   ): readonly Change[] | Promise<readonly Change[]> {
     const collections = this.#router?.match(id)?.collections;
     if (collections === undefined) return changes.map(withValue);
-    const unstored = changes.find(({ type }) => collections.get(type)?.ephemeral);
-    if (unstored !== undefined) throw notStored(unstored.type);
+    const unstored = changes.find(({ type, operation }) =>
+      (operation !== "delete" || session !== undefined) && collections.get(type)?.ephemeral
+    );
+    if (unstored !== undefined) throw ephemeralRejection(unstored.type);
     const checked: Change[] = [];
     const rest = (): readonly Change[] | Promise<readonly Change[]> => {
       while (checked.length < changes.length) {
@@ -301,6 +316,7 @@ export class ChangeGate {
     session: Session | undefined,
   ): Change | Promise<Change> {
     const { type, key, operation } = change;
+    if (operation === "delete") return withValue(change);
     const collection = collections.get(type);
     if (collection === undefined) {
       const names = [...collections.keys()].join(", ");
@@ -309,7 +325,6 @@ export class ChangeGate {
         `Cannot write state: the collection must be one of ${names}, received "${type}"`,
       );
     }
-    if (operation === "delete") return withValue(change);
     const result = (outcome: Validation<unknown>): Change => {
       if (outcome.ok) return withFitted(change, outcome.value);
       const { message, path } = outcome;
@@ -334,7 +349,7 @@ export class ChangeGate {
     const live = await this.#options.rowsOf(id, account, gone);
     if (live === undefined) return undefined;
     const rows = steps.map(({ name, change: { type, key } }) =>
-      [name, live.collection(type).get(key)] as const
+      [name, live.stored(type).get(key)] as const
     );
     return { identity: live.identity, rows: new Map(rows) };
   }
@@ -398,7 +413,7 @@ export class ChangeGate {
 }
 
 /** The error for a write that would store rows of an ephemeral collection. */
-function notStored(type: string): RequestError {
+export function ephemeralRejection(type: string): RequestError {
   return new RequestError(
     "ephemeral",
     `Cannot write state: the rows of "${type}" are ephemeral: sessions and servers write them, ` +

@@ -79,7 +79,17 @@ export class LiveRows extends Signal implements RowSource {
 
   collection(name: string): ReadonlyMap<string, LiveRow> {
     if (this.ephemeral?.names.has(name)) return this.ephemeral.collection(name);
+    return this.stored(name);
+  }
+
+  /** Returns the rows of a collection in the stream, even if it is ephemeral by now. */
+  stored(name: string): ReadonlyMap<string, LiveRow> {
     return this.#collections.get(name) ?? NOTHING;
+  }
+
+  /** Names of all collections that have rows. */
+  names(): ReadonlySet<string> {
+    return new Set([...this.#collections.keys(), ...this.ephemeral?.names ?? []]);
   }
 
   /**

@@ -24,7 +24,7 @@ import { type Change, encodeTransaction } from "../logs/change_message.ts";
 import { checkRow, checkRowName, NO_TTL, rowName } from "../../session/wire/rows.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
-import type { ChangeGate } from "./gate.ts";
+import { type ChangeGate, ephemeralRejection } from "./gate.ts";
 import { describeRow, type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Kinds of the options of writes. */
@@ -112,7 +112,20 @@ export class State implements AsyncDisposable {
   }
 
   /**
-   * Changes several rows at once.
+   * Yields each collection that has rows, by name, with its rows as they are now. A collection that
+   * the contract no longer defines is included.
+   */
+  *collections(): IterableIterator<readonly [name: string, rows: ReadonlyMap<string, unknown>]> {
+    for (const name of this.#rows.names()) {
+      const rows = this.#rows.collection(name);
+      if (rows.size === 0) continue;
+      yield [name, new Map(Array.from(rows, ([key, { value }]) => [key, value]))];
+    }
+  }
+
+  /**
+   * Changes several rows at once. A deletion needs no schema: it may be of a row whose collection
+   * the contract no longer defines.
    *
    * @param change Collects the changes. It is called once, and must not be asynchronous.
    * @param options A signal; see {@linkcode StateWriteOptions}.
@@ -185,6 +198,8 @@ export class State implements AsyncDisposable {
     };
     checkPresent();
     if (operation === "delete") {
+      // It was stored before the collection became ephemeral.
+      if (this.#rows.stored(type).has(key)) await this.#write([change], { signal });
       return await within(this.#parts.runtime, rows.remove(type, key), { signal });
     }
     const fitting = this.#parts.gate.fit(this.id, change);
@@ -213,6 +228,12 @@ export class State implements AsyncDisposable {
     const { runtime, logs, gate, maxTransactionBytes } = this.#parts;
     if (this.#closed.signal.aborted) throw closed(id);
     if (changes.length === 0) return this.version;
+    // Otherwise, the deletion of an ephemeral row would seem to succeed.
+    const { ephemeral } = this.#rows;
+    const unstored = changes.find(({ type, key }) =>
+      ephemeral?.names.has(type) && !this.#rows.stored(type).has(key)
+    );
+    if (unstored !== undefined) throw ephemeralRejection(unstored.type);
     const now = runtime.now();
     const checking = gate.check(id, changes);
     // Without an asynchronous schema, writes stay in the order of their calls.
