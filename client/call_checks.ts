@@ -1,6 +1,7 @@
 /** Checks the options of a client and of its calls, on platforms other than a page. */
 import {
   ABOVE_ZERO,
+  COUNT,
   LIMIT,
   listOf,
   objectWith,
@@ -60,6 +61,8 @@ export const CLIENT_KINDS: {
     token: "string or null",
   },
   "hand over": { transport: ["webtransport", "websocket", "http"] },
+  "delete row": { expect: COUNT, signal: "AbortSignal" },
+  "insert row": { signal: "AbortSignal", ttlMs: POSITIVE },
   "open state": { onConflict: "function" },
   publish: { ...PUBLISH, delivery: DELIVERY },
   "read changes": { signal: "AbortSignal" },
@@ -74,7 +77,7 @@ export const CLIENT_KINDS: {
   subscribe: { ...HISTORY, onInvalid: "function", onRecovery: "function" },
   "update state": { signal: "AbortSignal" },
   "write row": { ttlMs: POSITIVE },
-  "write state": { signal: "AbortSignal", ttlMs: POSITIVE },
+  "write state": { expect: COUNT, signal: "AbortSignal", ttlMs: POSITIVE },
 };
 
 export const checkCall: (call: string, options: unknown) => void = checkBy<ClientCalls>(

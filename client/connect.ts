@@ -9,7 +9,7 @@ import type {
 } from "./client_options.ts";
 import type { ClientPlatform } from "./platform.ts";
 import type { DurableStreamOptions } from "./durable_stream.ts";
-import type { ClientStateOptions } from "./state/state.ts";
+import type { StateCalls } from "./state/states.ts";
 import type { StateWriteOptions } from "../session/state_types.ts";
 import type { SessionCalls } from "../session/settings/calls.ts";
 import type { RequestStreamOptions } from "../session/types.ts";
@@ -71,20 +71,15 @@ export interface DialOptions<C extends Contract = Contract>
  * `CLIENT_KINDS` in `call_checks.ts` and `NAMES` in `page/option_names.ts`, have an entry for each
  * call.
  */
-export interface ClientCalls extends SessionCalls {
+export interface ClientCalls extends SessionCalls, StateCalls {
   readonly connect: ClientOptions & ConnectOptions;
   readonly dial: DialOptions;
   readonly "hand over": { readonly transport?: TransportName | undefined };
-  readonly "open state": ClientStateOptions;
-  readonly "read changes": { readonly signal?: AbortSignal | undefined };
   readonly "read stream": DurableStreamOptions;
   readonly publish: ClientPublishOptions;
   readonly request: ClientRequestOptions;
   readonly "request stream": RequestStreamOptions;
   readonly subscribe: ClientSubscribeOptions;
-  readonly "update state": Pick<StateWriteOptions, "signal">;
-  readonly "write row": Pick<StateWriteOptions, "ttlMs">;
-  readonly "write state": StateWriteOptions;
 }
 
 /** The subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL}, directly or over QMux. */

@@ -46,5 +46,5 @@ export interface ClientPlatform {
    */
   readonly tab?: Tab | undefined;
   /** @ignore */
-  readonly checkOptions: (call: string, options: unknown) => void;
+  readonly checkOptions: (call: string, options: unknown, names?: object) => void;
 }

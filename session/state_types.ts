@@ -21,6 +21,12 @@ export interface StateWriteOptions {
    */
   readonly ttlMs?: number | undefined;
   /**
+   * Version that the row must have; 0 if it must not exist. If the row has another version when the
+   * server handles the write, the write rejects with the code `conflict`. Calls that write return
+   * versions, and so does `versionOf`. By default, the row may have any version.
+   */
+  readonly expect?: number | undefined;
+  /**
    * Rejects the write with its reason. A write that was not sent yet is taken back; one that was
    * sent may take effect.
    */

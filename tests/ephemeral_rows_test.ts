@@ -355,7 +355,7 @@ Deno.test("ephemeral rows pass the schema and authorizeChange", async () => {
   assertEquals(own.get("ann"), { x: 3, by: "" });
 });
 
-Deno.test("ephemeral rows are not written over HTTP, in transactions, or with a ttlMs", async () => {
+Deno.test("ephemeral rows are not written over HTTP, in transactions, with a ttlMs or a condition", async () => {
   await using at = await Fixture.make();
   const { board } = await at.open();
   const response = await fetch(
@@ -383,6 +383,14 @@ Deno.test("ephemeral rows are not written over HTTP, in transactions, or with a 
       TypeError,
       "ttlMs must be omitted",
     );
+    const cursors = state.collection("cursors");
+    for (
+      const write of [
+        () => cursors.insert("1", { x: 1 }),
+        () => cursors.set("1", { x: 1 }, { expect: 0 }),
+        () => cursors.delete("1", { expect: 1 }),
+      ]
+    ) await assertRejects(write, TypeError, "must not be used for ephemeral rows");
   }
 });
 

@@ -177,6 +177,8 @@ const METHODS: Methods = {
   "Client.state": ({ client }, options) => client.state("a", options),
   "ClientCollection.delete": ({ clientState }, options) =>
     clientState.collection("a").delete("a", options),
+  "ClientCollection.insert": ({ clientState }, options) =>
+    clientState.collection("a").insert("c", 1, options),
   "ClientCollection.set": ({ clientState }, options) =>
     clientState.collection("a").set("a", 1, options),
   "ClientCollection.update": async ({ clientState }, options) => {
@@ -271,6 +273,7 @@ const METHODS: Methods = {
   "State.transaction": ({ state }, options) =>
     state.transaction((transaction) => transaction.set("a", "b", 1), options),
   "StateCollection.delete": ({ state }, options) => state.collection("a").delete("a", options),
+  "StateCollection.insert": ({ state }, options) => state.collection("a").insert("c", 1, options),
   "StateCollection.update": async ({ state }, options) => {
     await state.collection("a").set("a", 1);
     await state.collection("a").update("a", () => 1, options);

@@ -473,6 +473,11 @@ Deno.test("Client.state() has the types of the contract, and rows as its schemas
   const none = board.collection("none");
   // @ts-expect-error A title is a text.
   assertEquals(await code(cards.set("3", { title: 3 })), "invalid");
+  // @ts-expect-error A title is a text.
+  assertEquals(await code(cards.insert("3", { title: 3 })), "invalid");
+  await cards.insert("3", { title: "Rice" }, { ttlMs: 60_000 });
+  // @ts-expect-error A row that must not exist has no version.
+  await assertRejects(() => cards.insert("4", { title: "Rice" }, { expect: 1 }), TypeError);
   assertEquals(await code(none.set("1", 1 as never)), "unknown-collection");
 });
 

@@ -279,3 +279,83 @@ Deno.test("ClientState rejects both values of a row when it is closed", async ()
   state[Symbol.dispose]();
   for (const write of writing) await assertRejects(() => write, Error, "was closed");
 });
+
+Deno.test("ClientCollection.insert() writes a row only if there is none", async () => {
+  await using at = await Fixture.make();
+  await using other = at.connect();
+  using state = await at.open();
+  using theirs = await other.state("list:1") as ClientState;
+  await theirs.ready;
+  const [notes, others] = [state.collection<string>("notes"), theirs.collection<string>("notes")];
+  // Of several writers, one wins.
+  const racing = [notes.insert("1", "a"), others.insert("1", "b")];
+  assertEquals((await outcomes(racing)).toSorted(), ["conflict", "stored"]);
+  const { message } = await assertRejects(() => notes.insert("1", "c"), RequestError);
+  assertEquals(message, 'Cannot write state: the row "1" of "notes" already exists');
+  // Own writes that wait count.
+  await at.offline(state);
+  const writing = [notes.insert("2", "a"), notes.set("2", "b"), notes.delete("2")];
+  await assertRejects(() => notes.insert("1", "a"), RequestError, "already exists");
+  writing.push(notes.insert("2", "c"));
+  assertEquals(notes.get("2"), "c");
+  // Others may insert the row first.
+  writing.push(notes.insert("4", "mine"));
+  await at.list.collection("notes").set("4", "theirs");
+  at.online();
+  assertEquals(await outcomes(writing), ["stored", "stored", "stored", "stored", "conflict"]);
+  assertEquals([notes.get("2"), notes.get("4")], ["c", "theirs"]);
+  // A row that others deleted may be inserted again.
+  await at.list.collection("notes").delete("4");
+  await until(() => !notes.has("4"));
+  await notes.insert("4", "again");
+  assertEquals(at.list.collection("notes").get("4"), "again");
+});
+
+Deno.test("ClientCollection.set() and delete() with expect need a row of this version", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open({ onConflict: () => "mine" });
+  const notes = state.collection<string>("notes");
+  const first = await notes.set("1", "a", { expect: 0 });
+  assertEquals(notes.versionOf("1"), first);
+  const second = await notes.set("1", "b", { expect: first });
+  const { message } = await assertRejects(
+    () => notes.set("1", "c", { expect: first }),
+    RequestError,
+  );
+  assertEquals(
+    message,
+    `Cannot write state: the row "1" of "notes" no longer has the version ${first}`,
+  );
+  assertEquals(await outcomes([notes.delete("1", { expect: first })]), ["conflict"]);
+  // An unsent write with a condition is neither replaced, nor asked about.
+  await at.offline(state);
+  const writing = [notes.set("1", "d", { expect: second }), notes.set("1", "e")];
+  const third = await at.list.collection("notes").set("1", "theirs");
+  writing.push(notes.delete("2", { expect: 0 }));
+  at.online();
+  assertEquals(await outcomes(writing), ["conflict", "stored", "stored"]);
+  assertEquals(await outcomes([notes.delete("1", { expect: third })]), ["conflict"]);
+  await notes.delete("1", { expect: notes.versionOf("1") });
+  assertEquals([notes.versionOf("1"), at.list.collection("notes").has("1")], [0, false]);
+  for (const expect of [-1, 1.5, Infinity]) {
+    await assertRejects(() => notes.set("1", "a", { expect }), RangeError, "expect must be");
+  }
+});
+
+Deno.test("ClientCollection.insert() settles once if its reply is lost", async () => {
+  let freezes = true;
+  await using at = await Fixture.make({
+    authorizeChange: () => {
+      if (freezes) at.cable.freeze();
+      freezes = false;
+      return true;
+    },
+  });
+  using state = await at.open();
+  const notes = state.collection<string>("notes");
+  const inserting = notes.insert("1", "a");
+  await until(() => at.list.version === 1);
+  at.cable.cut();
+  at.client.retryNow();
+  assertEquals([await inserting, at.list.version], [1, 1]);
+});

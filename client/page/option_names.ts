@@ -3,6 +3,7 @@
  * values.
  */
 import type { ClientCalls } from "../connect.ts";
+import type { StateCalls } from "../state/states.ts";
 
 const WAIT = { signal: 1, timeoutMs: 1 } as const;
 
@@ -53,9 +54,15 @@ const COMMON = {
   transports: 1,
 } as const;
 
-type Listed = {
-  [Call in keyof ClientCalls]: keyof ClientCalls[Call] extends keyof typeof WAIT ? never : Call;
-}[keyof ClientCalls];
+type ListedIn<Calls> = {
+  [Call in keyof Calls]: keyof Calls[Call] extends keyof typeof WAIT ? never : Call;
+}[keyof Calls];
+
+/** The calls of states have a table of their own, which loads with the first state. */
+type Listed = Exclude<ListedIn<ClientCalls>, keyof StateCalls>;
+
+/** The option names of the calls in a table. */
+export type OptionNames<Calls> = { readonly [Call in ListedIn<Calls>]: NamesIn<Calls[Call]> };
 
 /** The options whose values are objects with nested options. */
 type Nested = "backoff" | "flowControl" | "outbox" | "receiveQueue" | "sendQueue";
@@ -85,7 +92,6 @@ const NAMES: {
   },
   dial: { ...COMMON, onClose: 1, onOpen: 1, protocols: 1 },
   "hand over": { transport: 1 },
-  "open state": { onConflict: 1 },
   publish: { ...WAIT, delivery: 1, except: 1 },
   "session.publish": { ...WAIT, except: 1 },
   "read stream": { after: 1, onInvalid: 1, parse: 1, signal: 1 },
@@ -109,19 +115,17 @@ const NAMES: {
   "session.request stream": STREAM,
   "session.subscribe": { ...WAIT, ...HISTORY },
   subscribe: { ...HISTORY, onInvalid: 1, onRecovery: 1 },
-  "write row": { ttlMs: 1 },
-  "write state": { signal: 1, ttlMs: 1 },
 };
 
 /**
  * Creates the check for a page, which rejects options with unknown names.
  *
  * @param onUnknown Receives an unknown name and an object with the valid names.
- * @returns A function that checks a call's options.
+ * @returns A function that checks a call's options, by the names of another table if they are given.
  */
 export function namesCheck(
   onUnknown: (name: string, names: object) => void,
-): (call: string, options: unknown) => void {
+): (call: string, options: unknown, names?: object) => void {
   const check = (call: string, options: unknown, names: object, path = "options") => {
     for (const name in options as object) {
       const value = (options as Record<string, unknown>)[name];
@@ -134,5 +138,5 @@ export function namesCheck(
       if (nested !== 1) check(call, value, nested, name);
     }
   };
-  return (call, options) => check(call, options, NAMES[call as Listed] ?? WAIT);
+  return (call, options, names = NAMES[call as Listed] ?? WAIT) => check(call, options, names);
 }

@@ -9,6 +9,7 @@ import {
   type EphemeralRowsPart,
   type EphemeralWrite,
   MAX_SESSION_ROWS,
+  NO_EXPECT,
   NO_TTL,
   rowName,
   type WriteResult,
@@ -121,10 +122,11 @@ export class Ephemeral {
    * @throws {QueueFullError} If this client has too many rows.
    */
   async write(
-    { type, key, value, ttlMs }: WriteChange,
+    { type, key, value, ttlMs, expect }: WriteChange,
     signal: AbortSignal | undefined,
   ): Promise<number> {
     if (ttlMs !== undefined) throw new TypeError(NO_TTL);
+    if (expect !== undefined) throw new TypeError(NO_EXPECT);
     if (this.#missing !== undefined) throw this.#missing;
     const name = rowName(type, key);
     let own = this.#own.get(name);

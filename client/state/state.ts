@@ -24,10 +24,12 @@ import type {
 } from "../../session/state_types.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import {
+  checkExpected,
   checkRow,
   checkRowName,
   countFault,
   rowName,
+  unexpected,
   type VersionedRowMessage,
 } from "../../session/wire/rows.ts";
 import { closedError } from "../../session/core.ts";
@@ -500,7 +502,14 @@ export class ClientState implements Disposable {
     const fault = countFault(write.changes.length);
     if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
     if (write.changes.length === 0) return Promise.resolve(this.#rows.version);
-    return this.#divert(write) ?? this.#writes.add(write);
+    const diverted = this.#divert(write);
+    if (diverted !== undefined) return diverted;
+    for (const { type, key, expect } of write.changes) {
+      if (expect === 0 && this.#rows.valueAt(type, key) !== undefined) {
+        throw unexpected({ type, key }, expect);
+      }
+    }
+    return this.#writes.add(write);
   }
 
   #end(error: unknown): void {
@@ -643,6 +652,17 @@ export class ClientCollection<T = unknown, Input = T>
     return this.#live.has(key);
   }
 
+  /**
+   * Returns the version of a row, for the option `expect`. A write of this client counts once the
+   * server has replied.
+   *
+   * @param key The key.
+   * @returns The version; 0 if there is no such row.
+   */
+  versionOf(key: string): number {
+    return this.#rows.versionOf(this.name, key);
+  }
+
   /** Yields the keys, in no particular order. */
   keys(): IterableIterator<string> {
     return this.#live.keys();
@@ -709,16 +729,40 @@ export class ClientCollection<T = unknown, Input = T>
   }
 
   /**
+   * Writes a row that must not exist yet. If this client shows the row, the call rejects at once.
+   *
+   * @param key The key, of at most 1,024 bytes.
+   * @param value Any value that JSON can represent.
+   * @param options See {@linkcode StateWriteOptions}.
+   * @returns The version of the row, once the server has written it.
+   * @throws {RequestError} With the code `conflict` if the row exists, and the errors of
+   * {@linkcode ClientState.transaction}.
+   */
+  async insert(
+    key: string,
+    value: Input,
+    options: Omit<StateWriteOptions, "expect"> = {},
+  ): Promise<number> {
+    this.#check("insert row", options);
+    const of = { type: this.name, key, value };
+    const change = setting(this.#rows, of, { ...options, expect: 0 });
+    return await this.#write({ changes: [change], signal: options.signal });
+  }
+
+  /**
    * Deletes a row, if it exists.
    *
    * @param key The key.
-   * @param options A signal; see {@linkcode StateWriteOptions}.
+   * @param options A signal, and the expected version; see {@linkcode StateWriteOptions}.
    * @returns A version of the state in which the row is deleted.
    * @throws The errors of {@linkcode ClientState.transaction}.
    */
-  async delete(key: string, options: Pick<StateWriteOptions, "signal"> = {}): Promise<number> {
-    this.#check("update state", options);
-    const change = deletion(this.#rows, this.name, key);
+  async delete(
+    key: string,
+    options: Pick<StateWriteOptions, "expect" | "signal"> = {},
+  ): Promise<number> {
+    this.#check("delete row", options);
+    const change = deletion(this.#rows, this.name, key, options);
     return await this.#write({ changes: [change], signal: options.signal });
   }
 
@@ -759,21 +803,28 @@ export class ClientCollection<T = unknown, Input = T>
 function setting(
   rows: ClientRows,
   { type, key, value }: { readonly type: string; readonly key: string; readonly value: unknown },
-  { ttlMs }: StateWriteOptions = {},
+  { ttlMs, expect }: StateWriteOptions = {},
 ): WriteChange {
   checkRow(type, key);
+  checkExpected(expect);
   const copy = copyOf(value);
   if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0)) {
     throw new RangeError(
       `Cannot write state: ttlMs must be a positive integer, received ${ttlMs}`,
     );
   }
-  return { type, key, value: copy, ttlMs, seen: rows.versionOf(type, key) };
+  return { type, key, value: copy, ttlMs, expect, seen: rows.versionOf(type, key) };
 }
 
-function deletion(rows: ClientRows, type: string, key: string): WriteChange {
+function deletion(
+  rows: ClientRows,
+  type: string,
+  key: string,
+  { expect }: StateWriteOptions = {},
+): WriteChange {
   checkRow(type, key);
-  return { type, key, value: undefined, seen: rows.versionOf(type, key) };
+  checkExpected(expect);
+  return { type, key, value: undefined, expect, seen: rows.versionOf(type, key) };
 }
 
 /** The error for a state that this client had read before. */

@@ -12,6 +12,7 @@ import {
   MAX_WRITES,
   rowName,
   type RowWriteMessage,
+  unexpected,
   type VersionedRowMessage,
   type WriteResult,
 } from "../../session/wire/rows.ts";
@@ -55,6 +56,8 @@ export type OnConflict = (
 /** A change of a row in a write. */
 export interface WriteChange extends WrittenRow {
   readonly ttlMs?: number | undefined;
+  /** Version that the row must have; 0 for no row. */
+  readonly expect?: number | undefined;
   /** Version of the row to which the write was last adapted; 0 without a row. */
   readonly seen: number;
   /** Without a row, the version of the state to which the write was last adapted. */
@@ -149,11 +152,10 @@ export class Writes {
    */
   add({ changes, update, signal }: NewWrite): Promise<number> {
     const bytes = JSON.stringify(changes).length;
-    // A write that may be taken back, or depends on a condition, is sent by itself.
-    if (changes.length === 1 && update === undefined && signal === undefined) {
-      const waiting = this.#replaceable(changes[0]!);
-      if (waiting !== undefined) return this.#replace(waiting, changes, bytes);
-    }
+    const waiting = isAlone({ changes, update, signal })
+      ? undefined
+      : this.#replaceable(changes[0]!);
+    if (waiting !== undefined) return this.#replace(waiting, changes, bytes);
     this.#checkRoom(bytes, this.#queue.length);
     const settling = Promise.withResolvers<number>();
     const txid = newTxid(this.#target.runtime);
@@ -191,8 +193,7 @@ export class Writes {
   /** Finds the write whose value a change replaces: the row's last one, if it was not sent yet. */
   #replaceable({ type, key, value }: WriteChange): QueuedWrite | undefined {
     const last = this.#queue.findLast(({ changes }) => changes.some(isOf({ type, key })));
-    if (last === undefined || last.state !== "new" || last.changes.length > 1) return undefined;
-    if (last.update !== undefined || last.signal !== undefined) return undefined;
+    if (last === undefined || last.state !== "new" || isAlone(last)) return undefined;
     const isSameKind = (last.changes[0]!.value === undefined) === (value === undefined);
     return isSameKind ? last : undefined;
   }
@@ -339,14 +340,15 @@ export class Writes {
 
   #adapted({ update }: QueuedWrite, change: WriteChange, present: KnownRow): WriteChange {
     const { onConflict } = this.#target;
-    const { type, key, value: mine } = change;
-    const seen = versionOf(present);
+    const { type, key, value: mine, expect } = change;
+    const seen = expect ?? versionOf(present);
     const adapted = { ...change, seen, since: seen === 0 ? present.version : undefined };
     if (update !== undefined) {
       if (present.value === undefined) throw conflict(change, "must exist");
       return { ...adapted, value: copyOf(update(copyOf(present.value))) };
     }
-    if (onConflict === undefined || seen === change.seen || present.isHidden) return adapted;
+    if (onConflict === undefined || expect !== undefined) return adapted;
+    if (seen === change.seen || present.isHidden) return adapted;
     const theirs = present.value === undefined ? undefined : copyOf(present.value);
     const verdict: unknown = onConflict({ collection: type, key, mine, theirs });
     if (verdict === "theirs") throw conflict(change, "was changed by others");
@@ -404,13 +406,13 @@ export class Writes {
 
   #encode(
     write: QueuedWrite,
-    { type, key, value, ttlMs, seen, since }: WriteChange,
+    { type, key, value, ttlMs, expect, seen, since }: WriteChange,
   ): RowWriteMessage {
     const { txid, update, state, conflicts } = write;
     // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
     // The last attempt is certain.
     const isConditional = conflicts < MAX_CONFLICTS || state === "uncertain" ||
-      update !== undefined ||
+      update !== undefined || expect !== undefined ||
       this.#target.onConflict !== undefined;
     const headers = {
       txid,
@@ -419,7 +421,8 @@ export class Writes {
       ttl: ttlMs && Math.ceil(ttlMs / 1_000),
     };
     if (value === undefined) return { type, key, headers: { ...headers, operation: "delete" } };
-    return { type, key, value, headers: { ...headers, operation: update ? "update" : "upsert" } };
+    const operation = update ? "update" : expect === 0 ? "insert" : "upsert";
+    return { type, key, value, headers: { ...headers, operation } };
   }
 
   #replied(batch: readonly QueuedWrite[], reply: unknown): void {
@@ -455,7 +458,8 @@ export class Writes {
     const of = { type, key };
     const isIt = isOf(of);
     if (write.state === "uncertain") {
-      const isDeletion = ({ value, seen }: WriteChange) => value === undefined && seen > 0;
+      const isDeletion = ({ value, expect, seen }: WriteChange) =>
+        value === undefined && expect === undefined && seen > 0;
       if (version > 0 || !write.changes.some((one) => isIt(one) && isDeletion(one))) {
         return this.#fail(write, conflict(of, CHANGED));
       }
@@ -463,6 +467,8 @@ export class Writes {
       write.changes = write.changes.map((one) => isDeletion(one) ? { ...one, seen: 0 } : one);
       return;
     }
+    const { expect = version } = write.changes.find(isIt) ?? {};
+    if (expect !== version) return this.#reject(write, unexpected(of, expect));
     if (isHidden && write.update !== undefined) return this.#fail(write, notReadable(of));
     if (++write.conflicts > MAX_CONFLICTS) return this.#fail(write, conflict(of, "keeps changing"));
     try {
@@ -545,6 +551,12 @@ export function schemasOf(
     }
     return true;
   };
+}
+
+/** True if a write may be taken back, or depends on a condition, so that it is sent by itself. */
+function isAlone({ changes: [change, ...more], update, signal }: NewWrite): boolean {
+  const isConditional = update !== undefined || change!.expect !== undefined;
+  return isConditional || signal !== undefined || more.length > 0;
 }
 
 /** Tells a row from others. */

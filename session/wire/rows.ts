@@ -1,4 +1,5 @@
 /** Rows of states on the wire: names, change messages, and writes of clients. */
+import { RequestError } from "../../errors.ts";
 import { describe } from "../../base/error_text.ts";
 import { utf8Length } from "./utf8.ts";
 
@@ -22,6 +23,10 @@ export const MAX_SESSION_ROWS = 64;
 
 /** The error for a time to live of an ephemeral row. */
 export const NO_TTL = "Cannot write state: ttlMs must be omitted for ephemeral rows";
+
+/** The error for a condition of a write to an ephemeral row, whose versions are not comparable. */
+export const NO_EXPECT =
+  "Cannot write state: insert and expect must not be used for ephemeral rows";
 
 /** Changes of ephemeral rows, as a server sends them. */
 export interface EphemeralRowsPart {
@@ -65,7 +70,7 @@ export interface RowWriteMessage {
   readonly key: string;
   readonly value?: unknown;
   readonly headers: {
-    readonly operation: "update" | "upsert" | "delete";
+    readonly operation: "insert" | "update" | "upsert" | "delete";
     readonly txid: string;
     /** Version that the row must have; 0 if it must not exist. */
     readonly expect?: number | undefined;
@@ -128,6 +133,30 @@ export function checkRowName(verb: string, what: string, name: string): void {
 export function checkRow(type: string, key: string): void {
   checkRowName("write state", "collection", type);
   checkRowName("write state", "key", key);
+}
+
+/**
+ * Checks the version that a row must have.
+ *
+ * @throws {RangeError} If it is no integer, or negative.
+ */
+export function checkExpected(expect: number | undefined): void {
+  if (expect === undefined || Number.isSafeInteger(expect) && expect >= 0) return;
+  throw new RangeError(`Cannot write state: expect must be 0 or more, received ${expect}`);
+}
+
+/**
+ * Creates the error for a row that does not have the expected version.
+ *
+ * @param row The row.
+ * @param expect The expected version; 0 for no row.
+ */
+export function unexpected(
+  { type, key }: { readonly type: string; readonly key: string },
+  expect: number,
+): RequestError {
+  const what = expect === 0 ? "already exists" : `no longer has the version ${expect}`;
+  return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${what}`);
 }
 
 /**

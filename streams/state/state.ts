@@ -1,5 +1,5 @@
 /** The live state of a server: collections of rows that all servers of a broker share. */
-import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
+import { checkOptions, COUNT, POSITIVE } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -21,16 +21,25 @@ import type {
   TypedStateMethods,
 } from "../../session/state_types.ts";
 import { type Change, encodeTransaction } from "../logs/change_message.ts";
-import { checkRow, checkRowName, NO_TTL, rowName } from "../../session/wire/rows.ts";
+import {
+  checkRow,
+  checkRowName,
+  NO_EXPECT,
+  NO_TTL,
+  rowName,
+  unexpected,
+} from "../../session/wire/rows.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
 import { type ChangeGate, ephemeralRejection } from "./gate.ts";
 import { describeRow, type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Kinds of the options of writes. */
+const EXPECT: OptionKinds<Pick<StateWriteOptions, "expect">> = { expect: COUNT };
 const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: POSITIVE };
 const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortSignal" };
-const WRITE: OptionKinds<StateWriteOptions> = { ...ROW, ...SIGNAL };
+const INSERT: OptionKinds<Omit<StateWriteOptions, "expect">> = { ...ROW, ...SIGNAL };
+const WRITE: OptionKinds<StateWriteOptions> = { ...EXPECT, ...INSERT };
 
 /** Maximum number of times that `update` calls its function. */
 const MAX_UPDATES = 5;
@@ -402,6 +411,16 @@ export class StateCollection<T = unknown, Input = T>
     return this.#rows.collection(this.name).has(key);
   }
 
+  /**
+   * Returns the version of a row, for the option `expect`.
+   *
+   * @param key The key.
+   * @returns The version; 0 if there is no such row.
+   */
+  versionOf(key: string): number {
+    return this.#rows.collection(this.name).get(key)?.version ?? 0;
+  }
+
   /** Yields the keys, in no particular order. */
   keys(): IterableIterator<string> {
     return this.#rows.collection(this.name).keys();
@@ -419,24 +438,54 @@ export class StateCollection<T = unknown, Input = T>
    * @param value Any value that JSON can represent.
    * @param options See {@linkcode StateWriteOptions}.
    * @returns The version of the row, once this server's rows include it.
-   * @throws The errors of {@linkcode State.transaction}.
+   * @throws {RequestError} With the code `conflict` if the row does not have the expected version,
+   * and the errors of {@linkcode State.transaction}.
    */
   async set(key: string, value: Input, options: StateWriteOptions = {}): Promise<number> {
     checkOptions("write state", options, WRITE);
-    return await this.#write([setting({ type: this.name, key }, value, options)], options);
+    const { expect } = options;
+    return await this.#writeOne(
+      { ...setting({ type: this.name, key }, value, options), expect },
+      options,
+    );
+  }
+
+  /**
+   * Writes a row that must not exist yet.
+   *
+   * @param key The key, of at most 1,024 bytes.
+   * @param value Any value that JSON can represent.
+   * @param options See {@linkcode StateWriteOptions}.
+   * @returns The version of the row, once this server's rows include it.
+   * @throws {RequestError} With the code `conflict` if the row exists, and the errors of
+   * {@linkcode State.transaction}.
+   */
+  async insert(
+    key: string,
+    value: Input,
+    options: Omit<StateWriteOptions, "expect"> = {},
+  ): Promise<number> {
+    checkOptions("write state", options, INSERT);
+    const row = setting({ type: this.name, key }, value, options);
+    return await this.#writeOne({ ...row, operation: "insert", expect: 0 }, options);
   }
 
   /**
    * Deletes a row, if it exists.
    *
    * @param key The key.
-   * @param options A signal; see {@linkcode StateWriteOptions}.
+   * @param options A signal, and the expected version; see {@linkcode StateWriteOptions}.
    * @returns The version of the state, once this server's rows lack the row.
-   * @throws The errors of {@linkcode State.transaction}.
+   * @throws {RequestError} With the code `conflict` if the row does not have the expected version,
+   * and the errors of {@linkcode State.transaction}.
    */
-  async delete(key: string, options: Pick<StateWriteOptions, "signal"> = {}): Promise<number> {
-    checkOptions("write state", options, SIGNAL);
-    return await this.#write([deletion(this.name, key)], options);
+  async delete(
+    key: string,
+    options: Pick<StateWriteOptions, "expect" | "signal"> = {},
+  ): Promise<number> {
+    checkOptions("write state", options, { ...EXPECT, ...SIGNAL });
+    const { expect } = options;
+    return await this.#writeOne({ ...deletion(this.name, key), expect }, options);
   }
 
   /**
@@ -459,6 +508,17 @@ export class StateCollection<T = unknown, Input = T>
     const { signal } = options;
     signal?.throwIfAborted();
     return await within(this.#runtime, this.#update(key, change, options), { signal });
+  }
+
+  async #writeOne(change: Change, options: Pick<StateWriteOptions, "signal">): Promise<number> {
+    const isEphemeral = this.#rows.ephemeral?.names.has(this.name);
+    if (isEphemeral && change.expect !== undefined) throw new TypeError(NO_EXPECT);
+    try {
+      return await this.#write([change], options);
+    } catch (error) {
+      const isUnexpected = error instanceof Conflict && change.expect !== undefined;
+      throw isUnexpected ? unexpected(change, change.expect) : error;
+    }
   }
 
   async #update(

@@ -114,6 +114,40 @@ Deno.test("StateCollection.update() gives up after five other writers", async ()
   await until(() => cards.get("a")?.title === "5");
 });
 
+Deno.test("StateCollection.insert() writes a row only if there is none", async () => {
+  const store = new FaultyStore();
+  await using one = server(store.connect());
+  await using two = server(store.connect());
+  await using near = await statesOf(one).open("board:1");
+  await using far = await statesOf(two).open("board:1");
+  const both = [near, far].map((state) => state.collection<Card>("cards"));
+  const racing = await Promise.allSettled(both.map((cards) => cards.insert("a", DRAFT)));
+  assertEquals(racing.map(({ status }) => status).toSorted(), ["fulfilled", "rejected"]);
+  await until(() => both.every((cards) => cards.has("a")));
+  const again = () => both[0]!.insert("a", DRAFT);
+  const text = 'Cannot write state: the row "a" of "cards" already exists';
+  assertEquals(await fails(again()), "conflict");
+  await assertRejects(again, RequestError, text);
+});
+
+Deno.test("StateCollection.set() and delete() with expect need a row of this version", async () => {
+  await using own = server();
+  await using state = await statesOf(own).open("board:1");
+  const cards = state.collection<Card>("cards");
+  assertEquals(cards.versionOf("a"), 0);
+  const first = await cards.set("a", DRAFT, { expect: 0 });
+  assertEquals(cards.versionOf("a"), first);
+  const second = await cards.set("a", { ...DRAFT, votes: 1 }, { expect: first });
+  await assertRejects(
+    () => cards.set("a", DRAFT, { expect: first }),
+    RequestError,
+    `Cannot write state: the row "a" of "cards" no longer has the version ${first}`,
+  );
+  assertEquals(await fails(cards.delete("a", { expect: first })), "conflict");
+  await cards.delete("a", { expect: second });
+  await assertRejects(() => cards.set("a", DRAFT, { expect: -1 }), RangeError);
+});
+
 Deno.test("State.transaction() changes several rows or none", async () => {
   await using one = server(undefined, { maxRows: 3 });
   await using board = await statesOf(one).open("board:1");
