@@ -6,6 +6,12 @@ import type { Runtime, Timer } from "./runtime.ts";
 export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
 /**
+ * Longest time to live, in milliseconds: 100 years. Every broker can store the time at which it
+ * ends: SQLite below 2^53 milliseconds, and JetStream as nanoseconds below 2^63.
+ */
+export const MAX_TTL_MS = 3_153_600_000_000;
+
+/**
  * Starts a timer, unless the time is infinite.
  *
  * @param runtime Runtime with the timers.

@@ -8,6 +8,7 @@ import {
   POSITIVE,
   RUNTIME,
   TIME,
+  TTL,
 } from "../base/options/option_checks.ts";
 import type { OptionKinds } from "../base/options/options.ts";
 import {
@@ -62,7 +63,7 @@ export const CLIENT_KINDS: {
   },
   "hand over": { transport: ["webtransport", "websocket", "http"] },
   "delete row": { expect: COUNT, signal: "AbortSignal" },
-  "insert row": { signal: "AbortSignal", ttlMs: POSITIVE },
+  "insert row": { signal: "AbortSignal", ttlMs: TTL },
   "open state": { onConflict: "function" },
   publish: { ...PUBLISH, delivery: DELIVERY },
   "read changes": { signal: "AbortSignal" },
@@ -76,8 +77,8 @@ export const CLIENT_KINDS: {
   "request stream": { ...STREAM, after: "string or null", id: "string or null" },
   subscribe: { ...HISTORY, onInvalid: "function", onRecovery: "function" },
   "update state": { signal: "AbortSignal" },
-  "write row": { ttlMs: POSITIVE },
-  "write state": { expect: COUNT, signal: "AbortSignal", ttlMs: POSITIVE },
+  "write row": { ttlMs: TTL },
+  "write state": { expect: COUNT, signal: "AbortSignal", ttlMs: TTL },
 };
 
 export const checkCall: (call: string, options: unknown) => void = checkBy<ClientCalls>(

@@ -83,7 +83,7 @@ export type PublicationListener = (publication: Publication) => void;
 export interface HistoryBounds {
   /** Maximum number of publications. */
   readonly size: number;
-  /** Longest time that a publication is kept, in milliseconds. */
+  /** Longest time that a publication is kept, in milliseconds; at most 100 years. */
   readonly ttlMs: number;
   /**
    * Maximum number of bytes of all publications together; each counts its payload and

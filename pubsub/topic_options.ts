@@ -6,6 +6,7 @@ import {
   POSITIVE,
   recordOf,
   RUNTIME,
+  TTL,
 } from "../base/options/option_checks.ts";
 import type { OptionKinds } from "../base/options/options.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -132,7 +133,7 @@ export interface AppendPublicationOptions extends PublishOptions {
 export const HISTORY_BOUNDS: OptionKinds<HistoryBounds> = {
   bytes: POSITIVE,
   size: POSITIVE,
-  ttlMs: POSITIVE,
+  ttlMs: TTL,
 };
 
 export const TOPICS: OptionKinds<TopicsOptions> = {

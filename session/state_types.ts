@@ -18,6 +18,7 @@ export interface StateWriteOptions {
   /**
    * Time after which the row is deleted unless it has changed, in milliseconds. By default, the row
    * stays, even if an earlier write had a time. It also stays if the stream of the state is closed.
+   * The maximum is 100 years.
    */
   readonly ttlMs?: number | undefined;
   /**

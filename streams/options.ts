@@ -3,7 +3,14 @@ import type { AuthorizationContext } from "../server/http/guard.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
-import { checkGiven, checkKinds, PATH, POSITIVE, RATE } from "../base/options/option_checks.ts";
+import {
+  checkGiven,
+  checkKinds,
+  PATH,
+  POSITIVE,
+  RATE,
+  TTL,
+} from "../base/options/option_checks.ts";
 import { type OptionKinds, withDefaults } from "../base/options/options.ts";
 import type { LogTail } from "./logs/log.ts";
 import { RESPONSE_PREFIX } from "./logs/log_names.ts";
@@ -180,7 +187,7 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   maxStreamsPerUser: POSITIVE,
   path: PATH,
   rate: RATE,
-  tail: { bytes: POSITIVE, ms: POSITIVE, records: POSITIVE },
+  tail: { bytes: POSITIVE, ms: TTL, records: POSITIVE },
 };
 
 /** Limits of resumable responses. */
@@ -256,7 +263,7 @@ export const RESUMABLE: OptionKinds<ResumableOptions> = {
   maxRunning: POSITIVE,
   maxRunningPerAddress: POSITIVE,
   maxRunningPerUser: POSITIVE,
-  retainMs: POSITIVE,
+  retainMs: TTL,
 };
 
 const LIMITS = {

@@ -1,5 +1,5 @@
 /** The durable streams of a server, for its application to write, read and cancel. */
-import { checkOptions, COUNT, POSITIVE, wrongKind } from "../base/options/option_checks.ts";
+import { checkOptions, MOMENT, TTL, wrongKind } from "../base/options/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../base/options/options.ts";
 import { LimitError, RequestError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -43,8 +43,8 @@ export interface CreateDurableStreamOptions {
   readonly contentType?: string | undefined;
   /**
    * Time after the last append or read at which the stream is deleted, in milliseconds. Sessions
-   * and requests that wait for new records count as reading. By default, the stream is never
-   * deleted.
+   * and requests that wait for new records count as reading. The maximum is 100 years. By default,
+   * the stream is never deleted.
    */
   readonly ttlMs?: number | undefined;
   /** Time at which the stream is deleted, in milliseconds since the Unix epoch. */
@@ -127,10 +127,10 @@ export interface ReadDurableStreamOptions {
 
 const CREATE: OptionKinds<CreateDurableStreamOptions> = {
   contentType: "string",
-  expiresAt: COUNT,
+  expiresAt: MOMENT,
   fork: { offset: "string", source: "string" },
   keyed: "boolean",
-  ttlMs: POSITIVE,
+  ttlMs: TTL,
 };
 
 /** Kinds of the options of `read` and `follow` of durable streams. */

@@ -12,7 +12,7 @@ import type {
   OptionPlace,
 } from "./options.ts";
 import type { Rate } from "../quotas/token_bucket.ts";
-import { MAX_TIMER_MS } from "../wait.ts";
+import { MAX_TIMER_MS, MAX_TTL_MS } from "../wait.ts";
 
 /**
  * Rejects an option if its name is unknown or its value has the wrong type. The error includes a
@@ -227,6 +227,12 @@ export const COUNT: NumberCheck = integer(0);
 
 /** Check of a timer's duration in milliseconds. */
 export const TIMER: NumberCheck = integer(1, MAX_TIMER_MS);
+
+/** Check of a time to live in milliseconds, which a broker stores. */
+export const TTL: NumberCheck = integer(1, MAX_TTL_MS);
+
+/** Check of a moment in milliseconds since the Unix epoch, up to the latest one of a `Date`. */
+export const MOMENT: NumberCheck = integer(0, 8.64e15);
 
 /** Check of a time in milliseconds, which may be `Infinity`. */
 export const TIME: NumberCheck = numberIn({ min: 0, max: Infinity });

@@ -2,6 +2,7 @@
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../../base/options/options.ts";
+import { MAX_TTL_MS } from "../../base/wait.ts";
 
 /**
  * Maximum wait, in milliseconds. A repetition is recognized for two minutes, so later repetitions
@@ -199,11 +200,11 @@ const OPTIONS: OptionKinds<NatsBrokerOptions> = {
   maxWaiting: POSITIVE,
   maxWaitingBytes: POSITIVE,
   prefix: "string",
-  rememberMs: integer(MIN_REMEMBER_MS),
+  rememberMs: integer(MIN_REMEMBER_MS, MAX_TTL_MS),
   replicas: integer(1, 5),
   runtime: RUNTIME,
   storage: ["file", "memory"],
-  storeTtlMs: integer(1_000),
+  storeTtlMs: integer(1_000, MAX_TTL_MS),
   survivesRestart: "boolean",
 };
 

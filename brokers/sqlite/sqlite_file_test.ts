@@ -916,6 +916,27 @@ Deno.test("SqliteBroker rejects names that a file would change", async () => {
   await Deno.remove(folder, { recursive: true });
 });
 
+withFolder("SqliteFile makes times readable that do not fit into a number", async (folder) => {
+  const path = `${folder}/test.db`;
+  const read = (file: TestFile) =>
+    file.call<LogPage>("readLog", "log", { after: 0, maxRecords: 9, maxBytes: 999 }, 0);
+  {
+    using file = new TestFile(path);
+    const config = { contentType: "application/json", keyed: { records: 9, bytes: 999, ms: 999 } };
+    file.change("log", "create", { config, identity: "identity", records: [], maxLogs: 1 });
+    const row = { type: "t", key: "a", operation: "upsert", value: "1" } as const;
+    const changes = [rowChange({ ...row, ttlMs: Number.MAX_SAFE_INTEGER }, 0)];
+    file.change("log", "append", { records: [], changes, maxBytes: 1_000 }, 1_000);
+    assertThrows(() => read(file), BrokerError, "too large");
+  }
+  {
+    using file = new TestFile(path);
+    assertEquals(read(file).expiries, [Number.MAX_SAFE_INTEGER]);
+  }
+  await using broker = await SqliteBroker.open(path);
+  await broker.backup(`${folder}/copy.db`);
+});
+
 for (const synchronous of LEVELS) {
   withFolder(
     `SqliteBroker with ${synchronous} loses nothing acknowledged when its process is killed`,

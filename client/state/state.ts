@@ -5,7 +5,7 @@
 import { Backoff } from "../../base/backoff.ts";
 import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
-import { pause } from "../../base/wait.ts";
+import { MAX_TTL_MS, pause } from "../../base/wait.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import type {
   Contract,
@@ -808,9 +808,9 @@ function setting(
   checkRow(type, key);
   checkExpected(expect);
   const copy = copyOf(value);
-  if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0)) {
+  if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0 && ttlMs <= MAX_TTL_MS)) {
     throw new RangeError(
-      `Cannot write state: ttlMs must be a positive integer, received ${ttlMs}`,
+      `Cannot write state: ttlMs must be an integer from 1 to ${MAX_TTL_MS}, received ${ttlMs}`,
     );
   }
   return { type, key, value: copy, ttlMs, expect, seen: rows.versionOf(type, key) };

@@ -6,6 +6,7 @@ import {
   PATH,
   POSITIVE,
   RATE,
+  TTL,
 } from "../../base/options/option_checks.ts";
 import { type OptionKinds, withDefaults } from "../../base/options/options.ts";
 import type { Rate } from "../../base/quotas/token_bucket.ts";
@@ -142,7 +143,7 @@ const API_LIMITS = {
 
 export const API: OptionKinds<ApiOptions> = {
   authorize: "function",
-  idempotencyWindowMs: POSITIVE,
+  idempotencyWindowMs: TTL,
   maxBodyBytes: POSITIVE,
   maxPublications: POSITIVE,
   maxReaders: POSITIVE,

@@ -7,6 +7,7 @@ import { snapshotOf, unboundPosition } from "../logs/offset.ts";
 import { MAX_LOG_ID_BYTES } from "../logs/log_names.ts";
 import type { ForkRequest } from "../logs/forks.ts";
 import type { CreateStreamOptions } from "../logs/stream_logs.ts";
+import { MAX_TTL_MS } from "../../base/wait.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { pathBelow } from "../../transport/url.ts";
 
@@ -14,7 +15,7 @@ import { pathBelow } from "../../transport/url.ts";
 const MAX_TEXT_LENGTH = 256;
 
 /** Longest time to live, in seconds: 100 years. */
-export const MAX_TTL_S = 3_153_600_000;
+export const MAX_TTL_S: number = MAX_TTL_MS / 1_000;
 
 /** First segment of ids that the protocol reserves. */
 const RESERVED = "__ds";

@@ -1,5 +1,5 @@
 /** The live state of a server: collections of rows that all servers of a broker share. */
-import { checkOptions, COUNT, POSITIVE } from "../../base/options/option_checks.ts";
+import { checkOptions, COUNT, TTL } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -36,7 +36,7 @@ import { describeRow, type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Kinds of the options of writes. */
 const EXPECT: OptionKinds<Pick<StateWriteOptions, "expect">> = { expect: COUNT };
-const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: POSITIVE };
+const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: TTL };
 const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortSignal" };
 const INSERT: OptionKinds<Omit<StateWriteOptions, "expect">> = { ...ROW, ...SIGNAL };
 const WRITE: OptionKinds<StateWriteOptions> = { ...EXPECT, ...INSERT };

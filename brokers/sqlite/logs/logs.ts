@@ -75,6 +75,12 @@ const SQL = {
   list: "SELECT name FROM logs WHERE kind = ? AND name > ? ORDER BY name LIMIT ?",
 };
 
+/** Statements that lower times which do not fit into a number, so that they can be read again. */
+const READABLE_TIMES: readonly string[] = [
+  "UPDATE logs SET due = ?1 WHERE due > ?1",
+  "UPDATE log_rows SET until = ?1 WHERE until > ?1",
+];
+
 class SqliteLog implements LogView, RowView {
   readonly id: number;
   readonly name: string;
@@ -503,6 +509,7 @@ export function openLogs(
 ): Logs {
   const mark = takeLogsMark(db);
   if (mark !== undefined) {
+    for (const sql of READABLE_TIMES) db.prepare(sql).run(Number.MAX_SAFE_INTEGER);
     const logs = new Logs(db, transaction);
     if (mark.lostBy !== undefined) {
       let next = parseInt(mark.lostBy.replaceAll("-", "").slice(0, 12), 16);
