@@ -15,10 +15,9 @@
 import process from "node:process";
 import { RawSocket } from "../../cli/load/socket.ts";
 import { connect, serve, type Server } from "../../mod.ts";
-import { liveState } from "@skein/skein/streams";
+import { liveState, type LiveStates } from "@skein/skein/streams";
 import { argument, numberArgument } from "../args.ts";
 import { sleep } from "../meter.ts";
-import { statesOf } from "../../tests/stream_features.ts";
 
 const ID = "board";
 
@@ -102,10 +101,17 @@ function child(role: string, ...args: string[]): Deno.ChildProcess {
 }
 
 /** Writes the rows, and prints the memory of the server. */
-async function fill(server: Server, rows: number, readers: readonly number[]): Promise<void> {
+async function fill(
+  rows: number,
+  { live, server, readers }: {
+    readonly live: LiveStates;
+    readonly server: Server;
+    readonly readers: readonly number[];
+  },
+): Promise<void> {
   const before = await heapBytes();
   const perRow = async () => `${((await heapBytes() - before) / rows).toFixed(0)} bytes a row`;
-  await using state = await statesOf(server).open(ID);
+  await using state = await live.open(ID);
   for (let i = 0; i < rows; i += ROWS_PER_WRITE) {
     await state.transaction((to) => {
       const end = Math.min(rows, i + ROWS_PER_WRITE);
@@ -138,7 +144,7 @@ async function measure(rows: number, readers: readonly number[]): Promise<void> 
   // The code of states and sessions loads with the first ones.
   await new Response(child("client", "--url", server.url, "--state", "empty").stdout).text();
   const before = await heapBytes();
-  await fill(server, rows, readers);
+  await fill(rows, { live, server, readers });
   const inBroker = (await heapBytes() - before) / rows;
   console.log(`  in the broker alone: ${inBroker.toFixed(0)} bytes a row`);
   await using _state = await live.open(ID);
