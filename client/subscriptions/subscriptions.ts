@@ -576,7 +576,10 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   offer(event: IncomingMessage | TopicNote, size: number): void | true {
     if (event.kind === "unsubscribed") return this.#removed(event.unsubscribed);
     this.#move(event);
-    for (const subscription of this.all) subscription.offer(event, size);
+    for (const subscription of this.all) {
+      // The application may change what a loop yields, so each loop has its own copy.
+      subscription.offer(this.all.size > 1 ? structuredClone(event) : event, size);
+    }
     // If the topic has a history, messages that were dropped are requested again.
     if (event.kind === "dropped" && this.hasHistory) return true;
   }
