@@ -5,7 +5,7 @@
  */
 import type { RequestFailure } from "../errors.ts";
 import type { ParamsOf, TopicOf } from "./wire/topic_pattern.ts";
-import { type Envelope, FIRST_CREDIT, MAX_CREDIT, type RecordSlice } from "./wire/envelope.ts";
+import { type Envelope, FIRST_CREDIT, MAX_CREDIT } from "./wire/envelope.ts";
 
 /** A message that was parsed, but not checked. */
 export interface IncomingMessage {
@@ -30,8 +30,10 @@ export interface IncomingMessage {
   readonly prev?: number | undefined;
   /** Tag that identifies the publication. */
   readonly tag?: string | undefined;
-  /** Slice of a record that is larger than a message. */
-  readonly slice?: RecordSlice | undefined;
+  /** As received: the newest offset of the stream, if this message does not reach it. */
+  readonly head?: unknown;
+  /** As received: the slice of a record that is larger than a message. */
+  readonly slice?: unknown;
   /** Trace context of the sender, as received; `watch.ts` reads it. */
   readonly trace?: unknown;
   /** Turn of the message, if numbered messages are handled in order. */

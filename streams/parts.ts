@@ -11,7 +11,7 @@ import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { type ResumeResponse, StoredResponses } from "./responses/stored_responses.ts";
 import { boundsOf, type ResponseLimits, type StreamSettings } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
-import { maxRecordBytes, StreamStore } from "./streams.ts";
+import { maxListBytes, StreamStore } from "./streams.ts";
 import { EphemeralFeed } from "./state/ephemeral_feed.ts";
 import { EphemeralStates } from "./state/ephemeral_rows.ts";
 import { ChangeGate } from "./state/gate.ts";
@@ -61,7 +61,7 @@ export class StreamParts {
     });
     const { tail } = streams;
     this.streams = new StreamStore({ runtime, streams: logs, tail, maxMessageBytes });
-    const maxTransactionBytes = (id: string) => maxRecordBytes(id, maxMessageBytes);
+    const maxTransactionBytes = (id: string) => maxListBytes(id, maxMessageBytes);
     const gate = this.gate = new ChangeGate({
       runtime,
       contract,

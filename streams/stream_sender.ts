@@ -26,7 +26,7 @@ import {
   STREAM_PREFIX,
   type SubscribeReply,
 } from "../session/wire/recovery.ts";
-import { keyedPage, maxRecordBytes } from "./streams.ts";
+import { keyedPage, maxListBytes, maxRecordBytes } from "./streams.ts";
 import { ABORTED } from "./writer.ts";
 
 /** Maximum number of records and bytes of a page, even if send queues are larger. */
@@ -90,7 +90,8 @@ export interface SenderParts {
  *   of the queue is in use. A slow session keeps one page in memory.
  * - **Once:** a page is encoded once for all sessions that read it at the same time. Sessions that
  *   have received the newest record share one loop, which a slow session leaves.
- * - **Keyed streams:** a page is one message, the list of its changes with their versions.
+ * - **Keyed streams:** a page is one message, the list of its changes with their versions. It names
+ *   the newest position if it does not reach it.
  * - **Slices:** a record of bytes or text that is larger than a message is sent in several
  *   messages.
  * - **End:** the session is removed from the topic after the last record. If the stream is
@@ -450,7 +451,7 @@ function pageOf(
     const maxRecords = Math.max(1, Math.min(MAX_PAGE.maxRecords, maxMessages >> 1));
     return { maxRecords, maxBytes: bytes };
   }
-  return keyedPage(Math.min(bytes, maxRecordBytes(keyed, sending.maxSendBytes)));
+  return keyedPage(Math.min(bytes, maxListBytes(keyed, sending.maxSendBytes)));
 }
 
 /** The end of a reading without records; `gone` is the reason if the session had a part of them. */
@@ -483,7 +484,9 @@ function encodePage(topic: string, page: StreamPage): EncodedPage {
   } else {
     const changes = records.map((record, i) => withVersion(record as string, positions![i]!));
     const list = `[${changes.join(",")}]`;
-    messages = records.length === 0 ? [] : [encodeRecord(topic, list, { info, prev: after, next })];
+    const head = page.isUpToDate ? undefined : info.tail;
+    const place = { info, prev: after, next, head };
+    messages = records.length === 0 ? [] : [encodeRecord(topic, list, place)];
   }
   const sizes = messages.map(({ size }) => size);
   const bytes = sizes.reduce((sum, size) => sum + size, 0);
@@ -494,15 +497,18 @@ function encodePage(topic: string, page: StreamPage): EncodedPage {
 function encodeRecord(
   topic: string,
   record: LogRecord,
-  { info, prev, next = prev + 1, slice }: {
+  { info, prev, next = prev + 1, head: newest, slice }: {
     readonly info: LogInfo;
     readonly prev: number;
     readonly next?: number;
+    /** The newest position, if these changes do not reach it. */
+    readonly head?: number | undefined;
     readonly slice?: readonly [start: number, length: number];
   },
 ): EncodedMessage {
   const head = `{"topic":${JSON.stringify(topic)}`;
-  const end = slice === undefined ? "}" : `,"slice":[${slice}]}`;
+  const behind = newest === undefined ? "" : `,"head":${newest}`;
+  const end = slice === undefined ? `${behind}}` : `,"slice":[${slice}]}`;
   const place = `,"offset":${next},"prev":${prev},"tag":"${identityAt(info, next)}"${end}`;
   if (typeof record !== "string") return framed(encodeBinary(head + place, record), topic);
   const data = isJson(info.contentType) ? oneLine(record) : JSON.stringify(record);

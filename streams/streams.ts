@@ -463,10 +463,18 @@ export interface StreamActivity {
   readonly writer?: { readonly offset: string; readonly waiting: number } | undefined;
 }
 
+/** Maximum size of the key `head` of a message with changes, in bytes. */
+const MAX_HEAD_BYTES = 24;
+
 /** Computes the size of the largest record that fits into a session message. */
 export function maxRecordBytes(id: string, maxMessageBytes: number): number {
   const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
   return maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES;
+}
+
+/** Computes the size of the largest list of changes that fits into a session message. */
+export function maxListBytes(id: string, maxMessageBytes: number): number {
+  return maxRecordBytes(id, maxMessageBytes) - MAX_HEAD_BYTES;
 }
 
 /**

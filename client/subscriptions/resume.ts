@@ -6,6 +6,7 @@ import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { SubscriptionChange, SubscriptionState } from "./subscription_state.ts";
 import type { IncomingMessage, TopicNote } from "../../session/message.ts";
 import type { TopicLoss } from "../../session/settings/settings.ts";
+import { isId, type RecordSlice } from "../../session/wire/envelope.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
@@ -272,17 +273,23 @@ export class Resume {
       if (!comesAgain) this.#put(message, size);
       return;
     }
-    if (message.slice !== undefined) return this.#receiveSlice({ ...message, offset }, size);
+    const { slice, head } = message;
+    if (isSlice(slice)) return this.#receiveSlice({ ...message, offset, slice }, size);
     const position = this.#moveTo({ ...message, offset });
-    if (position) this.#put({ ...message, position }, size);
+    if (position === undefined) return;
+    if (isId(head)) this.#subscription.head = head;
+    this.#put({ ...message, position }, size);
   }
 
   /**
    * Delivers the part of a slice that the reader has not received. The last slice of a record moves
    * the position.
    */
-  #receiveSlice(message: IncomingMessage & { readonly offset: number }, size: number): void {
-    const { offset, prev = 0, slice: [start, length] = [0, 0] } = message;
+  #receiveSlice(
+    message: IncomingMessage & { readonly offset: number; readonly slice: RecordSlice },
+    size: number,
+  ): void {
+    const { offset, prev = 0, slice: [start, length] } = message;
     const all = message.data as string | Uint8Array;
     const known = this.#known!;
     if (prev > known.offset) return this.#repair();
@@ -348,6 +355,10 @@ export class Resume {
   #put(next: QueuedItem, size = 0): void {
     this.#subscription.put(next, size);
   }
+}
+
+function isSlice(slice: unknown): slice is RecordSlice {
+  return Array.isArray(slice) && slice.length === 2 && slice.every(isId);
 }
 
 function at(epoch: string, offset: number, tag: string | undefined): HistoryPosition {

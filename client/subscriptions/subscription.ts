@@ -110,8 +110,9 @@ export class Subscription<
    */
   declare readonly position: HistoryPosition | undefined;
   /**
-   * The newest offset of the topic at the time of the server's last reply. A reader that has
-   * reached this offset has caught up. It is `undefined` for a topic without a history.
+   * The newest offset of the topic that the server has told: in its last reply, or in a later
+   * message of a state that does not reach it. A reader that has reached this offset has caught up.
+   * It is `undefined` for a topic without a history.
    */
   declare readonly head: number | undefined;
   /**

@@ -70,8 +70,10 @@ export type Envelope =
     readonly prev?: number | undefined;
     /** Tag of the publication. */
     readonly tag?: string | undefined;
-    /** Slice of a record that is larger than a message. */
-    readonly slice?: RecordSlice | undefined;
+    /** As received: the newest offset of the stream, if this message does not reach it. */
+    readonly head?: unknown;
+    /** As received: a {@linkcode RecordSlice}, for a record that is larger than a message. */
+    readonly slice?: unknown;
     /** Number of a message that is handled exactly once. */
     readonly seq?: number | undefined;
     /** Id of the client, sent once per session. */
@@ -387,18 +389,17 @@ function readGoAway(goaway: unknown): Envelope {
 function readPlaced(
   kind: "message" | "skip",
   topic: string,
-  { data, offset, prev, tag, slice }: Raw,
+  { data, offset, prev, tag, slice, head }: Raw,
   sender?: { readonly from: string },
 ): Envelope {
   if (!isId(offset) || !isId(prev)) {
-    return malformed('Expected "offset" and "prev" to be whole numbers of 0 or more');
+    return malformed('Expected "offset" and "prev" to be whole numbers');
   }
   if (!isTag(tag)) return badTag(tag);
   const place = tag === undefined ? { offset, prev } : { offset, prev, tag };
   if (kind === "skip") return { kind, topic, ...place };
   const message = { kind, topic, data, ...place, ...sender };
-  const isSlice = Array.isArray(slice) && slice.length === 2 && slice.every(isId);
-  return isSlice ? { ...message, slice: slice as unknown as RecordSlice } : message;
+  return slice || head ? { ...message, slice, head } : message;
 }
 
 function readGap({ gap: topic, reason, epoch, offset, tag }: Raw): Envelope {
