@@ -15,9 +15,9 @@
  * - 12.5 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 4.6 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 9.9 KiB for the first state.
+ * - 11 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 95.7 KiB.
+ * If you bundle the client as a single file, it is at most 97 KiB.
  *
  * @example Usage
  * ```ts
@@ -113,6 +113,7 @@ export type { SessionHealth, SessionIssue } from "./session/insight/health.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
 export type { OverflowPolicy } from "./session/queue/send_queue.ts";
+export type { RowReader } from "./session/row_reader.ts";
 export { Session } from "./session/session.ts";
 export type { SessionHandlers } from "./session/settings/session_settings.ts";
 export type { HandshakeInfo, SessionLimits } from "./session/settings/settings.ts";

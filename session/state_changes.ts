@@ -1,31 +1,40 @@
 /** The changes of a state, at servers and clients: transactions, and the loop over changed rows. */
+import type { Runtime } from "../base/runtime.ts";
 import type { Signal } from "../base/signal.ts";
+import type { Rows } from "./row_map.ts";
 import type { StateChange, StateTransaction } from "./state_types.ts";
-import { rowName } from "./wire/rows.ts";
 
 /** A row of a server and its version. */
 export interface LiveRow {
+  /** The value, which is frozen. */
   readonly value: unknown;
   readonly version: number;
 }
 
-/** A changed row, as listeners receive it. */
-export interface RowChanged {
-  readonly collection: string;
-  readonly key: string;
-  /** The value before the change; `undefined` if the row did not exist. */
-  readonly before: unknown;
-}
+/**
+ * Rows that changed together: by collection and key, the value before the change, which is
+ * `undefined` if the row did not exist.
+ */
+export type RowChanges = ReadonlyMap<string, ReadonlyMap<string, unknown>>;
 
 /** Rows that report their changes. */
 export interface RowSource extends Pick<Signal, "changed"> {
-  /** Called with the changes that take effect together. */
-  readonly listeners: Set<(changes: readonly RowChanged[]) => void>;
+  /** Called with the changes that take effect together. MUST NOT throw. */
+  readonly listeners: Set<(changes: RowChanges) => void>;
   /** Reason why the rows are no longer kept up to date. */
   readonly failure: unknown;
-  /** The present value of a row; `undefined` if it does not exist. */
-  valueAt(collection: string, key: string): unknown;
+  /** Returns the present rows of a collection. */
+  collection(name: string): Rows;
 }
+
+/**
+ * Time after which a loop lets other events be handled, in milliseconds. A page then still renders
+ * each frame.
+ */
+const MAX_TURN_MS = 8;
+
+/** Number of rows between two looks at the clock. */
+const ROWS_PER_LOOK = 64;
 
 /**
  * Yields each row that changes, in no particular order. Memory is bounded by the number of rows: if
@@ -38,23 +47,30 @@ export interface RowSource extends Pick<Signal, "changed"> {
  */
 export async function* newestChanges<T>(
   rows: RowSource,
-  { signal, closed }: {
+  { signal, closed, runtime }: {
     readonly signal?: AbortSignal | undefined;
     readonly closed: AbortSignal;
+    readonly runtime: Pick<Runtime, "monotonic" | "schedule">;
   },
 ): AsyncGenerator<StateChange<T>, void, undefined> {
-  /** The changed rows that were not yielded yet; at most one entry for each row. */
-  const pending = new Map<string, RowChanged>();
+  const valueAt = (collection: string, key: string) => rows.collection(collection).get(key)?.value;
+  /**
+   * The changed rows that were not yielded yet, with the values that the loop knew before; at most
+   * one entry for each row.
+   */
+  const pending = new Map<string, Map<string, unknown>>();
   let wake = () => {};
-  const listen = (changes: readonly RowChanged[]) => {
-    for (const change of changes) {
-      const { collection, key } = change;
-      const name = rowName(collection, key);
-      const first = pending.get(name) ?? change;
-      // A row that came and went is no change.
-      const isNothing = first.before === undefined && rows.valueAt(collection, key) === undefined;
-      if (isNothing) pending.delete(name);
-      else pending.set(name, first);
+  const listen = (changes: RowChanges) => {
+    for (const [collection, before] of changes) {
+      const of = pending.get(collection) ?? new Map<string, unknown>();
+      pending.set(collection, of);
+      for (const [key, value] of before) {
+        const first = of.has(key) ? of.get(key) : value;
+        // A row that came and went is no change.
+        const isNothing = first === undefined && valueAt(collection, key) === undefined;
+        if (isNothing) of.delete(key);
+        else of.set(key, first);
+      }
     }
     wake();
   };
@@ -62,14 +78,22 @@ export async function* newestChanges<T>(
   rows.listeners.add(listen);
   for (const one of [signal, closed]) one?.addEventListener("abort", onEnd);
   try {
+    let turnMs = runtime.monotonic();
+    let yielded = 0;
     while (!closed.aborted) {
       signal?.throwIfAborted();
-      for (const [name, { collection, key, before }] of pending) {
-        pending.delete(name);
-        const value = rows.valueAt(collection, key) as T | undefined;
-        yield { collection, key, value, before: before as T | undefined };
-        signal?.throwIfAborted();
-        if (closed.aborted) return;
+      for (const [collection, of] of pending) {
+        for (const [key, before] of of) {
+          of.delete(key);
+          const value = valueAt(collection, key) as T | undefined;
+          yield { collection, key, value, before: before as T | undefined };
+          signal?.throwIfAborted();
+          if (closed.aborted) return;
+          if (++yielded % ROWS_PER_LOOK > 0 || runtime.monotonic() - turnMs < MAX_TURN_MS) continue;
+          await new Promise<void>((resolve) => runtime.schedule(resolve));
+          turnMs = runtime.monotonic();
+        }
+        pending.delete(collection);
       }
       if (rows.failure !== undefined) throw rows.failure;
       await new Promise<void>((resolve) => {
@@ -77,6 +101,7 @@ export async function* newestChanges<T>(
         if (pending.size > 0 || signal?.aborted || closed.aborted) return resolve();
         rows.changed().then(resolve);
       });
+      turnMs = runtime.monotonic();
     }
   } finally {
     rows.listeners.delete(listen);

@@ -903,6 +903,7 @@ Deno.test("useCollection() shows rows, and its own writes within the event, in S
   await Promise.resolve(); // React renders in a microtask, before the next event.
   assertEquals(page.text, "[live aTea,bMilk ]");
   assertEquals(rows.size, 1); // A snapshot does not change.
+  assert([...rows.values(), ...hook.rows.values()].every(Object.isFrozen));
   assertEquals(await writing, 2);
   await Promise.all([
     update("a", ({ title }) => ({ title: title + "!" })),

@@ -23,8 +23,11 @@ export interface LiveStateSnapshot {
  * @typeParam T The type of a row.
  */
 export interface CollectionSnapshot<T = unknown> extends Omit<LiveStateSnapshot, "pendingWrites"> {
-  /** The rows by key, with the writes of this page. It is the same map until a row changes. */
-  readonly rows: ReadonlyMap<string, T>;
+  /**
+   * The rows by key, with the writes of this page. It is the same map until a row changes. Rows are
+   * frozen, and a row that has not changed is the same object.
+   */
+  readonly rows: ReadonlyMap<string, Readonly<T>>;
 }
 
 export const PENDING_STATE: LiveStateSnapshot = Object.freeze({
@@ -55,7 +58,7 @@ export class StateCell extends Cell<LiveStateSnapshot> {
   }
 
   /** The present rows of a collection; `undefined` while the state's code loads. */
-  rows(name: string): ReadonlyMap<string, unknown> | undefined {
+  rows(name: string): CollectionSnapshot["rows"] | undefined {
     return this.#state?.collection(name).current;
   }
 
@@ -108,10 +111,9 @@ export class StateCell extends Cell<LiveStateSnapshot> {
   }
 
   async #follow(state: ClientState): Promise<void> {
-    try {
-      for await (const _change of state.changes()) this.changed();
-    } catch {
-      // The status has changed too.
+    while (!state.status.isEnded) {
+      await state.changed();
+      this.changed();
     }
   }
 }

@@ -1,7 +1,8 @@
 /** The rows of a state in a client: the server's rows, and the values of writes under way. */
 import { Signal } from "../../base/signal.ts";
-import { StatusFeed } from "../../base/status_feed.ts";
-import type { RowChanged, RowSource } from "../../session/state_changes.ts";
+import { Collections, difference, type Rows } from "../../session/row_map.ts";
+import type { RowChanges, RowSource } from "../../session/state_changes.ts";
+import { freezeRow, isSameRow } from "../../session/state_values.ts";
 import {
   type EphemeralRowsPart,
   readRowName,
@@ -34,30 +35,29 @@ export interface WrittenRow {
   readonly value: Value;
 }
 
-/** The rows of a collection, for the loops and callbacks that follow it. */
-interface Feed {
-  readonly feed: StatusFeed<ReadonlyMap<string, Value>>;
-  /** Number of these loops and callbacks. */
-  users: number;
-}
-
 /**
  * The rows of one state. A row is seen as the newest write under way left it. Without one, it is
  * seen as the server's last reply or the stream has it, whichever is newer.
+ *
+ * Changes that the client has missed arrive in parts, which may divide a transaction. They are shown
+ * in one step, once they are complete.
  */
 export class ClientRows extends Signal implements RowSource {
-  readonly listeners: Set<(changes: readonly RowChanged[]) => void> = new Set();
+  readonly listeners: Set<(changes: RowChanges) => void> = new Set();
   failure: unknown;
-  #isClosed = false;
   /** True if the client may only write: no row is shown. */
   #isHidden = false;
-  /** The rows that the stream has delivered, by name. */
-  #delivered = new Map<string, KnownRow>();
+  /** The rows that the stream has delivered. */
+  #delivered = new Collections();
   /** The rows that replace them once they are complete. */
-  #next: Map<string, KnownRow> | undefined = new Map();
-  /** Version up to which the stream has delivered all changes. */
+  #next: Collections | undefined = new Collections();
+  /** True if these rows are read from the start of the stream. */
+  #isAnew = true;
+  /** Version up to which the rows have all changes of the stream. */
   version = 0;
-  /** Rows known from replies, until the stream reaches their versions. */
+  /** Version up to which the stream has delivered all changes, also those that are not shown yet. */
+  received = 0;
+  /** Rows known from replies, by name, until the stream reaches their versions. */
   readonly #ahead = new Map<string, KnownRow>();
   /** The collections whose rows are not in the stream. */
   ephemeral: ReadonlySet<string> = new Set();
@@ -67,70 +67,30 @@ export class ClientRows extends Signal implements RowSource {
   #missing: Set<string> | undefined;
   /** The values that writes under way give to a row, oldest first; bounded by the writes. */
   readonly #written = new Map<string, { readonly by: unknown; readonly value: Value }[]>();
-  /** The rows that the application sees: collections with their rows by key. */
-  readonly #seen = new Map<string, Map<string, Value>>();
-  /** Copies of collections, until a row changes. */
-  readonly #copies = new Map<string, ReadonlyMap<string, Value>>();
-  /** The collections that the application follows. */
-  readonly #feeds = new Map<string, Feed>();
+  /** The rows that the application sees. */
+  #seen = new Collections();
 
-  /** Returns the rows of a collection, in a map that changes with them. */
-  collection(name: string): ReadonlyMap<string, unknown> {
-    return this.#seen.get(name) ?? NOTHING;
+  collection(name: string): Rows {
+    return this.#seen.get(name);
   }
 
   *collections(): IterableIterator<readonly [name: string, rows: ReadonlyMap<string, Value>]> {
-    for (const name of this.#seen.keys()) yield [name, this.copyOf(name)];
-  }
-
-  /** Returns the rows of a collection, in a map that does not change. */
-  copyOf(name: string): ReadonlyMap<string, unknown> {
-    const seen = this.#seen.get(name);
-    if (seen === undefined) return NOTHING;
-    const copy = this.#copies.get(name) ?? new Map(seen);
-    this.#copies.set(name, copy);
-    return copy;
-  }
-
-  /** Follows a collection until {@linkcode leave} is called once for each call. */
-  follow(name: string): StatusFeed<ReadonlyMap<string, unknown>> {
-    const known = this.#feeds.get(name);
-    if (known !== undefined) {
-      known.users++;
-      return known.feed;
-    }
-    const feed = new StatusFeed(this.copyOf(name));
-    if (this.#isClosed) feed.end(feed.current);
-    else this.#feeds.set(name, { feed, users: 1 });
-    return feed;
-  }
-
-  leave(name: string): void {
-    const known = this.#feeds.get(name);
-    if (known !== undefined && --known.users === 0) this.#feeds.delete(name);
-  }
-
-  /** Ends all feeds. */
-  close(): void {
-    this.#isClosed = true;
-    for (const [name, { feed }] of this.#feeds) feed.end(this.copyOf(name));
-    this.#feeds.clear();
-    this.notify();
+    for (const name of [...this.#seen.names]) yield [name, this.collection(name).view];
   }
 
   /** Hides all rows from now on, because the client may not read them. */
   hide(): void {
+    const before = this.#seen;
     this.#isHidden = true;
     this.ephemeral = new Set();
-    this.#delivered.clear();
-    this.#next?.clear();
-    this.#seen.clear();
-    this.#copies.clear();
-    this.close();
+    this.#delivered = this.#seen = new Collections();
+    this.#next = undefined;
+    this.#tell(difference(before, this.#seen));
+    this.notify();
   }
 
   valueAt(collection: string, key: string): unknown {
-    return this.#seen.get(collection)?.get(key);
+    return this.#seen.get(collection).get(key)?.value;
   }
 
   /** The version of a row without the writes under way; 0 if it does not exist. */
@@ -141,11 +101,11 @@ export class ClientRows extends Signal implements RowSource {
 
   /** Returns a row without the writes under way. */
   known(type: string, key: string): KnownRow {
-    const name = rowName(type, key);
+    const name = this.#ahead.size + this.ephemeral.size > 0 ? rowName(type, key) : "";
     if (this.ephemeral.has(type)) {
       return this.#ephemeral.get(name) ?? { value: undefined, version: 0 };
     }
-    return this.#ahead.get(name) ?? this.#delivered.get(name) ??
+    return this.#ahead.get(name) ?? this.#delivered.get(type).get(key) ??
       { value: undefined, version: this.version };
   }
 
@@ -167,7 +127,7 @@ export class ClientRows extends Signal implements RowSource {
       const known = this.#ephemeral.get(name);
       if (known !== undefined && version < known.version) return name;
       if (value === undefined) this.#ephemeral.delete(name);
-      else this.#ephemeral.set(name, { value, version });
+      else this.#ephemeral.set(name, { value: freezeRow(value), version });
       return name;
     });
     if (page !== undefined && !more) {
@@ -177,75 +137,116 @@ export class ClientRows extends Signal implements RowSource {
       }
       this.#missing = undefined;
     }
-    this.#refresh(names);
+    this.#refresh(names.map(readRowName));
   }
 
   /** Collects the rows that the stream delivers from now on, to replace the present ones. */
   restart(): void {
     // A new stream with this id counts from 0 again.
-    for (const [name, row] of this.#ahead) this.#delivered.set(name, row);
+    for (const [name, { value, version }] of this.#ahead) {
+      const [type, key] = readRowName(name);
+      if (value === undefined) this.#delivered.delete(type, key);
+      else this.#delivered.set(type, { key, value, version });
+    }
     this.#ahead.clear();
-    this.version = 0;
-    this.#next = new Map();
-  }
-
-  /** Applies all changes of the stream up to a version. */
-  deliver(changes: readonly VersionedRowMessage[], version: number): void {
-    const rows = this.#next ?? this.#delivered;
-    const names = changes.map(({ type, key, value, version, headers }) => {
-      const name = rowName(type, key);
-      if (headers.operation === "delete") rows.delete(name);
-      else rows.set(name, { value, version });
-      return name;
-    });
-    this.version = version;
-    if (this.#next === undefined) this.#refresh(new Set([...names, ...this.#overtake()]));
+    this.version = this.received = 0;
+    this.#next = new Collections();
+    this.#isAnew = true;
   }
 
   /**
-   * Replaces the rows by those delivered since the restart, in one step.
+   * Applies all changes of the stream up to a version.
+   *
+   * @param changes The changes.
+   * @param version The version.
+   * @param isComplete True if there were no later changes when the server sent these. Otherwise,
+   * they are shown by {@linkcode complete}.
+   */
+  deliver(changes: readonly VersionedRowMessage[], version: number, isComplete: boolean): void {
+    this.received = version;
+    if (this.#next === undefined && isComplete) {
+      this.#put(this.#delivered, changes);
+      this.version = version;
+      this.#refresh([...changes.map(({ type, key }) => [type, key] as const), ...this.#overtake()]);
+      return;
+    }
+    this.#next ??= this.#delivered.copy();
+    this.#put(this.#next, changes);
+  }
+
+  #put(rows: Collections, changes: readonly VersionedRowMessage[]): void {
+    for (const { type, key, value, version, headers } of changes) {
+      if (headers.operation === "delete") {
+        rows.delete(type, key);
+        continue;
+      }
+      // The stream repeats what a write has shown, and after a restart, what it had delivered.
+      const shown = this.valueAt(type, key);
+      const isSame = shown !== undefined && isSameRow(shown, value);
+      rows.set(type, { key, value: isSame ? shown : freezeRow(value), version });
+    }
+  }
+
+  /**
+   * Shows the changes that the stream has delivered, in one step.
    *
    * @param version The version up to which the rows are complete, if the stream delivers no changes
    * up to it because their rows were deleted.
    */
   complete(version: number = 0): void {
-    this.version = Math.max(this.version, version);
-    const next = this.#next;
-    if (next === undefined) return;
-    const names = new Set([...this.#delivered.keys(), ...next.keys(), ...this.#overtake()]);
-    this.#delivered = next;
+    this.received = Math.max(this.received, version);
+    this.version = Math.max(this.version, this.received);
+    if (this.#next === undefined) return;
+    const before = this.#seen;
+    this.#delivered = this.#next;
     this.#next = undefined;
-    this.#refresh(names);
+    this.#isAnew = false;
+    this.#seen = this.#delivered.copy();
+    for (const name of this.ephemeral) this.#seen.take(name, before);
+    for (const [type, key] of [...this.#overtake(), ...this.#overlaid()]) this.#show(type, key);
+    // Nothing has seen the first rows that arrive.
+    if (this.listeners.size === 0 && before.isEmpty) return this.notify();
+    const changes = difference(before, this.#seen);
+    // A collection without changes stays the same map.
+    for (const name of before.names) if (!changes.has(name)) this.#seen.take(name, before);
+    this.#tell(changes);
   }
 
-  /** Drops the replies that the stream has reached, and returns the names of their rows. */
-  #overtake(): string[] {
-    const names: string[] = [];
+  /** The rows that are not seen as the stream has delivered them. */
+  #overlaid(): (readonly [type: string, key: string])[] {
+    return [...this.#ahead.keys(), ...this.#written.keys()].map(readRowName)
+      .filter(([type]) => !this.ephemeral.has(type));
+  }
+
+  /** Drops the replies that the stream has reached, and returns their rows. */
+  #overtake(): (readonly [type: string, key: string])[] {
+    const rows: (readonly [type: string, key: string])[] = [];
     for (const [name, row] of this.#ahead) {
       if (row.version > this.version) continue;
       this.#ahead.delete(name);
-      names.push(name);
+      rows.push(readRowName(name));
     }
-    return names;
+    return rows;
   }
 
   /** Shows the rows of a write before the server has replied. */
   begin(by: unknown, rows: readonly WrittenRow[]): void {
-    this.#refresh(rows.map(({ type, key, value }) => {
+    for (const { type, key, value } of rows) {
       const name = rowName(type, key);
       const values = this.#written.get(name) ?? [];
       this.#written.set(name, values);
       values.push({ by, value });
-      return name;
-    }));
+    }
+    this.#refresh(rows.map(placeOf));
   }
 
   /** Replaces the value that a write gives to a row. */
-  rewrite(by: unknown, { type, key, value }: WrittenRow): void {
+  rewrite(by: unknown, row: WrittenRow): void {
+    const { type, key, value } = row;
     const name = rowName(type, key);
     const values = this.#written.get(name) ?? [];
     this.#written.set(name, values.map((one) => one.by === by ? { by, value } : one));
-    this.#refresh([name]);
+    this.#refresh([placeOf(row)]);
   }
 
   /**
@@ -256,24 +257,24 @@ export class ClientRows extends Signal implements RowSource {
    * @param version The version of the rows; `undefined` if the write took no effect.
    */
   end(by: unknown, rows: readonly WrittenRow[], version: number | undefined): void {
-    this.#refresh(rows.map(({ type, key, value }) => {
+    for (const { type, key, value } of rows) {
       const name = rowName(type, key);
       const values = (this.#written.get(name) ?? []).filter((one) => one.by !== by);
       if (values.length > 0) this.#written.set(name, values);
       else this.#written.delete(name);
-      if (version !== undefined) this.#learn(name, { value, version });
-      return name;
-    }));
+      if (version !== undefined) this.#learn(type, key, { value, version });
+    }
+    this.#refresh(rows.map(placeOf));
   }
 
   /** Notes a row from the reply to a write. */
   learn(type: string, key: string, row: KnownRow): void {
-    const name = rowName(type, key);
-    this.#learn(name, row);
-    this.#refresh([name]);
+    this.#learn(type, key, { ...row, value: freezeRow(row.value) });
+    this.#refresh([[type, key]]);
   }
 
-  #learn(name: string, row: KnownRow): void {
+  #learn(type: string, key: string, row: KnownRow): void {
+    const name = rowName(type, key);
     if (this.#isHidden) {
       this.#ahead.delete(name);
       this.#ahead.set(name, row);
@@ -284,43 +285,49 @@ export class ClientRows extends Signal implements RowSource {
     // A client that may read the rows receives the value from the stream.
     if (row.isHidden) return;
     // The stream has delivered this row, or a later change of it, such as a deletion.
-    if (this.#next === undefined && row.version <= this.version) return;
-    const known = this.#ahead.get(name) ?? this.#delivered.get(name);
+    if (!this.#isAnew && row.version <= this.version) return;
+    const known = this.#ahead.get(name) ?? this.#delivered.get(type).get(key);
     if (row.version > (known?.version ?? 0)) this.#ahead.set(name, row);
   }
 
   /** Shows rows as they are now, and tells the listeners about those that differ. */
-  #refresh(names: Iterable<string>): void {
+  #refresh(rows: Iterable<readonly [type: string, key: string]>): void {
     if (this.#isHidden) return;
-    const changes: RowChanged[] = [];
-    for (const name of names) {
-      const [collection, key] = readRowName(name);
-      const before = this.valueAt(collection, key);
-      const written = this.#written.get(name)?.at(-1);
-      const { value } = written ?? this.known(collection, key);
-      if (isSame(value, before)) continue;
-      const rows = this.#seen.get(collection) ?? new Map<string, Value>();
-      if (value === undefined) rows.delete(key);
-      else rows.set(key, value);
-      if (rows.size > 0) this.#seen.set(collection, rows);
-      else this.#seen.delete(collection);
-      changes.push({ collection, key, before });
+    const changes = new Map<string, Map<string, Value>>();
+    for (const [type, key] of rows) {
+      const before = this.valueAt(type, key);
+      if (!this.#show(type, key)) continue;
+      const of = changes.get(type) ?? new Map<string, Value>();
+      changes.set(type, of);
+      if (!of.has(key)) of.set(key, before);
     }
-    if (changes.length === 0) return;
-    for (const { collection } of changes) this.#copies.delete(collection);
-    for (const [name, { feed }] of this.#feeds) {
-      if (changes.some(({ collection }) => collection === name)) feed.set(this.copyOf(name));
+    this.#tell(changes);
+  }
+
+  /** Shows a row as it is now. Returns false if it has not changed. */
+  #show(type: string, key: string): boolean {
+    const written = this.#written.size > 0
+      ? this.#written.get(rowName(type, key))?.at(-1)
+      : undefined;
+    const { value } = written ?? this.known(type, key);
+    const before = this.valueAt(type, key);
+    if (value === before) return false;
+    if (value !== undefined && before !== undefined && isSameRow(value, before)) return false;
+    if (value === undefined) this.#seen.delete(type, key);
+    else {
+      const row = this.#delivered.get(type).get(key);
+      this.#seen.set(type, row?.value === value ? row : { key, value, version: 0 });
     }
+    return true;
+  }
+
+  #tell(changes: RowChanges): void {
+    if (changes.size === 0) return;
     for (const listen of this.listeners) listen(changes);
     this.notify();
   }
 }
 
-/** Compares values that come from JSON. The stream repeats what a write has already shown. */
-function isSame(value: Value, other: Value): boolean {
-  if (value === other) return true;
-  if (value === undefined || other === undefined) return false;
-  return JSON.stringify(value) === JSON.stringify(other);
+function placeOf({ type, key }: WrittenRow): readonly [type: string, key: string] {
+  return [type, key];
 }
-
-const NOTHING: ReadonlyMap<string, unknown> = new Map();

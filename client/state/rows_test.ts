@@ -1,4 +1,5 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertStrictEquals } from "@std/assert";
+import type { RowChanges } from "../../session/state_changes.ts";
 import type { VersionedRowMessage } from "../../session/wire/rows.ts";
 import { ClientRows } from "./rows.ts";
 
@@ -10,21 +11,21 @@ function put(key: string, value: unknown, version: number): VersionedRowMessage 
 /** Rows that are complete, with one row. */
 function complete(): ClientRows {
   const rows = new ClientRows();
-  rows.deliver([put("a", 1, 1)], 1);
+  rows.deliver([put("a", 1, 1)], 1, true);
   rows.complete();
   return rows;
 }
 
 function shown(rows: ClientRows): unknown {
-  return Object.fromEntries(rows.collection("items"));
+  return Object.fromEntries(rows.collection("items").view);
 }
 
 Deno.test("ClientRows shows a reply until the stream reaches its version", () => {
   const rows = complete();
   rows.learn("items", "a", { value: 3, version: 3 });
-  rows.deliver([put("a", 2, 2)], 2);
+  rows.deliver([put("a", 2, 2)], 2, true);
   assertEquals(shown(rows), { a: 3 });
-  rows.deliver([put("a", undefined, 4)], 4);
+  rows.deliver([put("a", undefined, 4)], 4, true);
   assertEquals(shown(rows), {});
 });
 
@@ -32,7 +33,7 @@ Deno.test("ClientRows ignores a reply that comes after a deletion which the stre
   const rows = complete();
   const write = [{ type: "items", key: "a", value: 2 }];
   rows.begin("write", write);
-  rows.deliver([put("a", undefined, 3)], 3);
+  rows.deliver([put("a", undefined, 3)], 3, true);
   assertEquals(shown(rows), { a: 2 });
   rows.end("write", write, 2);
   assertEquals([shown(rows), rows.versionOf("items", "a")], [{}, 0]);
@@ -42,11 +43,11 @@ Deno.test("ClientRows keeps no reply of an earlier stream with the same id", () 
   const rows = complete();
   rows.learn("items", "a", { value: 9, version: 9 });
   rows.restart();
-  rows.deliver([put("b", 1, 1)], 1);
+  rows.deliver([put("b", 1, 1)], 1, true);
   assertEquals(shown(rows), { a: 9 });
   rows.complete();
   assertEquals(shown(rows), { b: 1 });
-  rows.deliver([put("a", 2, 2)], 2);
+  rows.deliver([put("a", 2, 2)], 2, true);
   assertEquals(shown(rows), { a: 2, b: 1 });
 });
 
@@ -54,21 +55,35 @@ Deno.test("ClientRows shows a reply while the rows that replace it are incomplet
   const rows = complete();
   rows.restart();
   rows.learn("items", "a", { value: 5, version: 5 });
-  rows.deliver([put("b", 6, 6)], 6);
+  rows.deliver([put("b", 6, 6)], 6, true);
   assertEquals(shown(rows), { a: 5 });
-  rows.deliver([put("a", 5, 5)], 5);
+  rows.deliver([put("a", 5, 5)], 5, true);
   rows.complete();
   assertEquals(shown(rows), { a: 5, b: 6 });
 });
 
-Deno.test("ClientRows no longer copies a collection that nothing follows", () => {
+Deno.test("ClientRows shows changes in one step when the last one has arrived", () => {
   const rows = complete();
-  const [feed, same] = [rows.follow("items"), rows.follow("items")];
-  rows.leave("items");
-  rows.deliver([put("a", 2, 2)], 2);
-  assertEquals([same, feed.current.get("a")], [feed, 2]);
-  rows.leave("items");
-  rows.deliver([put("a", 3, 3)], 3);
-  assertEquals(feed.current.get("a"), 2);
-  assertEquals(rows.follow("items").current.get("a"), 3);
+  const told: RowChanges[] = [];
+  rows.listeners.add((changes) => told.push(changes));
+  rows.deliver([put("a", undefined, 2)], 2, false);
+  rows.deliver([put("b", 3, 3)], 3, false);
+  assertEquals([shown(rows), rows.version, told], [{ a: 1 }, 1, []]);
+  rows.complete();
+  assertEquals([shown(rows), rows.version], [{ b: 3 }, 3]);
+  assertEquals(told, [
+    new Map([["items", new Map<string, unknown>([["a", 1], ["b", undefined]])]]),
+  ]);
+});
+
+Deno.test("ClientRows keeps the values and the maps that do not change when all rows are read again", () => {
+  const rows = complete();
+  rows.deliver([{ ...put("c", { n: 1 }, 2), type: "others" }], 2, true);
+  const [others, value] = [rows.collection("others").view, rows.valueAt("others", "c")];
+  rows.restart();
+  rows.deliver([put("a", 2, 1), { ...put("c", { n: 1 }, 2), type: "others" }], 2, true);
+  rows.complete();
+  assertEquals(shown(rows), { a: 2 });
+  assertStrictEquals(rows.collection("others").view, others);
+  assertStrictEquals(rows.valueAt("others", "c"), value);
 });

@@ -33,22 +33,17 @@ import {
   type VersionedRowMessage,
 } from "../../session/wire/rows.ts";
 import { closedError } from "../../session/core.ts";
+import { RowReader } from "../../session/row_reader.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { WaitOptions } from "../../session/types.ts";
+import { changeableRow, rowOf } from "../../session/state_values.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import { Ephemeral } from "./ephemeral.ts";
 import { ClientRows } from "./rows.ts";
-import {
-  copyOf,
-  type NewWrite,
-  type OnConflict,
-  schemasOf,
-  type WriteChange,
-  Writes,
-} from "./writes.ts";
+import { type NewWrite, type OnConflict, schemasOf, type WriteChange, Writes } from "./writes.ts";
 
 /**
  * Time in which a server may create a state after it has started to accept clients, in
@@ -238,6 +233,7 @@ export class ClientState implements Disposable {
     checkRowName("open collection", "name", name);
     return new ClientCollection<T>(name, {
       rows: this.#rows,
+      closed: this.#closed.signal,
       check: this.#parts.check,
       write: (write) => this.#write(write),
     });
@@ -295,10 +291,20 @@ export class ClientState implements Disposable {
     return this.#changes<T>(options);
   }
 
+  /**
+   * Resolves at the next change of any row, and when the state ends.
+   *
+   * @ignore
+   */
+  changed(): Promise<void> {
+    return this.#rows.changed();
+  }
+
   async *#changes<T>(
     options: { readonly signal?: AbortSignal | undefined },
   ): AsyncGenerator<StateChange<T>, void, undefined> {
-    yield* newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal });
+    const { runtime } = this.#parts;
+    yield* newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal, runtime });
     if (this.#rows.failure !== undefined) throw this.#rows.failure;
   }
 
@@ -411,7 +417,8 @@ export class ClientState implements Disposable {
     if (!isChanges(data)) {
       throw new RequestError("wrong-type", `The stream of the state "${this.id}" must be keyed`);
     }
-    this.#rows.deliver(data, parseInt(offset));
+    const version = parseInt(offset);
+    this.#rows.deliver(data, version, !this.#isDenied && this.#isCurrentAt(version));
     this.#writes.delivered(data);
     this.#check();
   }
@@ -478,9 +485,15 @@ export class ClientState implements Disposable {
   }
 
   get #isCurrent(): boolean {
-    const { head = Infinity, position: { offset = 0 } = {} } = this.#subscription ?? {};
     // A stream without rows has a position, but delivers nothing.
-    return this.#isSubscribed && Math.max(this.#rows.version, offset) >= head;
+    return this.#isCurrentAt(
+      Math.max(this.#rows.received, this.#subscription?.position?.offset ?? 0),
+    );
+  }
+
+  /** Returns whether the stream had no later changes when the server last told its end. */
+  #isCurrentAt(version: number): boolean {
+    return this.#isSubscribed && version >= (this.#subscription?.head ?? Infinity);
   }
 
   async #whenCurrent(): Promise<void> {
@@ -523,7 +536,7 @@ export class ClientState implements Disposable {
     this.#writes.end(error ?? closed(this.id));
     this.#ephemeral?.end(error ?? closed(this.id));
     this.#current.notify();
-    this.#rows.close();
+    this.#rows.notify();
   }
 }
 
@@ -589,17 +602,13 @@ export type ClientStateOf<C extends Contract, Id extends string> = IsUntyped<C> 
   : TypedClientState<StateRows<C, Id>>;
 
 /**
- * The rows of one type. It reads like a `Map` from keys to values, and is a store for a page: read
- * `current`, and follow it with `subscribe`.
+ * The rows of one type in a client. See {@linkcode RowReader} for reading them.
  *
  * @typeParam T The type of a row.
  * @typeParam Input The type of a row as it is written, which differs if a schema of the contract
  * converts rows.
  */
-export class ClientCollection<T = unknown, Input = T>
-  implements Iterable<readonly [key: string, row: T]> {
-  /** The name. */
-  readonly name: string;
+export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   readonly #rows: ClientRows;
   readonly #check: ClientStateParts["check"];
   readonly #write: (write: NewWrite) => Promise<number>;
@@ -607,49 +616,17 @@ export class ClientCollection<T = unknown, Input = T>
   /** @ignore */
   constructor(
     name: string,
-    { rows, check, write }: {
+    { rows, closed, check, write }: {
       readonly rows: ClientRows;
+      readonly closed: AbortSignal;
       readonly check: ClientStateParts["check"];
       readonly write: (write: NewWrite) => Promise<number>;
     },
   ) {
-    this.name = name;
+    super(name, { rows, closed });
     this.#rows = rows;
     this.#check = check;
     this.#write = write;
-  }
-
-  /** The number of rows. */
-  get size(): number {
-    return this.#live.size;
-  }
-
-  /** The rows as they are now, as a map that does not change. */
-  get current(): ReadonlyMap<string, T> {
-    return this.#rows.copyOf(this.name) as ReadonlyMap<string, T>;
-  }
-
-  get #live(): ReadonlyMap<string, T> {
-    return this.#rows.collection(this.name) as ReadonlyMap<string, T>;
-  }
-
-  /**
-   * Returns a row. Do not change it.
-   *
-   * @param key The key.
-   * @returns The value; `undefined` if there is no such row.
-   */
-  get(key: string): T | undefined {
-    return this.#live.get(key);
-  }
-
-  /**
-   * Returns whether a row exists.
-   *
-   * @param key The key.
-   */
-  has(key: string): boolean {
-    return this.#live.has(key);
   }
 
   /**
@@ -661,54 +638,6 @@ export class ClientCollection<T = unknown, Input = T>
    */
   versionOf(key: string): number {
     return this.#rows.versionOf(this.name, key);
-  }
-
-  /** Yields the keys, in no particular order. */
-  keys(): IterableIterator<string> {
-    return this.#live.keys();
-  }
-
-  /** Yields each key and its row, in the order of `keys`. */
-  [Symbol.iterator](): IterableIterator<readonly [key: string, row: T]> {
-    return this.#live.entries();
-  }
-
-  /**
-   * Calls a callback with the rows immediately and after each change. Like
-   * {@linkcode StatusFeed.subscribe}, it follows the contract of a Svelte store.
-   *
-   * @param callback Receives the rows. If it throws an error, the error is printed and the
-   * subscription continues.
-   * @returns A function that ends the subscription. Idempotent.
-   */
-  subscribe(callback: (rows: ReadonlyMap<string, T>) => unknown): (() => void) & Disposable {
-    const end = this.#rows.follow(this.name).subscribe(
-      callback as (rows: ReadonlyMap<string, unknown>) => unknown,
-    );
-    let isOver = false;
-    const unsubscribe = () => {
-      if (!isOver) this.#rows.leave(this.name);
-      isOver = true;
-      end();
-    };
-    return Object.assign(unsubscribe, { [Symbol.dispose]: unsubscribe });
-  }
-
-  /**
-   * Yields the rows, and then yields them again after each change. A slow loop may miss
-   * intermediate states, but never the newest. The loop ends when the state is closed.
-   *
-   * @returns The rows.
-   * @throws {RequestError} If the state cannot be read any more.
-   */
-  async *[Symbol.asyncIterator](): AsyncGenerator<ReadonlyMap<string, T>, void, undefined> {
-    const feed = this.#rows.follow(this.name) as AsyncIterable<ReadonlyMap<string, T>>;
-    try {
-      yield* feed;
-    } finally {
-      this.#rows.leave(this.name);
-    }
-    if (this.#rows.failure !== undefined) throw this.#rows.failure;
   }
 
   /**
@@ -772,8 +701,8 @@ export class ClientCollection<T = unknown, Input = T>
    * five times more.
    *
    * @param key The key.
-   * @param change Returns the new value. It receives a copy of the present one, should have no side
-   * effects, and must not be asynchronous.
+   * @param change Returns the new value. It receives a copy of the present one, which it may change
+   * and return. It should have no other side effects, and must not be asynchronous.
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the row, once the server has written it.
    * @throws {RequestError} With the code `conflict` if the row does not exist, or if others were
@@ -792,7 +721,7 @@ export class ClientCollection<T = unknown, Input = T>
       const rule = `the row "${key}" of "${this.name}" must exist`;
       throw new RequestError("conflict", `Cannot write state: ${rule}`);
     }
-    const value = change(copyOf(present) as T);
+    const value = change(changeableRow(present) as T);
     const row = setting(this.#rows, { type: this.name, key, value });
     const update = change as (row: unknown) => unknown;
     return await this.#write({ changes: [row], update, signal: options.signal });
@@ -807,7 +736,7 @@ function setting(
 ): WriteChange {
   checkRow(type, key);
   checkExpected(expect);
-  const copy = copyOf(value);
+  const copy = rowOf(value);
   if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0 && ttlMs <= MAX_TTL_MS)) {
     throw new RangeError(
       `Cannot write state: ttlMs must be an integer from 1 to ${MAX_TTL_MS}, received ${ttlMs}`,

@@ -2,7 +2,6 @@
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
 import { Backoff } from "../../base/backoff.ts";
 import { describe, textOf } from "../../base/error_text.ts";
-import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { pause, within } from "../../base/wait.ts";
@@ -16,6 +15,7 @@ import {
   type VersionedRowMessage,
   type WriteResult,
 } from "../../session/wire/rows.ts";
+import { changeableRow, rowOf } from "../../session/state_values.ts";
 import type { ClientRows, KnownRow, WrittenRow } from "./rows.ts";
 
 /** Maximum number of writes whose outcome is unknown. */
@@ -345,16 +345,16 @@ export class Writes {
     const adapted = { ...change, seen, since: seen === 0 ? present.version : undefined };
     if (update !== undefined) {
       if (present.value === undefined) throw conflict(change, "must exist");
-      return { ...adapted, value: copyOf(update(copyOf(present.value))) };
+      return { ...adapted, value: rowOf(update(changeableRow(present.value))) };
     }
     if (onConflict === undefined || expect !== undefined) return adapted;
     if (seen === change.seen || present.isHidden) return adapted;
-    const theirs = present.value === undefined ? undefined : copyOf(present.value);
+    const theirs = present.value;
     const verdict: unknown = onConflict({ collection: type, key, mine, theirs });
     if (verdict === "theirs") throw conflict(change, "was changed by others");
     if (verdict === "mine") return adapted;
     if (typeof verdict === "object" && verdict !== null && "value" in verdict) {
-      return { ...adapted, value: copyOf(verdict.value) };
+      return { ...adapted, value: rowOf(verdict.value) };
     }
     throw new TypeError(
       `Cannot write state: onConflict must return "mine", "theirs" or an object with a value, ` +
@@ -573,15 +573,6 @@ function seenBy(change: WriteChange, write: QueuedWrite, version: number): Write
 /** The version that a write expects. */
 function versionOf({ value, version }: KnownRow): number {
   return value === undefined ? 0 : version;
-}
-
-/**
- * Copies a value, as other clients receive it.
- *
- * @throws {TypeError} If JSON cannot represent the value.
- */
-export function copyOf(value: unknown): unknown {
-  return JSON.parse(encodeJson(value, "write state"));
 }
 
 /** Why the outcome of a write whose reply was lost is unknown. */

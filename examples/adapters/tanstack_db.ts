@@ -49,14 +49,13 @@ export function stateCollection<T extends object>(
       sync({ begin, write, commit, markReady, markError }) {
         let known: ReadonlyMap<string, T> = new Map();
         const follow = () =>
-          rows.subscribe((current) => {
+          rows.subscribe((current, changed) => {
             begin();
-            for (const [key, value] of current) {
-              const before = known.get(key);
-              if (before === value) continue;
-              write({ type: before === undefined ? "insert" : "update", value });
+            for (const key of changed) {
+              const value = current.get(key);
+              if (value === undefined) write({ type: "delete", key });
+              else write({ type: known.has(key) ? "update" : "insert", value });
             }
-            for (const key of known.keys()) if (!current.has(key)) write({ type: "delete", key });
             known = current;
             commit();
           });

@@ -10,7 +10,9 @@ import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
 import { isNumber } from "../../pubsub/nodes/messages.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
-import type { LiveRow, RowChanged } from "../../session/state_changes.ts";
+import { Collections, type Rows } from "../../session/row_map.ts";
+import type { RowChanges } from "../../session/state_changes.ts";
+import { freezeRow } from "../../session/state_values.ts";
 import {
   type EphemeralRow,
   MAX_SESSION_ROWS,
@@ -261,11 +263,11 @@ export class EphemeralRows {
   /** Sends the rows to sessions. */
   feed: RowFeed | undefined;
   /** Called with each change. Bounded by the copies of the state's rows. */
-  readonly listeners: Set<(change: RowChanged) => void> = new Set();
+  readonly listeners: Set<(changes: RowChanges) => void> = new Set();
   readonly #states: EphemeralStates;
   readonly #shared: DirectoryScope<NodeValue> | undefined;
   readonly #rows = new Map<string, ShownRow>();
-  readonly #collections = new Map<string, Map<string, LiveRow>>();
+  readonly #collections = new Collections();
   readonly #writers = new Map<object, Writer>();
   /** The values of this node's writers. */
   readonly #quota = new Quota({
@@ -302,9 +304,9 @@ export class EphemeralRows {
     return this.#rows.size;
   }
 
-  /** Returns the rows of a collection, in a map that changes with them. */
-  collection(name: string): ReadonlyMap<string, LiveRow> {
-    return this.#collections.get(name) ?? NOTHING;
+  /** Returns the present rows of a collection. */
+  collection(name: string): Rows {
+    return this.#collections.get(name);
   }
 
   /** Returns a row as readers receive it. */
@@ -350,7 +352,11 @@ export class EphemeralRows {
         `Cannot write state: an ephemeral row must have at most ${MAX_ROW_BYTES} bytes, received ${bytes}`,
       );
     }
-    this.#add(by, { name, bytes: bytes + utf8Length(name), value: JSON.parse(value) }, account);
+    this.#add(
+      by,
+      { name, bytes: bytes + utf8Length(name), value: freezeRow(JSON.parse(value)) },
+      account,
+    );
     return this.collection(type).get(key)!.version;
   }
 
@@ -525,7 +531,7 @@ export class EphemeralRows {
     const part: OtherPart = {
       setAt,
       node,
-      value: rowValue,
+      value: freezeRow(rowValue),
       isLost: false,
       end: () => {
         this.#states.grace.delete(part);
@@ -569,12 +575,10 @@ export class EphemeralRows {
 
   #show(name: string, { type: collection, key, shown }: ShownRow, before: Part | undefined): void {
     const version = ++this.#version;
-    const rows = this.#collections.get(collection) ?? new Map<string, LiveRow>();
-    if (shown === undefined) rows.delete(key);
-    else rows.set(key, { value: shown.value, version });
-    if (rows.size === 0) this.#collections.delete(collection);
-    else this.#collections.set(collection, rows);
-    for (const listen of this.listeners) listen({ collection, key, before: before?.value });
+    if (shown === undefined) this.#collections.delete(collection, key);
+    else this.#collections.set(collection, { key, value: shown.value, version });
+    const changes = new Map([[collection, new Map([[key, before?.value]])]]);
+    for (const listen of this.listeners) listen(changes);
     this.#plan(name);
   }
 
@@ -608,8 +612,6 @@ function takeSlot(quota: Quota, account: Account | undefined): Slot {
     throw new RequestError("too-many", message, { retryAfterMs });
   }
 }
-
-const NOTHING: ReadonlyMap<string, LiveRow> = new Map();
 
 function userOf(account: Account | undefined): string | undefined {
   return account?.user ?? account?.guest;

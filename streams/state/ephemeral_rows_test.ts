@@ -48,8 +48,8 @@ class Bench implements Disposable {
   }
 
   get values(): Record<string, unknown> {
-    const rows = [...this.rows.collection("cursors")];
-    return Object.fromEntries(rows.map(([key, { value }]) => [key, value]));
+    const rows = this.rows.collection("cursors").view;
+    return Object.fromEntries(rows);
   }
 
   [Symbol.dispose](): void {
@@ -66,7 +66,7 @@ Deno.test("EphemeralRows.write() shows the newest value of all writers", () => {
   using bench = new Bench();
   const { sessions: [one, two, three] } = bench;
   const changes: unknown[] = [];
-  bench.rows.listeners.add(({ key, before }) => void changes.push([key, before]));
+  bench.rows.listeners.add((changed) => void changes.push(...changed.get("cursors")!));
   bench.write(one, "a", 1);
   bench.write(two, "a", 2);
   bench.write(three, "a", 3);
@@ -235,16 +235,18 @@ class Node {
       namesOf: () => new Set(["cursors"]),
     });
     this.rows = this.states.open("board")!;
-    this.rows.listeners.add(({ key, before }) => {
-      assertEquals(this.told.get(key), before);
-      const now = this.rows.collection("cursors").get(key)?.value;
-      if (now === undefined) this.told.delete(key);
-      else this.told.set(key, now);
+    this.rows.listeners.add((changes) => {
+      for (const [key, before] of changes.get("cursors")!) {
+        assertEquals(before, this.told.get(key));
+        const now = this.rows.collection("cursors").get(key)?.value;
+        if (now === undefined) this.told.delete(key);
+        else this.told.set(key, now);
+      }
     });
   }
 
   get values(): string[] {
-    return Array.from(this.rows.collection("cursors"), ([key, { value }]) => `${key}=${value}`)
+    return Array.from(this.rows.collection("cursors").view, ([key, value]) => `${key}=${value}`)
       .sort();
   }
 

@@ -3,7 +3,6 @@
  * contract, and for the changes of clients the application's `authorizeChange`.
  */
 import { decide, DecisionFault } from "../../base/decision.ts";
-import { encodeJson } from "../../base/json.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
@@ -19,6 +18,7 @@ import type { SubscribeReply } from "../../session/wire/recovery.ts";
 import { rowName } from "../../session/wire/rows.ts";
 import type { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { LiveRow } from "../../session/state_changes.ts";
+import { encodeRow, freezeRow } from "../../session/state_values.ts";
 import type { AuthorizeChange, RequestedChange } from "../../server/requests/changes.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
 
@@ -432,7 +432,7 @@ function stepsOf(changes: readonly Change[]): ChangeStep[] {
 }
 
 function valueOf(change: Change): unknown {
-  return change.operation === "delete" ? undefined : dataOf(change);
+  return change.operation === "delete" ? undefined : freezeRow(dataOf(change));
 }
 
 function dataOf(change: Change | ClientChange): unknown {
@@ -443,7 +443,7 @@ function dataOf(change: Change | ClientChange): unknown {
 function withFitted(change: Change | ClientChange, value: unknown): Change {
   const { data, ...rest } = { data: undefined, ...change };
   try {
-    return { ...rest, value: encodeJson(value, "write state") };
+    return { ...rest, value: encodeRow(value) };
   } catch (cause) {
     // JSON parses `1e999` as Infinity, which is the client's error and not the schema's.
     if (!isJson(data)) throw new RequestError("malformed", (cause as Error).message, { cause });
@@ -453,7 +453,7 @@ function withFitted(change: Change | ClientChange, value: unknown): Change {
 
 function isJson(data: unknown): boolean {
   try {
-    encodeJson(data, "write state");
+    encodeRow(data);
     return true;
   } catch {
     return data === undefined;
@@ -479,7 +479,7 @@ function rewritten(change: Change, value: unknown): Change {
     throw DecisionFault.returned(name, "true or false for a deletion", value);
   }
   try {
-    return { ...change, value: encodeJson(value, "write state") };
+    return { ...change, value: encodeRow(value) };
   } catch (cause) {
     throw DecisionFault.thrown(name, cause);
   }

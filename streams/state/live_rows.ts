@@ -6,17 +6,17 @@ import type { StreamLogs, StreamPage } from "../logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
-import type { LiveRow, RowChanged, RowSource } from "../../session/state_changes.ts";
+import { Collections, difference, type Rows } from "../../session/row_map.ts";
+import type { LiveRow, RowChanges, RowSource } from "../../session/state_changes.ts";
+import { freezeRow, isSameRow } from "../../session/state_values.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
-
-/** Collections, each with its rows by key. */
-type Collections = Map<string, Map<string, LiveRow>>;
 
 /**
  * The rows of one keyed stream.
  *
  * If the stream has forgotten deletions that these rows may lack, the rows are read anew and
- * replaced in one step. Listeners then receive the rows that differ.
+ * replaced in one step. Listeners then receive the rows that differ. Changes that were missed arrive
+ * in parts, which may divide a transaction; they take effect in one step, too.
  */
 export class LiveRows extends Signal implements RowSource {
   readonly id: string;
@@ -27,7 +27,7 @@ export class LiveRows extends Signal implements RowSource {
   /** Position up to which the rows are complete. */
   version = 0;
   /** Called with the changes of each page. Bounded by the states' loops. */
-  readonly listeners: Set<(changes: readonly RowChanged[]) => void> = new Set();
+  readonly listeners: Set<(changes: RowChanges) => void> = new Set();
   /** Resolves once the rows are complete. */
   readonly ready: Promise<void>;
   /** The rows that are not stored; absent if the state has no ephemeral collections. */
@@ -39,8 +39,8 @@ export class LiveRows extends Signal implements RowSource {
   readonly #bounds: ReturnType<typeof keyedPage>;
   readonly #stop = new AbortController();
   readonly #isReady = Promise.withResolvers<void>();
-  #collections: Collections = new Map();
-  readonly #onEphemeral = (change: RowChanged) => this.#tell([change]);
+  #collections = new Collections();
+  readonly #onEphemeral = (changes: RowChanges) => this.#tell(changes);
   /** True while the rows need only later changes. */
   #isCurrent = false;
 
@@ -73,23 +73,19 @@ export class LiveRows extends Signal implements RowSource {
     void this.#run();
   }
 
-  valueAt(collection: string, key: string): unknown {
-    return this.collection(collection).get(key)?.value;
-  }
-
-  collection(name: string): ReadonlyMap<string, LiveRow> {
+  collection(name: string): Rows {
     if (this.ephemeral?.names.has(name)) return this.ephemeral.collection(name);
     return this.stored(name);
   }
 
   /** Returns the rows of a collection in the stream, even if it is ephemeral by now. */
-  stored(name: string): ReadonlyMap<string, LiveRow> {
-    return this.#collections.get(name) ?? NOTHING;
+  stored(name: string): Rows {
+    return this.#collections.get(name);
   }
 
   /** Names of all collections that have rows. */
   names(): ReadonlySet<string> {
-    return new Set([...this.#collections.keys(), ...this.ephemeral?.names ?? []]);
+    return new Set([...this.#collections.names, ...this.ephemeral?.names ?? []]);
   }
 
   /**
@@ -138,7 +134,7 @@ export class LiveRows extends Signal implements RowSource {
     const isAnew = !this.#isCurrent;
     let identity = isAnew ? undefined : this.identity;
     /** Rows that replace the present ones once they are complete. */
-    let next: Collections | undefined = isAnew ? new Map() : undefined;
+    let next = isAnew ? new Collections() : undefined;
     const after = isAnew ? 0 : this.version;
     const part = { ...this.#bounds, after, identity, signal };
     for await (const page of this.#logs.follow(this.id, part)) {
@@ -157,18 +153,23 @@ export class LiveRows extends Signal implements RowSource {
         throw new RequestError("gone", `The server no longer has the state "${this.id}"`);
       }
       identity = page.info.identity;
-      const changes = apply(next ?? this.#collections, page);
-      if (next === undefined) this.#tell(changes, page.next);
-      else if (page.isUpToDate) {
-        const isSame = identity === this.identity;
-        const replaced = difference(this.#collections, next, isSame);
-        this.identity = identity;
-        this.#isCurrent = true;
-        this.#collections = next;
-        next = undefined;
-        this.#tell(replaced, page.next);
-        this.#isReady.resolve();
+      if (next === undefined && page.isUpToDate) {
+        this.#tell(apply(page, this.#collections), page.next);
+        continue;
       }
+      next ??= this.#collections.copy();
+      apply(page, next, this.#collections);
+      if (!page.isUpToDate) continue;
+      const before = this.#collections;
+      this.identity = identity;
+      this.#isCurrent = true;
+      this.#collections = next;
+      next = undefined;
+      this.#tell(
+        this.listeners.size > 0 ? difference(before, this.#collections) : NO_CHANGES,
+        page.next,
+      );
+      this.#isReady.resolve();
     }
     if (signal.aborted) return;
     if (!this.#logs.isClosed) {
@@ -177,52 +178,49 @@ export class LiveRows extends Signal implements RowSource {
     this.close();
   }
 
-  #tell(changes: readonly RowChanged[], version: number = this.version): void {
+  #tell(changes: RowChanges, version: number = this.version): void {
     this.version = version;
-    if (changes.length > 0) { for (const listen of this.listeners) listen(changes); }
+    if (changes.size > 0) { for (const listen of this.listeners) listen(changes); }
     this.notify();
   }
 }
 
-const NOTHING: ReadonlyMap<string, LiveRow> = new Map();
-
-/** Applies the changes of a page, and returns the changed rows. */
-function apply(collections: Collections, { records, positions = [] }: StreamPage): RowChanged[] {
-  return records.map((record, i) => {
-    const { type, key, value, headers }: RowMessage = JSON.parse(record as string);
-    const rows = collections.get(type) ?? new Map<string, LiveRow>();
-    collections.set(type, rows);
-    const before = rows.get(key);
-    if (headers.operation === "delete") rows.delete(key);
-    else rows.set(key, { value, version: positions[i]! + 1 });
-    if (rows.size === 0) collections.delete(type);
-    return { collection: type, key, before: before?.value };
-  });
-}
+const NO_CHANGES: RowChanges = new Map();
 
 /**
- * The rows that may differ between two states of the collections. Versions of the same stream are
- * comparable.
+ * Applies the changes of a page.
+ *
+ * @param page The page.
+ * @param collections The rows to change.
+ * @param shown Rows whose values stay the same objects if they have not changed.
+ * @returns The changes.
  */
-function difference(old: Collections, next: Collections, isSameStream: boolean): RowChanged[] {
-  const changes: RowChanged[] = [];
-  for (const [collection, rows] of old) {
-    for (const [key, before] of rows) {
-      const isSame = next.get(collection)?.get(key)?.version === before.version;
-      if (!isSameStream || !isSame) changes.push({ collection, key, before: before.value });
+function apply(
+  { records, positions = [] }: StreamPage,
+  collections: Collections,
+  shown?: Collections,
+): RowChanges {
+  const changes = new Map<string, Map<string, unknown>>();
+  for (const [i, record] of records.entries()) {
+    const { type, key, value, headers }: RowMessage = JSON.parse(record as string);
+    const of = changes.get(type) ?? new Map<string, unknown>();
+    changes.set(type, of);
+    if (!of.has(key)) of.set(key, collections.get(type).get(key)?.value);
+    if (headers.operation === "delete") {
+      collections.delete(type, key);
+      continue;
     }
-  }
-  for (const [collection, rows] of next) {
-    for (const key of rows.keys()) {
-      if (!old.get(collection)?.has(key)) changes.push({ collection, key, before: undefined });
-    }
+    const known = shown?.get(type).get(key)?.value;
+    const isSame = known !== undefined && isSameRow(known, value);
+    const version = positions[i]! + 1;
+    collections.set(type, { key, value: isSame ? known : freezeRow(value), version });
   }
   return changes;
 }
 
 /** The value of a row in a conflict; `undefined` if the row does not exist. */
 export function rowIn(text: string | undefined, version: number): LiveRow | undefined {
-  return text === undefined ? undefined : { value: JSON.parse(text).value, version };
+  return text === undefined ? undefined : { value: freezeRow(JSON.parse(text).value), version };
 }
 
 /** Describes a row for an error. */

@@ -1,7 +1,6 @@
 /** The live state of a server: collections of rows that all servers of a broker share. */
 import { checkOptions, COUNT, TTL } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
-import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
@@ -13,6 +12,7 @@ import type {
   StateRow,
   StateRows,
 } from "../../session/contract.ts";
+import { RowReader } from "../../session/row_reader.ts";
 import { type LiveRow, newestChanges, runTransaction } from "../../session/state_changes.ts";
 import type {
   StateChange,
@@ -20,6 +20,7 @@ import type {
   StateWriteOptions,
   TypedStateMethods,
 } from "../../session/state_types.ts";
+import { changeableRow, encodeRow } from "../../session/state_values.ts";
 import { type Change, encodeTransaction } from "../logs/change_message.ts";
 import {
   checkRow,
@@ -117,7 +118,8 @@ export class State implements AsyncDisposable {
     const isEphemeral = this.#rows.ephemeral?.names.has(name);
     const write: WriteRows = (changes, options) =>
       isEphemeral ? this.#writeEphemeral(changes[0]!, options) : this.#write(changes, options);
-    return new StateCollection<T>(name, this.#rows, { runtime, write });
+    const closed = this.#closed.signal;
+    return new StateCollection<T>(name, { rows: this.#rows, closed, runtime, write });
   }
 
   /**
@@ -127,8 +129,7 @@ export class State implements AsyncDisposable {
   *collections(): IterableIterator<readonly [name: string, rows: ReadonlyMap<string, unknown>]> {
     for (const name of this.#rows.names()) {
       const rows = this.#rows.collection(name);
-      if (rows.size === 0) continue;
-      yield [name, new Map(Array.from(rows, ([key, { value }]) => [key, value]))];
+      if (rows.size > 0) yield [name, rows.view];
     }
   }
 
@@ -177,7 +178,8 @@ export class State implements AsyncDisposable {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): AsyncGenerator<StateChange<T>, void, undefined> {
     checkOptions("read changes", options, { signal: "AbortSignal" });
-    yield* newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal });
+    const { runtime } = this.#parts;
+    yield* newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal, runtime });
   }
 
   /** Ends the loops of this handle. The rows stay in the broker. Called by `await using`. */
@@ -362,15 +364,12 @@ type WriteRows = (
 ) => Promise<number>;
 
 /**
- * The rows of one type. It reads like a `Map` from keys to values.
+ * The rows of one type on a server. See {@linkcode RowReader} for reading them.
  *
  * @typeParam T Type of a row.
  * @typeParam Input Type of a row that is written, to which the contract's schema applies.
  */
-export class StateCollection<T = unknown, Input = T>
-  implements Iterable<readonly [key: string, row: T]> {
-  /** The name. */
-  readonly name: string;
+export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   readonly #rows: LiveRows;
   readonly #runtime: Runtime;
   readonly #write: WriteRows;
@@ -378,37 +377,17 @@ export class StateCollection<T = unknown, Input = T>
   /** @ignore */
   constructor(
     name: string,
-    rows: LiveRows,
-    { runtime, write }: { readonly runtime: Runtime; readonly write: WriteRows },
+    { rows, closed, runtime, write }: {
+      readonly rows: LiveRows;
+      readonly closed: AbortSignal;
+      readonly runtime: Runtime;
+      readonly write: WriteRows;
+    },
   ) {
-    this.name = name;
+    super(name, { rows, closed });
     this.#rows = rows;
     this.#runtime = runtime;
     this.#write = write;
-  }
-
-  /** Number of rows. */
-  get size(): number {
-    return this.#rows.collection(this.name).size;
-  }
-
-  /**
-   * Returns a row. Do not change it.
-   *
-   * @param key The key.
-   * @returns The value; `undefined` if there is no such row.
-   */
-  get(key: string): T | undefined {
-    return this.#rows.collection(this.name).get(key)?.value as T | undefined;
-  }
-
-  /**
-   * Returns whether a row exists.
-   *
-   * @param key The key.
-   */
-  has(key: string): boolean {
-    return this.#rows.collection(this.name).has(key);
   }
 
   /**
@@ -419,16 +398,6 @@ export class StateCollection<T = unknown, Input = T>
    */
   versionOf(key: string): number {
     return this.#rows.collection(this.name).get(key)?.version ?? 0;
-  }
-
-  /** Yields the keys, in no particular order. */
-  keys(): IterableIterator<string> {
-    return this.#rows.collection(this.name).keys();
-  }
-
-  /** Yields each key and its row, in the order of `keys`. */
-  *[Symbol.iterator](): IterableIterator<readonly [key: string, row: T]> {
-    for (const [key, { value }] of this.#rows.collection(this.name)) yield [key, value as T];
   }
 
   /**
@@ -493,7 +462,7 @@ export class StateCollection<T = unknown, Input = T>
    * function is called again with the newer value, at most five times in all.
    *
    * @param key The key.
-   * @param change Returns the new value. It must not change the present one.
+   * @param change Returns the new value. It receives a copy of the present one, which it may change.
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the row, once this server's rows include it.
    * @throws {RequestError} With the code `conflict` if the row does not exist, or if other writers
@@ -527,13 +496,13 @@ export class StateCollection<T = unknown, Input = T>
     options: Pick<StateWriteOptions, "signal">,
   ): Promise<number> {
     const of = { type: this.name, key };
-    let row = this.#rows.collection(this.name).get(key);
+    let row: LiveRow | undefined = this.#rows.collection(this.name).get(key);
     for (let attempt = 1;; attempt++) {
       // Without a row, the broker decides: these rows may be behind. This deletion has no effect.
       const changed: Change = row === undefined
         ? { ...deletion(this.name, key), expect: Number.MAX_SAFE_INTEGER }
         : {
-          ...setting(of, await change(row.value as T)),
+          ...setting(of, await change(changeableRow(row.value) as T)),
           operation: "update",
           expect: row.version,
         };
@@ -555,7 +524,7 @@ function setting(
   { ttlMs }: StateWriteOptions = {},
 ): Change {
   checkRow(type, key);
-  return { type, key, operation: "upsert", value: encodeJson(value, "write state"), ttlMs };
+  return { type, key, operation: "upsert", value: encodeRow(value), ttlMs };
 }
 
 function deletion(type: string, key: string): Change {

@@ -213,7 +213,11 @@ Deno.test("State rejects names, values and transactions that do not fit", async 
   assertThrows(() => board.collection(1 as never), TypeError, "name must be a text, received 1");
   await assertRejects(() => cards.set("x".repeat(1_025), 1), RangeError, "key must have 1 to 1024");
   await assertRejects(() => cards.delete(""), RangeError, "key must have 1 to 1024 bytes");
-  await assertRejects(() => cards.set("a", undefined), TypeError, "JSON can hold");
+  await assertRejects(
+    () => cards.set("a", undefined),
+    TypeError,
+    "a row must be plain JSON, received undefined",
+  );
   await assertRejects(
     () => cards.set("a", 1, { ttlMs: 0 }),
     RangeError,

@@ -1,0 +1,129 @@
+/** The values of rows, on servers and in clients: plain JSON that nobody can change in place. */
+import { describe } from "../base/error_text.ts";
+
+/** A value that a row cannot have, and its place in the row. */
+interface Fault {
+  readonly value: unknown;
+  /** Keys, each after a dot. */
+  readonly path: string;
+}
+
+/**
+ * Encodes a row. Unlike a message, a row must not contain objects with a `toJSON` method, such as
+ * `Date`: readers would receive another type than the writer wrote. A key with the value
+ * `undefined` counts as absent.
+ *
+ * @param value The row.
+ * @returns The row as JSON.
+ * @throws {TypeError} If the row is not plain JSON; the message includes the path of the value.
+ */
+export function encodeRow(value: unknown): string {
+  let fault: Fault | undefined;
+  try {
+    fault = faultOf(value, new Set());
+    if (fault === undefined) return JSON.stringify(value);
+  } catch (cause) {
+    throw new TypeError("Cannot write state: a row must be plain JSON that is not nested as deep", {
+      cause,
+    });
+  }
+  const received = describe(fault.value);
+  const way = fault.value instanceof Date ? ". Write date.toISOString() or date.getTime()" : "";
+  throw new TypeError(
+    `Cannot write state: a row must be plain JSON, received ${received}` +
+      fault.path.replace(".", " at ") + way,
+  );
+}
+
+/**
+ * Copies a row as readers receive it, and freezes the copy.
+ *
+ * @throws {TypeError} If the row is not plain JSON.
+ */
+export function rowOf(value: unknown): unknown {
+  return freezeRow(JSON.parse(encodeRow(value)));
+}
+
+/** Copies a frozen row for a function that may change it in place. */
+export function changeableRow(value: unknown): unknown {
+  return JSON.parse(JSON.stringify(value));
+}
+
+/**
+ * Freezes a value from JSON, with everything in it. It uses no recursion, because a peer decides
+ * how deep the value is.
+ *
+ * @returns The same value.
+ */
+export function freezeRow<T>(value: T): T {
+  /** Objects to freeze. Most rows have no objects inside. */
+  let open: unknown[] | undefined;
+  const add = (item: unknown) => {
+    if (typeof item === "object" && item !== null) (open ??= []).push(item);
+  };
+  let next: unknown = value;
+  while (typeof next === "object" && next !== null) {
+    if (Array.isArray(next)) { for (let i = 0; i < next.length; i++) add(next[i]); }
+    else for (const key in next) add((next as Record<string, unknown>)[key]);
+    Object.freeze(next);
+    next = open?.pop();
+  }
+  return value;
+}
+
+/**
+ * Finds a value that a row cannot have.
+ *
+ * @param value The row, or a part of it.
+ * @param around The objects that contain the part.
+ */
+function faultOf(value: unknown, around: Set<object>): Fault | undefined {
+  switch (typeof value) {
+    case "string":
+    case "boolean":
+      return undefined;
+    case "number":
+      return Number.isFinite(value) ? undefined : { value, path: "" };
+    case "object":
+      break;
+    default:
+      return { value, path: "" };
+  }
+  if (value === null) return undefined;
+  const isList = Array.isArray(value);
+  const isPlain = isList ? !("toJSON" in value) : isPlainObject(value);
+  if (!isPlain || around.has(value)) return { value, path: "" };
+  around.add(value);
+  const keys = isList ? value.keys() : Object.keys(value);
+  for (const key of keys) {
+    const item = (value as Record<string | number, unknown>)[key];
+    const fault = item === undefined && !isList ? undefined : faultOf(item, around);
+    if (fault !== undefined) return { value: fault.value, path: `.${key}${fault.path}` };
+  }
+  around.delete(value);
+  return undefined;
+}
+
+/** True for an object literal of any realm, and for an object without a prototype. */
+function isPlainObject(value: object): boolean {
+  const prototype = Object.getPrototypeOf(value);
+  return prototype === null || prototype === Object.prototype ||
+    Object.getPrototypeOf(prototype) === null;
+}
+
+/** Depth to which rows are compared. A row that is deeper counts as changed. */
+const MAX_DEPTH = 100;
+
+/** Returns whether two rows are the same JSON. */
+export function isSameRow(value: unknown, other: unknown, depth = 0): boolean {
+  if (value === other) return true;
+  if (typeof value !== "object" || typeof other !== "object" || !value || !other) return false;
+  if (Array.isArray(value) !== Array.isArray(other) || depth > MAX_DEPTH) return false;
+  const keys = Object.keys(value);
+  if (keys.length !== Object.keys(other).length) return false;
+  return keys.every((key) => {
+    if (!Object.hasOwn(other, key)) return false;
+    const [one, another] = [value, other] as Record<string, unknown>[];
+    return isSameRow(one![key], another![key], depth + 1);
+  });
+}
