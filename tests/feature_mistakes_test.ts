@@ -61,8 +61,8 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     () => createServer({ features: [liveState(contract)] }),
   "Cannot create resumable(): maxRunning must be of type number, received a string": () =>
     resumable({ maxRunning: "1" as never }),
-  "Cannot create resumable(): retainMs must be a positive integer, received -1": () =>
-    resumable({ retainMs: -1 }),
+  "Cannot create resumable(): retainMs must be an integer from 1 to 3153600000000, received -1":
+    () => resumable({ retainMs: -1 }),
   'Cannot create metrics(): path must be spelled as in a URL, such as "/a", without a trailing slash, received "a"':
     () => metrics({ path: "a" }),
   "Cannot create metrics(): path must not be that of the health check, /healthz": () =>

@@ -1,6 +1,12 @@
 /** Options of a `RedisBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { checkKinds, checkOptions, POSITIVE, RUNTIME, TTL } from "../../base/options/option_checks.ts";
+import {
+  checkKinds,
+  checkOptions,
+  POSITIVE,
+  RUNTIME,
+  TTL,
+} from "../../base/options/option_checks.ts";
 import { checkLimits, type OptionKinds, withoutUndefined } from "../../base/options/options.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */

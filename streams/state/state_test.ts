@@ -221,7 +221,7 @@ Deno.test("State rejects names, values and transactions that do not fit", async 
   await assertRejects(
     () => cards.set("a", 1, { ttlMs: 0 }),
     RangeError,
-    "ttlMs must be a positive",
+    "ttlMs must be an integer from 1 to 3153600000000, received 0",
   );
   await assertRejects(() => cards.set("a", "x".repeat(300_000)), RangeError, "at most");
   const many = board.transaction((transaction) => {
