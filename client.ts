@@ -15,9 +15,9 @@
  * - 12.5 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 4.6 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 11 KiB for the first state.
+ * - 12.5 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 97 KiB.
+ * If you bundle the client as a single file, it is at most 98.6 KiB.
  *
  * @example Usage
  * ```ts

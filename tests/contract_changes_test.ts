@@ -169,7 +169,7 @@ Deno.test("a page ends when an ephemeral collection becomes a stored one", async
   const writes = [state.collection("cur").set("b", 2), state.collection("cards").delete("a")];
   const codes = await Promise.all(writes.map(codeOf));
   assertEquals(codes, ["contract-changed", "contract-changed"]);
-  assertEquals([state.status.current, state.pendingWrites], ["ended", 0]);
+  assertEquals([state.status.current, state.pendingWrites.current], ["ended", 0]);
   assertEquals(await codeOf(state.collection("cur").set("c", 3)), "contract-changed");
   assertEquals((state.error as RequestError).failure.code, "contract-changed");
   const again = await page.client.state("q:1");

@@ -108,7 +108,7 @@ Deno.test("ephemeral rows are shared between clients and servers, and not stored
   assertEquals({
     x: cursors.get("ann")?.x,
     cursors: cursors.size,
-    pendingWrites: ann.pendingWrites,
+    pendingWrites: ann.pendingWrites.current,
   }, { x: 2, cursors: 2, pendingWrites: 0 });
   await writing;
   assertEquals(own.get("ann"), { x: 2, by: "" });

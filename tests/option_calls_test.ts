@@ -186,6 +186,7 @@ const METHODS: Methods = {
     await clientState.collection("a").update("a", () => 1, options);
   },
   "ClientState.changes": ({ clientState }, options) => clientState.changes(options).next(),
+  "ClientState.flush": ({ clientState }, options) => clientState.flush(options),
   "ClientState.transaction": ({ clientState }, options) =>
     clientState.transaction((transaction) => transaction.set("a", "b", 1), options),
   "Client.durableStream": ({ client }, options) => client.durableStream("a", options),

@@ -163,10 +163,13 @@ Deno.test("Client.state() shares rows between clients and servers", async () => 
   assertEquals({
     text: items.get("b")?.text,
     items: items.size,
-    pendingWrites: state.pendingWrites,
+    pendingWrites: state.pendingWrites.current,
   }, { text: "Milk", items: 2, pendingWrites: 1 });
   assertEquals(await writing, 2);
-  assertEquals([state.pendingWrites, items.has("b"), [...items.keys()]], [0, true, ["a", "b"]]);
+  assertEquals([state.pendingWrites.current, items.has("b"), [...items.keys()]], [0, true, [
+    "a",
+    "b",
+  ]]);
   await until(() => own.get("b")?.count === 1);
   await own.delete("a");
   await until(() => !items.has("a"));
@@ -199,8 +202,9 @@ Deno.test("A server reads each change of a state once for itself and all clients
 
 Deno.test("ClientState is complete once it is ready, also without rows", async () => {
   await using at = await Fixture.make();
-  using empty = await at.open();
+  const empty = await at.open();
   assertEquals([empty.status.current, empty.collection("items").size], ["live", 0]);
+  empty[Symbol.dispose]();
   await at.own.transaction((to) => {
     for (let i = 0; i < 500; i++) to.set("items", `${i}`, { text: "x".repeat(200), count: i });
   });
@@ -356,7 +360,7 @@ for (const isChecked of [false, true]) {
     await stored.set("a", { ...TEA, count: 4 });
     await items.delete("a");
     assertEquals([...stored.keys()], ["new"]);
-    assertEquals([asked, state.pendingWrites], [[], 0]);
+    assertEquals([asked, state.pendingWrites.current], [[], 0]);
     // Nothing can be read.
     assertEquals([items.size, items.get("new"), [...state.collections()]], [0, undefined, []]);
     assertEquals(await code(items.update("new", (item) => item)), "forbidden");
@@ -441,7 +445,7 @@ Deno.test("ClientState rejects what cannot be written", async () => {
     TypeError,
     "must not be asynchronous",
   );
-  assertEquals([items.size, state.pendingWrites], [0, 0]);
+  assertEquals([items.size, state.pendingWrites.current], [0, 0]);
   assertEquals(await state.transaction(() => {}), 0);
 });
 
@@ -651,7 +655,7 @@ Deno.test("ClientState sends a write again that was lost on the way", async () =
   await items.set("a", TEA);
   at.cable.freeze();
   const writing = items.update("a", (item) => ({ ...item, count: item.count + 1 }));
-  await until(() => state.pendingWrites === 1);
+  await until(() => state.pendingWrites.current === 1);
   await at.offline(state);
   at.online();
   assertEquals(await writing, 2);
@@ -975,7 +979,7 @@ Deno.test("ClientState sends only the newest value of a row that is written agai
   using state = await at.open();
   const items = state.collection<number>("items");
   const writing = Array.from({ length: 100 }, (_, i) => items.set("a", i));
-  assertEquals([items.get("a"), state.pendingWrites], [99, 1]);
+  assertEquals([items.get("a"), state.pendingWrites.current], [99, 1]);
   const versions = await Promise.all(writing);
   assertEquals([items.get("a"), at.own.version, versions.at(-1)], [99, 1, 1]);
 });
@@ -1056,7 +1060,11 @@ Deno.test("ClientState bounds the writes that wait, and gives their room back", 
     at.online();
     await Promise.all(writing);
   }
-  assertEquals({ items: items.size, version: at.own.version, pendingWrites: state.pendingWrites }, {
+  assertEquals({
+    items: items.size,
+    version: at.own.version,
+    pendingWrites: state.pendingWrites.current,
+  }, {
     items: 1_000,
     version: 2_000,
     pendingWrites: 0,
@@ -1075,7 +1083,7 @@ Deno.test("ClientState rejects writes that wait when it or its client is closed"
     await assertRejects(() => writing, SessionClosedError, `${text} closed`);
     const late = () => state.collection("items").set("b", 1);
     await assertRejects(late, SessionClosedError, `${text} closed`);
-    assertEquals([state.status.current, state.pendingWrites], ["ended", 0]);
+    assertEquals([state.status.current, state.pendingWrites.current], ["ended", 0]);
     assertEquals(state.collection("items").size, 0);
     at.online();
   }
@@ -1097,14 +1105,21 @@ Deno.test("ClientState takes back the writes that were not sent when their signa
     items.set("d", 1, { signal }),
   ];
   const writing = [items.set("d", 2), items.update("a", (count) => count + 1)];
-  assertEquals({ a: items.get("a"), d: items.get("d"), pendingWrites: state.pendingWrites }, {
-    a: 11,
-    d: 2,
-    pendingWrites: 7,
-  });
+  assertEquals(
+    { a: items.get("a"), d: items.get("d"), pendingWrites: state.pendingWrites.current },
+    {
+      a: 11,
+      d: 2,
+      pendingWrites: 7,
+    },
+  );
   const reason = new Error("Undone");
   abort.abort(reason);
-  assertEquals({ hasC: items.has("c"), d: items.get("d"), pendingWrites: state.pendingWrites }, {
+  assertEquals({
+    hasC: items.has("c"),
+    d: items.get("d"),
+    pendingWrites: state.pendingWrites.current,
+  }, {
     hasC: false,
     d: 2,
     pendingWrites: 2,
@@ -1136,10 +1151,10 @@ Deno.test("ClientState rejects a write that is under way when its signal aborts,
     const reason = new Error("Too late");
     abort.abort(reason);
     assertEquals(await writing.catch((error) => error), reason);
-    assertEquals([items.get("a"), state.pendingWrites], [11, 1]);
+    assertEquals([items.get("a"), state.pendingWrites.current], [11, 1]);
     if (!isFirst) await at.own.collection("items").set("a", 3);
     held.release();
-    await until(() => state.pendingWrites === 0);
+    await until(() => state.pendingWrites.current === 0);
     assertEquals(items.get("a"), isFirst ? 11 : 3, "a write that lost is not repeated");
     await items.set("a", 1);
   }
@@ -1149,7 +1164,7 @@ Deno.test("ClientState rejects a write that is under way when its signal aborts,
   await assertRejects(() => outcome, DOMException);
   at.cable.cut();
   at.online();
-  await until(() => state.pendingWrites === 0 && items.get("a") === 7);
+  await until(() => state.pendingWrites.current === 0 && items.get("a") === 7);
 });
 
 Deno.test("ClientState sends no write whose signal a callback aborts", async () => {

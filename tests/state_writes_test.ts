@@ -1,5 +1,5 @@
 /** Tests the writes of clients to live state that wait, are refused, or depend on a condition. */
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import {
   type Client,
   type ClientState,
@@ -11,9 +11,12 @@ import {
   type RequestedChange,
   RequestError,
   type Server,
+  SessionClosedError,
+  TimeoutError,
 } from "../mod.ts";
 import { liveState, type State } from "../streams/mod.ts";
 import { z } from "zod";
+import { captureConsole } from "./console_lines.ts";
 import { Cable } from "./networks/cable.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
@@ -52,6 +55,7 @@ class Fixture implements AsyncDisposable {
     this.#port = Number(new URL(server.url).port);
     this.cable = new Cable(this.#port);
     this.client = this.connect(options);
+    this.client.status.subscribe(() => {}); // Keeps the client from printing that it reconnects.
   }
 
   static async make(options: FixtureOptions = {}): Promise<Fixture> {
@@ -117,6 +121,13 @@ function outcomes(writes: readonly Promise<number>[]): Promise<string[]> {
   ));
 }
 
+/** Returns the lines that are printed during a function. */
+async function printed(run: () => void | Promise<void>): Promise<string[]> {
+  using captured = captureConsole();
+  await run();
+  return captured.lines;
+}
+
 Deno.test("ClientState keeps the last value that fits the schema while it sends a newer one", async () => {
   await using at = await Fixture.make({ contract });
   await at.list.collection("items").set("1", { title: "Buy" });
@@ -124,7 +135,7 @@ Deno.test("ClientState keeps the last value that fits the schema while it sends 
   const items = state.collection<{ title: string }>("items");
   await at.offline(state);
   const writing = ["Buy m", "Buy milk", "", ""].map((title) => items.set("1", { title }));
-  assertEquals([items.get("1"), state.pendingWrites], [{ title: "" }, 1]);
+  assertEquals([items.get("1"), state.pendingWrites.current], [{ title: "" }, 1]);
   at.online();
   assertEquals(await outcomes(writing), ["stored", "stored", "invalid", "invalid"]);
   assertEquals([items.get("1"), at.list.collection("items").get("1")], [
@@ -167,7 +178,7 @@ for (const [what, schema] of Object.entries(UNCHECKED)) {
     at.online();
     const [of1, of2] = [["stored", "stored"], Array.from({ length: 4 }, () => "forbidden")];
     assertEquals(await outcomes(writing), [...of1, ...of2]);
-    assertEquals([notes.get("1"), notes.has("2"), state.pendingWrites], ["b", false, 0]);
+    assertEquals([notes.get("1"), notes.has("2"), state.pendingWrites.current], ["b", false, 0]);
   });
 }
 
@@ -187,7 +198,7 @@ Deno.test("ClientState sends an earlier value before any later write of the row"
     notes.delete("2"),
     notes.set("2", "y"),
   ];
-  assertEquals([notes.get("1"), notes.get("2"), state.pendingWrites], ["no!", "y", 5]);
+  assertEquals([notes.get("1"), notes.get("2"), state.pendingWrites.current], ["no!", "y", 5]);
   at.online();
   assertEquals(await outcomes(writing), [
     "stored",
@@ -218,7 +229,7 @@ Deno.test("ClientState keeps two values of each row, in whatever order rows are 
   await at.offline(state);
   const writing: Promise<number>[] = [];
   for (let i = 1; i <= 2_000; i++) for (const key of ["a", "b"]) writing.push(notes.set(key, i));
-  assertEquals(state.pendingWrites, 2);
+  assertEquals(state.pendingWrites.current, 2);
   at.online();
   assertEquals(new Set(await outcomes(writing)), new Set(["stored"]));
   assertEquals([at.asked, at.list.version], [["a=2000", "b=2000"], 2]);
@@ -276,7 +287,7 @@ Deno.test("ClientState rejects both values of a row when it is closed", async ()
   await at.offline(state);
   const notes = state.collection<string>("notes");
   const writing = ["a", "b", "c"].map((text) => notes.set("1", text));
-  state[Symbol.dispose]();
+  await printed(() => state[Symbol.dispose]());
   for (const write of writing) await assertRejects(() => write, Error, "was closed");
 });
 
@@ -358,4 +369,159 @@ Deno.test("ClientCollection.insert() settles once if its reply is lost", async (
   at.cable.cut();
   at.client.retryNow();
   assertEquals([await inserting, at.list.version], [1, 1]);
+});
+
+Deno.test("ClientState.flush() waits for the writes made before, stored or rejected", async () => {
+  const flushed = Promise.withResolvers<boolean>();
+  await using at = await Fixture.make({
+    authorizeChange: ({ value }) => value === "late" ? flushed.promise : value !== "no",
+  });
+  using state = await at.open();
+  await state.flush();
+  const notes = state.collection<string>("notes");
+  await at.offline(state);
+  const writing = outcomes([notes.set("1", "a"), notes.set("2", "no")]);
+  const flushing = state.flush();
+  const later = notes.update("1", () => "late");
+  const reason = new Error("Enough");
+  const signal = AbortSignal.abort(reason);
+  assertEquals(await state.flush({ signal }).catch((error) => error), reason);
+  await assertRejects(() => state.flush({ timeoutMs: 1 }), TimeoutError, "the writes");
+  at.online();
+  await flushing;
+  assertEquals([await writing, state.pendingWrites.current], [["stored", "forbidden"], 1]);
+  flushed.resolve(true);
+  assertEquals(await later, at.list.version);
+});
+
+Deno.test("ClientState.pendingWrites is a feed of the number of writes", async () => {
+  await using at = await Fixture.make();
+  const state = await at.open();
+  const counts: number[] = [];
+  using _following = state.pendingWrites.subscribe((count) => void counts.push(count));
+  const notes = state.collection<string>("notes");
+  await at.offline(state);
+  const writing = [notes.set("1", "a"), notes.set("1", "b"), notes.set("2", "a")];
+  assertEquals(counts, [0, 1, 2]);
+  at.online();
+  await Promise.all(writing);
+  assertEquals(counts, [0, 1, 2, 1, 0]);
+  state[Symbol.dispose]();
+  assertEquals([state.pendingWrites.isEnded, state.pendingWrites.current], [true, 0]);
+});
+
+Deno.test("ClientState lets a callback of pendingWrites write", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const notes = state.collection<string>("notes");
+  let more: Promise<number> | undefined;
+  using _following = state.pendingWrites.subscribe((count) => {
+    if (count === 0 && notes.has("1")) more ??= notes.set("2", "more");
+  });
+  await notes.set("1", "a");
+  await more;
+  assertEquals([...at.list.collection("notes").keys()], ["1", "2"]);
+});
+
+Deno.test("ClientState waits for its writes with await using, at most closeTimeoutMs", async () => {
+  await using at = await Fixture.make({ client: { closeTimeoutMs: 50 } });
+  let writing: Promise<string[]>;
+  const lines = await printed(async () => {
+    await using state = await at.open();
+    writing = outcomes([state.collection("notes").set("1", "a")]);
+  });
+  assertEquals([await writing!, lines], [["stored"], []]);
+  let late: Promise<string[]> | undefined;
+  const more = await printed(async () => {
+    await using state = await at.open();
+    const notes = state.collection<string>("notes");
+    await at.offline(state);
+    writing = outcomes([notes.set("1", "b"), notes.set("2", "b")]);
+    late = new Promise((resolve) => {
+      queueMicrotask(() => queueMicrotask(() => resolve(outcomes([notes.set("3", "b")]))));
+    });
+  });
+  const closed = 'SessionClosedError: The state "list:1" was closed';
+  assertEquals([await writing!, await late], [[closed, closed], [closed]]);
+  assertEquals(more, [
+    'Skein: The state "list:1" was closed while 2 writes waited for the server, and rejected; ' +
+    'wait with flush() or "await using"',
+  ]);
+});
+
+Deno.test("ClientState says at once how many writes a dispose has dropped", async () => {
+  await using at = await Fixture.make();
+  let writing: Promise<string[]>;
+  const lines = await printed(async () => {
+    using state = await at.open();
+    await at.offline(state);
+    writing = outcomes([state.collection("notes").set("1", "a")]);
+  });
+  assertEquals(lines.length, 1);
+  assertStringIncludes(lines[0]!, '"list:1" was closed while 1 write waited');
+  assertEquals(await writing!, ['SessionClosedError: The state "list:1" was closed']);
+});
+
+Deno.test("Two handles of a state in a client share rows, and end on their own", async () => {
+  await using at = await Fixture.make();
+  await at.list.collection("notes").set("1", "a");
+  const [one, two] = [await at.open(), await at.open({ onConflict: () => "theirs" })];
+  const [notes, others] = [one.collection<string>("notes"), two.collection<string>("notes")];
+  const seen: (string | undefined)[] = [];
+  const following = others.subscribe((rows) => void seen.push(rows.get("1")));
+  const writing = notes.set("1", "b");
+  assertEquals([others.get("1"), two.pendingWrites.current, one.pendingWrites.current], [
+    "b",
+    0,
+    1,
+  ]);
+  await writing;
+  assertEquals([seen, others.get("1") === notes.get("1")], [["a", "b"], true]);
+  // Each handle has its own writes, which are not merged, and its own onConflict.
+  await at.offline(one);
+  const both = outcomes([notes.set("1", "one"), others.set("1", "two"), others.set("2", "two")]);
+  await at.list.collection("notes").set("1", "theirs");
+  at.online();
+  await one.flush();
+  await two.flush();
+  assertEquals(await both, ["stored", "stored", "stored"]);
+  await at.offline(one);
+  const dropped = outcomes([notes.set("3", "one")]);
+  const kept = outcomes([others.set("3", "two")]);
+  const ending = Array.fromAsync(notes);
+  const changes = Array.fromAsync(one.changes());
+  const lines = await printed(() => one[Symbol.dispose]());
+  assertEquals([lines.length, await dropped], [1, [
+    'SessionClosedError: The state "list:1" was closed',
+  ]]);
+  await Promise.all([ending, changes]);
+  assertEquals([one.status.current, two.status.current, others.get("3")], ["ended", "lost", "two"]);
+  await assertRejects(() => notes.set("4", "late"), SessionClosedError);
+  at.online();
+  assertEquals(await kept, ["stored"]);
+  await until(() => two.status.current === "live");
+  await at.list.collection("notes").set("1", "on");
+  await until(() => others.get("1") === "on");
+  following();
+  two[Symbol.dispose]();
+  // The last handle has ended the subscription. The next one reads the rows anew.
+  using three = await at.open();
+  assertEquals(three.collection("notes").get("1"), "on");
+});
+
+Deno.test("A handle of a state ends with its own ephemeral rows only", async () => {
+  const cursors = { schema: z.object({ x: z.number() }), ephemeral: true };
+  await using at = await Fixture.make({
+    contract: defineContract({ state: { "list:{id}": { cursors } } }),
+  });
+  const [one, two] = [await at.open(), await at.open()];
+  await one.collection("cursors").set("a", { x: 1 });
+  await two.collection("cursors").set("b", { x: 1 });
+  const own = at.list.collection("cursors");
+  await until(() => own.size === 2);
+  one[Symbol.dispose]();
+  await until(() => own.size === 1 && two.collection("cursors").size === 1);
+  assertEquals(two.collection("cursors").get("b"), { x: 1 });
+  two[Symbol.dispose]();
+  await until(() => own.size === 0);
 });

@@ -89,7 +89,7 @@ export class StateCell extends Cell<LiveStateSnapshot> {
     const thrown = this.#state?.error;
     const error = thrown === undefined ? this.#error : errorOf(thrown);
     const status = this.#state?.status.current ?? (error ? "ended" : "pending");
-    const { pendingWrites = 0 } = this.#state ?? {};
+    const pendingWrites = this.#state?.pendingWrites.current ?? 0;
     const last = this.snapshot;
     const isSame = status === last.status && pendingWrites === last.pendingWrites &&
       error === last.error;
@@ -101,6 +101,7 @@ export class StateCell extends Cell<LiveStateSnapshot> {
       const state = this.#state = await client.state(id);
       if (this.#isClosed) state[Symbol.dispose]();
       state.status.observe(() => this.changed());
+      state.pendingWrites.observe(() => this.changed());
       void this.#follow(state);
       return state;
     } catch (error) {

@@ -17,7 +17,7 @@ import {
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import type { ClientRows } from "./rows.ts";
-import type { WriteChange } from "./writes.ts";
+import type { NewWrite, StateWriter, WriteChange } from "./writes.ts";
 
 /** Minimum time between two publications, in milliseconds: a frame. */
 const FRAME_MS = 16;
@@ -49,6 +49,8 @@ type EphemeralBatch = ReadonlyMap<OwnRow, Settling | undefined>;
 interface OwnRow {
   readonly type: string;
   readonly key: string;
+  /** The handle that has written the newest value. */
+  writer: StateWriter;
   /** The newest value; `undefined` to delete the row. */
   value: unknown;
   /** The signal of the newest write. */
@@ -117,13 +119,13 @@ export class Ephemeral {
    * Writes a row, which is shown immediately.
    *
    * @param change The row.
-   * @param signal Takes the write back if it was not sent yet.
+   * @param by The handle that writes, and a signal that takes the write back if it was not sent yet.
    * @returns Resolves once the server has taken this value, or one that replaced it.
    * @throws {QueueFullError} If this client has too many rows.
    */
   async write(
     { type, key, value, ttlMs, expect }: WriteChange,
-    signal: AbortSignal | undefined,
+    { writer, signal }: Pick<NewWrite, "writer" | "signal">,
   ): Promise<number> {
     if (ttlMs !== undefined) throw new TypeError(NO_TTL);
     if (expect !== undefined) throw new TypeError(NO_EXPECT);
@@ -139,13 +141,14 @@ export class Ephemeral {
       own = {
         type,
         key,
+        writer,
         value,
         isDirty: false,
         seen: 0,
       };
       this.#own.set(name, own);
     }
-    Object.assign(own, { value, signal });
+    Object.assign(own, { writer, value, signal });
     const settling = own.settling ??= Promise.withResolvers();
     this.#plan(own);
     if (signal === undefined) return await settling.promise;
@@ -171,19 +174,28 @@ export class Ephemeral {
     settling.reject(own.signal!.reason);
   }
 
-  /** Rejects the writes that are not settled, and removes the rows. */
-  end(error: unknown): void {
-    this.#failure = error;
+  /**
+   * Rejects the writes that are not settled, and removes the rows.
+   *
+   * @param error The reason.
+   * @param writer The handle that has written the rows; by default, any, and no more are read.
+   */
+  end(error: unknown, writer?: StateWriter): void {
     const rows: EphemeralWrite[] = [];
-    for (const { type, key, settling } of this.#own.values()) {
-      settling?.reject(error);
-      rows.push([type, key]);
+    for (const [name, own] of this.#own) {
+      if (writer !== undefined && own.writer !== writer) continue;
+      own.settling?.reject(error);
+      if (writer && (own.isDirty || own.sentBy)) this.#target.rows.end(own, [own], undefined);
+      Object.assign(own, { settling: undefined, sentBy: undefined, isDirty: false });
+      this.#own.delete(name);
+      rows.push([own.type, own.key]);
     }
-    this.#own.clear();
-    // Another state of this client may read the topic, so leaving it would not remove the rows.
+    // Other handles may read the topic, so leaving it would not remove the rows.
     if (this.#isCurrent && rows.length > 0) {
       this.#target.publish({ ephemeral: rows }).catch(() => {});
     }
+    if (writer !== undefined) return;
+    this.#failure = error;
     this.#subscription?.unsubscribe().catch(() => {});
   }
 

@@ -2,11 +2,9 @@
  * Live state in a client: rows that all clients and servers share, with writes that are shown at
  * once. This module loads with the first state.
  */
-import { Backoff } from "../../base/backoff.ts";
-import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
-import { MAX_TTL_MS, pause } from "../../base/wait.ts";
-import { RequestError, SessionClosedError } from "../../errors.ts";
+import { MAX_TTL_MS, settlesWithin, waitFor } from "../../base/wait.ts";
+import { RequestError } from "../../errors.ts";
 import type {
   Contract,
   IsUntyped,
@@ -22,45 +20,28 @@ import type {
   StateWriteOptions,
   TypedStateMethods,
 } from "../../session/state_types.ts";
-import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
-import {
-  checkExpected,
-  checkRow,
-  checkRowName,
-  countFault,
-  rowName,
-  unexpected,
-  type VersionedRowMessage,
-} from "../../session/wire/rows.ts";
-import { closedError } from "../../session/core.ts";
-import { RowReader } from "../../session/row_reader.ts";
-import { internals, type Session } from "../../session/session.ts";
 import type { WaitOptions } from "../../session/types.ts";
+import { checkExpected, checkRow, checkRowName, rowName } from "../../session/wire/rows.ts";
+import { RowReader } from "../../session/row_reader.ts";
 import { changeableRow, rowOf } from "../../session/state_values.ts";
-import type { Runtime } from "../../base/runtime.ts";
-import type { ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
-import type { readStream } from "../durable_stream.ts";
-import type { Subscription } from "../subscriptions/subscription.ts";
-import { Ephemeral } from "./ephemeral.ts";
-import { ClientRows } from "./rows.ts";
-import { type NewWrite, type OnConflict, schemasOf, type WriteChange, Writes } from "./writes.ts";
-
-/**
- * Time in which a server may create a state after it has started to accept clients, in
- * milliseconds. A client that asks for the state earlier asks again.
- */
-const FIRST_MS = 2_000;
-
-/** The same for a state that was lost with its server, which may have restarted. */
-const RETURN_MS = 60_000;
+import type { ClientRows } from "./rows.ts";
+import {
+  type ClientStateParts,
+  closed,
+  pending,
+  type SharedState,
+  type StateHandle,
+} from "./shared_state.ts";
+import { type NewWrite, type OnConflict, type WriteChange } from "./writes.ts";
 
 /** Options for opening a state in a client. */
 export interface ClientStateOptions {
   /**
    * Called before a write is sent if others changed its row after the write was made, for example
    * while this client was offline. It decides which value wins; `"theirs"` rejects the write with
-   * the code `conflict`. By default, the last write wins. Writes by `update` don't need it. It is
-   * not called in a client that may not read the row.
+   * the code `conflict`. By default, the last write wins. It is not called about `insert`, `update`
+   * and `expect`, nor in a client that may not read the row. It applies to the writes of this
+   * handle, also if the client has other handles of the state.
    */
   readonly onConflict?: OnConflict | undefined;
 }
@@ -78,24 +59,8 @@ export interface ClientStateOptions {
  */
 export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
 
-/** The methods of a client that a state uses. */
-export interface StateClient {
-  readonly status: StatusFeed<ClientStatus>;
-  subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
-  whenConnected(options: WaitOptions): Promise<Session>;
-}
-
-/** The parts of a client that a state uses. */
-export interface ClientStateParts {
-  readonly runtime: Runtime;
-  readonly contract: Contract | undefined;
-  /** Checks the names of options, and their kinds if that is loaded. */
-  readonly check: (call: string, options: unknown) => void;
-  readonly readStream: typeof readStream;
-}
-
 /**
- * One state in a client: collections of rows that all clients and servers share.
+ * A handle of one state in a client: collections of rows that all clients and servers share.
  *
  * - **Reads** are local and synchronous. The rows are complete once `ready` has resolved.
  * - **Writes** are shown at once. They resolve once the server has made them, and reject if it
@@ -110,7 +75,13 @@ export interface ClientStateParts {
  *   the status is `ended`, `error` is the rejection, and writes wait. The state continues, with its
  *   rows and its writes, once `client.retryNow()` has connected the client again.
  * - **Ephemeral rows** of the contract are not stored, and arrive after `ready`. The rows that this
- *   client wrote are removed when the state is closed, and a while after the connection is lost.
+ *   handle wrote are removed when it is closed, and a while after the connection is lost.
+ * - **Several handles** of a state in one client share one subscription and one copy of the rows,
+ *   with the writes of all. Each has its own `onConflict`, and closing one ends only its own loops
+ *   and writes.
+ * - **Closing:** `await using` waits for the handle's writes, at most `closeTimeoutMs` of the
+ *   client. `using` does not wait. Writes that are still waiting then are rejected, and a line on
+ *   the console names their number.
  * - **Outcome:** each write takes effect at most once. If the connection is lost before the reply,
  *   and others change the row in the meantime, the write rejects with the code `unknown`: the rows
  *   are right, but whether this write was among their changes cannot be told. If a server handles a
@@ -146,58 +117,41 @@ export interface ClientStateParts {
  * assertEquals([...other.collection("items").keys()], ["1"]);
  * ```
  */
-export class ClientState implements Disposable {
+export class ClientState implements Disposable, AsyncDisposable {
   /** The id, which is also the id of the durable stream. */
   readonly id: string;
   /** The status. Read it from `current`, or follow it in a loop or with `subscribe`. */
-  readonly status: StatusFeed<ClientStateStatus> = new StatusFeed<ClientStateStatus>("pending");
-  readonly #client: StateClient;
+  readonly status: StatusFeed<ClientStateStatus>;
+  /**
+   * The number of writes of this handle whose outcome is not known yet, as a feed: a page shows
+   * that it is saving while the number is above 0. Ephemeral rows don't count.
+   */
+  readonly pendingWrites: StatusFeed<number> = new StatusFeed(0);
   readonly #parts: ClientStateParts;
-  readonly #rows = new ClientRows();
-  readonly #writes: Writes;
-  /** The rows that are not in the stream, once the server has told which collections have them. */
-  #ephemeral: Ephemeral | undefined;
-  /** The collections that a server's contract has had with stored rows. */
-  readonly #stored = new Set<string>();
+  readonly #shared: SharedState;
+  readonly #handle: StateHandle;
   readonly #closed = new AbortController();
-  #ready = pending();
-  /** True if the client may only write. */
-  #isDenied = false;
-  readonly #current = new Signal();
-  readonly #backoff: Backoff;
   readonly #unfollow: () => void;
-  #subscription: Subscription | undefined;
-  /** The error of a client that the server rejects. */
-  #rejection: SessionClosedError | undefined;
-  #wasLive = false;
-  /** True from the start, and from a loss of the connection, until the rows are complete. */
-  #isAwaited = true;
-  /** Time of the first reply in this connection that there is no such state. */
-  #missingSinceMs: number | undefined;
+  /** Rejects when this handle is closed. */
+  readonly #closing = pending();
+  #ready: { readonly shared: Promise<void>; readonly own: Promise<void> } | undefined;
+  /** True while `await using` waits for the writes. */
+  #isClosing = false;
+  #isClosed = false;
 
   /** @ignore */
-  constructor(
-    id: string,
-    { onConflict }: ClientStateOptions,
-    client: StateClient,
-    parts: ClientStateParts,
-  ) {
-    this.id = id;
-    this.#client = client;
+  constructor(shared: SharedState, { onConflict }: ClientStateOptions, parts: ClientStateParts) {
+    this.id = shared.id;
     this.#parts = parts;
-    this.#backoff = new Backoff(parts.runtime, { firstDelayMs: 250, maxDelayMs: 5_000 });
-    this.#writes = new Writes({
-      runtime: parts.runtime,
-      rows: this.#rows,
-      onConflict,
-      fits: schemasOf(parts.contract, id),
-      signal: this.#closed.signal,
-      divert: (write) => this.#divert(write),
-      whenCurrent: () => this.#whenCurrent(),
-      publish: (data) => this.#publish(data, this.#closed.signal),
+    this.#shared = shared;
+    this.status = new StatusFeed(shared.status.current);
+    const { pendingWrites } = this;
+    this.#handle = { onConflict, pendingWrites, ended: () => this.#end() };
+    this.#unfollow = shared.status.observe((status) => {
+      if (status !== this.status.current) this.status.set(status);
     });
-    this.#unfollow = client.status.observe((status) => this.#follow(status));
-    void this.#run();
+    if (shared.status.isEnded) this.#end();
+    else shared.join(this.#handle);
   }
 
   /**
@@ -205,19 +159,20 @@ export class ClientState implements Disposable {
    * the client. After a rejection, the next attempt to connect has a new promise.
    */
   get ready(): Promise<void> {
-    return this.#ready.promise;
-  }
-
-  /** The number of writes whose outcome is not known yet. */
-  get pendingWrites(): number {
-    return this.#writes.size;
+    const shared = this.#shared.ready;
+    if (this.#ready?.shared !== shared) {
+      const own = Promise.race([shared, this.#closing.promise]);
+      own.catch(() => {});
+      this.#ready = { shared, own };
+    }
+    return this.#ready.own;
   }
 
   /**
    * The error that ended the state, or the rejection of the client; none if the state was closed.
    */
   get error(): unknown {
-    return this.#rows.failure ?? this.#rejection;
+    return this.#isClosed ? undefined : this.#shared.error;
   }
 
   /**
@@ -232,7 +187,7 @@ export class ClientState implements Disposable {
   collection<T = unknown>(name: string): ClientCollection<T> {
     checkRowName("open collection", "name", name);
     return new ClientCollection<T>(name, {
-      rows: this.#rows,
+      rows: this.#shared.rows,
       closed: this.#closed.signal,
       check: this.#parts.check,
       write: (write) => this.#write(write),
@@ -241,7 +196,7 @@ export class ClientState implements Disposable {
 
   /** Yields each collection that has rows, by name, with its rows as they are now. */
   collections(): IterableIterator<readonly [name: string, rows: ReadonlyMap<string, unknown>]> {
-    return this.#rows.collections();
+    return this.#shared.rows.collections();
   }
 
   /**
@@ -267,9 +222,9 @@ export class ClientState implements Disposable {
     runTransaction(change, {
       set: (type, key, value, options = {}) => {
         this.#parts.check("write row", options);
-        put(setting(this.#rows, { type, key, value }, options));
+        put(setting(this.#shared.rows, { type, key, value }, options));
       },
-      delete: (type, key) => put(deletion(this.#rows, type, key)),
+      delete: (type, key) => put(deletion(this.#shared.rows, type, key)),
     });
     return await this.#write({ changes: [...changes.values()], signal: options.signal });
   }
@@ -297,246 +252,74 @@ export class ClientState implements Disposable {
    * @ignore
    */
   changed(): Promise<void> {
-    return this.#rows.changed();
+    return this.#shared.rows.changed();
   }
 
   async *#changes<T>(
     options: { readonly signal?: AbortSignal | undefined },
   ): AsyncGenerator<StateChange<T>, void, undefined> {
-    const { runtime } = this.#parts;
-    yield* newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal, runtime });
-    if (this.#rows.failure !== undefined) throw this.#rows.failure;
+    const { runtime } = this.#parts.settings;
+    const { signal: closed } = this.#closed;
+    yield* newestChanges<T>(this.#shared.rows, { ...options, closed, runtime });
+    if (!this.#isClosed && this.#shared.rows.failure !== undefined) throw this.#shared.rows.failure;
   }
 
   /**
-   * Ends the state in this client. Writes that wait reject, with the code `unknown` if they may
-   * have taken effect. Called by `using`.
+   * Waits until the outcome of each write that this handle has made so far is known. It does not
+   * matter whether the server stores or rejects them; the promise of each write tells. Ephemeral
+   * rows don't count.
+   *
+   * @param options A signal or time limit that ends the wait.
+   * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
+   * @throws The signal's reason.
+   */
+  async flush(options: WaitOptions = {}): Promise<void> {
+    this.#parts.check("wait", options);
+    const { runtime } = this.#parts.settings;
+    const settled = this.#shared.writes.settled(this.#handle);
+    await waitFor(runtime, settled, { ...options, what: "the writes" });
+  }
+
+  /**
+   * Ends this handle immediately. Its writes that wait reject, with the code `unknown` if they may
+   * have taken effect, and a line on the console names their number. Called by `using`; with
+   * `await using`, the handle waits for its writes first.
    */
   [Symbol.dispose](): void {
-    this.#end(undefined);
+    if (this.#closed.signal.aborted) return;
+    const { current: count } = this.pendingWrites;
+    this.#isClosed = true;
+    this.#end();
+    this.#shared.leave(this.#handle);
+    if (count === 0) return;
+    const writes = count === 1 ? "1 write" : `${count} writes`;
+    const line = `The state "${this.id}" was closed while ${writes} waited for the server, and ` +
+      `rejected; wait with flush() or "await using"`;
+    this.#parts.settings.console.tell("dropped-writes", line, { about: this.id });
   }
 
-  async #run(): Promise<void> {
-    const { readStream } = this.#parts;
-    const { signal } = this.#closed;
-    const of = { id: this.id, offset: undefined as string | undefined, isUpToDate: false };
-    let gone: RequestError | undefined;
-    try {
-      while (!signal.aborted) {
-        try {
-          const subscribe = (topic: string, options: ClientSubscribeOptions) =>
-            this.#subscribe(topic, options);
-          for await (const data of readStream<unknown>(of, { signal, subscribe })) {
-            this.#deliver(data, of.offset);
-          }
-          throw new RequestError("ended", `The stream of the state "${this.id}" was closed`);
-        } catch (error) {
-          const failure = error instanceof RequestError ? error : undefined;
-          const code = failure?.failure.code;
-          if (code === "not-found") {
-            if (!await this.#mayAppear()) throw gone ? lost(this.id, gone) : failure;
-            continue;
-          }
-          if (code !== "gone" || of.offset === undefined) throw error;
-          gone = failure!;
-          // Deletions that these rows lack may be forgotten, so all rows are read again.
-          this.#rows.restart();
-          this.#writes.restarted(gone);
-          of.offset = undefined;
-        }
-      }
-    } catch (error) {
-      const isMissing = error instanceof RequestError && error.failure.code === "not-found";
-      if (isMissing) return this.#fail(missing(this.id, error));
-      // A rejection, which has `info`, says more than that the client is closed.
-      const isClosed = error instanceof SessionClosedError && error.info === undefined;
-      this.#fail(isClosed ? clientClosed(this.id, error) : error);
-    }
+  /** Waits for the writes of this handle, at most `closeTimeoutMs`. Called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosing = true;
+    const { runtime, closeTimeoutMs } = this.#parts.settings;
+    await settlesWithin(runtime, this.#shared.writes.settled(this.#handle), closeTimeoutMs);
+    this[Symbol.dispose]();
   }
 
-  /** Ends the state; if the client may not read the rows, only for reading. */
-  #fail(error: unknown): void {
-    if (this.status.isEnded || this.#isDenied) return;
-    const isDenial = error instanceof RequestError && error.failure.code === "forbidden";
-    if (!isDenial) return this.#end(error);
-    this.#isDenied = true;
-    const message = `Cannot read state "${this.id}": ${error.message}`;
-    const failure = new RequestError("forbidden", message, { cause: error });
-    this.#rows.failure = failure;
-    this.#rows.hide();
-    this.#ephemeral?.end(failure);
-    this.#subscription?.unsubscribe().catch(() => {});
-    if (this.#wasLive) this.#ready = pending();
-    this.#ready.reject(failure);
-    this.status.set("ended");
-    this.#current.notify();
-  }
-
-  /**
-   * Waits before the next attempt to read a missing state. Returns false if the server had enough
-   * time to create the state after its start. A state that was deleted while the client was
-   * connected does not appear again.
-   */
-  async #mayAppear(): Promise<boolean> {
-    const { runtime } = this.#parts;
-    const mostMs = this.#wasLive ? RETURN_MS : FIRST_MS;
-    const now = runtime.monotonic();
-    this.#missingSinceMs ??= now;
-    if (!this.#isAwaited || now - this.#missingSinceMs > mostMs) return false;
-    await pause(runtime, this.#backoff.next() ?? 0, this.#closed.signal);
-    return true;
-  }
-
-  /** Shows that the server rejects the client, which may connect again with another token. */
-  #follow(client: ClientStatus): void {
-    if (this.status.isEnded) return;
-    if (client.name === "connected") this.#missingSinceMs = undefined;
-    if (client.name === "rejected") {
-      this.#rejection = closedError("Cannot read state: the client is rejected", client.cause);
-      this.#ready.reject(this.#rejection);
-      this.status.set("ended");
-    } else if (this.#rejection !== undefined) {
-      this.#rejection = undefined;
-      if (this.#isDenied) return;
-      if (!this.#wasLive) this.#ready = pending();
-      this.status.set(this.#wasLive ? "lost" : "pending");
-    }
-  }
-
-  #subscribe(topic: string, options: ClientSubscribeOptions): Subscription {
-    const subscription = this.#client.subscribe(topic, options);
-    this.#subscription = subscription;
-    subscription.status.observe((status) => {
-      if (status === "lost") this.#isAwaited = true;
-      this.#check();
-    });
-    return subscription;
-  }
-
-  #deliver(data: unknown, offset = ""): void {
-    if (!isChanges(data)) {
-      throw new RequestError("wrong-type", `The stream of the state "${this.id}" must be keyed`);
-    }
-    const version = parseInt(offset);
-    this.#rows.deliver(data, version, !this.#isDenied && this.#isCurrentAt(version));
-    this.#writes.delivered(data);
-    this.#check();
-  }
-
-  /** Completes the rows, and updates the status. */
-  #check(): void {
-    if (this.status.isEnded || this.#isDenied) return;
-    if (this.#isSubscribed && !this.#learnKinds()) return;
-    if (this.#isCurrent) {
-      this.#rows.complete(this.#subscription?.position?.offset);
-      this.#ready.resolve();
-      this.#current.notify();
-      this.#wasLive = true;
-      this.#isAwaited = false;
-      this.#backoff.reset();
-      if (this.status.current !== "live") this.status.set("live");
-    } else if (this.status.current === "live" && !this.#isSubscribed) this.status.set("lost");
-  }
-
-  /**
-   * Learns from the server's reply which collections have ephemeral rows. Returns false after it has
-   * ended the state because one of them had the other kind before.
-   */
-  #learnKinds(): boolean {
-    const { ephemeral = [], stored = [] } = this.#subscription!;
-    const known = this.#rows.ephemeral;
-    // A row that is shown was stored, whether or not a contract has named its collection.
-    const wasStored = (name: string) =>
-      !known.has(name) &&
-      (this.#stored.has(name) || this.#wasLive && this.#rows.collection(name).size > 0);
-    const turned = ephemeral.find(wasStored) ?? stored.find((name) => known.has(name));
-    if (turned !== undefined) {
-      this.#end(contractChanged(this.id, turned));
-      return false;
-    }
-    for (const name of stored) this.#stored.add(name);
-    if (ephemeral.some((name) => !known.has(name))) {
-      this.#rows.ephemeral = new Set([...known, ...ephemeral]);
-    }
-    if (ephemeral.length > 0) this.#openEphemeral();
-    return true;
-  }
-
-  #openEphemeral(): void {
-    this.#ephemeral ??= new Ephemeral({
-      id: this.id,
-      runtime: this.#parts.runtime,
-      rows: this.#rows,
-      signal: this.#closed.signal,
-      subscribe: (topic, options) => this.#client.subscribe(topic, options),
-      publish: (data, signal) => this.#publish(data, signal),
-      failed: (error) => this.#fail(error),
-    });
-  }
-
-  /** Writes an ephemeral row. Returns `undefined` for other rows, and for several at once. */
-  #divert({ changes: [change, ...others], signal }: NewWrite): Promise<number> | undefined {
-    const isEphemeral = others.length === 0 && this.#rows.ephemeral.has(change!.type);
-    return isEphemeral ? this.#ephemeral!.write(change!, signal) : undefined;
-  }
-
-  get #isSubscribed(): boolean {
-    return this.#subscription?.status.current === "subscribed";
-  }
-
-  get #isCurrent(): boolean {
-    // A stream without rows has a position, but delivers nothing.
-    return this.#isCurrentAt(
-      Math.max(this.#rows.received, this.#subscription?.position?.offset ?? 0),
-    );
-  }
-
-  /** Returns whether the stream had no later changes when the server last told its end. */
-  #isCurrentAt(version: number): boolean {
-    return this.#isSubscribed && version >= (this.#subscription?.head ?? Infinity);
-  }
-
-  async #whenCurrent(): Promise<void> {
-    while (!this.#isCurrent && !this.#isDenied) {
-      if (this.status.isEnded) throw this.#rows.failure ?? closed(this.id);
-      await this.#current.changed();
-    }
-  }
-
-  async #publish(data: unknown, signal: AbortSignal | undefined): Promise<unknown> {
-    const session = await this.#client.whenConnected({ signal });
-    const { sending } = session[internals];
-    return await sending.publish(STREAM_PREFIX + this.id, data, { signal, verb: "write state" });
-  }
-
-  #write(write: NewWrite): Promise<number> {
+  #write(write: Omit<NewWrite, "writer">): Promise<number> {
     write.signal?.throwIfAborted();
-    if (this.status.isEnded) throw this.#rows.failure ?? closed(this.id);
-    const fault = countFault(write.changes.length);
-    if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
-    if (write.changes.length === 0) return Promise.resolve(this.#rows.version);
-    const diverted = this.#divert(write);
-    if (diverted !== undefined) return diverted;
-    for (const { type, key, expect } of write.changes) {
-      if (expect === 0 && this.#rows.valueAt(type, key) !== undefined) {
-        throw unexpected({ type, key }, expect);
-      }
+    if (this.#isClosing || this.#isClosed || this.status.isEnded) {
+      throw this.error ?? closed(this.id);
     }
-    return this.#writes.add(write);
+    return this.#shared.write({ ...write, writer: this.#handle });
   }
 
-  #end(error: unknown): void {
-    if (this.status.isEnded) return;
+  #end(): void {
     this.#unfollow();
-    this.#rejection = undefined;
-    this.#rows.failure = error;
     this.status.end("ended");
+    this.pendingWrites.end(0);
     this.#closed.abort();
-    this.#ready.reject(error ?? closed(this.id));
-    this.#writes.end(error ?? closed(this.id));
-    this.#ephemeral?.end(error ?? closed(this.id));
-    this.#current.notify();
-    this.#rows.notify();
+    this.#closing.reject(closed(this.id));
   }
 }
 
@@ -610,8 +393,9 @@ export type ClientStateOf<C extends Contract, Id extends string> = IsUntyped<C> 
  */
 export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   readonly #rows: ClientRows;
+  readonly #closed: AbortSignal;
   readonly #check: ClientStateParts["check"];
-  readonly #write: (write: NewWrite) => Promise<number>;
+  readonly #write: (write: Omit<NewWrite, "writer">) => Promise<number>;
 
   /** @ignore */
   constructor(
@@ -620,11 +404,12 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
       readonly rows: ClientRows;
       readonly closed: AbortSignal;
       readonly check: ClientStateParts["check"];
-      readonly write: (write: NewWrite) => Promise<number>;
+      readonly write: (write: Omit<NewWrite, "writer">) => Promise<number>;
     },
   ) {
     super(name, { rows, closed });
     this.#rows = rows;
+    this.#closed = closed;
     this.#check = check;
     this.#write = write;
   }
@@ -754,47 +539,4 @@ function deletion(
   checkRow(type, key);
   checkExpected(expect);
   return { type, key, value: undefined, expect, seen: rows.versionOf(type, key) };
-}
-
-/** The error for a state that this client had read before. */
-function lost(id: string, cause: RequestError): RequestError {
-  return new RequestError("gone", `Cannot read state ${JSON.stringify(id)}: ${cause.message}`, {
-    cause,
-  });
-}
-
-/** The error for a collection whose rows are stored in one contract, and ephemeral in another. */
-function contractChanged(id: string, name: string): RequestError {
-  const rule = `the contract has changed the kind of "${name}"; reload the page`;
-  return new RequestError("contract-changed", `Cannot read state ${JSON.stringify(id)}: ${rule}`);
-}
-
-function missing(id: string, cause: unknown): RequestError {
-  const name = JSON.stringify(id);
-  const message =
-    `There is no state ${name}: the server creates it by states.open(${name}) of liveState()`;
-  return new RequestError("not-found", message, { cause });
-}
-
-/** Tells the changes of a keyed stream from the records of another stream. */
-function isChanges(data: unknown): data is readonly VersionedRowMessage[] {
-  return Array.isArray(data) && data.every((one) => {
-    const { version, headers } = Object(one);
-    return typeof version === "number" && Boolean(headers);
-  });
-}
-
-/** A promise to settle later, whose rejection the application may ignore. */
-function pending(): PromiseWithResolvers<void> {
-  const settling = Promise.withResolvers<void>();
-  settling.promise.catch(() => {});
-  return settling;
-}
-
-function closed(id: string): SessionClosedError {
-  return new SessionClosedError(`The state "${id}" was closed`);
-}
-
-function clientClosed(id: string, cause: unknown): SessionClosedError {
-  return new SessionClosedError(`The client of the state "${id}" is closed`, { cause });
 }

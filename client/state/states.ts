@@ -1,20 +1,13 @@
 /** The live states of a client. This module loads with the first state. */
 import { checkRowName } from "../../session/wire/rows.ts";
-import type { SessionSettings } from "../../session/settings/settings.ts";
 import type { StateWriteOptions } from "../../session/state_types.ts";
-import type { ClientOptions } from "../client_options.ts";
 import type { OptionNames } from "../page/option_names.ts";
-import {
-  ClientState,
-  type ClientStateOptions,
-  type ClientStateParts,
-  type StateClient,
-} from "./state.ts";
+import { type ClientStateParts, SharedState } from "./shared_state.ts";
+import { ClientState, type ClientStateOptions } from "./state.ts";
 
 /** The parts of a client that its states use. */
-export interface ClientStatesParts extends Pick<ClientOptions, "contract"> {
-  readonly client: StateClient;
-  readonly settings: Pick<SessionSettings, "runtime">;
+export interface ClientStatesParts
+  extends Pick<ClientStateParts, "client" | "contract" | "settings"> {
   readonly recovery: () => Promise<Pick<ClientStateParts, "readStream">>;
   readonly checkOptions: (call: string, options: unknown, names?: object) => void;
 }
@@ -42,6 +35,8 @@ const NAMES: OptionNames<StateCalls> & { readonly [call: string]: object } = {
 /** The states of one client. */
 export class ClientStates {
   readonly #parts: ClientStatesParts;
+  /** The states by id; bounded by the handles of the application. */
+  readonly #open = new Map<string, SharedState>();
 
   constructor(parts: ClientStatesParts) {
     this.#parts = parts;
@@ -49,11 +44,22 @@ export class ClientStates {
 
   /** Opens a state. Called by `client.state`. */
   async open(id: string, options: ClientStateOptions = {}): Promise<ClientState> {
-    const { client, contract, settings: { runtime }, recovery, checkOptions } = this.#parts;
+    const { recovery, checkOptions } = this.#parts;
     const check = (call: string, options: unknown) => checkOptions(call, options, NAMES[call]);
     check("open state", options);
     checkRowName("open state", "id", id);
     const { readStream } = await recovery();
-    return new ClientState(id, options, client, { runtime, contract, check, readStream });
+    const parts = { ...this.#parts, check, readStream };
+    return new ClientState(this.#share(id, parts), options, parts);
+  }
+
+  #share(id: string, parts: ClientStateParts): SharedState {
+    const known = this.#open.get(id);
+    if (known?.isUsable) return known;
+    const shared: SharedState = new SharedState(id, parts, () => {
+      if (this.#open.get(id) === shared) this.#open.delete(id);
+    });
+    this.#open.set(id, shared);
+    return shared;
   }
 }

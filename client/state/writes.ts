@@ -3,6 +3,7 @@ import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "
 import { Backoff } from "../../base/backoff.ts";
 import { describe, textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { pause, within } from "../../base/wait.ts";
 import type { Contract } from "../../session/contract.ts";
@@ -64,8 +65,16 @@ export interface WriteChange extends WrittenRow {
   readonly since?: number | undefined;
 }
 
+/** The handle of a state through which the application writes. */
+export interface StateWriter {
+  readonly onConflict: OnConflict | undefined;
+  /** Number of its writes whose outcome is unknown. */
+  readonly pendingWrites: StatusFeed<number>;
+}
+
 /** A write, as the application makes it. */
 export interface NewWrite {
+  readonly writer: StateWriter;
   readonly changes: readonly WriteChange[];
   /** Computes the value of the only row from its present value; the write requires this row. */
   readonly update?: ((value: unknown) => unknown) | undefined;
@@ -81,6 +90,7 @@ interface Attempt {
 }
 
 interface QueuedWrite extends Attempt {
+  readonly writer: StateWriter;
   readonly txid: string;
   readonly update: NewWrite["update"];
   readonly signal: AbortSignal | undefined;
@@ -101,7 +111,6 @@ interface QueuedWrite extends Attempt {
 export interface WriteTarget {
   readonly runtime: Runtime;
   readonly rows: ClientRows;
-  readonly onConflict: OnConflict | undefined;
   /** Returns false if a row does not fit the schema of the contract. */
   fits(row: WrittenRow): boolean;
   /** Aborts when no more writes are sent. */
@@ -139,9 +148,11 @@ export class Writes {
     this.#backoff = new Backoff(target.runtime);
   }
 
-  /** Number of writes whose outcome is unknown. */
-  get size(): number {
-    return this.#queue.length;
+  /** Resolves once the outcome of each write that a handle has made so far is known. */
+  async settled(writer: StateWriter): Promise<void> {
+    const writes = this.#queue.filter((write) => write.writer === writer);
+    const attempts = writes.flatMap((write) => [write, ...write.earlier ? [write.earlier] : []]);
+    await Promise.allSettled(attempts.map(({ settling }) => settling.promise));
   }
 
   /**
@@ -150,16 +161,16 @@ export class Writes {
    * @returns Resolves with the version of the rows once the server has made the write.
    * @throws {QueueFullError} If too many writes wait.
    */
-  add({ changes, update, signal }: NewWrite): Promise<number> {
+  add(added: NewWrite): Promise<number> {
+    const { writer, changes, update, signal } = added;
     const bytes = JSON.stringify(changes).length;
-    const waiting = isAlone({ changes, update, signal })
-      ? undefined
-      : this.#replaceable(changes[0]!);
+    const waiting = isAlone(added) ? undefined : this.#replaceable(changes[0]!, writer);
     if (waiting !== undefined) return this.#replace(waiting, changes, bytes);
     this.#checkRoom(bytes, this.#queue.length);
     const settling = Promise.withResolvers<number>();
     const txid = newTxid(this.#target.runtime);
     const write: QueuedWrite = {
+      writer,
       txid,
       update,
       signal,
@@ -174,6 +185,7 @@ export class Writes {
     this.#queue.push(write);
     this.#bytes += bytes;
     this.#target.rows.begin(write, changes);
+    this.#count(writer);
     if (!this.#isRunning) void this.#run();
     return signal === undefined ? settling.promise : this.#withdrawable(write, signal);
   }
@@ -191,9 +203,9 @@ export class Writes {
   }
 
   /** Finds the write whose value a change replaces: the row's last one, if it was not sent yet. */
-  #replaceable({ type, key, value }: WriteChange): QueuedWrite | undefined {
+  #replaceable({ type, key, value }: WriteChange, writer: StateWriter): QueuedWrite | undefined {
     const last = this.#queue.findLast(({ changes }) => changes.some(isOf({ type, key })));
-    if (last === undefined || last.state !== "new" || isAlone(last)) return undefined;
+    if (last?.writer !== writer || last.state !== "new" || isAlone(last)) return undefined;
     const isSameKind = (last.changes[0]!.value === undefined) === (value === undefined);
     return isSameKind ? last : undefined;
   }
@@ -249,10 +261,16 @@ export class Writes {
     for (const write of this.#queue) if (write.state !== "new") write.untraceable = reason;
   }
 
-  /** Rejects all writes. */
-  end(reason: unknown): void {
-    this.#doubt(this.#sent);
-    for (const write of [...this.#queue]) this.#fail(write, reason);
+  /**
+   * Rejects writes.
+   *
+   * @param reason The reason.
+   * @param writer The handle that made the writes; by default, any.
+   */
+  end(reason: unknown, writer?: StateWriter): void {
+    const isIt = (write: QueuedWrite) => writer === undefined || write.writer === writer;
+    this.#doubt(this.#sent.filter(isIt));
+    for (const write of this.#queue.filter(isIt)) this.#fail(write, reason);
   }
 
   async #run(): Promise<void> {
@@ -289,6 +307,7 @@ export class Writes {
         this.#target.rows.end(write, write.changes, undefined);
         write.settling.resolve(diverted);
         write.earlier?.settling.resolve(diverted);
+        this.#count(write.writer);
         continue;
       }
       if (write.state === "new" && !this.#prepare(write)) continue;
@@ -338,8 +357,8 @@ export class Writes {
     }
   }
 
-  #adapted({ update }: QueuedWrite, change: WriteChange, present: KnownRow): WriteChange {
-    const { onConflict } = this.#target;
+  #adapted({ update, writer }: QueuedWrite, change: WriteChange, present: KnownRow): WriteChange {
+    const { onConflict } = writer;
     const { type, key, value: mine, expect } = change;
     const seen = expect ?? versionOf(present);
     const adapted = { ...change, seen, since: seen === 0 ? present.version : undefined };
@@ -408,12 +427,12 @@ export class Writes {
     write: QueuedWrite,
     { type, key, value, ttlMs, expect, seen, since }: WriteChange,
   ): RowWriteMessage {
-    const { txid, update, state, conflicts } = write;
+    const { txid, update, state, conflicts, writer } = write;
     // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
     // The last attempt is certain.
     const isConditional = conflicts < MAX_CONFLICTS || state === "uncertain" ||
       update !== undefined || expect !== undefined ||
-      this.#target.onConflict !== undefined;
+      writer.onConflict !== undefined;
     const headers = {
       txid,
       expect: isConditional ? seen : undefined,
@@ -492,6 +511,7 @@ export class Writes {
     this.#target.rows.end(write, write.changes, version);
     write.settling.resolve(version);
     write.earlier?.settling.resolve(version);
+    this.#count(write.writer);
   }
 
   /**
@@ -519,6 +539,13 @@ export class Writes {
     const reason = write.state === "uncertain" ? unknownOutcome(error) : error;
     write.settling.reject(reason);
     write.earlier?.settling.reject(reason);
+    this.#count(write.writer);
+  }
+
+  /** Tells a handle the number of its writes. Its callbacks may write. */
+  #count(writer: StateWriter): void {
+    const count = this.#queue.filter((write) => write.writer === writer).length;
+    if (count !== writer.pendingWrites.current) writer.pendingWrites.set(count);
   }
 
   #remove(write: QueuedWrite): void {

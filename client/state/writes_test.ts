@@ -1,5 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
 import { ClientRows } from "./rows.ts";
 import { Writes } from "./writes.ts";
 
@@ -10,10 +11,10 @@ Deno.test("Writes puts fewer writes into a message if the server is slow, and mo
   let msPerWrite = 100;
   let version = 0;
   const sizes: number[] = [];
+  const writer = { onConflict: undefined, pendingWrites: new StatusFeed(0) };
   const writes = new Writes({
     runtime: Object.assign(platformRuntime(), { monotonic: () => nowMs }),
     rows,
-    onConflict: undefined,
     fits: () => true,
     signal: new AbortController().signal,
     divert: () => undefined,
@@ -28,7 +29,7 @@ Deno.test("Writes puts fewer writes into a message if the server is slow, and mo
   const add = (count: number) =>
     Promise.all(Array.from({ length: count }, (_, i) => {
       const change = { type: "items", key: `${i}`, value: i, seen: 0 };
-      return writes.add({ changes: [change] });
+      return writes.add({ writer, changes: [change] });
     }));
   await add(104);
   assertEquals(sizes.splice(0), [64, 20, 20]);

@@ -59,7 +59,7 @@ export class Board implements Disposable {
 
   /** The number of changes that are not saved yet. */
   get waiting(): number {
-    return this.#state.pendingWrites;
+    return this.#state.pendingWrites.current;
   }
 
   /** Resolves when no change waits. */

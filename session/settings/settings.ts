@@ -114,7 +114,8 @@ export interface SessionLimits {
   readonly requestTimeoutMs?: number | undefined;
   /**
    * Time that a close may take, in milliseconds. This includes flushing, the peer's close, and
-   * running handlers.
+   * running handlers. In a client, also the time for which `await using` waits for the writes of a
+   * live state.
    *
    * @default {5000}
    */

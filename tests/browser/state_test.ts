@@ -103,7 +103,7 @@ testInBrowsers(
         cards.delete("b"),
         cards.set("c", { title: "by Ann", votes: 0 }),
       ]);
-      return [[...cards.keys()].sort(), cards.get("a")?.votes, board.pendingWrites];
+      return [[...cards.keys()].sort(), cards.get("a")?.votes, board.pendingWrites.current];
     });
     assertEquals(shown, [["a", "c"], 1, 3]);
     await bob.evaluate(async () => {
@@ -114,7 +114,7 @@ testInBrowsers(
 
     cable.port = portOf(server);
     await ann.evaluate(() => saved);
-    assertEquals(await ann.evaluate(() => board.pendingWrites), 0);
+    assertEquals(await ann.evaluate(() => board.pendingWrites.current), 0);
     const expected: [string, Card][] = [
       ["a", { title: "a", votes: 11 }],
       ["c", { title: "by Ann", votes: 0 }],

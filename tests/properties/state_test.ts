@@ -290,7 +290,7 @@ class Board {
     // A client may need its heartbeat to notice that its connection is lost.
     await world.until("equal rows", () => differing().length === 0, SETTLED_MS).catch(() => {});
     assertEquals([differing(), this.#ledger.check(rows)], [[], []]);
-    assertEquals(this.#states.map(({ pendingWrites }) => pendingWrites), [0, 0, 0, 0]);
+    assertEquals(this.#states.map(({ pendingWrites }) => pendingWrites.current), [0, 0, 0, 0]);
   }
 
   #write(who: number, write: Extract<Step, { kind: "write" }>["write"]): void {

@@ -189,7 +189,7 @@ class Fleet implements AsyncDisposable {
       atNodes = await this.#differencesAtNodes(rows);
       return atNodes.length === 0;
     });
-    const waiting = this.#members.filter(({ state }) => state.pendingWrites > 0);
+    const waiting = this.#members.filter(({ state }) => state.pendingWrites.current > 0);
     return [
       ...this.ledger.check(rows),
       ...differing(),

@@ -1,0 +1,410 @@
+/**
+ * One live state of a client, which all of its handles share: one subscription, one copy of the
+ * rows, and one queue of writes.
+ */
+import { Backoff } from "../../base/backoff.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { Signal } from "../../base/signal.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { pause } from "../../base/wait.ts";
+import { RequestError, SessionClosedError } from "../../errors.ts";
+import type { Contract } from "../../session/contract.ts";
+import { closedError } from "../../session/core.ts";
+import { internals, type Session } from "../../session/session.ts";
+import type { SessionSettings } from "../../session/settings/settings.ts";
+import type { WaitOptions } from "../../session/types.ts";
+import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
+import { countFault, unexpected, type VersionedRowMessage } from "../../session/wire/rows.ts";
+import type { ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
+import type { readStream } from "../durable_stream.ts";
+import type { Subscription } from "../subscriptions/subscription.ts";
+import { Ephemeral } from "./ephemeral.ts";
+import { ClientRows } from "./rows.ts";
+import type { ClientStateStatus } from "./state.ts";
+import { type NewWrite, schemasOf, type StateWriter, Writes } from "./writes.ts";
+
+/**
+ * Time in which a server may create a state after it has started to accept clients, in
+ * milliseconds. A client that asks for the state earlier asks again.
+ */
+const FIRST_MS = 2_000;
+
+/** The same for a state that was lost with its server, which may have restarted. */
+const RETURN_MS = 60_000;
+
+/** The methods of a client that a state uses. */
+interface StateClient {
+  readonly status: StatusFeed<ClientStatus>;
+  subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
+  whenConnected(options: WaitOptions): Promise<Session>;
+}
+
+/** The parts of a client that its states use. */
+export interface ClientStateParts {
+  readonly client: StateClient;
+  readonly contract?: Contract | undefined;
+  readonly settings: Pick<SessionSettings, "runtime" | "closeTimeoutMs" | "console">;
+  /** Checks the names of options, and their kinds if that is loaded. */
+  readonly check: (call: string, options: unknown) => void;
+  readonly readStream: typeof readStream;
+}
+
+/** A handle of a state. */
+export interface StateHandle extends StateWriter {
+  /** Ends the handle, because the state has ended. */
+  ended(): void;
+}
+
+/** One state of a client. It begins to read the rows immediately. */
+export class SharedState {
+  readonly id: string;
+  readonly status: StatusFeed<ClientStateStatus> = new StatusFeed<ClientStateStatus>("pending");
+  readonly rows = new ClientRows();
+  readonly writes: Writes;
+  readonly #parts: ClientStateParts;
+  readonly #onEnd: () => void;
+  readonly #runtime: Runtime;
+  readonly #handles = new Set<StateHandle>();
+  /** The rows that are not in the stream, once the server has told which collections have them. */
+  #ephemeral: Ephemeral | undefined;
+  /** The collections that a server's contract has had with stored rows. */
+  readonly #stored = new Set<string>();
+  readonly #closed = new AbortController();
+  #ready = pending();
+  /** True if the client may only write. */
+  #isDenied = false;
+  readonly #current = new Signal();
+  readonly #backoff: Backoff;
+  readonly #unfollow: () => void;
+  #subscription: Subscription | undefined;
+  /** The error of a client that the server rejects. */
+  #rejection: SessionClosedError | undefined;
+  #wasLive = false;
+  /** True from the start, and from a loss of the connection, until the rows are complete. */
+  #isAwaited = true;
+  /** Time of the first reply in this connection that there is no such state. */
+  #missingSinceMs: number | undefined;
+
+  /**
+   * @param id The id.
+   * @param parts The parts of the client.
+   * @param onEnd Called when the state ends.
+   */
+  constructor(id: string, parts: ClientStateParts, onEnd: () => void) {
+    const { client, contract, settings: { runtime } } = parts;
+    this.id = id;
+    this.#parts = parts;
+    this.#onEnd = onEnd;
+    this.#runtime = runtime;
+    this.#backoff = new Backoff(runtime, { firstDelayMs: 250, maxDelayMs: 5_000 });
+    this.writes = new Writes({
+      runtime,
+      rows: this.rows,
+      fits: schemasOf(contract, id),
+      signal: this.#closed.signal,
+      divert: (write) => this.#divert(write),
+      whenCurrent: () => this.#whenCurrent(),
+      publish: (data) => this.#publish(data, this.#closed.signal),
+    });
+    this.#unfollow = client.status.observe((status) => this.#follow(status));
+    void this.#run();
+  }
+
+  /** Resolves once the rows are complete; another promise after a rejection. */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  /** The reason why the rows are not kept up to date. */
+  get error(): unknown {
+    return this.rows.failure ?? this.#rejection;
+  }
+
+  /** True if another handle can use the state. A client that was denied the rows asks again. */
+  get isUsable(): boolean {
+    return !this.status.isEnded && !this.#isDenied;
+  }
+
+  async #run(): Promise<void> {
+    const { readStream } = this.#parts;
+    const { signal } = this.#closed;
+    const of = { id: this.id, offset: undefined as string | undefined, isUpToDate: false };
+    let gone: RequestError | undefined;
+    try {
+      while (!signal.aborted) {
+        try {
+          const subscribe = (topic: string, options: ClientSubscribeOptions) =>
+            this.#subscribe(topic, options);
+          for await (const data of readStream<unknown>(of, { signal, subscribe })) {
+            this.#deliver(data, of.offset);
+          }
+          throw new RequestError("ended", `The stream of the state "${this.id}" was closed`);
+        } catch (error) {
+          const failure = error instanceof RequestError ? error : undefined;
+          const code = failure?.failure.code;
+          if (code === "not-found") {
+            if (!await this.#mayAppear()) throw gone ? lost(this.id, gone) : failure;
+            continue;
+          }
+          if (code !== "gone" || of.offset === undefined) throw error;
+          gone = failure!;
+          // Deletions that these rows lack may be forgotten, so all rows are read again.
+          this.rows.restart();
+          this.writes.restarted(gone);
+          of.offset = undefined;
+        }
+      }
+    } catch (error) {
+      const isMissing = error instanceof RequestError && error.failure.code === "not-found";
+      if (isMissing) return this.#fail(missing(this.id, error));
+      // A rejection, which has `info`, says more than that the client is closed.
+      const isClosed = error instanceof SessionClosedError && error.info === undefined;
+      this.#fail(isClosed ? clientClosed(this.id, error) : error);
+    }
+  }
+
+  /** Ends the state; if the client may not read the rows, only for reading. */
+  #fail(error: unknown): void {
+    if (this.status.isEnded || this.#isDenied) return;
+    const isDenial = error instanceof RequestError && error.failure.code === "forbidden";
+    if (!isDenial) return this.#end(error);
+    this.#isDenied = true;
+    const message = `Cannot read state "${this.id}": ${error.message}`;
+    const failure = new RequestError("forbidden", message, { cause: error });
+    this.rows.failure = failure;
+    this.rows.hide();
+    this.#ephemeral?.end(failure);
+    this.#subscription?.unsubscribe().catch(() => {});
+    if (this.#wasLive) this.#ready = pending();
+    this.#ready.reject(failure);
+    this.status.set("ended");
+    this.#current.notify();
+  }
+
+  /**
+   * Waits before the next attempt to read a missing state. Returns false if the server had enough
+   * time to create the state after its start. A state that was deleted while the client was
+   * connected does not appear again.
+   */
+  async #mayAppear(): Promise<boolean> {
+    const runtime = this.#runtime;
+    const mostMs = this.#wasLive ? RETURN_MS : FIRST_MS;
+    const now = runtime.monotonic();
+    this.#missingSinceMs ??= now;
+    if (!this.#isAwaited || now - this.#missingSinceMs > mostMs) return false;
+    await pause(runtime, this.#backoff.next() ?? 0, this.#closed.signal);
+    return true;
+  }
+
+  /** Shows that the server rejects the client, which may connect again with another token. */
+  #follow(client: ClientStatus): void {
+    if (this.status.isEnded) return;
+    if (client.name === "connected") this.#missingSinceMs = undefined;
+    if (client.name === "rejected") {
+      this.#rejection = closedError("Cannot read state: the client is rejected", client.cause);
+      this.#ready.reject(this.#rejection);
+      this.status.set("ended");
+    } else if (this.#rejection !== undefined) {
+      this.#rejection = undefined;
+      if (this.#isDenied) return;
+      if (!this.#wasLive) this.#ready = pending();
+      this.status.set(this.#wasLive ? "lost" : "pending");
+    }
+  }
+
+  #subscribe(topic: string, options: ClientSubscribeOptions): Subscription {
+    const subscription = this.#parts.client.subscribe(topic, options);
+    this.#subscription = subscription;
+    subscription.status.observe((status) => {
+      if (status === "lost") this.#isAwaited = true;
+      this.#check();
+    });
+    return subscription;
+  }
+
+  #deliver(data: unknown, offset = ""): void {
+    if (!isChanges(data)) {
+      throw new RequestError("wrong-type", `The stream of the state "${this.id}" must be keyed`);
+    }
+    const version = parseInt(offset);
+    this.rows.deliver(data, version, !this.#isDenied && this.#isCurrentAt(version));
+    this.writes.delivered(data);
+    this.#check();
+  }
+
+  /** Completes the rows, and updates the status. */
+  #check(): void {
+    if (this.status.isEnded || this.#isDenied) return;
+    if (this.#isSubscribed && !this.#learnKinds()) return;
+    if (this.#isCurrent) {
+      this.rows.complete(this.#subscription?.position?.offset);
+      this.#ready.resolve();
+      this.#current.notify();
+      this.#wasLive = true;
+      this.#isAwaited = false;
+      this.#backoff.reset();
+      if (this.status.current !== "live") this.status.set("live");
+    } else if (this.status.current === "live" && !this.#isSubscribed) this.status.set("lost");
+  }
+
+  /**
+   * Learns from the server's reply which collections have ephemeral rows. Returns false after it has
+   * ended the state because one of them had the other kind before.
+   */
+  #learnKinds(): boolean {
+    const { ephemeral = [], stored = [] } = this.#subscription!;
+    const known = this.rows.ephemeral;
+    // A row that is shown was stored, whether or not a contract has named its collection.
+    const wasStored = (name: string) =>
+      !known.has(name) &&
+      (this.#stored.has(name) || this.#wasLive && this.rows.collection(name).size > 0);
+    const turned = ephemeral.find(wasStored) ?? stored.find((name) => known.has(name));
+    if (turned !== undefined) {
+      this.#end(contractChanged(this.id, turned));
+      return false;
+    }
+    for (const name of stored) this.#stored.add(name);
+    if (ephemeral.some((name) => !known.has(name))) {
+      this.rows.ephemeral = new Set([...known, ...ephemeral]);
+    }
+    if (ephemeral.length > 0) this.#openEphemeral();
+    return true;
+  }
+
+  #openEphemeral(): void {
+    this.#ephemeral ??= new Ephemeral({
+      id: this.id,
+      runtime: this.#runtime,
+      rows: this.rows,
+      signal: this.#closed.signal,
+      subscribe: (topic, options) => this.#parts.client.subscribe(topic, options),
+      publish: (data, signal) => this.#publish(data, signal),
+      failed: (error) => this.#fail(error),
+    });
+  }
+
+  /** Writes an ephemeral row. Returns `undefined` for other rows, and for several at once. */
+  #divert({ changes: [change, ...others], signal, writer }: NewWrite): Promise<number> | undefined {
+    const isEphemeral = others.length === 0 && this.rows.ephemeral.has(change!.type);
+    return isEphemeral ? this.#ephemeral!.write(change!, { signal, writer }) : undefined;
+  }
+
+  get #isSubscribed(): boolean {
+    return this.#subscription?.status.current === "subscribed";
+  }
+
+  get #isCurrent(): boolean {
+    // A stream without rows has a position, but delivers nothing.
+    return this.#isCurrentAt(
+      Math.max(this.rows.received, this.#subscription?.position?.offset ?? 0),
+    );
+  }
+
+  /** Returns whether the stream had no later changes when the server last told its end. */
+  #isCurrentAt(version: number): boolean {
+    return this.#isSubscribed && version >= (this.#subscription?.head ?? Infinity);
+  }
+
+  async #whenCurrent(): Promise<void> {
+    while (!this.#isCurrent && !this.#isDenied) {
+      if (this.status.isEnded) throw this.rows.failure ?? closed(this.id);
+      await this.#current.changed();
+    }
+  }
+
+  async #publish(data: unknown, signal: AbortSignal | undefined): Promise<unknown> {
+    const session = await this.#parts.client.whenConnected({ signal });
+    const { sending } = session[internals];
+    return await sending.publish(STREAM_PREFIX + this.id, data, { signal, verb: "write state" });
+  }
+
+  /** Makes a write of a handle that is open. */
+  write(write: NewWrite): Promise<number> {
+    const fault = countFault(write.changes.length);
+    if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
+    if (write.changes.length === 0) return Promise.resolve(this.rows.version);
+    const diverted = this.#divert(write);
+    if (diverted !== undefined) return diverted;
+    for (const { type, key, expect } of write.changes) {
+      if (expect === 0 && this.rows.valueAt(type, key) !== undefined) {
+        throw unexpected({ type, key }, expect);
+      }
+    }
+    return this.writes.add(write);
+  }
+
+  /** Adds a handle. */
+  join(handle: StateHandle): void {
+    this.#handles.add(handle);
+  }
+
+  /** Removes a handle, and rejects its writes. The last one ends the state. */
+  leave(handle: StateHandle): void {
+    if (!this.#handles.delete(handle)) return;
+    if (this.#handles.size === 0) return this.#end(undefined);
+    this.writes.end(closed(this.id), handle);
+    this.#ephemeral?.end(closed(this.id), handle);
+    this.rows.notify();
+  }
+
+  #end(error: unknown): void {
+    if (this.status.isEnded) return;
+    this.#unfollow();
+    this.#rejection = undefined;
+    this.rows.failure = error;
+    this.status.end("ended");
+    this.#closed.abort();
+    this.#ready.reject(error ?? closed(this.id));
+    this.writes.end(error ?? closed(this.id));
+    this.#ephemeral?.end(error ?? closed(this.id));
+    this.#current.notify();
+    this.rows.notify();
+    this.#onEnd();
+    for (const handle of this.#handles) handle.ended();
+    this.#handles.clear();
+  }
+}
+
+/** The error for a state that this client had read before. */
+function lost(id: string, cause: RequestError): RequestError {
+  return new RequestError("gone", `Cannot read state ${JSON.stringify(id)}: ${cause.message}`, {
+    cause,
+  });
+}
+
+/** The error for a collection whose rows are stored in one contract, and ephemeral in another. */
+function contractChanged(id: string, name: string): RequestError {
+  const rule = `the contract has changed the kind of "${name}"; reload the page`;
+  return new RequestError("contract-changed", `Cannot read state ${JSON.stringify(id)}: ${rule}`);
+}
+
+function missing(id: string, cause: unknown): RequestError {
+  const name = JSON.stringify(id);
+  const message =
+    `There is no state ${name}: the server creates it by states.open(${name}) of liveState()`;
+  return new RequestError("not-found", message, { cause });
+}
+
+/** Tells the changes of a keyed stream from the records of another stream. */
+function isChanges(data: unknown): data is readonly VersionedRowMessage[] {
+  return Array.isArray(data) && data.every((one) => {
+    const { version, headers } = Object(one);
+    return typeof version === "number" && Boolean(headers);
+  });
+}
+
+/** A promise to settle later, whose rejection the application may ignore. */
+export function pending(): PromiseWithResolvers<void> {
+  const settling = Promise.withResolvers<void>();
+  settling.promise.catch(() => {});
+  return settling;
+}
+
+/** The error for a handle that is closed. */
+export function closed(id: string): SessionClosedError {
+  return new SessionClosedError(`The state "${id}" was closed`);
+}
+
+function clientClosed(id: string, cause: unknown): SessionClosedError {
+  return new SessionClosedError(`The client of the state "${id}" is closed`, { cause });
+}
