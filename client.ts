@@ -113,7 +113,7 @@ export type { SessionHealth, SessionIssue } from "./session/insight/health.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
 export type { OverflowPolicy } from "./session/queue/send_queue.ts";
-export type { RowReader } from "./session/row_reader.ts";
+export type { RowReader } from "./session/rows/row_reader.ts";
 export { Session } from "./session/session.ts";
 export type { SessionHandlers } from "./session/settings/session_settings.ts";
 export type { HandshakeInfo, SessionLimits } from "./session/settings/settings.ts";

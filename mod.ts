@@ -172,7 +172,7 @@ export type { HandshakeInfo } from "./session/settings/settings.ts";
 export type { SessionStats } from "./session/types.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
 export type { OverflowPolicy } from "./session/queue/send_queue.ts";
-export type { RowReader } from "./session/row_reader.ts";
+export type { RowReader } from "./session/rows/row_reader.ts";
 export { Session } from "./session/session.ts";
 export type { SessionHandlers } from "./session/settings/session_settings.ts";
 export type { SessionLimits } from "./session/settings/settings.ts";

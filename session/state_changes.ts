@@ -1,21 +1,8 @@
 /** The changes of a state, at servers and clients: transactions, and the loop over changed rows. */
 import type { Runtime } from "../base/runtime.ts";
 import type { Signal } from "../base/signal.ts";
-import type { Rows } from "./row_map.ts";
+import type { RowChanges, Rows } from "./rows/row_map.ts";
 import type { StateChange, StateTransaction } from "./state_types.ts";
-
-/** A row of a server and its version. */
-export interface LiveRow {
-  /** The value, which is frozen. */
-  readonly value: unknown;
-  readonly version: number;
-}
-
-/**
- * Rows that changed together: by collection and key, the value before the change, which is
- * `undefined` if the row did not exist.
- */
-export type RowChanges = ReadonlyMap<string, ReadonlyMap<string, unknown>>;
 
 /** Rows that report their changes. */
 export interface RowSource extends Pick<Signal, "changed"> {

@@ -68,7 +68,7 @@ export type {
 export { resumable } from "./resumable.ts";
 export type { DurableStreamWriter } from "./writer.ts";
 export type { State, StateCollection, StateOf, TypedState } from "./state/state.ts";
-export type { RowReader } from "../session/row_reader.ts";
+export type { RowReader } from "../session/rows/row_reader.ts";
 export type {
   StateChange,
   StateTransaction,

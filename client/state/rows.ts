@@ -1,8 +1,8 @@
 /** The rows of a state in a client: the server's rows, and the values of writes under way. */
 import { Signal } from "../../base/signal.ts";
-import { Collections, difference, type Rows } from "../../session/row_map.ts";
-import type { RowChanges, RowSource } from "../../session/state_changes.ts";
-import { freezeRow, isSameRow } from "../../session/state_values.ts";
+import { Collections, difference, type RowChanges, type Rows } from "../../session/rows/row_map.ts";
+import type { RowSource } from "../../session/state_changes.ts";
+import { freezeRow, isSameRow } from "../../session/rows/row_values.ts";
 import {
   type EphemeralRowsPart,
   readRowName,

@@ -1,5 +1,5 @@
 import { assertEquals, assertStrictEquals } from "@std/assert";
-import type { RowChanges } from "../../session/state_changes.ts";
+import type { RowChanges } from "../../session/rows/row_map.ts";
 import type { VersionedRowMessage } from "../../session/wire/rows.ts";
 import { ClientRows } from "./rows.ts";
 

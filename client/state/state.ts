@@ -22,8 +22,8 @@ import type {
 } from "../../session/state_types.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import { checkExpected, checkRow, checkRowName, rowName } from "../../session/wire/rows.ts";
-import { RowReader } from "../../session/row_reader.ts";
-import { changeableRow, rowOf } from "../../session/state_values.ts";
+import { RowReader } from "../../session/rows/row_reader.ts";
+import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import type { ClientRows } from "./rows.ts";
 import {
   type ClientStateParts,

@@ -16,7 +16,7 @@ import {
   type VersionedRowMessage,
   type WriteResult,
 } from "../../session/wire/rows.ts";
-import { changeableRow, rowOf } from "../../session/state_values.ts";
+import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import type { ClientRows, KnownRow, WrittenRow } from "./rows.ts";
 
 /** Maximum number of writes whose outcome is unknown. */

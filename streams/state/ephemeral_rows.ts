@@ -10,9 +10,8 @@ import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
 import { isNumber } from "../../pubsub/nodes/messages.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
-import { Collections, type Rows } from "../../session/row_map.ts";
-import type { RowChanges } from "../../session/state_changes.ts";
-import { freezeRow } from "../../session/state_values.ts";
+import { Collections, type RowChanges, type Rows } from "../../session/rows/row_map.ts";
+import { freezeRow } from "../../session/rows/row_values.ts";
 import {
   type EphemeralRow,
   MAX_SESSION_ROWS,

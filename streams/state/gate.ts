@@ -17,8 +17,8 @@ import { internals, type Session } from "../../session/session.ts";
 import type { SubscribeReply } from "../../session/wire/recovery.ts";
 import { rowName } from "../../session/wire/rows.ts";
 import type { TopicRouter } from "../../session/wire/topic_pattern.ts";
-import type { LiveRow } from "../../session/state_changes.ts";
-import { encodeRow, freezeRow } from "../../session/state_values.ts";
+import type { LiveRow } from "../../session/rows/row_map.ts";
+import { encodeRow, freezeRow } from "../../session/rows/row_values.ts";
 import type { AuthorizeChange, RequestedChange } from "../../server/requests/changes.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
 

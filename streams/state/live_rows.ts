@@ -6,9 +6,15 @@ import type { StreamLogs, StreamPage } from "../logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
-import { Collections, difference, type Rows } from "../../session/row_map.ts";
-import type { LiveRow, RowChanges, RowSource } from "../../session/state_changes.ts";
-import { freezeRow, isSameRow } from "../../session/state_values.ts";
+import {
+  Collections,
+  difference,
+  type LiveRow,
+  type RowChanges,
+  type Rows,
+} from "../../session/rows/row_map.ts";
+import type { RowSource } from "../../session/state_changes.ts";
+import { freezeRow, isSameRow } from "../../session/rows/row_values.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
 
 /**

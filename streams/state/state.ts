@@ -12,15 +12,16 @@ import type {
   StateRow,
   StateRows,
 } from "../../session/contract.ts";
-import { RowReader } from "../../session/row_reader.ts";
-import { type LiveRow, newestChanges, runTransaction } from "../../session/state_changes.ts";
+import type { LiveRow } from "../../session/rows/row_map.ts";
+import { RowReader } from "../../session/rows/row_reader.ts";
+import { newestChanges, runTransaction } from "../../session/state_changes.ts";
 import type {
   StateChange,
   StateTransaction,
   StateWriteOptions,
   TypedStateMethods,
 } from "../../session/state_types.ts";
-import { changeableRow, encodeRow } from "../../session/state_values.ts";
+import { changeableRow, encodeRow } from "../../session/rows/row_values.ts";
 import { type Change, encodeTransaction } from "../logs/change_message.ts";
 import {
   checkRow,

@@ -1,6 +1,7 @@
 /** Reading a collection of rows, on servers and in clients. */
-import { attempt } from "../base/call_safely.ts";
-import type { RowChanges, RowSource } from "./state_changes.ts";
+import { attempt } from "../../base/call_safely.ts";
+import type { RowSource } from "../state_changes.ts";
+import type { RowChanges } from "./row_map.ts";
 
 /** Maximum number of errors of a callback that are printed. */
 const MAX_PRINTED = 16;

@@ -2,10 +2,22 @@
  * Collections of rows whose views never change, on servers and in clients. A view shares its rows
  * with the collection, so taking one costs the same for any number of rows.
  */
-import type { LiveRow, RowChanges } from "./state_changes.ts";
 
 /** Number of rows of a chunk, which a change copies while a view shares it. */
 const CHUNK_ROWS = 256;
+
+/** The value of a row and its version. */
+export interface LiveRow {
+  /** The value, which is frozen. */
+  readonly value: unknown;
+  readonly version: number;
+}
+
+/**
+ * Rows that changed together: by collection and key, the value before the change, which is
+ * `undefined` if the row did not exist.
+ */
+export type RowChanges = ReadonlyMap<string, ReadonlyMap<string, unknown>>;
 
 /** The present rows of a collection, to read. */
 export type Rows = Omit<RowMap, "set" | "delete">;

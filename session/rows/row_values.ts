@@ -1,5 +1,5 @@
 /** The values of rows, on servers and in clients: plain JSON that nobody can change in place. */
-import { describe } from "../base/error_text.ts";
+import { describe } from "../../base/error_text.ts";
 
 /** A value that a row cannot have, and its place in the row. */
 interface Fault {
