@@ -721,6 +721,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         tellFault(this.#console, fault, { isReported });
         if (session !== undefined) report(session[internals].settings, fault.cause, session);
       },
+      reportLoss: (error) => {
+        const { message: about } = error;
+        if (onError !== undefined) report(settings, error, undefined);
+        else this.#console.tell("lost-data", about, { about });
+      },
     };
     return new Features({
       runtime: this.#runtime,

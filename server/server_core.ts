@@ -44,6 +44,8 @@ export interface ServerCore {
   hasFailed(): boolean;
   /** Reports that the application could not decide about a request. */
   readonly reportFault: (fault: DecisionFault, session: Session | undefined) => void;
+  /** Reports that stored data was lost, to `onError` or, once an hour, on the console. */
+  readonly reportLoss: (error: Error) => void;
 }
 
 /** A server, as its inspector sees it. */

@@ -48,9 +48,21 @@ import type { SessionHandlers } from "../session/settings/session_settings.ts";
 export interface ServerOptions<V = unknown, C extends Contract = Contract>
   extends
     AdmissionOptions<V, C>,
-    Omit<SessionHandlers<ValueOf<V>, C, "server">, "onGoAway" | "onDropped"> {
+    Omit<SessionHandlers<ValueOf<V>, C, "server">, "onDropped" | "onError" | "onGoAway"> {
   /** Topics and their schemas. Messages on other topics are rejected. */
   readonly contract?: C | undefined;
+  /**
+   * Receives the error of a handler that failed, with its session. It also receives, once each:
+   *
+   * - a durable stream that is damaged, or a state that the broker has lost; these errors have no
+   *   session,
+   * - an hour, an error about each kind of loss that no other handler receives.
+   *
+   * Without this handler, errors are printed, at most 16 a minute.
+   */
+  readonly onError?:
+    | ((error: unknown, session: Session<ValueOf<V>, C, "server"> | undefined) => void)
+    | undefined;
   /**
    * Called for each stream that a client opens; several calls may run concurrently. If it throws,
    * the stream is reset with code 4500 and the error is passed to `onError`; the session continues.

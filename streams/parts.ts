@@ -56,6 +56,7 @@ export class StreamParts {
       quotas,
       onReadToEnd: (id) => this.responses.retained.noteRead(id),
       onError: (error) => report("The search for overdue durable streams", error),
+      onDamage: core.reportLoss,
       rescue: resumeOf && ((id) => this.responses.rescue(id)),
       onRead: (id) => this.responses.abandoned.read(id),
     });

@@ -4,6 +4,7 @@ import type { LogInfo, LogRecord } from "./logs/log.ts";
 import { withVersion } from "./logs/change_message.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "./logs/offset.ts";
 import { isJson } from "./logs/rules.ts";
+import { isDamaged } from "./logs/sound_logs.ts";
 import {
   DROPPED_REASON,
   type StreamLogs,
@@ -97,7 +98,8 @@ export interface SenderParts {
  * - **End:** the session is removed from the topic after the last record. If the stream is
  *   complete, the code is `ended`; otherwise, it is `writer-lost`, the writer's own code, or
  *   `aborted`. Other codes are `not-found` before the first record, `gone` if the stream was
- *   deleted or replaced or the records were dropped, `too-large` for a JSON record that does not
+ *   deleted or replaced or the records were dropped, `damaged` if the broker has evicted a part of
+ *   the stream or another program has changed it, `too-large` for a JSON record that does not
  *   fit into a message, and the temporary codes `too-many` and `unavailable`.
  */
 export class StreamSender {
@@ -133,6 +135,7 @@ export class StreamSender {
     try {
       return await this.#read(reading);
     } catch (error) {
+      if (isDamaged(error)) return { code: "damaged", reason: (error as Error).message };
       if (error instanceof RangeError) return { code: "not-found", reason: error.message };
       const isAway = error instanceof BrokerError || error instanceof UnsupportedError;
       if (!isAway || reading.session.isClosed) throw error;

@@ -30,6 +30,7 @@ import { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { NatsStore } from "./store.ts";
 import { VersionMark } from "./version.ts";
 import type { NatsLogs } from "./logs/nats_logs.ts";
+import { Damages } from "../../pubsub/broker/damage.ts";
 import { lateLogs } from "../../streams/logs/late_logs.ts";
 import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
 import { announcedLog } from "../../streams/logs/log_names.ts";
@@ -85,6 +86,7 @@ export class NatsBroker implements LogBroker {
   readonly #outbox: BrokerOutbox;
   readonly #queue: NatsPublishQueue;
   readonly #history: NatsHistory;
+  readonly #damages = new Damages();
   /** Present once logs were used. */
   #logs: NatsLogs | undefined;
   readonly #life: BrokerLife;
@@ -132,7 +134,7 @@ export class NatsBroker implements LogBroker {
     }, async () => {
       const { NatsLogs } = await outside(settings.runtime, import("./logs/nats_logs.ts"));
       return this.#logs = new NatsLogs(link, names, settings, outbox.budget);
-    });
+    }, this.#damages);
     this.store = new NatsStore(link, names, settings);
   }
 
@@ -156,6 +158,7 @@ export class NatsBroker implements LogBroker {
     issues.push(
       ...this.#history.issues(),
       ...this.#logs?.issues() ?? [],
+      ...this.#damages.issues(),
       ...this.#link.clock.issues(),
     );
     if (this.#queue.rejection !== undefined) {

@@ -20,6 +20,7 @@ import type {
   Publication,
   ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
+import { DamageError, Damages } from "../../pubsub/broker/damage.ts";
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Listeners, ListenerTable } from "../../pubsub/broker/listeners.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
@@ -152,6 +153,7 @@ export class RedisBroker implements LogBroker {
   readonly #settings: RedisSettings;
   readonly #client: Redis | Cluster;
   readonly #names: RedisNames;
+  readonly #damages = new Damages();
   /** Present once logs were used. */
   #logs: RedisLogs | undefined;
   readonly #writes: WriteBatch;
@@ -215,7 +217,7 @@ export class RedisBroker implements LogBroker {
     this.logs = lateLogs({ keepsRows: true, maxAppendBytes: MAX_APPEND_BYTES }, async () => {
       const { RedisLogs } = await outside(runtime, import("./logs/redis_logs.ts"));
       return this.#logs = new RedisLogs({ runtime, client, names, limits: settings, run });
-    });
+    }, this.#damages);
     this.#writes = new WriteBatch(runtime, client);
     this.#queue = this.#openQueue();
     this.#mark = new VersionMark({
@@ -275,7 +277,7 @@ export class RedisBroker implements LogBroker {
         `Redis may evict histories and logs: maxmemory-policy must be noeviction, received ${policy}`,
       );
     }
-    return issues;
+    return [...issues, ...this.#damages.issues()];
   }
 
   /**
@@ -479,7 +481,8 @@ export class RedisBroker implements LogBroker {
     try {
       return await command();
     } catch (cause) {
-      throw new BrokerError(`Cannot ${what}: ${textOf(reasonOf(cause))}`, { cause });
+      const kind = cause instanceof DamageError ? DamageError : BrokerError;
+      throw new kind(`Cannot ${what}: ${textOf(reasonOf(cause))}`, { cause });
     }
   }
 }

@@ -2,6 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
+import { DamageError } from "../../pubsub/broker/damage.ts";
 import {
   BrokerLine,
   BrokerOutbox,
@@ -140,8 +141,10 @@ export class CommitQueue {
       due: 0,
       isOver: false,
       done: done as (value: unknown) => void,
-      failed: ({ message, cause }) =>
-        failed(new BrokerError(`Cannot ${verb}: ${message}`, { cause })),
+      failed: (error) => {
+        const kind = error instanceof DamageError ? DamageError : BrokerError;
+        failed(new kind(`Cannot ${verb}: ${error.message}`, { cause: error.cause }));
+      },
     });
   }
 
@@ -185,6 +188,7 @@ export class CommitQueue {
 
   #settle(waiting: WaitingOperation, [kind, value]: OperationOutcome): void {
     this.#line.settle(waiting);
+    if (kind === "damaged") return waiting.failed(new DamageError(value));
     const failure = kind === "failed" ? value : undefined;
     if (CALLS[waiting.operation[0]].effect === "write") this.#options.onOutcome(failure);
     if (failure === undefined) waiting.done(value);

@@ -334,6 +334,15 @@ const REASONS: Readonly<Record<number, string>> = {
   26: "the file is not a SQLite database",
 };
 
+/** Codes of SQLite for a damaged file. */
+const DAMAGED: ReadonlySet<number> = new Set([11, 26]);
+
+/** True if stored data cannot be read: damaged pages, state that is no JSON, or too large a number. */
+export function isDamage(error: unknown): boolean {
+  const { code, errcode = 0 } = error as { readonly code?: string; readonly errcode?: number };
+  return error instanceof SyntaxError || code === "ERR_OUT_OF_RANGE" || DAMAGED.has(errcode & 0xff);
+}
+
 /** Describes an error of SQLite. */
 export function reasonOf(error: unknown): string {
   const { errcode, message } = error as { readonly errcode?: number; readonly message?: string };

@@ -7,6 +7,7 @@ import {
   connectNative,
   type Database,
   type DatabaseOptions,
+  isDamage,
   openDatabase,
   pragma,
   reasonOf,
@@ -37,10 +38,10 @@ export type FileCallName = keyof FileCalls;
 /** One operation, with the arguments of its method. */
 export type FileOperation = readonly [name: FileCallName, ...args: readonly unknown[]];
 
-/** The result of an operation, or the reason why it had no effect. */
+/** The result of an operation, or the reason why it had no effect: the data may be damaged. */
 export type OperationOutcome =
   | readonly [kind: "done", value: unknown]
-  | readonly [kind: "failed", reason: string];
+  | readonly [kind: "failed" | "damaged", reason: string];
 
 /** Key in the `workerData` of a worker that owns a file. */
 export const OPTIONS_KEY = "skeinSqlite";
@@ -108,6 +109,12 @@ export interface Swept {
   readonly usedBytes: number;
   /** Topics with publications that were forgotten since the file was opened. */
   readonly forgotten: number;
+}
+
+/** The outcome of an operation that failed. */
+function failed([name]: FileOperation, error: unknown): OperationOutcome {
+  const isDamaged = CALLS[name].part === "logs" && isDamage(error);
+  return [isDamaged ? "damaged" : "failed", reasonOf(error)];
 }
 
 /** An open file. All methods are synchronous and handle a bounded number of rows. */
@@ -282,7 +289,7 @@ export class SqliteFile {
       this.#transaction.rolledBack();
       // Some errors have already ended the transaction.
       if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
-      for (const i of indices) outcomes[i] = ["failed", reasonOf(error)];
+      for (const i of indices) outcomes[i] = failed(operations[i]!, error);
       return false;
     }
   }
@@ -292,7 +299,7 @@ export class SqliteFile {
     try {
       return ["done", this.#call(operation)];
     } catch (error) {
-      return ["failed", reasonOf(error)];
+      return failed(operation, error);
     }
   }
 

@@ -24,6 +24,7 @@ import {
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { LocalListeners } from "../../pubsub/broker/listeners.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
+import { Damages } from "../../pubsub/broker/damage.ts";
 import { lateLogs } from "../../streams/logs/late_logs.ts";
 import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
 import { Tags } from "../../pubsub/tag.ts";
@@ -103,6 +104,7 @@ export class SqliteBroker implements LogBroker {
   readonly history: BrokerHistory;
   /** Logs in the file. */
   readonly logs: BrokerLogs;
+  readonly #damages = new Damages();
   /** Shared state in the file. */
   readonly store: BrokerStore;
   readonly #life: BrokerLife;
@@ -166,7 +168,7 @@ export class SqliteBroker implements LogBroker {
         announce: (topic) => this.#plain.deliver({ topic, payload: "" }),
         onRead: () => this.#life.reads++,
       });
-    });
+    }, this.#damages);
     this.#sweepLater();
   }
 
@@ -219,7 +221,8 @@ export class SqliteBroker implements LogBroker {
     };
   }
 
-  /** Describes the current problems: a file that accepts no writes, or is nearly full. */
+  /** Describes the current problems: a file that accepts no writes, that is nearly full, or in
+   * which logs are damaged. */
   issues(): string[] {
     const { path, maxBytes, maxWaiting } = this.#settings;
     const issues = this.#life.issues({ waiting: this.#queue.waiting, maxWaiting });
@@ -227,7 +230,7 @@ export class SqliteBroker implements LogBroker {
     if (usedBytes > maxBytes * NEARLY_FULL) {
       issues.push(`${path} is nearly full: ${usedBytes} bytes are used, of ${maxBytes} at most`);
     }
-    return issues;
+    return [...issues, ...this.#damages.issues()];
   }
 
   /**

@@ -61,7 +61,7 @@ class TestFile implements Disposable {
   /** Runs one operation; throws if the operation fails. */
   call<T>(...operation: [...FileOperation]): T {
     const [outcome] = this.file.run([operation], 0);
-    if (outcome![0] === "failed") throw new BrokerError(outcome![1]);
+    if (outcome![0] !== "done") throw new BrokerError(outcome![1]);
     return outcome![1] as T;
   }
 

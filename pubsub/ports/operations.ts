@@ -1,6 +1,7 @@
 /** The operations that a worker's broker and the store's thread send to each other. */
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
+import { DamageError } from "../broker/damage.ts";
 import type { Broker, BrokerStatus, HistoryBounds } from "../broker.ts";
 import { type AnyPart, type PartFacts, partFactsOf } from "./calls.ts";
 
@@ -114,7 +115,7 @@ function withError(status: BrokerStatus, change: (error: unknown) => unknown): B
  * Error classes that are preserved across threads, including for their subclasses. Any other error
  * becomes a `BrokerError`.
  */
-const KEPT_ERRORS = [RangeError, TypeError] as const;
+const KEPT_ERRORS = [RangeError, TypeError, DamageError] as const;
 
 /** Encodes the error of a call. */
 export function failureOf(id: number, error: unknown): BrokerOperation {

@@ -48,6 +48,7 @@ import { readRowName } from "../../session/wire/rows.ts";
 import { formatOffset, snapshotOf } from "../logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { RESPONSE_PREFIX } from "../logs/log_names.ts";
+import { isDamaged } from "../logs/sound_logs.ts";
 import { DEFAULT_CONTENT_TYPE, isJson, JSON_TYPE, mediaType, recordBytes } from "../logs/rules.ts";
 import {
   DROPPED_REASON,
@@ -238,6 +239,11 @@ export class StreamRequests {
       } catch (error) {
         if (error instanceof Problem) throw error;
         if (this.#parts.logs.isClosed) throw closing();
+        // The damage was reported when it was found.
+        if (isDamaged(error)) {
+          const { message: detail } = error as Error;
+          throw new Problem(500, { code: "damaged", detail, cause: error });
+        }
         if (!(error instanceof BrokerError)) throw error;
         this.#parts.report("A request to durableStreams", error);
         throw new Problem(503, {

@@ -2,6 +2,7 @@
 import { abortable } from "@std/async/abortable";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
+import { Damages } from "../../pubsub/broker/damage.ts";
 import type { LogStore } from "./changes.ts";
 import type { BrokerLogs } from "./log.ts";
 
@@ -19,9 +20,15 @@ type LogFacts = Pick<BrokerLogs, "keepsRows" | "maxAppendBytes">;
  *
  * @param facts Properties of the logs, which may change.
  * @param store The broker, which calls `decide`.
+ * @param damages Receives the logs that turn out to be damaged.
  * @returns The logs.
  */
-export function logsOver(facts: LogFacts, store: LogStore): BrokerLogs {
+export function logsOver(
+  facts: LogFacts,
+  store: LogStore,
+  damages: Damages = new Damages(),
+): BrokerLogs {
+  const watch = <T>(id: string, call: () => Promise<T>) => damages.watch(nameOf(id), call);
   return {
     get maxAppendBytes() {
       return facts.maxAppendBytes;
@@ -29,15 +36,29 @@ export function logsOver(facts: LogFacts, store: LogStore): BrokerLogs {
     get keepsRows() {
       return facts.keepsRows;
     },
-    create: (id, options) => store.change(id, "create", options),
-    append: (id, options) => store.change(id, "append", options),
-    read: (id, options) => store.read(id, options),
-    delete: (id, { ifExpired = false } = {}) => store.change(id, "delete", { ifExpired }),
-    retain: (id, fork, options) => store.change(id, "retain", { ...options, fork }),
-    release: (id, fork) => store.change(id, "release", { fork }),
+    create: async (id, options) => {
+      const created = await watch(id, () => store.change(id, "create", options));
+      if (created.kind === "created") damages.forget(nameOf(id));
+      return created;
+    },
+    append: (id, options) => watch(id, () => store.change(id, "append", options)),
+    read: (id, options) => watch(id, () => store.read(id, options)),
+    delete: async (id, { ifExpired = false } = {}) => {
+      const deleted = await watch(id, () => store.change(id, "delete", { ifExpired }));
+      if (!ifExpired) damages.forget(nameOf(id));
+      return deleted;
+    },
+    retain: (id, fork, options) =>
+      watch(id, () => store.change(id, "retain", { ...options, fork })),
+    release: (id, fork) => watch(id, () => store.change(id, "release", { fork })),
     overdue: (options) => store.overdue(options),
     list: (kind, options) => store.list(kind, options),
   };
+}
+
+/** The name of a log in an issue. */
+function nameOf(id: string): string {
+  return `The stream ${JSON.stringify(id)}`;
 }
 
 /**
@@ -52,9 +73,14 @@ export function logsOver(facts: LogFacts, store: LogStore): BrokerLogs {
  *
  * @param facts Properties of the logs that are known without their code.
  * @param load Loads the code, and creates the store.
+ * @param damages See {@linkcode logsOver}.
  * @returns The logs.
  */
-export function lateLogs(facts: LogFacts, load: () => Promise<LogStore>): BrokerLogs {
+export function lateLogs(
+  facts: LogFacts,
+  load: () => Promise<LogStore>,
+  damages?: Damages,
+): BrokerLogs {
   let store: LogStore | undefined;
   let loading: Promise<LogStore> | undefined;
   /** Number of calls that wait for the code. */
@@ -97,5 +123,5 @@ export function lateLogs(facts: LogFacts, load: () => Promise<LogStore>): Broker
     },
     overdue: (options) => handOn((store) => store.overdue(options)),
     list: (kind, options) => handOn((store) => store.list(kind, options)),
-  });
+  }, damages);
 }

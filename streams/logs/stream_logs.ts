@@ -5,7 +5,13 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import { type Quota, Quotas, type QuotaShares, type Slot } from "../../base/quotas/shares.ts";
 import { within } from "../../base/wait.ts";
-import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import {
+  BrokerError,
+  LimitError,
+  type RequestError,
+  TimeoutError,
+  UnsupportedError,
+} from "../../errors.ts";
 import {
   type Broker,
   type BrokerSubscription,
@@ -29,6 +35,7 @@ import type {
 } from "./log.ts";
 import { type CarriedRecords, CarriedTail, readCarried } from "./announcement.ts";
 import { requestBytes } from "./change_message.ts";
+import { isDamaged, soundLogs } from "./sound_logs.ts";
 import { OverdueSearch } from "./overdue_search.ts";
 import {
   type ForkRejection,
@@ -117,6 +124,11 @@ export interface StreamLogsOptions {
   readonly quotas?: Quotas | undefined;
   /** Receives errors of the search for overdue streams. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
+  /**
+   * Receives an error for each stream that turns out to be damaged; by default, `onError` does. MUST
+   * NOT throw.
+   */
+  readonly onDamage?: ((error: RequestError) => void) | undefined;
   /**
    * Called when a reader of this node has read to the end of a completed response. MUST NOT throw.
    */
@@ -282,7 +294,7 @@ export class StreamLogs implements AsyncDisposable {
    * @throws {UnsupportedError} If the broker keeps no logs.
    */
   constructor(options: StreamLogsOptions) {
-    const { runtime, broker, bounds, onError, rescue, onRead, onReadToEnd } = options;
+    const { runtime, broker, bounds, onError, onDamage, rescue, onRead, onReadToEnd } = options;
     const { quotas = new Quotas(runtime) } = options;
     const logs = logsOf(broker);
     if (logs === undefined) {
@@ -292,7 +304,7 @@ export class StreamLogs implements AsyncDisposable {
     }
     this.#runtime = runtime;
     this.#broker = broker;
-    this.#logs = logs;
+    this.#logs = soundLogs(logs, onDamage ?? onError);
     this.#bounds = bounds;
     this.#readers = quotas.open({
       limit: "maxReaders",
@@ -311,7 +323,11 @@ export class StreamLogs implements AsyncDisposable {
       // If a killed process left writers in a file, they are already lost.
       isUrgent: rescue !== undefined,
       find: (limit) => this.#findOverdue(limit),
-      tend: (id) => this.#tend(id),
+      tend: (id) =>
+        this.#tend(id).catch((error) => {
+          // It was reported when it was found.
+          if (!isDamaged(error)) throw error;
+        }),
       onError,
     });
   }
@@ -598,9 +614,7 @@ export class StreamLogs implements AsyncDisposable {
     options: { readonly ifExpired?: boolean | undefined } = {},
   ): Promise<"removed" | "missing" | "deleted"> {
     if (!isId(id)) return "missing";
-    if (!options.ifExpired && await this.#readLog(id, STATE_ALONE, false) === undefined) {
-      options = { ifExpired: true };
-    }
+    if (!options.ifExpired && await this.#isMissing(id)) options = { ifExpired: true };
     const result = await this.#logs.delete(id, options);
     if (result.kind === "removed") await this.#release(result.origin);
     if (result.kind === "deleted") return "deleted";
@@ -769,6 +783,16 @@ export class StreamLogs implements AsyncDisposable {
       const isBehind = result.kind === "trimmed" && options.startsAtOldest === true;
       if (!isBehind || result.oldest === after) return result;
       after = result.oldest;
+    }
+  }
+
+  /** True if there is no stream that readers may see. A damaged one is there. */
+  async #isMissing(id: string): Promise<boolean> {
+    try {
+      return await this.#readLog(id, STATE_ALONE, false) === undefined;
+    } catch (error) {
+      if (isDamaged(error)) return false;
+      throw error;
     }
   }
 

@@ -4,6 +4,7 @@ import { keyedPage } from "../streams.ts";
 import { readRowName, type RowMessage } from "../../session/wire/rows.ts";
 import type { StreamLogs, StreamPage } from "../logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
+import { damaged } from "../logs/sound_logs.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
 import {
@@ -125,7 +126,8 @@ export class LiveRows extends Signal implements RowSource {
         });
       }
     } catch (error) {
-      this.close(error);
+      // A row that is no JSON.
+      this.close(error instanceof SyntaxError ? damaged(this.id, error) : error);
     }
   }
 

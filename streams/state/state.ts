@@ -144,7 +144,8 @@ export class State implements AsyncDisposable {
    * @throws {TypeError} If a value cannot be represented in JSON.
    * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
    * @throws {RequestError} With the code `full` if the state or the broker has no room, `gone` if
-   * the state was deleted, `ended` if its stream was closed, and `unknown-collection` or `invalid`
+   * the state was deleted, `damaged` if the broker has evicted a part of it, `ended` if its stream
+   * was closed, and `unknown-collection` or `invalid`
    * if a change does not fit the contract.
    * @throws {BrokerError} If the broker is unreachable. The changes may have taken effect.
    * @throws The signal's reason.

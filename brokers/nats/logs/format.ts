@@ -17,7 +17,7 @@ import {
   varintLengthAt,
   writeVarint,
 } from "../../../transport/quic/varint.ts";
-import { BrokerError } from "../../../errors.ts";
+import { DamageError } from "../../../pubsub/broker/damage.ts";
 import type { LogRecord } from "../../../streams/logs/log.ts";
 import type { LogView, LogWrite } from "../../../streams/logs/changes.ts";
 import type { RowView } from "../../../streams/logs/rows.ts";
@@ -70,13 +70,13 @@ export interface LiveMessage extends LogMessage {
 /**
  * Returns the newest message of a log; `undefined` if there is no log.
  *
- * @throws {BrokerError} If another program wrote the message.
+ * @throws {DamageError} If another program wrote the message.
  */
 export function liveIn(message: LogMessage | undefined): LiveMessage | undefined {
   if (message === undefined || message.head === null) return undefined;
   const { seq, head } = message;
   if (head !== undefined) return { ...message, head };
-  throw new BrokerError(
+  throw new DamageError(
     `Cannot read a log: messages must begin with a state, received another at sequence ${seq}`,
   );
 }

@@ -1,5 +1,6 @@
 /** Reads records of logs from any position. */
 import { BrokerError } from "../../../errors.ts";
+import { DamageError } from "../../../pubsub/broker/damage.ts";
 import { recordBytes } from "../../../streams/logs/rules.ts";
 import type { LogRecord } from "../../../streams/logs/log.ts";
 import { firstOf, liveIn, type LiveMessage, recordsOf } from "./format.ts";
@@ -178,8 +179,17 @@ function cursorKey(part: string, { head }: LiveMessage, position: number): strin
 /** Maximum number of attempts to read a page of a log that changes in the meantime. */
 export const MAX_READ_ATTEMPTS = 5;
 
-export function unreadable(position: number): BrokerError {
-  return new BrokerError(
-    `Cannot read a log: the record at ${position} is missing, or the log changes too fast`,
-  );
+/**
+ * Creates the error for a record that was not found in any attempt.
+ *
+ * @param position Position of the record.
+ * @param isChanging True if the log changed between the attempts, which may be the reason.
+ */
+export function unreadable(position: number, isChanging: boolean): BrokerError {
+  return isChanging
+    ? new BrokerError("Cannot read a log: the log changes faster than a page is read")
+    : new DamageError(
+      `Cannot read a log: the record at ${position} was deleted in JetStream; ` +
+        "delete the log to drop it",
+    );
 }

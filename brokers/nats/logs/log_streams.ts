@@ -150,11 +150,11 @@ export class LogStreams {
     });
   }
 
-  /** Removes all messages of a log before a sequence. */
-  async purge(part: string, seq: number): Promise<void> {
+  /** Removes all messages of a log, or those before a sequence. */
+  async purge(part: string, seq?: number): Promise<void> {
     const filter = `${this.names.kept}.${part}`;
     await this.#ask("remove messages", async ({ streams }) => {
-      await streams.purge(this.names.stream, { filter, seq });
+      await streams.purge(this.names.stream, seq === undefined ? { filter } : { filter, seq });
     });
   }
 

@@ -227,7 +227,7 @@ export class LogWriter {
           count = resolvers.length;
           for (const resolve of resolvers) resolve();
         } catch (error) {
-          this.#forget(id);
+          this.forget(id);
           for (const { reject } of batch) reject(error);
         }
         for (const waiting of batch.slice(0, count)) line.settle(waiting);
@@ -267,7 +267,7 @@ export class LogWriter {
       const applied = isGone ? undefined : await this.#apply(part, cached, rows, batch);
       // A successful write proves that the state was current.
       if (applied?.mayBeOutdated && !applied.isChanged && known !== undefined) {
-        this.#forget(id);
+        this.forget(id);
         continue;
       }
       if (applied?.isChanged === false) {
@@ -276,7 +276,7 @@ export class LogWriter {
       }
       cached = { ...cached, turnStartMs, lastConflictMs };
       if (applied && await this.#write(id, part, cached, applied)) return applied.resolvers;
-      this.#forget(id);
+      this.forget(id);
       turnStartMs = lastConflictMs = this.#runtime.monotonic();
       await attempts.lost("a log");
     }
@@ -321,7 +321,7 @@ export class LogWriter {
     });
     if (seq === undefined) return false;
     if (head === null) {
-      this.#forget(id);
+      this.forget(id);
       this.#rows.forget(part);
       void this.#cleanUp(() => this.#streams.remove(seq));
       return true;
@@ -392,10 +392,10 @@ export class LogWriter {
     const options = { isReplacing: false, isQuiet: true };
     try {
       const seq = await this.#send(id, part, cached, carried, carriedRows(rows), options);
-      if (seq === undefined) this.#forget(id);
+      if (seq === undefined) this.forget(id);
       return seq !== undefined;
     } catch (error) {
-      this.#forget(id);
+      this.forget(id);
       throw error;
     }
   }
@@ -545,23 +545,24 @@ export class LogWriter {
   #lookUp(id: string): CachedLog | undefined {
     const cached = this.#cache.get(id);
     if (cached === undefined || cached.era === this.#streams.era) return cached;
-    this.#forget(id);
+    this.forget(id);
     return undefined;
   }
 
   #remember(id: string, cached: CachedLog): void {
-    this.#forget(id);
+    this.forget(id);
     // Absence is not remembered, because otherwise the creation of a log would go unnoticed.
     if (cached.message === undefined) return;
     this.#cache.set(id, { ...cached, message: { ...cached.message, body: NO_BYTES } });
     this.#cachedBytes += cached.bytes;
     for (const [oldest] of this.#cache) {
       if (this.#cache.size <= MAX_CACHED_LOGS && this.#cachedBytes <= MAX_CACHED_BYTES) break;
-      this.#forget(oldest);
+      this.forget(oldest);
     }
   }
 
-  #forget(id: string): void {
+  /** Forgets what is known of a log. */
+  forget(id: string): void {
     this.#cachedBytes -= this.#cache.get(id)?.bytes ?? 0;
     this.#cache.delete(id);
   }

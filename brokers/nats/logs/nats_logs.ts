@@ -2,6 +2,8 @@
 import { abortable } from "@std/async/abortable";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
+import { pause } from "../../../base/wait.ts";
+import { DamageError } from "../../../pubsub/broker/damage.ts";
 import type { BrokerLife } from "../../../pubsub/broker/life.ts";
 import { BrokerOutbox, type WaitingBudget } from "../../../pubsub/broker/queue.ts";
 import {
@@ -42,7 +44,7 @@ import { LogReader, MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
 import { LogStreams } from "./log_streams.ts";
 import { LogWriter, type WholeEffect } from "./log_writer.ts";
 import { changeBytes } from "../../../streams/logs/change_message.ts";
-import { RowCache } from "./row_cache.ts";
+import { RETRY_MS, RowCache } from "./row_cache.ts";
 import { carriedRows, PLACE_BYTES, TRANSACTION_BYTES } from "./row_format.ts";
 
 /**
@@ -127,6 +129,7 @@ export class NatsLogs implements LogStore {
         const effect = decide(state && viewOf(state, rows), [name, options], { now, count });
         return effect.kind === "write" ? this.#whole(name, state, effect, now) : effect;
       });
+    if (name === "delete") return await this.#delete(id, part, () => change(0));
     if (maxLogs === undefined) return await change(0);
     const create = change as (count: number) => Promise<LogCreated>;
     return await this.#counted(logKind(id), maxLogs, create) as LogChangeResult<N>;
@@ -154,6 +157,19 @@ export class NatsLogs implements LogStore {
   ): Promise<RetainedLogs> {
     this.#life.checkCall("list logs");
     return await this.#streams.list(kind, options);
+  }
+
+  /** Deletes a log. If its messages are damaged, all of them are removed. */
+  async #delete<R>(id: string, part: string, change: () => Promise<R>): Promise<R> {
+    try {
+      return await change();
+    } catch (error) {
+      if (!(error instanceof DamageError)) throw error;
+      await this.#streams.purge(part);
+      this.#writer.forget(id);
+      this.#rows.forget(part);
+      return { kind: "removed" } as R;
+    }
   }
 
   /** A write of the whole state, if it fits into a message. */
@@ -205,9 +221,16 @@ export class NatsLogs implements LogStore {
   ): Promise<LogPage | "expired" | undefined> {
     const { after, maxRecords, maxBytes, renews, tail, signal } = options;
     await this.#streams.open(signal);
+    let before: LiveMessage | undefined;
+    let isChanging = false;
     for (let attempt = 0; attempt < MAX_READ_ATTEMPTS; attempt++) {
       const newest = liveIn(await this.#streams.newest(part));
       if (newest === undefined) return undefined;
+      if (before !== undefined) {
+        isChanging ||= newest.seq !== before.seq;
+        if (!isChanging) await pause(this.#runtime, RETRY_MS * attempt ** 3);
+      }
+      before = newest;
       const { state } = newest.head;
       const now = this.#clock.now();
       this.#due.noteDue(id, state);
@@ -227,7 +250,7 @@ export class NatsLogs implements LogStore {
       const [records] = await Promise.all([reading, renewing]);
       if (records !== undefined) return { info: infoOf(storedOf(state)), records };
     }
-    throw unreadable(after);
+    throw unreadable(after, isChanging);
   }
 
   /** Reads rows; `undefined` if the log has been removed in the meantime. */

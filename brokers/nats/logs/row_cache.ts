@@ -18,8 +18,11 @@ const IDLE_MS = 600_000;
 /** Messages that are read together. */
 const PAGE = { count: 1_024, maxBytes: 4_194_304 };
 
-/** Pause before the messages of a log that has changed are read again, in milliseconds. */
-const RETRY_MS = 10;
+/**
+ * Pause before the messages of a log are read again, in milliseconds, times the cube of the attempt:
+ * 2.2 seconds in all, by which a replica may be behind.
+ */
+export const RETRY_MS = 10;
 
 interface Cached {
   readonly era: unknown;
@@ -95,11 +98,11 @@ export class RowCache {
       cached.rows = new LogRows();
       if (await this.#follow(cached.rows, part, newest)) return cached.rows;
       cached.rows = new LogRows();
-      await pause(this.#runtime, RETRY_MS * attempt);
+      await pause(this.#runtime, RETRY_MS * attempt ** 3);
       newest = liveIn(await this.#streams.newest(part));
       if (newest?.head.state.keyed === undefined) return undefined;
     }
-    throw unreadable(newest.head.state.start);
+    throw unreadable(newest.head.state.start, newest.seq !== message.seq);
   }
 
   /** Adds messages up to the newest. Returns false if a message is missing. */

@@ -7,7 +7,7 @@
  * ```
  */
 import { Buffer } from "node:buffer";
-import { BrokerError } from "../../../errors.ts";
+import { DamageError } from "../../../pubsub/broker/damage.ts";
 import type { LogRecord, ReadLogOptions } from "../../../streams/logs/log.ts";
 
 /** Bytes before a record. */
@@ -104,6 +104,6 @@ export function decodeChunks(
 }
 
 /** Creates the error for a record that Redis has lost. */
-export function lostRecord(position: number): BrokerError {
-  return new BrokerError(`Cannot read a log: Redis has lost the record at ${position}`);
+export function lostRecord(position: number): DamageError {
+  return new DamageError(`Cannot read a log: Redis has lost the record at ${position}`);
 }

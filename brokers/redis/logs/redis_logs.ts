@@ -5,6 +5,7 @@ import type { Cluster, Redis } from "ioredis";
 import { withoutUndefined } from "../../../base/options/options.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { BrokerError } from "../../../errors.ts";
+import { DamageError } from "../../../pubsub/broker/damage.ts";
 import { WaitingBudget, type WaitingLimits } from "../../../pubsub/broker/queue.ts";
 import {
   CHANGE_WORDS,
@@ -447,7 +448,10 @@ function statsOf([count = 0, deletions = 0, bytes = 0, forgotten = 0]: number[])
 /**
  * Errors of scripts that found keys of another type, or keys whose content is not that of a log.
  */
-const DAMAGED = /^(?:WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
+const DAMAGED = /^(?:SKEIN |WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
+
+/** Begins the errors with which scripts report missing keys. */
+const EVICTED = "SKEIN ";
 
 /** True if a script found keys of a log that were damaged by another program. */
 function isDamage(error: unknown): boolean {
@@ -461,9 +465,13 @@ function explainLog(cause: unknown): never {
     throw new Error("Redis is full, as maxmemory is reached", { cause });
   }
   if (!isDamage(cause)) throw cause;
-  throw new Error("keys of the log in Redis are damaged or lost; delete the log", {
-    cause,
-  });
+  const [, lost] = cause.message.split(EVICTED);
+  throw new DamageError(
+    lost === undefined
+      ? "keys of the log in Redis are damaged or lost; delete the log to drop it"
+      : `${lost}; delete the log to drop it`,
+    { cause },
+  );
 }
 
 /** A state that another program damaged counts as none. */

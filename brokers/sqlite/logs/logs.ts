@@ -180,6 +180,9 @@ export class Logs {
     options: LogChangeOptions<N>,
     now: number,
   ): LogOutcome<LogChangeResult<N>> {
+    if (change === "delete" && this.#dropDamaged(name)) {
+      return { result: { kind: "removed" } as LogChangeResult<N>, isAnnounced: true };
+    }
     const row = this.#row(name);
     const count = this.#counts[logKind(name)];
     const effect = decide(row, [change, options], { now, count });
@@ -264,8 +267,8 @@ export class Logs {
     const names = this.#sql.list.all(kind, after, limit).map(({ name }) => String(name));
     const logs: RetainedLog[] = [];
     for (const name of names) {
-      const { state } = this.#row(name)!;
-      if (!state.isDeleted) logs.push(retainedOf(name, state));
+      const state = this.#soundRow(name)?.state;
+      if (state !== undefined && !state.isDeleted) logs.push(retainedOf(name, state));
     }
     return { logs, next: names.length === limit ? names.at(-1) : undefined };
   }
@@ -280,17 +283,17 @@ export class Logs {
     const renewed = new Map<string, string>();
     const names = this.#db.prepare("SELECT name FROM logs").all().map(({ name }) => String(name));
     for (const name of names) {
-      const row = this.#row(name)!;
-      if (row.state.end !== undefined) continue;
+      const row = this.#soundRow(name);
+      if (row === undefined || row.state.end !== undefined) continue;
       const next = identity();
       renewed.set(row.state.identity, next);
       row.state = { ...row.state, identity: next };
       this.#note(row);
     }
     for (const name of names) {
-      const row = this.#row(name)!;
-      const { origin } = row.state;
-      if (origin === undefined) continue;
+      const row = this.#soundRow(name);
+      const origin = row?.state.origin;
+      if (row === undefined || origin === undefined) continue;
       const current = (old: string) => renewed.get(old) ?? old;
       const lineage = origin.lineage.map(({ identity, until }) => {
         return { identity: current(identity), until };
@@ -310,7 +313,7 @@ export class Logs {
    */
   lapseWriters(): void {
     for (const { name } of this.#db.prepare("SELECT name FROM logs WHERE kind = 'request'").all()) {
-      const row = this.#row(String(name).slice(REQUEST_PREFIX.length));
+      const row = this.#soundRow(String(name).slice(REQUEST_PREFIX.length));
       if (row?.state.writer === undefined || row.state.end !== undefined) continue;
       row.state = { ...row.state, writer: { ...row.state.writer, until: 0 } };
       this.#note(row);
@@ -333,7 +336,8 @@ export class Logs {
 SELECT name, state, (
   SELECT coalesce(sum(length(producer) + ${PRODUCER_BYTES}), 0) FROM log_producers WHERE log = logs.id
 ) AS producers
-FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`);
+FROM logs WHERE kind = 'stream' AND
+  CASE WHEN json_valid(state) THEN json_extract(state, '$.owner') END IS NOT NULL`);
     for (const row of streams.all()) {
       const text = String(row.state);
       const state: StoredLog = JSON.parse(text);
@@ -350,6 +354,25 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     if (row === undefined) return undefined;
     const state: StoredLog = JSON.parse(String(row.state));
     return new SqliteLog(this.#sql, { id: Number(row.id), name, state });
+  }
+
+  /** Finds a log whose state is not damaged. */
+  #soundRow(name: string): SqliteLog | undefined {
+    try {
+      return this.#row(name);
+    } catch (error) {
+      if (error instanceof SyntaxError) return undefined;
+      throw error;
+    }
+  }
+
+  /** Deletes a log if its state is damaged. */
+  #dropDamaged(name: string): boolean {
+    if (this.#open.has(name) || this.#soundRow(name) !== undefined) return false;
+    const row = this.#sql.find.get(logKind(name), name);
+    if (row === undefined) return false;
+    this.#remove(Number(row.id), name);
+    return true;
   }
 
   /** Marks a row as changed, for `finish` to write. */
@@ -450,6 +473,10 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
       });
       this.#shares.forget(name);
     }
+    this.#remove(id, name);
+  }
+
+  #remove(id: number, name: string): void {
     this.#open.delete(name);
     this.#sql.remove.run(id);
     this.#sql.removeForks.run(id);
