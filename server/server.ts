@@ -62,7 +62,7 @@ import {
 } from "../pubsub/topic_options.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import { ConsoleReport } from "../base/console_report.ts";
-import { describe } from "../base/error_text.ts";
+import { describe, textOf } from "../base/error_text.ts";
 import type {
   ComparedByMembers,
   Contract,
@@ -720,6 +720,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         const isReported = session !== undefined && onError !== undefined;
         tellFault(this.#console, fault, { isReported });
         if (session !== undefined) report(session[internals].settings, fault.cause, session);
+      },
+      reportFailure: (what, error) => {
+        if (onError === undefined) return this.#console.failed(what, error);
+        const text = `${what} failed: ${textOf(error)}`;
+        report(settings, new Error(text, { cause: error }), undefined);
       },
       reportLoss: (error) => {
         const { message: about } = error;

@@ -44,6 +44,8 @@ export interface ServerCore {
   hasFailed(): boolean;
   /** Reports that the application could not decide about a request. */
   readonly reportFault: (fault: DecisionFault, session: Session | undefined) => void;
+  /** Reports that a function of the application failed, to `onError` or on the console. */
+  readonly reportFailure: (what: string, error: unknown) => void;
   /** Reports that stored data was lost, to `onError` or, once an hour, on the console. */
   readonly reportLoss: (error: Error) => void;
 }

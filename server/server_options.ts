@@ -54,8 +54,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   /**
    * Receives the error of a handler that failed, with its session. It also receives, once each:
    *
-   * - a durable stream that is damaged, or a state that the broker has lost; these errors have no
-   *   session,
+   * - a durable stream that is damaged, a state that the broker has lost, or one whose migration
+   *   fails; these errors have no session,
    * - an hour, an error about each kind of loss that no other handler receives.
    *
    * Without this handler, errors are printed, at most 16 a minute.

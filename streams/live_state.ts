@@ -2,6 +2,9 @@
 import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/feature.ts";
 import { checkKeepsLogs } from "./options.ts";
 import { SharedStreams } from "./shared_streams.ts";
+import { checkOptions } from "../base/options/option_checks.ts";
+import type { OptionKinds } from "../base/options/options.ts";
+import type { MigrateRow, StateMigrations } from "./state/migrations.ts";
 import type { StateOf } from "./state/state.ts";
 import { describe } from "../base/error_text.ts";
 import type { Contract, StateIds } from "../session/contract.ts";
@@ -16,6 +19,7 @@ import { compileContract } from "../session/settings/check_settings.ts";
  * @typeParam C The contract.
  * @param contract The contract of the server, whose section `state` has the schemas; by default,
  * rows have any type.
+ * @param options See {@linkcode LiveStateOptions}.
  * @returns The feature, which is also the handle of the states; it belongs to one server.
  * @throws {TypeError} If the contract was not made by `defineContract()`.
  *
@@ -33,9 +37,38 @@ import { compileContract } from "../session/settings/check_settings.ts";
  * assertEquals([...items], [["milk", { done: false }]]);
  * ```
  */
-export function liveState<C extends Contract = Contract>(contract?: C): LiveStates<C> {
-  return new LiveStates(contract);
+export function liveState<C extends Contract = Contract>(
+  contract?: C,
+  options: LiveStateOptions = {},
+): LiveStates<C> {
+  return new LiveStates(contract, options);
 }
+
+/** Options of {@linkcode liveState}. */
+export interface LiveStateOptions {
+  /**
+   * Moves a row that an earlier version of the contract has stored, for example to another
+   * collection. It changes rows by `rows`, whose changes take effect together, and pass the schemas
+   * of the contract. Rows that it does not change stay as they are.
+   *
+   * - **When:** before this server reads or writes a state whose stored version is lower than the
+   *   `version` of the contract. Readers wait, and writes are rejected as `unavailable` until then;
+   *   clients repeat them.
+   * - **Once:** one server of a broker calls it for the rows of a state, one row after another. If
+   *   that server dies, another one goes on, and may call it again for the rows that were moved
+   *   last. It must therefore leave a row as it is that has been moved.
+   * - **Failures:** if it throws, rejects, does not settle within 10 seconds or the server's
+   *   `requestTimeoutMs`, or a row does not fit the contract, `onError` of the server receives the first error.
+   *   The next reader or writer starts another attempt, at the earliest after a pause of a second,
+   *   which doubles up to a minute.
+   *
+   * By default, the rows stay as they are, with the new version.
+   */
+  readonly migrate?: MigrateRow | undefined;
+}
+
+/** Kinds of the options. */
+const LIVE_STATE: OptionKinds<LiveStateOptions> = { migrate: "function" };
 
 /**
  * The live state of a server.
@@ -46,6 +79,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
   /** Name of the feature. */
   readonly name = "liveState";
   readonly #contract: C | undefined;
+  readonly #migrations: StateMigrations;
   readonly #mount = new Mount("liveState()");
 
   /**
@@ -53,9 +87,11 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
    *
    * @ignore
    */
-  constructor(contract?: C) {
+  constructor(contract?: C, options: LiveStateOptions = {}) {
     if (contract !== undefined) checkContract(contract);
+    checkOptions("create liveState()", options, LIVE_STATE);
     this.#contract = contract;
+    this.#migrations = { migrate: options.migrate };
   }
 
   /**
@@ -77,6 +113,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
     checkKeepsLogs("mount liveState()", host.topics.broker);
     const shared = SharedStreams.of(host);
     this.#mount.set(host);
+    shared.migrations = this.#migrations;
     return shared.mount();
   }
 

@@ -17,6 +17,7 @@ import { EphemeralStates } from "./state/ephemeral_rows.ts";
 import { ChangeGate } from "./state/gate.ts";
 import type { SessionSource } from "./state/session_writes.ts";
 import type { StateParts } from "./state/state.ts";
+import { Migrations, type StateMigrations } from "./state/migrations.ts";
 import { States } from "./state/states.ts";
 
 /** The options that the features of this wing were given, once all of them are mounted. */
@@ -25,6 +26,8 @@ export interface StreamPartsOptions {
   readonly settings: StreamSettings;
   /** Limits of resumable responses. */
   readonly responses: ResponseLimits;
+  /** The migrations of states; `undefined` if this server may not move rows. */
+  readonly migrations: StateMigrations | undefined;
 }
 
 /** The parts of durable streams on one server, which all features of this wing share. */
@@ -39,20 +42,35 @@ export class StreamParts {
   readonly gate: ChangeGate;
   /** The states of the application. */
   readonly states: States;
+  readonly #migrations: Migrations;
   readonly #sender: StreamSender;
   readonly #state: StateParts;
   readonly #ephemeral: EphemeralStates;
 
-  constructor(host: FeatureHost, { settings: streams, responses: limits }: StreamPartsOptions) {
+  constructor(
+    host: FeatureHost,
+    { settings: streams, responses: limits, migrations: options }: StreamPartsOptions,
+  ) {
     const { runtime, nodes, topics: { broker }, core, contract } = host;
     const { settings, guardParts: { quotas } } = core;
     const { maxMessageBytes, requestTimeoutMs: timeoutMs } = settings;
     const report = (what: string, error: unknown) => host.report(what, error);
     const resumeOf = resumesOf(runtime, settings);
+    const maxTransactionBytes = (id: string) => maxListBytes(id, maxMessageBytes);
+    const migrations = this.#migrations = new Migrations({
+      runtime,
+      logs: () => this.logs,
+      gate: () => this.gate,
+      maxTransactionBytes,
+      options,
+      timeoutMs,
+      report: core.reportFailure,
+    });
     const logs: StreamLogs = this.logs = new StreamLogs({
       runtime,
       broker,
       bounds: boundsOf(streams, limits),
+      forms: migrations,
       quotas,
       onReadToEnd: (id) => this.responses.retained.noteRead(id),
       onError: (error) => report("The search for overdue durable streams", error),
@@ -62,13 +80,13 @@ export class StreamParts {
     });
     const { tail } = streams;
     this.streams = new StreamStore({ runtime, streams: logs, tail, maxMessageBytes });
-    const maxTransactionBytes = (id: string) => maxListBytes(id, maxMessageBytes);
     const gate = this.gate = new ChangeGate({
       runtime,
       contract,
       authorizeChange: core.authorizeChange,
       timeoutMs,
       rowsOf: (id, account, gone) => this.states.rowsOf(id, account, gone),
+      isNewer: (id) => migrations.isNewer(id),
       report: core.reportFault,
     });
     const state = this.#state = { runtime, logs, gate, maxTransactionBytes };
@@ -116,6 +134,7 @@ export class StreamParts {
    * the error `writer-lost`, and ends all readers.
    */
   async close(): Promise<void> {
+    this.#migrations.close();
     await this.responses.close();
     this.states.close();
     await this.streams.close();

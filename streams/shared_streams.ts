@@ -2,6 +2,7 @@
 import type { FeatureHost, Mounted } from "../server/feature.ts";
 import { responseLimits, streamSettings } from "./options.ts";
 import { StreamParts } from "./parts.ts";
+import type { StateMigrations } from "./state/migrations.ts";
 import { StreamTopics } from "./stream_topics.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
@@ -15,6 +16,8 @@ export class SharedStreams {
   settings = streamSettings();
   /** Limits of resumable responses, from `resumable()`. */
   responses = responseLimits();
+  /** The migrations of states, from `liveState()`. */
+  migrations: StateMigrations | undefined;
   readonly #host: FeatureHost;
   #parts: StreamParts | undefined;
   #isMounted = false;

@@ -1,5 +1,5 @@
 /** Sends the records of durable streams to sessions. */
-import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
+import { BrokerError, QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
 import type { LogInfo, LogRecord } from "./logs/log.ts";
 import { withVersion } from "./logs/change_message.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "./logs/offset.ts";
@@ -43,7 +43,7 @@ const MIN_SLICE_BYTES = 64;
 interface End {
   readonly code: string;
   readonly reason: string;
-  readonly retryAfterMs?: number;
+  readonly retryAfterMs?: number | undefined;
 }
 
 /** A position in a stream, as clients receive it. */
@@ -137,6 +137,10 @@ export class StreamSender {
     } catch (error) {
       if (isDamaged(error)) return { code: "damaged", reason: (error as Error).message };
       if (error instanceof RangeError) return { code: "not-found", reason: error.message };
+      if (error instanceof RequestError) {
+        const { code, message: reason, retryAfterMs } = error.failure;
+        return { code, reason, retryAfterMs };
+      }
       const isAway = error instanceof BrokerError || error instanceof UnsupportedError;
       if (!isAway || reading.session.isClosed) throw error;
       return { code: "unavailable", reason: "The broker of the durable streams is unreachable" };

@@ -1,5 +1,5 @@
 /** Tests states whose contract changes: between servers, and under open pages. */
-import { assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { z } from "zod";
 import {
   type Broker,
@@ -8,28 +8,50 @@ import {
   connect,
   type Contract,
   defineContract,
+  platformRuntime,
   type RequestedChange,
   RequestError,
+  type Runtime,
 } from "../mod.ts";
-import { durableStreams, liveState, type State } from "../streams/mod.ts";
+import {
+  durableStreams,
+  liveState,
+  type MigrateRow,
+  type State,
+  type StateMigration,
+  type StateTransaction,
+} from "../streams/mod.ts";
 import { Cable } from "./networks/cable.ts";
+import { captureConsole } from "./console_lines.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
 const TEXT = z.object({ text: z.string() });
 
+/** The collections of a state, in the short or the long form. */
 type States = NonNullable<Contract["definition"]["state"]>[string];
+
+interface NodeOptions {
+  readonly migrate?: MigrateRow | undefined;
+  readonly authorizeChange?: (change: RequestedChange) => boolean;
+  readonly session?: { readonly requestTimeoutMs: number };
+  readonly runtime?: Runtime;
+  readonly onError?: ((error: unknown) => void) | undefined;
+}
 
 /** A server with the states `q:{id}` of a contract. */
 class Node implements AsyncDisposable {
   readonly server;
   readonly #live;
 
-  constructor(broker: Broker, collections: States | undefined, options: object = {}) {
-    const contract: Contract | undefined = collections &&
-      defineContract({ state: { "q:{id}": collections } });
-    this.#live = liveState(contract);
+  constructor(
+    broker: Broker,
+    collections: States,
+    { migrate, ...options }: NodeOptions = {},
+  ) {
+    const contract: Contract = defineContract({ state: { "q:{id}": collections } });
+    this.#live = liveState(contract, { migrate });
     this.server = listen({
       webTransport: false,
       broker,
@@ -223,4 +245,265 @@ Deno.test("a page goes on when the contract gets more collections", async () => 
     { a: { text: "a" }, b: { text: "b" } },
     { b: 2 },
   ]);
+});
+
+const V1 = { collections: { cards: TEXT }, version: 1 };
+const TASK = z.object({ text: z.string(), done: z.boolean() });
+const V2 = { collections: { tasks: TASK }, version: 2 };
+
+/** Renames the collection of {@linkcode V1}, and notes the rows. */
+function renaming(rows: StateMigration[] = []): MigrateRow {
+  return (row, transaction) => {
+    rows.push(row);
+    if (row.collection !== "cards") return;
+    transaction.set("tasks", row.key, { ...Object(row.value), done: false });
+    transaction.delete("cards", row.key);
+  };
+}
+
+/** Stores rows of {@linkcode V1}. */
+async function fill(node: Node, count: number): Promise<void> {
+  await using state = await node.open();
+  for (let done = 0; done < count; done += 500) {
+    await state.transaction((transaction) => {
+      for (let i = done; i < Math.min(done + 500, count); i++) {
+        transaction.set("cards", `${i}`, { text: `${i}` });
+      }
+    });
+  }
+}
+
+/** The number of rows of each collection. */
+function countsOf(state: State | ClientState): Record<string, number> {
+  return Object.fromEntries(Array.from(state.collections(), ([name, rows]) => [name, rows.size]));
+}
+
+Deno.test("a new version moves the rows once, also with two servers and several readers", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), V1);
+  await fill(old, 1_300);
+  const moved: StateMigration[] = [];
+  await using one = new Node(store.connect(), V2, { migrate: renaming(moved) });
+  await using two = new Node(store.connect(), V2, { migrate: renaming(moved) });
+  const [own, other, page] = await Promise.all([one.open(), two.open(), Page.open(two)]);
+  await using _open = page;
+  for (const state of [own, other, page.state]) assertEquals(countsOf(state), { tasks: 1_300 });
+  assertEquals(moved.length, 1_300);
+  assertEquals(moved[0], {
+    id: "q:1",
+    collection: "cards",
+    key: "0",
+    value: { text: "0" },
+    from: 1,
+    to: 2,
+  });
+  assertEquals(own.collection("tasks").get("7"), { text: "7", done: false });
+  await page.state.collection("tasks").set("new", { text: "new", done: true });
+  await using _again = await two.open();
+  assertEquals(moved.length, 1_300);
+  for (const state of [own, other]) await state[Symbol.asyncDispose]();
+});
+
+Deno.test("a server with an older contract rejects writes for now, and its readers read on", async () => {
+  const store = new FaultyStore();
+  const denied: unknown[] = [];
+  await using old = new Node(store.connect(), V1, {
+    authorizeChange: (change: RequestedChange) => denied.push(change) < 0,
+  });
+  await using own = await old.open();
+  await own.collection("cards").set("1", { text: "A" });
+  await using reader = await Page.open(old);
+  await using node = new Node(store.connect(), V2, { migrate: renaming() });
+  await using state = await node.open();
+  await until(() => reader.state.collection("tasks").size === 1);
+  assertEquals([countsOf(own), countsOf(reader.state)], [{ tasks: 1 }, { tasks: 1 }]);
+  const set = (type: string) => ({
+    type,
+    key: "2",
+    value: { text: "B", done: true },
+    headers: { operation: "upsert" },
+  });
+  // Neither its schemas nor its `authorizeChange` can judge the rows.
+  for (const type of ["cards", "tasks"]) assertEquals(await old.append(set(type)), "unavailable");
+  const error = await assertRejects(
+    () => own.collection("cards").set("2", { text: "B" }),
+    RequestError,
+    "have another version than the server's contract",
+  );
+  assertEquals([error.failure.code, error.failure.retryAfterMs], ["unavailable", 1_000]);
+  assertEquals(await node.append(set("tasks")), "ok");
+  await until(() => state.collection("tasks").size === 2);
+});
+
+Deno.test("a migration changes the rows that fit no schema any more before they are checked", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), { cards: z.number() });
+  await using before = await old.open();
+  await before.collection("cards").set("a", 7);
+  await before.collection("cards").set("b", 8, { ttlMs: 3_600_000 });
+  const asked: unknown[] = [];
+  await using node = new Node(store.connect(), { collections: { cards: z.string() }, version: 5 }, {
+    migrate: async (
+      { collection, key, value }: StateMigration,
+      rows: StateTransaction,
+    ) => {
+      await Promise.resolve();
+      rows.set(collection, key, String(value));
+    },
+    authorizeChange: ({ before }: RequestedChange) => asked.push(before) > 0,
+  });
+  // Without a reader, a write starts the migration.
+  const change = { type: "cards", key: "a", value: "9", headers: { operation: "update" } };
+  await until(async () => await node.append(change) === "ok");
+  await using state = await node.open();
+  assertEquals([rowsOf(state, "cards"), asked.at(-1)], [{ a: "9", b: "8" }, "7"]);
+});
+
+Deno.test("a failed migration is reported once, and repeated after a pause", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), V1);
+  await fill(old, 3);
+  const failures: (() => void | Promise<void>)[] = [
+    () => {
+      throw new Error("Wrong row");
+    },
+    () => new Promise(() => {}),
+    () => Promise.reject(new Error("Wrong again")),
+  ];
+  const errors: unknown[] = [];
+  let aheadMs = 0;
+  const rows: StateMigration[] = [];
+  await using node = new Node(store.connect(), V2, {
+    migrate: (row: StateMigration, transaction: StateTransaction) =>
+      failures.length > 0 ? failures.shift()!() : renaming(rows)(row, transaction),
+    session: { requestTimeoutMs: 50 },
+    onError: (error) => errors.push(error),
+    runtime: Object.assign(platformRuntime(), { monotonic: () => performance.now() + aheadMs }),
+  });
+  for (const waitMs of [1_000, 2_000, 4_000]) {
+    assertEquals(await codeOf(node.open()), "unavailable");
+    const left = failures.length;
+    const error = await assertRejects(() => node.open(), RequestError, "are being moved");
+    assertEquals(failures.length, left, "that it waits for the pause");
+    assert(error.failure.retryAfterMs! > waitMs - 500 && error.failure.retryAfterMs! <= waitMs);
+    assertEquals(
+      await node.append({ type: "tasks", key: "1", headers: { operation: "delete" } }),
+      "unavailable",
+    );
+    aheadMs += waitMs;
+  }
+  await using state = await node.open();
+  assertEquals(countsOf(state), { tasks: 3 });
+  assertEquals(errors.map(String), ['Error: The migration of the state "q:1" failed: Wrong row']);
+});
+
+Deno.test("a row that does not fit after a migration stops it, with the row's name", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), V1);
+  await fill(old, 2);
+  using printed = captureConsole();
+  await using node = new Node(store.connect(), V2, {
+    migrate: ({ key, value }: StateMigration, rows: StateTransaction) =>
+      rows.set("tasks", key, value),
+    onError: undefined, // Errors are printed.
+  });
+  assertEquals(await codeOf(node.open()), "unavailable");
+  assertEquals(await codeOf(node.open()), "unavailable");
+  assertEquals(printed.lines.length, 1);
+  assert(printed.lines[0]!.includes('the row "0" of "tasks" must fit the contract'));
+});
+
+Deno.test("another server goes on with a migration whose server has died", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), V1);
+  await fill(old, 1_300);
+  const broker = store.connect();
+  let pieces = 0;
+  const reached = Promise.withResolvers<void>();
+  const resumed = Promise.withResolvers<void>();
+  // It dies after two pieces.
+  broker.make("logs.append", async (run) => {
+    if (pieces++ < 3) return await run();
+    reached.resolve();
+    await resumed.promise;
+    return await run();
+  });
+  const first: StateMigration[] = [];
+  const second: StateMigration[] = [];
+  const dead = new Node(broker, V2, { migrate: renaming(first) });
+  const opening = dead.open();
+  await reached.promise;
+  let aheadMs = 0;
+  await using node = new Node(store.connect(), V2, {
+    migrate: renaming(second),
+    runtime: Object.assign(platformRuntime(), { monotonic: () => performance.now() + aheadMs }),
+  });
+  const next = node.open();
+  // Until then, the mark may be of a server that goes on.
+  assertEquals(
+    await node.append({ type: "tasks", key: "1", headers: { operation: "delete" } }),
+    "unavailable",
+  );
+  // Its look at the mark sees that there is no progress.
+  await until(() => {
+    aheadMs += 10_000;
+    return second.length > 0;
+  });
+  await using state = await next;
+  assertEquals(countsOf(state), { tasks: 1_300 });
+  // The rows of the two pieces are not moved again.
+  assertEquals([first.length, second.length], [1_300, 300]);
+  // It was only suspended: its piece comes too late, and changes nothing.
+  resumed.resolve();
+  assertEquals(countsOf(await opening), { tasks: 1_300 });
+  await dead[Symbol.asyncDispose]();
+  assertEquals(countsOf(state), { tasks: 1_300 });
+});
+
+Deno.test("a state without rows takes the version of its first write", async () => {
+  const store = new FaultyStore();
+  const rows: StateMigration[] = [];
+  await using node = new Node(store.connect(), V2, { migrate: renaming(rows) });
+  await using old = new Node(store.connect(), V1);
+  await using first = await old.open();
+  await using state = await node.open();
+  await state.collection("tasks").set("1", { text: "A", done: true });
+  assertEquals(await codeOf(first.collection("cards").set("1", { text: "A" })), "unavailable");
+  assertEquals([rows, countsOf(first)], [[], { tasks: 1 }]);
+});
+
+Deno.test("rows go back to an older form with a newer version", async () => {
+  const store = new FaultyStore();
+  await using one = new Node(store.connect(), V2);
+  await using state = await one.open();
+  await state.collection("tasks").set("1", { text: "A", done: true });
+  // The old version alone only reads.
+  await using back = new Node(store.connect(), V1);
+  await using only = await back.open();
+  assertEquals(countsOf(only), { tasks: 1 });
+  assertEquals(await codeOf(only.collection("cards").set("2", { text: "B" })), "unavailable");
+  await using three = new Node(store.connect(), { ...V1, version: 3 }, {
+    migrate({ collection, key, value }: StateMigration, rows: StateTransaction) {
+      if (collection !== "tasks") return;
+      rows.set("cards", key, { text: Object(value).text });
+      rows.delete("tasks", key);
+    },
+  });
+  await using again = await three.open();
+  assertEquals(rowsOf(again, "cards"), { 1: { text: "A" } });
+  assertEquals(await codeOf(state.collection("tasks").delete("1")), "unavailable");
+});
+
+Deno.test("without migrate, the rows stay as they are, with the new version", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), V1);
+  await fill(old, 1);
+  await using node = new Node(store.connect(), V2);
+  await using state = await node.open();
+  assertEquals(countsOf(state), { cards: 1 });
+  await state.collection("cards").delete("0");
+  assertEquals(
+    await old.append({ type: "cards", key: "a", headers: { operation: "delete" } }),
+    "unavailable",
+  );
 });

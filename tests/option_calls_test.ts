@@ -74,6 +74,7 @@ import {
   durableStreams,
   DurableStreamsHandler,
   type DurableStreamWriter,
+  liveState,
   resumable,
   type State,
 } from "../streams/mod.ts";
@@ -114,6 +115,7 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   "new DurableStreamsHandler": (options) => new DurableStreamsHandler(options),
   durableStreams,
   httpApi,
+  liveState: (options) => liveState(undefined, options),
   inspector,
   resumable,
   "new Inspector": (options) => new Inspector({} as never, options),

@@ -60,6 +60,7 @@ import {
   MAX_STATE_ROWS,
   STATE_SHARES,
 } from "../streams/state/ephemeral_rows.ts";
+import { MAX_FAILURES, MAX_MIGRATIONS, PIECE } from "../streams/state/migrations.ts";
 import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/send_queue.ts";
@@ -447,6 +448,19 @@ function serverBounds(): Bound[] {
       max: count(MAX_STATE_ROWS),
       shares: { address: count(STATE_SHARES.address), user: count(STATE_SHARES.user) },
       full: "`too-many`",
+    },
+    {
+      table: "streams",
+      name:
+        "migrations of live states that run on a server; rows and bytes that each has in memory",
+      max: `${count(MAX_MIGRATIONS)}; ${count(PIECE.maxRecords)}, ${bytes(PIECE.maxBytes)}`,
+      full: "`unavailable`, and clients retry",
+    },
+    {
+      table: "streams",
+      name: "failed migrations that a server remembers, for the pause before the next attempt",
+      max: count(MAX_FAILURES),
+      full: "the oldest is forgotten, and repeated earlier",
     },
     {
       table: "streams",

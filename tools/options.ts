@@ -17,6 +17,7 @@ const CALLS: Readonly<Record<string, RegExp>> = {
   serve: /\b(?:serve|createServer|testServer|SimulatedServer)\b\s*(?:<[^()]*>)?\(/g,
   connect: /\b(?:connect|dial|createSkein|simulatedClient)\b\s*(?:<[^()]*>)?\(/g,
   durableStreams: /\b(?:durableStreams|DurableStreamsHandler)\(/g,
+  liveState: /\bliveState\(/g,
   resumable: /\bresumable\(/g,
   metrics: /\bmetrics\(/g,
   inspector: /\binspector\(/g,

@@ -265,6 +265,32 @@ export const ROWS: Record<string, Test> = {
     },
   ),
 
+  "compares the form of rows, and replaces it": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const formOf = async () => (await read(far, id)).info.form ?? "";
+    const write = async (logs: BrokerLogs, is: string, next?: string) =>
+      await change(logs, id, [set("a", is)], { form: { is, next } });
+    same(await change(near, id, [remove("a")], { form: { is: "" } }), "appended", "no form");
+    same([await write(near, "2"), await formOf()], ["appended", "2"], "a form for an unused log");
+    same([await write(far, ""), await write(near, "1")], ["other-form", "other-form"], "others");
+    same([await write(far, "2"), await formOf()], ["appended", "2"], "the same form");
+    same(await change(far, id, [set("b", 1)]), "appended", "a change for any form");
+    const replaces = await Promise.all([write(near, "2", "3"), write(far, "2", "4")]);
+    same(replaces.toSorted(), ["appended", "other-form"], "one of two");
+    const form = await formOf();
+    same(form, replaces[0] === "appended" ? "3" : "4", "the form of the first");
+    const alone = { records: [], maxBytes: PLENTY, form: { is: form, next: "5" } };
+    same((await near.append(id, alone)).kind, "appended", "a form without a change");
+    same(await far.append(id, alone), { kind: "other-form", form: "5" }, "its repetition");
+    same(shown(await read(near, id)).length, 2, "the number of rows");
+    const config = { contentType: "application/json", keyed: LONG };
+    const other = { config, identity: "identity2", records: [], maxLogs: 1e6 };
+    await near.create(`${id} copy`, { ...other, rows: { set: [], forgotten: 0, form: "5" } });
+    same((await read(far, `${id} copy`)).info.form, "5", "the form of first rows");
+    await near.create(`${id} plain`, { ...other, config: { contentType: "text/plain" } });
+    same((await far.append(`${id} plain`, alone)).kind, "other-kind", "a log without rows");
+  }),
+
   "starts a log with the rows of another one": withRows(async ({ id }, near, far) => {
     await created(near, id);
     await change(near, id, [{ ...set("a", 1), ttlMs: 3_600_000 }, set("b", 1)]);

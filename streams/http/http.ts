@@ -61,7 +61,7 @@ import {
   type StreamRead,
 } from "../logs/stream_logs.ts";
 import type { HttpStats } from "../../server/metrics/measures.ts";
-import type { ChangeGate } from "../state/gate.ts";
+import { type ChangeGate, otherVersion } from "../state/gate.ts";
 import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -244,6 +244,7 @@ export class StreamRequests {
           const { message: detail } = error as Error;
           throw new Problem(500, { code: "damaged", detail, cause: error });
         }
+        if (error instanceof RequestError) throw rejectedChange(error);
         if (!(error instanceof BrokerError)) throw error;
         this.#parts.report("A request to durableStreams", error);
         throw new Problem(503, {
@@ -436,7 +437,12 @@ export class StreamRequests {
         : await this.#write(id, changes, { ...options, user, asked });
       if (result.kind === "conflict") throw rowConflict(result, await mayRead(authorize, id));
       if (result.kind === "missing" && isFirst) known = await this.#learn(id);
-      else return this.#appended(result, { producer, sequence, hasRecords: records.length > 0 });
+      else {return this.#appended(result, {
+          id,
+          producer,
+          sequence,
+          hasRecords: records.length > 0,
+        });}
     }
   }
 
@@ -482,7 +488,8 @@ export class StreamRequests {
 
   #appended(
     result: StreamAppended,
-    { producer, sequence, hasRecords }: {
+    { id, producer, sequence, hasRecords }: {
+      readonly id: string;
       readonly producer?: LogProducer | undefined;
       readonly sequence?: string | undefined;
       readonly hasRecords: boolean;
@@ -555,6 +562,8 @@ export class StreamRequests {
         throw rowConflict(result, false);
       case "too-many-rows":
         throw this.#tooManyRows();
+      case "other-form":
+        throw rejectedChange(otherVersion(id));
       case "other-kind":
         // The stream was replaced by one of the other kind, so the writer has to look again.
         throw missing();
@@ -615,7 +624,7 @@ export class StreamRequests {
     checkRevoked();
     const result = await this.#parts.logs.append(id, { records: [], cancel });
     // An ended stream has already stopped, as the reader requested.
-    if (result.kind !== "ended") return this.#appended(result, { hasRecords: false });
+    if (result.kind !== "ended") return this.#appended(result, { id, hasRecords: false });
     const headers = { ...stateHeaders(result.info), "cache-control": "no-store" };
     return new Response(null, { status: 204, headers });
   }

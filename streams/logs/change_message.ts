@@ -8,7 +8,7 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 import type { RowChange } from "./log.ts";
 
 /** Maximum number of bytes that the version of a change takes in a message, with a comma. */
-const MAX_VERSION_BYTES = 30;
+export const MAX_VERSION_BYTES = 30;
 
 /** Number of bytes of an operation in a text: `insert`, `update` or `delete`. */
 const OPERATION_BYTES = 6;

@@ -267,6 +267,7 @@ function decideCreate(
       endedAt: end && now,
       writer: writer && { holder: writer.holder, until: now + writer.ttlMs },
       rows: config.keyed && (rows === undefined ? NO_ROWS : rowsStateOf(rows)),
+      ...(rows?.form && { form: rows.form }),
     },
     records,
     rows: rows && { set: rows.set, forget: [] },
@@ -405,7 +406,7 @@ function itself(rejection: LogRejection): LogRejection {
 /** The state after an append, without the retention. */
 function appended(
   state: StoredLog,
-  { records, end, producer, sequence, writer, cancel }: AppendLogOptions,
+  { records, end, producer, sequence, writer, cancel, form }: AppendLogOptions,
   { now, bytes }: { readonly now: number; readonly bytes: number },
 ): StoredLog {
   return {
@@ -422,6 +423,7 @@ function appended(
     }),
     ...(end && { end: producer === undefined ? end : { ...end, by: producer }, endedAt: now }),
     ...(cancel !== undefined && { cancelled: state.cancelled ?? cancel }),
+    ...((form?.next ?? form?.is) && { form: form!.next ?? form!.is }),
   };
 }
 
@@ -473,11 +475,17 @@ function rejectionOfProducer(
 /** Rejects by the sequence, then by the size. */
 function rejectionOfContent(
   state: StoredLog,
-  { records, sequence, keep, maxBytes, writer }: AppendLogOptions,
+  { records, sequence, keep, maxBytes, writer, form }: AppendLogOptions,
   bytes: number,
 ): LogAppended | undefined {
   const hasLogWriter = records.length > 0 || writer !== undefined;
   if (state.keyed !== undefined && hasLogWriter) return { kind: "other-kind" };
+  if (form !== undefined) {
+    const { form: present = "" } = state;
+    if (state.keyed === undefined) return { kind: "other-kind" };
+    const isUnused = state.tail === 0 && present === "";
+    if (form.is !== present && !isUnused) return { kind: "other-form", form: present };
+  }
   if (sequence !== undefined && state.sequence !== undefined && sequence <= state.sequence) {
     return { kind: "out-of-sequence", sequence: state.sequence };
   }

@@ -92,7 +92,7 @@ export function planCopy(
       until: expiries[i] || undefined,
     };
   });
-  return { config, records: [], rows: { set, forgotten: info.rows!.forgotten } };
+  return { config, records: [], rows: { set, forgotten: info.rows!.forgotten, form: info.form } };
 }
 
 /** The source of a new fork. */

@@ -165,6 +165,8 @@ export interface LogInfo extends LogConfig {
   readonly isDeleted?: true | undefined;
   /** The rows of a keyed log. */
   readonly rows?: RowStats | undefined;
+  /** The form of the rows of a keyed log; see {@linkcode AppendLogOptions.form}. */
+  readonly form?: string | undefined;
 }
 
 /**
@@ -193,7 +195,12 @@ export interface CreateLogOptions {
    * First rows of a keyed log, ordered by position, and the {@linkcode RowStats.forgotten} of the
    * log that they are copied from. All positions are before `config.origin.position`.
    */
-  readonly rows?: { readonly set: readonly LogRow[]; readonly forgotten: number } | undefined;
+  readonly rows?: {
+    readonly set: readonly LogRow[];
+    readonly forgotten: number;
+    /** Form of these rows; see {@linkcode AppendLogOptions.form}. */
+    readonly form?: string | undefined;
+  } | undefined;
   /** Ends the log immediately. */
   readonly end?: LogEnd | undefined;
   /** The lease of a writer; see {@linkcode AppendLogOptions.writer}. */
@@ -274,6 +281,12 @@ export interface AppendLogOptions {
   readonly changes?: readonly RowChange[] | undefined;
   /** Deletes rows that have expired, in addition to `changes`. */
   readonly expiresRows?: true | undefined;
+  /**
+   * The form that the rows of a keyed log must have, such as a version, as a text in ASCII that is
+   * empty for a log without one. A log that has had no records takes any form. `next` replaces it
+   * with the append. Without `form`, an append fits any form.
+   */
+  readonly form?: { readonly is: string; readonly next?: string | undefined } | undefined;
   /** Bounds for `changes`; required with them. */
   readonly rowBounds?: RowBounds | undefined;
 }
@@ -302,7 +315,8 @@ export interface AppendLogOptions {
  *   row does not exist, `version` is 0, and `since` is the position after the log's newest record.
  * - `too-many-rows`: the log would have more rows than allowed.
  * - `other-kind`: the log is keyed and the append has records or a writer's lease, or the log is
- *   not keyed and the append has changes.
+ *   not keyed and the append has changes or a form.
+ * - `other-form`: the rows have the form `form`, and not the one of the append.
  */
 export type LogAppended =
   | { readonly kind: "appended"; readonly info: LogInfo }
@@ -312,6 +326,7 @@ export type LogAppended =
   | { readonly kind: "stale"; readonly epoch: number }
   | { readonly kind: "skipped"; readonly expected: number }
   | { readonly kind: "out-of-sequence"; readonly sequence: string }
+  | { readonly kind: "other-form"; readonly form: string }
   | LogOverShare
   | {
     readonly kind: "conflict";

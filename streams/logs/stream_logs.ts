@@ -115,6 +115,24 @@ export interface StreamBounds {
   readonly maxRows: number;
 }
 
+/** The forms of the rows of keyed streams, in which this node reads and writes them. */
+export interface RowForms {
+  /**
+   * Returns the form that the rows of a stream must have for this node's changes, as for
+   * {@linkcode AppendLogOptions.form}; `undefined` if the node writes rows of any form.
+   */
+  of(id: string): string | undefined;
+  /**
+   * Waits until this node may read the rows of a stream; `undefined` if there is nothing to wait for.
+   * Rejects with a `RequestError` if they cannot be read for now.
+   */
+  ready(id: string, signal: AbortSignal | undefined): Promise<void> | undefined;
+  /** Called after a change was rejected, because the rows have another form. MUST NOT throw. */
+  differs(id: string, form: string): void;
+  /** Resolves to true if the rows of a stream have a newer form than those of this node. */
+  isNewer(id: string): Promise<boolean>;
+}
+
 /** Options for {@linkcode StreamLogs}. */
 export interface StreamLogsOptions {
   readonly runtime: Runtime;
@@ -122,6 +140,8 @@ export interface StreamLogsOptions {
   readonly bounds: StreamBounds;
   /** All quotas of the server, which count the readers; by default, a separate registry. */
   readonly quotas?: Quotas | undefined;
+  /** The forms of rows; by default, rows have any form. */
+  readonly forms?: RowForms | undefined;
   /** Receives errors of the search for overdue streams. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
   /**
@@ -276,6 +296,7 @@ export class StreamLogs implements AsyncDisposable {
   readonly #broker: Broker;
   readonly #logs: BrokerLogs;
   readonly #bounds: StreamBounds;
+  readonly #forms: RowForms | undefined;
   readonly #onReadToEnd: StreamLogsOptions["onReadToEnd"];
   readonly #counts: Record<OwnedKind, number> = { answer: 0, stream: 0 };
   readonly #rescue: StreamLogsOptions["rescue"];
@@ -314,6 +335,7 @@ export class StreamLogs implements AsyncDisposable {
       shares: {},
       ...bounds.readerShares,
     });
+    this.#forms = options.forms;
     this.#onReadToEnd = onReadToEnd;
     this.#rescue = rescue;
     this.#onRead = onRead;
@@ -449,10 +471,13 @@ export class StreamLogs implements AsyncDisposable {
     const { maxStreamBytes, keep, maxRows } = this.#bounds;
     const { records, changes, expiresRows } = options;
     const isTransaction = changes !== undefined || expiresRows === true;
+    const is = changes && this.#forms?.of(id);
+    const form = options.form ?? (is === undefined ? undefined : { is });
     const bytes = recordBytes(records) + requestBytes(changes ?? []);
     if (bytes > this.maxAppendBytes) return { kind: "full" };
     const result = await this.#logs.append(id, {
       ...options,
+      form,
       maxBytes: maxStreamBytes,
       keep: isTransaction ? undefined : keep,
       rowBounds: isTransaction ? { ...REMEMBERED_ROWS, rows: maxRows } : undefined,
@@ -463,9 +488,27 @@ export class StreamLogs implements AsyncDisposable {
         return { kind: "missing" };
       case "deleted":
         return { kind: "deleted" };
+      case "other-form":
+        if (options.form === undefined) this.#forms?.differs(id, result.form);
+        return result;
       default:
         return result;
     }
+  }
+
+  /**
+   * Reads rows of a keyed stream, whatever their form.
+   *
+   * @param id The id.
+   * @param options The part of the rows.
+   * @returns The page; `undefined` if there is no such stream.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async rows(
+    id: string,
+    options: Pick<ReadStreamOptions, "after" | "maxBytes" | "maxRecords">,
+  ): Promise<LogPage | undefined> {
+    return await this.#readLog(id, options, false);
   }
 
   /**
@@ -474,10 +517,12 @@ export class StreamLogs implements AsyncDisposable {
    * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}.
    * @returns The result.
+   * @throws {RequestError} If the rows cannot be read for now.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async read(id: string, options: ReadStreamOptions): Promise<StreamRead> {
     this.#onRead?.(id);
+    await this.#forms?.ready(id, options.signal);
     const result = await this.#read(id, options, true);
     this.#noteRead(id, result);
     return result;
@@ -509,6 +554,7 @@ export class StreamLogs implements AsyncDisposable {
    * an error.
    * @returns The pages. If a result is not a page, it is the last one. `next(position)` continues
    * at a later position, up to which the reader has received the records otherwise.
+   * @throws {RequestError} If the rows of the stream cannot be read for now.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async *follow(
@@ -548,6 +594,12 @@ export class StreamLogs implements AsyncDisposable {
       const ready = this.#untilReady(followed, signal);
       await settled(ready);
       if (!isLeaving()) await ready;
+      const formed = this.#forms?.ready(id, signal);
+      if (formed !== undefined) {
+        await settled(formed);
+        if (isLeaving()) return;
+        await formed;
+      }
       let { after, identity, startsAtOldest = false, snapshot } = options;
       for (let isTold = false; !isLeaving();) {
         const { version } = followed;

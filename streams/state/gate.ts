@@ -7,7 +7,7 @@ import type { Account } from "../../base/quotas/accounts.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
-import { RequestError } from "../../errors.ts";
+import { BrokerError, RequestError } from "../../errors.ts";
 import { type Change, type ClientChange, withValue } from "../logs/change_message.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { StreamAppended } from "../logs/stream_logs.ts";
@@ -24,6 +24,9 @@ import { type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Maximum number of times that `authorizeChange` is called for one change. */
 const MAX_CALLS = 5;
+
+/** Pause that a server recommends if rows have another version than its contract, in milliseconds. */
+export const RETRY_MS = 1_000;
 
 /** A version that no row has. */
 const NO_VERSION = Number.MAX_SAFE_INTEGER;
@@ -66,6 +69,8 @@ export interface ChangeGateOptions {
    * stream.
    */
   readonly rowsOf: (id: string, account: Account, gone?: string) => Promise<LiveRows | undefined>;
+  /** Resolves to true if the rows of a state are newer than the contract. */
+  readonly isNewer: (id: string) => Promise<boolean>;
   /** Reports that `authorizeChange` failed. */
   readonly report: (fault: DecisionFault, session: Session | undefined) => void;
 }
@@ -123,6 +128,11 @@ export class ChangeGate {
   ephemeralOf(id: string): ReadonlySet<string> {
     const { collections = [] } = this.#router?.match(id) ?? {};
     return new Set(Array.from(collections).flatMap(([name, of]) => of.ephemeral ? name : []));
+  }
+
+  /** Returns the version of the rows of a state in the contract, if the contract defines it. */
+  versionOf(id: string): number | undefined {
+    return this.#router?.match(id)?.version;
   }
 
   /** Returns the collections of a state in the contract, by kind; a kind without any is absent. */
@@ -183,13 +193,30 @@ export class ChangeGate {
    * @param changes The changes.
    * @param append The client, and the append.
    * @returns The result of the append. It is a `conflict` if a row does not have the version that
-   * the client expects, or if it changed during five decisions in a row.
+   * the client expects, or if it changed during five decisions in a row. It is `other-form` if the
+   * rows have another version than the contract.
    * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}, `forbidden` if
    * `authorizeChange` denies a change, `unavailable` if it fails, `too-many` if the server holds
    * too many states for this client, and the code of the revocation if the client's right was
    * revoked in the meantime; or the error that `authorizeChange` throws.
    */
   async write(
+    id: string,
+    changes: readonly (Change | ClientChange)[],
+    options: GatedAppend,
+  ): Promise<StreamAppended> {
+    try {
+      return await this.#write(id, changes, options);
+    } catch (error) {
+      // An older contract can't tell whether the rows fit, so the client writes by a newer server.
+      const isForNow = error instanceof BrokerError ||
+        error instanceof RequestError && error.failure.code === "unavailable";
+      if (!isForNow && await this.#options.isNewer(id)) throw otherVersion(id);
+      throw error;
+    }
+  }
+
+  async #write(
     id: string,
     changes: readonly (Change | ClientChange)[],
     { source, append: appendNow, isNumbered = false }: GatedAppend,
@@ -418,6 +445,15 @@ export function ephemeralRejection(type: string): RequestError {
     "ephemeral",
     `Cannot write state: the rows of "${type}" are ephemeral: sessions and servers write them, ` +
       "one at a time",
+  );
+}
+
+/** The error for a write by a server whose contract has another version than the rows. */
+export function otherVersion(id: string): RequestError {
+  return new RequestError(
+    "unavailable",
+    `Cannot write state: the rows of "${id}" have another version than the server's contract`,
+    { retryAfterMs: RETRY_MS },
   );
 }
 

@@ -33,7 +33,7 @@ import {
 } from "../../session/wire/rows.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
-import { type ChangeGate, ephemeralRejection } from "./gate.ts";
+import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
 import { describeRow, type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Kinds of the options of writes. */
@@ -291,6 +291,8 @@ export function writeRejection(
       return new RequestError("full", overShareReason("append", result));
     case "ended":
       return new RequestError("ended", `Cannot write state: the stream "${id}" was closed`);
+    case "other-form":
+      return otherVersion(id);
     case "other-kind":
       return new RequestError("wrong-type", `Cannot write state: the stream "${id}" must be keyed`);
     default:

@@ -41,6 +41,7 @@ class Bench implements AsyncDisposable {
       authorizeChange: undefined,
       timeoutMs: 1_000,
       rowsOf: (id, account) => this.states.rowsOf(id, account),
+      isNewer: () => Promise.resolve(false),
       report() {},
     });
     this.states = new States({

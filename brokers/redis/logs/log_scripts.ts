@@ -29,7 +29,7 @@ const MAX_READ_CHUNKS = 64;
  * Number of the state's fields that a reply contains. These are the first fields of the list in
  * `LOG`.
  */
-const SHOWN_FIELDS = 13;
+const SHOWN_FIELDS = 14;
 
 /**
  * Opens a log. `KEYS[1]` to `KEYS[11]` are the keys in {@linkcode LogKeys}, and `ARGV[1]` is the
@@ -66,7 +66,7 @@ local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1,
 local rows, order, gone, due = unpack(KEYS, 8, 11)
 local ask = cjson.decode(ARGV[1])
 local fields = { 'identity', 'config', 'first', 'start', 'tail', 'bytes', 'ended', 'cancelled', 'deleted',
-  'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten', 'rowMarks', 'rowDeletedAt', 'rowDue',
+  'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten', 'form', 'rowMarks', 'rowDeletedAt', 'rowDue',
   'sealed', 'size', 'skip', 'expiry', 'ttl', 'expires', 'sequence', 'holder', 'lease', 'by', 'endedAt' }
 local log = {}
 local stored = redis.pcall('HMGET', state, unpack(fields))
@@ -227,6 +227,7 @@ if ask.rowStats then
   set('rowForgotten', text(stats.forgotten))
   if stats.deletedAt then set('rowDeletedAt', text(stats.deletedAt)) end
   if stats.dueAt then set('rowDue', text(stats.dueAt)) end
+  if ask.form then set('form', ask.form) end
   for _, row in ipairs(ask.rows or {}) do writeRow(row, row.position) end
 end
 if ask.ttlMs then set('ttl', text(ask.ttlMs)) end
@@ -293,6 +294,11 @@ local function rejection()
   local rejected = producer and rejectionOfProducer()
   if rejected then return rejected end
   if keyed and (ask.count > 0 or writer) then return answer('other-kind') end
+  if ask.form then
+    if not keyed then return answer('other-kind') end
+    local isUnused = log.tail == '0' and not log.form
+    if ask.form.is ~= (log.form or '') and not isUnused then return answer('other-form', log.form) end
+  end
   if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
     return answer('out-of-sequence', log.sequence)
   end
@@ -365,6 +371,8 @@ if ask.ended then
   set('endedAt', text(now))
   if producer then set('by', producer.number) end
 end
+local form = ask.form and (ask.form.next or ask.form.is) or ''
+if form ~= '' then set('form', form) end
 if ask.cancelled and not log.cancelled then set('cancelled', ask.cancelled) end
 save()
 announce(isCarried and carried or nil)

@@ -71,6 +71,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     rowStats: config.keyed && rowsStateOf(rows),
     // An empty list would become an object.
     rows: rows.set.length > 0 ? rows.set.map(encodeRow) : undefined,
+    form: rows.form,
     first: config.origin?.position ?? 0,
     ttlMs: config.ttlMs,
     expiresAt: config.expiresAt,
@@ -93,6 +94,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     changes: rest.changes?.map(encodeChange),
     expiresRows: rest.expiresRows,
     rowBounds: rest.rowBounds,
+    form: rest.form,
   }),
   delete: (options) => options,
   retain: ({ fork, identity, maxForks }) => ({ fork: wellFormed(fork), identity, maxForks }),
@@ -123,6 +125,8 @@ const RESULTS: { readonly [N in LogChangeName]: (reply: LogReply) => LogChangeRe
         return { kind, epoch: Number(detail) };
       case "skipped":
         return { kind, expected: Number(detail) };
+      case "other-form":
+        return { kind, form: detail };
       case "out-of-sequence":
         return { kind, sequence: decodeSequence(detail) };
       default:
@@ -425,7 +429,8 @@ function decodeSequence(code: string): string {
 /** Parses the fields of a state in a reply. */
 function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
   const texts = fields.map((field) => field === null ? undefined : field.toString());
-  const [identity, config, first, start, tail, bytes, ended, cancelled, deleted, ...rows] = texts;
+  const [identity, config, first, start, tail, bytes, ended, cancelled, deleted, ...rest] = texts;
+  const [rows, form] = [rest.slice(0, 4), rest[4]];
   if (identity === undefined) return undefined;
   return withoutUndefined({
     ...JSON.parse(config!) as LogConfig,
@@ -438,6 +443,7 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
     cancelled: cancelled === undefined ? undefined : JSON.parse(cancelled),
     isDeleted: deleted === undefined ? undefined : true as const,
     rows: rows[0] === undefined ? undefined : statsOf(rows.map(Number)),
+    form,
   });
 }
 
