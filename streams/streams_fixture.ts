@@ -52,8 +52,8 @@ export class TwoNodes implements AsyncDisposable {
   }
 
   /** Reads the existing records. */
-  async read(id: string): Promise<unknown[]> {
-    const items = await Array.fromAsync(this.other.read(id));
+  async read(id: string, options: { readonly after?: string } = {}): Promise<unknown[]> {
+    const items = await Array.fromAsync(this.other.read(id, options));
     return items.map(({ data }) => data);
   }
 

@@ -60,8 +60,11 @@ export function isEndCode(code: unknown): code is string {
 /** Reason of a stream whose writer was disposed of without `close`. */
 const UNFINISHED = "The writer ended before the stream was complete";
 
+/** The result of an append that was not rejected. */
+type LogResult = Extract<StreamAppended, { readonly kind: "appended" | "repeated" }>;
+
 /** A record that waits for the broker, and the promise of its append. */
-interface WaitingRecord extends PromiseWithResolvers<void> {
+interface WaitingRecord extends PromiseWithResolvers<string> {
   readonly record: LogRecord;
   readonly bytes: number;
 }
@@ -199,7 +202,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   get ready(): Promise<void> {
     const mostBytes = Math.min(PACE_BYTES, MAX_WAITING_BYTES - this.#maxRecordBytes);
     const isFull = this.#waiting.length >= PACE_RECORDS || this.#waitingBytes > mostBytes;
-    return isFull ? this.#waiting.at(-1)!.promise : Promise.resolve();
+    return isFull ? this.#waiting.at(-1)!.promise.then(() => {}) : Promise.resolve();
   }
 
   /**
@@ -226,7 +229,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    *
    * @param data For the media type `application/json`, any value that JSON can represent;
    * otherwise, a string, or bytes that MUST NOT be changed afterwards.
-   * @returns Resolves when the record is stored. An unhandled rejection is not reported, because
+   * @returns The offset after the record, once it is stored. A read after this offset misses no
+   * later record. If the broker stored the record at an attempt whose reply was lost, and other
+   * programs append too, the read may begin earlier. An unhandled rejection is not reported, because
    * `close` rejects with the same error.
    * @throws {TypeError} If the data does not fit the media type.
    * @throws {RangeError} If the record is too large.
@@ -234,7 +239,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * @throws {RequestError} If the writer has ended, or the stream accepts no more records.
    * @throws {BrokerError} If the broker is unreachable for too long.
    */
-  append(data: T): Promise<void> {
+  append(data: T): Promise<string> {
     try {
       return this.#append(data);
     } catch (error) {
@@ -326,7 +331,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     await (this.#ending ?? this.abort(UNFINISHED));
   }
 
-  #append(data: T): Promise<void> {
+  #append(data: T): Promise<string> {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#end !== undefined || this.#isReleased) {
       throw new RequestError("ended", `Cannot append: the writer of "${this.id}" has ended`);
@@ -348,7 +353,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         `Cannot append: at most ${MAX_WAITING_RECORDS} records or ${MAX_WAITING_BYTES} bytes wait`,
       );
     }
-    const waiting = { ...Promise.withResolvers<void>(), record, bytes };
+    const waiting = { ...Promise.withResolvers<string>(), record, bytes };
     this.#waiting.push(waiting);
     this.#waitingBytes += bytes;
     this.#send();
@@ -423,8 +428,10 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       const end = this.#waiting.length === 0 ? this.#end : undefined;
       if (batch.length === 0 && end === undefined) break;
       try {
-        await this.#keep(batch.map(({ record }) => record), end);
-        for (const { resolve } of batch) resolve();
+        const start = await this.#keep(batch.map(({ record }) => record), end);
+        for (const [i, { resolve }] of batch.entries()) {
+          resolve(formatOffset(this.#info, start + i + 1));
+        }
         if (end !== undefined) this.#finished();
       } catch (error) {
         for (const { reject } of batch) reject(error);
@@ -449,11 +456,17 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     return this.#waiting.splice(0, count);
   }
 
-  /** Makes one append, with retries while the broker is unreachable. */
-  async #keep(records: readonly LogRecord[], end: LogEnd | undefined): Promise<void> {
+  /**
+   * Makes one append, with retries while the broker is unreachable.
+   *
+   * @returns The position of the first record. If an earlier attempt was stored whose reply was
+   * lost, the record is there or later.
+   */
+  async #keep(records: readonly LogRecord[], end: LogEnd | undefined): Promise<number> {
     const { signal } = this.#over;
+    const { tail } = this.#info;
     const producer = { id: this.#holder, epoch: this.#epoch, seq: this.#number };
-    await whileUnreachable(() => this.#show({ records, producer, end }), {
+    const result = await whileUnreachable(() => this.#show({ records, producer, end }), {
       runtime: this.#runtime,
       signal,
       // After that the lease has expired.
@@ -461,27 +474,31 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       isOver: () => signal.aborted || this.#streams.isClosed,
     });
     this.#number++;
+    return result.kind === "appended" ? result.info.tail - records.length : tail;
   }
 
   /** Makes an append, which also renews the lease. */
-  async #show(append: Pick<AppendLogOptions, "records" | "producer" | "end">): Promise<void> {
+  async #show(
+    append: Pick<AppendLogOptions, "records" | "producer" | "end">,
+  ): Promise<LogResult> {
     const { identity } = this.#info;
     const writer = { holder: this.#holder, ttlMs: this.#leaseMs };
     const sentAt = this.#runtime.monotonic();
-    const result = await this.#streams.append(this.id, { ...append, identity, writer });
-    this.#heed(result);
+    const result = this.#heed(await this.#streams.append(this.id, { ...append, identity, writer }));
     this.#confirmedAt = Math.max(this.#confirmedAt, sentAt);
     this.#confirmed?.resolve();
     this.#confirmed = undefined;
+    return result;
   }
 
   /** Applies the result of an append. Throws if the append was rejected. */
-  #heed(result: StreamAppended): void {
+  #heed(result: StreamAppended): LogResult {
     switch (result.kind) {
       case "appended":
       case "repeated":
         this.#wasAppended = true;
-        return this.#note(result.info);
+        this.#note(result.info);
+        return result;
       case "ended":
         throw this.#lost(this.#endedError(result.info.end));
       case "fenced":

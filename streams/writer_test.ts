@@ -4,6 +4,7 @@ import { BrokerError, QueueFullError, RequestError } from "../errors.ts";
 import { countedBytes } from "../pubsub/broker.ts";
 import { codeOf, TwoNodes } from "./streams_fixture.ts";
 import { fail, loseReply, pass } from "../tests/faulty_broker.ts";
+import { until } from "../tests/waiting.ts";
 import { logsOf } from "./logs/logs_of.ts";
 
 /** Resolves once a signal aborts, with the reason. */
@@ -28,6 +29,22 @@ Deno.test("DurableStreamWriter.append() keeps JSON in order, with one broker cal
   assertEquals(await nodes.read("a"), [1, "two", [3], null, 5]);
   assertEquals((await nodes.other.info("a"))?.offset, writer.offset);
   assertEquals((await nodes.other.info("a"))?.isEnded, true);
+});
+
+Deno.test("DurableStreamWriter.append() resolves with the offset after the record", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create<number>("a");
+  const offsets = await Promise.all([1, 2, 3].map((data) => writer.append(data)));
+  assertEquals(offsets.at(-1), writer.offset);
+  // The broker stores the record, but its reply is lost.
+  nodes.broker.make("logs.append", loseReply);
+  const append = writer.append(4);
+  await until(() => nodes.appends.length === 2);
+  nodes.broker.make("logs.append", pass);
+  offsets.push(await append);
+  for (const [i, after] of offsets.entries()) {
+    assertEquals(await nodes.read("a", { after }), [1, 2, 3, 4].slice(i + 1));
+  }
 });
 
 Deno.test("DurableStreamWriter.append() accepts texts and bytes by media type", async () => {

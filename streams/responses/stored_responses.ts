@@ -484,7 +484,7 @@ export class StoredResponses {
     const { runtime } = this.#parts;
     const { signal } = stop;
     const onError = (error: unknown) => stop.abort(error);
-    let kept: Promise<void> | undefined;
+    let kept: Promise<unknown> | undefined;
     for (let count = 1;; count++) {
       if (writer.isUncertain) await abortable(writer.confirmed, signal);
       const next = await abortable(Promise.resolve(iterator.next()), signal);
