@@ -281,6 +281,7 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
       this.id = hello.session;
       this.lineage.ticket = hello.ticket;
       this.lineage.follows = hello.predecessor;
+      this.settings.user = hello.user;
     }
     this.sending.opened(hello);
     this.#settleReady();

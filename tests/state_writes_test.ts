@@ -8,6 +8,7 @@ import {
   type ConnectOptions,
   type Contract,
   defineContract,
+  guest,
   type RequestedChange,
   RequestError,
   type Server,
@@ -524,4 +525,88 @@ Deno.test("A handle of a state ends with its own ephemeral rows only", async () 
   assertEquals(two.collection("cursors").get("b"), { x: 1 });
   two[Symbol.dispose]();
   await until(() => own.size === 0);
+});
+
+/** A server that knows users by their tokens, and a client whose token a test can change. */
+async function signedIn(): Promise<{
+  readonly at: Fixture;
+  readonly authors: string[];
+  signIn(token: string | null): void;
+}> {
+  let token: string | null = "ann";
+  const authors: string[] = [];
+  const cursors = { schema: z.object({ x: z.number() }), ephemeral: true };
+  const at = await Fixture.make({
+    contract: defineContract({ state: { "list:{id}": { notes: z.string(), cursors } } }),
+    authorizeChange: ({ user, key, value }) => {
+      authors.push(`${user ?? "guest"} ${key} ${JSON.stringify(value)}`);
+      return true;
+    },
+    server: {
+      authenticate: ({ token }: { readonly token?: string }) => token ?? guest,
+      tokens: { inMessage: true },
+      presence: { graceMs: 100 },
+    },
+    client: { token: () => token },
+  });
+  return { at, authors, signIn: (next) => void (token = next) };
+}
+
+Deno.test("ClientState sends no write as another user than it was made as", async () => {
+  const { at, authors, signIn } = await signedIn();
+  await using _ = at;
+  using state = await at.open();
+  const notes = state.collection<string>("notes");
+  const cursors = state.collection("cursors");
+  await notes.set("1", "online");
+  await cursors.set("ann", { x: 1 });
+  // The same user returns.
+  await at.offline(state);
+  const kept = outcomes([notes.set("1", "kept"), cursors.set("ann", { x: 2 })]);
+  at.online();
+  assertEquals(await kept, ["stored", "stored"]);
+  // Another one returns.
+  await at.offline(state);
+  const dropped = outcomes([
+    notes.set("1", "dropped"),
+    notes.update("1", (text) => `${text}!`),
+    notes.set("2", "a"),
+    notes.set("2", "b"),
+    cursors.set("ann", { x: 3 }),
+  ]);
+  signIn("bob");
+  at.online();
+  assertEquals(new Set(await dropped), new Set(["other-user"]));
+  assertEquals([notes.get("1"), notes.has("2"), state.pendingWrites.current], ["kept", false, 0]);
+  await notes.set("3", "of bob");
+  await until(() => !cursors.has("ann"));
+  assertEquals(authors, [
+    'ann 1 "online"',
+    'ann ann {"x":1}',
+    'ann 1 "kept"',
+    'ann ann {"x":2}',
+    'bob 3 "of bob"',
+  ]);
+});
+
+Deno.test("ClientState keeps the writes of a guest who stays the same, and drops them at a sign-in", async () => {
+  const { at, authors, signIn } = await signedIn();
+  await using _ = at;
+  signIn(null);
+  // Before its first session, the client is no other user.
+  const state = await at.client.state("list:1");
+  const notes = state.collection<string>("notes");
+  assertEquals(await outcomes([notes.set("1", "first")]), ["stored"]);
+  await state.ready;
+  await at.offline(state);
+  const kept = outcomes([notes.set("1", "kept")]);
+  at.online();
+  assertEquals(await kept, ["stored"]);
+  await at.offline(state);
+  const dropped = outcomes([notes.set("1", "dropped")]);
+  signIn("ann");
+  at.online();
+  assertEquals(await dropped, ["other-user"]);
+  assertEquals(authors, ['guest 1 "first"', 'guest 1 "kept"']);
+  state[Symbol.dispose]();
 });

@@ -174,18 +174,25 @@ export class Ephemeral {
     settling.reject(own.signal!.reason);
   }
 
+  /** Rejects the writes that are not settled, removes the rows, and reads no more. */
+  end(error: unknown): void {
+    this.#failure = error;
+    this.remove(error);
+    this.#subscription?.unsubscribe().catch(() => {});
+  }
+
   /**
-   * Rejects the writes that are not settled, and removes the rows.
+   * Rejects the writes that are not settled, and removes their rows.
    *
    * @param error The reason.
-   * @param writer The handle that has written the rows; by default, any, and no more are read.
+   * @param writer The handle that has written the rows; by default, any.
    */
-  end(error: unknown, writer?: StateWriter): void {
+  remove(error: unknown, writer?: StateWriter): void {
     const rows: EphemeralWrite[] = [];
     for (const [name, own] of this.#own) {
       if (writer !== undefined && own.writer !== writer) continue;
       own.settling?.reject(error);
-      if (writer && (own.isDirty || own.sentBy)) this.#target.rows.end(own, [own], undefined);
+      if (own.isDirty || own.sentBy) this.#target.rows.end(own, [own], undefined);
       Object.assign(own, { settling: undefined, sentBy: undefined, isDirty: false });
       this.#own.delete(name);
       rows.push([own.type, own.key]);
@@ -194,9 +201,6 @@ export class Ephemeral {
     if (this.#isCurrent && rows.length > 0) {
       this.#target.publish({ ephemeral: rows }).catch(() => {});
     }
-    if (writer !== undefined) return;
-    this.#failure = error;
-    this.#subscription?.unsubscribe().catch(() => {});
   }
 
   async #read(): Promise<void> {

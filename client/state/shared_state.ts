@@ -43,7 +43,7 @@ interface StateClient {
 export interface ClientStateParts {
   readonly client: StateClient;
   readonly contract?: Contract | undefined;
-  readonly settings: Pick<SessionSettings, "runtime" | "closeTimeoutMs" | "console">;
+  readonly settings: Pick<SessionSettings, "runtime" | "closeTimeoutMs" | "console" | "user">;
   /** Checks the names of options, and their kinds if that is loaded. */
   readonly check: (call: string, options: unknown) => void;
   readonly readStream: typeof readStream;
@@ -77,6 +77,8 @@ export class SharedState {
   readonly #backoff: Backoff;
   readonly #unfollow: () => void;
   #subscription: Subscription | undefined;
+  /** The server's tag of the user as whom the client writes, once it was connected. */
+  #user: unknown;
   /** The error of a client that the server rejects. */
   #rejection: SessionClosedError | undefined;
   #wasLive = false;
@@ -106,6 +108,7 @@ export class SharedState {
       whenCurrent: () => this.#whenCurrent(),
       publish: (data) => this.#publish(data, this.#closed.signal),
     });
+    this.#user = parts.settings.user;
     this.#unfollow = client.status.observe((status) => this.#follow(status));
     void this.#run();
   }
@@ -199,7 +202,10 @@ export class SharedState {
   /** Shows that the server rejects the client, which may connect again with another token. */
   #follow(client: ClientStatus): void {
     if (this.status.isEnded) return;
-    if (client.name === "connected") this.#missingSinceMs = undefined;
+    if (client.name === "connected") {
+      this.#missingSinceMs = undefined;
+      this.#checkUser();
+    }
     if (client.name === "rejected") {
       this.#rejection = closedError("Cannot read state: the client is rejected", client.cause);
       this.#ready.reject(this.#rejection);
@@ -210,6 +216,18 @@ export class SharedState {
       if (!this.#wasLive) this.#ready = pending();
       this.status.set(this.#wasLive ? "lost" : "pending");
     }
+  }
+
+  /** Rejects the writes that wait if they were made as another user than the client is now. */
+  #checkUser(): void {
+    const { user } = this.#parts.settings;
+    const before = this.#user;
+    if (user === undefined || user === before) return;
+    this.#user = user;
+    if (before === undefined) return;
+    const error = otherUser(this.id);
+    this.writes.end(error);
+    this.#ephemeral?.remove(error);
   }
 
   #subscribe(topic: string, options: ClientSubscribeOptions): Subscription {
@@ -313,7 +331,10 @@ export class SharedState {
   }
 
   async #publish(data: unknown, signal: AbortSignal | undefined): Promise<unknown> {
+    const user = this.#user;
     const session = await this.#parts.client.whenConnected({ signal });
+    this.#checkUser();
+    if (user !== undefined && this.#user !== user) throw otherUser(this.id);
     const { sending } = session[internals];
     return await sending.publish(STREAM_PREFIX + this.id, data, { signal, verb: "write state" });
   }
@@ -343,7 +364,7 @@ export class SharedState {
     if (!this.#handles.delete(handle)) return;
     if (this.#handles.size === 0) return this.#end(undefined);
     this.writes.end(closed(this.id), handle);
-    this.#ephemeral?.end(closed(this.id), handle);
+    this.#ephemeral?.remove(closed(this.id), handle);
     this.rows.notify();
   }
 
@@ -383,6 +404,11 @@ function missing(id: string, cause: unknown): RequestError {
   const message =
     `There is no state ${name}: the server creates it by states.open(${name}) of liveState()`;
   return new RequestError("not-found", message, { cause });
+}
+
+function otherUser(id: string): RequestError {
+  const message = `Cannot write state: "${id}" was written as another user than the client is now`;
+  return new RequestError("other-user", message);
 }
 
 /** Tells the changes of a keyed stream from the records of another stream. */

@@ -82,7 +82,8 @@ export interface SessionServices {
    */
   readonly canMove?: boolean | undefined;
   /**
-   * Hashes a ticket's secret with SHA-256, for the name of a guest. Without this function, the name
+   * Hashes with SHA-256: a ticket's secret, for the name of a guest, and the names of users, for the
+   * tags that clients receive. Without this function, there are no tags, and the name
    * is the session's id.
    */
   readonly hashOf?: ((secret: string) => Uint8Array) | undefined;
@@ -271,6 +272,18 @@ export class RequestService implements RequestServer, Disposable {
     const hash = secret === undefined ? undefined : this.services.hashOf?.(secret);
     if (hash === undefined) return GUEST_PREFIX + core.id;
     return GUEST_PREFIX + hash.subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
+  }
+
+  /**
+   * Creates the tag by which a client notices that it has another user than before.
+   *
+   * @ignore
+   * @param core The implementation of the session.
+   * @returns A hash of the user's name; `undefined` without a server.
+   */
+  userTag(core: Inside<Session>): string | undefined {
+    const hash = this.services.hashOf?.(core.name);
+    return hash?.subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
   }
 
   /** Stops all timers and waits. */

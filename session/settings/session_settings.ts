@@ -59,9 +59,11 @@ export function settingsWith<
       }).slice(1, -1);
       const ticket = settings.services?.ticket(core);
       const end = ticket === undefined ? "" : `,"ticket":${JSON.stringify(ticket)}`;
+      const tag = settings.services?.userTag(core);
+      const user = tag === undefined ? "" : `,"user":"${tag}"`;
       const before = core.lineage.predecessor;
       const mark = before === undefined ? "" : `,"predecessor":${JSON.stringify(before.id)}`;
-      return `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}${mark}}}`;
+      return `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}${mark}${user}}}`;
     },
   });
   if (options.side === "server") settings.gapOf = gapOf;

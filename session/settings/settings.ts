@@ -204,6 +204,12 @@ export interface SessionSettings {
    * @ignore
    */
   skipOversize?(core: object, text: string): boolean;
+  /**
+   * On a client: the tag of its user in the newest `hello`.
+   *
+   * @ignore
+   */
+  user?: unknown;
   /** Effect of a failed handler. */
   readonly onHandlerError: "reply" | "close";
   /**
@@ -388,6 +394,8 @@ export interface RequestServer {
   ticket(core: NamedSession): string | undefined;
   /** Names a session without a user. */
   nameOf(core: NamedSession): string;
+  /** Creates the tag by which a client notices that it has another user than before. */
+  userTag(core: NamedSession): string | undefined;
   /**
    * Called before a session receives its first frame, which the services may handle. They also
    * measure the session's back-pressure.

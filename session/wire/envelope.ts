@@ -30,6 +30,11 @@ export interface Hello {
    * The session that is identified by the ticket in the request, if the server knows that session.
    */
   readonly predecessor?: string | undefined;
+  /**
+   * Tag of the user or guest as whom the server knows the client; the same on every node. Clients
+   * only compare it with others.
+   */
+  readonly user?: unknown;
 }
 
 /** The notice that a server sends before it shuts down. */
@@ -359,12 +364,9 @@ function readHello(hello: unknown): Envelope {
   if (isObject(hello)) {
     const { session, heartbeatMs, maxMessageBytes, features, ticket, predecessor } = hello;
     if (typeof session === "string" && isId(heartbeatMs) && isId(maxMessageBytes)) {
-      const names = Array.isArray(features) ? features.map(plainText) : [];
       const read = {
-        session,
-        heartbeatMs,
-        maxMessageBytes,
-        features: names,
+        ...hello as unknown as Hello,
+        features: Array.isArray(features) ? features.map(plainText) : [],
         ticket: isName(ticket) ? ticket : undefined,
         predecessor: isName(predecessor) ? predecessor : undefined,
       };
