@@ -23,6 +23,78 @@ const MAX_TURN_MS = 8;
 /** Number of rows between two looks at the clock. */
 const ROWS_PER_LOOK = 64;
 
+/** Number of changed rows that are noted in one turn, such as those of a transaction. */
+const ROWS_PER_TURN = 5_000;
+
+/** A row that changed, and its value before. */
+interface Changed {
+  readonly collection: string;
+  readonly key: string;
+  readonly before: unknown;
+}
+
+/**
+ * The changed rows that a loop has not yielded yet, with the values that it knew before; at most
+ * one entry for each row.
+ */
+class PendingChanges {
+  readonly #source: RowSource;
+  readonly #rows = new Map<string, Map<string, unknown>>();
+  /** The newest changes, which are not among these rows yet, oldest first. */
+  readonly #unnoted: (readonly [collection: string, rows: Iterator<[string, unknown]>])[] = [];
+
+  constructor(source: RowSource) {
+    this.#source = source;
+  }
+
+  get isEmpty(): boolean {
+    return this.#rows.size === 0 && this.isComplete;
+  }
+
+  /** True if all changes are among the rows. */
+  get isComplete(): boolean {
+    return this.#unnoted.length === 0;
+  }
+
+  add(changes: RowChanges): void {
+    for (const [collection, rows] of changes) {
+      this.#unnoted.push([collection, rows[Symbol.iterator]()]);
+    }
+    this.note();
+  }
+
+  /** Notes a part of the changes. The first rows of a state may be many. */
+  note(): void {
+    for (let noted = 0; noted < ROWS_PER_TURN && this.#unnoted.length > 0; noted++) {
+      const [collection, rows] = this.#unnoted[0]!;
+      const { value: row } = rows.next();
+      if (row === undefined) {
+        this.#unnoted.shift();
+        continue;
+      }
+      const [key, before] = row;
+      const of = this.#rows.get(collection) ?? new Map<string, unknown>();
+      this.#rows.set(collection, of);
+      if (!of.has(key)) of.set(key, before);
+      // A row that came and went is no change.
+      else if (of.get(key) === undefined && !this.#source.collection(collection).has(key)) {
+        of.delete(key);
+      }
+    }
+  }
+
+  /** Removes the rows while it yields them. */
+  *take(): Generator<Changed, undefined> {
+    for (const [collection, of] of this.#rows) {
+      for (const [key, before] of of) {
+        of.delete(key);
+        yield { collection, key, before };
+      }
+      this.#rows.delete(collection);
+    }
+  }
+}
+
 /**
  * Yields each row that changes, in no particular order. Memory is bounded by the number of rows: if
  * a row changes several times while the loop is busy, only its newest value is yielded.
@@ -40,25 +112,10 @@ export async function* newestChanges<T>(
     readonly runtime: Pick<Runtime, "monotonic" | "schedule">;
   },
 ): AsyncGenerator<StateChange<T>, void, undefined> {
-  const valueAt = (collection: string, key: string) => rows.collection(collection).get(key)?.value;
-  /**
-   * The changed rows that were not yielded yet, with the values that the loop knew before; at most
-   * one entry for each row.
-   */
-  const pending = new Map<string, Map<string, unknown>>();
+  const pending = new PendingChanges(rows);
   let wake = () => {};
   const listen = (changes: RowChanges) => {
-    for (const [collection, before] of changes) {
-      const of = pending.get(collection) ?? new Map<string, unknown>();
-      pending.set(collection, of);
-      for (const [key, value] of before) {
-        const first = of.has(key) ? of.get(key) : value;
-        // A row that came and went is no change.
-        const isNothing = first === undefined && valueAt(collection, key) === undefined;
-        if (isNothing) of.delete(key);
-        else of.set(key, first);
-      }
-    }
+    pending.add(changes);
     wake();
   };
   const onEnd = () => wake();
@@ -67,28 +124,32 @@ export async function* newestChanges<T>(
   try {
     let turnMs = runtime.monotonic();
     let yielded = 0;
+    const nextTurn = async () => {
+      await new Promise<void>((resolve) => runtime.schedule(resolve));
+      turnMs = runtime.monotonic();
+    };
     while (!closed.aborted) {
       signal?.throwIfAborted();
-      for (const [collection, of] of pending) {
-        for (const [key, before] of of) {
-          of.delete(key);
-          const value = valueAt(collection, key) as T | undefined;
-          yield { collection, key, value, before: before as T | undefined };
-          signal?.throwIfAborted();
-          if (closed.aborted) return;
-          if (++yielded % ROWS_PER_LOOK > 0 || runtime.monotonic() - turnMs < MAX_TURN_MS) continue;
-          await new Promise<void>((resolve) => runtime.schedule(resolve));
-          turnMs = runtime.monotonic();
-        }
-        pending.delete(collection);
+      if (!pending.isComplete) {
+        pending.note();
+        await nextTurn();
+        continue;
+      }
+      for (const { collection, key, before } of pending.take()) {
+        const value = rows.collection(collection).get(key)?.value as T | undefined;
+        yield { collection, key, value, before: before as T | undefined };
+        signal?.throwIfAborted();
+        if (closed.aborted) return;
+        if (!pending.isComplete) break;
+        if (++yielded % ROWS_PER_LOOK > 0 || runtime.monotonic() - turnMs < MAX_TURN_MS) continue;
+        await nextTurn();
       }
       if (rows.failure !== undefined) throw rows.failure;
       await new Promise<void>((resolve) => {
         wake = resolve;
-        if (pending.size > 0 || signal?.aborted || closed.aborted) return resolve();
+        if (!pending.isEmpty || signal?.aborted || closed.aborted) return resolve();
         rows.changed().then(resolve);
       });
-      turnMs = runtime.monotonic();
     }
   } finally {
     rows.listeners.delete(listen);

@@ -14,10 +14,16 @@ export interface LiveRow {
 }
 
 /**
- * Rows that changed together: by collection and key, the value before the change, which is
+ * Rows of a collection that changed together: by key, the value before the change, which is
  * `undefined` if the row did not exist.
  */
-export type RowChanges = ReadonlyMap<string, ReadonlyMap<string, unknown>>;
+export type ChangedRows = Pick<
+  ReadonlyMap<string, unknown>,
+  "size" | "keys" | typeof Symbol.iterator
+>;
+
+/** Rows that changed together, by collection. */
+export type RowChanges = ReadonlyMap<string, ChangedRows>;
 
 /** The present rows of a collection, to read. */
 export type Rows = Omit<RowMap, "set" | "delete">;
@@ -101,7 +107,8 @@ export class RowMap {
   }
 
   /** Returns the rows that differ in a later state of the collection, with their values here. */
-  changesTo(later: Rows): Map<string, unknown> {
+  changesTo(later: Rows): ChangedRows {
+    if (this.#size === 0) return new NewRows(later.view);
     const changed = new Map<string, unknown>();
     const others = later as RowMap;
     if (others === this) return changed;
@@ -225,6 +232,25 @@ class RowView implements ReadonlyMap<string, unknown> {
   }
 }
 
+/** The rows of a collection that had none before, however many they are. */
+class NewRows implements ChangedRows {
+  readonly size: number;
+  readonly #rows: ReadonlyMap<string, unknown>;
+
+  constructor(rows: ReadonlyMap<string, unknown>) {
+    this.size = rows.size;
+    this.#rows = rows;
+  }
+
+  keys(): MapIterator<string> {
+    return this.#rows.keys();
+  }
+
+  *[Symbol.iterator](): Generator<[string, undefined], undefined> {
+    for (const key of this.keys()) yield [key, undefined];
+  }
+}
+
 function rowAt(chunks: readonly Chunk[], place: number): Row | undefined {
   return chunks[Math.floor(place / CHUNK_ROWS)]?.[place % CHUNK_ROWS];
 }
@@ -291,7 +317,7 @@ export class Collections {
 
 /** Returns the rows that differ between two states of the collections, with their values before. */
 export function difference(before: Collections, now: Collections): RowChanges {
-  const changes = new Map<string, ReadonlyMap<string, unknown>>();
+  const changes = new Map<string, ChangedRows>();
   for (const name of new Set([...before.names, ...now.names])) {
     const changed = before.get(name).changesTo(now.get(name));
     if (changed.size > 0) changes.set(name, changed);

@@ -95,7 +95,7 @@ Deno.test("Collections.copy() shares the collections until one of them changes",
   assertEquals(copy.get("b").view.get("1"), 1);
   assertEquals([...rows.names], ["a"]);
   assertEquals(
-    difference(rows, copy),
-    new Map([["a", new Map([["2", undefined]])], ["b", new Map([["1", undefined]])]]),
+    Array.from(difference(rows, copy), ([name, changed]) => [name, [...changed]]),
+    [["a", [["2", undefined]]], ["b", [["1", undefined]]]],
   );
 });
