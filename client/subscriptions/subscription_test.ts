@@ -218,6 +218,24 @@ Deno.test("Subscription that ends keeps in-flight messages out of the client's l
   }
 });
 
+Deno.test("Subscription yields messages that no other subscription to the topic shares", async () => {
+  const network = new Network(services([]));
+  await using client = network.client();
+  const subscriptions = [1, 2, 3].map(() => client.subscribe("news"));
+  await Promise.all(subscriptions.map(({ ready }) => ready));
+  network.last.send("news", { list: [1] });
+  network.last.send("news", new Uint8Array([1]));
+  for (const news of subscriptions) {
+    const loop = news[Symbol.asyncIterator]();
+    const data = (await loop.next()).value?.data as { list: number[] };
+    assertEquals(data, { list: [1] });
+    data.list.push(2);
+    const bytes = (await loop.next()).value?.data as Uint8Array;
+    assertEquals(bytes, new Uint8Array([1]));
+    bytes.fill(2);
+  }
+});
+
 Deno.test("Subscription rejects a second loop, and continues in a later one", async () => {
   const network = new Network(services([]));
   await using client = network.client();

@@ -153,25 +153,33 @@ export abstract class RowReader<T = unknown> implements Iterable<[key: string, r
     undefined
   > {
     const rows = this.#rows;
+    const closed = this.#closed;
+    let { failure } = rows;
     let wake = () => {};
-    const onEnd = () => wake();
-    this.#closed.addEventListener("abort", onEnd);
+    const onEnd = () => {
+      // Later, the rows may fail because no handle uses them any more.
+      ({ failure } = rows);
+      wake();
+    };
+    closed.addEventListener("abort", onEnd);
     try {
       let seen: ReadonlyMap<string, Readonly<T>> | undefined;
       while (true) {
         const { current } = this;
-        if (current !== seen) yield seen = current;
-        else if (rows.failure !== undefined) throw rows.failure;
-        else if (this.#closed.aborted) return;
-        else {
-          await new Promise<void>((resolve) => {
-            wake = resolve;
-            void rows.changed().then(resolve);
-          });
+        if (current !== seen) {
+          yield seen = current;
+          continue;
         }
+        if (!closed.aborted) ({ failure } = rows);
+        if (failure !== undefined) throw failure;
+        if (closed.aborted) return;
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          void rows.changed().then(resolve);
+        });
       }
     } finally {
-      this.#closed.removeEventListener("abort", onEnd);
+      closed.removeEventListener("abort", onEnd);
     }
   }
 }
