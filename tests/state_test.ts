@@ -1,5 +1,5 @@
 /** Tests live state in clients: rows, writes that are shown at once, and what becomes of them. */
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import {
   AuthenticationError,
   type Broker,
@@ -431,11 +431,15 @@ Deno.test("ClientState rejects what cannot be written", async () => {
     for (let i = 0; i < 1_001; i++) to.set("items", `${i}`, i);
   });
   await assertRejects(() => many, RangeError, "at most 1000 changes, received 1001");
-  await assertRejects(
-    () => items.set("a", "x".repeat(300_000)),
-    RangeError,
-    "Cannot write state: a message must have at most",
-  );
+  for (const bytes of [261_950, 300_000]) {
+    const writing = items.set("a", "x".repeat(bytes));
+    const { failure, message } = await assertRejects(() => writing, RequestError);
+    assertEquals(failure.code, "too-large");
+    assertMatch(
+      message,
+      /^Cannot write state: a (row|message) must have at most \d+ bytes, received/,
+    );
+  }
   await assertRejects(
     () =>
       state.transaction(async (to) => {
@@ -502,7 +506,7 @@ Deno.test("ClientState.transaction() takes effect completely or not at all", asy
     to.set("items", "b", "x".repeat(300_000));
   });
   assertEquals(items.get("a"), 3);
-  await assertRejects(() => writing, RangeError, "Cannot write state: a message must");
+  await assertRejects(() => writing, RequestError, "Cannot write state: a message must");
   assertEquals([...items], [["a", 2], ["b", 1]]);
 });
 

@@ -445,7 +445,7 @@ Deno.test("ClientState waits for its writes with await using, at most closeTimeo
   const closed = 'SessionClosedError: The state "list:1" was closed';
   assertEquals([await writing!, await late], [[closed, closed], [closed]]);
   assertEquals(more, [
-    'Skein: The state "list:1" was closed while 2 writes waited for the server, and rejected; ' +
+    'Skein: The state "list:1" was closed while 2 writes waited for the server; ' +
     'wait with flush() or "await using"',
   ]);
 });

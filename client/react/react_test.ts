@@ -942,7 +942,7 @@ Deno.test("useCollection() holds the error of a rejected write until the next wr
   await writing;
   void hooks[1]!.update("none", (card) => card);
   await page.has(
-    '[live aTea ][live aTea Cannot write state: the row "none" of "cards" must exist]',
+    '[live aTea ][live aTea Cannot update: there is no row "none" in "cards"]',
   );
   void hooks[1]!.update("a", () => {
     throw new Error("No title");

@@ -17,7 +17,7 @@ import {
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import type { ClientRows } from "./rows.ts";
-import type { NewWrite, StateWriter, WriteChange } from "./writes.ts";
+import { type NewWrite, type StateWriter, tooLarge, type WriteChange } from "./writes.ts";
 
 /** Minimum time between two publications, in milliseconds: a frame. */
 const FRAME_MS = 16;
@@ -25,7 +25,7 @@ const FRAME_MS = 16;
 /** Maximum number of publications without a reply. Newer values then replace each other. */
 const MAX_UNDER_WAY = 8;
 
-/** Size from which the rows of a publication wait for the next one, in bytes. */
+/** First value of the size from which the rows of a publication wait for the next one, in bytes. */
 const MAX_MESSAGE_BYTES = 32_768;
 
 /**
@@ -99,6 +99,7 @@ export class Ephemeral {
   #subscription: Subscription | undefined;
   #isCurrent = false;
   #underWay = 0;
+  #maxBytes = MAX_MESSAGE_BYTES;
   #isRunning = false;
   /** Time before which nothing is sent. */
   #dueAt = -Infinity;
@@ -299,7 +300,7 @@ export class Ephemeral {
       const { type, key, value } = own;
       const write = value === undefined ? [type, key] as const : [type, key, value] as const;
       bytes += JSON.stringify(write).length;
-      if (writes.length > 0 && bytes > MAX_MESSAGE_BYTES) break;
+      if (writes.length > 0 && bytes > this.#maxBytes) break;
       writes.push(write);
       batch.set(own, own.settling);
       Object.assign(own, { settling: undefined, isDirty: false, sentBy: batch, sent: value });
@@ -329,12 +330,16 @@ export class Ephemeral {
     } catch (error) {
       const { code = "", retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
       const isLost = error instanceof SessionClosedError || error instanceof TimeoutError;
-      const isForNow = isLost || error instanceof QueueFullError || FOR_NOW.has(code);
+      // Smaller messages have room.
+      const isDivided = error instanceof RangeError && batch.size > 1;
+      if (isDivided) this.#maxBytes /= 2;
+      const isForNow = isLost || isDivided || error instanceof QueueFullError || FOR_NOW.has(code);
       if (isForNow && !isLost) {
         const delayMs = Math.max(retryAfterMs, this.#backoff.next() ?? 0);
         this.#dueAt = Math.max(this.#dueAt, runtime.monotonic() + delayMs);
       }
-      const reason = signal.aborted ? this.#failure : error;
+      const cause = error instanceof RangeError ? tooLarge(error) : error;
+      const reason = signal.aborted ? this.#failure : cause;
       for (const [own, settling] of batch) {
         if (isForNow && !signal.aborted) this.#again(own, settling, { by: batch, error });
         else this.#rejected(own, settling, { by: batch, error: reason });

@@ -242,7 +242,7 @@ export class SharedState {
 
   #deliver(data: unknown, offset = ""): void {
     if (!isChanges(data)) {
-      throw new RequestError("wrong-type", `The stream of the state "${this.id}" must be keyed`);
+      throw new RequestError("wrong-type", `The durable stream "${this.id}" is not keyed`);
     }
     const version = parseInt(offset);
     this.rows.deliver(data, version, !this.#isDenied && this.#isCurrentAt(version));
@@ -407,8 +407,8 @@ function missing(id: string, cause: unknown): RequestError {
 }
 
 function otherUser(id: string): RequestError {
-  const message = `Cannot write state: "${id}" was written as another user than the client is now`;
-  return new RequestError("other-user", message);
+  const what = `the client has become another user since it wrote to "${id}"`;
+  return new RequestError("other-user", `Cannot write state: ${what}`);
 }
 
 /** Tells the changes of a keyed stream from the records of another stream. */

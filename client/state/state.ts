@@ -21,7 +21,7 @@ import type {
   TypedStateMethods,
 } from "../../session/state_types.ts";
 import type { WaitOptions } from "../../session/types.ts";
-import { checkExpected, checkRow, checkRowName, rowName } from "../../session/wire/rows.ts";
+import { checkExpected, checkRow, checkRowName, noRow, rowName } from "../../session/wire/rows.ts";
 import { RowReader } from "../../session/rows/row_reader.ts";
 import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import type { ClientRows } from "./rows.ts";
@@ -206,9 +206,11 @@ export class ClientState implements Disposable, AsyncDisposable {
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once the server has made the changes.
    * @throws {TypeError} If JSON cannot represent a value.
-   * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
-   * @throws {RequestError} If the server rejects the changes: with the code `forbidden`, `full`,
-   * `gone`, `invalid` or another one. With `unknown` if the outcome cannot be told.
+   * @throws {RangeError} If there are more than 1,000 changes.
+   * @throws {RequestError} With the code `too-large` if the changes do not fit into a message. If the
+   * server rejects the changes: with the code `forbidden`, `full`, `gone`, `invalid` or another one.
+   * With `other-user` if the client has become another user before they were sent, and with
+   * `unknown` if the outcome cannot be told.
    * @throws {QueueFullError} If 1,000 writes or 4 MiB of writes already wait.
    * @throws The signal's reason.
    */
@@ -293,8 +295,8 @@ export class ClientState implements Disposable, AsyncDisposable {
     this.#shared.leave(this.#handle);
     if (count === 0) return;
     const writes = count === 1 ? "1 write" : `${count} writes`;
-    const line = `The state "${this.id}" was closed while ${writes} waited for the server, and ` +
-      `rejected; wait with flush() or "await using"`;
+    const line = `The state "${this.id}" was closed while ${writes} waited for the server; ` +
+      'wait with flush() or "await using"';
     this.#parts.settings.console.tell("dropped-writes", line, { about: this.id });
   }
 
@@ -503,8 +505,7 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
     const present = this.get(key);
     if (present === undefined && this.#rows.failure !== undefined) throw this.#rows.failure;
     if (present === undefined) {
-      const rule = `the row "${key}" of "${this.name}" must exist`;
-      throw new RequestError("conflict", `Cannot write state: ${rule}`);
+      throw noRow({ type: this.name, key });
     }
     const value = change(changeableRow(present) as T);
     const row = setting(this.#rows, { type: this.name, key, value });

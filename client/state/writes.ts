@@ -10,6 +10,7 @@ import type { Contract } from "../../session/contract.ts";
 import { compileStates } from "../../session/state_schemas.ts";
 import {
   MAX_WRITES,
+  noRow,
   rowName,
   type RowWriteMessage,
   unexpected,
@@ -363,7 +364,7 @@ export class Writes {
     const seen = expect ?? versionOf(present);
     const adapted = { ...change, seen, since: seen === 0 ? present.version : undefined };
     if (update !== undefined) {
-      if (present.value === undefined) throw conflict(change, "must exist");
+      if (present.value === undefined) throw noRow(change);
       return { ...adapted, value: rowOf(update(changeableRow(present.value))) };
     }
     if (onConflict === undefined || expect !== undefined) return adapted;
@@ -403,7 +404,8 @@ export class Writes {
         return;
       }
       if (!isFull && code !== "too-many" && code !== "unavailable") {
-        for (const write of batch) this.#reject(write, error);
+        const reason = error instanceof RangeError ? tooLarge(error) : error;
+        for (const write of batch) this.#reject(write, reason);
         return;
       }
       if (code === "unavailable") this.#doubt(batch.slice(0, 1));
@@ -609,6 +611,11 @@ function conflict({ type, key }: { readonly type: string; readonly key: string }
   return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${why}`);
 }
 
+/** The error for rows that don't fit into a message, which the server may also be the one to find. */
+export function tooLarge(cause: RangeError): RequestError {
+  return new RequestError("too-large", cause.message, { cause });
+}
+
 function notReadable({ type, key }: { readonly type: string; readonly key: string }): RequestError {
   const rule = `this client may not read the row "${key}" of "${type}"`;
   return new RequestError("forbidden", `Cannot write state: ${rule}, which update needs`);
@@ -617,7 +624,7 @@ function notReadable({ type, key }: { readonly type: string; readonly key: strin
 function unknownOutcome(cause: unknown): RequestError {
   return new RequestError(
     "unknown",
-    `Cannot tell if the state was written: ${textOf(cause)}`,
+    `Cannot tell if the state was written: ${textOf(cause).replace("Cannot write state: ", "")}`,
     { cause },
   );
 }

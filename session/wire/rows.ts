@@ -22,11 +22,11 @@ export const EPHEMERAL_PREFIX = "stream:$skein:";
 export const MAX_SESSION_ROWS = 64;
 
 /** The error for a time to live of an ephemeral row. */
-export const NO_TTL = "Cannot write state: ttlMs must be omitted for ephemeral rows";
+export const NO_TTL = "Cannot write state: ttlMs is not available for ephemeral rows";
 
 /** The error for a condition of a write to an ephemeral row, whose versions are not comparable. */
 export const NO_EXPECT =
-  "Cannot write state: insert and expect must not be used for ephemeral rows";
+  "Cannot write state: insert and expect are not available for ephemeral rows";
 
 /** Changes of ephemeral rows, as a server sends them. */
 export interface EphemeralRowsPart {
@@ -143,6 +143,11 @@ export function checkRow(type: string, key: string): void {
 export function checkExpected(expect: number | undefined): void {
   if (expect === undefined || Number.isSafeInteger(expect) && expect >= 0) return;
   throw new RangeError(`Cannot write state: expect must be 0 or more, received ${expect}`);
+}
+
+/** Creates the error for an `update` of a row that does not exist. */
+export function noRow({ type, key }: { readonly type: string; readonly key: string }): RequestError {
+  return new RequestError("conflict", `Cannot update: there is no row "${key}" in "${type}"`);
 }
 
 /**

@@ -133,7 +133,8 @@ export function encodeTransaction(
 function sizeFault(changes: readonly RowChange[], maxBytes: number): string | undefined {
   const bytes = changeBytes(changes, MAX_VERSION_BYTES);
   if (bytes <= maxBytes) return undefined;
-  return `a transaction must have at most ${maxBytes} bytes, received ${bytes}`;
+  const what = changes.length === 1 ? "a row" : "a transaction";
+  return `${what} must have at most ${maxBytes} bytes, received ${bytes}`;
 }
 
 /**

@@ -145,10 +145,11 @@ export class LogShares {
  * @returns The text.
  */
 export function overShareReason(
-  verb: "append" | "create",
+  verb: "append" | "create" | "open state" | "write state",
   { level, most }: Pick<LogOverShare, "level" | "most">,
 ): string {
-  const holder = verb === "create" ? `your ${level}` : `the ${level} that created the stream`;
+  const isNew = verb === "create" || verb === "open state";
+  const holder = isNew ? `your ${level}` : `the ${level} that created the stream`;
   return `Cannot ${verb}: ${holder} may have at most ${most} bytes of streams while the server ` +
     "is busy";
 }

@@ -26,6 +26,7 @@ import { type Change, encodeTransaction } from "../logs/change_message.ts";
 import {
   checkRow,
   checkRowName,
+  countFault,
   NO_EXPECT,
   NO_TTL,
   rowName,
@@ -142,8 +143,8 @@ export class State implements AsyncDisposable {
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once this server's rows include them.
    * @throws {TypeError} If a value cannot be represented in JSON.
-   * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
-   * @throws {RequestError} With the code `full` if the state or the broker has no room, `gone` if
+   * @throws {RangeError} If there are more than 1,000 changes.
+   * @throws {RequestError} With the code `too-large` if the changes do not fit into a message, `full` if the state or the broker has no room, `gone` if
    * the state was deleted, `damaged` if the broker has evicted a part of it, `ended` if its stream
    * was closed, and `unknown-collection` or `invalid`
    * if a change does not fit the contract.
@@ -252,9 +253,11 @@ export class State implements AsyncDisposable {
     // Without an asynchronous schema, writes stay in the order of their calls.
     const checked = checking instanceof Promise ? await checking : checking;
     signal?.throwIfAborted();
+    const count = countFault(checked.length);
+    if (count !== undefined) throw new RangeError(`Cannot write state: ${count}`);
     const encoded = encodeTransaction(checked, { now, maxBytes: maxTransactionBytes(id) });
     if (encoded.fault !== undefined) {
-      throw new RangeError(`Cannot write state: ${encoded.fault}`);
+      throw new RequestError("too-large", `Cannot write state: ${encoded.fault}`);
     }
     // Rows of another stream with the same id are not these rows.
     const { identity, failure } = this.#rows;
@@ -288,13 +291,13 @@ export function writeRejection(
     case "no-space":
       return new RequestError("full", `Cannot write state: ${NO_SPACE}`);
     case "over-share":
-      return new RequestError("full", overShareReason("append", result));
+      return new RequestError("full", overShareReason("write state", result));
     case "ended":
       return new RequestError("ended", `Cannot write state: the stream "${id}" was closed`);
     case "other-form":
       return otherVersion(id);
     case "other-kind":
-      return new RequestError("wrong-type", `Cannot write state: the stream "${id}" must be keyed`);
+      return new RequestError("wrong-type", `Cannot write state: the stream "${id}" is not keyed`);
     default:
       return new RequestError("gone", `Cannot write state: there is no state "${id}"`);
   }

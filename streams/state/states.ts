@@ -5,6 +5,8 @@ import type { Quota, Quotas, Slot } from "../../base/quotas/shares.ts";
 import { waitFor } from "../../base/wait.ts";
 import { LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import type { LogTail } from "../logs/log.ts";
+import { overShareReason } from "../logs/log_shares.ts";
+import { NO_SPACE } from "../logs/stream_logs.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { JSON_TYPE } from "../logs/rules.ts";
 import { LiveRows } from "./live_rows.ts";
@@ -18,6 +20,8 @@ export const MAX_HELD = 1_000;
 
 /** Maximum number of held states of one address or user, once more than half of them are held. */
 const HELD_SHARES = { address: 128, user: 32 };
+
+const TOO_MANY = "there are too many durable streams (maxStreams)";
 
 /** Parts of {@linkcode States}. */
 export interface StatesParts extends StateParts {
@@ -212,9 +216,12 @@ export class States {
       if (created.info.keyed !== undefined) return created.info.identity;
       throw new RequestError(
         "wrong-type",
-        `Cannot open state: the durable stream "${id}" must be keyed`,
+        `Cannot open state: the durable stream "${id}" is not keyed`,
       );
     }
-    throw new RequestError("full", `Cannot open state "${id}": ${created.kind}`);
+    const reason = created.kind === "over-share"
+      ? overShareReason("open state", created)
+      : `Cannot open state "${id}": ${created.kind === "no-space" ? NO_SPACE : TOO_MANY}`;
+    throw new RequestError("full", reason);
   }
 }
