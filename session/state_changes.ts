@@ -136,8 +136,8 @@ export async function* newestChanges<T>(
         continue;
       }
       for (const { collection, key, before } of pending.take()) {
-        const value = rows.collection(collection).get(key)?.value as T | undefined;
-        yield { collection, key, value, before: before as T | undefined };
+        const value = rows.collection(collection).get(key)?.value as Readonly<T> | undefined;
+        yield { collection, key, value, before: before as Readonly<T> | undefined };
         signal?.throwIfAborted();
         if (closed.aborted) return;
         if (!pending.isComplete) break;

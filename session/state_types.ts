@@ -7,10 +7,10 @@ export interface StateChange<T = unknown> {
   readonly collection: string;
   /** Key of the row. */
   readonly key: string;
-  /** The present value; `undefined` if the row was deleted. */
-  readonly value: T | undefined;
-  /** The value that the loop knew before; `undefined` if the row did not exist. */
-  readonly before: T | undefined;
+  /** The present value, which is frozen; `undefined` if the row was deleted. */
+  readonly value: Readonly<T> | undefined;
+  /** The value that the loop knew before, frozen; `undefined` if the row did not exist. */
+  readonly before: Readonly<T> | undefined;
 }
 
 /** Options of a write to a row. */
@@ -41,7 +41,7 @@ export interface StateTransaction {
    *
    * @param collection Name of the collection.
    * @param key Key of the row.
-   * @param value Any value that JSON can represent.
+   * @param value Plain JSON; see `set` of a collection.
    * @param options See {@linkcode StateWriteOptions}.
    */
   set(

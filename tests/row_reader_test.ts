@@ -7,6 +7,7 @@ import { connect, type Contract, RequestError, type RowReader, type Server } fro
 import { durableStreams, liveState, type LiveStates } from "../streams/mod.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { Cable } from "./networks/cable.ts";
+import { Page } from "./peers/page.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
@@ -230,4 +231,18 @@ Deno.test("a server whose broker returns sees what it has missed in one step", a
   await until(() => pair.get("a") === 1);
   assertEquals(seen, [[0, 0], [1, 1]]);
   assertEquals(state.collection("others").size, MANY);
+});
+
+Deno.test("a server names the newest position in changes that do not reach it", async () => {
+  const { server, states } = node(new FaultyStore());
+  await using _server = server;
+  await change(states, 0);
+  using page = await Page.open(server.url, "skein.1");
+  await page.ask({ subscribe: "stream:list", last: Number.MAX_SAFE_INTEGER });
+  const received = () => page.envelopes.filter(({ topic }) => topic === "stream:list");
+  const newest = 1 + MANY / 500 + 1;
+  await until(() => received().at(-1)?.offset === newest);
+  const [first, ...rest] = received();
+  assertEquals(first!.head, newest);
+  assertEquals(rest.at(-1)!.head, undefined);
 });

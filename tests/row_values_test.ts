@@ -6,7 +6,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { createCollection } from "npm:@tanstack/db@0.15.2";
 import { z } from "zod";
 import { stateCollection } from "../examples/adapters/tanstack_db.ts";
-import { connect, defineContract, RequestError, type RowReader } from "../mod.ts";
+import { connect, defineContract, RequestError, type RowReader, type StateChange } from "../mod.ts";
 import { durableStreams, liveState } from "../streams/mod.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
@@ -158,6 +158,23 @@ Deno.test("rows are frozen wherever an application receives them", async () => {
   assertEquals(value, card("mine"));
   assertEquals(board.collection("cards").get("a"), card("mine"));
 });
+
+/** Never called: only its types count. */
+export function rowsAreReadOnlyInTypes(
+  cards: RowReader<Card>,
+  { value, before }: StateChange<Card>,
+): void {
+  for (const row of [cards.get("a")!, ...cards.values(), value!, before!]) {
+    // @ts-expect-error A row is read only.
+    row.title = "changed";
+    const title: string = row.title;
+    assert(title);
+  }
+  cards.subscribe((rows) => {
+    // @ts-expect-error So are the rows.
+    rows.set("a", { title: "changed", tags: [] });
+  });
+}
 
 Deno.test("update() passes a copy of the row, which its function may change", async () => {
   const states = liveState(contract);

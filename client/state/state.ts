@@ -205,7 +205,7 @@ export class ClientState implements Disposable, AsyncDisposable {
    * @param change Collects the changes. It is called once, and must not be asynchronous.
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once the server has made the changes.
-   * @throws {TypeError} If JSON cannot represent a value.
+   * @throws {TypeError} If a value is not plain JSON, such as a `Date`; the message has its place.
    * @throws {RangeError} If there are more than 1,000 changes.
    * @throws {RequestError} With the code `too-large` if the changes do not fit into a message. If the
    * server rejects the changes: with the code `forbidden`, `full`, `gone`, `invalid` or another one.
@@ -431,7 +431,8 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
    * Writes a row, whether or not it exists.
    *
    * @param key The key, of at most 1,024 bytes.
-   * @param value Any value that JSON can represent. The row is a copy, as JSON represents it.
+   * @param value Plain JSON: texts, finite numbers, booleans, `null`, arrays and objects without a
+   * prototype of their own. The row is a copy, in which keys with the value `undefined` are absent.
    * @param options See {@linkcode StateWriteOptions}; `ttlMs` is rounded up to seconds.
    * @returns The version of the row, once the server has written this value, or one that replaced
    * it before it was sent. If the server rejects the newer value, it receives the last one before
@@ -448,7 +449,7 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
    * Writes a row that must not exist yet. If this client shows the row, the call rejects at once.
    *
    * @param key The key, of at most 1,024 bytes.
-   * @param value Any value that JSON can represent.
+   * @param value Plain JSON, as for `set`.
    * @param options See {@linkcode StateWriteOptions}.
    * @returns The version of the row, once the server has written it.
    * @throws {RequestError} With the code `conflict` if the row exists, and the errors of

@@ -15,9 +15,9 @@ export interface RequestedChange<S = Session> {
   readonly key: string;
   /** The action: to write the row, whether or not it exists, or to delete it. */
   readonly action: "set" | "delete";
-  /** The new row, as the contract's schema returned it; `undefined` for a deletion. */
+  /** The new row, as the contract's schema returned it, frozen; `undefined` for a deletion. */
   readonly value: unknown;
-  /** The present row; `undefined` if it does not exist. Do not change it. */
+  /** The present row, frozen; `undefined` if it does not exist. */
   readonly before: unknown;
   /** The client's user, as `userOf` returned it; `undefined` for a client without a user. */
   readonly user: string | undefined;
@@ -29,7 +29,7 @@ export interface RequestedChange<S = Session> {
 
 /** A decision of `authorizeChange`: allowed, denied, or allowed with another row. */
 export type ChangeDecision = boolean | {
-  /** The row to store, which must be a value that JSON can represent. */
+  /** The row to store, which must be plain JSON. */
   readonly value: unknown;
 };
 

@@ -142,7 +142,7 @@ export class State implements AsyncDisposable {
    * @param change Collects the changes. It is called once, and must not be asynchronous.
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once this server's rows include them.
-   * @throws {TypeError} If a value cannot be represented in JSON.
+   * @throws {TypeError} If a value is not plain JSON, such as a `Date`; the message has its place.
    * @throws {RangeError} If there are more than 1,000 changes.
    * @throws {RequestError} With the code `too-large` if the changes do not fit into a message, `full` if the state or the broker has no room, `gone` if
    * the state was deleted, `damaged` if the broker has evicted a part of it, `ended` if its stream
@@ -411,7 +411,8 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
    * Writes a row, whether or not it exists.
    *
    * @param key The key, of at most 1,024 bytes.
-   * @param value Any value that JSON can represent.
+   * @param value Plain JSON: texts, finite numbers, booleans, `null`, arrays and objects without a
+   * prototype of their own. The row is a copy, in which keys with the value `undefined` are absent.
    * @param options See {@linkcode StateWriteOptions}.
    * @returns The version of the row, once this server's rows include it.
    * @throws {RequestError} With the code `conflict` if the row does not have the expected version,
@@ -430,7 +431,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
    * Writes a row that must not exist yet.
    *
    * @param key The key, of at most 1,024 bytes.
-   * @param value Any value that JSON can represent.
+   * @param value Plain JSON, as for `set`.
    * @param options See {@linkcode StateWriteOptions}.
    * @returns The version of the row, once this server's rows include it.
    * @throws {RequestError} With the code `conflict` if the row exists, and the errors of
