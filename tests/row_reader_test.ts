@@ -184,7 +184,7 @@ function watch(pair: RowReader<number>): unknown[] {
 Deno.test("a client that returns sees what it has missed in one step", async () => {
   const { server, states } = node(new FaultyStore());
   await using _server = server;
-  await using own = await states.open("list");
+  await using _own = await states.open("list");
   await change(states, 0);
   await using cable = new Cable(Number(new URL(server.url).port));
   await using client = connect(cable.url, {
