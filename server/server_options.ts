@@ -125,12 +125,14 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *
    * - **Return** `true` to allow the change, or `{ value }` to store another row. Any other value
    *   denies the change, with the code `forbidden`, and the transaction has no effect.
-   * - **Throw** a `RequestError` to deny the change with another code. If you throw another error,
+   * - **Throw** a `RequestError` to deny the change with another code. With the code `unavailable`
+   *   and `retryAfterMs`, Skein's client sends the change again. If you throw another error,
    *   or take longer than `session.requestTimeoutMs`, nothing is decided: the client receives
    *   `unavailable`.
-   * - **`before`** is the row that the change replaces. If other writers are faster, the function
-   *   is called again with the newer row, at most five times in all; then the client receives
-   *   `conflict`.
+   * - **`before`** is the row that the change replaces. The changes of a row are decided one after
+   *   another. If another server, or this server's own code, changes the row meanwhile, the function
+   *   is called again with the newer row, for half of `session.requestTimeoutMs`; then the client
+   *   receives `unavailable` with `retryAfterMs`, and Skein's client sends the change again.
    * - **`value`** is the result of the contract's schema. A row that you return instead is stored
    *   as it is, without another check.
    *

@@ -16,6 +16,7 @@ import { EphemeralFeed } from "./state/ephemeral_feed.ts";
 import { EphemeralStates } from "./state/ephemeral_rows.ts";
 import { ChangeGate } from "./state/gate.ts";
 import type { SessionSource } from "./state/session_writes.ts";
+import { ownQuota, RowQueue } from "./state/row_queue.ts";
 import type { StateParts } from "./state/state.ts";
 import { Migrations, type StateMigrations } from "./state/migrations.ts";
 import { States } from "./state/states.ts";
@@ -82,6 +83,7 @@ export class StreamParts {
     this.streams = new StreamStore({ runtime, streams: logs, tail, maxMessageBytes });
     const gate = this.gate = new ChangeGate({
       runtime,
+      quotas,
       contract,
       authorizeChange: core.authorizeChange,
       timeoutMs,
@@ -89,7 +91,8 @@ export class StreamParts {
       isNewer: (id) => migrations.isNewer(id),
       report: core.reportFault,
     });
-    const state = this.#state = { runtime, logs, gate, maxTransactionBytes };
+    const updates = new RowQueue({ runtime, quota: ownQuota(), timeoutMs });
+    const state = this.#state = { runtime, logs, gate, updates, maxTransactionBytes };
     const ephemeral = this.#ephemeral = new EphemeralStates({
       runtime,
       quotas,
@@ -136,6 +139,8 @@ export class StreamParts {
   async close(): Promise<void> {
     this.#migrations.close();
     await this.responses.close();
+    this.gate.close();
+    this.#state.updates.close();
     this.states.close();
     await this.streams.close();
     await this.logs.close();

@@ -357,6 +357,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
  */
 export const QUOTAS: readonly string[] = [
   "states.held",
+  "states.waiting",
   "states.ephemeral",
   "durableStreams.requests",
   "api.requests",

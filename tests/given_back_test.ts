@@ -42,6 +42,7 @@ import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../operations/http_api/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
 import { EphemeralStates, MAX_ROWS } from "../streams/state/ephemeral_rows.ts";
+import { MAX_WAITING, ownQuota, RowQueue } from "../streams/state/row_queue.ts";
 import { LINGER_MS, MAX_HELD, States } from "../streams/state/states.ts";
 import { internals } from "../session/session.ts";
 import { RequestService } from "../session/serving/requests.ts";
@@ -856,6 +857,7 @@ const ANSWERS: readonly Row[] = [
         quotas,
         tail,
         gate: undefined as never, // Nothing is written.
+        updates: undefined as never,
         ephemeral: ephemeralIn(room, new Quotas(runtime)),
         maxTransactionBytes: () => 65_536,
         readTimeoutMs: 1_000,
@@ -868,6 +870,67 @@ const ANSWERS: readonly Row[] = [
         await time.tickAsync(LINGER_MS);
       };
       return { take, left: () => [...takenOf(quotas), logs.readers] };
+    },
+  },
+  ...["end", "are aborted", "take too long"].map((end): Row => ({
+    name: `writes that wait for others of the same row, and ${end}`,
+    quota: "streams/state/row_queue.ts",
+    bound: MAX_WAITING,
+    open(room) {
+      const time = room.use(new FakeTime());
+      const quota = ownQuota();
+      const queue = new RowQueue({ runtime, quota, timeoutMs: 1_000 });
+      room.defer(() => queue.close());
+      const take = async () => {
+        using first = await queue.enter("board", ["a", "b"]);
+        const undo = new AbortController();
+        const waiting = Promise.resolve(
+          queue.enter("board", ["b", "c"], { signals: () => [undo.signal] }),
+        );
+        // A turn that ends after a while lets the first of the others pass.
+        const [second, third] = [waiting, queue.enter("board", ["c"])];
+        const settled = Promise.allSettled([second, third]);
+        if (end === "end") first[Symbol.dispose]();
+        else if (end === "are aborted") undo.abort();
+        else await time.tickAsync(250);
+        for (const turn of [second, third]) {
+          const entered = await Promise.resolve(turn).catch(() => undefined);
+          entered?.[Symbol.dispose]();
+        }
+        await settled;
+      };
+      return { take, left: () => [quota.taken, queue.size] };
+    },
+  })),
+  {
+    name: "writes of clients that wait for a decision about the same row",
+    quota: "streams/state/gate.ts",
+    bound: 2,
+    async open(room) {
+      const states = liveState();
+      let decide = () => {};
+      const server = room.use(testServer({
+        authorize: () => true,
+        authorizeChange: () => new Promise((resolve) => decide = () => resolve(true)),
+        features: [states],
+      }));
+      room.use(await states.open("board"));
+      const rows = await Promise.all([0, 1].map(async () => {
+        const state = room.use(await room.use(await server.connect()).state("board"));
+        await state.ready;
+        return state.collection("rows");
+      }));
+      const waiting = () => server.quotaStats["states.waiting"]!.taken;
+      const take = async (i: number) => {
+        const writes = rows.map((of) => of.set("a", i));
+        await until(() => waiting() === 1);
+        const settled = Promise.all(writes);
+        let isOver = false;
+        void settled.finally(() => isOver = true);
+        await until(() => (decide(), isOver));
+        await settled;
+      };
+      return { take, left: () => [waiting()] };
     },
   },
   ...["are deleted", "lose their session", "leave with their session"].map((end): Row => ({
@@ -927,6 +990,7 @@ const ANSWERS: readonly Row[] = [
         quotas,
         tail,
         gate: undefined as never, // Nothing is written.
+        updates: undefined as never,
         ephemeral: ephemeralIn(room, new Quotas(runtime)),
         maxTransactionBytes: () => 65_536,
         readTimeoutMs: 1_000,

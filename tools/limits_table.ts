@@ -61,6 +61,7 @@ import {
   STATE_SHARES,
 } from "../streams/state/ephemeral_rows.ts";
 import { MAX_FAILURES, MAX_MIGRATIONS, PIECE } from "../streams/state/migrations.ts";
+import { MAX_WAITING as MAX_WAITING_UPDATES } from "../streams/state/row_queue.ts";
 import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/send_queue.ts";
@@ -147,6 +148,11 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
     name: "live states whose rows a server holds because a client wrote them, with " +
       "`authorizeChange`",
     full: "`too-many`, or 429; the rows that no write waits for make room for others",
+  },
+  "states.waiting": {
+    table: "streams",
+    name: "writes of clients to live states that wait for others of the same row",
+    full: "`unavailable` with a delay, or 503; Skein's client retries",
   },
   "states.ephemeral": {
     table: "streams",
@@ -434,6 +440,12 @@ function serverBounds(): Bound[] {
       max: `${count(MAX_CHANGES)}; ${count(MAX_WRITES)}`,
       full:
         "`RangeError`, `too-large` or 413; `malformed`, but Skein's client sends the rest later",
+    },
+    {
+      table: "streams",
+      name: "calls of a server's `update` that wait for others of the same row",
+      max: count(MAX_WAITING_UPDATES),
+      full: "`unavailable` with `retryAfterMs`",
     },
     {
       table: "streams",

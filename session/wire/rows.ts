@@ -93,16 +93,30 @@ export type WriteResult =
     readonly conflict:
       & Pick<VersionedRowMessage, "type" | "key" | "version">
       & Partial<RowMessage>
-      & { readonly since?: number | undefined };
+      & {
+        readonly since?: number | undefined;
+        /** True if the server lets other updates of the row wait for the next one of this client. */
+        readonly turn?: true | undefined;
+      };
   }
-  /** None took effect. */
+  /** None took effect. After an `unavailable` with `retryAfterMs`, the client sends them again. */
   | {
     readonly error: {
       readonly code: string;
       readonly message: string;
       readonly path?: readonly (string | number)[] | undefined;
+      readonly retryAfterMs?: number | undefined;
     };
   };
+
+/**
+ * Returns the time after which a client sends a write again that took no effect, in milliseconds;
+ * `undefined` if it was made, or rejected.
+ */
+export function retryAfterMsOf(result: WriteResult): number | undefined {
+  if (!("error" in result) || result.error.code !== "unavailable") return undefined;
+  return result.error.retryAfterMs;
+}
 
 /**
  * Checks the name of a collection, or a key.

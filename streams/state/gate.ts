@@ -4,6 +4,7 @@
  */
 import { decide, DecisionFault } from "../../base/decision.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
+import type { Quotas } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
@@ -21,12 +22,23 @@ import type { LiveRow } from "../../session/rows/row_map.ts";
 import { encodeRow, freezeRow } from "../../session/rows/row_values.ts";
 import type { AuthorizeChange, RequestedChange } from "../../server/requests/changes.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
+import { KeptTurns } from "./kept_turns.ts";
+import {
+  forNow,
+  type LeftRow,
+  MAX_WAITING,
+  presentRow,
+  RETRY_MS,
+  RowQueue,
+  type Turn,
+  WAITING_SHARES,
+} from "./row_queue.ts";
 
-/** Maximum number of times that `authorizeChange` is called for one change. */
-const MAX_CALLS = 5;
-
-/** Pause that a server recommends if rows have another version than its contract, in milliseconds. */
-export const RETRY_MS = 1_000;
+/**
+ * Fraction of the time limit of requests for which a write waits and is repeated. The client, whose
+ * own time limit is usually the same, then receives the reply in time.
+ */
+const WAIT_PART = 1 / 2;
 
 /** A version that no row has. */
 const NO_VERSION = Number.MAX_SAFE_INTEGER;
@@ -56,9 +68,16 @@ export interface GatedAppend {
   readonly isNumbered?: boolean | undefined;
 }
 
+/** The result of {@linkcode ChangeGate.write}. */
+export type GatedResult = StreamAppended & {
+  /** True if other updates of the row wait for the client, which repeats its own. */
+  readonly keepsTurn?: boolean;
+};
+
 /** Options of {@linkcode ChangeGate}. */
 export interface ChangeGateOptions {
   readonly runtime: Runtime;
+  readonly quotas: Quotas;
   readonly contract: Contract | undefined;
   readonly authorizeChange: AuthorizeChange | undefined;
   /** Time limit for a schema or a decision, in milliseconds. */
@@ -96,6 +115,7 @@ interface Present {
 
 /** Changes to decide about, with the present rows. */
 interface ChangesToDecide extends Present, GatedAppend {
+  readonly turn: Turn;
   readonly probe: (step: ChangeStep, identity?: string) => Promise<StreamAppended>;
 }
 
@@ -106,15 +126,35 @@ interface ChangesToDecide extends Present, GatedAppend {
  *   checked.
  * - **`authorizeChange`** is called for the changes of clients only. Its decision is about the row
  *   that the change replaces: if the row changes meanwhile, the decision is made again.
+ * - **Turns:** decisions about the same row are made one after another, so that only other servers
+ *   and this server's own code change the row meanwhile. So are the updates of sessions, also
+ *   without `authorizeChange`. Nothing else waits for them.
  */
 export class ChangeGate {
   readonly #options: ChangeGateOptions;
   readonly #router: TopicRouter<StateRoute> | undefined;
+  readonly #queue: RowQueue;
+  readonly #kept: KeptTurns;
 
   /** Creates a gate. */
   constructor(options: ChangeGateOptions) {
     this.#options = options;
+    const { runtime, quotas } = options;
+    const quota = quotas.open({
+      limit: "states.waiting",
+      verb: "write state",
+      what: "writes that wait for others of the same row",
+      max: MAX_WAITING,
+      shares: WAITING_SHARES,
+    });
+    this.#queue = new RowQueue({ runtime, quota, timeoutMs: this.waitMs });
+    this.#kept = new KeptTurns(runtime);
     this.#router = options.contract && compileStates(options.contract);
+  }
+
+  /** Time for which a write waits and is repeated, in milliseconds. */
+  get waitMs(): number {
+    return this.#options.timeoutMs * WAIT_PART;
   }
 
   /** True if the contract has collections whose rows are not stored. */
@@ -192,19 +232,19 @@ export class ChangeGate {
    * @param id The id of the state.
    * @param changes The changes.
    * @param append The client, and the append.
-   * @returns The result of the append. It is a `conflict` if a row does not have the version that
-   * the client expects, or if it changed during five decisions in a row. It is `other-form` if the
-   * rows have another version than the contract.
+   * @returns The result of the append. It is a `conflict` only if a row does not have the version
+   * that the client expects. It is `other-form` if the rows have another version than the contract.
    * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}, `forbidden` if
-   * `authorizeChange` denies a change, `unavailable` if it fails, `too-many` if the server holds
-   * too many states for this client, and the code of the revocation if the client's right was
-   * revoked in the meantime; or the error that `authorizeChange` throws.
+   * `authorizeChange` denies a change, `unavailable` if it fails, `unavailable` with `retryAfterMs`
+   * if others change a row again and again or the write waits too long for them, `too-many` if the
+   * server holds too many states for this client, and the code of the revocation if the client's
+   * right was revoked in the meantime; or the error that `authorizeChange` throws.
    */
   async write(
     id: string,
     changes: readonly (Change | ClientChange)[],
     options: GatedAppend,
-  ): Promise<StreamAppended> {
+  ): Promise<GatedResult> {
     try {
       return await this.#write(id, changes, options);
     } catch (error) {
@@ -220,28 +260,53 @@ export class ChangeGate {
     id: string,
     changes: readonly (Change | ClientChange)[],
     { source, append: appendNow, isNumbered = false }: GatedAppend,
-  ): Promise<StreamAppended> {
+  ): Promise<GatedResult> {
     const append: GatedAppend["append"] = (changes, identity) => {
       source.decision.check();
       return appendNow(changes, identity);
     };
-    const checked = await this.check(id, changes, source.session);
-    if (this.#options.authorizeChange === undefined || checked.length === 0) {
-      return await append(checked);
+    const { session } = source;
+    const checked = await this.check(id, changes, session);
+    const updating = isUpdate(checked) ? session : undefined;
+    const isFree = this.#options.authorizeChange === undefined && updating === undefined;
+    if (isFree || checked.length === 0) return await append(checked);
+    const names = [...new Set(stepsOf(checked).map(({ name }) => name))];
+    const turn = updating && this.#kept.take(updating, id, names[0]!) ||
+      await this.#enter(id, names, source);
+    let keepsTurn = false;
+    try {
+      const result = this.#options.authorizeChange === undefined
+        ? await append(checked)
+        : await this.#writeDecided(id, checked, { source, append, isNumbered, turn });
+      if (updating === undefined) return result;
+      if (result.kind === "appended") this.#kept.made(updating);
+      const isStale = result.kind === "conflict" && result.version > 0;
+      keepsTurn = isStale && this.#kept.keep(updating, turn);
+      return { ...result, keepsTurn };
+    } finally {
+      if (!keepsTurn) turn[Symbol.dispose]();
     }
+  }
+
+  /** Appends changes that `authorizeChange` allows. */
+  async #writeDecided(
+    id: string,
+    changes: readonly Change[],
+    { source, append, isNumbered, turn }: GatedAppend & { readonly turn: Turn },
+  ): Promise<StreamAppended> {
     /** Appends nothing, because the row would have to have a version that no row has. */
     const probe = ({ change }: ChangeStep, identity?: string) =>
       append([{ ...change, expect: NO_VERSION }], identity);
     let gone: string | undefined;
     while (true) {
-      const steps = stepsOf(checked);
-      const present = await this.#present(id, steps, { account: source.account, gone });
+      const steps = stepsOf(changes);
+      const present = await this.#present(id, steps, { account: source.account, gone, turn });
       if (present === undefined) {
         const result = await probe(steps[0]!);
         if (result.kind !== "conflict") return result;
-        throw new RequestError("unavailable", `Cannot write state: "${id}" was just created`);
+        throw forNow(`"${id}" was just created`);
       }
-      const asked = { ...present, source, append, probe, isNumbered };
+      const asked = { ...present, source, append, probe, isNumbered, turn };
       const result = await this.#ask(id, steps, asked);
       // The present rows may belong to a deleted stream with the same id.
       if (result.kind !== "missing" || gone !== undefined) return result;
@@ -270,8 +335,7 @@ export class ChangeGate {
    * @param change The change.
    * @param making The client, and functions that read the present row and make the change.
    * @returns The result of `make`.
-   * @throws {RequestError} With the codes of {@linkcode ChangeGate.write}, and `conflict` if the
-   * row changed during five decisions in a row.
+   * @throws {RequestError} With the codes of {@linkcode ChangeGate.write}.
    */
   async writeEphemeral<T>(
     id: string,
@@ -288,31 +352,55 @@ export class ChangeGate {
       decision.check();
       return make(fitted);
     }
-    for (let calls = 0; calls < MAX_CALLS; calls++) {
+    const name = rowName(change.type, change.key);
+    using turn = await this.#enter(id, [name], source);
+    while (true) {
       const row = present();
       const allowed = await this.#authorized(id, fitted, { before: row?.value, source });
       decision.check();
       if (present() === row) return make(allowed);
+      await turn.again(name);
     }
-    const { key, type } = change;
-    throw new RequestError(
-      "conflict",
-      `Cannot write state: the row "${key}" of "${type}" keeps changing`,
-    );
+  }
+
+  /** Rejects the writes that wait. */
+  close(): void {
+    this.#kept.close();
+    this.#queue.close();
+  }
+
+  /** Enters the lines of rows. */
+  async #enter(
+    id: string,
+    rows: readonly string[],
+    { account, decision, session, request }: ChangeSource,
+  ): Promise<Turn> {
+    const entered = this.#queue.enter(id, rows, { account, signals: () => [request?.signal] });
+    if (!(entered instanceof Promise)) return entered;
+    const turn = await entered.catch((error) => {
+      throw request?.signal.aborted ? left() : error;
+    });
+    try {
+      decision.check();
+      if (session?.isClosed) throw left();
+      return turn;
+    } catch (error) {
+      turn[Symbol.dispose]();
+      throw error;
+    }
   }
 
   /** Decides about the changes, and appends them, until no row changes in between. */
   async #ask(
     id: string,
     steps: readonly ChangeStep[],
-    { identity, rows, source, append, probe, isNumbered }: ChangesToDecide,
+    { identity, rows, source, append, probe, isNumbered, turn }: ChangesToDecide,
   ): Promise<StreamAppended> {
-    for (let calls = 0;;) {
+    while (true) {
       const doubtful = steps.find((step) => !isPossible(step, rows));
       let result: StreamAppended;
       if (doubtful !== undefined) result = await probe(doubtful, identity);
       else {
-        calls++;
         try {
           await this.#decide(id, steps, { rows, source });
         } catch (error) {
@@ -322,6 +410,7 @@ export class ChangeGate {
           throw error;
         }
         result = await append(steps.map(({ decided }) => decided!), identity);
+        if (result.kind === "appended") hand(turn, steps, { identity, version: result.info.tail });
       }
       if (result.kind !== "conflict") return result;
       const { row, text, version } = result;
@@ -331,8 +420,9 @@ export class ChangeGate {
       const isOver = changed.some((step) =>
         step.decided?.expect === version || !isPossible(step, rows)
       );
-      if (isOver || calls >= MAX_CALLS) return result;
+      if (isOver) return result;
       for (const step of changed) step.decided = undefined;
+      await turn.again(row);
     }
   }
 
@@ -371,13 +461,18 @@ export class ChangeGate {
   async #present(
     id: string,
     steps: readonly ChangeStep[],
-    { account, gone }: { readonly account: Account; readonly gone: string | undefined },
+    { account, gone, turn }: {
+      readonly account: Account;
+      readonly gone: string | undefined;
+      readonly turn: Turn;
+    },
   ): Promise<Present | undefined> {
     const live = await this.#options.rowsOf(id, account, gone);
     if (live === undefined) return undefined;
-    const rows = steps.map(({ name, change: { type, key } }) =>
-      [name, live.stored(type).get(key)] as const
-    );
+    const rows = steps.map(({ name, change: { type, key } }) => {
+      const known = live.stored(type).get(key);
+      return [name, presentRow(known, { rows: live, left: turn.left(name) })] as const;
+    });
     return { identity: live.identity, rows: new Map(rows) };
   }
 
@@ -439,6 +534,11 @@ export class ChangeGate {
   }
 }
 
+/** The error for a client that is gone, and sends its write again in its next session. */
+function left(): RequestError {
+  return forNow("the client has left");
+}
+
 /** The error for a write that would store rows of an ephemeral collection. */
 export function ephemeralRejection(type: string): RequestError {
   return new RequestError(
@@ -457,6 +557,11 @@ export function otherVersion(id: string): RequestError {
   );
 }
 
+/** True if a client's `update` makes the changes. */
+function isUpdate([change, ...others]: readonly Change[]): boolean {
+  return others.length === 0 && change?.operation === "update" && change.expect !== undefined;
+}
+
 function stepsOf(changes: readonly Change[]): ChangeStep[] {
   const names = new Set<string>();
   return changes.map((change) => {
@@ -465,6 +570,14 @@ function stepsOf(changes: readonly Change[]): ChangeStep[] {
     names.add(name);
     return { change, name, isFirst, decided: undefined };
   });
+}
+
+/** Leaves the rows of a transaction to the turns behind it. */
+function hand(turn: Turn, steps: readonly ChangeStep[], of: Omit<LeftRow, "value">): void {
+  for (const { name, decided } of steps) {
+    const { operation, value } = decided!;
+    turn.hand(name, { ...of, value: operation === "delete" ? undefined : value });
+  }
 }
 
 function valueOf(change: Change): unknown {

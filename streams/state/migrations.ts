@@ -13,7 +13,8 @@ import {
 } from "../logs/change_message.ts";
 import type { LogInfo, LogPage, RowChange } from "../logs/log.ts";
 import type { RowForms, StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
-import { type ChangeGate, RETRY_MS } from "./gate.ts";
+import type { ChangeGate } from "./gate.ts";
+import { RETRY_MS } from "./row_queue.ts";
 
 /** Maximum number of rows that a piece of a migration reads, and the size of these rows in bytes. */
 export const PIECE = { maxRecords: 500, maxBytes: 262_144 };

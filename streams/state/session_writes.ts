@@ -11,10 +11,12 @@ import {
   MAX_SESSION_ROWS,
   MAX_WRITES,
   readRowName,
+  retryAfterMsOf,
   type WriteResult,
 } from "../../session/wire/rows.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
 import type { ChangeSource } from "./gate.ts";
+import { forNow } from "./row_queue.ts";
 import { type StateParts, writeRejection } from "./state.ts";
 
 /** Time after which a publication lets other events be handled, in milliseconds. */
@@ -35,8 +37,9 @@ export interface SessionSource extends ChangeSource {
  * @param data The publication's data.
  * @param source The client.
  * @returns The outcomes, in the order of the transactions. There are fewer of them than
- * transactions after a conflict, or if the broker became unreachable in between. A transaction
- * whose schema fails is reported to the application, and has the code `failed`.
+ * transactions after a conflict or an `unavailable` with `retryAfterMs`, or if the broker became
+ * unreachable in between. A transaction whose schema fails is reported to the application, and has
+ * the code `failed`.
  * @throws {RequestError} With the code `malformed` if the data is no list of transactions, and
  * `unavailable` if the broker is unreachable; the first transaction may have taken effect.
  */
@@ -53,7 +56,8 @@ export async function writeRows(
   if (rows !== undefined) return await writeEphemeral(id, rows, { ...parts, source, ephemeral });
   const { runtime } = parts;
   const results: WriteResult[] = [];
-  let turnMs = runtime.monotonic();
+  const startMs = runtime.monotonic();
+  let turnMs = startMs;
   for (const write of readWrites(data)) {
     // A broker in memory replies within the turn, in which other clients could do nothing.
     if (runtime.monotonic() - turnMs > MAX_TURN_MS) {
@@ -62,11 +66,18 @@ export async function writeRows(
     }
     // The client sends the rest again in its next session.
     if (results.length > 0 && source.session.isClosed) break;
+    // The client receives the outcomes in time, and sends the others again.
+    if (results.length > 0 && runtime.monotonic() - startMs > parts.gate.waitMs) {
+      results.push({ error: forNow("earlier writes took too long", 0).failure });
+      break;
+    }
     try {
       const result = await writeOne(id, write, { ...parts, source });
       results.push(result);
       // The reply has room for one row.
       if ("conflict" in result) break;
+      // Other rows may be free, but each wait of a publication would add to its time.
+      if (retryAfterMsOf(result) !== undefined) break;
     } catch (error) {
       if (!(error instanceof BrokerError)) throw error;
       if (results.length > 0) break;
@@ -158,10 +169,11 @@ async function writeOne(
     if (result.kind === "appended") return { version: result.info.tail };
     if (result.kind !== "conflict") throw writeRejection(id, result);
     const [type, key] = readRowName(result.row);
-    const { version, since, text } = result;
+    const { version, since, text, keepsTurn } = result;
     const present = text === undefined ? {} : JSON.parse(text);
     if (text === undefined || await source.mayRead()) {
-      return { conflict: { ...present, type, key, version, since } };
+      const turn = keepsTurn ? true : undefined;
+      return { conflict: { ...present, type, key, version, since, turn } };
     }
     // A client that may not read the row still learns that the write took effect.
     const txid: unknown = present.headers?.txid;

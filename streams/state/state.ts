@@ -36,6 +36,7 @@ import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
 import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
 import { describeRow, type LiveRows, rowIn } from "./live_rows.ts";
+import { presentRow, type RowQueue, type Turn } from "./row_queue.ts";
 
 /** Kinds of the options of writes. */
 const EXPECT: OptionKinds<Pick<StateWriteOptions, "expect">> = { expect: COUNT };
@@ -44,15 +45,14 @@ const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortS
 const INSERT: OptionKinds<Omit<StateWriteOptions, "expect">> = { ...ROW, ...SIGNAL };
 const WRITE: OptionKinds<StateWriteOptions> = { ...EXPECT, ...INSERT };
 
-/** Maximum number of times that `update` calls its function. */
-const MAX_UPDATES = 5;
-
 /** Parts that states share. */
 export interface StateParts {
   readonly runtime: Runtime;
   readonly logs: StreamLogs;
   /** Checks the changes by the contract. */
   readonly gate: ChangeGate;
+  /** The calls of `update`, which run one after another for each row. */
+  readonly updates: RowQueue;
   /** Maximum size of a transaction in bytes, so that sessions can read it. */
   readonly maxTransactionBytes: (id: string) => number;
 }
@@ -64,7 +64,7 @@ export interface StateParts {
  * - **Reads are local:** the rows of this server may be behind the broker by the time that a change
  *   travels. Once a write has resolved, its own server shows it.
  * - **The last write wins,** row by row, in the order of the broker. `update` repeats its function
- *   if another writer was first.
+ *   if another writer was first. On one server, updates of a row wait for each other.
  * - **A transaction** changes several rows at once. Either all of its changes take effect, or none.
  * - **Ephemeral rows** of the contract are not stored. The rows that this handle wrote are removed
  *   when it is closed.
@@ -120,8 +120,10 @@ export class State implements AsyncDisposable {
     const isEphemeral = this.#rows.ephemeral?.names.has(name);
     const write: WriteRows = (changes, options) =>
       isEphemeral ? this.#writeEphemeral(changes[0]!, options) : this.#write(changes, options);
+    const enter: EnterRow = (row, signal) =>
+      this.#parts.updates.enter(this.id, [row], { signals: () => [signal, this.#closed.signal] });
     const closed = this.#closed.signal;
-    return new StateCollection<T>(name, { rows: this.#rows, closed, runtime, write });
+    return new StateCollection<T>(name, { rows: this.#rows, closed, runtime, write, enter });
   }
 
   /**
@@ -188,7 +190,7 @@ export class State implements AsyncDisposable {
   /** Ends the loops of this handle. The rows stay in the broker. Called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     if (!this.#closed.signal.aborted) {
-      this.#closed.abort();
+      this.#closed.abort(closed(this.id));
       this.#rows.ephemeral?.leave(this);
       this.#onClose();
     }
@@ -225,22 +227,23 @@ export class State implements AsyncDisposable {
   }
 
   #checkOpen(): void {
-    if (this.#closed.signal.aborted) throw closed(this.id);
+    this.#closed.signal.throwIfAborted();
     if (this.#rows.failure !== undefined) throw this.#rows.failure;
   }
 
-  async #write(
-    changes: readonly Change[],
-    { signal }: Pick<StateWriteOptions, "signal">,
-  ): Promise<number> {
+  async #write(changes: readonly Change[], options: RowWriteOptions): Promise<number> {
+    const { signal } = options;
     signal?.throwIfAborted();
-    return await within(this.#parts.runtime, this.#append(changes, signal), { signal });
+    return await within(this.#parts.runtime, this.#append(changes, options), { signal });
   }
 
-  async #append(changes: readonly Change[], signal: AbortSignal | undefined): Promise<number> {
+  async #append(
+    changes: readonly Change[],
+    { signal, turn }: RowWriteOptions,
+  ): Promise<number> {
     const { id } = this;
     const { runtime, logs, gate, maxTransactionBytes } = this.#parts;
-    if (this.#closed.signal.aborted) throw closed(id);
+    this.#closed.signal.throwIfAborted();
     if (changes.length === 0) return this.version;
     // Otherwise, the deletion of an ephemeral row would seem to succeed.
     const { ephemeral } = this.#rows;
@@ -264,9 +267,15 @@ export class State implements AsyncDisposable {
     if (failure !== undefined) throw failure;
     const result = await logs.append(id, { identity, records: [], changes: encoded.changes });
     switch (result.kind) {
-      case "appended":
-        await this.#rows.reached(result.info.tail);
-        return result.info.tail;
+      case "appended": {
+        const version = result.info.tail;
+        if (turn !== undefined) {
+          turn.hand(turn.rows[0]!, { identity, version, value: checked[0]!.value });
+          turn[Symbol.dispose]();
+        }
+        await this.#rows.reached(version);
+        return version;
+      }
       case "conflict":
         throw new Conflict(result.row, rowIn(result.text, result.version));
       default:
@@ -351,24 +360,27 @@ export type StateOf<C extends Contract, Id extends string> = IsUntyped<C> extend
   : [keyof SectionOf<C, "state">] extends [never] ? State
   : TypedState<StateRows<C, Id>>;
 
-/** The rejection of an `update`, with the present row. */
+/** The rejection of an `update`. If the row exists, the update is repeated. */
 class Conflict extends RequestError {
   readonly present: LiveRow | undefined;
 
   constructor(row: string, present: LiveRow | undefined) {
-    const text = present === undefined
-      ? `the row ${describeRow(row)} must exist`
-      : `other writers changed the row ${describeRow(row)} during each attempt`;
-    super("conflict", `Cannot update: ${text}`);
+    super("conflict", `Cannot update: the row ${describeRow(row)} must exist`);
     this.present = present;
   }
 }
 
+/** Options of a write. */
+interface RowWriteOptions extends Pick<StateWriteOptions, "signal"> {
+  /** The turn of an `update`, which ends once the broker has stored the row. */
+  readonly turn?: Turn | undefined;
+}
+
 /** Appends changes, unless the signal aborts first. */
-type WriteRows = (
-  changes: readonly Change[],
-  options: Pick<StateWriteOptions, "signal">,
-) => Promise<number>;
+type WriteRows = (changes: readonly Change[], options: RowWriteOptions) => Promise<number>;
+
+/** Waits for the turn of an `update`. */
+type EnterRow = (row: string, signal: AbortSignal | undefined) => Turn | Promise<Turn>;
 
 /**
  * The rows of one type on a server. See {@linkcode RowReader} for reading them.
@@ -380,21 +392,24 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   readonly #rows: LiveRows;
   readonly #runtime: Runtime;
   readonly #write: WriteRows;
+  readonly #enter: EnterRow;
 
   /** @ignore */
   constructor(
     name: string,
-    { rows, closed, runtime, write }: {
+    { rows, closed, runtime, write, enter }: {
       readonly rows: LiveRows;
       readonly closed: AbortSignal;
       readonly runtime: Runtime;
       readonly write: WriteRows;
+      readonly enter: EnterRow;
     },
   ) {
     super(name, { rows, closed });
     this.#rows = rows;
     this.#runtime = runtime;
     this.#write = write;
+    this.#enter = enter;
   }
 
   /**
@@ -466,15 +481,25 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   }
 
   /**
-   * Changes a row, depending on its present value. If another writer changes the row first, the
-   * function is called again with the newer value, at most five times in all.
+   * Changes a row, depending on its present value.
+   *
+   * - **In turn:** on one server, updates of a row run one after another, in the order of their
+   *   calls. At most 10,000 wait.
+   * - **Repeated:** if another server, or another kind of write, changes the row first, the function
+   *   is called again with the newer value, after pauses that grow, for `session.requestTimeoutMs`.
+   * - **Slow functions:** after a quarter of this time, the updates that wait go on. If they change
+   *   the row, the function is called again.
    *
    * @param key The key.
    * @param change Returns the new value. It receives a copy of the present one, which it may change.
-   * @param options A signal; see {@linkcode StateWriteOptions}.
+   * It must not update the same row.
+   * @param options A signal, which also ends the wait for other updates; see
+   * {@linkcode StateWriteOptions}.
    * @returns The version of the row, once this server's rows include it.
-   * @throws {RequestError} With the code `conflict` if the row does not exist, or if other writers
-   * were first five times, and the errors of {@linkcode State.transaction}.
+   * @throws {RequestError} With the code `conflict` if the row does not exist; `unavailable` with
+   * `retryAfterMs` if other writers were first all the time, or too many updates wait; and the
+   * errors of {@linkcode State.transaction}.
+   * @throws {TypeError} If the function updates the same row, and would wait for itself.
    */
   async update(
     key: string,
@@ -501,26 +526,35 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   async #update(
     key: string,
     change: (row: T) => Input | Promise<Input>,
-    options: Pick<StateWriteOptions, "signal">,
+    { signal }: Pick<StateWriteOptions, "signal">,
   ): Promise<number> {
     const of = { type: this.name, key };
-    let row: LiveRow | undefined = this.#rows.collection(this.name).get(key);
-    for (let attempt = 1;; attempt++) {
-      // Without a row, the broker decides: these rows may be behind. This deletion has no effect.
-      const changed: Change = row === undefined
-        ? { ...deletion(this.name, key), expect: Number.MAX_SAFE_INTEGER }
-        : {
-          ...setting(of, await change(changeableRow(row.value) as T)),
-          operation: "update",
-          expect: row.version,
-        };
+    const name = rowName(this.name, key);
+    const entered = this.#enter(name, signal);
+    using turn = entered instanceof Promise ? await entered : entered;
+    const known = this.#rows.collection(this.name).get(key);
+    let row = presentRow(known, { rows: this.#rows, left: turn.left(name) });
+    while (true) {
+      signal?.throwIfAborted();
+      let changed: Change;
+      if (row === undefined) {
+        // The broker decides: these rows may be behind. This deletion has no effect.
+        changed = { ...deletion(this.name, key), expect: Number.MAX_SAFE_INTEGER };
+      } else {
+        const { value, version } = row;
+        const called = turn.during(() => change(changeableRow(value) as T));
+        const made = called instanceof Promise
+          ? await within(this.#runtime, called, { signal })
+          : await called;
+        changed = { ...setting(of, made), operation: "update", expect: version };
+      }
       try {
-        return await this.#write([changed], options);
+        return await this.#write([changed], { signal, turn });
       } catch (error) {
         if (!(error instanceof Conflict) || error.present === undefined) throw error;
-        if (attempt >= MAX_UPDATES) throw error;
         row = error.present;
       }
+      await turn.again(name, signal);
     }
   }
 }

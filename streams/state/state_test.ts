@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { RequestError, type Server } from "../../mod.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -9,6 +9,7 @@ import { until } from "../../tests/waiting.ts";
 import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";
 import { liveState, type State } from "../mod.ts";
 import { logsOf } from "../logs/logs_of.ts";
+import { MAX_WAITING } from "./row_queue.ts";
 
 interface Card {
   readonly title: string;
@@ -56,22 +57,6 @@ Deno.test("LiveState.open() shares the rows of a state between servers", async (
   assertEquals(await others.delete("a"), 3);
 });
 
-Deno.test("StateCollection.update() loses no change of concurrent writers", async () => {
-  const store = new FaultyStore();
-  await using one = server(store.connect());
-  await using two = server(store.connect());
-  await using near = await statesOf(one).open("board:1");
-  await using far = await statesOf(two).open("board:1");
-  const collections = [near, far].map((state) => state.collection<Card>("cards"));
-  await collections[0]!.set("a", DRAFT);
-  const vote = (i: number) =>
-    collections[i % 2]!.update("a", (card) => ({ ...card, votes: card.votes + 1 }));
-  const results = await Promise.allSettled(Array.from({ length: 8 }, (_, i) => vote(i)));
-  const counted = results.filter(({ status }) => status === "fulfilled").length;
-  assert(counted > 0);
-  await until(() => collections.every((cards) => cards.get("a")?.votes === counted));
-});
-
 Deno.test("StateCollection.update() rejects a row that does not exist", async () => {
   await using one = server();
   await using board = await statesOf(one).open("board:1");
@@ -90,28 +75,224 @@ Deno.test("StateCollection.update() rejects a row that does not exist", async ()
   );
 });
 
-Deno.test("StateCollection.update() gives up after five other writers", async () => {
+/** A server whose writes are repeated for this long, and a row that others can change. */
+async function votes(requestTimeoutMs?: number) {
   const broker = new MemoryBroker();
-  await using one = server(broker);
-  await using board = await statesOf(one).open("board:1");
-  const cards = board.collection<Card>("cards");
-  await cards.set("a", DRAFT);
-  let calls = 0;
-  const updating = cards.update("a", async (card) => {
-    calls++;
-    const change = rowChange({
-      type: "cards",
-      key: "a",
-      operation: "upsert",
-      value: JSON.stringify({ ...card, title: `${calls}` }),
-    }, 0);
-    await logsOf(broker)!.append("board:1", { records: [], changes: [change], maxBytes: 1e6 });
-    return { ...card, votes: 1 };
+  const live = listen({
+    webTransport: false,
+    broker,
+    features: streamFeatures(),
+    session: { requestTimeoutMs },
   });
-  assertEquals([await fails(updating), calls], ["conflict", 5]);
-  const text = 'Cannot update: other writers changed the row "a" of "cards" during each attempt';
-  await assertRejects(() => updating, RequestError, text);
-  await until(() => cards.get("a")?.title === "5");
+  const state = await statesOf(live).open("board:1");
+  const cards = state.collection<Card>("cards");
+  await cards.set("a", DRAFT);
+  /** Writes the row as another server would. */
+  const elsewhere = async (votes: number) => {
+    const value = JSON.stringify({ ...DRAFT, votes });
+    const change = rowChange({ type: "cards", key: "a", operation: "upsert", value }, 0);
+    await logsOf(broker)!.append("board:1", { records: [], changes: [change], maxBytes: 1e6 });
+  };
+  return { server: live, state, cards, elsewhere, [Symbol.asyncDispose]: () => live.close() };
+}
+
+const vote = (card: Card): Card => ({ ...card, votes: card.votes + 1 });
+
+Deno.test("StateCollection.update() counts all votes of one handle and of two servers", async () => {
+  const store = new FaultyStore();
+  await using one = server(store.connect());
+  await using two = server(store.connect());
+  await using near = await statesOf(one).open("board:1");
+  await using far = await statesOf(two).open("board:1");
+  const [cards, others] = [near, far].map((state) => state.collection<Card>("cards"));
+  await cards!.set("a", DRAFT);
+  await until(() => others!.has("a"));
+  await Promise.all(Array.from({ length: 40 }, () => cards!.update("a", vote)));
+  assertEquals(cards!.get("a")?.votes, 40);
+  const both = [cards!, others!].flatMap((of) => Array.from({ length: 40 }, () => of));
+  await Promise.all(both.map((of) => of.update("a", vote)));
+  await until(() => cards!.get("a")?.votes === 120);
+});
+
+Deno.test("StateCollection.update() repeats its function while others change the row", async () => {
+  await using at = await votes();
+  let calls = 0;
+  await at.cards.update("a", async (card) => {
+    if (++calls < 9) await at.elsewhere(calls);
+    return vote(card);
+  });
+  assertEquals([calls, at.cards.get("a")?.votes], [9, 9]);
+});
+
+Deno.test("StateCollection.update() is unavailable if others change the row all the time", async () => {
+  await using at = await votes(60);
+  let calls = 0;
+  const updating = at.cards.update("a", async (card) => {
+    await at.elsewhere(++calls);
+    return vote(card);
+  });
+  const { failure } = await assertRejects(() => updating, RequestError);
+  assertEquals(failure, {
+    code: "unavailable",
+    message: 'Cannot write state: others changed the row "a" of "cards" during each attempt',
+    retryAfterMs: 1_000,
+  });
+  await until(() => at.cards.get("a")?.votes === calls);
+  await at.cards.update("a", vote);
+  assertEquals(at.cards.get("a")?.votes, calls + 1);
+});
+
+Deno.test("StateCollection.update() goes on after a function that throws", async () => {
+  await using at = await votes();
+  const lost = new Error("Lost");
+  const outcomes = await Promise.allSettled([
+    at.cards.update("a", vote),
+    at.cards.update("a", () => {
+      throw lost;
+    }),
+    at.cards.update("a", () => Promise.reject(lost)),
+    at.cards.update("a", () => new Map() as never),
+    at.cards.update("a", vote),
+  ]);
+  assertEquals(outcomes.map(({ status }) => status), [
+    "fulfilled",
+    "rejected",
+    "rejected",
+    "rejected",
+    "fulfilled",
+  ]);
+  assertEquals([outcomes[1], outcomes[2]].map((one) => one as unknown), [
+    { status: "rejected", reason: lost },
+    { status: "rejected", reason: lost },
+  ]);
+  assertEquals(at.cards.get("a")?.votes, 2);
+});
+
+Deno.test("StateCollection.update() goes on after a function that hangs, and calls it again", async () => {
+  await using at = await votes(60);
+  const gate = Promise.withResolvers<void>();
+  const seen: number[] = [];
+  const hanging = at.cards.update("a", async (card) => {
+    seen.push(card.votes);
+    if (seen.length === 1) await gate.promise;
+    return { title: "late", votes: card.votes + 10 };
+  });
+  const stuck = at.cards.update("a", () => new Promise(() => {}));
+  stuck.catch(() => {});
+  await at.cards.update("a", vote);
+  assertEquals(at.cards.get("a"), { title: "Draft", votes: 1 });
+  gate.resolve();
+  // Its time may be over, so that its late result is dropped.
+  const outcome = await hanging.then(() => "written", ({ failure }) => failure.code);
+  const expected = outcome === "written"
+    ? [[0, 1], { title: "late", votes: 11 }]
+    : [[0], { title: "Draft", votes: 1 }];
+  assertEquals([seen, at.cards.get("a")], expected);
+});
+
+Deno.test("StateCollection.update() does not wait for itself", async () => {
+  await using at = await votes();
+  const rows = at.state.collection<Card>("cards");
+  await rows.set("b", DRAFT);
+  const nested = rows.update("a", async (card) => {
+    await rows.update("b", async (other) => {
+      const own = rows.update("a", vote);
+      await assertRejects(() => own, TypeError, 'changes the row "a" of "cards" must not update');
+      return vote(other);
+    });
+    return vote(card);
+  });
+  await nested;
+  assertEquals([rows.get("a")?.votes, rows.get("b")?.votes], [1, 1]);
+  // Afterwards, work that the function has started may update the row.
+  let later: Promise<number> | undefined;
+  await rows.update("a", (card) => {
+    later = new Promise<void>((resolve) => setTimeout(resolve))
+      .then(() => until(() => rows.get("a")?.votes === 2))
+      .then(() => rows.update("a", vote));
+    return vote(card);
+  });
+  await later;
+  assertEquals(rows.get("a")?.votes, 3);
+});
+
+Deno.test("StateCollection.update() waits no longer once it is aborted, or its handle is closed", async () => {
+  await using at = await votes();
+  await using other = await statesOf(at.server).open("board:1");
+  const gate = Promise.withResolvers<void>();
+  const first = at.cards.update("a", async (card) => {
+    await gate.promise;
+    return vote(card);
+  });
+  const undo = new AbortController();
+  const reason = new Error("Undone");
+  const mine = other.collection<Card>("cards");
+  const aborted = at.cards.update("a", vote, { signal: undo.signal });
+  const closed = mine.update("a", vote);
+  const last = at.cards.update("a", vote);
+  undo.abort(reason);
+  assertEquals(await aborted.catch((error) => error), reason);
+  await other[Symbol.asyncDispose]();
+  await assertRejects(() => closed, RequestError, '"board:1" was closed');
+  gate.resolve();
+  await Promise.all([first, last]);
+  assertEquals(at.cards.get("a")?.votes, 2);
+});
+
+Deno.test("StateCollection.update() rejects the calls that wait when the server closes", async () => {
+  await using at = await votes();
+  const called = Promise.withResolvers<void>();
+  const hanging = at.cards.update("a", () => {
+    called.resolve();
+    return new Promise<never>(() => {});
+  });
+  hanging.catch(() => {});
+  const waiting = at.cards.update("a", vote);
+  const rejected = assertRejects(() => waiting, RequestError, "The server is closed");
+  await called.promise;
+  await at.server.close();
+  await rejected;
+});
+
+Deno.test("State writes do not wait for an update of the same row", async () => {
+  await using at = await votes();
+  const gate = Promise.withResolvers<void>();
+  let calls = 0;
+  const updating = at.cards.update("a", async (card) => {
+    if (++calls === 1) await gate.promise;
+    return vote(card);
+  });
+  await at.cards.set("a", { ...DRAFT, votes: 5 });
+  await at.state.transaction((to) => to.set("cards", "a", { ...DRAFT, votes: 6 }));
+  gate.resolve();
+  await updating;
+  assertEquals([calls, at.cards.get("a")?.votes], [2, 7]);
+});
+
+Deno.test("StateCollection.update() rejects calls beyond the number that may wait", async () => {
+  await using at = await votes();
+  const gate = Promise.withResolvers<void>();
+  const first = at.cards.update("a", async (card) => {
+    await gate.promise;
+    return card;
+  });
+  const undo = new AbortController();
+  const { signal } = undo;
+  const waiting = Promise.allSettled(
+    Array.from({ length: MAX_WAITING }, () => at.cards.update("a", vote, { signal })),
+  );
+  const error = await assertRejects(
+    () => at.cards.update("a", vote),
+    RequestError,
+    "at most 10000",
+  );
+  assertEquals([error.failure.code, error.failure.retryAfterMs], ["unavailable", 1_000]);
+  undo.abort(new Error("Undone"));
+  await waiting;
+  gate.resolve();
+  await first;
+  await at.cards.update("a", vote);
+  assertEquals(at.cards.get("a")?.votes, 1);
 });
 
 Deno.test("StateCollection.insert() writes a row only if there is none", async () => {

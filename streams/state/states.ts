@@ -10,6 +10,7 @@ import { NO_SPACE } from "../logs/stream_logs.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { JSON_TYPE } from "../logs/rules.ts";
 import { LiveRows } from "./live_rows.ts";
+import { RETRY_MS } from "./row_queue.ts";
 import { State, type StateParts } from "./state.ts";
 
 /** Time for which the rows are held after a client's last write, in milliseconds. */
@@ -119,7 +120,8 @@ export class States {
       return held.rows;
     } catch (cause) {
       if (!(cause instanceof TimeoutError)) throw cause;
-      throw new RequestError("unavailable", cause.message, { cause });
+      const { message } = cause;
+      throw new RequestError("unavailable", message, { cause, retryAfterMs: RETRY_MS });
     } finally {
       held.waiting--;
       if (held.waiting === 0 && this.#held.get(id) === held) this.#idle.add(held);

@@ -8,6 +8,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { StreamLogs } from "../logs/stream_logs.ts";
 import { EphemeralStates } from "./ephemeral_rows.ts";
 import { ChangeGate } from "./gate.ts";
+import { ownQuota, RowQueue } from "./row_queue.ts";
 import { LINGER_MS, MAX_HELD, States } from "./states.ts";
 
 const runtime = platformRuntime();
@@ -37,6 +38,7 @@ class Bench implements AsyncDisposable {
     });
     const gate = new ChangeGate({
       runtime,
+      quotas: this.#quotas,
       contract: undefined,
       authorizeChange: undefined,
       timeoutMs: 1_000,
@@ -49,6 +51,7 @@ class Bench implements AsyncDisposable {
       logs: this.logs,
       quotas: this.#quotas,
       gate,
+      updates: new RowQueue({ runtime, quota: ownQuota(), timeoutMs: 1_000 }),
       ephemeral: new EphemeralStates({
         runtime,
         quotas: this.#quotas,
