@@ -13,6 +13,7 @@ import {
   MemoryBroker,
   platformRuntime,
   QueueFullError,
+  type RequestedChange,
   RequestError,
   type Server,
   SessionClosedError,
@@ -518,24 +519,128 @@ Deno.test("ClientCollection.update() loses no change of concurrent clients", asy
   await far.ready;
   await near.collection<Item>("items").set("a", TEA);
   await until(() => far.collection("items").size === 1);
-  const results = await Promise.allSettled(
-    [near, far].flatMap((state) =>
-      Array.from(
-        { length: 20 },
-        () =>
-          state.collection<Item>("items").update(
-            "a",
-            (item) => ({ ...item, count: item.count + 1 }),
-          ),
-      )
-    ),
-  );
-  const done = results.filter(({ status }) => status === "fulfilled").length;
-  assert(done > 20, `${done} updates`);
+  await Promise.all([near, far].flatMap((state) =>
+    Array.from(
+      { length: 20 },
+      () => state.collection<Item>("items").update("a", vote),
+    )
+  ));
   for (const state of [near, far, at.own]) {
     const items = state.collection<Item>("items");
-    await until(() => items.get("a")?.count === done);
+    await until(() => items.get("a")?.count === 40);
   }
+});
+
+const vote = (item: Item): Item => ({ ...item, count: item.count + 1 });
+
+Deno.test("ClientCollection.update() counts the votes of many clients of two servers", async (t) => {
+  const allow = () => new Promise<boolean>((resolve) => setTimeout(resolve, 1, true));
+  for (const authorizeChange of [undefined, allow]) {
+    await t.step(authorizeChange === undefined ? "unchecked" : "checked", async () => {
+      const store = new FaultyStore();
+      await using one = server(store.connect(), { authorizeChange });
+      await using two = server(store.connect(), { authorizeChange });
+      await using own = await statesOf(one).open("list");
+      await using _other = await statesOf(two).open("list");
+      await own.collection<Item>("items").set("a", TEA);
+      await using clients = new AsyncDisposableStack();
+      const voters = await Promise.all(Array.from({ length: 12 }, async (_, i) => {
+        const { url } = i % 2 ? one : two;
+        const state = await clients.use(client(url)).state("list");
+        await state.ready;
+        return state.collection<Item>("items");
+      }));
+      await Promise.all(voters.map(async (items) => {
+        for (let votes = 0; votes < 5; votes++) await items.update("a", vote);
+      }));
+      await until(() => own.collection<Item>("items").get("a")?.count === 60);
+    });
+  }
+});
+
+Deno.test("ClientCollection.set() is never refused because others write the row too", async () => {
+  const allow = () => new Promise<boolean>((resolve) => setTimeout(resolve, 1, true));
+  await using at = await Fixture.make({ authorizeChange: allow });
+  await using clients = new AsyncDisposableStack();
+  const people = await Promise.all(Array.from({ length: 6 }, async () => {
+    const state = await clients.use(client(at.server.url)).state("list");
+    await state.ready;
+    return state;
+  }));
+  const own = at.own.collection<number>("items");
+  await own.set("a", 0);
+  const writes = people.flatMap((state, person) =>
+    Array.from({ length: 10 }, (_, i) => {
+      const items = state.collection<number>("items");
+      // Each is a write of its own: the second kind replaces none, the third has several rows.
+      if (i % 3 === 0) return items.set("a", person * 100 + i);
+      if (i % 3 === 1) return items.delete("a", { signal: new AbortController().signal });
+      return state.transaction((to) => {
+        to.set("items", "a", i);
+        to.set("items", "b", i);
+      });
+    })
+  );
+  for (let i = 0; i < 20; i++) {
+    await own.set("a", -1);
+    await turns(10);
+  }
+  await Promise.all(writes);
+});
+
+Deno.test("ClientState sends a write again that the server cannot make for now", async () => {
+  const asked: string[] = [];
+  let isFull = true;
+  await using at = await Fixture.make({
+    authorizeChange: ({ key, value }: RequestedChange) => {
+      asked.push(`${key}: ${value}`);
+      if (key !== "a" || !isFull) return true;
+      throw new RequestError("unavailable", "Later", { retryAfterMs: 1 });
+    },
+  });
+  using state = await at.open();
+  const items = state.collection<number>("items");
+  const first = items.set("a", 1);
+  await until(() => asked.length > 0);
+  // Other rows don't wait, but writes of the same row do, and replace the first one.
+  assertEquals(await items.set("b", 2), 1);
+  const both = state.transaction((to) => {
+    to.set("items", "a", 3);
+    to.set("items", "c", 3);
+  });
+  const last = items.set("c", 4);
+  assertEquals([items.get("a"), items.get("c"), state.pendingWrites.current], [3, 4, 3]);
+  isFull = false;
+  assertEquals(await Promise.all([first, both, last]), [2, 3, 4]);
+  const later = asked.filter((one) => one !== "a: 1");
+  assertEquals(later, ["b: 2", "a: 3", "c: 3", "c: 4"]);
+  assertEquals(state.pendingWrites.current, 0);
+});
+
+Deno.test("ClientState takes back a write that waits until the server can make it", async () => {
+  const asked: unknown[] = [];
+  await using at = await Fixture.make({
+    authorizeChange({ value }: RequestedChange) {
+      asked.push(value);
+      if (value === 1) throw new RequestError("unavailable", "Later", { retryAfterMs: 60_000 });
+      return true;
+    },
+  });
+  using state = await at.open();
+  const items = state.collection<number>("items");
+  const undo = new AbortController();
+  const first = items.set("a", 1, { signal: undo.signal });
+  await until(() => asked.length === 1);
+  const second = items.set("a", 2, { signal: new AbortController().signal });
+  undo.abort(new Error("Undone"));
+  await assertRejects(() => first, Error, "Undone");
+  assertEquals(await second, 1);
+  const waiting = items.set("a", 1);
+  const closed = assertRejects(() => waiting, SessionClosedError);
+  await until(() => asked.length === 3);
+  await items.set("b", 2); // The reply to the other write was earlier.
+  state[Symbol.dispose]();
+  await closed;
 });
 
 Deno.test("ClientState sends writes made offline in order, once", async () => {

@@ -1,6 +1,6 @@
 /** The ephemeral rows of one state: the server's changes of them, and the rows of this client. */
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
-import { Backoff } from "../../base/backoff.ts";
+import { Backoff, boundRetryAfter } from "../../base/backoff.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
 import { pause, within } from "../../base/wait.ts";
@@ -11,6 +11,7 @@ import {
   MAX_SESSION_ROWS,
   NO_EXPECT,
   NO_TTL,
+  retryAfterMsOf,
   rowName,
   type WriteResult,
 } from "../../session/wire/rows.ts";
@@ -317,7 +318,7 @@ export class Ephemeral {
     batch: EphemeralBatch,
     writes: readonly EphemeralWrite[],
   ): Promise<void> {
-    const { publish, runtime, signal } = this.#target;
+    const { publish, signal } = this.#target;
     const lists = this.#lists;
     let results: readonly WriteResult[];
     try {
@@ -334,10 +335,7 @@ export class Ephemeral {
       const isDivided = error instanceof RangeError && batch.size > 1;
       if (isDivided) this.#maxBytes /= 2;
       const isForNow = isLost || isDivided || error instanceof QueueFullError || FOR_NOW.has(code);
-      if (isForNow && !isLost) {
-        const delayMs = Math.max(retryAfterMs, this.#backoff.next() ?? 0);
-        this.#dueAt = Math.max(this.#dueAt, runtime.monotonic() + delayMs);
-      }
+      if (isForNow && !isLost) this.#delay(retryAfterMs);
       const cause = error instanceof RangeError ? tooLarge(error) : error;
       const reason = signal.aborted ? this.#failure : cause;
       for (const [own, settling] of batch) {
@@ -356,10 +354,19 @@ export class Ephemeral {
       } else if ("error" in result) {
         const { code, message, path } = result.error;
         const error = new RequestError(code, message, path && { path });
-        if (code === "superseded") this.#again(own, settling, { by: batch, error });
+        const retryAfterMs = retryAfterMsOf(result);
+        if (retryAfterMs !== undefined) this.#delay(retryAfterMs);
+        const isForNow = code === "superseded" || retryAfterMs !== undefined;
+        if (isForNow) this.#again(own, settling, { by: batch, error });
         else this.#rejected(own, settling, { by: batch, error });
       }
     }
+  }
+
+  /** Sends nothing for a while. */
+  #delay(retryAfterMs: number): void {
+    const delayMs = Math.max(boundRetryAfter(retryAfterMs), this.#backoff.next() ?? 0);
+    this.#dueAt = Math.max(this.#dueAt, this.#target.runtime.monotonic() + delayMs);
   }
 
   #taken(

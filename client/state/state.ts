@@ -68,6 +68,8 @@ export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
  *   sent once it is connected again, in order.
  * - **The last write wins,** row by row. `update` repeats its function with the newer row if others
  *   were first.
+ * - **Not now:** a write that the server can't make for now is sent again after a pause, before later
+ *   writes of its rows.
  * - **Write-only:** if `authorize` allows this client to publish but not to subscribe, the status
  *   is `ended`, and `ready`, `update` and loops reject with the code `forbidden`. Other writes
  *   settle as usual; no rows are shown. Ephemeral rows can't be written.
@@ -485,16 +487,16 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
 
   /**
    * Changes a row, depending on its present value. The function is called at once, and again before
-   * the write is sent. If others change the row first, it is called with the newer value, at most
-   * five times more.
+   * the write is sent. If others change the row first, it is called with the newer value, after
+   * pauses that grow, until the row is written.
    *
    * @param key The key.
    * @param change Returns the new value. It receives a copy of the present one, which it may change
    * and return. It should have no other side effects, and must not be asynchronous.
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the row, once the server has written it.
-   * @throws {RequestError} With the code `conflict` if the row does not exist, or if others were
-   * first each time, and the errors of {@linkcode ClientState.transaction}.
+   * @throws {RequestError} With the code `conflict` if the row does not exist, and the errors of
+   * {@linkcode ClientState.transaction}.
    */
   async update(
     key: string,

@@ -1,8 +1,9 @@
 /** The writes of a client to one state, in order, each until its outcome is known. */
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
-import { Backoff } from "../../base/backoff.ts";
+import { Backoff, boundRetryAfter } from "../../base/backoff.ts";
 import { describe, textOf } from "../../base/error_text.ts";
-import type { Runtime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { Signal } from "../../base/signal.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { pause, within } from "../../base/wait.ts";
@@ -11,6 +12,7 @@ import { compileStates } from "../../session/state_schemas.ts";
 import {
   MAX_WRITES,
   noRow,
+  retryAfterMsOf,
   rowName,
   type RowWriteMessage,
   unexpected,
@@ -35,8 +37,11 @@ const MAX_MESSAGE_BYTES = 32_768;
  */
 const REPLY_MS = 2_000;
 
-/** Maximum number of times that a write is attempted again after a conflict. */
+/** Number of conflicts in a row after which a `set` or `delete` is sent without a condition. */
 const MAX_CONFLICTS = 5;
+
+/** Bounds of the pauses before a write is sent again, which grow, in milliseconds. */
+const PAUSES = { firstDelayMs: 10, maxDelayMs: 1_000 };
 
 /** A row that others changed after a write of this client was made, and before it was sent. */
 export interface StateConflict {
@@ -98,6 +103,9 @@ interface QueuedWrite extends Attempt {
   /** The value before the newest one, which is sent if the server rejects the newest one. */
   earlier: Attempt | undefined;
   conflicts: number;
+  /** Runs until it is sent again. Later writes of its rows wait for it. */
+  timer: Timer | undefined;
+  pauses: Backoff | undefined;
   /** Why versions can't tell whether the write took effect: the reason to read the rows anew. */
   untraceable: RequestError | undefined;
   /**
@@ -141,6 +149,8 @@ export class Writes {
   /** Number of writes that share a message, rounded up. */
   #maxWrites = MAX_WRITES;
   #isRunning = false;
+  /** Notifies when a write was added or removed, or is due. */
+  readonly #changed = new Signal();
   /** The writes of the publication that is under way. */
   #sent: readonly QueuedWrite[] = [];
 
@@ -180,12 +190,15 @@ export class Writes {
       changes,
       earlier: undefined,
       conflicts: 0,
+      timer: undefined,
+      pauses: undefined,
       untraceable: undefined,
       state: "new",
     };
     this.#queue.push(write);
     this.#bytes += bytes;
     this.#target.rows.begin(write, changes);
+    this.#changed.notify();
     this.#count(writer);
     if (!this.#isRunning) void this.#run();
     return signal === undefined ? settling.promise : this.#withdrawable(write, signal);
@@ -282,6 +295,9 @@ export class Writes {
         await this.#target.whenCurrent();
         const batch = this.#next();
         if (batch.length > 0) await this.#send(batch);
+        else if (this.#queue.some(({ timer }) => timer !== undefined)) {
+          await this.#changed.changed();
+        }
       }
     } catch (error) {
       this.end(error);
@@ -294,10 +310,16 @@ export class Writes {
   #next(): QueuedWrite[] {
     const batch: QueuedWrite[] = [];
     const rows = new Set<string>();
+    /** Rows of writes that are not due yet, and of those behind them. */
+    const held = new Set<string>();
     let bytes = 0;
     for (const write of [...this.#queue]) {
       if (this.#isGivenUp(write)) continue;
       const names = write.changes.map(({ type, key }) => rowName(type, key));
+      if (write.timer !== undefined || names.some((name) => held.has(name))) {
+        for (const name of names) held.add(name);
+        continue;
+      }
       // The version that such a write may expect comes with the reply to the earlier one.
       const isDependent = names.some((name) => rows.has(name));
       const isLarge = batch.length > 0 && bytes + write.bytes > this.#maxBytes;
@@ -431,10 +453,9 @@ export class Writes {
   ): RowWriteMessage {
     const { txid, update, state, conflicts, writer } = write;
     // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
-    // The last attempt is certain.
+    // After some conflicts, the last write wins in any case.
     const isConditional = conflicts < MAX_CONFLICTS || state === "uncertain" ||
-      update !== undefined || expect !== undefined ||
-      writer.onConflict !== undefined;
+      expect !== undefined || this.#isConditional(write);
     const headers = {
       txid,
       expect: isConditional ? seen : undefined,
@@ -444,6 +465,11 @@ export class Writes {
     if (value === undefined) return { type, key, headers: { ...headers, operation: "delete" } };
     const operation = update ? "update" : expect === 0 ? "insert" : "upsert";
     return { type, key, value, headers: { ...headers, operation } };
+  }
+
+  /** True if a write depends on the present rows. */
+  #isConditional({ update, writer }: QueuedWrite): boolean {
+    return update !== undefined || writer.onConflict !== undefined;
   }
 
   #replied(batch: readonly QueuedWrite[], reply: unknown): void {
@@ -459,18 +485,20 @@ export class Writes {
       if (!this.#queue.includes(write)) continue;
       if (result !== undefined) this.#judge(write, result);
       // The broker was lost while the server made this write.
-      else if (i === results.length && !("conflict" in last)) this.#doubt([write]);
+      else if (i === results.length && !isEnd(last)) this.#doubt([write]);
       else if (write.state !== "uncertain") write.state = "new";
     }
   }
 
   #judge(write: QueuedWrite, result: WriteResult): void {
     if ("version" in result) return this.#settle(write, result.version);
+    const retryAfterMs = retryAfterMsOf(result);
+    if (retryAfterMs !== undefined) return this.#postpone(write, retryAfterMs);
     if ("error" in result) {
       const { code, message, path } = result.error;
       return this.#reject(write, new RequestError(code, message, path && { path }));
     }
-    const { type, key, version, since = version, value = null, headers } = result.conflict;
+    const { type, key, version, since = version, value = null, headers, turn } = result.conflict;
     if (headers?.txid === write.txid) return this.#settle(write, version);
     const isHidden = version > 0 && headers === undefined;
     const present = { value: version > 0 ? value : undefined, version: since, isHidden };
@@ -491,12 +519,26 @@ export class Writes {
     const { expect = version } = write.changes.find(isIt) ?? {};
     if (expect !== version) return this.#reject(write, unexpected(of, expect));
     if (isHidden && write.update !== undefined) return this.#fail(write, notReadable(of));
-    if (++write.conflicts > MAX_CONFLICTS) return this.#fail(write, conflict(of, "keeps changing"));
     try {
       this.#adapt(write, (change) => isIt(change) ? present : undefined);
     } catch (error) {
-      this.#reject(write, error);
+      return this.#reject(write, error);
     }
+    write.conflicts++;
+    const isRace = this.#isConditional(write) || write.conflicts > MAX_CONFLICTS;
+    if (isRace && write.conflicts > 1 && !turn) this.#postpone(write, 0);
+  }
+
+  /** Sends a write again later, adapted to the rows as they are then. */
+  #postpone(write: QueuedWrite, afterMs: number): void {
+    if (this.#isGivenUp(write)) return;
+    const { runtime } = this.#target;
+    write.pauses ??= new Backoff(runtime, PAUSES);
+    if (write.state === "adapted") write.state = "new";
+    write.timer = runtime.setTimeout(() => {
+      write.timer = undefined;
+      this.#changed.notify();
+    }, boundRetryAfter(afterMs) + write.pauses.next()!);
   }
 
   #settle(write: QueuedWrite, version: number): void {
@@ -554,8 +596,15 @@ export class Writes {
     const index = this.#queue.indexOf(write);
     if (index < 0) return;
     this.#queue.splice(index, 1);
+    this.#target.runtime.clearTimeout(write.timer);
     this.#bytes -= write.bytes + (write.earlier?.bytes ?? 0);
+    this.#changed.notify();
   }
+}
+
+/** True if the server made no more writes after this result. */
+function isEnd(result: WriteResult): boolean {
+  return "conflict" in result || retryAfterMsOf(result) !== undefined;
 }
 
 /**

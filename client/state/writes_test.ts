@@ -1,4 +1,5 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
+import { RequestError } from "../../errors.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { ClientRows } from "./rows.ts";
@@ -39,4 +40,80 @@ Deno.test("Writes puts fewer writes into a message if the server is slow, and mo
   msPerWrite = 1;
   await add(66);
   assertEquals(sizes.splice(0), [1, 64, 1]);
+});
+
+Deno.test("Writes sends a write again after a conflict, without a condition if it has none", async () => {
+  const rows = new ClientRows();
+  rows.complete();
+  let conflicts = 9;
+  let version = 0;
+  const sent: unknown[] = [];
+  const writer = { onConflict: undefined, pendingWrites: new StatusFeed(0) };
+  const runtime = Object.assign(platformRuntime(), { random: () => 0 });
+  const writes = new Writes({
+    runtime,
+    rows,
+    fits: () => true,
+    signal: new AbortController().signal,
+    divert: () => undefined,
+    whenCurrent: () => Promise.resolve(),
+    publish(data) {
+      const [[{ key, value, headers: { expect, operation } }]] = Object(data).writes;
+      sent.push([operation, value, expect]);
+      version++;
+      if (conflicts-- <= 0) return Promise.resolve({ results: [{ version }] });
+      const headers = { operation: "update" };
+      const conflict = { type: "items", key, value: version * 10, version, headers };
+      return Promise.resolve({ results: [{ conflict }] });
+    },
+  });
+  const change = { type: "items", key: "a", value: 5, seen: 0 };
+  assertEquals(await writes.add({ writer, changes: [change] }), 10);
+  // A server that conflicts without a condition is another one than Skein's.
+  const none = undefined;
+  assertEquals(sent.splice(0).map((one) => (one as unknown[])[2]), [
+    0,
+    1,
+    2,
+    3,
+    4,
+    none,
+    none,
+    none,
+    none,
+    none,
+  ]);
+  conflicts = 9;
+  const update = (value: unknown) => Number(value) + 1;
+  await writes.add({ writer, changes: [{ ...change, value: 6 }], update });
+  const last = sent.at(-1);
+  assertEquals([sent.length, last], [10, ["update", 191, 19]]);
+});
+
+Deno.test("Writes traces a write of unknown outcome that the server cannot make for now", async () => {
+  const rows = new ClientRows();
+  rows.complete();
+  const expected: unknown[] = [];
+  const writer = { onConflict: undefined, pendingWrites: new StatusFeed(0) };
+  const runtime = Object.assign(platformRuntime(), { random: () => 0 });
+  const writes = new Writes({
+    runtime,
+    rows,
+    fits: () => true,
+    signal: new AbortController().signal,
+    divert: () => undefined,
+    whenCurrent: () => Promise.resolve(),
+    publish(data) {
+      const [[{ key, headers }]] = Object(data).writes;
+      expected.push(headers.expect);
+      if (expected.length === 1) return Promise.reject(new RequestError("unavailable", "Lost"));
+      const error = { code: "unavailable", message: "Later", retryAfterMs: 1 };
+      if (expected.length === 2) return Promise.resolve({ results: [{ error }] });
+      const conflict = { type: "items", key, value: 1, version: 7, headers: { txid: "other" } };
+      return Promise.resolve({ results: [{ conflict }] });
+    },
+  });
+  const writing = writes.add({ writer, changes: [{ type: "items", key: "a", value: 5, seen: 0 }] });
+  const { failure } = await assertRejects(() => writing, RequestError);
+  assertEquals([failure.code, expected], ["unknown", [0, 0, 0]]);
 });
