@@ -407,8 +407,8 @@ function missing(id: string, cause: unknown): RequestError {
 }
 
 function otherUser(id: string): RequestError {
-  const what = `the client has become another user since it wrote to "${id}"`;
-  return new RequestError("other-user", `Cannot write state: ${what}`);
+  const message = `Cannot write state: the client's user has changed since the write to "${id}"`;
+  return new RequestError("other-user", message);
 }
 
 /** Tells the changes of a keyed stream from the records of another stream. */
