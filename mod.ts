@@ -96,9 +96,9 @@ export type {
   ClientState,
   ClientStateOf,
   ClientStateOptions,
-  ClientStateStatus,
   TypedClientState,
 } from "./client/state/state.ts";
+export type { ClientStateStatus } from "./client/state/shared_state.ts";
 export type { OnConflict, StateConflict } from "./client/state/writes.ts";
 export { Subscription } from "./client/subscriptions/subscription.ts";
 export {

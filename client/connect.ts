@@ -9,8 +9,7 @@ import type {
 } from "./client_options.ts";
 import type { ClientPlatform } from "./platform.ts";
 import type { DurableStreamOptions } from "./durable_stream.ts";
-import type { StateCalls } from "./state/states.ts";
-import type { StateWriteOptions } from "../session/state_types.ts";
+import type { StateCalls } from "./state/calls.ts";
 import type { SessionCalls } from "../session/settings/calls.ts";
 import type { RequestStreamOptions } from "../session/types.ts";
 import type { Contract } from "../session/contract.ts";

@@ -3,7 +3,7 @@
  * values.
  */
 import type { ClientCalls } from "../connect.ts";
-import type { StateCalls } from "../state/states.ts";
+import type { StateCalls } from "../state/calls.ts";
 
 const WAIT = { signal: 1, timeoutMs: 1 } as const;
 
@@ -54,15 +54,12 @@ const COMMON = {
   transports: 1,
 } as const;
 
-type ListedIn<Calls> = {
+/** The calls of states have a table of their own, which loads with the first state. */
+type Calls = Omit<ClientCalls, keyof StateCalls>;
+
+type Listed = {
   [Call in keyof Calls]: keyof Calls[Call] extends keyof typeof WAIT ? never : Call;
 }[keyof Calls];
-
-/** The calls of states have a table of their own, which loads with the first state. */
-type Listed = Exclude<ListedIn<ClientCalls>, keyof StateCalls>;
-
-/** The option names of the calls in a table. */
-export type OptionNames<Calls> = { readonly [Call in ListedIn<Calls>]: NamesIn<Calls[Call]> };
 
 /** The options whose values are objects with nested options. */
 type Nested = "backoff" | "flowControl" | "outbox" | "receiveQueue" | "sendQueue";

@@ -1,6 +1,7 @@
 /** One live state, for the components of a page. */
 import type { Client } from "../client.ts";
-import type { ClientState, ClientStateStatus } from "../state/state.ts";
+import type { ClientStateStatus } from "../state/shared_state.ts";
+import type { ClientState } from "../state/state.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /** The condition of a live state, as its components see it. */

@@ -20,7 +20,6 @@ import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import { Ephemeral } from "./ephemeral.ts";
 import { ClientRows } from "./rows.ts";
-import type { ClientStateStatus } from "./state.ts";
 import { type NewWrite, schemasOf, type StateWriter, Writes } from "./writes.ts";
 
 /**
@@ -31,6 +30,19 @@ const FIRST_MS = 2_000;
 
 /** The same for a state that was lost with its server, which may have restarted. */
 const RETURN_MS = 60_000;
+
+/**
+ * The status of a state:
+ *
+ * - `pending`: the rows have not arrived yet.
+ * - `live`: the rows are kept up to date.
+ * - `lost`: the connection is lost; the rows are those that were last known, with the writes made
+ *   since.
+ * - `ended`: the state was closed, or cannot be read. If the server has rejected the client, the
+ *   state continues once the client is connected again. A client that may only write has this
+ *   status too; its writes go on.
+ */
+export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
 
 /** The methods of a client that a state uses. */
 interface StateClient {
@@ -59,7 +71,7 @@ export interface StateHandle extends StateWriter {
 export class SharedState {
   readonly id: string;
   readonly status: StatusFeed<ClientStateStatus> = new StatusFeed<ClientStateStatus>("pending");
-  readonly rows = new ClientRows();
+  readonly rows: ClientRows = new ClientRows();
   readonly writes: Writes;
   readonly #parts: ClientStateParts;
   readonly #onEnd: () => void;

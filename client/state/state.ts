@@ -4,7 +4,6 @@
  */
 import { StatusFeed } from "../../base/status_feed.ts";
 import { MAX_TTL_MS, settlesWithin, waitFor } from "../../base/wait.ts";
-import { RequestError } from "../../errors.ts";
 import type {
   Contract,
   IsUntyped,
@@ -27,12 +26,13 @@ import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import type { ClientRows } from "./rows.ts";
 import {
   type ClientStateParts,
+  type ClientStateStatus,
   closed,
   pending,
   type SharedState,
   type StateHandle,
 } from "./shared_state.ts";
-import { type NewWrite, type OnConflict, type WriteChange } from "./writes.ts";
+import type { NewWrite, OnConflict, WriteChange } from "./writes.ts";
 
 /** Options for opening a state in a client. */
 export interface ClientStateOptions {
@@ -45,19 +45,6 @@ export interface ClientStateOptions {
    */
   readonly onConflict?: OnConflict | undefined;
 }
-
-/**
- * The status of a state:
- *
- * - `pending`: the rows have not arrived yet.
- * - `live`: the rows are kept up to date.
- * - `lost`: the connection is lost; the rows are those that were last known, with the writes made
- *   since.
- * - `ended`: the state was closed, or cannot be read. If the server has rejected the client, the
- *   state continues once the client is connected again. A client that may only write has this
- *   status too; its writes go on.
- */
-export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
 
 /**
  * A handle of one state in a client: collections of rows that all clients and servers share.

@@ -160,7 +160,9 @@ export function checkExpected(expect: number | undefined): void {
 }
 
 /** Creates the error for an `update` of a row that does not exist. */
-export function noRow({ type, key }: { readonly type: string; readonly key: string }): RequestError {
+export function noRow(
+  { type, key }: { readonly type: string; readonly key: string },
+): RequestError {
   return new RequestError("conflict", `Cannot update: there is no row "${key}" in "${type}"`);
 }
 
