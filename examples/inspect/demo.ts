@@ -92,7 +92,7 @@ export class Demo implements AsyncDisposable {
         await ada.sendDatagram(new Uint8Array(size(200)));
       }
     });
-    this.#every(400, async () => await story.append("Once upon a time. "));
+    this.#every(400, async () => void await story.append("Once upon a time. "));
     this.#every(2_000, () => this.#visit());
     // The first message blocks the others.
     for (let n = 0; n < MAX_WAITING - 6; n++) olek.send("report", { n, text: "y".repeat(200) });

@@ -70,7 +70,7 @@ async function run(count: number, path: string): Promise<Reading> {
   });
   await using writer = await streams.create<number>("long");
   for (let i = 0; i < count;) {
-    const appends: Promise<void>[] = [];
+    const appends: Promise<unknown>[] = [];
     for (const end = Math.min(count, i + 5_000); i < end; i++) appends.push(writer.append(i));
     await Promise.all(appends);
   }
