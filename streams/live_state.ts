@@ -70,6 +70,20 @@ export interface LiveStateOptions {
 /** Kinds of the options. */
 const LIVE_STATE: OptionKinds<LiveStateOptions> = { migrate: "function" };
 
+/** Options of {@linkcode LiveStates.open}. */
+export interface OpenStateOptions {
+  /**
+   * Creates the state anew if the broker loses it, for example because it stores nothing and has
+   * restarted. With `false`, calls and loops of the handle then reject with the code `lost`. In both
+   * cases, `onError` of the server receives an error once.
+   *
+   * @default {true}
+   */
+  readonly recreate?: boolean | undefined;
+}
+
+const OPEN_STATE: OptionKinds<OpenStateOptions> = { recreate: "boolean" };
+
 /**
  * The live state of a server.
  *
@@ -123,6 +137,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
    *
    * @typeParam Id The id. With a contract, it must fit a pattern of its section `state`.
    * @param id The id, of at most 240 bytes.
+   * @param options See {@linkcode OpenStateOptions}.
    * @returns The state, once this server has all of its rows.
    * @throws {TypeError} If the feature has no server yet.
    * @throws {UnsupportedError} If the broker keeps no rows.
@@ -131,9 +146,13 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
    * there are too many streams.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  async open<Id extends StateIds<C>>(id: Id): Promise<StateOf<C, Id>> {
+  async open<Id extends StateIds<C>>(
+    id: Id,
+    options: OpenStateOptions = {},
+  ): Promise<StateOf<C, Id>> {
+    checkOptions("open state", options, OPEN_STATE);
     // Only the types depend on the contract.
-    return await SharedStreams.of(this.#mount.host).parts.states.open(id) as StateOf<C, Id>;
+    return await SharedStreams.of(this.#mount.host).parts.states.open(id, options) as StateOf<C, Id>;
   }
 }
 

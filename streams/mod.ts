@@ -39,7 +39,12 @@ export type {
   ReadDurableStreamOptions,
 } from "./streams.ts";
 export { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./http/handler.ts";
-export { liveState, type LiveStateOptions, type LiveStates } from "./live_state.ts";
+export {
+  liveState,
+  type LiveStateOptions,
+  type LiveStates,
+  type OpenStateOptions,
+} from "./live_state.ts";
 export type { MigrateRow, StateMigration } from "./state/migrations.ts";
 export type { DurableStreamAction, DurableStreamsOptions, ResumableOptions } from "./options.ts";
 export type {

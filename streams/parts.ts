@@ -101,7 +101,14 @@ export class StreamParts {
       isUsed: gate.hasEphemeral,
       namesOf: (id) => gate.ephemeralOf(id),
     });
-    this.states = new States({ ...state, quotas, ephemeral, tail, readTimeoutMs: timeoutMs });
+    this.states = new States({
+      ...state,
+      quotas,
+      ephemeral,
+      tail,
+      readTimeoutMs: timeoutMs,
+      report: core.reportLoss,
+    });
     this.#sender = new StreamSender(logs, {
       accountOf: core.accountOf,
       kindsOf: (id) => gate.kindsOf(id),
@@ -129,7 +136,8 @@ export class StreamParts {
   async write(id: string, data: unknown, source: SessionSource): Promise<unknown> {
     const { writeRows } = await import("./state/session_writes.ts");
     const ephemeral = this.#ephemeral.get(id);
-    return await writeRows(id, data, { ...this.#state, ephemeral, source });
+    const isAwaited = () => this.states.isAwaited(id);
+    return await writeRows(id, data, { ...this.#state, ephemeral, source, isAwaited });
   }
 
   /**

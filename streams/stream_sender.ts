@@ -46,6 +46,8 @@ interface End {
   readonly retryAfterMs?: number | undefined;
 }
 
+const LOST: End = { code: "lost", reason: "The broker has lost the state, or its newest rows" };
+
 /** A position in a stream, as clients receive it. */
 type StreamStanding = SubscribeReply & { readonly offset: number };
 
@@ -99,7 +101,7 @@ export interface SenderParts {
  *   complete, the code is `ended`; otherwise, it is `writer-lost`, the writer's own code, or
  *   `aborted`. Other codes are `not-found` before the first record, `gone` if the stream was
  *   deleted or replaced or the records were dropped, `damaged` if the broker has evicted a part of
- *   the stream or another program has changed it, `too-large` for a JSON record that does not
+ *   the stream or another program has changed it, `lost` if it has lost a keyed stream, `too-large` for a JSON record that does not
  *   fit into a message, and the temporary codes `too-many` and `unavailable`.
  */
 export class StreamSender {
@@ -168,7 +170,11 @@ export class StreamSender {
       while (true) {
         const { value: page, done } = await pages.next(position);
         if (done) return undefined;
-        if (page.kind !== "page") return missing(page, this.#streams.goneReason(id));
+        if (page.kind !== "page") {
+          const isLost = page.kind === "missing" && info.keyed !== undefined &&
+            await this.#streams.wasLost(id, info);
+          return isLost ? LOST : missing(page, this.#streams.goneReason(id));
+        }
         if (reading.standing === undefined) {
           // The rows before the end of an empty page were deleted, and forgotten.
           const start = page.records.length === 0 ? page.next : after;

@@ -861,6 +861,7 @@ const ANSWERS: readonly Row[] = [
         ephemeral: ephemeralIn(room, new Quotas(runtime)),
         maxTransactionBytes: () => 65_536,
         readTimeoutMs: 1_000,
+        report() {},
       });
       room.defer(() => states.close());
       await logs.create("board", { contentType: "application/json", keyed: tail });
@@ -994,6 +995,7 @@ const ANSWERS: readonly Row[] = [
         ephemeral: ephemeralIn(room, new Quotas(runtime)),
         maxTransactionBytes: () => 65_536,
         readTimeoutMs: 1_000,
+        report() {},
       });
       room.defer(() => states.close());
       const take = async (i: number) => {

@@ -265,6 +265,7 @@ const METHODS: Methods = {
   "SessionManager.admit": ({ server }, options) => server.manager.admit(options),
   "SessionManager.admitConnection": ({ server }, options) =>
     server.manager.admitConnection(options),
+  "LiveStates.open": ({ server }, options) => statesOf(server).open("opened", options),
   "SessionManager.admitSocket": ({ server }, options) => server.manager.admitSocket(options),
   "SessionManager.closeAll": ({ server }, options) => server.manager.closeAll(options),
   "SessionManager.diagnostics": ({ server }, options) => server.manager.diagnostics(options),

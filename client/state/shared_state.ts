@@ -161,7 +161,10 @@ export class SharedState {
             if (!await this.#mayAppear()) throw gone ? lost(this.id, gone) : failure;
             continue;
           }
-          if (code !== "gone" || of.offset === undefined) throw error;
+          const isLost = code === "lost";
+          if (!isLost && code !== "gone" || of.offset === undefined) throw error;
+          // The server creates it anew.
+          if (isLost) this.#isAwaited = true;
           gone = failure!;
           // Deletions that these rows lack may be forgotten, so all rows are read again.
           this.rows.restart();

@@ -666,7 +666,11 @@ export class StreamLogs implements AsyncDisposable {
     options: { readonly ifExpired?: boolean | undefined } = {},
   ): Promise<"removed" | "missing" | "deleted"> {
     if (!isId(id)) return "missing";
-    if (!options.ifExpired && await this.#isMissing(id)) options = { ifExpired: true };
+    if (!options.ifExpired) {
+      const identity = await this.#identityOf(id);
+      if (identity === undefined) options = { ifExpired: true };
+      else await this.#noteDeletion(id, identity);
+    }
     const result = await this.#logs.delete(id, options);
     if (result.kind === "removed") await this.#release(result.origin);
     if (result.kind === "deleted") return "deleted";
@@ -710,8 +714,29 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Says that a stream is gone that a caller has read before. The broker can't tell a stream that
-   * was deleted from one that it has lost.
+   * Finds out whether a stream that is missing, or that was replaced by another one, was lost by the
+   * broker. A deletion within the last week is remembered by the broker's store, with the identity
+   * of the stream. An expired stream is not remembered.
+   *
+   * @param id The id of the stream.
+   * @param info The stream as it was.
+   * @returns False if it was deleted, may have expired, or if the broker has no store.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async wasLost(id: string, info: LogInfo): Promise<boolean> {
+    const { store } = this.#broker;
+    const mayExpire = info.ttlMs !== undefined || info.expiresAt !== undefined;
+    if (store === undefined || mayExpire || logKind(id) !== "stream") return false;
+    return await store.newest(deletedRow(id, info.identity), REMEMBERED_MS) < 0;
+  }
+
+  /** Makes all readers of a stream read it again, because a writer has found a change. */
+  recheck(id: string): void {
+    this.#followed.get(id)?.notify();
+  }
+
+  /**
+   * Says that a stream is gone that a caller has read before, and that may have been deleted.
    *
    * @param id The id of the stream.
    * @param options `mayBeLost` adds that a broker in memory loses its streams with the server.
@@ -838,14 +863,20 @@ export class StreamLogs implements AsyncDisposable {
     }
   }
 
-  /** True if there is no stream that readers may see. A damaged one is there. */
-  async #isMissing(id: string): Promise<boolean> {
+  /** The identity of a stream that readers may see; empty if the stream is damaged. */
+  async #identityOf(id: string): Promise<string | undefined> {
     try {
-      return await this.#readLog(id, STATE_ALONE, false) === undefined;
+      return (await this.#readLog(id, STATE_ALONE, false))?.info.identity;
     } catch (error) {
-      if (isDamaged(error)) return false;
+      if (isDamaged(error)) return "";
       throw error;
     }
+  }
+
+  /** Remembers in the broker that a stream is about to be deleted, so that it does not seem lost. */
+  async #noteDeletion(id: string, identity: string): Promise<void> {
+    if (logKind(id) !== "stream") return;
+    await this.#broker.store?.advance(deletedRow(id, identity), 1, REMEMBERED_MS);
   }
 
   /** The result of reading a stream that does not exist. */
@@ -1106,6 +1137,11 @@ export const DROPPED_REASON = "The response was dropped to make room for newer o
 
 function expiredRow(id: string): string {
   return `expired:${id}`;
+}
+
+/** Key of the mark that a stream was deleted. */
+function deletedRow(id: string, identity: string): string {
+  return `deleted:${identity}:${id}`;
 }
 
 export const NO_SPACE = "this server has no room for more bytes of streams and histories";

@@ -2,6 +2,7 @@
 import { whileUnreachable } from "../repeat.ts";
 import { keyedPage } from "../streams.ts";
 import { readRowName, type RowMessage } from "../../session/wire/rows.ts";
+import type { LogInfo } from "../logs/log.ts";
 import type { StreamLogs, StreamPage } from "../logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import { damaged } from "../logs/sound_logs.ts";
@@ -29,10 +30,14 @@ export class LiveRows extends Signal implements RowSource {
   readonly id: string;
   /** Number of states that use the rows. */
   users = 0;
-  /** Identity of the stream from which the rows were read. */
-  identity: string | undefined;
+  /** The open handles for which a lost state is created anew. */
+  readonly openers: Set<StateOpener> = new Set();
+  /** The stream from which the rows were read. */
+  #info: LogInfo | undefined;
   /** Position up to which the rows are complete. */
   version = 0;
+  /** True if the rows end with their stream, even if the broker has only lost it. */
+  readonly isFixed: boolean;
   /** Called with the changes of each page. Bounded by the states' loops. */
   readonly listeners: Set<(changes: RowChanges) => void> = new Set();
   /** Resolves once the rows are complete. */
@@ -48,6 +53,9 @@ export class LiveRows extends Signal implements RowSource {
   readonly #isReady = Promise.withResolvers<void>();
   #collections = new Collections();
   readonly #onEphemeral = (changes: RowChanges) => this.#tell(changes);
+  /** True once a loss was reported, until the rows are complete again. */
+  #isLost = false;
+  readonly #report: (error: RequestError) => void;
   /** True while the rows need only later changes. */
   #isCurrent = false;
 
@@ -55,22 +63,26 @@ export class LiveRows extends Signal implements RowSource {
    * Starts to read.
    *
    * @param id The id of the stream, which has to exist.
-   * @param parts Clocks and streams of the node, the maximum size of a transaction, and the state's
-   * ephemeral rows.
+   * @param parts Clocks and streams of the node, the maximum size of a transaction, the state's
+   * ephemeral rows, and a function that receives a loss of rows.
    */
   constructor(
     id: string,
-    { runtime, logs, maxTransactionBytes, ephemeral }: {
+    { runtime, logs, maxTransactionBytes, ephemeral, report, isFixed }: {
       readonly runtime: Runtime;
       readonly logs: StreamLogs;
       readonly maxTransactionBytes: (id: string) => number;
       readonly ephemeral: EphemeralRows | undefined;
+      readonly report: (error: RequestError) => void;
+      readonly isFixed: boolean;
     },
   ) {
     super();
     this.id = id;
     this.#runtime = runtime;
     this.#logs = logs;
+    this.#report = report;
+    this.isFixed = isFixed;
     // The same bounds as for sessions, which then share the reads of new changes.
     this.#bounds = keyedPage(maxTransactionBytes(id));
     this.ephemeral = ephemeral;
@@ -93,6 +105,25 @@ export class LiveRows extends Signal implements RowSource {
   /** Names of all collections that have rows. */
   names(): ReadonlySet<string> {
     return new Set([...this.#collections.names, ...this.ephemeral?.names ?? []]);
+  }
+
+  /** Identity of the stream from which the rows were read. */
+  get identity(): string | undefined {
+    return this.#info?.identity;
+  }
+
+  /**
+   * Waits until the rows are those of another stream, because a writer has found this one missing.
+   *
+   * @param identity Identity of the missing stream.
+   * @throws The reason why the rows are no longer kept up to date.
+   */
+  async replaced(identity: string | undefined): Promise<void> {
+    this.#logs.recheck(this.id);
+    while (this.identity === identity) {
+      if (this.failure !== undefined) throw this.failure;
+      await this.changed();
+    }
   }
 
   /**
@@ -158,8 +189,10 @@ export class LiveRows extends Signal implements RowSource {
         });
       }
       if (page.kind !== "page") {
-        throw new RequestError("gone", `The server no longer has the state "${this.id}"`);
+        await this.#appear(page.kind);
+        return;
       }
+      if (isAnew && identity === undefined) await this.#compare(page.info);
       identity = page.info.identity;
       if (next === undefined && page.isUpToDate) {
         this.#tell(apply(page, this.#collections), page.next);
@@ -169,8 +202,9 @@ export class LiveRows extends Signal implements RowSource {
       apply(page, next, this.#collections);
       if (!page.isUpToDate) continue;
       const before = this.#collections;
-      this.identity = identity;
+      this.#info = page.info;
       this.#isCurrent = true;
+      this.#isLost = false;
       this.#collections = next;
       next = undefined;
       this.#tell(
@@ -186,11 +220,54 @@ export class LiveRows extends Signal implements RowSource {
     this.close();
   }
 
+  /**
+   * Creates a state anew that the broker has lost.
+   *
+   * @throws {RequestError} With the code `gone` if the state was deleted or has expired, and `lost`
+   * if no open handle wants it to be created, or the error of the creation.
+   */
+  async #appear(kind: string): Promise<void> {
+    const isLost = kind === "missing" && this.#info !== undefined &&
+      await this.#logs.wasLost(this.id, this.#info);
+    if (!isLost) throw new RequestError("gone", `The state "${this.id}" was deleted`);
+    this.#lose();
+    const [opener] = this.openers;
+    if (opener === undefined) throw lost(this.id);
+    await opener.create();
+  }
+
+  /** Finds out whether rows were lost, if they are now read from another stream. */
+  async #compare(info: LogInfo): Promise<void> {
+    if (this.#info === undefined || this.#info.identity === info.identity) return;
+    if (!await this.#logs.wasLost(this.id, this.#info)) return;
+    this.#lose();
+    if (this.isFixed) throw lost(this.id);
+  }
+
+  #lose(): void {
+    if (!this.#isLost) this.#report(lost(this.id));
+    this.#isLost = true;
+  }
+
   #tell(changes: RowChanges, version: number = this.version): void {
     this.version = version;
     if (changes.size > 0) { for (const listen of this.listeners) listen(changes); }
     this.notify();
   }
+}
+
+/** An open handle, which creates its state anew if the broker has lost it. */
+export interface StateOpener {
+  /** Creates the stream, unless it exists. */
+  create(): Promise<unknown>;
+}
+
+/** The error for a state that the broker has lost. */
+function lost(id: string): RequestError {
+  return new RequestError(
+    "lost",
+    `The broker has lost the state "${id}", or its newest rows. No one has deleted it`,
+  );
 }
 
 const NO_CHANGES: RowChanges = new Map();

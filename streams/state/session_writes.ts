@@ -22,6 +22,9 @@ import { type StateParts, writeRejection } from "./state.ts";
 /** Time after which a publication lets other events be handled, in milliseconds. */
 const MAX_TURN_MS = 5;
 
+/** Pause before a client sends a write again to a state that is created anew, in milliseconds. */
+const AWAITED_MS = 200;
+
 /** A client with a session. */
 export interface SessionSource extends ChangeSource {
   readonly session: Session;
@@ -50,6 +53,8 @@ export async function writeRows(
     readonly source: SessionSource;
     /** The ephemeral rows of the state, if this server has them open. */
     readonly ephemeral: EphemeralRows | undefined;
+    /** Returns whether this server is about to create the state anew, if it is missing. */
+    readonly isAwaited: () => boolean;
   },
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const { ephemeral: rows } = Object(data) as { readonly ephemeral?: unknown };
@@ -157,7 +162,10 @@ function readEphemeral([type, key, data]: readonly unknown[]): ClientChange {
 async function writeOne(
   id: string,
   write: readonly unknown[],
-  { source, gate, ...parts }: StateParts & { readonly source: SessionSource },
+  { source, gate, isAwaited, ...parts }: StateParts & {
+    readonly source: SessionSource;
+    readonly isAwaited: () => boolean;
+  },
 ): Promise<WriteResult> {
   return await settled(source, async () => {
     const fault = countFault(write.length);
@@ -167,6 +175,10 @@ async function writeOne(
       appendChanges(id, checked, { ...parts, identity });
     const result = await gate.write(id, changes, { source, append });
     if (result.kind === "appended") return { version: result.info.tail };
+    if (result.kind === "missing" && isAwaited()) {
+      const text = `Cannot write state: the server creates "${id}" anew`;
+      throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
+    }
     if (result.kind !== "conflict") throw writeRejection(id, result);
     const [type, key] = readRowName(result.row);
     const { version, since, text, keepsTurn } = result;

@@ -2,8 +2,8 @@
 import { checkOptions, COUNT, TTL } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { within } from "../../base/wait.ts";
-import { RequestError } from "../../errors.ts";
+import { waitFor, within } from "../../base/wait.ts";
+import { RequestError, TimeoutError } from "../../errors.ts";
 import type {
   Contract,
   IsUntyped,
@@ -44,6 +44,9 @@ const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: TTL };
 const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortSignal" };
 const INSERT: OptionKinds<Omit<StateWriteOptions, "expect">> = { ...ROW, ...SIGNAL };
 const WRITE: OptionKinds<StateWriteOptions> = { ...EXPECT, ...INSERT };
+
+/** Longest wait of a write until a lost state was created anew, in milliseconds. */
+const REPLACED_MS = 5_000;
 
 /** Parts that states share. */
 export interface StateParts {
@@ -262,10 +265,25 @@ export class State implements AsyncDisposable {
     if (encoded.fault !== undefined) {
       throw new RequestError("too-large", `Cannot write state: ${encoded.fault}`);
     }
-    // Rows of another stream with the same id are not these rows.
-    const { identity, failure } = this.#rows;
-    if (failure !== undefined) throw failure;
-    const result = await logs.append(id, { identity, records: [], changes: encoded.changes });
+    const append = async () => {
+      // Rows of another stream with the same id are not these rows.
+      const { identity, failure } = this.#rows;
+      if (failure !== undefined) throw failure;
+      const result = await logs.append(id, { identity, records: [], changes: encoded.changes });
+      return { identity, result };
+    };
+    let { identity, result } = await append();
+    if (result.kind === "missing") {
+      // If the broker has lost the state, the rows create it anew.
+      await this.#replaced(identity);
+      // A version of the lost rows means nothing for the new ones.
+      const versioned = checked.find(({ expect = 0 }) => expect > 0);
+      if (versioned !== undefined) {
+        const { type, key } = versioned;
+        throw new Conflict(rowName(type, key), this.#rows.stored(type).get(key));
+      }
+      ({ identity, result } = await append());
+    }
     switch (result.kind) {
       case "appended": {
         const version = result.info.tail;
@@ -280,6 +298,20 @@ export class State implements AsyncDisposable {
         throw new Conflict(result.row, rowIn(result.text, result.version));
       default:
         throw writeRejection(id, result);
+    }
+  }
+
+  /** Waits until the rows are those of another stream. */
+  async #replaced(identity: string | undefined): Promise<void> {
+    const { runtime } = this.#parts;
+    try {
+      const replaced = this.#rows.replaced(identity);
+      await waitFor(runtime, replaced, { what: "the rows of a state", timeoutMs: REPLACED_MS });
+    } catch (cause) {
+      if (!(cause instanceof TimeoutError)) throw cause;
+      const text =
+        `Cannot write state: the broker no longer has "${this.id}", which is not read anew`;
+      throw new RequestError("unavailable", text, { cause });
     }
   }
 }

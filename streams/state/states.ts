@@ -33,6 +33,13 @@ export interface StatesParts extends StateParts {
   readonly tail: LogTail;
   /** Time limit for reading the rows for a client's write, in milliseconds. */
   readonly readTimeoutMs: number;
+  /** Receives the loss of a state. MUST NOT throw. */
+  readonly report: (error: RequestError) => void;
+}
+
+/** Options of {@linkcode States.open}. */
+export interface OpenOptions {
+  readonly recreate?: boolean | undefined;
 }
 
 /** Rows that are held for the writes of clients. */
@@ -49,6 +56,8 @@ export class States {
   readonly #parts: StatesParts;
   /** Rows by id; bounded by the application's states and the held ones. */
   readonly #rows = new Map<string, LiveRows>();
+  /** The same for handles that end with the state. */
+  readonly #fixed = new Map<string, LiveRows>();
   /** Held rows by id, in the order of their last use; bounded by the quota. */
   readonly #held = new Map<string, Held>();
   readonly #quota: Quota;
@@ -72,6 +81,7 @@ export class States {
    * Opens a state, and creates its stream if there is none.
    *
    * @param id The id.
+   * @param options `recreate: false` ends the state if the broker loses it.
    * @returns The state, once its rows are complete.
    * @throws {UnsupportedError} If the broker keeps no rows.
    * @throws {RangeError} If the id is empty or too long.
@@ -79,15 +89,22 @@ export class States {
    * there are too many streams.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  async open(id: string): Promise<State> {
-    const { rows, leave } = this.#share(id, await this.#create(id));
+  async open(id: string, { recreate = true }: OpenOptions = {}): Promise<State> {
+    const create = () => this.#create(id);
+    const { rows, leave } = this.#share(id, await create(), { isFixed: !recreate });
+    const opener = { create };
+    if (recreate) rows.openers.add(opener);
+    const close = () => {
+      rows.openers.delete(opener);
+      leave();
+    };
     try {
       await rows.ready;
     } catch (error) {
-      leave();
+      close();
       throw error;
     }
-    return new State(rows, this.#parts, leave);
+    return new State(rows, this.#parts, close);
   }
 
   /**
@@ -128,24 +145,44 @@ export class States {
     }
   }
 
+  /**
+   * Returns whether an open handle creates a missing state anew.
+   *
+   * @param id The id.
+   */
+  isAwaited(id: string): boolean {
+    const rows = this.#rows.get(id);
+    if (rows === undefined || rows.failure !== undefined || rows.openers.size === 0) return false;
+    this.#parts.logs.recheck(id);
+    return true;
+  }
+
   /** Ends all states. */
   close(): void {
     this.#isClosed = true;
     this.#idle.clear();
     for (const held of this.#held.values()) this.#release(held);
-    for (const rows of this.#rows.values()) rows.close();
-    this.#rows.clear();
+    for (const all of [this.#rows, this.#fixed]) {
+      for (const rows of all.values()) rows.close();
+      all.clear();
+    }
     this.#parts.ephemeral.close();
   }
 
-  /** Takes part in the use of a state's rows. */
-  #share(id: string, identity: string): { readonly rows: LiveRows; readonly leave: () => void } {
-    let rows = this.#rows.get(id);
+  /** Takes part in the use of a state's rows. Handles that end with the state share their own. */
+  #share(
+    id: string,
+    identity: string,
+    { isFixed = false }: { readonly isFixed?: boolean } = {},
+  ): { readonly rows: LiveRows; readonly leave: () => void } {
+    const all = isFixed ? this.#fixed : this.#rows;
+    let rows = all.get(id);
     // The rows of a deleted stream may not know yet that it is gone.
     if (rows?.identity !== undefined && rows.identity !== identity) rows = undefined;
     if (rows === undefined || rows.failure !== undefined) {
-      rows = new LiveRows(id, { ...this.#parts, ephemeral: this.#parts.ephemeral.open(id) });
-      this.#rows.set(id, rows);
+      const ephemeral = this.#parts.ephemeral.open(id);
+      rows = new LiveRows(id, { ...this.#parts, ephemeral, isFixed });
+      all.set(id, rows);
     }
     const shared = rows;
     shared.users++;
@@ -153,7 +190,7 @@ export class States {
       if (--shared.users > 0) return;
       shared.close();
       shared.ephemeral?.release();
-      if (this.#rows.get(id) === shared) this.#rows.delete(id);
+      if (all.get(id) === shared) all.delete(id);
     };
     return { rows: shared, leave };
   }

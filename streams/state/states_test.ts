@@ -63,6 +63,7 @@ class Bench implements AsyncDisposable {
       tail: TAIL,
       maxTransactionBytes: () => 9_999,
       readTimeoutMs: 1_000,
+      report() {},
     });
   }
 

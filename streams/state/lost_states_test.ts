@@ -1,0 +1,115 @@
+/** Tests states that the broker has lost, and states that were deleted. */
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { type Broker, connect, MemoryBroker, RequestError } from "../../mod.ts";
+import { durableStreams, liveState } from "../mod.ts";
+import { logsOf } from "../logs/logs_of.ts";
+import { listen } from "../../tests/servers.ts";
+import { until } from "../../tests/waiting.ts";
+
+/** Starts a server with the streams and states of a broker. */
+function start(broker: Broker = new MemoryBroker()) {
+  const errors: unknown[] = [];
+  const streams = durableStreams({ path: "/streams", authorize: () => true });
+  const states = liveState();
+  const server = listen({
+    broker,
+    webTransport: false,
+    features: [streams, states],
+    authorize: () => true,
+    onError: (error) => errors.push(error),
+  });
+  return {
+    broker,
+    errors,
+    streams,
+    states,
+    url: server.url,
+    /** Removes a stream as a broker that stores nothing does. */
+    lose: async (id: string) => assertEquals((await logsOf(broker)!.delete(id)).kind, "removed"),
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
+}
+
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  return (await assertRejects(() => promise, RequestError)).failure.code;
+}
+
+Deno.test("A state that the broker has lost is created anew by its open handle, and read on", async () => {
+  await using one = start();
+  await using board = await one.states.open("board");
+  const cards = board.collection("cards");
+  for (const key of ["a", "b"]) await cards.set(key, 1);
+  await using client = connect(one.url, { transports: ["websocket"] });
+  const page = await client.state("board");
+  await page.ready;
+  const seen: string[] = [];
+  page.collection("cards").subscribe((rows) => void seen.push([...rows.keys()].join()));
+  for (let i = 1; i <= 2; i++) {
+    await one.lose("board");
+    // The rows of the handle may still be those of the lost state.
+    assertEquals(await cards.set("c", i), 1);
+    assertEquals([...cards], [["c", i]]);
+    await assertRejects(() => cards.set("c", 0, { expect: 3 }), RequestError, "no longer has");
+    await until(() => page.status.current === "live" && page.collection("cards").size === 1);
+    await page.collection("cards").set("d", i);
+    assertEquals([...cards.keys()], ["c", "d"]);
+    assertEquals(one.errors.length, i);
+  }
+  // The old rows stay until the new ones are complete.
+  assert(!seen.includes(""), seen.join(" "));
+  const error = one.errors[0];
+  assert(error instanceof RequestError);
+  assertEquals(error.failure.code, "lost");
+  assertMatch(error.message, /The broker has lost the state "board"/);
+});
+
+Deno.test("A handle with recreate: false ends with the code lost", async () => {
+  await using one = start();
+  await using board = await one.states.open("board", { recreate: false });
+  const cards = board.collection("cards");
+  await cards.set("a", 1);
+  const changes = board.changes();
+  const next = changes.next();
+  await one.lose("board");
+  assertEquals(await codeOf(cards.set("b", 1)), "lost");
+  assertEquals(await codeOf(next), "lost");
+  assertEquals(one.errors.length, 1);
+  assertEquals(await one.streams.info("board"), undefined);
+  // Another handle may have created it in the meantime.
+  await using again = await one.states.open("board", { recreate: false });
+  await again.collection("cards").set("b", 2);
+  await one.lose("board");
+  await using other = await one.states.open("board");
+  assertEquals(await codeOf(again.collection("cards").set("c", 3)), "lost");
+  await other.collection("cards").set("d", 4);
+});
+
+Deno.test("A state that was deleted ends as gone, and is not created anew", async () => {
+  await using one = start();
+  await using two = start(one.broker);
+  await using board = await one.states.open("board");
+  const cards = board.collection("cards");
+  await cards.set("a", 1);
+  await using client = connect(one.url, { transports: ["websocket"] });
+  const page = await client.state("board");
+  await page.ready;
+  assert(await two.streams.delete("board"));
+  const error = await assertRejects(() => cards.set("b", 1), RequestError);
+  assertEquals(error.failure.code, "gone");
+  assertMatch(error.message, /"board" was deleted/);
+  await until(() => page.status.current === "ended");
+  assertEquals((page.error as RequestError).failure.code, "gone");
+  assertEquals(await one.streams.info("board"), undefined);
+  assertEquals([one.errors, two.errors], [[], []]);
+});
+
+Deno.test("A write of a client to a state that is being created anew is made", async () => {
+  await using one = start();
+  await using board = await one.states.open("board");
+  await using client = connect(one.url, { transports: ["websocket"] });
+  const page = await client.state("board");
+  await page.ready;
+  await one.lose("board");
+  await page.collection("cards").set("a", 1);
+  await until(() => board.collection("cards").has("a"));
+});
