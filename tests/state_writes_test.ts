@@ -610,3 +610,17 @@ Deno.test("ClientState keeps the writes of a guest who stays the same, and drops
   assertEquals(authors, ['guest 1 "first"', 'guest 1 "kept"']);
   state[Symbol.dispose]();
 });
+
+Deno.test("ClientState divides ephemeral rows among messages that the server accepts", async () => {
+  const notes = { schema: z.string(), ephemeral: true };
+  await using at = await Fixture.make({
+    contract: defineContract({ state: { "list:{id}": { notes } } }),
+    server: { session: { maxMessageBytes: 4_096 } },
+  });
+  using state = await at.open();
+  const rows = state.collection<string>("notes");
+  const writing = Array.from({ length: 10 }, (_, i) => rows.set(`${i}`, "x".repeat(1_000)));
+  assertEquals(new Set(await outcomes(writing)), new Set(["stored"]));
+  assertEquals(await outcomes([rows.set("a", "x".repeat(4_090))]), ["too-large"]);
+  assertEquals([rows.has("a"), at.list.collection("notes").size], [false, 10]);
+});
