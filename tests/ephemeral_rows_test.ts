@@ -350,7 +350,7 @@ Deno.test("ephemeral rows pass the schema and authorizeChange", async () => {
   assertEquals(asked, [["bob", undefined], ["ann", undefined], ["ann", { x: 1, by: "ann" }]]);
   const own = at.own.collection("cursors");
   assertEquals(await code(own.set("ann", { x: 2_000 })), "invalid");
-  await assertRejects(() => own.update("bob", (cursor) => cursor), RequestError, "must exist");
+  await assertRejects(() => own.update("bob", (cursor) => cursor), RequestError, "there is no row");
   await own.update("ann", ({ x }) => ({ x: x + 1 }));
   assertEquals(own.get("ann"), { x: 3, by: "" });
 });

@@ -335,7 +335,7 @@ export class Ephemeral {
       const isDivided = error instanceof RangeError && batch.size > 1;
       if (isDivided) this.#maxBytes /= 2;
       const isForNow = isLost || isDivided || error instanceof QueueFullError || FOR_NOW.has(code);
-      if (isForNow && !isLost) this.#delay(retryAfterMs);
+      if (isForNow && !isLost && !isDivided) this.#delay(retryAfterMs);
       const cause = error instanceof RangeError ? tooLarge(error) : error;
       const reason = signal.aborted ? this.#failure : cause;
       for (const [own, settling] of batch) {

@@ -451,7 +451,7 @@ export class Writes {
     write: QueuedWrite,
     { type, key, value, ttlMs, expect, seen, since }: WriteChange,
   ): RowWriteMessage {
-    const { txid, update, state, conflicts, writer } = write;
+    const { txid, update, state, conflicts } = write;
     // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
     // After some conflicts, the last write wins in any case.
     const isConditional = conflicts < MAX_CONFLICTS || state === "uncertain" ||

@@ -776,7 +776,7 @@ Deno.test("StateCollection.update() of a missing row is a conflict, whatever its
   await using state = await statesOf(bench.server).open("board:1");
   for (const name of ["cards", "notes"] as const) {
     const updating = () => state.collection(name).update("none", (row) => row as never);
-    const error = await assertRejects(updating, RequestError, "must exist");
+    const error = await assertRejects(updating, RequestError, "there is no row");
     assertEquals(error.failure.code, "conflict");
   }
   assertEquals(state.version, 0);

@@ -29,13 +29,15 @@ import {
   countFault,
   NO_EXPECT,
   NO_TTL,
+  noRow,
+  readRowName,
   rowName,
   unexpected,
 } from "../../session/wire/rows.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
 import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
-import { describeRow, type LiveRows, rowIn } from "./live_rows.ts";
+import { type LiveRows, rowIn } from "./live_rows.ts";
 import { presentRow, type RowQueue, type Turn } from "./row_queue.ts";
 
 /** Kinds of the options of writes. */
@@ -397,7 +399,8 @@ class Conflict extends RequestError {
   readonly present: LiveRow | undefined;
 
   constructor(row: string, present: LiveRow | undefined) {
-    super("conflict", `Cannot update: the row ${describeRow(row)} must exist`);
+    const [type, key] = readRowName(row);
+    super("conflict", noRow({ type, key }).message);
     this.present = present;
   }
 }

@@ -71,7 +71,7 @@ Deno.test("StateCollection.update() rejects a row that does not exist", async ()
   await assertRejects(
     () => cards.update("a", change),
     RequestError,
-    'the row "a" of "cards" must exist',
+    'there is no row "a" in "cards"',
   );
 });
 
