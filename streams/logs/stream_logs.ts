@@ -422,8 +422,13 @@ export class StreamLogs implements AsyncDisposable {
     const isFull = Math.max(counted, rowBytes) > this.#bounds.maxStreamBytes ||
       Math.max(bytes, rowBytes) > this.maxAppendBytes;
     if (isFull) return { kind: "full" };
+    const isFork = options.fork !== undefined;
     const creation = {
       ...plan,
+      // A copy has the form of its source.
+      rows: plan.rows && !isFork
+        ? { ...plan.rows, form: this.#forms?.of(id) || undefined }
+        : plan.rows,
       identity,
       maxLogs: logKind(id) === "stream" ? this.#bounds.maxStreams : this.#bounds.maxRetained,
       end,
