@@ -247,6 +247,7 @@ Deno.test("a page goes on when the contract gets more collections", async () => 
   ]);
 });
 
+const DELETION = { type: "tasks", key: "1", headers: { operation: "delete" } };
 const V1 = { collections: { cards: TEXT }, version: 1 };
 const TASK = z.object({ text: z.string(), done: z.boolean() });
 const V2 = { collections: { tasks: TASK }, version: 2 };
@@ -458,6 +459,41 @@ Deno.test("another server goes on with a migration whose server has died", async
   assertEquals(countsOf(await opening), { tasks: 1_300 });
   await dead[Symbol.asyncDispose]();
   assertEquals(countsOf(state), { tasks: 1_300 });
+});
+
+Deno.test("no write is lost while pages are connected to servers with both versions", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), {
+    collections: { cards: TEXT, counts: z.number() },
+  }, { authorizeChange: () => false });
+  await using before = await old.open();
+  await before.collection("counts").set("votes", 0);
+  await using node = new Node(store.connect(), {
+    collections: { tasks: TASK, counts: z.number() },
+    version: 2,
+  }, { migrate: renaming() });
+  await using page = await Page.open(old);
+  await using own = await node.open();
+  const { state } = page;
+  const counts = state.collection<number>("counts");
+  // All of these are sent to the old server, which may not judge them any more.
+  const writes = [
+    counts.update("votes", (votes) => votes + 1),
+    counts.set("other", 1),
+    state.collection("tasks").set("1", { text: "A", done: true }),
+    state.transaction((rows) => {
+      rows.set("tasks", "2", { text: "B", done: true });
+      rows.delete("cards", "1");
+    }),
+  ];
+  let settled = 0;
+  for (const write of writes) write.finally(() => settled++).catch(() => {});
+  await until(async () => await old.append(DELETION) === "unavailable");
+  assertEquals([settled, state.pendingWrites.current, counts.get("votes")], [0, 4, 1]);
+  page.moveTo(node);
+  await Promise.all(writes);
+  assertEquals(rowsOf(own, "counts"), { votes: 1, other: 1 });
+  assertEquals(countsOf(own), { counts: 2, tasks: 2 });
 });
 
 Deno.test("a state without rows takes the version of its first write", async () => {
