@@ -285,6 +285,12 @@ export interface CollectionState<T = unknown> extends CollectionSnapshot<T> {
    * this and the other writes, because `error` holds the error.
    */
   readonly set: (key: string, value: T, options?: StateWriteOptions) => Promise<number>;
+  /** Writes a row that must not exist yet. Rejects with the code `conflict` if it does. */
+  readonly insert: (
+    key: string,
+    value: T,
+    options?: Omit<StateWriteOptions, "expect">,
+  ) => Promise<number>;
   /**
    * Changes a row, depending on its present value. If others change the row first, the function is
    * called again with the newer value.
@@ -295,7 +301,10 @@ export interface CollectionState<T = unknown> extends CollectionSnapshot<T> {
     options?: Pick<StateWriteOptions, "signal">,
   ) => Promise<number>;
   /** Deletes a row, if it exists. */
-  readonly delete: (key: string, options?: Pick<StateWriteOptions, "signal">) => Promise<number>;
+  readonly delete: (
+    key: string,
+    options?: Pick<StateWriteOptions, "expect" | "signal">,
+  ) => Promise<number>;
 }
 
 /** A live state, as `useLiveState` returns it. */
@@ -725,9 +734,12 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
       );
       const snapshot = useView(view, PENDING_COLLECTION) as CollectionSnapshot<T>;
       const { failure, write } = useWrites(hub, id);
-      const writes = useMemo((): Pick<CollectionState<T>, "set" | "update" | "delete"> => ({
+      type Writes = Pick<CollectionState<T>, "set" | "insert" | "update" | "delete">;
+      const writes = useMemo((): Writes => ({
         set: (key, value, options) =>
           write((state) => state.collection<T>(collection).set(key, value, options)),
+        insert: (key, value, options) =>
+          write((state) => state.collection<T>(collection).insert(key, value, options)),
         update: (key, change, options) =>
           write((state) => state.collection<T>(collection).update(key, change, options)),
         delete: (key, options) =>

@@ -905,6 +905,7 @@ Deno.test("useCollection() shows rows, and its own writes within the event, in S
   assertEquals(rows.size, 1); // A snapshot does not change.
   assert([...rows.values(), ...hook.rows.values()].every(Object.isFrozen));
   assertEquals(await writing, 2);
+  await assertRejects(() => hook.insert("a", { title: "Again" }), Error, "already exists");
   await Promise.all([
     update("a", ({ title }) => ({ title: title + "!" })),
     hook.delete("b"),
