@@ -1,6 +1,7 @@
 /** Tests of the rules that every broker with keyed logs follows. */
 import { type Change, readChange, rowChange } from "../logs/change_message.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
+import { firstRows } from "../logs/first_rows.ts";
 import type { AppendLogOptions, BrokerLogs, LogPage, LogTail, RowBounds } from "../logs/log.ts";
 import { besides, requireLogs, until } from "./logs.ts";
 import { same, type Test, type TestKit } from "../../pubsub/conformance/kit.ts";
@@ -12,6 +13,9 @@ const PLENTY = 67_108_864;
 const SHORT: LogTail = { records: 2, ms: 1, bytes: PLENTY };
 
 const LONG: LogTail = { records: 1_000, ms: 3_600_000, bytes: PLENTY };
+
+/** Time of all changes. */
+const NOW = Date.UTC(2026, 0, 1);
 
 const BOUNDS: RowBounds = { rows: 10_000, deletions: 10_000, deletionMs: 3_600_000 };
 
@@ -336,6 +340,54 @@ export const ROWS: Record<string, Test> = {
     same((await read(far, id)).records, source.records, "the rows of the source");
   }),
 
+  "starts a log with transactions, and the rows after them": withRows(async ({ id }, near, far) => {
+    const transactions = [
+      [set("a", 1), set("b", 1), { ...set("c", 1), ttlMs: 3_600_000 }],
+      [remove("b"), set("a", 2), set("ü\u2028", "\\")],
+    ];
+    const encoded = transactions.map((changes) => changes.map((one) => rowChange(one, NOW)));
+    const first = firstRows(encoded, { maxBytes: PLENTY, tail: LONG, now: NOW });
+    if ("kind" in first) throw new Error(`Expected rows, received ${first.kind}`);
+    const options = {
+      config: { contentType: "application/json", keyed: LONG },
+      identity: "identity",
+      ...first,
+      maxLogs: 1_000_000,
+    };
+    same((await near.create(id, options)).kind, "created", "the result");
+    same((await far.create(id, options)).kind, "exists", "the result for another creator");
+    await created(near, `${id} other`);
+    for (const changes of transactions) await change(near, `${id} other`, changes);
+    for (const node of [near, far]) {
+      for (const after of [0, 1, 2]) {
+        for (const tail of [undefined, true] as const) {
+          const [page, other] = await Promise.all([
+            read(node, id, { after, tail }),
+            read(node, `${id} other`, { after, tail }),
+          ]);
+          same(page.records, other.records, `the records after ${after}`);
+          same(page.positions, other.positions, "their positions");
+          const { start, tail: end, bytes, rows } = page.info;
+          const { info } = other;
+          same(
+            [start, end, bytes, rows],
+            [info.start, info.tail, info.bytes, info.rows],
+            "the state",
+          );
+        }
+      }
+    }
+    same(await change(far, id, [{ ...set("a", 3), expect: 2 }]), "appended", "the version");
+    const page = await read(near, id, { after: 2 });
+    same(shown(page), ["update a 3"], "the rows after a change");
+    same(
+      await change(near, id, [{ ...set("a", 4), expect: 2 }]),
+      conflict("a", 3, page.records[0]),
+      "an old version",
+    );
+    same((await read(far, id, { tail: true })).records.length, 3, "the transactions");
+  }),
+
   "reads a snapshot page by page while others write": withRows(async ({ id }, near, far) => {
     await created(near, id, SHORT);
     const count = 200;
@@ -394,7 +446,7 @@ async function change(
 ): Promise<unknown> {
   const result = await logs.append(id, {
     records: [],
-    changes: changes.map((one) => rowChange(one, Date.UTC(2026, 0, 1))),
+    changes: changes.map((one) => rowChange(one, NOW)),
     maxBytes: PLENTY,
     rowBounds: BOUNDS,
     ...options,

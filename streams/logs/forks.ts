@@ -38,6 +38,8 @@ export interface StreamFacts {
   /** See {@linkcode LogConfig.owner}. */
   readonly owner?: string | undefined;
   readonly records?: readonly LogRecord[] | undefined;
+  /** The rows after the first records of a keyed stream, which are transactions. */
+  readonly rows?: CreateLogOptions["rows"] | undefined;
   /** See {@linkcode LogConfig.keyed}. */
   readonly keyed?: LogTail | undefined;
 }
@@ -54,9 +56,10 @@ export type ForkRejection = "other-type" | "bad-offset" | "gone" | "keyed" | "to
  * @param facts Settings of the stream.
  */
 export function planStream(
-  { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner, keyed, records = [] }: StreamFacts,
+  { contentType = DEFAULT_CONTENT_TYPE, records = [], rows, ...facts }: StreamFacts,
 ): StreamPlan {
-  return { config: { contentType, owner, ttlMs, expiresAt, keyed }, records };
+  const { ttlMs, expiresAt, owner, keyed } = facts;
+  return { config: { contentType, owner, ttlMs, expiresAt, keyed }, records, rows };
 }
 
 /**

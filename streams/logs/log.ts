@@ -192,8 +192,9 @@ export interface CreateLogOptions {
   /** First records. */
   readonly records: readonly LogRecord[];
   /**
-   * First rows of a keyed log, ordered by position, and the {@linkcode RowStats.forgotten} of the
-   * log that they are copied from. All positions are before `config.origin.position`.
+   * First rows of a keyed log, ordered by position. A copy has no records: all positions are before
+   * `config.origin.position`, and `forgotten` is the {@linkcode RowStats.forgotten} of the source.
+   * Otherwise, the rows are those after the first `records`, which are transactions.
    */
   readonly rows?: {
     readonly set: readonly LogRow[];

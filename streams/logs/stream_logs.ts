@@ -171,6 +171,8 @@ export interface CreateStreamOptions extends StreamFacts {
   readonly end?: CreateLogOptions["end"] | undefined;
   readonly writer?: CreateLogOptions["writer"] | undefined;
   readonly fork?: ForkRequest | undefined;
+  /** Identity of the new stream, from {@linkcode StreamLogs.newIdentity}; by default, a new one. */
+  readonly identity?: string | undefined;
 }
 
 /**
@@ -235,6 +237,11 @@ export interface ReadStreamOptions {
   readonly maxRecords: number;
   /** Maximum size of a page in bytes; a single record may be larger. */
   readonly maxBytes: number;
+  /**
+   * The rows that a keyed stream shows before it exists. `follow` returns this page, and waits until someone
+   * creates the stream. If its `identity` is that of the page, the reader goes on after the page.
+   */
+  readonly unwritten?: StreamPage | undefined;
   /** Ends the wait for the broker, and for new records. */
   readonly signal?: AbortSignal | undefined;
   /** The reader; by default, the application. */
@@ -400,8 +407,7 @@ export class StreamLogs implements AsyncDisposable {
         `Cannot create a keyed stream: the ${this.#broker.name} broker keeps no rows`,
       );
     }
-    const { end, writer } = options;
-    const identity = this.#newIdentity();
+    const { end, writer, identity = this.newIdentity() } = options;
     const plan = options.fork === undefined
       ? planStream(options)
       : await this.#planFork(identity, options, options.fork);
@@ -420,7 +426,7 @@ export class StreamLogs implements AsyncDisposable {
     const rows = plan.rows && rowsStateOf(plan.rows);
     const rowBytes = rows === undefined ? 0 : sizeOf(rows);
     const isFull = Math.max(counted, rowBytes) > this.#bounds.maxStreamBytes ||
-      Math.max(bytes, rowBytes) > this.maxAppendBytes;
+      bytes + rowBytes > this.maxAppendBytes;
     if (isFull) return { kind: "full" };
     const isFork = options.fork !== undefined;
     const creation = {
@@ -605,14 +611,24 @@ export class StreamLogs implements AsyncDisposable {
         if (isLeaving()) return;
         await formed;
       }
-      let { after, identity, startsAtOldest = false, snapshot } = options;
+      let { after, identity, startsAtOldest = false, snapshot, unwritten } = options;
       for (let isTold = false; !isLeaving();) {
         const { version } = followed;
         const part = { ...options, after, identity, startsAtOldest, snapshot };
         const reading = this.#share(followed, id, part);
         await settled(reading);
         if (isLeaving()) return;
-        const result = await reading;
+        let result = await reading;
+        if (result.kind === "page") unwritten = undefined;
+        else if (unwritten !== undefined && result.kind === "missing") {
+          // The stream may exist with another identity.
+          const finding = followed.share("info", () => this.info(id));
+          await settled(finding);
+          if (isLeaving()) return;
+          const found = await finding;
+          if (found.kind === "missing") result = pageAfter(unwritten, after);
+          else if (found.kind === "page" && found.info.identity === identity) continue;
+        }
         if (result.kind !== "page") {
           yield result;
           return;
@@ -786,7 +802,8 @@ export class StreamLogs implements AsyncDisposable {
     return this.close();
   }
 
-  #newIdentity(): string {
+  /** Returns an identity that no stream has. */
+  newIdentity(): string {
     let identity = "";
     while (identity.length < IDENTITY_LENGTH) {
       identity += Math.floor(this.#runtime.random() * 36).toString(36);
@@ -1120,6 +1137,11 @@ function pageOfCarried(carried: CarriedTail, options: ReadStreamOptions): Stream
   return { kind: "page", info, records, positions, after, next: info.tail, isUpToDate: true };
 }
 
+/** The rest of the page of a stream that does not exist. */
+function pageAfter(page: StreamPage, after: number): StreamPage {
+  return after < page.next ? page : { ...page, records: [], positions: [], after };
+}
+
 const STATE_ALONE = { after: 0, maxRecords: 0, maxBytes: 0, renews: false } as const;
 
 /** A page of a keyed stream, unless deletions after the position have been forgotten. */
@@ -1155,7 +1177,7 @@ export const NO_SPACE = "this server has no room for more bytes of streams and h
 export const WRITER_LOST = "writer-lost";
 
 /** True if a stream can have this id. The broker is never asked for any other id. */
-function isId(id: string): boolean {
+export function isId(id: string): boolean {
   const bytes = utf8Length(id);
   return bytes > 0 && bytes <= MAX_LOG_ID_BYTES && id.isWellFormed() && !id.includes("\0");
 }
