@@ -118,8 +118,8 @@ export class DurableStreams implements Feature {
       },
       started: () => {
         added.started?.();
-        const { logs, gate: changes } = shared.parts;
-        const parts = { ...guardParts, logs, changes, origins, maxMessageBytes };
+        const { logs, clientStreams, gate: changes } = shared.parts;
+        const parts = { ...guardParts, logs, clientStreams, changes, origins, maxMessageBytes };
         requests = new StreamRequests({ ...this.#settings, path }, parts);
       },
     };

@@ -6,15 +6,25 @@ import { checkOptions } from "../base/options/option_checks.ts";
 import type { OptionKinds } from "../base/options/options.ts";
 import type { MigrateRow, StateMigrations } from "./state/migrations.ts";
 import type { StateOf } from "./state/state.ts";
+import type { InitialRows, OnOpen } from "./state/unwritten.ts";
 import { describe } from "../base/error_text.ts";
-import type { Contract, StateIds } from "../session/contract.ts";
+import type {
+  Contract,
+  IsUntyped,
+  SectionOf,
+  StateIds,
+  StateInput,
+  StateRows,
+} from "../session/contract.ts";
 import { compileContract } from "../session/settings/check_settings.ts";
 
 /**
  * Creates live state: collections of rows that all servers of a broker and their clients share.
  *
  * Clients read a state if `authorize` of the server allows them to subscribe to `stream:<id>`, and
- * change it if `authorizeChange` allows the change.
+ * change it if `authorizeChange` allows the change. With a contract, every id that fits a pattern of
+ * its section `state` is a state; it is stored by its first write. Without one, `open` creates a
+ * state.
  *
  * @typeParam C The contract.
  * @param contract The contract of the server, whose section `state` has the schemas; by default,
@@ -39,13 +49,34 @@ import { compileContract } from "../session/settings/check_settings.ts";
  */
 export function liveState<C extends Contract = Contract>(
   contract?: C,
-  options: LiveStateOptions = {},
+  options: LiveStateOptions<C> = {},
 ): LiveStates<C> {
   return new LiveStates(contract, options);
 }
 
-/** Options of {@linkcode liveState}. */
-export interface LiveStateOptions {
+/**
+ * Rows of a new state, by collection and key.
+ *
+ * @typeParam C The contract.
+ * @typeParam Id The id of the state.
+ */
+export type InitialStateRows<C extends Contract, Id extends string> = IsUntyped<C> extends true
+  ? Readonly<Record<string, Readonly<Record<string, unknown>>>>
+  : [keyof SectionOf<C, "state">] extends [never]
+    ? Readonly<Record<string, Readonly<Record<string, unknown>>>>
+  : Id extends string ? {
+      readonly [N in keyof StateRows<C, Id>]?:
+        | Readonly<Record<string, StateInput<StateRows<C, Id>, N>>>
+        | undefined;
+    }
+  : never;
+
+/**
+ * Options of {@linkcode liveState}.
+ *
+ * @typeParam C The contract.
+ */
+export interface LiveStateOptions<C extends Contract = Contract> {
   /**
    * Moves a row that an earlier version of the contract has stored, for example to another
    * collection. It changes rows by `rows`, whose changes take effect together, and pass the schemas
@@ -65,15 +96,44 @@ export interface LiveStateOptions {
    * By default, the rows stay as they are, with the new version.
    */
   readonly migrate?: MigrateRow | undefined;
+  /**
+   * Returns the rows of a state that no one has written yet, for example the columns of a new board.
+   * Readers receive them, but nothing is stored before the first write, which stores them together
+   * with its own changes. Called once for all readers of a server, at most for the server's
+   * `requestTimeoutMs`. At most 1,000 rows, which fit into one message and into the schemas of the
+   * contract. If the function fails, the server reports the error, and the clients retry after a
+   * pause. It should return the same rows for the same id. By default, a new state has no rows.
+   */
+  readonly onOpen?:
+    | ((
+      opened: {
+        /** The id of the state, which fits a pattern of the contract. */
+        readonly id: StateIds<C>;
+      },
+    ) =>
+      | InitialStateRows<C, StateIds<C>>
+      | undefined
+      | Promise<InitialStateRows<C, StateIds<C>> | undefined>)
+    | undefined;
 }
 
-/** Kinds of the options. */
-const LIVE_STATE: OptionKinds<LiveStateOptions> = { migrate: "function" };
-
-/** Options of {@linkcode LiveStates.open}. */
-export interface OpenStateOptions {
+/**
+ * Options of {@linkcode LiveStates.open}.
+ *
+ * @typeParam C The contract.
+ * @typeParam Id The id of the state.
+ */
+export interface OpenStateOptions<
+  C extends Contract = Contract,
+  Id extends string = string,
+> {
   /**
-   * Creates the state anew if the broker loses it, for example because it stores nothing and has
+   * The rows of a new state, which is created with them in one step. They must fit the contract, and
+   * have no effect if the state exists. By default, a new state has the rows of `onOpen`, or none.
+   */
+  readonly initial?: InitialStateRows<C, Id> | undefined;
+  /**
+   * Creates the state anew, with its first rows, if the broker loses it, for example because it stores nothing and has
    * restarted. With `false`, calls and loops of the handle then reject with the code `lost`. In both
    * cases, `onError` of the server receives an error once.
    *
@@ -82,7 +142,9 @@ export interface OpenStateOptions {
   readonly recreate?: boolean | undefined;
 }
 
-const OPEN_STATE: OptionKinds<OpenStateOptions> = { recreate: "boolean" };
+/** Kinds of the options. */
+const LIVE_STATE: OptionKinds<LiveStateOptions> = { migrate: "function", onOpen: "function" };
+const OPEN_STATE: OptionKinds<OpenStateOptions> = { initial: "object", recreate: "boolean" };
 
 /**
  * The live state of a server.
@@ -94,6 +156,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
   readonly name = "liveState";
   readonly #contract: C | undefined;
   readonly #migrations: StateMigrations;
+  readonly #onOpen: OnOpen | undefined;
   readonly #mount = new Mount("liveState()");
 
   /**
@@ -101,11 +164,19 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
    *
    * @ignore
    */
-  constructor(contract?: C, options: LiveStateOptions = {}) {
+  constructor(contract?: C, options: LiveStateOptions<C> = {}) {
     if (contract !== undefined) checkContract(contract);
     checkOptions("create liveState()", options, LIVE_STATE);
+    if (options.onOpen !== undefined && !hasStates(contract)) {
+      throw new TypeError(
+        "Cannot create liveState(): onOpen needs a contract with a section state, whose patterns " +
+          "name the states that it is called for",
+      );
+    }
     this.#contract = contract;
     this.#migrations = { migrate: options.migrate };
+    // Only the types depend on the contract.
+    this.#onOpen = options.onOpen as OnOpen | undefined;
   }
 
   /**
@@ -128,12 +199,13 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
     const shared = SharedStreams.of(host);
     this.#mount.set(host);
     shared.migrations = this.#migrations;
+    shared.onOpen = this.#onOpen;
     return shared.mount();
   }
 
   /**
    * Opens a live state: collections of rows that all servers of the broker share. If there is no
-   * durable stream with this id, a keyed stream is created.
+   * durable stream with this id, a keyed stream is created, with its first rows in one step.
    *
    * @typeParam Id The id. With a contract, it must fit a pattern of its section `state`.
    * @param id The id, of at most 240 bytes.
@@ -142,18 +214,26 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
    * @throws {TypeError} If the feature has no server yet.
    * @throws {UnsupportedError} If the broker keeps no rows.
    * @throws {RangeError} If the id is empty or too long.
-   * @throws {RequestError} With the code `wrong-type` if the stream is not keyed, and `full` if
-   * there are too many streams.
+   * @throws {RequestError} With the code `not-found` if the contract has states and the id fits none
+   * of their patterns, `wrong-type` if the stream is not keyed, `full` if there are too many
+   * streams, `unknown-collection`, `ephemeral` or `invalid` if a row of `initial` does not fit the
+   * contract, and `unavailable` if `onOpen` fails.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async open<Id extends StateIds<C>>(
     id: Id,
-    options: OpenStateOptions = {},
+    options: OpenStateOptions<C, Id> = {},
   ): Promise<StateOf<C, Id>> {
     checkOptions("open state", options, OPEN_STATE);
+    const { initial, ...rest } = options;
+    const opened = { ...rest, initial: initial as InitialRows | undefined };
     // Only the types depend on the contract.
-    return await SharedStreams.of(this.#mount.host).parts.states.open(id, options) as StateOf<C, Id>;
+    return await SharedStreams.of(this.#mount.host).parts.states.open(id, opened) as StateOf<C, Id>;
   }
+}
+
+function hasStates(contract: Contract | undefined): boolean {
+  return Object.keys(contract?.definition.state ?? {}).length > 0;
 }
 
 /** Rejects another argument, such as an object with options. */

@@ -40,6 +40,7 @@ export type {
 } from "./streams.ts";
 export { DurableStreamsHandler, type DurableStreamsHandlerOptions } from "./http/handler.ts";
 export {
+  type InitialStateRows,
   liveState,
   type LiveStateOptions,
   type LiveStates,

@@ -55,17 +55,18 @@ export interface DurableStreamsOptions {
    */
   readonly maxStreams?: number | undefined;
   /**
-   * Maximum number of streams that clients at one network address may create over HTTP; an IPv6 /64
-   * counts as one address. Requests to create another stream are rejected with 429. The default
-   * applies only while more than half of `maxStreams` is used.
+   * Maximum number of streams that clients at one network address may create, over HTTP or by the
+   * first write of a state; an IPv6 /64 counts as one address. Requests to create another stream are
+   * rejected with 429, and first writes with the code `full`. The default applies only while more
+   * than half of `maxStreams` is used.
    *
    * @default {1000}
    */
   readonly maxStreamsPerAddress?: number | undefined;
   /**
-   * Maximum number of streams that one user may create over HTTP. If `authorize` names a caller,
-   * the limit applies to the caller instead of the user. The default applies only while more than
-   * half of `maxStreams` is used.
+   * Maximum number of streams that one user or guest may create, over HTTP or by the first write of
+   * a state. If `authorize` names a caller, the limit applies to the caller instead of the user. The
+   * default applies only while more than half of `maxStreams` is used.
    *
    * @default {256}
    */

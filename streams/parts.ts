@@ -10,6 +10,7 @@ import type { SessionSettings } from "../session/settings/settings.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { type ResumeResponse, StoredResponses } from "./responses/stored_responses.ts";
 import { boundsOf, type ResponseLimits, type StreamSettings } from "./options.ts";
+import { ClientStreams } from "./http/client_streams.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { maxListBytes, StreamStore } from "./streams.ts";
 import { EphemeralFeed } from "./state/ephemeral_feed.ts";
@@ -20,6 +21,7 @@ import { ownQuota, RowQueue } from "./state/row_queue.ts";
 import type { StateParts } from "./state/state.ts";
 import { Migrations, type StateMigrations } from "./state/migrations.ts";
 import { States } from "./state/states.ts";
+import { type OnOpen, UnwrittenStates } from "./state/unwritten.ts";
 
 /** The options that the features of this wing were given, once all of them are mounted. */
 export interface StreamPartsOptions {
@@ -29,6 +31,8 @@ export interface StreamPartsOptions {
   readonly responses: ResponseLimits;
   /** The migrations of states; `undefined` if this server may not move rows. */
   readonly migrations: StateMigrations | undefined;
+  /** Returns the rows of new states. */
+  readonly onOpen: OnOpen | undefined;
 }
 
 /** The parts of durable streams on one server, which all features of this wing share. */
@@ -44,33 +48,35 @@ export class StreamParts {
   /** The states of the application. */
   readonly states: States;
   readonly #migrations: Migrations;
+  /** Counts the streams that clients create. */
+  readonly clientStreams: ClientStreams;
+  readonly #unwritten: UnwrittenStates;
   readonly #sender: StreamSender;
   readonly #state: StateParts;
   readonly #ephemeral: EphemeralStates;
 
-  constructor(
-    host: FeatureHost,
-    { settings: streams, responses: limits, migrations: options }: StreamPartsOptions,
-  ) {
+  constructor(host: FeatureHost, options: StreamPartsOptions) {
+    const { settings: streams, responses: limits, onOpen } = options;
     const { runtime, nodes, topics: { broker }, core, contract } = host;
     const { settings, guardParts: { quotas } } = core;
     const { maxMessageBytes, requestTimeoutMs: timeoutMs } = settings;
     const report = (what: string, error: unknown) => host.report(what, error);
     const resumeOf = resumesOf(runtime, settings);
+    const bounds = boundsOf(streams, limits);
     const maxTransactionBytes = (id: string) => maxListBytes(id, maxMessageBytes);
     const migrations = this.#migrations = new Migrations({
       runtime,
       logs: () => this.logs,
       gate: () => this.gate,
       maxTransactionBytes,
-      options,
+      options: options.migrations,
       timeoutMs,
       report: core.reportFailure,
     });
     const logs: StreamLogs = this.logs = new StreamLogs({
       runtime,
       broker,
-      bounds: boundsOf(streams, limits),
+      bounds,
       forms: migrations,
       quotas,
       onReadToEnd: (id) => this.responses.retained.noteRead(id),
@@ -101,10 +107,24 @@ export class StreamParts {
       isUsed: gate.hasEphemeral,
       namesOf: (id) => gate.ephemeralOf(id),
     });
+    const clients = this.clientStreams = new ClientStreams({ ...streams, runtime, streams: logs });
+    quotas.add("durableStreams.maxStreams", clients);
+    const unwritten = this.#unwritten = new UnwrittenStates({
+      ...state,
+      logs,
+      bounds,
+      clients,
+      tail,
+      timeoutMs,
+      onOpen,
+      report: (error) => core.reportFailure("onOpen of liveState()", error),
+    });
     this.states = new States({
       ...state,
+      logs,
       quotas,
       ephemeral,
+      unwritten,
       tail,
       readTimeoutMs: timeoutMs,
       report: core.reportLoss,
@@ -112,6 +132,7 @@ export class StreamParts {
     this.#sender = new StreamSender(logs, {
       accountOf: core.accountOf,
       kindsOf: (id) => gate.kindsOf(id),
+      unwritten,
     });
     this.responses = new StoredResponses(limits, {
       runtime,
@@ -137,7 +158,12 @@ export class StreamParts {
     const { writeRows } = await import("./state/session_writes.ts");
     const ephemeral = this.#ephemeral.get(id);
     const isAwaited = () => this.states.isAwaited(id);
-    return await writeRows(id, data, { ...this.#state, ephemeral, source, isAwaited });
+    // The first view must not change between a decision and the write.
+    using unwritten = this.#unwritten.enter(id);
+    const logs: StateParts["logs"] = unwritten === undefined ? this.logs : {
+      append: (_id, options) => unwritten.append(options, { account: source.account, isAwaited }),
+    };
+    return await writeRows(id, data, { ...this.#state, logs, ephemeral, source, isAwaited });
   }
 
   /**

@@ -3,6 +3,7 @@ import type { FeatureHost, Mounted } from "../server/feature.ts";
 import { responseLimits, streamSettings } from "./options.ts";
 import { StreamParts } from "./parts.ts";
 import type { StateMigrations } from "./state/migrations.ts";
+import type { OnOpen } from "./state/unwritten.ts";
 import { StreamTopics } from "./stream_topics.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
@@ -18,6 +19,8 @@ export class SharedStreams {
   responses = responseLimits();
   /** The migrations of states, from `liveState()`. */
   migrations: StateMigrations | undefined;
+  /** Returns the rows of new states, from `liveState()`. */
+  onOpen: OnOpen | undefined;
   readonly #host: FeatureHost;
   #parts: StreamParts | undefined;
   #isMounted = false;

@@ -28,6 +28,7 @@ import {
   type SubscribeReply,
 } from "../session/wire/recovery.ts";
 import { keyedPage, maxListBytes, maxRecordBytes } from "./streams.ts";
+import type { UnwrittenStates } from "./state/unwritten.ts";
 import { ABORTED } from "./writer.ts";
 
 /** Maximum number of records and bytes of a page, even if send queues are larger. */
@@ -84,6 +85,8 @@ export interface SenderParts {
   readonly accountOf: (session: Session) => Account;
   /** Returns the collections of a state in the contract. */
   readonly kindsOf: (id: string) => Pick<SubscribeReply, "ephemeral" | "stored">;
+  /** The states of the contract that are not stored. */
+  readonly unwritten: UnwrittenStates;
 }
 
 /**
@@ -157,24 +160,41 @@ export class StreamSender {
     if (signal.aborted) return undefined;
     const wasThere = options.since !== undefined;
     const gone = wasThere ? this.#streams.goneReason(id, { mayBeLost: true }) : undefined;
-    if (found.kind !== "page") return missing(found, gone);
-    const { info } = found;
+    using state = found.kind === "missing" ? this.#of.unwritten.enter(id) : undefined;
+    const unwritten = (await state?.view())?.page;
+    if (signal.aborted) return undefined;
+    const page = unwritten ?? found;
+    if (page.kind !== "page") {
+      const end = missing(page, gone);
+      const hint = end.code === "not-found" ? this.#of.unwritten.hintFor(id) : "";
+      return { ...end, reason: end.reason + hint };
+    }
+    const { info } = page;
     const after = firstPosition(info, options);
     if (after === undefined) return missing({ kind: "missing" }, gone);
     const { identity } = info;
     const account = this.#of.accountOf(session);
     const bounds = pageOf(reading, info.keyed && id);
-    const pages = this.#streams.follow(id, { ...bounds, after, identity, signal, account });
+    const pages = this.#streams.follow(id, {
+      ...bounds,
+      after,
+      identity,
+      signal,
+      account,
+      unwritten,
+    });
     let position: number | undefined;
+    let isStored = unwritten === undefined;
     try {
       while (true) {
         const { value: page, done } = await pages.next(position);
         if (done) return undefined;
         if (page.kind !== "page") {
-          const isLost = page.kind === "missing" && info.keyed !== undefined &&
+          const isLost = page.kind === "missing" && info.keyed !== undefined && isStored &&
             await this.#streams.wasLost(id, info);
           return isLost ? LOST : missing(page, this.#streams.goneReason(id));
         }
+        isStored ||= page.info !== unwritten!.info;
         if (reading.standing === undefined) {
           // The rows before the end of an empty page were deleted, and forgotten.
           const start = page.records.length === 0 ? page.next : after;

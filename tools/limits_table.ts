@@ -355,7 +355,8 @@ function sharedBounds(): Bound[] {
         "`maxStreams`, `maxStreamsPerUser`, `maxStreamsPerAddress` of `durableStreams`, on all nodes",
       max: count(maxStreams),
       shares: shareCells(streamSettings().streamShares),
-      full: "429; streams that the server creates don't count against any address or user",
+      full:
+        "429, or `full` for the first write of a state; streams that the server creates don't count against any address or user",
     },
     {
       table: "topics",

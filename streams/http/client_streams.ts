@@ -1,4 +1,7 @@
-/** The streams that clients create over HTTP, counted on all nodes, with a share per client. */
+/**
+ * The streams that clients create, over HTTP or by the first write of a state, counted on all nodes,
+ * with a share per client.
+ */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { QuotaShares, QuotaStats } from "../../base/quotas/shares.ts";
@@ -19,8 +22,8 @@ export interface ClientStreamsOptions {
  *
  * - **Share:** while more than half of the limit is used, an account that has reached its share
  *   cannot create another stream. Durable streams are never dropped to make room.
- * - **Owner:** the client that created the stream over HTTP owns it. Streams created by the server
- *   have no account, and count only towards the limit.
+ * - **Owner:** the client that created the stream owns it. Streams created by the server have no
+ *   account, and count only towards the limit.
  */
 export class ClientStreams {
   readonly #streams: StreamLogs;

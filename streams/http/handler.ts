@@ -1,4 +1,5 @@
 /** Durable streams over HTTP without a session server. */
+import { ClientStreams } from "./client_streams.ts";
 import { StreamRequests } from "./http.ts";
 import {
   boundsOf,
@@ -120,11 +121,14 @@ export class DurableStreamsHandler implements AsyncDisposable {
       quotas,
       onError: (error) => report("The search for overdue durable streams", error),
     });
+    const clientStreams = new ClientStreams({ ...settings, runtime, streams: this.#logs });
+    quotas.add("durableStreams.maxStreams", clientStreams);
     this.#requests = new StreamRequests({ ...settings, path }, {
       runtime,
       gate: this.#gate,
       quotas,
       logs: this.#logs,
+      clientStreams,
       origins: { origins, hosts },
       // Without a user, nothing is ever revoked.
       decisions: new Decisions(),

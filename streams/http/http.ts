@@ -4,7 +4,7 @@
  */
 import type { DurableStreamAction, StreamSettings } from "../options.ts";
 import { bracketed, offsetAfter } from "../snapshots.ts";
-import { ClientStreams } from "./client_streams.ts";
+import type { ClientStreams } from "./client_streams.ts";
 import { maxRecordBytes } from "../streams.ts";
 import { bodyOf, readRecords } from "./records.ts";
 import {
@@ -139,6 +139,8 @@ async function readChanges(records: readonly string[]): Promise<readonly ClientC
 /** Parts of the server that durable streams use. */
 export interface StreamRequestsParts extends HttpGuardParts {
   readonly logs: StreamLogs;
+  /** Counts the streams that clients create. */
+  readonly clientStreams: ClientStreams;
   /** Checks the changes of states. */
   readonly changes?: ChangeGate | undefined;
   readonly origins: OriginRules;
@@ -172,7 +174,6 @@ export class StreamRequests {
   readonly #parts: StreamRequestsParts;
   readonly #settings: ServedStreamsSettings;
   readonly #events: EventStreams;
-  readonly #clientStreams: ClientStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
   readonly #readers = { "long-poll": 0, sse: 0 };
   readonly #rejected = {
@@ -191,13 +192,6 @@ export class StreamRequests {
     this.#settings = settings;
     this.#parts = parts;
     const { runtime, report } = parts;
-    this.#clientStreams = new ClientStreams({
-      runtime,
-      streams: parts.logs,
-      maxStreams: settings.maxStreams,
-      streamShares: settings.streamShares,
-    });
-    parts.quotas.add("durableStreams.maxStreams", this.#clientStreams);
     this.#guard = new HttpGuard({
       ...parts.origins,
       name: "durableStreams",
@@ -302,7 +296,7 @@ export class StreamRequests {
     }
     const keyed = isKeyed ? this.#settings.tail : undefined;
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
-    const result = await this.#clientStreams.create(
+    const result = await this.#parts.clientStreams.create(
       { id, account: asked.publisher },
       (keys) => {
         asked.checkRevoked();
@@ -633,7 +627,7 @@ export class StreamRequests {
     await authorize("delete", id);
     const result = await this.#parts.logs.delete(id);
     this.#known.delete(id);
-    this.#clientStreams.deleted(id);
+    this.#parts.clientStreams.deleted(id);
     if (result === "missing") throw missing();
     if (result === "deleted") throw gone("Cannot delete: the stream must not be deleted already");
     return new Response(null, { status: 204, headers: { "cache-control": "no-store" } });

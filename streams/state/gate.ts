@@ -21,7 +21,7 @@ import type { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { LiveRow } from "../../session/rows/row_map.ts";
 import { encodeRow, freezeRow } from "../../session/rows/row_values.ts";
 import type { AuthorizeChange, RequestedChange } from "../../server/requests/changes.ts";
-import { type LiveRows, rowIn } from "./live_rows.ts";
+import { type PresentRows, rowIn } from "./live_rows.ts";
 import { KeptTurns } from "./kept_turns.ts";
 import {
   forNow,
@@ -87,7 +87,11 @@ export interface ChangeGateOptions {
    * Rejects with a `RequestError` if they cannot be read. `gone` is the identity of a deleted
    * stream.
    */
-  readonly rowsOf: (id: string, account: Account, gone?: string) => Promise<LiveRows | undefined>;
+  readonly rowsOf: (
+    id: string,
+    account: Account,
+    gone?: string,
+  ) => Promise<PresentRows | undefined>;
   /** Resolves to true if the rows of a state are newer than the contract. */
   readonly isNewer: (id: string) => Promise<boolean>;
   /** Reports that `authorizeChange` failed. */
@@ -162,6 +166,15 @@ export class ChangeGate {
     return this.#router?.routes.some(({ collections }) =>
       collections.values().some(({ ephemeral }) => ephemeral)
     ) === true;
+  }
+
+  /**
+   * Returns whether the id of a state fits a pattern of the contract; `undefined` if the contract has
+   * no states.
+   */
+  fits(id: string): boolean | undefined {
+    const { state = {} } = this.#options.contract?.definition ?? {};
+    return Object.keys(state).length === 0 ? undefined : this.#router!.match(id) !== undefined;
   }
 
   /** Returns the collections of a state whose rows are not stored. */

@@ -19,6 +19,9 @@ import type { RowSource } from "../../session/state_changes.ts";
 import { freezeRow, isSameRow } from "../../session/rows/row_values.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
 
+/** The rows of a state that a change is decided about. */
+export type PresentRows = Pick<LiveRows, "identity" | "stored" | "version">;
+
 /**
  * The rows of one keyed stream.
  *
@@ -271,6 +274,13 @@ function lost(id: string): RequestError {
 }
 
 const NO_CHANGES: RowChanges = new Map();
+
+/** The collections of a page with all rows. */
+export function collectionsOf(page: StreamPage): Collections {
+  const collections = new Collections();
+  apply(page, collections);
+  return collections;
+}
 
 /**
  * Applies the changes of a page.

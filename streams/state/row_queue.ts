@@ -10,7 +10,7 @@ import { pause } from "../../base/wait.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import type { LiveRow } from "../../session/rows/row_map.ts";
 import { freezeRow } from "../../session/rows/row_values.ts";
-import { describeRow, type LiveRows } from "./live_rows.ts";
+import { describeRow, type PresentRows } from "./live_rows.ts";
 
 /** Maximum number of writes that wait for their turn. */
 export const MAX_WAITING = 10_000;
@@ -328,7 +328,7 @@ export class Turn implements Disposable {
  */
 export function presentRow(
   known: LiveRow | undefined,
-  { rows, left }: { readonly rows: LiveRows; readonly left: LeftRow | undefined },
+  { rows, left }: { readonly rows: PresentRows; readonly left: LeftRow | undefined },
 ): LiveRow | undefined {
   const isNewer = left !== undefined && left.identity === rows.identity &&
     left.version > rows.version;

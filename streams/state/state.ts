@@ -53,7 +53,7 @@ const REPLACED_MS = 5_000;
 /** Parts that states share. */
 export interface StateParts {
   readonly runtime: Runtime;
-  readonly logs: StreamLogs;
+  readonly logs: Pick<StreamLogs, "append">;
   /** Checks the changes by the contract. */
   readonly gate: ChangeGate;
   /** The calls of `update`, which run one after another for each row. */

@@ -9,9 +9,11 @@ import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE } from "../logs/stream_logs.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { JSON_TYPE } from "../logs/rules.ts";
-import { LiveRows } from "./live_rows.ts";
+import type { StreamLogs } from "../logs/stream_logs.ts";
+import { LiveRows, type PresentRows } from "./live_rows.ts";
 import { RETRY_MS } from "./row_queue.ts";
 import { State, type StateParts } from "./state.ts";
+import { encodeInitial, type InitialRows, type UnwrittenStates } from "./unwritten.ts";
 
 /** Time for which the rows are held after a client's last write, in milliseconds. */
 export const LINGER_MS = 60_000;
@@ -35,11 +37,15 @@ export interface StatesParts extends StateParts {
   readonly readTimeoutMs: number;
   /** Receives the loss of a state. MUST NOT throw. */
   readonly report: (error: RequestError) => void;
+  readonly logs: StreamLogs;
+  /** The states of the contract that are not stored. */
+  readonly unwritten: UnwrittenStates;
 }
 
 /** Options of {@linkcode States.open}. */
 export interface OpenOptions {
   readonly recreate?: boolean | undefined;
+  readonly initial?: InitialRows | undefined;
 }
 
 /** Rows that are held for the writes of clients. */
@@ -81,16 +87,19 @@ export class States {
    * Opens a state, and creates its stream if there is none.
    *
    * @param id The id.
-   * @param options `recreate: false` ends the state if the broker loses it.
+   * @param options The rows of a new state, by default those of `onOpen`; `recreate: false` ends the
+   * state if the broker loses it.
    * @returns The state, once its rows are complete.
    * @throws {UnsupportedError} If the broker keeps no rows.
    * @throws {RangeError} If the id is empty or too long.
-   * @throws {RequestError} With the code `wrong-type` if the stream is not keyed, and `full` if
-   * there are too many streams.
+   * @throws {RequestError} With the code `wrong-type` if the stream is not keyed, `not-found` if the
+   * id fits no pattern of the contract, `full` if there are too many streams, and `unavailable` if
+   * `onOpen` fails.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  async open(id: string, { recreate = true }: OpenOptions = {}): Promise<State> {
-    const create = () => this.#create(id);
+  async open(id: string, { initial, recreate = true }: OpenOptions = {}): Promise<State> {
+    if (this.#parts.gate.fits(id) === false) throw unknownState("open state", id);
+    const create = () => this.#create(id, initial);
     const { rows, leave } = this.#share(id, await create(), { isFixed: !recreate });
     const opener = { create };
     if (recreate) rows.openers.add(opener);
@@ -120,11 +129,16 @@ export class States {
    * read in time.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  async rowsOf(id: string, account: Account, gone?: string): Promise<LiveRows | undefined> {
+  async rowsOf(
+    id: string,
+    account: Account,
+    gone?: string,
+  ): Promise<PresentRows | undefined> {
     let held = this.#usable(id, gone);
     if (held === undefined) {
       const identity = await this.#find(id);
-      if (identity === undefined) return undefined;
+      // The write keeps the state in use.
+      if (identity === undefined) return await this.#parts.unwritten.get(id)?.view();
       held = this.#usable(id, gone) ?? this.#hold(id, { account, identity });
     }
     this.#held.delete(id);
@@ -239,7 +253,10 @@ export class States {
     leave();
   }
 
-  /** Returns the identity of a keyed stream; `undefined` if there is none with this id. */
+  /**
+   * Returns the identity of a keyed stream; `undefined` if there is no stream with this id, or
+   * another one.
+   */
   async #find(id: string): Promise<string | undefined> {
     const found = await this.#parts.logs.info(id);
     const isKeyed = found.kind === "page" && found.info.keyed !== undefined;
@@ -247,9 +264,19 @@ export class States {
   }
 
   /** Creates the stream if there is none, and returns its identity. */
-  async #create(id: string): Promise<string> {
-    const options = { contentType: JSON_TYPE, keyed: this.#parts.tail };
-    const created = await this.#parts.logs.create(id, options);
+  async #create(id: string, initial: InitialRows | undefined): Promise<string> {
+    const { logs, tail, unwritten } = this.#parts;
+    const changes = await encodeInitial(id, initial, this.#parts);
+    const present = await this.#find(id);
+    if (present !== undefined) return present;
+    if (initial === undefined) {
+      using state = unwritten.enter(id);
+      const identity = await state?.create();
+      if (identity !== undefined) return identity;
+    }
+    const first = unwritten.firstRows([changes]);
+    if ("kind" in first) throw new RequestError("full", `Cannot open state "${id}": ${first.kind}`);
+    const created = await logs.create(id, { ...first, contentType: JSON_TYPE, keyed: tail });
     if (created.kind === "created") return created.info.identity;
     if (created.kind === "exists") {
       if (created.info.keyed !== undefined) return created.info.identity;
@@ -263,4 +290,12 @@ export class States {
       : `Cannot open state "${id}": ${created.kind === "no-space" ? NO_SPACE : TOO_MANY}`;
     throw new RequestError("full", reason);
   }
+}
+
+/** The error for an id that fits no pattern of the contract. */
+export function unknownState(verb: string, id: string): RequestError {
+  return new RequestError(
+    "not-found",
+    `Cannot ${verb}: the id must fit a pattern of the contract's section state, received "${id}"`,
+  );
 }

@@ -10,6 +10,7 @@ import { EphemeralStates } from "./ephemeral_rows.ts";
 import { ChangeGate } from "./gate.ts";
 import { ownQuota, RowQueue } from "./row_queue.ts";
 import { LINGER_MS, MAX_HELD, States } from "./states.ts";
+import { UnwrittenStates } from "./unwritten.ts";
 
 const runtime = platformRuntime();
 const TAIL = { records: 9, bytes: 9_999, ms: 1_000 };
@@ -46,8 +47,21 @@ class Bench implements AsyncDisposable {
       isNewer: () => Promise.resolve(false),
       report() {},
     });
+    const unwritten = new UnwrittenStates({
+      runtime,
+      logs: this.logs,
+      gate,
+      clients: undefined as never, // No client writes.
+      bounds: { maxRows: 9, maxStreamBytes: 9_999 },
+      tail: TAIL,
+      maxTransactionBytes: () => 9_999,
+      timeoutMs: 1_000,
+      onOpen: undefined,
+      report() {},
+    });
     this.states = new States({
       runtime,
+      unwritten,
       logs: this.logs,
       quotas: this.#quotas,
       gate,
