@@ -10,14 +10,14 @@
 import { AuthenticationError, serve, type ServeOptions, type Server } from "../../mod.ts";
 import { durableStreams, liveState } from "../../streams/mod.ts";
 import { BOARD, NAME } from "../shared/visitors.ts";
-import { contract, type Pointer } from "./contract.ts";
+import { type Column, contract, type Pointer } from "./contract.ts";
 import { between } from "./order.ts";
 
 /** The columns of a new board. */
 const COLUMNS = ["To do", "Doing", "Done"];
 
 /** The state of a board has the topic `stream:board:NAME`, and its users are in `board:NAME`. */
-const TOPIC = /^(?<stream>stream:)?board:(?<name>.*)$/;
+const TOPIC = /^(?:stream:)?board:(?<name>.*)$/;
 
 /** A server of boards; a session's value is the user's name. */
 export type BoardServer = Server<string, typeof contract>;
@@ -32,7 +32,8 @@ export type BoardOptions = Pick<
  * Serves boards. The broker stores them; by default they are lost when the server stops.
  */
 export function serveBoards(options: BoardOptions): BoardServer {
-  const states = liveState(contract);
+  // A new board has these columns. Its first change stores them.
+  const states = liveState(contract, { onOpen: () => ({ columns: columnsOf(COLUMNS) }) });
   const server: BoardServer = serve({
     presence: { graceMs: 2_000 },
     ...options,
@@ -44,6 +45,9 @@ export function serveBoards(options: BoardOptions): BoardServer {
       durableStreams({
         path: "/streams",
         maxStreams: 1_000,
+        // A visitor's boards count from their first change.
+        maxStreamsPerUser: 50,
+        maxStreamsPerAddress: 200,
         maxRows: 2_000,
         maxStreamBytes: 4 * 1_048_576,
         // The changes that the history of a board shows.
@@ -63,12 +67,10 @@ export function serveBoards(options: BoardOptions): BoardServer {
       throw new AuthenticationError("A name has 1 to 24 letters and digits", { status: 400 });
     },
 
-    // Any user may read and change any board. Reading a board for the first time creates it.
-    async authorize(_session, topic, action) {
-      const { stream, name } = TOPIC.exec(topic)?.groups ?? {};
-      if (!BOARD.safeParse(name).success || action === "cancel") return false;
-      if (stream !== undefined && action === "subscribe") await prepare(name!);
-      return true;
+    // Any user may read and change any board.
+    authorize(_session, topic, action) {
+      const { name } = TOPIC.exec(topic)?.groups ?? {};
+      return BOARD.safeParse(name).success && action !== "cancel";
     },
 
     // Adds the verified user to every pointer, which no other user may move.
@@ -85,19 +87,16 @@ export function serveBoards(options: BoardOptions): BoardServer {
     return TOPIC.exec(`stream:${id}`)?.groups?.name;
   }
 
-  /** Creates a board with its columns, if there is none. */
-  async function prepare(name: string): Promise<void> {
-    await using board = await states.open(`board:${name}`);
-    if (board.version > 0) return;
-    await board.transaction((transaction) => {
-      let order = "";
-      for (const [i, title] of COLUMNS.entries()) {
-        // Two servers that do this at the same time write the same rows.
-        order = between(order, undefined, () => 0);
-        transaction.set("columns", `column-${i + 1}`, { title, order });
-      }
-    });
-  }
-
   return server;
+}
+
+/** Returns the rows of columns in this order. All servers return the same ones. */
+function columnsOf(titles: readonly string[]): Record<string, Column> {
+  const columns: Record<string, Column> = {};
+  let order = "";
+  for (const [i, title] of titles.entries()) {
+    order = between(order, undefined, () => 0);
+    columns[`column-${i + 1}`] = { title, order };
+  }
+  return columns;
 }

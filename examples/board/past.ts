@@ -105,7 +105,7 @@ export class Past {
  *
  * @param stream The address of the board's stream, with the user's name.
  * @param options A signal, and how to fetch.
- * @returns The past.
+ * @returns The past; empty if no one has changed the board.
  * @throws {Error} If the server can't be reached, or rejects.
  */
 export async function readPast(
@@ -131,6 +131,8 @@ async function readAll(
     const response = await fetch(page.href, { signal });
     if (!response.ok) {
       await response.body?.cancel();
+      // No one has changed the board yet, so it is not stored.
+      if (response.status === 404) return [];
       throw new Error(`The server answered ${response.status}`);
     }
     for (const change of await response.json()) changes.push(change);
