@@ -644,3 +644,36 @@ Deno.test("a client of a draining server takes its ephemeral rows to another one
   const { x } = cursors.get("ann")!;
   await until(() => theirs.get("ann")?.x === x);
 });
+
+Deno.test("a state waits for room among the topics of its session, and goes on afterwards", async () => {
+  let attempts = 0;
+  await using at = await Fixture.make({
+    limits: { maxTopicsPerSession: 4 },
+    authorize: (_session: unknown, topic: string) => topic !== "stream:board:3" || ++attempts > 0,
+  });
+  const ids = ["1", "2", "3"] as const;
+  const stored = await Promise.all(
+    ids.map((id) =>
+      statesOf(at.server).open(`board:${id}`, { initial: { cards: { a: id } } } as never)
+    ),
+  );
+  const { client: ann, board: first } = await at.open();
+  await first.collection("cursors").set("a", { x: 1 });
+  const second = await ann.state("board:2") as unknown as Board;
+  await second.ready;
+  await second.collection("cursors").set("a", { x: 2 });
+  // There is room for the two topics of two states.
+  const third = await ann.state("board:3") as unknown as Board;
+  const writing = third.collection("cards").set("b", "late");
+  const statuses: string[] = [];
+  third.status.observe((status) => statuses.push(status));
+  await until(() => attempts >= 2);
+  assertEquals([third.status.current, third.error, statuses], ["pending", undefined, ["pending"]]);
+  first[Symbol.dispose]();
+  await third.ready;
+  assertEquals(third.collection("cards").get("a"), "3");
+  await writing;
+  await third.collection("cursors").set("a", { x: 3 });
+  assertEquals([second.status.current, third.status.current], ["live", "live"]);
+  for (const state of stored) await state[Symbol.asyncDispose]();
+});

@@ -503,7 +503,7 @@ function serverBounds(): Bound[] {
       table: "topics",
       name: "`limits.maxTopicsPerSession`",
       max: count(MAX_TOPICS_PER_SESSION),
-      full: "`QueueFullError`; a client receives `too-many`",
+      full: "`QueueFullError`; a client receives `too-many`, and its live states wait for room",
     },
     {
       table: "rates",

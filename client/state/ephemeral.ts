@@ -17,6 +17,7 @@ import {
 } from "../../session/wire/rows.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
+import type { RetryLine } from "./retry_line.ts";
 import type { ClientRows } from "./rows.ts";
 import { type NewWrite, type StateWriter, tooLarge, type WriteChange } from "./writes.ts";
 
@@ -80,6 +81,7 @@ export interface EphemeralTarget {
   publish(data: unknown, signal?: AbortSignal): Promise<unknown>;
   /** Ends the state with an error. */
   failed(error: unknown): void;
+  readonly line: RetryLine;
 }
 
 /**
@@ -206,7 +208,7 @@ export class Ephemeral {
   }
 
   async #read(): Promise<void> {
-    const { id, rows, runtime, signal, subscribe, failed } = this.#target;
+    const { id, line, rows, runtime, signal, subscribe, failed } = this.#target;
     const pauses = new Backoff(runtime, { firstDelayMs: 1_000, maxDelayMs: 5_000 });
     while (!signal.aborted) {
       // A new subscription without `last` receives no list if the client already has the topic.
@@ -220,8 +222,12 @@ export class Ephemeral {
       } catch (error) {
         this.#isCurrent = false;
         if (error instanceof QueueFullError) continue;
-        const isMissing = error instanceof RequestError && error.failure.code === "not-found";
-        if (!isMissing) return failed(error);
+        const failure = error instanceof RequestError ? error.failure : undefined;
+        if (failure?.code === "too-many") {
+          await line.wait(failure, signal);
+          continue;
+        }
+        if (failure?.code !== "not-found") return failed(error);
         // The client has moved to a server with another contract, for example an earlier one.
         const now = runtime.monotonic();
         this.#missingSinceMs ??= now;

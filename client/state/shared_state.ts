@@ -19,6 +19,7 @@ import type { ClientStatus, ClientSubscribeOptions } from "../client_options.ts"
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import { Ephemeral } from "./ephemeral.ts";
+import type { RetryLine } from "./retry_line.ts";
 import { ClientRows } from "./rows.ts";
 import { type NewWrite, schemasOf, type StateWriter, Writes } from "./writes.ts";
 
@@ -59,6 +60,8 @@ export interface ClientStateParts {
   /** Checks the names of options, and their kinds if that is loaded. */
   readonly check: (call: string, options: unknown) => void;
   readonly readStream: typeof readStream;
+  /** The states that wait for room among the topics of the session. */
+  readonly line: RetryLine;
 }
 
 /** A handle of a state. */
@@ -159,6 +162,10 @@ export class SharedState {
           const code = failure?.failure.code;
           if (code === "not-found") {
             if (!await this.#mayAppear()) throw gone ? lost(this.id, gone) : failure;
+            continue;
+          }
+          if (code === "too-many") {
+            await this.#parts.line.wait(failure!.failure, signal);
             continue;
           }
           const isLost = code === "lost";
@@ -313,6 +320,7 @@ export class SharedState {
       subscribe: (topic, options) => this.#parts.client.subscribe(topic, options),
       publish: (data, signal) => this.#publish(data, signal),
       failed: (error) => this.#fail(error),
+      line: this.#parts.line,
     });
   }
 

@@ -1,6 +1,7 @@
 /** The live states of a client. This module loads with the first state. */
 import { checkRowName } from "../../session/wire/rows.ts";
 import { NAMES } from "./calls.ts";
+import { RetryLine } from "./retry_line.ts";
 import { type ClientStateParts, SharedState } from "./shared_state.ts";
 import { ClientState, type ClientStateOptions } from "./state.ts";
 
@@ -17,8 +18,11 @@ export class ClientStates {
   /** The states by id; bounded by the handles of the application. */
   readonly #open = new Map<string, SharedState>();
 
+  readonly #line: RetryLine;
+
   constructor(parts: ClientStatesParts) {
     this.#parts = parts;
+    this.#line = new RetryLine(parts.settings.runtime);
   }
 
   /** Opens a state. Called by `client.state`. */
@@ -29,7 +33,7 @@ export class ClientStates {
     check("open state", options);
     checkRowName("open state", "id", id);
     const { readStream } = await recovery();
-    const parts = { ...this.#parts, check, readStream };
+    const parts = { ...this.#parts, check, readStream, line: this.#line };
     return new ClientState(this.#share(id, parts), options, parts);
   }
 
