@@ -97,6 +97,7 @@ class Page implements AsyncDisposable {
     this.client = connect(this.#cable.url, {
       transports: ["websocket"],
       backoff: { firstDelayMs: 1, maxDelayMs: 5 },
+      onError() {},
     });
   }
 
@@ -384,7 +385,7 @@ Deno.test("a failed migration is reported once, and repeated after a pause", asy
   for (const waitMs of [1_000, 2_000, 4_000]) {
     assertEquals(await codeOf(node.open()), "unavailable");
     const left = failures.length;
-    const error = await assertRejects(() => node.open(), RequestError, "are being moved");
+    const error = await assertRejects(() => node.open(), RequestError, "do not have the version");
     assertEquals(failures.length, left, "that it waits for the pause");
     assert(error.failure.retryAfterMs! > waitMs - 500 && error.failure.retryAfterMs! <= waitMs);
     assertEquals(
@@ -396,6 +397,30 @@ Deno.test("a failed migration is reported once, and repeated after a pause", asy
   await using state = await node.open();
   assertEquals(countsOf(state), { tasks: 3 });
   assertEquals(errors.map(String), ['Error: The migration of the state "q:1" failed: Wrong row']);
+});
+
+Deno.test("pages wait for the rows while they are moved, and after a failure", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), V1);
+  await fill(old, 2);
+  const first = Promise.withResolvers<void>();
+  let calls = 0;
+  await using node = new Node(store.connect(), V2, {
+    async migrate(row, rows) {
+      if (calls++ === 0) await first.promise;
+      await renaming()(row, rows);
+    },
+  });
+  await using page = new Page(node);
+  const state = await page.client.state("q:1");
+  // The state is shown as it is until the rows have the new form.
+  const writing = state.collection("tasks").set("new", { text: "new", done: true });
+  await until(async () => await node.append(DELETION) === "unavailable");
+  assertEquals([state.status.current, countsOf(state)], ["pending", { tasks: 1 }]);
+  first.reject(new Error("Not now"));
+  await state.ready;
+  await writing;
+  assertEquals(countsOf(state), { tasks: 3 });
 });
 
 Deno.test("a row that does not fit after a migration stops it, with the row's name", async () => {

@@ -37,6 +37,12 @@ const LOOK_MS = 500;
 /** Longest pause after a failed migration, in milliseconds; the first one is {@linkcode RETRY_MS}. */
 const MAX_PAUSE_MS = 60_000;
 
+/**
+ * Longest pause that a rejection recommends, in milliseconds: a client sends its rejected requests
+ * again one after another, so those for other streams would wait too.
+ */
+const MAX_RETRY_MS = 5_000;
+
 /** Maximum number of migrations at the same time, each with a piece of rows in memory. */
 export const MAX_MIGRATIONS = 16;
 
@@ -191,7 +197,7 @@ export class Migrations implements RowForms {
     if (running !== undefined) return running;
     const { runtime } = this.#parts;
     const waitMs = (this.#failed.get(id)?.againAt ?? 0) - runtime.monotonic();
-    if (waitMs > 0) return Promise.reject(unready(id, waitMs));
+    if (waitMs > 0) return Promise.reject(unready(id, Math.min(waitMs, MAX_RETRY_MS)));
     if (this.#stop.signal.aborted || this.#running.size >= MAX_MIGRATIONS) {
       return Promise.reject(unready(id));
     }
@@ -396,10 +402,18 @@ class Mark {
     this.#piece = piece;
   }
 
-  /** Marks the state, whose rows have a form. Returns false if another server was first. */
+  /**
+   * Marks the state, whose rows have a form. Returns false if it has changed meanwhile: another
+   * server was first, or the stream was closed or deleted.
+   *
+   * @throws {RequestError} If the broker has no room.
+   */
   async take(form = ""): Promise<boolean> {
     this.#form = form;
-    return (await this.#append([], this.#next(this.#by))).kind === "appended";
+    const result = await this.#append([], this.#next(this.#by));
+    if (result.kind === "appended") return true;
+    if (CHANGED.has(result.kind)) return false;
+    throw this.#rejection(result);
   }
 
   /**
@@ -421,7 +435,7 @@ class Mark {
       case "other-form":
         throw new Superseded();
       default:
-        throw new RequestError("full", `Cannot migrate "${this.id}": ${result.kind}`);
+        throw this.#rejection(result);
     }
   }
 
@@ -451,11 +465,24 @@ class Mark {
     return result;
   }
 
+  #rejection({ kind }: StreamAppended): RequestError {
+    return new RequestError("full", `Cannot migrate the rows of "${this.id}": ${kind}`);
+  }
+
   #next(by: string): string {
     const { version, to, end } = this;
     return formText({ version, moving: { to, end, by, piece: this.#piece++ } });
   }
 }
+
+/** Results of an append to a stream that is not as it was read. */
+const CHANGED: ReadonlySet<StreamAppended["kind"]> = new Set([
+  "deleted",
+  "ended",
+  "missing",
+  "other-form",
+  "other-kind",
+]);
 
 /** Another server moves the rows. */
 class Superseded extends Error {}
@@ -489,7 +516,7 @@ function readForm(form = ""): RowsForm {
 function unready(id: string, retryAfterMs = RETRY_MS, cause?: unknown): RequestError {
   return new RequestError(
     "unavailable",
-    `The rows of the state "${id}" are being moved to another version of the contract`,
+    `Cannot read state "${id}": its rows do not have the version of the contract yet`,
     { retryAfterMs: Math.ceil(retryAfterMs), cause },
   );
 }
