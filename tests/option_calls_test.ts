@@ -169,7 +169,6 @@ const METHODS: Methods = {
         mount: (host) => ({ http: host.guard(options, () => new Response()) }),
       }],
     }),
-  "LiveStates.open": ({ server }, options) => statesOf(server).open("state", options),
   nextEvent: (_, options) => nextEvent(new EventTarget(), "a", options),
   receive: (_, options) => receive([] as never, 1, options),
   receiveOne: (_, options) => receiveOne([] as never, options),
