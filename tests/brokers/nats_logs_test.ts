@@ -183,7 +183,10 @@ test("returns the same results as the memory broker for random operations on two
     await using far = new NatsBroker({ servers, connect }, { runtime, prefix: `seed${seed}` });
     for (let step = 0; step < 300; step++) {
       const id = random.pick(["one", "two"]);
-      const act = operation(random, id, runtime.now());
+      const state = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
+      const present = await logsOf(model)!.read(id, state);
+      const known = typeof present === "object" ? present.info.identity : "none";
+      const act = operation(random, id, { now: runtime.now(), known, next: `life${step}` });
       const { logs } = random.pick([near, far]);
       const [is, should] = [await act(logs), await act(logsOf(model)!)];
       // NATS keeps counting removed logs for a while.
@@ -194,11 +197,14 @@ test("returns the same results as the memory broker for random operations on two
   }
 });
 
-/** Generates a random operation to run on both stores. */
+/**
+ * Generates a random operation to run on both stores. `known` is the identity of the log, and `next`
+ * that of a new one: no two logs have the same.
+ */
 function operation(
   random: Random,
   id: string,
-  now: number,
+  { now, known, next }: { readonly now: number; readonly known: string; readonly next: string },
 ): (logs: BrokerLogs) => Promise<unknown> {
   const records = Array.from(
     { length: random.below(4) },
@@ -226,12 +232,12 @@ function operation(
     case 0:
       return (logs) => logs.delete(id);
     case 1:
-      return (logs) => logs.retain(id, fork, { identity: "identity", maxForks: 1 });
+      return (logs) => logs.retain(id, fork, { identity: known, maxForks: 1 });
     case 2:
       return (logs) => logs.release(id, fork);
     case 3:
     case 4:
-      return (logs) => logs.create(id, creation({ records, config }));
+      return (logs) => logs.create(id, creation({ records, config, identity: next }));
     case 5:
     case 6:
     case 7:

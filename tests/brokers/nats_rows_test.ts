@@ -320,6 +320,47 @@ test("are rejected by a new node if a message with rows is missing", async ({ se
   assertEquals((await read(cold.logs, "log", { maxRecords: 0 })).info.tail, 5);
 });
 
+for (const call of ["read", "change"] as const) {
+  test(`belong to a log with another identity if JetStream has lost the newest changes, which a ${call} finds`, async (server) => {
+    const { servers } = server;
+    await using near = new NatsBroker({ servers });
+    await using far = new NatsBroker({ servers });
+    const { logs } = near;
+    /** Stops the server for an action, and waits until the nodes are connected again. */
+    const restart = async (act: () => Promise<void>) => {
+      await server.kill();
+      await act();
+      await server.restart();
+      for (const broker of [near, far]) await statusIs(broker, "connected");
+    };
+    const expected = { identity: "identity" };
+    await created(logs, "log");
+    for (const key of ["a", "b"]) await change(logs, "log", [set(key, key)]);
+    await restart(() => server.backUp());
+    await change(logs, "log", [{ type: "t", key: "b", operation: "delete" }], expected);
+    await change(logs, "log", [set("lost", 1)], expected);
+    await restart(() => server.restore());
+    // Only this node has seen the lost changes.
+    if (call === "read") await read(logs, "log");
+    else assertEquals((await change(logs, "log", [set("late", 1)], expected)).kind, "missing");
+    const { identity } = (await read(logs, "log")).info;
+    assertEquals(identity === "identity", false);
+    for (const  of of[logs, far.logs]) {
+      const page = await read(of, "log");
+      assertEquals([...valuesOf(page).keys()], ["a", "b"]);
+      assertEquals([page.info.identity, page.info.tail], [identity, 2]);
+      assertEquals((await change(of, "log", [set("late", 1)], expected)).kind, "missing");
+    }
+    assertEquals((await change(far.logs, "log", [set("c", 1)], { identity })).kind, "appended");
+    await using cold = new NatsBroker({ servers });
+    for (const  of of[logs, cold.logs]) {
+      const page = await read(of, "log");
+      assertEquals([...valuesOf(page).keys()], ["a", "b", "c"]);
+      assertEquals(page.info.identity, identity);
+    }
+  });
+}
+
 test("expire in transactions that fit in a message, however long their names are", async ({ servers }) => {
   await using near = new NatsBroker({ servers });
   await created(near.logs, "log");

@@ -96,6 +96,17 @@ export class NatsServer implements AsyncDisposable {
     await Deno.remove(`${this.folder}/jetstream`, { recursive: true });
   }
 
+  /** Copies JetStream's files to a backup while the server is stopped. */
+  async backUp(): Promise<void> {
+    await copyFolder(`${this.folder}/jetstream`, `${this.folder}/backup`);
+  }
+
+  /** Replaces JetStream's files with the backup while the server is stopped. */
+  async restore(): Promise<void> {
+    await this.forget();
+    await copyFolder(`${this.folder}/backup`, `${this.folder}/jetstream`);
+  }
+
   /** Pauses the process without closing connections. */
   freeze(): void {
     this.#process!.kill("SIGSTOP");
@@ -137,5 +148,13 @@ export class NatsServer implements AsyncDisposable {
       }
       await delay(20);
     }
+  }
+}
+
+async function copyFolder(from: string, to: string): Promise<void> {
+  await Deno.mkdir(to);
+  for await (const { name, isDirectory } of Deno.readDir(from)) {
+    if (isDirectory) await copyFolder(`${from}/${name}`, `${to}/${name}`);
+    else await Deno.copyFile(`${from}/${name}`, `${to}/${name}`);
   }
 }

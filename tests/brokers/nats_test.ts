@@ -436,28 +436,19 @@ test("starts a new epoch when a stream is behind the delivered publications", as
   await using broker = new NatsBroker({ servers: server.servers }, { survivesRestart: true });
   await append(broker, "kept", 5);
   await server.kill();
-  await copyFolder(`${server.folder}/jetstream`, `${server.folder}/backup`);
+  await server.backUp();
   await server.restart();
   await append(broker, "kept", 5);
   const before = await broker.history.read("kept", PAGE);
   assertEquals(before.publications.length, 10);
   await server.kill();
-  await server.forget();
-  await Deno.rename(`${server.folder}/backup`, `${server.folder}/jetstream`);
+  await server.restore();
   await server.restart();
   await until(() => broker.stats.interruptions === 2 && broker.status.current.name === "connected");
   const after = await broker.history.read("kept", PAGE);
   assertNotEquals(after.epoch, before.epoch);
   assertEquals(after.publications, []);
 });
-
-async function copyFolder(from: string, to: string): Promise<void> {
-  await Deno.mkdir(to);
-  for await (const { name, isDirectory } of Deno.readDir(from)) {
-    if (isDirectory) await copyFolder(`${from}/${name}`, `${to}/${name}`);
-    else await Deno.copyFile(`${from}/${name}`, `${to}/${name}`);
-  }
-}
 
 test("starts a new epoch when an operator deletes the stream", async (server) => {
   const { servers } = server;

@@ -29,6 +29,8 @@ export interface WholeLog extends StoredLog {
   readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
   /** Forks that depend on the log. */
   readonly forks: readonly string[];
+  /** The log's first identity, if it was given another one because changes were lost. */
+  readonly chain?: string | undefined;
 }
 
 /** The head of a message. */
@@ -95,15 +97,27 @@ export function viewOf(whole: WholeLog, rows?: RowView): LogView {
   };
 }
 
-export function storedOf({ producers: _producers, forks: _forks, ...state }: WholeLog): StoredLog {
+export function storedOf(
+  { producers: _producers, forks: _forks, chain: _chain, ...state }: WholeLog,
+): StoredLog {
   return state;
+}
+
+/** True if two messages belong to the same log. */
+export function areOfOneLog({ head: one }: LiveMessage, { head: other }: LiveMessage): boolean {
+  return chainOf(one.state) === chainOf(other.state);
+}
+
+/** The identity that all messages of a log share. */
+export function chainOf({ chain, identity }: WholeLog): string {
+  return chain ?? identity;
 }
 
 export function wholeAfter(
   before: WholeLog | undefined,
   { next, producer, fork }: LogWrite<unknown>,
 ): WholeLog {
-  const { producers = {}, forks = [] } = before ?? {};
+  const { producers = {}, forks = [], chain } = before ?? {};
   const others = fork === undefined ? forks : forks.filter((one) => one !== fork.name);
   return {
     ...next,
@@ -111,6 +125,7 @@ export function wholeAfter(
       ? producers
       : { ...producers, [producer.id]: [producer.epoch, producer.seq] },
     forks: fork === undefined || fork.isGone ? others : [...others, fork.name],
+    ...(chain !== undefined && { chain }),
   };
 }
 

@@ -3,7 +3,7 @@ import { BrokerError } from "../../../errors.ts";
 import { DamageError } from "../../../pubsub/broker/damage.ts";
 import { recordBytes } from "../../../streams/logs/rules.ts";
 import type { LogRecord } from "../../../streams/logs/log.ts";
-import { firstOf, liveIn, type LiveMessage, recordsOf } from "./format.ts";
+import { areOfOneLog, firstOf, liveIn, type LiveMessage, recordsOf } from "./format.ts";
 import type { LogStreams } from "./log_streams.ts";
 
 /** Maximum number of remembered cursors, across all logs. */
@@ -108,7 +108,7 @@ export class LogReader {
       const share = isEven ? (position - start) / (end - start) : 0.5;
       const from = low + Math.floor((high - low) * share);
       const message = liveIn(await this.#streams.next(part, from));
-      if (message === undefined || !isOf(newest, message)) return undefined;
+      if (message === undefined || !areOfOneLog(newest, message)) return undefined;
       const first = firstOf(message);
       const { tail } = message.head.state;
       if (message.seq >= high) high = from;
@@ -135,7 +135,7 @@ export class LogReader {
     for (const message of messages) {
       if (next >= newest.head.state.tail) break;
       const live = liveIn(message);
-      if (live === undefined || !isOf(newest, live)) break;
+      if (live === undefined || !areOfOneLog(newest, live)) break;
       // Changes without records, and messages before the position.
       if (live.head.count === 0 || live.head.state.tail <= next) continue;
       const first = firstOf(live);
@@ -166,10 +166,6 @@ function expectedMessages(
   const perRecord = bytes / (tail - start);
   const records = perRecord > 0 ? Math.min(maxRecords, maxBytes / perRecord) : maxRecords;
   return Math.ceil(records / perMessage) + 1;
-}
-
-function isOf(newest: LiveMessage, { head }: LiveMessage): boolean {
-  return head.state.identity === newest.head.state.identity;
 }
 
 function cursorKey(part: string, { head }: LiveMessage, position: number): string {

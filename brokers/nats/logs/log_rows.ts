@@ -12,7 +12,7 @@ import { MemoryRows } from "../../../streams/logs/memory_rows.ts";
 import { entriesOf, type RowView } from "../../../streams/logs/rows.ts";
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import { infoOf } from "../../../streams/logs/rules.ts";
-import { isKept, type LiveMessage, storedOf } from "./format.ts";
+import { areOfOneLog, isKept, type LiveMessage, storedOf } from "./format.ts";
 import { PLACE_BYTES, rowsOf } from "./row_format.ts";
 
 /** Bytes of old messages that are not worth a removal. */
@@ -87,8 +87,8 @@ export class LogRows {
   }
 
   /** True if the rows belong to the same log as a message. */
-  isOf({ head }: LiveMessage): boolean {
-    return this.#newest?.head.state.identity === head.state.identity;
+  isOf(message: LiveMessage): boolean {
+    return this.#newest !== undefined && areOfOneLog(this.#newest, message);
   }
 
   /** True if the rows include all changes up to a message. */

@@ -98,6 +98,11 @@ export class LogStreams {
     return await this.#get({ last_by_subj: `${this.names.kept}.${part}` });
   }
 
+  /** Reads the newest message of a log from the leader of the stream. */
+  async newestAtLeader(part: string): Promise<LogMessage | undefined> {
+    return await this.#get({ last_by_subj: `${this.names.kept}.${part}` }, true);
+  }
+
   /** Reads the first message of a log at or after a sequence. */
   async next(part: string, seq: number): Promise<LogMessage | undefined> {
     return await this.#get({ seq, next_by_subj: `${this.names.kept}.${part}` });
@@ -248,10 +253,10 @@ export class LogStreams {
     query:
       | { readonly last_by_subj: string }
       | { readonly seq: number; readonly next_by_subj: string },
+    isReplicated = this.#settings.replicas > 1,
   ): Promise<LogMessage | undefined> {
     const { stream } = this.names;
     const { runtime } = this.#link;
-    const isReplicated = this.#settings.replicas > 1;
     const found = await this.#ask(
       "read a log",
       (manager) => readMessage({ runtime, manager, isReplicated }, stream, query),

@@ -19,6 +19,7 @@ import { logKind } from "../../../streams/logs/log_names.ts";
 import { recordBytes, retainedOf } from "../../../streams/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
+  chainOf,
   decodeLog,
   encodedBytes,
   encodeLog,
@@ -575,7 +576,8 @@ function isKeyed({ message }: CachedLog): boolean {
 /** The rows for operations on a keyed log. A log that was created in the meantime has none. */
 function viewFor(state: WholeLog | undefined, rows: LogRows | undefined): ChangedView | undefined {
   if (state?.keyed === undefined) return undefined;
-  const isPresent = rows?.newest?.head.state.identity === state.identity;
+  const isPresent = rows?.newest !== undefined &&
+    chainOf(rows.newest.head.state) === chainOf(state);
   return new ChangedView(isPresent ? rows!.view : new MemoryRows());
 }
 

@@ -24,13 +24,21 @@ import type {
   ReadLogOptions,
 } from "../../../streams/logs/log.ts";
 import { type LogKind, logKind, type OwnedKind } from "../../../streams/logs/log_names.ts";
-import { expiryOf, infoOf, isExpired, type RetainedLogs } from "../../../streams/logs/rules.ts";
+import {
+  expiryOf,
+  infoOf,
+  isExpired,
+  type RetainedLogs,
+  type StoredLog,
+} from "../../../streams/logs/rules.ts";
 import { type NatsNames, subjectPart } from "../format.ts";
 import type { NatsClock } from "../clock.ts";
 import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { DueIndex } from "./due_index.ts";
+import { HeardLogs } from "./heard_logs.ts";
 import {
+  chainOf,
   encodedBytes,
   liveIn,
   type LiveMessage,
@@ -53,6 +61,13 @@ import { carriedRows, PLACE_BYTES, TRANSACTION_BYTES } from "./row_format.ts";
  */
 const SPARE_SHARE = 1 / 8;
 
+/** Number of times that the leader has to confirm a loss, and the pause in between. */
+const CONFIRMATIONS = 2;
+const CONFIRM_MS = 1_000;
+
+/** Thrown within a change of a log that seems to have lost changes. */
+class BehindError extends Error {}
+
 /** Time for which a count of logs is reused, in milliseconds. */
 const COUNT_MS = 1_000;
 
@@ -73,6 +88,9 @@ export class NatsLogs implements LogStore {
   readonly #due: DueIndex;
   readonly #rows: RowCache;
   readonly #writer: LogWriter;
+  readonly #heard = new HeardLogs();
+  /** Logs that seem to have lost changes; bounded by the calls that wait for them. */
+  readonly #renewing = new Map<string, Promise<void>>();
   readonly #counts: Readonly<Record<LogKind, Count>> = {
     answer: { number: 0, atMs: -Infinity, counting: undefined },
     request: { number: 0, atMs: -Infinity, counting: undefined },
@@ -124,11 +142,26 @@ export class NatsLogs implements LogStore {
         `Cannot create a log: the records must take at most ${maxBytes} bytes, received ${bytes}`,
       );
     }
-    const change = (count: number) =>
+    const changeOnce = (count: number) =>
       this.#writer.change<LogChangeResult<N>>(id, part, bytes, (state, now, rows) => {
+        if (state !== undefined && this.#heard.isBehind(id, state)) throw new BehindError();
         const effect = decide(state && viewOf(state, rows), [name, options], { now, count });
-        return effect.kind === "write" ? this.#whole(name, state, effect, now) : effect;
+        if (effect.kind !== "write") return effect;
+        const result = (written: StoredLog) => {
+          this.#heard.note(id, written);
+          return effect.result(written);
+        };
+        return this.#whole(name, state, { ...effect, result }, now);
       });
+    const change = async (count: number) => {
+      try {
+        return await changeOnce(count);
+      } catch (error) {
+        if (!(error instanceof BehindError)) throw error;
+        await this.#renewIfBehind(id, part);
+        return await changeOnce(count);
+      }
+    };
     if (name === "delete") return await this.#delete(id, part, () => change(0));
     if (maxLogs === undefined) return await change(0);
     const create = change as (count: number) => Promise<LogCreated>;
@@ -232,6 +265,11 @@ export class NatsLogs implements LogStore {
       }
       before = newest;
       const { state } = newest.head;
+      if (this.#heard.isBehind(id, state)) {
+        await this.#renewIfBehind(id, part);
+        continue;
+      }
+      this.#heard.note(id, state);
       const now = this.#clock.now();
       this.#due.noteDue(id, state);
       if (isExpired(state, now) && !state.isDeleted) return "expired";
@@ -266,6 +304,40 @@ export class NatsLogs implements LogStore {
     }
     const next = maxRecords > 0 ? after : Math.min(after, state.tail);
     return { info: infoOf(storedOf(state)), records: [], next };
+  }
+
+  /**
+   * Gives a log another identity if the leader of the stream confirms, twice, that it has lost
+   * changes that this node has seen. A replica may only be late, and so may be a server that was the
+   * leader before.
+   */
+  async #renewIfBehind(id: string, part: string): Promise<void> {
+    let renewing = this.#renewing.get(id);
+    if (renewing === undefined) {
+      renewing = this.#renewLost(id, part).finally(() => this.#renewing.delete(id));
+      this.#renewing.set(id, renewing);
+    }
+    await renewing;
+  }
+
+  async #renewLost(id: string, part: string): Promise<void> {
+    for (let i = 0; i < CONFIRMATIONS; i++) {
+      if (i > 0) await pause(this.#runtime, CONFIRM_MS);
+      const newest = liveIn(await this.#streams.newestAtLeader(part));
+      if (newest === undefined || !this.#heard.isBehind(id, newest.head.state)) return;
+    }
+    // What this node remembers may include the lost changes.
+    this.#writer.forget(id);
+    this.#rows.forget(part);
+    await this.#writer.change<void>(id, part, 0, (state) => {
+      if (state === undefined || !this.#heard.isBehind(id, state)) {
+        return { kind: "none", result: undefined };
+      }
+      const identity = this.#runtime.randomUUID().slice(0, 8);
+      const next = { ...state, identity, chain: chainOf(state) };
+      const result = (written: StoredLog) => this.#heard.note(id, written);
+      return { kind: "write", next, records: [], result };
+    });
   }
 
   async #renew(id: string, part: string, identity: string): Promise<void> {

@@ -1,7 +1,7 @@
 /** The rows of the keyed logs that this node uses. */
 import type { Runtime } from "../../../base/runtime.ts";
 import { pause } from "../../../base/wait.ts";
-import { isKept, liveIn, type LiveMessage } from "./format.ts";
+import { areOfOneLog, isKept, liveIn, type LiveMessage } from "./format.ts";
 import { MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
 import { LogRows } from "./log_rows.ts";
 import type { LogStreams } from "./log_streams.ts";
@@ -120,7 +120,7 @@ export class RowCache {
         next = message.seq + 1;
         if (rows.newest !== undefined && message.seq <= rows.newest.seq) continue;
         const live = liveIn(message);
-        if (live?.head.state.identity !== newest.head.state.identity) return false;
+        if (live === undefined || !areOfOneLog(live, newest)) return false;
         const isExpected = rows.newest === undefined ? isFirst(live, newest) : rows.isNext(live);
         if (!isExpected) return false;
         rows.add(live);

@@ -1,0 +1,35 @@
+/** The newest states of logs that this node has seen, which tell if JetStream has lost changes. */
+import type { LogInfo } from "../../../streams/logs/log.ts";
+
+/** Maximum number of logs whose newest state is remembered. */
+const MAX_HEARD_LOGS = 16_384;
+
+type HeardLog = Pick<LogInfo, "identity" | "tail"> & { readonly isEnded: boolean };
+
+/** The part of a state that is compared. */
+type LogPlace = Pick<LogInfo, "end" | "identity" | "tail">;
+
+/** The newest known state of each log, in the order of use. */
+export class HeardLogs {
+  readonly #heard = new Map<string, HeardLog>();
+
+  /** Remembers a state, unless a newer one of the same log is known. */
+  note(id: string, { identity, tail, end }: LogPlace): void {
+    const before = this.#heard.get(id);
+    const known = before?.identity === identity ? before : { tail: 0, isEnded: false };
+    this.#heard.delete(id);
+    this.#heard.set(id, {
+      identity,
+      tail: Math.max(tail, known.tail),
+      isEnded: known.isEnded || end !== undefined,
+    });
+    if (this.#heard.size > MAX_HEARD_LOGS) this.#heard.delete(this.#heard.keys().next().value!);
+  }
+
+  /** True if a state lacks changes of the same log that this node has seen. */
+  isBehind(id: string, { identity, tail, end }: LogPlace): boolean {
+    const heard = this.#heard.get(id);
+    if (heard?.identity !== identity) return false;
+    return tail < heard.tail || heard.isEnded && end === undefined;
+  }
+}
