@@ -252,6 +252,11 @@ Deno.test("rows that are not plain JSON are refused at the call, by their place"
   await using client = connect(server.url, { transports: ["websocket"] });
   using mine = await client.state("list");
   await mine.ready;
+  await assertRejects(
+    () => states.open("other", { initial: { rows: { a: { due: new Date(0) } } } }),
+    TypeError,
+    "Cannot open state: a row must be plain JSON, received Date at due",
+  );
   const circle: Record<string, unknown> = {};
   circle.list = [circle];
   for (const state of [board, mine]) {

@@ -14,23 +14,24 @@ interface Fault {
  * `undefined` counts as absent.
  *
  * @param value The row.
+ * @param verb The operation, for the error.
  * @returns The row as JSON.
  * @throws {TypeError} If the row is not plain JSON; the message includes the path of the value.
  */
-export function encodeRow(value: unknown): string {
+export function encodeRow(value: unknown, verb = "write state"): string {
   let fault: Fault | undefined;
   try {
     fault = faultOf(value, new Set());
     if (fault === undefined) return JSON.stringify(value);
   } catch (cause) {
-    throw new TypeError("Cannot write state: a row must be plain JSON that is not nested as deep", {
+    throw new TypeError(`Cannot ${verb}: a row must be plain JSON that is not nested as deep`, {
       cause,
     });
   }
   const received = describe(fault.value);
   const way = fault.value instanceof Date ? ". Write date.toISOString() or date.getTime()" : "";
   throw new TypeError(
-    `Cannot write state: a row must be plain JSON, received ${received}` +
+    `Cannot ${verb}: a row must be plain JSON, received ${received}` +
       fault.path.replace(".", " at ") + way,
   );
 }

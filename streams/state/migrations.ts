@@ -2,7 +2,6 @@
 import { pause, waitFor, within } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
-import { encodeJson } from "../../base/json.ts";
 import type { StateTransaction } from "../../session/state_types.ts";
 import { checkRow, MAX_CHANGES, type RowMessage, rowName } from "../../session/wire/rows.ts";
 import {
@@ -15,6 +14,7 @@ import type { LogInfo, LogPage, RowChange } from "../logs/log.ts";
 import type { RowForms, StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
 import type { ChangeGate } from "./gate.ts";
 import { RETRY_MS } from "./row_queue.ts";
+import { encodeRow } from "../../session/rows/row_values.ts";
 
 /** Maximum number of rows that a piece of a migration reads, and the size of these rows in bytes. */
 export const PIECE = { maxRecords: 500, maxBytes: 262_144 };
@@ -351,7 +351,7 @@ export class Migrations implements RowForms {
     };
     const rows: StateTransaction = {
       set: (type, key, value, { ttlMs = leftMs } = {}) =>
-        put({ type, key, operation: "upsert", value: encodeJson(value, "migrate row"), ttlMs }),
+        put({ type, key, operation: "upsert", value: encodeRow(value, "migrate row"), ttlMs }),
       delete: (type, key) => put({ type, key, operation: "delete" }),
     };
     const what = `migrate with the row "${key}" of "${type}"`;

@@ -1,6 +1,5 @@
 /** States that no one has written yet: what their readers see, and how the first write stores it. */
 import { describe } from "../../base/error_text.ts";
-import { encodeJson } from "../../base/json.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { waitFor } from "../../base/wait.ts";
@@ -24,6 +23,7 @@ import {
 import type { ClientStreams } from "../http/client_streams.ts";
 import type { ChangeGate } from "./gate.ts";
 import { collectionsOf, type PresentRows } from "./live_rows.ts";
+import { encodeRow } from "../../session/rows/row_values.ts";
 
 /** Pause after which a client reads a state again whose first rows are not known, in milliseconds. */
 const RETRY_MS = 2_000;
@@ -359,7 +359,7 @@ function pageOf(
  * @param rows The rows.
  * @param parts The contract, and the maximum size of a transaction.
  * @returns The changes; none without rows.
- * @throws {TypeError} If the rows are no objects, or cannot be represented in JSON.
+ * @throws {TypeError} If the rows are no objects, or not plain JSON.
  * @throws {RangeError} If there are more than 1,000 rows, or they do not fit into a message.
  * @throws {RequestError} If a row does not fit the contract.
  */
@@ -374,7 +374,7 @@ export async function encodeInitial(
   const changes = Object.entries(checkObject(rows ?? {})).flatMap(([type, collection]) =>
     Object.entries(checkObject(collection)).map(([key, value]): Change => {
       checkRow(type, key);
-      return { type, key, operation: "upsert", value: encodeJson(value, "open state") };
+      return { type, key, operation: "upsert", value: encodeRow(value, "open state") };
     })
   );
   if (changes.length === 0) return [];
