@@ -4,7 +4,7 @@
  *
  * Features that only some pages need are loaded on first use. All sizes are for minified and
  * gzipped code. If you bundle with code splitting, a page that connects loads at most 35.5 KiB at
- * first, or 38.1 KiB if it uses every export, including contracts. Later loads are at most:
+ * first, or 38.2 KiB if it uses every export, including contracts. Later loads are at most:
  *
  * - 10.4 KiB for the first attempt to use WebTransport, so a page loads at most 46 KiB before its
  *   first session over WebTransport,
@@ -15,7 +15,7 @@
  * - 12.5 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 4.6 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 12.5 KiB for the first state.
+ * - 12.6 KiB for the first state.
  *
  * If you bundle the client as a single file, it is at most 98.6 KiB.
  *

@@ -648,26 +648,23 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
 function stateRouteOf(
   [pattern, entry]: [pattern: string, entry: StateCollections | StateDefinition],
 ): [pattern: string, route: StateRoute] {
-  const { collections, version = 1, ...rest } = longForm(Object(entry));
-  const entries = Object.entries(Object(collections) as StateCollections).map((
+  const given = Object(entry);
+  const isSchemaOf = (one: unknown) => isSchema(one) || isSchema(Object(one).schema);
+  const isShort = given.collections === undefined || isSchemaOf(given.collections);
+  const { collections, version = 1, ...rest }: StateDefinition = isShort
+    ? { collections: given }
+    : given;
+  const names = Object.keys(Object(collections));
+  const isValid = names.length > 0 &&
+    names.every((name) => name && isSchemaOf(collections[name])) &&
+    Number.isSafeInteger(version) && version > 0 && Object.keys(rest).length === 0;
+  if (!isValid) {
+    reject("a state must have collections, each with a name and a schema, and a version", pattern);
+  }
+  const entries = Object.entries(collections).map((
     [name, entry],
   ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);
-  if (entries.length === 0 || !entries.every(([name, entry]) => name && isSchema(entry?.schema))) {
-    reject("a state must have collections, each with a name and a schema", pattern);
-  }
-  for (const name in rest) reject("a state has collections and a version", name);
-  if (!Number.isSafeInteger(version) || version < 1) {
-    reject("the version of a state must be a positive integer", version);
-  }
   return [pattern, { collections: new Map(entries), version }];
-}
-
-/** The long form of a state. */
-function longForm(entry: StateCollections | StateDefinition): StateDefinition {
-  const { collections } = entry;
-  const isShort = collections === undefined || isSchema(collections) ||
-    isSchema(Object(collections).schema);
-  return isShort ? { collections: entry as StateCollections } : entry as StateDefinition;
 }
 
 function routeOf(

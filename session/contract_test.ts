@@ -147,16 +147,22 @@ Deno.test("compileStates() tells the long form of a state from the short one", (
 
 Deno.test("defineContract() rejects long forms of states that it cannot read", () => {
   const cards = z.string();
-  const cases: [entry: object, text: string][] = [
-    [{ collections: { cards }, version: 0 }, "version of a state must be a positive integer"],
-    [{ collections: { cards }, version: 1.5 }, "version of a state must be a positive integer"],
-    [{ collections: { cards }, version: "2" }, "version of a state must be a positive integer"],
-    [{ collections: {} }, "a state must have collections"],
-    [{ collections: undefined, version: 2 }, "a state must have collections"],
-    [{ collections: { cards }, versions: 2 }, 'has collections and a version, received "versions"'],
+  const entries: object[] = [
+    { collections: { cards }, version: 0 },
+    { collections: { cards }, version: 1.5 },
+    { collections: { cards }, version: "2" },
+    { collections: {} },
+    { collections: 7 },
+    { collections: undefined, version: 2 },
+    { collections: { cards }, versions: 2 },
+    { collections: { "": cards } },
   ];
-  for (const [entry, text] of cases) {
-    assertThrows(() => defineContract({ state: { "a:{id}": entry as never } }), TypeError, text);
+  for (const entry of entries) {
+    assertThrows(
+      () => defineContract({ state: { "a:{id}": entry as never } }),
+      TypeError,
+      "each with a name and a schema, and a version",
+    );
   }
 });
 
@@ -226,11 +232,11 @@ Deno.test("defineContract() rejects invalid definitions", () => {
     [{ state: { "": { cards: z.string() } } }, "non-empty"],
     [
       { state: { board: {} } },
-      'a state must have collections, each with a name and a schema, received "board"',
+      'a state must have collections, each with a name and a schema, and a version, received "board"',
     ],
     [
       { state: { board: null } },
-      'a state must have collections, each with a name and a schema, received "board"',
+      'a state must have collections, each with a name and a schema, and a version, received "board"',
     ],
     [{ state: { board: { "": z.string() } } }, "each with a name"],
     [{ state: { board: { cards: {} } } }, "and a schema"],
