@@ -34,6 +34,7 @@ type States = NonNullable<Contract["definition"]["state"]>[string];
 
 interface NodeOptions {
   readonly migrate?: MigrateRow | undefined;
+  readonly onOpen?: () => Record<string, Record<string, unknown>>;
   readonly authorizeChange?: (change: RequestedChange) => boolean;
   readonly session?: { readonly requestTimeoutMs: number };
   readonly runtime?: Runtime;
@@ -48,10 +49,10 @@ class Node implements AsyncDisposable {
   constructor(
     broker: Broker,
     collections: States,
-    { migrate, ...options }: NodeOptions = {},
+    { migrate, onOpen, ...options }: NodeOptions = {},
   ) {
     const contract: Contract = defineContract({ state: { "q:{id}": collections } });
-    this.#live = liveState(contract, { migrate });
+    this.#live = liveState(contract, { migrate, onOpen });
     this.server = listen({
       webTransport: false,
       broker,
@@ -531,6 +532,24 @@ Deno.test("a state without rows takes the version of its first write", async () 
   await state.collection("tasks").set("1", { text: "A", done: true });
   assertEquals(await codeOf(first.collection("cards").set("1", { text: "A" })), "unavailable");
   assertEquals([rows, countsOf(first)], [[], { tasks: 1 }]);
+});
+
+Deno.test("the first rows of a state have the version of the contract", async () => {
+  const store = new FaultyStore();
+  const moved: StateMigration[] = [];
+  const options = {
+    migrate: renaming(moved),
+    onOpen: () => ({ tasks: { first: { text: "first", done: false } } }),
+  };
+  await using node = new Node(store.connect(), V2, options);
+  await using page = await Page.open(node);
+  assertEquals(countsOf(page.state), { tasks: 1 });
+  await page.state.collection("tasks").set("1", { text: "A", done: true });
+  await using other = new Node(store.connect(), V2, options);
+  await using state = await other.open();
+  assertEquals([countsOf(state), moved], [{ tasks: 2 }, []]);
+  await using old = new Node(store.connect(), V1);
+  assertEquals(await old.append(DELETION), "unavailable");
 });
 
 Deno.test("rows go back to an older form with a newer version", async () => {
