@@ -425,13 +425,14 @@ Deno.test("ClientState lets a callback of pendingWrites write", async () => {
 });
 
 Deno.test("ClientState waits for its writes with await using, at most closeTimeoutMs", async () => {
-  await using at = await Fixture.make({ client: { closeTimeoutMs: 50 } });
   let writing: Promise<string[]>;
+  await using patient = await Fixture.make({ client: { closeTimeoutMs: 60_000 } });
   const lines = await printed(async () => {
-    await using state = await at.open();
+    await using state = await patient.open();
     writing = outcomes([state.collection("notes").set("1", "a")]);
   });
   assertEquals([await writing!, lines], [["stored"], []]);
+  await using at = await Fixture.make({ client: { closeTimeoutMs: 50 } });
   let late: Promise<string[]> | undefined;
   const more = await printed(async () => {
     await using state = await at.open();
