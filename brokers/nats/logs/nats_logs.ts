@@ -4,6 +4,7 @@ import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { pause } from "../../../base/wait.ts";
 import { DamageError } from "../../../pubsub/broker/damage.ts";
+import { BrokerError } from "../../../errors.ts";
 import type { BrokerLife } from "../../../pubsub/broker/life.ts";
 import { BrokerOutbox, type WaitingBudget } from "../../../pubsub/broker/queue.ts";
 import {
@@ -64,6 +65,14 @@ const SPARE_SHARE = 1 / 8;
 /** Number of times that the leader has to confirm a loss, and the pause in between. */
 const CONFIRMATIONS = 2;
 const CONFIRM_MS = 1_000;
+
+/** Pause after a loss that the leader did not confirm, in milliseconds. */
+const LATE_MS = 100;
+
+/** The error for a call while the servers of a cluster disagree about the newest changes. */
+function late(what: string): BrokerError {
+  return new BrokerError(`Cannot ${what}: the leader of its stream lacks changes for now`);
+}
 
 /** Thrown within a change of a log that seems to have lost changes. */
 class BehindError extends Error {}
@@ -154,12 +163,14 @@ export class NatsLogs implements LogStore {
         return this.#whole(name, state, { ...effect, result }, now);
       });
     const change = async (count: number) => {
-      try {
-        return await changeOnce(count);
-      } catch (error) {
-        if (!(error instanceof BehindError)) throw error;
-        await this.#renewIfBehind(id, part);
-        return await changeOnce(count);
+      for (let attempt = 1;; attempt++) {
+        try {
+          return await changeOnce(count);
+        } catch (error) {
+          if (!(error instanceof BehindError)) throw error;
+          if (attempt === MAX_READ_ATTEMPTS) throw late(CHANGE_WORDS[name]);
+          await this.#renewIfBehind(id, part);
+        }
       }
     };
     if (name === "delete") return await this.#delete(id, part, () => change(0));
@@ -266,6 +277,7 @@ export class NatsLogs implements LogStore {
       before = newest;
       const { state } = newest.head;
       if (this.#heard.isBehind(id, state)) {
+        if (attempt === MAX_READ_ATTEMPTS - 1) throw late("read a log");
         await this.#renewIfBehind(id, part);
         continue;
       }
@@ -324,7 +336,10 @@ export class NatsLogs implements LogStore {
     for (let i = 0; i < CONFIRMATIONS; i++) {
       if (i > 0) await pause(this.#runtime, CONFIRM_MS);
       const newest = liveIn(await this.#streams.newestAtLeader(part));
-      if (newest === undefined || !this.#heard.isBehind(id, newest.head.state)) return;
+      if (newest === undefined || !this.#heard.isBehind(id, newest.head.state)) {
+        // The next read may still be late.
+        return await pause(this.#runtime, LATE_MS);
+      }
     }
     // What this node remembers may include the lost changes.
     this.#writer.forget(id);
