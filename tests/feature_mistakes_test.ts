@@ -43,8 +43,8 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     () => durableStreams({ maxStream: 1 } as object),
   "Cannot create durableStreams(): maxStreams must be a positive integer, received 0": () =>
     durableStreams({ maxStreams: 0 }),
-  "Cannot create durableStreams(): tail.ms must be a positive integer, received 0.5": () =>
-    durableStreams({ tail: { records: 1, ms: 0.5, bytes: 1 } }),
+  "Cannot create durableStreams(): tail.ms must be an integer from 1 to 3153600000000, received 0.5":
+    () => durableStreams({ tail: { records: 1, ms: 0.5, bytes: 1 } }),
   "Cannot create durableStreams(): keep.records must be of type number, received undefined": () =>
     durableStreams({ keep: { bytes: 1 } as never }),
   "Cannot create durableStreams(): cache must be one of private, public, received shared": () =>
