@@ -125,7 +125,7 @@ export function wholeAfter(
       ? producers
       : { ...producers, [producer.id]: [producer.epoch, producer.seq] },
     forks: fork === undefined || fork.isGone ? others : [...others, fork.name],
-    ...(chain !== undefined && { chain }),
+    chain,
   };
 }
 

@@ -341,7 +341,7 @@ export class NatsLogs implements LogStore {
         return await pause(this.#runtime, LATE_MS);
       }
     }
-    // What this node remembers may include the lost changes.
+    // The memory of this node may include the lost changes.
     this.#writer.forget(id);
     this.#rows.forget(part);
     await this.#writer.change<void>(id, part, 0, (state) => {
