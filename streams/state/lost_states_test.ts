@@ -103,6 +103,16 @@ Deno.test("A state that was deleted ends as gone, and is not created anew", asyn
   assertEquals([one.errors, two.errors], [[], []]);
 });
 
+Deno.test("A lost state is created anew with the initial rows of its handle", async () => {
+  await using one = start();
+  await using board = await one.states.open("board", { initial: { cards: { a: 0 } } });
+  const cards = board.collection("cards");
+  await cards.set("a", 1);
+  await one.lose("board");
+  await cards.set("b", 2);
+  assertEquals([...cards], [["a", 0], ["b", 2]]);
+});
+
 Deno.test("A write of a client to a state that is being created anew is made", async () => {
   await using one = start();
   await using board = await one.states.open("board");
