@@ -89,9 +89,9 @@ export interface LiveStateOptions<C extends Contract = Contract> {
    *   that server dies, another one goes on, and may call it again for the rows that were moved
    *   last. It must therefore leave a row as it is that has been moved.
    * - **Failures:** if it throws, rejects, does not settle within 10 seconds or the server's
-   *   `requestTimeoutMs`, or a row does not fit the contract, `onError` of the server receives the first error.
-   *   The next reader or writer starts another attempt, at the earliest after a pause of a second,
-   *   which doubles up to a minute.
+   *   `requestTimeoutMs`, or makes a row that does not fit the contract, `onError` of the server
+   *   receives the first error. The next reader or writer starts another attempt, at the earliest
+   *   after a pause of a second, which doubles up to a minute.
    *
    * By default, the rows stay as they are, with the new version.
    */
@@ -133,9 +133,9 @@ export interface OpenStateOptions<
    */
   readonly initial?: InitialStateRows<C, Id> | undefined;
   /**
-   * Creates the state anew, with its first rows, if the broker loses it, for example because it stores nothing and has
-   * restarted. With `false`, calls and loops of the handle then reject with the code `lost`. In both
-   * cases, `onError` of the server receives an error once.
+   * Creates the state anew, with its first rows, if the broker loses it, for example because it
+   * stores nothing and has restarted. With `false`, calls and loops of the handle then reject with
+   * the code `lost`. In both cases, `onError` of the server receives an error once.
    *
    * @default {true}
    */

@@ -185,7 +185,8 @@ Deno.test("A server without streams names their import when a client uses a stre
   );
   assertEquals(
     await rejected(async () => await (await client.state("board")).ready),
-    'There is no state "board": the server creates it by states.open("board") of liveState()',
+    'There is no state "board": call states.open("board") of liveState() on the server; ' +
+      "if its contract has states, the id must fit one of their patterns",
   );
   assertEquals(
     await rejected(() =>

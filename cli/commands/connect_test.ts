@@ -199,7 +199,8 @@ Deno.test("connect shows the rows of a state, and writes them", async () => {
       topic: "none",
       code: "not-found",
       message:
-        'There is no state "none": the server creates it by states.open("none") of liveState()',
+        'There is no state "none": call states.open("none") of liveState() on the server; ' +
+        "if its contract has states, the id must fit one of their patterns",
     },
     {
       type: "error",

@@ -418,14 +418,15 @@ function lost(id: string, cause: RequestError): RequestError {
 
 /** The error for a collection whose rows are stored in one contract, and ephemeral in another. */
 function contractChanged(id: string, name: string): RequestError {
-  const rule = `the contract has changed the kind of "${name}"; reload the page`;
-  return new RequestError("contract-changed", `Cannot read state ${JSON.stringify(id)}: ${rule}`);
+  const message = `Cannot read state "${id}": the contract has changed the kind of "${name}"; ` +
+    "reload the page";
+  return new RequestError("contract-changed", message);
 }
 
 function missing(id: string, cause: unknown): RequestError {
   const name = JSON.stringify(id);
-  const message =
-    `There is no state ${name}: the server creates it by states.open(${name}) of liveState()`;
+  const message = `There is no state ${name}: call states.open(${name}) of liveState() on the ` +
+    "server; if its contract has states, the id must fit one of their patterns";
   return new RequestError("not-found", message, { cause });
 }
 

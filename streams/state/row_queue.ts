@@ -300,7 +300,7 @@ export class Turn implements Disposable {
   async again(row: string, ...signals: readonly (AbortSignal | undefined)[]): Promise<void> {
     const { runtime, timeoutMs } = this.#queue.parts;
     const leftMs = this.#startMs + timeoutMs - runtime.monotonic();
-    if (leftMs <= 0) throw forNow(`others changed ${describeRows(row)} during each attempt`);
+    if (leftMs <= 0) throw forNow(`others changed the row ${describeRow(row)} during each attempt`);
     if (this.#attempts++ === 0) return;
     this.#pauses ??= new Backoff(runtime, PAUSES);
     const pauseMs = Math.min(this.#pauses.next()!, leftMs);
@@ -337,22 +337,19 @@ export function presentRow(
   return value === undefined ? undefined : { value: freezeRow(JSON.parse(value)), version };
 }
 
-function describeRows(row: string): string {
-  return `the row ${describeRow(row)}`;
-}
-
 /** The rejection of a write that may be made again later. */
 export function forNow(why: string, retryAfterMs: number = RETRY_MS): RequestError {
   return new RequestError("unavailable", `Cannot write state: ${why}`, { retryAfterMs });
 }
 
 function tooSlow({ rows: [row] }: Turn, timeoutMs: number): RequestError {
-  return forNow(`earlier writes of ${describeRows(row!)} took longer than ${timeoutMs} ms`);
+  return forNow(`earlier writes of the row ${describeRow(row!)} took longer than ${timeoutMs} ms`);
 }
 
 function nested(row: string): TypeError {
+  const name = describeRow(row);
   return new TypeError(
-    `Cannot update: the function that changes ${describeRows(row)} must not update it itself`,
+    `Cannot update: the function that changes the row ${name} must not update it itself`,
   );
 }
 
