@@ -198,8 +198,7 @@ Deno.test("connect shows the rows of a state, and writes them", async () => {
       type: "error",
       topic: "none",
       code: "not-found",
-      message:
-        'There is no state "none": call states.open("none") of liveState() on the server; ' +
+      message: 'There is no state "none": call states.open("none") of liveState() on the server; ' +
         "if its contract has states, the id must fit one of their patterns",
     },
     {
