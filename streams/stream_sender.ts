@@ -104,8 +104,9 @@ export interface SenderParts {
  *   complete, the code is `ended`; otherwise, it is `writer-lost`, the writer's own code, or
  *   `aborted`. Other codes are `not-found` before the first record, `gone` if the stream was
  *   deleted or replaced or the records were dropped, `damaged` if the broker has evicted a part of
- *   the stream or another program has changed it, `lost` if it has lost a keyed stream, `too-large` for a JSON record that does not
- *   fit into a message, and the temporary codes `too-many` and `unavailable`.
+ *   the stream or another program has changed it, `lost` if the broker has lost a keyed stream,
+ *   `too-large` for a JSON record that does not fit into a message, and the temporary codes
+ *   `too-many` and `unavailable`.
  */
 export class StreamSender {
   readonly #streams: StreamLogs;

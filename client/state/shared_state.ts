@@ -64,6 +64,13 @@ export interface ClientStateParts {
   readonly line: RetryLine;
 }
 
+/** A promise to settle. Pages may be compiled without the type `PromiseWithResolvers`. */
+export interface Pending {
+  readonly promise: Promise<void>;
+  readonly resolve: () => void;
+  readonly reject: (reason?: unknown) => void;
+}
+
 /** A handle of a state. */
 export interface StateHandle extends StateWriter {
   /** Ends the handle, because the state has ended. */
@@ -444,7 +451,7 @@ function isChanges(data: unknown): data is readonly VersionedRowMessage[] {
 }
 
 /** A promise to settle later, whose rejection the application may ignore. */
-export function pending(): PromiseWithResolvers<void> {
+export function pending(): Pending {
   const settling = Promise.withResolvers<void>();
   settling.promise.catch(() => {});
   return settling;

@@ -39,7 +39,7 @@ export interface ClientStateOptions {
   /**
    * Called before a write is sent if others changed its row after the write was made, for example
    * while this client was offline. It decides which value wins; `"theirs"` rejects the write with
-   * the code `conflict`. By default, the last write wins. It is not called about `insert`, `update`
+   * the code `conflict`. By default, the last write wins. It is not called for `insert`, `update`
    * and `expect`, nor in a client that may not read the row. It applies to the writes of this
    * handle, also if the client has other handles of the state.
    */
@@ -435,7 +435,8 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   }
 
   /**
-   * Writes a row that must not exist yet. If this client shows the row, the call rejects at once.
+   * Writes a row that must not exist yet. If this client shows the row, the call rejects
+   * immediately.
    *
    * @param key The key, of at most 1,024 bytes.
    * @param value Plain JSON, as for `set`.

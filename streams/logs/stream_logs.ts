@@ -238,8 +238,9 @@ export interface ReadStreamOptions {
   /** Maximum size of a page in bytes; a single record may be larger. */
   readonly maxBytes: number;
   /**
-   * The rows that a keyed stream shows before it exists. `follow` returns this page, and waits until someone
-   * creates the stream. If its `identity` is that of the page, the reader goes on after the page.
+   * The rows that a keyed stream shows before it exists. `follow` returns this page, and waits until
+   * someone creates the stream. If its `identity` is that of the page, the reader goes on after the
+   * page.
    */
   readonly unwritten?: StreamPage | undefined;
   /** Ends the wait for the broker, and for new records. */

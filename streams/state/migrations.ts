@@ -439,7 +439,7 @@ class Mark {
     }
   }
 
-  /** Lets other servers go on at once. */
+  /** Lets other servers go on immediately. */
   async release(): Promise<void> {
     try {
       await this.#append([], this.#next(""));

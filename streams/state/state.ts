@@ -151,9 +151,9 @@ export class State implements AsyncDisposable {
    * @returns The version of the changed rows, once this server's rows include them.
    * @throws {TypeError} If a value is not plain JSON, such as a `Date`; the message has its place.
    * @throws {RangeError} If there are more than 1,000 changes.
-   * @throws {RequestError} With the code `too-large` if the changes do not fit into a message, `full` if the state or the broker has no room, `gone` if
-   * the state was deleted, `damaged` if the broker has evicted a part of it, `ended` if its stream
-   * was closed, and `unknown-collection` or `invalid`
+   * @throws {RequestError} With the code `too-large` if the changes do not fit into a message, `full`
+   * if the state or the broker has no room, `gone` if the state was deleted, `damaged` if the broker
+   * has evicted a part of it, `ended` if its stream was closed, and `unknown-collection` or `invalid`
    * if a change does not fit the contract.
    * @throws {BrokerError} If the broker is unreachable. The changes may have taken effect.
    * @throws The signal's reason.
