@@ -115,6 +115,8 @@ interface Present {
   readonly identity: string | undefined;
   /** Rows by name; bounded by the transaction. */
   readonly rows: Map<string, LiveRow | undefined>;
+  /** This server's copy of the rows, which follows the broker. */
+  readonly copy: PresentRows;
 }
 
 /** Changes to decide about, with the present rows. */
@@ -407,7 +409,7 @@ export class ChangeGate {
   async #ask(
     id: string,
     steps: readonly ChangeStep[],
-    { identity, rows, source, append, probe, isNumbered, turn }: ChangesToDecide,
+    { identity, rows, copy, source, append, probe, isNumbered, turn }: ChangesToDecide,
   ): Promise<StreamAppended> {
     while (true) {
       const doubtful = steps.find((step) => !isPossible(step, rows));
@@ -436,6 +438,9 @@ export class ChangeGate {
       if (isOver) return result;
       for (const step of changed) step.decided = undefined;
       await turn.again(row);
+      if (copy.identity === identity && copy.version >= version) {
+        renew(steps, { rows, copy, conflict: row });
+      }
     }
   }
 
@@ -486,7 +491,7 @@ export class ChangeGate {
       const known = live.stored(type).get(key);
       return [name, presentRow(known, { rows: live, left: turn.left(name) })] as const;
     });
-    return { identity: live.identity, rows: new Map(rows) };
+    return { identity: live.identity, rows: new Map(rows), copy: live };
   }
 
   /** Decides about the changes that are not decided yet. */
@@ -583,6 +588,27 @@ function stepsOf(changes: readonly Change[]): ChangeStep[] {
     names.add(name);
     return { change, name, isFirst, decided: undefined };
   });
+}
+
+/**
+ * Reads the other rows of a transaction again after a conflict, which names only one. Otherwise, a
+ * transaction of rows that others changed together would meet as many conflicts as it has rows.
+ */
+function renew(
+  steps: readonly ChangeStep[],
+  { rows, copy, conflict }: Pick<Present, "copy" | "rows"> & { readonly conflict: string },
+): void {
+  const changed = new Set<string>();
+  for (const { name, isFirst, change: { type, key } } of steps) {
+    if (!isFirst || name === conflict) continue;
+    const { version = 0 } = rows.get(name) ?? {};
+    const row = copy.stored(type).get(key);
+    // An earlier conflict may have told a newer version than that of the copy.
+    if ((row?.version ?? 0) === version || copy.version < version) continue;
+    rows.set(name, row);
+    changed.add(name);
+  }
+  for (const step of steps) if (changed.has(step.name)) step.decided = undefined;
 }
 
 /** Leaves the rows of a transaction to the turns behind it. */

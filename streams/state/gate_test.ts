@@ -843,6 +843,50 @@ Deno.test("authorizeChange sees each row that its decision replaces, on two serv
   assertEquals(await one.rows("board:1", "cards"), { a: { title: "count", votes: 40 } });
 });
 
+Deno.test("authorizeChange decides about a transaction again at once, however many rows have changed", async () => {
+  const begun = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<void>();
+  const asked: unknown[] = [];
+  const authorizeChange = async ({ value, before }: RequestedChange) => {
+    asked.push(before);
+    if (value !== "late") return true;
+    begun.resolve();
+    await gate.promise;
+    return true;
+  };
+  const store = new FaultyStore();
+  const link = store.connect();
+  await using one = new Bench({ broker: link, authorizeChange });
+  await using two = new Bench({ broker: store.connect() });
+  await one.create("board:1");
+  const keys = Array.from({ length: 100 }, (_, i) => `${i}`);
+  /** Writes all rows, and the first one twice. */
+  const write = (bench: Bench, value: string) =>
+    bench.session("board:1", [...keys, "0"].map((key) => change("free", key, value)));
+  assertEquals((await write(one, "early")).code, "ok");
+  const late = write(one, "late");
+  await begun.promise;
+  assertEquals((await write(two, "theirs")).code, "ok");
+  assertEquals((await two.own("board:1", [change("free", "1")])).code, "ok");
+  await until(async () => (await one.rows("board:1", "free"))["1"] === undefined);
+  let appends = 0;
+  link.make("logs.append", (run) => {
+    appends++;
+    return run();
+  });
+  asked.length = 0;
+  gate.resolve();
+  assertEquals((await late).code, "ok");
+  assertEquals(
+    await two.rows("board:1", "free"),
+    Object.fromEntries(keys.map((key) => [key, "late"])),
+  );
+  // The first attempt begins before the conflict.
+  const again = asked.slice(-keys.length - 1).toSorted();
+  const theirs = Array<unknown>(keys.length - 1).fill("theirs");
+  assertEquals([appends, again], [2, ["late", ...theirs, undefined].toSorted()]);
+});
+
 Deno.test("a row of a client with a number beyond JSON is rejected, and no handler is blamed", async () => {
   const errors: unknown[] = [];
   await using bench = new Bench({ onError: (error) => void errors.push(error) });
