@@ -181,6 +181,8 @@ class RowView implements ReadonlyMap<string, unknown> {
     this.size = size;
     this.#places = places;
     this.#chunks = chunks;
+    // All readers share it.
+    Object.freeze(this);
   }
 
   /** Keeps libraries such as Vue from wrapping the view. */

@@ -1,4 +1,4 @@
-import { assertEquals, assertNotStrictEquals, assertStrictEquals } from "@std/assert";
+import { assertEquals, assertNotStrictEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { Random } from "../../tests/random.ts";
 import { Collections, difference, RowMap } from "./row_map.ts";
 
@@ -21,6 +21,9 @@ Deno.test("RowMap.view does not change, and stays the same map until a row chang
     undefined,
     true,
   ]);
+  assertThrows(() => Object.assign(view, { size: 0 }), TypeError);
+  assertThrows(() => Object.assign(view, { get: () => "mine" }), TypeError);
+  assertEquals([view.size, view.get("5")], [1_000, 5]);
   const now = rows.view;
   assertEquals([now.size, now.get("5"), now.get("more"), now.has("7")], [1_000, "new", 1, false]);
 });
