@@ -160,9 +160,10 @@ export class RowQueue {
     return this.#lines.get(row + id)?.left;
   }
 
-  /** Leaves a row to the writes that wait. */
+  /** Leaves a row to the writes that wait for it. */
   hand(turn: Turn, row: string, left: LeftRow): void {
-    if (!turn.isOver && this.isContended(turn)) this.#lines.get(row + turn.id)!.left = left;
+    const line = turn.isOver ? undefined : this.#lines.get(row + turn.id)!;
+    if (line !== undefined && line.turns.length > 1) line.left = left;
   }
 
   /** Returns true if other writes wait for a turn. */

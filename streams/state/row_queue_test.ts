@@ -212,6 +212,19 @@ Deno.test("Turn.hand() leaves a row only to the writes that wait", async () => {
   assertEquals(after.left(A), undefined);
 });
 
+Deno.test("Turn.hand() leaves each row of a transaction only to the writes that wait for this row", async () => {
+  using bench = new Bench();
+  const turn = await bench.queue.enter("board", [A, B]);
+  void bench.enter("a", [A]);
+  const left = { identity: "x", version: 7, value: "1" };
+  for (const row of [A, B]) turn.hand(row, left);
+  void bench.enter("b", [B]);
+  turn[Symbol.dispose]();
+  await turns();
+  assertEquals([bench.turns.get("a")!.left(A), bench.turns.get("b")!.left(B)], [left, undefined]);
+  await bench.leave("a", "b");
+});
+
 Deno.test("Turn.again() pauses longer each time, until the time is over", async () => {
   using bench = new Bench();
   using turn = await bench.queue.enter("board", [A]);
