@@ -6,6 +6,8 @@
  * - A write that was rejected took no effect, unless its outcome is unknown.
  * - A write that was resolved took effect once, and is replaced only by later ones.
  * - A transaction took effect completely.
+ * - A vote is counted once.
+ * - An insertion that was resolved replaced no row.
  *
  * @module
  */
@@ -22,12 +24,15 @@ import type { VersionedRowMessage } from "../session/wire/rows.ts";
 /** Writes of clients, by what they do. */
 export const WRITES = ["set", "update", "delete", "move"] as const;
 
+/** Writes for rows that many clients write at once: their rows don't grow. */
+export const CONTENDED_WRITES = ["vote", "set", "insert", "delete", "move"] as const;
+
 /** The collections that these writes change. */
-export const COLLECTIONS = ["items", "counters", "pairs"] as const;
+export const COLLECTIONS = ["items", "counters", "votes", "pairs"] as const;
 
 /** A write that a client makes. */
 export interface LedgerWrite {
-  readonly kind: typeof WRITES[number];
+  readonly kind: typeof WRITES[number] | typeof CONTENDED_WRITES[number];
   readonly key: string;
 }
 
@@ -37,7 +42,7 @@ export interface WritableState extends Pick<ClientState, "transaction"> {
   readonly status?: ClientState["status"];
   collection<T = unknown>(
     name: string,
-  ): Pick<ClientCollection<T>, "get" | "set" | "delete" | "update">;
+  ): Pick<ClientCollection<T>, "get" | "set" | "insert" | "delete" | "update">;
 }
 
 /** A row of the collection `counters`: how often it was updated, and by which writes. */
@@ -52,14 +57,32 @@ export interface ServerRow {
   readonly version: number;
 }
 
+/**
+ * A row of the collection `votes`: the number of votes in each slot. The number of a vote, modulo
+ * the number of slots, is its slot, so that a lost vote and a doubled one rarely cancel out.
+ */
+export type Votes = readonly number[];
+
+/** No votes. These rows exist before the first write. */
+export const NO_VOTES: Votes = Array.from({ length: 64 }, () => 0);
+
+/** The row of `items` or `pairs` that a test creates before the first write. */
+export const NO_ITEM = "";
+
 /** An empty counter. Counters exist before the first write. */
 export const NO_COUNT: Counter = { count: 0, by: [] };
 
 /** The rows of a write: collections and keys. */
 function rowsOf({ kind, key }: LedgerWrite): readonly (readonly [type: string, key: string])[] {
   if (kind === "move") return [["pairs", `${key}.left`], ["pairs", `${key}.right`]];
-  return [[kind === "update" ? "counters" : "items", key]];
+  return [[COLLECTION_OF[kind] ?? "items", key]];
 }
+
+/** The collections of writes that don't write `items`. */
+const COLLECTION_OF: Partial<Record<LedgerWrite["kind"], string>> = {
+  update: "counters",
+  vote: "votes",
+};
 
 interface Entry extends LedgerWrite {
   readonly id: string;
@@ -90,6 +113,17 @@ export class StateLedger {
     for (const { outcome } of this.#entries.values()) {
       const name = typeof outcome === "number" ? "done" : outcome ?? "waiting";
       counts[name] = (counts[name] ?? 0) + 1;
+    }
+    return counts;
+  }
+
+  /** Number of writes of open clients that were rejected without a condition, by kind and code. */
+  get refusals(): Readonly<Record<string, number>> {
+    const counts: Record<string, number> = {};
+    for (const { kind, outcome } of this.#entries.values()) {
+      if (!isRejected(outcome) || outcome === "closed") continue;
+      if (kind === "insert" && outcome === "conflict") continue;
+      counts[`${kind} ${outcome}`] = (counts[`${kind} ${outcome}`] ?? 0) + 1;
     }
     return counts;
   }
@@ -158,10 +192,10 @@ export class StateLedger {
       }
     }
     for (const [name, writes] of byRow) {
-      const fault = name.startsWith("counters/")
-        ? counterFault(rows.get(name), writes)
-        : rowFault(rows.get(name), writes);
-      if (fault !== undefined) faults.push(`${name}: ${fault}`);
+      const fault = FAULT_OF[writes[0]!.kind] ?? rowFault;
+      for (const text of [fault(rows.get(name), writes), insertFault(writes)]) {
+        if (text !== undefined) faults.push(`${name}: ${text}`);
+      }
     }
     for (const [name, { value }] of rows) {
       const other = name.replace(/left$/, "right");
@@ -201,6 +235,13 @@ function perform(state: WritableState, entry: Entry): Promise<number> {
       return state.collection("items").set(key, id);
     case "delete":
       return state.collection("items").delete(key);
+    case "insert":
+      return state.collection("items").insert(key, id);
+    case "vote":
+      return state.collection<Votes>("votes").update(
+        key,
+        (votes) => votes.with(slotOf(entry), votes[slotOf(entry)]! + 1),
+      );
     case "update":
       return state.collection<Counter>("counters").update(
         key,
@@ -216,6 +257,8 @@ function perform(state: WritableState, entry: Entry): Promise<number> {
 function codeOf(error: unknown): string {
   // A server cannot tell whether the store made a write.
   if (error instanceof BrokerError) return "unknown";
+  // The client was closed before it had sent the write.
+  if (error instanceof SessionClosedError) return "closed";
   if (error instanceof RequestError) return error.failure.code;
   return error instanceof Error ? error.name : `${error}`;
 }
@@ -226,8 +269,26 @@ function isRejected(outcome: Entry["outcome"]): boolean {
 
 /** The writes that a row shows. */
 function idsOf(collection: string, value: unknown): readonly string[] {
-  if (value === undefined) return [];
+  if (value === undefined || collection === "votes") return [];
   return collection === "counters" ? (value as Counter).by : [value as string];
+}
+
+function slotOf({ number }: Entry): number {
+  return number % NO_VOTES.length;
+}
+
+/** Each vote that took effect has to be counted once. */
+function voteFault(row: ServerRow | undefined, writes: readonly Entry[]): string | undefined {
+  if (row === undefined) return "is missing";
+  const bySlot = Map.groupBy(writes, slotOf);
+  for (const [slot, count] of (row.value as Votes).entries()) {
+    const votes = bySlot.get(slot) ?? [];
+    const done = votes.filter(({ outcome }) => typeof outcome === "number").length;
+    const unknown = votes.filter(({ outcome }) => outcome === "unknown").length;
+    if (count >= done && count <= done + unknown) continue;
+    return `counts ${count} in slot ${slot}, but ${done} are done, and ${unknown} are unknown`;
+  }
+  return undefined;
 }
 
 /** Each update that took effect has to be in the counter once. */
@@ -255,6 +316,7 @@ function rowFault(row: ServerRow | undefined, writes: readonly Entry[]): string 
       unknown.some(({ kind }) => kind === "delete");
     return isDeleted ? undefined : `is missing after ${last.id}, version ${last.outcome}`;
   }
+  if (row.value === NO_ITEM) return last && `still has the first row, after ${last.id}`;
   const writer = writes.find(({ id }) => id === row.value);
   if (writer === undefined) return `has ${row.value}, which no one wrote`;
   if (isRejected(writer.outcome)) return `has ${writer.id}, but ${writer.outcome}`;
@@ -268,6 +330,31 @@ function rowFault(row: ServerRow | undefined, writes: readonly Entry[]): string 
   }
   return undefined;
 }
+
+/** An insertion may not follow a write that left a row. */
+function insertFault(writes: readonly Entry[]): string | undefined {
+  if (writes.some(({ kind, outcome }) => kind === "delete" && outcome === "unknown")) {
+    return undefined;
+  }
+  const done = writes.filter(({ outcome }) =>
+    typeof outcome === "number"
+  ) as (Entry & { outcome: number })[];
+  const versions = [...Map.groupBy(done, ({ outcome }) => outcome)].sort(([a], [b]) => a - b);
+  for (const [i, [version, made]] of versions.entries()) {
+    const before = versions[i - 1]?.[1];
+    const one = made.find(({ kind }) => kind === "insert");
+    if (one === undefined || before === undefined) continue;
+    if (before.some(({ kind }) => kind === "delete")) continue;
+    return `${one.id} was inserted as version ${version}, after ${before[0]!.id}`;
+  }
+  return undefined;
+}
+
+/** Finds a fault of a row, by the kind of its writes; {@linkcode rowFault} does for other kinds. */
+const FAULT_OF: Partial<Record<LedgerWrite["kind"], typeof rowFault>> = {
+  update: counterFault,
+  vote: voteFault,
+};
 
 function nameOf(type: string, key: string): string {
   return `${type}/${key}`;
