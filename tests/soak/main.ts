@@ -11,12 +11,14 @@
  * parts that measure no time in parallel. The arguments `idle`, `stalled`, `churn`, `webtransport`,
  * `unread`, `networks`, `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `responses`,
  * `state`, `long`, `storm`, `handover` and `simulation` run only the named part, and `redis`,
- * `redis-aof`, `redis-snapshot` and `nats` run `chaos` only on that broker. In the parts `idle`,
+ * `redis-aof`, `redis-snapshot` and `nats` run `chaos` only on that broker. `--seconds=N` and
+ * `--broker=NAME` run `state` for so long on each broker, and only on that one. In the parts `idle`,
  * `stalled` and `churn`, the clients are raw sockets in this process, and the server is a separate
  * process.
  *
  * @module
  */
+import { parseArgs } from "node:util";
 import { Histogram } from "../../cli/load/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
 import { POLICIES } from "../../session/settings/call_checks.ts";
@@ -39,7 +41,16 @@ import { soakUnread } from "./unread.ts";
 import { soakWebTransport } from "./webtransport.ts";
 import { underWithheldCredit } from "../withheld_credit.ts";
 
-const isShort = Deno.args.includes("--short");
+const { values } = parseArgs({
+  args: Deno.args,
+  allowPositionals: true,
+  options: {
+    short: { type: "boolean", default: false },
+    seconds: { type: "string" },
+    broker: { type: "string" },
+  },
+});
+const isShort = values.short;
 
 /** Files that a process needs in addition to sockets. */
 const SPARE_FILES = 200;
@@ -406,7 +417,10 @@ const parts: Record<string, () => Promise<void>> = {
   long: () => soakLongStream(check, isShort),
   durable: () => soakDurable(check, isShort),
   responses: () => soakResponses(check, isShort),
-  state: () => soakState(check, isShort),
+  state: () => {
+    const totalMs = values.seconds === undefined ? undefined : Number(values.seconds) * 1_000;
+    return soakState(check, { isShort, totalMs, broker: values.broker });
+  },
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),
   simulation: () => soakSimulation(check, say, isShort),

@@ -1,8 +1,10 @@
 /**
  * Live state under failures. Clients write and read one state while nodes and the broker are
- * killed, nodes are suspended, and groups of clients are offline by turns. At the end, all clients
- * and nodes must have the same rows, and each write must have taken effect exactly as its outcome
- * says.
+ * killed, nodes are suspended, groups of clients are offline by turns, and clients are closed in
+ * the middle of their writes. Many writes go to a few rows: votes, rows that are dragged,
+ * insertions, deletions and transactions, with a check on the server that takes time. At the end,
+ * all clients and nodes must have the same rows, each write must have taken effect exactly as its
+ * outcome says, and no write without a condition may have been refused.
  *
  * @module
  */
@@ -11,9 +13,12 @@ import { Cable } from "../networks/cable.ts";
 import { lowPort } from "../networks/ports.ts";
 import { Random } from "../random.ts";
 import {
+  CONTENDED_WRITES,
   differences,
   type LedgerWrite,
   NO_COUNT,
+  NO_ITEM,
+  NO_VOTES,
   readRows,
   StateLedger,
   WRITES,
@@ -32,7 +37,10 @@ const GROUPS = 4;
 const BROKER_TURNS = 3;
 
 /** Share of the writes that go to a few keys, in percent, and the number of these keys. */
-const [HOT_SHARE, HOT_KEYS] = [10, 5];
+const [HOT_SHARE, HOT_KEYS] = [40, 5];
+
+/** A row that is dragged is set so often, with this pause. */
+const [DRAG_SETS, DRAG_PAUSE_MS] = [10, 50];
 
 /** The two rows of a pair. */
 const SIDES = ["left", "right"] as const;
@@ -69,16 +77,31 @@ const LONG: Sizes = {
   betweenNodesMs: 5_000,
 };
 
+/** Options of {@linkcode soakState}. */
+export interface StateSoakOptions {
+  /** True for a few clients and a short time. */
+  readonly isShort: boolean;
+  /** How long the test runs on each broker, instead of the default. */
+  readonly totalMs?: number | undefined;
+  /** The name of the only broker, instead of all. */
+  readonly broker?: string | undefined;
+}
+
 /**
  * Runs the test on each broker.
  *
  * @param check Receives the results.
- * @param isShort True for a few clients and a short time.
+ * @param options The size and the brokers.
  */
-export async function soakState(check: Check, isShort: boolean): Promise<void> {
+export async function soakState(
+  check: Check,
+  { isShort, totalMs, broker: only }: StateSoakOptions,
+): Promise<void> {
+  const sizes = isShort ? SHORT : LONG;
   for (const [name, start] of Object.entries(DURABLE_BROKERS)) {
+    if (name !== (only ?? name)) continue;
     await using broker = await start();
-    await run(name, check, { broker, sizes: isShort ? SHORT : LONG });
+    await run(name, check, { broker, sizes: { ...sizes, totalMs: totalMs ?? sizes.totalMs } });
   }
 }
 
@@ -88,16 +111,26 @@ async function run(
   { broker, sizes }: { readonly broker: DurableBroker; readonly sizes: Sizes },
 ): Promise<void> {
   await using fleet = await Fleet.start(broker, sizes);
-  const { killed } = await fleet.strike();
+  await fleet.strike();
   const faults = await fleet.settle();
-  const { outcomes } = fleet.ledger;
-  const counts = Object.entries(outcomes).map(([outcome, count]) => `${count} ${outcome}`);
+  const { outcomes, refusals } = fleet.ledger;
+  const figures =
+    `${sizes.clients} clients, ${fleet.rows} rows, ${counted(fleet.blows)}; writes: ` +
+    counted(outcomes);
   check(
     `state on ${name}: all clients and nodes have the rows that the outcomes of the writes imply`,
     faults.length === 0,
-    faults.slice(0, 5).join("; ") ||
-      `${sizes.clients} clients, ${fleet.rows} rows, ${killed} nodes killed, ${counts.join(", ")}`,
+    [...faults.slice(0, 5), figures].join("; "),
   );
+  check(
+    `state on ${name}: no write without a condition is refused`,
+    Object.keys(refusals).length === 0,
+    counted(refusals) || "none refused",
+  );
+}
+
+function counted(counts: Readonly<Record<string, number>>): string {
+  return Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
 }
 
 type Row = [collection: string, key: string, row: unknown];
@@ -113,6 +146,8 @@ class Fleet implements AsyncDisposable {
   readonly ledger = new StateLedger();
   /** Number of rows at the end. */
   rows = 0;
+  /** Number of failures so far, by kind. */
+  readonly blows: Record<string, number> = {};
   readonly #broker: DurableBroker;
   readonly #sizes: Sizes;
   readonly #ports: readonly number[];
@@ -135,18 +170,18 @@ class Fleet implements AsyncDisposable {
     for (const port of fleet.#ports) fleet.#nodes.push(await fleet.#startNode(port));
     for (let i = 0; i < GROUPS; i++) fleet.#cables.push(new Cable(fleet.#portOf(i)));
     const names = Array.from({ length: sizes.clients + 1 }, (_, i) => `client-${i}`);
-    await fleet.#join(names[0]!);
+    await fleet.#join(names[0]!, 0);
     await fleet.#create();
-    await Promise.all(names.slice(1).map((name) => fleet.#join(name)));
+    await Promise.all(names.slice(1).map((name, i) => fleet.#join(name, i + 1)));
     const [watcher, ...writers] = fleet.#members;
     void fleet.ledger.watch(watcher!.state);
-    for (const [i, member] of writers.entries()) void fleet.#write(member, new Random(i));
+    for (const member of writers) void fleet.#write(member);
     stack.move();
     return fleet;
   }
 
-  /** Suspends and kills nodes, and takes groups of clients offline, by turns. */
-  async strike(): Promise<{ readonly killed: number }> {
+  /** Suspends and kills nodes, closes clients, and takes groups of them offline, by turns. */
+  async strike(): Promise<void> {
     const { totalMs, betweenNodesMs } = this.#sizes;
     const end = Date.now() + totalMs;
     let killed = 0;
@@ -155,18 +190,25 @@ class Fleet implements AsyncDisposable {
       cable.port = 1;
       cable.cut();
       const frozen = this.#freeze(killed + 1);
-      await sleep(betweenNodesMs);
+      await sleep(betweenNodesMs / 2);
+      // Every fourth time, this client is offline and has writes that it has not sent.
+      const replacing = this.#replaceMember(1 + 2 * turn % this.#sizes.clients);
+      await sleep(betweenNodesMs / 2);
       frozen?.kill("SIGCONT");
       cable.port = this.#portOf(turn);
       const i = killed++ % this.#nodes.length;
       const [node, port] = [this.#nodes[i]!, this.#ports[i]!];
       node.kill("SIGKILL");
       await node.end();
+      this.#count("nodes killed");
       // The node starts once the broker replies.
-      if (turn % BROKER_TURNS === 1) await this.#broker.strike?.();
+      if (turn % BROKER_TURNS === 1 && this.#broker.strike !== undefined) {
+        await this.#broker.strike();
+        this.#count("brokers killed");
+      }
       this.#nodes[i] = await this.#startNode(port);
+      await replacing;
     }
-    return { killed };
   }
 
   /** Waits until all writes are settled, and returns the faults. */
@@ -223,6 +265,7 @@ class Fleet implements AsyncDisposable {
     if (this.#nodes.length === 1) return undefined;
     const node = this.#nodes[turn % this.#nodes.length]!;
     node.kill("SIGSTOP");
+    this.#count("nodes suspended");
     for (const cable of this.#cables) {
       if (cable.port !== this.#portOf(turn)) continue;
       cable.port = this.#portOf(turn + 1);
@@ -246,8 +289,9 @@ class Fleet implements AsyncDisposable {
     return node;
   }
 
-  async #join(name: string): Promise<void> {
-    const cable = this.#cables[this.#members.length % GROUPS]!;
+  /** Opens the state in a new client, which writes nothing yet. */
+  async #join(name: string, at: number): Promise<Member> {
+    const cable = this.#cables[at % GROUPS]!;
     const client = connect(`${cable.url}?user=${name}`, {
       transports: ["websocket"],
       backoff: { firstDelayMs: 100, maxDelayMs: 1_000 },
@@ -255,18 +299,36 @@ class Fleet implements AsyncDisposable {
     // Nodes are expected to fail.
     client.status.subscribe(() => {});
     const state = await client.state(ID);
-    this.#members.push({ name, client, state });
+    const member = this.#members[at] = { name, client, state };
     await state.ready;
+    return member;
   }
 
-  /** Creates all rows: half of them are items, and the others counters and pairs. */
+  /** Closes a client in the middle of its writes. Another one takes its place. */
+  async #replaceMember(at: number): Promise<void> {
+    const { name, client, state } = this.#members[at]!;
+    state[Symbol.dispose]();
+    await client.close();
+    this.#count("clients closed");
+    const member = await this.#join(`${name}'`, at);
+    void this.#write(member);
+  }
+
+  #count(blow: string): void {
+    this.blows[blow] = (this.blows[blow] ?? 0) + 1;
+  }
+
+  /** Creates all rows: half of them are items, and the others counters and pairs, and a few votes. */
   async #create(): Promise<void> {
     const [{ state }] = this.#members as [Member];
     const { items, counters, pairs } = this.#keys;
     const rows: Row[] = [
-      ...numbers(items).map((key): Row => ["items", key, ""]),
+      ...numbers(items).map((key): Row => ["items", key, NO_ITEM]),
       ...numbers(counters).map((key): Row => ["counters", key, NO_COUNT]),
-      ...numbers(pairs).flatMap((key) => SIDES.map((side): Row => ["pairs", `${key}.${side}`, ""])),
+      ...numbers(HOT_KEYS).map((key): Row => ["votes", key, NO_VOTES]),
+      ...numbers(pairs).flatMap((key) =>
+        SIDES.map((side): Row => ["pairs", `${key}.${side}`, NO_ITEM])
+      ),
     ];
     for (let i = 0; i < rows.length; i += CREATED_TOGETHER) {
       await state.transaction((to) => {
@@ -280,10 +342,17 @@ class Fleet implements AsyncDisposable {
     return { items: keys / 2, counters: 0.4 * keys, pairs: 0.05 * keys };
   }
 
-  /** Makes one write after the other, without waiting for their outcomes. */
-  async #write({ name, state }: Member, random: Random): Promise<void> {
-    while (!this.#stop.signal.aborted) {
-      void this.ledger.write(name, state, this.#draw(random));
+  /** Makes one write after the other, without waiting for their outcomes, until it is closed. */
+  async #write({ name, state }: Member): Promise<void> {
+    const random = new Random(Number.parseInt(name.slice("client-".length)));
+    while (!this.#stop.signal.aborted && !state.status.isEnded) {
+      const isHot = random.below(100) < HOT_SHARE;
+      const write = isHot ? drawHot(random) : this.#draw(random);
+      const times = isHot && write.kind === "set" ? DRAG_SETS : 1;
+      for (let i = 0; i < times && !state.status.isEnded; i++) {
+        void this.ledger.write(name, state, write);
+        if (i + 1 < times) await sleep(DRAG_PAUSE_MS);
+      }
       await sleep(random.below(2 * this.#sizes.betweenMs));
     }
   }
@@ -292,8 +361,7 @@ class Fleet implements AsyncDisposable {
     const kind = random.pick(WRITES);
     const { items, counters, pairs } = this.#keys;
     const count = kind === "update" ? counters : kind === "move" ? pairs : items;
-    const isHot = random.below(100) < HOT_SHARE;
-    return { kind, key: `${random.below(isHot ? HOT_KEYS : count)}` };
+    return { kind, key: `${random.below(count)}` };
   }
 
   #describe(): string {
@@ -301,6 +369,11 @@ class Fleet implements AsyncDisposable {
     const counts = Object.entries(statuses).map(([status, all]) => `${all.length} ${status}`);
     return `${this.ledger.waiting} writes wait, states: ${counts.join(", ")}`;
   }
+}
+
+/** A write to one of the rows that many write. */
+function drawHot(random: Random): LedgerWrite {
+  return { kind: random.pick(CONTENDED_WRITES), key: `${random.below(HOT_KEYS)}` };
 }
 
 function numbers(count: number): string[] {

@@ -18,6 +18,9 @@ export type NodeRows = Readonly<Record<string, readonly (readonly [key: string, 
 /** Pause between attempts to open the state, in milliseconds. */
 const RETRY_MS = 50;
 
+/** Time that the check of a change of a row takes, in milliseconds. */
+const CHECK_MS = 20;
+
 const [port, at, id] = Deno.args;
 const broker = await durableBroker(at!);
 const states = liveState();
@@ -29,6 +32,10 @@ serve({
   broker,
   authenticate: ({ request }) => new URL(request.url).searchParams.get("user") ?? guest,
   authorize: () => true,
+  authorizeChange: async ({ before }) => {
+    if (before !== undefined) await sleep(CHECK_MS);
+    return true;
+  },
   // Requests fail while the broker is down, and the clients retry them.
   onError() {},
   features: [states],
