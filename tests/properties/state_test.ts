@@ -5,7 +5,15 @@ import { BrokerError, type Client, type ClientState, type TransportName } from "
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterStore } from "../simulation/cluster/store.ts";
-import { differences, NO_COUNT, readRows, StateLedger, WRITES } from "../state_ledger.ts";
+import {
+  CONTENDED_WRITES,
+  differences,
+  NO_COUNT,
+  NO_VOTES,
+  readRows,
+  StateLedger,
+  WRITES,
+} from "../state_ledger.ts";
 import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
 import { faultyBroker, reach, untilReached } from "./stores.ts";
 import { type FaultName, FAULTS, faultsOf, planFaults } from "./faults.ts";
@@ -18,6 +26,8 @@ import type { State } from "../../streams/mod.ts";
 const ID = "board";
 
 const KEYS = ["a", "b", "c"] as const;
+
+const KINDS = [...new Set([...WRITES, ...CONTENDED_WRITES])];
 
 /** Time within which faults start, and their longest duration, in milliseconds. */
 const [WITHIN_MS, LASTS_MS] = [12_000, 15_000];
@@ -62,7 +72,7 @@ const stepsOf = fc.array(
   fc.oneof(
     stepOf("write", {
       who,
-      write: fc.record({ kind: fc.constantFrom(...WRITES), key: fc.constantFrom(...KEYS) }),
+      write: fc.record({ kind: fc.constantFrom(...KINDS), key: fc.constantFrom(...KEYS) }),
       waitMs,
     }, 20),
     stepOf("lend", {
@@ -73,7 +83,7 @@ const stepsOf = fc.array(
     }, 2),
     stepOf("write on a server", {
       node: fc.nat(1),
-      write: fc.record({ kind: fc.constantFrom(...WRITES), key: fc.constantFrom(...KEYS) }),
+      write: fc.record({ kind: fc.constantFrom(...KINDS), key: fc.constantFrom(...KEYS) }),
       waitMs,
     }, 4),
     stepOf("reopen", { who, waitMs }),
@@ -211,7 +221,10 @@ class Board {
     }
     const [near, far] = this.nodes.map(({ host }) => host);
     await this.nodes[0]!.state!.transaction((to) => {
-      for (const key of KEYS) to.set("counters", key, NO_COUNT);
+      for (const key of KEYS) {
+        to.set("counters", key, NO_COUNT);
+        to.set("votes", key, NO_VOTES);
+      }
     });
     for (const [i, verdict] of [...verdicts, undefined].entries()) {
       const host = this.world.host(`client-${i}`);
@@ -284,7 +297,9 @@ class Board {
     const all = [...this.#states, ...this.nodes.map(({ state }) => state!)];
     const isExpired = () => all.every((state) => state.collection("leases").size === 0);
     await world.until("rows that expire", isExpired, SETTLED_MS);
-    const rows = await world.inTime("the rows", readRows(this.#connected.at(-1)!, ID));
+    // The store may be away at first.
+    const reading = readRows(this.#connected.at(-1)!, ID);
+    const rows = await world.inTime("the rows", reading, SETTLED_MS);
     const differing = () =>
       all.flatMap((state, i) => differences(state, rows).map((text) => `state ${i}, ${text}`));
     // A client may need its heartbeat to notice that its connection is lost.
