@@ -139,7 +139,9 @@ export class StreamSender {
 
   async #send(reading: SessionReading): Promise<End | undefined> {
     try {
-      return await this.#read(reading);
+      let end: End | "again" | undefined;
+      do end = await this.#read(reading); while (end === "again");
+      return end;
     } catch (error) {
       if (isDamaged(error)) return { code: "damaged", reason: (error as Error).message };
       if (error instanceof RangeError) return { code: "not-found", reason: error.message };
@@ -153,8 +155,11 @@ export class StreamSender {
     }
   }
 
-  /** Reads until the stream ends or the reading is stopped. */
-  async #read(reading: SessionReading): Promise<End | undefined> {
+  /**
+   * Reads until the stream ends or the reading is stopped. Resolves to `again` if another writer has
+   * created the state before the session was told its first rows.
+   */
+  async #read(reading: SessionReading): Promise<End | "again" | undefined> {
     const { session, topic, signal, options, live } = reading;
     const id = topic.slice(STREAM_PREFIX.length);
     const found = await this.#streams.info(id);
@@ -191,6 +196,8 @@ export class StreamSender {
         const { value: page, done } = await pages.next(position);
         if (done) return undefined;
         if (page.kind !== "page") {
+          const isOther = page.kind === "missing" && !isStored && reading.standing === undefined;
+          if (isOther) return "again";
           const isLost = page.kind === "missing" && info.keyed !== undefined && isStored &&
             await this.#streams.wasLost(id, info);
           return isLost ? LOST : missing(page, this.#streams.goneReason(id));

@@ -194,6 +194,28 @@ Deno.test("readers of another server learn of a creation with one swap", async (
   assertEquals([seen, one.opened], [["", "x,y"], []]);
 });
 
+Deno.test("a state that another server creates during onOpen is read as it was created", async () => {
+  const store = new FaultyStore();
+  const [asked, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  await using one = new Node({ broker: store.connect() });
+  await using two = new Node({
+    broker: store.connect(),
+    onOpen: async () => {
+      asked.resolve();
+      await gate.promise;
+      return { columns: { z: { title: "Other" } } };
+    },
+  });
+  const far = await two.connect().state("board:1");
+  await asked.promise;
+  const near = await one.open();
+  await near.collection("cards").set("1", "a");
+  gate.resolve();
+  await far.ready;
+  assertEquals(rowsOf(far), { ...COLUMNS, cards: { 1: "a" } });
+  assertEquals(far.status.current, "live");
+});
+
 Deno.test("one call of onOpen serves all readers of a server", async () => {
   const gate = Promise.withResolvers<void>();
   await using node = new Node({
