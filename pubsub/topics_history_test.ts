@@ -35,12 +35,20 @@ Deno.test("Topics({ history }) rejects patterns that overlap, invalid bounds, an
     TypeError,
     'Cannot create topics: patterns "chat:{room}" and "chat:lobby" overlap',
   );
-  for (const bounds of [{ size: 0 }, { size: 1.5 }, { ttlMs: -1 }, { bytes: NaN }]) {
+  const positive = "a positive integer";
+  for (
+    const [bounds, rule] of [
+      [{ size: 0 }, positive],
+      [{ size: 1.5 }, positive],
+      [{ ttlMs: -1 }, "an integer from 1 to 3153600000000"],
+      [{ bytes: NaN }, positive],
+    ] as const
+  ) {
     const [name, value] = Object.entries(bounds)[0]!;
     assertThrows(
       () => new Topics({ history: { "a:{b}": bounds } }),
       RangeError,
-      `Cannot create topics: history["a:{b}"].${name} must be a positive integer, received ${value}`,
+      `Cannot create topics: history["a:{b}"].${name} must be ${rule}, received ${value}`,
     );
   }
   const broker = new FaultyStore().connect({ without: ["history"] });

@@ -36,6 +36,8 @@ interface Row {
 }
 
 const MAX_TIMER_MS = 2_147_483_647;
+/** A hundred years. */
+const MAX_TTL_MS = 100 * 365 * 86_400_000;
 const MAX_SAFE = Number.MAX_SAFE_INTEGER;
 
 /** Positive integers, with another upper limit. */
@@ -204,9 +206,8 @@ const TOKENS: readonly Row[] = [
 
 const REDIS: readonly Row[] = [
   { path: "prefix", fits: ["a", "a:b c"], type: ["", "{", "a}", "a{b}", 5, null] },
-  ...["maxWaiting", "maxWaitingBytes", "giveUpMs", "heartbeatMs", "rememberMs"].map((path) =>
-    whole(path)
-  ),
+  ...["maxWaiting", "maxWaitingBytes", "giveUpMs", "heartbeatMs"].map((path) => whole(path)),
+  whole("rememberMs", MAX_TTL_MS),
 ];
 
 const NATS: readonly Row[] = [
