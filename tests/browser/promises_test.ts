@@ -268,6 +268,7 @@ testInBrowsers(
 
 async function add(page: Page, text: string): Promise<void> {
   await page.bringToFront();
+  await page.waitForSelector("input:enabled");
   await page.type("input", text);
   await page.keyboard.press("Enter");
 }
