@@ -1,7 +1,6 @@
 /** Repeated attempts to change what other nodes change at the same time. */
-import type { Runtime } from "../../base/runtime.ts";
-import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
+import type { NatsLink } from "./link.ts";
 
 /** Time after which a change fails if other nodes are always first, in milliseconds. */
 const MAX_CONTENDED_MS = 30_000;
@@ -11,13 +10,13 @@ export const MAX_PAUSE_MS = 10;
 
 /** The attempts of one change. */
 export class ChangeAttempts {
-  readonly #runtime: Runtime;
+  readonly #link: NatsLink;
   readonly #endMs: number;
   #lost = 0;
 
-  constructor(runtime: Runtime) {
-    this.#runtime = runtime;
-    this.#endMs = runtime.monotonic() + MAX_CONTENDED_MS;
+  constructor(link: NatsLink) {
+    this.#link = link;
+    this.#endMs = link.runtime.monotonic() + MAX_CONTENDED_MS;
   }
 
   /**
@@ -27,12 +26,13 @@ export class ChangeAttempts {
    * @throws {BrokerError} If other nodes were first for too long.
    */
   async lost(what: string): Promise<void> {
-    if (this.#runtime.monotonic() > this.#endMs) {
+    const { runtime } = this.#link;
+    if (runtime.monotonic() > this.#endMs) {
       throw new BrokerError(
         `Cannot change ${what}: other nodes changed it first for ${MAX_CONTENDED_MS} ms`,
       );
     }
     this.#lost++;
-    await pause(this.#runtime, this.#runtime.random() * Math.min(MAX_PAUSE_MS, this.#lost));
+    await this.#link.pause(runtime.random() * Math.min(MAX_PAUSE_MS, this.#lost));
   }
 }

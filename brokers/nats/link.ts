@@ -240,6 +240,11 @@ export class NatsLink {
     if (this.#connection?.isClosed() === false) subscription?.unsubscribe();
   }
 
+  /** Waits until a time has passed, in milliseconds, or the link closes. */
+  async pause(ms: number): Promise<void> {
+    await pause(this.runtime, ms, this.#ended.signal);
+  }
+
   /** Returns a unique subject for replies. */
   inbox(): string {
     return createInbox(this.#inboxPrefix);
@@ -283,8 +288,7 @@ export class NatsLink {
   async #connect(
     { connect: open = connectNats, ...options }: NewConnection,
   ): Promise<NatsConnection | undefined> {
-    const { signal } = this.#ended;
-    while (!signal.aborted) {
+    while (!this.#ended.signal.aborted) {
       try {
         const { authenticator } = options;
         return await open({
@@ -304,7 +308,7 @@ export class NatsLink {
         });
       } catch (error) {
         this.life.lastError = error;
-        await pause(this.runtime, RETRY_MS * (1 + this.runtime.random()), signal);
+        await this.pause(RETRY_MS * (1 + this.runtime.random()));
       }
     }
     return undefined;

@@ -202,7 +202,7 @@ export class NatsStore implements BrokerStore {
   }
 
   async #write(bucket: KV, key: string, batch: readonly WaitingChange[]): Promise<unknown[]> {
-    const attempts = new ChangeAttempts(this.#link.runtime);
+    const attempts = new ChangeAttempts(this.#link);
     while (true) {
       const { row, revision } = await this.#get(bucket, key);
       let next = row;

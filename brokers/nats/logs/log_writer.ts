@@ -1,6 +1,5 @@
 /** Changes of logs, serialized across all nodes. */
 import { BrokerError } from "../../../errors.ts";
-import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { NatsClock } from "../clock.ts";
 import { ChangeAttempts, MAX_PAUSE_MS } from "../contention.ts";
@@ -156,6 +155,7 @@ interface Applied {
  * combined in one message.
  */
 export class LogWriter {
+  readonly #link: NatsLink;
   readonly #runtime: Runtime;
   readonly #clock: NatsClock;
   readonly #streams: LogStreams;
@@ -170,15 +170,16 @@ export class LogWriter {
   readonly #cleanUps = new Set<Promise<void>>();
 
   constructor(
-    { runtime, clock }: Pick<NatsLink, "runtime" | "clock">,
+    link: NatsLink,
     streams: LogStreams,
     reader: LogReader,
     due: DueIndex,
     rows: RowCache,
     outbox: BrokerOutbox,
   ) {
-    this.#runtime = runtime;
-    this.#clock = clock;
+    this.#link = link;
+    this.#runtime = link.runtime;
+    this.#clock = link.clock;
     this.#streams = streams;
     this.#reader = reader;
     this.#due = due;
@@ -255,7 +256,7 @@ export class LogWriter {
   ): Promise<readonly (() => void)[]> {
     await this.#streams.open();
     let { turnStartMs, lastConflictMs } = await this.#yieldTurn(this.#lookUp(id));
-    const attempts = new ChangeAttempts(this.#runtime);
+    const attempts = new ChangeAttempts(this.#link);
     while (true) {
       const known = this.#lookUp(id);
       let cached = known ?? this.#cachedFrom(await this.#streams.newest(part));
@@ -297,7 +298,7 @@ export class LogWriter {
     if (nowMs - turnStartMs < (nowMs - lastConflictMs < SHARED_MS ? SHARED_TURN_MS : TURN_MS)) {
       return { turnStartMs, lastConflictMs };
     }
-    await pause(this.#runtime, GAP_MS);
+    await this.#link.pause(GAP_MS);
     return { turnStartMs: this.#runtime.monotonic(), lastConflictMs };
   }
 

@@ -2,10 +2,8 @@
 import { abortable } from "@std/async/abortable";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
-import { pause } from "../../../base/wait.ts";
 import { DamageError } from "../../../pubsub/broker/damage.ts";
 import { BrokerError } from "../../../errors.ts";
-import type { BrokerLife } from "../../../pubsub/broker/life.ts";
 import { BrokerOutbox, type WaitingBudget } from "../../../pubsub/broker/queue.ts";
 import {
   CHANGE_WORDS,
@@ -89,7 +87,7 @@ interface Count {
 
 /** The logs of one broker. All logs are in one JetStream stream, and each change is one message. */
 export class NatsLogs implements LogStore {
-  readonly #life: BrokerLife;
+  readonly #link: NatsLink;
   readonly #runtime: Runtime;
   readonly #clock: NatsClock;
   readonly #streams: LogStreams;
@@ -107,8 +105,8 @@ export class NatsLogs implements LogStore {
   };
 
   constructor(link: NatsLink, names: NatsNames, settings: NatsSettings, budget: WaitingBudget) {
-    const { life, runtime, clock } = link;
-    this.#life = life;
+    const { runtime, clock } = link;
+    this.#link = link;
     this.#runtime = runtime;
     this.#clock = clock;
     this.#streams = new LogStreams(link, names.logs, settings);
@@ -116,7 +114,7 @@ export class NatsLogs implements LogStore {
     this.#due = new DueIndex(clock, this.#streams);
     // A change has its own time limits, so the outbox drops none.
     const outbox = new BrokerOutbox({ ...settings, broker: "NATS", giveUpMs: undefined, budget });
-    this.#rows = new RowCache(runtime, this.#streams);
+    this.#rows = new RowCache(link, this.#streams);
     this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, this.#rows, outbox);
   }
 
@@ -191,7 +189,7 @@ export class NatsLogs implements LogStore {
   }
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
-    this.#life.checkCall("list logs");
+    this.#link.life.checkCall("list logs");
     return await this.#due.list(limit);
   }
 
@@ -199,7 +197,7 @@ export class NatsLogs implements LogStore {
     kind: OwnedKind,
     options: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<RetainedLogs> {
-    this.#life.checkCall("list logs");
+    this.#link.life.checkCall("list logs");
     return await this.#streams.list(kind, options);
   }
 
@@ -272,7 +270,7 @@ export class NatsLogs implements LogStore {
       if (newest === undefined) return undefined;
       if (before !== undefined) {
         isChanging ||= newest.seq !== before.seq;
-        if (!isChanging) await pause(this.#runtime, RETRY_MS * attempt ** 3);
+        if (!isChanging) await this.#link.pause(RETRY_MS * attempt ** 3);
       }
       before = newest;
       const { state } = newest.head;
@@ -334,11 +332,11 @@ export class NatsLogs implements LogStore {
 
   async #renewLost(id: string, part: string): Promise<void> {
     for (let i = 0; i < CONFIRMATIONS; i++) {
-      if (i > 0) await pause(this.#runtime, CONFIRM_MS);
+      if (i > 0) await this.#link.pause(CONFIRM_MS);
       const newest = liveIn(await this.#streams.newestAtLeader(part));
       if (newest === undefined || !this.#heard.isBehind(id, newest.head.state)) {
         // The next read may still be late.
-        return await pause(this.#runtime, LATE_MS);
+        return await this.#link.pause(LATE_MS);
       }
     }
     // The memory of this node may include the lost changes.
@@ -397,7 +395,7 @@ export class NatsLogs implements LogStore {
 
   /** Returns a log's part of a subject. */
   #check(what: string, id: string): string {
-    this.#life.checkCall(what);
+    this.#link.life.checkCall(what);
     return subjectPart(id);
   }
 }

@@ -1,6 +1,5 @@
 /** The rows of the keyed logs that this node uses. */
-import type { Runtime } from "../../../base/runtime.ts";
-import { pause } from "../../../base/wait.ts";
+import type { NatsLink } from "../link.ts";
 import { areOfOneLog, isKept, liveIn, type LiveMessage } from "./format.ts";
 import { MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
 import { LogRows } from "./log_rows.ts";
@@ -35,14 +34,14 @@ interface Cached {
 
 /** Rows by log. A log's rows are brought up to date before each use. */
 export class RowCache {
-  readonly #runtime: Runtime;
+  readonly #link: NatsLink;
   readonly #streams: LogStreams;
   /** By the part of the subject, the log used last at the end. */
   readonly #logs = new Map<string, Cached>();
   #bytes = 0;
 
-  constructor(runtime: Runtime, streams: LogStreams) {
-    this.#runtime = runtime;
+  constructor(link: NatsLink, streams: LogStreams) {
+    this.#link = link;
     this.#streams = streams;
   }
 
@@ -98,7 +97,7 @@ export class RowCache {
       cached.rows = new LogRows();
       if (await this.#follow(cached.rows, part, newest)) return cached.rows;
       cached.rows = new LogRows();
-      await pause(this.#runtime, RETRY_MS * attempt ** 3);
+      await this.#link.pause(RETRY_MS * attempt ** 3);
       newest = liveIn(await this.#streams.newest(part));
       if (newest?.head.state.keyed === undefined) return undefined;
     }
@@ -137,7 +136,7 @@ export class RowCache {
       const { era } = this.#streams;
       cached = { era, rows: new LogRows(), turn: Promise.resolve(), bytes: 0, usedMs: 0 };
     }
-    cached.usedMs = this.#runtime.monotonic();
+    cached.usedMs = this.#link.runtime.monotonic();
     this.#logs.delete(part);
     this.#logs.set(part, cached);
     return cached;
@@ -147,7 +146,7 @@ export class RowCache {
     if (this.#logs.get(part) !== cached) return;
     this.#bytes += cached.rows.cost - cached.bytes;
     cached.bytes = cached.rows.cost;
-    const idleSince = this.#runtime.monotonic() - IDLE_MS;
+    const idleSince = this.#link.runtime.monotonic() - IDLE_MS;
     for (const [oldest, { usedMs }] of this.#logs) {
       const isOver = this.#bytes > MAX_CACHE_BYTES || this.#logs.size > MAX_CACHED_LOGS;
       if (oldest === part || !isOver && usedMs > idleSince) break;
