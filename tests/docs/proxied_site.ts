@@ -331,6 +331,19 @@ export class ProxiedSite implements AsyncDisposable {
     }
   }
 
+  /** Stops the proxy, which has then written its logs. */
+  async endProxy(): Promise<void> {
+    await this.#proxy!.end("SIGTERM");
+  }
+
+  /** Everything that the proxy has logged. */
+  async logs(): Promise<string> {
+    const files = await Array.fromAsync(Deno.readDir(this.folder), ({ name }) => name);
+    const texts = files.filter((name) => name.endsWith(".log"))
+      .map((name) => Deno.readTextFile(`${this.folder}/${name}`));
+    return [...await Promise.all(texts), ...this.#proxy!.lines, this.#proxy!.errors].join("\n");
+  }
+
   get proxyPid(): number {
     return this.#proxy!.child.pid;
   }

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async/delay";
 import type { connect, dial } from "../../client.ts";
 import { isRedisMissing } from "../brokers/redis_server.ts";
@@ -25,7 +25,7 @@ const PROXIES: readonly ProxyKind[] = [
     file: "nginx.conf",
     adapt: (text, { folder }) =>
       text.replace("/run/nginx.pid", `${folder}/nginx.pid`)
-        .replace("http {", "http {\n  access_log off;"),
+        .replaceAll("/var/log/nginx/", `${folder}/`),
     check: (path, folder) => ["-t", "-c", path, "-e", `${folder}/error.log`],
     run: (path, folder) => ["-c", path, "-e", `${folder}/error.log`, "-g", "daemon off;"],
     async reload(site) {
@@ -136,6 +136,43 @@ for (const kind of PROXIES) {
       await speaker.say(61, 70);
       await assertHeard(watchers, 70);
       for (const watcher of watchers) assertEquals((await watcher.who()).node, one);
+    },
+  });
+
+  Deno.test({
+    name: `${program} logs no token, ticket or secret, even if both nodes are dead`,
+    ignore,
+    async fn() {
+      await using site = await ProxiedSite.start(kind);
+      const request = async (path: string, headers: readonly string[] = []) => {
+        const given = [
+          ...headers,
+          "authorization: Bearer leaked",
+          "cookie: token=leaked",
+          "referer: https://localhost/?token=leaked",
+          "skein-secret: leaked",
+        ];
+        return await site.run("curl", [
+          ...["-sk", "--http1.1", "-o", `${site.folder}/body`, "-w", "%{http_code}"],
+          ...given.flatMap((header) => ["-H", header]),
+          `${site.url}${path}?protocol=skein.1&token=leaked&ticket=leaked`,
+        ]);
+      };
+      assertEquals(await request("/served"), "200");
+      // The node rejects the version, so that the request ends.
+      const upgrade = [
+        "connection: upgrade",
+        "upgrade: websocket",
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        "sec-websocket-version: 12",
+      ];
+      assertEquals(await request("/upgrade", upgrade), "426");
+      for (const node of site.nodes) await site.endNode(node, "SIGKILL");
+      assertMatch(await request("/failed"), /^50\d$/);
+      await site.endProxy();
+      const logs = await site.logs();
+      for (const path of ["/served", "/upgrade", "/failed"]) assertStringIncludes(logs, path);
+      assert(!logs.includes("leaked"), logs);
     },
   });
 
