@@ -79,6 +79,7 @@ const FINAL: ReadonlySet<MoqErrorName> = new Set(["unauthorized", "unsupportedVe
 /** Reasons for a temporary end of an announce stream. */
 const PASSING: ReadonlySet<MoqErrorName> = new Set([
   "internal",
+  "sessionLimit",
   "cancelled",
   "timeout",
   "sessionClosed",

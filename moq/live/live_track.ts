@@ -336,7 +336,7 @@ export class LiveTrack implements AsyncDisposable {
     const { maxSubscribers } = this.#limits;
     if (this.#subscribers.size >= maxSubscribers) {
       const message = `Cannot subscribe: there are ${maxSubscribers} subscribers already`;
-      throw new MoqError("subscribe", "internal", message);
+      throw new MoqError("subscribe", "relayLimit", message);
     }
     if (track.signal.aborted) return;
     const subscriber = new LiveSubscriber(this.#runtime, track, this.#limits);

@@ -244,7 +244,7 @@ Deno.test("LiveTrack.serve() rejects subscribers beyond its limit, and accepts o
   await until(() => live.subscribers + ends.length === 3);
   assertEquals(live.subscribers, 2);
   const error = await assertRejects(() => tracks[2]!.nextGroup(), MoqError);
-  assertEquals([error.scope, error.reason], ["subscribe", "internal"]);
+  assertEquals([error.scope, error.reason], ["subscribe", "relayLimit"]);
   tracks[0]!.close();
   await until(() => live.subscribers === 1);
   const later = await pair.client.subscribe("/live", "x");

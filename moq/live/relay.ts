@@ -636,8 +636,13 @@ export class MoqRelay implements AsyncDisposable {
     if (reason === "anonymous" && this.#onError === undefined) {
       this.#console.tell("anonymous", message);
     }
-    const name = reason === "anonymous" ? "bannedPrefix" : "internal";
-    this.#report(new MoqError("announce", name, message));
+    const name = {
+      anonymous: "bannedPrefix",
+      share: "sessionLimit",
+      address: "addressLimit",
+      full: "relayLimit",
+    } as const;
+    this.#report(new MoqError("announce", name[limit], message));
   }
 
   #updateNotice(peer: RelayPeer): void {

@@ -100,10 +100,10 @@ export class RelayCapacity {
    * ended. The slot is counted against the address of the first subscriber.
    *
    * @param session The first subscriber.
-   * @returns The slot; `undefined` if too many tracks have subscribers, in total or for the
-   * address.
+   * @returns The slot, or the reason why there is none: too many tracks have subscribers, in total
+   * or for the address.
    */
-  takeTrack(session: SubscriberSession): Slot | undefined {
+  takeTrack(session: SubscriberSession): Slot | "addressLimit" | "relayLimit" {
     if (this.tracks >= this.#bounds.maxTracks) {
       for (const track of this.#idle) {
         this.#idle.delete(track);
@@ -111,7 +111,8 @@ export class RelayCapacity {
       }
     }
     const slot = this.#tracks.tryTake(this.#accountOf(session));
-    return typeof slot === "string" ? undefined : slot;
+    if (typeof slot !== "string") return slot;
+    return slot === "server" ? "relayLimit" : "addressLimit";
   }
 
   /** The account of a slot; `NOBODY` for a peer that may represent many clients. */

@@ -8,7 +8,7 @@ import type { MoqSessionOptions } from "../session/session.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import { type MoqPublication, TrackMux } from "../track/mux.ts";
 import type { TrackReader } from "../track/track_reader.ts";
-import { MoqError } from "../wire/errors.ts";
+import { LIMIT_CODES, MoqError } from "../wire/errors.ts";
 import type { MoqRelay, MoqRelayOptions } from "./relay.ts";
 
 /** A session of one client, with the share that `authorize` grants it. */
@@ -275,7 +275,9 @@ Deno.test("MoqRelay relays an honest publisher next to sessions that announce up
 /** A step of a client on one track. */
 interface TrackStep extends Joining {
   readonly subscribes?: string;
+  /** Tracks that the relay rejects, and the limit that it names. */
   readonly isRejected?: string;
+  readonly limit?: "sessionLimit" | "addressLimit" | "relayLimit";
   /** Closes one subscription of the track. */
   readonly closes?: string;
 }
@@ -294,7 +296,8 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
     options: { maxTracks: 1 },
     steps: [
       { by: "ada", subscribes: "one" },
-      { by: "ada", isRejected: "two" },
+      { by: "bob", isRejected: "two", limit: "relayLimit" },
+      { by: "ada", isRejected: "two", limit: "sessionLimit" },
     ],
     tracks: "one",
   },
@@ -302,13 +305,13 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
     options: { maxTracks: 100, lingerMs: HOUR_MS },
     steps: [
       { by: "ada", subscribes: "one one two" },
-      { by: "ada", isRejected: "three" },
+      { by: "ada", isRejected: "three", limit: "sessionLimit" },
       // The other subscription of the track still holds the slot.
       { by: "ada", closes: "one" },
-      { by: "ada", isRejected: "four" },
+      { by: "ada", isRejected: "four", limit: "sessionLimit" },
       { by: "ada", closes: "one" },
       { by: "ada", subscribes: "four" },
-      { by: "ada", isRejected: "five" },
+      { by: "ada", isRejected: "five", limit: "sessionLimit" },
       { by: "bob", subscribes: "three" },
       { by: "relay", share: 1, subscribes: "1 2 3 4 5 6 7 8 9 10" },
     ],
@@ -320,8 +323,8 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
       { by: "ada", from: "192.0.2.1", subscribes: "one" },
       { by: "bob", from: "::ffff:192.0.2.1", subscribes: "two" },
       { by: "ada", subscribes: "three" },
-      { by: "ada", isRejected: "four" },
-      { by: "bob", isRejected: "five" },
+      { by: "ada", isRejected: "four", limit: "addressLimit" },
+      { by: "bob", isRejected: "five", limit: "addressLimit" },
       // A track that the relay already has uses no slot.
       { by: "cleo", from: "192.0.2.1", subscribes: "one" },
       { by: "dan", from: "192.0.2.2", subscribes: "four" },
@@ -335,7 +338,7 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
       { by: "ada", subscribes: "old used" },
       { by: "ada", closes: "old" },
       { by: "ada", subscribes: "new" },
-      { by: "ada", isRejected: "more" },
+      { by: "bob", isRejected: "more", limit: "relayLimit" },
     ],
     tracks: "used new",
   },
@@ -368,7 +371,8 @@ for (const [title, { options, steps, tracks }] of Object.entries(TRACKS)) {
       for (const name of words(step.isRejected)) {
         const { ready } = await client.subscribe("/live", name);
         const error = await assertRejects(() => ready, MoqError, undefined, name);
-        assertEquals(error.reason, "internal");
+        const code = LIMIT_CODES[step.limit!];
+        assertEquals([error.reason, error.moqCode], [step.limit, code], error.message);
       }
       for (const name of words(step.closes)) {
         const at = open.findIndex((track) => track.name === name);
@@ -434,7 +438,7 @@ Deno.test("MoqRelay forwards as many concurrent fetches as its limit allows, and
   const response = rejected.readFrame().catch((error) => error);
   await until(() => asked > 2 || rejected.isEnded);
   gate.resolve();
-  assertEquals((await response as MoqError).reason, "notFound");
+  assertEquals((await response as MoqError).reason, "relayLimit");
   for (const group of held) assertEquals(await frames(group), ["one"]);
   for (let round = 0; round < 4; round++) {
     await turns(20);

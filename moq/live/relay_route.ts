@@ -141,13 +141,13 @@ export class RelayRoute implements TrackServer {
     if (relayed === undefined && source === undefined) return track.closeWithError("notFound");
     const count = relayed?.watchers.get(session) ?? 0;
     if (count === 0 && !this.#link.capacity.takeShare(session)) {
-      return track.closeWithError("internal");
+      return track.closeWithError("sessionLimit");
     }
     if (relayed === undefined) {
       const slot = this.#link.capacity.takeTrack(session);
-      if (slot === undefined) {
+      if (typeof slot === "string") {
         this.#link.capacity.giveShare(session);
-        return track.closeWithError("internal");
+        return track.closeWithError(slot);
       }
       relayed = this.#trackOf(name, source!, slot);
     }
@@ -171,15 +171,16 @@ export class RelayRoute implements TrackServer {
     const live = this.#tracks.get(name)?.live;
     if (live?.hasCached(sequence)) return await live.serveFetch(request, group);
     const session = this.#active?.session;
-    if (
-      session === undefined || !VERSIONS[session.version].requests ||
-      !this.#link.capacity.takeFetch()
-    ) {
+    if (session === undefined || !VERSIONS[session.version].requests) {
       throw new MoqError(
         "fetch",
         "notFound",
         `Cannot fetch: group ${sequence} is not in the cache`,
       );
+    }
+    if (!this.#link.capacity.takeFetch()) {
+      const message = `Cannot fetch group ${sequence}: too many fetches are running`;
+      throw new MoqError("fetch", "relayLimit", message);
     }
     try {
       const reader = await session.fetch(this.path, name, { group: sequence, priority, signal });

@@ -201,7 +201,7 @@ export class RelayTrack {
   #sourceFailed({ source }: Upstream, error: unknown): void {
     this.#failed.add(source);
     const next = this.#link.next(this.#failed);
-    if (next === undefined) return this.end(error instanceof MoqError ? error.reason : "internal");
+    if (next === undefined) return this.end(reasonOf(error));
     this.#source = next;
     this.#resume();
   }
@@ -247,6 +247,13 @@ export class RelayTrack {
     this.#asked = demand;
     this.#upstream?.reader?.update(demand).catch(() => {}); // `nextGroup` rejects, too.
   }
+}
+
+/** The reason for the subscribers: a limit of the source limits this relay, not one of them. */
+function reasonOf(error: unknown): MoqErrorName {
+  if (!(error instanceof MoqError)) return "internal";
+  const isLimit = error.reason === "sessionLimit" || error.reason === "addressLimit";
+  return isLimit ? "relayLimit" : error.reason;
 }
 
 function leave({ controller, groups }: Upstream): void {

@@ -106,7 +106,7 @@ for (const version of VERSIONS_BY_HAND) {
     const silent = [];
     for (let at = 0; at < 8; at++) silent.push(await peer.ask(""));
     await turns();
-    assertEquals(await (await peer.ask("")).rest(), { hex: "", reset: 0 });
+    assertEquals(await (await peer.ask("")).rest(), { hex: "", reset: 4291 });
     silent[0]!.reset(0);
     await turns();
     await assertResponds(peer, version);

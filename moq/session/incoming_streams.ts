@@ -66,7 +66,9 @@ export class MoqIncomingStreams {
     const exchange = new Exchange(stream);
     const reject = () => exchange.abort(codeOf(context, "subscribe", "internal"));
     // A stream without a type may become a request or a subscription, so both limits add up.
-    if (this.#silent >= maxRequests + maxSubscriptions) return reject();
+    if (this.#silent >= maxRequests + maxSubscriptions) {
+      return exchange.abort(codeOf(context, "subscribe", "sessionLimit"));
+    }
     this.#silent++;
     let type: number | undefined;
     try {

@@ -182,7 +182,7 @@ export class PeerReports {
   /** Serves a probe of the peer until the peer leaves. */
   async serve(exchange: Exchange): Promise<void> {
     if (this.#probes.size >= MAX_PROBES) {
-      return exchange.abort(codeOf(this.#context, "probe", "internal"));
+      return exchange.abort(codeOf(this.#context, "probe", "sessionLimit"));
     }
     this.#probes.add(exchange);
     this.#monitor?.start();

@@ -261,7 +261,7 @@ export class Publisher {
     serve: () => Promise<void>,
   ): Promise<void> {
     if (this.#requests >= this.#context.limits.maxRequests) {
-      return exchange.abort(codeOf(this.#context, scope, "internal"));
+      return exchange.abort(codeOf(this.#context, scope, "sessionLimit"));
     }
     this.#requests++;
     try {

@@ -96,6 +96,12 @@ export type MoqErrorName =
   | "frameTooLarge"
   /** A timestamp is out of range. */
   | "timestampMismatch"
+  /** The session uses as much as the peer grants one session. */
+  | "sessionLimit"
+  /** The sessions of the network address use as much as the peer grants one address. */
+  | "addressLimit"
+  /** The relay, or the track, is full. */
+  | "relayLimit"
   /** The code is in no table. */
   | "unknown";
 
@@ -177,6 +183,16 @@ export const MOQ_LITE_STREAM_CODES = {
   timestampMismatch: 0x39,
 } as const satisfies CodeTable;
 
+/**
+ * Skein's codes of all streams in both families: 429 as in HTTP, then a digit for the level.
+ * moq-lite leaves codes of 64 and above to applications, and gomoqt's tables end before them.
+ */
+export const LIMIT_CODES = {
+  sessionLimit: 4291,
+  addressLimit: 4292,
+  relayLimit: 4293,
+} as const satisfies CodeTable;
+
 /** The JavaScript of moq-rs closes a session with this code after a protocol violation. */
 const OLD_PROTOCOL_VIOLATION = 0xf;
 
@@ -232,6 +248,7 @@ export function moqErrorCode(
   name: MoqErrorName,
   family: "gomoqt" | "moq-lite",
 ): number {
+  if (scope !== "session" && isLimit(name)) return LIMIT_CODES[name];
   const table = tableOf(scope, family);
   const similar = (family === "moq-lite" ? IN_MOQ_LITE : IN_GOMOQT)[name];
   return table[name] ?? (similar === undefined ? undefined : table[similar]) ?? table.internal!;
@@ -262,8 +279,13 @@ export function moqErrorName(
   if (scope === "session" && family === "moq-lite" && code === OLD_PROTOCOL_VIOLATION) {
     return "protocolViolation";
   }
-  const found = Object.entries(tableOf(scope, family)).find(([, value]) => value === code);
+  const table = { ...tableOf(scope, family), ...(scope !== "session" && LIMIT_CODES) };
+  const found = Object.entries(table).find(([, value]) => value === code);
   return found === undefined ? "unknown" : found[0] as MoqErrorName;
+}
+
+function isLimit(name: MoqErrorName): name is keyof typeof LIMIT_CODES {
+  return Object.hasOwn(LIMIT_CODES, name);
 }
 
 function tableOf(scope: MoqErrorScope, family: MoqErrorFamily): CodeTable {

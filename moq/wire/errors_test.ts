@@ -1,6 +1,7 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import {
   GOMOQT_CODES,
+  LIMIT_CODES,
   MOQ_LITE_SESSION_CODES,
   MOQ_LITE_STREAM_CODES,
   moqErrorCode,
@@ -118,6 +119,21 @@ Deno.test("moqErrorCode() uses the closest name if the family lacks it", () => {
   assertEquals(moqErrorCode("session", "parameterLength", "moq-lite"), 6);
   assertEquals(moqErrorCode("group", "tooFarBehind", "gomoqt"), 3);
   assertEquals(moqErrorCode("subscribe", "unroutable", "gomoqt"), 3);
+});
+
+Deno.test("moqErrorCode() returns one code for each level of a limit, outside of all tables", () => {
+  for (const family of FAMILIES) {
+    for (const scope of SCOPES.slice(1)) {
+      for (const name of ["sessionLimit", "addressLimit", "relayLimit"] as const) {
+        assertEquals(moqErrorCode(scope, name, family), LIMIT_CODES[name]);
+        assertEquals(moqErrorName(scope, LIMIT_CODES[name], family), name);
+      }
+    }
+    assertEquals(moqErrorCode("session", "relayLimit", family), 1);
+    assertEquals(moqErrorName("session", LIMIT_CODES.relayLimit, family), "unknown");
+  }
+  const codes = [...Object.values(GOMOQT_CODES), MOQ_LITE_STREAM_CODES].flatMap(Object.values);
+  assert(Math.max(...codes) < FIRST_APPLICATION_CODE);
 });
 
 Deno.test("moqErrorCode() returns internal without a close name", () => {
