@@ -2,7 +2,14 @@
 import { type Change, readChange, rowChange } from "../logs/change_message.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
 import { firstRows } from "../logs/first_rows.ts";
-import type { AppendLogOptions, BrokerLogs, LogPage, LogTail, RowBounds } from "../logs/log.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  LogPage,
+  LogTail,
+  ReadLogOptions,
+  RowBounds,
+} from "../logs/log.ts";
 import { besides, requireLogs, until } from "./logs.ts";
 import { same, type Test, type TestKit } from "../../pubsub/conformance/kit.ts";
 
@@ -35,6 +42,27 @@ export const ROWS: Record<string, Test> = {
     same(shown(await read(near, id, { after: 1 })), ["update a 2", "insert c 1"], "later changes");
     same(shown(await read(near, id, { after: 2 })), ["insert c 1"], "the newest change");
     same(shown(await read(near, id, { after: 3 })), [], "changes at the tail");
+  }),
+
+  "reads rows by name": withRows(async ({ id }, near, far) => {
+    const names = (...keys: string[]) => keys.map((key) => rowName("t", key));
+    const named = async (rows: string[], maxBytes = PLENTY) => {
+      const page = await read(far, id, { rows, maxBytes, after: 1, maxRecords: 0 });
+      return { shown: shown(page), positions: page.positions ?? [], next: page.next };
+    };
+    await created(near, id);
+    const none = { shown: [], positions: [], next: 2 };
+    same(await named(names("a", "b")), none, "the rows of a new log");
+    await change(near, id, [set("a", 1), set("b", 1), set("c", 1)]);
+    await change(near, id, [set("b", 2), remove("c")]);
+    same(
+      await named(names("b", "x", "c", "a")),
+      { shown: ["update b 2", "insert a 1"], positions: [1, 0], next: 4 },
+      "the rows that exist, in the order of their names",
+    );
+    const first = { shown: ["update b 2"], positions: [1], next: 2 };
+    same(await named(names("b", "x", "a"), 1), first, "a page that has room for one row");
+    same((await read(far, id, { rows: names("a") })).info.tail, 2, "the tail");
   }),
 
   "writes insert or update, depending on whether the row exists": withRows(
@@ -464,7 +492,8 @@ function conflict(key: string, version: number, text?: unknown): unknown {
 async function read(
   logs: BrokerLogs,
   id: string,
-  options: { after?: number; maxRecords?: number; tail?: true } = {},
+  options: Partial<Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords" | "rows" | "tail">> =
+    {},
 ): Promise<LogPage> {
   const bounds = { after: 0, maxRecords: 1_000, maxBytes: PLENTY, renews: false };
   const page = await logs.read(id, { ...bounds, ...options });

@@ -374,6 +374,13 @@ export interface ReadLogOptions {
   readonly renews: boolean;
   /** Reads the transactions in the tail of a keyed log, as JSON arrays, instead of its rows. */
   readonly tail?: true | undefined;
+  /**
+   * Names of rows of a keyed log. The page then consists of those that exist, in the order of the
+   * names, whatever `after` and `maxRecords` are. It ends before a row that exceeds `maxBytes`, and
+   * its `next` is the number of names that it covers. The cost MUST NOT depend on the number of
+   * other rows, unless the broker has to read all of them for an append too.
+   */
+  readonly rows?: readonly string[] | undefined;
   /** Ends the wait for the broker. */
   readonly signal?: AbortSignal | undefined;
 }

@@ -16,7 +16,7 @@ import {
 import type { BrokerLogs, LogPage, LogProducer, LogRecord, ReadLogOptions } from "./log.ts";
 import { LogShares } from "./log_shares.ts";
 import { MemoryRows } from "./memory_rows.ts";
-import { entriesOf } from "./rows.ts";
+import { entriesOf, namedRows } from "./rows.ts";
 import { type LogKind, logKind, logTopic, type OwnedKind } from "./log_names.ts";
 import {
   dueAt,
@@ -166,7 +166,7 @@ export class MemoryLogs implements LogStore, MemoryTenant {
 
   async read(
     id: string,
-    { after, maxRecords, maxBytes, renews, tail: ofTail }: ReadLogOptions,
+    { after, maxRecords, maxBytes, renews, rows, tail: ofTail }: ReadLogOptions,
   ): Promise<LogPage | "expired" | undefined> {
     const now = this.#check("read a log");
     const log = this.#logs.get(id);
@@ -175,7 +175,9 @@ export class MemoryLogs implements LogStore, MemoryTenant {
     if (renews) log.state = { ...log.state, until: expiryOf(log.state, now) };
     const { start, tail } = log.state;
     if (log.rows !== undefined && !ofTail) {
-      const page = log.rows.read({ after, maxRecords, maxBytes }, tail);
+      const page = rows === undefined
+        ? log.rows.read({ after, maxRecords, maxBytes }, tail)
+        : namedRows(log.rows, rows, maxBytes);
       return { info: infoOf(log.state), ...page };
     }
     const records: LogRecord[] = [];

@@ -10,6 +10,7 @@ import type {
   AppendLogOptions,
   CreateLogOptions,
   LogAppended,
+  LogPage,
   LogRow,
   LogTail,
   RowBounds,
@@ -112,6 +113,35 @@ export function rowBytes(row: LogRow): number {
 /** Returns the bytes of a row's text, which are counted only if they are not known. */
 export function textBytes({ bytes, text }: LogRow): number {
   return bytes ?? utf8Length(text);
+}
+
+/**
+ * Reads rows by name.
+ *
+ * @param view The rows.
+ * @param names See {@linkcode ReadLogOptions.rows}.
+ * @param maxBytes Maximum size of the page in bytes; a single row may be larger.
+ * @returns The page.
+ */
+export function namedRows(
+  view: Pick<RowView, "find">,
+  names: readonly string[],
+  maxBytes: number,
+): Omit<LogPage, "info"> {
+  const records: string[] = [];
+  const positions: number[] = [];
+  const expiries: number[] = [];
+  let bytes = 0;
+  for (const [next, name] of names.entries()) {
+    const row = view.find(name);
+    if (row === undefined || row.deletedAt !== undefined) continue;
+    bytes += textBytes(row);
+    if (bytes > maxBytes && records.length > 0) return { records, positions, expiries, next };
+    records.push(row.text);
+    positions.push(row.position);
+    expiries.push(row.until ?? 0);
+  }
+  return { records, positions, expiries, next: names.length };
 }
 
 /** The version of a row; 0 if it does not exist. */

@@ -9,7 +9,7 @@
 import { Fifo } from "../../../pubsub/broker/queue.ts";
 import type { LogPage, LogRow, ReadLogOptions } from "../../../streams/logs/log.ts";
 import { MemoryRows } from "../../../streams/logs/memory_rows.ts";
-import { entriesOf, type RowView } from "../../../streams/logs/rows.ts";
+import { entriesOf, namedRows, type RowView } from "../../../streams/logs/rows.ts";
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import { infoOf } from "../../../streams/logs/rules.ts";
 import { areOfOneLog, isKept, type LiveMessage, storedOf } from "./format.ts";
@@ -131,10 +131,15 @@ export class LogRows {
     this.#settle();
   }
 
-  /** Reads a page; see {@linkcode MemoryRows.read}. */
-  read(bounds: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">): LogPage {
+  /** Reads a page; see {@linkcode MemoryRows.read} and {@linkcode namedRows}. */
+  read(
+    { rows, ...bounds }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords" | "rows">,
+  ): LogPage {
     const { state } = this.#newest!.head;
-    return { info: infoOf(storedOf(state)), ...this.#rows.read(bounds, state.tail) };
+    const page = rows === undefined
+      ? this.#rows.read(bounds, state.tail)
+      : namedRows(this.#rows, rows, bounds.maxBytes);
+    return { info: infoOf(storedOf(state)), ...page };
   }
 
   /**

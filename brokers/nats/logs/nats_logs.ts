@@ -308,11 +308,11 @@ export class NatsLogs implements LogStore {
     options: ReadLogOptions,
   ): Promise<LogPage | undefined> {
     const { state } = newest.head;
-    const { after, maxRecords } = options;
-    if (maxRecords > 0 && after < state.tail) {
+    const { after, maxRecords, rows } = options;
+    if (rows !== undefined ? state.tail > 0 : maxRecords > 0 && after < state.tail) {
       return (await this.#rows.at(part, newest))?.read(options);
     }
-    const next = maxRecords > 0 ? after : Math.min(after, state.tail);
+    const next = rows?.length ?? (maxRecords > 0 ? after : Math.min(after, state.tail));
     return { info: infoOf(storedOf(state)), records: [], next };
   }
 

@@ -395,10 +395,11 @@ if #changes > 0 then
 end
 local after, tail = ask.after, tonumber(log.tail)
 if keyed and not ask.tail then
-  if ask.maxRecords == 0 then return answer('rows', text(math.min(after, tail))) end
+  if ask.maxRecords == 0 and not ask.names then return answer('rows', text(math.min(after, tail))) end
   local broken = checkRows()
   if broken then return broken end
-  local page, following = readRows(ask, tail)
+  local page, following
+  if ask.names then page, following = readNamed(ask) else page, following = readRows(ask, tail) end
   return answer('rows', text(following), page)
 end
 local page, room, left, got = {}, ask.maxBytes, ask.maxRecords, 0

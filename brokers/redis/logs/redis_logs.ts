@@ -217,10 +217,10 @@ export class RedisLogs implements LogStore {
   }
 
   async read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined> {
-    const { after, maxRecords, maxBytes, renews, tail, signal } = options;
+    const { after, maxRecords, maxBytes, renews, rows, tail, signal } = options;
     signal?.throwIfAborted();
     checkId(id);
-    const ask = { after, maxRecords, maxBytes, renews, tail };
+    const ask = { after, maxRecords, maxBytes, renews, names: rows, tail };
     const reading = this.#call("read", id, { ask });
     const reply = await (signal ? abortable(reading, signal) : reading);
     if (reply.kind === "expired") return reply.kind;

@@ -39,6 +39,19 @@ local function readRow(name, value)
   row.deleted, row.till = tonumber(deleted), tonumber(till)
   return row
 end
+local function readNamed(ask)
+  local page, bytes = {}, 0
+  for i, name in ipairs(ask.names) do
+    local value = redis.call('HGET', rows, name)
+    local row = value and readRow(name, value)
+    if row and not row.deleted then
+      bytes = bytes + #row.text
+      if bytes > ask.maxBytes and #page > 0 then return page, i - 1 end
+      page[#page + 1], page[#page + 2], page[#page + 3] = text(row.position), row.text, text(row.till or 0)
+    end
+  end
+  return page, #ask.names
+end
 local function readRows(ask, tail)
   local page, count, bytes, whole, last, from, skip = {}, 0, 0, 0, nil, ask.after, 0
   repeat

@@ -10,7 +10,13 @@ import {
   retained,
 } from "../../../streams/logs/changes.ts";
 import { LogShares, type LogSharesOptions } from "../../../streams/logs/log_shares.ts";
-import { entriesOf, rowBytes, type RowView, type RowWrites } from "../../../streams/logs/rows.ts";
+import {
+  entriesOf,
+  namedRows,
+  rowBytes,
+  type RowView,
+  type RowWrites,
+} from "../../../streams/logs/rows.ts";
 import type { LogPage, LogRecord, LogRow, ReadLogOptions } from "../../../streams/logs/log.ts";
 import {
   type LogKind,
@@ -195,7 +201,7 @@ export class Logs {
   /** Reads a page. */
   readLog(
     name: string,
-    { after, maxRecords, maxBytes, tail }: Omit<ReadLogOptions, "signal">,
+    { after, maxRecords, maxBytes, rows: names, tail }: Omit<ReadLogOptions, "signal">,
     now: number,
   ): LogReading | "expired" | undefined {
     const row = this.#row(name);
@@ -205,7 +211,9 @@ export class Logs {
     const info = infoOf(state);
     const { until } = state;
     if (state.keyed !== undefined && !tail) {
-      const page = this.#readRows(row, { after, maxRecords, maxBytes });
+      const page = names === undefined
+        ? this.#readRows(row, { after, maxRecords, maxBytes })
+        : namedRows(row, names, maxBytes);
       return { info, until, ...page };
     }
     let [to, bytes] = [after - 1, 0];
