@@ -93,7 +93,7 @@ export class StreamParts {
       contract,
       authorizeChange: core.authorizeChange,
       timeoutMs,
-      rowsOf: (id, account, gone) => this.states.rowsOf(id, account, gone),
+      rowsOf: (id, names, gone) => this.states.rowsOf(id, names, gone),
       isNewer: (id) => migrations.isNewer(id),
       report: core.reportFault,
     });
@@ -122,7 +122,6 @@ export class StreamParts {
     this.states = new States({
       ...state,
       logs,
-      quotas,
       ephemeral,
       unwritten,
       tail,

@@ -356,7 +356,6 @@ export const WALKS: Readonly<Record<string, Walk>> = {
  * machine has neither other socket addresses nor stalled requests.
  */
 export const QUOTAS: readonly string[] = [
-  "states.held",
   "states.waiting",
   "states.ephemeral",
   "durableStreams.requests",

@@ -44,7 +44,7 @@ import { Problem } from "../server/http/problem.ts";
 import { EphemeralStates, MAX_ROWS } from "../streams/state/ephemeral_rows.ts";
 import { MAX_WAITING, ownQuota, RowQueue } from "../streams/state/row_queue.ts";
 import type { ChangeGate } from "../streams/state/gate.ts";
-import { LINGER_MS, MAX_HELD, States, type StatesParts } from "../streams/state/states.ts";
+import { States, type StatesParts } from "../streams/state/states.ts";
 import { type UnwrittenParts, UnwrittenStates } from "../streams/state/unwritten.ts";
 import { internals } from "../session/session.ts";
 import { RequestService } from "../session/serving/requests.ts";
@@ -852,37 +852,6 @@ const ANSWERS: readonly Row[] = [
       return { take, left: () => [...left(), [...logs.followed()].length] };
     },
   })),
-  {
-    name: "states whose rows are held for the writes of clients",
-    quota: "streams/state/states.ts",
-    bound: MAX_HELD,
-    async open(room) {
-      const time = room.use(new FakeTime());
-      const quotas = new Quotas(runtime);
-      const { logs } = resumable(room, room.use(new MemoryBroker()));
-      const tail = { records: 9, bytes: 9_999, ms: 1_000 };
-      const states = new States({
-        runtime,
-        logs,
-        quotas,
-        tail,
-        ...unwrittenIn(logs),
-        updates: undefined as never,
-        ephemeral: ephemeralIn(room, new Quotas(runtime)),
-        maxTransactionBytes: () => 65_536,
-        readTimeoutMs: 1_000,
-        report() {},
-      });
-      room.defer(() => states.close());
-      await logs.create("board", { contentType: "application/json", keyed: tail });
-      const take = async () => {
-        const rows = await states.rowsOf("board", { ...NOBODY, user: "ann" });
-        assertEquals([rows?.stored("cards").size, ...takenOf(quotas)], [0, 1]);
-        await time.tickAsync(LINGER_MS);
-      };
-      return { take, left: () => [...takenOf(quotas), logs.readers] };
-    },
-  },
   ...["end", "are aborted", "take too long"].map((end): Row => ({
     name: `writes that wait for others of the same row, and ${end}`,
     quota: "streams/state/row_queue.ts",
@@ -994,11 +963,9 @@ const ANSWERS: readonly Row[] = [
     open(room) {
       const { logs } = resumable(room, room.use(new MemoryBroker()));
       const tail = { records: 9, bytes: 9_999, ms: 1_000 };
-      const quotas = new Quotas(runtime);
       const states = new States({
         runtime,
         logs,
-        quotas,
         tail,
         ...unwrittenIn(logs),
         updates: undefined as never,

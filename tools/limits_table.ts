@@ -143,12 +143,6 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
     name: "`maxReaders`, `maxReadersPerUser`, `maxReadersPerAddress` of `durableStreams`",
     full: "`too-many`, or 429; readers over all transports count",
   },
-  "states.held": {
-    table: "streams",
-    name: "live states whose rows a server holds because a client wrote them, with " +
-      "`authorizeChange`",
-    full: "`too-many`, or 429; the rows that no write waits for make room for others",
-  },
   "states.waiting": {
     table: "streams",
     name: "writes of clients to live states that wait for others of the same row",

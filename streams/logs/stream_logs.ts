@@ -524,6 +524,26 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
+   * Reads rows of a keyed stream by name, once the rows have the form of this node. Does not renew
+   * the time to live.
+   *
+   * @param id The id.
+   * @param options See {@linkcode ReadLogOptions.rows}, and a signal that ends the wait.
+   * @returns The page; `undefined` if there is no keyed stream with this id.
+   * @throws {RequestError} If the rows cannot be read for now.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async namedRows(
+    id: string,
+    { signal, ...options }: Required<Pick<ReadLogOptions, "maxBytes" | "rows" | "signal">>,
+  ): Promise<LogPage | undefined> {
+    await this.#forms?.ready(id, signal);
+    const page = await this.#readLog(id, { ...options, after: 0, maxRecords: 0, signal }, false);
+    const isRead = page?.info.keyed !== undefined && page.info.isDeleted === undefined;
+    return isRead ? page : undefined;
+  }
+
+  /**
    * Reads a page, without waiting for new records. Renews the time to live.
    *
    * @param id The id.
@@ -957,11 +977,13 @@ export class StreamLogs implements AsyncDisposable {
   /** Reads records of one log. Resolves to `undefined` if there is no log that readers may see. */
   async #readLog(
     id: string,
-    { after, maxRecords, maxBytes, tail, signal }: ReadStreamOptions & Pick<ReadLogOptions, "tail">,
+    { after, maxRecords, maxBytes, rows, tail, signal }:
+      & ReadStreamOptions
+      & Pick<ReadLogOptions, "rows" | "tail">,
     renews: boolean,
   ): Promise<LogPage | undefined> {
     if (!isId(id)) return undefined;
-    const options = { after, maxRecords, maxBytes, tail, renews, signal };
+    const options = { after, maxRecords, maxBytes, rows, tail, renews, signal };
     const page = await this.#logs.read(id, options);
     return page === "expired" ? undefined : page;
   }

@@ -82,14 +82,10 @@ export interface ChangeGateOptions {
   readonly authorizeChange: AuthorizeChange | undefined;
   /** Time limit for a schema or a decision, in milliseconds. */
   readonly timeoutMs: number;
-  /**
-   * Returns the complete rows of a state; `undefined` if there is no keyed stream with this id.
-   * Rejects with a `RequestError` if they cannot be read. `gone` is the identity of a deleted
-   * stream.
-   */
+  /** Reads rows of a state by name; see `States.rowsOf`. */
   readonly rowsOf: (
     id: string,
-    account: Account,
+    names: readonly string[],
     gone?: string,
   ) => Promise<PresentRows | undefined>;
   /** Resolves to true if the rows of a state are newer than the contract. */
@@ -113,10 +109,11 @@ interface ChangeStep {
 interface Present {
   /** Identity of the stream with the rows. */
   readonly identity: string | undefined;
-  /** Rows by name; bounded by the transaction. */
+  /**
+   * Rows by name; a row that has not been read yet is absent. The value of a row is dropped with the
+   * decision about it, so that the values take one page of rows.
+   */
   readonly rows: Map<string, LiveRow | undefined>;
-  /** This server's copy of the rows, which follows the broker. */
-  readonly copy: PresentRows;
 }
 
 /** Changes to decide about, with the present rows. */
@@ -251,9 +248,9 @@ export class ChangeGate {
    * that the client expects. It is `other-form` if the rows have another version than the contract.
    * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}, `forbidden` if
    * `authorizeChange` denies a change, `unavailable` if it fails, `unavailable` with `retryAfterMs`
-   * if others change a row again and again or the write waits too long for them, `too-many` if the
-   * server holds too many states for this client, and the code of the revocation if the client's
-   * right was revoked in the meantime; or the error that `authorizeChange` throws.
+   * if others change a row again and again or the write waits too long for them, and the code of the
+   * revocation if the client's right was revoked in the meantime; or the error that
+   * `authorizeChange` throws.
    */
   async write(
     id: string,
@@ -285,7 +282,7 @@ export class ChangeGate {
     const updating = isUpdate(checked) ? session : undefined;
     const isFree = this.#options.authorizeChange === undefined && updating === undefined;
     if (isFree || checked.length === 0) return await append(checked);
-    const names = [...new Set(stepsOf(checked).map(({ name }) => name))];
+    const names = namesOf(stepsOf(checked));
     const turn = updating && this.#kept.take(updating, id, names[0]!) ||
       await this.#enter(id, names, source);
     let keepsTurn = false;
@@ -315,7 +312,7 @@ export class ChangeGate {
     let gone: string | undefined;
     while (true) {
       const steps = stepsOf(changes);
-      const present = await this.#present(id, steps, { account: source.account, gone, turn });
+      const present = await this.#present(id, namesOf(steps), { gone, turn });
       if (present === undefined) {
         const result = await probe(steps[0]!);
         if (result.kind !== "conflict") return result;
@@ -409,24 +406,23 @@ export class ChangeGate {
   async #ask(
     id: string,
     steps: readonly ChangeStep[],
-    { identity, rows, copy, source, append, probe, isNumbered, turn }: ChangesToDecide,
+    { append, probe, isNumbered, ...asked }: ChangesToDecide,
   ): Promise<StreamAppended> {
+    const { identity, rows, turn } = asked;
     while (true) {
-      const doubtful = steps.find((step) => !isPossible(step, rows));
-      let result: StreamAppended;
-      if (doubtful !== undefined) result = await probe(doubtful, identity);
-      else {
-        try {
-          await this.#decide(id, steps, { rows, source });
-        } catch (error) {
-          // The change may be denied only because it has already been made.
-          const repeated = isNumbered ? await probe(steps[0]!, identity) : undefined;
-          if (repeated?.kind === "repeated") return repeated;
-          throw error;
-        }
-        result = await append(steps.map(({ decided }) => decided!), identity);
-        if (result.kind === "appended") hand(turn, steps, { identity, version: result.info.tail });
+      let doubtful: ChangeStep | undefined;
+      try {
+        doubtful = await this.#decide(id, steps, asked);
+      } catch (error) {
+        // The change may be denied only because it has already been made.
+        const repeated = isNumbered ? await probe(steps[0]!, identity) : undefined;
+        if (repeated?.kind === "repeated") return repeated;
+        throw error;
       }
+      const result = doubtful === undefined
+        ? await append(steps.map(({ decided }) => decided!), identity)
+        : await probe(doubtful, identity);
+      if (result.kind === "appended") hand(turn, steps, { identity, version: result.info.tail });
       if (result.kind !== "conflict") return result;
       const { row, text, version } = result;
       rows.set(row, rowIn(text, version));
@@ -438,10 +434,35 @@ export class ChangeGate {
       if (isOver) return result;
       for (const step of changed) step.decided = undefined;
       await turn.again(row);
-      if (copy.identity === identity && copy.version >= version) {
-        renew(steps, { rows, copy, conflict: row });
-      }
+      await this.#renew(id, steps, { identity, rows, conflict: result });
     }
+  }
+
+  /**
+   * Reads the other rows of a transaction again after a conflict, which names only one. Otherwise, a
+   * transaction of rows that others changed together would meet as many conflicts as it has rows.
+   */
+  async #renew(
+    id: string,
+    steps: readonly ChangeStep[],
+    { identity, rows, conflict }: Present & {
+      readonly conflict: Extract<StreamAppended, { kind: "conflict" }>;
+    },
+  ): Promise<void> {
+    const others = [...rows.keys()].filter((name) => name !== conflict.row);
+    const read = others.length > 0 ? await this.#options.rowsOf(id, others) : undefined;
+    if (read === undefined || read.identity !== identity) return;
+    // An open handle's rows may be behind.
+    if (read.version < conflict.version) return;
+    const changed = new Set<string>();
+    for (const [name, row] of read.rows) {
+      const { version = 0 } = rows.get(name) ?? {};
+      // An earlier conflict may have told a newer version than that of the copy.
+      if ((row?.version ?? 0) === version || read.version < version) continue;
+      rows.set(name, row);
+      changed.add(name);
+    }
+    for (const step of steps) if (changed.has(step.name)) step.decided = undefined;
   }
 
   /** Applies the schema of one change. */
@@ -475,42 +496,55 @@ export class ChangeGate {
       : result(outcome);
   }
 
-  /** Reads the present rows that changes are about. */
+  /** Reads the present rows of these names, or the first of them. */
   async #present(
     id: string,
-    steps: readonly ChangeStep[],
-    { account, gone, turn }: {
-      readonly account: Account;
-      readonly gone: string | undefined;
-      readonly turn: Turn;
-    },
+    names: readonly string[],
+    { gone, turn }: { readonly gone?: string | undefined; readonly turn: Turn },
   ): Promise<Present | undefined> {
-    const live = await this.#options.rowsOf(id, account, gone);
-    if (live === undefined) return undefined;
-    const rows = steps.map(({ name, change: { type, key } }) => {
-      const known = live.stored(type).get(key);
-      return [name, presentRow(known, { rows: live, left: turn.left(name) })] as const;
-    });
-    return { identity: live.identity, rows: new Map(rows), copy: live };
+    const read = leftRows(turn, names, gone) ?? await this.#options.rowsOf(id, names, gone);
+    if (read === undefined) return undefined;
+    const rows = Array.from(
+      read.rows,
+      ([name, known]) => [name, presentRow(known, { rows: read, left: turn.left(name) })] as const,
+    );
+    return { identity: read.identity, rows: new Map(rows) };
   }
 
-  /** Decides about the changes that are not decided yet. */
+  /**
+   * Decides about the changes that are not decided yet.
+   *
+   * @returns A change that cannot succeed with the present rows, if there is one.
+   */
   async #decide(
     id: string,
     steps: readonly ChangeStep[],
-    { rows, source }: { readonly rows: Present["rows"]; readonly source: ChangeSource },
-  ): Promise<void> {
+    { identity, rows, source, turn }: Pick<ChangesToDecide, keyof Present | "source" | "turn">,
+  ): Promise<ChangeStep | undefined> {
+    const impossible = () => steps.find((step) => rows.has(step.name) && !isPossible(step, rows));
+    let doubtful = impossible();
     /** Rows after the earlier changes of the transaction. */
     const values = new Map<string, unknown>();
     for (const step of steps) {
-      if (step.decided !== undefined) continue;
       const { name, change } = step;
+      if (doubtful === undefined && !rows.has(name)) {
+        const unread = namesOf(steps).filter((name) => !rows.has(name));
+        const more = await this.#present(id, unread, { turn });
+        // The stream was replaced.
+        if (more?.identity !== identity) return step;
+        for (const [name, row] of more!.rows) rows.set(name, row);
+        doubtful = impossible();
+      }
+      if (doubtful !== undefined) return doubtful;
+      if (step.decided !== undefined) continue;
       const row = rows.get(name);
       const before = values.has(name) ? values.get(name) : row?.value;
       const allowed = await this.#authorized(id, change, { before, source });
       values.set(name, valueOf(allowed));
       step.decided = { ...allowed, expect: row?.version ?? 0 };
+      if (row !== undefined) rows.set(name, { ...row, value: undefined });
     }
+    return undefined;
   }
 
   /** Calls `authorizeChange`. Its failure leaves the change undecided. */
@@ -590,25 +624,21 @@ function stepsOf(changes: readonly Change[]): ChangeStep[] {
   });
 }
 
-/**
- * Reads the other rows of a transaction again after a conflict, which names only one. Otherwise, a
- * transaction of rows that others changed together would meet as many conflicts as it has rows.
- */
-function renew(
-  steps: readonly ChangeStep[],
-  { rows, copy, conflict }: Pick<Present, "copy" | "rows"> & { readonly conflict: string },
-): void {
-  const changed = new Set<string>();
-  for (const { name, isFirst, change: { type, key } } of steps) {
-    if (!isFirst || name === conflict) continue;
-    const { version = 0 } = rows.get(name) ?? {};
-    const row = copy.stored(type).get(key);
-    // An earlier conflict may have told a newer version than that of the copy.
-    if ((row?.version ?? 0) === version || copy.version < version) continue;
-    rows.set(name, row);
-    changed.add(name);
-  }
-  for (const step of steps) if (changed.has(step.name)) step.decided = undefined;
+/** The different rows of changes. */
+function namesOf(steps: readonly ChangeStep[]): readonly string[] {
+  return [...new Set(steps.map(({ name }) => name))];
+}
+
+/** The rows as the turns before left them, if they left all of these rows: nothing is to be read. */
+function leftRows(
+  turn: Turn,
+  names: readonly string[],
+  gone: string | undefined,
+): PresentRows | undefined {
+  const { identity } = turn.left(names[0]!) ?? {};
+  if (identity === undefined || identity === gone) return undefined;
+  if (!names.every((name) => turn.left(name)?.identity === identity)) return undefined;
+  return { identity, version: -1, rows: new Map(names.map((name) => [name, undefined])) };
 }
 
 /** Leaves the rows of a transaction to the turns behind it. */

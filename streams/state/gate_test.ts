@@ -672,9 +672,10 @@ Deno.test("authorizeChange decides about the row that the client expects", async
     await t.step(way, async () => {
       const link = new FaultyStore().connect();
       await using bench = new Bench({ authorizeChange, broker: link });
-      await bench.create("board:1");
+      await using open = await statesOf(bench.server).open("board:1");
       const card = (headers: object) => [change("cards", "a", { title: "mine" }, headers)];
       assertEquals((await bench[way]("board:1", card({ expect: 0 }))).code, "ok");
+      await until(() => open.collection("cards").get("a") !== undefined);
       assertEquals((await bench[way]("board:1", card({ expect: 0 }))).code, "conflict");
       assertEquals((await bench[way]("board:1", card({ expect: 9 }))).code, "conflict");
       // This server does not receive that the row has changed.
@@ -684,6 +685,26 @@ Deno.test("authorizeChange decides about the row that the client expects", async
       assertEquals((await bench[way]("board:1", card({ expect: 2 }))).code, "ok");
       // The second decision was about an old row, so that its change had no effect.
       assertEquals(seen.splice(0), [undefined, { title: "mine", votes: 0 }, "newer"]);
+    });
+  }
+});
+
+Deno.test("authorizeChange decides about the broker's rows if the state is not open", async (t) => {
+  const seen: unknown[] = [];
+  for (const way of CLIENTS) {
+    await t.step(way, async () => {
+      const store = new FaultyStore();
+      const link = store.connect();
+      const authorizeChange = ({ before }: RequestedChange) => (seen.push(before), true);
+      await using bench = new Bench({ authorizeChange, broker: link });
+      await bench.create("board:1");
+      link.onDelivery = () => {};
+      await bench.elsewhere("board:1", "cards", "a", "newer");
+      const both = [change("cards", "a", { title: "mine" }), change("cards", "b")];
+      assertEquals((await bench[way]("board:1", both)).code, "ok");
+      assertEquals((await bench[way]("board:1", both)).code, "ok");
+      const mine = { title: "mine", votes: 0 };
+      assertEquals(seen.splice(0), ["newer", undefined, mine, undefined]);
     });
   }
 });

@@ -1,8 +1,8 @@
 /** The rows of a keyed stream in memory, kept up to date for all states of a server. */
 import { whileUnreachable } from "../repeat.ts";
 import { keyedPage } from "../streams.ts";
-import { readRowName, type RowMessage } from "../../session/wire/rows.ts";
-import type { LogInfo } from "../logs/log.ts";
+import { readRowName, type RowMessage, rowName } from "../../session/wire/rows.ts";
+import type { LogInfo, LogPage } from "../logs/log.ts";
 import type { StreamLogs, StreamPage } from "../logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import { damaged } from "../logs/sound_logs.ts";
@@ -20,7 +20,39 @@ import { freezeRow, isSameRow } from "../../session/rows/row_values.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
 
 /** The rows of a state that a change is decided about. */
-export type PresentRows = Pick<LiveRows, "identity" | "stored" | "version">;
+export interface PresentRows extends Pick<LiveRows, "identity" | "version"> {
+  /**
+   * The rows by name, `undefined` for a row that does not exist: all that were asked for, or the
+   * first of them, of which there is at least one.
+   */
+  readonly rows: ReadonlyMap<string, LiveRow | undefined>;
+}
+
+/** The rows of a state, or of a page with all of them. */
+export type CompleteRows = Pick<LiveRows, "identity" | "stored" | "version">;
+
+/** Picks rows by name. */
+export function pickRows(all: CompleteRows, names: readonly string[]): PresentRows {
+  const rows = names.map((name) => {
+    const [type, key] = readRowName(name);
+    return [name, all.stored(type).get(key)] as const;
+  });
+  return { identity: all.identity, version: all.version, rows: new Map(rows) };
+}
+
+/** The rows of a page that was read by names. */
+export function namedRows(
+  { info: { identity, tail }, records, positions = [], next = 0 }: LogPage,
+  names: readonly string[],
+): PresentRows {
+  const rows = new Map<string, LiveRow | undefined>();
+  for (const name of names.slice(0, next)) rows.set(name, undefined);
+  for (const [i, record] of records.entries()) {
+    const { type, key, value }: RowMessage = JSON.parse(record as string);
+    rows.set(rowName(type, key), { value: freezeRow(value), version: positions[i]! + 1 });
+  }
+  return { identity, version: tail, rows };
+}
 
 /**
  * The rows of one keyed stream.
@@ -108,6 +140,11 @@ export class LiveRows extends Signal implements RowSource {
   /** Names of all collections that have rows. */
   names(): ReadonlySet<string> {
     return new Set([...this.#collections.names, ...this.ephemeral?.names ?? []]);
+  }
+
+  /** True once all rows have been read. */
+  get isComplete(): boolean {
+    return this.#info !== undefined;
   }
 
   /** Identity of the stream from which the rows were read. */

@@ -329,7 +329,10 @@ export class Turn implements Disposable {
  */
 export function presentRow(
   known: LiveRow | undefined,
-  { rows, left }: { readonly rows: PresentRows; readonly left: LeftRow | undefined },
+  { rows, left }: {
+    readonly rows: Pick<PresentRows, "identity" | "version">;
+    readonly left: LeftRow | undefined;
+  },
 ): LiveRow | undefined {
   const isNewer = left !== undefined && left.identity === rows.identity &&
     left.version > rows.version;

@@ -1,34 +1,25 @@
 /** The states of a server, which share the rows of each stream. */
-import { Deadlines } from "../../base/deadlines.ts";
-import type { Account } from "../../base/quotas/accounts.ts";
-import type { Quota, Quotas, Slot } from "../../base/quotas/shares.ts";
 import { waitFor } from "../../base/wait.ts";
-import { LimitError, RequestError, TimeoutError } from "../../errors.ts";
+import { RequestError, TimeoutError } from "../../errors.ts";
 import type { LogTail } from "../logs/log.ts";
 import { overShareReason } from "../logs/log_shares.ts";
+import { damaged } from "../logs/sound_logs.ts";
 import { NO_SPACE } from "../logs/stream_logs.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { JSON_TYPE } from "../logs/rules.ts";
 import type { StreamLogs } from "../logs/stream_logs.ts";
-import { LiveRows, type PresentRows } from "./live_rows.ts";
+import { LiveRows, namedRows, pickRows, type PresentRows } from "./live_rows.ts";
 import { RETRY_MS } from "./row_queue.ts";
 import { State, type StateParts } from "./state.ts";
 import { encodeInitial, type InitialRows, type UnwrittenStates } from "./unwritten.ts";
 
-/** Time for which the rows are held after a client's last write, in milliseconds. */
-export const LINGER_MS = 60_000;
-
-/** Maximum number of states whose rows are held for the writes of clients. */
-export const MAX_HELD = 1_000;
-
-/** Maximum number of held states of one address or user, once more than half of them are held. */
-const HELD_SHARES = { address: 128, user: 32 };
+/** Maximum size of the rows that a server reads at a time for a client's write, in bytes. */
+export const PAGE_BYTES = 262_144;
 
 const TOO_MANY = "there are too many durable streams (maxStreams)";
 
 /** Parts of {@linkcode States}. */
 export interface StatesParts extends StateParts {
-  readonly quotas: Quotas;
   /** The rows that are not stored. */
   readonly ephemeral: EphemeralStates;
   /** The tail of new streams. */
@@ -48,39 +39,17 @@ export interface OpenOptions {
   readonly initial?: InitialRows | undefined;
 }
 
-/** Rows that are held for the writes of clients. */
-interface Held {
-  readonly rows: LiveRows;
-  readonly leave: () => void;
-  readonly slot: Slot;
-  /** Number of writes that wait for the rows. */
-  waiting: number;
-}
-
 /** The open states of a server. */
 export class States {
   readonly #parts: StatesParts;
-  /** Rows by id; bounded by the application's states and the held ones. */
+  /** Rows by id; bounded by the application's states. */
   readonly #rows = new Map<string, LiveRows>();
   /** The same for handles that end with the state. */
   readonly #fixed = new Map<string, LiveRows>();
-  /** Held rows by id, in the order of their last use; bounded by the quota. */
-  readonly #held = new Map<string, Held>();
-  readonly #quota: Quota;
-  /** Held rows that no write waits for. */
-  readonly #idle: Deadlines<Held>;
   #isClosed = false;
 
   constructor(parts: StatesParts) {
     this.#parts = parts;
-    this.#quota = parts.quotas.open({
-      limit: "states.held",
-      verb: "write state",
-      what: "states in memory",
-      max: MAX_HELD,
-      shares: HELD_SHARES,
-    });
-    this.#idle = new Deadlines(parts.runtime, LINGER_MS, (held) => this.#release(held));
   }
 
   /**
@@ -117,46 +86,53 @@ export class States {
   }
 
   /**
-   * Returns the rows of a state for the write of a client. The server keeps them up to date for a
-   * minute, because a client that writes usually does so several times.
+   * Returns present rows of a state, for a decision about their changes: those of an open handle, if
+   * there is one. Otherwise, reads them, and keeps nothing.
    *
    * @param id The id.
-   * @param account The client, for its share of the held states.
+   * @param names Names of the rows, at least one.
    * @param gone Identity of a deleted stream, whose rows are not returned.
-   * @returns The complete rows; `undefined` if there is no keyed stream with this id.
-   * @throws {RequestError} With the code `too-many` if too many states are held, `gone` if the
-   * state was deleted, `ended` if its stream was closed, and `unavailable` if the rows cannot be
-   * read in time.
+   * @returns The first of these rows that fit into {@linkcode PAGE_BYTES}, or all of them;
+   * `undefined` if there is no open keyed stream with this id.
+   * @throws {RequestError} With the code `unavailable` if the rows cannot be read in time, and
+   * `damaged` if the broker has not kept them as they were.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async rowsOf(
     id: string,
-    account: Account,
+    names: readonly string[],
     gone?: string,
   ): Promise<PresentRows | undefined> {
-    let held = this.#usable(id, gone);
-    if (held === undefined) {
-      const identity = await this.#find(id);
-      // The write keeps the state in use.
-      if (identity === undefined) return await this.#parts.unwritten.get(id)?.view();
-      held = this.#usable(id, gone) ?? this.#hold(id, { account, identity });
-    }
-    this.#held.delete(id);
-    this.#held.set(id, held);
-    held.waiting++;
-    this.#idle.delete(held);
+    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+    const open = this.#rows.get(id) ?? this.#fixed.get(id);
+    const isUsable = open?.isComplete && open.failure === undefined && open.identity !== gone;
+    if (isUsable) return pickRows(open, names);
     const { runtime, readTimeoutMs: timeoutMs } = this.#parts;
+    const leave = new AbortController();
     try {
-      await waitFor(runtime, held.rows.ready, { what: "the rows of a state", timeoutMs });
-      return held.rows;
+      const reading = this.#readRows(id, names, leave.signal);
+      return await waitFor(runtime, reading, { what: "the rows of a state", timeoutMs });
     } catch (cause) {
+      if (cause instanceof SyntaxError) throw damaged(id, cause);
       if (!(cause instanceof TimeoutError)) throw cause;
       const { message } = cause;
       throw new RequestError("unavailable", message, { cause, retryAfterMs: RETRY_MS });
     } finally {
-      held.waiting--;
-      if (held.waiting === 0 && this.#held.get(id) === held) this.#idle.add(held);
+      leave.abort();
     }
+  }
+
+  async #readRows(
+    id: string,
+    names: readonly string[],
+    signal: AbortSignal,
+  ): Promise<PresentRows | undefined> {
+    const { logs, unwritten } = this.#parts;
+    const page = await logs.namedRows(id, { rows: names, maxBytes: PAGE_BYTES, signal });
+    if (page !== undefined) return page.info.end ? undefined : namedRows(page, names);
+    // The write keeps the state in use.
+    const view = await unwritten.get(id)?.view();
+    return view && pickRows(view, names);
   }
 
   /**
@@ -174,8 +150,6 @@ export class States {
   /** Ends all states. */
   close(): void {
     this.#isClosed = true;
-    this.#idle.clear();
-    for (const held of this.#held.values()) this.#release(held);
     for (const all of [this.#rows, this.#fixed]) {
       for (const rows of all.values()) rows.close();
       all.clear();
@@ -207,50 +181,6 @@ export class States {
       if (all.get(id) === shared) all.delete(id);
     };
     return { rows: shared, leave };
-  }
-
-  /** Returns held rows, unless they are no longer kept up to date. */
-  #usable(id: string, gone: string | undefined): Held | undefined {
-    const held = this.#held.get(id);
-    if (held === undefined) return undefined;
-    const { failure, identity } = held.rows;
-    if (failure === undefined && (identity === undefined || identity !== gone)) return held;
-    this.#release(held);
-    return undefined;
-  }
-
-  /** Holds the rows of a state, in place of those that were not used for the longest time. */
-  #hold(
-    id: string,
-    { account, identity }: { readonly account: Account; readonly identity: string },
-  ): Held {
-    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
-    if (this.#quota.levelFull(account) === "server") {
-      const idle = this.#held.values().find(({ waiting }) => waiting === 0);
-      if (idle !== undefined) this.#release(idle);
-    }
-    const slot = this.#takeSlot(account);
-    const held = { ...this.#share(id, identity), slot, waiting: 0 };
-    this.#held.set(id, held);
-    return held;
-  }
-
-  #takeSlot(account: Account): Slot {
-    try {
-      return this.#quota.take(account);
-    } catch (error) {
-      if (!(error instanceof LimitError)) throw error;
-      const { message, retryAfterMs } = error;
-      throw new RequestError("too-many", message, { retryAfterMs });
-    }
-  }
-
-  #release(held: Held): void {
-    const { rows: { id }, leave, slot } = held;
-    if (this.#held.get(id) === held) this.#held.delete(id);
-    this.#idle.delete(held);
-    slot[Symbol.dispose]();
-    leave();
   }
 
   /**

@@ -1,15 +1,16 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { NOBODY } from "../../base/quotas/accounts.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Quotas } from "../../base/quotas/shares.ts";
 import { RequestError } from "../../mod.ts";
-import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { rowName } from "../../session/wire/rows.ts";
+import { type Fate, FaultyStore, hang, pass } from "../../tests/faulty_broker.ts";
+import { rowChange } from "../logs/change_message.ts";
 import { StreamLogs } from "../logs/stream_logs.ts";
 import { EphemeralStates } from "./ephemeral_rows.ts";
 import { ChangeGate } from "./gate.ts";
 import { ownQuota, RowQueue } from "./row_queue.ts";
-import { LINGER_MS, MAX_HELD, States } from "./states.ts";
+import { PAGE_BYTES, States } from "./states.ts";
 import { UnwrittenStates } from "./unwritten.ts";
 
 const runtime = platformRuntime();
@@ -17,12 +18,18 @@ const TAIL = { records: 9, bytes: 9_999, ms: 1_000 };
 
 /** A node with keyed streams `0`, `1` and so on. */
 class Bench implements AsyncDisposable {
-  readonly #broker = new MemoryBroker();
+  readonly #store = new FaultyStore();
+  readonly #broker = this.#store.connect();
   readonly #quotas = new Quotas(runtime);
   readonly logs: StreamLogs;
   readonly states: States;
+  /** Number of reads of the broker's logs. */
+  reads = 0;
+  /** Decides how they end. */
+  fate: Fate = pass;
 
-  constructor(maxReaders: number = 10_000) {
+  constructor() {
+    this.#broker.make("logs.read", (run, call) => (this.reads++, this.fate(run, call)));
     this.logs = new StreamLogs({
       runtime,
       broker: this.#broker,
@@ -30,9 +37,9 @@ class Bench implements AsyncDisposable {
       bounds: {
         maxStreams: 10_000,
         maxRetained: 1,
-        maxStreamBytes: 9_999,
+        maxStreamBytes: 4 * PAGE_BYTES,
         maxForks: 1,
-        maxReaders,
+        maxReaders: 9,
         maxRows: 9,
       },
       onError() {},
@@ -43,7 +50,7 @@ class Bench implements AsyncDisposable {
       contract: undefined,
       authorizeChange: undefined,
       timeoutMs: 1_000,
-      rowsOf: (id, account) => this.states.rowsOf(id, account),
+      rowsOf: (id, names) => this.states.rowsOf(id, names),
       isNewer: () => Promise.resolve(false),
       report() {},
     });
@@ -63,7 +70,6 @@ class Bench implements AsyncDisposable {
       runtime,
       unwritten,
       logs: this.logs,
-      quotas: this.#quotas,
       gate,
       updates: new RowQueue({ runtime, quota: ownQuota(), timeoutMs: 1_000 }),
       ephemeral: new EphemeralStates({
@@ -81,19 +87,22 @@ class Bench implements AsyncDisposable {
     });
   }
 
-  get held(): number {
-    return this.#quotas.stats["states.held"]!.taken;
-  }
-
-  async write(id: number, user?: string): Promise<void> {
-    await this.logs.create(`${id}`, { contentType: "application/json", keyed: TAIL });
-    await this.states.rowsOf(`${id}`, user === undefined ? NOBODY : { ...NOBODY, user });
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     this.states.close();
     await this.logs.close();
     await this.#broker.close();
+  }
+
+  /** Creates a stream with a card. */
+  async create(id: string): Promise<void> {
+    await this.logs.create(id, { contentType: "application/json", keyed: TAIL });
+    await this.set(id, "card", 1);
+  }
+
+  async set(id: string, key: string, value: unknown): Promise<void> {
+    const change = { type: "cards", key, operation: "upsert" as const };
+    const changes = [rowChange({ ...change, value: JSON.stringify(value) }, 0)];
+    assertEquals((await this.logs.append(id, { records: [], changes })).kind, "appended");
   }
 }
 
@@ -101,68 +110,74 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   return (await assertRejects(() => promise, RequestError)).failure.code;
 }
 
-Deno.test("States.rowsOf() holds the rows until a minute after the last write", async () => {
-  using time = new FakeTime();
+const CARD = rowName("cards", "card");
+const NONE = rowName("cards", "none");
+
+Deno.test("States.rowsOf() reads the rows without an open handle, and keeps none", async () => {
   await using bench = new Bench();
-  await bench.write(1);
-  await time.tickAsync(LINGER_MS - 1);
-  await bench.write(1);
-  await time.tickAsync(LINGER_MS - 1);
-  assertEquals([bench.held, bench.logs.readers], [1, 1]);
-  await time.tickAsync(1);
-  assertEquals([bench.held, bench.logs.readers], [0, 0]);
+  await bench.create("1");
+  const { identity, ...read } = (await bench.states.rowsOf("1", [NONE, CARD]))!;
+  assertEquals(identity?.length, 8);
+  const rows = new Map([[NONE, undefined], [CARD, { value: 1, version: 1 }]]);
+  assertEquals(read, { version: 1, rows });
+  assertEquals([bench.logs.readers, [...bench.logs.followed()]], [0, []]);
 });
 
-Deno.test("States.rowsOf() shares the rows with the states of the application", async () => {
-  using time = new FakeTime();
+Deno.test("States.rowsOf() returns the rows of an open handle", async () => {
   await using bench = new Bench();
-  const state = await bench.states.open("1");
-  await bench.write(1);
-  assertEquals(bench.logs.readers, 1);
-  await state[Symbol.asyncDispose]();
-  assertEquals([bench.held, bench.logs.readers], [1, 1]);
-  await using again = await bench.states.open("1");
-  await time.tickAsync(LINGER_MS);
-  assertEquals([bench.held, bench.logs.readers], [0, 1]);
-  assertEquals(await again.collection("a").set("b", 1), 1);
+  await bench.create("1");
+  for (const recreate of [true, false]) {
+    const state = await bench.states.open("1", { recreate });
+    const { reads } = bench;
+    const { rows, identity } = (await bench.states.rowsOf("1", [CARD]))!;
+    assertEquals(rows.get(CARD)?.value, 1);
+    assertEquals(bench.reads, reads);
+    // The rows of a deleted stream don't count.
+    await bench.states.rowsOf("1", [CARD], identity);
+    assertEquals(bench.reads, reads + 1);
+    await state[Symbol.asyncDispose]();
+    await bench.states.rowsOf("1", [CARD]);
+    assertEquals(bench.reads, reads + 2);
+  }
 });
 
-Deno.test("States.rowsOf() replaces the longest unused rows, and limits each user", async () => {
+Deno.test("States.rowsOf() reads as many rows as fit into a page", async () => {
   await using bench = new Bench();
-  for (let i = 0; i < MAX_HELD / 2; i++) await bench.write(i);
-  for (let i = 0; i < 32; i++) await bench.write(1_000 + i, "ann");
-  assertEquals(await codeOf(bench.write(2_000, "ann")), "too-many");
-  await bench.write(1_000, "ann");
-  await bench.write(0);
-  for (let i = bench.held; i < MAX_HELD; i++) await bench.write(3_000 + i);
-  assertEquals([bench.held, bench.logs.readers], [MAX_HELD, MAX_HELD]);
-  const followed = () => new Map(bench.logs.followed());
-  await bench.write(5_000, "bob");
-  assertEquals({ held: bench.held, hasUsed: followed().has("0"), hasUnused: followed().has("1") }, {
-    held: MAX_HELD,
-    hasUsed: true,
-    hasUnused: false,
-  });
-  assertEquals(await codeOf(bench.write(2_000, "ann")), "too-many");
-  assertEquals(followed().has("2"), true, "A rejected client must not replace any rows");
+  await bench.create("1");
+  const names = [CARD];
+  for (let i = 0; i < 6; i++) {
+    await bench.set("1", `${i}`, "x".repeat(PAGE_BYTES / 4));
+    names.push(rowName("cards", `${i}`));
+  }
+  const sizes: number[] = [];
+  for (let left = names; left.length > 0;) {
+    const { rows } = (await bench.states.rowsOf("1", left))!;
+    assertEquals([...rows.keys()], left.slice(0, rows.size));
+    left = left.slice(rows.size);
+    sizes.push(rows.size);
+  }
+  assertEquals(sizes, [4, 3]);
 });
 
-Deno.test("States.rowsOf() finds no rows of missing and other streams", async () => {
+Deno.test("States.rowsOf() finds no rows of missing, closed and other streams", async () => {
   await using bench = new Bench();
-  assertEquals(await bench.states.rowsOf("none", NOBODY), undefined);
+  assertEquals(await bench.states.rowsOf("none", [CARD]), undefined);
   await bench.logs.create("plain", { contentType: "application/json" });
-  assertEquals(await bench.states.rowsOf("plain", NOBODY), undefined);
-  assertEquals([bench.held, bench.logs.readers], [0, 0]);
+  assertEquals(await bench.states.rowsOf("plain", [CARD]), undefined);
+  await bench.create("closed");
+  await bench.logs.append("closed", { records: [], end: {} });
+  assertEquals(await bench.states.rowsOf("closed", [CARD]), undefined);
 });
 
 Deno.test("States.rowsOf() rejects if the rows are not read in time, and after the end", async () => {
   using time = new FakeTime();
-  await using bench = new Bench(1);
-  await bench.write(1);
-  const late = codeOf(bench.write(2));
+  await using bench = new Bench();
+  await bench.create("1");
+  bench.fate = hang;
+  const late = codeOf(bench.states.rowsOf("1", [CARD]));
   await time.tickAsync(1_000);
   assertEquals(await late, "unavailable");
+  bench.fate = pass;
   bench.states.close();
-  assertEquals(await codeOf(bench.write(1)), "unavailable");
-  assertEquals(bench.held, 0);
+  assertEquals(await codeOf(bench.states.rowsOf("1", [CARD])), "unavailable");
 });

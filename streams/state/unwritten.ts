@@ -22,7 +22,7 @@ import {
 } from "../logs/stream_logs.ts";
 import type { ClientStreams } from "../http/client_streams.ts";
 import type { ChangeGate } from "./gate.ts";
-import { collectionsOf, type PresentRows } from "./live_rows.ts";
+import { collectionsOf, type CompleteRows } from "./live_rows.ts";
 import { encodeRow } from "../../session/rows/row_values.ts";
 
 /** Pause after which a client reads a state again whose first rows are not known, in milliseconds. */
@@ -128,7 +128,7 @@ export class UnwrittenStates {
 }
 
 /** The rows of a state that all clients of this server see until it is stored. */
-export class FirstView implements PresentRows {
+export class FirstView implements CompleteRows {
   /** The page that readers receive. */
   readonly page: StreamPage;
   /** The first transaction, with the rows of `onOpen`; empty without rows. */
