@@ -10,6 +10,11 @@
  * @module
  */
 import { FIRST_DELAY_MS, MAX_DELAY_MS } from "../base/backoff.ts";
+import {
+  MAX_FAMILIAR,
+  MAX_FAMILIAR_PER_NETWORK,
+  MAX_FAMILIAR_PER_USER,
+} from "../base/quotas/familiar_users.ts";
 import { type QuotaOptions, Quotas } from "../base/quotas/shares.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
 import { HANGING_MS } from "../base/attempts.ts";
@@ -701,6 +706,14 @@ function sessionBounds(): Bound[] {
       name: "new sessions that wait for [lost sessions](#a-lost-session-of-a-user) of their user",
       max: `${count(MAX_NEWCOMERS)} for each user`,
       full: "429 or 4429",
+    },
+    {
+      table: "sessions",
+      name: "remembered addresses of users, for [shares](#shares); of a network's users; of a user",
+      max: `${count(MAX_FAMILIAR)}; ${count(MAX_FAMILIAR_PER_NETWORK)}; ${
+        count(MAX_FAMILIAR_PER_USER)
+      }`,
+      full: "the network with the most gives way; otherwise the one not seen for longest",
     },
     {
       table: "sessions",

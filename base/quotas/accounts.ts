@@ -4,23 +4,13 @@
  */
 import { addressKey, isPrivateAddress, type Network, networksOf } from "../network_address.ts";
 import type { Runtime } from "../runtime.ts";
+import { FamiliarUsers } from "./familiar_users.ts";
 
 /**
  * Number of address shares that the familiar users of an address may use together. Many users may
  * share one address, for example behind an office or carrier network.
  */
 export const FAMILIAR_FACTOR = 10;
-
-/** Time after which a user first seen at an address counts as familiar there, in milliseconds. */
-const FAMILIAR_AFTER_MS = 3_600_000;
-
-/** Time after which a user last seen at an address is forgotten there, in milliseconds. */
-const FORGET_AFTER_MS = 86_400_000;
-
-/**
- * Maximum number of remembered pairs of an address and a user. Any other user counts as unfamiliar.
- */
-const MAX_REMEMBERED = 20_000;
 
 /** Facts about the account of a slot. */
 export interface AccountFacts {
@@ -87,8 +77,7 @@ export class Accounts {
    * several times.
    */
   #last: { readonly key: string; readonly account: Account } | undefined;
-  /** Pairs of address and user; at most `MAX_REMEMBERED`. */
-  readonly #seen = new Map<string, { readonly firstMs: number; lastMs: number }>();
+  readonly #familiar = new FamiliarUsers();
 
   /**
    * Creates a registry without users.
@@ -119,19 +108,17 @@ export class Accounts {
    * @param facts All facts about the peer, with the same address.
    * @returns The account of all facts.
    */
-  known(at: Account, { address, user, guest, session }: AccountFacts): Account {
+  known(at: Account, { user, guest, session }: AccountFacts): Account {
     if ((user ?? guest ?? session) === undefined) return at;
     const { networks, isBehindProxy, onProxy } = at;
     const facts = { networks, isBehindProxy, onProxy, user, guest, session };
-    if (user === undefined || address === undefined || address === "") {
-      return { ...facts, isFamiliar: false };
-    }
-    const firstMs = this.#firstSeen(JSON.stringify([addressKey(address), user]));
+    if (user === undefined || networks.length === 0) return { ...facts, isFamiliar: false };
     const runtime = this.#runtime;
+    const firstMs = this.#familiar.see(user, networks, runtime.monotonic());
     return {
       ...facts,
       get isFamiliar() {
-        return runtime.monotonic() - firstMs >= FAMILIAR_AFTER_MS;
+        return FamiliarUsers.isFamiliar(firstMs, runtime.monotonic());
       },
     };
   }
@@ -146,19 +133,6 @@ export class Accounts {
     const account = { networks: networksOf(key), isBehindProxy, isFamiliar: false, onProxy };
     this.#last = { key, account };
     return account;
-  }
-
-  #firstSeen(pair: string): number {
-    const now = this.#runtime.monotonic();
-    // Pairs are in the order in which they were last seen.
-    for (const [oldest, { lastMs }] of this.#seen) {
-      if (now - lastMs < FORGET_AFTER_MS) break;
-      this.#seen.delete(oldest);
-    }
-    const firstMs = this.#seen.get(pair)?.firstMs ?? now;
-    this.#seen.delete(pair);
-    if (this.#seen.size < MAX_REMEMBERED) this.#seen.set(pair, { firstMs, lastMs: now });
-    return firstMs;
   }
 }
 
