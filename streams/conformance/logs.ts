@@ -359,6 +359,28 @@ export const LOGS: Record<string, Test> = {
     same(kinds, ["expired", "alive", "removed", "created"], "the results");
   }),
 
+  "expires a log at the earlier of its two times, however often it is used": withLogs(
+    async ({ id }, near, far) => {
+      const expiresAt = Date.now() + 1_500;
+      const late = expiresAt + 600_000;
+      await created(near, `${id} used`, { config: { ...TEXT, ttlMs: 1_000, expiresAt } });
+      await created(near, `${id} idle`, { config: { ...TEXT, ttlMs: 1_000, expiresAt: late } });
+      await created(near, `${id} lasting`, {
+        config: { ...TEXT, ttlMs: 600_000, expiresAt: late },
+      });
+      let uses = 0;
+      await until(async () => {
+        if (uses++ % 4 === 0) await append(near, `${id} used`, [`${uses}`]);
+        return await far.read(`${id} used`, { ...reading(), renews: true }) === "expired";
+      }, "the end of a log that is used");
+      await until(
+        async () => await far.read(`${id} idle`, reading()) === "expired",
+        "the end of a log that is not used",
+      );
+      same((await read(far, `${id} lasting`)).records, [], "a log whose times are far away");
+    },
+  ),
+
   "lists logs that are overdue": withLogs(async ({ id }, near, far) => {
     const ids = ["a", "b", "c"].map((name) => `${id} ${name}`);
     await created(near, ids[0]!, { config: { ...TEXT, ttlMs: 500 } });

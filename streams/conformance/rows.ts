@@ -96,6 +96,29 @@ export const ROWS: Record<string, Test> = {
     same(page.next, 1, "the position after the page");
   }),
 
+  "reads pages of rows within each of two bounds": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const pages = async (): Promise<string[]> => {
+      const pages: string[] = [];
+      for (let after = 0, tail = 1; after < tail;) {
+        const page = await read(far, id, { after, maxRecords: 3, maxBytes: 256_000 });
+        pages.push(page.records.map((record) => JSON.parse(String(record)).key).join(" "));
+        [after, tail] = [page.next!, page.info.tail];
+      }
+      return pages;
+    };
+    const large = "x".repeat(100_000);
+    const write = async (key: number) => {
+      await change(near, id, [set(`${key}`, key < 8 ? large : key)]);
+    };
+    for (let key = 0; key < 12; key++) await write(key);
+    same(await pages(), ["0 1", "2 3", "4 5", "6 7 8", "9 10 11"], "the rows of each page");
+    for (const key of [0, 8, 9, 10, 11]) await write(key);
+    same(await pages(), ["1 2", "3 4", "5 6", "7 0 8", "9 10 11"], "the pages after changes");
+    const { records } = await read(near, id, { maxBytes: 1 });
+    same(records.length, 1, "the rows of a page that is smaller than a row");
+  }),
+
   "changes a row only at the expected version": withRows(async ({ id }, near, far) => {
     await created(near, id);
     const text = async () => (await read(near, id)).records[0];
