@@ -25,11 +25,12 @@ import vm from "node:vm";
 import { z } from "zod";
 import { FakeTime } from "@std/testing/time";
 import { passTime, testServer } from "../testing/mod.ts";
+import { captureConsole } from "./console_lines.ts";
 import { Cable } from "./networks/cable.ts";
 import { type Fate, FaultyStore, loseReply, pass, waitFor } from "./faulty_broker.ts";
 import { Page } from "./peers/page.ts";
 import { listen } from "./servers.ts";
-import { turns, until } from "./waiting.ts";
+import { soon, turns, until } from "./waiting.ts";
 import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
 
 interface Item {
@@ -996,6 +997,26 @@ Deno.test("ClientState replaces its rows in one step if the state was made anew"
   assertEquals(keys, ["a,b", "b,c"]);
 });
 
+Deno.test("ClientState.changes() yields rows of a new state that have the versions of the old ones", async () => {
+  await using at = await Fixture.make();
+  const own = at.own.collection<number>("items");
+  for (const key of ["a", "b", "c"]) await own.set(key, 1);
+  using state = await at.open();
+  const changes = state.changes<number>();
+  const first = changes.next();
+  await at.offline(state);
+  await streamsOf(at.server).delete("list");
+  await using anew = await statesOf(at.server).open("list");
+  for (const [key, value] of [["a", 2], ["b", 1], ["c", 3]] as const) {
+    await anew.collection<number>("items").set(key, value);
+  }
+  at.online();
+  const of = { collection: "items", before: 1 };
+  assertEquals((await soon(first)).value, { ...of, key: "a", value: 2 });
+  assertEquals((await soon(changes.next())).value, { ...of, key: "c", value: 3 });
+  await changes.return();
+});
+
 Deno.test("ClientState ends with the code gone if the state is deleted", async () => {
   await using at = await Fixture.make();
   using state = await at.open();
@@ -1178,6 +1199,56 @@ Deno.test("ClientState bounds the writes that wait, and gives their room back", 
     version: 2_000,
     pendingWrites: 0,
   });
+});
+
+Deno.test("ClientState gives back the bytes of writes, however they end", async () => {
+  let isAllowed = true;
+  const store = new FaultyStore();
+  await using own = server(store.connect(), {
+    authorizeChange: () => isAllowed,
+    onMessageRejected() {},
+    onError() {},
+  });
+  await using _list = await statesOf(own).open("list");
+  await using cable = new Cable(Number(new URL(own.url).port));
+  await using page = client(cable.url);
+  using state = await page.state("list");
+  await state.ready;
+  const items = state.collection<string>("items");
+  const text = "x".repeat(200_000);
+  using _closed = captureConsole();
+  const ends: Record<string, () => Promise<unknown>> = {
+    made: () => items.set("a", text),
+    rejected: async () => {
+      isAllowed = false;
+      assertEquals(await code(items.set("a", text)), "forbidden");
+      isAllowed = true;
+    },
+    "replaced by the next one": () => Promise.all([items.set("a", text), items.set("a", text)]),
+    withdrawn: async () => {
+      const stop = new AbortController();
+      const writing = [
+        items.set("b", "busy"),
+        items.set("b", text),
+        items.set("b", text, { signal: stop.signal }),
+      ];
+      stop.abort(new Error("Enough"));
+      await assertRejects(() => writing[2]!, Error, "Enough");
+      await Promise.all(writing.slice(0, 2));
+    },
+    "with its state": async () => {
+      const another = await page.state("list");
+      const writing = another.collection<string>("items").set("c", text);
+      another[Symbol.dispose]();
+      await writing.catch(() => {});
+    },
+  };
+  for (const [end, write] of Object.entries(ends)) {
+    // More than 4 MiB in total.
+    for (let i = 0; i < 22; i++) await write();
+    await Promise.all([items.set("d", "1"), items.set("e", end)]);
+  }
+  assertEquals(state.pendingWrites.current, 0);
 });
 
 Deno.test("ClientState rejects writes that wait when it or its client is closed", async () => {

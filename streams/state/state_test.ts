@@ -5,7 +5,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { rowChange } from "../logs/change_message.ts";
 import { listen } from "../../tests/servers.ts";
-import { until } from "../../tests/waiting.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";
 import { liveState, type State } from "../mod.ts";
 import { logsOf } from "../logs/logs_of.ts";
@@ -463,6 +463,30 @@ Deno.test("State ends when its stream is deleted", async () => {
   await using anew = await statesOf(one).open("board:1");
   assertEquals(await fails(cards.set("a", 3)), "gone");
   assertEquals(anew.collection("cards").size, 0);
+});
+
+Deno.test("State.changes() yields rows of a new state that have the versions of the old ones", async () => {
+  const store = new FaultyStore();
+  const broker = store.connect();
+  await using one = server(broker);
+  await using two = server(store.connect());
+  await using board = await statesOf(one).open("board:1");
+  const cards = board.collection<number>("cards");
+  for (const key of ["a", "b", "c"]) await cards.set(key, 1);
+  const changes = board.changes<number>();
+  const first = changes.next();
+  broker.cut();
+  await streamsOf(two).delete("board:1");
+  await using anew = await statesOf(two).open("board:1");
+  for (const [key, value] of [["a", 2], ["b", 1], ["c", 3]] as const) {
+    await anew.collection<number>("cards").set(key, value);
+  }
+  broker.mend();
+  await anew.collection<number>("cards").set("d", 1);
+  const of = { collection: "cards", before: 1 };
+  assertEquals((await soon(first)).value, { ...of, key: "a", value: 2 });
+  assertEquals((await soon(changes.next())).value, { ...of, key: "c", value: 3 });
+  await changes.return();
 });
 
 Deno.test("State ends when its stream is closed", async () => {
