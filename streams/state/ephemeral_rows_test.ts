@@ -223,14 +223,14 @@ class Node {
   readonly told = new Map<string, unknown>();
   writers: readonly object[] = [{}, {}];
 
-  constructor(store: FaultyStore) {
+  constructor(store: FaultyStore, graceMs = 500) {
     this.broker = store.connect();
     this.nodes = new Nodes({ broker: this.broker });
     this.states = new EphemeralStates({
       runtime,
       quotas: new Quotas(runtime),
       nodes: this.nodes,
-      graceMs: 500,
+      graceMs,
       isUsed: true,
       namesOf: () => new Set(["cursors"]),
     });
@@ -274,6 +274,32 @@ Deno.test("EphemeralRows.remove() keeps values that others write while a node do
   await removing;
   assertEquals([one.values, two.values], [["a=2"], ["a=2"]]);
   for (const node of [one, two, silent]) await node.close();
+});
+
+Deno.test("EphemeralRows keep the rows of a node that comes back, any number of times", async () => {
+  using time = new FakeTime(0);
+  const graceMs = 30_000;
+  const store = new FaultyStore();
+  const [one, two] = [new Node(store, graceMs), new Node(store, graceMs)] as const;
+  await time.tickAsync(400);
+  for (const key of ["a", "b"]) {
+    one.rows.write(one, { type: "cursors", key, operation: "upsert", value: "1" });
+  }
+  await time.tickAsync(100);
+  for (let round = 0; round < 3; round++) {
+    one.broker.cut();
+    while (two.nodes.size > 0) await time.tickAsync(100);
+    one.broker.mend();
+    while (two.nodes.size === 0) await time.tickAsync(100);
+    await time.tickAsync(2 * graceMs);
+    assertEquals(two.values, ["a=1", "b=1"], `round ${round}`);
+  }
+  one.broker.cut();
+  while (two.nodes.size > 0) await time.tickAsync(100);
+  assertEquals(two.values, ["a=1", "b=1"], "the rows during the grace period");
+  await time.tickAsync(graceMs);
+  assertEquals([one.values, two.values], [["a=1", "b=1"], []]);
+  for (const node of [one, two]) await node.close();
 });
 
 Deno.test("EphemeralRows converge after any loss, duplicate or delay, and any dead node", async () => {
