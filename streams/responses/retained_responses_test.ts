@@ -69,6 +69,20 @@ Deno.test("RetainedLedger.first() chooses fresh unread responses last, and never
   assertEquals(ledger.first(9 * MINUTE), "running");
 });
 
+Deno.test("RetainedLedger.first() chooses the older one of a read and an old unread response", () => {
+  const ledger = new RetainedLedger();
+  for (const [id, endedAt] of [["read", 1], ["unread", 2], ["read later", 3]] as const) {
+    ledger.add(id, "a1.eve", endedAt);
+  }
+  for (const id of ["read", "read later"]) ledger.read(id);
+  const order: (string | undefined)[] = [];
+  for (let i = 0; i < 3; i++) {
+    order.push(ledger.first(11 * MINUTE));
+    ledger.remove(order.at(-1)!);
+  }
+  assertEquals(order, ["read", "unread", "read later"]);
+});
+
 Deno.test("StoredResponses.begin() makes room at the address with the most responses, in memory", async () => {
   await using broker = new MemoryBroker();
   await using near = new RetainingNode(broker);
