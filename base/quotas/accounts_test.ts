@@ -25,6 +25,27 @@ Deno.test("Accounts.of() makes a user familiar at an address after an hour, also
   assertEquals(accounts.of(peer("192.0.2.2", { user: "ann" })).isFamiliar, false);
 });
 
+Deno.test("Accounts forgets only users who were away for a day, whoever came first", () => {
+  const { accounts, tick } = accountsWithClock();
+  const isFamiliar = (user: string) => accounts.of(peer("192.0.2.1", { user })).isFamiliar;
+  isFamiliar("often");
+  isFamiliar("once");
+  for (let hour = 0; hour < 24; hour++) {
+    tick(HOUR_MS);
+    isFamiliar("often");
+  }
+  assertEquals([isFamiliar("once"), isFamiliar("often")], [false, true]);
+  // Users who are gone leave room for others.
+  for (let i = 0; i < 19_998; i++) isFamiliar(`u${i}`);
+  for (let hour = 0; hour < 24; hour++) {
+    tick(HOUR_MS);
+    isFamiliar("often");
+  }
+  isFamiliar("new");
+  tick(HOUR_MS);
+  assertEquals([isFamiliar("new"), isFamiliar("often"), isFamiliar("u0")], [true, true, false]);
+});
+
 Deno.test("Accounts.of() keeps the known facts of a guest, and returns NOBODY without facts", () => {
   const { accounts } = accountsWithClock();
   const { guest, session, networks } = accounts.of({
