@@ -6,6 +6,7 @@ import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import { encodeBinary } from "./wire/encode.ts";
 import { ConsoleReport } from "../base/console_report.ts";
+import { clockAhead } from "../tests/globals/clock.ts";
 import { turns } from "../tests/waiting.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
@@ -279,6 +280,23 @@ Deno.test("Session restarts the count of invalid messages after a minute", async
   assertEquals([hand.session.isReady, hand.session.stats.invalidMessages], [true, 2]);
   hand.peer.say([]);
   assertEquals((await endOf(hand.session)).code, 4400);
+});
+
+Deno.test("Session counts the invalid messages of a minute, however the clock is set", async () => {
+  for (const [setMs, count] of [[-3_600_000, 15], [-30_000, 15], [3_600_000, 1]] as const) {
+    using time = new FakeTime();
+    const wire = PLAIN;
+    await using hand = serverByHand({ maxInvalidMessages: 20, onMessage: () => {} }, { wire });
+    for (let i = 0; i < count; i++) hand.peer.say([]);
+    await turns();
+    using _set = clockAhead(setMs);
+    for (let i = 0; i < 20; i++) {
+      await time.tickAsync(61_000);
+      hand.peer.say([]);
+      await turns();
+    }
+    assertEquals([hand.session.isReady, hand.session.stats.invalidMessages], [true, count + 20]);
+  }
 });
 
 Deno.test("Session handles messages only after onOpen's promise resolves", async () => {
