@@ -180,6 +180,20 @@ Deno.test("Liveness cancels the dial at the first sign of life, and doubles both
   assertEquals(it.log, ["ping 312200", "dial 313700"]);
 });
 
+Deno.test("Liveness doubles both waits up to a factor of eight, however many alarms are false", async () => {
+  using it = watched();
+  const waits: number[] = [];
+  for (let alarm = 1; alarm <= 6; alarm++) {
+    const start = it.time.now;
+    it.liveness.began();
+    while (it.log.at(-1)?.startsWith("dial") !== true) await it.time.tickAsync(500);
+    waits.push(it.time.now - start);
+    it.liveness.received();
+    it.log.length = 0;
+  }
+  assertEquals(waits, [3_500, 6_500, 12_500, 24_500, 24_500, 24_500]);
+});
+
 Deno.test("Liveness does not dial if a sign of life comes during the random delay", async () => {
   using it = watched();
   await it.time.tickAsync(3_400);
