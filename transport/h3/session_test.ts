@@ -243,6 +243,28 @@ Deno.test("Http3Session ends its streams on both sides when it is closed", async
   await isStopped(theirs.send);
 });
 
+Deno.test("Http3Session ends a stream that opens after the session was closed", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial({ maxConcurrentBidirectionalStreams: 1 });
+  await peer.control();
+  const { session } = await server.ask(peer);
+  // The connection goes on with another session.
+  const { session: other } = await server.ask(peer);
+  const first = directStream(await session.createBidirectionalStream());
+  await first.write(TEXT);
+  const came = await soon(peer.nextBidi());
+  const waiting = session.createBidirectionalStream();
+  session.close();
+  // The end of the first stream makes room for the second one.
+  await soon(came.receive.readAll());
+  await came.send.end().catch(() => {});
+  await soon(assertRejects(() => waiting, ConnectionError));
+  const late = await soon(peer.nextBidi());
+  assertEquals(await soon(late.receive.readAll()), NOTHING);
+  await isStopped(late.send);
+  assert(await soon(other.createBidirectionalStream()));
+});
+
 Deno.test("Http3Session.close() rejects writes that wait for the peer to read, without delay", async () => {
   await using raw = await rawSession();
   const { session } = raw;

@@ -1,4 +1,5 @@
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
 import { type Socket, type StreamsPart, WebSocketConnection } from "./connection.ts";
@@ -171,6 +172,22 @@ Deno.test("WebSocketConnection reuses its loaded part for later callers", async 
   connection.close();
   assertEquals(loaded.ended?.[1], false);
   peer.respond();
+});
+
+Deno.test("WebSocketConnection notices within a tenth of a second that a full socket has room", async () => {
+  using time = new FakeTime();
+  const { connection, peer } = late();
+  for (let round = 0; round < 2; round++) {
+    Object.assign(peer, { bufferedAmount: 10_000_000 });
+    let isDrained = false;
+    const drained = connection.frames!.drained().then(() => isDrained = true);
+    await time.tickAsync(3_600_000);
+    assertEquals(isDrained, false);
+    Object.assign(peer, { bufferedAmount: 0 });
+    await time.tickAsync(100);
+    assertEquals(isDrained, true);
+    await drained;
+  }
 });
 
 Deno.test("WebSocketConnection rejects waiting calls when streams fail to load, and messages continue", async () => {
