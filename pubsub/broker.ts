@@ -283,9 +283,17 @@ export interface BrokerStore {
    * @param number The number, an integer of 0 or more.
    * @param windowMs Minimum time for which the number is remembered, in milliseconds; at most a
    * week.
+   * @param options The client that the row is for; left out for the application. If a broker has to
+   * forget rows early, it starts with the rows of the client that created the most within the last
+   * hour.
    * @returns True if the number is above the previous one, and is now recorded.
    */
-  advance(key: string, number: number, windowMs: number): Promise<boolean>;
+  advance(
+    key: string,
+    number: number,
+    windowMs: number,
+    options?: { readonly owner?: string | undefined },
+  ): Promise<boolean>;
   /**
    * Reads the newest number of a row.
    *

@@ -8,6 +8,7 @@ import { MemoryStore } from "../pubsub/memory/broker.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
+import type { Session } from "../session/session.ts";
 import { DecisionFault, tellFault } from "../base/decision.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { UserClaims } from "./admission/user_limit.ts";
@@ -30,11 +31,13 @@ export interface SequenceStoreOptions {
   readonly broker: Broker;
   /** `true` if other nodes also use the broker. */
   readonly isShared: boolean;
+  /** Names the client that a session belongs to, for the share of the numbers. */
+  readonly ownerOf: (session: Session) => string;
 }
 
 /** Keeps the message numbers in the broker's store, or on this node if the broker has no store. */
 export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
-  const { runtime, broker, isShared } = options;
+  const { runtime, broker, isShared, ownerOf } = options;
   const node = runtime.randomUUID();
   const own = new MemoryStore(runtime);
   const store = () => broker.store ?? own;
@@ -46,7 +49,9 @@ export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
       if (isShared) await store().release(`handling:${client}`, node);
     },
     newest: (client) => store().newest(`seq:${client}`, DEDUPE_WINDOW_MS),
-    advance: (client, number) => store().advance(`seq:${client}`, number, DEDUPE_WINDOW_MS),
+    advance: (client, number, owner) =>
+      store().advance(`seq:${client}`, number, DEDUPE_WINDOW_MS, { owner }),
+    ownerOf,
   };
 }
 

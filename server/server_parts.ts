@@ -1,4 +1,5 @@
 /** Parts of a server that are created from several of its options. */
+import { publisherKeyOf } from "./accounts.ts";
 import { Admission } from "./admission/admission.ts";
 import { GivingWay } from "./admission/giving_way.ts";
 import type { UserClaims } from "./admission/user_limit.ts";
@@ -124,7 +125,12 @@ export function servicesOf(
   const { broker, includePublisher = false, tokens = {} } = options;
   const { runtime, topics } = parts;
   const isShared = broker !== undefined;
-  const sequences = sequenceStore({ runtime, broker: topics.broker, isShared });
+  const sequences = sequenceStore({
+    runtime,
+    broker: topics.broker,
+    isShared,
+    ownerOf: (session) => publisherKeyOf(parts.accountOf(session)),
+  });
   const requests = new ClientRequests({
     authorize: options.authorize as Authorize | undefined,
     onRenewed: tokens.onRenewed as RenewedHandler | undefined,

@@ -38,7 +38,7 @@ import { DEFAULT_BOUNDS, MAX_REPLAYS } from "../pubsub/history/history_topics.ts
 import { MAX_MADE } from "../pubsub/history/publishers.ts";
 import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
 import { SHARE_PART } from "../streams/logs/log_shares.ts";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import { MAX_ENTRIES as MAX_STORED, MemoryBroker } from "../pubsub/memory/broker.ts";
 import { MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
@@ -552,9 +552,16 @@ function serverBounds(): Bound[] {
     },
     {
       table: "topics",
-      name: "time for which the numbers of at-least-once messages are remembered",
+      name:
+        "time for which the numbers of at-least-once messages, and of publications, are remembered",
       max: ms(DEDUPE_WINDOW_MS),
       full: "a message that is retried later is handled again",
+    },
+    {
+      table: "topics",
+      name: "these numbers in a `MemoryBroker`; of a client, before its own give way",
+      max: `${count(MAX_STORED)}; ${count(MAX_MADE)} an hour`,
+      full: "one is forgotten, the oldest of the client with the most first",
     },
     {
       table: "topics",

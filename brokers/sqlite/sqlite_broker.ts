@@ -390,7 +390,7 @@ export class SqliteBroker implements LogBroker {
   #makeStore(): BrokerStore {
     const now = () => this.#runtime.now();
     return {
-      advance: (...args) => this.#call(["advance", ...args, now()]),
+      advance: (key, number, windowMs) => this.#call(["advance", key, number, windowMs, now()]),
       newest: (key) => this.#call(["newest", key, now()]),
       claim: (...args) => this.#call(["claim", ...args, now()]),
       release: (...args) => this.#call(["release", ...args]),

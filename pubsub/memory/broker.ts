@@ -18,20 +18,23 @@ import type {
   TokenRate,
 } from "../broker.ts";
 import { BrokerLife } from "../broker/life.ts";
+import { Publishers } from "../history/publishers.ts";
 import { LocalListeners } from "../broker/listeners.ts";
 import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
 import { defaultTotalBytes, type MemoryTenant, type SharedMemory } from "./space.ts";
 
 /**
  * Maximum number of rows, of scopes and of buckets. Beyond that, the least recently used is
- * forgotten.
+ * forgotten, but first a row of the client that created the most within the last hour.
  */
-const MAX_ENTRIES = 100_000;
+export const MAX_ENTRIES = 100_000;
 
 /** The store of a {@linkcode MemoryBroker}. */
 export class MemoryStore implements BrokerStore {
   readonly #runtime: Runtime;
   readonly #numbers = new Map<string, { number: number; until: number }>();
+  /** The clients that the rows of `#numbers` are for. */
+  readonly #owners = new Publishers(MAX_ENTRIES);
   readonly #scopes = new Map<string, Map<string, number>>();
   readonly #buckets = new Map<string, { tokens: number; at: number }>();
 
@@ -39,12 +42,19 @@ export class MemoryStore implements BrokerStore {
     this.#runtime = runtime;
   }
 
-  advance(key: string, number: number, windowMs: number): Promise<boolean> {
+  advance(
+    key: string,
+    number: number,
+    windowMs: number,
+    { owner }: { readonly owner?: string | undefined } = {},
+  ): Promise<boolean> {
     const now = this.#runtime.now();
     const known = this.#numbers.get(key);
     if (known !== undefined && known.until > now && number <= known.number) {
       return Promise.resolve(false);
     }
+    if (known === undefined) this.#makeRoom(now);
+    if (known === undefined) this.#owners.note(key, owner, now);
     renew(this.#numbers, key, { number, until: now + windowMs });
     return Promise.resolve(true);
   }
@@ -90,7 +100,15 @@ export class MemoryStore implements BrokerStore {
   }
 
   clear(): void {
-    for (const map of [this.#numbers, this.#scopes, this.#buckets]) map.clear();
+    for (const map of [this.#numbers, this.#owners, this.#scopes, this.#buckets]) map.clear();
+  }
+
+  /** Forgets a row if there is no room for another. */
+  #makeRoom(now: number): void {
+    if (this.#numbers.size < MAX_ENTRIES) return;
+    const key = this.#owners.first(now) ?? oldestOf(this.#numbers)!;
+    this.#numbers.delete(key);
+    this.#owners.forget(key);
   }
 
   #members(scope: string): Map<string, number> | undefined {
@@ -104,11 +122,12 @@ export class MemoryStore implements BrokerStore {
 function renew<V>(map: Map<string, V>, key: string, value: V): void {
   map.delete(key);
   map.set(key, value);
-  if (map.size <= MAX_ENTRIES) return;
-  for (const oldest of map.keys()) {
-    map.delete(oldest);
-    return;
-  }
+  if (map.size > MAX_ENTRIES) map.delete(oldestOf(map)!);
+}
+
+function oldestOf(map: ReadonlyMap<string, unknown>): string | undefined {
+  for (const key of map.keys()) return key;
+  return undefined;
 }
 
 /** Options for {@linkcode MemoryBroker}. */

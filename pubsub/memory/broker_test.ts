@@ -2,7 +2,7 @@ import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import { UnsupportedError } from "../../errors.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { testBroker } from "../conformance/suite.ts";
-import { MemoryBroker } from "./broker.ts";
+import { MAX_ENTRIES, MemoryBroker } from "./broker.ts";
 import type { SharedMemory } from "./space.ts";
 import { Bounded, BOUNDS } from "./bounded_fixture.ts";
 
@@ -56,6 +56,32 @@ Deno.test("MemoryBroker forgets the quietest histories if no client holds much m
   for (const i of [20, 21]) await bounded.publishAs(`user ${i}`, `room ${i}`, 45_000);
   const quiet = await bounded.kept("room 0", "room 1", "room 2", "room 21");
   assertEquals(quiet, [2, 0, 1, 1]);
+});
+
+/** Fills a broker's store with numbers, and returns which of the numbers of others it has kept. */
+async function keptAmong(ownerOf: (i: number) => string): Promise<string[]> {
+  await using broker = new MemoryBroker();
+  const { store } = broker;
+  const windowMs = 300_000;
+  await store.advance("ann", 5, windowMs, { owner: "user ann" });
+  await store.advance("server", 5, windowMs);
+  for (let i = 0; i < MAX_ENTRIES + 500; i++) {
+    if (i === MAX_ENTRIES / 2) await store.advance("server", 6, windowMs);
+    await store.advance(`number ${i}`, 5, windowMs, { owner: ownerOf(i) });
+  }
+  const kept = [];
+  for (const key of ["ann", "server", "number 0"]) {
+    if (await store.newest(key, windowMs) >= 0) kept.push(key);
+  }
+  return kept;
+}
+
+Deno.test("MemoryBroker forgets the numbers of the client with the most before those of others", async () => {
+  assertEquals(await keptAmong(() => "at 203.0.113.66"), ["ann", "server"]);
+});
+
+Deno.test("MemoryBroker forgets the oldest numbers if each client has few", async () => {
+  assertEquals(await keptAmong((i) => `user ${i >> 7}`), ["server"]);
 });
 
 Deno.test("MemoryBroker bounds the number of topics with a history", async () => {

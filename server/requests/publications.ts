@@ -74,7 +74,7 @@ export class Publications {
         await topics.appendEncoded(encoded, { publisher, key });
       } else {
         if (number?.isOnce) {
-          if (!await this.#isNew(topic, number)) return {};
+          if (!await this.#isNew(session, topic, number)) return {};
           decision.check();
         }
         topics.publishEncoded(encoded);
@@ -118,11 +118,16 @@ export class Publications {
    * Records the number of a publication on a topic without a history. Returns false if it was
    * recorded before. While the broker is unreachable, every publication counts as new.
    */
-  async #isNew(topic: string, { producer, number }: PublicationNumber): Promise<boolean> {
+  async #isNew(
+    session: Session,
+    topic: string,
+    { producer, number }: PublicationNumber,
+  ): Promise<boolean> {
+    const owner = publisherKeyOf(this.#parts.accounts.of(session));
     // A hash, because the broker may not support a key that contains a client and a topic.
     const key = hashOf(JSON.stringify([producer, topic])).toBase64({ alphabet: "base64url" });
     try {
-      return await this.#parts.sequences.advance(`on:${key}`, number);
+      return await this.#parts.sequences.advance(`on:${key}`, number, owner);
     } catch (error) {
       if (error instanceof BrokerError) return true;
       throw error;

@@ -65,10 +65,19 @@ export interface SequenceStore {
    *
    * @param client The client.
    * @param number The number.
+   * @param owner The result of {@linkcode SequenceStore.ownerOf} for a session of the client.
    * @returns Resolves once the number is stored; false if it was at or below the stored one.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  advance(client: string, number: number): Promise<boolean>;
+  advance(client: string, number: number, owner?: string): Promise<boolean>;
+  /**
+   * Names the client of a session for its share of the store: a user or a network. Without this
+   * method, numbers have no shares.
+   *
+   * @param session The session.
+   * @returns The name.
+   */
+  ownerOf?(session: Session): string;
 }
 
 type Acknowledger = Pick<Numbers, "acknowledge">;
@@ -77,6 +86,8 @@ type Acknowledger = Pick<Numbers, "acknowledge">;
 export class ClientSequence extends Signal {
   /** Key of the client, unique across all nodes. */
   readonly key: string;
+  /** Whose share of the store the number uses. */
+  readonly owner: string | undefined;
   /** The newest handled number. */
   handled = -1;
   /** The newest stored number. It may be acknowledged. */
@@ -98,9 +109,10 @@ export class ClientSequence extends Signal {
   /** The token of the running turn. It is a new object each time. */
   #turn: object | undefined;
 
-  constructor(key: string, all: Sequences) {
+  constructor(key: string, all: Sequences, owner?: string) {
     super();
     this.key = key;
+    this.owner = owner;
     this.#all = all;
   }
 
@@ -175,10 +187,21 @@ export class Sequences implements Disposable {
     this.#store = store;
   }
 
-  /** Adds a session of the client. */
-  open(key: string, session: Acknowledger): ClientSequence {
+  /**
+   * Adds a session of the client.
+   *
+   * @param options The session, whose client owns the number if it is the first.
+   */
+  open(
+    key: string,
+    session: Acknowledger,
+    { of }: { readonly of?: Session } = {},
+  ): ClientSequence {
     let client = this.#clients.get(key);
-    if (client === undefined) this.#clients.set(key, client = new ClientSequence(key, this));
+    if (client === undefined) {
+      client = new ClientSequence(key, this, of && this.#store.ownerOf?.(of));
+      this.#clients.set(key, client);
+    }
     client.sessions.add(session);
     this.#sessions++;
     this.#retryLater();
@@ -253,7 +276,7 @@ export class Sequences implements Disposable {
     try {
       while (client.kept < client.handled) {
         const { handled } = client;
-        await this.#store.advance(client.key, handled);
+        await this.#store.advance(client.key, handled, client.owner);
         client.kept = handled;
         for (const session of client.sessions) session.acknowledge();
       }
@@ -374,7 +397,7 @@ export class Numbers extends Signal {
     const { seq, id } = envelope;
     const { client } = this.core.lineage;
     if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
-    this.#client ??= this.#sequences.open(client, this);
+    this.#client ??= this.#sequences.open(client, this, { of: this.core.session });
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
     this.#last = seq;
     this.#waiting.push(seq);
