@@ -356,6 +356,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
  * machine has neither other socket addresses nor stalled requests.
  */
 export const QUOTAS: readonly string[] = [
+  "states.copies",
   "states.waiting",
   "states.ephemeral",
   "durableStreams.requests",

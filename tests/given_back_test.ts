@@ -41,6 +41,8 @@ import { responseLimits, streamSettings } from "../streams/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../operations/http_api/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
+import { type Change, rowChange } from "../streams/logs/change_message.ts";
+import { MAX_COPIES } from "../streams/logs/copies.ts";
 import { EphemeralStates, MAX_ROWS } from "../streams/state/ephemeral_rows.ts";
 import { MAX_WAITING, ownQuota, RowQueue } from "../streams/state/row_queue.ts";
 import type { ChangeGate } from "../streams/state/gate.ts";
@@ -850,6 +852,47 @@ const ANSWERS: readonly Row[] = [
         else await reading.next();
       };
       return { take, left: () => [...left(), [...logs.followed()].length] };
+    },
+  })),
+  ...["succeed", "find no room", "find their id in use"].map((end): Row => ({
+    name: `copies of large states that ${end}`,
+    quota: "streams/logs/copies.ts",
+    bound: MAX_COPIES,
+    async open(room) {
+      const time = room.use(new FakeTime());
+      const quotas = new Quotas(runtime);
+      const broker = room.use(new MemoryBroker());
+      const bounds = { maxRetained: 1, maxStreamBytes: 9_999_999, maxForks: 1, maxReaders: 1 };
+      const logs = room.use(
+        new StreamLogs({
+          runtime,
+          broker,
+          quotas,
+          bounds: { ...bounds, maxStreams: end === "find no room" ? 1 : 99, maxRows: 99 },
+          onError() {},
+        }),
+      );
+      const keyed = { records: 9, bytes: 9_999, ms: 1_000 };
+      await logs.create("0", { contentType: "application/json", keyed });
+      const change = {
+        type: "t",
+        key: "a",
+        operation: "upsert",
+        value: JSON.stringify("x".repeat(70_000)),
+      };
+      await logs.append("0", { records: [], changes: [rowChange(change as Change, 0)] });
+      const take = async (i: number) => {
+        const id = end === "find their id in use" ? "0" : `${i + 1}`;
+        const made = await logs.create(id, {
+          keyed,
+          fork: { source: "0" },
+          account: { ...NOBODY, user: "ann" },
+        });
+        const kind = { succeed: "created", "find no room": "too-many" }[end] ?? "exists";
+        assertEquals(made.kind, kind);
+        if (kind === "too-many") await time.tickAsync(5_000);
+      };
+      return { take, left: () => takenOf(quotas) };
     },
   })),
   ...["end", "are aborted", "take too long"].map((end): Row => ({

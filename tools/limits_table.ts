@@ -148,6 +148,11 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
     name: "`maxReaders`, `maxReadersPerUser`, `maxReadersPerAddress` of `durableStreams`",
     full: "`too-many`, or 429; readers over all transports count",
   },
+  "states.copies": {
+    table: "streams",
+    name: "forks of keyed streams of more than 64 KiB, while their rows are copied (8 MiB each)",
+    full: "429; a copy that finds no room counts for 5 s more",
+  },
   "states.waiting": {
     table: "streams",
     name: "writes of clients to live states that wait for others of the same row",

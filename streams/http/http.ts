@@ -299,14 +299,16 @@ export class StreamRequests {
     const result = await this.#parts.clientStreams.create(
       { id, account: asked.publisher },
       (keys) => {
-        asked.checkRevoked();
-        return logs.create(id, { ...creation, records, owner: keys, keyed });
+        const { account, checkRevoked: check } = asked;
+        check();
+        return logs.create(id, { ...creation, records, owner: keys, keyed, account, check });
       },
     ).catch((error) => {
       if (error instanceof LimitError) this.#rejected.maxStreams++;
       throw error;
     });
     if (result.kind === "over-share") throw this.#overShare("create", result);
+    if (result.kind === "full" && isKeyed && fork !== undefined) throw this.#tooLargeToCopy();
     if (result.kind !== "created" && result.kind !== "exists") throw this.#uncreated(result.kind);
     const { info } = result;
     if (result.kind === "exists" && !result.isSame) {
@@ -592,6 +594,16 @@ export class StreamRequests {
       code: "full",
       detail: `Cannot ${verb}: a stream must have at most ${maxStreamBytes} bytes, with ` +
         `${ENTRY_BYTES} for each record`,
+    });
+  }
+
+  #tooLargeToCopy(): Problem {
+    this.#rejected.maxStreamBytes++;
+    const most = Math.min(this.#settings.maxStreamBytes, this.#parts.logs.maxAppendBytes);
+    return new Problem(413, {
+      code: "full",
+      detail: `Cannot create: the rows of a fork must have at most ${most} bytes, with ` +
+        `${ENTRY_BYTES} for each row`,
     });
   }
 

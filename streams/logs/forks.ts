@@ -1,15 +1,5 @@
 /** Forks of durable streams: where a fork starts in its source, and what it inherits. */
-import { readChange } from "./change_message.ts";
-import type {
-  CreateLogOptions,
-  LogConfig,
-  LogInfo,
-  LogOrigin,
-  LogPage,
-  LogRecord,
-  LogRow,
-  LogTail,
-} from "./log.ts";
+import type { CreateLogOptions, LogConfig, LogInfo, LogOrigin, LogRecord, LogTail } from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
 import { DEFAULT_CONTENT_TYPE, isJson, mediaType, recordBytes } from "./rules.ts";
 
@@ -67,14 +57,14 @@ export function planStream(
  *
  * @param fork The fork's name in its source.
  * @param facts Settings of the fork.
- * @param source The source, with a page of all of its rows.
+ * @param source The state of the source.
+ * @returns The settings of the fork.
  */
 export function planCopy(
   fork: string,
   facts: StreamFacts,
-  { request, page }: { readonly request: ForkRequest; readonly page: LogPage },
-): StreamPlan | ForkRejection {
-  const { info, records, positions = [], expiries = [] } = page;
+  { request, info }: { readonly request: ForkRequest; readonly info: LogInfo },
+): LogConfig | ForkRejection {
   const { contentType = info.contentType, keyed = info.keyed } = facts;
   if (mediaType(contentType) !== mediaType(info.contentType)) return "other-type";
   if (facts.records !== undefined && facts.records.length > 0) return "keyed";
@@ -83,19 +73,7 @@ export function planCopy(
   if (request.subOffset) return "bad-offset";
   // The source may no longer have the rows as they were then.
   if (position < info.tail) return "gone";
-  const config = configOf(fork, { ...facts, contentType, keyed }, { request, info, position });
-  if (config === "too-deep") return config;
-  const set = records.map((record, i): LogRow => {
-    const { row, deletedAt } = readChange(String(record));
-    return {
-      row,
-      position: positions[i]!,
-      text: String(record),
-      deletedAt,
-      until: expiries[i] || undefined,
-    };
-  });
-  return { config, records: [], rows: { set, forgotten: info.rows!.forgotten, form: info.form } };
+  return configOf(fork, { ...facts, contentType, keyed }, { request, info, position });
 }
 
 /** The source of a new fork. */

@@ -32,8 +32,10 @@ import type {
   LogRecord,
   LogRetained,
   ReadLogOptions,
+  RowStats,
 } from "./log.ts";
 import { type CarriedRecords, CarriedTail, readCarried } from "./announcement.ts";
+import { Copies, type ReadPage } from "./copies.ts";
 import { requestBytes } from "./change_message.ts";
 import { isDamaged, soundLogs } from "./sound_logs.ts";
 import { OverdueSearch } from "./overdue_search.ts";
@@ -173,7 +175,17 @@ export interface CreateStreamOptions extends StreamFacts {
   readonly fork?: ForkRequest | undefined;
   /** Identity of the new stream, from {@linkcode StreamLogs.newIdentity}; by default, a new one. */
   readonly identity?: string | undefined;
+  /** The client that forks a keyed stream; by default, the application. */
+  readonly account?: Account | undefined;
+  /** Called once the rows of a keyed stream were copied, before the fork is created. May throw. */
+  readonly check?: (() => void) | undefined;
 }
+
+/** The same for a fork. */
+type CreateForkOptions = CreateStreamOptions & {
+  readonly fork: ForkRequest;
+  readonly identity: string;
+};
 
 /**
  * Result of {@linkcode StreamLogs.create}:
@@ -311,6 +323,7 @@ export class StreamLogs implements AsyncDisposable {
   readonly #onRead: StreamLogsOptions["onRead"];
   readonly #followed = new Map<string, FollowedStream>();
   readonly #readers: Quota;
+  readonly #copies: Copies;
   readonly #search: OverdueSearch;
   /** Streams with a request that one search found without a writer. */
   #spared = new Map<string, { readonly tail: number; readonly since: number }>();
@@ -343,6 +356,7 @@ export class StreamLogs implements AsyncDisposable {
       shares: {},
       ...bounds.readerShares,
     });
+    this.#copies = new Copies(runtime, quotas);
     this.#forms = options.forms;
     this.#onReadToEnd = onReadToEnd;
     this.#rescue = rescue;
@@ -399,6 +413,7 @@ export class StreamLogs implements AsyncDisposable {
    * @returns The result.
    * @throws {RangeError} If the id is empty or too long.
    * @throws {UnsupportedError} If the stream would be keyed, and the broker keeps no rows.
+   * @throws {LimitError} If the client forks too many large keyed streams at the same time.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async create(id: string, options: CreateStreamOptions): Promise<StreamCreated> {
@@ -408,32 +423,43 @@ export class StreamLogs implements AsyncDisposable {
         `Cannot create a keyed stream: the ${this.#broker.name} broker keeps no rows`,
       );
     }
-    const { end, writer, identity = this.newIdentity() } = options;
-    const plan = options.fork === undefined
-      ? planStream(options)
-      : await this.#planFork(identity, options, options.fork);
-    if ("kind" in plan) {
-      const present = plan.kind === "source-missing" || plan.kind === "source-deleted"
-        ? undefined
-        : await this.info(id);
-      return present?.kind === "page"
-        ? { kind: "exists", info: present.info, isSame: false }
-        : plan;
+    const { identity = this.newIdentity(), fork } = options;
+    if (fork === undefined) {
+      return await this.#put(id, planStream(options), { ...options, identity });
     }
+    const source = await this.info(fork.source);
+    if (source.kind === "deleted") return { kind: "source-deleted" };
+    if (source.kind !== "page") return { kind: "source-missing" };
+    const { info } = source;
+    const part = { ...options, identity, fork };
+    const made = info.keyed === undefined
+      ? await this.#fork(id, part, info)
+      : await this.#copy(id, part, info);
+    if (typeof made === "object") return made;
+    const present = await this.info(id);
+    return present.kind === "page"
+      ? { kind: "exists", info: present.info, isSame: false }
+      : { kind: made };
+  }
+
+  /** Creates a stream as planned, unless it exists. */
+  async #put(
+    id: string,
+    plan: StreamPlan,
+    { identity, end, writer, fork }: CreateStreamOptions & { readonly identity: string },
+  ): Promise<StreamCreated> {
     const { origin, keyed } = plan.config;
     if (keyed !== undefined && writer !== undefined) return { kind: "keyed" };
     const bytes = recordBytes(plan.records);
     const counted = countedBytes(bytes, plan.records.length);
     const rows = plan.rows && rowsStateOf(plan.rows);
-    const rowBytes = rows === undefined ? 0 : sizeOf(rows);
-    const isFull = Math.max(counted, rowBytes) > this.#bounds.maxStreamBytes ||
-      bytes + rowBytes > this.maxAppendBytes;
-    if (isFull) return { kind: "full" };
-    const isFork = options.fork !== undefined;
+    if (counted > this.#bounds.maxStreamBytes || this.#isTooLarge(bytes, rows)) {
+      return { kind: "full" };
+    }
     const creation = {
       ...plan,
       // A copy has the form of its source.
-      rows: plan.rows && !isFork
+      rows: plan.rows && fork === undefined
         ? { ...plan.rows, form: this.#forms?.of(id) || undefined }
         : plan.rows,
       identity,
@@ -444,7 +470,7 @@ export class StreamLogs implements AsyncDisposable {
     // A copy of rows needs no source.
     const retained = keyed === undefined ? await this.#retain(origin) : "retained";
     if (retained === "missing") return { kind: "source-deleted" };
-    const wanted = { ...creation, end, fork: options.fork };
+    const wanted = { ...creation, end, fork };
     if (retained === "too-many") {
       return await this.#existing(id, wanted) ?? { kind: "too-many-forks" };
     }
@@ -465,6 +491,12 @@ export class StreamLogs implements AsyncDisposable {
     const { info } = created;
     if (info.isDeleted) return { kind: "deleted" };
     return { kind: "exists", info, isSame: isSame(info, wanted) };
+  }
+
+  /** True if a new stream with these first records and rows exceeds a bound. */
+  #isTooLarge(recordBytes: number, rows: RowStats | undefined): boolean {
+    const rowBytes = rows === undefined ? 0 : sizeOf(rows);
+    return rowBytes > this.#bounds.maxStreamBytes || recordBytes + rowBytes > this.maxAppendBytes;
   }
 
   /**
@@ -815,6 +847,7 @@ export class StreamLogs implements AsyncDisposable {
   async close(): Promise<void> {
     this.#isClosed = true;
     for (const followed of this.#followed.values()) followed.notify();
+    this.#copies.close();
     await this.#search.close();
   }
 
@@ -832,39 +865,51 @@ export class StreamLogs implements AsyncDisposable {
     return identity;
   }
 
-  /** Finds the start of a fork, and the part of a record that the fork repeats. */
-  async #planFork(
-    fork: string,
-    facts: StreamFacts,
-    request: ForkRequest,
-  ): Promise<StreamPlan | Exclude<StreamCreated, { readonly info: LogInfo }>> {
-    const { source } = request;
-    const found = await this.info(source);
-    if (found.kind === "deleted") return { kind: "source-deleted" };
-    if (found.kind !== "page") return { kind: "source-missing" };
-    if (found.info.keyed !== undefined) return await this.#planCopy(fork, facts, request);
+  /** Creates a fork of a stream that is not keyed. */
+  async #fork(
+    id: string,
+    options: CreateForkOptions,
+    info: LogInfo,
+  ): Promise<StreamCreated | ForkRejection> {
+    const { identity, fork: request } = options;
     const recordsAt = async (after: number) => {
-      const page = await this.#read(source, { after, maxRecords: 1, maxBytes: 1 }, false);
+      const page = await this.#read(request.source, { after, maxRecords: 1, maxBytes: 1 }, false);
       if (page.kind === "trimmed") return undefined;
       return page.kind === "page" ? page.records : [];
     };
-    const plan = await planFork(fork, facts, { request, info: found.info, recordsAt });
-    return typeof plan === "string" ? { kind: plan } : plan;
+    const plan = await planFork(identity, options, { request, info, recordsAt });
+    return typeof plan === "string" ? plan : await this.#put(id, plan, options);
   }
 
-  /** Reads all rows of a keyed stream in one step, for a fork. */
-  async #planCopy(
-    fork: string,
-    facts: StreamFacts,
-    request: ForkRequest,
-  ): Promise<StreamPlan | Exclude<StreamCreated, { readonly info: LogInfo }>> {
-    const maxRecords = this.#bounds.maxRows + REMEMBERED_ROWS.deletions;
-    const options = { after: 0, maxRecords, maxBytes: this.maxAppendBytes };
-    const page = await this.#readLog(request.source, options, false);
-    if (page?.positions === undefined) return { kind: "source-missing" };
-    if (page.next! < page.info.tail) return { kind: "full" };
-    const plan = planCopy(fork, facts, { request, page });
-    return typeof plan === "string" ? { kind: plan } : plan;
+  /**
+   * Creates a fork of a keyed stream, which starts with a copy of the rows. They are read only if
+   * the fork may be created.
+   */
+  async #copy(
+    id: string,
+    options: CreateForkOptions,
+    source: LogInfo,
+  ): Promise<StreamCreated | ForkRejection | "full"> {
+    const { identity, fork: request, end, account, check } = options;
+    const config = planCopy(identity, options, { request, info: source });
+    if (typeof config === "string") return config;
+    const present = await this.#existing(id, { config, end, fork: request });
+    if (present !== undefined) return present;
+    if (this.#isTooLarge(0, source.rows)) return "full";
+    using copy = this.#copies.begin(source, account);
+    const read: ReadPage = (bounds) => this.#readLog(request.source, bounds, false);
+    const copied = await copy.rows(read, this.maxAppendBytes);
+    if (copied === "missing") return { kind: "source-missing" };
+    if (copied === "full") return copied;
+    const { info, set } = copied;
+    // The source may have changed while it was read.
+    const current = planCopy(identity, options, { request, info });
+    if (typeof current === "string") return current;
+    const rows = { set, forgotten: info.rows!.forgotten, form: info.form };
+    check?.();
+    const created = await this.#put(id, { config: current, records: [], rows }, options);
+    copy.wasRefused = created.kind !== "created";
+    return created;
   }
 
   /** Creates a log, in place of an expired one. */
