@@ -337,6 +337,35 @@ Deno.test("durableStreams() gives a full keyed page another ETag if one of its r
   assertEquals([second.status, second.offset.slice(0, 16)], [200, first.offset.slice(0, 16)]);
 });
 
+Deno.test("durableStreams() repeats the headers of a keyed page in 304, for each page", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  for (let i = 0; i < 30; i++) await bench.append(change("insert", `${i}`, "x".repeat(50_000)));
+  for (let query = "board", pages = 0, isLast = false; !isLast; pages++) {
+    const { headers, offset, status } = await bench.read(query);
+    assertEquals([status, pages < 9], [200, true]);
+    const again = { headers: { "if-none-match": headers.get("etag")! } };
+    const same = await bench.ask("GET", query, again);
+    assertEquals([same.status, same.offset], [304, offset]);
+    for (const name of ["etag", "cache-control", "stream-up-to-date", "content-type"]) {
+      assertEquals(same.headers.get(name), headers.get(name), name);
+    }
+    const other = { headers: { "if-none-match": `"x", ${headers.get("etag")}` } };
+    assertEquals((await bench.ask("GET", query, other)).status, 304);
+    isLast = headers.has("stream-up-to-date");
+    if (!isLast) assertEquals(offset.includes("~"), true);
+    query = `board?offset=${offset}`;
+  }
+  const { headers } = await bench.read("board");
+  const again = { headers: { "if-none-match": headers.get("etag")! } };
+  await bench.append(change("delete", "29"));
+  assertEquals((await bench.ask("GET", "board", again)).status, 200);
+  await bench.ask("DELETE", "board");
+  await bench.create();
+  for (let i = 0; i < 31; i++) await bench.append(change("insert", `${i}`, 1));
+  assertEquals((await bench.ask("GET", "board", again)).status, 200);
+});
+
 Deno.test("durableStreams() counts each append of a producer to a keyed stream once", async () => {
   await using bench = new Bench();
   await bench.create();

@@ -45,7 +45,13 @@ import {
   withValue,
 } from "../logs/change_message.ts";
 import { readRowName } from "../../session/wire/rows.ts";
-import { formatOffset, snapshotOf } from "../logs/offset.ts";
+import {
+  formatOffset,
+  identityIn,
+  oldestPosition,
+  parseOffset,
+  snapshotOf,
+} from "../logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { RESPONSE_PREFIX } from "../logs/log_names.ts";
 import { isDamaged } from "../logs/sound_logs.ts";
@@ -114,6 +120,9 @@ const PAGE = { maxRecords: 10_000, maxBytes: 1_048_576 };
 
 /** Most records and bytes of an event; each reader may hold one. */
 const EVENT = { maxRecords: 1_000, maxBytes: 65_536 };
+
+/** Reads no records, only to renew the time to live. */
+const NOTHING = { after: 0, startsAtOldest: true, maxRecords: 0, maxBytes: 0 };
 
 /** Most streams whose content type this node remembers. */
 const MAX_KNOWN = 10_000;
@@ -664,10 +673,17 @@ export class StreamRequests {
   async #get(asked: StreamRequest, id: string): Promise<Response> {
     await asked.authorize("read", id);
     const query = readQuery(new URL(asked.request.url).searchParams);
-    if (query.position !== "now") return await this.#read(asked, id, query, query.position);
-    // Reads no records, only to renew the time to live.
-    const nothing = { after: 0, startsAtOldest: true, maxRecords: 0, maxBytes: 0 };
-    const { info } = found(await this.#parts.logs.read(id, nothing));
+    if (query.position !== "now") {
+      await this.#checkOffset(id, query.offset, query.position);
+      try {
+        return await this.#read(asked, id, query, query.position);
+      } catch (error) {
+        // The stream may have been replaced by another one.
+        this.#known.delete(id);
+        throw error;
+      }
+    }
+    const { info } = found(await this.#parts.logs.read(id, NOTHING));
     const offset = formatOffset(info, info.tail);
     if (query.mode !== "catch-up") {
       return await this.#read(asked, id, { ...query, offset }, info.tail);
@@ -688,33 +704,66 @@ export class StreamRequests {
     return this.#catchUp(asked, id, query, after);
   }
 
-  async #catchUp(
+  /** Rejects an offset of another stream before any records are read. */
+  async #checkOffset(id: string, offset: string | undefined, position: number): Promise<void> {
+    if (offset === undefined) return;
+    const known = this.#known.get(id);
+    if (known !== undefined && identityIn(offset) === known.identity) return;
+    const result = await this.#parts.logs.info(id);
+    const { info } = pageAt(result, offset, position);
+    this.#remember(id, info);
+  }
+
+  /**
+   * Returns the response to a conditional read if nothing has changed, without reading any records;
+   * `undefined` if the page has to be read. So are pages before the end of a stream that is not
+   * keyed, which may have grown.
+   */
+  async #unchanged(
     { request }: StreamRequest,
     id: string,
     { offset, snapshot, isTail }: ReadQuery,
     after: number,
+  ): Promise<Response | undefined> {
+    const condition = request.headers.get("if-none-match");
+    if (condition === null || isTail || snapshot !== undefined) return undefined;
+    const result = await this.#parts.logs.read(id, NOTHING);
+    // The records of a fork may be gone with its source.
+    if (result.kind !== "page" || !result.info.keyed && result.info.origin) return undefined;
+    const { info } = result;
+    const oldest = oldestPosition(info);
+    const start = offset === undefined ? oldest : after;
+    const isKept = info.keyed ? start === 0 || start >= info.rows!.forgotten : start >= oldest;
+    if (!isKept || offset !== undefined && parseOffset(info, offset) !== start) return undefined;
+    // At the same tail, a page of a keyed stream ends where it ended before.
+    const next = info.keyed ? nextIn(condition, info, start) : info.tail;
+    const page = { ...result, after: start, next, isUpToDate: next >= info.tail };
+    const headers = catchUpHeaders(page, isTail);
+    return matches(condition, headers.etag)
+      ? new Response(null, { status: 304, headers })
+      : undefined;
+  }
+
+  async #catchUp(
+    asked: StreamRequest,
+    id: string,
+    query: ReadQuery,
+    after: number,
   ): Promise<Response> {
+    const unchanged = await this.#unchanged(asked, id, query, after);
+    if (unchanged !== undefined) return unchanged;
+    const { request } = asked;
+    const { offset, snapshot, isTail } = query;
     const startsAtOldest = offset === undefined;
     const eachChange = isTail && "always";
     const part = { ...PAGE, after, startsAtOldest, snapshot, eachChange } as const;
     const first = pageAt(await this.#parts.logs.read(id, part), offset, after);
     const page = await this.#fill(id, first, eachChange);
-    const { info, after: start, next, isUpToDate } = page;
-    const records = bracketed(page);
-    const end = isUpToDate ? info.end : undefined;
-    // Each change may move rows, so pages of a keyed stream differ with its end.
-    const generation = info.keyed ? `:${info.tail}${isTail ? ":all" : ""}` : "";
-    const etag = `"${info.identity}:${start}:${next}${generation}${end ? ":c" : ""}"`;
-    const isFinal = !info.keyed && (!isUpToDate || end !== undefined);
-    const headers = {
-      ...pageHeaders(page),
-      etag,
-      "cache-control": isFinal ? CACHED : "no-cache",
-    };
-    if (matches(request.headers.get("if-none-match"), etag)) {
+    const headers = catchUpHeaders(page, isTail);
+    if (matches(request.headers.get("if-none-match"), headers.etag)) {
       return new Response(null, { status: 304, headers });
     }
-    return new Response(bodyOf(records, info.contentType), { headers });
+    return new Response(bodyOf(bracketed(page), page.info.contentType), { headers });
   }
 
   /** Adds pages while they fit, because brokers and the sources of forks return smaller pages. */
@@ -883,10 +932,14 @@ export class StreamRequests {
     const { info } = found(await this.#parts.logs.info(id));
     // An ended stream is reported before a wrong type.
     if (isOpen && info.end !== undefined) throw ended(info);
-    const { identity, contentType, keyed } = info;
-    const known = { identity, contentType, keyed };
+    return this.#remember(id, info);
+  }
+
+  #remember(id: string, { identity, contentType, keyed }: LogInfo): KnownStream {
+    this.#known.delete(id);
     const [oldest] = this.#known.keys();
     if (this.#known.size >= MAX_KNOWN) this.#known.delete(oldest!);
+    const known = { identity, contentType, keyed };
     this.#known.set(id, known);
     return known;
   }
@@ -913,6 +966,20 @@ function pageState(page: StreamPage): Record<string, string> {
     ...(end && { "stream-closed": "true" }),
     ...(end?.error !== undefined && { "skein-stream-error": headerText(end.error) }),
   };
+}
+
+/** Headers of a page of a read that does not wait. */
+function catchUpHeaders(
+  page: StreamPage,
+  isTail: boolean,
+): Record<string, string> & { readonly etag: string } {
+  const { info, after, next, isUpToDate } = page;
+  const end = isUpToDate ? info.end : undefined;
+  // Each change may move rows, so pages of a keyed stream differ with its end.
+  const generation = info.keyed ? `:${info.tail}${isTail ? ":all" : ""}` : "";
+  const etag = `"${info.identity}:${after}:${next}${generation}${end ? ":c" : ""}"`;
+  const isFinal = !info.keyed && (!isUpToDate || end !== undefined);
+  return { ...pageHeaders(page), etag, "cache-control": isFinal ? CACHED : "no-cache" };
 }
 
 function pageHeaders(page: StreamPage): Record<string, string> {
@@ -978,6 +1045,12 @@ function matches(condition: string | null, etag: string): boolean {
   if (condition === null) return false;
   return condition.trim() === "*" ||
     condition.split(",").some((one) => one.trim().replace(/^W\//, "") === etag);
+}
+
+/** The end of the page with an ETag; the tail if the ETag is of another page. */
+function nextIn(condition: string, { identity, tail }: LogInfo, start: number): number {
+  const [, next] = new RegExp(`"${identity}:${start}:(\\d{1,16}):`).exec(condition) ?? [];
+  return next === undefined ? tail : Math.min(Number(next), tail);
 }
 
 /** True if the caller may also read a stream. */

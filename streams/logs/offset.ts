@@ -105,6 +105,11 @@ export function unboundPosition(offset: string): number | undefined {
   return Number.isSafeInteger(position) ? position : undefined;
 }
 
+/** The identity in an offset. */
+export function identityIn(offset: string): string | undefined {
+  return OFFSET.exec(offset)?.[2];
+}
+
 /** Identities for the positions that a log shares with its sources, oldest first. */
 export function lineageOf(
   { origin }: Pick<LogConfig, "origin">,
