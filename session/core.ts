@@ -342,7 +342,7 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
     const now = runtime.now();
     const failedAt = this.failedAt ??= [];
     const isTooMany = failedAt.push(now) > MAX_FAILURES &&
-      now - failedAt.shift()! < FAILURES_WINDOW_MS;
+      Math.abs(now - failedAt.shift()!) < FAILURES_WINDOW_MS;
     this.failed(
       error,
       onHandlerError === "close" ? reason : isTooMany ? TOO_MANY_FAILURES : undefined,

@@ -24,8 +24,8 @@ interface Misfit {
 /** The window in which invalid input and data that does not fit are counted, in milliseconds. */
 const WINDOW_MS = 60_000;
 
-/** The window in which rejections are counted, in milliseconds. */
-export const REJECTION_WINDOW_MS = 10_000;
+/** The window in which rejections are counted, in seconds. */
+export const REJECTION_WINDOW_S = 10;
 
 /** Default maximum number of rejections of one session in that window. */
 export const MAX_REJECTIONS = 100;
@@ -45,7 +45,7 @@ export class Faults {
   readonly #core: MeteredCore;
   readonly #malformed = new Window(WINDOW_MS);
   readonly #misfits = new Window(WINDOW_MS);
-  readonly #rejections = new Window(REJECTION_WINDOW_MS);
+  readonly #rejections = new Window(REJECTION_WINDOW_S * 1_000);
   #rejectedAt = -Infinity;
 
   constructor(core: MeteredCore) {
@@ -81,8 +81,7 @@ export class Faults {
     const { maxRejections = MAX_REJECTIONS } = meter ?? {};
     if (this.#rejections.add(runtime.now()) <= maxRejections) return false;
     meter?.closed();
-    const seconds = REJECTION_WINDOW_MS / 1_000;
-    const reason = `More than ${maxRejections} rejections in ${seconds} s: ${limit}`;
+    const reason = `More than ${maxRejections} rejections in ${REJECTION_WINDOW_S} s: ${limit}`;
     this.#core.abort(CloseCode.tooMany, reason);
     return true;
   }
@@ -185,6 +184,6 @@ class Window {
 
   /** Time until the current window ends, in milliseconds. */
   restMs(now: number): number {
-    return Math.max(1, Math.ceil(this.#since + this.#lengthMs - now));
+    return Math.ceil(this.#since + this.#lengthMs - now) || 1;
   }
 }

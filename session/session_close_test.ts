@@ -4,6 +4,7 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { type CloseInfo, SessionClosedError, TimeoutError } from "../errors.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
+import { clockAhead } from "../tests/globals/clock.ts";
 import type { OverflowPolicy } from "./queue/send_queue.ts";
 import { sessionSettings } from "./settings/session_settings.ts";
 import { soon, turns } from "../tests/waiting.ts";
@@ -254,6 +255,29 @@ Deno.test("Session closes with 4500 at the 21st handler failure within a minute"
   });
   assertEquals(errors.length, 31);
   assertStrictEquals(hand.session.closeError, errors.at(-1));
+});
+
+Deno.test("Session counts handler failures of a minute, however the clock is set", async () => {
+  using time = new FakeTime();
+  const wire = PLAIN;
+  await using hand = serverByHand({
+    onMessage: () => {
+      throw new Error("failed");
+    },
+    onError() {},
+  }, { wire });
+  const fail = async (count: number) => {
+    for (let i = 0; i < count; i++) {
+      hand.peer.say({ topic: "a" });
+      await turns();
+      await time.tickAsync(90_000);
+    }
+  };
+  await fail(20);
+  using _set = clockAhead(-3_600_000);
+  await fail(40);
+  assertEquals([hand.session.state, hand.session.stats.handlerFailures], ["connected", 60]);
+  assert(hand.session.stats.uptimeMs >= 0);
 });
 
 Deno.test("Session with onHandlerError close closes at the first failure, and runs onClose once", async () => {

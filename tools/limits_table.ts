@@ -72,7 +72,7 @@ import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/send_queue.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { MAX_PUBLICATIONS_AT_ONCE } from "../session/serving/requests.ts";
-import { MAX_REJECTIONS, REJECTION_WINDOW_MS } from "../session/faults.ts";
+import { MAX_REJECTIONS, REJECTION_WINDOW_S } from "../session/faults.ts";
 import { MAX_PRESENCES } from "../session/sending.ts";
 import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
 import { sessionSettings } from "../session/settings/session_settings.ts";
@@ -512,7 +512,7 @@ function serverBounds(): Bound[] {
     {
       table: "rates",
       name: "`rates.maxRejections`",
-      max: `${count(MAX_REJECTIONS)} in ${ms(REJECTION_WINDOW_MS)}`,
+      max: `${count(MAX_REJECTIONS)} in ${ms(REJECTION_WINDOW_S * 1_000)}`,
       full: "close 4429",
     },
     {

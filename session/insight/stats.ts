@@ -51,7 +51,9 @@ export function statsOf(core: Inside): SessionStats {
     createdAt,
     readyAt,
     closedAt,
-    uptimeMs: readyAt === undefined ? 0 : (closedAt ?? core.settings.runtime.now()) - readyAt,
+    uptimeMs: readyAt === undefined
+      ? 0
+      : Math.max(0, (closedAt ?? core.settings.runtime.now()) - readyAt),
     ...(core.queue?.stats ?? NO_QUEUE),
     ...core.receiving.stats,
     ...(core.sending.controlStats ?? NO_CONTROLS),

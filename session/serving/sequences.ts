@@ -80,6 +80,15 @@ export interface SequenceStore {
   ownerOf?(session: Session): string;
 }
 
+/**
+ * Returns the time until a deadline, or 0 if it has passed. It has also passed if it is further away
+ * than when it was set, because the clock was set back.
+ */
+function timeLeft(deadline: number, now: number, setForMs: number): number {
+  const leftMs = deadline - now;
+  return leftMs <= 0 || leftMs > setForMs ? 0 : leftMs;
+}
+
 type Acknowledger = Pick<Numbers, "acknowledge">;
 
 /** Progress of one client, on this node and on earlier ones. */
@@ -141,13 +150,15 @@ export class ClientSequence extends Signal {
     const { runtime } = this.#all;
     const deadline = runtime.now() + MAX_WAIT_MS;
     // A session has one turn at a time, so this waits for a message of an earlier session.
-    for (let now; this.#turn && this.sessions.size > 0 && (now = runtime.now()) < deadline;) {
-      await settlesWithin(runtime, this.changed(), deadline - now);
+    while (this.#turn && this.sessions.size > 0) {
+      const leftMs = timeLeft(deadline, runtime.now(), MAX_WAIT_MS);
+      if (leftMs === 0) break;
+      await settlesWithin(runtime, this.changed(), leftMs);
     }
     // No session is waiting any longer, so the running handler keeps the turn.
     if (this.isHandling && this.sessions.size === 0) return () => {};
     const turn = this.#turn = {};
-    if (runtime.now() >= this.claimedUntil) await this.#all.catchUp(this);
+    if (!this.#all.isClaimed(this)) await this.#all.catchUp(this);
     return () => {
       if (this.#turn === turn) this.#turn = undefined;
       this.notify();
@@ -216,6 +227,12 @@ export class Sequences implements Disposable {
     this.tidy(client);
   }
 
+  /** True if messages of the client are handled without renewing the claim. */
+  isClaimed({ claimedUntil }: ClientSequence): boolean {
+    const longestMs = Math.max(this.#store.claimMs / 2, RETRY_MS);
+    return timeLeft(claimedUntil, this.runtime.now(), longestMs) > 0;
+  }
+
   /**
    * Claims the client for this node, and reads the newest number handled elsewhere. While the store
    * is unreachable, that number is unknown, and messages are handled anyway.
@@ -226,7 +243,9 @@ export class Sequences implements Disposable {
     await this.#releasing.get(client.key);
     try {
       let now = this.runtime.now();
-      while (!await this.#store.claim(client.key) && now < deadline) {
+      while (
+        !await this.#store.claim(client.key) && timeLeft(deadline, now, MAX_WAIT_MS) > 0
+      ) {
         // No session is waiting any longer; the client's next session claims again.
         if (client.sessions.size === 0) return;
         await settlesWithin(this.runtime, client.changed(), POLL_MS);
@@ -263,7 +282,7 @@ export class Sequences implements Disposable {
     if (!await this.#store.claim(client.key).catch(() => false)) return;
     // If the claim expired, another node may have handled messages, so the next turn reads the
     // newest number.
-    if (this.runtime.now() >= client.lapsesAt) return;
+    if (timeLeft(client.lapsesAt, this.runtime.now(), claimMs) === 0) return;
     client.claimedUntil = now + claimMs / 2;
     client.lapsesAt = now + claimMs;
   }

@@ -2,6 +2,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
+import { clockAhead } from "../../tests/globals/clock.ts";
 import { Network } from "../../tests/clients.ts";
 import { endOf, serverByHand } from "../../tests/sessions.ts";
 import type { Client } from "../../client/client.ts";
@@ -152,6 +153,32 @@ Deno.test("A handler that does not return delays the next session by at most 30 
   await time.tickAsync(1_000);
   await turns(20);
   assertEquals([seen, client.outbox.messages], [[1, 1], 0]);
+});
+
+Deno.test("A clock that is set back lengthens neither the wait for a handler nor a claim", async () => {
+  using time = new FakeTime();
+  const broker = new FakeBroker();
+  const sequences = new Sequences(platformRuntime(), broker.node("a"));
+  const session = { acknowledge() {} };
+  const client = sequences.open("ann", session);
+  broker.isAway = true;
+  (await client.takeTurn())();
+  broker.isAway = false;
+  using _set = clockAhead(-3_600_000);
+  // The pause after the error was one second.
+  await time.tickAsync(1_001);
+  const endTurn = await client.takeTurn();
+  assertEquals(broker.claims.get("ann")?.node, "a");
+  let isTaken = false;
+  const next = client.takeTurn().finally(() => isTaken = true);
+  await time.tickAsync(10_000);
+  using _again = clockAhead(-7_200_000);
+  await time.tickAsync(20_000);
+  await turns();
+  assertEquals(isTaken, true);
+  endTurn();
+  (await next)();
+  sequences.close(client, session);
 });
 
 Deno.test("A message that was handled but not stored yet is not handled again", async () => {
