@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { POLICIES } from "../session/settings/call_checks.ts";
 import { CloseCode, QueueFullError, type RequestError } from "../errors.ts";
 import { type DialOutcome, Network, settled } from "../tests/clients.ts";
+import { clockAhead } from "../tests/globals/clock.ts";
 import { HELLO, type Peer } from "../tests/sessions.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { RequestService } from "../session/serving/requests.ts";
@@ -94,6 +95,41 @@ Deno.test("Client.publish() keeps an accepted publication in the outbox after it
   await given;
   await time.tickAsync(0);
   assertEquals(client.outbox.messages, 1);
+});
+
+Deno.test("Client.publish() sends a publication again for 90 s, however the clock is set", async () => {
+  for (
+    const [afterMs, setMs, isSentAgain] of [
+      [80_000, 0, true],
+      [100_000, 0, false],
+      [1_000, -3_600_000, false],
+    ] as const
+  ) {
+    using time = new FakeTime();
+    const network = new Network();
+    const peers: Peer[] = [];
+    const features = ["history"];
+    const serving = network.byHand((peer) => {
+      peers.push(peer);
+      peer.say({ hello: { ...HELLO.hello, features } });
+    });
+    network.outcomes.push(serving);
+    await using client = network.client({ backoff: { firstDelayMs: 1_000, maxDelayMs: 1_000 } });
+    assertEquals(await settled(client), "connected");
+    const outcome = client.publish("news", 1, { timeoutMs: 600_000 })
+      .then(() => "made", ({ name }) => name);
+    await turns(12);
+    network.outcomes.push(...Array.from({ length: 500 }, () => network.nobody));
+    peers[0]!.connection.close({ closeCode: 4503 });
+    await time.tickAsync(afterMs);
+    using _set = clockAhead(setMs);
+    network.outcomes.splice(0, Infinity, serving);
+    await time.tickAsync(2_000);
+    await turns(12);
+    const sent = peers.map(({ envelopes }) => envelopes.filter(({ publish }) => publish).length);
+    assertEquals(sent, [1, isSentAgain ? 1 : 0], `${afterMs} ${setMs}`);
+    if (!isSentAgain) assertEquals(await outcome, "SessionClosedError");
+  }
 });
 
 Deno.test("Client keeps the newest acknowledged number when an earlier session acknowledges less", async () => {

@@ -182,8 +182,9 @@ export class OutboxPublications {
       delivery === undefined && sending.features?.includes("history") === true;
     const { requests, lost, mayRepeat } = publication;
     const sentAt = publication.sentAt ??= runtime.now();
-    const isLate = !isOnce && runtime.now() - sentAt > MAX_REPEAT_MS;
-    if (lost && (!mayRepeat || isLate)) return this.#reject(publication, lost);
+    // A clock that was set back doesn't tell the time since then.
+    const isLate = Math.abs(runtime.now() - sentAt) > MAX_REPEAT_MS;
+    if (lost && !isOnce && (!mayRepeat || isLate)) return this.#reject(publication, lost);
     const isNamed = core.joins && (mayRepeat || except !== undefined);
     const keys = {
       ...(except && { echo: false }),
