@@ -95,8 +95,9 @@ export class PageWatch implements Disposable {
   readonly #runtime: Runtime;
   #timer: Timer | undefined;
   #tickedAt: number;
-  #lastUpgradeAt: number;
-  #nextUpgradeAt: number;
+  #upgradedAt: number;
+  /** Time until the next attempt, in milliseconds. */
+  #upgradeMs = UPGRADE_MS;
   #isChecking = false;
   /** The time of the last sleep or network change, in milliseconds since the Unix epoch. */
   disturbedAt = 0;
@@ -111,8 +112,7 @@ export class PageWatch implements Disposable {
    */
   constructor(client: PageClient, { runtime, upgrades = false }: PageWatchOptions) {
     this.#runtime = runtime;
-    this.#tickedAt = this.#lastUpgradeAt = runtime.now();
-    this.#nextUpgradeAt = this.#lastUpgradeAt + UPGRADE_MS;
+    this.#tickedAt = this.#upgradedAt = runtime.now();
     this.#client = client;
     this.#upgrades = upgrades;
     for (const [target, type] of watched()) target?.addEventListener?.(type, this);
@@ -122,9 +122,7 @@ export class PageWatch implements Disposable {
   handleEvent(event: Event): void {
     const { type } = event;
     const { document } = globalThis as PageGlobals;
-    if (type === "online" || type === "change") {
-      this.#nextUpgradeAt = this.#lastUpgradeAt + CHANGED_MS;
-    }
+    if (type === "online" || type === "change") this.#upgradeMs = CHANGED_MS;
     if (type === "pagehide") return this.#closeWithPage();
     if (type === "pageshow" && !(event as Event & { persisted?: boolean }).persisted) return;
     if (type !== "visibilitychange") return this.wake();
@@ -158,27 +156,29 @@ export class PageWatch implements Disposable {
 
   #tick(): void {
     this.#startTimer();
-    const lateMs = this.#runtime.now() - this.#tickedAt - TICK_MS;
-    this.#tickedAt = this.#runtime.now();
+    const now = this.#runtime.now();
+    const lateMs = now - this.#tickedAt - TICK_MS;
+    this.#tickedAt = now;
     const received = this.#client.session?.[internals].receiving.stats.receivedBytes ?? 0;
     const flow = received - this.#received;
     const stopped = !flow && this.#flow >= FLOW_BYTES;
     this.#received = received;
     this.#flow = flow;
     if (lateMs > LATE_MS) {
-      this.disturbedAt = this.#tickedAt;
+      this.disturbedAt = now;
       void this.#check();
       // A ping would restart QUIC's idle timeout, which detects a dead server sooner.
     } else if (stopped && this.#client.session?.transport !== "webtransport") {
       void this.#check(FLOW_TIMEOUT_MS);
     }
-    if (this.#upgrades && this.#runtime.now() >= this.#nextUpgradeAt) this.#upgrade();
+    // After the clock was set back, the last attempt would be in the future.
+    if (this.#upgrades && Math.abs(now - this.#upgradedAt) >= this.#upgradeMs) this.#upgrade(now);
   }
 
   /** Retries the preferred transport, unless the platform or the server does not support it. */
-  #upgrade(): void {
-    this.#lastUpgradeAt = this.#runtime.now();
-    this.#nextUpgradeAt = this.#runtime.now() + UPGRADE_MS;
+  #upgrade(now: number): void {
+    this.#upgradedAt = now;
+    this.#upgradeMs = UPGRADE_MS;
     const { transport, error } = this.#client.session?.fallback ?? {};
     if (!transport || error instanceof UnsupportedError) return;
     this.#client.handOver({ transport }).catch(() => {});

@@ -4,6 +4,9 @@ import "./recovery.ts";
 import { ConnectionError, TimeoutError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import { Network, settled } from "../tests/clients.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import { internals } from "../session/core.ts";
+import { type PageClient, PageWatch } from "./page_watch.ts";
 import { testServer } from "../testing/test_server.ts";
 import { clockAhead } from "../tests/globals/clock.ts";
 import { HELLO, type Peer } from "../tests/sessions.ts";
@@ -275,6 +278,32 @@ Deno.test("PageWatch pings once for a burst of events", async () => {
   document.dispatchEvent(new Event("resume"));
   await turns();
   assertEquals(peer!.envelopes.filter(({ ping }) => ping !== undefined).length, 1);
+});
+
+Deno.test("PageWatch retries the preferred transport every 10 minutes, however the clock is set", async () => {
+  using time = new FakeTime();
+  const tries: unknown[] = [];
+  const session = {
+    transport: "websocket",
+    fallback: { transport: "webtransport", error: undefined },
+    [internals]: { receiving: { stats: { receivedBytes: 0 } } },
+  };
+  const client = {
+    session,
+    status: undefined,
+    handOver: ({ transport }: { transport: string }) => Promise.resolve(!!tries.push(transport)),
+    wake() {},
+  } as unknown as PageClient;
+  using _watch = new PageWatch(client, { runtime: platformRuntime(), upgrades: true });
+  await time.tickAsync(605_000);
+  assertEquals(tries, ["webtransport"]);
+  using _set = clockAhead(-3_600_000);
+  await time.tickAsync(10_000);
+  assertEquals(tries.length, 2);
+  await time.tickAsync(590_000);
+  assertEquals(tries.length, 2);
+  await time.tickAsync(300_000);
+  assertEquals(tries.length, 3);
 });
 
 Deno.test("Client makes fewer attempts while its page is offline, one per longest delay", async () => {

@@ -56,8 +56,8 @@ export function fallBackToHttp(
       if (now - silentAt < SILENCES_MS) losses.remember(origin, now, silent.error);
       silentAt = now;
     }
-    const known = losses.get(origin);
-    const isHttpFirst = known !== undefined && known.until > runtime.now();
+    const loss = losses.recent(origin, runtime.now());
+    const isHttpFirst = loss !== undefined;
     const first = late ?? await openAlone(isHttpFirst ? http : others, url, options);
     const connection = first.error === undefined
       ? await first.opening
@@ -65,7 +65,7 @@ export function fallBackToHttp(
     if (connection.transport !== "http") losses.delete(origin);
     else {
       if (!isHttpFirst) losses.remember(origin, runtime.now(), first.error);
-      onFallback?.({ transport: next, error: isHttpFirst ? known.error : first.error });
+      onFallback?.({ transport: next, error: isHttpFirst ? loss.error : first.error });
     }
     return connection;
   };

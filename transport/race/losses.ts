@@ -42,4 +42,11 @@ export class Losses extends Map<string, RaceLoss> {
     this.set(origin, { error, failures, until: now + forMs });
     if (this.size > MAX_REMEMBERED) this.delete(this.keys().next().value!);
   }
+
+  /** Returns the failure because of which the transport is not tried first. */
+  recent(origin: string, now: number): RaceLoss | undefined {
+    const loss = this.get(origin);
+    // Setting the clock back must not lengthen the time.
+    return loss && loss.until > now && loss.until <= now + REMEMBER_MS ? loss : undefined;
+  }
 }

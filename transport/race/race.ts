@@ -82,9 +82,8 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     if (silent?.transport === preferred) {
       losses.remember(parseServerUrl(silent.url).origin, runtime.now(), silent.error, true);
     }
-    const known = losses.get(origin);
-    const isLoss = known && known.until > runtime.now();
-    const loss = isLoss ? known : defect ? { error: new UnsupportedError(defect) } : undefined;
+    const loss = losses.recent(origin, runtime.now()) ??
+      (defect ? { error: new UnsupportedError(defect) } : undefined);
     // The other transport also needs some of the time.
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = only ? [only] : loss ? transports.toReversed() : transports;
@@ -159,7 +158,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
         finish();
         // All transports failed, so the network or the server is down, and the previous session's
         // silence was not the fault of its transport.
-        if (!only && known?.failures === 0) losses.delete(origin);
+        if (!only && losses.get(origin)?.failures === 0) losses.delete(origin);
         return reject(combined(errors));
       }
       startNext();

@@ -15,6 +15,7 @@ import type {
   TransportOptions,
   TransportPlatform,
 } from "./options.ts";
+import { clockAhead } from "../../tests/globals/clock.ts";
 import { turns } from "../../tests/waiting.ts";
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
@@ -251,6 +252,18 @@ Deno.test("raceTransports() remembers for a while that a server has only WebSock
   assertEquals(await legs.firstOf(() => dial("wss://example.com:8443/")), "webtransport");
   assertEquals(await legs.firstOf(dial), "webtransport");
   assertEquals(legs.fallbacks.length, 2);
+});
+
+Deno.test("raceTransports() forgets a failure in time, however the clock is set", async () => {
+  for (const setMs of [-3_600_000, -1_000, 3_600_000]) {
+    using time = new FakeTime();
+    const legs = new Legs();
+    const dial = legs.racing();
+    await legs.lose(dial);
+    using _set = clockAhead(setMs);
+    await time.tickAsync(REMEMBER_MS + 1_000);
+    assertEquals(await legs.firstOf(dial), "webtransport", `${setMs}`);
+  }
 });
 
 Deno.test("raceTransports() tries WebTransport after all when the remembered WebSocket fails", async () => {
