@@ -1,8 +1,9 @@
 /**
  * A buffer for streams whose CONNECT request has not arrived yet, because QUIC may reorder packets.
  */
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Http3Session } from "./session.ts";
 
 /**
@@ -25,64 +26,61 @@ export interface EarlyStream {
 
 /** The buffered streams of one connection. */
 export class EarlyStreams {
-  readonly #runtime: Runtime;
   readonly #unread: UnreadShare | undefined;
-  #streams: (EarlyStream & { readonly since: number })[] = [];
-  #timer: Timer | undefined = undefined;
+  /** The streams, oldest first; at most `MAX_EARLY_STREAMS`. */
+  readonly #streams = new Set<EarlyStream>();
+  readonly #deadlines: Deadlines<EarlyStream>;
 
   /**
    * @param unread The counters of unread streams, which include buffered streams.
    */
   constructor(runtime: Runtime, unread?: UnreadShare) {
-    this.#runtime = runtime;
     this.#unread = unread;
+    this.#deadlines = new Deadlines(runtime, EARLY_TIMEOUT_MS, (stream) => this.#reject(stream));
   }
 
   /** Buffers a stream, or rejects it if a limit on unread streams is exceeded. */
   hold(stream: EarlyStream): void {
-    if (this.#streams.length >= MAX_EARLY_STREAMS) {
+    if (this.#streams.size >= MAX_EARLY_STREAMS) {
       const [oldest] = this.#streams;
-      for (const { reject } of this.#take((one) => one === oldest)) reject();
+      this.#reject(oldest!);
     }
     if (this.#unread?.take() !== undefined) return stream.reject();
-    this.#streams.push({ ...stream, since: this.#runtime.now() });
-    this.#timer ??= this.#runtime.setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
+    this.#streams.add(stream);
+    this.#deadlines.add(stream);
   }
 
   /** Passes buffered streams to their session, whose request has arrived. */
   accept(session: Http3Session): void {
-    for (const { accept } of this.#take(({ sessionId }) => sessionId === session.id)) {
-      accept(session);
+    for (const stream of this.#of(session.id)) {
+      this.#take(stream);
+      stream.accept(session);
     }
   }
 
   /** Rejects the streams of a session that has ended or will never exist. */
   reject(sessionId: number): void {
-    if (this.#streams.length === 0) return;
-    for (const { reject } of this.#take((stream) => stream.sessionId === sessionId)) reject();
+    for (const stream of this.#of(sessionId)) this.#reject(stream);
   }
 
   /** Rejects all streams. */
   clear(): void {
-    this.#runtime.clearTimeout(this.#timer);
-    this.#timer = undefined;
-    for (const { reject } of this.#take(() => true)) reject();
+    this.#deadlines.clear();
+    for (const stream of [...this.#streams]) this.#reject(stream);
   }
 
-  #take(isMeant: (stream: EarlyStream & { readonly since: number }) => boolean): EarlyStream[] {
-    if (this.#streams.length === 0) return [];
-    const taken = this.#streams.filter(isMeant);
-    this.#streams = this.#streams.filter((stream) => !isMeant(stream));
-    for (const _ of taken) this.#unread?.release();
-    return taken;
+  #of(sessionId: number): EarlyStream[] {
+    return [...this.#streams].filter((stream) => stream.sessionId === sessionId);
   }
 
-  #expire(): void {
-    this.#timer = undefined;
-    const before = this.#runtime.now() - EARLY_TIMEOUT_MS;
-    for (const { reject } of this.#take(({ since }) => since <= before)) reject();
-    const [first] = this.#streams;
-    if (first === undefined) return;
-    this.#timer = this.#runtime.setTimeout(() => this.#expire(), first.since - before);
+  #reject(stream: EarlyStream): void {
+    this.#take(stream);
+    stream.reject();
+  }
+
+  #take(stream: EarlyStream): void {
+    this.#streams.delete(stream);
+    this.#deadlines.delete(stream);
+    this.#unread?.release();
   }
 }
