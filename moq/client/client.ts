@@ -483,6 +483,8 @@ export class MoqClient implements AsyncDisposable {
         this.#lastFailure = cause.error;
         const drawnMs = this.#backoff.next();
         const { attempt } = this.#backoff;
+        // After the clock was set back, the start would be in the future.
+        this.#troubledSince = Math.min(this.#troubledSince, this.#runtime.now());
         const troubledMs = this.#runtime.now() - this.#troubledSince;
         if (drawnMs === undefined || troubledMs >= giveUpAfterMs) {
           return this.#finish({
@@ -514,7 +516,7 @@ export class MoqClient implements AsyncDisposable {
     const since = this.#runtime.now();
     this.#begin(session);
     const goaway = await Promise.race([session.draining, session.closed.then(() => undefined)]);
-    const isStable = this.#runtime.now() - since >= this.#retry.stableMs;
+    const isStable = Math.abs(this.#runtime.now() - since) >= this.#retry.stableMs;
     if (isStable) {
       this.#backoff.reset();
       this.#troubledSince = this.#runtime.now();

@@ -121,7 +121,9 @@ async function broadcastReturns(
     runtime.clearTimeout(timer);
     for (const one of signals) one.removeEventListener("abort", onEnd);
   }
-  await pause(runtime, Math.min(leftMs, delayMs) - (runtime.now() - since), ...signals);
+  // After the clock was set back, the start would be in the future.
+  const passedMs = Math.max(0, runtime.now() - since);
+  await pause(runtime, Math.min(leftMs, delayMs) - passedMs, ...signals);
 }
 
 export const RESUME: OptionKinds<ResumeOptions> = {
@@ -404,8 +406,10 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
         backoff.reset();
         this.#absentSince = undefined;
       }
-      const leftMs = resumeTimeoutMs -
-        (this.#runtime.now() - (this.#absentSince ??= this.#runtime.now()));
+      const now = this.#runtime.now();
+      // After the clock was set back, the start would be in the future.
+      this.#absentSince = Math.min(this.#absentSince ?? now, now);
+      const leftMs = resumeTimeoutMs - (now - this.#absentSince);
       if (!mayWait || leftMs <= 0) return this.finish(error);
       const { path } = this;
       const { signal } = this.#controller;
@@ -454,7 +458,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     this.#isAccepted = true;
     this.#ready.resolve();
     await reader.closed;
-    return { error: reader.error, heldMs: this.#runtime.now() - since };
+    return { error: reader.error, heldMs: Math.abs(this.#runtime.now() - since) };
   }
 
   #hold(reader: TrackReader): void {

@@ -2,6 +2,7 @@ import { drawing } from "../../tests/sessions.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ALL_VERSIONS, HandTrack, MoqNetwork, pass } from "../../tests/moq/network.ts";
+import { clockAhead } from "../../tests/globals/clock.ts";
 import { passTime, turns } from "../../tests/waiting.ts";
 import type { MoqClient } from "./client.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -226,6 +227,26 @@ Deno.test("ResumableTrack ends after resumeTimeoutMs without its publisher", asy
   await passTime(time, 6_000);
   await over;
   assert(reader.isEnded);
+});
+
+Deno.test("ResumableTrack waits no longer for its publisher if the clock is set back", async () => {
+  using time = new FakeTime();
+  const network = new MoqNetwork();
+  const track = new HandTrack();
+  const publication = network.mux.publish("/live", track.serve);
+  await using client = network.client();
+  const reader = client.subscribe("/live", "video", { resumeTimeoutMs: 5_000 });
+  await turns();
+  await track.write(3);
+  await reader.nextGroup();
+  publication.end();
+  const over = assertRejects(() => reader.nextGroup(), MoqError, "notFound");
+  await turns();
+  await passTime(time, 1_000);
+  using _set = clockAhead(-3_600_000);
+  await passTime(time, 15_000);
+  assert(reader.isEnded);
+  await over;
 });
 
 Deno.test("ResumableTrack waits from the start with waitForBroadcast", async () => {
