@@ -938,7 +938,7 @@ export class Client<C extends Contract = Contract>
     { id, after, ...options }: RequestStreamOptions & { topic: string; data: unknown },
   ): StreamingResponse<T> {
     const response = {
-      id: id || randomName(this.#runtime),
+      id: id || this.#runtime.randomUUID(),
       offset: after || undefined,
       cancel: async (reason?: string) => (await reading).cancel(reason),
       async *[Symbol.asyncIterator]() {
@@ -1220,12 +1220,4 @@ function causeOf(info: CloseInfo): Extract<ClientStatus, { name: "reconnecting" 
 /** True if the page is known to be offline; false without a page. */
 function isOffline(): boolean {
   return (globalThis as { navigator?: { onLine?: boolean } }).navigator?.onLine === false;
-}
-
-/** A random 128-bit id, because anyone who knows the id of a guest's response can read it. */
-function randomName(runtime: Runtime): string {
-  return runtime.getRandomValues(new Uint32Array(4)).reduce(
-    (name, part) => name + part.toString(16).padStart(8, "0"),
-    "",
-  );
 }

@@ -384,42 +384,49 @@ export function checkKeepsLogs(verb: string, broker: Broker): void {
 /** Replaces the digest of a user in responses of guests. */
 const GUEST = "guest";
 
+/** A random UUID, which no one can guess: the form of `newId()`. */
+const RANDOM_NAME = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
+
 /** Bytes of a digest: 128 bits. */
 const DIGEST_BYTES = 16;
 
 /**
- * Creates the stream id of a response. The same name identifies a different response for each user
- * and topic.
+ * Creates the stream id of a response. The same name identifies a different response for each topic,
+ * and for each user or guest; only a random UUID identifies the same response for all guests.
  *
- * @param response Topic of the request, the verified user (absent for a guest), and the name that the
- * caller chose.
+ * @param response Topic of the request, the verified user or the name of the guest, and the name
+ * that the caller chose.
  */
 export async function responseId(
   runtime: Runtime,
-  { topic, user, name }: {
+  { topic, user, guest, name }: {
     readonly topic: string;
     readonly user?: string | undefined;
+    readonly guest?: string | undefined;
     readonly name: string;
   },
 ): Promise<string> {
-  const owner = user === undefined ? GUEST : await digest(runtime, user);
+  const caller = user ?? (RANDOM_NAME.test(name) ? undefined : guest);
+  const owner = caller === undefined ? GUEST : await digest(runtime, caller);
   return `${RESPONSE_PREFIX}${owner}:${await digest(runtime, topic)}:${name}`;
 }
 
 /**
- * Checks whether a stream contains a response of a user. Everyone who knows the id of a guest's
- * response has access to it.
+ * Checks whether a caller has access to a stream as to its own response. Everyone who knows a random
+ * UUID has access to the response of a guest.
  *
- * @param stream Id of the stream, and the verified user, which is `undefined` for a guest.
- * @returns True for a response of the user, or of a guest.
+ * @param stream Id of the stream, and the verified user or the name of the guest. No guest has the
+ * name of a user.
+ * @returns True for a response of the caller, or of a guest that named it by a random UUID.
  */
 export async function isOwnResponse(
   runtime: Runtime,
-  { id, user }: { readonly id: string; readonly user: string | undefined },
+  { id, caller }: { readonly id: string; readonly caller: string },
 ): Promise<boolean> {
   if (!id.startsWith(RESPONSE_PREFIX)) return false;
-  const owner = id.slice(RESPONSE_PREFIX.length).split(":", 1)[0];
-  return owner === GUEST || user !== undefined && owner === await digest(runtime, user);
+  const [owner, , name = ""] = id.slice(RESPONSE_PREFIX.length).split(":");
+  if (owner === GUEST) return RANDOM_NAME.test(name);
+  return owner === await digest(runtime, caller);
 }
 
 /** Computes the digest of a text: 22 characters of `A-Z a-z 0-9 - _`. */

@@ -43,7 +43,7 @@ export class StreamTopics implements TopicMount {
     if (id.startsWith(INTERNAL_PREFIX)) {
       throw new RequestError("not-found", `There is no durable stream "${id}"`);
     }
-    const isOwn = await isOwnResponse(this.#host.runtime, { id, user: verifiedUser(session) });
+    const isOwn = await isOwnResponse(this.#host.runtime, { id, caller: session.user });
     return isOwn ? undefined : subject;
   }
 

@@ -5,6 +5,7 @@ import {
   assertEquals,
   assertInstanceOf,
   assertMatch,
+  assertNotEquals,
   assertRejects,
   assertThrows,
 } from "@std/assert";
@@ -110,7 +111,7 @@ for (const transport of ["websocket", "webtransport", "memory"] as const) {
       });
     const page = open();
     const response = page.requestStream("chat:lobby", "hi");
-    assertMatch(response.id, /^[0-9a-f]{32}$/);
+    assertMatch(response.id, /^[0-9a-f]{8}-[0-9a-f]{4}-4/);
     assertEquals(response.offset, undefined);
     model.release(5);
     const seen: string[] = [];
@@ -241,7 +242,7 @@ Deno.test("cancel() of a response is sent again if its session is lost", async (
   await assertRejects(() => response.cancel(), SessionClosedError);
 });
 
-Deno.test("A response belongs to its user, and a guest's response to everyone who knows its name", async () => {
+Deno.test("A response belongs to its user, or to everyone who knows the random UUID of a guest's", async () => {
   const model = new Model();
   model.release();
   await using server = testServer(model.options({ authorize: () => false }));
@@ -273,7 +274,59 @@ Deno.test("A response belongs to its user, and a guest's response to everyone wh
   const again = other.requestStream("chat:lobby", "hi", { id: first.id });
   assertEquals(await soon(Array.fromAsync(again)), words(8));
   assertEquals(model.calls.length, 4);
+  // The id of the stream is enough, and a user's response of the same name is another one.
+  const shared = bob.durableStream(await streamOf(guest, first.id), { after: "-1" });
+  assertEquals(await soon(Array.fromAsync(shared)), words(8));
+  await shared.cancel();
+  await soon(Array.fromAsync(bob.requestStream("chat:lobby", "hi", { id: first.id })));
+  assertEquals(model.calls.length, 5);
 });
+
+for (
+  const [what, id] of [
+    ["a name", "question-7-of-the-visitor"],
+    ["a UUID of another version", "0192f0c1-2345-7abc-8def-0123456789ab"],
+    ["a UUID in upper case", "0192F0C1-2345-4ABC-8DEF-0123456789AB"],
+    ["random hexadecimal digits", "0192f0c123454abc8def0123456789ab"],
+  ] as const
+) {
+  Deno.test(`A guest's response that is named by ${what} belongs to this guest alone`, async () => {
+    const model = new Model();
+    model.release(3);
+    await using server = testServer(model.options({ authorize: () => false }));
+    await using guest = server.connect({ contract });
+    await using other = server.connect({ contract });
+    const response = guest.requestStream("chat:lobby", "hi", { id });
+    const reading = response[Symbol.asyncIterator]();
+    assertEquals((await soon(reading.next())).value, "word 0");
+    const stream = await streamOf(guest, id);
+    // Another guest begins another response by this name, and takes nothing over.
+    const theirs = other.requestStream("chat:lobby", "ho", { id })[Symbol.asyncIterator]();
+    await soon(theirs.next());
+    assertEquals(model.calls.length, 2);
+    assertNotEquals(await streamOf(other, id), stream);
+    for (
+      const attempt of [
+        (): Promise<unknown> => Array.fromAsync(other.durableStream(stream, { after: "-1" })),
+        () => other.durableStream(stream).cancel(),
+        () => other.durableStream(stream.replace(/^answer:[^:]+/, "answer:guest")).cancel(),
+      ]
+    ) {
+      const { failure } = await assertRejects(() => soon(attempt()), RequestError);
+      assertEquals(failure.code, "forbidden");
+    }
+    // The guest stays the same one after a lost connection.
+    guest.session![internals].abort(4000, "The network changed");
+    assertEquals((await soon(reading.next())).value, "word 1");
+    const again = guest.requestStream("chat:lobby", "hi", { id });
+    assertEquals((await soon(again[Symbol.asyncIterator]().next())).value, "word 0");
+    assertEquals(model.calls.length, 2);
+    await soon(again.cancel());
+    assertEquals(model.signals.map(({ aborted }) => aborted), [true, false]);
+    await theirs.return?.();
+    await reading.return?.();
+  });
+}
 
 Deno.test("authorize can allow other users to read and stop a response", async () => {
   const model = new Model();
@@ -317,16 +370,16 @@ Deno.test("A request whose reply is lost is sent again, and starts only one gene
 });
 
 Deno.test("A page without Skein receives the items of a response from the start, and can stop it", async () => {
+  const name = crypto.randomUUID();
   const model = new Model();
   model.release(2);
   await using server = listen(model.options());
   await using page = await Page.open(server.url);
-  const ask = (id: number) =>
-    page.say({ topic: "chat:lobby", data: "hi", id, stream: "a-name-of-sixteen" });
+  const ask = (id: number) => page.say({ topic: "chat:lobby", data: "hi", id, stream: name });
   ask(1);
   assertEquals(await page.takeEnvelopes(2), words(2).map((data) => ({ part: 1, data })));
   await using again = await Page.open(server.url);
-  again.say({ topic: "chat:lobby", data: "hi", id: 7, stream: "a-name-of-sixteen" });
+  again.say({ topic: "chat:lobby", data: "hi", id: 7, stream: name });
   // A guest in another session knows the name.
   assertEquals(await again.takeEnvelopes(2), words(2).map((data) => ({ part: 7, data })));
   assertEquals(model.calls.length, 1);
@@ -336,7 +389,7 @@ Deno.test("A page without Skein receives the items of a response from the start,
   assertEquals(await again.takeEnvelopes(1), [{ part: 7, data: "word 2" }]);
   again.say({ cancel: 7 });
   await until(() => model.signals[0]!.aborted);
-  again.say({ topic: "chat:lobby", data: "hi", id: 8, stream: "a-name-of-sixteen" });
+  again.say({ topic: "chat:lobby", data: "hi", id: 8, stream: name });
   assertEquals(await again.takeEnvelopes(4), [
     ...words(3).map((data) => ({ part: 8, data })),
     { end: 8, error: { code: "cancelled", message: "The caller cancelled" } },
@@ -494,7 +547,7 @@ Deno.test("Requests without a contract are resumable if their handler is an obje
   await using other = testServer(options);
   await using client = other.connect();
   const page = node.connect();
-  const response = page.requestStream("count:7", { a: 1 }, { id: "a-name-of-sixteen" });
+  const response = page.requestStream("count:7", { a: 1 }, { id: crypto.randomUUID() });
   for await (const item of response) if (item === 7) break;
   const { id, offset: after } = response;
   await page.close();

@@ -146,7 +146,8 @@ class Released extends RequestError {
 /**
  * The responses of one node that are written to durable streams.
  *
- * - **Once:** a name starts one generator per user and topic, whichever node receives the request.
+ * - **Once:** a name starts one generator per user or guest and topic, whichever node receives the
+ *   request. A random UUID starts one for all guests.
  *   For a week after a response has expired, its name does not start another generator.
  * - **Pace:** a generator produces the next item when the broker has stored most of the previous
  *   items. It pauses after 4 s without a confirmed lease renewal, because another node may take
@@ -206,7 +207,7 @@ export class StoredResponses {
   }
 
   /**
-   * Starts a response, unless the same user has already requested it by this name.
+   * Starts a response, unless the same caller has already requested it by this name.
    *
    * @returns Id of the durable stream.
    * @throws {RequestError} With the code `malformed` if the name is invalid, `gone` if the response
@@ -225,7 +226,8 @@ export class StoredResponses {
     }
     if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
     const { streams, durableStreams, resumeOf } = this.#parts;
-    const id = await responseId(this.#parts.runtime, { topic, user, name });
+    const { guest } = account;
+    const id = await responseId(this.#parts.runtime, { topic, user, guest, name });
     try {
       const found = await streams.findResponse(id);
       if (found === "kept") return id;
