@@ -21,11 +21,8 @@ export interface ForwardedAddressOptions {
 
 const OPTIONS: OptionKinds<ForwardedAddressOptions> = { header: "string", trusted: POSITIVE };
 
-/**
- * Matches the `for` parameter in an element of `Forwarded`, with or without quotes around its
- * value.
- */
-const FOR = /(?:^|;)\s*for\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))/i;
+/** Matches the `for` parameter of `Forwarded`, with or without quotes around its value. */
+const FOR = /^\s*for\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s"]*))\s*$/i;
 
 /**
  * Creates a `clientAddress` function for a server behind proxies. It returns the address that the
@@ -61,7 +58,7 @@ export function forwardedAddress(
   return (from, info = {}) => {
     if (info.remoteAddr?.transport === "udp") return peerAddress(info);
     const value = (from instanceof Request ? from.headers : from).get(header);
-    const entries = value === null ? [] : isForwarded ? splitQuoted(value) : value.split(",");
+    const entries = value === null ? [] : isForwarded ? splitQuoted(value, ",") : value.split(",");
     if (entries.length < trusted) return peerAddress(info);
     const entry = entries.at(-trusted)!.trim();
     const address = isForwarded ? forOf(entry) : entry;
@@ -71,13 +68,37 @@ export function forwardedAddress(
   };
 }
 
-/** Splits a list at its commas, except inside quotes. */
-function splitQuoted(list: string): string[] {
-  return list.match(/(?:"(?:[^"\\]|\\.)*"|[^",])+/g) ?? [];
+/**
+ * Splits a text at a separator, except inside quotes. The text is read from its end, because a client
+ * wrote the start: a quote that it leaves open must not change the entries of the proxies.
+ */
+function splitQuoted(text: string, separator: string): string[] {
+  const parts: string[] = [];
+  let isQuoted = false;
+  let end = text.length;
+  for (let at = end - 1; at >= 0; at--) {
+    const char = text[at];
+    if (char === '"' && !isEscaped(text, at)) isQuoted = !isQuoted;
+    if (char !== separator || isQuoted) continue;
+    parts.push(text.slice(at + 1, end));
+    end = at;
+  }
+  parts.push(text.slice(0, end));
+  return parts.reverse();
+}
+
+/** Returns true if an odd number of backslashes precedes a character. */
+function isEscaped(text: string, at: number): boolean {
+  let first = at;
+  while (text[first - 1] === "\\") first--;
+  return (at - first) % 2 === 1;
 }
 
 /** Reads the address in the `for` parameter of one element of `Forwarded`. */
 function forOf(element: string): string | undefined {
-  const [, quoted, bare] = FOR.exec(element) ?? [];
-  return quoted?.replace(/\\(.)/g, "$1") ?? bare;
+  for (const parameter of splitQuoted(element, ";")) {
+    const [whole, quoted, bare] = FOR.exec(parameter) ?? [];
+    if (whole !== undefined) return quoted?.replace(/\\(.)/g, "$1").trim() ?? bare;
+  }
+  return undefined;
 }

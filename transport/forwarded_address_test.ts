@@ -33,6 +33,12 @@ Deno.test("forwardedAddress() reads Forwarded, with quotes, ports and other para
       [1, 'for="_hidden"', "_hidden"],
       [1, "for=unknown", undefined],
       [1, "proto=https", undefined],
+      [1, 'for="192.0.2.1";host="a;for=10.9.8.7"', "192.0.2.1"],
+      [1, 'host="a\\";for=10.9.8.7";for=192.0.2.1', "192.0.2.1"],
+      // The client leaves a quote open before the entry of the proxy.
+      [1, 'x", for="[2001:db8::1]"', "[2001:db8::1]"],
+      [1, 'for=10.9.8.7;by=", for="[2001:db8::1]"', "[2001:db8::1]"],
+      [2, '", for="[2001:db8::1]", for=10.0.0.2', "[2001:db8::1]"],
     ];
   for (const [trusted, value, address] of rows) {
     const headers = new Headers({ forwarded: value });

@@ -4,6 +4,7 @@
  * @module
  */
 import { Random } from "../random.ts";
+import { fuzzAddresses } from "./addresses.ts";
 import { fuzzClient } from "./client.ts";
 import {
   fuzzBinaryMessages,
@@ -72,6 +73,7 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "two sessions", weight: 3, run: fuzzSessions },
   { name: "server", weight: 4, run: fuzzServer },
   { name: "client", weight: 1, run: fuzzClient },
+  { name: "forwarded addresses", weight: 3, run: fuzzAddresses },
 ];
 
 /** The number of inputs that share a seed. A finding is reproduced within this number of inputs. */
