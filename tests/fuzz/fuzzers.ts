@@ -6,6 +6,8 @@
 import { Random } from "../random.ts";
 import { fuzzAddresses } from "./addresses.ts";
 import { fuzzClient } from "./client.ts";
+import { fuzzCookies, fuzzTokens } from "./credentials.ts";
+import { fuzzChanges, fuzzDurableStreams } from "./durable_streams.ts";
 import {
   fuzzBinaryMessages,
   fuzzCloseInfo,
@@ -24,12 +26,14 @@ import {
 } from "./h3.ts";
 import { fuzzHttp } from "./http.ts";
 import { fuzzEvents, fuzzHttpTransport, fuzzPosts } from "./http_transport.ts";
+import { fuzzIdempotencyKeys } from "./idempotency.ts";
 import { fuzzMessageWire } from "./message_wire.ts";
 import { fuzzMoqMessages, fuzzMoqStreams } from "./moq.ts";
 import { fuzzMoqSessions } from "./moq_session.ts";
 import { fuzzQmux } from "./qmux.ts";
 import { fuzzServer } from "./server.ts";
 import { fuzzSession, fuzzSessions } from "./session.ts";
+import { fuzzStates } from "./states.ts";
 import { fuzzStructured } from "./structured.ts";
 import { fuzzWebSocketFrames, fuzzWebSocketHeads } from "./websocket.ts";
 
@@ -74,6 +78,12 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "server", weight: 4, run: fuzzServer },
   { name: "client", weight: 1, run: fuzzClient },
   { name: "forwarded addresses", weight: 3, run: fuzzAddresses },
+  { name: "tokens", weight: 2, run: fuzzTokens },
+  { name: "cookies", weight: 2, run: fuzzCookies },
+  { name: "idempotency keys", weight: 2, run: fuzzIdempotencyKeys },
+  { name: "changes", weight: 3, run: fuzzChanges },
+  { name: "durable streams", weight: 4, run: fuzzDurableStreams },
+  { name: "states", weight: 4, run: fuzzStates },
 ];
 
 /** The number of inputs that share a seed. A finding is reproduced within this number of inputs. */
