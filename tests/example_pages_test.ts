@@ -1,5 +1,6 @@
 /** Tests the parts that the example pages share. */
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
+import { TEMPLATES } from "../cli/templates/templates.ts";
 import { linksOf } from "../examples/shared/links.js";
 import { readPage, servePage } from "../examples/shared/site.ts";
 import { PAGE_FILES } from "../operations/inspector/page_files.ts";
@@ -26,6 +27,58 @@ Deno.test("readPage() serves the shared files that each page loads", async () =>
     }
   }
   assertEquals(loaded, new Set(["/shared/skein.svg", "/shared/skein.css", "/shared/boards.css"]));
+});
+
+/** The policy of a response, as a map from directive to sources. */
+function policyOf(response: { readonly headers: Headers }): ReadonlyMap<string, string> {
+  const text = response.headers.get("content-security-policy") ?? "";
+  return new Map(
+    text.split("; ").map((one) => {
+      const at = one.indexOf(" ");
+      return [one.slice(0, at), one.slice(at + 1)];
+    }),
+  );
+}
+
+Deno.test("servePage() allows only the page's own files and scripts, and no frames", async () => {
+  let inline = 0;
+  for await (const { name } of Deno.readDir(EXAMPLES)) {
+    const folder = new URL(`${name}/page/`, EXAMPLES);
+    const html = await Deno.readTextFile(new URL("index.html", folder)).catch(() => undefined);
+    if (html === undefined) continue;
+    const policy = policyOf(
+      servePage(await readPage(folder, ["index.html"]), new Request("http://localhost/")),
+    );
+    assertEquals(policy.get("default-src"), "'none'", name);
+    assertEquals(policy.get("frame-ancestors"), "'none'", name);
+    assertEquals([...policy.values()].some((sources) => sources.includes("unsafe")), false, name);
+    // A policy forbids styles and handlers in attributes.
+    assertEquals(/\s(?:style|on[a-z]+)="/.exec(html), null, name);
+    const hashes = policy.get("script-src")!.split(" ").slice(1);
+    assertEquals(hashes.length, html.includes('type="importmap"') ? 1 : 0, name);
+    inline += hashes.length;
+  }
+  assert(inline > 0);
+});
+
+Deno.test("Each template with a page serves it with a policy", async () => {
+  for (const [name, { files, page }] of Object.entries(TEMPLATES)) {
+    if (page === undefined) continue;
+    const folder = await Deno.makeTempDir({ prefix: "site-" });
+    try {
+      await Deno.writeTextFile(`${folder}/site.ts`, files["site.ts"]!);
+      for (const built of ["page", "dist"]) {
+        await Deno.mkdir(`${folder}/${built}`);
+        await Deno.writeTextFile(`${folder}/${built}/index.html`, "");
+      }
+      const { site } = await import(`file://${folder}/site.ts`);
+      const policy = policyOf(await site(new Request("http://localhost/")));
+      assertEquals(policy.get("script-src"), "'self'", name);
+      assertEquals(policy.get("frame-ancestors"), "'none'", name);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  }
 });
 
 Deno.test("linksOf() finds URLs without the surrounding text", () => {

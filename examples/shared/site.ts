@@ -6,7 +6,15 @@
  */
 
 /** The files of a page, by path. */
-export type Page = ReadonlyMap<string, { readonly type: string; readonly body: string }>;
+export type Page = ReadonlyMap<string, PageFile>;
+
+/** A file of a page. */
+interface PageFile {
+  readonly type: string;
+  readonly body: string;
+  /** Hashes of the scripts in a document itself, for its Content-Security-Policy. */
+  readonly scripts?: readonly string[];
+}
 
 const TYPES: Readonly<Record<string, string>> = {
   html: "text/html",
@@ -22,6 +30,31 @@ const INSPECTOR = new URL("../../operations/inspector/page/", import.meta.url);
 
 /** Files that several examples load. */
 const PARTS = ["boards.css", "elements.js", "links.js"];
+
+/** The text of a script in a document, such as an import map. */
+const INLINE_SCRIPT = /<script(?![^>]*\bsrc=)[^>]*>([\s\S]*?)<\/script>/g;
+
+/**
+ * Creates the Content-Security-Policy of a page: it loads only files of its own server, talks only
+ * to that server, and is shown in no frame.
+ *
+ * @param url The URL of the document.
+ * @param scripts Hashes of scripts in the document itself.
+ */
+function policyOf({ hostname, port }: URL, scripts: readonly string[]): string {
+  // On this machine, the client reaches WebTransport by the address.
+  const ownAddress = hostname === "localhost" ? [`https://127.0.0.1:${port}`] : [];
+  return [
+    "default-src 'none'",
+    ["script-src 'self'", ...scripts].join(" "),
+    "style-src 'self'",
+    ["connect-src 'self'", ...ownAddress].join(" "), // Also for WebSocket and WebTransport.
+    "img-src 'self'",
+    "base-uri 'none'",
+    "form-action 'self'",
+    "frame-ancestors 'none'",
+  ].join("; ");
+}
 
 /** Headers of every response: no content sniffing, and no referrer for other sites. */
 const HEADERS = {
@@ -44,10 +77,18 @@ export async function readPage(
   files: readonly string[],
   bundles: Readonly<Record<string, URL>> = {},
 ): Promise<Page> {
-  const page = new Map<string, { type: string; body: string }>();
+  const page = new Map<string, PageFile>();
   const add = async (path: string, url: URL) => {
     const type = TYPES[path.slice(path.lastIndexOf(".") + 1)]!;
-    page.set(path === "/index.html" ? "/" : path, { type, body: await Deno.readTextFile(url) });
+    const body = await Deno.readTextFile(url);
+    if (type !== TYPES.html) {
+      page.set(path, { type, body });
+      return;
+    }
+    const scripts = await Promise.all(
+      body.matchAll(INLINE_SCRIPT).map(([, text]) => hashOf(text!)),
+    );
+    page.set(path === "/index.html" ? "/" : path, { type, body, scripts });
   };
   for (const name of LOOK) await add(`/shared/${name}`, new URL(name, INSPECTOR));
   for (const name of PARTS) await add(`/shared/${name}`, new URL(name, import.meta.url));
@@ -58,6 +99,12 @@ export async function readPage(
     page.set(path, { type: TYPES.js!, body: await bundleClient(module) });
   }
   return page;
+}
+
+/** Names a script by its hash, as in a Content-Security-Policy. */
+async function hashOf(script: string): Promise<string> {
+  const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(script));
+  return `'sha256-${new Uint8Array(hash).toBase64()}'`;
 }
 
 /** The client for pages, as a bundle: pages import it through an import map. */
@@ -79,12 +126,18 @@ export async function bundleClient(module: URL): Promise<string> {
 
 /** Answers a request for the page. */
 export function servePage(page: Page, request: Request): Response {
-  const file = page.get(new URL(request.url).pathname);
+  const url = new URL(request.url);
+  const file = page.get(url.pathname);
   if (file === undefined) return new Response("Not found", { status: 404 });
   if (request.method !== "GET" && request.method !== "HEAD") {
     return new Response("Method not allowed", { status: 405, headers: { allow: "GET, HEAD" } });
   }
-  return new Response(request.method === "HEAD" ? null : file.body, {
-    headers: { "content-type": `${file.type}; charset=utf-8`, ...HEADERS },
+  const { type, body, scripts = [] } = file;
+  return new Response(request.method === "HEAD" ? null : body, {
+    headers: {
+      ...HEADERS,
+      "content-type": `${type}; charset=utf-8`,
+      "content-security-policy": policyOf(url, scripts),
+    },
   });
 }

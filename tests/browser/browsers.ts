@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async";
 import puppeteer, {
   type Browser,
@@ -192,6 +193,7 @@ async function withBrowser(
   try {
     await deadline(test(browser), TEST_PATIENCE_MS);
     await clear(browser);
+    assertNoViolations();
   } catch (error) {
     running.delete(kind);
     await browser.close();
@@ -302,14 +304,48 @@ export class ChatProcess implements AsyncDisposable {
   }
 }
 
-/** Opens a page with long timeouts. */
+/** What the Content-Security-Policy of a page forbade since the last check. */
+let violations: string[] = [];
+
+/** The members of the page's event in use here. */
+interface Violation {
+  readonly effectiveDirective: string;
+  readonly blockedURI: string;
+}
+
+/** The page's global, in a function that runs in the page. */
+declare const document: {
+  addEventListener(type: string, listener: (event: Violation) => void): void;
+};
+
+/**
+ * Opens a page with long timeouts. What its Content-Security-Policy forbids fails the test; see
+ * {@linkcode assertNoViolations}.
+ */
 export async function newPage(
   context: Pick<BrowserContext, "newPage">,
   options?: Parameters<BrowserContext["newPage"]>[0],
 ): Promise<Page> {
   const page = await context.newPage(options);
   page.setDefaultTimeout(PATIENCE_MS);
+  page.on("console", (message) => {
+    const text = message.text();
+    if (/content.security.policy/i.test(text)) violations.push(`${page.url()}: ${text}`);
+  });
+  // Firefox tells only the page.
+  await page.evaluateOnNewDocument(() => {
+    document.addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) => {
+      console.error(`Content-Security-Policy forbids ${effectiveDirective}: ${blockedURI}`);
+    });
+  });
   return page;
+}
+
+/** Checks that no page has violated its Content-Security-Policy since the last check. */
+export function assertNoViolations(): void {
+  const found = violations;
+  violations = [];
+  assertEquals(found, []);
 }
 
 /**

@@ -5,7 +5,14 @@ import { dial, SessionClosedError } from "../../mod.ts";
 import { TEMPLATES } from "../../cli/templates/templates.ts";
 import { openMirror } from "../../tools/mirror/mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
-import { BROWSERS, findBrowser, launchBrowser, newPage, type Page } from "../browser/browsers.ts";
+import {
+  assertNoViolations,
+  BROWSERS,
+  findBrowser,
+  launchBrowser,
+  newPage,
+  type Page,
+} from "../browser/browsers.ts";
 import { lowPort } from "../networks/ports.ts";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -257,6 +264,19 @@ async function plan(url: string): Promise<void> {
   }
 }
 
+/** A player on the page of the template `game`. */
+async function play(url: string): Promise<void> {
+  const browser = await openBrowser();
+  if (browser === undefined) return;
+  try {
+    const page = await newPage(browser);
+    await page.goto(url);
+    await page.waitForFunction('document.querySelector("#points li") !== null', { polling: 10 });
+  } finally {
+    await browser.close();
+  }
+}
+
 for (const [name, { page }] of Object.entries(TEMPLATES)) {
   Deno.test(`A project from the template ${name} is clean, passes its tests, and serves`, async () => {
     await using mirror = await openMirror({ checkout: ROOT });
@@ -303,6 +323,7 @@ for (const [name, { page }] of Object.entries(TEMPLATES)) {
         if (isReact) await chat(base, ownAddresses());
         if (name === "board") await plan(base);
         if (name === "ai") await converse(base);
+        if (name === "game") await play(base);
         return name === "chat" ? await talk(base) : undefined;
       });
       const lines = printed.split("\n");
@@ -310,6 +331,7 @@ for (const [name, { page }] of Object.entries(TEMPLATES)) {
         assert(lines.includes(`In your network: http://${address}:${port}/`), lines.join("\n"));
       }
       if (isReact) await whileServing("start", options, () => chat(base, []));
+      assertNoViolations();
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
