@@ -101,7 +101,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * Decides whether a client may subscribe, publish or set presence data. Without `authorize`, all
    * actions are denied. `presence` sets the client's presence data in a room. On the topic
    * `stream:<id>` of a durable stream, `subscribe` reads the stream and `cancel` asks the writer to
-   * stop; both are always allowed for the user's own responses.
+   * stop; both are always allowed for the user's own responses. `close` ends a keyed stream for
+   * everyone; only an object with `close: true` allows it.
    *
    * You can return an object instead of `true` to allow the action. Its `from` overrides
    * `includePublisher`, and decides whether the session's user is added to a publication. If
@@ -111,11 +112,14 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     | ((
       session: Session<ValueOf<V>, C, "server">,
       topic: string,
-      action: "subscribe" | "publish" | "presence" | "cancel",
+      action: "subscribe" | "publish" | "presence" | "cancel" | "close",
     ) =>
       | boolean
-      | { readonly from?: boolean | undefined }
-      | Promise<boolean | { readonly from?: boolean | undefined }>)
+      | { readonly from?: boolean | undefined; readonly close?: boolean | undefined }
+      | Promise<
+        | boolean
+        | { readonly from?: boolean | undefined; readonly close?: boolean | undefined }
+      >)
     | undefined;
   /**
    * Decides about each change of a row that a client requests, over a session or over HTTP. The

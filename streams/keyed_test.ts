@@ -532,7 +532,8 @@ Deno.test("Sessions receive large keyed streams in messages of whole transaction
 });
 
 Deno.test("DurableStreams.open() rejects a keyed stream, which no lease can end", async () => {
-  await using bench = new Bench({ keep: { records: 1, bytes: 1_000 } });
+  const authorize = () => ({ close: true } as const);
+  await using bench = new Bench({ keep: { records: 1, bytes: 1_000 }, authorize });
   await bench.create();
   for (let i = 0; i < 3; i++) await bench.append(change("upsert", "a", i));
   const error = await assertRejects(() => streamsOf(bench.server).open("board"), RequestError);
@@ -540,4 +541,74 @@ Deno.test("DurableStreams.open() rejects a keyed stream, which no lease can end"
   const closed = await bench.ask("POST", "board", { headers: { "stream-closed": "true" } });
   assertEquals(closed.status, 204);
   assertEquals(shown((await bench.read()).messages)[1], "update a 2");
+});
+
+Deno.test("durableStreams() closes a keyed stream only for { close: true }, and no other for it", async () => {
+  type Permission = true | { close: true } | { caller: string; close?: boolean };
+  const rights = new Map<string, Permission>();
+  await using bench = new Bench({ authorize: ({ action }) => rights.get(action) ?? true });
+  const end = { "stream-closed": "true" };
+  const close = async (id = "board") => (await bench.ask("POST", id, { headers: end })).status;
+  const last = async () => {
+    const { status, text } = await bench.append(change("insert", "z", 1), end);
+    return status === 204 ? status : JSON.parse(text).code;
+  };
+  await bench.create();
+  assertEquals(await bench.ask("PUT", "plain", { headers: JSON_TYPE }).then((r) => r.status), 201);
+  for (const denied of [true, { caller: "eve" }, { caller: "eve", close: false }] as const) {
+    rights.set("close", denied);
+    assertEquals([await close(), await last()], [403, "forbidden"], JSON.stringify(denied));
+    assertEquals((await bench.create("closed", end)).status, 403);
+    assertEquals((await bench.append(change("upsert", "a", 1))).status, 204);
+  }
+  assertEquals(await close("plain"), 204);
+  // An object without a caller grants no other action, unless it grants `close` too.
+  rights.set("append", { caller: undefined, close: true } as never);
+  assertEquals((await bench.append(change("upsert", "a", 1))).status, 403);
+  rights.set("append", { close: true });
+  rights.set("close", { close: true });
+  assertEquals([await last(), await close()], [204, 204]);
+  assertEquals((await bench.create("closed", end)).status, 201);
+  assertEquals(shown((await bench.read()).messages).at(-2), "insert z 1");
+});
+
+Deno.test("durableStreams() wants the right to delete for a keyed stream that expires", async () => {
+  await using bench = new Bench({ authorize: ({ action }) => action !== "delete" });
+  assertEquals((await bench.create("a", { "stream-ttl": "60" })).status, 403);
+  const expiresAt = new Date(Date.now() + 60_000).toISOString();
+  assertEquals((await bench.create("a", { "stream-expires-at": expiresAt })).status, 403);
+  assertEquals((await bench.create("a")).status, 201);
+  const plain = { headers: { ...JSON_TYPE, "stream-ttl": "60" } };
+  assertEquals((await bench.ask("PUT", "b", plain)).status, 201);
+});
+
+Deno.test("A session closes a keyed stream only if authorize returns { close: true }", async () => {
+  const broker = new MemoryBroker();
+  let permission: true | { close?: boolean } = true;
+  await using server = listen({
+    webTransport: false,
+    broker,
+    authorize: (_session, _topic, action) => action === "close" ? permission : true,
+    features: streamFeatures(),
+  });
+  await using client = connect(server.url);
+  const close = (id: string) =>
+    client.publish(`stream:${id}`, { close: true }).then(
+      () => "closed",
+      (error) => (error as RequestError).failure.code,
+    );
+  await using board = await statesOf(server).open("board");
+  await board.collection("cards").set("a", 1);
+  for (const denied of [true, {}, { close: false }]) {
+    permission = denied as typeof permission;
+    assertEquals(await close("board"), "forbidden");
+    await board.collection("cards").set("a", 2);
+  }
+  permission = { close: true };
+  await using writer = await streamsOf(server).create("plain");
+  assertEquals([await close("none"), await close("plain")], ["not-found", "wrong-type"]);
+  await writer.append(1);
+  assertEquals([await close("board"), await close("board")], ["closed", "closed"]);
+  const error = await assertRejects(() => board.collection("cards").set("a", 3), RequestError);
+  assertEquals(error.failure.code, "ended");
 });

@@ -1,5 +1,5 @@
 /** Options of durable streams and resumable responses, their kinds and their defaults. */
-import type { AuthorizationContext } from "../server/http/guard.ts";
+import type { AuthorizationContext, HttpPermission } from "../server/http/guard.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
@@ -22,12 +22,14 @@ import type { StreamBounds } from "./logs/stream_logs.ts";
  * An action on a durable stream.
  *
  * - `create`: `PUT`. To create a fork, you also need `read` on its source.
- * - `append`: `POST`, also to close the stream.
+ * - `append`: `POST`, also to close a stream that is not keyed.
+ * - `close`: to close a keyed stream, in addition to `append` or `create`. `true` does not allow it:
+ *   return `{ close: true }`.
  * - `read`: `GET` and `HEAD`.
- * - `delete`: `DELETE`.
+ * - `delete`: `DELETE`. To create a keyed stream that expires, you need it too.
  * - `cancel`: `POST` with `?action=cancel`, which asks the writer to stop.
  */
-export type DurableStreamAction = "create" | "append" | "read" | "delete" | "cancel";
+export type DurableStreamAction = "create" | "append" | "close" | "read" | "delete" | "cancel";
 
 /** Options of durable streams. */
 export interface DurableStreamsOptions {
@@ -40,12 +42,13 @@ export interface DurableStreamsOptions {
   /**
    * Decides whether an action is allowed on the stream with the given id. Without `authorize`, all
    * actions are denied. Return an object instead of `true` to allow the action and name the caller,
-   * who gets a share of `maxStreams`; by default, the caller is the user.
+   * who gets a share of `maxStreams`; by default, the caller is the user. Only an object with
+   * `close: true` allows `close`.
    */
   readonly authorize?:
     | ((
       context: AuthorizationContext<DurableStreamAction>,
-    ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>)
+    ) => HttpPermission | Promise<HttpPermission>)
     | undefined;
   /**
    * Maximum number of streams in the broker, including deleted streams that forks still need.

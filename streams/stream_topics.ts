@@ -47,8 +47,9 @@ export class StreamTopics implements TopicMount {
     return isOwn ? undefined : subject;
   }
 
-  /** Distinguishes the request to stop from other publications. */
+  /** Distinguishes requests to stop and to close from other publications. */
   actionOf(data: unknown): AuthorizedAction {
+    if (closes(data)) return "close";
     const reason = reasonOf(data);
     if (reason === undefined) return "publish";
     if (typeof reason === "string" && reason.length <= MAX_REASON_LENGTH) return "cancel";
@@ -58,7 +59,7 @@ export class StreamTopics implements TopicMount {
     );
   }
 
-  /** Writes rows of a state, or cancels a stream. */
+  /** Writes rows of a state, closes it, or cancels a stream. */
   async publish(
     session: Session,
     topic: string,
@@ -68,6 +69,10 @@ export class StreamTopics implements TopicMount {
     const id = topic.slice(STREAM_PREFIX.length);
     const reason = reasonOf(data);
     try {
+      if (closes(data)) {
+        await parts.streams.closeKeyed(id, publication.decision);
+        return {};
+      }
       if (reason === undefined) {
         const user = verifiedUser(session);
         return await parts.write(id, data, { ...publication, user, session, request: undefined });
@@ -82,6 +87,11 @@ export class StreamTopics implements TopicMount {
       throw error;
     }
   }
+}
+
+/** True for a request to close a keyed stream. */
+function closes(data: unknown): boolean {
+  return (Object(data) as { readonly close?: unknown }).close === true;
 }
 
 /** The reason of a request to stop; `undefined` for rows. */

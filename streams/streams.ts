@@ -4,6 +4,7 @@ import { type OptionKinds, withoutUndefined } from "../base/options/options.ts";
 import { LimitError, RequestError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { settlesWithin } from "../base/wait.ts";
+import type { Decision } from "../pubsub/decisions.ts";
 import type { LogEnd, LogInfo, LogRecord, LogTail } from "./logs/log.ts";
 import { logKind } from "./logs/log_names.ts";
 import { isJson, JSON_TYPE, MAX_REASON_LENGTH } from "./logs/rules.ts";
@@ -316,6 +317,28 @@ export class StreamStore {
 
   async delete(id: string): Promise<boolean> {
     return await this.#streams.delete(id) === "removed";
+  }
+
+  /**
+   * Closes a keyed stream for a client: it takes no more changes. Has no effect on a closed stream.
+   *
+   * @ignore
+   * @param decision The permission, which is checked again before the stream closes.
+   * @throws {RequestError} With the code `not-found`, or `wrong-type` if the stream is not keyed.
+   */
+  async closeKeyed(id: string, decision: Decision): Promise<void> {
+    const found = await this.#streams.info(id);
+    const { keyed, identity } = found.kind === "page" ? found.info : {};
+    if (found.kind === "page" && keyed === undefined) {
+      throw new RequestError("wrong-type", `Cannot close: "${id}" must be keyed`);
+    }
+    decision.check();
+    const { kind } = identity === undefined
+      ? found
+      : await this.#streams.append(id, { identity, records: [], end: {} });
+    if (kind === "missing" || kind === "deleted") {
+      throw new RequestError("not-found", `Cannot close: there is no durable stream "${id}"`);
+    }
   }
 
   /**

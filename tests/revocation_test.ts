@@ -79,7 +79,8 @@ class House implements AsyncDisposable {
       authenticate: async ({ token = "" }) =>
         // The token names the user; a suffix makes it another token.
         await this.#decide(token.split("+")[0]!, "authenticate") ? token.split("+")[0]! : null,
-      authorize: (session) => this.#decide(session.user, "authorize"),
+      authorize: async (session) =>
+        await this.#decide(session.user, "authorize") && { close: true },
       authorizeChange: ({ user }) => this.#decide(user!, "authorizeChange"),
       rooms: ["room:{id}"],
       history: { "log:{id}": {} },
@@ -314,6 +315,14 @@ const WAYS: readonly Way[] = [
       return state.collection("cards").get("1") !== undefined;
     },
   })),
+  {
+    name: "the end of a state",
+    topic: board,
+    prepare: openBoard,
+    request: (id) => ({ publish: board(id), data: { close: true } }),
+    effect: async ({ house, id }) =>
+      (await streamsOf(house.near).info(`board:${id}`))?.isEnded === true,
+  },
   {
     name: "an ephemeral row",
     during: "authorizeChange",

@@ -73,8 +73,17 @@ export interface AuthorizationContext<Action extends string = string> {
   readonly signal: AbortSignal;
 }
 
-/** Result of `authorize`: allowed, denied, or allowed for a named caller. */
-type HttpPermission = boolean | { readonly caller: string };
+/**
+ * Result of `authorize`: allowed, denied, or allowed for a named caller. With `close`, the action
+ * `close` is allowed, which `true` does not allow.
+ */
+export type HttpPermission =
+  | boolean
+  | { readonly caller: string; readonly close?: boolean | undefined }
+  | { readonly caller?: undefined; readonly close: true };
+
+/** The action that plain `true` does not grant. */
+const CLOSE = "close";
 
 /** Options of a {@linkcode HttpGuard}. */
 export interface HttpGuardOptions<Action extends string> extends OriginRules {
@@ -401,7 +410,10 @@ export class HttpGuard<Action extends string> {
           } else {
             identified ??= this.#identify(request);
             ({ decision } = await identified);
-            ({ user, caller } = await this.#authorize({ request, action, id, identified }));
+            const found = await this.#authorize({ request, action, id, identified });
+            ({ user } = found);
+            // The action itself comes first, before those that it needs in addition.
+            caller ??= found.caller;
             checkRevoked();
           }
           isAllowed = true;
@@ -602,22 +614,26 @@ export class HttpGuard<Action extends string> {
       this.#parts.report(`authorize of ${name}`, error);
       throw this.#unknown(action, error);
     });
-    if (permission === true) return { user, caller: undefined };
-    const caller = permission === false ? undefined : permission?.caller;
-    if (typeof caller !== "string" || caller === "") throw this.#denied(action, rejected);
-    return { user, caller };
+    const given = typeof permission === "object" && permission !== null ? permission : {};
+    const { caller, close }: { readonly caller?: unknown; readonly close?: unknown } = given;
+    const isNamed = typeof caller === "string" && caller !== "";
+    // An application that names callers, and found none, allows nothing.
+    const isAllowed = permission === true || isNamed || close === true && !("caller" in given);
+    const needsClose = isAllowed && action === CLOSE && close !== true;
+    if (!isAllowed || needsClose) throw this.#denied(action, rejected, needsClose);
+    return { user, caller: isNamed ? caller : undefined };
   }
 
   /**
    * The response to a denied action, or the response of `authenticate` if `authenticate` rejected
    * the request.
    */
-  #denied(action: Action, rejected: Rejected | undefined): Problem {
+  #denied(action: Action, rejected: Rejected | undefined, needsClose = false): Problem {
     if (rejected === undefined) {
-      return new Problem(403, {
-        code: "forbidden",
-        detail: `Cannot ${action}: the request must have the right to do so, received none`,
-      });
+      const rule = needsClose
+        ? "authorize must return { close: true }, received another permission"
+        : "the request must have the right to do so, received none";
+      return new Problem(403, { code: "forbidden", detail: `Cannot ${action}: ${rule}` });
     }
     const { status, message, cause, fault } = rejected;
     if (fault !== undefined) this.#parts.report(fault.decision, fault);

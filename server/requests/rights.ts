@@ -11,9 +11,13 @@ import { tellDenied } from "./hints.ts";
 import type { KnownTopics } from "./known_topics.ts";
 import type { AuthorizedAction, TopicHandler } from "./topic_handler.ts";
 
-/** A detailed permission that `authorize` returns. With `from`, a publication includes its user. */
+/**
+ * A detailed permission that `authorize` returns. With `from`, a publication includes its user. With
+ * `close`, the client may also close a keyed stream, which `true` does not allow.
+ */
 export interface Permission {
   readonly from?: boolean | undefined;
+  readonly close?: boolean | undefined;
 }
 
 /** Decides whether a client may act on a topic. */
@@ -26,6 +30,7 @@ export type Authorize = (
 /** Actions in words. */
 const VERBS: Readonly<Record<AuthorizedAction, string>> = {
   cancel: "cancel",
+  close: "close",
   presence: "be present with data in",
   publish: "publish on",
   subscribe: "subscribe to",
@@ -82,11 +87,19 @@ export class Rights {
     const subject = handler === undefined ? topic : await handler.subjectOf(session, topic, action);
     if (subject === undefined) return {};
     const permission = await this.#ask(session, subject, action, decision);
-    if (permission) return typeof permission === "object" ? permission : {};
+    const given: Permission = typeof permission === "object" ? permission : {};
+    // A rule that looks at the topic alone never lets a visitor end a state.
+    const needsClose = permission && action === "close" && given.close !== true;
+    if (permission && !needsClose) return given;
     const { authorize, console, isSilent } = this.#options;
     const what = `${VERBS[action]} "${subject}"`;
     if (!isSilent) tellDenied(console, what, authorize !== undefined);
-    throw forbidden(what, authorize === undefined ? ": the server has no authorize" : "");
+    const why = authorize === undefined
+      ? ": the server has no authorize"
+      : needsClose
+      ? ": authorize must return { close: true }"
+      : "";
+    throw forbidden(what, why);
   }
 
   /** Asks `authorize` whether a session may subscribe. An undecided permission counts as denied. */

@@ -5,10 +5,10 @@ import type { Session } from "../../session/session.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 
 /**
- * The action of a client on a topic. `presence` sets the client's presence data in a room, and
- * `cancel` asks the writer of a durable stream to stop.
+ * The action of a client on a topic. `presence` sets the client's presence data in a room, `cancel`
+ * asks the writer of a durable stream to stop, and `close` ends a keyed stream.
  */
-export type AuthorizedAction = "subscribe" | "publish" | "presence" | "cancel";
+export type AuthorizedAction = "subscribe" | "publish" | "presence" | "cancel" | "close";
 
 /** A publication of a client that `authorize` has allowed. */
 export interface AllowedPublication {

@@ -290,6 +290,11 @@ export class StreamRequests {
     // A fork has the type of its source by default.
     if (isKeyed) this.#checkKeyed(creation.contentType ?? (fork && JSON_TYPE));
     if (fork !== undefined) await authorize("read", fork.source);
+    // Both end the state for everyone, so the right to create it is not enough.
+    if (isKeyed && creation.end !== undefined) await authorize("close", id);
+    if (isKeyed && (creation.ttlMs ?? creation.expiresAt) !== undefined) {
+      await authorize("delete", id);
+    }
     const { logs } = this.#parts;
     const body = await readBody(this.#maxBodyBytes);
     let { contentType } = creation;
@@ -418,6 +423,7 @@ export class StreamRequests {
       throw badRequest("bad-header", "Cannot append: Content-Type must be given, received none");
     }
     for (let isFirst = true;; isFirst = false) {
+      if (isEnd && known.keyed) await authorize("close", id);
       if (body.length > 0 && mediaType(contentType!) !== mediaType(known.contentType)) {
         known = await this.#learn(id, true);
         if (mediaType(contentType!) !== mediaType(known.contentType)) {

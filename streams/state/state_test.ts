@@ -22,7 +22,11 @@ function server(broker: Broker = new MemoryBroker(), options: object = {}): Serv
   return listen({
     webTransport: false,
     broker,
-    features: streamFeatures({ path: "/streams", authorize: () => true, ...options }),
+    features: streamFeatures({
+      path: "/streams",
+      authorize: () => ({ close: true }),
+      ...options,
+    }),
   });
 }
 
