@@ -135,7 +135,9 @@ export class DurableStreams implements Feature {
    * @throws {RequestError} With the code `exists` if there is a stream with this id that is not
    * keyed, or has another lifetime or source, and `unavailable` if the server is closed. For a fork,
    * also with `not-found`, `malformed`, `wrong-type` if the source is not keyed, `gone` if the offset
-   * is not the end of the source, or `full` if the rows are too large to be copied in one step.
+   * is not the end of the source, or `full` if the rows are too large to be copied in one step; and
+   * with `unknown-collection`, `ephemeral` or `invalid` if the id fits a pattern of the contract, the
+   * source does not fit the same one, and a row does not fit the contract.
    * @throws {LimitError} If there are too many streams.
    * @throws {TypeError} If an option is unknown or has the wrong type, if the media type is not
    * JSON, or if a fork has no source.

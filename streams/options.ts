@@ -1,5 +1,5 @@
 /** Options of durable streams and resumable responses, their kinds and their defaults. */
-import type { AuthorizationContext, HttpPermission } from "../server/http/guard.ts";
+import type { AuthorizationContext } from "../server/http/guard.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
@@ -48,7 +48,10 @@ export interface DurableStreamsOptions {
   readonly authorize?:
     | ((
       context: AuthorizationContext<DurableStreamAction>,
-    ) => HttpPermission | Promise<HttpPermission>)
+    ) =>
+      | boolean
+      | { readonly caller?: string; readonly close?: boolean | undefined }
+      | Promise<boolean | { readonly caller?: string; readonly close?: boolean | undefined }>)
     | undefined;
   /**
    * Maximum number of streams in the broker, including deleted streams that forks still need.

@@ -86,7 +86,13 @@ export class StreamParts {
       onRead: (id) => this.responses.abandoned.read(id),
     });
     const { tail } = streams;
-    this.streams = new StreamStore({ runtime, streams: logs, tail, maxMessageBytes });
+    this.streams = new StreamStore({
+      runtime,
+      streams: logs,
+      tail,
+      maxMessageBytes,
+      fitCopy: (id, source, rows) => gate.fitCopy(id, source, rows),
+    });
     const gate = this.gate = new ChangeGate({
       runtime,
       quotas,

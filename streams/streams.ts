@@ -5,7 +5,7 @@ import { LimitError, RequestError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Decision } from "../pubsub/decisions.ts";
-import type { LogEnd, LogInfo, LogRecord, LogTail } from "./logs/log.ts";
+import type { LogEnd, LogInfo, LogRecord, LogRow, LogTail } from "./logs/log.ts";
 import { logKind } from "./logs/log_names.ts";
 import { isJson, JSON_TYPE, MAX_REASON_LENGTH } from "./logs/rules.ts";
 import { withVersion } from "./logs/change_message.ts";
@@ -22,6 +22,7 @@ import {
 } from "./logs/stream_logs.ts";
 import { MAX_PLACE_BYTES } from "../session/wire/encode.ts";
 import { offsetAfter } from "./snapshots.ts";
+import type { ChangeGate } from "./state/gate.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { MAX_CHANGES } from "../session/wire/rows.ts";
 import { utf8Length } from "../session/wire/utf8.ts";
@@ -61,7 +62,8 @@ export interface CreateDurableStreamOptions {
   } | undefined;
   /**
    * Creates a keyed stream: it holds rows, and keeps the newest change of each of them. Its media
-   * type is JSON. A keyed fork starts with a copy of the rows that its source has now.
+   * type is JSON. A keyed fork starts with a copy of the rows that its source has now. They must fit
+   * the contract if the id of the fork fits a pattern of its states.
    *
    * @default {false}
    */
@@ -156,6 +158,8 @@ export interface StreamStoreParts {
   readonly tail: LogTail;
   /** Most bytes of a message, so that sessions can read the records. */
   readonly maxMessageBytes: number;
+  /** See {@linkcode ChangeGate.fitCopy}; by default, rows are copied without a check. */
+  readonly fitCopy?: ChangeGate["fitCopy"] | undefined;
 }
 
 /** The durable streams of a server. See `DurableStreams` for its public methods. */
@@ -164,6 +168,7 @@ export class StreamStore {
   readonly #streams: StreamLogs;
   readonly #tail: LogTail;
   readonly #maxMessageBytes: number;
+  readonly #fitCopy: StreamStoreParts["fitCopy"];
   /** Open writers of this server; bounded by the streams. */
   readonly #writers = new Set<DurableStreamWriter>();
   #isClosed = false;
@@ -174,6 +179,7 @@ export class StreamStore {
     this.#streams = streams;
     this.#tail = tail;
     this.#maxMessageBytes = maxMessageBytes;
+    this.#fitCopy = parts.fitCopy;
   }
 
   async create(
@@ -402,7 +408,13 @@ export class StreamStore {
       const rule = `a keyed stream must have the media type ${JSON_TYPE}`;
       throw new TypeError(`Cannot create stream: ${rule}, received ${contentType}`);
     }
-    const facts = { ...options, contentType, keyed: this.#tail };
+    const fit = this.#fitCopy;
+    const facts = {
+      ...options,
+      contentType,
+      keyed: this.#tail,
+      fitCopy: fit && ((source: string, rows: readonly LogRow[]) => fit(id, source, rows)),
+    };
     const created = await this.#streams.create(id, facts);
     const isThere = created.kind === "created" || created.kind === "exists" && created.isSame;
     if (!isThere) throw rejectedCreation(id, created.kind);

@@ -77,10 +77,9 @@ export interface AuthorizationContext<Action extends string = string> {
  * Result of `authorize`: allowed, denied, or allowed for a named caller. With `close`, the action
  * `close` is allowed, which `true` does not allow.
  */
-export type HttpPermission =
+type HttpPermission =
   | boolean
-  | { readonly caller: string; readonly close?: boolean | undefined }
-  | { readonly caller?: undefined; readonly close: true };
+  | { readonly caller?: string; readonly close?: boolean | undefined };
 
 /** The action that plain `true` does not grant. */
 const CLOSE = "close";

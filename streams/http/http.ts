@@ -285,11 +285,18 @@ export class StreamRequests {
   async #create(asked: StreamRequest, id: string): Promise<Response> {
     const { request, authorize, readBody } = asked;
     await authorize("create", id);
-    const { isKeyed, ...creation } = readCreation(request.headers, this.#settings.path);
+    const { isKeyed: isAskedKeyed, ...creation } = readCreation(
+      request.headers,
+      this.#settings.path,
+    );
     const { fork } = creation;
     // A fork has the type of its source by default.
-    if (isKeyed) this.#checkKeyed(creation.contentType ?? (fork && JSON_TYPE));
+    if (isAskedKeyed) this.#checkKeyed(creation.contentType ?? (fork && JSON_TYPE));
     if (fork !== undefined) await authorize("read", fork.source);
+    const source = fork && await this.#parts.logs.info(fork.source);
+    // A fork of a keyed stream is keyed, with or without the header.
+    const isKeyed = isAskedKeyed || source?.kind === "page" && source.info.keyed !== undefined;
+    this.#checkGuarded(id, { isKeyed, isFork: fork !== undefined });
     // Both end the state for everyone, so the right to create it is not enough.
     if (isKeyed && creation.end !== undefined) await authorize("close", id);
     if (isKeyed && (creation.ttlMs ?? creation.expiresAt) !== undefined) {
@@ -298,24 +305,31 @@ export class StreamRequests {
     const { logs } = this.#parts;
     const body = await readBody(this.#maxBodyBytes);
     let { contentType } = creation;
-    if (fork !== undefined && contentType === undefined && body.length > 0) {
-      const source = await logs.info(fork.source);
-      if (source.kind === "page") contentType = source.info.contentType;
+    if (contentType === undefined && body.length > 0 && source?.kind === "page") {
+      contentType = source.info.contentType;
     }
-    if (isKeyed && body.length > 0) {
+    if (isAskedKeyed && body.length > 0) {
       throw badRequest(
         "bad-body",
         `Cannot create: the body of a keyed stream must be empty, received ${body.length} bytes`,
       );
     }
-    const keyed = isKeyed ? this.#settings.tail : undefined;
+    const keyed = isAskedKeyed ? this.#settings.tail : undefined;
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
     const result = await this.#parts.clientStreams.create(
       { id, account: asked.publisher },
       (keys) => {
         const { account, checkRevoked: check } = asked;
         check();
-        return logs.create(id, { ...creation, records, owner: keys, keyed, account, check });
+        return logs.create(id, {
+          ...creation,
+          records,
+          owner: keys,
+          keyed,
+          isPlain: !isKeyed,
+          account,
+          check,
+        });
       },
     ).catch((error) => {
       if (error instanceof LimitError) this.#rejected.maxStreams++;
@@ -344,6 +358,26 @@ export class StreamRequests {
         ...(isNew && { location: locationOf(request) }),
       },
     });
+  }
+
+  /** Rejects a stream that would go around the checks of a state, or keep the state from its id. */
+  #checkGuarded(
+    id: string,
+    { isKeyed, isFork }: { readonly isKeyed: boolean; readonly isFork: boolean },
+  ): void {
+    const { changes } = this.#parts;
+    if (isKeyed && isFork && changes?.guards(id)) {
+      throw new Problem(403, {
+        code: "forbidden",
+        detail: "Cannot create: the rows of a fork must need no check, received an id whose rows " +
+          "pass the contract or authorizeChange; only the server forks into it",
+      });
+    }
+    if (isKeyed || changes?.fits(id) !== true) return;
+    throw conflict(
+      "keyed",
+      "Cannot create: a stream must be keyed if its id fits a pattern of the contract's states",
+    );
   }
 
   #uncreated(kind: Exclude<StreamCreated["kind"], "created" | "exists" | "over-share">): Problem {

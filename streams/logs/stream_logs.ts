@@ -31,6 +31,7 @@ import type {
   LogPage,
   LogRecord,
   LogRetained,
+  LogRow,
   ReadLogOptions,
   RowStats,
 } from "./log.ts";
@@ -179,6 +180,15 @@ export interface CreateStreamOptions extends StreamFacts {
   readonly account?: Account | undefined;
   /** Called once the rows of a keyed stream were copied, before the fork is created. May throw. */
   readonly check?: (() => void) | undefined;
+  /**
+   * Fits the rows of a keyed fork into this node's form of the new stream. Resolves to `undefined` if
+   * they stay as they are, in the form of the source.
+   */
+  readonly fitCopy?:
+    | ((source: string, rows: readonly LogRow[]) => Promise<readonly LogRow[] | undefined>)
+    | undefined;
+  /** Rejects a fork of a keyed stream, as `keyed`. */
+  readonly isPlain?: boolean | undefined;
 }
 
 /** The same for a fork. */
@@ -891,6 +901,9 @@ export class StreamLogs implements AsyncDisposable {
     source: LogInfo,
   ): Promise<StreamCreated | ForkRejection | "full"> {
     const { identity, fork: request, end, account, check } = options;
+    if (options.isPlain) return "keyed";
+    // The rows of a source with an earlier version of the contract are moved first.
+    await this.#forms?.ready(request.source, undefined);
     const config = planCopy(identity, options, { request, info: source });
     if (typeof config === "string") return config;
     const present = await this.#existing(id, { config, end, fork: request });
@@ -905,7 +918,9 @@ export class StreamLogs implements AsyncDisposable {
     // The source may have changed while it was read.
     const current = planCopy(identity, options, { request, info });
     if (typeof current === "string") return current;
-    const rows = { set, forgotten: info.rows!.forgotten, form: info.form };
+    const fitted = await options.fitCopy?.(request.source, set);
+    const form = fitted === undefined ? info.form : this.#forms?.of(id) || undefined;
+    const rows = { set: fitted ?? set, forgotten: info.rows!.forgotten, form };
     check?.();
     const created = await this.#put(id, { config: current, records: [], rows }, options);
     copy.wasRefused = created.kind !== "created";

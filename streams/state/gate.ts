@@ -11,6 +11,7 @@ import { waitFor } from "../../base/wait.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import { type Change, type ClientChange, withValue } from "../logs/change_message.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
+import type { LogRow } from "../logs/log.ts";
 import type { StreamAppended } from "../logs/stream_logs.ts";
 import { compileStates } from "../../session/state_schemas.ts";
 import type { Contract, StateRoute } from "../../session/contract.ts";
@@ -39,6 +40,9 @@ import {
  * own time limit is usually the same, then receives the reply in time.
  */
 const WAIT_PART = 1 / 2;
+
+/** Rows of a copy that are checked before other events are handled. */
+const COPY_PIECE = 200;
 
 /** A version that no row has. */
 const NO_VERSION = Number.MAX_SAFE_INTEGER;
@@ -174,6 +178,53 @@ export class ChangeGate {
   fits(id: string): boolean | undefined {
     const { state = {} } = this.#options.contract?.definition ?? {};
     return Object.keys(state).length === 0 ? undefined : this.#router!.match(id) !== undefined;
+  }
+
+  /**
+   * True if the rows of a state pass checks that a copy of other rows has not passed: its id fits a
+   * pattern of the contract, or the application decides about changes.
+   */
+  guards(id: string): boolean {
+    return this.#options.authorizeChange !== undefined || this.fits(id) === true;
+  }
+
+  /**
+   * Fits the rows of another state into the contract, for the fork of a server.
+   *
+   * @param id The id of the new state.
+   * @param source The id of the source.
+   * @param rows The rows of the source.
+   * @returns The rows, with the results of the schemas; `undefined` if they need no check, because
+   * the new id fits no pattern, or both ids fit the same one.
+   * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}.
+   */
+  async fitCopy(
+    id: string,
+    source: string,
+    rows: readonly LogRow[],
+  ): Promise<readonly LogRow[] | undefined> {
+    const collections = this.#router?.match(id)?.collections;
+    const isFree = collections === undefined ||
+      collections === this.#router?.match(source)?.collections;
+    if (isFree) return undefined;
+    const fitted: LogRow[] = [];
+    for (const row of rows) {
+      // Other events are handled in between.
+      if (fitted.length > 0 && fitted.length % COPY_PIECE === 0) {
+        await new Promise<void>((end) => this.#options.runtime.schedule(end));
+      }
+      if (row.deletedAt !== undefined) {
+        fitted.push(row);
+        continue;
+      }
+      const { value, ...message } = JSON.parse(row.text);
+      const { type, key } = message;
+      const change: ClientChange = { type, key, operation: "upsert", data: value };
+      const [checked] = await this.check(id, [change]);
+      const text = JSON.stringify({ ...message, value: JSON.parse(checked!.value!) });
+      fitted.push({ ...row, text, bytes: undefined });
+    }
+    return fitted;
   }
 
   /** Returns the collections of a state whose rows are not stored. */
