@@ -127,8 +127,11 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * `authorizeChange`, such a client may change every row. Writes of this server's own code are not
    * asked about.
    *
-   * - **Return** `true` to allow the change, or `{ value }` to store another row. Any other value
-   *   denies the change, with the code `forbidden`, and the transaction has no effect.
+   * - **Return** `true` to allow the change, `{ value }` to store another row, or `{ ttlMs }` to set
+   *   its expiry. Any other value denies the change, with the code `forbidden`, and the transaction
+   *   has no effect.
+   * - **Expiry:** a change that lets a row expire that did not expire before is a deletion later on.
+   *   After `true`, the function is called again with the action `delete`; `ttlMs` is then present.
    * - **Throw** a `RequestError` to deny the change with another code. With the code `unavailable`
    *   and `retryAfterMs`, Skein's client sends the change again. If you throw another error,
    *   or take longer than `session.requestTimeoutMs`, nothing is decided: the client receives

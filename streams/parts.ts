@@ -100,6 +100,7 @@ export class StreamParts {
       authorizeChange: core.authorizeChange,
       timeoutMs,
       rowsOf: (id, names, gone) => this.states.rowsOf(id, names, gone),
+      expires: (id, row) => expires(logs, id, row),
       isNewer: (id) => migrations.isNewer(id),
       report: core.reportFault,
     });
@@ -184,6 +185,24 @@ export class StreamParts {
     await this.streams.close();
     await this.logs.close();
   }
+}
+
+/** Reads from the broker whether this version of a row expires: the copies of states don't tell. */
+async function expires(
+  logs: StreamLogs,
+  id: string,
+  { name, version, identity }: {
+    readonly name: string;
+    readonly version: number;
+    readonly identity: string | undefined;
+  },
+): Promise<boolean> {
+  const page = await logs.namedRows(id, { rows: [name], maxBytes: 1 });
+  // The first rows of a state that no one has written yet stay.
+  if (page === undefined) return false;
+  const { info, positions: [position] = [], expiries: [until = 0] = [] } = page;
+  // If the row has changed, the write meets a conflict, and is decided again.
+  return info.identity !== identity || position !== version - 1 || until > 0;
 }
 
 /** Creates the lookup of handlers that resume responses; `undefined` if there are none. */

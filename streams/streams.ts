@@ -22,7 +22,6 @@ import {
 } from "./logs/stream_logs.ts";
 import { MAX_PLACE_BYTES } from "../session/wire/encode.ts";
 import { offsetAfter } from "./snapshots.ts";
-import type { ChangeGate } from "./state/gate.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { MAX_CHANGES } from "../session/wire/rows.ts";
 import { utf8Length } from "../session/wire/utf8.ts";
@@ -158,8 +157,17 @@ export interface StreamStoreParts {
   readonly tail: LogTail;
   /** Most bytes of a message, so that sessions can read the records. */
   readonly maxMessageBytes: number;
-  /** See {@linkcode ChangeGate.fitCopy}; by default, rows are copied without a check. */
-  readonly fitCopy?: ChangeGate["fitCopy"] | undefined;
+  /**
+   * Fits the rows of a keyed source into the contract; `undefined` if they need no check. By default,
+   * none are checked.
+   */
+  readonly fitCopy?:
+    | ((
+      id: string,
+      source: string,
+      rows: readonly LogRow[],
+    ) => Promise<readonly LogRow[] | undefined>)
+    | undefined;
 }
 
 /** The durable streams of a server. See `DurableStreams` for its public methods. */

@@ -577,7 +577,9 @@ export class StreamLogs implements AsyncDisposable {
    */
   async namedRows(
     id: string,
-    { signal, ...options }: Required<Pick<ReadLogOptions, "maxBytes" | "rows" | "signal">>,
+    { signal, ...options }:
+      & Required<Pick<ReadLogOptions, "maxBytes" | "rows">>
+      & Pick<ReadLogOptions, "signal">,
   ): Promise<LogPage | undefined> {
     await this.#forms?.ready(id, signal);
     const page = await this.#readLog(id, { ...options, after: 0, maxRecords: 0, signal }, false);

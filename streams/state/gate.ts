@@ -7,7 +7,7 @@ import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quotas } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
-import { waitFor } from "../../base/wait.ts";
+import { MAX_TTL_MS, waitFor } from "../../base/wait.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import { type Change, type ClientChange, withValue } from "../logs/change_message.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
@@ -92,6 +92,11 @@ export interface ChangeGateOptions {
     names: readonly string[],
     gone?: string,
   ) => Promise<PresentRows | undefined>;
+  /** Resolves to true if this version of a row expires, or if the row has changed since. */
+  readonly expires: (
+    id: string,
+    row: { readonly name: string; readonly version: number; readonly identity: string | undefined },
+  ) => Promise<boolean>;
   /** Resolves to true if the rows of a state are newer than the contract. */
   readonly isNewer: (id: string) => Promise<boolean>;
   /** Reports that `authorizeChange` failed. */
@@ -419,7 +424,8 @@ export class ChangeGate {
     using turn = await this.#enter(id, [name], source);
     while (true) {
       const row = present();
-      const allowed = await this.#authorized(id, fitted, { before: row?.value, source });
+      const expires = () => Promise.resolve(false);
+      const allowed = await this.#authorized(id, fitted, { before: row?.value, expires, source });
       decision.check();
       if (present() === row) return make(allowed);
       await turn.again(name);
@@ -575,7 +581,7 @@ export class ChangeGate {
     const impossible = () => steps.find((step) => rows.has(step.name) && !isPossible(step, rows));
     let doubtful = impossible();
     /** Rows after the earlier changes of the transaction. */
-    const values = new Map<string, unknown>();
+    const earlier = new Map<string, Change>();
     for (const step of steps) {
       const { name, change } = step;
       if (doubtful === undefined && !rows.has(name)) {
@@ -589,10 +595,18 @@ export class ChangeGate {
       if (doubtful !== undefined) return doubtful;
       if (step.decided !== undefined) continue;
       const row = rows.get(name);
-      const before = values.has(name) ? values.get(name) : row?.value;
-      const allowed = await this.#authorized(id, change, { before, source });
-      values.set(name, valueOf(allowed));
-      step.decided = { ...allowed, expect: row?.version ?? 0 };
+      const { version = 0 } = row ?? {};
+      const last = earlier.get(name);
+      const allowed = await this.#authorized(id, change, {
+        before: last === undefined ? row?.value : valueOf(last),
+        expires: async () =>
+          last === undefined
+            ? await this.#options.expires(id, { name, version, identity })
+            : last.ttlMs !== undefined,
+        source,
+      });
+      earlier.set(name, allowed);
+      step.decided = { ...allowed, expect: version };
       if (row !== undefined) rows.set(name, { ...row, value: undefined });
     }
     return undefined;
@@ -602,24 +616,59 @@ export class ChangeGate {
   async #authorized(
     id: string,
     change: Change,
-    { before, source }: { readonly before: unknown; readonly source: ChangeSource },
+    { before, expires, source }: {
+      readonly before: unknown;
+      /** Returns whether the present row expires. */
+      readonly expires: () => Promise<boolean>;
+      readonly source: ChangeSource;
+    },
   ): Promise<Change> {
+    const { type: collection, key, operation, since } = change;
+    const isDelete = operation === "delete";
+    const action = isDelete ? "delete" : "set";
+    const ttlMs = isDelete ? undefined : change.ttlMs;
+    const asked = { id, collection, key, before, ttlMs, since };
+    const name = `the row "${key}" of "${collection}"`;
+    const { allowed, namesExpiry } = await this.#allowed(
+      { ...asked, action, operation, value: valueOf(change) },
+      { change, source, what: `${action} ${name}` },
+    );
+    const mayExpire = isDelete || allowed.ttlMs === undefined || namesExpiry;
+    // An expiry is a deletion later on.
+    if (!mayExpire && before !== undefined && !await expires()) {
+      await this.#allowed(
+        { ...asked, action: "delete", operation: "delete", value: undefined },
+        { change: { ...change, operation: "delete" }, source, what: `let ${name} expire` },
+      );
+    }
+    return allowed;
+  }
+
+  /** Calls `authorizeChange` once, and returns the change as it is allowed. */
+  async #allowed(
+    asked: Omit<RequestedChange, "request" | "session" | "user">,
+    { change, source, what }: {
+      readonly change: Change;
+      readonly source: ChangeSource;
+      /** The change, in words. */
+      readonly what: string;
+    },
+  ): Promise<{ readonly allowed: Change; readonly namesExpiry: boolean }> {
     const { user, session, request } = source;
-    const { type: collection, key, operation } = change;
-    const action = operation === "delete" ? "delete" : "set";
-    const what = `${action} the row "${key}" of "${collection}"`;
     const name = "authorizeChange";
-    const value = valueOf(change);
     const ask = () => {
-      const asked = { id, collection, key, action, value, before, user, session, request } as const;
-      const decided = source.decision.during(() => this.#options.authorizeChange!(asked));
+      const of = { ...asked, user, session, request };
+      const decided = source.decision.during(() => this.#options.authorizeChange!(of));
       return decided instanceof Promise ? this.#inTime(name, decided, session) : decided;
     };
     try {
       const decision = await decide(name, ask, [RequestError]);
-      if (decision === true) return change;
-      if (typeof decision === "object" && decision !== null && "value" in decision) {
-        return rewritten(change, decision.value);
+      if (decision === true) return { allowed: change, namesExpiry: false };
+      if (typeof decision === "object" && decision !== null) {
+        const namesExpiry = "ttlMs" in decision;
+        if (namesExpiry || "value" in decision) {
+          return { allowed: rewritten(change, decision), namesExpiry };
+        }
       }
     } catch (error) {
       if (!(error instanceof DecisionFault)) throw error;
@@ -741,14 +790,25 @@ function isPossible({ change, name, isFirst }: ChangeStep, rows: Present["rows"]
   return operation !== "update" || version > 0 || !isFirst;
 }
 
-/** Replaces the row of a change by the one that `authorizeChange` returned. */
-function rewritten(change: Change, value: unknown): Change {
+/** Replaces the row and the expiry of a change by those that `authorizeChange` returned. */
+function rewritten(
+  change: Change,
+  decision: { readonly value?: unknown; readonly ttlMs?: number | undefined },
+): Change {
   const name = "authorizeChange";
   if (change.operation === "delete") {
-    throw DecisionFault.returned(name, "true or false for a deletion", value);
+    throw DecisionFault.returned(name, "true or false for a deletion", decision);
   }
+  const { ttlMs = undefined } = "ttlMs" in decision ? decision : change;
+  const isTtl = ttlMs === undefined ||
+    Number.isSafeInteger(ttlMs) && ttlMs > 0 && ttlMs <= MAX_TTL_MS;
+  if (!isTtl) {
+    const rule = `ttlMs as an integer between 1 and ${MAX_TTL_MS}, or undefined`;
+    throw DecisionFault.returned(name, rule, ttlMs);
+  }
+  if (!("value" in decision)) return { ...change, ttlMs };
   try {
-    return { ...change, value: encodeRow(value) };
+    return { ...change, ttlMs, value: encodeRow(decision.value) };
   } catch (cause) {
     throw DecisionFault.thrown(name, cause);
   }

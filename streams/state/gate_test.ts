@@ -333,11 +333,19 @@ Deno.test("authorizeChange receives each change of a client, and none of the ser
       assertEquals((await write("board:1", changes)).code, "ok");
       const [old, young] = ["old", "new"].map((title) => ({ title, votes: 0 }));
       const seen = asked.map(({ session: _session, request: _request, ...rest }) => rest);
-      const of = { id: "board:1", collection: "cards", user: "ann" };
+      const of = {
+        id: "board:1",
+        collection: "cards",
+        user: "ann",
+        ttlMs: undefined,
+        since: undefined,
+      };
+      const set = { ...of, action: "set", operation: "upsert" } as const;
+      const remove = { ...of, action: "delete", operation: "delete" } as const;
       assertEquals(seen, [
-        { ...of, key: "a", action: "set", value: young, before: old },
-        { ...of, key: "a", action: "delete", value: undefined, before: young },
-        { ...of, key: "b", action: "set", value: { title: "B", votes: 0 }, before: undefined },
+        { ...set, key: "a", value: young, before: old },
+        { ...remove, key: "a", value: undefined, before: young },
+        { ...set, key: "b", value: { title: "B", votes: 0 }, before: undefined },
       ]);
       const [{ session, request }] = asked as [RequestedChange];
       assertEquals(
@@ -929,4 +937,104 @@ Deno.test("a row of a client with a number beyond JSON is rejected, and no handl
     { http: { code: "malformed", status: 400 }, session: "malformed", errors: [] },
   );
   assertEquals(await bench.rows("board:1", "free"), {});
+});
+
+Deno.test("authorizeChange decides about a row that begins to expire as about its deletion", async (t) => {
+  const asked: string[] = [];
+  let decide: (change: RequestedChange) => ChangeDecision = () => true;
+  const authorizeChange = (change: RequestedChange) => {
+    const { action, operation, ttlMs, since, key } = change;
+    asked.push(
+      [action, operation, key, ttlMs, since].filter((part) => part !== undefined).join(" "),
+    );
+    return decide(change);
+  };
+  await walk(t, CLIENTS, {
+    options: { authorizeChange },
+    async test(bench, write) {
+      const id = "board:1";
+      await using board = await statesOf(bench.server).open(id);
+      const cards = board.collection("cards");
+      await cards.set("stays", { title: "S" });
+      await cards.set("lent", { title: "L" }, { ttlMs: 3_600_000 });
+      const lend = (key: string, headers: object = {}) =>
+        change("cards", key, { title: "T" }, { ttl: 60, ...headers });
+      /** The outcome, the questions, and whether the row now expires. */
+      const outcome = async (key: string, changes: readonly object[]) => {
+        asked.length = 0;
+        const { code } = await write(id, changes);
+        const page = await logsOf(bench.broker)!.read(id, {
+          after: 0,
+          maxRecords: 99,
+          maxBytes: 1e6,
+          renews: false,
+        });
+        assert(typeof page === "object");
+        const index = page.records.findIndex((record) => String(record).includes(`"key":"${key}"`));
+        return [code, [...asked], (page.expiries?.[index] ?? 0) > 0];
+      };
+      decide = ({ action }) => action === "set";
+      assertEquals(await outcome("new", [lend("new")]), ["ok", ["set upsert new 60000"], true]);
+      assertEquals(await outcome("new", [lend("new", { operation: "update" })]), [
+        "ok",
+        ["set update new 60000"],
+        true,
+      ]);
+      assertEquals((await outcome("lent", [lend("lent")]))[0], "ok");
+      const both = ["set upsert stays 60000", "delete delete stays 60000"];
+      assertEquals(await outcome("stays", [lend("stays")]), ["forbidden", both, false]);
+      // In a transaction, the row is the one of the changes before.
+      const twice = [change("cards", "stays", { title: "U" }), lend("stays")];
+      assertEquals((await outcome("stays", twice))[0], "forbidden");
+      assertEquals(await outcome("pair", [change("cards", "pair", { title: "U" }), lend("pair")]), [
+        "forbidden",
+        ["set upsert pair", "set upsert pair 60000", "delete delete pair 60000"],
+        false,
+      ]);
+      assertEquals((await outcome("pair", [lend("pair"), lend("pair")]))[0], "ok");
+      assertEquals(await outcome("gone", [change("cards", "gone", undefined, { ttl: 60 })]), [
+        "forbidden",
+        ["delete delete gone"],
+        false,
+      ]);
+      decide = () => true;
+      const since = board.version;
+      assertEquals(await outcome("stays", [lend("stays", { since })]), [
+        "ok",
+        both.map((one) => `${one} ${since}`),
+        true,
+      ]);
+      await cards.set("stays", { title: "S" });
+      decide = ({ action, ttlMs }) => action === "set" && { ttlMs };
+      assertEquals(await outcome("stays", [lend("stays")]), ["ok", [both[0]!], true]);
+      await cards.set("stays", { title: "S" });
+      decide = ({ value }) => ({ value, ttlMs: undefined });
+      assertEquals(await outcome("stays", [lend("stays")]), ["ok", [both[0]!], false]);
+      for (const ttlMs of [0, 1.5, NaN, "1"]) {
+        decide = () => ({ ttlMs: ttlMs as number });
+        assertEquals((await outcome("stays", [lend("stays")]))[0], "unavailable");
+      }
+      decide = ({ action }) => action === "delete" ? { ttlMs: 1 } : true;
+      assertEquals((await outcome("stays", [lend("stays")]))[0], "unavailable");
+      assertEquals(cards.get("stays")?.title, "T");
+    },
+  });
+});
+
+Deno.test("authorizeChange is asked again if another server lets the row stay meanwhile", async () => {
+  const asked: string[] = [];
+  const elsewhere: (() => Promise<void>)[] = [];
+  await using bench = new Bench({
+    async authorizeChange({ action }) {
+      asked.push(action);
+      await elsewhere.pop()?.();
+      return action === "set";
+    },
+  });
+  await using board = await statesOf(bench.server).open("board:1");
+  await board.collection("cards").set("a", { title: "A" }, { ttlMs: 3_600_000 });
+  elsewhere.push(() => bench.elsewhere("board:1", "cards", "a", { title: "B", votes: 0 }));
+  const lent = change("cards", "a", { title: "C" }, { ttl: 1 });
+  assertEquals((await bench.http("board:1", [lent])).code, "forbidden");
+  assertEquals(asked, ["set", "set", "delete"]);
 });

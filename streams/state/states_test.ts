@@ -51,6 +51,7 @@ class Bench implements AsyncDisposable {
       authorizeChange: undefined,
       timeoutMs: 1_000,
       rowsOf: (id, names) => this.states.rowsOf(id, names),
+      expires: () => Promise.resolve(false),
       isNewer: () => Promise.resolve(false),
       report() {},
     });

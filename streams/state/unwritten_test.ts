@@ -41,6 +41,7 @@ class Bench implements AsyncDisposable {
       authorizeChange: undefined,
       timeoutMs: 1_000,
       rowsOf: () => Promise.resolve(undefined),
+      expires: () => Promise.resolve(false),
       isNewer: () => Promise.resolve(false),
       report() {},
     });
