@@ -4,7 +4,7 @@
  */
 import type { OptionKinds } from "../base/options/options.ts";
 import { objectWith, POSITIVE, RATE } from "../base/options/option_checks.ts";
-import { LimitError } from "../errors.ts";
+import { LimitError, RequestError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { type Account, NOBODY } from "../base/quotas/accounts.ts";
 import { MAX_REJECTIONS } from "../session/faults.ts";
@@ -17,6 +17,7 @@ import {
   type RateUnit,
 } from "./rate_accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
+import { COSTS, Costs } from "./costs.ts";
 import { BrokerCounts, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "../base/quotas/token_bucket.ts";
 
@@ -78,11 +79,18 @@ export interface SessionRates {
 export interface RateLimitsOptions {
   /** Rates of each session. */
   readonly perSession?: SessionRates | undefined;
-  /** Rates of all sessions of a user together. There are no default rates. */
+  /** Rates of all sessions of a user together. Only the cost of work has a default rate. */
   readonly perUser?:
     | SessionRates & {
       /** New sessions. */
       readonly connections?: Rate | undefined;
+      /**
+       * Cost of the work that a user or a guest starts: a resumable response costs 1, and any other
+       * request nothing, unless its handler has a `cost`. Guests have this rate, too.
+       *
+       * @default {{ perSecond: 1, burst: 10 }}
+       */
+      readonly cost?: Rate | undefined;
     }
     | undefined;
   /** Rates of all sessions of a network address together. */
@@ -95,6 +103,15 @@ export interface RateLimitsOptions {
        * that the server is not configured to trust.
        */
       readonly connections?: Rate | undefined;
+      /**
+       * Cost of the work that all guests and new users of an address start; an IPv6 /64 counts as
+       * one address. Users first seen at the address more than an hour ago together have ten times
+       * this rate. All clients at private or unknown addresses together have ten times the default,
+       * because `clientAddress` may be missing; a rate that you set applies to each private address.
+       *
+       * @default {{ perSecond: 5, burst: 64 }}
+       */
+      readonly cost?: Rate | undefined;
     }
     | undefined;
   /**
@@ -123,6 +140,7 @@ const SESSION_RATES: OptionKinds<SessionRates> = {
 const SHARED_RATES: OptionKinds<NonNullable<RateLimitsOptions["perAddress"]>> = {
   ...SESSION_RATES,
   connections: RATE,
+  cost: RATE,
 };
 
 export const RATES: OptionKinds<RateLimitsOptions> = {
@@ -174,6 +192,7 @@ export class RateLimits implements MeterHost, Disposable {
   /** True if all sessions have a meter, because the application has limited the rejections. */
   readonly #isLimited: boolean;
   readonly #broker: BrokerCounts | undefined;
+  readonly #costs: Costs;
   readonly #rateAccounts: Readonly<Record<Exclude<RateScope, "session">, RateAccounts>>;
   readonly #rejected = { session: 0, user: 0, address: 0 };
   readonly #rejectedConnections = { user: 0, address: 0 };
@@ -217,6 +236,12 @@ export class RateLimits implements MeterHost, Disposable {
       user: new RateAccounts("user", user, (unit) => perUser?.[unit] && broker),
       address: new RateAccounts("address", address, (unit) => perAddress?.[unit] && broker),
     };
+    this.#costs = new Costs(runtime, {
+      user: checkRate(perUser?.cost ?? COSTS.user, "perUser.cost"),
+      address: checkRate(perAddress?.cost ?? COSTS.address, "perAddress.cost"),
+      isStrict: perAddress?.cost !== undefined,
+      shared: broker,
+    });
   }
 
   /** Counters of rejections. */
@@ -225,7 +250,8 @@ export class RateLimits implements MeterHost, Disposable {
       rejected: { ...this.#rejected },
       rejectedConnections: { ...this.#rejectedConnections },
       closed: this.#closed,
-      remembered: this.#rateAccounts.user.size + this.#rateAccounts.address.size,
+      remembered: this.#rateAccounts.user.size + this.#rateAccounts.address.size +
+        this.#costs.size,
       brokerFailures: this.#broker?.failures ?? 0,
     };
   }
@@ -279,6 +305,22 @@ export class RateLimits implements MeterHost, Disposable {
       : this.#hold(held);
     if (own === undefined && shared.length === 0 && !this.#isLimited) return undefined;
     return new SessionMeter(session, { ...held, own, shared }, this);
+  }
+
+  /**
+   * Counts the cost of work that a client starts.
+   *
+   * @throws {RequestError} With the code `too-many` if a rate of the user or the address has too
+   * little left.
+   */
+  charge(account: Account, cost: number, verb: string): void {
+    try {
+      this.#costs.take(account, cost, verb);
+    } catch (error) {
+      const { level } = error instanceof RequestError ? error.failure : {};
+      if (level === "user" || level === "address") this.#rejected[level]++;
+      throw error;
+    }
   }
 
   #hold({ user, address }: CountedPeer): RateAccount[] {

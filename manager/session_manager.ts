@@ -18,6 +18,7 @@ import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnos
 import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
+import type { Account } from "../base/quotas/accounts.ts";
 import type { Slot } from "../base/quotas/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
@@ -337,6 +338,20 @@ export class SessionManager implements AsyncDisposable {
     this.#scheduleCleanup();
     if (session.isClosed || !this.#known.has(session)) session[internals].whenEnded(this.#onEnd);
     return id;
+  }
+
+  /**
+   * Counts the cost of work that a client starts, such as a response; see `rates.perUser.cost`.
+   *
+   * @param account The client.
+   * @param cost The cost.
+   * @param verb The rejected action, for the error.
+   * @throws {RequestError} With the code `too-many` if a rate of the user or the address has too
+   * little left.
+   * @ignore
+   */
+  charge(account: Account, cost: number, verb: string): void {
+    this.#limiter.rates.charge(account, cost, verb);
   }
 
   /**

@@ -375,11 +375,15 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     );
   }
 
-  #hintAtProxy(address: string): void {
+  #hintAtProxy(address: string | undefined): void {
+    const who = address === undefined
+      ? "clients without a known address"
+      : `${address}, probably a proxy`;
     this.#console.tell(
       "proxy",
-      `Shares by network address don't count for ${address}, probably a proxy, and a limit is half ` +
-        "used up: one client can use the rest. Set clientAddress: forwardedAddress({ trusted: 1 })",
+      `Shares by network address don't count for ${who}, and a limit is half used up, or their ` +
+        "common rate reached: one client can use the rest. Set clientAddress: " +
+        "forwardedAddress({ trusted: 1 })",
     );
   }
 
@@ -834,7 +838,8 @@ function allFeatures(
   for (const [pattern, handler] of handlers) {
     if (handler === undefined) continue;
     const { resumable } = handler;
-    if (typeof handler === "object" && typeof resumable !== "function") {
+    const isCostly = resumable === undefined && "cost" in handler;
+    if (typeof handler === "object" && typeof resumable !== "function" && !isCostly) {
       throw new TypeError(
         `Cannot create server: resumable of requests["${pattern}"] must be the function that ` +
           `"@skein/skein/streams" exports, received ${describe(resumable)}`,

@@ -85,6 +85,7 @@ export type {
   StructuredStreamOptions,
 } from "./streams/structured_options.ts";
 export type {
+  CostlyHandler,
   RequestHandler,
   RequestHandlers,
   ResumableHandler,

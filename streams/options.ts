@@ -245,19 +245,20 @@ export interface ResumableOptions {
   readonly maxRunning?: number | undefined;
   /**
    * Maximum number of running responses per user or guest on this server. Further responses are
-   * rejected with the code `too-many`. The default applies only while more than half of
-   * `maxRunning` is used.
+   * rejected with the code `too-many`, and Skein's client waits for up to 30 s.
    *
-   * @default {32}
+   * @default {8}
    */
   readonly maxRunningPerUser?: number | undefined;
   /**
    * Maximum number of running responses on this server for all guests and new users at one
    * network address; an IPv6 /64 counts as one address. Further responses are rejected with the
-   * code `too-many`. Users first seen at the address more than an hour ago together get ten times
-   * this limit. The default applies only while more than half of `maxRunning` is used.
+   * code `too-many`, and Skein's client waits for up to 30 s. Users first seen at the address more
+   * than an hour ago together get ten times this limit. All clients at private or unknown addresses
+   * together get half of `maxRunning` instead, because `clientAddress` may be missing; a limit that
+   * you set applies to each private address.
    *
-   * @default {128}
+   * @default {32}
    */
   readonly maxRunningPerAddress?: number | undefined;
 }
@@ -350,7 +351,7 @@ const RESPONSES = { retainMs: 86_400_000, maxRetained: 100_000, maxRunning: 10_0
 
 /** Default shares of `maxRetained` and `maxRunning`. */
 const RETAINED_SHARES = { address: 1_000, user: 100 };
-const RUNNING_SHARES = { address: 128, user: 32 };
+const RUNNING_SHARES = { address: 32, user: 8 };
 
 /** Limits and times of responses that outlive their connections, with all defaults filled in. */
 export interface ResponseLimits extends Readonly<typeof RESPONSES> {

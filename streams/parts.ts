@@ -146,6 +146,7 @@ export class StreamParts {
       broker,
       streams: logs,
       durableStreams: this.streams,
+      charge: (account, cost, verb) => host.manager.charge(account, cost, verb),
       nodes,
       resumeOf,
       report,

@@ -47,6 +47,9 @@ const MAX = 20;
  */
 const RATE = { perSecond: 0.001, burst: 10 };
 
+/** No rate of costs. */
+const FREE = { cost: { perSecond: Infinity } };
+
 /** Attackers, each with its addresses. */
 const PARTIES: Readonly<Record<string, readonly string[]>> = {
   "an address": ["203.0.113.66"],
@@ -177,19 +180,31 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       let caller: Caller | undefined;
       return await untilRejected(async (i) => {
         // Alternates between guests and new users.
-        if (i % 10 === 0) caller = await callerOf(house, from, i % 20 === 0 ? "" : nameOf(from, i));
+        if (i % 5 === 0) caller = await callerOf(house, from, i % 10 === 0 ? "" : nameOf(from, i));
         return await caller!.response(nameOf(from, i));
       });
     },
   },
+  "rates.perAddress.cost": {
+    options: { rates: { perAddress: { cost: RATE } } },
+    attack: async (house, from) => {
+      let caller: Caller | undefined;
+      return await untilRejected(async (i) => {
+        if (i % 5 === 0) caller = await callerOf(house, from, i % 10 === 0 ? "" : nameOf(from, i));
+        return await caller!.response(nameOf(from, i), "short");
+      });
+    },
+  },
   "responses.maxRetained": {
+    options: { rates: { perUser: FREE, perAddress: FREE } },
     responses: { maxRetained: MAX },
     attack: async (house, from) => {
       // New responses can replace finished responses, but never running ones.
       for (const [count, topic] of [[MAX, "short"], [Infinity, "chat"]] as const) {
-        const caller = await callerOf(house, from);
+        let caller: Caller | undefined;
         for (let i = 0; i < count; i++) {
-          const { error } = await caller.response(`${topic}-${nameOf(from, i)}`, topic);
+          if (i % 5 === 0) caller = await callerOf(house, from);
+          const { error } = await caller!.response(`${topic}-${nameOf(from, i)}`, topic);
           if (error === undefined) continue;
           assertEquals(error.code, "too-many");
           return error.message;
@@ -222,10 +237,12 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     streams: { maxReaders: MAX },
     attack: async (house, from) => {
       const ids: string[] = [];
-      const writer = await callerOf(house, from);
-      for (let i = 0; i < 10; i++) {
-        const { data } = await writer.response(nameOf(from, i));
-        ids.push(`stream:${data!["stream"]}`);
+      for (const half of [0, 1]) {
+        const writer = await callerOf(house, from);
+        for (let i = 0; i < 5; i++) {
+          const { data } = await writer.response(nameOf(from, half * 5 + i));
+          ids.push(`stream:${data!["stream"]}`);
+        }
       }
       let caller: Caller | undefined;
       return await untilRejected(async (i) => {

@@ -673,6 +673,7 @@ function resumable(
     maxMessageBytes: 65_536,
   });
   const responses = new StoredResponses(responseLimits(limits), {
+    charge() {},
     runtime,
     quotas: new Quotas(runtime),
     broker,
@@ -697,6 +698,7 @@ function resumable(
       user: "ann",
       name,
       account,
+      cost: 1,
       generate,
       onError() {},
       ...more,

@@ -39,6 +39,12 @@ const OPTIONS: ServeOptions<string | typeof guest> = {
   },
 };
 
+/** No rates of costs, for tests of other limits. */
+const FREE: ServeOptions["rates"] = {
+  perUser: { cost: { perSecond: Infinity } },
+  perAddress: { cost: { perSecond: Infinity } },
+};
+
 /** Takes slots until one is rejected; returns the number of slots taken and the rejection. */
 async function takeAll(
   take: (i: number) => Promise<Reply>,
@@ -49,24 +55,12 @@ async function takeAll(
   }
 }
 
-Deno.test("serve() runs a user's responses while another address uses its whole share", async () => {
-  await using server = listen({ ...OPTIONS, features: [resumable({ maxRunning: 300 })] });
-  using stack = new DisposableStack();
-  let caller: Caller | undefined;
-  const { count, error } = await takeAll(async (i) => {
-    // Each guest's share needs a new guest.
-    if (i % 32 === 0) caller = stack.use(await Caller.dial(server, { from: GREEDY }));
-    return await caller!.response(`greedy-${i}`);
-  });
-  assertEquals([count, error?.code], [150, "too-many"]);
-  assertStringIncludes(error!.message, "your address may have at most 128 running responses");
-  using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
-  assertEquals((await ann.response("ann")).error, undefined);
-});
-
 Deno.test("serve() lets a user read a stream while another address uses its whole share of readers", async () => {
-  const features = streamFeatures({ path: "/streams", maxReaders: 2_200 });
-  await using server = listen({ ...OPTIONS, features });
+  const features = streamFeatures(
+    { path: "/streams", maxReaders: 2_200 },
+    { maxRunningPerAddress: 1_000, maxRunningPerUser: 1_000 },
+  );
+  await using server = listen({ ...OPTIONS, rates: FREE, features });
   using stack = new DisposableStack();
   const ids: string[] = [];
   using first = await Caller.dial(server, { from: GREEDY });
@@ -181,7 +175,8 @@ Deno.test("serve() counts a user who connected an hour ago separately from the g
   await using server = listen({
     ...OPTIONS,
     runtime,
-    features: [resumable({ maxRunningPerAddress: 1 })],
+    rates: FREE,
+    features: [resumable({ maxRunningPerAddress: 1, maxRunningPerUser: 100 })],
   });
   using ann = await Caller.dial(server, { from: HONEST, user: "ann" });
   passedMs = 3_600_000;

@@ -26,6 +26,7 @@ import { MAX_AT_ONCE, MAX_REPEAT_MS } from "../client/outbox/publications.ts";
 import { MAX_ROOMS } from "../client/subscriptions/rooms.ts";
 import { MAX_WAITING, MAX_WAITING_BYTES } from "../client/state/writes.ts";
 import { LIMITS as READER } from "../client/subscriptions/subscription.ts";
+import { COSTS, MAX_COST_BUCKETS } from "../manager/costs.ts";
 import { MAX_IDLE_RATE_ACCOUNTS } from "../manager/rate_accounts.ts";
 import { DRAIN_MS } from "../manager/drain.ts";
 import { DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
@@ -141,7 +142,7 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
   "responses.maxRunning": {
     table: "streams",
     name: "`maxRunning`, `maxRunningPerUser`, `maxRunningPerAddress` of `resumable`",
-    full: "`too-many`",
+    full: "`too-many`; Skein's client [waits](#work-that-costs-money)",
   },
   maxReaders: {
     table: "streams",
@@ -412,6 +413,15 @@ function sharedBounds(): Bound[] {
     },
     {
       table: "rates",
+      id: "rates.perAddress.cost",
+      name: "`rates.perUser.cost`, `rates.perAddress.cost`: the start of resumable responses, " +
+        "and [requests with a `cost`](#work-that-costs-money)",
+      max: "none",
+      shares: { address: rate(COSTS.address), user: rate(COSTS.user) },
+      full: "`too-many` with `retryAfterMs`; Skein's client starts a resumable response later",
+    },
+    {
+      table: "rates",
       id: "rates.perSession.publications",
       name: "`rates.perSession.publications`",
       max: "none",
@@ -520,6 +530,12 @@ function serverBounds(): Bound[] {
       name: "buckets of users without a session; of addresses without a session",
       max: `${count(MAX_IDLE_RATE_ACCOUNTS)}; ${count(MAX_IDLE_RATE_ACCOUNTS)}`,
       full: "the oldest bucket is dropped; a bucket that has refilled is not kept",
+    },
+    {
+      table: "rates",
+      name: "buckets of costs, of users, guests, addresses and networks",
+      max: count(MAX_COST_BUCKETS),
+      full: "the bucket that was used first is dropped; one that has refilled is not kept",
     },
     {
       table: "sessions",

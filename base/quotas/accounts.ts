@@ -35,7 +35,10 @@ export interface Account extends Omit<AccountFacts, "address"> {
   readonly isBehindProxy: boolean;
   /** True for a user who was first seen at this address more than an hour ago. */
   readonly isFamiliar: boolean;
-  /** Called each time the share of a proxy's address would apply. MUST NOT throw. */
+  /**
+   * Called each time the share of an address would apply, for a peer at the address of a proxy or
+   * at an unknown address. MUST NOT throw.
+   */
   readonly onProxy?: (() => void) | undefined;
 }
 
@@ -51,9 +54,9 @@ export interface AccountsOptions {
   readonly isProxy?: ((key: string) => boolean) | undefined;
   /**
    * Called with the key of a proxy's address each time its share would apply, because the quota is
-   * contended and the account takes a slot. MUST NOT throw.
+   * contended and the account takes a slot; with `undefined` for an unknown address. MUST NOT throw.
    */
-  readonly onProxy?: ((key: string) => void) | undefined;
+  readonly onProxy?: ((key: string | undefined) => void) | undefined;
 }
 
 /**
@@ -71,7 +74,8 @@ export function proxyRule(clientAddress: unknown): AccountsOptions["isProxy"] {
 export class Accounts {
   readonly #runtime: Runtime;
   readonly #isProxy: (key: string) => boolean;
-  readonly #onProxy: ((key: string) => void) | undefined;
+  readonly #onProxy: AccountsOptions["onProxy"];
+  readonly #onUnknown = () => this.#onProxy?.(undefined);
   /**
    * The newest account without a user. It is kept because one connection requests the same account
    * several times.
@@ -110,7 +114,7 @@ export class Accounts {
    */
   known(at: Account, { user, guest, session }: AccountFacts): Account {
     if ((user ?? guest ?? session) === undefined) return at;
-    const { networks, isBehindProxy, onProxy } = at;
+    const { networks, isBehindProxy, onProxy = at === NOBODY ? this.#onUnknown : undefined } = at;
     const facts = { networks, isBehindProxy, onProxy, user, guest, session };
     if (user === undefined || networks.length === 0) return { ...facts, isFamiliar: false };
     const runtime = this.#runtime;

@@ -64,6 +64,9 @@ const MAX_REPORTED_COUNT = 1_000_000_000;
 /** Maximum number of nodes whose reports count. Reports from further nodes are ignored. */
 const MAX_NODES = 1_000;
 
+/** Key of the network that all peers at private or unknown addresses form together. */
+const UNTOLD = "at private or unknown addresses";
+
 /** The shares of a {@linkcode Quota}. A level without a share is only subject to the limit. */
 export interface Shares {
   /**
@@ -117,6 +120,11 @@ export interface QuotaOptions {
   readonly shares: Shares;
   /** Levels whose share always applies, because the application set it. */
   readonly strict?: readonly (keyof Shares)[] | undefined;
+  /**
+   * True if the default shares always apply, too, because a slot costs more than memory. All peers
+   * at private or unknown addresses then count as one network, which may use half of the limit.
+   */
+  readonly isCostly?: boolean | undefined;
   /** Levels that all nodes count exactly by other means, so that reports of nodes don't count. */
   readonly exact?: readonly (keyof Shares)[] | undefined;
   /**
@@ -231,7 +239,8 @@ export class Slot implements Disposable {
  *   customer often controls the whole network.
  * - **Half:** no address or network may use more than half of the limit, unless the application set
  *   a larger share.
- * - **Proxies:** no share applies to the address of a proxy, unless the application set one.
+ * - **Proxies:** no share applies to the address of a proxy, unless the application set one, or
+ *   the quota is costly: all proxies and unknown addresses together then get half of the limit.
  * - **Nodes:** shares also count the usage that other nodes report. The limit and contention are
  *   local to this node.
  * - **Memory:** there is one entry for each account with a slot, and one for each account that
@@ -375,15 +384,15 @@ export class Quota {
     { ignoresShares = false, factor = 1 }: TakeOptions,
     ...known: readonly (Slot | undefined)[]
   ): Full | undefined {
-    const { max, strict = [] } = this.#options;
-    const bites = isContended(this.#taken, max * factor);
+    const { max, strict = [], isCostly = false } = this.#options;
+    const bites = isCostly || isContended(this.#taken, max * factor);
     if (ignoresShares || !bites && strict.length === 0) return undefined;
     for (const tally of counts) {
       const { level, share } = tally;
       if (!bites && !strict.includes(level)) continue;
       if (known.some((slot) => slot?.counts.includes(tally))) continue;
       const most = share * factor;
-      if (this.#takenBy(tally) >= most) return { level, most };
+      if (this.#takenBy(tally) >= most) return { level, most, isUntold: tally.key === UNTOLD };
     }
     return undefined;
   }
@@ -411,7 +420,7 @@ export class Quota {
   /** The levels at which an account is counted, the narrowest first. */
   #countsOf(account: Account): Tally[] {
     const { session, user, guest, networks, isBehindProxy, isFamiliar } = account;
-    const { shares, strict, max } = this.#options;
+    const { shares, strict, max, isCostly = false } = this.#options;
     const counts: Tally[] = [];
     if (shares.session !== undefined && session !== undefined) {
       counts.push(this.#tallyOf("session", `session ${session}`, shares.session));
@@ -427,7 +436,12 @@ export class Quota {
     if (isStrict && share === Infinity) return counts;
     if (isBehindProxy && !isStrict) {
       if (this.isContended) account.onProxy?.();
+      if (isCostly) counts.push(this.#untoldTally());
       return counts;
+    }
+    if (isCostly && networks.length === 0 && account !== NOBODY) {
+      if (this.isContended) account.onProxy?.();
+      counts.push(this.#untoldTally());
     }
     const times = isFamiliar ? FAMILIAR_FACTOR : 1;
     for (const network of networks) {
@@ -443,6 +457,11 @@ export class Quota {
     return counts;
   }
 
+  #untoldTally(): Tally {
+    const half = Math.max(1, Math.floor(this.#options.max * CONTENDED_PART));
+    return this.#tallyOf("address", UNTOLD, half);
+  }
+
   #tallyOf(level: keyof Shares, key: string, share: number): Tally {
     return this.#counts.get(key) ?? { level, key, share, taken: 0 };
   }
@@ -452,19 +471,24 @@ export class Quota {
   }
 
   /** Number of slots of an account, including those that other nodes report. */
-  #takenBy({ level, key, taken }: Tally): number {
-    return this.#isReported(level) ? taken + (this.#elsewhere.get(key) ?? 0) : taken;
+  #takenBy(tally: Tally): number {
+    const { key, taken } = tally;
+    return this.#isReported(tally) ? taken + (this.#elsewhere.get(key) ?? 0) : taken;
   }
 
-  /** A session exists on one node only. */
-  #isReported(level: keyof Shares): boolean {
-    return level !== "session" && !this.#options.exact?.includes(level);
+  /**
+   * False for a session, which exists on one node only, and for half of a limit, which each node
+   * has for itself.
+   */
+  #isReported({ level, key }: Pick<Tally, "key" | "level">): boolean {
+    return level !== "session" && key !== UNTOLD && !this.#options.exact?.includes(level);
   }
 
   /** Lists the accounts with at least a sixteenth of their share, for other nodes. */
   *holders(): Generator<AccountUsage> {
-    for (const { key, level, share, taken } of this.#counts.values()) {
-      if (taken < share * REPORTED_PART || !this.#isReported(level)) continue;
+    for (const tally of this.#counts.values()) {
+      const { key, share, taken } = tally;
+      if (taken < share * REPORTED_PART || !this.#isReported(tally)) continue;
       if (JSON.stringify(key).length <= MAX_KEY_CHARS) yield { key, taken, part: taken / share };
     }
   }
@@ -488,6 +512,8 @@ export interface Full {
   readonly level: LimitLevel;
   /** Maximum number of slots at this level. */
   readonly most: number;
+  /** True for the share of all peers at private or unknown addresses. */
+  readonly isUntold?: boolean | undefined;
 }
 
 /**
@@ -500,11 +526,15 @@ export interface Full {
  */
 export function limitError(
   options: Omit<QuotaOptions, "max" | "name" | "shares" | "exact">,
-  { level, most }: Full,
+  { level, most, isUntold = false }: Full,
 ): LimitError {
-  const { limit, shareLimits, verb, what, retryAfterMs = 5_000, strict } = options;
-  const account = level === "server" ? "this server" : `your ${level}`;
-  const isForNow = level !== "server" && !strict?.includes(level);
+  const { limit, shareLimits, verb, what, retryAfterMs = 5_000, strict, isCostly } = options;
+  const account = isUntold
+    ? "all clients at private or unknown addresses"
+    : level === "server"
+    ? "this server"
+    : `your ${level}`;
+  const isForNow = level !== "server" && !isCostly && !strict?.includes(level);
   const now = isForNow ? " while the server is busy" : "";
   const name = level === "server" ? limit : shareLimits?.[level] ?? limit;
   return new LimitError(name, `Cannot ${verb}: ${account} may have at most ${most} ${what}${now}`, {

@@ -9,7 +9,7 @@ import type { SessionManager } from "../../manager/session_manager.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";
 import type { Rooms } from "../../pubsub/presence/rooms.ts";
 import type { Topics } from "../../pubsub/topics.ts";
-import type { ResumableRequest } from "../../session/responses/request_table.ts";
+import type { CountRequest, ResumableRequest } from "../../session/responses/request_table.ts";
 import type { SequenceStore } from "../../session/serving/sequences.ts";
 import {
   type PublishRequest,
@@ -183,8 +183,42 @@ export class ClientRequests implements SessionServices {
       );
     }
     const { responses, accountOf } = this.#parts;
-    // A handler whose response is resumable needs a broker that stores it.
-    await responses!.reply({ ...request, make }, session, accountOf(session));
+    try {
+      // A handler whose response is resumable needs a broker that stores it.
+      await responses!.reply({ ...request, make }, session, accountOf(session));
+    } catch (error) {
+      throw this.#rejected(error, session);
+    }
+  }
+
+  /** Counts a request of a handler with a cost, and a response that ends with its session. */
+  countRequest(
+    { topic, cost, isResumable }: Parameters<CountRequest>[0],
+    caller: SessionLike,
+  ): Disposable | undefined {
+    const session = caller as Session;
+    const { responses, accountOf, manager } = this.#parts;
+    const account = accountOf(session);
+    let slot: Disposable | undefined;
+    try {
+      slot = isResumable ? responses?.take(account) : undefined;
+      manager.charge(account, cost, `request "${topic}"`);
+    } catch (error) {
+      slot?.[Symbol.dispose]();
+      throw this.#rejected(error, session);
+    }
+    return slot;
+  }
+
+  /** Counts a rejection as one of the session, which closes after too many. */
+  #rejected(error: unknown, session: Session): unknown {
+    const rejection = error instanceof LimitError
+      ? new RequestError("too-many", error.message, { retryAfterMs: error.retryAfterMs })
+      : error;
+    if (rejection instanceof RequestError && rejection.failure.code === "too-many") {
+      session[internals].receiving.faults.reject(rejection.message);
+    }
+    return rejection;
   }
 
   /** Checks the first token of a session, or a renewed one, and returns the identity. */

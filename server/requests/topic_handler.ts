@@ -51,6 +51,13 @@ export interface TopicHandler {
 export interface ResumableResponses {
   /** Called once a session is established. MUST NOT throw. */
   opened(session: Session, account: Account): void;
+  /**
+   * Counts a response of a resumable handler that is requested without a name, and so ends with its
+   * session.
+   *
+   * @throws {LimitError} If a limit on running responses is reached.
+   */
+  take(account: Account): Disposable;
   /** Starts a response unless it has started already, and replies to the request. */
   reply(
     request: ResumableRequest & { readonly make: NonNullable<ResumableRequest["make"]> },

@@ -20,6 +20,21 @@ export type RequestHandler<M extends { reply(data: never): void }, S> = (
 ) => Parameters<M["reply"]>[0] | Promise<Parameters<M["reply"]>[0]>;
 
 /**
+ * The handler for requests that cost money or much time. The server counts their cost against the
+ * rates `rates.perUser.cost` and `rates.perAddress.cost`, and rejects a request beyond them with
+ * `too-many` before it calls the handler. On a client, costs are not counted.
+ *
+ * @typeParam M The message.
+ * @typeParam S The session.
+ */
+export interface CostlyHandler<M extends { reply(data: never): void }, S> {
+  /** Cost of one request, such as 1 for a call of a small model, and 5 for a large one. */
+  readonly cost: number;
+  /** Produces the response. */
+  readonly handle: RequestHandler<M, S>;
+}
+
+/**
  * The handler for requests with resumable responses, which outlive the caller's connection.
  *
  * @typeParam M The message.
@@ -30,6 +45,13 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
   readonly resumable: () => object;
   /** Produces the items of the response. The session may close before the response ends. */
   readonly handle: RequestHandler<M, S>;
+  /**
+   * Cost of the start of one response, as in a {@linkcode CostlyHandler}; 0 for a response that may
+   * start at any rate. Reading a response that has started costs nothing.
+   *
+   * @default {1}
+   */
+  readonly cost?: number | undefined;
   /**
    * Produces the items that follow the stored items if the node that produced the response crashed,
    * closed or restarted. Exactly one node calls this function. Without it, such a response ends
@@ -90,6 +112,7 @@ export type RequestHandlers<
     | (
       & (
         | RequestHandler<UntypedMessage, Session<V, Contract, S>>
+        | CostlyHandler<UntypedMessage, Session<V, Contract, S>>
         | ResumableHandler<UntypedMessage, Session<V, Contract, S>>
       )
       & (IsUntyped<C> extends true ? unknown : never)
@@ -99,7 +122,9 @@ export type RequestHandlers<
         ? P extends keyof M
           ? (M[P] extends { readonly resume: true }
             ? ResumableHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
-            : RequestHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>)
+            :
+              | RequestHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
+              | CostlyHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>)
         : never
       : never);
 };

@@ -26,6 +26,8 @@ interface ErasedHandler {
   ) => AsyncIterable<unknown>;
   /** Returns the feature of the server that stores the responses. */
   readonly resumable?: () => unknown;
+  /** Cost of a request; see `CostlyHandler`. */
+  readonly cost?: number;
 }
 
 /** A handler with its pattern, and the kind of its response. */
@@ -39,6 +41,8 @@ export interface RequestRoute extends ErasedHandler {
   readonly streams: boolean | undefined;
   /** True if the response may be resumable. */
   readonly isResumable: boolean;
+  /** Cost of a request. */
+  readonly cost: number;
 }
 
 /** A request with a resumable response, which outlives the session. */
@@ -53,12 +57,32 @@ export interface ResumableRequest {
   readonly begun: true | undefined;
   /** Data of the request, as received. */
   readonly input: unknown;
+  /** Cost of the start of the response. */
+  readonly cost: number;
   /** Calls the handler with the response's signal. `undefined` if the response is not resumable. */
   readonly make: ((signal: AbortSignal) => Promise<AsyncIterable<unknown>>) | undefined;
 }
 
 /** Starts a resumable response unless it has started already, and replies. */
 export type StoreResponse = (request: ResumableRequest, session: SessionLike) => Promise<void>;
+
+/**
+ * Counts a request that costs something.
+ *
+ * @returns The slot of a running response, if the handler is resumable.
+ * @throws {RequestError} With the code `too-many` if a rate or a limit is reached.
+ */
+export type CountRequest = (
+  request: Pick<RequestRoute, "cost" | "isResumable"> & { readonly topic: string },
+  session: SessionLike,
+) => Disposable | undefined;
+
+/** The services of a server that the handlers of requests need. */
+export interface HandlerServices {
+  /** Starts a resumable response unless it has started already, and replies. */
+  readonly storeResponse?: StoreResponse | undefined;
+  readonly countRequest?: CountRequest | undefined;
+}
 
 interface RequestSettings {
   readonly handlers: {
@@ -69,7 +93,7 @@ interface RequestSettings {
     readonly requests?: Readonly<Record<string, unknown>> | undefined;
   };
   /** The services of a server, which keep resumable responses. They are set after the settings. */
-  readonly services?: { readonly services: { storeResponse?: StoreResponse } } | undefined;
+  readonly services?: { readonly services: HandlerServices } | undefined;
 }
 
 type MessageHandler = (message: Message, session: SessionLike) => void | Promise<void>;
@@ -153,9 +177,16 @@ export class RequestTable {
       const make = route?.isResumable
         ? (signal: AbortSignal) => responseFor(route, { message, session, signal })
         : undefined;
-      return services.storeResponse({ message, name, begun, input, make }, session);
+      const { cost = 0 } = route ?? {};
+      return services.storeResponse({ message, name, begun, input, cost, make }, session);
     }
-    if (route !== undefined) return callHandler(route, message, session);
+    if (route !== undefined) {
+      if (route.cost === 0 && !route.isResumable) return callHandler(route, message, session);
+      const { topic } = message;
+      const slot = services?.countRequest?.({ ...route, topic }, session);
+      if (slot === undefined) return callHandler(route, message, session);
+      return callWithSlot(route, message, { session, slot });
+    }
     const onMessage = this.#onMessage;
     if (onMessage !== undefined) return onMessage(message, session);
     throw new RequestError("unanswered", `No request handler for "${message.topic}"`);
@@ -170,6 +201,45 @@ function callHandler(
   const result = route.handle(message, session) as Partial<Promise<unknown>> | null;
   if (typeof result?.then !== "function") return reply(route, message, result);
   return (result as Promise<unknown>).then((data) => reply(route, message, data));
+}
+
+/** Calls a handler, and holds a slot until its response has ended. */
+async function callWithSlot(
+  route: RequestRoute,
+  message: Message,
+  { session, slot }: { readonly session: SessionLike; readonly slot: Disposable },
+): Promise<void> {
+  let streams = false;
+  try {
+    const data = await route.handle(message, session);
+    reply(route, message, isAsyncIterable(data) ? releasing(slot, data) : data);
+    streams = isAsyncIterable(data);
+  } finally {
+    if (!streams) slot[Symbol.dispose]();
+  }
+}
+
+/** The same items; releases a slot when their iteration ends, also by a cancellation. */
+function releasing(slot: Disposable, items: AsyncIterable<unknown>): AsyncIterable<unknown> {
+  return {
+    [Symbol.asyncIterator]() {
+      const iterator = items[Symbol.asyncIterator]();
+      const step = async (call: () => Promise<IteratorResult<unknown>> | undefined) => {
+        try {
+          const result = await call() ?? { done: true, value: undefined };
+          if (result.done) slot[Symbol.dispose]();
+          return result;
+        } catch (error) {
+          slot[Symbol.dispose]();
+          throw error;
+        }
+      };
+      return {
+        next: () => step(() => iterator.next()),
+        return: () => step(() => iterator.return?.()),
+      };
+    },
+  };
 }
 
 /** Calls a handler for a resumable response, which has its own signal instead of the request's. */
@@ -228,20 +298,27 @@ function routeOf(pattern: string, handler: unknown, known: object | undefined): 
   const streams = route && route.stream !== undefined;
   if (typeof handler === "function") {
     const handle = handler as ErasedHandler["handle"];
-    return { pattern, handle, streams, isResumable: false };
+    return { pattern, handle, streams, isResumable: false, cost: 0 };
   }
-  const { handle, resume, resumable } = Object(handler) as Partial<ErasedHandler>;
-  const isHandler = typeof handle === "function" && typeof resumable === "function" &&
+  const { handle, resume, resumable, cost } = Object(handler) as Partial<ErasedHandler>;
+  const isResumable = typeof resumable === "function";
+  const isHandler = typeof handle === "function" && (isResumable || cost !== undefined) &&
     (resume === undefined || typeof resume === "function");
   if (!isHandler) {
     throw new TypeError(
-      `Cannot ${VERB}: ${place} must be a function, or an object with handle and resumable`,
+      `Cannot ${VERB}: ${place} must be a function, or an object with handle, and resumable or cost`,
     );
   }
+  if (cost !== undefined && !(Number.isFinite(cost) && cost >= 0)) {
+    throw new RangeError(
+      `Cannot ${VERB}: cost of ${place} must be a number of 0 or more, received ${describe(cost)}`,
+    );
+  }
+  if (!isResumable) return { pattern, handle, streams, isResumable, cost: cost! };
   if (route && route.resume !== true) {
     throw new TypeError(
       `Cannot ${VERB}: ${place} is resumable, which needs resume in the contract`,
     );
   }
-  return { pattern, handle, resume, streams, isResumable: true };
+  return { pattern, handle, resume, streams, isResumable, cost: cost ?? 1 };
 }

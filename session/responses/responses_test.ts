@@ -150,12 +150,17 @@ Deno.test("requests is checked when the settings are created", () => {
       [{ "a:{b}": () => 1, "a:b": () => 1 }, "overlap"],
       [{ "a:{": () => 1 }, "braces"],
       [{ a: { anser() {} } }, "must be a function"],
-      [{ a: { handle() {} } }, "an object with handle and resumable"],
+      [{ a: { handle() {} } }, "an object with handle, and resumable or cost"],
       [{ a: { resumable, handle() {}, resume: 1 } }, "must be a function"],
     ] as const
   ) {
     const options = { side: "server", requests } as never;
     assertThrows(() => sessionSettings(options), TypeError, rule);
+  }
+  for (const cost of [-1, Infinity, NaN, "1"]) {
+    const options = { side: "server", requests: { a: { cost, handle() {} } } } as never;
+    const rule = 'cost of requests["a"] must be a number of 0 or more, received';
+    assertThrows(() => sessionSettings(options), RangeError, rule);
   }
 });
 

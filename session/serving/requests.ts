@@ -4,7 +4,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { Backpressure } from "../../transport/connection.ts";
 import { internals } from "../core.ts";
 import type { Inside } from "../receiving.ts";
-import type { StoreResponse } from "../responses/request_table.ts";
+import type { CountRequest, StoreResponse } from "../responses/request_table.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
 import { MAX_PINGS, MAX_PRESENCES, PendingRequests } from "../sending.ts";
@@ -76,6 +76,8 @@ export interface SessionServices {
   opened?(session: Session): void;
   /** Starts a resumable response unless it has started already, and replies to the request. */
   readonly storeResponse?: StoreResponse | undefined;
+  /** Counts a request whose handler has a cost, and a response that does not outlive the session. */
+  readonly countRequest?: CountRequest | undefined;
   /**
    * True if a client can move from one session to another. `admit` and `opened` receive the second
    * session with its predecessor, which stays open until the client has moved.

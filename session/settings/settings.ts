@@ -5,7 +5,7 @@
  */
 import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { RequestTable, StoreResponse } from "../responses/request_table.ts";
+import type { HandlerServices, RequestTable } from "../responses/request_table.ts";
 import type { CloseInfo, RequestError } from "../../errors.ts";
 import type { RecoveryReason } from "../wire/recovery.ts";
 import type { Contract, ContractRouter, Side } from "../contract.ts";
@@ -384,10 +384,7 @@ export interface RequestServer {
   /** Optional features, announced to clients. */
   readonly features: readonly string[];
   /** The part of the services that a request handler needs. */
-  readonly services: {
-    /** Starts a resumable response unless it has started already, and replies. */
-    readonly storeResponse?: StoreResponse | undefined;
-  };
+  readonly services: HandlerServices;
   /** Reads the envelopes that only a server accepts. */
   readonly readService: ServiceReader;
   /** Creates the secret with which the client of a session can move to another session. */

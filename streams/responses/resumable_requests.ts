@@ -22,9 +22,14 @@ export class ResumableRequests implements ResumableResponses {
     session[internals].whenEnded(() => abandoned.ended(account));
   }
 
+  /** Counts a response that ends with its session as one that runs. */
+  take(account: Account): Disposable {
+    return this.#shared.parts.responses.take(account);
+  }
+
   /** Starts a response unless it has started already, and replies with its stream. */
   async reply(
-    { message, name, begun, input, make }: Parameters<ResumableResponses["reply"]>[0],
+    { message, name, begun, input, cost, make }: Parameters<ResumableResponses["reply"]>[0],
     session: Session,
     account: Account,
   ): Promise<void> {
@@ -38,6 +43,7 @@ export class ResumableRequests implements ResumableResponses {
       user,
       name,
       begun,
+      cost,
       account,
       generate: make,
       onError,

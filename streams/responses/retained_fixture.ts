@@ -58,6 +58,7 @@ export class RetainingNode implements AsyncDisposable {
       maxMessageBytes: 65_536,
     });
     this.responses = new StoredResponses(limits, {
+      charge() {},
       runtime,
       broker,
       streams: this.streams,
@@ -81,6 +82,7 @@ export class RetainingNode implements AsyncDisposable {
       user,
       name: name.padStart(20, "-"),
       account,
+      cost: 1,
       generate: response,
     };
     return this.responses.begin(request);

@@ -46,6 +46,15 @@ const CLOSE_MS = 2_000;
 /** Topic on which nodes announce responses that can be taken over. */
 const RELEASED = `${INTERNAL_PREFIX}answers`;
 
+/**
+ * Time after which a client repeats a request while its share runs, in milliseconds. Responses take
+ * seconds to a minute.
+ */
+const RETRY_MS = 2_000;
+
+/** The rejected action, in errors. */
+const VERB = "start a response";
+
 /** Names that a caller may choose. 22 or more random characters contain over 128 bits. */
 const NAME = /^[A-Za-z0-9_-]{16,64}$/;
 
@@ -83,7 +92,9 @@ export interface ResponseStart extends StoredRequest {
    * again.
    */
   readonly begun?: true | undefined;
-  /** The peer whose share of running responses is used. */
+  /** Cost of the response, which a repeated request does not pay again. */
+  readonly cost: number;
+  /** The peer whose share of running responses is used, and whose rates pay the cost. */
   readonly account: Account;
   /** Generates the items. */
   readonly generate: (
@@ -101,6 +112,12 @@ export interface StoredResponsesParts {
   readonly broker: Broker;
   readonly streams: StreamLogs;
   readonly durableStreams: StreamStore;
+  /**
+   * Counts the cost of a response.
+   *
+   * @throws {RequestError} With the code `too-many` if the client has started too much.
+   */
+  readonly charge: (account: Account, cost: number, verb: string) => void;
   /** The nodes of the broker, if the server has one. */
   readonly nodes?: Nodes | undefined;
   /** Returns this node's handler that resumes the responses of a topic, if any. */
@@ -161,7 +178,8 @@ class Released extends RequestError {
  * - **Takeover:** if a node crashes or closes, its responses continue on another node that has a
  *   handler for the rest. The lease of the stream's writer ensures that only one node takes over. A
  *   response is taken over from crashed nodes at most 5 times, with growing pauses.
- * - **Bounds:** the responses running on this node are limited in total and per user.
+ * - **Bounds:** the responses running on this node are limited in total, per user and per address,
+ *   and so is the rate at which clients start them.
  */
 export class StoredResponses {
   /** Ends responses of guests that no one waits for. */
@@ -184,10 +202,12 @@ export class StoredResponses {
     this.#parts = parts;
     this.#slots = parts.quotas.open({
       limit: "responses.maxRunning",
-      verb: "start a response",
+      verb: VERB,
       what: "running responses",
       max: limits.maxRunning,
       ...limits.runningShares,
+      isCostly: true,
+      retryAfterMs: RETRY_MS,
     });
     const { runtime, broker, streams, nodes, resumeOf } = parts;
     this.abandoned = new AbandonedResponses({ runtime, quota: this.#slots, streams, nodes });
@@ -219,7 +239,8 @@ export class StoredResponses {
   }
 
   async #begin(request: ResponseStart): Promise<string> {
-    const { topic, input, user, name, begun, account, generate, onError = this.#onError } = request;
+    const { topic, input, user, name, begun, cost, account, generate } = request;
+    const { onError = this.#onError } = request;
     if (!NAME.test(name)) {
       const rule = "16 to 64 letters, digits, hyphens and underscores";
       throw new RequestError("malformed", `Cannot start a response: its name must have ${rule}`);
@@ -235,7 +256,13 @@ export class StoredResponses {
       if (found === "expired") throw new RequestError("gone", "The response has expired");
       if (begun) throw new RequestError("gone", streams.goneReason(id, { mayBeLost: true }));
       const { retainMs: ttlMs } = this.#limits;
-      const slot = this.#take(account);
+      const slot = this.take(account);
+      try {
+        this.#parts.charge(account, cost, VERB);
+      } catch (error) {
+        slot[Symbol.dispose]();
+        throw error;
+      }
       const canResume = resumeOf?.(topic) !== undefined;
       try {
         // The request is kept first, so that another node can always take the stream over.
@@ -276,7 +303,7 @@ export class StoredResponses {
     if (resume === undefined || this.#isLeaving || isFull) return false;
     // The response had a slot before; its address is not known here.
     const account = this.#parts.quotas.accounts.of({ user: request!.user });
-    const slot = this.#take(account, { ignoresShares: true });
+    const slot = this.take(account, { ignoresShares: true });
     try {
       const writer = await this.#parts.durableStreams.openLeased(id, RESUME_LEASE_MS);
       const again = { request: request!, resume };
@@ -326,7 +353,12 @@ export class StoredResponses {
     await this.#released?.[Symbol.asyncDispose]();
   }
 
-  #take(account: Account, options?: TakeOptions): Slot {
+  /**
+   * Takes the slot of a running response, which may also have no stream.
+   *
+   * @throws {LimitError} If a limit is reached.
+   */
+  take(account: Account, options?: TakeOptions): Slot {
     const slot = this.#slots.take(account, options);
     this.abandoned.taken();
     return slot;

@@ -73,6 +73,7 @@ class Node {
       maxMessageBytes: 2_000_000,
     });
     this.responses = new StoredResponses(responseLimits(options), {
+      charge() {},
       runtime,
       quotas: new Quotas(runtime),
       broker,
@@ -84,7 +85,7 @@ class Node {
   }
 
   begin(generate: ResponseStart["generate"], more: Partial<ResponseStart> = {}): Promise<string> {
-    const request = { topic: "chat", input: "hi", user: "ann", name: NAME, account: ANN };
+    const request = { topic: "chat", input: "hi", user: "ann", name: NAME, account: ANN, cost: 1 };
     return this.responses.begin({ ...request, generate, ...more });
   }
 
