@@ -191,6 +191,8 @@ export class Client<C extends Contract = Contract>
   #pageWatch: PageWatch | undefined;
   #liveness: Liveness | undefined;
   #recovery: Awaited<ReturnType<ClientPlatform["recovery"]>> | undefined;
+  /** The line of requests for resumable responses that the server rejected for now. */
+  readonly #rejected = { last: Promise.resolve(), closed: this.#stop.signal };
   /** The number of loops that wait for an item of a resumable response. */
   #awaitedItems = 0;
   /** Removes the callback that was passed to the option `life`. */
@@ -949,6 +951,7 @@ export class Client<C extends Contract = Contract>
       new part.ResumableResponse(this as unknown as Client, {
         ...options,
         response,
+        line: this.#rejected,
         awaits: (isAwaited) => this.#noteAwaitedItem(isAwaited),
       })
     );

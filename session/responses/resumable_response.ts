@@ -4,13 +4,26 @@
  */
 import { isForSize } from "../../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
-import { anySignal, startTimer, within } from "../../base/wait.ts";
+import { Backoff, boundRetryAfter } from "../../base/backoff.ts";
+import { anySignal, pause, startTimer, within } from "../../base/wait.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { internals } from "../core.ts";
 import type { Inside } from "../receiving.ts";
 import { tellSkipped } from "../settings/settings.ts";
 import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { itemCheckOf, lateResponse } from "./reader.ts";
+
+/** Pauses before a rejected request is repeated, if the server asks for a shorter one. */
+const PAUSES = { firstDelayMs: 250, maxDelayMs: 5_000 };
+
+/** The line in which the rejected requests of a client wait; each goes on once it is first. */
+export interface RejectedLine {
+  /** Resolves once the line is empty; bounded by the responses that wait. */
+  last: Promise<void>;
+  /** Aborts when the client closes. */
+  readonly closed: AbortSignal;
+}
 
 interface ResponseClient {
   whenConnected(options: WaitOptions): Promise<{ readonly [internals]: Inside }>;
@@ -32,18 +45,29 @@ export interface ResumableResponseOptions extends RequestStreamOptions {
   readonly data: unknown;
   /** Called when the loop starts or stops waiting for an item. */
   readonly awaits: (isAwaited: boolean) => void;
+  /**
+   * The line of the client, which repeats its rejected requests one after another. Otherwise, they
+   * would all be sent when there is room for one, and the server closes a session after too many
+   * rejections.
+   */
+  readonly line: RejectedLine;
   /** The name of the response, and the offset that the loop has reached. */
   readonly response: { readonly id: string; offset: string | undefined };
 }
 
 /**
  * Sends the request immediately, and again in each new session until a reply arrives. The name
- * makes the request idempotent. The items are read from a durable stream.
+ * makes the request idempotent. If the server rejects it for now, the request waits as long as the
+ * server says, and is repeated for as long as a reply may take. The items are read from a durable
+ * stream.
  */
 export class ResumableResponse {
   readonly #client: ResponseClient;
   readonly #options: ResumableResponseOptions;
   readonly #opening: Promise<{ readonly id: string; readonly core: Inside }>;
+  readonly #cancelled = new AbortController();
+  /** The settings of the last session. */
+  #settings: Inside["settings"] | undefined;
 
   constructor(client: ResponseClient, options: ResumableResponseOptions) {
     this.#client = client;
@@ -52,9 +76,15 @@ export class ResumableResponse {
     this.#opening.catch(() => {}); // The loop throws it.
   }
 
-  /** Asks the server to stop the response. */
+  /** Asks the server to stop the response. One that waits to be started is not started. */
   async cancel(reason: string = ""): Promise<void> {
-    const { id } = await this.#opening;
+    const cancelled = new RequestError("cancelled", reason || "The response was cancelled");
+    this.#cancelled.abort(cancelled);
+    const opened = await this.#opening.catch((error) => {
+      if (error !== cancelled) throw error;
+    });
+    if (opened === undefined) return;
+    const { id } = opened;
     await this.#inSession(() => this.#client.durableStream(id).cancel(reason));
   }
 
@@ -101,21 +131,63 @@ export class ResumableResponse {
       throw new TypeError(`Cannot request stream: ${rule}, received "${response.id}"`);
     }
     const wait = { signal, timeoutMs };
-    return await this.#inSession(async (core) => {
-      core.sending.checkData("request stream", data);
-      const { maxSendBytes: maxBytes } = core.sending;
-      const reply = await core.sending.ask(
-        `the reply to "${topic}"`,
-        (id) => {
-          const begun = response.offset === undefined ? undefined : true;
-          return encodeMessage(topic, data, { id, stream: response.id, begun, maxBytes });
-        },
-        { ...wait, isRequest: true },
-      );
-      const { stream: id } = Object(reply) as { readonly stream?: unknown };
-      if (typeof id === "string") return { id, core };
-      throw new RequestError("invalid", `The response to "${topic}" is not resumable`);
-    }, wait);
+    const ask = () =>
+      this.#inSession(async (core) => {
+        this.#settings = core.settings;
+        core.sending.checkData("request stream", data);
+        const { maxSendBytes: maxBytes } = core.sending;
+        const reply = await core.sending.ask(
+          `the reply to "${topic}"`,
+          (id) => {
+            const begun = response.offset === undefined ? undefined : true;
+            return encodeMessage(topic, data, { id, stream: response.id, begun, maxBytes });
+          },
+          { ...wait, isRequest: true },
+        );
+        const { stream: id } = Object(reply) as { readonly stream?: unknown };
+        if (typeof id === "string") return { id, core };
+        throw new RequestError("invalid", `The response to "${topic}" is not resumable`);
+      }, wait);
+    try {
+      return await ask();
+    } catch (error) {
+      return await this.#askAgain(ask, error);
+    }
+  }
+
+  /**
+   * Repeats a request that the server has rejected for now, in the line of the client, for as long
+   * as a reply may take.
+   */
+  async #askAgain<T>(ask: () => Promise<T>, error: unknown): Promise<T> {
+    let pauseMs = pauseAfter(error);
+    const { runtime, requestTimeoutMs } = this.#settings!;
+    const { line, signal, itemTimeoutMs = requestTimeoutMs } = this.#options;
+    const backoff = new Backoff(runtime, PAUSES);
+    const late = new AbortController();
+    const timer = startTimer(runtime, itemTimeoutMs, () => late.abort(error));
+    const stops = [late.signal, this.#cancelled.signal, line.closed, ...signal ? [signal] : []];
+    const stopped = anySignal(...stops);
+    const before = line.last;
+    const over = Promise.withResolvers<void>();
+    line.last = before.then(() => over.promise);
+    try {
+      while (true) {
+        const paused = pause(runtime, Math.max(pauseMs, backoff.next()!), stopped);
+        await within(runtime, Promise.all([before, paused]), { signal: stopped }).catch(() => {});
+        // A closed client has its own error.
+        if (!line.closed.aborted) stopped.throwIfAborted();
+        try {
+          return await ask();
+        } catch (again) {
+          error = again;
+          pauseMs = pauseAfter(again);
+        }
+      }
+    } finally {
+      runtime.clearTimeout(timer);
+      over.resolve();
+    }
   }
 
   /** Repeats an idempotent request in the next session if the session is lost. */
@@ -134,4 +206,15 @@ export class ResumableResponse {
       }
     }
   }
+}
+
+/**
+ * Returns how long a request waits after a rejection, in milliseconds.
+ *
+ * @throws The error, if it is final.
+ */
+function pauseAfter(error: unknown): number {
+  const { code, retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
+  if (code !== "too-many" || retryAfterMs === 0) throw error;
+  return boundRetryAfter(retryAfterMs);
 }
