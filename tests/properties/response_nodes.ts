@@ -38,6 +38,9 @@ interface Input {
   readonly kind: GeneratorKind;
 }
 
+/** No rate of costs. */
+const FREE = { cost: { perSecond: Infinity } };
+
 /** A node that generates responses. */
 export class ResponseNode {
   readonly host: Host;
@@ -61,8 +64,14 @@ export class ResponseNode {
       return {
         ...byToken,
         broker: this.broker,
+        // All hosts have private addresses.
+        rates: { perUser: FREE, perAddress: FREE },
         features: [
-          resumable({ maxRunning: slots, maxRunningPerUser: Math.max(1, slots - 1) }),
+          resumable({
+            maxRunning: slots,
+            maxRunningPerUser: Math.max(1, slots - 1),
+            maxRunningPerAddress: slots,
+          }),
         ],
         requests: {
           [TOPIC]: {
@@ -128,14 +137,17 @@ export class Asker {
   }
 
   /** Requests a response and reads it to its end. */
-  ask(key: string, kind: GeneratorKind, { name = nameOf(key), input = { key, kind } }: {
-    readonly name?: string;
-    readonly input?: unknown;
-  } = {}): Asked {
-    const response = this.client.requestStream(TOPIC, input, {
-      id: name,
-      itemTimeoutMs: 600_000,
-    });
+  ask(
+    key: string,
+    kind: GeneratorKind,
+    { name = nameOf(key), input = { key, kind }, itemTimeoutMs = 600_000 }: {
+      readonly name?: string;
+      readonly input?: unknown;
+      /** Also the time for which a rejected request waits. */
+      readonly itemTimeoutMs?: number;
+    } = {},
+  ): Asked {
+    const response = this.client.requestStream(TOPIC, input, { id: name, itemTimeoutMs });
     const items: number[] = [];
     const asked: Asked = { items, cancel: () => response.cancel("enough") };
     const take = (item: unknown) => items.push(item as number);

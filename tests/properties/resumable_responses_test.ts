@@ -105,7 +105,8 @@ class RunningResponses {
     const before = this.#begun.get(key);
     const rejection = isOutage ? "unavailable" : before ? undefined : this.#rejectionOf(user);
     if (isOutage) this.node.broker.make("logs", fail);
-    const asked = this.#askers[user]!.ask(key, generator);
+    const patience = rejection === "too-many" ? BRIEF : {};
+    const asked = this.#askers[user]!.ask(key, generator, patience);
     await this.world.until(
       `a response or its rejection (${rejection})`,
       () =>
@@ -177,7 +178,7 @@ class RunningResponses {
   async fill(): Promise<void> {
     for (let i = 0; i < this.slots - 1; i++) await this.#begin(0, `full-${i}`);
     assertEquals(this.#rejectionOf(0), "too-many");
-    const more = (user: number) => this.#askers[user]!.ask(`${user}-more`, "endless");
+    const more = (user: number) => this.#askers[user]!.ask(`${user}-more`, "endless", BRIEF);
     await this.#expectEnd(more(0), "too-many");
     await this.#begin(1, "full");
     await this.#expectEnd(more(1), "too-many");
@@ -205,6 +206,9 @@ class RunningResponses {
     assertEquals(asked.items, range(0, asked.items.length - 1));
   }
 }
+
+/** For requests whose rejection the test expects. */
+const BRIEF = { itemTimeoutMs: 1_000 };
 
 /** Maximum duration of a takeover if no other node is left, in milliseconds. */
 const FORSAKEN_MS = 60_000;

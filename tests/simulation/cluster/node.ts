@@ -211,7 +211,11 @@ export class ClusterNode implements LiveServer {
       ...(perUser && { rates: { perUser: { messages: perUser } } }),
       ...(has("presence") && { rooms: ["room:{name}"] }),
       features: [
-        ...has("durable") ? streamFeatures({ path: "/streams", authorize: () => true }) : [],
+        ...has("durable")
+          ? streamFeatures({ path: "/streams", authorize: () => true }, {
+            maxRunningPerUser: 1_000,
+          })
+          : [],
         ...has("http-api") ? [httpApi({ path: "/api", authorize: () => true })] : [],
       ],
       ...(has("streams") && {

@@ -35,10 +35,12 @@ serve({
   requests: {
     numbers: {
       resumable,
+      cost: 0,
       handle: ({ data, signal }) => numbers(data, 0, signal),
       resume: ({ data }, { count, signal }) => numbers(data, count, signal),
     },
   },
+  features: [resumable({ maxRunningPerUser: 1_000 })],
   limits: { maxSessionsPerAddress: Infinity, maxSessionsPerUser: Infinity },
 });
 // deno-lint-ignore no-console

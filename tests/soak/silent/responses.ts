@@ -35,10 +35,12 @@ serve({
   requests: {
     numbers: {
       resumable,
+      cost: 0,
       handle: ({ signal }) => numbers(0, signal),
       resume: (_, { count, signal }) => numbers(count, signal),
     },
   },
+  features: [resumable({ maxRunningPerUser: 1_000 })],
 });
 // deno-lint-ignore no-console
 console.log("{}");

@@ -104,7 +104,7 @@ const rules = (): Partial<SimulatedServerOptions<string, Contract>> => ({
         maxReadersPerAddress: MAX_SESSIONS,
         longPollMs: 2_000,
       },
-      { retainMs: KEEPS_MS },
+      { retainMs: KEEPS_MS, maxRunningPerUser: 1_000 },
     ),
     httpApi({ path: API, authorize: () => true, idempotencyWindowMs: KEEPS_MS }),
     inspector({ authorize: () => true, payloads: true }),
@@ -154,6 +154,7 @@ function requestsOf(host: Host): NonNullable<ServerOptions<string>["requests"]> 
     },
     "keep-breaks": {
       resumable,
+      cost: 0,
       async *handle({ data, signal }) {
         yield* count(0, data, signal);
         throw new Error("planned");
@@ -163,6 +164,7 @@ function requestsOf(host: Host): NonNullable<ServerOptions<string>["requests"]> 
     count: ({ data, signal }) => count(0, data, signal),
     keep: {
       resumable,
+      cost: 0,
       handle: ({ data, signal }) => count(0, data, signal),
       resume: ({ data }, { count: from, signal }) => count(from, data, signal),
     },

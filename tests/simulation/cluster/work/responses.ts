@@ -40,6 +40,7 @@ export function responseHandlers(host: Host): NonNullable<ServerOptions<Identity
     count: ({ data, signal }) => count(0, data, signal),
     keep: {
       resumable,
+      cost: 0,
       handle: ({ data, signal }) => count(0, data, signal),
       resume: ({ data }, { count: from, signal }) => count(from, data, signal),
     },
