@@ -242,7 +242,7 @@ Deno.test("Quota.tryTake() returns the level of a rejection, which levelFull() d
 });
 
 Deno.test("Quota reports a proxy whose address has no share once that share would apply", () => {
-  const told: string[] = [];
+  const told: (string | undefined)[] = [];
   const { accounts } = new Quotas(platformRuntime(), {
     isProxy: (key) => key === "10.0.0.1",
     onProxy: (key) => void told.push(key),

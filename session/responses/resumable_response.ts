@@ -6,7 +6,6 @@ import { isForSize } from "../../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import { Backoff, boundRetryAfter } from "../../base/backoff.ts";
 import { anySignal, pause, startTimer, within } from "../../base/wait.ts";
-import type { Runtime } from "../../base/runtime.ts";
 import { internals } from "../core.ts";
 import type { Inside } from "../receiving.ts";
 import { tellSkipped } from "../settings/settings.ts";

@@ -161,7 +161,7 @@ export const MISTAKES: readonly { readonly code: string; readonly message: strin
       "Object literal may only specify known properties, and 'resumable' does not exist in " +
       'type \'RequestHandler<ContractMessage<"count", string, string>, Session<unknown, ' +
       'NoInfer<Contract<{ requests: { count: { input: Text; output: Text; }; "tell:{id}": ' +
-      '{ input: Text; stream: Text; resume: true; }; }; }>>, "server">>\'.',
+      '{ input: Text; stream: Text; resume: true; }; }; }>>, "server">> | CostlyHandler<...>\'.',
   },
   {
     code: "serve({ contract: typed, requests: { cuont: () => 'x' } })",
