@@ -316,6 +316,17 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       return "your address may publish: its own histories are forgotten";
     },
   },
+  "http.unreadBytes": {
+    isWithoutBroker: true,
+    attack: async ({ server, room }, from) => {
+      while (true) {
+        const url = `http://localhost/streams/open?offset=-1&live=sse&from=${from}`;
+        const { status, body } = await server.fetch(new Request(url));
+        if (status !== 200) return await new Response(body).text();
+        room.defer(() => body!.cancel());
+      }
+    },
+  },
   "http.posts": {
     options: {
       rates: { perAddress: { connections: { perSecond: Infinity } } },

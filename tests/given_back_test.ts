@@ -15,7 +15,7 @@ import {
 } from "../mod.ts";
 import { DurableStreamsHandler, liveState, type ResumableOptions } from "../streams/mod.ts";
 import { NOBODY } from "../base/quotas/accounts.ts";
-import { Quotas } from "../base/quotas/shares.ts";
+import { Quota, Quotas } from "../base/quotas/shares.ts";
 import {
   LiveTrack,
   MoqRelay,
@@ -41,6 +41,7 @@ import { responseLimits, streamSettings } from "../streams/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../operations/http_api/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
+import { MIN_UNREAD_BYTES, UnreadResponse } from "../server/http/unread.ts";
 import { type Change, rowChange } from "../streams/logs/change_message.ts";
 import { MAX_COPIES } from "../streams/logs/copies.ts";
 import { EphemeralStates, MAX_ROWS } from "../streams/state/ephemeral_rows.ts";
@@ -1139,6 +1140,32 @@ const HTTP: readonly Row[] = [
         await response.body?.cancel();
       };
       return { take, left: () => [server.httpStats["api"]?.readers?.["sse"] ?? 0] };
+    },
+  })),
+  ...["is read", "is cancelled", "was sent", "could not be sent"].map((way): Row => ({
+    name: `unread bytes of a body that ${way}`,
+    quota: "server/http/unread.ts",
+    bound: 2,
+    open() {
+      const quota = new Quota({
+        limit: "unread",
+        verb: "respond",
+        what: "bytes",
+        max: 2 * MIN_UNREAD_BYTES + 100_000,
+        shares: {},
+      });
+      const take = async () => {
+        const sent = Promise.withResolvers<void>();
+        const info = way.includes("sent") ? { completed: sent.promise } : {};
+        const unread = new UnreadResponse({ quota, accountOf: () => NOBODY, info });
+        const response = unread.respond("x".repeat(100_000));
+        if (way === "is cancelled") return await response.body!.cancel();
+        await response.text();
+        if (way === "was sent") sent.resolve();
+        if (way === "could not be sent") sent.reject(new Error("The client left"));
+        await until(() => !unread.isCounted);
+      };
+      return { take, left: () => [quota.taken] };
     },
   })),
   {

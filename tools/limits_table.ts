@@ -75,6 +75,7 @@ import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { MAX_PUBLICATIONS_AT_ONCE } from "../session/serving/requests.ts";
 import { MAX_REJECTIONS, REJECTION_WINDOW_S } from "../session/faults.ts";
 import { MAX_PRESENCES } from "../session/sending.ts";
+import { MIN_UNREAD_BYTES } from "../server/http/unread.ts";
 import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
 import { sessionSettings } from "../session/settings/session_settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
@@ -127,8 +128,13 @@ const BYTES = { GiB: 2 ** 30, MiB: 2 ** 20, MB: 1_000_000, KiB: 2 ** 10 };
 /** Units of time, largest first. */
 const TIMES = { h: 3_600_000, min: 60_000, s: 1_000 };
 
+interface QuotaRow extends Pick<Bound, "table" | "name" | "full"> {
+  /** Formats an amount; by default a number. */
+  readonly format?: (amount: number) => string;
+}
+
 /** The table, name and effect of each quota that a server opens, by quota name. */
-const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> = {
+const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   maxSessions: {
     table: "sessions",
     name: "`limits.maxSessions`, `.maxSessionsPerUser`, `.maxSessionsPerAddress`",
@@ -184,6 +190,14 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
     table: "streams",
     name: "`api.maxReaders`",
     full: "429; see [Follow a topic](http-api.md#follow-a-topic)",
+  },
+  "http.unreadBytes": {
+    table: "streams",
+    name: `unread bytes of events and pages over HTTP: at least ${
+      bytes(MIN_UNREAD_BYTES)
+    } for each response`,
+    full: "429; more responses than these end; see [Unread responses](#unread-responses)",
+    format: bytes,
   },
   "http.posts": {
     table: "sessions",
@@ -324,15 +338,20 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
 
 /** Returns the row of a quota. */
 function quotaBound(
-  [id, words]: [string, Pick<Bound, "table" | "name" | "full">],
+  [id, { format = count, ...words }]: [string, QuotaRow],
   { max, shares }: QuotaOptions,
 ): Bound {
   const hasShares = Object.keys(shares).length > 0;
-  return { id, ...words, max: count(max), ...(hasShares && { shares: shareCells({ shares }) }) };
+  return {
+    id,
+    ...words,
+    max: format(max),
+    ...(hasShares && { shares: shareCells(shares, format) }),
+  };
 }
 
-function shareCells({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound["shares"]> {
-  const levels = Object.entries(shares).map(([level, share]) => [level, count(share)]);
+function shareCells(shares: QuotaOptions["shares"], format = count): NonNullable<Bound["shares"]> {
+  const levels = Object.entries(shares).map(([level, share]) => [level, format(share)]);
   return Object.fromEntries(levels);
 }
 
@@ -350,7 +369,7 @@ function sharedBounds(): Bound[] {
       name:
         "`maxRetained`, `maxRetainedPerUser`, `maxRetainedPerAddress` of `resumable`, on all nodes",
       max: `${count(maxRetained)}, ${ms(retainMs)} each`,
-      shares: shareCells(retainedShares),
+      shares: shareCells(retainedShares.shares),
       full: "an [old response](ai-responses.md#bounds) is dropped",
     },
     {
@@ -359,7 +378,7 @@ function sharedBounds(): Bound[] {
       name:
         "`maxStreams`, `maxStreamsPerUser`, `maxStreamsPerAddress` of `durableStreams`, on all nodes",
       max: count(maxStreams),
-      shares: shareCells(streamSettings().streamShares),
+      shares: shareCells(streamSettings().streamShares.shares),
       full:
         "429, or `full` for the first write of a state; streams that the server creates don't count against any address or user",
     },

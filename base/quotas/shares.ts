@@ -121,8 +121,10 @@ export interface QuotaOptions {
   /** Levels whose share always applies, because the application set it. */
   readonly strict?: readonly (keyof Shares)[] | undefined;
   /**
-   * True if the default shares always apply, too, because a slot costs more than memory. All peers
-   * at private or unknown addresses then count as one network, which may use half of the limit.
+  /**
+   * True if the default shares always apply, too, because a slot costs money or much memory. All
+   * peers at private or unknown addresses then count as one network, which may use half of the
+   * limit.
    */
   readonly isCostly?: boolean | undefined;
   /** Levels that all nodes count exactly by other means, so that reports of nodes don't count. */
@@ -163,6 +165,12 @@ export interface TakeOptions {
    * @default {1}
    */
   readonly factor?: number | undefined;
+  /**
+   * How much of the limit and the shares the slot uses.
+   *
+   * @default {1}
+   */
+  readonly units?: number | undefined;
 }
 
 /** The slots of one account at one level. */
@@ -192,6 +200,8 @@ interface Counter {
 /** One slot of a limit, counted until it is disposed. */
 export class Slot implements Disposable {
   readonly #quota: Counter;
+  /** How much of the quota the slot uses. */
+  readonly units: number;
   /** The counted levels, used by the quota. */
   counts: readonly Tally[];
   /** The slot with which this one counts once, used by the quota. */
@@ -199,9 +209,10 @@ export class Slot implements Disposable {
   /** True until the slot is released. */
   isHeld = true;
 
-  constructor(quota: Counter, counts: readonly Tally[]) {
+  constructor(quota: Counter, counts: readonly Tally[], units: number) {
     this.#quota = quota;
     this.counts = counts;
+    this.units = units;
   }
 
   /**
@@ -366,14 +377,14 @@ export class Quota {
       this.#rejected[full.level]++;
       return full;
     }
-    const slot = new Slot(this.#counter, counts);
+    const slot = new Slot(this.#counter, counts, options.units ?? 1);
     this.#add(slot, partner);
     return slot;
   }
 
-  #fullBound({ factor = 1 }: TakeOptions): Full | undefined {
+  #fullBound({ factor = 1, units = 1 }: TakeOptions): Full | undefined {
     const most = this.#options.max * factor;
-    return this.#taken >= most ? { level: "server", most } : undefined;
+    return this.#taken + units - 1 >= most ? { level: "server", most } : undefined;
   }
 
   /**
@@ -381,7 +392,7 @@ export class Quota {
    */
   #fullShare(
     counts: readonly Tally[],
-    { ignoresShares = false, factor = 1 }: TakeOptions,
+    { ignoresShares = false, factor = 1, units = 1 }: TakeOptions,
     ...known: readonly (Slot | undefined)[]
   ): Full | undefined {
     const { max, strict = [], isCostly = false } = this.#options;
@@ -392,28 +403,32 @@ export class Quota {
       if (!bites && !strict.includes(level)) continue;
       if (known.some((slot) => slot?.counts.includes(tally))) continue;
       const most = share * factor;
-      if (this.#takenBy(tally) >= most) return { level, most, isUntold: tally.key === UNTOLD };
+      if (this.#takenBy(tally) + units - 1 >= most) {
+        return { level, most, isUntold: tally.key === UNTOLD };
+      }
     }
     return undefined;
   }
 
   #add(slot: Slot, partner: Slot | undefined): void {
-    if (partner === undefined) this.#taken++;
+    if (partner === undefined) this.#taken += slot.units;
     else [slot.partner, partner.partner] = [partner, slot];
     for (const tally of slot.counts) {
       if (partner?.counts.includes(tally)) continue;
-      if (tally.taken++ === 0) this.#counts.set(tally.key, tally);
+      if (tally.taken === 0) this.#counts.set(tally.key, tally);
+      tally.taken += slot.units;
     }
   }
 
   /** The remaining partner counts from now on. */
   #remove(slot: Slot): void {
     const { partner } = slot;
-    if (partner === undefined) this.#taken--;
+    if (partner === undefined) this.#taken -= slot.units;
     else slot.partner = partner.partner = undefined;
     for (const tally of slot.counts) {
       if (partner?.counts.includes(tally)) continue;
-      if (--tally.taken === 0) this.#counts.delete(tally.key);
+      tally.taken -= slot.units;
+      if (tally.taken === 0) this.#counts.delete(tally.key);
     }
   }
 

@@ -19,6 +19,7 @@ import { membersOf, missingSince } from "./history_pages.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
 import { methodNotAllowed, pointerOf, Problem } from "../../server/http/problem.ts";
+import type { UnreadResponse } from "../../server/http/unread.ts";
 import { TopicEvents } from "./topic_events.ts";
 import { type ApiAction, type ApiOptions, type ApiSettings, apiSettings } from "./api_options.ts";
 import type { Feature } from "../../server/feature.ts";
@@ -293,14 +294,18 @@ export class Api {
       );
     };
     const key = request.headers.get("idempotency-key");
-    if (bytes === undefined || key === null) return reply(name, await available(run()));
+    // A change has happened, so its reply is never rejected.
+    const unread = bytes === undefined ? asked.unread : undefined;
+    if (bytes === undefined || key === null) {
+      return reply(name, await available(run()), { unread });
+    }
     const keyed = { key, caller: asked.caller, method, path: pathname, body: bytes };
     const { result, isRepeated } = await available(this.#keys.once(keyed, run));
-    return reply(name, result as ReplyOf<RespondingName>, isRepeated);
+    return reply(name, result as ReplyOf<RespondingName>, { isRepeated });
   }
 
   #follow(
-    { request, account, whenRevoked }: GuardedRequest<ApiAction>,
+    { request, account, unread, whenRevoked }: GuardedRequest<ApiAction>,
     topic: string,
     { last, lastEventId }: QueryOf<"follow">,
   ): Promise<Response> {
@@ -315,7 +320,7 @@ export class Api {
     checkName(topic, "follow");
     const id = request.headers.get("last-event-id") || lastEventId;
     const begin = { last, lastEventId: id || undefined };
-    return this.#events.open({ topic, ...begin, account, whenRevoked });
+    return this.#events.open({ topic, ...begin, account, unread, whenRevoked });
   }
 
   async #publish(
@@ -584,17 +589,22 @@ function encoded<T>(verb: string, encode: () => T): T {
 function reply(
   name: RespondingName,
   result: ReplyOf<RespondingName>,
-  isRepeated = false,
+  { isRepeated = false, unread }: {
+    readonly isRepeated?: boolean;
+    readonly unread?: UnreadResponse | undefined;
+  } = {},
 ): Response {
   const isUnhealthy = name === "health" && (result as ReplyOf<"health">).status !== "ok";
-  return new Response(`${JSON.stringify(result)}\n`, {
+  const text = `${JSON.stringify(result)}\n`;
+  const init = {
     status: isUnhealthy ? 503 : 200,
     headers: {
       "content-type": "application/json",
       "cache-control": "no-store",
       ...(isRepeated && { "idempotency-replayed": "true" }),
     },
-  });
+  };
+  return unread?.respond(text, init) ?? new Response(text, init);
 }
 
 /** Converts a publication of a history. */

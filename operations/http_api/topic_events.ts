@@ -93,7 +93,8 @@ export interface TopicEventsOptions extends Pick<HttpGuardParts, "runtime" | "ga
 /** Parts of {@linkcode TopicEventsOptions} for one topic. */
 type SourceOptions = Pick<TopicEventsOptions, "runtime" | "topics">;
 
-export interface FollowRequest extends Pick<GuardedRequest<string>, "account" | "whenRevoked"> {
+export interface FollowRequest
+  extends Pick<GuardedRequest<string>, "account" | "unread" | "whenRevoked"> {
   readonly topic: string;
   /** Number of newest publications to start with, unless `lastEventId` is given. */
   readonly last: number;
@@ -147,11 +148,11 @@ export class TopicEvents {
    *
    * @returns The response, with events until it ends.
    * @throws {Problem} If the id of the last event was not issued by this server.
-   * @throws {LimitError} If there are too many readers.
+   * @throws {LimitError} If there are too many readers, or unread bytes of their address.
    * @throws {BrokerError} If the broker does not respond.
    */
   async open(
-    { topic, last, lastEventId, account, whenRevoked }: FollowRequest,
+    { topic, last, lastEventId, account, unread, whenRevoked }: FollowRequest,
   ): Promise<Response> {
     const isKept = this.#options.topics.historyOf(topic) !== undefined;
     const asked = lastEventId === undefined ? undefined : cursorOf(lastEventId);
@@ -169,14 +170,19 @@ export class TopicEvents {
     await this.#within(source.followed.subscription.ready);
     const cursor = isKept && asked || await this.#within(source.begin(last));
     const isRejected = !isKept && (asked !== undefined || last > 0);
-    const held = cleanup.move();
+    let held: DisposableStack | undefined;
     const body = this.#bodies.open({
-      first: encoder.encode(`retry: ${RETRY_MS}\n\n${isRejected ? gap("no-history") : ""}`),
+      first: {
+        bytes: encoder.encode(`retry: ${RETRY_MS}\n\n${isRejected ? gap("no-history") : ""}`),
+        isUpToDate: !isKept || asked === undefined && last === 0,
+      },
       rest: this.#follow(source, cursor, ended.signal),
-      write: (bytes) => ({ bytes, isLast: false }),
+      write: (page) => ({ ...page, isLast: false }),
       ended,
-      onEnd: () => held.dispose(),
+      unread,
+      onEnd: () => held?.dispose(),
     });
+    held = cleanup.move();
     if (stopped.aborted) end();
     return new Response(body, { headers: { ...EVENT_HEADERS, "cache-control": "no-store" } });
   }
@@ -185,14 +191,15 @@ export class TopicEvents {
     source: TopicEventSource,
     cursor: Cursor,
     signal: AbortSignal,
-  ): AsyncGenerator<Uint8Array, void, undefined> {
+  ): AsyncGenerator<Pick<EventPage, "bytes" | "isUpToDate">, void, undefined> {
     const { followed } = source;
     for (let hasWaited = false; !signal.aborted;) {
       const { version } = followed;
       const page = await this.#within(shared(source, cursor));
       cursor = page.next;
-      if (page.bytes.length > 0) yield page.bytes;
-      else if (hasWaited) yield SILENT;
+      const { bytes, isUpToDate } = page;
+      if (bytes.length > 0) yield { bytes, isUpToDate };
+      else if (hasWaited) yield { bytes: SILENT, isUpToDate };
       hasWaited = page.isUpToDate && followed.version === version;
       if (hasWaited && !signal.aborted) await changed(followed, signal);
     }

@@ -2,9 +2,17 @@
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { writeData } from "../../transport/http/events.ts";
+import type { UnreadResponse } from "./unread.ts";
 
 /** Longest time for which a reader may leave an event unread. */
 export const STALLED_MS = 30_000;
+
+/**
+ * Time for which a new page may be unread before it counts against the address of its reader, who
+ * may be one of many that receive it at the same time. A reader that catches up is idle after the
+ * same time without a page.
+ */
+const UNREAD_MS = 1_000;
 
 /** The reason with which a reader's signal aborts if the reader may not receive anything else. */
 export const REVOKED = new DOMException("The user was disconnected", "AbortError");
@@ -22,6 +30,8 @@ export interface WrittenPage {
   readonly bytes: Uint8Array;
   /** True for the last page. */
   readonly isLast: boolean;
+  /** True if nothing follows yet. */
+  readonly isUpToDate: boolean;
 }
 
 /** The pages of one reader. */
@@ -37,6 +47,8 @@ export interface EventPages<P> {
    * even one that was being read.
    */
   readonly ended: AbortController;
+  /** Counts the page that the reader has not consumed. */
+  readonly unread: UnreadResponse;
   /** Called once, at the end. MUST NOT throw. */
   readonly onEnd: () => void;
 }
@@ -45,22 +57,31 @@ export interface EventPages<P> {
  * Bodies with server-sent events.
  *
  * - **Pace:** a page is read once the reader has consumed the previous one.
+ * - **Unread:** a reader that catches up counts, because the connection takes pages before the
+ *   client has read them. Later, a page counts if it is not consumed within a second. If the
+ *   reader's address then has too many, the response ends.
  * - **End:** a response ends after the last page, after `lifeMs`, or {@linkcode STALLED_MS} after
  *   an event that the reader does not consume.
  */
 export class EventBodies {
   readonly #onError: (error: unknown) => void;
-  // All readers share two timers. Memory is bounded by the number of readers.
+  // All readers share four timers. Memory is bounded by the number of readers.
   readonly #lives: Deadlines<() => void>;
   readonly #unread: Deadlines<() => void>;
+  readonly #late: Deadlines<() => void>;
+  readonly #idle: Deadlines<() => void>;
   #stalled = 0;
 
   constructor({ runtime, lifeMs, onError }: EventBodiesOptions) {
     this.#onError = onError;
     this.#lives = new Deadlines(runtime, lifeMs, (end) => end());
     this.#unread = new Deadlines(runtime, STALLED_MS, (giveUp) => giveUp());
+    this.#late = new Deadlines(runtime, UNREAD_MS, (count) => count());
+    this.#idle = new Deadlines(runtime, UNREAD_MS, (release) => release());
     this.#lives.clear();
     this.#unread.clear();
+    this.#late.clear();
+    this.#idle.clear();
   }
 
   /** Number of stalled readers since the start. */
@@ -68,9 +89,17 @@ export class EventBodies {
     return this.#stalled;
   }
 
-  /** Creates the body of a response. */
-  open<P>({ first, rest, write, ended, onEnd }: EventPages<P>): ReadableStream<Uint8Array> {
-    let page: P | undefined = first;
+  /**
+   * Creates the body of a response.
+   *
+   * @throws {LimitError} If the reader's address has too many unread bytes.
+   */
+  open<P>(
+    { first, rest, write, ended, unread, onEnd }: EventPages<P>,
+  ): ReadableStream<Uint8Array> {
+    let written = write(first);
+    unread.take(written?.bytes.length ?? 0);
+    let isFirst = true;
     let isPulling = false;
     let isOver = false;
     let giveUp = () => {};
@@ -78,10 +107,17 @@ export class EventBodies {
     const finish = () => {
       isOver = true;
       this.#unread.delete(giveUp);
+      this.#late.delete(count);
+      this.#idle.delete(release);
       this.#lives.delete(end);
       ended.abort();
+      unread.releaseLater();
       rest.return().catch(this.#onError);
       onEnd();
+    };
+    const release = () => unread.release();
+    const count = () => {
+      if (!unread.add(written?.bytes.length ?? 0)) giveUp();
     };
     this.#lives.add(end);
     return new ReadableStream<Uint8Array>({
@@ -99,22 +135,32 @@ export class EventBodies {
       },
       pull: async (controller) => {
         this.#unread.delete(giveUp);
-        isPulling = true;
-        page ??= await this.#next(rest);
-        isPulling = false;
-        if (isOver) return;
-        const isRevoked = ended.signal.reason === REVOKED;
-        const written = page === undefined || isRevoked ? undefined : write(page);
+        this.#late.delete(count);
+        if (!isFirst) {
+          // The reader has consumed the previous page.
+          if (written?.isUpToDate) release();
+          else if (unread.isCounted) this.#idle.add(release);
+          written = undefined;
+          isPulling = true;
+          const page = await this.#next(rest);
+          isPulling = false;
+          this.#idle.delete(release);
+          if (isOver) return;
+          if (page !== undefined) written = write(page);
+        }
+        isFirst = false;
+        if (ended.signal.reason === REVOKED) written = undefined;
         if (written !== undefined) controller.enqueue(written.bytes);
         // A page may arrive after the pages have ended, because the listener had not finished.
         if (written === undefined || written.isLast || ended.signal.aborted) {
           finish();
           return controller.close();
         }
-        page = undefined;
         this.#unread.add(giveUp);
+        if (!unread.isCounted) this.#late.add(count);
       },
       cancel() {
+        unread.release();
         if (!isOver) finish();
       },
     }, { highWaterMark: 0 });

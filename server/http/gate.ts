@@ -1,17 +1,12 @@
 /** Tracks a server's pending HTTP requests, so that they finish before the server stops. */
 import type { RequestInfo } from "../../transport/address.ts";
+import type { FollowedInfo } from "./unread.ts";
 
 /** Seconds after which a client repeats a request that a stopping server rejected. */
 const RETRY_AFTER_S = "5";
 
 /** Methods of requests without a body. */
 const BODILESS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
-
-/** Information from an HTTP server that reports when a response was sent, as `Deno.serve` does. */
-interface FollowedInfo extends RequestInfo {
-  /** Settles after the response was sent, or the client left. */
-  readonly completed?: Promise<unknown>;
-}
 
 /**
  * Counts pending requests, and ends them in two steps: first, no new requests are admitted; then,

@@ -5,6 +5,7 @@
 import { describe } from "../../base/error_text.ts";
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
+import { type FollowedInfo, unreadQuota, UnreadResponse } from "./unread.ts";
 import { Problem, rejectedBy, REJECTION_CODES, tooMany } from "./problem.ts";
 import { Rejected } from "../admission/rejection.ts";
 import { rejectionHeaders } from "../admission/session_request.ts";
@@ -191,6 +192,13 @@ export interface GuardedRequest<Action extends string> {
    */
   readonly publisher: Account;
   /**
+   * What the client has not read of the response. Responses with large bodies and with events use
+   * it.
+   *
+   * @ignore
+   */
+  readonly unread: UnreadResponse;
+  /**
    * The caller, once the request is authorized: the name from `authorize`, otherwise the user,
    * otherwise the credentials of the request.
    */
@@ -262,7 +270,7 @@ interface Identified {
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
  *   becomes a 500 without details. So does a success or a redirect without a call of `authorize`,
  *   or before it has decided. If it denied all actions, the client receives the denial.
- * - **Bounds:** concurrent requests and the rate per address are limited. Requests with side
+ * - **Bounds:** concurrent requests, the rate per address and unread bytes are limited. Requests with side
  *   effects also have a share per address. Requests beyond a limit receive 429.
  * - **Shutdown:** new requests and requests with late bodies receive 503.
  *
@@ -306,6 +314,7 @@ export class HttpGuard<Action extends string> {
   /** Pending authorized requests with side effects. */
   readonly #changing: Quota;
   readonly #active: Quota;
+  readonly #unread: Quota;
 
   /**
    * Creates a guard.
@@ -335,6 +344,7 @@ export class HttpGuard<Action extends string> {
       max,
       shares: { address: Math.max(MAX_CHANGING_PER_ADDRESS, Math.ceil(max * SHARE_OF_REQUESTS)) },
     });
+    this.#unread = unreadQuota(parts.quotas);
     this.#rateAccounts = rate &&
       new RateAccounts("address", { connections: rate }, () => undefined);
   }
@@ -433,6 +443,11 @@ export class HttpGuard<Action extends string> {
           get account() {
             return accountOf();
           },
+          unread: new UnreadResponse({
+            quota: this.#unread,
+            accountOf,
+            info: info as FollowedInfo,
+          }),
           get publisher() {
             return accounts.of({ address, user: caller ?? user });
           },

@@ -803,7 +803,7 @@ export class StreamRequests {
     if (matches(request.headers.get("if-none-match"), headers.etag)) {
       return new Response(null, { status: 304, headers });
     }
-    return new Response(bodyOf(bracketed(page), page.info.contentType), { headers });
+    return asked.unread.respond(bodyOf(bracketed(page), page.info.contentType), { headers });
   }
 
   /** Adds pages while they fit, because brokers and the sources of forks return smaller pages. */
@@ -860,7 +860,9 @@ export class StreamRequests {
       const isShared = this.#settings.cache === "public" && records.length > 0 && !info.keyed;
       const caching = { "cache-control": isShared ? CACHED : "no-store" };
       return records.length > 0
-        ? new Response(bodyOf(records, info.contentType), { headers: { ...headers, ...caching } })
+        ? asked.unread.respond(bodyOf(records, info.contentType), {
+          headers: { ...headers, ...caching },
+        })
         : new Response(null, { status: 204, headers: { ...headers, ...caching } });
     } finally {
       runtime.clearTimeout(timer);
@@ -875,7 +877,7 @@ export class StreamRequests {
   ): Promise<Response> {
     const reader = this.#admit("sse", asked);
     const { ended } = reader;
-    const { account } = asked;
+    const { account, unread } = asked;
     const rest = this.#follow(id, query, { ...EVENT, after, ended, account });
     try {
       const { value } = await rest.next();
@@ -885,12 +887,15 @@ export class StreamRequests {
       const { info, isUpToDate } = first;
       const isOver = isUpToDate && info.end !== undefined;
       const onEnd = () => reader[Symbol.dispose]();
-      return new Response(this.#events.open({ first, rest, ended, cursor: query.cursor, onEnd }), {
-        headers: {
-          ...eventHeaders(info.contentType),
-          ...(isOver && first.records.length === 0 && pageState(first)),
+      return new Response(
+        this.#events.open({ first, rest, ended, unread, cursor: query.cursor, onEnd }),
+        {
+          headers: {
+            ...eventHeaders(info.contentType),
+            ...(isOver && first.records.length === 0 && pageState(first)),
+          },
         },
-      });
+      );
     } catch (error) {
       reader[Symbol.dispose]();
       await rest.return();

@@ -68,7 +68,11 @@ export class EventStreams {
     return this.#bodies.stalled;
   }
 
-  /** Creates the body of a response. */
+  /**
+   * Creates the body of a response.
+   *
+   * @throws {LimitError} If the reader's address has too many unread bytes.
+   */
   open({ cursor: given, ...pages }: StreamEvents): ReadableStream<Uint8Array> {
     const cursor = cursorAt(this.#runtime, given);
     return this.#bodies.open({
@@ -76,7 +80,8 @@ export class EventStreams {
       write: (page) => {
         if (page.kind !== "page") return undefined;
         const isLast = page.isUpToDate && page.info.end !== undefined;
-        return { bytes: this.#eventsOf(page, cursor), isLast };
+        const { isUpToDate } = page;
+        return { bytes: this.#eventsOf(page, cursor), isLast, isUpToDate };
       },
     });
   }

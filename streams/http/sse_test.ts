@@ -1,5 +1,8 @@
 import { assertEquals } from "@std/assert";
+import { NOBODY } from "../../base/quotas/accounts.ts";
+import { Quotas } from "../../base/quotas/shares.ts";
 import { platformRuntime } from "../../base/runtime.ts";
+import { unreadQuota, UnreadResponse } from "../../server/http/unread.ts";
 import type { StreamPage, StreamRead } from "../logs/stream_logs.ts";
 import { EventStreams } from "./sse.ts";
 
@@ -39,6 +42,11 @@ Deno.test("EventStreams.open() ends after a page that was pending when the pages
     rest: pages(),
     ended,
     cursor: undefined,
+    unread: new UnreadResponse({
+      quota: unreadQuota(new Quotas(platformRuntime())),
+      accountOf: () => NOBODY,
+      info: {},
+    }),
     onEnd: () => ends++,
   });
   const reader = body.getReader();

@@ -1,0 +1,158 @@
+/** The bytes of responses that clients have not read, which a server has to keep for them. */
+import type { Account } from "../../base/quotas/accounts.ts";
+import { type Quota, type Quotas, Slot } from "../../base/quotas/shares.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+
+/** Bytes of the objects and the buffers of a connection. */
+const SOCKET_BYTES = 65_536;
+
+/**
+ * Bytes of a body that the HTTP server buffers after it has taken them from the body. It takes the
+ * next piece before the client has read these. Measured with Deno's server.
+ */
+const QUEUE_BYTES = 262_144;
+
+/** Maximum size of a piece of a body. Shorter pieces count as much. */
+export const PIECE_BYTES = 65_536;
+
+/** Bytes that one response with a short unread piece counts. */
+export const MIN_UNREAD_BYTES: number = SOCKET_BYTES + QUEUE_BYTES + PIECE_BYTES;
+
+/** Number of responses with short unread pieces that a server, or one address, may have. */
+const MAX_UNREAD = { server: 4_096, address: 1_000 } as const;
+
+const encoder = new TextEncoder();
+
+/** Information from an HTTP server that reports when a response was sent, as `Deno.serve` does. */
+export interface FollowedInfo extends RequestInfo {
+  /** Settles after the response was sent, or the client left. */
+  readonly completed?: Promise<unknown>;
+}
+
+/**
+ * Opens the quota of unread bytes, which all features of a server share.
+ *
+ * @param quotas The quotas of the server.
+ * @returns The quota.
+ */
+export function unreadQuota(quotas: Quotas): Quota {
+  return quotas.open({
+    limit: "unreadBytes",
+    name: "http.unreadBytes",
+    verb: "respond",
+    what: "bytes of responses that were not read",
+    max: MAX_UNREAD.server * MIN_UNREAD_BYTES,
+    shares: { address: MAX_UNREAD.address * MIN_UNREAD_BYTES },
+    isCostly: true,
+    // These bytes are in the memory of one node.
+    exact: ["address"],
+  });
+}
+
+/** Options for {@linkcode UnreadResponse}. */
+export interface UnreadResponseOptions {
+  readonly quota: Quota;
+  readonly accountOf: () => Account;
+  readonly info: FollowedInfo;
+}
+
+/**
+ * What the client of one request has not read of the response.
+ *
+ * A body can't free the buffers of a connection whose client doesn't read, not even by failing. So
+ * bytes count until the client has read them or has left, if the HTTP server reports that.
+ */
+export class UnreadResponse {
+  readonly #quota: Quota;
+  readonly #accountOf: () => Account;
+  readonly #completed: Promise<unknown> | undefined;
+  #slot: Slot | undefined;
+
+  constructor({ quota, accountOf, info }: UnreadResponseOptions) {
+    this.#quota = quota;
+    this.#accountOf = accountOf;
+    this.#completed = info.completed;
+  }
+
+  /** True while bytes are counted. */
+  get isCounted(): boolean {
+    return this.#slot !== undefined;
+  }
+
+  /**
+   * Counts bytes before they are sent.
+   *
+   * @throws {LimitError} If the client has too many unread bytes.
+   */
+  take(bytes: number): void {
+    this.release();
+    this.#slot = this.#quota.take(this.#accountOf(), { units: costOf(bytes) });
+  }
+
+  /**
+   * Counts bytes that are already sent, unless some are counted.
+   *
+   * @returns False if the client has too many unread bytes. They count nevertheless.
+   */
+  add(bytes: number): boolean {
+    if (this.#slot !== undefined) return true;
+    const account = this.#accountOf();
+    const units = costOf(bytes);
+    const slot = this.#quota.tryTake(account, { units });
+    const isWithin = slot instanceof Slot;
+    const counted = isWithin ? slot : this.#quota.tryTake(account, { units, ignoresShares: true });
+    if (counted instanceof Slot) this.#slot = counted;
+    return isWithin;
+  }
+
+  /** Ends the count, because the client has read everything or has left. */
+  release(): void {
+    this.#slot?.[Symbol.dispose]();
+    this.#slot = undefined;
+  }
+
+  /** Ends the count once the response was sent, or the client has left. */
+  releaseLater(): void {
+    if (this.#slot === undefined) return;
+    const release = () => this.release();
+    if (this.#completed === undefined) release();
+    else this.#completed.then(release, release);
+  }
+
+  /**
+   * Creates a response whose body counts until the client has read it. A short body doesn't count,
+   * because it takes no more than the connection does.
+   *
+   * @param content The body.
+   * @param init The status and the headers.
+   * @throws {LimitError} If the client has too many unread bytes.
+   */
+  respond(content: string | Uint8Array<ArrayBuffer>, init: ResponseInit = {}): Response {
+    const bytes = typeof content === "string" ? encoder.encode(content) : content;
+    if (bytes.length <= PIECE_BYTES) return new Response(content, init);
+    this.take(bytes.length);
+    const headers = new Headers(init.headers);
+    if (typeof content === "string" && !headers.has("content-type")) {
+      headers.set("content-type", "text/plain;charset=UTF-8");
+    }
+    headers.set("content-length", `${bytes.length}`);
+    return new Response(this.#inPieces(bytes), { ...init, headers });
+  }
+
+  #inPieces(bytes: Uint8Array<ArrayBuffer>): ReadableStream<Uint8Array> {
+    let at = 0;
+    return new ReadableStream<Uint8Array>({
+      pull: (controller) => {
+        controller.enqueue(bytes.subarray(at, at += PIECE_BYTES));
+        if (at < bytes.length) return;
+        controller.close();
+        this.releaseLater();
+      },
+      cancel: () => this.release(),
+    }, { highWaterMark: 0 });
+  }
+}
+
+function costOf(bytes: number): number {
+  return SOCKET_BYTES + QUEUE_BYTES + Math.max(bytes, PIECE_BYTES);
+}
