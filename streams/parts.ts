@@ -175,6 +175,7 @@ export class StreamParts {
     await this.responses.close();
     this.gate.close();
     this.#state.updates.close();
+    this.#unwritten.close();
     this.states.close();
     await this.streams.close();
     await this.logs.close();
