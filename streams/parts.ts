@@ -93,11 +93,16 @@ export class StreamParts {
       contract,
       authorizeChange: core.authorizeChange,
       timeoutMs,
-      rowsOf: (id, account, gone) => this.states.rowsOf(id, account, gone),
+      rowsOf: (id, account, options) => this.states.rowsOf(id, account, options),
       isNewer: (id) => migrations.isNewer(id),
       report: core.reportFault,
     });
-    const updates = new RowQueue({ runtime, quota: ownQuota(), timeoutMs });
+    const updates = new RowQueue({
+      runtime,
+      quota: ownQuota(),
+      timeoutMs,
+      contendedCode: "unavailable",
+    });
     const state = this.#state = { runtime, logs, gate, updates, maxTransactionBytes };
     const ephemeral = this.#ephemeral = new EphemeralStates({
       runtime,
@@ -126,7 +131,6 @@ export class StreamParts {
       ephemeral,
       unwritten,
       tail,
-      readTimeoutMs: timeoutMs,
       report: core.reportLoss,
     });
     this.#sender = new StreamSender(logs, {
@@ -163,7 +167,14 @@ export class StreamParts {
     const logs: StateParts["logs"] = unwritten === undefined ? this.logs : {
       append: (_id, options) => unwritten.append(options, { account: source.account, isAwaited }),
     };
-    return await writeRows(id, data, { ...this.#state, logs, ephemeral, source, isAwaited });
+    return await writeRows(id, data, {
+      ...this.#state,
+      logs,
+      ephemeral,
+      source,
+      isAwaited,
+      recheck: () => this.logs.recheck(id),
+    });
   }
 
   /**

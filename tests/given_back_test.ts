@@ -870,13 +870,14 @@ const ANSWERS: readonly Row[] = [
         updates: undefined as never,
         ephemeral: ephemeralIn(room, new Quotas(runtime)),
         maxTransactionBytes: () => 65_536,
-        readTimeoutMs: 1_000,
         report() {},
       });
       room.defer(() => states.close());
       await logs.create("board", { contentType: "application/json", keyed: tail });
       const take = async () => {
-        const rows = await states.rowsOf("board", { ...NOBODY, user: "ann" });
+        const rows = await states.rowsOf("board", { ...NOBODY, user: "ann" }, {
+          timeoutMs: 1_000,
+        });
         assertEquals([rows?.stored("cards").size, ...takenOf(quotas)], [0, 1]);
         await time.tickAsync(LINGER_MS);
       };
@@ -890,7 +891,7 @@ const ANSWERS: readonly Row[] = [
     open(room) {
       const time = room.use(new FakeTime());
       const quota = ownQuota();
-      const queue = new RowQueue({ runtime, quota, timeoutMs: 1_000 });
+      const queue = new RowQueue({ runtime, quota, timeoutMs: 1_000, contendedCode: "contended" });
       room.defer(() => queue.close());
       const take = async () => {
         using first = await queue.enter("board", ["a", "b"]);
@@ -1004,7 +1005,6 @@ const ANSWERS: readonly Row[] = [
         updates: undefined as never,
         ephemeral: ephemeralIn(room, new Quotas(runtime)),
         maxTransactionBytes: () => 65_536,
-        readTimeoutMs: 1_000,
         report() {},
       });
       room.defer(() => states.close());

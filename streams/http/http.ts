@@ -997,6 +997,7 @@ function rowConflict(
 /** Status of a rejected change, by code; 403 for others. */
 const CHANGE_STATUS: Readonly<Record<string, number>> = {
   conflict: 409,
+  contended: 503,
   ended: 409,
   ephemeral: 400,
   gone: 410,

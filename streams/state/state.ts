@@ -357,8 +357,10 @@ export function writeRejection(
       return otherVersion(id);
     case "other-kind":
       return new RequestError("wrong-type", `Cannot write state: the stream "${id}" is not keyed`);
+    case "deleted":
+      return new RequestError("gone", `Cannot write state: "${id}" was deleted`);
     default:
-      return new RequestError("gone", `Cannot write state: there is no state "${id}"`);
+      return new RequestError("not-found", `Cannot write state: there is no state "${id}"`);
   }
 }
 

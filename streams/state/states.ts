@@ -24,6 +24,9 @@ export const MAX_HELD = 1_000;
 /** Maximum number of held states of one address or user, once more than half of them are held. */
 const HELD_SHARES = { address: 128, user: 32 };
 
+/** Codes of rows whose stream no longer exists. */
+const GONE: ReadonlySet<string> = new Set(["gone", "lost"]);
+
 const TOO_MANY = "there are too many durable streams (maxStreams)";
 
 /** Parts of {@linkcode States}. */
@@ -33,8 +36,6 @@ export interface StatesParts extends StateParts {
   readonly ephemeral: EphemeralStates;
   /** The tail of new streams. */
   readonly tail: LogTail;
-  /** Time limit for reading the rows for a client's write, in milliseconds. */
-  readonly readTimeoutMs: number;
   /** Receives the loss of a state. MUST NOT throw. */
   readonly report: (error: RequestError) => void;
   readonly logs: StreamLogs;
@@ -122,17 +123,17 @@ export class States {
    *
    * @param id The id.
    * @param account The client, for its share of the held states.
-   * @param gone Identity of a deleted stream, whose rows are not returned.
+   * @param options The identity of a deleted stream, whose rows are not returned, and the time limit
+   * for reading rows.
    * @returns The complete rows; `undefined` if there is no keyed stream with this id.
-   * @throws {RequestError} With the code `too-many` if too many states are held, `gone` if the
-   * state was deleted, `ended` if its stream was closed, and `unavailable` if the rows cannot be
-   * read in time.
+   * @throws {RequestError} With the code `too-many` if too many states are held, `ended` if its
+   * stream was closed, and `unavailable` if the rows cannot be read in time.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async rowsOf(
     id: string,
     account: Account,
-    gone?: string,
+    { gone, timeoutMs }: { readonly gone?: string | undefined; readonly timeoutMs: number },
   ): Promise<PresentRows | undefined> {
     let held = this.#usable(id, gone);
     if (held === undefined) {
@@ -145,11 +146,13 @@ export class States {
     this.#held.set(id, held);
     held.waiting++;
     this.#idle.delete(held);
-    const { runtime, readTimeoutMs: timeoutMs } = this.#parts;
+    const { runtime } = this.#parts;
     try {
       await waitFor(runtime, held.rows.ready, { what: "the rows of a state", timeoutMs });
       return held.rows;
     } catch (cause) {
+      // The stream has gone in the meantime, so the append finds out what became of it.
+      if (cause instanceof RequestError && GONE.has(cause.failure.code)) return undefined;
       if (!(cause instanceof TimeoutError)) throw cause;
       const { message } = cause;
       throw new RequestError("unavailable", message, { cause, retryAfterMs: RETRY_MS });

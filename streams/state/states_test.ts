@@ -13,6 +13,7 @@ import { LINGER_MS, MAX_HELD, States } from "./states.ts";
 import { UnwrittenStates } from "./unwritten.ts";
 
 const runtime = platformRuntime();
+const IN_TIME = { timeoutMs: 1_000 };
 const TAIL = { records: 9, bytes: 9_999, ms: 1_000 };
 
 /** A node with keyed streams `0`, `1` and so on. */
@@ -43,7 +44,7 @@ class Bench implements AsyncDisposable {
       contract: undefined,
       authorizeChange: undefined,
       timeoutMs: 1_000,
-      rowsOf: (id, account) => this.states.rowsOf(id, account),
+      rowsOf: (id, account) => this.states.rowsOf(id, account, IN_TIME),
       isNewer: () => Promise.resolve(false),
       report() {},
     });
@@ -65,7 +66,12 @@ class Bench implements AsyncDisposable {
       logs: this.logs,
       quotas: this.#quotas,
       gate,
-      updates: new RowQueue({ runtime, quota: ownQuota(), timeoutMs: 1_000 }),
+      updates: new RowQueue({
+        runtime,
+        quota: ownQuota(),
+        timeoutMs: 1_000,
+        contendedCode: "unavailable",
+      }),
       ephemeral: new EphemeralStates({
         runtime,
         quotas: this.#quotas,
@@ -76,7 +82,6 @@ class Bench implements AsyncDisposable {
       }),
       tail: TAIL,
       maxTransactionBytes: () => 9_999,
-      readTimeoutMs: 1_000,
       report() {},
     });
   }
@@ -87,7 +92,7 @@ class Bench implements AsyncDisposable {
 
   async write(id: number, user?: string): Promise<void> {
     await this.logs.create(`${id}`, { contentType: "application/json", keyed: TAIL });
-    await this.states.rowsOf(`${id}`, user === undefined ? NOBODY : { ...NOBODY, user });
+    await this.states.rowsOf(`${id}`, user === undefined ? NOBODY : { ...NOBODY, user }, IN_TIME);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -149,9 +154,9 @@ Deno.test("States.rowsOf() replaces the longest unused rows, and limits each use
 
 Deno.test("States.rowsOf() finds no rows of missing and other streams", async () => {
   await using bench = new Bench();
-  assertEquals(await bench.states.rowsOf("none", NOBODY), undefined);
+  assertEquals(await bench.states.rowsOf("none", NOBODY, IN_TIME), undefined);
   await bench.logs.create("plain", { contentType: "application/json" });
-  assertEquals(await bench.states.rowsOf("plain", NOBODY), undefined);
+  assertEquals(await bench.states.rowsOf("plain", NOBODY, IN_TIME), undefined);
   assertEquals([bench.held, bench.logs.readers], [0, 0]);
 });
 
