@@ -7,7 +7,7 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import {
   defineContract,
-  type MemoryBroker,
+  MemoryBroker,
   type RequestedChange,
   RequestError,
   type StandardSchema,
@@ -317,4 +317,28 @@ Deno.test("A transaction never writes ephemeral rows, at both ends", async () =>
       false,
     ]);
   }
+});
+
+Deno.test("A migration whose function hangs ends with the server", async () => {
+  const broker = new MemoryBroker();
+  const start = (version: number, migrate?: () => Promise<never>) => {
+    const items = schema(() => {});
+    const contract = defineContract({ state: { list: { collections: { items }, version } } });
+    const feature = liveState(contract, { migrate });
+    return { feature, server: testServer({ broker, contract, features: [feature] }) };
+  };
+  const one = start(1);
+  const list = await one.feature.open("list");
+  await list.collection("items").set("a", 1);
+  await one.server.close();
+  const called = Promise.withResolvers<void>();
+  const two = start(2, () => {
+    called.resolve();
+    return new Promise<never>(() => {});
+  });
+  const opened = follow(two.feature.open("list"));
+  await called.promise;
+  await two.server.close();
+  await turns();
+  assertEquals(opened.outcome, CLOSED);
 });
