@@ -891,7 +891,7 @@ const ANSWERS: readonly Row[] = [
     open(room) {
       const time = room.use(new FakeTime());
       const quota = ownQuota();
-      const queue = new RowQueue({ runtime, quota, timeoutMs: 1_000, contendedCode: "contended" });
+      const queue = new RowQueue({ runtime, quota, timeoutMs: 1_000, contendedCode: "undecided" });
       room.defer(() => queue.close());
       const take = async () => {
         using first = await queue.enter("board", ["a", "b"]);

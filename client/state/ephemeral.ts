@@ -20,7 +20,7 @@ import type { Subscription } from "../subscriptions/subscription.ts";
 import type { RetryLine } from "./retry_line.ts";
 import type { ClientRows } from "./rows.ts";
 import {
-  isStarved,
+  isUndecided,
   type NewWrite,
   type StateWriter,
   tooLarge,
@@ -72,7 +72,7 @@ interface OwnRow {
   /** Newest version of the row in the server's changes. */
   seen: number;
   /** Time since which others change it faster than the server can take a value. */
-  contendedSinceMs: number | undefined;
+  undecidedSinceMs: number | undefined;
   /** The last value that the server has taken. */
   taken?: { readonly value: unknown; readonly version: number } | undefined;
 }
@@ -157,7 +157,7 @@ export class Ephemeral {
         value,
         isDirty: false,
         seen: 0,
-        contendedSinceMs: undefined,
+        undecidedSinceMs: undefined,
       };
       this.#own.set(name, own);
     }
@@ -363,15 +363,15 @@ export class Ephemeral {
       const result = results[i]!;
       if ("version" in result) {
         settling?.resolve(result.version);
-        own.contendedSinceMs = undefined;
+        own.undecidedSinceMs = undefined;
         // Versions before and after a new list can't be compared.
         if (lists !== this.#lists) this.#again(own, undefined, { by: batch });
         else this.#taken(own, { by: batch, value: writes[i]![2], ...result });
       } else if ("error" in result) {
         const { code, message, path } = result.error;
         const error = new RequestError(code, message, path && { path });
-        const isOver = isStarved(own, result, this.#target.runtime);
-        if (isOver) own.contendedSinceMs = undefined;
+        const isOver = isUndecided(own, result, this.#target.runtime);
+        if (isOver) own.undecidedSinceMs = undefined;
         const retryAfterMs = isOver ? undefined : retryAfterMsOf(result);
         if (retryAfterMs !== undefined) this.#delay(retryAfterMs);
         const isForNow = code === "superseded" || retryAfterMs !== undefined;

@@ -43,11 +43,8 @@ const MAX_CONFLICTS = 5;
 /** Bounds of the pauses before a write is sent again, which grow, in milliseconds. */
 const PAUSES = { firstDelayMs: 10, maxDelayMs: 1_000 };
 
-/**
- * Time for which a client repeats a write whose row others changed during each attempt of a server,
- * in milliseconds.
- */
-export const CONTENDED_MS = 60_000;
+/** Time for which a client repeats a write that its server can't decide about, in milliseconds. */
+export const UNDECIDED_MS = 60_000;
 
 /** A row that others changed after a write of this client was made, and before it was sent. */
 export interface StateConflict {
@@ -116,7 +113,7 @@ interface QueuedWrite extends Attempt {
   timer: Timer | undefined;
   pauses: Backoff | undefined;
   /** Time since which others change its rows faster than the server can make it. */
-  contendedSinceMs: number | undefined;
+  undecidedSinceMs: number | undefined;
   /** Why versions can't tell whether the write took effect: the reason to read the rows anew. */
   untraceable: RequestError | undefined;
   /**
@@ -206,7 +203,7 @@ export class Writes {
       conflicts: 0,
       timer: undefined,
       pauses: undefined,
-      contendedSinceMs: undefined,
+      undecidedSinceMs: undefined,
       untraceable: undefined,
       state: "new",
     };
@@ -508,7 +505,7 @@ export class Writes {
   #judge(write: QueuedWrite, result: WriteResult): void {
     if ("version" in result) return this.#settle(write, result.version);
     const retryAfterMs = retryAfterMsOf(result);
-    if (retryAfterMs !== undefined && !isStarved(write, result, this.#target.runtime)) {
+    if (retryAfterMs !== undefined && !isUndecided(write, result, this.#target.runtime)) {
       return this.#postpone(write, retryAfterMs);
     }
     if ("error" in result) {
@@ -621,16 +618,16 @@ export class Writes {
   }
 }
 
-/** Returns true if others change the rows of a write all the time, so that it can't be made. */
-export function isStarved(
-  write: { contendedSinceMs: number | undefined },
+/** Returns true if the server could not decide about a write for too long. */
+export function isUndecided(
+  write: { undecidedSinceMs: number | undefined },
   result: WriteResult,
   runtime: Runtime,
 ): boolean {
-  if (!("error" in result) || result.error.code !== "contended") return false;
+  if (!("error" in result) || result.error.code !== "undecided") return false;
   const now = runtime.monotonic();
-  write.contendedSinceMs ??= now;
-  return now - write.contendedSinceMs >= CONTENDED_MS;
+  write.undecidedSinceMs ??= now;
+  return now - write.undecidedSinceMs >= UNDECIDED_MS;
 }
 
 /** True if the server made no more writes after this result. */

@@ -113,7 +113,7 @@ export type WriteResult =
 export const WRITE_TIMEOUT_MS = 30_000;
 
 /** Codes of writes that the server can't make for now, if they have `retryAfterMs`. */
-export const FOR_NOW: ReadonlySet<string> = new Set(["contended", "unavailable"]);
+export const FOR_NOW: ReadonlySet<string> = new Set(["undecided", "unavailable"]);
 
 /**
  * Returns the time after which a client sends a write again that took no effect, in milliseconds;

@@ -997,7 +997,6 @@ function rowConflict(
 /** Status of a rejected change, by code; 403 for others. */
 const CHANGE_STATUS: Readonly<Record<string, number>> = {
   conflict: 409,
-  contended: 503,
   ended: 409,
   ephemeral: 400,
   gone: 410,
@@ -1007,6 +1006,7 @@ const CHANGE_STATUS: Readonly<Record<string, number>> = {
   "too-large": 413,
   "too-many": 429,
   unavailable: 503,
+  undecided: 503,
   "unknown-collection": 400,
 };
 

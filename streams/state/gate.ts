@@ -181,7 +181,7 @@ export class ChangeGate {
       runtime,
       quota,
       timeoutMs: options.timeoutMs * WAIT_PART,
-      contendedCode: "contended",
+      contendedCode: "undecided",
     });
     this.#kept = new KeptTurns(runtime);
     this.#router = options.contract && compileStates(options.contract);
@@ -287,9 +287,9 @@ export class ChangeGate {
    * @returns The result of the append. It is a `conflict` only if a row does not have the version
    * that the client expects. It is `other-form` if the rows have another version than the contract.
    * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}, `forbidden` if
-   * `authorizeChange` denies a change, `unavailable` with `retryAfterMs` if it fails, the write waits too
-   * long for others of the row, or the server closes, `contended` with `retryAfterMs` if others
-   * change a row during each decision, `too-many` if the server holds too many states for this
+   * `authorizeChange` denies a change, `undecided` with `retryAfterMs` if it fails, or if others change
+   * a row during each decision, `unavailable` with `retryAfterMs` if the write waits too long for
+   * others of the row, or the server closes, `too-many` if the server holds too many states for this
    * client, and the code of the revocation if the client's right was revoked in the meantime; or the
    * error that `authorizeChange` throws.
    */
@@ -603,7 +603,7 @@ export class ChangeGate {
       if (!(error instanceof DecisionFault)) throw error;
       this.#options.report(error, session);
       const message = `Cannot write state: the server cannot tell now if this client may ${what}`;
-      throw new RequestError("unavailable", message, {
+      throw new RequestError("undecided", message, {
         retryAfterMs: RETRY_MS,
         cause: error.cause,
       });

@@ -173,7 +173,6 @@ class Bench implements AsyncDisposable {
 
 const STATUS: Readonly<Record<string, number>> = {
   closed: 409,
-  contended: 503,
   conflict: 409,
   internal: 500,
   invalid: 400,
@@ -181,6 +180,7 @@ const STATUS: Readonly<Record<string, number>> = {
   "too-large": 413,
   "too-many": 429,
   unavailable: 503,
+  undecided: 503,
   "unknown-collection": 400,
 };
 
@@ -383,12 +383,12 @@ Deno.test("authorizeChange decides about each change of a transaction", async (t
     nothing: "forbidden",
     empty: "forbidden",
     locked: "locked",
-    broken: "unavailable",
-    "throws nothing": "unavailable",
-    rejecting: "unavailable",
-    hanging: "unavailable",
-    "no JSON": "unavailable",
-    "no value": "unavailable",
+    broken: "undecided",
+    "throws nothing": "undecided",
+    rejecting: "undecided",
+    hanging: "undecided",
+    "no JSON": "undecided",
+    "no value": "undecided",
   };
   const authorizeChange = ({ key }: RequestedChange) => decisions[key]!() as ChangeDecision;
   using _warn = stub(console, "warn");
@@ -410,7 +410,7 @@ Deno.test("authorizeChange decides about each change of a transaction", async (t
       const rows = Object.keys(await bench.rows("board:1", "cards"));
       assertEquals(rows.sort(), ["later", "other"]);
       const { code } = await write("board:1", [change("cards", "other")]);
-      assertEquals(code, "unavailable", "a deletion has no other row");
+      assertEquals(code, "undecided", "a deletion has no other row");
     },
   });
 });
@@ -446,7 +446,7 @@ Deno.test("authorizeChange decides again if the row changes meanwhile", async (t
   }
 });
 
-Deno.test("authorizeChange decides again for half of the request's time, then the write is contended", async (t) => {
+Deno.test("authorizeChange decides again for half of the request's time, then the write is undecided", async (t) => {
   let bench: Bench;
   let races = 0;
   let isRacing = true;
@@ -462,7 +462,7 @@ Deno.test("authorizeChange decides again for half of the request's time, then th
       const changes = [change("cards", "raced", { title: "mine" })];
       const { code, message, retryAfterMs } = await bench[way]("board:1", changes);
       assertEquals({ code, message, retryAfterMs }, {
-        code: "contended",
+        code: "undecided",
         message:
           'Cannot write state: others changed the row "raced" of "cards" during each attempt',
         retryAfterMs: 1_000,
@@ -527,7 +527,7 @@ Deno.test("authorizeChange that hangs holds up no write of the server, and other
       await cards.update("a", (row) => ({ ...row, votes: row.votes + 1 }));
       assertEquals([cards.get("a"), calls], [{ title: "own", votes: 1 }, 1]);
       assertEquals((await waiting).code, "ok");
-      assertEquals((await hanging).code, "unavailable");
+      assertEquals((await hanging).code, "undecided");
       await until(() => cards.get("a")?.title === "waits");
     });
   }

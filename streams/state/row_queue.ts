@@ -76,7 +76,7 @@ export interface RowQueueParts {
   /** Time limit of a write with its wait, in milliseconds. */
   readonly timeoutMs: number;
   /** Code of a write whose row others changed during each attempt. */
-  readonly contendedCode: "contended" | "unavailable";
+  readonly contendedCode: "undecided" | "unavailable";
 }
 
 /**

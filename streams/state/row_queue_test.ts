@@ -32,7 +32,7 @@ class Bench implements Disposable {
       runtime,
       quota: this.quota,
       timeoutMs: 1_000,
-      contendedCode: "contended",
+      contendedCode: "undecided",
     });
   }
 
