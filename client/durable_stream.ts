@@ -125,7 +125,8 @@ export async function* readStream<T>(
     // The subscription has ended, even if the server does not reply.
     const onAbort = () => void subscription.unsubscribe().catch(() => {});
     signal?.addEventListener("abort", onAbort);
-    subscription.ready.then(note, () => {});
+    // A reply after a loss may tell of records that the loop has not reached.
+    subscription.status.observe(note);
     try {
       for await (const message of subscription) {
         const { offset } = progress;

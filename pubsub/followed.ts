@@ -17,6 +17,8 @@ export class Followed<R> {
   readonly #runtime: Runtime;
   /** Reads that started after the last announcement, by their options; bounded by the readers. */
   readonly #reads = new Map<string, Promise<R>>();
+  /** Reads that start once another one of the same page has ended; bounded by the readers. */
+  readonly #next = new Map<string, Promise<R>>();
   readonly #waiting = new Set<() => void>(); // Bounded by the readers.
   #timer: Timer | undefined;
 
@@ -49,8 +51,32 @@ export class Followed<R> {
    * @returns The result.
    */
   share(key: string, read: () => Promise<R>): Promise<R> {
-    const known = this.#reads.get(key);
-    if (known !== undefined) return known;
+    return this.#reads.get(key) ?? this.#start(key, read);
+  }
+
+  /**
+   * Reads for a reader that has just come, and must not miss what was written before. Readers that
+   * come while a read of the same page is under way share the next one.
+   *
+   * @param key The options of the read.
+   * @param read Performs the read, which starts after this call.
+   * @returns The result.
+   */
+  shareNext(key: string, read: () => Promise<R>): Promise<R> {
+    const earlier = this.#reads.get(key);
+    if (earlier === undefined) return this.#start(key, read);
+    let next = this.#next.get(key);
+    if (next === undefined) {
+      const start = () => {
+        this.#next.delete(key);
+        return this.#start(key, read);
+      };
+      this.#next.set(key, next = earlier.then(start, start));
+    }
+    return next;
+  }
+
+  #start(key: string, read: () => Promise<R>): Promise<R> {
     const reading = read().finally(() => {
       if (this.#reads.get(key) === reading) this.#reads.delete(key);
     });

@@ -397,18 +397,26 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
     const { runtime, requestTimeoutMs: ms } = this.settings;
     const decisions = this.decisions ??= new Set();
     const decided = Promise.withResolvers<T>();
-    const timer = runtime.setTimeout(() => {
-      const late = this.late ??= { counts: new Map(), at: 0 };
-      late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
-      late.at = runtime.now();
-      decided.reject(new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms));
-    }, ms);
+    const timer = runtime.setTimeout(() => decided.reject(this.noteLate(what, ms)), ms);
     decisions.add(timer);
     decision.finally(() => {
       runtime.clearTimeout(timer);
       decisions.delete(timer);
     }).then(decided.resolve, decided.reject);
     return decided.promise;
+  }
+
+  /**
+   * Counts a late decision of the application, and returns its error.
+   *
+   * @param what Name of the function or schema, as for `inTime`.
+   * @param ms Its time limit.
+   */
+  noteLate(what: string, ms: number): TimeoutError {
+    const late = this.late ??= { counts: new Map(), at: 0 };
+    late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
+    late.at = this.settings.runtime.now();
+    return new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms);
   }
 
   /** Closes the session and releases all resources. Idempotent. */

@@ -99,12 +99,17 @@ export class StreamParts {
       contract,
       authorizeChange: core.authorizeChange,
       timeoutMs,
-      rowsOf: (id, names, gone) => this.states.rowsOf(id, names, gone),
+      rowsOf: (id, options) => this.states.rowsOf(id, options),
       expires: (id, row) => expires(logs, id, row),
       isNewer: (id) => migrations.isNewer(id),
       report: core.reportFault,
     });
-    const updates = new RowQueue({ runtime, quota: ownQuota(), timeoutMs });
+    const updates = new RowQueue({
+      runtime,
+      quota: ownQuota(),
+      timeoutMs,
+      contendedCode: "unavailable",
+    });
     const state = this.#state = { runtime, logs, gate, updates, maxTransactionBytes };
     const ephemeral = this.#ephemeral = new EphemeralStates({
       runtime,
@@ -132,7 +137,6 @@ export class StreamParts {
       ephemeral,
       unwritten,
       tail,
-      readTimeoutMs: timeoutMs,
       report: core.reportLoss,
     });
     this.#sender = new StreamSender(logs, {
@@ -170,7 +174,14 @@ export class StreamParts {
     const logs: StateParts["logs"] = unwritten === undefined ? this.logs : {
       append: (_id, options) => unwritten.append(options, { account: source.account, isAwaited }),
     };
-    return await writeRows(id, data, { ...this.#state, logs, ephemeral, source, isAwaited });
+    return await writeRows(id, data, {
+      ...this.#state,
+      logs,
+      ephemeral,
+      source,
+      isAwaited,
+      recheck: () => this.logs.recheck(id),
+    });
   }
 
   /**
@@ -182,6 +193,7 @@ export class StreamParts {
     await this.responses.close();
     this.gate.close();
     this.#state.updates.close();
+    this.#unwritten.close();
     this.states.close();
     await this.streams.close();
     await this.logs.close();

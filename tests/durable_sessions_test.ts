@@ -280,6 +280,33 @@ Deno.test("client.durableStream() continues if the stream ends while the client 
   assertEquals(await soon(reading), [1, 2]);
 });
 
+Deno.test("client.durableStream() is not up to date if a reply tells of records that the loop lacks", async () => {
+  await using server = testServer(withStreams());
+  await using client = server.connect({ backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
+  await using writer = await streamsOf(server).create<number>("a");
+  await writer.append(1);
+  const stream = client.durableStream<number>("a");
+  const busy = Promise.withResolvers<void>();
+  const seen: (readonly [record: number, isUpToDate: boolean])[] = [];
+  const reading = (async () => {
+    for await (const record of stream) {
+      seen.push([record, stream.isUpToDate]);
+      await busy.promise;
+    }
+  })();
+  await until(() => stream.isUpToDate);
+  server.network.down();
+  await writer.append(2);
+  await writer.append(3);
+  await writer.close();
+  assertEquals(stream.isUpToDate, true);
+  server.network.up();
+  await until(() => !stream.isUpToDate);
+  busy.resolve();
+  await soon(reading);
+  assertEquals(seen, [[1, true], [2, false], [3, true]]);
+});
+
 Deno.test("client.durableStream() ends by its signal, and when the client closes", async () => {
   await using server = testServer(withStreams());
   const client = server.connect();

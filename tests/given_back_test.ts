@@ -905,7 +905,7 @@ const ANSWERS: readonly Row[] = [
     open(room) {
       const time = room.use(new FakeTime());
       const quota = ownQuota();
-      const queue = new RowQueue({ runtime, quota, timeoutMs: 1_000 });
+      const queue = new RowQueue({ runtime, quota, timeoutMs: 1_000, contendedCode: "undecided" });
       room.defer(() => queue.close());
       const take = async () => {
         using first = await queue.enter("board", ["a", "b"]);
@@ -1017,7 +1017,6 @@ const ANSWERS: readonly Row[] = [
         updates: undefined as never,
         ephemeral: ephemeralIn(room, new Quotas(runtime)),
         maxTransactionBytes: () => 65_536,
-        readTimeoutMs: 1_000,
         report() {},
       });
       room.defer(() => states.close());

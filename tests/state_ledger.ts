@@ -36,6 +36,14 @@ export interface LedgerWrite {
   readonly key: string;
 }
 
+/** How a process makes a write; by default, immediately, and the process does not end. */
+export interface LedgerWriteOptions {
+  /** Makes the write. A process that is frozen makes it later. */
+  readonly run?: (<T>(make: () => Promise<T>) => Promise<T>) | undefined;
+  /** Rejects if the process ends. */
+  readonly lost?: Promise<never> | undefined;
+}
+
 /** A state of a client or of a server. */
 export interface WritableState extends Pick<ClientState, "transaction"> {
   /** The status of a client's state. */
@@ -134,14 +142,14 @@ export class StateLedger {
    * @param client Name of the client or the server.
    * @param state Its state.
    * @param write The write.
-   * @param lost Rejects if the process of a server ends, after which the outcome is unknown.
+   * @param options How the process makes the write.
    * @returns Resolves once the write is settled, in any way.
    */
   async write(
     client: string,
     state: WritableState,
     write: LedgerWrite,
-    lost: Promise<never> = new Promise(() => {}),
+    { run = (make) => make(), lost = new Promise(() => {}) }: LedgerWriteOptions = {},
   ): Promise<void> {
     const number = this.#entries.size;
     const entry: Entry = {
@@ -153,7 +161,7 @@ export class StateLedger {
     };
     this.#entries.set(entry.id, entry);
     this.#waiting++;
-    entry.outcome = await Promise.race([perform(state, entry), lost]).catch(codeOf);
+    entry.outcome = await Promise.race([run(() => perform(state, entry)), lost]).catch(codeOf);
     this.#waiting--;
     this.#checkView(state, entry);
   }
@@ -257,7 +265,7 @@ function perform(state: WritableState, entry: Entry): Promise<number> {
 function codeOf(error: unknown): string {
   // A server cannot tell whether the store made a write.
   if (error instanceof BrokerError) return "unknown";
-  // The client was closed before it had sent the write.
+  // The client was closed, or the server was killed, before it had sent the write.
   if (error instanceof SessionClosedError) return "closed";
   if (error instanceof RequestError) return error.failure.code;
   return error instanceof Error ? error.name : `${error}`;

@@ -19,7 +19,13 @@ import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import type { RetryLine } from "./retry_line.ts";
 import type { ClientRows } from "./rows.ts";
-import { type NewWrite, type StateWriter, tooLarge, type WriteChange } from "./writes.ts";
+import {
+  isUndecided,
+  type NewWrite,
+  type StateWriter,
+  tooLarge,
+  type WriteChange,
+} from "./writes.ts";
 
 /** Minimum time between two publications, in milliseconds: a frame. */
 const FRAME_MS = 16;
@@ -65,6 +71,8 @@ interface OwnRow {
   isDirty: boolean;
   /** Newest version of the row in the server's changes. */
   seen: number;
+  /** Time since which others change it faster than the server can take a value. */
+  undecidedSinceMs: number | undefined;
   /** The last value that the server has taken. */
   taken?: { readonly value: unknown; readonly version: number } | undefined;
 }
@@ -78,7 +86,7 @@ export interface EphemeralTarget {
   readonly signal: AbortSignal;
   subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
   /** Sends a publication in the present session, and returns the data of the reply. */
-  publish(data: unknown, signal?: AbortSignal): Promise<unknown>;
+  publish(data: object, signal?: AbortSignal): Promise<unknown>;
   /** Ends the state with an error. */
   failed(error: unknown): void;
   readonly line: RetryLine;
@@ -149,6 +157,7 @@ export class Ephemeral {
         value,
         isDirty: false,
         seen: 0,
+        undecidedSinceMs: undefined,
       };
       this.#own.set(name, own);
     }
@@ -354,13 +363,16 @@ export class Ephemeral {
       const result = results[i]!;
       if ("version" in result) {
         settling?.resolve(result.version);
+        own.undecidedSinceMs = undefined;
         // Versions before and after a new list can't be compared.
         if (lists !== this.#lists) this.#again(own, undefined, { by: batch });
         else this.#taken(own, { by: batch, value: writes[i]![2], ...result });
       } else if ("error" in result) {
         const { code, message, path } = result.error;
         const error = new RequestError(code, message, path && { path });
-        const retryAfterMs = retryAfterMsOf(result);
+        const isOver = isUndecided(own, result, this.#target.runtime);
+        if (isOver) own.undecidedSinceMs = undefined;
+        const retryAfterMs = isOver ? undefined : retryAfterMsOf(result);
         if (retryAfterMs !== undefined) this.#delay(retryAfterMs);
         const isForNow = code === "superseded" || retryAfterMs !== undefined;
         if (isForNow) this.#again(own, settling, { by: batch, error });

@@ -14,7 +14,12 @@ import { internals, type Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings/settings.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
-import { countFault, unexpected, type VersionedRowMessage } from "../../session/wire/rows.ts";
+import {
+  countFault,
+  unexpected,
+  type VersionedRowMessage,
+  WRITE_TIMEOUT_MS,
+} from "../../session/wire/rows.ts";
 import type { ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
@@ -56,7 +61,10 @@ interface StateClient {
 export interface ClientStateParts {
   readonly client: StateClient;
   readonly contract?: Contract | undefined;
-  readonly settings: Pick<SessionSettings, "runtime" | "closeTimeoutMs" | "console" | "user">;
+  readonly settings: Pick<
+    SessionSettings,
+    "runtime" | "closeTimeoutMs" | "console" | "requestTimeoutMs" | "user"
+  >;
   /** Checks the names of options, and their kinds if that is loaded. */
   readonly check: (call: string, options: unknown) => void;
   readonly readStream: typeof readStream;
@@ -127,6 +135,7 @@ export class SharedState {
       fits: schemasOf(contract, id),
       signal: this.#closed.signal,
       divert: (write) => this.#divert(write),
+      isReading: () => !this.#isDenied,
       whenCurrent: () => this.#whenCurrent(),
       publish: (data) => this.#publish(data, this.#closed.signal),
     });
@@ -331,9 +340,11 @@ export class SharedState {
     });
   }
 
-  /** Writes an ephemeral row. Returns `undefined` for other rows, and for several at once. */
-  #divert({ changes: [change, ...others], signal, writer }: NewWrite): Promise<number> | undefined {
-    const isEphemeral = others.length === 0 && this.rows.ephemeral.has(change!.type);
+  /** Writes an ephemeral row. Returns `undefined` for other rows, and for transactions. */
+  #divert({ changes: [change], signal, writer, isTransaction }: NewWrite):
+    | Promise<number>
+    | undefined {
+    const isEphemeral = !isTransaction && this.rows.ephemeral.has(change!.type);
     return isEphemeral ? this.#ephemeral!.write(change!, { signal, writer }) : undefined;
   }
 
@@ -360,13 +371,16 @@ export class SharedState {
     }
   }
 
-  async #publish(data: unknown, signal: AbortSignal | undefined): Promise<unknown> {
+  async #publish(data: object, signal: AbortSignal | undefined): Promise<unknown> {
     const user = this.#user;
     const session = await this.#parts.client.whenConnected({ signal });
     this.#checkUser();
     if (user !== undefined && this.#user !== user) throw otherUser(this.id);
     const { sending } = session[internals];
-    return await sending.publish(STREAM_PREFIX + this.id, data, { signal, verb: "write state" });
+    // The server then replies in time, if only that it cannot make the write for now.
+    const { requestTimeoutMs: timeoutMs } = this.#parts.settings;
+    const timed = timeoutMs === WRITE_TIMEOUT_MS ? data : { ...data, timeoutMs };
+    return await sending.publish(STREAM_PREFIX + this.id, timed, { signal, verb: "write state" });
   }
 
   /** Makes a write of a handle that is open. */

@@ -217,7 +217,11 @@ export class ClientState implements Disposable, AsyncDisposable {
       },
       delete: (type, key) => put(deletion(this.#shared.rows, type, key)),
     });
-    return await this.#write({ changes: [...changes.values()], signal: options.signal });
+    return await this.#write({
+      changes: [...changes.values()],
+      signal: options.signal,
+      isTransaction: true,
+    });
   }
 
   /**

@@ -43,6 +43,9 @@ const MAX_CONFLICTS = 5;
 /** Bounds of the pauses before a write is sent again, which grow, in milliseconds. */
 const PAUSES = { firstDelayMs: 10, maxDelayMs: 1_000 };
 
+/** Time for which a client repeats a write that its server can't decide about, in milliseconds. */
+export const UNDECIDED_MS = 60_000;
+
 /** A row that others changed after a write of this client was made, and before it was sent. */
 export interface StateConflict {
   /** Name of the collection. */
@@ -86,6 +89,8 @@ export interface NewWrite {
   readonly update?: ((value: unknown) => unknown) | undefined;
   /** Takes the write back if it was not sent yet. */
   readonly signal?: AbortSignal | undefined;
+  /** True if the changes take effect together, even if there is only one. */
+  readonly isTransaction?: boolean | undefined;
 }
 
 /** A value of a row that waits, and the promise of those who wrote it. */
@@ -100,12 +105,15 @@ interface QueuedWrite extends Attempt {
   readonly txid: string;
   readonly update: NewWrite["update"];
   readonly signal: AbortSignal | undefined;
+  readonly isTransaction: boolean | undefined;
   /** The value before the newest one, which is sent if the server rejects the newest one. */
   earlier: Attempt | undefined;
   conflicts: number;
   /** Runs until it is sent again. Later writes of its rows wait for it. */
   timer: Timer | undefined;
   pauses: Backoff | undefined;
+  /** Time since which others change its rows faster than the server can make it. */
+  undecidedSinceMs: number | undefined;
   /** Why versions can't tell whether the write took effect: the reason to read the rows anew. */
   untraceable: RequestError | undefined;
   /**
@@ -126,10 +134,12 @@ export interface WriteTarget {
   readonly signal: AbortSignal;
   /** Writes the changes in another way, if they are about rows that are not in the stream. */
   divert(write: NewWrite): Promise<number> | undefined;
+  /** Returns whether the client reads the state, so that it ends if there is no such state. */
+  isReading(): boolean;
   /** Resolves once the client is connected, and has the present rows. */
   whenCurrent(): Promise<void>;
   /** Sends a publication, and returns the data of the reply. */
-  publish(data: unknown): Promise<unknown>;
+  publish(data: object): Promise<unknown>;
 }
 
 /**
@@ -173,7 +183,7 @@ export class Writes {
    * @throws {QueueFullError} If too many writes wait.
    */
   add(added: NewWrite): Promise<number> {
-    const { writer, changes, update, signal } = added;
+    const { writer, changes, update, signal, isTransaction } = added;
     const bytes = JSON.stringify(changes).length;
     const waiting = isAlone(added) ? undefined : this.#replaceable(changes[0]!, writer);
     if (waiting !== undefined) return this.#replace(waiting, changes, bytes);
@@ -185,6 +195,7 @@ export class Writes {
       txid,
       update,
       signal,
+      isTransaction,
       bytes,
       settling,
       changes,
@@ -192,6 +203,7 @@ export class Writes {
       conflicts: 0,
       timer: undefined,
       pauses: undefined,
+      undecidedSinceMs: undefined,
       untraceable: undefined,
       state: "new",
     };
@@ -493,9 +505,13 @@ export class Writes {
   #judge(write: QueuedWrite, result: WriteResult): void {
     if ("version" in result) return this.#settle(write, result.version);
     const retryAfterMs = retryAfterMsOf(result);
-    if (retryAfterMs !== undefined) return this.#postpone(write, retryAfterMs);
+    if (retryAfterMs !== undefined && !isUndecided(write, result, this.#target.runtime)) {
+      return this.#postpone(write, retryAfterMs);
+    }
     if ("error" in result) {
       const { code, message, path } = result.error;
+      // The reader of the state finds out whether it was lost. Then it appears again, or it ends.
+      if (code === "not-found" && this.#target.isReading()) return this.#postpone(write, 0);
       return this.#reject(write, new RequestError(code, message, path && { path }));
     }
     const { type, key, version, since = version, value = null, headers, turn } = result.conflict;
@@ -602,6 +618,18 @@ export class Writes {
   }
 }
 
+/** Returns true if the server could not decide about a write for too long. */
+export function isUndecided(
+  write: { undecidedSinceMs: number | undefined },
+  result: WriteResult,
+  runtime: Runtime,
+): boolean {
+  if (!("error" in result) || result.error.code !== "undecided") return false;
+  const now = runtime.monotonic();
+  write.undecidedSinceMs ??= now;
+  return now - write.undecidedSinceMs >= UNDECIDED_MS;
+}
+
 /** True if the server made no more writes after this result. */
 function isEnd(result: WriteResult): boolean {
   return "conflict" in result || retryAfterMsOf(result) !== undefined;
@@ -632,9 +660,9 @@ export function schemasOf(
 }
 
 /** True if a write may be taken back, or depends on a condition, so that it is sent by itself. */
-function isAlone({ changes: [change, ...more], update, signal }: NewWrite): boolean {
+function isAlone({ changes: [change], update, signal, isTransaction = false }: NewWrite): boolean {
   const isConditional = update !== undefined || change!.expect !== undefined;
-  return isConditional || signal !== undefined || more.length > 0;
+  return isConditional || signal !== undefined || isTransaction;
 }
 
 /** Tells a row from others. */

@@ -19,6 +19,7 @@ Deno.test("Writes puts fewer writes into a message if the server is slow, and mo
     fits: () => true,
     signal: new AbortController().signal,
     divert: () => undefined,
+    isReading: () => true,
     whenCurrent: () => Promise.resolve(),
     publish(data) {
       const { writes } = data as { readonly writes: readonly unknown[] };
@@ -56,6 +57,7 @@ Deno.test("Writes sends a write again after a conflict, without a condition if i
     fits: () => true,
     signal: new AbortController().signal,
     divert: () => undefined,
+    isReading: () => true,
     whenCurrent: () => Promise.resolve(),
     publish(data) {
       const [[{ key, value, headers: { expect, operation } }]] = Object(data).writes;
@@ -102,6 +104,7 @@ Deno.test("Writes traces a write of unknown outcome that the server cannot make 
     fits: () => true,
     signal: new AbortController().signal,
     divert: () => undefined,
+    isReading: () => true,
     whenCurrent: () => Promise.resolve(),
     publish(data) {
       const [[{ key, headers }]] = Object(data).writes;

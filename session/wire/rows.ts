@@ -109,12 +109,18 @@ export type WriteResult =
     };
   };
 
+/** Time for which a client waits for the reply to writes, unless it says otherwise, in milliseconds. */
+export const WRITE_TIMEOUT_MS = 30_000;
+
+/** Codes of writes that the server can't make for now, if they have `retryAfterMs`. */
+export const FOR_NOW: ReadonlySet<string> = new Set(["undecided", "unavailable"]);
+
 /**
  * Returns the time after which a client sends a write again that took no effect, in milliseconds;
  * `undefined` if it was made, or rejected.
  */
 export function retryAfterMsOf(result: WriteResult): number | undefined {
-  if (!("error" in result) || result.error.code !== "unavailable") return undefined;
+  if (!("error" in result) || !FOR_NOW.has(result.error.code)) return undefined;
   return result.error.retryAfterMs;
 }
 

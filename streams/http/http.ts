@@ -1136,6 +1136,7 @@ const CHANGE_STATUS: Readonly<Record<string, number>> = {
   "too-large": 413,
   "too-many": 429,
   unavailable: 503,
+  undecided: 503,
   "unknown-collection": 400,
 };
 

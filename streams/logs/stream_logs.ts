@@ -680,14 +680,14 @@ export class StreamLogs implements AsyncDisposable {
       for (let isTold = false; !isLeaving();) {
         const { version } = followed;
         const part = { ...options, after, identity, startsAtOldest, snapshot };
-        const reading = this.#share(followed, id, part);
+        const reading = this.#share(followed, id, part, isTold);
         await settled(reading);
         if (isLeaving()) return;
         let result = await reading;
         if (result.kind === "page") unwritten = undefined;
         else if (unwritten !== undefined && result.kind === "missing") {
           // The stream may exist with another identity.
-          const finding = followed.share("info", () => this.info(id));
+          const finding = followed.shareNext("info", () => this.info(id));
           await settled(finding);
           if (isLeaving()) return;
           const found = await finding;
@@ -1078,22 +1078,29 @@ export class StreamLogs implements AsyncDisposable {
 
   /**
    * Reads a page together with all readers that want the same page, after the same announcement.
+   * A reader that was not told yet that it has caught up shares no read from before it came, and no
+   * announcement, because this node may not have heard of the newest records yet.
    */
-  #share(followed: FollowedStream, id: string, options: ReadStreamOptions): Promise<StreamRead> {
+  #share(
+    followed: FollowedStream,
+    id: string,
+    options: ReadStreamOptions,
+    isTold: boolean,
+  ): Promise<StreamRead> {
     const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false, snapshot } =
       options;
     const kind = `${startsAtOldest} ${snapshot} ${options.eachChange}`;
     const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${kind}`;
-    return followed.share(key, async () => {
-      const { carried } = followed;
-      const known = pageOfCarried(carried, options);
-      if (known !== undefined) return known;
+    const { carried } = followed;
+    const read = async () => {
       const { changes } = carried;
       // One reader's signal must not end the read for the others.
       const result = await this.#read(id, { ...options, signal: undefined }, true);
       if (result.kind === "page") carried.learn(result.info, changes);
       return result;
-    });
+    };
+    if (!isTold) return followed.shareNext(key, read);
+    return followed.share(key, async () => pageOfCarried(carried, options) ?? await read());
   }
 
   isFollowed(id: string): boolean {

@@ -11,7 +11,14 @@ import {
   StreamLogs,
   type StreamRead,
 } from "./stream_logs.ts";
-import { failWith, type FaultyBroker, FaultyStore, pass } from "../../tests/faulty_broker.ts";
+import {
+  failWith,
+  type FaultyBroker,
+  FaultyStore,
+  pass,
+  replyAfter,
+} from "../../tests/faulty_broker.ts";
+import { turns } from "../../testing/mod.ts";
 
 const JSON_TYPE = "application/json";
 
@@ -274,6 +281,42 @@ Deno.test("StreamLogs.follow() waits for records, and ends with the stream", asy
   assertEquals(await next(pages), "done");
   assertEquals(bench.streams.readers, 0);
   assertEquals(await next(bench.follow("a", 5)), ["up to date", { error: "stopped" }]);
+});
+
+Deno.test("StreamLogs.follow() begins with all records, even if their announcements are late", async () => {
+  await using bench = new Bench();
+  const { identity } = await bench.create("a");
+  const bounds = { after: 0, identity, maxRecords: 2, maxBytes: 65_536 };
+  const early = bench.streams.follow("a", bounds);
+  assertEquals(await next(early), ["up to date"]);
+  // The announcement carries the record, so that readers need not read it.
+  const carried = new TextEncoder().encode(`${identity} 0 1\n....1`);
+  new DataView(carried.buffer).setUint32(carried.length - 5, 2);
+  bench.broker.onDelivery = (publication, deliver) => deliver({ ...publication, payload: carried });
+  const waiting = next(early);
+  await bench.append("a", "1");
+  assertEquals(await waiting, ["1", "up to date"]);
+  assertEquals(bench.broker.callsOf("logs.read").length, 1);
+  bench.broker.onDelivery = () => {};
+  await bench.append("a", "2");
+  const late = bench.streams.follow("a", bounds);
+  assertEquals(await next(late), ["1", "2", "up to date"]);
+  for (const pages of [early, late]) await pages.return();
+});
+
+Deno.test("StreamLogs.follow() shares the read of readers that come at the same time", async () => {
+  await using bench = new Bench();
+  await bench.create("a", { records: ["1"] });
+  const gate = Promise.withResolvers<void>();
+  bench.broker.make("logs.read", replyAfter(gate.promise));
+  const readers = Array.from({ length: 10 }, () => bench.follow("a"));
+  const first = readers.map(next);
+  await turns();
+  gate.resolve();
+  for (const page of await Promise.all(first)) assertEquals(page, ["1", "up to date"]);
+  // The first reader's read, and the one that began once all others had come.
+  assertEquals(bench.broker.callsOf("logs.read").length, 2);
+  for (const pages of readers) await pages.return(undefined);
 });
 
 Deno.test("StreamLogs reports the first and the last reader of a stream, and single reads", async () => {

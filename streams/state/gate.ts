@@ -8,7 +8,7 @@ import type { Quotas } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
 import { MAX_TTL_MS, waitFor } from "../../base/wait.ts";
-import { BrokerError, RequestError } from "../../errors.ts";
+import { BrokerError, RequestError, TimeoutError } from "../../errors.ts";
 import { type Change, type ClientChange, withValue } from "../logs/change_message.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { LogRow } from "../logs/log.ts";
@@ -17,7 +17,7 @@ import { compileStates } from "../../session/state_schemas.ts";
 import type { Contract, StateRoute } from "../../session/contract.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { SubscribeReply } from "../../session/wire/recovery.ts";
-import { rowName } from "../../session/wire/rows.ts";
+import { FOR_NOW, rowName } from "../../session/wire/rows.ts";
 import type { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { LiveRow } from "../../session/rows/row_map.ts";
 import { encodeRow, freezeRow } from "../../session/rows/row_values.ts";
@@ -35,11 +35,14 @@ import {
   WAITING_SHARES,
 } from "./row_queue.ts";
 
-/**
- * Fraction of the time limit of requests for which a write waits and is repeated. The client, whose
- * own time limit is usually the same, then receives the reply in time.
- */
+/** Fraction of the time limit of a reply for which a write waits and is repeated. */
 const WAIT_PART = 1 / 2;
+
+/**
+ * The same for the application's functions and for reading rows. The client then receives their
+ * failure before it gives up, after which it could not tell the outcome of its write.
+ */
+const REPLY_PART = 3 / 4;
 
 /** Rows of a copy that are checked before other events are handled. */
 const COPY_PIECE = 200;
@@ -55,9 +58,19 @@ export interface ChangeSource extends Pick<RequestedChange, "user" | "session" |
   readonly decision: Decision;
 }
 
+/** Until when a client's write waits, on the monotonic clock; see {@linkcode ChangeGate.timeOf}. */
+export interface WriteTime {
+  /** End of the waits for other writes, and of the attempts. */
+  readonly waitUntilMs: number;
+  /** End of the waits for the application and for rows. */
+  readonly untilMs: number;
+}
+
 /** Part of {@linkcode ChangeGate.write}. */
 export interface GatedAppend {
   readonly source: ChangeSource;
+  /** Time of the write; by default, that of a client with the server's time limit. */
+  readonly time?: WriteTime | undefined;
   /**
    * Appends changes to the stream.
    *
@@ -78,6 +91,12 @@ export type GatedResult = StreamAppended & {
   readonly keepsTurn?: boolean;
 };
 
+/** The writer of rows that schemas check; by default, this server's own code. */
+interface CheckedBy {
+  readonly session?: Session | undefined;
+  readonly time?: WriteTime | undefined;
+}
+
 /** Options of {@linkcode ChangeGate}. */
 export interface ChangeGateOptions {
   readonly runtime: Runtime;
@@ -86,11 +105,17 @@ export interface ChangeGateOptions {
   readonly authorizeChange: AuthorizeChange | undefined;
   /** Time limit for a schema or a decision, in milliseconds. */
   readonly timeoutMs: number;
-  /** Reads rows of a state by name; see `States.rowsOf`. */
+  /**
+   * Reads rows of a state by name; see `States.rowsOf`. Rejects with a `RequestError` if they cannot
+   * be read in `timeoutMs`.
+   */
   readonly rowsOf: (
     id: string,
-    names: readonly string[],
-    gone?: string,
+    options: {
+      readonly names: readonly string[];
+      readonly gone?: string | undefined;
+      readonly timeoutMs: number;
+    },
   ) => Promise<PresentRows | undefined>;
   /** Resolves to true if this version of a row expires, or if the row has changed since. */
   readonly expires: (
@@ -127,6 +152,7 @@ interface Present {
 
 /** Changes to decide about, with the present rows. */
 interface ChangesToDecide extends Present, GatedAppend {
+  readonly time: WriteTime;
   readonly turn: Turn;
   readonly probe: (step: ChangeStep, identity?: string) => Promise<StreamAppended>;
 }
@@ -138,6 +164,9 @@ interface ChangesToDecide extends Present, GatedAppend {
  *   checked.
  * - **`authorizeChange`** is called for the changes of clients only. Its decision is about the row
  *   that the change replaces: if the row changes meanwhile, the decision is made again.
+ * - **Starvation:** the writes of this server's own code never wait for a decision, and no decision is
+ *   about a row that has changed. If a row changes faster than `authorizeChange` decides, neither can
+ *   give way, so the change is rejected after a while; its client tries for a bounded time.
  * - **Turns:** decisions about the same row are made one after another, so that only other servers
  *   and this server's own code change the row meanwhile. So are the updates of sessions, also
  *   without `authorizeChange`. Nothing else waits for them.
@@ -147,6 +176,7 @@ export class ChangeGate {
   readonly #router: TopicRouter<StateRoute> | undefined;
   readonly #queue: RowQueue;
   readonly #kept: KeptTurns;
+  readonly #closed = new AbortController();
 
   /** Creates a gate. */
   constructor(options: ChangeGateOptions) {
@@ -159,14 +189,25 @@ export class ChangeGate {
       max: MAX_WAITING,
       shares: WAITING_SHARES,
     });
-    this.#queue = new RowQueue({ runtime, quota, timeoutMs: this.waitMs });
+    this.#queue = new RowQueue({
+      runtime,
+      quota,
+      timeoutMs: options.timeoutMs * WAIT_PART,
+      contendedCode: "undecided",
+    });
     this.#kept = new KeptTurns(runtime);
     this.#router = options.contract && compileStates(options.contract);
   }
 
-  /** Time for which a write waits and is repeated, in milliseconds. */
-  get waitMs(): number {
-    return this.#options.timeoutMs * WAIT_PART;
+  /**
+   * Returns the time of a write that starts now.
+   *
+   * @param timeoutMs Time for which the client waits for the reply; by default, the server's limit.
+   */
+  timeOf(timeoutMs: number = Infinity): WriteTime {
+    const { runtime, timeoutMs: mostMs } = this.#options;
+    const [now, limitMs] = [runtime.monotonic(), Math.min(timeoutMs, mostMs)];
+    return { waitUntilMs: now + limitMs * WAIT_PART, untilMs: now + limitMs * REPLY_PART };
   }
 
   /** True if the contract has collections whose rows are not stored. */
@@ -260,17 +301,19 @@ export class ChangeGate {
    *
    * @param id The id of the state.
    * @param changes The changes.
-   * @param session The session that requests them, if any.
+   * @param by The session that requests them, if any, and the time of its write.
    * @returns The changes, with the results of the schemas; a promise if a schema is asynchronous,
    * so that a server's writes stay in order if none is.
-   * @throws {RequestError} With the code `unknown-collection`, `ephemeral` or `invalid`.
+   * @throws {RequestError} With the code `unknown-collection`, `ephemeral` or `invalid`, or
+   * `unavailable` if the server closes.
    * @throws {TimeoutError} If a schema takes too long, and the error that a schema throws.
    */
   check(
     id: string,
     changes: readonly (Change | ClientChange)[],
-    session?: Session,
+    by: CheckedBy = {},
   ): readonly Change[] | Promise<readonly Change[]> {
+    const { session } = by;
     const collections = this.#router?.match(id)?.collections;
     if (collections === undefined) return changes.map(withValue);
     const unstored = changes.find(({ type, operation }) =>
@@ -280,7 +323,7 @@ export class ChangeGate {
     const checked: Change[] = [];
     const rest = (): readonly Change[] | Promise<readonly Change[]> => {
       while (checked.length < changes.length) {
-        const fitted = this.#fitted(changes[checked.length]!, collections, session);
+        const fitted = this.#fitted(changes[checked.length]!, collections, by);
         if (fitted instanceof Promise) {
           return fitted.then((change) => {
             checked.push(change);
@@ -303,10 +346,10 @@ export class ChangeGate {
    * @returns The result of the append. It is a `conflict` only if a row does not have the version
    * that the client expects. It is `other-form` if the rows have another version than the contract.
    * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}, `forbidden` if
-   * `authorizeChange` denies a change, `unavailable` if it fails, `unavailable` with `retryAfterMs`
-   * if others change a row again and again or the write waits too long for them, and the code of the
-   * revocation if the client's right was revoked in the meantime; or the error that
-   * `authorizeChange` throws.
+   * `authorizeChange` denies a change, `undecided` with `retryAfterMs` if it fails, or if others change
+   * a row during each decision, `unavailable` with `retryAfterMs` if the write waits too long for
+   * others of the row, or the server closes, and the code of the revocation if the client's right was
+   * revoked in the meantime; or the error that `authorizeChange` throws.
    */
   async write(
     id: string,
@@ -318,7 +361,7 @@ export class ChangeGate {
     } catch (error) {
       // An older contract can't tell whether the rows fit, so the client writes by a newer server.
       const isForNow = error instanceof BrokerError ||
-        error instanceof RequestError && error.failure.code === "unavailable";
+        error instanceof RequestError && FOR_NOW.has(error.failure.code);
       if (!isForNow && await this.#options.isNewer(id)) throw otherVersion(id);
       throw error;
     }
@@ -327,25 +370,26 @@ export class ChangeGate {
   async #write(
     id: string,
     changes: readonly (Change | ClientChange)[],
-    { source, append: appendNow, isNumbered = false }: GatedAppend,
+    { source, append: appendNow, isNumbered = false, time = this.timeOf() }: GatedAppend,
   ): Promise<GatedResult> {
     const append: GatedAppend["append"] = (changes, identity) => {
       source.decision.check();
       return appendNow(changes, identity);
     };
     const { session } = source;
-    const checked = await this.check(id, changes, session);
+    const checked = await this.check(id, changes, { session, time });
     const updating = isUpdate(checked) ? session : undefined;
     const isFree = this.#options.authorizeChange === undefined && updating === undefined;
     if (isFree || checked.length === 0) return await append(checked);
     const names = namesOf(stepsOf(checked));
     const turn = updating && this.#kept.take(updating, id, names[0]!) ||
-      await this.#enter(id, names, source);
+      await this.#enter(id, names, { source, time });
+    turn.untilMs = time.waitUntilMs;
     let keepsTurn = false;
     try {
       const result = this.#options.authorizeChange === undefined
         ? await append(checked)
-        : await this.#writeDecided(id, checked, { source, append, isNumbered, turn });
+        : await this.#writeDecided(id, checked, { source, append, isNumbered, turn, time });
       if (updating === undefined) return result;
       if (result.kind === "appended") this.#kept.made(updating);
       const isStale = result.kind === "conflict" && result.version > 0;
@@ -360,7 +404,10 @@ export class ChangeGate {
   async #writeDecided(
     id: string,
     changes: readonly Change[],
-    { source, append, isNumbered, turn }: GatedAppend & { readonly turn: Turn },
+    { source, append, isNumbered, turn, time }: GatedAppend & {
+      readonly turn: Turn;
+      readonly time: WriteTime;
+    },
   ): Promise<StreamAppended> {
     /** Appends nothing, because the row would have to have a version that no row has. */
     const probe = ({ change }: ChangeStep, identity?: string) =>
@@ -368,13 +415,13 @@ export class ChangeGate {
     let gone: string | undefined;
     while (true) {
       const steps = stepsOf(changes);
-      const present = await this.#present(id, namesOf(steps), { gone, turn });
+      const present = await this.#present(id, namesOf(steps), { gone, turn, time });
       if (present === undefined) {
         const result = await probe(steps[0]!);
         if (result.kind !== "conflict") return result;
         throw forNow(`"${id}" was just created`);
       }
-      const asked = { ...present, source, append, probe, isNumbered, turn };
+      const asked = { ...present, source, append, probe, isNumbered, turn, time };
       const result = await this.#ask(id, steps, asked);
       // The present rows may belong to a deleted stream with the same id.
       if (result.kind !== "missing" || gone !== undefined) return result;
@@ -387,13 +434,13 @@ export class ChangeGate {
    *
    * @param id The id of the state.
    * @param change The change.
-   * @param session The session that requests it, if any.
+   * @param by See {@linkcode ChangeGate.check}.
    * @returns The change, with the result of the schema; a promise if the schema is asynchronous.
    * @throws {RequestError} With the code `invalid`, and the other errors of
    * {@linkcode ChangeGate.check}.
    */
-  fit(id: string, change: Change | ClientChange, session?: Session): Change | Promise<Change> {
-    return this.#fitted(change, this.#router!.match(id)!.collections, session);
+  fit(id: string, change: Change | ClientChange, by: CheckedBy = {}): Change | Promise<Change> {
+    return this.#fitted(change, this.#router!.match(id)!.collections, by);
   }
 
   /**
@@ -408,43 +455,54 @@ export class ChangeGate {
   async writeEphemeral<T>(
     id: string,
     change: Change | ClientChange,
-    { source, present, make }: {
+    { source, time, present, make }: {
       readonly source: ChangeSource;
+      readonly time: WriteTime;
       readonly present: () => LiveRow | undefined;
       readonly make: (change: Change) => T;
     },
   ): Promise<T> {
-    const fitted = await this.fit(id, change, source.session);
+    const fitted = await this.fit(id, change, { session: source.session, time });
     const { decision } = source;
     if (this.#options.authorizeChange === undefined) {
       decision.check();
       return make(fitted);
     }
     const name = rowName(change.type, change.key);
-    using turn = await this.#enter(id, [name], source);
+    using turn = await this.#enter(id, [name], { source, time });
     while (true) {
       const row = present();
       const expires = () => Promise.resolve(false);
-      const allowed = await this.#authorized(id, fitted, { before: row?.value, expires, source });
+      const asked = { before: row?.value, expires, source, time };
+      const allowed = await this.#authorized(id, fitted, asked);
       decision.check();
       if (present() === row) return make(allowed);
       await turn.again(name);
     }
   }
 
-  /** Rejects the writes that wait. */
+  /** Rejects the writes that wait, also for the application. Clients send them to another server. */
   close(): void {
+    const reason = new RequestError("unavailable", "The server is closed", {
+      retryAfterMs: RETRY_MS,
+    });
     this.#kept.close();
-    this.#queue.close();
+    this.#queue.close(reason);
+    this.#closed.abort(reason);
   }
 
   /** Enters the lines of rows. */
   async #enter(
     id: string,
     rows: readonly string[],
-    { account, decision, session, request }: ChangeSource,
+    { source, time }: { readonly source: ChangeSource; readonly time: WriteTime },
   ): Promise<Turn> {
-    const entered = this.#queue.enter(id, rows, { account, signals: () => [request?.signal] });
+    const { account, decision, session, request } = source;
+    const entered = this.#queue.enter(id, rows, {
+      account,
+      signals: () => [request?.signal],
+      untilMs: time.waitUntilMs,
+    });
     if (!(entered instanceof Promise)) return entered;
     const turn = await entered.catch((error) => {
       throw request?.signal.aborted ? left() : error;
@@ -465,7 +523,7 @@ export class ChangeGate {
     steps: readonly ChangeStep[],
     { append, probe, isNumbered, ...asked }: ChangesToDecide,
   ): Promise<StreamAppended> {
-    const { identity, rows, turn } = asked;
+    const { identity, rows, turn, time } = asked;
     while (true) {
       let doubtful: ChangeStep | undefined;
       try {
@@ -491,7 +549,7 @@ export class ChangeGate {
       if (isOver) return result;
       for (const step of changed) step.decided = undefined;
       await turn.again(row);
-      await this.#renew(id, steps, { identity, rows, conflict: result });
+      await this.#renew(id, steps, { identity, rows, conflict: result, time });
     }
   }
 
@@ -502,12 +560,15 @@ export class ChangeGate {
   async #renew(
     id: string,
     steps: readonly ChangeStep[],
-    { identity, rows, conflict }: Present & {
+    { identity, rows, conflict, time }: Present & {
       readonly conflict: Extract<StreamAppended, { kind: "conflict" }>;
+      readonly time: WriteTime;
     },
   ): Promise<void> {
     const others = [...rows.keys()].filter((name) => name !== conflict.row);
-    const read = others.length > 0 ? await this.#options.rowsOf(id, others) : undefined;
+    if (others.length === 0) return;
+    const timeoutMs = this.#leftMs(time);
+    const read = await this.#options.rowsOf(id, { names: others, timeoutMs });
     if (read === undefined || read.identity !== identity) return;
     // An open handle's rows may be behind.
     if (read.version < conflict.version) return;
@@ -526,7 +587,7 @@ export class ChangeGate {
   #fitted(
     change: Change | ClientChange,
     collections: StateRoute["collections"],
-    session: Session | undefined,
+    by: CheckedBy,
   ): Change | Promise<Change> {
     const { type, key, operation } = change;
     if (operation === "delete") return withValue(change);
@@ -549,7 +610,7 @@ export class ChangeGate {
     };
     const outcome = validate(collection.schema, dataOf(change));
     return outcome instanceof Promise
-      ? this.#inTime("the schema of a row", outcome, session).then(result)
+      ? this.#inTime("the schema of a row", outcome, by).then(result)
       : result(outcome);
   }
 
@@ -557,9 +618,15 @@ export class ChangeGate {
   async #present(
     id: string,
     names: readonly string[],
-    { gone, turn }: { readonly gone?: string | undefined; readonly turn: Turn },
+    { gone, turn, time }: {
+      readonly gone?: string | undefined;
+      readonly turn: Turn;
+      readonly time: WriteTime;
+    },
   ): Promise<Present | undefined> {
-    const read = leftRows(turn, names, gone) ?? await this.#options.rowsOf(id, names, gone);
+    const timeoutMs = this.#leftMs(time);
+    const read = leftRows(turn, names, gone) ??
+      await this.#options.rowsOf(id, { names, gone, timeoutMs });
     if (read === undefined) return undefined;
     const rows = Array.from(
       read.rows,
@@ -576,7 +643,10 @@ export class ChangeGate {
   async #decide(
     id: string,
     steps: readonly ChangeStep[],
-    { identity, rows, source, turn }: Pick<ChangesToDecide, keyof Present | "source" | "turn">,
+    { identity, rows, source, turn, time }: Pick<
+      ChangesToDecide,
+      keyof Present | "source" | "time" | "turn"
+    >,
   ): Promise<ChangeStep | undefined> {
     const impossible = () => steps.find((step) => rows.has(step.name) && !isPossible(step, rows));
     let doubtful = impossible();
@@ -586,7 +656,7 @@ export class ChangeGate {
       const { name, change } = step;
       if (doubtful === undefined && !rows.has(name)) {
         const unread = namesOf(steps).filter((name) => !rows.has(name));
-        const more = await this.#present(id, unread, { turn });
+        const more = await this.#present(id, unread, { turn, time });
         // The stream was replaced.
         if (more?.identity !== identity) return step;
         for (const [name, row] of more!.rows) rows.set(name, row);
@@ -604,6 +674,7 @@ export class ChangeGate {
             ? await this.#options.expires(id, { name, version, identity })
             : last.ttlMs !== undefined,
         source,
+        time,
       });
       earlier.set(name, allowed);
       step.decided = { ...allowed, expect: version };
@@ -616,11 +687,12 @@ export class ChangeGate {
   async #authorized(
     id: string,
     change: Change,
-    { before, expires, source }: {
+    { before, expires, source, time }: {
       readonly before: unknown;
       /** Returns whether the present row expires. */
       readonly expires: () => Promise<boolean>;
       readonly source: ChangeSource;
+      readonly time: WriteTime;
     },
   ): Promise<Change> {
     const { type: collection, key, operation, since } = change;
@@ -631,14 +703,14 @@ export class ChangeGate {
     const name = `the row "${key}" of "${collection}"`;
     const { allowed, namesExpiry } = await this.#allowed(
       { ...asked, action, operation, value: valueOf(change) },
-      { change, source, what: `${action} ${name}` },
+      { change, source, time, what: `${action} ${name}` },
     );
     const mayExpire = isDelete || allowed.ttlMs === undefined || namesExpiry;
     // An expiry is a deletion later on.
     if (!mayExpire && before !== undefined && !await expires()) {
       await this.#allowed(
         { ...asked, action: "delete", operation: "delete", value: undefined },
-        { change: { ...change, operation: "delete" }, source, what: `let ${name} expire` },
+        { change: { ...change, operation: "delete" }, source, time, what: `let ${name} expire` },
       );
     }
     return allowed;
@@ -647,9 +719,10 @@ export class ChangeGate {
   /** Calls `authorizeChange` once, and returns the change as it is allowed. */
   async #allowed(
     asked: Omit<RequestedChange, "request" | "session" | "user">,
-    { change, source, what }: {
+    { change, source, time, what }: {
       readonly change: Change;
       readonly source: ChangeSource;
+      readonly time: WriteTime;
       /** The change, in words. */
       readonly what: string;
     },
@@ -659,7 +732,7 @@ export class ChangeGate {
     const ask = () => {
       const of = { ...asked, user, session, request };
       const decided = source.decision.during(() => this.#options.authorizeChange!(of));
-      return decided instanceof Promise ? this.#inTime(name, decided, session) : decided;
+      return decided instanceof Promise ? this.#inTime(name, decided, { session, time }) : decided;
     };
     try {
       const decision = await decide(name, ask, [RequestError]);
@@ -674,15 +747,33 @@ export class ChangeGate {
       if (!(error instanceof DecisionFault)) throw error;
       this.#options.report(error, session);
       const message = `Cannot write state: the server cannot tell now if this client may ${what}`;
-      throw new RequestError("unavailable", message, { cause: error.cause });
+      throw new RequestError("undecided", message, {
+        retryAfterMs: RETRY_MS,
+        cause: error.cause,
+      });
     }
     throw new RequestError("forbidden", `Cannot write state: this client may not ${what}`);
   }
 
-  #inTime<T>(what: string, promise: Promise<T>, session: Session | undefined): Promise<T> {
-    if (session !== undefined) return session[internals].inTime(what, promise);
-    const { runtime, timeoutMs } = this.#options;
-    return waitFor(runtime, promise, { what, timeoutMs });
+  /**
+   * Waits for the application until the write has no more time, or the server closes. A later result
+   * is ignored.
+   */
+  async #inTime<T>(what: string, promise: Promise<T>, { session, time }: CheckedBy): Promise<T> {
+    const { runtime, timeoutMs: mostMs } = this.#options;
+    const timeoutMs = time === undefined ? mostMs : this.#leftMs(time);
+    let isSettled = false;
+    const settling = promise.finally(() => isSettled = true);
+    try {
+      return await waitFor(runtime, settling, { what, timeoutMs, signal: this.#closed.signal });
+    } catch (error) {
+      const isLate = !isSettled && error instanceof TimeoutError;
+      throw isLate && session !== undefined ? session[internals].noteLate(what, timeoutMs) : error;
+    }
+  }
+
+  #leftMs({ untilMs }: WriteTime): number {
+    return Math.max(0, Math.ceil(untilMs - this.#options.runtime.monotonic()));
   }
 }
 

@@ -81,6 +81,8 @@ export class LiveRows extends Signal implements RowSource {
   readonly ephemeral: EphemeralRows | undefined;
   /** Reason why the rows are no longer kept up to date. */
   failure: unknown;
+  /** Called when there is such a reason. Bounded by the states' handles. */
+  readonly ends: Set<() => void> = new Set();
   readonly #runtime: Runtime;
   readonly #logs: StreamLogs;
   readonly #bounds: ReturnType<typeof keyedPage>;
@@ -183,6 +185,8 @@ export class LiveRows extends Signal implements RowSource {
     this.ephemeral?.listeners.delete(this.#onEphemeral);
     this.#stop.abort();
     this.#isReady.reject(reason);
+    for (const end of this.ends) end();
+    this.ends.clear();
     this.notify();
   }
 

@@ -1,13 +1,16 @@
 /** Tests states that the broker has lost, and states that were deleted. */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { type Broker, connect, MemoryBroker, RequestError } from "../../mod.ts";
+import { type Broker, connect, MemoryBroker, RequestError, type ServeOptions } from "../../mod.ts";
 import { durableStreams, liveState } from "../mod.ts";
 import { logsOf } from "../logs/logs_of.ts";
 import { listen } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
 
 /** Starts a server with the streams and states of a broker. */
-function start(broker: Broker = new MemoryBroker()) {
+function start(
+  broker: Broker = new MemoryBroker(),
+  { authorize = () => true }: { readonly authorize?: ServeOptions["authorize"] } = {},
+) {
   const errors: unknown[] = [];
   const streams = durableStreams({ path: "/streams", authorize: () => true });
   const states = liveState();
@@ -15,7 +18,7 @@ function start(broker: Broker = new MemoryBroker()) {
     broker,
     webTransport: false,
     features: [streams, states],
-    authorize: () => true,
+    authorize,
     onError: (error) => errors.push(error),
   });
   return {
@@ -122,4 +125,56 @@ Deno.test("A write of a client to a state that is being created anew is made", a
   await one.lose("board");
   await page.collection("cards").set("a", 1);
   await until(() => board.collection("cards").has("a"));
+});
+
+Deno.test("A client keeps a write that a server without a handle can't make, until the state is there again", async () => {
+  await using one = start();
+  await using two = start(one.broker);
+  await using client = connect(two.url, { transports: ["websocket"] });
+  {
+    await using _board = await one.states.open("board");
+    const page = await client.state("board");
+    await page.ready;
+    const cards = page.collection<number>("cards");
+    await cards.set("a", 1);
+    for (let i = 1; i <= 5; i++) {
+      await one.lose("board");
+      // Sent before the client knows that its rows are lost.
+      const writes = [cards.set("a", i), cards.set("b", i), cards.insert(`c${i}`, i)];
+      assertEquals((await Promise.allSettled(writes)).map(({ status }) => status), [
+        "fulfilled",
+        "fulfilled",
+        "fulfilled",
+      ]);
+      await until(() => page.status.current === "live");
+      assertEquals([...cards.entries()].toSorted(), [["a", i], ["b", i], [`c${i}`, i]]);
+    }
+    assertEquals(page.pendingWrites.current, 0);
+  }
+  // Without a handle that creates it anew, the state and its writes end for the same reason.
+  await using other = await one.states.open("other", { recreate: false });
+  const page = await client.state("other");
+  await page.ready;
+  assert(await one.streams.delete("other"));
+  assertEquals(await codeOf(page.collection("cards").set("a", 1)), "gone");
+  assertEquals((page.error as RequestError).failure.code, "gone");
+  assertEquals(await codeOf(other.collection("cards").set("a", 1)), "gone");
+});
+
+Deno.test("A client that may only write hears that there is no state, whether it was lost or deleted", async () => {
+  const broker = new MemoryBroker();
+  await using one = start(broker, { authorize: (_, __, action) => action === "publish" });
+  await using client = connect(one.url, { transports: ["websocket"] });
+  const page = await client.state("board");
+  await assertRejects(() => page.ready, RequestError);
+  const write = () => page.collection("cards").set("a", 1);
+  assertEquals(await codeOf(write()), "not-found");
+  await (await one.states.open("board"))[Symbol.asyncDispose]();
+  await write();
+  await one.lose("board");
+  assertEquals(await codeOf(write()), "not-found");
+  await (await one.states.open("board"))[Symbol.asyncDispose]();
+  await write();
+  await one.streams.delete("board");
+  assertEquals(await codeOf(write()), "not-found");
 });

@@ -177,7 +177,9 @@ export class Migrations implements RowForms {
 
   /** Ends the migrations. Other servers go on with them. */
   close(): void {
-    this.#stop.abort();
+    this.#stop.abort(
+      new RequestError("unavailable", "The server is closed", { retryAfterMs: RETRY_MS }),
+    );
   }
 
   async #ready(id: string, version: number, signal: AbortSignal | undefined): Promise<void> {

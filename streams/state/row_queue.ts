@@ -53,6 +53,8 @@ export interface EnterOptions {
   readonly account?: Account | undefined;
   /** Signals that end the wait. The function is called only if the write has to wait. */
   readonly signals?: (() => readonly (AbortSignal | undefined)[]) | undefined;
+  /** End of the wait on the monotonic clock, if it is before the queue's time limit. */
+  readonly untilMs?: number | undefined;
 }
 
 /** Creates the bound of a server's own writes. Those of clients don't count toward it. */
@@ -73,6 +75,8 @@ export interface RowQueueParts {
   readonly quota: Quota;
   /** Time limit of a write with its wait, in milliseconds. */
   readonly timeoutMs: number;
+  /** Code of a write whose row others changed during each attempt. */
+  readonly contendedCode: "undecided" | "unavailable";
 }
 
 /**
@@ -93,7 +97,8 @@ export class RowQueue {
   readonly #awaited: Deadlines<Turn>;
   /** The turn whose function is running. */
   #inside: AsyncLocalStorage<Turn> | undefined;
-  #isClosed = false;
+  /** Reason why no write waits any more. */
+  #closed: RequestError | undefined;
 
   constructor(parts: RowQueueParts) {
     this.parts = parts;
@@ -171,11 +176,15 @@ export class RowQueue {
     return rows.some((row) => this.#lines.get(row + id)!.turns.length > 1);
   }
 
-  /** Rejects the writes that wait. */
-  close(): void {
-    this.#isClosed = true;
+  /**
+   * Rejects the writes that wait.
+   *
+   * @param reason The reason.
+   */
+  close(reason: RequestError = closed()): void {
+    this.#closed = reason;
     this.#awaited.clear();
-    for (const turn of this.#late.clear()) turn.fail(closed());
+    for (const turn of this.#late.clear()) turn.fail(reason);
   }
 
   /** The turn in whose function this code runs. Turns that are over are not kept in memory. */
@@ -194,19 +203,24 @@ export class RowQueue {
     this.#limit(first!);
   }
 
-  async #wait(turn: Turn, slot: Slot, { signals }: EnterOptions): Promise<Turn> {
+  async #wait(turn: Turn, slot: Slot, { signals, untilMs }: EnterOptions): Promise<Turn> {
     const { promise } = turn.settling = Promise.withResolvers<Turn>();
+    const { runtime, timeoutMs } = this.parts;
+    const leftMs = (untilMs ?? Infinity) - runtime.monotonic();
+    const fail = () => turn.fail(tooSlow(turn, Math.ceil(leftMs)));
+    const timer = leftMs < timeoutMs ? runtime.setTimeout(fail, Math.max(0, leftMs)) : undefined;
     const abort = ({ currentTarget }: Event) => turn.fail((currentTarget as AbortSignal).reason);
     const all = signals?.().filter((signal) => signal !== undefined) ?? [];
     for (const signal of all) {
       if (signal.aborted) turn.fail(signal.reason);
       signal.addEventListener("abort", abort);
     }
-    if (this.#isClosed) turn.fail(closed());
+    if (this.#closed !== undefined) turn.fail(this.#closed);
     this.#late.add(turn);
     try {
       return await promise;
     } finally {
+      runtime.clearTimeout(timer);
       this.#late.delete(turn);
       for (const signal of all) signal.removeEventListener("abort", abort);
       slot[Symbol.dispose]();
@@ -250,8 +264,9 @@ export class Turn implements Disposable {
   isOver = false;
   /** Settles the wait. */
   settling: PromiseWithResolvers<Turn> | undefined;
+  /** End of the attempts, on the monotonic clock. */
+  untilMs: number;
   readonly #queue: RowQueue;
-  readonly #startMs: number;
   #attempts = 0;
   #pauses: Backoff | undefined;
 
@@ -267,7 +282,8 @@ export class Turn implements Disposable {
     this.id = id;
     this.rows = rows;
     this.outer = outer;
-    this.#startMs = queue.parts.runtime.monotonic();
+    const { runtime, timeoutMs } = queue.parts;
+    this.untilMs = runtime.monotonic() + timeoutMs;
   }
 
   /** True if other writes wait for it. */
@@ -296,12 +312,12 @@ export class Turn implements Disposable {
    *
    * @param row The row that has changed.
    * @param signals Signals that end the pause.
-   * @throws {RequestError} With the code `unavailable` if the time is over.
+   * @throws {RequestError} With the `contendedCode` of the queue if the time is over.
    */
   async again(row: string, ...signals: readonly (AbortSignal | undefined)[]): Promise<void> {
-    const { runtime, timeoutMs } = this.#queue.parts;
-    const leftMs = this.#startMs + timeoutMs - runtime.monotonic();
-    if (leftMs <= 0) throw forNow(`others changed the row ${describeRow(row)} during each attempt`);
+    const { runtime, contendedCode } = this.#queue.parts;
+    const leftMs = this.untilMs - runtime.monotonic();
+    if (leftMs <= 0) throw contended(contendedCode, row);
     if (this.#attempts++ === 0) return;
     this.#pauses ??= new Backoff(runtime, PAUSES);
     const pauseMs = Math.min(this.#pauses.next()!, leftMs);
@@ -344,6 +360,11 @@ export function presentRow(
 /** The rejection of a write that may be made again later. */
 export function forNow(why: string, retryAfterMs: number = RETRY_MS): RequestError {
   return new RequestError("unavailable", `Cannot write state: ${why}`, { retryAfterMs });
+}
+
+function contended(code: string, row: string): RequestError {
+  const why = `others changed the row ${describeRow(row)} during each attempt`;
+  return new RequestError(code, `Cannot write state: ${why}`, { retryAfterMs: RETRY_MS });
 }
 
 function tooSlow({ rows: [row] }: Turn, timeoutMs: number): RequestError {

@@ -28,7 +28,12 @@ class Bench implements Disposable {
     const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
     const of = { limit: "waiting", verb: "write state", what: "writes" };
     this.quota = new Quota({ ...of, max, shares: { user: 2 } });
-    this.queue = new RowQueue({ runtime, quota: this.quota, timeoutMs: 1_000 });
+    this.queue = new RowQueue({
+      runtime,
+      quota: this.quota,
+      timeoutMs: 1_000,
+      contendedCode: "undecided",
+    });
   }
 
   async enter(name: string, rows: readonly string[], options?: EnterOptions): Promise<void> {

@@ -12,10 +12,11 @@ import {
   MAX_WRITES,
   readRowName,
   retryAfterMsOf,
+  WRITE_TIMEOUT_MS,
   type WriteResult,
 } from "../../session/wire/rows.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
-import type { ChangeSource } from "./gate.ts";
+import type { ChangeSource, WriteTime } from "./gate.ts";
 import { forNow } from "./row_queue.ts";
 import { type StateParts, writeRejection } from "./state.ts";
 
@@ -55,14 +56,18 @@ export async function writeRows(
     readonly ephemeral: EphemeralRows | undefined;
     /** Returns whether this server is about to create the state anew, if it is missing. */
     readonly isAwaited: () => boolean;
+    /** Makes the readers of the state find out whether it was lost. */
+    readonly recheck: () => void;
   },
 ): Promise<{ readonly results: readonly WriteResult[] }> {
+  const { runtime, gate } = parts;
+  const time = gate.timeOf(readTimeout(data));
   const { ephemeral: rows } = Object(data) as { readonly ephemeral?: unknown };
-  if (rows !== undefined) return await writeEphemeral(id, rows, { ...parts, source, ephemeral });
-  const { runtime } = parts;
+  if (rows !== undefined) {
+    return await writeEphemeral(id, rows, { ...parts, source, time, ephemeral });
+  }
   const results: WriteResult[] = [];
-  const startMs = runtime.monotonic();
-  let turnMs = startMs;
+  let turnMs = runtime.monotonic();
   for (const write of readWrites(data)) {
     // A broker in memory replies within the turn, in which other clients could do nothing.
     if (runtime.monotonic() - turnMs > MAX_TURN_MS) {
@@ -72,12 +77,12 @@ export async function writeRows(
     // The client sends the rest again in its next session.
     if (results.length > 0 && source.session.isClosed) break;
     // The client receives the outcomes in time, and sends the others again.
-    if (results.length > 0 && runtime.monotonic() - startMs > parts.gate.waitMs) {
+    if (results.length > 0 && runtime.monotonic() > time.waitUntilMs) {
       results.push({ error: forNow("earlier writes took too long", 0).failure });
       break;
     }
     try {
-      const result = await writeOne(id, write, { ...parts, source });
+      const result = await writeOne(id, write, { ...parts, source, time });
       results.push(result);
       // The reply has room for one row.
       if ("conflict" in result) break;
@@ -90,6 +95,13 @@ export async function writeRows(
     }
   }
   return { results };
+}
+
+/** Reads the time for which the client waits for the reply. */
+function readTimeout(data: unknown): number {
+  const { timeoutMs = WRITE_TIMEOUT_MS } = Object(data) as { readonly timeoutMs?: unknown };
+  if (typeof timeoutMs === "number" && timeoutMs >= 0) return timeoutMs;
+  throw new RequestError("malformed", "Expected a timeoutMs of 0 or more");
 }
 
 function readWrites(data: unknown): readonly (readonly unknown[])[] {
@@ -107,8 +119,9 @@ function readWrites(data: unknown): readonly (readonly unknown[])[] {
 async function writeEphemeral(
   id: string,
   data: unknown,
-  { source, gate, ephemeral }: StateParts & {
+  { source, time, gate, ephemeral }: StateParts & {
     readonly source: SessionSource;
+    readonly time: WriteTime;
     readonly ephemeral: EphemeralRows | undefined;
   },
 ): Promise<{ readonly results: readonly WriteResult[] }> {
@@ -139,6 +152,7 @@ async function writeEphemeral(
         const rows = checkReads();
         const version = await gate.writeEphemeral(id, change, {
           source,
+          time,
           present: () => rows.collection(type).get(key),
           make: (allowed) => checkReads().write(session, allowed, account),
         });
@@ -162,9 +176,11 @@ function readEphemeral([type, key, data]: readonly unknown[]): ClientChange {
 async function writeOne(
   id: string,
   write: readonly unknown[],
-  { source, gate, isAwaited, ...parts }: StateParts & {
+  { source, time, gate, isAwaited, recheck, ...parts }: StateParts & {
     readonly source: SessionSource;
+    readonly time: WriteTime;
     readonly isAwaited: () => boolean;
+    readonly recheck: () => void;
   },
 ): Promise<WriteResult> {
   return await settled(source, async () => {
@@ -173,12 +189,14 @@ async function writeOne(
     const changes = write.map(readChange);
     const append = (checked: readonly Change[], identity?: string) =>
       appendChanges(id, checked, { ...parts, identity });
-    const result = await gate.write(id, changes, { source, append });
+    const result = await gate.write(id, changes, { source, time, append });
     if (result.kind === "appended") return { version: result.info.tail };
     if (result.kind === "missing" && isAwaited()) {
       const text = `Cannot write state: the server creates "${id}" anew`;
       throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
     }
+    // A client that reads the state keeps its write until it knows.
+    if (result.kind === "missing") recheck();
     if (result.kind !== "conflict") throw writeRejection(id, result);
     const [type, key] = readRowName(result.row);
     const { version, since, text, keepsTurn } = result;

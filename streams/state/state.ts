@@ -96,6 +96,9 @@ export class State implements AsyncDisposable {
   readonly #parts: StateParts;
   readonly #onClose: () => void;
   readonly #closed = new AbortController();
+  /** Aborts with the reason why no more writes are made: this handle or its rows have ended. */
+  readonly #ended = new AbortController();
+  readonly #onEnd = () => this.#ended.abort(this.#rows.failure);
 
   /** @ignore */
   constructor(rows: LiveRows, parts: StateParts, onClose: () => void) {
@@ -103,6 +106,8 @@ export class State implements AsyncDisposable {
     this.#rows = rows;
     this.#parts = parts;
     this.#onClose = onClose;
+    if (rows.failure === undefined) rows.ends.add(this.#onEnd);
+    else this.#onEnd();
   }
 
   /** Number of transactions up to which the rows are complete. */
@@ -122,13 +127,14 @@ export class State implements AsyncDisposable {
   collection<T = unknown>(name: string): StateCollection<T> {
     checkRowName("open collection", "name", name);
     const { runtime } = this.#parts;
+    const { signal: ended } = this.#ended;
     const isEphemeral = this.#rows.ephemeral?.names.has(name);
     const write: WriteRows = (changes, options) =>
       isEphemeral ? this.#writeEphemeral(changes[0]!, options) : this.#write(changes, options);
     const enter: EnterRow = (row, signal) =>
-      this.#parts.updates.enter(this.id, [row], { signals: () => [signal, this.#closed.signal] });
+      this.#parts.updates.enter(this.id, [row], { signals: () => [signal, ended] });
     const closed = this.#closed.signal;
-    return new StateCollection<T>(name, { rows: this.#rows, closed, runtime, write, enter });
+    return new StateCollection<T>(name, { rows: this.#rows, closed, ended, runtime, write, enter });
   }
 
   /**
@@ -192,10 +198,15 @@ export class State implements AsyncDisposable {
     yield* newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal, runtime });
   }
 
-  /** Ends the loops of this handle. The rows stay in the broker. Called by `await using`. */
+  /**
+   * Ends the loops of this handle, and rejects the calls that wait for a function or a schema of the
+   * application. The rows stay in the broker. Called by `await using`.
+   */
   [Symbol.asyncDispose](): Promise<void> {
     if (!this.#closed.signal.aborted) {
-      this.#closed.abort(closed(this.id));
+      this.#closed.abort();
+      this.#ended.abort(closed(this.id));
+      this.#rows.ends.delete(this.#onEnd);
       this.#rows.ephemeral?.leave(this);
       this.#onClose();
     }
@@ -224,7 +235,7 @@ export class State implements AsyncDisposable {
       return await within(this.#parts.runtime, rows.remove(type, key), { signal });
     }
     const fitting = this.#parts.gate.fit(this.id, change);
-    const fitted = fitting instanceof Promise ? await fitting : fitting;
+    const fitted = fitting instanceof Promise ? await this.#whileOpen(fitting) : fitting;
     signal?.throwIfAborted();
     this.#checkOpen();
     checkPresent();
@@ -232,8 +243,13 @@ export class State implements AsyncDisposable {
   }
 
   #checkOpen(): void {
-    this.#closed.signal.throwIfAborted();
+    this.#ended.signal.throwIfAborted();
     if (this.#rows.failure !== undefined) throw this.#rows.failure;
+  }
+
+  /** Waits for the application until this handle or its rows end. */
+  async #whileOpen<T>(promise: Promise<T>): Promise<T> {
+    return await within(this.#parts.runtime, promise, { signal: this.#ended.signal });
   }
 
   async #write(changes: readonly Change[], options: RowWriteOptions): Promise<number> {
@@ -248,7 +264,7 @@ export class State implements AsyncDisposable {
   ): Promise<number> {
     const { id } = this;
     const { runtime, logs, gate, maxTransactionBytes } = this.#parts;
-    this.#closed.signal.throwIfAborted();
+    this.#ended.signal.throwIfAborted();
     if (changes.length === 0) return this.version;
     // Otherwise, the deletion of an ephemeral row would seem to succeed.
     const { ephemeral } = this.#rows;
@@ -259,7 +275,7 @@ export class State implements AsyncDisposable {
     const now = runtime.now();
     const checking = gate.check(id, changes);
     // Without an asynchronous schema, writes stay in the order of their calls.
-    const checked = checking instanceof Promise ? await checking : checking;
+    const checked = checking instanceof Promise ? await this.#whileOpen(checking) : checking;
     signal?.throwIfAborted();
     const count = countFault(checked.length);
     if (count !== undefined) throw new RangeError(`Cannot write state: ${count}`);
@@ -341,8 +357,10 @@ export function writeRejection(
       return otherVersion(id);
     case "other-kind":
       return new RequestError("wrong-type", `Cannot write state: the stream "${id}" is not keyed`);
+    case "deleted":
+      return new RequestError("gone", `Cannot write state: "${id}" was deleted`);
     default:
-      return new RequestError("gone", `Cannot write state: there is no state "${id}"`);
+      return new RequestError("not-found", `Cannot write state: there is no state "${id}"`);
   }
 }
 
@@ -425,6 +443,7 @@ type EnterRow = (row: string, signal: AbortSignal | undefined) => Turn | Promise
  */
 export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   readonly #rows: LiveRows;
+  readonly #ended: AbortSignal;
   readonly #runtime: Runtime;
   readonly #write: WriteRows;
   readonly #enter: EnterRow;
@@ -432,9 +451,10 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   /** @ignore */
   constructor(
     name: string,
-    { rows, closed, runtime, write, enter }: {
+    { rows, closed, ended, runtime, write, enter }: {
       readonly rows: LiveRows;
       readonly closed: AbortSignal;
+      readonly ended: AbortSignal;
       readonly runtime: Runtime;
       readonly write: WriteRows;
       readonly enter: EnterRow;
@@ -442,6 +462,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   ) {
     super(name, { rows, closed });
     this.#rows = rows;
+    this.#ended = ended;
     this.#runtime = runtime;
     this.#write = write;
     this.#enter = enter;
@@ -579,7 +600,9 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
         const { value, version } = row;
         const called = turn.during(() => change(changeableRow(value) as T));
         const made = called instanceof Promise
-          ? await within(this.#runtime, called, { signal })
+          ? await within(this.#runtime, within(this.#runtime, called, { signal }), {
+            signal: this.#ended,
+          })
           : await called;
         changed = { ...setting(of, made), operation: "update", expect: version };
       }
@@ -589,7 +612,8 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
         if (!(error instanceof Conflict) || error.present === undefined) throw error;
         row = error.present;
       }
-      await turn.again(name, signal);
+      await turn.again(name, signal, this.#ended);
+      this.#ended.throwIfAborted();
     }
   }
 }

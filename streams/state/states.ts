@@ -24,8 +24,6 @@ export interface StatesParts extends StateParts {
   readonly ephemeral: EphemeralStates;
   /** The tail of new streams. */
   readonly tail: LogTail;
-  /** Time limit for reading the rows for a client's write, in milliseconds. */
-  readonly readTimeoutMs: number;
   /** Receives the loss of a state. MUST NOT throw. */
   readonly report: (error: RequestError) => void;
   readonly logs: StreamLogs;
@@ -90,8 +88,8 @@ export class States {
    * there is one. Otherwise, reads them, and keeps nothing.
    *
    * @param id The id.
-   * @param names Names of the rows, at least one.
-   * @param gone Identity of a deleted stream, whose rows are not returned.
+   * @param options The names of the rows, at least one, the identity of a deleted stream, whose rows
+   * are not returned, and the time limit for reading rows.
    * @returns The first of these rows that fit into {@linkcode PAGE_BYTES}, or all of them;
    * `undefined` if there is no open keyed stream with this id.
    * @throws {RequestError} With the code `unavailable` if the rows cannot be read in time, and
@@ -100,14 +98,17 @@ export class States {
    */
   async rowsOf(
     id: string,
-    names: readonly string[],
-    gone?: string,
+    { names, gone, timeoutMs }: {
+      readonly names: readonly string[];
+      readonly gone?: string | undefined;
+      readonly timeoutMs: number;
+    },
   ): Promise<PresentRows | undefined> {
     if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
     const open = this.#rows.get(id) ?? this.#fixed.get(id);
     const isUsable = open?.isComplete && open.failure === undefined && open.identity !== gone;
     if (isUsable) return pickRows(open, names);
-    const { runtime, readTimeoutMs: timeoutMs } = this.#parts;
+    const { runtime } = this.#parts;
     const leave = new AbortController();
     try {
       const reading = this.#readRows(id, names, leave.signal);

@@ -14,6 +14,7 @@ import { PAGE_BYTES, States } from "./states.ts";
 import { UnwrittenStates } from "./unwritten.ts";
 
 const runtime = platformRuntime();
+const IN_TIME = { timeoutMs: 1_000 };
 const TAIL = { records: 9, bytes: 9_999, ms: 1_000 };
 
 /** A node with keyed streams `0`, `1` and so on. */
@@ -50,7 +51,7 @@ class Bench implements AsyncDisposable {
       contract: undefined,
       authorizeChange: undefined,
       timeoutMs: 1_000,
-      rowsOf: (id, names) => this.states.rowsOf(id, names),
+      rowsOf: (id, options) => this.states.rowsOf(id, options),
       expires: () => Promise.resolve(false),
       isNewer: () => Promise.resolve(false),
       report() {},
@@ -72,7 +73,12 @@ class Bench implements AsyncDisposable {
       unwritten,
       logs: this.logs,
       gate,
-      updates: new RowQueue({ runtime, quota: ownQuota(), timeoutMs: 1_000 }),
+      updates: new RowQueue({
+        runtime,
+        quota: ownQuota(),
+        timeoutMs: 1_000,
+        contendedCode: "unavailable",
+      }),
       ephemeral: new EphemeralStates({
         runtime,
         quotas: this.#quotas,
@@ -83,7 +89,6 @@ class Bench implements AsyncDisposable {
       }),
       tail: TAIL,
       maxTransactionBytes: () => 9_999,
-      readTimeoutMs: 1_000,
       report() {},
     });
   }
@@ -117,7 +122,8 @@ const NONE = rowName("cards", "none");
 Deno.test("States.rowsOf() reads the rows without an open handle, and keeps none", async () => {
   await using bench = new Bench();
   await bench.create("1");
-  const { identity, ...read } = (await bench.states.rowsOf("1", [NONE, CARD]))!;
+  const { identity, ...read } =
+    (await bench.states.rowsOf("1", { ...IN_TIME, names: [NONE, CARD] }))!;
   assertEquals(identity?.length, 8);
   const rows = new Map([[NONE, undefined], [CARD, { value: 1, version: 1 }]]);
   assertEquals(read, { version: 1, rows });
@@ -130,14 +136,14 @@ Deno.test("States.rowsOf() returns the rows of an open handle", async () => {
   for (const recreate of [true, false]) {
     const state = await bench.states.open("1", { recreate });
     const { reads } = bench;
-    const { rows, identity } = (await bench.states.rowsOf("1", [CARD]))!;
+    const { rows, identity } = (await bench.states.rowsOf("1", { ...IN_TIME, names: [CARD] }))!;
     assertEquals(rows.get(CARD)?.value, 1);
     assertEquals(bench.reads, reads);
     // The rows of a deleted stream don't count.
-    await bench.states.rowsOf("1", [CARD], identity);
+    await bench.states.rowsOf("1", { ...IN_TIME, names: [CARD], gone: identity });
     assertEquals(bench.reads, reads + 1);
     await state[Symbol.asyncDispose]();
-    await bench.states.rowsOf("1", [CARD]);
+    await bench.states.rowsOf("1", { ...IN_TIME, names: [CARD] });
     assertEquals(bench.reads, reads + 2);
   }
 });
@@ -152,7 +158,7 @@ Deno.test("States.rowsOf() reads as many rows as fit into a page", async () => {
   }
   const sizes: number[] = [];
   for (let left = names; left.length > 0;) {
-    const { rows } = (await bench.states.rowsOf("1", left))!;
+    const { rows } = (await bench.states.rowsOf("1", { ...IN_TIME, names: left }))!;
     assertEquals([...rows.keys()], left.slice(0, rows.size));
     left = left.slice(rows.size);
     sizes.push(rows.size);
@@ -162,12 +168,12 @@ Deno.test("States.rowsOf() reads as many rows as fit into a page", async () => {
 
 Deno.test("States.rowsOf() finds no rows of missing, closed and other streams", async () => {
   await using bench = new Bench();
-  assertEquals(await bench.states.rowsOf("none", [CARD]), undefined);
+  assertEquals(await bench.states.rowsOf("none", { ...IN_TIME, names: [CARD] }), undefined);
   await bench.logs.create("plain", { contentType: "application/json" });
-  assertEquals(await bench.states.rowsOf("plain", [CARD]), undefined);
+  assertEquals(await bench.states.rowsOf("plain", { ...IN_TIME, names: [CARD] }), undefined);
   await bench.create("closed");
   await bench.logs.append("closed", { records: [], end: {} });
-  assertEquals(await bench.states.rowsOf("closed", [CARD]), undefined);
+  assertEquals(await bench.states.rowsOf("closed", { ...IN_TIME, names: [CARD] }), undefined);
 });
 
 Deno.test("States.rowsOf() rejects if the rows are not read in time, and after the end", async () => {
@@ -175,10 +181,13 @@ Deno.test("States.rowsOf() rejects if the rows are not read in time, and after t
   await using bench = new Bench();
   await bench.create("1");
   bench.fate = hang;
-  const late = codeOf(bench.states.rowsOf("1", [CARD]));
+  const late = codeOf(bench.states.rowsOf("1", { ...IN_TIME, names: [CARD] }));
   await time.tickAsync(1_000);
   assertEquals(await late, "unavailable");
   bench.fate = pass;
   bench.states.close();
-  assertEquals(await codeOf(bench.states.rowsOf("1", [CARD])), "unavailable");
+  assertEquals(
+    await codeOf(bench.states.rowsOf("1", { ...IN_TIME, names: [CARD] })),
+    "unavailable",
+  );
 });

@@ -75,9 +75,14 @@ export class UnwrittenStates {
   readonly #parts: StateParts;
   /** By id; bounded by the readers and the writes under way. */
   readonly #states = new Map<string, Unwritten>();
+  readonly #closed = new AbortController();
 
   constructor(parts: UnwrittenParts) {
-    this.#parts = { ...parts, firstRows: (transactions) => this.firstRows(transactions) };
+    this.#parts = {
+      ...parts,
+      firstRows: (transactions) => this.firstRows(transactions),
+      closed: this.#closed.signal,
+    };
   }
 
   /** Number of ids in use. */
@@ -108,6 +113,13 @@ export class UnwrittenStates {
    */
   get(id: string): Unwritten | undefined {
     return this.#states.get(id);
+  }
+
+  /** Rejects the calls that wait for `onOpen`. */
+  close(): void {
+    this.#closed.abort(
+      new RequestError("unavailable", "The server is closed", { retryAfterMs: RETRY_MS }),
+    );
   }
 
   /**
@@ -156,7 +168,10 @@ export class FirstView implements CompleteRows {
 }
 
 /** Parts of {@linkcode Unwritten}. */
-type StateParts = UnwrittenParts & Pick<UnwrittenStates, "firstRows">;
+type StateParts = UnwrittenParts & Pick<UnwrittenStates, "firstRows"> & {
+  /** Aborts when the server closes. */
+  readonly closed: AbortSignal;
+};
 
 /** A state of the contract, for as long as clients read or write it. */
 class Unwritten implements Disposable {
@@ -308,7 +323,7 @@ class Unwritten implements Disposable {
   }
 
   async #open(): Promise<FirstView> {
-    const { logs, onOpen, report, runtime, tail, timeoutMs } = this.#parts;
+    const { closed, logs, onOpen, report, runtime, tail, timeoutMs } = this.#parts;
     const id = this.#id;
     const read = async () => {
       const changes = await encodeInitial(id, await onOpen?.({ id }), this.#parts);
@@ -317,8 +332,9 @@ class Unwritten implements Disposable {
       return new FirstView(pageOf(first, { tail, identity: logs.newIdentity() }), changes);
     };
     try {
-      return await waitFor(runtime, read(), { what: "onOpen", timeoutMs });
+      return await waitFor(runtime, read(), { what: "onOpen", timeoutMs, signal: closed });
     } catch (cause) {
+      closed.throwIfAborted();
       report(cause);
       const message = `Cannot open state "${id}": the server cannot tell its first rows now`;
       throw new RequestError("unavailable", message, { retryAfterMs: RETRY_MS, cause });

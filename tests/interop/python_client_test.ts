@@ -22,7 +22,7 @@ const LEFT_OUT = [
   ["signs of life", 1],
   ["own bounds", 2],
   ["slices", 1],
-  ["live state", 20],
+  ["live state", 25],
   ["data of presence", 1],
 ];
 

@@ -69,7 +69,7 @@ Deno.test("a client of ws speaks skein.1: hello, joined frames, bytes, replies",
   const [socket, frames] = await open(server.url, ["other", "skein.1"]);
   assertEquals(socket.protocol, "skein.1");
   const { hello } = JSON.parse(await frames.next() as string);
-  const keys = ["session", "heartbeatMs", "maxMessageBytes", "features", "ticket"];
+  const keys = ["session", "heartbeatMs", "maxMessageBytes", "features", "ticket", "user"];
   assertEquals(Object.keys(hello), keys);
   socket.send('{"topic":"go"}');
   const joined = '{"topic":"n","data":0}\n{"topic":"n","data":1}\n{"topic":"n","data":2}';

@@ -1,13 +1,20 @@
 /** Live state of several clients on two servers that share a store, under faults. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { BrokerError, type Client, type ClientState, type TransportName } from "../../mod.ts";
+import {
+  BrokerError,
+  type Client,
+  type ClientState,
+  SessionClosedError,
+  type TransportName,
+} from "../../mod.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterStore } from "../simulation/cluster/store.ts";
 import {
   CONTENDED_WRITES,
   differences,
+  type LedgerWrite,
   NO_COUNT,
   NO_VOTES,
   readRows,
@@ -123,6 +130,23 @@ property("states converge, and each write takes effect exactly as it is settled"
       { minLength: 3, maxLength: 3 },
     ),
   }),
+  regressions: {
+    "a server that thaws writes while the rows are read at the end": {
+      store: "memory",
+      transport: "websocket",
+      isGated: false,
+      isSlow: false,
+      verdicts: [undefined, undefined, undefined],
+      steps: [
+        { kind: "write", who: 1, write: { kind: "set", key: "a" }, waitMs: 20 },
+        { kind: "write", who: 1, write: { kind: "vote", key: "b" }, waitMs: 20 },
+        { kind: "write on a server", node: 0, write: { kind: "vote", key: "b" }, waitMs: 0 },
+        { kind: "write on a server", node: 0, write: { kind: "vote", key: "b" }, waitMs: 0 },
+        { kind: "write on a server", node: 0, write: { kind: "vote", key: "b" }, waitMs: 0 },
+      ],
+      faults: [[{ kind: "a frozen server", atMs: 10, lastsMs: 2_000 }], [], []],
+    },
+  },
   async check(world, { store, verdicts, steps, faults, transport, ...options }) {
     const board = new Board(world, await world.store(store), options);
     await board.open(verdicts, transport);
@@ -244,16 +268,9 @@ class Board {
       case "write":
         this.#write(step.who, step.write);
         break;
-      case "write on a server": {
-        const { host, state } = this.nodes[step.node]!;
-        if (state === undefined) break;
-        const lost = Promise.withResolvers<never>();
-        lost.promise.catch(() => {});
-        host.onEnd(() => lost.reject(new BrokerError("The process was killed")));
-        const writing = () => this.#ledger.write(host.name, state, step.write, lost.promise);
-        void this.world.run(host, writing);
+      case "write on a server":
+        this.#writeOn(this.nodes[step.node]!, step.write);
         break;
-      }
       case "lend": {
         const leases = this.#states[step.who]!.collection("leases");
         void outcomeOf(leases.set(step.key, step.who, { ttlMs: step.ttlMs }));
@@ -308,7 +325,25 @@ class Board {
     assertEquals(this.#states.map(({ pendingWrites }) => pendingWrites.current), [0, 0, 0, 0]);
   }
 
-  #write(who: number, write: Extract<Step, { kind: "write" }>["write"]): void {
+  /** Writes on a server. The ledger waits for the write even before a frozen server begins it. */
+  #writeOn({ host, state }: Node, write: LedgerWrite): void {
+    if (state === undefined) return;
+    const lost = Promise.withResolvers<never>();
+    lost.promise.catch(() => {});
+    let hasBegun = false;
+    host.onEnd(() => {
+      const message = "The process was killed";
+      lost.reject(hasBegun ? new BrokerError(message) : new SessionClosedError(message));
+    });
+    const run = <T>(make: () => Promise<T>) =>
+      this.world.run(host, () => {
+        hasBegun = true;
+        return make();
+      });
+    void this.#ledger.write(host.name, state, write, { run, lost: lost.promise });
+  }
+
+  #write(who: number, write: LedgerWrite): void {
     const { name } = this.clients[who]!;
     void this.#ledger.write(name, this.#states[who]!, write);
   }

@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import type { ClientState } from "../../client/state/state.ts";
+import type { ClientCollection, ClientState } from "../../client/state/state.ts";
 import { RequestError } from "../../errors.ts";
 import { decodeBinary } from "../../session/wire/encode.ts";
 import type { passTime } from "../../testing/turns.ts";
@@ -244,16 +244,23 @@ export function withHex({ data }: { readonly data: unknown }): { readonly data?:
 }
 
 /**
- * Writes rows in one transaction, as the application does.
+ * Writes a row, or several in one transaction, as the application does.
  *
  * @param state The state.
  * @param changes The changes.
  * @returns The version of the rows.
  */
 export async function writeRows(
-  state: Pick<ClientState, "transaction">,
+  state: Pick<ClientState, "transaction"> & {
+    collection(name: string): Pick<ClientCollection, "delete" | "set">;
+  },
   changes: readonly VectorChange[],
 ): Promise<number> {
+  const [[name, row, ...value], ...others] = changes as [VectorChange, ...VectorChange[]];
+  if (others.length === 0) {
+    const collection = state.collection(name);
+    return await (value.length > 0 ? collection.set(row, value[0]) : collection.delete(row));
+  }
   return await state.transaction((transaction) => {
     for (const [collection, key, ...values] of changes) {
       if (values.length > 0) transaction.set(collection, key, values[0]);
