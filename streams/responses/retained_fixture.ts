@@ -171,6 +171,10 @@ export async function assertJustice(
     );
     assertEquals(error.failure.code, "gone");
   }
-  await assertRejects(() => far.begin(guestAt(EVE, "eve-0"), "eve-0"), RequestError, DROPPED_REASON);
+  await assertRejects(
+    () => far.begin(guestAt(EVE, "eve-0"), "eve-0"),
+    RequestError,
+    DROPPED_REASON,
+  );
   assertEquals(far.responses.retained.stats.dropped, 3);
 }
