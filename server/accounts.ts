@@ -2,7 +2,7 @@
  * Identities of a session in a server's quotas: the account of its slots and the creator of its
  * topics.
  */
-import type { Account, Accounts } from "../base/quotas/accounts.ts";
+import { type Account, type Accounts, UDP_PROXY } from "../base/quotas/accounts.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
 
@@ -14,13 +14,23 @@ import type { Session } from "../session/session.ts";
  * session itself.
  */
 export function accountOf(accounts: Accounts, session: Session): Account {
-  const { address, id } = session;
+  const { id } = session;
   const user = verifiedUser(session);
   return accounts.of({
-    address,
+    address: countedAddress(session),
     session: id,
     ...(user === undefined ? { guest: session.user } : { user }),
   });
+}
+
+/**
+ * Returns the address toward which a client counts: its own, or that of all clients behind a UDP
+ * proxy. Only over WebTransport, a request without an address is certain to have come that way.
+ */
+export function countedAddress(
+  { address, transport }: { readonly address?: string | undefined; readonly transport?: string },
+): string | undefined {
+  return address ?? (transport === "webtransport" ? UDP_PROXY : undefined);
 }
 
 /**
@@ -30,9 +40,9 @@ export function accountOf(accounts: Accounts, session: Session): Account {
  * network that a single client may have, so that many guests at one address count as one.
  */
 export function publisherKeyOf(
-  { user, guest, networks, isFamiliar, isBehindProxy }: Account,
+  { user, guest, networks, isFamiliar, isBehindProxy, isBehindUdpProxy }: Account,
 ): string {
-  const network = networks.at(-1)?.key;
+  const network = isBehindUdpProxy ? UDP_PROXY : networks.at(-1)?.key;
   const isKnown = isFamiliar || isBehindProxy || network === undefined;
   if (user !== undefined && isKnown) return `user ${user}`;
   return network === undefined ? `guest ${guest}` : `at ${network}`;

@@ -5,9 +5,9 @@
  *
  * @module
  */
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { createServer, guest, type ServeOptions } from "../server.ts";
-import { platformRuntime } from "../mod.ts";
+import { dial, platformRuntime, SessionClosedError } from "../mod.ts";
 import { durableStreams, resumable } from "../streams/mod.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
@@ -65,7 +65,7 @@ Deno.test("serve() lets a user read a stream while another address uses its whol
   const ids: string[] = [];
   using first = await Caller.dial(server, { from: GREEDY });
   for (let i = 0; i < 128; i++) {
-    ids.push(`stream:${(await first.response(`${i}`)).data!["stream"]}`);
+    ids.push(`stream:${(await first.response(crypto.randomUUID())).data!["stream"]}`);
   }
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
@@ -165,6 +165,38 @@ Deno.test("serve() prints once that shares don't apply to a proxy, when half of 
   await using told = listen({ limits, webTransport: false, clientAddress });
   for (let i = 0; i < 4; i++) stack.use(await Caller.dial(told, { from: GREEDY }));
   assertEquals(print.lines.length, 1);
+});
+
+Deno.test("serve() gives all clients behind a UDP proxy half of a limit, and prints so once", async () => {
+  using print = captureConsole();
+  await using server = listen({
+    limits: { maxSessions: 6 },
+    // As on the page about nginx.
+    clientAddress: (_request, info) => info.remoteAddr?.transport === "udp" ? undefined : HONEST,
+    authenticate: ({ request }) => new URL(request.url).searchParams.get("user") || guest,
+    onSessionRejected() {},
+    onMessage: (message, session) => message.reply(session.address ?? null),
+  });
+  await using stack = new AsyncDisposableStack();
+  const join = async (transport: "webtransport" | "websocket", user: string) => {
+    const url = new URL(`?user=${user}`, server.url);
+    return stack.use(await dial(url, { transports: [transport] }));
+  };
+  // Neither more guests nor more users have more than half.
+  for (const user of ["", "eve-1", "eve-2"]) {
+    const session = await join("webtransport", user);
+    assertEquals(await session.request("address"), null);
+  }
+  for (const user of ["", "eve-3"]) {
+    const error = await assertRejects(() => join("webtransport", user), SessionClosedError);
+    assertEquals(error.info?.code, 4429);
+  }
+  assertEquals(server.manager.stats().rejected.maxSessionsPerAddress, 2);
+  for (const user of ["ann", "bob", ""]) {
+    assertEquals(await (await join("websocket", user)).request("address"), HONEST);
+  }
+  assertEquals(print.lines.length, 1);
+  assertStringIncludes(print.lines[0]!, "Clients over WebTransport have no network address");
 });
 
 Deno.test("serve() counts a user who connected an hour ago separately from the guests of the address", async () => {

@@ -12,9 +12,15 @@ import { FamiliarUsers } from "./familiar_users.ts";
  */
 export const FAMILIAR_FACTOR = 10;
 
+/**
+ * Stands for the addresses of all clients that a proxy forwards over UDP: `clientAddress` returned
+ * none, because such a proxy has no header to write them to. These clients are one network.
+ */
+export const UDP_PROXY = "(clients behind a UDP proxy)";
+
 /** Facts about the account of a slot. */
 export interface AccountFacts {
-  /** The network address of the peer; absent if unknown. */
+  /** The network address of the peer, or {@linkcode UDP_PROXY}; absent if unknown. */
   readonly address?: string | undefined;
   /** The verified user. */
   readonly user?: string | undefined;
@@ -33,6 +39,8 @@ export interface Account extends Omit<AccountFacts, "address"> {
    * of an address does not apply to it.
    */
   readonly isBehindProxy: boolean;
+  /** True for the clients of {@linkcode UDP_PROXY}, which together have half of each limit. */
+  readonly isBehindUdpProxy?: boolean | undefined;
   /** True for a user who was first seen at this address more than an hour ago. */
   readonly isFamiliar: boolean;
   /**
@@ -47,6 +55,8 @@ export interface Account extends Omit<AccountFacts, "address"> {
  * limit.
  */
 export const NOBODY: Account = { networks: [], isBehindProxy: false, isFamiliar: false };
+
+const BEHIND_UDP_PROXY: Account = { ...NOBODY, isBehindProxy: true, isBehindUdpProxy: true };
 
 /** Properties of a server that its accounts depend on. */
 export interface AccountsOptions {
@@ -114,8 +124,9 @@ export class Accounts {
    */
   known(at: Account, { user, guest, session }: AccountFacts): Account {
     if ((user ?? guest ?? session) === undefined) return at;
-    const { networks, isBehindProxy, onProxy = at === NOBODY ? this.#onUnknown : undefined } = at;
-    const facts = { networks, isBehindProxy, onProxy, user, guest, session };
+    const { networks, isBehindProxy, isBehindUdpProxy } = at;
+    const { onProxy = at === NOBODY ? this.#onUnknown : undefined } = at;
+    const facts = { networks, isBehindProxy, isBehindUdpProxy, onProxy, user, guest, session };
     if (user === undefined || networks.length === 0) return { ...facts, isFamiliar: false };
     const runtime = this.#runtime;
     const firstMs = this.#familiar.see(user, networks, runtime.monotonic());
@@ -130,6 +141,7 @@ export class Accounts {
   /** The account of anything that only has an address. */
   #at(address: string | undefined): Account {
     if (address === undefined || address === "") return NOBODY;
+    if (address === UDP_PROXY) return BEHIND_UDP_PROXY;
     const key = addressKey(address);
     if (this.#last?.key === key) return this.#last.account;
     const isBehindProxy = this.#isProxy(key);

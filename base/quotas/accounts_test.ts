@@ -1,6 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { platformRuntime, type Runtime } from "../runtime.ts";
-import { type AccountFacts, Accounts, NOBODY, proxyRule } from "./accounts.ts";
+import { type AccountFacts, Accounts, NOBODY, proxyRule, UDP_PROXY } from "./accounts.ts";
+import { Quotas } from "./shares.ts";
 
 const HOUR_MS = 3_600_000;
 
@@ -23,6 +24,27 @@ Deno.test("Accounts.of() makes a user familiar at an address after an hour, also
   assertEquals(first.isFamiliar, true);
   assertEquals(accounts.of(peer("192.0.2.1", { user: "ann" })).isFamiliar, true);
   assertEquals(accounts.of(peer("192.0.2.2", { user: "ann" })).isFamiliar, false);
+});
+
+Deno.test("Accounts.of() makes all clients behind a UDP proxy one network without familiar users", () => {
+  const { accounts, tick } = accountsWithClock();
+  const quota = new Quotas(platformRuntime()).open({
+    limit: "maxSessions",
+    verb: "connect",
+    what: "sessions",
+    max: 10,
+    shares: { address: 2 },
+  });
+  const behind = (user: string) => accounts.of(peer(UDP_PROXY, { user }));
+  behind("u0");
+  tick(2 * HOUR_MS);
+  for (let i = 0; i < 5; i++) quota.take(behind(`u${i}`));
+  assertEquals([behind("u0").isFamiliar, quota.levelFull(behind("u5"))], [false, "address"]);
+  // A network with an address has its own share.
+  for (let i = 0; i < 2; i++) quota.take(accounts.of(peer("192.0.2.1")));
+  assertEquals(quota.levelFull(accounts.of(peer("192.0.2.1"))), "address");
+  // Each node has its own half.
+  assertEquals([...quota.holders()].map(({ key }) => key), ["at 192.0.2.1"]);
 });
 
 Deno.test("Accounts forgets only users who were away for a day, whoever came first", () => {

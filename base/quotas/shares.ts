@@ -251,7 +251,8 @@ export class Slot implements Disposable {
  * - **Half:** no address or network may use more than half of the limit, unless the application set
  *   a larger share.
  * - **Proxies:** no share applies to the address of a proxy, unless the application set one, or
- *   the quota is costly: all proxies and unknown addresses together then get half of the limit.
+ *   the quota is costly: all proxies and unknown addresses together then get half of the limit. All
+ *   clients behind a UDP proxy together get half of each limit.
  * - **Nodes:** shares also count the usage that other nodes report. The limit and contention are
  *   local to this node.
  * - **Memory:** there is one entry for each account with a slot, and one for each account that
@@ -449,6 +450,7 @@ export class Quota {
     if (share === undefined) return counts;
     const isStrict = strict?.includes("address") ?? false;
     if (isStrict && share === Infinity) return counts;
+    if (account.isBehindUdpProxy) return [...counts, this.#untoldTally()];
     if (isBehindProxy && !isStrict) {
       if (this.isContended) account.onProxy?.();
       if (isCostly) counts.push(this.#untoldTally());

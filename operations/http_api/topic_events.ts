@@ -170,7 +170,7 @@ export class TopicEvents {
     await this.#within(source.followed.subscription.ready);
     const cursor = isKept && asked || await this.#within(source.begin(last));
     const isRejected = !isKept && (asked !== undefined || last > 0);
-    let held: DisposableStack | undefined;
+    const held = new DisposableStack();
     const body = this.#bodies.open({
       first: {
         bytes: encoder.encode(`retry: ${RETRY_MS}\n\n${isRejected ? gap("no-history") : ""}`),
@@ -180,9 +180,9 @@ export class TopicEvents {
       write: (page) => ({ ...page, isLast: false }),
       ended,
       unread,
-      onEnd: () => held?.dispose(),
+      onEnd: () => held.dispose(),
     });
-    held = cleanup.move();
+    held.use(cleanup.move());
     if (stopped.aborted) end();
     return new Response(body, { headers: { ...EVENT_HEADERS, "cache-control": "no-store" } });
   }

@@ -2,6 +2,8 @@
  * Admission of sessions on every transport: checks the path, the origin and the limits,
  * authenticates the peer, and accepts the session, in this order.
  */
+import { UDP_PROXY } from "../../base/quotas/accounts.ts";
+import { countedAddress } from "../accounts.ts";
 import { Attempt, AwaitedToken, MAX_AWAITED_HEADER_BYTES, ticketOf } from "./attempt.ts";
 import { ServerHandshake } from "./handshake.ts";
 import { type AdmissionOptions, pathMatcher, pathOf } from "./admission_options.ts";
@@ -292,7 +294,9 @@ export class Admission<V> {
 
   /** Responds to a request for a session on any transport. */
   admit<A>(request: SessionRequest<A>): A | Promise<A> {
-    const client = this.#manager.connecting(request.address);
+    const address = countedAddress(request);
+    if (address === UDP_PROXY && request.rejection === undefined) this.#hintAtUdpProxy();
+    const client = this.#manager.connecting(address);
     const attempt = new Attempt(request, client, ServerHandshake.begin(request, this.#settings));
     try {
       const response = this.#admit(request, attempt);
@@ -542,6 +546,14 @@ export class Admission<V> {
     return request.reject(
       rejected,
       () => this.#withinLimits(() => attempt.client.takeSocket(false)),
+    );
+  }
+
+  #hintAtUdpProxy(): void {
+    this.#console.tell(
+      "udp-proxy",
+      "Clients over WebTransport have no network address, because clientAddress returned none: " +
+        "together they count as one network, which may use half of each limit",
     );
   }
 

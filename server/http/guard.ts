@@ -192,8 +192,8 @@ export interface GuardedRequest<Action extends string> {
    */
   readonly publisher: Account;
   /**
-   * What the client has not read of the response. Responses with large bodies and with events use
-   * it.
+   * The bytes of the response that the client has not read. Responses with large bodies and with
+   * events use it.
    *
    * @ignore
    */

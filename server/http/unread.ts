@@ -26,7 +26,7 @@ const encoder = new TextEncoder();
 /** Information from an HTTP server that reports when a response was sent, as `Deno.serve` does. */
 export interface FollowedInfo extends RequestInfo {
   /** Settles after the response was sent, or the client left. */
-  readonly completed?: Promise<unknown>;
+  readonly completed?: Promise<unknown> | undefined;
 }
 
 /**
@@ -57,7 +57,7 @@ export interface UnreadResponseOptions {
 }
 
 /**
- * What the client of one request has not read of the response.
+ * The bytes of one response that its client has not read.
  *
  * A body can't free the buffers of a connection whose client doesn't read, not even by failing. So
  * bytes count until the client has read them or has left, if the HTTP server reports that.

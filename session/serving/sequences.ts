@@ -95,7 +95,7 @@ type Acknowledger = Pick<Numbers, "acknowledge">;
 export class ClientSequence extends Signal {
   /** Key of the client, unique across all nodes. */
   readonly key: string;
-  /** Whose share of the store the number uses. */
+  /** The user or network whose share of the store the number uses. */
   readonly owner: string | undefined;
   /** The newest handled number. */
   handled = -1;

@@ -1,7 +1,7 @@
 /** Shares of the logs of one kind on all nodes: responses, or streams created by clients. */
 import type { LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Account } from "../../base/quotas/accounts.ts";
+import { type Account, UDP_PROXY } from "../../base/quotas/accounts.ts";
 import {
   isContended,
   limitError,
@@ -35,6 +35,9 @@ const MAX_KEYS = 1_024;
 
 /** Characters of a key: 96 bits, so that no one can guess another account's key. */
 const KEY_LENGTH = 16;
+
+/** Network of all clients behind a UDP proxy, with as many shares as a /48. */
+const BEHIND_UDP_PROXY = { key: UDP_PROXY, factor: 16 };
 
 /** Keys of an unknown account. */
 export const UNKNOWN = "a1.nobody";
@@ -144,10 +147,10 @@ export class RetainedShares {
    * networks with their shares.
    */
   async keysOf(
-    { user, guest, isFamiliar, isBehindProxy, networks: all }: Account,
+    { user, guest, isFamiliar, isBehindProxy, isBehindUdpProxy, networks: all }: Account,
   ): Promise<string> {
     const isStrict = this.#strict.includes("address");
-    const networks = isBehindProxy && !isStrict ? [] : all;
+    const networks = isBehindUdpProxy ? [BEHIND_UDP_PROXY] : isBehindProxy && !isStrict ? [] : all;
     const name = user === undefined ? guest && `guest ${guest}` : `user ${user}`;
     const kind = isFamiliar ? "f" : "a";
     const keys = networks.map(({ key, factor }) => this.#key(`${kind}${factor}.`, `at ${key}`));

@@ -304,7 +304,7 @@ export class ChatProcess implements AsyncDisposable {
   }
 }
 
-/** What the Content-Security-Policy of a page forbade since the last check. */
+/** Violations of a page's Content-Security-Policy since the last check. */
 let violations: string[] = [];
 
 /** The members of the page's event in use here. */
@@ -319,7 +319,7 @@ declare const document: {
 };
 
 /**
- * Opens a page with long timeouts. What its Content-Security-Policy forbids fails the test; see
+ * Opens a page with long timeouts. A violation of its Content-Security-Policy fails the test; see
  * {@linkcode assertNoViolations}.
  */
 export async function newPage(

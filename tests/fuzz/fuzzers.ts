@@ -4,9 +4,7 @@
  * @module
  */
 import { Random } from "../random.ts";
-import { fuzzAddresses } from "./addresses.ts";
 import { fuzzClient } from "./client.ts";
-import { fuzzCookies, fuzzTokens } from "./credentials.ts";
 import { fuzzChanges, fuzzDurableStreams } from "./durable_streams.ts";
 import {
   fuzzBinaryMessages,
@@ -24,9 +22,9 @@ import {
   fuzzStructuredFields,
   fuzzVarints,
 } from "./h3.ts";
-import { fuzzHttp } from "./http.ts";
+import { fuzzAddresses, fuzzCookies, fuzzTokens } from "./headers.ts";
+import { fuzzHttp, fuzzIdempotencyKeys } from "./http.ts";
 import { fuzzEvents, fuzzHttpTransport, fuzzPosts } from "./http_transport.ts";
-import { fuzzIdempotencyKeys } from "./idempotency.ts";
 import { fuzzMessageWire } from "./message_wire.ts";
 import { fuzzMoqMessages, fuzzMoqStreams } from "./moq.ts";
 import { fuzzMoqSessions } from "./moq_session.ts";

@@ -1,11 +1,12 @@
 /**
- * Feeds arbitrary tokens and cookies to the checks of users.
+ * Feeds arbitrary headers to the code that finds out who a client is: tokens, cookies and addresses.
  *
  * @module
  */
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
-import { createServer } from "../../mod.ts";
+import { createServer, forwardedAddress } from "../../mod.ts";
 import { AuthenticationError } from "../../errors.ts";
+import { addressKey, networksOf } from "../../base/network_address.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { jwt, type JwtClaims } from "../../server/admission/jwt.ts";
 import type { Random } from "../random.ts";
@@ -38,7 +39,7 @@ const SIGNED: readonly unknown[] = [
   null,
 ];
 
-const HEADERS: readonly unknown[] = [
+const TOKEN_HEADERS: readonly unknown[] = [
   { alg: "HS256" },
   { alg: "HS256", typ: "JWT", kid: "../../key" },
   { alg: "none" },
@@ -80,13 +81,13 @@ export async function fuzzTokens(random: Random, rounds: number): Promise<void> 
     runtime: Object.assign(platformRuntime(), { now: () => NOW }),
   });
   const known: string[] = [];
-  for (const head of HEADERS) {
+  for (const head of TOKEN_HEADERS) {
     for (const claims of SIGNED) known.push(await signed(head, claims, key));
   }
   for (let i = 0; i < rounds; i++) {
     const kind = random.below(4);
     const token = kind === 0
-      ? await signed(random.pick(HEADERS), anyClaims(random), key)
+      ? await signed(random.pick(TOKEN_HEADERS), anyClaims(random), key)
       : kind === 1
       ? random.pick(known)
       : mutateText(random, known);
@@ -152,8 +153,7 @@ export async function fuzzCookies(random: Random, rounds: number): Promise<void>
     onSessionRejected() {},
   });
   for (let i = 0; i < rounds; i++) {
-    // deno-lint-ignore no-control-regex
-    const others = mutateText(random, COOKIES).replace(/[^\t\x20-\x7e\x80-\xff]/g, "");
+    const others = inHeader(mutateText(random, COOKIES));
     const cookie = `${others}; login=ann`;
     seen = {};
     const response = await server.fetch(
@@ -170,4 +170,88 @@ export async function fuzzCookies(random: Random, rounds: number): Promise<void>
       assert(cookie.includes(value!), cookie);
     }
   }
+}
+
+/** Headers as clients, and proxies before a trusted one, write them. */
+const LISTS = [
+  "192.0.2.1",
+  "10.9.8.7, 192.0.2.1",
+  "2001:db8::1, ::ffff:192.0.2.1, unknown",
+  "[2001:db8::1]:443,1.2.3.4:5678",
+  "for=192.0.2.1",
+  'for=10.9.8.7;by="a,b", for="[2001:db8::1]:4711"',
+  'For="_hidden\\", secret";proto=https, for=unknown',
+  'for="',
+  'x", for="',
+  'for=10.9.8.7;by="',
+  "\\",
+];
+
+/** Entries that an honest proxy appends, and the address in each. */
+const APPENDED: readonly (readonly [header: string, entry: string, address: string])[] = [
+  ["x-forwarded-for", "192.0.2.1", "192.0.2.1"],
+  ["x-forwarded-for", "2001:db8::1", "2001:db8::1"],
+  ["forwarded", "for=192.0.2.1", "192.0.2.1"],
+  ["forwarded", 'for="[2001:db8::1]:4711"', "[2001:db8::1]:4711"],
+  ["forwarded", 'by="a,b";for="192.0.2.1";host="x\\"y, z\\\\"', "192.0.2.1"],
+];
+
+/**
+ * Reads the address of a client behind one or two proxies. The client's part of the header must not
+ * change the address.
+ *
+ * @param random Source of the random choices.
+ * @param rounds Number of headers.
+ */
+export function fuzzAddresses(random: Random, rounds: number): void {
+  for (let i = 0; i < rounds; i++) {
+    const forged = inHeader(mutateText(random, LISTS));
+    const proxies = 1 + random.below(2);
+    const [header, ...entries] = random.below(4) === 0
+      ? [random.pick(["x-forwarded-for", "forwarded"])]
+      : appended(random, proxies);
+    const value = [forged, ...entries.map(({ entry }) => entry)].join(random.pick([", ", ","]));
+    const clientAddress = forwardedAddress({ trusted: proxies, header: header as string });
+    const headers = new Headers({ [header as string]: value });
+    const found = clientAddress(headers, {
+      remoteAddr: { transport: "tcp", hostname: "127.0.0.1", port: 1 },
+    });
+    const what = `${header}: ${value}`;
+    assert(found === undefined || found !== "" && found === found.trim(), what);
+    if (entries.length > 0) assertEquals(found, entries[0]!.address, what);
+    checkKeys(found ?? forged);
+  }
+}
+
+/** The entries of proxies, the outermost first. */
+function appended(
+  random: Random,
+  count: number,
+): readonly [header: string, ...{ readonly entry: string; readonly address: string }[]] {
+  const header = random.pick(APPENDED)[0];
+  const entries = Array.from({ length: count }, () => {
+    const [, entry, address] = random.pick(APPENDED.filter(([name]) => name === header));
+    return { entry, address };
+  });
+  return [header, ...entries];
+}
+
+/** Checks that an address has a short key, which is its own key, and networks around it. */
+function checkKeys(address: string): void {
+  const key = addressKey(address);
+  assert(key.length <= 64, `${address} has the key ${key}`);
+  const networks = networksOf(key);
+  assertEquals(networks[0]?.key, key);
+  assert(networks.length === 1 || networks.length === 3, address);
+  for (const [i, { factor }] of networks.entries()) assertEquals(factor, 4 ** i);
+}
+
+/**
+ * Keeps the characters that a header may have.
+ *
+ * @param text Any text.
+ * @returns A value for a header.
+ */
+export function inHeader(text: string): string {
+  return text.replace(/[^\t\x20-\x7e\x80-\xff]/g, "").trim();
 }
