@@ -16,7 +16,9 @@ import type { Rate } from "../manager/mod.ts";
 import type { RateLimitsOptions } from "../manager/mod.ts";
 import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
+import { Peer } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
+import { statesOf, streamFeatures } from "./stream_features.ts";
 
 /** Maximum number of publications in flight per client. */
 const WINDOW = 60;
@@ -393,4 +395,57 @@ Deno.test("Client.close() rejects publications that wait for a rate", async () =
   await client.close();
   await assertRejects(() => waiting, Error, "the client is closed");
   assertEquals(published, [0]);
+});
+
+Deno.test("Servers call authorizeChange for 1,000 changes of a session, then for 200 a second", async () => {
+  using time = new FakeTime();
+  let calls = 0;
+  await using host = testServer({
+    authorize: () => true,
+    authorizeChange: () => ++calls > 0,
+    features: streamFeatures(),
+  });
+  await using _own = await statesOf(host).open("list");
+  const peer = new Peer(await host.open());
+  const remove = (key: number) => ({ type: "t", key: `${key}`, headers: { operation: "delete" } });
+  let id = 0;
+  const write = async (changes: number) => {
+    peer.say({ publish: "stream:list", data: { writes: [range(changes).map(remove)] }, id: ++id });
+    const find = () => peer.envelopes.find(({ reply }) => reply === id);
+    while (find() === undefined) await turns(1);
+    return find()!["error"] as { readonly code: string; readonly retryAfterMs: number } | undefined;
+  };
+  assertEquals(await write(1_000), undefined);
+  assertEquals(calls, 1_000);
+  const { code, retryAfterMs } = (await write(1_000))!;
+  assertEquals([code, retryAfterMs, calls], ["too-many", 5_000, 1_000]);
+  await passTime(time, 5_000);
+  peer.say({ pong: 0 });
+  assertEquals([await write(1_000), calls], [undefined, 2_000]);
+});
+
+Deno.test("A client writes many rows in transactions, as fast as the rate allows", async () => {
+  using time = new FakeTime();
+  const rates = perSession({ perSecond: 20, burst: 100 });
+  await using host = testServer({ authorize: () => true, features: streamFeatures(), rates });
+  await using own = await statesOf(host).open("list");
+  await using client = host.connect();
+  const state = await client.state("list");
+  const write = (round: number) =>
+    Promise.all(
+      range(3).map((part) =>
+        state.transaction((to) => {
+          for (const i of range(100)) to.set("t", `${round}-${part}-${i}`, i);
+        })
+      ),
+    );
+  await write(1); // More than a burst in one publication, which the next one waits for.
+  let isDone = false;
+  const done = write(2).then(() => isDone = true);
+  const startMs = Date.now();
+  while (!isDone) await passTime(time, 1_000);
+  await done;
+  assertEquals(own.collection("t").size, 600);
+  const tookMs = Date.now() - startMs;
+  assert(tookMs >= 14_000 && tookMs <= 20_000, `${tookMs} ms`);
 });

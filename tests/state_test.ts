@@ -1569,7 +1569,7 @@ Deno.test("Servers handle other events between the transactions of a publication
 });
 
 for (const numbering of [undefined, { client: "a-client-of-this-test", seq: 0 }]) {
-  Deno.test(`Servers count each transaction of a ${numbering ? "numbered " : ""}publication toward the rates`, async () => {
+  Deno.test(`Servers count each change of a ${numbering ? "numbered " : ""}publication toward the rates`, async () => {
     const rates = { perSession: { publications: { perSecond: 1, burst: 12 } } };
     await using host = server(undefined, { rates });
     await using _own = await statesOf(host).open("list");

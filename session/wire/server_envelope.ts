@@ -21,7 +21,7 @@ import {
   type ServiceKind,
 } from "./envelope.ts";
 import { STREAM_PREFIX } from "./recovery.ts";
-import { MAX_WRITES } from "./rows.ts";
+import { MAX_CHANGES, MAX_SESSION_ROWS, MAX_WRITES } from "./rows.ts";
 
 /**
  * Reads one envelope. Never throws. An unreadable envelope is returned as `malformed`, with the
@@ -86,16 +86,25 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
 }
 
 /**
- * Number of publications as which an envelope counts: each transaction of a state is one, and each
- * ephemeral row.
+ * Number of publications as which an envelope counts: each change of a state is one, stored or
+ * ephemeral, because the application decides about each of them.
  */
 export function publicationsIn(envelope: Envelope): number {
   if (envelope.kind !== "publish" || !envelope.topic.startsWith(STREAM_PREFIX)) return 1;
-  const { writes, ephemeral = writes } = Object(envelope.data) as {
+  const { writes, ephemeral } = Object(envelope.data) as {
     readonly writes?: unknown;
     readonly ephemeral?: unknown;
   };
-  return Array.isArray(ephemeral) ? Math.min(Math.max(1, ephemeral.length), MAX_WRITES) : 1;
+  if (Array.isArray(ephemeral)) return Math.min(Math.max(1, ephemeral.length), MAX_SESSION_ROWS);
+  let changes = 0;
+  if (Array.isArray(writes)) {
+    // The server rejects longer lists before it decides about any change.
+    for (let i = 0; i < writes.length && i < MAX_WRITES; i++) {
+      const write: unknown = writes[i];
+      changes += Array.isArray(write) ? Math.min(write.length, MAX_CHANGES) : 0;
+    }
+  }
+  return Math.max(1, changes);
 }
 
 const RESPONSE_NAME = /^[\w-]{16,64}$/;
