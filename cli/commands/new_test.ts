@@ -1,8 +1,12 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fileURLToPath } from "node:url";
 import config from "../../deno.json" with { type: "json" };
 import { fakeContext, type FakeContextOptions } from "../../tests/cli_context.ts";
 import { main } from "../skein.ts";
 import { filesOf, TEMPLATES } from "../templates/templates.ts";
+
+/** The configuration that names the library's entries. */
+const CONFIG = fileURLToPath(new URL("../../deno.json", import.meta.url));
 
 /** Runs `skein new` in a temporary folder. */
 async function place() {
@@ -62,6 +66,39 @@ Deno.test("The templates chat, ai, board and react keep their data in a folder o
     assertStringIncludes(dockerfile, '"--allow-write=data", "--allow-sys=osUptime", "server.ts"]');
   }
 });
+
+for (
+  const [what, env, expected] of [
+    ["no proxy", {}, "10.0.0.9"],
+    ["no proxy in a container", { IN_CONTAINER: "1" }, "10.0.0.9 TRUSTED_PROXIES is not set"],
+    ["a proxy", { IN_CONTAINER: "1", TRUSTED_PROXIES: "1" }, "192.0.2.2"],
+    ["two proxies", { TRUSTED_PROXIES: "2" }, "192.0.2.1"],
+    ["a header", { TRUSTED_PROXIES: "1", ADDRESS_HEADER: "fly-client-ip" }, "192.0.2.3"],
+    ["a container without a proxy", { IN_CONTAINER: "1", TRUSTED_PROXIES: "0" }, "10.0.0.9"],
+    ["no number", { TRUSTED_PROXIES: "yes" }, "trusted must be a positive integer, received NaN"],
+  ] as const
+) {
+  Deno.test(`Servers of all templates find the addresses of visitors with ${what}`, async () => {
+    await using here = await place();
+    const sources = Object.values(TEMPLATES).map(({ files }) => {
+      assertStringIncludes(files["server.ts"]!, "    ...options,\n    clientAddress,\n");
+      return files["address.ts"]!;
+    });
+    assertEquals(new Set(sources).size, 1);
+    await Deno.writeTextFile(`${here.folder}/address.ts`, sources[0]!);
+    const program = `import { clientAddress } from "./address.ts";
+      const headers = { "x-forwarded-for": "192.0.2.1, 192.0.2.2", "fly-client-ip": "192.0.2.3" };
+      console.log(clientAddress?.(new Request("http://localhost", { headers })) ?? "10.0.0.9");`;
+    await Deno.writeTextFile(`${here.folder}/main.ts`, program);
+    const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", "--config", CONFIG, `${here.folder}/main.ts`],
+      env,
+    }).output();
+    const [out, err] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+    assertStringIncludes(`${out!.trim()} ${err}`.trim(), expected);
+    assertEquals(err!.includes("TRUSTED_PROXIES"), expected.includes("TRUSTED_PROXIES"));
+  });
+}
 
 Deno.test("The server of the minimal template has at most 20 lines", () => {
   assert(TEMPLATES["minimal"]!.files["server.ts"]!.trimEnd().split("\n").length <= 20);

@@ -48,6 +48,7 @@ import reactHooks from "./react/web/hooks.ts.txt" with { type: "text" };
 import reactHtml from "./react/web/index.html.txt" with { type: "text" };
 import reactMain from "./react/web/main.tsx.txt" with { type: "text" };
 import reactWords from "./react/web/words.ts.txt" with { type: "text" };
+import address from "./shared/address.ts.txt" with { type: "text" };
 import dataDev from "./shared/data_dev.ts.txt" with { type: "text" };
 import data from "./shared/data.ts.txt" with { type: "text" };
 import dev from "./shared/dev.ts.txt" with { type: "text" };
@@ -133,6 +134,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "README.md": minimalReadme,
       "server.ts": minimalServer,
       "server_test.ts": minimalTest,
+      "address.ts": address,
       "dev.ts": dev,
     },
     page: undefined,
@@ -145,6 +147,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "contract.ts": chatContract,
       "server.ts": chatServer,
       "server_test.ts": chatTest,
+      "address.ts": address,
       "site.ts": site,
       "dev.ts": dataDev,
       "data.ts": data,
@@ -164,6 +167,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "model.ts": aiModel,
       "server.ts": aiServer,
       "server_test.ts": aiTest,
+      "address.ts": address,
       "site.ts": site,
       "dev.ts": dataDev,
       "data.ts": data,
@@ -181,6 +185,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "README.md": gameReadme,
       "server.ts": gameServer,
       "server_test.ts": gameTest,
+      "address.ts": address,
       "site.ts": site,
       "dev.ts": dev,
       "world.ts": gameWorld,
@@ -201,6 +206,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "past.ts": boardPast,
       "server.ts": boardServer,
       "server_test.ts": boardTest,
+      "address.ts": address,
       "site.ts": site,
       "dev.ts": dataDev,
       "data.ts": data,
@@ -219,6 +225,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "contract.ts": reactContract,
       "server.ts": reactServer,
       "server_test.ts": reactTest,
+      "address.ts": address,
       "site.ts": reactSite,
       "dev.ts": reactDev,
       "data.ts": data,
@@ -278,7 +285,7 @@ VOLUME /srv/app/data
   return `# docker build -t app . && docker run --rm -p 8000:8000${mount} app
 FROM ${IMAGE}
 
-ENV DENO_NO_UPDATE_CHECK=1
+ENV DENO_NO_UPDATE_CHECK=1 IN_CONTAINER=1
 WORKDIR /srv/app
 
 # Keep deno.lock in your repository: the image then has the packages of that file.
