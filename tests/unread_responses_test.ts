@@ -1,5 +1,6 @@
 /** Clients that request events or pages over real sockets, and don't read them. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
+import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
 import { listen, portOf } from "./servers.ts";
@@ -70,5 +71,42 @@ Deno.test("Server counts nothing for a client that reads events and pages", asyn
   assertEquals((await history.json()).publications.length, 9);
   const head = await fetch(`${url}/api/topics/chat%3Aa/history?limit=9`, { method: "HEAD" });
   assertEquals([head.status, await head.text()], [200, ""]);
+  await until(() => unread() === 0);
+});
+
+Deno.test("Server counts a session's events over HTTP that are requested many times and not read", async () => {
+  const { server, unread } = await serverWithPages();
+  await using _server = server;
+  const port = portOf(server);
+  const own = { [Header.transport]: HTTP_TRANSPORT, "x-from": "203.0.113.66" };
+  const opening = await server.fetch(
+    new Request("http://localhost/?protocol=skein.1", { headers: { ...own, [Header.poll]: "1" } }),
+  );
+  const { session, secret } = JSON.parse(/data:(.*)/.exec(await opening.text())![1]!);
+  const keys = { ...own, [Header.session]: session, [Header.secret]: secret };
+  // Without an HTTP server, a body that nothing reads.
+  const ask = () =>
+    server.fetch(
+      new Request("http://localhost/", { headers: { ...keys, [Header.lastEvent]: "0" } }),
+    );
+  await using room = new AsyncDisposableStack();
+  let last = await ask();
+  for (; last.ok; last = await ask()) {
+    const { body } = last;
+    room.defer(() => body!.cancel());
+  }
+  assertEquals(last.status, 429);
+  assertMatch(await last.text(), /your address may have at most/);
+  // A user at another address opens a session, and receives events.
+  using ann = await TextSocket.send(
+    port,
+    headOf("GET /?protocol=skein.1", {
+      host: "localhost",
+      [Header.transport]: HTTP_TRANSPORT,
+      "x-from": "198.51.100.7",
+    }),
+  );
+  await ann.until((text) => text.includes("data:"));
+  await room.disposeAsync();
   await until(() => unread() === 0);
 });

@@ -1,8 +1,10 @@
 /** Handles the requests of the HTTP transport: event streams, polls, posts and closes. */
 import { closing, readBody } from "./body.ts";
 import { methodNotAllowed, Problem, rejectedBy, REJECTION_CODES } from "./problem.ts";
+import { UNREAD_MS, unreadQuota, UnreadResponse } from "./unread.ts";
 import { Rejected } from "../admission/rejection.ts";
 import { responseHeaders } from "../admission/session_request.ts";
+import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota, Quotas } from "../../base/quotas/shares.ts";
@@ -106,6 +108,9 @@ export class CarrierRequests {
    */
   readonly #posts = new Map<string, AbortController[]>();
   readonly #slots: Quota;
+  readonly #unread: Quota;
+  readonly #late: Deadlines<() => void>;
+  readonly #idle: Deadlines<() => void>;
 
   constructor(options: CarrierRequestsOptions) {
     this.#options = options;
@@ -118,6 +123,12 @@ export class CarrierRequests {
       shares: { address: MAX_POSTS_PER_ADDRESS },
       retryAfterMs: 1_000,
     });
+    this.#unread = unreadQuota(options.quotas);
+    const { runtime } = options;
+    this.#late = new Deadlines(runtime, UNREAD_MS, (count) => count());
+    this.#idle = new Deadlines(runtime, UNREAD_MS, (release) => release());
+    this.#late.clear();
+    this.#idle.clear();
     options.cut.addEventListener("abort", () => {
       for (const post of [...this.#posts.values()].flat()) post.abort(closing());
     });
@@ -126,21 +137,32 @@ export class CarrierRequests {
   /**
    * Responds to the request for a new connection: with an event stream, or with only the first
    * events if it is a poll.
+   *
+   * @param options The network address of the client, and the information about the request.
    */
-  opened(request: Request, opened: OpenedConnection): Response {
-    const response = this.#opened(request, opened);
+  opened(
+    request: Request,
+    opened: OpenedConnection,
+    { address, info = {} }: {
+      readonly address?: string | undefined;
+      readonly info?: RequestInfo | undefined;
+    } = {},
+  ): Response {
+    const account = this.#options.quotas.accounts.of({ address });
+    const unread = this.#unreadOf(account, info);
+    const response = this.#opened(request, opened, unread);
     const fields = Object.entries(responseHeaders() ?? {});
     for (const [name, value] of fields) response.headers.set(name, value);
     return response;
   }
 
-  #opened(request: Request, opened: OpenedConnection): Response {
+  #opened(request: Request, opened: OpenedConnection, unread: UnreadResponse): Response {
     const head = writeOpened(opened);
     if (request.headers.has(Header.poll)) return this.#events(request, head);
     const { carriers } = this.#options;
     const carrier = carriers.find(opened.session, opened.secret);
     const reader = this.#reader();
-    return this.#stream(request, carrier, { head, last: 0, reader, isFirst: true });
+    return this.#stream(request, carrier, { head, last: 0, reader, isFirst: true, unread });
   }
 
   /** Responds to a rejected request for a new connection. */
@@ -180,10 +202,21 @@ export class CarrierRequests {
     }
     // An unknown connection receives a status instead of a stream.
     const options = { ...first, waitMs: 0, maxBytes: PIECE_BYTES };
-    const { events, last, state } = await carrier.take(after, options);
-    if (state !== "open") return this.#events(request, events);
-    const head = events || COMMENT;
-    return this.#stream(request, carrier, { head, last, reader, isFirst: false });
+    // Each such request receives all events that the client has not acknowledged.
+    const unread = this.#unreadOf(this.#options.accountOf(request, info), info);
+    unread.take(0);
+    try {
+      const { events, last, state } = await carrier.take(after, options);
+      if (state === "open") {
+        const head = events || COMMENT;
+        return this.#stream(request, carrier, { head, last, reader, isFirst: false, unread });
+      }
+      unread.release();
+      return this.#events(request, events);
+    } catch (error) {
+      unread.release();
+      throw error;
+    }
   }
 
   async #post(request: Request, info: RequestInfo): Promise<Response> {
@@ -271,7 +304,8 @@ export class CarrierRequests {
   #stream(
     request: Request,
     carrier: HttpCarrier,
-    { reader, ...start }: {
+    { reader, unread, ...start }: {
+      readonly unread: UnreadResponse;
       readonly head: string;
       readonly last: number;
       readonly reader: string;
@@ -292,8 +326,22 @@ export class CarrierRequests {
       isOver = taken.state !== "open";
       return taken.events;
     };
+    let giveUp = () => {};
+    const release = () => unread.release();
+    const count = () => {
+      if (!unread.add(PIECE_BYTES)) giveUp();
+    };
     const body = new ReadableStream<Uint8Array>({
+      start: (controller) => {
+        giveUp = () => {
+          left.abort();
+          controller.close();
+          unread.releaseLater();
+        };
+      },
       pull: async (controller) => {
+        this.#late.delete(count);
+        if (unread.isCounted && waiting === undefined) this.#idle.add(release);
         let events = "";
         try {
           events = waiting ?? await take();
@@ -304,11 +352,22 @@ export class CarrierRequests {
           isOver = true;
         }
         waiting = undefined;
+        this.#idle.delete(release);
         if (signal.aborted) return;
         if (events !== "" || !isOver) controller.enqueue(encoder.encode(events || COMMENT));
-        if (isOver) controller.close();
+        if (!isOver) {
+          if (!unread.isCounted) this.#late.add(count);
+          return;
+        }
+        controller.close();
+        unread.releaseLater();
       },
-      cancel: () => left.abort(),
+      cancel: () => {
+        left.abort();
+        this.#late.delete(count);
+        this.#idle.delete(release);
+        release();
+      },
     }, { highWaterMark: 0 });
     return this.#respond(request, body, { headers: { "content-type": "text/event-stream" } });
   }
@@ -369,6 +428,10 @@ export class CarrierRequests {
       return carriers.find(id, secret, () => accountOf(request, info));
     }
     throw malformed(Header.session, `an id of at most ${MAX_ID_LENGTH} characters`, id);
+  }
+
+  #unreadOf(account: Account, info: RequestInfo): UnreadResponse {
+    return new UnreadResponse({ quota: this.#unread, accountOf: () => account, info });
   }
 
   #reader(): string {

@@ -2,17 +2,10 @@
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { writeData } from "../../transport/http/events.ts";
-import type { UnreadResponse } from "./unread.ts";
+import { UNREAD_MS, type UnreadResponse } from "./unread.ts";
 
 /** Longest time for which a reader may leave an event unread. */
 export const STALLED_MS = 30_000;
-
-/**
- * Time for which a new page may be unread before it counts against the address of its reader, who
- * may be one of many that receive it at the same time. A reader that catches up is idle after the
- * same time without a page.
- */
-const UNREAD_MS = 1_000;
 
 /** The reason with which a reader's signal aborts if the reader may not receive anything else. */
 export const REVOKED = new DOMException("The user was disconnected", "AbortError");

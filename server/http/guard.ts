@@ -5,7 +5,7 @@
 import { describe } from "../../base/error_text.ts";
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
-import { type FollowedInfo, unreadQuota, UnreadResponse } from "./unread.ts";
+import { unreadQuota, UnreadResponse } from "./unread.ts";
 import { Problem, rejectedBy, REJECTION_CODES, tooMany } from "./problem.ts";
 import { Rejected } from "../admission/rejection.ts";
 import { rejectionHeaders } from "../admission/session_request.ts";
@@ -446,7 +446,7 @@ export class HttpGuard<Action extends string> {
           unread: new UnreadResponse({
             quota: this.#unread,
             accountOf,
-            info: info as FollowedInfo,
+            info,
           }),
           get publisher() {
             return accounts.of({ address, user: caller ?? user });

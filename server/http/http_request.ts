@@ -84,7 +84,7 @@ export class HttpSessions implements AsyncDisposable {
     const { admit, peerOf } = this.#options;
     const peer = peerOf(() => request, info);
     const connections = this.#connections;
-    const parts = { connections, requests: this.#requests };
+    const parts = { connections, requests: this.#requests, info };
     return await admit(new HttpSessionRequest(request, peer, parts));
   }
 
@@ -98,6 +98,8 @@ export class HttpSessions implements AsyncDisposable {
 interface HttpSessionRequestOptions {
   readonly connections: HttpConnections;
   readonly requests: CarrierRequests;
+  /** Reports when the response was sent. */
+  readonly info: RequestInfo;
 }
 
 /** A GET request for a session. */
@@ -135,9 +137,12 @@ export class HttpSessionRequest implements SessionRequest<Response> {
   }
 
   accept({ takeSocket }: AcceptRequest): Accepted<Response> {
-    const { connections, requests } = this.#options;
+    const { connections, requests, info } = this.#options;
     const connection = connections.accept({ lease: takeSocket() });
-    const response = requests.opened(this.request, connection.opened);
+    const response = requests.opened(this.request, connection.opened, {
+      address: this.address,
+      info,
+    });
     return { connection, opened: undefined, response };
   }
 

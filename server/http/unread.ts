@@ -21,6 +21,13 @@ export const MIN_UNREAD_BYTES: number = SOCKET_BYTES + QUEUE_BYTES + PIECE_BYTES
 /** Number of responses with short unread pieces that a server, or one address, may have. */
 const MAX_UNREAD = { server: 4_096, address: 1_000 } as const;
 
+/**
+ * Time for which a new page may be unread before it counts against the address of its reader, who
+ * may be one of many that receive it at the same time. A reader that catches up is idle after the
+ * same time without a page.
+ */
+export const UNREAD_MS = 1_000;
+
 const encoder = new TextEncoder();
 
 /** Information from an HTTP server that reports when a response was sent, as `Deno.serve` does. */
@@ -53,6 +60,7 @@ export function unreadQuota(quotas: Quotas): Quota {
 export interface UnreadResponseOptions {
   readonly quota: Quota;
   readonly accountOf: () => Account;
+  /** The information of the HTTP server about the request. */
   readonly info: FollowedInfo;
 }
 
