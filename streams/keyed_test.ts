@@ -612,3 +612,53 @@ Deno.test("A session closes a keyed stream only if authorize returns { close: tr
   const error = await assertRejects(() => board.collection("cards").set("a", 3), RequestError);
   assertEquals(error.failure.code, "ended");
 });
+
+Deno.test("durableStreams() keeps the producers and sequences of the callers of a keyed stream apart", async () => {
+  await using bench = new Bench({
+    authorize: ({ request }) => {
+      const caller = request.headers.get("x-caller");
+      return caller === null || { caller };
+    },
+  });
+  await bench.create();
+  const send = async (caller: string | undefined, headers: Record<string, string>) => {
+    const by: Record<string, string> = caller === undefined ? {} : { "x-caller": caller };
+    const { status, text } = await bench.append(change("upsert", "a", 1), { ...headers, ...by });
+    return text === "" ? status : JSON.parse(text).code;
+  };
+  const producer = (id: string, epoch: number, seq: number) => ({
+    "producer-id": id,
+    "producer-epoch": `${epoch}`,
+    "producer-seq": `${seq}`,
+  });
+  assertEquals(await send("ann", producer("p", 0, 0)), 200);
+  // An epoch and a sequence beyond all others have no effect on the other callers.
+  assertEquals(await send("eve", producer("p", Number.MAX_SAFE_INTEGER, 0)), 200);
+  assertEquals(await send("eve", { "stream-seq": "~".repeat(256) }), 204);
+  assertEquals(await send("ann", producer("p", 0, 1)), 200);
+  assertEquals(await send("ann", producer("p", 0, 1)), 204);
+  assertEquals(await send("ann", { "stream-seq": "0001" }), 204);
+  assertEquals(await send("ann", { "stream-seq": "0001" }), "out-of-sequence");
+  assertEquals(await send(undefined, { "stream-seq": "0000" }), 204);
+  assertEquals(await send(undefined, producer("p", 0, 0)), 200);
+  // A producer that the stream does not know is not taken for a new one.
+  assertEquals(await send("bob", producer("p", 0, 2)), "sequence-gap");
+  let most = 0;
+  while (await send("eve", producer(`p${most}`, 0, 0)) === 200) most++;
+  assert(most > 10 && most < 100, `${most} producers`);
+  assertEquals(await send("eve", producer("more", 0, 0)), "too-many-producers");
+  assertEquals(await send("eve", producer("p0", 1, 0)), 200);
+  assertEquals(await send("ann", producer("q", 0, 0)), 200);
+});
+
+Deno.test("durableStreams() shares producers and the sequence in a stream that is not keyed", async () => {
+  await using bench = new Bench({
+    authorize: ({ request }) => ({ caller: request.headers.get("x-caller") ?? "none" }),
+  });
+  await bench.ask("PUT", "plain", { headers: JSON_TYPE });
+  const send = async (caller: string, seq: string) => {
+    const headers = { ...JSON_TYPE, "x-caller": caller, "stream-seq": seq };
+    return (await bench.ask("POST", "plain", { headers, body: "1" })).status;
+  };
+  assertEquals([await send("ann", "2"), await send("bob", "1")], [204, 409]);
+});

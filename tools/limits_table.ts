@@ -58,6 +58,12 @@ import {
   MAX_WAITING as MAX_NEWCOMERS,
 } from "../server/admission/giving_way.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
+import {
+  CALLER_MARKS,
+  MAX_MARKS,
+  TIGHT_CALLER_MARKS,
+  TIGHT_NETWORK_MARKS,
+} from "../streams/logs/callers.ts";
 import { responseLimits, streamSettings } from "../streams/options.ts";
 import {
   MAX_ROW_BYTES,
@@ -467,6 +473,14 @@ function serverBounds(): Bound[] {
       name: "`maxRows` of `durableStreams`, for one keyed stream",
       max: count(maxRows),
       full: "413, or `full`",
+    },
+    {
+      table: "streams",
+      name: "producers and sequences of a keyed stream, 7 days each; of one caller; of one network",
+      max: `${count(MAX_MARKS)}; ${count(CALLER_MARKS)}, ${count(TIGHT_CALLER_MARKS)}; ` +
+        count(TIGHT_NETWORK_MARKS),
+      full:
+        "409 for new ones; the last two bounds apply while more than half of the first are used",
     },
     {
       table: "streams",

@@ -147,6 +147,8 @@ export class FileCopy {
     const isThere = this.#copyRows(table, `SELECT * FROM ${table} WHERE id = ?`, id) > 0;
     if (table === "logs") {
       this.#copyRows("log_producers", "SELECT * FROM log_producers WHERE log = ?", id);
+      this.#statement(this.#target, "DELETE FROM log_marks WHERE log = ?").run(id);
+      this.#copyRows("log_marks", "SELECT * FROM log_marks WHERE log = ?", id);
       // Forks are copied, unlike producers.
       this.#statement(this.#target, "DELETE FROM log_forks WHERE log = ?").run(id);
       this.#copyRows("log_forks", "SELECT * FROM log_forks WHERE log = ?", id);

@@ -133,6 +133,16 @@ CREATE TABLE gone_topics (id INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE gone_logs (id INTEGER PRIMARY KEY) STRICT;
 `;
 
+/** Tables that older files of this version lack. */
+const LATER_TABLES = `
+CREATE TABLE IF NOT EXISTS log_marks (
+  log INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  mark TEXT NOT NULL,
+  PRIMARY KEY (log, name)
+) STRICT, WITHOUT ROWID;
+`;
+
 /** Maximum difference between two readings of the same machine start, in milliseconds. */
 const BOOT_TOLERANCE_MS = 5_000;
 
@@ -229,6 +239,7 @@ function prepareDatabase(
     BEGIN IMMEDIATE;
   `);
   if (isNew) createTables(db);
+  else db.exec(LATER_TABLES);
   // A machine that has just started may have been started twice within the tolerance.
   const knownBoot = uptimeMs < BOOT_TOLERANCE_MS ? undefined : bootedAt;
   const mayHaveLost = !isNew && mayHaveLostWrites(metaOf(db, "state"), knownBoot);
@@ -321,7 +332,7 @@ export function takeLogsMark(db: Database): { readonly lostBy: string | undefine
 
 /** Creates the tables in an empty database. */
 export function createTables(db: Database): void {
-  db.exec(SCHEMA);
+  db.exec(SCHEMA + LATER_TABLES);
   db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
 }
 

@@ -92,10 +92,15 @@ const SWEEPS: readonly string[] = [
   "DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE until <= :now LIMIT :limit)",
 ];
 
-/** Deleted topics and logs, and the tables with their rows. The last table has few rows each. */
+/** Deleted topics and logs, the tables with their rows, and the tables with few rows of each. */
 const GONE = [
-  { owners: "gone_topics", column: "topic", tables: ["publications", "producers"] },
-  { owners: "gone_logs", column: "log", tables: ["log_records", "log_rows", "log_producers"] },
+  { owners: "gone_topics", column: "topic", tables: ["publications"], small: ["producers"] },
+  {
+    owners: "gone_logs",
+    column: "log",
+    tables: ["log_records", "log_rows"],
+    small: ["log_producers", "log_marks"],
+  },
 ] as const;
 
 /** Used fraction of the file up to which no histories are forgotten. */
@@ -340,19 +345,21 @@ export class SqliteFile {
    * Deletes rows of a deleted owner. Returns their number, or `undefined` if there is no such
    * owner.
    */
-  #deleteGone({ owners, column, tables }: typeof GONE[number]): number | undefined {
+  #deleteGone({ owners, column, tables, small }: typeof GONE[number]): number | undefined {
     const first = this.#db.prepare(`SELECT id FROM ${owners} LIMIT 1`).get();
     if (first === undefined) return undefined;
     const id = Number(first.id);
     let deleted = 0;
-    for (const table of tables.slice(0, -1)) {
+    for (const table of tables) {
       const { changes } = this.#db.prepare(
         `DELETE FROM ${table} WHERE id IN (SELECT id FROM ${table} WHERE ${column} = ? LIMIT ?)`,
       ).run(id, MAX_DELETED - deleted);
       deleted += Number(changes);
       if (deleted === MAX_DELETED) return deleted;
     }
-    this.#db.prepare(`DELETE FROM ${tables.at(-1)!} WHERE ${column} = ?`).run(id);
+    for (const table of small) {
+      this.#db.prepare(`DELETE FROM ${table} WHERE ${column} = ?`).run(id);
+    }
     this.#db.prepare(`DELETE FROM ${owners} WHERE id = ?`).run(id);
     return deleted;
   }

@@ -653,6 +653,45 @@ withFolder(
   },
 );
 
+withFolder(
+  "SqliteFile copies what callers have numbered, and deletes it with the log",
+  (folder) => {
+    const [path, copy] = [`${folder}/test.db`, `${folder}/copy.db`];
+    const config = {
+      contentType: "application/json",
+      keyed: { records: 10, ms: 1_000, bytes: 1e6 },
+    };
+    const send = (file: TestFile, seq: number, sequence: string, at = 0) => {
+      const { kind } = file.change("log", "append", {
+        records: [],
+        changes: [rowChange({ type: "t", key: "a", operation: "upsert", value: "1" }, 0)],
+        rowBounds: { rows: 9, deletions: 9, deletionMs: 9 },
+        maxBytes: 999,
+        producer: { id: "p", epoch: 0, seq },
+        caller: { id: "ann", network: "home" },
+        sequence,
+      }, at);
+      return kind;
+    };
+    {
+      using file = new TestFile(path);
+      file.change("log", "create", { config, identity: "identity", records: [], maxLogs: 1 }, 0);
+      assertEquals(send(file, 0, "a"), "appended");
+      file.call("beginCopy", copy);
+      assertEquals(send(file, 1, "b"), "appended");
+      file.call("endCopy", true);
+    }
+    for (const  of of[path, copy]) {
+      using file = new TestFile(target);
+      assertEquals([send(file, 1, "b"), send(file, 2, "b")], ["repeated", "out-of-sequence"]);
+      assertEquals(file.count("log_marks", target), 2);
+      file.change("log", "delete", { ifExpired: false });
+      while (file.call<{ isMore: boolean }>("sweep", 0).isMore);
+      assertEquals(file.count("log_marks", target), 0);
+    }
+  },
+);
+
 withFolder("A copy lacks rows that were deleted and forgotten while it was made", (folder) => {
   const [path, copy] = [`${folder}/test.db`, `${folder}/copy.db`];
   using file = new TestFile(path);

@@ -1,11 +1,13 @@
 /** Tests of the rules that every broker with keyed logs follows. */
 import { type Change, readChange, rowChange } from "../logs/change_message.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
+import { CALLER_MARKS, TIGHT_CALLER_MARKS } from "../logs/callers.ts";
 import { firstRows } from "../logs/first_rows.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
   LogPage,
+  LogProducer,
   LogTail,
   ReadLogOptions,
   RowBounds,
@@ -344,6 +346,65 @@ export const ROWS: Record<string, Test> = {
     same((await read(far, `${id} copy`)).info.form, "5", "the form of first rows");
     await near.create(`${id} plain`, { ...other, config: { contentType: "text/plain" } });
     same((await far.append(`${id} plain`, alone)).kind, "other-kind", "a log without rows");
+  }),
+
+  "keeps the numbers and sequences of callers apart": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const caller = (name: string, network = "net") => ({ id: name, network });
+    const send = async (
+      logs: BrokerLogs,
+      by: ReturnType<typeof caller>,
+      options: { readonly producer?: LogProducer; readonly sequence?: string },
+    ) => await change(logs, id, [set(by.id || "guest", 1)], { ...options, caller: by });
+    const p = (epoch: number, seq: number, name = "p") => ({
+      producer: { id: name, epoch, seq },
+    });
+    const [ann, eve] = [caller("ann"), caller("eve")];
+    same(await send(near, ann, p(0, 0)), "appended", "a producer");
+    same(await send(far, eve, p(9, 0)), "appended", "the same name with another epoch");
+    same(await send(far, ann, p(0, 1)), "appended", "the next number");
+    same(await send(near, ann, p(0, 1)), "repeated", "its repetition");
+    same(await send(near, eve, p(0, 0)), "stale", "an earlier epoch of the other caller");
+    same(await send(near, ann, p(0, 3)), "skipped", "a gap");
+    same(await send(near, caller("bob"), p(0, 1)), "skipped", "an unknown producer");
+    same(await send(near, eve, { sequence: "\uffff" }), "appended", "a high sequence");
+    same(await send(far, ann, { sequence: "b" }), "appended", "a lower one of another caller");
+    same(await send(near, ann, { sequence: "b" }), "out-of-sequence", "the same again");
+    same(await send(near, ann, { ...p(0, 2), sequence: "a" }), "out-of-sequence", "a lower one");
+    same(await send(near, ann, { ...p(0, 2), sequence: "c d" }), "appended", "both");
+    same(await send(far, ann, { sequence: "c c" }), "out-of-sequence", "a text with a space");
+    same(await send(near, caller("", "a"), { sequence: "z" }), "appended", "a guest");
+    same(await send(near, caller("", "b"), { sequence: "a" }), "appended", "of another network");
+    same(await send(near, caller("", "a"), p(0, 0)), "appended", "a guest's producer");
+    same(await send(near, caller("", "b"), p(0, 0)), "repeated", "from another network");
+    same(await change(near, id, [set("log", 1)], { sequence: "a" }), "appended", "of the log");
+    same(await change(near, id, [set("log", 1)], p(0, 0)), "appended", "a producer of the log");
+  }),
+
+  "bounds the producers of each caller and network": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const send = async (who: string, network: string, i: number, name = `p${i}`) => {
+      const producer = { id: name, epoch: 0, seq: 0 };
+      const by = { id: who, network };
+      return await change(i % 2 === 0 ? near : far, id, [set("a", i)], { producer, caller: by });
+    };
+    const fill = async (who: string, network: string) => {
+      for (let i = 0; i < 1_001; i++) {
+        const kind = await send(who, network, i);
+        if (kind !== "appended") return [kind, i];
+      }
+      return [];
+    };
+    same(await fill("eve", "far"), ["too-many-producers", CALLER_MARKS], "those of one caller");
+    same(await send("ann", "near", 0), "appended", "another caller");
+    same(await send("eve", "far", 0, "p0"), "repeated", "a known one");
+    same(await fill("", "far"), ["too-many-producers", CALLER_MARKS], "guests of one network");
+    same(await send("", "near", 0, "q"), "appended", "guests of another network");
+    // More than half are used by callers of other networks.
+    for (let i = 0; i < 6; i++) await fill(`eve${i}`, `other${i}`);
+    same(await fill("bob", "far"), ["too-many-producers", 0], "a caller of the full network");
+    same(await fill("bob", "near"), ["too-many-producers", TIGHT_CALLER_MARKS], "of another one");
+    same(await send("ann", "near", 1), "appended", "a second one of a caller with few");
   }),
 
   "starts a log with the rows of another one": withRows(async ({ id }, near, far) => {

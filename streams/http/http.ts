@@ -20,6 +20,7 @@ import {
   tooLarge,
 } from "./request.ts";
 import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
+import { digest } from "../options.ts";
 import {
   type GuardedRequest,
   HttpGuard,
@@ -36,7 +37,14 @@ import {
   tooMany,
 } from "../../server/http/problem.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
-import type { LogInfo, LogOverShare, LogProducer, LogRecord, RowChange } from "../logs/log.ts";
+import type {
+  AppendLogOptions,
+  LogInfo,
+  LogOverShare,
+  LogProducer,
+  LogRecord,
+  RowChange,
+} from "../logs/log.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import {
   type Change,
@@ -132,6 +140,9 @@ const MAX_REASON_BYTES = 1_024;
 
 /** Most characters of an encoded text in a header. */
 const MAX_HEADER_LENGTH = 1_024;
+
+/** Characters of the name of a network in the marks of a keyed stream. */
+const NETWORK_LENGTH = 10;
 
 /** Time after which a rejected client may retry, in milliseconds. */
 const RETRY_MS = 5_000;
@@ -475,8 +486,10 @@ export class StreamRequests {
         ? await readChanges(records as readonly string[])
         : undefined;
       const { identity } = known;
+      const isOwned = known.keyed && (producer ?? sequence) !== undefined;
+      const owned = isOwned ? await this.#ownedBy(asked, producer) : { producer };
       asked.checkRevoked();
-      const options = { identity, end: isEnd ? {} : undefined, producer, sequence };
+      const options = { identity, end: isEnd ? {} : undefined, sequence, ...owned };
       const result = changes === undefined
         ? await this.#parts.logs.append(id, { ...options, records })
         : await this.#write(id, changes, { ...options, user, asked });
@@ -491,6 +504,23 @@ export class StreamRequests {
     }
   }
 
+  /** Names the caller of an append to a keyed stream, and its producer, which no one else can use. */
+  async #ownedBy(
+    { publisher }: StreamRequest,
+    producer: LogProducer | undefined,
+  ): Promise<Pick<AppendLogOptions, "caller" | "producer">> {
+    const { runtime } = this.#parts;
+    const { user, networks } = publisher;
+    const key = networks.at(-1)?.key;
+    const id = user === undefined ? "" : await digest(runtime, user);
+    const network = key === undefined ? "" : await digest(runtime, key);
+    const named = producer && await digest(runtime, producer.id);
+    return {
+      caller: { id, network: network.slice(0, NETWORK_LENGTH) },
+      producer: producer && { ...producer, id: named! },
+    };
+  }
+
   /** Checks changes, and appends them. */
   async #write(
     id: string,
@@ -499,7 +529,7 @@ export class StreamRequests {
       readonly user: string | undefined;
       readonly asked: StreamRequest;
       readonly identity: string | undefined;
-      readonly producer: LogProducer | undefined;
+      readonly producer?: LogProducer | undefined;
     },
   ): Promise<StreamAppended> {
     const { logs, changes: gate } = this.#parts;
@@ -592,7 +622,8 @@ export class StreamRequests {
       case "too-many-producers":
         throw conflict(
           "too-many-producers",
-          "Cannot append: the stream must know the producer, or have room for one more",
+          "Cannot append: the stream must know the producer, or have room for one more of this " +
+            "caller; use a known Producer-Id with a higher Producer-Epoch",
         );
       case "fenced":
       case "held":

@@ -8,6 +8,7 @@
  */
 import { withoutUndefined } from "../../base/options/options.ts";
 import { countedBytes } from "../../pubsub/broker.ts";
+import { CallerMarks, type MarkView, type MarkWrites, NO_CALLER } from "./callers.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
@@ -95,6 +96,8 @@ export interface LogStore extends Pick<BrokerLogs, "list" | "overdue" | "read"> 
 /** A log as decisions see it. A broker may look up values only when they are needed. */
 export interface LogView {
   readonly state: StoredLog;
+  /** The numbers and sequences of callers; required for a keyed log. */
+  readonly marks?: MarkView | undefined;
   /** Number of producers whose number is remembered. */
   readonly producerCount: number;
   /** Number of forks that depend on the log. */
@@ -148,8 +151,10 @@ export interface LogWrite<R> {
   readonly expires?: boolean | undefined;
   /** The new number of a producer. */
   readonly producer?: LogProducer | undefined;
-  /** True if the producer has no earlier number. */
+  /** True if the producer, or a mark of a caller, is new. */
   readonly isNewProducer?: boolean | undefined;
+  /** Changes of the marks of callers. */
+  readonly marks?: MarkWrites | undefined;
   /** A fork to register or to remove. */
   readonly fork?: ForkNote | undefined;
   /** True if the change is not announced. */
@@ -342,24 +347,31 @@ function decideAppend(
   const { state } = log;
   if (isExpired(state, now)) return none({ kind: "expired" });
   if (state.isDeleted) return none({ kind: "deleted" });
-  const known = producer && log.numbersOf(producer.id);
+  const caller = state.keyed && log.marks && (options.caller ?? NO_CALLER);
+  const marked = caller && new CallerMarks(log.marks!, { ...options, caller }, now);
+  const known = marked ? marked.numbers : producer && log.numbersOf(producer.id);
+  const sequence = marked ? marked.sequence : state.sequence;
   const bytes = recordBytes(options.records);
   const rejection = rejectionOfEnd(state, options) ?? rejectionOfLease(state, options, now) ??
-    (producer && rejectionOfProducer(log, producer, known)) ??
-    rejectionOfContent(state, options, bytes);
+    (producer && rejectionOfProducer(log, producer, { known, isShared: marked === undefined })) ??
+    rejectionOfContent({ ...state, sequence }, options, bytes);
   if (rejection !== undefined) return none(rejection);
+  const marks = marked?.after(options);
+  if (marked !== undefined && marks === undefined) return none({ kind: "too-many-producers" });
   const isTransaction = options.changes !== undefined || options.expiresRows === true;
   const content = isTransaction ? transactionOf(log, options, now) : recordsOf(state, options);
   if ("kind" in content) return none(content);
   const { stats, bytes: size = bytes, ...written } = content;
   const { records } = written;
-  const next = appended(state, { ...options, records }, { now, bytes: size });
+  const own = marked && { producer: options.producer, sequence: undefined };
+  const next = appended(state, { ...options, ...own, records }, { now, bytes: size });
   return {
     kind: "write",
     next: stats === undefined ? next : { ...next, rows: stats },
     ...written,
-    producer,
-    isNewProducer: producer && known === undefined,
+    producer: marked === undefined ? producer : undefined,
+    isNewProducer: marks?.isLarger ?? (producer && known === undefined),
+    marks,
     result: appendedTo,
     rejected: itself,
   };
@@ -458,11 +470,15 @@ function rejectionOfLease(
 function rejectionOfProducer(
   log: LogView,
   { epoch, seq }: LogProducer,
-  known: readonly [epoch: number, seq: number] | undefined,
+  { known, isShared }: {
+    readonly known: readonly [epoch: number, seq: number] | undefined;
+    /** True if the producers of all callers share one bound. */
+    readonly isShared: boolean;
+  },
 ): LogAppended | undefined {
   if (known === undefined) {
     if (seq > 0) return { kind: "skipped", expected: 0 };
-    const isFull = log.producerCount >= MAX_LOG_PRODUCERS;
+    const isFull = isShared && log.producerCount >= MAX_LOG_PRODUCERS;
     return isFull ? { kind: "too-many-producers" } : undefined;
   }
   const [lastEpoch, lastSeq] = known;

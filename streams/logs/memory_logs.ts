@@ -13,6 +13,7 @@ import {
   type LogView,
   retained,
 } from "./changes.ts";
+import type { MarkView, MarkWrites } from "./callers.ts";
 import type { BrokerLogs, LogPage, LogProducer, LogRecord, ReadLogOptions } from "./log.ts";
 import { LogShares } from "./log_shares.ts";
 import { MemoryRows } from "./memory_rows.ts";
@@ -54,6 +55,8 @@ class Log implements Counted, LogView {
   readonly number: number;
   state: StoredLog;
   readonly #producers = new Map<string, readonly [epoch: number, seq: number]>();
+  /** The marks of callers, by name. */
+  readonly #marks = new Map<string, string>();
   readonly #forks = new Set<string>();
   /** The records from `state.start` on. */
   readonly records = new Fifo<LogRecord>();
@@ -61,6 +64,7 @@ class Log implements Counted, LogView {
   counted = 0;
   /** Bytes that the records use in addition to their content. */
   #overhead = 0;
+  /** Bytes of the names of producers, and of the marks with their names. */
   #producerBytes = 0;
 
   /** Creates a log without records; the first change adds them. */
@@ -74,7 +78,8 @@ class Log implements Counted, LogView {
 
   get cost(): number {
     return COSTS.log + this.id.length + this.state.bytes + this.#overhead + this.#producerBytes +
-      COSTS.producer * this.producerCount + COSTS.fork * this.forkCount + costOfRows(this.state);
+      COSTS.producer * (this.producerCount + this.#marks.size) + COSTS.fork * this.forkCount +
+      costOfRows(this.state);
   }
 
   get producerCount(): number {
@@ -87,6 +92,25 @@ class Log implements Counted, LogView {
 
   numbersOf(producer: string): readonly [epoch: number, seq: number] | undefined {
     return this.#producers.get(producer);
+  }
+
+  get marks(): MarkView {
+    return { mark: (name) => this.#marks.get(name), allMarks: () => this.#marks };
+  }
+
+  noteMarks({ set, drop }: MarkWrites): void {
+    const forget = (name: string) => {
+      const mark = this.#marks.get(name);
+      if (mark === undefined) return;
+      this.#producerBytes -= name.length + mark.length;
+      this.#marks.delete(name);
+    };
+    for (const name of drop) forget(name);
+    for (const [name, mark] of set) {
+      forget(name);
+      this.#marks.set(name, mark);
+      this.#producerBytes += name.length + mark.length;
+    }
   }
 
   hasFork(fork: string): boolean {
@@ -234,7 +258,7 @@ export class MemoryLogs implements LogStore, MemoryTenant {
       this.#memory.announce(logTopic(id));
       return effect.result;
     }
-    const { records, rows, producer, fork, isQuiet, result, rejected } = effect;
+    const { records, rows, producer, marks, fork, isQuiet, result, rejected } = effect;
     const log = present ?? this.#opened(id, effect.next);
     const next = retained(effect, (i) => {
       return recordBytes([log.records.at(i) ?? records[i - log.records.length]!]);
@@ -252,6 +276,7 @@ export class MemoryLogs implements LogStore, MemoryTenant {
     log.change(next, records);
     if (rows !== undefined) log.rows!.write(rows);
     if (producer !== undefined) log.noteProducer(producer);
+    if (marks !== undefined) log.noteMarks(marks);
     if (fork !== undefined) log.noteFork(fork);
     this.#sum.update(log);
     this.#shares.count(id, log.counted);

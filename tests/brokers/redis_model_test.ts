@@ -131,7 +131,7 @@ const COMMANDS: readonly string[] = [
   ..."GET k|SET k %|SET k % PX @|SET k % PX|APPEND k %|STRLEN k|DEL k k|UNLINK k|EXISTS k k".split(
     "|",
   ),
-  ..."PEXPIRE k @|PEXPIREAT k @|PTTL k|HGET k %|HSET k % %|HSET k % % %|HMGET k % %|HLEN k|HDEL k % %"
+  ..."PEXPIRE k @|PEXPIREAT k @|PTTL k|HGET k %|HSET k % %|HSET k % % %|HMGET k % %|HLEN k|HGETALL k|HDEL k % %"
     .split(
       "|",
     ),

@@ -18,6 +18,7 @@ import {
   writeVarint,
 } from "../../../transport/quic/varint.ts";
 import { DamageError } from "../../../pubsub/broker/damage.ts";
+import type { MarkWrites } from "../../../streams/logs/callers.ts";
 import type { LogRecord } from "../../../streams/logs/log.ts";
 import type { LogView, LogWrite } from "../../../streams/logs/changes.ts";
 import type { RowView } from "../../../streams/logs/rows.ts";
@@ -27,6 +28,8 @@ import type { StoredLog } from "../../../streams/logs/rules.ts";
 export interface WholeLog extends StoredLog {
   /** Newest epoch and number of each producer. */
   readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
+  /** The marks of callers of a keyed log, by name. */
+  readonly marks?: Readonly<Record<string, string>> | undefined;
   /** Forks that depend on the log. */
   readonly forks: readonly string[];
   /** The log's first identity, if it was given another one because changes were lost. */
@@ -84,10 +87,14 @@ export function liveIn(message: LogMessage | undefined): LiveMessage | undefined
 }
 
 export function viewOf(whole: WholeLog, rows?: RowView): LogView {
-  const { producers, forks } = whole;
+  const { producers, forks, marks = {} } = whole;
   return {
     state: storedOf(whole),
     rows,
+    marks: {
+      mark: (name) => Object.hasOwn(marks, name) ? marks[name] : undefined,
+      allMarks: () => Object.entries(marks),
+    },
     get producerCount() {
       return Object.keys(producers).length;
     },
@@ -98,7 +105,7 @@ export function viewOf(whole: WholeLog, rows?: RowView): LogView {
 }
 
 export function storedOf(
-  { producers: _producers, forks: _forks, chain: _chain, ...state }: WholeLog,
+  { producers: _producers, marks: _marks, forks: _forks, chain: _chain, ...state }: WholeLog,
 ): StoredLog {
   return state;
 }
@@ -115,18 +122,27 @@ export function chainOf({ chain, identity }: WholeLog): string {
 
 export function wholeAfter(
   before: WholeLog | undefined,
-  { next, producer, fork }: LogWrite<unknown>,
+  { next, producer, marks: changed, fork }: LogWrite<unknown>,
 ): WholeLog {
-  const { producers = {}, forks = [], chain } = before ?? {};
+  const { producers = {}, marks, forks = [], chain } = before ?? {};
   const others = fork === undefined ? forks : forks.filter((one) => one !== fork.name);
   return {
     ...next,
     producers: producer === undefined
       ? producers
       : { ...producers, [producer.id]: [producer.epoch, producer.seq] },
+    marks: changed === undefined ? marks : marksAfter(marks, changed),
     forks: fork === undefined || fork.isGone ? others : [...others, fork.name],
     chain,
   };
+}
+
+function marksAfter(
+  before: WholeLog["marks"] = {},
+  { set, drop }: MarkWrites,
+): Readonly<Record<string, string>> {
+  const kept = Object.entries(before).filter(([name]) => !drop.includes(name));
+  return Object.fromEntries([...kept, ...set]);
 }
 
 /** True if a message has content, which later messages don't replace. */

@@ -3,6 +3,15 @@ import type { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { ENTRY_BYTES } from "../../../pubsub/broker.ts";
 import { MAX_CARRIED_BYTES } from "../../../streams/logs/announcement.ts";
+import {
+  CALLER_MARKS,
+  MARK_MS,
+  MAX_MARKS,
+  NO_CALLER,
+  TIGHT_CALLER_MARKS,
+  TIGHT_MARKS,
+  TIGHT_NETWORK_MARKS,
+} from "../../../streams/logs/callers.ts";
 import { MAX_LOG_PRODUCERS } from "../../../streams/logs/rules.ts";
 import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
 import { BINARY } from "../format.ts";
@@ -249,6 +258,36 @@ return answer('created', text(count + 1))
  */
 const APPEND = LOG + ROWS + WRITE_ROW + `
 local producer, writer, keep = ask.producer, ask.writer, ask.keep
+local caller = keyed and (ask.caller or { id = '${NO_CALLER.id}', network = '${NO_CALLER.network}' }) or nil
+local sequenceMark = caller and ask.sequence and 's:' .. caller.id .. ':' .. (caller.id == '' and caller.network or '')
+local producerMark = caller and producer and 'p:' .. caller.id .. ':' .. producer.id
+local newMarks, goneMarks = 0, {}
+local function parseMark(mark) return string.match(mark, '^(%d+) ([^ ]*) (.*)$') end
+local function isOldMark(at) return not at or tonumber(at) <= math.floor(now) - ${MARK_MS} end
+local function freshMark(name)
+  local mark = redis.call('HGET', producers, name)
+  local at, _, rest = parseMark(mark or '')
+  if not isOldMark(at) then return rest end
+  newMarks = newMarks + 1
+end
+local function hasRoom()
+  if newMarks == 0 then return true end
+  local total, own, near = newMarks, newMarks, newMarks
+  local stored = redis.call('HGETALL', producers)
+  for i = 1, #stored, 2 do
+    local at, network = parseMark(stored[i + 1])
+    if isOldMark(at) then goneMarks[#goneMarks + 1] = stored[i]
+    else
+      local id = string.match(stored[i], '^[ps]:([^:]*):')
+      total = total + 1
+      if network == caller.network then near = near + 1 end
+      if id == caller.id and (id ~= '' or network == caller.network) then own = own + 1 end
+    end
+  end
+  local isTight = total > ${TIGHT_MARKS}
+  return total <= ${MAX_MARKS} and own <= (isTight and ${TIGHT_CALLER_MARKS} or ${CALLER_MARKS}) and
+    not (isTight and caller.network ~= '' and near > ${TIGHT_NETWORK_MARKS})
+end
 local function counted(bytes, entries) return bytes + ${ENTRY_BYTES} * entries end
 local function isAbove(one, other)
   for i = 1, math.min(#one, #other) do
@@ -258,10 +297,12 @@ local function isAbove(one, other)
   return #one > #other
 end
 local function rejectionOfProducer()
-  local last = redis.call('HGET', producers, producer.id)
+  local last
+  if caller then last = freshMark(producerMark)
+  else last = redis.call('HGET', producers, producer.id) end
   if not last then
     if producer.seq > 0 then return answer('skipped', '0') end
-    local isFull = redis.call('HLEN', producers) >= ${MAX_LOG_PRODUCERS}
+    local isFull = not caller and redis.call('HLEN', producers) >= ${MAX_LOG_PRODUCERS}
     return isFull and answer('too-many-producers') or nil
   end
   local epoch, seq = string.match(last, '(%d+) (%d+)')
@@ -299,12 +340,15 @@ local function rejection()
     local isUnused = log.tail == '0' and not log.form
     if ask.form.is ~= (log.form or '') and not isUnused then return answer('other-form', log.form) end
   end
-  if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
-    return answer('out-of-sequence', log.sequence)
+  local sequence = log.sequence
+  if sequenceMark then sequence = freshMark(sequenceMark) end
+  if ask.sequence and sequence and not isAbove(ask.sequence, sequence) then
+    return answer('out-of-sequence', sequence)
   end
   local kept = keep and 0 or counted(tonumber(log.bytes), tonumber(log.tail) - tonumber(log.start))
   local needed = kept + counted(ask.bytes, ask.count)
   if ask.count > 0 and needed > ask.maxBytes then return answer('full') end
+  if caller and not hasRoom() then return answer('too-many-producers') end
 end
 local rejected = rejection()
 if rejected then return rejected end
@@ -358,10 +402,14 @@ set('start', text(start))
 set('skip', text(skip))
 set('bytes', text(bytes))
 renew()
+if #goneMarks > 0 then redis.call('HDEL', producers, unpack(goneMarks)) end
+local markHead = caller and text(math.floor(now)) .. ' ' .. caller.network .. ' ' or ''
 if producer then
-  redis.call('HSET', producers, producer.id, text(producer.epoch) .. ' ' .. text(producer.seq))
+  local number = text(producer.epoch) .. ' ' .. text(producer.seq)
+  redis.call('HSET', producers, producerMark or producer.id, markHead .. number)
 end
-if ask.sequence then set('sequence', ask.sequence) end
+if sequenceMark then redis.call('HSET', producers, sequenceMark, markHead .. ask.sequence)
+elseif ask.sequence then set('sequence', ask.sequence) end
 if writer then
   set('holder', writer.releases and '' or writer.holder)
   set('lease', text(now + writer.ttlMs))

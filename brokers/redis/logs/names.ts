@@ -13,7 +13,7 @@ export interface LogKeys {
   readonly records: string;
   /** A string with the newest records, which are not in `records` yet. */
   readonly newest: string;
-  /** Hash with the newest number of each producer. */
+  /** Hash with the newest number of each producer; of a keyed log, also with the marks of callers. */
   readonly producers: string;
   /** Set of the forks. */
   readonly forks: string;

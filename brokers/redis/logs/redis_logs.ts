@@ -80,11 +80,24 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     maxLogs,
   }),
   append: (
-    { identity, end, producer, sequence, writer, ifWriterLost, cancel, maxBytes, keep, ...rest },
+    {
+      identity,
+      end,
+      producer,
+      caller,
+      sequence,
+      writer,
+      ifWriterLost,
+      cancel,
+      maxBytes,
+      keep,
+      ...rest
+    },
   ) => ({
     identity,
     ended: end && JSON.stringify(end),
     producer: producer && producerOf(producer),
+    caller,
     sequence: sequence === undefined ? undefined : encodeSequence(sequence),
     writer: writer && { ...writer, holder: wellFormed(writer.holder) },
     ifWriterLost,

@@ -17,6 +17,7 @@ import {
   type RowView,
   type RowWrites,
 } from "../../../streams/logs/rows.ts";
+import type { MarkView, MarkWrites } from "../../../streams/logs/callers.ts";
 import type { LogPage, LogRecord, LogRow, ReadLogOptions } from "../../../streams/logs/log.ts";
 import {
   type LogKind,
@@ -41,6 +42,9 @@ import type { SqliteTransaction } from "../transaction.ts";
 
 /** Number of records that one statement scans for the bounds of a page or of the retention. */
 const SCAN = 256;
+
+/** Bytes of the row of a mark in addition to its name and text. */
+const MARK_BYTES = 64;
 
 /** Bytes of a producer's row in addition to its name. */
 const PRODUCER_BYTES = 128;
@@ -72,6 +76,10 @@ const SQL = {
   producer: "SELECT epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
   countProducers: "SELECT count(*) AS count FROM log_producers WHERE log = ?",
   setProducer: "INSERT OR REPLACE INTO log_producers VALUES (?, ?, ?, ?)",
+  mark: "SELECT mark FROM log_marks WHERE log = ? AND name = ?",
+  marks: "SELECT name, mark FROM log_marks WHERE log = ?",
+  setMark: "INSERT OR REPLACE INTO log_marks VALUES (?, ?, ?)",
+  dropMark: "DELETE FROM log_marks WHERE log = ? AND name = ?",
   findFork: "SELECT 1 FROM log_forks WHERE log = ? AND fork = ?",
   countForks: "SELECT count(*) AS count FROM log_forks WHERE log = ?",
   addFork: "INSERT INTO log_forks VALUES (?, ?)",
@@ -87,7 +95,7 @@ const READABLE_TIMES: readonly string[] = [
   "UPDATE log_rows SET until = ?1 WHERE until > ?1",
 ];
 
-class SqliteLog implements LogView, RowView {
+class SqliteLog implements LogView, MarkView, RowView {
   readonly id: number;
   readonly name: string;
   state: StoredLog;
@@ -114,6 +122,19 @@ class SqliteLog implements LogView, RowView {
   numbersOf(producer: string): readonly [epoch: number, seq: number] | undefined {
     const row = this.#sql.producer.get(this.id, producer);
     return row && [Number(row.epoch), Number(row.seq)];
+  }
+
+  mark(name: string): string | undefined {
+    const row = this.#sql.mark.get(this.id, name);
+    return row && String(row.mark);
+  }
+
+  *allMarks(): Generator<readonly [name: string, mark: string]> {
+    for (const { name, mark } of this.#sql.marks.all(this.id)) yield [String(name), String(mark)];
+  }
+
+  get marks(): MarkView {
+    return this;
   }
 
   hasFork(fork: string): boolean {
@@ -343,6 +364,8 @@ export class Logs {
     const streams = this.#db.prepare(`
 SELECT name, state, (
   SELECT coalesce(sum(length(producer) + ${PRODUCER_BYTES}), 0) FROM log_producers WHERE log = logs.id
+) + (
+  SELECT coalesce(sum(length(name) + length(mark) + ${MARK_BYTES}), 0) FROM log_marks WHERE log = logs.id
 ) AS producers
 FROM logs WHERE kind = 'stream' AND
   CASE WHEN json_valid(state) THEN json_extract(state, '$.owner') END IS NOT NULL`);
@@ -395,12 +418,14 @@ FROM logs WHERE kind = 'stream' AND
     present: SqliteLog | undefined,
     write: LogWrite<R>,
   ): LogOutcome<R> {
-    const { records, rows, producer, isNewProducer, fork, isQuiet, result, rejected } = write;
+    const { records, rows, producer, isNewProducer, marks, fork, isQuiet, result, rejected } =
+      write;
     if (present === undefined) this.#own(name, write.next);
     const sizes = present && write.keep && this.#sizesOf(present, records);
     const next = sizes ? retained(write, () => sizes.next().value) : write.next;
     const growth = growthOf(present?.state, next) +
-      (isNewProducer ? producer!.id.length + PRODUCER_BYTES : 0);
+      (isNewProducer && producer ? producer.id.length + PRODUCER_BYTES : 0) +
+      (isNewProducer && marks ? markBytes(marks) : 0);
     const isLarger = present === undefined || records.length > 0;
     const overShare = isLarger ? this.#shares.exceeded(name, growth) : undefined;
     if (rejected !== undefined && overShare !== undefined) {
@@ -414,6 +439,8 @@ FROM logs WHERE kind = 'stream' AND
     if (producer !== undefined) {
       this.#sql.setProducer.run(row.id, producer.id, producer.epoch, producer.seq);
     }
+    for (const name of marks?.drop ?? []) this.#sql.dropMark.run(row.id, name);
+    for (const [name, mark] of marks?.set ?? []) this.#sql.setMark.run(row.id, name, mark);
     const forkChange = fork?.isGone ? this.#sql.removeFork : this.#sql.addFork;
     if (fork !== undefined) forkChange.run(row.id, fork.name);
     if (next.start > row.state.start) this.#sql.trim.run(row.id, next.start);
@@ -554,4 +581,10 @@ export function openLogs(
     logs.finish();
   }
   return new Logs(db, transaction, new LogShares(shares));
+}
+
+/** Bytes by which new marks make a log grow, less those of marks that they drop. */
+function markBytes({ set, drop }: MarkWrites): number {
+  const added = set.reduce((sum, [name, mark]) => sum + name.length + mark.length + MARK_BYTES, 0);
+  return Math.max(0, added - drop.length * MARK_BYTES);
 }

@@ -165,6 +165,10 @@ export const COMMANDS: ReadonlyMap<string, CommandRule> = new Map(Object.entries
     isWrite: true,
     run: (keys, command) => removeMembers(keys, keys.read(HashValue, command[1]!), command),
   },
+  HGETALL: {
+    arity: 2,
+    run: (keys, [, key]) => keys.read(HashValue, key!)?.fields.flat() ?? [],
+  },
   HLEN: { arity: 2, run: (keys, [, key]) => keys.read(HashValue, key!)?.size ?? 0 },
   HSET: {
     arity: -4,

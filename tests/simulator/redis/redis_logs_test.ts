@@ -140,6 +140,19 @@ function randomTransaction(random: Random): Call {
     maxBytes: isBounded ? random.pick([600, 1_000, 9_999]) : 9_999,
     ...perhaps(random, { expiresRows: true as const }),
     ...perhaps(random, { keep: { records: 2, bytes: 10 } }, 12),
+    ...perhaps(random, { end: {} }, 60),
+    ...perhaps(random, {
+      caller: { id: random.pick(["ann", "eve", ""]), network: random.pick(["one", "two", ""]) },
+    }, 2),
+    ...perhaps(random, {
+      producer: {
+        // Often one more producer than a caller may have.
+        id: random.pick(["p", "q", `${random.below(400)}`]),
+        epoch: random.below(2),
+        seq: random.pick([0, 0, 0, 1, 2]),
+      },
+    }, 2),
+    ...perhaps(random, { sequence: `${random.below(20)} "é` }),
   };
   return (logs) => logs.append(id, options);
 }
@@ -170,7 +183,9 @@ Deno.test("RedisBroker decides log changes as MemoryBroker does, for random call
 
 Deno.test("RedisBroker decides transactions as MemoryBroker does, for random calls", async () => {
   const seen = await compare(randomTransaction);
-  const kinds = "created exists expired appended missing conflict too-many-rows full removed page";
+  const kinds =
+    "created exists expired appended missing conflict too-many-rows full removed page " +
+    "repeated stale unstarted skipped out-of-sequence ended";
   assertEquals(kinds.split(" ").filter((kind) => !seen.has(kind)), []);
 });
 

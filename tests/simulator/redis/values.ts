@@ -63,6 +63,11 @@ export class HashValue {
     return this.#bytes;
   }
 
+  /** All fields with their texts. */
+  get fields(): ByteString[][] {
+    return Array.from(this.#fields, (field) => [...field]);
+  }
+
   /** Reads a field. */
   get(field: ByteString): ByteString | undefined {
     return this.#fields.get(field);
