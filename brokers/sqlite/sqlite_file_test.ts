@@ -681,7 +681,7 @@ withFolder(
       assertEquals(send(file, 1, "b"), "appended");
       file.call("endCopy", true);
     }
-    for (const  of of[path, copy]) {
+    for (const target of [path, copy]) {
       using file = new TestFile(target);
       assertEquals([send(file, 1, "b"), send(file, 2, "b")], ["repeated", "out-of-sequence"]);
       assertEquals(file.count("log_marks", target), 2);
