@@ -1,6 +1,5 @@
 /** Clients that request events or pages over real sockets, and don't read them. */
 import { assertEquals, assertMatch } from "@std/assert";
-import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
 import { listen, portOf } from "./servers.ts";
@@ -78,16 +77,16 @@ Deno.test("Server counts a session's events over HTTP that are requested many ti
   const { server, unread } = await serverWithPages();
   await using _server = server;
   const port = portOf(server);
-  const own = { [Header.transport]: HTTP_TRANSPORT, "x-from": "203.0.113.66" };
+  const own = { "skein-transport": "http", "x-from": "203.0.113.66" };
   const opening = await server.fetch(
-    new Request("http://localhost/?protocol=skein.1", { headers: { ...own, [Header.poll]: "1" } }),
+    new Request("http://localhost/?protocol=skein.1", { headers: { ...own, "skein-poll": "1" } }),
   );
   const { session, secret } = JSON.parse(/data:(.*)/.exec(await opening.text())![1]!);
-  const keys = { ...own, [Header.session]: session, [Header.secret]: secret };
+  const keys = { ...own, "skein-session": session, "skein-secret": secret };
   // Without an HTTP server, a body that nothing reads.
   const ask = () =>
     server.fetch(
-      new Request("http://localhost/", { headers: { ...keys, [Header.lastEvent]: "0" } }),
+      new Request("http://localhost/", { headers: { ...keys, "last-event-id": "0" } }),
     );
   await using room = new AsyncDisposableStack();
   let last = await ask();
@@ -102,7 +101,7 @@ Deno.test("Server counts a session's events over HTTP that are requested many ti
     port,
     headOf("GET /?protocol=skein.1", {
       host: "localhost",
-      [Header.transport]: HTTP_TRANSPORT,
+      "skein-transport": "http",
       "x-from": "198.51.100.7",
     }),
   );
