@@ -410,7 +410,7 @@ export function testQuotas(): void {
             rejection = quota.tryTake(socketAccount(from, `${from} ${i >> 3}`));
           }
           assertMatch(rejection, /address|session/, name);
-          quota.take(socketAccount(HONEST, "honest"));
+          quota.take(socketAccount(HONEST, "honest"))[Symbol.dispose]();
         }
       }
     });
