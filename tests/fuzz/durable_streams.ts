@@ -123,6 +123,8 @@ export async function fuzzDurableStreams(random: Random, rounds: number): Promis
     if (!isOfStreams) return;
     const what = `${status} for ${request.method} ${request.url}: ${text.slice(0, 200)}`;
     assert(STATUSES.has(status), what);
+    const isReserved = /^\/streams\/(?:\$skein:|__ds\/)/.test(pathname);
+    if (isReserved && request.method !== "OPTIONS") assert(status >= 400, what);
     assertEquals(headers.get("x-content-type-options"), "nosniff", what);
     assertEquals(headers.get("content-security-policy"), "sandbox", what);
     if (request.method === "HEAD" || status === 304) assertEquals(text, "", what);
@@ -174,9 +176,28 @@ async function checkStream(
     }
     [last, offset] = [offset, response.headers.get("stream-next-offset")!];
     assertNotEquals(offset, null);
-    if (response.headers.get("stream-up-to-date") === "true") return;
+    if (response.headers.get("stream-up-to-date") === "true") {
+      if (etag === null || !await append(url, send, headers)) return;
+      assertEquals((await get(last, etag)).response.status, 200, `${url} after a change`);
+      return;
+    }
     assert(last === "-1" || offset > last, `${url}: ${offset} follows ${last}`);
   }
+}
+
+/** Appends to a stream of JSON, with or without keys; returns `false` if that is not possible. */
+async function append(
+  url: string,
+  send: (request: Request) => Response | Promise<Response>,
+  headers: Readonly<Record<string, string>>,
+): Promise<boolean> {
+  for (const body of ["[1]", CHANGES[0]!]) {
+    const json = { ...headers, "content-type": "application/json" };
+    const response = await send(new Request(url, { method: "POST", headers: json, body }));
+    await response.body?.cancel();
+    if (response.ok) return true;
+  }
+  return false;
 }
 
 /** Creates a request; returns `undefined` if the platform itself rejects the parts. */

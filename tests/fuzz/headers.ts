@@ -129,6 +129,7 @@ function anyClaims(random: Random): unknown {
 
 const COOKIES = [
   "sid=ann",
+  "login=eve; login",
   "a=1; sid=bob; b",
   "=v; ;; sid = x =y",
   "__proto__=x; constructor=y; toString",

@@ -44,6 +44,8 @@ const WRITES = [
   '{"writes":[[{"type":"notes","key":"a","headers":{"operation":"delete","txid":"v"}}],' +
   '[{"type":"notes","key":"b","value":"y","headers":{"operation":"upsert","txid":"w","ttl":60}}]]}',
   '{"writes":[[{"type":"cursors","key":"a","value":{"x":1},"headers":{"operation":"upsert","txid":"x"}}]]}',
+  '{"writes":[[{"type":"notes","key":"a","value":"z","headers":{"operation":"update","txid":"y","expect":9}}],' +
+  '[{"type":"notes","key":"b","value":"y","headers":{"operation":"upsert","txid":"z"}}]]}',
   '{"ephemeral":[["cursors","a",{"x":1}]]}',
   '{"ephemeral":[["cursors","a"],["cursors","b",{"x":2,"by":"ann"}],["cards","1",{"done":true}]]}',
   '{"ephemeral":[["cursors","é😀",{"x":-1e9}]]}',
@@ -211,6 +213,8 @@ function checkReply({ data, error }: Reply): void {
   if (error !== undefined) return assert(CODES.has(error.code), what);
   const { results } = data!;
   if (results === undefined) return assertEquals(data, {}); // A request to stop.
+  const at = results.findIndex((result) => "conflict" in result);
+  assert(at < 0 || at === results.length - 1, `results after a conflict: ${what}`);
   for (const result of results) {
     const { version, conflict, error } = result as {
       readonly version?: number;
