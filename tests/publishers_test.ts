@@ -356,3 +356,25 @@ Deno.test("Client.publish() with at-least-once and without an echo is rejected o
     ["secret", false, 4],
   ]);
 });
+
+Deno.test("Numbers of at-least-once messages and publications use the share of the client's network", async () => {
+  await using broker = new MemoryBroker();
+  const { store } = broker;
+  const advance = store.advance.bind(store);
+  const owners: (string | undefined)[] = [];
+  store.advance = (...args) => {
+    owners.push(args[3]?.owner);
+    return advance(...args);
+  };
+  await using server = serve({ broker, clientAddress: () => "203.0.113.66", onMessage() {} });
+  const use = async (user: string) => {
+    await using client = connect(server, user, { delivery: "at-least-once" });
+    await client.publish("news", 1);
+    client.send("note", 2);
+    await client.flushed();
+    return owners.splice(0);
+  };
+  for (const user of ["", "ann"]) {
+    assertEquals(await use(user), ["at 203.0.113.66", "at 203.0.113.66"]);
+  }
+});
