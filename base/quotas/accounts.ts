@@ -43,6 +43,8 @@ export interface Account extends Omit<AccountFacts, "address"> {
   readonly isBehindUdpProxy?: boolean | undefined;
   /** True for a user who was first seen at this address more than an hour ago. */
   readonly isFamiliar: boolean;
+  /** Number of familiar users of the network, if this is one of them. */
+  readonly familiarUsers?: number | undefined;
   /**
    * Called each time the share of an address would apply, for a peer at the address of a proxy or
    * at an unknown address. MUST NOT throw.
@@ -129,9 +131,13 @@ export class Accounts {
     const facts = { networks, isBehindProxy, isBehindUdpProxy, onProxy, user, guest, session };
     if (user === undefined || networks.length === 0) return { ...facts, isFamiliar: false };
     const runtime = this.#runtime;
-    const firstMs = this.#familiar.see(user, networks, runtime.monotonic());
+    const familiar = this.#familiar;
+    const firstMs = familiar.see(user, networks, runtime.monotonic());
     return {
       ...facts,
+      get familiarUsers() {
+        return familiar.countAt(networks);
+      },
       get isFamiliar() {
         return FamiliarUsers.isFamiliar(firstMs, runtime.monotonic());
       },

@@ -131,6 +131,17 @@ export class FamiliarUsers {
     return pair.firstMs;
   }
 
+  /**
+   * Counts the familiar users of the widest network of an address who were seen within the last
+   * day.
+   *
+   * @param networks The networks of the address, the narrowest first; at least one.
+   * @returns The number of users who were familiar when they were last seen.
+   */
+  countAt(networks: readonly Network[]): number {
+    return this.#networks.get(networks.at(-1)!.key)?.familiar.size ?? 0;
+  }
+
   /** Creates a pair that has no place in an order yet. */
   #remember(
     key: string,

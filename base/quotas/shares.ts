@@ -248,6 +248,8 @@ export class Slot implements Disposable {
  *   to the per-user share.
  * - **IPv6:** a /64 counts as one address. A /56 gets 4 shares and a /48 gets 16, because one
  *   customer often controls the whole network.
+ * - **Divided:** if the quota is costly, each familiar user gets an equal part of their address's
+ *   share once half of it is used.
  * - **Half:** no address or network may use more than half of the limit, unless the application set
  *   a larger share.
  * - **Proxies:** no share applies to the address of a proxy, unless the application set one, or
@@ -373,7 +375,9 @@ export class Quota {
     const counts = this.#countsOf(account);
     const partner = partnerOf(options.beside);
     const full = this.#fullShare(counts, options, partner) ??
-      (partner === undefined ? this.#fullBound(options) : undefined);
+      (partner === undefined
+        ? this.#fullPart(account, counts) ?? this.#fullBound(options)
+        : undefined);
     if (full !== undefined) {
       this.#rejected[full.level]++;
       return full;
@@ -409,6 +413,23 @@ export class Quota {
       }
     }
     return undefined;
+  }
+
+  /**
+   * Divides the share of the familiar users of an address between them, once more than half of it
+   * is used. Otherwise, some of them could use all of it.
+   */
+  #fullPart(
+    { isFamiliar, familiarUsers = 1 }: Account,
+    counts: readonly Tally[],
+  ): Full | undefined {
+    if (!this.#options.isCostly || !isFamiliar) return undefined;
+    const own = counts.find(({ level }) => level === "user");
+    const pool = counts.find(({ level }) => level === "address");
+    if (own === undefined || pool === undefined) return undefined;
+    if (!isContended(this.#takenBy(pool), pool.share)) return undefined;
+    const most = Math.max(1, Math.floor(pool.share / Math.max(1, familiarUsers)));
+    return this.#takenBy(own) >= most ? { level: "user", most, isDivided: true } : undefined;
   }
 
   #add(slot: Slot, partner: Slot | undefined): void {
@@ -531,6 +552,8 @@ export interface Full {
   readonly most: number;
   /** True for the share of all peers at private or unknown addresses. */
   readonly isUntold?: boolean | undefined;
+  /** True for a user's part of the share of an address. */
+  readonly isDivided?: boolean | undefined;
 }
 
 /**
@@ -543,7 +566,7 @@ export interface Full {
  */
 export function limitError(
   options: Omit<QuotaOptions, "max" | "name" | "shares" | "exact">,
-  { level, most, isUntold = false }: Full,
+  { level, most, isUntold = false, isDivided = false }: Full,
 ): LimitError {
   const { limit, shareLimits, verb, what, retryAfterMs = 5_000, strict, isCostly } = options;
   const account = isUntold
@@ -552,7 +575,11 @@ export function limitError(
     ? "this server"
     : `your ${level}`;
   const isForNow = level !== "server" && !isCostly && !strict?.includes(level);
-  const now = isForNow ? " while the server is busy" : "";
+  const now = isDivided
+    ? " while others at your address have many"
+    : isForNow
+    ? " while the server is busy"
+    : "";
   const name = level === "server" ? limit : shareLimits?.[level] ?? limit;
   return new LimitError(name, `Cannot ${verb}: ${account} may have at most ${most} ${what}${now}`, {
     retryAfterMs,

@@ -369,3 +369,38 @@ Deno.test("Quotas.receiveReport() counts the reports of at most a thousand nodes
   quotas.receiveReport("n0", [["maxTents", "user ann", 2]]);
   assertEquals(fill(quota, { ...NOBODY, user: "ann" }), { count: 9, level: "user" });
 });
+
+Deno.test("Quota divides a costly share of familiar users between them, once half of it is used", () => {
+  let nowMs = 0;
+  const runtime = Object.assign(platformRuntime(), { monotonic: () => nowMs });
+  const quotas = new Quotas(runtime);
+  const quota = quotas.open({
+    ...LIMITS,
+    max: 1_000,
+    shares: { address: 4, user: 8 },
+    isCostly: true,
+  });
+  const take = (user: string) => quota.tryTake(quotas.accounts.of({ address: "192.0.2.1", user }));
+  const taken = (users: readonly string[], each: number) =>
+    users.flatMap((user) => Array.from({ length: each }, () => take(user)))
+      .filter((slot) => typeof slot !== "string").length;
+  const users = Array.from({ length: 20 }, (_, i) => `u${i}`);
+  for (const user of users) quotas.accounts.of({ address: "192.0.2.1", user });
+  nowMs = 3_600_000;
+  for (const user of users) quotas.accounts.of({ address: "192.0.2.1", user });
+  // Ten times the share of four is 40: two for each of the 20 users.
+  assertEquals(taken(["u0", "u1", "u2"], 10), 20);
+  assertEquals(take("u0"), "user");
+  assertThrows(
+    () => quota.take(quotas.accounts.of({ address: "192.0.2.1", user: "u2" })),
+    LimitError,
+    "your user may have at most 2 tents while others at your address have many",
+  );
+  assertEquals(taken(users.slice(3), 1), 17);
+  assertEquals([taken(["u3", "u4", "u5"], 2), take("u6")], [3, "address"]);
+  // Another address has its own share.
+  assertEquals(
+    typeof quota.tryTake(quotas.accounts.of({ address: "192.0.2.2", user: "v" })),
+    "object",
+  );
+});
