@@ -6,17 +6,18 @@ import { assert, assertEquals } from "@std/assert";
 import { z } from "zod";
 import { defineContract, RequestError } from "../mod.ts";
 import type { RequestedChange, Server } from "../server.ts";
-import type { AuthorizedAction } from "../server/requests/topic_handler.ts";
 import type { DurableStreamAction } from "../streams/mod.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { Caller } from "./peers/caller.ts";
 import { listen, portOf } from "./servers.ts";
 import { statesOf, streamFeatures } from "./stream_features.ts";
 import { until } from "./waiting.ts";
-import { PAGE_BYTES } from "../streams/state/states.ts";
 
 const ROWS = 50_000;
 const BIG = "board:big";
+
+/** Maximum size of the rows that a server reads at a time for a write, in bytes. */
+const PAGE_BYTES = 262_144;
 
 const contract = defineContract({
   state: {
@@ -27,9 +28,9 @@ const contract = defineContract({
   },
 });
 
-/** What clients may do; by default, everything. */
+/** The rights of clients; by default, they may do everything. */
 interface Rights {
-  readonly topic?: ((topic: string, action: AuthorizedAction) => boolean) | undefined;
+  readonly topic?: ((topic: string, action: string) => boolean) | undefined;
   readonly change?: ((change: RequestedChange) => boolean | Promise<boolean>) | undefined;
   readonly http?: ((action: DurableStreamAction, id: string) => boolean) | undefined;
 }
@@ -97,7 +98,7 @@ class Bench implements AsyncDisposable {
     return bench;
   }
 
-  /** What was read and copied since the last call. */
+  /** Returns the rows that were read and copied since the last call. */
   take(): { rows: number; bytes: number; copied: number } {
     const taken = { ...this.#read, copied: this.#copied };
     this.#read = { rows: 0, bytes: 0 };
@@ -128,7 +129,7 @@ class Bench implements AsyncDisposable {
   async session(envelope: object, { first }: { first?: object } = {}): Promise<string> {
     await using caller = await Caller.dial(this.server, { from: "192.0.2.1", user: "eve" });
     if (first !== undefined) assertEquals((await caller.ask(first)).error, undefined);
-    // What the first request reads is not counted.
+    // The reads of the first request are not counted.
     if (first !== undefined) this.take();
     const { data, error } = await caller.ask(envelope);
     if (error !== undefined) return error.code;
