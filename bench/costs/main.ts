@@ -1,0 +1,169 @@
+/**
+ * Measures what a client makes a server do: the CPU time and the memory for each kilobyte that the
+ * client sends or receives, for every envelope and route.
+ *
+ * ```sh
+ * deno task bench:costs
+ * deno task bench:costs --rows 20000 --times 1000 --only write
+ * ```
+ *
+ * - **Refused** requests must cost at most 5 ms of CPU time for each kilobyte sent, and leave nothing.
+ * - **Served** requests are compared with the bytes in both directions.
+ * - **Held** resources have a bound for each address: the last column is what an address can hold.
+ *
+ * @module
+ */
+import { fileURLToPath } from "node:url";
+import { argument, numberArgument } from "../args.ts";
+import { type Case, CASES } from "./cases.ts";
+import { HttpClient, Peer, type Traffic } from "./clients.ts";
+
+const { args } = Deno;
+const TIMES = numberArgument(args, "times", 1_000);
+const ONLY = argument(args, "only") ?? "";
+
+/** Requests at the same time. */
+const TOGETHER = 8;
+
+/** Most CPU time of a refused request, in milliseconds for each kilobyte sent. */
+const MOST_MS = 5;
+
+/** Most bytes that a refused request may leave in the heap, whose size varies by some kilobytes. */
+const MOST_HELD = 256;
+
+interface Used {
+  readonly cpuUs: number;
+  readonly heldBytes: number;
+}
+
+/** The server, in a process of its own. */
+class Target implements AsyncDisposable {
+  readonly #process: Deno.ChildProcess;
+  readonly #lines: ReadableStreamDefaultReader<string>;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array>;
+  #text = "";
+  url = "";
+
+  constructor(isTight: boolean) {
+    const program = fileURLToPath(new URL("server.ts", import.meta.url));
+    const rows = argument(args, "rows") ?? "20000";
+    this.#process = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-lock", "--no-check", "--v8-flags=--expose-gc", program]
+        .concat("--rows", rows, isTight ? ["--tight"] : []),
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    this.#lines = this.#process.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    this.#input = this.#process.stdin.getWriter();
+  }
+
+  async start(): Promise<this> {
+    this.url = JSON.parse(await this.#line()).url;
+    return this;
+  }
+
+  /** Reads the resources that the server has used so far, after a garbage collection. */
+  async used(): Promise<Used> {
+    await this.#input.write(new TextEncoder().encode("used\n"));
+    return JSON.parse(await this.#line());
+  }
+
+  async #line(): Promise<string> {
+    while (!this.#text.includes("\n")) {
+      const { value, done } = await this.#lines.read();
+      if (done) throw new Error("The server has ended");
+      this.#text += value;
+    }
+    const end = this.#text.indexOf("\n");
+    const line = this.#text.slice(0, end);
+    this.#text = this.#text.slice(end + 1);
+    return line;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill("SIGKILL");
+    await this.#process.status;
+  }
+}
+
+/** Costs of one request. */
+interface Cost {
+  readonly cpuUs: number;
+  readonly traffic: Traffic;
+  readonly heldBytes: number;
+  /** Codes other than the expected one. */
+  readonly others: readonly string[];
+}
+
+/** Sends a number of requests. */
+async function measure(target: Target, one: Case): Promise<Cost> {
+  const traffic: Traffic = { in: 0, out: 0 };
+  const peer = new Peer(target.url, traffic);
+  const http = new HttpClient(target.url.replace("ws:", "http:"), traffic);
+  const others = new Set<string>();
+  const run = async (from: number, count: number) => {
+    let next = from;
+    const work = Array.from({ length: TOGETHER }, async () => {
+      while (next < from + count) {
+        const code = await one.send({ peer, http }, next++);
+        if (code !== undefined && !one.code!.split(" ").includes(code)) others.add(code);
+      }
+    });
+    await Promise.all(work);
+    // Envelopes without a reply were handled before the next one.
+    if (one.code === undefined) await peer.ask({ topic: "echo" });
+  };
+  // The first requests load modules, compile code and fill caches.
+  const warm = one.kind === "held" ? 8 : TIMES;
+  await run(0, warm);
+  Object.assign(traffic, { in: 0, out: 0 });
+  const before = await target.used();
+  const times = one.kind === "held" ? Math.min(TIMES, 200) : TIMES;
+  await run(warm, times);
+  const after = await target.used();
+  const idle = await target.used();
+  // Reading the figures costs CPU time, too.
+  const cpuUs = after.cpuUs - before.cpuUs - (idle.cpuUs - after.cpuUs);
+  peer.close();
+  http.close();
+  return {
+    cpuUs: cpuUs / times,
+    traffic: { in: traffic.in / times, out: traffic.out / times },
+    heldBytes: (after.heldBytes - before.heldBytes) / times,
+    others: [...others],
+  };
+}
+
+function row(one: Case, { cpuUs, traffic, heldBytes, others }: Cost): (string | number)[] {
+  const bytes = one.kind === "refused" ? traffic.in : traffic.in + traffic.out;
+  const msPerKb = cpuUs / bytes;
+  const isOver = one.kind === "refused" && (msPerKb > MOST_MS || heldBytes > MOST_HELD);
+  const [bound, most] = one.bound ?? ["", 0];
+  return [
+    one.kind,
+    one.name,
+    Math.round(traffic.in),
+    Math.round(traffic.out),
+    Math.round(cpuUs),
+    msPerKb.toFixed(2),
+    Math.round(heldBytes),
+    most === 0 ? "" : `${bound}: ${most} = ${(heldBytes * most / 2 ** 20).toFixed(1)} MiB`,
+    others.length > 0 ? `!! ${others}` : isOver ? "!! too much" : "",
+  ];
+}
+
+const HEAD = ["kind", "request", "in", "out", "CPU µs", "ms/kB", "held", "bound of an address", ""];
+
+console.log(`| ${HEAD.join(" | ")} |\n|${" --- |".repeat(HEAD.length)}`);
+let failures = 0;
+for (const isTight of [false, true]) {
+  await using target = await new Target(isTight).start();
+  for (const one of CASES) {
+    if ((one.isTight ?? false) !== isTight || !one.name.includes(ONLY)) continue;
+    const cells = row(one, await measure(target, one));
+    if (cells.at(-1) !== "") failures++;
+    console.log(`| ${cells.join(" | ")} |`);
+  }
+}
+if (failures > 0) Deno.exit(1);
