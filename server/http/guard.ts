@@ -75,15 +75,12 @@ export interface AuthorizationContext<Action extends string = string> {
 }
 
 /**
- * Result of `authorize`: allowed, denied, or allowed for a named caller. With `close`, the action
- * `close` is allowed, which `true` does not allow.
+ * Result of `authorize`: allowed, denied, or allowed for a named caller; with `close`, also the
+ * {@linkcode HttpGuardOptions.closeAction}.
  */
 type HttpPermission =
   | boolean
   | { readonly caller?: string; readonly close?: boolean | undefined };
-
-/** The action that plain `true` does not grant. */
-const CLOSE = "close";
 
 /** Options of a {@linkcode HttpGuard}. */
 export interface HttpGuardOptions<Action extends string> extends OriginRules {
@@ -95,6 +92,11 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
   readonly authorize?:
     | ((context: AuthorizationContext<Action>) => HttpPermission | Promise<HttpPermission>)
     | undefined;
+  /**
+   * An action that `true` does not allow, only an object with `close: true`. By default, there is no
+   * such action, and such an object allows nothing.
+   */
+  readonly closeAction?: NoInfer<Action> | undefined;
   /**
    * If there is no `authorize`, allows every action by programs on this machine and by pages that
    * are trusted with credentials. `*` in `origins` does not give pages this permission.
@@ -605,7 +607,7 @@ export class HttpGuard<Action extends string> {
     readonly id: string;
     readonly identified: Promise<Identified>;
   }): Promise<{ readonly user: string | undefined; readonly caller: string | undefined }> {
-    const { name, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
+    const { name, closeAction, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
     const authorize = this.#options.authorize!;
     const { user, rejected, decision } = await identified;
     // The user is unknown for now: the client should retry.
@@ -632,8 +634,9 @@ export class HttpGuard<Action extends string> {
     const { caller, close }: { readonly caller?: unknown; readonly close?: unknown } = given;
     const isNamed = typeof caller === "string" && caller !== "";
     // An application that names callers, and found none, allows nothing.
-    const isAllowed = permission === true || isNamed || close === true && !("caller" in given);
-    const needsClose = isAllowed && action === CLOSE && close !== true;
+    const closes = closeAction !== undefined && close === true;
+    const isAllowed = permission === true || isNamed || closes && !("caller" in given);
+    const needsClose = isAllowed && action === closeAction && !closes;
     if (!isAllowed || needsClose) throw this.#denied(action, rejected, needsClose);
     return { user, caller: isNamed ? caller : undefined };
   }

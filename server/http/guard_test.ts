@@ -588,3 +588,36 @@ Deno.test("Problem.toResponse() has stable members, and no client's line break i
   });
   await assertRejects(() => Promise.reject(problem), Problem, "Cannot publish");
 });
+
+Deno.test("HttpGuard allows closeAction only for { close: true }, which allows nothing elsewhere", async () => {
+  const cases: [permission: unknown, read: number, write: number][] = [
+    [true, 200, 403],
+    [{ caller: "shop" }, 200, 403],
+    [{ caller: "shop", close: true }, 200, 200],
+    [{ close: true }, 200, 200],
+    [{ close: true, caller: undefined }, 403, 403],
+    [{ close: "yes" }, 403, 403],
+    [{}, 403, 403],
+    [null, 403, 403],
+    [undefined, 403, 403],
+    [1, 403, 403],
+  ];
+  for (const [permission, read, write] of cases) {
+    const authorize = () => permission as true;
+    const status = async (action: Action, closeAction?: Action) => {
+      const guard = guarded({ authorize, closeAction });
+      return (await ask(guard, {}, async ({ authorize }) => {
+        await authorize(action, "mine");
+        return new Response("hello");
+      })).status;
+    };
+    const about = JSON.stringify(permission);
+    assertEquals(
+      [await status("read", "write"), await status("write", "write")],
+      [read, write],
+      about,
+    );
+    const isPlain = permission === true || typeof Object(permission).caller === "string";
+    assertEquals(await status("write"), isPlain ? 200 : 403, about);
+  }
+});

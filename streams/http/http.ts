@@ -217,6 +217,7 @@ export class StreamRequests {
       name: "durableStreams",
       path: settings.path,
       authorize: settings.authorize,
+      closeAction: "close",
       isInternal: (path) => isInternalName(path.split("/")[1] ?? ""),
       methods: METHODS,
       requestHeaders: REQUEST_HEADERS,
