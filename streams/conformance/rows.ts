@@ -2,7 +2,7 @@
 import { type Change, readChange, rowChange } from "../logs/change_message.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
 import { CALLER_MARKS, TIGHT_CALLER_MARKS } from "../logs/callers.ts";
-import { firstRows } from "../logs/first_rows.ts";
+import { firstRows } from "../logs/memory_rows.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,

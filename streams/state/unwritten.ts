@@ -7,7 +7,7 @@ import { LimitError, RequestError } from "../../errors.ts";
 import type { Rows } from "../../session/rows/row_map.ts";
 import { checkRow } from "../../session/wire/rows.ts";
 import { type Change, encodeTransaction } from "../logs/change_message.ts";
-import { type FirstRows, firstRows } from "../logs/first_rows.ts";
+import { type FirstRows, firstRows } from "../logs/memory_rows.ts";
 import type { LogTail, RowChange } from "../logs/log.ts";
 import { logKind } from "../logs/log_names.ts";
 import { rowsStateOf } from "../logs/rows.ts";
