@@ -54,6 +54,7 @@ export type {
   CreateLogOptions,
   LogAppended,
   LogBroker,
+  LogCaller,
   LogConfig,
   LogCreated,
   LogEnd,
