@@ -3,8 +3,8 @@ import { FakeTime } from "@std/testing/time";
 import { BrokerError, QueueFullError, RequestError } from "../errors.ts";
 import { countedBytes } from "../pubsub/broker.ts";
 import { codeOf, TwoNodes } from "./streams_fixture.ts";
-import { fail, loseReply, pass } from "../tests/faulty_broker.ts";
-import { until } from "../tests/waiting.ts";
+import { fail, loseReply, pass, waitFor } from "../tests/faulty_broker.ts";
+import { settlesSoon, turns, until } from "../tests/waiting.ts";
 import { logsOf } from "./logs/logs_of.ts";
 
 /** Resolves once a signal aborts, with the reason. */
@@ -99,6 +99,39 @@ Deno.test("DurableStreamWriter.ready limits a loop to the pace of the broker", a
       largest = Math.max(largest, writer.waiting);
     }
     assert(largest <= most, `${largest} records of ${size} bytes`);
+  }
+  await writer.close();
+});
+
+Deno.test("DurableStreamWriter.ready waits at either of its bounds, any number of times", async () => {
+  await using nodes = new TwoNodes({ maxStreamBytes: Infinity }, 200_000);
+  await using writer = await nodes.node.create<string>("a");
+  for (const [size, most] of [[1, 64], [100_000, 11], [1, 64]] as const) {
+    const gate = Promise.withResolvers<void>();
+    nodes.broker.make("logs.append", waitFor(gate.promise));
+    const appends = [writer.append("first")];
+    await turns();
+    for (let i = 1; i < most; i++) appends.push(writer.append("x".repeat(size)));
+    const before = await settlesSoon(writer.ready);
+    appends.push(writer.append("x".repeat(size)));
+    const { ready, waiting } = writer;
+    const after = await settlesSoon(ready);
+    gate.resolve();
+    assertEquals({ before, waiting, after }, { before: true, waiting: most, after: false });
+    await ready;
+    await Promise.all(appends);
+  }
+  await writer.close();
+});
+
+Deno.test("DurableStreamWriter.append() writes at most as many bytes at once as the broker takes", async () => {
+  await using nodes = new TwoNodes({ maxStreamBytes: Infinity }, 2_000);
+  Object.defineProperty(logsOf(nodes.broker)!, "maxAppendBytes", { value: 2_500 });
+  await using writer = await nodes.node.create<string>("a");
+  for (let round = 1; round <= 2; round++) {
+    await Promise.all(Array.from({ length: 5 }, () => writer.append("x".repeat(1_000))));
+    const counts = nodes.appends.map(({ records }) => records.length);
+    assertEquals(counts.slice(3 * (round - 1)), [2, 2, 1]);
   }
   await writer.close();
 });

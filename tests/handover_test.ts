@@ -633,35 +633,43 @@ Deno.test("Client.handOver() drops messages from the first session for a topic t
   });
 });
 
-Deno.test("Client.handOver() holds a limited number of messages of the new session until the old one closes", async () => {
-  using time = new FakeTime();
-  await using server = testServer({ authorize: () => true });
-  await using client = server.connect();
-  const news = client.subscribe("news");
-  await news.ready;
-  const seen: unknown[] = [];
-  void (async () => {
-    for await (const { data } of news) seen.push((data as { n: number }).n);
-  })();
-  // From here on the old session stays silent.
-  server.network.linkOf(client).stall("to-client");
-  const moving = client.handOver();
-  await passTime(time, 0);
-  assert(await moving);
-  await turns();
-  server.publish("news", { n: 1 });
-  await turns();
-  assertEquals(seen, []);
-  for (let n = 2; n <= 3; n++) {
-    server.publish("news", { n, text: "x".repeat(200_000) });
+for (
+  const [bound, text, count] of [["bytes", "x".repeat(200_000), 3], [
+    "messages",
+    "",
+    1_024,
+  ]] as const
+) {
+  Deno.test(`Client.handOver() holds a limited number of ${bound} of the new session until the old one closes`, async () => {
+    using time = new FakeTime();
+    await using server = testServer({ authorize: () => true });
+    await using client = server.connect();
+    const news = client.subscribe("news");
+    await news.ready;
+    const seen: unknown[] = [];
+    void (async () => {
+      for await (const { data } of news) seen.push((data as { n: number }).n);
+    })();
+    // From here on the old session stays silent.
+    server.network.linkOf(client).stall("to-client");
+    const moving = client.handOver();
+    await passTime(time, 0);
+    assert(await moving);
     await turns();
-  }
-  assertEquals(seen, [1, 2, 3]);
-  server.publish("news", { n: 4 });
-  await turns();
-  assertEquals(seen.at(-1), 4);
-  await passTime(time, 16_000);
-});
+    const expected: number[] = [];
+    for (let n = 1; n <= count; n++) {
+      assertEquals(seen, []);
+      server.publish("news", { n, text: n === 1 ? "" : text });
+      await turns();
+      expected.push(n);
+    }
+    assertEquals(seen, expected);
+    server.publish("news", { n: count + 1 });
+    await turns();
+    assertEquals(seen.at(-1), count + 1);
+    await passTime(time, 16_000);
+  });
+}
 
 Deno.test("Client.handOver() uses one slot of a user across all nodes", async () => {
   await using broker = new MemoryBroker();

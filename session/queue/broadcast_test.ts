@@ -187,6 +187,28 @@ Deno.test("Broadcast.send() flushes early, so that a healthy member never overfl
   assert(!session.isClosed && !plain.session.isClosed);
 });
 
+Deno.test("Broadcast.send() flushes early at either of its bounds, any number of times", async () => {
+  for (const [size, most] of [[1, 256], [30_000, 3]] as const) {
+    await using bench = new Bench();
+    const { session, frames } = await bench.connect();
+    const group = bench.group({ session });
+    const text = message("x".repeat(size));
+    const send = async (count: number) => {
+      for (let i = 0; i < count; i++) group.send(text);
+      for (let i = 0; i < 20; i++) await Promise.resolve();
+    };
+    for (let round = 1; round <= 3; round++) {
+      const before = frames.length;
+      await send(most - 1);
+      assertEquals(frames.length, before, "before the bound");
+      await send(1);
+      assert(frames.length > before, "at the bound");
+      await bench.endTurn();
+      assertEquals(dataOf(frames).length, most * round);
+    }
+  }
+});
+
 Deno.test("Broadcast.send() splits batches larger than a joined frame", async () => {
   await using bench = new Bench();
   const { session, frames } = await bench.connect();
