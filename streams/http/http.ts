@@ -746,7 +746,7 @@ export class StreamRequests {
     await asked.authorize("read", id);
     const query = readQuery(new URL(asked.request.url).searchParams);
     if (query.position !== "now") {
-      await this.#checkOffset(id, query.offset, query.position);
+      await this.#checkOffset(asked, id, query);
       try {
         return await this.#read(asked, id, query, query.position);
       } catch (error) {
@@ -777,12 +777,18 @@ export class StreamRequests {
   }
 
   /** Rejects an offset of another stream before any records are read. */
-  async #checkOffset(id: string, offset: string | undefined, position: number): Promise<void> {
+  async #checkOffset(
+    { account }: StreamRequest,
+    id: string,
+    { mode, offset, position }: ReadQuery,
+  ): Promise<void> {
     if (offset === undefined) return;
+    // A reader too many is rejected before anything is read.
+    if (mode !== "catch-up" && !this.#parts.logs.hasRoom(account)) return;
     const known = this.#known.get(id);
     if (known !== undefined && identityIn(offset) === known.identity) return;
     const result = await this.#parts.logs.info(id);
-    const { info } = pageAt(result, offset, position);
+    const { info } = pageAt(result, offset, position as number);
     this.#remember(id, info);
   }
 

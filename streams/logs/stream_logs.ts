@@ -415,6 +415,11 @@ export class StreamLogs implements AsyncDisposable {
     return this.#readers.taken;
   }
 
+  /** Returns true if a client may wait for new records as one more reader of this node. */
+  hasRoom(account: Account): boolean {
+    return this.#readers.levelFull(account) === undefined;
+  }
+
   /**
    * Creates a stream, unless it exists.
    *
