@@ -50,7 +50,8 @@ class Bench implements AsyncDisposable {
   /** A valid offset of another state. */
   foreign = "";
 
-  constructor() {
+  /** Creates a server that checks rows by a contract and `authorizeChange`, unless `isPlain`. */
+  constructor(isPlain: boolean = false) {
     this.#broker.make("logs.read", async (run) => {
       const page = await run();
       if (typeof page === "object") {
@@ -66,11 +67,11 @@ class Bench implements AsyncDisposable {
     this.server = listen({
       webTransport: false,
       broker: this.#broker,
-      contract,
+      contract: isPlain ? undefined : contract,
       clientAddress: () => "192.0.2.1",
       authenticate: ({ token }) => token ?? "eve",
       authorize: (_session, topic, action) => this.rights.topic?.(topic, action) ?? true,
-      authorizeChange: (change) => this.rights.change?.(change) ?? true,
+      authorizeChange: isPlain ? undefined : (change) => this.rights.change?.(change) ?? true,
       limits: { maxTopicsPerSession: 1 },
       onError() {},
       features: streamFeatures({
@@ -83,8 +84,8 @@ class Bench implements AsyncDisposable {
     }) as unknown as Server;
   }
 
-  static async open(): Promise<Bench> {
-    const bench = new Bench();
+  static async open(isPlain?: boolean): Promise<Bench> {
+    const bench = new Bench(isPlain);
     await using other = await statesOf(bench.server).open("board:other");
     await other.collection("cards").set("a", "x");
     bench.foreign = (await bench.ask("HEAD", "board:other")).offset;
@@ -175,7 +176,7 @@ const WRITES: Readonly<
     changes: [card("7", "x"), card("8"), card("9", "x"), card("none", "x")],
   },
   "a change while authorizeChange fails": {
-    code: "unavailable",
+    code: "undecided",
     rows: 1,
     rights: {
       change() {
@@ -239,7 +240,7 @@ const SESSION: Readonly<Record<string, Refused>> = {
     ask: (bench) => bench.session(writing(Array.from({ length: 1_001 }, (_, i) => card(`${i}`)))),
   },
   "a write to no state": {
-    code: "gone",
+    code: "not-found",
     ask: (bench) => bench.session({ publish: "stream:none", data: { writes: [[card("7", "x")]] } }),
   },
   "a cancellation that authorize denies": {
@@ -318,9 +319,36 @@ const HTTP: Readonly<Record<string, Refused>> = {
   },
   "a creation that authorize denies": denied("create", "PUT"),
   "a creation of a state that exists": {
-    code: "exists",
+    code: "keyed",
     ask: (bench) => bench.http("PUT", BIG, { headers: { "content-type": "text/plain" } }),
   },
+  "a fork into an id whose rows are checked": {
+    code: "forbidden",
+    ask: (bench) => bench.http("PUT", "fork", { headers: KEYED_FORK }),
+  },
+  "a read that authorize denies": denied("read", "GET"),
+  "a read after a malformed offset": {
+    code: "bad-offset",
+    ask: (bench) => bench.http("GET", `${BIG}?offset=x`),
+  },
+  "a long poll without an offset": {
+    code: "bad-offset",
+    ask: (bench) => bench.http("GET", `${BIG}?live=long-poll`),
+  },
+  ...Object.fromEntries(["", "&live=long-poll", "&live=sse"].map((live): [string, Refused] => [
+    `a read after an offset of another state${live}`,
+    { code: "gone", ask: (bench) => bench.http("GET", `${BIG}?offset=${bench.foreign}${live}`) },
+  ])),
+  "a conditional read when nothing has changed": {
+    code: "304",
+    ask: (bench) => bench.http("GET", BIG, { headers: { "if-none-match": bench.etag } }),
+  },
+  "a deletion that authorize denies": denied("delete", "DELETE"),
+  "a cancellation that authorize denies": denied("cancel", "POST", `${BIG}?action=cancel`),
+};
+
+/** Forks of a server that checks no rows. */
+const FORKS: Readonly<Record<string, Refused>> = {
   "a fork of a state that is too large": {
     code: "full",
     ask: (bench) => bench.http("PUT", "fork", { headers: KEYED_FORK }),
@@ -346,25 +374,6 @@ const HTTP: Readonly<Record<string, Refused>> = {
         headers: { "stream-forked-from": `/streams/${BIG}`, "content-type": "text/plain" },
       }),
   },
-  "a read that authorize denies": denied("read", "GET"),
-  "a read after a malformed offset": {
-    code: "bad-offset",
-    ask: (bench) => bench.http("GET", `${BIG}?offset=x`),
-  },
-  "a long poll without an offset": {
-    code: "bad-offset",
-    ask: (bench) => bench.http("GET", `${BIG}?live=long-poll`),
-  },
-  ...Object.fromEntries(["", "&live=long-poll", "&live=sse"].map((live): [string, Refused] => [
-    `a read after an offset of another state${live}`,
-    { code: "gone", ask: (bench) => bench.http("GET", `${BIG}?offset=${bench.foreign}${live}`) },
-  ])),
-  "a conditional read when nothing has changed": {
-    code: "304",
-    ask: (bench) => bench.http("GET", BIG, { headers: { "if-none-match": bench.etag } }),
-  },
-  "a deletion that authorize denies": denied("delete", "DELETE"),
-  "a cancellation that authorize denies": denied("cancel", "POST", `${BIG}?action=cancel`),
 };
 
 function denied(action: DurableStreamAction, method: string, query: string = BIG): Refused {
@@ -377,7 +386,20 @@ function denied(action: DurableStreamAction, method: string, query: string = BIG
 
 Deno.test("Servers read no more rows for a refused request than it names", async (t) => {
   await using bench = await Bench.open();
-  for (const [way, cases] of Object.entries({ session: SESSION, HTTP })) {
+  await walk(t, bench, { session: SESSION, HTTP });
+});
+
+Deno.test("Servers read no rows for a refused fork", async (t) => {
+  await using bench = await Bench.open(true);
+  await walk(t, bench, { HTTP: FORKS });
+});
+
+async function walk(
+  t: Deno.TestContext,
+  bench: Bench,
+  ways: Readonly<Record<string, Readonly<Record<string, Refused>>>>,
+): Promise<void> {
+  for (const [way, cases] of Object.entries(ways)) {
     for (const [name, { code, rows = 0, rights = {}, ask }] of Object.entries(cases)) {
       await t.step(`${way}: ${name}`, async () => {
         bench.rights = rights;
@@ -389,7 +411,7 @@ Deno.test("Servers read no more rows for a refused request than it names", async
       });
     }
   }
-});
+}
 
 Deno.test("Servers read the rows of a write in parts, and as far as they decide", async () => {
   await using bench = new Bench();

@@ -192,10 +192,20 @@ export const CASES: readonly Case[] = [
   }]),
   http("refused", 403, ["PUT", "/streams/no:a", { headers: KEYED }]),
   http("refused", 409, ["PUT", "/streams/board:big", { headers: { "content-type": "a/b" } }]),
-  http("refused", 404, ["PUT", "/streams/x", {
-    headers: { ...FORK, "stream-forked-from": "/streams/none" },
-  }]),
-  http("refused", 410, ["PUT", "/streams/x", { headers: { ...FORK, "stream-fork-offset": "-1" } }]),
+  http("refused", 403, ["PUT", "/streams/x", { headers: FORK }]),
+  tight(
+    http("refused", 404, [
+      "PUT",
+      "/streams/x",
+      { headers: { ...FORK, "stream-forked-from": "/streams/none" } },
+    ]),
+  ),
+  tight(
+    http("refused", 410, ["PUT", "/streams/x", {
+      headers: { ...FORK, "stream-fork-offset": "-1" },
+    }]),
+  ),
+  tight(http("refused", 429, ["PUT", "/streams/x", { headers: FORK }])),
   tight(http("refused", 429, ["PUT", "/streams/x", { headers: JSON_TYPE }])),
   held(
     http("held", 201, ["PUT", (i) => `/streams/s${i}`, { headers: JSON_TYPE }]),
