@@ -305,7 +305,7 @@ const CASES: readonly Case[] = [
     key: "authorizeChange",
     options: (hang) => ({ ...states(), authorizeChange: () => hang.decide(true) }),
     ask: writeRow,
-    expected: ["unavailable", 1],
+    expected: ["undecided", 1],
     issue: "authorizeChange",
   },
   {
@@ -319,7 +319,7 @@ const CASES: readonly Case[] = [
       authorizeChange: () => hang.decide(true),
     }),
     ask: writeCursor,
-    expected: ["unavailable", 1],
+    expected: ["undecided", 1],
     issue: "authorizeChange",
   },
   {
