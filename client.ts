@@ -13,11 +13,11 @@
  * - 5.7 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 12.5 KiB when a session is first used for more than messages, for example for diagnostics,
- * - 4.6 KiB at the first streaming response, or before the first session with request handlers or
+ * - 5.2 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
  * - 12.6 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 98.6 KiB.
+ * If you bundle the client as a single file, it is at most 99.5 KiB.
  *
  * @example Usage
  * ```ts

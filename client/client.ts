@@ -192,7 +192,7 @@ export class Client<C extends Contract = Contract>
   #liveness: Liveness | undefined;
   #recovery: Awaited<ReturnType<ClientPlatform["recovery"]>> | undefined;
   /** The line of requests for resumable responses that the server rejected for now. */
-  readonly #rejected = { last: Promise.resolve(), closed: this.#stop.signal };
+  readonly #rejected = { closed: this.#stop.signal };
   /** The number of loops that wait for an item of a resumable response. */
   #awaitedItems = 0;
   /** Removes the callback that was passed to the option `life`. */

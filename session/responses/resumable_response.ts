@@ -19,7 +19,7 @@ const PAUSES = { firstDelayMs: 250, maxDelayMs: 5_000 };
 /** The line in which the rejected requests of a client wait; each goes on once it is first. */
 export interface RejectedLine {
   /** Resolves once the line is empty; bounded by the responses that wait. */
-  last: Promise<void>;
+  last?: Promise<void>;
   /** Aborts when the client closes. */
   readonly closed: AbortSignal;
 }
@@ -167,7 +167,7 @@ export class ResumableResponse {
     const timer = startTimer(runtime, itemTimeoutMs, () => late.abort(error));
     const stops = [late.signal, this.#cancelled.signal, line.closed, ...signal ? [signal] : []];
     const stopped = anySignal(...stops);
-    const before = line.last;
+    const before = line.last ?? Promise.resolve();
     const over = Promise.withResolvers<void>();
     line.last = before.then(() => over.promise);
     try {
