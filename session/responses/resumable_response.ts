@@ -19,7 +19,7 @@ const PAUSES = { firstDelayMs: 250, maxDelayMs: 5_000 };
 /** The line in which the rejected requests of a client wait; each goes on once it is first. */
 export interface RejectedLine {
   /** Resolves once the line is empty; bounded by the responses that wait. */
-  last?: Promise<void>;
+  last?: Promise<void> | undefined;
   /** Aborts when the client closes. */
   readonly closed: AbortSignal;
 }
