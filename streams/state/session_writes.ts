@@ -15,8 +15,8 @@ import {
   WRITE_TIMEOUT_MS,
   type WriteResult,
 } from "../../session/wire/rows.ts";
+import type { ChangeSource, WriteTime } from "./change_decisions.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
-import type { ChangeSource, WriteTime } from "./gate.ts";
 import { forNow } from "./row_queue.ts";
 import { type StateParts, writeRejection } from "./state.ts";
 
@@ -61,7 +61,7 @@ export async function writeRows(
   },
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const { runtime, gate } = parts;
-  const time = gate.timeOf(readTimeout(data));
+  const time = gate.times.of(readTimeout(data));
   const { ephemeral: rows } = Object(data) as { readonly ephemeral?: unknown };
   if (rows !== undefined) {
     return await writeEphemeral(id, rows, { ...parts, source, time, ephemeral });
