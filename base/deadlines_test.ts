@@ -63,6 +63,18 @@ Deno.test("Deadlines waits at most one more timeout when the clock is set back",
   assertEquals(late, ["a", "b", "c"]);
 });
 
+Deno.test("Deadlines reports an item in time when the clock is set back by less than the timeout", async () => {
+  using time = new FakeTime();
+  const { deadlines, late, setBack } = onSettableClock();
+  deadlines.add("a");
+  await time.tickAsync(600);
+  setBack(400);
+  await time.tickAsync(399);
+  assertEquals(late, []);
+  await time.tickAsync(1);
+  assertEquals(late, ["a"]);
+});
+
 Deno.test("Deadlines keeps the first item's time when the clock is set back, unless that item restarts", async () => {
   using time = new FakeTime();
   const { deadlines, late, setBack } = onSettableClock();

@@ -69,6 +69,21 @@ Deno.test("Heartbeat reports a silent peer dead once, after its timeout", () => 
   assertEquals(silent.deaths, [60_000]);
 });
 
+Deno.test("Heartbeat gives a peer the whole timeout after an hour without peers", () => {
+  using time = new FakeTime(0);
+  using heartbeat = new Heartbeat(platformRuntime());
+  const earlier = heart(heartbeat);
+  heartbeat.add(earlier);
+  heartbeat.delete(earlier);
+  time.tick(3_600_000);
+  const silent = heart(heartbeat);
+  heartbeat.add(silent);
+  time.tick(59_000);
+  assertEquals([silent.pings.length, silent.deaths], [2, []]);
+  time.tick(1_000);
+  assertEquals(silent.deaths, [60_000]);
+});
+
 Deno.test("Heartbeat accepts every kind of sign of life", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime());

@@ -42,6 +42,23 @@ Deno.test("Session.drain() closes after withinMs, or when close() is called", as
   assertEquals((await draining).code, 4503);
 });
 
+Deno.test("Session.drain() waits no longer for a request that the peer cancels", async () => {
+  using _time = new FakeTime();
+  await using hand = serverByHand({ requests: { never: () => new ReadableStream() } });
+  const { peer, session } = hand;
+  await peer.reach(1);
+  peer.say({ topic: "never", id: 1 });
+  await turns();
+  let isOver = false;
+  const draining = session.drain().finally(() => isOver = true);
+  await turns();
+  assertEquals(isOver, false);
+  peer.say({ cancel: 1 });
+  await turns();
+  assertEquals(isOver, true);
+  await draining;
+});
+
 Deno.test("Session.drain() sends a client a delay, and a server nothing", async () => {
   const heard: unknown[] = [];
   await using both = await ends({}, { onGoAway: (goaway) => void heard.push(goaway) });

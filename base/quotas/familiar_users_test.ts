@@ -82,3 +82,15 @@ Deno.test("FamiliarUsers remembers the last addresses of a user who travels", ()
   tick(HOUR_MS);
   assertEquals([see("ann", "192.0.2.1"), see("ann", "192.0.2.0")], [true, false]);
 });
+
+Deno.test("FamiliarUsers remembers the home of a user who is seen there between the journeys", () => {
+  const { users, see, tick } = registry();
+  see("ann", OFFICE);
+  for (let i = 0; i < 4 * MAX_FAMILIAR_PER_USER; i++) {
+    tick(MINUTE_MS);
+    see("ann", `192.0.2.${i}`);
+    see("ann", OFFICE);
+  }
+  assertEquals(users.size, MAX_FAMILIAR_PER_USER);
+  assertEquals(see("ann", OFFICE), true);
+});

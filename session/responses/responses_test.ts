@@ -505,6 +505,28 @@ Deno.test("A streaming response consists of parts, credit, end and cancel envelo
   assertEquals(hand.session.stats.invalidMessages, 0);
 });
 
+Deno.test("Credit that arrives before the handler starts is added up", async () => {
+  const { count } = counting();
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    concurrency: 1,
+    requests: { count, hold: () => gate.promise },
+  });
+  const { peer } = hand;
+  await peer.reach(1);
+  peer.say({ topic: "hold", id: 1 });
+  peer.say({ topic: "count", data: 5, id: 2, items: 1 });
+  peer.say({ more: 2, items: 1 });
+  peer.say({ more: 2, items: 1 });
+  await turns();
+  assertEquals(peer.envelopes.length, 1);
+  gate.resolve();
+  await turns();
+  const parts = peer.envelopes.filter((envelope) => "part" in (envelope as object));
+  assertEquals(parts, [{ part: 2, data: 0 }, { part: 2, data: 1 }, { part: 2, data: 2 }]);
+  peer.say({ cancel: 2 });
+});
+
 Deno.test("Credit that overflows or is impossible is malformed", async () => {
   const { count } = counting();
   await using hand = serverByHand({ requests: { count }, maxInvalidMessages: 100 });

@@ -102,3 +102,13 @@ Deno.test("Collections.copy() shares the collections until one of them changes",
     [["a", [["2", undefined]]], ["b", [["1", undefined]]]],
   );
 });
+
+Deno.test("Collections.take() shares a collection in place of one that was changed", () => {
+  const rows = new Collections();
+  rows.set("a", row("1", 1));
+  const others = new Collections();
+  others.set("a", row("1", 2));
+  rows.take("a", others);
+  rows.set("a", row("1", 3));
+  assertEquals([rows, others].map((each) => each.get("a").view.get("1")), [3, 2]);
+});

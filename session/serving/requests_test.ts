@@ -72,6 +72,24 @@ Deno.test("Publications and other requests on the same topic keep their order; t
   await made;
 });
 
+Deno.test("A publication waits for the second of two earlier requests on its topic", async () => {
+  const { services, log, open } = held();
+  await using client = new Network({ services }).client();
+  const session = await client.whenConnected();
+  const made: Promise<unknown>[] = [session.subscribe("a"), session.unsubscribe("a")];
+  await turns();
+  open("subscribe a");
+  await turns();
+  made.push(session.publish("a", 1));
+  await turns();
+  assertEquals(log, ["subscribe a", "subscribe a!", "unsubscribe a"]);
+  open("unsubscribe a");
+  await turns();
+  assertEquals(log.slice(3), ["unsubscribe a!", "publish 1 a"]);
+  open("publish 1 a");
+  await Promise.all(made);
+});
+
 Deno.test("A session has at most 32 publications at once, and lets a bounded number wait", async () => {
   const { services, log, open } = held();
   await using hand = serverByHand({ services, maxRequests: 8 });
