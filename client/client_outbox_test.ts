@@ -132,6 +132,33 @@ Deno.test("Client.publish() sends a publication again for 90 s, however the cloc
   }
 });
 
+Deno.test("Client.publish() waits for the longest of the delays that a server asks for", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  const peers: Peer[] = [];
+  network.outcomes.push(network.byHand((peer) => {
+    peers.push(peer);
+    peer.say({ ...HELLO });
+  }));
+  await using client = network.client();
+  assertEquals(await settled(client), "connected");
+  for (const topic of ["a", "b"]) client.publish(topic, 1).catch(() => {});
+  await turns(12);
+  const [peer] = peers as [Peer];
+  const sent = () => peer.envelopes.filter(({ publish }) => publish);
+  for (const [i, retryAfterMs] of [5_000, 100].entries()) {
+    const error = { code: "too-many", message: "Later", level: "session", retryAfterMs };
+    peer.say({ reply: sent()[i]!.id, error });
+  }
+  await turns(12);
+  await time.tickAsync(4_900);
+  await turns(12);
+  assertEquals(sent().length, 2);
+  await time.tickAsync(200);
+  await turns(12);
+  assertEquals(sent().length, 4);
+});
+
 Deno.test("Client keeps the newest acknowledged number when an earlier session acknowledges less", async () => {
   using _time = new FakeTime();
   const network = new Network();

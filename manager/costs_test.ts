@@ -164,6 +164,22 @@ Deno.test("RateLimits.charge() forgets buckets that are full again, and the idle
   assertEquals(till.rates.stats.remembered, MAX_COST_BUCKETS);
 });
 
+Deno.test("RateLimits.charge() remembers who has spent lately, however many others come", () => {
+  const till = new Till();
+  const ann = { address: HERE, user: "ann" };
+  const others = (network: number) => {
+    for (let i = 0; i < MAX_COST_BUCKETS / 4 + 4; i++) {
+      till.charge({ address: `192.${network}.${i >> 8}.${i & 255}`, guest: `${network} ${i}` });
+    }
+  };
+  till.charge(ann, 5);
+  others(0);
+  till.charge(ann, 5);
+  others(1);
+  assertEquals(till.rates.stats.remembered, MAX_COST_BUCKETS);
+  assertEquals(till.charge(ann)?.retryAfterMs, 1_000);
+});
+
 Deno.test("RateLimits.charge() loses at most the elapsed time after the clock was set back", () => {
   const till = new Till();
   till.nowMs = 10_000_000;

@@ -268,6 +268,27 @@ Deno.test("SessionManager remembers the used rate of a user after its last sessi
   assertEquals(manager.stats().rates.remembered, 0, "Full buckets are forgotten");
 });
 
+Deno.test("SessionManager counts the sessions of a user who came back together, when others leave", async () => {
+  using time = new FakeTime();
+  const messages = { perSecond: 1, burst: 10 };
+  await using manager = new SessionManager({ rates: { perUser: { messages } } });
+  const first = join(manager, { user: "ann" });
+  flood(first.peer, 10);
+  await turns();
+  await first.session.close();
+  const back = join(manager, { user: "ann" });
+  await passTime(time, 10_000);
+  await join(manager, { user: "bob" }).session.close();
+  const beside = join(manager, { user: "ann" });
+  flood(back.peer, 10);
+  await turns();
+  flood(beside.peer, 1);
+  await turns();
+  assertEquals([back.handled.length, beside.handled.length], [10, 0]);
+  await back.session.close();
+  await beside.session.close();
+});
+
 Deno.test("RateAccounts remembers a user without sessions until the buckets of all units are full", () => {
   for (const unit of ["messages", "bytes", "publications", "subscriptions"] as const) {
     const rates = { [unit]: { perSecond: 1, burst: 10 } };

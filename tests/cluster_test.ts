@@ -391,6 +391,25 @@ Deno.test("The slots of a killed node's sessions are free after the node times o
   await cluster.dial(b!, "ann");
 });
 
+Deno.test("A slot that is renewed while its session ends is free afterwards", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2, { limits: { maxSessionsPerUser: 1 } });
+  const { session } = await cluster.dial(a!, "ann");
+  const gate = Promise.withResolvers<void>();
+  let renewals = 0;
+  cluster.store.make("store.claim", async (run) => {
+    if (++renewals === 1) await gate.promise;
+    return await run();
+  });
+  await cluster.pass(40_000);
+  assertEquals(renewals, 1);
+  void session.close();
+  await cluster.pass(100);
+  gate.resolve();
+  await cluster.pass(100);
+  await cluster.dial(b!, "ann");
+});
+
 Deno.test("Clients can neither read nor send the messages between nodes", async () => {
   await using cluster = new Cluster();
   const [a] = await cluster.start(1);

@@ -220,6 +220,23 @@ Deno.test("ephemeral rows stay during a quick reconnect", async () => {
   assertEquals(new Set(sizes), new Set([1]));
 });
 
+Deno.test("ephemeral rows stay while their client moves to a new session", async () => {
+  await using at = await Fixture.make();
+  const { board: other } = await at.open("bob");
+  const { client, board } = await at.open();
+  const theirs = other.collection("cursors");
+  await board.collection("cursors").set("a", { x: 1 });
+  await until(() => theirs.has("a"));
+  const sizes: number[] = [];
+  using _watching = theirs.subscribe((rows) => void sizes.push(rows.size));
+  const before = await client.whenConnected();
+  assert(await client.handOver());
+  await before.closed;
+  await board.collection("cursors").set("a", { x: 2 });
+  await until(() => theirs.get("a")?.x === 2);
+  assertEquals(new Set(sizes), new Set([1]));
+});
+
 Deno.test("a deleted ephemeral row stays deleted after a quick reconnect", async () => {
   await using at = await Fixture.make();
   const { client, board, cable } = await at.open();

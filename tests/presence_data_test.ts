@@ -345,6 +345,22 @@ Deno.test("Client.presence() reports rejections in a later session, and delays u
   assertEquals(rejected.length, 2);
 });
 
+Deno.test("Client.presence() does not bring back data that was removed when newer data is rejected", async () => {
+  using time = new FakeTime();
+  let isAllowed = true;
+  await using server = testServer({ ...OPTIONS, authorize: () => isAllowed });
+  await using client = server.connect(as("ann"));
+  await client.subscribe("room:a").ready;
+  await client.presence("room:a", "here");
+  await client.presence("room:a");
+  isAllowed = false;
+  await assertRejects(() => client.presence("room:a", "back"), RequestError);
+  isAllowed = true;
+  server.network.disconnect();
+  await passTime(time, 3_000);
+  assertEquals(server.rooms.members("room:a").map(({ data }) => data), [undefined]);
+});
+
 Deno.test("Client.presence() rejects after the client has closed, and if the peer is not a server", async () => {
   await using server = testServer(OPTIONS);
   const client = server.connect(as("ann"));

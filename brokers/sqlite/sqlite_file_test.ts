@@ -606,6 +606,15 @@ withFolder("SqliteFile keeps its counts of logs by kind across a restart", (fold
   assertEquals(kinds, ["created", "too-many", "too-many"]);
 });
 
+withFolder("SqliteFile takes no tokens from a bucket for a clock that is set back", (folder) => {
+  using file = new TestFile(`${folder}/test.db`);
+  const take = (amount: number, now: number) =>
+    file.call("take", "bucket", amount, { perSecond: 1, burst: 5 }, now);
+  assertEquals(take(5, 3_600_000), { granted: true, retryAfterMs: 0 });
+  assertEquals(take(1, 0), { granted: false, retryAfterMs: 1_000 });
+  assertEquals(take(1, 1_000), { granted: true, retryAfterMs: 0 });
+});
+
 withFolder("SqliteFile forgets topics without publications first", (folder) => {
   using file = new TestFile(`${folder}/test.db`, { maxTopics: 2 });
   file.append("quiet", "x", { at: 0 });

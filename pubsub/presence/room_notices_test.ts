@@ -39,6 +39,17 @@ Deno.test("Rooms reports only the connections of a user who leaves a large room 
   assertEquals(received(b!).slice(-2), ["off chat", "members a*1 c*1 d*1 b*1"]);
 });
 
+Deno.test("Rooms reports no data of a user who leaves a large room before the next notice", async () => {
+  await using bench = largeRooms();
+  const [a, b] = await bench.join("chat", "a", "b", "c", "d");
+  await bench.pass(0);
+  received(a!);
+  bench.rooms.update(b!.session, "chat", { data: "away" });
+  bench.rooms.leave(b!.session, "chat");
+  await bench.pass(1_000);
+  assertEquals(received(a!), ["changes + -b"]);
+});
+
 Deno.test("Rooms starts and stops gathering as a room grows and shrinks, in order", async () => {
   await using bench = largeRooms();
   const [a, b, c] = await bench.join("chat", "a", "b", "c");

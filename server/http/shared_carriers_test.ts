@@ -162,6 +162,18 @@ Deno.test("A node checks the secret of a connection with another node once, and 
   assertEquals(await reasonOf(prove(`${b.nodes.id}.two`, SECRET)), "unknown");
 });
 
+Deno.test("A node asks about a connection of another node again once that has ended", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  const { id } = b.own;
+  const carrier = a.carriers.find(id, SECRET);
+  await carrier.prove();
+  Object.assign(b.own, { id: "another" });
+  assertEquals(await reasonOf(carrier.give(1, new Uint8Array(), 0)), "unknown");
+  assertEquals(await reasonOf(a.carriers.find(id, SECRET).prove()), "unknown");
+});
+
 Deno.test("SharedCarriers.find() forwards calls to the connection of another node", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];

@@ -121,6 +121,22 @@ Deno.test("HandshakeLimits.admit() limits an address to its default share only a
   assertEquals([limits.stats.pending, limits.stats.tooManyPending], [1_000, 103]);
 });
 
+Deno.test("HandshakeLimits.admit() admits a request above the default share of an address, to reject it", () => {
+  const limits = limitsOf({
+    handshakeBurst: Infinity,
+    maxConnections: 4_000,
+    maxConnectionsPerAddress: undefined,
+    maxPendingPerAddress: 1,
+  });
+  const open = (address: string, count: number) => {
+    for (let i = 0; i < count; i++) limits.admit(address, 0, keep)!.requested();
+  };
+  for (const address of ["192.0.2.1", "192.0.2.2", "192.0.2.3"]) open(address, 700);
+  open("192.0.2.4", 1_000);
+  assert(limits.admit("192.0.2.4", 0, keep));
+  assertEquals(limits.admit("192.0.2.4", 0, keep), undefined);
+});
+
 Deno.test("HandshakeLimits.admit() drops no connection in favor of an address that uses its whole share", () => {
   const limits = limitsOf({ maxPending: 2, maxPendingPerAddress: 1 });
   const dropped: string[] = [];

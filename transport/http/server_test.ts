@@ -281,6 +281,18 @@ Deno.test("HttpConnections end a connection without a GET request after 30 s", a
   assertEquals(connections.size, 0);
 });
 
+Deno.test("HttpConnections keep a connection whose GET request replaced an earlier one", async () => {
+  using time = new FakeTime();
+  using connections = open();
+  const connection = connections.accept();
+  const old = take(connection, 0, { reader: "old", waitMs: 2 * LOST_MS });
+  const newer = take(connection, 0, { reader: "new", waitMs: 2 * LOST_MS });
+  assertEquals((await old).state, "replaced");
+  await time.tickAsync(LOST_MS);
+  connection.send("one");
+  assertEquals(framesOf(await newer), [[1, "one"]]);
+});
+
 Deno.test("HttpConnections keep a closed connection until its client may have been notified", async () => {
   using time = new FakeTime();
   using connections = open();
