@@ -2,6 +2,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { connect, RequestError, type Server } from "../mod.ts";
 import type { DurableStreamsOptions } from "./options.ts";
+import { clockAhead } from "../tests/globals/clock.ts";
 import { listen } from "../tests/servers.ts";
 import { statesOf, streamFeatures, streamsOf } from "../tests/stream_features.ts";
 import { until } from "../tests/waiting.ts";
@@ -364,6 +365,20 @@ Deno.test("durableStreams() repeats the headers of a keyed page in 304, for each
   await bench.create();
   for (let i = 0; i < 31; i++) await bench.append(change("insert", `${i}`, 1));
   assertEquals((await bench.ask("GET", "board", again)).status, 200);
+});
+
+Deno.test("durableStreams() returns 410 to any condition at an offset whose deletions are forgotten", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const { offset } = await bench.append(change("insert", "a", 1));
+  const again = { headers: { "if-none-match": "*" } };
+  assertEquals((await bench.ask("GET", `board?offset=${offset}`, again)).status, 304);
+  await bench.append(change("delete", "a"));
+  using _later = clockAhead(8 * 86_400_000);
+  await bench.append(change("insert", "b", 1));
+  await bench.append(change("insert", "c", 1));
+  assertEquals((await bench.ask("GET", `board?offset=${offset}`)).status, 410);
+  assertEquals((await bench.ask("GET", `board?offset=${offset}`, again)).status, 410);
 });
 
 Deno.test("durableStreams() counts each append of a producer to a keyed stream once", async () => {
