@@ -58,6 +58,11 @@ class FamiliarNetwork {
   }
 }
 
+class FamiliarUser {
+  /** The addresses of the user; at most `MAX_FAMILIAR_PER_USER`. */
+  readonly pairs = new Set<Pair>();
+}
+
 /**
  * Remembers since when users are seen at an address.
  *
@@ -84,8 +89,7 @@ export class FamiliarUsers {
   readonly #pairs = new Map<string, Pair>(); // At most `MAX_FAMILIAR`.
   /** All pairs, in the order in which they were last seen. */
   readonly #order = new LinkedList<Pair>();
-  /** The pairs of each user; at most `MAX_FAMILIAR_PER_USER`. */
-  readonly #users = new Map<string, Set<Pair>>();
+  readonly #users = new Map<string, FamiliarUser>(); // Each has a pair.
   readonly #networks = new Map<string, FamiliarNetwork>(); // Each has a pair.
   /** Networks with more than `MAX_FAMILIAR_PER_NETWORK` pairs, of which there are at most 7. */
   readonly #large = new Set<FamiliarNetwork>();
@@ -163,9 +167,10 @@ export class FamiliarUsers {
       next: undefined,
     };
     place.pair = pair;
-    const own = this.#users.get(user) ?? new Set();
+    const own = this.#users.get(user) ?? new FamiliarUser();
+    own.pairs.add(pair);
     this.#pairs.set(key, pair);
-    this.#users.set(user, own.add(pair));
+    this.#users.set(user, own);
     this.#networks.set(widest, network);
     return pair;
   }
@@ -175,19 +180,19 @@ export class FamiliarUsers {
     this.#pairs.delete(key);
     this.#order.delete(pair);
     order.delete(place);
-    const own = this.#users.get(user)!;
-    own.delete(pair);
-    if (own.size === 0) this.#users.delete(user);
+    const { pairs } = this.#users.get(user)!;
+    pairs.delete(pair);
+    if (pairs.size === 0) this.#users.delete(user);
     if (network.size <= MAX_FAMILIAR_PER_NETWORK) this.#large.delete(network);
     if (network.size === 0) this.#networks.delete(network.key);
   }
 
   /** Makes room for another pair of a user. */
   #makeRoom(user: string): void {
-    const own = this.#users.get(user);
+    const { pairs } = this.#users.get(user) ?? {};
     let first: Pair | undefined;
-    if (own !== undefined && own.size >= MAX_FAMILIAR_PER_USER) {
-      for (const pair of own) if (!(first && first.lastMs <= pair.lastMs)) first = pair;
+    if (pairs !== undefined && pairs.size >= MAX_FAMILIAR_PER_USER) {
+      for (const pair of pairs) if (!(first && first.lastMs <= pair.lastMs)) first = pair;
     } else if (this.#pairs.size >= MAX_FAMILIAR) {
       let most: FamiliarNetwork | undefined;
       for (const network of this.#large) if (network.size > (most?.size ?? 0)) most = network;

@@ -4,9 +4,9 @@ import type { Change } from "./heap.ts";
 /**
  * Collections whose limit is larger than their size after some visits, identified by their newest
  * entry. They contain users with the time at which they were last seen, users seen at an address,
- * handler failures, rows of a store in memory, facts of durable streams, responses that were read
- * to the end, keys of callers, secrets of HTTP connections, nodes that said farewell, and traces of
- * the simulation.
+ * numbers of the messages of a user, handler failures, rows of a store in memory, facts of durable
+ * streams, responses that were read to the end, keys of callers, secrets of HTTP connections, nodes
+ * that said farewell, and traces of the simulation.
  */
 const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
@@ -17,7 +17,8 @@ const KEPT: readonly RegExp[] = [
   / => Log { id, kind, number, state, /,
   /^Map with answer:\S+ => [\d.]+$/,
   /^Map with [a-z]\d*\.(user|guest|at) .* => Promise { {2}}$/,
-  / => Object { firstMs, lastMs }$/,
+  /(=>|with) (Object { key, user, network, firstMs|Familiar(User|Network) {)/,
+  /^Map with (user|guest) \S+ => Map { {2}}$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
   / => Object { identity, contentType, keyed }$/,
   /^Map with [\da-f-]{36}\.[\da-f-]{36} => [\w-]{22}$/,
@@ -36,9 +37,12 @@ const COUNTS = [
 /** Names of counters of bytes and messages. */
 const PASSED = /(bytes(Received|Sent)|(received|sent)(Bytes|Messages))$/i;
 
-/** Fields of the simulation, and fields that hold a current value. */
+/**
+ * Fields of the simulation, fields that hold a current value, and sizes of lists whose items are in a
+ * `Map` too.
+ */
 const OTHERS =
-  /^(FixedCircularBuffer|Liveness|PageWatch|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^ByteSum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^BrokerCounts.#awayUntil|^UnreadStreams.#connections/;
+  /^(FixedCircularBuffer|LinkedList|Liveness|PageWatch|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^ByteSum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^BrokerCounts.#awayUntil|^UnreadStreams.#connections/;
 
 const COUNT = new RegExp(
   `[.#](${COUNTS})$|[a-z](${COUNTS.replaceAll(/\b[a-z]/g, (first) => first.toUpperCase())})$`,
