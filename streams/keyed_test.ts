@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { stub } from "@std/testing/mock";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { connect, RequestError, type Server } from "../mod.ts";
 import type { DurableStreamsOptions } from "./options.ts";
@@ -664,6 +665,29 @@ Deno.test("durableStreams() keeps the producers and sequences of the callers of 
   assertEquals(await send("eve", producer("more", 0, 0)), "too-many-producers");
   assertEquals(await send("eve", producer("p0", 1, 0)), 200);
   assertEquals(await send("ann", producer("q", 0, 0)), 200);
+});
+
+Deno.test("durableStreams() serves a program that takes a new producer at each of 100 starts", async () => {
+  await using bench = new Bench({ authorize: () => ({ caller: "importer" }) });
+  await bench.create();
+  const started = Date.now();
+  let minutes = 0;
+  using _clock = stub(Date, "now", () => started + minutes * 60_000);
+  const send = async (seq: number) => {
+    const { status, headers } = await bench.append(change("upsert", "a", minutes), {
+      "producer-id": `start-${minutes}`,
+      "producer-epoch": "0",
+      "producer-seq": `${seq}`,
+    });
+    return [status, headers.get("producer-expected-seq")];
+  };
+  for (; minutes < 100; minutes++) assertEquals(await send(0), [200, null], `start ${minutes}`);
+  minutes = 99;
+  assertEquals(await send(0), [204, null]);
+  assertEquals(await send(1), [200, null]);
+  // The first one was forgotten, and is told so.
+  minutes = 0;
+  assertEquals(await send(1), [409, "0"]);
 });
 
 Deno.test("durableStreams() shares producers and the sequence in a stream that is not keyed", async () => {

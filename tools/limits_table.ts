@@ -480,7 +480,8 @@ function serverBounds(): Bound[] {
       max: `${count(MAX_MARKS)}; ${count(CALLER_MARKS)}, ${count(TIGHT_CALLER_MARKS)}; ` +
         count(TIGHT_NETWORK_MARKS),
       full:
-        "409 for new ones; the last two bounds apply while more than half of the first are used",
+        "409 for new ones, unless one of the caller is idle for 10 minutes; the last two bounds " +
+        "apply above half of the first",
     },
     {
       table: "streams",

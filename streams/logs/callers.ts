@@ -8,6 +8,13 @@ import type { LogCaller, LogProducer } from "./log.ts";
 export const MARK_MS = 604_800_000;
 
 /**
+ * Time after its last append from which a producer gives way to a newer one of the same caller, in
+ * milliseconds, if there is no other room. A client repeats an append whose response was lost within
+ * this time. A program that takes a new producer at each start would otherwise be rejected for days.
+ */
+export const IDLE_MARK_MS = 600_000;
+
+/**
  * Maximum number of producers and sequences that a keyed log remembers. On NATS, each append writes
  * all of them.
  */
@@ -112,10 +119,14 @@ export class CallerMarks {
     return { set, drop, isLarger: added > 0 };
   }
 
-  /** Returns the marks that are too old; `undefined` if the others leave no room. */
+  /**
+   * Returns the marks that are too old, and those that give way to the new ones; `undefined` if the
+   * others leave no room.
+   */
   #room(added: number): string[] | undefined {
     const { id, network } = this.#caller;
     const drop: string[] = [];
+    const idle: (readonly [name: string, at: number])[] = [];
     let [all, own, near] = [added, added, added];
     for (const [name, mark] of this.#view.allMarks()) {
       const { at, network: from } = parse(mark);
@@ -125,13 +136,21 @@ export class CallerMarks {
       }
       all++;
       if (from === network) near++;
-      if (name.split(":", 2)[1] === id && (id !== "" || from === network)) own++;
+      const [kind, owner] = name.split(":", 2);
+      if (owner !== id || id === "" && from !== network) continue;
+      own++;
+      const isIdle = at <= this.#now - IDLE_MARK_MS;
+      if (kind === "p" && isIdle && name !== this.#names.producer) idle.push([name, at]);
     }
     const isTight = all > TIGHT_MARKS;
     const isFull = all > MAX_MARKS ||
       own > (isTight ? TIGHT_CALLER_MARKS : CALLER_MARKS) ||
       isTight && network !== "" && near > TIGHT_NETWORK_MARKS;
-    return isFull ? undefined : drop;
+    if (!isFull) return drop;
+    // The caller's newer ones take the place of these, so that the log remembers no more than before.
+    if (idle.length < added) return undefined;
+    idle.sort(([a, since], [b, until]) => since - until || (a < b ? -1 : 1));
+    return [...drop, ...idle.slice(0, added).map(([name]) => name)];
   }
 
   /** The content of a mark that is not too old. */

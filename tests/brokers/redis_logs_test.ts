@@ -14,6 +14,7 @@ import type {
   LogRecord,
 } from "../../streams/logs/log.ts";
 import { rowChange } from "../../streams/logs/change_message.ts";
+import { CALLER_MARKS, IDLE_MARK_MS } from "../../streams/logs/callers.ts";
 import { logTopic, RESPONSE_PREFIX } from "../../streams/logs/log_names.ts";
 import { MAX_LOG_PRODUCERS } from "../../streams/logs/rules.ts";
 import { StreamLogs, type StreamRead } from "../../streams/logs/stream_logs.ts";
@@ -657,6 +658,26 @@ test("remembers the sequence numbers of a bounded number of producers", async (s
   assertEquals(all.every(({ kind }) => kind === "appended"), true);
   assertEquals((await send(MAX_LOG_PRODUCERS)).kind, "too-many-producers");
   assertEquals((await send(0)).kind, "repeated");
+});
+
+test("lets newer producers of a caller take the place of idle ones", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  await createKeyed(broker.logs, "keyed");
+  const send = async (id: string, seq = 0) => {
+    const producer = { id, epoch: 0, seq };
+    const options = { ...keyedAppend("a"), producer, caller: { id: "ann", network: "" } };
+    return (await broker.logs.append("keyed", options)).kind;
+  };
+  for (let i = 0; i < CALLER_MARKS; i++) assertEquals(await send(`p${i}`), "appended");
+  assertEquals(await send("new"), "too-many-producers");
+  const key = (await server.keys()).find((key) => key.includes("log-producers"))!;
+  for (const [i, idleMs] of [IDLE_MARK_MS, 2 * IDLE_MARK_MS, IDLE_MARK_MS / 2].entries()) {
+    await server.run("hset", key, `p:ann:/p${i}`, `${Date.now() - idleMs}  0 0`);
+  }
+  assertEquals(await send("new"), "appended");
+  assertEquals([await send("p1", 1), await send("p0", 1)], ["skipped", "appended"]);
+  // Another one is not idle.
+  assertEquals(await send("newer"), "too-many-producers");
 });
 
 test("reads a large log in pages from any position", async (server) => {

@@ -5,6 +5,7 @@ import { ENTRY_BYTES } from "../../../pubsub/broker.ts";
 import { MAX_CARRIED_BYTES } from "../../../streams/logs/announcement.ts";
 import {
   CALLER_MARKS,
+  IDLE_MARK_MS,
   MARK_MS,
   MAX_MARKS,
   NO_CALLER,
@@ -270,25 +271,6 @@ local function freshMark(name)
   if not isOldMark(at) then return rest end
   newMarks = newMarks + 1
 end
-local function hasRoom()
-  if newMarks == 0 then return true end
-  local total, own, near = newMarks, newMarks, newMarks
-  local stored = redis.call('HGETALL', producers)
-  for i = 1, #stored, 2 do
-    local at, network = parseMark(stored[i + 1])
-    if isOldMark(at) then goneMarks[#goneMarks + 1] = stored[i]
-    else
-      local id = string.match(stored[i], '^[ps]:([^:]*):')
-      total = total + 1
-      if network == caller.network then near = near + 1 end
-      if id == caller.id and (id ~= '' or network == caller.network) then own = own + 1 end
-    end
-  end
-  local isTight = total > ${TIGHT_MARKS}
-  return total <= ${MAX_MARKS} and own <= (isTight and ${TIGHT_CALLER_MARKS} or ${CALLER_MARKS}) and
-    not (isTight and caller.network ~= '' and near > ${TIGHT_NETWORK_MARKS})
-end
-local function counted(bytes, entries) return bytes + ${ENTRY_BYTES} * entries end
 local function isAbove(one, other)
   for i = 1, math.min(#one, #other) do
     local left, right = string.byte(one, i), string.byte(other, i)
@@ -296,6 +278,41 @@ local function isAbove(one, other)
   end
   return #one > #other
 end
+local function hasRoom()
+  if newMarks == 0 then return true end
+  local total, own, near = newMarks, newMarks, newMarks
+  local idle = {}
+  local stored = redis.call('HGETALL', producers)
+  for i = 1, #stored, 2 do
+    local at, network = parseMark(stored[i + 1])
+    if isOldMark(at) then goneMarks[#goneMarks + 1] = stored[i]
+    else
+      local kind, id = string.match(stored[i], '^([ps]):([^:]*):')
+      total = total + 1
+      if network == caller.network then near = near + 1 end
+      if id == caller.id and (id ~= '' or network == caller.network) then
+        own = own + 1
+        local isIdle = tonumber(at) <= math.floor(now) - ${IDLE_MARK_MS}
+        if kind == 'p' and isIdle and stored[i] ~= producerMark then
+          idle[#idle + 1] = { name = stored[i], at = tonumber(at) }
+        end
+      end
+    end
+  end
+  local isTight = total > ${TIGHT_MARKS}
+  local isRoomy = total <= ${MAX_MARKS} and
+    own <= (isTight and ${TIGHT_CALLER_MARKS} or ${CALLER_MARKS}) and
+    not (isTight and caller.network ~= '' and near > ${TIGHT_NETWORK_MARKS})
+  if isRoomy then return true end
+  if #idle < newMarks then return false end
+  table.sort(idle, function(a, b)
+    if a.at ~= b.at then return a.at < b.at end
+    return isAbove(b.name, a.name)
+  end)
+  for i = 1, newMarks do goneMarks[#goneMarks + 1] = idle[i].name end
+  return true
+end
+local function counted(bytes, entries) return bytes + ${ENTRY_BYTES} * entries end
 local function rejectionOfProducer()
   local last
   if caller then last = freshMark(producerMark)
