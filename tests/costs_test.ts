@@ -397,6 +397,30 @@ Deno.test("client.requestStream() throws the rejection once the time of a reply 
   await Promise.all(running);
 });
 
+Deno.test("client.requestStream() throws a rejection at once whose delay is longer than the time of a reply", async () => {
+  using time = new FakeTime();
+  const model = new Model();
+  await using server = model.server({
+    rates: { perUser: { cost: { perSecond: 0.02, burst: 1 } } },
+  });
+  await using client = server.connect({ address: GREEDY });
+  const first = answered(client);
+  while (model.running < 1) await turns(1);
+  const start = time.now;
+  const { failure } = await assertRejects(() => answered(client), RequestError);
+  assertEquals([failure.code, failure.level, failure.retryAfterMs], ["too-many", "user", 50_000]);
+  assertEquals(time.now, start);
+  // The same with a longer time of a reply waits, and is served.
+  const options = { id: newName(), itemTimeoutMs: 60_000 };
+  const second = Array.fromAsync(client.requestStream("ask", 1, options));
+  while (server.manager.stats().rates.rejected.user < 2) await turns(1);
+  assertEquals(model.calls, 1);
+  await passTime(time, 51_000);
+  while (model.calls < 2) await turns(1);
+  model.release();
+  for (const words of [await first, await second]) assertEquals(words, ["first", "last"]);
+});
+
 Deno.test("A response that waits to start ends at once by cancel(), a signal, and client.close()", async () => {
   using time = new FakeTime();
   const model = new Model();

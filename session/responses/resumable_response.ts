@@ -165,6 +165,7 @@ export class ResumableResponse {
     const backoff = new Backoff(runtime, PAUSES);
     const late = new AbortController();
     const timer = startTimer(runtime, itemTimeoutMs, () => late.abort(error));
+    const untilMs = runtime.monotonic() + itemTimeoutMs;
     const stops = [late.signal, this.#cancelled.signal, line.closed, ...signal ? [signal] : []];
     const stopped = anySignal(...stops);
     const before = line.last ?? Promise.resolve();
@@ -172,6 +173,8 @@ export class ResumableResponse {
     line.last = before.then(() => over.promise);
     try {
       while (true) {
+        // A wait would only delay the rejection.
+        if (runtime.monotonic() + pauseMs > untilMs) throw error;
         const paused = pause(runtime, Math.max(pauseMs, backoff.next()!), stopped);
         await within(runtime, Promise.all([before, paused]), { signal: stopped }).catch(() => {});
         // A closed client has its own error.
