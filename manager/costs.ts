@@ -91,7 +91,8 @@ export class Costs {
       if (waitMs > (worst?.waitMs ?? 0)) worst = { ...place, waitMs };
     }
     if (worst !== undefined) {
-      if (worst.isUntold) account.onProxy?.();
+      // A rate that the application set applies to a proxy, too, and so to all of its clients.
+      if (worst.level === "address") account.onProxy?.();
       throw rejection(worst, verb);
     }
     for (const place of places) this.#find(place, now).take(cost, now);

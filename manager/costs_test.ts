@@ -142,6 +142,15 @@ Deno.test("RateLimits.charge() takes a cost above the burst from a full bucket, 
   assertEquals(till.charge({ address: HERE, user: "ann" })?.retryAfterMs, 16_000);
 });
 
+Deno.test("RateLimits.charge() reports a proxy whose clients share a rate that was set", () => {
+  const till = new Till({ perAddress: { cost: { perSecond: 1, burst: 2 } } });
+  const visitor = (i: number) => ({ address: "10.0.0.1", user: `visitor ${i}` });
+  const [count, { level }] = till.spend(visitor);
+  assertEquals([count, level, till.hints], [2, "address", ["10.0.0.1"]]);
+  till.spend(() => ({ address: HERE, guest: "ann" }));
+  assertEquals(till.hints.length, 1);
+});
+
 Deno.test("RateLimits.charge() takes nothing from one rate if another rejects", () => {
   const till = new Till();
   till.spend(() => ({ address: HERE, guest: "ann" }));

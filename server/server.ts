@@ -378,10 +378,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   #hintAtProxy(address: string | undefined): void {
     const who = address === undefined
       ? "clients without a known address"
-      : `${address}, probably a proxy`;
+      : `the clients of ${address}, probably a proxy,`;
     this.#console.tell(
       "proxy",
-      `Shares by network address don't count for ${who}, and a limit is half used up, or their ` +
+      `Limits by network address can't tell ${who} apart, and a limit is half used up, or their ` +
         "common rate reached: one client can use the rest. Set clientAddress: " +
         "forwardedAddress({ trusted: 1 })",
     );
