@@ -569,7 +569,8 @@ function serverBounds(): Bound[] {
       table: "rates",
       name: "buckets of costs, of users, guests, addresses and networks",
       max: count(MAX_COST_BUCKETS),
-      full: "the bucket that was used first is dropped; one that has refilled is not kept",
+      full:
+        "the bucket that was not used for longest is dropped; one that has refilled is not kept",
     },
     {
       table: "sessions",
