@@ -106,7 +106,7 @@ export class Generator implements Thread {
   readonly #tally = new LoadTally();
   readonly #links: Link[] = [];
   /** Start times of the messages in flight, by link and number; bounded by `MAX_PENDING`. */
-  readonly #pending: Map<number, number>[] = [];
+  readonly #pending: readonly Map<number, number>[];
   readonly #replied = new Signal();
   readonly #mark: string;
   readonly #pad: string;
@@ -132,6 +132,7 @@ export class Generator implements Thread {
     this.#part = part;
     this.#openLink = openLink;
     this.#signal = signal;
+    this.#pending = Array.from({ length: this.#count }, () => new Map());
     this.#mark = runtime.randomUUID().slice(0, 8);
     const bare = JSON.stringify({ load: this.#mark, n: 1_000_000, at: 1_000_000_000, pad: "" });
     this.#pad = "x".repeat(Math.max(0, plan.payloadBytes - bare.length));
@@ -231,7 +232,6 @@ export class Generator implements Thread {
     const { tokens } = this.#plan;
     const { promise, resolve } = Promise.withResolvers<void>();
     const token = tokens[(this.#part.index + index * this.#part.of) % tokens.length];
-    this.#pending[index] = new Map();
     const counts = () => this.#tally.counts;
     this.#links[index] = this.#openLink({
       plan: this.#plan,
@@ -270,9 +270,7 @@ export class Generator implements Thread {
       this.#tally.failAs(isRejected ? `rejected: ${code} ${reason}` : kindOf(errorOf(cause)));
     }
     // Echoes of a lost session never arrive.
-    const all = this.#pending[link.index];
-    if (all === undefined || this.#plan.mode !== "echo") return;
-    this.#giveUp(all);
+    if (this.#plan.mode === "echo") this.#giveUp(this.#pending[link.index]!);
   }
 
   /** Counts the unanswered messages of a link as failed. */
@@ -337,7 +335,7 @@ export class Generator implements Thread {
   }
 
   #echoed(link: Link, n: number, nowUs: number): void {
-    const startUs = this.#pending[link.index]?.get(n);
+    const startUs = this.#pending[link.index]!.get(n);
     // A duplicate or late reply.
     if (startUs === undefined) this.#tally.counts.disordered++;
     else this.#settle(link, n, { startUs, nowUs });
