@@ -20,7 +20,9 @@ export async function serveControl(cluster: Cluster, port: number): Promise<void
     path: "/control",
     webTransport: false,
     onListen() {},
-    fetch: (request) => servePage(page, request),
+    // The room is behind the balancer, on another port.
+    fetch: (request) =>
+      servePage(page, request, ({ hostname }) => [`ws://${hostname}:${cluster.port}`]),
     contract: control,
     onOpen(session) {
       server.subscribe(session, "cluster");

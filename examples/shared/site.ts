@@ -40,15 +40,20 @@ const INLINE_SCRIPT = /<script(?![^>]*\bsrc=)[^>]*>([\s\S]*?)<\/script>/g;
  *
  * @param url The URL of the document.
  * @param scripts Hashes of scripts in the document itself.
+ * @param others Other origins that the page talks to.
  */
-function policyOf({ hostname, port }: URL, scripts: readonly string[]): string {
+function policyOf(
+  { hostname, port }: URL,
+  scripts: readonly string[],
+  others: readonly string[],
+): string {
   // On this machine, the client reaches WebTransport by the address.
   const ownAddress = hostname === "localhost" ? [`https://127.0.0.1:${port}`] : [];
   return [
     "default-src 'none'",
     ["script-src 'self'", ...scripts].join(" "),
     "style-src 'self'",
-    ["connect-src 'self'", ...ownAddress].join(" "), // Also for WebSocket and WebTransport.
+    ["connect-src 'self'", ...ownAddress, ...others].join(" "), // Also for WebSocket and WebTransport.
     "img-src 'self'",
     "base-uri 'none'",
     "form-action 'self'",
@@ -124,8 +129,18 @@ export async function bundleClient(module: URL): Promise<string> {
   throw new Error(`Cannot bundle the page's client: ${decoder.decode(stderr).trim()}`);
 }
 
-/** Answers a request for the page. */
-export function servePage(page: Page, request: Request): Response {
+/**
+ * Answers a request for the page.
+ *
+ * @param page The files.
+ * @param request The request.
+ * @param others Other origins that the page talks to.
+ */
+export function servePage(
+  page: Page,
+  request: Request,
+  others: (url: URL) => readonly string[] = () => [],
+): Response {
   const url = new URL(request.url);
   const file = page.get(url.pathname);
   if (file === undefined) return new Response("Not found", { status: 404 });
@@ -137,7 +152,7 @@ export function servePage(page: Page, request: Request): Response {
     headers: {
       ...HEADERS,
       "content-type": `${type}; charset=utf-8`,
-      "content-security-policy": policyOf(url, scripts),
+      "content-security-policy": policyOf(url, scripts, others(url)),
     },
   });
 }
