@@ -45,8 +45,9 @@ export interface SessionRates {
    */
   readonly bytes?: Rate | undefined;
   /**
-   * Publications, which also count as messages. Each change of a state counts as one. By default, each session of a server has a burst of
-   * 1,000, then 200 a second; `{ perSecond: Infinity }` means no limit.
+   * Publications, which also count as messages. Each change of a state counts as one. By default,
+   * each session of a server has a burst of 1,000, then 200 a second; `{ perSecond: Infinity }`
+   * means no limit.
    */
   readonly publications?: Rate | undefined;
   /**

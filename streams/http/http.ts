@@ -495,13 +495,11 @@ export class StreamRequests {
         ? await this.#parts.logs.append(id, { ...options, records })
         : await this.#write(id, changes, { ...options, user, asked });
       if (result.kind === "conflict") throw rowConflict(result, await mayRead(authorize, id));
-      if (result.kind === "missing" && isFirst) known = await this.#learn(id);
-      else {return this.#appended(result, {
-          id,
-          producer,
-          sequence,
-          hasRecords: records.length > 0,
-        });}
+      if (result.kind === "missing" && isFirst) {
+        known = await this.#learn(id);
+        continue;
+      }
+      return this.#appended(result, { id, producer, sequence, hasRecords: records.length > 0 });
     }
   }
 
