@@ -17,11 +17,15 @@ import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { type Broker, MemoryBroker, serve, type Server } from "../../mod.ts";
-import { durableStreams } from "@skein/skein/streams";
+import {
+  type DurableStreams,
+  durableStreams,
+  liveState,
+  type LiveStates,
+} from "@skein/skein/streams";
 import { NatsServer } from "../../tests/brokers/nats_server.ts";
 import { RedisServer } from "../../tests/brokers/redis_server.ts";
 import { argument, numberArgument } from "../args.ts";
-import { statesOf, streamsOf } from "../../tests/stream_features.ts";
 
 const { args } = Deno;
 const SECONDS = numberArgument(args, "seconds", 3);
@@ -43,15 +47,22 @@ const BROKERS: Readonly<Record<string, (stack: AsyncDisposableStack) => Promise<
 
 type Append = () => Promise<unknown>;
 
+/** What appends are made with. */
+interface Ends {
+  readonly server: Server;
+  readonly streams: DurableStreams;
+  readonly states: LiveStates;
+}
+
 /** The kinds of appends. The broker combines concurrent records of a stream, but no changes. */
-const WORK: Readonly<Record<string, (server: Server) => Promise<Append>>> = {
-  "publication": (server) => Promise.resolve(() => server.topics.append("bench", TEXT)),
-  "record": async (server) => {
-    const writer = await streamsOf(server).create("plain");
+const WORK: Readonly<Record<string, (ends: Ends) => Promise<Append>>> = {
+  "publication": ({ server }) => Promise.resolve(() => server.topics.append("bench", TEXT)),
+  "record": async ({ streams }) => {
+    const writer = await streams.create("plain");
     return () => writer.append(TEXT);
   },
-  "change": async (server) => {
-    const rows = (await statesOf(server).open("state")).collection("rows");
+  "change": async ({ states }) => {
+    const rows = (await states.open("state")).collection("rows");
     let count = 0;
     return () => rows.set(`${count++ % ROWS}`, TEXT);
   },
@@ -92,16 +103,20 @@ function summary(values: readonly number[]): string {
 for (const [name, start] of Object.entries(BROKERS)) {
   if (!name.includes(ONLY)) continue;
   await using stack = new AsyncDisposableStack();
+  const streams = durableStreams({ path: "/streams", maxStreamBytes: 4_294_967_296 });
+  const states = liveState();
   await using server = serve({
     port: 0,
     onListen() {},
     webTransport: false,
     broker: await start(stack),
     history: { bench: { size: 1_000, ttlMs: 300_000 } },
-    features: [durableStreams({ path: "/streams", maxStreamBytes: 4_294_967_296 })],
+    features: [streams, states],
   });
   const appends = new Map<string, Append>();
-  for (const [work, make] of Object.entries(WORK)) appends.set(work, await make(server));
+  for (const [work, make] of Object.entries(WORK)) {
+    appends.set(work, await make({ server, streams, states }));
+  }
   for (const atOnce of AT_ONCE) {
     const results = new Map<string, [number, number][]>();
     for (let run = 0; run < RUNS; run++) {

@@ -9,22 +9,24 @@
  * @module
  */
 import { serve } from "../../mod.ts";
-import { durableStreams } from "@skein/skein/streams";
+import { durableStreams, liveState } from "@skein/skein/streams";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { argument, portOf } from "../args.ts";
-import { statesOf, streamsOf } from "../../tests/stream_features.ts";
 
 const ROWS = 100;
+
+const streams = durableStreams({ path: "/streams" });
+const states = liveState();
 
 /** Writes one message to the readers, with the methods of a server. */
 const WORK: Readonly<Record<string, () => Promise<(data: unknown) => unknown>>> = {
   history: () => Promise.resolve((data) => server.publish("bench", data)),
   stream: async () => {
-    const writer = await streamsOf(server).create("bench");
+    const writer = await streams.create("bench");
     return (data) => writer.append(data);
   },
   state: async () => {
-    const state = await statesOf(server).open("bench");
+    const state = await states.open("bench");
     const rows = state.collection("rows");
     let writes = 0;
     return (data) => rows.set(`${writes++ % ROWS}`, data);
@@ -42,7 +44,7 @@ const server = serve({
   webTransport: false,
   broker: redis === undefined ? undefined : new RedisBroker({ url: redis }),
   history: { bench: { size: 1_000, ttlMs: 300_000 } },
-  features: [durableStreams({ path: "/streams" })],
+  features: [streams, states],
   // The clients answer no pings.
   session: { heartbeat: { intervalMs: 3_600_000, timeoutMs: 7_200_000 } },
   authorize: () => true,
