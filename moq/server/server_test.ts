@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
 import { lowPort } from "../../tests/networks/ports.ts";
 import { directStream } from "../../transport/direct.ts";
@@ -15,6 +15,8 @@ import { listenMoq, MoqServer } from "./server.ts";
 import type { ListenMoqOptions } from "./server_options.ts";
 import { MoqSession } from "../session/session.ts";
 import type { MoqVersion } from "../wire/versions.ts";
+import { LiveBroadcast } from "../live/live_track.ts";
+import { soon } from "../../tests/waiting.ts";
 import { ALL_VERSIONS } from "../../tests/moq/network.ts";
 import {
   arrivals,
@@ -116,6 +118,55 @@ Deno.test("listenMoq() serves hundreds of concurrent subscriptions and groups in
     assertEquals(await Promise.all(reads), Array(2 * count).fill(1));
   }
 });
+
+for (const wire of WIRES) {
+  Deno.test(`listenMoq() frees the streams of requests that it has answered, over ${wire}`, async () => {
+    await using media = new LiveBroadcast();
+    {
+      using group = media.track("video").openGroup();
+      group.writeFrame(Uint8Array.of(1));
+    }
+    const mux = new TrackMux();
+    mux.publish("/live", media);
+    const authorize = (_session: MoqSession, path: string) => path !== "/secret";
+    await using server = listen({ mux, authorize, maxBidirectionalStreams: 4 });
+    await using client = await dial(server, wire);
+    const read = async (path: string, name: string) => {
+      await using track = await client.subscribe(path, name);
+      for await (const group of track) {
+        for await (const _frame of group);
+        return;
+      }
+    };
+    const fetch = async (path: string, group: number) => {
+      for await (const _frame of await client.fetch(path, "video", { group }));
+    };
+    const requests: Record<string, () => Promise<unknown>> = {
+      "subscribe": () => read("/live", "video"),
+      "subscribe to nothing": () => read("/none", "video"),
+      "subscribe to no track": () => read("/live", "none"),
+      "subscribe, forbidden": () => read("/secret", "video"),
+      "fetch": () => fetch("/live", 1),
+      "fetch nothing": () => fetch("/none", 1),
+      "fetch no group": () => fetch("/live", 9),
+      "fetch, forbidden": () => fetch("/secret", 1),
+      "track info": () => client.trackInfo("/live", "video"),
+      "track info of nothing": () => client.trackInfo("/none", "video"),
+      "track info, forbidden": () => client.trackInfo("/secret", "video"),
+      "announcements": async () => {
+        for await (const _ of await client.acceptAnnounce("/live")) return;
+      },
+      "announcements, forbidden": async () => (await client.acceptAnnounce("/secret")).close(),
+    };
+    for (const [name, request] of Object.entries(requests)) {
+      for (let i = 0; i < 12; i++) {
+        await soon(
+          request().catch((error) => assertInstanceOf(error, MoqError, name)),
+        );
+      }
+    }
+  });
+}
 
 Deno.test("listenMoq() passes path and query to the application, if the version can carry them", async () => {
   const { onSession, next } = arrivals();

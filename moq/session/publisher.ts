@@ -386,7 +386,8 @@ export class Publisher {
     try {
       const info = await route.server.trackInfo?.(asked.track) ?? {};
       await exchange.write(encodeTrackInfo(toWireLatency({ ...TRACK_INFO, ...info })));
-      await exchange.end();
+      // A stream whose end is not read counts against the peer's streams until the session ends.
+      exchange.leave(codeOf(context, "subscribe", "cancelled"));
     } catch (error) {
       if (context.signal.aborted || error instanceof StreamError) return;
       if (!(error instanceof MoqError)) context.report(error);
