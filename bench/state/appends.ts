@@ -47,7 +47,7 @@ const BROKERS: Readonly<Record<string, (stack: AsyncDisposableStack) => Promise<
 
 type Append = () => Promise<unknown>;
 
-/** What appends are made with. */
+/** A server, with the handles of its features. */
 interface Ends {
   readonly server: Server;
   readonly streams: DurableStreams;
