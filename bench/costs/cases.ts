@@ -1,6 +1,8 @@
 /** The envelopes and the routes of the table of costs. */
-import { Header, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
-import type { HttpClient, Peer } from "./clients.ts";
+import { Header, HTTP_PROTOCOL, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
+import type { MoqSession } from "../../moq/session/session.ts";
+import { headersOf, type HttpClient, type Peer } from "./clients.ts";
+import type { QuicClient } from "./quic_client.ts";
 
 /** The effect of a request. */
 export type Kind = "refused" | "served" | "held";
@@ -15,6 +17,14 @@ export interface Case {
   readonly isTight?: boolean;
   /** The bound on what the server holds for one address, and its number. */
   readonly bound?: readonly [name: string, most: number];
+  /** Most requests, if they are slow, or if a session may send no more. */
+  readonly times?: number;
+  /** True if most of the memory is outside of the heap. */
+  readonly isNative?: boolean;
+  /** Time after which nothing is left of connections that have closed. */
+  readonly lingerMs?: number;
+  /** Prepares the clients. */
+  readonly first?: (to: Ends) => Promise<unknown>;
   readonly send: (to: Ends, i: number) => Promise<string | void>;
 }
 
@@ -22,6 +32,7 @@ export interface Case {
 export interface Ends {
   readonly peer: Peer;
   readonly http: HttpClient;
+  readonly quic: QuicClient;
 }
 
 const BIG = "stream:board:big";
@@ -63,6 +74,10 @@ function http(
   };
 }
 
+/** Headers of a poll for a new session over HTTP. */
+const POLL = { [Header.transport]: HTTP_TRANSPORT, [Header.poll]: "1" };
+/** A frame of a session over HTTP. */
+const PONG = '\x0a\x00{"pong":7}';
 const JSON_TYPE = { "content-type": "application/json" };
 const KEYED = { ...JSON_TYPE, "stream-keyed": "true" };
 const FORK = { ...KEYED, "stream-forked-from": "/streams/board:big" };
@@ -79,6 +94,74 @@ function tight(one: Case): Case {
 
 function held(one: Case, name: string, most: number): Case {
   return { ...one, kind: "held", bound: [name, most] };
+}
+
+function quic(
+  kind: Kind,
+  name: string,
+  code: string,
+  send: (quic: QuicClient, i: number) => Promise<string>,
+): Case {
+  return { name, kind, code, send: ({ quic }, i) => send(quic, i) };
+}
+
+/** Sessions over QUIC, of which each takes a handshake. */
+function sessions(one: Case): Case {
+  return { ...one, lingerMs: 3_000 };
+}
+
+function moq(
+  kind: Kind,
+  name: string,
+  code: string,
+  use: (session: MoqSession, i: number) => Promise<unknown>,
+): Case {
+  return quic(kind, `MoQ: ${name}`, code, (quic, i) => quic.moq((session) => use(session, i)));
+}
+
+/**
+ * Reads the first group of a track. Deno's QUIC has no codes of streams, so that the reasons of MoQ's
+ * rejections are the default ones.
+ */
+async function readTrack(session: MoqSession, path: string, name = "clip"): Promise<void> {
+  await using track = await session.subscribe(path, name);
+  await track.ready;
+  for await (const frames of track) {
+    for await (const _ of frames);
+    return;
+  }
+}
+
+async function fetchGroup(session: MoqSession, path: string, group = 1): Promise<void> {
+  for await (const _ of await session.fetch(path, "clip", { group }));
+}
+
+/** Reads the first announcement. */
+async function readAnnouncements(session: MoqSession, prefix: string): Promise<void> {
+  for await (const _ of await session.acceptAnnounce(prefix)) return;
+}
+
+/** A request for a resumable response, with a name of its own. */
+function response(topic: string, i: number, more: object = {}): object {
+  return { topic, data: 1, stream: `a-response-with-a-name-${i}`, ...more };
+}
+
+/** A request on an open session over HTTP. */
+function onSession(
+  kind: Kind,
+  status: number,
+  [method, what, rest = {}]: [method: string, what: string, rest?: Asked[2]],
+): Case {
+  return {
+    name: `session over HTTP: ${method}, ${what}`,
+    kind,
+    code: `${status}`,
+    first: ({ http }) => http.session(),
+    send: async ({ http }) => {
+      const headers = { ...await http.session(), ...rest.headers };
+      return await http.ask(method, "/", { ...rest, headers });
+    },
+  };
 }
 
 /** All cases, in the order of the table. */
@@ -129,7 +212,44 @@ export const CASES: readonly Case[] = [
   tight(asks("refused", "publish", "too-many ok closed", () => ({ publish: "t:a", data: 1 }))),
   asks("served", "publish", "ok", () => ({ publish: "t:a", data: 1 })),
   asks("served", "publish with a history", "ok", () => ({ publish: "log:a", data: 1 })),
-  asks("served", "presence", "ok", () => ({ presence: "room:a", data: 1 })),
+  asks("served", "presence", "ok", (i) => ({ presence: "room:a", data: i })),
+  asks("served", "presence: removed", "ok", () => ({ presence: "room:a" })),
+  {
+    ...asks("served", "presence: with a member that hears of it", "ok", (i) => ({
+      presence: "room:in",
+      data: i,
+    })),
+    first: ({ peer }) => peer.ask({ subscribe: "room:in" }),
+  },
+  asks("refused", "presence: forbidden", "forbidden", () => ({ presence: "room:no:a", data: 1 })),
+  asks("refused", "presence: no room", "unknown-topic", () => ({ presence: "t:a", data: 1 })),
+  asks("refused", "presence: too large", "too-large", () => ({
+    presence: "room:a",
+    data: "x".repeat(600),
+  })),
+  {
+    ...asks("refused", "presence: one room too many", "too-many closed", (i) => ({
+      presence: `room:${i}`,
+      data: 1,
+    })),
+    first: async ({ peer }) => {
+      for (let i = 0; i < 32; i++) await peer.ask({ presence: `room:full-${i}`, data: 1 });
+    },
+  },
+  held(
+    {
+      name: "presence: 500 bytes in a room",
+      kind: "held",
+      code: "ok",
+      send: async ({ peer }, i) => {
+        // A session may have data in 32 rooms.
+        if (i % 16 === 0) peer.leave();
+        return await peer.ask({ presence: `room:${i}`, data: "x".repeat(490) });
+      },
+    },
+    "32 rooms, maxSessionsPerAddress",
+    32 * 1_000,
+  ),
   asks("refused", "write: denied by authorize", "forbidden", () => ({
     publish: "stream:board:no:big",
     data: { writes: [] },
@@ -142,7 +262,7 @@ export const CASES: readonly Case[] = [
   asks(
     "refused",
     "write: no state",
-    "gone",
+    "not-found",
     () => ({ ...writing("7", "x"), publish: "stream:none" }),
   ),
   asks("served", "write", "ok", (i) => writing("7", `${i}`)),
@@ -150,7 +270,57 @@ export const CASES: readonly Case[] = [
     publish: "stream:board:no:big",
     data: { cancel: "" },
   })),
+  held(
+    asks("held", "resumable response", "ok", (i) => response("words", i)),
+    "maxRetainedPerAddress",
+    1_000,
+  ),
+  asks("served", "resumable response, repeated", "ok", () => response("words", 0)),
+  held(
+    asks("held", "resumable response that runs", "ok", (i) => response("endless", i)),
+    "maxRunningPerAddress",
+    32,
+  ),
+  {
+    ...held(
+      asks("held", "resumable response, cancelled", "ok", () => ({})),
+      "maxRetainedPerAddress",
+      1_000,
+    ),
+    send: async ({ peer }, i) => {
+      const { data } = await peer.reply(response("endless", 1_000_000 + i));
+      return await peer.ask({ publish: `stream:${data?.stream}`, data: { cancel: "" } });
+    },
+  },
+  tight(
+    asks("refused", "resumable response", "too-many closed ok", (i) => response("words", i)),
+  ),
+  asks(
+    "refused",
+    "resumable response that the server does not know",
+    "gone",
+    (i) => response("words", 2_000_000 + i, { begun: true }),
+  ),
+  asks(
+    "refused",
+    "resumable response to a request that has none",
+    "invalid",
+    (i) => response("items", i),
+  ),
+  asks(
+    "refused",
+    "resumable response with a malformed name",
+    "malformed closed",
+    () => response("words", 0, { stream: "short" }),
+  ),
+  asks("refused", "cancel a response that does not exist", "not-found forbidden", () => ({
+    publish: "stream:answer:none",
+    data: { cancel: "" },
+  })),
   asks("refused", "auth", "unauthenticated closed", () => ({ auth: "bad" })),
+
+  // Before the cases that fill the address with sessions.
+  tight(quic("refused", "WebTransport: stream that is not read", "0", (quic) => quic.stream())),
 
   http("refused", 426, ["GET", "/none"]),
   http("refused", 426, ["GET", "/"]),
@@ -160,6 +330,56 @@ export const CASES: readonly Case[] = [
   http("served", 200, ["GET", "/healthz"]),
   http("served", 200, ["GET", "/metrics"]),
   http("refused", 410, ["POST", "/", { headers: connection("000000000000000000000000") }]),
+  http("refused", 401, ["GET", `/?protocol=${HTTP_PROTOCOL}&token=bad`, { headers: POLL }]),
+  http("refused", 403, ["GET", `/?protocol=${HTTP_PROTOCOL}`, {
+    headers: { ...POLL, origin: "https://evil.example" },
+  }]),
+  tight(http("refused", "429 200", ["GET", `/?protocol=${HTTP_PROTOCOL}`, { headers: POLL }])),
+  http("refused", 410, ["GET", "/", { headers: connection("000000000000000000000000") }]),
+  http("refused", 410, ["DELETE", "/", { headers: connection("000000000000000000000000") }]),
+  http("refused", 405, ["PATCH", "/", { headers: connection("000000000000000000000000") }]),
+  http("refused", 403, ["OPTIONS", "/", {
+    headers: {
+      origin: "https://evil.example",
+      "access-control-request-headers": "skein-transport",
+    },
+  }]),
+  onSession("refused", 410, ["POST", "a wrong secret", {
+    headers: { [Header.secret]: "0000000000000000000000" },
+  }]),
+  onSession("refused", 400, ["POST", "no number", { headers: { [Header.number]: "x" } }]),
+  onSession("refused", 409, ["POST", "an earlier frame is missing", {
+    headers: { [Header.number]: "9" },
+    body: PONG,
+  }]),
+  onSession("served", 204, ["POST", "a frame", { body: PONG }]),
+  onSession("served", 204, ["POST", "an acknowledgement"]),
+  // The close event waits for the client for some seconds.
+  held(
+    {
+      name: "session over HTTP: open, a malformed frame",
+      kind: "held",
+      code: "400",
+      send: async ({ http }) => {
+        const headers = await http.open();
+        return await http.ask("POST", "/", { headers, body: "\x05\x07" });
+      },
+    },
+    "maxSessionsPerAddress",
+    1_000,
+  ),
+  {
+    name: "session over HTTP: open, DELETE",
+    kind: "served",
+    code: "204",
+    send: async ({ http }) => await http.ask("DELETE", "/", { headers: await http.open() }),
+  },
+  held(
+    http("held", 200, ["GET", `/?protocol=${HTTP_PROTOCOL}`, { headers: POLL }]),
+    "maxSessionsPerAddress",
+    1_000,
+  ),
+  held(http("held", 101, ["GET", "/", { headers: upgrade() }]), "maxSessionsPerAddress", 1_000),
   http("refused", 403, ["GET", "/inspector/"]),
   http("refused", 404, ["GET", "/streams/none"]),
   http("refused", 403, ["GET", "/streams/no:a"]),
@@ -228,17 +448,137 @@ export const CASES: readonly Case[] = [
     body: '{"data":1}',
   }]),
   http("refused", 404, ["GET", "/api/none"]),
+
+  sessions(quic("served", "WebTransport: session", "ok", (quic) => quic.dial("/"))),
+  sessions(
+    quic("refused", "WebTransport: session, bad token", "401", (quic) => quic.dial("/?token=bad")),
+  ),
+  sessions(
+    quic(
+      "refused",
+      "WebTransport: session, wrong origin",
+      "403",
+      (quic) => quic.dial("/", { headers: { origin: "https://evil.example" } }),
+    ),
+  ),
+  tight(
+    sessions(
+      quic(
+        "refused",
+        "WebTransport: session",
+        "429 connection ok",
+        (quic) => quic.dial("/", { isKept: true }),
+      ),
+    ),
+  ),
+  {
+    ...held(
+      quic("held", "WebTransport: session", "ok", (quic) => quic.dial("/", { isKept: true })),
+      "maxSessionsPerAddress",
+      1_000,
+    ),
+    isNative: true,
+  },
+  quic("served", "WebTransport: stream of 64 bytes, echoed", "64", (quic) => quic.stream()),
+  quic("served", "WebTransport: datagram of 64 bytes, echoed", "ok", (quic) => quic.datagram()),
+  quic("served", "WebTransport: request", "ok", (quic) => quic.request("echo")),
+  quic(
+    "refused",
+    "WebTransport: request that its handler refuses",
+    "no",
+    (quic) => quic.request("refuse"),
+  ),
+
+  sessions(quic("served", "MoQ: session", "ok", (quic) => quic.dialMoq("/moq"))),
+  sessions(quic("refused", "MoQ: session, bad token", "401", (quic) => quic.dialMoq("/moq?bad"))),
+  moq(
+    "served",
+    "subscribe, a group of 1,000 bytes",
+    "ok",
+    (session) => readTrack(session, "/live/media"),
+  ),
+  moq("refused", "subscribe, no broadcast", "notFound", (session) => readTrack(session, "/none")),
+  moq(
+    "refused",
+    "subscribe, no track",
+    "notFound",
+    (session) => readTrack(session, "/live/media", "none"),
+  ),
+  moq("refused", "subscribe, forbidden", "notFound", (session) => readTrack(session, "/no/a")),
+  moq("served", "fetch of 1,000 bytes", "ok", (session) => fetchGroup(session, "/live/media")),
+  moq(
+    "refused",
+    "fetch, no broadcast",
+    "publishAborted",
+    (session) => fetchGroup(session, "/none"),
+  ),
+  moq(
+    "refused",
+    "fetch, no group",
+    "publishAborted",
+    (session) => fetchGroup(session, "/live/media", 7),
+  ),
+  moq("refused", "fetch, forbidden", "publishAborted", (session) => fetchGroup(session, "/no/a")),
+  moq("served", "track info", "ok", (session) => session.trackInfo("/live/media", "clip")),
+  moq(
+    "refused",
+    "track info, no broadcast",
+    "unknown",
+    (session) => session.trackInfo("/none", "clip"),
+  ),
+  moq(
+    "served",
+    "announce interest, one broadcast",
+    "ok",
+    (session) => readAnnouncements(session, "/live"),
+  ),
+  // The reply is an empty list, and the stream stays open.
+  moq(
+    "refused",
+    "announce interest, forbidden",
+    "ok",
+    async (session) => (await session.acceptAnnounce("/no")).close(),
+  ),
+  {
+    ...held(
+      moq(
+        "held",
+        "subscribe",
+        "ok",
+        async (session) => (await session.subscribe("/live/media", "endless")).ready,
+      ),
+      "128 streams, maxSessionsPerAddress",
+      128 * 1_000,
+    ),
+    times: 100,
+  },
+  {
+    ...held(
+      moq(
+        "held",
+        "announce interest",
+        "ok",
+        async (session, i) => (await session.acceptAnnounce(`/live/${i}`)),
+      ),
+      "128 streams, maxSessionsPerAddress",
+      128 * 1_000,
+    ),
+    times: 100,
+  },
+  held(
+    quic("held", "MoQ: broadcast", "ok", (quic, i) => {
+      quic.publish(`/held/${i}`);
+      // Announced before the next request.
+      return quic.moq((session) => session.trackInfo("/live/media", "clip"));
+    }),
+    "maxBroadcastsPerAddress",
+    1_000,
+  ),
 ];
 
 /** Headers of a request on a connection over HTTP that does not exist. */
 function connection(secret: string): Record<string, string> {
-  return {
-    [Header.transport]: HTTP_TRANSPORT,
-    [Header.session]: secret,
-    [Header.secret]: secret,
-    [Header.number]: "1",
-    [Header.lastEvent]: "0",
-  };
+  return headersOf({ session: secret, secret });
 }
 
 function upgrade(more: Record<string, string> = {}): Record<string, string> {

@@ -1,6 +1,7 @@
 /** Clients of the table of costs, which count their bytes. */
 import { Agent, request as send } from "node:http";
 import type { Socket } from "node:net";
+import { Header, HTTP_PROTOCOL, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
 
 /** Bytes between clients and a server. */
 export interface Traffic {
@@ -28,6 +29,7 @@ interface Open {
 export class Peer {
   readonly traffic: Traffic;
   readonly #url: string;
+  readonly #left: WebSocket[] = [];
   #open: Open | undefined;
   #opening: Promise<Open> | undefined;
   #last = 0;
@@ -44,6 +46,13 @@ export class Peer {
 
   /** Sends an envelope with an id, and returns the code of the reply. */
   async ask(envelope: object): Promise<string> {
+    const { data, error } = await this.reply(envelope);
+    const [result] = data?.results ?? [];
+    return error?.code ?? result?.error?.code ?? (result?.conflict ? "conflict" : "ok");
+  }
+
+  /** Sends an envelope with an id, and returns the reply. */
+  async reply(envelope: object): Promise<Reply> {
     let open = await this.#ready();
     // It may have closed before this code runs.
     while (!isOpen(open)) open = await this.#ready();
@@ -51,13 +60,18 @@ export class Peer {
     const { promise, resolve } = Promise.withResolvers<Reply>();
     open.replies.set(id, resolve);
     this.#send(open, { ...envelope, id });
-    const { data, error } = await promise;
-    const [result] = data?.results ?? [];
-    return error?.code ?? result?.error?.code ?? (result?.conflict ? "conflict" : "ok");
+    return await promise;
+  }
+
+  /** Uses another session from now on. This one stays open. */
+  leave(): void {
+    if (this.#open !== undefined) this.#left.push(this.#open.socket);
+    this.#open = undefined;
   }
 
   close(): void {
-    this.#open?.socket.close();
+    this.leave();
+    for (const socket of this.#left) socket.close();
   }
 
   #send({ socket }: Open, envelope: object | string): void {
@@ -106,6 +120,8 @@ function isOpen({ socket }: Open): boolean {
 
 interface Reply {
   readonly data?: {
+    /** The stream of a resumable response, or true before a streaming response. */
+    readonly stream?: string | boolean;
     readonly results?: readonly { readonly error?: { code: string }; readonly conflict?: object }[];
   };
   readonly error?: { readonly code: string };
@@ -117,6 +133,7 @@ export class HttpClient {
   readonly #url: string;
   readonly #upgraded: Socket[] = [];
   readonly #agent = new Agent({ keepAlive: true, maxSockets: 1_024 });
+  #connection: Promise<HttpSession> | undefined;
 
   constructor(url: string, traffic: Traffic) {
     this.#url = url;
@@ -124,8 +141,28 @@ export class HttpClient {
   }
 
   /** Sends a request, and returns the status. A response that does not end is left open. */
-  ask(method: string, path: string, { headers = {}, body = "", isOpen = false }: Asked = {}) {
-    const { promise, resolve, reject } = Promise.withResolvers<string>();
+  async ask(method: string, path: string, options: Asked = {}): Promise<string> {
+    return (await this.#ask(method, path, options)).status;
+  }
+
+  /** Opens a session over HTTP, and returns the headers of its requests. */
+  async open(): Promise<HttpSession> {
+    const headers = { [Header.transport]: HTTP_TRANSPORT, [Header.poll]: "1" };
+    const { text } = await this.#ask("GET", `/?protocol=${HTTP_PROTOCOL}`, { headers });
+    return headersOf(JSON.parse(text.slice(text.indexOf("{"), text.indexOf("}") + 1)));
+  }
+
+  /** The headers of requests of one session over HTTP. */
+  session(): Promise<HttpSession> {
+    return this.#connection ??= this.open();
+  }
+
+  #ask(
+    method: string,
+    path: string,
+    { headers = {}, body = "", isOpen = false }: Asked,
+  ): Promise<{ readonly status: string; readonly text: string }> {
+    const { promise, resolve, reject } = Promise.withResolvers<{ status: string; text: string }>();
     const all = body === "" ? headers : { "content-length": `${body.length}`, ...headers };
     const request = send(new URL(path, this.#url), { method, agent: this.#agent, headers: all });
     let before = { in: 0, out: 0 };
@@ -138,13 +175,14 @@ export class HttpClient {
     request.on("error", reject);
     request.on("response", (response) => {
       const socket = request.socket!;
+      let text = "";
       const end = () => {
         count(socket);
-        resolve(String(response.statusCode));
+        resolve({ status: String(response.statusCode), text });
       };
       if (isOpen && response.statusCode === 200) response.once("data", end);
       else {
-        response.resume();
+        response.setEncoding("utf8").on("data", (part) => text += part);
         response.on("end", end);
       }
     });
@@ -152,7 +190,7 @@ export class HttpClient {
     request.on("upgrade", (_response, socket: Socket) => {
       this.#upgraded.push(socket);
       count(socket);
-      resolve("101");
+      resolve({ status: "101", text: "" });
     });
     request.end(body);
     return promise;
@@ -162,6 +200,22 @@ export class HttpClient {
     this.#agent.destroy();
     for (const socket of this.#upgraded) socket.destroy();
   }
+}
+
+/** Headers of the requests of a session over HTTP. */
+export type HttpSession = Readonly<Record<string, string>>;
+
+/** Returns the headers of the requests of a session over HTTP. */
+export function headersOf(
+  { session, secret }: { readonly session: string; readonly secret: string },
+): HttpSession {
+  return {
+    [Header.transport]: HTTP_TRANSPORT,
+    [Header.session]: session,
+    [Header.secret]: secret,
+    [Header.number]: "1",
+    [Header.lastEvent]: "0",
+  };
 }
 
 interface Asked {

@@ -15,8 +15,10 @@
  */
 import { fileURLToPath } from "node:url";
 import { argument, numberArgument } from "../args.ts";
+import { sleep } from "../meter.ts";
 import { type Case, CASES } from "./cases.ts";
 import { HttpClient, Peer, type Traffic } from "./clients.ts";
+import { QuicClient, type QuicTarget } from "./quic_client.ts";
 
 const { args } = Deno;
 const TIMES = numberArgument(args, "times", 1_000);
@@ -34,6 +36,7 @@ const MOST_HELD = 256;
 interface Used {
   readonly cpuUs: number;
   readonly heldBytes: number;
+  readonly rssBytes: number;
 }
 
 /** The server, in a process of its own. */
@@ -43,13 +46,14 @@ class Target implements AsyncDisposable {
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
   #text = "";
   url = "";
+  quic: QuicTarget = { port: 0, serverCertificateHashes: [] };
 
   constructor(isTight: boolean) {
     const program = fileURLToPath(new URL("server.ts", import.meta.url));
     const rows = argument(args, "rows") ?? "20000";
     this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-lock", "--no-check", "--v8-flags=--expose-gc", program]
-        .concat("--rows", rows, isTight ? ["--tight"] : []),
+      args: ["run", "-A", "--unstable-net", "--no-lock", "--no-check", "--v8-flags=--expose-gc"]
+        .concat(program, "--rows", rows, isTight ? ["--tight"] : []),
       stdin: "piped",
       stdout: "piped",
       stderr: "inherit",
@@ -59,7 +63,10 @@ class Target implements AsyncDisposable {
   }
 
   async start(): Promise<this> {
-    this.url = JSON.parse(await this.#line()).url;
+    const { url, port, hash } = JSON.parse(await this.#line());
+    this.url = url;
+    const value = Uint8Array.fromBase64(hash);
+    this.quic = { port, serverCertificateHashes: [{ algorithm: "sha-256", value }] };
     return this;
   }
 
@@ -101,12 +108,14 @@ async function measure(target: Target, one: Case): Promise<Cost> {
   const traffic: Traffic = { in: 0, out: 0 };
   const peer = new Peer(target.url, traffic);
   const http = new HttpClient(target.url.replace("ws:", "http:"), traffic);
+  await using quic = new QuicClient(target.quic, traffic);
+  const ends = { peer, http, quic };
   const others = new Set<string>();
   const run = async (from: number, count: number) => {
     let next = from;
     const work = Array.from({ length: TOGETHER }, async () => {
       while (next < from + count) {
-        const code = await one.send({ peer, http }, next++);
+        const code = await one.send(ends, next++);
         if (code !== undefined && !one.code!.split(" ").includes(code)) others.add(code);
       }
     });
@@ -115,14 +124,19 @@ async function measure(target: Target, one: Case): Promise<Cost> {
     if (one.code === undefined) await peer.ask({ topic: "echo" });
   };
   // The first requests load modules, compile code and fill caches.
-  const warm = one.kind === "held" ? 8 : TIMES;
+  const most = Math.min(TIMES, one.times ?? TIMES);
+  const warm = one.kind === "held" ? 8 : most;
+  await one.first?.(ends);
   await run(0, warm);
+  await sleep(one.lingerMs ?? 0);
   Object.assign(traffic, { in: 0, out: 0 });
   const before = await target.used();
-  const times = one.kind === "held" ? Math.min(TIMES, 200) : TIMES;
+  const times = one.kind === "held" ? Math.min(most, 200) : most;
   await run(warm, times);
+  await sleep(one.lingerMs ?? 0);
   const after = await target.used();
   const idle = await target.used();
+  const memory = one.isNative ? "rssBytes" : "heldBytes";
   // Reading the figures costs CPU time, too.
   const cpuUs = after.cpuUs - before.cpuUs - (idle.cpuUs - after.cpuUs);
   peer.close();
@@ -130,7 +144,7 @@ async function measure(target: Target, one: Case): Promise<Cost> {
   return {
     cpuUs: cpuUs / times,
     traffic: { in: traffic.in / times, out: traffic.out / times },
-    heldBytes: (after.heldBytes - before.heldBytes) / times,
+    heldBytes: (after[memory] - before[memory]) / times,
     others: [...others],
   };
 }

@@ -6,10 +6,13 @@
  */
 import process from "node:process";
 import { z } from "zod";
-import { defineContract, guest, RequestError, serve } from "../../mod.ts";
+import { AuthenticationError, defineContract, guest, RequestError, serve } from "../../mod.ts";
+import { LiveBroadcast, MoqRelay, MoqServer } from "../../moq/mod.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
 import { inspector, metrics } from "../../operations/mod.ts";
-import { durableStreams, liveState } from "../../streams/mod.ts";
+import { durableStreams, liveState, resumable } from "../../streams/mod.ts";
+import { directDatagrams, type DirectStream, receiveBidirectional } from "../../transport/mod.ts";
+import { STREAM_WINDOW_BYTES } from "../../transport/quic/unread_streams.ts";
 import { numberArgument } from "../args.ts";
 
 const { args } = Deno;
@@ -32,6 +35,8 @@ const contract = defineContract({
     echo: { input: ANY, output: ANY },
     refuse: { input: ANY, output: ANY },
     items: { input: z.number(), stream: z.number() },
+    words: { input: ANY, stream: z.number(), resume: true },
+    endless: { input: ANY, stream: z.number(), resume: true },
   },
   state: { "board:{id}": { cards: z.string().max(1_000) } },
 });
@@ -46,14 +51,52 @@ const streams = durableStreams({
   maxReadersPerAddress: FEW,
   authorize: ({ id }) => !id.startsWith("no:"),
 });
+const relay = new MoqRelay({ maxBroadcasts: FEW, maxBroadcastsPerAddress: FEW });
+const moq = new MoqServer({
+  path: "/moq",
+  mux: relay.mux,
+  authorize: (_session, path) => !path.startsWith("/no"),
+  onSetup({ path }) {
+    if (path.includes("bad")) throw new AuthenticationError("No");
+  },
+  onSession: (session) => relay.accept(session),
+  limits: { maxSessionsPerAddress: isTight ? 3 : FEW },
+});
+const media = new LiveBroadcast();
+relay.mux.publish("/live/media", media);
+// A track with a group in the cache, and one whose group does not end.
+using group = media.track("clip").openGroup();
+group.writeFrame(new Uint8Array(1_000));
+group.close();
+media.track("endless").openGroup().writeFrame(new Uint8Array(10));
+
+/** Sends everything back. */
+async function echo(stream: DirectStream): Promise<void> {
+  try {
+    let bytes = await stream.read();
+    for (; bytes !== null; bytes = await stream.read(bytes)) await stream.write(bytes);
+    await stream.close();
+  } catch { // Only this stream ends.
+    stream.cancel();
+    stream.abort();
+  }
+}
+
 const server = serve({
   hostname: "127.0.0.1",
   port: 0,
-  webTransport: false,
+  webTransport: { cacheFolder: null },
   contract,
   onListen() {},
   onError() {},
   onMessage() {},
+  onOpen({ user, connection }) {
+    // The streams of other sessions are never read.
+    if (user !== "streams" || isTight) return;
+    receiveBidirectional(connection, echo);
+    const datagrams = directDatagrams(connection.datagrams);
+    datagrams.receive((datagram) => datagrams.send(datagram));
+  },
   clientAddress: () => "192.0.2.1",
   authenticate: ({ token }) => token === "bad" ? null : token ?? guest,
   authorize: (_session, topic) => !topic.includes("no:"),
@@ -66,10 +109,12 @@ const server = serve({
     maxSessionsPerAddress: isTight ? 3 : 1_000_000,
     maxSessionsPerUser: 1_000_000,
     maxTopicsPerSession: isTight ? 2 : 1_000_000,
+    unreadStreams: { maxBytes: (isTight ? 1 : 1_000) * STREAM_WINDOW_BYTES },
   },
   rates: {
     perSession: { publications: RATE, subscriptions: RATE },
-    perAddress: { connections: { perSecond: Infinity } },
+    perAddress: { connections: { perSecond: Infinity }, cost: RATE },
+    perUser: { cost: RATE },
   },
   requests: {
     echo: ({ data }) => data,
@@ -79,11 +124,37 @@ const server = serve({
     async *items({ data }) {
       for (let i = 0; i < data; i++) yield i;
     },
+    words: {
+      resumable,
+      async *handle() {
+        for (let i = 0; i < 3; i++) yield i;
+      },
+    },
+    endless: {
+      resumable,
+      async *handle({ signal }) {
+        yield 0;
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      },
+    },
   },
   features: [
     states,
     streams,
-    httpApi({ path: "/api", authorize: ({ id }) => !id.startsWith("no:") }),
+    resumable({
+      maxRetained: FEW,
+      maxRetainedPerUser: FEW,
+      maxRetainedPerAddress: FEW,
+      maxRunning: FEW,
+      maxRunningPerUser: FEW,
+      maxRunningPerAddress: FEW,
+    }),
+    moq,
+    httpApi({
+      path: "/api",
+      authorize: ({ id }) => !id.startsWith("no:"),
+      rate: { perSecond: Infinity },
+    }),
     metrics(),
     inspector({ authorize: () => false }),
   ],
@@ -100,7 +171,11 @@ await using plain = await streams.create("plain", { contentType: "application/js
 await plain.append({ n: 1 });
 
 const reply = (line: object) => console.log(JSON.stringify(line));
-reply({ url: server.url });
+reply({
+  url: server.url,
+  port: Number(new URL(server.webTransportUrl).port),
+  hash: server.certificateHashes[0]!.value.toBase64(),
+});
 for await (const _line of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
   const gc = (globalThis as { gc?: () => void }).gc;
   for (let i = 0; i < 3; i++) {
