@@ -156,7 +156,10 @@ Deno.test("serve() prints once that shares don't apply to a proxy, when half of 
   await connect();
   await connect();
   assertEquals(print.lines.length, 1);
-  assertStringIncludes(print.lines[0]!, "can't tell the clients of 127.0.0.1, probably a proxy, apart");
+  assertStringIncludes(
+    print.lines[0]!,
+    "can't tell the clients of 127.0.0.1, probably a proxy, apart",
+  );
   assertStringIncludes(print.lines[0]!, "clientAddress: forwardedAddress({ trusted: 1 })");
   assertEquals(server.quotaStats["maxSessions"]?.taken, 4);
 
