@@ -133,13 +133,14 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * - **Expiry:** a change that lets a row expire that did not expire before is a deletion later on.
    *   After `true`, the function is called again with the action `delete`; `ttlMs` is then present.
    * - **Throw** a `RequestError` to deny the change with another code. With the code `unavailable`
-   *   and `retryAfterMs`, Skein's client sends the change again. If you throw another error,
-   *   or take longer than `session.requestTimeoutMs`, nothing is decided: the client receives
-   *   `unavailable`.
+   *   and `retryAfterMs`, Skein's client sends the change again.
    * - **`before`** is the row that the change replaces. The changes of a row are decided one after
    *   another. If another server, or this server's own code, changes the row meanwhile, the function
-   *   is called again with the newer row, for half of `session.requestTimeoutMs`; then the client
-   *   receives `unavailable` with `retryAfterMs`, and Skein's client sends the change again.
+   *   is called again with the newer row.
+   * - **No decision:** if you throw another error, take longer than three quarters of
+   *   `session.requestTimeoutMs`, or the row changes again and again for half of this time, the
+   *   client receives `undecided` with `retryAfterMs`. Skein's client sends the change again, for a
+   *   minute.
    * - **`value`** is the result of the contract's schema. A row that you return instead is stored
    *   as it is, without another check.
    *

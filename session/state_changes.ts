@@ -23,7 +23,7 @@ const MAX_TURN_MS = 8;
 /** Number of rows between two looks at the clock. */
 const ROWS_PER_LOOK = 64;
 
-/** Number of changed rows that are noted in one turn, such as those of a transaction. */
+/** Number of changed rows that are noted in one turn. The first rows of a state may be more. */
 const ROWS_PER_TURN = 5_000;
 
 /** A row that changed, and its value before. */

@@ -87,8 +87,8 @@ export interface RequestStreamOptions extends WaitOptions {
    * Only on a client: the name of a resumable response, which has 16 to 64 letters, digits, hyphens
    * and underscores. Pass the `id` of an earlier response to continue reading it; several loops can
    * read it in parallel. The default is a random UUID, as from `newId()`. A guest's response with any
-   * other name belongs to this guest alone. For a week after the response
-   * has expired, the loop throws `gone`, and no new response starts.
+   * other name belongs to this guest alone. For a week after the response has expired, the loop
+   * throws `gone`, and no new response starts.
    */
   readonly id?: string | null | undefined;
   /**

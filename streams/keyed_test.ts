@@ -685,7 +685,7 @@ Deno.test("durableStreams() serves a program that takes a new producer at each o
   minutes = 99;
   assertEquals(await send(0), [204, null]);
   assertEquals(await send(1), [200, null]);
-  // The first one was forgotten, and is told so.
+  // The server has forgotten the first one, and says so.
   minutes = 0;
   assertEquals(await send(1), [409, "0"]);
 });

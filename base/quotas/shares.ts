@@ -121,7 +121,6 @@ export interface QuotaOptions {
   /** Levels whose share always applies, because the application set it. */
   readonly strict?: readonly (keyof Shares)[] | undefined;
   /**
-  /**
    * True if the default shares always apply, too, because a slot costs money or much memory. All
    * peers at private or unknown addresses then count as one network, which may use half of the
    * limit.

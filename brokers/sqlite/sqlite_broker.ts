@@ -221,8 +221,10 @@ export class SqliteBroker implements LogBroker {
     };
   }
 
-  /** Describes the current problems: a file that accepts no writes, that is nearly full, or in
-   * which logs are damaged. */
+  /**
+   * Describes the current problems: a file that accepts no writes, that is nearly full, or in which
+   * logs are damaged.
+   */
   issues(): string[] {
     const { path, maxBytes, maxWaiting } = this.#settings;
     const issues = this.#life.issues({ waiting: this.#queue.waiting, maxWaiting });

@@ -187,8 +187,7 @@ export interface MoqSessionOptions {
     readonly maxSubscriptions?: number | undefined;
     /**
      * The maximum number of other requests of the peer: announce interests, fetches, track info,
-     * and streams whose type has not arrived yet. One more is rejected with
-     * `sessionLimit`.
+     * and streams whose type has not arrived yet. One more is rejected with `sessionLimit`.
      *
      * @default {1024}
      */

@@ -172,7 +172,8 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
   /**
    * Returns the network address of a peer; by default, the address of its socket. Behind proxies,
    * use {@linkcode forwardedAddress}. Peers without an address don't count against limits per
-   * address; over WebTransport, they are one network, which may use half of each limit. A list of addresses is rejected, because most of its entries come from the client.
+   * address; over WebTransport, they are one network, which may use half of each limit. A list of
+   * addresses is rejected, because most of its entries come from the client.
    *
    * If you read a header yourself, trust it only over TCP: a client that connects over UDP bypasses
    * the proxy and can send any header. `info.remoteAddr.transport` is `udp` for WebTransport,

@@ -272,8 +272,8 @@ interface Identified {
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
  *   becomes a 500 without details. So does a success or a redirect without a call of `authorize`,
  *   or before it has decided. If it denied all actions, the client receives the denial.
- * - **Bounds:** concurrent requests, the rate per address and unread bytes are limited. Requests with side
- *   effects also have a share per address. Requests beyond a limit receive 429.
+ * - **Bounds:** concurrent requests, the rate per address and unread bytes are limited. Requests with
+ *   side effects also have a share per address. Requests beyond a limit receive 429.
  * - **Shutdown:** new requests and requests with late bodies receive 503.
  *
  * @example Usage

@@ -130,7 +130,7 @@ export class RowMap {
     return changed;
   }
 
-  /** Copies the collection. The costs are those of a view. */
+  /** Copies the collection, at the same cost as a view. */
   copy(): RowMap {
     const copy = new RowMap();
     copy.#places = this.#places;

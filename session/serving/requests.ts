@@ -85,8 +85,8 @@ export interface SessionServices {
   readonly canMove?: boolean | undefined;
   /**
    * Hashes with SHA-256: a ticket's secret, for the name of a guest, and the names of users, for the
-   * tags that clients receive. Without this function, there are no tags, and the name
-   * is the session's id.
+   * tags that clients receive. Without this function, there are no tags, and the name is the
+   * session's id.
    */
   readonly hashOf?: ((secret: string) => Uint8Array) | undefined;
   /**

@@ -99,7 +99,7 @@ export type WriteResult =
         readonly turn?: true | undefined;
       };
   }
-  /** None took effect. After an `unavailable` with `retryAfterMs`, the client sends them again. */
+  /** None took effect. After a code of {@linkcode FOR_NOW}, the client sends them again. */
   | {
     readonly error: {
       readonly code: string;

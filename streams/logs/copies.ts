@@ -45,7 +45,7 @@ export type ReadPage = (
  *
  * - **Pages:** rows are read page by page, and other work is done in between.
  * - **Shares:** few states are copied at the same time, one of them for each user. Copies of a
- *   single page don't count, and neither do those of the application.
+ *   single page don't count, and neither do copies by the application.
  */
 export class Copies {
   readonly #runtime: Runtime;

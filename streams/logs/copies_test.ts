@@ -23,7 +23,7 @@ class Bench implements AsyncDisposable {
   readonly #store = new FaultyStore();
   readonly #broker = this.#store.connect();
   readonly logs: StreamLogs;
-  /** Reads of rows, not counting those of a state alone. */
+  /** Number of reads that asked for rows. */
   reads = 0;
   /** Decides how they end. */
   fate: Fate = pass;

@@ -251,8 +251,8 @@ export interface AppendLogOptions {
   /** Number of the append, so that a repetition is recorded once. */
   readonly producer?: LogProducer | undefined;
   /**
-   * The client to which `producer` and `sequence` belong in a keyed log: those of other clients have
-   * no effect on them, and both are forgotten 7 days after the last append with them. Has no effect
+   * The client to which `producer` and `sequence` belong in a keyed log. Each client has its own, and
+   * both are forgotten 7 days after the last append with them. Has no effect
    * in a log that is not keyed. By default, they belong to a caller of their own.
    */
   readonly caller?: LogCaller | undefined;
@@ -324,8 +324,8 @@ export interface AppendLogOptions {
  * - `full`: the log would exceed `maxBytes`, even without the deleted rows that it remembers.
  *   `no-space`: the broker already keeps the maximum number of bytes of all logs. `over-share`: see
  *   {@linkcode LogOverShare}.
- * - `too-many-producers`: the log already remembers the maximum number of producers, or those of the
- *   caller and its network.
+ * - `too-many-producers`: the log already remembers the maximum number of producers, in all, of the
+ *   caller, or of its network.
  * - `conflict`: `row` has another version than `expect`, has changed after `since`, or does not
  *   exist for an `update`. `version` is its present version, and `text` its present change. If the
  *   row does not exist, `version` is 0, and `since` is the position after the log's newest record.

@@ -164,8 +164,8 @@ class Released extends RequestError {
  * The responses of one node that are written to durable streams.
  *
  * - **Once:** a name starts one generator per user or guest and topic, whichever node receives the
- *   request. A random UUID starts one for all guests.
- *   For a week after a response has expired, its name does not start another generator.
+ *   request. A random UUID starts one for all guests. For a week after a response has expired, its
+ *   name does not start another generator.
  * - **Pace:** a generator produces the next item when the broker has stored most of the previous
  *   items. It pauses after 4 s without a confirmed lease renewal, because another node may take
  *   over.

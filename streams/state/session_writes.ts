@@ -41,8 +41,8 @@ export interface SessionSource extends ChangeSource {
  * @param data The publication's data.
  * @param source The client.
  * @returns The outcomes, in the order of the transactions. There are fewer of them than
- * transactions after a conflict or an `unavailable` with `retryAfterMs`, or if the broker became
- * unreachable in between. A transaction whose schema fails is reported to the application, and has
+ * transactions after a conflict, after a rejection for now (see `retryAfterMsOf`), or if the broker
+ * became unreachable in between. A transaction whose schema fails is reported to the application, and has
  * the code `failed`.
  * @throws {RequestError} With the code `malformed` if the data is no list of transactions, and
  * `unavailable` if the broker is unreachable; the first transaction may have taken effect.

@@ -583,7 +583,7 @@ export function openLogs(
   return new Logs(db, transaction, new LogShares(shares));
 }
 
-/** Bytes by which new marks make a log grow, less those of marks that they drop. */
+/** Bytes by which a change of marks makes a log grow. */
 function markBytes({ set, drop }: MarkWrites): number {
   const added = set.reduce((sum, [name, mark]) => sum + name.length + mark.length + MARK_BYTES, 0);
   return Math.max(0, added - drop.length * MARK_BYTES);
