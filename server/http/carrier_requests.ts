@@ -1,10 +1,9 @@
 /** Handles the requests of the HTTP transport: event streams, polls, posts and closes. */
 import { closing, readBody } from "./body.ts";
 import { methodNotAllowed, Problem, rejectedBy, REJECTION_CODES } from "./problem.ts";
-import { UNREAD_MS, unreadQuota, UnreadResponse } from "./unread.ts";
+import { unreadQuota, UnreadResponse, UnreadTimes } from "./unread.ts";
 import { Rejected } from "../admission/rejection.ts";
 import { responseHeaders } from "../admission/session_request.ts";
-import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota, Quotas } from "../../base/quotas/shares.ts";
@@ -109,8 +108,7 @@ export class CarrierRequests {
   readonly #posts = new Map<string, AbortController[]>();
   readonly #slots: Quota;
   readonly #unread: Quota;
-  readonly #late: Deadlines<() => void>;
-  readonly #idle: Deadlines<() => void>;
+  readonly #times: UnreadTimes;
 
   constructor(options: CarrierRequestsOptions) {
     this.#options = options;
@@ -124,11 +122,7 @@ export class CarrierRequests {
       retryAfterMs: 1_000,
     });
     this.#unread = unreadQuota(options.quotas);
-    const { runtime } = options;
-    this.#late = new Deadlines(runtime, UNREAD_MS, (count) => count());
-    this.#idle = new Deadlines(runtime, UNREAD_MS, (release) => release());
-    this.#late.clear();
-    this.#idle.clear();
+    this.#times = new UnreadTimes(options.runtime);
     options.cut.addEventListener("abort", () => {
       for (const post of [...this.#posts.values()].flat()) post.abort(closing());
     });
@@ -327,10 +321,7 @@ export class CarrierRequests {
       return taken.events;
     };
     let giveUp = () => {};
-    const release = () => unread.release();
-    const count = () => {
-      if (!unread.add(PIECE_BYTES)) giveUp();
-    };
+    const followed = { unread, bytes: () => PIECE_BYTES, giveUp: () => giveUp() };
     const body = new ReadableStream<Uint8Array>({
       start: (controller) => {
         giveUp = () => {
@@ -340,8 +331,8 @@ export class CarrierRequests {
         };
       },
       pull: async (controller) => {
-        this.#late.delete(count);
-        if (unread.isCounted && waiting === undefined) this.#idle.add(release);
+        this.#times.asked(followed);
+        if (waiting === undefined) this.#times.waits(followed);
         let events = "";
         try {
           events = waiting ?? await take();
@@ -352,11 +343,11 @@ export class CarrierRequests {
           isOver = true;
         }
         waiting = undefined;
-        this.#idle.delete(release);
+        this.#times.arrived(followed);
         if (signal.aborted) return;
         if (events !== "" || !isOver) controller.enqueue(encoder.encode(events || COMMENT));
         if (!isOver) {
-          if (!unread.isCounted) this.#late.add(count);
+          this.#times.sent(followed);
           return;
         }
         controller.close();
@@ -364,9 +355,8 @@ export class CarrierRequests {
       },
       cancel: () => {
         left.abort();
-        this.#late.delete(count);
-        this.#idle.delete(release);
-        release();
+        this.#times.end(followed);
+        unread.release();
       },
     }, { highWaterMark: 0 });
     return this.#respond(request, body, { headers: { "content-type": "text/event-stream" } });

@@ -2,7 +2,7 @@
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { writeData } from "../../transport/http/events.ts";
-import { UNREAD_MS, type UnreadResponse } from "./unread.ts";
+import { type UnreadResponse, UnreadTimes } from "./unread.ts";
 
 /** Longest time for which a reader may leave an event unread. */
 export const STALLED_MS = 30_000;
@@ -58,23 +58,19 @@ export interface EventPages<P> {
  */
 export class EventBodies {
   readonly #onError: (error: unknown) => void;
-  // All readers share four timers. Memory is bounded by the number of readers.
+  // All readers share these timers. Memory is bounded by the number of readers.
   readonly #lives: Deadlines<() => void>;
   readonly #unread: Deadlines<() => void>;
-  readonly #late: Deadlines<() => void>;
-  readonly #idle: Deadlines<() => void>;
+  readonly #times: UnreadTimes;
   #stalled = 0;
 
   constructor({ runtime, lifeMs, onError }: EventBodiesOptions) {
     this.#onError = onError;
     this.#lives = new Deadlines(runtime, lifeMs, (end) => end());
     this.#unread = new Deadlines(runtime, STALLED_MS, (giveUp) => giveUp());
-    this.#late = new Deadlines(runtime, UNREAD_MS, (count) => count());
-    this.#idle = new Deadlines(runtime, UNREAD_MS, (release) => release());
+    this.#times = new UnreadTimes(runtime);
     this.#lives.clear();
     this.#unread.clear();
-    this.#late.clear();
-    this.#idle.clear();
   }
 
   /** Number of stalled readers since the start. */
@@ -100,18 +96,14 @@ export class EventBodies {
     const finish = () => {
       isOver = true;
       this.#unread.delete(giveUp);
-      this.#late.delete(count);
-      this.#idle.delete(release);
+      this.#times.end(body);
       this.#lives.delete(end);
       ended.abort();
       unread.releaseLater();
       rest.return().catch(this.#onError);
       onEnd();
     };
-    const release = () => unread.release();
-    const count = () => {
-      if (!unread.add(written?.bytes.length ?? 0)) giveUp();
-    };
+    const body = { unread, bytes: () => written?.bytes.length ?? 0, giveUp: () => giveUp() };
     this.#lives.add(end);
     return new ReadableStream<Uint8Array>({
       start: (controller) => {
@@ -128,16 +120,16 @@ export class EventBodies {
       },
       pull: async (controller) => {
         this.#unread.delete(giveUp);
-        this.#late.delete(count);
+        this.#times.asked(body);
         if (!isFirst) {
           // The reader has consumed the previous page.
-          if (written?.isUpToDate) release();
-          else if (unread.isCounted) this.#idle.add(release);
+          if (written?.isUpToDate) unread.release();
+          else this.#times.waits(body);
           written = undefined;
           isPulling = true;
           const page = await this.#next(rest);
           isPulling = false;
-          this.#idle.delete(release);
+          this.#times.arrived(body);
           if (isOver) return;
           if (page !== undefined) written = write(page);
         }
@@ -150,7 +142,7 @@ export class EventBodies {
           return controller.close();
         }
         this.#unread.add(giveUp);
-        if (!unread.isCounted) this.#late.add(count);
+        this.#times.sent(body);
       },
       cancel() {
         unread.release();

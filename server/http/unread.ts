@@ -1,6 +1,8 @@
 /** The bytes of responses that clients have not read, which a server has to keep for them. */
+import { Deadlines } from "../../base/deadlines.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import { type Quota, type Quotas, Slot } from "../../base/quotas/shares.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 
 /** Bytes of the objects and the buffers of a connection. */
@@ -26,7 +28,7 @@ const MAX_UNREAD = { server: 4_096, address: 1_000 } as const;
  * may be one of many that receive it at the same time. A reader that catches up is idle after the
  * same time without a page.
  */
-export const UNREAD_MS = 1_000;
+const UNREAD_MS = 1_000;
 
 const encoder = new TextEncoder();
 
@@ -158,6 +160,59 @@ export class UnreadResponse {
       },
       cancel: () => this.release(),
     }, { highWaterMark: 0 });
+  }
+}
+
+/** A body with events, whose pieces are read one after another. */
+interface FollowedBody {
+  readonly unread: UnreadResponse;
+  /** Number of bytes of the newest piece. */
+  bytes(): number;
+  /** Ends the response, because its client has too many unread bytes. */
+  giveUp(): void;
+}
+
+/**
+ * The times after which the pieces of bodies with events count as unread, or no longer do. All bodies
+ * share two timers. Memory is bounded by the number of readers.
+ */
+export class UnreadTimes {
+  readonly #late: Deadlines<FollowedBody>;
+  readonly #idle: Deadlines<FollowedBody>;
+
+  constructor(runtime: Runtime) {
+    this.#late = new Deadlines(runtime, UNREAD_MS, (body) => {
+      if (!body.unread.add(body.bytes())) body.giveUp();
+    });
+    this.#idle = new Deadlines(runtime, UNREAD_MS, ({ unread }) => unread.release());
+    this.#late.clear();
+    this.#idle.clear();
+  }
+
+  /** Called once the connection has taken a piece: it counts if it stays there. */
+  sent(body: FollowedBody): void {
+    if (!body.unread.isCounted) this.#late.add(body);
+  }
+
+  /** Called when the connection asks for another piece. */
+  asked(body: FollowedBody): void {
+    this.#late.delete(body);
+  }
+
+  /** Called while there is no other piece: nothing counts once the reader is idle. */
+  waits(body: FollowedBody): void {
+    if (body.unread.isCounted) this.#idle.add(body);
+  }
+
+  /** Called when there is another piece, and at the end. */
+  arrived(body: FollowedBody): void {
+    this.#idle.delete(body);
+  }
+
+  /** Called at the end. */
+  end(body: FollowedBody): void {
+    this.asked(body);
+    this.arrived(body);
   }
 }
 
