@@ -388,7 +388,6 @@ export type ClientStateOf<C extends Contract, Id extends string> = IsUntyped<C> 
  */
 export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   readonly #rows: ClientRows;
-  readonly #closed: AbortSignal;
   readonly #check: ClientStateParts["check"];
   readonly #write: (write: Omit<NewWrite, "writer">) => Promise<number>;
 
@@ -404,7 +403,6 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   ) {
     super(name, { rows, closed });
     this.#rows = rows;
-    this.#closed = closed;
     this.#check = check;
     this.#write = write;
   }
@@ -498,10 +496,7 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
     this.#check("update state", options);
     options.signal?.throwIfAborted();
     const present = this.get(key);
-    if (present === undefined && this.#rows.failure !== undefined) throw this.#rows.failure;
-    if (present === undefined) {
-      throw noRow({ type: this.name, key });
-    }
+    if (present === undefined) throw this.#rows.failure ?? noRow({ type: this.name, key });
     const value = change(changeableRow(present) as T);
     const row = setting(this.#rows, { type: this.name, key, value });
     const update = change as (row: unknown) => unknown;

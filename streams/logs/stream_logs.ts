@@ -132,8 +132,6 @@ export interface RowForms {
   ready(id: string, signal: AbortSignal | undefined): Promise<void> | undefined;
   /** Called after a change was rejected, because the rows have another form. MUST NOT throw. */
   differs(id: string, form: string): void;
-  /** Resolves to true if the rows of a stream have a newer form than those of this node. */
-  isNewer(id: string): Promise<boolean>;
 }
 
 /** Options for {@linkcode StreamLogs}. */

@@ -167,6 +167,7 @@ export class Migrations implements RowForms {
     this.#share(id, version).catch(() => {});
   }
 
+  /** Resolves to true if the rows of a state have a newer version than this node's contract. */
   async isNewer(id: string): Promise<boolean> {
     const version = this.#parts.gate().versionOf(id);
     const found = version === undefined ? undefined : await this.#info(id);

@@ -4,10 +4,9 @@ import { RequestError, TimeoutError } from "../../errors.ts";
 import type { LogTail } from "../logs/log.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { damaged } from "../logs/sound_logs.ts";
-import { NO_SPACE } from "../logs/stream_logs.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { JSON_TYPE } from "../logs/rules.ts";
-import type { StreamLogs } from "../logs/stream_logs.ts";
+import { NO_SPACE, type StreamLogs } from "../logs/stream_logs.ts";
 import { LiveRows, namedRows, pickRows, type PresentRows } from "./live_rows.ts";
 import { RETRY_MS } from "./row_queue.ts";
 import { State, type StateParts } from "./state.ts";
@@ -162,7 +161,7 @@ export class States {
   #share(
     id: string,
     identity: string,
-    { isFixed = false }: { readonly isFixed?: boolean } = {},
+    { isFixed }: { readonly isFixed: boolean },
   ): { readonly rows: LiveRows; readonly leave: () => void } {
     const all = isFixed ? this.#fixed : this.#rows;
     let rows = all.get(id);
