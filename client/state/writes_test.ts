@@ -1,33 +1,39 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { RequestError } from "../../errors.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { ClientRows } from "./rows.ts";
-import { Writes } from "./writes.ts";
+import { Writes, type WriteTarget } from "./writes.ts";
 
-Deno.test("Writes puts fewer writes into a message if the server is slow, and more if it is fast again", async () => {
+/** Creates the writes of one handle, which are sent by a function. */
+function writesOver(publish: WriteTarget["publish"], runtime: Partial<Runtime>) {
   const rows = new ClientRows();
   rows.complete();
-  let nowMs = 0;
-  let msPerWrite = 100;
-  let version = 0;
-  const sizes: number[] = [];
   const writer = { onConflict: undefined, pendingWrites: new StatusFeed(0) };
   const writes = new Writes({
-    runtime: Object.assign(platformRuntime(), { monotonic: () => nowMs }),
+    runtime: Object.assign(platformRuntime(), runtime),
     rows,
     fits: () => true,
     signal: new AbortController().signal,
     divert: () => undefined,
     isReading: () => true,
     whenCurrent: () => Promise.resolve(),
-    publish(data) {
-      const { writes } = data as { readonly writes: readonly unknown[] };
-      sizes.push(writes.length);
-      nowMs += writes.length * msPerWrite;
-      return Promise.resolve({ results: writes.map(() => ({ version: ++version })) });
-    },
+    publish,
   });
+  return { writes, writer };
+}
+
+Deno.test("Writes puts fewer writes into a message if the server is slow, and more if it is fast again", async () => {
+  let nowMs = 0;
+  let msPerWrite = 100;
+  let version = 0;
+  const sizes: number[] = [];
+  const { writes, writer } = writesOver((data) => {
+    const { writes } = data as { readonly writes: readonly unknown[] };
+    sizes.push(writes.length);
+    nowMs += writes.length * msPerWrite;
+    return Promise.resolve({ results: writes.map(() => ({ version: ++version })) });
+  }, { monotonic: () => nowMs });
   const add = (count: number) =>
     Promise.all(Array.from({ length: count }, (_, i) => {
       const change = { type: "items", key: `${i}`, value: i, seen: 0 };
@@ -44,31 +50,18 @@ Deno.test("Writes puts fewer writes into a message if the server is slow, and mo
 });
 
 Deno.test("Writes sends a write again after a conflict, without a condition if it has none", async () => {
-  const rows = new ClientRows();
-  rows.complete();
   let conflicts = 9;
   let version = 0;
   const sent: unknown[] = [];
-  const writer = { onConflict: undefined, pendingWrites: new StatusFeed(0) };
-  const runtime = Object.assign(platformRuntime(), { random: () => 0 });
-  const writes = new Writes({
-    runtime,
-    rows,
-    fits: () => true,
-    signal: new AbortController().signal,
-    divert: () => undefined,
-    isReading: () => true,
-    whenCurrent: () => Promise.resolve(),
-    publish(data) {
-      const [[{ key, value, headers: { expect, operation } }]] = Object(data).writes;
-      sent.push([operation, value, expect]);
-      version++;
-      if (conflicts-- <= 0) return Promise.resolve({ results: [{ version }] });
-      const headers = { operation: "update" };
-      const conflict = { type: "items", key, value: version * 10, version, headers };
-      return Promise.resolve({ results: [{ conflict }] });
-    },
-  });
+  const { writes, writer } = writesOver((data) => {
+    const [[{ key, value, headers: { expect, operation } }]] = Object(data).writes;
+    sent.push([operation, value, expect]);
+    version++;
+    if (conflicts-- <= 0) return Promise.resolve({ results: [{ version }] });
+    const headers = { operation: "update" };
+    const conflict = { type: "items", key, value: version * 10, version, headers };
+    return Promise.resolve({ results: [{ conflict }] });
+  }, { random: () => 0 });
   const change = { type: "items", key: "a", value: 5, seen: 0 };
   assertEquals(await writes.add({ writer, changes: [change] }), 10);
   // A server that conflicts without a condition is another one than Skein's.
@@ -93,29 +86,16 @@ Deno.test("Writes sends a write again after a conflict, without a condition if i
 });
 
 Deno.test("Writes traces a write of unknown outcome that the server cannot make for now", async () => {
-  const rows = new ClientRows();
-  rows.complete();
   const expected: unknown[] = [];
-  const writer = { onConflict: undefined, pendingWrites: new StatusFeed(0) };
-  const runtime = Object.assign(platformRuntime(), { random: () => 0 });
-  const writes = new Writes({
-    runtime,
-    rows,
-    fits: () => true,
-    signal: new AbortController().signal,
-    divert: () => undefined,
-    isReading: () => true,
-    whenCurrent: () => Promise.resolve(),
-    publish(data) {
-      const [[{ key, headers }]] = Object(data).writes;
-      expected.push(headers.expect);
-      if (expected.length === 1) return Promise.reject(new RequestError("unavailable", "Lost"));
-      const error = { code: "unavailable", message: "Later", retryAfterMs: 1 };
-      if (expected.length === 2) return Promise.resolve({ results: [{ error }] });
-      const conflict = { type: "items", key, value: 1, version: 7, headers: { txid: "other" } };
-      return Promise.resolve({ results: [{ conflict }] });
-    },
-  });
+  const { writes, writer } = writesOver((data) => {
+    const [[{ key, headers }]] = Object(data).writes;
+    expected.push(headers.expect);
+    if (expected.length === 1) return Promise.reject(new RequestError("unavailable", "Lost"));
+    const error = { code: "unavailable", message: "Later", retryAfterMs: 1 };
+    if (expected.length === 2) return Promise.resolve({ results: [{ error }] });
+    const conflict = { type: "items", key, value: 1, version: 7, headers: { txid: "other" } };
+    return Promise.resolve({ results: [{ conflict }] });
+  }, { random: () => 0 });
   const writing = writes.add({ writer, changes: [{ type: "items", key: "a", value: 5, seen: 0 }] });
   const { failure } = await assertRejects(() => writing, RequestError);
   assertEquals([failure.code, expected], ["unknown", [0, 0, 0]]);

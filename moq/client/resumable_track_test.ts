@@ -209,12 +209,12 @@ Deno.test("ResumableTrack continues when its publisher returns on the same sessi
   assertEquals(network.sessions.length, 1);
 });
 
-Deno.test("ResumableTrack ends after resumeTimeoutMs without its publisher", async () => {
-  using time = new FakeTime();
+/** Subscribes for at most 5 s without a publisher, who leaves after the first group. */
+async function subscribeAndLeave() {
   const network = new MoqNetwork();
   const track = new HandTrack();
   const publication = network.mux.publish("/live", track.serve);
-  await using client = network.client();
+  const client = network.client();
   const reader = client.subscribe("/live", "video", { resumeTimeoutMs: 5_000 });
   await turns();
   await track.write(3);
@@ -222,6 +222,13 @@ Deno.test("ResumableTrack ends after resumeTimeoutMs without its publisher", asy
   publication.end();
   const over = assertRejects(() => reader.nextGroup(), MoqError, "notFound");
   await turns();
+  return { reader, over, [Symbol.asyncDispose]: () => client[Symbol.asyncDispose]() };
+}
+
+Deno.test("ResumableTrack ends after resumeTimeoutMs without its publisher", async () => {
+  using time = new FakeTime();
+  await using left = await subscribeAndLeave();
+  const { reader, over } = left;
   await passTime(time, 4_000);
   assert(!reader.isEnded);
   await passTime(time, 6_000);
@@ -231,17 +238,8 @@ Deno.test("ResumableTrack ends after resumeTimeoutMs without its publisher", asy
 
 Deno.test("ResumableTrack waits no longer for its publisher if the clock is set back", async () => {
   using time = new FakeTime();
-  const network = new MoqNetwork();
-  const track = new HandTrack();
-  const publication = network.mux.publish("/live", track.serve);
-  await using client = network.client();
-  const reader = client.subscribe("/live", "video", { resumeTimeoutMs: 5_000 });
-  await turns();
-  await track.write(3);
-  await reader.nextGroup();
-  publication.end();
-  const over = assertRejects(() => reader.nextGroup(), MoqError, "notFound");
-  await turns();
+  await using left = await subscribeAndLeave();
+  const { reader, over } = left;
   await passTime(time, 1_000);
   using _set = clockAhead(-3_600_000);
   await passTime(time, 15_000);
