@@ -1,11 +1,12 @@
 /** Tests of the rules that every broker with keyed logs follows. */
-import { type Change, readChange, rowChange } from "../logs/change_message.ts";
+import { type Change, readChange, rowChange, rowCheck } from "../logs/change_message.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
 import { CALLER_MARKS, TIGHT_CALLER_MARKS } from "../logs/callers.ts";
 import { firstRows } from "../logs/memory_rows.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,
+  LogAppended,
   LogPage,
   LogProducer,
   LogTail,
@@ -155,6 +156,61 @@ export const ROWS: Record<string, Test> = {
       same(await change(near, id, write(3)), "appended", "a row that was written before");
     },
   ),
+
+  "makes a change depend on rows that it only checks": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    await change(near, id, [set("a", 1), set("b", 1)]);
+    const [a] = (await read(near, id)).records;
+    const checked = async (logs: BrokerLogs, ...checks: RowGuard[]) =>
+      await change(logs, id, [set("c", 1)], { checks });
+    same(await checked(far, guard("a", { expect: 2 })), conflict("a", 1, a), "an old version");
+    same(await checked(near, guard("a", { expect: 0 })), conflict("a", 1, a), "a present row");
+    same(await checked(far, guard("d", { expect: 1 })), conflict("d", 0), "an absent row");
+    same(await checked(near, guard("d", { since: 2 })), conflict("d", 0), "a later position");
+    same(shown(await read(far, id)).length, 2, "the rows after conflicts");
+    const met = [guard("a", { expect: 1 }), guard("d", { expect: 0 }), guard("b", { since: 1 })];
+    same(await checked(far, ...met), "appended", "conditions that are met");
+    const rows = ["insert a 1", "insert b 1", "insert c 1"];
+    const page = await read(near, id);
+    same([shown(page), page.positions], [rows, [0, 0, 1]], "the rows, and their positions");
+    const tail = await read(far, id, { after: 1, tail: true });
+    same(tail.records.map((record) => JSON.parse(String(record)).length), [1], "the transaction");
+    same(await change(near, id, [], { checks: met }), "appended", "conditions without a change");
+    same(
+      await change(near, id, [], { checks: [guard("c", { since: 1 })] }),
+      conflict("c", 2, page.records[2]),
+      "a condition without a change that is not met",
+    );
+    const { info } = await read(far, id);
+    same([info.tail, info.rows], [2, page.info.rows], "the tail, and the state of the rows");
+    // A check of a row that the transaction changes too concerns the row before it.
+    const own = [guard("a", { expect: 1 })];
+    same(await change(far, id, [set("a", 2)], { checks: own }), "appended", "a check of a change");
+  }),
+
+  "changes rows only at the expected tail": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const at = async (logs: BrokerLogs, ifTail: number, changes = [set("a", ifTail)]) => {
+      const result = await append(logs, id, changes, { ifTail });
+      return result.kind === "moved" ? [result.kind, result.info.tail] : result.kind;
+    };
+    same(await at(near, 1), ["moved", 0], "a tail that the log has not reached");
+    same([await at(near, 0), await at(far, 1)], ["appended", "appended"], "the tail");
+    same(await at(near, 1), ["moved", 2], "an earlier tail");
+    same(shown(await read(near, id)), ["update a 1"], "the rows");
+    same(await at(far, 2, [update("b", 1)]), "conflict", "a conflict at the tail");
+    same(await at(near, 0, [update("b", 1)]), ["moved", 2], "a conflict at another tail");
+    same(await at(near, 2, [remove("b")]), "appended", "a change without effect");
+    const producer = { id: "p", epoch: 0, seq: 0 };
+    const send = async (logs: BrokerLogs) =>
+      await change(logs, id, [set("b", 1)], { producer, ifTail: 2 });
+    same([await send(far), await send(near)], ["appended", "repeated"], "a repetition");
+    const other = { identity: "another0", ifTail: 0 };
+    same(await change(far, id, [set("b", 2)], other), "missing", "another log");
+    const together = await Promise.all([near, far, near, far].map((logs) => at(logs, 3)));
+    same(together.filter((one) => one === "appended").length, 1, "one of several at a tail");
+    same((await read(far, id)).info.tail, 4, "the tail after them");
+  }),
 
   "takes a row for changed if its deletion may be forgotten": withRows(
     async ({ id }, near, far) => {
@@ -549,23 +605,44 @@ function remove(key: string): Change {
   return { type: "t", key, operation: "delete" };
 }
 
+/** A condition on a row. */
+type RowGuard = Parameters<typeof rowCheck>[0];
+
+function guard(key: string, condition: Pick<RowGuard, "expect" | "since">): RowGuard {
+  return { type: "t", key, ...condition };
+}
+
 /** Makes changes. Returns the kind of the result, or the whole conflict. */
 async function change(
   logs: BrokerLogs,
   id: string,
   changes: readonly Change[],
-  options: Partial<AppendLogOptions> = {},
+  options: ChangeOptions = {},
 ): Promise<unknown> {
-  const result = await logs.append(id, {
+  const result = await append(logs, id, changes, options);
+  return result.kind === "conflict"
+    ? conflict(result.row, result.version, result.text)
+    : result.kind;
+}
+
+/** Options of an append, with conditions that follow the changes. */
+interface ChangeOptions extends Partial<AppendLogOptions> {
+  readonly checks?: readonly RowGuard[];
+}
+
+async function append(
+  logs: BrokerLogs,
+  id: string,
+  changes: readonly Change[],
+  { checks = [], ...options }: ChangeOptions,
+): Promise<LogAppended> {
+  return await logs.append(id, {
     records: [],
-    changes: changes.map((one) => rowChange(one, NOW)),
+    changes: [...changes.map((one) => rowChange(one, NOW)), ...checks.map(rowCheck)],
     maxBytes: PLENTY,
     rowBounds: BOUNDS,
     ...options,
   });
-  return result.kind === "conflict"
-    ? conflict(result.row, result.version, result.text)
-    : result.kind;
 }
 
 function conflict(key: string, version: number, text?: unknown): unknown {

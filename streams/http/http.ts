@@ -642,6 +642,8 @@ export class StreamRequests {
       case "other-kind":
         // The stream was replaced by one of the other kind, so the writer has to look again.
         throw missing();
+      case "moved":
+        throw new TypeError("An append without `ifTail` fits any tail");
     }
   }
 

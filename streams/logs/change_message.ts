@@ -91,6 +91,30 @@ export function rowChange(change: Change, now: number): RowChange {
 }
 
 /**
+ * Creates a condition on a row that a transaction does not change.
+ *
+ * @param check The row, with the version that it must have, or the position after which it must not
+ * have changed.
+ * @returns The condition, in the form of a change.
+ */
+export function rowCheck(
+  { type, key, row = rowName(type, key), expect, since }: Pick<
+    Change,
+    "expect" | "key" | "row" | "since" | "type"
+  >,
+): RowChange {
+  return {
+    row,
+    nameBytes: utf8Length(row),
+    operation: "check",
+    text: ["", ""],
+    bytes: OPERATION_BYTES,
+    expect,
+    since,
+  };
+}
+
+/**
  * Counts the bytes of the texts of changes, with any operation.
  *
  * @param changes The changes.

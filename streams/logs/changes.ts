@@ -400,6 +400,8 @@ function transactionOf(
   if (tail === undefined || before === undefined || view === undefined) {
     return { kind: "other-kind" };
   }
+  const { ifTail = state.tail } = options;
+  if (ifTail !== state.tail) return { kind: "moved", info: infoOf(state) };
   const at = { position: state.tail, stats: before, tail, now };
   const decided = decideRows(view, options, at);
   if ("kind" in decided) return decided;

@@ -87,9 +87,10 @@ export interface RowChange {
   readonly nameBytes: number;
   /**
    * `set` writes an `insert` or an `update`, depending on whether the row exists. `update` requires
-   * that the row exists. `delete` has no effect on a row that does not exist.
+   * that the row exists. `delete` has no effect on a row that does not exist. `check` changes
+   * nothing: the transaction only takes effect if the row meets `expect` and `since`.
    */
-  readonly operation: "set" | "update" | "delete";
+  readonly operation: "set" | "update" | "delete" | "check";
   /** The text of the change before and after the name of the operation. */
   readonly text: readonly [before: string, after: string];
   /** Bytes of the text in UTF-8, with any operation: all have six letters. */
@@ -294,6 +295,11 @@ export interface AppendLogOptions {
    * are no `records`, and `keep` has no effect.
    */
   readonly changes?: readonly RowChange[] | undefined;
+  /**
+   * Position that the log's tail must have for `changes`: nothing has changed since the caller read
+   * the rows. If the tail is another one, nothing happens, and the result is `moved`.
+   */
+  readonly ifTail?: number | undefined;
   /** Deletes rows that have expired, in addition to `changes`. */
   readonly expiresRows?: true | undefined;
   /**
@@ -329,6 +335,7 @@ export interface AppendLogOptions {
  * - `conflict`: `row` has another version than `expect`, has changed after `since`, or does not
  *   exist for an `update`. `version` is its present version, and `text` its present change. If the
  *   row does not exist, `version` is 0, and `since` is the position after the log's newest record.
+ * - `moved`: the log's tail is not `ifTail`, but `info.tail`.
  * - `too-many-rows`: the log would have more rows than allowed.
  * - `other-kind`: the log is keyed and the append has records or a writer's lease, or the log is
  *   not keyed and the append has changes or a form.
@@ -338,7 +345,7 @@ export type LogAppended =
   | { readonly kind: "appended"; readonly info: LogInfo }
   | { readonly kind: "repeated"; readonly info: LogInfo; readonly seq?: number | undefined }
   | { readonly kind: "missing" | "deleted" | "expired" }
-  | { readonly kind: "ended"; readonly info: LogInfo }
+  | { readonly kind: "ended" | "moved"; readonly info: LogInfo }
   | { readonly kind: "stale"; readonly epoch: number }
   | { readonly kind: "skipped"; readonly expected: number }
   | { readonly kind: "out-of-sequence"; readonly sequence: string }

@@ -265,6 +265,7 @@ class Transaction {
         ? { kind: "conflict", row, version, since: this.#position }
         : { kind: "conflict", row, version, text: before!.text };
     }
+    if (operation === "check") return undefined;
     if (operation !== "delete") {
       const until = ttlMs === undefined ? undefined : this.#now + ttlMs;
       this.#set({ row, text: `${head}${exists ? "update" : "insert"}${end}`, bytes, until });

@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import fc from "fast-check";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { rowChange } from "./change_message.ts";
+import { rowChange, rowCheck } from "./change_message.ts";
 import type { BrokerLogs, LogInfo, RowBounds } from "./log.ts";
 import { rowBytes } from "./rows.ts";
 import type { Drawn } from "../../tests/properties/draw.ts";
@@ -28,6 +28,7 @@ const cases = fc.record({
             "upsert" as const,
             "update" as const,
             "delete" as const,
+            "check" as const,
           ),
           value: fc.string({ maxLength: 40 }),
         }),
@@ -92,8 +93,10 @@ async function compare(
   for (const { changes, reads } of transactions) {
     const result = await logs.append("log", {
       records: [],
-      changes: changes.map(({ value, ...change }) =>
-        rowChange({ type: "t", ...change, value: JSON.stringify(value) }, 0)
+      changes: changes.map(({ value, operation, key }) =>
+        operation === "check"
+          ? rowCheck({ type: "t", key, expect: 0 })
+          : rowChange({ type: "t", key, operation, value: JSON.stringify(value) }, 0)
       ),
       rowBounds: BOUNDS,
       maxBytes: 1e6,
@@ -120,6 +123,8 @@ function applied(before: ReadonlyMap<string, string>, changes: Transaction["chan
   const values = new Map(before);
   for (const { key, operation, value } of changes) {
     if (operation === "update" && !values.has(key)) return "conflict";
+    if (operation === "check" && before.has(key)) return "conflict";
+    if (operation === "check") continue;
     if (operation === "delete") values.delete(key);
     else values.set(key, value);
   }

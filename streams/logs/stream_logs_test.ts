@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { rowChange } from "./change_message.ts";
+import { rowChange, rowCheck } from "./change_message.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { UnsupportedError } from "../../errors.ts";
 import type { LogInfo } from "./log.ts";
@@ -428,6 +428,22 @@ Deno.test("StreamLogs deletes the expired rows of a keyed stream", async () => {
   });
   assertEquals(bench.errors, []);
   await pages.return(undefined);
+});
+
+Deno.test("StreamLogs.append() changes rows only if other rows, and the tail, are as expected", async () => {
+  await using bench = new Bench();
+  await bench.create("a", { keyed: { records: 9, ms: 1_000, bytes: 9_999 } });
+  const append = async (expect: number, ifTail?: number) => {
+    const check = rowCheck({ type: "t", key: "checked", expect });
+    const changes = [rowChange({ type: "t", key: "k", operation: "upsert" }, 0), check];
+    const result = await bench.streams.append("a", { records: [], changes, ifTail });
+    const { tail } = await bench.info("a");
+    return [result.kind, tail];
+  };
+  assertEquals(await append(0, 0), ["appended", 1]);
+  assertEquals(await append(0, 0), ["moved", 1]);
+  assertEquals(await append(1, 1), ["conflict", 1]);
+  assertEquals(await append(0), ["appended", 2]);
 });
 
 Deno.test("StreamLogs keeps the rows of a closed keyed stream", async () => {

@@ -373,6 +373,7 @@ local record, writeRows, carried
 if keyed then keep = nil end
 if ask.changes or ask.expiresRows then
   if not keyed then return answer('other-kind') end
+  if ask.ifTail and ask.ifTail ~= tonumber(log.tail) then return answer('moved') end
   ${TRANSACTION}
   rejected, record, writeRows = transact()
   if rejected then return rejected end

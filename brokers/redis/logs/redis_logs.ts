@@ -105,6 +105,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     maxBytes,
     keep,
     changes: rest.changes?.map(encodeChange),
+    ifTail: rest.ifTail,
     expiresRows: rest.expiresRows,
     rowBounds: rest.rowBounds,
     form: rest.form,
@@ -133,6 +134,7 @@ const RESULTS: { readonly [N in LogChangeName]: (reply: LogReply) => LogChangeRe
         return { kind, info: info!, seq: detail === "" ? undefined : Number(detail) };
       case "appended":
       case "ended":
+      case "moved":
         return { kind, info: info! };
       case "stale":
         return { kind, epoch: Number(detail) };

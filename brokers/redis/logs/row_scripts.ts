@@ -144,6 +144,7 @@ local function apply(change)
   if not isExpected or (change.operation == 'update' and not exists) then
     return answer('conflict', text(version), { change.row, version > 0 and stored.text or nil })
   end
+  if change.operation == 'check' then return end
   local head, rest = change.text[1], change.text[2]
   if change.operation ~= 'delete' then
     local till = change.ttlMs and now + change.ttlMs

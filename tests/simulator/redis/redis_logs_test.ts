@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";
-import { deletionOf, rowChange } from "../../../streams/logs/change_message.ts";
+import { deletionOf, rowChange, rowCheck } from "../../../streams/logs/change_message.ts";
 import { rowName } from "../../../session/wire/rows.ts";
 import type { BrokerLogs, LogPage } from "../../../streams/logs/log.ts";
 import { MemoryBroker } from "../../../pubsub/mod.ts";
@@ -126,6 +126,10 @@ function randomTransaction(random: Random): Call {
     });
     const value = `${random.below(1_000)}`;
     const since = perhaps(random, { since: random.below(80) });
+    if (i > 0 && random.below(4) === 0) {
+      const expect = perhaps(random, { expect: random.pick([0, 0, random.below(80)]) });
+      return rowCheck({ type: "t", key, ...expect, ...since });
+    }
     return rowChange({ type: "t", key, operation, value, ...ttl, ...since }, 0);
   });
   const rowBounds = {
@@ -139,6 +143,7 @@ function randomTransaction(random: Random): Call {
     rowBounds,
     maxBytes: isBounded ? random.pick([600, 1_000, 9_999]) : 9_999,
     ...perhaps(random, { expiresRows: true as const }),
+    ...perhaps(random, { ifTail: random.below(40) }, 12),
     ...perhaps(random, { keep: { records: 2, bytes: 10 } }, 12),
     ...perhaps(random, { end: {} }, 60),
     ...perhaps(random, {
@@ -184,7 +189,7 @@ Deno.test("RedisBroker decides log changes as MemoryBroker does, for random call
 Deno.test("RedisBroker decides transactions as MemoryBroker does, for random calls", async () => {
   const seen = await compare(randomTransaction);
   const kinds =
-    "created exists expired appended missing conflict too-many-rows full removed page " +
+    "created exists expired appended missing conflict moved too-many-rows full removed page " +
     "repeated stale unstarted skipped out-of-sequence ended";
   assertEquals(kinds.split(" ").filter((kind) => !seen.has(kind)), []);
 });
