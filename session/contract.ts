@@ -105,7 +105,24 @@ export interface StateDefinition {
    * @default {1}
    */
   readonly version?: number | undefined;
+  /**
+   * The mutations: named writes that clients call, by name, each with the schema of its input. Their
+   * functions are those of `defineMutations()`. A name belongs to one entry of the contract.
+   */
+  readonly mutations?: MutationInputs | undefined;
+  /**
+   * Which changes of clients the server accepts: with `"mutations"`, those that mutations make, and
+   * ephemeral rows. The server's own code may write rows in any case.
+   *
+   * @default {"rows"}
+   */
+  readonly writes?: "rows" | "mutations" | undefined;
 }
+
+/** The schemas of the inputs of mutations in a contract, by the name of the mutation. */
+export type MutationInputs = Readonly<
+  Record<string, StandardSchema | { readonly input: StandardSchema }>
+>;
 
 /**
  * A contract, created by {@linkcode defineContract}. `Contract` without a definition stands for any
@@ -427,6 +444,30 @@ export type StateRow<R, N extends keyof R> = OutputOf<EntrySchema<R[N], "schema"
  */
 export type StateInput<R, N extends keyof R> = InputOf<EntrySchema<R[N], "schema">>;
 
+/**
+ * The inputs of the mutations of a live state, by name.
+ *
+ * @typeParam C The contract.
+ * @typeParam Id The id of the state.
+ */
+export type StateMutations<C extends Contract, Id extends string> = Id extends string ? {
+    [P in keyof SectionOf<C, "state"> & string]: Id extends TopicOf<P>
+      ? MutationsOf<SectionOf<C, "state">[P]>
+      : never;
+  }[keyof SectionOf<C, "state"> & string]
+  : never;
+
+/**
+ * The inputs of the mutations of an entry of a contract's `state` section; empty without any.
+ *
+ * @typeParam E The entry.
+ */
+export type MutationsOf<E> = E extends {
+  readonly collections: unknown;
+  readonly mutations: infer Found extends MutationInputs;
+} ? Found
+  : Record<never, never>;
+
 /** The entry of a contract for the states of a pattern, at run time. */
 export interface StateRoute {
   /** The collections, by name. */
@@ -441,6 +482,10 @@ export interface StateRoute {
   >;
   /** Version of the rows. */
   readonly version: number;
+  /** The inputs of the mutations, by name. */
+  readonly mutations: MutationInputs;
+  /** True if clients change stored rows by mutations only. */
+  readonly isClosed: boolean;
 }
 
 /** The entry of a contract for a pattern, at run time. */
@@ -651,7 +696,7 @@ function stateRouteOf(
   const given = Object(entry);
   const isSchemaOf = (one: unknown) => isSchema(one) || isSchema(Object(one).schema);
   const isShort = given.collections === undefined || isSchemaOf(given.collections);
-  const { collections, version = 1, ...rest }: StateDefinition = isShort
+  const { collections, version = 1, mutations = {}, writes, ...rest }: StateDefinition = isShort
     ? { collections: given }
     : given;
   const names = Object.keys(Object(collections));
@@ -664,7 +709,8 @@ function stateRouteOf(
   const entries = Object.entries(collections).map((
     [name, entry],
   ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);
-  return [pattern, { collections: new Map(entries), version }];
+  const isClosed = writes === "mutations";
+  return [pattern, { collections: new Map(entries), version, mutations, isClosed }];
 }
 
 function routeOf(

@@ -1,0 +1,15 @@
+/**
+ * Mutations of live states: named writes that run in the client at once, and again on the server.
+ *
+ * @module
+ */
+export {
+  defineMutations,
+  type MutationCalls,
+  type MutationContext,
+  type MutationFunction,
+  type MutationFunctions,
+  Mutations,
+} from "./mutations.ts";
+export type { MutationInputs, StateMutations } from "../contract.ts";
+export type { StateTransaction, TypedTransaction } from "../state_types.ts";
