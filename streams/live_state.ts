@@ -16,6 +16,7 @@ import type {
   StateInput,
   StateRows,
 } from "../session/contract.ts";
+import { mutationInputs, type Mutations } from "../session/mutations/mutations.ts";
 import { compileContract } from "../session/settings/check_settings.ts";
 
 /**
@@ -77,6 +78,11 @@ export type InitialStateRows<C extends Contract, Id extends string> = IsUntyped<
  * @typeParam C The contract.
  */
 export interface LiveStateOptions<C extends Contract = Contract> {
+  /**
+   * The functions of the mutations that the contract names, from `defineMutations()`. `authorize` of
+   * the server decides who may call them, by the action `mutate`. By default, clients can't call any.
+   */
+  readonly mutations?: Mutations<C> | undefined;
   /**
    * Moves a row that an earlier version of the contract has stored, for example to another
    * collection. It changes rows by `rows`, whose changes take effect together, and pass the schemas
@@ -143,7 +149,11 @@ export interface OpenStateOptions<
 }
 
 /** Kinds of the options. */
-const LIVE_STATE: OptionKinds<LiveStateOptions> = { migrate: "function", onOpen: "function" };
+const LIVE_STATE: OptionKinds<LiveStateOptions> = {
+  migrate: "function",
+  mutations: "object",
+  onOpen: "function",
+};
 const OPEN_STATE: OptionKinds<OpenStateOptions> = { initial: "object", recreate: "boolean" };
 
 /**
@@ -157,6 +167,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
   readonly #contract: C | undefined;
   readonly #migrations: StateMigrations;
   readonly #onOpen: OnOpen | undefined;
+  readonly #mutations: Mutations<C> | undefined;
   readonly #mount = new Mount("liveState()");
 
   /**
@@ -165,7 +176,10 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
    * @ignore
    */
   constructor(contract?: C, options: LiveStateOptions<C> = {}) {
-    if (contract !== undefined) checkContract(contract);
+    if (contract !== undefined) {
+      checkContract(contract);
+      mutationInputs(contract);
+    }
     checkOptions("create liveState()", options, LIVE_STATE);
     if (options.onOpen !== undefined && !hasStates(contract)) {
       throw new TypeError(
@@ -173,6 +187,14 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
           "name the states that it is called for",
       );
     }
+    const { mutations } = options;
+    if (mutations !== undefined && (contract === undefined || mutations.contract !== contract)) {
+      throw new TypeError(
+        "Cannot create liveState(): mutations must be those of its contract; write " +
+          "liveState(contract, { mutations: defineMutations(contract, { … }) })",
+      );
+    }
+    this.#mutations = mutations;
     this.#contract = contract;
     this.#migrations = { migrate: options.migrate };
     // Only the types depend on the contract.
@@ -200,6 +222,9 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
     this.#mount.set(host);
     shared.migrations = this.#migrations;
     shared.onOpen = this.#onOpen;
+    // Only the types depend on the contract.
+    const mutations = this.#mutations as Mutations | undefined;
+    shared.mutations = mutations && { mutations };
     return shared.mount();
   }
 

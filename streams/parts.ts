@@ -2,6 +2,7 @@
 import type { FeatureHost } from "../server/feature.ts";
 import type { Topics, TopicSource } from "../pubsub/topics.ts";
 import { StreamLogs } from "./logs/stream_logs.ts";
+import type { Quotas } from "../base/quotas/shares.ts";
 import { validate } from "../base/standard_schema.ts";
 import { waitFor } from "../base/wait.ts";
 import { RequestError } from "../errors.ts";
@@ -9,13 +10,14 @@ import type { Runtime } from "../base/runtime.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { type ResumeResponse, StoredResponses } from "./responses/stored_responses.ts";
-import { boundsOf, type ResponseLimits, type StreamSettings } from "./options.ts";
+import { boundsOf, digest, type ResponseLimits, type StreamSettings } from "./options.ts";
 import { ClientStreams } from "./http/client_streams.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { maxListBytes, StreamStore } from "./streams.ts";
 import { EphemeralFeed } from "./state/ephemeral_feed.ts";
 import { EphemeralStates } from "./state/ephemeral_rows.ts";
 import { ChangeGate } from "./state/gate.ts";
+import type { MutationSource, ServedMutations, StateMutations } from "./state/mutations.ts";
 import type { SessionSource } from "./state/session_writes.ts";
 import { ownQuota, RowQueue } from "./state/row_queue.ts";
 import type { StateParts } from "./state/state.ts";
@@ -33,6 +35,8 @@ export interface StreamPartsOptions {
   readonly migrations: StateMigrations | undefined;
   /** Returns the rows of new states. */
   readonly onOpen: OnOpen | undefined;
+  /** The mutations of states; `undefined` without any. */
+  readonly mutations: ServedMutations | undefined;
 }
 
 /** The parts of durable streams on one server, which all features of this wing share. */
@@ -54,6 +58,10 @@ export class StreamParts {
   readonly #sender: StreamSender;
   readonly #state: StateParts;
   readonly #ephemeral: EphemeralStates;
+  readonly #served: ServedMutations | undefined;
+  readonly #quotas: Quotas;
+  readonly #report: (what: string, error: unknown) => void;
+  #mutations: StateMutations | undefined;
 
   constructor(host: FeatureHost, options: StreamPartsOptions) {
     const { settings: streams, responses: limits, onOpen } = options;
@@ -61,6 +69,9 @@ export class StreamParts {
     const { settings, guardParts: { quotas } } = core;
     const { maxMessageBytes, requestTimeoutMs: timeoutMs } = settings;
     const report = (what: string, error: unknown) => host.report(what, error);
+    this.#served = options.mutations;
+    this.#quotas = quotas;
+    this.#report = core.reportFailure;
     const resumeOf = resumesOf(runtime, settings);
     const bounds = boundsOf(streams, limits);
     const maxTransactionBytes = (id: string) => maxListBytes(id, maxMessageBytes);
@@ -171,8 +182,9 @@ export class StreamParts {
     const isAwaited = () => this.states.isAwaited(id);
     // The first view must not change between a decision and the write.
     using unwritten = this.#unwritten.enter(id);
-    const logs: StateParts["logs"] = unwritten === undefined ? this.logs : {
-      append: (_id, options) => unwritten.append(options, { account: source.account, isAwaited }),
+    const logs = {
+      append: this.#appendOf(unwritten, source),
+      read: this.logs.read.bind(this.logs),
     };
     return await writeRows(id, data, {
       ...this.#state,
@@ -182,6 +194,67 @@ export class StreamParts {
       isAwaited,
       recheck: () => this.logs.recheck(id),
     });
+  }
+
+  /** Runs mutations of a client on a state. Their code loads with the first one. */
+  async mutate(
+    id: string,
+    data: unknown,
+    source: SessionSource & MutationSource,
+  ): Promise<unknown> {
+    const { mutateRows } = await import("./state/session_mutations.ts");
+    const mutations = await this.mutations();
+    using unwritten = this.#unwritten.enter(id);
+    const { runtime } = this.#state;
+    const { user, session } = source;
+    const guest = user === undefined ? session.user : undefined;
+    const caller = {
+      user: user === undefined ? undefined : await digest(runtime, user),
+      guest: guest === undefined ? undefined : await digest(runtime, guest),
+    };
+    return await mutateRows(id, data, {
+      runtime,
+      mutations,
+      source,
+      caller,
+      times: this.gate.times,
+      append: this.#appendOf(unwritten, source),
+      isAwaited: () => this.states.isAwaited(id),
+      recheck: () => this.logs.recheck(id),
+    });
+  }
+
+  /**
+   * Returns the mutations of this server's states. Their code loads with the first one.
+   *
+   * @throws {RequestError} With the code `unknown-mutation` if the server has none.
+   */
+  async mutations(): Promise<StateMutations> {
+    const served = this.#served;
+    if (served === undefined) {
+      throw new RequestError(
+        "unknown-mutation",
+        "The server has no mutations: write liveState(contract, { mutations })",
+      );
+    }
+    const { StateMutations } = await import("./state/mutations.ts");
+    return this.#mutations ??= new StateMutations(served, {
+      ...this.#state,
+      logs: this.logs,
+      quotas: this.#quotas,
+      states: this.states,
+      report: this.#report,
+    });
+  }
+
+  /** Returns the append for a client, which creates a state of the contract that is not stored yet. */
+  #appendOf(
+    unwritten: ReturnType<UnwrittenStates["enter"]>,
+    { account }: Pick<SessionSource, "account">,
+  ): StreamLogs["append"] {
+    if (unwritten === undefined) return this.logs.append.bind(this.logs);
+    return (id, options) =>
+      unwritten.append(options, { account, isAwaited: () => this.states.isAwaited(id) });
   }
 
   /**

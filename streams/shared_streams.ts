@@ -3,6 +3,7 @@ import type { FeatureHost, Mounted } from "../server/feature.ts";
 import { responseLimits, streamSettings } from "./options.ts";
 import { StreamParts } from "./parts.ts";
 import type { StateMigrations } from "./state/migrations.ts";
+import type { ServedMutations } from "./state/mutations.ts";
 import type { OnOpen } from "./state/unwritten.ts";
 import { StreamTopics } from "./stream_topics.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
@@ -21,6 +22,8 @@ export class SharedStreams {
   migrations: StateMigrations | undefined;
   /** Returns the rows of new states, from `liveState()`. */
   onOpen: OnOpen | undefined;
+  /** The mutations of states, from `liveState()`. */
+  mutations: ServedMutations | undefined;
   readonly #host: FeatureHost;
   #parts: StreamParts | undefined;
   #isMounted = false;

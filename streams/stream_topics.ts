@@ -47,9 +47,10 @@ export class StreamTopics implements TopicMount {
     return isOwn ? undefined : subject;
   }
 
-  /** Distinguishes requests to stop and to close from other publications. */
+  /** Distinguishes mutations, and requests to stop and to close, from other publications. */
   actionOf(data: unknown): AuthorizedAction {
     if (closes(data)) return "close";
+    if (mutates(data)) return "mutate";
     const reason = reasonOf(data);
     if (reason === undefined) return "publish";
     if (typeof reason === "string" && reason.length <= MAX_REASON_LENGTH) return "cancel";
@@ -75,7 +76,9 @@ export class StreamTopics implements TopicMount {
       }
       if (reason === undefined) {
         const user = verifiedUser(session);
-        return await parts.write(id, data, { ...publication, user, session, request: undefined });
+        const source = { ...publication, user, session, request: undefined };
+        if (mutates(data)) return await parts.mutate(id, data, source);
+        return await parts.write(id, data, source);
       }
       // A repetition changes nothing: the first reason stays.
       await parts.streams.cancel(id, reason as string);
@@ -92,6 +95,11 @@ export class StreamTopics implements TopicMount {
 /** True for a request to close a keyed stream. */
 function closes(data: unknown): boolean {
   return (Object(data) as { readonly close?: unknown }).close === true;
+}
+
+/** True for mutations. */
+function mutates(data: unknown): boolean {
+  return (Object(data) as { readonly mutations?: unknown }).mutations !== undefined;
 }
 
 /** The reason of a request to stop; `undefined` for rows. */

@@ -27,7 +27,7 @@ export class PresenceUpdates {
   async set(session: Session, room: string, data: unknown): Promise<void> {
     const { rights, known, topics, rooms } = this.#parts;
     using decision = topics.decisions.begin(session, { topic: room });
-    await rights.check(session, room, "presence", decision);
+    await rights.check(session, room, "presence", { decision });
     if (!known.isRoom(room) && !rooms.isMember(session, room)) {
       throw new RequestError(
         "unknown-topic",

@@ -56,7 +56,7 @@ export class Publications {
       const message = "The topic has no history: whether it was published before is unknown";
       throw new RequestError("unanswered", message);
     }
-    const { from = includePublisher } = await rights.check(session, topic, "publish", decision);
+    const { from = includePublisher } = await rights.check(session, topic, "publish", { decision });
     const schema = known.schemaOf(topic);
     // Publish the data unchanged: each receiver applies the schema once.
     if (schema !== undefined) await checkData(session, schema, data);
@@ -103,7 +103,9 @@ export class Publications {
     { data, decision }: { readonly data: unknown; readonly decision: Decision },
   ): Promise<unknown> {
     const { rights, topics, accounts } = this.#parts;
-    await rights.check(session, topic, handler.actionOf(data), decision);
+    const action = handler.actionOf(data);
+    // Each mutation is checked by itself, once its input is.
+    if (action !== "mutate") await rights.check(session, topic, action, { decision });
     decision.check();
     return await handler.publish(session, topic, {
       data,
@@ -111,6 +113,9 @@ export class Publications {
       account: accounts.of(session),
       // A subscriber reads the topic in any case.
       mayRead: async () => topics.has(session, topic) || await rights.mayRead(session, topic),
+      mayMutate: async (mutation) => {
+        await rights.check(session, topic, "mutate", { decision, mutation });
+      },
     });
   }
 

@@ -9,7 +9,7 @@ import { report } from "../../session/settings/settings.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { tellDenied } from "./hints.ts";
 import type { KnownTopics } from "./known_topics.ts";
-import type { AuthorizedAction, TopicHandler } from "./topic_handler.ts";
+import type { AuthorizedAction, RequestedMutation, TopicHandler } from "./topic_handler.ts";
 
 /**
  * A detailed permission that `authorize` returns. With `from`, a publication includes its user. With
@@ -25,12 +25,14 @@ export type Authorize = (
   session: Session,
   topic: string,
   action: AuthorizedAction,
+  mutation?: RequestedMutation,
 ) => boolean | Permission | Promise<boolean | Permission>;
 
 /** Actions in words. */
 const VERBS: Readonly<Record<AuthorizedAction, string>> = {
   cancel: "cancel",
   close: "close",
+  mutate: "call the mutations of",
   presence: "be present with data in",
   publish: "publish on",
   subscribe: "subscribe to",
@@ -50,6 +52,12 @@ export interface RightsOptions {
   readonly isSilent: boolean;
 }
 
+/** Details of a check. */
+interface RightsDetails {
+  readonly decision?: Decision | undefined;
+  readonly mutation?: RequestedMutation | undefined;
+}
+
 /** Decides what a client may do. */
 export class Rights {
   readonly #options: RightsOptions;
@@ -66,7 +74,8 @@ export class Rights {
   /**
    * Checks that a session may act on a topic.
    *
-   * @param decision The decision that a revocation ends, for the time of the call of `authorize`.
+   * @param details The decision that a revocation ends, for the time of the call of `authorize`, and
+   * for the action `mutate` the mutation.
    * @returns Details of the permission.
    * @throws {RequestError} If the action is denied, if there is no such topic, or if `authorize`
    * failed.
@@ -75,7 +84,7 @@ export class Rights {
     session: Session,
     topic: string,
     action: AuthorizedAction,
-    decision?: Decision,
+    details: RightsDetails = {},
   ): Promise<Permission> {
     // Only the server sends presence notices, and only to members of the room. Clients have no
     // access to the nodes' internal topics.
@@ -86,13 +95,16 @@ export class Rights {
     if (handler === undefined) this.#options.known.check(topic, action);
     const subject = handler === undefined ? topic : await handler.subjectOf(session, topic, action);
     if (subject === undefined) return {};
-    const permission = await this.#ask(session, subject, action, decision);
+    const permission = await this.#ask(session, subject, action, details);
     const given: Permission = typeof permission === "object" ? permission : {};
     // A rule that looks at the topic alone never lets a visitor end a state.
     const needsClose = permission && action === "close" && given.close !== true;
     if (permission && !needsClose) return given;
     const { authorize, console, isSilent } = this.#options;
-    const what = `${VERBS[action]} "${subject}"`;
+    const { mutation } = details;
+    const what = mutation === undefined
+      ? `${VERBS[action]} "${subject}"`
+      : `call the mutation "${mutation.name}" of "${subject}"`;
     if (!isSilent) tellDenied(console, what, authorize !== undefined);
     const why = authorize === undefined
       ? ": the server has no authorize"
@@ -117,10 +129,10 @@ export class Rights {
     session: Session,
     topic: string,
     action: AuthorizedAction,
-    decision?: Decision,
+    { decision, mutation }: RightsDetails = {},
   ): Promise<boolean | Permission | undefined> {
     const { authorize, console, isSilent } = this.#options;
-    const call = () => authorize?.(session, topic, action);
+    const call = () => authorize?.(session, topic, action, mutation);
     const ask = () => {
       const permission = decision === undefined ? call() : decision.during(call);
       return permission instanceof Promise

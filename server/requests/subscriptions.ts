@@ -51,7 +51,7 @@ export class Subscriptions {
   async subscribe(session: Session, topic: string, request: SubscribeRequest): Promise<void> {
     const { rights, known, topics, rooms, console } = this.#parts;
     using decision = topics.decisions.begin(session, { topic });
-    await rights.check(session, topic, "subscribe", decision);
+    await rights.check(session, topic, "subscribe", { decision });
     decision.check();
     // The request arrived before the move and had to wait. Each publication goes to only one of
     // the sessions.

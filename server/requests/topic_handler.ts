@@ -6,9 +6,24 @@ import type { Account } from "../../base/quotas/accounts.ts";
 
 /**
  * The action of a client on a topic. `presence` sets the client's presence data in a room, `cancel`
- * asks the writer of a durable stream to stop, and `close` ends a keyed stream.
+ * asks the writer of a durable stream to stop, `close` ends a keyed stream, and `mutate` calls a
+ * mutation of a live state.
  */
-export type AuthorizedAction = "subscribe" | "publish" | "presence" | "cancel" | "close";
+export type AuthorizedAction =
+  | "subscribe"
+  | "publish"
+  | "presence"
+  | "cancel"
+  | "close"
+  | "mutate";
+
+/** The mutation that `authorize` decides about. */
+export interface RequestedMutation {
+  /** Name of the mutation. */
+  readonly name: string;
+  /** The input, as its schema has returned it. */
+  readonly input: unknown;
+}
 
 /** A publication of a client that `authorize` has allowed. */
 export interface AllowedPublication {
@@ -20,6 +35,13 @@ export interface AllowedPublication {
   readonly account: Account;
   /** Checks whether the client may also read the topic. */
   readonly mayRead: () => Promise<boolean>;
+  /**
+   * Checks whether the client may call a mutation. `authorize` was not asked yet about a publication
+   * whose action is `mutate`.
+   *
+   * @throws {RequestError} If it may not.
+   */
+  readonly mayMutate: (mutation: RequestedMutation) => Promise<void>;
 }
 
 /** Handles requests of clients on all topics with the same prefix. */

@@ -18,6 +18,12 @@ export const MAX_WRITES = 64;
  */
 export const EPHEMERAL_PREFIX = "stream:$skein:";
 
+/** Start of the names of collections whose rows no reader receives. */
+export const HIDDEN_PREFIX = "$skein";
+
+/** The collection with the numbers of mutations. */
+export const MUTATIONS = "$skein:mutations";
+
 /** Maximum number of ephemeral rows of one session in one state. */
 export const MAX_SESSION_ROWS = 64;
 

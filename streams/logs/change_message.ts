@@ -21,8 +21,11 @@ export interface Change {
   readonly key: string;
   /** Name of the row, if {@linkcode rowName} has made it. */
   readonly row?: string | undefined;
-  /** `insert` and `upsert` write the row whether or not it exists. */
-  readonly operation: "insert" | "update" | "upsert" | "delete";
+  /**
+   * `insert` and `upsert` write the row whether or not it exists. `check` changes nothing: the
+   * transaction only takes effect if the row meets `expect` and `since`.
+   */
+  readonly operation: "insert" | "update" | "upsert" | "delete" | "check";
   /** The value as JSON; ignored for `delete`. */
   readonly value?: string | undefined;
   /** Identifies the writer's transaction for other programs. */
@@ -149,7 +152,9 @@ export function encodeTransaction(
   changes: readonly Change[],
   { now, maxBytes }: { readonly now: number; readonly maxBytes: number },
 ): EncodedTransaction {
-  const encoded = changes.map((change) => rowChange(change, now));
+  const encoded = changes.map((change) =>
+    change.operation === "check" ? rowCheck(change) : rowChange(change, now)
+  );
   const fault = countFault(changes.length) ?? sizeFault(encoded, maxBytes);
   return fault === undefined ? { changes: encoded } : { fault };
 }

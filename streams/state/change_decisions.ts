@@ -250,6 +250,8 @@ export class ChangeDecisions {
       const { row, text, version } = result;
       rows.set(row, rowIn(text, version));
       const changed = steps.filter(({ name }) => name === row);
+      // A condition on a row that the transaction does not change.
+      if (changed.length === 0) return result;
       // A row that has the version which was decided about does not fit the client's `since`.
       const isOver = changed.some((step) =>
         step.decided?.expect === version || !isPossible(step, rows)
@@ -388,7 +390,12 @@ export class ChangeDecisions {
     const asked = { id, collection, key, before, ttlMs, since };
     const name = `the row "${key}" of "${collection}"`;
     const { allowed, namesExpiry } = await this.#allowed(
-      { ...asked, action, operation, value: valueOf(change) },
+      {
+        ...asked,
+        action,
+        operation: operation as RequestedChange["operation"],
+        value: valueOf(change),
+      },
       { change, source, time, what: `${action} ${name}` },
     );
     const mayExpire = isDelete || allowed.ttlMs === undefined || namesExpiry;

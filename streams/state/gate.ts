@@ -165,6 +165,11 @@ export class ChangeGate {
     return fitted;
   }
 
+  /** Returns the parameters of the pattern that the id of a state fits. */
+  paramsOf(id: string): Readonly<Record<string, string>> {
+    return this.#router?.match(id)?.params ?? {};
+  }
+
   /** Returns the collections of a state whose rows are not stored. */
   ephemeralOf(id: string): ReadonlySet<string> {
     const { collections = [] } = this.#router?.match(id) ?? {};
@@ -264,18 +269,21 @@ export class ChangeGate {
     changes: readonly (Change | ClientChange)[],
     { source, append: appendNow, isNumbered = false, time = this.times.of() }: GatedAppend,
   ): Promise<GatedResult> {
+    const { session } = source;
+    if (this.#router?.match(id)?.isClosed) throw onlyMutations(id);
+    const all = await this.check(id, changes, { session, time });
+    const conditions = all.filter(isCondition);
+    const checked = conditions.length === 0 ? all : all.filter((change) => !isCondition(change));
     const append: GatedAppend["append"] = (changes, identity) => {
       source.decision.check();
-      return appendNow(changes, identity);
+      return appendNow(conditions.length === 0 ? changes : [...conditions, ...changes], identity);
     };
-    const { session } = source;
-    const checked = await this.check(id, changes, { session, time });
     const updating = isUpdate(checked) ? session : undefined;
     const isFree = this.#options.authorizeChange === undefined && updating === undefined;
     if (isFree || checked.length === 0) return await append(checked);
     const names = rowNamesOf(checked);
     const turn = updating && this.#kept.take(updating, id, names[0]!) ||
-      await this.#enter(id, names, { source, time });
+      await this.enter(id, names, { source, time });
     turn.untilMs = time.waitUntilMs;
     let keepsTurn = false;
     try {
@@ -332,7 +340,7 @@ export class ChangeGate {
       return make(fitted);
     }
     const name = rowName(change.type, change.key);
-    using turn = await this.#enter(id, [name], { source, time });
+    using turn = await this.enter(id, [name], { source, time });
     while (true) {
       const row = present();
       const expires = () => Promise.resolve(false);
@@ -354,25 +362,46 @@ export class ChangeGate {
     this.times.close(reason);
   }
 
-  /** Enters the lines of rows. */
-  async #enter(
+  /**
+   * Enters the lines of rows for a client. The caller MUST dispose of the turn.
+   *
+   * @param id The id of the state.
+   * @param rows Different names of rows.
+   * @param by The client, and the time of its write.
+   * @returns The turn; a promise if other writes are first.
+   * @throws {RequestError} With the code `unavailable` and `retryAfterMs` if the write waits too long,
+   * the client is gone or the server closes.
+   */
+  enter(
     id: string,
     rows: readonly string[],
     { source, time }: { readonly source: ChangeSource; readonly time: WriteTime },
-  ): Promise<Turn> {
-    const { account, decision, session, request } = source;
+  ): Turn | Promise<Turn> {
+    const { account, request } = source;
     const entered = this.#queue.enter(id, rows, {
       account,
       signals: () => [request?.signal],
       untilMs: time.waitUntilMs,
     });
-    if (!(entered instanceof Promise)) return entered;
+    if (entered instanceof Promise) return this.#entered(entered, { source, time });
+    entered.untilMs = time.waitUntilMs;
+    return entered;
+  }
+
+  async #entered(
+    entered: Promise<Turn>,
+    { source: { decision, session, request }, time }: {
+      readonly source: ChangeSource;
+      readonly time: WriteTime;
+    },
+  ): Promise<Turn> {
     const turn = await entered.catch((error) => {
       throw request?.signal.aborted ? left() : error;
     });
     try {
       decision.check();
       if (session?.isClosed) throw left();
+      turn.untilMs = time.waitUntilMs;
       return turn;
     } catch (error) {
       turn[Symbol.dispose]();
@@ -387,7 +416,7 @@ export class ChangeGate {
     by: CheckedBy,
   ): Change | Promise<Change> {
     const { type, key, operation } = change;
-    if (operation === "delete") return withValue(change);
+    if (operation === "delete" || operation === "check") return withValue(change);
     const collection = collections.get(type);
     if (collection === undefined) {
       const names = [...collections.keys()].join(", ");
@@ -433,6 +462,19 @@ export function otherVersion(id: string): RequestError {
     `Cannot write state: the rows of "${id}" have another version than the server's contract`,
     { retryAfterMs: RETRY_MS },
   );
+}
+
+/** The error for changes of a client in a state that clients change by mutations only. */
+function onlyMutations(id: string): RequestError {
+  return new RequestError(
+    "forbidden",
+    `Cannot write state: clients change "${id}" by its mutations only (writes: "mutations")`,
+  );
+}
+
+/** True for a change that only checks a row. */
+function isCondition({ operation }: Change): boolean {
+  return operation === "check";
 }
 
 /** True if a client's `update` makes the changes. */

@@ -154,6 +154,11 @@ export class LiveRows extends Signal implements RowSource {
     return this.#info?.identity;
   }
 
+  /** Size of the rows as the broker counted them when they were read, in bytes. */
+  get bytes(): number {
+    return this.#info?.rows?.bytes ?? 0;
+  }
+
   /**
    * Waits until the rows are those of another stream, because a writer has found this one missing.
    *

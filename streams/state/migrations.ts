@@ -2,7 +2,7 @@
 import { pause, waitFor, within } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
-import type { StateTransaction } from "../../session/state_types.ts";
+import type { StateWriteOptions } from "../../session/state_types.ts";
 import { checkRow, MAX_CHANGES, type RowMessage, rowName } from "../../session/wire/rows.ts";
 import {
   type Change,
@@ -74,13 +74,38 @@ export interface StateMigration {
   readonly to: number;
 }
 
+/** Collects the changes that a migration makes for a row. They take effect together. */
+export interface MigratedRows {
+  /**
+   * Writes a row, whether or not it exists.
+   *
+   * @param collection Name of the collection.
+   * @param key Key of the row.
+   * @param value Plain JSON; see `set` of a collection.
+   * @param options See {@linkcode StateWriteOptions}.
+   */
+  set(
+    collection: string,
+    key: string,
+    value: unknown,
+    options?: Pick<StateWriteOptions, "ttlMs">,
+  ): void;
+  /**
+   * Deletes a row, if it exists.
+   *
+   * @param collection Name of the collection.
+   * @param key Key of the row.
+   */
+  delete(collection: string, key: string): void;
+}
+
 /**
  * Moves a row to the version of the contract.
  *
  * @param row The row.
  * @param rows Collects the changes, which take effect together.
  */
-export type MigrateRow = (row: StateMigration, rows: StateTransaction) => void | Promise<void>;
+export type MigrateRow = (row: StateMigration, rows: MigratedRows) => void | Promise<void>;
 
 /**
  * The form of a state's rows. While they are moved, the text is different with each piece, so that
@@ -352,7 +377,7 @@ export class Migrations implements RowForms {
       const isSource = change.type === type && change.key === key;
       changes.set(row, isSource ? { ...change, expect: version } : change);
     };
-    const rows: StateTransaction = {
+    const rows: MigratedRows = {
       set: (type, key, value, { ttlMs = leftMs } = {}) =>
         put({ type, key, operation: "upsert", value: encodeRow(value, "migrate row"), ttlMs }),
       delete: (type, key) => put({ type, key, operation: "delete" }),

@@ -362,6 +362,11 @@ export function forNow(why: string, retryAfterMs: number = RETRY_MS): RequestErr
   return new RequestError("unavailable", `Cannot write state: ${why}`, { retryAfterMs });
 }
 
+/** The error for a transaction that depends on a state which others change all the time. */
+export function contendedState(id: string): RequestError {
+  return forNow(`others changed "${id}" during each attempt`);
+}
+
 function contended(code: string, row: string): RequestError {
   const why = `others changed the row ${describeRow(row)} during each attempt`;
   return new RequestError(code, `Cannot write state: ${why}`, { retryAfterMs: RETRY_MS });

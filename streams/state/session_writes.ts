@@ -24,7 +24,7 @@ import { type StateParts, writeRejection } from "./state.ts";
 const MAX_TURN_MS = 5;
 
 /** Pause before a client sends a write again to a state that is created anew, in milliseconds. */
-const AWAITED_MS = 200;
+export const AWAITED_MS = 200;
 
 /** A client with a session. */
 export interface SessionSource extends ChangeSource {
@@ -98,7 +98,7 @@ export async function writeRows(
 }
 
 /** Reads the time for which the client waits for the reply. */
-function readTimeout(data: unknown): number {
+export function readTimeout(data: unknown): number {
   const { timeoutMs = WRITE_TIMEOUT_MS } = Object(data) as { readonly timeoutMs?: unknown };
   if (typeof timeoutMs === "number" && timeoutMs >= 0) return timeoutMs;
   throw new RequestError("malformed", "Expected a timeoutMs of 0 or more");

@@ -14,7 +14,8 @@ import type {
 } from "../../session/contract.ts";
 import type { LiveRow } from "../../session/rows/row_map.ts";
 import { RowReader } from "../../session/rows/row_reader.ts";
-import { newestChanges, runTransaction } from "../../session/state_changes.ts";
+import { newestChanges } from "../../session/state_changes.ts";
+import { runTransaction } from "../../session/mutations/transaction.ts";
 import type {
   StateChange,
   StateTransaction,
@@ -34,11 +35,14 @@ import {
   rowName,
   unexpected,
 } from "../../session/wire/rows.ts";
+import type { LogOverShare } from "../logs/log.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
 import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
-import { presentRow, type RowQueue, type Turn } from "./row_queue.ts";
+import { contendedState, presentRow, type RowQueue, type Turn } from "./row_queue.ts";
+import { transact } from "./transact.ts";
+import { appendUnchanged, type ChangedCollection, type Scans } from "./unchanged.ts";
 
 /** Kinds of the options of writes. */
 const EXPECT: OptionKinds<Pick<StateWriteOptions, "expect">> = { expect: COUNT };
@@ -47,13 +51,16 @@ const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortS
 const INSERT: OptionKinds<Omit<StateWriteOptions, "expect">> = { ...ROW, ...SIGNAL };
 const WRITE: OptionKinds<StateWriteOptions> = { ...EXPECT, ...INSERT };
 
+/** Time for which a transaction is tried again while others change other collections. */
+const UNCHANGED_MS = 5_000;
+
 /** Longest wait of a write until a lost state was created anew, in milliseconds. */
 const REPLACED_MS = 5_000;
 
 /** Parts that states share. */
 export interface StateParts {
   readonly runtime: Runtime;
-  readonly logs: Pick<StreamLogs, "append">;
+  readonly logs: Pick<StreamLogs, "append" | "read">;
   /** Checks the changes by the contract. */
   readonly gate: ChangeGate;
   /** The calls of `update`, which run one after another for each row. */
@@ -152,7 +159,12 @@ export class State implements AsyncDisposable {
    * Changes several rows at once. A deletion needs no schema: it may be of a row whose collection
    * the contract no longer defines.
    *
-   * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * - **Reads:** if the function reads rows, its changes take effect only if these rows, and the
+   *   collections that it has iterated, are still the same. Otherwise, it is called again, after
+   *   pauses that grow, for `session.requestTimeoutMs`.
+   * - **In turn:** on one server, such transactions of the same rows run one after another.
+   *
+   * @param change Reads and changes rows. It may be asynchronous and should have no other effects.
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once this server's rows include them.
    * @throws {TypeError} If a value is not plain JSON, such as a `Date`; the message has its place.
@@ -165,19 +177,13 @@ export class State implements AsyncDisposable {
    * @throws The signal's reason.
    */
   async transaction(
-    change: (transaction: StateTransaction) => void,
+    change: (transaction: StateTransaction) => void | Promise<void>,
     options: Pick<StateWriteOptions, "signal"> = {},
   ): Promise<number> {
     checkOptions("write state", options, SIGNAL);
-    const changes: Change[] = [];
-    runTransaction(change, {
-      set(type, key, value, options = {}) {
-        checkOptions("write state", options, ROW);
-        changes.push(setting({ type, key }, value, options));
-      },
-      delete: (type, key) => void changes.push(deletion(type, key)),
-    });
-    return await this.#write(changes, options);
+    const { signal } = options;
+    signal?.throwIfAborted();
+    return await within(this.#parts.runtime, this.#transact(change, options), { signal });
   }
 
   /**
@@ -262,10 +268,40 @@ export class State implements AsyncDisposable {
     changes: readonly Change[],
     { signal, turn }: RowWriteOptions,
   ): Promise<number> {
+    if (changes.length === 0) return this.version;
+    const { identity, result, checked } = await this.#store(changes, { signal });
+    switch (result.kind) {
+      case "appended": {
+        const version = result.info.tail;
+        if (turn !== undefined) {
+          turn.hand(turn.rows[0]!, { identity, version, value: checked[0]!.value });
+          turn[Symbol.dispose]();
+        }
+        await this.#rows.reached(version);
+        return version;
+      }
+      case "conflict":
+        throw new Conflict(result.row, rowIn(result.text, result.version));
+      case "changed":
+        throw contendedState(this.id);
+      default:
+        throw writeRejection(this.id, result);
+    }
+  }
+
+  /** Checks changes, and appends them to the stream. */
+  async #store(
+    changes: readonly Change[],
+    { signal, scans }: Pick<RowWriteOptions, "signal"> & { readonly scans?: Scans },
+  ): Promise<{
+    readonly identity: string | undefined;
+    readonly result: StreamAppended | ChangedCollection;
+    /** The changes as the schemas returned them. */
+    readonly checked: readonly Change[];
+  }> {
     const { id } = this;
     const { runtime, logs, gate, maxTransactionBytes } = this.#parts;
     this.#ended.signal.throwIfAborted();
-    if (changes.length === 0) return this.version;
     // Otherwise, the deletion of an ephemeral row would seem to succeed.
     const { ephemeral } = this.#rows;
     const unstored = changes.find(({ type, key }) =>
@@ -287,36 +323,66 @@ export class State implements AsyncDisposable {
       // Rows of another stream with the same id are not these rows.
       const { identity, failure } = this.#rows;
       if (failure !== undefined) throw failure;
-      const result = await logs.append(id, { identity, records: [], changes: encoded.changes });
-      return { identity, result };
+      const appendAt = (ifTail?: number) =>
+        logs.append(id, { identity, records: [], changes: encoded.changes, ifTail });
+      const result = scans === undefined || scans.size === 0
+        ? await appendAt()
+        : await appendUnchanged(id, scans, {
+          append: appendAt,
+          identity,
+          logs,
+          runtime,
+          untilMs: runtime.monotonic() + UNCHANGED_MS,
+        });
+      return { identity, result, checked };
     };
-    let { identity, result } = await append();
-    if (result.kind === "missing") {
-      // If the broker has lost the state, the rows create it anew.
-      await this.#replaced(identity);
-      // A version of the lost rows means nothing for the new ones.
-      const versioned = checked.find(({ expect = 0 }) => expect > 0);
-      if (versioned !== undefined) {
-        const { type, key } = versioned;
-        throw new Conflict(rowName(type, key), this.#rows.stored(type).get(key));
-      }
-      ({ identity, result } = await append());
-    }
-    switch (result.kind) {
-      case "appended": {
-        const version = result.info.tail;
-        if (turn !== undefined) {
-          turn.hand(turn.rows[0]!, { identity, version, value: checked[0]!.value });
-          turn[Symbol.dispose]();
-        }
-        await this.#rows.reached(version);
-        return version;
-      }
-      case "conflict":
-        throw new Conflict(result.row, rowIn(result.text, result.version));
-      default:
-        throw writeRejection(id, result);
-    }
+    const appended = await append();
+    if (appended.result.kind !== "missing") return appended;
+    // If the broker has lost the state, the rows create it anew.
+    await this.#replaced(appended.identity);
+    // A version of the lost rows means nothing for the new ones.
+    const versioned = checked.find(({ expect = 0 }) => expect > 0);
+    if (versioned === undefined) return await append();
+    const { type, key } = versioned;
+    const present = this.#rows.stored(type).get(key);
+    const text = present && JSON.stringify({ value: present.value });
+    const { version = 0 } = present ?? {};
+    const of = { row: rowName(type, key), version, text, since: this.version };
+    return { ...appended, result: { kind: "conflict", ...of } };
+  }
+
+  async #transact(
+    change: (transaction: StateTransaction) => void | Promise<void>,
+    { signal }: Pick<StateWriteOptions, "signal">,
+  ): Promise<number> {
+    const { updates } = this.#parts;
+    const rows = this.#rows;
+    const made = await transact({
+      rows: {
+        row: (type, key) => {
+          if (rows.ephemeral?.names.has(type)) throw ephemeralRejection(type);
+          return { identity: rows.identity, row: rows.stored(type).get(key) };
+        },
+        all: () => rows,
+        reach: async (version) => {
+          if (rows.version < version) await this.#whileOpen(rows.reached(version));
+        },
+      },
+      run: (seen) => {
+        signal?.throwIfAborted();
+        this.#ended.signal.throwIfAborted();
+        const running = runTransaction(seen, change);
+        return running instanceof Promise ? this.#whileOpen(running) : running;
+      },
+      enter: (names) =>
+        updates.enter(this.id, names, { signals: () => [signal, this.#ended.signal] }),
+      append: async ({ changes, scans }) => (await this.#store(changes, { signal, scans })).result,
+    });
+    if (made.kind === "unchanged" || made.kind === "made") return this.version;
+    if (made.kind !== "appended") throw writeRejection(this.id, made);
+    const { tail } = made.info;
+    await rows.reached(tail);
+    return tail;
   }
 
   /** Waits until the rows are those of another stream. */
@@ -338,10 +404,13 @@ function closed(id: string): RequestError {
   return new RequestError("unavailable", `Cannot write state: "${id}" was closed`);
 }
 
-/** The error for a write that did not take effect, for another reason than a conflict. */
+/** The result of a write that did not take effect, for another reason than a conflict. */
+export type WriteRejected = Exclude<StreamAppended, { readonly kind: "appended" | "conflict" }>;
+
+/** The error for such a result. */
 export function writeRejection(
   id: string,
-  result: Exclude<StreamAppended, { readonly kind: "appended" | "conflict" }>,
+  result: { readonly kind: WriteRejected["kind"] },
 ): RequestError {
   switch (result.kind) {
     case "full":
@@ -350,7 +419,7 @@ export function writeRejection(
     case "no-space":
       return new RequestError("full", `Cannot write state: ${NO_SPACE}`);
     case "over-share":
-      return new RequestError("full", overShareReason("write state", result));
+      return new RequestError("full", overShareReason("write state", result as LogOverShare));
     case "ended":
       return new RequestError("ended", `Cannot write state: the stream "${id}" was closed`);
     case "other-form":

@@ -7,7 +7,8 @@ import { damaged } from "../logs/sound_logs.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { JSON_TYPE } from "../logs/rules.ts";
 import { NO_SPACE, type StreamLogs } from "../logs/stream_logs.ts";
-import { LiveRows, namedRows, pickRows, type PresentRows } from "./live_rows.ts";
+import { type CompleteRows, LiveRows, namedRows, pickRows, type PresentRows } from "./live_rows.ts";
+import { KeptRows } from "./kept_rows.ts";
 import { RETRY_MS } from "./row_queue.ts";
 import { State, type StateParts } from "./state.ts";
 import { encodeInitial, type InitialRows, type UnwrittenStates } from "./unwritten.ts";
@@ -30,6 +31,13 @@ export interface StatesParts extends StateParts {
   readonly unwritten: UnwrittenStates;
 }
 
+/** All rows of a state, for as long as they are held. */
+export interface HeldRows extends Disposable {
+  readonly rows: CompleteRows;
+  /** The same rows, if they are kept up to date; `undefined` for a state that is not stored yet. */
+  readonly live: LiveRows | undefined;
+}
+
 /** Options of {@linkcode States.open}. */
 export interface OpenOptions {
   readonly recreate?: boolean | undefined;
@@ -43,10 +51,12 @@ export class States {
   readonly #rows = new Map<string, LiveRows>();
   /** The same for handles that end with the state. */
   readonly #fixed = new Map<string, LiveRows>();
+  readonly #kept: KeptRows;
   #isClosed = false;
 
   constructor(parts: StatesParts) {
     this.#parts = parts;
+    this.#kept = new KeptRows(parts.runtime);
   }
 
   /**
@@ -104,9 +114,8 @@ export class States {
     },
   ): Promise<PresentRows | undefined> {
     if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
-    const open = this.#rows.get(id) ?? this.#fixed.get(id);
-    const isUsable = open?.isComplete && open.failure === undefined && open.identity !== gone;
-    if (isUsable) return pickRows(open, names);
+    const open = this.openRows(id);
+    if (open !== undefined && open.identity !== gone) return pickRows(open, names);
     const { runtime } = this.#parts;
     const leave = new AbortController();
     try {
@@ -120,6 +129,50 @@ export class States {
     } finally {
       leave.abort();
     }
+  }
+
+  /**
+   * Returns the rows of a state that an open handle keeps up to date, if they are complete.
+   *
+   * @param id The id.
+   */
+  openRows(id: string): LiveRows | undefined {
+    const open = this.#rows.get(id) ?? this.#fixed.get(id);
+    return open?.isComplete && open.failure === undefined ? open : undefined;
+  }
+
+  /**
+   * Reads all rows of a state, for a transaction that iterates them. They are kept for a while after
+   * the last one; see {@linkcode KEEP_MS}.
+   *
+   * @param id The id.
+   * @param options The time limit.
+   * @returns The rows; `undefined` if there is no open keyed stream with this id.
+   * @throws {RequestError} With the code `unavailable` if the rows cannot be read in time.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async hold(
+    id: string,
+    { timeoutMs }: { readonly timeoutMs: number },
+  ): Promise<HeldRows | undefined> {
+    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+    const identity = this.openRows(id)?.identity ?? await this.#find(id);
+    if (identity === undefined) {
+      // The write keeps the state in use.
+      const view = await this.#parts.unwritten.get(id)?.view();
+      return view && { rows: view, live: undefined, [Symbol.dispose]() {} };
+    }
+    const { rows, leave } = this.#share(id, identity, { isFixed: false });
+    try {
+      const { runtime } = this.#parts;
+      await waitFor(runtime, rows.ready, { what: "the rows of a state", timeoutMs });
+    } catch (cause) {
+      leave();
+      if (!(cause instanceof TimeoutError)) throw cause;
+      throw new RequestError("unavailable", cause.message, { cause, retryAfterMs: RETRY_MS });
+    }
+    const { bytes } = rows;
+    return { rows, live: rows, [Symbol.dispose]: () => this.#kept.add(id, { leave, bytes }) };
   }
 
   async #readRows(
@@ -150,6 +203,7 @@ export class States {
   /** Ends all states. */
   close(): void {
     this.#isClosed = true;
+    this.#kept.close();
     for (const all of [this.#rows, this.#fixed]) {
       for (const rows of all.values()) rows.close();
       all.clear();

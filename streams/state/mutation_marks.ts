@@ -1,0 +1,127 @@
+/** The numbers of mutations, which tell a repetition from a new one. */
+import type { Runtime } from "../../base/runtime.ts";
+import { RequestError } from "../../errors.ts";
+import { MUTATIONS, rowName } from "../../session/wire/rows.ts";
+import { rowChange } from "../logs/change_message.ts";
+import type { RowChange } from "../logs/log.ts";
+
+/** Time for which the server remembers the last mutation of a client: one day. */
+export const MARK_MS = 86_400_000;
+
+/**
+ * Number of rows with the marks of one user. Two clients of a user may share a row; then the older
+ * mark is lost, and a repetition of that mutation is told so.
+ */
+const USER_SLOTS = 64;
+
+/** The same for all guests of a state. */
+const GUEST_SLOTS = 4_096;
+
+/** The client of a mutation, as its marks name it. */
+export interface MutationCaller {
+  /** Digest of the user; `undefined` for a guest. */
+  readonly user?: string | undefined;
+  /** Digest of the guest's name; `undefined` if it has none. */
+  readonly guest?: string | undefined;
+}
+
+/** The number of a mutation. */
+export interface MutationNumber {
+  /** A name that the client has chosen. */
+  readonly client: string;
+  /** Its number, which is higher than that of each earlier one. */
+  readonly n: number;
+  /** The version of the state that the client had when it first sent the mutation. */
+  readonly since: number;
+  /** True if it may have been made before. */
+  readonly isAgain: boolean;
+}
+
+/**
+ * The mark of one mutation: a hidden row of the state, which is written together with the mutation's
+ * own changes. It has the number of the client's last mutation.
+ *
+ * At first, the condition is that the row has not changed since the client sent the mutation. If it
+ * has, the row tells whether this mutation, an earlier one or another client has changed it.
+ */
+export class MutationMark {
+  readonly #number: MutationNumber;
+  readonly #row: string;
+  readonly #key: string;
+  /** The client's name in the mark, which no one else can use. */
+  readonly #name: string;
+  /** Version that the row must have, once it is known. */
+  #expect: number | undefined;
+
+  /**
+   * @param number The number.
+   * @param caller The client.
+   * @param expect Version of the row after an earlier mutation of the same client.
+   */
+  constructor(number: MutationNumber, { user, guest = "" }: MutationCaller, expect?: number) {
+    this.#number = number;
+    this.#name = user === undefined ? `${guest}/${number.client}` : number.client;
+    const slot = hashOf(this.#name) % (user === undefined ? GUEST_SLOTS : USER_SLOTS);
+    this.#key = `${user ?? ""}:${slot}`;
+    this.#row = rowName(MUTATIONS, this.#key);
+    this.#expect = expect;
+  }
+
+  /** Name of the row. */
+  get row(): string {
+    return this.#row;
+  }
+
+  /** Version of the row after the mutation, if it is known. */
+  get version(): number | undefined {
+    return this.#expect;
+  }
+
+  /** Notes the version of the row after the mutation. */
+  written(version: number): void {
+    this.#expect = version;
+  }
+
+  /** Returns the change of the row. */
+  change(runtime: Runtime): RowChange {
+    const { n, since } = this.#number;
+    const value = JSON.stringify({ c: this.#name, n });
+    const key = this.#key;
+    const condition = this.#expect === undefined ? { since } : { expect: this.#expect };
+    const of = { type: MUTATIONS, key, row: this.#row, operation: "upsert", value } as const;
+    return rowChange({ ...of, ...condition, ttlMs: MARK_MS }, runtime.now());
+  }
+
+  /**
+   * Looks at the row after it did not meet the condition.
+   *
+   * @param found The text of the row, and its version; 0 without a row.
+   * @returns The version of the state with this mutation if it was made before; `undefined` if it was
+   * not, and may now be made.
+   * @throws {RequestError} With the code `unknown` if this cannot be told.
+   */
+  learn(
+    { text, version }: { readonly text?: string | undefined; readonly version: number },
+  ): number | undefined {
+    const { n, since, isAgain } = this.#number;
+    const { c, n: last } = text === undefined ? {} : JSON.parse(text).value;
+    if (c === this.#name && last >= n) return version;
+    // Its mark may have been there, and may have been replaced or forgotten.
+    const isLost = c !== this.#name && (version > since || version === 0);
+    if (isAgain && this.#expect === undefined && isLost) {
+      const message = "Cannot tell if the mutation was made: it was sent too long ago";
+      throw new RequestError("unknown", message);
+    }
+    this.#expect = version;
+    return undefined;
+  }
+}
+
+/** A number for a name, from 0; FNV-1a. */
+function hashOf(name: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < name.length; i++) {
+    hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
+  }
+  return hash >>> 0;
+}

@@ -1,0 +1,294 @@
+/** Runs the mutations of live states: each is one transaction of the server's own code. */
+import type { Quota, Quotas } from "../../base/quotas/shares.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
+import type {
+  AnyMutation,
+  MutationContext,
+  MutationRun,
+  Mutations,
+} from "../../session/mutations/mutations.ts";
+import type { TransactionRows } from "../../session/mutations/transaction.ts";
+import type { Session } from "../../session/session.ts";
+import type { Contract } from "../../session/contract.ts";
+import { rowName } from "../../session/wire/rows.ts";
+import { encodeTransaction } from "../logs/change_message.ts";
+import type { StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
+import type { ChangeSource, WriteTime } from "./change_decisions.ts";
+import type { ChangeGate } from "./gate.ts";
+import type { CompleteRows } from "./live_rows.ts";
+import { MutationMark } from "./mutation_marks.ts";
+import { RETRY_MS } from "./row_queue.ts";
+import type { HeldRows, States } from "./states.ts";
+import {
+  type GuardedChanges,
+  type RowsOfState,
+  type SeenRow,
+  transact,
+  type Transacted,
+} from "./transact.ts";
+import { appendUnchanged, type ChangedCollection } from "./unchanged.ts";
+
+/** Maximum number of mutations that run at the same time, or wait for their turn. */
+const MAX_RUNNING = 10_000;
+
+/** Maximum number of one address or user, once more than half of them run. */
+const RUNNING_SHARES = { address: 1_000, user: 128 };
+
+/** Number of times that a state may be deleted and created anew while a mutation runs. */
+const MAX_REPLACED = 3;
+
+/** The mutations of a server's states. */
+export interface ServedMutations {
+  /** The mutations that the contract names. */
+  readonly mutations: Mutations;
+  /** The functions that this server calls instead of the shared ones, by name. */
+  readonly overrides?: Readonly<Record<string, AnyMutation>> | undefined;
+}
+
+/** The context of a mutation on a server. */
+export interface ServerMutationContext<V = unknown, C extends Contract = Contract>
+  extends MutationContext {
+  /** The session; `undefined` for a mutation over HTTP, and for a call of the server's own code. */
+  readonly session: Session<V, C> | undefined;
+}
+
+/** The client that calls a mutation. */
+export interface MutationSource extends ChangeSource {
+  /**
+   * Checks whether the client may call a mutation with this input.
+   *
+   * @throws {RequestError} If it may not.
+   */
+  readonly mayMutate: (run: MutationRun) => Promise<void>;
+}
+
+/** A call of a mutation. */
+export interface MutationCall extends MutationRun {
+  readonly source: MutationSource;
+  readonly time: WriteTime;
+  /** The mark, if the client may send the mutation again. */
+  readonly mark?: MutationMark | undefined;
+  /** Appends to the stream; creates a state of the contract that is not stored yet. */
+  readonly append: StreamLogs["append"];
+}
+
+/** Parts of {@linkcode StateMutations}. */
+export interface StateMutationsParts {
+  readonly runtime: Runtime;
+  readonly quotas: Quotas;
+  readonly gate: ChangeGate;
+  readonly logs: StreamLogs;
+  readonly states: Pick<States, "hold" | "openRows" | "rowsOf">;
+  /** Maximum size of a transaction in bytes, so that sessions can read it. */
+  readonly maxTransactionBytes: (id: string) => number;
+  /** Receives what a mutation has thrown, other than a `RequestError`. MUST NOT throw. */
+  readonly report: (what: string, error: unknown) => void;
+}
+
+/** Runs mutations on the rows of this server's broker. */
+export class StateMutations {
+  readonly #parts: StateMutationsParts;
+  readonly #served: ServedMutations;
+  readonly #running: Quota;
+
+  constructor(served: ServedMutations, parts: StateMutationsParts) {
+    this.#served = served;
+    this.#parts = parts;
+    this.#running = parts.quotas.open({
+      limit: "states.mutations",
+      verb: "write state",
+      what: "mutations that run or wait",
+      max: MAX_RUNNING,
+      shares: RUNNING_SHARES,
+    });
+  }
+
+  /**
+   * Runs a mutation of a client: checks the input and the right, and calls the function until its
+   * changes take effect on the rows that it has read.
+   *
+   * @param id The id of the state.
+   * @param call The mutation.
+   * @returns The result of the append; `unchanged` if the mutation has changed nothing, and `made` if
+   * it was made before.
+   * @throws {RequestError} With the code `unknown-mutation`, `invalid`, `forbidden`, `too-large`,
+   * `failed` if the function throws anything but a `RequestError`, `unavailable` with `retryAfterMs`
+   * if it can't be made for now, and `unknown` if it may have been made before.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async run(id: string, call: MutationCall): Promise<Transacted> {
+    const { gate } = this.#parts;
+    const { name, source, time } = call;
+    const { session } = source;
+    const by = { session, time };
+    const { mutations } = this.#served;
+    const checking = this.#guarded(name, () => mutations.check(id, call));
+    const input = checking instanceof Promise
+      ? await gate.times.within(`the schema of "${name}"`, checking, by)
+      : checking;
+    await source.mayMutate({ name, input });
+    source.decision.check();
+    using _slot = this.#takeSlot(source);
+    for (let replaced = 0;; replaced++) {
+      const made = await this.#attempt(id, { ...call, input });
+      // The rows may have been those of a deleted state with the same id.
+      const isReplaced = made.kind === "missing" && "identity" in made &&
+        made.identity !== undefined && replaced < MAX_REPLACED;
+      if (!isReplaced) return made;
+    }
+  }
+
+  async #attempt(id: string, call: MutationCall): Promise<Transacted> {
+    const { gate, states } = this.#parts;
+    const { source, time, mark } = call;
+    using rows = new RowsForMutation(id, { states, gate, time });
+    return await transact({
+      rows,
+      run: (seen) => this.#call(id, call, seen),
+      enter: (names) => gate.enter(id, names, { source, time }),
+      append: async (guarded) => {
+        const result = await this.#append(id, call, guarded);
+        if (mark === undefined || result.kind !== "conflict" || result.row !== mark.row) {
+          return result;
+        }
+        const version = mark.learn(result);
+        return version === undefined ? result : { kind: "made", version };
+      },
+    });
+  }
+
+  /** Calls the function of a mutation, within its time. */
+  #call(
+    id: string,
+    { name, input, source, time }: MutationCall,
+    seen: TransactionRows,
+  ): ReturnType<Mutations["run"]> {
+    const { gate } = this.#parts;
+    const { user, session } = source;
+    const { mutations, overrides } = this.#served;
+    const context: ServerMutationContext = {
+      id,
+      params: gate.paramsOf(id),
+      user,
+      isServer: true,
+      session,
+    };
+    const own = overrides !== undefined && Object.hasOwn(overrides, name)
+      ? overrides[name]
+      : undefined;
+    return this.#guarded(name, () => {
+      const running = source.decision.during(() =>
+        mutations.run(seen, { name, input }, context, own)
+      );
+      if (!(running instanceof Promise)) return running;
+      return gate.times.within(`the mutation "${name}"`, running, { time, session });
+    });
+  }
+
+  /** Turns what the application throws into what the client may know. */
+  #guarded<T>(name: string, call: () => T | Promise<T>): T | Promise<T> {
+    const fail = (error: unknown): never => {
+      if (error instanceof RequestError || error instanceof BrokerError) throw error;
+      this.#parts.report(`The mutation "${name}"`, error);
+      const why = error instanceof TimeoutError ? "took too long" : "failed";
+      throw new RequestError("failed", `The mutation "${name}" ${why}`, { cause: error });
+    };
+    try {
+      const made = call();
+      return made instanceof Promise ? made.catch(fail) : made;
+    } catch (error) {
+      return fail(error);
+    }
+  }
+
+  async #append(
+    id: string,
+    { source, time, mark, append }: MutationCall,
+    { changes, scans, identity }: GuardedChanges,
+  ): Promise<StreamAppended | ChangedCollection> {
+    const { runtime, gate, logs, maxTransactionBytes } = this.#parts;
+    // The changes are those of the server's own code.
+    const checking = gate.check(id, changes, { time });
+    const checked = checking instanceof Promise ? await checking : checking;
+    const now = runtime.now();
+    const encoded = encodeTransaction(checked, { now, maxBytes: maxTransactionBytes(id) });
+    if (encoded.fault !== undefined) {
+      throw new RequestError("too-large", `Cannot write state: ${encoded.fault}`);
+    }
+    const all = mark === undefined ? encoded.changes : [mark.change(runtime), ...encoded.changes];
+    source.decision.check();
+    const appendAt = (ifTail?: number) =>
+      append(id, { identity, records: [], changes: all, ifTail });
+    if (scans.size === 0) return await appendAt();
+    const { waitUntilMs: untilMs } = time;
+    return await appendUnchanged(id, scans, { append: appendAt, identity, logs, runtime, untilMs });
+  }
+
+  #takeSlot({ account }: MutationSource): Disposable {
+    try {
+      return this.#running.take(account);
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      const options = { cause: error, retryAfterMs: RETRY_MS };
+      throw new RequestError("unavailable", error.message, options);
+    }
+  }
+}
+
+/** The rows of a state for one mutation: those that this server has, or else those that it reads. */
+class RowsForMutation implements RowsOfState, Disposable {
+  readonly #id: string;
+  readonly #parts: Pick<StateMutationsParts, "gate" | "states">;
+  readonly #time: WriteTime;
+  /** All rows, once a collection was iterated. */
+  #held: HeldRows | undefined;
+
+  constructor(
+    id: string,
+    { time, ...parts }: Pick<StateMutationsParts, "gate" | "states"> & {
+      readonly time: WriteTime;
+    },
+  ) {
+    this.#id = id;
+    this.#parts = parts;
+    this.#time = time;
+  }
+
+  row(type: string, key: string): SeenRow | Promise<SeenRow> {
+    const rows = this.#held?.rows ?? this.#parts.states.openRows(this.#id);
+    if (rows === undefined) return this.#read(rowName(type, key));
+    return { identity: rows.identity, row: rows.stored(type).get(key) };
+  }
+
+  async #read(name: string): Promise<SeenRow> {
+    const { gate, states } = this.#parts;
+    const timeoutMs = gate.times.leftMs(this.#time);
+    const read = await states.rowsOf(this.#id, { names: [name], timeoutMs });
+    if (read === undefined) throw noState(this.#id);
+    return { identity: read.identity, row: read.rows.get(name) };
+  }
+
+  async all(): Promise<CompleteRows> {
+    const { gate, states } = this.#parts;
+    const timeoutMs = gate.times.leftMs(this.#time);
+    this.#held ??= await states.hold(this.#id, { timeoutMs });
+    if (this.#held === undefined) throw noState(this.#id);
+    return this.#held.rows;
+  }
+
+  async reach(version: number): Promise<void> {
+    const { gate, states } = this.#parts;
+    const rows = this.#held?.live ?? states.openRows(this.#id);
+    if (rows === undefined || rows.version >= version) return;
+    await gate.times.within("the rows of a state", rows.reached(version), { time: this.#time });
+  }
+
+  [Symbol.dispose](): void {
+    this.#held?.[Symbol.dispose]();
+  }
+}
+
+function noState(id: string): RequestError {
+  return new RequestError("not-found", `Cannot write state: there is no state "${id}"`);
+}

@@ -1,0 +1,128 @@
+/** Mutations of clients, over their sessions. */
+import { BrokerError, RequestError } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { MAX_WRITES, retryAfterMsOf, type WriteResult } from "../../session/wire/rows.ts";
+import type { StreamLogs } from "../logs/stream_logs.ts";
+import type { WriteTime, WriteTimes } from "./change_decisions.ts";
+import { type MutationCaller, MutationMark, type MutationNumber } from "./mutation_marks.ts";
+import type { MutationSource, StateMutations } from "./mutations.ts";
+import { forNow } from "./row_queue.ts";
+import { AWAITED_MS, readTimeout, type SessionSource } from "./session_writes.ts";
+import { type WriteRejected, writeRejection } from "./state.ts";
+
+/** A client's name, chosen at random. */
+const CLIENT = /^[\w-]{8,32}$/;
+
+/** Parts of {@linkcode mutateRows}. */
+export interface SessionMutationsParts {
+  readonly runtime: Runtime;
+  readonly mutations: StateMutations;
+  readonly source: SessionSource & MutationSource;
+  readonly caller: MutationCaller;
+  readonly times: WriteTimes;
+  /** Appends to the stream; creates a state of the contract that is not stored yet. */
+  readonly append: StreamLogs["append"];
+  /** Returns whether this server is about to create the state anew, if it is missing. */
+  readonly isAwaited: () => boolean;
+  /** Makes the readers of the state find out whether it was lost. */
+  readonly recheck: () => void;
+}
+
+/**
+ * Runs the mutations of a client, one after another.
+ *
+ * @param id The id of the state.
+ * @param data The publication's data.
+ * @param parts The client, and the parts of the server.
+ * @returns The outcomes, in the order of the mutations. The last one may be a rejection; the mutations
+ * after it were not begun.
+ * @throws {RequestError} With the code `malformed` if the data is no list of mutations, and
+ * `unavailable` if the broker is unreachable; the first mutation may have been made.
+ */
+export async function mutateRows(
+  id: string,
+  data: unknown,
+  parts: SessionMutationsParts,
+): Promise<{ readonly results: readonly WriteResult[] }> {
+  const { runtime, source, caller, times } = parts;
+  const time = times.of(readTimeout(data));
+  const { calls, number } = readMutations(data);
+  const results: WriteResult[] = [];
+  let mark: MutationMark | undefined;
+  for (const [i, [name, input]] of calls.entries()) {
+    // The client sends the rest again in its next session.
+    if (i > 0 && source.session.isClosed) break;
+    if (i > 0 && runtime.monotonic() > time.waitUntilMs) {
+      results.push({ error: forNow("earlier mutations took too long", 0).failure });
+      break;
+    }
+    mark = new MutationMark({ ...number, n: number.n + i }, caller, mark?.version);
+    try {
+      const result = await mutate(id, { name, input, mark, time }, parts);
+      results.push(result);
+      if (!("version" in result)) break;
+    } catch (error) {
+      if (!(error instanceof BrokerError)) throw error;
+      if (i > 0) break;
+      throw new RequestError("unavailable", error.message, { cause: error });
+    }
+    // Other events are handled in between: a broker in memory replies within the turn.
+    if (i + 1 < calls.length) await new Promise<void>((end) => runtime.schedule(end));
+  }
+  return { results };
+}
+
+async function mutate(
+  id: string,
+  call: {
+    readonly name: string;
+    readonly input: unknown;
+    readonly mark: MutationMark;
+    readonly time: WriteTime;
+  },
+  { mutations, source, append, isAwaited, recheck }: SessionMutationsParts,
+): Promise<WriteResult> {
+  try {
+    const made = await mutations.run(id, { ...call, source, append });
+    switch (made.kind) {
+      case "appended":
+        call.mark.written(made.info.tail);
+        return { version: made.info.tail };
+      case "made":
+      case "unchanged":
+        return { version: made.version };
+      case "missing": {
+        if (isAwaited()) {
+          const text = `Cannot write state: the server creates "${id}" anew`;
+          throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
+        }
+        // A client that reads the state keeps its mutation until it knows.
+        recheck();
+      }
+    }
+    throw writeRejection(id, made as WriteRejected);
+  } catch (error) {
+    if (error instanceof RequestError) return { error: error.failure };
+    throw error;
+  }
+}
+
+function readMutations(data: unknown): {
+  readonly calls: readonly (readonly [name: string, input: unknown])[];
+  readonly number: MutationNumber;
+} {
+  const { mutations, client, n, since, again = false } = Object(data) as Record<string, unknown>;
+  const isCount = (count: unknown): count is number =>
+    Number.isSafeInteger(count) && count as number >= 0;
+  const isValid = Array.isArray(mutations) && mutations.length > 0 &&
+    mutations.length <= MAX_WRITES &&
+    mutations.every((call) => Array.isArray(call) && typeof call[0] === "string") &&
+    typeof client === "string" && CLIENT.test(client) && isCount(n) && isCount(since) &&
+    typeof again === "boolean";
+  if (isValid) return { calls: mutations, number: { client, n, since, isAgain: again } };
+  throw new RequestError(
+    "malformed",
+    `Expected {"mutations":[[name,input]],"client":name,"n":1,"since":0} with 1 to ${MAX_WRITES} ` +
+      "mutations",
+  );
+}
