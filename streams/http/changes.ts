@@ -10,20 +10,23 @@ const name = z.string().min(1).refine((text) => !exceedsBytes(text, MAX_ROW_NAME
   error: `must have at most ${MAX_ROW_NAME_BYTES} bytes`,
 });
 
+/** The operations of changes without a value. */
+const VALUELESS: ReadonlySet<string> = new Set(["delete", "check"]);
+
 /** A change message; unknown members are ignored. */
 const MESSAGE = z.object({
   type: name,
   key: name,
   value: z.unknown().optional(),
   headers: z.object({
-    operation: z.enum(["insert", "update", "upsert", "delete"]),
+    operation: z.enum(["insert", "update", "upsert", "delete", "check"]),
     txid: z.string().min(1).max(256).optional(),
     expect: z.number().int().min(0).optional(),
     since: z.number().int().min(0).optional(),
     ttl: z.number().int().min(1).max(MAX_TTL_S).optional(),
   }),
-}).refine(({ value, headers }) => value !== undefined || headers.operation === "delete", {
-  error: "must be given unless the operation is delete",
+}).refine(({ value, headers }) => value !== undefined || VALUELESS.has(headers.operation), {
+  error: "must be given unless the operation is delete or check",
   path: ["value"],
 });
 
@@ -44,6 +47,36 @@ export function readChanges(records: readonly string[]): readonly ClientChange[]
   const fault = countFault(records.length);
   if (fault !== undefined) throw tooLarge(fault);
   return records.map((record, index) => readChange(JSON.parse(record), index));
+}
+
+/** A condition on a collection, which sessions may send; the key is empty. */
+const SCAN = z.object({
+  type: name,
+  key: z.literal(""),
+  headers: z.object({ operation: z.literal("check"), since: z.number().int().min(0) }),
+});
+
+/**
+ * Reads a transaction of a session: changes, and conditions on collections.
+ *
+ * @param messages The messages.
+ * @returns The changes, and for each collection the version after which it must not have changed.
+ * @throws {Problem} With 400 for other values.
+ */
+export function readWrite(
+  messages: readonly unknown[],
+): { readonly changes: readonly ClientChange[]; readonly scans: ReadonlyMap<string, number> } {
+  const scans = new Map<string, number>();
+  const changes = messages.flatMap((message, index) => {
+    const scan = (Object(message) as { key?: unknown }).key === ""
+      ? SCAN.safeParse(message)
+      : undefined;
+    if (!scan?.success) return [readChange(message, index)];
+    const { type, headers: { since } } = scan.data;
+    scans.set(type, Math.min(since, scans.get(type) ?? since));
+    return [];
+  });
+  return { changes, scans };
 }
 
 /**

@@ -1,5 +1,5 @@
 /** Writes of clients to a state, over their sessions. */
-import { readChange } from "../http/changes.ts";
+import { readWrite } from "../http/changes.ts";
 import { Problem } from "../../server/http/problem.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import { type Change, type ClientChange, encodeTransaction } from "../logs/change_message.ts";
@@ -12,6 +12,7 @@ import {
   MAX_WRITES,
   readRowName,
   retryAfterMsOf,
+  rowName,
   WRITE_TIMEOUT_MS,
   type WriteResult,
 } from "../../session/wire/rows.ts";
@@ -19,6 +20,7 @@ import type { ChangeSource, WriteTime } from "./change_decisions.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
 import { forNow } from "./row_queue.ts";
 import { type StateParts, writeRejection } from "./state.ts";
+import { appendUnchanged, type Scans } from "./unchanged.ts";
 
 /** Time after which a publication lets other events be handled, in milliseconds. */
 const MAX_TURN_MS = 5;
@@ -186,9 +188,9 @@ async function writeOne(
   return await settled(source, async () => {
     const fault = countFault(write.length);
     if (fault !== undefined) throw tooLarge(fault);
-    const changes = write.map(readChange);
+    const { changes, scans } = readWrite(write);
     const append = (checked: readonly Change[], identity?: string) =>
-      appendChanges(id, checked, { ...parts, identity });
+      appendChanges(id, checked, { ...parts, identity, scans, untilMs: time.waitUntilMs });
     const result = await gate.write(id, changes, { source, time, append });
     if (result.kind === "appended") return { version: result.info.tail };
     if (result.kind === "missing" && isAwaited()) {
@@ -232,14 +234,24 @@ async function settled(
 async function appendChanges(
   id: string,
   changes: readonly Change[],
-  { runtime, logs, maxTransactionBytes, identity }: Omit<StateParts, "gate"> & {
+  { runtime, logs, maxTransactionBytes, identity, scans, untilMs }: Omit<StateParts, "gate"> & {
     readonly identity: string | undefined;
+    /** The collections that must be as they were. */
+    readonly scans: Scans;
+    /** End of the attempts on the monotonic clock. */
+    readonly untilMs: number;
   },
 ): Promise<StreamAppended> {
   const options = { now: runtime.now(), maxBytes: maxTransactionBytes(id) };
   const encoded = encodeTransaction(changes, options);
   if (encoded.fault !== undefined) throw tooLarge(encoded.fault);
-  return await logs.append(id, { identity, records: [], changes: encoded.changes });
+  const append = (ifTail?: number) =>
+    logs.append(id, { identity, records: [], changes: encoded.changes, ifTail });
+  if (scans.size === 0) return await append();
+  const result = await appendUnchanged(id, scans, { append, identity, logs, runtime, untilMs });
+  if (result.kind !== "changed") return result;
+  const { type, version } = result;
+  return { kind: "conflict", row: rowName(type, ""), version, since: version };
 }
 
 function tooLarge(fault: string): RequestError {

@@ -413,8 +413,12 @@ Deno.test("State rejects names, values and transactions that do not fit", async 
     for (let i = 0; i < 1_001; i++) transaction.delete("cards", `${i}`);
   });
   await assertRejects(() => many, RangeError, "at most 1000 changes, received 1001");
-  const slow = board.transaction(() => Promise.reject(new Error("late")));
-  await assertRejects(() => slow, TypeError, "must not be asynchronous");
+  const late = board.transaction(() => Promise.reject(new Error("late")));
+  await assertRejects(() => late, Error, "late");
+  const hasty = board.transaction((transaction) => {
+    void transaction.insert("cards", "a", 1);
+  });
+  await assertRejects(() => hasty, TypeError, "must await each call");
   assertEquals([board.version, cards.size], [0, 0]);
 });
 
