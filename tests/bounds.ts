@@ -47,6 +47,17 @@ const MAX = 20;
  */
 const RATE = { perSecond: 0.001, burst: 10 };
 
+/** The headers of a JSON body. */
+const JSON_TYPE = { "content-type": "application/json" };
+
+/** A change of a row over HTTP. */
+const CHANGE = JSON.stringify({
+  type: "cards",
+  key: "1",
+  value: 1,
+  headers: { operation: "upsert" },
+});
+
 /** No rate of costs. */
 const FREE = { cost: { perSecond: Infinity } };
 
@@ -172,6 +183,21 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     attack: async (house, from) => {
       const caller = await callerOf(house, from);
       return await untilRejected(() => caller.ask({ publish: "chat:mine", data: 1 }));
+    },
+  },
+  "rates.perSession.publications over HTTP": {
+    options: { rates: { perSession: { publications: RATE } } },
+    attack: async ({ server }, from) => {
+      const rows = `http://localhost/streams/rows?from=${from}`;
+      const keyed = { "stream-keyed": "true", ...JSON_TYPE };
+      const created = await server.fetch(new Request(rows, { method: "PUT", headers: keyed }));
+      assert(created.ok, `${created.status}`);
+      while (true) {
+        const change = { method: "POST", headers: JSON_TYPE, body: CHANGE };
+        const { status, body } = await server.fetch(new Request(rows, change));
+        if (status === 429) return await new Response(body).text();
+        assertEquals(status, 204);
+      }
     },
   },
   "responses.maxRunning": {
@@ -568,8 +594,7 @@ async function serves(house: House): Promise<void> {
   assertEquals((await ann.ask({ publish: "chat:hall", data: "mine" })).error, undefined);
   await ann.next((envelope) => envelope["data"] === "mine");
   const path = "/api/topics/chat:lobby/publications?user=ann";
-  const json = { "content-type": "application/json" };
-  await fetched(house, "POST", path, { headers: json, body: '{"data":"backend"}' });
+  await fetched(house, "POST", path, { headers: JSON_TYPE, body: '{"data":"backend"}' });
   await ann.next((envelope) => envelope["data"] === "backend");
   const events = await follow(house, { "x-user": "ann" });
   assert(events.ok, "events of a topic");
@@ -579,6 +604,10 @@ async function serves(house: House): Promise<void> {
   const fork = { headers: { "stream-forked-from": "/streams/ann" } };
   await fetched(house, "PUT", "/streams/fork?user=ann", fork);
   assertEquals(await fetched(house, "GET", "/streams/fork?offset=-1&user=ann"), "kept");
+  const keyed = { "stream-keyed": "true", ...JSON_TYPE };
+  await fetched(house, "PUT", "/streams/rows-of-ann?user=ann", { headers: keyed });
+  const row = { headers: JSON_TYPE, body: CHANGE };
+  await fetched(house, "POST", "/streams/rows-of-ann?user=ann", row);
   // A session over HTTP.
   const keys = await openHttp(server, HONEST);
   const posted = await postHttp(server, { from: HONEST, keys, body: "" });
