@@ -42,8 +42,8 @@ export interface DurableStreamsOptions {
   /**
    * Decides whether an action is allowed on the stream with the given id. Without `authorize`, all
    * actions are denied. Return an object instead of `true` to allow the action and name the caller,
-   * who gets a share of `maxStreams`; by default, the caller is the user. Only an object with
-   * `close: true` allows `close`.
+   * who gets a share of `maxStreams` and a rate of changes; by default, the caller is the user. Only
+   * an object with `close: true` allows `close`.
    */
   readonly authorize?:
     | ((
