@@ -231,9 +231,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
         for (let i = 0; i < count; i++) {
           if (i % 5 === 0) caller = await callerOf(house, from);
           const { error } = await caller!.response(`${topic}-${nameOf(from, i)}`, topic);
-          if (error === undefined) continue;
-          assertEquals(error.code, "too-many");
-          return error.message;
+          if (error !== undefined) return rejectionOf(error);
         }
       }
       return "";
@@ -459,10 +457,10 @@ export function testWalks(store: WalkedStore): void {
           await using room = new AsyncDisposableStack();
           const house = { ...await open(walk, store, room), addresses: addresses.length };
           for (const from of addresses) {
-            assertMatch(
-              await walk.attack(house, from),
-              /your (address|session)|per (session|network address)|of an address/,
-            );
+            const text = await walk.attack(house, from);
+            assertMatch(text, /your (address|session)|per (session|network address)|of an address/);
+            // Problems over HTTP have the level too.
+            if (text.startsWith("{")) assertMatch(JSON.parse(text).level, /^(session|address)$/);
           }
           await serves(house);
         },
@@ -667,9 +665,15 @@ async function untilRejected(take: (i: number) => Promise<Reply>): Promise<strin
   for (let i = 0;; i++) {
     const { error } = await take(i);
     if (error === undefined) continue;
-    assertEquals(error.code, "too-many");
-    return error.message;
+    return rejectionOf(error);
   }
+}
+
+/** The text of a rejection, which also has the level. */
+function rejectionOf({ code, message, level }: NonNullable<Reply["error"]>): string {
+  assertEquals(code, "too-many");
+  assertMatch(`${level}`, /^(session|user|address)$/, message);
+  return message;
 }
 
 /** Creates a stream for an address, alternating between guests and new users. */

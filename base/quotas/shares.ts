@@ -10,7 +10,7 @@ import {
   FAMILIAR_FACTOR,
   NOBODY,
 } from "./accounts.ts";
-import { LimitError, type LimitLevel } from "../../errors.ts";
+import { LimitError, type LimitLevel, RequestError } from "../../errors.ts";
 
 /**
  * The fraction of a limit above which shares are enforced. Below it, there is enough for everyone.
@@ -584,6 +584,18 @@ export function limitError(
     retryAfterMs,
     level,
   });
+}
+
+/**
+ * Converts the error for a reached limit or share to a rejection that the peer receives.
+ *
+ * @param error The error, whose level and time the peer receives too.
+ * @param code The code of the rejection.
+ * @returns The rejection.
+ */
+export function rejectionOf(error: LimitError, code: string = "too-many"): RequestError {
+  const { message, retryAfterMs, level } = error;
+  return new RequestError(code, message, { retryAfterMs, level, cause: error });
 }
 
 /**

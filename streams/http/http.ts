@@ -441,6 +441,7 @@ export class StreamRequests {
         return tooMany(
           `Cannot create: at most ${this.#settings.maxStreams} streams, received one more`,
           RETRY_MS,
+          "server",
         );
     }
   }
@@ -1194,13 +1195,13 @@ const CHANGE_STATUS: Readonly<Record<string, number>> = {
 
 /** The problem of a change that the contract or `authorizeChange` rejects. */
 function rejectedChange(error: RequestError): Problem {
-  const { code, message: detail, path, retryAfterMs } = error.failure;
+  const { code, message: detail, path, retryAfterMs, level } = error.failure;
   const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
   return new Problem(CHANGE_STATUS[code] ?? 403, {
     code,
     detail,
     headers: { ...after },
-    members: { ...(path && { pointer: pointerOf(path) }) },
+    members: { ...(path && { pointer: pointerOf(path) }), ...(level && { level }) },
     cause: error,
   });
 }

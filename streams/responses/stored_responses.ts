@@ -5,7 +5,13 @@ import { abortable } from "@std/async/abortable";
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
-import type { Quota, Quotas, Slot, TakeOptions } from "../../base/quotas/shares.ts";
+import {
+  type Quota,
+  type Quotas,
+  rejectionOf,
+  type Slot,
+  type TakeOptions,
+} from "../../base/quotas/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { requestLog } from "../logs/log_names.ts";
@@ -584,9 +590,7 @@ function writtenEnd(error: unknown): { readonly code: string; readonly message: 
 /** Converts an error of the broker to a `RequestError`. */
 function requestErrorOf(error: unknown): unknown {
   if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
-  if (!(error instanceof LimitError)) return error;
-  const { message, retryAfterMs } = error;
-  return new RequestError("too-many", message, { retryAfterMs });
+  return error instanceof LimitError ? rejectionOf(error) : error;
 }
 
 function encode(request: StoredRequest): string {
