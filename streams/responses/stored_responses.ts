@@ -53,8 +53,8 @@ const CLOSE_MS = 2_000;
 const RELEASED = `${INTERNAL_PREFIX}answers`;
 
 /**
- * Time after which a client repeats a request while its share runs, in milliseconds. Responses take
- * seconds to a minute.
+ * Time after which a client repeats a request while the responses of others use the share, in
+ * milliseconds. Responses take seconds to a minute.
  */
 const RETRY_MS = 2_000;
 
@@ -213,7 +213,15 @@ export class StoredResponses {
       max: limits.maxRunning,
       ...limits.runningShares,
       isCostly: true,
+      remedies: {
+        user:
+          "request a running one again by its id, which a page should keep across reloads, or " +
+          "raise maxRunningPerUser of resumable()",
+        address: "raise maxRunningPerAddress of resumable()",
+        server: "raise maxRunning of resumable()",
+      },
       retryAfterMs: RETRY_MS,
+      isOwnToFree: true,
     });
     const { runtime, broker, streams, nodes, resumeOf } = parts;
     this.abandoned = new AbandonedResponses({ runtime, quota: this.#slots, streams, nodes });
