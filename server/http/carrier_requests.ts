@@ -479,7 +479,7 @@ function unavailable(detail: string, level?: LimitLevel): Problem {
     code: "unavailable",
     detail,
     headers: { "retry-after": BUSY_S },
-    members: level === undefined ? {} : { level },
+    members: { level },
   });
 }
 

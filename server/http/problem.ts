@@ -121,7 +121,7 @@ export function tooMany(detail: string, retryAfterMs: number, level?: LimitLevel
     code: "too-many",
     detail,
     headers: { "retry-after": String(seconds) },
-    members: level === undefined ? {} : { level },
+    members: { level },
   });
 }
 

@@ -1201,7 +1201,7 @@ function rejectedChange(error: RequestError): Problem {
     code,
     detail,
     headers: { ...after },
-    members: { ...(path && { pointer: pointerOf(path) }), ...(level && { level }) },
+    members: { ...(path && { pointer: pointerOf(path) }), level },
     cause: error,
   });
 }
