@@ -405,7 +405,7 @@ export class RequestError extends SkeinError {
     readonly path?: readonly (string | number)[];
     /** The time after which to retry, in milliseconds, if known. */
     readonly retryAfterMs?: number;
-    /** The level whose rate limit rejected the message before it was handled. */
+    /** The level whose rate, limit or share rejected the message before it was handled. */
     readonly level?: LimitLevel;
   };
 
@@ -414,8 +414,8 @@ export class RequestError extends SkeinError {
    *
    * @param failureCode A stable code for the peer to branch on.
    * @param message A description of the failure, for humans.
-   * @param options The path in the input, the time after which to retry, the level of a rate limit,
-   * and standard error options.
+   * @param options The path in the input, the time after which to retry, the level of a limit, and
+   * standard error options.
    */
   constructor(
     failureCode: string,

@@ -1,6 +1,6 @@
 /** Rates of the work that clients start, per user or guest and per network address. */
 import { type Account, FAMILIAR_FACTOR } from "../base/quotas/accounts.ts";
-import { type Bucket, type Rate, TokenBucket } from "../base/quotas/token_bucket.ts";
+import { type Bucket, multiplyRate, type Rate, TokenBucket } from "../base/quotas/token_bucket.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { RequestError } from "../errors.ts";
 import { type BrokerCounts, SharedBucket } from "./shared_counts.ts";
@@ -109,7 +109,7 @@ export class Costs {
     }
     if (address === undefined) return places;
     if (networks.length === 0 || isBehindProxy && !isStrict) {
-      const rate = multiply(address, UNTOLD_FACTOR);
+      const rate = multiplyRate(address, UNTOLD_FACTOR);
       places.push({ level: "address", key: "untold", rate, isUntold: true });
       return places;
     }
@@ -119,7 +119,7 @@ export class Costs {
       places.push({
         level: "address",
         key: `${kind} ${key}`,
-        rate: multiply(address, factor * times),
+        rate: multiplyRate(address, factor * times),
       });
     }
     return places;
@@ -143,10 +143,6 @@ export class Costs {
       this.#buckets.delete(oldest);
     }
   }
-}
-
-function multiply({ perSecond, burst }: Required<Rate>, times: number): Required<Rate> {
-  return { perSecond: perSecond * times, burst: burst * times };
 }
 
 /** The message reaches the peer, so it contains neither the user nor the address. */

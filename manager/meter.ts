@@ -6,7 +6,18 @@ import type { Meter } from "../session/message.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
-import { RateAccount, type Rates, type RateScope, type RateUnit } from "./rate_accounts.ts";
+import {
+  type Amount,
+  isCounted,
+  PUBLICATION,
+  RateAccount,
+  type Rates,
+  type RateScope,
+  type RateUnit,
+  type Shortage,
+  shortageOf,
+  takeFrom,
+} from "./rate_accounts.ts";
 
 /** Minimum interval between notices of rejected messages without a request id, in milliseconds. */
 const NOTICE_INTERVAL_MS = 1_000;
@@ -27,21 +38,6 @@ const EARLY_MS = 2;
  * Number of the ping after rejected publications; the heartbeat and `ping()` use higher numbers.
  */
 const PING = 0;
-
-interface Shortage {
-  readonly account: RateAccount;
-  readonly unit: RateUnit;
-  readonly waitMs: number;
-}
-
-/** Tokens that one or several envelopes take from the accounts. */
-interface Amount {
-  /** Units other than bytes. */
-  readonly units: readonly RateUnit[];
-  readonly count: number;
-  /** Total size of the envelopes, in bytes. */
-  readonly size: number;
-}
 
 /** The part of a rejection that says when the rate limit has room again. */
 type Rejection = Required<Pick<RequestFailure, "retryAfterMs" | "level">>;
@@ -222,23 +218,12 @@ export class SessionMeter implements Meter, Disposable {
     this.#own = undefined;
   }
 
-  #missing({ units, count, size }: Amount, now: number): Shortage | undefined {
-    for (const account of this.#rateAccounts) {
-      for (const unit of units) {
-        const waitMs = account[unit]?.waitMs(count, now);
-        if (waitMs) return { account, unit, waitMs };
-      }
-      const waitMs = account.bytes?.waitMs(size, now);
-      if (waitMs) return { account, unit: "bytes", waitMs };
-    }
-    return undefined;
+  #missing(amount: Amount, now: number): Shortage | undefined {
+    return shortageOf(this.#rateAccounts, amount, now);
   }
 
-  #take({ units, count, size }: Amount, now: number): void {
-    for (const account of this.#rateAccounts) {
-      for (const unit of units) account[unit]?.take(count, now);
-      account.bytes?.take(size, now);
-    }
+  #take(amount: Amount, now: number): void {
+    takeFrom(this.#rateAccounts, amount, now);
   }
 
   #wait(waitMs: number): Promise<void> {
@@ -341,7 +326,6 @@ export class SessionMeter implements Meter, Disposable {
 }
 
 const MESSAGE: readonly RateUnit[] = ["messages"];
-const PUBLICATION: readonly RateUnit[] = ["publications", "messages"];
 const SUBSCRIPTION: readonly RateUnit[] = ["subscriptions"];
 const NO_UNITS: readonly RateUnit[] = [];
 
@@ -368,12 +352,6 @@ function unitsOf(kind: Envelope["kind"]): readonly RateUnit[] {
     default:
       return MESSAGE;
   }
-}
-
-function isCounted(by: Rates | RateAccount, units: readonly RateUnit[]): boolean {
-  if (by.bytes !== undefined) return true;
-  for (const unit of units) if (by[unit] !== undefined) return true;
-  return false;
 }
 
 /**

@@ -1,6 +1,6 @@
-/** Rate limit accounts of sessions, users and network addresses. */
+/** Rate limit accounts of sessions, users, network addresses, and callers over HTTP. */
 import { type BrokerCounts, SharedBucket } from "./shared_counts.ts";
-import { type Bucket, type Rate, TokenBucket } from "../base/quotas/token_bucket.ts";
+import { type Bucket, multiplyRate, type Rate, TokenBucket } from "../base/quotas/token_bucket.ts";
 
 export type RateUnit = "messages" | "bytes" | "publications" | "subscriptions" | "connections";
 
@@ -9,13 +9,32 @@ export type RateScope = "session" | "user" | "address";
 /** The rates of one scope, checked and complete. */
 export type Rates = { readonly [Unit in RateUnit]?: Required<Rate> | undefined };
 
+/** Units of a publication other than bytes. */
+export const PUBLICATION: readonly RateUnit[] = ["publications", "messages"];
+
+/** Tokens that one or several envelopes, or a request over HTTP, take from accounts. */
+export interface Amount {
+  /** Units other than bytes. */
+  readonly units: readonly RateUnit[];
+  readonly count: number;
+  /** Total size in bytes. */
+  readonly size: number;
+}
+
+/** The account that has too few tokens, and when it has enough. */
+export interface Shortage {
+  readonly account: RateAccount;
+  readonly unit: RateUnit;
+  readonly waitMs: number;
+}
+
 /**
- * Maximum number of users without sessions, and of addresses without sessions, that are remembered.
- * The oldest is forgotten first.
+ * Maximum number of users, addresses and callers over HTTP without sessions that are remembered, of
+ * each. The oldest is forgotten first.
  */
 export const MAX_IDLE_RATE_ACCOUNTS = 10_000;
 
-/** The token buckets of one session, user or address. */
+/** The token buckets of one session, user or address, or of a caller over HTTP. */
 export class RateAccount {
   readonly scope: RateScope;
   /** Messages, and all other calls of a peer. */
@@ -55,12 +74,13 @@ export class RateAccount {
 }
 
 /**
- * The accounts of all users, or of all addresses. An account with sessions is always kept. An
- * account without sessions is kept until its buckets are full, because full buckets hold no
- * information; at most {@linkcode MAX_IDLE_RATE_ACCOUNTS} such accounts are kept.
+ * The accounts of all users, of all addresses, or of all callers over HTTP, who have the rates of a
+ * session. An account with sessions is always kept. An account without sessions is kept until its
+ * buckets are full, because full buckets hold no information; at most
+ * {@linkcode MAX_IDLE_RATE_ACCOUNTS} such accounts are kept.
  */
 export class RateAccounts {
-  readonly #scope: Exclude<RateScope, "session">;
+  readonly #scope: RateScope;
   readonly #rates: Rates;
   readonly #brokerOf: (unit: RateUnit) => BrokerCounts | undefined;
   /** All accounts; bounded by the number of sessions and `MAX_IDLE_RATE_ACCOUNTS`. */
@@ -76,7 +96,7 @@ export class RateAccounts {
    * nodes together.
    */
   constructor(
-    scope: "user" | "address",
+    scope: RateScope,
     rates: Rates,
     brokerOf: (unit: RateUnit) => BrokerCounts | undefined,
   ) {
@@ -103,32 +123,40 @@ export class RateAccounts {
     return waitMs;
   }
 
-  /** Finds or creates an account, and keeps it for a session. */
-  hold(name: string, now: number): RateAccount {
-    const account = this.#find(name, now);
+  /**
+   * Finds or creates an account, and keeps it for a session or a request. A new account has `times`
+   * the rates.
+   */
+  hold(name: string, now: number, times = 1): RateAccount {
+    const account = this.#find(name, now, times);
     if (account.holders === 0) this.#idle.delete(name);
     account.holders++;
     return account;
   }
 
-  /** Releases a session's hold. */
+  /** Releases a hold. */
   release(name: string, now: number): void {
     const account = this.#all.get(name)!;
     account.holders--;
     if (account.holders === 0) this.#leave(name, account, now);
   }
 
-  #find(name: string, now: number): RateAccount {
+  #find(name: string, now: number, times = 1): RateAccount {
     const known = this.#all.get(name);
     if (known !== undefined) return known;
-    const account = new RateAccount(this.#scope, (unit) => this.#bucketOf(unit, name, now));
+    const account = new RateAccount(this.#scope, (unit) => {
+      const rate = this.#rates[unit];
+      return rate && this.#bucketOf(unit, name, { rate: multiplyRate(rate, times), now });
+    });
     this.#all.set(name, account);
     return account;
   }
 
-  #bucketOf(unit: RateUnit, name: string, now: number): Bucket | undefined {
-    const rate = this.#rates[unit];
-    if (rate === undefined) return undefined;
+  #bucketOf(
+    unit: RateUnit,
+    name: string,
+    { rate, now }: { readonly rate: Required<Rate>; readonly now: number },
+  ): Bucket {
     const broker = this.#brokerOf(unit);
     if (broker === undefined) return new TokenBucket(rate, now);
     return new SharedBucket(broker, `rate:${this.#scope}:${unit}:${name}`, rate, now);
@@ -146,6 +174,42 @@ export class RateAccounts {
       this.#idle.delete(oldest);
       this.#all.delete(oldest);
     }
+  }
+}
+
+/** True if some of the units, or bytes, have a rate. */
+export function isCounted(by: Rates | RateAccount, units: readonly RateUnit[]): boolean {
+  if (by.bytes !== undefined) return true;
+  for (const unit of units) if (by[unit] !== undefined) return true;
+  return false;
+}
+
+/** Returns the first account that has too few tokens; `undefined` if all have enough. */
+export function shortageOf(
+  accounts: readonly RateAccount[],
+  { units, count, size }: Amount,
+  now: number,
+): Shortage | undefined {
+  for (const account of accounts) {
+    for (const unit of units) {
+      const waitMs = account[unit]?.waitMs(count, now);
+      if (waitMs) return { account, unit, waitMs };
+    }
+    const waitMs = account.bytes?.waitMs(size, now);
+    if (waitMs) return { account, unit: "bytes", waitMs };
+  }
+  return undefined;
+}
+
+/** Takes tokens from all accounts. */
+export function takeFrom(
+  accounts: readonly RateAccount[],
+  { units, count, size }: Amount,
+  now: number,
+): void {
+  for (const account of accounts) {
+    for (const unit of units) account[unit]?.take(count, now);
+    account.bytes?.take(size, now);
   }
 }
 

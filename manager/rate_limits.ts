@@ -10,14 +10,18 @@ import { type Account, NOBODY } from "../base/quotas/accounts.ts";
 import { MAX_REJECTIONS } from "../session/faults.ts";
 import type { Session } from "../session/session.ts";
 import {
+  isCounted,
+  PUBLICATION,
   type RateAccount,
   RateAccounts,
   type Rates,
   type RateScope,
   type RateUnit,
+  shortageOf,
+  takeFrom,
 } from "./rate_accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
-import { COSTS, Costs } from "./costs.ts";
+import { COSTS, Costs, UNTOLD_FACTOR } from "./costs.ts";
 import { BrokerCounts, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "../base/quotas/token_bucket.ts";
 
@@ -45,9 +49,9 @@ export interface SessionRates {
    */
   readonly bytes?: Rate | undefined;
   /**
-   * Publications, which also count as messages. Each change of a state counts as one. By default,
-   * each session of a server has a burst of 1,000, then 200 a second; `{ perSecond: Infinity }`
-   * means no limit.
+   * Publications, which also count as messages. Each change of a state counts as one, also over
+   * HTTP. By default, each session of a server has a burst of 1,000, then 200 a second;
+   * `{ perSecond: Infinity }` means no limit.
    */
   readonly publications?: Rate | undefined;
   /**
@@ -63,6 +67,9 @@ export interface SessionRates {
  * sessions without an address don't count against the limits per address. An IPv6 /64 counts as one
  * address. Streams and datagrams are not counted, because they have flow control.
  *
+ * - **Over HTTP,** changes of keyed streams, and requests to close or cancel a stream, count as
+ *   publications. A user counts as one session on each server, and so do all guests of an address.
+ *   A request beyond a rate receives 429.
  * - **Rejected first:** messages beyond a rate limit are not handled. A request or a publication
  *   receives `too-many` with `retryAfterMs`; rejections of other messages are reported to the peer
  *   at most once a second.
@@ -160,8 +167,33 @@ export interface CountedPeer {
   readonly address: string | undefined;
 }
 
+/** Publications of a client over HTTP, where the client has no session. */
+export interface HttpPublications {
+  /** The user; the account may have another caller that the application has named. */
+  readonly user: string | undefined;
+  /** Number of publications. */
+  readonly count: number;
+  /** Size of the body in bytes. */
+  readonly size: number;
+  /** The rejected action, for the error. */
+  readonly verb: string;
+}
+
+/** An account of a client over HTTP, before it exists. */
+interface CallerAccount {
+  readonly accounts: RateAccounts;
+  readonly name: string;
+  /** Multiple of the rates of a session. */
+  readonly times: number;
+  /** The clients that share the account, in words. */
+  readonly who: string;
+}
+
 const OPTIONS = { session: "perSession", user: "perUser", address: "perAddress" } as const;
 const ACCOUNTS = { session: "session", user: "user", address: "network address" } as const;
+
+/** Name of the account of guests at private or unknown addresses. */
+const UNTOLD = "untold";
 
 const COUNTED_SCOPES = ["user", "address"] as const;
 
@@ -195,6 +227,8 @@ export class RateLimits implements MeterHost, Disposable {
   readonly #broker: BrokerCounts | undefined;
   readonly #costs: Costs;
   readonly #rateAccounts: Readonly<Record<Exclude<RateScope, "session">, RateAccounts>>;
+  /** Callers over HTTP, with the rates of a session. */
+  readonly #callers: RateAccounts;
   readonly #rejected = { session: 0, user: 0, address: 0 };
   readonly #rejectedConnections = { user: 0, address: 0 };
   #closed = 0;
@@ -237,6 +271,7 @@ export class RateLimits implements MeterHost, Disposable {
       user: new RateAccounts("user", user, (unit) => perUser?.[unit] && broker),
       address: new RateAccounts("address", address, (unit) => perAddress?.[unit] && broker),
     };
+    this.#callers = new RateAccounts("session", session, () => undefined);
     this.#costs = new Costs(runtime, {
       user: checkRate(perUser?.cost ?? COSTS.user, "perUser.cost"),
       address: checkRate(perAddress?.cost ?? COSTS.address, "perAddress.cost"),
@@ -252,7 +287,7 @@ export class RateLimits implements MeterHost, Disposable {
       rejectedConnections: { ...this.#rejectedConnections },
       closed: this.#closed,
       remembered: this.#rateAccounts.user.size + this.#rateAccounts.address.size +
-        this.#costs.size,
+        this.#callers.size + this.#costs.size,
       brokerFailures: this.#broker?.failures ?? 0,
     };
   }
@@ -322,6 +357,71 @@ export class RateLimits implements MeterHost, Disposable {
       if (level === "user" || level === "address") this.#rejected[level]++;
       throw error;
     }
+  }
+
+  /**
+   * Counts publications over HTTP, toward the rates of a session that the client has on each server,
+   * and toward the rates of its user and its address.
+   *
+   * - **A user,** or a caller that the application has named, has the rates of one session.
+   * - **Guests** of an address share the rates of one session. An IPv6 /56 has 4 times these rates,
+   *   and a /48 has 16 times.
+   * - **Guests at private and unknown addresses** share ten times these rates, because they may be
+   *   everybody who comes through a proxy.
+   *
+   * @throws {RequestError} With the code `too-many` if a rate has too little left.
+   */
+  publish(account: Account, { user, count, size, verb }: HttpPublications): void {
+    const now = this.runtime.now();
+    const places = this.#callersOf(account, user);
+    const held = places.map(({ accounts, name, times }) => accounts.hold(name, now, times));
+    try {
+      const amount = { units: PUBLICATION, count, size };
+      const shortage = shortageOf(held, amount, now);
+      if (shortage === undefined) return takeFrom(held, amount, now);
+      const { account: { scope }, unit, waitMs } = shortage;
+      const { who, times, name } = places[held.indexOf(shortage.account)]!;
+      if (name === UNTOLD) account.onProxy?.();
+      this.#rejected[scope]++;
+      const perSecond = this.#rates[scope][unit]!.perSecond * times;
+      const hint = unit === "publications" ? ", and each change is one" : "";
+      throw new RequestError(
+        "too-many",
+        `Cannot ${verb}: at most ${perSecond} ${unit} a second ${who}${hint}`,
+        { retryAfterMs: waitMs, level: scope },
+      );
+    } finally {
+      for (const { accounts, name } of places) accounts.release(name, now);
+    }
+  }
+
+  /** Returns the accounts of a client over HTTP that have rates of publications. */
+  #callersOf(account: Account, user: string | undefined): readonly CallerAccount[] {
+    const { session } = this.#rates;
+    const places: CallerAccount[] = [];
+    if (isCounted(session, PUBLICATION)) {
+      const accounts = this.#callers;
+      const { user: caller, networks, isBehindProxy } = account;
+      if (caller !== undefined) {
+        places.push({ accounts, name: `user ${caller}`, times: 1, who: "over HTTP per user" });
+      } else if (networks.length === 0 || isBehindProxy) {
+        const who = "over HTTP for all guests at private or unknown addresses";
+        places.push({ accounts, name: UNTOLD, times: UNTOLD_FACTOR, who });
+      } else {
+        for (const { key, factor: times } of networks) {
+          const who = `over HTTP for the guests of ${times === 1 ? "an address" : "a network"}`;
+          places.push({ accounts, name: `at ${key}`, times, who });
+        }
+      }
+    }
+    const named = { user, address: account.networks[0]?.key };
+    for (const scope of COUNTED_SCOPES) {
+      const name = named[scope];
+      if (name === undefined || !isCounted(this.#rates[scope], PUBLICATION)) continue;
+      const accounts = this.#rateAccounts[scope];
+      places.push({ accounts, name, times: 1, who: `per ${ACCOUNTS[scope]}` });
+    }
+    return places;
   }
 
   #hold({ user, address }: CountedPeer): RateAccount[] {

@@ -1,7 +1,9 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { addressKey, networksOf } from "../base/network_address.ts";
+import { NOBODY } from "../base/quotas/accounts.ts";
 import { platformRuntime } from "../base/runtime.ts";
-import { LimitError, type RequestFailure } from "../errors.ts";
+import { LimitError, RequestError, type RequestFailure } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import { passTime, turns } from "../tests/waiting.ts";
@@ -385,6 +387,49 @@ Deno.test("SessionManager forgets addresses whose buckets are full, in any order
   time.tick(1_000);
   manager.admitConnection({ address: "10.0.1.1" });
   assertEquals(manager.stats().rates.remembered, 1);
+});
+
+/** Publishes over HTTP; false if a rate rejects it. */
+function publishes(manager: SessionManager, caller?: string, address = "192.0.2.1"): boolean {
+  const account = { ...NOBODY, networks: networksOf(addressKey(address)), user: caller };
+  try {
+    manager.publish(account, { user: caller, count: 1, size: 10, verb: "append" });
+    return true;
+  } catch (error) {
+    if (error instanceof RequestError) return false;
+    throw error;
+  }
+}
+
+Deno.test("SessionManager.publish() remembers a bounded number of callers, the most recent ones", () => {
+  using time = new FakeTime();
+  const publications = { perSecond: 0.001, burst: 2 };
+  const manager = new SessionManager({ rates: { perSession: { publications } } });
+  const count = MAX_IDLE_RATE_ACCOUNTS * 2;
+  for (let i = 0; i < count; i++) {
+    assertEquals(publishes(manager, `u${i}`), true);
+    // A caller that goes on is not forgotten for the others.
+    assertEquals(publishes(manager, "eve"), i < 2);
+    const at = `2001:db8:${i.toString(16)}::1`;
+    if (i % 100 === 0) assertEquals(publishes(manager, undefined, at), true);
+  }
+  assertEquals(manager.stats().rates.remembered, MAX_IDLE_RATE_ACCOUNTS);
+  assertEquals(publishes(manager, `u${count - 1}`), true);
+  assertEquals(publishes(manager, `u${count - 1}`), false);
+  assertEquals([publishes(manager, "u0"), publishes(manager, "u0")], [true, true]);
+  time.tick(2_000_000);
+  assertEquals(publishes(manager, "eve"), true);
+  assertEquals(manager.stats().rates.remembered, 1);
+});
+
+Deno.test("SessionManager.publish() counts nothing without a rate of publications", () => {
+  const rates = {
+    perSession: { subscriptions: { perSecond: 1 } },
+    perUser: { cost: { perSecond: 1 } },
+  };
+  const manager = new SessionManager({ rates });
+  for (let i = 0; i < 100; i++) assertEquals(publishes(manager, "eve"), true);
+  assertEquals(manager.stats().rates.remembered, 0);
 });
 
 Deno.test("SessionManager creates no meter without a rate for messages", async () => {

@@ -29,7 +29,7 @@ import {
   type Reservation,
   SessionLimiter,
 } from "./limits.ts";
-import type { RateLimitsOptions } from "./rate_limits.ts";
+import type { HttpPublications, RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
 
@@ -352,6 +352,18 @@ export class SessionManager implements AsyncDisposable {
    */
   charge(account: Account, cost: number, verb: string): void {
     this.#limiter.rates.charge(account, cost, verb);
+  }
+
+  /**
+   * Counts publications of a client over HTTP; see `rates.perSession.publications`.
+   *
+   * @param account The client, with the caller that the application has named as the user.
+   * @param publications The publications.
+   * @throws {RequestError} With the code `too-many` if a rate has too little left.
+   * @ignore
+   */
+  publish(account: Account, publications: HttpPublications): void {
+    this.#limiter.rates.publish(account, publications);
   }
 
   /**

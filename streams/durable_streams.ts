@@ -119,8 +119,9 @@ export class DurableStreams implements Feature {
       started: () => {
         added.started?.();
         const { logs, clientStreams, gate: changes } = shared.parts;
-        const parts = { ...guardParts, logs, clientStreams, changes, origins, maxMessageBytes };
-        requests = new StreamRequests({ ...this.#settings, path }, parts);
+        const { manager: rates } = host;
+        const own = { logs, clientStreams, changes, rates, origins, maxMessageBytes };
+        requests = new StreamRequests({ ...this.#settings, path }, { ...guardParts, ...own });
       },
     };
   }

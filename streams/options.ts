@@ -42,8 +42,8 @@ export interface DurableStreamsOptions {
   /**
    * Decides whether an action is allowed on the stream with the given id. Without `authorize`, all
    * actions are denied. Return an object instead of `true` to allow the action and name the caller,
-   * who gets a share of `maxStreams`; by default, the caller is the user. Only an object with
-   * `close: true` allows `close`.
+   * who gets a share of `maxStreams` and a rate of changes; by default, the caller is the user. Only
+   * an object with `close: true` allows `close`.
    */
   readonly authorize?:
     | ((
@@ -245,7 +245,9 @@ export interface ResumableOptions {
   readonly maxRunning?: number | undefined;
   /**
    * Maximum number of running responses per user or guest on this server. Further responses are
-   * rejected with the code `too-many`, and Skein's client waits for up to 30 s.
+   * rejected with the code `too-many`. Skein's client waits for up to 30 s while it reads a
+   * response, and for 2 s otherwise, for example in a page that requests a new id each time it
+   * loads, although its earlier responses still run.
    *
    * @default {8}
    */

@@ -1,5 +1,11 @@
 /** Sends the records of durable streams to sessions. */
-import { BrokerError, QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
+import {
+  BrokerError,
+  type LimitLevel,
+  QueueFullError,
+  RequestError,
+  UnsupportedError,
+} from "../errors.ts";
 import type { LogInfo, LogRecord } from "./logs/log.ts";
 import { withVersion } from "./logs/change_message.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "./logs/offset.ts";
@@ -45,6 +51,7 @@ interface End {
   readonly code: string;
   readonly reason: string;
   readonly retryAfterMs?: number | undefined;
+  readonly level?: LimitLevel | undefined;
 }
 
 const LOST: End = { code: "lost", reason: "The broker has lost the state, or its newest rows" };
@@ -146,8 +153,8 @@ export class StreamSender {
       if (isDamaged(error)) return { code: "damaged", reason: (error as Error).message };
       if (error instanceof RangeError) return { code: "not-found", reason: error.message };
       if (error instanceof RequestError) {
-        const { code, message: reason, retryAfterMs } = error.failure;
-        return { code, reason, retryAfterMs };
+        const { code, message: reason, retryAfterMs, level } = error.failure;
+        return { code, reason, retryAfterMs, level };
       }
       const isAway = error instanceof BrokerError || error instanceof UnsupportedError;
       if (!isAway || reading.session.isClosed) throw error;
@@ -499,8 +506,8 @@ function pageOf(
 function missing(result: Exclude<StreamRead, StreamPage>, gone: string | undefined): End {
   const { kind } = result;
   if (kind === "too-many") {
-    const { message: reason, retryAfterMs } = result.rejection;
-    return { code: kind, reason, retryAfterMs };
+    const { message: reason, retryAfterMs, level } = result.rejection;
+    return { code: kind, reason, retryAfterMs, level };
   }
   if (kind === "trimmed") return { code: "gone", reason: "The records are no longer kept" };
   if (kind === "dropped") return { code: "gone", reason: DROPPED_REASON };

@@ -47,6 +47,17 @@ const MAX = 20;
  */
 const RATE = { perSecond: 0.001, burst: 10 };
 
+/** The headers of a JSON body. */
+const JSON_TYPE = { "content-type": "application/json" };
+
+/** A change of a row over HTTP. */
+const CHANGE = JSON.stringify({
+  type: "cards",
+  key: "1",
+  value: 1,
+  headers: { operation: "upsert" },
+});
+
 /** No rate of costs. */
 const FREE = { cost: { perSecond: Infinity } };
 
@@ -174,6 +185,21 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       return await untilRejected(() => caller.ask({ publish: "chat:mine", data: 1 }));
     },
   },
+  "rates.perSession.publications over HTTP": {
+    options: { rates: { perSession: { publications: RATE } } },
+    attack: async ({ server }, from) => {
+      const rows = `http://localhost/streams/rows?from=${from}`;
+      const keyed = { "stream-keyed": "true", ...JSON_TYPE };
+      const created = await server.fetch(new Request(rows, { method: "PUT", headers: keyed }));
+      assert(created.ok, `${created.status}`);
+      while (true) {
+        const change = { method: "POST", headers: JSON_TYPE, body: CHANGE };
+        const { status, body } = await server.fetch(new Request(rows, change));
+        if (status === 429) return await new Response(body).text();
+        assertEquals(status, 204);
+      }
+    },
+  },
   "responses.maxRunning": {
     responses: { maxRunning: MAX },
     attack: async (house, from) => {
@@ -205,9 +231,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
         for (let i = 0; i < count; i++) {
           if (i % 5 === 0) caller = await callerOf(house, from);
           const { error } = await caller!.response(`${topic}-${nameOf(from, i)}`, topic);
-          if (error === undefined) continue;
-          assertEquals(error.code, "too-many");
-          return error.message;
+          if (error !== undefined) return rejectionOf(error);
         }
       }
       return "";
@@ -433,10 +457,10 @@ export function testWalks(store: WalkedStore): void {
           await using room = new AsyncDisposableStack();
           const house = { ...await open(walk, store, room), addresses: addresses.length };
           for (const from of addresses) {
-            assertMatch(
-              await walk.attack(house, from),
-              /your (address|session)|per (session|network address)|of an address/,
-            );
+            const text = await walk.attack(house, from);
+            assertMatch(text, /your (address|session)|per (session|network address)|of an address/);
+            // Problems over HTTP have the level too.
+            if (text.startsWith("{")) assertMatch(JSON.parse(text).level, /^(session|address)$/);
           }
           await serves(house);
         },
@@ -568,8 +592,7 @@ async function serves(house: House): Promise<void> {
   assertEquals((await ann.ask({ publish: "chat:hall", data: "mine" })).error, undefined);
   await ann.next((envelope) => envelope["data"] === "mine");
   const path = "/api/topics/chat:lobby/publications?user=ann";
-  const json = { "content-type": "application/json" };
-  await fetched(house, "POST", path, { headers: json, body: '{"data":"backend"}' });
+  await fetched(house, "POST", path, { headers: JSON_TYPE, body: '{"data":"backend"}' });
   await ann.next((envelope) => envelope["data"] === "backend");
   const events = await follow(house, { "x-user": "ann" });
   assert(events.ok, "events of a topic");
@@ -579,6 +602,10 @@ async function serves(house: House): Promise<void> {
   const fork = { headers: { "stream-forked-from": "/streams/ann" } };
   await fetched(house, "PUT", "/streams/fork?user=ann", fork);
   assertEquals(await fetched(house, "GET", "/streams/fork?offset=-1&user=ann"), "kept");
+  const keyed = { "stream-keyed": "true", ...JSON_TYPE };
+  await fetched(house, "PUT", "/streams/rows-of-ann?user=ann", { headers: keyed });
+  const row = { headers: JSON_TYPE, body: CHANGE };
+  await fetched(house, "POST", "/streams/rows-of-ann?user=ann", row);
   // A session over HTTP.
   const keys = await openHttp(server, HONEST);
   const posted = await postHttp(server, { from: HONEST, keys, body: "" });
@@ -638,9 +665,15 @@ async function untilRejected(take: (i: number) => Promise<Reply>): Promise<strin
   for (let i = 0;; i++) {
     const { error } = await take(i);
     if (error === undefined) continue;
-    assertEquals(error.code, "too-many");
-    return error.message;
+    return rejectionOf(error);
   }
+}
+
+/** The text of a rejection, which also has the level. */
+function rejectionOf({ code, message, level }: NonNullable<Reply["error"]>): string {
+  assertEquals(code, "too-many");
+  assertMatch(`${level}`, /^(session|user|address)$/, message);
+  return message;
 }
 
 /** Creates a stream for an address, alternating between guests and new users. */

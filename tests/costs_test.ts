@@ -7,11 +7,14 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { type Client, RequestError } from "../mod.ts";
+import { newId } from "../client.ts";
 import { guest, type ServeOptions } from "../server.ts";
 import { resumable, type ResumableOptions } from "../streams/mod.ts";
 import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { Peer } from "./sessions.ts";
+
+type RequestFailure = RequestError["failure"];
 
 /** The address of a client that takes all that it may. */
 const GREEDY = "203.0.113.66";
@@ -79,12 +82,12 @@ async function ask(
     readonly topic?: string;
     readonly stream?: string | null;
   } = {},
-): Promise<{ readonly code: string; readonly message: string } | undefined> {
+): Promise<RequestFailure | undefined> {
   const id = ++named;
   peer.say({ topic, data: 1, id, ...(stream !== null && { stream }) });
   const find = () => peer.envelopes.find((one) => one["reply"] === id || one["part"] === id);
   while (find() === undefined) await turns(1);
-  return find()!["error"] as { readonly code: string; readonly message: string } | undefined;
+  return find()!["error"] as RequestFailure | undefined;
 }
 
 /** Asks again and again, with a new guest for each few requests; returns the accepted number. */
@@ -92,14 +95,14 @@ async function takeAll(
   server: School,
   address: string | undefined,
   each: (peer: Peer) => Promise<void> = () => Promise.resolve(),
-): Promise<{ readonly count: number; readonly message: string }> {
+): Promise<{ readonly count: number; readonly error: RequestFailure }> {
   for (let count = 0;;) {
     const peer = await rawClient(server, address);
     for (let i = 0; i < 8; i++, count++) {
       const error = await ask(peer);
       if (error !== undefined) {
         assertEquals(error.code, "too-many");
-        return { count, message: error.message };
+        return { count, error };
       }
       await each(peer);
     }
@@ -108,7 +111,12 @@ async function takeAll(
 
 for (
   const [who, address, running, rule] of [
-    ["guests of an address", GREEDY, 32, "your address may have at most 32 running responses"],
+    [
+      "guests of an address",
+      GREEDY,
+      32,
+      "your address may have at most 32 running responses; raise maxRunningPerAddress of resumable()",
+    ],
     [
       "clients without a known address",
       undefined,
@@ -128,9 +136,10 @@ for (
     using _time = new FakeTime();
     const model = new Model();
     await using server = model.server({}, { maxRunning: 100 });
-    const { count, message } = await takeAll(server, address);
+    const { count, error: { message, level, retryAfterMs } } = await takeAll(server, address);
     assertEquals([count, model.running], [running, running]);
     assertEquals(message, `Cannot start a response: ${rule}`);
+    assertEquals([level, retryAfterMs], ["address", 2_000]);
     assertEquals(await ask(await rawClient(server, HONEST)), undefined);
     assertEquals(await ask(await rawClient(server, HONEST, "ann")), undefined);
     assertEquals(print.lines.length, address === GREEDY ? 0 : 1);
@@ -154,8 +163,8 @@ for (
       model.release();
       while (model.running > 0) await turns(1);
     };
-    const { count, message } = await takeAll(server, address, cancel);
-    assertEquals([count, model.calls], [started, started]);
+    const { count, error: { message, level } } = await takeAll(server, address, cancel);
+    assertEquals([count, model.calls, level], [started, started, "address"]);
     assertStringIncludes(message, `may start work that costs at most ${perSecond} a second`);
     assertEquals(await ask(await rawClient(server, HONEST)), undefined);
     await passTime(time, 1_000);
@@ -172,10 +181,14 @@ for (const [who, user] of [["user", "ann"], ["guest", ""]] as const) {
     await using server = model.server();
     const peer = await rawClient(server, GREEDY, user);
     for (let i = 0; i < 8; i++) assertEquals(await ask(peer), undefined);
-    assertEquals(
-      (await ask(peer))?.message,
-      "Cannot start a response: your user may have at most 8 running responses",
-    );
+    // No one knows when one of them ends, so there is no time.
+    assertEquals(await ask(peer), {
+      code: "too-many",
+      message: "Cannot start a response: your user may have at most 8 running responses; request " +
+        "a running one again by its id, which a page should keep across reloads, or raise " +
+        "maxRunningPerUser of resumable()",
+      level: "user",
+    });
     const end = async () => {
       model.release();
       while (model.running > 0) await turns(1);
@@ -391,10 +404,43 @@ Deno.test("client.requestStream() throws the rejection once the time of a reply 
   assertEquals((await brief).failure.code, "too-many");
   await passTime(time, 27_500);
   const { code, level, retryAfterMs } = (await late).failure;
-  assertEquals([code, level, retryAfterMs], ["too-many", undefined, 2_000]);
+  assertEquals([code, level, retryAfterMs], ["too-many", "user", undefined]);
   assertEquals(model.calls, 8);
   model.release();
   await Promise.all(running);
+});
+
+Deno.test("A page that asks by a new id at each load gets its responses, then a rejection that names the id", async () => {
+  using time = new FakeTime();
+  const model = new Model();
+  await using server = model.server();
+  const page = () => server.connect({ address: GREEDY, path: "/?user=ann" });
+  for (let load = 1; load <= 8; load++) {
+    await using client = page();
+    for await (const word of client.requestStream("ask", 1, { id: newId() })) {
+      assertEquals(word, "first");
+      break;
+    }
+    await passTime(time, 1_000);
+  }
+  const id = newId();
+  await using client = page();
+  const start = time.now;
+  const ninth = assertRejects(
+    () => Array.fromAsync(client.requestStream("ask", 1, { id })),
+    RequestError,
+    "a page should keep across reloads, or raise maxRunningPerUser of resumable()",
+  );
+  await passTime(time, 3_000);
+  assertEquals((await ninth).failure.level, "user");
+  assert(time.now - start < 5_000);
+  // A slot is free by the second attempt if a response ends in between, for example one of another tab.
+  const other = answered(client);
+  while (server.quotaStats["responses.maxRunning"]!.rejected.user < 3) await turns(1);
+  model.release();
+  await passTime(time, 3_000);
+  model.release();
+  assertEquals(await other, ["first", "last"]);
 });
 
 Deno.test("client.requestStream() throws a rejection at once whose delay is longer than the time of a reply", async () => {

@@ -314,6 +314,7 @@ Deno.test("Server accepts a burst of 16 renewals per session, then one per secon
       code: "too-many",
       message: "At most 1 renewal a second",
       retryAfterMs: 1_000,
+      level: "session",
     });
   }
   await passTime(time, 1_000);

@@ -455,6 +455,15 @@ function sharedBounds(): Bound[] {
     },
     {
       table: "rates",
+      id: "rates.perSession.publications over HTTP",
+      name:
+        "the same for changes [over HTTP](#rate-limits), of a user, or of the guests of an address",
+      max: "none",
+      shares: { address: rate(DEFAULT_PUBLICATIONS), user: rate(DEFAULT_PUBLICATIONS) },
+      full: "429 with `Retry-After`",
+    },
+    {
+      table: "rates",
       id: "rates.perSession.subscriptions",
       name: "`rates.perSession.subscriptions`",
       max: "none",
@@ -561,8 +570,8 @@ function serverBounds(): Bound[] {
     },
     {
       table: "rates",
-      name: "buckets of users without a session; of addresses without a session",
-      max: `${count(MAX_IDLE_RATE_ACCOUNTS)}; ${count(MAX_IDLE_RATE_ACCOUNTS)}`,
+      name: "buckets of users without a session; of addresses without a session; of HTTP callers",
+      max: Array(3).fill(count(MAX_IDLE_RATE_ACCOUNTS)).join("; "),
       full: "the oldest bucket is dropped; a bucket that has refilled is not kept",
     },
     {

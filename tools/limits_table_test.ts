@@ -48,6 +48,11 @@ Deno.test("bounds() lists the quotas of a server with the documented defaults", 
       { address: "a burst of 64, 5 a second", user: "a burst of 10, 1 a second" },
     ],
     ["rates.perSession.publications", "none", { session: "a burst of 1,000, 200 a second" }],
+    [
+      "rates.perSession.publications over HTTP",
+      "none",
+      { address: "a burst of 1,000, 200 a second", user: "a burst of 1,000, 200 a second" },
+    ],
     ["rates.perSession.subscriptions", "none", { session: "a burst of 256, 20 a second" }],
     ["states.ephemeral", "2,000", { address: "500", user: "128" }],
   ]);

@@ -10,7 +10,7 @@ import {
   FAMILIAR_FACTOR,
   NOBODY,
 } from "./accounts.ts";
-import { LimitError, type LimitLevel } from "../../errors.ts";
+import { LimitError, type LimitLevel, RequestError } from "../../errors.ts";
 
 /**
  * The fraction of a limit above which shares are enforced. Below it, there is enough for everyone.
@@ -128,12 +128,19 @@ export interface QuotaOptions {
   readonly isCostly?: boolean | undefined;
   /** Levels that all nodes count exactly by other means, so that reports of nodes don't count. */
   readonly exact?: readonly (keyof Shares)[] | undefined;
+  /** Advice at the end of errors, by the level whose limit or share is reached. */
+  readonly remedies?: { readonly [Level in LimitLevel]?: string } | undefined;
   /**
    * Time after which a rejected peer may retry, in milliseconds.
    *
    * @default {5000}
    */
   readonly retryAfterMs?: number | undefined;
+  /**
+   * True if the slots of a user are in use until that user's own work ends, so that errors about
+   * the share of a user have no `retryAfterMs`.
+   */
+  readonly isOwnToFree?: boolean | undefined;
 }
 
 /** Counters of a {@linkcode Quota}. */
@@ -567,7 +574,8 @@ export function limitError(
   options: Omit<QuotaOptions, "max" | "name" | "shares" | "exact">,
   { level, most, isUntold = false, isDivided = false }: Full,
 ): LimitError {
-  const { limit, shareLimits, verb, what, retryAfterMs = 5_000, strict, isCostly } = options;
+  const { limit, shareLimits, verb, what, strict, isCostly, remedies } = options;
+  const { retryAfterMs = 5_000, isOwnToFree } = options;
   const account = isUntold
     ? "all clients at private or unknown addresses"
     : level === "server"
@@ -580,10 +588,25 @@ export function limitError(
     ? " while the server is busy"
     : "";
   const name = level === "server" ? limit : shareLimits?.[level] ?? limit;
-  return new LimitError(name, `Cannot ${verb}: ${account} may have at most ${most} ${what}${now}`, {
-    retryAfterMs,
+  // The part of a divided share, and half of the limit, depend on others, too.
+  const remedy = isDivided || isUntold ? undefined : remedies?.[level];
+  const message = `Cannot ${verb}: ${account} may have at most ${most} ${what}${now}`;
+  return new LimitError(name, remedy === undefined ? message : `${message}; ${remedy}`, {
+    retryAfterMs: isOwnToFree && level === "user" && !isDivided ? undefined : retryAfterMs,
     level,
   });
+}
+
+/**
+ * Converts the error for a reached limit or share to a rejection that the peer receives.
+ *
+ * @param error The error, whose level and time the peer receives too.
+ * @param code The code of the rejection.
+ * @returns The rejection.
+ */
+export function rejectionOf(error: LimitError, code: string = "too-many"): RequestError {
+  const { message, retryAfterMs, level } = error;
+  return new RequestError(code, message, { retryAfterMs, level, cause: error });
 }
 
 /**

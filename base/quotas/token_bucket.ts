@@ -61,6 +61,20 @@ export function checkRate(rate: Rate | undefined, name: string): Required<Rate> 
 }
 
 /**
+ * Multiplies a rate and its burst, for several clients that share it.
+ *
+ * @param rate The rate.
+ * @param times The factor.
+ * @returns The larger rate.
+ */
+export function multiplyRate(
+  { perSecond, burst }: Required<Rate>,
+  times: number,
+): Required<Rate> {
+  return { perSecond: perSecond * times, burst: burst * times };
+}
+
+/**
  * A token bucket that starts full. Calls take tokens, and time refills them.
  *
  * - **Larger than the bucket:** an amount above `burst` is accepted once the bucket is full, and

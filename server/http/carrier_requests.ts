@@ -7,7 +7,7 @@ import { responseHeaders } from "../admission/session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Quota, Quotas } from "../../base/quotas/shares.ts";
-import { LimitError } from "../../errors.ts";
+import { LimitError, type LimitLevel } from "../../errors.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isPortableCloseCode } from "../../transport/wire_close.ts";
 import { cutReason, MAX_WEBSOCKET_REASON_BYTES } from "../../transport/close_info.ts";
@@ -266,7 +266,7 @@ export class CarrierRequests {
     try {
       return this.#slots.take(this.#options.accountOf(request, info));
     } catch (error) {
-      throw error instanceof LimitError ? unavailable(error.message) : error;
+      throw error instanceof LimitError ? unavailable(error.message, error.level) : error;
     }
   }
 
@@ -474,8 +474,13 @@ function wrongOrigin({ headers }: Request): Problem {
 }
 
 /** The problem of a request that the client may repeat. */
-function unavailable(detail: string): Problem {
-  return new Problem(503, { code: "unavailable", detail, headers: { "retry-after": BUSY_S } });
+function unavailable(detail: string, level?: LimitLevel): Problem {
+  return new Problem(503, {
+    code: "unavailable",
+    detail,
+    headers: { "retry-after": BUSY_S },
+    members: { level },
+  });
 }
 
 /** The problem of an invalid header. */

@@ -530,6 +530,7 @@ export class HttpGuard<Action extends string> {
     throw tooMany(
       `Cannot respond: at most ${perSecond} requests a second per network address`,
       waitMs,
+      "address",
     );
   }
 

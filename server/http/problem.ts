@@ -1,7 +1,7 @@
 /** Problem details (RFC 9457): bodies of HTTP error responses. */
 
 import { STATUS_TEXT } from "@std/http/status";
-import type { LimitError } from "../../errors.ts";
+import type { LimitError, LimitLevel } from "../../errors.ts";
 
 const REASONS: Readonly<Record<number, string>> = STATUS_TEXT;
 
@@ -112,14 +112,16 @@ export function pointerOf(path: readonly (string | number)[]): string {
  * Creates the problem for a rate limit or bound that was reached.
  *
  * @param retryAfterMs Time after which a client may retry, in milliseconds.
+ * @param level The level at which it was reached, if known; a member of the body.
  * @returns The problem, of status 429.
  */
-export function tooMany(detail: string, retryAfterMs: number): Problem {
+export function tooMany(detail: string, retryAfterMs: number, level?: LimitLevel): Problem {
   const seconds = Math.max(1, Math.ceil(retryAfterMs / 1_000));
   return new Problem(429, {
     code: "too-many",
     detail,
     headers: { "retry-after": String(seconds) },
+    members: { level },
   });
 }
 
@@ -128,8 +130,8 @@ export function tooMany(detail: string, retryAfterMs: number): Problem {
  *
  * @returns The problem, of status 429.
  */
-export function rejectedBy({ message, retryAfterMs = 1_000 }: LimitError): Problem {
-  return tooMany(message, retryAfterMs);
+export function rejectedBy({ message, retryAfterMs = 1_000, level }: LimitError): Problem {
+  return tooMany(message, retryAfterMs, level);
 }
 
 /**

@@ -4,6 +4,7 @@
  */
 import { CloseCode, LimitError, RequestError } from "../../errors.ts";
 import type { ConsoleReport } from "../../base/console_report.ts";
+import { rejectionOf } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";
@@ -212,9 +213,7 @@ export class ClientRequests implements SessionServices {
 
   /** Counts a rejection as one of the session, which closes after too many. */
   #rejected(error: unknown, session: Session): unknown {
-    const rejection = error instanceof LimitError
-      ? new RequestError("too-many", error.message, { retryAfterMs: error.retryAfterMs })
-      : error;
+    const rejection = error instanceof LimitError ? rejectionOf(error) : error;
     if (rejection instanceof RequestError && rejection.failure.code === "too-many") {
       session[internals].receiving.faults.reject(rejection.message);
     }

@@ -82,7 +82,7 @@ export class Renewals {
     const retryAfterMs = bucket.waitMs(1, now);
     if (retryAfterMs > 0) {
       const message = `At most ${RENEWALS.perSecond} renewal a second`;
-      throw new RequestError("too-many", message, { retryAfterMs });
+      throw new RequestError("too-many", message, { retryAfterMs, level: "session" });
     }
     bucket.take(1, now);
   }

@@ -16,10 +16,18 @@ import { itemCheckOf, lateResponse } from "./reader.ts";
 /** Pauses before a rejected request is repeated, if the server asks for a shorter one. */
 const PAUSES = { firstDelayMs: 250, maxDelayMs: 5_000 };
 
+/**
+ * Pause before a request is repeated while the responses of the same user use the user's share, in
+ * milliseconds. The server can't know when one of them ends.
+ */
+const OWN_PAUSE_MS = 2_000;
+
 /** The line in which the rejected requests of a client wait; each goes on once it is first. */
 export interface RejectedLine {
   /** Resolves once the line is empty; bounded by the responses that wait. */
   last?: Promise<void> | undefined;
+  /** Number of responses that the client is reading. */
+  reading?: number | undefined;
   /** Aborts when the client closes. */
   readonly closed: AbortSignal;
 }
@@ -57,8 +65,10 @@ export interface ResumableResponseOptions extends RequestStreamOptions {
 /**
  * Sends the request immediately, and again in each new session until a reply arrives. The name
  * makes the request idempotent. If the server rejects it for now, the request waits as long as the
- * server says, and is repeated for as long as a reply may take. The items are read from a durable
- * stream.
+ * server says, and is repeated for as long as a reply may take. If the user's own responses are the
+ * reason, it is repeated only while the client reads one of them, because the others may run for
+ * long, for example if the page has forgotten their ids; otherwise, it is repeated once. The items
+ * are read from a durable stream.
  */
 export class ResumableResponse {
   readonly #client: ResponseClient;
@@ -103,6 +113,8 @@ export class ResumableResponse {
       signal: stopped,
     });
     const items = stream[Symbol.asyncIterator]();
+    const { line } = this.#options;
+    line.reading = (line.reading ?? 0) + 1;
     try {
       while (true) {
         const itemTimer = startTimer(runtime, itemTimeoutMs, isLate("the next item"));
@@ -117,6 +129,7 @@ export class ResumableResponse {
         yield value;
       }
     } finally {
+      line.reading--;
       runtime.clearTimeout(timer);
       stop.abort();
       await items.return?.();
@@ -184,6 +197,7 @@ export class ResumableResponse {
         } catch (again) {
           error = again;
           pauseMs = pauseAfter(again);
+          if (isOwnShare(again) && !line.reading) throw again;
         }
       }
     } finally {
@@ -216,7 +230,14 @@ export class ResumableResponse {
  * @throws The error, if it is final.
  */
 function pauseAfter(error: unknown): number {
+  if (isOwnShare(error)) return OWN_PAUSE_MS;
   const { code, retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
   if (code !== "too-many" || retryAfterMs === 0) throw error;
   return boundRetryAfter(retryAfterMs);
+}
+
+/** True if the running responses of the same user use the user's share. */
+function isOwnShare(error: unknown): boolean {
+  const { code, level, retryAfterMs } = error instanceof RequestError ? error.failure : {};
+  return code === "too-many" && level === "user" && !retryAfterMs;
 }

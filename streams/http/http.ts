@@ -52,7 +52,7 @@ import {
   encodeTransaction,
   withValue,
 } from "../logs/change_message.ts";
-import { readRowName } from "../../session/wire/rows.ts";
+import { MAX_CHANGES, readRowName } from "../../session/wire/rows.ts";
 import {
   formatOffset,
   identityIn,
@@ -74,6 +74,8 @@ import {
   type StreamPage,
   type StreamRead,
 } from "../logs/stream_logs.ts";
+import type { HttpPublications } from "../../manager/rate_limits.ts";
+import type { SessionManager } from "../../manager/session_manager.ts";
 import type { HttpStats } from "../../server/metrics/measures.ts";
 import { type ChangeGate, otherVersion } from "../state/gate.ts";
 import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
@@ -163,6 +165,8 @@ export interface StreamRequestsParts extends HttpGuardParts {
   readonly clientStreams: ClientStreams;
   /** Checks the changes of states. */
   readonly changes?: ChangeGate | undefined;
+  /** Counts the changes of keyed streams toward the rates of the server's sessions. */
+  readonly rates?: Pick<SessionManager, "publish"> | undefined;
   readonly origins: OriginRules;
   /** Maximum size of a message in bytes, if sessions of this server can read the records. */
   readonly maxMessageBytes?: number | undefined;
@@ -437,6 +441,7 @@ export class StreamRequests {
         return tooMany(
           `Cannot create: at most ${this.#settings.maxStreams} streams, received one more`,
           RETRY_MS,
+          "server",
         );
     }
   }
@@ -468,6 +473,7 @@ export class StreamRequests {
     if (body.length > 0 && contentType === undefined) {
       throw badRequest("bad-header", "Cannot append: Content-Type must be given, received none");
     }
+    let isCounted = false;
     for (let isFirst = true;; isFirst = false) {
       if (isEnd && known.keyed) await authorize("close", id);
       if (body.length > 0 && mediaType(contentType!) !== mediaType(known.contentType)) {
@@ -482,6 +488,11 @@ export class StreamRequests {
       const records = this.#readRecords(id, body, known.contentType);
       if (records.length === 0 && body.length > 0) {
         throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
+      }
+      if (known.keyed && !isCounted) {
+        isCounted = true;
+        const { length: size } = body;
+        this.#count(asked, { verb: "append", user, count: records.length, size });
       }
       const changes = known.keyed && body.length > 0
         ? await readChanges(records as readonly string[])
@@ -501,6 +512,13 @@ export class StreamRequests {
       }
       return this.#appended(result, { id, producer, sequence, hasRecords: records.length > 0 });
     }
+  }
+
+  /** Counts changes toward the rates of the caller, as those of a session. */
+  #count({ publisher }: StreamRequest, { count, ...of }: HttpPublications): void {
+    // Longer lists are rejected before any change is decided about.
+    const counted = Math.min(Math.max(1, count), MAX_CHANGES);
+    this.#parts.rates?.publish(publisher, { ...of, count: counted });
   }
 
   /** Names the caller of an append to a keyed stream, and its producer, which no one else can use. */
@@ -701,12 +719,11 @@ export class StreamRequests {
     return new Problem(413, { code: "full", detail: overShareReason(verb, reached) });
   }
 
-  async #cancel(
-    { authorize, readBody, checkRevoked }: StreamRequest,
-    id: string,
-  ): Promise<Response> {
-    await authorize("cancel", id);
+  async #cancel(asked: StreamRequest, id: string): Promise<Response> {
+    const { authorize, readBody, checkRevoked } = asked;
+    const user = await authorize("cancel", id);
     const body = await readBody(MAX_REASON_BYTES);
+    this.#count(asked, { verb: "cancel", user, count: 1, size: body.length });
     const cancel = new TextDecoder().decode(body);
     checkRevoked();
     const result = await this.#parts.logs.append(id, { records: [], cancel });
@@ -1180,13 +1197,13 @@ const CHANGE_STATUS: Readonly<Record<string, number>> = {
 
 /** The problem of a change that the contract or `authorizeChange` rejects. */
 function rejectedChange(error: RequestError): Problem {
-  const { code, message: detail, path, retryAfterMs } = error.failure;
+  const { code, message: detail, path, retryAfterMs, level } = error.failure;
   const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
   return new Problem(CHANGE_STATUS[code] ?? 403, {
     code,
     detail,
     headers: { ...after },
-    members: { ...(path && { pointer: pointerOf(path) }) },
+    members: { ...(path && { pointer: pointerOf(path) }), level },
     cause: error,
   });
 }

@@ -45,6 +45,12 @@ export interface RetainedStats extends QuotaStats {
   readonly dropped: number;
 }
 
+/** Responses that were dropped for an account, since the first of them. */
+interface Churn {
+  count: number;
+  readonly sinceMs: number;
+}
+
 /** Collaborators of {@linkcode RetainedResponses}. */
 interface RetainedResponsesOptions {
   readonly runtime: Runtime;
@@ -74,7 +80,7 @@ export class RetainedResponses {
   readonly #shares: RetainedShares;
   readonly #read = new Map<string, number>(); // At most `MAX_READ`, by the time of reading.
   /** Dropped responses by account; at most `MAX_CHURN`. */
-  readonly #churn = new Map<string, { count: number; readonly sinceMs: number }>();
+  readonly #churn = new Map<string, Churn>();
   #dropped = 0;
 
   constructor(
@@ -89,6 +95,12 @@ export class RetainedResponses {
       limit: "responses.maxRetained",
       verb: "start a response",
       what: "retained responses",
+      remedies: {
+        user: "raise maxRetainedPerUser of resumable()",
+        address: "raise maxRetainedPerAddress of resumable()",
+        server: "raise maxRetained of resumable()",
+      },
+      isOwnToFree: true,
       max,
       ...retainedShares,
       onListed: (ledger) => {
@@ -150,17 +162,29 @@ export class RetainedResponses {
     await this.#shares.prepare();
     const full = this.#shares.full(keys);
     if (full === undefined) return;
-    this.#countChurn(keys);
     const { key, level } = full;
     const firstOf = (known: RetainedLedger) =>
       known.partiesOf(key)[0]?.first(this.#runtime.now())?.id;
-    if (!await this.#drop(firstOf)) this.#shares.reject(level, this.#shares.mostOf(full));
+    if (!await this.#dropFor(keys, firstOf)) this.#shares.reject(level, this.#shares.mostOf(full));
   }
 
   /** Drops a response of the network with the most responses. */
   async #makeRoom(keys: string): Promise<boolean> {
-    this.#countChurn(keys);
-    return await this.#drop((ledger) => ledger.first(this.#runtime.now()));
+    return await this.#dropFor(keys, (ledger) => ledger.first(this.#runtime.now()));
+  }
+
+  /** Drops a response for an account, and counts it. Returns false if there is none to drop. */
+  async #dropFor(
+    keys: string,
+    firstOf: (ledger: RetainedLedger) => string | undefined,
+  ): Promise<boolean> {
+    const counts = this.#countChurn(keys);
+    let isDropped = false;
+    try {
+      return isDropped = await this.#drop(firstOf);
+    } finally {
+      if (!isDropped) { for (const churn of counts) churn.count--; }
+    }
   }
 
   /** Drops a response. Returns false if there is none to drop. */
@@ -179,8 +203,8 @@ export class RetainedResponses {
     return false;
   }
 
-  /** Counts a response that was dropped for an account. */
-  #countChurn(keys: string): void {
+  /** Counts a response that is dropped for an account; returns the counts. */
+  #countChurn(keys: string): Churn[] {
     const now = this.#runtime.monotonic();
     for (const [oldest, { sinceMs }] of this.#churn) {
       if (now - sinceMs < CHURN_MS && this.#churn.size <= MAX_CHURN) break;
@@ -188,16 +212,17 @@ export class RetainedResponses {
     }
     const parties = keys.split(" ").map((key) => new Party(key));
     for (const party of parties) {
-      const share = this.#shares.shareOf(party);
-      if ((this.#churn.get(party.key)?.count ?? 0) >= share) {
-        this.#shares.reject(party.level, share);
+      const churn = this.#churn.get(party.key);
+      if (churn !== undefined && churn.count >= this.#shares.shareOf(party)) {
+        this.#shares.rejectUntil(party, churn.sinceMs + CHURN_MS - now);
       }
     }
-    for (const { key } of parties) {
-      const churn = this.#churn.get(key);
-      if (churn === undefined) this.#churn.set(key, { count: 1, sinceMs: now });
-      else churn.count++;
-    }
+    return parties.map(({ key }) => {
+      const churn = this.#churn.get(key) ?? { count: 0, sinceMs: now };
+      churn.count++;
+      this.#churn.set(key, churn);
+      return churn;
+    });
   }
 }
 

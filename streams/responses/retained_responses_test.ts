@@ -128,14 +128,40 @@ Deno.test("StoredResponses.begin() drops at most an address's share of responses
   const error = await assertRejects(
     () => node.begin(guestAt(EVE, "eve"), "eve-18"),
     RequestError,
-    "Cannot start a response: your address may have at most 8 retained responses while the server is busy",
+    "Cannot start a response: your address may replace at most 8 retained responses an hour; raise " +
+      "maxRetainedPerAddress of resumable()",
   );
-  assertEquals(error.failure.code, "too-many");
-  assertEquals(error.failure.retryAfterMs, 5_000);
+  const { code, level, retryAfterMs } = error.failure;
+  assertEquals([code, level, retryAfterMs], ["too-many", "address", 3_600_000]);
   assertEquals(node.responses.retained.stats.rejected.address, 1);
   await node.make(userAt(ANN, "ann"), "ann");
   pass(3_600_000);
   await node.make(guestAt(EVE, "eve"), "eve-18");
+});
+
+Deno.test("StoredResponses.begin() does not count a rejection as one of the responses that an account may replace in an hour", async () => {
+  await using broker = new MemoryBroker();
+  await using node = new RetainingNode(broker, { maxRetained: 4, perUser: 2 });
+  const ends = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  for (const [i, { promise }] of ends.entries()) {
+    await node.begin(userAt(ANN, "ann"), `ann-${i}`, async function* () {
+      yield 1;
+      await promise;
+    });
+  }
+  for (let i = 0; i < 10; i++) {
+    const { failure: { level, retryAfterMs } } = await assertRejects(
+      () => node.begin(userAt(ANN, "ann"), "ann-2"),
+      RequestError,
+      "your user may have at most 2 retained responses while the server is busy; raise " +
+        "maxRetainedPerUser of resumable()",
+    );
+    // No one knows when one of the running ones ends.
+    assertEquals([level, retryAfterMs], ["user", undefined]);
+  }
+  for (const { resolve } of ends) resolve();
+  while (node.responses.running > 0) await node.node.info("none");
+  await node.make(userAt(ANN, "ann"), "ann-2");
 });
 
 Deno.test("StoredResponses.begin() rejects with the level if all responses are running", async () => {

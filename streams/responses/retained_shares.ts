@@ -1,5 +1,5 @@
 /** Shares of the logs of one kind on all nodes: responses, or streams created by clients. */
-import type { LimitLevel } from "../../errors.ts";
+import { LimitError, type LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { type Account, UDP_PROXY } from "../../base/quotas/accounts.ts";
 import {
@@ -44,8 +44,7 @@ export const UNKNOWN = "a1.nobody";
 
 /** Options of {@linkcode RetainedShares}. */
 export interface RetainedSharesOptions
-  extends
-    Pick<QuotaOptions, "limit" | "shareLimits" | "verb" | "what" | "max" | "shares" | "strict"> {
+  extends Omit<QuotaOptions, "name" | "isCostly" | "exact" | "retryAfterMs"> {
   readonly runtime: Runtime;
   readonly streams: StreamLogs;
   readonly kind: OwnedKind;
@@ -126,6 +125,21 @@ export class RetainedShares {
   reject(level: LimitLevel, most: number = this.#options.max): never {
     this.#rejected[level]++;
     throw limitError(this.#options, { level, most });
+  }
+
+  /**
+   * Counts a rejection of an account that has replaced as many logs as its share within an hour.
+   *
+   * @throws {LimitError} Always.
+   */
+  rejectUntil(party: Party, retryAfterMs: number): never {
+    const { level } = party;
+    this.#rejected[level]++;
+    const { limit, verb, what, remedies } = this.#options;
+    const rule = `your ${level} may replace at most ${this.shareOf(party)} ${what} an hour`;
+    const remedy = remedies?.[level];
+    const message = `Cannot ${verb}: ${rule}${remedy === undefined ? "" : `; ${remedy}`}`;
+    throw new LimitError(limit, message, { retryAfterMs, level });
   }
 
   /** The ledger. An outdated ledger is renewed in the background. */

@@ -5,7 +5,13 @@ import { abortable } from "@std/async/abortable";
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
-import type { Quota, Quotas, Slot, TakeOptions } from "../../base/quotas/shares.ts";
+import {
+  type Quota,
+  type Quotas,
+  rejectionOf,
+  type Slot,
+  type TakeOptions,
+} from "../../base/quotas/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { requestLog } from "../logs/log_names.ts";
@@ -47,8 +53,8 @@ const CLOSE_MS = 2_000;
 const RELEASED = `${INTERNAL_PREFIX}answers`;
 
 /**
- * Time after which a client repeats a request while its share runs, in milliseconds. Responses take
- * seconds to a minute.
+ * Time after which a client repeats a request while the responses of others use the share, in
+ * milliseconds. Responses take seconds to a minute.
  */
 const RETRY_MS = 2_000;
 
@@ -207,7 +213,15 @@ export class StoredResponses {
       max: limits.maxRunning,
       ...limits.runningShares,
       isCostly: true,
+      remedies: {
+        user:
+          "request a running one again by its id, which a page should keep across reloads, or " +
+          "raise maxRunningPerUser of resumable()",
+        address: "raise maxRunningPerAddress of resumable()",
+        server: "raise maxRunning of resumable()",
+      },
       retryAfterMs: RETRY_MS,
+      isOwnToFree: true,
     });
     const { runtime, broker, streams, nodes, resumeOf } = parts;
     this.abandoned = new AbandonedResponses({ runtime, quota: this.#slots, streams, nodes });
@@ -584,9 +598,7 @@ function writtenEnd(error: unknown): { readonly code: string; readonly message: 
 /** Converts an error of the broker to a `RequestError`. */
 function requestErrorOf(error: unknown): unknown {
   if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
-  if (!(error instanceof LimitError)) return error;
-  const { message, retryAfterMs } = error;
-  return new RequestError("too-many", message, { retryAfterMs });
+  return error instanceof LimitError ? rejectionOf(error) : error;
 }
 
 function encode(request: StoredRequest): string {

@@ -2,7 +2,7 @@
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { Quota, type Quotas, type Slot } from "../../base/quotas/shares.ts";
+import { Quota, type Quotas, rejectionOf, type Slot } from "../../base/quotas/shares.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import { publisherKeyOf } from "../../server/accounts.ts";
 import type { Change } from "../logs/change_message.ts";
@@ -606,9 +606,7 @@ function takeSlot(quota: Quota, account: Account | undefined): Slot {
   try {
     return quota.take(account);
   } catch (error) {
-    if (!(error instanceof LimitError)) throw error;
-    const { message, retryAfterMs } = error;
-    throw new RequestError("too-many", message, { retryAfterMs });
+    throw error instanceof LimitError ? rejectionOf(error) : error;
   }
 }
 

@@ -91,6 +91,7 @@ export class ChangeGate {
       what: "writes that wait for others of the same row",
       max: MAX_WAITING,
       shares: WAITING_SHARES,
+      retryAfterMs: RETRY_MS,
     });
     this.#queue = new RowQueue({
       runtime,

@@ -4,7 +4,7 @@ import { Backoff } from "../../base/backoff.ts";
 import { builtin } from "../../base/builtins.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
-import { Quota, type Slot } from "../../base/quotas/shares.ts";
+import { Quota, rejectionOf, type Slot } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
 import { LimitError, RequestError } from "../../errors.ts";
@@ -65,6 +65,7 @@ export function ownQuota(): Quota {
     what: "calls that wait for others of the same row",
     max: MAX_WAITING,
     shares: {},
+    retryAfterMs: RETRY_MS,
   });
 }
 
@@ -244,8 +245,7 @@ export class RowQueue {
       return this.parts.quota.take(account);
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
-      const options = { cause: error, retryAfterMs: RETRY_MS };
-      throw new RequestError("unavailable", error.message, options);
+      throw rejectionOf(error, "unavailable");
     }
   }
 }

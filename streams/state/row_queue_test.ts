@@ -27,7 +27,7 @@ class Bench implements Disposable {
   constructor(max: number = 4) {
     const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
     const of = { limit: "waiting", verb: "write state", what: "writes" };
-    this.quota = new Quota({ ...of, max, shares: { user: 2 } });
+    this.quota = new Quota({ ...of, max, shares: { user: 2 }, retryAfterMs: 1_000 });
     this.queue = new RowQueue({
       runtime,
       quota: this.quota,

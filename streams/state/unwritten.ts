@@ -1,6 +1,7 @@
 /** States that no one has written yet: what their readers see, and how the first write stores it. */
 import { describe } from "../../base/error_text.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
+import { rejectionOf } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { waitFor } from "../../base/wait.ts";
 import { LimitError, RequestError } from "../../errors.ts";
@@ -284,10 +285,7 @@ class Unwritten implements Disposable {
     try {
       return this.#created(await creating, identity);
     } catch (error) {
-      if (error instanceof LimitError) {
-        const { message, retryAfterMs } = error;
-        throw new RequestError("full", message, { retryAfterMs, cause: error });
-      }
+      if (error instanceof LimitError) throw rejectionOf(error, "full");
       // The stream may exist.
       this.#retire();
       throw error;

@@ -14,7 +14,7 @@ export interface Reply {
   /** The data of the reply. */
   readonly data?: Record<string, unknown>;
   /** The reason of a rejection. */
-  readonly error?: { readonly code: string; readonly message: string };
+  readonly error?: { readonly code: string; readonly message: string; readonly level?: string };
 }
 
 /**
