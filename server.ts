@@ -42,6 +42,7 @@ export type { ListenInfo } from "./server/listener/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
 export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type { ChangeDecision, RequestedChange } from "./server/requests/changes.ts";
+export type { RequestedMutation, ServerMutationContext } from "./server/requests/mutations.ts";
 export type { AuthorizationContext, GuardedRequest } from "./server/http/guard.ts";
 export type { SessionInfo } from "./server/users.ts";
 export type {

@@ -30,6 +30,7 @@ import { checkServerOptions, type ServeOptions, type ServerOptions } from "./ser
 import { pickHandlers } from "./handlers.ts";
 import { accountOf } from "./accounts.ts";
 import type { AuthorizeChange } from "./requests/changes.ts";
+import type { MutationOverrides } from "./requests/mutations.ts";
 import { UnservedStreams } from "./requests/unserved_streams.ts";
 import type { Feature, RequestHead } from "./feature.ts";
 import { featureHosts } from "./feature_host.ts";
@@ -695,7 +696,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
 
   /** Creates the host of the server's features. */
   #featuresOf(
-    { authorizeChange, contract, onError, presence = {} }: ServerOptions,
+    { authorizeChange, contract, mutations, onError, presence = {} }: ServerOptions,
     settings: SessionSettings,
     { source, accept }: ServerParts,
   ): Features {
@@ -719,6 +720,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       accountOf: this.#accountOf,
       graceMs: presence.graceMs ?? GRACE_MS,
       authorizeChange: authorizeChange as AuthorizeChange | undefined,
+      mutations: mutations as MutationOverrides | undefined,
       hasFailed: () => this.#hasFailed,
       reportFault: (fault, session) => {
         const isReported = session !== undefined && onError !== undefined;

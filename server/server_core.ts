@@ -1,6 +1,7 @@
 /** Parts of a server that only features of this library use. */
 import type { HttpGuardParts } from "./http/guard.ts";
 import type { AuthorizeChange } from "./requests/changes.ts";
+import type { MutationOverrides } from "./requests/mutations.ts";
 import type { HttpStats, WebTransportStats } from "./metrics/measures.ts";
 import type { Users } from "./users.ts";
 import type { DecisionFault } from "../base/decision.ts";
@@ -40,6 +41,8 @@ export interface ServerCore {
   readonly graceMs: number;
   /** Decides about the changes of states that clients request. */
   readonly authorizeChange: AuthorizeChange | undefined;
+  /** Functions of mutations that this server calls instead of the defined ones. */
+  readonly mutations: MutationOverrides | undefined;
   /** `true` if the server could not be created or could not listen; its features are free again. */
   hasFailed(): boolean;
   /** Reports that the application could not decide about a request. */

@@ -2,6 +2,8 @@
 import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
 import type { Feature } from "./feature.ts";
 import type { ChangeDecision, RequestedChange } from "./requests/changes.ts";
+import type { RequestedMutation, ServerMutationContext } from "./requests/mutations.ts";
+import type { MutationFunctions } from "../session/mutations/mutations.ts";
 import type { WebTransportServeOptions } from "./listener/webtransport_options.ts";
 import { type RateLimitsOptions, RATES } from "../manager/rate_limits.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
@@ -102,7 +104,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * actions are denied. `presence` sets the client's presence data in a room. On the topic
    * `stream:<id>` of a durable stream, `subscribe` reads the stream and `cancel` asks the writer to
    * stop; both are always allowed for the user's own responses. `close` ends a keyed stream for
-   * everyone; only an object with `close: true` allows it.
+   * everyone; only an object with `close: true` allows it. `mutate` calls a mutation of a live state,
+   * whose name and input are the last argument; the state's changes need no `publish` then.
    *
    * You can return an object instead of `true` to allow the action. Its `from` overrides
    * `includePublisher`, and decides whether the session's user is added to a publication. If
@@ -112,7 +115,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     | ((
       session: Session<ValueOf<V>, C, "server">,
       topic: string,
-      action: "subscribe" | "publish" | "presence" | "cancel" | "close",
+      action: "subscribe" | "publish" | "presence" | "cancel" | "close" | "mutate",
+      mutation?: RequestedMutation,
     ) =>
       | boolean
       | { readonly from?: boolean | undefined; readonly close?: boolean | undefined }
@@ -186,6 +190,53 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     | ((
       change: RequestedChange<Session<ValueOf<V>, C, "server">>,
     ) => ChangeDecision | Promise<ChangeDecision>)
+    | undefined;
+  /**
+   * Functions that this server calls instead of those of `defineMutations()`, by the name of the
+   * mutation, for example to check the session.
+   *
+   * @example A mutation that only admins may call
+   * ```ts
+   * import { connect, defineContract, RequestError, serve } from "@skein/skein";
+   * import { defineMutations } from "@skein/skein/mutations";
+   * import { liveState } from "@skein/skein/streams";
+   * import { assertRejects } from "@std/assert";
+   * import { z } from "zod";
+   *
+   * const contract = defineContract({
+   *   state: {
+   *     "hall:{id}": {
+   *       collections: { seats: z.object({ owner: z.string() }) },
+   *       mutations: { clear: z.object({ seat: z.string() }) },
+   *     },
+   *   },
+   * });
+   * const mutations = defineMutations(contract, {
+   *   clear: (tx, { seat }) => tx.delete("seats", seat),
+   * });
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   contract,
+   *   features: [liveState(contract, { mutations })],
+   *   authenticate: ({ token }) => ({ isAdmin: token === "admin" }), // In production, verify it.
+   *   tokens: { inMessage: true },
+   *   authorize: () => true,
+   *   mutations: {
+   *     async clear(tx, { seat }, { session }) {
+   *       if (!session?.value.isAdmin) throw new RequestError("forbidden", "Only admins clear seats");
+   *       await tx.delete("seats", seat);
+   *     },
+   *   },
+   * });
+   * await using client = connect(server.url, { contract, token: "bob" });
+   * using hall = await client.state("hall:1", { mutations });
+   * await hall.ready;
+   * await assertRejects(() => hall.mutate.clear({ seat: "7" }), RequestError, "Only admins");
+   * ```
+   */
+  readonly mutations?:
+    | Partial<MutationFunctions<C, ServerMutationContext<ValueOf<V>, C>>>
     | undefined;
   /**
    * Adds `from`, the user that `userOf` returned, to clients' publications. The result of
@@ -453,6 +504,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
     unreadStreams: UNREAD_STREAMS,
   },
   includePublisher: "boolean",
+  mutations: "object",
   node: { goneAfterMs: TIMER, heartbeatMs: TIMER, name: "string" },
   onClose: "function",
   onError: "function",

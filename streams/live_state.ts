@@ -224,7 +224,15 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
     shared.onOpen = this.#onOpen;
     // Only the types depend on the contract.
     const mutations = this.#mutations as Mutations | undefined;
-    shared.mutations = mutations && { mutations };
+    const { mutations: overrides } = host.core;
+    for (const name of Object.keys(overrides ?? {})) {
+      if (mutations?.has(name)) continue;
+      throw new TypeError(
+        `Cannot mount liveState(): it must have each mutation of the server, received "${name}"; ` +
+          "write liveState(contract, { mutations })",
+      );
+    }
+    shared.mutations = mutations && { mutations, overrides };
     return shared.mount();
   }
 

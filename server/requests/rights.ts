@@ -9,7 +9,8 @@ import { report } from "../../session/settings/settings.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { tellDenied } from "./hints.ts";
 import type { KnownTopics } from "./known_topics.ts";
-import type { AuthorizedAction, RequestedMutation, TopicHandler } from "./topic_handler.ts";
+import type { RequestedMutation } from "./mutations.ts";
+import type { AuthorizedAction, TopicHandler } from "./topic_handler.ts";
 
 /**
  * A detailed permission that `authorize` returns. With `from`, a publication includes its user. With

@@ -2,6 +2,7 @@
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { ResumableRequest } from "../../session/responses/request_table.ts";
 import type { Session } from "../../session/session.ts";
+import type { RequestedMutation } from "./mutations.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 
 /**
@@ -16,14 +17,6 @@ export type AuthorizedAction =
   | "cancel"
   | "close"
   | "mutate";
-
-/** The mutation that `authorize` decides about. */
-export interface RequestedMutation {
-  /** Name of the mutation. */
-  readonly name: string;
-  /** The input, as its schema has returned it. */
-  readonly input: unknown;
-}
 
 /** A publication of a client that `authorize` has allowed. */
 export interface AllowedPublication {

@@ -196,6 +196,16 @@ export class Mutations<C extends Contract = Contract> {
   }
 
   /**
+   * Returns whether there is a mutation of this name.
+   *
+   * @param name The name.
+   * @ignore
+   */
+  has(name: string): boolean {
+    return this.#functions.has(name);
+  }
+
+  /**
    * Returns the names of the mutations of a state.
    *
    * @param id The id of the state.

@@ -2,20 +2,14 @@
 import type { Quota, Quotas } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
-import type {
-  AnyMutation,
-  MutationContext,
-  MutationRun,
-  Mutations,
-} from "../../session/mutations/mutations.ts";
+import type { MutationRun, Mutations } from "../../session/mutations/mutations.ts";
 import type { TransactionRows } from "../../session/mutations/transaction.ts";
-import type { Session } from "../../session/session.ts";
-import type { Contract } from "../../session/contract.ts";
+import type { MutationOverrides, ServerMutationContext } from "../../server/requests/mutations.ts";
 import { rowName } from "../../session/wire/rows.ts";
 import { encodeTransaction } from "../logs/change_message.ts";
 import type { StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
 import type { ChangeSource, WriteTime } from "./change_decisions.ts";
-import type { ChangeGate } from "./gate.ts";
+import { type ChangeGate, ephemeralRead } from "./gate.ts";
 import type { CompleteRows } from "./live_rows.ts";
 import { MutationMark } from "./mutation_marks.ts";
 import { RETRY_MS } from "./row_queue.ts";
@@ -43,14 +37,7 @@ export interface ServedMutations {
   /** The mutations that the contract names. */
   readonly mutations: Mutations;
   /** The functions that this server calls instead of the shared ones, by name. */
-  readonly overrides?: Readonly<Record<string, AnyMutation>> | undefined;
-}
-
-/** The context of a mutation on a server. */
-export interface ServerMutationContext<V = unknown, C extends Contract = Contract>
-  extends MutationContext {
-  /** The session; `undefined` for a mutation over HTTP, and for a call of the server's own code. */
-  readonly session: Session<V, C> | undefined;
+  readonly overrides?: MutationOverrides | undefined;
 }
 
 /** The client that calls a mutation. */
@@ -243,6 +230,7 @@ class RowsForMutation implements RowsOfState, Disposable {
   readonly #time: WriteTime;
   /** All rows, once a collection was iterated. */
   #held: HeldRows | undefined;
+  #ephemeral: ReadonlySet<string> | undefined;
 
   constructor(
     id: string,
@@ -256,6 +244,7 @@ class RowsForMutation implements RowsOfState, Disposable {
   }
 
   row(type: string, key: string): SeenRow | Promise<SeenRow> {
+    this.#checkStored(type);
     const rows = this.#held?.rows ?? this.#parts.states.openRows(this.#id);
     if (rows === undefined) return this.#read(rowName(type, key));
     return { identity: rows.identity, row: rows.stored(type).get(key) };
@@ -269,12 +258,18 @@ class RowsForMutation implements RowsOfState, Disposable {
     return { identity: read.identity, row: read.rows.get(name) };
   }
 
-  async all(): Promise<CompleteRows> {
+  async all(type: string): Promise<CompleteRows> {
+    this.#checkStored(type);
     const { gate, states } = this.#parts;
     const timeoutMs = gate.times.leftMs(this.#time);
     this.#held ??= await states.hold(this.#id, { timeoutMs });
     if (this.#held === undefined) throw noState(this.#id);
     return this.#held.rows;
+  }
+
+  #checkStored(type: string): void {
+    this.#ephemeral ??= this.#parts.gate.ephemeralOf(this.#id);
+    if (this.#ephemeral.has(type)) throw ephemeralRead(type);
   }
 
   async reach(version: number): Promise<void> {

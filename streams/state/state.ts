@@ -38,7 +38,7 @@ import {
 import type { LogOverShare } from "../logs/log.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
-import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
+import { type ChangeGate, ephemeralRead, ephemeralRejection, otherVersion } from "./gate.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
 import { contendedState, presentRow, type RowQueue, type Turn } from "./row_queue.ts";
 import { transact } from "./transact.ts";
@@ -357,13 +357,19 @@ export class State implements AsyncDisposable {
   ): Promise<number> {
     const { updates } = this.#parts;
     const rows = this.#rows;
+    const checkStored = (type: string) => {
+      if (rows.ephemeral?.names.has(type)) throw ephemeralRead(type);
+    };
     const made = await transact({
       rows: {
         row: (type, key) => {
-          if (rows.ephemeral?.names.has(type)) throw ephemeralRejection(type);
+          checkStored(type);
           return { identity: rows.identity, row: rows.stored(type).get(key) };
         },
-        all: () => rows,
+        all: (type) => {
+          checkStored(type);
+          return rows;
+        },
         reach: async (version) => {
           if (rows.version < version) await this.#whileOpen(rows.reached(version));
         },

@@ -10,10 +10,14 @@ import type { ChangedCollection, Scans } from "./unchanged.ts";
 
 /** Where a transaction reads the rows of a state. */
 export interface RowsOfState {
-  /** Reads one row. */
+  /**
+   * Reads one row.
+   *
+   * @throws {RequestError} With the code `ephemeral` if the rows of the collection are not stored.
+   */
   row(type: string, key: string): SeenRow | Promise<SeenRow>;
-  /** Reads all rows. */
-  all(): CompleteRows | Promise<CompleteRows>;
+  /** Reads all rows, for a collection of them, as {@linkcode RowsOfState.row} does. */
+  all(type: string): CompleteRows | Promise<CompleteRows>;
   /** Waits until it reads rows that include a version of the state. */
   reach(version: number): Promise<void>;
 }
@@ -148,7 +152,7 @@ class SeenRows implements TransactionRows {
   }
 
   async *rows(type: string): AsyncGenerator<Row> {
-    const all = await this.#rows.all();
+    const all = await this.#rows.all(type);
     this.#note({ identity: all.identity, row: undefined });
     this.version = Math.max(this.version, all.version);
     const { view } = all.stored(type);
