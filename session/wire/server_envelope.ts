@@ -86,15 +86,17 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
 }
 
 /**
- * Number of publications as which an envelope counts: each change of a state is one, stored or
- * ephemeral, because the application decides about each of them.
+ * Number of publications as which an envelope counts: each change of a state, stored or ephemeral,
+ * and each mutation is one, because the application decides about each of them.
  */
 export function publicationsIn(envelope: Envelope): number {
   if (envelope.kind !== "publish" || !envelope.topic.startsWith(STREAM_PREFIX)) return 1;
-  const { writes, ephemeral } = Object(envelope.data) as {
+  const { writes, ephemeral, mutations } = Object(envelope.data) as {
     readonly writes?: unknown;
     readonly ephemeral?: unknown;
+    readonly mutations?: unknown;
   };
+  if (Array.isArray(mutations)) return Math.min(Math.max(1, mutations.length), MAX_WRITES);
   if (Array.isArray(ephemeral)) return Math.min(Math.max(1, ephemeral.length), MAX_SESSION_ROWS);
   let changes = 0;
   if (Array.isArray(writes)) {
