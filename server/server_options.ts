@@ -3,7 +3,13 @@ import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
 import type { Feature } from "./feature.ts";
 import type { ChangeDecision, RequestedChange } from "./requests/changes.ts";
 import type { RequestedMutation, ServerMutationContext } from "./requests/mutations.ts";
-import type { MutationFunctions } from "../session/mutations/mutations.ts";
+import type {
+  MutationInput,
+  MutationName,
+  StateOfMutation,
+} from "../session/mutations/mutations.ts";
+import type { CollectionsOf } from "../session/contract.ts";
+import type { TypedTransaction } from "../session/state_types.ts";
 import type { WebTransportServeOptions } from "./listener/webtransport_options.ts";
 import { type RateLimitsOptions, RATES } from "../manager/rate_limits.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
@@ -236,7 +242,13 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * ```
    */
   readonly mutations?:
-    | Partial<MutationFunctions<C, ServerMutationContext<ValueOf<V>, C>>>
+    | {
+      readonly [N in MutationName<C>]?: (
+        tx: TypedTransaction<CollectionsOf<StateOfMutation<C, N>>>,
+        input: MutationInput<C, N>,
+        context: ServerMutationContext<ValueOf<V>, C>,
+      ) => void | Promise<void>;
+    }
     | undefined;
   /**
    * Adds `from`, the user that `userOf` returned, to clients' publications. The result of

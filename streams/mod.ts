@@ -46,7 +46,7 @@ export {
   type LiveStates,
   type OpenStateOptions,
 } from "./live_state.ts";
-export type { MigrateRow, StateMigration } from "./state/migrations.ts";
+export type { MigratedRows, MigrateRow, StateMigration } from "./state/migrations.ts";
 export type { DurableStreamAction, DurableStreamsOptions, ResumableOptions } from "./options.ts";
 export type {
   AppendLogOptions,

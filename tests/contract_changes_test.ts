@@ -16,10 +16,10 @@ import {
 import {
   durableStreams,
   liveState,
+  type MigratedRows,
   type MigrateRow,
   type State,
   type StateMigration,
-  type StateTransaction,
 } from "../streams/mod.ts";
 import { Cable } from "./networks/cable.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -348,7 +348,7 @@ Deno.test("a migration changes the rows that fit no schema any more before they 
   await using node = new Node(store.connect(), { collections: { cards: z.string() }, version: 5 }, {
     migrate: async (
       { collection, key, value }: StateMigration,
-      rows: StateTransaction,
+      rows: MigratedRows,
     ) => {
       await Promise.resolve();
       rows.set(collection, key, String(value));
@@ -377,7 +377,7 @@ Deno.test("a failed migration is reported once, and repeated after a pause", asy
   let aheadMs = 0;
   const rows: StateMigration[] = [];
   await using node = new Node(store.connect(), V2, {
-    migrate: (row: StateMigration, transaction: StateTransaction) =>
+    migrate: (row: StateMigration, transaction: MigratedRows) =>
       failures.length > 0 ? failures.shift()!() : renaming(rows)(row, transaction),
     session: { requestTimeoutMs: 50 },
     onError: (error) => errors.push(error),
@@ -430,8 +430,7 @@ Deno.test("a row that does not fit after a migration stops it, with the row's na
   await fill(old, 2);
   using printed = captureConsole();
   await using node = new Node(store.connect(), V2, {
-    migrate: ({ key, value }: StateMigration, rows: StateTransaction) =>
-      rows.set("tasks", key, value),
+    migrate: ({ key, value }: StateMigration, rows: MigratedRows) => rows.set("tasks", key, value),
     onError: undefined, // Errors are printed.
   });
   assertEquals(await codeOf(node.open()), "unavailable");
@@ -563,7 +562,7 @@ Deno.test("rows go back to an older form with a newer version", async () => {
   assertEquals(countsOf(only), { tasks: 1 });
   assertEquals(await codeOf(only.collection("cards").set("2", { text: "B" })), "unavailable");
   await using three = new Node(store.connect(), { ...V1, version: 3 }, {
-    migrate({ collection, key, value }: StateMigration, rows: StateTransaction) {
+    migrate({ collection, key, value }: StateMigration, rows: MigratedRows) {
       if (collection !== "tasks") return;
       rows.set("cards", key, { text: Object(value).text });
       rows.delete("tasks", key);

@@ -9,7 +9,10 @@ export {
   type MutationContext,
   type MutationFunction,
   type MutationFunctions,
+  type MutationInput,
+  type MutationName,
   Mutations,
+  type StateOfMutation,
 } from "./mutations.ts";
-export type { MutationInputs, StateMutations } from "../contract.ts";
+export type { MutationInputs, MutationsOf, StateMutations } from "../contract.ts";
 export type { StateTransaction, TypedTransaction } from "../state_types.ts";

@@ -22,7 +22,7 @@ import { runTransaction, type TransactionResult, type TransactionRows } from "./
 
 const VERB = "define mutations";
 
-/** What a mutation learns about its call. */
+/** The call of a mutation, as its function sees it. */
 export interface MutationContext {
   /** The id of the state. */
   readonly id: string;
@@ -52,9 +52,38 @@ export type MutationFunction<R, I, X = MutationContext> = (
   context: X,
 ) => void | Promise<void>;
 
-/** An intersection of the members of a union. */
-type Intersection<U> = (U extends unknown ? (of: U) => void : never) extends (of: infer I) => void
-  ? I
+/**
+ * The names of the mutations of a contract.
+ *
+ * @typeParam C The contract.
+ */
+export type MutationName<C extends Contract> = {
+  [P in keyof SectionOf<C, "state"> & string]:
+    & keyof MutationsOf<SectionOf<C, "state">[P]>
+    & string;
+}[keyof SectionOf<C, "state"> & string];
+
+/**
+ * The entry of a contract's section `state` that has a mutation.
+ *
+ * @typeParam C The contract.
+ * @typeParam N The name of the mutation.
+ */
+export type StateOfMutation<C extends Contract, N extends string> = {
+  [P in keyof SectionOf<C, "state"> & string]: N extends keyof MutationsOf<SectionOf<C, "state">[P]>
+    ? SectionOf<C, "state">[P]
+    : never;
+}[keyof SectionOf<C, "state"> & string];
+
+/**
+ * The input of a mutation, as its function receives it.
+ *
+ * @typeParam C The contract.
+ * @typeParam N The name of the mutation.
+ */
+export type MutationInput<C extends Contract, N extends string> = N extends
+  keyof MutationsOf<StateOfMutation<C, N>>
+  ? OutputOf<EntrySchema<MutationsOf<StateOfMutation<C, N>>[N], "input">>
   : never;
 
 /**
@@ -63,17 +92,13 @@ type Intersection<U> = (U extends unknown ? (of: U) => void : never) extends (of
  * @typeParam C The contract.
  * @typeParam X The context; see {@linkcode MutationFunction}.
  */
-export type MutationFunctions<C extends Contract, X = MutationContext> = Intersection<
-  {
-    [P in keyof SectionOf<C, "state"> & string]: {
-      readonly [N in keyof MutationsOf<SectionOf<C, "state">[P]> & string]: MutationFunction<
-        CollectionsOf<SectionOf<C, "state">[P]>,
-        OutputOf<EntrySchema<MutationsOf<SectionOf<C, "state">[P]>[N], "input">>,
-        X
-      >;
-    };
-  }[keyof SectionOf<C, "state"> & string]
->;
+export type MutationFunctions<C extends Contract, X = MutationContext> = {
+  readonly [N in MutationName<C>]: MutationFunction<
+    CollectionsOf<StateOfMutation<C, N>>,
+    MutationInput<C, N>,
+    X
+  >;
+};
 
 /**
  * The calls of the mutations of a state.

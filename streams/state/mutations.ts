@@ -11,7 +11,7 @@ import type { StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
 import type { ChangeSource, WriteTime } from "./change_decisions.ts";
 import { type ChangeGate, ephemeralRead } from "./gate.ts";
 import type { CompleteRows } from "./live_rows.ts";
-import { MutationMark } from "./mutation_marks.ts";
+import type { MutationMark } from "./mutation_marks.ts";
 import { RETRY_MS } from "./row_queue.ts";
 import type { HeldRows, States } from "./states.ts";
 import {

@@ -1,7 +1,7 @@
 /** Mutations of clients, over their sessions. */
 import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { MAX_WRITES, retryAfterMsOf, type WriteResult } from "../../session/wire/rows.ts";
+import { MAX_WRITES, type WriteResult } from "../../session/wire/rows.ts";
 import type { StreamLogs } from "../logs/stream_logs.ts";
 import type { WriteTime, WriteTimes } from "./change_decisions.ts";
 import { type MutationCaller, MutationMark, type MutationNumber } from "./mutation_marks.ts";
