@@ -4,12 +4,13 @@ import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import type { MutationRun, Mutations } from "../../session/mutations/mutations.ts";
 import type { TransactionRows } from "../../session/mutations/transaction.ts";
+import { freezeRow } from "../../session/rows/row_values.ts";
 import type { MutationOverrides, ServerMutationContext } from "../../server/requests/mutations.ts";
 import { rowName } from "../../session/wire/rows.ts";
 import { encodeTransaction } from "../logs/change_message.ts";
 import type { StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
 import type { ChangeSource, WriteTime } from "./change_decisions.ts";
-import { type ChangeGate, ephemeralRead } from "./gate.ts";
+import { type ChangeGate, ephemeralRead, ephemeralRejection } from "./gate.ts";
 import type { CompleteRows } from "./live_rows.ts";
 import type { MutationMark } from "./mutation_marks.ts";
 import { RETRY_MS } from "./row_queue.ts";
@@ -105,15 +106,28 @@ export class StateMutations {
    * @throws {BrokerError} If the broker is unreachable.
    */
   async run(id: string, call: MutationCall): Promise<Transacted> {
+    try {
+      return await this.#run(id, call);
+    } catch (error) {
+      if (error instanceof NoState) return { kind: "missing", identity: undefined };
+      if (error instanceof RequestError || error instanceof BrokerError) throw error;
+      const { name } = call;
+      this.#parts.report(`The mutation "${name}"`, error);
+      const why = error instanceof TimeoutError ? "took too long" : "failed";
+      throw new RequestError("failed", `The mutation "${name}" ${why}`, { cause: error });
+    }
+  }
+
+  async #run(id: string, call: MutationCall): Promise<Transacted> {
     const { gate } = this.#parts;
     const { name, source, time } = call;
     const { session } = source;
-    const by = { session, time };
-    const { mutations } = this.#served;
-    const checking = this.#guarded(name, () => mutations.check(id, call));
-    const input = checking instanceof Promise
-      ? await gate.times.within(`the schema of "${name}"`, checking, by)
+    const checking = this.#served.mutations.check(id, call);
+    const checked = checking instanceof Promise
+      ? await gate.times.within(`the schema of "${name}"`, checking, { session, time })
       : checking;
+    // It is the same for each run.
+    const input = freezeRow(checked);
     await source.mayMutate({ name, input });
     source.decision.check();
     using _slot = this.#takeSlot(source);
@@ -164,29 +178,11 @@ export class StateMutations {
     const own = overrides !== undefined && Object.hasOwn(overrides, name)
       ? overrides[name]
       : undefined;
-    return this.#guarded(name, () => {
-      const running = source.decision.during(() =>
-        mutations.run(seen, { name, input }, context, own)
-      );
-      if (!(running instanceof Promise)) return running;
-      return gate.times.within(`the mutation "${name}"`, running, { time, session });
-    });
-  }
-
-  /** Turns what the application throws into what the client may know. */
-  #guarded<T>(name: string, call: () => T | Promise<T>): T | Promise<T> {
-    const fail = (error: unknown): never => {
-      if (error instanceof RequestError || error instanceof BrokerError) throw error;
-      this.#parts.report(`The mutation "${name}"`, error);
-      const why = error instanceof TimeoutError ? "took too long" : "failed";
-      throw new RequestError("failed", `The mutation "${name}" ${why}`, { cause: error });
-    };
-    try {
-      const made = call();
-      return made instanceof Promise ? made.catch(fail) : made;
-    } catch (error) {
-      return fail(error);
-    }
+    const running = source.decision.during(() =>
+      mutations.run(seen, { name, input }, context, own)
+    );
+    if (!(running instanceof Promise)) return running;
+    return gate.times.within(`the mutation "${name}"`, running, { time, session });
   }
 
   async #append(
@@ -195,6 +191,9 @@ export class StateMutations {
     { changes, scans, identity }: GuardedChanges,
   ): Promise<StreamAppended | ChangedCollection> {
     const { runtime, gate, logs, maxTransactionBytes } = this.#parts;
+    const ephemeral = gate.ephemeralOf(id);
+    const unstored = changes.find(({ type }) => ephemeral.has(type));
+    if (unstored !== undefined) throw ephemeralRejection(unstored.type);
     // The changes are those of the server's own code.
     const checking = gate.check(id, changes, { time });
     const checked = checking instanceof Promise ? await checking : checking;
@@ -254,7 +253,7 @@ class RowsForMutation implements RowsOfState, Disposable {
     const { gate, states } = this.#parts;
     const timeoutMs = gate.times.leftMs(this.#time);
     const read = await states.rowsOf(this.#id, { names: [name], timeoutMs });
-    if (read === undefined) throw noState(this.#id);
+    if (read === undefined) throw new NoState(this.#id);
     return { identity: read.identity, row: read.rows.get(name) };
   }
 
@@ -263,7 +262,7 @@ class RowsForMutation implements RowsOfState, Disposable {
     const { gate, states } = this.#parts;
     const timeoutMs = gate.times.leftMs(this.#time);
     this.#held ??= await states.hold(this.#id, { timeoutMs });
-    if (this.#held === undefined) throw noState(this.#id);
+    if (this.#held === undefined) throw new NoState(this.#id);
     return this.#held.rows;
   }
 
@@ -276,7 +275,13 @@ class RowsForMutation implements RowsOfState, Disposable {
     const { gate, states } = this.#parts;
     const rows = this.#held?.live ?? states.openRows(this.#id);
     if (rows === undefined || rows.version >= version) return;
-    await gate.times.within("the rows of a state", rows.reached(version), { time: this.#time });
+    const reaching = rows.reached(version);
+    try {
+      await gate.times.within("the rows of a state", reaching, { time: this.#time });
+    } catch (cause) {
+      if (!(cause instanceof TimeoutError)) throw cause;
+      throw new RequestError("unavailable", cause.message, { cause, retryAfterMs: RETRY_MS });
+    }
   }
 
   [Symbol.dispose](): void {
@@ -284,6 +289,9 @@ class RowsForMutation implements RowsOfState, Disposable {
   }
 }
 
-function noState(id: string): RequestError {
-  return new RequestError("not-found", `Cannot write state: there is no state "${id}"`);
+/** The error for a state that does not exist. */
+class NoState extends RequestError {
+  constructor(id: string) {
+    super("not-found", `Cannot write state: there is no state "${id}"`);
+  }
 }
