@@ -55,6 +55,7 @@ export class KeptRows {
   close(): void {
     this.#isClosed = true;
     for (const kept of this.#kept.values()) this.#drop(kept);
+    this.#late.clear();
   }
 
   #drop(kept: Kept): void {
