@@ -57,6 +57,8 @@ export interface MutationCall extends MutationRun {
   readonly time: WriteTime;
   /** The mark, if the client may send the mutation again. */
   readonly mark?: MutationMark | undefined;
+  /** Names the transaction in its changes, so that the client finds them in the stream. */
+  readonly txid?: string | undefined;
   /** Appends to the stream; creates a state of the contract that is not stored yet. */
   readonly append: StreamLogs["append"];
 }
@@ -187,7 +189,7 @@ export class StateMutations {
 
   async #append(
     id: string,
-    { source, time, mark, append }: MutationCall,
+    { source, time, mark, txid, append }: MutationCall,
     { changes, scans, identity }: GuardedChanges,
   ): Promise<StreamAppended | ChangedCollection> {
     const { runtime, gate, logs, maxTransactionBytes } = this.#parts;
@@ -198,7 +200,8 @@ export class StateMutations {
     const checking = gate.check(id, changes, { time });
     const checked = checking instanceof Promise ? await checking : checking;
     const now = runtime.now();
-    const encoded = encodeTransaction(checked, { now, maxBytes: maxTransactionBytes(id) });
+    const named = txid === undefined ? checked : checked.map((change) => ({ ...change, txid }));
+    const encoded = encodeTransaction(named, { now, maxBytes: maxTransactionBytes(id) });
     if (encoded.fault !== undefined) {
       throw new RequestError("too-large", `Cannot write state: ${encoded.fault}`);
     }

@@ -46,7 +46,7 @@ export async function mutateRows(
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const { runtime, source, caller, times } = parts;
   const time = times.of(readTimeout(data));
-  const { calls, number } = readMutations(data);
+  const { calls, number, txid } = readMutations(data);
   const results: WriteResult[] = [];
   let mark: MutationMark | undefined;
   for (const [i, [name, input]] of calls.entries()) {
@@ -58,7 +58,8 @@ export async function mutateRows(
     }
     mark = new MutationMark({ ...number, n: number.n + i }, caller, mark?.version);
     try {
-      const result = await mutate(id, { name, input, mark, time }, parts);
+      const named = txid && `${txid}:${number.n + i}`;
+      const result = await mutate(id, { name, input, mark, txid: named, time }, parts);
       results.push(result);
       if (!("version" in result)) break;
     } catch (error) {
@@ -78,6 +79,7 @@ async function mutate(
     readonly name: string;
     readonly input: unknown;
     readonly mark: MutationMark;
+    readonly txid: string | undefined;
     readonly time: WriteTime;
   },
   { mutations, source, append, isAwaited, recheck }: SessionMutationsParts,
@@ -110,16 +112,21 @@ async function mutate(
 function readMutations(data: unknown): {
   readonly calls: readonly (readonly [name: string, input: unknown])[];
   readonly number: MutationNumber;
+  readonly txid: string | undefined;
 } {
-  const { mutations, client, n, since, again = false } = Object(data) as Record<string, unknown>;
+  const { mutations, client, n, since, again = false, txid } = Object(data) as Record<
+    string,
+    unknown
+  >;
   const isCount = (count: unknown): count is number =>
     Number.isSafeInteger(count) && count as number >= 0;
   const isValid = Array.isArray(mutations) && mutations.length > 0 &&
     mutations.length <= MAX_WRITES &&
     mutations.every((call) => Array.isArray(call) && typeof call[0] === "string") &&
     typeof client === "string" && CLIENT.test(client) && isCount(n) && isCount(since) &&
-    typeof again === "boolean";
-  if (isValid) return { calls: mutations, number: { client, n, since, isAgain: again } };
+    typeof again === "boolean" &&
+    (txid === undefined || typeof txid === "string" && CLIENT.test(txid));
+  if (isValid) return { calls: mutations, number: { client, n, since, isAgain: again }, txid };
   throw new RequestError(
     "malformed",
     `Expected {"mutations":[[name,input]],"client":name,"n":1,"since":0} with 1 to ${MAX_WRITES} ` +
