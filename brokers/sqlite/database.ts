@@ -103,7 +103,7 @@ CREATE TABLE log_rows (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   log INTEGER NOT NULL,
   name TEXT NOT NULL,
-  position INTEGER NOT NULL,
+  position INTEGER NOT NULL,  -- of a hidden row: -1 minus its position
   bytes INTEGER NOT NULL,
   change TEXT NOT NULL,
   deleted INTEGER,            -- time of the deletion

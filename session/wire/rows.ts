@@ -6,6 +6,12 @@ import { utf8Length } from "./utf8.ts";
 /** Maximum size of a collection's name or of a key in bytes, in UTF-8. */
 export const MAX_ROW_NAME_BYTES = 1_024;
 
+/**
+ * Prefix of the names of collections that servers keep for themselves, whose rows no reader
+ * receives. Applications and clients cannot use these names.
+ */
+export const HIDDEN_PREFIX = "$skein";
+
 /** Maximum number of changes in one transaction. */
 export const MAX_CHANGES = 1_000;
 
@@ -17,9 +23,6 @@ export const MAX_WRITES = 64;
  * have no such ids.
  */
 export const EPHEMERAL_PREFIX = "stream:$skein:";
-
-/** Start of the names of collections whose rows no reader receives. */
-export const HIDDEN_PREFIX = "$skein";
 
 /** The collection with the numbers of mutations. */
 export const MUTATIONS = "$skein:mutations";
@@ -151,13 +154,29 @@ export function checkRowName(verb: string, what: string, name: string): void {
 }
 
 /**
+ * Checks the name of a collection, as {@linkcode checkRowName} does.
+ *
+ * @throws {TypeError} If it is not a text.
+ * @throws {RangeError} If it is empty, too long, or reserved.
+ */
+export function checkCollectionName(verb: string, what: string, name: string): void {
+  checkRowName(verb, what, name);
+  if (!name.startsWith(HIDDEN_PREFIX)) return;
+  throw new RangeError(
+    `Cannot ${verb}: ${what} must not start with "${HIDDEN_PREFIX}", which is reserved, ` +
+      `received "${name}"`,
+  );
+}
+
+/**
  * Checks the collection and the key of a row to write.
  *
  * @throws {TypeError} If one of them is not a text.
- * @throws {RangeError} If one of them is empty or too long.
+ * @throws {RangeError} If one of them is empty or too long, or the name of the collection is
+ * reserved.
  */
 export function checkRow(type: string, key: string): void {
-  checkRowName("write state", "collection", type);
+  checkCollectionName("write state", "collection", type);
   checkRowName("write state", "key", key);
 }
 

@@ -1,7 +1,8 @@
 /** Tests of the rules that every broker with keyed logs follows. */
 import { type Change, readChange, rowChange, rowCheck } from "../logs/change_message.ts";
-import { readRowName, rowName } from "../../session/wire/rows.ts";
+import { HIDDEN_PREFIX, readRowName, rowName } from "../../session/wire/rows.ts";
 import { CALLER_MARKS, TIGHT_CALLER_MARKS } from "../logs/callers.ts";
+import { logTopic } from "../logs/log_names.ts";
 import { firstRows } from "../logs/memory_rows.ts";
 import type {
   AppendLogOptions,
@@ -556,6 +557,122 @@ export const ROWS: Record<string, Test> = {
     same((await read(far, id, { tail: true })).records.length, 3, "the transactions");
   }),
 
+  "keeps hidden rows from readers that do not name them": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const value = "x".repeat(50);
+    for (let i = 0; i < 6; i++) {
+      const changes = [hidden(`${i % 4}`, `${value}${i}`), set(`${i}`, i), hidden("last", i)];
+      same(await change(i % 2 === 0 ? near : far, id, changes), "appended", `transaction ${i}`);
+    }
+    for (const logs of [near, far]) {
+      const page = await read(logs, id);
+      const all = [
+        "insert 0 0",
+        "insert 1 1",
+        "insert 2 2",
+        "insert 3 3",
+        "insert 4 4",
+        "insert 5 5",
+      ];
+      same([shown(page), page.positions, page.next], [all, [0, 1, 2, 3, 4, 5], 6], "the rows");
+      const { count, deletions, forgotten, hidden } = page.info.rows!;
+      same([count, deletions, forgotten], [6, 0, 0], "the numbers of rows");
+      same(hidden, { count: 5, forgotten: 0 }, "the hidden rows");
+      const records = [...(await read(logs, id, { tail: true })).records];
+      const keys = records.map((record) => JSON.parse(String(record)).map(keyOf));
+      same(keys, [["0"], ["1"], ["2"], ["3"], ["4"], ["5"]], "the changes of each transaction");
+      for (let after = 0; after < 6; after += 2) {
+        const part = await read(logs, id, { after, maxRecords: 2 });
+        same(shown(part), all.slice(after, after + 2), `the rows after ${after}`);
+        same(part.next, after + 2, "the position after them");
+      }
+      const named = await namedHidden(logs, id, "2", "0", "x", "last");
+      same(named.values, [`${value}2`, `${value}4`, 5], "the hidden rows by name");
+      same([named.positions, named.next], [[2, 4, 5], 4], "their positions");
+    }
+    const [before] = (await namedHidden(near, id, "0")).records;
+    const stale = await change(far, id, [set("6", 6), { ...hidden("0", 1), expect: 1 }]);
+    same(stale, conflict(rowName(HIDDEN, "0"), 5, before), "an old version");
+    const current = { ...hidden("0", 1), expect: 5, since: 5 };
+    same(await change(far, id, [current, set("6", 6)]), "appended", "the version");
+    same((await namedHidden(near, id, "0")).positions, [6], "the position of the change");
+  }),
+
+  "changes hidden rows only with other rows, and forgets them once they are deleted": withRows(
+    async ({ id }, near, far) => {
+      await created(near, id);
+      await change(near, id, [set("a", 1)]);
+      const { bytes } = (await read(far, id)).info.rows!;
+      const rowBounds = { ...BOUNDS, rows: 1, deletions: 0 };
+      const write = async (logs: BrokerLogs, ...changes: Change[]) => {
+        const result = await append(logs, id, changes, { rowBounds });
+        return result.kind === "appended" ? result.info.tail : result.kind;
+      };
+      same(await write(near, hidden("h", 1)), 1, "the tail after a hidden row alone");
+      same(await write(far, hidden("h", 1), remove("b")), 1, "with a deletion without effect");
+      const none = await namedHidden(near, id, "h");
+      same([none.records, none.info.rows?.hidden], [[], undefined], "the hidden rows");
+      same(await write(near, set("a", 2), hidden("h", 2), hidden("i", 2)), 2, "beyond the bound");
+      same(
+        await write(far, hidden("h", 3), { ...hidden("i", 3), operation: "delete" }),
+        2,
+        "alone",
+      );
+      same((await namedHidden(far, id, "h", "i")).values, [2, 2], "the rows without a change");
+      const gone: Change = { type: HIDDEN, key: "h", operation: "delete" };
+      same(await write(near, set("a", 3), gone, { ...gone, key: "i" }), 3, "a deletion");
+      for (const logs of [near, far]) {
+        const { records, info } = await namedHidden(logs, id, "h", "i");
+        const rows = { count: 1, deletions: 0, bytes, forgotten: 0 };
+        const state = { ...rows, hidden: { count: 0, forgotten: 3 } };
+        same([records, info.rows], [[], state], "the state after it");
+        same(shown(await read(logs, id, { after: 1 })), ["update a 3"], "the rows after it");
+      }
+      const insert = (since: number) => ({ ...hidden("h", 4), expect: 0, since });
+      same(await write(far, set("a", 4), insert(2)), "conflict", "a row that was deleted since");
+      same(await write(near, set("a", 4), { ...set("c", 1), since: 2 }), "too-many-rows", "others");
+      same(await write(far, set("a", 4), insert(3)), 4, "a row that was deleted before");
+      same((await namedHidden(near, id, "h")).values, [4], "the row");
+    },
+  ),
+
+  "expires hidden rows without a record, and without an announcement": withRows(
+    async (kit, near, far) => {
+      const { id } = kit;
+      await created(near, id);
+      const many = Array.from({ length: 3 }, (_, i) => ({ ...hidden(`${i}`, i), ttlMs: 200 }));
+      await change(near, id, [set("a", 1), ...many, { ...hidden("long", 1), ttlMs: 60_000 }]);
+      const { bytes } = (await read(far, id)).info.rows!;
+      await until(
+        async () => (await far.overdue({ limit: 1_000 })).includes(id),
+        "the overdue log",
+      );
+      const received = await kit.listen(kit.near, logTopic(id));
+      for (const logs of [near, far]) {
+        const expired = await logs.append(id, { records: [], maxBytes: PLENTY, expiresRows: true });
+        same(expired.kind === "appended" && expired.info.tail, 1, "the tail");
+      }
+      same((await near.overdue({ limit: 1_000 })).includes(id), false, "that nothing is overdue");
+      for (const logs of [near, far]) {
+        const named = await namedHidden(logs, id, "0", "1", "2", "long");
+        same([named.values, named.positions], [[1], [0]], "the hidden rows");
+        const { rows } = named.info;
+        same(rows!.bytes < bytes, true, "the bytes of the rows");
+        same(rows!.hidden, { count: 1, forgotten: 1 }, "the state of the hidden rows");
+        same([rows!.count, rows!.deletions, rows!.forgotten], [1, 0, 0], "the state of the others");
+      }
+      const again = [set("a", 2), { ...hidden("0", 2), expect: 0, since: 1 }];
+      same(await change(far, id, again), "appended", "a change of an expired row");
+      await until(() => received.publications.length > 0, "an announcement");
+      same(await change(near, id, [set("a", 3)]), "appended", "a change after it");
+      await until(() => received.publications.length > 1, "its announcement");
+      same(received.publications.length, 2, "the number of announcements");
+      const page = await read(near, id);
+      same([shown(page), page.positions], [["update a 3"], [2]], "the rows");
+      same((await namedHidden(far, id, "0")).positions, [1], "the position of the row");
+    },
+  ),
+
   "reads a snapshot page by page while others write": withRows(async ({ id }, near, far) => {
     await created(near, id, SHORT);
     const count = 200;
@@ -603,6 +720,23 @@ function update(key: string, value: unknown): Change {
 
 function remove(key: string): Change {
   return { type: "t", key, operation: "delete" };
+}
+
+/** A collection that readers do not receive. */
+const HIDDEN = `${HIDDEN_PREFIX}:test`;
+
+function hidden(key: string, value: unknown): Change {
+  return { ...set(key, value), type: HIDDEN };
+}
+
+/** Reads hidden rows by their keys. */
+async function namedHidden(logs: BrokerLogs, id: string, ...keys: string[]) {
+  const page = await read(logs, id, { rows: keys.map((key) => rowName(HIDDEN, key)) });
+  return { ...page, values: page.records.map((record) => JSON.parse(String(record)).value) };
+}
+
+function keyOf({ key }: { readonly key: string }): string {
+  return key;
 }
 
 /** A condition on a row. */

@@ -379,7 +379,7 @@ function decideAppend(
 
 /** Records and changes of rows to write, with the state of the rows after them. */
 type Content =
-  & Pick<LogWrite<LogAppended>, "expires" | "keep" | "records" | "rows" | "texts">
+  & Pick<LogWrite<LogAppended>, "expires" | "isQuiet" | "keep" | "records" | "rows" | "texts">
   & {
     readonly stats?: StoredRows;
     /** Bytes of the record of a transaction. */
@@ -390,7 +390,10 @@ function recordsOf({ keyed }: StoredLog, { records, keep }: AppendLogOptions): C
   return { records, keep: keyed === undefined ? keep : undefined };
 }
 
-/** Decides on the changes of rows in an append whose other options are accepted. */
+/**
+ * Decides on the changes of rows in an append whose other options are accepted. It is quiet if it
+ * only deletes hidden rows, or none at all, because they have expired.
+ */
 function transactionOf(
   { state, rows: view }: LogView,
   options: AppendLogOptions,
@@ -406,7 +409,10 @@ function transactionOf(
   const decided = decideRows(view, options, at);
   if ("kind" in decided) return decided;
   const { record, recordBytes: bytes, writes: rows, ...rest } = decided;
-  return { records: record === undefined ? [] : [record], bytes, rows, ...rest };
+  const records = record === undefined ? [] : [record];
+  const { changes, end, cancel, form } = options;
+  const isUnseen = (changes ?? end ?? cancel ?? form ?? record) === undefined;
+  return { records, bytes, rows, isQuiet: isUnseen || undefined, ...rest };
 }
 
 function appendedTo(written: StoredLog): LogAppended {

@@ -65,7 +65,13 @@ export interface LogTail {
 
 /** A row of a keyed log: the newest change of one key. */
 export interface LogRow {
-  /** Name of the row, unique within the log. */
+  /**
+   * Name of the row, unique within the log. If it starts with `["$skein`, the row is hidden:
+   *
+   * - It is read by name, and belongs to no record and no page of rows.
+   * - It changes together with other rows: if none of them changes, it does not change either.
+   * - After a deletion or its expiry, it is forgotten.
+   */
   readonly row: string;
   /** Position of the record that changed the row last. The row's version is one higher. */
   readonly position: number;
@@ -129,6 +135,11 @@ export interface RowStats {
    * still show a row that was deleted.
    */
   readonly forgotten: number;
+  /**
+   * The hidden rows, which count in `bytes` alone: how many exist, and the position after the last
+   * change of one that is forgotten, or 0. Absent in a log that has had no hidden rows.
+   */
+  readonly hidden?: { readonly count: number; readonly forgotten: number } | undefined;
 }
 
 /** Settings of a log that its creation fixes. */
@@ -447,6 +458,8 @@ export interface LogPage {
  *   expired log is reported as `expired` until it is deleted.
  * - `read` of a log that is `isDeleted` MUST still return the records. `read` MUST NOT create state.
  * - A record MUST be returned with its original type and content.
+ * - Readers MUST NOT receive hidden rows, unless they name them; see {@linkcode LogRow.row}. An
+ *   append that only deletes expired hidden rows MUST NOT be announced.
  * - The rows of a keyed log MUST change together with its records. A page of rows MUST contain
  *   whole transactions, as far as they fit: only the first one may be larger than the page.
  * - All calls MUST reject with a `BrokerError` while the broker is unreachable, and with a

@@ -9,7 +9,14 @@ import type {
   ReadLogOptions,
   RowChange,
 } from "./log.ts";
-import { decideRows, NO_ROWS, type RowView, type RowWrites, textBytes } from "./rows.ts";
+import {
+  decideRows,
+  isHiddenRow,
+  NO_ROWS,
+  type RowView,
+  type RowWrites,
+  textBytes,
+} from "./rows.ts";
 
 /** Maximum number of characters of replaced changes that stay in memory. */
 const MAX_REPLACED_CHARACTERS = 1_048_576;
@@ -17,7 +24,7 @@ const MAX_REPLACED_CHARACTERS = 1_048_576;
 /** Rows by name, by position, and by the time of their deletion. */
 export class MemoryRows implements RowView {
   readonly #rows = new Map<string, LogRow>();
-  /** All rows by position; a row that changed again stays until the next sweep. */
+  /** Rows that pages show, by position; a row that changed again stays until the next sweep. */
   readonly #order = new Ordered(this.#rows);
   readonly #deletions = new Ordered(this.#rows);
   /** Rows that expire, by name. Most states have none, and a sweep then costs nothing. */
@@ -53,7 +60,7 @@ export class MemoryRows implements RowView {
       this.#rows.set(row.row, row);
       if (row.until === undefined) this.#expiring.delete(row.row);
       else this.#expiring.set(row.row, row);
-      this.#order.push(row);
+      if (!isHiddenRow(row.row)) this.#order.push(row);
       if (row.deletedAt !== undefined) this.#deletions.push(row);
     }
     const isLarge = this.#replaced > MAX_REPLACED_CHARACTERS;

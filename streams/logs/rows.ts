@@ -17,7 +17,11 @@ import type {
   RowChange,
   RowStats,
 } from "./log.ts";
+import { HIDDEN_PREFIX } from "../../session/wire/rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
+
+/** Start of the names of hidden rows; see {@linkcode LogRow.row}. */
+export const HIDDEN_ROW = `["${HIDDEN_PREFIX}`;
 
 /** Number of times in the tail's age at which a position is noted; see `StoredRows.marks`. */
 export const MARKS = 16;
@@ -72,7 +76,7 @@ export interface DecidedRows {
   /** Bytes of the record in UTF-8. */
   readonly recordBytes: number;
   readonly writes: RowWrites;
-  /** The changes in the record. */
+  /** The changes in the record; none of hidden rows. */
   readonly texts: readonly string[];
   /** True if some of them delete expired rows. */
   readonly expires: boolean;
@@ -89,15 +93,27 @@ export function rowsStateOf(
   { set, forgotten }: NonNullable<CreateLogOptions["rows"]>,
 ): StoredRows {
   const deleted = set.filter(({ deletedAt }) => deletedAt !== undefined);
+  const hidden = set.filter(({ row }) => isHiddenRow(row)).length;
   return {
     ...NO_ROWS,
-    count: set.length - deleted.length,
+    count: set.length - deleted.length - hidden,
     deletions: deleted.length,
     bytes: set.reduce((sum, row) => sum + rowBytes(row), 0),
     forgotten,
+    ...(hidden > 0 && { hidden: { count: hidden, forgotten: 0 } }),
     deletedAt: least(...deleted.map(({ deletedAt }) => deletedAt)),
     dueAt: least(...set.map(({ until }) => until)),
   };
+}
+
+/** True if readers receive a row only by its name. */
+export function isHiddenRow(row: string): boolean {
+  return row.startsWith(HIDDEN_ROW);
+}
+
+/** True for a hidden row that a transaction has deleted, which is not remembered. */
+function isGone({ row, deletedAt }: LogRow): boolean {
+  return deletedAt !== undefined && isHiddenRow(row);
 }
 
 /**
@@ -170,7 +186,7 @@ export function decideRows(
     readonly now: number;
   },
 ): DecidedRows | LogAppended {
-  const transaction = new Transaction(view, { position, now, forgotten: stats.forgotten });
+  const transaction = new Transaction(view, { position, now, stats });
   const expiring = expiresRows ? view.due(EXPIRED_AT_ONCE + 1) : [];
   let expiredBytes = 0;
   for (const row of expiring.slice(0, EXPIRED_AT_ONCE)) {
@@ -182,8 +198,9 @@ export function decideRows(
     const rejection = transaction.apply(change);
     if (rejection !== undefined) return rejection;
   }
+  transaction.settle();
   const { rows, texts, textsBytes } = transaction;
-  const next = transaction.statsAfter(stats);
+  const next = transaction.statsAfter();
   if (changes.length > 0 && next.count > stats.count && next.count > rowBounds.rows) {
     return { kind: "too-many-rows" };
   }
@@ -200,7 +217,7 @@ export function decideRows(
     record: texts.length === 0 ? undefined : `[${texts.join(",")}]`,
     // With brackets, and commas between the texts.
     recordBytes: texts.length === 0 ? 0 : textsBytes + texts.length + 1,
-    writes: { set: [...rows.values()], forget: forget.rows },
+    writes: transaction.writesWith(forget.rows),
     texts,
     expires: expiredBytes > 0,
     stats: { ...left, marks, dueAt, deletedAt: forget.deletedAt },
@@ -213,9 +230,9 @@ export function sizeOf(stats: RowStats): number {
   return countedBytes(stats.bytes, entriesOf(stats));
 }
 
-/** Number of rows, including deleted ones. */
-export function entriesOf({ count, deletions }: RowStats): number {
-  return count + deletions;
+/** Number of rows, including deleted and hidden ones. */
+export function entriesOf({ count, deletions, hidden }: RowStats): number {
+  return count + deletions + (hidden?.count ?? 0);
 }
 
 const UNBOUNDED: RowBounds = { rows: Infinity, deletions: Infinity, deletionMs: Infinity };
@@ -225,8 +242,8 @@ class Transaction {
   readonly #view: RowView;
   readonly #position: number;
   readonly #now: number;
-  /** See {@linkcode RowStats.forgotten}. */
-  readonly #forgotten: number;
+  /** The state of the rows before the transaction. */
+  readonly #stats: StoredRows;
   /** The states of changed rows before the transaction, and the bytes of their names. */
   readonly #before = new Map<
     string,
@@ -234,22 +251,24 @@ class Transaction {
   >();
   /** The states of changed rows, by name. */
   readonly rows = new Map<string, LogRow>();
+  /** The deletions of expired rows. */
+  readonly #expired: LogRow[] = [];
   readonly texts: string[] = [];
   /** Bytes of all the texts. */
   textsBytes = 0;
 
   constructor(
     view: RowView,
-    { position, now, forgotten }: {
+    { position, now, stats }: {
       readonly position: number;
       readonly now: number;
-      readonly forgotten: number;
+      readonly stats: StoredRows;
     },
   ) {
     this.#view = view;
     this.#position = position;
     this.#now = now;
-    this.#forgotten = forgotten;
+    this.#stats = stats;
   }
 
   /** Applies a change. Returns the reason for a rejection. */
@@ -259,7 +278,7 @@ class Transaction {
     const present = this.rows.get(row) ?? before;
     const exists = present !== undefined && present.deletedAt === undefined;
     const version = versionOf(before);
-    const isExpected = (expect ?? version) === version && this.#isUnchanged(before, since);
+    const isExpected = (expect ?? version) === version && this.#isUnchanged(row, before, since);
     if (!isExpected || operation === "update" && !exists) {
       return version === 0
         ? { kind: "conflict", row, version, since: this.#position }
@@ -276,28 +295,51 @@ class Transaction {
   }
 
   /** Deletes a row that has expired. */
-  expire({ row }: LogRow): void {
+  expire({ row, position }: LogRow): void {
     const deletion = deletionOf(row, this.#now);
     this.#find(deletion);
     const { text, bytes } = deletion;
-    this.#set({ row, text: text.join("delete"), bytes, deletedAt: this.#now });
+    const expired = { row, text: text.join("delete"), bytes, deletedAt: this.#now };
+    // A hidden row may expire without a record, whose position it would have.
+    this.#set(expired, isHiddenRow(row) ? position : undefined);
+    this.#expired.push(this.rows.get(row)!);
+  }
+
+  /** Drops the changes of hidden rows if no other row has changed. */
+  settle(): void {
+    if (this.texts.length > 0) return;
+    this.rows.clear();
+    for (const row of this.#expired) this.rows.set(row.row, row);
   }
 
   /** The state of the rows after the changes, before old deletions are forgotten. */
-  statsAfter(stats: StoredRows): StoredRows {
-    let { count, deletions, bytes } = stats;
+  statsAfter(): StoredRows {
+    let { count, deletions, bytes, hidden } = this.#stats;
     for (const [name, row] of this.rows) {
       const { row: before, nameBytes } = this.#before.get(name)!;
+      if (before !== undefined) bytes -= nameBytes + textBytes(before);
+      if (!isGone(row)) bytes += nameBytes + textBytes(row);
+      if (isHiddenRow(name)) {
+        hidden = hiddenAfter(hidden, before, row);
+        continue;
+      }
       if (before !== undefined) {
-        bytes -= nameBytes + textBytes(before);
         if (before.deletedAt === undefined) count--;
         else deletions--;
       }
-      bytes += nameBytes + textBytes(row);
       if (row.deletedAt === undefined) count++;
       else deletions++;
     }
-    return { ...stats, count, deletions, bytes };
+    return { ...this.#stats, count, deletions, bytes, ...(hidden && { hidden }) };
+  }
+
+  /** The changes to write, with deletions to forget. */
+  writesWith(forget: readonly LogRow[]): RowWrites {
+    const set = [...this.rows.values()];
+    const gone = set.filter(isGone);
+    if (gone.length === 0) return { set, forget };
+    const known = gone.flatMap(({ row }) => this.#before.get(row)!.row ?? []);
+    return { set: set.filter((row) => !isGone(row)), forget: [...forget, ...known] };
   }
 
   /** The earliest time at which a changed row, or another one of the given rows, expires. */
@@ -307,8 +349,14 @@ class Transaction {
   }
 
   /** True if a row has not changed after a position of this log. */
-  #isUnchanged(row: LogRow | undefined, since: number = this.#position): boolean {
-    const changed = row === undefined ? this.#forgotten : row.position + 1;
+  #isUnchanged(
+    name: string,
+    row: LogRow | undefined,
+    since: number = this.#position,
+  ): boolean {
+    const { forgotten, hidden } = this.#stats;
+    const forgottenAt = isHiddenRow(name) ? hidden?.forgotten ?? 0 : forgotten;
+    const changed = row === undefined ? forgottenAt : row.position + 1;
     return changed <= since && since <= this.#position;
   }
 
@@ -321,11 +369,27 @@ class Transaction {
     return before.row;
   }
 
-  #set(row: Omit<LogRow, "position"> & { readonly bytes: number }): void {
-    this.rows.set(row.row, { ...row, position: this.#position });
+  #set(
+    row: Omit<LogRow, "position"> & { readonly bytes: number },
+    position: number = this.#position,
+  ): void {
+    this.rows.set(row.row, { ...row, position });
+    if (isHiddenRow(row.row)) return;
     this.texts.push(row.text);
     this.textsBytes += row.bytes;
   }
+}
+
+/** The state of the hidden rows after the change of one. */
+function hiddenAfter(
+  { count, forgotten }: NonNullable<StoredRows["hidden"]> = { count: 0, forgotten: 0 },
+  before: LogRow | undefined,
+  row: LogRow,
+): NonNullable<StoredRows["hidden"]> {
+  if (before !== undefined) count--;
+  return isGone(row)
+    ? { count, forgotten: Math.max(forgotten, row.position + 1) }
+    : { count: count + 1, forgotten };
 }
 
 /**

@@ -4,6 +4,7 @@ import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import fc from "fast-check";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { rowChange, rowCheck } from "./change_message.ts";
+import { HIDDEN_PREFIX, readRowName, rowName } from "../../session/wire/rows.ts";
 import type { BrokerLogs, LogInfo, RowBounds } from "./log.ts";
 import { rowBytes } from "./rows.ts";
 import type { Drawn } from "../../tests/properties/draw.ts";
@@ -11,6 +12,11 @@ import { property } from "../../tests/properties/property.ts";
 import { logsOf } from "./logs_of.ts";
 
 const KEYS = ["a", "b", "c", "ü\u2028"];
+
+/** A collection whose rows readers receive by name alone. */
+const HIDDEN = `${HIDDEN_PREFIX}:t`;
+
+const HIDDEN_ROWS = KEYS.map((key) => rowName(HIDDEN, key));
 
 const BOUNDS: RowBounds = { rows: 3, deletions: 2, deletionMs: 3_600_000 };
 
@@ -30,6 +36,7 @@ const cases = fc.record({
             "delete" as const,
             "check" as const,
           ),
+          isHidden: fc.boolean(),
           value: fc.string({ maxLength: 40 }),
         }),
         { minLength: 1, maxLength: 4 },
@@ -69,16 +76,33 @@ class Reader {
 
 /** Checks that the counts in a log's state match its rows. */
 async function checkStats(logs: BrokerLogs, info: LogInfo): Promise<void> {
-  const page = await logs.read("log", { after: 0, maxRecords: 99, maxBytes: 1e6, renews: false });
-  assert(typeof page === "object");
-  const rows = page.records.map((record) => {
-    const { type, key, headers } = JSON.parse(String(record));
-    return { row: JSON.stringify([type, key]), text: String(record), position: 0, ...headers };
-  });
+  const rowsIn = async (rows?: readonly string[]) => {
+    const bounds = { after: 0, maxRecords: 99, maxBytes: 1e6, renews: false };
+    const page = await logs.read("log", { ...bounds, rows });
+    assert(typeof page === "object");
+    return page.records.map((record) => {
+      const { type, key, headers } = JSON.parse(String(record));
+      return { row: rowName(type, key), text: String(record), position: 0, ...headers };
+    });
+  };
+  const [rows, hidden] = [await rowsIn(), await rowsIn(HIDDEN_ROWS)];
+  assertEquals(rows.filter(({ row }) => readRowName(row)[0] === HIDDEN), []);
   const deletions = rows.filter(({ operation }) => operation === "delete").length;
-  const bytes = rows.reduce((sum, row) => sum + rowBytes(row), 0);
-  const { forgotten: _forgotten, ...stats } = info.rows!;
+  const bytes = [...rows, ...hidden].reduce((sum, row) => sum + rowBytes(row), 0);
+  const { forgotten: _forgotten, hidden: stored, ...stats } = info.rows!;
   assertEquals(stats, { count: rows.length - deletions, deletions, bytes });
+  assertEquals(stored?.count ?? 0, hidden.length);
+}
+
+/** Reads the values of the hidden rows. */
+async function hiddenValues(logs: BrokerLogs): Promise<Map<string, string>> {
+  const options = { after: 0, maxRecords: 1, maxBytes: 1e6, renews: false, rows: HIDDEN_ROWS };
+  const page = await logs.read("log", options);
+  assert(typeof page === "object");
+  return new Map(page.records.map((record) => {
+    const { key, value } = JSON.parse(String(record));
+    return [key, value];
+  }));
 }
 
 /** Makes transactions and reads at random, and compares the rows with a map. */
@@ -88,16 +112,17 @@ async function compare(
 ): Promise<void> {
   const config = { contentType: "application/json", keyed: TAIL };
   await logs.create("log", { config, identity: "identity0", records: [], maxLogs: 1 });
-  let values = new Map<string, string>();
+  let values = { shown: new Map<string, string>(), hidden: new Map<string, string>() };
   const readers = [new Reader(), new Reader()];
   for (const { changes, reads } of transactions) {
     const result = await logs.append("log", {
       records: [],
-      changes: changes.map(({ value, operation, key }) =>
-        operation === "check"
-          ? rowCheck({ type: "t", key, expect: 0 })
-          : rowChange({ type: "t", key, operation, value: JSON.stringify(value) }, 0)
-      ),
+      changes: changes.map(({ value, operation, key, isHidden }) => {
+        const type = isHidden ? HIDDEN : "t";
+        return operation === "check"
+          ? rowCheck({ type, key, expect: 0 })
+          : rowChange({ type, key, operation, value: JSON.stringify(value) }, 0);
+      }),
       rowBounds: BOUNDS,
       maxBytes: 1e6,
     });
@@ -105,6 +130,7 @@ async function compare(
     assertEquals(result.kind, typeof next === "string" ? next : "appended");
     if (typeof next !== "string") values = next;
     if (result.kind === "appended") await checkStats(logs, result.info);
+    assertEquals(await hiddenValues(logs), new Map([...values.hidden].sort(byKey)));
     for (const [i, reader] of readers.entries()) {
       if (!reads.includes(i) || await reader.catchUp(logs, maxRecords)) continue;
       assert(reader.position > 0);
@@ -113,22 +139,34 @@ async function compare(
   }
   const late = new Reader();
   for (const reader of [...readers, late]) {
-    if (await reader.catchUp(logs, maxRecords)) assertEquals(reader.values, values);
+    if (await reader.catchUp(logs, maxRecords)) assertEquals(reader.values, values.shown);
   }
-  assertEquals(late.values, values);
+  assertEquals(late.values, values.shown);
 }
 
 /** The values after a transaction, or the reason for a rejection. */
-function applied(before: ReadonlyMap<string, string>, changes: Transaction["changes"]) {
-  const values = new Map(before);
-  for (const { key, operation, value } of changes) {
+function applied(
+  before: Readonly<Record<"hidden" | "shown", ReadonlyMap<string, string>>>,
+  changes: Transaction["changes"],
+) {
+  const after = { shown: new Map(before.shown), hidden: new Map(before.hidden) };
+  let isChanged = false;
+  for (const { key, operation, value, isHidden } of changes) {
+    const part = isHidden ? "hidden" : "shown";
+    const values = after[part];
     if (operation === "update" && !values.has(key)) return "conflict";
-    if (operation === "check" && before.has(key)) return "conflict";
+    if (operation === "check" && before[part].has(key)) return "conflict";
     if (operation === "check") continue;
-    if (operation === "delete") values.delete(key);
-    else values.set(key, value);
+    const isEffective = operation === "delete" ? values.delete(key) : values.set(key, value);
+    isChanged ||= !isHidden && Boolean(isEffective);
   }
-  return values.size > before.size && values.size > BOUNDS.rows ? "too-many-rows" : values;
+  const { size } = after.shown;
+  if (size > before.shown.size && size > BOUNDS.rows) return "too-many-rows";
+  return isChanged ? after : { ...after, hidden: new Map(before.hidden) };
+}
+
+function byKey([one]: readonly [string, string], [other]: readonly [string, string]): number {
+  return KEYS.indexOf(one) - KEYS.indexOf(other);
 }
 
 property("MemoryBroker brings readers of a keyed log to the values of its writers", {

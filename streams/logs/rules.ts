@@ -62,8 +62,9 @@ export function infoOf(state: StoredLog): LogInfo {
   return { ...info, end: shown };
 }
 
-function rowsOf({ count, deletions, bytes, forgotten }: StoredRows): RowStats {
-  return { count, deletions, bytes, forgotten };
+function rowsOf({ count, deletions, bytes, forgotten, hidden }: StoredRows): RowStats {
+  const stats = { count, deletions, bytes, forgotten };
+  return hidden === undefined ? stats : { ...stats, hidden };
 }
 
 /** A log in the form of the list of logs. */

@@ -44,7 +44,10 @@ export interface LogHead {
   readonly count: number;
   /** Number of earlier messages with records or carried rows. */
   readonly number: number;
-  /** Number of rows of a keyed log that were carried from earlier messages to this one. */
+  /**
+   * Number of rows of a keyed log that were carried from earlier messages to this one, and of
+   * changed hidden rows.
+   */
   readonly carried?: number | undefined;
   /**
    * Sequence of the oldest message that the rows and the tail of a keyed log need. Absent while all

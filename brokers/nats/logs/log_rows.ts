@@ -110,11 +110,12 @@ export class LogRows {
   add(message: LiveMessage): void {
     const { seq, head, bytes } = message;
     if (isKept(head)) {
-      const rows = rowsOf(message);
-      for (const row of rows) this.#set(row, seq);
+      const { set, gone } = rowsOf(message);
+      for (const row of set) this.#set(row, seq);
+      for (const name of gone) this.#drop(name);
       const end = head.count === 0 ? 0 : head.state.tail;
-      this.#messages.push({ seq, end, bytes, names: rows.map(({ row }) => row) });
-      this.#names += rows.length;
+      this.#messages.push({ seq, end, bytes, names: set.map(({ row }) => row) });
+      this.#names += set.length;
     }
     this.#next = head.number + (isKept(head) ? 1 : 0);
     this.#newest = { ...message, body: NO_BYTES };
@@ -180,6 +181,13 @@ export class LogRows {
     }
     this.#deletions += deletionsIn(row) - deletionsIn(known);
     this.#rows.write({ set: [row], forget: [] });
+  }
+
+  #drop(name: string): void {
+    this.#holders.delete(name);
+    this.#found?.delete(name);
+    const row = this.#rows.find(name);
+    if (row !== undefined) this.#rows.write({ set: [], forget: [row] });
   }
 
   /** Forgets deletions and messages as the newest state says. */

@@ -13,7 +13,7 @@ import {
   type Retention,
 } from "../../../streams/logs/changes.ts";
 import { ChangedView, MemoryRows } from "../../../streams/logs/memory_rows.ts";
-import type { RowView } from "../../../streams/logs/rows.ts";
+import { isHiddenRow, type RowView } from "../../../streams/logs/rows.ts";
 import { logKind } from "../../../streams/logs/log_names.ts";
 import { recordBytes, retainedOf } from "../../../streams/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
@@ -130,6 +130,8 @@ interface Applied {
   records: LogRecord[];
   /** The transactions of a keyed log, each of which is one of the records. */
   transactions: StoredTransaction[];
+  /** The changed hidden rows of a keyed log by name; `undefined` for those that are gone. */
+  hidden: Map<string, LogRow | undefined>;
   /** The rows of a new log. */
   carried: readonly LogRow[];
   isChanged: boolean;
@@ -304,17 +306,20 @@ export class LogWriter {
 
   /** Writes the outcome of operations. Returns false if another node changed the log first. */
   async #write(id: string, part: string, cached: CachedLog, applied: Applied): Promise<boolean> {
-    const { state, records, transactions, carried, isReplacing, isQuiet } = applied;
+    const { state, records, transactions, hidden, isReplacing, isQuiet } = applied;
     const look = await this.#due.ensure(id, state, cached.message?.head.look);
     const before = isReplacing ? undefined : cached.message?.head;
     const number = before === undefined ? 0 : numberAfter(before);
     const count = records.length;
     const from = before?.from;
+    const carried = applied.carried.length + hidden.size || undefined;
     const head: LogHead | null = state === undefined
       ? null
-      : { state, count, number, carried: carried.length || undefined, look, from };
+      : { state, count, number, carried, look, from };
     const oldest = isReplacing ? [] : cached.oldest;
-    const rows = carried.length > 0 ? carriedRows(carried) : changedRows(transactions);
+    const rows = applied.carried.length > 0
+      ? carriedRows(applied.carried)
+      : changedRows(transactions, hidden);
     const body = [...records, ...rows];
     const seq = await this.#send(id, part, { ...cached, oldest }, head, body, {
       // The last message of a removed log must not remain before the first message of a new log.
@@ -413,6 +418,7 @@ export class LogWriter {
       state: cached.message?.head.state,
       records: [],
       transactions: [],
+      hidden: new Map(),
       carried: [],
       isChanged: false,
       isReplacing: false,
@@ -440,7 +446,7 @@ export class LogWriter {
       }
       // Deletions of expired rows, which the batch does not count, get a message of their own.
       const { expires = false } = kind === "write" ? change : {};
-      if (expires && applied.records.length > 0) break;
+      if (expires && applied.records.length + applied.hidden.size > 0) break;
       applied.isChanged = true;
       if (kind === "remove") {
         view = undefined;
@@ -448,6 +454,7 @@ export class LogWriter {
           state: undefined,
           records: [],
           transactions: [],
+          hidden: new Map(),
           isReplacing: true,
           isQuiet: false,
         });
@@ -470,8 +477,11 @@ export class LogWriter {
         break;
       }
       view?.write(written);
-      if (texts.length === 0) continue;
-      applied.transactions.push({ texts, set: written.set });
+      for (const { row } of written.forget.filter(isHidden)) applied.hidden.set(row, undefined);
+      for (const row of written.set.filter(isHidden)) applied.hidden.set(row.row, row);
+      if (texts.length > 0) {
+        applied.transactions.push({ texts, set: written.set.filter((row) => !isHidden(row)) });
+      }
       if (expires || applied.transactions.length === MAX_TRANSACTIONS) break;
     }
     return applied;
@@ -580,6 +590,10 @@ function viewFor(state: WholeLog | undefined, rows: LogRows | undefined): Change
   const isPresent = rows?.newest !== undefined &&
     chainOf(rows.newest.head.state) === chainOf(state);
   return new ChangedView(isPresent ? rows!.view : new MemoryRows());
+}
+
+function isHidden({ row }: LogRow): boolean {
+  return isHiddenRow(row);
 }
 
 /** Number of the message after another one. */

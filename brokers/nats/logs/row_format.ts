@@ -6,8 +6,9 @@
  * <places as JSON> <text of a carried row> <text of a carried row> ...
  * ```
  *
- * The texts of changed rows are parts of the transactions. All texts are change messages, from which
- * the names of the rows and the deletions are read.
+ * The texts of changed rows are parts of the transactions, except those of hidden rows, which the
+ * message contains like carried rows. All texts are change messages, from which the names of the
+ * rows and the deletions are read.
  */
 import { readChange } from "../../../streams/logs/change_message.ts";
 import type { LogRecord, LogRow } from "../../../streams/logs/log.ts";
@@ -27,6 +28,8 @@ interface Places {
   readonly carried?:
     | readonly (readonly [position: number, until: number, deletedAt: number])[]
     | undefined;
+  /** Names of hidden rows that are gone. */
+  readonly gone?: readonly string[] | undefined;
 }
 
 /** Where to find the rows that a transaction changes. */
@@ -41,20 +44,29 @@ interface ChangedPlaces {
 export interface StoredTransaction {
   /** All changes. */
   readonly texts: readonly string[];
-  /** The rows after the transaction. */
+  /** The rows after the transaction, without hidden ones. */
   readonly set: readonly LogRow[];
 }
+
+/** The changed hidden rows by name; `undefined` for those that are gone. */
+export type HiddenRows = ReadonlyMap<string, LogRow | undefined>;
 
 /**
  * Encodes the changes of transactions.
  *
  * @param transactions The transactions, each of which is a record of the message.
+ * @param hidden The hidden rows that they, or their expiry, have changed.
  * @returns The records that follow the transactions.
  */
-export function changedRows(transactions: readonly StoredTransaction[]): LogRecord[] {
-  if (transactions.length === 0) return [];
-  const places: Places = { changed: transactions.map(placesOf) };
-  return [JSON.stringify(places)];
+export function changedRows(
+  transactions: readonly StoredTransaction[],
+  hidden: HiddenRows,
+): LogRecord[] {
+  if (transactions.length + hidden.size === 0) return [];
+  const changed = transactions.length > 0 ? transactions.map(placesOf) : undefined;
+  if (hidden.size === 0) return encode({ changed }, []);
+  const gone = [...hidden].flatMap(([name, row]) => row === undefined ? name : []);
+  return encode({ changed, gone }, [...hidden.values()].filter((row) => row !== undefined));
 }
 
 function placesOf({ texts, set }: StoredTransaction): ChangedPlaces {
@@ -73,20 +85,32 @@ function placesOf({ texts, set }: StoredTransaction): ChangedPlaces {
 
 /** Encodes rows that are carried to a new message, as the records of that message. */
 export function carriedRows(rows: readonly LogRow[]): LogRecord[] {
+  return encode({}, rows);
+}
+
+function encode(places: Places, rows: readonly LogRow[]): LogRecord[] {
   const carried = rows.map(({ position, until = 0, deletedAt = 0 }) =>
     [position, until, deletedAt] as const
   );
-  const places: Places = { carried };
-  return [JSON.stringify(places), ...rows.map(({ text }) => text)];
+  const all: Places = carried.length > 0 ? { ...places, carried } : places;
+  return [JSON.stringify(all), ...rows.map(({ text }) => text)];
 }
 
-/** Decodes the newest states of the rows of a message by position, carried rows first. */
-export function rowsOf({ head, body }: LiveMessage): LogRow[] {
+/** The rows of a message. */
+export interface MessageRows {
+  /** Their newest states, by position, after carried and hidden rows. */
+  readonly set: readonly LogRow[];
+  /** Names of hidden rows that are gone. */
+  readonly gone: readonly string[];
+}
+
+/** Decodes the rows of a message. */
+export function rowsOf({ head, body }: LiveMessage): MessageRows {
   const { count, state: { tail } } = head;
   const records = decodeRecords(body);
   const encoded = records[count];
-  if (encoded === undefined) return [];
-  const { changed = [], carried = [] }: Places = JSON.parse(String(encoded));
+  if (encoded === undefined) return { set: [], gone: [] };
+  const { changed = [], carried = [], gone = [] }: Places = JSON.parse(String(encoded));
   const texts = records.slice(count + 1).map(String);
   const rows = new Map<string, LogRow>();
   for (const [i, [position, until, deletedAt]] of carried.entries()) {
@@ -110,5 +134,5 @@ export function rowsOf({ head, body }: LiveMessage): LogRow[] {
       rows.set(row, { row, position: tail - changed.length + i, text, ...times });
     }
   }
-  return [...rows.values()];
+  return { set: [...rows.values()], gone };
 }

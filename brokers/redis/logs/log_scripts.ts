@@ -39,7 +39,7 @@ const MAX_READ_CHUNKS = 64;
  * Number of the state's fields that a reply contains. These are the first fields of the list in
  * `LOG`.
  */
-const SHOWN_FIELDS = 14;
+const SHOWN_FIELDS = 16;
 
 /**
  * Opens a log. `KEYS[1]` to `KEYS[11]` are the keys in {@linkcode LogKeys}, and `ARGV[1]` is the
@@ -76,7 +76,7 @@ local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1,
 local rows, order, gone, due = unpack(KEYS, 8, 11)
 local ask = cjson.decode(ARGV[1])
 local fields = { 'identity', 'config', 'first', 'start', 'tail', 'bytes', 'ended', 'cancelled', 'deleted',
-  'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten', 'form', 'rowMarks', 'rowDeletedAt', 'rowDue',
+  'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten', 'form', 'hiddenCount', 'hiddenForgotten', 'rowMarks', 'rowDeletedAt', 'rowDue',
   'sealed', 'size', 'skip', 'expiry', 'ttl', 'expires', 'sequence', 'holder', 'lease', 'by', 'endedAt' }
 local log = {}
 local stored = redis.pcall('HMGET', state, unpack(fields))
@@ -98,6 +98,7 @@ local function areRowsSound()
   for _, field in ipairs({ 'rowDeletedAt', 'rowDue' }) do
     if log[field] and not string.find(log[field], '^%-?%d*$') then return false end
   end
+  if log.hiddenCount and not areCounts({ 'hiddenCount', 'hiddenForgotten' }) then return false end
   return areCounts({ 'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten' })
 end
 local function isSound()
@@ -237,6 +238,10 @@ if ask.rowStats then
   set('rowForgotten', text(stats.forgotten))
   if stats.deletedAt then set('rowDeletedAt', text(stats.deletedAt)) end
   if stats.dueAt then set('rowDue', text(stats.dueAt)) end
+  if stats.hidden then
+    set('hiddenCount', text(stats.hidden.count))
+    set('hiddenForgotten', text(stats.hidden.forgotten))
+  end
   if ask.form then set('form', ask.form) end
   for _, row in ipairs(ask.rows or {}) do writeRow(row, row.position) end
 end
@@ -369,7 +374,7 @@ local function rejection()
 end
 local rejected = rejection()
 if rejected then return rejected end
-local record, writeRows, carried
+local record, writeRows, carried, isUnseen
 if keyed then keep = nil end
 if ask.changes or ask.expiresRows then
   if not keyed then return answer('other-kind') end
@@ -378,6 +383,7 @@ if ask.changes or ask.expiresRows then
   rejected, record, writeRows = transact()
   if rejected then return rejected end
   if record then ask.count, ask.bytes = 1, #record end
+  isUnseen = not (record or ask.changes or ask.ended or ask.cancelled or ask.form)
   if #texts == 1 then carried = u32(#record * 2) .. record end
 elseif #ARGV == 3 then carried = ARGV[3] end
 local isCarried = carried and #carried <= ${MAX_CARRIED_BYTES} and not ask.ended and not ask.cancelled
@@ -441,7 +447,7 @@ local form = ask.form and (ask.form.next or ask.form.is) or ''
 if form ~= '' then set('form', form) end
 if ask.cancelled and not log.cancelled then set('cancelled', ask.cancelled) end
 save()
-announce(isCarried and carried or nil)
+if not isUnseen then announce(isCarried and carried or nil) end
 return answer('appended')
 `;
 

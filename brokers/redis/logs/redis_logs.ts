@@ -445,7 +445,7 @@ function decodeSequence(code: string): string {
 function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
   const texts = fields.map((field) => field === null ? undefined : field.toString());
   const [identity, config, first, start, tail, bytes, ended, cancelled, deleted, ...rest] = texts;
-  const [rows, form] = [rest.slice(0, 4), rest[4]];
+  const [rows, form, hidden] = [rest.slice(0, 4), rest[4], rest.slice(5)];
   if (identity === undefined) return undefined;
   return withoutUndefined({
     ...JSON.parse(config!) as LogConfig,
@@ -457,13 +457,18 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
     end: ended === undefined ? undefined : JSON.parse(ended),
     cancelled: cancelled === undefined ? undefined : JSON.parse(cancelled),
     isDeleted: deleted === undefined ? undefined : true as const,
-    rows: rows[0] === undefined ? undefined : statsOf(rows.map(Number)),
+    rows: rows[0] === undefined ? undefined : statsOf(rows.map(Number), hidden),
     form,
   });
 }
 
-function statsOf([count = 0, deletions = 0, bytes = 0, forgotten = 0]: number[]): RowStats {
-  return { count, deletions, bytes, forgotten };
+function statsOf(
+  [count = 0, deletions = 0, bytes = 0, forgotten = 0]: number[],
+  [hidden, hiddenForgotten]: (string | undefined)[],
+): RowStats {
+  const stats = { count, deletions, bytes, forgotten };
+  if (hidden === undefined) return stats;
+  return { ...stats, hidden: { count: Number(hidden), forgotten: Number(hiddenForgotten) } };
 }
 
 /**

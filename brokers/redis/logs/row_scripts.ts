@@ -5,6 +5,7 @@ import {
   EXPIRED_AT_ONCE,
   EXPIRED_BYTES,
   FORGOTTEN_AT_ONCE,
+  HIDDEN_ROW,
   MARKS,
 } from "../../../streams/logs/rows.ts";
 
@@ -16,7 +17,8 @@ const LISTED_ROWS = 256;
  *
  * - `rows`: a hash. The value of a row is its position, the time of its deletion, the time at which
  *   it expires (`-` for none), and its change.
- * - `order`, `gone`: sorted sets of all rows and of the deleted rows, by position.
+ * - `order`, `gone`: sorted sets of all rows except hidden ones, and of the deleted rows, by
+ *   position.
  * - `due`: a sorted set of the rows that expire, by time.
  *
  * If Redis evicted one of the keys, the number of rows differs from the number in the state, and
@@ -28,8 +30,9 @@ const LISTED_ROWS = 256;
  */
 export const ROWS = `
 local function checkRows()
-  local count = tonumber(log.rowCount) + tonumber(log.rowDeletions)
-  local isWhole = redis.call('HLEN', rows) == count and redis.call('ZCARD', order) == count and
+  local shown = tonumber(log.rowCount) + tonumber(log.rowDeletions)
+  local count = shown + (tonumber(log.hiddenCount) or 0)
+  local isWhole = redis.call('HLEN', rows) == count and redis.call('ZCARD', order) == shown and
     redis.call('ZCARD', gone) == tonumber(log.rowDeletions) and redis.call('ZCARD', due) <= count
   return not isWhole and redis.error_reply('SKEIN rows of the log were evicted or deleted') or nil
 end
@@ -77,11 +80,12 @@ end
 
 /** Writes the state of a row. */
 export const WRITE_ROW = `
+local function isHidden(name) return string.sub(name, 1, ${HIDDEN_ROW.length}) == '${HIDDEN_ROW}' end
 local function writeRow(row, at)
   local head = text(at) .. ' ' .. (row.deleted and text(row.deleted) or '-') .. ' ' ..
     (row.till and text(row.till) or '-') .. ' '
   redis.call('HSET', rows, row.name, head .. row.text)
-  redis.call('ZADD', order, text(at), row.name)
+  if not isHidden(row.name) then redis.call('ZADD', order, text(at), row.name) end
   if row.deleted then redis.call('ZADD', gone, text(at), row.name) end
   if row.till then redis.call('ZADD', due, text(row.till), row.name) end
 end
@@ -92,7 +96,7 @@ end
  * both. Sets \`record\` to the transaction, and \`writeRows\` to the function that writes the rows.
  */
 export const TRANSACTION = `
-local position, before, after, names, texts = tonumber(log.tail), {}, {}, {}, {}
+local position, before, after, names, texts, expired = tonumber(log.tail), {}, {}, {}, {}, {}
 local function find(name)
   if before[name] == nil then
     local value = redis.call('HGET', rows, name)
@@ -102,8 +106,10 @@ local function find(name)
 end
 local function put(row)
   if not after[row.name] then names[#names + 1] = row.name end
-  after[row.name], texts[#texts + 1] = row, row.text
+  after[row.name] = row
+  if not isHidden(row.name) then texts[#texts + 1] = row.text end
 end
+local function isGone(row) return row.deleted and isHidden(row.name) end
 local function versionOf(row) return row and not row.deleted and row.position + 1 or 0 end
 local function timestamp()
   -- A year begins on March 1st here, so that a leap day is its last day.
@@ -138,7 +144,8 @@ local function apply(change)
   local version = versionOf(stored)
   local isExpected = not change.expect or change.expect == version
   if change.since then
-    local changed = stored and stored.position + 1 or tonumber(log.rowForgotten)
+    local forgotten = isHidden(change.row) and (log.hiddenForgotten or 0) or log.rowForgotten
+    local changed = stored and stored.position + 1 or tonumber(forgotten)
     isExpected = isExpected and changed <= change.since and change.since <= position
   end
   if not isExpected or (change.operation == 'update' and not exists) then
@@ -158,13 +165,13 @@ local function transact()
   local broken = checkRows()
   if broken then return broken end
   if ask.expiresRows then
-    local expired = redis.call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', 0, ${EXPIRED_AT_ONCE})
+    local listed = redis.call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', 0, ${EXPIRED_AT_ONCE})
     local expiredBytes = 0
-    for _, name in ipairs(expired) do
+    for _, name in ipairs(listed) do
       if expiredBytes > ${EXPIRED_BYTES} then break end
       expiredBytes = expiredBytes + #name + ${DELETION_BYTES}
-      find(name)
-      put({ name = name, text = deletionOf(name), deleted = now })
+      expired[#expired + 1] = { name = name, text = deletionOf(name), deleted = now, position = find(name).position }
+      put(expired[#expired])
     end
   end
   local changes = ask.changes or {}
@@ -172,20 +179,29 @@ local function transact()
     local rejected = apply(change)
     if rejected then return rejected end
   end
+  if #texts == 0 then
+    after, names = {}, {}
+    for i, row in ipairs(expired) do after[row.name], names[i] = row, row.name end
+  end
   local count, deletions, size = tonumber(log.rowCount), tonumber(log.rowDeletions), tonumber(log.rowBytes)
+  local hidden, hiddenForgotten = tonumber(log.hiddenCount), tonumber(log.hiddenForgotten) or 0
   local countBefore, sizeBefore = count, size
   local function add(row, sign)
     size = size + sign * bytesOf(row)
-    if row.deleted then deletions = deletions + sign else count = count + sign end
+    if isHidden(row.name) then hidden = (hidden or 0) + sign
+    elseif row.deleted then deletions = deletions + sign
+    else count = count + sign end
   end
   for _, name in ipairs(names) do
+    local row = after[name]
     if before[name] then add(before[name], -1) end
-    add(after[name], 1)
+    if not isGone(row) then add(row, 1)
+    else hidden, hiddenForgotten = hidden or 0, math.max(hiddenForgotten, (row.position or position) + 1) end
   end
   local bounds = ask.rowBounds or { rows = 2 ^ 53, deletions = 2 ^ 53, deletionMs = 2 ^ 53 }
   if #changes > 0 and count > countBefore and count > bounds.rows then return answer('too-many-rows') end
   local isLarger = #changes > 0 and size > sizeBefore
-  local function sizeOf() return size + ${ENTRY_BYTES} * (count + deletions) end
+  local function sizeOf() return size + ${ENTRY_BYTES} * (count + deletions + (hidden or 0)) end
   local excess, excessBytes = math.max(0, deletions - bounds.deletions), 0
   if isLarger then excessBytes = math.max(0, sizeOf() - ask.maxBytes) end
   local oldest = tonumber(log.rowDeletedAt) or (deletions > 0 and now or nil)
@@ -234,7 +250,7 @@ local function transact()
     end
     for _, name in ipairs(names) do
       local row, old = after[name], before[name] or {}
-      writeRow(row, position)
+      if isGone(row) then redis.call('HDEL', rows, name) else writeRow(row, position) end
       if old.deleted and not row.deleted then redis.call('ZREM', gone, name) end
       if old.till and not row.till then redis.call('ZREM', due, name) end
     end
@@ -242,6 +258,7 @@ local function transact()
     set('rowDeletions', text(deletions))
     set('rowBytes', text(size))
     set('rowForgotten', text(forgotten))
+    if hidden then set('hiddenCount', text(hidden)) set('hiddenForgotten', text(hiddenForgotten)) end
     set('rowMarks', table.concat(kept, ' '))
     set('rowDeletedAt', deletedAt and text(deletedAt) or '')
     local earliest = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)

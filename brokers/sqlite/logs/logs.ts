@@ -12,6 +12,7 @@ import {
 import { LogShares, type LogSharesOptions } from "../../../streams/logs/log_shares.ts";
 import {
   entriesOf,
+  isHiddenRow,
   namedRows,
   rowBytes,
   type RowView,
@@ -461,7 +462,8 @@ FROM logs WHERE kind = 'stream' AND
     for (const row of set) {
       // A changed row gets a new id, so that a copy in progress finds it.
       this.#sql.dropRow.run(id, row.row);
-      const { position, text, deletedAt = null, until = null } = row;
+      const { text, deletedAt = null, until = null } = row;
+      const position = isHiddenRow(row.row) ? hiddenPosition(row.position) : row.position;
       this.#sql.addRow.run(id, row.row, position, rowBytes(row), text, deletedAt, until);
     }
   }
@@ -533,12 +535,20 @@ function logBytes({ bytes, start, tail, rows }: StoredLog, stateBytes: number = 
   return countedBytes(bytes, tail - start) + ofRows + stateBytes;
 }
 
+/**
+ * Converts the position of a hidden row to the negative number in the file, and back. Pages contain
+ * the positions from 0.
+ */
+function hiddenPosition(position: number): number {
+  return -1 - position;
+}
+
 /** Parses a row of a keyed log. */
 function rowOf(stored: Readonly<Record<string, unknown>>): LogRow {
   const { name, position, change, deleted, until } = stored;
   return {
     row: String(name),
-    position: Number(position),
+    position: Number(position) < 0 ? hiddenPosition(Number(position)) : Number(position),
     text: String(change),
     deletedAt: deleted === null ? undefined : Number(deleted),
     until: until === null ? undefined : Number(until),

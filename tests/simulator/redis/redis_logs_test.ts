@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import { deletionOf, rowChange, rowCheck } from "../../../streams/logs/change_message.ts";
-import { rowName } from "../../../session/wire/rows.ts";
+import { HIDDEN_PREFIX, rowName } from "../../../session/wire/rows.ts";
 import type { BrokerLogs, LogPage } from "../../../streams/logs/log.ts";
 import { MemoryBroker } from "../../../pubsub/mod.ts";
 import { Random } from "../../random.ts";
@@ -23,6 +23,11 @@ const TTL_MS = 8.5 * STEP_MS;
 const IDS = ["a", "b"] as const;
 const FORKS = ["x", "y", "z"] as const;
 const ENDS = [{}, { error: "broken", code: "failed" }] as const;
+
+/** A collection whose rows readers receive by name alone. */
+const HIDDEN = `${HIDDEN_PREFIX}:t`;
+
+const HIDDEN_ROWS = Array.from({ length: 8 }, (_, i) => rowName(HIDDEN, `${i}`));
 
 /** A tail that keeps all transactions of a test. */
 const LONG_TAIL = { records: 1_000, ms: 1_000_000, bytes: 1_000_000 };
@@ -111,12 +116,19 @@ function randomTransaction(random: Random): Call {
       maxBytes: random.pick([1, 500, 9_999]),
     };
     const tail = random.below(3) === 0 ? true as const : undefined;
-    const options = { ...bounds, after: random.below(30), tail, renews: random.below(4) === 0 };
+    const options = {
+      ...bounds,
+      after: random.below(30),
+      tail,
+      renews: random.below(4) === 0,
+      ...perhaps(random, { rows: HIDDEN_ROWS, tail: undefined }, 3),
+    };
     return async (logs) => ordered(await logs.read(id, options));
   }
   const deleted = random.below(4);
   const changes = Array.from({ length: random.below(4) }, (_, i) => {
     const key = `${random.below(8)}`;
+    const type = random.below(4) === 0 ? HIDDEN : "t";
     const operation = i === deleted
       ? "delete"
       : random.pick(["upsert", "upsert", "update"] as const);
@@ -126,11 +138,11 @@ function randomTransaction(random: Random): Call {
     });
     const value = `${random.below(1_000)}`;
     const since = perhaps(random, { since: random.below(80) });
-    if (i > 0 && random.below(4) === 0) {
+    if (i > 0 && random.below(8) === 0) {
       const expect = perhaps(random, { expect: random.pick([0, 0, random.below(80)]) });
-      return rowCheck({ type: "t", key, ...expect, ...since });
+      return rowCheck({ type, key, ...expect, ...since });
     }
-    return rowChange({ type: "t", key, operation, value, ...ttl, ...since }, 0);
+    return rowChange({ type, key, operation, value, ...ttl, ...since }, 0);
   });
   const rowBounds = {
     rows: random.pick([4, 100]),
@@ -140,6 +152,7 @@ function randomTransaction(random: Random): Call {
   const options = {
     records: [],
     changes,
+    ...perhaps(random, { changes: undefined, expiresRows: true as const }, 8),
     rowBounds,
     maxBytes: isBounded ? random.pick([600, 1_000, 9_999]) : 9_999,
     ...perhaps(random, { expiresRows: true as const }),
