@@ -706,6 +706,10 @@ function stateRouteOf(
   if (!isValid) {
     reject("a state must have collections, each with a name and a schema, and a version", pattern);
   }
+  // The prefix is `HIDDEN_PREFIX`, whose module pages load late.
+  if (names.some((name) => name.startsWith("$skein"))) {
+    reject("names of collections that start with $skein are reserved", pattern);
+  }
   const entries = Object.entries(collections).map((
     [name, entry],
   ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);

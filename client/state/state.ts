@@ -20,7 +20,13 @@ import type {
   TypedStateMethods,
 } from "../../session/state_types.ts";
 import type { WaitOptions } from "../../session/types.ts";
-import { checkExpected, checkRow, checkRowName, noRow, rowName } from "../../session/wire/rows.ts";
+import {
+  checkCollectionName,
+  checkExpected,
+  checkRow,
+  noRow,
+  rowName,
+} from "../../session/wire/rows.ts";
 import { RowReader } from "../../session/rows/row_reader.ts";
 import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import type { ClientRows } from "./rows.ts";
@@ -171,10 +177,10 @@ export class ClientState implements Disposable, AsyncDisposable {
    * @param name The name, of at most 1,024 bytes.
    * @returns The collection.
    * @throws {TypeError} If the name is not a text.
-   * @throws {RangeError} If the name is empty or too long.
+   * @throws {RangeError} If the name is empty, too long, or starts with `$skein`.
    */
   collection<T = unknown>(name: string): ClientCollection<T> {
-    checkRowName("open collection", "name", name);
+    checkCollectionName("open collection", "name", name);
     return new ClientCollection<T>(name, {
       rows: this.#shared.rows,
       closed: this.#closed.signal,

@@ -4,7 +4,7 @@ import { RequestError } from "../../errors.ts";
 import type { LiveRow, Row } from "../rows/row_map.ts";
 import { changeableRow, rowOf } from "../rows/row_values.ts";
 import type { StateTransaction, StateWriteOptions } from "../state_types.ts";
-import { checkRow, checkRowName, noRow, rowName, unexpected } from "../wire/rows.ts";
+import { checkCollectionName, checkRow, noRow, rowName, unexpected } from "../wire/rows.ts";
 
 /** Maximum number of rows that a function may read in one transaction. */
 export const MAX_READS = 10_000;
@@ -91,7 +91,7 @@ class RowTransaction implements StateTransaction {
 
   async *entries(collection: string): AsyncGenerator<readonly [key: string, row: unknown]> {
     this.#check();
-    checkRowName("read rows", "collection", collection);
+    checkCollectionName("read rows", "collection", collection);
     this.#scans.add(collection);
     const changes = new Map(this.#changes);
     for await (const { key, value } of this.#rows.rows(collection)) {

@@ -3,11 +3,15 @@ import { z } from "zod";
 import { badRequest, MAX_TTL_S, tooLarge } from "./request.ts";
 import type { Problem } from "../../server/http/problem.ts";
 import type { ClientChange } from "../logs/change_message.ts";
-import { countFault, MAX_ROW_NAME_BYTES, rowName } from "../../session/wire/rows.ts";
+import { countFault, HIDDEN_PREFIX, MAX_ROW_NAME_BYTES, rowName } from "../../session/wire/rows.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
 
 const name = z.string().min(1).refine((text) => !exceedsBytes(text, MAX_ROW_NAME_BYTES), {
   error: `must have at most ${MAX_ROW_NAME_BYTES} bytes`,
+});
+
+const collection = name.refine((text) => !text.startsWith(HIDDEN_PREFIX), {
+  error: `must not start with "${HIDDEN_PREFIX}", which is reserved`,
 });
 
 /** The operations of changes without a value. */
@@ -15,7 +19,7 @@ const VALUELESS: ReadonlySet<string> = new Set(["delete", "check"]);
 
 /** A change message; unknown members are ignored. */
 const MESSAGE = z.object({
-  type: name,
+  type: collection,
   key: name,
   value: z.unknown().optional(),
   headers: z.object({
@@ -51,7 +55,7 @@ export function readChanges(records: readonly string[]): readonly ClientChange[]
 
 /** A condition on a collection, which sessions may send; the key is empty. */
 const SCAN = z.object({
-  type: name,
+  type: collection,
   key: z.literal(""),
   headers: z.object({ operation: z.literal("check"), since: z.number().int().min(0) }),
 });

@@ -25,8 +25,8 @@ import type {
 import { changeableRow, encodeRow } from "../../session/rows/row_values.ts";
 import { type Change, encodeTransaction } from "../logs/change_message.ts";
 import {
+  checkCollectionName,
   checkRow,
-  checkRowName,
   countFault,
   NO_EXPECT,
   NO_TTL,
@@ -129,10 +129,10 @@ export class State implements AsyncDisposable {
    * @param name The name, of at most 1,024 bytes.
    * @returns The collection.
    * @throws {TypeError} If the name is not a text.
-   * @throws {RangeError} If the name is empty or too long.
+   * @throws {RangeError} If the name is empty, too long, or starts with `$skein`.
    */
   collection<T = unknown>(name: string): StateCollection<T> {
-    checkRowName("open collection", "name", name);
+    checkCollectionName("open collection", "name", name);
     const { runtime } = this.#parts;
     const { signal: ended } = this.#ended;
     const isEphemeral = this.#rows.ephemeral?.names.has(name);
