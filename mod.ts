@@ -99,7 +99,7 @@ export type {
   TypedClientState,
 } from "./client/state/state.ts";
 export type { ClientStateStatus } from "./client/state/shared_state.ts";
-export type { OnConflict, StateConflict } from "./client/state/writes.ts";
+export type { OnConflict, StateConflict } from "./client/state/write.ts";
 export { Subscription } from "./client/subscriptions/subscription.ts";
 export {
   AuthenticationError,

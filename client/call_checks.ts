@@ -62,9 +62,14 @@ export const CLIENT_KINDS: {
     token: "string or null",
   },
   "hand over": { transport: ["webtransport", "websocket", "http"] },
+  "call mutation": { signal: "AbortSignal" },
   "delete row": { expect: COUNT, signal: "AbortSignal" },
   "insert row": { signal: "AbortSignal", ttlMs: TTL },
-  "open state": { onConflict: "function" },
+  "open state": {
+    mutations: objectWith("Mutations", "check"),
+    onConflict: "function",
+    user: "string",
+  },
   publish: { ...PUBLISH, delivery: DELIVERY },
   "read changes": { signal: "AbortSignal" },
   "read stream": {

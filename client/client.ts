@@ -523,12 +523,13 @@ export class Client<C extends Contract = Contract>
    * and to publish on it to write them. See {@linkcode ClientState}.
    *
    * @param id The state's id, for which the server has called `open(id)` of `liveState()`.
-   * @param options What to do if others change a row at the same time.
+   * @param options What to do if others change a row at the same time, and the functions of the
+   * state's mutations.
    * @returns The state, once its code is loaded. Its rows are complete once `ready` has resolved.
    */
   async state<Id extends StateIds<C>>(
     id: Id,
-    options?: ClientStateOptions,
+    options?: ClientStateOptions<C>,
   ): Promise<ClientStateOf<C, Id>> {
     const { ClientStates } = await this.#platform.state();
     this.#states ??= new ClientStates({
@@ -538,7 +539,9 @@ export class Client<C extends Contract = Contract>
       client: this as unknown as Client,
     });
     // Only the types depend on the contract.
-    return this.#states.open(id as string, options) as unknown as Promise<ClientStateOf<C, Id>>;
+    return this.#states.open(id as string, options as ClientStateOptions) as unknown as Promise<
+      ClientStateOf<C, Id>
+    >;
   }
 
   /**

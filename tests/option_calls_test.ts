@@ -283,6 +283,8 @@ const METHODS: Methods = {
     await state.collection("a").update("a", () => 1, options);
   },
   "StateCollection.set": ({ state }, options) => state.collection("a").set("a", 1, options),
+  "StateTransaction.insert": ({ state }, options) =>
+    state.transaction((transaction) => transaction.insert("a", crypto.randomUUID(), 1, options)),
   "StateTransaction.set": ({ state }, options) =>
     state.transaction((transaction) => transaction.set("a", "b", 1, options)),
   "TestNetwork.disconnect": ({ server }, options) => server.network.disconnect(options),

@@ -4,6 +4,7 @@ import type { ClientStateOptions } from "./state.ts";
 
 /** The options of each call, as in `ClientCalls`. */
 export interface StateCalls {
+  readonly "call mutation": Pick<StateWriteOptions, "signal">;
   readonly "delete row": Pick<StateWriteOptions, "expect" | "signal">;
   readonly "insert row": Omit<StateWriteOptions, "expect">;
   readonly "open state": ClientStateOptions;
@@ -17,9 +18,10 @@ export interface StateCalls {
 export const NAMES: {
   readonly [Call in keyof StateCalls]: { readonly [Name in keyof StateCalls[Call]]-?: 1 };
 } = {
+  "call mutation": { signal: 1 },
   "delete row": { expect: 1, signal: 1 },
   "insert row": { signal: 1, ttlMs: 1 },
-  "open state": { onConflict: 1 },
+  "open state": { mutations: 1, onConflict: 1, user: 1 },
   "read changes": { signal: 1 },
   "update state": { signal: 1 },
   "write row": { ttlMs: 1 },

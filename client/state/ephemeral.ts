@@ -18,14 +18,14 @@ import {
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import type { RetryLine } from "./retry_line.ts";
-import type { ClientRows } from "./rows.ts";
+import type { ClientRows, RowWriter } from "./rows.ts";
 import {
   isUndecided,
   type NewWrite,
   type StateWriter,
   tooLarge,
   type WriteChange,
-} from "./writes.ts";
+} from "./write.ts";
 
 /** Minimum time between two publications, in milliseconds: a frame. */
 const FRAME_MS = 16;
@@ -54,7 +54,7 @@ type Settling = PromiseWithResolvers<number>;
 type EphemeralBatch = ReadonlyMap<OwnRow, Settling | undefined>;
 
 /** A row that this client wrote. */
-interface OwnRow {
+interface OwnRow extends RowWriter {
   readonly type: string;
   readonly key: string;
   /** The handle that has written the newest value. */
@@ -151,6 +151,7 @@ export class Ephemeral {
         );
       }
       own = {
+        order: Infinity,
         type,
         key,
         writer,
@@ -205,7 +206,7 @@ export class Ephemeral {
     for (const [name, own] of this.#own) {
       if (writer !== undefined && own.writer !== writer) continue;
       own.settling?.reject(error);
-      if (own.isDirty || own.sentBy) this.#target.rows.end(own, [own], undefined);
+      if (own.isDirty || own.sentBy) this.#target.rows.end(own, [own]);
       Object.assign(own, { settling: undefined, sentBy: undefined, isDirty: false });
       this.#own.delete(name);
       rows.push([own.type, own.key]);
@@ -404,7 +405,7 @@ export class Ephemeral {
     if (own.sentBy !== by) return;
     own.sentBy = undefined;
     if (own.isDirty) return;
-    this.#target.rows.end(own, [own], undefined);
+    this.#target.rows.end(own, [own]);
     if (value === undefined) this.#forget(own);
     else this.#forgetIfChanged(own);
   }
@@ -436,7 +437,7 @@ export class Ephemeral {
     if (own.sentBy !== by) return;
     own.sentBy = undefined;
     if (own.isDirty) return;
-    this.#target.rows.end(own, [own], undefined);
+    this.#target.rows.end(own, [own]);
     if (own.taken === undefined) this.#forget(own);
     else own.value = own.taken.value;
   }

@@ -35,6 +35,23 @@ export interface WrittenRow {
   readonly value: Value;
 }
 
+/** What gives values to rows before the server has: a write, or the writer of an ephemeral row. */
+export interface RowWriter {
+  /** Its place among the others. The value of the last one is seen. */
+  readonly order: number;
+}
+
+/** The rows as a write finds them: with earlier writes that are under way, without later ones. */
+export interface EarlierRows {
+  /** Returns the value of a stored row; `undefined` if the row does not exist. */
+  get(type: string, key: string): Value;
+  /** Returns the stored rows of a collection by key. */
+  entries(type: string): ReadonlyMap<string, Value>;
+}
+
+/** The name of a collection, and the key of a row. */
+type Place = readonly [type: string, key: string];
+
 /**
  * The rows of one state. A row is seen as the newest write under way left it. Without one, it is
  * seen as the server's last reply or the stream has it, whichever is newer.
@@ -65,10 +82,27 @@ export class ClientRows extends Signal implements RowSource {
   readonly #ephemeral = new Map<string, KnownRow>();
   /** Rows that are missing so far in a list of all of them. */
   #missing: Set<string> | undefined;
-  /** The values that writes under way give to a row, oldest first; bounded by the writes. */
-  readonly #written = new Map<string, { readonly by: unknown; readonly value: Value }[]>();
+  /** The values that writes under way give to a row, in their order; bounded by the writes. */
+  readonly #written = new Map<string, { readonly by: RowWriter; readonly value: Value }[]>();
   /** The rows that the application sees. */
   #seen = new Collections();
+  /** True once the rows were complete. */
+  isLoaded = false;
+  /**
+   * Called when rows may have changed, before they are shown. Without places, all rows may have.
+   * MUST NOT throw.
+   */
+  onTouched: (places?: readonly Place[]) => void = () => {};
+  /** Number of calls under way that change rows. Rows are shown after the outermost one. */
+  #depth = 0;
+  /** True while rows that change are not shown. */
+  #isHeld = false;
+  /** The rows to show. */
+  #due: Place[] = [];
+  /** True if all rows have to be shown anew. */
+  #isAllDue = false;
+  /** Called once these rows are shown. */
+  #calls: (() => void)[] = [];
 
   collection(name: string): Rows {
     return this.#seen.get(name);
@@ -85,6 +119,7 @@ export class ClientRows extends Signal implements RowSource {
     this.ephemeral = new Set();
     this.#delivered = this.#seen = new Collections();
     this.#next = undefined;
+    this.#touch();
     this.#tell(difference(before, this.#seen));
     this.notify();
   }
@@ -107,6 +142,36 @@ export class ClientRows extends Signal implements RowSource {
     }
     return this.#ahead.get(name) ?? this.#delivered.get(type).get(key) ??
       { value: undefined, version: this.version };
+  }
+
+  /** Returns the rows as a write finds them. */
+  before({ order }: RowWriter): EarlierRows {
+    const written = (name: string) =>
+      this.#written.get(name)?.findLast(({ by }) => by.order < order);
+    return {
+      get: (type, key) => (written(rowName(type, key)) ?? this.known(type, key)).value,
+      entries: (type) => {
+        const rows = this.#delivered.get(type).view;
+        const own = new Map<string, Value>();
+        for (const [name, { value }] of this.#ahead) note(name, value);
+        for (const name of this.#written.keys()) {
+          const last = written(name);
+          if (last !== undefined) note(name, last.value);
+        }
+        function note(name: string, value: Value): void {
+          const [of, key] = readRowName(name);
+          if (of === type) own.set(key, value);
+        }
+        if (own.size === 0) return rows;
+        return new Map([...rows, ...own].filter(([, value]) => value !== undefined));
+      },
+    };
+  }
+
+  /** True if a reply has told of a row of a collection that the stream has not reached. */
+  isAhead(type: string): boolean {
+    for (const name of this.#ahead.keys()) if (readRowName(name)[0] === type) return true;
+    return false;
   }
 
   /**
@@ -167,8 +232,7 @@ export class ClientRows extends Signal implements RowSource {
     if (this.#next === undefined && isComplete) {
       this.#put(this.#delivered, changes);
       this.version = version;
-      this.#refresh([...changes.map(({ type, key }) => [type, key] as const), ...this.#overtake()]);
-      return;
+      return this.#touch([...changes.map(placeOf), ...this.#overtake()]);
     }
     this.#next ??= this.#delivered.copy();
     this.#put(this.#next, changes);
@@ -196,14 +260,22 @@ export class ClientRows extends Signal implements RowSource {
   complete(version: number = 0): void {
     this.received = Math.max(this.received, version);
     this.version = Math.max(this.version, this.received);
-    if (this.#next === undefined) return;
-    const before = this.#seen;
+    this.isLoaded = true;
+    if (this.#next === undefined) return this.#touch([]);
     this.#delivered = this.#next;
     this.#next = undefined;
     this.#isAnew = false;
+    this.#overtake();
+    this.#isAllDue = true;
+    this.#touch();
+  }
+
+  /** Shows all rows as they are now. */
+  #showAll(): void {
+    const before = this.#seen;
     this.#seen = this.#delivered.copy();
     for (const name of this.ephemeral) this.#seen.take(name, before);
-    for (const [type, key] of [...this.#overtake(), ...this.#overlaid()]) this.#show(type, key);
+    for (const [type, key] of this.#overlaid()) this.#show(type, key);
     // Nothing has seen the first rows that arrive.
     if (this.listeners.size === 0 && before.isEmpty) return this.notify();
     const changes = difference(before, this.#seen);
@@ -213,14 +285,14 @@ export class ClientRows extends Signal implements RowSource {
   }
 
   /** The rows that are not seen as the stream has delivered them. */
-  #overlaid(): (readonly [type: string, key: string])[] {
+  #overlaid(): Place[] {
     return [...this.#ahead.keys(), ...this.#written.keys()].map(readRowName)
       .filter(([type]) => !this.ephemeral.has(type));
   }
 
   /** Drops the replies that the stream has reached, and returns their rows. */
-  #overtake(): (readonly [type: string, key: string])[] {
-    const rows: (readonly [type: string, key: string])[] = [];
+  #overtake(): Place[] {
+    const rows: Place[] = [];
     for (const [name, row] of this.#ahead) {
       if (row.version > this.version) continue;
       this.#ahead.delete(name);
@@ -230,47 +302,106 @@ export class ClientRows extends Signal implements RowSource {
   }
 
   /** Shows the rows of a write before the server has replied. */
-  begin(by: unknown, rows: readonly WrittenRow[]): void {
-    for (const { type, key, value } of rows) {
-      const name = rowName(type, key);
-      const values = this.#written.get(name) ?? [];
-      this.#written.set(name, values);
-      values.push({ by, value });
-    }
+  begin(by: RowWriter, rows: readonly WrittenRow[]): void {
+    for (const row of rows) this.#write(by, row);
     this.#refresh(rows.map(placeOf));
   }
 
-  /** Replaces the value that a write gives to a row. */
-  rewrite(by: unknown, row: WrittenRow): void {
-    const { type, key, value } = row;
+  #write(by: RowWriter, { type, key, value }: WrittenRow): void {
     const name = rowName(type, key);
-    const values = this.#written.get(name) ?? [];
-    this.#written.set(name, values.map((one) => one.by === by ? { by, value } : one));
+    const values = (this.#written.get(name) ?? []).filter((one) => one.by !== by);
+    const later = values.findIndex((one) => one.by.order > by.order);
+    values.splice(later < 0 ? values.length : later, 0, { by, value });
+    this.#written.set(name, values);
+  }
+
+  #unwrite(by: RowWriter, { type, key }: WrittenRow): void {
+    const name = rowName(type, key);
+    const values = (this.#written.get(name) ?? []).filter((one) => one.by !== by);
+    if (values.length > 0) this.#written.set(name, values);
+    else this.#written.delete(name);
+  }
+
+  /** Replaces the value that a write gives to a row. It is shown in any case. */
+  rewrite(by: RowWriter, row: WrittenRow): void {
+    const values = this.#written.get(rowName(row.type, row.key));
+    if (values?.some((one) => one.by === by)) this.#write(by, row);
     this.#refresh([placeOf(row)]);
+    this.#touch([placeOf(row)]);
+  }
+
+  /**
+   * Replaces the rows that a write shows, without a call of `onTouched`.
+   *
+   * @param by The write.
+   * @param rows Its rows before and after.
+   * @param isNow True if they are shown in any case.
+   */
+  replace(
+    by: RowWriter,
+    { before, after }: {
+      readonly before: readonly WrittenRow[];
+      readonly after: readonly WrittenRow[];
+    },
+    isNow: boolean,
+  ): void {
+    for (const row of before) this.#unwrite(by, row);
+    for (const row of after) this.#write(by, row);
+    const places = [...before, ...after].map(placeOf);
+    if (isNow) return this.#refresh(places);
+    this.#due.push(...places);
+    this.#showDue();
   }
 
   /**
    * Ends a write.
    *
    * @param by The write.
-   * @param rows Its rows.
-   * @param version The version of the rows; `undefined` if the write took no effect.
+   * @param rows The rows that it shows.
+   * @param made The rows that it has changed, and their version; `undefined` if it took no effect.
    */
-  end(by: unknown, rows: readonly WrittenRow[], version: number | undefined): void {
-    for (const { type, key, value } of rows) {
-      const name = rowName(type, key);
-      const values = (this.#written.get(name) ?? []).filter((one) => one.by !== by);
-      if (values.length > 0) this.#written.set(name, values);
-      else this.#written.delete(name);
-      if (version !== undefined) this.#learn(type, key, { value, version });
+  end(
+    by: RowWriter,
+    rows: readonly WrittenRow[],
+    made?: { readonly rows: readonly WrittenRow[]; readonly version: number },
+  ): void {
+    for (const row of rows) this.#unwrite(by, row);
+    for (const { type, key, value } of made?.rows ?? []) {
+      this.#learn(type, key, { value, version: made!.version });
     }
-    this.#refresh(rows.map(placeOf));
+    this.#touch([...rows, ...made?.rows ?? []].map(placeOf));
+  }
+
+  /** From now on, rows that change are shown by `show`. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  /** Shows the rows that have changed meanwhile, in one step. */
+  show(): void {
+    this.#isHeld = false;
+    this.#showDue();
+  }
+
+  /** Calls a callback once all rows that have changed are shown. */
+  afterShown(call: () => void): void {
+    this.#calls.push(call);
+    this.#showDue();
+  }
+
+  #showDue(): void {
+    if (this.#depth > 0 || this.#isHeld) return;
+    const [places, isAll, calls] = [this.#due, this.#isAllDue, this.#calls];
+    [this.#due, this.#isAllDue, this.#calls] = [[], false, []];
+    if (isAll && !this.#isHidden) this.#showAll();
+    else if (places.length > 0) this.#refresh(places);
+    for (const call of calls) call();
   }
 
   /** Notes a row from the reply to a write. */
   learn(type: string, key: string, row: KnownRow): void {
     this.#learn(type, key, { ...row, value: freezeRow(row.value) });
-    this.#refresh([[type, key]]);
+    this.#touch([[type, key]]);
   }
 
   #learn(type: string, key: string, row: KnownRow): void {
@@ -290,8 +421,17 @@ export class ClientRows extends Signal implements RowSource {
     if (row.version > (known?.version ?? 0)) this.#ahead.set(name, row);
   }
 
+  /** Shows rows that may have changed, after functions that have read them; by default, all. */
+  #touch(places?: readonly Place[]): void {
+    for (const place of places ?? []) this.#due.push(place);
+    this.#depth++;
+    this.onTouched(places);
+    this.#depth--;
+    this.#showDue();
+  }
+
   /** Shows rows as they are now, and tells the listeners about those that differ. */
-  #refresh(rows: Iterable<readonly [type: string, key: string]>): void {
+  #refresh(rows: readonly Place[]): void {
     if (this.#isHidden) return;
     const changes = new Map<string, Map<string, Value>>();
     for (const [type, key] of rows) {
@@ -328,6 +468,6 @@ export class ClientRows extends Signal implements RowSource {
   }
 }
 
-function placeOf({ type, key }: WrittenRow): readonly [type: string, key: string] {
+function placeOf({ type, key }: Pick<WrittenRow, "type" | "key">): Place {
   return [type, key];
 }

@@ -32,10 +32,11 @@ Deno.test("ClientRows shows a reply until the stream reaches its version", () =>
 Deno.test("ClientRows ignores a reply that comes after a deletion which the stream delivered", () => {
   const rows = complete();
   const write = [{ type: "items", key: "a", value: 2 }];
-  rows.begin("write", write);
+  const by = { order: 0 };
+  rows.begin(by, write);
   rows.deliver([put("a", undefined, 3)], 3, true);
   assertEquals(shown(rows), { a: 2 });
-  rows.end("write", write, 2);
+  rows.end(by, write, { rows: write, version: 2 });
   assertEquals([shown(rows), rows.versionOf("items", "a")], [{}, 0]);
 });
 

@@ -8,9 +8,11 @@ import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { pause } from "../../base/wait.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
+import { validate } from "../../base/standard_schema.ts";
 import type { Contract } from "../../session/contract.ts";
 import { closedError } from "../../session/core.ts";
 import { internals, type Session } from "../../session/session.ts";
+import { compileStates } from "../../session/state_schemas.ts";
 import type { SessionSettings } from "../../session/settings/settings.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
@@ -25,8 +27,9 @@ import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import { Ephemeral } from "./ephemeral.ts";
 import type { RetryLine } from "./retry_line.ts";
-import { ClientRows } from "./rows.ts";
-import { type NewWrite, schemasOf, type StateWriter, Writes } from "./writes.ts";
+import { ClientRows, type WrittenRow } from "./rows.ts";
+import type { NewWrite, StateWriter } from "./write.ts";
+import { Writes } from "./writes.ts";
 
 /**
  * Time in which a server may create a state after it has started to accept clients, in
@@ -123,7 +126,7 @@ export class SharedState {
    * @param onEnd Called when the state ends.
    */
   constructor(id: string, parts: ClientStateParts, onEnd: () => void) {
-    const { client, contract, settings: { runtime } } = parts;
+    const { client, contract, settings: { runtime, requestTimeoutMs } } = parts;
     this.id = id;
     this.#parts = parts;
     this.#onEnd = onEnd;
@@ -131,11 +134,12 @@ export class SharedState {
     this.#backoff = new Backoff(runtime, { firstDelayMs: 250, maxDelayMs: 5_000 });
     this.writes = new Writes({
       runtime,
+      timeoutMs: requestTimeoutMs,
       rows: this.rows,
       fits: schemasOf(contract, id),
       signal: this.#closed.signal,
       divert: (write) => this.#divert(write),
-      isReading: () => !this.#isDenied,
+      isReading: () => this.isReading,
       whenCurrent: () => this.#whenCurrent(),
       publish: (data) => this.#publish(data, this.#closed.signal),
     });
@@ -157,6 +161,11 @@ export class SharedState {
   /** True if another handle can use the state. A client that was denied the rows asks again. */
   get isUsable(): boolean {
     return !this.status.isEnded && !this.#isDenied;
+  }
+
+  /** True unless the client may only write. */
+  get isReading(): boolean {
+    return !this.#isDenied;
   }
 
   async #run(): Promise<void> {
@@ -283,6 +292,7 @@ export class SharedState {
       throw new RequestError("wrong-type", `The durable stream "${this.id}" is not keyed`);
     }
     const version = parseInt(offset);
+    this.writes.arrived(data);
     this.rows.deliver(data, version, !this.#isDenied && this.#isCurrentAt(version));
     this.writes.delivered(data);
     this.#check();
@@ -428,6 +438,30 @@ export class SharedState {
     for (const handle of this.#handles) handle.ended();
     this.#handles.clear();
   }
+}
+
+/**
+ * Returns a function that checks rows by the schemas of a contract. A row that a schema cannot check
+ * now, because it is asynchronous or throws, counts as fitting: the server decides.
+ */
+function schemasOf(
+  contract: Contract | undefined,
+  id: string,
+): (row: WrittenRow) => boolean {
+  const collections = contract && compileStates(contract)?.match(id)?.collections;
+  return ({ type, value }) => {
+    // The server's contract may be newer.
+    const collection = collections?.get(type);
+    if (collection === undefined || value === undefined) return true;
+    try {
+      const outcome = validate(collection.schema, value);
+      if (!(outcome instanceof Promise)) return outcome.ok;
+      outcome.catch(() => {});
+    } catch {
+      // The server reports its own errors.
+    }
+    return true;
+  };
 }
 
 /** The error for a state that this client had read before. */

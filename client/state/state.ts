@@ -12,7 +12,10 @@ import type {
   StateRow,
   StateRows,
 } from "../../session/contract.ts";
-import { newestChanges, runTransaction } from "../../session/state_changes.ts";
+import { callsOf } from "./mutation_calls.ts";
+import { newestChanges } from "../../session/state_changes.ts";
+import type { MutationCalls, Mutations } from "../../session/mutations/mutations.ts";
+import { runTransaction } from "../../session/mutations/transaction.ts";
 import type {
   StateChange,
   StateTransaction,
@@ -38,10 +41,10 @@ import {
   type SharedState,
   type StateHandle,
 } from "./shared_state.ts";
-import type { NewWrite, OnConflict, WriteChange } from "./writes.ts";
+import type { NewProgram, NewWrite, OnConflict, WriteChange } from "./write.ts";
 
 /** Options for opening a state in a client. */
-export interface ClientStateOptions {
+export interface ClientStateOptions<C extends Contract = Contract> {
   /**
    * Called before a write is sent if others changed its row after the write was made, for example
    * while this client was offline. It decides which value wins; `"theirs"` rejects the write with
@@ -50,7 +53,22 @@ export interface ClientStateOptions {
    * handle, also if the client has other handles of the state.
    */
   readonly onConflict?: OnConflict | undefined;
+  /**
+   * The functions of the state's mutations, as `defineMutations()` returns them: the page shows their
+   * changes at once. Without them, `mutate` shows nothing until the server has made the changes.
+   */
+  readonly mutations?: Mutations<C> | undefined;
+  /** The client's user, for the context of these functions. The server uses its own. */
+  readonly user?: string | undefined;
 }
+
+/** The calls of mutations by name, in a client without a contract. */
+export type AnyMutationCalls = Readonly<
+  Record<
+    string,
+    (input?: unknown, options?: Pick<StateWriteOptions, "signal">) => Promise<number>
+  >
+>;
 
 /**
  * A handle of one state in a client: collections of rows that all clients and servers share.
@@ -130,13 +148,17 @@ export class ClientState implements Disposable, AsyncDisposable {
   /** Rejects when this handle is closed. */
   readonly #closing = pending();
   #ready: { readonly shared: Promise<void>; readonly own: Promise<void> } | undefined;
+  readonly #options: ClientStateOptions;
+  #calls: AnyMutationCalls | undefined;
   /** True while `await using` waits for the writes. */
   #isClosing = false;
   #isClosed = false;
 
   /** @ignore */
-  constructor(shared: SharedState, { onConflict }: ClientStateOptions, parts: ClientStateParts) {
+  constructor(shared: SharedState, options: ClientStateOptions, parts: ClientStateParts) {
+    const { onConflict } = options;
     this.id = shared.id;
+    this.#options = options;
     this.#parts = parts;
     this.#shared = shared;
     this.status = new StatusFeed(shared.status.current);
@@ -197,11 +219,18 @@ export class ClientState implements Disposable, AsyncDisposable {
   /**
    * Changes several rows at once. Either all of the changes take effect, or none.
    *
-   * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * - **Without reads,** the function is called once, and the last write wins, row by row.
+   * - **With reads,** the changes take effect only if the rows that it has read are still the same.
+   *   Otherwise it is called again with the newer rows. Before the first rows have arrived, it waits
+   *   for them.
+   *
+   * @param change Reads and changes rows. It should have no other effects.
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once the server has made the changes.
+   * @throws What the function throws.
    * @throws {TypeError} If a value is not plain JSON, such as a `Date`; the message has its place.
    * @throws {RangeError} If there are more than 1,000 changes.
+   * @throws {TimeoutError} If the function takes longer than `requestTimeoutMs` of the client.
    * @throws {RequestError} With the code `too-large` if the changes do not fit into a message. If the
    * server rejects the changes: with the code `forbidden`, `full`, `gone`, `invalid` or another one.
    * With `other-user` if the client has become another user before they were sent, and with
@@ -210,23 +239,44 @@ export class ClientState implements Disposable, AsyncDisposable {
    * @throws The signal's reason.
    */
   async transaction(
-    change: (transaction: StateTransaction) => void,
+    change: (transaction: StateTransaction) => void | Promise<void>,
     options: Pick<StateWriteOptions, "signal"> = {},
   ): Promise<number> {
-    this.#parts.check("update state", options);
-    const changes = new Map<string, WriteChange>();
-    const put = (one: WriteChange) => void changes.set(rowName(one.type, one.key), one);
-    runTransaction(change, {
-      set: (type, key, value, options = {}) => {
-        this.#parts.check("write row", options);
-        put(setting(this.#shared.rows, { type, key, value }, options));
+    const { check } = this.#parts;
+    check("update state", options);
+    return await this.#run({
+      function: {
+        run: (rows) => runTransaction(rows, change, (options) => check("write row", options)),
       },
-      delete: (type, key) => put(deletion(this.#shared.rows, type, key)),
-    });
-    return await this.#write({
-      changes: [...changes.values()],
       signal: options.signal,
-      isTransaction: true,
+    });
+  }
+
+  /**
+   * Calls the mutations of this state, by name.
+   *
+   * - **Shown at once:** with the option `mutations`, the function of a mutation runs on the rows of
+   *   this page, and again if they change before the server has run it too. Then the rows of the
+   *   server are shown, whatever the function has done here. Without complete rows, it waits for them.
+   * - **Order:** mutations whose rows overlap take effect in the order of their calls, after earlier
+   *   writes of these rows. A function that takes longer than 100 ms doesn't delay later writes.
+   * - **Once:** a mutation whose reply is lost is sent again, and the server doesn't run it twice. If
+   *   the server can no longer tell, the call rejects with the code `unknown`.
+   *
+   * Each call takes the input and the option `signal`, and returns a promise. It resolves with a
+   * version of the state once this client has the rows as the server has changed them. It rejects
+   * with what the function throws, here or on the server, and with the errors of
+   * {@linkcode ClientState.transaction}.
+   *
+   * @throws {TypeError} If neither the client's contract nor the option `mutations` has mutations of
+   * this state.
+   */
+  get mutate(): AnyMutationCalls {
+    return this.#calls ??= callsOf(this.id, {
+      ...this.#parts,
+      ...this.#options,
+      isReading: () => this.#shared.isReading,
+      run: (program) => this.#run(program),
     });
   }
 
@@ -308,11 +358,20 @@ export class ClientState implements Disposable, AsyncDisposable {
   }
 
   #write(write: Omit<NewWrite, "writer">): Promise<number> {
-    write.signal?.throwIfAborted();
+    this.#checkOpen(write);
+    return this.#shared.write({ ...write, writer: this.#handle });
+  }
+
+  #run(program: Omit<NewProgram, "writer">): Promise<number> {
+    this.#checkOpen(program);
+    return this.#shared.writes.addProgram({ ...program, writer: this.#handle });
+  }
+
+  #checkOpen({ signal }: Pick<NewWrite, "signal">): void {
+    signal?.throwIfAborted();
     if (this.#isClosing || this.#isClosed || this.status.isEnded) {
       throw this.error ?? closed(this.id);
     }
-    return this.#shared.write({ ...write, writer: this.#handle });
   }
 
   #end(): void {
@@ -358,9 +417,14 @@ export class ClientState implements Disposable, AsyncDisposable {
  * ```
  *
  * @typeParam R The collections, as in {@linkcode StateRows}.
+ * @typeParam M The calls of the mutations, as in {@linkcode MutationCalls}.
  */
-export interface TypedClientState<R>
-  extends Omit<ClientState, "collection" | keyof TypedStateMethods<R>>, TypedStateMethods<R> {
+export interface TypedClientState<R, M = AnyMutationCalls>
+  extends
+    Omit<ClientState, "collection" | "mutate" | keyof TypedStateMethods<R>>,
+    TypedStateMethods<R> {
+  /** Calls the mutations of this state. See {@linkcode ClientState.mutate}. */
+  readonly mutate: M;
   /**
    * Returns a collection.
    *
@@ -383,7 +447,7 @@ export interface TypedClientState<R>
 export type ClientStateOf<C extends Contract, Id extends string> = IsUntyped<C> extends true
   ? ClientState
   : [keyof SectionOf<C, "state">] extends [never] ? ClientState
-  : TypedClientState<StateRows<C, Id>>;
+  : TypedClientState<StateRows<C, Id>, MutationCalls<C, Id>>;
 
 /**
  * The rows of one type in a client. See {@linkcode RowReader} for reading them.

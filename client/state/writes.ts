@@ -1,15 +1,12 @@
 /** The writes of a client to one state, in order, each until its outcome is known. */
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
 import { Backoff, boundRetryAfter } from "../../base/backoff.ts";
-import { describe, textOf } from "../../base/error_text.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
+import { describe } from "../../base/error_text.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
-import type { StatusFeed } from "../../base/status_feed.ts";
-import { validate } from "../../base/standard_schema.ts";
 import { pause, within } from "../../base/wait.ts";
-import type { Contract } from "../../session/contract.ts";
-import { compileStates } from "../../session/state_schemas.ts";
 import {
+  countFault,
   MAX_WRITES,
   noRow,
   retryAfterMsOf,
@@ -20,7 +17,28 @@ import {
   type WriteResult,
 } from "../../session/wire/rows.ts";
 import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
+import { Footprint, MutationNumbers, newTxid } from "./batches.ts";
+import { Program, Programs } from "./programs.ts";
 import type { ClientRows, KnownRow, WrittenRow } from "./rows.ts";
+import {
+  type Attempt,
+  CHANGED,
+  conflict,
+  isAlone,
+  isOf,
+  isRepeated,
+  isUndecided,
+  type NewProgram,
+  type NewWrite,
+  notReadable,
+  type QueuedWrite,
+  seenBy,
+  type StateWriter,
+  tooLarge,
+  unknownOutcome,
+  versionOf,
+  type WriteChange,
+} from "./write.ts";
 
 /** Maximum number of writes whose outcome is unknown. */
 export const MAX_WAITING = 1_000;
@@ -43,90 +61,19 @@ const MAX_CONFLICTS = 5;
 /** Bounds of the pauses before a write is sent again, which grow, in milliseconds. */
 const PAUSES = { firstDelayMs: 10, maxDelayMs: 1_000 };
 
-/** Time for which a client repeats a write that its server can't decide about, in milliseconds. */
-export const UNDECIDED_MS = 60_000;
-
-/** A row that others changed after a write of this client was made, and before it was sent. */
-export interface StateConflict {
-  /** Name of the collection. */
-  readonly collection: string;
-  /** Key of the row. */
-  readonly key: string;
-  /** The value that this client writes; `undefined` to delete the row. */
-  readonly mine: unknown;
-  /** The present value; `undefined` if the row does not exist. */
-  readonly theirs: unknown;
-}
-
-/** Decides about a conflict: which value wins, or a third one. */
-export type OnConflict = (
-  conflict: StateConflict,
-) => "mine" | "theirs" | { readonly value: unknown };
-
-/** A change of a row in a write. */
-export interface WriteChange extends WrittenRow {
-  readonly ttlMs?: number | undefined;
-  /** Version that the row must have; 0 for no row. */
-  readonly expect?: number | undefined;
-  /** Version of the row to which the write was last adapted; 0 without a row. */
-  readonly seen: number;
-  /** Without a row, the version of the state to which the write was last adapted. */
-  readonly since?: number | undefined;
-}
-
-/** The handle of a state through which the application writes. */
-export interface StateWriter {
-  readonly onConflict: OnConflict | undefined;
-  /** Number of its writes whose outcome is unknown. */
-  readonly pendingWrites: StatusFeed<number>;
-}
-
-/** A write, as the application makes it. */
-export interface NewWrite {
-  readonly writer: StateWriter;
-  readonly changes: readonly WriteChange[];
-  /** Computes the value of the only row from its present value; the write requires this row. */
-  readonly update?: ((value: unknown) => unknown) | undefined;
-  /** Takes the write back if it was not sent yet. */
-  readonly signal?: AbortSignal | undefined;
-  /** True if the changes take effect together, even if there is only one. */
-  readonly isTransaction?: boolean | undefined;
-}
-
-/** A value of a row that waits, and the promise of those who wrote it. */
-interface Attempt {
-  changes: readonly WriteChange[];
-  bytes: number;
-  settling: PromiseWithResolvers<number>;
-}
-
-interface QueuedWrite extends Attempt {
-  readonly writer: StateWriter;
-  readonly txid: string;
-  readonly update: NewWrite["update"];
-  readonly signal: AbortSignal | undefined;
-  readonly isTransaction: boolean | undefined;
-  /** The value before the newest one, which is sent if the server rejects the newest one. */
-  earlier: Attempt | undefined;
-  conflicts: number;
-  /** Runs until it is sent again. Later writes of its rows wait for it. */
-  timer: Timer | undefined;
-  pauses: Backoff | undefined;
-  /** Time since which others change its rows faster than the server can make it. */
-  undecidedSinceMs: number | undefined;
-  /** Why versions can't tell whether the write took effect: the reason to read the rows anew. */
-  untraceable: RequestError | undefined;
-  /**
-   * - `new`: it has to be adapted to the present rows before it is sent.
-   * - `adapted`: it can be sent.
-   * - `uncertain`: it was sent, and may have taken effect.
-   */
-  state: "new" | "adapted" | "uncertain";
-}
+/** Codes of mutations that the server rejects before it finds out whether it has made them. */
+const DOUBTFUL: ReadonlySet<string> = new Set([
+  "forbidden",
+  "invalid",
+  "unknown",
+  "unknown-mutation",
+]);
 
 /** The parts of a state that its writes use. */
 export interface WriteTarget {
   readonly runtime: Runtime;
+  /** Longest time for a run of a function, in milliseconds. */
+  readonly timeoutMs: number;
   readonly rows: ClientRows;
   /** Returns false if a row does not fit the schema of the contract. */
   fits(row: WrittenRow): boolean;
@@ -152,6 +99,8 @@ export interface WriteTarget {
 export class Writes {
   readonly #target: WriteTarget;
   readonly #queue: QueuedWrite[] = [];
+  readonly #programs: Programs<QueuedWrite>;
+  readonly #mutations: MutationNumbers;
   readonly #backoff: Backoff;
   #bytes = 0;
   /** Size up to which writes share a message, in bytes. A larger write has a message of its own. */
@@ -163,10 +112,29 @@ export class Writes {
   readonly #changed = new Signal();
   /** The writes of the publication that is under way. */
   #sent: readonly QueuedWrite[] = [];
+  /** Number of writes that were added. */
+  #count = 0;
 
   constructor(target: WriteTarget) {
+    const { runtime, rows } = target;
     this.#target = target;
-    this.#backoff = new Backoff(target.runtime);
+    this.#backoff = new Backoff(runtime);
+    this.#mutations = new MutationNumbers(runtime, rows);
+    this.#programs = new Programs({
+      ...{ runtime, rows, queue: this.#queue, timeoutMs: target.timeoutMs },
+      isReading: () => target.isReading(),
+      ran: (write, program) => this.#ran(write, program),
+      failed: (write, error) => {
+        if (write.state === "new") this.#fail(write, error);
+      },
+      rested: () => this.#changed.notify(),
+    });
+    rows.onTouched = (places) => {
+      if (!this.#queue.some(({ program }) => program)) return;
+      for (const write of [...this.#queue]) this.#endMade(write);
+      this.#programs.touched(places);
+      this.#changed.notify();
+    };
   }
 
   /** Resolves once the outcome of each write that a handle has made so far is known. */
@@ -187,18 +155,51 @@ export class Writes {
     const bytes = JSON.stringify(changes).length;
     const waiting = isAlone(added) ? undefined : this.#replaceable(changes[0]!, writer);
     if (waiting !== undefined) return this.#replace(waiting, changes, bytes);
+    const write = this.#append({ writer, changes, update, signal, isTransaction, bytes });
+    this.#target.rows.begin(write, changes);
+    return this.#added(write);
+  }
+
+  /**
+   * Adds a write that a function makes. It is shown at once if the function is not asynchronous and
+   * no others run.
+   *
+   * @returns Resolves with the version of the rows once the server has made the write.
+   * @throws {QueueFullError} If too many writes wait.
+   */
+  addProgram({ writer, signal, function: of }: NewProgram): Promise<number> {
+    const { mutation } = of;
+    const bytes = mutation ? JSON.stringify([mutation.name, mutation.input]).length : 0;
+    const program = new Program(of);
+    const write = this.#append({
+      ...{ writer, signal, bytes, program },
+      changes: [],
+      isTransaction: true,
+    });
+    const added = this.#added(write);
+    // A transaction without an asynchronous function is shown at once.
+    if (mutation === undefined) this.#programs.start(write);
+    this.#programs.run();
+    return added;
+  }
+
+  #append(
+    { bytes, program, ...write }:
+      & NewWrite
+      & { readonly bytes: number; readonly program?: Program },
+  ): QueuedWrite {
     this.#checkRoom(bytes, this.#queue.length);
-    const settling = Promise.withResolvers<number>();
-    const txid = newTxid(this.#target.runtime);
-    const write: QueuedWrite = {
-      writer,
-      txid,
-      update,
-      signal,
-      isTransaction,
+    const queued: QueuedWrite = {
+      update: undefined,
+      signal: undefined,
+      isTransaction: undefined,
+      ...write,
+      order: this.#count++,
+      txid: newTxid(this.#target.runtime),
+      program,
       bytes,
-      settling,
-      changes,
+      settling: Promise.withResolvers<number>(),
+      checks: [],
       earlier: undefined,
       conflicts: 0,
       timer: undefined,
@@ -207,20 +208,53 @@ export class Writes {
       untraceable: undefined,
       state: "new",
     };
-    this.#queue.push(write);
+    this.#queue.push(queued);
     this.#bytes += bytes;
-    this.#target.rows.begin(write, changes);
+    return queued;
+  }
+
+  #added(write: QueuedWrite): Promise<number> {
+    const { signal, settling, writer } = write;
     this.#changed.notify();
-    this.#count(writer);
+    this.#tellCount(writer);
     if (!this.#isRunning) void this.#run();
     return signal === undefined ? settling.promise : this.#withdrawable(write, signal);
+  }
+
+  /** Notes the changes of a function. */
+  #ran(write: QueuedWrite, program: Program): void {
+    const fault = countFault(program.shown.length);
+    if (fault !== undefined && write.state === "new") {
+      return this.#fail(write, new RangeError(`Cannot write state: ${fault}`));
+    }
+    if (program.of.mutation !== undefined || write.state !== "new") return;
+    const bytes = JSON.stringify(program.shown).length;
+    try {
+      this.#checkRoom(bytes - write.bytes, this.#queue.length - 1);
+    } catch (error) {
+      return this.#fail(write, error);
+    }
+    this.#bytes += bytes - write.bytes;
+    write.bytes = bytes;
+    if (program.hasRead) {
+      if (!this.#target.isReading()) this.#fail(write, notReadable());
+      return;
+    }
+    // It does not depend on rows, so it is the same write again and again.
+    const { rows } = this.#target;
+    write.program = undefined;
+    write.changes = program.shown.map((one) => ({
+      ...one,
+      seen: rows.versionOf(one.type, one.key),
+    }));
+    if (write.changes.length === 0) this.#settle(write, rows.version);
   }
 
   /** Settles as a write does, or rejects when the signal aborts. */
   #withdrawable(write: QueuedWrite, signal: AbortSignal): Promise<number> {
     const withdraw = () => {
-      // The reply tells what became of it.
-      if (this.#sent.includes(write)) return;
+      // The reply tells what became of it, or has told.
+      if (this.#sent.includes(write) || write.program?.madeAt !== undefined) return;
       this.#fail(write, signal.reason);
     };
     signal.addEventListener("abort", withdraw, { once: true });
@@ -230,7 +264,9 @@ export class Writes {
 
   /** Finds the write whose value a change replaces: the row's last one, if it was not sent yet. */
   #replaceable({ type, key, value }: WriteChange, writer: StateWriter): QueuedWrite | undefined {
-    const last = this.#queue.findLast(({ changes }) => changes.some(isOf({ type, key })));
+    const last = this.#queue.findLast(({ changes, program }) =>
+      program ? !program.isRun || program.touches(type, key) : changes.some(isOf({ type, key }))
+    );
     if (last?.writer !== writer || last.state !== "new" || isAlone(last)) return undefined;
     const isSameKind = (last.changes[0]!.value === undefined) === (value === undefined);
     return isSameKind ? last : undefined;
@@ -278,13 +314,25 @@ export class Writes {
     }
   }
 
+  /** Learns from changes of the stream, before they are shown, which mutations were made. */
+  arrived(changes: readonly VersionedRowMessage[]): void {
+    for (const { headers: { txid }, version } of changes) {
+      const number = txid && this.#mutations.numberIn(txid);
+      const write = number && this.#queue.find(({ program }) => program?.number === number);
+      if (write && write.program!.madeAt === undefined) this.#made(write, version);
+    }
+  }
+
   /**
    * Called when the stream is read anew: its versions may belong to another stream.
    *
    * @param reason The server's reason.
    */
   restarted(reason: RequestError): void {
-    for (const write of this.#queue) if (write.state !== "new") write.untraceable = reason;
+    for (const write of this.#queue) {
+      if (write.program?.madeAt !== undefined) write.program.madeAt = 0;
+      else if (write.state !== "new") write.untraceable = reason;
+    }
   }
 
   /**
@@ -305,11 +353,10 @@ export class Writes {
     try {
       while (this.#queue.length > 0 && !signal.aborted) {
         await this.#target.whenCurrent();
+        const changed = this.#changed.changed();
         const batch = this.#next();
         if (batch.length > 0) await this.#send(batch);
-        else if (this.#queue.some(({ timer }) => timer !== undefined)) {
-          await this.#changed.changed();
-        }
+        else if (this.#queue.length > 0) await changed;
       }
     } catch (error) {
       this.end(error);
@@ -318,44 +365,80 @@ export class Writes {
     }
   }
 
-  /** Prepares the first writes for one publication. */
+  /**
+   * Prepares the first writes for one publication: mutations or others. Mutations whose outcome is
+   * unknown come before all new ones, because a server makes none with a lower number than the last.
+   */
   #next(): QueuedWrite[] {
     const batch: QueuedWrite[] = [];
-    const rows = new Set<string>();
+    const rows = new Footprint();
     /** Rows of writes that are not due yet, and of those behind them. */
-    const held = new Set<string>();
+    const held = new Footprint();
+    /** Rows of mutations that the server has made, and this client does not have yet. */
+    const made = new Footprint();
+    const isRepeat = this.#queue.some(isRepeated);
+    let isRepeatLate = false;
     let bytes = 0;
     for (const write of [...this.#queue]) {
-      if (this.#isGivenUp(write)) continue;
-      const names = write.changes.map(({ type, key }) => rowName(type, key));
-      if (write.timer !== undefined || names.some((name) => held.has(name))) {
-        for (const name of names) held.add(name);
+      const { program } = write;
+      const own = Footprint.of(write, this.#target.isReading());
+      if (program?.madeAt !== undefined) {
+        made.add(own);
         continue;
       }
+      if (this.#isGivenUp(write)) continue;
+      if (program?.isRun === false) {
+        if (program.isSlow) continue;
+        break;
+      }
+      const isMutation = program?.of.mutation !== undefined;
+      const isAgain = isRepeated(write);
+      if (isAgain && write.timer !== undefined) isRepeatLate = true;
+      const isEarly = isMutation && isRepeat && (!isAgain || isRepeatLate);
+      const isHeld = write.timer !== undefined || isEarly || !isAgain && held.overlaps(own) ||
+        !isMutation && (made.overlaps(own) || !this.#isReady(write));
+      if (isHeld) {
+        held.add(own);
+        continue;
+      }
+      const last = batch.at(-1)?.program;
+      const isOther = batch.length > 0 && isMutation !== (last?.of.mutation !== undefined);
       // The version that such a write may expect comes with the reply to the earlier one.
-      const isDependent = names.some((name) => rows.has(name));
+      const isDependent = isMutation
+        ? isAgain && last !== undefined && last.number + 1 !== program.number
+        : rows.overlaps(own);
       const isLarge = batch.length > 0 && bytes + write.bytes > this.#maxBytes;
-      if (isDependent || isLarge || batch.length >= this.#maxWrites) break;
+      if (isOther || isDependent || isLarge || batch.length >= this.#maxWrites) break;
       const diverted = write.state === "new" && this.#target.divert(write);
       if (diverted) {
         this.#remove(write);
-        this.#target.rows.end(write, write.changes, undefined);
+        this.#target.rows.end(write, write.changes);
         write.settling.resolve(diverted);
         write.earlier?.settling.resolve(diverted);
-        this.#count(write.writer);
+        this.#tellCount(write.writer);
         continue;
       }
-      if (write.state === "new" && !this.#prepare(write)) continue;
+      if (write.state === "new" && !isMutation && !this.#prepare(write)) continue;
       if (write.state === "uncertain" && write.untraceable) {
         this.#fail(write, write.untraceable);
         continue;
       }
       bytes += write.bytes;
-      for (const name of names) rows.add(name);
+      rows.add(own);
       batch.push(write);
     }
     // A callback of a later write may have aborted an earlier one.
     return batch.filter(({ signal }) => !signal?.aborted);
+  }
+
+  /** Returns whether a transaction has run on rows whose versions it can name. */
+  #isReady(write: QueuedWrite): boolean {
+    const { program, state } = write;
+    if (program === undefined || state !== "new") return true;
+    const { rows } = this.#target;
+    return program.running === undefined && !this.#programs.isStale(write, program) &&
+      rows.version >= program.waitsFor &&
+      ![...program.scans.keys()].some((type) => rows.isAhead(type));
   }
 
   /** Drops a write whose signal has aborted. */
@@ -368,6 +451,7 @@ export class Writes {
   /** Adapts a write to the present rows. Returns false if it has failed. */
   #prepare(write: QueuedWrite): boolean {
     const { rows } = this.#target;
+    if (write.program !== undefined) return this.#guard(write, write.program);
     do {
       try {
         this.#adapt(write, ({ type, key }) => rows.known(type, key));
@@ -377,6 +461,37 @@ export class Writes {
       }
     } while (this.#queue.includes(write));
     return false;
+  }
+
+  /** Makes a transaction depend on the rows that its function has read. Returns false if it ends. */
+  #guard(write: QueuedWrite, { shown, reads, scans }: Program): boolean {
+    const { rows } = this.#target;
+    if (shown.length === 0) {
+      this.#settle(write, rows.version);
+      return false;
+    }
+    const unchanged = new Map(reads);
+    write.changes = shown.map((change) => {
+      const present = rows.known(change.type, change.key);
+      const seen = versionOf(present);
+      const isRead = unchanged.delete(rowName(change.type, change.key));
+      return { ...change, seen, since: seen === 0 ? present.version : undefined, isRead };
+    });
+    write.checks = Array.from(unchanged.values(), ({ type, key }) => {
+      const { version, value } = rows.known(type, key);
+      return {
+        type,
+        key,
+        ...value === undefined ? { expect: 0, since: version } : { expect: version },
+      };
+    });
+    const since = rows.version;
+    write.checks = [
+      ...write.checks,
+      ...Array.from(scans.keys(), (type) => ({ type, key: "", since })),
+    ];
+    write.state = "adapted";
+    return true;
   }
 
   #adapt(write: QueuedWrite, presentOf: (change: WriteChange) => KnownRow | undefined): void {
@@ -418,13 +533,13 @@ export class Writes {
 
   async #send(batch: readonly QueuedWrite[]): Promise<void> {
     const { publish, runtime, signal } = this.#target;
-    const writes = batch.map((write) => write.changes.map((change) => this.#encode(write, change)));
+    const data = this.#publication(batch);
     for (const write of batch) if (write.state === "adapted") write.untraceable = undefined;
     let reply: unknown;
     this.#sent = batch;
     const startMs = runtime.monotonic();
     try {
-      reply = await publish({ writes });
+      reply = await publish(data);
     } catch (error) {
       if (error instanceof SessionClosedError || error instanceof TimeoutError) {
         return this.#doubt(batch);
@@ -435,7 +550,7 @@ export class Writes {
         // Smaller messages have room, or smaller replies, without which the outcome is unknown.
         this.#maxBytes = batch.reduce((sum, { bytes }) => sum + bytes, 0) / 2;
         if (code !== undefined) this.#doubt(batch);
-        return;
+        return this.#renumber(batch);
       }
       if (!isFull && code !== "too-many" && code !== "unavailable") {
         const reason = error instanceof RangeError ? tooLarge(error) : error;
@@ -443,6 +558,7 @@ export class Writes {
         return;
       }
       if (code === "unavailable") this.#doubt(batch.slice(0, 1));
+      this.#renumber(batch);
       const delayMs = Math.max(retryAfterMs ?? 0, this.#backoff.next() ?? 0);
       return await pause(runtime, delayMs, signal);
     } finally {
@@ -459,15 +575,40 @@ export class Writes {
     for (const write of writes) write.state = "uncertain";
   }
 
+  /** Gives mutations that were not made other numbers when they are sent again. */
+  #renumber(batch: readonly QueuedWrite[]): void {
+    for (const write of batch) {
+      if (write.program?.of.mutation && write.state === "adapted") write.state = "new";
+    }
+  }
+
+  #publication(batch: readonly QueuedWrite[]): object {
+    if (batch[0]!.program?.of.mutation !== undefined) {
+      const data = this.#mutations.publication(
+        batch.map(({ program }) => program!),
+        isRepeated(batch[0]!),
+      );
+      for (const write of batch) if (write.state === "new") write.state = "adapted";
+      return data;
+    }
+    const writes = batch.map((write) => [
+      ...write.changes.map((change) => this.#encode(write, change)),
+      ...write.checks.map(({ type, key, ...condition }): RowWriteMessage => {
+        return { type, key, headers: { operation: "check", txid: write.txid, ...condition } };
+      }),
+    ]);
+    return { writes };
+  }
+
   #encode(
     write: QueuedWrite,
-    { type, key, value, ttlMs, expect, seen, since }: WriteChange,
+    { type, key, value, ttlMs, expect, seen, since, isRead }: WriteChange,
   ): RowWriteMessage {
     const { txid, update, state, conflicts } = write;
     // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
     // After some conflicts, the last write wins in any case.
     const isConditional = conflicts < MAX_CONFLICTS || state === "uncertain" ||
-      expect !== undefined || this.#isConditional(write);
+      expect !== undefined || isRead || this.#isConditional(write);
     const headers = {
       txid,
       expect: isConditional ? seen : undefined,
@@ -480,8 +621,8 @@ export class Writes {
   }
 
   /** True if a write depends on the present rows. */
-  #isConditional({ update, writer }: QueuedWrite): boolean {
-    return update !== undefined || writer.onConflict !== undefined;
+  #isConditional({ update, writer, program }: QueuedWrite): boolean {
+    return update !== undefined || program === undefined && writer.onConflict !== undefined;
   }
 
   #replied(batch: readonly QueuedWrite[], reply: unknown): void {
@@ -503,7 +644,11 @@ export class Writes {
   }
 
   #judge(write: QueuedWrite, result: WriteResult): void {
-    if ("version" in result) return this.#settle(write, result.version);
+    const { program } = write;
+    const isMutation = program?.of.mutation !== undefined;
+    if ("version" in result) {
+      return isMutation ? this.#made(write, result.version) : this.#settle(write, result.version);
+    }
     const retryAfterMs = retryAfterMsOf(result);
     if (retryAfterMs !== undefined && !isUndecided(write, result, this.#target.runtime)) {
       return this.#postpone(write, retryAfterMs);
@@ -512,14 +657,16 @@ export class Writes {
       const { code, message, path } = result.error;
       // The reader of the state finds out whether it was lost. Then it appears again, or it ends.
       if (code === "not-found" && this.#target.isReading()) return this.#postpone(write, 0);
+      // The server has found that a repeated mutation was not made before.
+      if (isMutation && !DOUBTFUL.has(code)) write.state = "adapted";
       return this.#reject(write, new RequestError(code, message, path && { path }));
     }
     const { type, key, version, since = version, value = null, headers, turn } = result.conflict;
     if (headers?.txid === write.txid) return this.#settle(write, version);
     const isHidden = version > 0 && headers === undefined;
     const present = { value: version > 0 ? value : undefined, version: since, isHidden };
-    this.#target.rows.learn(type, key, present);
-    if (this.#isGivenUp(write)) return;
+    if (key !== "") this.#target.rows.learn(type, key, present);
+    if (this.#isGivenUp(write) || !this.#queue.includes(write)) return;
     const of = { type, key };
     const isIt = isOf(of);
     if (write.state === "uncertain") {
@@ -535,13 +682,20 @@ export class Writes {
     const { expect = version } = write.changes.find(isIt) ?? {};
     if (expect !== version) return this.#reject(write, unexpected(of, expect));
     if (isHidden && write.update !== undefined) return this.#fail(write, notReadable(of));
-    try {
-      this.#adapt(write, (change) => isIt(change) ? present : undefined);
-    } catch (error) {
-      return this.#reject(write, error);
+    if (program !== undefined) {
+      // The function runs again if the rows differ.
+      write.state = "new";
+      if (key === "") program.waitsFor = version;
+    } else {
+      try {
+        this.#adapt(write, (change) => isIt(change) ? present : undefined);
+      } catch (error) {
+        return this.#reject(write, error);
+      }
     }
     write.conflicts++;
-    const isRace = this.#isConditional(write) || write.conflicts > MAX_CONFLICTS;
+    const isRace = program !== undefined || this.#isConditional(write) ||
+      write.conflicts > MAX_CONFLICTS;
     if (isRace && write.conflicts > 1 && !turn) this.#postpone(write, 0);
   }
 
@@ -561,17 +715,35 @@ export class Writes {
     this.#remove(write);
     // Later writes of these rows have seen this one.
     for (const later of this.#queue) {
-      if (later.state !== "new") continue;
+      if (later.state !== "new" || later.program !== undefined) continue;
       for (const attempt of [later, later.earlier]) {
         if (attempt) {
           attempt.changes = attempt.changes.map((change) => seenBy(change, write, version));
         }
       }
     }
-    this.#target.rows.end(write, write.changes, version);
-    write.settling.resolve(version);
-    write.earlier?.settling.resolve(version);
-    this.#count(write.writer);
+    const { changes, program: { shown } = {}, settling, earlier, writer } = write;
+    this.#target.rows.end(write, shown ?? changes, { rows: changes, version });
+    settling.resolve(version);
+    earlier?.settling.resolve(version);
+    this.#tellCount(writer);
+  }
+
+  /** Notes that the server has made a mutation. It is shown until the client has the rows. */
+  #made(write: QueuedWrite, version: number): void {
+    write.program!.madeAt = version;
+    this.#endMade(write);
+  }
+
+  /** Ends a mutation that was made, if the client has its rows, or may not read them. */
+  #endMade(write: QueuedWrite, isAny = !this.#target.isReading()): void {
+    const { madeAt, shown } = write.program ?? {};
+    const { rows } = this.#target;
+    if (madeAt === undefined || !isAny && rows.version < madeAt) return;
+    this.#remove(write);
+    rows.end(write, shown!);
+    rows.afterShown(() => write.settling.resolve(madeAt));
+    this.#tellCount(write.writer);
   }
 
   /**
@@ -579,10 +751,9 @@ export class Writes {
    * that a value which may have taken effect did not.
    */
   #reject(write: QueuedWrite, error: unknown): void {
-    const { earlier, state, changes: [{ seen, since }] } = write as typeof write & {
-      readonly changes: readonly [WriteChange];
-    };
+    const { earlier, state, changes } = write;
     if (earlier === undefined) return this.#fail(write, error);
+    const [{ seen, since }] = changes as [WriteChange];
     const isUncertain = state === "uncertain";
     write.settling.reject(isUncertain ? unknownOutcome(error) : error);
     this.#bytes -= write.bytes;
@@ -594,16 +765,20 @@ export class Writes {
 
   /** Rejects a write: with an error, or with `unknown` if it may have taken effect before. */
   #fail(write: QueuedWrite, error: unknown): void {
+    if (write.program?.madeAt !== undefined) return this.#endMade(write, true);
     this.#remove(write);
-    this.#target.rows.end(write, write.changes, undefined);
+    const { rows } = this.#target;
+    rows.end(write, write.program?.shown ?? write.changes);
     const reason = write.state === "uncertain" ? unknownOutcome(error) : error;
-    write.settling.reject(reason);
-    write.earlier?.settling.reject(reason);
-    this.#count(write.writer);
+    rows.afterShown(() => {
+      write.settling.reject(reason);
+      write.earlier?.settling.reject(reason);
+    });
+    this.#tellCount(write.writer);
   }
 
   /** Tells a handle the number of its writes. Its callbacks may write. */
-  #count(writer: StateWriter): void {
+  #tellCount(writer: StateWriter): void {
     const count = this.#queue.filter((write) => write.writer === writer).length;
     if (count !== writer.pendingWrites.current) writer.pendingWrites.set(count);
   }
@@ -612,104 +787,14 @@ export class Writes {
     const index = this.#queue.indexOf(write);
     if (index < 0) return;
     this.#queue.splice(index, 1);
+    write.program?.over.abort();
     this.#target.runtime.clearTimeout(write.timer);
     this.#bytes -= write.bytes + (write.earlier?.bytes ?? 0);
     this.#changed.notify();
   }
 }
 
-/** Returns true if the server could not decide about a write for too long. */
-export function isUndecided(
-  write: { undecidedSinceMs: number | undefined },
-  result: WriteResult,
-  runtime: Runtime,
-): boolean {
-  if (!("error" in result) || result.error.code !== "undecided") return false;
-  const now = runtime.monotonic();
-  write.undecidedSinceMs ??= now;
-  return now - write.undecidedSinceMs >= UNDECIDED_MS;
-}
-
 /** True if the server made no more writes after this result. */
 function isEnd(result: WriteResult): boolean {
   return "conflict" in result || retryAfterMsOf(result) !== undefined;
-}
-
-/**
- * Returns a function that checks rows by the schemas of a contract. A row that a schema cannot check
- * now, because it is asynchronous or throws, counts as fitting: the server decides.
- */
-export function schemasOf(
-  contract: Contract | undefined,
-  id: string,
-): (row: WrittenRow) => boolean {
-  const collections = contract && compileStates(contract)?.match(id)?.collections;
-  return ({ type, value }) => {
-    // The server's contract may be newer.
-    const collection = collections?.get(type);
-    if (collection === undefined || value === undefined) return true;
-    try {
-      const outcome = validate(collection.schema, value);
-      if (!(outcome instanceof Promise)) return outcome.ok;
-      outcome.catch(() => {});
-    } catch {
-      // The server reports its own errors.
-    }
-    return true;
-  };
-}
-
-/** True if a write may be taken back, or depends on a condition, so that it is sent by itself. */
-function isAlone({ changes: [change], update, signal, isTransaction = false }: NewWrite): boolean {
-  const isConditional = update !== undefined || change!.expect !== undefined;
-  return isConditional || signal !== undefined || isTransaction;
-}
-
-/** Tells a row from others. */
-function isOf({ type, key }: Pick<WriteChange, "type" | "key">): (change: WriteChange) => boolean {
-  return (change) => change.type === type && change.key === key;
-}
-
-/** Returns a change that was made after a write of the same row, which has this version. */
-function seenBy(change: WriteChange, write: QueuedWrite, version: number): WriteChange {
-  const own = write.changes.find(isOf(change));
-  return own ? { ...change, seen: versionOf({ value: own.value, version }) } : change;
-}
-
-/** The version that a write expects. */
-function versionOf({ value, version }: KnownRow): number {
-  return value === undefined ? 0 : version;
-}
-
-/** Why the outcome of a write whose reply was lost is unknown. */
-const CHANGED = "has changed since the write was sent";
-
-function conflict({ type, key }: { readonly type: string; readonly key: string }, why: string) {
-  return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${why}`);
-}
-
-/** The error for rows that don't fit into a message, which the server may also be the one to find. */
-export function tooLarge(cause: RangeError): RequestError {
-  return new RequestError("too-large", cause.message, { cause });
-}
-
-function notReadable({ type, key }: { readonly type: string; readonly key: string }): RequestError {
-  const rule = `this client may not read the row "${key}" of "${type}"`;
-  return new RequestError("forbidden", `Cannot write state: ${rule}, which update needs`);
-}
-
-function unknownOutcome(cause: unknown): RequestError {
-  return new RequestError(
-    "unknown",
-    `Cannot tell if the state was written: ${textOf(cause).replace("Cannot write state: ", "")}`,
-    { cause },
-  );
-}
-
-/** A name for a transaction: 64 random bits. */
-function newTxid(runtime: Runtime): string {
-  return runtime.getRandomValues(new Uint32Array(2)).reduce(
-    (name, part) => name + part.toString(36),
-    "",
-  );
 }

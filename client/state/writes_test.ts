@@ -12,6 +12,7 @@ function writesOver(publish: WriteTarget["publish"], runtime: Partial<Runtime>) 
   const writer = { onConflict: undefined, pendingWrites: new StatusFeed(0) };
   const writes = new Writes({
     runtime: Object.assign(platformRuntime(), runtime),
+    timeoutMs: 1_000,
     rows,
     fits: () => true,
     signal: new AbortController().signal,

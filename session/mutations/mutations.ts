@@ -193,6 +193,8 @@ export class Mutations<C extends Contract = Contract> {
   /** The contract. */
   readonly contract: C;
   readonly #functions: ReadonlyMap<string, AnyMutation>;
+  /** The mutations that a client has run, bounded by the contract. */
+  readonly #known = new Set<string>();
 
   /** @ignore */
   constructor(contract: C, functions: Readonly<Record<string, AnyMutation>>) {
@@ -272,6 +274,68 @@ export class Mutations<C extends Contract = Contract> {
     const call = (other ?? this.#functions.get(name)!) as (...of: unknown[]) => unknown;
     return runTransaction(rows, (tx) => call(tx, input, context));
   }
+
+  /**
+   * Runs a mutation once, in a client. During development, the first run is repeated on the same
+   * rows, to find functions that use times or random values of their own.
+   *
+   * @param rows The present rows.
+   * @param run The mutation, with its input as its schema has returned it.
+   * @param context The call.
+   * @param tell Receives a line for the console if the second run differs.
+   * @returns The result of the first run.
+   * @ignore
+   */
+  runInClient(
+    rows: TransactionRows,
+    run: MutationRun,
+    context: MutationContext,
+    tell: (line: string) => void,
+  ): TransactionResult | Promise<TransactionResult> {
+    const { name } = run;
+    if (this.#known.has(name) || !isDevelopment()) return this.run(rows, run, context);
+    this.#known.add(name);
+    const same = repeatable(rows);
+    const first = this.run(same, run, context);
+    const repeat = async () => {
+      const changes = changesIn(await first);
+      const again = await this.run(same, run, context);
+      if (changesIn(again) === changes) return;
+      tell(
+        `The mutation "${name}" made other changes when it ran again on the same rows, as it does ` +
+          "on the server; take times, ids and random values from its input",
+      );
+    };
+    // What the first run throws is the outcome of the call.
+    repeat().catch(() => {});
+    return first;
+  }
+}
+
+/** Rows that a second run reads as the first one has. */
+function repeatable(rows: TransactionRows): TransactionRows {
+  const known = new Map<string, unknown>();
+  const once = <T>(name: string, read: () => T): T => {
+    if (!known.has(name)) known.set(name, read());
+    return known.get(name) as T;
+  };
+  return {
+    row: (type, key) => once(JSON.stringify([type, key]), () => rows.row(type, key)),
+    rows: (type) => once(type, () => rows.rows(type)),
+  };
+}
+
+function changesIn({ changes }: TransactionResult): string {
+  return JSON.stringify([...changes.values()]);
+}
+
+/** True in Deno and Node, and on a page of this computer. */
+function isDevelopment(): boolean {
+  const { document, location } = globalThis as {
+    readonly document?: unknown;
+    readonly location?: { readonly hostname: string };
+  };
+  return document === undefined || /^(localhost|127\.|\[::1)/.test(location?.hostname ?? "");
 }
 
 /**

@@ -28,7 +28,7 @@ export interface TransactionChange {
 
 /** The changes of one run of a function, and what it has read. */
 export interface TransactionResult {
-  /** The changes by name of the row; the newest one of each row. */
+  /** The newest change of each row by the row's name, in the order of the first ones. */
   readonly changes: ReadonlyMap<string, TransactionChange>;
   /** The rows that were read, with their versions; 0 for a row that does not exist. */
   readonly reads: ReadonlyMap<string, number>;
@@ -41,6 +41,7 @@ export interface TransactionResult {
  *
  * @param rows The present rows.
  * @param call Calls the function with the transaction.
+ * @param checkOptions Checks the options of its writes.
  * @returns What it has changed and read; a promise if the function returned one.
  * @throws {RequestError} With the code `conflict` if an `insert` or `update` was not possible, and
  * `too-large` if the function has read too many rows.
@@ -49,8 +50,9 @@ export interface TransactionResult {
 export function runTransaction(
   rows: TransactionRows,
   call: (transaction: StateTransaction) => unknown,
+  checkOptions?: (options: object) => void,
 ): TransactionResult | Promise<TransactionResult> {
-  const transaction = new RowTransaction(rows);
+  const transaction = new RowTransaction(rows, checkOptions);
   let returned: unknown;
   try {
     returned = call(transaction);
@@ -65,8 +67,17 @@ export function runTransaction(
   });
 }
 
+/** The error for a transaction that reads rows of an ephemeral collection. */
+export function ephemeralRead(type: string): RequestError {
+  return new RequestError(
+    "ephemeral",
+    `Cannot read rows in a transaction: those of "${type}" are ephemeral, and have no versions`,
+  );
+}
+
 class RowTransaction implements StateTransaction {
   readonly #rows: TransactionRows;
+  readonly #checkOptions: ((options: object) => void) | undefined;
   readonly #changes = new Map<string, TransactionChange>();
   readonly #reads = new Map<string, number>();
   readonly #scans = new Set<string>();
@@ -77,8 +88,9 @@ class RowTransaction implements StateTransaction {
   /** Why the transaction can't take effect. */
   #failure: { readonly error: unknown } | undefined;
 
-  constructor(rows: TransactionRows) {
+  constructor(rows: TransactionRows, checkOptions?: (options: object) => void) {
     this.#rows = rows;
+    this.#checkOptions = checkOptions;
   }
 
   get(collection: string, key: string): Promise<unknown> {
@@ -194,18 +206,18 @@ class RowTransaction implements StateTransaction {
     type: string,
     key: string,
     value: unknown,
-    { ttlMs }: Pick<StateWriteOptions, "ttlMs">,
+    options: Pick<StateWriteOptions, "ttlMs">,
   ): void {
     this.#check();
     checkRow(type, key);
+    this.#checkOptions?.(options);
+    const { ttlMs } = options;
     if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0 && ttlMs <= MAX_TTL_MS)) {
       throw new RangeError(
         `Cannot write state: ttlMs must be an integer from 1 to ${MAX_TTL_MS}, received ${ttlMs}`,
       );
     }
     const name = rowName(type, key);
-    // The order of the changes is that of the last one of each row.
-    this.#changes.delete(name);
     this.#changes.set(name, { type, key, value, ttlMs });
   }
 

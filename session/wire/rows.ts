@@ -79,7 +79,8 @@ export interface RowWriteMessage {
   readonly key: string;
   readonly value?: unknown;
   readonly headers: {
-    readonly operation: "insert" | "update" | "upsert" | "delete";
+    /** A `check` changes nothing: its conditions are about a row, or a collection if `key` is `""`. */
+    readonly operation: "insert" | "update" | "upsert" | "delete" | "check";
     readonly txid: string;
     /** Version that the row must have; 0 if it must not exist. */
     readonly expect?: number | undefined;

@@ -456,14 +456,6 @@ export function ephemeralRejection(type: string): RequestError {
   );
 }
 
-/** The error for a transaction that reads rows of an ephemeral collection. */
-export function ephemeralRead(type: string): RequestError {
-  return new RequestError(
-    "ephemeral",
-    `Cannot read rows in a transaction: those of "${type}" are ephemeral, and have no versions`,
-  );
-}
-
 /** The error for a write by a server whose contract has another version than the rows. */
 export function otherVersion(id: string): RequestError {
   return new RequestError(

@@ -15,7 +15,7 @@ import type {
 import type { LiveRow } from "../../session/rows/row_map.ts";
 import { RowReader } from "../../session/rows/row_reader.ts";
 import { newestChanges } from "../../session/state_changes.ts";
-import { runTransaction } from "../../session/mutations/transaction.ts";
+import { ephemeralRead, runTransaction } from "../../session/mutations/transaction.ts";
 import type {
   StateChange,
   StateTransaction,
@@ -38,7 +38,7 @@ import {
 import type { LogOverShare } from "../logs/log.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
-import { type ChangeGate, ephemeralRead, ephemeralRejection, otherVersion } from "./gate.ts";
+import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
 import { contendedState, presentRow, type RowQueue, type Turn } from "./row_queue.ts";
 import { transact } from "./transact.ts";
@@ -50,6 +50,7 @@ const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: TTL };
 const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortSignal" };
 const INSERT: OptionKinds<Omit<StateWriteOptions, "expect">> = { ...ROW, ...SIGNAL };
 const WRITE: OptionKinds<StateWriteOptions> = { ...EXPECT, ...INSERT };
+const checkRowOptions = (options: object) => checkOptions("write row", options, ROW);
 
 /** Time for which a transaction is tried again while others change other collections. */
 const UNCHANGED_MS = 5_000;
@@ -377,7 +378,7 @@ export class State implements AsyncDisposable {
       run: (seen) => {
         signal?.throwIfAborted();
         this.#ended.signal.throwIfAborted();
-        const running = runTransaction(seen, change);
+        const running = runTransaction(seen, change, checkRowOptions);
         return running instanceof Promise ? this.#whileOpen(running) : running;
       },
       enter: (names) =>

@@ -1,0 +1,119 @@
+/** Which writes may share a publication, and the numbers by which a server knows mutations again. */
+import type { Runtime } from "../../base/runtime.ts";
+import { rowName } from "../../session/wire/rows.ts";
+import type { Program } from "./programs.ts";
+import type { ClientRows, WrittenRow } from "./rows.ts";
+
+/** The rows that writes change and depend on. */
+export class Footprint {
+  /** The collections of rows by the rows' names. */
+  readonly #changed = new Map<string, string>();
+  readonly #read = new Set<string>();
+  /** The collections that functions have iterated. */
+  readonly #scanned = new Set<string>();
+  /** True if the rows are not known. */
+  #isAny = false;
+
+  /**
+   * Returns the rows of one write.
+   *
+   * @param write The write.
+   * @param isReading True if the client knows the rows.
+   */
+  static of(
+    { changes, program }: {
+      readonly changes: readonly WrittenRow[];
+      readonly program: Program | undefined;
+    },
+    isReading: boolean,
+  ): Footprint {
+    const own = new Footprint();
+    for (const { type, key } of [...changes, ...program?.shown ?? []]) {
+      own.#changed.set(rowName(type, key), type);
+    }
+    if (program === undefined) return own;
+    for (const name of program.reads.keys()) own.#read.add(name);
+    for (const type of program.scans.keys()) own.#scanned.add(type);
+    own.#isAny = program.of.mutation !== undefined && !(program.of.isReader && isReading);
+    return own;
+  }
+
+  get #isEmpty(): boolean {
+    return !this.#isAny && this.#changed.size + this.#read.size + this.#scanned.size === 0;
+  }
+
+  /** Adds the rows of another write. */
+  add(other: Footprint): void {
+    for (const [name, type] of other.#changed) this.#changed.set(name, type);
+    for (const name of other.#read) this.#read.add(name);
+    for (const type of other.#scanned) this.#scanned.add(type);
+    this.#isAny ||= other.#isAny;
+  }
+
+  /** Returns whether the order of these writes and another one matters. */
+  overlaps(other: Footprint): boolean {
+    if (this.#isEmpty || other.#isEmpty) return false;
+    return this.#isAny || other.#isAny || this.#disturbs(other) || other.#disturbs(this) ||
+      [...other.#changed.keys()].some((name) => this.#changed.has(name));
+  }
+
+  /** Returns whether these writes change rows that others have read. */
+  #disturbs(others: Footprint): boolean {
+    const [read, scanned] = [others.#read, others.#scanned];
+    if (read.size + scanned.size === 0) return false;
+    for (const [name, type] of this.#changed) if (read.has(name) || scanned.has(type)) return true;
+    return false;
+  }
+}
+
+/**
+ * The numbers of a client's mutations of one state. The server makes none whose number is not above
+ * that of the last one, so a repeated mutation takes effect once.
+ */
+export class MutationNumbers {
+  readonly #rows: ClientRows;
+  readonly #client: string;
+  /** Begins the names of the transactions, by which the client finds its changes in the stream. */
+  readonly #txid: string;
+  #last = 0;
+
+  constructor(runtime: Runtime, rows: ClientRows) {
+    this.#rows = rows;
+    this.#client = newTxid(runtime);
+    this.#txid = newTxid(runtime);
+  }
+
+  /**
+   * Returns the publication of mutations.
+   *
+   * @param programs The mutations, in their order.
+   * @param isRepeat True if they keep their numbers, because the reply was lost.
+   */
+  publication(programs: readonly Program[], isRepeat: boolean): object {
+    for (const program of isRepeat ? [] : programs) {
+      program.number = ++this.#last;
+      program.sentAt = this.#rows.version;
+    }
+    const [{ number: n, sentAt: since }] = programs as [Program];
+    const mutations = programs.map(({ of: { mutation } }) => {
+      const { name, input } = mutation!;
+      return input === undefined ? [name] : [name, input];
+    });
+    const again = isRepeat || undefined;
+    return { mutations, client: this.#client, n, since, again, txid: this.#txid };
+  }
+
+  /** Returns the number of this client's mutation that has a name of a transaction; 0 for others. */
+  numberIn(txid: string): number {
+    const [start, number] = txid.split(":");
+    return start === this.#txid ? Number(number) : 0;
+  }
+}
+
+/** A name for a transaction, or a client: 64 random bits. */
+export function newTxid(runtime: Runtime): string {
+  return runtime.getRandomValues(new Uint32Array(2)).reduce(
+    (name, part) => name + part.toString(36).padStart(7, "0"),
+    "",
+  );
+}

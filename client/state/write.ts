@@ -1,0 +1,179 @@
+/** One write of a client to a state: its changes, and what may become of it. */
+import { RequestError } from "../../errors.ts";
+import type { Backoff } from "../../base/backoff.ts";
+import { textOf } from "../../base/error_text.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
+import type { RowWriteMessage, WriteResult } from "../../session/wire/rows.ts";
+import type { Program, ProgramFunction } from "./programs.ts";
+import type { KnownRow, RowWriter, WrittenRow } from "./rows.ts";
+
+/** Time for which a client repeats a write that its server can't decide about, in milliseconds. */
+export const UNDECIDED_MS = 60_000;
+
+/** A row that others changed after a write of this client was made, and before it was sent. */
+export interface StateConflict {
+  /** Name of the collection. */
+  readonly collection: string;
+  /** Key of the row. */
+  readonly key: string;
+  /** The value that this client writes; `undefined` to delete the row. */
+  readonly mine: unknown;
+  /** The present value; `undefined` if the row does not exist. */
+  readonly theirs: unknown;
+}
+
+/** Decides about a conflict: which value wins, or a third one. */
+export type OnConflict = (
+  conflict: StateConflict,
+) => "mine" | "theirs" | { readonly value: unknown };
+
+/** A change of a row in a write. */
+export interface WriteChange extends WrittenRow {
+  readonly ttlMs?: number | undefined;
+  /** Version that the row must have; 0 for no row. */
+  readonly expect?: number | undefined;
+  /** Version of the row to which the write was last adapted; 0 without a row. */
+  readonly seen: number;
+  /** Without a row, the version of the state to which the write was last adapted. */
+  readonly since?: number | undefined;
+  /** True if the row must still have that version, because a function has read it. */
+  readonly isRead?: boolean | undefined;
+}
+
+/** A condition of a transaction: a row that must not change, or without a key, a collection. */
+export type WriteCheck = Pick<RowWriteMessage, "type" | "key"> & {
+  readonly expect?: number | undefined;
+  readonly since?: number | undefined;
+};
+
+/** The handle of a state through which the application writes. */
+export interface StateWriter {
+  readonly onConflict: OnConflict | undefined;
+  /** Number of its writes whose outcome is unknown. */
+  readonly pendingWrites: StatusFeed<number>;
+}
+
+/** A write, as the application makes it. */
+export interface NewWrite {
+  readonly writer: StateWriter;
+  readonly changes: readonly WriteChange[];
+  /** Computes the value of the only row from its present value; the write requires this row. */
+  readonly update?: ((value: unknown) => unknown) | undefined;
+  /** Takes the write back if it was not sent yet. */
+  readonly signal?: AbortSignal | undefined;
+  /** True if the changes take effect together, even if there is only one. */
+  readonly isTransaction?: boolean | undefined;
+}
+
+/** A write that a function makes, as the application calls it. */
+export interface NewProgram extends Pick<NewWrite, "writer" | "signal"> {
+  readonly function: ProgramFunction;
+}
+
+/** A value of a row that waits, and the promise of those who wrote it. */
+export interface Attempt {
+  changes: readonly WriteChange[];
+  bytes: number;
+  settling: PromiseWithResolvers<number>;
+}
+
+export interface QueuedWrite extends Attempt, RowWriter {
+  readonly writer: StateWriter;
+  /** The function that makes the changes; none once they no longer depend on rows. */
+  program: Program | undefined;
+  /** Conditions on rows that the write does not change. */
+  checks: readonly WriteCheck[];
+  readonly txid: string;
+  readonly update: NewWrite["update"];
+  readonly signal: AbortSignal | undefined;
+  readonly isTransaction: boolean | undefined;
+  /** The value before the newest one, which is sent if the server rejects the newest one. */
+  earlier: Attempt | undefined;
+  conflicts: number;
+  /** Runs until it is sent again. Later writes of its rows wait for it. */
+  timer: Timer | undefined;
+  pauses: Backoff | undefined;
+  /** Time since which others change its rows faster than the server can make it. */
+  undecidedSinceMs: number | undefined;
+  /** Why versions can't tell whether the write took effect: the reason to read the rows anew. */
+  untraceable: RequestError | undefined;
+  /**
+   * - `new`: it has to be adapted to the present rows before it is sent.
+   * - `adapted`: it can be sent.
+   * - `uncertain`: it was sent, and may have taken effect.
+   */
+  state: "new" | "adapted" | "uncertain";
+}
+
+/** Returns true if the server could not decide about a write for too long. */
+export function isUndecided(
+  write: { undecidedSinceMs: number | undefined },
+  result: WriteResult,
+  runtime: Runtime,
+): boolean {
+  if (!("error" in result) || result.error.code !== "undecided") return false;
+  const now = runtime.monotonic();
+  write.undecidedSinceMs ??= now;
+  return now - write.undecidedSinceMs >= UNDECIDED_MS;
+}
+
+/** True if a write may be taken back, or depends on a condition, so that it is sent by itself. */
+export function isAlone(
+  { changes: [change], update, signal, isTransaction = false }: NewWrite,
+): boolean {
+  const isConditional = update !== undefined || change?.expect !== undefined;
+  return isConditional || signal !== undefined || isTransaction;
+}
+
+/** True for a mutation that is sent again because its outcome is unknown. */
+export function isRepeated({ program, state }: QueuedWrite): boolean {
+  return program?.of.mutation !== undefined && program.madeAt === undefined &&
+    state === "uncertain";
+}
+
+/** Tells a row from others. */
+export function isOf(
+  { type, key }: Pick<WriteChange, "type" | "key">,
+): (change: WriteChange) => boolean {
+  return (change) => change.type === type && change.key === key;
+}
+
+/** Returns a change that was made after a write of the same row, which has this version. */
+export function seenBy(change: WriteChange, write: QueuedWrite, version: number): WriteChange {
+  const own = write.changes.find(isOf(change));
+  return own ? { ...change, seen: versionOf({ value: own.value, version }) } : change;
+}
+
+/** The version that a write expects. */
+export function versionOf({ value, version }: KnownRow): number {
+  return value === undefined ? 0 : version;
+}
+
+/** Why the outcome of a write whose reply was lost is unknown. */
+export const CHANGED = "has changed since the write was sent";
+
+export function conflict(
+  { type, key }: { readonly type: string; readonly key: string },
+  why: string,
+) {
+  return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${why}`);
+}
+
+/** The error for rows that don't fit into a message, which the server may also be the one to find. */
+export function tooLarge(cause: RangeError): RequestError {
+  return new RequestError("too-large", cause.message, { cause });
+}
+
+export function notReadable(row?: { readonly type: string; readonly key: string }): RequestError {
+  const what = row ? `row "${row.key}" of "${row.type}", which update needs` : "rows, as it does";
+  return new RequestError("forbidden", `Cannot write state: this client may not read the ${what}`);
+}
+
+export function unknownOutcome(cause: unknown): RequestError {
+  return new RequestError(
+    "unknown",
+    `Cannot tell if the state was written: ${textOf(cause).replace("Cannot write state: ", "")}`,
+    { cause },
+  );
+}
