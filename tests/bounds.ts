@@ -410,6 +410,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
 export const QUOTAS: readonly string[] = [
   "states.copies",
   "states.waiting",
+  "states.mutations",
   "states.ephemeral",
   "durableStreams.requests",
   "api.requests",

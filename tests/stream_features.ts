@@ -22,13 +22,14 @@ const mounted = new WeakMap<object, Handles>();
  * Creates the features of one server. Its handles are found by `streamsOf` and `statesOf`.
  *
  * @param limits Limits of resumable responses.
+ * @param states The live states, if they have options.
  */
 export function streamFeatures(
   options?: DurableStreamsOptions,
   limits?: ResumableOptions,
+  states: LiveStates = liveState(),
 ): readonly Feature[] {
   const streams = durableStreams(options);
-  const states = liveState();
   const handles: Feature = {
     name: "handles",
     mount(host) {

@@ -72,7 +72,9 @@ import {
   MAX_STATE_ROWS,
   STATE_SHARES,
 } from "../streams/state/ephemeral_rows.ts";
+import { KEEP_MS, MAX_KEPT_BYTES } from "../streams/state/kept_rows.ts";
 import { MAX_FAILURES, MAX_MIGRATIONS, PIECE } from "../streams/state/migrations.ts";
+import { GUEST_SLOTS, MARK_MS, USER_SLOTS } from "../streams/state/mutation_marks.ts";
 import { MAX_WAITING as MAX_WAITING_UPDATES } from "../streams/state/row_queue.ts";
 import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
@@ -86,6 +88,7 @@ import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
 import { sessionSettings } from "../session/settings/session_settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
+import { MAX_READS } from "../session/mutations/transaction.ts";
 import { MAX_CHANGES, MAX_SESSION_ROWS, MAX_WRITES } from "../session/wire/rows.ts";
 import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
@@ -93,7 +96,12 @@ import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HANDSHAKE_TIMEOUT_MS } from "../transport/quic/acceptor.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
+import { Caller } from "../tests/peers/caller.ts";
 import { streamFeatures } from "../tests/stream_features.ts";
+import { defineContract } from "../session/contract.ts";
+import { defineMutations } from "../session/mutations/mod.ts";
+import { liveState } from "../streams/live_state.ts";
+import { z } from "zod";
 
 /** The page with the tables. */
 export const LIMITS_PAGE: URL = new URL("../docs/guide/limits.md", import.meta.url);
@@ -169,6 +177,11 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   "states.waiting": {
     table: "streams",
     name: "writes of clients to live states that wait for others of the same row",
+    full: "`unavailable` with a delay, or 503; Skein's client retries",
+  },
+  "states.mutations": {
+    table: "streams",
+    name: "mutations that run or wait for their turn",
     full: "`unavailable` with a delay, or 503; Skein's client retries",
   },
   "states.ephemeral": {
@@ -317,16 +330,23 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
   try {
     await using broker = new MemoryBroker();
     await using relay = new MoqRelay();
+    const contract = defineContract({
+      state: { "{id}": { collections: { rows: z.any() }, mutations: { nothing: z.null() } } },
+    });
+    const mutations = defineMutations(contract, { nothing() {} });
+    const states = liveState(contract, { mutations });
     await using server = serve({
       port: 0,
       hostname: "127.0.0.1",
       onListen() {},
+      authorize: () => true,
+      contract,
       webSocket: hardenedWebSocket(),
       webTransport: {},
       features: [
         new MoqServer({ mux: relay.mux }),
         httpApi({ path: "/api", authorize: () => true }),
-        ...streamFeatures({ path: "/streams", authorize: () => true }),
+        ...streamFeatures({ path: "/streams", authorize: () => true }, undefined, states),
       ],
       broker,
     });
@@ -336,6 +356,13 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
       const request = new Request(`http://localhost${path}`, { headers });
       await (await server.fetch(request)).body?.cancel();
     }
+    // So does the first mutation.
+    await using caller = await Caller.dial(server, { from: "" });
+    const numbers = { client: "abcdefgh", n: 1, since: 0 };
+    await caller.ask({
+      publish: "stream:a",
+      data: { mutations: [["nothing", null]], ...numbers },
+    });
   } finally {
     Quotas.prototype.open = open;
   }
@@ -501,7 +528,26 @@ function serverBounds(): Bound[] {
     },
     {
       table: "streams",
-      name: "calls of a server's `update` that wait for others of the same row",
+      name: "rows that a mutation, or a function of `transaction`, reads",
+      max: count(MAX_READS),
+      full: "`too-large`",
+    },
+    {
+      table: "streams",
+      name: "clients whose last mutation a state remembers: of a user; of all guests; for how long",
+      max: `${count(USER_SLOTS)}; ${count(GUEST_SLOTS)}; ${ms(MARK_MS)}`,
+      full: "an older one is forgotten: a mutation that is sent again then rejects with `unknown`",
+    },
+    {
+      table: "streams",
+      name:
+        "rows that a server keeps for the next mutation that iterates a collection; for how long",
+      max: `${bytes(MAX_KEPT_BYTES)}; ${ms(KEEP_MS)}`,
+      full: "the rows that were used longest ago are dropped, and read again when they are needed",
+    },
+    {
+      table: "streams",
+      name: "calls of a server's `update` or `transaction` that wait for others of the same row",
       max: count(MAX_WAITING_UPDATES),
       full: "`unavailable` with `retryAfterMs`",
     },

@@ -12,10 +12,10 @@ export const MARK_MS = 86_400_000;
  * Number of rows with the marks of one user. Two clients of a user may share a row; then the older
  * mark is lost, and a repetition of that mutation is told so.
  */
-const USER_SLOTS = 64;
+export const USER_SLOTS = 64;
 
 /** The same for all guests of a state. */
-const GUEST_SLOTS = 4_096;
+export const GUEST_SLOTS = 4_096;
 
 /** The client of a mutation, as its marks name it. */
 export interface MutationCaller {

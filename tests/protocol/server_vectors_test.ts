@@ -8,14 +8,18 @@ import { ScriptedStore } from "../../pubsub/scripted_broker_fixture.ts";
 import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueBounds } from "../../session/queue/send_queue.ts";
 // Otherwise the server would load it with the first write, which no number of turns waits for.
+import "../../streams/state/mutations.ts";
+import "../../streams/state/session_mutations.ts";
 import "../../streams/state/session_writes.ts";
+import { liveState } from "../../streams/mod.ts";
 import type { State } from "../../streams/state/state.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
-import { turns } from "../waiting.ts";
+import { turns, until } from "../waiting.ts";
 import { fail, type FaultyBroker, FaultyStore, pass } from "../faulty_broker.ts";
 import { Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
+import { hall } from "./mutations.ts";
 import {
   checkBinary,
   checkClosed,
@@ -59,6 +63,7 @@ interface Given {
   readonly rooms?: readonly string[];
   readonly states?: readonly string[];
   readonly contract?: GivenContract;
+  readonly mutations?: "mutations" | "rows";
   readonly maxMessageBytes?: number;
   readonly maxTopics?: number;
   readonly rate?: Rate;
@@ -110,7 +115,11 @@ class Run {
       const frame = frameOf(step, names);
       if (frame !== undefined) peer.say(frame);
       else if ("send" in step) {
-        for (const template of step.send) names.check(outgoing.next(), template, where);
+        for (const template of step.send) {
+          // The digest of a caller's name is computed outside the turns.
+          if (this.given.mutations !== undefined) await until(() => outgoing.hasNext);
+          names.check(outgoing.next(), template, where);
+        }
         if (step.send.length === 0) assertEquals(outgoing.rest(), [], where);
       } else if ("sendBinary" in step) {
         checkBinary(outgoing.next(), step.sendBinary, { names, where });
@@ -134,7 +143,10 @@ class Run {
 
   #serve(): TestServer<string | undefined> {
     const { given } = this;
-    const { tokens, guest, contract, maxMessageBytes, maxTopics, rate, sendQueue } = given;
+    const { tokens, guest, maxMessageBytes, maxTopics, rate, sendQueue } = given;
+    const { contract, mutations } = given.mutations !== undefined
+      ? hall(given.mutations)
+      : { contract: given.contract && contractOf(given.contract), mutations: undefined };
     return testServer<string | undefined>({
       onSessionRejected() {},
       onError() {},
@@ -146,9 +158,15 @@ class Run {
         Object.entries(given.history ?? {}).map(([pattern, size]) => [pattern, { size }]),
       ),
       ...(this.node && { broker: this.node }),
-      ...(given.states && { features: streamFeatures({ path: "/streams" }) }),
+      ...(given.states && {
+        features: streamFeatures(
+          { path: "/streams" },
+          undefined,
+          liveState(contract, { mutations }),
+        ),
+      }),
       ...(given.allowed && { authorize: (_, topic) => this.#allowed.includes(topic) }),
-      ...(contract && { contract: contractOf(contract) }),
+      ...(contract && { contract }),
       ...(tokens && {
         authenticate: ({ token }) => {
           const user = token === undefined ? guest : tokens[token];

@@ -347,6 +347,11 @@ export class Outgoing {
     this.#frames = frames;
   }
 
+  /** True if the next frame has arrived. */
+  get hasNext(): boolean {
+    return this.#lines.length > 0 || this.#frame < this.#frames.length;
+  }
+
   /** The next envelope or binary frame; `undefined` before the next one arrives. */
   next(): Template | Uint8Array | undefined {
     while (this.#lines.length === 0) {
