@@ -13,7 +13,7 @@ import {
 
 interface Handles {
   readonly streams: DurableStreams;
-  readonly states: LiveStates;
+  readonly states: unknown;
 }
 
 const mounted = new WeakMap<object, Handles>();
@@ -24,10 +24,10 @@ const mounted = new WeakMap<object, Handles>();
  * @param limits Limits of resumable responses.
  * @param states The live states, if they have options.
  */
-export function streamFeatures(
+export function streamFeatures<C extends Contract>(
   options?: DurableStreamsOptions,
   limits?: ResumableOptions,
-  states: LiveStates = liveState(),
+  states: LiveStates<C> = liveState(),
 ): readonly Feature[] {
   const streams = durableStreams(options);
   const handles: Feature = {
@@ -48,5 +48,5 @@ export function streamsOf(server: object): DurableStreams {
 /** Returns the live state of a server, typed by the server's contract. */
 export function statesOf<V, C extends Contract>(server: Server<V, C>): LiveStates<C> {
   // Only the types depend on the contract.
-  return mounted.get(server)!.states as unknown as LiveStates<C>;
+  return mounted.get(server)!.states as LiveStates<C>;
 }
