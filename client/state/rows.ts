@@ -49,6 +49,12 @@ export interface EarlierRows {
   entries(type: string): ReadonlyMap<string, Value>;
 }
 
+/** The value that a write gives to a row. */
+interface Written {
+  readonly by: RowWriter;
+  readonly value: Value;
+}
+
 /** The name of a collection, and the key of a row. */
 type Place = readonly [type: string, key: string];
 
@@ -83,7 +89,7 @@ export class ClientRows extends Signal implements RowSource {
   /** Rows that are missing so far in a list of all of them. */
   #missing: Set<string> | undefined;
   /** The values that writes under way give to a row, in their order; bounded by the writes. */
-  readonly #written = new Map<string, { readonly by: RowWriter; readonly value: Value }[]>();
+  readonly #written = new Map<string, Written[]>();
   /** The rows that the application sees. */
   #seen = new Collections();
   /** True once the rows were complete. */
@@ -146,8 +152,7 @@ export class ClientRows extends Signal implements RowSource {
 
   /** Returns the rows as a write finds them. */
   before({ order }: RowWriter): EarlierRows {
-    const written = (name: string) =>
-      this.#written.get(name)?.findLast(({ by }) => by.order < order);
+    const written = (name: string) => lastBefore(order, this.#written.get(name));
     return {
       get: (type, key) => (written(rowName(type, key)) ?? this.known(type, key)).value,
       entries: (type) => {
@@ -466,6 +471,17 @@ export class ClientRows extends Signal implements RowSource {
     for (const listen of this.listeners) listen(changes);
     this.notify();
   }
+}
+
+/** Finds the last value of a write before a place among the writes, which many may have. */
+function lastBefore(order: number, values: readonly Written[] = []): Written | undefined {
+  let [from, to] = [0, values.length];
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (values[middle]!.by.order < order) from = middle + 1;
+    else to = middle;
+  }
+  return values[from - 1];
 }
 
 function placeOf({ type, key }: Pick<WrittenRow, "type" | "key">): Place {

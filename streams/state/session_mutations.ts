@@ -7,7 +7,7 @@ import type { WriteTime, WriteTimes } from "./change_decisions.ts";
 import { type MutationCaller, MutationMark, type MutationNumber } from "./mutation_marks.ts";
 import type { MutationSource, StateMutations } from "./mutations.ts";
 import { forNow } from "./row_queue.ts";
-import { AWAITED_MS, readTimeout, type SessionSource } from "./session_writes.ts";
+import { AWAITED_MS, MAX_TURN_MS, readTimeout, type SessionSource } from "./session_writes.ts";
 import { type WriteRejected, writeRejection } from "./state.ts";
 
 /** A client's name, chosen at random. */
@@ -49,7 +49,13 @@ export async function mutateRows(
   const { calls, number, txid } = readMutations(data);
   const results: WriteResult[] = [];
   let mark: MutationMark | undefined;
+  let turnMs = runtime.monotonic();
   for (const [i, [name, input]] of calls.entries()) {
+    // A broker in memory replies within the turn, in which other clients could do nothing.
+    if (runtime.monotonic() - turnMs > MAX_TURN_MS) {
+      await new Promise<void>((end) => runtime.schedule(end));
+      turnMs = runtime.monotonic();
+    }
     // The client sends the rest again in its next session.
     if (i > 0 && source.session.isClosed) break;
     if (i > 0 && runtime.monotonic() > time.waitUntilMs) {
@@ -67,8 +73,6 @@ export async function mutateRows(
       if (i > 0) break;
       throw new RequestError("unavailable", error.message, { cause: error });
     }
-    // Other events are handled in between: a broker in memory replies within the turn.
-    if (i + 1 < calls.length) await new Promise<void>((end) => runtime.schedule(end));
   }
   return { results };
 }

@@ -23,7 +23,7 @@ import { type StateParts, writeRejection } from "./state.ts";
 import { appendUnchanged, type Scans } from "./unchanged.ts";
 
 /** Time after which a publication lets other events be handled, in milliseconds. */
-const MAX_TURN_MS = 5;
+export const MAX_TURN_MS = 5;
 
 /** Pause before a client sends a write again to a state that is created anew, in milliseconds. */
 export const AWAITED_MS = 200;
