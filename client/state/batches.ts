@@ -76,6 +76,8 @@ export class MutationNumbers {
   /** Begins the names of the transactions, by which the client finds its changes in the stream. */
   readonly #txid: string;
   #last = 0;
+  /** Version of the last mutation that was made. */
+  #made = 0;
 
   constructor(runtime: Runtime, rows: ClientRows) {
     this.#rows = rows;
@@ -92,7 +94,7 @@ export class MutationNumbers {
   publication(programs: readonly Program[], isRepeat: boolean): object {
     for (const program of isRepeat ? [] : programs) {
       program.number = ++this.#last;
-      program.sentAt = this.#rows.version;
+      program.sentAt = Math.max(this.#rows.version, this.#made);
     }
     const [{ number: n, sentAt: since }] = programs as [Program];
     const mutations = programs.map(({ of: { mutation } }) => {
@@ -101,6 +103,15 @@ export class MutationNumbers {
     });
     const again = isRepeat || undefined;
     return { mutations, client: this.#client, n, since, again, txid: this.#txid };
+  }
+
+  /**
+   * Notes the version of a mutation that was made.
+   *
+   * @param version The version; 0 if the versions count anew.
+   */
+  made(version: number): void {
+    this.#made = version && Math.max(version, this.#made);
   }
 
   /** Returns the number of this client's mutation that has a name of a transaction; 0 for others. */

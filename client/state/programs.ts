@@ -66,7 +66,7 @@ export class Program implements Reads {
   readonly over: AbortController = new AbortController();
   /** A mutation's number, once it was sent. */
   number = 0;
-  /** Version of the rows when the mutation was first sent. */
+  /** Version that the client knew when the mutation was first sent. */
   sentAt = 0;
   /** The version in which the server has made the mutation. */
   madeAt: number | undefined;

@@ -329,6 +329,7 @@ export class Writes {
    * @param reason The server's reason.
    */
   restarted(reason: RequestError): void {
+    this.#mutations.made(0);
     for (const write of this.#queue) {
       if (write.program?.madeAt !== undefined) write.program.madeAt = 0;
       else if (write.state !== "new") write.untraceable = reason;
@@ -732,6 +733,7 @@ export class Writes {
   /** Notes that the server has made a mutation. It is shown until the client has the rows. */
   #made(write: QueuedWrite, version: number): void {
     write.program!.madeAt = version;
+    this.#mutations.made(version);
     this.#endMade(write);
   }
 
