@@ -4,16 +4,14 @@ import { z } from "zod";
 import {
   type Broker,
   defineContract,
-  dial,
   guest,
   MemoryBroker,
   RequestError,
   type ServeOptions,
-  type Session,
 } from "../mod.ts";
 import { defineMutations, type MutationFunctions } from "../session/mutations/mod.ts";
-import { internals } from "../session/session.ts";
 import { liveState, type LiveStateOptions } from "../streams/mod.ts";
+import { MutatingPeer, outcomeOf } from "./peers/mutating_peer.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
@@ -59,7 +57,7 @@ const ACTS: MutationFunctions<Contracted> = {
 interface BankOptions {
   readonly broker?: Broker;
   readonly acts?: Acts;
-  readonly serve?: ServeOptions<string | undefined, Contracted>;
+  readonly serve?: ServeOptions<string | typeof guest, Contracted>;
   readonly states?: LiveStateOptions<Contracted>;
 }
 
@@ -77,7 +75,7 @@ async function open({ broker = new MemoryBroker(), acts, serve, states: more }: 
     contract,
     features: [states],
     authenticate: ({ token }) => token === undefined ? guest : token,
-    userOf: (name: string | undefined) => name,
+    userOf: (name) => name!,
     tokens: { inMessage: true },
     authorize: () => true,
     onError: (error) => errors.push(`${error}`),
@@ -94,45 +92,6 @@ async function open({ broker = new MemoryBroker(), acts, serve, states: more }: 
 
 type Bank = Awaited<ReturnType<typeof open>>;
 
-/** A client that writes its own envelopes. */
-class Peer implements AsyncDisposable {
-  readonly session: Session;
-  #n = 0;
-
-  constructor(session: Session) {
-    this.session = session;
-  }
-
-  static async connect({ server }: Bank, token?: string): Promise<Peer> {
-    return new Peer(await dial(server.url, { token }));
-  }
-
-  /** Sends a publication, and returns the results. */
-  async publish(data: object, id = "bank:1"): Promise<unknown[]> {
-    const reply = await this.session[internals].sending.publish(`stream:${id}`, data, {
-      verb: "write state",
-    });
-    return (reply as { results: unknown[] }).results;
-  }
-
-  /** Calls mutations, and returns the version or the code of each. */
-  async call(calls: readonly unknown[], more: object = {}, id?: string): Promise<unknown[]> {
-    this.#n += calls.length;
-    const n = this.#n - calls.length + 1;
-    const data = { mutations: calls, client: "abcdefgh", n, since: 1, ...more };
-    return (await this.publish(data, id)).map(outcomeOf);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.session.close();
-  }
-}
-
-function outcomeOf(result: unknown): unknown {
-  const { version, error } = result as { version?: number; error?: { code: string } };
-  return version ?? error?.code;
-}
-
 const MOVE = ["move", { from: "a", to: "b" }] as const;
 
 function coinsOf({ bank }: Bank): unknown {
@@ -141,7 +100,7 @@ function coinsOf({ bank }: Bank): unknown {
 
 Deno.test("A server makes mutations in order, and stops at the first that it rejects", async () => {
   await using bank = await open();
-  await using peer = await Peer.connect(bank);
+  await using peer = await MutatingPeer.connect(bank.server);
   const poor = ["move", { from: "b", to: "a", coins: 7 }];
   assertEquals(await peer.call([MOVE, MOVE, poor, MOVE]), [2, 3, "poor"]);
   assertEquals(coinsOf(bank), { a: 98, b: 2 });
@@ -149,7 +108,7 @@ Deno.test("A server makes mutations in order, and stops at the first that it rej
 
 Deno.test("A server makes a mutation once, however often it is sent", async () => {
   await using bank = await open();
-  await using peer = await Peer.connect(bank);
+  await using peer = await MutatingPeer.connect(bank.server);
   assertEquals(await peer.call([MOVE, MOVE]), [2, 3]);
   const again = { n: 1, again: true };
   assertEquals(await peer.call([MOVE, MOVE, MOVE], again), [3, 3, 4]);
@@ -169,9 +128,9 @@ Deno.test("A server makes a mutation once, although two servers run it at once",
     },
   };
   await using bank = await open({ broker, acts });
-  await using peer = await Peer.connect(bank, "ann");
+  await using peer = await MutatingPeer.connect(bank.server, "ann");
   const late = peer.call([["act", { how: "" }]]);
-  await using other = await Peer.connect(bank, "ann");
+  await using other = await MutatingPeer.connect(bank.server, "ann");
   const { resolve } = held;
   await until(() => bank.bank.version === 1);
   held = undefined;
@@ -182,10 +141,10 @@ Deno.test("A server makes a mutation once, although two servers run it at once",
 
 Deno.test("No client makes the server believe that it has made the mutation of another one", async () => {
   await using bank = await open();
-  await using ann = await Peer.connect(bank, "ann");
-  await using bob = await Peer.connect(bank, "bob");
-  await using one = await Peer.connect(bank);
-  await using two = await Peer.connect(bank);
+  await using ann = await MutatingPeer.connect(bank.server, "ann");
+  await using bob = await MutatingPeer.connect(bank.server, "bob");
+  await using one = await MutatingPeer.connect(bank.server);
+  await using two = await MutatingPeer.connect(bank.server);
   assertEquals(await bob.call([MOVE], { n: 1_000 }), [2]);
   assertEquals(await ann.call([MOVE], { n: 1 }), [3]);
   assertEquals(await two.call([MOVE], { n: 1_000 }), [4]);
@@ -194,7 +153,7 @@ Deno.test("No client makes the server believe that it has made the mutation of a
 
 Deno.test("A server tells if it can't know whether it has made a mutation", async () => {
   await using bank = await open();
-  await using peer = await Peer.connect(bank, "ann");
+  await using peer = await MutatingPeer.connect(bank.server, "ann");
   assertEquals(await peer.call([MOVE], { n: 1 }), [2]);
   // Some of the other clients of this user take the same mark.
   const none = ["move", { from: "a", to: "b", coins: 0 }];
@@ -206,7 +165,7 @@ Deno.test("A server tells if it can't know whether it has made a mutation", asyn
 
 Deno.test("The marks of mutations reach no reader and no application", async () => {
   await using bank = await open();
-  await using peer = await Peer.connect(bank, "ann");
+  await using peer = await MutatingPeer.connect(bank.server, "ann");
   await peer.call([MOVE]);
   assertEquals([...bank.bank.collections()].map(([name]) => name), ["coins"]);
   await using copy = await bank.states.open("bank:1");
@@ -223,7 +182,7 @@ Deno.test("A server checks the input first, then the right, with the name and th
       },
     },
   });
-  await using peer = await Peer.connect(bank);
+  await using peer = await MutatingPeer.connect(bank.server);
   const calls = [["move", { from: "a" }], ["nothing", 1], ["add", { key: "a" }], MOVE];
   const outcomes = await Array.fromAsync(calls, async (call) => (await peer.call([call]))[0]);
   assertEquals(outcomes, ["invalid", "unknown-mutation", "forbidden", 2]);
@@ -237,7 +196,7 @@ Deno.test("A server checks the input first, then the right, with the name and th
 
 Deno.test("A server rejects what is no list of mutations", async () => {
   await using bank = await open();
-  await using peer = await Peer.connect(bank);
+  await using peer = await MutatingPeer.connect(bank.server);
   const call = { mutations: [MOVE], client: "abcdefgh", n: 1, since: 0 };
   const wrong = [
     { mutations: [] },
@@ -277,7 +236,7 @@ Deno.test("A server tells the client what a mutation throws, and hides other err
     },
   };
   await using bank = await open({ acts });
-  await using peer = await Peer.connect(bank);
+  await using peer = await MutatingPeer.connect(bank.server);
   const act = async (how: string) => {
     const [result] = await peer.publish({
       mutations: [["act", { how }]],
@@ -320,7 +279,7 @@ Deno.test("A server calls its own function instead, with the session", async () 
     },
   });
   await using bank = other;
-  await using peer = await Peer.connect(bank, "ann");
+  await using peer = await MutatingPeer.connect(bank.server, "ann");
   assertEquals(await peer.call([["act", { how: "so" }]]), [2]);
   const params = { id: "1" };
   assertEquals(seen, [
@@ -332,7 +291,7 @@ Deno.test("A server makes a mutation of a state that nobody has written", async 
   await using bank = await open({
     states: { onOpen: ({ id }) => ({ coins: { a: id === "bank:9" ? 7 : 1 } }) },
   });
-  await using peer = await Peer.connect(bank);
+  await using peer = await MutatingPeer.connect(bank.server);
   assertEquals(await peer.call([MOVE, ["add", { key: "x" }]], { since: 0 }, "bank:9"), [2, 3]);
   await using nine = await bank.states.open("bank:9");
   assertEquals([Object.fromEntries(nine.collection("coins")), nine.collection("cards").size], [
@@ -345,7 +304,7 @@ Deno.test("A server makes a mutation of a state that nobody has written", async 
 
 Deno.test("Clients change a state by its mutations only, if the contract says so", async () => {
   await using bank = await open();
-  await using peer = await Peer.connect(bank);
+  await using peer = await MutatingPeer.connect(bank.server);
   const write = (type: string) => ({
     type,
     key: "a",
@@ -358,7 +317,7 @@ Deno.test("Clients change a state by its mutations only, if the contract says so
 
 Deno.test("A server without functions rejects mutations, and one with too many does not start", async () => {
   await using bank = await open({ states: { mutations: undefined } });
-  await using peer = await Peer.connect(bank);
+  await using peer = await MutatingPeer.connect(bank.server);
   await assertRejects(() => peer.call([MOVE]), RequestError, "liveState(contract, { mutations })");
   const states = liveState(contract);
   const mutations = { act() {} };
