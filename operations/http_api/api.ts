@@ -18,6 +18,7 @@ import {
 import { membersOf, missingSince } from "./history_pages.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
+import { jsonOf } from "../../server/http/body.ts";
 import { methodNotAllowed, pointerOf, Problem } from "../../server/http/problem.ts";
 import type { UnreadResponse } from "../../server/http/unread.ts";
 import { TopicEvents } from "./topic_events.ts";
@@ -101,8 +102,6 @@ const ROUTES = Object.entries<ApiOperation>(OPERATIONS).map(([name, operation]) 
   operation,
   segments: operation.path.slice(1).split("/"),
 }));
-
-const decoder = new TextDecoder("utf-8", { fatal: true });
 
 /**
  * Serves a JSON API over HTTP for backends in any language: they can publish, send to a user,
@@ -280,7 +279,7 @@ export class Api {
     }
     const bytes = operation.body && await readBody(this.#maxBodyBytes);
     const body = bytes &&
-      await parsed(operation.body!, jsonOf(request, bytes), { verb, of: "body" });
+      await parsed(operation.body!, jsonOf(request, bytes) ?? {}, { verb, of: "body" });
     if (name === "publishBatch") {
       const batch = body as BodyOf<typeof name>;
       this.#checkCount(batch);
@@ -527,35 +526,6 @@ async function available<T>(result: Promise<T>): Promise<T> {
       error instanceof UnsupportedError;
     if (!isAway) throw error;
     throw new Problem(503, { code: "unavailable", detail: error.message, cause: error });
-  }
-}
-
-/** Parses a request body as JSON; without a body, an empty object. */
-function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
-  const type = headers.get("content-type");
-  if (bytes.length === 0 && type === null) return {};
-  if (type === null || !/^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type)) {
-    throw new Problem(415, {
-      code: "unsupported-type",
-      detail: `Cannot read body: Content-Type must be application/json, received ${type}`,
-      headers: { accept: "application/json" },
-    });
-  }
-  if (headers.has("content-encoding")) {
-    throw new Problem(415, {
-      code: "unsupported-encoding",
-      detail: "Cannot read body: a body must have no Content-Encoding, received one",
-      headers: { "accept-encoding": "identity" },
-    });
-  }
-  try {
-    return JSON.parse(decoder.decode(bytes));
-  } catch (cause) {
-    throw new Problem(400, {
-      code: "malformed",
-      detail: "Cannot read body: a body must be JSON in UTF-8, received another text",
-      cause,
-    });
   }
 }
 

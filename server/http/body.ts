@@ -74,6 +74,45 @@ export async function readBody(
   return isWhole ? chunks[0]! : concat(chunks);
 }
 
+const decoder = new TextDecoder("utf-8", { fatal: true });
+
+/**
+ * Parses a body as JSON.
+ *
+ * @param request The request, for its headers.
+ * @param bytes The body.
+ * @returns The value; `undefined` without a body and without a `Content-Type`.
+ * @throws {Problem} With 415 for another `Content-Type` or a `Content-Encoding`, and 400 for a text
+ * that is not JSON.
+ */
+export function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
+  const type = headers.get("content-type");
+  if (bytes.length === 0 && type === null) return undefined;
+  if (type === null || !/^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type)) {
+    throw new Problem(415, {
+      code: "unsupported-type",
+      detail: `Cannot read body: Content-Type must be application/json, received ${type}`,
+      headers: { accept: "application/json" },
+    });
+  }
+  if (headers.has("content-encoding")) {
+    throw new Problem(415, {
+      code: "unsupported-encoding",
+      detail: "Cannot read body: a body must have no Content-Encoding, received one",
+      headers: { "accept-encoding": "identity" },
+    });
+  }
+  try {
+    return JSON.parse(decoder.decode(bytes));
+  } catch (cause) {
+    throw new Problem(400, {
+      code: "malformed",
+      detail: "Cannot read body: a body must be JSON in UTF-8, received another text",
+      cause,
+    });
+  }
+}
+
 function tooLarge(maxBytes: number, bytes: number): Problem {
   return new Problem(413, {
     code: "too-large",
