@@ -216,10 +216,15 @@ export interface GuardedRequest<Action extends string> {
    *
    * @param action The action.
    * @param id The target of the action; empty for the feature as a whole.
+   * @param details Members that `authorize` receives in addition.
    * @returns The user of the request, if any.
    * @throws {Problem} With 401, 403 or 503 if the action is not allowed.
    */
-  authorize(action: Action, id: string): Promise<string | undefined>;
+  authorize(
+    action: Action,
+    id: string,
+    details?: Readonly<Record<string, unknown>>,
+  ): Promise<string | undefined>;
   /**
    * Checks that the user has not been disconnected since the request began. A handler MUST call
    * this right before it changes anything. Responses with a body are checked by the guard.
@@ -414,14 +419,14 @@ export class HttpGuard<Action extends string> {
       const checkRevoked = () => {
         if (decision.revocation !== undefined) throw revoked();
       };
-      const permit = async (action: Action, id: string) => {
+      const permit: GuardedRequest<Action>["authorize"] = async (action, id, details) => {
         try {
           if (this.#options.authorize === undefined) {
             await this.#checkLoopback(request, info, action);
           } else {
             identified ??= this.#identify(request);
             ({ decision } = await identified);
-            const found = await this.#authorize({ request, action, id, identified });
+            const found = await this.#authorize({ request, action, id, details, identified });
             ({ user } = found);
             // The action itself comes first, before those that it needs in addition.
             caller ??= found.caller;
@@ -461,9 +466,9 @@ export class HttpGuard<Action extends string> {
           },
           checkRevoked,
           whenRevoked: (end) => decisions.begin(user, { onRevoked: end }),
-          authorize: (action, id) => {
+          authorize: (action, id, details) => {
             isAsked = true;
-            const permission = permit(action, id);
+            const permission = permit(action, id, details);
             permission.catch(() => {}); // A handler that forgets to wait is reported below.
             return permission;
           },
@@ -602,10 +607,11 @@ export class HttpGuard<Action extends string> {
     );
   }
 
-  async #authorize({ request, action, id, identified }: {
+  async #authorize({ request, action, id, details, identified }: {
     readonly request: Request;
     readonly action: Action;
     readonly id: string;
+    readonly details: Readonly<Record<string, unknown>> | undefined;
     readonly identified: Promise<Identified>;
   }): Promise<{ readonly user: string | undefined; readonly caller: string | undefined }> {
     const { name, closeAction, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
@@ -614,7 +620,7 @@ export class HttpGuard<Action extends string> {
     // The user is unknown for now: the client should retry.
     if (rejected?.status === 503) throw this.#denied(action, rejected);
     const ended = new AbortController();
-    const context = { request, user, action, id, signal: ended.signal };
+    const context = { ...details, request, user, action, id, signal: ended.signal };
     const late = `Cannot wait for authorize of ${name} longer than`;
     const permission = await decide(`authorize of ${name}`, () => {
       const response = decision.during(() => authorize(context));
