@@ -327,3 +327,24 @@ Deno.test("A server without functions rejects mutations, and one with too many d
     'received "act"',
   );
 });
+
+Deno.test("A server answers a mutation that it has made, although its function would now reject it", async () => {
+  let runs = 0;
+  const acts: Acts = {
+    async act(tx, { how }) {
+      runs++;
+      if (how === "claim") await tx.insert("cards", "7", "ann");
+      else if (!await tx.has("cards", "8")) await tx.set("cards", "8", "ann");
+    },
+  };
+  await using bank = await open({ acts });
+  await using peer = await MutatingPeer.connect(bank.server);
+  for (const [n, how] of ["claim", "set"].entries()) {
+    const [version] = await peer.call([["act", { how }]], { n });
+    runs = 0;
+    assertEquals(await peer.call([["act", { how }]], { n, again: true }), [version]);
+    assertEquals(runs, 0);
+  }
+  // A later one is not taken for it.
+  assertEquals(await peer.call([["act", { how: "claim" }]], { n: 9, again: true }), ["conflict"]);
+});

@@ -2,7 +2,7 @@
 import type { Runtime } from "../../base/runtime.ts";
 import { RequestError } from "../../errors.ts";
 import { MUTATIONS, rowName } from "../../session/wire/rows.ts";
-import { rowChange } from "../logs/change_message.ts";
+import { rowChange, rowCheck } from "../logs/change_message.ts";
 import type { RowChange } from "../logs/log.ts";
 
 /** Time for which the server remembers the last mutation of a client: one day. */
@@ -16,6 +16,29 @@ export const USER_SLOTS = 64;
 
 /** The same for all guests of a state. */
 export const GUEST_SLOTS = 4_096;
+
+/** A hidden row that is written together with a mutation, and tells a repetition of it. */
+export interface Mark {
+  /** Name of the row. */
+  readonly row: string;
+  /** True if the mutation may have been made before. */
+  readonly mayBeMade: boolean;
+  /** Returns the change of the row, with a condition that no other mutation has changed it. */
+  change(runtime: Runtime): RowChange;
+  /** Returns that condition alone. */
+  check(): RowChange;
+  /**
+   * Looks at the row after it did not meet the condition.
+   *
+   * @param found The text of the row, and its version; 0 without a row.
+   * @returns A version of the state with this mutation if it was made before; `undefined` if it was
+   * not, and may now be made.
+   * @throws {RequestError} With the code `unknown` if this cannot be told.
+   */
+  learn(
+    found: { readonly text?: string | undefined; readonly version: number },
+  ): number | undefined;
+}
 
 /** The client of a mutation, as its marks name it. */
 export interface MutationCaller {
@@ -44,7 +67,7 @@ export interface MutationNumber {
  * At first, the condition is that the row has not changed since the client sent the mutation. If it
  * has, the row tells whether this mutation, an earlier one or another client has changed it.
  */
-export class MutationMark {
+export class MutationMark implements Mark {
   readonly #number: MutationNumber;
   readonly #row: string;
   readonly #key: string;
@@ -82,33 +105,35 @@ export class MutationMark {
     this.#expect = version;
   }
 
-  /** Returns the change of the row. */
-  change(runtime: Runtime): RowChange {
-    const { n, since } = this.#number;
-    const value = JSON.stringify({ c: this.#name, n });
-    const key = this.#key;
-    const condition = this.#expect === undefined ? { since } : { expect: this.#expect };
-    const of = { type: MUTATIONS, key, row: this.#row, operation: "upsert", value } as const;
-    return rowChange({ ...of, ...condition, ttlMs: MARK_MS }, runtime.now());
+  get mayBeMade(): boolean {
+    return this.#number.isAgain && this.#expect === undefined;
   }
 
-  /**
-   * Looks at the row after it did not meet the condition.
-   *
-   * @param found The text of the row, and its version; 0 without a row.
-   * @returns The version of the state with this mutation if it was made before; `undefined` if it was
-   * not, and may now be made.
-   * @throws {RequestError} With the code `unknown` if this cannot be told.
-   */
+  change(runtime: Runtime): RowChange {
+    const value = JSON.stringify({ c: this.#name, n: this.#number.n });
+    const of = { ...this.#condition, operation: "upsert", value, ttlMs: MARK_MS } as const;
+    return rowChange(of, runtime.now());
+  }
+
+  check(): RowChange {
+    return rowCheck(this.#condition);
+  }
+
+  get #condition() {
+    const { since } = this.#number;
+    const condition = this.#expect === undefined ? { since } : { expect: this.#expect };
+    return { type: MUTATIONS, key: this.#key, row: this.#row, ...condition };
+  }
+
   learn(
     { text, version }: { readonly text?: string | undefined; readonly version: number },
   ): number | undefined {
-    const { n, since, isAgain } = this.#number;
+    const { n, since } = this.#number;
     const { c, n: last } = text === undefined ? {} : JSON.parse(text).value;
     if (c === this.#name && last >= n) return version;
     // Its mark may have been there, and may have been replaced or forgotten.
     const isLost = c !== this.#name && (version > since || version === 0);
-    if (isAgain && this.#expect === undefined && isLost) {
+    if (this.mayBeMade && isLost) {
       const message = "Cannot tell if the mutation was made: it was sent too long ago";
       throw new RequestError("unknown", message);
     }
@@ -118,7 +143,7 @@ export class MutationMark {
 }
 
 /** A number for a name, from 0; FNV-1a. */
-function hashOf(name: string): number {
+export function hashOf(name: string): number {
   let hash = 0x811c9dc5;
   for (let i = 0; i < name.length; i++) {
     hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);

@@ -9,14 +9,15 @@ import type { MutationOverrides, ServerMutationContext } from "../../server/requ
 import { rowName } from "../../session/wire/rows.ts";
 import { encodeTransaction } from "../logs/change_message.ts";
 import type { StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
-import type { ChangeSource, WriteTime } from "./change_decisions.ts";
+import type { ChangeSource, CheckedBy, WriteTime } from "./change_decisions.ts";
 import { type ChangeGate, ephemeralRejection } from "./gate.ts";
 import type { CompleteRows } from "./live_rows.ts";
-import type { MutationMark } from "./mutation_marks.ts";
+import type { Mark } from "./mutation_marks.ts";
 import { RETRY_MS } from "./row_queue.ts";
 import type { HeldRows, States } from "./states.ts";
 import {
   type GuardedChanges,
+  type Made,
   type RowsOfState,
   type SeenRow,
   transact,
@@ -41,7 +42,7 @@ export interface ServedMutations {
   readonly overrides?: MutationOverrides | undefined;
 }
 
-/** The client that calls a mutation. */
+/** The client that calls a mutation over its session. */
 export interface MutationSource extends ChangeSource {
   /**
    * Checks whether the client may call a mutation with this input.
@@ -51,16 +52,21 @@ export interface MutationSource extends ChangeSource {
   readonly mayMutate: (run: MutationRun) => Promise<void>;
 }
 
-/** A call of a mutation. */
-export interface MutationCall extends MutationRun {
-  readonly source: MutationSource;
+/** A call of a mutation, whose input and right were checked. */
+export interface AllowedMutation extends MutationRun {
+  readonly source: ChangeSource;
   readonly time: WriteTime;
   /** The mark, if the client may send the mutation again. */
-  readonly mark?: MutationMark | undefined;
+  readonly mark?: Mark | undefined;
   /** Names the transaction in its changes, so that the client finds them in the stream. */
   readonly txid?: string | undefined;
   /** Appends to the stream; creates a state of the contract that is not stored yet. */
   readonly append: StreamLogs["append"];
+}
+
+/** A call of a mutation. */
+export interface MutationCall extends AllowedMutation {
+  readonly source: MutationSource;
 }
 
 /** Parts of {@linkcode StateMutations}. */
@@ -95,46 +101,95 @@ export class StateMutations {
   }
 
   /**
-   * Runs a mutation of a client: checks the input and the right, and calls the function until its
-   * changes take effect on the rows that it has read.
+   * Runs a mutation of a client: checks the input and the right, and makes it.
+   *
+   * @param id The id of the state.
+   * @param call The mutation.
+   * @returns See {@linkcode StateMutations.make}.
+   * @throws {RequestError} With the codes of {@linkcode StateMutations.check} and
+   * {@linkcode StateMutations.make}, and `forbidden`.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async run(id: string, call: MutationCall): Promise<Transacted> {
+    const { name, source: { mayMutate, session }, time } = call;
+    const input = await this.check(id, call, { session, time });
+    await mayMutate({ name, input });
+    return await this.make(id, { ...call, input });
+  }
+
+  /**
+   * Checks the input of a mutation.
+   *
+   * @param id The id of the state.
+   * @param run The mutation, with its input as it was received.
+   * @param by The client, and the time of its call.
+   * @returns The input as its schema returns it.
+   * @throws {RequestError} With the code `unknown-mutation`, `invalid`, or `failed` if the schema does
+   * not decide.
+   */
+  async check(id: string, { name, input }: MutationRun, by: CheckedBy): Promise<unknown> {
+    try {
+      const checking = this.#served.mutations.check(id, { name, input });
+      const checked = checking instanceof Promise
+        ? await this.#parts.gate.times.within(`the schema of "${name}"`, checking, by)
+        : checking;
+      // It is the same for each run.
+      return freezeRow(checked);
+    } catch (error) {
+      throw this.#rejected(name, error);
+    }
+  }
+
+  /**
+   * Makes a mutation: calls its function until the changes take effect on the rows that it has read.
    *
    * @param id The id of the state.
    * @param call The mutation.
    * @returns The result of the append; `unchanged` if the mutation has changed nothing, and `made` if
    * it was made before.
-   * @throws {RequestError} With the code `unknown-mutation`, `invalid`, `forbidden`, `too-large`,
-   * `failed` if the function throws anything but a `RequestError`, `unavailable` with `retryAfterMs`
-   * if it can't be made for now, and `unknown` if it may have been made before.
+   * @throws {RequestError} With the code `too-large`, `failed` if the function throws anything but a
+   * `RequestError`, `unavailable` with `retryAfterMs` if it can't be made for now, and `unknown` if it
+   * may have been made before.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  async run(id: string, call: MutationCall): Promise<Transacted> {
+  async make(id: string, call: AllowedMutation): Promise<Transacted> {
+    const { source } = call;
+    source.decision.check();
+    using _slot = this.#takeSlot(source);
+    const known = await this.#find(id, call);
+    if (known !== undefined) return known;
     try {
-      return await this.#run(id, call);
+      const made = await this.#make(id, call);
+      return made.kind === "unchanged" && await this.#find(id, call) || made;
     } catch (error) {
       if (error instanceof NoState) return { kind: "missing", identity: undefined };
-      if (error instanceof RequestError || error instanceof BrokerError) throw error;
-      const { name } = call;
-      this.#parts.report(`The mutation "${name}"`, error);
-      const why = error instanceof TimeoutError ? "took too long" : "failed";
-      throw new RequestError("failed", `The mutation "${name}" ${why}`, { cause: error });
+      // The first call may have run at the same time, and this one has seen its changes.
+      const found = error instanceof BrokerError ? undefined : await this.#find(id, call);
+      if (found !== undefined) return found;
+      throw this.#rejected(call.name, error);
     }
   }
 
-  async #run(id: string, call: MutationCall): Promise<Transacted> {
-    const { gate } = this.#parts;
-    const { name, source, time } = call;
-    const { session } = source;
-    const checking = this.#served.mutations.check(id, call);
-    const checked = checking instanceof Promise
-      ? await gate.times.within(`the schema of "${name}"`, checking, { session, time })
-      : checking;
-    // It is the same for each run.
-    const input = freezeRow(checked);
-    await source.mayMutate({ name, input });
-    source.decision.check();
-    using _slot = this.#takeSlot(source);
+  /** Finds a mutation that was made before. */
+  async #find(id: string, { append, mark }: AllowedMutation): Promise<Made | undefined> {
+    if (!mark?.mayBeMade) return undefined;
+    const result = await append(id, { records: [], changes: [mark.check()] });
+    if (result.kind !== "conflict") return undefined;
+    const version = mark.learn(result);
+    return version === undefined ? undefined : { kind: "made", version };
+  }
+
+  /** Turns what the application throws into what the client may know. */
+  #rejected(name: string, error: unknown): unknown {
+    if (error instanceof RequestError || error instanceof BrokerError) return error;
+    this.#parts.report(`The mutation "${name}"`, error);
+    const why = error instanceof TimeoutError ? "took too long" : "failed";
+    return new RequestError("failed", `The mutation "${name}" ${why}`, { cause: error });
+  }
+
+  async #make(id: string, call: AllowedMutation): Promise<Transacted> {
     for (let replaced = 0;; replaced++) {
-      const made = await this.#attempt(id, { ...call, input });
+      const made = await this.#attempt(id, call);
       // The rows may have been those of a deleted state with the same id.
       const isReplaced = made.kind === "missing" && "identity" in made &&
         made.identity !== undefined && replaced < MAX_REPLACED;
@@ -142,7 +197,7 @@ export class StateMutations {
     }
   }
 
-  async #attempt(id: string, call: MutationCall): Promise<Transacted> {
+  async #attempt(id: string, call: AllowedMutation): Promise<Transacted> {
     const { gate, states } = this.#parts;
     const { source, time, mark } = call;
     using rows = new RowsForMutation(id, { states, gate, time });
@@ -164,7 +219,7 @@ export class StateMutations {
   /** Calls the function of a mutation, within its time. */
   #call(
     id: string,
-    { name, input, source, time }: MutationCall,
+    { name, input, source, time }: AllowedMutation,
     seen: TransactionRows,
   ): ReturnType<Mutations["run"]> {
     const { gate } = this.#parts;
@@ -189,7 +244,7 @@ export class StateMutations {
 
   async #append(
     id: string,
-    { source, time, mark, txid, append }: MutationCall,
+    { source, time, mark, txid, append }: AllowedMutation,
     { changes, scans, identity }: GuardedChanges,
   ): Promise<StreamAppended | ChangedCollection> {
     const { runtime, gate, logs, maxTransactionBytes } = this.#parts;
@@ -214,7 +269,7 @@ export class StateMutations {
     return await appendUnchanged(id, scans, { append: appendAt, identity, logs, runtime, untilMs });
   }
 
-  #takeSlot({ account }: MutationSource): Disposable {
+  #takeSlot({ account }: ChangeSource): Disposable {
     try {
       return this.#running.take(account);
     } catch (error) {
