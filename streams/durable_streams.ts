@@ -120,7 +120,8 @@ export class DurableStreams implements Feature {
         added.started?.();
         const { logs, clientStreams, gate: changes } = shared.parts;
         const { manager: rates } = host;
-        const own = { logs, clientStreams, changes, rates, origins, maxMessageBytes };
+        const states = shared.parts;
+        const own = { logs, clientStreams, changes, rates, states, origins, maxMessageBytes };
         requests = new StreamRequests({ ...this.#settings, path }, { ...guardParts, ...own });
       },
     };

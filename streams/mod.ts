@@ -47,7 +47,12 @@ export {
   type OpenStateOptions,
 } from "./live_state.ts";
 export type { MigratedRows, MigrateRow, StateMigration } from "./state/migrations.ts";
-export type { DurableStreamAction, DurableStreamsOptions, ResumableOptions } from "./options.ts";
+export type {
+  DurableStreamAction,
+  DurableStreamRequest,
+  DurableStreamsOptions,
+  ResumableOptions,
+} from "./options.ts";
 export type {
   AppendLogOptions,
   BrokerLogs,

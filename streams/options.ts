@@ -1,5 +1,6 @@
 /** Options of durable streams and resumable responses, their kinds and their defaults. */
 import type { AuthorizationContext } from "../server/http/guard.ts";
+import type { RequestedMutation } from "../server/requests/mutations.ts";
 import { outside, type Runtime } from "../base/runtime.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
@@ -28,8 +29,22 @@ import type { StreamBounds } from "./logs/stream_logs.ts";
  * - `read`: `GET` and `HEAD`.
  * - `delete`: `DELETE`. To create a keyed stream that expires, you need it too.
  * - `cancel`: `POST` with `?action=cancel`, which asks the writer to stop.
+ * - `mutate`: `POST` with `?action=mutate`, which calls a mutation of a live state.
  */
-export type DurableStreamAction = "create" | "append" | "close" | "read" | "delete" | "cancel";
+export type DurableStreamAction =
+  | "create"
+  | "append"
+  | "close"
+  | "read"
+  | "delete"
+  | "cancel"
+  | "mutate";
+
+/** An action on a durable stream over HTTP, which `authorize` decides about. */
+export interface DurableStreamRequest extends AuthorizationContext<DurableStreamAction> {
+  /** The mutation, for the action `mutate`. */
+  readonly mutation?: RequestedMutation | undefined;
+}
 
 /** Options of durable streams. */
 export interface DurableStreamsOptions {
@@ -43,11 +58,12 @@ export interface DurableStreamsOptions {
    * Decides whether an action is allowed on the stream with the given id. Without `authorize`, all
    * actions are denied. Return an object instead of `true` to allow the action and name the caller,
    * who gets a share of `maxStreams` and a rate of changes; by default, the caller is the user. Only
-   * an object with `close: true` allows `close`.
+   * an object with `close: true` allows `close`. For `mutate`, the context has the `mutation` with its
+   * name and its input.
    */
   readonly authorize?:
     | ((
-      context: AuthorizationContext<DurableStreamAction>,
+      context: DurableStreamRequest,
     ) =>
       | boolean
       | { readonly caller?: string; readonly close?: boolean | undefined }

@@ -17,7 +17,13 @@ import { maxListBytes, StreamStore } from "./streams.ts";
 import { EphemeralFeed } from "./state/ephemeral_feed.ts";
 import { EphemeralStates } from "./state/ephemeral_rows.ts";
 import { ChangeGate } from "./state/gate.ts";
-import type { MutationSource, ServedMutations, StateMutations } from "./state/mutations.ts";
+import type { MutationRun } from "../session/mutations/mutations.ts";
+import type {
+  AllowedMutation,
+  MutationSource,
+  ServedMutations,
+  StateMutations,
+} from "./state/mutations.ts";
 import type { SessionSource } from "./state/session_writes.ts";
 import { ownQuota, RowQueue } from "./state/row_queue.ts";
 import type { StateParts } from "./state/state.ts";
@@ -225,18 +231,48 @@ export class StreamParts {
   }
 
   /**
+   * Checks the input of a mutation over HTTP.
+   *
+   * @returns The input as its schema returns it.
+   * @throws {RequestError} With the codes of `StateMutations.check`.
+   */
+  async checkMutation(id: string, run: MutationRun): Promise<unknown> {
+    const mutations = await this.mutations();
+    return await mutations.check(id, run, { time: this.gate.times.of() });
+  }
+
+  /**
+   * Makes a mutation over HTTP, whose input and right were checked.
+   *
+   * @param id The id of the state.
+   * @param call The mutation.
+   * @returns A version of the state that includes it, and whether it was made before.
+   * @throws {RequestError} With the codes of `StateMutations.make`, and of rejected writes.
+   */
+  async makeMutation(
+    id: string,
+    call: Pick<AllowedMutation, "name" | "input" | "mark" | "source">,
+  ): Promise<{ readonly version: number; readonly isRepeated: boolean }> {
+    const { versionOf } = await import("./state/session_mutations.ts");
+    const mutations = await this.mutations();
+    using unwritten = this.#unwritten.enter(id);
+    const append = this.#appendOf(unwritten, call.source);
+    const made = await mutations.make(id, { ...call, append, time: this.gate.times.of() });
+    const version = versionOf(id, made, {
+      isAwaited: () => this.states.isAwaited(id),
+      recheck: () => this.logs.recheck(id),
+    });
+    return { version, isRepeated: made.kind === "made" };
+  }
+
+  /**
    * Returns the mutations of this server's states. Their code loads with the first one.
    *
    * @throws {RequestError} With the code `unknown-mutation` if the server has none.
    */
   async mutations(): Promise<StateMutations> {
     const served = this.#served;
-    if (served === undefined) {
-      throw new RequestError(
-        "unknown-mutation",
-        "The server has no mutations: write liveState(contract, { mutations })",
-      );
-    }
+    if (served === undefined) throw noMutations();
     const { StateMutations } = await import("./state/mutations.ts");
     return this.#mutations ??= new StateMutations(served, {
       ...this.#state,
@@ -271,6 +307,14 @@ export class StreamParts {
     await this.streams.close();
     await this.logs.close();
   }
+}
+
+/** The error for a mutation on a server that has none. */
+export function noMutations(): RequestError {
+  return new RequestError(
+    "unknown-mutation",
+    "The server has no mutations: write liveState(contract, { mutations })",
+  );
 }
 
 /** Reads from the broker whether this version of a row expires: the copies of states don't tell. */

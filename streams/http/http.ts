@@ -6,10 +6,13 @@ import type { DurableStreamAction, StreamSettings } from "../options.ts";
 import { bracketed, offsetAfter } from "../snapshots.ts";
 import type { ClientStreams } from "./client_streams.ts";
 import { maxRecordBytes } from "../streams.ts";
+import type { HttpMutations, HttpMutationStates } from "./mutations.ts";
+import { rejectedChange } from "./problems.ts";
 import { bodyOf, readRecords } from "./records.ts";
 import {
   badRequest,
   closes,
+  readAction,
   readContentType,
   readCreation,
   readId,
@@ -29,13 +32,7 @@ import {
 } from "../../server/http/guard.ts";
 import { closing } from "../../server/http/body.ts";
 import { REVOKED } from "../../server/http/event_bodies.ts";
-import {
-  methodNotAllowed,
-  pointerOf,
-  Problem,
-  rejectedBy,
-  tooMany,
-} from "../../server/http/problem.ts";
+import { methodNotAllowed, Problem, rejectedBy, tooMany } from "../../server/http/problem.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import type {
   AppendLogOptions,
@@ -89,6 +86,7 @@ const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"];
 const READS = ["GET", "HEAD"];
 
 const REQUEST_HEADERS = [
+  "idempotency-key",
   "if-none-match",
   "producer-epoch",
   "producer-id",
@@ -105,6 +103,7 @@ const REQUEST_HEADERS = [
 
 const RESPONSE_HEADERS = [
   "etag",
+  "idempotency-replayed",
   "location",
   "producer-epoch",
   "producer-expected-seq",
@@ -167,6 +166,8 @@ export interface StreamRequestsParts extends HttpGuardParts {
   readonly changes?: ChangeGate | undefined;
   /** Counts the changes of keyed streams toward the rates of the server's sessions. */
   readonly rates?: Pick<SessionManager, "publish"> | undefined;
+  /** Makes the mutations of states; `undefined` on a server without states. */
+  readonly states?: HttpMutationStates | undefined;
   readonly origins: OriginRules;
   /** Maximum size of a message in bytes, if sessions of this server can read the records. */
   readonly maxMessageBytes?: number | undefined;
@@ -199,6 +200,7 @@ export class StreamRequests {
   readonly #settings: ServedStreamsSettings;
   readonly #events: EventStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
+  #mutations: HttpMutations | undefined;
   readonly #readers = { "long-poll": 0, sse: 0 };
   readonly #rejected = {
     maxReaders: 0,
@@ -447,14 +449,20 @@ export class StreamRequests {
   }
 
   async #post(asked: StreamRequest, id: string): Promise<Response> {
-    const { url } = asked.request;
-    const action = url.includes("?") ? new URL(url).searchParams.get("action") : null;
+    const { action, name } = readAction(asked.request.url);
     if (action === "cancel") return await this.#cancel(asked, id);
-    if (action === null) return await this.#append(asked, id);
-    throw badRequest(
-      "bad-query",
-      `Cannot respond: action must be "cancel", received "${action.slice(0, 32)}"`,
-    );
+    if (action === "mutate") return await (await this.#mutationsOf()).respond(asked, id, name);
+    return await this.#append(asked, id);
+  }
+
+  /** Returns the mutations of the server's states. Their code loads with the first one. */
+  async #mutationsOf(): Promise<HttpMutations> {
+    const { HttpMutations } = await import("./mutations.ts");
+    const { runtime, quotas, rates, states } = this.#parts;
+    const { maxRequests } = this.#settings;
+    const maxBodyBytes = this.#maxBodyBytes;
+    const parts = { runtime, quotas, rates, states, maxRequests, maxBodyBytes };
+    return this.#mutations ??= new HttpMutations(parts);
   }
 
   async #append(asked: StreamRequest, id: string): Promise<Response> {
@@ -1176,35 +1184,6 @@ function rowConflict(
     members: {
       row: { type, key, version, since, change: isShown && text ? JSON.parse(text) : undefined },
     },
-  });
-}
-
-/** Status of a rejected change, by code; 403 for others. */
-const CHANGE_STATUS: Readonly<Record<string, number>> = {
-  conflict: 409,
-  ended: 409,
-  ephemeral: 400,
-  gone: 410,
-  invalid: 400,
-  malformed: 400,
-  "not-found": 404,
-  "too-large": 413,
-  "too-many": 429,
-  unavailable: 503,
-  undecided: 503,
-  "unknown-collection": 400,
-};
-
-/** The problem of a change that the contract or `authorizeChange` rejects. */
-function rejectedChange(error: RequestError): Problem {
-  const { code, message: detail, path, retryAfterMs, level } = error.failure;
-  const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
-  return new Problem(CHANGE_STATUS[code] ?? 403, {
-    code,
-    detail,
-    headers: { ...after },
-    members: { ...(path && { pointer: pointerOf(path) }), level },
-    cause: error,
   });
 }
 

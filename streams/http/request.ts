@@ -158,6 +158,29 @@ function single(query: URLSearchParams, name: string): string | undefined {
   throw badRequest("bad-query", `Cannot read: ${name} must be given once, received ${all.length}`);
 }
 
+/**
+ * Parses the action of a `POST`, and the name of a mutation.
+ *
+ * @throws {Problem} With 400 if a parameter is malformed, repeated, or missing.
+ */
+export function readAction(
+  url: string,
+): { readonly action: "append" | "cancel" | "mutate"; readonly name: string } {
+  const query = url.includes("?") ? new URL(url).searchParams : new URLSearchParams();
+  const action = query.get("action") ?? "append";
+  if (query.has("action") && action !== "cancel" && action !== "mutate") {
+    throw badRequest(
+      "bad-query",
+      `Cannot respond: action must be "cancel" or "mutate", received "${action.slice(0, 32)}"`,
+    );
+  }
+  const [name = "", ...others] = action === "mutate" ? query.getAll("name") : [];
+  if (action === "mutate" && (name === "" || others.length > 0)) {
+    throw badRequest("bad-query", "Cannot mutate: the query must have one name of a mutation");
+  }
+  return { action: action as "append" | "cancel" | "mutate", name };
+}
+
 /** Checks whether a request closes the stream. A value other than `true` counts as absent. */
 export function closes(headers: Headers): boolean {
   return headers.get("stream-closed")?.toLowerCase() === "true";

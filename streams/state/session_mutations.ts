@@ -9,6 +9,7 @@ import type { MutationSource, StateMutations } from "./mutations.ts";
 import { forNow } from "./row_queue.ts";
 import { AWAITED_MS, MAX_TURN_MS, readTimeout, type SessionSource } from "./session_writes.ts";
 import { type WriteRejected, writeRejection } from "./state.ts";
+import type { Transacted } from "./transact.ts";
 
 /** A client's name, chosen at random. */
 const CLIENT = /^[\w-]{8,32}$/;
@@ -86,31 +87,48 @@ async function mutate(
     readonly txid: string | undefined;
     readonly time: WriteTime;
   },
-  { mutations, source, append, isAwaited, recheck }: SessionMutationsParts,
+  { mutations, source, append, ...finding }: SessionMutationsParts,
 ): Promise<WriteResult> {
   try {
     const made = await mutations.run(id, { ...call, source, append });
-    switch (made.kind) {
-      case "appended":
-        call.mark.written(made.info.tail);
-        return { version: made.info.tail };
-      case "made":
-      case "unchanged":
-        return { version: made.version };
-      case "missing": {
-        if (isAwaited()) {
-          const text = `Cannot write state: the server creates "${id}" anew`;
-          throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
-        }
-        // A client that reads the state keeps its mutation until it knows.
-        recheck();
-      }
-    }
-    throw writeRejection(id, made as WriteRejected);
+    const version = versionOf(id, made, finding);
+    if (made.kind === "appended") call.mark.written(version);
+    return { version };
   } catch (error) {
     if (error instanceof RequestError) return { error: error.failure };
     throw error;
   }
+}
+
+/**
+ * Returns a version of the state that includes a mutation.
+ *
+ * @param id The id of the state.
+ * @param made The result of the mutation.
+ * @param finding What a missing state means.
+ * @throws {RequestError} If the mutation was not made.
+ */
+export function versionOf(
+  id: string,
+  made: Transacted,
+  { isAwaited, recheck }: Pick<SessionMutationsParts, "isAwaited" | "recheck">,
+): number {
+  switch (made.kind) {
+    case "appended":
+      return made.info.tail;
+    case "made":
+    case "unchanged":
+      return made.version;
+    case "missing": {
+      if (isAwaited()) {
+        const text = `Cannot write state: the server creates "${id}" anew`;
+        throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
+      }
+      // A client that reads the state keeps its mutation until it knows.
+      recheck();
+    }
+  }
+  throw writeRejection(id, made as WriteRejected);
 }
 
 function readMutations(data: unknown): {

@@ -1,0 +1,58 @@
+/** Problems of changes and mutations that are rejected. */
+import { pointerOf, Problem } from "../../server/http/problem.ts";
+import type { RequestError } from "../../errors.ts";
+
+/** Status of a rejected change, by code; 403 for others. */
+const CHANGE_STATUS: Readonly<Record<string, number>> = {
+  conflict: 409,
+  ended: 409,
+  ephemeral: 400,
+  gone: 410,
+  invalid: 400,
+  malformed: 400,
+  "not-found": 404,
+  "too-large": 413,
+  "too-many": 429,
+  unavailable: 503,
+  undecided: 503,
+  "unknown-collection": 400,
+};
+
+/** Status of a rejected mutation, by code; 409 for others, which its function has thrown. */
+const MUTATION_STATUS: Readonly<Record<string, number>> = {
+  failed: 500,
+  forbidden: 403,
+  full: 413,
+  gone: 410,
+  invalid: 422,
+  "key-reused": 422,
+  malformed: 400,
+  "not-found": 404,
+  "too-large": 413,
+  "too-many": 429,
+  unavailable: 503,
+  undecided: 503,
+  "unknown-mutation": 404,
+};
+
+/** The problem of a change that the contract or `authorizeChange` rejects. */
+export function rejectedChange(error: RequestError): Problem {
+  return rejected(error, CHANGE_STATUS[error.failure.code] ?? 403);
+}
+
+/** The problem of a mutation that is rejected, by its function or before. */
+export function rejectedMutation(error: RequestError): Problem {
+  return rejected(error, MUTATION_STATUS[error.failure.code] ?? 409);
+}
+
+function rejected(error: RequestError, status: number): Problem {
+  const { code, message: detail, path, retryAfterMs, level } = error.failure;
+  const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
+  return new Problem(status, {
+    code,
+    detail,
+    headers: { ...after },
+    members: { ...(path && { pointer: pointerOf(path) }), level },
+    cause: error,
+  });
+}
