@@ -181,7 +181,7 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   },
   "states.mutations": {
     table: "streams",
-    name: "mutations that run or wait for their turn",
+    name: "[mutations](mutations.md) that run or wait for their turn",
     full: "`unavailable` with a delay, or 503; Skein's client retries",
   },
   "states.ephemeral": {
