@@ -251,6 +251,8 @@ class Transaction {
   >();
   /** The states of changed rows, by name. */
   readonly rows = new Map<string, LogRow>();
+  /** True if one of them is hidden. */
+  #hasHidden = false;
   /** The deletions of expired rows. */
   readonly #expired: LogRow[] = [];
   readonly texts: string[] = [];
@@ -307,9 +309,10 @@ class Transaction {
 
   /** Drops the changes of hidden rows if no other row has changed. */
   settle(): void {
-    if (this.texts.length > 0) return;
+    if (!this.#hasHidden || this.texts.length > 0) return;
     this.rows.clear();
     for (const row of this.#expired) this.rows.set(row.row, row);
+    this.#hasHidden = this.rows.size > 0;
   }
 
   /** The state of the rows after the changes, before old deletions are forgotten. */
@@ -318,11 +321,12 @@ class Transaction {
     for (const [name, row] of this.rows) {
       const { row: before, nameBytes } = this.#before.get(name)!;
       if (before !== undefined) bytes -= nameBytes + textBytes(before);
-      if (!isGone(row)) bytes += nameBytes + textBytes(row);
-      if (isHiddenRow(name)) {
+      if (this.#hasHidden && isHiddenRow(name)) {
+        if (!isGone(row)) bytes += nameBytes + textBytes(row);
         hidden = hiddenAfter(hidden, before, row);
         continue;
       }
+      bytes += nameBytes + textBytes(row);
       if (before !== undefined) {
         if (before.deletedAt === undefined) count--;
         else deletions--;
@@ -330,15 +334,15 @@ class Transaction {
       if (row.deletedAt === undefined) count++;
       else deletions++;
     }
-    return { ...this.#stats, count, deletions, bytes, ...(hidden && { hidden }) };
+    const stats = { ...this.#stats, count, deletions, bytes };
+    return this.#hasHidden ? { ...stats, hidden } : stats;
   }
 
   /** The changes to write, with deletions to forget. */
   writesWith(forget: readonly LogRow[]): RowWrites {
     const set = [...this.rows.values()];
-    const gone = set.filter(isGone);
-    if (gone.length === 0) return { set, forget };
-    const known = gone.flatMap(({ row }) => this.#before.get(row)!.row ?? []);
+    if (!this.#hasHidden) return { set, forget };
+    const known = set.filter(isGone).flatMap(({ row }) => this.#before.get(row)!.row ?? []);
     return { set: set.filter((row) => !isGone(row)), forget: [...forget, ...known] };
   }
 
@@ -354,10 +358,13 @@ class Transaction {
     row: LogRow | undefined,
     since: number = this.#position,
   ): boolean {
-    const { forgotten, hidden } = this.#stats;
-    const forgottenAt = isHiddenRow(name) ? hidden?.forgotten ?? 0 : forgotten;
-    const changed = row === undefined ? forgottenAt : row.position + 1;
+    const changed = row === undefined ? this.#forgottenOf(name) : row.position + 1;
     return changed <= since && since <= this.#position;
+  }
+
+  #forgottenOf(name: string): number {
+    const { forgotten, hidden } = this.#stats;
+    return isHiddenRow(name) ? hidden?.forgotten ?? 0 : forgotten;
   }
 
   #find({ row, nameBytes }: Pick<RowChange, "nameBytes" | "row">): LogRow | undefined {
@@ -374,7 +381,10 @@ class Transaction {
     position: number = this.#position,
   ): void {
     this.rows.set(row.row, { ...row, position });
-    if (isHiddenRow(row.row)) return;
+    if (isHiddenRow(row.row)) {
+      this.#hasHidden = true;
+      return;
+    }
     this.texts.push(row.text);
     this.textsBytes += row.bytes;
   }
