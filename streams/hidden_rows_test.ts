@@ -1,14 +1,13 @@
 /** Rows that servers keep for themselves: who can name their collections, and who receives them. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { HIDDEN_PREFIX, rowName } from "../session/wire/rows.ts";
-import { rowChange } from "../streams/logs/change_message.ts";
-import { logsOf } from "../streams/logs/logs_of.ts";
-import { type ClientState, defineContract, MemoryBroker } from "../mod.ts";
+import { rowChange } from "./logs/change_message.ts";
+import { logsOf } from "./logs/logs_of.ts";
+import { type ClientState, connect, defineContract, MemoryBroker } from "../mod.ts";
 import { z } from "zod";
-import { listen } from "./servers.ts";
-import { statesOf, streamFeatures } from "./stream_features.ts";
-import { connect } from "../client.ts";
-import { until } from "./waiting.ts";
+import { listen } from "../tests/servers.ts";
+import { statesOf, streamFeatures } from "../tests/stream_features.ts";
+import { until } from "../tests/waiting.ts";
 
 const RESERVED = `${HIDDEN_PREFIX}:marks`;
 
