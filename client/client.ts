@@ -532,16 +532,15 @@ export class Client<C extends Contract = Contract>
     options?: ClientStateOptions<C>,
   ): Promise<ClientStateOf<C, Id>> {
     const { ClientStates } = await this.#platform.state();
-    this.#states ??= new ClientStates({
+    const states = this.#states ??= new ClientStates({
       ...this.#options,
       ...this.#platform,
       settings: this.#settings,
       client: this as unknown as Client,
     });
     // Only the types depend on the contract.
-    return this.#states.open(id as string, options as ClientStateOptions) as unknown as Promise<
-      ClientStateOf<C, Id>
-    >;
+    const state: unknown = states.open(id as string, options as ClientStateOptions);
+    return state as Promise<ClientStateOf<C, Id>>;
   }
 
   /**

@@ -483,9 +483,9 @@ export interface StateRoute {
   /** Version of the rows. */
   readonly version: number;
   /** The inputs of the mutations, by name. */
-  readonly mutations: MutationInputs;
-  /** True if clients change stored rows by mutations only. */
-  readonly isClosed: boolean;
+  readonly mutations: MutationInputs | undefined;
+  /** Which changes of stored rows clients may make; anything by default. */
+  readonly writes: StateDefinition["writes"];
 }
 
 /** The entry of a contract for a pattern, at run time. */
@@ -580,7 +580,7 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
     incoming: IncomingMessage,
   ): CheckedData | Promise<CheckedData> {
     const { topic, data, id } = incoming;
-    if (match === undefined) {
+    if (!match) {
       const message = `No message of the contract fits the topic "${topic}"`;
       return { failure: { code: "unknown-topic", message } };
     }
@@ -588,7 +588,7 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
       const message = `"${topic}" is a request: it needs an id`;
       return { failure: { code: "invalid", message } };
     }
-    if (match.input === undefined) return incoming;
+    if (!match.input) return incoming;
     const outcome = validate(match.input, data);
     return outcome instanceof Promise ? outcome.then(judged) : judged(outcome);
   }
@@ -603,8 +603,7 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
    */
   async checkReply(topic: string, reply: unknown): Promise<unknown> {
     const output = this.match(topic)?.output;
-    if (output === undefined) return reply;
-    return fitting(await validate(output, reply), topic);
+    return output ? fitting(await validate(output, reply), topic) : reply;
   }
 
   /**
@@ -616,11 +615,10 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
    */
   itemCheck(topic: string): ((item: unknown) => unknown) | undefined {
     const schema = this.match(topic)?.stream;
+    const judge = (outcome: Validation<unknown>) => fitting(outcome, topic);
     return schema && ((item) => {
       const outcome = validate(schema, item);
-      return outcome instanceof Promise
-        ? outcome.then((later) => fitting(later, topic))
-        : fitting(outcome, topic);
+      return outcome instanceof Promise ? outcome.then(judge) : judge(outcome);
     });
   }
 }
@@ -633,9 +631,8 @@ function judged(outcome: Validation<unknown>): CheckedData {
 
 function fitting(outcome: Validation<unknown>, topic: string): unknown {
   if (outcome.ok) return outcome.value;
-  const { message, path } = outcome;
-  const text = `The response to "${topic}" does not fit the contract: ${message}`;
-  throw new RequestError("invalid", text, { path });
+  const text = `The response to "${topic}" does not fit the contract: ${outcome.message}`;
+  throw new RequestError("invalid", text, outcome);
 }
 
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {
@@ -660,7 +657,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     // Presence notices, and the records of durable streams.
     const builtIn = [PRESENCE_PREFIX, STREAM_PREFIX].map((prefix) => {
       const pattern = prefix + "{topic}";
-      return [pattern, { pattern, kind: "message", input: undefined, output: undefined }] as const;
+      return [pattern, { pattern, kind: "message" } as ContractRoute] as const;
     });
     this.#routers = {
       server: new ContractRouter([...sent(toServer), ...asked], VERB),
@@ -693,28 +690,21 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
 function stateRouteOf(
   [pattern, entry]: [pattern: string, entry: StateCollections | StateDefinition],
 ): [pattern: string, route: StateRoute] {
-  const given = Object(entry);
-  const isSchemaOf = (one: unknown) => isSchema(one) || isSchema(Object(one).schema);
-  const isShort = given.collections === undefined || isSchemaOf(given.collections);
-  const { collections, version = 1, mutations = {}, writes, ...rest }: StateDefinition = isShort
-    ? { collections: given }
-    : given;
-  const names = Object.keys(Object(collections));
-  const isValid = names.length > 0 &&
-    names.every((name) => name && isSchemaOf(collections[name])) &&
-    Number.isSafeInteger(version) && version > 0 && Object.keys(rest).length === 0;
+  const { collections: first } = Object(entry);
+  const isShort = !first || isSchema(first) || isSchema(first.schema);
+  const { collections, version = 1, mutations, writes, ...rest } =
+    (isShort ? { collections: entry } : entry) as StateDefinition;
+  const all = Object.entries(Object(collections) as StateCollections).map((
+    [name, entry],
+  ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);
+  // The prefix is `HIDDEN_PREFIX`, whose module pages load late.
+  const isValid = all[0] &&
+    all.every(([name, entry]) => name && !/^\$skein/.test(name) && isSchema(entry?.schema)) &&
+    version > 0 && Number.isSafeInteger(version) && !Object.keys(rest)[0];
   if (!isValid) {
     reject("a state must have collections, each with a name and a schema, and a version", pattern);
   }
-  // The prefix is `HIDDEN_PREFIX`, whose module pages load late.
-  if (names.some((name) => name.startsWith("$skein"))) {
-    reject("names of collections that start with $skein are reserved", pattern);
-  }
-  const entries = Object.entries(collections).map((
-    [name, entry],
-  ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);
-  const isClosed = writes === "mutations";
-  return [pattern, { collections: new Map(entries), version, mutations, isClosed }];
+  return [pattern, { collections: new Map(all), version, mutations, writes }];
 }
 
 function routeOf(
@@ -724,10 +714,11 @@ function routeOf(
   { output, stream, resume }: Partial<Pick<ContractRoute, "output" | "stream" | "resume">> = {},
 ): [pattern: string, route: ContractRoute] {
   const prefix = [PRESENCE_PREFIX, STREAM_PREFIX].find((prefix) => pattern.startsWith(prefix));
-  if (prefix !== undefined) reject(`topics under ${prefix} are built in`, pattern);
-  for (const schema of kind === "request" ? [input, stream ?? output] : [input]) {
+  if (prefix) reject(`topics under ${prefix} are built in`, pattern);
+  const isRequest = kind === "request";
+  for (const schema of isRequest ? [input, stream ?? output] : [input]) {
     if (!isSchema(schema)) {
-      const rule = kind === "request"
+      const rule = isRequest
         ? "an input and an output schema, or an input and a stream schema"
         : "a schema";
       reject(`a ${kind} topic must have ${rule}`, pattern);
@@ -736,7 +727,7 @@ function routeOf(
   if (stream && output) reject("a request must have either output or stream", pattern);
   if (resume && !stream) reject("resume needs a stream schema", pattern);
   const route = { pattern, input, output, kind };
-  return [pattern, stream ? { ...route, stream, resume: resume === true } : route];
+  return [pattern, stream ? { ...route, stream, resume: !!resume } : route];
 }
 
 function isSchema(schema: unknown): schema is StandardSchema {

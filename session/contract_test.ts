@@ -288,8 +288,6 @@ Deno.test("compileContract() accepts presence notices only on the client", () =>
     assertEquals(compileContract(each, "client").match("presence:chat:a:b"), {
       pattern: "presence:{topic}",
       params: { topic: "chat:a:b" },
-      input: undefined,
-      output: undefined,
       kind: "message",
     });
     assertEquals(compileContract(each, "client").match("presence:"), undefined);

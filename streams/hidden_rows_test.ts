@@ -100,7 +100,7 @@ Deno.test("Clients and applications can't name a collection that is reserved", a
   await t.step("a contract", () => {
     const define = () =>
       defineContract({ state: { board: { cards: z.number(), [RESERVED]: z.any() } } });
-    assertThrows(define, TypeError, "names of collections that start with $skein are reserved");
+    assertThrows(define, TypeError, "a state must have collections, each with a name");
   });
   const message = (operation: string) => ({
     type: RESERVED,

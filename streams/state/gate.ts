@@ -271,7 +271,7 @@ export class ChangeGate {
     { source, append: appendNow, isNumbered = false, time = this.times.of() }: GatedAppend,
   ): Promise<GatedResult> {
     const { session } = source;
-    if (this.#router?.match(id)?.isClosed) throw onlyMutations(id);
+    if (this.#router?.match(id)?.writes === "mutations") throw onlyMutations(id);
     const all = await this.check(id, changes, { session, time });
     const conditions = all.filter(isCondition);
     const checked = conditions.length === 0 ? all : all.filter((change) => !isCondition(change));
