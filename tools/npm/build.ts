@@ -32,6 +32,13 @@ export interface PackageEntry {
 export const ENTRIES: readonly PackageEntry[] = [
   { subpath: ".", name: "index", module: "client.ts", jsr: "@skein/skein/client", peers: {} },
   {
+    subpath: "./mutations",
+    name: "mutations",
+    module: "session/mutations/mod.ts",
+    jsr: "@skein/skein/mutations",
+    peers: {},
+  },
+  {
     subpath: "./react",
     name: "react",
     module: "client/react/react.ts",
