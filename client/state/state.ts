@@ -23,13 +23,7 @@ import type {
   TypedStateMethods,
 } from "../../session/state_types.ts";
 import type { WaitOptions } from "../../session/types.ts";
-import {
-  checkCollectionName,
-  checkExpected,
-  checkRow,
-  noRow,
-  rowName,
-} from "../../session/wire/rows.ts";
+import { checkCollectionName, checkExpected, checkRow, noRow } from "../../session/wire/rows.ts";
 import { RowReader } from "../../session/rows/row_reader.ts";
 import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import type { ClientRows } from "./rows.ts";

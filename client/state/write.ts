@@ -4,7 +4,7 @@ import type { Backoff } from "../../base/backoff.ts";
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
-import type { RowWriteMessage, WriteResult } from "../../session/wire/rows.ts";
+import { retryAfterMsOf, type RowWriteMessage, type WriteResult } from "../../session/wire/rows.ts";
 import type { Program, ProgramFunction } from "./programs.ts";
 import type { KnownRow, RowWriter, WrittenRow } from "./rows.ts";
 
@@ -116,6 +116,12 @@ export function isUndecided(
   const now = runtime.monotonic();
   write.undecidedSinceMs ??= now;
   return now - write.undecidedSinceMs >= UNDECIDED_MS;
+}
+
+/** True if the server did not begin a write after this result of an earlier one. */
+export function isEnd(result: WriteResult, { program }: QueuedWrite): boolean {
+  if (program?.of.mutation !== undefined) return !("version" in result);
+  return "conflict" in result || retryAfterMsOf(result) !== undefined;
 }
 
 /** True if a write may be taken back, or depends on a condition, so that it is sent by itself. */

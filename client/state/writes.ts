@@ -25,6 +25,7 @@ import {
   CHANGED,
   conflict,
   isAlone,
+  isEnd,
   isOf,
   isRepeated,
   isUndecided,
@@ -331,7 +332,9 @@ export class Writes {
   restarted(reason: RequestError): void {
     this.#mutations.made(0);
     for (const write of this.#queue) {
-      if (write.program?.madeAt !== undefined) write.program.madeAt = 0;
+      const { program } = write;
+      if (program !== undefined) program.waitsFor = 0;
+      if (program?.madeAt !== undefined) program.madeAt = 0;
       else if (write.state !== "new") write.untraceable = reason;
     }
   }
@@ -639,7 +642,7 @@ export class Writes {
       if (!this.#queue.includes(write)) continue;
       if (result !== undefined) this.#judge(write, result);
       // The broker was lost while the server made this write.
-      else if (i === results.length && !isEnd(last)) this.#doubt([write]);
+      else if (i === results.length && !isEnd(last, write)) this.#doubt([write]);
       else if (write.state !== "uncertain") write.state = "new";
     }
   }
@@ -794,9 +797,4 @@ export class Writes {
     this.#bytes -= write.bytes + (write.earlier?.bytes ?? 0);
     this.#changed.notify();
   }
-}
-
-/** True if the server made no more writes after this result. */
-function isEnd(result: WriteResult): boolean {
-  return "conflict" in result || retryAfterMsOf(result) !== undefined;
 }
