@@ -11,6 +11,7 @@ import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { Board } from "../examples/board/board.ts";
 import { type Card, contract } from "../examples/board/contract.ts";
 import { type BoardServer, serveBoards } from "../examples/board/kanban.ts";
+import { mutations } from "../examples/board/mutations.ts";
 import { between, byOrder, isOrder, orderAt } from "../examples/board/order.ts";
 import { type Change, Past, readPast } from "../examples/board/past.ts";
 import { arrange, placeOf, withCardAt } from "../examples/board/rows.ts";
@@ -202,7 +203,7 @@ async function open(url: string, name: string): Promise<Page> {
     backoff: { firstDelayMs: 1, maxDelayMs: 5 },
   });
   const rejections: string[] = [];
-  const state = await client.state("board:plans");
+  const state = await client.state("board:plans", { mutations });
   const board = new Board(state, {
     onChange() {},
     onRejected: (sentence) => rejections.push(sentence),
@@ -324,6 +325,7 @@ Deno.test("Changes made offline are shown, and saved after the reconnect", async
     ann.board.moveCard(keyOf(ann.board, "before"), { column: keyOf(ann.board, "Done"), index: 0 }),
   ];
   assertEquals(ann.board.waiting, 2);
+  await until(() => titlesOf(ann.board)["To do"]!.includes("offline"));
   assertEquals(titlesOf(ann.board), { "To do": ["offline"], "Doing": [], "Done": ["before"] });
   // Meanwhile another user adds a card, and edits the one that has moved.
   await bob.board.addCard(column, "online");
@@ -367,7 +369,35 @@ Deno.test("Board says why a change was not saved, and shows the board without it
   assertEquals(titlesOf(ann.board)["To do"]!.filter((title) => title !== "in none"), ["1"]);
 });
 
-Deno.test("serveBoards() accepts only rows of columns and cards", async () => {
+Deno.test("A card is never left without a column, whoever deletes the column", async () => {
+  const broker = new MemoryBroker();
+  await using one = start({ broker });
+  await using two = start({ broker });
+  await using ann = await open(one.url, "ann");
+  await using bob = await open(two.url, "bob");
+  await ann.board.addCard(keyOf(ann.board, "To do"), "moved");
+  await until(() => bob.board.columns[0]!.cards.length === 1);
+  const doing = keyOf(ann.board, "Doing");
+  await Promise.all([
+    ann.board.deleteColumn(doing),
+    bob.board.moveCard(keyOf(bob.board, "moved"), { column: doing, index: 0 }),
+    bob.board.addCard(doing, "new"),
+  ]);
+  using state = await ann.client.state("board:plans");
+  await state.ready;
+  const [columns, cards] = [state.collection("columns"), [...state.collection("cards").values()]];
+  assertEquals([columns.has(doing), cards.filter(({ column }) => !columns.has(column))], [
+    false,
+    [],
+  ]);
+  // Either the card moved first, and the deletion deleted it too, or it could not move.
+  const isRejected = bob.rejections.some((sentence) => sentence.startsWith("“moved” was not"));
+  assertEquals(cards.some(({ title }) => title === "moved"), isRejected);
+  await ann.board.addCard(doing, "late");
+  assertEquals(ann.rejections, ["“late” was not saved: someone else has deleted the column."]);
+});
+
+Deno.test("serveBoards() accepts only changes of columns and cards", async () => {
   await using server = start();
   await using ann = await open(server.url, "ann");
   const column = keyOf(ann.board, "To do");
@@ -378,15 +408,18 @@ Deno.test("serveBoards() accepts only rows of columns and cards", async () => {
   using state = await (ann.client as unknown as Client).state("board:plans");
   await soon(state.ready);
   const row = card(column, "1");
-  for (const bad of [{ ...row, order: "0" }, { ...row, by: "bob" }, { ...row, note: 1 }, null]) {
-    const write = state.collection("cards").set("bad", bad);
-    assertEquals((await assertRejects(() => write, RequestError)).failure.code, "invalid");
+  for (const collection of ["columns", "cards", "others"]) {
+    const write = state.collection(collection).set("a", row);
+    assertEquals((await assertRejects(() => write, RequestError)).failure.code, "forbidden");
   }
-  const other = state.collection("others").set("a", row);
-  assertEquals(
-    (await assertRejects(() => other, RequestError)).failure.code,
-    "unknown-collection",
-  );
+  using mutable = await ann.client.state("board:plans");
+  const input = { key: "a", title: "A", column, order: "1" };
+  for (
+    const bad of [{ ...input, order: "0" }, { ...input, note: "" }, { ...input, key: 1 }, null]
+  ) {
+    const call = mutable.mutate.addCard(bad as never);
+    assertEquals((await assertRejects(() => call, RequestError)).failure.code, "invalid");
+  }
 });
 
 Deno.test("readPast() reads all changes of a board, for users only", async () => {

@@ -4,7 +4,6 @@
  * @module
  */
 import { type ClientStateOf, newId } from "../../client.ts"; // jsr:@skein/skein/client
-// Only types: the server checks the rows, and the page loads no schemas.
 import type { Card, contract } from "./contract.ts";
 import { orderAt } from "./order.ts";
 import { arrange, findCard, type Place, placeOf, type ShownColumn } from "./rows.ts";
@@ -39,7 +38,7 @@ export class Board implements Disposable {
   /**
    * Shows a state as a board.
    *
-   * @param state The state, which the board closes.
+   * @param state The state with its mutations, which the board closes.
    * @param host Receives changes and rejections.
    */
   constructor(state: BoardState, host: BoardHost) {
@@ -70,43 +69,37 @@ export class Board implements Disposable {
   /** Adds a column after all others. */
   async addColumn(title: string): Promise<void> {
     const order = orderAt(this.columns, this.columns.length, this.#host.random);
-    await this.#save(title, this.#columnRows.set(newId(), { title, order }));
+    await this.#save(title, this.#change.addColumn({ key: newId(), title, order }));
   }
 
   /** Renames a column. */
   async renameColumn(key: string, title: string): Promise<void> {
-    await this.#save(title, this.#columnRows.update(key, (column) => ({ ...column, title })));
+    await this.#save(title, this.#change.changeColumn({ key, title }));
   }
 
   /** Moves a column to a place among the others, counted from 0. */
   async moveColumn(key: string, index: number): Promise<void> {
     const others = this.columns.filter((column) => column.key !== key);
     const order = orderAt(others, index, this.#host.random);
-    const moving = this.#columnRows.update(key, (column) => ({ ...column, order }));
-    await this.#save(this.#columnTitle(key), moving);
+    await this.#save(this.#columnTitle(key), this.#change.changeColumn({ key, order }));
   }
 
   /** Deletes a column with its cards, or nothing. */
   async deleteColumn(key: string): Promise<void> {
-    const { title = "", cards = [] } = this.columns.find((column) => column.key === key) ?? {};
-    const deleting = this.#state.transaction((transaction) => {
-      transaction.delete("columns", key);
-      for (const card of cards) transaction.delete("cards", card.key);
-    });
-    await this.#save(title, deleting);
+    await this.#save(this.#columnTitle(key), this.#change.deleteColumn({ key }));
   }
 
   /** Adds a card below the others of a column. */
   async addCard(column: string, title: string): Promise<void> {
     const { cards = [] } = this.columns.find(({ key }) => key === column) ?? {};
     const order = orderAt(cards, cards.length, this.#host.random);
-    await this.#save(title, this.#cardRows.set(newId(), { title, note: "", column, order }));
+    await this.#save(title, this.#change.addCard({ key: newId(), title, column, order }));
   }
 
   /** Changes texts of a card. Another user may move it, or change its other text, meanwhile. */
   async editCard(key: string, texts: Partial<Pick<Card, "title" | "note">>): Promise<void> {
     const title = texts.title ?? this.#cardTitle(key);
-    await this.#save(title, this.#cardRows.update(key, (card) => ({ ...card, ...texts })));
+    await this.#save(title, this.#change.changeCard({ key, ...texts }));
   }
 
   /** Moves a card. Another user may edit it at the same time. */
@@ -116,13 +109,12 @@ export class Board implements Disposable {
     const { cards = [] } = this.columns.find(({ key }) => key === column) ?? {};
     const others = cards.filter((card) => card.key !== key);
     const order = orderAt(others, index, this.#host.random);
-    const moving = this.#cardRows.update(key, (card) => ({ ...card, column, order }));
-    await this.#save(this.#cardTitle(key), moving);
+    await this.#save(this.#cardTitle(key), this.#change.moveCard({ key, column, order }));
   }
 
   /** Deletes a card. */
   async deleteCard(key: string): Promise<void> {
-    await this.#save(this.#cardTitle(key), this.#cardRows.delete(key));
+    await this.#save(this.#cardTitle(key), this.#change.deleteCard({ key }));
   }
 
   /** Leaves the board. Changes that were not saved yet are lost. */
@@ -130,6 +122,10 @@ export class Board implements Disposable {
     this.#isClosed = true;
     for (const stop of this.#stops) stop();
     this.#state[Symbol.dispose]();
+  }
+
+  get #change() {
+    return this.#state.mutate;
   }
 
   get #columnRows() {
@@ -177,7 +173,8 @@ const REASONS: Readonly<Record<string, string>> = {
   conflict: "someone else has deleted it.",
   full: "this board is full.",
   gone: "this board was deleted.",
-  unknown: "the connection was lost, and others have changed it meanwhile.",
+  "no-column": "someone else has deleted the column.",
+  unknown: "the connection was lost for too long.",
 };
 
 /** Tells a user why a write was rejected. */

@@ -1,6 +1,6 @@
 /**
- * The server of the boards. A board is a state: pages read and write its rows, which the contract
- * checks, so there is no code here for adding, moving or deleting a card.
+ * The server of the boards. A board is a state: pages read its rows, and change them by mutations,
+ * which the server runs too.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`, and
  * `jsr:@skein/skein/streams` in place of `../../streams/mod.ts`.
@@ -11,6 +11,7 @@ import { AuthenticationError, serve, type ServeOptions, type Server } from "../.
 import { durableStreams, liveState } from "../../streams/mod.ts";
 import { BOARD, NAME } from "../shared/visitors.ts";
 import { type Column, contract, type Pointer } from "./contract.ts";
+import { mutations } from "./mutations.ts";
 import { between } from "./order.ts";
 
 /** The columns of a new board. */
@@ -33,7 +34,10 @@ export type BoardOptions = Pick<
  */
 export function serveBoards(options: BoardOptions): BoardServer {
   // A new board has these columns. Its first change stores them.
-  const states = liveState(contract, { onOpen: () => ({ columns: columnsOf(COLUMNS) }) });
+  const states = liveState(contract, {
+    mutations,
+    onOpen: () => ({ columns: columnsOf(COLUMNS) }),
+  });
   const server: BoardServer = serve({
     presence: { graceMs: 2_000 },
     ...options,
@@ -73,9 +77,9 @@ export function serveBoards(options: BoardOptions): BoardServer {
       return BOARD.safeParse(name).success && action !== "cancel";
     },
 
-    // Adds the verified user to every pointer, which no other user may move.
-    authorizeChange({ collection, value, before = {}, user = "" }) {
-      if (collection !== "pointers") return true;
+    // Adds the verified user to every pointer, which no other user may move. All other rows are
+    // changed by mutations.
+    authorizeChange({ value, before = {}, user = "" }) {
       const { user: owner = user } = before as Partial<Pointer>;
       if (owner !== user) return false;
       return value === undefined || { value: { ...value, user } };

@@ -9,6 +9,7 @@ import { MemoryBroker } from "../../pubsub/mod.ts"; // jsr:@skein/skein/pubsub
 import { Board, type BoardState } from "./board.ts";
 import { contract } from "./contract.ts";
 import { serveBoards } from "./kanban.ts";
+import { mutations } from "./mutations.ts";
 
 /** A user with an open board. */
 interface Visitor extends AsyncDisposable {
@@ -35,6 +36,7 @@ export async function planOnce(): Promise<void> {
     ann.board.moveCard(write, { column: doing, index: 0 }),
     bob.board.moveCard(test, { column: done, index: 0 }),
   ];
+  await sees(ann, "To do: Test, Publish; Doing: Write");
   console.log(`ann sees at once ${textOf(ann.board)}`);
   await Promise.all(moving);
   for (const visitor of [ann, bob]) await sees(visitor, "To do: Publish; Doing: Write; Done: Test");
@@ -53,7 +55,7 @@ export async function planOnce(): Promise<void> {
 /** Opens the board, as a page does. */
 async function enter(url: string, name: string): Promise<Visitor> {
   const client = connect(`${url}session?name=${name}`, { contract, transports: ["websocket"] });
-  const state = await client.state("board:plans");
+  const state = await client.state("board:plans", { mutations });
   const board = new Board(state, { onChange() {}, onRejected: console.log });
   await state.ready;
   return {

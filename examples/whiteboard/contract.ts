@@ -65,7 +65,7 @@ export const contract = defineContract({
     "strokes:{board}": {
       input: z.null(),
       stream: z.object({
-        strokes: z.array(z.object({ ...STROKE, by: NAME.optional() })),
+        strokes: z.array(z.object({ ...STROKE, by: z.optional(NAME) })),
         /** Position of the strokes in the board's history; absent before the first change. */
         position: z.object({
           epoch: z.string(),

@@ -9,6 +9,7 @@ import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { Board } from "../../examples/board/board.ts";
 import { readPast } from "../../examples/board/past.ts";
 import { contract as boards } from "../../examples/board/contract.ts";
+import { mutations as changes } from "../../examples/board/mutations.ts";
 import { serveChat } from "../../examples/chat/chat.ts";
 import { Once, Recent } from "../../examples/chat/memory.ts";
 import { isNatsMissing } from "../brokers/nats_server.ts";
@@ -257,7 +258,7 @@ Deno.test({
         contract: boards,
         transports: ["websocket"],
       });
-      const state = await client.state("board:plans");
+      const state = await client.state("board:plans", { mutations: changes });
       await soon(state.ready);
       const board = new Board(state, { onChange() {}, onRejected: console.error });
       return { state, board, [Symbol.asyncDispose]: () => client.close() };

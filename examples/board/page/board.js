@@ -9,6 +9,7 @@ import { elements } from "../../shared/elements.js";
 import { openEntrance } from "../../shared/entrance.js";
 import { People } from "../../shared/people.js";
 import { Board } from "../board.ts";
+import { mutations } from "../mutations.ts";
 import { findCard } from "../rows.ts";
 import { readPast } from "../past.ts";
 import { Drag } from "./drag.js";
@@ -92,7 +93,7 @@ async function show(next) {
   document.title = `${next} - Skein board`;
   elements["board-name"].textContent = next;
   redraw();
-  const opened = await client.state(`board:${next}`);
+  const opened = await client.state(`board:${next}`, { mutations });
   // Another board was opened meanwhile.
   if (name !== next || board !== undefined) return opened[Symbol.dispose]();
   board = new Board(opened, {

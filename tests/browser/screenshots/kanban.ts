@@ -12,6 +12,7 @@
 import { type Client, connect } from "../../../mod.ts";
 import { Board } from "../../../examples/board/board.ts";
 import { contract, type Pointer } from "../../../examples/board/contract.ts";
+import { mutations } from "../../../examples/board/mutations.ts";
 import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "../browsers.ts";
 import { KanbanPage } from "../pages/kanban.ts";
 
@@ -120,7 +121,7 @@ async function enter(url: string, name: string, hue: number): Promise<Friend> {
   const client = connect(`${url}/session?name=${name}`, { contract, transports: ["websocket"] });
   await client.presence("board:release", { hue });
   client.members("board:release").subscribe(() => {});
-  const state = await client.state("board:release");
+  const state = await client.state("board:release", { mutations });
   const board = new Board(state, { onChange() {}, onRejected: console.error });
   await state.ready;
   return { client, board };
