@@ -9,6 +9,7 @@ import aiTest from "./ai/server_test.ts.txt" with { type: "text" };
 import aiStyle from "./ai/style.css.txt" with { type: "text" };
 import boardCards from "./board/cards.ts.txt" with { type: "text" };
 import boardContract from "./board/contract.ts.txt" with { type: "text" };
+import boardMutations from "./board/mutations.ts.txt" with { type: "text" };
 import boardHtml from "./board/index.html.txt" with { type: "text" };
 import boardPage from "./board/page.ts.txt" with { type: "text" };
 import boardPast from "./board/past.ts.txt" with { type: "text" };
@@ -203,6 +204,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "README.md": boardReadme,
       "cards.ts": boardCards,
       "contract.ts": boardContract,
+      "mutations.ts": boardMutations,
       "past.ts": boardPast,
       "server.ts": boardServer,
       "server_test.ts": boardTest,
