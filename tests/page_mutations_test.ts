@@ -98,12 +98,17 @@ class Fixture implements AsyncDisposable {
   readonly #port: number;
   readonly own: Own;
 
-  private constructor(server: Server, store: FaultyStore, own: Own) {
+  private constructor(
+    server: Server,
+    store: FaultyStore,
+    own: Own,
+    clientOptions: ConnectOptions<typeof contract>,
+  ) {
     this.server = server;
     this.store = store;
     this.own = own;
     this.cable = new Cable(Number(new URL(server.url).port));
-    this.client = page(this.cable.url);
+    this.client = page(this.cable.url, clientOptions);
     this.#port = this.cable.port;
   }
 
@@ -111,6 +116,7 @@ class Fixture implements AsyncDisposable {
   static async make(
     own: Partial<Functions> = {},
     options: Partial<ServeOptions> = {},
+    clientOptions: ConnectOptions<typeof contract> = {},
   ): Promise<Fixture> {
     const store = new FaultyStore();
     const states = liveState(contract, {
@@ -124,7 +130,7 @@ class Fixture implements AsyncDisposable {
       authorize: () => true,
       ...options,
     });
-    return new Fixture(server, store, await states.open("hall:1"));
+    return new Fixture(server, store, await states.open("hall:1"), clientOptions);
   }
 
   async open(options: ClientStateOptions<typeof contract> = { mutations }): Promise<Hall> {
@@ -630,4 +636,94 @@ Deno.test("ClientState.mutate loses none of many transfers while connections are
   }
   assertEquals([...sums], [100]);
   assertEquals(at.own.version, made + 1);
+});
+
+Deno.test("ClientState.mutate sends no mutation as another user, and tells its function the user", async () => {
+  let token: string | Promise<string> = "ann";
+  const authors: unknown[] = [];
+  const claimSeat: Functions["claimSeat"] = async (
+    tx,
+    { seat },
+    { user = "", isServer, params },
+  ) => {
+    authors.push([user, isServer, params.id]);
+    await tx.set("seats", seat, { owner: user });
+  };
+  await using at = await Fixture.make({ claimSeat }, {
+    authenticate: ({ token }) => token ?? null,
+    tokens: { inMessage: true },
+    presence: { graceMs: 100 },
+  }, { token: () => token });
+  using hall = await at.open({
+    mutations: defineMutations(contract, { ...functions, claimSeat }),
+    user: "page",
+  });
+  await hall.mutate.claimSeat({ seat: "1", owner: "" });
+  assertEquals(at.own.collection("seats").get("1"), { owner: "ann" });
+  assertEquals([authors[0], authors.at(-1)], [["page", false, "1"], ["ann", true, "1"]]);
+  // No attempt to connect has the earlier token.
+  const next = Promise.withResolvers<string>();
+  token = next.promise;
+  await at.offline(hall);
+  const dropped = hall.mutate.claimSeat({ seat: "2", owner: "" });
+  dropped.catch(() => {});
+  await turns();
+  assertEquals(hall.collection("seats").get("2"), { owner: "page" });
+  next.resolve("bob");
+  at.online();
+  assertEquals(await codeOf(dropped), "other-user");
+  assertEquals([hall.collection("seats").has("2"), hall.pendingWrites.current], [false, 0]);
+  await soon(hall.mutate.claimSeat({ seat: "3", owner: "" }));
+  assertEquals(at.own.collection("seats").get("3"), { owner: "bob" });
+});
+
+Deno.test("ClientState.mutate makes mutations and other writes of a row in the order of the calls", async () => {
+  await using at = await Fixture.make();
+  using hall = await at.open();
+  const coins = hall.collection("coins");
+  await at.offline(hall);
+  const made = [
+    coins.set("a", 10),
+    hall.mutate.move({ from: "a", to: "b", count: 1 }),
+    coins.set("a", 100),
+    hall.mutate.move({ from: "a", to: "b", count: 2 }),
+    hall.mutate.put({ key: "c", count: 1 }),
+    coins.set("d", 1),
+  ];
+  await turns();
+  made.push(coins.update("b", (count) => count * 10));
+  const last = { a: 98, b: 30, c: 1, d: 1 };
+  assertEquals(Object.fromEntries(coins), last);
+  at.online();
+  await soon(Promise.all(made));
+  assertEquals(at.coins(), last);
+  assertEquals(Object.fromEntries(coins), last);
+});
+
+Deno.test("ClientState.mutate shows a slow function's changes late, and holds up no rows", async () => {
+  const gate = Promise.withResolvers<void>();
+  const slow = defineMutations(contract, {
+    ...functions,
+    async put(tx, { key, count }) {
+      const before = await tx.get("coins", "base") ?? 0;
+      await gate.promise;
+      await tx.set("coins", key, before + count);
+    },
+  });
+  await using at = await Fixture.make({
+    async put(tx, { key, count }) {
+      await tx.set("coins", key, (await tx.get("coins", "base") ?? 0) + count);
+    },
+  });
+  using hall = await at.open({ mutations: slow });
+  const coins = hall.collection("coins");
+  const putting = hall.mutate.put({ key: "a", count: 1 });
+  const moving = hall.mutate.move({ from: "a", to: "b", count: 0 });
+  await at.own.collection("coins").set("base", 10);
+  await until(() => coins.get("base") === 10);
+  await soon(moving);
+  assertEquals(coins.has("a"), true);
+  gate.resolve();
+  await soon(putting);
+  assertEquals(Object.fromEntries(coins), at.coins());
 });
