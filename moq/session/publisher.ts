@@ -30,6 +30,13 @@ import {
   type SessionContext,
 } from "./context.ts";
 import type { Exchange } from "./exchange.ts";
+import { StreamWeight } from "./stream_share.ts";
+
+/**
+ * The number of groups of a subscription that count as one stream while the connection holds them.
+ * Fewer are free: live subscribers have one or two.
+ */
+const GROUPS_PER_STREAM = 4;
 
 const NO_HEAD = new Uint8Array(0);
 
@@ -65,6 +72,7 @@ export class Publisher {
     const { id, path: wirePath, track: name, ...rest } = asked;
     detectFamily(context, wirePath);
     const fields = this.#fieldsOf(rest);
+    if (exchange.rejection !== undefined) return this.#reject(exchange, exchange.rejection);
     if (this.#ids.has(id)) return this.#reject(exchange, "duplicateId");
     if (this.#ids.size >= limits.maxSubscriptions) {
       const message = `More than ${limits.maxSubscriptions} subscriptions`;
@@ -177,7 +185,7 @@ export class Publisher {
   }
 
   /** Returns the link properties that all tracks of the session share. */
-  #linkParts(): Omit<TrackWriterLink, "open" | "accept" | "drop" | "end"> {
+  #linkParts(): Omit<TrackWriterLink, "open" | "accept" | "drop" | "end" | "weigh"> {
     const context = this.#context;
     return {
       session: context.session,
@@ -202,8 +210,13 @@ export class Publisher {
       exchange.abort(codeOf(context, "subscribe", "tooFarBehind"));
     };
     let isOk = false;
+    let weight: StreamWeight | undefined;
     return {
       ...this.#linkParts(),
+      weigh(groups) {
+        if (groups < GROUPS_PER_STREAM && weight === undefined) return undefined;
+        return (weight ??= new StreamWeight(context.streams, GROUPS_PER_STREAM)).set(groups);
+      },
       open: (sendOrder) => openUnidirectional(connection, { sendOrder }),
       accept(fields, first) {
         if (!isOk) {
@@ -260,9 +273,9 @@ export class Publisher {
     scope: "announce" | "fetch" | "subscribe",
     serve: () => Promise<void>,
   ): Promise<void> {
-    if (this.#requests >= this.#context.limits.maxRequests) {
-      return exchange.abort(codeOf(this.#context, scope, "sessionLimit"));
-    }
+    const isFull = this.#requests >= this.#context.limits.maxRequests;
+    const rejection = isFull ? "sessionLimit" : exchange.rejection;
+    if (rejection !== undefined) return exchange.abort(codeOf(this.#context, scope, rejection));
     this.#requests++;
     try {
       await serve();
@@ -351,6 +364,7 @@ export class Publisher {
       {
         ...this.#linkParts(),
         fetched: group,
+        weigh: () => undefined,
         open: () => Promise.reject(new TypeError("A fetch has one stream")),
         accept: (_fields, first) => void (isOpened ||= first !== undefined),
         drop({ first, last }, reason) {

@@ -52,6 +52,12 @@ export interface TrackWriterLink {
   codeOf(scope: "group" | "subscribe", reason: MoqErrorName): number;
   /** Creates the error of a stream that the subscriber ended. */
   errorOf(error: unknown): unknown;
+  /**
+   * Called with the number of groups that the connection holds, after each change.
+   *
+   * @returns The reason if there is no room for so many.
+   */
+  weigh(groups: number): MoqErrorName | undefined;
   /** Closes the subscriber's session: the only way to free its memory on some transports. */
   closeSession(message: string): void;
 }
@@ -270,6 +276,8 @@ export class TrackWriter implements AsyncDisposable {
   #first: number | undefined = undefined;
   #state: "open" | "closing" | "over" = "open";
   #isAccepted = false;
+  /** Groups that the connection holds. */
+  #held = 0;
   #closing: Promise<void> | undefined = undefined;
 
   /** Called by a session. */
@@ -300,6 +308,7 @@ export class TrackWriter implements AsyncDisposable {
       codeOf: (reason) => link.codeOf("group", reason),
       onClosing: () => this.#limit.closing(),
       onEnd: (group, error) => this.#groupEnded(group, error),
+      onReleased: () => void link.weigh(--this.#held),
     };
   }
 
@@ -522,8 +531,14 @@ export class TrackWriter implements AsyncDisposable {
       );
     }
     this.#checkRange(sequence);
-    this.#next = Math.max(this.#next, sequence + 1);
     const link = this.#link;
+    const rejection = link.weigh(this.#held + 1);
+    if (rejection !== undefined) {
+      link.weigh(this.#held);
+      const message = `Cannot open group ${sequence}: the subscriber has not received earlier ones`;
+      throw new MoqError("group", rejection, message);
+    }
+    this.#next = Math.max(this.#next, sequence + 1);
     if (this.#first === undefined) {
       this.#first = sequence;
       this.#isAccepted = true;
@@ -534,6 +549,7 @@ export class TrackWriter implements AsyncDisposable {
     const group = new GroupWriter(sequence, head, this.#groupOptions);
     group.isBehind = isBehind;
     this.#groups.add(group);
+    this.#held++;
     this.#limit.opening();
     link.open(this.#sendOrderOf(group)).then(
       (stream) => {
