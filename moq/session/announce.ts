@@ -17,7 +17,7 @@ import {
   MAX_HOPS,
 } from "../wire/messages.ts";
 import { type BroadcastPath, joinPath, suffixOf, wirePrefix } from "../wire/path.ts";
-import { GrantTimers } from "./access.ts";
+import { GrantTimers, type MoqGrant, watchGrant } from "./access.ts";
 import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 import { StreamWeight } from "./stream_share.ts";
@@ -48,10 +48,10 @@ interface Change extends Announcement {
 export async function announceTo(
   context: SessionContext,
   exchange: Exchange,
-  asked: AnnounceInterest & { readonly below: BroadcastPath; readonly expired: AbortSignal },
+  asked: AnnounceInterest & { readonly below: BroadcastPath; readonly grant: MoqGrant },
 ): Promise<void> {
   const { mux, traits } = context;
-  const { below, excludeHop, expired } = asked;
+  const { below, excludeHop, grant } = asked;
   // A broadcast that passed the maximum number of relays is not announced further.
   const isWanted = ({ hops }: Pick<Announcement, "hops">) =>
     hops.length < MAX_HOPS && (excludeHop === 0n || !hops.includes(excludeHop));
@@ -60,15 +60,16 @@ export async function announceTo(
   const weight = new StreamWeight(context.streams, BROADCASTS_PER_STREAM);
   /** The broadcasts that existed at the start and were not sent yet. */
   let listed = 0;
+  let isExpired = false;
   let wake: (() => void) | undefined;
   const put = (
     announcement: Announcement,
     previousHops: readonly bigint[] | undefined,
-    wasGranted = !expired.aborted,
+    wasGranted = !isExpired,
   ) => {
     // For the peer, a broadcast ends when the grant expires, or when it now arrives through the
     // peer itself (see `isWanted`).
-    const active = announcement.active && !expired.aborted && isWanted(announcement);
+    const active = announcement.active && !isExpired && isWanted(announcement);
     const isAnnounced = pending.get(announcement.path)?.isAnnounced ??
       (wasGranted && previousHops !== undefined && isWanted({ hops: previousHops }));
     if (active || isAnnounced) {
@@ -108,7 +109,8 @@ export async function announceTo(
   };
 
   const watch = mux.watch(below, put);
-  const onExpired = () => {
+  const expiring = watchGrant(context.runtime, grant, () => {
+    isExpired = true;
     if (context.family === "gomoqt") {
       return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
     }
@@ -116,9 +118,7 @@ export async function announceTo(
     const before = mux.announcements(below);
     for (const [path, { hops }] of pending) put({ path, active: false, hops }, undefined);
     for (const { path, hops } of before) put({ path, active: false, hops }, hops, true);
-  };
-  expired.addEventListener("abort", onExpired, { once: true });
-  if (expired.aborted) onExpired();
+  });
   try {
     await announceInitial();
     while (!isGone) {
@@ -141,6 +141,7 @@ export async function announceTo(
     if (!isGone) throw error;
   } finally {
     watch[Symbol.dispose]();
+    expiring[Symbol.dispose]();
     weight.set(0);
   }
   await gone;
@@ -189,7 +190,7 @@ export async function rejectAnnounce(
  */
 async function readToEnd(exchange: Exchange): Promise<void> {
   try {
-    while (await exchange.reader.message() !== undefined);
+    while (await exchange.reader.begun()) await exchange.reader.message();
   } catch {
     // The peer reset the stream, or the session closed, which is reported elsewhere.
   }

@@ -268,7 +268,12 @@ export class TrackWriter implements AsyncDisposable {
 
   readonly #groupOptions: GroupWriterOptions;
   readonly #link: TrackWriterLink;
-  readonly #controller = new AbortController();
+  /** Created once it is needed: most subscriptions never need it. */
+  #controller: AbortController | undefined = undefined;
+  #endReason: unknown = undefined;
+  #isEnded = false;
+  readonly #onEnd: (() => void)[] = [];
+  #onUpdate: (() => void) | undefined = undefined;
   readonly #groups = new LinkedList<GroupWriter>();
   readonly #fields: LatestValue<SubscribeFields>;
   readonly #limit: GroupLimit;
@@ -322,7 +327,40 @@ export class TrackWriter implements AsyncDisposable {
    * reason.
    */
   get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#isEnded) this.#controller.abort(this.#endReason);
+    }
     return this.#controller.signal;
+  }
+
+  /**
+   * True once `signal` is aborted.
+   *
+   * @ignore
+   */
+  get isEnded(): boolean {
+    return this.#isEnded;
+  }
+
+  /**
+   * Calls back when `signal` aborts, or immediately. It takes less memory than a listener.
+   *
+   * @ignore
+   */
+  whenEnded(callback: () => void): void {
+    if (this.#isEnded) callback();
+    else this.#onEnd.push(callback);
+  }
+
+  /**
+   * Calls back after each update of the subscription. There is one callback, which takes less
+   * memory than a loop over `updated`.
+   *
+   * @ignore
+   */
+  whenUpdated(callback: () => void): void {
+    this.#onUpdate = callback;
   }
 
   /**
@@ -505,6 +543,7 @@ export class TrackWriter implements AsyncDisposable {
     this.#fields.set(fields);
     for (const group of this.#groups.toArray()) group.sendOrder = this.#sendOrderOf(group);
     this.#closeAtLast();
+    if (!this.#isEnded) this.#onUpdate?.();
   }
 
   /**
@@ -604,9 +643,11 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   #over(reason: unknown): void {
-    this.#controller.abort(
-      reason ?? new MoqError("subscribe", "cancelled", "The track was closed"),
-    );
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#endReason = reason ?? new MoqError("subscribe", "cancelled", "The track was closed");
+    this.#controller?.abort(this.#endReason);
+    for (const callback of this.#onEnd.splice(0)) callback();
     this.#fields.end();
     this.#limit.wakeAll();
   }

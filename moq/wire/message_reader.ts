@@ -75,6 +75,16 @@ export class MessageReader {
   }
 
   /**
+   * Waits until a message has begun. A reader that waits a long time takes less memory here than in
+   * `message()`.
+   *
+   * @returns False at the end of the stream.
+   */
+  begun(): Promise<boolean> {
+    return this.held > 0 ? Promise.resolve(true) : this.more();
+  }
+
+  /**
    * Calls back once no more bytes can arrive, because the end or an error of the stream was read,
    * or reading was stopped. It may call back immediately.
    */
