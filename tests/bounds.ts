@@ -389,6 +389,18 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       }
     },
   },
+  "moq.maxStreams": {
+    moq: { limits: { maxStreams: 2 * MAX } },
+    attack: async (house, from) => {
+      while (true) {
+        const viewer = await viewerOf(house, from);
+        const interest = await viewer.acceptAnnounce("/live");
+        const error = await failureOf({ ready: interest.next() }) ??
+          await failureOf(viewer.subscribe("/live", "attack"));
+        if (error !== undefined) return `your address: ${error}`;
+      }
+    },
+  },
   "moq.maxSessions": {
     moq: { limits: { maxSessions: MAX } },
     attack: async (house, from) => {
@@ -766,8 +778,14 @@ async function announceMany(house: House, from: string, count: number): Promise<
   return "";
 }
 
+interface Waiting {
+  readonly ready: Promise<unknown>;
+}
+
 /** Returns the error text of a subscription; `undefined` if it is active. */
-async function failureOf(subscribing: Promise<{ readonly ready: Promise<unknown> }>) {
+async function failureOf(
+  subscribing: Waiting | Promise<Waiting>,
+): Promise<string | undefined> {
   try {
     await (await subscribing).ready;
     return undefined;

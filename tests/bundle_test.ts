@@ -51,7 +51,7 @@ const MAX_PART_BYTES = {
   "chunk_http": 5.7 * KIB,
   /** The session features other than messages. */
   "chunk_insight": 12.5 * KIB,
-  "chunk_responses": 5.2 * KIB,
+  "chunk_responses": 5.3 * KIB,
   /** Live state. */
   "chunk_state": 12.8 * KIB,
 };

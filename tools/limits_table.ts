@@ -275,6 +275,11 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
     name: "`limits.maxPendingSetups` of a `MoqServer`",
     full: "503 or 4503",
   },
+  "moq.maxStreams": {
+    table: "moq",
+    name: "`limits.maxStreams`, `.maxStreamsPerAddress` of a `MoqServer`",
+    full: "`addressLimit`, `relayLimit`; [what counts](moq.md#memory)",
+  },
   "moq.maxBroadcasts": {
     table: "moq",
     name: "`maxBroadcasts`, `maxBroadcastsPerAddress` of a MoQ relay",

@@ -1,6 +1,7 @@
 /** The envelopes and the routes of the table of costs. */
 import { Header, HTTP_PROTOCOL, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
 import type { MoqSession } from "../../moq/session/session.ts";
+import { directStream } from "../../transport/direct.ts";
 import { headersOf, type HttpClient, type Peer } from "./clients.ts";
 import type { QuicClient } from "./quic_client.ts";
 
@@ -505,6 +506,17 @@ export const CASES: readonly Case[] = [
     (session) => readTrack(session, "/live/media", "none"),
   ),
   moq("refused", "subscribe, forbidden", "notFound", (session) => readTrack(session, "/no/a")),
+  {
+    ...moq(
+      "refused",
+      "subscribe beyond maxStreams",
+      "addressLimit",
+      (session) => readTrack(session, "/live/media"),
+    ),
+    isTight: true,
+    first: ({ quic }) =>
+      quic.moq(async (session) => (await session.subscribe("/live/media", "endless")).ready),
+  },
   moq("served", "fetch of 1,000 bytes", "ok", (session) => fetchGroup(session, "/live/media")),
   moq(
     "refused",
@@ -547,8 +559,8 @@ export const CASES: readonly Case[] = [
         "ok",
         async (session) => (await session.subscribe("/live/media", "endless")).ready,
       ),
-      "128 streams, maxSessionsPerAddress",
-      128 * 1_000,
+      "maxStreamsPerAddress",
+      8_000,
     ),
     times: 100,
   },
@@ -560,10 +572,22 @@ export const CASES: readonly Case[] = [
         "ok",
         async (session, i) => (await session.acceptAnnounce(`/live/${i}`)),
       ),
-      "128 streams, maxSessionsPerAddress",
-      128 * 1_000,
+      "maxStreamsPerAddress",
+      8_000,
     ),
     times: 100,
+  },
+  {
+    ...held(
+      moq("held", "stream without a request", "ok", async ({ connection }) => {
+        const stream = directStream(await connection.createBidirectionalStream());
+        await stream.write(Uint8Array.of(0x40)); // The first of two bytes.
+      }),
+      "maxStreamsPerAddress",
+      8_000,
+    ),
+    times: 100,
+    lingerMs: 100,
   },
   held(
     quic("held", "MoQ: broadcast", "ok", (quic, i) => {

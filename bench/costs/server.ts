@@ -60,7 +60,7 @@ const moq = new MoqServer({
     if (path.includes("bad")) throw new AuthenticationError("No");
   },
   onSession: (session) => relay.accept(session),
-  limits: { maxSessionsPerAddress: isTight ? 3 : FEW },
+  limits: { maxSessionsPerAddress: isTight ? 3 : FEW, maxStreamsPerAddress: FEW },
 });
 const media = new LiveBroadcast();
 relay.mux.publish("/live/media", media);

@@ -231,8 +231,8 @@ export class OutboxPublications {
     }
     const { code, level, retryAfterMs } = (error as Partial<RequestError>).failure ?? {};
     const isOnce = publication.options.delivery === "at-least-once";
-    const isForNow = code === "too-many" && level && retryAfterMs;
-    if (!isForNow || !isOnce && retryAfterMs > MAX_PAUSE_MS) {
+    const isRate = code === "too-many" && level;
+    if (!isRate || !retryAfterMs || !isOnce && retryAfterMs > MAX_PAUSE_MS) {
       publication.isRejected = true;
       // A failed repetition says nothing about the attempt whose reply was lost.
       const isOpen = code === "unanswered" || code === "unavailable" || code === "failed";

@@ -58,8 +58,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#limits = limits;
     this.done = this.#done.promise;
     this.done.catch(() => {});
-    if (track.signal.aborted) this.leave();
-    else track.signal.addEventListener("abort", () => this.leave(), { once: true });
+    track.whenEnded(() => this.leave());
   }
 
   /**

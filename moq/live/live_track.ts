@@ -338,10 +338,13 @@ export class LiveTrack implements AsyncDisposable {
       const message = `Cannot subscribe: there are ${maxSubscribers} subscribers already`;
       throw new MoqError("subscribe", "relayLimit", message);
     }
-    if (track.signal.aborted) return;
+    if (track.isEnded) return;
     const subscriber = new LiveSubscriber(this.#runtime, track, this.#limits);
     this.#subscribers.add(subscriber);
-    void this.#watch(subscriber);
+    track.whenUpdated(() => {
+      subscriber.updated();
+      this.#tellDemand();
+    });
     this.#startStallTimer();
     try {
       subscriber.begin(this.#cached(), this.#newest);
@@ -428,13 +431,6 @@ export class LiveTrack implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
     return Promise.resolve();
-  }
-
-  async #watch(subscriber: LiveSubscriber): Promise<void> {
-    for await (const _fields of subscriber.track.updated) {
-      subscriber.updated();
-      this.#tellDemand();
-    }
   }
 
   #tellDemand(): void {
@@ -623,11 +619,12 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
    * @returns Resolves when the subscriber is done.
    * @throws {MoqError} If the track ended with an error.
    */
-  async serveTrack(track: TrackWriter): Promise<void> {
+  serveTrack(track: TrackWriter): Promise<void> {
     const live = this.#tracks.get(track.name);
+    if (live !== undefined) return live.serve(track);
     // Close in the same turn, before the subscriber is accepted.
-    if (live === undefined) return track.closeWithError("notFound");
-    await live.serve(track);
+    track.closeWithError("notFound");
+    return Promise.resolve();
   }
 
   /**

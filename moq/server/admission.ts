@@ -15,6 +15,7 @@ import type { RequestInfo } from "../../transport/address.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../transport/origins.ts";
 import { reportTo } from "../session/context.ts";
 import type { SetupRequest } from "../session/setup.ts";
+import { StreamShare } from "../session/stream_share.ts";
 import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
 import { versionOf, VERSIONS } from "../wire/versions.ts";
 import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
@@ -22,8 +23,19 @@ import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 /** Fraction of the pending setups that one address may have, once half of them are in use. */
 const SHARE_OF_SETUPS = 1 / 8;
 
+/** The default limit for the streams of all clients. */
+const MAX_STREAMS = 80_000;
+
+/**
+ * The default share of one address. A stream takes at most 32 kB, namely with a subscription and
+ * three groups, so that one address can hold 244 MiB.
+ */
+const MAX_STREAMS_PER_ADDRESS = 8_000;
+
 /** A lease for one session, from the request until the socket closes. */
 export interface SessionLease extends Disposable {
+  /** The streams of the session. */
+  readonly streams: StreamShare;
   /** Marks the setup as finished. Idempotent. */
   setupEnded(): void;
   /** Marks the close as sent. The socket still counts until it has closed. */
@@ -35,10 +47,12 @@ export class SessionLeases {
   readonly #quotas: Quotas;
   readonly #sessions: Quota;
   readonly #setups: Quota;
+  readonly #streams: Quota;
 
   /** Creates a counter with all slots free. */
   constructor(quotas: Quotas, limits: MoqServerOptions["limits"] = {}) {
     const { maxSessions = 10_000, maxSessionsPerAddress, maxPendingSetups = 1_024 } = limits;
+    const { maxStreams = MAX_STREAMS, maxStreamsPerAddress } = limits;
     this.#quotas = quotas;
     this.#sessions = quotas.open({
       limit: "maxSessions",
@@ -56,6 +70,16 @@ export class SessionLeases {
       what: "setups at once",
       max: maxPendingSetups,
       shares: { address: Math.max(1, Math.floor(maxPendingSetups * SHARE_OF_SETUPS)) },
+    });
+    this.#streams = quotas.open({
+      limit: "maxStreams",
+      name: "moq.maxStreams",
+      shareLimits: { address: "maxStreamsPerAddress" },
+      verb: "open stream",
+      what: "streams",
+      max: maxStreams,
+      isCostly: true,
+      ...sharesOf({ address: maxStreamsPerAddress }, { address: MAX_STREAMS_PER_ADDRESS }),
     });
   }
 
@@ -82,6 +106,7 @@ export class SessionLeases {
     }
     const setupEnded = () => setup[Symbol.dispose]();
     return {
+      streams: new StreamShare(this.#streams, account),
       setupEnded,
       closing: setupEnded,
       [Symbol.dispose]() {

@@ -114,6 +114,26 @@ export interface MoqServerOptions extends
      * @default {1024}
      */
     readonly maxPendingSetups?: number | undefined;
+    /**
+     * The maximum number of streams that all clients have open: subscriptions, announce interests
+     * and other requests, and groups that clients publish. A stream counts until both sides have
+     * ended it. Further streams are rejected with `relayLimit`.
+     *
+     * State that a client piles up counts, too: 4 groups of a subscription that it has not
+     * accepted, or 256 broadcasts that wait to be announced to it, count as one stream.
+     *
+     * @default {80000}
+     */
+    readonly maxStreams?: number | undefined;
+    /**
+     * The maximum number of streams of one network address; an IPv6 /64 counts as one address.
+     * Further streams are rejected with `addressLimit`. Without `clientAddress`, all clients at
+     * loopback and private addresses together may have half of `maxStreams` instead. Sessions with
+     * a `share` from `authorize`, such as other relays, are not counted.
+     *
+     * @default {8000}
+     */
+    readonly maxStreamsPerAddress?: number | undefined;
   } | undefined;
   /** The limits of each session. */
   readonly sessionLimits?: MoqSessionOptions["limits"] | undefined;
@@ -216,7 +236,7 @@ export function requestsHash({ url, method }: RequestHead, host: SocketHost | un
 /** A transport that a MoQ server listens on. */
 export type MoqWire = NonNullable<ListenMoqOptions["transports"]>[number];
 
-const { side: _side, path: _path, signal: _signal, ...SESSION } = MOQ_SESSION;
+const { side: _side, path: _path, signal: _signal, streams: _streams, ...SESSION } = MOQ_SESSION;
 
 export const MOQ_SERVER: OptionKinds<MoqServerOptions> = {
   ...SESSION,
@@ -225,7 +245,13 @@ export const MOQ_SERVER: OptionKinds<MoqServerOptions> = {
   flowControl: FLOW_CONTROL,
   hosts: listOf("string"),
   idleTimeoutMs: POSITIVE,
-  limits: { maxPendingSetups: LIMIT, maxSessions: LIMIT, maxSessionsPerAddress: LIMIT },
+  limits: {
+    maxPendingSetups: LIMIT,
+    maxSessions: LIMIT,
+    maxSessionsPerAddress: LIMIT,
+    maxStreams: LIMIT,
+    maxStreamsPerAddress: LIMIT,
+  },
   onSession: "function",
   onSetup: "function",
   origins: listOf("string"),

@@ -124,6 +124,7 @@ export class Sessions {
         bitrate,
         family,
         limits,
+        streams: lease.streams,
         setupTimeoutMs,
       });
       this.open.add(session);

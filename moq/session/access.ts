@@ -63,6 +63,8 @@ export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
   return !("until" in grant) || grant.until.getTime() > runtime.now();
 }
 
+const UNWATCHED: Disposable = { [Symbol.dispose]() {} };
+
 /**
  * Calls back when a grant expires.
  *
@@ -70,7 +72,7 @@ export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
  * @returns A handle that stops watching when disposed.
  */
 export function watchGrant(runtime: Runtime, grant: MoqGrant, onExpired: () => void): Disposable {
-  if (typeof grant === "boolean" || !("until" in grant)) return { [Symbol.dispose]() {} };
+  if (typeof grant === "boolean" || !("until" in grant)) return UNWATCHED;
   let timer: Timer | undefined;
   const wait = () => {
     const leftMs = grant.until.getTime() - runtime.now();

@@ -17,39 +17,72 @@ import {
   MAX_HOPS,
 } from "../wire/messages.ts";
 import { type BroadcastPath, joinPath, suffixOf, wirePrefix } from "../wire/path.ts";
-import { GrantTimers } from "./access.ts";
+import { GrantTimers, type MoqGrant, watchGrant } from "./access.ts";
 import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
+import { StreamWeight } from "./stream_share.ts";
 
 /** The maximum number of announcements in one write. */
 const BATCH = 256;
 
+/**
+ * The number of broadcasts waiting to be announced to one peer that count as one stream. Each takes
+ * about 100 bytes.
+ */
+const BROADCASTS_PER_STREAM = 256;
+
 /** The maximum number of announcements in an initial list; further ones follow one by one. */
 const MAX_LISTED = 1_024;
 
+/** The last state of a broadcast, which the peer does not know yet. */
+interface Change extends Announcement {
+  /** True if the peer knows the broadcast. */
+  readonly isAnnounced: boolean;
+}
+
 /**
  * Announces the broadcasts below a prefix as they start and end, until the peer leaves. A slow peer
- * receives the last state of each broadcast, and costs at most one queued entry per broadcast.
+ * receives the last state of each broadcast, and costs at most one queued entry per broadcast. The
+ * interest ends if there is no room for these entries.
  */
 export async function announceTo(
   context: SessionContext,
   exchange: Exchange,
-  asked: AnnounceInterest & { readonly below: BroadcastPath; readonly expired: AbortSignal },
+  asked: AnnounceInterest & { readonly below: BroadcastPath; readonly grant: MoqGrant },
 ): Promise<void> {
   const { mux, traits } = context;
-  const { below, excludeHop, expired } = asked;
+  const { below, excludeHop, grant } = asked;
   // A broadcast that passed the maximum number of relays is not announced further.
-  const isWanted = ({ hops }: Announcement) =>
+  const isWanted = ({ hops }: Pick<Announcement, "hops">) =>
     hops.length < MAX_HOPS && (excludeHop === 0n || !hops.includes(excludeHop));
-  const pending = new Map<BroadcastPath, Announcement>();
-  const announced = new Set<BroadcastPath>();
+  // The peer knows the state of all other broadcasts in the mux, which takes no memory here.
+  const pending = new Map<BroadcastPath, Change>();
+  const weight = new StreamWeight(context.streams, BROADCASTS_PER_STREAM);
+  /** The broadcasts that existed at the start and were not sent yet. */
+  let listed = 0;
+  let isExpired = false;
   let wake: (() => void) | undefined;
-  const put = (announcement: Announcement) => {
+  const put = (
+    announcement: Announcement,
+    previousHops: readonly bigint[] | undefined,
+    wasGranted = !isExpired,
+  ) => {
     // For the peer, a broadcast ends when the grant expires, or when it now arrives through the
     // peer itself (see `isWanted`).
-    const active = announcement.active && !expired.aborted && isWanted(announcement);
-    pending.set(announcement.path, { ...announcement, active });
+    const active = announcement.active && !isExpired && isWanted(announcement);
+    const isAnnounced = pending.get(announcement.path)?.isAnnounced ??
+      (wasGranted && previousHops !== undefined && isWanted({ hops: previousHops }));
+    if (active || isAnnounced) {
+      pending.set(announcement.path, { ...announcement, active, isAnnounced });
+    } else pending.delete(announcement.path);
+    weigh();
     wake?.();
+  };
+  const weigh = () => {
+    const rejection = weight.set(listed + pending.size);
+    if (rejection === undefined || isGone) return;
+    isGone = true;
+    exchange.abort(codeOf(context, "announce", rejection));
   };
   // moq-lite-05 sends its own hop once, in ANNOUNCE_OK.
   const ownHop = traits.announceHead === "ok" ? [] : [mux.hopId];
@@ -76,17 +109,16 @@ export async function announceTo(
   };
 
   const watch = mux.watch(below, put);
-  const onExpired = () => {
+  const expiring = watchGrant(context.runtime, grant, () => {
+    isExpired = true;
     if (context.family === "gomoqt") {
       return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
     }
     // moq-rs does not survive a code (see `rejectAnnounce`): announce the end of every broadcast.
-    for (const path of new Set([...announced, ...pending.keys()])) {
-      put({ path, active: false, hops: [] });
-    }
-  };
-  expired.addEventListener("abort", onExpired, { once: true });
-  if (expired.aborted) onExpired();
+    const before = mux.announcements(below);
+    for (const [path, { hops }] of pending) put({ path, active: false, hops }, undefined);
+    for (const { path, hops } of before) put({ path, active: false, hops }, hops, true);
+  });
   try {
     await announceInitial();
     while (!isGone) {
@@ -95,36 +127,33 @@ export async function announceTo(
         continue;
       }
       const batch: Uint8Array[] = [];
-      for (const [path, announcement] of pending) {
+      for (const [path, change] of pending) {
         pending.delete(path);
-        const isAnnounced = announced.has(path);
-        if (announcement.active) {
-          // The broadcast ended and started again while the peer did not read.
-          if (isAnnounced) batch.push(encode({ ...announcement, active: false }));
-          announced.add(path);
-          batch.push(encode(announcement));
-        } else if (isAnnounced) {
-          announced.delete(path);
-          batch.push(encode(announcement));
-        }
+        // A broadcast that ended and started again while the peer did not read has both.
+        if (change.isAnnounced) batch.push(encode({ ...change, active: false }));
+        if (change.active) batch.push(encode(change));
         if (batch.length >= BATCH) break;
       }
+      weigh();
       if (batch.length > 0) await write(concat(batch));
     }
   } catch (error) {
     if (!isGone) throw error;
   } finally {
     watch[Symbol.dispose]();
+    expiring[Symbol.dispose]();
+    weight.set(0);
   }
   await gone;
   await exchange.end();
 
   async function announceInitial(): Promise<void> {
     const initial = mux.announcements(below).filter(isWanted);
-    for (const { path } of initial) announced.add(path);
+    listed = initial.length;
+    weigh();
     if (traits.announceHead === "init") {
-      const listed = initial.slice(0, MAX_LISTED).map(({ path }) => suffixOf(below, path)!);
-      await write(encodeAnnounceInit(listed));
+      const first = initial.slice(0, MAX_LISTED).map(({ path }) => suffixOf(below, path)!);
+      await write(encodeAnnounceInit(first));
     } else if (traits.announceHead === "ok") {
       await write(encodeAnnounceOk(mux.hopId, initial.length));
     }
@@ -132,6 +161,8 @@ export async function announceTo(
     for (let at = begun; at < initial.length; at += BATCH) {
       await write(concat(initial.slice(at, at + BATCH).map(encode)));
     }
+    listed = 0;
+    weigh();
   }
 }
 
@@ -159,7 +190,7 @@ export async function rejectAnnounce(
  */
 async function readToEnd(exchange: Exchange): Promise<void> {
   try {
-    while (await exchange.reader.message() !== undefined);
+    while (await exchange.reader.begun()) await exchange.reader.message();
   } catch {
     // The peer reset the stream, or the session closed, which is reported elsewhere.
   }

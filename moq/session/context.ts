@@ -25,6 +25,7 @@ import {
   type MoqGrant,
   type MoqSessionLimits,
 } from "./access.ts";
+import type { StreamShare } from "./stream_share.ts";
 
 /** The state that all parts of a session share. */
 export interface SessionContext {
@@ -48,6 +49,8 @@ export interface SessionContext {
    * relay's default.
    */
   share: number | undefined;
+  /** The streams of the peer that count for its server; `undefined` if they don't count. */
+  readonly streams: StreamShare | undefined;
   /** The limits of the session, with defaults. */
   readonly limits: MoqSessionLimits;
   /** Aborted with the cause when the session closes. */
@@ -162,7 +165,10 @@ export async function requestGrant(
     };
     const grant = await decide("authorize", ask, [AuthenticationError]);
     checkGrant(grant);
-    if (typeof grant !== "boolean" && grant.share !== undefined) context.share = grant.share;
+    if (typeof grant !== "boolean" && grant.share !== undefined) {
+      context.share = grant.share;
+      context.streams?.exemptAddress();
+    }
     return { grant, rejection: isGranted(context.runtime, grant) ? undefined : "unauthorized" };
   } catch (error) {
     if (error instanceof AuthenticationError && error.status < 500) {

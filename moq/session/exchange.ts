@@ -8,12 +8,15 @@ import type {
 import { directStream } from "../../transport/direct.ts";
 import { MessageReader } from "../wire/message_reader.ts";
 import { codeOf, moqErrorOf, sessionClosed, type SessionContext } from "./context.ts";
+import type { StreamRejection } from "./stream_share.ts";
 
 const MAX_POSTED_BYTES = 65_536;
 
 /** A request and its responses, on one bidirectional stream. */
 export class Exchange {
   readonly reader: MessageReader;
+  /** The reason to reject the request; `undefined` if there is room for it. */
+  rejection: StreamRejection | undefined = undefined;
   readonly #stream: DirectStream;
   #isEnded = false;
   #posted = 0;

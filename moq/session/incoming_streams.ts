@@ -21,6 +21,12 @@ import type { PeerReports } from "./peer_reports.ts";
 import type { Publisher } from "./publisher.ts";
 import type { MoqSubscriber } from "./subscriber.ts";
 
+/**
+ * The maximum number of bidirectional streams without room whose request is read, so that the peer
+ * receives the reason. Further ones are cut without a reason.
+ */
+const MAX_REJECTED_AT_ONCE = 4;
+
 /** Receivers for the streams of a peer. */
 export interface IncomingParts {
   /** Receives groups. */
@@ -40,6 +46,17 @@ export class MoqIncomingStreams {
   readonly #parts: IncomingParts;
   /** The bidirectional streams whose type has not arrived yet. */
   #silent = 0;
+  /** The bidirectional streams without room whose request is being rejected. */
+  #rejected = 0;
+  /** True once a unidirectional stream has arrived. */
+  #hasFirst = false;
+  /** True if the last group left its room to the next one, so that it is counted only once. */
+  #hasSpare = false;
+  readonly #release = () => this.#context.streams?.release();
+  readonly #releaseGroup = () => {
+    if (this.#hasSpare) this.#release();
+    this.#hasSpare = true;
+  };
 
   constructor(context: SessionContext, parts: IncomingParts) {
     this.#context = context;
@@ -69,6 +86,12 @@ export class MoqIncomingStreams {
     if (this.#silent >= maxRequests + maxSubscriptions) {
       return exchange.abort(codeOf(context, "subscribe", "sessionLimit"));
     }
+    const rejection = context.streams?.take();
+    if (rejection !== undefined && this.#rejected >= MAX_REJECTED_AT_ONCE) {
+      return exchange.abort(codeOf(context, "subscribe", rejection));
+    }
+    exchange.rejection = rejection;
+    if (rejection !== undefined) this.#rejected++;
     this.#silent++;
     let type: number | undefined;
     try {
@@ -81,29 +104,35 @@ export class MoqIncomingStreams {
     } catch (error) {
       this.#failed(error, reject);
     }
+    // A stream of which only one side has ended still takes memory.
+    exchange.reader.whenDone(rejection === undefined ? this.#release : () => this.#rejected--);
   }
 
-  async #respond(
+  #respond(
     type: number | undefined,
     exchange: Exchange,
     reject: () => void,
   ): Promise<void> {
     const { requests, setup, timestamps } = this.#context.traits;
-    const { publisher, reports, onGoaway } = this.#parts;
-    if (type === BidiType.announce) return await publisher.announce(exchange);
-    if (type === BidiType.subscribe) return await publisher.subscribe(exchange);
+    const { publisher, reports } = this.#parts;
+    // Each suspended call in between would take memory for as long as the stream is open.
+    if (type === BidiType.announce) return publisher.announce(exchange);
+    if (type === BidiType.subscribe) return publisher.subscribe(exchange);
     if (requests) {
-      if (type === BidiType.fetch) return await publisher.fetch(exchange);
-      if (type === BidiType.probe) return await reports.serve(exchange);
-      if (type === BidiType.goaway) {
-        onGoaway(decodeGoaway(await exchange.reader.required("GOAWAY")));
-        return await exchange.end();
-      }
-      if (type === BidiType.track && timestamps) return await publisher.track(exchange);
+      if (type === BidiType.fetch) return publisher.fetch(exchange);
+      if (type === BidiType.probe) return reports.serve(exchange);
+      if (type === BidiType.goaway) return this.#takeGoaway(exchange);
+      if (type === BidiType.track && timestamps) return publisher.track(exchange);
     }
     if (type !== undefined && setup === "session") throw unknownStream(type);
     // A later draft may define this type: reject the stream, keep the session.
     reject();
+    return Promise.resolve();
+  }
+
+  async #takeGoaway(exchange: Exchange): Promise<void> {
+    this.#parts.onGoaway(decodeGoaway(await exchange.reader.required("GOAWAY")));
+    exchange.leave(codeOf(this.#context, "subscribe", "cancelled"));
   }
 
   async #takeUni(stream: DirectReadable): Promise<void> {
@@ -113,6 +142,14 @@ export class MoqIncomingStreams {
     const reader = new MessageReader(stream);
     const cancel = (reason: MoqErrorName) =>
       reader.cancel({ streamErrorCode: codeOf(context, "group", reason) });
+    // The first stream is SETUP, without which the session could not start.
+    if (this.#hasFirst || setup !== "stream") {
+      const rejection = this.#hasSpare ? undefined : context.streams?.take();
+      this.#hasSpare = false;
+      if (rejection !== undefined) return cancel(rejection);
+      reader.whenDone(this.#releaseGroup);
+    }
+    this.#hasFirst = true;
     try {
       await reader.more();
       const type = reader.takeVarint() ?? await reader.varint();

@@ -181,9 +181,8 @@ export class PeerReports {
 
   /** Serves a probe of the peer until the peer leaves. */
   async serve(exchange: Exchange): Promise<void> {
-    if (this.#probes.size >= MAX_PROBES) {
-      return exchange.abort(codeOf(this.#context, "probe", "sessionLimit"));
-    }
+    const rejection = this.#probes.size >= MAX_PROBES ? "sessionLimit" : exchange.rejection;
+    if (rejection !== undefined) return exchange.abort(codeOf(this.#context, "probe", rejection));
     this.#probes.add(exchange);
     this.#monitor?.start();
     try {

@@ -30,6 +30,13 @@ import {
   type SessionContext,
 } from "./context.ts";
 import type { Exchange } from "./exchange.ts";
+import { StreamWeight } from "./stream_share.ts";
+
+/**
+ * The number of groups of a subscription that count as one stream while the connection holds them.
+ * Fewer are free: live subscribers have one or two.
+ */
+const GROUPS_PER_STREAM = 4;
 
 const NO_HEAD = new Uint8Array(0);
 
@@ -65,6 +72,7 @@ export class Publisher {
     const { id, path: wirePath, track: name, ...rest } = asked;
     detectFamily(context, wirePath);
     const fields = this.#fieldsOf(rest);
+    if (exchange.rejection !== undefined) return this.#reject(exchange, exchange.rejection);
     if (this.#ids.has(id)) return this.#reject(exchange, "duplicateId");
     if (this.#ids.size >= limits.maxSubscriptions) {
       const message = `More than ${limits.maxSubscriptions} subscriptions`;
@@ -120,19 +128,10 @@ export class Publisher {
     const onWithdrawn = () => track.closeWithError("notFound");
     route.signal.addEventListener("abort", onWithdrawn, { once: true });
     const expiring = watchGrant(context.runtime, grant, () => track.closeWithError("unauthorized"));
-    const over = new Promise<void>((resolve) => {
-      track.signal.addEventListener("abort", () => resolve(), { once: true });
-    });
     void this.#readUpdates(exchange, track);
     try {
-      let isHandled = false;
-      const handled = this.#callHandler(track, route).finally(() => isHandled = true);
-      // A handler that has not rejected by the end of this turn accepts.
-      context.runtime.schedule(() => {
-        if (!isHandled && route.server.acceptLater !== true) track.accept();
-      });
-      await Promise.race([handled, over]);
-      await Promise.race([track.close(), over]);
+      await this.#handle(track, route);
+      await Promise.race([track.close(), new Promise<void>((resolve) => track.whenEnded(resolve))]);
     } catch (error) {
       if (!(error instanceof MoqError)) context.report(error);
       track.closeWithError(error instanceof MoqError ? error.reason : "internal");
@@ -142,22 +141,42 @@ export class Publisher {
     }
   }
 
-  async #callHandler(track: TrackWriter, { server }: MuxRoute): Promise<void> {
-    try {
-      await server.serveTrack(track);
-    } catch (error) {
+  /** Resolves once the handler has finished, or the track has ended. */
+  #handle(track: TrackWriter, route: MuxRoute): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let isHandled = false;
+      const handled = this.#callHandler(track, route);
+      handled.then(() => {
+        isHandled = true;
+        resolve();
+      }, (error) => {
+        isHandled = true;
+        reject(error);
+      });
+      track.whenEnded(resolve);
+      // A handler that has not rejected by the end of this turn accepts.
+      this.#context.runtime.schedule(() => {
+        if (!isHandled && route.server.acceptLater !== true) track.accept();
+      });
+    });
+  }
+
+  #callHandler(track: TrackWriter, { server }: MuxRoute): Promise<void> {
+    return Promise.try(() => server.serveTrack(track)).catch((error) => {
       // An error after the subscriber left, or beyond the requested range, is not a handler
       // failure.
       const isOutOfRange = error instanceof MoqError && error.scope === "group" &&
         error.reason === "outOfRange";
-      if (!track.signal.aborted && !isOutOfRange) throw error;
-    }
+      if (!track.isEnded && !isOutOfRange) throw error;
+    });
   }
 
   async #readUpdates(exchange: Exchange, track: TrackWriter): Promise<void> {
     const context = this.#context;
     try {
-      for (let body; (body = await exchange.reader.message()) !== undefined;) {
+      const { reader } = exchange;
+      while (await reader.begun()) {
+        const body = await reader.required("SUBSCRIBE_UPDATE");
         track.update(this.#fieldsOf(decodeSubscribeUpdate(body, context.traits)));
       }
       // Ignored if the track has already ended.
@@ -177,7 +196,7 @@ export class Publisher {
   }
 
   /** Returns the link properties that all tracks of the session share. */
-  #linkParts(): Omit<TrackWriterLink, "open" | "accept" | "drop" | "end"> {
+  #linkParts(): Omit<TrackWriterLink, "open" | "accept" | "drop" | "end" | "weigh"> {
     const context = this.#context;
     return {
       session: context.session,
@@ -202,8 +221,13 @@ export class Publisher {
       exchange.abort(codeOf(context, "subscribe", "tooFarBehind"));
     };
     let isOk = false;
+    let weight: StreamWeight | undefined;
     return {
       ...this.#linkParts(),
+      weigh(groups) {
+        if (groups < GROUPS_PER_STREAM && weight === undefined) return undefined;
+        return (weight ??= new StreamWeight(context.streams, GROUPS_PER_STREAM)).set(groups);
+      },
       open: (sendOrder) => openUnidirectional(connection, { sendOrder }),
       accept(fields, first) {
         if (!isOk) {
@@ -255,20 +279,19 @@ export class Publisher {
   }
 
   /** Serves a request, unless the peer has too many open requests. */
-  async #bounded(
+  #bounded(
     exchange: Exchange,
     scope: "announce" | "fetch" | "subscribe",
     serve: () => Promise<void>,
   ): Promise<void> {
-    if (this.#requests >= this.#context.limits.maxRequests) {
-      return exchange.abort(codeOf(this.#context, scope, "sessionLimit"));
+    const isFull = this.#requests >= this.#context.limits.maxRequests;
+    const rejection = isFull ? "sessionLimit" : exchange.rejection;
+    if (rejection !== undefined) {
+      exchange.abort(codeOf(this.#context, scope, rejection));
+      return Promise.resolve();
     }
     this.#requests++;
-    try {
-      await serve();
-    } finally {
-      this.#requests--;
-    }
+    return serve().finally(() => this.#requests--);
   }
 
   async #announce(exchange: Exchange): Promise<void> {
@@ -280,13 +303,8 @@ export class Publisher {
     const { grant, rejection } = await requestGrant(context, below, "announce");
     if (context.signal.aborted) return;
     if (rejection !== undefined) return await rejectAnnounce(context, exchange, rejection);
-    const expiry = new AbortController();
-    const expiring = watchGrant(context.runtime, grant, () => expiry.abort());
-    try {
-      await announceTo(context, exchange, { ...asked, below, expired: expiry.signal });
-    } finally {
-      expiring[Symbol.dispose]();
-    }
+    // Without `await`, this call ends now, and takes no memory while the peer follows.
+    return announceTo(context, exchange, { ...asked, below, grant });
   }
 
   async #fetch(exchange: Exchange): Promise<void> {
@@ -351,6 +369,7 @@ export class Publisher {
       {
         ...this.#linkParts(),
         fetched: group,
+        weigh: () => undefined,
         open: () => Promise.reject(new TypeError("A fetch has one stream")),
         accept: (_fields, first) => void (isOpened ||= first !== undefined),
         drop({ first, last }, reason) {

@@ -64,6 +64,7 @@ import {
   setUpServer,
   whileConnected,
 } from "./setup.ts";
+import type { StreamShare } from "./stream_share.ts";
 import { MoqSubscriber } from "./subscriber.ts";
 
 /**
@@ -209,6 +210,12 @@ export interface MoqSessionOptions {
   readonly signal?: AbortSignal | undefined;
   /** Receives errors that handlers of the application threw. Ignored by default. */
   readonly onError?: ((error: unknown) => void) | undefined;
+  /**
+   * The streams of the peer that count for its server.
+   *
+   * @ignore
+   */
+  readonly streams?: StreamShare | undefined;
 }
 
 export const MOQ_SESSION: OptionKinds<MoqSessionOptions> = {
@@ -227,6 +234,7 @@ export const MOQ_SESSION: OptionKinds<MoqSessionOptions> = {
   setupTimeoutMs: TIME,
   side: ["client", "server"],
   signal: "AbortSignal",
+  streams: "object",
   versions: "array",
 };
 
@@ -331,6 +339,7 @@ export class MoqSession implements AsyncDisposable {
       mux,
       authorize: authorize && ((path, action) => authorize(this, path, action)),
       share: undefined,
+      streams: options.streams,
       limits: sessionLimits(limits),
       signal: this.#controller.signal,
       // A peer in moq-lite-04 that shows no other style is gomoqt, or Skein, which behaves like
@@ -753,6 +762,7 @@ export class MoqSession implements AsyncDisposable {
     this.#subscriber.end(error);
     this.#publisher.end(error);
     this.#reports.end();
+    this.#context.streams?.end();
     this.#closed.resolve(info);
   }
 }

@@ -50,6 +50,8 @@ export interface GroupWriterOptions {
   readonly onClosing?: (() => void) | undefined;
   /** Called once; without an error after the connection has accepted all bytes. */
   readonly onEnd: (group: GroupWriter, error?: unknown) => void;
+  /** Called once, when the connection no longer holds the group. */
+  readonly onReleased?: (() => void) | undefined;
 }
 
 /** The options of one frame. */
@@ -110,6 +112,7 @@ export class GroupWriter implements AsyncDisposable {
   #isScheduled = false;
   #sendOrder: number | undefined = undefined;
   #code = 0;
+  #isReleased = false;
   #source: EncodedSource | undefined = undefined;
 
   /** Called by a {@linkcode TrackWriter}. */
@@ -362,6 +365,9 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   #release(): void {
+    if (this.#isReleased) return;
+    this.#isReleased = true;
+    this.#options.onReleased?.();
     const source = this.#source;
     this.#source = undefined;
     source?.released();

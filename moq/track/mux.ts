@@ -190,8 +190,13 @@ interface Pattern {
 
 interface Watcher {
   readonly prefix: BroadcastPath;
-  readonly listener: (announcement: Announcement) => void;
+  readonly listener: Listener;
 }
+
+type Listener = (
+  announcement: Announcement,
+  previousHops: readonly bigint[] | undefined,
+) => void;
 
 const OPTIONS: OptionKinds<TrackMuxOptions> = {
   hopId: "bigint",
@@ -304,7 +309,8 @@ export class TrackMux {
       if (controller.signal.aborted) return;
       signal?.removeEventListener("abort", end);
       this.#broadcasts.delete(name);
-      this.#announce({ path: name, active: false, hops: broadcast.hops });
+      const { hops } = broadcast;
+      this.#announce({ path: name, active: false, hops }, hops);
       controller.abort(
         new MoqError("subscribe", "notFound", `The broadcast ${name} was withdrawn`),
       );
@@ -319,15 +325,16 @@ export class TrackMux {
       },
       reannounce: (newHops) => {
         if (controller.signal.aborted) return;
+        const previous = broadcast.hops;
         broadcast.hops = newHops;
-        this.#announce({ path: name, active: true, hops: newHops });
+        this.#announce({ path: name, active: true, hops: newHops }, previous);
       },
       end,
       [Symbol.dispose]: end,
     };
     this.#broadcasts.set(name, broadcast);
     signal?.addEventListener("abort", end, { once: true });
-    this.#announce({ path: name, active: true, hops });
+    this.#announce({ path: name, active: true, hops }, undefined);
     return broadcast;
   }
 
@@ -394,20 +401,27 @@ export class TrackMux {
    * Watches the broadcasts below a prefix, from now on.
    *
    * @param prefix The prefix; `/` for all.
-   * @param listener Called synchronously with each start and end of a broadcast. MUST NOT throw.
+   * @param listener Called synchronously with each start and end of a broadcast, and with the hops
+   * of the broadcast before; `undefined` if it was not published. MUST NOT throw.
    * @returns A handle that stops watching when disposed.
    * @throws {TypeError} If the listener is not a function.
    */
-  watch(prefix: string, listener: (announcement: Announcement) => void): Disposable {
+  watch(
+    prefix: string,
+    listener: (
+      announcement: Announcement,
+      previousHops: readonly bigint[] | undefined,
+    ) => void,
+  ): Disposable {
     checkFunction("watch", "listener", listener);
     const watcher: Watcher = { prefix: broadcastPath(prefix), listener };
     this.#watchers.add(watcher);
     return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
   }
 
-  #announce(announcement: Announcement): void {
+  #announce(announcement: Announcement, previousHops: readonly bigint[] | undefined): void {
     for (const { prefix, listener } of this.#watchers) {
-      if (suffixOf(prefix, announcement.path) !== undefined) listener(announcement);
+      if (suffixOf(prefix, announcement.path) !== undefined) listener(announcement, previousHops);
     }
   }
 }

@@ -52,6 +52,12 @@ export interface TrackWriterLink {
   codeOf(scope: "group" | "subscribe", reason: MoqErrorName): number;
   /** Creates the error of a stream that the subscriber ended. */
   errorOf(error: unknown): unknown;
+  /**
+   * Called with the number of groups that the connection holds, after each change.
+   *
+   * @returns The reason if there is no room for so many.
+   */
+  weigh(groups: number): MoqErrorName | undefined;
   /** Closes the subscriber's session: the only way to free its memory on some transports. */
   closeSession(message: string): void;
 }
@@ -262,7 +268,12 @@ export class TrackWriter implements AsyncDisposable {
 
   readonly #groupOptions: GroupWriterOptions;
   readonly #link: TrackWriterLink;
-  readonly #controller = new AbortController();
+  /** Created once it is needed: most subscriptions never need it. */
+  #controller: AbortController | undefined = undefined;
+  #endReason: unknown = undefined;
+  #isEnded = false;
+  readonly #onEnd: (() => void)[] = [];
+  #onUpdate: (() => void) | undefined = undefined;
   readonly #groups = new LinkedList<GroupWriter>();
   readonly #fields: LatestValue<SubscribeFields>;
   readonly #limit: GroupLimit;
@@ -270,6 +281,8 @@ export class TrackWriter implements AsyncDisposable {
   #first: number | undefined = undefined;
   #state: "open" | "closing" | "over" = "open";
   #isAccepted = false;
+  /** Groups that the connection holds. */
+  #held = 0;
   #closing: Promise<void> | undefined = undefined;
 
   /** Called by a session. */
@@ -300,6 +313,7 @@ export class TrackWriter implements AsyncDisposable {
       codeOf: (reason) => link.codeOf("group", reason),
       onClosing: () => this.#limit.closing(),
       onEnd: (group, error) => this.#groupEnded(group, error),
+      onReleased: () => void link.weigh(--this.#held),
     };
   }
 
@@ -313,7 +327,40 @@ export class TrackWriter implements AsyncDisposable {
    * reason.
    */
   get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#isEnded) this.#controller.abort(this.#endReason);
+    }
     return this.#controller.signal;
+  }
+
+  /**
+   * True once `signal` is aborted.
+   *
+   * @ignore
+   */
+  get isEnded(): boolean {
+    return this.#isEnded;
+  }
+
+  /**
+   * Calls back when `signal` aborts, or immediately. It takes less memory than a listener.
+   *
+   * @ignore
+   */
+  whenEnded(callback: () => void): void {
+    if (this.#isEnded) callback();
+    else this.#onEnd.push(callback);
+  }
+
+  /**
+   * Calls back after each update of the subscription. There is one callback, which takes less
+   * memory than a loop over `updated`.
+   *
+   * @ignore
+   */
+  whenUpdated(callback: () => void): void {
+    this.#onUpdate = callback;
   }
 
   /**
@@ -496,6 +543,7 @@ export class TrackWriter implements AsyncDisposable {
     this.#fields.set(fields);
     for (const group of this.#groups.toArray()) group.sendOrder = this.#sendOrderOf(group);
     this.#closeAtLast();
+    if (!this.#isEnded) this.#onUpdate?.();
   }
 
   /**
@@ -522,8 +570,14 @@ export class TrackWriter implements AsyncDisposable {
       );
     }
     this.#checkRange(sequence);
-    this.#next = Math.max(this.#next, sequence + 1);
     const link = this.#link;
+    const rejection = link.weigh(this.#held + 1);
+    if (rejection !== undefined) {
+      link.weigh(this.#held);
+      const message = `Cannot open group ${sequence}: the subscriber has not received earlier ones`;
+      throw new MoqError("group", rejection, message);
+    }
+    this.#next = Math.max(this.#next, sequence + 1);
     if (this.#first === undefined) {
       this.#first = sequence;
       this.#isAccepted = true;
@@ -534,6 +588,7 @@ export class TrackWriter implements AsyncDisposable {
     const group = new GroupWriter(sequence, head, this.#groupOptions);
     group.isBehind = isBehind;
     this.#groups.add(group);
+    this.#held++;
     this.#limit.opening();
     link.open(this.#sendOrderOf(group)).then(
       (stream) => {
@@ -588,9 +643,11 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   #over(reason: unknown): void {
-    this.#controller.abort(
-      reason ?? new MoqError("subscribe", "cancelled", "The track was closed"),
-    );
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#endReason = reason ?? new MoqError("subscribe", "cancelled", "The track was closed");
+    this.#controller?.abort(this.#endReason);
+    for (const callback of this.#onEnd.splice(0)) callback();
     this.#fields.end();
     this.#limit.wakeAll();
   }

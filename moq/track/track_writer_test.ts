@@ -58,6 +58,7 @@ function hand(fields: Partial<SubscribeFields> = {}) {
       codeOf: (_, reason) => reason as unknown as number,
       errorOf: (error) => error,
       session: { side: "server", share: undefined, address: undefined },
+      weigh: () => undefined,
       closeSession: (message) => void did.push(message),
     },
     { path: "/a", name: "b", id: 0, params: {} },

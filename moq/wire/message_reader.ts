@@ -33,6 +33,9 @@ export class MessageReader {
   #isOver = false;
   /** True if the caller holds a part of the last read, so that its memory cannot be reused. */
   #isShared = true;
+  /** True once no more bytes can arrive: the stream has ended or failed, or reading was stopped. */
+  #isDone = false;
+  #onDone: (() => void) | undefined = undefined;
 
   /**
    * Starts at the beginning of a stream.
@@ -65,7 +68,29 @@ export class MessageReader {
       this.#held = NOTHING;
       this.#at = 0;
     }
-    return this.#stream.read(used).then((bytes) => this.#hold(bytes));
+    return this.#stream.read(used).then((bytes) => this.#hold(bytes), (error) => {
+      this.#done();
+      throw error;
+    });
+  }
+
+  /**
+   * Waits until a message has begun. A reader that waits a long time takes less memory here than in
+   * `message()`.
+   *
+   * @returns False at the end of the stream.
+   */
+  begun(): Promise<boolean> {
+    return this.held > 0 ? Promise.resolve(true) : this.more();
+  }
+
+  /**
+   * Calls back once no more bytes can arrive, because the end or an error of the stream was read,
+   * or reading was stopped. It may call back immediately.
+   */
+  whenDone(callback: () => void): void {
+    if (this.#isDone) callback();
+    else this.#onDone = callback;
   }
 
   /** Reads a varint if it has arrived completely. */
@@ -175,6 +200,7 @@ export class MessageReader {
   #hold(bytes: Uint8Array | null): boolean {
     if (bytes === null) {
       this.#isOver = true;
+      this.#done();
       return false;
     }
     if (this.held === 0) {
@@ -192,6 +218,13 @@ export class MessageReader {
 
   cancel(reason?: unknown): void {
     this.#stream.cancel(reason);
+    this.#done();
+  }
+
+  #done(): void {
+    this.#isDone = true;
+    this.#onDone?.();
+    this.#onDone = undefined;
   }
 }
 

@@ -172,7 +172,7 @@ export class ResumableResponse {
    * as a reply may take.
    */
   async #askAgain<T>(ask: () => Promise<T>, error: unknown): Promise<T> {
-    let pauseMs = pauseAfter(error);
+    let pauseMs = pauseAfter(error, true);
     const { runtime, requestTimeoutMs } = this.#settings!;
     const { line, signal, itemTimeoutMs = requestTimeoutMs } = this.#options;
     const backoff = new Backoff(runtime, PAUSES);
@@ -196,8 +196,7 @@ export class ResumableResponse {
           return await ask();
         } catch (again) {
           error = again;
-          pauseMs = pauseAfter(again);
-          if (isOwnShare(again) && !line.reading) throw again;
+          pauseMs = pauseAfter(again, !!line.reading);
         }
       }
     } finally {
@@ -227,17 +226,12 @@ export class ResumableResponse {
 /**
  * Returns how long a request waits after a rejection, in milliseconds.
  *
+ * @param isOwnAwaited True if the request waits for the responses that use the user's share.
  * @throws The error, if it is final.
  */
-function pauseAfter(error: unknown): number {
-  if (isOwnShare(error)) return OWN_PAUSE_MS;
-  const { code, retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
-  if (code !== "too-many" || retryAfterMs === 0) throw error;
-  return boundRetryAfter(retryAfterMs);
-}
-
-/** True if the running responses of the same user use the user's share. */
-function isOwnShare(error: unknown): boolean {
+function pauseAfter(error: unknown, isOwnAwaited: boolean): number {
   const { code, level, retryAfterMs } = error instanceof RequestError ? error.failure : {};
-  return code === "too-many" && level === "user" && !retryAfterMs;
+  const pauseMs = retryAfterMs || (isOwnAwaited && level === "user" ? OWN_PAUSE_MS : 0);
+  if (code !== "too-many" || !pauseMs) throw error;
+  return boundRetryAfter(pauseMs);
 }
