@@ -5,6 +5,7 @@ import { z } from "zod";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import {
   type Broker,
+  connect,
   createServer,
   defineContract,
   guest,
@@ -20,13 +21,18 @@ import {
   liveState,
 } from "../streams/mod.ts";
 import { FaultyStore, loseReply, pass } from "./faulty_broker.ts";
+import { MutatingPeer } from "./peers/mutating_peer.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
 const contract = defineContract({
   state: {
     "hall:{id}": {
-      collections: { seats: z.string(), coins: z.number().int().min(0) },
+      collections: {
+        seats: z.string(),
+        coins: z.number().int().min(0),
+        cursors: { schema: z.string(), ephemeral: true },
+      },
       mutations: {
         claimSeat: z.object({ seat: z.string(), note: z.string().default("none") }),
         move: { input: z.object({ from: z.string(), to: z.string() }) },
@@ -536,4 +542,130 @@ Deno.test("The keys of a caller are bounded, and none is forgotten in its first 
   assert(await isKnown(count - 1));
   await time.tickAsync(86_400_001);
   assertEquals((await claim(1)).code, "taken");
+});
+
+Deno.test("Clients have no way around the mutations of a state whose contract says so", async () => {
+  await using hall = await open({
+    streams: { authorize: () => ({ close: true }) },
+    serve: { authorize: () => true, tokens: { inMessage: true } },
+  });
+  const { origin, states } = hall;
+  await using source = await states.open("open:1", { initial: { rows: { a: "x" } } });
+  await using peer = await MutatingPeer.connect(hall.server, "ann");
+  const change = (operation = "upsert", more: object = {}) => ({
+    type: "coins",
+    key: "a",
+    ...(operation !== "delete" && operation !== "check" && { value: 1_000 }),
+    headers: { operation, txid: "t", ...more },
+  });
+  const session = async (writes: unknown) => {
+    const [result] = await peer.publish({ writes }, "hall:1");
+    const { error } = result as { error?: { code: string; message: string } };
+    return [error?.code, error?.message];
+  };
+  const http = async (
+    method: string,
+    { id = "hall:1", body, headers }: { id?: string; body?: unknown; headers?: HeadersInit } = {},
+  ) => {
+    const response = await fetch(`${origin}streams/${id}`, {
+      method,
+      body: body === undefined ? null : JSON.stringify(body),
+      headers: { "content-type": "application/json", ...headers },
+    });
+    const { code, detail } = JSON.parse(await response.text() || "{}");
+    return [code, detail, response.status];
+  };
+  const producer = { "producer-id": "p", "producer-epoch": "0", "producer-seq": "0" };
+  const keyed = { "stream-keyed": "true" };
+  const from = { "stream-forked-from": `/streams/${source.id}` };
+  const ways: Record<string, unknown[]> = {
+    "session: set": await session([[change()]]),
+    "session: update": await session([[change("update", { expect: 1 })]]),
+    "session: deletion": await session([[change("delete")]]),
+    "session: expiry": await session([[change("upsert", { ttl: 1 })]]),
+    "session: condition": await session([[change("check", { expect: 1 })]]),
+    "HTTP: append": await http("POST", { body: [change()] }),
+    "HTTP: deletion": await http("POST", { body: change("delete") }),
+    "HTTP: expiry": await http("POST", { body: change("upsert", { ttl: 1 }) }),
+    "HTTP: condition": await http("POST", { body: change("check", { expect: 1 }) }),
+    "HTTP: producer": await http("POST", { body: change(), headers: producer }),
+    "HTTP: sequence": await http("POST", { body: change(), headers: { "stream-seq": "1" } }),
+    "HTTP: with the end": await http("POST", {
+      body: change(),
+      headers: { "stream-closed": "true" },
+    }),
+    "PUT: new state": await http("PUT", { id: "hall:2", headers: keyed }),
+    "PUT: present state": await http("PUT", { headers: keyed }),
+    "PUT: body": await http("PUT", { id: "hall:2", body: [change()], headers: keyed }),
+    "PUT: other stream": await http("PUT", { id: "hall:2", body: [change()] }),
+    "PUT: expiry": await http("PUT", { id: "hall:2", headers: { ...keyed, "stream-ttl": "1" } }),
+    "PUT: end": await http("PUT", { id: "hall:2", headers: { ...keyed, "stream-closed": "true" } }),
+    fork: await http("PUT", { id: "hall:2", headers: from }),
+    "keyed fork": await http("PUT", { id: "hall:2", headers: { ...keyed, ...from } }),
+  };
+  for (const [way, [code, message, status = 403]] of Object.entries(ways)) {
+    assertEquals([code, status], ["forbidden", 403], way);
+    assertStringIncludes(`${message}`, 'by its mutations only (writes: "mutations")', way);
+  }
+  assertEquals(await coinsOf(hall), [100, undefined]);
+  await using other = await states.open("hall:2");
+  assertEquals(other.version, 0);
+
+  // Ephemeral rows and the server's own writes stay.
+  await using client = connect(hall.server.url, { contract });
+  using shown = await client.state("hall:1");
+  await shown.ready;
+  await shown.collection("cursors").set("ann", "here");
+  await until(() => hall.hall.collection("cursors").get("ann") === "here");
+  assertEquals(await hall.hall.collection("coins").set("b", 1), 2);
+});
+
+Deno.test("A change over HTTP may depend on rows that it only checks", async () => {
+  const decided: unknown[] = [];
+  await using hall = await open({
+    streams: { authorize: ({ user, action }) => action !== "read" || user === "ann" },
+    serve: {
+      authorizeChange: ({ collection, key, action }) => {
+        decided.push([action, collection, key]);
+        return true;
+      },
+    },
+  });
+  await using state = await hall.states.open("open:1", { initial: { rows: { a: "x", b: "y" } } });
+  const check = (key: string, conditions: object) => ({
+    type: "rows",
+    key,
+    headers: { operation: "check", ...conditions },
+  });
+  const set = { type: "rows", key: "c", value: "z", headers: { operation: "upsert" } };
+  const append = async (changes: unknown, user = "ann") => {
+    const reply = await hall.ask("streams/open:1", changes, { user });
+    const { code, row } = reply.body as { code?: string; row?: unknown };
+    return code === undefined ? [reply.status, state.version] : [reply.status, code, row];
+  };
+  const b = { type: "rows", key: "b", version: 1 };
+  const change = { type: "rows", key: "b", value: "y" };
+  assertEquals(await append([check("a", { expect: 1 }), check("b", { since: 1 }), set]), [204, 2]);
+  assertEquals(await append([check("d", { expect: 0 }), set]), [204, 3]);
+  // A condition alone changes nothing, and needs no value.
+  assertEquals(await append(check("a", { expect: 1 })), [204, 3]);
+  const [status, code, row] = await append([check("b", { expect: 2 }), set]);
+  assertEquals([status, code], [409, "conflict"]);
+  const { change: shown, ...rest } = row as { change: Record<string, unknown> };
+  const { headers: _, ...value } = shown;
+  assertEquals([rest, value], [b, change]);
+  assertEquals(await append([check("b", { since: 0 }), set], "bob"), [409, "conflict", b]);
+  assertEquals(await append([check("d", { since: 0, expect: 1 }), set], "bob"), [
+    409,
+    "conflict",
+    { type: "rows", key: "d", version: 0, since: 3 },
+  ]);
+  assertEquals(await append({ ...check("a", {}), headers: { operation: "checks" } }), [
+    400,
+    "bad-change",
+    undefined,
+  ]);
+  assertEquals(state.version, 3);
+  // Once for each change, and not for conditions.
+  assertEquals(decided, Array(5).fill(["set", "rows", "c"]));
 });

@@ -384,6 +384,8 @@ export class StreamRequests {
     { isKeyed, isFork }: { readonly isKeyed: boolean; readonly isFork: boolean },
   ): void {
     const { changes } = this.#parts;
+    // Its first rows would be missing, and its expiry would delete all rows.
+    changes?.checkOpen(id);
     if (isKeyed && isFork && changes?.guards(id)) {
       throw new Problem(403, {
         code: "forbidden",

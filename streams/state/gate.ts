@@ -128,6 +128,19 @@ export class ChangeGate {
   }
 
   /**
+   * Checks that clients may write rows of a state.
+   *
+   * @throws {RequestError} With the code `forbidden` if they change it by its mutations only.
+   */
+  checkOpen(id: string): void {
+    if (this.#router?.match(id)?.writes !== "mutations") return;
+    throw new RequestError(
+      "forbidden",
+      `Cannot write state: clients change "${id}" by its mutations only (writes: "mutations")`,
+    );
+  }
+
+  /**
    * Fits the rows of another state into the contract, for the fork of a server.
    *
    * @param id The id of the new state.
@@ -271,7 +284,7 @@ export class ChangeGate {
     { source, append: appendNow, isNumbered = false, time = this.times.of() }: GatedAppend,
   ): Promise<GatedResult> {
     const { session } = source;
-    if (this.#router?.match(id)?.writes === "mutations") throw onlyMutations(id);
+    this.checkOpen(id);
     const all = await this.check(id, changes, { session, time });
     const conditions = all.filter(isCondition);
     const checked = conditions.length === 0 ? all : all.filter((change) => !isCondition(change));
@@ -462,14 +475,6 @@ export function otherVersion(id: string): RequestError {
     "unavailable",
     `Cannot write state: the rows of "${id}" have another version than the server's contract`,
     { retryAfterMs: RETRY_MS },
-  );
-}
-
-/** The error for changes of a client in a state that clients change by mutations only. */
-function onlyMutations(id: string): RequestError {
-  return new RequestError(
-    "forbidden",
-    `Cannot write state: clients change "${id}" by its mutations only (writes: "mutations")`,
   );
 }
 
