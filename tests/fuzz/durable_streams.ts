@@ -1,12 +1,14 @@
 /**
- * Sends arbitrary requests to durable streams over HTTP, and arbitrary bodies to the reader of
- * changes.
+ * Sends arbitrary requests to durable streams over HTTP, arbitrary bodies to the reader of changes,
+ * and arbitrary calls of mutations.
  *
  * @module
  */
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
-import { createServer } from "../../mod.ts";
+import { z } from "zod";
+import { createServer, defineContract, RequestError } from "../../mod.ts";
 import { Problem } from "../../server/http/problem.ts";
+import { defineMutations } from "../../session/mutations/mod.ts";
 import { readRowName } from "../../session/wire/rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { readChanges } from "../../streams/http/changes.ts";
@@ -18,6 +20,7 @@ import {
   withValue,
   withVersion,
 } from "../../streams/logs/change_message.ts";
+import { liveState } from "../../streams/mod.ts";
 import { captureConsole } from "../console_lines.ts";
 import type { Random } from "../random.ts";
 import { streamFeatures } from "../stream_features.ts";
@@ -289,5 +292,154 @@ export function fuzzChanges(random: Random, rounds: number): void {
         assert(utf8Length(versioned) <= bytes + MAX_VERSION_BYTES);
       }
     }
+  }
+}
+
+const BANK = defineContract({
+  state: {
+    "bank:{id}": {
+      collections: { coins: z.number().int().min(0) },
+      mutations: {
+        move: z.object({ from: z.string(), to: z.string(), coins: z.number().int().min(1) }),
+        count: z.unknown(),
+      },
+      writes: "mutations",
+    },
+  },
+});
+
+/** The row with the number of mutations. */
+const MADE = "$made";
+
+const mutations = defineMutations(BANK, {
+  async move(tx, { from, to, coins }) {
+    if (from === MADE || to === MADE) throw new RequestError("reserved", "Choose another row");
+    const present = await tx.get("coins", from) ?? 0;
+    if (present < coins) throw new RequestError("poor", "Too few coins");
+    await tx.set("coins", from, present - coins);
+    await tx.set("coins", to, (await tx.get("coins", to) ?? 0) + coins);
+    await tx.set("coins", MADE, (await tx.get("coins", MADE) ?? 0) + 1);
+  },
+  async count(tx) {
+    await tx.set("coins", MADE, (await tx.get("coins", MADE) ?? 0) + 1);
+  },
+});
+
+const CALLED = ["move", "move", "move", "count", "constructor", "", "mo%76e", "move&name=count"];
+
+const INPUTS = [
+  '{"from":"a","to":"b","coins":1}',
+  '{"from":"b","to":"a","coins":2}',
+  '{"from":"a","to":"a","coins":1}',
+  '{"from":"a","to":"\\ud800","coins":1}',
+  '{"from":"","to":"b","coins":9007199254740993,"__proto__":{"coins":1}}',
+  "null",
+  `${"[".repeat(3_000)}${"]".repeat(3_000)}`,
+].map((text) => new TextEncoder().encode(text));
+
+const CALL_HEADERS: readonly (readonly [name: string, values: readonly string[]])[] = [
+  ["content-type", ["text/plain", "application/x+json", "application/json; charset=x"]],
+  ["content-length", ["5", "99999999", "x"]],
+  ["content-encoding", ["gzip"]],
+  ["origin", ["http://localhost", "https://evil.example", "null"]],
+  ["producer-id", ["p"]],
+  ["stream-closed", ["true"]],
+];
+
+const CALL_KEYS = ["a", "b", "c", "d e", "é", "x".repeat(256)];
+
+/** Statuses that a correct server may respond with to a call. */
+const CALL_STATUSES: ReadonlySet<number> = new Set([
+  200,
+  400,
+  401,
+  403,
+  404,
+  409,
+  413,
+  415,
+  422,
+  500,
+]);
+
+/**
+ * Sends calls of mutations. No coin is lost, and each call that succeeds is made once, except for a
+ * repeated one.
+ *
+ * @param random Source of the random choices.
+ * @param rounds Number of requests.
+ */
+export async function fuzzMutations(random: Random, rounds: number): Promise<void> {
+  using console = captureConsole();
+  const states = liveState(BANK, { mutations });
+  const streams = {
+    path: "/streams",
+    authorize: () => random.below(16) > 0,
+    maxAppendBytes: 16_384,
+  };
+  await using server = createServer<string, typeof BANK>({
+    contract: BANK,
+    authenticate: ({ token }) => token ?? "nobody",
+    features: streamFeatures(streams, undefined, states),
+    rates: { perSession: { publications: { perSecond: Infinity } } },
+    onError: (error) => assert(error instanceof RangeError, `${error}`),
+  });
+  await using bank = await states.open("bank:1", { initial: { coins: { a: 100, b: 100 } } });
+  let made = 0;
+  const ask = async () => {
+    const request = anyCall(random);
+    if (request === undefined) return;
+    const response = await server.fetch(request);
+    const { status, headers } = response;
+    const text = await response.text();
+    const what = `${status} for ${request.url}: ${text.slice(0, 200)}`;
+    assert(CALL_STATUSES.has(status), what);
+    const body = JSON.parse(text);
+    if (status !== 200) {
+      assertEquals([body.status, body.type], [status, `urn:skein:problem:${body.code}`], what);
+      return;
+    }
+    assert(Number.isSafeInteger(body.version), what);
+    if (!headers.has("idempotency-replayed")) made++;
+  };
+  for (let i = 0; i < rounds; i += 4) {
+    await Promise.all(Array.from({ length: Math.min(4, rounds - i) }, ask));
+  }
+  await bank.transaction(async (tx) => void await tx.get("coins", MADE));
+  const coins = new Map(bank.collection("coins"));
+  assertEquals(coins.get(MADE) ?? 0, made);
+  assert(made > 0 || rounds < 100);
+  coins.delete(MADE);
+  assertEquals(coins.values().reduce((sum, count) => sum + count, 0), 200);
+  assertEquals(server.httpStats["durableStreams"]?.active, 0);
+  assertEquals(console.lines, []);
+}
+
+function anyCall(random: Random): Request | undefined {
+  const headers: [string, string][] = [];
+  for (const [name, values] of CALL_HEADERS) {
+    if (random.below(24) > 0) continue;
+    headers.push([name, random.below(4) === 0 ? mutateText(random, values) : random.pick(values)]);
+  }
+  if (random.below(4) === 0) headers.push(["idempotency-key", random.pick(CALL_KEYS)]);
+  if (random.below(2) === 0) headers.push(["authorization", `Bearer ${random.below(2)}`]);
+  if (!headers.some(([name]) => name === "content-type") && random.below(32) > 0) {
+    headers.push(["content-type", "application/json"]);
+  }
+  const body = random.below(16) === 0
+    ? new TextEncoder().encode(JSON.stringify(anyJson(random) ?? null))
+    : random.below(4) === 0
+    ? mutateBytes(random, INPUTS)
+    : random.pick(INPUTS);
+  const id = random.below(16) === 0 ? random.pick(["log", "bank:%ff", "$skein:bank:1"]) : "bank:1";
+  const name = random.below(16) === 0 ? mutateText(random, CALLED) : random.pick(CALLED);
+  try {
+    return new Request(`http://localhost/streams/${id}?action=mutate&name=${name}`, {
+      method: "POST",
+      headers,
+      body: body.slice(),
+    });
+  } catch {
+    return undefined;
   }
 }

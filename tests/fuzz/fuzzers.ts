@@ -5,7 +5,7 @@
  */
 import { Random } from "../random.ts";
 import { fuzzClient } from "./client.ts";
-import { fuzzChanges, fuzzDurableStreams } from "./durable_streams.ts";
+import { fuzzChanges, fuzzDurableStreams, fuzzMutations } from "./durable_streams.ts";
 import {
   fuzzBinaryMessages,
   fuzzCloseInfo,
@@ -82,6 +82,7 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "changes", weight: 3, run: fuzzChanges },
   { name: "durable streams", weight: 4, run: fuzzDurableStreams },
   { name: "states", weight: 4, run: fuzzStates },
+  { name: "mutations", weight: 2, run: fuzzMutations },
 ];
 
 /** The number of inputs that share a seed. A finding is reproduced within this number of inputs. */
