@@ -137,8 +137,9 @@ export interface DurableStreamsOptions {
    */
   readonly maxReadersPerUser?: number | undefined;
   /**
-   * Maximum number of concurrent requests, not including waiting readers. Further requests are
-   * rejected with 429.
+   * Maximum number of concurrent requests, not including waiting readers. As many mutations may wait
+   * for their input and for `authorize`, because both are needed to decide about them. Further
+   * requests are rejected with 429.
    *
    * @default {1024}
    */

@@ -425,6 +425,7 @@ export const QUOTAS: readonly string[] = [
   "states.mutations",
   "states.ephemeral",
   "durableStreams.requests",
+  "durableStreams.mutations",
   "api.requests",
   "calls.http",
   "unreadStreams",

@@ -74,6 +74,12 @@ import {
 } from "../streams/state/ephemeral_rows.ts";
 import { KEEP_MS, MAX_KEPT_BYTES } from "../streams/state/kept_rows.ts";
 import { MAX_FAILURES, MAX_MIGRATIONS, PIECE } from "../streams/state/migrations.ts";
+import {
+  CALLER_SLOTS,
+  GUEST_KEY_SLOTS,
+  MAX_KEYS,
+  MIN_KEY_MS,
+} from "../streams/state/mutation_keys.ts";
 import { GUEST_SLOTS, MARK_MS, USER_SLOTS } from "../streams/state/mutation_marks.ts";
 import { MAX_WAITING as MAX_WAITING_UPDATES } from "../streams/state/row_queue.ts";
 import { serve } from "../server.ts";
@@ -197,6 +203,11 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   "durableStreams.maxRequests": {
     table: "streams",
     name: "`maxRequests` of `durableStreams`: concurrent writes",
+    full: "429",
+  },
+  "durableStreams.mutations": {
+    table: "streams",
+    name: "mutations over HTTP whose input arrives, or whose right is not known yet",
     full: "429",
   },
   "api.requests": { table: "streams", name: "`api.maxRequests`: concurrent requests", full: "429" },
@@ -361,7 +372,10 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
       const request = new Request(`http://localhost${path}`, { headers });
       await (await server.fetch(request)).body?.cancel();
     }
-    // So does the first mutation.
+    // So does the first mutation, over HTTP and over a session.
+    const url = "http://localhost/streams/a?action=mutate&name=nothing";
+    const called = await server.fetch(new Request(url, { method: "POST" }));
+    await called.body?.cancel();
     await using caller = await Caller.dial(server, { from: "" });
     const numbers = { client: "abcdefgh", n: 1, since: 0 };
     await caller.ask({
@@ -542,6 +556,15 @@ function serverBounds(): Bound[] {
       name: "clients whose last mutation a state remembers: of a user; of all guests; for how long",
       max: `${count(USER_SLOTS)}; ${count(GUEST_SLOTS)}; ${ms(MARK_MS)}`,
       full: "an older one is forgotten: a mutation that is sent again then rejects with `unknown`",
+    },
+    {
+      table: "streams",
+      name:
+        "keys of mutations over HTTP that a state remembers: of a caller; of guests; for how long",
+      max: `${count(CALLER_SLOTS * MAX_KEYS)}; ${count(GUEST_KEY_SLOTS * MAX_KEYS)}; ${
+        ms(MARK_MS)
+      }`,
+      full: `the oldest is forgotten early, but after ${ms(MIN_KEY_MS)} at least; until then, 429`,
     },
     {
       table: "streams",

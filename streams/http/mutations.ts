@@ -19,7 +19,7 @@ const MAX_PER_ADDRESS = 64;
 const KEY = /^[\x21-\x7e]{1,255}$/;
 
 /** The mutations of a server's states. */
-export type HttpMutationStates = Pick<StreamParts, "checkMutation" | "makeMutation">;
+export type HttpMutationStates = Pick<StreamParts, "checkMutation" | "makeMutation" | "mutations">;
 
 /** Parts of {@linkcode HttpMutations}. */
 export interface HttpMutationsParts {
@@ -124,6 +124,7 @@ export class HttpMutations {
   }> {
     const { maxBodyBytes, states } = this.#parts;
     if (states === undefined) throw noMutations();
+    await states.mutations();
     using _slot = this.#undecided.take(account);
     const body = await readBody(maxBodyBytes);
     const received = jsonOf(request, body);

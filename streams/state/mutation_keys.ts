@@ -7,10 +7,10 @@ import type { RowChange } from "../logs/log.ts";
 import { hashOf, type Mark, MARK_MS } from "./mutation_marks.ts";
 
 /** Number of rows with the keys of one caller in a state. */
-const CALLER_SLOTS = 64;
+export const CALLER_SLOTS = 64;
 
 /** The same for all guests, who share their keys: a guest may change its network. */
-const GUEST_SLOTS = 1_024;
+export const GUEST_KEY_SLOTS = 1_024;
 
 /** Maximum number of keys in a row, so that it stays small: about 3 KiB. */
 export const MAX_KEYS = 100;
@@ -61,7 +61,7 @@ export class KeyMark implements Mark {
     this.#runtime = runtime;
     this.#name = key.slice(0, NAME_LENGTH);
     this.#print = request.slice(0, PRINT_LENGTH);
-    const slot = hashOf(this.#name) % (caller === undefined ? GUEST_SLOTS : CALLER_SLOTS);
+    const slot = hashOf(this.#name) % (caller === undefined ? GUEST_KEY_SLOTS : CALLER_SLOTS);
     this.#key = `${caller ?? ""}/${slot}`;
     this.row = rowName(MUTATIONS, this.#key);
   }
