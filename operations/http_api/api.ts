@@ -19,6 +19,7 @@ import { membersOf, missingSince } from "./history_pages.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
 import { jsonOf } from "../../server/http/body.ts";
+import { SharedMutations } from "../../server/http/described_mutations.ts";
 import { methodNotAllowed, pointerOf, Problem } from "../../server/http/problem.ts";
 import type { UnreadResponse } from "../../server/http/unread.ts";
 import { TopicEvents } from "./topic_events.ts";
@@ -72,6 +73,8 @@ export interface ApiParts extends HttpGuardParts {
   /** Time limit of an asynchronous schema, in milliseconds. */
   readonly requestTimeoutMs: number;
   readonly health: () => ServerHealth | Promise<ServerHealth>;
+  /** The mutations that other features serve over HTTP. */
+  readonly mutations: SharedMutations;
   /** Origins whose pages may use the API. */
   readonly origins: OriginRules;
 }
@@ -144,6 +147,7 @@ export function httpApi(options: ApiOptions): Feature {
         manager,
         nodes,
         contract,
+        mutations: host.share(SharedMutations, () => new SharedMutations()),
         maxMessageBytes,
         requestTimeoutMs,
         health: () => host.health(),
@@ -174,11 +178,12 @@ export function httpApi(options: ApiOptions): Feature {
 export class Api {
   readonly #parts: ApiParts;
   readonly #guard: HttpGuard<ApiAction>;
+  readonly #path: string;
   readonly #maxBodyBytes: number;
   readonly #maxPublications: number;
   readonly #keys: IdempotencyKeys;
   readonly #router: ContractRouter | undefined;
-  readonly #document: Readonly<Record<string, unknown>>;
+  #document: Readonly<Record<string, unknown>> | undefined;
   readonly #events: TopicEvents;
   readonly #handlers: { readonly [K in RespondingName]: Handler<K> } = {
     publish: async ({ id: topic, body, ...call }) =>
@@ -210,7 +215,7 @@ export class Api {
     history: ({ id: topic, query }) => this.#history(topic, query),
     health: () => this.#parts.health(),
     stats: () => this.#stats(),
-    describe: () => this.#document as ReplyOf<"describe">,
+    describe: () => this.#describe() as ReplyOf<"describe">,
   };
 
   constructor(settings: ApiSettings, parts: ApiParts) {
@@ -247,7 +252,7 @@ export class Api {
       windowMs: limits.idempotencyWindowMs,
     });
     this.#router = contract && compileContract(contract, "client");
-    this.#document = openApi(path);
+    this.#path = path;
   }
 
   /** Counters of requests. */
@@ -428,6 +433,11 @@ export class Api {
     }
     const newest = publications.at(-1)?.offset ?? page.head;
     return { epoch: page.epoch, head: page.head, hasMore: newest < page.head, publications };
+  }
+
+  /** The document, which has the mutations of all features once they have been mounted. */
+  #describe(): Readonly<Record<string, unknown>> {
+    return this.#document ??= openApi(this.#path, this.#parts.mutations.described);
   }
 
   #stats(): ReplyOf<"stats"> {

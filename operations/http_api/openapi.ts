@@ -8,6 +8,8 @@ import {
   ProblemDetails,
   SCHEMAS,
 } from "./api_operations.ts";
+import { mutationPaths } from "./mutation_paths.ts";
+import type { DescribedMutations } from "../../server/http/described_mutations.ts";
 import { PROBLEM_TYPE } from "../../server/http/problem.ts";
 
 /** Version of the API, by semantic versioning. */
@@ -37,9 +39,11 @@ type Json = Readonly<Record<string, unknown>>;
 /**
  * Generates the document.
  *
+ * @param path Path of the API.
+ * @param mutations The mutations that the server serves over HTTP.
  * @returns An OpenAPI 3.1 document.
  */
-export function openApi(path: string): Json {
+export function openApi(path: string, mutations: readonly DescribedMutations[] = []): Json {
   const { schemas } = z.toJSONSchema(SCHEMAS, { uri: refTo, io: "input" });
   const components = Object.fromEntries(
     Object.entries(schemas).map(([name, schema]) => [name, bare(schema)]),
@@ -57,7 +61,7 @@ export function openApi(path: string): Json {
       description: "Publish, send, disconnect and look up, for backends in any language.",
     },
     servers: [{ url: path }],
-    paths,
+    paths: { ...mutationPaths(mutations, schemaOf(ProblemDetails)), ...paths },
     components: { responses: problemResponses(), schemas: components },
   };
 }
