@@ -14,6 +14,7 @@ import { turns } from "../waiting.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { drawing, Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
+import { hall } from "./mutations.ts";
 import {
   checkBinary,
   checkClosed,
@@ -188,11 +189,21 @@ class Run {
       } else if (verb === "unsubscribe") {
         void this.#subscriptions.get(value as string)!.unsubscribe();
       } else if (verb === "state") {
-        const { id, onConflict } = value as { id: string; onConflict?: "mine" | "theirs" };
-        void this.#open(id, { onConflict: onConflict && (() => onConflict) });
+        const { id, onConflict, mutations } = value as {
+          id: string;
+          onConflict?: "mine" | "theirs";
+          mutations?: boolean;
+        };
+        void this.#open(id, {
+          onConflict: onConflict && (() => onConflict),
+          mutations: mutations ? hall("rows").mutations : undefined,
+        });
       } else if (verb === "write") {
         const [id, changes] = value as [string, readonly VectorChange[]];
         this.#settle("written", writeRows(this.#states.get(id)!, changes));
+      } else if (verb === "mutate") {
+        const [id, name, input] = value as [string, string, unknown];
+        this.#settle("written", this.#states.get(id)!.mutate[name]!(input));
       } else if (verb === "add") {
         const [id, collection, key, n] = value as [string, string, string, number];
         const rows = this.#states.get(id)!.collection<number>(collection);

@@ -40,7 +40,6 @@ export const UNSHOWN: Readonly<Record<string, string>> = {
   "15.5": "a fault of an engine: tests/long/session_wires_test.ts",
   "19.1": "nothing is sent",
   "24.7": "the envelopes of sections 9 and 10: tests/durable_sessions_test.ts",
-  "24.35": "needs functions in the client: tests/page_mutations_test.ts",
   "24.28": "the envelopes of a keyed stream that exists: tests/unwritten_states_test.ts",
   ...Object.fromEntries(
     ["24.9", "24.10", "24.11", "24.12", "24.13", "24.14"].map((rule) => [

@@ -31,6 +31,7 @@ LEFT_OUT = {
     "client_sizes: a client with its own bound sends bounds as its first envelope": "own bounds",
     "client_sizes: the client continues after an envelope larger than it accepts": "own bounds",
     "client_sizes: a slice of a record does not move the position, and is delivered once": "slices",
+    "client_mutations": "mutations",
     "client_state": "live state",
     "client_subscriptions: presence data is sent before the subscribe of the room, on each session":
         "data of presence",
