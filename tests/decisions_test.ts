@@ -10,6 +10,8 @@ import { MemoryBroker, type StandardSchema } from "../mod.ts";
 import { connect, dial, SessionClosedError } from "../client.ts";
 import { defineContract, serve, type Server } from "../mod.ts";
 import type { ServeOptions } from "../server.ts";
+import { defineMutations } from "../session/mutations/mod.ts";
+import { liveState } from "../streams/mod.ts";
 import { DURABLE_STREAMS } from "../streams/options.ts";
 import { jwt } from "../server/admission/jwt.ts";
 import { SERVE } from "../server/server_options.ts";
@@ -124,6 +126,43 @@ async function writeCursor(_server: Server<string>, page: Page): Promise<unknown
   const { data } = await page.ask({
     publish: "stream:board",
     data: { ephemeral: [["cursors", "1", 1]] },
+  });
+  const [{ error, version }] =
+    (data as { results: [{ error?: { code: string }; version: number }] })
+      .results;
+  return error?.code ?? version;
+}
+
+/** The options of a server with one mutation. */
+function mutating(
+  { input = z.unknown(), act, authorize = () => true }: {
+    readonly input?: StandardSchema;
+    readonly act?: () => void | Promise<void>;
+    readonly authorize?: () => boolean | Promise<boolean>;
+  },
+): ServeOptions<string> {
+  const contract = defineContract({
+    state: { board: { collections: { cards: z.number() }, mutations: { act: { input } } } },
+  });
+  const functions = defineMutations(contract, { act: (tx) => tx.set("cards", "1", 1) });
+  return {
+    contract,
+    features: streamFeatures(
+      { path: "/streams", authorize },
+      undefined,
+      liveState(contract, { mutations: functions }),
+    ),
+    authorize: () => true,
+    ...(act && { mutations: { act } }),
+  } as ServeOptions<string>;
+}
+
+/** Calls the mutation; returns the code of the failure, or the version. */
+async function mutate(_server: Server<string>, page: Page): Promise<unknown> {
+  const numbers = { client: "abcdefgh", n: 1, since: 0 };
+  const { data } = await page.ask({
+    publish: "stream:board",
+    data: { mutations: [["act", 1]], ...numbers },
   });
   const [{ error, version }] =
     (data as { results: [{ error?: { code: string }; version: number }] })
@@ -346,6 +385,35 @@ const CASES: readonly Case[] = [
     expected: [503, 200],
   },
   {
+    key: "mutations",
+    options: (hang) => mutating({ act: () => hang.decide(undefined) }),
+    ask: mutate,
+    expected: ["failed", 0],
+    issue: 'the mutation "act"',
+  },
+  {
+    key: "mutations",
+    of: "a mutation over HTTP",
+    options: (hang) => mutating({ act: () => hang.decide(undefined) }),
+    ask: (server) => statusOf(server, "/streams/board?action=mutate&name=act", json(1)),
+    expected: [500, 200],
+  },
+  {
+    key: "contract",
+    of: "the input of a mutation",
+    options: (hang) => mutating({ input: hang.schema }),
+    ask: mutate,
+    expected: ["failed", 1],
+    issue: 'the schema of "act"',
+  },
+  {
+    key: "contract",
+    of: "the input of a mutation over HTTP",
+    options: (hang) => mutating({ input: hang.schema }),
+    ask: (server) => statusOf(server, "/streams/board?action=mutate&name=act", json(1)),
+    expected: [500, 200],
+  },
+  {
     key: "api.authorize",
     options: (hang) => ({
       features: [httpApi({ path: "/api", authorize: () => hang.decide(true) })],
@@ -361,6 +429,13 @@ const CASES: readonly Case[] = [
     }),
     ask: (server) => statusOf(server, "/streams/none"),
     expected: [503, 404],
+  },
+  {
+    key: "durableStreams.authorize",
+    of: "a mutation",
+    options: (hang) => mutating({ authorize: () => hang.decide(true) }),
+    ask: (server) => statusOf(server, "/streams/board?action=mutate&name=act", json(1)),
+    expected: [503, 200],
   },
   {
     key: "inspector.authorize",
