@@ -20,6 +20,7 @@ const CHANGE_STATUS: Readonly<Record<string, number>> = {
 
 /** Status of a rejected mutation, by code; 409 for others, which its function has thrown. */
 const MUTATION_STATUS: Readonly<Record<string, number>> = {
+  damaged: 500,
   failed: 500,
   forbidden: 403,
   full: 413,
