@@ -4,7 +4,7 @@ import { StatusFeed } from "../../base/status_feed.ts";
 import { CloseCode, UnsupportedError } from "../../errors.ts";
 import type { Client } from "../client.ts";
 import type { ClientStatus } from "../client_options.ts";
-import type { ClientState } from "../state/state.ts";
+import type { ClientState, ClientStateOptions } from "../state/state.ts";
 import type { ClientPublishOptions } from "../client_options.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import { Rounds, type View } from "./cell.ts";
@@ -33,6 +33,8 @@ export interface HubOptions {
   readonly client?: Client | undefined;
   /** Creates the hub's own client, which connects once a promise settles. */
   readonly open: (connectAfter: Promise<void>) => Client;
+  /** Returns the options of a live state that opens. */
+  readonly stateOptions: () => ClientStateOptions;
   /** The runtime that provides the timers. */
   readonly runtime: Runtime;
   /** How long a topic stays subscribed after its last component unmounts, in milliseconds. */
@@ -232,7 +234,7 @@ export class Hub {
   #useState(id: string, listener: () => void): () => void {
     return this.#cells.use(
       stateKey(id),
-      () => new StateCell(this.rounds, this.client, id),
+      () => new StateCell(this.rounds, this.client, id, this.#options.stateOptions()),
       listener,
     );
   }

@@ -71,14 +71,17 @@ import type {
   ContractItem,
   ContractReply,
   ContractTopic,
+  IsUntyped,
   RoomData,
   TopicMessage,
 } from "../../session/contract.ts";
+import type { MutationCalls, Mutations } from "../../session/mutations/mutations.ts";
+import { compileStates } from "../../session/state_schemas.ts";
 import type { RequestStreamOptions, WaitOptions } from "../../session/types.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import type { StateTransaction, StateWriteOptions } from "../../session/state_types.ts";
 import type { HistoryOptions } from "../../session/wire/recovery.ts";
-import type { ClientState } from "../state/state.ts";
+import type { AnyMutationCalls, ClientState } from "../state/state.ts";
 import { errorOf, type View } from "./cell.ts";
 import { Hub } from "./hub.ts";
 import { NO_LINES, type PendingLine } from "./pending_lines.ts";
@@ -134,6 +137,11 @@ export interface SkeinProviderProps<C extends Contract = Contract> {
   readonly options?: Omit<ConnectOptions<C>, "connectAfter" | "contract" | "signal"> | undefined;
   /** A client to use in place of `url` and `options`. The provider does not close this client. */
   readonly client?: Client<C> | undefined;
+  /**
+   * The user whom mutations of live states see in the page, as `user` of `client.state()`. The server
+   * uses its own. A state that opens later uses the newest one.
+   */
+  readonly user?: string | undefined;
   /**
    * How long a topic or durable stream stays open after its last component unmounts, in
    * milliseconds. At most 16 of them stay open this way at a time. A room stays open for at most
@@ -307,11 +315,21 @@ export interface CollectionState<T = unknown> extends CollectionSnapshot<T> {
   ) => Promise<number>;
 }
 
-/** A live state, as `useLiveState` returns it. */
-export interface LiveState extends LiveStateSnapshot {
+/** The options of {@linkcode createHooks}. */
+export interface HooksOptions<C extends Contract = Contract> {
+  /** The functions of mutations, whose changes the page shows at once; see `client.state()`. */
+  readonly mutations?: Mutations<C> | undefined;
+}
+
+/**
+ * A live state, as `useLiveState` returns it.
+ *
+ * @typeParam M The calls of its mutations.
+ */
+export interface LiveState<M = AnyMutationCalls> extends LiveStateSnapshot {
   /**
-   * The error that ended the state, or the error of a rejected transaction of this component until
-   * its next one.
+   * The error that ended the state, or the error of a rejected transaction or mutation of this
+   * component until its next one.
    */
   readonly error: Error | undefined;
   /**
@@ -319,9 +337,14 @@ export interface LiveState extends LiveStateSnapshot {
    * effect, or none. You may ignore a rejection, because `error` holds the error.
    */
   readonly transaction: (
-    change: (transaction: StateTransaction) => void,
+    change: (transaction: StateTransaction) => void | Promise<void>,
     options?: Pick<StateWriteOptions, "signal">,
   ) => Promise<number>;
+  /**
+   * Calls the mutations that the contract of `createHooks` has for the state, by name. You may ignore
+   * a rejection, because `error` holds the error.
+   */
+  readonly mutate: M;
 }
 
 /**
@@ -436,14 +459,17 @@ export interface SkeinHooks<C extends Contract = Contract> {
   useCollection<T = unknown>(id: string | null, collection: string): CollectionState<T>;
   /**
    * Opens a live state while the component is mounted, to show its status or the number of waiting
-   * writes, and to change several rows at once. Read the rows with
+   * writes, to change several rows at once, and to call mutations. Read the rows with
    * {@linkcode SkeinHooks.useCollection}.
    *
+   * @typeParam Id The id.
    * @param id The state's id; `null` opens nothing.
-   * @returns The status, and the function that makes a transaction.
+   * @returns The status, and the functions that make a transaction or call a mutation.
    * @throws {TypeError} If the component is not inside a provider.
    */
-  useLiveState(id: string | null): LiveState;
+  useLiveState<Id extends string = string>(
+    id: Id | null,
+  ): LiveState<IsUntyped<C> extends true ? AnyMutationCalls : MutationCalls<C, Id>>;
 }
 
 const nothing = <S>(value: S): View<S> => ({ watch: () => () => {}, get: () => value });
@@ -498,7 +524,11 @@ class Provided {
   readonly #identity: unknown;
   #props: SkeinProviderProps;
 
-  constructor(props: SkeinProviderProps, contract: Contract | undefined) {
+  constructor(
+    props: SkeinProviderProps,
+    contract: Contract | undefined,
+    { mutations }: HooksOptions,
+  ) {
     const { client, options = {}, graceMs = GRACE_MS } = props;
     this.#props = props;
     this.#identity = identityOf(props);
@@ -506,6 +536,7 @@ class Provided {
       client,
       graceMs,
       runtime: options.runtime ?? platformRuntime(),
+      stateOptions: () => ({ mutations, user: this.#props.user }),
       open: (connectAfter) =>
         connect(this.#url, {
           ...options,
@@ -580,10 +611,15 @@ function identityOf({ client, url }: SkeinProviderProps): unknown {
  * @typeParam C The contract.
  * @param contract The contract. Without a contract, any topic is accepted, and the type of all data
  * is `unknown`.
+ * @param options The functions of mutations.
  * @returns The hooks.
  */
-export function createHooks<C extends Contract = Contract>(contract?: C): SkeinHooks<C> {
+export function createHooks<C extends Contract = Contract>(
+  contract?: C,
+  options: HooksOptions<C> = {},
+): SkeinHooks<C> {
   const context: Context<Hub | null> = createContext<Hub | null>(null);
+  const given = options as HooksOptions;
 
   function useHub(): Hub {
     const hub = useContext(context);
@@ -600,9 +636,9 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
 
   const hooks: SkeinHooks = {
     SkeinProvider(props: SkeinProviderProps): ReactElement {
-      const [kept, setKept] = useState(() => new Provided(props, contract));
+      const [kept, setKept] = useState(() => new Provided(props, contract, given));
       let provided = kept;
-      if (!kept.isFor(props)) setKept(provided = new Provided(props, contract));
+      if (!kept.isFor(props)) setKept(provided = new Provided(props, contract, given));
       const { hub } = provided;
       useEffect(() => provided.update(props));
       useEffect(() => hub.mount(), [hub]);
@@ -760,9 +796,18 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
         () => (change, options) => write((state) => state.transaction(change, options)),
         [write],
       );
+      const mutate = useMemo((): AnyMutationCalls => {
+        const { mutations = {} } = contract && compileStates(contract)?.match(id ?? "") || {};
+        return Object.fromEntries(
+          Object.keys(mutations).map((name) => [
+            name,
+            (input, options) => write((state) => state.mutate[name]!(input, options)),
+          ]),
+        );
+      }, [id, write]);
       return useMemo(
-        () => ({ ...snapshot, error: snapshot.error ?? failure, transaction }),
-        [snapshot, failure, transaction],
+        () => ({ ...snapshot, error: snapshot.error ?? failure, transaction, mutate }),
+        [snapshot, failure, transaction, mutate],
       );
     },
   };

@@ -19,6 +19,7 @@ import {
 import { z } from "zod";
 import { RequestError } from "../../errors.ts";
 import { defineContract } from "../../session/contract.ts";
+import { defineMutations } from "../../session/mutations/mod.ts";
 import { testServer, type TestServerOptions } from "../../testing/test_server.ts";
 import { passTime, turns, until } from "../../tests/waiting.ts";
 import { listen } from "../../tests/servers.ts";
@@ -1039,6 +1040,54 @@ Deno.test("useLiveState() makes transactions, and counts the writes that wait", 
   mayWrite = false;
   void state.transaction((to) => to.delete("cards", "b"));
   await page.has('live 0 This session may not publish on "stream:board:1"[live bMilk ]');
+});
+
+Deno.test("useLiveState() calls mutations, which run in the page too", async () => {
+  const contract = defineContract({
+    state: {
+      "hall:{id}": {
+        collections: { seats: z.string() },
+        mutations: { claimSeat: z.object({ seat: z.string() }) },
+      },
+    },
+  });
+  const mutations = defineMutations(contract, {
+    async claimSeat(tx, { seat }, { user = "" }) {
+      if (await tx.has("seats", seat)) throw new RequestError("taken", `${seat} is taken`);
+      await tx.set("seats", seat, user);
+    },
+  });
+  const hooks = createHooks(contract, { mutations });
+  await using server = testServer({
+    ...ROOMS,
+    contract,
+    features: [liveState(contract, { mutations })],
+  });
+  await using client = server.connect({ contract, token: "ann", backoff: { firstDelayMs: 1 } });
+  using page = new Page();
+  const seen = new Set<unknown>();
+  let claim!: (input: { readonly seat: string }) => Promise<number>;
+  const Hall = () => {
+    const { rows } = hooks.useCollection<string>("hall:1", "seats");
+    const { mutate, status, error } = hooks.useLiveState("hall:1");
+    seen.add(mutate);
+    claim = mutate.claimSeat;
+    return `${status} ${[...rows].flat().join()} ${error?.message ?? ""}`;
+  };
+  const show = (user: string) => page.show(h(hooks.SkeinProvider, { client, user }, h(Hall)));
+  show("page");
+  await page.has("live  ");
+  server.network.down();
+  await page.has("lost  ");
+  const claiming = claim({ seat: "7" });
+  await page.has("lost 7,page ");
+  server.network.up();
+  client.retryNow();
+  await claiming;
+  await page.has("live 7,ann ");
+  void claim({ seat: "7" });
+  await page.has("live 7,ann 7 is taken");
+  assertEquals(seen.size, 1);
 });
 
 Deno.test("useCollection() shows the error of a state that cannot be read", async () => {

@@ -1,7 +1,7 @@
 /** One live state, for the components of a page. */
 import type { Client } from "../client.ts";
 import type { ClientStateStatus } from "../state/shared_state.ts";
-import type { ClientState } from "../state/state.ts";
+import type { ClientState, ClientStateOptions } from "../state/state.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /** The condition of a live state, as its components see it. */
@@ -52,9 +52,9 @@ export class StateCell extends Cell<LiveStateSnapshot> {
   #isClosed = false;
 
   /** Opens the state. If this fails, the error is part of the snapshot. */
-  constructor(rounds: Rounds, client: Client, id: string) {
+  constructor(rounds: Rounds, client: Client, id: string, options: ClientStateOptions) {
     super(rounds, PENDING_STATE);
-    this.#opening = this.#open(client, id);
+    this.#opening = this.#open(client, id, options);
     this.#opening.catch(() => {});
   }
 
@@ -97,9 +97,9 @@ export class StateCell extends Cell<LiveStateSnapshot> {
     return isSame ? last : { status, pendingWrites, error };
   }
 
-  async #open(client: Client, id: string): Promise<ClientState> {
+  async #open(client: Client, id: string, options: ClientStateOptions): Promise<ClientState> {
     try {
-      const state = this.#state = await client.state(id);
+      const state = this.#state = await client.state(id, options);
       if (this.#isClosed) state[Symbol.dispose]();
       state.status.observe(() => this.changed());
       state.pendingWrites.observe(() => this.changed());
