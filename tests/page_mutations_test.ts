@@ -727,3 +727,14 @@ Deno.test("ClientState.mutate shows a slow function's changes late, and holds up
   await soon(putting);
   assertEquals(Object.fromEntries(coins), at.coins());
 });
+
+Deno.test("ClientState.transaction() waits for the rows that its function reads", async () => {
+  await using at = await Fixture.make();
+  await at.own.transaction((tx) => tx.set("coins", "a", 1));
+  using hall = await at.client.state("hall:1");
+  assertEquals(hall.status.current, "pending");
+  await soon(hall.transaction(async (tx) => {
+    await tx.set("coins", "a", (await tx.get("coins", "a") ?? 0) + 1);
+  }));
+  assertEquals(at.coins(), { a: 2 });
+});

@@ -62,6 +62,8 @@ export class Program implements Reads {
   running: Promise<void> | undefined;
   /** True while the others don't wait for this run. */
   isSlow = false;
+  /** True if a run has read rows before they were complete. It runs again once they are. */
+  isEarly = false;
   /** Aborts when the write leaves the queue. */
   readonly over: AbortController = new AbortController();
   /** A mutation's number, once it was sent. */
@@ -188,7 +190,7 @@ export class Programs<W extends ProgramWrite> {
   #start(write: W, program: Program): Promise<void> | undefined {
     const { runtime, rows, timeoutMs } = this.#target;
     if (program.isRun && !this.isStale(write, program)) return undefined;
-    if (program.of.isReader && this.#isIncomplete) return undefined;
+    if ((program.of.isReader || program.isEarly) && this.#isIncomplete) return undefined;
     const reads = new Map<string, ReadRow>();
     const scans = new Map<string, ReadonlyMap<string, unknown>>();
     const view = rows.before(write);
@@ -234,7 +236,7 @@ export class Programs<W extends ProgramWrite> {
   ): undefined {
     this.#ended(program);
     const { rows } = this.#target;
-    if (program.over.signal.aborted || this.#hasReadTooEarly(of)) return;
+    if (program.over.signal.aborted || this.#noteEarly(program, of)) return;
     const isFirst = !program.isRun;
     // A late result is shown together with those of the later functions.
     if (!isFirst && !this.#isRunning) rows.hold();
@@ -251,7 +253,7 @@ export class Programs<W extends ProgramWrite> {
     { error, ...of }: Reads & { readonly error: unknown },
   ): undefined {
     this.#ended(program);
-    if (program.over.signal.aborted || this.#hasReadTooEarly(of)) return;
+    if (program.over.signal.aborted || this.#noteEarly(program, of)) return;
     // It was about rows that have changed meanwhile.
     if (!(error instanceof TimeoutError) && this.isStale(write, of)) return void this.run();
     const before = program.shown;
@@ -269,8 +271,9 @@ export class Programs<W extends ProgramWrite> {
     return !this.#target.rows.isLoaded && this.#target.isReading();
   }
 
-  #hasReadTooEarly({ reads, scans }: Reads): boolean {
-    return reads.size + scans.size > 0 && this.#isIncomplete;
+  /** Notes whether a run has read rows that are not complete. */
+  #noteEarly(program: Program, { reads, scans }: Reads): boolean {
+    return program.isEarly = reads.size + scans.size > 0 && this.#isIncomplete;
   }
 
   /** Returns whether rows differ from those that a run has read. */
