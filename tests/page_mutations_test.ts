@@ -738,3 +738,20 @@ Deno.test("ClientState.transaction() waits for the rows that its function reads"
   }));
   assertEquals(at.coins(), { a: 2 });
 });
+
+Deno.test("ClientState.ready resolves once the rows are shown, also while a function runs", async () => {
+  await using at = await Fixture.make();
+  await at.own.transaction((tx) => tx.set("coins", "a", 1));
+  using hall = await at.client.state("hall:1");
+  const gate = Promise.withResolvers<void>();
+  const written = hall.transaction(async (tx) => {
+    const count = await tx.get("coins", "a") ?? 0;
+    await gate.promise;
+    await tx.set("coins", "a", count + 1);
+  });
+  await soon(hall.ready);
+  assertEquals([hall.status.current, hall.collection("coins").get("a")], ["live", 1]);
+  gate.resolve();
+  await soon(written);
+  assertEquals(hall.collection("coins").get("a"), 2);
+});

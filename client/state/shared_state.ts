@@ -304,13 +304,20 @@ export class SharedState {
     if (this.#isSubscribed && !this.#learnKinds()) return;
     if (this.#isCurrent) {
       this.rows.complete(this.#subscription?.position?.offset);
-      this.#ready.resolve();
       this.#current.notify();
       this.#wasLive = true;
       this.#isAwaited = false;
       this.#backoff.reset();
-      if (this.status.current !== "live") this.status.set("live");
+      // They may wait for the functions of writes.
+      if (this.status.current !== "live") this.rows.afterShown(() => this.#shown());
     } else if (this.status.current === "live" && !this.#isSubscribed) this.status.set("lost");
+  }
+
+  /** Tells that the application sees the complete rows. */
+  #shown(): void {
+    if (this.status.isEnded || this.#isDenied) return;
+    this.#ready.resolve();
+    if (this.#isCurrent && this.status.current !== "live") this.status.set("live");
   }
 
   /**
