@@ -755,3 +755,22 @@ Deno.test("ClientState.ready resolves once the rows are shown, also while a func
   await soon(written);
   assertEquals(hall.collection("coins").get("a"), 2);
 });
+
+Deno.test("ClientState.transaction() rejects if its function throws on the rows of a conflict", async () => {
+  await using at = await Fixture.make();
+  await at.own.transaction((tx) => tx.set("coins", "a", 5));
+  using hall = await at.open();
+  const held = at.hold();
+  const taking = hall.transaction(async (tx) => {
+    const count = await tx.get("coins", "a") ?? 0;
+    if (count < 3) throw new RequestError("poor", `There are only ${count}`);
+    await tx.set("coins", "a", count - 3);
+  });
+  const code = codeOf(taking);
+  await held.begun;
+  await at.own.transaction((tx) => tx.set("coins", "a", 1));
+  await until(() => hall.collection("coins").get("a") === 1);
+  held.release();
+  assertEquals(await code, "poor");
+  assertEquals(at.coins(), { a: 1 });
+});

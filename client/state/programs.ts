@@ -56,6 +56,8 @@ export class Program implements Reads {
   scans: Reads["scans"] = new Map();
   /** The changes of the newest run, which are shown. */
   shown: readonly TransactionChange[] = [];
+  /** The error that the newest run has thrown. */
+  failure: { readonly error: unknown } | undefined;
   /** True once a run has ended on complete rows. */
   isRun = false;
   /** The run that is under way. */
@@ -242,7 +244,7 @@ export class Programs<W extends ProgramWrite> {
     if (!isFirst && !this.#isRunning) rows.hold();
     const before = program.shown;
     const shown = [...result.changes.values()];
-    Object.assign(program, of, { shown, isRun: true });
+    Object.assign(program, of, { shown, failure: undefined, isRun: true });
     rows.replace(write, { before, after: shown }, isFirst);
     this.#target.ran(write, program);
   }
@@ -257,7 +259,7 @@ export class Programs<W extends ProgramWrite> {
     // It was about rows that have changed meanwhile.
     if (!(error instanceof TimeoutError) && this.isStale(write, of)) return void this.run();
     const before = program.shown;
-    Object.assign(program, of, { shown: [], isRun: true });
+    Object.assign(program, of, { shown: [], failure: { error }, isRun: true });
     this.#target.rows.replace(write, { before, after: [] }, false);
     this.#target.failed(write, error);
   }

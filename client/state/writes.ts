@@ -468,8 +468,13 @@ export class Writes {
   }
 
   /** Makes a transaction depend on the rows that its function has read. Returns false if it ends. */
-  #guard(write: QueuedWrite, { shown, reads, scans }: Program): boolean {
+  #guard(write: QueuedWrite, { shown, failure, reads, scans }: Program): boolean {
     const { rows } = this.#target;
+    // It ran while an earlier attempt was under way, which took no effect.
+    if (failure !== undefined) {
+      this.#fail(write, failure.error);
+      return false;
+    }
     if (shown.length === 0) {
       this.#settle(write, rows.version);
       return false;
