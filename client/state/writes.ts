@@ -113,6 +113,8 @@ export class Writes {
   readonly #changed = new Signal();
   /** The writes of the publication that is under way. */
   #sent: readonly QueuedWrite[] = [];
+  /** Number of times that the stream was read anew. */
+  #restarts = 0;
   /** Number of writes that were added. */
   #count = 0;
 
@@ -331,6 +333,7 @@ export class Writes {
    */
   restarted(reason: RequestError): void {
     this.#mutations.made(0);
+    this.#restarts++;
     for (const write of this.#queue) {
       const { program } = write;
       if (program !== undefined) program.waitsFor = 0;
@@ -546,6 +549,7 @@ export class Writes {
     for (const write of batch) if (write.state === "adapted") write.untraceable = undefined;
     let reply: unknown;
     this.#sent = batch;
+    const restarts = this.#restarts;
     const startMs = runtime.monotonic();
     try {
       reply = await publish(data);
@@ -576,7 +580,7 @@ export class Writes {
     this.#backoff.reset();
     const inTime = batch.length * REPLY_MS / (runtime.monotonic() - startMs);
     this.#maxWrites = Math.min(MAX_WRITES, inTime);
-    this.#replied(batch, reply);
+    this.#replied(batch, reply, restarts === this.#restarts);
   }
 
   /** Handles the loss of the reply to writes. */
@@ -634,7 +638,14 @@ export class Writes {
     return update !== undefined || program === undefined && writer.onConflict !== undefined;
   }
 
-  #replied(batch: readonly QueuedWrite[], reply: unknown): void {
+  /**
+   * Handles a reply.
+   *
+   * @param batch The writes of the publication.
+   * @param reply The data.
+   * @param isSame False if its versions may be those of an earlier stream.
+   */
+  #replied(batch: readonly QueuedWrite[], reply: unknown, isSame: boolean): void {
     const { results } = Object(reply) as { readonly results?: readonly WriteResult[] };
     if (!Array.isArray(results) || results.length === 0) {
       this.#doubt(batch);
@@ -645,18 +656,20 @@ export class Writes {
       const result = results[i];
       // The stream may have settled it in the meantime.
       if (!this.#queue.includes(write)) continue;
-      if (result !== undefined) this.#judge(write, result);
+      if (result !== undefined) this.#judge(write, result, isSame);
       // The broker was lost while the server made this write.
       else if (i === results.length && !isEnd(last, write)) this.#doubt([write]);
       else if (write.state !== "uncertain") write.state = "new";
     }
   }
 
-  #judge(write: QueuedWrite, result: WriteResult): void {
+  #judge(write: QueuedWrite, result: WriteResult, isSame: boolean): void {
     const { program } = write;
     const isMutation = program?.of.mutation !== undefined;
     if ("version" in result) {
-      return isMutation ? this.#made(write, result.version) : this.#settle(write, result.version);
+      const { version } = result;
+      if (!isMutation) return this.#settle(write, version, isSame);
+      return this.#made(write, isSame ? version : 0);
     }
     const retryAfterMs = retryAfterMsOf(result);
     if (retryAfterMs !== undefined && !isUndecided(write, result, this.#target.runtime)) {
@@ -671,7 +684,11 @@ export class Writes {
       return this.#reject(write, new RequestError(code, message, path && { path }));
     }
     const { type, key, version, since = version, value = null, headers, turn } = result.conflict;
-    if (headers?.txid === write.txid) return this.#settle(write, version);
+    if (headers?.txid === write.txid) return this.#settle(write, version, isSame);
+    if (!isSame) {
+      if (write.state === "adapted") write.state = "new";
+      return;
+    }
     const isHidden = version > 0 && headers === undefined;
     const present = { value: version > 0 ? value : undefined, version: since, isHidden };
     if (key !== "") this.#target.rows.learn(type, key, present);
@@ -720,7 +737,7 @@ export class Writes {
     }, boundRetryAfter(afterMs) + write.pauses.next()!);
   }
 
-  #settle(write: QueuedWrite, version: number): void {
+  #settle(write: QueuedWrite, version: number, isSame = true): void {
     this.#remove(write);
     // Later writes of these rows have seen this one.
     for (const later of this.#queue) {
@@ -732,7 +749,7 @@ export class Writes {
       }
     }
     const { changes, program: { shown } = {}, settling, earlier, writer } = write;
-    this.#target.rows.end(write, shown ?? changes, { rows: changes, version });
+    this.#target.rows.end(write, shown ?? changes, isSame ? { rows: changes, version } : undefined);
     settling.resolve(version);
     earlier?.settling.resolve(version);
     this.#tellCount(writer);
