@@ -6,12 +6,14 @@
 import { assert, assertEquals } from "@std/assert";
 import { filesOf, TEMPLATES } from "../../cli/templates/templates.ts";
 import config from "../../deno.json" with { type: "json" };
-import { type Client, connect } from "../../mod.ts";
+import { type Client, connect, defineContract } from "../../mod.ts";
+import { defineMutations, type Mutations } from "../../session/mutations/mod.ts";
 import { openMirror } from "../../tools/mirror/mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
 import { lowPort } from "../networks/ports.ts";
 import { soon } from "../waiting.ts";
 import { isInstalled } from "./programs.ts";
+import { z } from "zod";
 
 const ROOT = new URL("../../", import.meta.url);
 
@@ -59,15 +61,22 @@ async function answerTo(client: Client, { id, question }: Question, after?: stri
   return words.join("");
 }
 
+const BOARD = defineContract({
+  state: { "board:{id}": { collections: { cards: z.unknown() }, mutations: { addCard: z.any() } } },
+});
+
+/** The mutations of the template `board`, which only the server runs; the client has no contract. */
+const MUTATIONS = defineMutations(BOARD, { addCard() {} }) as unknown as Mutations;
+
 const MAKERS: Readonly<Record<string, Maker>> = {
   chat: CHAT,
   react: CHAT,
   board: {
     token: "Ann",
     async make(client, text) {
-      using board = await client.state("board:main");
+      using board = await client.state("board:main", { mutations: MUTATIONS });
       await board.ready;
-      await board.collection("cards").set(text, { text, column: "To do", order: "i" });
+      await board.mutate["addCard"]!({ key: text, text, column: "To do" });
     },
     async read(client) {
       using board = await client.state("board:main");
