@@ -6,14 +6,22 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { z } from "zod";
 import {
   AuthenticationError,
+  defineContract,
   platformRuntime,
   QueueFullError,
   RequestError,
   SessionClosedError,
 } from "../mod.ts";
-import { DurableStreamsHandler, liveState, type ResumableOptions } from "../streams/mod.ts";
+import { defineMutations } from "../session/mutations/mod.ts";
+import {
+  durableStreams,
+  DurableStreamsHandler,
+  liveState,
+  type ResumableOptions,
+} from "../streams/mod.ts";
 import { NOBODY } from "../base/quotas/accounts.ts";
 import { Quota, Quotas } from "../base/quotas/shares.ts";
 import {
@@ -115,6 +123,36 @@ function ephemeralIn(room: AsyncDisposableStack, quotas: Quotas): EphemeralState
   });
   room.defer(() => states.close());
   return states;
+}
+
+/** A state whose mutation waits for the test. */
+const BANK = defineContract({
+  state: { bank: { collections: { coins: z.number() }, mutations: { act: z.null() } } },
+});
+
+/** A server in memory with this state. */
+async function mutating(room: AsyncDisposableStack) {
+  let settle = (_isRejected: boolean) => {};
+  const mutations = defineMutations(BANK, {
+    async act(tx) {
+      await tx.get("coins", "a");
+      await new Promise<void>((resolve, reject) => {
+        settle = (isRejected) => isRejected ? reject(new RequestError("no", "No")) : resolve();
+      });
+      await tx.set("coins", "a", 1);
+    },
+  });
+  const states = liveState(BANK, { mutations });
+  const streams = durableStreams({ path: "/streams", authorize: () => true });
+  const server = room.use(testServer({
+    contract: BANK,
+    authorize: () => true,
+    features: [states, streams],
+  }));
+  const bank = room.use(await states.open("bank"));
+  await bank.collection("coins").set("a", 0);
+  const running = () => server.quotaStats["states.mutations"]?.taken ?? 0;
+  return { server, bank, running, settle: (isRejected: boolean) => settle(isRejected) };
 }
 
 /** The slots in use in all quotas. */
@@ -959,6 +997,42 @@ const ANSWERS: readonly Row[] = [
       return { take, left: () => [waiting()] };
     },
   },
+  ...["are made", "are rejected", "lose their session"].map((end): Row => ({
+    name: `mutations that ${end}`,
+    quota: "streams/state/mutations.ts",
+    bound: 2,
+    async open(room) {
+      const { server, running, bank, settle } = await mutating(room);
+      const take = async () => {
+        const client = room.use(await server.connect({ contract: BANK }));
+        const state = room.use(await client.state("bank"));
+        const made = state.mutate.act(null).catch(() => {});
+        await until(() => running() === 1);
+        if (end === "lose their session") await client.close();
+        settle(end === "are rejected");
+        await made;
+      };
+      return { take, left: () => [running(), bank.collection("coins").size - 1] };
+    },
+  })),
+  ...["are made", "are rejected"].map((end): Row => ({
+    name: `mutations over HTTP that ${end}`,
+    quota: "streams/http/mutations.ts",
+    bound: 2,
+    async open(room) {
+      const { server, running, settle } = await mutating(room);
+      const take = async () => {
+        const url = "http://localhost/streams/bank?action=mutate&name=act";
+        const headers = { "content-type": "application/json" };
+        const made = server.fetch(new Request(url, { method: "POST", headers, body: "null" }));
+        await until(() => running() === 1);
+        settle(end === "are rejected");
+        await (await made).body?.cancel();
+      };
+      const left = () => [server.quotaStats["durableStreams.mutations"]!.taken, running()];
+      return { take, left };
+    },
+  })),
   ...["are deleted", "lose their session", "leave with their session"].map((end): Row => ({
     name: `ephemeral rows that ${end}`,
     quota: "streams/state/ephemeral_rows.ts",

@@ -1,4 +1,6 @@
 /** Moves the rows of states to the version of this server's contract. */
+import { checkOptions, TTL } from "../../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
 import { pause, waitFor, within } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
@@ -73,6 +75,9 @@ export interface StateMigration {
   /** The version of the contract. */
   readonly to: number;
 }
+
+/** Kinds of the options of a migrated row. */
+const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: TTL };
 
 /** Collects the changes that a migration makes for a row. They take effect together. */
 export interface MigratedRows {
@@ -378,8 +383,11 @@ export class Migrations implements RowForms {
       changes.set(row, isSource ? { ...change, expect: version } : change);
     };
     const rows: MigratedRows = {
-      set: (type, key, value, { ttlMs = leftMs } = {}) =>
-        put({ type, key, operation: "upsert", value: encodeRow(value, "migrate row"), ttlMs }),
+      set: (type, key, value, options = {}) => {
+        checkOptions("migrate row", options, ROW);
+        const { ttlMs = leftMs } = options;
+        put({ type, key, operation: "upsert", value: encodeRow(value, "migrate row"), ttlMs });
+      },
       delete: (type, key) => put({ type, key, operation: "delete" }),
     };
     const what = `migrate with the row "${key}" of "${type}"`;
