@@ -343,6 +343,7 @@ export class StreamRequests {
           owner: keys,
           keyed,
           isPlain: !isKeyed,
+          source,
           account,
           check,
         });
