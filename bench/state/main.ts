@@ -27,6 +27,8 @@ const { args } = Deno;
 const RUNS = numberArgument(args, "runs", 5);
 const READERS = numberArgument(args, "readers", 200);
 const MEASURE_MS = numberArgument(args, "measure", 3_000);
+/** A few hundred updates, after which V8 has compiled the code of a server. */
+const WARM_UP_MS = numberArgument(args, "warm-up", 10_000);
 const WORKS = (argument(args, "work") ?? Object.keys(WORK).join()).split(",") as Work[];
 const BROKERS = (argument(args, "only") ?? "memory,redis").split(",");
 
@@ -47,7 +49,7 @@ async function measure(work: Work, redis: string | undefined): Promise<LoadResul
     await untilListening(Number(port));
     const load = program("../load.ts", "--port", port, "--pid", `${server.pid}`)
       .concat("--dialect", WORK[work], "--sessions", `${READERS}`, "--window", "1")
-      .concat("--warm-up", `${MEASURE_MS}`, "--measure", `${MEASURE_MS}`);
+      .concat("--warm-up", `${WARM_UP_MS}`, "--measure", `${MEASURE_MS}`);
     const { stdout } = await commandOn(load, CORES[1], { stderr: "inherit" }).output();
     return JSON.parse(new TextDecoder().decode(stdout));
   } finally {

@@ -1,12 +1,14 @@
 /** The streams that one address makes a server hold, while another address is served. */
-import { assertEquals } from "@std/assert";
-import { turns, until } from "../../tests/waiting.ts";
+import { assertEquals, assertRejects } from "@std/assert";
+import { dial, listen } from "../../tests/moq/servers.ts";
+import { soon, turns, until } from "../../tests/waiting.ts";
 import { directStream, openUnidirectional } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { withType } from "../session/exchange.ts";
 import { MoqSession } from "../session/session.ts";
 import { LiveTrack } from "../live/live_track.ts";
 import { TrackMux } from "../track/mux.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
 import { MoqError } from "../wire/errors.ts";
 import { BidiType, encodeSubscribe } from "../wire/messages.ts";
 import { VERSIONS } from "../wire/versions.ts";
@@ -144,12 +146,25 @@ Deno.test("MoqServer names the reason for each kind of request, and the streams 
     await reasonOf((await client.subscribe("/live", "video")).ready),
     await reasonOf((await client.acceptAnnounce("/")).next()),
     await reasonOf((await client.fetch("/live", "video", { group: 1 })).readFrame()),
+    await reasonOf(client.trackInfo("/live", "video")),
+    await reasonOf(soon(client.probe()[Symbol.asyncIterator]().next())),
   ];
-  assertEquals(reasons, ["relayLimit", "relayLimit", "relayLimit"]);
+  assertEquals(reasons, reasons.map(() => "relayLimit"));
   using group = streams.live.openGroup();
   group.writeFrame(Uint8Array.of(1));
   await kept.nextGroup();
   assertEquals(await (await kept.nextGroup())!.readFrame(), Uint8Array.of(1));
+});
+
+Deno.test("MoqServer names the reason over a transport without resets, however often it is asked", async () => {
+  await using streams = new Streams();
+  await using server = listen({ mux: streams.mux, limits: { maxStreams: 2 } });
+  await using session = await dial(server, "webtransport");
+  await (await session.subscribe("/live", "video")).ready;
+  for (let i = 0; i < 10; i++) {
+    const reason = await reasonOf((await session.subscribe("/live", "video")).ready);
+    assertEquals(reason, "addressLimit", `${i}`);
+  }
 });
 
 Deno.test("MoqServer does not count sessions to which authorize granted a share", async () => {
@@ -174,8 +189,34 @@ Deno.test("MoqServer gives a stream back when a request ends in any way", async 
     assertEquals(await short.nextGroup(), null);
     assertEquals(await (await client.fetch("/live", "video", { group: 1 })).readFrame(), null);
     await client.trackInfo("/live", "video");
+    const asking = new AbortController();
+    const asked = client.goaway({ signal: asking.signal });
     await turns();
+    asking.abort(new Error("asked"));
+    await assertRejects(() => asked, Error, "asked");
   }
+});
+
+Deno.test("MoqServer gives back the groups that a client publishes at the same time", async () => {
+  await using streams = new Streams();
+  const { client, server } = await streams.join(MANY);
+  let writer: TrackWriter | undefined;
+  client.mux.publish("/own", async (track) => {
+    writer = track;
+    await new Promise((resolve) => track.signal.addEventListener("abort", resolve));
+  });
+  const track = await server.subscribe("/own", "video");
+  await until(() => writer !== undefined);
+  for (let i = 0; i < 10; i++) {
+    const groups = [await writer!.openGroup(), await writer!.openGroup()];
+    for (const group of groups) await group.writeFrame(Uint8Array.of(i));
+    const read = [await track.nextGroup(), await track.nextGroup()];
+    for (const group of groups) await group.close();
+    for (const group of read) {
+      assertEquals([await group!.readFrame(), await group!.readFrame()], [Uint8Array.of(i), null]);
+    }
+  }
+  assertEquals(await streams.subscribes(MANY), undefined);
 });
 
 Deno.test("MoqServer ends an interest of a peer that reads no announcements, before they fill the memory", async () => {

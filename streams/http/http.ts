@@ -345,6 +345,7 @@ export class StreamRequests {
           owner: keys,
           keyed,
           isPlain: !isKeyed,
+          source,
           account,
           check,
         });

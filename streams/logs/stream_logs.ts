@@ -172,6 +172,8 @@ export interface CreateStreamOptions extends StreamFacts {
   readonly end?: CreateLogOptions["end"] | undefined;
   readonly writer?: CreateLogOptions["writer"] | undefined;
   readonly fork?: ForkRequest | undefined;
+  /** The source of the fork, if the caller has just read it. */
+  readonly source?: StreamRead | undefined;
   /** Identity of the new stream, from {@linkcode StreamLogs.newIdentity}; by default, a new one. */
   readonly identity?: string | undefined;
   /** The client that forks a keyed stream; by default, the application. */
@@ -440,7 +442,7 @@ export class StreamLogs implements AsyncDisposable {
     if (fork === undefined) {
       return await this.#put(id, planStream(options), { ...options, identity });
     }
-    const source = await this.info(fork.source);
+    const source = options.source ?? await this.info(fork.source);
     if (source.kind === "deleted") return { kind: "source-deleted" };
     if (source.kind !== "page") return { kind: "source-missing" };
     const { info } = source;
@@ -904,7 +906,7 @@ export class StreamLogs implements AsyncDisposable {
     id: string,
     options: CreateForkOptions,
     source: LogInfo,
-  ): Promise<StreamCreated | ForkRejection | "full"> {
+  ): Promise<StreamCreated | ForkRejection> {
     const { identity, fork: request, end, account, check } = options;
     if (options.isPlain) return "keyed";
     // The rows of a source with an earlier version of the contract are moved first.
@@ -913,12 +915,12 @@ export class StreamLogs implements AsyncDisposable {
     if (typeof config === "string") return config;
     const present = await this.#existing(id, { config, end, fork: request });
     if (present !== undefined) return present;
-    if (this.#isTooLarge(0, source.rows)) return "full";
+    if (this.#isTooLarge(0, source.rows)) return { kind: "full" };
     using copy = this.#copies.begin(source, account);
     const read: ReadPage = (bounds) => this.#readLog(request.source, bounds, false);
     const copied = await copy.rows(read, this.maxAppendBytes);
     if (copied === "missing") return { kind: "source-missing" };
-    if (copied === "full") return copied;
+    if (copied === "full") return { kind: copied };
     const { info, set } = copied;
     // The source may have changed while it was read.
     const current = planCopy(identity, options, { request, info });
