@@ -174,12 +174,14 @@ export class LiveRows extends Signal implements RowSource {
   }
 
   /**
-   * Waits until the rows include a version.
+   * Waits until the rows include a version, or are those of another stream.
    *
+   * @param version The version.
+   * @param identity Identity of the stream that has the version.
    * @throws The reason why the rows are no longer kept up to date.
    */
-  async reached(version: number): Promise<void> {
-    while (this.version < version) {
+  async reached(version: number, identity: string | undefined): Promise<void> {
+    while (this.version < version && this.identity === identity) {
       if (this.failure !== undefined) throw this.failure;
       await this.changed();
     }

@@ -1,7 +1,7 @@
 /** Tests states that the broker has lost, and states that were deleted. */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { type Broker, connect, MemoryBroker, RequestError, type ServeOptions } from "../../mod.ts";
-import { durableStreams, liveState } from "../mod.ts";
+import { durableStreams, liveState, type StateTransaction } from "../mod.ts";
 import { logsOf } from "../logs/logs_of.ts";
 import { listen } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
@@ -177,4 +177,32 @@ Deno.test("A client that may only write hears that there is no state, whether it
   await write();
   await one.streams.delete("board");
   assertEquals(await codeOf(write()), "not-found");
+});
+
+Deno.test("A transaction runs again if the rows that it has read are those of a lost state", async () => {
+  await using one = start();
+  await using board = await one.states.open("board");
+  const cards = board.collection<number>("cards");
+  for (const key of ["a", "b"]) await cards.set(key, 1);
+  const reads = {
+    "a row": async (tx: StateTransaction) => [await tx.get("cards", "a")],
+    "a missing row": async (tx: StateTransaction) => [await tx.get("cards", "c")],
+    "a collection": async (tx: StateTransaction) =>
+      (await Array.fromAsync(tx.entries("cards"))).map(([, row]) => row),
+  };
+  for (const read of Object.values(reads)) {
+    const seen: unknown[] = [];
+    await board.transaction(async (tx) => {
+      seen.push(await read(tx));
+      if (seen.length === 1) {
+        await one.lose("board");
+        // The new rows have the versions of the old ones.
+        for (const key of ["a", "b"]) await cards.set(key, seen.length + 1);
+      }
+      await tx.set("cards", "sum", 0);
+    });
+    assertEquals(seen.length, 2);
+    await one.lose("board");
+    for (const key of ["a", "b"]) await cards.set(key, 1);
+  }
 });

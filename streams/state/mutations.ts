@@ -329,11 +329,11 @@ class RowsForMutation implements RowsOfState, Disposable {
     if (this.#ephemeral.has(type)) throw ephemeralRead(type);
   }
 
-  async reach(version: number): Promise<void> {
+  async reach(version: number, identity: string | undefined): Promise<void> {
     const { gate, states } = this.#parts;
     const rows = this.#held?.live ?? states.openRows(this.#id);
     if (rows === undefined || rows.version >= version) return;
-    const reaching = rows.reached(version);
+    const reaching = rows.reached(version, identity);
     try {
       await gate.times.within("the rows of a state", reaching, { time: this.#time });
     } catch (cause) {

@@ -278,7 +278,7 @@ export class State implements AsyncDisposable {
           turn.hand(turn.rows[0]!, { identity, version, value: checked[0]!.value });
           turn[Symbol.dispose]();
         }
-        await this.#rows.reached(version);
+        await this.#rows.reached(version, identity);
         return version;
       }
       case "conflict":
@@ -293,7 +293,11 @@ export class State implements AsyncDisposable {
   /** Checks changes, and appends them to the stream. */
   async #store(
     changes: readonly Change[],
-    { signal, scans }: Pick<RowWriteOptions, "signal"> & { readonly scans?: Scans },
+    { signal, scans, seen }: Pick<RowWriteOptions, "signal"> & {
+      readonly scans?: Scans;
+      /** Identity of the stream whose rows a transaction has read. */
+      readonly seen?: string | undefined;
+    },
   ): Promise<{
     readonly identity: string | undefined;
     readonly result: StreamAppended | ChangedCollection;
@@ -324,6 +328,9 @@ export class State implements AsyncDisposable {
       // Rows of another stream with the same id are not these rows.
       const { identity, failure } = this.#rows;
       if (failure !== undefined) throw failure;
+      if (seen !== undefined && seen !== identity) {
+        return { identity, result: changedBy(checked), checked };
+      }
       const appendAt = (ifTail?: number) =>
         logs.append(id, { identity, records: [], changes: encoded.changes, ifTail });
       const result = scans === undefined || scans.size === 0
@@ -342,6 +349,7 @@ export class State implements AsyncDisposable {
     // If the broker has lost the state, the rows create it anew.
     await this.#replaced(appended.identity);
     // A version of the lost rows means nothing for the new ones.
+    if (seen !== undefined) return { ...appended, result: changedBy(checked) };
     const versioned = checked.find(({ expect = 0 }) => expect > 0);
     if (versioned === undefined) return await append();
     const { type, key } = versioned;
@@ -371,8 +379,8 @@ export class State implements AsyncDisposable {
           checkStored(type);
           return rows;
         },
-        reach: async (version) => {
-          if (rows.version < version) await this.#whileOpen(rows.reached(version));
+        reach: async (version, identity) => {
+          if (rows.version < version) await this.#whileOpen(rows.reached(version, identity));
         },
       },
       run: (seen) => {
@@ -383,12 +391,15 @@ export class State implements AsyncDisposable {
       },
       enter: (names) =>
         updates.enter(this.id, names, { signals: () => [signal, this.#ended.signal] }),
-      append: async ({ changes, scans }) => (await this.#store(changes, { signal, scans })).result,
+      append: async ({ changes, scans, identity: seen }) => {
+        const { result } = await this.#store(changes, { signal, scans, seen });
+        return result;
+      },
     });
     if (made.kind === "unchanged" || made.kind === "made") return this.version;
     if (made.kind !== "appended") throw writeRejection(this.id, made);
-    const { tail } = made.info;
-    await rows.reached(tail);
+    const { tail, identity } = made.info;
+    await rows.reached(tail, identity);
     return tail;
   }
 
@@ -409,6 +420,11 @@ export class State implements AsyncDisposable {
 
 function closed(id: string): RequestError {
   return new RequestError("unavailable", `Cannot write state: "${id}" was closed`);
+}
+
+/** The result for a transaction whose rows were read from another stream with the same id. */
+function changedBy([change]: readonly Change[]): ChangedCollection {
+  return { kind: "changed", type: change!.type, version: 0 };
 }
 
 /** The result of a write that did not take effect, for another reason than a conflict. */

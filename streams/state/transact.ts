@@ -18,8 +18,8 @@ export interface RowsOfState {
   row(type: string, key: string): SeenRow | Promise<SeenRow>;
   /** Reads all rows, for a collection of them, as {@linkcode RowsOfState.row} does. */
   all(type: string): CompleteRows | Promise<CompleteRows>;
-  /** Waits until it reads rows that include a version of the state. */
-  reach(version: number): Promise<void>;
+  /** Waits until it reads rows that include a version, or those of another stream. */
+  reach(version: number, identity: string | undefined): Promise<void>;
 }
 
 /** A row as it was read. */
@@ -108,7 +108,7 @@ export async function transact(task: TransactionTask): Promise<Transacted> {
         const isFirst = !(entered instanceof Promise);
         turn = isFirst ? entered : await entered;
         if (!isFirst) {
-          await task.rows.reach(leftVersion(turn, seen.identity));
+          await task.rows.reach(leftVersion(turn, seen.identity), seen.identity);
           continue;
         }
       }
@@ -121,8 +121,10 @@ export async function transact(task: TransactionTask): Promise<Transacted> {
       if (outcome.kind !== "conflict" && outcome.kind !== "changed") return outcome;
       const row = outcome.kind === "conflict" ? outcome.row : rowName(outcome.type, "");
       // Without a row, the version is that of the state.
-      const { version } = outcome;
-      await task.rows.reach(version > 0 || outcome.kind !== "conflict" ? version : outcome.since!);
+      const version = outcome.kind === "conflict" && outcome.version === 0
+        ? outcome.since!
+        : outcome.version;
+      await task.rows.reach(version, seen.identity);
       await turn?.again(row);
     }
   } finally {
