@@ -691,7 +691,8 @@ export class Writes {
     }
     const isHidden = version > 0 && headers === undefined;
     const present = { value: version > 0 ? value : undefined, version: since, isHidden };
-    if (key !== "") this.#target.rows.learn(type, key, present);
+    // A function runs on whole transactions, so it waits until the stream has delivered this one.
+    if (program === undefined) this.#target.rows.learn(type, key, present);
     if (this.#isGivenUp(write) || !this.#queue.includes(write)) return;
     const of = { type, key };
     const isIt = isOf(of);
@@ -711,7 +712,7 @@ export class Writes {
     if (program !== undefined) {
       // The function runs again if the rows differ.
       write.state = "new";
-      if (key === "") program.waitsFor = version;
+      program.waitsFor = since;
     } else {
       try {
         this.#adapt(write, (change) => isIt(change) ? present : undefined);
