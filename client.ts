@@ -72,6 +72,7 @@ export type {
   TypedClientState,
 } from "./client/state/state.ts";
 export type { ClientStateStatus } from "./client/state/shared_state.ts";
+export type { AnyMutationCalls } from "./client/state/mutation_calls.ts";
 export type { OnConflict, StateConflict } from "./client/state/write.ts";
 export { Members, type RoomMembers } from "./client/subscriptions/rooms.ts";
 export { Subscription } from "./client/subscriptions/subscription.ts";

@@ -493,9 +493,9 @@ export interface ContractRoute {
   /** The pattern. */
   readonly pattern: string;
   /** The schema of the data; absent for presence notices, which need none. */
-  readonly input: StandardSchema | undefined;
+  readonly input?: StandardSchema | undefined;
   /** The schema of the reply, for a request with one reply. */
-  readonly output: StandardSchema | undefined;
+  readonly output?: StandardSchema | undefined;
   /** The schema of an item, for a request with a streaming response. */
   readonly stream?: StandardSchema | undefined;
   /** True if the response is resumable. */
@@ -657,7 +657,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     // Presence notices, and the records of durable streams.
     const builtIn = [PRESENCE_PREFIX, STREAM_PREFIX].map((prefix) => {
       const pattern = prefix + "{topic}";
-      return [pattern, { pattern, kind: "message" } as ContractRoute] as const;
+      return [pattern, { pattern, kind: "message" }] as const;
     });
     this.#routers = {
       server: new ContractRouter([...sent(toServer), ...asked], VERB),

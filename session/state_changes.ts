@@ -1,8 +1,8 @@
-/** The changes of a state, at servers and clients: transactions, and the loop over changed rows. */
+/** The loop over the changed rows of a state, at servers and clients. */
 import type { Runtime } from "../base/runtime.ts";
 import type { Signal } from "../base/signal.ts";
 import type { RowChanges, Rows } from "./rows/row_map.ts";
-import type { StateChange, StateTransaction } from "./state_types.ts";
+import type { StateChange } from "./state_types.ts";
 
 /** Rows that report their changes. */
 export interface RowSource extends Pick<Signal, "changed"> {
@@ -155,21 +155,4 @@ export async function* newestChanges<T>(
     rows.listeners.delete(listen);
     for (const one of [signal, closed]) one?.removeEventListener("abort", onEnd);
   }
-}
-
-/**
- * Lets an application make the changes of a transaction.
- *
- * @param change The application's function.
- * @param transaction Collects the changes.
- * @throws {TypeError} If the function is asynchronous, whose later changes would be lost.
- */
-export function runTransaction(
-  change: (transaction: StateTransaction) => void,
-  transaction: StateTransaction,
-): void {
-  const returned: unknown = change(transaction);
-  if (!(returned instanceof Promise)) return;
-  returned.catch(() => {});
-  throw new TypeError("Cannot write state: the transaction must not be asynchronous");
 }

@@ -19,7 +19,8 @@ interface MutationParts extends Pick<ClientStateParts, "check" | "contract" | "s
   readonly run: (program: Omit<NewProgram, "writer">) => Promise<number>;
 }
 
-type Calls = Readonly<
+/** The calls of mutations by name, in a client without a contract. */
+export type AnyMutationCalls = Readonly<
   Record<
     string,
     (input?: unknown, options?: Pick<StateWriteOptions, "signal">) => Promise<number>
@@ -31,7 +32,7 @@ type Calls = Readonly<
  *
  * @throws {TypeError} If there are none.
  */
-export function callsOf(id: string, parts: MutationParts): Calls {
+export function callsOf(id: string, parts: MutationParts): AnyMutationCalls {
   const { mutations, contract = mutations?.contract } = parts;
   const names = mutations?.namesOf(id) ?? namesIn(contract, id);
   if (names.length === 0) {

@@ -25,7 +25,7 @@ interface ReadRow {
   readonly value: unknown;
 }
 
-/** What a run of a function has read. */
+/** The rows that a run of a function has read. */
 interface Reads {
   /** The rows by name. */
   readonly reads: ReadonlyMap<string, ReadRow>;

@@ -35,7 +35,7 @@ export interface WrittenRow {
   readonly value: Value;
 }
 
-/** What gives values to rows before the server has: a write, or the writer of an ephemeral row. */
+/** A write that gives values to rows before the server has, or the writer of an ephemeral row. */
 export interface RowWriter {
   /** Its place among the others. The value of the last one is seen. */
   readonly order: number;

@@ -12,7 +12,7 @@ import type {
   StateRow,
   StateRows,
 } from "../../session/contract.ts";
-import { callsOf } from "./mutation_calls.ts";
+import { type AnyMutationCalls, callsOf } from "./mutation_calls.ts";
 import { newestChanges } from "../../session/state_changes.ts";
 import type { MutationCalls, Mutations } from "../../session/mutations/mutations.ts";
 import { runTransaction } from "../../session/mutations/transaction.ts";
@@ -55,14 +55,6 @@ export interface ClientStateOptions<C extends Contract = Contract> {
   /** The client's user, for the context of these functions. The server uses its own. */
   readonly user?: string | undefined;
 }
-
-/** The calls of mutations by name, in a client without a contract. */
-export type AnyMutationCalls = Readonly<
-  Record<
-    string,
-    (input?: unknown, options?: Pick<StateWriteOptions, "signal">) => Promise<number>
-  >
->;
 
 /**
  * A handle of one state in a client: collections of rows that all clients and servers share.

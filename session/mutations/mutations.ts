@@ -306,7 +306,7 @@ export class Mutations<C extends Contract = Contract> {
           "on the server; take times, ids and random values from its input",
       );
     };
-    // What the first run throws is the outcome of the call.
+    // If the first run throws an error, the call rejects with it.
     repeat().catch(() => {});
     return first;
   }
