@@ -774,3 +774,34 @@ Deno.test("ClientState.transaction() rejects if its function throws on the rows 
   assertEquals(await code, "poor");
   assertEquals(at.coins(), { a: 1 });
 });
+
+Deno.test("ClientState.mutate and transaction() wait for the first rows, which ready doesn't wait for", async () => {
+  await using at = await Fixture.make();
+  await at.own.collection("coins").set("a", 10);
+  using hall = await at.client.state("hall:1", { mutations });
+  const coins = hall.collection("coins");
+  const moving = hall.mutate.move({ from: "a", to: "b", count: 1 });
+  const adding = hall.transaction(async (tx) => {
+    const had = await tx.get("coins", "a");
+    if (had === undefined) throw new RequestError("none", "There are no coins");
+    await tx.set("coins", "c", had * 10);
+  });
+  const setting = hall.transaction((tx) => tx.set("coins", "d", 1));
+  await turns(1);
+  assertEquals(coins.get("d"), 1);
+  await hall.ready;
+  assertEquals(coins.has("a"), true);
+  await soon(Promise.all([moving, adding, setting]));
+  assertEquals(at.coins(), { a: 9, b: 1, c: 90, d: 1 });
+  await using other = await Fixture.make({}, {
+    authorize: (_session, _topic, action) => action !== "subscribe",
+  });
+  using writer = await other.client.state("hall:1", { mutations });
+  const blind = writer.mutate.put({ key: "a", count: 1 });
+  const reading = writer.transaction(async (tx) => {
+    await tx.set("coins", "b", await tx.get("coins", "a") ?? 0);
+  });
+  assertEquals(await codeOf(reading), "forbidden");
+  await soon(blind);
+  assertEquals(other.coins(), { a: 1 });
+});

@@ -147,8 +147,10 @@ export class Programs<W extends ProgramWrite> {
     const isTouched = ({ program }: W) =>
       program !== undefined &&
       (!program.isRun || !places || places.some(([type, key]) => program.touches(type, key)));
-    if (!queue.some(isTouched)) return;
-    rows.hold();
+    const touched = queue.filter(isTouched);
+    if (touched.length === 0) return;
+    // Nothing is shown yet of a function that has not run.
+    if (touched.some(({ program }) => program!.isRun)) rows.hold();
     this.run();
     if (this.#isRunning) this.#timer ??= runtime.setTimeout(() => this.#show(), SLOW_MS);
   }
