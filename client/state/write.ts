@@ -11,6 +11,9 @@ import type { KnownRow, RowWriter, WrittenRow } from "./rows.ts";
 /** Time for which a client repeats a write that its server can't decide about, in milliseconds. */
 export const UNDECIDED_MS = 60_000;
 
+/** Number of conflicts in a row after which a `set` or `delete` is sent without a condition. */
+export const MAX_CONFLICTS = 5;
+
 /** A row that others changed after a write of this client was made, and before it was sent. */
 export interface StateConflict {
   /** Name of the collection. */
@@ -130,6 +133,36 @@ export function isAlone(
 ): boolean {
   const isConditional = update !== undefined || change?.expect !== undefined;
   return isConditional || signal !== undefined || isTransaction;
+}
+
+/** Returns the messages of a write: its changes, and then the other rows that it depends on. */
+export function encode(write: QueuedWrite): RowWriteMessage[] {
+  const { txid, update, state, conflicts } = write;
+  const changes = write.changes.map((change): RowWriteMessage => {
+    const { type, key, value, ttlMs, expect, seen, since, isRead } = change;
+    // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
+    // After some conflicts, the last write wins in any case.
+    const hasCondition = conflicts < MAX_CONFLICTS || state === "uncertain" ||
+      expect !== undefined || isRead || isConditional(write);
+    const headers = {
+      txid,
+      expect: hasCondition ? seen : undefined,
+      since: hasCondition && value !== undefined ? since : undefined,
+      ttl: ttlMs && Math.ceil(ttlMs / 1_000),
+    };
+    if (value === undefined) return { type, key, headers: { ...headers, operation: "delete" } };
+    const operation = update ? "update" : expect === 0 ? "insert" : "upsert";
+    return { type, key, value, headers: { ...headers, operation } };
+  });
+  const checks = write.checks.map(({ type, key, ...condition }): RowWriteMessage => {
+    return { type, key, headers: { operation: "check", txid, ...condition } };
+  });
+  return [...changes, ...checks];
+}
+
+/** True if a write depends on the present rows. */
+export function isConditional({ update, writer, program }: QueuedWrite): boolean {
+  return update !== undefined || program === undefined && writer.onConflict !== undefined;
 }
 
 /** True for a mutation that is sent again because its outcome is unknown. */

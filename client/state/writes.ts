@@ -11,7 +11,6 @@ import {
   noRow,
   retryAfterMsOf,
   rowName,
-  type RowWriteMessage,
   unexpected,
   type VersionedRowMessage,
   type WriteResult,
@@ -24,11 +23,14 @@ import {
   type Attempt,
   CHANGED,
   conflict,
+  encode,
   isAlone,
+  isConditional,
   isEnd,
   isOf,
   isRepeated,
   isUndecided,
+  MAX_CONFLICTS,
   type NewProgram,
   type NewWrite,
   notReadable,
@@ -55,9 +57,6 @@ const MAX_MESSAGE_BYTES = 32_768;
  * writes share a message, so that a lost connection leaves fewer of them uncertain.
  */
 const REPLY_MS = 2_000;
-
-/** Number of conflicts in a row after which a `set` or `delete` is sent without a condition. */
-const MAX_CONFLICTS = 5;
 
 /** Bounds of the pauses before a write is sent again, which grow, in milliseconds. */
 const PAUSES = { firstDelayMs: 10, maxDelayMs: 1_000 };
@@ -604,38 +603,7 @@ export class Writes {
       for (const write of batch) if (write.state === "new") write.state = "adapted";
       return data;
     }
-    const writes = batch.map((write) => [
-      ...write.changes.map((change) => this.#encode(write, change)),
-      ...write.checks.map(({ type, key, ...condition }): RowWriteMessage => {
-        return { type, key, headers: { operation: "check", txid: write.txid, ...condition } };
-      }),
-    ]);
-    return { writes };
-  }
-
-  #encode(
-    write: QueuedWrite,
-    { type, key, value, ttlMs, expect, seen, since, isRead }: WriteChange,
-  ): RowWriteMessage {
-    const { txid, update, state, conflicts } = write;
-    // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
-    // After some conflicts, the last write wins in any case.
-    const isConditional = conflicts < MAX_CONFLICTS || state === "uncertain" ||
-      expect !== undefined || isRead || this.#isConditional(write);
-    const headers = {
-      txid,
-      expect: isConditional ? seen : undefined,
-      since: isConditional && value !== undefined ? since : undefined,
-      ttl: ttlMs && Math.ceil(ttlMs / 1_000),
-    };
-    if (value === undefined) return { type, key, headers: { ...headers, operation: "delete" } };
-    const operation = update ? "update" : expect === 0 ? "insert" : "upsert";
-    return { type, key, value, headers: { ...headers, operation } };
-  }
-
-  /** True if a write depends on the present rows. */
-  #isConditional({ update, writer, program }: QueuedWrite): boolean {
-    return update !== undefined || program === undefined && writer.onConflict !== undefined;
+    return { writes: batch.map(encode) };
   }
 
   /**
@@ -721,7 +689,7 @@ export class Writes {
       }
     }
     write.conflicts++;
-    const isRace = program !== undefined || this.#isConditional(write) ||
+    const isRace = program !== undefined || isConditional(write) ||
       write.conflicts > MAX_CONFLICTS;
     if (isRace && write.conflicts > 1 && !turn) this.#postpone(write, 0);
   }
