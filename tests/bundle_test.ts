@@ -54,7 +54,7 @@ const MAX_PART_BYTES = {
   "chunk_insight": 12.5 * KIB,
   "chunk_responses": 5.3 * KIB,
   /** Live state. */
-  "chunk_state": 17.3 * KIB,
+  "chunk_state": 17.6 * KIB,
 };
 
 /**
@@ -67,16 +67,16 @@ const MAX_REACT_BYTES = 5.8 * KIB;
  * The maximum size of what a page with one mutation of live state loads at first, and with the
  * state, in bytes. Its function, and what it calls, loads with the page.
  */
-const MAX_MUTATION_BYTES = { first: 41.4 * KIB, state: 57 * KIB };
+const MAX_MUTATION_BYTES = { first: 41.4 * KIB, state: 57.2 * KIB };
 
 /** The maximum size of the whole client in one file, in bytes, minified and gzipped. */
-const MAX_FILE_BYTES = 104.1 * KIB;
+const MAX_FILE_BYTES = 104.4 * KIB;
 
 /**
  * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
  * than one file.
  */
-const MAX_PARTS_BYTES = 109.8 * KIB;
+const MAX_PARTS_BYTES = 110.2 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {
