@@ -805,3 +805,22 @@ Deno.test("ClientState.mutate and transaction() wait for the first rows, which r
   await soon(blind);
   assertEquals(other.coins(), { a: 1 });
 });
+
+Deno.test("ClientState.transaction() deletes a row that it has read only if the row is there", async () => {
+  await using at = await Fixture.make();
+  await at.own.transaction((tx) => tx.set("coins", "a", 1));
+  using hall = await at.open();
+  const held = at.hold();
+  const code = codeOf(hall.transaction(async (tx) => {
+    const count = await tx.get("coins", "a") ?? 0;
+    await tx.delete("coins", "a");
+    await tx.set("coins", "b", count);
+  }));
+  await held.begun;
+  await at.offline(hall);
+  await at.own.collection("coins").delete("a");
+  held.release();
+  at.online();
+  assertEquals(await code, "unknown");
+  assertEquals(at.coins(), {});
+});

@@ -482,7 +482,12 @@ export class Writes {
       return false;
     }
     const unchanged = new Map(reads);
-    write.changes = shown.map((change) => {
+    // The first row that the server finds changed tells whether this write has changed it, unless it
+    // is gone.
+    const [gone, kept] = [true, false].map((isGone) =>
+      shown.filter(({ value }) => (value === undefined) === isGone)
+    );
+    write.changes = [...kept!, ...gone!].map((change) => {
       const present = rows.known(change.type, change.key);
       const seen = versionOf(present);
       const isRead = unchanged.delete(rowName(change.type, change.key));
@@ -665,8 +670,9 @@ export class Writes {
     const of = { type, key };
     const isIt = isOf(of);
     if (write.state === "uncertain") {
-      const isDeletion = ({ value, expect, seen }: WriteChange) =>
-        value === undefined && expect === undefined && seen > 0;
+      // A function that has read the row may depend on it.
+      const isDeletion = ({ value, expect, seen, isRead = false }: WriteChange) =>
+        value === undefined && expect === undefined && seen > 0 && !isRead;
       if (version > 0 || !write.changes.some((one) => isIt(one) && isDeletion(one))) {
         return this.#fail(write, conflict(of, CHANGED));
       }
