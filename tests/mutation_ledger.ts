@@ -22,7 +22,7 @@ import {
 } from "../mod.ts";
 import { defineMutations, type MutationFunctions } from "../session/mutations/mod.ts";
 import type { StateTransaction } from "../session/state_types.ts";
-import { readRowName, rowName } from "../session/wire/rows.ts";
+import { rowName } from "../session/wire/rows.ts";
 
 /** Maximum number of cards of one kind. */
 export const MAX_CARDS = 5;
@@ -210,6 +210,12 @@ export class MutationLedger {
     return this.#waiting;
   }
 
+  /** The names of these operations. */
+  get unsettled(): readonly string[] {
+    return this.#operations.values().filter(({ outcome }) => outcome === undefined)
+      .map(({ id, as, call: [name] }) => `${id} (${as} ${name})`).toArray();
+  }
+
   /** The number of operations by outcome: `made`, or the code of the rejection. */
   get outcomes(): Readonly<Record<string, number>> {
     const counts: Record<string, number> = {};
@@ -304,12 +310,12 @@ export class MutationLedger {
       const fault = await this.#next(changes, version);
       this.#replay.apply(changes);
       this.versions++;
-      const { rows } = this.#replay;
-      const sum = sumOf(valuesOf(rows, "coins") as ReadonlyMap<string, number>);
+      const coins = this.#replay.rows("coins") as ReadonlyMap<string, number>;
+      const sum = sumOf(coins);
       const wrong = [
         fault,
         sum === this.#sum ? undefined : `has ${sum} coins`,
-        cardFault(valuesOf(rows, "cards") as ReadonlyMap<string, string>),
+        cardFault(this.#replay.rows("cards") as ReadonlyMap<string, string>),
       ];
       for (const text of wrong) {
         if (text !== undefined) this.faults.push(`version ${version}: ${text}`);
@@ -328,14 +334,12 @@ export class MutationLedger {
    * @param bank The state.
    */
   differences(bank: Bank): string[] {
-    const { rows } = this.#replay;
-    const shown = new Map<string, unknown>();
-    for (const type of COLLECTIONS) {
-      for (const [key, row] of bank.collection(type).current) shown.set(rowName(type, key), row);
-    }
-    return [...new Set([...rows.keys(), ...shown.keys()])]
-      .filter((name) => rows.get(name) !== shown.get(name))
-      .map((name) => `${name}: ${shown.get(name)}, not ${rows.get(name)}`);
+    return COLLECTIONS.flatMap((type) => {
+      const [rows, shown] = [this.#replay.rows(type), bank.collection(type).current];
+      return [...new Set([...rows.keys(), ...shown.keys()])]
+        .filter((key) => rows.get(key) !== shown.get(key))
+        .map((key) => `${type}/${key}: ${shown.get(key)}, not ${rows.get(key)}`);
+    });
   }
 
   /** Compares the outcomes with the log, which is complete, and returns all faults. */
@@ -394,37 +398,42 @@ export class MutationLedger {
 /** The rows after some transactions. */
 class Replay {
   version = 0;
-  /** The rows by name. */
-  readonly rows = new Map<string, unknown>();
   /** The newest operation on each account, by page. */
   readonly last = new Map<Bank, Map<string, number>>();
+  readonly #collections = new Map<string, Map<string, unknown>>(
+    COLLECTIONS.map((name) => [name, new Map()]),
+  );
 
-  /** Puts the coins of a new bank, and returns their rows. */
+  /** Returns the rows of a collection. */
+  rows(type: string): Map<string, unknown> {
+    return this.#collections.get(type)!;
+  }
+
+  /** Puts the coins of a new bank, and returns their rows by name. */
   begin(coins: Readonly<Record<string, number>>): ReadonlyMap<string, unknown> {
-    for (const [key, count] of Object.entries(coins)) this.rows.set(rowName("coins", key), count);
-    return new Map(this.rows);
+    for (const [key, count] of Object.entries(coins)) this.rows("coins").set(key, count);
+    return new Map(Array.from(this.rows("coins"), ([key, row]) => [rowName("coins", key), row]));
   }
 
   /** Returns the changes of an operation by row, or the code with which the rows reject it. */
   async run(operation: Operation): Promise<Map<string, unknown> | string> {
     const changes = new Map<string, unknown>();
-    const rows = new Map(this.rows);
-    const put = (type: string, key: string, value: unknown) => {
+    const get = (type: string, key: string) => {
       const name = rowName(type, key);
-      changes.set(name, value);
-      if (value === undefined) rows.delete(name);
-      else rows.set(name, value);
+      return Promise.resolve(changes.has(name) ? changes.get(name) : this.rows(type).get(key));
+    };
+    const put = (type: string, key: string, value: unknown) => {
+      changes.set(rowName(type, key), value);
       return Promise.resolve();
     };
     const tx = {
-      get: (type, key) => Promise.resolve(rows.get(rowName(type, key))),
-      has: (type, key) => Promise.resolve(rows.has(rowName(type, key))),
-      async *entries(type) {
-        yield* valuesOf(rows, type);
-      },
+      get,
+      has: async (type, key) => await get(type, key) !== undefined,
+      // The operations iterate before they change rows.
+      entries: (type) => fromAll(this.rows(type)),
       set: put,
       insert: put,
-      update: (type, key, change) => put(type, key, change(rows.get(rowName(type, key)))),
+      update: async (type, key, change) => await put(type, key, change(await get(type, key))),
       delete: (type, key) => put(type, key, undefined),
     } satisfies StateTransaction;
     try {
@@ -438,10 +447,14 @@ class Replay {
   /** Applies the changes of a transaction. */
   apply(changes: readonly LoggedChange[]): void {
     for (const { type, key, value, headers: { operation } } of changes) {
-      if (operation === "delete") this.rows.delete(rowName(type, key));
-      else this.rows.set(rowName(type, key), value);
+      if (operation === "delete") this.rows(type).delete(key);
+      else this.rows(type).set(key, value);
     }
   }
+}
+
+async function* fromAll<T>(all: Iterable<T>): AsyncGenerator<T> {
+  yield* all;
 }
 
 function perform(operation: Operation): Promise<number> {
@@ -471,15 +484,6 @@ function codeOf(error: unknown): string {
 
 function isMade({ type, headers: { operation } }: LoggedChange): boolean {
   return type === "audit" && operation !== "delete";
-}
-
-function valuesOf(rows: ReadonlyMap<string, unknown>, type: string): Map<string, unknown> {
-  const values = new Map<string, unknown>();
-  for (const [name, value] of rows) {
-    const [of, key] = readRowName(name);
-    if (of === type) values.set(key, value);
-  }
-  return values;
 }
 
 function sumOf(coins: ReadonlyMap<string, number>): number {

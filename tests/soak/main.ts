@@ -10,9 +10,9 @@
  * takes a few minutes. It runs the same checks with smaller numbers, and at the end it runs the
  * parts that measure no time in parallel. The arguments `idle`, `stalled`, `churn`, `webtransport`,
  * `unread`, `networks`, `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `responses`,
- * `state`, `long`, `storm`, `handover` and `simulation` run only the named part, and `redis`,
- * `redis-aof`, `redis-snapshot` and `nats` run `chaos` only on that broker. `--seconds=N` and
- * `--broker=NAME` run `state` for so long on each broker, and only on that one. In the parts `idle`,
+ * `state`, `mutations`, `long`, `storm`, `handover` and `simulation` run only the named part, and
+ * `redis`, `redis-aof`, `redis-snapshot` and `nats` run `chaos` only on that broker. `--seconds=N` and
+ * `--broker=NAME` run `state` and `mutations` for so long on each broker, and only on that one. In the parts `idle`,
  * `stalled` and `churn`, the clients are raw sockets in this process, and the server is a separate
  * process.
  *
@@ -29,6 +29,7 @@ import { soakDurable } from "./durable.ts";
 import { soakGrowth } from "./growth.ts";
 import { soakLongStream } from "./long_stream.ts";
 import { soakMoq } from "./moq.ts";
+import { soakMutations } from "./mutations.ts";
 import { soakNetworks } from "./networks.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes/processes.ts";
 import { soakRolling } from "./rolling.ts";
@@ -421,6 +422,10 @@ const parts: Record<string, () => Promise<void>> = {
     const totalMs = values.seconds === undefined ? undefined : Number(values.seconds) * 1_000;
     return soakState(check, { isShort, totalMs, broker: values.broker });
   },
+  mutations: () => {
+    const totalMs = values.seconds === undefined ? undefined : Number(values.seconds) * 1_000;
+    return soakMutations(check, { isShort, totalMs, broker: values.broker });
+  },
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),
   simulation: () => soakSimulation(check, say, isShort),
@@ -432,6 +437,7 @@ const parts: Record<string, () => Promise<void>> = {
  */
 const TIMELESS: ReadonlySet<string> = new Set([
   "state",
+  "mutations",
   "durable",
   "simulation",
   "responses",
