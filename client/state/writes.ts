@@ -337,6 +337,8 @@ export class Writes {
       const { program } = write;
       if (program !== undefined) program.waitsFor = 0;
       if (program?.madeAt !== undefined) program.madeAt = 0;
+      // It depends on versions of the earlier stream, and was not sent.
+      else if (write.state === "adapted" && !this.#sent.includes(write)) write.state = "new";
       else if (write.state !== "new") write.untraceable = reason;
     }
   }
@@ -558,6 +560,7 @@ export class Writes {
     try {
       reply = await publish(data);
     } catch (error) {
+      this.#sent = [];
       if (error instanceof SessionClosedError || error instanceof TimeoutError) {
         return this.#doubt(batch);
       }
@@ -567,7 +570,7 @@ export class Writes {
         // Smaller messages have room, or smaller replies, without which the outcome is unknown.
         this.#maxBytes = batch.reduce((sum, { bytes }) => sum + bytes, 0) / 2;
         if (code !== undefined) this.#doubt(batch);
-        return this.#renumber(batch);
+        return this.#renew(batch);
       }
       if (!isFull && code !== "too-many" && code !== "unavailable") {
         const reason = error instanceof RangeError ? tooLarge(error) : error;
@@ -575,12 +578,11 @@ export class Writes {
         return;
       }
       if (code === "unavailable") this.#doubt(batch.slice(0, 1));
-      this.#renumber(batch);
+      this.#renew(batch);
       const delayMs = Math.max(retryAfterMs ?? 0, this.#backoff.next() ?? 0);
       return await pause(runtime, delayMs, signal);
-    } finally {
-      this.#sent = [];
     }
+    this.#sent = [];
     this.#backoff.reset();
     const inTime = batch.length * REPLY_MS / (runtime.monotonic() - startMs);
     this.#maxWrites = Math.min(MAX_WRITES, inTime);
@@ -592,11 +594,9 @@ export class Writes {
     for (const write of writes) write.state = "uncertain";
   }
 
-  /** Gives mutations that were not made other numbers when they are sent again. */
-  #renumber(batch: readonly QueuedWrite[]): void {
-    for (const write of batch) {
-      if (write.program?.of.mutation && write.state === "adapted") write.state = "new";
-    }
+  /** Adapts writes that were not made to the present rows when they are sent again. */
+  #renew(batch: readonly QueuedWrite[]): void {
+    for (const write of batch) if (write.state === "adapted") write.state = "new";
   }
 
   #publication(batch: readonly QueuedWrite[]): object {
