@@ -74,11 +74,18 @@ export interface NewProgram extends Pick<NewWrite, "writer" | "signal"> {
   readonly function: ProgramFunction;
 }
 
+/** A promise to settle. Pages may be compiled without the type `PromiseWithResolvers`. */
+export interface Settling {
+  readonly promise: Promise<number>;
+  readonly resolve: (version: number | PromiseLike<number>) => void;
+  readonly reject: (reason?: unknown) => void;
+}
+
 /** A value of a row that waits, and the promise of those who wrote it. */
 export interface Attempt {
   changes: readonly WriteChange[];
   bytes: number;
-  settling: PromiseWithResolvers<number>;
+  settling: Settling;
 }
 
 export interface QueuedWrite extends Attempt, RowWriter {
