@@ -241,13 +241,15 @@ export class Programs<W extends ProgramWrite> {
     this.#ended(program);
     const { rows } = this.#target;
     if (program.over.signal.aborted || this.#noteEarly(program, of)) return;
-    const isFirst = !program.isRun;
-    // A late result is shown together with those of the later functions.
-    if (!isFirst && !this.#isRunning) rows.hold();
+    const hasRead = of.reads.size + of.scans.size > 0;
+    // Otherwise, it is shown together with the rows that have changed meanwhile, and those of the
+    // later functions.
+    const isNow = !program.isRun && !(hasRead && (rows.isHeld || this.isStale(write, of)));
+    if (!isNow) rows.hold();
     const before = program.shown;
     const shown = [...result.changes.values()];
     Object.assign(program, of, { shown, failure: undefined, isRun: true });
-    rows.replace(write, { before, after: shown }, isFirst);
+    rows.replace(write, { before, after: shown }, isNow);
     this.#target.ran(write, program);
   }
 

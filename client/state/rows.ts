@@ -102,7 +102,7 @@ export class ClientRows extends Signal implements RowSource {
   /** Number of calls under way that change rows. Rows are shown after the outermost one. */
   #depth = 0;
   /** True while rows that change are not shown. */
-  #isHeld = false;
+  isHeld = false;
   /** The rows to show. */
   #due: Place[] = [];
   /** True if all rows have to be shown anew. */
@@ -379,12 +379,12 @@ export class ClientRows extends Signal implements RowSource {
 
   /** From now on, rows that change are shown by `show`. */
   hold(): void {
-    this.#isHeld = true;
+    this.isHeld = true;
   }
 
   /** Shows the rows that have changed meanwhile, in one step. */
   show(): void {
-    this.#isHeld = false;
+    this.isHeld = false;
     this.#showDue();
   }
 
@@ -395,7 +395,7 @@ export class ClientRows extends Signal implements RowSource {
   }
 
   #showDue(): void {
-    if (this.#depth > 0 || this.#isHeld) return;
+    if (this.#depth > 0 || this.isHeld) return;
     const [places, isAll, calls] = [this.#due, this.#isAllDue, this.#calls];
     [this.#due, this.#isAllDue, this.#calls] = [[], false, []];
     if (isAll && !this.#isHidden) this.#showAll();

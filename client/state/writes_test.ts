@@ -280,3 +280,35 @@ Deno.test("Writes runs a function again in one step with the rows that it has re
   assertEquals([rows.valueAt("items", "a"), [...sums]], [2, [10]]);
   writes.end(new Error("Closed"));
 });
+
+Deno.test("Writes shows the first changes of a function with the rows that changed under it", async () => {
+  const { rows, writes, writer } = mutationsOver(() => new Promise(() => {}));
+  rows.deliver([put("a", 10, 1)], 1, true);
+  const sums = new Set<number>();
+  rows.listeners.add(() => {
+    const values = [...rows.collection("items").view.values()].map(Number);
+    sums.add(values.reduce((sum, one) => sum + one, 0));
+  });
+  const gate = Promise.withResolvers<void>();
+  const moving = writes.addProgram({
+    writer,
+    function: {
+      mutation: { name: "move", input: 1 },
+      isReader: true,
+      run: (rows) =>
+        runTransaction(rows, async (tx) => {
+          const a = Number(await tx.get("items", "a"));
+          await gate.promise;
+          await tx.set("items", "a", a - 1);
+          await tx.set("items", "b", 1);
+        }),
+    },
+  });
+  moving.catch(() => {});
+  await turns();
+  rows.deliver([put("a", 5, 2), put("c", 5, 2)], 2, true);
+  gate.resolve();
+  await until(() => rows.valueAt("items", "b") === 1);
+  assertEquals([rows.valueAt("items", "a"), [...sums]], [4, [10]]);
+  writes.end(new Error("Closed"));
+});
