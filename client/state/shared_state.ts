@@ -194,7 +194,8 @@ export class SharedState {
             continue;
           }
           const isLost = code === "lost";
-          if (!isLost && code !== "gone" || of.offset === undefined) throw error;
+          // Without an offset, no rows have arrived yet.
+          if (!isLost && (code !== "gone" || of.offset === undefined)) throw error;
           // The server creates it anew.
           if (isLost) this.#isAwaited = true;
           gone = failure!;

@@ -235,6 +235,11 @@ property("mutations are replayed in each life of a state that the broker loses",
         { kind: "lose", waitMs: 0 },
       ],
     }),
+    "a state ends if it is lost before the client has its first rows": atSeed<Case>(2029811368, {
+      ...PLAIN,
+      store: "redis",
+      steps: [{ kind: "reopen", who: 0, waitMs: 0 }, { kind: "lose", waitMs: 0 }],
+    }),
     "a client shows one row of a transaction that others have made": atSeed<Case>(30, {
       ...PLAIN,
       steps: [
