@@ -56,15 +56,20 @@ export function runTransaction(
   let returned: unknown;
   try {
     returned = call(transaction);
-    if (!(returned instanceof Promise)) return transaction.end();
+    if (!isThenable(returned)) return transaction.end();
   } catch (error) {
     transaction.fail(error);
     throw error;
   }
-  return returned.then(() => transaction.end(), (error) => {
+  return Promise.resolve(returned).then(() => transaction.end(), (error) => {
     transaction.fail(error);
     throw error;
   });
+}
+
+/** Returns whether a function has returned a promise, also that of another library or realm. */
+function isThenable(returned: unknown): returned is PromiseLike<unknown> {
+  return typeof (Object(returned) as Partial<PromiseLike<unknown>>).then === "function";
 }
 
 /** The error for a transaction that reads rows of an ephemeral collection. */

@@ -287,6 +287,9 @@ class RowsForMutation implements RowsOfState, Disposable {
   readonly #time: WriteTime;
   /** All rows, once a collection was iterated. */
   #held: HeldRows | undefined;
+  /** The rows that are being read. */
+  #holding: Promise<CompleteRows> | undefined;
+  #isDisposed = false;
   #ephemeral: ReadonlySet<string> | undefined;
 
   constructor(
@@ -317,14 +320,26 @@ class RowsForMutation implements RowsOfState, Disposable {
 
   async all(type: string): Promise<CompleteRows> {
     this.#checkStored(type);
+    return this.#held?.rows ?? await (this.#holding ??= this.#hold());
+  }
+
+  async #hold(): Promise<CompleteRows> {
     const { gate, states } = this.#parts;
     const timeoutMs = gate.times.leftMs(this.#time);
-    this.#held ??= await states.hold(this.#id, { timeoutMs });
-    if (this.#held === undefined) throw new NoState(this.#id);
-    return this.#held.rows;
+    try {
+      const held = await states.hold(this.#id, { timeoutMs });
+      if (held === undefined) throw new NoState(this.#id);
+      if (this.#isDisposed) held[Symbol.dispose]();
+      this.#checkUsed();
+      this.#held = held;
+      return held.rows;
+    } finally {
+      this.#holding = undefined;
+    }
   }
 
   #checkStored(type: string): void {
+    this.#checkUsed();
     this.#ephemeral ??= this.#parts.gate.ephemeralOf(this.#id);
     if (this.#ephemeral.has(type)) throw ephemeralRead(type);
   }
@@ -342,7 +357,14 @@ class RowsForMutation implements RowsOfState, Disposable {
     }
   }
 
+  /** A function that took too long may still run. */
+  #checkUsed(): void {
+    if (!this.#isDisposed) return;
+    throw new TypeError("Cannot use the transaction: the mutation has ended");
+  }
+
   [Symbol.dispose](): void {
+    this.#isDisposed = true;
     this.#held?.[Symbol.dispose]();
   }
 }
