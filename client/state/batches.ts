@@ -73,8 +73,6 @@ export class Footprint {
 export class MutationNumbers {
   readonly #rows: ClientRows;
   readonly #client: string;
-  /** Begins the names of the transactions, by which the client finds its changes in the stream. */
-  readonly #txid: string;
   #last = 0;
   /** Version of the last mutation that was made. */
   #made = 0;
@@ -82,16 +80,21 @@ export class MutationNumbers {
   constructor(runtime: Runtime, rows: ClientRows) {
     this.#rows = rows;
     this.#client = newTxid(runtime);
-    this.#txid = newTxid(runtime);
   }
 
   /**
    * Returns the publication of mutations.
    *
-   * @param programs The mutations, in their order.
+   * @param writes The mutations, in their order. Each one has a name of its own: others learn it once
+   * the mutation was made, and can't use it before.
    * @param isRepeat True if they keep their numbers, because the reply was lost.
    */
-  publication(programs: readonly Program[], isRepeat: boolean): object {
+  publication(
+    writes: readonly { readonly program: Program | undefined; readonly txid: string }[],
+    isRepeat: boolean,
+  ): object {
+    const programs = writes.map(({ program }) => program!);
+    const txids = writes.map(({ txid }) => txid);
     for (const program of isRepeat ? [] : programs) {
       program.number = ++this.#last;
       program.sentAt = Math.max(this.#rows.version, this.#made);
@@ -102,7 +105,7 @@ export class MutationNumbers {
       return input === undefined ? [name] : [name, input];
     });
     const again = isRepeat || undefined;
-    return { mutations, client: this.#client, n, since, again, txid: this.#txid };
+    return { mutations, client: this.#client, n, since, again, txids };
   }
 
   /**
@@ -112,12 +115,6 @@ export class MutationNumbers {
    */
   made(version: number): void {
     this.#made = version && Math.max(version, this.#made);
-  }
-
-  /** Returns the number of this client's mutation that has a name of a transaction; 0 for others. */
-  numberIn(txid: string): number {
-    const [start, number] = txid.split(":");
-    return start === this.#txid ? Number(number) : 0;
   }
 }
 

@@ -311,18 +311,22 @@ export class Writes {
   /** Settles the writes that appear in changes of the stream before their reply. */
   delivered(changes: readonly VersionedRowMessage[]): void {
     for (const { headers: { txid }, version } of changes) {
-      const write = txid && this.#queue.find((one) => one.txid === txid);
-      if (write) this.#settle(write, version);
+      const write = this.#named(txid);
+      if (write && !write.program?.of.mutation) this.#settle(write, version);
     }
   }
 
   /** Learns from changes of the stream, before they are shown, which mutations were made. */
   arrived(changes: readonly VersionedRowMessage[]): void {
     for (const { headers: { txid }, version } of changes) {
-      const number = txid && this.#mutations.numberIn(txid);
-      const write = number && this.#queue.find(({ program }) => program?.number === number);
-      if (write && write.program!.madeAt === undefined) this.#made(write, version);
+      const write = this.#named(txid);
+      const { of, madeAt } = write?.program ?? {};
+      if (of?.mutation && madeAt === undefined) this.#made(write!, version);
     }
+  }
+
+  #named(txid: string | undefined): QueuedWrite | undefined {
+    return txid === undefined ? undefined : this.#queue.find((write) => write.txid === txid);
   }
 
   /**
@@ -601,10 +605,7 @@ export class Writes {
 
   #publication(batch: readonly QueuedWrite[]): object {
     if (batch[0]!.program?.of.mutation !== undefined) {
-      const data = this.#mutations.publication(
-        batch.map(({ program }) => program!),
-        isRepeated(batch[0]!),
-      );
+      const data = this.#mutations.publication(batch, isRepeated(batch[0]!));
       for (const write of batch) if (write.state === "new") write.state = "adapted";
       return data;
     }
@@ -649,9 +650,10 @@ export class Writes {
       return this.#postpone(write, retryAfterMs);
     }
     if ("error" in result) {
-      const { code, message, path } = result.error;
+      const { code, message, path, retryAfterMs } = result.error;
+      const isLost = code === "not-found" && retryAfterMs !== undefined;
       // The reader of the state finds out whether it was lost. Then it appears again, or it ends.
-      if (code === "not-found" && this.#target.isReading()) return this.#postpone(write, 0);
+      if (isLost && this.#target.isReading()) return this.#postpone(write, 0);
       // The server has found that a repeated mutation was not made before.
       if (isMutation && !DOUBTFUL.has(code)) write.state = "adapted";
       return this.#reject(write, new RequestError(code, message, path && { path }));

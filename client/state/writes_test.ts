@@ -50,7 +50,7 @@ interface Sent {
   readonly n: number;
   readonly since: number;
   readonly again?: true;
-  readonly txid: string;
+  readonly txids: readonly string[];
 }
 
 /** Writes of mutations, which a server handles as a test says. Tells what was sent. */
@@ -224,7 +224,7 @@ Deno.test("Writes recognizes its mutation in the stream before the reply", async
   const reply = Promise.withResolvers<unknown>();
   let txid = "";
   const { rows, writes, writer } = mutationsOver((sent) => {
-    txid = `${sent.txid}:${sent.n}`;
+    txid = sent.txids[0]!;
     return reply.promise;
   });
   const runs: unknown[] = [];

@@ -8,11 +8,11 @@ import { type MutationCaller, MutationMark, type MutationNumber } from "./mutati
 import type { MutationSource, StateMutations } from "./mutations.ts";
 import { forNow } from "./row_queue.ts";
 import { AWAITED_MS, MAX_TURN_MS, readTimeout, type SessionSource } from "./session_writes.ts";
-import { type WriteRejected, writeRejection } from "./state.ts";
+import { missingState, type WriteRejected, writeRejection } from "./state.ts";
 import type { Transacted } from "./transact.ts";
 
-/** A client's name, chosen at random. */
-const CLIENT = /^[\w-]{8,32}$/;
+/** The name of a client or of a transaction, chosen at random. */
+const NAME = /^[\w-]{8,32}$/;
 
 /** Parts of {@linkcode mutateRows}. */
 export interface SessionMutationsParts {
@@ -47,7 +47,7 @@ export async function mutateRows(
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const { runtime, source, caller, times } = parts;
   const time = times.of(readTimeout(data));
-  const { calls, number, txid } = readMutations(data);
+  const { calls, number, txids } = readMutations(data);
   const results: WriteResult[] = [];
   let mark: MutationMark | undefined;
   let turnMs = runtime.monotonic();
@@ -65,8 +65,7 @@ export async function mutateRows(
     }
     mark = new MutationMark({ ...number, n: number.n + i }, caller, mark?.version);
     try {
-      const named = txid && `${txid}:${number.n + i}`;
-      const result = await mutate(id, { name, input, mark, txid: named, time }, parts);
+      const result = await mutate(id, { name, input, mark, txid: txids?.[i], time }, parts);
       results.push(result);
       if (!("version" in result)) break;
     } catch (error) {
@@ -124,8 +123,8 @@ export function versionOf(
         const text = `Cannot write state: the server creates "${id}" anew`;
         throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
       }
-      // A client that reads the state keeps its mutation until it knows.
       recheck();
+      throw missingState(id);
     }
   }
   throw writeRejection(id, made as WriteRejected);
@@ -134,21 +133,23 @@ export function versionOf(
 function readMutations(data: unknown): {
   readonly calls: readonly (readonly [name: string, input: unknown])[];
   readonly number: MutationNumber;
-  readonly txid: string | undefined;
+  readonly txids: readonly string[] | undefined;
 } {
-  const { mutations, client, n, since, again = false, txid } = Object(data) as Record<
+  const { mutations, client, n, since, again = false, txids } = Object(data) as Record<
     string,
     unknown
   >;
   const isCount = (count: unknown): count is number =>
     Number.isSafeInteger(count) && count as number >= 0;
+  const isName = (name: unknown): name is string => typeof name === "string" && NAME.test(name);
   const isValid = Array.isArray(mutations) && mutations.length > 0 &&
     mutations.length <= MAX_WRITES &&
     mutations.every((call) => Array.isArray(call) && typeof call[0] === "string") &&
-    typeof client === "string" && CLIENT.test(client) && isCount(n) && isCount(since) &&
+    isName(client) && isCount(n) && isCount(n + mutations.length) && isCount(since) &&
     typeof again === "boolean" &&
-    (txid === undefined || typeof txid === "string" && CLIENT.test(txid));
-  if (isValid) return { calls: mutations, number: { client, n, since, isAgain: again }, txid };
+    (txids === undefined ||
+      Array.isArray(txids) && txids.length === mutations.length && txids.every(isName));
+  if (isValid) return { calls: mutations, number: { client, n, since, isAgain: again }, txids };
   throw new RequestError(
     "malformed",
     `Expected {"mutations":[[name,input]],"client":name,"n":1,"since":0} with 1 to ${MAX_WRITES} ` +

@@ -19,7 +19,7 @@ import {
 import type { ChangeSource, WriteTime } from "./change_decisions.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
 import { forNow } from "./row_queue.ts";
-import { type StateParts, writeRejection } from "./state.ts";
+import { missingState, type StateParts, writeRejection } from "./state.ts";
 import { appendUnchanged, type Scans } from "./unchanged.ts";
 
 /** Time after which a publication lets other events be handled, in milliseconds. */
@@ -197,8 +197,10 @@ async function writeOne(
       const text = `Cannot write state: the server creates "${id}" anew`;
       throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
     }
-    // A client that reads the state keeps its write until it knows.
-    if (result.kind === "missing") recheck();
+    if (result.kind === "missing") {
+      recheck();
+      throw missingState(id);
+    }
     if (result.kind !== "conflict") throw writeRejection(id, result);
     const [type, key] = readRowName(result.row);
     const { version, since, text, keepsTurn } = result;

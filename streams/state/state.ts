@@ -457,6 +457,15 @@ export function writeRejection(
 }
 
 /**
+ * Returns the error for a write of a session to a missing state. A client that reads the state keeps
+ * the write until it knows, which no code of the application's own makes it do.
+ */
+export function missingState(id: string): RequestError {
+  const { message } = writeRejection(id, { kind: "missing" });
+  return new RequestError("not-found", message, { retryAfterMs: 0 });
+}
+
+/**
  * A state whose collections a contract defines. It is a {@linkcode State}; only the types differ:
  * the names of the collections, and the types of their rows.
  *
