@@ -16,7 +16,7 @@ import type {
   StateInput,
   StateRows,
 } from "../session/contract.ts";
-import { mutationInputs, type Mutations } from "../session/mutations/mutations.ts";
+import { mutationInputs, Mutations } from "../session/mutations/mutations.ts";
 import { compileContract } from "../session/settings/check_settings.ts";
 
 /**
@@ -225,13 +225,7 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
     // Only the types depend on the contract.
     const mutations = this.#mutations as Mutations | undefined;
     const { mutations: overrides } = host.core;
-    for (const name of Object.keys(overrides ?? {})) {
-      if (mutations?.has(name)) continue;
-      throw new TypeError(
-        `Cannot mount liveState(): it must have each mutation of the server, received "${name}"; ` +
-          "write liveState(contract, { mutations })",
-      );
-    }
+    checkOverrides(mutations, overrides);
     shared.mutations = mutations && { mutations, overrides };
     return shared.mount();
   }
@@ -279,5 +273,31 @@ function checkContract(contract: unknown): void {
         describe(contract),
       { cause },
     );
+  }
+}
+
+/** Checks the option `mutations` of a server, whose functions replace those of `defineMutations()`. */
+function checkOverrides(mutations: Mutations | undefined, overrides: object = {}): void {
+  const reject = (rule: string, received: string): never => {
+    throw new TypeError(`Cannot mount liveState(): ${rule}, received ${received}`);
+  };
+  if (overrides instanceof Mutations) {
+    reject(
+      "what defineMutations() returns must be an option of liveState(contract, { mutations }); " +
+        "the option of the server has the functions to replace",
+      "Mutations",
+    );
+  }
+  for (const [name, override] of Object.entries(overrides)) {
+    if (mutations === undefined) {
+      reject(
+        "a server that replaces mutations must have liveState(contract, { mutations })",
+        "none",
+      );
+    } else if (!mutations.has(name)) {
+      reject("the contract must name each mutation that the server replaces", `"${name}"`);
+    } else if (typeof override !== "function") {
+      reject(`the server's mutation "${name}" must be a function`, describe(override));
+    }
   }
 }

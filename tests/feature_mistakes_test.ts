@@ -12,6 +12,7 @@ import { httpApi } from "../operations/http_api/mod.ts";
 import { inspector, metrics } from "../operations/mod.ts";
 import { otel } from "../operations/otel/otel.ts";
 import { createServer, serve } from "../server.ts";
+import { defineMutations } from "../session/mutations/mod.ts";
 import { durableStreams, DurableStreamsHandler, liveState, resumable } from "../streams/mod.ts";
 import { testServer } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -37,6 +38,26 @@ const contract = defineContract({
   requests: { ask: { input: z.string(), stream: z.string(), resume: true } },
 });
 
+/** The entry of a hall in a contract's section `state`, with mistakes. */
+const hall = (mistakes: object = {}) => ({
+  collections: { seats: z.string() },
+  mutations: { claimSeat: z.string() },
+  ...mistakes,
+});
+
+/** A contract with states. */
+const halls = (state: object) => defineContract({ state: state as Record<string, never> });
+const claims = halls({ "hall:{id}": hall() });
+const functions = { claimSeat() {} } as never;
+
+/** Makes a server that replaces mutations. */
+const replacing = (mutations: unknown, options?: object) =>
+  createServer({
+    contract: claims,
+    features: [liveState(claims, options)],
+    mutations: mutations as never,
+  });
+
 /** Mistakes, each with the message of the error. */
 const MISTAKES: Readonly<Record<string, () => unknown>> = {
   'Cannot create durableStreams(): options must have known keys, received "maxStream"; did you mean "maxStreams"?':
@@ -59,6 +80,22 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     liveState({ contract } as never),
   "Cannot mount liveState(contract): the server must have the same contract, received none; write serve({ contract, features: [liveState(contract)] })":
     () => createServer({ features: [liveState(contract)] }),
+  'Cannot use the state "hall:{id}" of the contract: writes must be "rows" or "mutations", received "mutation"':
+    () => liveState(halls({ "hall:{id}": hall({ writes: "mutation" }) })),
+  'Cannot use the state "hall:{id}" of the contract: a mutation must have the name of a function, received "then"':
+    () => liveState(halls({ "hall:{id}": hall({ mutations: { then: z.string() } }) })),
+  'Cannot use the state "hall:{id}" of the contract: "claimSeat" must have a schema, received function':
+    () => liveState(halls({ "hall:{id}": hall({ mutations: { claimSeat() {} } }) })),
+  'Cannot use the state "room:{id}" of the contract: no other state may have this mutation, received "claimSeat"':
+    () => liveState(halls({ "hall:{id}": hall(), "room:{id}": hall() })),
+  "Cannot mount liveState(): a server that replaces mutations must have liveState(contract, { mutations }), received none":
+    () => replacing(functions),
+  'Cannot mount liveState(): the contract must name each mutation that the server replaces, received "claimSeats"':
+    () => replacing({ claimSeats() {} }, { mutations: defineMutations(claims, functions) }),
+  'Cannot mount liveState(): the server\'s mutation "claimSeat" must be a function, received 1':
+    () => replacing({ claimSeat: 1 }, { mutations: defineMutations(claims, functions) }),
+  "Cannot mount liveState(): what defineMutations() returns must be an option of liveState(contract, { mutations }); the option of the server has the functions to replace, received Mutations":
+    () => replacing(defineMutations(claims, functions)),
   "Cannot create resumable(): maxRunning must be of type number, received a string": () =>
     resumable({ maxRunning: "1" as never }),
   "Cannot create resumable(): retainMs must be an integer from 1 to 3153600000000, received -1":

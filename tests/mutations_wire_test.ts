@@ -324,7 +324,7 @@ Deno.test("A server without functions rejects mutations, and one with too many d
   assertThrows(
     () => listen({ webTransport: false, contract, features: [states], mutations }),
     TypeError,
-    'received "act"',
+    "a server that replaces mutations must have liveState(contract, { mutations })",
   );
 });
 

@@ -380,14 +380,14 @@ export function mutationInputs(contract: Contract): ReadonlyMap<string, Standard
       isSchema(collections.schema);
     if (isShort) continue;
     if (writes !== undefined && writes !== "rows" && writes !== "mutations") {
-      reject(pattern, 'writes must be "rows" or "mutations"', describe(writes));
+      reject(pattern, 'writes must be "rows" or "mutations"', `"${writes}"`);
     }
     if (writes === "mutations" && mutations === undefined) {
       reject(pattern, 'writes: "mutations" needs mutations', "none");
     }
     for (const [name, input] of Object.entries(mutations ?? {} as MutationInputs)) {
       if (!/^[A-Za-z_]\w{0,63}$/.test(name) || RESERVED.has(name)) {
-        reject(pattern, "a mutation must have the name of a function", describe(name));
+        reject(pattern, "a mutation must have the name of a function", `"${name}"`);
       }
       const schema = schemaOf(input);
       if (!isSchema(schema)) reject(pattern, `"${name}" must have a schema`, describe(input));
