@@ -73,6 +73,8 @@ import type {
   ContractTopic,
   IsUntyped,
   RoomData,
+  StateRow,
+  StateRows,
   TopicMessage,
 } from "../../session/contract.ts";
 import type { MutationCalls, Mutations } from "../../session/mutations/mutations.ts";
@@ -449,7 +451,21 @@ export interface SkeinHooks<C extends Contract = Contract> {
   ): DurableStreamState<D>;
   /**
    * Follows one collection of a live state while the component is mounted, and writes to it. The
-   * component renders again if its rows or the status change.
+   * component renders again if its rows or the status change. The contract has the type of a row.
+   *
+   * @typeParam Id The id.
+   * @typeParam N The name of the collection.
+   * @param id The state's id; `null` opens nothing.
+   * @param collection The name of the collection, of at most 1,024 bytes.
+   * @returns The rows, and the functions that write.
+   * @throws {TypeError} If the component is not inside a provider.
+   */
+  useCollection<Id extends string, N extends keyof StateRows<C, Id> & string>(
+    id: Id | null,
+    collection: N,
+  ): CollectionState<StateRow<StateRows<C, Id>, N>>;
+  /**
+   * Follows one collection of a live state, as above, with a row's type of your own.
    *
    * @typeParam T The type of a row, which is not checked.
    * @param id The state's id; `null` opens nothing.

@@ -1068,7 +1068,7 @@ Deno.test("useLiveState() calls mutations, which run in the page too", async () 
   const seen = new Set<unknown>();
   let claim!: (input: { readonly seat: string }) => Promise<number>;
   const Hall = () => {
-    const { rows } = hooks.useCollection<string>("hall:1", "seats");
+    const { rows } = hooks.useCollection("hall:1", "seats");
     const { mutate, status, error } = hooks.useLiveState("hall:1");
     seen.add(mutate);
     claim = mutate.claimSeat;
