@@ -11,6 +11,7 @@ import {
 } from "../mod.ts";
 import { defineMutations, type MutationFunctions } from "../session/mutations/mod.ts";
 import { liveState, type LiveStateOptions } from "../streams/mod.ts";
+import { FaultyStore } from "./faulty_broker.ts";
 import { MutatingPeer, outcomeOf } from "./peers/mutating_peer.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
@@ -104,6 +105,35 @@ Deno.test("A server makes mutations in order, and stops at the first that it rej
   const poor = ["move", { from: "b", to: "a", coins: 7 }];
   assertEquals(await peer.call([MOVE, MOVE, poor, MOVE]), [2, 3, "poor"]);
   assertEquals(coinsOf(bank), { a: 98, b: 2 });
+});
+
+Deno.test("A server runs no mutation on rows that its client knows to be old", async () => {
+  const store = new FaultyStore();
+  const acts: Acts = {
+    async act(tx, { how }) {
+      if (how === "free") return await tx.delete("cards", "seat");
+      if (await tx.has("cards", "seat")) throw new RequestError("taken", "The seat is taken");
+      await tx.set("cards", "seat", how);
+    },
+  };
+  await using near = await open({ broker: store.connect(), acts });
+  await using far = await open({ broker: store.connect(), acts });
+  await using peer = await MutatingPeer.connect(near.server, "ann");
+  await using other = await MutatingPeer.connect(far.server, "bob");
+  const act = (how: string) => ["act", { how }];
+  const [claimed] = await peer.call([act("ann")]) as number[];
+  await until(() => far.bank.version === claimed);
+  store.delayMs = 100;
+  const [freed] = await peer.call([act("free")]) as number[];
+  assertEquals(await other.call([act("bob")], { since: freed }), [freed! + 1]);
+  // Within a publication, each one knows the rows of those before it.
+  const calls = [act("free"), act("eve"), act("free"), act("dan")];
+  const last = freed! + 5;
+  assertEquals(await peer.call(calls, { since: freed! + 1 }), [last - 3, last - 2, last - 1, last]);
+  await until(() => near.bank.version === last && far.bank.version === last);
+  store.delayMs = 0;
+  // A made-up version takes a moment, and nothing else.
+  assertEquals(await peer.call([act("free")], { since: 1_000_000 }), [last + 1]);
 });
 
 Deno.test("A server makes a mutation once, however often it is sent", async () => {

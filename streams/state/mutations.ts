@@ -31,6 +31,9 @@ const MAX_RUNNING = 10_000;
 /** Maximum number of one address or user, once more than half of them run. */
 const RUNNING_SHARES = { address: 1_000, user: 128 };
 
+/** Longest wait for the rows that a client has seen, in milliseconds. */
+const CATCH_UP_MS = 1_000;
+
 /** Number of times that a state may be deleted and created anew while a mutation runs. */
 const MAX_REPLACED = 3;
 
@@ -58,6 +61,8 @@ export interface AllowedMutation extends MutationRun {
   readonly time: WriteTime;
   /** The mark, if the client may send the mutation again. */
   readonly mark?: Mark | undefined;
+  /** Version of the state that the client has seen, or that its earlier mutation has made. */
+  readonly since?: number | undefined;
   /** Names the transaction in its changes, so that the client finds them in the stream. */
   readonly txid?: string | undefined;
   /** Appends to the stream; creates a state of the contract that is not stored yet. */
@@ -199,8 +204,9 @@ export class StateMutations {
 
   async #attempt(id: string, call: AllowedMutation): Promise<Transacted> {
     const { gate, states } = this.#parts;
-    const { source, time, mark } = call;
-    using rows = new RowsForMutation(id, { states, gate, time });
+    const { source, time, mark, since } = call;
+    using rows = new RowsForMutation(id, { states, gate, time, since });
+    await rows.catchUp();
     return await transact({
       rows,
       run: (seen) => this.#call(id, call, seen),
@@ -291,16 +297,40 @@ class RowsForMutation implements RowsOfState, Disposable {
   #holding: Promise<CompleteRows> | undefined;
   #isDisposed = false;
   #ephemeral: ReadonlySet<string> | undefined;
+  readonly #since: number;
 
   constructor(
     id: string,
-    { time, ...parts }: Pick<StateMutationsParts, "gate" | "states"> & {
+    { time, since = 0, ...parts }: Pick<StateMutationsParts, "gate" | "states"> & {
       readonly time: WriteTime;
+      readonly since?: number | undefined;
     },
   ) {
     this.#id = id;
     this.#parts = parts;
     this.#time = time;
+    this.#since = since;
+  }
+
+  /**
+   * Waits until this server's copy of the rows is as new as the client's, so that the function rejects
+   * nothing because of rows that the client knows to be old. A client may name any version, so the
+   * wait is short.
+   */
+  async catchUp(): Promise<void> {
+    const rows = this.#held?.live ?? this.#parts.states.openRows(this.#id);
+    if (rows === undefined || rows.version >= this.#since) return;
+    const { times } = this.#parts.gate;
+    const untilMs = Math.min(this.#time.untilMs, times.of(CATCH_UP_MS).untilMs);
+    const time = { ...this.#time, untilMs };
+    const { identity } = rows;
+    const isBehind = () =>
+      rows.version < this.#since && rows.identity === identity && rows.failure === undefined;
+    try {
+      while (isBehind()) await times.within("the rows of a state", rows.changed(), { time });
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+    }
   }
 
   row(type: string, key: string): SeenRow | Promise<SeenRow> {
@@ -332,6 +362,7 @@ class RowsForMutation implements RowsOfState, Disposable {
       if (this.#isDisposed) held[Symbol.dispose]();
       this.#checkUsed();
       this.#held = held;
+      await this.catchUp();
       return held.rows;
     } finally {
       this.#holding = undefined;

@@ -63,9 +63,11 @@ export async function mutateRows(
       results.push({ error: forNow("earlier mutations took too long", 0).failure });
       break;
     }
+    const since = Math.max(number.since, mark?.version ?? 0);
     mark = new MutationMark({ ...number, n: number.n + i }, caller, mark?.version);
     try {
-      const result = await mutate(id, { name, input, mark, txid: txids?.[i], time }, parts);
+      const call = { name, input, mark, since, txid: txids?.[i], time };
+      const result = await mutate(id, call, parts);
       results.push(result);
       if (!("version" in result)) break;
     } catch (error) {
@@ -83,6 +85,7 @@ async function mutate(
     readonly name: string;
     readonly input: unknown;
     readonly mark: MutationMark;
+    readonly since: number;
     readonly txid: string | undefined;
     readonly time: WriteTime;
   },
