@@ -97,7 +97,7 @@ Deno.test("ClientState.mutate believes no other client that it has made the next
   const { txid } = seen.at(-1)!.headers;
   const next = state.mutate.act("slow");
   await asked.promise;
-  // Whatever the other client makes of the name that it has read.
+  // No matter what the other client makes of the name that it has read.
   const [start, n = "0"] = txid.split(":");
   const names = { txid: start, txids: [start] };
   assertEquals(await peer.call([["act", "forged"]], { n: Number(n) + 1, ...names }), [3]);

@@ -22,7 +22,7 @@ export interface LogPart {
   readonly tail?: number;
 }
 
-/** What a node has shown. */
+/** The rows that a node has shown. */
 export interface Looks {
   readonly looks: number;
   readonly faults: readonly string[];
