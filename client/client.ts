@@ -454,7 +454,7 @@ export class Client<C extends Contract = Contract>
     options: ClientSubscribeOptions = {},
   ): Subscription<C, T> {
     if (typeof options === "function") {
-      throw new TypeError("Cannot subscribe: loop by `for await`, received a callback");
+      throw new TypeError("Cannot subscribe: use `for await`, received a callback");
     }
     this.#check("subscribe", options);
     if (this.status.isEnded) throw this.#closedError("subscribe");

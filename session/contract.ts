@@ -719,7 +719,7 @@ function routeOf(
   for (const schema of isRequest ? [input, stream ?? output] : [input]) {
     if (!isSchema(schema)) {
       const rule = isRequest
-        ? "an input and an output schema, or an input and a stream schema"
+        ? "an input schema, and an output or a stream schema"
         : "a schema";
       reject(`a ${kind} topic must have ${rule}`, pattern);
     }
