@@ -169,6 +169,30 @@ Deno.test("A server makes a mutation once, although two servers run it at once",
   assertEquals([await late, coinsOf(bank)], [[2], { a: 90, b: 0 }]);
 });
 
+Deno.test("A server answers a repeated mutation that another run makes meanwhile", async () => {
+  const gates = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  let runs = 0;
+  const acts: Acts = {
+    async act(tx, { how }) {
+      await gates[runs++]!.promise;
+      await tx.insert("cards", how, how);
+    },
+  };
+  await using bank = await open({ acts });
+  await using peer = await MutatingPeer.connect(bank.server, "ann");
+  await using other = await MutatingPeer.connect(bank.server, "ann");
+  const calls = [MOVE, ["act", { how: "once" }]];
+  const late = peer.call(calls);
+  await until(() => runs === 1);
+  // The mark is then that of the first mutation, and not of another client.
+  const again = other.call(calls, { n: 1, again: true });
+  await until(() => runs === 2);
+  gates[0]!.resolve();
+  assertEquals(await late, [2, 3]);
+  gates[1]!.resolve();
+  assertEquals(await again, [2, 3]);
+});
+
 Deno.test("No client makes the server believe that it has made the mutation of another one", async () => {
   await using bank = await open();
   await using ann = await MutatingPeer.connect(bank.server, "ann");

@@ -106,7 +106,7 @@ export class MutationMark implements Mark {
   }
 
   get mayBeMade(): boolean {
-    return this.#number.isAgain && this.#expect === undefined;
+    return this.#number.isAgain;
   }
 
   change(runtime: Runtime): RowChange {
@@ -131,8 +131,8 @@ export class MutationMark implements Mark {
     const { n, since } = this.#number;
     const { c, n: last } = text === undefined ? {} : JSON.parse(text).value;
     if (c === this.#name && last >= n) return version;
-    // Its mark may have been there, and may have been replaced or forgotten.
-    const isLost = c !== this.#name && (version > since || version === 0);
+    // Its mark may have been there since the row was last known, and been replaced or forgotten.
+    const isLost = c !== this.#name && (version > (this.#expect ?? since) || version === 0);
     if (this.mayBeMade && isLost) {
       const message = "Cannot tell if the mutation was made: it was sent too long ago";
       throw new RequestError("unknown", message);
