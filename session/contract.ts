@@ -718,9 +718,7 @@ function routeOf(
   const isRequest = kind === "request";
   for (const schema of isRequest ? [input, stream ?? output] : [input]) {
     if (!isSchema(schema)) {
-      const rule = isRequest
-        ? "an input schema, and an output or a stream schema"
-        : "a schema";
+      const rule = isRequest ? "an input schema, and an output or a stream schema" : "a schema";
       reject(`a ${kind} topic must have ${rule}`, pattern);
     }
   }
