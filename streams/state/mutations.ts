@@ -1,7 +1,7 @@
 /** Runs the mutations of live states: each is one transaction of the server's own code. */
 import type { Quota, Quotas } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
+import { BrokerError, RequestError, TimeoutError } from "../../errors.ts";
 import type { MutationRun, Mutations } from "../../session/mutations/mutations.ts";
 import { ephemeralRead, type TransactionRows } from "../../session/mutations/transaction.ts";
 import { freezeRow } from "../../session/rows/row_values.ts";
@@ -13,7 +13,7 @@ import type { ChangeSource, CheckedBy, WriteTime } from "./change_decisions.ts";
 import { type ChangeGate, ephemeralRejection } from "./gate.ts";
 import type { CompleteRows } from "./live_rows.ts";
 import type { Mark } from "./mutation_marks.ts";
-import { RETRY_MS } from "./row_queue.ts";
+import { RETRY_MS, takeSlot } from "./row_queue.ts";
 import type { HeldRows, States } from "./states.ts";
 import {
   type GuardedChanges,
@@ -102,6 +102,7 @@ export class StateMutations {
       what: "mutations that run or wait",
       max: MAX_RUNNING,
       shares: RUNNING_SHARES,
+      retryAfterMs: RETRY_MS,
     });
   }
 
@@ -160,7 +161,7 @@ export class StateMutations {
   async make(id: string, call: AllowedMutation): Promise<Transacted> {
     const { source } = call;
     source.decision.check();
-    using _slot = this.#takeSlot(source);
+    using _slot = takeSlot(this.#running, source.account);
     const known = await this.#find(id, call);
     if (known !== undefined) return known;
     try {
@@ -273,16 +274,6 @@ export class StateMutations {
     if (scans.size === 0) return await appendAt();
     const { waitUntilMs: untilMs } = time;
     return await appendUnchanged(id, scans, { append: appendAt, identity, logs, runtime, untilMs });
-  }
-
-  #takeSlot({ account }: ChangeSource): Disposable {
-    try {
-      return this.#running.take(account);
-    } catch (error) {
-      if (!(error instanceof LimitError)) throw error;
-      const options = { cause: error, retryAfterMs: RETRY_MS };
-      throw new RequestError("unavailable", error.message, options);
-    }
   }
 }
 

@@ -134,7 +134,7 @@ export class RowQueue {
       if (row !== undefined) throw nested(row);
     }
     const isFree = rows.every((row) => !this.#lines.has(row + id));
-    const slot = isFree ? undefined : this.#takeSlot(options.account);
+    const slot = isFree ? undefined : takeSlot(this.parts.quota, options.account);
     for (const row of rows) this.#add(turn, row + id);
     return slot === undefined ? turn : this.#wait(turn, slot, options);
   }
@@ -239,14 +239,22 @@ export class RowQueue {
     turn.isAwaited = true;
     this.#awaited.add(turn);
   }
+}
 
-  #takeSlot(account: Account | undefined): Slot {
-    try {
-      return this.parts.quota.take(account);
-    } catch (error) {
-      if (!(error instanceof LimitError)) throw error;
-      throw rejectionOf(error, "unavailable");
-    }
+/**
+ * Takes a slot for a write.
+ *
+ * @param quota The bound.
+ * @param account The client; by default, no share applies.
+ * @returns The slot, which the caller MUST dispose of.
+ * @throws {RequestError} With the code `unavailable`, `retryAfterMs` and `level` if none is free.
+ */
+export function takeSlot(quota: Quota, account: Account | undefined): Slot {
+  try {
+    return quota.take(account);
+  } catch (error) {
+    if (!(error instanceof LimitError)) throw error;
+    throw rejectionOf(error, "unavailable");
   }
 }
 
