@@ -3,7 +3,7 @@
  * once. This module loads with the first state.
  */
 import { StatusFeed } from "../../base/status_feed.ts";
-import { MAX_TTL_MS, settlesWithin, waitFor } from "../../base/wait.ts";
+import { settlesWithin, waitFor } from "../../base/wait.ts";
 import type {
   Contract,
   IsUntyped,
@@ -23,7 +23,13 @@ import type {
   TypedStateMethods,
 } from "../../session/state_types.ts";
 import type { WaitOptions } from "../../session/types.ts";
-import { checkCollectionName, checkExpected, checkRow, noRow } from "../../session/wire/rows.ts";
+import {
+  checkCollectionName,
+  checkExpected,
+  checkRow,
+  checkTtl,
+  noRow,
+} from "../../session/wire/rows.ts";
 import { RowReader } from "../../session/rows/row_reader.ts";
 import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import type { ClientRows } from "./rows.ts";
@@ -569,11 +575,7 @@ function setting(
   checkRow(type, key);
   checkExpected(expect);
   const copy = rowOf(value);
-  if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0 && ttlMs <= MAX_TTL_MS)) {
-    throw new RangeError(
-      `Cannot write state: ttlMs must be an integer from 1 to ${MAX_TTL_MS}, received ${ttlMs}`,
-    );
-  }
+  checkTtl(ttlMs);
   return { type, key, value: copy, ttlMs, expect, seen: rows.versionOf(type, key) };
 }
 

@@ -1,10 +1,16 @@
 /** A transaction that reads rows before it changes them, on servers and in clients. */
-import { MAX_TTL_MS } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
 import type { LiveRow, Row } from "../rows/row_map.ts";
 import { changeableRow, rowOf } from "../rows/row_values.ts";
 import type { StateTransaction, StateWriteOptions } from "../state_types.ts";
-import { checkCollectionName, checkRow, noRow, rowName, unexpected } from "../wire/rows.ts";
+import {
+  checkCollectionName,
+  checkRow,
+  checkTtl,
+  noRow,
+  rowName,
+  unexpected,
+} from "../wire/rows.ts";
 
 /** Maximum number of rows that a function may read in one transaction. */
 export const MAX_READS = 10_000;
@@ -217,11 +223,7 @@ class RowTransaction implements StateTransaction {
     checkRow(type, key);
     this.#checkOptions?.(options);
     const { ttlMs } = options;
-    if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0 && ttlMs <= MAX_TTL_MS)) {
-      throw new RangeError(
-        `Cannot write state: ttlMs must be an integer from 1 to ${MAX_TTL_MS}, received ${ttlMs}`,
-      );
-    }
+    checkTtl(ttlMs);
     const name = rowName(type, key);
     this.#changes.set(name, { type, key, value, ttlMs });
   }

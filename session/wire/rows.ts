@@ -1,6 +1,7 @@
 /** Rows of states on the wire: names, change messages, and writes of clients. */
 import { RequestError } from "../../errors.ts";
 import { describe } from "../../base/error_text.ts";
+import { MAX_TTL_MS } from "../../base/wait.ts";
 import { utf8Length } from "./utf8.ts";
 
 /** Maximum size of a collection's name or of a key in bytes, in UTF-8. */
@@ -189,6 +190,18 @@ export function checkRow(type: string, key: string): void {
 export function checkExpected(expect: number | undefined): void {
   if (expect === undefined || Number.isSafeInteger(expect) && expect >= 0) return;
   throw new RangeError(`Cannot write state: expect must be 0 or more, received ${expect}`);
+}
+
+/**
+ * Checks the time after which a row expires.
+ *
+ * @throws {RangeError} If it is no integer, below 1 or above 100 years.
+ */
+export function checkTtl(ttlMs: number | undefined): void {
+  if (ttlMs === undefined || Number.isInteger(ttlMs) && ttlMs > 0 && ttlMs <= MAX_TTL_MS) return;
+  throw new RangeError(
+    `Cannot write state: ttlMs must be an integer from 1 to ${MAX_TTL_MS}, received ${ttlMs}`,
+  );
 }
 
 /** Creates the error for an `update` of a row that does not exist. */
