@@ -7,8 +7,13 @@ import type { WriteTime, WriteTimes } from "./change_decisions.ts";
 import { type MutationCaller, MutationMark, type MutationNumber } from "./mutation_marks.ts";
 import type { MutationSource, StateMutations } from "./mutations.ts";
 import { forNow } from "./row_queue.ts";
-import { AWAITED_MS, MAX_TURN_MS, readTimeout, type SessionSource } from "./session_writes.ts";
-import { missingState, type WriteRejected, writeRejection } from "./state.ts";
+import {
+  MAX_TURN_MS,
+  missingRejection,
+  readTimeout,
+  type SessionSource,
+} from "./session_writes.ts";
+import { type WriteRejected, writeRejection } from "./state.ts";
 import type { Transacted } from "./transact.ts";
 
 /** The name of a client or of a transaction, chosen at random. */
@@ -113,7 +118,7 @@ async function mutate(
 export function versionOf(
   id: string,
   made: Transacted,
-  { isAwaited, recheck }: Pick<SessionMutationsParts, "isAwaited" | "recheck">,
+  finding: Pick<SessionMutationsParts, "isAwaited" | "recheck">,
 ): number {
   switch (made.kind) {
     case "appended":
@@ -121,14 +126,8 @@ export function versionOf(
     case "made":
     case "unchanged":
       return made.version;
-    case "missing": {
-      if (isAwaited()) {
-        const text = `Cannot write state: the server creates "${id}" anew`;
-        throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
-      }
-      recheck();
-      throw missingState(id);
-    }
+    case "missing":
+      throw missingRejection(id, finding);
   }
   throw writeRejection(id, made as WriteRejected);
 }

@@ -26,7 +26,7 @@ import { appendUnchanged, type Scans } from "./unchanged.ts";
 export const MAX_TURN_MS = 5;
 
 /** Pause before a client sends a write again to a state that is created anew, in milliseconds. */
-export const AWAITED_MS = 200;
+const AWAITED_MS = 200;
 
 /** A client with a session. */
 export interface SessionSource extends ChangeSource {
@@ -193,14 +193,7 @@ async function writeOne(
       appendChanges(id, checked, { ...parts, identity, scans, untilMs: time.waitUntilMs });
     const result = await gate.write(id, changes, { source, time, append });
     if (result.kind === "appended") return { version: result.info.tail };
-    if (result.kind === "missing" && isAwaited()) {
-      const text = `Cannot write state: the server creates "${id}" anew`;
-      throw new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
-    }
-    if (result.kind === "missing") {
-      recheck();
-      throw missingState(id);
-    }
+    if (result.kind === "missing") throw missingRejection(id, { isAwaited, recheck });
     if (result.kind !== "conflict") throw writeRejection(id, result);
     const [type, key] = readRowName(result.row);
     const { version, since, text, keepsTurn } = result;
@@ -254,6 +247,22 @@ async function appendChanges(
   if (result.kind !== "changed") return result;
   const { type, version } = result;
   return { kind: "conflict", row: rowName(type, ""), version, since: version };
+}
+
+/** Returns why a write to a missing state was not made, and lets its readers find out more. */
+export function missingRejection(
+  id: string,
+  { isAwaited, recheck }: {
+    readonly isAwaited: () => boolean;
+    readonly recheck: () => void;
+  },
+): RequestError {
+  if (isAwaited()) {
+    const text = `Cannot write state: the server creates "${id}" anew`;
+    return new RequestError("unavailable", text, { retryAfterMs: AWAITED_MS });
+  }
+  recheck();
+  return missingState(id);
 }
 
 function tooLarge(fault: string): RequestError {
