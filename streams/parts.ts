@@ -7,6 +7,7 @@ import { validate } from "../base/standard_schema.ts";
 import { waitFor } from "../base/wait.ts";
 import { RequestError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
+import type { Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { type ResumeResponse, StoredResponses } from "./responses/stored_responses.ts";
@@ -24,6 +25,7 @@ import type {
   ServedMutations,
   StateMutations,
 } from "./state/mutations.ts";
+import type { MutationCaller } from "./state/mutation_marks.ts";
 import type { SessionSource } from "./state/session_writes.ts";
 import { ownQuota, RowQueue } from "./state/row_queue.ts";
 import type { StateParts } from "./state/state.ts";
@@ -68,6 +70,15 @@ export class StreamParts {
   readonly #quotas: Quotas;
   readonly #report: (what: string, error: unknown) => void;
   #mutations: StateMutations | undefined;
+  /** The names of clients that have called mutations, and what they were made from. */
+  readonly #callers = new WeakMap<
+    Session,
+    {
+      readonly user: string | undefined;
+      readonly name: string | undefined;
+      readonly caller: MutationCaller;
+    }
+  >();
 
   constructor(host: FeatureHost, options: StreamPartsOptions) {
     const { settings: streams, responses: limits, onOpen } = options;
@@ -211,23 +222,29 @@ export class StreamParts {
     const { mutateRows } = await import("./state/session_mutations.ts");
     const mutations = await this.mutations();
     using unwritten = this.#unwritten.enter(id);
-    const { runtime } = this.#state;
-    const { user, session } = source;
-    const guest = user === undefined ? session.user : undefined;
-    const caller = {
-      user: user === undefined ? undefined : await digest(runtime, user),
-      guest: guest === undefined ? undefined : await digest(runtime, guest),
-    };
     return await mutateRows(id, data, {
-      runtime,
+      runtime: this.#state.runtime,
       mutations,
       source,
-      caller,
+      caller: await this.#callerOf(source),
       times: this.gate.times,
       append: this.#appendOf(unwritten, source),
       isAwaited: () => this.states.isAwaited(id),
       recheck: () => this.logs.recheck(id),
     });
+  }
+
+  /** Names the client of mutations. A session's digest is computed again if its user changes. */
+  async #callerOf(
+    { user, session }: Pick<SessionSource, "session" | "user">,
+  ): Promise<MutationCaller> {
+    const name = user ?? session.user;
+    const known = this.#callers.get(session);
+    if (known !== undefined && known.user === user && known.name === name) return known.caller;
+    const digested = name === undefined ? undefined : await digest(this.#state.runtime, name);
+    const caller = user === undefined ? { guest: digested } : { user: digested };
+    this.#callers.set(session, { user, name, caller });
+    return caller;
   }
 
   /**
