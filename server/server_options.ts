@@ -198,7 +198,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     ) => ChangeDecision | Promise<ChangeDecision>)
     | undefined;
   /**
-   * Functions that this server calls instead of those of `defineMutations()`, by the name of the
+   * Functions that replace functions of `defineMutations()` on this server, by the name of the
    * mutation, for example to check the session.
    *
    * @example A mutation that only admins may call

@@ -106,8 +106,8 @@ export interface StateDefinition {
    */
   readonly version?: number | undefined;
   /**
-   * The mutations: named writes that clients call, by name, each with the schema of its input. Their
-   * functions are those of `defineMutations()`. A name belongs to one entry of the contract.
+   * The mutations: named writes that clients call, by name, each with the schema of its input.
+   * `defineMutations()` adds their functions. A name belongs to one entry of the contract.
    */
   readonly mutations?: MutationInputs | undefined;
   /**

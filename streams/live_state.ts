@@ -276,7 +276,7 @@ function checkContract(contract: unknown): void {
   }
 }
 
-/** Checks the option `mutations` of a server, whose functions replace those of `defineMutations()`. */
+/** Checks the option `mutations` of a server, which replaces functions of `defineMutations()`. */
 function checkOverrides(mutations: Mutations | undefined, overrides: object = {}): void {
   const reject = (rule: string, received: string): never => {
     throw new TypeError(`Cannot mount liveState(): ${rule}, received ${received}`);

@@ -161,7 +161,7 @@ export class Programs<W extends ProgramWrite> {
     if (!this.#isRunning) void this.#passes();
   }
 
-  /** Runs the function of a new write, before those of earlier writes that still run have ended. */
+  /** Runs the function of a new write, even if functions of earlier writes are still running. */
   start(write: W): void {
     this.#start(write, write.program!);
   }
@@ -242,8 +242,8 @@ export class Programs<W extends ProgramWrite> {
     const { rows } = this.#target;
     if (program.over.signal.aborted || this.#noteEarly(program, of)) return;
     const hasRead = of.reads.size + of.scans.size > 0;
-    // Otherwise, it is shown together with the rows that have changed meanwhile, and those of the
-    // later functions.
+    // Otherwise, it is shown together with the rows that have changed meanwhile, and with the
+    // changes of later functions.
     const isNow = !program.isRun && !(hasRead && (rows.isHeld || this.isStale(write, of)));
     if (!isNow) rows.hold();
     const before = program.shown;

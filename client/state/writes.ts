@@ -617,7 +617,7 @@ export class Writes {
    *
    * @param batch The writes of the publication.
    * @param reply The data.
-   * @param isSame False if its versions may be those of an earlier stream.
+   * @param isSame False if its versions may belong to an earlier stream.
    */
   #replied(batch: readonly QueuedWrite[], reply: unknown, isSame: boolean): void {
     const { results } = Object(reply) as { readonly results?: readonly WriteResult[] };

@@ -525,7 +525,7 @@ export class StreamRequests {
     }
   }
 
-  /** Counts changes toward the rates of the caller, as those of a session. */
+  /** Counts changes toward the rates of the caller, which are the rates of one session. */
   #count({ publisher }: StreamRequest, { count, ...of }: HttpPublications): void {
     // Longer lists are rejected before any change is decided about.
     const counted = Math.min(Math.max(1, count), MAX_CHANGES);

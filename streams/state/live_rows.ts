@@ -174,7 +174,7 @@ export class LiveRows extends Signal implements RowSource {
   }
 
   /**
-   * Waits until the rows include a version, or are those of another stream.
+   * Waits until the rows include a version, or belong to another stream.
    *
    * @param version The version.
    * @param identity Identity of the stream that has the version.

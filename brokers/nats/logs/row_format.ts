@@ -6,9 +6,9 @@
  * <places as JSON> <text of a carried row> <text of a carried row> ...
  * ```
  *
- * The texts of changed rows are parts of the transactions, except those of hidden rows, which the
- * message contains like carried rows. All texts are change messages, from which the names of the
- * rows and the deletions are read.
+ * The texts of changed rows are parts of the transactions. A hidden row is in no transaction, so the
+ * message contains its text as it does for a carried row. All texts are change messages, from which
+ * the names of the rows and the deletions are read.
  */
 import { readChange } from "../../../streams/logs/change_message.ts";
 import type { LogRecord, LogRow } from "../../../streams/logs/log.ts";
