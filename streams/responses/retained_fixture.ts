@@ -1,4 +1,5 @@
 /** Nodes that keep responses, and fairness between their callers, for tests on any broker. */
+import { until } from "../../tests/waiting.ts";
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { networksOf } from "../../base/network_address.ts";
@@ -132,7 +133,12 @@ export const [EVE, BOB, CARL, ANN] = ["203.0.113.66", "198.51.100.1", "198.51.10
  */
 export async function fill(node: RetainingNode): Promise<{ greedy: string[]; others: string[] }> {
   const greedy: string[] = [];
-  for (let i = 0; i < 10; i++) greedy.push(await node.make(guestAt(EVE, `eve-${i}`), `eve-${i}`));
+  for (let i = 0; i < 10; i++) {
+    greedy.push(await node.make(guestAt(EVE, `eve-${i}`), `eve-${i}`));
+    // Their ages differ, also on a fast machine.
+    const endedMs = Date.now();
+    await until(() => Date.now() > endedMs);
+  }
   const others: string[] = [];
   for (let i = 0; i < 5; i++) {
     others.push(await node.make(guestAt(BOB, `bob-${i}`), `bob-${i}`));
