@@ -233,7 +233,7 @@ export class Receiving
 
   /** Closes the session of a peer that was silent for too long, see {@linkcode WatchedPeer}. */
   dead(silentMs: number): void {
-    // Reading is paused while this side is behind, so the silence is not the peer's.
+    // Either this side reads nothing, or the peer polls, and its connection has its own time limit.
     if (this.#core.connection.frames?.isPaused) return this.heartbeat?.add(this);
     const message = `Cannot reach the peer: no sign of life in ${silentMs} ms`;
     const error = new TimeoutError(message, silentMs);

@@ -309,6 +309,7 @@ Deno.test("Pages of other origins may open a session over HTTP if the origin rul
   const opened = await fetch(url, { headers: { ...MARK, origin: "https://good.example" } });
   assertEquals(opened.status, 200);
   assertEquals(opened.headers.get("access-control-allow-origin"), "https://good.example");
+  assertEquals(opened.headers.get("timing-allow-origin"), "https://good.example");
   assertEquals(opened.headers.get("cache-control"), "no-store");
   assertEquals(opened.headers.get("x-accel-buffering"), "no");
   await opened.body?.cancel();
@@ -373,6 +374,9 @@ Deno.test("Server rejects requests of the HTTP transport with invalid headers", 
     assertEquals(await ask("POST", { ...posted, "skein-number": number }, ""), 400, number);
   }
   assertEquals(await ask("GET", { "last-event-id": "7000" }), 400);
+  for (const poll of ["1;wait=x", "1;wait", "1;every=-1", "1;wait=1.5", "1;every=999999"]) {
+    assertEquals(await ask("GET", { "last-event-id": "0", "skein-poll": poll }), 400, poll);
+  }
   for (const close of ["12", "1000", "x", "3000 %", "30000", "3000x"]) {
     assertEquals(await ask("DELETE", { "skein-close": close }), 400, close);
   }

@@ -512,8 +512,9 @@ export interface MessageFrames {
   /** The number of buffered bytes at or below which `drained` resolves. */
   readonly lowWaterMark: number;
   /**
-   * True while reading is paused because the receiver is too slow. This is absent if the transport
-   * cannot pause.
+   * True while the peer's silence proves nothing: reading is paused because the receiver is too
+   * slow, or the peer has announced that it polls only now and then. This is absent if the transport
+   * has neither.
    */
   readonly isPaused?: boolean | undefined;
   /**

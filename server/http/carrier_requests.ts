@@ -21,13 +21,11 @@ import {
 } from "../../transport/http/carrier.ts";
 import { Header, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
 import { COMMENT, type OpenedConnection, writeOpened } from "../../transport/http/events.ts";
+import { type Poll, readPoll } from "../../transport/http/polls.ts";
 import { isOriginAllowed, type OriginRules } from "../../transport/origins.ts";
 
 /** Idle time after which a comment is sent on an event stream, in milliseconds. */
 const COMMENT_MS = 15_000;
-
-/** Longest time that a poll waits, in milliseconds; proxies time out after 30 s or more. */
-const POLL_MS = 25_000;
 
 /**
  * Bytes of events per piece of an event stream. If a client takes longer to read a piece than its
@@ -190,8 +188,10 @@ export class CarrierRequests {
     const reader = this.#reader();
     // The request's signal cannot be used: in Deno, it also aborts after a complete response.
     const first = { reader, isFirst: true, signal: new AbortController().signal };
-    if (request.headers.has(Header.poll)) {
-      const options = { ...first, waitMs: POLL_MS, maxBytes: JOINED_BYTES };
+    const poll = pollOf(request);
+    if (poll !== undefined) {
+      const { waitS, everyS } = poll;
+      const options = { ...first, waitMs: waitS * 1_000, everyS, maxBytes: JOINED_BYTES };
       return this.#events(request, (await carrier.take(after, options)).events);
     }
     // An unknown connection receives a status instead of a stream.
@@ -403,6 +403,8 @@ export class CarrierRequests {
     if (origin !== null && isOriginAllowed(request.headers, this.#options.origins)) {
       headers.set("access-control-allow-origin", origin);
       headers.set("access-control-allow-credentials", "true");
+      // Pages learn from it whether requests share a connection.
+      headers.set("timing-allow-origin", origin);
       const exposed = [Header.transport, Header.number, "retry-after"];
       headers.set("access-control-expose-headers", exposed.join(", "));
     }
@@ -497,6 +499,15 @@ function numberOf({ headers }: Request, name: string): number {
   const number = Number(text);
   if (/^\d{1,16}$/.test(text) && Number.isSafeInteger(number)) return number;
   throw malformed(name, "an integer between 0 and 2^53 - 1", text);
+}
+
+/** Parses the header of a poll; `undefined` if the request is for an event stream. */
+function pollOf({ headers }: Request): Poll | undefined {
+  const value = headers.get(Header.poll);
+  if (value === null) return undefined;
+  const poll = readPoll(value);
+  if (poll !== undefined) return poll;
+  throw malformed(Header.poll, "1, with wait and every in whole seconds", value);
 }
 
 /** Parses the client's close. Without the header, it is a normal close. */

@@ -157,10 +157,11 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
       const carrier = this.#own.find(asked.id, asked.secret);
       switch (asked.kind) {
         case "take": {
-          const { after, reader, isFirst } = asked;
+          const { after, reader, isFirst, everyS } = asked;
           const waitMs = Math.min(asked.waitMs, MAX_WAIT_MS);
           const maxBytes = Math.min(asked.maxBytes, this.#maxBytes);
-          const taken = await carrier.take(after, { reader, isFirst, waitMs, maxBytes, signal });
+          const options = { reader, isFirst, everyS, waitMs, maxBytes, signal };
+          const taken = await carrier.take(after, options);
           const { events, ...rest } = taken;
           return joinHead(rest, encoder.encode(events));
         }
@@ -318,12 +319,11 @@ function readAsked(head: Readonly<Record<string, unknown>>): CarrierCall | undef
   if (!isShort(id, MAX_ID_LENGTH) || !isShort(secret, MAX_NAME_LENGTH)) return undefined;
   switch (kind) {
     case "take": {
-      const { after, reader, isFirst, waitMs, maxBytes } = head;
+      const { after, reader, isFirst, waitMs, everyS = 0, maxBytes } = head;
       if (!isNumber(after) || !isShort(reader, MAX_NAME_LENGTH)) return undefined;
-      if (typeof isFirst !== "boolean" || !isNumber(waitMs) || !isNumber(maxBytes)) {
-        return undefined;
-      }
-      return { kind, id, secret, after, reader, isFirst, waitMs, maxBytes };
+      if (typeof isFirst !== "boolean" || !isNumber(waitMs)) return undefined;
+      if (!isNumber(everyS) || !isNumber(maxBytes)) return undefined;
+      return { kind, id, secret, after, reader, isFirst, waitMs, everyS, maxBytes };
     }
     case "give": {
       const { number, received } = head;

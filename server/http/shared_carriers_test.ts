@@ -179,8 +179,8 @@ Deno.test("SharedCarriers.find() forwards calls to the connection of another nod
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(300);
   const carrier = a.carriers.find(b.own.id, SECRET);
-  const { signal: _, ...rest } = takeOptions();
-  assertEquals(await carrier.take(7, takeOptions()), b.own.taken);
+  const { signal, ...rest } = { ...takeOptions(), everyS: 60 };
+  assertEquals(await carrier.take(7, { ...rest, signal }), b.own.taken);
   assertEquals(await carrier.give(2, new Uint8Array(300_000), 5), { result: "taken", next: 3 });
   await carrier.end({ closeCode: 3001, reason: "Bye" });
   assertEquals(b.own.calls, [

@@ -270,7 +270,8 @@ function checkLife(core: Inside, add: Add): void {
     );
   }
   const silentMs = heartbeat === undefined ? 0 : now - lastReceivedAt;
-  if (heartbeat !== undefined && silentMs > heartbeat.intervalMs * MISSING_BEATS) {
+  const isExplained = core.connection.frames?.isPaused === true;
+  if (heartbeat && !isExplained && silentMs > heartbeat.intervalMs * MISSING_BEATS) {
     add(
       "error",
       "missing-heartbeat",

@@ -13,6 +13,13 @@ export interface CarrierTakeOptions {
   readonly isFirst: boolean;
   /** The longest wait for an event, in milliseconds. */
   readonly waitMs: number;
+  /**
+   * The longest time until the client's next GET request, in seconds; 0 if that follows
+   * immediately.
+   *
+   * @default {0}
+   */
+  readonly everyS?: number | undefined;
   /** The size in bytes after which no further event is added. A single event may be larger. */
   readonly maxBytes: number;
   readonly signal: AbortSignal;

@@ -33,7 +33,7 @@ export const Header = {
   secret: "skein-secret",
   /** The number of the first frame of a POST, or of the next frame that the server accepts. */
   number: "skein-number",
-  /** Requests one response of known length instead of an event stream. */
+  /** Requests one response of known length instead of an event stream; see `polls.ts`. */
   poll: "skein-poll",
   /** The code of a close by the client, and the percent-encoded reason. */
   close: "skein-close",
@@ -43,6 +43,15 @@ export const Header = {
 
 /** The time after which a connection ends if neither end can reach the other, in milliseconds. */
 export const LOST_MS = 30_000;
+
+/**
+ * The same time for a client that polls less often than {@linkcode LOST_MS} allows, such as one in a
+ * hidden page, in milliseconds. Two of its polls may be lost or late.
+ */
+export const SELDOM_LOST_MS = 150_000;
+
+/** The time between two polls up to which {@linkcode LOST_MS} applies, in seconds. */
+export const OFTEN_S = 12;
 
 /** The longest wait for the last requests of a closed connection, in milliseconds. */
 export const CLOSE_TIMEOUT_MS = 5_000;

@@ -12,7 +12,13 @@ import {
   type HttpCarriers,
   type TakenEvents,
 } from "./carrier.ts";
-import { CLOSE_TIMEOUT_MS, HttpConnection, LOST_MS } from "./connection.ts";
+import {
+  CLOSE_TIMEOUT_MS,
+  HttpConnection,
+  LOST_MS,
+  OFTEN_S,
+  SELDOM_LOST_MS,
+} from "./connection.ts";
 import { type OpenedConnection, writeClose, writeFrame } from "./events.ts";
 import { readFrames } from "./frames.ts";
 
@@ -58,28 +64,33 @@ export interface AcceptHttpOptions {
 /**
  * The connections of a server.
  *
- * - **Lost:** a connection ends {@linkcode LOST_MS} after its last GET request has ended.
- * - **Closed:** a closed connection is kept for {@linkcode CLOSE_TIMEOUT_MS}, so that the client
- *   can request the last events.
+ * - **Lost:** a connection ends {@linkcode LOST_MS} after its last GET request has ended, or
+ *   {@linkcode SELDOM_LOST_MS} after that if the client polls more seldom.
+ * - **Closed:** a closed connection is kept for {@linkcode CLOSE_TIMEOUT_MS}, or until the next poll
+ *   of a client that polls seldom, so that the client can request the last events.
  */
 export class HttpConnections implements HttpCarriers, Disposable {
   readonly #options: HttpConnectionsOptions;
   // The caller checks the limits for sessions and sockets, which bound this.
   readonly #connections = new Map<string, ServerHttpConnection>();
   readonly #lost: Deadlines<ServerHttpConnection>;
+  /** The connections of clients that poll seldom. */
+  readonly #seldom: Deadlines<ServerHttpConnection>;
   readonly #closed: Deadlines<ServerHttpConnection>;
 
   constructor(options: HttpConnectionsOptions) {
     const { runtime } = options;
     this.#options = options;
     this.#lost = new Deadlines(runtime, LOST_MS, (connection) => connection.lose());
-    this.#closed = new Deadlines(
-      runtime,
-      CLOSE_TIMEOUT_MS,
-      (connection) => this.#forget(connection),
-    );
-    this.#lost.clear();
-    this.#closed.clear();
+    this.#seldom = new Deadlines(runtime, SELDOM_LOST_MS, (connection) => {
+      if (connection.isClosed) this.#forget(connection);
+      else connection.lose();
+    });
+    this.#closed = new Deadlines(runtime, CLOSE_TIMEOUT_MS, (connection) => {
+      if (connection.isReturning) connection.lose();
+      else this.#forget(connection);
+    });
+    this.#clear();
   }
 
   /** The number of connections, including those that have just ended. */
@@ -97,8 +108,10 @@ export class HttpConnections implements HttpCarriers, Disposable {
       maxFrameBytes,
       lease,
       onRead: (isRead) => {
-        if (isRead) this.#lost.delete(connection);
-        else if (this.#connections.has(id)) this.#lost.add(connection);
+        this.#lost.delete(connection);
+        this.#seldom.delete(connection);
+        if (isRead || !this.#connections.has(id)) return;
+        (connection.isSeldom ? this.#seldom : this.#lost).add(connection);
       },
       onClosing: () => this.#closed.add(connection),
     });
@@ -123,13 +136,19 @@ export class HttpConnections implements HttpCarriers, Disposable {
   /** Ends and removes all connections. */
   [Symbol.dispose](): void {
     for (const connection of this.#connections.values()) this.#forget(connection);
+    this.#clear();
+  }
+
+  #clear(): void {
     this.#lost.clear();
+    this.#seldom.clear();
     this.#closed.clear();
   }
 
   #forget(connection: ServerHttpConnection): void {
     this.#connections.delete(connection.opened.session);
     this.#lost.delete(connection);
+    this.#seldom.delete(connection);
     this.#closed.delete(connection);
     connection.forget();
   }
@@ -175,6 +194,8 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #takenBytes = 0;
   #waitingBytes = 0;
   #reader = "";
+  /** The longest time until the client's next GET request, in seconds. */
+  #everyS = 0;
   #next = 1;
   #gives = 0;
   #isPaused = false;
@@ -193,15 +214,39 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#options = options;
   }
 
-  /** The number of bytes that were not sent to any GET request yet. */
+  /**
+   * The number of bytes that were not sent to any GET request yet. Between two polls, the connection
+   * keeps as much as an event stream would have been sent.
+   */
   get bufferedAmount(): number {
-    return this.isOver ? 0 : this.#waitingBytes;
+    if (this.isOver) return 0;
+    const room = this.#everyS > 0 ? MAX_UNACKNOWLEDGED_BYTES - this.#takenBytes : 0;
+    return Math.max(0, this.#waitingBytes - Math.max(0, room));
   }
 
-  /** True while the client's frames wait for the receiver, here or at the client. */
+  /**
+   * True while the client's frames wait for the receiver, here or at the client, and for a client
+   * that polls now and then.
+   */
   get isPaused(): boolean {
+    if (this.#everyS > 0) return true;
     if (!this.#isPaused || this.#isBehind) return this.#isPaused;
     return this.runtime.monotonic() - this.#rejectedAt < AGAIN_MS;
+  }
+
+  /** True if the client polls more seldom than every {@linkcode OFTEN_S}. */
+  get isSeldom(): boolean {
+    return this.#everyS > OFTEN_S;
+  }
+
+  /** True after either side has closed the connection. */
+  get isClosed(): boolean {
+    return this.isOver || this.closing !== undefined;
+  }
+
+  /** True if the client will poll for the close later. */
+  get isReturning(): boolean {
+    return this.isSeldom && this.closing !== undefined && !this.isOver;
   }
 
   /** Sets the receiver. If it has `backpressure`, the client's frames wait while it is too slow. */
@@ -216,10 +261,12 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   }
 
   async take(after: number, options: CarrierTakeOptions): Promise<TakenEvents> {
-    const { reader, isFirst, waitMs, maxBytes, signal } = options;
+    const { reader, isFirst, waitMs, everyS = 0, maxBytes, signal } = options;
     if (this.#isGone) throw gone();
-    if (isFirst) this.#rewind(after, reader);
-    else if (this.#reader !== reader) return REPLACED;
+    if (isFirst) {
+      this.#rewind(after, reader);
+      this.#everyS = everyS;
+    } else if (this.#reader !== reader) return REPLACED;
     // The response to an earlier call was lost between two nodes.
     else if (after !== this.#taken) this.#seek(after);
     const wake = () => this.#changes.notify();
@@ -274,7 +321,8 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
 
   /** Ends the connection of a client that has shown no sign of life. */
   lose(): void {
-    this.finish(new ConnectionError(`The client sent no request within ${LOST_MS} ms`));
+    const ms = this.isSeldom ? SELDOM_LOST_MS : LOST_MS;
+    this.finish(new ConnectionError(`The client sent no request within ${ms} ms`));
   }
 
   /** Ends the connection, and frees everything else. */

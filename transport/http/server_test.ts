@@ -5,7 +5,7 @@ import { Signal } from "../../base/signal.ts";
 import { ConnectionError } from "../../errors.ts";
 import type { Frame } from "../connection.ts";
 import { CarrierError, type HttpCarrier, nodeOf, type TakenEvents } from "./carrier.ts";
-import { CLOSE_TIMEOUT_MS, LOST_MS } from "./connection.ts";
+import { CLOSE_TIMEOUT_MS, LOST_MS, OFTEN_S, SELDOM_LOST_MS } from "./connection.ts";
 import { EventReader } from "./events.ts";
 import { encodeFrame, joinFrames } from "./frames.ts";
 import { HttpConnections, MAX_UNACKNOWLEDGED_BYTES, type ServerHttpConnection } from "./server.ts";
@@ -279,6 +279,77 @@ Deno.test("HttpConnections end a connection without a GET request after 30 s", a
   await assertRejects(() => connection.give(1, body("a"), 0), CarrierError);
   await time.tickAsync(CLOSE_TIMEOUT_MS);
   assertEquals(connections.size, 0);
+});
+
+Deno.test("HttpConnections keep the connection of a client that polls once a minute", async () => {
+  using time = new FakeTime();
+  using connections = open();
+  const connection = connections.accept();
+  for (const [everyS, lostMs] of [[OFTEN_S, LOST_MS], [60, SELDOM_LOST_MS], [0, LOST_MS]]) {
+    await take(connection, 0, { everyS });
+    await time.tickAsync(lostMs! - 1);
+    assert(!connection.isClosed, `${everyS}`);
+  }
+  await take(connection, 0, { everyS: 60 });
+  await time.tickAsync(SELDOM_LOST_MS);
+  await assertRejects(() => connection.closed, ConnectionError, "no request within 150000 ms");
+  await time.tickAsync(CLOSE_TIMEOUT_MS);
+  assertEquals(connections.size, 0);
+});
+
+Deno.test("HttpConnections keep the close of a connection until its client polls again", async () => {
+  using time = new FakeTime();
+  using connections = open();
+  for (const isPicked of [true, false]) {
+    const connection = connections.accept();
+    connection.send("last");
+    await take(connection, 0, { everyS: 60, maxBytes: 0 });
+    connection.close({ closeCode: 3000, reason: "moved" });
+    await time.tickAsync(CLOSE_TIMEOUT_MS);
+    // The server itself waits no longer than for any other client.
+    assertEquals(await connection.closed, { closeCode: 3000, reason: "moved" });
+    assertEquals(connections.size, 1);
+    await time.tickAsync(60_000);
+    if (isPicked) {
+      const taken = await take(connection, 0, { everyS: 60 });
+      assertEquals([framesOf(taken), taken.state], [[[1, "last"]], "over"]);
+    }
+    await time.tickAsync(SELDOM_LOST_MS);
+    assertEquals(connections.size, 0);
+  }
+});
+
+Deno.test("ServerHttpConnection keeps as much between two polls as a stream would be sent", async () => {
+  using connections = open();
+  const connection = connections.accept();
+  const sent: string[] = [];
+  const send = (count: number) => {
+    for (let i = 0; i < count; i++) {
+      sent.push(`${sent.length} ${"x".repeat(1_000)}`);
+      connection.send(sent.at(-1)!);
+    }
+  };
+  const got: Frame[] = [];
+  // The second time counts from zero again.
+  for (let round = 0; round < 2; round++) {
+    await take(connection, got.length, { everyS: 60, maxBytes: 0 });
+    assert(connection.isPaused); // The client's silence proves nothing.
+    send(200);
+    assertEquals(connection.bufferedAmount, 0);
+    send(200);
+    const bytes = sent.slice(-400).reduce((sum, { length }) => sum + length, 0);
+    assertEquals(connection.bufferedAmount, bytes - MAX_UNACKNOWLEDGED_BYTES);
+    while (got.length < sent.length) {
+      const taken = await take(connection, got.length, { everyS: 60, maxBytes: 65_536 });
+      got.push(...framesOf(taken).map(([, frame]) => frame));
+    }
+    assertEquals(connection.bufferedAmount, 0);
+  }
+  assertEquals(got, sent);
+  // On an event stream, everything that was not sent counts.
+  await take(connection, got.length, { maxBytes: 0 });
+  send(1);
+  assertEquals([connection.bufferedAmount, connection.isPaused], [sent.at(-1)!.length, false]);
 });
 
 Deno.test("HttpConnections keep a connection whose GET request replaced an earlier one", async () => {
