@@ -9,6 +9,7 @@ import { bundleClient } from "../../examples/shared/site.ts";
 import { lowPort } from "../networks/ports.ts";
 import { RedisServer } from "../brokers/redis_server.ts";
 import { blocksOf } from "./blocks.ts";
+import type { Delays } from "./delays.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
@@ -27,6 +28,9 @@ export interface Who {
   readonly address: string | null;
 }
 
+/** How clients reach a proxy: over TLS, as in the page's file or with HTTP/1.1, or without TLS. */
+export type Access = "HTTP/2" | "HTTP/1.1" | "no TLS";
+
 /** A page's proxy. */
 export interface ProxyKind {
   /** The program, which is also the name of the page. */
@@ -35,6 +39,8 @@ export interface ProxyKind {
   readonly file: string;
   /** Changes that only a test needs, after the changes to all files. */
   readonly adapt?: (text: string, site: ProxiedSite) => string;
+  /** Changes of the page's file for clients without HTTP/2 or TLS, as the page describes them. */
+  readonly without: Readonly<Record<Exclude<Access, "HTTP/2">, (text: string) => string>>;
   /** Arguments that check the file; the check succeeds if the file is valid. */
   check(path: string, folder: string): readonly string[];
   /** Arguments that run the proxy in the foreground. */
@@ -218,15 +224,16 @@ export class ProxiedSite implements AsyncDisposable {
   /** Ports of the nodes. */
   readonly nodes: readonly [number, number];
   readonly kind: ProxyKind;
-  readonly #redis: RedisServer;
+  readonly access: Access;
   readonly #running = new Map<number, LineProcess>();
   readonly #stack = new AsyncDisposableStack();
+  #redis: RedisServer | undefined;
   #proxy: LineProcess | undefined;
 
-  private constructor(kind: ProxyKind, folder: string, redis: RedisServer) {
+  private constructor(kind: ProxyKind, access: Access, folder: string) {
     this.kind = kind;
+    this.access = access;
     this.folder = folder;
-    this.#redis = redis;
     [this.port, this.adminPort, ...this.nodes] = [lowPort(), lowPort(), lowPort(), lowPort()];
     const { cert, key, hashes } = devCertificate({ names: ["localhost"], cacheFolder: null });
     this.hash = hashes[0]!.value;
@@ -239,16 +246,11 @@ export class ProxiedSite implements AsyncDisposable {
 
   /** Writes the files of the page, and starts the nodes and the proxy. */
   static async start(kind: ProxyKind): Promise<ProxiedSite> {
-    const folder = await Deno.makeTempDir({ prefix: "proxied-" });
-    const site = new ProxiedSite(kind, folder, await RedisServer.start());
+    const site = await ProxiedSite.#write(kind, "HTTP/2");
     try {
-      const page = `docs/deploy/${kind.program}.md`;
-      for (const block of blocksOf(page, await Deno.readTextFile(new URL(page, ROOT)))) {
-        if (block.kind !== "file") continue;
-        await Deno.writeTextFile(`${folder}/${block.path}`, site.#adapted(block.path, block.text));
-      }
+      site.#redis = await RedisServer.start();
       const script = await bundleClient(new URL("client.ts", ROOT));
-      await Deno.writeTextFile(`${folder}/client.js`, script);
+      await Deno.writeTextFile(`${site.folder}/client.js`, script);
       await Promise.all(site.nodes.map((node) => site.startNode(node)));
       await site.startProxy();
     } catch (error) {
@@ -258,8 +260,43 @@ export class ProxiedSite implements AsyncDisposable {
     return site;
   }
 
+  /**
+   * Measures delays through the page's proxy. The server is the one in `delays.ts`.
+   *
+   * @returns The forwarded addresses of a request and its version of HTTP, and the delays of each
+   * kind of events.
+   */
+  static async measure(
+    kind: ProxyKind,
+    access: Access,
+  ): Promise<{ readonly reply: string; readonly rows: readonly Delays[] }> {
+    await using site = await ProxiedSite.#write(kind, access);
+    const program = new URL("delays.ts", import.meta.url).pathname;
+    const args = ["run", "-A", "--cert", "cert.pem", "--cached-only", program];
+    await using delays = site.#deno([...args, ...site.nodes.map(String), site.url], {});
+    await delays.until("the server", () => delays.lines[0]);
+    await site.startProxy();
+    const asked = ["-H", "x-forwarded-for: 192.0.2.66", "-w", " %{http_version}"];
+    const reply = await site.run("curl", ["-skf", ...asked, `${site.url}/forwarded`]);
+    await delays.write("");
+    await delays.until("the last delays", () => delays.lines.includes("measured") || undefined);
+    return { reply, rows: delays.lines.slice(1, -1).map((line) => JSON.parse(line)) };
+  }
+
+  /** Writes the files of the page. */
+  static async #write(kind: ProxyKind, access: Access): Promise<ProxiedSite> {
+    const folder = await Deno.makeTempDir({ prefix: "proxied-" });
+    const site = new ProxiedSite(kind, access, folder);
+    const page = `docs/deploy/${kind.program}.md`;
+    for (const block of blocksOf(page, await Deno.readTextFile(new URL(page, ROOT)))) {
+      if (block.kind !== "file") continue;
+      await Deno.writeTextFile(`${folder}/${block.path}`, site.#adapted(block.path, block.text));
+    }
+    return site;
+  }
+
   get url(): string {
-    return `https://localhost:${this.port}`;
+    return `${this.access === "no TLS" ? "http" : "https"}://localhost:${this.port}`;
   }
 
   /** Path of the proxy's file. */
@@ -271,7 +308,7 @@ export class ProxiedSite implements AsyncDisposable {
   async startNode(node: number): Promise<void> {
     const process = this.#deno(["run", "-A", "--cached-only", "server.ts"], {
       PORT: `${node}`,
-      REDIS_URL: this.#redis.url,
+      REDIS_URL: this.#redis!.url,
     });
     this.#running.set(node, process);
     await process.until(
@@ -369,7 +406,7 @@ export class ProxiedSite implements AsyncDisposable {
     await this.#stack[Symbol.asyncDispose]();
     await this.#proxy?.end("SIGTERM");
     for (const process of this.#running.values()) await process.end("SIGKILL");
-    await this.#redis[Symbol.asyncDispose]();
+    await this.#redis?.[Symbol.asyncDispose]();
     await Deno.remove(this.folder, { recursive: true });
   }
 
@@ -400,6 +437,9 @@ export class ProxiedSite implements AsyncDisposable {
 
   #adapted(path: string, text: string): string {
     const [one, two] = this.nodes;
+    if (path === this.kind.file && this.access !== "HTTP/2") {
+      text = this.kind.without[this.access](text);
+    }
     let adapted = SHORT.reduce((made, [from, to]) => made.replace(from, to), text)
       .replaceAll("/etc/ssl/chat/", `${this.folder}/`)
       .replaceAll("https://chat.example.com", this.url)

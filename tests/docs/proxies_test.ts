@@ -10,7 +10,13 @@ import type { connect, dial } from "../../client.ts";
 import { isRedisMissing } from "../brokers/redis_server.ts";
 import { BROWSERS, findBrowser, launchBrowser, newPage } from "../browser/browsers.ts";
 import { isInstalled } from "./programs.ts";
-import { ProxiedSite, type ProxyKind, SHORT_TIMEOUT_MS, type Watcher } from "./proxied_site.ts";
+import {
+  type Access,
+  ProxiedSite,
+  type ProxyKind,
+  SHORT_TIMEOUT_MS,
+  type Watcher,
+} from "./proxied_site.ts";
 
 /** Globals of the browser's page. */
 declare global {
@@ -26,6 +32,12 @@ const PROXIES: readonly ProxyKind[] = [
     adapt: (text, { folder }) =>
       text.replace("/run/nginx.pid", `${folder}/nginx.pid`)
         .replaceAll("/var/log/nginx/", `${folder}/`),
+    without: {
+      "HTTP/1.1": (text) => text.replaceAll(" ssl http2;", " ssl;"),
+      "no TLS": (text) =>
+        text.replaceAll(" ssl http2;", ";").replace(/^ *ssl_certificate.*\n/gm, "")
+          .replace("X-Forwarded-For $remote_addr", "X-Forwarded-For $proxy_add_x_forwarded_for"),
+    },
     check: (path, folder) => ["-t", "-c", path, "-e", `${folder}/error.log`],
     run: (path, folder) => ["-c", path, "-e", `${folder}/error.log`, "-g", "daemon off;"],
     async reload(site) {
@@ -37,7 +49,14 @@ const PROXIES: readonly ProxyKind[] = [
     file: "Caddyfile",
     adapt: (text, { port, adminPort }) =>
       text.replace("{\n", `{\n\tadmin localhost:${adminPort}\n\tauto_https disable_redirects\n`)
-        .replace("\nlocalhost {", `\nlocalhost:${port} {`),
+        .replace("\nlocalhost {", `\nlocalhost:${port} {`)
+        .replace("\nhttp://localhost {", `\nhttp://localhost:${port} {`),
+    without: {
+      "HTTP/1.1": (text) => text.replace("protocols h1 h2", "protocols h1"),
+      "no TLS": (text) =>
+        text.replace(/^\ttls.*\n/m, "").replace("\nchat.ex", "\nhttp://chat.ex")
+          .replace("lb_policy", "trusted_proxies private_ranges\n\t\tlb_policy"),
+    },
     check: (path) => ["validate", "--config", path, "--adapter", "caddyfile"],
     run: (path) => ["run", "--config", path, "--adapter", "caddyfile"],
     async reload(site) {
@@ -50,6 +69,12 @@ const PROXIES: readonly ProxyKind[] = [
     file: "haproxy.cfg",
     // Test machines may not raise their limit of open files.
     adapt: (text) => text.replace("maxconn 20000", "maxconn 1000"),
+    without: {
+      "HTTP/1.1": (text) => text.replaceAll("alpn h2,http/1.1", "alpn http/1.1"),
+      "no TLS": (text) =>
+        text.replace(/ ssl crt .*/g, "")
+          .replace("set-header X-Forwarded-For", "add-header X-Forwarded-For"),
+    },
     check: (path) => ["-c", "-f", path],
     run: (path) => ["-W", "-f", path],
     reload(site) {
@@ -83,9 +108,31 @@ async function replyToForger(site: ProxiedSite): Promise<unknown> {
   return JSON.parse(await site.run(Deno.execPath(), [...args, url])).data;
 }
 
+/** Longest delay that a proxy may add to an event, in milliseconds. Corked packets wait 200 ms. */
+const MAX_ADDED_MS = 100;
+
+/**
+ * How each proxy may be reached, with its reply to a client that sends a forwarded address: the
+ * addresses that the server receives, and the version of HTTP. Without TLS, the client is a load
+ * balancer.
+ */
+const ACCESS = {
+  "HTTP/2": "127.0.0.1 2",
+  "HTTP/1.1": "127.0.0.1 1.1",
+  "no TLS": "192.0.2.66, 127.0.0.1 1.1",
+} as const;
+
+/** Returns the median with one decimal. */
+function median(numbers: readonly number[]): number {
+  const [low, high] = [Math.ceil(numbers.length / 2) - 1, Math.floor(numbers.length / 2)];
+  const sorted = numbers.toSorted((a, b) => a - b);
+  return Math.round((sorted[low]! + sorted[high]!) * 5) / 10;
+}
+
 for (const kind of PROXIES) {
   const { program } = kind;
-  const ignore = isRedisMissing || !await isInstalled(program);
+  const isMissing = !await isInstalled(program);
+  const ignore = isRedisMissing || isMissing;
   const passesUdp = program === "nginx";
 
   Deno.test({
@@ -136,6 +183,27 @@ for (const kind of PROXIES) {
       await speaker.say(61, 70);
       await assertHeard(watchers, 70);
       for (const watcher of watchers) assertEquals((await watcher.who()).node, one);
+    },
+  });
+
+  Deno.test({
+    name: `${program} forwards each event of HTTP immediately, with and without TLS`,
+    ignore: isMissing,
+    async fn() {
+      const late: string[] = [];
+      for (const [access, expected] of Object.entries(ACCESS) as [Access, string][]) {
+        const { reply, rows } = await ProxiedSite.measure(kind, access);
+        assertEquals(reply, expected, access);
+        for (const { kind, proxied, direct } of rows) {
+          const [through, without] = [median(proxied), median(direct)];
+          // A busy machine delays an event on both paths.
+          const added = median(proxied.map((ms, i) => ms - direct[i]!));
+          const row = `${program}, ${access}, ${kind}: ${through} ms, directly ${without} ms`;
+          console.log(row);
+          if (added >= MAX_ADDED_MS) late.push(row);
+        }
+      }
+      assertEquals(late, []);
     },
   });
 

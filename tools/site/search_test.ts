@@ -31,6 +31,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "jwt refresh": ["guide/users", "recipes/users-and-jwt"],
   "cors error": ["recipes/vite-and-cors"],
   "nginx websocket": ["deploy/nginx"],
+  "haproxy delay": ["deploy/haproxy"],
   "docker": ["deploy/docker"],
   "typing indicator": ["recipes/rooms-and-presence", "guide/topics"],
   "online users": ["recipes/rooms-and-presence", "concepts/presence", "start/6-presence"],
