@@ -169,7 +169,7 @@ Deno.test("A post with a wrong secret is rejected by every node before its body 
   const opened = await fetch(`${first}?protocol=skein.1`, {
     headers: { ...marks, accept: "text/event-stream", "skein-poll": "1" },
   });
-  const { session, secret } = JSON.parse(/data:(.*)/.exec(await opened.text())![1]!);
+  const { session, secret } = JSON.parse(/data: (.*)/.exec(await opened.text())![1]!);
   for (const server of site.servers) {
     const url = `http://127.0.0.1:${portOf(server)}/`;
     const init = (secret: string) => ({

@@ -193,6 +193,24 @@ Deno.test("A gap of publications that are no longer kept is a separate event", a
   assertEquals((await without.take(1))[0]!.data, { reason: "no-history" });
 });
 
+Deno.test("Last-Event-ID resumes with an epoch of any characters", async () => {
+  await using broker = new MemoryBroker();
+  const { history } = broker;
+  const read = history.read.bind(history);
+  history.read = async (...args) => ({ ...await read(...args), epoch: "é, 7..b %" });
+  await using server = open({ broker });
+  for (const text of ["a", "b"]) server.publish("log:x", text);
+  using source = await Source.open(server, "log:x", { query: "?last=2" });
+  const [a, b] = await source.take(2);
+  for (const { id, next } of [{ id: a!.id!, next: "b" }, { id: b!.id!, next: "c" }]) {
+    if (next === "c") server.publish("log:x", next);
+    using again = await Source.open(server, "log:x", { headers: { "last-event-id": id } });
+    assertEquals(dataOf(await again.take(1)), [next]);
+  }
+  const broken = await ask(server, "log:x", { headers: { "last-event-id": "1..%" } });
+  assertEquals(broken.status, 400);
+});
+
 Deno.test("A slow reader of a topic without a history receives a gap and the newest publications", async () => {
   await using server = open();
   using slow = await Source.open(server, "news");

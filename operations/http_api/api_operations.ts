@@ -10,8 +10,8 @@ import { exceedsBytes } from "../../session/wire/utf8.ts";
 /** Most publications in one page of a history. */
 const MAX_HISTORY = 1_000;
 
-/** Most characters of an event id: offset, tag and epoch. */
-const MAX_EVENT_ID = 128;
+/** Most characters of an event id: offset, tag and epoch, each percent-encoded. */
+const MAX_EVENT_ID = 640;
 
 /** Most members in one presence response. */
 const MAX_MEMBERS = 10_000;

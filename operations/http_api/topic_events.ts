@@ -1,5 +1,5 @@
 /** Topics as server-sent events for `EventSource`: new publications and the history. */
-import { EVENT_HEADERS, EventBodies, REVOKED, writeEvent } from "../../server/http/event_bodies.ts";
+import { EVENT_HEADERS, EventBodies, REVOKED } from "../../server/http/event_bodies.ts";
 import type { GuardedRequest, HttpGuardParts } from "../../server/http/guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
 import { Problem } from "../../server/http/problem.ts";
@@ -13,7 +13,7 @@ import type { Topics } from "../../pubsub/topics.ts";
 import { MAX_TAG_LENGTH } from "../../session/wire/encode.ts";
 import { MAX_NAME_LENGTH } from "../../session/wire/envelope.ts";
 import type { RecoveryReason } from "../../session/wire/recovery.ts";
-import { COMMENT } from "../../transport/http/events.ts";
+import { COMMENT, writeEvent } from "../../transport/http/events.ts";
 
 /** Time after which a response ends, so that `authorize` is called for its reader again. */
 const LIFE_MS = 600_000;
@@ -47,9 +47,15 @@ const encoder = new TextEncoder();
 /** A comment, which shows that the response is alive. */
 const SILENT = encoder.encode(COMMENT);
 
-/** The offset, the tag and the epoch of a position, as the id of an event. */
+/** Most characters of an epoch after percent-encoding, which makes up to nine of one. */
+const MAX_ENCODED_EPOCH = 9 * MAX_NAME_LENGTH;
+
+/**
+ * The offset, the tag and the epoch of a position, as the id of an event. The epoch is
+ * percent-encoded, so that an id has no comma: a comma separates two headers that a proxy joined.
+ */
 const EVENT_ID = new RegExp(
-  `^(\\d{1,16})\\.([\\w-]{0,${MAX_TAG_LENGTH}})\\.(.{1,${MAX_NAME_LENGTH}})$`,
+  `^(\\d{1,16})\\.([\\w-]{0,${MAX_TAG_LENGTH}})\\.([\\w.~!*'()%-]{1,${MAX_ENCODED_EPOCH}})$`,
 );
 
 /** The cursor of a reader: after a publication of the history, or after a buffered event. */
@@ -285,7 +291,7 @@ class RetainedTopic implements TopicEventSource {
     for (const publication of publications) {
       const { offset, tag } = publication.position!;
       next = { epoch, offset, tag };
-      text += eventOf(publication, `${offset}.${tag ?? ""}.${epoch}`);
+      text += eventOf(publication, `${offset}.${tag ?? ""}.${encodeURIComponent(epoch)}`);
     }
     const isUpToDate = publications.length === 0 || next.offset >= head;
     return { bytes: encoder.encode(text), next, isUpToDate };
@@ -370,12 +376,23 @@ function gap(reason: RecoveryReason): string {
 }
 
 function cursorOf(id: string): Cursor {
-  const [, offset, tag, epoch] = EVENT_ID.exec(id) ?? [];
-  if (offset !== undefined && Number.isSafeInteger(Number(offset))) {
+  const [, offset, tag, encoded] = EVENT_ID.exec(id) ?? [];
+  const epoch = encoded === undefined ? undefined : decoded(encoded);
+  if (epoch !== undefined && Number.isSafeInteger(Number(offset))) {
     return { offset: Number(offset), tag: tag || undefined, epoch };
   }
+  const received = id.includes(",") ? "several, from more than one header" : "another text";
   throw new Problem(400, {
     code: "malformed",
-    detail: "Cannot follow: Last-Event-ID must be the id of an event, received another text",
+    detail: `Cannot follow: Last-Event-ID must be the id of an event, received ${received}`,
   });
+}
+
+/** Decodes an epoch; `undefined` if it is malformed. */
+function decoded(text: string): string | undefined {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return undefined;
+  }
 }

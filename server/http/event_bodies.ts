@@ -1,7 +1,6 @@
 /** Response bodies with server-sent events, sent at the pace of their readers. */
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { writeData } from "../../transport/http/events.ts";
 import { type UnreadResponse, UnreadTimes } from "./unread.ts";
 
 /** Longest time for which a reader may leave an event unread. */
@@ -168,19 +167,6 @@ function tooSlow(): DOMException {
   const error = new DOMException(text, "TimeoutError");
   Object.defineProperty(error, "stack", { value: `${error}` });
   return error;
-}
-
-/**
- * Formats one event.
- *
- * @param fields The name of the event, and its id.
- */
-export function writeEvent(
-  data: string,
-  { name, id }: { readonly name?: string | undefined; readonly id?: string | undefined } = {},
-): string {
-  const head = name === undefined ? "" : `event: ${name}\n`;
-  return `${head}${id === undefined ? "" : `id: ${id}\n`}${writeData(data)}\n\n`;
 }
 
 /** Headers of every response with events. */

@@ -82,13 +82,13 @@ Deno.test("A connection repeats events whose response was lost between two nodes
   const next = { ...first, isFirst: false, waitMs: 0 };
   connection.send("one");
   connection.send("two");
-  const both = "id:1\ndata:one\n\nid:2\ndata:two\n\n";
+  const both = "id: 1\ndata: one\n\nid: 2\ndata: two\n\n";
   assertEquals(await carrier.take(0, first), { events: both, last: 2, state: "open" });
   connection.send("three");
   const { bufferedAmount } = connection;
   // The caller continues after the last response that it received.
   const again = await carrier.take(1, next);
-  assertEquals(again.events, "id:2\ndata:two\n\nid:3\ndata:three\n\n");
+  assertEquals(again.events, "id: 2\ndata: two\n\nid: 3\ndata: three\n\n");
   assertEquals((await carrier.take(3, next)).events, "");
   assertEquals((await carrier.give(1, new Uint8Array(), 3)).result, "taken");
   // Acknowledged events are gone.

@@ -3,12 +3,8 @@ import { eventDataOf, isText } from "./records.ts";
 import { bracketed, offsetAfter } from "../snapshots.ts";
 import type { StreamPage, StreamRead } from "../logs/stream_logs.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import {
-  EVENT_HEADERS,
-  EventBodies,
-  type EventPages,
-  writeEvent,
-} from "../../server/http/event_bodies.ts";
+import { EVENT_HEADERS, EventBodies, type EventPages } from "../../server/http/event_bodies.ts";
+import { writeEvent } from "../../transport/http/events.ts";
 
 /**
  * Time after which a response ends, so that caches and proxies can collapse the requests of

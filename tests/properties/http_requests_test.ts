@@ -229,7 +229,7 @@ class Connection {
     const path = "/?protocol=skein.1&token=ada";
     const response = await connection.ask(true, { path, headers: { "skein-poll": "1" } });
     const [, data = ""] = (await response.text()).split("\n");
-    const { session, secret } = JSON.parse(data.slice("data:".length));
+    const { session, secret } = JSON.parse(data.slice("data: ".length));
     connection.own = { "skein-session": session, "skein-secret": secret };
     return connection;
   }
@@ -295,7 +295,7 @@ class Events {
 
   /** Returns the numbers of the received events. */
   get ids(): number[] {
-    return Array.from(this.text.matchAll(/^id:(\d+)$/gm), ([, id]) => Number(id));
+    return Array.from(this.text.matchAll(/^id: (\d+)$/gm), ([, id]) => Number(id));
   }
 
   async #read(asked: Promise<Response>): Promise<void> {

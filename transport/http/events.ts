@@ -23,7 +23,7 @@ export type HttpEvent =
 
 /** Writes the first event of a connection. */
 export function writeOpened(opened: OpenedConnection): string {
-  return `event:session\ndata:${JSON.stringify(opened)}\n\n`;
+  return writeEvent(JSON.stringify(opened), { name: "session" });
 }
 
 /**
@@ -33,36 +33,37 @@ export function writeOpened(opened: OpenedConnection): string {
  * ending in an event as a line feed.
  */
 export function writeFrame(number: number, frame: Frame): string {
-  if (typeof frame !== "string") {
-    return `id:${number}\nevent:binary\ndata:${frame.toBase64()}\n\n`;
-  }
-  if (frame.includes("\r")) {
-    return `id:${number}\nevent:quoted\ndata:${JSON.stringify(frame)}\n\n`;
-  }
-  return `id:${number}\n${writeData(frame)}\n\n`;
+  const id = `${number}`;
+  if (typeof frame !== "string") return writeEvent(frame.toBase64(), { id, name: "binary" });
+  if (!frame.includes("\r")) return writeEvent(frame, { id });
+  return writeEvent(JSON.stringify(frame), { id, name: "quoted" });
 }
 
 /**
- * Writes a text as the data of an event. Every kind of line ending starts a new line, so that no
- * text can add fields.
+ * Writes an event. Every kind of line ending in the data starts a new line, so that no text can add
+ * fields.
  *
- * @param text The text. Readers treat each of its line endings as a line feed.
- * @returns The lines of the event, without the last line ending.
+ * Readers drop one space after a colon, and some require it.
+ *
+ * @param data The data. Readers treat each of its line endings as a line feed.
+ * @param fields The name of the event, and its ID. Neither may contain a line ending.
+ * @returns The lines of the event, with the empty line at its end.
  */
-export function writeData(text: string): string {
-  const isOneLine = !text.includes("\n") && !text.includes("\r");
-  return isOneLine ? dataLine(text) : text.split(/\r\n|[\r\n]/).map(dataLine).join("\n");
-}
-
-function dataLine(line: string): string {
-  // Readers drop one space after the colon.
-  return line.startsWith(" ") ? `data: ${line}` : `data:${line}`;
+export function writeEvent(
+  data: string,
+  { name, id }: { readonly name?: string | undefined; readonly id?: string | undefined } = {},
+): string {
+  const isOneLine = !data.includes("\n") && !data.includes("\r");
+  const lines = isOneLine ? data : data.split(/\r\n|[\r\n]/).join("\ndata: ");
+  return `${id === undefined ? "" : `id: ${id}\n`}${
+    name === undefined ? "" : `event: ${name}\n`
+  }data: ${lines}\n\n`;
 }
 
 /** Writes the close of a connection. */
 export function writeClose(number: number, info: Required<ConnectionCloseInfo>): string {
   const { closeCode: code, reason } = info;
-  return `id:${number}\nevent:close\ndata:${JSON.stringify({ code, reason })}\n\n`;
+  return writeEvent(JSON.stringify({ code, reason }), { id: `${number}`, name: "close" });
 }
 
 /**

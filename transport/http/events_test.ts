@@ -1,4 +1,4 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { COMMENT, EventReader, writeClose, writeFrame, writeOpened } from "./events.ts";
 
 Deno.test("EventReader.read() returns the events that were written, in pieces of any size", () => {
@@ -34,6 +34,14 @@ Deno.test("EventReader.read() returns the events that were written, in pieces of
     }
     assertEquals(read, events as typeof read);
   }
+});
+
+Deno.test("EventReader.read() reads fields with and without a space after the colon", () => {
+  const text = writeOpened({ session: "a", secret: "s" }) + writeFrame(1, "two\n\nlines") +
+    writeFrame(2, "\r") + writeClose(3, { closeCode: 0, reason: "" });
+  const without = text.replaceAll(/^(\w+): /gm, "$1:");
+  assertMatch(without, /^event:session\ndata:\{/);
+  assertEquals(new EventReader().read(without), new EventReader().read(text));
 });
 
 Deno.test("EventReader.read() ignores unknown fields", () => {

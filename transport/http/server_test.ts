@@ -373,7 +373,7 @@ Deno.test("HttpConnections keep a closed connection until its client may have be
   for (let i = 0; i < 2; i++) {
     const taken = await take(connection, 0);
     assertEquals([framesOf(taken), taken.state], [[[1, "last"]], "over"]);
-    assert(taken.events.endsWith('id:2\nevent:close\ndata:{"code":3000,"reason":"moved"}\n\n'));
+    assert(taken.events.endsWith('id: 2\nevent: close\ndata: {"code":3000,"reason":"moved"}\n\n'));
   }
   assertEquals(await connection.closed, { closeCode: 3000, reason: "moved" });
   assertEquals((await take(connection, 2)).state, "over");

@@ -37,8 +37,8 @@ export class HttpConnectionByHand {
     const headers = { "skein-poll": "1" };
     const response = await send(home, address, `/?protocol=skein.1&token=${user}`, { headers });
     const lines = (await response.text()).split("\n");
-    const opened = lines.find((line) => line.startsWith("data:")) ?? "data:{}";
-    const { session = "", secret = "" } = JSON.parse(opened.slice("data:".length));
+    const opened = lines.find((line) => line.startsWith("data: ")) ?? "data: {}";
+    const { session = "", secret = "" } = JSON.parse(opened.slice("data: ".length));
     return new HttpConnectionByHand(address, session, secret);
   }
 
