@@ -4,7 +4,8 @@ import type { LogInfo } from "../../../streams/logs/log.ts";
 /** Maximum number of logs whose newest state is remembered. */
 const MAX_HEARD_LOGS = 16_384;
 
-type HeardLog = Pick<LogInfo, "identity" | "tail"> & { readonly isEnded: boolean };
+/** The newest known state of a log. */
+export type HeardLog = Pick<LogInfo, "identity" | "tail"> & { readonly isEnded: boolean };
 
 /** The part of a state that is compared. */
 type LogPlace = Pick<LogInfo, "end" | "identity" | "tail">;
@@ -26,9 +27,23 @@ export class HeardLogs {
     if (this.#heard.size > MAX_HEARD_LOGS) this.#heard.delete(this.#heard.keys().next().value!);
   }
 
-  /** True if a state lacks changes of the same log that this node has seen. */
-  isBehind(id: string, { identity, tail, end }: LogPlace): boolean {
-    const heard = this.#heard.get(id);
+  /** Returns the newest known state of a log. */
+  newest(id: string): HeardLog | undefined {
+    return this.#heard.get(id);
+  }
+
+  /**
+   * Returns whether a state lacks changes of the same log that this node has seen.
+   *
+   * @param id The id.
+   * @param state The state.
+   * @param heard What was known when the state was requested; by default, what is known now.
+   */
+  isBehind(
+    id: string,
+    { identity, tail, end }: LogPlace,
+    heard: HeardLog | undefined = this.newest(id),
+  ): boolean {
     if (heard?.identity !== identity) return false;
     return tail < heard.tail || heard.isEnded && end === undefined;
   }

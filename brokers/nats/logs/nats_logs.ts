@@ -266,6 +266,8 @@ export class NatsLogs implements LogStore {
     let before: LiveMessage | undefined;
     let isChanging = false;
     for (let attempt = 0; attempt < MAX_READ_ATTEMPTS; attempt++) {
+      // A change that this node makes meanwhile is not lost.
+      const heard = this.#heard.newest(id);
       const newest = liveIn(await this.#streams.newest(part));
       if (newest === undefined) return undefined;
       if (before !== undefined) {
@@ -274,7 +276,7 @@ export class NatsLogs implements LogStore {
       }
       before = newest;
       const { state } = newest.head;
-      if (this.#heard.isBehind(id, state)) {
+      if (heard !== undefined && this.#heard.isBehind(id, state, heard)) {
         if (attempt === MAX_READ_ATTEMPTS - 1) throw late("read a log");
         await this.#renewIfBehind(id, part);
         continue;
@@ -333,8 +335,11 @@ export class NatsLogs implements LogStore {
   async #renewLost(id: string, part: string): Promise<void> {
     for (let i = 0; i < CONFIRMATIONS; i++) {
       if (i > 0) await this.#link.pause(CONFIRM_MS);
+      const heard = this.#heard.newest(id);
       const newest = liveIn(await this.#streams.newestAtLeader(part));
-      if (newest === undefined || !this.#heard.isBehind(id, newest.head.state)) {
+      const isBehind = newest !== undefined && heard !== undefined &&
+        this.#heard.isBehind(id, newest.head.state, heard);
+      if (!isBehind) {
         // The next read may still be late.
         return await this.#link.pause(LATE_MS);
       }

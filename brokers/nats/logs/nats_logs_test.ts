@@ -1,4 +1,5 @@
 import { assertEquals } from "@std/assert";
+import { pause } from "../../../base/wait.ts";
 import { installGlobals } from "../../../tests/simulator/globals.ts";
 import { simulatedNatsConnect } from "../../../tests/simulator/nats/client.ts";
 import { SimulatedNats } from "../../../tests/simulator/nats/nats.ts";
@@ -15,6 +16,9 @@ type Call = readonly [
   call: (logs: BrokerLogs) => Promise<unknown>,
 ];
 
+/** Time by which other replies overtake those to reads, in milliseconds. */
+const OVERTAKEN_MS = 5;
+
 /** Makes calls on two nodes of a simulated NATS; returns the results in order. */
 async function resultsOf(calls: readonly Call[]): Promise<unknown[]> {
   const simulation = new Simulation({ seed: 1 });
@@ -24,7 +28,17 @@ async function resultsOf(calls: readonly Call[]): Promise<unknown[]> {
   const start = (name: string) => {
     const host = simulation.host(name);
     const connect = simulatedNatsConnect(network, host, hosts);
-    const source = { servers, ignoreClusterUpdates: true, connect };
+    const connectLate: typeof connect = async (options) => {
+      const connection = await connect(options);
+      const request = connection.request.bind(connection);
+      connection.request = async (subject, ...rest) => {
+        const reply = await request(subject, ...rest);
+        if (subject.includes(".DIRECT.GET.")) await pause(host.runtime, OVERTAKEN_MS);
+        return reply;
+      };
+      return connection;
+    };
+    const source = { servers, ignoreClusterUpdates: true, connect: connectLate };
     return { host, broker: new NatsBroker(source, { runtime: host.runtime }) };
   };
   const nodes = { near: start("near"), far: start("far") };
@@ -74,6 +88,30 @@ Deno.test("NatsLogs.read() renews a log that another node created in place of on
     [7_000, "far", read(false)],
   ]);
   assertEquals(results, ["created", "appended", "removed", "created", [], [], "expired"]);
+});
+
+Deno.test("NatsLogs.read() makes no pause if this node writes the log meanwhile", async () => {
+  const elapsed = async (run: () => Promise<unknown>) => {
+    const startMs = Date.now();
+    await run();
+    return Date.now() - startMs < 50 ? "soon" : "late";
+  };
+  const results = await resultsOf([
+    [1_000, "near", create("identity")],
+    // The reply to an append overtakes that to a read which came before it.
+    [2_000, "near", async (logs) => {
+      let isOver = false;
+      const writing = (async () => {
+        for (let i = 0; i < 8; i++) await append("n")(logs);
+        isOver = true;
+      })();
+      const reads = new Set<string>();
+      while (!isOver) reads.add(await elapsed(() => read(false)(logs)));
+      await writing;
+      return [...reads];
+    }],
+  ]);
+  assertEquals(results, ["created", ["soon"]]);
 });
 
 Deno.test("NatsLogs.append() stores many transactions that delete expired rows at the same time", async () => {
