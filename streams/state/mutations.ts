@@ -8,14 +8,15 @@ import { freezeRow } from "../../session/rows/row_values.ts";
 import type { MutationOverrides, ServerMutationContext } from "../../server/requests/mutations.ts";
 import { rowName } from "../../session/wire/rows.ts";
 import { encodeTransaction } from "../logs/change_message.ts";
-import type { StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
+import type { StreamLogs } from "../logs/stream_logs.ts";
 import type { ChangeSource, CheckedBy, WriteTime } from "./change_decisions.ts";
 import { type ChangeGate, ephemeralRejection } from "./gate.ts";
 import type { CompleteRows } from "./live_rows.ts";
 import type { Mark } from "./mutation_marks.ts";
-import { RETRY_MS, takeSlot } from "./row_queue.ts";
+import { type LeftRow, RETRY_MS, takeSlot } from "./row_queue.ts";
 import type { HeldRows, States } from "./states.ts";
 import {
+  type AppendOutcome,
   type GuardedChanges,
   type Made,
   type RowsOfState,
@@ -23,7 +24,7 @@ import {
   transact,
   type Transacted,
 } from "./transact.ts";
-import { appendUnchanged, type ChangedCollection } from "./unchanged.ts";
+import { appendUnchanged } from "./unchanged.ts";
 
 /** Maximum number of mutations that run at the same time, or wait for their turn. */
 const MAX_RUNNING = 10_000;
@@ -194,31 +195,38 @@ export class StateMutations {
   }
 
   async #make(id: string, call: AllowedMutation): Promise<Transacted> {
+    let gone: string | undefined;
     for (let replaced = 0;; replaced++) {
-      const made = await this.#attempt(id, call);
+      const made = await this.#attempt(id, call, gone);
       // The rows may have been those of a deleted state with the same id.
       const isReplaced = made.kind === "missing" && "identity" in made &&
         made.identity !== undefined && replaced < MAX_REPLACED;
       if (!isReplaced) return made;
+      gone = made.identity;
     }
   }
 
-  async #attempt(id: string, call: AllowedMutation): Promise<Transacted> {
+  async #attempt(
+    id: string,
+    call: AllowedMutation,
+    gone: string | undefined,
+  ): Promise<Transacted> {
     const { gate, states } = this.#parts;
     const { source, time, mark, since } = call;
-    using rows = new RowsForMutation(id, { states, gate, time, since });
+    using rows = new RowsForMutation(id, { states, gate, time, since, gone });
     await rows.catchUp();
     return await transact({
       rows,
       run: (seen) => this.#call(id, call, seen),
       enter: (names) => gate.enter(id, names, { source, time }),
       append: async (guarded) => {
-        const result = await this.#append(id, call, guarded);
+        const outcome = await this.#append(id, call, guarded);
+        const { result, checked } = outcome;
         if (mark === undefined || result.kind !== "conflict" || result.row !== mark.row) {
-          return result;
+          return outcome;
         }
         const version = mark.learn(result);
-        return version === undefined ? result : { kind: "made", version };
+        return version === undefined ? outcome : { result: { kind: "made", version }, checked };
       },
     });
   }
@@ -253,7 +261,7 @@ export class StateMutations {
     id: string,
     { source, time, mark, txid, append }: AllowedMutation,
     { changes, scans, identity }: GuardedChanges,
-  ): Promise<StreamAppended | ChangedCollection> {
+  ): Promise<AppendOutcome> {
     const { runtime, gate, logs, maxTransactionBytes } = this.#parts;
     const ephemeral = gate.ephemeralOf(id);
     const unstored = changes.find(({ type }) => ephemeral.has(type));
@@ -271,9 +279,11 @@ export class StateMutations {
     source.decision.check();
     const appendAt = (ifTail?: number) =>
       append(id, { identity, records: [], changes: all, ifTail });
-    if (scans.size === 0) return await appendAt();
     const { waitUntilMs: untilMs } = time;
-    return await appendUnchanged(id, scans, { append: appendAt, identity, logs, runtime, untilMs });
+    const result = scans.size === 0
+      ? await appendAt()
+      : await appendUnchanged(id, scans, { append: appendAt, identity, logs, runtime, untilMs });
+    return { result, checked };
   }
 }
 
@@ -289,18 +299,22 @@ class RowsForMutation implements RowsOfState, Disposable {
   #isDisposed = false;
   #ephemeral: ReadonlySet<string> | undefined;
   readonly #since: number;
+  /** Identity of a deleted state with the same id. */
+  readonly #gone: string | undefined;
 
   constructor(
     id: string,
-    { time, since = 0, ...parts }: Pick<StateMutationsParts, "gate" | "states"> & {
+    { time, since = 0, gone, ...parts }: Pick<StateMutationsParts, "gate" | "states"> & {
       readonly time: WriteTime;
       readonly since?: number | undefined;
+      readonly gone: string | undefined;
     },
   ) {
     this.#id = id;
     this.#parts = parts;
     this.#time = time;
     this.#since = since;
+    this.#gone = gone;
   }
 
   /**
@@ -324,11 +338,16 @@ class RowsForMutation implements RowsOfState, Disposable {
     }
   }
 
-  row(type: string, key: string): SeenRow | Promise<SeenRow> {
+  row(type: string, key: string, left?: LeftRow): SeenRow | Promise<SeenRow> {
     this.#checkStored(type);
     const rows = this.#held?.rows ?? this.#parts.states.openRows(this.#id);
-    if (rows === undefined) return this.#read(rowName(type, key));
-    return { identity: rows.identity, row: rows.stored(type).get(key) };
+    if (rows !== undefined) {
+      const { identity, version } = rows;
+      return { identity, version, row: rows.stored(type).get(key) };
+    }
+    const { identity } = left ?? {};
+    const isLeft = identity !== undefined && identity !== this.#gone;
+    return isLeft ? { identity, version: -1, row: undefined } : this.#read(rowName(type, key));
   }
 
   async #read(name: string): Promise<SeenRow> {
@@ -336,7 +355,8 @@ class RowsForMutation implements RowsOfState, Disposable {
     const timeoutMs = gate.times.leftMs(this.#time);
     const read = await states.rowsOf(this.#id, { names: [name], timeoutMs });
     if (read === undefined) throw new NoState(this.#id);
-    return { identity: read.identity, row: read.rows.get(name) };
+    const { identity, version, rows } = read;
+    return { identity, version, row: rows.get(name) };
   }
 
   async all(type: string): Promise<CompleteRows> {

@@ -358,10 +358,19 @@ export function presentRow(
     readonly left: LeftRow | undefined;
   },
 ): LiveRow | undefined {
-  const isNewer = left !== undefined && left.identity === rows.identity &&
-    left.version > rows.version;
-  if (!isNewer) return known;
-  const { value, version } = left;
+  return isNewer(left, rows) ? rowLeft(left) : known;
+}
+
+/** Returns whether a row that a turn has left is newer than a copy of the rows. */
+export function isNewer(
+  left: LeftRow | undefined,
+  { identity, version }: Pick<PresentRows, "identity" | "version">,
+): left is LeftRow {
+  return left !== undefined && left.identity === identity && left.version > version;
+}
+
+/** The row as a turn has left it; `undefined` if it does not exist. */
+export function rowLeft({ value, version }: LeftRow): LiveRow | undefined {
   return value === undefined ? undefined : { value: freezeRow(JSON.parse(value)), version };
 }
 

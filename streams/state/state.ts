@@ -373,7 +373,8 @@ export class State implements AsyncDisposable {
       rows: {
         row: (type, key) => {
           checkStored(type);
-          return { identity: rows.identity, row: rows.stored(type).get(key) };
+          const { identity, version } = rows;
+          return { identity, version, row: rows.stored(type).get(key) };
         },
         all: (type) => {
           checkStored(type);
@@ -391,10 +392,7 @@ export class State implements AsyncDisposable {
       },
       enter: (names) =>
         updates.enter(this.id, names, { signals: () => [signal, this.#ended.signal] }),
-      append: async ({ changes, scans, identity: seen }) => {
-        const { result } = await this.#store(changes, { signal, scans, seen });
-        return result;
-      },
+      append: ({ changes, scans, identity: seen }) => this.#store(changes, { signal, scans, seen }),
     });
     if (made.kind === "unchanged" || made.kind === "made") return this.version;
     if (made.kind !== "appended") throw writeRejection(this.id, made);

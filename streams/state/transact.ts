@@ -5,7 +5,7 @@ import { readRowName, rowName } from "../../session/wire/rows.ts";
 import type { Change } from "../logs/change_message.ts";
 import type { StreamAppended } from "../logs/stream_logs.ts";
 import type { CompleteRows } from "./live_rows.ts";
-import { forNow, type Turn } from "./row_queue.ts";
+import { forNow, isNewer, type LeftRow, rowLeft, type Turn } from "./row_queue.ts";
 import type { ChangedCollection, Scans } from "./unchanged.ts";
 
 /** Where a transaction reads the rows of a state. */
@@ -13,10 +13,15 @@ export interface RowsOfState {
   /**
    * Reads one row.
    *
+   * @param left The row as the turn before left it. If the rows are not at hand, none is read, and the
+   * version of the result is lower than that of `left`.
    * @throws {RequestError} With the code `ephemeral` if the rows of the collection are not stored.
    */
-  row(type: string, key: string): SeenRow | Promise<SeenRow>;
-  /** Reads all rows, for a collection of them, as {@linkcode RowsOfState.row} does. */
+  row(type: string, key: string, left: LeftRow | undefined): SeenRow | Promise<SeenRow>;
+  /**
+   * Reads all rows, for a collection of them, as {@linkcode RowsOfState.row} does. The rows change as
+   * the copy does.
+   */
   all(type: string): CompleteRows | Promise<CompleteRows>;
   /** Waits until it reads rows that include a version, or those of another stream. */
   reach(version: number, identity: string | undefined): Promise<void>;
@@ -26,6 +31,8 @@ export interface RowsOfState {
 export interface SeenRow {
   /** Identity of the stream. */
   readonly identity: string | undefined;
+  /** Version of the state for which it was read. */
+  readonly version: number;
   /** The row; `undefined` if it does not exist. */
   readonly row: LiveRow | undefined;
 }
@@ -47,8 +54,15 @@ export interface TransactionTask {
   run(rows: TransactionRows): TransactionResult | Promise<TransactionResult>;
   /** Enters the lines of rows and collections. */
   enter(names: readonly string[]): Turn | Promise<Turn>;
-  /** Appends the changes. */
-  append(guarded: GuardedChanges): Promise<StreamAppended | ChangedCollection | Made>;
+  /** Checks the changes, and appends them. */
+  append(guarded: GuardedChanges): Promise<AppendOutcome>;
+}
+
+/** Result of the append of a transaction. */
+export interface AppendOutcome {
+  readonly result: StreamAppended | ChangedCollection | Made;
+  /** The changes as the schemas returned them. */
+  readonly checked: readonly Change[];
 }
 
 /** The transaction was made before. */
@@ -70,15 +84,18 @@ export type Transacted =
     readonly version: number;
   };
 
-/** Number of runs in a row that read a state which was deleted and created anew in the meantime. */
+/** Number of runs that may throw because they have read rows which were never there together. */
 const MAX_MIXED = 5;
 
 /**
  * Runs a function, and appends its changes if all that it has read still holds. Otherwise, it runs
  * again, on newer rows.
  *
- * Functions that read or change the same rows run one after another on a server: the first run of a
- * function tells which rows these are. If others are before it, it runs again in its turn.
+ * - **In turn:** functions that read or change the same rows run one after another on a server: the
+ *   first run of a function tells which rows these are. If others are before it, it runs again in its
+ *   turn, on the rows that the turn before has left, even if the copy of the rows lacks them yet.
+ * - **Errors:** what the function throws counts if all rows that it has read were there at the same
+ *   time. Otherwise, it runs again.
  *
  * @param task The function, its rows, and the append.
  * @returns The result; a conflict is resolved by another run.
@@ -88,43 +105,52 @@ const MAX_MIXED = 5;
  */
 export async function transact(task: TransactionTask): Promise<Transacted> {
   let turn: Turn | undefined;
+  /** The turn, until its function has run once: from then on, the copy has all that was left. */
+  let before: Turn | undefined;
   let mixed = 0;
   try {
     while (true) {
-      const seen = new SeenRows(task.rows);
-      let result: TransactionResult;
+      const seen = new SeenRows(task.rows, before);
+      const reach = async (version: number) => {
+        const { identity } = seen;
+        const leftVersion = before === undefined ? 0 : versionLeft(before, identity);
+        before = undefined;
+        await task.rows.reach(Math.max(version, leftVersion), identity);
+      };
+      let made: TransactionResult;
       try {
         const ran = turn === undefined ? task.run(seen) : turn.during(() => task.run(seen));
-        result = ran instanceof Promise ? await ran : ran;
+        made = ran instanceof Promise ? await ran : ran;
       } catch (error) {
-        if (seen.isMixed && ++mixed < MAX_MIXED) continue;
-        throw error;
+        if (!seen.isMixed || ++mixed === MAX_MIXED) throw error;
+        await reach(seen.version);
+        continue;
       }
-      if (result.changes.size === 0) return { kind: "unchanged", version: seen.version };
-      const names = namesOf(result);
-      const hasRead = result.reads.size + result.scans.size > 0;
+      if (made.changes.size === 0) return { kind: "unchanged", version: seen.version };
+      const hasRead = made.reads.size + made.scans.size > 0;
       if (turn === undefined && hasRead) {
-        const entered = task.enter(names);
+        const entered = task.enter(namesOf(made));
         const isFirst = !(entered instanceof Promise);
         turn = isFirst ? entered : await entered;
         if (!isFirst) {
-          await task.rows.reach(leftVersion(turn, seen.identity), seen.identity);
+          before = turn;
           continue;
         }
       }
-      const outcome = await task.append(guarded(result, seen));
-      if (outcome.kind === "appended") {
-        if (turn !== undefined) hand(turn, result, { outcome, identity: seen.identity });
-        return outcome;
+      const { result, checked } = await task.append(guarded(made, seen));
+      const { identity } = seen;
+      if (result.kind === "appended") {
+        if (turn !== undefined) {
+          hand(turn, made, { checked, of: { identity, version: result.info.tail } });
+        }
+        return result;
       }
-      if (outcome.kind === "missing") return { kind: "missing", identity: seen.identity };
-      if (outcome.kind !== "conflict" && outcome.kind !== "changed") return outcome;
-      const row = outcome.kind === "conflict" ? outcome.row : rowName(outcome.type, "");
+      if (result.kind === "missing") return { kind: "missing", identity };
+      if (result.kind !== "conflict" && result.kind !== "changed") return result;
+      const row = result.kind === "conflict" ? result.row : rowName(result.type, "");
       // Without a row, the version is that of the state.
-      const version = outcome.kind === "conflict" && outcome.version === 0
-        ? outcome.since!
-        : outcome.version;
-      await task.rows.reach(version, seen.identity);
+      const isGone = result.kind === "conflict" && result.version === 0;
+      await reach(isGone ? result.since! : result.version);
       await turn?.again(row);
     }
   } finally {
@@ -135,39 +161,66 @@ export async function transact(task: TransactionTask): Promise<Transacted> {
 /** The rows that one run of a function has read. */
 class SeenRows implements TransactionRows {
   identity: string | undefined;
-  /** The highest version of a row, or of the state, that was read. */
+  /** The lowest version of the state that can have all of the rows. */
   version = 0;
-  /** True if they are rows of two streams. */
-  isMixed = false;
+  /** The highest version of the state that is known to have all of them. */
+  #until = Infinity;
+  #isMixed = false;
   /** Versions of the state from which collections were read. */
   readonly scans = new Map<string, number>();
   readonly #rows: RowsOfState;
+  /** The turn whose rows may be newer than those of the copy. */
+  readonly #turn: Turn | undefined;
   #isEmpty = true;
 
-  constructor(rows: RowsOfState) {
+  constructor(rows: RowsOfState, turn: Turn | undefined) {
     this.#rows = rows;
+    this.#turn = turn;
+  }
+
+  /** True if they are rows of two streams, or no version of the state is known to have them all. */
+  get isMixed(): boolean {
+    return this.#isMixed || this.version > this.#until;
   }
 
   row(type: string, key: string): LiveRow | undefined | Promise<LiveRow | undefined> {
-    const seen = this.#rows.row(type, key);
-    return seen instanceof Promise ? seen.then((seen) => this.#note(seen)) : this.#note(seen);
+    const left = this.#turn?.left(rowName(type, key));
+    const seen = this.#rows.row(type, key, left);
+    return seen instanceof Promise
+      ? seen.then((seen) => this.#newest(seen, left))
+      : this.#newest(seen, left);
   }
 
   async *rows(type: string): AsyncGenerator<Row> {
     const all = await this.#rows.all(type);
-    this.#note({ identity: all.identity, row: undefined });
-    this.version = Math.max(this.version, all.version);
+    if (this.#turn !== undefined) {
+      await this.#rows.reach(versionLeft(this.#turn, all.identity), all.identity);
+    }
+    const { identity, version } = all;
+    this.#note(identity, version, version);
     const { view } = all.stored(type);
-    if (!this.scans.has(type)) this.scans.set(type, all.version);
+    if (!this.scans.has(type)) this.scans.set(type, version);
     for (const [key, value] of view) yield { key, value, version: 0 };
   }
 
-  #note({ identity, row }: SeenRow): LiveRow | undefined {
+  #newest(seen: SeenRow, left: LeftRow | undefined): LiveRow | undefined {
+    const { identity, version, row } = seen;
+    if (isNewer(left, seen)) {
+      this.#note(identity, left.version, left.version);
+      return rowLeft(left);
+    }
+    this.#note(identity, row?.version ?? 0, version);
+    return row;
+  }
+
+  /** Notes that rows are those of a stream, from one version of the state to another. */
+  #note(identity: string | undefined, from: number, until: number): void {
     if (this.#isEmpty) this.identity = identity;
     this.#isEmpty = false;
-    this.version = Math.max(this.version, row?.version ?? 0);
-    if (identity === this.identity) return row;
-    this.isMixed = true;
+    this.version = Math.max(this.version, from);
+    this.#until = Math.min(this.#until, until);
+    if (identity === this.identity) return;
+    this.#isMixed = true;
     throw forNow("the state was deleted and created anew");
   }
 }
@@ -200,22 +253,20 @@ function guarded(
 }
 
 /** The newest version of the rows of a turn, as the turns before left them. */
-function leftVersion(turn: Turn, identity: string | undefined): number {
+function versionLeft(turn: Turn, identity: string | undefined): number {
   const left = turn.rows.map((row) => turn.left(row));
   return Math.max(0, ...left.map((row) => row?.identity === identity ? row!.version : 0));
 }
 
+/** Leaves rows and collections to the turns after this one. */
 function hand(
   turn: Turn,
-  { changes, scans }: TransactionResult,
-  { outcome: { info }, identity }: {
-    readonly outcome: Extract<StreamAppended, { readonly kind: "appended" }>;
-    readonly identity: string | undefined;
-  },
+  { scans }: TransactionResult,
+  { checked, of }: { readonly checked: readonly Change[]; readonly of: Omit<LeftRow, "value"> },
 ): void {
-  const of = { identity, version: info.tail };
-  for (const [row, { value }] of changes) {
-    turn.hand(row, { ...of, value: value === undefined ? undefined : JSON.stringify(value) });
+  for (const { type, key, row = rowName(type, key), operation, value } of checked) {
+    if (operation === "check") continue;
+    turn.hand(row, { ...of, value: operation === "delete" ? undefined : value });
   }
   for (const type of scans) turn.hand(rowName(type, ""), { ...of, value: undefined });
 }
