@@ -86,6 +86,7 @@ export {
   acceptWebSocket,
   type AcceptWebSocketOptions,
   type HttpListenOptions,
+  isWebSocketUpgrade,
   type WebSocketEngine,
   type WebSocketHost,
 } from "./websocket/server.ts";

@@ -265,7 +265,7 @@ export interface UpgradeHost extends WebSocketHost {
 export type HttpListener = ReturnType<WebSocketHost["listen"]>;
 
 /**
- * Accepts a WebSocket.
+ * Accepts a WebSocket. {@linkcode isWebSocketUpgrade} finds the requests for one.
  *
  * - **`skein.1`:** the connection has message frames, streams and datagrams.
  * - **QMux:** with a subprotocol such as `qmux-01` or `qmux-01.chat`, the connection has streams
@@ -366,7 +366,30 @@ export function withAgreedStreams(
   return withStreams(connection, { runtime, flowControl, hold, carry, side: "server" });
 }
 
-/** Returns whether a request is an upgrade to a WebSocket. */
+/**
+ * Returns whether a request is an upgrade to a WebSocket, for {@linkcode acceptWebSocket}.
+ *
+ * - **Only `Upgrade`** is read, in any case. The engine checks the rest of the handshake.
+ *
+ * @param request The request, or only its headers.
+ * @returns True if the request asks for a WebSocket; false for all other requests, which your own
+ * handler answers.
+ *
+ * @example WebSockets and pages on one port
+ * ```ts
+ * import { acceptWebSocket, dialWebSocket, isWebSocketUpgrade } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = Deno.serve({ port: 0, onListen() {} }, (request) => {
+ *   if (!isWebSocketUpgrade(request)) return new Response("a page");
+ *   return acceptWebSocket(request).response;
+ * });
+ * const { port } = server.addr;
+ * await using connection = await dialWebSocket(`ws://localhost:${port}`);
+ * assertEquals(connection.capabilities.streams, false);
+ * assertEquals(await (await fetch(`http://localhost:${port}`)).text(), "a page");
+ * ```
+ */
 export function isWebSocketUpgrade(
   request: { readonly headers: Pick<Headers, "get"> },
 ): boolean {
