@@ -109,12 +109,11 @@ class PlatformRuntime implements Runtime {
   randomUUID(): string {
     // Pages that were not loaded over TLS have no `randomUUID`.
     if ((crypto as Partial<Crypto>).randomUUID) return crypto.randomUUID();
-    const words = crypto.getRandomValues(new Uint16Array(8));
-    // Version 4 and variant, see RFC 9562, section 5.4.
-    words[3] = words[3]! & 0xfff | 0x4000;
-    words[4] = words[4]! & 0x3fff | 0x8000;
-    const hex = Array.from(words, (word) => word.toString(16).padStart(4, "0")).join("");
-    return hex.replace(/(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+    // Version 4 and its variant, from 8 to b; see RFC 9562, section 5.4.
+    return "00000000-0000-4000-8000-000000000000".replace(/[08]/g, (digit) => {
+      const [random] = crypto.getRandomValues(new Uint8Array(1));
+      return (+digit | random! & (+digit ? 3 : 15)).toString(16);
+    });
   }
 
   getRandomValues<T extends Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>>(array: T): T {

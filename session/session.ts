@@ -680,7 +680,6 @@ export class Session<
   async structuredStream<R extends Registry>(
     options: StructuredStreamOptions<R>,
   ): Promise<StructuredStream<R>> {
-    this.#core.settings.checkOptions("make structured stream", options);
     return (await this.#insight()).structuredStream(this, options);
   }
 
@@ -720,7 +719,6 @@ export class Session<
   async structuredDatagrams<R extends Registry>(
     options: StructuredDatagramsOptions<R>,
   ): Promise<StructuredDatagrams<R>> {
-    this.#core.settings.checkOptions("make structured datagrams", options);
     return (await this.#insight()).structuredDatagrams(this, options);
   }
 
@@ -868,7 +866,6 @@ export class Session<
       readonly signal?: AbortSignal | undefined;
     } = {},
   ): AsyncGenerator<SessionHealth, void, undefined> {
-    this.#core.settings.checkOptions("monitor health", options);
     yield* (await this.#insight()).monitorHealth(this.#core, options);
   }
 

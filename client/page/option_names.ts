@@ -3,6 +3,7 @@
  * values.
  */
 import type { ClientCalls } from "../connect.ts";
+import type { InsightCalls } from "../../session/insight/calls.ts";
 import type { StateCalls } from "../state/calls.ts";
 
 const WAIT = { signal: 1, timeoutMs: 1 } as const;
@@ -54,8 +55,8 @@ const COMMON = {
   transports: 1,
 } as const;
 
-/** The calls of states have a table of their own, which loads with the first state. */
-type Calls = Omit<ClientCalls, keyof StateCalls>;
+/** Calls whose code loads late have tables of their own, which load with it. */
+type Calls = Omit<ClientCalls, keyof StateCalls | keyof InsightCalls>;
 
 type Listed = {
   [Call in keyof Calls]: keyof Calls[Call] extends keyof typeof WAIT ? never : Call;
@@ -97,17 +98,6 @@ const NAMES: {
   close: CLOSE,
   drain: { ...CLOSE, retryAfterMs: 1, withinMs: 1 },
   "grant credit": { direction: 1 },
-  "make structured datagrams": { codec: 1, maxQueued: 1, onInvalid: 1, registry: 1 },
-  "make structured stream": {
-    ...OPEN_STREAM,
-    codec: 1,
-    endMark: 1,
-    maxMessageBytes: 1,
-    onInvalid: 1,
-    registry: 1,
-    stream: 1,
-  },
-  "monitor health": { intervalMs: 1, signal: 1 },
   "open stream": OPEN_STREAM,
   "session.request stream": STREAM,
   "session.subscribe": { ...WAIT, ...HISTORY },

@@ -1,8 +1,52 @@
 /** Diagnostics and other session features that load on first use. */
+import type { Inside } from "../receiving.ts";
+import { internals } from "../core.ts";
+import type { CheckingSession } from "../streams/structured_format.ts";
+import type { Registry } from "../streams/registry.ts";
+import * as streams from "../streams/structured.ts";
+import * as datagrams from "../streams/structured_datagrams.ts";
+import type {
+  StructuredDatagramsOptions,
+  StructuredStreamOptions,
+} from "../streams/structured_options.ts";
+import { type InsightCalls, NAMES } from "./calls.ts";
+import * as health from "./health.ts";
+
 export { debugState, diagnostics, summary } from "./diagnostics.ts";
-export { issues, monitorHealth } from "./health.ts";
+export { issues } from "./health.ts";
 export { grantCredit, incomingStreams, sendDatagram } from "../streams/incoming_streams.ts";
-export { structuredStream } from "../streams/structured.ts";
-export { structuredDatagrams } from "../streams/structured_datagrams.ts";
 export { tellLoss } from "./losses.ts";
 export { ping } from "./ping.ts";
+
+type CheckedSession = CheckingSession & { readonly [internals]: Inside };
+
+function check(core: Inside, call: keyof InsightCalls, options: unknown): void {
+  core.settings.checkOptions(call, options, NAMES[call]);
+}
+
+/** Implements `monitorHealth` of a session. */
+export function monitorHealth(
+  core: Inside,
+  options: InsightCalls["monitor health"],
+): AsyncGenerator<health.SessionHealth, void, undefined> {
+  check(core, "monitor health", options);
+  return health.monitorHealth(core, options);
+}
+
+/** Implements `structuredStream` of a session. */
+export async function structuredStream<R extends Registry>(
+  session: CheckedSession,
+  options: StructuredStreamOptions<R>,
+): Promise<streams.StructuredStream<R>> {
+  check(session[internals], "make structured stream", options);
+  return await streams.structuredStream(session, options);
+}
+
+/** Implements `structuredDatagrams` of a session. */
+export function structuredDatagrams<R extends Registry>(
+  session: CheckedSession,
+  options: StructuredDatagramsOptions<R>,
+): datagrams.StructuredDatagrams<R> {
+  check(session[internals], "make structured datagrams", options);
+  return datagrams.structuredDatagrams(session, options);
+}

@@ -1,10 +1,6 @@
 /** Session calls with options. */
 import type { OpenStreamOptions, StreamDirection } from "../../transport/connection.ts";
-import type { Registry } from "../streams/registry.ts";
-import type {
-  StructuredDatagramsOptions,
-  StructuredStreamOptions,
-} from "../streams/structured_options.ts";
+import type { InsightCalls } from "../insight/calls.ts";
 import type {
   RequestStreamOptions,
   SessionCloseOptions,
@@ -19,17 +15,12 @@ import type { HistoryOptions } from "../wire/recovery.ts";
  * that a client also has, with other options. Each call has an entry in the tables of
  * `call_checks.ts` and `client/page/option_names.ts`.
  */
-export interface SessionCalls {
+export interface SessionCalls extends InsightCalls {
   readonly authenticate: WaitOptions;
   readonly close: SessionCloseOptions;
   readonly drain: SessionDrainOptions;
   readonly "open stream": OpenStreamOptions;
   readonly "grant credit": { readonly direction: StreamDirection };
-  readonly "make structured datagrams": StructuredDatagramsOptions<Registry>;
-  readonly "make structured stream": StructuredStreamOptions<Registry>;
-  readonly "monitor health": Pick<WaitOptions, "signal"> & {
-    readonly intervalMs?: number | undefined;
-  };
   readonly ping: WaitOptions;
   readonly "read streams": Pick<WaitOptions, "signal">;
   readonly "session.publish": SessionPublishOptions;
@@ -42,8 +33,9 @@ export interface SessionCalls {
 }
 
 /**
- * Rejects options with an unknown name; in Deno also values of another type or out of range.
+ * Rejects options with an unknown name; in Deno also values of another type or out of range. A page
+ * uses the names that are given, or those that load with the client.
  *
  * @typeParam Calls The options of each call.
  */
-export type CallCheck<Calls> = (call: keyof Calls, options: unknown) => void;
+export type CallCheck<Calls> = (call: keyof Calls, options: unknown, names?: object) => void;
