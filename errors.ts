@@ -78,8 +78,15 @@ export interface CloseInfo {
  * ```
  */
 export class SkeinError extends Error {
+  /**
+   * The mark of this class in every copy of the package. The `code` of its errors is the same.
+   *
+   * @ignore
+   */
+  static readonly skeinError: string = "";
+
   /** A stable code to branch on; the message is for humans. */
-  readonly code:
+  declare readonly code:
     | "session-closed"
     | "queue-full"
     | "timeout"
@@ -97,16 +104,33 @@ export class SkeinError extends Error {
   /**
    * Creates an error.
    *
-   * @param code A stable code for the reason.
    * @param message What failed, in sentence case, without a final period.
    * @param options Standard error options; pass the origin as `cause`.
    */
-  constructor(code: SkeinError["code"], message: string, options?: ErrorOptions) {
+  constructor(message: string, options?: ErrorOptions) {
     // Set `cause` only if there is one: runtimes print the property even if it is `undefined`.
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
+    const mark = new.target.skeinError;
     // Minifiers rename classes, so set the error's name explicitly.
-    this.name = code.replace(/(^|-)./g, (start) => start.at(-1)!.toUpperCase()) + "Error";
-    this.code = code;
+    this.name = mark.replace(/(^|-)./g, (start) => start.at(-1)!.toUpperCase()) + "Error";
+    this.code = mark as SkeinError["code"];
+  }
+
+  /**
+   * Makes `instanceof` true for an error of another copy of the package, such as the one in a
+   * library. A class of an application that extends an error class has no mark of its own, and only
+   * its own instances.
+   *
+   * @param value Any value.
+   * @returns True if a class with the mark of this class created the value.
+   */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    if (!Object.hasOwn(this, "skeinError")) return super[Symbol.hasInstance](value);
+    // Data of a peer may have any key, so the value's own keys prove nothing.
+    for (let made = Object(value); (made = Object.getPrototypeOf(made));) {
+      if (made.constructor?.skeinError === this.skeinError) return true;
+    }
+    return false;
   }
 }
 
@@ -115,6 +139,8 @@ export class SkeinError extends Error {
  * completes.
  */
 export class SessionClosedError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "session-closed";
   /** How the session ended, if known. */
   declare readonly info: CloseInfo | undefined;
 
@@ -125,26 +151,21 @@ export class SessionClosedError extends SkeinError {
    * @param options Standard error options, and how the session ended.
    */
   constructor(message: string, options?: ErrorOptions & { info?: CloseInfo | undefined }) {
-    super("session-closed", message, options);
+    super(message, options);
     this.info = options?.info;
   }
 }
 
 /** Thrown when a bounded queue is full. */
 export class QueueFullError extends SkeinError {
-  /**
-   * Creates the error.
-   *
-   * @param message The queue and its bound.
-   * @param options Standard error options.
-   */
-  constructor(message: string, options?: ErrorOptions) {
-    super("queue-full", message, options);
-  }
+  /** @ignore */
+  static override readonly skeinError = "queue-full";
 }
 
 /** Thrown when an operation does not complete in time; the message names the operation. */
 export class TimeoutError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "timeout";
   /** The limit that was exceeded, in milliseconds. */
   declare readonly timeoutMs: number;
 
@@ -156,13 +177,15 @@ export class TimeoutError extends SkeinError {
    * @param options Standard error options.
    */
   constructor(message: string, timeoutMs: number, options?: ErrorOptions) {
-    super("timeout", message, options);
+    super(message, options);
     this.timeoutMs = timeoutMs;
   }
 }
 
 /** Thrown by a stream that was reset or stopped before it ended. */
 export class StreamError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "stream";
   /** The application's code, or 0 if the transport does not carry codes. */
   declare readonly streamErrorCode: number;
   /** The end that caused it: this one, the peer, or the network between them. */
@@ -178,7 +201,7 @@ export class StreamError extends SkeinError {
     message: string,
     options: ErrorOptions & { streamErrorCode: number; by: CloseInfo["by"] },
   ) {
-    super("stream", message, options);
+    super(message, options);
     this.streamErrorCode = options.streamErrorCode;
     this.by = options.by;
   }
@@ -189,19 +212,14 @@ export class StreamError extends SkeinError {
  * value.
  */
 export class ProtocolError extends SkeinError {
-  /**
-   * Creates the error.
-   *
-   * @param message The expected and the received value.
-   * @param options Standard error options.
-   */
-  constructor(message: string, options?: ErrorOptions) {
-    super("protocol", message, options);
-  }
+  /** @ignore */
+  static override readonly skeinError = "protocol";
 }
 
 /** Thrown when a connection cannot be opened, or breaks. */
 export class ConnectionError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "connection";
   /**
    * The HTTP status with which the server rejected the connection. It is `undefined` if the server
    * did not reject it, or if the platform hides the status.
@@ -227,7 +245,7 @@ export class ConnectionError extends SkeinError {
       isTimeout?: boolean | undefined;
     } = {},
   ) {
-    super("connection", message, options);
+    super(message, options);
     this.status = options.status;
     this.isTimeout = options.isTimeout === true;
   }
@@ -235,15 +253,8 @@ export class ConnectionError extends SkeinError {
 
 /** Thrown when the transport or the runtime does not support an operation; see `capabilities`. */
 export class UnsupportedError extends SkeinError {
-  /**
-   * Creates the error.
-   *
-   * @param message The operation, and the transport or runtime that lacks support.
-   * @param options Standard error options.
-   */
-  constructor(message: string, options?: ErrorOptions) {
-    super("unsupported", message, options);
-  }
+  /** @ignore */
+  static override readonly skeinError = "unsupported";
 }
 
 /**
@@ -267,6 +278,8 @@ export class UnsupportedError extends SkeinError {
  * ```
  */
 export class StructuredError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "structured";
   /** The reason why the message cannot be delivered. */
   declare readonly reason: "unknown-type" | "too-large" | "truncated" | "invalid" | "malformed";
   /** The type number in the message; `undefined` if it is missing. */
@@ -284,7 +297,7 @@ export class StructuredError extends SkeinError {
     message: string,
     options: ErrorOptions & { type?: number | undefined } = {},
   ) {
-    super("structured", message, options);
+    super(message, options);
     this.reason = reason;
     this.type = options.type;
   }
@@ -294,15 +307,8 @@ export class StructuredError extends SkeinError {
  * Thrown when a broker such as Redis is unreachable, or has discarded data that Skein relies on.
  */
 export class BrokerError extends SkeinError {
-  /**
-   * Creates the error.
-   *
-   * @param message The operation that failed.
-   * @param options Standard error options. The `cause` is the error from the client library.
-   */
-  constructor(message: string, options?: ErrorOptions) {
-    super("broker", message, options);
-  }
+  /** @ignore */
+  static override readonly skeinError = "broker";
 }
 
 /**
@@ -316,6 +322,8 @@ export type LimitLevel = "server" | "address" | "user" | "session";
  * on the connection rate.
  */
 export class LimitError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "limit";
   /** The option that sets the limit. */
   declare readonly limit: string;
   /** The time until there is room again, in milliseconds, if known. */
@@ -338,7 +346,7 @@ export class LimitError extends SkeinError {
       readonly level?: LimitLevel | undefined;
     } = {},
   ) {
-    super("limit", message);
+    super(message);
     this.limit = limit;
     this.retryAfterMs = options.retryAfterMs;
     this.level = options.level;
@@ -359,6 +367,8 @@ export class LimitError extends SkeinError {
  * ```
  */
 export class AuthenticationError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "authentication";
   /** The HTTP status of the rejection. The close code is this status plus 4000. */
   declare readonly status: 400 | 401 | 403 | 404 | 408 | 429 | 503;
 
@@ -372,7 +382,7 @@ export class AuthenticationError extends SkeinError {
     message: string,
     options: ErrorOptions & { status?: AuthenticationError["status"] | undefined } = {},
   ) {
-    super("authentication", message, options);
+    super(message, options);
     this.status = options.status ?? 401;
   }
 }
@@ -395,6 +405,8 @@ export class AuthenticationError extends SkeinError {
  * ```
  */
 export class RequestError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "request";
   /** The part that is sent to the peer. */
   declare readonly failure: {
     /** A stable code: one of Skein's own, or one of the application's. */
@@ -422,7 +434,7 @@ export class RequestError extends SkeinError {
     message: string,
     options: ErrorOptions & Pick<RequestError["failure"], "path" | "retryAfterMs" | "level"> = {},
   ) {
-    super("request", message, options);
+    super(message, options);
     const { path, retryAfterMs, level } = options;
     // Applications print and compare failures, so absent values don't get a key.
     const failure: { -readonly [K in keyof RequestFailure]: RequestFailure[K] } = {

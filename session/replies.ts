@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { RequestError, type RequestFailure, SkeinError } from "../errors.ts";
+import { RequestError, type RequestFailure } from "../errors.ts";
 import type { Signal } from "../base/signal.ts";
 import type { SessionCore } from "./core.ts";
 import { type IncomingMessage, Message, type ReplySender } from "./message.ts";
@@ -78,7 +78,7 @@ export class Replies implements ReplySender {
     const owed = this.#owed.get(id);
     if (owed === undefined) return;
     this.replied(id);
-    cancelOwed(owed, new SkeinError("request", "The peer cancelled the request"));
+    cancelOwed(owed, new RequestError("cancelled", "The peer cancelled the request"));
   }
 
   /** Cancels all requests when the session closes. */

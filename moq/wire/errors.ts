@@ -309,6 +309,8 @@ function tableOf(scope: MoqErrorScope, family: MoqErrorFamily): CodeTable {
  * ```
  */
 export class MoqError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError: string = "moq";
   /** The session, or the kind of stream, that ended. */
   readonly scope: "session" | "announce" | "subscribe" | "group" | "fetch" | "probe";
   /** The reason by name; `unknown` if the peer's number is in no table. */
@@ -335,7 +337,7 @@ export class MoqError extends SkeinError {
       readonly by?: CloseInfo["by"] | undefined;
     } = {},
   ) {
-    super("moq", message, options);
+    super(message, options);
     this.scope = scope;
     this.reason = reason;
     this.moqCode = options.moqCode;
@@ -353,6 +355,10 @@ export interface MissedGroups {
 
 /** A reader fell too far behind: groups were dropped, and the next ones can still be read. */
 export class MoqLaggedError extends MoqError {
+  /** @ignore */
+  static override readonly skeinError = "moq-lagged";
+  /** The same as for every error of Media over QUIC. */
+  override readonly code: "moq" = "moq";
   /** The dropped groups. */
   readonly missed: MissedGroups;
 
