@@ -18,7 +18,10 @@ export function rejectionCure(code: number, reason: string): string | undefined 
         ? "Add the origin to `origins` of the server, or its host to `hosts`"
         : "Use a token whose user may do this, or allow it in `authenticate` or `authorize` of the server";
     case 4404:
-      return "Add the session path to the URL: see `path` of the server";
+      // The reason of a redirect says what to do.
+      return /redirects/.test(reason)
+        ? undefined
+        : "Add the session path to the URL: see `path` of the server";
     case 4408:
       // The client closed the session because the server sent nothing.
       if (/hello/i.test(reason)) {

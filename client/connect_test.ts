@@ -221,8 +221,12 @@ Deno.test("connectBy() and dialBy() name the URL in every error, without its sec
     [rejecting(403), "Cannot connect to https://example.com/chat (4403 The server replied 403"],
     [closing, "Cannot connect to https://example.com/chat (4503 Full, by remote)"],
     [
-      by(() => Promise.reject(new ConnectionError("The handshake failed", { status: 302 }))),
+      by(() => Promise.reject(new ConnectionError("The handshake failed"))),
       "Cannot connect to https://example.com/chat: The handshake failed",
+    ],
+    [
+      by(() => Promise.reject(new ConnectionError("It moved", { status: 302 }))),
+      "Cannot connect to https://example.com/chat (4404 It moved, by remote)",
     ],
     [by("It has no flag"), "Cannot connect to https://example.com/chat: It has no flag"],
     [

@@ -239,7 +239,9 @@ function codeOfNoToken(error: unknown): number | undefined {
 function closeOfStatus(error: unknown): CloseInfo | undefined {
   if (!(error instanceof ConnectionError)) return undefined;
   const { message: reason, status = 0 } = error;
-  return status < 400 ? undefined : { code: 4000 + status, reason, by: "remote", error };
+  if (status < 300) return undefined;
+  // After a redirect, there are no sessions at this URL.
+  return { code: status < 400 ? CloseCode.notFound : 4000 + status, reason, by: "remote", error };
 }
 
 /** Returns a value, or the result of the function that provides it. */

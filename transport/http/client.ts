@@ -7,7 +7,7 @@ import { Backoff } from "../../base/backoff.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { anySignal, pause, within } from "../../base/wait.ts";
 import type { Connection, Frame } from "../connection.ts";
-import { parseServerUrl, publicUrl } from "../url.ts";
+import { parseServerUrl, parseUrl, publicUrl } from "../url.ts";
 import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
 import type { DialWebSocketOptions } from "../websocket/connection.ts";
 import {
@@ -369,18 +369,21 @@ class ClientHttpConnection extends HttpConnection {
       all.set(Header.lastEvent, `${this.#received}`);
     }
     const send = this.#options.fetch ?? fetch;
-    const response = await send(ids === undefined ? this.#firstUrl : this.#url, {
+    const url = ids === undefined ? this.#firstUrl : this.#url;
+    const response = await send(url, {
       ...init,
       method,
       headers: all,
       cache: "no-store",
       credentials: "include",
-      redirect: "error",
+      // A redirect is never followed, because the secrets would go along. Not "error", because it
+      // hides the target, and because Cloudflare Workers do not support it.
+      redirect: "manual",
     });
     const isOwn = response.headers.get(Header.transport) === HTTP_TRANSPORT;
     // The number shows whether frames are missing, and how many were accepted.
     if (isOwn && (response.ok || response.headers.has(Header.number))) return response;
-    throw await responseError(response, isOwn);
+    throw await responseError(response, isOwn, url);
   }
 
   /** Runs a request with a time limit for the whole response. */
@@ -446,16 +449,32 @@ class Failures {
   }
 }
 
+/** The maximum length of a redirect's target in an error, in UTF-16 code units. */
+const MAX_TARGET_LENGTH = 200;
+
+/** Creates the error for a redirect. Browsers hide its target, and its status, which is often 302. */
+function redirectError({ status, headers }: Response, url: string): ConnectionError {
+  const target = parseUrl(headers.get("location") ?? "", url);
+  const where = status && target ? publicUrl(target).slice(0, MAX_TARGET_LENGTH) : "another URL";
+  return new ConnectionError(
+    `The server redirects to ${where}; use that URL, because redirects are not followed`,
+    { status: status || 302 },
+  );
+}
+
 const FINAL_STATUSES: ReadonlySet<number> = new Set([400, 403, 405, 410, 413]);
 
 /**
  * Creates the error for an unsuccessful response. `isOwn` is true if the session's server sent it.
  */
-async function responseError(response: Response, isOwn: boolean): Promise<Error> {
-  const { status } = response;
+async function responseError(response: Response, isOwn: boolean, url: string): Promise<Error> {
+  const { status, type } = response;
   if (!isOwn) {
     // The response of another page at this address may never end.
     void response.body?.cancel().catch(() => {});
+    if (type === "opaqueredirect" || /^30[12378]$/.test(`${status}`)) {
+      return redirectError(response, url);
+    }
     return new ConnectionError(`the response with status ${status} is not from a Skein server`);
   }
   const text = await response.text().catch(() => "");

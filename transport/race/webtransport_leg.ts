@@ -153,7 +153,7 @@ export async function locateWebTransport(
     const response = await fetch(asked, {
       cache: "no-store",
       credentials: "omit",
-      redirect: "error",
+      redirect: "manual", // A redirect fails below.
       signal: signal ? anySignal(signal, late.signal) : late.signal,
     });
     // Any other response, such as a 404 page, fails in `json()` or in the checks below.

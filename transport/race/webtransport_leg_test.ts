@@ -188,3 +188,14 @@ Deno.test("locateWebTransport() waits 5 s for a server that does not respond", a
   assert(isAborted);
   await assertRejects(() => locating, UnsupportedError, "does not offer it");
 });
+
+Deno.test("locateWebTransport() follows no redirect", async () => {
+  const asked: string[] = [];
+  await using http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, ({ url }) => {
+    asked.push(new URL(url).pathname);
+    return new Response(null, { status: 307, headers: { location: "/elsewhere" } });
+  });
+  const url = new URL(`ws://127.0.0.1:${http.addr.port}/`);
+  await assertRejects(() => locateWebTransport(url, { runtime }), UnsupportedError);
+  assertEquals(asked, ["/.well-known/skein/webtransport"]);
+});
