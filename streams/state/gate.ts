@@ -33,6 +33,8 @@ import { forNow, MAX_WAITING, RETRY_MS, RowQueue, type Turn, WAITING_SHARES } fr
 /** Rows of a copy that are checked before other events are handled. */
 const COPY_PIECE = 200;
 
+const NO_COLLECTIONS: ReadonlySet<string> = new Set();
+
 /** Part of {@linkcode ChangeGate.write}. */
 export interface GatedAppend extends SourcedAppend {
   /** Time of the write; by default, that of a client with the server's time limit. */
@@ -75,6 +77,8 @@ export class ChangeGate {
   readonly times: WriteTimes;
   readonly #options: ChangeGateOptions;
   readonly #router: TopicRouter<StateRoute> | undefined;
+  /** The collections of each pattern whose rows are not stored. */
+  readonly #ephemeral: ReadonlyMap<StateRoute["collections"], ReadonlySet<string>>;
   readonly #queue: RowQueue;
   readonly #kept: KeptTurns;
   readonly #decisions: ChangeDecisions;
@@ -101,13 +105,16 @@ export class ChangeGate {
     });
     this.#kept = new KeptTurns(runtime);
     this.#router = options.contract && compileStates(options.contract);
+    const { routes = [] } = this.#router ?? {};
+    this.#ephemeral = new Map(routes.map(({ collections }) => {
+      const names = Array.from(collections).flatMap(([name, of]) => of.ephemeral ? name : []);
+      return [collections, new Set(names)];
+    }));
   }
 
   /** True if the contract has collections whose rows are not stored. */
   get hasEphemeral(): boolean {
-    return this.#router?.routes.some(({ collections }) =>
-      collections.values().some(({ ephemeral }) => ephemeral)
-    ) === true;
+    return this.#ephemeral.values().some(({ size }) => size > 0);
   }
 
   /**
@@ -186,8 +193,8 @@ export class ChangeGate {
 
   /** Returns the collections of a state whose rows are not stored. */
   ephemeralOf(id: string): ReadonlySet<string> {
-    const { collections = [] } = this.#router?.match(id) ?? {};
-    return new Set(Array.from(collections).flatMap(([name, of]) => of.ephemeral ? name : []));
+    const { collections } = this.#router?.match(id) ?? {};
+    return collections === undefined ? NO_COLLECTIONS : this.#ephemeral.get(collections)!;
   }
 
   /** Returns the version of the rows of a state in the contract, if the contract defines it. */
