@@ -1,5 +1,5 @@
 /** Mutations as a server handles them, whatever a client sends. */
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { z } from "zod";
 import {
   type Broker,
@@ -318,6 +318,29 @@ Deno.test("A server tells the client what a mutation throws, and hides other err
   assertEquals((await act("error"))?.message, 'The mutation "act" failed');
   assertEquals(bank.errors.length, 6);
   assertEquals(coinsOf(bank), { a: 100, b: 0 });
+});
+
+Deno.test("A mutation fails if its function writes, by a handle, a row that it has read", async () => {
+  let runs = 0;
+  const acts: Acts = {
+    async act(tx, { how }) {
+      runs++;
+      const [key, other] = ["a", "b"] as const;
+      await tx.get("coins", key);
+      await bank.bank.collection("coins").set(how === "own" ? key : other, 7);
+      await tx.set("coins", key, 8);
+    },
+  };
+  await using bank = await open({ acts });
+  await using peer = await MutatingPeer.connect(bank.server);
+  assertEquals(await peer.call([["act", { how: "own" }]]), ["failed"]);
+  assertEquals([runs, coinsOf(bank)], [1, { a: 100, b: 0 }]);
+  assertMatch(
+    bank.errors.join(),
+    /the function has read the row "a" of "coins" in its transaction/,
+  );
+  assertEquals(await peer.call([["act", { how: "other" }]], { client: "other-one" }), [3]);
+  assertEquals(coinsOf(bank), { a: 8, b: 7 });
 });
 
 Deno.test("A server calls its own function instead, with the session", async () => {

@@ -1,4 +1,5 @@
 /** Transactions of servers that read rows before they change them. */
+import { AsyncLocalStorage } from "node:async_hooks";
 import { assertEquals, assertRejects } from "@std/assert";
 import { type Broker, defineContract, MemoryBroker, RequestError, type Server } from "../mod.ts";
 import { liveState, type State, type StateTransaction } from "../streams/mod.ts";
@@ -92,10 +93,11 @@ Deno.test("State.transaction() runs again if a row that it only reads has change
   const rules = state.collection<boolean>("rules");
   await rules.set("open", true);
   const seen: unknown[] = [];
+  const outside = AsyncLocalStorage.snapshot();
   const writing = state.transaction(async (tx) => {
     const isOpen = await tx.get("rules", "open");
     seen.push(isOpen);
-    if (seen.length === 1) await rules.set("open", false);
+    if (seen.length === 1) await outside(() => rules.set("open", false));
     if (!isOpen) throw new RequestError("closed", "The house is closed");
     await tx.set("guests", "ann", {});
   });
@@ -111,12 +113,58 @@ Deno.test("State.transaction() runs again if a row that it has not found appears
   const { state } = node;
   const seats = state.collection<string>("seats");
   let runs = 0;
+  const outside = AsyncLocalStorage.snapshot();
   const claiming = state.transaction(async (tx) => {
     runs++;
     await tx.insert("seats", "7", "ann");
-    if (runs === 1) await seats.set("7", "bob");
+    if (runs === 1) await outside(() => seats.set("7", "bob"));
   });
   assertEquals([await codeOf(claiming), runs, seats.get("7")], ["conflict", 2, "bob"]);
+});
+
+Deno.test("A function can't write by a handle the rows that its transaction has read", async () => {
+  await using node = await open();
+  const { state } = node;
+  const cards = state.collection<number>("cards");
+  await cards.set("a", 1);
+  const own: Record<string, () => Promise<unknown>> = {
+    set: () => cards.set("a", 2),
+    update: () => cards.update("a", (n) => n + 1),
+    delete: () => cards.delete("a"),
+    transaction: () => state.transaction((tx) => tx.set("cards", "a", 2)),
+    "a transaction that reads": () =>
+      state.transaction((tx) => tx.update("cards", "a", (n) => n as number + 1)),
+  };
+  const reads: Record<string, (tx: StateTransaction) => Promise<unknown>> = {
+    'the row "a" of "cards"': (tx) => tx.get("cards", "a"),
+    'the collection "cards"': (tx) => Array.fromAsync(tx.entries("cards")),
+  };
+  for (const [name, write] of Object.entries(own)) {
+    for (const [what, read] of Object.entries(reads)) {
+      let runs = 0;
+      const writing = state.transaction(async (tx) => {
+        runs++;
+        await read(tx);
+        await write();
+        await tx.set("cards", "a", 3);
+      });
+      await assertRejects(() => writing, TypeError, `has read ${what}`);
+      assertEquals([name, runs, cards.get("a")], [name, 1, 1]);
+    }
+    // The function may write other rows, and its own ones once it has returned.
+    const later = Promise.withResolvers<void>();
+    let writing: Promise<unknown> | undefined;
+    await state.transaction(async (tx) => {
+      await tx.get("cards", "b");
+      await write();
+      await tx.set("cards", "b", 1);
+      writing = later.promise.then(() => cards.set("b", 2));
+    });
+    later.resolve();
+    await writing;
+    assertEquals(cards.get("b"), 2);
+    await cards.set("a", 1);
+  }
 });
 
 Deno.test("A transaction reads its own changes", async () => {

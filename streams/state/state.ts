@@ -41,7 +41,7 @@ import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_l
 import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
 import { contendedState, presentRow, type RowQueue, type Turn } from "./row_queue.ts";
-import { transact } from "./transact.ts";
+import { checkUnread, transact } from "./transact.ts";
 import { appendUnchanged, type ChangedCollection, type Scans } from "./unchanged.ts";
 
 /** Kinds of the options of writes. */
@@ -168,7 +168,9 @@ export class State implements AsyncDisposable {
    * @param change Reads and changes rows. It may be asynchronous and should have no other effects.
    * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once this server's rows include them.
-   * @throws {TypeError} If a value is not plain JSON, such as a `Date`; the message has its place.
+   * @throws {TypeError} If a value is not plain JSON, such as a `Date`; the message has its place. Or
+   * if this is called in the function of a transaction that has read one of the rows: only that
+   * transaction may change it.
    * @throws {RangeError} If there are more than 1,000 changes.
    * @throws {RequestError} With the code `too-large` if the changes do not fit into a message, `full`
    * if the state or the broker has no room, `gone` if the state was deleted, `damaged` if the broker
@@ -307,6 +309,7 @@ export class State implements AsyncDisposable {
     const { id } = this;
     const { runtime, logs, gate, maxTransactionBytes } = this.#parts;
     this.#ended.signal.throwIfAborted();
+    checkUnread(this.#rows.identity, changes);
     // Otherwise, the deletion of an ephemeral row would seem to succeed.
     const { ephemeral } = this.#rows;
     const unstored = changes.find(({ type, key }) =>

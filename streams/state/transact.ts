@@ -1,10 +1,12 @@
 /** Transactions that read rows before they change them: a function runs until its rows hold. */
+import type { AsyncLocalStorage } from "node:async_hooks";
+import { builtin } from "../../base/builtins.ts";
 import type { TransactionResult, TransactionRows } from "../../session/mutations/transaction.ts";
 import type { LiveRow, Row } from "../../session/rows/row_map.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
 import type { Change } from "../logs/change_message.ts";
 import type { StreamAppended } from "../logs/stream_logs.ts";
-import type { CompleteRows } from "./live_rows.ts";
+import { type CompleteRows, describeRow } from "./live_rows.ts";
 import { forNow, isNewer, type LeftRow, rowLeft, type Turn } from "./row_queue.ts";
 import type { ChangedCollection, Scans } from "./unchanged.ts";
 
@@ -119,12 +121,15 @@ export async function transact(task: TransactionTask): Promise<Transacted> {
       };
       let made: TransactionResult;
       try {
-        const ran = turn === undefined ? task.run(seen) : turn.during(() => task.run(seen));
+        const run = () => seen.during(() => task.run(seen));
+        const ran = turn === undefined ? run() : turn.during(run);
         made = ran instanceof Promise ? await ran : ran;
       } catch (error) {
         if (!seen.isMixed || ++mixed === MAX_MIXED) throw error;
         await reach(seen.version);
         continue;
+      } finally {
+        seen.isOver = true;
       }
       if (made.changes.size === 0) return { kind: "unchanged", version: seen.version };
       const hasRead = made.reads.size + made.scans.size > 0;
@@ -158,6 +163,23 @@ export async function transact(task: TransactionTask): Promise<Transacted> {
   }
 }
 
+/** The run in whose function code runs, which others may surround. */
+let inside: AsyncLocalStorage<SeenRows> | undefined;
+
+/**
+ * Checks that no function writes, by a handle, rows that it has read in its transaction: then its own
+ * changes could never take effect.
+ *
+ * @param identity Identity of the stream that is written.
+ * @param changes The changes, other than those of the transaction.
+ * @throws {TypeError} If this code runs in such a function.
+ */
+export function checkUnread(identity: string | undefined, changes: readonly Change[]): void {
+  for (let seen = inside?.getStore(); seen !== undefined; seen = seen.outer) {
+    if (!seen.isOver && seen.identity === identity) seen.checkUnread(changes);
+  }
+}
+
 /** The rows that one run of a function has read. */
 class SeenRows implements TransactionRows {
   identity: string | undefined;
@@ -171,11 +193,36 @@ class SeenRows implements TransactionRows {
   readonly #rows: RowsOfState;
   /** The turn whose rows may be newer than those of the copy. */
   readonly #turn: Turn | undefined;
+  readonly #names = new Set<string>();
   #isEmpty = true;
+  /** True once the function has returned. */
+  isOver = false;
+  /** The run in whose function this one was begun. */
+  readonly outer: SeenRows | undefined;
 
   constructor(rows: RowsOfState, turn: Turn | undefined) {
     this.#rows = rows;
     this.#turn = turn;
+    this.outer = inside?.getStore();
+  }
+
+  /** Calls the function. */
+  during<T>(call: () => T): T {
+    inside ??= new (builtin("node:async_hooks").AsyncLocalStorage)();
+    return inside.run(this, call);
+  }
+
+  /** Checks that a handle writes none of the rows. */
+  checkUnread(changes: readonly Change[]): void {
+    for (const { type, key, row = rowName(type, key) } of changes) {
+      const isRead = this.#names.has(row);
+      if (!isRead && !this.scans.has(type)) continue;
+      const what = isRead ? `the row ${describeRow(row)}` : `the collection "${type}"`;
+      throw new TypeError(
+        `Cannot write state: the function has read ${what} in its transaction, and must change it ` +
+          "by the same transaction (tx.set)",
+      );
+    }
   }
 
   /** True if they are rows of two streams, or no version of the state is known to have them all. */
@@ -184,7 +231,9 @@ class SeenRows implements TransactionRows {
   }
 
   row(type: string, key: string): LiveRow | undefined | Promise<LiveRow | undefined> {
-    const left = this.#turn?.left(rowName(type, key));
+    const name = rowName(type, key);
+    this.#names.add(name);
+    const left = this.#turn?.left(name);
     const seen = this.#rows.row(type, key, left);
     return seen instanceof Promise
       ? seen.then((seen) => this.#newest(seen, left))
