@@ -191,6 +191,15 @@ export class SessionMeter implements Meter, Disposable {
     }
   }
 
+  spent(count: number): number {
+    if (!this.#counts(PUBLICATION)) return 0;
+    const now = this.#host.runtime.now();
+    this.#addOwn(now);
+    const amount = { units: PUBLICATION, count, size: 0 };
+    this.#take(amount, now);
+    return this.#missing({ ...amount, count: 0 }, now)?.waitMs ?? 0;
+  }
+
   /** Stops counting when the session ends. Idempotent. */
   [Symbol.dispose](): void {
     if (this.#isOver) return;

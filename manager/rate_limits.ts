@@ -50,7 +50,7 @@ export interface SessionRates {
   readonly bytes?: Rate | undefined;
   /**
    * Publications, which also count as messages. Each change of a state counts as one, also over
-   * HTTP. By default, each session of a server has a burst of 1,000, then 200 a second;
+   * HTTP, and so do each mutation and each 100 rows that it reads on the server. By default, each session of a server has a burst of 1,000, then 200 a second;
    * `{ perSecond: Infinity }` means no limit.
    */
   readonly publications?: Rate | undefined;
@@ -392,6 +392,18 @@ export class RateLimits implements MeterHost, Disposable {
       );
     } finally {
       for (const { accounts, name } of places) accounts.release(name, now);
+    }
+  }
+
+  /**
+   * Counts publications over HTTP that no request has announced: making one took as much work as
+   * several. If a rate has too little left, later ones are rejected.
+   */
+  spend(account: Account, { user, count }: Pick<HttpPublications, "count" | "user">): void {
+    const now = this.runtime.now();
+    for (const { accounts, name, times } of this.#callersOf(account, user)) {
+      takeFrom([accounts.hold(name, now, times)], { units: PUBLICATION, count, size: 0 }, now);
+      accounts.release(name, now);
     }
   }
 

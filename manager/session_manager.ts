@@ -367,6 +367,18 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
+   * Counts publications over HTTP that no request has announced; see
+   * `rates.perSession.publications`.
+   *
+   * @param account The client, as for `publish`.
+   * @param publications The user, and the number of publications.
+   * @ignore
+   */
+  spend(account: Account, publications: Pick<HttpPublications, "count" | "user">): void {
+    this.#limiter.rates.spend(account, publications);
+  }
+
+  /**
    * Finds a session.
    *
    * @param id The id of the session.

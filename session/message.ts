@@ -106,6 +106,12 @@ export interface Meter {
    * rejected. Resolves without counting once the meter has stopped.
    */
   admit(size: number): Promise<void>;
+  /**
+   * Counts publications that no envelope has announced: handling one took as much work as several.
+   *
+   * @returns Time until later publications may pass, in milliseconds; 0 if they may now.
+   */
+  spent(count: number): number;
   /** Counts that the session is closed because of its rejections. */
   closed(): void;
 }

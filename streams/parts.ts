@@ -268,7 +268,7 @@ export class StreamParts {
    */
   async makeMutation(
     id: string,
-    call: Pick<AllowedMutation, "name" | "input" | "mark" | "source">,
+    call: Pick<AllowedMutation, "name" | "input" | "mark" | "source" | "spend">,
   ): Promise<{ readonly version: number; readonly isRepeated: boolean }> {
     const { versionOf } = await import("./state/session_mutations.ts");
     const mutations = await this.mutations();

@@ -392,6 +392,23 @@ Deno.test("Mutations over HTTP count toward the rates of changes", async () => {
   assertEquals(await coinsOf(hall), [96, 4]);
 });
 
+Deno.test("Mutations over HTTP count for each 100 rows that they read, too", async () => {
+  const publications = { perSecond: 0.001, burst: 5 };
+  const acts: Partial<MutationFunctions<Contracted>> = {
+    async act(tx) {
+      for await (const _row of tx.entries("seats"));
+    },
+  };
+  await using hall = await open({ acts, serve: { rates: { perSession: { publications } } } });
+  await hall.hall.transaction((tx) => {
+    for (let i = 0; i < 250; i++) tx.set("seats", `${i}`, "ann");
+  });
+  const replies: unknown[] = [];
+  for (let i = 0; i < 3; i++) replies.push(told(await hall.call("act", "all", { user: "ann" })));
+  assertEquals(replies, [[200], [200], [429, "too-many"]]);
+  assertEquals(told(await hall.call("move", MOVE, { user: "bob" })), [200]);
+});
+
 Deno.test("A DurableStreamsHandler has no mutations", async () => {
   await using broker = new MemoryBroker();
   await using streams = new DurableStreamsHandler({

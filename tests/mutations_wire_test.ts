@@ -343,6 +343,50 @@ Deno.test("A mutation fails if its function writes, by a handle, a row that it h
   assertEquals(coinsOf(bank), { a: 8, b: 7 });
 });
 
+Deno.test("A mutation counts toward the rates once, and again for each 100 rows that it reads", async () => {
+  const acts: Acts = {
+    async act(tx, { how }) {
+      let count = 0;
+      for await (const _row of tx.entries("cards")) {
+        if (how === `${++count}`) throw new RequestError("enough", "Enough");
+      }
+      await tx.set("coins", "a", count);
+    },
+  };
+  const publications = { perSession: { publications: { perSecond: 0.001, burst: 6 } } };
+  await using bank = await open({ acts, serve: { rates: publications } });
+  await bank.bank.transaction((tx) => {
+    for (let i = 0; i < 250; i++) tx.set("cards", `${i}`, "card");
+  });
+  const all = ["act", { how: "all" }];
+  /** The outcomes of lists of mutations of one client, one list after another. */
+  const called = async (...lists: readonly (readonly unknown[])[]) => {
+    await using peer = await MutatingPeer.connect(bank.server);
+    const outcomes: unknown[] = [];
+    for (const list of lists) {
+      const calling = peer.call(list, { client: `client-${++clients}` });
+      outcomes.push(await calling.catch((error) => error.failure.code));
+    }
+    return outcomes;
+  };
+  let clients = 0;
+  // Each counts as three.
+  assertEquals(await called([all], [all], [all]), [[3], [4], "too-many"]);
+  // The first one leaves too little for those after it, which the client sends again.
+  assertEquals(await called([all, all, all, all, all, all]), [[5, "unavailable"]]);
+  // Rows count for a function that throws, too, but not those that it has not reached.
+  assertEquals(await called([["act", { how: "200" }]], [MOVE, MOVE, MOVE], [MOVE]), [
+    ["enough"],
+    [6, 7, 8],
+    "too-many",
+  ]);
+  const few = ["act", { how: "99" }];
+  assertEquals(await called([few], [few], [few], [few], [few], [few], [few]), [
+    ...Array(6).fill(["enough"]),
+    "too-many",
+  ]);
+});
+
 Deno.test("A server calls its own function instead, with the session", async () => {
   const seen: unknown[] = [];
   const other = await open({

@@ -165,7 +165,7 @@ export interface StreamRequestsParts extends HttpGuardParts {
   /** Checks the changes of states. */
   readonly changes?: ChangeGate | undefined;
   /** Counts the changes of keyed streams toward the rates of the server's sessions. */
-  readonly rates?: Pick<SessionManager, "publish"> | undefined;
+  readonly rates?: Pick<SessionManager, "publish" | "spend"> | undefined;
   /** Makes the mutations of states; `undefined` on a server without states. */
   readonly states?: HttpMutationStates | undefined;
   readonly origins: OriginRules;

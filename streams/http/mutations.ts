@@ -28,7 +28,7 @@ export interface HttpMutationsParts {
   /** The states; `undefined` on a server without any. */
   readonly states: HttpMutationStates | undefined;
   /** Counts mutations toward the rates of the server's sessions. */
-  readonly rates: Pick<SessionManager, "publish"> | undefined;
+  readonly rates: Pick<SessionManager, "publish" | "spend"> | undefined;
   /** Maximum number of requests whose right is not known yet. */
   readonly maxRequests: number;
   readonly maxBodyBytes: number;
@@ -109,7 +109,8 @@ export class HttpMutations {
       caller: caller === undefined ? undefined : await digest(runtime, caller),
     });
     const source = { account: publisher, user, session: undefined, request, decision };
-    return await states!.makeMutation(id, { name, input, mark, source });
+    const spend = (count: number) => rates?.spend(publisher, { user, count });
+    return await states!.makeMutation(id, { name, input, mark, source, spend });
   }
 
   /** Reads the input, and checks it and the right. */

@@ -17,6 +17,7 @@ import { type LeftRow, RETRY_MS, takeSlot } from "./row_queue.ts";
 import type { HeldRows, States } from "./states.ts";
 import {
   type AppendOutcome,
+  type CountedRows,
   type GuardedChanges,
   type Made,
   type RowsOfState,
@@ -31,6 +32,9 @@ const MAX_RUNNING = 10_000;
 
 /** Maximum number of one address or user, once more than half of them run. */
 const RUNNING_SHARES = { address: 1_000, user: 128 };
+
+/** Number of rows that a mutation may read for as much work as one more mutation. */
+export const ROWS_PER_PUBLICATION = 100;
 
 /** Longest wait for the rows that a client has seen, in milliseconds. */
 const CATCH_UP_MS = 1_000;
@@ -68,6 +72,11 @@ export interface AllowedMutation extends MutationRun {
   readonly txid?: string | undefined;
   /** Appends to the stream; creates a state of the contract that is not stored yet. */
   readonly append: StreamLogs["append"];
+  /**
+   * Counts publications of the client, in addition to the mutation itself: one for each
+   * {@linkcode ROWS_PER_PUBLICATION} rows that the last run of the function has read.
+   */
+  readonly spend: (publications: number) => void;
 }
 
 /** A call of a mutation. */
@@ -215,20 +224,26 @@ export class StateMutations {
     const { source, time, mark, since } = call;
     using rows = new RowsForMutation(id, { states, gate, time, since, gone });
     await rows.catchUp();
-    return await transact({
-      rows,
-      run: (seen) => this.#call(id, call, seen),
-      enter: (names) => gate.enter(id, names, { source, time }),
-      append: async (guarded) => {
-        const outcome = await this.#append(id, call, guarded);
-        const { result, checked } = outcome;
-        if (mark === undefined || result.kind !== "conflict" || result.row !== mark.row) {
-          return outcome;
-        }
-        const version = mark.learn(result);
-        return version === undefined ? outcome : { result: { kind: "made", version }, checked };
-      },
-    });
+    let last: CountedRows | undefined;
+    try {
+      return await transact({
+        rows,
+        run: (seen) => this.#call(id, call, last = seen),
+        enter: (names) => gate.enter(id, names, { source, time }),
+        append: async (guarded) => {
+          const outcome = await this.#append(id, call, guarded);
+          const { result, checked } = outcome;
+          if (mark === undefined || result.kind !== "conflict" || result.row !== mark.row) {
+            return outcome;
+          }
+          const version = mark.learn(result);
+          return version === undefined ? outcome : { result: { kind: "made", version }, checked };
+        },
+      });
+    } finally {
+      const publications = Math.floor((last?.count ?? 0) / ROWS_PER_PUBLICATION);
+      if (publications > 0) call.spend(publications);
+    }
   }
 
   /** Calls the function of a mutation, within its time. */

@@ -60,7 +60,7 @@ function opened(act: Act, timeoutMs: number) {
   } as unknown as MutationCall["source"];
   const make = () =>
     mutations.make("bank", {
-      ...{ name: "act", input: undefined, source, append: undefined as never },
+      ...{ name: "act", input: undefined, source, append: undefined as never, spend() {} },
       time: new WriteTimes(runtime, timeoutMs).of(),
     });
   return { make, held, reading: reading.promise, release: gate.resolve };

@@ -1,6 +1,7 @@
 /** Mutations of clients, over their sessions. */
 import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { internals } from "../../session/session.ts";
 import { MAX_WRITES, type WriteResult } from "../../session/wire/rows.ts";
 import type { StreamLogs } from "../logs/stream_logs.ts";
 import type { WriteTime, WriteTimes } from "./change_decisions.ts";
@@ -56,6 +57,10 @@ export async function mutateRows(
   const results: WriteResult[] = [];
   let mark: MutationMark | undefined;
   let turnMs = runtime.monotonic();
+  let debtMs = 0;
+  const spend = (publications: number) => {
+    debtMs = source.session[internals].receiving.meter?.spent(publications) ?? 0;
+  };
   for (const [i, [name, input]] of calls.entries()) {
     // A broker in memory replies within the turn, in which other clients could do nothing.
     if (runtime.monotonic() - turnMs > MAX_TURN_MS) {
@@ -64,6 +69,10 @@ export async function mutateRows(
     }
     // The client sends the rest again in its next session.
     if (i > 0 && source.session.isClosed) break;
+    if (i > 0 && debtMs > 0) {
+      results.push({ error: forNow("earlier mutations have read many rows", debtMs).failure });
+      break;
+    }
     if (i > 0 && runtime.monotonic() > time.waitUntilMs) {
       results.push({ error: forNow("earlier mutations took too long", 0).failure });
       break;
@@ -71,7 +80,7 @@ export async function mutateRows(
     const since = Math.max(number.since, mark?.version ?? 0);
     mark = new MutationMark({ ...number, n: number.n + i }, caller, mark?.version);
     try {
-      const call = { name, input, mark, since, txid: txids?.[i], time };
+      const call = { name, input, mark, since, txid: txids?.[i], time, spend };
       const result = await mutate(id, call, parts);
       results.push(result);
       if (!("version" in result)) break;
@@ -93,6 +102,7 @@ async function mutate(
     readonly since: number;
     readonly txid: string | undefined;
     readonly time: WriteTime;
+    readonly spend: (publications: number) => void;
   },
   { mutations, source, append, ...finding }: SessionMutationsParts,
 ): Promise<WriteResult> {

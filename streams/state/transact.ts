@@ -49,11 +49,17 @@ export interface GuardedChanges {
   readonly identity: string | undefined;
 }
 
+/** The rows that one run of a function reads. */
+export interface CountedRows extends TransactionRows {
+  /** Number of rows that it has read so far. */
+  readonly count: number;
+}
+
 /** Parts of {@linkcode transact}. */
 export interface TransactionTask {
   readonly rows: RowsOfState;
   /** Calls the function of the application. */
-  run(rows: TransactionRows): TransactionResult | Promise<TransactionResult>;
+  run(rows: CountedRows): TransactionResult | Promise<TransactionResult>;
   /** Enters the lines of rows and collections. */
   enter(names: readonly string[]): Turn | Promise<Turn>;
   /** Checks the changes, and appends them. */
@@ -181,7 +187,8 @@ export function checkUnread(identity: string | undefined, changes: readonly Chan
 }
 
 /** The rows that one run of a function has read. */
-class SeenRows implements TransactionRows {
+class SeenRows implements CountedRows {
+  count = 0;
   identity: string | undefined;
   /** The lowest version of the state that can have all of the rows. */
   version = 0;
@@ -233,6 +240,7 @@ class SeenRows implements TransactionRows {
   row(type: string, key: string): LiveRow | undefined | Promise<LiveRow | undefined> {
     const name = rowName(type, key);
     this.#names.add(name);
+    this.count++;
     const left = this.#turn?.left(name);
     const seen = this.#rows.row(type, key, left);
     return seen instanceof Promise
@@ -249,7 +257,10 @@ class SeenRows implements TransactionRows {
     this.#note(identity, version, version);
     const { view } = all.stored(type);
     if (!this.scans.has(type)) this.scans.set(type, version);
-    for (const [key, value] of view) yield { key, value, version: 0 };
+    for (const [key, value] of view) {
+      this.count++;
+      yield { key, value, version: 0 };
+    }
   }
 
   #newest(seen: SeenRow, left: LeftRow | undefined): LiveRow | undefined {
