@@ -1,7 +1,8 @@
-/** Reports failures to applications that do not read the client's status. */
+/** Reports failed attempts, and connections that all break at the same age. */
 import { CloseCode, type CloseInfo, ConnectionError, SessionClosedError } from "../errors.ts";
 import { report, type SessionSettings, tellLoss } from "../session/settings/settings.ts";
-import { withUrl } from "../transport/url.ts";
+import { internals, type Session } from "../session/session.ts";
+import { publicUrl, withUrl } from "../transport/url.ts";
 
 /**
  * The reaction of a client to the end of a session or attempt. It closes, waits as `rejected`, or
@@ -39,10 +40,68 @@ export function reportFailure(settings: SessionSettings, { info, verdict, url }:
     : `${named.message}; retrying, see client.status`;
   const needsToken = isOver && code === CloseCode.unauthenticated && by === "remote";
   const cure = needsToken ? "; give connect() a token that is valid" : "";
+  tell(settings, { kind: isOver ? verdict : "unreachable", line: line + cure, info, url });
+}
+
+/** Passes a line to `onError`, or to the console if there is no such handler. */
+function tell(
+  settings: SessionSettings,
+  { kind, line, info, url }: Omit<Failure, "verdict"> & {
+    readonly kind: string;
+    readonly line: string;
+  },
+): void {
   const toHandler = (line: string) =>
-    report(settings, new SessionClosedError(line, { info, cause: error }), undefined);
-  settings.console.tell(isOver ? verdict : "unreachable", line + cure, {
-    about: url,
-    to: settings.handlers.onError && toHandler,
-  });
+    report(settings, new SessionClosedError(line, { info, cause: info.error }), undefined);
+  settings.console.tell(kind, line, { about: url, to: settings.handlers.onError && toHandler });
+}
+
+/**
+ * The minimum age of a connection, in milliseconds. A server that crashes soon after its start also
+ * breaks connections at the same age.
+ */
+const MIN_AGE_MS = 5_000;
+
+/**
+ * How much the ages of two connections may differ, in milliseconds. Proxies measure in seconds, and
+ * their timers start at the last byte of the first subscriptions.
+ */
+const SAME_MS = 1_000;
+
+/** The minimum share of its age that an idle connection was silent. */
+const IDLE_SHARE = 0.8;
+
+/**
+ * Compares how old a client's connections were when they broke, without a close from either side.
+ * Two in a row at the same age are no accident, so it reports them, once per client.
+ */
+export class IdleCuts {
+  #lastAgeMs = 0;
+  #isTold = false;
+
+  /**
+   * Considers a session that has ended.
+   *
+   * @param session The session, which had opened.
+   */
+  note(session: Session): void {
+    const { info, readyAt, closedAt, receiving, settings } = session[internals];
+    const { lastReceivedAt, heartbeat } = receiving;
+    if (info?.code !== CloseCode.abnormal || !heartbeat || this.#isTold) return;
+    const ageMs = closedAt! - readyAt!;
+    const isSame = Math.abs(ageMs - this.#lastAgeMs) <= SAME_MS;
+    this.#lastAgeMs = ageMs;
+    if (!isSame || ageMs < MIN_AGE_MS) return;
+    this.#isTold = true;
+    const seconds = (ms: number) => `${Math.round(ms / 1_000)} s`;
+    const [kind, bound] = closedAt! - lastReceivedAt < ageMs * IDLE_SHARE ? ["", "time limit"] : [
+      "idle ",
+      "idle timeout above session.heartbeat.intervalMs of the server " +
+      `(${seconds(heartbeat.intervalMs)})`,
+    ];
+    const url = publicUrl(session.url);
+    const line = `Something closes ${kind}connections to ${url} after ${seconds(ageMs)}; ` +
+      `if it is a proxy, raise its ${bound}`;
+    tell(settings, { kind: "cut", line, info, url });
+  }
 }

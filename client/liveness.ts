@@ -4,6 +4,7 @@ import { abortError, pause } from "../base/wait.ts";
 import { internals, type WaitObserver } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
 import type { Session } from "../session/session.ts";
+import { IdleCuts } from "./failures.ts";
 
 /**
  * The silence before each ping during one wait, in milliseconds. The last value repeats, because a
@@ -101,6 +102,8 @@ export interface WatchedSession {
   readonly unsentBytes: number;
   /** Sets or removes the watch that is notified of waits and frames. */
   watchedBy(liveness: Liveness | undefined): void;
+  /** Once the session has ended, passes it to the client's record of broken connections. */
+  endsIn(cuts: IdleCuts): void;
   /** Pings the server. Resolves with the round-trip time, in milliseconds. */
   ping(): Promise<number>;
   /**
@@ -129,6 +132,7 @@ export interface WatchedSession {
  */
 export class Liveness implements WaitObserver, Disposable {
   readonly #runtime: Runtime;
+  readonly #cuts = new IdleCuts();
   #session: WatchedSession | undefined;
   #timer: Timer | undefined;
   #next: "ping" | "alarm" | "dial" | undefined;
@@ -160,6 +164,7 @@ export class Liveness implements WaitObserver, Disposable {
     this[Symbol.dispose]();
     this.#session = session;
     session.watchedBy(this);
+    session.endsIn(this.#cuts);
     this.#receivedAt = this.#runtime.now();
     if (session.awaited > 0) this.began();
     else if (session.isPingedIdle) this.#start("ping", IDLE_SILENCE_MS);
@@ -371,6 +376,7 @@ export function watchedSession(session: Session, client: WatchedClient): Watched
       return Math.max(0, bufferedAmount - lowWaterMark);
     },
     watchedBy: (liveness) => core.receiving.liveness = liveness,
+    endsIn: (cuts) => core.whenEnded((session) => cuts.note(session)),
     ping: () => ping(core, { timeoutMs: Infinity }),
     dial: (alarm) => client.dial(alarm),
   };

@@ -32,6 +32,8 @@ class Silent implements WatchedSession {
     this.liveness = liveness;
   }
 
+  endsIn(): void {}
+
   ping(): Promise<number> {
     this.note("ping");
     const { roundTripMs } = this;
