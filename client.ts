@@ -8,7 +8,7 @@
  *
  * - 10.4 KiB for the first attempt to use WebTransport, so a page loads at most 46 KiB before its
  *   first session over WebTransport,
- * - 9.4 KiB once connected, or while connecting if there are subscriptions: the code that notices a
+ * - 9.5 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
  * - 5.9 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
@@ -17,7 +17,7 @@
  *   with a send queue that drops messages,
  * - 17.6 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 105 KiB.
+ * If you bundle the client as a single file, it is at most 105.2 KiB.
  *
  * @example Usage
  * ```ts

@@ -224,6 +224,7 @@ export interface ClientOptions<C extends Contract = Contract>
    * - the first error of a subscription that waits until the server can reply,
    * - each failure to connect, if no one reads `status`; these errors have no session,
    * - once, a time limit of a proxy: two connections in a row broke at the same age,
+   * - the failure of WebSocket, if the session then opens over HTTP,
    * - one error an hour about each kind of loss that no other handler receives: a session that
    *   closed with 4507 without a reader of `status`, dropped messages without `onDropped`, a gap
    *   without `onRecovery`, and the end of a subscription without a loop.

@@ -1,5 +1,11 @@
-/** Reports failed attempts, and connections that all break at the same age. */
-import { CloseCode, type CloseInfo, ConnectionError, SessionClosedError } from "../errors.ts";
+/** Reports failed attempts, and faults of the path to the server. */
+import {
+  CloseCode,
+  type CloseInfo,
+  ConnectionError,
+  SessionClosedError,
+  UnsupportedError,
+} from "../errors.ts";
 import { report, type SessionSettings, tellLoss } from "../session/settings/settings.ts";
 import { internals, type Session } from "../session/session.ts";
 import { publicUrl, withUrl } from "../transport/url.ts";
@@ -46,13 +52,19 @@ export function reportFailure(settings: SessionSettings, { info, verdict, url }:
 /** Passes a line to `onError`, or to the console if there is no such handler. */
 function tell(
   settings: SessionSettings,
-  { kind, line, info, url }: Omit<Failure, "verdict"> & {
+  { kind, line, info, url, cause = info?.error }: Partial<Pick<Failure, "info">> & {
     readonly kind: string;
     readonly line: string;
+    readonly url: string;
+    readonly cause?: unknown;
   },
 ): void {
-  const toHandler = (line: string) =>
-    report(settings, new SessionClosedError(line, { info, cause: info.error }), undefined);
+  const toHandler = (line: string) => {
+    const error = info === undefined
+      ? new ConnectionError(line, { cause })
+      : new SessionClosedError(line, { info, cause });
+    report(settings, error, undefined);
+  };
   settings.console.tell(kind, line, { about: url, to: settings.handlers.onError && toHandler });
 }
 
@@ -71,20 +83,32 @@ const SAME_MS = 1_000;
 /** The minimum share of its age that an idle connection was silent. */
 const IDLE_SHARE = 0.8;
 
-/**
- * Compares how old a client's connections were when they broke, without a close from either side.
- * Two in a row at the same age are no accident, so it reports them, once per client.
- */
-export class IdleCuts {
+/** Finds faults of the path to the server in the sessions of one client, and reports them. */
+export class PathFaults {
   #lastAgeMs = 0;
   #isTold = false;
 
   /**
-   * Considers a session that has ended.
+   * Reports a session over HTTP on a path where a WebSocket has failed.
    *
-   * @param session The session, which had opened.
+   * @param session A session that has opened.
    */
-  note(session: Session): void {
+  opened({ transport, fallback, url: full, [internals]: { settings } }: Session): void {
+    if (transport !== "http" || fallback?.transport !== "websocket") return;
+    if (fallback.error instanceof UnsupportedError) return; // The platform has no WebSocket.
+    const url = publicUrl(full);
+    const line = `HTTP works, but WebSocket fails: ${fallback.message}; to find the reason, run ` +
+      `skein doctor ${url}`;
+    tell(settings, { kind: "fallback", line, url, cause: fallback.error });
+  }
+
+  /**
+   * Compares how old connections were when they broke, without a close from either side. Two in a
+   * row at the same age are no accident, so it reports them, once per client.
+   *
+   * @param session A session that has ended after it had opened.
+   */
+  ended(session: Session): void {
     const { info, readyAt, closedAt, receiving, settings } = session[internals];
     const { lastReceivedAt, heartbeat } = receiving;
     if (info?.code !== CloseCode.abnormal || !heartbeat || this.#isTold) return;

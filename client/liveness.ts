@@ -4,7 +4,7 @@ import { abortError, pause } from "../base/wait.ts";
 import { internals, type WaitObserver } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
 import type { Session } from "../session/session.ts";
-import { IdleCuts } from "./failures.ts";
+import { PathFaults } from "./failures.ts";
 
 /**
  * The silence before each ping during one wait, in milliseconds. The last value repeats, because a
@@ -102,8 +102,8 @@ export interface WatchedSession {
   readonly unsentBytes: number;
   /** Sets or removes the watch that is notified of waits and frames. */
   watchedBy(liveness: Liveness | undefined): void;
-  /** Once the session has ended, passes it to the client's record of broken connections. */
-  endsIn(cuts: IdleCuts): void;
+  /** Passes the session to the client's search for faults, now and once it has ended. */
+  examinedBy(faults: PathFaults): void;
   /** Pings the server. Resolves with the round-trip time, in milliseconds. */
   ping(): Promise<number>;
   /**
@@ -132,7 +132,7 @@ export interface WatchedSession {
  */
 export class Liveness implements WaitObserver, Disposable {
   readonly #runtime: Runtime;
-  readonly #cuts = new IdleCuts();
+  readonly #faults = new PathFaults();
   #session: WatchedSession | undefined;
   #timer: Timer | undefined;
   #next: "ping" | "alarm" | "dial" | undefined;
@@ -164,7 +164,7 @@ export class Liveness implements WaitObserver, Disposable {
     this[Symbol.dispose]();
     this.#session = session;
     session.watchedBy(this);
-    session.endsIn(this.#cuts);
+    session.examinedBy(this.#faults);
     this.#receivedAt = this.#runtime.now();
     if (session.awaited > 0) this.began();
     else if (session.isPingedIdle) this.#start("ping", IDLE_SILENCE_MS);
@@ -376,7 +376,10 @@ export function watchedSession(session: Session, client: WatchedClient): Watched
       return Math.max(0, bufferedAmount - lowWaterMark);
     },
     watchedBy: (liveness) => core.receiving.liveness = liveness,
-    endsIn: (cuts) => core.whenEnded((session) => cuts.note(session)),
+    examinedBy(faults) {
+      faults.opened(session);
+      core.whenEnded((session) => faults.ended(session));
+    },
     ping: () => ping(core, { timeoutMs: Infinity }),
     dial: (alarm) => client.dial(alarm),
   };

@@ -32,7 +32,7 @@ class Silent implements WatchedSession {
     this.liveness = liveness;
   }
 
-  endsIn(): void {}
+  examinedBy(): void {}
 
   ping(): Promise<number> {
     this.note("ping");

@@ -26,6 +26,7 @@ import { withLastResort } from "../transport/race/last_resort.ts";
 import { checkTransports } from "../transport/race/options.ts";
 import { race } from "../transport/race/race.ts";
 import { passTime, turns } from "../testing/mod.ts";
+import { captureConsole } from "./console_lines.ts";
 import { HttpEnds } from "./pairs/http.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
@@ -104,6 +105,30 @@ for (
     await until(() => server.manager.count === 0);
   });
 }
+
+Deno.test("connect() names the doctor once if WebSocket is blocked where HTTP works", async () => {
+  using printed = captureConsole();
+  await using front = new Front({ onMessage: (message) => message.reply("pong") });
+  await using client = connect(`${front.url}?token=secret`);
+  await soon(client.request("ping"));
+  await until(() => printed.lines.length > 0);
+  await client.session!.close({ code: 3000, reason: "again" });
+  await soon(client.request("ping"));
+  assertEquals(client.session!.transport, "http");
+  await using chosen = connect(front.url, { transports: ["http"] });
+  await soon(chosen.request("ping"));
+  const [line, ...more] = printed.lines;
+  assert(line!.startsWith("Skein: HTTP works, but WebSocket fails: Cannot open WebSocket to "));
+  assert(line!.endsWith(`; to find the reason, run skein doctor ${front.url}`), line);
+  assertEquals(more, []);
+
+  const errors: unknown[] = [];
+  await using handled = connect(front.url, { onError: (error) => void errors.push(error) });
+  await until(() => errors.length > 0);
+  assert(errors[0] instanceof ConnectionError && errors[0].cause instanceof ConnectionError);
+  assertEquals([`Skein: ${errors[0].message}`, errors.length], [line, 1]);
+  assertEquals(handled.session!.transport, "http");
+});
 
 Deno.test("connect() uses HTTP if WebSocket is blocked, and remembers that for a while", async () => {
   await using front = new Front({ onMessage: (message) => message.reply("pong") });
