@@ -83,6 +83,7 @@ interface CommitQueueOptions extends WaitingLimits {
  * - **Order:** operations take effect, and `done` is called, in the order of the calls; reads run
  *   after the writes of their group.
  * - **Bounds:** while too many operations wait, further ones are rejected.
+ * - **A lost file:** while {@linkcode refusal} is set, writes are rejected, and reads continue.
  */
 export class CommitQueue {
   readonly #options: CommitQueueOptions;
@@ -90,6 +91,8 @@ export class CommitQueue {
   readonly #line: BrokerLine<WaitingOperation>;
   readonly #turn: TurnBatch;
   #isRunning = false;
+  /** The reason why further operations that change the file are rejected. */
+  refusal: string | undefined;
 
   constructor(options: CommitQueueOptions) {
     this.#options = options;
@@ -163,6 +166,11 @@ export class CommitQueue {
   }
 
   #push(waiting: WaitingOperation): void {
+    const { refusal } = this;
+    if (refusal !== undefined && CALLS[waiting.operation[0]].effect === "write") {
+      this.#options.onOutcome(refusal);
+      return waiting.failed(new BrokerError(refusal));
+    }
     if (this.#line.push(waiting)) this.#schedule();
   }
 

@@ -36,6 +36,7 @@ import {
   type FileOperation,
   type Swept,
 } from "./file.ts";
+import { FileNames } from "./file_names.ts";
 import { type Machine, thisMachine } from "./machine.ts";
 import {
   pathOf,
@@ -50,7 +51,7 @@ const MAX_NAME_BYTES = 1_024;
 /** Maximum size of the records of one append to a log, in bytes. */
 const MAX_APPEND_BYTES = 8_388_608;
 
-/** Time between two sweeps for unused rows, in milliseconds. */
+/** Time between two sweeps for unused rows, and two checks of the file's names, in milliseconds. */
 const SWEEP_MS = 5_000;
 
 /** Key of the method that creates a broker on another machine than this one. */
@@ -73,6 +74,9 @@ const NEARLY_FULL = 0.9;
  *   writes may be lost; clients detect the loss by a new epoch.
  * - **Bounds:** if the disk is full or the file has reached `maxBytes`, appends are rejected, but
  *   reads continue.
+ * - **A lost file:** if the file is deleted, moved, replaced or unmounted while it is open, the
+ *   broker detects this within 5 s. Writes are then rejected until the file is back, but reads and
+ *   `backup()` continue.
  *
  * @example Histories that survive a restart
  * ```ts
@@ -96,8 +100,8 @@ export class SqliteBroker implements LogBroker {
   /** Without a history, a publication reaches only the current subscriptions. */
   readonly delivery = "at-most-once";
   /**
-   * `interrupted` while the file accepts no writes, for example on a full disk; otherwise
-   * `connected`.
+   * `interrupted` while the file accepts no writes, for example on a full disk or after it was
+   * deleted; otherwise `connected`.
    */
   readonly status: StatusFeed<BrokerStatus>;
   /** Histories in the file. */
@@ -118,11 +122,20 @@ export class SqliteBroker implements LogBroker {
   readonly #pace: Pace;
   readonly #tags: Tags;
   #sweeping: Timer | undefined;
+  /** The sweep in progress, or the last one. */
+  #sweep: Promise<void> | undefined;
+  /** Names of the file; `undefined` in a simulation. */
+  readonly #names: FileNames | undefined;
   #swept: Swept | undefined;
   #backup: Promise<void> | undefined;
   #dropped = 0;
 
-  private constructor(settings: SqliteSettings, machine: Machine, thread: FileThread) {
+  private constructor(
+    settings: SqliteSettings,
+    machine: Machine,
+    thread: FileThread,
+    names?: FileNames,
+  ) {
     const { runtime, path } = settings;
     const life = new BrokerLife(runtime, {
       broker: path,
@@ -136,6 +149,7 @@ export class SqliteBroker implements LogBroker {
     this.#machine = machine;
     this.#runtime = runtime;
     this.#thread = thread;
+    this.#names = names;
     this.#pace = new Pace(runtime);
     this.#tags = new Tags(runtime);
     const queue = new CommitQueue({
@@ -143,7 +157,11 @@ export class SqliteBroker implements LogBroker {
       thread,
       onOutcome: (failure) => {
         if (failure === undefined) life.connected();
-        else life.interrupted(new BrokerError(failure), { rejects: true });
+        else {
+          // The reason may change during an outage.
+          life.lastError = new BrokerError(failure);
+          life.interrupted(life.lastError, { rejects: true });
+        }
       },
     });
     this.#queue = queue;
@@ -189,7 +207,8 @@ export class SqliteBroker implements LogBroker {
   ): Promise<SqliteBroker> {
     requireDeno("open broker", "SQLite needs Deno's file access; Redis and NATS do not");
     const settings = sqliteSettings(path, options);
-    return new SqliteBroker(settings, thisMachine, await thisMachine.open(settings));
+    const thread = await thisMachine.open(settings);
+    return new SqliteBroker(settings, thisMachine, thread, await FileNames.of(settings.path));
   }
 
   /**
@@ -222,8 +241,8 @@ export class SqliteBroker implements LogBroker {
   }
 
   /**
-   * Describes the current problems: a file that accepts no writes, that is nearly full, or in which
-   * logs are damaged.
+   * Describes the current problems: a file that accepts no writes or is lost, that is nearly full,
+   * or in which logs are damaged.
    */
   issues(): string[] {
     const { path, maxBytes, maxWaiting } = this.#settings;
@@ -336,6 +355,7 @@ export class SqliteBroker implements LogBroker {
     this.#plain.clear();
     this.#kept.clear();
     this.status.end({ name: "closed" });
+    await this.#sweep;
     // The caller of `backup` receives the failure.
     await this.#backup?.catch(() => {});
     await this.#queue.end();
@@ -415,11 +435,15 @@ export class SqliteBroker implements LogBroker {
   }
 
   #sweepLater(): void {
-    this.#sweeping = this.#runtime.setTimeout(() => void this.#sweep(), SWEEP_MS);
+    this.#sweeping = this.#runtime.setTimeout(() => this.#sweep = this.#runSweep(), SWEEP_MS);
   }
 
-  /** Deletes unused rows, a bounded number per group. */
-  async #sweep(): Promise<void> {
+  /**
+   * Checks that the path still leads to the open file, then deletes unused rows, a bounded number
+   * per group.
+   */
+  async #runSweep(): Promise<void> {
+    this.#queue.refusal = await this.#names?.lost();
     try {
       do {
         this.#swept = await this.#queue.call(["sweep", this.#runtime.now()]);
