@@ -20,6 +20,8 @@ import {
 } from "./connection.ts";
 import { EventReader, type HttpEvent, type OpenedConnection } from "./events.ts";
 import { type EncodedFrame, encodeFrame, joinFrames } from "./frames.ts";
+import { LONG_POLL, type Poll, writePoll } from "./polls.ts";
+import type { StreamBudget } from "./stream_budget.ts";
 
 /**
  * The timeout for the first piece of an event stream, in milliseconds. If the piece arrives later,
@@ -68,7 +70,12 @@ export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl
   readonly path?: HttpPath | undefined;
   /** The function that sends requests. The default is the platform's `fetch`. */
   readonly fetch?: typeof fetch | undefined;
+  /** Creates the budget of a connection in a browser. Elsewhere, requests have no limit. */
+  readonly budget?: MakeBudget | undefined;
 }
+
+/** Creates the budget of one connection to a server. */
+export type MakeBudget = (url: URL, runtime: Runtime) => StreamBudget;
 
 /** The state of the network path, as the client knows it. */
 export interface HttpPath {
@@ -112,6 +119,7 @@ export async function dialHttp(
     headers,
     path: options.path ?? { polls: false },
     fetch: options.fetch,
+    budget: options.budget,
     announcesToken: protocols.includes(TOKEN_MARK),
   });
   try {
@@ -129,6 +137,7 @@ interface ClientHttpOptions {
   readonly headers: HeadersInit | undefined;
   readonly path: HttpPath;
   readonly fetch: typeof fetch | undefined;
+  readonly budget: MakeBudget | undefined;
   readonly announcesToken: boolean;
 }
 
@@ -140,6 +149,7 @@ class ClientHttpConnection extends HttpConnection {
   readonly #url: string;
   readonly #opened = Promise.withResolvers<OpenedConnection>();
   readonly #ended = new AbortController();
+  readonly #budget: StreamBudget | undefined;
   #ids: OpenedConnection | undefined = undefined;
   /** True after a proxy held back an event stream. */
   #polls: boolean;
@@ -158,6 +168,7 @@ class ClientHttpConnection extends HttpConnection {
     super(options.runtime);
     this.#options = options;
     this.#polls = options.path.polls;
+    this.#budget = options.budget?.(url, options.runtime);
     this.#place = publicUrl(url);
     this.#url = exchangeUrl(url, []);
     const mark = options.announcesToken ? [TOKEN_MARK_QUERY] : [];
@@ -191,6 +202,7 @@ class ClientHttpConnection extends HttpConnection {
   protected override release(): void {
     this.runtime.clearTimeout(this.#lingering);
     this.#ended.abort();
+    this.#budget?.[Symbol.dispose]();
     this.#queue = [];
     this.#opened.reject(new ConnectionError(`Cannot open HTTP to ${this.#place}`));
   }
@@ -198,8 +210,11 @@ class ClientHttpConnection extends HttpConnection {
   /** Reads events until the end, with one request after another. */
   async #read(): Promise<void> {
     const { path } = this.#options;
-    const failures = new Failures(this.runtime);
+    const failures = new Failures(this.runtime, this.#budget);
     while (!this.isOver) {
+      const { poll, until } = await this.#budget?.next(this.#received === 0) ?? {};
+      // Such a response may be empty without a pause.
+      const isBrief = poll && (poll.waitS === 0 || this.#ids === undefined);
       const [before, startedAt] = [this.#received, this.runtime.monotonic()];
       const goesOn = () =>
         this.#received !== before || this.runtime.monotonic() - startedAt >= FIRST_DELAY_MS;
@@ -209,11 +224,19 @@ class ClientHttpConnection extends HttpConnection {
         if (goesOn()) failures.reset();
       };
       try {
-        await (this.#polls ? this.#poll() : this.#stream(onPiece));
+        if (poll) await this.#poll(poll);
+        else {
+          await this.#untilLost(
+            until,
+            (signal) => this.#polls ? this.#poll(LONG_POLL, signal) : this.#stream(onPiece, signal),
+          );
+        }
         // A proxy may cut streams immediately, even before the first event.
-        if (goesOn()) failures.reset();
+        if (isBrief || goesOn()) failures.reset();
         else await failures.pause(this.#ended.signal);
       } catch (error) {
+        if (until?.aborted) continue;
+        this.#budget?.failed();
         if (!(error instanceof HeldStream)) await this.#failed(failures, error);
         else if (path.chances) path.chances--;
         else this.#polls = true;
@@ -221,7 +244,23 @@ class ClientHttpConnection extends HttpConnection {
     }
   }
 
-  async #stream(onPiece: () => void): Promise<void> {
+  /** Runs a request until its place is lost, but at least until it has opened the connection. */
+  async #untilLost(
+    until: AbortSignal | undefined,
+    run: (signal: AbortSignal) => Promise<void>,
+  ): Promise<void> {
+    const stop = new AbortController();
+    const abort = () => this.#opened.promise.then(() => stop.abort(), () => {});
+    until?.addEventListener("abort", abort);
+    if (until?.aborted) abort();
+    try {
+      await run(anySignal(this.#ended.signal, stop.signal));
+    } finally {
+      until?.removeEventListener("abort", abort);
+    }
+  }
+
+  async #stream(onPiece: () => void, ended: AbortSignal): Promise<void> {
     const { runtime } = this;
     const stop = new AbortController();
     let isHeld = false;
@@ -230,7 +269,7 @@ class ClientHttpConnection extends HttpConnection {
       stop.abort();
     }, FIRST_PIECE_MS);
     try {
-      const signal = anySignal(this.#ended.signal, stop.signal);
+      const signal = anySignal(ended, stop.signal);
       const { body } = await this.#ask("GET", { accept: "text/event-stream" }, { signal });
       const events = new EventReader();
       const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -251,14 +290,16 @@ class ClientHttpConnection extends HttpConnection {
     }
   }
 
-  async #poll(): Promise<void> {
-    const headers = { accept: "text/event-stream", [Header.poll]: "1" };
-    const text = await this.#within(RESPONSE_MS.poll, async (signal) => {
+  async #poll(poll: Poll, ended = this.#ended.signal): Promise<void> {
+    const headers = { accept: "text/event-stream", [Header.poll]: writePoll(poll) };
+    const text = await this.#within(RESPONSE_MS.poll, async (late) => {
+      const signal = anySignal(ended, late);
       const response = await this.#ask("GET", headers, { signal });
       return await response.text();
     });
     // Set this only now. If a server sends no response at all, no proxy is holding back a stream.
-    this.#options.path.polls = true;
+    if (this.#polls) this.#options.path.polls = true;
+    this.#budget?.received(text.length);
     this.#takeAll(new EventReader().read(text));
   }
 
@@ -292,7 +333,7 @@ class ClientHttpConnection extends HttpConnection {
   }
 
   async #post(): Promise<void> {
-    const failures = new Failures(this.runtime);
+    const failures = new Failures(this.runtime, this.#budget);
     const isWorkLeft = () =>
       this.#queue.length > 0 || this.#unacknowledgedBytes >= ACKNOWLEDGE_BYTES;
     while (!this.isOver && isWorkLeft()) {
@@ -322,10 +363,11 @@ class ClientHttpConnection extends HttpConnection {
     const body = joinFrames(this.#queue.slice(0, count));
     const keepalive = this.closing !== undefined && bytes <= KEEPALIVE_BYTES;
     const acknowledged = this.#unacknowledgedBytes;
+    this.#budget?.posting();
     const response = await this.#within(RESPONSE_MS.post, (signal) => {
       const headers = { [Header.number]: `${this.#number}` };
       return this.#ask("POST", headers, { signal, body, keepalive });
-    });
+    }).finally(() => this.#budget?.posted());
     // A failed request acknowledges nothing, and the server may wait for an acknowledgment.
     this.#unacknowledgedBytes -= acknowledged;
     const next = Number(response.headers.get(Header.number));
@@ -422,11 +464,13 @@ class FinalResponse extends ConnectionError {}
 
 class Failures {
   readonly #runtime: Runtime;
+  readonly #budget: StreamBudget | undefined;
   readonly #backoff: Backoff;
   #since: number | undefined = undefined;
 
-  constructor(runtime: Runtime) {
+  constructor(runtime: Runtime, budget: StreamBudget | undefined) {
     this.#runtime = runtime;
+    this.#budget = budget;
     this.#backoff = new Backoff(runtime, {
       firstDelayMs: FIRST_DELAY_MS,
       maxDelayMs: LAST_DELAY_MS,
@@ -442,7 +486,7 @@ class Failures {
   async pause(signal: AbortSignal, error?: unknown): Promise<boolean> {
     const now = this.#runtime.monotonic();
     this.#since ??= now;
-    if (now - this.#since >= LOST_MS) return false;
+    if (now - this.#since >= (this.#budget?.lostMs ?? LOST_MS)) return false;
     const { retryAfterMs = 0 } = (error ?? {}) as { retryAfterMs?: number };
     await pause(this.#runtime, Math.max(retryAfterMs, this.#backoff.next()!), signal);
     return true;

@@ -3,7 +3,7 @@ import { textOf } from "../../base/error_text.ts";
 import { anySignal } from "../../base/wait.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
-import { dialHttp, type HttpPath } from "../http/client.ts";
+import { dialHttp, type HttpPath, type MakeBudget } from "../http/client.ts";
 import { parseServerUrl } from "../url.ts";
 import {
   type FallBackDialer,
@@ -29,13 +29,14 @@ const SILENCES_MS = 120_000;
  * - **Polls:** once a proxy has held back an event stream, the client only polls from then on.
  *
  * @param dial The dialer of the other transports. It is not used if there are no other transports.
- * @param send The function that sends requests. The default is the platform's `fetch`.
+ * @param platform The function that sends requests, by default the platform's `fetch`, and the
+ * budget of a browser.
  * @returns The dialer. Create one for each client.
  */
 export function fallBackToHttp(
   dial: ClientDialer,
   { transports, silentAt = -Infinity }: FallBackOptions,
-  send?: typeof fetch,
+  platform: { readonly fetch?: typeof fetch; readonly budget?: MakeBudget } = {},
 ): FallBackDialer {
   const path: HttpPath = { polls: false };
   const losses = new Losses();
@@ -43,7 +44,7 @@ export function fallBackToHttp(
   const next = transports.includes("websocket") ? "websocket" : transports[0];
   const others = { dial, names: transports };
   const http: typeof others = {
-    dial: (url, options) => dialHttp(url, { ...options, path, fetch: send }),
+    dial: (url, options) => dialHttp(url, { ...options, ...platform, path }),
     names: ["http"],
   };
 

@@ -322,7 +322,7 @@ export class SimulatedNetwork {
     const send = this[internals].http.fetch(host);
     const load = () =>
       Promise.resolve<Awaited<ReturnType<LoadHttp>>>({
-        fallBackToHttp: (dial, options) => fallBackToHttp(dial, options, send),
+        fallBackToHttp: (dial, options) => fallBackToHttp(dial, options, { fetch: send }),
       });
     return withLastResort(race(platform, options), options, load);
   }
