@@ -622,7 +622,6 @@ export class Session<
   async *incomingStreams(
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): AsyncGenerator<IncomingStream, void, undefined> {
-    this.#core.settings.checkOptions("read streams", options);
     yield* (await this.#insight()).incomingStreams(this.#core, options);
   }
 
@@ -745,8 +744,7 @@ export class Session<
     maxStreams: number,
     options: { readonly direction: "bidirectional" | "unidirectional" },
   ): Promise<void> {
-    this.#core.settings.checkOptions("grant credit", options);
-    (await this.#insight()).grantCredit(this.#core, options.direction, maxStreams);
+    (await this.#insight()).grantStreamsCredit(this.#core, maxStreams, options);
   }
 
   /**
@@ -772,7 +770,6 @@ export class Session<
    * ```
    */
   async ping(options: WaitOptions = {}): Promise<number> {
-    this.#core.settings.checkOptions("ping", options);
     return await (await this.#insight()).ping(this.#core, options);
   }
 

@@ -97,7 +97,6 @@ const NAMES: {
   "request stream": { ...STREAM, after: 1, id: 1 },
   close: CLOSE,
   drain: { ...CLOSE, retryAfterMs: 1, withinMs: 1 },
-  "grant credit": { direction: 1 },
   "open stream": OPEN_STREAM,
   "session.request stream": STREAM,
   "session.subscribe": { ...WAIT, ...HISTORY },

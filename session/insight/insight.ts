@@ -3,6 +3,7 @@ import type { Inside } from "../receiving.ts";
 import { internals } from "../core.ts";
 import type { CheckingSession } from "../streams/structured_format.ts";
 import type { Registry } from "../streams/registry.ts";
+import * as incoming from "../streams/incoming_streams.ts";
 import * as streams from "../streams/structured.ts";
 import * as datagrams from "../streams/structured_datagrams.ts";
 import type {
@@ -11,12 +12,12 @@ import type {
 } from "../streams/structured_options.ts";
 import { type InsightCalls, NAMES } from "./calls.ts";
 import * as health from "./health.ts";
+import * as pings from "./ping.ts";
 
 export { debugState, diagnostics, summary } from "./diagnostics.ts";
 export { issues } from "./health.ts";
-export { grantCredit, incomingStreams, sendDatagram } from "../streams/incoming_streams.ts";
+export { grantCredit, sendDatagram } from "../streams/incoming_streams.ts";
 export { tellLoss } from "./losses.ts";
-export { ping } from "./ping.ts";
 
 type CheckedSession = CheckingSession & { readonly [internals]: Inside };
 
@@ -31,6 +32,31 @@ export function monitorHealth(
 ): AsyncGenerator<health.SessionHealth, void, undefined> {
   check(core, "monitor health", options);
   return health.monitorHealth(core, options);
+}
+
+/** Implements `ping` of a session. */
+export async function ping(core: Inside, options: InsightCalls["ping"]): Promise<number> {
+  check(core, "ping", options);
+  return await pings.ping(core, options);
+}
+
+/** Implements `incomingStreams` of a session. */
+export function incomingStreams(
+  core: Inside,
+  options: InsightCalls["read streams"],
+): AsyncGenerator<incoming.IncomingStream, void, undefined> {
+  check(core, "read streams", options);
+  return incoming.incomingStreams(core, options);
+}
+
+/** Implements `grantStreamsCredit` of a session. */
+export function grantStreamsCredit(
+  core: Inside,
+  maxStreams: number,
+  options: InsightCalls["grant credit"],
+): void {
+  check(core, "grant credit", options);
+  incoming.grantCredit(core, options.direction, maxStreams);
 }
 
 /** Implements `structuredStream` of a session. */

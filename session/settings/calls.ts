@@ -1,5 +1,5 @@
 /** Session calls with options. */
-import type { OpenStreamOptions, StreamDirection } from "../../transport/connection.ts";
+import type { OpenStreamOptions } from "../../transport/connection.ts";
 import type { InsightCalls } from "../insight/calls.ts";
 import type {
   RequestStreamOptions,
@@ -20,9 +20,6 @@ export interface SessionCalls extends InsightCalls {
   readonly close: SessionCloseOptions;
   readonly drain: SessionDrainOptions;
   readonly "open stream": OpenStreamOptions;
-  readonly "grant credit": { readonly direction: StreamDirection };
-  readonly ping: WaitOptions;
-  readonly "read streams": Pick<WaitOptions, "signal">;
   readonly "session.publish": SessionPublishOptions;
   readonly "session.request": WaitOptions;
   readonly "session.request stream": Omit<RequestStreamOptions, "after" | "id">;
