@@ -63,6 +63,14 @@ const LAST_EVENT_MS = 2_000;
 const FIRST_DELAY_MS = 250;
 const LAST_DELAY_MS = 4_000;
 
+/**
+ * The cache mode of requests. Cloudflare Workers with a compatibility date before 2024-11-11 reject
+ * the option.
+ */
+const CACHE = typeof Request === "function" && !("cache" in Request.prototype)
+  ? undefined
+  : "no-store";
+
 /** The options for {@linkcode dialHttp}. */
 export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl"> {
   readonly runtime: Runtime;
@@ -416,7 +424,7 @@ class ClientHttpConnection extends HttpConnection {
       ...init,
       method,
       headers: all,
-      cache: "no-store",
+      cache: CACHE,
       credentials: "include",
       // A redirect is never followed, because the secrets would go along. Not "error", because it
       // hides the target, and because Cloudflare Workers do not support it.
