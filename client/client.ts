@@ -10,6 +10,7 @@ import {
   ConnectionError,
   SessionClosedError,
   TimeoutError,
+  UnsupportedError,
 } from "../errors.ts";
 import { Attempts } from "../base/attempts.ts";
 import { Outbox } from "./outbox/outbox.ts";
@@ -142,7 +143,6 @@ export class Client<C extends Contract = Contract>
 
   readonly #runtime: Runtime;
   readonly #platform: ClientPlatform;
-  readonly #check: ClientPlatform["checkOptions"];
   readonly #urls: ServerUrls;
   /** The calls of the application's `token`, if that is a function. */
   readonly #tokens: SingleCall<string | null | undefined> | undefined;
@@ -217,7 +217,7 @@ export class Client<C extends Contract = Contract>
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
   constructor(url: ServerUrl, platform: ClientPlatform, options: ClientOptions<C> = {}) {
-    this.#check = platform.checkOptions;
+    this.#platform = platform;
     this.#check("connect", options);
     const { runtime = platformRuntime() } = options;
     this.#runtime = runtime;
@@ -227,7 +227,6 @@ export class Client<C extends Contract = Contract>
     const { token } = options;
     if (typeof token === "function") this.#tokens = new SingleCall(runtime, token);
     this.#guest = new Guest(platform.tab);
-    this.#platform = platform;
     this.#options = options as unknown as ClientOptions;
     this.#settings = checkSettings<unknown, C, "client">({
       ...options,
@@ -312,6 +311,7 @@ export class Client<C extends Contract = Contract>
    * @throws {TypeError} If JSON cannot represent the data.
    */
   send<T extends ContractTopic<C, "client">>(topic: T, data?: ContractData<C, "client", T>): void {
+    this.#check("send");
     const { session } = this;
     const { first, awaitsAcks } = this.#outbox;
     // To keep the order, send earlier messages in the outbox first.
@@ -531,6 +531,7 @@ export class Client<C extends Contract = Contract>
     id: Id,
     options?: ClientStateOptions<C>,
   ): Promise<ClientStateOf<C, Id>> {
+    this.#check("open state");
     const { ClientStates } = await this.#platform.state();
     const states = this.#states ??= new ClientStates({
       ...this.#options,
@@ -670,6 +671,7 @@ export class Client<C extends Contract = Contract>
   members<T extends ContractTopic<C, "server"> | ContractTopic<C, "presence">>(
     room: T,
   ): Members<RoomData<C, T>> {
+    this.#check("watch members");
     checkTopic(room, "watch members");
     return new Members(room, this.#rooms);
   }
@@ -789,6 +791,7 @@ export class Client<C extends Contract = Contract>
    * @returns Resolves once the session is closed.
    */
   async close(): Promise<void> {
+    this.#check("close");
     this.#stop.abort();
     this.#guest.end(); // Immediately, for a client that opens in the same turn.
     await this.#session?.close();
@@ -821,6 +824,7 @@ export class Client<C extends Contract = Contract>
    * `endOnRejection`; `info` contains the code and the reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
+    this.#check("receive");
     checkLoop("client", this.#isIterated, this.#settings.handlers.onMessage !== undefined);
     this.#isIterated = true;
     try {
@@ -910,6 +914,23 @@ export class Client<C extends Contract = Contract>
       this.#guest.end();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
+  }
+
+  /**
+   * Checks the options of a call. On Cloudflare Workers, only the request that created a client can
+   * use it: in another one, all I/O fails or hangs, and the client's signal throws.
+   */
+  #check(call: string, options: unknown = {}): void {
+    try {
+      void this.#stop.signal.aborted;
+    } catch (cause) {
+      throw new UnsupportedError(
+        `Cannot ${call}: the client belongs to another request; ` +
+          "connect in each one, or in a Durable Object",
+        { cause },
+      );
+    }
+    this.#platform.checkOptions(call, options);
   }
 
   /** Reports a failure if no one reads the status. */

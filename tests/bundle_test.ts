@@ -51,7 +51,7 @@ const MAX_PART_BYTES = {
   /** HTTP as the last fallback transport. */
   "chunk_http": 8.3 * KIB,
   /** The session features other than messages. */
-  "chunk_insight": 12.6 * KIB,
+  "chunk_insight": 12.7 * KIB,
   "chunk_responses": 5.3 * KIB,
   /** Live state. */
   "chunk_state": 17.6 * KIB,

@@ -218,6 +218,31 @@ const RUNTIME_RECIPES: readonly Recipe[] = [
   runtimeRecipe("Bun", { version: "1.4.5", binary: "bun", scope: "@oven/bun-" }),
 ];
 
+/** Miniflare needs a newer Node than the machine may have. */
+const WORKERS_NODE = "24.21.0";
+
+const WORKERS_RECIPES: readonly Recipe[] = [{
+  name: "workerd",
+  version: "4.20260730.0",
+  folder: "workers",
+  tool: "npm",
+  toolchain: "npm",
+  flags: [WORKERS_NODE],
+  async build({ source, into }) {
+    const quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
+    const packages = ["miniflare@4.20260730.0", `${nodeLibrary()}@${WORKERS_NODE}`];
+    await run(["npm", "install", ...quiet, "--prefix", into, ...packages], source);
+    await Deno.copyFile(`${source}/host.mjs`, `${into}/host.mjs`);
+  },
+  command: ({ into }) => [`${into}/node_modules/${nodeLibrary()}/bin/node`, `${into}/host.mjs`],
+}];
+
+/** The npm package with the binary of Node for this platform. */
+function nodeLibrary(): string {
+  const { os, arch } = Deno.build;
+  return `node-${os}-${arch === "x86_64" ? "x64" : "arm64"}`;
+}
+
 /**
  * A runtime from npm: the package for one platform, which includes the binary and needs no install
  * script.
@@ -439,6 +464,11 @@ export function buildEndpoints(role: "client" | "server"): Promise<Build[]> {
  */
 export function buildRuntimes(): Promise<Build[]> {
   return build(RUNTIME_RECIPES);
+}
+
+/** The same for Cloudflare's runtime, which runs a bundled Worker; the version is Miniflare's. */
+export function buildWorkers(): Promise<Build[]> {
+  return build(WORKERS_RECIPES);
 }
 
 /** The same for the conformance suite of Durable Streams, which prints its report as JSON. */
@@ -706,6 +736,7 @@ if (import.meta.main) {
     buildEndpoints("client"),
     buildEndpoints("server"),
     buildRuntimes(),
+    buildWorkers(),
     buildDurableStreamsSuite(),
   ];
   for (const build of (await Promise.all(all)).flat()) {
