@@ -130,7 +130,7 @@ export type BrokerStatus =
     readonly name: "connecting" | "connected";
   }
   | {
-    /** The store is unreachable; the broker tries to reconnect. */
+    /** The store is unreachable, or rejects writes; the broker keeps trying. */
     readonly name: "interrupted";
     /** Start of the outage, in milliseconds since the Unix epoch. */
     readonly since: number;

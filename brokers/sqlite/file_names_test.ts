@@ -135,7 +135,7 @@ for (const { name, reason, lose, putBack } of LOSSES) {
       const status = broker.status.current;
       assert(status.name === "interrupted" && status.rejects);
       assertEquals(broker.issues().length, 1);
-      assertStringIncludes(broker.issues()[0]!, "has taken no writes for");
+      assertStringIncludes(broker.issues()[0]!, "has rejected writes for");
       const writes: readonly (() => Promise<unknown>)[] = [
         () => append(broker, "lost"),
         () => broker.store.claim("scope", "member", { max: 1, ttlMs: 1_000 }),

@@ -139,7 +139,6 @@ export class SqliteBroker implements LogBroker {
     const { runtime, path } = settings;
     const life = new BrokerLife(runtime, {
       broker: path,
-      outage: "taken no writes",
       backlog: "operations wait for the file",
       status: { name: "connected" },
     });
@@ -156,12 +155,8 @@ export class SqliteBroker implements LogBroker {
       ...settings,
       thread,
       onOutcome: (failure) => {
-        if (failure === undefined) life.connected();
-        else {
-          // The reason may change during an outage.
-          life.lastError = new BrokerError(failure);
-          life.interrupted(life.lastError, { rejects: true });
-        }
+        if (failure === undefined) life.accepted(path);
+        else life.refused(path, failure);
       },
     });
     this.#queue = queue;

@@ -1,6 +1,6 @@
 /** The lifecycle of a broker: its store's state, its counters, its problems, and how it closes. */
 import { textOf } from "../../base/error_text.ts";
-import type { Runtime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import type { BrokerStats, BrokerStatus } from "../broker.ts";
@@ -8,14 +8,24 @@ import type { BrokerStats, BrokerStatus } from "../broker.ts";
 /** Fraction of a queue above which `issues()` warns. */
 const LONG = 0.5;
 
+/** Time after the last rejected write for which it counts as a problem, in milliseconds. */
+const REFUSAL_MS = 60_000;
+
+/** The last rejected write to one part of a store. */
+interface Refusal {
+  readonly reason: string;
+  /** Forgets the refusal. */
+  readonly timer: Timer;
+}
+
 /** Words that describe the broker's problems. */
 interface BrokerWords {
   /** The broker, such as "Redis". */
   readonly broker: string;
-  /** The outage, after "the broker has"; "been away" by default. */
-  readonly outage?: string;
   /** The waiting items; "publications wait for" the broker by default. */
   readonly backlog?: string;
+  /** True if publications wait while the store rejects writes; otherwise, they are rejected. */
+  readonly waits?: true;
 }
 
 /** The store's state, the counters and the close of one broker. */
@@ -40,6 +50,9 @@ export class BrokerLife {
   /** The reason why the broker's data can't be used, until the next `connected`. */
   #mismatch: unknown;
   #closing: Promise<void> | undefined;
+  /** By part of the store, the last rejected write. */
+  readonly #refusals = new Map<string, Refusal>();
+  #isRefusing = false;
 
   /**
    * @param runtime Clocks of this node.
@@ -72,6 +85,11 @@ export class BrokerLife {
     return this.#mismatch !== undefined;
   }
 
+  /** True while the status is `interrupted` because the store rejects writes. */
+  get isRefusing(): boolean {
+    return this.#isRefusing;
+  }
+
   /** True once `close` was called. */
   get isClosed(): boolean {
     return this.#closing !== undefined;
@@ -81,6 +99,7 @@ export class BrokerLife {
   connected(): void {
     this.lastError = this.#mismatch = undefined;
     this.#wasConnected = true;
+    this.#clearRefusals();
     if (this.status.current.name !== "connected") this.status.set({ name: "connected" });
   }
 
@@ -97,9 +116,47 @@ export class BrokerLife {
       readonly rejects?: true | undefined;
     } = {},
   ): void {
-    if (this.status.current.name === "interrupted" || this.status.isEnded) return;
+    const { current, isEnded } = this.status;
+    if (isEnded) return;
+    // A store that rejects writes may become unreachable.
+    const isKnown = current.name === "interrupted" && current.rejects === rejects;
+    if (isKnown && !this.#isRefusing) return;
+    this.#clearRefusals();
     if (this.#wasConnected) this.interruptions++;
     this.status.set({ name: "interrupted", since, error, rejects });
+  }
+
+  /**
+   * Called when the store is reachable, but rejects a write because of its own condition, such as a
+   * full disk. Until the part accepts a write, the connection is renewed, or a minute passes without
+   * another rejection, the status is `interrupted`.
+   *
+   * @param part The part of the store, of a bounded number, such as a stream.
+   * @param reason The reason, with its remedy.
+   */
+  refused(part: string, reason: string): void {
+    if (this.isClosed || this.status.isEnded) return;
+    this.#runtime.clearTimeout(this.#refusals.get(part)?.timer);
+    const timer = this.#runtime.setTimeout(() => this.accepted(part), REFUSAL_MS);
+    this.#refusals.set(part, { reason, timer });
+    if (this.status.current.name !== "connected") return;
+    this.#isRefusing = true;
+    this.interruptions++;
+    this.status.set({
+      name: "interrupted",
+      since: this.#runtime.now(),
+      error: new BrokerError(reason),
+      rejects: this.#words.waits ? undefined : true,
+    });
+  }
+
+  /** Called when a part of the store accepts a write. */
+  accepted(part: string): void {
+    const refusal = this.#refusals.get(part);
+    if (refusal === undefined) return;
+    this.#runtime.clearTimeout(refusal.timer);
+    this.#refusals.delete(part);
+    if (this.#isRefusing && this.#refusals.size === 0) this.connected();
   }
 
   /**
@@ -112,6 +169,7 @@ export class BrokerLife {
     const { current, isEnded } = this.status;
     if (isEnded || this.isMismatched && textOf(this.#mismatch) === textOf(error)) return;
     this.#mismatch = error;
+    this.#clearRefusals();
     if (this.#wasConnected && current.name === "connected") this.interruptions++;
     const since = current.name === "interrupted" ? current.since : this.#runtime.now();
     this.status.set({
@@ -154,6 +212,7 @@ export class BrokerLife {
   close(end: () => Promise<void>): Promise<void> {
     if (this.#closing !== undefined) return this.#closing;
     const { promise, resolve } = Promise.withResolvers<void>();
+    this.#clearRefusals();
     // This is set before closing, because callbacks may close the broker again, and must find it
     // closed.
     this.#closing = promise;
@@ -161,19 +220,33 @@ export class BrokerLife {
     return promise;
   }
 
+  #clearRefusals(): void {
+    for (const { timer } of this.#refusals.values()) this.#runtime.clearTimeout(timer);
+    this.#refusals.clear();
+    this.#isRefusing = false;
+  }
+
   #outage(): string[] {
     if (this.#mismatch !== undefined) return [textOf(this.#mismatch)];
-    const { broker, outage = "been unreachable" } = this.#words;
+    const { broker } = this.#words;
     const { current } = this.status;
-    const { since, error } = current.name === "interrupted" ? current : {};
+    const { since, error, rejects } = current.name === "interrupted" ? current : {};
+    if (since !== undefined && (rejects || this.#isRefusing)) {
+      const reasons = new Set([...this.#refusals.values()].map(({ reason }) => reason));
+      const why = [...reasons].join("; ") || textOf(error);
+      return [`${broker} has rejected writes for ${this.#secondsSince(since)} s: ${why}`];
+    }
     // This is the newest error, because a server that is reachable again may reject the password.
     const newest = this.lastError ?? error;
     const reason = newest === undefined ? "the connection was lost" : textOf(newest);
     if (since !== undefined && this.#wasConnected) {
-      const seconds = Math.round((this.#runtime.now() - since) / 1_000);
-      return [`${broker} has ${outage} for ${seconds} s: ${reason}`];
+      return [`${broker} has been unreachable for ${this.#secondsSince(since)} s: ${reason}`];
     }
     const isUnreached = since !== undefined || current.name === "connecting" && newest;
     return isUnreached ? [`${broker} has not been reached since the start: ${reason}`] : [];
+  }
+
+  #secondsSince(since: number): number {
+    return Math.round((this.#runtime.now() - since) / 1_000);
   }
 }

@@ -421,7 +421,11 @@ export class Nodes implements AsyncDisposable {
     const wasSuspended = now - this.#tickedAt > 3 * this.#tickMs;
     this.#tickedAt = now;
     this.#ticks++;
-    if (this.broker.status.current.name !== "connected") this.#liveness.beCalm();
+    const { current } = this.broker.status;
+    // A store that only rejects writes still carries the heartbeats.
+    const isReached = current.name === "connected" ||
+      current.name === "interrupted" && current.rejects;
+    if (!isReached) this.#liveness.beCalm();
     else if (wasSuspended) this.#restore();
     else {
       this.#liveness.tick();

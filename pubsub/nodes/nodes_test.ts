@@ -3,6 +3,8 @@ import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
+import type { BrokerStatus } from "../broker.ts";
 import { MemoryBroker } from "../memory/broker.ts";
 import { Nodes, type NodesOptions, sayFarewell } from "./nodes.ts";
 
@@ -119,6 +121,17 @@ Deno.test("Nodes declare no node gone because the broker was unreachable", async
   assertEquals(a.events, ["join b", "restored"]);
   await bench.pass(1_100);
   assertEquals(a.events, ["join b", "restored", "leave b"]);
+});
+
+Deno.test("Nodes declare a silent node gone while the store rejects writes", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(60_500);
+  const { status } = a.broker;
+  (status as StatusFeed<BrokerStatus>).set({ name: "interrupted", since: 0, rejects: true });
+  b.broker.cut();
+  await bench.pass(7_000);
+  assertEquals(a.events, ["join b", "leave b"]);
 });
 
 Deno.test("Nodes declare no node gone because this process was suspended", async () => {
