@@ -24,6 +24,7 @@ import type { HistoryBounds, Publication, PublicationPosition } from "../../pubs
 import type { Msg } from "@nats-io/nats-core";
 import { tagOf } from "../../pubsub/tag.ts";
 import { BrokerError } from "../../errors.ts";
+import { remedyOf } from "./limits.ts";
 
 const PLAIN = /^[A-Za-z0-9_/-]+(?::[A-Za-z0-9_/-]+)*$/;
 const SAFE = /^[A-Za-z0-9_/-]$/;
@@ -313,6 +314,8 @@ export type Ack =
     readonly error: BrokerError;
     /** Error code of JetStream; 0 for any other failure. */
     readonly code: number;
+    /** True if a limit was reached, which lasts until someone acts. The reply has the remedy. */
+    readonly isLimit: boolean;
   };
 
 /** Parses a reply. An unreadable reply counts as a rejection. */
@@ -333,6 +336,10 @@ function parse(message: Msg): Ack {
   if (error !== undefined) {
     const { code, err_code = 0, description = `error ${code}` } = error;
     if (WRONG_SEQUENCE.has(err_code)) return failure("conflict", description, err_code);
+    const remedy = remedyOf(err_code, description);
+    if (remedy !== undefined) {
+      return failure("rejected", `${description}; ${remedy}`, err_code, true);
+    }
     return failure(code === NO_RESPONDERS ? "away" : "rejected", description, err_code);
   }
   if (seq === undefined) return failure("rejected", message.string().slice(0, 100));
@@ -349,7 +356,12 @@ interface AckBody {
   };
 }
 
-function failure(name: "conflict" | "away" | "rejected", text: string, code = 0): Ack {
+function failure(
+  name: "conflict" | "away" | "rejected",
+  text: string,
+  code = 0,
+  isLimit = false,
+): Ack {
   const reply = `JetStream replied ${text}`;
-  return { name, reply, error: new BrokerError(`Cannot append: ${reply}`), code };
+  return { name, reply, error: new BrokerError(`Cannot append: ${reply}`), code, isLimit };
 }

@@ -1,7 +1,6 @@
 /** Topics with a history: their streams, and the subscriptions that follow them. */
 import { BrokerError } from "../../errors.ts";
 import { waitFor } from "../../base/wait.ts";
-import { textOf } from "../../base/error_text.ts";
 import type {
   Appended,
   AppendOptions,
@@ -18,7 +17,8 @@ import { AppendQueue } from "./publish_queue.ts";
 import { TopicSubscription } from "./topic_subscription.ts";
 import { encode, escapeTopic, type NatsNames, subjectPart } from "./format.ts";
 import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
-import { HistoryStream } from "./stream.ts";
+import { replyText } from "./limits.ts";
+import { HistoryStream, StreamRejection } from "./stream.ts";
 import type { NatsSettings } from "./options.ts";
 import { ListenerTable } from "../../pubsub/broker/listeners.ts";
 import type { BrokerOutbox } from "../../pubsub/broker/queue.ts";
@@ -53,9 +53,10 @@ export class NatsHistory implements BrokerHistory {
 
   issues(): string[] {
     return [...this.#streams.values()].flatMap(({ stream }) =>
-      stream.epoch !== undefined || stream.problem === undefined
+      // The broker's lifecycle describes limits.
+      stream.epoch !== undefined || stream.problem === undefined || stream.rejection?.isLimit
         ? []
-        : [`The stream ${stream.names.stream} is not available: ${textOf(stream.problem)}`]
+        : [`The stream ${stream.names.stream} is not available: ${replyText(stream.problem)}`]
     );
   }
 
@@ -129,7 +130,7 @@ export class NatsHistory implements BrokerHistory {
     try {
       await link.reach(signal);
       const what = `the stream ${stream.names.stream}`;
-      await waitFor(link.runtime, stream.whenOpen(), {
+      await waitFor(link.runtime, stream.usable(), {
         what,
         timeoutMs: REQUEST_TIMEOUT_MS,
         signal,
@@ -141,9 +142,14 @@ export class NatsHistory implements BrokerHistory {
       return await readPage({ link, stream, topic, subject, knownHead }, options);
     } catch (cause) {
       signal?.throwIfAborted();
-      if (cause instanceof BrokerError) throw cause;
-      const reason = stream.epoch === undefined ? stream.problem ?? cause : cause;
-      throw new BrokerError(`Cannot read history: ${textOf(reason)}`, { cause: reason });
+      const isForeign = !(cause instanceof BrokerError) || cause instanceof StreamRejection;
+      if (!isForeign) throw cause;
+      const reason = cause instanceof StreamRejection
+        ? cause
+        : stream.epoch === undefined
+        ? stream.problem ?? cause
+        : cause;
+      throw new BrokerError(`Cannot read history: ${replyText(reason)}`, { cause: reason });
     }
   }
 
@@ -160,9 +166,7 @@ export class NatsHistory implements BrokerHistory {
         appends.resume();
         for (const subscription of subscriptions.all()) subscription.reopened();
       },
-      rejected: (cause) => {
-        appends.rejectAll(`there is no stream ${streamNames.stream}: ${textOf(cause)}`, cause);
-      },
+      rejected: (rejection) => appends.rejectAll(rejection.message, rejection),
     });
     const appends = new AppendQueue(link, stream, outbox);
     open = { stream, appends, subscriptions };

@@ -188,7 +188,7 @@ export class AppendQueue {
   add(subject: string, message: Uint8Array, id: string, isKeyed: boolean): Promise<Appended> {
     const result = Promise.withResolvers<Appended>();
     const bytes = message.length;
-    const isTaken = this.#line.push({
+    const entry: PendingAppend = {
       subject,
       message,
       bytes,
@@ -200,8 +200,11 @@ export class AppendQueue {
       sentMs: 0,
       token: "",
       isOvertaken: false,
-    });
-    if (isTaken) this.#turn.gather(bytes);
+    };
+    if (!this.#line.push(entry)) return result.promise;
+    const { rejection } = this.#stream;
+    if (rejection === undefined) this.#turn.gather(bytes);
+    else this.#line.drop(entry, rejection.message, rejection);
     return result.promise;
   }
 
@@ -279,8 +282,13 @@ export class AppendQueue {
     const isNew = ack.name === "stored" && !ack.isDuplicate;
     const isMissing = isNew && this.#overtake(entry);
     this.#forget(entry);
-    if (ack.name === "stored") this.#resolve(entry, ack.seq, ack.isDuplicate && entry.isKeyed);
-    else this.#line.drop(entry, ack.reply);
+    if (ack.name === "stored") {
+      this.#stream.accepted();
+      this.#resolve(entry, ack.seq, ack.isDuplicate && entry.isKeyed);
+    } else {
+      if (ack.isLimit) this.#stream.refused(ack.reply);
+      this.#line.drop(entry, ack.reply);
+    }
     if (isMissing) this.#trouble(new BrokerError("Cannot append: replies of JetStream were lost"));
     this.#pump();
   }
@@ -319,18 +327,26 @@ export class AppendQueue {
     const asked = [...this.#underWay.values()];
     const acks = await Promise.all(asked.map((entry) => this.#probe(entry)));
     if (period.aborted || this.#stream.epoch === undefined) return;
-    const trouble = acks.find((ack) => ack.name === "away" || ack.name === "rejected");
+    const trouble = acks.find((ack) =>
+      ack.name === "away" || ack.name === "rejected" && !ack.isLimit
+    );
     if (trouble !== undefined && trouble.name !== "stored") {
       this.#stream.problem = trouble.error;
       this.#stream.open();
       return;
     }
     const seqs = new Map(asked.map((entry, i) => [entry, storedSeq(acks[i]!)]));
+    const limits = new Map(asked.map((entry, i) => [entry, limitOf(acks[i]!)]));
     const stored = new Set<string>();
     for (const entry of [...this.#underWay.values()].reverse()) {
       this.#forget(entry);
       const seq = seqs.get(entry);
-      if (seq !== undefined) {
+      const full = limits.get(entry);
+      if (full !== undefined) {
+        // A full server does not reply whether it has stored a publication.
+        this.#stream.refused(full);
+        this.#line.drop(entry, full);
+      } else if (seq !== undefined) {
         stored.add(entry.subject);
         this.#resolve(entry, seq, false);
       } else if (entry.isOvertaken || stored.has(entry.subject)) {
@@ -350,7 +366,7 @@ export class AppendQueue {
     } catch (cause) {
       const reply = "NATS is unreachable";
       const error = new BrokerError(`Cannot append: ${reply}`, { cause });
-      return { name: "away", reply, error, code: 0 };
+      return { name: "away", reply, error, code: 0, isLimit: false };
     }
   }
 
@@ -397,6 +413,11 @@ function idHeaders({ id }: PendingAppend): ReturnType<typeof headers> {
   const made = headers();
   made.set(ID_HEADER, id);
   return made;
+}
+
+/** The reason why a full server rejects even a probe. */
+function limitOf(ack: Ack): string | undefined {
+  return ack.name === "rejected" && ack.isLimit ? ack.reply : undefined;
 }
 
 function storedSeq(ack: Ack): number | undefined {

@@ -77,6 +77,9 @@ class FakeStream {
   /** Sequences by id. */
   readonly stored = new Map<string, number>();
   opened = 0;
+  isFull = false;
+  /** Accepted messages, and the reasons for rejected ones. */
+  readonly outcomes: string[] = [];
   #reply: ((error: null, message: Msg) => void) | undefined;
   #seq = 100;
 
@@ -98,6 +101,7 @@ class FakeStream {
       },
     },
     request: (_: string, __: Uint8Array, { headers }: { headers: MsgHdrs }) => {
+      if (this.isFull) return Promise.resolve(message("", FULL));
       const seq = this.stored.get(headers.get("Nats-Msg-Id"));
       return Promise.resolve(message(
         "",
@@ -110,6 +114,8 @@ class FakeStream {
   readonly #history = {
     epoch: { epoch: "e", start: 10 },
     saw: () => {},
+    accepted: () => this.outcomes.push("accepted"),
+    refused: (reason: string) => this.outcomes.push(reason),
     open: () => this.opened++,
   } as unknown as HistoryStream;
   readonly outbox: BrokerOutbox;
@@ -159,6 +165,12 @@ function message(subject: string, body: object): Msg {
     string: () => text,
   } as unknown as Msg;
 }
+
+/** The reply of a full server has the status of a stream without a leader. */
+const FULL = { error: { code: 503, err_code: 10023, description: "insufficient resources" } };
+
+const FULL_REASON = "JetStream replied insufficient resources; raise max_file_store and " +
+  "max_memory_store of the server, add disk space, or delete streams that nothing uses";
 
 const AWAY = { error: { code: 503, description: "no leader" } };
 
@@ -274,13 +286,31 @@ Deno.test("AppendQueue rejects publications that the stream rejects, and continu
   const stream = new FakeStream();
   await stream.resume();
   const [failing, kept] = [stream.add("a", "1"), stream.add("a", "2")];
-  const rejected = assertRejects(() => failing, BrokerError, "insufficient resources");
-  stream.reply(0, {
-    error: { code: 500, err_code: 10023, description: "insufficient resources" },
-  });
+  const rejected = assertRejects(() => failing, BrokerError, `Cannot append: ${FULL_REASON}`);
+  stream.reply(0, FULL);
   stream.reply(1, { stream: "test", seq: 12 });
   await rejected;
   assertEquals([await kept, stream.opened], [12, 0]);
+  assertEquals(stream.outcomes, [FULL_REASON, "accepted"]);
+  stream.close();
+});
+
+Deno.test("AppendQueue rejects in-flight publications if a full server rejects the probes, and continues", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = [stream.add("a", "1"), stream.add("b", "2")];
+  const rejected = Promise.all(
+    adding.map((one) => assertRejects(() => one, BrokerError, FULL_REASON)),
+  );
+  stream.isFull = true;
+  stream.reply(0, AWAY);
+  await stream.resume();
+  await rejected;
+  assertEquals(stream.outcomes, [FULL_REASON, FULL_REASON]);
+  const next = stream.add("a", "3");
+  await Promise.resolve();
+  stream.reply(2, { stream: "test", seq: 12 });
+  assertEquals(await next, 12);
   stream.close();
 });
 

@@ -5,6 +5,7 @@ import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import { ChangeAttempts } from "./contention.ts";
 import { repeatedRead, storageOf } from "./jetstream.ts";
+import { limitText } from "./limits.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
 import { type NatsNames, subjectPart } from "./format.ts";
@@ -30,9 +31,8 @@ interface KvBucket {
   readonly changes: Map<string, WaitingChange[]>;
 }
 
-interface Rows {
+interface Rows extends Pick<KvBucket, "name" | "changes"> {
   readonly bucket: KV;
-  readonly changes: KvBucket["changes"];
 }
 
 interface WaitingChange {
@@ -130,11 +130,12 @@ export class NatsStore implements BrokerStore {
       const bucket = await this.#open(name, ttlMs);
       // The stream that contains the rows.
       await this.#link.followClock(manager, `KV_${name}`);
-      return await act({ bucket, changes });
+      return await act({ name, bucket, changes });
     } catch (cause) {
       if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
-      const text = textOf(cause);
-      throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
+      const limit = limitText(cause);
+      if (limit !== undefined) this.#link.life.refused(name, limit);
+      throw new BrokerError(`Cannot ${what}: ${limit ?? textOf(cause)}`, { cause });
     }
   }
 
@@ -166,31 +167,31 @@ export class NatsStore implements BrokerStore {
    * Changes a row. Changes that wait for an earlier change of the same row are then made together.
    */
   #change<T>(
-    { bucket, changes }: Rows,
+    rows: Rows,
     key: string,
     change: (row: string | undefined) => StoreChange<T>,
   ): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const waiting = { change, resolve: resolve as (result: unknown) => void, reject };
-    const line = changes.get(key);
+    const line = rows.changes.get(key);
     if (line !== undefined) {
       line.push(waiting);
       return promise;
     }
-    changes.set(key, []);
-    void this.#run(bucket, key, changes, [waiting]);
+    rows.changes.set(key, []);
+    void this.#run(rows, key, [waiting]);
     return promise;
   }
 
   async #run(
-    bucket: KV,
+    rows: Rows,
     key: string,
-    changes: Map<string, WaitingChange[]>,
     first: readonly WaitingChange[],
   ): Promise<void> {
+    const { changes } = rows;
     for (let batch = first; batch.length > 0;) {
       try {
-        const results = await this.#write(bucket, key, batch);
+        const results = await this.#write(rows, key, batch);
         batch.forEach(({ resolve }, index) => resolve(results[index]));
       } catch (error) {
         for (const { reject } of batch) reject(error);
@@ -201,7 +202,11 @@ export class NatsStore implements BrokerStore {
     changes.delete(key);
   }
 
-  async #write(bucket: KV, key: string, batch: readonly WaitingChange[]): Promise<unknown[]> {
+  async #write(
+    { name, bucket }: Rows,
+    key: string,
+    batch: readonly WaitingChange[],
+  ): Promise<unknown[]> {
     const attempts = new ChangeAttempts(this.#link);
     while (true) {
       const { row, revision } = await this.#get(bucket, key);
@@ -215,6 +220,7 @@ export class NatsStore implements BrokerStore {
       try {
         if (next === undefined) await bucket.delete(key, { previousSeq: revision });
         else await bucket.put(key, next, { previousSeq: revision });
+        this.#link.life.accepted(name);
         return results;
       } catch (error) {
         if (!(error instanceof JetStreamApiError && WRONG_SEQUENCE.has(error.code))) throw error;

@@ -3,9 +3,11 @@ import { JetStreamApiError, type JetStreamManager, type StreamConfig } from "@na
 import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
 import { OtherVersionError } from "../stored_version.ts";
 import { pause } from "../../base/wait.ts";
+import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { streamConfig } from "./jetstream.ts";
+import { limitText, replyText } from "./limits.ts";
 import type { NatsSettings } from "./options.ts";
 import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
@@ -60,8 +62,25 @@ interface NatsStreamEvents {
    * new epoch.
    */
   opened(): void;
-  /** Called when there is no stream, and waiting does not help. */
-  rejected(error: unknown): void;
+  /** Called when the stream is not available, and waiting does not help. */
+  rejected(rejection: StreamRejection): void;
+}
+
+/**
+ * The reason why a stream is not available until someone acts. The node keeps trying, every few
+ * seconds.
+ */
+export class StreamRejection extends BrokerError {
+  /** True if a limit was reached. */
+  readonly isLimit: boolean;
+
+  constructor(message: string, { cause, isLimit }: {
+    readonly cause?: unknown;
+    readonly isLimit: boolean;
+  }) {
+    super(message, { cause });
+    this.isLimit = isLimit;
+  }
 }
 
 /**
@@ -82,6 +101,7 @@ export class HistoryStream {
   readonly #settings: NatsSettings;
   readonly #events: NatsStreamEvents;
   readonly #maxAgeMs: number;
+  #rejection: StreamRejection | undefined;
   #epoch: Epoch | undefined;
   /** The newest record that was received; meaningless for another stream of the same name. */
   #found: { readonly record: Found; readonly created: string | undefined } | undefined;
@@ -112,6 +132,33 @@ export class HistoryStream {
 
   get epoch(): Epoch | undefined {
     return this.#epoch;
+  }
+
+  /** Set while the stream is not available, and waiting does not help. */
+  get rejection(): StreamRejection | undefined {
+    return this.#rejection;
+  }
+
+  /** Called when the stream stored a message. */
+  accepted(): void {
+    this.#link.life.accepted(this.names.stream);
+  }
+
+  /** Called when the stream rejected a message because of a limit. */
+  refused(reason: string): void {
+    this.#link.life.refused(this.names.stream, reason);
+  }
+
+  /**
+   * Resolves once the epoch is known, or the stream has closed.
+   *
+   * @throws {StreamRejection} If the stream is not available, and waiting does not help.
+   */
+  async usable(): Promise<void> {
+    while (this.#epoch === undefined && !this.#isClosed) {
+      if (this.#rejection !== undefined) throw this.#rejection;
+      await this.#changes.changed();
+    }
   }
 
   /** Resolves once the epoch is known, or to false once the stream has closed. */
@@ -145,6 +192,7 @@ export class HistoryStream {
   shut(): void {
     this.#epoch = undefined;
     this.#opening = undefined;
+    this.#rejection = undefined;
   }
 
   /** Stops using the stream, and ends its subscription. */
@@ -178,16 +226,28 @@ export class HistoryStream {
         return;
       } catch (error) {
         this.problem = error;
-        if (this.#isRejection(error)) this.#events.rejected(error);
+        if (this.#isRejection(error)) this.#reject(error);
         if (error instanceof TimeoutError) timeoutMs = Math.min(REQUEST_TIMEOUT_MS, timeoutMs * 2);
         await pause(this.#link.runtime, retryMs * (1 + this.#link.runtime.random()), period);
       }
     }
   }
 
+  #reject(error: unknown): void {
+    const { stream } = this.names;
+    const limit = limitText(error);
+    if (limit !== undefined) this.refused(limit);
+    const text = `the stream ${stream} is not available: ${replyText(error)}`;
+    const isLimit = limit !== undefined || error instanceof StreamRejection && error.isLimit;
+    this.#rejection = new StreamRejection(text, { cause: error, isLimit });
+    this.#changes.notify();
+    this.#events.rejected(this.#rejection);
+  }
+
   /** True for errors that need an administrator, false for temporary ones. */
   #isRejection(error: unknown): boolean {
-    if (error instanceof OtherVersionError) return true;
+    if (error instanceof OtherVersionError || error instanceof StreamRejection) return true;
+    if (limitText(error) !== undefined) return true;
     // In a cluster, other servers may have JetStream.
     const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
     if (isMissing) return !this.#link.connection?.info?.jetstream;
@@ -206,7 +266,7 @@ export class HistoryStream {
   }
 
   #adopt(epoch: Epoch): void {
-    this.problem = undefined;
+    this.problem = this.#rejection = undefined;
     this.#repeatAtMs = this.#link.runtime.monotonic() + this.#maxAgeMs / 2;
     this.#epoch = epoch;
     this.#changes.notify();
@@ -299,9 +359,14 @@ export class HistoryStream {
     const subject = `${this.names.log}.${EPOCH_TOKEN}`;
     const options = { headers: expected, timeoutMs };
     const ack = parseAck(await this.#link.request(subject, JSON.stringify(record), options));
-    if (ack.name === "stored") return ack.seq;
+    if (ack.name === "stored") {
+      this.accepted();
+      return ack.seq;
+    }
     if (ack.name === "conflict") return undefined;
-    throw ack.error;
+    if (ack.name === "away") throw ack.error;
+    if (ack.isLimit) this.refused(ack.reply);
+    throw new StreamRejection(ack.reply, ack);
   }
 
   /**

@@ -4,6 +4,7 @@ import type { JetStreamManager } from "@nats-io/jetstream";
 import { headers, type MsgHdrs } from "@nats-io/nats-core";
 import { BrokerError } from "../../../errors.ts";
 import { textOf } from "../../../base/error_text.ts";
+import { limitText, replyText } from "../limits.ts";
 import {
   type LogKind,
   logKind,
@@ -272,9 +273,16 @@ export class LogStreams {
   ): Promise<number | undefined> {
     return await this.#ask(what, async () => {
       const ack = parseAck(await this.#link.request(subject, message, { headers }));
-      if (ack.name === "stored") return ack.isDuplicate ? undefined : ack.seq;
+      const { life } = this.#link;
+      const { stream, due, dueStream } = this.names;
+      const target = subject.startsWith(`${due}.`) ? dueStream : stream;
+      if (ack.name === "stored") {
+        life.accepted(target);
+        return ack.isDuplicate ? undefined : ack.seq;
+      }
       if (ack.name === "conflict" || ack.code === ID_UNDER_WAY) return undefined;
-      throw ack.error;
+      if (ack.isLimit) life.refused(target, ack.reply);
+      throw new BrokerError(`Cannot ${what}: ${ack.reply}`);
     });
   }
 
@@ -300,8 +308,10 @@ export class LogStreams {
       // The streams may be gone, so the next call creates them again.
       this.#link.reopen(stream, opened);
       signal?.throwIfAborted();
+      const limit = limitText(cause);
+      if (limit !== undefined) this.#link.life.refused(stream, limit);
       if (cause instanceof BrokerError) throw cause;
-      const text = period?.aborted ? "the connection was lost before the reply" : textOf(cause);
+      const text = period?.aborted ? "the connection was lost before the reply" : replyText(cause);
       throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
     }
   }

@@ -1,6 +1,5 @@
 /** Logs of durable streams in JetStream. */
 import { abortable } from "@std/async/abortable";
-import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { DamageError } from "../../../pubsub/broker/damage.ts";
 import { BrokerError } from "../../../errors.ts";
@@ -32,6 +31,8 @@ import {
 } from "../../../streams/logs/rules.ts";
 import { type NatsNames, subjectPart } from "../format.ts";
 import type { NatsClock } from "../clock.ts";
+import { textOf } from "../../../base/error_text.ts";
+import { limitText } from "../limits.ts";
 import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { DueIndex } from "./due_index.ts";
@@ -120,7 +121,9 @@ export class NatsLogs implements LogStore {
 
   issues(): string[] {
     const { problem } = this.#streams;
-    return problem === undefined ? [] : [`Logs are not available: ${textOf(problem)}`];
+    // The broker's lifecycle describes limits.
+    if (problem === undefined || limitText(problem) !== undefined) return [];
+    return [`Logs are not available: ${textOf(problem)}`];
   }
 
   /** Resolves once no change is in flight. */
