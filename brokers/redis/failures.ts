@@ -41,6 +41,29 @@ export function failureOf(error: unknown): CommandFailure {
   return PASSING.has(error.message.split(" ", 1)[0]!) ? "later" : "rejected";
 }
 
+/** First words of errors for a Redis that accepts no writes until someone acts, with the remedies. */
+const REMEDIES: ReadonlyMap<string, string> = new Map([
+  ["MISCONF", "add disk space, or make the folder of Redis writable"],
+  ["NOREPLICAS", "start more replicas, or lower min-replicas-to-write"],
+  ["OOM", "raise maxmemory, or delete keys that nothing uses"],
+  ["READONLY", "connect to the primary, or promote this replica"],
+]);
+
+/**
+ * Describes an error of a Redis that accepts no writes until someone acts.
+ *
+ * @param error The error of a command.
+ * @returns The error with the remedy; `undefined` for any other error.
+ */
+export function refusalOf(error: unknown): string | undefined {
+  const reason = reasonOf(error);
+  if (!(reason instanceof Error) || reason.name !== "ReplyError") return undefined;
+  const remedy = REMEDIES.get(reason.message.split(" ", 1)[0]!);
+  // The script that failed is of no use to an administrator.
+  const text = reason.message.replace(/\. script: .*$|\.$/s, "");
+  return remedy && `${text}; ${remedy}`;
+}
+
 /**
  * Unwraps the client library's error for all nodes together, which contains the reason for one of
  * them.

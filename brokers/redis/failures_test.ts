@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { failureOf } from "./failures.ts";
+import { failureOf, refusalOf } from "./failures.ts";
 
 const replyError = (message: string) => Object.assign(new Error(message), { name: "ReplyError" });
 
@@ -29,4 +29,18 @@ Deno.test("failureOf() does not retry commands that Redis rejects", () => {
 Deno.test("failureOf() reports an unknown outcome after a lost connection", () => {
   assertEquals(failureOf(new Error("Connection is closed.")), "unknown");
   assertEquals(failureOf("odd"), "unknown");
+});
+
+Deno.test("refusalOf() names the remedy if Redis accepts no writes, also for an error of all nodes", () => {
+  const full = replyError("OOM command not allowed when used memory > 'maxmemory'.");
+  const text =
+    "OOM command not allowed when used memory > 'maxmemory'; raise maxmemory, or delete " +
+    "keys that nothing uses";
+  assertEquals(refusalOf(full), text);
+  const inScript = replyError(`${full.message} script: 1040ab, on @user_script:95`);
+  assertEquals(refusalOf(inScript), text);
+  assertEquals(refusalOf(Object.assign(new Error("all nodes"), { lastNodeError: full })), text);
+  for (const error of [replyError("LOADING wait"), new Error("OOM"), "OOM", undefined]) {
+    assertEquals(refusalOf(error), undefined);
+  }
 });

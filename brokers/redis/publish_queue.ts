@@ -2,7 +2,7 @@
 import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { failureOf } from "./failures.ts";
+import { failureOf, refusalOf } from "./failures.ts";
 import {
   BrokerLine,
   BrokerOutbox,
@@ -59,6 +59,8 @@ interface PublishQueueOptions extends WaitingLimits {
   readonly sender: BatchSender;
   /** Time after which a publication is dropped, in milliseconds. */
   readonly giveUpMs: number;
+  /** Called when Redis has accepted publications on a topic with a history. */
+  readonly onAppended: () => void;
   /**
    * Called with each temporary error, and with `undefined` when Redis has accepted a batch or no
    * publication is waiting.
@@ -112,6 +114,8 @@ export class RedisPublishQueue {
   /** Lines to send at the end of the turn. */
   readonly #due = new Set<TopicLine>();
   #retry: Timer | undefined;
+  /** The reason why Redis did not accept the last batch. */
+  #trouble: unknown;
 
   /** @param options See {@linkcode PublishQueueOptions}. */
   constructor(options: PublishQueueOptions) {
@@ -225,7 +229,7 @@ export class RedisPublishQueue {
 
   /** Sends a batch. Resolves to false if it has to be sent again. */
   async #try(line: TopicLine, batch: readonly OutgoingFrame[]): Promise<boolean> {
-    const { sender, onTrouble } = this.#options;
+    const { sender, onAppended, onTrouble } = this.#options;
     const isKept = line.siblings === this.#kept;
     try {
       if (isKept) {
@@ -233,14 +237,17 @@ export class RedisPublishQueue {
         batch.forEach((item, i) => {
           if (line.settle(item)) item.kept?.appended.resolve(replies[i]!);
         });
+        onAppended();
       } else {
         await sender.publish(line.topic, batch);
         for (const item of batch) line.settle(item);
       }
+      this.#trouble = undefined;
       onTrouble(undefined);
       return true;
     } catch (error) {
       const failure = failureOf(error);
+      this.#trouble = error;
       onTrouble(failure === "rejected" ? undefined : error);
       // Sending a plain publication again would duplicate it if Redis had accepted it; keys prevent
       // this for the others.
@@ -250,9 +257,15 @@ export class RedisPublishQueue {
     }
   }
 
-  readonly #onDropped = (item: OutgoingFrame, why: string, cause?: unknown): void => {
+  readonly #onDropped = (
+    item: OutgoingFrame,
+    why: string,
+    cause: unknown = this.#trouble,
+  ): void => {
     const { line, kept, onOver } = item;
-    kept?.appended.reject(new BrokerError(`Cannot append: ${why}`, { cause }));
+    const refusal = refusalOf(cause);
+    const text = refusal === undefined ? why : `${why}: ${refusal}`;
+    kept?.appended.reject(new BrokerError(`Cannot append: ${text}`, { cause }));
     if (this.waiting === 0) this.#options.onTrouble(undefined);
     // The end of the batch calls back for its own publications.
     const sent = line.batch.at(-1);

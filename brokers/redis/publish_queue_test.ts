@@ -53,6 +53,7 @@ function open(limits: Partial<typeof LIMITS> = {}) {
     sender,
     ...LIMITS,
     ...limits,
+    onAppended: () => {},
     onTrouble: (error) => troubles.push(error),
   });
   let number = 0;

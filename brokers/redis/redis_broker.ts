@@ -36,7 +36,7 @@ import {
   openClient,
   WriteBatch,
 } from "./connections.ts";
-import { reasonOf, type Run } from "./failures.ts";
+import { reasonOf, refusalOf, type Run } from "./failures.ts";
 import { checkName, decodePlain, decodeRetained, encodeFrame, RedisNames } from "./format.ts";
 import {
   checkSource,
@@ -201,7 +201,7 @@ export class RedisBroker implements LogBroker {
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
     };
-    this.#life = new BrokerLife(runtime, { broker: "Redis" });
+    this.#life = new BrokerLife(runtime, { broker: "Redis", waits: true });
     this.status = this.#life.status;
     this.#client = client;
     this.#nodeErrors = new NodeErrors(client);
@@ -371,6 +371,7 @@ export class RedisBroker implements LogBroker {
     return new RedisPublishQueue({
       ...this.#settings,
       sender,
+      onAppended: () => this.#life.accepted("publications"),
       // While the connection is lost, its own error is reported.
       onTrouble: (error) => {
         const trouble = isReady() ? error : undefined;
@@ -389,9 +390,13 @@ export class RedisBroker implements LogBroker {
     if (this.status.isEnded) return;
     if (error !== undefined) life.lastError = reasonOf(error);
     const { mismatch } = this.#mark;
+    const refusal = refusalOf(this.#trouble);
     if (mismatch !== undefined) life.mismatched(mismatch, { cannotStart: !life.wasConnected });
     else if (this.#isReady && this.#subscribers.isUp && this.#trouble === undefined) {
-      life.connected();
+      // Only an accepted write shows that Redis accepts writes again.
+      if (!life.isRefusing) life.connected();
+    } else if (this.#isReady && this.#subscribers.isUp && refusal !== undefined) {
+      life.refused("publications", refusal);
     } else if (this.status.current.name !== "connecting" || error) {
       life.interrupted(life.lastError ?? this.#trouble);
     }
@@ -479,10 +484,14 @@ export class RedisBroker implements LogBroker {
     if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is unreachable`);
     this.#writes.begin();
     try {
-      return await command();
+      const result = await command();
+      this.#life.accepted(what);
+      return result;
     } catch (cause) {
+      const refusal = refusalOf(cause);
+      if (refusal !== undefined) this.#life.refused(what, refusal);
       const kind = cause instanceof DamageError ? DamageError : BrokerError;
-      throw new kind(`Cannot ${what}: ${textOf(reasonOf(cause))}`, { cause });
+      throw new kind(`Cannot ${what}: ${refusal ?? textOf(reasonOf(cause))}`, { cause });
     }
   }
 }

@@ -484,13 +484,9 @@ function isDamage(error: unknown): boolean {
   return error instanceof Error && DAMAGED.test(error.message);
 }
 
-/** Explains why a write to a log failed on a Redis without memory, or on a damaged log. */
+/** Explains why a write to a damaged log failed. */
 function explainLog(cause: unknown): never {
-  if (!(cause instanceof Error)) throw cause;
-  if (cause.message.startsWith("OOM")) {
-    throw new Error("Redis is full, as maxmemory is reached", { cause });
-  }
-  if (!isDamage(cause)) throw cause;
+  if (!(cause instanceof Error) || !isDamage(cause)) throw cause;
   const [, lost] = cause.message.split(EVICTED);
   throw new DamageError(
     lost === undefined
