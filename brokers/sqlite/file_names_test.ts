@@ -1,6 +1,9 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError } from "../../errors.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
+import { LOGS_PART } from "../../streams/logs/logs_of.ts";
 import { serve } from "../../server.ts";
 import { FileNames } from "./file_names.ts";
 import { SqliteBroker } from "./mod.ts";
@@ -26,7 +29,7 @@ async function payloadsIn(broker: SqliteBroker): Promise<unknown[]> {
 }
 
 /** Passes checks until the broker's problems contain a text, or until there are none. */
-async function untilIssue(time: FakeTime, broker: SqliteBroker, text: string | undefined) {
+async function untilIssue(time: FakeTime, broker: Broker, text: string | undefined) {
   const isReached = () =>
     text === undefined
       ? broker.issues().length === 0
@@ -223,6 +226,32 @@ withBroker(
     await untilIssue(time, broker, "data/chat.db-wal was deleted");
   },
   { link: true },
+);
+
+withBroker(
+  "PortBroker of every worker rejects writes if the main thread's file is lost, and continues",
+  async ({ time, folder, broker }) => {
+    const workers = connectTo(broker, 2, [LOGS_PART]);
+    const write = (worker: Broker) =>
+      worker.history!.append({ topic: "news", payload: "x" }, { bounds: BOUNDS });
+    try {
+      await Deno.rename(`${folder}/data/chat.db`, `${folder}/old.db`);
+      await untilIssue(time, broker, LOST);
+      for (const worker of workers) {
+        await assertRejects(() => write(worker), BrokerError, LOST);
+        await untilIssue(time, worker, "has rejected writes for");
+        assertStringIncludes(worker.issues()[0]!, LOST);
+      }
+      await Deno.rename(`${folder}/old.db`, `${folder}/data/chat.db`);
+      await untilIssue(time, broker, undefined);
+      for (const worker of workers) {
+        await write(worker);
+        assertEquals(worker.status.current.name, "connected");
+      }
+    } finally {
+      for (const worker of workers) await worker.close();
+    }
+  },
 );
 
 withBroker(
