@@ -925,8 +925,7 @@ export class Client<C extends Contract = Contract>
       void this.#stop.signal.aborted;
     } catch (cause) {
       throw new UnsupportedError(
-        `Cannot ${call}: the client belongs to another request; ` +
-          "connect in each one, or in a Durable Object",
+        `Cannot ${call}: the client belongs to another request; connect in each one, or in a Durable Object`,
         { cause },
       );
     }

@@ -132,3 +132,34 @@ for (const peer of builtPeers(await buildWorkers())) {
     });
   }
 }
+
+/** Writes the Worker of the recipe to a file, with the client of this repository. */
+async function recipeWorker(): Promise<string> {
+  const page = new URL("../../docs/recipes/cloudflare-workers.md", import.meta.url);
+  const [, code] = (await Deno.readTextFile(page)).match(
+    /```ts ignore file=src.index.ts\n(.*?)```/s,
+  )!;
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  const client = new URL("../../client.ts", import.meta.url).href;
+  await Deno.writeTextFile(file, code!.replace('"@skein/client"', JSON.stringify(client)));
+  return file;
+}
+
+for (const peer of builtPeers(await buildWorkers())) {
+  Deno.test(`${peer.name} runs the Worker and the Durable Object of the recipe`, async () => {
+    const source = await recipeWorker();
+    const file = await bundle(source);
+    await using server = serveWorkers();
+    await server.topics.append("news", "old");
+    await using worker = await Worker.start(peer, { file, server, date: DATES.at(-1)! });
+    assertEquals(await worker.get("/sum"), 6);
+    await until(() => server.manager.count === 0);
+    await until(async () => JSON.stringify(await worker.get("/news")) === '["old"]');
+    await server.publish("news", "new");
+    await until(async () => JSON.stringify(await worker.get("/news")) === '["old","new"]');
+    // The object keeps its client through all of these requests.
+    assertEquals(server.manager.count, 1);
+    await Deno.remove(file);
+    await Deno.remove(source);
+  });
+}

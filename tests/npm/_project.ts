@@ -17,6 +17,7 @@ export const PACKAGES = {
   "@types/react-18": ["@types/react@18.3.31"],
   "@types/react-19": ["@types/react@19.3.0"],
   "esbuild": ["esbuild@0.28.2"],
+  "jest": ["jest@30.5.2", "@babel/core@7.29.13", "@babel/preset-env@7.29.14"],
   "publint": ["publint@0.3.25"],
   "react-18": ["react@18.3.1", "react-dom@18.3.1"],
   "react-19": ["react@19.3.1", "react-dom@19.3.1"],

@@ -62,6 +62,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "heartbeat ping interval": ["guide/limits", "reference/serve-options", "guide/sessions"],
   "compression": ["deploy/websocket-engines", "faq"],
   "self signed certificate": ["deploy/webtransport", "deploy/nginx"],
+  "durable objects": ["recipes/cloudflare-workers"],
   "mobile background": ["guide/client", "recipes/react-native"],
   "test handler": ["guide/testing"],
   "horizontal scaling": ["deploy/many-nodes", "concepts/nodes"],
