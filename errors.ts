@@ -318,13 +318,13 @@ export class BrokerError extends SkeinError {
 export type LimitLevel = "server" | "address" | "user" | "session";
 
 /**
- * Thrown when a limit is reached. The limits are on the sessions per server, user or address, and
- * on the connection rate.
+ * Thrown when a limit is reached, for example on the sessions per server, user or address, on the
+ * connection rate, or on the keys that a topic remembers.
  */
 export class LimitError extends SkeinError {
   /** @ignore */
   static override readonly skeinError = "limit";
-  /** The option that sets the limit. */
+  /** The option that sets the limit; `keys` for the keys that a topic remembers. */
   declare readonly limit: string;
   /** The time until there is room again, in milliseconds, if known. */
   declare readonly retryAfterMs: number | undefined;

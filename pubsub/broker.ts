@@ -92,16 +92,32 @@ export interface HistoryBounds {
   readonly bytes: number;
 }
 
-/** Producer and number of a publication, so that a repeated publication is stored once. */
-export interface PublicationKey {
-  /** Name of the producer. Its numbers grow on each topic. */
+/**
+ * A key by which a broker recognizes a repeated publication, so that it is stored once. A key
+ * belongs to one topic. Keys and numbers have no order: one that was not stored before is stored,
+ * even if it is lower than others.
+ *
+ * - **A text** of 1 to 128 bytes without zero characters, such as `order-7`: each one is remembered
+ *   for two minutes or longer after it was stored.
+ * - **A producer and a number,** for a producer that repeats only what it has just published: of
+ *   each producer, the last 64 numbers that were stored on the topic are remembered, for the same
+ *   time.
+ */
+export type PublicationKey = string | {
+  /** Name of the producer: 1 to 128 bytes. */
   readonly producer: string;
-  /**
-   * An integer of 0 or more. A number that is not above the producer's last number on the topic
-   * marks a repetition.
-   */
+  /** An integer of 0 or more. */
   readonly number: number;
-}
+};
+
+/** Minimum time for which a broker remembers a key, in milliseconds. */
+export const KEY_WINDOW_MS = 120_000;
+
+/** Maximum size of a key, or of a producer's name, in bytes. */
+export const MAX_KEY_BYTES = 128;
+
+/** Number of a producer's publications on a topic whose numbers are remembered: the last ones. */
+export const PRODUCER_NUMBERS = 64;
 
 /** Options for {@linkcode Broker.subscribe}. */
 export interface BrokerSubscribeOptions {
@@ -228,16 +244,24 @@ export interface BrokerHistory {
    */
   readonly remembersMs?: number | undefined;
   /**
+   * Maximum number of texts that a topic remembers as keys. If left out, there is no limit. A broker
+   * whose store counts no keys may apply the limit to each node's own appends.
+   */
+  readonly maxKeys?: number | undefined;
+  /**
    * Publishes on a topic with a history.
    *
    * @param publication The publication. MUST NOT be changed afterwards.
    * @param options Bounds of the history, which must be the same on every node, and the key by
-   * which the broker recognizes a repetition for at least two minutes.
+   * which the broker recognizes a repetition. It MUST remember a key for as long as
+   * {@linkcode PublicationKey} says, also if the history has already dropped the publication, and
+   * whichever node appends. It MUST reject a further text rather than forget one early.
    * @returns Resolves when the broker has stored the publication. The result has no position if the
    * publication was a repetition, or if the broker became unreachable before the epoch was known
    * again.
    * @throws {BrokerError} If the publication was dropped because too many were waiting, the broker
    * was unreachable for too long, or the broker was closed.
+   * @throws {LimitError} If the topic already remembers `maxKeys` texts.
    * @throws {RangeError} If the broker does not support the topic or the producer.
    */
   append(

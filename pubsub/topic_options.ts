@@ -1,6 +1,8 @@
 /** Options of topics, and their kinds. */
+import { describe } from "../base/error_text.ts";
 import {
   BROKER,
+  checkKinds,
   COUNT,
   integer,
   POSITIVE,
@@ -8,14 +10,15 @@ import {
   RUNTIME,
   TTL,
 } from "../base/options/option_checks.ts";
-import type { OptionKinds } from "../base/options/options.ts";
+import type { OptionKinds, OptionPlace } from "../base/options/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { HISTORY } from "../session/settings/call_checks.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import type { HistoryOptions, SubscribeReply } from "../session/wire/recovery.ts";
-import type { Broker, HistoryBounds, PublicationKey } from "./broker.ts";
+import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
+import { type Broker, type HistoryBounds, MAX_KEY_BYTES, type PublicationKey } from "./broker.ts";
 
 /** Options for `Topics`. */
 export interface TopicsOptions {
@@ -119,7 +122,14 @@ export interface PublishOptions {
 
 /** Options for `Topics.append`. */
 export interface AppendPublicationOptions extends PublishOptions {
-  /** Key by which the broker recognizes a repeated publication. */
+  /**
+   * Key by which all nodes recognize a repeated publication for at least two minutes, such as
+   * `order-7`: 1 to 128 bytes, of one topic. The order of keys doesn't matter.
+   *
+   * A topic remembers at most 100,000 keys; beyond that, an append with another key is rejected
+   * until the oldest is two minutes old. A producer that repeats only its last 64 publications can
+   * use `{ producer, number }` instead, which needs no room for each key.
+   */
   readonly key?: PublicationKey | undefined;
   /**
    * The client that publishes; left out for the application. If a broker has to forget topics, it
@@ -160,10 +170,40 @@ export const PUBLISH: OptionKinds<PublishOptions> = { except: "object", from: "s
 
 export const APPEND: OptionKinds<AppendPublicationOptions> = {
   ...PUBLISH,
-  key: "object",
+  key: checkKey,
   publisher: "string",
   signal: "AbortSignal",
 };
+
+/** Checks a key of a publication. */
+function checkKey(key: unknown, place: OptionPlace): void {
+  const { verb, path } = place;
+  if (typeof key === "string") return checkText(key, place);
+  if (typeof key !== "object" || key === null || Array.isArray(key)) {
+    throw new TypeError(
+      `Cannot ${verb}: ${path} must be a text or { producer, number }, received ${describe(key)}`,
+    );
+  }
+  checkKinds(key, NUMBERED_KEY, place);
+  const { producer, number } = key as Partial<Exclude<PublicationKey, string>>;
+  if (producer === undefined || number === undefined) {
+    throw new TypeError(
+      `Cannot ${verb}: ${path} must have producer and number, received ${describe(key)}`,
+    );
+  }
+}
+
+const NUMBERED_KEY = { producer: checkText, number: COUNT };
+
+/** Checks a text that brokers store as a part of a key. */
+function checkText(text: unknown, { verb, path }: OptionPlace): void {
+  const isText = typeof text === "string" && text.isWellFormed() && !text.includes("\0");
+  if (isText && text !== "" && !exceedsBytes(text, MAX_KEY_BYTES)) return;
+  const rule = `must be a well-formed text of 1 to ${MAX_KEY_BYTES} bytes without zero characters`;
+  const received = isText ? `${utf8Length(text)} bytes` : describe(text);
+  const type = isText ? RangeError : TypeError;
+  throw new type(`Cannot ${verb}: ${path} ${rule}, received ${received}`);
+}
 
 export const READ: OptionKinds<{ readonly after?: number; readonly signal?: AbortSignal }> = {
   after: COUNT,

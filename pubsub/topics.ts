@@ -556,7 +556,7 @@ export class Topics implements AsyncDisposable {
    * import { assertEquals } from "@std/assert";
    *
    * await using topics = new Topics({ history: { orders: {} } });
-   * const key = { producer: "till-1", number: 7 };
+   * const key = "order-7";
    * const first = await topics.append("orders", { tea: 1 }, { key });
    * const again = await topics.append("orders", { tea: 1 }, { key });
    * assertEquals([first.position?.offset, again.position], [1, undefined]);
@@ -565,12 +565,17 @@ export class Topics implements AsyncDisposable {
    * @param topic The topic.
    * @param data See {@linkcode Topics.publish}.
    * @param options See {@linkcode AppendPublicationOptions}.
-   * @returns The position of the publication. A repetition has no position.
+   * @returns The position of the publication. A repetition has no position. A first append may have
+   * none, too, if the broker's first reply was lost: with a key, no position only means that the
+   * publication is stored.
    * @throws {BrokerError} If the publication was dropped because the broker was unreachable for too
-   * long or too many were waiting.
+   * long or too many were waiting. It may have been stored nevertheless; with the same key, you can
+   * append it again.
+   * @throws {LimitError} If the topic remembers too many keys; `retryAfterMs` says when it forgets
+   * the oldest.
    * @throws {UnsupportedError} If the topic has no history.
-   * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
-   * @throws {RangeError} If the message is too large, or the topic too long.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic or the key is not valid.
+   * @throws {RangeError} If the message is too large, or the topic or the key too long.
    */
   async append(
     topic: string,

@@ -1,4 +1,10 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
 import { decodeBinary } from "../session/wire/encode.ts";
@@ -412,6 +418,50 @@ Deno.test("Topics.publish() throws on a closed broker, with and without a histor
     assertThrows(() => topics.publish(topic, 1), UnsupportedError, "Cannot publish: the broker");
   }
   await assertRejects(() => topics.append("t", 1), BrokerError, "the broker is closed");
+});
+
+Deno.test("Topics.append() stores keys and numbers in any order, and each of them once", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  const numbered = (number: number) => ({ producer: "till-1", number });
+  const keys = ["2", "1", "3", numbered(2), numbered(1), numbered(3), "é".repeat(64), "till-1:1"];
+  for (const [i, key] of keys.entries()) {
+    assertEquals((await topics.append("t", i, { key })).position?.offset, i + 1);
+  }
+  for (const key of keys) assertEquals(await topics.append("t", -1, { key }), {});
+});
+
+Deno.test("Topics.append() rejects a key of a wrong shape, and appends nothing", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  const ofShape = "key must be a text or { producer, number }, received";
+  const ofText = "must be a well-formed text of 1 to 128 bytes without zero characters, received";
+  const wrong: [key: unknown, type: typeof TypeError | typeof RangeError, text: string][] = [
+    [7, TypeError, `${ofShape} 7`],
+    [null, TypeError, `${ofShape} null`],
+    [["order-7"], TypeError, `${ofShape} an array`],
+    ["", RangeError, `key ${ofText} 0 bytes`],
+    ["é".repeat(65), RangeError, `key ${ofText} 130 bytes`],
+    ["a\0b", TypeError, `key ${ofText} a string`],
+    ["\ud800", TypeError, `key ${ofText} a string`],
+    [{}, TypeError, "key must have producer and number, received Object"],
+    [{ producer: "p" }, TypeError, "key must have producer and number"],
+    [{ number: 1 }, TypeError, "key must have producer and number"],
+    [{ producer: "", number: 1 }, RangeError, `key.producer ${ofText} 0 bytes`],
+    [{ producer: 1, number: 1 }, TypeError, `key.producer ${ofText} 1`],
+    [{ producer: "p", number: -1 }, RangeError, "key.number must be"],
+    [{ producer: "p", number: 1.5 }, RangeError, "key.number must be"],
+    [{ producer: "p", number: "1" }, TypeError, "key.number must be"],
+    [
+      { producer: "p", number: 1, epoch: 2 },
+      TypeError,
+      'key must have known keys, received "epoch"',
+    ],
+  ];
+  for (const [key, type, text] of wrong) {
+    const options = { key } as { key: string };
+    const error = await assertRejects(() => topics.append("t", 1, options), type);
+    assertStringIncludes(error.message, `Cannot append: ${text}`);
+  }
+  assertEquals((await topics.append("t", 1, { key: "a" })).position?.offset, 1);
 });
 
 Deno.test("Topics.append() resolves with the position, stores a repetition once, and stops waiting by signal", async () => {

@@ -190,6 +190,7 @@ const KEPT: Readonly<Record<string, string>> = {
   "pubsub/memory/broker.ts MemoryStore": "numbers of messages and requests, for their window",
   "pubsub/memory/history.ts MemoryHistories": "topics with a history",
   "pubsub/memory/history.ts TopicHistory": "topics with a history",
+  "pubsub/memory/keys.ts RememberedKeys": "keys of appends, which the next append forgets in time",
   "pubsub/nodes/directory_scope.ts OpenScope": "the newest 32 changes",
   "pubsub/presence/presence.ts Presence": "when users were last seen",
   "session/wire/topic_pattern.ts ContractRouter": "the newest 1,024 topics",

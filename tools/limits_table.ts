@@ -40,7 +40,9 @@ import { MAX_MADE } from "../pubsub/history/publishers.ts";
 import { MAX_TAILS_BYTES } from "../pubsub/history/tail_cache.ts";
 import { SHARE_PART } from "../streams/logs/log_shares.ts";
 import { MAX_ENTRIES as MAX_STORED, MemoryBroker } from "../pubsub/memory/broker.ts";
-import { MAX_TOPICS } from "../pubsub/memory/history.ts";
+import { PRODUCER_NUMBERS } from "../pubsub/broker.ts";
+import { MAX_TOPIC_KEYS } from "../pubsub/broker/keys.ts";
+import { MAX_PRODUCERS, MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
@@ -701,6 +703,18 @@ function serverBounds(): Bound[] {
       name: "these numbers in a `MemoryBroker`; of a client, before its own give way",
       max: `${count(MAX_STORED)}; ${count(MAX_MADE)} an hour`,
       full: "one is forgotten, the oldest of the client with the most first",
+    },
+    {
+      table: "topics",
+      name: "keys of `append` that a topic remembers, for two minutes; on NATS, of each node",
+      max: count(MAX_TOPIC_KEYS),
+      full: "`append` with another key rejects with a `LimitError`",
+    },
+    {
+      table: "topics",
+      name: "numbers of a client's publications that a topic remembers; clients, in memory",
+      max: `${count(PRODUCER_NUMBERS)}; ${count(MAX_PRODUCERS)}`,
+      full: "an older number, or the client that was quiet for longest, is forgotten",
     },
     {
       table: "topics",

@@ -304,6 +304,12 @@ const NO_RESPONDERS = 503;
 /** Error codes of JetStream for an unexpected last sequence. */
 const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10070, 10071, 10164]);
 
+/**
+ * Error code of a message whose id a cluster is storing at the moment. Only the reply to a later
+ * attempt tells whether it was stored.
+ */
+const IN_PROCESS = 10158;
+
 /** A reply; branch on `name`. */
 export type Ack =
   | { readonly name: "stored"; readonly seq: number; readonly isDuplicate: boolean }
@@ -340,7 +346,8 @@ function parse(message: Msg): Ack {
     if (remedy !== undefined) {
       return failure("rejected", `${description}; ${remedy}`, err_code, true);
     }
-    return failure(code === NO_RESPONDERS ? "away" : "rejected", description, err_code);
+    const isAway = code === NO_RESPONDERS || err_code === IN_PROCESS;
+    return failure(isAway ? "away" : "rejected", description, err_code);
   }
   if (seq === undefined) return failure("rejected", message.string().slice(0, 100));
   return { name: "stored", seq, isDuplicate: duplicate };

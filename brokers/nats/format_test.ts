@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Buffer } from "node:buffer";
-import { decode, encode, escapeTopic, NatsNames } from "./format.ts";
+import type { Msg } from "@nats-io/nats-core";
+import { decode, encode, escapeTopic, NatsNames, parseAck } from "./format.ts";
 
 const TEXTS = ["", " ", "t", "T1:a", '{"topic":"a"}', "é€😀\0\n", "\ufeffmark"];
 const BYTES = [new Uint8Array(), Uint8Array.of(0x74), Uint8Array.of(0xff, 0xfe, 0x3a)];
@@ -151,4 +152,12 @@ Deno.test("Names separates topics with and without history, and different bounds
     live: "app.live.10_2000_300",
   });
   assertEquals([names.bucket, names.longBucket], ["app_store", "app_store_long"]);
+});
+
+Deno.test("parseAck() takes an id that the cluster is storing for a temporary failure", () => {
+  const ackOf = (err_code: number) => {
+    const error = { code: 409, err_code, description: "duplicate message id is in process" };
+    return parseAck({ data: Uint8Array.of(1), json: () => ({ error }) } as unknown as Msg);
+  };
+  assertEquals([10158, 10003].map((code) => ackOf(code).name), ["away", "rejected"]);
 });

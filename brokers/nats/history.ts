@@ -10,9 +10,12 @@ import type {
   HistoryBounds,
   HistoryPage,
   Publication,
+  PublicationKey,
   PublicationListener,
   ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
+import { MAX_TOPIC_KEYS } from "../../pubsub/broker/keys.ts";
+import { KeyPlaces } from "./key_places.ts";
 import { AppendQueue } from "./publish_queue.ts";
 import { TopicSubscription } from "./topic_subscription.ts";
 import { encode, escapeTopic, type NatsNames, subjectPart } from "./format.ts";
@@ -40,11 +43,14 @@ interface NatsHistoryOptions {
 
 /** The histories of one broker, with a stream for each combination of bounds. */
 export class NatsHistory implements BrokerHistory {
+  /** Maximum number of texts that a topic remembers, of those that this node appends. */
+  readonly maxKeys = MAX_TOPIC_KEYS;
   readonly #options: NatsHistoryOptions;
   readonly #streams = new Map<string, OpenHistory>();
   /** Producer of publications without a key. */
   readonly #producer: string;
   #number = 0;
+  readonly #places = new KeyPlaces();
 
   constructor(options: NatsHistoryOptions) {
     this.#options = options;
@@ -106,18 +112,27 @@ export class NatsHistory implements BrokerHistory {
     const { life } = this.#options.link;
     life.checkCall("append");
     const topic = subjectPart(publication.topic);
-    life.published++;
     const { stream, appends } = this.#open(bounds);
     stream.touch();
-    const id = key === undefined
-      ? `${this.#producer}:${this.#number++}`
-      : `${topic}:${escapeTopic(key.producer)}:${key.number}`;
-    return await appends.add(
-      `${stream.names.log}.${topic}`,
-      encode(publication),
-      id,
-      key !== undefined,
-    );
+    const subject = `${stream.names.log}.${topic}`;
+    const id = key === undefined ? `${this.#producer}:${this.#number++}` : `${topic}:${idOf(key)}`;
+    let release: (() => void) | undefined;
+    try {
+      if (typeof key === "string") {
+        release = this.#places.take(publication.topic, this.#options.link.runtime.monotonic());
+      }
+    } catch (error) {
+      // A repetition needs no place.
+      if (await appends.isStored(subject, id)) return {};
+      throw error;
+    }
+    life.published++;
+    let appended: Appended = {};
+    try {
+      return appended = await appends.add(subject, encode(publication), id, key !== undefined);
+    } finally {
+      if (appended.position === undefined) release?.();
+    }
   }
 
   async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
@@ -174,4 +189,9 @@ export class NatsHistory implements BrokerHistory {
     stream.open();
     return open;
   }
+}
+
+/** Part of a message id. Escaped texts contain no colon, so a text is never taken for a number. */
+function idOf(key: PublicationKey): string {
+  return typeof key === "string" ? escapeTopic(key) : `${escapeTopic(key.producer)}:${key.number}`;
 }

@@ -208,6 +208,11 @@ export class AppendQueue {
     return result.promise;
   }
 
+  /** True if the stream has stored a message with this id, and remembers it. */
+  async isStored(subject: string, id: string): Promise<boolean> {
+    return (await this.#probe({ subject, id })).name === "stored";
+  }
+
   /** Stops sending until `resume`, after the connection or the stream was lost. */
   suspend(): void {
     this.#canSend = false;
@@ -358,7 +363,7 @@ export class AppendQueue {
     this.#pump();
   }
 
-  async #probe(entry: PendingAppend): Promise<Ack> {
+  async #probe(entry: Pick<PendingAppend, "subject" | "id">): Promise<Ack> {
     const headers = idHeaders(entry);
     headers.set("Nats-Expected-Last-Sequence", NEVER);
     try {
@@ -409,7 +414,7 @@ export class AppendQueue {
   }
 }
 
-function idHeaders({ id }: PendingAppend): ReturnType<typeof headers> {
+function idHeaders({ id }: Pick<PendingAppend, "id">): ReturnType<typeof headers> {
   const made = headers();
   made.set(ID_HEADER, id);
   return made;

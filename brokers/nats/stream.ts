@@ -10,12 +10,7 @@ import { streamConfig } from "./jetstream.ts";
 import { limitText, replyText } from "./limits.ts";
 import type { NatsSettings } from "./options.ts";
 import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts";
-import type { HistoryBounds } from "../../pubsub/broker.ts";
-
-/**
- * Time for which repetitions are recognized, which limits how long an append can be sent again.
- */
-const DUPLICATE_WINDOW_MS = 120_000;
+import { type HistoryBounds, KEY_WINDOW_MS } from "../../pubsub/broker.ts";
 
 /** Maximum number of attempts to write an epoch while other nodes do the same. */
 const MAX_ATTEMPTS = 20;
@@ -390,7 +385,8 @@ export class HistoryStream {
       max_msgs_per_subject: this.bounds.size + 1,
       max_age: this.#maxAgeMs * 1e6,
       max_bytes: this.#settings.maxStreamBytes,
-      duplicate_window: DUPLICATE_WINDOW_MS * 1e6,
+      // It also limits how long an append can be sent again.
+      duplicate_window: KEY_WINDOW_MS * 1e6,
       republish: { src: `${log}.>`, dest: `${live}.>` },
     };
   }

@@ -34,10 +34,20 @@ export const LOG_CHANNEL = "log-pub";
  *
  * - `pub`, `log`: channels of a topic without and with a history
  * - `meta`, `stream`: hash with the state of a history, and stream with its publications
- * - `producer`: prefix of the keys with each producer's newest number on a topic
+ * - `keys`: sorted set with the keys of a topic's publications
+ * - `producer`: prefix of the keys with each producer's newest numbers on a topic
  * - `row`, `claims`, `tokens`: row, scope of claims, and bucket of tokens in the store
  */
-type NameKind = "pub" | "log" | "meta" | "stream" | "producer" | "row" | "claims" | "tokens";
+type NameKind =
+  | "pub"
+  | "log"
+  | "meta"
+  | "stream"
+  | "keys"
+  | "producer"
+  | "row"
+  | "claims"
+  | "tokens";
 
 /**
  * Names of the keys and channels with one prefix.

@@ -8,8 +8,12 @@ import {
   ENTRY_BYTES,
   type HistoryBounds,
   type HistoryPage,
+  KEY_WINDOW_MS,
+  PRODUCER_NUMBERS,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
+import { MAX_TOPIC_KEYS, topicKeysFull } from "../../pubsub/broker/keys.ts";
+import type { LimitError } from "../../errors.ts";
 import type { Buffer } from "node:buffer";
 import { withoutUndefined } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -130,16 +134,88 @@ local function note(expiry)
 end
 `;
 
+/** Kinds of keys by which the script recognizes a repetition. */
+const KINDS = {
+  /** A sorted set with the topic's texts, each with the time at which it is forgotten. */
+  text: "t",
+  /** The last numbers of a producer, newest first, separated by spaces. */
+  producer: "p",
+  /** The newest number of a node, which sends its publications without a key in order. */
+  node: "n",
+} as const;
+
+/** Expired texts that one batch removes: more than it adds. */
+const MAX_FORGOTTEN = 256;
+
 /**
- * Appends a batch. The keys of a history are followed by the channel and the producers. The
- * arguments of a history are followed by the command that publishes and the time for which
- * producers' numbers are remembered. For each publication, three arguments follow: the index of its
- * producer's key, its number and its frame. Returns the epoch, the head, and a digit for each
- * publication: `1` if it was appended, `0` if it was a repetition.
+ * Recognizes repetitions. `admit` returns the digit of a publication. It changes nothing in Redis
+ * until `remember`, because a damaged history makes the script start over.
  */
-const APPEND = NUMBER_AT + HISTORY + `
-local publish, repetition = ARGV[9], ARGV[10]
+const KEYS_OF_APPENDS = NUMBER_AT + `
+local texts, added, room, fullUntil, newest, lists
+local function forgetAdmitted() texts, added, room, fullUntil, newest, lists = nil, {}, nil, '0', {}, {} end
+local function admitText(key, id)
+  local score = redis.pcall('ZSCORE', key, id)
+  if added[id] or type(score) == 'string' and tonumber(score) > now then return '0' end
+  if not room then
+    local live = redis.pcall('ZCOUNT', key, '(' .. text(now), '+inf')
+    room = ${MAX_TOPIC_KEYS} - (type(live) == 'number' and live or 0)
+  end
+  if room <= 0 then
+    local oldest = redis.pcall('ZRANGEBYSCORE', key, '(' .. text(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    fullUntil = oldest[2] or text(now)
+    return '2'
+  end
+  texts, added[id], room = key, true, room - 1
+  return '1'
+end
+local function admitProducer(key, id)
+  local list = lists[key] or redis.pcall('GET', key)
+  if type(list) ~= 'string' or not string.find(list, '^[%d ]+$') then list = '' end
+  if string.find(' ' .. list .. ' ', ' ' .. id .. ' ', 1, true) then return '0' end
+  list = list == '' and id or id .. ' ' .. list
+  local last = 0
+  for _ = 1, ${PRODUCER_NUMBERS} do last = last and string.find(list, ' ', last + 1, true) end
+  lists[key] = last and string.sub(list, 1, last - 1) or list
+  return '1'
+end
+local function admit(kind, key, id)
+  if kind == '${KINDS.text}' then return admitText(key, id) end
+  if kind == '${KINDS.producer}' then return admitProducer(key, id) end
+  local number = tonumber(id)
+  if number <= (newest[key] or numberAt(key) or -1) then return '0' end
+  newest[key] = number
+  return '1'
+end
+local function remember(forMs)
+  for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', forMs) end
+  for key, list in pairs(lists) do redis.call('SET', key, list, 'PX', forMs) end
+  if not texts then return end
+  local old = redis.pcall('ZRANGEBYSCORE', texts, '-inf', text(now), 'LIMIT', 0, ${MAX_FORGOTTEN})
+  if old.err then redis.call('DEL', texts) elseif #old > 0 then redis.call('ZREM', texts, unpack(old)) end
+  local entries = {}
+  for id in pairs(added) do
+    entries[#entries + 1] = text(now + forMs)
+    entries[#entries + 1] = id
+  end
+  redis.call('ZADD', texts, unpack(entries))
+  redis.call('PEXPIRE', texts, forMs)
+end
+`;
+
+/**
+ * Appends a batch. The keys of a history are followed by the channel and the keys by which
+ * repetitions are recognized. The arguments of a history are followed by the command that publishes
+ * and the time for which a repetition is recognized. For each publication, four arguments follow:
+ * the kind and the index of such a key, the publication's text or number, and its frame. Returns the
+ * epoch, the head, a digit for each publication, and the time for which the topic has no room for
+ * another text: `1` if a publication was appended, `0` if it was a repetition, and `2` if there was
+ * no room.
+ */
+const APPEND = HISTORY + KEYS_OF_APPENDS + `
+local publish, repetition = ARGV[9], tonumber(ARGV[10])
 return run(function()
+  forgetAdmitted()
   if isEmpty then
     start = math.max(0, math.floor(((time[1] - ${FIRST_SECOND}) * 1000000 + time[2]) / ${MICROS_OF_OFFSET}))
     head, oldest = start, start + 1
@@ -147,17 +223,15 @@ return run(function()
       and not string.find(redis.call('INFO', 'commandstats'), 'cmdstat_flush')
     if redis.call('DEL', stream) == 1 or not isWhole then behind = start end
   end
-  local newest, taken, frames = {}, {}, {}
-  for i = 11, #ARGV, 3 do
-    local key, number, frame = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1]), ARGV[i + 2]
-    local last = newest[key] or numberAt(key) or -1
-    if number > last then
-      newest[key] = number
+  local taken, frames = {}, {}
+  for i = 11, #ARGV, 4 do
+    local digit, frame = admit(ARGV[i], KEYS[tonumber(ARGV[i + 1])], ARGV[i + 2]), ARGV[i + 3]
+    taken[#taken + 1] = digit
+    if digit == '1' then
       head, bytes = head + 1, bytes + sizeOf(frame)
       redis.call('XADD', stream, text(head) .. '-' .. text(now), 'f', frame)
       frames[#frames + 1] = frame
-      taken[#taken + 1] = '1'
-    else taken[#taken + 1] = '0' end
+    end
   end
   if #frames > 0 then
     local first = head - #frames + 1
@@ -166,13 +240,13 @@ return run(function()
     if isEmpty then
       redis.call('HSET', meta, 'epoch', epoch, 'mark', mark, 'start', text(start), 'behind', text(behind))
     end
-    for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', repetition) end
+    remember(repetition)
     redis.call('PEXPIRE', stream, text(ttl + 1000))
     local place = epoch .. ' ' .. text(first) .. (isEmpty and ' ' .. text(behind) or '')
     redis.call(publish, KEYS[3], place .. '\\n' .. table.concat(frames))
   end
   redis.call('PEXPIRE', meta, remembered)
-  return { epoch, text(head), table.concat(taken) }
+  return { epoch, text(head), table.concat(taken), text(tonumber(fullUntil) - now) }
 end)
 `;
 
@@ -225,7 +299,10 @@ type Arg = string | number | Buffer;
 
 /** The scripts, as commands of a client. */
 interface HistoryScripts {
-  skeinAppend(keys: number, ...args: Arg[]): Promise<[epoch: string, head: string, taken: string]>;
+  skeinAppend(
+    keys: number,
+    ...args: Arg[]
+  ): Promise<[epoch: string, head: string, taken: string, fullForMs: string]>;
   skeinReadBuffer(
     keys: number,
     ...args: Arg[]
@@ -243,9 +320,6 @@ function defineScripts(client: Redis | Cluster): HistoryScripts {
   client.defineCommand("skeinRead", { lua: READ });
   return client as unknown as HistoryScripts;
 }
-
-/** Minimum time for which a producer's number is remembered, in milliseconds. */
-const REPETITION_MS = 180_000;
 
 /** Collaborators and settings of {@linkcode RedisHistories}. */
 interface RedisHistoriesOptions {
@@ -269,32 +343,39 @@ export class RedisHistories {
     this.#scripts = defineScripts(options.client);
   }
 
-  /** Appends and publishes a batch, and returns the result of each publication. */
-  async append(topic: string, appends: readonly OutgoingAppend[]): Promise<Appended[]> {
+  /**
+   * Appends and publishes a batch, and returns the result of each publication: an error if the topic
+   * has no room for its key.
+   */
+  async append(
+    topic: string,
+    appends: readonly OutgoingAppend[],
+  ): Promise<(Appended | LimitError)[]> {
     const { client, names, giveUpMs } = this.#options;
     const keys = [names.of("meta", topic), names.of("stream", topic), names.of("log", topic)];
     const producers = names.of("producer", topic);
     const places = new Map<string, number>();
     const args: (string | number | Buffer)[] = [];
-    for (const { frame, kept: { key } } of appends) {
-      let place = places.get(key.producer);
-      if (place === undefined) {
-        place = keys.push(producers + key.producer);
-        places.set(key.producer, place);
-      }
-      args.push(place, key.number, frame);
+    for (const { frame, kept: { key, isNode } } of appends) {
+      const isText = typeof key === "string";
+      const name = isText ? names.of("keys", topic) : producers + key.producer;
+      let place = places.get(name);
+      if (place === undefined) places.set(name, place = keys.push(name));
+      const kind = isText ? KINDS.text : isNode ? KINDS.node : KINDS.producer;
+      args.push(kind, place, isText ? key : key.number, frame);
     }
-    const [epoch, head, taken] = await this.#scripts.skeinAppend(
+    const [epoch, head, taken, fullForMs] = await this.#scripts.skeinAppend(
       keys.length,
       ...keys,
       ...this.#opening(topic, appends.at(-1)!.kept.bounds),
       isCluster(client) ? "SPUBLISH" : "PUBLISH",
-      // A producer's number must be remembered longer than its publication can be repeated.
-      Math.max(REPETITION_MS, 2 * giveUpMs),
+      // A key must be remembered longer than this node can repeat its publication.
+      Math.max(KEY_WINDOW_MS, Math.ceil(2 * giveUpMs)),
       ...args,
     );
-    let offset = Number(head) - taken.replaceAll("0", "").length;
+    let offset = Number(head) - taken.replaceAll(/[02]/g, "").length;
     return appends.map(({ kept: { tag } }, i) => {
+      if (taken[i] === "2") return topicKeysFull(topic, Number(fullForMs));
       if (taken[i] !== "1") return {};
       offset++;
       return { position: { epoch, offset, tag } };

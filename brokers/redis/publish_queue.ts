@@ -1,6 +1,6 @@
 /** Publications that are sent to Redis. */
 import type { Buffer } from "node:buffer";
-import { BrokerError } from "../../errors.ts";
+import { BrokerError, LimitError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { failureOf, refusalOf } from "./failures.ts";
 import {
@@ -24,6 +24,8 @@ const RETRY_MS = 100;
 interface AppendRequest {
   readonly bounds: HistoryBounds;
   readonly key: PublicationKey;
+  /** True if the key is this node's own, for a publication without a key. */
+  readonly isNode: boolean;
   /** Identifies the publication; also part of the frame. */
   readonly tag: string;
   readonly appended: PromiseWithResolvers<Appended>;
@@ -47,8 +49,8 @@ export interface BatchSender {
   readonly isReady: boolean;
   /** Publishes on a topic without history. */
   publish(topic: string, items: readonly OutgoingFrame[]): Promise<unknown>;
-  /** Appends to a history, and returns the result of each publication. */
-  append(topic: string, items: readonly OutgoingAppend[]): Promise<Appended[]>;
+  /** Appends to a history, and returns the result of each publication, or why it was rejected. */
+  append(topic: string, items: readonly OutgoingAppend[]): Promise<(Appended | LimitError)[]>;
 }
 
 /** Options for {@linkcode RedisPublishQueue}. */
@@ -235,7 +237,10 @@ export class RedisPublishQueue {
       if (isKept) {
         const replies = await sender.append(line.topic, batch as readonly OutgoingAppend[]);
         batch.forEach((item, i) => {
-          if (line.settle(item)) item.kept?.appended.resolve(replies[i]!);
+          if (!line.settle(item)) return;
+          const reply = replies[i]!;
+          if (reply instanceof LimitError) item.kept?.appended.reject(reply);
+          else item.kept?.appended.resolve(reply);
         });
         onAppended();
       } else {

@@ -36,7 +36,9 @@ class FakeCarrier implements BatchSender {
 
   async append(topic: string, items: readonly OutgoingAppend[]): Promise<Appended[]> {
     await this.publish(topic, items);
-    return items.map(({ kept: { key } }) => ({ position: { epoch: "e", offset: key.number } }));
+    return items.map(({ kept: { key } }) => ({
+      position: { epoch: "e", offset: typeof key === "string" ? 0 : key.number },
+    }));
   }
 
   get frames(): string[][] {
@@ -65,7 +67,7 @@ function open(limits: Partial<typeof LIMITS> = {}) {
     append: (frame: string, topic = "chat") => {
       const appended = Promise.withResolvers<Appended>();
       const key = { producer: "p", number: ++number };
-      const kept = { bounds: BOUNDS, key, tag: "", appended };
+      const kept = { bounds: BOUNDS, key, isNode: false, tag: "", appended };
       queue.push(topic, Buffer.from(frame), kept);
       return appended.promise;
     },

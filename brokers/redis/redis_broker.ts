@@ -23,6 +23,7 @@ import type {
 import { DamageError, Damages } from "../../pubsub/broker/damage.ts";
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Listeners, ListenerTable } from "../../pubsub/broker/listeners.ts";
+import { MAX_TOPIC_KEYS } from "../../pubsub/broker/keys.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
 import { lateLogs } from "../../streams/logs/late_logs.ts";
 import type { BrokerLogs, LogBroker } from "../../streams/logs/log.ts";
@@ -198,6 +199,7 @@ export class RedisBroker implements LogBroker {
     this.#producer = runtime.randomUUID();
     this.history = {
       remembersMs: settings.rememberMs,
+      maxKeys: MAX_TOPIC_KEYS,
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
     };
@@ -453,11 +455,12 @@ export class RedisBroker implements LogBroker {
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
     this.#life.checkCall("append");
     checkName(publication.topic);
-    if (options.key !== undefined) checkName(options.key.producer);
-    const { bounds, key = { producer: this.#producer, number: this.#number++ } } = options;
+    const { bounds, key: given } = options;
+    if (given !== undefined) checkName(typeof given === "string" ? given : given.producer);
+    const key = given ?? { producer: this.#producer, number: this.#number++ };
     const appended = Promise.withResolvers<Appended>();
     const tag = this.#tags.next();
-    const kept = { bounds, key, tag, appended };
+    const kept = { bounds, key, isNode: given === undefined, tag, appended };
     const frame = encodeFrame(publication, tag);
     if (this.#queue.push(publication.topic, frame, kept)) this.#life.published++;
     return await appended.promise;

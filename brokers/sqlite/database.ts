@@ -50,15 +50,6 @@ CREATE TABLE publications (
 ) STRICT;
 CREATE UNIQUE INDEX publications_offset ON publications (topic, offset);
 
-CREATE TABLE producers (
-  topic INTEGER NOT NULL,
-  producer TEXT NOT NULL,
-  number INTEGER NOT NULL,
-  until INTEGER NOT NULL,
-  PRIMARY KEY (topic, producer)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX producers_until ON producers (until);
-
 CREATE TABLE numbers (key TEXT PRIMARY KEY, number INTEGER NOT NULL, until INTEGER NOT NULL)
   STRICT, WITHOUT ROWID;
 CREATE INDEX numbers_until ON numbers (until);
@@ -141,6 +132,26 @@ CREATE TABLE IF NOT EXISTS log_marks (
   mark TEXT NOT NULL,
   PRIMARY KEY (log, name)
 ) STRICT, WITHOUT ROWID;
+
+-- By name, because keys outlive a topic that is forgotten. The numbers of a topic are consecutive.
+CREATE TABLE IF NOT EXISTS append_keys (
+  topic TEXT NOT NULL,
+  key TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  until INTEGER NOT NULL,
+  PRIMARY KEY (topic, key)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS append_keys_number ON append_keys (topic, number);
+CREATE INDEX IF NOT EXISTS append_keys_until ON append_keys (until);
+
+CREATE TABLE IF NOT EXISTS append_producers (
+  topic INTEGER NOT NULL,
+  producer TEXT NOT NULL,
+  numbers TEXT NOT NULL,      -- the last numbers, newest first, separated by spaces
+  until INTEGER NOT NULL,
+  PRIMARY KEY (topic, producer)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS append_producers_until ON append_producers (until);
 `;
 
 /** Maximum difference between two readings of the same machine start, in milliseconds. */

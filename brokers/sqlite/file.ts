@@ -14,6 +14,7 @@ import {
   type Statement,
 } from "./database.ts";
 import { Facts } from "./facts.ts";
+import { KEY_WINDOW_MS } from "../../pubsub/broker.ts";
 import { Histories, MAX_DELETED } from "./histories.ts";
 import type { Logs, openLogs } from "./logs/logs.ts";
 import { SqliteTransaction } from "./transaction.ts";
@@ -86,7 +87,10 @@ export const CALLS: Readonly<Record<FileCallName, OperationKind>> = {
 
 /** Statements that delete a bounded number of unused rows. */
 const SWEEPS: readonly string[] = [
-  "DELETE FROM producers WHERE (topic, producer) IN (SELECT topic, producer FROM producers WHERE until <= :now LIMIT :limit)",
+  "DELETE FROM append_producers WHERE (topic, producer) IN (SELECT topic, producer FROM append_producers WHERE until <= :now LIMIT :limit)",
+  "DELETE FROM append_keys WHERE (topic, key) IN (SELECT topic, key FROM append_keys WHERE until <= :now LIMIT :limit)",
+  // After the clock was set back, no key is remembered for longer than it would be from now on.
+  `UPDATE append_keys SET until = :now + ${KEY_WINDOW_MS} WHERE (topic, key) IN (SELECT topic, key FROM append_keys WHERE until > :now + ${KEY_WINDOW_MS} LIMIT :limit)`,
   "DELETE FROM numbers WHERE key IN (SELECT key FROM numbers WHERE until <= :now LIMIT :limit)",
   "DELETE FROM claims WHERE (scope, member) IN (SELECT scope, member FROM claims WHERE until <= :now LIMIT :limit)",
   "DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE until <= :now LIMIT :limit)",
@@ -94,7 +98,7 @@ const SWEEPS: readonly string[] = [
 
 /** Deleted topics and logs, the tables with their rows, and the tables with few rows of each. */
 const GONE = [
-  { owners: "gone_topics", column: "topic", tables: ["publications"], small: ["producers"] },
+  { owners: "gone_topics", column: "topic", tables: ["publications"], small: ["append_producers"] },
   {
     owners: "gone_logs",
     column: "log",

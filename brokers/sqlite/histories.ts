@@ -4,16 +4,16 @@ import {
   countedBytes,
   type HistoryBounds,
   type HistoryPage,
+  KEY_WINDOW_MS,
+  PRODUCER_NUMBERS,
   type Publication,
   type PublicationKey,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
+import { MAX_TOPIC_KEYS } from "../../pubsub/broker/keys.ts";
 import { Holders, Publishers } from "../../pubsub/history/publishers.ts";
 import { type Database, metaOf, prepareAll, setMeta, type Statements } from "./database.ts";
 import type { SqliteTransaction } from "./transaction.ts";
-
-/** Time for which a producer's number is remembered, in milliseconds. */
-const REPETITION_MS = 180_000;
 
 /** Number of publications that one statement scans for the bounds of a history. */
 const SCAN = 64;
@@ -36,6 +36,12 @@ export interface TaggedPublication extends Omit<Publication, "position"> {
 export interface RetainedOffsets {
   readonly offset: number;
   readonly prev: number;
+}
+
+/** The result of an append whose topic has no room for another key. */
+export interface FullKeys {
+  /** Time until the topic forgets its oldest key, in milliseconds. */
+  readonly fullForMs: number;
 }
 
 /** The oldest kept publication of a topic, and the number of bytes from there on. */
@@ -76,8 +82,12 @@ const SQL = {
     "SELECT offset, bytes, tag, except_id, is_text, payload FROM publications WHERE topic = ? AND offset BETWEEN ? AND ? ORDER BY offset",
   tag: "SELECT tag FROM publications WHERE topic = ? AND offset = ?",
   trim: "DELETE FROM publications WHERE topic = ? AND offset < ?",
-  admit:
-    "INSERT INTO producers VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, until = excluded.until WHERE excluded.number > number",
+  producer: "SELECT numbers FROM append_producers WHERE topic = ? AND producer = ?",
+  setProducer: "INSERT OR REPLACE INTO append_producers VALUES (?, ?, ?, ?)",
+  key: "SELECT until FROM append_keys WHERE topic = ? AND key = ?",
+  keyAt: "SELECT until FROM append_keys WHERE topic = ? AND number = ?",
+  newestKey: "SELECT max(number) AS number FROM append_keys WHERE topic = ?",
+  setKey: "INSERT OR REPLACE INTO append_keys VALUES (?, ?, ?, ?)",
   expired: "SELECT topic FROM topics WHERE expires <= ? LIMIT ?",
   quietest: "SELECT * FROM topics ORDER BY used LIMIT 1",
   forget: "DELETE FROM topics WHERE id = ?",
@@ -169,7 +179,11 @@ export class Histories {
     publication: TaggedPublication,
     { bounds, key, publisher }: AppendOptions,
     now: number,
-  ): RetainedOffsets | undefined {
+  ): RetainedOffsets | FullKeys | undefined {
+    if (typeof key === "string") {
+      const admitted = this.#admit(publication.topic, key, now);
+      if (admitted !== "new") return admitted;
+    }
     const before = this.#count;
     const topic = this.#touch(publication.topic);
     if (this.#count > before) {
@@ -177,7 +191,7 @@ export class Histories {
       this.#holders.note(publication.topic, publisher);
     }
     this.#holders.use(publication.topic);
-    if (key !== undefined && !this.#isNew(topic, key, now)) return undefined;
+    if (typeof key === "object" && !this.#isNew(topic, key, now)) return undefined;
     const { payload, bytes, tag, except = null } = publication;
     if (topic.bounds === undefined) {
       // Makes room first, so that a full file accepts publications in place of old ones.
@@ -312,8 +326,31 @@ export class Histories {
     return row;
   }
 
-  #isNew({ id }: Topic, { producer, number }: PublicationKey, now: number): boolean {
-    return Number(this.#sql.admit.run(id, producer, number, now + REPETITION_MS).changes) > 0;
+  /** Remembers a key, unless it is a repetition or the topic has no room for it. */
+  #admit(topic: string, key: string, now: number): "new" | FullKeys | undefined {
+    const known = this.#sql.key.get(topic, key);
+    if (known !== undefined && Number(known.until) > now) return undefined;
+    const number = Number(this.#sql.newestKey.get(topic)!.number ?? 0) + 1;
+    // Numbers are consecutive, so the topic is full if it still remembers this one.
+    const oldest = this.#sql.keyAt.get(topic, number - MAX_TOPIC_KEYS);
+    const fullForMs = oldest === undefined ? 0 : Number(oldest.until) - now;
+    if (fullForMs > 0) return { fullForMs };
+    this.#sql.setKey.run(topic, key, number, now + KEY_WINDOW_MS);
+    return "new";
+  }
+
+  /** Remembers a producer's number, unless it is a repetition. */
+  #isNew(
+    { id }: Topic,
+    { producer, number }: Exclude<PublicationKey, string>,
+    now: number,
+  ): boolean {
+    const known = this.#sql.producer.get(id, producer);
+    const numbers = known === undefined ? [] : String(known.numbers).split(" ");
+    if (numbers.includes(String(number))) return false;
+    const newest = [number, ...numbers.slice(0, PRODUCER_NUMBERS - 1)].join(" ");
+    this.#sql.setProducer.run(id, producer, newest, now + KEY_WINDOW_MS);
+    return true;
   }
 
   #scanFrom(id: number, from: number, limit: number): Scanned[] {

@@ -23,6 +23,7 @@ import {
 } from "../../pubsub/broker.ts";
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { LocalListeners } from "../../pubsub/broker/listeners.ts";
+import { MAX_TOPIC_KEYS, topicKeysFull } from "../../pubsub/broker/keys.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
 import { Damages } from "../../pubsub/broker/damage.ts";
 import { lateLogs } from "../../streams/logs/late_logs.ts";
@@ -165,6 +166,7 @@ export class SqliteBroker implements LogBroker {
       (topic) => queue.note("unfollow", topic),
     );
     this.history = {
+      maxKeys: MAX_TOPIC_KEYS,
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
     };
@@ -359,7 +361,9 @@ export class SqliteBroker implements LogBroker {
 
   #append(publication: Publication, options: AppendOptions): Promise<Appended> {
     return new Promise((resolve, reject) => {
-      this.#checkCall("append", publication.topic, options.key?.producer, publication.except);
+      const { key } = options;
+      const name = typeof key === "string" ? key : key?.producer;
+      this.#checkCall("append", publication.topic, name, publication.except);
       const { epoch } = this.#thread;
       const bytes = payloadBytes(publication);
       const tag = this.#tags.next();
@@ -370,6 +374,9 @@ export class SqliteBroker implements LogBroker {
         done: (offsets) => {
           this.#life.published++;
           if (offsets === undefined) return resolve({});
+          if ("fullForMs" in offsets) {
+            return reject(topicKeysFull(publication.topic, offsets.fullForMs));
+          }
           const position = { epoch, ...offsets, tag };
           this.#pace.take(bytes, () => this.#kept.deliver({ ...rest, bytes, position }));
           resolve({ position: { epoch, offset: offsets.offset, tag } });

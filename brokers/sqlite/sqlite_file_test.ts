@@ -76,11 +76,11 @@ class TestFile implements Disposable {
     return this.call<{ readonly result: LogChangeResult<N> }>("changeLog", ...args).result;
   }
 
-  append(topic: string, payload = "x", { bounds = BOUNDS, at = 0, number = -1 } = {}) {
+  append(topic: string, payload = "x", { bounds = BOUNDS, at = 0, number = -1, key = "" } = {}) {
     return this.call<{ offset: number; prev: number } | undefined>(
       "append",
       { topic, payload, bytes: payload.length, tag: `tag${++this.#number}`.padEnd(6, "0") },
-      { bounds, key: number < 0 ? undefined : { producer: "p", number } },
+      { bounds, key: key || (number < 0 ? undefined : { producer: "p", number }) },
       at,
     );
   }
@@ -625,17 +625,46 @@ withFolder("SqliteFile forgets topics without publications first", (folder) => {
   assertEquals(file.call<{ forgotten: number }>("sweep", 100).forgotten, 0);
 });
 
-withFolder("SqliteFile recognizes repetitions for minutes, also after a restart", (folder) => {
+withFolder("SqliteFile recognizes repetitions for two minutes, also after a restart", (folder) => {
   const path = `${folder}/test.db`;
   using file = new TestFile(path);
-  assertEquals(file.append("a", "x", { number: 5 }), { offset: 1, prev: 0 });
+  const kinds = [{ number: 5 }, { key: "order-5" }];
+  for (const [i, kind] of kinds.entries()) {
+    assertEquals(file.append("a", "x", kind), { offset: i + 1, prev: i });
+  }
   using found = new TestFile(snapshot(path));
-  assertEquals(found.append("a", "x", { number: 5, at: 120_000 }), undefined);
-  found.call("sweep", 120_000);
-  assertEquals(found.append("a", "x", { number: 4, at: 120_000 }), undefined);
-  found.call("sweep", 181_000);
-  assertEquals(found.append("a", "x", { number: 4, at: 181_000 }), { offset: 2, prev: 1 });
+  for (const at of [119_999, 120_000]) {
+    found.call("sweep", at);
+    const appended = kinds.map((kind) => found.append("a", "x", { ...kind, at }));
+    const expected = at < 120_000 ? [undefined, undefined] : [3, 4];
+    assertEquals(appended.map((one) => one?.offset), expected, `${at}`);
+  }
+  for (const table of ["append_keys", "append_producers"]) {
+    assertEquals(found.count(table, path), 1);
+  }
+  found.call("sweep", 240_000);
 });
+
+withFolder("SqliteFile remembers the keys of a topic that was forgotten", (folder) => {
+  using file = new TestFile(`${folder}/test.db`, { maxTopics: 2 });
+  const topics = Array.from({ length: 5 }, (_, i) => `order:${i}`);
+  const append = (at: number) => topics.map((topic) => file.append(topic, "x", { key: "1", at }));
+  assertEquals(append(0).filter((one) => one === undefined), []);
+  assertEquals(file.call<{ forgotten: number }>("sweep", 1).forgotten, 3);
+  assertEquals(append(1), Array(5).fill(undefined));
+});
+
+withFolder(
+  "SqliteFile remembers a key no longer than usual after the clock was set back",
+  (folder) => {
+    using file = new TestFile(`${folder}/test.db`);
+    const append = (at: number) => file.append("a", "x", { key: "order-7", at })?.offset;
+    const hour = 3_600_000;
+    assertEquals([append(hour), append(0)], [1, undefined]);
+    file.call("sweep", 0);
+    assertEquals([append(119_999), append(120_000)], [undefined, 2]);
+  },
+);
 
 withFolder(
   "SqliteFile.sweep() deletes expired rows, and records of deleted logs",

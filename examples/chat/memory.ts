@@ -30,7 +30,7 @@ export class Kept<Line extends { readonly id: string }> implements Lines<Line> {
   async add(place: string, line: Line): Promise<void> {
     await this.#history.append(
       { topic: this.#topicOf(place), payload: JSON.stringify(line) },
-      { bounds: this.#bounds, key: { producer: line.id, number: 0 } },
+      { bounds: this.#bounds, key: line.id },
     );
   }
 

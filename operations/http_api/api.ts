@@ -343,9 +343,7 @@ export class Api {
     // each topic.
     const published = prepared.map((publication, number) => {
       if (publication.bounds === undefined) return void topics.publishEncoded(publication);
-      const key = repetition === undefined
-        ? {}
-        : { key: { producer: `api:${repetition}`, number } };
+      const key = repetition === undefined ? {} : { key: `api:${repetition}:${number}` };
       return topics.appendEncoded(publication, key);
     });
     const outcomes = await waitFor(runtime, Promise.allSettled(published), {

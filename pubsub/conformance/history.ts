@@ -14,7 +14,8 @@ import {
 /** Publications of the long history: several pages of any size. */
 const MANY = 500;
 
-const BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 60_000, bytes: 4_194_304 };
+/** Bounds of most histories. */
+export const BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 60_000, bytes: 4_194_304 };
 
 /** Tests that run with one broker, and between two. */
 export const HISTORY: Record<string, Test> = {
@@ -258,22 +259,6 @@ export const HISTORY: Record<string, Test> = {
     same(publications.map(({ payload }) => payload), ["new"], "what is kept");
   }),
 
-  "stores a repeated publication once": withHistory(async (bench, near, far) => {
-    const received = await bench.listen(bench.far, bench.id, { history: BOUNDS });
-    const key = (number: number) => ({ bounds: BOUNDS, key: { producer: `p${bench.id}`, number } });
-    const first = await near.append({ topic: bench.id, payload: "1" }, key(1));
-    if (first.position === undefined) throw new Error("Expected the first publication to be kept");
-    same(await far.append({ topic: bench.id, payload: "1 again" }, key(1)), {}, "the repetition");
-    await far.append({ topic: bench.id, payload: "2" }, key(2));
-    await near.append({ topic: bench.id, payload: "other" }, {
-      bounds: BOUNDS,
-      key: { producer: `q${bench.id}`, number: 1 },
-    });
-    await received.until("other");
-    same(received.payloads, ["1", "2", "other"], "the messages received");
-    same((await readAll(near, bench.id)).length, 3, "what is kept");
-  }),
-
   "preserves text, bytes and the excepted session": withHistory(async (bench, near, far) => {
     const received = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -329,7 +314,7 @@ export const HISTORY: Record<string, Test> = {
 };
 
 /** Creates a test that passes for brokers without histories. */
-function withHistory(
+export function withHistory(
   test: (bench: TestKit, near: BrokerHistory, far: BrokerHistory) => Promise<void>,
 ): Test {
   return async (bench) => {
@@ -368,7 +353,7 @@ function page(
 }
 
 /** Reads the whole history, page by page, each page after the previous one. */
-async function readAll(history: BrokerHistory, topic: string): Promise<Publication[]> {
+export async function readAll(history: BrokerHistory, topic: string): Promise<Publication[]> {
   const all: Publication[] = [];
   while (true) {
     const after = all.at(-1)?.position?.offset;

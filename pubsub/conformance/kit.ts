@@ -12,6 +12,10 @@ export interface TestKit {
   readonly far: Broker;
   /** Subscribes, and waits until the subscription is in force. */
   listen(broker: Broker, topic: string, options?: BrokerSubscribeOptions): Promise<Received>;
+  /** The time of the test, in milliseconds since an arbitrary moment. */
+  nowMs(): number;
+  /** Waits until this time has passed for the brokers. */
+  pass(ms: number): Promise<void>;
 }
 
 /** One test. */

@@ -10,6 +10,7 @@ import {
 } from "./kit.ts";
 import { BOTH, ONE_NODE, TWO_NODES } from "./fanout.ts";
 import { HISTORY } from "./history.ts";
+import { KEYS, SLOW_KEYS } from "./keys.ts";
 import type { Broker, BrokerStore } from "../broker.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
@@ -167,6 +168,7 @@ export const TESTS_OF_ONE: Readonly<Record<string, Test>> = {
   ...BOTH,
   ...ONE_NODE,
   ...HISTORY,
+  ...KEYS,
   ...STORE,
 };
 
@@ -175,6 +177,7 @@ export const TESTS_OF_TWO: Readonly<Record<string, Test>> = {
   ...BOTH,
   ...TWO_NODES,
   ...HISTORY,
+  ...KEYS,
   ...STORE,
 };
 
@@ -196,6 +199,19 @@ export interface BrokerTestOptions {
    * @default {5000}
    */
   readonly withinMs?: number | undefined;
+  /**
+   * Lets time pass, for a broker whose clock the test can move. If left out, the test of two minutes
+   * takes as long.
+   *
+   * @param ms The time in milliseconds.
+   */
+  readonly pass?: ((ms: number) => void | Promise<void>) | undefined;
+  /**
+   * Leaves out the only test that takes minutes: whether the broker remembers a key for two minutes.
+   *
+   * @default {false}
+   */
+  readonly skipSlow?: boolean | undefined;
   /**
    * Skips the suite, on a machine without the broker.
    *
@@ -229,7 +245,10 @@ export function testBroker(
   makeBroker: () => Broker | Promise<Broker>,
   options: BrokerTestOptions = {},
 ): void {
-  registerTests([name, TESTS_OF_ONE, TESTS_OF_TWO], makeBroker, options);
+  const slow = options.skipSlow ? {} : SLOW_KEYS;
+  const isPair = options.makePair !== undefined;
+  const ofOne = isPair ? TESTS_OF_ONE : { ...TESTS_OF_ONE, ...slow };
+  registerTests([name, ofOne, { ...TESTS_OF_TWO, ...slow }], makeBroker, options);
 }
 
 /** The name of a broker, the tests of one broker, and the tests of two brokers of one store. */
@@ -282,14 +301,21 @@ export function registerTests(
 export async function runTest(
   test: Test,
   [near, far]: readonly [Broker, Broker],
-  { withinMs = 5_000, teardown }: BrokerTestOptions,
+  { withinMs = 5_000, teardown, pass }: BrokerTestOptions,
 ): Promise<void> {
+  let passedMs = 0;
   try {
     await test({
       id: `skein-test-${crypto.randomUUID().slice(0, 8)}`,
       near,
       far,
       listen: (broker, topic, how) => Received.on(broker, topic, withinMs, how),
+      nowMs: () => performance.now() + passedMs,
+      pass: async (ms) => {
+        if (pass === undefined) return await new Promise((resolve) => setTimeout(resolve, ms));
+        await pass(ms);
+        passedMs += ms;
+      },
     });
   } finally {
     await near.close();

@@ -20,6 +20,7 @@ import type {
 import { BrokerLife } from "../broker/life.ts";
 import { Publishers } from "../history/publishers.ts";
 import { LocalListeners } from "../broker/listeners.ts";
+import { MAX_TOPIC_KEYS } from "../broker/keys.ts";
 import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
 import { defaultTotalBytes, type MemoryTenant, type SharedMemory } from "./space.ts";
 
@@ -195,6 +196,7 @@ export class MemoryBroker implements Broker {
   readonly status: StatusFeed<BrokerStatus>;
   /** Histories in memory, kept as long as the broker exists. */
   readonly history: BrokerHistory = {
+    maxKeys: MAX_TOPIC_KEYS,
     append: (publication, options) => this.#append(publication, options),
     read: async (topic, options) => {
       this.#life.checkCall("read history");
@@ -268,8 +270,8 @@ export class MemoryBroker implements Broker {
 
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
     this.#life.checkCall("append");
-    this.#life.published++;
     const placed = this.#histories.append(publication, options);
+    this.#life.published++;
     if (placed !== undefined) this.#kept.deliver(placed);
     return await appended(placed);
   }

@@ -1,16 +1,21 @@
 import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import { UnsupportedError } from "../../errors.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
+import { MovableClock } from "../../tests/movable_clock.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { MAX_ENTRIES, MemoryBroker } from "./broker.ts";
 import type { SharedMemory } from "./space.ts";
 import { Bounded, BOUNDS } from "./bounded_fixture.ts";
 
-testBroker("MemoryBroker", () => new MemoryBroker(), {
+const clock = new MovableClock();
+const { runtime } = clock;
+
+testBroker("MemoryBroker", () => new MemoryBroker({ runtime }), {
   makePair: () => {
-    const store = new FaultyStore();
+    const store = new FaultyStore({ runtime });
     return [store.connect(), store.connect()];
   },
+  pass: (ms) => clock.pass(ms),
 });
 
 Deno.test("MemoryBroker bounds all bytes by dropping histories, the quietest first", async () => {

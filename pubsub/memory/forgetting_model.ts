@@ -21,8 +21,8 @@ interface Remembered {
   readonly topic: string;
   head: number;
   kept: ModelPublication[];
-  /** The producer's newest number. */
-  newest: number;
+  /** The producer's numbers. */
+  readonly numbers: number[];
   /** Sequence number of the last publication. */
   usedAt: number;
   /**
@@ -97,9 +97,11 @@ export class ForgettingModel {
   }): number | undefined {
     const head = this.#startOf(topic);
     const one = this.#remembered.get(topic) ??
-      { topic, head, kept: [], newest: -1, usedAt: 0, placedAt: 0 };
-    if (key !== undefined && key <= one.newest) return undefined;
-    one.newest = key ?? one.newest;
+      { topic, head, kept: [], numbers: [], usedAt: 0, placedAt: 0 };
+    if (key !== undefined) {
+      if (one.numbers.includes(key)) return undefined;
+      one.numbers.push(key);
+    }
     this.#remembered.set(topic, one);
     const offset = ++one.head;
     one.kept = isLarge ? [] : [...one.kept, { text, offset }].slice(-this.#options.size);

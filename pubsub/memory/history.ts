@@ -5,7 +5,9 @@ import {
   countedBytes,
   type HistoryBounds,
   type HistoryPage,
+  KEY_WINDOW_MS,
   payloadBytes,
+  PRODUCER_NUMBERS,
   type Publication,
   type PublicationKey,
   type ReadHistoryOptions,
@@ -15,6 +17,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "../broker/queue.ts";
 import { Holders, Publishers } from "../history/publishers.ts";
 import { Tags } from "../tag.ts";
+import { RememberedKeys } from "./keys.ts";
 import { ByteSum, COSTS, type Counted } from "./space.ts";
 
 /** Maximum number of topics with a remembered history or offset. */
@@ -27,11 +30,25 @@ export const MAX_TOPICS = 10_000;
  */
 const RETAINED_FOR_LISTENERS = 1 / 2;
 
-/** Maximum number of producers per topic whose last number is remembered. */
-const MAX_PRODUCERS = 10_000;
+/**
+ * Maximum number of producers per topic whose last numbers are remembered. Each client that
+ * publishes is a producer, so beyond that, the producer that has been quiet for longest is forgotten:
+ * otherwise, the clients of one user could block a topic for all others.
+ */
+export const MAX_PRODUCERS = 10_000;
 
 /** Minimum time between two sweeps of the expired publications of all topics, in milliseconds. */
 const TIDY_INTERVAL_MS = 1_000;
+
+/** A key with a producer. */
+type ProducerKey = Exclude<PublicationKey, string>;
+
+/** The last numbers of a producer. */
+interface ProducerNumbers {
+  readonly numbers: number[];
+  /** Time at which they are forgotten, on the monotonic clock. */
+  untilMs: number;
+}
 
 interface StoredPublication {
   readonly publication: Publication;
@@ -47,7 +64,8 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   /** The list that contains this history. */
   list: LinkedList<TopicHistory> | undefined;
   readonly #epoch: string;
-  readonly #producers = new Map<string, number>();
+  /** The producers, the one that has been quiet for longest first. */
+  readonly #producers = new Map<string, ProducerNumbers>();
   /** The topic's newest offset, also if no publication is kept. */
   head: number;
   bounds: HistoryBounds;
@@ -57,6 +75,7 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   readonly #kept = new Fifo<StoredPublication>();
   #bytes = 0;
   #producerBytes = 0;
+  #numbers = 0;
 
   constructor(
     topic: string,
@@ -73,23 +92,36 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   }
 
   get cost(): number {
-    const { topic, publication, producer } = COSTS;
+    const { topic, publication, producer, number } = COSTS;
     return topic + this.#bytes + publication * this.#kept.length +
-      this.#producerBytes + producer * this.#producers.size;
+      this.#producerBytes + producer * this.#producers.size + number * this.#numbers;
   }
 
   /** Records a producer's number. Returns false for a repetition. */
-  admit({ producer, number }: PublicationKey): boolean {
-    const last = this.#producers.get(producer);
-    if (last !== undefined && number <= last) return false;
+  admit({ producer, number }: ProducerKey, nowMs: number): boolean {
+    this.#forgetProducers(({ untilMs }) => untilMs <= nowMs);
+    const numbers = this.#producers.get(producer)?.numbers ?? [];
+    if (numbers.includes(number)) return false;
     if (!this.#producers.delete(producer)) this.#producerBytes += producer.length;
-    this.#producers.set(producer, number);
-    if (this.#producers.size > MAX_PRODUCERS) {
-      const [oldest] = this.#producers.keys();
-      this.#producers.delete(oldest!);
-      this.#producerBytes -= oldest!.length;
+    numbers.push(number);
+    this.#numbers++;
+    if (numbers.length > PRODUCER_NUMBERS) {
+      numbers.shift();
+      this.#numbers--;
     }
+    this.#producers.set(producer, { numbers, untilMs: nowMs + KEY_WINDOW_MS });
+    this.#forgetProducers(() => this.#producers.size > MAX_PRODUCERS);
     return true;
+  }
+
+  /** Forgets the quietest producers. */
+  #forgetProducers(isGone: (producer: ProducerNumbers) => boolean): void {
+    for (const [name, producer] of this.#producers) {
+      if (!isGone(producer)) return;
+      this.#producers.delete(name);
+      this.#producerBytes -= name.length;
+      this.#numbers -= producer.numbers.length;
+    }
   }
 
   /** Keeps a publication, and returns it with a position. */
@@ -164,6 +196,7 @@ export class MemoryHistories {
   readonly #maxTopics: number;
   readonly #maxBytes: () => number;
   readonly #sum = new ByteSum();
+  readonly #keys = new RememberedKeys();
   readonly #tags: Tags;
   readonly #histories = new Map<string, TopicHistory>();
   /** Each history is in one of these three lists, ordered by last publication. */
@@ -222,20 +255,29 @@ export class MemoryHistories {
     if (history?.list === this.#subscribed) move(history, this.#unsubscribed);
   }
 
-  /** Keeps a publication. Returns `undefined` for a repetition. */
+  /**
+   * Keeps a publication. Returns `undefined` for a repetition.
+   *
+   * @throws {LimitError} If there is no room for the key.
+   */
   append(
     publication: Publication,
     { bounds, key, publisher }: AppendOptions,
   ): Publication | undefined {
     const now = this.#runtime.now();
+    const nowMs = this.#runtime.monotonic(); // The time of keys, which never jumps.
     const { topic } = publication;
+    if (typeof key === "string") {
+      if (!this.#keys.admit(topic, key, { nowMs, maxBytes: this.#maxBytes() })) return undefined;
+      this.#sum.update(this.#keys);
+    }
     let history = this.#histories.get(topic);
     if (history === undefined) {
       history = this.#begin(topic, bounds);
       this.#publishers.note(topic, publisher, now);
       this.#holders.note(topic, publisher);
     }
-    if (key !== undefined && !history.admit(key)) return undefined;
+    if (typeof key === "object" && !history.admit(key, nowMs)) return undefined;
     history.bounds = bounds;
     history.usedAt = ++this.#uses;
     this.#holders.use(topic);
@@ -283,6 +325,7 @@ export class MemoryHistories {
   clear(): void {
     this.#histories.clear();
     this.#sum.clear();
+    this.#keys.clear();
     this.#publishers.clear();
     this.#holders.clear();
     this.#followed.clear();
@@ -314,6 +357,8 @@ export class MemoryHistories {
   /** Drops expired publications, including those on topics without readers and writers. */
   #tidy(now: number): void {
     this.#tidiedAt = now;
+    this.#keys.tidy(this.#runtime.monotonic());
+    this.#sum.update(this.#keys);
     for (const histories of [this.#unsubscribed, this.#subscribed]) {
       for (const history of histories.toArray().reverse()) {
         history.trim(now);

@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { turns } from "../../tests/waiting.ts";
 import { Client } from "../clients_fixture.ts";
@@ -9,7 +9,8 @@ import {
   type ReadHistoryOptions,
 } from "../broker.ts";
 import { MemoryBroker } from "./broker.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { LimitError } from "../../errors.ts";
 import { MemoryHistories } from "./history.ts";
 import { Topics } from "../topics.ts";
 
@@ -57,7 +58,7 @@ Deno.test("MemoryHistories.read() of topics without publications forgets nothing
 
 Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 producers of a topic", () => {
   // Room for these producers, and for a few more.
-  const histories = new MemoryHistories(platformRuntime(), { maxBytes: () => 11_500_000 });
+  const histories = new MemoryHistories(platformRuntime(), { maxBytes: () => 13_000_000 });
   const append = (producer: number, number = 1) =>
     histories.append({ topic: "a", payload: "x" }, {
       bounds: BOUNDS,
@@ -72,6 +73,70 @@ Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 pro
   assert(append(1) !== undefined);
   for (let producer = 10_001; producer < 11_000; producer++) append(producer);
   assertEquals([append(10_000), histories.forgotten], [undefined, 0]);
+});
+
+/** A clock that moves by hand. */
+function handClock(): Runtime & { pass(ms: number): void; set(ms: number): void } {
+  let [passed, offset] = [0, 0];
+  return Object.assign(platformRuntime(), {
+    now: () => 1_000_000_000 + passed + offset,
+    monotonic: () => passed,
+    pass: (ms: number) => void (passed += ms),
+    set: (ms: number) => void (offset += ms),
+  });
+}
+
+Deno.test("MemoryHistories.append() remembers a key for two minutes, whatever the wall clock says", () => {
+  const clock = handClock();
+  const histories = new MemoryHistories(clock);
+  const keys = ["order-7", { producer: "p", number: 7 }];
+  const append = () =>
+    keys.map((key) => histories.append({ topic: "a", payload: "x" }, { bounds: BOUNDS, key }));
+  assertEquals(append().map((placed) => placed?.position?.offset), [1, 2]);
+  for (const jump of [3_600_000, -7_200_000]) {
+    clock.set(jump);
+    clock.pass(59_999);
+    assertEquals(append(), [undefined, undefined], `${jump}`);
+  }
+  clock.pass(2);
+  assertEquals(append().map((placed) => placed?.position?.offset), [3, 4]);
+  assertEquals(append(), [undefined, undefined]);
+});
+
+Deno.test("MemoryHistories.append() remembers the keys of a history that was forgotten", () => {
+  const clock = handClock();
+  const histories = new MemoryHistories(clock, { maxTopics: 2 });
+  const append = (topic: string) =>
+    histories.append({ topic, payload: topic }, { bounds: BOUNDS, key: "1" });
+  for (const topic of names("order", 10)) assert(append(topic) !== undefined);
+  assertEquals(histories.forgotten, 8);
+  assertEquals(names("order", 10).map(append), Array(10).fill(undefined));
+});
+
+Deno.test("MemoryHistories.append() rejects a key when all keys use a quarter of the bytes, and forgets none", () => {
+  const clock = handClock();
+  const histories = new MemoryHistories(clock, { maxBytes: () => 100_000 });
+  const append = (topic: string, key: string) =>
+    histories.append({ topic, payload: "x" }, { bounds: BOUNDS, key });
+  let count = 0;
+  const error = assertThrows(
+    () => {
+      while (append(`t${count % 3}`, `key ${count}`)) count++;
+    },
+    LimitError,
+    "a quarter of maxTotalBytes",
+  );
+  assertEquals([error.limit, error.level, error.retryAfterMs], ["keys", "server", 120_000]);
+  assert(count > 100, `${count}`);
+  assertEquals(append("t0", "key 0"), undefined);
+  assert(histories.append({ topic: "t0", payload: "x" }, { bounds: BOUNDS }) !== undefined);
+  // The keys of all topics are forgotten in time, also of those that nothing is appended to.
+  clock.pass(120_000);
+  let again = 0;
+  assertThrows(() => {
+    while (append("t4", `again ${again}`)) again++;
+  }, LimitError);
+  assert(again >= count, `${again} after ${count}`);
 });
 
 Deno.test("Reading 20,000 topics evicts no history, and reports no gap to listeners", async () => {

@@ -10,7 +10,10 @@ import type { BrokerLife } from "../broker/life.ts";
 export const COSTS = {
   topic: 1_024,
   publication: 256,
-  producer: 128,
+  producer: 256,
+  /** A number of a producer. */
+  number: 8,
+  key: 96,
 } as const;
 
 /** Default maximum number of bytes, unless the machine has little memory. */

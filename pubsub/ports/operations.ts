@@ -1,6 +1,6 @@
 /** The operations that a worker's broker and the store's thread send to each other. */
 import { textOf } from "../../base/error_text.ts";
-import { BrokerError } from "../../errors.ts";
+import { BrokerError, LimitError } from "../../errors.ts";
 import { DamageError } from "../broker/damage.ts";
 import type { Broker, BrokerStatus, HistoryBounds } from "../broker.ts";
 import { type AnyPart, type PartFacts, partFactsOf } from "./calls.ts";
@@ -38,7 +38,7 @@ export type BrokerOperation =
   | readonly ["ready", channel: number]
   | readonly ["interrupted", channel: number]
   | readonly ["result", id: number, bytes: number, value: unknown]
-  | readonly ["failure", id: number, name: string, message: string]
+  | readonly ["failure", id: number, name: string, message: string, limit?: LimitFacts]
   | readonly ["rejected", message: string]
   | readonly ["status", status: BrokerStatus]
   | readonly ["ended"];
@@ -111,6 +111,9 @@ function withError(status: BrokerStatus, change: (error: unknown) => unknown): B
   return { ...status, error: change(status.error) };
 }
 
+/** Properties of a `LimitError`. */
+type LimitFacts = Pick<LimitError, "limit" | "retryAfterMs" | "level">;
+
 /**
  * Error classes that are preserved across threads, including for their subclasses. Any other error
  * becomes a `BrokerError`.
@@ -119,12 +122,19 @@ const KEPT_ERRORS = [RangeError, TypeError, DamageError] as const;
 
 /** Encodes the error of a call. */
 export function failureOf(id: number, error: unknown): BrokerOperation {
+  if (error instanceof LimitError) {
+    const { limit, retryAfterMs, level } = error;
+    return ["failure", id, LimitError.name, textOf(error), { limit, retryAfterMs, level }];
+  }
   const kept = KEPT_ERRORS.find((one) => error instanceof one);
   return ["failure", id, kept?.name ?? "", textOf(error)];
 }
 
 /** Restores the error of a call. */
-export function errorOf([, , name, message]: OperationOf<BrokerOperation, "failure">): Error {
+export function errorOf(
+  [, , name, message, limit]: OperationOf<BrokerOperation, "failure">,
+): Error {
+  if (limit !== undefined) return new LimitError(limit.limit, message, limit);
   const kept = KEPT_ERRORS.find((one) => one.name === name) ?? BrokerError;
   return new kept(message);
 }

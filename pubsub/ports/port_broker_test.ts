@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError } from "../../errors.ts";
+import { MovableClock } from "../../tests/movable_clock.ts";
 import { turns } from "../../tests/waiting.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { testBroker } from "../conformance/suite.ts";
@@ -13,11 +14,15 @@ import type { Batch } from "./link.ts";
 import type { BrokerOperation, WorkerOperation } from "./operations.ts";
 import { PortBroker } from "./port_broker.ts";
 
-testBroker("PortBroker", () => connectTo(new MemoryBroker(), 1)[0]!, {
+const clock = new MovableClock();
+const { runtime } = clock;
+
+testBroker("PortBroker", () => connectTo(new MemoryBroker({ runtime }), 1)[0]!, {
   makePair: () => {
-    const [one, two] = connectTo(new MemoryBroker(), 2);
+    const [one, two] = connectTo(new MemoryBroker({ runtime }), 2);
     return [one!, two!];
   },
+  pass: (ms) => clock.pass(ms),
 });
 
 /** Workers on one store, whose batches the test delivers. */

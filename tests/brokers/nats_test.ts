@@ -306,6 +306,23 @@ test("waits for a server that has not started yet", async (server) => {
   assertEquals(broker.stats.interruptions, 0);
 });
 
+test("remembers the keys of kept publications after the server was killed", async (server) => {
+  await using broker = new NatsBroker({ servers: server.servers }, { survivesRestart: true });
+  const keys = ["order-1", "order-2", { producer: "p", number: 1 }];
+  const appendAll = async () =>
+    await Promise.all(
+      keys.map((key) =>
+        broker.history.append({ topic: "kept", payload: "x" }, { bounds: BOUNDS, key })
+      ),
+    );
+  assertEquals((await appendAll()).filter(({ position }) => position === undefined), []);
+  await server.kill();
+  await server.restart();
+  await statusIs(broker, "connected");
+  assertEquals(await appendAll(), [{}, {}, {}]);
+  assertEquals((await readAll(broker, "kept")).length, 3);
+});
+
 test("continues in order, without duplicates and with a report, after the server was killed", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });

@@ -46,6 +46,7 @@ function testWorkers(name: string, makeBroker: () => Broker, ignore: boolean): v
         for (const store of stores.splice(0)) await store.close();
         await noTimers();
       },
+      skipSlow: true,
       ignore,
     });
   }

@@ -56,6 +56,7 @@ for (const suite of [testBroker, testBrokerLogs]) {
   suite("RedisBroker on a cluster", () => makeBroker(), {
     makePair: () => [makeBroker(), makeBroker()],
     teardown: endClient,
+    skipSlow: true,
     ignore,
   });
 }

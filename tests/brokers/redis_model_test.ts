@@ -231,13 +231,18 @@ class Draws {
           );
         }
         const count = this.#one([1, 1, 2, 40]);
-        const producers = [`p1:{${topic}}`, `p2:{${topic}}`];
-        const items = Array.from({ length: count }, () => [
-          this.#one([4, 5]),
-          this.#random() < 0.8 ? this.#number++ : this.#one([0, 3, this.#number]),
-          frameOf(this.#one(TEXTS), this.#one(["", "\0abcdef", "me\0abcdef"])),
-        ]);
-        const all = [...keys, `c:{${topic}}`, ...producers];
+        // A node's number, two producers' numbers, and texts.
+        const remembered = [`n:{${topic}}`, `p1:{${topic}}`, `p2:{${topic}}`, `k:{${topic}}`];
+        const items = Array.from({ length: count }, () => {
+          const [kind, place] = this.#one([["n", 4], ["p", 5], ["p", 6], ["t", 7]] as const);
+          return [
+            kind,
+            place,
+            this.#random() < 0.8 ? this.#number++ : this.#one([0, 3, this.#number]),
+            frameOf(this.#one(TEXTS), this.#one(["", "\0abcdef", "me\0abcdef"])),
+          ];
+        });
+        const all = [...keys, `c:{${topic}}`, ...remembered];
         return operation(topic, all.length, ...all, ...begin, "PUBLISH", HOUR_MS, ...items.flat());
       }
       case "skeinAdvance":

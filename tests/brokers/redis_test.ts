@@ -651,6 +651,17 @@ test("treats shared facts that another program damaged as absent", async (server
     const { position } = await broker.history.append({ topic: "chat", payload: "1" }, options);
     assertEquals(typeof position?.offset, "number", value);
   }
+  await server.run("set", "skein:keys:{/chat}", "x");
+  for (const expected of [true, false]) {
+    // A damaged history starts over, and does not take the key for a repetition.
+    if (expected) {
+      await server.run("del", "skein:stream:{/chat}");
+      await server.run("set", "skein:stream:{/chat}", "x");
+    }
+    const options = { bounds: BOUNDS, key: "order-7" };
+    const { position } = await broker.history.append({ topic: "chat", payload: "1" }, options);
+    assertEquals(position !== undefined, expected);
+  }
   await server.run("set", "skein:claims:{/scope}", "x");
   assertEquals(await store.claims("scope"), []);
   assertEquals(await store.claim("scope", "session", { max: 1, ttlMs: 60_000 }), true);

@@ -19,10 +19,11 @@ for (const suite of [testBroker, testBrokerLogs]) {
       return [store.connect(), store.connect()];
     },
     teardown: synced.teardown,
+    pass: synced.pass,
   });
 }
 
-const { open, teardown } = sqliteFiles("normal");
+const { open, teardown, pass } = sqliteFiles("normal");
 
 for (const suite of [testBroker, testBrokerLogs]) {
   suite("PortBroker on SQLite", async () => connectTo(await open(), 1, [LOGS_PART])[0]!, {
@@ -31,5 +32,6 @@ for (const suite of [testBroker, testBrokerLogs]) {
       return [one!, two!];
     },
     teardown,
+    pass,
   });
 }

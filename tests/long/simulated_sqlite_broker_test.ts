@@ -21,6 +21,7 @@ for (const synchronous of ["normal", "full"] as const) {
         const broker = new FaultyStore({ make: () => inner });
         return [broker.connect(), broker.connect()];
       },
+      skipSlow: true,
       teardown: async () => {
         for (const clock of clocks.splice(0)) await clock[Symbol.asyncDispose]();
       },

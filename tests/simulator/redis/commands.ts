@@ -209,6 +209,14 @@ export const COMMANDS: ReadonlyMap<string, CommandRule> = new Map(Object.entries
     run: (keys, command) => removeMembers(keys, keys.read(SortedSetValue, command[1]!), command),
   },
   ZCARD: { arity: 2, run: (keys, [, key]) => keys.read(SortedSetValue, key!)?.size ?? 0 },
+  ZCOUNT: {
+    arity: 4,
+    run: (keys, [, key, min, max]) => {
+      const isInside = scoreRange(min!, max!);
+      const set = keys.read(SortedSetValue, key!);
+      return set?.sorted.filter(([, score]) => isInside(score)).length ?? 0;
+    },
+  },
   // A small set is returned whole, regardless of cursor and count.
   ZSCAN: {
     arity: -3,

@@ -65,6 +65,7 @@ function requirements(bench: Bench): Requirement[] {
     for (const suite of [testBroker, testBrokerLogs]) {
       suite("RedisBroker", () => bench.node(), {
         makePair: () => [bench.node(), bench.node()],
+        skipSlow: true,
       });
     }
   } finally {

@@ -1,0 +1,38 @@
+/** Keys of publications: their maximum number, and the error beyond it. */
+import { LimitError } from "../../errors.ts";
+import { KEY_WINDOW_MS } from "../broker.ts";
+
+/**
+ * Maximum number of texts that a topic remembers as keys: 833 appends a second. The largest keys use
+ * 22 MB in memory, 26 MB in Redis, 30 MB in NATS and 53 MB in SQLite.
+ */
+export const MAX_TOPIC_KEYS = 100_000;
+
+/**
+ * Creates the error of an append whose key finds no room.
+ *
+ * @param topic The topic.
+ * @param retryAfterMs The time until the topic forgets its oldest key, in milliseconds.
+ * @returns The error.
+ */
+export function topicKeysFull(topic: string, retryAfterMs: number): LimitError {
+  return keysFull(
+    `a topic must have at most ${MAX_TOPIC_KEYS} keys in ${KEY_WINDOW_MS / 1_000} s, and ` +
+      `${JSON.stringify(topic)} has as many; append later, to more topics, or without a key`,
+    retryAfterMs,
+  );
+}
+
+/**
+ * Creates the error of an append whose key finds no room.
+ *
+ * @param rule The limit, and what to do about it.
+ * @param retryAfterMs The time until the broker forgets a key, in milliseconds.
+ * @returns The error.
+ */
+export function keysFull(rule: string, retryAfterMs: number): LimitError {
+  return new LimitError("keys", `Cannot append: ${rule}`, {
+    retryAfterMs: Math.max(1, Math.ceil(retryAfterMs)),
+    level: "server",
+  });
+}
