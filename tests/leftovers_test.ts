@@ -180,6 +180,7 @@ function host(broker: MemoryBroker): Host {
 
 /** Entries that stay by design, up to a bound, by the path and class of their `Map` or `Set`. */
 const KEPT: Readonly<Record<string, string>> = {
+  "base/console_report.ts ConsoleReport": "one kind of line, for an hour",
   "base/quotas/familiar_users.ts FamiliarUser": "users of a day",
   "base/quotas/familiar_users.ts FamiliarUsers": "users of a day",
   "manager/costs.ts Costs": "rates, which the next start forgets once they are full",
