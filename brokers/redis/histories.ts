@@ -12,7 +12,7 @@ import {
   PRODUCER_NUMBERS,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { MAX_TOPIC_KEYS, topicKeysFull } from "../../pubsub/broker/keys.ts";
+import { MAX_NUMBERS_LENGTH, MAX_TOPIC_KEYS, topicKeysFull } from "../../pubsub/broker/keys.ts";
 import type { LimitError } from "../../errors.ts";
 import type { Buffer } from "node:buffer";
 import { withoutUndefined } from "../../base/options/options.ts";
@@ -174,9 +174,12 @@ local function admitProducer(key, id)
   if type(list) ~= 'string' or not string.find(list, '^[%d ]+$') then list = '' end
   if string.find(' ' .. list .. ' ', ' ' .. id .. ' ', 1, true) then return '0' end
   list = list == '' and id or id .. ' ' .. list
-  local last = 0
-  for _ = 1, ${PRODUCER_NUMBERS} do last = last and string.find(list, ' ', last + 1, true) end
-  lists[key] = last and string.sub(list, 1, last - 1) or list
+  if #list > ${MAX_NUMBERS_LENGTH} then
+    local last = 0
+    for _ = 1, ${PRODUCER_NUMBERS} do last = last and string.find(list, ' ', last + 1, true) end
+    if last then list = string.sub(list, 1, last - 1) end
+  end
+  lists[key] = list
   return '1'
 end
 local function admit(kind, key, id)

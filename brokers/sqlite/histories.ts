@@ -10,7 +10,7 @@ import {
   type PublicationKey,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { MAX_TOPIC_KEYS } from "../../pubsub/broker/keys.ts";
+import { MAX_NUMBERS_LENGTH, MAX_TOPIC_KEYS } from "../../pubsub/broker/keys.ts";
 import { Holders, Publishers } from "../../pubsub/history/publishers.ts";
 import { type Database, metaOf, prepareAll, setMeta, type Statements } from "./database.ts";
 import type { SqliteTransaction } from "./transaction.ts";
@@ -346,9 +346,12 @@ export class Histories {
     now: number,
   ): boolean {
     const known = this.#sql.producer.get(id, producer);
-    const numbers = known === undefined ? [] : String(known.numbers).split(" ");
-    if (numbers.includes(String(number))) return false;
-    const newest = [number, ...numbers.slice(0, PRODUCER_NUMBERS - 1)].join(" ");
+    const numbers = known === undefined ? "" : ` ${known.numbers}`;
+    if (`${numbers} `.includes(` ${number} `)) return false;
+    const all = `${number}${numbers}`;
+    const newest = all.length <= MAX_NUMBERS_LENGTH
+      ? all
+      : all.split(" ", PRODUCER_NUMBERS).join(" ");
     this.#sql.setProducer.run(id, producer, newest, now + KEY_WINDOW_MS);
     return true;
   }

@@ -1,12 +1,19 @@
 /** Keys of publications: their maximum number, and the error beyond it. */
 import { LimitError } from "../../errors.ts";
-import { KEY_WINDOW_MS } from "../broker.ts";
+import { KEY_WINDOW_MS, PRODUCER_NUMBERS } from "../broker.ts";
 
 /**
  * Maximum number of texts that a topic remembers as keys: 833 appends a second. The largest keys use
  * 22 MB in memory, 26 MB in Redis, 30 MB in NATS and 53 MB in SQLite.
  */
 export const MAX_TOPIC_KEYS = 100_000;
+
+/**
+ * Length of a list of a producer's numbers, separated by spaces, from which on it is shortened. Any
+ * {@linkcode PRODUCER_NUMBERS} numbers are shorter, and a list of usual numbers grows for a while
+ * until it is shortened again.
+ */
+export const MAX_NUMBERS_LENGTH = 17 * PRODUCER_NUMBERS;
 
 /**
  * Creates the error of an append whose key finds no room.

@@ -94,8 +94,8 @@ export const KEYS: Record<string, Test> = {
 
   "recognizes the last numbers of a producer": withHistory(async (bench, near, far) => {
     const keys = Array.from(
-      { length: PRODUCER_NUMBERS + 10 },
-      (_, i) => ({ producer: `p${bench.id}`, number: 7 * i }),
+      { length: 3 * PRODUCER_NUMBERS },
+      (_, i) => ({ producer: `p${bench.id}`, number: Number.MAX_SAFE_INTEGER - 7 * i }),
     );
     await Promise.all(keys.map((key) => append(near, bench.id, key)));
     const repeated = await Promise.all(
