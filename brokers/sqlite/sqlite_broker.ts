@@ -23,7 +23,7 @@ import {
 } from "../../pubsub/broker.ts";
 import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { LocalListeners } from "../../pubsub/broker/listeners.ts";
-import { MAX_TOPIC_KEYS, topicKeysFull } from "../../pubsub/broker/keys.ts";
+import { MAX_TOPIC_KEYS, nameOfKey, topicKeysFull } from "../../pubsub/broker/keys.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
 import { Damages } from "../../pubsub/broker/damage.ts";
 import { lateLogs } from "../../streams/logs/late_logs.ts";
@@ -362,7 +362,7 @@ export class SqliteBroker implements LogBroker {
   #append(publication: Publication, options: AppendOptions): Promise<Appended> {
     return new Promise((resolve, reject) => {
       const { key } = options;
-      const name = typeof key === "string" ? key : key?.producer;
+      const name = key === undefined ? undefined : nameOfKey(key);
       this.#checkCall("append", publication.topic, name, publication.except);
       const { epoch } = this.#thread;
       const bytes = payloadBytes(publication);

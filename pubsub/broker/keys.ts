@@ -1,6 +1,6 @@
-/** Keys of publications: their maximum number, and the error beyond it. */
+/** Keys of publications: their names, their maximum number, and the error beyond it. */
 import { LimitError } from "../../errors.ts";
-import { KEY_WINDOW_MS, PRODUCER_NUMBERS } from "../broker.ts";
+import { KEY_WINDOW_MS, PRODUCER_NUMBERS, type PublicationKey } from "../broker.ts";
 
 /**
  * Maximum number of texts that a topic remembers as keys: 833 appends a second. The largest keys use
@@ -14,6 +14,11 @@ export const MAX_TOPIC_KEYS = 100_000;
  * until it is shortened again.
  */
 export const MAX_NUMBERS_LENGTH = 17 * PRODUCER_NUMBERS;
+
+/** Returns the text of a key that the application chose: the key itself, or its producer. */
+export function nameOfKey(key: PublicationKey): string {
+  return typeof key === "string" ? key : key.producer;
+}
 
 /**
  * Creates the error of an append whose key finds no room.
