@@ -340,13 +340,13 @@ export class AppendQueue {
       this.#stream.open();
       return;
     }
-    const seqs = new Map(asked.map((entry, i) => [entry, storedSeq(acks[i]!)]));
-    const limits = new Map(asked.map((entry, i) => [entry, limitOf(acks[i]!)]));
+    const replies = new Map(asked.map((entry, i) => [entry, acks[i]!]));
     const stored = new Set<string>();
     for (const entry of [...this.#underWay.values()].reverse()) {
       this.#forget(entry);
-      const seq = seqs.get(entry);
-      const full = limits.get(entry);
+      const ack = replies.get(entry);
+      const seq = ack && storedSeq(ack);
+      const full = ack && limitOf(ack);
       if (full !== undefined) {
         // A full server does not reply whether it has stored a publication.
         this.#stream.refused(full);
