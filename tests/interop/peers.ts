@@ -218,29 +218,44 @@ const RUNTIME_RECIPES: readonly Recipe[] = [
   runtimeRecipe("Bun", { version: "1.4.5", binary: "bun", scope: "@oven/bun-" }),
 ];
 
+/** The version of Miniflare, which runs workerd. */
+const MINIFLARE = "4.20260730.0";
+
 /** Miniflare needs a newer Node than the machine may have. */
 const WORKERS_NODE = "24.21.0";
 
 const WORKERS_RECIPES: readonly Recipe[] = [{
   name: "workerd",
-  version: "4.20260730.0",
+  version: MINIFLARE,
   folder: "workers",
   tool: "npm",
   toolchain: "npm",
   flags: [WORKERS_NODE],
   async build({ source, into }) {
-    const quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
-    const packages = ["miniflare@4.20260730.0", `${nodeLibrary()}@${WORKERS_NODE}`];
-    await run(["npm", "install", ...quiet, "--prefix", into, ...packages], source);
+    const packages = [`miniflare@${MINIFLARE}`, `${libraryOf("node-")}@${WORKERS_NODE}`];
+    await npmInstall(packages, { source, into });
     await Deno.copyFile(`${source}/host.mjs`, `${into}/host.mjs`);
   },
-  command: ({ into }) => [`${into}/node_modules/${nodeLibrary()}/bin/node`, `${into}/host.mjs`],
+  command: (
+    { into },
+  ) => [`${into}/node_modules/${libraryOf("node-")}/bin/node`, `${into}/host.mjs`],
 }];
 
-/** The npm package with the binary of Node for this platform. */
-function nodeLibrary(): string {
+/** The npm package with the binary of a runtime for this platform. */
+function libraryOf(scope: string): string {
   const { os, arch } = Deno.build;
-  return `node-${os}-${arch === "x86_64" ? "x64" : "arm64"}`;
+  // Node's packages use the name "arm64", packages of Bun and Deno "aarch64".
+  const cpu = arch === "x86_64" ? "x64" : scope === "node-" ? "arm64" : arch;
+  return `${scope}${os}-${cpu}`;
+}
+
+/** Installs packages of npm into a folder, without their install scripts. */
+async function npmInstall(
+  packages: readonly string[],
+  { source, into }: { readonly source: string; readonly into: string },
+): Promise<void> {
+  const quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
+  await run(["npm", "install", ...quiet, "--prefix", into, ...packages], source);
 }
 
 /**
@@ -255,10 +270,7 @@ function runtimeRecipe(
     readonly scope: string;
   },
 ): Recipe {
-  const { os, arch } = Deno.build;
-  // Node's packages use the name "arm64", packages of Bun and Deno "aarch64".
-  const cpu = arch === "x86_64" ? "x64" : binary === "node" ? "arm64" : arch;
-  const library = `${scope}${os}-${cpu}`;
+  const library = libraryOf(scope);
   return {
     name,
     version,
@@ -267,8 +279,7 @@ function runtimeRecipe(
     toolchain: "npm",
     flags: [library],
     async build({ source, into }) {
-      const quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
-      await run(["npm", "install", ...quiet, "--prefix", into, `${library}@${version}`], source);
+      await npmInstall([`${library}@${version}`], { source, into });
     },
     command: ({ into }) => [`${into}/node_modules/${library}/bin/${binary}`],
   };
