@@ -920,7 +920,7 @@ export class Client<C extends Contract = Contract>
    * Checks the options of a call. On Cloudflare Workers, only the request that created a client can
    * use it: in another one, all I/O fails or hangs, and the client's signal throws.
    */
-  #check(call: string, options: unknown = {}): void {
+  #check(call: string, options?: unknown): void {
     try {
       void this.#stop.signal.aborted;
     } catch (cause) {
@@ -929,7 +929,7 @@ export class Client<C extends Contract = Contract>
         { cause },
       );
     }
-    this.#platform.checkOptions(call, options);
+    if (options !== undefined) this.#platform.checkOptions(call, options);
   }
 
   /** Reports a failure if no one reads the status. */
