@@ -153,8 +153,7 @@ export class StreamBudget implements Disposable {
    * @param isNew True before the first frame of the server.
    */
   async next(isNew: boolean): Promise<Turn> {
-    const { monotonic } = this.#runtime;
-    const now = () => monotonic.call(this.#runtime);
+    const now = () => this.#runtime.monotonic();
     if (!this.#isFrozen && now() >= this.#crowdedUntil) {
       const wanted = this.#isMultiplexed ? undefined : this.#place?.want();
       if (wanted) await settlesWithin(this.#runtime, wanted, LOCKS_MS);
