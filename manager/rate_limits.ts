@@ -50,8 +50,9 @@ export interface SessionRates {
   readonly bytes?: Rate | undefined;
   /**
    * Publications, which also count as messages. Each change of a state counts as one, also over
-   * HTTP, and so do each mutation and each 100 rows that it reads on the server. By default, each session of a server has a burst of 1,000, then 200 a second;
-   * `{ perSecond: Infinity }` means no limit.
+   * HTTP, and so do each mutation and each 100 rows that it reads on the server. By default, each
+   * session of a server has a burst of 1,000, then 200 a second; `{ perSecond: Infinity }` means no
+   * limit.
    */
   readonly publications?: Rate | undefined;
   /**

@@ -131,7 +131,7 @@ for (const shares of ["locks", "channel"] as const) {
   Deno.test(`Tabs that share ${shares} leave the event streams to visible tabs`, async () => {
     await using bench = new Bench({ shares });
     const hidden = await bench.open(3);
-    // Nobody else needs a stream.
+    // No visible tab needs a stream.
     for (const tab of hidden) tab.hidden = true;
     await bench.pass(60_000);
     assertEquals([bench.browser.streams, ...hidden.map(({ asked }) => asked.at(-1)!.poll)], [

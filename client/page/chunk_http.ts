@@ -7,7 +7,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { type BrowserGlobals, StreamBudget } from "../../transport/http/stream_budget.ts";
 import { fallBackToHttp as fallBack } from "../../transport/race/http_fallback.ts";
 
-/** Uses HTTP for one client. In a browser, its requests share a budget with those of other tabs. */
+/** Uses HTTP for one client. In a browser, all tabs share a budget of requests. */
 export const fallBackToHttp: typeof fallBack = (dial, options, platform) => {
   const browser = globalThis as unknown as BrowserGlobals & Pick<typeof globalThis, "navigator">;
   // Deno, Node and Bun name themselves, and have no limit.

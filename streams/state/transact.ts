@@ -177,7 +177,7 @@ let inside: AsyncLocalStorage<SeenRows> | undefined;
  * changes could never take effect.
  *
  * @param identity Identity of the stream that is written.
- * @param changes The changes, other than those of the transaction.
+ * @param changes The changes, which are not part of the transaction.
  * @throws {TypeError} If this code runs in such a function.
  */
 export function checkUnread(identity: string | undefined, changes: readonly Change[]): void {
@@ -198,7 +198,7 @@ class SeenRows implements CountedRows {
   /** Versions of the state from which collections were read. */
   readonly scans = new Map<string, number>();
   readonly #rows: RowsOfState;
-  /** The turn whose rows may be newer than those of the copy. */
+  /** The turn before has left rows that may be newer than the copy. */
   readonly #turn: Turn | undefined;
   readonly #names = new Set<string>();
   #isEmpty = true;
@@ -273,7 +273,7 @@ class SeenRows implements CountedRows {
     return row;
   }
 
-  /** Notes that rows are those of a stream, from one version of the state to another. */
+  /** Notes that a stream had the rows from one version of the state to another. */
   #note(identity: string | undefined, from: number, until: number): void {
     if (this.#isEmpty) this.identity = identity;
     this.#isEmpty = false;
