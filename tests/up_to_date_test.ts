@@ -56,7 +56,7 @@ const READERS = {
       text += chunk;
       if (text.includes('"upToDate":true')) break;
     }
-    return JSON.parse(/^data: (\[.*)$/m.exec(text)![1]!).at(-1);
+    return JSON.parse(/^data:(\[.*)$/m.exec(text)![1]!).at(-1);
   },
   async "long polling"({ server }: Node) {
     const response = await server.fetch(requestOf("long-poll"));

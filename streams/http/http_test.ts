@@ -209,7 +209,7 @@ Deno.test("a stream that its writer aborted never looks complete", async () => {
     assertEquals(response.headers.get("set-cookie"), null);
   }
   const { text } = await bench.ask("GET", "a?offset=-1&live=sse");
-  const [, control] = /event: control\ndata: (.*)\n\n$/.exec(text)!;
+  const [, control] = /event: control\ndata:(.*)\n\n$/.exec(text)!;
   const { streamClosed, skeinStreamError } = JSON.parse(control!);
   assertEquals([streamClosed, skeinStreamError], [true, "disk full: 100 %\r\nset-cookie: a=b é"]);
 });
@@ -467,7 +467,7 @@ Deno.test("events contain texts whose lines cannot become fields", async () => {
   await bench.ask("PUT", "a", { headers: { ...TEXT, ...END }, body: text });
   const { text: events, headers } = await bench.ask("GET", "a?offset=-1&live=sse");
   assertEquals(headers.get("content-type"), "text/event-stream");
-  const lines = ["data:  a", "data: event: control", "data: data: {}", "data: ", "data:  b"];
+  const lines = ["data:  a", "data:event: control", "data:data: {}", "data:", "data:  b"];
   assertStringIncludes(events, `event: data\n${lines.join("\n")}\n\nevent: control\n`);
 });
 

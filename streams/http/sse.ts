@@ -98,8 +98,9 @@ export class EventStreams {
     };
     const data = records.length === 0
       ? ""
-      : writeEvent(eventDataOf(records, info.contentType), { name: "data" });
-    const bytes = encoder.encode(data + writeEvent(JSON.stringify(control), { name: "control" }));
+      : writeEvent(eventDataOf(records, info.contentType), { name: "data", isTight: true });
+    const last = writeEvent(JSON.stringify(control), { name: "control", isTight: true });
+    const bytes = encoder.encode(data + last);
     this.#written.set(page, { cursor, bytes });
     return bytes;
   }

@@ -43,21 +43,29 @@ export function writeFrame(number: number, frame: Frame): string {
  * Writes an event. Every kind of line ending in the data starts a new line, so that no text can add
  * fields.
  *
- * Readers drop one space after a colon, and some require it.
+ * Readers drop one space after a colon. Some require it, and readers of durable streams expect none.
  *
  * @param data The data. Readers treat each of its line endings as a line feed.
- * @param fields The name of the event, and its ID. Neither may contain a line ending.
+ * @param fields The name of the event, and its ID. Neither may contain a line ending. If `isTight`,
+ * a line of data has a space after the colon only if it begins with one.
  * @returns The lines of the event, with the empty line at its end.
  */
 export function writeEvent(
   data: string,
-  { name, id }: { readonly name?: string | undefined; readonly id?: string | undefined } = {},
+  { name, id, isTight }: {
+    readonly name?: string | undefined;
+    readonly id?: string | undefined;
+    readonly isTight?: boolean | undefined;
+  } = {},
 ): string {
+  const fieldOf = (line: string) => isTight && !line.startsWith(" ") ? "data:" : "data: ";
   const isOneLine = !data.includes("\n") && !data.includes("\r");
-  const lines = isOneLine ? data : data.split(/\r\n|[\r\n]/).join("\ndata: ");
+  const lines = isOneLine
+    ? fieldOf(data) + data
+    : data.split(/\r\n|[\r\n]/).map((line) => fieldOf(line) + line).join("\n");
   return `${id === undefined ? "" : `id: ${id}\n`}${
     name === undefined ? "" : `event: ${name}\n`
-  }data: ${lines}\n\n`;
+  }${lines}\n\n`;
 }
 
 /** Writes the close of a connection. */
