@@ -54,6 +54,9 @@ import { RedisHistories } from "./histories.ts";
 import { VersionMark } from "./version.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
+/** The part of Redis that rejects writes, which is always the whole server. */
+const WRITES = "writes";
+
 /** The listeners for a topic, and its channel in Redis. */
 class RedisChannel extends Listeners {
   readonly name: string;
@@ -174,6 +177,8 @@ export class RedisBroker implements LogBroker {
   readonly #pace: Pace;
   /** Producer of publications without a key. */
   readonly #producer: string;
+  /** The commands, by what they do, that Redis has rejected because it accepts no writes. */
+  readonly #refused = new Set<string>();
   #number = 0;
   readonly #tags: Tags;
   /** Eviction policies by which Redis may drop histories and logs. */
@@ -373,7 +378,7 @@ export class RedisBroker implements LogBroker {
     return new RedisPublishQueue({
       ...this.#settings,
       sender,
-      onAppended: () => this.#life.accepted("publications"),
+      onAppended: () => this.#accepted(),
       // While the connection is lost, its own error is reported.
       onTrouble: (error) => {
         const trouble = isReady() ? error : undefined;
@@ -398,7 +403,7 @@ export class RedisBroker implements LogBroker {
       // Only an accepted write shows that Redis accepts writes again.
       if (!life.isRefusing) life.connected();
     } else if (this.#isReady && this.#subscribers.isUp && refusal !== undefined) {
-      life.refused("publications", refusal);
+      life.refused(WRITES, refusal);
     } else if (this.status.current.name !== "connecting" || error) {
       life.interrupted(life.lastError ?? this.#trouble);
     }
@@ -476,6 +481,12 @@ export class RedisBroker implements LogBroker {
     return page;
   }
 
+  /** Called when Redis has accepted a write: it accepts no writes at all, or every one. */
+  #accepted(): void {
+    this.#refused.clear();
+    this.#life.accepted(WRITES);
+  }
+
   async #run<T>(what: string, command: () => Promise<T>): Promise<T> {
     this.#life.checkCall(what);
     if (!this.#isReady) await this.#life.reached();
@@ -488,11 +499,14 @@ export class RedisBroker implements LogBroker {
     this.#writes.begin();
     try {
       const result = await command();
-      this.#life.accepted(what);
+      if (this.#refused.has(what)) this.#accepted();
       return result;
     } catch (cause) {
       const refusal = refusalOf(cause);
-      if (refusal !== undefined) this.#life.refused(what, refusal);
+      if (refusal !== undefined) {
+        this.#refused.add(what);
+        this.#life.refused(WRITES, refusal);
+      }
       const kind = cause instanceof DamageError ? DamageError : BrokerError;
       throw new kind(`Cannot ${what}: ${refusal ?? textOf(reasonOf(cause))}`, { cause });
     }

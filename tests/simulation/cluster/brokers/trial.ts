@@ -534,7 +534,11 @@ export class Trial extends Examination implements TrialParts {
     while (this.nowMs < endMs && !isCalm()) {
       // Logs stay unavailable until the next call opens them.
       for (const seat of this.#seats) {
-        if (seat.broker.issues().length > 0) seat.host.after(0, () => this.#callLogs(seat, 0));
+        const issues = seat.broker.issues();
+        if (issues.length > 0) seat.host.after(0, () => this.#callLogs(seat, 0));
+        // Only another write shows that a store accepts writes again.
+        const isRefusing = issues.some((issue) => issue.includes("has rejected writes"));
+        if (isRefusing) seat.host.after(0, () => void this.#publish(seat, QUIET));
       }
       await this.pause(LOOK_MS);
     }
