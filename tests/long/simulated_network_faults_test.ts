@@ -126,7 +126,10 @@ class FaultyCluster {
       onMessage() {},
       onError: (error) => {
         // The first failed attempt is reported; the end of the run shows if the client reconnected.
-        if (error instanceof SessionClosedError) this.simulation.note(`error ${error}`, name);
+        // A session over HTTP is no failure, but the client reports why it is not over WebSocket.
+        const isKnown = error instanceof SessionClosedError ||
+          /^ConnectionError: HTTP works, but WebSocket fails: /.test(`${error}`);
+        if (isKnown) this.simulation.note(`error ${error}`, name);
         else this.#find(name, `error ${error}`);
       },
     });
