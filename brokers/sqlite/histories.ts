@@ -5,12 +5,11 @@ import {
   type HistoryBounds,
   type HistoryPage,
   KEY_WINDOW_MS,
-  PRODUCER_NUMBERS,
   type Publication,
   type PublicationKey,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { MAX_NUMBERS_LENGTH, MAX_TOPIC_KEYS } from "../../pubsub/broker/keys.ts";
+import { MAX_TOPIC_KEYS, withNumber } from "../../pubsub/broker/keys.ts";
 import { Holders, Publishers } from "../../pubsub/history/publishers.ts";
 import { type Database, metaOf, prepareAll, setMeta, type Statements } from "./database.ts";
 import type { SqliteTransaction } from "./transaction.ts";
@@ -346,13 +345,9 @@ export class Histories {
     now: number,
   ): boolean {
     const known = this.#sql.producer.get(id, producer);
-    const numbers = known === undefined ? "" : ` ${known.numbers}`;
-    if (`${numbers} `.includes(` ${number} `)) return false;
-    const all = `${number}${numbers}`;
-    const newest = all.length <= MAX_NUMBERS_LENGTH
-      ? all
-      : all.split(" ", PRODUCER_NUMBERS).join(" ");
-    this.#sql.setProducer.run(id, producer, newest, now + KEY_WINDOW_MS);
+    const numbers = withNumber(`${known?.numbers ?? ""}`, number);
+    if (numbers === undefined) return false;
+    this.#sql.setProducer.run(id, producer, numbers, now + KEY_WINDOW_MS);
     return true;
   }
 

@@ -15,6 +15,17 @@ export const MAX_TOPIC_KEYS = 100_000;
  */
 export const MAX_NUMBERS_LENGTH = 17 * PRODUCER_NUMBERS;
 
+/**
+ * Adds a number to the list of a producer's last numbers, separated by spaces, the newest first.
+ *
+ * @returns The new list; `undefined` if the number is in the list already.
+ */
+export function withNumber(list: string, number: number): string | undefined {
+  if (` ${list} `.includes(` ${number} `)) return undefined;
+  const all = list === "" ? `${number}` : `${number} ${list}`;
+  return all.length <= MAX_NUMBERS_LENGTH ? all : all.split(" ", PRODUCER_NUMBERS).join(" ");
+}
+
 /** Returns the text of a key that the application chose: the key itself, or its producer. */
 export function nameOfKey(key: PublicationKey): string {
   return typeof key === "string" ? key : key.producer;

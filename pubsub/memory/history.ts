@@ -7,13 +7,13 @@ import {
   type HistoryPage,
   KEY_WINDOW_MS,
   payloadBytes,
-  PRODUCER_NUMBERS,
   type Publication,
   type PublicationKey,
   type ReadHistoryOptions,
 } from "../broker.ts";
 import { type Linked, LinkedList } from "../../base/linked_list.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { withNumber } from "../broker/keys.ts";
 import { Fifo } from "../broker/queue.ts";
 import { Holders, Publishers } from "../history/publishers.ts";
 import { Tags } from "../tag.ts";
@@ -45,7 +45,8 @@ type ProducerKey = Exclude<PublicationKey, string>;
 
 /** The last numbers of a producer. */
 interface ProducerNumbers {
-  readonly numbers: number[];
+  /** The numbers, separated by spaces, the newest first. */
+  readonly numbers: string;
   /** Time at which they are forgotten, on the monotonic clock. */
   untilMs: number;
 }
@@ -75,7 +76,6 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   readonly #kept = new Fifo<StoredPublication>();
   #bytes = 0;
   #producerBytes = 0;
-  #numbers = 0;
 
   constructor(
     topic: string,
@@ -92,24 +92,20 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   }
 
   get cost(): number {
-    const { topic, publication, producer, number } = COSTS;
+    const { topic, publication, producer } = COSTS;
     return topic + this.#bytes + publication * this.#kept.length +
-      this.#producerBytes + producer * this.#producers.size + number * this.#numbers;
+      this.#producerBytes + producer * this.#producers.size;
   }
 
   /** Records a producer's number. Returns false for a repetition. */
   admit({ producer, number }: ProducerKey, nowMs: number): boolean {
     this.#forgetProducers(({ untilMs }) => untilMs <= nowMs);
-    const numbers = this.#producers.get(producer)?.numbers ?? [];
-    if (numbers.includes(number)) return false;
-    if (!this.#producers.delete(producer)) this.#producerBytes += producer.length;
-    numbers.push(number);
-    this.#numbers++;
-    if (numbers.length > PRODUCER_NUMBERS) {
-      numbers.shift();
-      this.#numbers--;
-    }
+    const known = this.#producers.get(producer);
+    const numbers = withNumber(known?.numbers ?? "", number);
+    if (numbers === undefined) return false;
+    if (known !== undefined) this.#forgetProducer(producer, known);
     this.#producers.set(producer, { numbers, untilMs: nowMs + KEY_WINDOW_MS });
+    this.#producerBytes += producer.length + numbers.length;
     this.#forgetProducers(() => this.#producers.size > MAX_PRODUCERS);
     return true;
   }
@@ -118,10 +114,13 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
   #forgetProducers(isGone: (producer: ProducerNumbers) => boolean): void {
     for (const [name, producer] of this.#producers) {
       if (!isGone(producer)) return;
-      this.#producers.delete(name);
-      this.#producerBytes -= name.length;
-      this.#numbers -= producer.numbers.length;
+      this.#forgetProducer(name, producer);
     }
+  }
+
+  #forgetProducer(name: string, { numbers }: ProducerNumbers): void {
+    this.#producers.delete(name);
+    this.#producerBytes -= name.length + numbers.length;
   }
 
   /** Keeps a publication, and returns it with a position. */

@@ -11,8 +11,6 @@ export const COSTS = {
   topic: 1_024,
   publication: 256,
   producer: 256,
-  /** A number of a producer. */
-  number: 8,
   key: 96,
 } as const;
 

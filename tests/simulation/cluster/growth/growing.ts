@@ -11,7 +11,7 @@ import type { Change } from "./heap.ts";
 const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
   /^Set with [\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/,
-  /^Array with (\d{13}|\d{1,9})$/,
+  /^Array with \d{13}$/,
   /^Map with (seq|sessions|rate|api-result|handling|expired):/,
   /^Map with (\d+|api):\S+ => \d+$/,
   / => Log { id, kind, number, state, /,
