@@ -6,7 +6,7 @@ import type { Change } from "./heap.ts";
  * entry. They contain users with the time at which they were last seen, users seen at an address,
  * numbers of the messages of a user, handler failures, rows of a store in memory, facts of durable
  * streams, responses that were read to the end, keys of callers, secrets of HTTP connections, nodes
- * that said farewell, the last numbers of producers, and traces of the simulation.
+ * that said farewell, and traces of the simulation.
  */
 const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
@@ -42,7 +42,7 @@ const PASSED = /(bytes(Received|Sent)|(received|sent)(Bytes|Messages))$/i;
  * `Map` too.
  */
 const OTHERS =
-  /^(FixedCircularBuffer|LinkedList|Liveness|PageWatch|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#numbers|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^ByteSum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^BrokerCounts.#awayUntil|^UnreadStreams.#connections/;
+  /^(FixedCircularBuffer|LinkedList|Liveness|PageWatch|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^ByteSum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^BrokerCounts.#awayUntil|^UnreadStreams.#connections/;
 
 const COUNT = new RegExp(
   `[.#](${COUNTS})$|[a-z](${COUNTS.replaceAll(/\b[a-z]/g, (first) => first.toUpperCase())})$`,
