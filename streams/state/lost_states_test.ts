@@ -5,12 +5,13 @@ import { type Broker, connect, MemoryBroker, RequestError, type ServeOptions } f
 import { durableStreams, liveState, type StateTransaction } from "../mod.ts";
 import { logsOf } from "../logs/logs_of.ts";
 import { listen } from "../../tests/servers.ts";
+import { fail, FaultyStore, pass } from "../../tests/faulty_broker.ts";
 import { until } from "../../tests/waiting.ts";
 
 /** Starts a server with the streams and states of a broker. */
 function start(
   broker: Broker = new MemoryBroker(),
-  { authorize = () => true }: { readonly authorize?: ServeOptions["authorize"] } = {},
+  { authorize = () => true, session }: Pick<ServeOptions, "authorize" | "session"> = {},
 ) {
   const errors: unknown[] = [];
   const streams = durableStreams({ path: "/streams", authorize: () => true });
@@ -20,6 +21,7 @@ function start(
     webTransport: false,
     features: [streams, states],
     authorize,
+    session,
     onError: (error) => errors.push(error),
   });
   return {
@@ -207,4 +209,41 @@ Deno.test("A transaction runs again if the rows that it has read are those of a 
     await one.lose("board");
     for (const key of ["a", "b"]) await cards.set(key, 1);
   }
+});
+
+Deno.test("A server's write to a lost state that can't be read anew is rejected for now, and not made", async () => {
+  const store = new FaultyStore();
+  const broker = store.connect();
+  await using one = start(broker, { session: { requestTimeoutMs: 100 } });
+  await using board = await one.states.open("board");
+  const cards = board.collection<number>("cards");
+  await cards.set("a", 1);
+  broker.make("logs.read", fail);
+  assertEquals((await logsOf(store.inner)!.delete("board")).kind, "removed");
+  const writes = {
+    set: () => cards.set("b", 1),
+    delete: () => cards.delete("a"),
+    update: () => cards.update("a", (count) => count + 1),
+    "a transaction": () => board.transaction((tx) => tx.set("cards", "b", 2)),
+    "a transaction that reads": () =>
+      board.transaction(async (tx) => {
+        const count = await tx.get("cards", "a") as number;
+        await tx.set("cards", "a", count + 1);
+      }),
+    "a transaction that iterates": () =>
+      board.transaction(async (tx) => {
+        const all = await Array.fromAsync(tx.entries("cards"));
+        await tx.set("cards", "b", all.length);
+      }),
+  };
+  for (const [name, write] of Object.entries(writes)) {
+    const { failure } = await assertRejects(write, RequestError);
+    const { code, retryAfterMs, message } = failure;
+    assertEquals([code, retryAfterMs], ["unavailable", 1_000], name);
+    assertMatch(message, /the broker no longer has "board", and its rows are not read anew yet/);
+  }
+  broker.make("logs.read", pass);
+  await until(() => cards.size === 0);
+  await cards.set("c", 1);
+  assertEquals([...cards], [["c", 1]]);
 });

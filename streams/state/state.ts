@@ -2,7 +2,7 @@
 import { checkOptions, COUNT, TTL } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { waitFor, within } from "../../base/wait.ts";
+import { within } from "../../base/wait.ts";
 import { RequestError, TimeoutError } from "../../errors.ts";
 import type {
   Contract,
@@ -40,7 +40,7 @@ import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
 import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
-import { contendedState, presentRow, type RowQueue, type Turn } from "./row_queue.ts";
+import { contendedState, forNow, presentRow, type RowQueue, type Turn } from "./row_queue.ts";
 import { checkUnread, transact } from "./transact.ts";
 import { appendUnchanged, type ChangedCollection, type Scans } from "./unchanged.ts";
 
@@ -51,12 +51,6 @@ const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortS
 const INSERT: OptionKinds<Omit<StateWriteOptions, "expect">> = { ...ROW, ...SIGNAL };
 const WRITE: OptionKinds<StateWriteOptions> = { ...EXPECT, ...INSERT };
 const checkRowOptions = (options: object) => checkOptions("write row", options, ROW);
-
-/** Time for which a transaction is tried again while others change other collections. */
-const UNCHANGED_MS = 5_000;
-
-/** Longest wait of a write until a lost state was created anew, in milliseconds. */
-const REPLACED_MS = 5_000;
 
 /** Parts that states share. */
 export interface StateParts {
@@ -174,8 +168,10 @@ export class State implements AsyncDisposable {
    * @throws {RangeError} If there are more than 1,000 changes.
    * @throws {RequestError} With the code `too-large` if the changes do not fit into a message, `full`
    * if the state or the broker has no room, `gone` if the state was deleted, `damaged` if the broker
-   * has evicted a part of it, `ended` if its stream was closed, and `unknown-collection` or `invalid`
-   * if a change does not fit the contract.
+   * has evicted a part of it, `ended` if its stream was closed, `unknown-collection` or `invalid` if
+   * a change does not fit the contract, and `unavailable` with `retryAfterMs` if others were first all
+   * the time, or the broker has lost the state and can't be read again within
+   * `session.requestTimeoutMs`. In these cases, nothing was changed.
    * @throws {BrokerError} If the broker is unreachable. The changes may have taken effect.
    * @throws The signal's reason.
    */
@@ -272,7 +268,10 @@ export class State implements AsyncDisposable {
     { signal, turn }: RowWriteOptions,
   ): Promise<number> {
     if (changes.length === 0) return this.version;
-    const { identity, result, checked } = await this.#store(changes, { signal });
+    const { identity, result, checked } = await this.#store(changes, {
+      signal,
+      untilMs: turn?.untilMs,
+    });
     switch (result.kind) {
       case "appended": {
         const version = result.info.tail;
@@ -295,8 +294,10 @@ export class State implements AsyncDisposable {
   /** Checks changes, and appends them to the stream. */
   async #store(
     changes: readonly Change[],
-    { signal, scans, seen }: Pick<RowWriteOptions, "signal"> & {
+    { signal, scans, seen, untilMs = this.#untilMs() }: Pick<RowWriteOptions, "signal"> & {
       readonly scans?: Scans;
+      /** End of the attempts on the monotonic clock. */
+      readonly untilMs?: number | undefined;
       /** Identity of the stream whose rows a transaction has read. */
       readonly seen?: string | undefined;
     },
@@ -343,24 +344,26 @@ export class State implements AsyncDisposable {
           identity,
           logs,
           runtime,
-          untilMs: runtime.monotonic() + UNCHANGED_MS,
+          untilMs,
         });
       return { identity, result, checked };
     };
-    const appended = await append();
-    if (appended.result.kind !== "missing") return appended;
-    // If the broker has lost the state, the rows create it anew.
-    await this.#replaced(appended.identity);
-    // A version of the lost rows means nothing for the new ones.
-    if (seen !== undefined) return { ...appended, result: changedBy(checked) };
-    const versioned = checked.find(({ expect = 0 }) => expect > 0);
-    if (versioned === undefined) return await append();
-    const { type, key } = versioned;
-    const present = this.#rows.stored(type).get(key);
-    const text = present && JSON.stringify({ value: present.value });
-    const { version = 0 } = present ?? {};
-    const of = { row: rowName(type, key), version, text, since: this.version };
-    return { ...appended, result: { kind: "conflict", ...of } };
+    while (true) {
+      const appended = await append();
+      if (appended.result.kind !== "missing") return appended;
+      // If the broker has lost the state, the rows create it anew.
+      await this.#replaced(appended.identity, untilMs);
+      // A version of the lost rows means nothing for the new ones.
+      if (seen !== undefined) return { ...appended, result: changedBy(checked) };
+      const versioned = checked.find(({ expect = 0 }) => expect > 0);
+      if (versioned === undefined) continue;
+      const { type, key } = versioned;
+      const present = this.#rows.stored(type).get(key);
+      const text = present && JSON.stringify({ value: present.value });
+      const { version = 0 } = present ?? {};
+      const of = { row: rowName(type, key), version, text, since: this.version };
+      return { ...appended, result: { kind: "conflict", ...of } };
+    }
   }
 
   async #transact(
@@ -369,6 +372,7 @@ export class State implements AsyncDisposable {
   ): Promise<number> {
     const { updates } = this.#parts;
     const rows = this.#rows;
+    const untilMs = this.#untilMs();
     const checkStored = (type: string) => {
       if (rows.ephemeral?.names.has(type)) throw ephemeralRead(type);
     };
@@ -395,7 +399,8 @@ export class State implements AsyncDisposable {
       },
       enter: (names) =>
         updates.enter(this.id, names, { signals: () => [signal, this.#ended.signal] }),
-      append: ({ changes, scans, identity: seen }) => this.#store(changes, { signal, scans, seen }),
+      append: ({ changes, scans, identity: seen }) =>
+        this.#store(changes, { signal, scans, seen, untilMs }),
     });
     if (made.kind === "unchanged" || made.kind === "made") return this.version;
     if (made.kind !== "appended") throw writeRejection(this.id, made);
@@ -404,17 +409,21 @@ export class State implements AsyncDisposable {
     return tail;
   }
 
+  /** End of a write that starts now, on the monotonic clock. */
+  #untilMs(): number {
+    const { runtime, updates } = this.#parts;
+    return runtime.monotonic() + updates.parts.timeoutMs;
+  }
+
   /** Waits until the rows are those of another stream. */
-  async #replaced(identity: string | undefined): Promise<void> {
+  async #replaced(identity: string | undefined, untilMs: number): Promise<void> {
     const { runtime } = this.#parts;
+    const timeoutMs = Math.max(0, untilMs - runtime.monotonic());
     try {
-      const replaced = this.#rows.replaced(identity);
-      await waitFor(runtime, replaced, { what: "the rows of a state", timeoutMs: REPLACED_MS });
-    } catch (cause) {
-      if (!(cause instanceof TimeoutError)) throw cause;
-      const text =
-        `Cannot write state: the broker no longer has "${this.id}", which is not read anew`;
-      throw new RequestError("unavailable", text, { cause });
+      await within(runtime, this.#rows.replaced(identity), { timeoutMs });
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+      throw forNow(`the broker no longer has "${this.id}", and its rows are not read anew yet`);
     }
   }
 }

@@ -9,6 +9,7 @@ import {
   BrokerError,
   type Client,
   type ClientState,
+  RequestError,
   SessionClosedError,
   type TransportName,
 } from "../../mod.ts";
@@ -240,6 +241,19 @@ property("mutations are replayed in each life of a state that the broker loses",
       store: "redis",
       steps: [{ kind: "reopen", who: 0, waitMs: 0 }, { kind: "lose", waitMs: 0 }],
     }),
+    "a server writes while it cannot read a lost state anew": {
+      ...PLAIN,
+      steps: [
+        { kind: "strike", node: 0, by: "fail reads", lastsMs: 45_000, waitMs: 0 },
+        { kind: "lose", waitMs: 0 },
+        {
+          kind: "operate on a server",
+          node: 0,
+          call: ["move", { from: "a", to: "b", coins: 1 }],
+          waitMs: 0,
+        },
+      ],
+    },
     "a client shows one row of a transaction that others have made": atSeed<Case>(30, {
       ...PLAIN,
       steps: [
@@ -521,11 +535,23 @@ class House {
       const message = "The process was killed";
       lost.reject(hasBegun ? new BrokerError(message) : new SessionClosedError(message));
     });
-    const run = <T>(make: () => Promise<T>) =>
-      this.world.run(host, () => {
-        hasBegun = true;
-        return make();
-      });
+    const { life } = host;
+    const run = async <T>(make: () => Promise<T>): Promise<T> => {
+      while (true) {
+        try {
+          return await this.world.run(host, () => {
+            hasBegun = true;
+            return make();
+          });
+        } catch (error) {
+          // The server writes again what was rejected for now, which must have had no effect.
+          const { retryAfterMs } = error instanceof RequestError ? error.failure : {};
+          if (retryAfterMs === undefined) throw error;
+          await this.world.pause(retryAfterMs);
+          if (!host.isAlive || host.life !== life) throw error;
+        }
+      }
+    };
     void this.#ledger.operate(host.name, bank, call, {
       as: "transaction",
       run,
