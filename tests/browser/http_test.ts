@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
 import { createServer, type Server, type ServerOptions } from "../../mod.ts";
 import {
@@ -75,6 +75,7 @@ class Proxy implements AsyncDisposable {
       return new Response(HTML, { headers: { "content-type": "text/html" } });
     }
     this.methods.push(headers.has("skein-poll") ? "poll" : method);
+    if (pathname === "/old") return Response.redirect(new URL("/new", url), 302);
     const response = await this.server.fetch(request, info);
     const isStream = response.headers.get("content-type") === "text/event-stream" &&
       !response.headers.has("content-length");
@@ -186,4 +187,19 @@ testInBrowsers("a page of another origin uses HTTP only if the rules allow it", 
   }, `http://localhost:${shut.port}/`);
   assertEquals(error, "network");
   assertEquals(shut.server.manager.count, 0);
+});
+
+testInBrowsers("a page names a redirect, and does not follow it", async (browser) => {
+  await using proxy = await Proxy.start(OPTIONS);
+  const page = await openPage(browser, proxy);
+  const reason = await page.evaluate(async (url) => {
+    await using client = skein.connect(url, { onError() {} });
+    for await (const status of client.status) {
+      if (status.name === "reconnecting") return status.cause.reason;
+    }
+    return "closed";
+  }, `http://localhost:${proxy.port}/old`);
+  assertMatch(reason, /The server redirects to another URL; use that URL/);
+  assert(proxy.methods.length > 0);
+  assertEquals(proxy.server.manager.count, 0);
 });
