@@ -8,6 +8,7 @@ import { BrokerError, RequestError } from "../../errors.ts";
 import { damaged } from "../logs/sound_logs.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
+import { pause } from "../../base/wait.ts";
 import {
   Collections,
   difference,
@@ -275,7 +276,7 @@ export class LiveRows extends Signal implements RowSource {
    * Creates a state anew that the broker has lost.
    *
    * @throws {RequestError} With the code `gone` if the state was deleted or has expired, and `lost`
-   * if no open handle wants it to be created, or the error of the creation.
+   * if no open handle wants it to be created, or the error of the creation unless it may succeed later.
    */
   async #appear(kind: string): Promise<void> {
     const isLost = kind === "missing" && this.#info !== undefined &&
@@ -284,7 +285,14 @@ export class LiveRows extends Signal implements RowSource {
     this.#lose();
     const [opener] = this.openers;
     if (opener === undefined) throw lost(this.id);
-    await opener.create();
+    try {
+      await opener.create();
+    } catch (error) {
+      // For example, `onOpen` failed.
+      const { retryAfterMs } = error instanceof RequestError ? error.failure : {};
+      if (retryAfterMs === undefined) throw error;
+      await pause(this.#runtime, retryAfterMs, this.#stop.signal);
+    }
   }
 
   /** Finds out whether rows were lost, if they are now read from another stream. */

@@ -1,7 +1,15 @@
 /** Tests states that the broker has lost, and states that were deleted. */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { type Broker, connect, MemoryBroker, RequestError, type ServeOptions } from "../../mod.ts";
+import { z } from "zod";
+import {
+  type Broker,
+  connect,
+  defineContract,
+  MemoryBroker,
+  RequestError,
+  type ServeOptions,
+} from "../../mod.ts";
 import { durableStreams, liveState, type StateTransaction } from "../mod.ts";
 import { logsOf } from "../logs/logs_of.ts";
 import { listen } from "../../tests/servers.ts";
@@ -246,4 +254,32 @@ Deno.test("A server's write to a lost state that can't be read anew is rejected 
   await until(() => cards.size === 0);
   await cards.set("c", 1);
   assertEquals([...cards], [["c", 1]]);
+});
+
+Deno.test("A handle whose state was lost stays open while onOpen fails, and has its rows afterwards", async () => {
+  const broker = new MemoryBroker();
+  const contract = defineContract({ state: { "board:{id}": { cards: z.number() } } });
+  let failures = 0;
+  const states = liveState(contract, {
+    onOpen: () => {
+      if (failures-- > 0) throw new Error("The database is unreachable");
+      return { cards: { first: 0 } };
+    },
+  });
+  const errors: unknown[] = [];
+  await using _server = listen({
+    broker,
+    webTransport: false,
+    contract,
+    features: [durableStreams({ path: "/streams", authorize: () => true }), states],
+    onError: (error) => errors.push(error),
+  });
+  await using board = await states.open("board:1");
+  const cards = board.collection("cards");
+  await cards.set("a", 1);
+  failures = 1;
+  await logsOf(broker)!.delete("board:1");
+  await cards.set("b", 2);
+  assertEquals([...cards], [["first", 0], ["b", 2]]);
+  assertEquals(errors.length, 2, errors.join());
 });
