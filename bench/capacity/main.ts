@@ -7,12 +7,17 @@
  * deno task bench:capacity
  * deno task bench:capacity --scale 5
  * deno task bench:capacity --only "Redis, a deploy"
+ * deno task bench:capacity --traffic 50,200
  * deno task bench:capacity --real 500,2500,1000,5000,15000 --runs 3 --log storms.jsonl
  * ```
  *
  * Running all scenarios takes many minutes. `--scale 5` models a fifth of the sessions, nodes,
  * rooms and shards, so that the work per node and shard stays the same. `--only` selects the
  * scenarios whose name matches a regular expression.
+ *
+ * `--traffic` measures what the given numbers of nodes tell each other through their broker, with
+ * the library's own nodes, presence and quotas on virtual time. `--only` selects the kinds of work,
+ * and `--seconds` sets the measured virtual time.
  *
  * `--real` runs the soak test's storm with each of the given numbers of clients, and prints the
  * results next to the model's predictions. The model's costs come from storms of 500 and 2,500
@@ -26,6 +31,7 @@ import { argument, numberArgument } from "../args.ts";
 import { NATS_COSTS, REDIS_COSTS } from "./costs.ts";
 import type { FleetOptions, FleetResult } from "./fleet.ts";
 import { compare } from "./real.ts";
+import { measureTraffic, WORKS } from "./traffic.ts";
 import {
   deploy,
   hotTopic,
@@ -67,8 +73,13 @@ const scale = numberArgument(Deno.args, "scale", 1);
 const PUBLICATIONS = 4_000;
 
 const only = new RegExp(argument(Deno.args, "only") ?? "");
+/** Virtual time for which traffic is measured, in seconds. */
+const trafficSeconds = numberArgument(Deno.args, "seconds", 30);
+
 const real = argument(Deno.args, "real");
-if (real === undefined) printModel();
+const traffic = argument(Deno.args, "traffic");
+if (traffic !== undefined) await printTraffic(traffic.split(",").map(Number));
+else if (real === undefined) printModel();
 else {
   const runs = numberArgument(Deno.args, "runs", 1);
   await compare(real.split(",").map(Number), { runs, log: argument(Deno.args, "log") }, say);
@@ -183,6 +194,31 @@ function printRooms(): void {
     const cells = [copies.toFixed(1), percent(brokerLoad), percent(nodeLoad)];
     say(`| ${isHashed ? "by a hash of the room" : "by chance"} | ${cells.join(" | ")} |`);
   }
+}
+
+async function printTraffic(counts: readonly number[]): Promise<void> {
+  say(
+    "| nodes | work | publications | into the broker | busiest second | longest | copies | out of the broker | to each node |",
+  );
+  say("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+  for (const work of WORKS.filter((name) => only.test(name))) {
+    for (const nodes of counts) {
+      const result = await measureTraffic({ nodes, work, seconds: trafficSeconds });
+      const { published, bytesIn, peakIn, longest, copies, bytesOut } = result;
+      const cells = [
+        `${Math.round(published).toLocaleString("en")}/s`,
+        `${size(bytesIn)}/s`,
+        ...[peakIn, longest].map(size),
+        `${Math.round(copies).toLocaleString("en")}/s`,
+        ...[bytesOut, bytesOut / nodes].map((bytes) => `${size(bytes)}/s`),
+      ];
+      say(`| ${nodes} | ${work} | ${cells.join(" | ")} |`);
+    }
+  }
+}
+
+function size(bytes: number): string {
+  return bytes >= 1e6 ? `${(bytes / 1e6).toPrecision(3)} MB` : `${(bytes / 1e3).toPrecision(3)} kB`;
 }
 
 function seconds(ms: number): string {
