@@ -126,6 +126,8 @@ export type NodeMessage =
     readonly isHello: boolean;
     readonly data?: unknown;
   }
+  /** The reply to a heartbeat with `isHello`, to its node. */
+  | { readonly type: "here"; readonly name: string }
   | { readonly type: "bye" }
   | { readonly type: "tell"; readonly kind: string; readonly data?: unknown }
   | { readonly type: "ask"; readonly kind: string; readonly data?: unknown; readonly id: number }
@@ -148,6 +150,8 @@ export function parseNodeMessage(
     case "beat":
       if (typeof name !== "string") return undefined;
       return { node, type, name, isHello: fields.isHello === true, data };
+    case "here":
+      return typeof name === "string" ? { node, type, name } : undefined;
     case "bye":
       return { node, type };
     case "tell":

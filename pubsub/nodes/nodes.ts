@@ -462,7 +462,11 @@ export class Nodes implements AsyncDisposable {
       case "beat":
         if (!isKnown) this.#meet(node, message.name);
         if (this.#liveness.has(node)) this.#carried?.receive(node, message.data);
-        if (message.isHello) this.#beat(false);
+        // Only this node: if all nodes say hello after an outage, replies to all would be n³ copies.
+        if (message.isHello) this.#publish(node, { type: "here", name: this.name });
+        return;
+      case "here":
+        if (!isKnown) this.#meet(node, message.name);
         return;
       case "bye":
         this.#liveness.depart(node);

@@ -95,6 +95,21 @@ Deno.test("Nodes receive a farewell immediately, and late messages do not bring 
   assertEquals(a.events.length, 2);
 });
 
+Deno.test("Nodes reply to a node that starts or returns, and to no other one", async () => {
+  await using bench = new Bench();
+  const all = Array.from({ length: 10 }, () => bench.join());
+  await bench.pass(300);
+  const heard = { all: 0, one: 0 };
+  const broker = bench.store.connect();
+  const listen = (topic: string, part: "all" | "one") =>
+    broker.subscribe(topic, () => void heard[part]++);
+  listen("$skein:nodes", "all");
+  for (const { nodes } of all) listen(`$skein:node:${nodes.id}`, "one");
+  for (const { broker } of all) broker.interrupt();
+  await bench.pass(0);
+  assertEquals(heard, { all: 10, one: 90 });
+});
+
 Deno.test("Nodes accept a node again after a network partition", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
@@ -231,6 +246,7 @@ Deno.test("Nodes ignore and count invalid messages", async () => {
     { node, type: "beat" },
     { node: 5, type: "beat", name: "" },
     { node: "", type: "beat", name: "" },
+    { node, type: "here" },
     { node, type: "other" },
     { node, type: "tell", kind: 5 },
     { node, type: "ask", kind: "q", id: -1 },
