@@ -57,6 +57,9 @@ export function topicsOf(
   return new Topics({ runtime, settings, maxMessageBytes, broker, history, maxTopicsPerSession });
 }
 
+/** Kind of the message that requests a node's reports of shares again. */
+const REPEAT = "shares:repeat";
+
 /** Creates the nodes, the presence and the rooms of a server. The nodes exchange the quotas. */
 export function presenceOf(
   { broker, node, presence = {}, rooms = [] }: PlainOptions<
@@ -71,10 +74,14 @@ export function presenceOf(
 ): PresenceParts {
   const isShared = broker !== undefined;
   const parts = makePresence({ runtime, topics, isShared, node, presence, rooms });
-  parts.nodes?.carry({
+  const { nodes } = parts;
+  nodes?.handle(REPEAT, () => quotas.repeatReport());
+  nodes?.carry({
     // The clients of a draining server move to other nodes, which then count them.
-    report: () => manager.isDraining ? undefined : quotas.report(),
-    receive: (node, report) => quotas.receiveReport(node, report),
+    report: (maxBytes) => quotas.report({ maxBytes, isClosing: manager.isDraining }),
+    receive: (node, report) => {
+      if (quotas.receiveReport(node, report)) nodes.tell(node, REPEAT, undefined);
+    },
   });
   return parts;
 }

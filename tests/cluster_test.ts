@@ -468,6 +468,28 @@ Deno.test("An address's share counts its sessions on all nodes, until their node
   }
 });
 
+Deno.test("An address's share counts its sessions for nodes that missed their report or joined later", async () => {
+  await using cluster = new Cluster();
+  const limits = { maxSessionsPerAddress: 20 };
+  const [a, b] = await cluster.start(2, { limits });
+  const broker = b!.topics.broker as FaultyBroker;
+  broker.cut();
+  await come(cluster, a!, { address: GREEDY, count: 20 });
+  await cluster.pass(4_000);
+  broker.mend();
+  const [c] = await cluster.start(1, { limits });
+  // A heartbeat shows what is missing, and the next one brings it.
+  await cluster.pass(4_000);
+  for (const late of [b!, c!]) {
+    await assertRejects(
+      () => come(cluster, late, { address: GREEDY }),
+      SessionClosedError,
+      "your address may have at most 20 sessions at once",
+    );
+    await come(cluster, late, { address: HONEST });
+  }
+});
+
 Deno.test("An address's share counts its running responses on other nodes", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();

@@ -183,6 +183,8 @@ const KEPT: Readonly<Record<string, string>> = {
   "base/console_report.ts ConsoleReport": "one kind of line, for an hour",
   "base/quotas/familiar_users.ts FamiliarUser": "users of a day",
   "base/quotas/familiar_users.ts FamiliarUsers": "users of a day",
+  "base/quotas/reports.ts ReportedUsages": "one for each node that ever reported an account",
+  "base/quotas/shares.ts Quotas": "one entry for each node that ever reported an account",
   "manager/costs.ts Costs": "rates, which the next start forgets once they are full",
   "manager/rate_accounts.ts RateAccounts": "rates, until another user leaves",
   "pubsub/history/publishers.ts Holder": "topics with a history",

@@ -15,6 +15,7 @@ import {
   MAX_FAMILIAR_PER_NETWORK,
   MAX_FAMILIAR_PER_USER,
 } from "../base/quotas/familiar_users.ts";
+import { MAX_REPORTED } from "../base/quotas/reports.ts";
 import { type QuotaOptions, Quotas } from "../base/quotas/shares.ts";
 import type { Rate } from "../base/quotas/token_bucket.ts";
 import { HANGING_MS } from "../base/attempts.ts";
@@ -47,7 +48,7 @@ import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
 import { MAX_NODES } from "../pubsub/nodes/liveness.ts";
-import { GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
+import { ALL_BYTES_PER_SECOND, GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
 import { GRACE_MS, MAX_LAST_SEEN, MAX_PRESENCE_DATA_BYTES } from "../pubsub/presence/presence.ts";
 import { MAX_DATA_BYTES, MAX_ROOMS_WITH_DATA } from "../pubsub/presence/rooms.ts";
 import { sqliteSettings } from "../brokers/sqlite/options.ts";
@@ -727,6 +728,12 @@ function serverBounds(): Bound[] {
       name: "nodes; users that a node reports to other nodes, per room or online",
       max: `${count(MAX_NODES)}; ${count(MAX_ENTRIES)}`,
       full: "further nodes or users are left out",
+    },
+    {
+      table: "topics",
+      name: "accounts that a node reports to other nodes for shares; of all nodes, in a second",
+      max: `${count(MAX_REPORTED)}; ${bytes(ALL_BYTES_PER_SECOND)}`,
+      full: "accounts that use less of their share are left out; changes wait, the greatest first",
     },
     {
       table: "topics",

@@ -10,6 +10,13 @@ import {
   FAMILIAR_FACTOR,
   NOBODY,
 } from "./accounts.ts";
+import {
+  type AccountUsage,
+  readReport,
+  ReportedUsages,
+  type UsageReport,
+  UsageReporter,
+} from "./reports.ts";
 import { LimitError, type LimitLevel, RequestError } from "../../errors.ts";
 
 /**
@@ -51,15 +58,6 @@ export function mostOfNetwork({ share, factor, max, isStrict }: NetworkShare): n
  * less.
  */
 const REPORTED_PART = 1 / 16;
-
-/** Maximum number of accounts in one report, which is sent with each heartbeat of a node. */
-const MAX_REPORTED = 256;
-
-/** Maximum length of a key in a report, as JSON. It limits the size of a report to 100 KB. */
-const MAX_KEY_CHARS = 300;
-
-/** Largest count in a report, so that sums across all nodes are exact. */
-const MAX_REPORTED_COUNT = 1_000_000_000;
 
 /** Maximum number of nodes whose reports count. Reports from further nodes are ignored. */
 const MAX_NODES = 1_000;
@@ -186,16 +184,6 @@ interface Tally {
   readonly share: number;
   taken: number;
 }
-
-interface AccountUsage {
-  readonly key: string;
-  readonly taken: number;
-  /** The used fraction of the share. */
-  readonly part: number;
-}
-
-/** The slots of accounts on one node: the name of the quota, the key of the account, the number. */
-export type QuotaReport = readonly (readonly [name: string, key: string, taken: number])[];
 
 /** Changes the counts of a quota for one slot. */
 interface Counter {
@@ -529,11 +517,11 @@ export class Quota {
   }
 
   /** Lists the accounts with at least a sixteenth of their share, for other nodes. */
-  *holders(): Generator<AccountUsage> {
+  *holders(): Generator<Omit<AccountUsage, "name">> {
     for (const tally of this.#counts.values()) {
       const { key, share, taken } = tally;
       if (taken < share * REPORTED_PART || !this.#isReported(tally)) continue;
-      if (JSON.stringify(key).length <= MAX_KEY_CHARS) yield { key, taken, part: taken / share };
+      yield { key, taken, part: taken / share };
     }
   }
 
@@ -629,13 +617,6 @@ function partnerOf(beside: Slot | undefined): Slot | undefined {
   return isFree ? beside : undefined;
 }
 
-/** Slots on another node, as counted in a quota of this node. */
-interface ReportedSlots {
-  readonly quota: Quota;
-  readonly key: string;
-  readonly taken: number;
-}
-
 /**
  * All quotas of a server. This registry also keeps the counters, the familiar users, and the slots
  * that accounts use on other nodes.
@@ -652,7 +633,7 @@ interface ReportedSlots {
  *   quotas.open({ ...options, shares: { address: 1 }, strict: ["address"] })
  * );
  * here!.take(one.accounts.of({ address: "192.0.2.1" }));
- * two.receiveReport("one", one.report());
+ * two.receiveReport("one", one.report({ maxBytes: 1_000 }));
  * assertThrows(() => there!.take(two.accounts.of({ address: "192.0.2.1" })), Error, "your address");
  * ```
  */
@@ -661,8 +642,10 @@ export class Quotas {
   readonly accounts: Accounts;
   readonly #all = new Map<string, Quota>(); // Bounded by the names, which are constants.
   readonly #others = new Map<string, { readonly stats: QuotaStats }>();
-  /** Reported slots by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` accounts. */
-  readonly #reports = new Map<string, readonly ReportedSlots[]>();
+  /** Reported slots by node; at most `MAX_NODES`. */
+  readonly #reports = new Map<string, ReportedUsages>();
+  readonly #reporter = new UsageReporter();
+  readonly #runtime: Runtime;
 
   /**
    * Creates a registry without quotas.
@@ -672,6 +655,7 @@ export class Quotas {
    */
   constructor(runtime: Runtime, options: AccountsOptions = {}) {
     this.accounts = new Accounts(runtime, options);
+    this.#runtime = runtime;
   }
 
   /** Counters of all quotas, by name. */
@@ -693,6 +677,7 @@ export class Quotas {
     if (known !== undefined) return known;
     const quota = new Quota(options);
     this.#all.set(name, quota);
+    for (const reported of this.#reports.values()) reported.opened(name, quota);
     return quota;
   }
 
@@ -707,38 +692,51 @@ export class Quotas {
   }
 
   /**
-   * Lists the accounts that use much of their share on this node, for other nodes.
+   * Tells other nodes which accounts use much of their share on this node.
    *
-   * @returns At most 256 accounts, namely those that use most of their share; `undefined` if there
-   * are none.
+   * @param options The budget of the report; `isClosing` reports no accounts, because the clients
+   * move to other nodes, which then count them.
+   * @returns The changes since the last report; `undefined` if nothing was ever reported.
    */
-  report(): QuotaReport | undefined {
-    const holders = Array.from(
+  report(
+    { maxBytes, isClosing = false }: { readonly maxBytes: number; readonly isClosing?: boolean },
+  ): UsageReport | undefined {
+    if (isClosing) return this.#reporter.clear();
+    const usages = Array.from(
       this.#all,
       ([name, quota]) => Array.from(quota.holders(), (holder) => ({ name, ...holder })),
-    ).flat();
-    if (holders.length === 0) return undefined;
-    if (holders.length > MAX_REPORTED) holders.sort((one, other) => other.part - one.part);
-    return holders.slice(0, MAX_REPORTED).map(({ name, key, taken }) => [name, key, taken]);
+    );
+    return this.#reporter.next(usages.flat(), maxBytes);
+  }
+
+  /** Reports all accounts again, because another node missed a report. */
+  repeatReport(): void {
+    this.#reporter.repeat();
   }
 
   /**
-   * Counts the slots that another node reports, replacing its previous report. Accounts in quotas
-   * that this node doesn't have are ignored.
+   * Counts the slots that another node reports.
    *
    * @param node Id of the node.
    * @param report The result of {@linkcode Quotas.report} on that node; anything else counts as no
    * report.
+   * @returns True if reports of the node are missing, and {@linkcode Quotas.repeatReport} should be
+   * called there.
    */
-  receiveReport(node: string, report: unknown): void {
-    this.forget(node);
-    if (!isReport(report) || this.#reports.size >= MAX_NODES) return;
-    const reported = report.flatMap(([name, key, taken]) => {
-      const quota = this.#all.get(name);
-      return quota === undefined ? [] : [{ quota, key, taken }];
-    });
-    for (const { quota, key, taken } of reported) quota.addRemote(key, taken);
-    this.#reports.set(node, reported);
+  receiveReport(node: string, report: unknown): boolean {
+    const received = readReport(report);
+    if (received === undefined) {
+      this.forget(node);
+      return false;
+    }
+    let reported = this.#reports.get(node);
+    if (reported === undefined) {
+      if (this.#reports.size >= MAX_NODES) return false;
+      reported = new ReportedUsages((name) => this.#all.get(name));
+      this.#reports.set(node, reported);
+    }
+    reported.take(received);
+    return reported.isMissing(received, this.#reports.size, this.#runtime.random());
   }
 
   /**
@@ -747,18 +745,7 @@ export class Quotas {
    * @param node Id of the node.
    */
   forget(node: string): void {
-    for (const { quota, key, taken } of this.#reports.get(node) ?? []) quota.addRemote(key, -taken);
+    this.#reports.get(node)?.clear();
     this.#reports.delete(node);
   }
-}
-
-function isReport(value: unknown): value is QuotaReport {
-  return Array.isArray(value) && value.length <= MAX_REPORTED && value.every(isReported);
-}
-
-function isReported(value: unknown): boolean {
-  if (!Array.isArray(value) || value.length !== 3) return false;
-  const [name, key, taken] = value as readonly unknown[];
-  return typeof name === "string" && typeof key === "string" && key.length <= MAX_KEY_CHARS &&
-    Number.isSafeInteger(taken) && taken as number > 0 && taken as number <= MAX_REPORTED_COUNT;
 }

@@ -274,20 +274,29 @@ function nodeOf(options: Partial<QuotaOptions> = {}) {
   return { quotas, quota, take };
 }
 
+/** Budget for all accounts of a test. */
+const ENOUGH = { maxBytes: 100_000 } as const;
+
+/** A node's only report. */
+function whole(...used: unknown[]): unknown {
+  return { n: 1, isFirst: true, isLast: true, used };
+}
+
 Deno.test("Quotas.report() lists accounts with a sixteenth of their share, and no sessions", () => {
   const { quotas, take } = nodeOf();
-  assertEquals(quotas.report(), undefined);
+  assertEquals(quotas.report(ENOUGH), undefined);
   take(1, at("192.0.2.1"));
   const [slot] = take(2, at("192.0.2.2", { session: "s" }));
   take(1, { ...NOBODY, user: "ann" });
   take(1, { ...NOBODY, guest: "guest:1" });
-  assertEquals(quotas.report(), [
+  assertEquals(quotas.report(ENOUGH)!.used, [
     ["maxTents", "at 192.0.2.2", 2],
     ["maxTents", "user ann", 1],
     ["maxTents", "guest guest:1", 1],
   ]);
   slot![Symbol.dispose]();
-  assertEquals(quotas.report()!.length, 2);
+  assertEquals(quotas.report(ENOUGH)!.used, [["maxTents", "at 192.0.2.2", 0]]);
+  assertEquals(quotas.report(ENOUGH)!.used, undefined);
 });
 
 Deno.test("Quotas.report() lists at most 256 accounts, the ones that use most of their share", () => {
@@ -295,22 +304,22 @@ Deno.test("Quotas.report() lists at most 256 accounts, the ones that use most of
   for (let i = 0; i < 300; i++) take(2, at(`a${i}`));
   take(2, { ...NOBODY, user: "ann" });
   take(1, { ...NOBODY, user: "\0".repeat(255) });
-  const report = quotas.report()!;
-  assertEquals([report.length, report[0]], [256, ["maxTents", "user ann", 2]]);
-  assertEquals(report.some(([, key]) => key.includes("\0")), false);
+  const { used } = quotas.report(ENOUGH)!;
+  assertEquals([used!.length, used![0]], [256, ["maxTents", "user ann", 2]]);
+  assertEquals(used!.some(([, key]) => key.includes("\0")), false);
 });
 
-Deno.test("Quotas.receiveReport() counts the last report of each node until the node is forgotten", () => {
+Deno.test("Quotas.receiveReport() counts the reports of each node until the node is forgotten", () => {
   const { quotas, quota, take } = nodeOf();
   const ann = at("192.0.2.1", { user: "ann" });
-  const report = (taken: number) => [["maxTents", "user ann", taken], ["maxHuts", "user ann", 9]];
-  quotas.receiveReport("one", report(9));
-  quotas.receiveReport("two", report(6));
+  const used = (taken: number) => [["maxTents", "user ann", taken], ["maxHuts", "user ann", 9]];
+  quotas.receiveReport("one", whole(...used(9)));
+  quotas.receiveReport("two", whole(...used(6)));
   take(1, ann);
   const error = assertThrows(() => quota.take(ann), LimitError, "your user may have at most 16");
   assertEquals([error.level, quota.taken], ["user", 1]);
   quota.take(ann, { beside: quota.take(ann, { ignoresShares: true }) });
-  for (let i = 0; i < 3; i++) quotas.receiveReport("one", report(8));
+  for (let n = 2; n < 5; n++) quotas.receiveReport("one", { n, used: used(8) });
   assertThrows(() => quota.take(ann), LimitError);
   quotas.forget("two");
   quotas.forget("unknown");
@@ -322,7 +331,7 @@ Deno.test("Quotas.receiveReport() counts the last report of each node until the 
 Deno.test("Quotas.receiveReport() counts slots on other nodes for shares, never for the limit", () => {
   const { quotas, quota } = nodeOf({ max: 10, strict: [] });
   const greedy = at("192.0.2.1");
-  quotas.receiveReport("one", [["maxTents", "at 192.0.2.1", 32]]);
+  quotas.receiveReport("one", whole(["maxTents", "at 192.0.2.1", 32]));
   assertEquals(fill(quota, greedy), { count: 5, level: "address" });
   assertEquals(fill(quota, NOBODY), { count: 5, level: "server" });
 });
@@ -330,10 +339,19 @@ Deno.test("Quotas.receiveReport() counts slots on other nodes for shares, never 
 Deno.test("Quotas.receiveReport() ignores shares that all nodes count exactly", () => {
   const { quotas, quota, take } = nodeOf({ exact: ["user"] });
   const ann = { ...NOBODY, user: "ann" };
-  quotas.receiveReport("one", [["maxTents", "user ann", 16]]);
+  quotas.receiveReport("one", whole(["maxTents", "user ann", 16]));
   take(15, ann);
-  assertEquals(quotas.report(), undefined);
+  assertEquals(quotas.report(ENOUGH), undefined);
   assertEquals(fill(quota, ann), { count: 1, level: "user" });
+});
+
+Deno.test("Quotas.open() counts slots that other nodes reported before", () => {
+  const quotas = new Quotas(platformRuntime());
+  quotas.receiveReport("one", whole(["maxTents", "user ann", 16]));
+  const quota = quotas.open(LIMITS);
+  assertEquals(fill(quota, { ...NOBODY, user: "ann" }), { count: 0, level: "user" });
+  quotas.forget("one");
+  assertEquals(fill(quota, { ...NOBODY, user: "ann" }), { count: 16, level: "user" });
 });
 
 Deno.test("Quotas.receiveReport() ignores a malformed report", () => {
@@ -345,18 +363,20 @@ Deno.test("Quotas.receiveReport() ignores a malformed report", () => {
       7,
       {},
       "maxTents",
-      [7],
-      [[]],
-      [[...fine, 1]],
-      [fine, ["maxTents", "at 192.0.2.1"]],
-      [fine, ["maxTents", 5, 1]],
-      [fine, [5, "at 192.0.2.1", 1]],
-      [fine, ["maxTents", "x".repeat(301), 1]],
-      ...[0, -1, 0.5, NaN, 1e9 + 1, "1"].map((taken) => [fine, ["maxTents", "user ann", taken]]),
-      Array.from({ length: 257 }, () => fine),
+      [fine],
+      ...[0, -1, 0.5, "1", undefined].map((n) => ({ n, used: [fine] })),
+      whole(7),
+      whole([]),
+      whole([...fine, 1]),
+      whole(fine, ["maxTents", "at 192.0.2.1"]),
+      whole(fine, ["maxTents", 5, 1]),
+      whole(fine, [5, "at 192.0.2.1", 1]),
+      whole(fine, ["maxTents", "x".repeat(301), 1]),
+      ...[-1, 0.5, NaN, 1e9 + 1, "1"].map((taken) => whole(fine, ["maxTents", "user ann", taken])),
+      whole(...Array.from({ length: 513 }, () => fine)),
     ]
   ) {
-    quotas.receiveReport("one", [fine]);
+    quotas.receiveReport("one", whole(fine));
     assertThrows(() => quota.take(at("192.0.2.1")), LimitError);
     quotas.receiveReport("one", bad);
     for (const slot of take(32, at("192.0.2.1"))) slot[Symbol.dispose]();
@@ -365,8 +385,9 @@ Deno.test("Quotas.receiveReport() ignores a malformed report", () => {
 
 Deno.test("Quotas.receiveReport() counts the reports of at most a thousand nodes", () => {
   const { quotas, quota } = nodeOf({ shares: { user: 1_010 } });
-  for (let i = 0; i < 1_005; i++) quotas.receiveReport(`n${i}`, [["maxTents", "user ann", 1]]);
-  quotas.receiveReport("n0", [["maxTents", "user ann", 2]]);
+  const one = whole(["maxTents", "user ann", 1]);
+  for (let i = 0; i < 1_005; i++) quotas.receiveReport(`n${i}`, one);
+  quotas.receiveReport("n0", { n: 2, used: [["maxTents", "user ann", 2]] });
   assertEquals(fill(quota, { ...NOBODY, user: "ann" }), { count: 9, level: "user" });
 });
 

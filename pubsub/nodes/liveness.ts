@@ -31,8 +31,11 @@ export type NodeEvent =
  * @ignore
  */
 export interface BeatData {
-  /** Returns the data of this node; `undefined` if there is none. */
-  readonly report: () => unknown;
+  /**
+   * Returns the data of this node, of at most about `maxBytes` as JSON; `undefined` if there is
+   * none.
+   */
+  readonly report: (maxBytes: number) => unknown;
   /** Receives another node's data; `undefined` if it has none, or once the node is gone. */
   readonly receive: (node: string, data: unknown) => void;
 }

@@ -28,6 +28,15 @@ export const GONE_AFTER_MS = 7_000;
 /** Maximum number of questions that wait for replies. */
 const MAX_REQUESTS = 1_000;
 
+/** Maximum data per second with the heartbeats of one node, in bytes as JSON. */
+const NODE_BYTES_PER_SECOND = 8_192;
+
+/**
+ * Maximum data per second with the heartbeats of all nodes together, in bytes as JSON. Every node
+ * receives all of it, so that more nodes share the same budget.
+ */
+export const ALL_BYTES_PER_SECOND = 65_536;
+
 interface PendingNodeRequest {
   /** Ids of the nodes that have not replied yet. */
   readonly waiting: Set<string>;
@@ -400,7 +409,8 @@ export class Nodes implements AsyncDisposable {
   }
 
   #beat(isHello: boolean): void {
-    const data = this.#carried?.report();
+    const perSecond = Math.min(NODE_BYTES_PER_SECOND, ALL_BYTES_PER_SECOND / (this.size + 1));
+    const data = this.#carried?.report(Math.floor(perSecond * this.#tickMs * 2 / 1_000));
     this.#publish(undefined, { type: "beat", name: this.name, isHello, data });
   }
 

@@ -358,6 +358,18 @@ Deno.test("sayFarewell() removes a node that ended without a farewell", async ()
   assertEquals([a.events, a.nodes.has(b.nodes.id)], [["join b", "leave b"], false]);
 });
 
+Deno.test("Nodes.carry() gives all nodes together one budget, and no node more than its own", async () => {
+  const budgets: number[] = [];
+  for (const count of [1, 5, 40]) {
+    await using bench = new Bench();
+    const [first] = Array.from({ length: count }, () => bench.join());
+    first!.nodes.carry({ report: (maxBytes) => void budgets.push(maxBytes), receive() {} });
+    await bench.pass(2_000);
+  }
+  // In a heartbeat of two seconds: 8 KiB a second each, and 64 KiB a second together.
+  assertEquals(budgets.slice(-3).map((bytes) => Math.round(bytes)), [16_384, 16_384, 3_276]);
+});
+
 Deno.test("Nodes.carry() sends data with each heartbeat, until the node is gone", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
