@@ -85,6 +85,62 @@ Deno.test("each field of each event has a space after its colon, but not the dat
   }
 });
 
+Deno.test("each event stream asks proxies neither to keep, nor to change, nor to buffer it", async () => {
+  await using server = await open();
+  await using session = await Opened.open(server.url);
+  const mark = { "skein-transport": "http" };
+  const own = { ...session.headers, "last-event-id": "0" };
+  const cases: readonly (readonly [path: string, headers?: Readonly<Record<string, string>>])[] = [
+    ["/?protocol=skein.1", mark],
+    ["/?protocol=skein.1", { ...mark, "skein-poll": "1" }],
+    ["/", own],
+    ["/", { ...own, "skein-poll": "1" }],
+    ["/api/topics/log%3Ax/publications?last=1"],
+    ["/streams/a?offset=-1&live=sse"],
+  ];
+  for (const [path, headers = {}] of cases) {
+    const response = await fetch(`${server.url}${path}`, {
+      headers: { ...headers, "accept-encoding": "gzip, br" },
+    });
+    await response.body!.cancel();
+    const found = Object.fromEntries(
+      ["content-type", "cache-control", "x-accel-buffering", "content-encoding"].map((name) => [
+        name,
+        response.headers.get(name),
+      ]),
+    );
+    assertEquals(found, {
+      "content-type": "text/event-stream",
+      "cache-control": `${path.startsWith("/streams/") ? "no-cache, " : ""}no-store, no-transform`,
+      "x-accel-buffering": "no",
+      "content-encoding": null,
+    }, path);
+  }
+});
+
+const SENDS_EVENTS = /"content-type"\]?: "(?:text\/event-stream|application\/(?:x-ndjson|jsonl))/;
+
+async function sourcesOf(folder: URL): Promise<URL[]> {
+  const found = await Array.fromAsync(
+    Deno.readDir(folder),
+    ({ name, isDirectory }) =>
+      isDirectory ? sourcesOf(new URL(`${name}/`, folder)) : [new URL(name, folder)],
+  );
+  return found.flat().filter(({ pathname }) => /(?<!_test)\.ts$/.test(pathname));
+}
+
+Deno.test("one module has the headers of event streams", async () => {
+  const root = new URL("../", import.meta.url);
+  const places: string[] = [];
+  for (const name of ["base", "manager", "moq", "operations", "server", "streams", "transport"]) {
+    for (const source of await sourcesOf(new URL(`${name}/`, root))) {
+      const text = await Deno.readTextFile(source);
+      if (SENDS_EVENTS.test(text)) places.push(source.pathname.slice(root.pathname.length));
+    }
+  }
+  assertEquals(places, ["server/http/event_bodies.ts"]);
+});
+
 Deno.test("Last-Event-ID of two headers that a proxy joined is malformed", async () => {
   await using server = await open();
   const topic = `${server.url}/api/topics/log%3Ax/publications?last=1`;

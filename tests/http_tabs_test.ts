@@ -84,7 +84,8 @@ const SHARES = ["locks", "channel", "nothing"] as const;
 for (const shares of SHARES) {
   Deno.test(`Ten tabs over HTTP/1.1 that share ${shares} all receive replies`, async () => {
     await using bench = new Bench({ shares, protocol: "http/1.1" });
-    await bench.open(10);
+    const tabs = await bench.open(10);
+    for (const { asked } of tabs) assert(asked.length < 20, `${asked.length} requests`);
     assertEquals(
       bench.clients.map(({ status }) => status.current.name),
       Array(10).fill("connected"),

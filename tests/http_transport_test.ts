@@ -20,7 +20,7 @@ import { connect, dial, platformRuntime, type Runtime } from "../mod.ts";
 import { type Connection, dialWebSocket } from "../transport/mod.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
-import { dialHttp, FIRST_PIECE_MS } from "../transport/http/client.ts";
+import { dialHttp, HELD_MS } from "../transport/http/client.ts";
 import { LOST_MS } from "../transport/http/connection.ts";
 import { withLastResort } from "../transport/race/last_resort.ts";
 import { checkTransports } from "../transport/race/options.ts";
@@ -335,7 +335,7 @@ Deno.test("Pages of other origins may open a session over HTTP if the origin rul
   assertEquals(opened.status, 200);
   assertEquals(opened.headers.get("access-control-allow-origin"), "https://good.example");
   assertEquals(opened.headers.get("timing-allow-origin"), "https://good.example");
-  assertEquals(opened.headers.get("cache-control"), "no-store");
+  assertEquals(opened.headers.get("cache-control"), "no-store, no-transform");
   assertEquals(opened.headers.get("x-accel-buffering"), "no");
   await opened.body?.cancel();
 });
@@ -426,7 +426,7 @@ function impatient(): { readonly runtime: Runtime; readonly stopWaiting: () => v
   const runtime = platformRuntime();
   const startTimer = runtime.setTimeout.bind(runtime);
   runtime.setTimeout = (call, ms) => {
-    if (ms !== FIRST_PIECE_MS) return startTimer(call, ms);
+    if (ms !== HELD_MS) return startTimer(call, ms);
     waits.push(call);
     return undefined as never;
   };
@@ -500,33 +500,41 @@ Deno.test("A client over HTTP polls if a proxy buffers event streams", async () 
   assertEquals(await soon(client.closed), { closeCode: 3001, reason: "over" });
 });
 
-Deno.test("A client over HTTP that received an event stream in time polls after three late ones", async () => {
-  for (const late of [2, 3]) {
+Deno.test("A client over HTTP that received an event on a stream polls after three held ones", async () => {
+  for (const held of [2, 3]) {
     let [streams, polls] = [0, 0];
+    let cut = () => {};
     const { runtime, stopWaiting } = impatient();
     await using ends = new HttpEnds({
       async proxy(request, serve) {
-        if (request.headers.has("skein-poll")) polls++;
         const response = await serve(request);
-        if (response.headers.get("content-type") !== "text/event-stream") return response;
-        if (request.headers.has("skein-poll") || ++streams > late + 1) return response;
-        const reader = response.body!.getReader();
-        if (streams > 1) {
+        if (request.method !== "GET") return response;
+        if (request.headers.has("skein-poll")) polls++;
+        else if (++streams > 1 && streams <= held + 1) {
+          await response.body!.cancel();
+          server.frames!.send(`${streams - 1}`);
           stopWaiting();
-          await reader.cancel();
           return new Response(new ReadableStream(), response);
+        } else if (streams === 1) {
+          const first = new TransformStream<Uint8Array, Uint8Array>({
+            start: (controller) => cut = () => controller.terminate(),
+          });
+          return new Response(response.body!.pipeThrough(first), response);
         }
-        const { value } = await reader.read();
-        await reader.cancel();
-        return new Response(value, response); // The proxy cuts the first event stream off.
+        return response;
       },
     });
     const path = { polls: false };
     const { client, server } = await soon(ends.open({ runtime, path }));
     const frames = received(client);
-    server.frames!.send("hello");
+    server.frames!.send("0");
     await until(() => frames.length === 1);
-    assertEquals([path.polls, polls > 0], [late > 2, late > 2]);
+    cut();
+    await until(() => frames.length === held + 1);
+    server.frames!.send("last");
+    await until(() => frames.length === held + 2);
+    assertEquals([path.polls, streams], [held > 2, 4]);
+    assert(polls >= held, `${polls} polls`);
     client.close();
     await soon(server.closed);
   }

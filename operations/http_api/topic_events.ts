@@ -190,7 +190,7 @@ export class TopicEvents {
     });
     held.use(cleanup.move());
     if (stopped.aborted) end();
-    return new Response(body, { headers: { ...EVENT_HEADERS, "cache-control": "no-store" } });
+    return new Response(body, { headers: EVENT_HEADERS });
   }
 
   async *#follow(

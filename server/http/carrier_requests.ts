@@ -1,5 +1,6 @@
 /** Handles the requests of the HTTP transport: event streams, polls, posts and closes. */
 import { closing, readBody } from "./body.ts";
+import { EVENT_HEADERS } from "./event_bodies.ts";
 import { methodNotAllowed, Problem, rejectedBy, REJECTION_CODES } from "./problem.ts";
 import { unreadQuota, UnreadResponse, UnreadTimes } from "./unread.ts";
 import { Rejected } from "../admission/rejection.ts";
@@ -26,6 +27,12 @@ import { isOriginAllowed, type OriginRules } from "../../transport/origins.ts";
 
 /** Idle time after which a comment is sent on an event stream, in milliseconds. */
 const COMMENT_MS = 15_000;
+
+/**
+ * The same time before the first event, which may have to wait for `authenticate`. A client that
+ * receives no byte for longer knows that a proxy holds back the stream.
+ */
+const FIRST_COMMENT_MS = 1_000;
 
 /**
  * Bytes of events per piece of an event stream. If a client takes longer to read a piece than its
@@ -221,11 +228,7 @@ export class CarrierRequests {
     await carrier.prove();
     const slot = this.#slotOf(request, info);
     const frames = await this.#body(request, carrier).finally(() => slot[Symbol.dispose]());
-    const given = await carrier.give(number, frames, received);
-    // Over HTTP/2 the runtime delays the second of two small writes by 40 ms. After this turn, an
-    // event that immediately responds to a frame is part of the same write as this response.
-    await new Promise<void>((resolve) => this.#options.runtime.schedule(resolve));
-    return this.#given(request, given);
+    return this.#given(request, await carrier.give(number, frames, received));
   }
 
   async #delete(request: Request, info: RequestInfo): Promise<Response> {
@@ -270,8 +273,8 @@ export class CarrierRequests {
     }
   }
 
-  #given(request: Request, { result, next }: GivenFrames): Response {
-    const headers = { [Header.number]: `${next}` };
+  #given(request: Request, { result, next, written }: GivenFrames): Response {
+    const headers = { [Header.number]: `${next}`, [Header.written]: `${written}` };
     const reject = (status: number, code: string, rule: string, more = {}) =>
       this.#failed(
         request,
@@ -313,7 +316,8 @@ export class CarrierRequests {
     let { last, isFirst } = start;
     let isOver = false;
     const take = async (): Promise<string> => {
-      const options = { reader, isFirst, waitMs: COMMENT_MS, maxBytes: PIECE_BYTES, signal };
+      const waitMs = last === 0 ? FIRST_COMMENT_MS : COMMENT_MS;
+      const options = { reader, isFirst, waitMs, maxBytes: PIECE_BYTES, signal };
       const taken = await carrier.take(last, options);
       isFirst = false;
       ({ last } = taken);
@@ -359,17 +363,14 @@ export class CarrierRequests {
         unread.release();
       },
     }, { highWaterMark: 0 });
-    return this.#respond(request, body, { headers: { "content-type": "text/event-stream" } });
+    return this.#respond(request, body, { headers: EVENT_HEADERS });
   }
 
   /** Responds with the pending events. */
   #events(request: Request, events: string): Response {
     if (events === "") return this.#respond(request, null, { status: 204 });
     const body = encoder.encode(events);
-    const headers = {
-      "content-type": "text/event-stream",
-      "content-length": `${body.byteLength}`,
-    };
+    const headers = { ...EVENT_HEADERS, "content-length": `${body.byteLength}` };
     return this.#respond(request, body, { headers });
   }
 
@@ -393,9 +394,7 @@ export class CarrierRequests {
   #respond(request: Request, body: BodyInit | null, init: ResponseInit): Response {
     const headers = new Headers(init.headers);
     headers.set(Header.transport, HTTP_TRANSPORT);
-    headers.set("cache-control", "no-store");
-    // Tells a proxy to forward each event immediately.
-    headers.set("x-accel-buffering", "no");
+    if (!headers.has("cache-control")) headers.set("cache-control", "no-store");
     headers.set("x-content-type-options", "nosniff");
     headers.set("vary", "Origin");
     const origin = request.headers.get("origin");
@@ -405,7 +404,7 @@ export class CarrierRequests {
       headers.set("access-control-allow-credentials", "true");
       // Pages learn from it whether requests share a connection.
       headers.set("timing-allow-origin", origin);
-      const exposed = [Header.transport, Header.number, "retry-after"];
+      const exposed = [Header.transport, Header.number, Header.written, "retry-after"];
       headers.set("access-control-expose-headers", exposed.join(", "));
     }
     return new Response(body, { status: init.status ?? 200, headers });

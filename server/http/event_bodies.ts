@@ -169,10 +169,10 @@ function tooSlow(): DOMException {
   return error;
 }
 
-/** Headers of every response with events. */
+/** Headers of every response with events, which tell proxies to forward each event immediately. */
 export const EVENT_HEADERS: Readonly<Record<string, string>> = {
   "content-type": "text/event-stream",
-  "cache-control": "no-cache",
-  // Tells a proxy to forward each event immediately.
+  // A proxy that compresses events may hold them back until it has a whole block.
+  "cache-control": "no-store, no-transform",
   "x-accel-buffering": "no",
 };

@@ -236,9 +236,9 @@ class RemoteCarrier implements HttpCarrier {
 
   async give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames> {
     const asked: CarrierCall = { kind: "give", ...this.#keys, number, received };
-    const { head: { result, next } } = await this.#call(asked, frames);
-    if (!isOneOf(result, RESULTS) || !isNumber(next)) throw unavailable();
-    return { result, next };
+    const { head: { result, next, written } } = await this.#call(asked, frames);
+    if (!isOneOf(result, RESULTS) || !isNumber(next) || !isNumber(written)) throw unavailable();
+    return { result, next, written };
   }
 
   async end({ closeCode, reason }: Required<ConnectionCloseInfo>): Promise<void> {

@@ -26,7 +26,7 @@ class Connection implements HttpCarrier, HttpCarriers {
   readonly calls: unknown[] = [];
   readonly signals: AbortSignal[] = [];
   taken: TakenEvents | Error | "never" = { events: "id:1\ndata:ä\n\n", last: 1, state: "open" };
-  given: GivenFrames | Error = { result: "taken", next: 3 };
+  given: GivenFrames | Error = { result: "taken", next: 3, written: 5 };
 
   constructor(readonly id: string) {}
 
@@ -181,7 +181,11 @@ Deno.test("SharedCarriers.find() forwards calls to the connection of another nod
   const carrier = a.carriers.find(b.own.id, SECRET);
   const { signal, ...rest } = { ...takeOptions(), everyS: 60 };
   assertEquals(await carrier.take(7, { ...rest, signal }), b.own.taken);
-  assertEquals(await carrier.give(2, new Uint8Array(300_000), 5), { result: "taken", next: 3 });
+  assertEquals(await carrier.give(2, new Uint8Array(300_000), 5), {
+    result: "taken",
+    next: 3,
+    written: 5,
+  });
   await carrier.end({ closeCode: 3001, reason: "Bye" });
   assertEquals(b.own.calls, [
     ["give", 0, 0, 0],
@@ -191,7 +195,7 @@ Deno.test("SharedCarriers.find() forwards calls to the connection of another nod
   ]);
   assertEquals([a.own.calls, bench.errors], [[], []]);
   for (const result of ["hole", "busy", "malformed", "large"] as const) {
-    b.own.given = { result, next: 9 };
+    b.own.given = { result, next: 9, written: 4 };
     assertEquals(await carrier.give(1, new Uint8Array(), 0), b.own.given);
   }
   for (const state of ["replaced", "over"] as const) {

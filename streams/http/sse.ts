@@ -110,6 +110,8 @@ export class EventStreams {
 export function eventHeaders(contentType: string): Record<string, string> {
   return {
     ...EVENT_HEADERS,
+    // The conformance suite of Durable Streams requires `no-cache`.
+    "cache-control": `no-cache, ${EVENT_HEADERS["cache-control"]}`,
     ...(!isText(contentType) && { "stream-sse-data-encoding": "base64" }),
   };
 }

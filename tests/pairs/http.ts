@@ -23,6 +23,26 @@ export interface HttpEndsOptions {
   readonly carriers?: (own: HttpConnections) => HttpCarriers;
 }
 
+/** Creates a `fetch` that passes requests to a handler in this process. */
+export function fetchFrom(
+  handle: (request: Request) => Response | Promise<Response>,
+): typeof fetch {
+  return async (input, init = {}) => {
+    const aborted = Promise.withResolvers<never>();
+    const signal = init.signal ?? new AbortController().signal;
+    signal.addEventListener("abort", () => aborted.reject(signal.reason));
+    const handled = Promise.resolve(handle(new Request(input, init)));
+    try {
+      const response = await Promise.race([handled, aborted.promise]);
+      const body = response.body?.pipeThrough(new TransformStream(), { signal }) ?? null;
+      return new Response(body, response);
+    } catch (error) {
+      void handled.then(({ body }) => body?.cancel());
+      throw error;
+    }
+  };
+}
+
 /** A server that accepts every connection, together with its clients. */
 export class HttpEnds implements AsyncDisposable {
   readonly connections: HttpConnections;
@@ -30,6 +50,8 @@ export class HttpEnds implements AsyncDisposable {
   readonly errors: unknown[] = [];
   /** Number of requests with a wrong secret. */
   forged = 0;
+  /** Sends a request to the server without a network, for tests in fake time. */
+  readonly fetch: typeof fetch;
   readonly #accepted: Connection[] = [];
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
 
@@ -55,6 +77,7 @@ export class HttpEnds implements AsyncDisposable {
       this.#accepted.push(connection);
       return Promise.resolve(requests.opened(request, connection.opened));
     };
+    this.fetch = fetchFrom((request) => proxy(request, serve));
     this.#http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
       return proxy(request, serve);
     });

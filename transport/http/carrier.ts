@@ -50,6 +50,11 @@ export interface GivenFrames {
   readonly result: "taken" | "hole" | "busy" | "malformed" | "large";
   /** The number of the next frame that the connection accepts. */
   readonly next: number;
+  /**
+   * The number of the newest event that a GET request has taken, or 0. It includes an event that
+   * immediately responds to the frames.
+   */
+  readonly written: number;
 }
 
 /**

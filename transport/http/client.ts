@@ -1,7 +1,7 @@
 /**
  * The client's end of a connection over HTTP. It uses `fetch`, with one GET and one POST at a time.
  */
-import { ConnectionError } from "../../errors.ts";
+import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { Backoff } from "../../base/backoff.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
@@ -24,16 +24,30 @@ import { LONG_POLL, type Poll, writePoll } from "./polls.ts";
 import type { StreamBudget } from "./stream_budget.ts";
 
 /**
- * The timeout for the first piece of an event stream, in milliseconds. If the piece arrives later,
- * a proxy may be holding back the stream, so the client polls from then on.
+ * The timeout for the first piece of an event stream, and for the next piece if the server has
+ * written an event that did not arrive, in milliseconds. If the piece arrives later, a proxy may be
+ * holding back the stream, so the client polls.
  */
-export const FIRST_PIECE_MS = 3_000;
+export const HELD_MS = 3_000;
 
 /**
- * The number of event streams in a row that may be late if an earlier one arrived in time. A node
- * that has died also makes streams late, until the other nodes notice.
+ * The number of held event streams after which a client returns to streams, if one has delivered
+ * an event. A node that has died also makes streams late, until the other nodes notice.
  */
 const CHANCES = 2;
+
+/**
+ * The age at which a stream that delivers an event restores the chances, in milliseconds. Some
+ * proxies hold back all bytes after the first ones. The age is less than the server's heartbeat
+ * interval.
+ */
+const PROVEN_MS = 20_000;
+
+/**
+ * A post takes longer on a slow network. An event may then be late for this many times the duration
+ * of the post.
+ */
+const HELD_POSTS = 4;
 
 /**
  * How long an event stream may be silent before the client sends a new request, in milliseconds.
@@ -90,7 +104,8 @@ export interface HttpPath {
   /** True if a proxy holds back event streams. */
   polls: boolean;
   /**
-   * The number of further event streams that may be late. It is 0 until one has arrived in time.
+   * The number of further event streams that may be held. By default, it is 0 until a stream has
+   * delivered an event.
    */
   chances?: number | undefined;
 }
@@ -122,21 +137,38 @@ export async function dialHttp(
       }`,
     );
   }
-  const connection = new ClientHttpConnection(target, {
+  const { path = { polls: false } } = options;
+  const parts = {
     runtime,
     headers,
-    path: options.path ?? { polls: false },
+    path,
     fetch: options.fetch,
     budget: options.budget,
     announcesToken: protocols.includes(TOKEN_MARK),
-  });
+  };
+  const connections: ClientHttpConnection[] = [];
+  const opened = Promise.withResolvers<Connection>();
+  const open = (polls: boolean, onFailure: (error: unknown) => void) => {
+    const connection = new ClientHttpConnection(target, { ...parts, polls });
+    connections.push(connection);
+    connection.opened.then(() => opened.resolve(connection), onFailure);
+  };
+  open(path.polls, opened.reject);
+  // A late response may be held back by a proxy, or the server may still be authenticating. The
+  // server may then have no room for another connection.
+  let failure: unknown;
+  const timer = path.polls
+    ? undefined
+    : runtime.setTimeout(() => open(true, (error) => failure = error), HELD_MS);
+  let winner: Connection | undefined;
   try {
     const late = `Cannot open HTTP to ${publicUrl(target)} within`;
-    await within(runtime, connection.opened, { late, signal, timeoutMs });
-    return connection;
+    return winner = await within(runtime, opened.promise, { late, signal, timeoutMs });
   } catch (error) {
-    connection.terminate();
-    throw error;
+    throw error instanceof TimeoutError ? failure ?? error : error;
+  } finally {
+    runtime.clearTimeout(timer);
+    for (const connection of connections) if (connection !== winner) connection.terminate();
   }
 }
 
@@ -144,6 +176,8 @@ interface ClientHttpOptions {
   readonly runtime: Runtime;
   readonly headers: HeadersInit | undefined;
   readonly path: HttpPath;
+  /** True if the first request is a poll. */
+  readonly polls: boolean;
   readonly fetch: typeof fetch | undefined;
   readonly budget: MakeBudget | undefined;
   readonly announcesToken: boolean;
@@ -162,6 +196,12 @@ class ClientHttpConnection extends HttpConnection {
   /** True after a proxy held back an event stream. */
   #polls: boolean;
   #received = 0;
+  /** The number of the newest event that the server has written. Every connection has an event. */
+  #written = 1;
+  /** How long to wait for that event, in milliseconds. */
+  #heldMs = HELD_MS;
+  /** Restarts the wait for the next piece of the current stream. */
+  #awaitPiece: (() => void) | undefined;
   #unacknowledgedBytes = 0;
   /** The frames that the server has not confirmed. */
   #queue: EncodedFrame[] = [];
@@ -175,7 +215,7 @@ class ClientHttpConnection extends HttpConnection {
   constructor(url: URL, options: ClientHttpOptions) {
     super(options.runtime);
     this.#options = options;
-    this.#polls = options.path.polls;
+    this.#polls = options.polls;
     this.#budget = options.budget?.(url, options.runtime);
     this.#place = publicUrl(url);
     this.#url = exchangeUrl(url, []);
@@ -217,7 +257,6 @@ class ClientHttpConnection extends HttpConnection {
 
   /** Reads events until the end, with one request after another. */
   async #read(): Promise<void> {
-    const { path } = this.#options;
     const failures = new Failures(this.runtime, this.#budget);
     while (!this.isOver) {
       const { poll, until } = await this.#budget?.next(this.#received === 0) ?? {};
@@ -246,7 +285,6 @@ class ClientHttpConnection extends HttpConnection {
         if (until?.aborted) continue;
         this.#budget?.failed();
         if (!(error instanceof HeldStream)) await this.#failed(failures, error);
-        else if (path.chances) path.chances--;
         else this.#polls = true;
       }
     }
@@ -270,12 +308,22 @@ class ClientHttpConnection extends HttpConnection {
 
   async #stream(onPiece: () => void, ended: AbortSignal): Promise<void> {
     const { runtime } = this;
+    const { path } = this.#options;
     const stop = new AbortController();
+    const [before, startedAt] = [this.#received, runtime.monotonic()];
     let isHeld = false;
-    let timer = runtime.setTimeout(() => {
-      isHeld = true;
-      stop.abort();
-    }, FIRST_PIECE_MS);
+    let timer: Timer | undefined;
+    const awaitPiece = (isExpected = this.#received < this.#written) => {
+      // If this request is late, another one opens the connection.
+      if (this.#ids === undefined) return;
+      runtime.clearTimeout(timer);
+      timer = runtime.setTimeout(() => {
+        isHeld = isExpected;
+        stop.abort();
+      }, isExpected ? this.#heldMs : SILENT_MS);
+    };
+    this.#awaitPiece = awaitPiece;
+    awaitPiece(true);
     try {
       const signal = anySignal(ended, stop.signal);
       const { body } = await this.#ask("GET", { accept: "text/event-stream" }, { signal });
@@ -284,15 +332,18 @@ class ClientHttpConnection extends HttpConnection {
       for (const reader = body!.getReader();;) {
         const { done, value } = await reader.read();
         if (done) return;
-        this.#options.path.chances = CHANCES;
-        runtime.clearTimeout(timer);
-        timer = runtime.setTimeout(() => stop.abort(), SILENT_MS);
         this.#takeAll(events.read(decoder.decode(value, { stream: true })));
+        awaitPiece();
+        if (this.#received > before && this.#received >= this.#written) {
+          const isProven = runtime.monotonic() - startedAt >= PROVEN_MS;
+          path.chances = isProven ? CHANCES : path.chances ?? CHANCES;
+        }
         onPiece();
       }
     } catch (error) {
       throw isHeld ? new HeldStream() : error;
     } finally {
+      this.#awaitPiece = undefined;
       runtime.clearTimeout(timer);
       stop.abort();
     }
@@ -306,7 +357,13 @@ class ClientHttpConnection extends HttpConnection {
       return await response.text();
     });
     // Set this only now. If a server sends no response at all, no proxy is holding back a stream.
-    if (this.#polls) this.#options.path.polls = true;
+    if (this.#polls) {
+      const { path } = this.#options;
+      if (path.chances) {
+        path.chances--;
+        this.#polls = false;
+      } else path.polls = true;
+    }
     this.#budget?.received(text.length);
     this.#takeAll(new EventReader().read(text));
   }
@@ -329,7 +386,12 @@ class ClientHttpConnection extends HttpConnection {
     }
     this.#received++;
     if (event.kind === "close") return this.finish(event.info);
-    this.#unacknowledgedBytes += event.frame.length;
+    // On a stream, the response to an acknowledgment tells whether the event after the reply to the
+    // token was written.
+    const isTokenReply = event.number === 1 && this.#options.announcesToken;
+    this.#unacknowledgedBytes += isTokenReply && this.#awaitPiece
+      ? ACKNOWLEDGE_BYTES
+      : event.frame.length;
     this.deliver(event.frame);
   }
 
@@ -371,6 +433,7 @@ class ClientHttpConnection extends HttpConnection {
     const body = joinFrames(this.#queue.slice(0, count));
     const keepalive = this.closing !== undefined && bytes <= KEEPALIVE_BYTES;
     const acknowledged = this.#unacknowledgedBytes;
+    const startedAt = this.runtime.monotonic();
     this.#budget?.posting();
     const response = await this.#within(RESPONSE_MS.post, (signal) => {
       const headers = { [Header.number]: `${this.#number}` };
@@ -378,6 +441,8 @@ class ClientHttpConnection extends HttpConnection {
     }).finally(() => this.#budget?.posted());
     // A failed request acknowledges nothing, and the server may wait for an acknowledgment.
     this.#unacknowledgedBytes -= acknowledged;
+    const postMs = this.runtime.monotonic() - startedAt;
+    this.#expect(Number(response.headers.get(Header.written)), postMs);
     const next = Number(response.headers.get(Header.number));
     const taken = next - this.#number;
     if (!(taken >= 0 && taken <= count)) {
@@ -388,6 +453,16 @@ class ClientHttpConnection extends HttpConnection {
     this.shrunk();
     // The receiver is too slow.
     if (!response.ok) await pause(this.runtime, retryAfterOf(response), this.#ended.signal);
+  }
+
+  /** Notes the newest event that the server has written. It should arrive soon. */
+  #expect(written: number, postMs: number): void {
+    if (!(written > this.#written)) return;
+    const isWaiting = this.#received < this.#written;
+    this.#written = written;
+    if (isWaiting || this.#received >= written) return;
+    this.#heldMs = Math.min(Math.max(HELD_MS, HELD_POSTS * postMs), SILENT_MS);
+    this.#awaitPiece?.();
   }
 
   async #leave(): Promise<void> {
@@ -464,7 +539,7 @@ class ClientHttpConnection extends HttpConnection {
   }
 }
 
-/** Thrown if the first piece of an event stream arrives too late. */
+/** Thrown if a piece of an event stream arrives too late. */
 class HeldStream extends Error {}
 
 /** Thrown for a response that ends the connection. */

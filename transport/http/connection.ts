@@ -33,6 +33,8 @@ export const Header = {
   secret: "skein-secret",
   /** The number of the first frame of a POST, or of the next frame that the server accepts. */
   number: "skein-number",
+  /** The number of the newest event that the server has written, in the response to a POST. */
+  written: "skein-written",
   /** Requests one response of known length instead of an event stream; see `polls.ts`. */
   poll: "skein-poll",
   /** The code of a close by the client, and the percent-encoded reason. */

@@ -161,10 +161,22 @@ Deno.test("HttpCarrier.give() accepts each frame once, however often it arrives"
   using connections = open();
   const connection = connections.accept();
   const frames = received(connection);
-  assertEquals(await connection.give(1, body("a", "b"), 0), { result: "taken", next: 3 });
-  assertEquals(await connection.give(1, body("a", "b"), 0), { result: "taken", next: 3 });
-  assertEquals(await connection.give(2, body("b", "c"), 0), { result: "taken", next: 4 });
-  assertEquals(await connection.give(6, body("f"), 0), { result: "hole", next: 4 });
+  assertEquals(await connection.give(1, body("a", "b"), 0), {
+    result: "taken",
+    next: 3,
+    written: 0,
+  });
+  assertEquals(await connection.give(1, body("a", "b"), 0), {
+    result: "taken",
+    next: 3,
+    written: 0,
+  });
+  assertEquals(await connection.give(2, body("b", "c"), 0), {
+    result: "taken",
+    next: 4,
+    written: 0,
+  });
+  assertEquals(await connection.give(6, body("f"), 0), { result: "hole", next: 4, written: 0 });
   assertEquals(frames, ["a", "b", "c"]);
 });
 
@@ -197,12 +209,12 @@ Deno.test("HttpCarrier.give() waits for a slow receiver, and then requests a ret
   const repeated = connection.give(1, body("a", "b", "c", "d"), 0);
   assertEquals((await connection.give(1, body("a"), 0)).result, "busy");
   await time.tickAsync(10_000);
-  assertEquals(await given, { result: "busy", next: 3 });
-  assertEquals(await repeated, { result: "busy", next: 3 });
+  assertEquals(await given, { result: "busy", next: 3, written: 0 });
+  assertEquals(await repeated, { result: "busy", next: 3, written: 0 });
   const rest = connection.give(3, body("c", "d"), 0);
   receiver.fillTo(0);
   await time.tickAsync(0);
-  assertEquals(await rest, { result: "taken", next: 5 });
+  assertEquals(await rest, { result: "taken", next: 5, written: 0 });
   assertEquals([receiver.frames, connection.isPaused], [["a", "b", "c", "d"], false]);
 });
 
@@ -219,14 +231,17 @@ Deno.test("HttpCarrier.give() continues for a retry after the first request ende
   await time.tickAsync(0);
   receiver.fillTo(0.25);
   await time.tickAsync(0);
-  assertEquals(await first, { result: "taken", next: 5 });
+  assertEquals(await first, { result: "taken", next: 5, written: 1 });
   assertEquals(connection.isPaused, true);
   for (const fill of [0.5, 0.25]) {
     receiver.fillTo(fill);
     await time.tickAsync(0);
   }
   assertEquals(receiver.frames, ["a", "b", "c", "d", "e"]);
-  assertEquals([await repeated, connection.isPaused], [{ result: "taken", next: 6 }, false]);
+  assertEquals([await repeated, connection.isPaused], [
+    { result: "taken", next: 6, written: 1 },
+    false,
+  ]);
 });
 
 Deno.test("HttpCarrier.give() keeps reading paused until the client may have retried", async () => {
