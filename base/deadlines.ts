@@ -58,6 +58,11 @@ export class Deadlines<T> {
     if (this.#timer === undefined) this.#wait(dueAt, this.#timeoutMs);
   }
 
+  /** Returns `true` if the item is being waited for. */
+  has(item: T): boolean {
+    return this.#waiting.has(item);
+  }
+
   /**
    * Stops waiting for an item. The timer keeps running until `clear` is called, because new items
    * usually follow soon.

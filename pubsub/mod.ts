@@ -53,7 +53,15 @@ export type { NodeEvent, NodeInfo, NodesOptions } from "./nodes/liveness.ts";
 export { Presence } from "./presence/presence.ts";
 export type { RoomOptions } from "./presence/room_notices.ts";
 export { type RoomJoinOptions, Rooms, type RoomsOptions } from "./presence/rooms.ts";
-export type { PresenceEvent, PresenceOptions } from "./presence/types.ts";
+export type {
+  ListedMember,
+  PresenceChange,
+  PresenceEvent,
+  PresenceFeedEvent,
+  PresenceGap,
+  PresenceListing,
+  PresenceOptions,
+} from "./presence/types.ts";
 export type {
   AppendPublicationOptions,
   PublishOptions,

@@ -222,6 +222,7 @@ const METHODS: Methods = {
   "MoqSession.subscribe": ({ moq }, options) => moq.subscriber.subscribe("/a", "b", options),
   "MoqSession.trackInfo": ({ moq }, options) => moq.subscriber.trackInfo("/a", "b", options),
   "Presence.enter": ({ server, session }, options) => server.presence.enter(session, "a", options),
+  "Presence.events": ({ server }, options) => server.presence.events(options).next(),
   "Presence.leave": ({ server, session }, options) => server.presence.leave(session, "a", options),
   "Presence.update": ({ server, session }, options) =>
     server.presence.update(session, "a", options),

@@ -50,6 +50,8 @@ import { MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
 import { MAX_NODES } from "../pubsub/nodes/liveness.ts";
 import { ALL_BYTES_PER_SECOND, GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
 import { GRACE_MS, MAX_LAST_SEEN, MAX_PRESENCE_DATA_BYTES } from "../pubsub/presence/presence.ts";
+import { MAX_WAITING as MAX_WAITING_EVENTS } from "../pubsub/presence/events.ts";
+import { MAX_RECENT, REPEAT_MS } from "../pubsub/presence/stays.ts";
 import { MAX_DATA_BYTES, MAX_ROOMS_WITH_DATA } from "../pubsub/presence/rooms.ts";
 import { sqliteSettings } from "../brokers/sqlite/options.ts";
 import { redisSettings } from "../brokers/redis/options.ts";
@@ -665,6 +667,18 @@ function serverBounds(): Bound[] {
       full: "503 or 4503",
     },
     { table: "topics", name: "`presence.graceMs`", max: ms(GRACE_MS), full: "the user has left" },
+    {
+      table: "topics",
+      name: "events that wait for a loop over `presence.events()`",
+      max: count(MAX_WAITING_EVENTS),
+      full: "`QueueFullError`",
+    },
+    {
+      table: "topics",
+      name: "stays that ended, in a topic, which `presence.events()` may repeat",
+      max: `${count(MAX_RECENT)} of the last ${ms(REPEAT_MS)}`,
+      full: "the oldest is not repeated",
+    },
     {
       table: "topics",
       name: "`maxDataBytes` of a pattern in `rooms`: a user's presence data in a room",

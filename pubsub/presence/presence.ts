@@ -7,6 +7,7 @@ import {
   numberIn,
   objectWith,
   RUNTIME,
+  SIGNAL,
 } from "../../base/options/option_checks.ts";
 import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
@@ -16,12 +17,14 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import {
-  type PresenceCount,
+  type PresenceObserver,
   type PresenceScope,
   PresenceScopes,
   type UserPresence,
 } from "./presence_scopes.ts";
-import type { PresenceEvent, PresenceOptions } from "./types.ts";
+import type { Nodes } from "../nodes/nodes.ts";
+import type { PresenceFeed } from "./events.ts";
+import type { PresenceEvent, PresenceFeedEvent, PresenceOptions } from "./types.ts";
 
 export type { PresenceEvent, PresenceOptions };
 
@@ -38,19 +41,6 @@ export const MAX_PRESENCE_DATA_BYTES = 4_096;
 interface Visit {
   readonly user: string;
   readonly presences: Map<string | undefined, UserPresence>;
-}
-
-/** Receives changes before any listener. */
-export interface PresenceObserver {
-  /** Called within each change, in order. MUST NOT change the presence. */
-  changed(event: PresenceEvent): void;
-  /**
-   * Called when the number of connections of a user who stays in a topic has changed, or the time
-   * of the first one. MUST NOT change the presence.
-   */
-  counted(count: PresenceCount): void;
-  /** Called when the other nodes have sent the users of a topic, so that `members` is complete. */
-  settled(topic: string): void;
 }
 
 const PRESENCE: OptionKinds<PresenceOptions> = {
@@ -114,6 +104,7 @@ const PRESENCE: OptionKinds<PresenceOptions> = {
 export class Presence implements Disposable {
   /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
+  readonly #nodes: Nodes | undefined;
   readonly #maxLastSeen: number;
   readonly #console: ConsoleReport;
   readonly #onError: (error: unknown) => void;
@@ -126,6 +117,7 @@ export class Presence implements Disposable {
   readonly #events: PresenceEvent[] = [];
   readonly #watched = new WeakSet<Session>();
   readonly #onEnd = (session: Session) => void this.remove(session);
+  #feed: PresenceFeed | undefined;
   #isTelling = false;
   #isDisposed = false;
 
@@ -141,17 +133,25 @@ export class Presence implements Disposable {
     const { graceMs = GRACE_MS, maxLastSeen = MAX_LAST_SEEN } = options;
     const { nodes, acrossNodes = true } = options;
     this.runtime = options.runtime ?? nodes?.runtime ?? platformRuntime();
+    this.#nodes = nodes;
     this.#maxLastSeen = maxLastSeen;
     this.#console = new ConsoleReport(this.runtime);
     this.#onError = options.onError ?? ((error) => this.#print(error));
     this.#scopes = new PresenceScopes({ runtime: this.runtime, graceMs, nodes, acrossNodes }, {
-      changed: (event) => this.#note(event),
+      changed: (event, presence) => this.#note(event, presence),
       counted: (count) => {
-        for (const observer of this.#observers) this.#call(() => observer.counted(count));
+        for (const observer of this.#observers) this.#call(() => observer.counted?.(count));
       },
       settled: (topic) => {
-        for (const observer of this.#observers) this.#call(() => observer.settled(topic));
+        for (const observer of this.#observers) this.#call(() => observer.settled?.(topic));
       },
+      opened: (scope) => {
+        for (const observer of this.#observers) this.#call(() => observer.opened?.(scope));
+      },
+      closed: (scope) => {
+        for (const observer of this.#observers) this.#call(() => observer.closed?.(scope));
+      },
+      holds: (scope) => [...this.#observers].some((observer) => observer.holds?.(scope)),
       tell: () => this.#tell(),
     });
   }
@@ -434,6 +434,80 @@ export class Presence implements Disposable {
   }
 
   /**
+   * Yields the users that are present, and then each change with the node on which it happened, for
+   * a program that acts on changes once for all nodes, such as a sender of webhooks.
+   *
+   * - **Responsible:** one of the nodes that track a topic and read their events leads the topic,
+   *   usually the one that has tracked it for longest. It decides on joins and leaves, and
+   *   `isResponsible` is true only there. Read the events on every node that has sessions.
+   * - **In order:** the joins and leaves of a user alternate, with one `joinedAt` for each stay.
+   * - **At least once:** the other nodes copy each decision before anyone acts on it. If the
+   *   responsible node dies within 20 s, another one repeats the change with the same `id`, and
+   *   `isRepeat`. Updates are not repeated. While a broker is unreachable, a change may be lost, or reported by two nodes.
+   * - **First:** the listing of the users that are present. Another listing follows when this node
+   *   begins to track a topic that has users.
+   * - **Unknown:** a node tracks only the topics in which it has users or followers, and each of
+   *   them for another 20 s. An event of the kind `unknown` says that the last node that tracked a
+   *   topic is gone, or that this node no longer tracks a topic that still has users.
+   * - **Delay:** with `nodes`, an event comes 250 ms after the change, so that moving between nodes
+   *   counts neither as a leave nor as a join. A stay that ends before the leader receives it isn't
+   *   reported.
+   * - **Bounds:** at most 10,000 events wait for a loop. For repeats, each topic keeps the last
+   *   10,000 stays that ended within 20 s.
+   *
+   * @example Act on each join once
+   * ```ts
+   * import { Session } from "@skein/skein";
+   * import { Presence } from "@skein/skein/pubsub";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const settings = sessionSettings({ side: "server" });
+   * await using session = new Session(memoryPair().server, settings, { user: "ada" });
+   * using presence = new Presence({ graceMs: 0 });
+   * const told: string[] = [];
+   * const reading = (async () => {
+   *   for await (const event of presence.events()) {
+   *     if (event.kind === "present") presence.enter(session, "chat");
+   *     if (event.kind === "join" && event.isResponsible) told.push(event.id);
+   *     if (told.length === 2) break;
+   *   }
+   * })();
+   * await reading;
+   * assertEquals(told.map((id) => id.replace(/\d+$/, "")), ["join/ada/", "join:chat/ada/"]);
+   * ```
+   *
+   * @param options A signal that ends the loop with its reason.
+   * @yields The events.
+   * @throws {QueueFullError} If more than 10,000 events wait because the loop is too slow. Start it
+   * again.
+   */
+  async *events(
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): AsyncGenerator<PresenceFeedEvent, void, undefined> {
+    checkOptions("read presence", options, SIGNAL);
+    const { signal } = options;
+    const { PresenceFeed } = await import("./events.ts");
+    signal?.throwIfAborted();
+    if (this.#isDisposed) return;
+    const feed = this.#feed ??= new PresenceFeed({
+      runtime: this.runtime,
+      nodes: this.#nodes,
+      scopes: this.#scopes,
+      observe: (observer) => this.observe(observer),
+    });
+    try {
+      yield* feed.read(signal);
+    } finally {
+      if (feed.isIdle) {
+        feed.stop();
+        if (this.#feed === feed) this.#feed = undefined;
+      }
+    }
+  }
+
+  /**
    * Adds an observer of the library.
    *
    * @ignore
@@ -448,6 +522,7 @@ export class Presence implements Disposable {
   /** Removes all users without an event, and stops the timer. Idempotent. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
+    this.#feed?.[Symbol.dispose]();
     this.#scopes[Symbol.dispose]();
     this.#events.length = 0;
     for (const held of [this.#observers, this.#listeners]) held.clear();
@@ -487,13 +562,15 @@ export class Presence implements Disposable {
     }
   }
 
-  #note(event: PresenceEvent): void {
+  #note(event: PresenceEvent, presence: UserPresence): void {
     if (event.topic === undefined) {
       if (event.type === "join") this.#lastSeen.delete(event.user);
       else if (event.type === "leave") this.#remember(event.user, event.lastSeenAt);
     }
     if (this.#listeners.size > 0) this.#events.push(event);
-    for (const observer of this.#observers) this.#call(() => observer.changed(event));
+    for (const observer of this.#observers) {
+      this.#call(() => observer.changed(event, presence));
+    }
   }
 
   #tell(): void {

@@ -248,14 +248,27 @@ function readPresenceEntry(value: unknown): PresenceEntry | undefined {
   return isEntry ? value as unknown as PresenceEntry : undefined;
 }
 
+/** Receives changes before any listener. No function may change the presence. */
+export interface PresenceObserver {
+  /** Called within each change of a user, in order. */
+  changed(event: PresenceEvent, presence: UserPresence): void;
+  /**
+   * Called when the number of connections of a user who stays in a topic has changed, or the time
+   * of the first one.
+   */
+  counted?(count: PresenceCount): void;
+  /** Called when the other nodes have sent the users of a topic, so that `members` is complete. */
+  settled?(topic: string): void;
+  /** Called when this node starts to track a topic. */
+  opened?(scope: PresenceScope): void;
+  /** Called when this node stops to track a topic, before it forgets the other nodes' users. */
+  closed?(scope: PresenceScope): void;
+  /** Returns true to track a topic for longer than this node has users and followers. */
+  holds?(scope: PresenceScope): boolean;
+}
+
 /** Callbacks of {@linkcode PresenceScopes}. */
-interface PresenceOwner {
-  /** Called within each change of a user. */
-  changed(event: PresenceEvent): void;
-  /** Called when the connections of a user who stays in a topic have changed. */
-  counted(count: PresenceCount): void;
-  /** Called when the other nodes have sent the users of a topic. */
-  settled(topic: string): void;
+interface PresenceOwner extends Required<PresenceObserver> {
   /** Called when a change caused by another node or by the clock is complete. */
   tell(): void;
 }
@@ -313,6 +326,11 @@ export class PresenceScopes implements Disposable {
     this.online = this.#make(undefined, acrossNodes);
   }
 
+  /** Lists the state of being online, and the topics that this node tracks. */
+  all(): PresenceScope[] {
+    return [this.online, ...this.#scopes.values()];
+  }
+
   /** Returns a topic with users or followers. */
   get(topic: string): PresenceScope | undefined {
     return this.#scopes.get(topic);
@@ -349,6 +367,7 @@ export class PresenceScopes implements Disposable {
     if (scope === undefined) {
       scope = this.#make(topic, true);
       this.#scopes.set(topic, scope);
+      this.#owner.opened(scope);
     }
     return scope;
   }
@@ -356,6 +375,11 @@ export class PresenceScopes implements Disposable {
   /** Id of this node; empty if there are no other nodes. */
   get #nodeId(): string {
     return this.#nodes?.id ?? "";
+  }
+
+  /** The node of a change, as a field of its event. */
+  #by(node: string): { readonly node?: string } {
+    return this.#nodes === undefined ? {} : { node };
   }
 
   #make(topic: string | undefined, isShared: boolean): PresenceScope {
@@ -380,8 +404,9 @@ export class PresenceScopes implements Disposable {
   release(scope: PresenceScope): void {
     const { topic, shared, users } = scope;
     if (topic === undefined || scope.here > 0 || scope.followers > 0) return;
-    if (this.#scopes.get(topic) !== scope) return;
+    if (this.#scopes.get(topic) !== scope || this.#owner.holds(scope)) return;
     this.#scopes.delete(topic);
+    this.#owner.closed(scope);
     for (const presence of users.values()) {
       this.#unlist(presence);
       for (const part of presence.others?.values() ?? []) this.#grace.delete(part);
@@ -408,8 +433,9 @@ export class PresenceScopes implements Disposable {
           user,
           at: presence.joinedAt,
           session,
+          ...this.#by(this.#nodeId),
           ...dataOf(presence),
-        });
+        }, presence);
       }
     }
     if (topic !== undefined) this.#owner.settled(topic);
@@ -439,13 +465,15 @@ export class PresenceScopes implements Disposable {
     if (data !== undefined) presence.setData(session, this.#nodeId, data);
     presence.share();
     if (known !== undefined) {
-      this.#refresh(presence, session);
+      this.#refresh(presence, this.#nodeId, session);
       return { presence, hasCome: false };
     }
     presence.refresh();
     presence.recount();
     if (scope.isSettled) {
-      this.#owner.changed({ type: "join", topic, user, at, session, ...dataOf(presence) });
+      const by = this.#by(this.#nodeId);
+      const join = { type: "join" as const, topic, user, at, session, ...by, ...dataOf(presence) };
+      this.#owner.changed(join, presence);
     } else presence.unreported = session;
     return { presence, hasCome: true };
   }
@@ -454,7 +482,7 @@ export class PresenceScopes implements Disposable {
   setData(presence: UserPresence, session: Session, data: unknown): void {
     presence.setData(session, this.#nodeId, data);
     presence.share();
-    this.#refresh(presence);
+    this.#refresh(presence, this.#nodeId);
   }
 
   /**
@@ -476,11 +504,17 @@ export class PresenceScopes implements Disposable {
       this.#grace.add(here);
     }
     presence.share();
-    this.#refresh(presence);
+    this.#refresh(presence, this.#nodeId);
   }
 
-  /** Reports an update if the user's data changed, and a change of the user's connections. */
-  #refresh(presence: UserPresence, session?: Session): void {
+  /**
+   * Reports an update if the user's data changed, and a change of the user's connections.
+   *
+   * @param presence The user.
+   * @param node The node of the change.
+   * @param session The session that entered; absent for any other change.
+   */
+  #refresh(presence: UserPresence, node: string, session?: Session): void {
     const { user, scope: { topic, isSettled } } = presence;
     const hasOtherData = presence.refresh();
     const before = presence.recount();
@@ -493,9 +527,10 @@ export class PresenceScopes implements Disposable {
       topic,
       user,
       at: this.#runtime.now(),
+      ...this.#by(node),
       ...dataOf(presence),
       session,
-    });
+    }, presence);
   }
 
   /** Handles another node's entry about a user. */
@@ -538,12 +573,13 @@ export class PresenceScopes implements Disposable {
       // time.
       if (scope.isSettled) presence.share();
     }
-    if (known !== undefined) return this.#refresh(presence);
+    if (known !== undefined) return this.#refresh(presence, node);
     presence.refresh();
     presence.recount();
     if (!scope.isSettled) return;
     const { topic } = scope;
-    this.#owner.changed({ type: "join", topic, user, at: joinedAt, ...dataOf(presence) });
+    const join = { type: "join" as const, topic, user, at: joinedAt };
+    this.#owner.changed({ ...join, ...this.#by(node), ...dataOf(presence) }, presence);
   }
 
   #losePart(part: NodePresence, isSwept: boolean): void {
@@ -556,22 +592,22 @@ export class PresenceScopes implements Disposable {
     // A node that deletes the entry has waited for the grace period; a node that is gone has not.
     if (isSwept && this.#graceMs > 0) {
       this.#grace.add(part);
-      this.#refresh(part.presence);
+      this.#refresh(part.presence, part.node!);
     } else this.#end(part);
   }
 
   /** Removes the part of a node, and with the last part the user. */
   #end(part: NodePresence): void {
-    const { presence, node } = part;
+    const { presence, node = this.#nodeId } = part;
     const { scope } = presence;
     presence.lastSeenAt = Math.max(presence.lastSeenAt, part.lastSeenAt);
-    if (node === undefined) {
+    if (part.node === undefined) {
       presence.here = undefined;
       scope.here--;
       scope.shared?.delete(presence.user);
     } else presence.others?.delete(node);
-    if (presence.isOver) this.#remove(presence);
-    else this.#refresh(presence);
+    if (presence.isOver) this.#remove(presence, node);
+    else this.#refresh(presence, node);
     this.release(scope);
   }
 
@@ -586,14 +622,16 @@ export class PresenceScopes implements Disposable {
     return presence;
   }
 
-  #remove(presence: UserPresence): void {
+  /** Removes a user who left last from a node. */
+  #remove(presence: UserPresence, node: string): void {
     const { scope: { topic, users, isSettled }, user, seenAt: lastSeenAt } = presence;
     users.delete(user);
     this.#unlist(presence);
     // The join of a user that joined and left before the scope was settled has not been reported.
     if (!isSettled) return;
     const at = this.#runtime.now();
-    this.#owner.changed({ type: "leave", topic, user, at, lastSeenAt, ...dataOf(presence) });
+    const leave = { type: "leave" as const, topic, user, at, lastSeenAt };
+    this.#owner.changed({ ...leave, ...this.#by(node), ...dataOf(presence) }, presence);
   }
 
   #unlist({ scope: { topic }, user }: UserPresence): void {

@@ -1,0 +1,252 @@
+/**
+ * The events of presence on several nodes: for each join and each leave, exactly one node is told
+ * to act.
+ */
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { Presence } from "../../pubsub/presence/presence.ts";
+import type { PresenceChange, PresenceFeedEvent } from "../../pubsub/presence/types.ts";
+import { Session } from "../../session/session.ts";
+import { sessionSettings } from "../../session/mod.ts";
+import { memoryPair } from "../../transport/mod.ts";
+import { FailingStore } from "./failing_store.ts";
+import { type BareNode, GONE_MS, KNOWN_MS, meet, startNodes } from "./nodes.ts";
+import { atSeed, property } from "./property.ts";
+import type { World } from "./world.ts";
+
+const [GRACE_MS, NODES, USERS] = [1_500, 3, 24] as const;
+
+/** Time after which the nodes agree: a death is known, and the users of the dead node have left. */
+const QUIET_MS = KNOWN_MS + GRACE_MS + 3_000;
+
+const ROOM = "room:a";
+
+/** An action of a user. */
+const action = fc.record({
+  waitMs: fc.integer({ min: 0, max: 3_000 }),
+  node: fc.nat(NODES - 1),
+  what: fc.constantFrom("enter", "enter", "leave", "leave for good", "move", "close all"),
+});
+
+/** The end of a node, which another one replaces. */
+const kill = fc.record({
+  waitMs: fc.integer({ min: 1_000, max: 12_000 }),
+  node: fc.nat(NODES - 1),
+  how: fc.constantFrom("kill", "close"),
+});
+
+interface Tab {
+  readonly session: Session;
+  readonly node: WatchedNode;
+}
+
+/** A node and its events. */
+class WatchedNode {
+  readonly presence: Presence;
+  readonly events: PresenceFeedEvent[] = [];
+  readonly ended: Promise<void>;
+  isClosing = false;
+
+  constructor(
+    readonly node: BareNode,
+    tell: (change: PresenceChange) => void,
+    private readonly world: World,
+  ) {
+    const { nodes, host } = node;
+    this.presence = new Presence({ nodes, graceMs: GRACE_MS, runtime: host.runtime });
+    world.onEnd(() => this.presence[Symbol.dispose]());
+    this.presence.follow(ROOM);
+    this.ended = this.#read(tell);
+  }
+
+  get isAlive(): boolean {
+    return !this.isClosing && this.node.host.isAlive;
+  }
+
+  async #read(tell: (change: PresenceChange) => void): Promise<void> {
+    for await (const event of this.presence.events()) {
+      if (!this.node.host.isAlive) return;
+      this.events.push(event);
+      if (event.kind !== "present" && event.kind !== "unknown" && event.isResponsible) tell(event);
+    }
+  }
+
+  open(user: string): Tab {
+    const { runtime } = this.node.host;
+    const settings = sessionSettings({ side: "server", runtime });
+    const session = new Session(memoryPair({ runtime }).server, settings, { user });
+    this.world.onEnd(() => session.close());
+    this.presence.enter(session, ROOM);
+    return { session, node: this };
+  }
+}
+
+/** Checks that a reader knows of each user that leaves, and of none that joins, except repeats. */
+function checkOrder(events: readonly PresenceFeedEvent[]): void {
+  const present = new Set<string>();
+  const of = ({ topic, user }: { topic: string | undefined; user: string }) => `${topic} ${user}`;
+  for (const [i, event] of events.entries()) {
+    const what = () => `event ${i}: ${JSON.stringify(events.slice(0, i + 1), undefined, 1)}`;
+    if (event.kind === "present") {
+      for (const member of event.members) {
+        assert(!present.has(of(member)), what());
+        present.add(of(member));
+      }
+    } else if (event.kind === "join" && !event.isRepeat) {
+      assert(!present.has(of(event)), what());
+      present.add(of(event));
+    } else if (event.kind === "leave" && !event.isRepeat) {
+      assert(present.delete(of(event)), what());
+    } else if (event.kind === "join") present.add(of(event));
+    else if (event.kind === "leave") present.delete(of(event));
+  }
+}
+
+const cases = fc.record({
+  users: fc.array(fc.array(action, { maxLength: 8 }), { minLength: 1, maxLength: USERS }),
+  kills: fc.array(kill, { maxLength: 3 }),
+  frozen: fc.option(fc.nat(NODES - 1), { nil: undefined }),
+});
+
+type Case = typeof cases extends fc.Arbitrary<infer T> ? T : never;
+
+property("each join and each leave is told to exactly one node, whatever the nodes do", {
+  cases,
+  regressions: {
+    "a node that starts while no node leads, because the leader is dead": atSeed<Case>(1556699772, {
+      "users": [[
+        { "waitMs": 0, "node": 0, "what": "enter" },
+        { "waitMs": 0, "node": 0, "what": "close all" },
+        { "waitMs": 108, "node": 0, "what": "close all" },
+        { "waitMs": 1392, "node": 0, "what": "enter" },
+      ], []],
+      "kills": [{ "waitMs": 1000, "node": 2, "how": "kill" }, {
+        "waitMs": 9683,
+        "node": 1,
+        "how": "close",
+      }, { "waitMs": 9006, "node": 0, "how": "close" }],
+      "frozen": undefined,
+    }),
+    "a stay that only such a node knows": atSeed<Case>(1623798040, {
+      "users": [[
+        { "waitMs": 0, "node": 0, "what": "enter" },
+        { "waitMs": 426, "node": 0, "what": "leave for good" },
+        { "waitMs": 408, "node": 0, "what": "enter" },
+        { "waitMs": 1858, "node": 0, "what": "enter" },
+        { "waitMs": 365, "node": 0, "what": "enter" },
+        { "waitMs": 2486, "node": 0, "what": "enter" },
+      ], []],
+      "kills": [{ "waitMs": 1255, "node": 1, "how": "kill" }, {
+        "waitMs": 1976,
+        "node": 0,
+        "how": "close",
+      }, { "waitMs": 8001, "node": 2, "how": "close" }],
+      "frozen": 1,
+    }),
+    "a join that a closing node told before the others received it": {
+      users: [[{ waitMs: 950, node: 0, what: "enter" }], []],
+      kills: [{ waitMs: 1000, node: 0, how: "close" }],
+      frozen: undefined,
+    },
+  },
+  async check(world, { users, kills, frozen }) {
+    const store = new FailingStore(world);
+    const told = new Map<string, PresenceChange[]>();
+    const tell = (change: PresenceChange) => {
+      if (change.topic !== ROOM) return;
+      const changes = told.get(change.user) ?? [];
+      told.set(change.user, changes);
+      changes.push(change);
+    };
+    const start = async (count: number, first: number): Promise<WatchedNode[]> => {
+      const hosts = Array.from({ length: count }, (_, i) => world.host(`node-${first + i}`));
+      const bare = startNodes(world, hosts, (host) => store.broker(host));
+      const started = bare.map((node) => new WatchedNode(node, tell, world));
+      await Promise.all(bare.map(({ nodes }) => nodes.ready));
+      const hasBegun = () => started.every(({ events }) => events.length > 0);
+      await world.until("readers that have begun", hasBegun);
+      return started;
+    };
+    const nodes = await start(NODES, 0);
+    await meet(world, nodes.map(({ node }) => node));
+    await world.pause(1_000);
+
+    const past: WatchedNode[] = [];
+    const tabs = users.map((): Tab[] => []);
+    const alive = (number: number): WatchedNode | undefined =>
+      nodes.slice(number).concat(nodes).find(({ isAlive }) => isAlive);
+    const lives = users.map(async (actions, i) => {
+      const [user, own] = [`user-${i}`, tabs[i]!];
+      for (const { waitMs, node: number, what } of actions) {
+        await world.pause(waitMs);
+        const node = alive(number);
+        if (node === undefined) continue;
+        const closed = what === "close all"
+          ? own.splice(0)
+          : what === "enter"
+          ? []
+          : own.splice(0, 1);
+        for (const { session, node } of closed) {
+          if (what === "leave for good") node.presence.leave(session, ROOM, { isFinal: true });
+          void session.close();
+        }
+        if (what === "enter" || what === "move") own.push(node.open(user));
+      }
+    });
+    const ends = async () => {
+      for (const [i, { waitMs, node: number, how }] of kills.entries()) {
+        await world.pause(waitMs);
+        const victim = nodes[number]!;
+        past.push(victim);
+        for (const own of tabs) {
+          own.splice(0, Infinity, ...own.filter(({ node }) => node !== victim));
+        }
+        if (how === "kill") victim.node.host.kill({ power: true });
+        else {
+          victim.isClosing = true;
+          victim.presence[Symbol.dispose]();
+          await victim.ended;
+          await victim.node.nodes.close();
+          await victim.node.nodes.broker.close();
+          victim.node.host.kill();
+        }
+        await world.pause(GONE_MS / 2);
+        nodes.splice(number, 1, ...await start(1, NODES + i));
+      }
+    };
+    await Promise.all([...lives, ends()]);
+    await world.pause(QUIET_MS);
+    if (frozen !== undefined) {
+      nodes[frozen]!.node.host.freeze();
+      await world.pause(QUIET_MS);
+      nodes[frozen]!.node.host.thaw();
+      await world.pause(QUIET_MS);
+    }
+
+    for (const [i, own] of tabs.entries()) {
+      const user = `user-${i}`;
+      const changes = told.get(user) ?? [];
+      const what = changes.map(({ kind, id, isRepeat }) => `${kind} ${id} ${isRepeat}`).join("\n");
+      const ids = changes.filter(({ isRepeat }) => !isRepeat).map(({ id }) => id);
+      assertEquals(ids.length, new Set(ids).size, what);
+      const unique = [...new Map(changes.map((change) => [change.id, change])).values()];
+      const stays = Map.groupBy(unique, ({ joinedAt }) => joinedAt);
+      const open = [...stays].toSorted(([a], [b]) => a - b).flatMap(([, ofStay], n) => {
+        for (const [n, { kind }] of ofStay.entries()) {
+          assertEquals(kind, n % 2 === 0 ? "join" : "leave", `${user}\n${what}`);
+        }
+        return ofStay.length % 2 === 1 ? [n] : [];
+      });
+      // Only the last stay may go on.
+      assertEquals(
+        open,
+        own.length > 0 ? [stays.size - 1] : [],
+        `${user} has ${own.length}\n${what}`,
+      );
+    }
+    for (const node of [...nodes, ...past]) checkOrder(node.events);
+    const lists = nodes.map(({ presence }) => presence.members(ROOM).map(({ user }) => user));
+    for (const list of lists) assertEquals(list.toSorted(), lists[0]!.toSorted());
+    assert(nodes.every(({ events }) => events[0]?.kind === "present"));
+  },
+});
