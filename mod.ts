@@ -150,6 +150,12 @@ export { createServer, serve, Server } from "./server/server.ts";
 export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type { ChangeDecision, RequestedChange } from "./server/requests/changes.ts";
 export type { RequestedMutation, ServerMutationContext } from "./server/requests/mutations.ts";
+export type {
+  ContractPublication,
+  PublicationOf,
+  PublishDecision,
+  RequestedPublication,
+} from "./server/requests/requested_publications.ts";
 export type { AuthorizationContext, GuardedRequest } from "./server/http/guard.ts";
 export type { WebTransportServeOptions } from "./server/listener/webtransport_options.ts";
 export {

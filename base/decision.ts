@@ -133,6 +133,7 @@ export function tellFault(
 
 function noOf(decision: string, message: string): string {
   if (decision.startsWith("authorize")) return "return false to reject";
+  if (decision === "onPublish") return "throw RequestError to reject";
   return message === "authenticate returned undefined"
     ? "return null to reject, or guest to admit the client"
     : "throw AuthenticationError to reject";

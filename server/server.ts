@@ -8,7 +8,15 @@ import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { type SessionInfo, Users } from "./users.ts";
 import { tellLiteral, tellNoHistory } from "./requests/hints.ts";
 import { KnownTopics } from "./requests/known_topics.ts";
-import { admissionOf, managerOf, presenceOf, servicesOf, topicsOf } from "./server_parts.ts";
+import {
+  admissionOf,
+  faultReporter,
+  managerOf,
+  presenceOf,
+  publishHookOf,
+  servicesOf,
+  topicsOf,
+} from "./server_parts.ts";
 import {
   type ConnectionLimits,
   quicOptionsOf,
@@ -31,13 +39,13 @@ import { pickHandlers } from "./handlers.ts";
 import { accountOf } from "./accounts.ts";
 import type { AuthorizeChange } from "./requests/changes.ts";
 import type { MutationOverrides } from "./requests/mutations.ts";
+import type { PublishHook } from "./requests/on_publish.ts";
 import { UnservedStreams } from "./requests/unserved_streams.ts";
 import type { Feature, RequestHead } from "./feature.ts";
 import { featureHosts } from "./feature_host.ts";
 import { Features } from "./features.ts";
 import type { InspectedStreams, ServerCore } from "./server_core.ts";
 import type { GivingWay } from "./admission/giving_way.ts";
-import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./admission/guest.ts";
 import type { ResumableHandler } from "../session/responses/request_handlers.ts";
 import { RequestGate } from "./http/gate.ts";
@@ -72,7 +80,7 @@ import type {
 } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { watchOf } from "../session/insight/watch.ts";
-import { internals, type Session } from "../session/session.ts";
+import type { Session } from "../session/session.ts";
 import { report, type SessionSettings } from "../session/settings/settings.ts";
 import { Flusher } from "../session/queue/flusher.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
@@ -142,6 +150,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #brokerReport: Disposable | undefined;
   /** Handles the sessions' requests, such as subscriptions. */
   readonly #services: Disposable | undefined;
+  /** Decides about publications of clients, if there is the option `onPublish`. */
+  readonly #publishHook: PublishHook | undefined;
   readonly #unreadStreams: UnreadStreams;
   readonly #features: Features;
   /** Origins and hosts of trusted pages. */
@@ -220,7 +230,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       admission: this.#admission,
       nodes,
     });
-    this.#features = this.#featuresOf(plain, settings, parts);
+    const reportFault = faultReporter(plain, console);
+    const publishHook = this.#publishHook = publishHookOf(plain, {
+      ...made,
+      nodes,
+      known,
+      reportFault,
+    });
+    this.#features = this.#featuresOf(plain, settings, { ...parts, reportFault });
     this.#mount(features);
     // The topics of features begin with `stream:`, which `mount` has checked.
     const { topicMounts } = this.#features;
@@ -239,6 +256,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       accountOf: this.#accountOf,
       handlers: [...topicMounts, new UnservedStreams(console)],
       responses: this.#features.responses,
+      publishHook,
       published: settings.watch?.published,
       hasHistory: Object.keys(options.history ?? {}).length > 0 || topicMounts.length > 0,
     });
@@ -698,7 +716,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   #featuresOf(
     { authorizeChange, contract, mutations, onError, presence = {} }: ServerOptions,
     settings: SessionSettings,
-    { source, accept }: ServerParts,
+    { source, accept, reportFault }: ServerParts & Pick<ServerCore, "reportFault">,
   ): Features {
     const reportError = (what: string, error: unknown) => reportRequest(this.#console, what, error);
     const core: ServerCore = {
@@ -720,13 +738,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       accountOf: this.#accountOf,
       graceMs: presence.graceMs ?? GRACE_MS,
       authorizeChange: authorizeChange as AuthorizeChange | undefined,
+      publishHook: this.#publishHook,
       mutations: mutations as MutationOverrides | undefined,
       hasFailed: () => this.#hasFailed,
-      reportFault: (fault, session) => {
-        const isReported = session !== undefined && onError !== undefined;
-        tellFault(this.#console, fault, { isReported });
-        if (session !== undefined) report(session[internals].settings, fault.cause, session);
-      },
+      reportFault,
       reportFailure: (what, error) => {
         if (onError === undefined) return this.#console.failed(what, error);
         const text = `${what} failed: ${textOf(error)}`;
@@ -801,6 +816,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#heartbeat[Symbol.dispose]();
     this.#brokerReport?.[Symbol.dispose]();
     this.#services?.[Symbol.dispose]();
+    this.#publishHook?.[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
     this.#users.close();

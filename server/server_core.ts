@@ -2,6 +2,7 @@
 import type { HttpGuardParts } from "./http/guard.ts";
 import type { AuthorizeChange } from "./requests/changes.ts";
 import type { MutationOverrides } from "./requests/mutations.ts";
+import type { PublishHook } from "./requests/on_publish.ts";
 import type { HttpStats, WebTransportStats } from "./metrics/measures.ts";
 import type { Users } from "./users.ts";
 import type { DecisionFault } from "../base/decision.ts";
@@ -41,6 +42,8 @@ export interface ServerCore {
   readonly graceMs: number;
   /** Decides about the changes of states that clients request. */
   readonly authorizeChange: AuthorizeChange | undefined;
+  /** Decides about publications by `onPublish`; `undefined` without this option. */
+  readonly publishHook: PublishHook | undefined;
   /** Functions of mutations that this server calls instead of the defined ones. */
   readonly mutations: MutationOverrides | undefined;
   /** `true` if the server could not be created or could not listen; its features are free again. */

@@ -3,6 +3,7 @@ import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
 import type { Feature } from "./feature.ts";
 import type { ChangeDecision, RequestedChange } from "./requests/changes.ts";
 import type { RequestedMutation, ServerMutationContext } from "./requests/mutations.ts";
+import type { PublicationOf, PublishDecision } from "./requests/requested_publications.ts";
 import type {
   MutationInput,
   MutationName,
@@ -130,6 +131,64 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
         | boolean
         | { readonly from?: boolean | undefined; readonly close?: boolean | undefined }
       >)
+    | undefined;
+  /**
+   * Called for each publication of a client before it goes out, over a session or over the HTTP API:
+   * to store it, to change it, or to reject it. `authorize` has allowed it, and the contract's
+   * schema has checked it. This server's own publications, rooms' notices and live state are not
+   * included.
+   *
+   * - **Return** nothing to publish the data as the client sent it, or `{ data }` to publish other
+   *   data, which the schema checks again. Any other result is an error.
+   * - **Throw** a `RequestError` to reject the publication: the client receives its code and text.
+   * - **No decision:** if you throw another error, take longer than five seconds or
+   *   `session.requestTimeoutMs`, or return data that does not fit the contract, nothing goes out,
+   *   the client receives `unavailable`, and `onError` the error.
+   * - **Order:** later publications of the same session on the same topic wait. Everything else
+   *   continues.
+   * - **Repetitions:** a client that lost its connection repeats a publication. It gets the first
+   *   decision, also on another node, as long as the node that decided lives, for two minutes.
+   *   Otherwise, for example after a restart, the function is called again, with the same `id`: use
+   *   `id` as the key of what you store.
+   * - **Revoked:** if the right to publish is revoked meanwhile, nothing goes out.
+   *
+   * @example A chat that is stored and moderated
+   * ```ts
+   * import { connect, defineContract, RequestError, serve } from "@skein/skein";
+   * import { assertEquals, assertRejects } from "@std/assert";
+   * import { z } from "zod";
+   *
+   * const contract = defineContract({ toClient: { "chat:{room}": z.object({ text: z.string() }) } });
+   * const stored = new Map<string, object>(); // Stands for a database.
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   contract,
+   *   authenticate: ({ token }) => token ?? null,
+   *   authorize: () => true,
+   *   onPublish({ id, params, data, user }) {
+   *     if (data.text.includes("http")) throw new RequestError("no-links", "Links are not allowed");
+   *     const text = data.text.replaceAll("damn", "****");
+   *     stored.set(id, { room: params.room, user, text });
+   *     return { data: { text } };
+   *   },
+   * });
+   * await using ann = connect(`${server.url}?token=ann`, { contract });
+   * const chat = ann.subscribe("chat:tea");
+   * await chat.ready;
+   * await assertRejects(() => ann.publish("chat:tea", { text: "http://…" }), RequestError, "Links");
+   * await ann.publish("chat:tea", { text: "damn good" });
+   * for await (const { data } of chat) {
+   *   assertEquals(data, { text: "**** good" });
+   *   break;
+   * }
+   * assertEquals([...stored.values()], [{ room: "tea", user: "ann", text: "**** good" }]);
+   * ```
+   */
+  readonly onPublish?:
+    | ((
+      publication: PublicationOf<C, Session<ValueOf<V>, C, "server">>,
+    ) => PublishDecision | Promise<PublishDecision>)
     | undefined;
   /**
    * Decides about each change of a row that a client requests, over a session or over HTTP. The
@@ -523,6 +582,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   onHandlerError: ["reply", "close"],
   onMessage: "function",
   onOpen: "function",
+  onPublish: "function",
   onSessionRejected: "function",
   onMessageRejected: "function",
   onStream: "function",

@@ -5,19 +5,25 @@ import { GivingWay } from "./admission/giving_way.ts";
 import type { UserClaims } from "./admission/user_limit.ts";
 import { sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
 import { ClientRequests, type ClientRequestsParts } from "./requests/client_requests.ts";
+import { PublishHook, type PublishHookParts } from "./requests/on_publish.ts";
+import type { OnPublish } from "./requests/requested_publications.ts";
 import type { RenewedHandler } from "./requests/renewals.ts";
 import type { Authorize } from "./requests/rights.ts";
+import type { ServerCore } from "./server_core.ts";
 import type { ServerOptions } from "./server_options.ts";
 import { makePresence, type PresenceParts } from "./users.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
+import { tellFault } from "../base/decision.ts";
 import type { Quotas } from "../base/quotas/shares.ts";
 import type { Runtime } from "../base/runtime.ts";
+import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import { DEFAULT_PUBLICATIONS, defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SessionManager } from "../manager/session_manager.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { Topics } from "../pubsub/topics.ts";
 import { RequestService } from "../session/serving/requests.ts";
-import type { SessionSettings } from "../session/settings/settings.ts";
+import { internals } from "../session/session.ts";
+import { report, type SessionSettings } from "../session/settings/settings.ts";
 import type { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 
@@ -116,6 +122,33 @@ export function admissionOf(
   const { decisions } = topics;
   const parts = { manager, claims, decisions, givingWay, console, accept };
   return { admission: new Admission(options, settings, parts), claims, givingWay };
+}
+
+/** Creates the function that reports that the application could not decide about a request. */
+export function faultReporter(
+  { onError }: PlainOptions<"onError">,
+  console: ConsoleReport,
+): ServerCore["reportFault"] {
+  return (fault, session) => {
+    const isReported = session !== undefined && onError !== undefined;
+    tellFault(console, fault, { isReported });
+    if (session !== undefined) report(session[internals].settings, fault.cause, session);
+  };
+}
+
+/** Creates what decides about publications by `onPublish`; `undefined` without this option. */
+export function publishHookOf(
+  { onPublish, limits = {} }: PlainOptions<"onPublish" | "limits">,
+  { settings, ...parts }:
+    & Omit<PublishHookParts, "maxSessions" | "requestTimeoutMs">
+    & { readonly settings: SessionSettings },
+): PublishHook | undefined {
+  if (onPublish === undefined) return undefined;
+  return new PublishHook(onPublish as OnPublish, {
+    ...parts,
+    maxSessions: limits.maxSessions ?? DEFAULT_MAX_SESSIONS,
+    requestTimeoutMs: settings.requestTimeoutMs,
+  });
 }
 
 /**

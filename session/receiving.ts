@@ -445,9 +445,9 @@ export class Receiving
         return;
       case "reply":
       case "end":
-        return this.#receiveControl(envelope);
+        return this.#receiveControl(envelope, size);
       default:
-        if (this.#core.joins) return this.#receiveControl(envelope);
+        if (this.#core.joins) return this.#receiveControl(envelope, size);
         return this.#malformed(
           `Expected a message: a plain WebSocket carries no ${envelope.kind}`,
           (envelope as { readonly id?: number | null }).id ?? null,
@@ -722,7 +722,7 @@ export class Receiving
    * Handles an envelope that is not a message, such as a reply, a ping, a `goaway`, or a request
    * for a service.
    */
-  #receiveControl(envelope: Control): void {
+  #receiveControl(envelope: Control, size: number): void {
     const core = this.#core;
     const { sending, session } = core;
     const { handlers, side } = this.#settings;
@@ -785,7 +785,7 @@ export class Receiving
       }
       default:
         // Without services, no such envelope is read.
-        return this.services.receive(envelope);
+        return this.services.receive(envelope, size);
     }
   }
 }

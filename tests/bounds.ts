@@ -420,6 +420,8 @@ export const WALKS: Readonly<Record<string, Walk>> = {
  * machine has neither other socket addresses nor stalled requests.
  */
 export const QUOTAS: readonly string[] = [
+  "publications.waitingBytes",
+  "publications.rememberedBytes",
   "states.copies",
   "states.waiting",
   "states.mutations",
@@ -442,13 +444,15 @@ export function testQuotas(): void {
       const opened = await openedQuotas();
       for (const name of QUOTAS) {
         const quota = new Quota(opened.get(name)!);
+        // Bytes are taken in larger parts than slots.
+        const units = name.endsWith("Bytes") ? 65_536 : 1;
         for (const from of addresses) {
           let rejection: unknown;
           for (let i = 0; typeof rejection !== "string"; i++) {
-            rejection = quota.tryTake(socketAccount(from, `${from} ${i >> 3}`));
+            rejection = quota.tryTake(socketAccount(from, `${from} ${i >> 3}`), { units });
           }
           assertMatch(rejection, /address|session/, name);
-          quota.take(socketAccount(HONEST, "honest"))[Symbol.dispose]();
+          quota.take(socketAccount(HONEST, "honest"), { units })[Symbol.dispose]();
         }
       }
     });

@@ -341,6 +341,45 @@ const CASES: readonly Case[] = [
     issue: "the schema of a row",
   },
   {
+    key: "onPublish",
+    options: (hang) => ({ authorize: () => true, onPublish: () => hang.decide(undefined) }),
+    ask: (_server, page) => replyTo(page, { publish: "room", data: 1 }),
+    expected: ["unavailable", {}],
+    issue: "onPublish",
+  },
+  {
+    key: "onPublish",
+    of: "a publication of the API",
+    options: (hang) => ({
+      features: [httpApi({ path: "/api", authorize: () => true })],
+      onPublish: () => hang.decide(undefined),
+    }),
+    ask: (server) => statusOf(server, "/api/topics/room/publications", json({ data: 1 })),
+    expected: [503, 200],
+  },
+  {
+    key: "contract",
+    of: "the data from onPublish",
+    options: (hang) => {
+      let calls = 0;
+      const room = {
+        "~standard": {
+          ...hang.schema["~standard"],
+          // The first of each two checks is about the data of the client.
+          validate: (value: unknown) => ++calls % 2 === 0 ? hang.decide({ value }) : { value },
+        },
+      };
+      return {
+        authorize: () => true,
+        contract: defineContract({ toClient: { room } }),
+        onPublish: ({ data }) => ({ data }),
+      };
+    },
+    ask: (_server, page) => replyTo(page, { publish: "room", data: 1 }),
+    expected: ["unavailable", {}],
+    issue: "onPublish",
+  },
+  {
     key: "authorizeChange",
     options: (hang) => ({ ...states(), authorizeChange: () => hang.decide(true) }),
     ask: writeRow,

@@ -122,6 +122,7 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   onError: "is notified",
   onListen: "is notified",
   onMessage: "handles a message, and its error is the reply",
+  onPublish: "decides about a publication: tests/on_publish_test.ts lets it fail",
   onOpen: "handles a session: its error closes with 4500, after which clients reconnect",
   onSessionRejected: "is notified",
   onMessageRejected: "is notified",

@@ -966,6 +966,40 @@ const ANSWERS: readonly Row[] = [
       return { take, left: () => [quota.taken, queue.size] };
     },
   })),
+  ...["go out", "are rejected", "fail", "lose their session", "wait without their session"].map((
+    end,
+  ): Row => ({
+    name: `publications that ${end}`,
+    quota: "server/requests/on_publish.ts",
+    bound: 2,
+    open(room) {
+      let release = () => {};
+      const server = room.use(testServer({
+        authorize: () => true,
+        onError() {},
+        async onPublish() {
+          await new Promise<void>((resolve) => release = resolve);
+          if (end === "are rejected") throw new RequestError("rejected", "No");
+          if (end === "fail") throw new Error("no database");
+        },
+      }));
+      const waiting = () => server.quotaStats["publications.waitingBytes"]!.taken;
+      const take = async (i: number) => {
+        const session = await server.dial();
+        const isTwo = end === "wait without their session";
+        const published = Array.from(
+          { length: isTwo ? 2 : 1 },
+          () => session.publish("news", i).catch(() => {}),
+        );
+        await until(() => waiting() > (isTwo ? 1_100 : 0));
+        if (end.endsWith("session")) await session.close();
+        release();
+        await Promise.all(published);
+        await session.close();
+      };
+      return { take, left: () => [waiting()] };
+    },
+  })),
   {
     name: "writes of clients that wait for a decision about the same row",
     quota: "streams/state/gate.ts",

@@ -157,6 +157,7 @@ function host(broker: MemoryBroker): Host {
     authenticate: ({ token }) => token ?? guest,
     authorize: () => true,
     authorizeChange: () => true,
+    onPublish() {},
     history: { "log:{n}": {} },
     rooms: ["room:{n}"],
     presence: { graceMs: 2_000 },

@@ -82,6 +82,7 @@ class House implements AsyncDisposable {
       authorize: async (session) =>
         await this.#decide(session.user, "authorize") && { close: true },
       authorizeChange: ({ user }) => this.#decide(user!, "authorizeChange"),
+      onPublish: async ({ user }) => void await this.#decide(user!, "onPublish"),
       rooms: ["room:{id}"],
       history: { "log:{id}": {} },
       features: [
@@ -184,7 +185,7 @@ async function begin(house: House): Promise<Run> {
 /** A request of a client, over its session. */
 interface Way {
   readonly name: string;
-  readonly during?: "authorizeChange";
+  readonly during?: "authorizeChange" | "onPublish";
   readonly topic: (id: string) => string;
   readonly prepare?: (run: Run) => Promise<unknown>;
   readonly request: (id: string) => object;
@@ -255,26 +256,34 @@ const WAYS: readonly Way[] = [
       return rooms.members(room(id)).some(({ data }) => data !== undefined);
     },
   },
-  {
-    name: "a publication",
-    topic: chat,
-    prepare: (run) => listenTo(run, chat(run.id)),
-    request: (id) => ({ publish: chat(id), data: "hi" }),
-    effect: async (run) => (await heardOn(run, chat(run.id))).includes("hi"),
-  },
-  {
-    name: "a numbered publication",
-    topic: chat,
-    prepare: (run) => listenTo(run, chat(run.id)),
-    request: (id) => ({ publish: chat(id), data: "hi", seq: 1, client: `client-${id}` }),
-    effect: async (run) => (await heardOn(run, chat(run.id))).includes("hi"),
-  },
-  {
-    name: "a publication with a history",
-    topic: log,
-    request: (id) => ({ publish: log(id), data: "hi" }),
-    effect: async ({ topics, id }) => (await Array.fromAsync(topics.read(log(id)))).length > 0,
-  },
+  ...(["authorize", "onPublish"] as const).flatMap((during): Way[] => {
+    const when = during === "onPublish" ? { during } as const : {};
+    return [
+      {
+        name: `a publication, during ${during}`,
+        ...when,
+        topic: chat,
+        prepare: (run) => listenTo(run, chat(run.id)),
+        request: (id) => ({ publish: chat(id), data: "hi" }),
+        effect: async (run) => (await heardOn(run, chat(run.id))).includes("hi"),
+      },
+      {
+        name: `a numbered publication, during ${during}`,
+        ...when,
+        topic: chat,
+        prepare: (run) => listenTo(run, chat(run.id)),
+        request: (id) => ({ publish: chat(id), data: "hi", n: 1, client: `client-${id}` }),
+        effect: async (run) => (await heardOn(run, chat(run.id))).includes("hi"),
+      },
+      {
+        name: `a publication with a history, during ${during}`,
+        ...when,
+        topic: log,
+        request: (id) => ({ publish: log(id), data: "hi" }),
+        effect: async ({ topics, id }) => (await Array.fromAsync(topics.read(log(id)))).length > 0,
+      },
+    ];
+  }),
   {
     name: "a subscription to a durable stream",
     topic: stream,
@@ -530,6 +539,33 @@ Deno.test("A publication is authorized again after each renewal of the token in 
   await page.close();
 });
 
+Deno.test("A publication is authorized again if the token was renewed while onPublish runs", async () => {
+  let role = "editor";
+  const asked = Promise.withResolvers<void>();
+  const released = Promise.withResolvers<void>();
+  const allowed: unknown[] = [];
+  await using server = listen<{ role: string }>({
+    webTransport: false,
+    tokens: { inMessage: true },
+    authenticate: () => ({ role }),
+    userOf: () => "ann",
+    authorize: ({ value }) => value.role === "editor",
+    async onPublish({ data }) {
+      asked.resolve();
+      await released.promise;
+      allowed.push(data);
+    },
+  });
+  const page = await Page.open(`${server.url}?token=x`, "skein.1");
+  const publishing = page.ask({ publish: "chat", data: "hi" });
+  await soon(asked.promise);
+  role = "guest";
+  assertEquals(codeOf(await page.ask({ auth: "x" })), undefined);
+  released.resolve();
+  assertEquals([codeOf(await publishing), allowed], ["forbidden", ["hi"]]);
+  await page.close();
+});
+
 Deno.test("A renewal ends with a session that is disconnected during authenticate", async () => {
   await using house = await House.open();
   for (const node of ["near", "far"] as const) {
@@ -652,7 +688,7 @@ Deno.test("A session that opens after its user was disconnected is closed", asyn
 /** A request over HTTP. */
 interface HttpWay {
   readonly name: string;
-  readonly during?: "authorizeChange";
+  readonly during?: "authorizeChange" | "onPublish";
   readonly method?: string;
   readonly path: (id: string) => string;
   readonly body?: unknown;
@@ -688,18 +724,22 @@ const HTTP_WAYS: readonly HttpWay[] = [
     path: (id) => `/streams/plain-${id}?action=cancel`,
     body: "Stop",
   },
-  {
-    name: "a publication",
-    method: "POST",
-    path: (id) => `/api/topics/${log(id)}/publications`,
-    body: { data: "new" },
-  },
-  {
-    name: "a batch",
-    method: "POST",
-    path: () => "/api/publications",
-    body: { publications: [{ topic: "log:batch", data: "new" }] },
-  },
+  ...([undefined, "onPublish"] as const).flatMap((during): HttpWay[] => [
+    {
+      name: `a publication, during ${during ?? "authorize"}`,
+      ...(during && { during }),
+      method: "POST",
+      path: (id) => `/api/topics/${log(id)}/publications`,
+      body: { data: "new" },
+    },
+    {
+      name: `a batch, during ${during ?? "authorize"}`,
+      ...(during && { during }),
+      method: "POST",
+      path: () => "/api/publications",
+      body: { publications: [{ topic: "log:batch", data: "new" }] },
+    },
+  ]),
 ];
 
 /** Everything that the requests can change. */

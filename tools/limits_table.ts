@@ -91,6 +91,14 @@ import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/send_queue.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
+import {
+  MAX_ASKED,
+  MAX_ASKING,
+  MAX_FORMER_CLIENTS,
+  MAX_REMEMBERED,
+  REMEMBERED_MS,
+} from "../server/requests/known_publications.ts";
+import { ON_PUBLISH_MS } from "../server/requests/on_publish.ts";
 import { MAX_PUBLICATIONS_AT_ONCE } from "../session/serving/requests.ts";
 import { MAX_REJECTIONS, REJECTION_WINDOW_S } from "../session/faults.ts";
 import { MAX_PRESENCES } from "../session/sending.ts";
@@ -179,6 +187,19 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
     table: "streams",
     name: "`maxReaders`, `maxReadersPerUser`, `maxReadersPerAddress` of `durableStreams`",
     full: "`too-many`, or 429; readers over all transports count",
+  },
+  "publications.waitingBytes": {
+    table: "topics",
+    name: "bytes of publications that wait for `onPublish`, each with 1 KiB more",
+    full: "`too-many` with a delay; Skein's client retries",
+    format: bytes,
+  },
+  "publications.rememberedBytes": {
+    table: "topics",
+    name:
+      "bytes of remembered rejections by `onPublish`, and of data that the broker did not store",
+    full: "a publication that is repeated is decided about again",
+    format: bytes,
   },
   "states.copies": {
     table: "streams",
@@ -361,6 +382,7 @@ export async function openedQuotas(): Promise<Map<string, QuotaOptions>> {
       hostname: "127.0.0.1",
       onListen() {},
       authorize: () => true,
+      onPublish() {},
       contract,
       webSocket: hardenedWebSocket(),
       webTransport: {},
@@ -696,6 +718,30 @@ function serverBounds(): Bound[] {
       name: "publications of a session that are handled at the same time, each on another topic",
       max: count(MAX_PUBLICATIONS_AT_ONCE),
       full: "further publications wait, within `session.maxRequests`",
+    },
+    {
+      table: "topics",
+      name: "time that [`onPublish`](topics.md#store-and-moderate) may take",
+      max: ms(ON_PUBLISH_MS),
+      full: "the publication is rejected with `unavailable`",
+    },
+    {
+      table: "topics",
+      name: "remembered decisions of `onPublish`: of a client, since its last publication",
+      max: `${MAX_REMEMBERED}, ${ms(REMEMBERED_MS)}`,
+      full: "a publication that is repeated later is decided about again",
+    },
+    {
+      table: "topics",
+      name: "clients whose decisions are remembered, besides one for each session",
+      max: count(MAX_FORMER_CLIENTS),
+      full: "a publication that is repeated later is decided about again",
+    },
+    {
+      table: "topics",
+      name: "publications of a session, and of all at a time, about which other nodes are asked",
+      max: `${MAX_ASKED}, ${count(MAX_ASKING)}`,
+      full: "this node decides about a repeated publication again",
     },
     {
       table: "topics",

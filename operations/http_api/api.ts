@@ -39,7 +39,15 @@ import { encodeMessage } from "../../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { type Invalid, type StandardSchema, validate } from "../../base/standard_schema.ts";
 import { settlesWithin, waitFor } from "../../base/wait.ts";
-import { BrokerError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import {
+  AuthenticationError,
+  BrokerError,
+  RequestError,
+  TimeoutError,
+  UnsupportedError,
+} from "../../errors.ts";
+import type { PublishHook } from "../../server/requests/on_publish.ts";
+import { requestFailure } from "../../session/serving/first_frames.ts";
 import type { HttpStats, ServerHealth } from "../../server/metrics/measures.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
@@ -59,6 +67,15 @@ const PRIVATE_PREFIXES = [PRESENCE_PREFIX, INTERNAL_PREFIX, STREAM_PREFIX];
 /** Most payload bytes in a page of a history. */
 const MAX_PAGE_BYTES = 1_048_576;
 
+/** Status of a publication that `onPublish` rejects, by code; 403 for others. */
+const REJECTED_STATUS: Readonly<Record<string, number>> = {
+  invalid: 422,
+  "too-large": 413,
+  "too-many": 429,
+  unauthenticated: 401,
+  unavailable: 503,
+};
+
 /** Parts of the server that the API uses. */
 export interface ApiParts extends HttpGuardParts {
   readonly topics: Topics;
@@ -69,6 +86,8 @@ export interface ApiParts extends HttpGuardParts {
   readonly nodes: Nodes | undefined;
   /** Topics and their schemas. */
   readonly contract: Contract | undefined;
+  /** Decides about publications by `onPublish`; `undefined` without this option. */
+  readonly publishHook: PublishHook | undefined;
   readonly maxMessageBytes: number;
   /** Time limit of an asynchronous schema, in milliseconds. */
   readonly requestTimeoutMs: number;
@@ -89,6 +108,10 @@ interface OperationCall<K extends OperationName> {
   readonly repetition: string | undefined;
   /** Called right before the effect; see {@linkcode GuardedRequest}. */
   readonly checkRevoked: () => void;
+  /** The request. */
+  readonly asked: GuardedRequest<ApiAction>;
+  /** The user of the request, if any. */
+  readonly user: string | undefined;
 }
 
 /** An operation that responds with one value. */
@@ -97,6 +120,12 @@ type RespondingName = Exclude<OperationName, "follow">;
 type Handler<K extends OperationName> = (
   call: OperationCall<K>,
 ) => Promise<ReplyOf<K>> | ReplyOf<K>;
+
+/** The parts of a call that publications need. */
+type PublishCall = Pick<
+  OperationCall<"publish">,
+  "repetition" | "checkRevoked" | "asked" | "user"
+>;
 
 type NewPublication = BodyOf<"publishBatch">["publications"][number];
 
@@ -147,6 +176,7 @@ export function httpApi(options: ApiOptions): Feature {
         manager,
         nodes,
         contract,
+        publishHook: core.publishHook,
         mutations: host.share(SharedMutations, () => new SharedMutations()),
         maxMessageBytes,
         requestTimeoutMs,
@@ -275,7 +305,7 @@ export class Api {
     const id = operation.parameter === undefined
       ? ""
       : await parsed(operation.parameter, text, { verb, of: "path" });
-    await authorize(action, id);
+    const user = await authorize(action, id);
     const query = operation.query === undefined
       ? undefined
       : await parsed(operation.query, Object.fromEntries(searchParams), { verb, of: "query" });
@@ -294,7 +324,7 @@ export class Api {
       const handle = this.#handlers[name] as Handler<RespondingName>;
       checkRevoked();
       return await handle(
-        { id, query, body, repetition, checkRevoked } as OperationCall<RespondingName>,
+        { id, query, body, repetition, checkRevoked, asked, user } as OperationCall<RespondingName>,
       );
     };
     const key = request.headers.get("idempotency-key");
@@ -329,16 +359,19 @@ export class Api {
 
   async #publish(
     publications: readonly NewPublication[],
-    { repetition, checkRevoked }: Pick<OperationCall<"publish">, "repetition" | "checkRevoked">,
+    call: PublishCall,
   ): Promise<ReplyOf<"publishBatch">["publications"]> {
     const { topics, runtime } = this.#parts;
-    const prepared: EncodedPublication[] = [];
+    const { repetition } = call;
+    const checked: unknown[] = [];
     for (const publication of publications) {
-      const { topic, data, from } = publication;
-      await this.#checkMessage(publication, "publish");
-      prepared.push(encoded("publish", () => topics.encode("publish", topic, data, { from })));
+      checked.push(await this.#checkMessage(publication, "publish"));
     }
-    checkRevoked();
+    const decided = await this.#decide(publications, checked, call);
+    const prepared: readonly EncodedPublication[] = publications.map(({ topic, from }, i) =>
+      encoded("publish", () => topics.encode("publish", topic, decided[i], { from }))
+    );
+    call.checkRevoked();
     // The calls are made in order without waiting in between, because the broker keeps the order of
     // each topic.
     const published = prepared.map((publication, number) => {
@@ -360,6 +393,39 @@ export class Api {
     });
   }
 
+  /**
+   * Asks `onPublish` about each publication: in order on each topic, and about several topics at a
+   * time.
+   *
+   * @returns The data that may go out.
+   */
+  async #decide(
+    publications: readonly NewPublication[],
+    checked: readonly unknown[],
+    { repetition, asked, user }: PublishCall,
+  ): Promise<readonly unknown[]> {
+    const { publishHook } = this.#parts;
+    const decided = publications.map(({ data }) => data);
+    if (publishHook === undefined) return decided;
+    const { decision } = asked;
+    const byTopic = Map.groupBy(decided.keys(), (i) => publications[i]!.topic);
+    const decideAll = async ([topic, numbers]: [string, readonly number[]]) => {
+      for (const i of numbers) {
+        const number = repetition === undefined
+          ? undefined
+          : { producer: `api:${repetition}`, number: i };
+        const received = { topic, data: decided[i], checked: checked[i], number };
+        decided[i] = await publishHook.decideOnce({ ...received, user, decision });
+      }
+    };
+    try {
+      await Promise.all([...byTopic].map(decideAll));
+    } catch (error) {
+      throw rejectedPublication(error);
+    }
+    return decided;
+  }
+
   #checkCount({ publications: { length } }: BodyOf<"publishBatch">): void {
     if (length <= this.#maxPublications) return;
     throw new Problem(413, {
@@ -372,10 +438,12 @@ export class Api {
   /**
    * Validates the topic of a message to clients, and validates the message against the contract if
    * there is one.
+   *
+   * @returns The output of the schema.
    */
-  async #checkMessage({ topic, data }: NewPublication, verb: string): Promise<void> {
+  async #checkMessage({ topic, data }: NewPublication, verb: string): Promise<unknown> {
     checkName(topic, verb);
-    if (this.#router === undefined) return;
+    if (this.#router === undefined) return data;
     const route = this.#router.match(topic);
     if (route?.kind !== "message") {
       throw new Problem(422, {
@@ -391,7 +459,8 @@ export class Api {
         if (error instanceof TimeoutError) this.#parts.report(what, error);
         throw error;
       });
-    if (outcome?.ok !== false) return;
+    if (outcome === undefined) return data;
+    if (outcome.ok) return outcome.value;
     throw invalid(verb, "data", outcome);
   }
 
@@ -535,6 +604,20 @@ async function available<T>(result: Promise<T>): Promise<T> {
     if (!isAway) throw error;
     throw new Problem(503, { code: "unavailable", detail: error.message, cause: error });
   }
+}
+
+/** The problem of a publication that `onPublish` rejects. */
+function rejectedPublication(error: unknown): unknown {
+  if (!(error instanceof RequestError || error instanceof AuthenticationError)) return error;
+  const { code, message, path, retryAfterMs } = requestFailure(error);
+  const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
+  return new Problem(REJECTED_STATUS[code] ?? 403, {
+    code,
+    detail: message,
+    headers: { ...after },
+    members: { ...(path && { pointer: pointerOf(path) }) },
+    cause: error,
+  });
 }
 
 /** Authorizes each topic of a batch once. */

@@ -26,6 +26,7 @@ import { type OwnerOf, PublisherOwners } from "../accounts.ts";
 import type { Users } from "../users.ts";
 import { hashOf } from "./hash.ts";
 import type { KnownTopics } from "./known_topics.ts";
+import type { PublishHook } from "./on_publish.ts";
 import { PresenceUpdates } from "./presence_updates.ts";
 import { Publications } from "./publications.ts";
 import { Renewals, type RenewedHandler } from "./renewals.ts";
@@ -68,6 +69,8 @@ export interface ClientRequestsParts {
   readonly handlers: readonly TopicHandler[];
   /** Stores resumable responses; `undefined` if the server has none. */
   readonly responses: ResumableResponses | undefined;
+  /** Decides about each publication by `onPublish`; `undefined` without this option. */
+  readonly publishHook: PublishHook | undefined;
   /** Reports each publication of a client to the hooks of features, if there are any. */
   readonly published: ((session: Session, topic: string) => void) | undefined;
   /** Prints hints about likely mistakes. */
@@ -81,6 +84,7 @@ export class ClientRequests implements SessionServices {
   readonly hasHistory: boolean;
   readonly sequences: SequenceStore;
   readonly maxTokenBytes: number | undefined;
+  readonly countPublication: SessionServices["countPublication"];
   readonly #parts: ClientRequestsParts;
   readonly #subscriptions: Subscriptions;
   readonly #publications: Publications;
@@ -90,18 +94,25 @@ export class ClientRequests implements SessionServices {
   /** Creates the services of all sessions. */
   constructor(options: ClientRequestsOptions, parts: ClientRequestsParts) {
     const { hasHistory, maxTokenBytes, includePublisher, onRenewed } = options;
-    const { runtime, admission, sequences, accountOf } = parts;
+    const { runtime, admission, sequences, accountOf, publishHook } = parts;
     this.hasHistory = hasHistory;
     this.sequences = sequences;
     this.maxTokenBytes = maxTokenBytes;
     this.#parts = parts;
     const rights = new Rights({ ...options, ...parts });
     const shared = { ...parts, rights };
+    const accounts = new PublisherOwners(accountOf);
+    this.countPublication = publishHook &&
+      ((session, topic, bytes) =>
+        rights.handlerOf(topic) === undefined
+          ? publishHook.count(accounts.of(session), bytes)
+          : undefined);
     this.#subscriptions = new Subscriptions(shared);
     this.#publications = new Publications({
       ...shared,
-      accounts: new PublisherOwners(accountOf),
+      accounts,
       includePublisher,
+      hook: publishHook,
     });
     this.#presence = new PresenceUpdates(shared);
     this.#renewals = new Renewals({ runtime, admission, onRenewed });

@@ -2,7 +2,7 @@
 import { RequestError } from "../../errors.ts";
 import type { StandardSchema } from "../../base/standard_schema.ts";
 import { compileContract } from "../../session/settings/check_settings.ts";
-import type { Contract, ContractRouter } from "../../session/contract.ts";
+import type { Contract, ContractMatch, ContractRouter } from "../../session/contract.ts";
 import { TopicPattern } from "../../session/wire/topic_pattern.ts";
 import type { AuthorizedAction } from "./topic_handler.ts";
 
@@ -47,9 +47,14 @@ export class KnownTopics {
     throw new RequestError("unknown-topic", `No message of the contract fits the topic "${topic}"`);
   }
 
+  /** Returns the contract's entry for the messages on a topic, if there is one. */
+  messageOf(topic: string): ContractMatch | undefined {
+    return this.#messages?.match(topic);
+  }
+
   /** Returns the schema of a publication, if the contract has one. */
   schemaOf(topic: string): StandardSchema | undefined {
-    return this.#messages?.match(topic)?.input;
+    return this.messageOf(topic)?.input;
   }
 
   /** Returns the schema of the presence data in a room, if the contract has one. */

@@ -13,6 +13,7 @@ import { publisherKeyOf, type PublisherOwners } from "../accounts.ts";
 import { checkData, isEncodable } from "./client_data.ts";
 import { hashOf } from "./hash.ts";
 import type { KnownTopics } from "./known_topics.ts";
+import type { PublishHook } from "./on_publish.ts";
 import type { Rights } from "./rights.ts";
 import type { TopicHandler } from "./topic_handler.ts";
 
@@ -26,6 +27,8 @@ export interface PublicationsParts {
   readonly sequences: SequenceStore;
   /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
   readonly includePublisher: boolean;
+  /** Decides about each publication by `onPublish`; `undefined` without this option. */
+  readonly hook: PublishHook | undefined;
   /** Reports each publication to the hooks of features; `undefined` without such hooks. */
   readonly published: ((session: Session, topic: string) => void) | undefined;
 }
@@ -43,9 +46,9 @@ export class Publications {
     session: Session,
     topic: string,
     data: unknown,
-    { number, echo }: PublishRequest,
+    { number, echo, onHeld }: PublishRequest,
   ): Promise<unknown> {
-    const { rights, known, topics, includePublisher } = this.#parts;
+    const { rights, known, topics, includePublisher, hook } = this.#parts;
     using decision = topics.decisions.begin(session, { topic });
     const handler = rights.handlerOf(topic);
     if (handler !== undefined) {
@@ -56,41 +59,53 @@ export class Publications {
       const message = "The topic has no history: whether it was published before is unknown";
       throw new RequestError("unanswered", message);
     }
-    const { from = includePublisher } = await rights.check(session, topic, "publish", { decision });
+    const { value } = session;
+    let permission = await rights.check(session, topic, "publish", { decision });
     const schema = known.schemaOf(topic);
     // Publish the data unchanged: each receiver applies the schema once.
-    if (schema !== undefined) await checkData(session, schema, data);
+    const checked = schema === undefined ? data : await checkData(session, schema, data);
     decision.check();
-    const publishing = {
-      except: echo ? undefined : session,
-      from: from ? verifiedUser(session) : undefined,
-    };
+    const user = verifiedUser(session);
+    const account = () => this.#parts.accounts.of(session);
+    if (hook !== undefined) onHeld();
+    using decided = hook && await hook.decide({
+      ...{ topic, data, checked, user, session, decision, number },
+      account: account(),
+    });
+    if (decided !== undefined) {
+      // If the client has renewed its token, the permission is about its previous rights.
+      if (session.value !== value) {
+        permission = await rights.check(session, topic, "publish", { decision });
+      }
+      decision.check();
+      if (decided.isPublished) return {};
+    }
+    const { from = includePublisher } = permission;
+    const publishing = { except: echo ? undefined : session, from: from ? user : undefined };
+    const allowed = decided === undefined ? data : decided.data;
     try {
       const verb = hasHistory ? "append" : "publish";
-      const encoded = topics.encode(verb, topic, data, publishing);
+      const encoded = topics.encode(verb, topic, allowed, publishing);
       if (hasHistory) {
-        const publisher = publisherKeyOf(this.#parts.accounts.of(session));
+        const publisher = publisherKeyOf(account());
         const key = number && { producer: number.producer, number: number.number };
         await topics.appendEncoded(encoded, { publisher, key });
       } else {
         if (number?.isOnce) {
-          if (!await this.#isNew(session, topic, number)) return {};
+          if (!await this.#isNew(session, topic, number)) {
+            decided?.published();
+            return {};
+          }
           decision.check();
         }
         topics.publishEncoded(encoded);
       }
     } catch (error) {
-      // Encoding may lengthen data beyond the limit: `9e20` becomes 21 digits.
-      if (error instanceof RangeError) throw new RequestError("too-large", error.message);
-      // JSON parses `1e999` as Infinity, which is the peer's error and not the handler's.
-      if (error instanceof TypeError && !isEncodable(topic, data)) {
-        throw new RequestError("malformed", error.message);
-      }
       // The server and its broker closed while `authorize` was running, which is not an error.
       if (error instanceof UnsupportedError && session.isClosed) return {};
-      if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
-      throw error;
+      throw rejectionOf(error, topic, allowed);
     }
+    decided?.published();
     this.#parts.published?.(session, topic);
     return {};
   }
@@ -138,4 +153,16 @@ export class Publications {
       throw error;
     }
   }
+}
+
+/** Turns an error of a publication into what its client may know. */
+function rejectionOf(error: unknown, topic: string, data: unknown): unknown {
+  // Encoding may lengthen data beyond the limit: `9e20` becomes 21 digits.
+  if (error instanceof RangeError) return new RequestError("too-large", error.message);
+  // JSON parses `1e999` as Infinity, which is the peer's error and not the handler's.
+  if (error instanceof TypeError && !isEncodable(topic, data)) {
+    return new RequestError("malformed", error.message);
+  }
+  if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
+  return error;
 }

@@ -90,6 +90,17 @@ const CODES: Readonly<Record<number, string>> = {
   503: "unavailable",
 };
 
+/**
+ * Rejects a request that is rejected at every attempt, while later requests on the same topic may
+ * succeed.
+ */
+export class LastingRejection extends RequestError {
+  /** @param failure The part that is sent to the peer. */
+  constructor({ code, message, ...options }: RequestFailure) {
+    super(code, message, options);
+  }
+}
+
 /** The failure that the peer receives. The text of any other error stays on the server. */
 export function requestFailure(error: unknown): RequestFailure {
   if (error instanceof RequestError) return error.failure;

@@ -1,5 +1,11 @@
 /** The services of a server for its peers: tokens, subscriptions, publications, and presence. */
-import { AuthenticationError, RequestError, type RequestFailure } from "../../errors.ts";
+import {
+  AuthenticationError,
+  LimitError,
+  RequestError,
+  type RequestFailure,
+} from "../../errors.ts";
+import { rejectionOf } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Backpressure } from "../../transport/connection.ts";
 import { internals } from "../core.ts";
@@ -19,7 +25,7 @@ import type {
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeReply } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
-import { FirstFrames, requestFailure } from "./first_frames.ts";
+import { FirstFrames, LastingRejection, requestFailure } from "./first_frames.ts";
 import { Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
@@ -108,6 +114,15 @@ export interface SessionServices {
     ) => unknown)
     | undefined;
   /**
+   * Counts the bytes of a publication until it is published or rejected. Without this function, or
+   * if it returns `undefined`, they are not counted.
+   *
+   * @throws {LimitError} If too many bytes wait.
+   */
+  readonly countPublication?:
+    | ((session: Session, topic: string, bytes: number) => Disposable | undefined)
+    | undefined;
+  /**
    * Called once the client has sent its id, before the envelope with the id is handled. MUST NOT
    * throw.
    */
@@ -162,6 +177,11 @@ export interface PublishRequest {
   readonly number: PublicationNumber | undefined;
   /** False if the publication must not be sent back to its publisher. */
   readonly echo: boolean;
+  /**
+   * Called when the application begins to decide about the content. From then on, only later
+   * publications on the topic wait for this one.
+   */
+  readonly onHeld: () => void;
 }
 
 /** Number of a publication, by which a repetition is recognized. */
@@ -376,7 +396,8 @@ type Serve = () => void | Promise<void>;
 /**
  * The services of one session, alongside messages. Publications run in order on each topic, and on
  * several topics at a time. All other requests run one at a time, in order. On the same topic,
- * these and publications keep their order, too.
+ * these and publications keep their order, too, until the application decides about the content of a
+ * publication, which may take seconds.
  */
 export class RequestQueue implements SessionRequests {
   readonly #core: Inside<Session>;
@@ -391,6 +412,8 @@ export class RequestQueue implements SessionRequests {
   // Created when first needed: most clients don't number messages.
   #numbers: Numbers | undefined;
   #abort: AbortController | undefined;
+  /** The bytes of publications that wait for their turn; bounded by their number. */
+  #counted: Set<Disposable> | undefined;
 
   constructor(core: Inside<Session>, service: RequestService) {
     this.#core = core;
@@ -408,6 +431,7 @@ export class RequestQueue implements SessionRequests {
     this.#waiting?.end();
     this.#waiting?.clear();
     this.#turns.end();
+    for (const bytes of this.#counted ?? []) bytes[Symbol.dispose]();
     this.#numbers?.end();
     this.#abort?.abort(reason);
   }
@@ -470,7 +494,7 @@ export class RequestQueue implements SessionRequests {
   }
 
   /** Handles a request in its turn. */
-  receive(envelope: ServiceEnvelope): void {
+  receive(envelope: ServiceEnvelope, size: number): void {
     const { lineage, settings: { maxRequests } } = this.#core;
     if (isNumbered(envelope) && lineage.client === undefined) {
       return this.#malformed(envelope.id, 'Expected the first "n" of a session with its "client"');
@@ -486,22 +510,51 @@ export class RequestQueue implements SessionRequests {
     }
     if (this.#waiting.size + this.#turns.waiting >= most) {
       const failure = { code: "too-many", message: "Too many requests are waiting" } as const;
-      this.#holdBack(envelope, failure);
-      if (envelope.id !== undefined) this.#fail(envelope.id, failure);
-      return void this.#core.receiving.faults.reject(`at most ${maxRequests} requests at once`);
+      return this.#reject(envelope, failure, `at most ${maxRequests} requests at once`);
     }
     const topic = envelope.kind === "auth" ? "" : envelope.topic;
     const serve = () => this.#serve(envelope);
     if (envelope.kind !== "publish") {
       return this.#queue(
         topic,
-        () => this.#turns.isBusy(topic) ? this.#turns.run(topic, serve) : serve(),
+        () => this.#turns.isBusy(topic) ? this.#turns.wait(topic).then(serve) : serve(),
       );
     }
-    const publish = () => void this.#turns.publish(topic, serve);
+    const counted = this.#count(envelope, size, serve);
+    if (counted === undefined) return;
+    const publish = () => void this.#turns.publish(topic, counted);
     // A publication overtakes requests on other topics, but no token.
     if (this.#queued.has(topic) || this.#queued.has("")) this.#queue(topic, publish);
     else publish();
+  }
+
+  /** Rejects a request beyond a limit. */
+  #reject(envelope: ServiceEnvelope, failure: RequestFailure, rule: string): void {
+    this.#holdBack(envelope, failure);
+    if (envelope.id !== undefined) this.#fail(envelope.id, failure);
+    this.#core.receiving.faults.reject(rule);
+  }
+
+  /** Counts the bytes of a publication until it was served; `undefined` if they are too many. */
+  #count(envelope: NumberedPublication, size: number, serve: Serve): Serve | undefined {
+    let bytes: Disposable | undefined;
+    try {
+      bytes = this.#services.countPublication?.(this.#core.session, envelope.topic, size);
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      const { failure } = rejectionOf(error);
+      this.#reject(envelope, failure, failure.message);
+      return undefined;
+    }
+    if (bytes === undefined) return serve;
+    const counted = this.#counted ??= new Set();
+    counted.add(bytes);
+    return () => {
+      counted.delete(bytes);
+      const done = () => bytes[Symbol.dispose]();
+      const serving = serve();
+      return serving === undefined ? done() : serving.then(done);
+    };
   }
 
   #queue(topic: string, serve: Serve): void {
@@ -546,6 +599,7 @@ export class RequestQueue implements SessionRequests {
         return services.publish!(session, envelope.topic, envelope.data, {
           number: this.#numberOf(envelope),
           echo: envelope.echo !== false,
+          onHeld: () => this.#turns.hold(envelope.topic),
         });
       case "unsubscribe":
         return services.unsubscribe!(session, envelope.topic);
@@ -616,7 +670,7 @@ export class RequestQueue implements SessionRequests {
     const told = failure.code === "invalid"
       ? this.#core.receiving.faults.misfit(id, failure)
       : failure;
-    this.#holdBack(envelope, failure);
+    if (!(error instanceof LastingRejection)) this.#holdBack(envelope, failure);
     if (told !== undefined) this.#fail(id, told);
     if (error instanceof RequestError || error instanceof AuthenticationError) {
       if (envelope.kind === "auth") this.#countRenewal(error, failure);
@@ -665,54 +719,50 @@ export class RequestQueue implements SessionRequests {
   }
 }
 
-/**
- * The requests of one session on topics: in order on each topic, with several publications at a
- * time.
- */
+/** The publications of one session: in order on each topic, on several topics at a time. */
 class TopicTurns {
-  /** Requests that wait for an earlier one on their topic; present while one is running. */
+  /** Publications that wait for an earlier one on their topic; present while one is running. */
   readonly #topics = new Map<string, (() => void)[] | undefined>();
   /** Publications that wait only because many others are running. */
   readonly #ready: (() => void)[] = [];
+  /** Topics whose running publication waits for the application. */
+  readonly #held = new Set<string>();
+  /** The other request that waits; those after it wait for it in their queue. */
+  #waiting: { readonly topic: string; readonly resume: () => void } | undefined;
   #running = 0;
   #isOver = false;
   /** Number of publications that wait. */
   waiting = 0;
 
-  /** True if a request on a topic waits or runs. */
+  /** True if another request on a topic must wait. */
   isBusy(topic: string): boolean {
-    return this.#topics.has(topic);
+    return this.#topics.has(topic) && !this.#held.has(topic);
   }
 
-  /** Runs a request after the earlier ones on its topic. */
-  run(topic: string, serve: Serve): Promise<void> {
+  /** Waits for the publications on a topic. Later ones MUST wait for the request. */
+  wait(topic: string): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#take(topic, () => this.#start(topic, serve, resolve));
+    this.#waiting = { topic, resume: resolve };
     return promise;
   }
 
-  /** Runs a publication after the earlier requests on its topic, and within the limit. */
+  /** Lets other requests overtake the publications on a topic until the running one has ended. */
+  hold(topic: string): void {
+    this.#held.add(topic);
+    this.#resume(topic);
+  }
+
+  /** Runs a publication after the earlier ones on its topic, and within the limit. */
   publish(topic: string, serve: Serve): void {
     this.waiting++;
     const start = () => {
       if (this.#running >= MAX_PUBLICATIONS_AT_ONCE) return void this.#ready.push(start);
       this.#running++;
       this.waiting--;
-      this.#start(topic, serve, () => {
-        this.#running--;
-        this.#ready.shift()?.();
-      });
+      const serving = this.#isOver ? undefined : serve();
+      if (serving === undefined) this.#ended(topic);
+      else void serving.then(() => this.#ended(topic));
     };
-    this.#take(topic, start);
-  }
-
-  /** Drops all waiting requests. */
-  end(): void {
-    this.#isOver = true;
-    this.#topics.clear();
-  }
-
-  #take(topic: string, start: () => void): void {
     if (!this.#topics.has(topic)) {
       this.#topics.set(topic, undefined);
       return start();
@@ -722,16 +772,26 @@ class TopicTurns {
     this.#topics.set(topic, waiting);
   }
 
-  #start(topic: string, serve: Serve, ended: () => void): void {
-    const end = () => {
-      ended();
-      const next = this.#topics.get(topic)?.shift();
-      if (next) next();
-      else this.#topics.delete(topic);
-    };
-    const serving = this.#isOver ? undefined : serve();
-    if (serving === undefined) end();
-    else void serving.then(end);
+  /** Drops all waiting publications. */
+  end(): void {
+    this.#isOver = true;
+    this.#topics.clear();
+  }
+
+  #ended(topic: string): void {
+    this.#running--;
+    this.#held.delete(topic);
+    this.#ready.shift()?.();
+    const next = this.#topics.get(topic)?.shift();
+    if (next) return next();
+    this.#topics.delete(topic);
+    this.#resume(topic);
+  }
+
+  #resume(topic: string): void {
+    if (this.#waiting?.topic !== topic) return;
+    this.#waiting.resume();
+    this.#waiting = undefined;
   }
 }
 

@@ -72,6 +72,52 @@ Deno.test("Publications and other requests on the same topic keep their order; t
   await made;
 });
 
+Deno.test("Other requests overtake a publication that the application decides about, and those after it", async () => {
+  const { services: { services }, log, open } = held();
+  const holds: (() => void)[] = [];
+  const holding = new RequestService(platformRuntime(), {
+    ...services,
+    publish(session, topic, data, request) {
+      holds.push(request.onHeld);
+      return services.publish!(session, topic, data, request);
+    },
+  });
+  await using client = new Network({ services: holding }).client();
+  const session = await client.whenConnected();
+  const made: Promise<unknown>[] = [
+    session.publish("a", 1),
+    session.publish("a", 2),
+    session.unsubscribe("a"),
+    session.publish("a", 3),
+    session.subscribe("b"),
+    session.authenticate("t"),
+  ];
+  await turns();
+  assertEquals(log, ["publish 1 a"]);
+  holds[0]!();
+  for (const call of ["unsubscribe a", "subscribe b", "auth t"]) {
+    await turns();
+    assertEquals(log.at(-1), call);
+    open(call);
+  }
+  await turns();
+  assertEquals(log.length, 7);
+  // The next publication delays other requests until the application decides about it.
+  open("publish 1 a");
+  await turns();
+  made.push(session.subscribe("a"));
+  await turns();
+  assertEquals(log.slice(7), ["publish 1 a!", "publish 2 a"]);
+  holds[1]!();
+  await turns();
+  assertEquals(log.at(-1), "subscribe a");
+  for (const call of ["subscribe a", "publish 2 a", "publish 3 a"]) {
+    open(call);
+    await turns();
+  }
+  await Promise.all(made);
+});
+
 Deno.test("A publication waits for the second of two earlier requests on its topic", async () => {
   const { services, log, open } = held();
   await using client = new Network({ services }).client();

@@ -366,7 +366,7 @@ export interface SessionRequests {
   /** Checks the peer's token, and applies the identity. */
   signIn(token: string): Promise<unknown>;
   /** Handles an envelope with a request for a service. */
-  receive(envelope: Control): void;
+  receive(envelope: Control, size: number): void;
   /**
    * Registers the client's id, and handles a numbered envelope in its turn. Returns false if the
    * envelope still has to be handled.

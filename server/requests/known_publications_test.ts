@@ -1,0 +1,161 @@
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { Quota, Slot } from "../../base/quotas/shares.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { Nodes } from "../../pubsub/nodes/nodes.ts";
+import type { Session } from "../../session/session.ts";
+import {
+  KnownPublications,
+  MAX_ASKED,
+  MAX_ASKING,
+  MAX_FORMER_CLIENTS,
+  MAX_REMEMBERED,
+  type PublishOutcome,
+  REMEMBERED_MS,
+} from "./known_publications.ts";
+
+const runtime = platformRuntime();
+
+/** Decides about a publication; returns whether it was decided before. */
+async function isKnown(
+  known: KnownPublications,
+  number: number,
+  { producer = "ann", decide = () => Promise.resolve({ data: number }) }: {
+    readonly producer?: string;
+    readonly decide?: () => Promise<PublishOutcome>;
+  } = {},
+): Promise<boolean> {
+  let isAsked = false;
+  const found = known.get({ producer, id: `${number}` }, () => {
+    isAsked = true;
+    return decide();
+  });
+  await found.outcome.catch(() => {});
+  return !isAsked;
+}
+
+Deno.test("KnownPublications remembers the newest publications of each client", async () => {
+  using known = new KnownPublications(runtime, { maxSessions: 1 });
+  for (let n = 0; n < MAX_REMEMBERED; n++) await isKnown(known, n);
+  await isKnown(known, 0, { producer: "bob" });
+  assertEquals([await isKnown(known, 0), await isKnown(known, 1)], [true, true]);
+  await isKnown(known, MAX_REMEMBERED);
+  assertEquals(await isKnown(known, 1), true);
+  assertEquals(await isKnown(known, 0), false);
+  assertEquals(await isKnown(known, 0, { producer: "bob" }), true);
+});
+
+Deno.test("KnownPublications never forgets a publication that is being decided", async () => {
+  using known = new KnownPublications(runtime, { maxSessions: 1 });
+  const { promise, resolve } = Promise.withResolvers<PublishOutcome>();
+  const decided = isKnown(known, 0, { decide: () => promise });
+  for (let n = 1; n < 3 * MAX_REMEMBERED; n++) await isKnown(known, n);
+  const repeated = isKnown(known, 0);
+  resolve({ data: 1 });
+  assertEquals([await decided, await repeated], [false, true]);
+});
+
+Deno.test("KnownPublications forgets a client two minutes after its last publication", async () => {
+  using time = new FakeTime();
+  using known = new KnownPublications(runtime, { maxSessions: 1 });
+  await isKnown(known, 0);
+  await time.tickAsync(REMEMBERED_MS - 1);
+  assertEquals(await isKnown(known, 0), true);
+  await time.tickAsync(REMEMBERED_MS - 1);
+  assertEquals(known.size, 1);
+  await time.tickAsync(1);
+  assertEquals([known.size, await isKnown(known, 0)], [0, false]);
+});
+
+Deno.test("KnownPublications forgets the client that was silent for the longest time when there are too many", async () => {
+  using known = new KnownPublications(runtime, { maxSessions: 0 });
+  const clients = Array.from({ length: MAX_FORMER_CLIENTS }, (_, i) => `client ${i}`);
+  for (const producer of clients) await isKnown(known, 0, { producer });
+  assertEquals(await isKnown(known, 0, { producer: clients[0]! }), true);
+  assertEquals(await isKnown(known, 0, { producer: "one more" }), false);
+  assertEquals(known.size, MAX_FORMER_CLIENTS);
+  assertEquals(await isKnown(known, 0, { producer: clients[0]! }), true);
+  assertEquals(await isKnown(known, 0, { producer: clients[1]! }), false);
+});
+
+Deno.test("KnownPublications remembers rejections, but no failures", async () => {
+  using known = new KnownPublications(runtime, { maxSessions: 1 });
+  const reject = () => Promise.resolve({ failure: { code: "spam", message: "No" } });
+  const fail = () => Promise.reject(new TypeError("no database"));
+  for (const [number, decide] of [reject, fail].entries()) await isKnown(known, number, { decide });
+  assertEquals([await isKnown(known, 0), await isKnown(known, 1)], [true, false]);
+});
+
+Deno.test("KnownPublication keeps data that did not go out, if there is room, until it goes out or is forgotten", async () => {
+  using time = new FakeTime();
+  const quota = new Quota({ limit: "bytes", verb: "keep", what: "bytes", max: 1, shares: {} });
+  const take = () => {
+    const slot = quota.tryTake();
+    return slot instanceof Slot ? slot : undefined;
+  };
+  const key = (number: number) => ({ producer: "ann", id: `${number}` });
+  {
+    using known = new KnownPublications(runtime, { maxSessions: 1 });
+    const decide = () => Promise.resolve({ data: 1 });
+    const first = known.get(key(1), decide);
+    for (let attempt = 0; attempt < 3; attempt++) first.keep(take);
+    const second = known.get(key(2), decide);
+    second.keep(take); // There is no room, so it is forgotten.
+    assertEquals(quota.taken, 1);
+    assertEquals([known.get(key(1), decide) === first, known.get(key(2), decide) === second], [
+      true,
+      false,
+    ]);
+    first.published();
+    first.keep(take);
+    assertEquals([first.isPublished, quota.taken], [true, 0]);
+    assertEquals(await first.outcome, { isPublished: true });
+    known.get(key(3), decide).keep(take);
+    assertEquals(quota.taken, 1);
+    await time.tickAsync(REMEMBERED_MS);
+    assertEquals(quota.taken, 0);
+    known.get(key(3), decide).keep(take);
+  }
+  assertEquals(quota.taken, 0);
+});
+
+Deno.test("KnownPublications asks other nodes a bounded number of times for a session, and at a time", async () => {
+  await using broker = new MemoryBroker();
+  await using nodes = new Nodes({ broker });
+  await using other = new Nodes({ broker });
+  await Promise.all([nodes.ready, other.ready]);
+  using known = new KnownPublications(runtime, { maxSessions: 1, nodes });
+  let questions = 0;
+  const { promise, resolve } = Promise.withResolvers<PublishOutcome>();
+  other.handle("publication", () => questions++ < MAX_ASKED ? { data: 1 } : promise);
+  const ask = (id: number, session: object) =>
+    known.ask({ producer: "ann", id: `${id}` }, {
+      session: session as Session,
+      timeoutMs: 60_000,
+    });
+  const session = {};
+  const outcomes: unknown[] = [];
+  for (let id = 0; id <= MAX_ASKED; id++) outcomes.push(await ask(id, session));
+  const told = Array.from({ length: MAX_ASKED }, () => ({ data: 1 }));
+  assertEquals([outcomes, questions], [[...told, undefined], MAX_ASKED]);
+  const all = Array.from({ length: MAX_ASKING }, (_, id) => ask(id, {}));
+  assertEquals(await ask(MAX_ASKING, {}), undefined);
+  resolve({ data: 2 });
+  assertEquals(new Set((await Promise.all(all)).map((one) => JSON.stringify(one))).size, 1);
+  assertEquals([await ask(0, {}), questions], [{ data: 2 }, MAX_ASKED + MAX_ASKING + 1]);
+});
+
+Deno.test("Two nodes that ask each other about a publication don't wait for each other", async () => {
+  await using broker = new MemoryBroker();
+  await using one = new Nodes({ broker });
+  await using two = new Nodes({ broker });
+  await Promise.all([one.ready, two.ready]);
+  using known = new KnownPublications(runtime, { maxSessions: 1, nodes: one });
+  const key = { producer: "ann", id: "1" };
+  two.handle("publication", async () => (await two.ask("publication", key)).replies[0]!.data);
+  const asking = { session: {} as Session, timeoutMs: 60_000 };
+  const decided = known.get(key, async () => await known.ask(key, asking) ?? { data: "own" });
+  assertEquals(await decided.outcome, { data: "own" });
+  assertEquals((await two.ask("publication", key)).replies[0]!.data, { data: "own" });
+});
