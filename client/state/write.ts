@@ -6,7 +6,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import { retryAfterMsOf, type RowWriteMessage, type WriteResult } from "../../session/wire/rows.ts";
 import type { Program, ProgramFunction } from "./programs.ts";
-import type { KnownRow, RowWriter, WrittenRow } from "./rows.ts";
+import type { ClientRows, KnownRow, RowWriter, WrittenRow } from "./rows.ts";
 
 /** Time for which a client repeats a write that its server can't decide about, in milliseconds. */
 export const UNDECIDED_MS = 60_000;
@@ -72,6 +72,26 @@ export interface NewWrite {
 /** A write that a function makes, as the application calls it. */
 export interface NewProgram extends Pick<NewWrite, "writer" | "signal"> {
   readonly function: ProgramFunction;
+}
+
+/** The parts of a state that its writes use. */
+export interface WriteTarget {
+  readonly runtime: Runtime;
+  /** Longest time for a run of a function, in milliseconds. */
+  readonly timeoutMs: number;
+  readonly rows: ClientRows;
+  /** Returns false if a row does not fit the schema of the contract. */
+  fits(row: WrittenRow): boolean;
+  /** Aborts when no more writes are sent. */
+  readonly signal: AbortSignal;
+  /** Writes the changes in another way, if they are about rows that are not in the stream. */
+  divert(write: NewWrite): Promise<number> | undefined;
+  /** Returns whether the client reads the state, so that it ends if there is no such state. */
+  isReading(): boolean;
+  /** Resolves once the client is connected, and has the present rows. */
+  whenCurrent(): Promise<void>;
+  /** Sends a publication, and returns the data of the reply. */
+  publish(data: object): Promise<unknown>;
 }
 
 /** A promise to settle. Pages may be compiled without the type `PromiseWithResolvers`. */

@@ -2,7 +2,6 @@
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
 import { Backoff, boundRetryAfter } from "../../base/backoff.ts";
 import { describe } from "../../base/error_text.ts";
-import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
 import { pause, within } from "../../base/wait.ts";
 import {
@@ -18,7 +17,7 @@ import {
 import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import { Footprint, MutationNumbers, newTxid } from "./batches.ts";
 import { Program, Programs } from "./programs.ts";
-import type { ClientRows, KnownRow, WrittenRow } from "./rows.ts";
+import type { KnownRow } from "./rows.ts";
 import {
   type Attempt,
   CHANGED,
@@ -41,6 +40,7 @@ import {
   unknownOutcome,
   versionOf,
   type WriteChange,
+  type WriteTarget,
 } from "./write.ts";
 
 /** Maximum number of writes whose outcome is unknown. */
@@ -68,26 +68,6 @@ const DOUBTFUL: ReadonlySet<string> = new Set([
   "unknown",
   "unknown-mutation",
 ]);
-
-/** The parts of a state that its writes use. */
-export interface WriteTarget {
-  readonly runtime: Runtime;
-  /** Longest time for a run of a function, in milliseconds. */
-  readonly timeoutMs: number;
-  readonly rows: ClientRows;
-  /** Returns false if a row does not fit the schema of the contract. */
-  fits(row: WrittenRow): boolean;
-  /** Aborts when no more writes are sent. */
-  readonly signal: AbortSignal;
-  /** Writes the changes in another way, if they are about rows that are not in the stream. */
-  divert(write: NewWrite): Promise<number> | undefined;
-  /** Returns whether the client reads the state, so that it ends if there is no such state. */
-  isReading(): boolean;
-  /** Resolves once the client is connected, and has the present rows. */
-  whenCurrent(): Promise<void>;
-  /** Sends a publication, and returns the data of the reply. */
-  publish(data: object): Promise<unknown>;
-}
 
 /**
  * The writes of one state. At most one publication is under way.

@@ -7,7 +7,8 @@ import type { ProgramFunction } from "./programs.ts";
 import { ClientRows } from "./rows.ts";
 import { turns, until } from "../../tests/waiting.ts";
 import type { VersionedRowMessage } from "../../session/wire/rows.ts";
-import { Writes, type WriteTarget } from "./writes.ts";
+import type { WriteTarget } from "./write.ts";
+import { Writes } from "./writes.ts";
 
 function put(key: string, value: unknown, version: number): VersionedRowMessage {
   return { type: "items", key, value, version, headers: { operation: "update" } };
