@@ -115,6 +115,8 @@ export class SharedState {
   /** The error of a client that the server rejects. */
   #rejection: SessionClosedError | undefined;
   #wasLive = false;
+  /** Identity of the stream in which the client's versions count, until it reads the rows anew. */
+  #earlier: string | undefined;
   /** True from the start, and from a loss of the connection, until the rows are complete. */
   #isAwaited = true;
   /** Time of the first reply in this connection that there is no such state. */
@@ -199,6 +201,7 @@ export class SharedState {
           // The server creates it anew.
           if (isLost) this.#isAwaited = true;
           gone = failure!;
+          this.#earlier ??= of.offset?.slice(17);
           // Deletions that these rows lack may be forgotten, so all rows are read again.
           this.rows.restart();
           this.writes.restarted(gone);
@@ -304,6 +307,7 @@ export class SharedState {
     if (this.status.isEnded || this.#isDenied) return;
     if (this.#isSubscribed && !this.#learnKinds()) return;
     if (this.#isCurrent) {
+      this.#compare();
       this.rows.complete(this.#subscription?.position?.offset);
       this.#current.notify();
       this.#wasLive = true;
@@ -387,6 +391,14 @@ export class SharedState {
       if (this.status.isEnded) throw this.rows.failure ?? closed(this.id);
       await this.#current.changed();
     }
+    this.#compare();
+  }
+
+  /** Finds out whether rows that were read anew are those of another stream. */
+  #compare(): void {
+    const isOther = this.#earlier && this.#earlier !== this.#subscription?.position?.tag;
+    this.#earlier = undefined;
+    if (isOther) this.writes.forget();
   }
 
   async #publish(data: object, signal: AbortSignal | undefined): Promise<unknown> {
@@ -474,9 +486,7 @@ function schemasOf(
 
 /** The error for a state that this client had read before. */
 function lost(id: string, cause: RequestError): RequestError {
-  return new RequestError("gone", `Cannot read state ${JSON.stringify(id)}: ${cause.message}`, {
-    cause,
-  });
+  return new RequestError("gone", `Cannot read state "${id}": ${cause.message}`, { cause });
 }
 
 /** The error for a collection whose rows are stored in one contract, and ephemeral in another. */

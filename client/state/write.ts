@@ -219,13 +219,6 @@ export function versionOf({ value, version }: KnownRow): number {
 /** Why the outcome of a write whose reply was lost is unknown. */
 export const CHANGED = "has changed since the write was sent";
 
-export function conflict(
-  { type, key }: { readonly type: string; readonly key: string },
-  why: string,
-) {
-  return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${why}`);
-}
-
 /** The error for rows that don't fit into a message, which the server may also be the one to find. */
 export function tooLarge(cause: RangeError): RequestError {
   return new RequestError("too-large", cause.message, { cause });

@@ -5,6 +5,7 @@ import { describe } from "../../base/error_text.ts";
 import { Signal } from "../../base/signal.ts";
 import { pause, within } from "../../base/wait.ts";
 import {
+  conflict,
   countFault,
   MAX_WRITES,
   noRow,
@@ -21,7 +22,6 @@ import type { KnownRow } from "./rows.ts";
 import {
   type Attempt,
   CHANGED,
-  conflict,
   encode,
   isAlone,
   isConditional,
@@ -324,6 +324,20 @@ export class Writes {
       // It depends on versions of the earlier stream, and was not sent.
       else if (write.state === "adapted" && !this.#sent.includes(write)) write.state = "new";
       else if (write.state !== "new") write.untraceable = reason;
+    }
+  }
+
+  /**
+   * Forgets the versions of rows in an earlier stream, before writes are sent to another one: they may
+   * be the same by chance.
+   */
+  forget(): void {
+    for (const write of [...this.#queue]) {
+      if (write.state !== "new") continue;
+      for (const change of write.changes) {
+        if (change.expect) this.#fail(write, unexpected(change, change.expect));
+      }
+      this.#revise(write, (change) => ({ ...change, seen: change.seen && -1 }));
     }
   }
 
@@ -694,16 +708,19 @@ export class Writes {
     }, boundRetryAfter(afterMs) + write.pauses.next()!);
   }
 
+  /** Revises the changes of a write that was not sent. */
+  #revise(write: QueuedWrite, revise: (change: WriteChange) => WriteChange): void {
+    for (const attempt of [write, write.earlier]) {
+      if (attempt) attempt.changes = attempt.changes.map(revise);
+    }
+  }
+
   #settle(write: QueuedWrite, version: number, isSame = true): void {
     this.#remove(write);
     // Later writes of these rows have seen this one.
     for (const later of this.#queue) {
       if (later.state !== "new" || later.program !== undefined) continue;
-      for (const attempt of [later, later.earlier]) {
-        if (attempt) {
-          attempt.changes = attempt.changes.map((change) => seenBy(change, write, version));
-        }
-      }
+      this.#revise(later, (change) => seenBy(change, write, version));
     }
     const { changes, program: { shown } = {}, settling, earlier, writer } = write;
     this.#target.rows.end(write, shown ?? changes, isSame ? { rows: changes, version } : undefined);

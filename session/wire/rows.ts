@@ -212,17 +212,29 @@ export function noRow(
 }
 
 /**
+ * Creates the error for a row that is not as a write expects.
+ *
+ * @param row The row.
+ * @param what What happened to it.
+ */
+export function conflict(
+  { type, key }: { readonly type: string; readonly key: string },
+  what: string,
+): RequestError {
+  return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${what}`);
+}
+
+/**
  * Creates the error for a row that does not have the expected version.
  *
  * @param row The row.
  * @param expect The expected version; 0 for no row.
  */
 export function unexpected(
-  { type, key }: { readonly type: string; readonly key: string },
+  row: { readonly type: string; readonly key: string },
   expect: number,
 ): RequestError {
-  const what = expect === 0 ? "already exists" : `no longer has the version ${expect}`;
-  return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${what}`);
+  return conflict(row, expect === 0 ? "already exists" : `no longer has the version ${expect}`);
 }
 
 /**

@@ -4,14 +4,18 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { z } from "zod";
 import {
   type Broker,
+  type ClientStateOptions,
   connect,
   defineContract,
   MemoryBroker,
+  type OnConflict,
   RequestError,
   type ServeOptions,
 } from "../../mod.ts";
 import { durableStreams, liveState, type StateTransaction } from "../mod.ts";
+import { rowChange } from "../logs/change_message.ts";
 import { logsOf } from "../logs/logs_of.ts";
+import { Cable } from "../../tests/networks/cable.ts";
 import { listen } from "../../tests/servers.ts";
 import { fail, FaultyStore, pass } from "../../tests/faulty_broker.ts";
 import { until } from "../../tests/waiting.ts";
@@ -282,4 +286,106 @@ Deno.test("A handle whose state was lost stays open while onOpen fails, and has 
   await cards.set("b", 2);
   assertEquals([...cards], [["first", 0], ["b", 2]]);
   assertEquals(errors.length, 2, errors.join());
+});
+
+/** A client that a test takes offline. */
+async function awayFrom(url: string, options?: ClientStateOptions) {
+  const port = Number(new URL(url).port);
+  const cable = new Cable(port);
+  const client = connect(cable.url, {
+    transports: ["websocket"],
+    backoff: { firstDelayMs: 1, maxDelayMs: 5 },
+  });
+  client.status.subscribe(() => {}); // Keeps the client from printing that it reconnects.
+  const state = await client.state("board", options);
+  await state.ready;
+  return {
+    state,
+    offline: async () => {
+      cable.port = 1;
+      cable.cut();
+      await until(() => state.status.current === "lost");
+    },
+    online: () => {
+      cable.port = port;
+      client.retryNow();
+    },
+    [Symbol.asyncDispose]: async () => {
+      await client.close();
+      await cable[Symbol.asyncDispose]();
+    },
+  };
+}
+
+async function outcomeOf(write: Promise<number>): Promise<string> {
+  try {
+    await write;
+    return "stored";
+  } catch (error) {
+    return (error as RequestError).failure.code;
+  }
+}
+
+Deno.test("A write that has waited depends on no version of a state that was lost meanwhile", async () => {
+  await using one = start();
+  await using board = await one.states.open("board");
+  const cards = board.collection<number>("cards");
+  const keys = ["a", "b", "c"];
+  for (const key of keys) await cards.set(key, 1);
+  const conflicts: string[] = [];
+  const onConflict: OnConflict = ({ key, theirs }) => {
+    conflicts.push(`${key}=${theirs}`);
+    return "theirs";
+  };
+  await using page = await awayFrom(one.url, { onConflict });
+  const own = page.state.collection<number>("cards");
+  const [a, b, c] = keys.map((key) => own.versionOf(key));
+  await page.offline();
+  const writes = [
+    own.set("a", 2, { expect: a! }),
+    own.delete("b", { expect: b! }),
+    own.set("c", 2),
+    own.insert("d", 2),
+  ];
+  await one.lose("board");
+  for (const key of keys) await cards.set(key, 3);
+  // The new rows have the versions of the lost ones.
+  assertEquals(keys.map((key) => cards.versionOf(key)), [a, b, c]);
+  page.online();
+  assertEquals(await Promise.all(writes.map(outcomeOf)), [
+    "conflict",
+    "conflict",
+    "conflict",
+    "stored",
+  ]);
+  assertEquals(conflicts, ["c=3"]);
+  assertEquals([...cards], [["a", 3], ["b", 3], ["c", 3], ["d", 2]]);
+  await until(() => own.size === 4);
+  assertEquals([...own.entries()], [...cards]);
+});
+
+Deno.test("A write that has waited still expects its version if the client reads all rows again", async () => {
+  await using one = start();
+  await using board = await one.states.open("board");
+  const cards = board.collection<number>("cards");
+  for (const key of ["a", "b"]) await cards.set(key, 1);
+  await using page = await awayFrom(one.url);
+  const own = page.state.collection<number>("cards");
+  await page.offline();
+  const writes = ["a", "b"].map((key) => own.set(key, 2, { expect: own.versionOf(key) }));
+  await cards.set("b", 3);
+  // The stream forgets a deletion that the client lacks.
+  await cards.set("c", 1);
+  await cards.delete("c");
+  const change = { type: "cards", key: "d", operation: "upsert", value: "1" } as const;
+  await logsOf(one.broker)!.append("board", {
+    records: [],
+    changes: [rowChange(change, 0)],
+    rowBounds: { rows: 10, deletions: 0, deletionMs: 0 },
+    maxBytes: 1e6,
+  });
+  page.online();
+  assertEquals(await Promise.all(writes.map(outcomeOf)), ["stored", "conflict"]);
+  await until(() => cards.size === 3);
+  assertEquals([...cards], [["a", 2], ["b", 3], ["d", 1]]);
 });
