@@ -92,6 +92,36 @@ export interface HistoryBounds {
   readonly bytes: number;
 }
 
+/** The history of a topic, as servers pass it to brokers. */
+export interface TopicHistory extends HistoryBounds {
+  /**
+   * The pattern of topics whose histories have the same bounds. A broker may keep these together,
+   * and must then keep the topics of each pattern separate; see {@linkcode BrokerHistory.separates}.
+   */
+  readonly pattern?: string | undefined;
+  /**
+   * The widest bounds of any node, if other nodes currently have wider ones, as during a rolling
+   * deploy. The broker MUST keep publications within these, and return only publications within the
+   * node's own bounds.
+   */
+  readonly widest?: HistoryBounds | undefined;
+  /**
+   * True if all nodes are known and agree, so that a broker whose storage has the bounds of former
+   * nodes may narrow it.
+   */
+  readonly isAgreed?: true | undefined;
+}
+
+/**
+ * Returns the bounds within which a broker keeps a topic's publications.
+ *
+ * @param history The history of the topic.
+ * @returns The widest bounds of any node.
+ */
+export function keptBounds(history: TopicHistory): HistoryBounds {
+  return history.widest ?? history;
+}
+
 /**
  * A key by which a broker recognizes a repeated publication, so that it is stored once. A key
  * belongs to one topic. Keys and numbers have no order: one that was not stored before is stored,
@@ -122,10 +152,10 @@ export const PRODUCER_NUMBERS = 64;
 /** Options for {@linkcode Broker.subscribe}. */
 export interface BrokerSubscribeOptions {
   /**
-   * Bounds of the history, for a topic with a history. They must be the same on every node. Only
-   * subscriptions with `history` receive appended publications.
+   * Bounds of the history, for a topic with a history. Only subscriptions with `history` receive
+   * appended publications.
    */
-  readonly history?: HistoryBounds | undefined;
+  readonly history?: TopicHistory | undefined;
   /**
    * Called when publications may have been missed, once the broker is reachable and delivers new
    * publications. MUST NOT throw.
@@ -188,7 +218,7 @@ export interface BrokerStats {
 /** Options for {@linkcode BrokerHistory.read}. */
 export interface ReadHistoryOptions {
   /** Bounds of the history. */
-  readonly bounds: HistoryBounds;
+  readonly bounds: TopicHistory;
   /** Offset after which to read; if left out, the page starts with the oldest publication. */
   readonly after?: number | undefined;
   /** Number of newest publications to read, if `after` is left out. */
@@ -249,11 +279,16 @@ export interface BrokerHistory {
    */
   readonly maxKeys?: number | undefined;
   /**
+   * True if a topic has a separate history for each pattern, so that nodes with different patterns
+   * for the topic don't receive each other's publications. The names of a pattern's parameters don't
+   * count.
+   */
+  readonly separates?: boolean | undefined;
+  /**
    * Publishes on a topic with a history.
    *
    * @param publication The publication. MUST NOT be changed afterwards.
-   * @param options Bounds of the history, which must be the same on every node, and the key by
-   * which the broker recognizes a repetition. It MUST remember a key for as long as
+   * @param options Bounds of the history, and the key by which the broker recognizes a repetition. It MUST remember a key for as long as
    * {@linkcode PublicationKey} says, also if the history has already dropped the publication, and
    * whichever node appends. It MUST reject a further text rather than forget one early.
    * @returns Resolves when the broker has stored the publication. The result has no position if the
@@ -267,7 +302,7 @@ export interface BrokerHistory {
   append(
     publication: Publication,
     options: {
-      readonly bounds: HistoryBounds;
+      readonly bounds: TopicHistory;
       readonly key?: PublicationKey | undefined;
       /**
        * The client that publishes; left out for the application. If a broker has to forget topics,
@@ -411,6 +446,11 @@ export interface Broker extends AsyncDisposable {
   readonly stats: BrokerStats;
   /** Current problems, in words; empty if the broker is healthy. */
   issues(): string[];
+  /**
+   * Options of the broker that all nodes should share, by name, such as the time for which it
+   * remembers positions. Nodes compare them.
+   */
+  readonly shared?: Readonly<Record<string, string>> | undefined;
   /** Histories of topics; absent for brokers that cannot keep publications. */
   readonly history?: BrokerHistory | undefined;
   /** State that nodes share in addition to publications; absent for brokers that cannot keep it. */

@@ -19,24 +19,38 @@ export class Confirmation {
   readonly #topic: string;
   readonly #waiting = new Set<ConfirmationCallback>();
   #isGiven = false;
+  #isHeld = false;
   #isClosed = false;
   #timer: Timer | undefined;
 
-  constructor(runtime: Runtime, topic: string) {
+  /**
+   * Creates a confirmation that is not given.
+   *
+   * @param runtime Provides the timers.
+   * @param topic The topic, for errors.
+   * @param held Until this promise resolves, the confirmation has no effect.
+   */
+  constructor(runtime: Runtime, topic: string, held?: Promise<void>) {
     this.#runtime = runtime;
     this.#topic = topic;
+    if (held === undefined) return;
+    this.#isHeld = true;
+    void held.then(() => {
+      this.#isHeld = false;
+      if (this.#isGiven) this.#settle();
+    });
   }
 
   /** True if the subscription is in force. */
   get isGiven(): boolean {
-    return this.#isGiven;
+    return this.#isGiven && !this.#isHeld;
   }
 
   /** Notes that the subscription is in force. Idempotent. */
   give(): void {
     if (this.#isGiven) return;
     this.#isGiven = true;
-    this.#settle();
+    if (!this.#isHeld) this.#settle();
   }
 
   /**
@@ -44,7 +58,7 @@ export class Confirmation {
    * force, calls back immediately.
    */
   wait(waiter: ConfirmationCallback): void {
-    if (this.#isGiven || this.#isClosed) return waiter();
+    if (this.isGiven || this.#isClosed) return waiter();
     this.#waiting.add(waiter);
     this.#timer ??= this.#runtime.setTimeout(
       () => this.#settle(this.#lateError()),

@@ -46,6 +46,7 @@ export type {
   Publication,
   PublicationKey,
   ReadHistoryOptions,
+  TopicHistory,
 } from "./broker.ts";
 export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";

@@ -30,10 +30,13 @@ import {
   INTERNAL_PREFIX,
   payloadBytes,
   type Publication,
+  type TopicHistory,
 } from "./broker.ts";
 import { Confirmation } from "./confirmation.ts";
 import { Decisions } from "./decisions.ts";
 import { contentOf, HistoryTopics } from "./history/history_topics.ts";
+import { heldBy, OtherKinds, type OtherKindsEvents } from "./history/other_kinds.ts";
+import type { Agreement } from "./nodes/agreement.ts";
 import { Membership } from "./membership.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, tellReply } from "./history/replay.ts";
@@ -120,6 +123,13 @@ export interface TopicSource {
   /** Lists the sessions. */
   sessions(): Iterable<Session>;
   /**
+   * Receives what nodes with other options publish on the topic; returns the promise of new
+   * subscriptions. Left out if no options of nodes concern the topic.
+   */
+  adapt?(): Promise<unknown> | undefined;
+  /** Called when such publications may have been missed. */
+  missedOutside?(): void;
+  /**
    * Adds a session, or restarts an existing one at another position.
    *
    * @param session The session.
@@ -145,19 +155,22 @@ type OpenTopic =
     close(): void;
     readonly subscribers?: undefined;
     readonly confirmation?: undefined;
+    readonly others?: undefined;
   }
   | {
     readonly feed?: undefined;
     readonly subscribers: Broadcast<Session>;
     readonly confirmation: Confirmation;
     readonly subscription: BrokerSubscription;
+    /** Receives the publications of nodes on which the topic has a history. */
+    readonly others: OtherKinds;
   };
 
 /** A publication that was encoded and checked, and is not published yet. */
 export interface EncodedPublication {
   readonly publication: Publication;
   /** Bounds of the topic's history, if it has one. */
-  readonly bounds: HistoryBounds | undefined;
+  readonly bounds: TopicHistory | undefined;
 }
 
 interface Subscriber {
@@ -219,6 +232,9 @@ export class Topics implements AsyncDisposable {
   readonly #maxTopics: number;
   readonly #maxMessageBytes: number;
   readonly #histories: HistoryTopics;
+  #agreement: Agreement | undefined;
+  /** Readers of what nodes with other options publish; bounded by their callers. */
+  readonly #followers = new Set<{ readonly topic: string; readonly others: OtherKinds }>();
   readonly #openTopics = new Map<string, OpenTopic>();
   /** Opens the topics of durable streams; see {@linkcode Topics.serveStreams}. */
   #openStream: ((topic: string) => TopicSource | undefined) | undefined;
@@ -276,10 +292,107 @@ export class Topics implements AsyncDisposable {
    * Returns the bounds of a topic's history.
    *
    * @param topic Any topic.
-   * @returns The bounds; `undefined` if the topic has no history.
+   * @returns The bounds, and what a broker needs in addition; `undefined` if the topic has no history.
    */
-  historyOf(topic: string): HistoryBounds | undefined {
-    return this.#histories.boundsOf(topic);
+  historyOf(topic: string): TopicHistory | undefined {
+    return this.#histories.historyOf(topic);
+  }
+
+  /**
+   * Receives what nodes with other options publish on a topic, for a reader that is subscribed to the
+   * topic at the broker.
+   *
+   * @ignore
+   * @param topic The topic.
+   * @param events Receives the publications, without positions.
+   * @returns `ready` resolves once all publications arrive. Disposing ends it.
+   */
+  followOthers(
+    topic: string,
+    events: OtherKindsEvents,
+  ): Disposable & { readonly ready: Promise<unknown> } {
+    const others = new OtherKinds(this.broker, topic, this.historyOf(topic), events);
+    const ready = heldBy(this.held, others.update(this.#histories.historiesOf(topic)));
+    const follower = { topic, others };
+    this.#followers.add(follower);
+    return {
+      ready: ready ?? Promise.resolve(),
+      [Symbol.dispose]: () => {
+        this.#followers.delete(follower);
+        others.close();
+      },
+    };
+  }
+
+  /**
+   * True if nodes may have published on a topic outside its history within the last hour.
+   *
+   * @ignore
+   * @param topic A topic with a history.
+   * @returns True if its history may lack publications.
+   */
+  wasOutside(topic: string): boolean {
+    return this.#agreement?.wasOutside(topic) ?? false;
+  }
+
+  /** The patterns of topics with a history, with their bounds. @ignore */
+  get historyPatterns(): Readonly<Record<string, HistoryBounds>> {
+    return this.#histories.patterns;
+  }
+
+  /**
+   * Receives what nodes with other options publish.
+   *
+   * @ignore
+   * @param agreement The comparison of the nodes' options.
+   */
+  agree(agreement: Agreement): void {
+    this.#agreement = agreement;
+    this.#histories.agree(agreement);
+  }
+
+  /**
+   * Subscribes to open topics as other nodes publish on them; see `AgreementTopics`.
+   *
+   * @ignore
+   */
+  adapt(): { readonly live: Promise<void>; readonly late: readonly string[] } {
+    const opening: Promise<unknown>[] = [];
+    const late: string[] = [];
+    for (const [topic, { feed, others, confirmation = feed?.confirmation }] of this.#openTopics) {
+      const ready = others?.update(this.#histories.historiesOf(topic)) ?? feed?.adapt?.();
+      if (ready === undefined) continue;
+      opening.push(ready);
+      if (confirmation?.isGiven) late.push(topic);
+    }
+    for (const { topic, others } of this.#followers) {
+      const ready = others.update(this.#histories.historiesOf(topic));
+      if (ready !== undefined) opening.push(ready);
+    }
+    return { live: Promise.all(opening).then(() => {}), late };
+  }
+
+  /**
+   * Reports that publications on topics may have been missed; see `AgreementTopics`.
+   *
+   * @ignore
+   */
+  missed(topics: readonly string[]): void {
+    for (const topic of topics) {
+      const { feed, subscribers } = this.#openTopics.get(topic) ?? {};
+      feed?.missedOutside?.();
+      if (subscribers !== undefined) tellInterrupted(topic, subscribers.members());
+    }
+    for (const { others } of this.#followers) others.interrupt();
+  }
+
+  /**
+   * Resolves once nodes with other options receive what this node publishes; `undefined` if they do.
+   *
+   * @ignore
+   */
+  get held(): Promise<void> | undefined {
+    return this.#agreement?.isSettled === false ? this.#agreement.settled : undefined;
   }
 
   /**
@@ -537,6 +650,7 @@ export class Topics implements AsyncDisposable {
    * @ignore
    */
   publishEncoded({ publication, bounds }: EncodedPublication): void {
+    if (this.held !== undefined) this.#agreement!.published();
     if (bounds === undefined) return this.broker.publish(publication);
     if (this.broker.status.current.name === "closed") {
       throw new UnsupportedError("Cannot publish: the broker is closed");
@@ -601,6 +715,7 @@ export class Topics implements AsyncDisposable {
       );
     }
     signal?.throwIfAborted();
+    if (this.held !== undefined) this.#agreement!.published();
     const appending = this.#histories.history!.append(publication, { bounds, key, publisher });
     return await waitFor(this.#runtime, appending, { what: "the broker", signal });
   }
@@ -799,14 +914,19 @@ export class Topics implements AsyncDisposable {
   }
 
   #follow(topic: string): OpenTopic {
-    const bounds = this.historyOf(topic);
-    if (bounds !== undefined) {
-      const feed = this.#histories.open(topic, bounds);
+    if (this.historyOf(topic) !== undefined) {
+      const feed = this.#histories.open(topic);
       return { feed, close: () => this.#histories.close(feed) };
     }
     const subscribers = new Broadcast<Session>(this.#flusher);
-    const confirmation = new Confirmation(this.#runtime, topic);
     const onInterrupted = () => tellInterrupted(topic, subscribers.members());
+    const others = new OtherKinds(this.broker, topic, undefined, {
+      onPublication: (publication) => this.#deliver(subscribers, publication),
+      onInterrupted,
+    });
+    const ready = others.update(this.#histories.historiesOf(topic));
+    const held = heldBy(this.held, ready);
+    const confirmation = new Confirmation(this.#runtime, topic, held);
     const asked = this.#runtime.monotonic();
     const subscription = this.broker.subscribe(
       topic,
@@ -824,7 +944,7 @@ export class Topics implements AsyncDisposable {
       }
       confirmation.give();
     });
-    return { subscribers, confirmation, subscription };
+    return { subscribers, confirmation, subscription, others };
   }
 
   #membershipOf(session: Session, topic: string): Membership | undefined {
@@ -856,6 +976,7 @@ export class Topics implements AsyncDisposable {
     if (open.feed !== undefined) open.close();
     else {
       open.confirmation.close();
+      open.others.close();
       void open.subscription[Symbol.asyncDispose]();
     }
   }

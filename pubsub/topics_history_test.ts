@@ -26,8 +26,9 @@ function publishRun(topics: Topics, first: number, last: number, topic = "t"): v
 
 Deno.test("Topics({ history }) returns the bounds of a topic, by pattern", async () => {
   await using topics = new Topics({ history: HISTORY });
-  assertEquals(topics.historyOf("t"), { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 });
-  assertEquals(topics.historyOf("chat:a:b"), { size: 10, ttlMs: 300_000, bytes: 1_048_576 });
+  const bounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
+  assertEquals(topics.historyOf("t"), { ...bounds, pattern: "t" });
+  assertEquals(topics.historyOf("chat:a:b"), { ...bounds, size: 10, pattern: "chat:{room}" });
   assertEquals(topics.historyOf("other"), undefined);
   await using all = new Topics({ history: { "{any}": {} } });
   for (const topic of ["presence:room", "$skein:nodes"]) {

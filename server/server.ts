@@ -208,7 +208,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#maxSessions = limits.maxSessions;
     this.#fetch = options.fetch && this.#gate.guard(options.fetch);
     const made = { runtime, console, quotas, settings, manager, topics };
-    ({ nodes: this.nodes, presence: this.presence, rooms: this.rooms } = presenceOf(options, made));
+    ({ nodes: this.nodes, presence: this.presence, rooms: this.rooms } = presenceOf(plain, made));
     const { nodes, presence } = this;
     this.#users = new Users({
       nodes,

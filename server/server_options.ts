@@ -383,7 +383,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * Topics with a history, by pattern. A pattern's bounds apply to each topic separately: by
    * default, 1,000 publications, five minutes and 1 MiB. A client that reconnects receives the
    * publications that it missed, or the reason for a gap. A new subscriber can request the newest
-   * publications. Use the same bounds on every node.
+   * publications. While nodes have different bounds, the widest ones are kept.
    *
    * @example The last lines of a chat
    * ```ts

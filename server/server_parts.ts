@@ -11,6 +11,7 @@ import type { RenewedHandler } from "./requests/renewals.ts";
 import type { Authorize } from "./requests/rights.ts";
 import type { ServerCore } from "./server_core.ts";
 import type { ServerOptions } from "./server_options.ts";
+import { sharedOptionsOf } from "./shared_options.ts";
 import { makePresence, type PresenceParts } from "./users.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { tellFault } from "../base/decision.ts";
@@ -19,6 +20,7 @@ import type { Runtime } from "../base/runtime.ts";
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import { DEFAULT_PUBLICATIONS, defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SessionManager } from "../manager/session_manager.ts";
+import { Agreement } from "../pubsub/nodes/agreement.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { Topics } from "../pubsub/topics.ts";
 import { RequestService } from "../session/serving/requests.ts";
@@ -68,16 +70,16 @@ const REPEAT = "shares:repeat";
 
 /** Creates the nodes, the presence and the rooms of a server. The nodes exchange the quotas. */
 export function presenceOf(
-  { broker, node, presence = {}, rooms = [] }: PlainOptions<
-    "broker" | "node" | "presence" | "rooms"
-  >,
-  { runtime, topics, manager, quotas }: {
+  options: PlainOptions<"broker" | "contract" | "limits" | "node" | "presence" | "rooms">,
+  { runtime, console, topics, manager, quotas }: {
     readonly runtime: Runtime;
+    readonly console: ConsoleReport;
     readonly topics: Topics;
     readonly manager: SessionManager;
     readonly quotas: Quotas;
   },
 ): PresenceParts {
+  const { broker, node, presence = {}, rooms = [] } = options;
   const isShared = broker !== undefined;
   const parts = makePresence({ runtime, topics, isShared, node, presence, rooms });
   const { nodes } = parts;
@@ -89,6 +91,16 @@ export function presenceOf(
       if (quotas.receiveReport(node, report)) nodes.tell(node, REPEAT, undefined);
     },
   });
+  if (parts.nodes !== undefined) {
+    topics.agree(
+      new Agreement({
+        nodes: parts.nodes,
+        options: sharedOptionsOf(options, topics),
+        topics,
+        onIssue: (issue) => console.tell("node-options", issue),
+      }),
+    );
+  }
   return parts;
 }
 

@@ -513,6 +513,7 @@ Deno.test("Client.handOver() to another node repeats no publication after the su
   const nodes = ["one", "two"].map(() => testServer({ authorize: () => true, broker }));
   await using one = nodes[0]!;
   await using two = nodes[1]!;
+  await passTime(time, 300); // The nodes compare their options.
   let count = 0;
   const dial: Dialer = async (url) => {
     const { pathname, search } = new URL(url);

@@ -278,6 +278,7 @@ Deno.test("Client.members() has the same connections for early and late watchers
   await using broker = new MemoryBroker();
   await using one = testServer({ ...OPTIONS, broker });
   await using two = testServer({ ...OPTIONS, broker });
+  await passTime(time, 300); // The nodes compare their options.
   await using early = one.connect(as("early"));
   await using late = two.connect(as("late"));
   const rooms = [early.members("room:a"), late.members("room:a")];

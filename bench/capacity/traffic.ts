@@ -5,6 +5,7 @@
 import { Flusher } from "../../session/queue/flusher.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { settingsWith } from "../../session/settings/session_settings.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
 import { type Quota, Quotas, type Slot } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { SessionManager } from "../../manager/mod.ts";
@@ -160,6 +161,7 @@ class TalkingNode {
     this.#topics = new Topics({ settings, runtime, broker });
     this.parts = presenceOf({ broker, node: { name: `node-${index}` } }, {
       runtime,
+      console: new ConsoleReport(runtime),
       topics: this.#topics,
       manager: { isDraining: false } as SessionManager,
       quotas: this.#quotas,

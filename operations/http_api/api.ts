@@ -364,6 +364,8 @@ export class Api {
     const { topics, runtime } = this.#parts;
     const { repetition } = call;
     const checked: unknown[] = [];
+    // Nodes with other options must receive the publications.
+    if (topics.held !== undefined) await topics.held;
     for (const publication of publications) {
       checked.push(await this.#checkMessage(publication, "publish"));
     }

@@ -7,7 +7,12 @@ import type { Quota } from "../../base/quotas/shares.ts";
 import { concat } from "../../base/bytes.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, TimeoutError } from "../../errors.ts";
-import type { BrokerHistory, HistoryBounds, Publication } from "../../pubsub/broker.ts";
+import type {
+  BrokerHistory,
+  BrokerSubscription,
+  Publication,
+  TopicHistory,
+} from "../../pubsub/broker.ts";
 import { Followed } from "../../pubsub/followed.ts";
 import type { Topics } from "../../pubsub/topics.ts";
 import { MAX_TAG_LENGTH } from "../../session/wire/encode.ts";
@@ -68,6 +73,8 @@ interface Cursor {
    * missing.
    */
   readonly isOldest?: boolean;
+  /** Number of publications outside the history until then; absent in the id of an event. */
+  readonly outside?: number;
 }
 
 /** Events after a cursor. */
@@ -226,7 +233,7 @@ export class TopicEvents {
       const bounds = topics.historyOf(topic);
       source = bounds === undefined
         ? new RecentTopic(topic, this.#options)
-        : new RetainedTopic(topic, { ...this.#options, bounds, history: topics.broker.history! });
+        : new RetainedTopic(topic, { ...this.#options, history: topics.broker.history! });
       this.#sources.set(topic, source);
     }
     source.followed.readers++;
@@ -244,21 +251,33 @@ export class TopicEvents {
 class RetainedTopic implements TopicEventSource {
   readonly followed: Followed<EventPage>;
   readonly #topic: string;
-  readonly #bounds: HistoryBounds;
+  readonly #topics: Topics;
   readonly #history: BrokerHistory;
+  /** Number of publications outside the history, which readers receive as gaps. */
+  #outside = 0;
 
-  constructor(topic: string, { runtime, topics, bounds, history }: SourceOptions & {
-    readonly bounds: HistoryBounds;
+  constructor(topic: string, { runtime, topics, history: kept }: SourceOptions & {
     readonly history: BrokerHistory;
   }) {
     this.#topic = topic;
-    this.#bounds = bounds;
-    this.#history = history;
-    const options = (onInterrupted: () => void) => ({ history: bounds, onInterrupted });
-    this.followed = new Followed(
-      runtime,
-      (onChange) => topics.broker.subscribe(topic, onChange, options(onChange)),
-    );
+    this.#topics = topics;
+    this.#history = kept;
+    this.followed = new Followed(runtime, (onChange) => {
+      const history = topics.historyOf(topic);
+      const options = { history, onInterrupted: onChange };
+      const onOutside = () => {
+        this.#outside++;
+        onChange();
+      };
+      return both(
+        topics.broker.subscribe(topic, onChange, options),
+        topics.followOthers(topic, { onPublication: onOutside, onInterrupted: onOutside }),
+      );
+    });
+  }
+
+  get #bounds(): TopicHistory {
+    return this.#topics.historyOf(this.#topic)!;
   }
 
   async begin(last: number): Promise<Cursor> {
@@ -269,13 +288,18 @@ class RetainedTopic implements TopicEventSource {
       maxBytes: MAX_BEGIN_BYTES,
     });
     const { position } = publications[0] ?? {};
-    if (last > 0 && position !== undefined) return { epoch, offset: position.prev };
+    const outside = this.#outside;
+    if (last > 0 && position !== undefined) return { epoch, offset: position.prev, outside };
     const isNewest = position?.offset === head;
-    return { epoch, offset: head, tag: isNewest ? position.tag : undefined };
+    return { epoch, offset: head, tag: isNewest ? position.tag : undefined, outside };
   }
 
   async read(cursor: Cursor): Promise<EventPage> {
     const { offset: after, isOldest = false } = cursor;
+    const outside = this.#outside;
+    const wasOutside = cursor.outside === undefined
+      ? this.#topics.wasOutside(this.#topic)
+      : cursor.outside !== outside;
     const options = { bounds: this.#bounds, after, ...PAGE };
     const page = await this.#history.read(this.#topic, options);
     const { epoch, head, publications } = page;
@@ -283,14 +307,15 @@ class RetainedTopic implements TopicEventSource {
     const missing = isOldest ? undefined : missingSince({ ...cursor, after }, page, firstPrev);
     if (missing !== undefined && missing !== "too-old") {
       // Another history starts: read all of it.
-      const next = { epoch, offset: 0, isOldest: true };
+      const next = { epoch, offset: 0, isOldest: true, outside };
       return { bytes: encoder.encode(gap(missing)), next, isUpToDate: false };
     }
-    let text = missing === undefined ? "" : gap(missing);
-    let next: Cursor = { epoch, offset: missing === undefined ? after : head, tag: cursor.tag };
+    let text = missing === undefined ? wasOutside ? gap("interrupted") : "" : gap(missing);
+    const offset = missing === undefined ? after : head;
+    let next: Cursor = { epoch, offset, tag: cursor.tag, outside };
     for (const publication of publications) {
       const { offset, tag } = publication.position!;
-      next = { epoch, offset, tag };
+      next = { epoch, offset, tag, outside };
       text += eventOf(publication, `${offset}.${tag ?? ""}.${encodeURIComponent(epoch)}`);
     }
     const isUpToDate = publications.length === 0 || next.offset >= head;
@@ -312,9 +337,12 @@ class RecentTopic implements TopicEventSource {
         this.#add(encoder.encode(text));
         onChange();
       };
-      return topics.broker.subscribe(topic, (publication) => add(eventOf(publication)), {
-        onInterrupted: () => add(gap("interrupted")),
-      });
+      const onPublication = (publication: Publication) => add(eventOf(publication));
+      const onInterrupted = () => add(gap("interrupted"));
+      return both(
+        topics.broker.subscribe(topic, onPublication, { onInterrupted }),
+        topics.followOthers(topic, { onPublication, onInterrupted }),
+      );
     });
   }
 
@@ -349,8 +377,22 @@ class RecentTopic implements TopicEventSource {
 
 /** Reads a page once for all readers at the same cursor. */
 function shared(source: TopicEventSource, cursor: Cursor): Promise<EventPage> {
-  const key = `${cursor.offset} ${cursor.tag} ${cursor.isOldest} ${cursor.epoch}`;
+  const key = `${cursor.offset} ${cursor.tag} ${cursor.isOldest} ${cursor.outside} ${cursor.epoch}`;
   return source.followed.share(key, () => source.read(cursor));
+}
+
+/** One subscription of two, which is ready once both are. */
+function both(
+  own: BrokerSubscription,
+  others: Disposable & { readonly ready: Promise<unknown> },
+): BrokerSubscription {
+  return {
+    ready: Promise.all([own.ready, others.ready]).then(() => {}),
+    [Symbol.asyncDispose]: () => {
+      others[Symbol.dispose]();
+      return own[Symbol.asyncDispose]();
+    },
+  };
 }
 
 /** Waits for an announcement, the next comment, or the end of the reader. */

@@ -198,6 +198,7 @@ export class NodeView implements AsyncDisposable {
 
   #broker(): BrokerView {
     const { broker } = this.#server.topics;
+    const issues = [...broker.issues(), ...this.#server.nodes?.issues() ?? []];
     const status = broker.status.current;
     // A single server has no broker to wait for.
     if (this.#server.nodes !== undefined && !this.#isClosed) {
@@ -213,7 +214,7 @@ export class NodeView implements AsyncDisposable {
       since: isAway ? status.since : undefined,
       // The error of a client library may contain the URL with the password.
       error: error && clip(redactText(error)),
-      issues: broker.issues().slice(0, 16).map((issue) => clip(redactText(issue))),
+      issues: issues.slice(0, 16).map((issue) => clip(redactText(issue))),
       stats: broker.stats,
       latencyMs: this.#echo?.latencyMs,
       keeps: (["history", "store"] as const).filter((part) => broker[part] !== undefined),

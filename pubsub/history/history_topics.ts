@@ -10,7 +10,8 @@ import type { Flusher } from "../../session/queue/flusher.ts";
 import { stamp } from "./replay.ts";
 import { Semaphore } from "./semaphore.ts";
 import { TailBudget } from "./tail_cache.ts";
-import type { Broker, BrokerHistory, HistoryBounds, Publication } from "../broker.ts";
+import type { Broker, BrokerHistory, HistoryBounds, Publication, TopicHistory } from "../broker.ts";
+import { type Agreement, widestWith } from "../nodes/agreement.ts";
 import { decodeBinary } from "../../session/wire/encode.ts";
 import { waitFor } from "../../base/wait.ts";
 import { type FeedCounts, type FeedHost, TopicFeed } from "./topic_feed.ts";
@@ -35,6 +36,12 @@ const READ_PAGE = { maxMessages: 256, maxBytes: 1_048_576 };
 /** Prefixes of topics that no pattern matches. */
 const INTERNAL_PREFIXES = [PRESENCE_PREFIX, STREAM_PREFIX, "$skein:"];
 
+/**
+ * Bounds within which publications are kept while the bounds of other nodes are not known yet, in
+ * the first moments of a node.
+ */
+const UNKNOWN_BOUNDS: HistoryBounds = { size: 1e9, ttlMs: 604_800_000, bytes: 1e12 };
+
 /** Options for {@linkcode HistoryTopics}. */
 interface HistoryTopicsOptions {
   readonly runtime: Runtime;
@@ -57,11 +64,19 @@ export class HistoryTopics {
     replays: 0,
     replayed: 0,
   };
+  /** The patterns of topics with a history on this node, with their bounds. */
+  readonly patterns: Readonly<Record<string, HistoryBounds>>;
   readonly #runtime: Runtime;
-  readonly #router: TopicRouter<{ readonly bounds: HistoryBounds }>;
+  readonly #router: TopicRouter<{
+    readonly bounds: HistoryBounds;
+    readonly history: TopicHistory;
+    /** The same history, once all nodes agree. */
+    readonly agreed: TopicHistory;
+  }>;
   readonly #host: FeedHost | undefined;
   readonly #feeds = new Set<TopicFeed>();
   #timer: Timer | undefined;
+  #agreement: Agreement | undefined;
 
   /**
    * @param options See {@linkcode HistoryTopicsOptions}.
@@ -71,16 +86,17 @@ export class HistoryTopics {
    */
   constructor({ runtime, broker, flusher, history, sessionOf }: HistoryTopicsOptions) {
     this.#runtime = runtime;
-    const routes = Object.entries(history).map(([pattern, bounds]) =>
-      [
-        pattern,
-        {
-          bounds: checkLimits(DEFAULT_BOUNDS as Bounds, bounds, {
-            of: `topics: history of "${pattern}": `,
-          }),
-        },
-      ] as const
-    );
+    const routes = Object.entries(history).map(([pattern, given]) => {
+      const of = `topics: history of "${pattern}": `;
+      const bounds = checkLimits(DEFAULT_BOUNDS as Bounds, given, { of });
+      const history: TopicHistory = { ...bounds, pattern };
+      return [pattern, {
+        bounds,
+        history,
+        agreed: { ...history, isAgreed: true as const },
+      }] as const;
+    });
+    this.patterns = Object.fromEntries(routes.map(([pattern, { bounds }]) => [pattern, bounds]));
     this.#router = new TopicRouter(routes, "create topics");
     if (routes.length === 0) return;
     if (broker.history === undefined) {
@@ -100,7 +116,28 @@ export class HistoryTopics {
       underWay: new Map(),
       aheadBytes: 0,
       sessionOf,
+      others: {
+        held: () => this.#agreement?.isSettled === false ? this.#agreement.settled : undefined,
+        historiesOf: (topic) => this.historiesOf(topic),
+        wasOutside: (topic) => this.#agreement?.wasOutside(topic) ?? false,
+        historyOf: (topic) => this.historyOf(topic)!,
+      },
     };
+  }
+
+  /** Receives what nodes with other options publish, from now on. */
+  agree(agreement: Agreement): void {
+    this.#agreement = agreement;
+  }
+
+  /**
+   * Lists how other nodes may publish on a topic: with a history, or `undefined` for without one.
+   */
+  historiesOf(topic: string): Iterable<TopicHistory | undefined> {
+    if (this.#agreement === undefined || isReserved(topic)) return [];
+    const histories = this.#agreement.historiesOf(topic);
+    // The options of the others are not known yet.
+    return this.#agreement.isSettled ? histories : [...histories, undefined];
   }
 
   /** The history of the broker; `undefined` if no topic has a history. */
@@ -130,15 +167,28 @@ export class HistoryTopics {
   /** The bounds of a topic's history; `undefined` if the topic has no history. */
   boundsOf(topic: string): HistoryBounds | undefined {
     // An untyped program may pass a value that is not a string, which is rejected later.
-    if (this.#host === undefined || typeof topic !== "string") return undefined;
-    if (INTERNAL_PREFIXES.some((prefix) => topic.startsWith(prefix))) return undefined;
+    if (this.#host === undefined || typeof topic !== "string" || isReserved(topic)) {
+      return undefined;
+    }
     return this.#router.match(topic)?.bounds;
+  }
+
+  /** The history of a topic for the broker; `undefined` if the topic has no history. */
+  historyOf(topic: string): TopicHistory | undefined {
+    if (this.boundsOf(topic) === undefined) return undefined;
+    const { bounds, history, agreed } = this.#router.match(topic)!;
+    if (this.#agreement === undefined) return history;
+    if (this.#agreement.isAgreed) return agreed;
+    const widest = this.#agreement.isSettled
+      ? this.#agreement.widestOf(topic, bounds)
+      : widestWith(UNKNOWN_BOUNDS, bounds);
+    return widest === undefined ? history : { ...history, widest };
   }
 
   /** Reads the publications that a topic keeps when the first page is read. */
   async *read(
     topic: string,
-    bounds: HistoryBounds,
+    bounds: TopicHistory,
     { after, signal }: {
       readonly after: number | undefined;
       readonly signal?: AbortSignal | undefined;
@@ -167,7 +217,7 @@ export class HistoryTopics {
   /** Finds the position of the newest publication at the time of the call. */
   async position(
     topic: string,
-    bounds: HistoryBounds,
+    bounds: TopicHistory,
     { signal }: { readonly signal?: AbortSignal | undefined },
   ): Promise<HistoryPosition> {
     const reading = this.history!.read(topic, {
@@ -187,8 +237,8 @@ export class HistoryTopics {
   }
 
   /** Starts to follow a topic. */
-  open(topic: string, bounds: HistoryBounds): TopicFeed {
-    const feed = new TopicFeed(topic, bounds, this.#host!);
+  open(topic: string): TopicFeed {
+    const feed = new TopicFeed(topic, this.#host!);
     this.#feeds.add(feed);
     this.#timer ??= this.#startTimer();
     return feed;
@@ -229,6 +279,11 @@ export function contentOf({ payload }: Publication): {
   if (typeof payload === "string") return JSON.parse(payload);
   const parts = decodeBinary(payload);
   return parts === undefined ? {} : { ...JSON.parse(parts.head), data: parts.data };
+}
+
+/** True for a topic that no pattern matches. */
+function isReserved(topic: string): boolean {
+  return INTERNAL_PREFIXES.some((prefix) => topic.startsWith(prefix));
 }
 
 type Bounds = Record<keyof HistoryBounds, number>;

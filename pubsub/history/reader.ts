@@ -5,10 +5,10 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { PageBounds, Placed } from "./tail_cache.ts";
 import type {
   BrokerHistory,
-  HistoryBounds,
   HistoryPage,
   Publication,
   PublicationPosition,
+  TopicHistory,
 } from "../broker.ts";
 
 /** Maximum number of publications and bytes in a page, even if send queues are larger. */
@@ -49,7 +49,7 @@ export interface PlacedPage {
 export class HistoryReader {
   readonly #runtime: Runtime;
   readonly #topic: string;
-  readonly #bounds: HistoryBounds;
+  readonly #bounds: () => TopicHistory;
   readonly #history: BrokerHistory;
   readonly #signal: AbortSignal;
   readonly #counts: { reads: number };
@@ -58,7 +58,7 @@ export class HistoryReader {
 
   constructor(
     topic: string,
-    bounds: HistoryBounds,
+    bounds: () => TopicHistory,
     options: {
       readonly runtime: Runtime;
       readonly history: BrokerHistory;
@@ -91,7 +91,7 @@ export class HistoryReader {
   async read(query: HistoryQuery): Promise<PositionedPage> {
     this.#counts.reads++;
     const signal = this.#signal;
-    const options = { ...query, ...this.#page, bounds: this.#bounds, signal };
+    const options = { ...query, ...this.#page, bounds: this.#bounds(), signal };
     const { epoch, head, anchor, publications } = await waitFor(
       this.#runtime,
       this.#history.read(this.#topic, options),

@@ -80,6 +80,10 @@ export interface Replayable {
   changed(): Promise<void>;
   /** Adds a session that has caught up to the live subscribers. */
   join(session: Session): void;
+  /** Number of publications outside the history so far. */
+  readonly outside: number;
+  /** True if something may have been published outside the history after an offset. */
+  hasOutsideAfter(offset: number): boolean;
 }
 
 /** Counters of replays. */
@@ -162,6 +166,7 @@ class ReplayReader {
   /** Finds the start; `undefined` if the epoch of the topic is still unknown. */
   async find({ since, last }: HistoryOptions): Promise<ReplayStart | undefined> {
     const feed = this.#feed;
+    const { outside } = feed;
     await feed.whenOpen();
     if (feed.epoch === undefined) return undefined;
     // Without an earlier position, the reply promises that publications arrive from now on.
@@ -171,7 +176,11 @@ class ReplayReader {
       const after = isForgotten(feed, since) ? "too-old" : await this.#after(since);
       if (typeof after !== "string") {
         const { epoch, offset: at, tag } = since;
-        return beginAt(feed, { ...after, epoch, at, tag }, { recovered: true });
+        const start = { ...after, epoch, at, tag };
+        const isWhole = outside === feed.outside && !feed.hasOutsideAfter(at);
+        if (isWhole) return beginAt(feed, start, { recovered: true });
+        // The publications in the history follow anyway.
+        return beginAt(feed, start, { recovered: false, reason: "interrupted" });
       }
       reason = after;
     }

@@ -19,9 +19,9 @@ import {
   type Broker,
   type BrokerHistory,
   type BrokerSubscription,
-  type HistoryBounds,
   payloadBytes,
   type Publication,
+  type TopicHistory,
 } from "../broker.ts";
 import {
   Replay,
@@ -36,6 +36,8 @@ import {
 import { Broadcast } from "../../session/queue/broadcast.ts";
 import type { Flusher } from "../../session/queue/flusher.ts";
 import { Confirmation } from "../confirmation.ts";
+import { QueueFullError } from "../../errors.ts";
+import { heldBy, OtherKinds } from "./other_kinds.ts";
 
 /**
  * Number of publications that are read when a topic gets its first session, for replays to later
@@ -79,6 +81,20 @@ export interface FeedHost extends ReplayHost {
   /** Bounds the topics that catch up with the broker at the same time. */
   readonly catchingUp: Semaphore;
   readonly counts: FeedCounts;
+  /** The nodes with other options. */
+  readonly others: OtherNodes;
+}
+
+/** The nodes with other options than this node. */
+export interface OtherNodes {
+  /** Resolves when they receive what this node publishes; `undefined` if they do. */
+  held(): Promise<void> | undefined;
+  /** Lists how they may publish on a topic: with a history, or `undefined` for without one. */
+  historiesOf(topic: string): Iterable<TopicHistory | undefined>;
+  /** True if they may have published on a topic outside its history within the last hour. */
+  wasOutside(topic: string): boolean;
+  /** The history of a topic for the broker. */
+  historyOf(topic: string): TopicHistory;
 }
 
 /** Counters of topics with a history. */
@@ -176,6 +192,33 @@ class Subscribers {
     this.#members.send(item.message, excepted);
   }
 
+  /** Sends a publication without a position to all sessions that have their reply. */
+  giveOutside(publication: Publication): void {
+    this.given++;
+    const { topic, payload: frame, except } = publication;
+    const message = { frame, size: payloadBytes(publication), topic };
+    const excepted = except === undefined ? undefined : this.#host.sessionOf(except);
+    this.#members.send(message, excepted);
+    for (const [session, { hasReplied }] of [...this.#replays]) {
+      if (!hasReplied || session === excepted) continue;
+      try {
+        session[internals].sending.push(message, false);
+      } catch (error) {
+        // This session could not keep up and was closed; the others continue.
+        if (!(error instanceof QueueFullError)) throw error;
+      }
+    }
+  }
+
+  /** Reports that publications without a position may have been missed. */
+  tellMissed(): void {
+    const reason = "interrupted";
+    this.tellGap(reason, this.#feed.known);
+    for (const [session, { hasReplied, at }] of this.#replays) {
+      if (hasReplied && at !== undefined) tellGap(this.#feed, session, { reason, offset: at });
+    }
+  }
+
   /** Reports a gap to the members, and the offset after which publications continue. */
   tellGap(reason: RecoveryReason, offset: number): void {
     for (const session of [...this.#members.members()]) {
@@ -245,23 +288,39 @@ export class TopicFeed implements Replayable {
   #start = 0;
   #known = 0;
   #held: Positioned[] = [];
+  readonly #others: OtherKinds;
+  #outside = 0;
+  /** The newest offset when something was published outside the history, or may have been. */
+  #outsideAt = -1;
+  /** The newest offset when this node started to receive what is published outside the history. */
+  #unheardUntil = -1;
   #wasHeard = false;
   #isSubscribed = false;
   #isSyncing = false;
   #nextSync: PromiseWithResolvers<boolean> | undefined;
 
   /** Starts to follow a topic. */
-  constructor(topic: string, bounds: HistoryBounds, host: FeedHost) {
+  constructor(topic: string, host: FeedHost) {
     const { signal } = this.#closing;
+    const history = host.others.historyOf(topic);
     this.topic = topic;
     this.runtime = host.runtime;
     this.tail = new TailCache(host.tails);
-    this.confirmation = new Confirmation(host.runtime, topic);
     this.#host = host;
+    this.#others = new OtherKinds(host.broker, topic, history, {
+      onPublication: (publication) => this.#receiveOutside(publication),
+      onInterrupted: () => this.missedOutside(),
+    });
+    this.confirmation = new Confirmation(
+      host.runtime,
+      topic,
+      heldBy(host.others.held(), this.adapt()),
+    );
+    const bounds = () => host.others.historyOf(topic);
     this.#reader = new HistoryReader(topic, bounds, { ...host, signal });
     this.#subscribers = new Subscribers(this, host);
     this.#subscription = host.broker.subscribe(topic, (publication) => this.#receive(publication), {
-      history: bounds,
+      history,
       onInterrupted: () => void this.sync(),
     });
     // Sessions start at the current position, not at the position where the broker confirms later.
@@ -337,6 +396,33 @@ export class TopicFeed implements Replayable {
     this.#subscribers.join(session);
   }
 
+  /**
+   * Receives what other nodes publish on the topic, as their options are now.
+   *
+   * @returns The promise of new subscriptions; `undefined` if there are none.
+   */
+  adapt(): Promise<unknown> | undefined {
+    const ready = this.#others.update(this.#host.others.historiesOf(this.topic));
+    return ready?.then(() => void (this.#unheardUntil = this.#known));
+  }
+
+  /** Called when publications outside the history may have been missed. */
+  missedOutside(): void {
+    if (!this.#host.others.wasOutside(this.topic)) return;
+    this.#outside++;
+    this.#outsideAt = this.#known;
+    this.#subscribers.tellMissed();
+  }
+
+  get outside(): number {
+    return this.#outside;
+  }
+
+  hasOutsideAfter(offset: number): boolean {
+    if (offset <= this.#outsideAt) return true;
+    return offset <= this.#unheardUntil && this.#host.others.wasOutside(this.topic);
+  }
+
   narrow(bounds: PageBounds): void {
     this.#reader.narrow(bounds);
   }
@@ -375,6 +461,7 @@ export class TopicFeed implements Replayable {
     this.#changing.notify();
     this.#held = [];
     this.tail.reset(0);
+    this.#others.close();
     void this.#subscription[Symbol.asyncDispose]();
   }
 
@@ -388,6 +475,14 @@ export class TopicFeed implements Replayable {
       this.confirmation.give();
     }
     if (this.#take(publication) && this.#held.length > 0) this.#release();
+  }
+
+  /** Delivers a publication that a node with other options made outside the history. */
+  #receiveOutside(publication: Publication): void {
+    if (this.#closing.signal.aborted) return;
+    this.#outside++;
+    this.#outsideAt = this.#known;
+    this.#subscribers.giveOutside(publication);
   }
 
   /** Reads again once publications arrive live, because earlier publications do not arrive live. */
@@ -404,6 +499,8 @@ export class TopicFeed implements Replayable {
     this.#epoch = epoch;
     this.#era++;
     this.#start = offset;
+    this.#outsideAt = -1;
+    this.#unheardUntil = offset;
     this.#skipTo(offset);
     this.#begun.resolve();
   }

@@ -5,6 +5,7 @@ import {
   countedBytes,
   type HistoryBounds,
   type HistoryPage,
+  keptBounds,
   KEY_WINDOW_MS,
   payloadBytes,
   type Publication,
@@ -147,16 +148,28 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
     }
   }
 
+  /** Index of the oldest kept publication within bounds that are narrower than the kept ones. */
+  #startWithin({ size, ttlMs, bytes }: HistoryBounds, now: number): number {
+    let sum = 0;
+    for (let i = 1; i <= this.#kept.length; i++) {
+      const { at, bytes: own } = this.#kept.at(-i)!;
+      sum += countedBytes(own, 1);
+      if (i > size || now - at >= ttlMs || sum > bytes) return this.#kept.length - i + 1;
+    }
+    return 0;
+  }
+
   drop(): void {
     this.#bytes -= this.#kept.shift()!.bytes;
   }
 
-  read({ after, last, maxMessages, maxBytes }: ReadHistoryOptions): HistoryPage {
+  read(options: ReadHistoryOptions, now: number): HistoryPage {
+    const { bounds, after, last, maxMessages, maxBytes } = options;
     const kept = this.#kept;
     const oldest = this.head - kept.length + 1;
-    let from = 0;
+    let from = bounds.widest === undefined ? 0 : this.#startWithin(bounds, now);
     const anchor = after === undefined || after < oldest ? undefined : kept.at(after - oldest);
-    if (after !== undefined) from += Math.max(0, after + 1 - oldest);
+    if (after !== undefined) from = Math.max(from, after + 1 - oldest);
     else if (last !== undefined) from = Math.max(from, kept.length - last);
     const publications: Publication[] = [];
     let bytes = 0;
@@ -272,12 +285,12 @@ export class MemoryHistories {
     }
     let history = this.#histories.get(topic);
     if (history === undefined) {
-      history = this.#begin(topic, bounds);
+      history = this.#begin(topic, keptBounds(bounds));
       this.#publishers.note(topic, publisher, now);
       this.#holders.note(topic, publisher);
     }
     if (typeof key === "object" && !history.admit(key, nowMs)) return undefined;
-    history.bounds = bounds;
+    history.bounds = keptBounds(bounds);
     history.usedAt = ++this.#uses;
     this.#holders.use(topic);
     const placed = history.add(publication, this.#tags.next(), now);
@@ -315,10 +328,11 @@ export class MemoryHistories {
     if (history === undefined) {
       return { epoch: this.#epoch, head: this.#floorOf(topic), publications: [] };
     }
-    history.bounds = options.bounds;
-    history.trim(this.#runtime.now());
+    const now = this.#runtime.now();
+    history.bounds = keptBounds(options.bounds);
+    history.trim(now);
     this.#count(history);
-    return history.read(options);
+    return history.read(options, now);
   }
 
   clear(): void {

@@ -40,6 +40,22 @@ export interface BeatData {
   readonly receive: (node: string, data: unknown) => void;
 }
 
+/**
+ * The digest of a node's options. `receive` may not throw.
+ *
+ * @ignore
+ */
+export interface AnnouncedDigest {
+  /** The digest of this node. */
+  readonly digest: string;
+  /** Receives another node's digest; `undefined` if the node announces none. */
+  readonly receive: (node: string, digest: string | undefined) => void;
+  /** Describes the options that differ. */
+  readonly issues: () => string[];
+  /** Called when the node closes. */
+  readonly close: () => void;
+}
+
 /** Options for {@linkcode Nodes}. */
 export interface NodesOptions {
   /** Broker that connects the nodes. Closing the nodes does not close the broker. */

@@ -123,11 +123,19 @@ export type NodeMessage =
   | {
     readonly type: "beat";
     readonly name: string;
-    readonly isHello: boolean;
+    /** True if the receivers should send a heartbeat in return. */
+    readonly isHello?: true | undefined;
+    /** Digest of the options that nodes share; absent from nodes that don't compare them. */
+    readonly digest?: string | undefined;
     readonly data?: unknown;
   }
   /** The reply to a heartbeat with `isHello`, to its node. */
-  | { readonly type: "here"; readonly name: string }
+  | {
+    readonly type: "here";
+    readonly name: string;
+    /** The same as in heartbeats. */
+    readonly digest?: string | undefined;
+  }
   | { readonly type: "bye" }
   | { readonly type: "tell"; readonly kind: string; readonly data?: unknown }
   | { readonly type: "ask"; readonly kind: string; readonly data?: unknown; readonly id: number }
@@ -149,9 +157,14 @@ export function parseNodeMessage(
   switch (type) {
     case "beat":
       if (typeof name !== "string") return undefined;
-      return { node, type, name, isHello: fields.isHello === true, data };
+      return {
+        ...{ node, type, name, data },
+        isHello: fields.isHello === true || undefined,
+        digest: readDigest(fields.digest),
+      };
     case "here":
-      return typeof name === "string" ? { node, type, name } : undefined;
+      if (typeof name !== "string") return undefined;
+      return { node, type, name, digest: readDigest(fields.digest) };
     case "bye":
       return { node, type };
     case "tell":
@@ -165,6 +178,10 @@ export function parseNodeMessage(
     default:
       return undefined;
   }
+}
+
+function readDigest(digest: unknown): string | undefined {
+  return typeof digest === "string" ? digest : undefined;
 }
 
 /** Reads a JSON object; `undefined` if the payload holds anything else. */

@@ -5,6 +5,7 @@ import { checkFunction } from "../../base/options/option_checks.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import {
+  type AnnouncedDigest,
   type BeatData,
   type NodeEvent,
   type NodeInfo,
@@ -182,6 +183,7 @@ export class Nodes implements AsyncDisposable {
   // Each listener is wrapped in an object, so that one function can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: (event: NodeEvent) => void }>();
   #carried: BeatData | undefined;
+  #announced: AnnouncedDigest | undefined;
   readonly #tickMs: number;
   readonly #closed = Promise.withResolvers<void>();
   #timer: Timer;
@@ -190,6 +192,8 @@ export class Nodes implements AsyncDisposable {
   #replying = 0;
   #ignored = 0;
   #isReady = false;
+  #hasHeardItself = false;
+  readonly #greeted = Promise.withResolvers<boolean>();
   #isClosed = false;
 
   /**
@@ -228,6 +232,16 @@ export class Nodes implements AsyncDisposable {
   /** True when the other nodes have had time to send a heartbeat to this node. */
   get isReady(): boolean {
     return this.#isReady;
+  }
+
+  /**
+   * Resolves when this node has sent its first heartbeat: to true if the broker has delivered it
+   * within the call, as a broker in memory does, so that the other nodes have replied.
+   *
+   * @ignore
+   */
+  get greeted(): Promise<boolean> {
+    return this.#greeted.promise;
   }
 
   /** Number of other nodes that are alive. */
@@ -283,6 +297,16 @@ export class Nodes implements AsyncDisposable {
    */
   isSilent(id: string): boolean {
     return this.#liveness.isSilent(id);
+  }
+
+  /**
+   * Describes the options that differ between this node and others, as in a rolling deploy. Nodes of
+   * servers compare their options, such as the patterns of `history`.
+   *
+   * @returns A text for each option and value, at most 64; empty if all nodes agree.
+   */
+  issues(): string[] {
+    return this.#isClosed ? [] : this.#announced?.issues() ?? [];
   }
 
   /**
@@ -370,6 +394,16 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
+   * Announces a digest with each heartbeat from now on, and receives the other nodes' digests.
+   *
+   * @param announced See {@linkcode AnnouncedDigest}.
+   * @ignore
+   */
+  announce(announced: AnnouncedDigest): void {
+    this.#announced = announced;
+  }
+
+  /**
    * Sends a heartbeat immediately, because its data changed.
    *
    * @ignore
@@ -386,6 +420,7 @@ export class Nodes implements AsyncDisposable {
     this.runtime.clearTimeout(this.#timer);
     this.#closed.resolve();
     this.#requests.end();
+    this.#announced?.close();
     this.#listeners.clear();
     this.#handlers.clear();
     this.#liveness.clear();
@@ -401,6 +436,7 @@ export class Nodes implements AsyncDisposable {
     const subscribed = Promise.all(this.#subscriptions.map(({ ready }) => ready));
     await Promise.race([subscribed, this.#closed.promise]);
     this.#beat(true);
+    this.#greeted.resolve(this.#hasHeardItself);
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = startTimer(this.runtime, DISCOVERY_MS, () => resolve());
     await Promise.race([promise, this.#closed.promise]);
@@ -411,7 +447,9 @@ export class Nodes implements AsyncDisposable {
   #beat(isHello: boolean): void {
     const perSecond = Math.min(NODE_BYTES_PER_SECOND, ALL_BYTES_PER_SECOND / (this.size + 1));
     const data = this.#carried?.report(Math.floor(perSecond * this.#tickMs * 2 / 1_000));
-    this.#publish(undefined, { type: "beat", name: this.name, isHello, data });
+    const digest = this.#announced?.digest;
+    const hello = isHello || undefined;
+    this.#publish(undefined, { type: "beat", name: this.name, isHello: hello, digest, data });
   }
 
   #publish(to: string | undefined, message: NodeMessage): void {
@@ -445,6 +483,7 @@ export class Nodes implements AsyncDisposable {
   }
 
   #seeItself(): void {
+    this.#hasHeardItself = true;
     const wasDeaf = this.#liveness.isDeaf;
     this.#liveness.seeItself();
     if (wasDeaf) this.#restore();
@@ -473,11 +512,14 @@ export class Nodes implements AsyncDisposable {
         if (!isKnown) this.#meet(node, message.name);
         if (this.#liveness.has(node)) this.#carried?.receive(node, message.data);
         // Only this node: if all nodes say hello after an outage, replies to all would be n³ copies.
-        if (message.isHello) this.#publish(node, { type: "here", name: this.name });
-        return;
+        if (message.isHello) {
+          const digest = this.#announced?.digest;
+          this.#publish(node, { type: "here", name: this.name, digest });
+        }
+        return this.#receiveDigest(node, message.digest);
       case "here":
         if (!isKnown) this.#meet(node, message.name);
-        return;
+        return this.#receiveDigest(node, message.digest);
       case "bye":
         this.#liveness.depart(node);
         return this.#forget(node);
@@ -492,6 +534,11 @@ export class Nodes implements AsyncDisposable {
       case "ask":
         return void this.#reply(node, message);
     }
+  }
+
+  /** Called once the other node knows this node, too. */
+  #receiveDigest(node: string, digest: string | undefined): void {
+    if (this.#liveness.has(node)) this.#announced?.receive(node, digest);
   }
 
   #meet(id: string, name: string): void {

@@ -67,7 +67,7 @@ export const HISTORY: BrokerPart<BrokerHistory> = {
     append: { pack: packPublication, counts: "published" },
     read: { packResult: packPage, counts: "reads" },
   },
-  constants: ["remembersMs", "maxKeys"],
+  constants: ["remembersMs", "maxKeys", "separates"],
   of: ({ history }) => history,
 };
 

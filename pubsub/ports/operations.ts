@@ -2,7 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError, LimitError } from "../../errors.ts";
 import { DamageError } from "../broker/damage.ts";
-import type { Broker, BrokerStatus, HistoryBounds } from "../broker.ts";
+import type { Broker, BrokerStatus, TopicHistory } from "../broker.ts";
 import { type AnyPart, type PartFacts, partFactsOf } from "./calls.ts";
 
 /**
@@ -17,7 +17,7 @@ export type WorkerOperation =
     bytes: number,
     except?: string,
   ]
-  | readonly ["subscribe", channel: number, topic: string, bounds: HistoryBounds | undefined]
+  | readonly ["subscribe", channel: number, topic: string, history: TopicHistory | undefined]
   | readonly ["unsubscribe", channel: number]
   | readonly ["call", id: number, name: string, bytes: number, args: readonly unknown[]]
   | readonly ["end"];
@@ -74,6 +74,8 @@ export interface BrokerFacts {
   readonly name: string;
   /** Guarantee of delivery. */
   readonly delivery: Broker["delivery"];
+  /** Options of the broker that all nodes should share. */
+  readonly shared: Broker["shared"];
   /** State of the broker. */
   readonly status: BrokerStatus;
   /** The parts that the broker has, by name. */
@@ -87,10 +89,11 @@ export interface BrokerFacts {
  * @param parts All parts that workers may use.
  */
 export function factsOf(broker: Broker, parts: readonly AnyPart[]): BrokerFacts {
-  const { name, delivery, status } = broker;
+  const { name, delivery, shared, status } = broker;
   return {
     name,
     delivery,
+    shared,
     status: cloneStatus(status.current),
     parts: Object.fromEntries(parts.map((part) => [part.name, partFactsOf(broker, part)])),
   };

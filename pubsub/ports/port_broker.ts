@@ -87,6 +87,8 @@ export class PortBroker implements Broker {
   readonly name: string;
   /** The broker's guarantee of delivery. */
   readonly delivery: Broker["delivery"];
+  /** Options that all nodes should share. */
+  readonly shared: Broker["shared"];
   /** State of the broker, as its thread reports it. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Histories of the broker. */
@@ -116,6 +118,7 @@ export class PortBroker implements Broker {
     this.#runtime = runtime;
     this.name = broker.name;
     this.delivery = broker.delivery;
+    this.shared = broker.shared;
     this.#life = new BrokerLife(runtime, {
       broker: `The ${broker.name} broker`,
       backlog: "operations wait for the main thread",

@@ -54,6 +54,8 @@ export class Publications {
     if (handler !== undefined) {
       return await this.#handOver(handler, session, topic, { data, decision });
     }
+    // Nodes with other options must receive the publication.
+    if (topics.held !== undefined) await topics.held;
     const hasHistory = topics.historyOf(topic) !== undefined;
     if (number?.isAgain && !number.isOnce && !hasHistory) {
       const message = "The topic has no history: whether it was published before is unknown";

@@ -23,7 +23,8 @@ export interface HistoryPosition {
  * - `too-old`: the messages after the position are no longer kept.
  * - `beyond-head`: the position is newer than the broker's newest message.
  * - `interrupted`: the broker was unreachable or slow to respond, and the topic has no history to
- *   catch up from.
+ *   catch up from; or nodes on which the topic has no history may have published in the meantime, as
+ *   in a rolling deploy that adds or removes a history.
  * - `unavailable`: the broker could not be read.
  * - `dropped`: the peer's send queue was full, and its policy dropped the messages; or no loop read
  *   the subscription, and its queue was full.

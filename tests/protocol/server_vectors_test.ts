@@ -101,6 +101,8 @@ class Run {
   /** Runs the steps, then checks that no other frames were sent. */
   async run({ steps }: Vector): Promise<void> {
     const { headers, path, protocols, states = [] } = this.given;
+    // The server waits for the options of other nodes.
+    if (this.store !== undefined) await this.time.tickAsync(300);
     for (const id of states) this.states.set(id, await statesOf(this.server).open(id));
     const connection = await this.server.open({
       ...(headers && { headers }),
