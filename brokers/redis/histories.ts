@@ -8,6 +8,7 @@ import {
   ENTRY_BYTES,
   type HistoryBounds,
   type HistoryPage,
+  keptBounds,
   KEY_WINDOW_MS,
   PRODUCER_NUMBERS,
   type ReadHistoryOptions,
@@ -256,17 +257,33 @@ end)
 /**
  * Reads a page. The arguments of a history are followed by the offset before the page, the number
  * of newest publications, and the bounds of the page. The offset or the number is empty if it is
- * not given. Returns the epoch, the head, the first offset, the offset before the first, the tag of
+ * not given. If other nodes keep more, the node's own bounds follow. Returns the epoch, the head, the first offset, the offset before the first, the tag of
  * the publication before the page, and the frames.
  */
 const READ = HISTORY + `
+local function withinBytes(from, most)
+  local sum, last = 0, head
+  while last >= from do
+    local entries = redis.call('XREVRANGE', stream, text(last), text(from), 'COUNT', 32)
+    if #entries == 0 then break end
+    for _, entry in ipairs(entries) do
+      local offset = placeOf(entry[1])
+      sum, last = sum + sizeOf(frameOf(entry)) + ${ENTRY_BYTES}, offset - 1
+      if sum > most then return offset + 1 end
+    end
+  end
+  return from
+end
 return run(function()
   if isEmpty then return { epoch, '0', '1', '0', '', {} } end
   trim(256)
   if not isNew and text(oldest) ~= known[4] then note(known[6]) end
   redis.call('PEXPIRE', meta, remembered)
   local after, last, count, room = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
-  local from = math.max(oldest, head - size + 1)
+  local ownTtl, ownSize, ownMost = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
+  local from = math.max(oldest, head - (ownSize or size) + 1)
+  if ownMost then from = withinBytes(from, ownMost) end
+  ttl = ownTtl or ttl
   if after then from = math.max(from, after + 1) elseif last then from = math.max(from, head - last + 1) end
   local frames, first = {}, from
   while count > 0 and from <= head do
@@ -370,7 +387,7 @@ export class RedisHistories {
     const [epoch, head, taken, fullForMs] = await this.#scripts.skeinAppend(
       keys.length,
       ...keys,
-      ...this.#opening(topic, appends.at(-1)!.kept.bounds),
+      ...this.#opening(topic, keptBounds(appends.at(-1)!.kept.bounds)),
       isCluster(client) ? "SPUBLISH" : "PUBLISH",
       // A key must be remembered longer than this node can repeat its publication.
       Math.max(KEY_WINDOW_MS, Math.ceil(2 * giveUpMs)),
@@ -393,11 +410,12 @@ export class RedisHistories {
       2,
       names.of("meta", topic),
       names.of("stream", topic),
-      ...this.#opening(topic, bounds),
+      ...this.#opening(topic, keptBounds(bounds)),
       after ?? "",
       last ?? "",
       maxMessages,
       maxBytes,
+      ...bounds.widest === undefined ? [] : [bounds.ttlMs, bounds.size, bounds.bytes],
     );
     const epoch = epochBytes.toString();
     const position = { epoch, offset: Number(first), prev: Number(prev) };

@@ -146,6 +146,8 @@ export class RedisBroker implements LogBroker {
   readonly name = "redis";
   /** Without a history, a publication reaches only the current subscribers. */
   readonly delivery = "at-most-once";
+  /** Options that all nodes should share. */
+  readonly shared: Readonly<Record<string, string>>;
   /** State of the connections to Redis. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Keeps publications in streams. */
@@ -199,6 +201,11 @@ export class RedisBroker implements LogBroker {
     const client = openClient(runtime, checkSource(source));
     const names = new RedisNames(settings.prefix);
     this.#settings = settings;
+    const { rememberMs, survivesRestart } = settings;
+    this.shared = {
+      "rememberMs of the broker": `${rememberMs}`,
+      "survivesRestart of the broker": `${survivesRestart}`,
+    };
     this.#pace = new Pace(runtime);
     this.#tags = new Tags(runtime);
     this.#producer = runtime.randomUUID();

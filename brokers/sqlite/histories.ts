@@ -4,6 +4,7 @@ import {
   countedBytes,
   type HistoryBounds,
   type HistoryPage,
+  keptBounds,
   KEY_WINDOW_MS,
   type Publication,
   type PublicationKey,
@@ -176,9 +177,10 @@ export class Histories {
   /** Keeps a publication. Returns `undefined` for a repetition. */
   append(
     publication: TaggedPublication,
-    { bounds, key, publisher }: AppendOptions,
+    { bounds: own, key, publisher }: AppendOptions,
     now: number,
   ): RetainedOffsets | FullKeys | undefined {
+    const bounds = keptBounds(own);
     if (typeof key === "string") {
       const admitted = this.#admit(publication.topic, key, now);
       if (admitted !== "new") return admitted;
