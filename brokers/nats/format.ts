@@ -4,8 +4,8 @@
  *
  * ```text
  * <prefix>.pub.<topic>              publications without history
- * <prefix>.log.<bounds>.<topic>     kept by the stream of these bounds
- * <prefix>.live.<bounds>.<topic>    the same, published again with its sequence
+ * <prefix>.log.<pattern>.<topic>    kept by the stream of this pattern of topics
+ * <prefix>.live.<pattern>.<topic>   the same, published again with its sequence
  * <prefix>.logs.<id>                changes of the log of a durable stream
  * <prefix>.changes.<id>             headers of the same, published again
  * <prefix>.due.<class>.<id>         the next check of a log that may expire
@@ -20,7 +20,8 @@
  *
  * With a NATS header in place of the mark, throughput would drop to two thirds.
  */
-import type { HistoryBounds, Publication, PublicationPosition } from "../../pubsub/broker.ts";
+import type { Publication, PublicationPosition, TopicHistory } from "../../pubsub/broker.ts";
+import { digestOf, unnamed } from "../../pubsub/nodes/shared_options.ts";
 import type { Msg } from "@nats-io/nats-core";
 import { tagOf } from "../../pubsub/tag.ts";
 import { BrokerError } from "../../errors.ts";
@@ -110,7 +111,7 @@ function hex(number: number, digits: number): string {
  */
 export const DEFAULT_MAX_PAYLOAD = 1_048_576;
 
-/** The names for one JetStream stream, which keeps all topics with the same bounds. */
+/** The names for one JetStream stream, which keeps all topics with the same pattern. */
 export interface StreamNames {
   /** Name of the stream. */
   readonly stream: string;
@@ -139,6 +140,22 @@ export interface LogNames {
  * letters after `=`.
  */
 export const EPOCH_TOKEN = "=epoch";
+
+/** Maximum length of the readable part of a pattern's name, in characters. */
+const MAX_PATTERN_LENGTH = 64;
+
+/** Length of the digest in a pattern's name: 48 bits. */
+const PATTERN_DIGEST_LENGTH = 8;
+
+/**
+ * Names a pattern of topics in subjects and streams: its text, followed by a digest, because other
+ * patterns may have the same text without special characters. The names of parameters don't count.
+ */
+export function patternId(pattern: string): string {
+  const text = unnamed(pattern);
+  const readable = text.replaceAll(/[^A-Za-z0-9]+/g, "-").slice(0, MAX_PATTERN_LENGTH);
+  return `${readable}_${digestOf(text).slice(0, PATTERN_DIGEST_LENGTH)}`;
+}
 
 /** Names with one prefix. */
 export class NatsNames {
@@ -171,13 +188,13 @@ export class NatsNames {
     return { stream: `${this.prefix}_version`, subject: `${this.prefix}.version` };
   }
 
-  /** The names for the stream with these bounds. */
-  stream({ size, ttlMs, bytes }: HistoryBounds): StreamNames {
-    const bounds = `${size}_${ttlMs}_${bytes}`;
+  /** The names for the stream with these topics. Topics without a pattern share it by bounds. */
+  stream({ pattern, size, ttlMs, bytes }: TopicHistory): StreamNames {
+    const id = pattern === undefined ? `${size}_${ttlMs}_${bytes}` : patternId(pattern);
     return {
-      stream: `${this.prefix}_${bounds}`,
-      log: `${this.prefix}.log.${bounds}`,
-      live: `${this.prefix}.live.${bounds}`,
+      stream: `${this.prefix}_${id}`,
+      log: `${this.prefix}.log.${id}`,
+      live: `${this.prefix}.live.${id}`,
     };
   }
 

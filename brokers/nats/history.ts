@@ -7,12 +7,12 @@ import type {
   BrokerHistory,
   BrokerSubscribeOptions,
   BrokerSubscription,
-  HistoryBounds,
   HistoryPage,
   Publication,
   PublicationKey,
   PublicationListener,
   ReadHistoryOptions,
+  TopicHistory,
 } from "../../pubsub/broker.ts";
 import { MAX_TOPIC_KEYS } from "../../pubsub/broker/keys.ts";
 import { KeyPlaces } from "./key_places.ts";
@@ -27,7 +27,7 @@ import { ListenerTable } from "../../pubsub/broker/listeners.ts";
 import type { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { readPage } from "./history_reader.ts";
 
-/** The stream and the subscriptions of all topics with the same bounds. */
+/** The stream and the subscriptions of all topics with the same pattern. */
 interface OpenHistory {
   readonly stream: HistoryStream;
   readonly appends: AppendQueue;
@@ -41,8 +41,10 @@ interface NatsHistoryOptions {
   readonly settings: NatsSettings;
 }
 
-/** The histories of one broker, with a stream for each combination of bounds. */
+/** The histories of one broker, with a stream for each pattern of topics. */
 export class NatsHistory implements BrokerHistory {
+  /** Each pattern has a stream. */
+  readonly separates = true;
   /** Maximum number of texts that a topic remembers, of those that this node appends. */
   readonly maxKeys = MAX_TOPIC_KEYS;
   readonly #options: NatsHistoryOptions;
@@ -96,7 +98,7 @@ export class NatsHistory implements BrokerHistory {
   subscribe(
     topic: string,
     listener: PublicationListener,
-    { history, ...options }: BrokerSubscribeOptions & { readonly history: HistoryBounds },
+    { history, ...options }: BrokerSubscribeOptions & { readonly history: TopicHistory },
   ): BrokerSubscription {
     const subject = subjectPart(topic);
     const { link } = this.#options;
@@ -168,15 +170,18 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  #open(bounds: HistoryBounds): OpenHistory {
+  #open(history: TopicHistory): OpenHistory {
     const { link, names, outbox, settings } = this.#options;
-    const streamNames = names.stream(bounds);
+    const streamNames = names.stream(history);
     let open = this.#streams.get(streamNames.stream);
-    if (open !== undefined) return open;
+    if (open !== undefined) {
+      open.stream.adapt(history);
+      return open;
+    }
     const subscriptions = new ListenerTable<TopicSubscription>({
       onLast: (subscription) => subscription.clear(),
     });
-    const stream = new HistoryStream(link, streamNames, bounds, settings, {
+    const stream = new HistoryStream(link, streamNames, history, settings, {
       opened: () => {
         appends.resume();
         for (const subscription of subscriptions.all()) subscription.reopened();

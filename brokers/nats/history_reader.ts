@@ -125,8 +125,11 @@ class PageReader {
     if (anchor?.seq !== after) return undefined;
     const isWhole = pending === 0;
     if (isWhole && (messages.at(-1)?.seq ?? 0) < head) return undefined;
-    const skipped = this.#countTooOld(messages, isWhole ? bounds.bytes : Infinity);
-    if (skipped === messages.length && !isWhole) return undefined;
+    const skipped = Math.max(
+      this.#countTooOld(messages, isWhole ? bounds.bytes : Infinity),
+      messages.length + pending - bounds.size,
+    );
+    if (skipped >= messages.length && !isWhole) return undefined;
     const before = messages[skipped - 1]?.seq ?? after;
     return this.#page(head, this.#placed(messages.slice(skipped), before), anchor.tag);
   }

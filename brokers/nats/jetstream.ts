@@ -5,15 +5,18 @@ import {
   type ConsumerInfo,
   type DirectMsgRequest,
   DiscardPolicy,
+  JetStreamApiError,
   type JetStreamManager,
   type MsgRequest,
   RetentionPolicy,
   StorageType,
   type StoredMsg,
   type StreamConfig,
+  type StreamInfo,
 } from "@nats-io/jetstream";
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
+import { BrokerError } from "../../errors.ts";
 import type { NatsSettings } from "./options.ts";
 
 /**
@@ -40,6 +43,63 @@ export function streamConfig(
     discard: DiscardPolicy.Old,
     allow_direct: true,
   };
+}
+
+/** Error code of JetStream for a stream with another configuration. */
+const NAME_TAKEN = 10058;
+
+/** Thrown if a stream has another storage than this node's option says. */
+export class OtherStorageError extends BrokerError {
+  constructor(found: string, wanted: string) {
+    super(
+      `its storage is "${found}", and the option storage of this node is "${wanted}"; JetStream ` +
+        `can't change it, so set the option to "${found}", or stop all nodes and delete the stream`,
+    );
+  }
+}
+
+/**
+ * Creates a stream, or adapts the existing stream of the name. A limit that another node has set
+ * wider stays as it is.
+ *
+ * @param options `mayNarrow` is true if no other node needs wider limits.
+ * @throws {OtherStorageError} If the existing stream has another storage.
+ */
+export async function openStream(
+  { streams }: JetStreamManager,
+  wanted: Partial<StreamConfig> & { readonly name: string },
+  { mayNarrow = false }: { readonly mayNarrow?: boolean } = {},
+): Promise<StreamInfo> {
+  try {
+    return await streams.add(wanted);
+  } catch (error) {
+    if (!(error instanceof JetStreamApiError) || error.code !== NAME_TAKEN) throw error;
+  }
+  const info = await streams.info(wanted.name);
+  const { config } = info;
+  if (config.storage !== wanted.storage) {
+    throw new OtherStorageError(config.storage, `${wanted.storage}`);
+  }
+  const next = mayNarrow ? wanted : { ...wanted, ...widestLimits(config, wanted) };
+  const differs = Object.entries(next).some(([key, value]) => {
+    return JSON.stringify(config[key as keyof StreamConfig]) !== JSON.stringify(value);
+  });
+  return differs ? await streams.update(wanted.name, next) : info;
+}
+
+/** Limits of a stream. */
+const LIMITS = ["max_msgs_per_subject", "max_age", "max_bytes", "num_replicas"] as const;
+
+function widestLimits(
+  found: StreamConfig,
+  wanted: Partial<StreamConfig>,
+): Partial<StreamConfig> {
+  return Object.fromEntries(LIMITS.flatMap((key) => {
+    const [one, other] = [found[key], wanted[key]];
+    if (other === undefined) return [];
+    // Without a limit, JetStream says -1, and 0 for the age.
+    return [[key, one <= 0 || other <= 0 ? Math.min(one, other) : Math.max(one, other)]];
+  }));
 }
 
 /**

@@ -22,6 +22,7 @@ import {
   type NatsSettings,
   natsSettings,
   type NatsSource,
+  sharedSettings,
 } from "./options.ts";
 import { NatsPublishQueue } from "./publish_queue.ts";
 import { BrokerLife } from "../../pubsub/broker/life.ts";
@@ -69,6 +70,8 @@ export class NatsBroker implements LogBroker {
   readonly name = "nats";
   /** Without a history, a publication reaches only the current subscribers. */
   readonly delivery = "at-most-once";
+  /** Options that all nodes should share. */
+  readonly shared: Readonly<Record<string, string>>;
   /** State of the connection to NATS. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Keeps publications in streams of JetStream. */
@@ -124,6 +127,7 @@ export class NatsBroker implements LogBroker {
     this.#queue = new NatsPublishQueue(link, outbox);
     this.#history = new NatsHistory({ link, names, outbox, settings });
     this.status = life.status;
+    this.shared = sharedSettings(settings);
     this.history = this.#history;
     this.logs = lateLogs({
       keepsRows: true,

@@ -225,6 +225,19 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
   };
 }
 
+/** The settings that all nodes should share, by name. */
+export function sharedSettings(settings: NatsSettings): Record<string, string> {
+  const names = [
+    "maxStreamBytes",
+    "rememberMs",
+    "replicas",
+    "storage",
+    "storeTtlMs",
+    "survivesRestart",
+  ] as const;
+  return Object.fromEntries(names.map((name) => [`${name} of the broker`, `${settings[name]}`]));
+}
+
 /**
  * Checks the source. Other keys are passed to the client library, except the broker's options.
  * Without `servers`, the client library would connect to its default server.

@@ -1,4 +1,4 @@
-/** The JetStream stream for all topics that share the same bounds, and its epoch. */
+/** The JetStream stream for all topics that share the same pattern, and its epoch. */
 import { JetStreamApiError, type JetStreamManager, type StreamConfig } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
 import { OtherVersionError } from "../stored_version.ts";
@@ -6,11 +6,11 @@ import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
-import { streamConfig } from "./jetstream.ts";
+import { openStream, OtherStorageError, streamConfig } from "./jetstream.ts";
 import { limitText, replyText } from "./limits.ts";
 import type { NatsSettings } from "./options.ts";
 import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts";
-import { type HistoryBounds, KEY_WINDOW_MS } from "../../pubsub/broker.ts";
+import { KEY_WINDOW_MS, type TopicHistory } from "../../pubsub/broker.ts";
 
 /** Maximum number of attempts to write an epoch while other nodes do the same. */
 const MAX_ATTEMPTS = 20;
@@ -87,7 +87,6 @@ export class StreamRejection extends BrokerError {
  * publications after it.
  */
 export class HistoryStream {
-  readonly bounds: HistoryBounds;
   readonly names: StreamNames;
   readonly isReplicated: boolean;
   /** The last error of an attempt to open the stream; more attempts follow. */
@@ -95,7 +94,8 @@ export class HistoryStream {
   readonly #link: NatsLink;
   readonly #settings: NatsSettings;
   readonly #events: NatsStreamEvents;
-  readonly #maxAgeMs: number;
+  #history: TopicHistory;
+  #maxAgeMs = 0;
   #rejection: StreamRejection | undefined;
   #epoch: Epoch | undefined;
   /** The newest record that was received; meaningless for another stream of the same name. */
@@ -112,17 +112,28 @@ export class HistoryStream {
   constructor(
     link: NatsLink,
     names: StreamNames,
-    bounds: HistoryBounds,
+    history: TopicHistory,
     settings: NatsSettings,
     events: NatsStreamEvents,
   ) {
     this.#link = link;
     this.names = names;
-    this.bounds = bounds;
+    this.#history = history;
     this.#settings = settings;
     this.isReplicated = settings.replicas > 1;
-    this.#maxAgeMs = Math.max(bounds.ttlMs, settings.rememberMs);
+    this.#maxAgeMs = Math.max(history.ttlMs, settings.rememberMs);
     this.#events = events;
+  }
+
+  /**
+   * Adapts the stream to other nodes: it keeps what any node needs, and is narrowed once all nodes
+   * agree.
+   */
+  adapt(history: TopicHistory): void {
+    if (history.isAgreed === this.#history.isAgreed) return;
+    this.#history = history;
+    this.#repeatAtMs = 0;
+    this.touch();
   }
 
   get epoch(): Epoch | undefined {
@@ -241,7 +252,8 @@ export class HistoryStream {
 
   /** True for errors that need an administrator, false for temporary ones. */
   #isRejection(error: unknown): boolean {
-    if (error instanceof OtherVersionError || error instanceof StreamRejection) return true;
+    const kinds = [OtherVersionError, StreamRejection, OtherStorageError];
+    if (kinds.some((kind) => error instanceof kind)) return true;
     if (limitText(error) !== undefined) return true;
     // In a cluster, other servers may have JetStream.
     const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
@@ -306,7 +318,9 @@ export class HistoryStream {
   async #agree(timeoutMs: number): Promise<Epoch> {
     const manager = await this.#link.manager(timeoutMs);
     const newest = this.#newest;
-    const { created, state } = await manager.streams.add(this.#config());
+    const { created, state } = await openStream(manager, this.#config(), {
+      mayNarrow: this.#history.isAgreed,
+    });
     this.#created = created;
     // If a stream is behind a known sequence, it has lost messages, even if its record says
     // otherwise. This node may already know the record of the epoch that another node started after
@@ -382,7 +396,7 @@ export class HistoryStream {
       subjects: [`${log}.>`],
       // The stream keeps one more message than can be read, because its sequence is the `prev` of
       // the oldest readable message.
-      max_msgs_per_subject: this.bounds.size + 1,
+      max_msgs_per_subject: this.#history.size + 1,
       max_age: this.#maxAgeMs * 1e6,
       max_bytes: this.#settings.maxStreamBytes,
       // It also limits how long an append can be sent again.

@@ -7,6 +7,7 @@ import {
   assertMatch,
   assertNotEquals,
   assertRejects,
+  assertStringIncludes,
   assertThrows,
 } from "@std/assert";
 import {
@@ -19,7 +20,7 @@ import type { ConnectionOptions, MsgHdrs, NatsConnection, Subscription } from "@
 import { stub } from "@std/testing/mock";
 import { dial } from "../../client.ts";
 import { BrokerError, SessionClosedError } from "../../errors.ts";
-import type { Appended, Broker, Publication } from "../../pubsub/broker.ts";
+import type { Appended, Broker, Publication, TopicHistory } from "../../pubsub/broker.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { testBrokerLogs } from "../../streams/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
@@ -85,12 +86,18 @@ function test(
 }
 
 /** Reads the whole history of a topic, page by page. */
-async function readAll(broker: Broker, topic: string, from?: number): Promise<Publication[]> {
+async function readAll(
+  broker: Broker,
+  topic: string,
+  from?: number,
+  bounds: TopicHistory = BOUNDS,
+): Promise<Publication[]> {
   const all: Publication[] = [];
   while (true) {
     const after = all.at(-1)?.position?.offset ?? from;
     const { publications, head } = await broker.history!.read(topic, {
       ...PAGE,
+      bounds,
       ...(after !== undefined && { after }),
     });
     for (const publication of publications) {
@@ -491,10 +498,12 @@ test("never reports recovery of a client whose publication was rewritten", async
   const { servers } = server;
   const payloadOf = () => '{"topic":"kept","data":"the same"}';
   const positions: HistoryPosition[] = [];
+  const bounds = { ...BOUNDS, pattern: "kept" };
   {
     await using broker = new NatsBroker({ servers });
-    await append(broker, "kept", 10, { payloadOf });
-    for (const { position } of await readAll(broker, "kept")) positions.push(position!);
+    await append(broker, "kept", 10, { payloadOf, bounds });
+    const all = await readAll(broker, "kept", undefined, bounds);
+    for (const { position } of all) positions.push(position!);
   }
   for (const [i, since] of positions.entries()) {
     await operate(server, (manager) => rewrite(manager, since.offset));
@@ -503,7 +512,7 @@ test("never reports recovery of a client whose publication was rewritten", async
     assertEquals([recovered, reason], [false, "new-epoch"], `publication ${i}`);
     const { tag: _tag, ...untagged } = since;
     assertEquals((await recover(node, "kept", untagged)).recovered, true);
-    const kept = (await readAll(node, "kept"))[i]!;
+    const kept = (await readAll(node, "kept", undefined, bounds))[i]!;
     assertEquals([kept.payload, kept.position!.epoch], [payloadOf(), since.epoch]);
     assertEquals((await recover(node, "kept", kept.position!)).recovered, true);
   }
@@ -622,13 +631,63 @@ test(
   { jetstream: false },
 );
 
-test("reports an existing stream with other settings", async ({ servers }) => {
+/** A read of a log from its start. */
+const FIRST = { after: 0, maxRecords: 1, maxBytes: 1_000, renews: false };
+
+test("rejects the use of a stream with another storage, and names the remedy", async ({ servers }) => {
   await using one = new NatsBroker({ servers });
-  await using other = new NatsBroker({ servers }, { rememberMs: 240_000 });
+  await using other = new NatsBroker({ servers }, { storage: "memory" });
   await append(one, "kept", 1);
-  const appending = append(other, "kept", 1);
-  await assertRejects(() => appending, BrokerError, "with a different configuration");
-  assertMatch(other.issues().join(), /is not available: .*different configuration/);
+  await one.logs.read("log", FIRST);
+  const remedy = 'set the option to "file", or stop all nodes and delete the stream';
+  for (
+    const call of [
+      () => append(other, "kept", 1),
+      () => other.history.read("kept", PAGE),
+      () => other.logs.read("log", FIRST),
+    ]
+  ) await assertRejects(call, BrokerError, remedy);
+  assertStringIncludes(other.issues().join(), remedy);
+  assertEquals((await append(one, "kept", 1)).length, 1);
+});
+
+test("keeps the histories of a pattern in one stream, within the widest limits of all nodes", async (server) => {
+  const { servers } = server;
+  await using old = new NatsBroker({ servers });
+  await using next = new NatsBroker({ servers }, { rememberMs: 7_200_000 });
+  const narrow = { size: 10, ttlMs: 600_000, bytes: 1_000_000, pattern: "chat:{room}" };
+  const wide = { ...narrow, size: 20, pattern: "chat:{name}" };
+  const topic = "chat:lobby";
+  await using hearing = new Hearing(old, topic, narrow);
+  await hearing.ready;
+  await append(old, topic, 10, { bounds: narrow });
+  await append(next, topic, 10, { bounds: wide });
+  await append(old, topic, 5, { bounds: narrow });
+  await hearing.count(25);
+  const read = async (broker: Broker, bounds: TopicHistory, from?: number) =>
+    (await readAll(broker, topic, from, bounds)).length;
+  assertEquals([await read(old, narrow), await read(next, wide)], [10, 20]);
+  const first = hearing.publications[5]!.position!.offset;
+  assertEquals([await read(old, narrow, first), await read(next, wide, first)], [10, 19]);
+  const limits = async () => {
+    let found: unknown;
+    await operate(server, async ({ streams }) => {
+      for await (const { config } of streams.list()) {
+        const { name, max_age, max_msgs_per_subject } = config;
+        if (name.startsWith("skein_chat-_")) found = [max_age / 1e6, max_msgs_per_subject];
+      }
+    });
+    return found;
+  };
+  assertEquals(await limits(), [7_200_000, 21]);
+  // All nodes agree on the narrow bounds.
+  assertEquals(await read(old, { ...narrow, isAgreed: true }), 10);
+  await until(async () => `${await limits()}` === "3600000,11");
+  // A node with wide bounds comes back.
+  await append(next, topic, 10, { bounds: { ...wide, isAgreed: true } });
+  await until(async () => `${await limits()}` === "7200000,21");
+  await append(next, topic, 10, { bounds: wide });
+  assertEquals([await read(old, narrow), await read(next, wide)], [10, 20]);
 });
 
 test("drops publications larger than the server's limit, and reports each", async ({ servers }) => {

@@ -13,6 +13,7 @@ import type {
   BrokerSubscription,
   HistoryBounds,
   Publication,
+  TopicHistory,
 } from "../../pubsub/broker.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { Client } from "../../pubsub/clients_fixture.ts";
@@ -100,7 +101,10 @@ export async function append(
   broker: Broker,
   topic: string,
   count: number,
-  { bounds = BOUNDS, payloadOf = (i: number): string => `${i}` } = {},
+  { bounds = BOUNDS, payloadOf = (i: number): string => `${i}` }: {
+    readonly bounds?: TopicHistory;
+    readonly payloadOf?: (i: number) => string;
+  } = {},
 ): Promise<Appended[]> {
   const appended = await Promise.all(Array.from({ length: count }, (_, i) => {
     return broker.history!.append({ topic, payload: payloadOf(i) }, { bounds });

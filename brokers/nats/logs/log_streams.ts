@@ -22,7 +22,7 @@ import {
   QUIET_HEADER,
   subjectPart,
 } from "../format.ts";
-import { readMessage, repeatedRead, streamConfig } from "../jetstream.ts";
+import { openStream, readMessage, repeatedRead, streamConfig } from "../jetstream.ts";
 import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { countSubjects, pull, pullNewest } from "../pull.ts";
@@ -331,7 +331,7 @@ export class LogStreams {
     const { stream, kept, changes, dueStream, due } = this.names;
     const common = streamConfig(this.#settings);
     await Promise.all([
-      manager.streams.add({
+      openStream(manager, {
         ...common,
         name: stream,
         subjects: [`${kept}.>`],
@@ -339,7 +339,7 @@ export class LogStreams {
         duplicate_window: DUPLICATE_WINDOW_MS * 1e6,
         republish: { src: `${kept}.>`, dest: `${changes}.>`, headers_only: true },
       }),
-      manager.streams.add({
+      openStream(manager, {
         ...common,
         name: dueStream,
         subjects: [`${due}.>`],
