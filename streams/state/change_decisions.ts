@@ -16,7 +16,8 @@ import type { LiveRow } from "../../session/rows/row_map.ts";
 import { encodeRow, freezeRow } from "../../session/rows/row_values.ts";
 import type { AuthorizeChange, RequestedChange } from "../../server/requests/changes.ts";
 import { type PresentRows, rowIn } from "./live_rows.ts";
-import { forNow, type LeftRow, presentRow, RETRY_MS, type Turn } from "./row_queue.ts";
+import { forNow, RETRY_MS } from "./rejections.ts";
+import { type LeftRow, presentRow, type Turn } from "./row_queue.ts";
 
 /** Fraction of the time limit of a reply for which a write waits and is repeated. */
 const WAIT_PART = 1 / 2;

@@ -19,6 +19,7 @@ import {
   rowName,
 } from "../../session/wire/rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
+import { serverClosed } from "./rejections.ts";
 
 /** Maximum size of an ephemeral row in bytes, as JSON. */
 export const MAX_ROW_BYTES = 4_096;
@@ -190,7 +191,7 @@ export class EphemeralStates {
       known.users++;
       return known;
     }
-    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+    if (this.#isClosed) throw serverClosed();
     const names = this.namesOf(id);
     if (names === undefined) return undefined;
     const rows = new EphemeralRows(id, names, this);

@@ -28,7 +28,8 @@ import {
   WriteTimes,
 } from "./change_decisions.ts";
 import { KeptTurns } from "./kept_turns.ts";
-import { forNow, MAX_WAITING, RETRY_MS, RowQueue, type Turn, WAITING_SHARES } from "./row_queue.ts";
+import { forNow, RETRY_MS, serverClosed } from "./rejections.ts";
+import { MAX_WAITING, RowQueue, type Turn, WAITING_SHARES } from "./row_queue.ts";
 
 /** Rows of a copy that are checked before other events are handled. */
 const COPY_PIECE = 200;
@@ -375,9 +376,7 @@ export class ChangeGate {
 
   /** Rejects the writes that wait, also for the application. Clients send them to another server. */
   close(): void {
-    const reason = new RequestError("unavailable", "The server is closed", {
-      retryAfterMs: RETRY_MS,
-    });
+    const reason = serverClosed();
     this.#kept.close();
     this.#queue.close(reason);
     this.times.close(reason);

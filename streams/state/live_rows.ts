@@ -19,6 +19,7 @@ import {
 import type { RowSource } from "../../session/state_changes.ts";
 import { freezeRow, isSameRow } from "../../session/rows/row_values.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
+import { serverClosed } from "./rejections.ts";
 
 /** The rows of a state that a change is decided about. */
 export interface PresentRows extends Pick<LiveRows, "identity" | "version"> {
@@ -188,7 +189,7 @@ export class LiveRows extends Signal implements RowSource {
     }
   }
 
-  close(reason: unknown = new RequestError("unavailable", "The server is closed")): void {
+  close(reason: unknown = serverClosed()): void {
     this.failure ??= reason;
     this.ephemeral?.listeners.delete(this.#onEphemeral);
     this.#stop.abort();

@@ -15,7 +15,7 @@ import {
 import type { LogInfo, LogPage, RowChange } from "../logs/log.ts";
 import type { RowForms, StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
 import type { ChangeGate } from "./gate.ts";
-import { RETRY_MS } from "./row_queue.ts";
+import { RETRY_MS, serverClosed } from "./rejections.ts";
 import { encodeRow } from "../../session/rows/row_values.ts";
 
 /** Maximum number of rows that a piece of a migration reads, and the size of these rows in bytes. */
@@ -209,7 +209,7 @@ export class Migrations implements RowForms {
   /** Ends the migrations. Other servers go on with them. */
   close(): void {
     this.#stop.abort(
-      new RequestError("unavailable", "The server is closed", { retryAfterMs: RETRY_MS }),
+      serverClosed(),
     );
   }
 

@@ -13,7 +13,8 @@ import type { ChangeSource, CheckedBy, WriteTime } from "./change_decisions.ts";
 import { type ChangeGate, ephemeralRejection } from "./gate.ts";
 import type { CompleteRows } from "./live_rows.ts";
 import type { Mark } from "./mutation_marks.ts";
-import { type LeftRow, RETRY_MS, takeSlot } from "./row_queue.ts";
+import { RETRY_MS } from "./rejections.ts";
+import { type LeftRow, takeSlot } from "./row_queue.ts";
 import type { HeldRows, States } from "./states.ts";
 import {
   type AppendOutcome,

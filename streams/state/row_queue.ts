@@ -11,15 +11,13 @@ import { LimitError, RequestError } from "../../errors.ts";
 import type { LiveRow } from "../../session/rows/row_map.ts";
 import { freezeRow } from "../../session/rows/row_values.ts";
 import { describeRow, type PresentRows } from "./live_rows.ts";
+import { forNow, RETRY_MS, serverClosed } from "./rejections.ts";
 
 /** Maximum number of writes that wait for their turn. */
 export const MAX_WAITING = 10_000;
 
 /** Maximum number of waiting writes of one address or user, once more than half of them wait. */
 export const WAITING_SHARES = { address: 1_000, user: 128 };
-
-/** Time after which a write that was rejected for now may be made again, in milliseconds. */
-export const RETRY_MS = 1_000;
 
 /**
  * Fraction of the time limit after which a turn ends if others wait for it, so that a write which
@@ -182,7 +180,7 @@ export class RowQueue {
    *
    * @param reason The reason.
    */
-  close(reason: RequestError = closed()): void {
+  close(reason: RequestError = serverClosed()): void {
     this.#closed = reason;
     this.#awaited.clear();
     for (const turn of this.#late.clear()) turn.fail(reason);
@@ -374,11 +372,6 @@ export function rowLeft({ value, version }: LeftRow): LiveRow | undefined {
   return value === undefined ? undefined : { value: freezeRow(JSON.parse(value)), version };
 }
 
-/** The rejection of a write that may be made again later. */
-export function forNow(why: string, retryAfterMs: number = RETRY_MS): RequestError {
-  return new RequestError("unavailable", `Cannot write state: ${why}`, { retryAfterMs });
-}
-
 /** The error for a transaction that depends on a state which others change all the time. */
 export function contendedState(id: string): RequestError {
   return forNow(`others changed "${id}" during each attempt`);
@@ -398,8 +391,4 @@ function nested(row: string): TypeError {
   return new TypeError(
     `Cannot update: the function that changes the row ${name} must not update it itself`,
   );
-}
-
-function closed(): RequestError {
-  return new RequestError("unavailable", "The server is closed");
 }

@@ -173,8 +173,8 @@ Deno.test("RowQueue.close() rejects the writes that wait", async () => {
   void bench.enter("3", [A]);
   await turns();
   assertEquals([bench.code("2"), bench.code("3")], [
-    "unavailable undefined",
-    "unavailable undefined",
+    "unavailable 1000",
+    "unavailable 1000",
   ]);
   await bench.leave("1");
   assertEquals(bench.queue.size, 0);

@@ -7,7 +7,7 @@ import type { StreamLogs } from "../logs/stream_logs.ts";
 import type { WriteTime, WriteTimes } from "./change_decisions.ts";
 import { type MutationCaller, MutationMark, type MutationNumber } from "./mutation_marks.ts";
 import type { MutationSource, StateMutations } from "./mutations.ts";
-import { forNow } from "./row_queue.ts";
+import { forNow } from "./rejections.ts";
 import {
   MAX_TURN_MS,
   missingRejection,

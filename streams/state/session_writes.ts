@@ -18,7 +18,7 @@ import {
 } from "../../session/wire/rows.ts";
 import type { ChangeSource, WriteTime } from "./change_decisions.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
-import { forNow } from "./row_queue.ts";
+import { forNow } from "./rejections.ts";
 import { missingState, type StateParts, writeRejection } from "./state.ts";
 import { appendUnchanged, type Scans } from "./unchanged.ts";
 

@@ -40,7 +40,8 @@ import { overShareReason } from "../logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../logs/stream_logs.ts";
 import { type ChangeGate, ephemeralRejection, otherVersion } from "./gate.ts";
 import { type LiveRows, rowIn } from "./live_rows.ts";
-import { contendedState, forNow, presentRow, type RowQueue, type Turn } from "./row_queue.ts";
+import { forNow } from "./rejections.ts";
+import { contendedState, presentRow, type RowQueue, type Turn } from "./row_queue.ts";
 import { checkUnread, transact } from "./transact.ts";
 import { appendUnchanged, type ChangedCollection, type Scans } from "./unchanged.ts";
 

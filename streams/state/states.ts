@@ -9,7 +9,7 @@ import { JSON_TYPE } from "../logs/rules.ts";
 import { NO_SPACE, type StreamLogs } from "../logs/stream_logs.ts";
 import { type CompleteRows, LiveRows, namedRows, pickRows, type PresentRows } from "./live_rows.ts";
 import { KeptRows } from "./kept_rows.ts";
-import { RETRY_MS } from "./row_queue.ts";
+import { RETRY_MS, serverClosed } from "./rejections.ts";
 import { State, type StateParts } from "./state.ts";
 import { encodeInitial, type InitialRows, type UnwrittenStates } from "./unwritten.ts";
 
@@ -113,7 +113,7 @@ export class States {
       readonly timeoutMs: number;
     },
   ): Promise<PresentRows | undefined> {
-    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+    if (this.#isClosed) throw serverClosed();
     const open = this.openRows(id);
     if (open !== undefined && open.identity !== gone) return pickRows(open, names);
     const { runtime } = this.#parts;
@@ -155,7 +155,7 @@ export class States {
     id: string,
     { timeoutMs }: { readonly timeoutMs: number },
   ): Promise<HeldRows | undefined> {
-    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+    if (this.#isClosed) throw serverClosed();
     const identity = this.openRows(id)?.identity ?? await this.#find(id);
     if (identity === undefined) {
       // The write keeps the state in use.

@@ -24,6 +24,12 @@ class Bench implements AsyncDisposable {
   readonly #quotas = new Quotas(runtime);
   readonly logs: StreamLogs;
   readonly states: States;
+  readonly #updates = new RowQueue({
+    runtime,
+    quota: ownQuota(),
+    timeoutMs: 1_000,
+    contendedCode: "unavailable",
+  });
   /** Number of reads of the broker's logs. */
   reads = 0;
   /** Decides how they end. */
@@ -73,12 +79,7 @@ class Bench implements AsyncDisposable {
       unwritten,
       logs: this.logs,
       gate,
-      updates: new RowQueue({
-        runtime,
-        quota: ownQuota(),
-        timeoutMs: 1_000,
-        contendedCode: "unavailable",
-      }),
+      updates: this.#updates,
       ephemeral: new EphemeralStates({
         runtime,
         quotas: this.#quotas,
@@ -93,8 +94,13 @@ class Bench implements AsyncDisposable {
     });
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  close(): void {
+    this.#updates.close();
     this.states.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
     await this.logs.close();
     await this.#broker.close();
   }
@@ -190,4 +196,33 @@ Deno.test("States.rowsOf() rejects if the rows are not read in time, and after t
     await codeOf(bench.states.rowsOf("1", { ...IN_TIME, names: [CARD] })),
     "unavailable",
   );
+});
+
+Deno.test("All calls of a closed server are rejected for now, so that clients repeat their writes", async () => {
+  await using bench = new Bench();
+  await bench.create("1");
+  const state = await bench.states.open("1");
+  const cards = state.collection<number>("cards");
+  using held = (await bench.states.hold("1", IN_TIME))!;
+  const waiting = cards.update("card", () => new Promise<never>(() => {}));
+  const reached = held.live!.reached(9, held.rows.identity);
+  bench.close();
+  const calls = {
+    rowsOf: bench.states.rowsOf("1", { ...IN_TIME, names: [CARD] }),
+    hold: bench.states.hold("1", IN_TIME),
+    open: bench.states.open("1"),
+    waiting,
+    reached,
+    set: cards.set("card", 2),
+    update: cards.update("card", () => 2),
+    transaction: state.transaction((tx) => tx.set("cards", "card", 2)),
+    changes: state.changes().next(),
+  };
+  for (const [name, call] of Object.entries(calls)) {
+    const { failure } = await assertRejects(() => call, RequestError);
+    assertEquals(
+      [name, failure],
+      [name, { code: "unavailable", message: "The server is closed", retryAfterMs: 1_000 }],
+    );
+  }
 });

@@ -7,7 +7,8 @@ import { readRowName, rowName } from "../../session/wire/rows.ts";
 import type { Change } from "../logs/change_message.ts";
 import type { StreamAppended } from "../logs/stream_logs.ts";
 import { type CompleteRows, describeRow } from "./live_rows.ts";
-import { forNow, isNewer, type LeftRow, rowLeft, type Turn } from "./row_queue.ts";
+import { forNow } from "./rejections.ts";
+import { isNewer, type LeftRow, rowLeft, type Turn } from "./row_queue.ts";
 import type { ChangedCollection, Scans } from "./unchanged.ts";
 
 /** Where a transaction reads the rows of a state. */

@@ -25,6 +25,7 @@ import type { ClientStreams } from "../http/client_streams.ts";
 import type { ChangeGate } from "./gate.ts";
 import { collectionsOf, type CompleteRows } from "./live_rows.ts";
 import { encodeRow } from "../../session/rows/row_values.ts";
+import { serverClosed } from "./rejections.ts";
 
 /** Pause after which a client reads a state again whose first rows are not known, in milliseconds. */
 const RETRY_MS = 2_000;
@@ -119,7 +120,7 @@ export class UnwrittenStates {
   /** Rejects the calls that wait for `onOpen`. */
   close(): void {
     this.#closed.abort(
-      new RequestError("unavailable", "The server is closed", { retryAfterMs: RETRY_MS }),
+      serverClosed(),
     );
   }
 
