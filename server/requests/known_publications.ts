@@ -153,7 +153,7 @@ export class KnownPublications implements Disposable {
     this.#maxClients = maxSessions + MAX_FORMER_CLIENTS;
     this.#idle = new Deadlines(runtime, REMEMBERED_MS, (client) => this.#forget(client));
     this.#nodes = nodes;
-    this.#handler = nodes?.handle(KIND, (key) => this.#tell(key as PublicationKey));
+    this.#handler = nodes?.handle(KIND, (key) => this.#tell(key as Question));
   }
 
   /** Number of remembered clients. */
@@ -192,12 +192,17 @@ export class KnownPublications implements Disposable {
     if (asked >= MAX_ASKED || this.#asking.size >= MAX_ASKING) return undefined;
     this.#asked.set(session, asked + 1);
     this.#asking.add(key.id);
-    const { replies, isComplete } = await nodes.ask(KIND, key, { timeoutMs });
-    this.#asking.delete(key.id);
-    // A node that is gone would delay each publication of the session.
-    if (!isComplete) this.#asked.set(session, MAX_ASKED);
-    const told = replies.find(({ data }) => data !== null)?.data as PublishOutcome | undefined;
-    return isBinary(told) ? { data: Uint8Array.fromBase64(told.base64) } : told;
+    try {
+      // Living nodes reply immediately. One that has died would delay each publication.
+      const first = await nodes.ask(KIND, key);
+      if (!first.isComplete) this.#asked.set(session, MAX_ASKED);
+      const told = toldBy(first);
+      if (told === undefined || !("isDeciding" in told)) return told;
+      const second = toldBy(await nodes.ask(KIND, { ...key, waits: true }, { timeoutMs }));
+      return second && "isDeciding" in second ? undefined : second;
+    } finally {
+      this.#asking.delete(key.id);
+    }
   }
 
   /** Forgets everything, and stops the timer. */
@@ -208,15 +213,15 @@ export class KnownPublications implements Disposable {
   }
 
   /** Replies to another node. */
-  async #tell({ producer, id }: PublicationKey): Promise<PublishOutcome | Binary | null> {
+  async #tell({ producer, id, waits = false }: Question): Promise<Reply> {
+    const known = this.#clients.get(producer)?.publications.get(id);
     // Two nodes that ask each other would wait for each other.
-    if (this.#asking.has(id)) return null;
+    if (known === undefined || this.#asking.has(id)) return null;
+    if (!known.isDecided && !waits) return { isDeciding: true };
     // Without a decision, the other node may decide.
-    const outcome = await this.#clients.get(producer)?.publications.get(id)?.outcome.catch(
-      () => {},
-    );
+    const outcome = await known.outcome.catch(() => null);
     const { data } = outcome as { readonly data?: unknown } ?? {};
-    return data instanceof Uint8Array ? { base64: data.toBase64() } : outcome ?? null;
+    return data instanceof Uint8Array ? { base64: data.toBase64() } : outcome;
   }
 
   #clientOf(producer: string): KnownClient {
@@ -239,13 +244,26 @@ export class KnownPublications implements Disposable {
   }
 }
 
-/** Binary data in a reply. */
-interface Binary {
-  readonly base64: string;
+/** A question about a publication. */
+interface Question extends PublicationKey {
+  /** True if the reply waits for a decision that is being made. */
+  readonly waits?: boolean;
 }
 
-function isBinary(told: object | undefined): told is Binary {
-  return told !== undefined && "base64" in told;
+/** A reply; `null` if the node knows of no decision. */
+type Reply =
+  | PublishOutcome
+  | { readonly isDeciding: true }
+  /** The outcome with binary data. */
+  | { readonly base64: string }
+  | null;
+
+/** Finds the reply of the node that knows a publication. */
+function toldBy(
+  { replies }: Awaited<ReturnType<Nodes["ask"]>>,
+): PublishOutcome | { readonly isDeciding: true } | undefined {
+  const told = replies.map(({ data }) => data as Reply).find((one) => one !== null);
+  return told && "base64" in told ? { data: Uint8Array.fromBase64(told.base64) } : told;
 }
 
 /** Forgets the oldest publications that are decided, if there are too many. */

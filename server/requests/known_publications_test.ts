@@ -5,6 +5,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Session } from "../../session/session.ts";
+import { passTime } from "../../testing/mod.ts";
 import {
   KnownPublications,
   MAX_ASKED,
@@ -120,42 +121,73 @@ Deno.test("KnownPublication keeps data that did not go out, if there is room, un
   assertEquals(quota.taken, 0);
 });
 
+/** Two nodes, of which the first remembers publications. */
+async function pair(time: FakeTime) {
+  const room = new AsyncDisposableStack();
+  const broker = room.use(new MemoryBroker());
+  const nodes = room.use(new Nodes({ broker }));
+  const other = room.use(new Nodes({ broker }));
+  await Promise.all([nodes.ready, other.ready, passTime(time, 300)]);
+  const known = room.use(new KnownPublications(runtime, { maxSessions: 1, nodes }));
+  const ask = (id: number, session: object = {}) =>
+    known.ask({ producer: "ann", id: `${id}` }, {
+      session: session as Session,
+      timeoutMs: 5_000,
+    });
+  return { known, nodes, other, ask, [Symbol.asyncDispose]: () => room.disposeAsync() };
+}
+
 Deno.test("KnownPublications asks other nodes a bounded number of times for a session, and at a time", async () => {
-  await using broker = new MemoryBroker();
-  await using nodes = new Nodes({ broker });
-  await using other = new Nodes({ broker });
-  await Promise.all([nodes.ready, other.ready]);
-  using known = new KnownPublications(runtime, { maxSessions: 1, nodes });
+  using time = new FakeTime();
+  await using nodes = await pair(time);
+  const { other, ask } = nodes;
   let questions = 0;
   const { promise, resolve } = Promise.withResolvers<PublishOutcome>();
   other.handle("publication", () => questions++ < MAX_ASKED ? { data: 1 } : promise);
-  const ask = (id: number, session: object) =>
-    known.ask({ producer: "ann", id: `${id}` }, {
-      session: session as Session,
-      timeoutMs: 60_000,
-    });
   const session = {};
   const outcomes: unknown[] = [];
   for (let id = 0; id <= MAX_ASKED; id++) outcomes.push(await ask(id, session));
   const told = Array.from({ length: MAX_ASKED }, () => ({ data: 1 }));
   assertEquals([outcomes, questions], [[...told, undefined], MAX_ASKED]);
-  const all = Array.from({ length: MAX_ASKING }, (_, id) => ask(id, {}));
-  assertEquals(await ask(MAX_ASKING, {}), undefined);
+  const all = Array.from({ length: MAX_ASKING }, (_, id) => ask(id));
+  assertEquals(await ask(MAX_ASKING), undefined);
   resolve({ data: 2 });
   assertEquals(new Set((await Promise.all(all)).map((one) => JSON.stringify(one))).size, 1);
-  assertEquals([await ask(0, {}), questions], [{ data: 2 }, MAX_ASKED + MAX_ASKING + 1]);
+  assertEquals([await ask(0), questions], [{ data: 2 }, MAX_ASKED + MAX_ASKING + 1]);
+});
+
+Deno.test("KnownPublications waits for a node that is deciding, and two seconds for a node that does not reply, once for a session", async () => {
+  using time = new FakeTime();
+  await using nodes = await pair(time);
+  const { known, nodes: node, other, ask } = nodes;
+  const { promise, resolve } = Promise.withResolvers<PublishOutcome>();
+  void known.get({ producer: "ann", id: "1" }, () => promise);
+  using there = new KnownPublications(runtime, { maxSessions: 1, nodes: other });
+  const asking = { session: {} as Session, timeoutMs: 5_000 };
+  const asked = there.ask({ producer: "ann", id: "1" }, asking);
+  await passTime(time, 4_000);
+  resolve({ data: new Uint8Array([1]) });
+  assertEquals(await asked, { data: new Uint8Array([1]) });
+  assertEquals(await ask(2), undefined);
+  // The node can't be reached, and it has not been silent for long enough to be gone.
+  there[Symbol.dispose]();
+  other.handle("publication", () => new Promise(() => {}));
+  const session = {};
+  const silent = ask(3, session);
+  assertEquals(node.size, 1);
+  await passTime(time, 1_900);
+  assertEquals(await Promise.race([silent, Promise.resolve("waiting")]), "waiting");
+  await passTime(time, 100);
+  assertEquals([await silent, await ask(4, session)], [undefined, undefined]);
 });
 
 Deno.test("Two nodes that ask each other about a publication don't wait for each other", async () => {
-  await using broker = new MemoryBroker();
-  await using one = new Nodes({ broker });
-  await using two = new Nodes({ broker });
-  await Promise.all([one.ready, two.ready]);
-  using known = new KnownPublications(runtime, { maxSessions: 1, nodes: one });
-  const key = { producer: "ann", id: "1" };
-  two.handle("publication", async () => (await two.ask("publication", key)).replies[0]!.data);
-  const asking = { session: {} as Session, timeoutMs: 60_000 };
-  const decided = known.get(key, async () => await known.ask(key, asking) ?? { data: "own" });
+  using time = new FakeTime();
+  await using nodes = await pair(time);
+  const { known, other, ask } = nodes;
+  const key = { producer: "ann", id: "1", waits: true };
+  other.handle("publication", async () => (await other.ask("publication", key)).replies[0]!.data);
+  const decided = known.get(key, async () => await ask(1) ?? { data: "own" });
   assertEquals(await decided.outcome, { data: "own" });
-  assertEquals((await two.ask("publication", key)).replies[0]!.data, { data: "own" });
+  assertEquals((await other.ask("publication", key)).replies[0]!.data, { data: "own" });
 });
