@@ -45,7 +45,8 @@ export type PublishOutcome =
   /** It went out. */
   | { readonly isPublished: true };
 
-const PUBLISHED: Promise<PublishOutcome> = Promise.resolve({ isPublished: true });
+/** A publication that went out. It needs no other memory, because most have. */
+export const PUBLISHED = "published";
 
 /** Names a publication that a client has numbered. */
 export interface PublicationKey {
@@ -55,34 +56,35 @@ export interface PublicationKey {
   readonly id: string;
 }
 
+/** The publications of one client by their ids, in the order of their first attempts. */
+type Publications = Map<string, KnownPublication | typeof PUBLISHED>;
+
 /** A publication that has been decided, or is being decided. */
 export class KnownPublication {
   /** The decision; rejects if there is none. */
-  outcome: Promise<PublishOutcome>;
+  readonly outcome: Promise<PublishOutcome>;
   /** True once it is decided. */
   isDecided = false;
-  readonly #remove: () => void;
-  #isForgotten = false;
+  /** True once it went out. */
+  isPublished = false;
+  readonly #id: string;
+  /** Contains this publication as long as it is remembered. */
+  readonly #all: Publications;
   #slot: Slot | undefined;
 
-  /**
-   * @param outcome The decision.
-   * @param remove Called once the publication is no longer remembered.
-   */
-  constructor(outcome: Promise<PublishOutcome>, remove: () => void) {
+  /** Adds a publication to those of its client. */
+  constructor(id: string, all: Publications, outcome: Promise<PublishOutcome>) {
     this.outcome = outcome;
-    this.#remove = remove;
+    this.#id = id;
+    this.#all = all;
+    all.set(id, this);
     outcome.then(() => this.isDecided = true, () => this.forget());
-  }
-
-  /** True once the publication went out. */
-  get isPublished(): boolean {
-    return this.outcome === PUBLISHED;
   }
 
   /** Remembers only that it went out. */
   published(): void {
-    this.outcome = PUBLISHED;
+    this.isPublished = true;
+    if (this.#isRemembered) this.#all.set(this.#id, PUBLISHED);
     this.#release();
   }
 
@@ -93,17 +95,19 @@ export class KnownPublication {
    * @param take Takes a slot for the bytes; returns `undefined` if there is no room.
    */
   keep(take: () => Slot | undefined): void {
-    if (this.#isForgotten || this.isPublished || this.#slot !== undefined) return;
+    if (!this.#isRemembered || this.#slot !== undefined) return;
     this.#slot = take();
     if (this.#slot === undefined) this.forget();
   }
 
   /** Forgets the decision. Idempotent. */
   forget(): void {
-    if (this.#isForgotten) return;
-    this.#isForgotten = true;
-    this.#remove();
+    if (this.#isRemembered) this.#all.delete(this.#id);
     this.#release();
+  }
+
+  get #isRemembered(): boolean {
+    return this.#all.get(this.#id) === this;
   }
 
   #release(): void {
@@ -112,10 +116,9 @@ export class KnownPublication {
   }
 }
 
-/** The publications of one client, in the order of their first attempts. */
 interface KnownClient {
   readonly producer: string;
-  readonly publications: Map<string, KnownPublication>;
+  readonly publications: Publications;
 }
 
 /**
@@ -162,16 +165,18 @@ export class KnownPublications implements Disposable {
   }
 
   /**
-   * Returns a publication.
+   * Returns a publication, or that it went out.
    *
    * @param decide Decides about it; called only at the first attempt, and again after a failure.
    */
-  get({ producer, id }: PublicationKey, decide: () => Promise<PublishOutcome>): KnownPublication {
+  get(
+    { producer, id }: PublicationKey,
+    decide: () => Promise<PublishOutcome>,
+  ): KnownPublication | typeof PUBLISHED {
     const { publications } = this.#clientOf(producer);
     const known = publications.get(id);
     if (known !== undefined) return known;
-    const added = new KnownPublication(decide(), () => publications.delete(id));
-    publications.set(id, added);
+    const added = new KnownPublication(id, publications, decide());
     prune(publications);
     return added;
   }
@@ -217,6 +222,7 @@ export class KnownPublications implements Disposable {
     const known = this.#clients.get(producer)?.publications.get(id);
     // Two nodes that ask each other would wait for each other.
     if (known === undefined || this.#asking.has(id)) return null;
+    if (known === PUBLISHED) return { isPublished: true };
     if (!known.isDecided && !waits) return { isDeciding: true };
     // Without a decision, the other node may decide.
     const outcome = await known.outcome.catch(() => null);
@@ -240,7 +246,7 @@ export class KnownPublications implements Disposable {
 
   #forget({ producer, publications }: KnownClient): void {
     this.#clients.delete(producer);
-    for (const known of publications.values()) known.forget();
+    for (const known of publications.values()) if (known !== PUBLISHED) known.forget();
   }
 }
 
@@ -267,10 +273,11 @@ function toldBy(
 }
 
 /** Forgets the oldest publications that are decided, if there are too many. */
-function prune(publications: KnownClient["publications"]): void {
+function prune(publications: Publications): void {
   if (publications.size <= MAX_REMEMBERED) return;
-  for (const known of publications.values()) {
-    if (known.isDecided) known.forget();
+  for (const [id, known] of publications) {
+    if (known === PUBLISHED) publications.delete(id);
+    else if (known.isDecided) known.forget();
     if (publications.size <= MAX_REMEMBERED) return;
   }
 }

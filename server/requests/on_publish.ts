@@ -20,7 +20,7 @@ import { LastingRejection, requestFailure } from "../../session/serving/first_fr
 import type { PublicationNumber } from "../../session/serving/requests.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { hashOf } from "./hash.ts";
-import { KnownPublications, type PublishOutcome } from "./known_publications.ts";
+import { KnownPublications, PUBLISHED, type PublishOutcome } from "./known_publications.ts";
 import type { KnownTopics } from "./known_topics.ts";
 import type { OnPublish } from "./requested_publications.ts";
 
@@ -172,7 +172,7 @@ export class PublishHook implements Disposable {
     const id = this.#idOf(publication);
     if (number === undefined) {
       const outcome = await this.#outcomeOf(publication, id);
-      return { data: dataOf(outcome), isPublished: false, published() {}, [Symbol.dispose]() {} };
+      return { ...GONE, data: dataOf(outcome), isPublished: false };
     }
     const key = { producer: number.producer, id };
     const known = this.#known.get(key, async () => {
@@ -180,16 +180,18 @@ export class PublishHook implements Disposable {
       const told = number.isAgain ? await this.#known.ask(key, asking) : undefined;
       return told ?? await this.#outcomeOf(publication, id);
     });
+    if (known === PUBLISHED) return GONE;
     const outcome = await known.outcome;
-    // It may have gone out from another node, or while this attempt waited.
-    if ("isPublished" in outcome) known.published();
+    if ("isPublished" in outcome) {
+      known.published();
+      return GONE;
+    }
     const keep = () => known.keep(() => this.#takeFor(account, topic, outcome));
     if ("failure" in outcome) keep();
     return {
       data: dataOf(outcome),
-      get isPublished() {
-        return known.isPublished;
-      },
+      // An attempt in another session may have been faster.
+      isPublished: known.isPublished,
       published: () => known.published(),
       [Symbol.dispose]: keep,
     };
@@ -295,6 +297,14 @@ export class PublishHook implements Disposable {
   }
 }
 
+/** A publication that an earlier attempt has published. */
+const GONE: DecidedPublication = {
+  data: undefined,
+  isPublished: true,
+  published() {},
+  [Symbol.dispose]() {},
+};
+
 /** A publication with its session, if it has one. */
 type Asked = ReceivedPublication & { readonly session?: Session };
 
@@ -317,9 +327,10 @@ function isFinal({ code, retryAfterMs }: RequestFailure): boolean {
   return !UNDECIDED.has(code) && retryAfterMs === undefined;
 }
 
-/** The data to publish; `undefined` if it was published. */
+/** The data to publish. */
 function dataOf(outcome: PublishOutcome): unknown {
   if ("failure" in outcome) throw new LastingRejection(outcome.failure);
+  // Without "data", another node told data that JSON leaves out.
   return "data" in outcome ? outcome.data : undefined;
 }
 
