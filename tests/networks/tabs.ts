@@ -21,8 +21,8 @@ export const CONNECTIONS = 6;
 export interface TabBrowserOptions {
   /** The server. */
   readonly serve: (request: Request) => Response | Promise<Response>;
-  /** How tabs share places. */
-  readonly shares: "locks" | "channel" | "nothing";
+  /** How tabs share places. "denied" is a browser in which the user has disabled storage. */
+  readonly shares: "locks" | "channel" | "nothing" | "denied";
   /** The protocol that finished responses name; unknown by default. */
   readonly protocol?: string;
 }
@@ -53,8 +53,10 @@ export class TabBrowser {
 
   /** Sends a request, once there is a free connection. */
   async fetch(request: Request, signal: AbortSignal): Promise<Response> {
+    const { host } = new URL(request.url);
     const limit = this.options.protocol === "h2" ? Infinity : CONNECTIONS;
-    while (this.open.size >= limit) {
+    const isFull = () => [...this.open].filter((other) => other.host === host).length >= limit;
+    while (isFull()) {
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#waiting.push(resolve);
       signal.addEventListener("abort", () => resolve());
@@ -63,7 +65,7 @@ export class TabBrowser {
     }
     const poll = request.headers.get("skein-poll");
     const kind = request.method !== "GET" ? "post" : poll === null ? "stream" : "poll";
-    const used: OpenRequest = { kind };
+    const used: OpenRequest = { kind, host };
     this.open.add(used);
     this.mostStreams = Math.max(this.mostStreams, this.streams);
     const end = () => {
@@ -88,6 +90,7 @@ export class TabBrowser {
 
 interface OpenRequest {
   readonly kind: "stream" | "poll" | "post" | "foreign";
+  readonly host: string;
 }
 
 /** Forwards a body until its end or an abort. */
@@ -129,9 +132,10 @@ export class Tab {
   /** True if nothing runs in this tab any more. */
   isDead = false;
   readonly runtime: Runtime;
-  readonly document: EventTarget & { hidden: boolean } = Object.assign(new EventTarget(), {
-    hidden: false,
-  });
+  readonly document: EventTarget & { visibilityState: "visible" | "hidden" } = Object.assign(
+    new EventTarget(),
+    { visibilityState: "visible" as const },
+  );
   readonly #browser: TabBrowser;
   readonly #crash = new AbortController();
   readonly #channels: TabChannel[] = [];
@@ -168,7 +172,7 @@ export class Tab {
 
   /** Shows or hides the tab. */
   set hidden(isHidden: boolean) {
-    this.document.hidden = isHidden;
+    this.document.visibilityState = isHidden ? "hidden" : "visible";
     this.document.dispatchEvent(new Event("visibilitychange"));
   }
 
@@ -181,8 +185,8 @@ export class Tab {
   }
 
   /** Uses connections that Skein knows nothing about, until the returned function is called. */
-  useConnections(count: number): () => void {
-    const used = Array.from({ length: count }, (): OpenRequest => ({ kind: "foreign" }));
+  useConnections(host: string, count: number): () => void {
+    const used = Array.from({ length: count }, (): OpenRequest => ({ kind: "foreign", host }));
     for (const request of used) this.#browser.open.add(request);
     return () => {
       for (const request of used) this.#browser.open.delete(request);
@@ -197,10 +201,12 @@ export class Tab {
     return {
       document: this.document,
       ...shares === "locks" && { navigator: { locks: this.#browser.locks.of(this) } },
+      ...shares === "denied" && { navigator: { locks: DENIED } },
       ...shares !== "nothing" && {
         BroadcastChannel: class extends TabChannel {
-          constructor() {
-            super(tab.#browser.channels, tab);
+          constructor(name: string) {
+            if (shares === "denied") throw denied();
+            super(name, tab.#browser.channels, tab);
             tab.#channels.push(this);
           }
         },
@@ -224,7 +230,7 @@ export class Tab {
   }
 
   #slow(ms: number): number {
-    if (!this.isThrottled || !this.document.hidden) return ms;
+    if (!this.isThrottled || this.document.visibilityState !== "hidden") return ms;
     const dueAt = Date.now() + ms;
     return Math.ceil(dueAt / 60_000) * 60_000 - Date.now();
   }
@@ -245,10 +251,12 @@ export class Tab {
 /** A channel between the clients of all tabs. */
 class TabChannel implements Channel {
   onmessage: Channel["onmessage"] = null;
+  readonly #name: string;
   readonly #all: Set<TabChannel>;
   readonly #tab: Tab;
 
-  constructor(all: Set<TabChannel>, tab: Tab) {
+  constructor(name: string, all: Set<TabChannel>, tab: Tab) {
+    this.#name = name;
     this.#all = all;
     this.#tab = tab;
     all.add(this);
@@ -257,7 +265,7 @@ class TabChannel implements Channel {
   postMessage(data: unknown): void {
     const copy = structuredClone(data);
     for (const other of this.#all) {
-      if (other === this) continue;
+      if (other === this || other.#name !== this.#name) continue;
       queueMicrotask(() => {
         if (this.#all.has(other) && !other.#tab.isDead) other.onmessage?.({ data: copy });
       });
@@ -268,6 +276,16 @@ class TabChannel implements Channel {
     this.#all.delete(this);
   }
 }
+
+function denied(): DOMException {
+  return new DOMException("The user has disabled storage", "SecurityError");
+}
+
+/** The lock manager of a page that may not use locks. */
+const DENIED: Locks = {
+  request: () => Promise.reject(denied()),
+  query: () => Promise.reject(denied()),
+};
 
 interface LockRequest {
   readonly tab: Tab;

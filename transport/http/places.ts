@@ -71,6 +71,7 @@ export interface Place {
 export class LockPlace implements Place {
   readonly #locks: Locks;
   readonly #onChange: () => void;
+  readonly #onDenied: () => void;
   readonly #names: readonly string[];
   readonly #offers: string;
   readonly #offer: string;
@@ -86,17 +87,21 @@ export class LockPlace implements Place {
    * @param name The name that all clients of the server share.
    * @param id The id of this client.
    * @param onChange Called when the client has received or lost a place.
+   * @param onDenied Called when the page may not use locks, for example in a sandboxed frame,
+   * or because storage is disabled.
    */
   constructor(
     locks: Locks,
-    { name, id, onChange }: {
+    { name, id, onChange, onDenied }: {
       readonly name: string;
       readonly id: string;
       readonly onChange: () => void;
+      readonly onDenied: () => void;
     },
   ) {
     this.#locks = locks;
     this.#onChange = onChange;
+    this.#onDenied = onDenied;
     this.#names = Array.from({ length: PLACES }, (_, i) => `${name}#${i}`);
     this.#offers = `${name}#offer `;
     this.#offer = this.#offers + id;
@@ -141,12 +146,15 @@ export class LockPlace implements Place {
 
   /** Requests a lock. Resolves with true once it is held, and false if it is not needed or not free. */
   #request(name: string, options: Parameters<Locks["request"]>[1]): Promise<boolean> {
-    return new Promise((resolve) => {
+    return new Promise<boolean>((resolve, reject) => {
       this.#locks.request(name, options, (lock) => {
         const isTaken = lock !== null && this.#isWanted && !this.#held;
         resolve(isTaken);
         return isTaken ? this.#hold() : undefined;
-      }).catch(() => resolve(false));
+      }).catch(reject);
+    }).catch((error) => {
+      if (error?.name !== "AbortError") this.#onDenied();
+      return false;
     });
   }
 

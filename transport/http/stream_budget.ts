@@ -67,9 +67,7 @@ const START_MS = 50;
 
 /** The globals of a browser that a budget uses. Older browsers lack some of them, and workers, too. */
 export interface BrowserGlobals {
-  /** The origin; `"null"` in a sandboxed frame, which may not use locks. */
-  readonly origin?: string | undefined;
-  readonly document?: (EventTarget & { readonly hidden: boolean }) | undefined;
+  readonly document?: (EventTarget & { readonly visibilityState: string }) | undefined;
   readonly navigator?: { readonly locks?: Locks | undefined } | undefined;
   readonly BroadcastChannel?: (new (name: string) => Channel) | undefined;
   readonly PerformanceObserver?: MakeObserver | undefined;
@@ -106,13 +104,13 @@ export interface Turn {
  *   {@linkcode VISIBLE_MS}, or once a minute in a hidden tab. Only the first event of a connection,
  *   and a reply to a hidden tab, may take up to {@linkcode SOON_S}.
  * - **Crowded:** a client whose post waits for a connection gives up its place for a while.
- * - **Without places:** a browser that has neither Web Locks nor a `BroadcastChannel` polls with a
- *   short wait, so that the tabs take turns.
+ * - **Without places:** a browser that has neither Web Locks nor a `BroadcastChannel`, or denies
+ *   both because storage is disabled, polls with a short wait, so that the tabs take turns.
  */
 export class StreamBudget implements Disposable {
   readonly #runtime: Runtime;
   readonly #document: BrowserGlobals["document"];
-  readonly #place: Place | undefined;
+  #place: Place | undefined;
   readonly #ended: (() => void)[] = [];
   /** True if requests share a connection. */
   #isMultiplexed = false;
@@ -160,7 +158,11 @@ export class StreamBudget implements Disposable {
     }
     while (!this.#isOver && !this.#isMultiplexed) {
       const held = this.#place?.held;
-      if (held) return { until: this.#untilLost(held) };
+      if (held) {
+        // A lost stream must be followed by a poll, or the server would count the client as lost.
+        this.#dueAt = -Infinity;
+        return { until: this.#untilLost(held) };
+      }
       const waitMs = this.#dueAt - now();
       if (waitMs <= 0) return { poll: this.#poll(now(), isNew) };
       await this.#sleep(waitMs);
@@ -222,7 +224,8 @@ export class StreamBudget implements Disposable {
   }
 
   get #isHidden(): boolean {
-    return this.#document?.hidden === true;
+    // In jsdom, all pages are `hidden`, but their state is "prerender".
+    return this.#document?.visibilityState === "hidden";
   }
 
   /** Without a limit, a request goes on after its place has been released. */
@@ -269,15 +272,28 @@ export class StreamBudget implements Disposable {
     });
   }
 
-  #placeOf(url: URL, { navigator, origin, BroadcastChannel }: BrowserGlobals): Place | undefined {
+  #placeOf(url: URL, browser: BrowserGlobals): Place | undefined {
     const runtime = this.#runtime;
     const name = `skein ${url.origin}`;
     const rest = { name, id: runtime.randomUUID(), onChange: () => this.#wake?.() };
-    if (navigator?.locks && origin !== "null") return new LockPlace(navigator.locks, rest);
-    if (!BroadcastChannel) return undefined;
-    const channel = new BroadcastChannel(name);
-    this.#ended.push(() => channel.close());
-    return new ChannelPlace(channel, { runtime, ...rest });
+    const viaChannel = () => {
+      const channel = openChannel(name, browser);
+      if (!channel) return undefined;
+      this.#ended.push(() => channel.close());
+      return new ChannelPlace(channel, { runtime, ...rest });
+    };
+    const locks = browser.navigator?.locks;
+    if (!locks) return viaChannel();
+    const place = new LockPlace(locks, {
+      ...rest,
+      onDenied: () => {
+        if (this.#isOver || this.#place !== place) return;
+        this.#place = viaChannel();
+        this.#place?.hide(this.#isHidden);
+        this.#pollSoon();
+      },
+    });
+    return place;
   }
 
   /** Learns from finished responses: the protocol, and why a post was slow. */
@@ -294,5 +310,14 @@ export class StreamBudget implements Disposable {
     });
     this.#ended.push(() => observer.disconnect());
     observer.observe({ type: "resource" });
+  }
+}
+
+/** Opens a channel, unless the user has disabled storage, which disables channels in Firefox. */
+function openChannel(name: string, { BroadcastChannel }: BrowserGlobals): Channel | undefined {
+  try {
+    return BroadcastChannel && new BroadcastChannel(name);
+  } catch {
+    return undefined;
   }
 }
