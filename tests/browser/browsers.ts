@@ -98,10 +98,17 @@ export function isFirefox(browser: Browser): boolean {
   return browser.process()!.spawnfile.includes("firefox");
 }
 
-/** Starts a headless browser with additional arguments. */
+/**
+ * Starts a headless browser with additional arguments. In Firefox, settings take the place of most
+ * arguments.
+ */
 export async function launchBrowser(
   kind: BrowserKind,
   args: readonly string[] = [],
+  { preferences = {}, acceptInsecureCerts = false }: {
+    readonly preferences?: Readonly<Record<string, unknown>>;
+    readonly acceptInsecureCerts?: boolean;
+  } = {},
 ): Promise<Browser> {
   const executablePath = findBrowser(kind);
   if (executablePath === undefined) {
@@ -111,7 +118,8 @@ export async function launchBrowser(
     browser: kind.name === "Chromium" ? "chrome" : "firefox",
     executablePath,
     args: [...ARGS[kind.name], ...args],
-    extraPrefsFirefox: FIREFOX_PREFERENCES,
+    extraPrefsFirefox: { ...FIREFOX_PREFERENCES, ...preferences },
+    acceptInsecureCerts,
     // Keeps the back/forward cache enabled, as in a user's browser.
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
     headless: true,
