@@ -152,11 +152,15 @@ export class LeftSession {
   }
 
   /**
-   * Sends the first envelope of a new session, which assigns the session to the same client. The
-   * server has 10 s to reply. Never rejects.
+   * Sends the first envelope of a new session, which assigns the session to the same client. Never
+   * rejects.
+   *
+   * @returns False if the server did not reply within 10 s. A proxy may deliver `hello`, but hold
+   * back everything that follows.
    */
-  async assign(next: Session, signal: AbortSignal): Promise<void> {
-    await ping(next[internals], { signal }).catch(() => {});
+  async assign(next: Session, signal: AbortSignal): Promise<boolean> {
+    return await ping(next[internals], { signal })
+      .then(() => true, (error) => !(error instanceof TimeoutError));
   }
 }
 
@@ -276,8 +280,7 @@ async function moveTo<C extends Contract>(
   { moving, isOpen }: { readonly moving: Moving<C>; readonly isOpen: AbortSignal },
 ): Promise<Moved | undefined> {
   const { from, left, signal, subscriptions, adopt } = moving;
-  await leaving.assign(next, isOpen);
-  if (!from.isReady || !next.isReady) {
+  if (!await leaving.assign(next, isOpen) || !from.isReady || !next.isReady) {
     // The client reconnects without the old session, and messages for the user arrive in the
     // session that opens next. In all other cases the old session continues.
     return void next[internals].abort(CloseCode.normal, "");

@@ -293,6 +293,31 @@ Deno.test("Client.handOver() changes nothing if the server lacks the feature, or
   await old[Symbol.asyncDispose]();
 });
 
+Deno.test("Client.handOver() does not move to a session that delivers nothing after its hello", async () => {
+  using time = new FakeTime();
+  const opened: Session[] = [];
+  const seen: unknown[] = [];
+  await using server = testServer({
+    authenticate: () => "ann",
+    onOpen(session) {
+      // The client's first envelope has arrived, and nothing that follows it will.
+      if (opened.push(session) === 2) server.network.linkOf(session).disconnect({ silent: true });
+    },
+    onMessage: (message) => message.reply(message.data),
+  });
+  await using client = server.connect({ onMessage: ({ data }) => void seen.push(data) });
+  const first = await client.whenConnected();
+  const moving = client.handOver();
+  await passTime(time, 9_000);
+  assertEquals([await client.request("echo", 1), opened.length], [1, 2]);
+  await passTime(time, 2_000);
+  assertEquals([await moving, client.session === first], [false, true]);
+  await passTime(time, 60_000);
+  server.to("ann").send("direct", 1);
+  await turns();
+  assertEquals([seen, client.session === first], [[1], true]);
+});
+
 Deno.test("Client.handOver() does not use a session that opens after the first one breaks", async () => {
   using time = new FakeTime();
   const opened: Session[] = [];
