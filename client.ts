@@ -6,7 +6,7 @@
  * gzipped code. If you bundle with code splitting, a page that connects loads at most 35.5 KiB at
  * first, or 38.2 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 10.4 KiB for the first attempt to use WebTransport, so a page loads at most 46 KiB before its
+ * - 10.5 KiB for the first attempt to use WebTransport, so a page loads at most 46 KiB before its
  *   first session over WebTransport,
  * - 9.5 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
@@ -17,7 +17,7 @@
  *   with a send queue that drops messages,
  * - 17.6 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 107.9 KiB.
+ * If you bundle the client as a single file, it is at most 108.2 KiB.
  *
  * @example Usage
  * ```ts

@@ -14,13 +14,7 @@ import {
   openAlone,
 } from "./last_resort.ts";
 import type { ClientDialer } from "./options.ts";
-import { Losses } from "./losses.ts";
-
-/**
- * If two sessions on a WebSocket fall silent within this time, it counts as a failure, in
- * milliseconds. Some networks let a WebSocket open and then drop everything that follows.
- */
-const SILENCES_MS = 120_000;
+import { Losses, SILENCES_MS } from "./losses.ts";
 
 /**
  * Creates a dialer that uses HTTP if the other transports fail. `withLastResort` describes the
@@ -54,7 +48,9 @@ export function fallBackToHttp(
     const { origin } = parseServerUrl(url);
     if (!late && silent?.transport === "websocket") {
       const now = runtime.now();
-      if (now - silentAt < SILENCES_MS) losses.remember(origin, now, silent.error);
+      if (now - silentAt < SILENCES_MS || losses.isBrief(origin, now)) {
+        losses.remember(origin, now, silent.error, true);
+      }
       silentAt = now;
     }
     const loss = losses.recent(origin, runtime.now());
@@ -63,7 +59,7 @@ export function fallBackToHttp(
     const connection = first.error === undefined
       ? await first.opening
       : await openBesides(first, isHttpFirst ? others : http, { url, options });
-    if (connection.transport !== "http") losses.delete(origin);
+    if (connection.transport !== "http") losses.opened(origin, runtime.now());
     else {
       if (!isHttpFirst) losses.remember(origin, runtime.now(), first.error);
       onFallback?.({ transport: next, error: isHttpFirst ? loss.error : first.error });

@@ -64,7 +64,8 @@ export interface Leg {
  *   time, or once a WebSocket has fallen silent. If loading fails, the attempt fails.
  * - **Memory:** if all others fail, or if a WebSocket falls silent for the second time within 2
  *   minutes, HTTP is tried first for 30 s. Each failure in a row doubles that time, up to 10
- *   minutes.
+ *   minutes. A WebSocket that opens afterwards and falls silent within 2 minutes is a failure in a
+ *   row.
  * - **Protocols:** HTTP carries only `skein.1`, and is not used if that protocol is not offered.
  *
  * @param dial The dialer of the other transports. Ignored if there are no other transports.

@@ -186,6 +186,31 @@ Deno.test("withLastResort() counts two silences of a WebSocket in a row as a fai
   assertEquals(await bench.dial({ silent }), "http");
 });
 
+Deno.test("withLastResort() takes no WebSocket that opens and falls silent for a success", async () => {
+  await using bench = new Bench();
+  const part = await bench.load();
+  bench.load = () => Promise.resolve(part);
+  bench.outcome = () => Promise.resolve(memoryPair().client);
+  const { url } = bench.ends;
+  const silent = { url, transport: "websocket", error: new Error("silence") };
+  assertEquals(await bench.dial({ silent }), "memory");
+  bench.now += 10_000;
+  assertEquals(await bench.dial({ silent }), "http");
+  for (const seconds of [30, 60, 120, 240, 480, 600, 600]) {
+    bench.now += seconds * 1_000 - 1;
+    assertEquals(await bench.dial(), "http", `${seconds} s`);
+    bench.now += 1;
+    assertEquals(await bench.dial(), "memory");
+    bench.now += 10_000;
+    assertEquals(await bench.dial({ silent }), "http");
+  }
+  bench.now += 600_000;
+  assertEquals(await bench.dial(), "memory");
+  // The session worked for a while.
+  bench.now += 120_000;
+  assertEquals(await bench.dial({ silent }), "memory");
+});
+
 Deno.test("withLastResort() ends the attempt on a rejection, an abort or a TypeError of the others", async () => {
   const rejection = new ConnectionError("Go away", { status: 403 });
   for (const error of [rejection, new TypeError("Bad argument")]) {

@@ -36,8 +36,8 @@ export const LATE_LEG_MS = 3_000;
  *   lost packet therefore does not affect later connections.
  * - **Memory:** if the preferred transport fails, does not open within these 3 s, or falls silent
  *   after opening, the other one is tried first for 30 s. Each failure in a row doubles that time,
- *   up to 10 minutes. A success clears the memory. Rejections and late connections are not
- *   remembered.
+ *   up to 10 minutes. A success clears the memory, unless it falls silent within 2 minutes.
+ *   Rejections and late connections are not remembered.
  *
  * @returns The dialer. Create one for each client.
  * @throws {TypeError} If `transports` is empty, or if it contains `http` or an unknown name.
@@ -122,7 +122,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     const won = (name: TransportName, connection: Connection) => {
       const isWanted = legs.delete(name) && !signal?.aborted;
       const isPreferred = name === preferred;
-      if (isPreferred) losses.delete(origin);
+      if (isPreferred) losses.opened(origin, runtime.now());
       runtime.clearTimeout(timer);
       if (isOver) {
         return isWanted && isPreferred && onLate ? onLate(connection) : connection.close();

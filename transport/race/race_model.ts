@@ -13,7 +13,10 @@ const FIRST_MS = 30_000;
 /** The longest time for which failures are remembered, in milliseconds. */
 const LONGEST_MS = 600_000;
 
-/** The time within which a second silence of a WebSocket counts as a failure, in milliseconds. */
+/**
+ * The time within which a second silence of a WebSocket, or a silence after a success, counts as a
+ * failure, in milliseconds.
+ */
 const SILENCES_MS = 120_000;
 
 /** How long after the other transport the preferred one may still open, in milliseconds. */
@@ -32,12 +35,34 @@ export interface ModelAttempt {
 }
 
 class Memory {
-  failures = 0;
+  failures: number | undefined;
   untilMs = -Infinity;
+  /** The time at which the transport opened after a failure. */
+  openedMs = -Infinity;
 
   fail(nowMs: number): void {
-    this.failures++;
-    this.untilMs = nowMs + Math.min(LONGEST_MS, FIRST_MS * 2 ** (this.failures - 1));
+    this.#fail(nowMs, this.openedMs === -Infinity ? (this.failures ?? 0) + 1 : 1);
+  }
+
+  fallSilent(nowMs: number): void {
+    this.#fail(nowMs, this.isBrief(nowMs) ? (this.failures || 1) + 1 : 0);
+  }
+
+  /** Opening proves nothing if a silence follows soon. */
+  open(nowMs: number): void {
+    if (this.failures === undefined) return;
+    this.untilMs = -Infinity;
+    this.openedMs = nowMs;
+  }
+
+  isBrief(nowMs: number): boolean {
+    return nowMs - this.openedMs < SILENCES_MS;
+  }
+
+  #fail(nowMs: number, failures: number): void {
+    this.failures = failures;
+    this.openedMs = -Infinity;
+    this.untilMs = nowMs + Math.min(LONGEST_MS, FIRST_MS * 2 ** ((failures || 1) - 1));
   }
 }
 
@@ -47,8 +72,8 @@ export class RaceModel {
   readonly #other: TransportName | undefined;
   readonly #hasHttp: boolean;
   /** The failures of the preferred transport, and of all transports except HTTP. */
-  #race = new Memory();
-  #all = new Memory();
+  readonly #race = new Memory();
+  readonly #all = new Memory();
   #silentMs = -Infinity;
 
   /**
@@ -65,7 +90,8 @@ export class RaceModel {
 
   /** The times at which failures are forgotten, in milliseconds since the epoch. */
   get endsMs(): readonly number[] {
-    return [this.#race.untilMs, this.#all.untilMs, this.#silentMs + SILENCES_MS];
+    const openedMs = [this.#silentMs, this.#race.openedMs, this.#all.openedMs];
+    return [this.#race.untilMs, this.#all.untilMs, ...openedMs.map((ms) => ms + SILENCES_MS)];
   }
 
   /**
@@ -78,21 +104,19 @@ export class RaceModel {
   next(nowMs: number, { fate, failsMs, silent }: ModelAttempt): string {
     if (this.#hasHttp) {
       if (silent === "websocket") {
-        if (nowMs - this.#silentMs < SILENCES_MS) this.#all.fail(nowMs);
+        const isAgain = nowMs - this.#silentMs < SILENCES_MS || this.#all.isBrief(nowMs);
+        if (isAgain) this.#all.fallSilent(nowMs);
         this.#silentMs = nowMs;
       }
       if (this.#all.untilMs > nowMs) return "http for websocket";
-      this.#all = new Memory();
+      this.#all.open(nowMs);
     }
     const preferred = this.#preferred;
-    if (silent === preferred) {
-      this.#race.failures = 0;
-      this.#race.untilMs = nowMs + FIRST_MS;
-    }
+    if (silent === preferred) this.#race.fallSilent(nowMs);
     if (this.#other === undefined) return preferred;
     if (this.#race.untilMs > nowMs) return `${this.#other} for ${preferred}`;
     if (fate === "opens") {
-      this.#race = new Memory();
+      this.#race.open(nowMs);
       return preferred;
     }
     // A rejection is not a failure of the network.

@@ -540,6 +540,28 @@ Deno.test("raceTransports() counts a session that fell silent as a failure, unle
   await time.tickAsync(0);
 });
 
+Deno.test("raceTransports() takes no session that opens and falls silent for a success", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const error = new TimeoutError("No hello in time", 10_000);
+  const silent = { url: "wss://example.com/chat", transport: "webtransport", error } as const;
+  assertEquals(await legs.firstOf(dial), "webtransport");
+  for (const seconds of [30, 60, 120, 240, 480, 600, 600]) {
+    await time.tickAsync(10_000);
+    assertEquals(await legs.firstOf(() => dial(undefined, { silent })), "websocket");
+    await time.tickAsync(seconds * 1_000 - 1);
+    assertEquals(await legs.firstOf(dial), "websocket", `${seconds} s`);
+    await time.tickAsync(1);
+    assertEquals(await legs.firstOf(dial), "webtransport");
+  }
+  // The session worked for a while.
+  await time.tickAsync(120_000);
+  assertEquals(await legs.firstOf(() => dial(undefined, { silent })), "websocket");
+  await time.tickAsync(30_000);
+  assertEquals(await legs.firstOf(dial), "webtransport");
+});
+
 Deno.test("raceTransports() uses a defective WebTransport only if WebSocket fails, unless transports is set", async () => {
   using time = new FakeTime();
   const legs = Object.assign(new Legs(), { defect: "It stops after 16 MiB" });
