@@ -48,10 +48,11 @@ export class TcpPath implements AsyncDisposable {
   /** Delay of the server's first bytes on each connection, in milliseconds. */
   responseDelayMs: number = 0;
   /**
-   * How the path handles upgrade requests: it forwards them, forwards them without the upgrade, or
-   * answers with this status.
+   * How the path handles upgrade requests: it forwards them, forwards them without the upgrade,
+   * drops everything that the server sends after it has accepted the upgrade, or answers with this
+   * status.
    */
-  upgrades: "pass" | "strip" | number = "pass";
+  upgrades: "pass" | "strip" | "hold" | number = "pass";
   readonly #server: Deno.ConnectOptions;
   readonly #listener: Deno.TcpListener;
   readonly #carried = new Set<Carried>();
@@ -117,7 +118,8 @@ export class TcpPath implements AsyncDisposable {
   }
 
   async #open(near: Deno.TcpConn): Promise<void> {
-    const head = this.upgrades === "pass" ? undefined : await readHead(near);
+    const isForwarded = this.upgrades === "pass" || this.upgrades === "hold";
+    const head = isForwarded ? undefined : await readHead(near);
     if (head !== undefined && /^upgrade:/im.test(head) && typeof this.upgrades === "number") {
       const answer = `HTTP/1.1 ${this.upgrades} From a proxy\r\ncontent-length: 0\r\n` +
         "connection: close\r\n\r\n";
@@ -141,6 +143,7 @@ export class TcpPath implements AsyncDisposable {
   async #carry(carried: Carried, from: Deno.TcpConn, to: Deno.TcpConn): Promise<void> {
     const buffer = new Uint8Array(BUFFER_BYTES);
     const isFromServer = from === carried.far;
+    let isHeld = false;
     try {
       // Unread bytes fill the buffers of the sender, as if the network had vanished.
       while (!carried.isSilent) {
@@ -149,10 +152,13 @@ export class TcpPath implements AsyncDisposable {
         if (carried.isSilent) return;
         if (length === null) break;
         if (isFromServer) carried.received += length;
+        const piece = buffer.subarray(0, length);
+        if (isFromServer && this.upgrades === "hold") isHeld ||= await passHead(piece, to);
+        if (isHeld) continue;
         if (carried.received > this.stallsAfterBytes) {
           carried.isSilent = true;
           this.onStall();
-        } else await writeAll(to, buffer.subarray(0, length));
+        } else await writeAll(to, piece);
       }
     } catch {
       // One end broke the connection; the path also breaks the other half.
@@ -187,6 +193,14 @@ async function readHead(conn: Deno.TcpConn): Promise<string> {
     head += new TextDecoder().decode(buffer.subarray(0, length));
   }
   return head;
+}
+
+/** Passes on the head of a response that accepts an upgrade. Returns false for other bytes. */
+async function passHead(piece: Uint8Array, to: Deno.TcpConn): Promise<boolean> {
+  const text = new TextDecoder("latin1").decode(piece);
+  if (!text.startsWith("HTTP/1.1 101 ")) return false;
+  await writeAll(to, piece.subarray(0, text.indexOf("\r\n\r\n") + 4));
+  return true;
 }
 
 async function writeAll(conn: Deno.TcpConn, bytes: Uint8Array): Promise<void> {
