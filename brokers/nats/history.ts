@@ -32,6 +32,8 @@ interface OpenHistory {
   readonly stream: HistoryStream;
   readonly appends: AppendQueue;
   readonly subscriptions: ListenerTable<TopicSubscription>;
+  /** True if this node has appended or read; false if it only receives what others publish. */
+  isUsed: boolean;
 }
 
 interface NatsHistoryOptions {
@@ -114,7 +116,7 @@ export class NatsHistory implements BrokerHistory {
     const { life } = this.#options.link;
     life.checkCall("append");
     const topic = subjectPart(publication.topic);
-    const { stream, appends } = this.#open(bounds);
+    const { stream, appends } = this.#use(bounds);
     stream.touch();
     const subject = `${stream.names.log}.${topic}`;
     const id = key === undefined ? `${this.#producer}:${this.#number++}` : `${topic}:${idOf(key)}`;
@@ -142,7 +144,7 @@ export class NatsHistory implements BrokerHistory {
     const part = subjectPart(topic);
     const { link } = this.#options;
     const { bounds, signal } = options;
-    const { stream, subscriptions } = this.#open(bounds);
+    const { stream, subscriptions } = this.#use(bounds);
     signal?.throwIfAborted();
     try {
       await link.reach(signal);
@@ -170,6 +172,12 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
+  #use(history: TopicHistory): OpenHistory {
+    const open = this.#open(history);
+    open.isUsed = true;
+    return open;
+  }
+
   #open(history: TopicHistory): OpenHistory {
     const { link, names, outbox, settings } = this.#options;
     const streamNames = names.stream(history);
@@ -179,7 +187,10 @@ export class NatsHistory implements BrokerHistory {
       return open;
     }
     const subscriptions = new ListenerTable<TopicSubscription>({
-      onLast: (subscription) => subscription.clear(),
+      onLast: (subscription) => {
+        subscription.clear();
+        this.#leave(streamNames.stream);
+      },
     });
     const stream = new HistoryStream(link, streamNames, history, settings, {
       opened: () => {
@@ -189,10 +200,19 @@ export class NatsHistory implements BrokerHistory {
       rejected: (rejection) => appends.rejectAll(rejection.message, rejection),
     });
     const appends = new AppendQueue(link, stream, outbox);
-    open = { stream, appends, subscriptions };
+    open = { stream, appends, subscriptions, isUsed: false };
     this.#streams.set(streamNames.stream, open);
     stream.open();
     return open;
+  }
+
+  /** Leaves a stream that only other nodes use, for example since a deploy has ended. */
+  #leave(name: string): void {
+    const { stream, appends, subscriptions, isUsed } = this.#streams.get(name)!;
+    if (isUsed || subscriptions.all().length > 0) return;
+    this.#streams.delete(name);
+    stream.close();
+    appends.close();
   }
 }
 

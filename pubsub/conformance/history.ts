@@ -9,6 +9,7 @@ import {
   type HistoryPage,
   type Publication,
   type ReadHistoryOptions,
+  type TopicHistory,
 } from "../broker.ts";
 
 /** Publications of the long history: several pages of any size. */
@@ -259,6 +260,27 @@ export const HISTORY: Record<string, Test> = {
     same(publications.map(({ payload }) => payload), ["new"], "what is kept");
   }),
 
+  "keeps what the widest bounds of all nodes allow, and reads within the node's own": withHistory(
+    async (bench, near, far) => {
+      const widest = { ...BOUNDS, size: 10, pattern: bench.id };
+      const few = { ...widest, size: 4, widest };
+      const small = { ...widest, bytes: countedBytes(6, 3), widest };
+      await page(far, bench.id, { bounds: widest });
+      await fill(near, bench.id, 15, few);
+      const read = async (history: BrokerHistory, bounds: TopicHistory, after?: number) => {
+        const { publications } = await page(history, bench.id, { bounds, after });
+        checkChain(publications);
+        return publications.map(({ payload }) => payload);
+      };
+      same(await read(near, few), range(11, 15), "the publications within `size`");
+      same(await read(near, small), range(12, 15), "the publications within `bytes`");
+      same(await read(far, widest), range(5, 15), "what is kept");
+      const { publications } = await page(far, bench.id, { bounds: widest });
+      const [oldest] = publications;
+      same(await read(near, few, oldest!.position!.offset), range(11, 15), "the page after");
+    },
+  ),
+
   "preserves text, bytes and the excepted session": withHistory(async (bench, near, far) => {
     const received = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -328,7 +350,7 @@ async function fill(
   history: BrokerHistory,
   topic: string,
   count: number,
-  bounds = BOUNDS,
+  bounds: TopicHistory = BOUNDS,
 ): Promise<void> {
   await Promise.all(
     range(0, count).map((payload) => history.append({ topic, payload }, { bounds })),

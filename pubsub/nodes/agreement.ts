@@ -17,7 +17,8 @@ const SETTLE_MS = 3_000;
 
 /**
  * Time for which a node still receives what the last node with other options published, after that
- * node is gone, in milliseconds.
+ * node is gone, in milliseconds. It is longer than the default of `goneAfterMs`, so a node
+ * that has run for this time knows all others.
  */
 const LINGER_MS = 10_000;
 
@@ -110,6 +111,9 @@ export class Agreement {
   readonly #handlers: Disposable[];
   #areAllKnown = false;
   #isSettled = false;
+  /** True if this node is old enough to know every other one. */
+  #isCalm = false;
+  readonly #calming: Timer | undefined;
   #hasPublished = false;
   #isClosed = false;
 
@@ -144,6 +148,7 @@ export class Agreement {
       this.#areAllKnown = true;
       this.#check();
     });
+    this.#calming = startTimer(nodes.runtime, LINGER_MS, () => this.#isCalm = true);
     void settlesWithin(nodes.runtime, this.#settled.promise, SETTLE_MS).then(() => this.#settle());
   }
 
@@ -155,9 +160,9 @@ export class Agreement {
     return this.#isSettled;
   }
 
-  /** True if all nodes that live, or lived until a moment ago, have the same options. */
+  /** True if all nodes that live, or lived within the last ten seconds, have the same options. */
   get isAgreed(): boolean {
-    return this.#isSettled && this.#others.size === 0;
+    return this.#isCalm && this.#others.size === 0;
   }
 
   /** Resolves when `isSettled` is true, or the node is closed; within three seconds. */
@@ -228,6 +233,7 @@ export class Agreement {
     for (const { forgetting } of this.#outside.values()) {
       this.#nodes.runtime.clearTimeout(forgetting);
     }
+    this.#nodes.runtime.clearTimeout(this.#calming);
     this.#isClosed = true;
     this.#outside.clear();
     this.#others.clear();

@@ -631,6 +631,31 @@ test(
   { jetstream: false },
 );
 
+test("leaves a stream that it only follows, and doesn't create it again", async (server) => {
+  const { servers } = server;
+  const bounds = { ...BOUNDS, pattern: "chat:{room}" };
+  await using node = new NatsBroker({ servers });
+  await using hearing = new Hearing(node, "chat:lobby", bounds);
+  await hearing.ready;
+  await hearing[Symbol.asyncDispose]();
+  const streams = async () => {
+    const names: string[] = [];
+    await operate(server, async ({ streams }) => {
+      for await (const { config } of streams.list()) names.push(config.name);
+    });
+    return names.filter((name) => name.includes("chat"));
+  };
+  for (const name of await streams()) {
+    await operate(server, async ({ streams }) => void await streams.delete(name));
+  }
+  await server.kill();
+  await statusIs(node, "interrupted");
+  await server.restart();
+  await statusIs(node, "connected");
+  await append(node, "kept", 1);
+  assertEquals(await streams(), []);
+});
+
 /** A read of a log from its start. */
 const FIRST = { after: 0, maxRecords: 1, maxBytes: 1_000, renews: false };
 
