@@ -367,7 +367,9 @@ export class Topics implements AsyncDisposable {
     }
     for (const { topic, others } of this.#followers) {
       const ready = others.update(this.#histories.historiesOf(topic));
-      if (ready !== undefined) opening.push(ready);
+      if (ready === undefined) continue;
+      opening.push(ready);
+      late.push(topic);
     }
     return { live: Promise.all(opening).then(() => {}), late };
   }
@@ -383,7 +385,8 @@ export class Topics implements AsyncDisposable {
       feed?.missedOutside?.();
       if (subscribers !== undefined) tellInterrupted(topic, subscribers.members());
     }
-    for (const { others } of this.#followers) others.interrupt();
+    const missed = new Set(topics);
+    for (const { topic, others } of this.#followers) if (missed.has(topic)) others.interrupt();
   }
 
   /**

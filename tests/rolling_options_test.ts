@@ -266,6 +266,24 @@ Deno.test("Nodes compare at most 64 options one by one, and the others together"
   assertEquals(third.nodes!.issues().length, 64);
 });
 
+Deno.test("A node waits three seconds at most for a node that confirms nothing", async () => {
+  await using roll = new Roll();
+  await using silent = new Nodes({ broker: roll.broker });
+  const ignored = { receive() {}, issues: () => [], close() {} };
+  silent.announce({ digest: "0123456789abcdef", ...ignored });
+  await roll.pass(300);
+  const server = roll.begin({ history: CHATS });
+  const reader = await roll.read(server);
+  const publishing = reader.publish("waits");
+  let isPublished = false;
+  void publishing.then(() => isPublished = true);
+  await roll.pass(2_900);
+  assertEquals(isPublished, false);
+  await roll.pass(100);
+  await publishing;
+  await reader.subscription.ready;
+});
+
 Deno.test("A node that announces no digest is no difference", async () => {
   await using roll = new Roll();
   await using older = new Nodes({ broker: roll.broker, name: "older" });

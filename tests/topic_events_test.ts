@@ -114,6 +114,28 @@ Deno.test("A topic without a history sends each new publication, with its publis
   ]);
 });
 
+Deno.test("Nodes with and without a history receive what the other publishes", async () => {
+  using _console = captureConsole(); // The nodes report that they differ.
+  await using broker = new MemoryBroker();
+  await using old = open({ broker, history: {} });
+  await using next = open({ broker });
+  using plain = await Source.open(old, "log:x");
+  using kept = await Source.open(next, "log:x");
+  for (const text of ["a", "b"]) {
+    old.publish("log:x", `outside ${text}`);
+    next.publish("log:x", `kept ${text}`);
+  }
+  const all = ["outside a", "kept a", "outside b", "kept b"];
+  assertEquals(dataOf(await plain.take(4)), all);
+  const events = await kept.take(4);
+  assertEquals(dataOf(events).sort(), all.toSorted());
+  // A reader that returns may have missed what the history doesn't contain.
+  const { id } = events.findLast(({ id }) => id !== undefined)!;
+  using again = await Source.open(next, "log:x", { headers: { "last-event-id": id! } });
+  const [gap] = await again.take(1);
+  assertEquals([gap!.type, gap!.data], ["gap", { reason: "interrupted" }]);
+});
+
 Deno.test("Last-Event-ID resumes a topic with a history, also on another node", async () => {
   await using broker = new MemoryBroker();
   await using one = open({ broker });

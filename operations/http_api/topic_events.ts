@@ -73,8 +73,8 @@ interface Cursor {
    * missing.
    */
   readonly isOldest?: boolean;
-  /** Number of publications outside the history until then; absent in the id of an event. */
-  readonly outside?: number;
+  /** Number of events outside the history until then; absent in the id of an event. */
+  readonly outside?: number | undefined;
 }
 
 /** Events after a cursor. */
@@ -253,8 +253,8 @@ class RetainedTopic implements TopicEventSource {
   readonly #topic: string;
   readonly #topics: Topics;
   readonly #history: BrokerHistory;
-  /** Number of publications outside the history, which readers receive as gaps. */
-  #outside = 0;
+  /** Publications outside the history, of nodes with other options. */
+  readonly #outside = new RecentEvents();
 
   constructor(topic: string, { runtime, topics, history: kept }: SourceOptions & {
     readonly history: BrokerHistory;
@@ -265,13 +265,18 @@ class RetainedTopic implements TopicEventSource {
     this.followed = new Followed(runtime, (onChange) => {
       const history = topics.historyOf(topic);
       const options = { history, onInterrupted: onChange };
-      const onOutside = () => {
-        this.#outside++;
+      const add = (text: string) => {
+        this.#outside.add(encoder.encode(text));
         onChange();
       };
       return both(
         topics.broker.subscribe(topic, onChange, options),
-        topics.followOthers(topic, { onPublication: onOutside, onInterrupted: onOutside }),
+        topics.followOthers(topic, {
+          onPublication: (publication) => add(eventOf(publication)),
+          onInterrupted: () => {
+            if (topics.wasOutside(topic)) add(gap("interrupted"));
+          },
+        }),
       );
     });
   }
@@ -288,7 +293,7 @@ class RetainedTopic implements TopicEventSource {
       maxBytes: MAX_BEGIN_BYTES,
     });
     const { position } = publications[0] ?? {};
-    const outside = this.#outside;
+    const outside = this.#outside.count;
     if (last > 0 && position !== undefined) return { epoch, offset: position.prev, outside };
     const isNewest = position?.offset === head;
     return { epoch, offset: head, tag: isNewest ? position.tag : undefined, outside };
@@ -296,10 +301,9 @@ class RetainedTopic implements TopicEventSource {
 
   async read(cursor: Cursor): Promise<EventPage> {
     const { offset: after, isOldest = false } = cursor;
-    const outside = this.#outside;
-    const wasOutside = cursor.outside === undefined
-      ? this.#topics.wasOutside(this.#topic)
-      : cursor.outside !== outside;
+    const wasOutside = cursor.outside === undefined && this.#topics.wasOutside(this.#topic);
+    const others = this.#outside.after(cursor.outside ?? this.#outside.count);
+    const { next: outside } = others;
     const options = { bounds: this.#bounds, after, ...PAGE };
     const page = await this.#history.read(this.#topic, options);
     const { epoch, head, publications } = page;
@@ -308,7 +312,8 @@ class RetainedTopic implements TopicEventSource {
     if (missing !== undefined && missing !== "too-old") {
       // Another history starts: read all of it.
       const next = { epoch, offset: 0, isOldest: true, outside };
-      return { bytes: encoder.encode(gap(missing)), next, isUpToDate: false };
+      const bytes = concat([...others.events, encoder.encode(gap(missing))]);
+      return { bytes, next, isUpToDate: false };
     }
     let text = missing === undefined ? wasOutside ? gap("interrupted") : "" : gap(missing);
     const offset = missing === undefined ? after : head;
@@ -318,23 +323,20 @@ class RetainedTopic implements TopicEventSource {
       next = { epoch, offset, tag, outside };
       text += eventOf(publication, `${offset}.${tag ?? ""}.${encodeURIComponent(epoch)}`);
     }
-    const isUpToDate = publications.length === 0 || next.offset >= head;
-    return { bytes: encoder.encode(text), next, isUpToDate };
+    const isUpToDate = others.isLast && (publications.length === 0 || next.offset >= head);
+    return { bytes: concat([...others.events, encoder.encode(text)]), next, isUpToDate };
   }
 }
 
 /** A topic without a history. It keeps the newest events for slightly slower readers. */
 class RecentTopic implements TopicEventSource {
   readonly followed: Followed<EventPage>;
-  readonly #events: Uint8Array[] = []; // Bounded by `WAITING`.
-  #bytes = 0;
-  /** Number of all events so far. */
-  #count = 0;
+  readonly #events = new RecentEvents();
 
   constructor(topic: string, { runtime, topics }: SourceOptions) {
     this.followed = new Followed(runtime, (onChange) => {
       const add = (text: string) => {
-        this.#add(encoder.encode(text));
+        this.#events.add(encoder.encode(text));
         onChange();
       };
       const onPublication = (publication: Publication) => add(eventOf(publication));
@@ -347,31 +349,48 @@ class RecentTopic implements TopicEventSource {
   }
 
   begin(): Promise<Cursor> {
-    return Promise.resolve({ offset: this.#count });
+    return Promise.resolve({ offset: this.#events.count });
   }
 
   read({ offset }: Cursor): Promise<EventPage> {
-    const dropped = this.#count - this.#events.length;
-    const isMissing = offset < dropped;
-    const from = Math.max(offset - dropped, 0);
-    const page: Uint8Array[] = isMissing ? [encoder.encode(gap("dropped"))] : [];
-    let to = from;
-    for (let bytes = 0; to < this.#events.length && bytes < PAGE.maxBytes; to++) {
-      page.push(this.#events[to]!);
-      bytes += this.#events[to]!.length;
-    }
-    const isUpToDate = to === this.#events.length;
-    return Promise.resolve({ bytes: concat(page), next: { offset: dropped + to }, isUpToDate });
+    const { events, next, isLast } = this.#events.after(offset);
+    return Promise.resolve({ bytes: concat(events), next: { offset: next }, isUpToDate: isLast });
   }
+}
 
-  #add(event: Uint8Array): void {
+/** The newest events, which are numbered, for slightly slower readers. */
+class RecentEvents {
+  readonly #events: Uint8Array[] = []; // Bounded by `WAITING`.
+  #bytes = 0;
+  /** Number of all events so far. */
+  count = 0;
+
+  add(event: Uint8Array): void {
     this.#events.push(event);
     this.#bytes += event.length;
-    this.#count++;
+    this.count++;
     const { maxEvents, maxBytes } = WAITING;
     while (this.#events.length > maxEvents || this.#bytes > maxBytes && this.#events.length > 1) {
       this.#bytes -= this.#events.shift()!.length;
     }
+  }
+
+  /** Returns a page of the events after a number of events. */
+  after(count: number): {
+    readonly events: readonly Uint8Array[];
+    /** Number of events until the end of the page. */
+    readonly next: number;
+    readonly isLast: boolean;
+  } {
+    const dropped = this.count - this.#events.length;
+    const from = Math.max(count - dropped, 0);
+    const events: Uint8Array[] = count < dropped ? [encoder.encode(gap("dropped"))] : [];
+    let to = from;
+    for (let bytes = 0; to < this.#events.length && bytes < PAGE.maxBytes; to++) {
+      events.push(this.#events[to]!);
+      bytes += this.#events[to]!.length;
+    }
+    return { events, next: dropped + to, isLast: to === this.#events.length };
   }
 }
 
