@@ -46,7 +46,7 @@ import { MAX_TOPIC_KEYS } from "../pubsub/broker/keys.ts";
 import { MAX_PRODUCERS, MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
-import { MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
+import { MAX_ALL_ENTRIES, MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
 import { MAX_NODES } from "../pubsub/nodes/liveness.ts";
 import { ALL_BYTES_PER_SECOND, GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
 import { GRACE_MS, MAX_LAST_SEEN, MAX_PRESENCE_DATA_BYTES } from "../pubsub/presence/presence.ts";
@@ -785,9 +785,9 @@ function serverBounds(): Bound[] {
     },
     {
       table: "topics",
-      name: "nodes; users that a node reports to other nodes, per room or online",
-      max: `${count(MAX_NODES)}; ${count(MAX_ENTRIES)}`,
-      full: "further nodes or users are left out",
+      name: "nodes; users of another node, and of all, that a node keeps per room or online",
+      max: `${count(MAX_NODES)}; ${count(MAX_ENTRIES)}, ${count(MAX_ALL_ENTRIES)}`,
+      full: "further ones are left out; for users, `presence.isComplete()` is false meanwhile",
     },
     {
       table: "topics",

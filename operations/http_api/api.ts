@@ -469,8 +469,8 @@ export class Api {
   async #presence(topic: string, limit: number): Promise<ReplyOf<"presence">> {
     const { presence, runtime } = this.#parts;
     using following = presence.follow(topic);
-    const isReady = await settlesWithin(runtime, following.ready, MEMBERS_MS);
-    const isComplete = isReady && presence.isSettled(topic);
+    await settlesWithin(runtime, following.ready, MEMBERS_MS);
+    const isComplete = presence.isComplete(topic);
     const members = presence.members(topic);
     return { count: members.length, isComplete, members: members.slice(0, limit) };
   }

@@ -304,7 +304,9 @@ export const OPERATIONS = {
       "Presence",
       z.object({
         count: Count.describe("Number of present users, including those beyond the limit."),
-        isComplete: z.boolean().describe("True if all nodes sent their users."),
+        isComplete: z.boolean().describe(
+          "True if all nodes sent their users, and none of them were left out.",
+        ),
         members: z.array(Member).describe("The users, in the order of joining."),
       }),
     ),

@@ -6,6 +6,9 @@ import { type DirectoryCheck, type DirectoryPage, readCheck, readPage } from "./
 import {
   type DirectoryListener,
   type DirectoryScope,
+  type EntryBounds,
+  MAX_ALL_ENTRIES,
+  MAX_ENTRIES,
   OpenScope,
   type ScopeHost,
 } from "./directory_scope.ts";
@@ -46,11 +49,19 @@ interface DirectoryOptions<T> {
    * @default {1000}
    */
   readonly openMs?: number;
+  /**
+   * Bounds of the copies of other nodes' entries in one scope.
+   *
+   * @default {{ each: 100000, all: 1000000 }}
+   */
+  readonly bounds?: EntryBounds | undefined;
 }
 
 interface PendingCheck<T> {
   readonly nodes: Set<string>;
   readonly scopes: readonly OpenScope<T>[];
+  /** The scopes that are ready once all these nodes have replied. */
+  readonly opening: readonly OpenScope<T>[];
 }
 
 /**
@@ -64,8 +75,9 @@ interface PendingCheck<T> {
  *   does so when another node joins, and after the broker was unreachable. Every `checkMs`, the
  *   next node and the next 200 scopes are checked, to detect whether the last change was lost.
  * - **Gone:** the entries of a node that is gone are deleted immediately.
- * - **Bounds:** a node can have up to 100,000 entries per scope. Pages and changes are at most
- *   about 60 KB long.
+ * - **Bounds:** a node keeps up to 100,000 entries of each other node per scope, and a million of
+ *   all. Further entries are left out until a tenth is free again; meanwhile, the scope's
+ *   `isComplete` is false. Pages and changes are at most about 60 KB long.
  *
  * @typeParam T The type of the values.
  *
@@ -99,7 +111,7 @@ export class Directory<T> implements Disposable {
   readonly #opening = new Set<OpenScope<T>>();
   /** Maps each node to the scopes to request from it with the next batch. */
   readonly #suspects = new Map<string, Set<string>>();
-  /** Checks of new scopes that wait for replies of nodes, by id. */
+  /** Checks that wait for replies of nodes, by id. */
   readonly #waiting = new Map<number, PendingCheck<T>>();
   readonly #held: Disposable[];
   readonly #checkMs: number;
@@ -119,6 +131,7 @@ export class Directory<T> implements Disposable {
    */
   constructor(options: DirectoryOptions<T>) {
     const { nodes, name, read, batchMs = 50, checkMs = 2_000, openMs = 1_000 } = options;
+    const { bounds = { each: MAX_ENTRIES, all: MAX_ALL_ENTRIES } } = options;
     for (const [key, value] of Object.entries({ batchMs, checkMs, openMs })) {
       if (Number.isInteger(value) && value > 0) continue;
       throw new RangeError(
@@ -132,6 +145,7 @@ export class Directory<T> implements Disposable {
     this.#openMs = openMs;
     this.#host = {
       nodes,
+      bounds,
       read,
       nextVersion: () => ++this.#version,
       touch: (scope) => {
@@ -259,7 +273,7 @@ export class Directory<T> implements Disposable {
       const id = ++this.#lastCheck;
       // One node's reply does not complete a scope.
       const opening = node === undefined ? some.filter(({ isReady }) => !isReady) : [];
-      if (opening.length > 0) this.#wait(id, { nodes: new Set(asked), scopes: opening });
+      this.#wait(id, { nodes: new Set(asked), scopes: some, opening });
       for (const to of asked) {
         const known = some.map(({ name, known }) => [name, known(to)] as const);
         const check: DirectoryCheck = { id, scopes: known, isSure };
@@ -300,13 +314,16 @@ export class Directory<T> implements Disposable {
 
   #replied(id: unknown, from: string): void {
     const check = this.#waiting.get(id as number);
-    if (!check?.nodes.delete(from) || check.nodes.size > 0) return;
+    if (!check?.nodes.delete(from)) return;
+    if (this.#nodes.has(from)) { for (const scope of check.scopes) scope.tookAll(from); }
+    if (check.nodes.size > 0) return;
     this.#waiting.delete(id as number);
-    for (const scope of check.scopes) scope.settle();
+    for (const scope of check.opening) scope.settle();
   }
 
   #nodesChanged(event: NodeEvent): void {
     if (event.type === "restored") {
+      for (const scope of this.#scopes.values()) scope.doubt();
       this.#ask(undefined, [...this.#scopes.values()]);
     } else if (event.type === "join") {
       this.#ask(event.node.id, [...this.#scopes.values()]);

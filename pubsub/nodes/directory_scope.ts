@@ -17,8 +17,31 @@ import type { Nodes } from "./nodes.ts";
  */
 const MAX_LATE = 256;
 
-/** Maximum number of entries of one node in one scope; further entries are ignored. */
+/** Maximum number of entries of one other node in one scope; further entries are left out. */
 export const MAX_ENTRIES = 100_000;
+
+/**
+ * Maximum number of entries of all other nodes together in one scope, about 200 MB of users;
+ * further entries are left out.
+ */
+export const MAX_ALL_ENTRIES = 1_000_000;
+
+/** Part of the bounds that must be free before entries that were left out are requested again. */
+const FREE_PART = 0.1;
+
+/** Bounds of the copies of other nodes' entries in one scope. */
+export interface EntryBounds {
+  /** Maximum number of entries of one node. */
+  readonly each: number;
+  /** Maximum number of entries of all other nodes together. */
+  readonly all: number;
+}
+
+/** The number of entries of all other nodes in one scope. */
+interface AllEntries {
+  readonly bounds: EntryBounds;
+  count: number;
+}
 
 /** The pages received so far of a sequence of pages from a node. */
 interface Pages {
@@ -36,12 +59,29 @@ class RemoteEntries {
   readonly entries: Map<string, unknown> = new Map();
   /** Number of the last change that this copy includes; 0 for an empty copy. */
   n = 0;
+  /** True if entries were left out, because there were too many. */
+  isCut = false;
   readonly #tell: EntryListener;
+  readonly #all: AllEntries;
   readonly #late = new Map<number, Delta>();
   #pages: Pages | undefined;
 
-  constructor(tell: EntryListener) {
+  constructor(all: AllEntries, tell: EntryListener) {
+    this.#all = all;
     this.#tell = tell;
+  }
+
+  /** True while changes or pages are missing. */
+  get isMissing(): boolean {
+    return this.#late.size > 0 || this.#pages !== undefined;
+  }
+
+  /** True if entries were left out, and there is room for them now. */
+  get hasRoomAgain(): boolean {
+    if (!this.isCut) return false;
+    const { bounds, count } = this.#all;
+    const part = 1 - FREE_PART;
+    return this.entries.size <= bounds.each * part && count <= bounds.all * part;
   }
 
   /**
@@ -76,7 +116,8 @@ class RemoteEntries {
     }
     collected.next++;
     for (const entry of entries) {
-      if (collected.entries.length < MAX_ENTRIES) collected.entries.push(entry);
+      // One entry too many shows that some are left out.
+      if (collected.entries.length <= this.#all.bounds.each) collected.entries.push(entry);
     }
     if (collected.next < pages) return true;
     this.#pages = undefined;
@@ -87,12 +128,14 @@ class RemoteEntries {
   /** Deletes all entries, and reports each to the listener. */
   clear(): void {
     const keys = [...this.entries.keys()];
+    this.#all.count -= keys.length;
     this.entries.clear();
     for (const key of keys) this.#tell(key, undefined);
   }
 
   #replace(n: number, entries: Entries): void {
     this.n = n;
+    this.isCut = false;
     const gone = new Set(this.entries.keys());
     for (const [key, value] of entries) {
       gone.delete(key);
@@ -119,14 +162,22 @@ class RemoteEntries {
 
   #set(key: string, value: unknown): void {
     const known = this.entries.get(key);
-    if (known === undefined && this.entries.size >= MAX_ENTRIES) return;
-    if (known !== undefined && JSON.stringify(known) === JSON.stringify(value)) return;
+    if (known === undefined) {
+      const { bounds, count } = this.#all;
+      if (this.entries.size >= bounds.each || count >= bounds.all) {
+        this.isCut = true;
+        return;
+      }
+      this.#all.count++;
+    } else if (JSON.stringify(known) === JSON.stringify(value)) return;
     this.entries.set(key, value);
     this.#tell(key, value);
   }
 
   #delete(key: string): void {
-    if (this.entries.delete(key)) this.#tell(key, undefined);
+    if (!this.entries.delete(key)) return;
+    this.#all.count--;
+    this.#tell(key, undefined);
   }
 }
 
@@ -171,6 +222,12 @@ export interface DirectoryScope<T> extends Disposable {
   /** True when {@linkcode DirectoryScope.ready} has resolved. */
   readonly isReady: boolean;
   /**
+   * True if `entries` includes all entries of all live nodes, except changes in flight. False until
+   * every node has replied, after messages were missed, while the broker is unreachable, and if
+   * entries were left out because of a bound.
+   */
+  readonly isComplete: boolean;
+  /**
    * Sets an entry of this node.
    *
    * @param key The key.
@@ -205,6 +262,7 @@ const ASK_AGAIN_MS = 1_000;
 /** The part of a directory that its scopes use. */
 export interface ScopeHost<T> {
   readonly nodes: Nodes;
+  readonly bounds: EntryBounds;
   read(value: unknown): T | undefined;
   nextVersion(): number;
   touch(scope: OpenScope<T>): void;
@@ -224,6 +282,9 @@ export class OpenScope<T> implements DirectoryScope<T> {
   readonly #subscription: BrokerSubscription;
   readonly #own = new Map<string, T>();
   readonly #remote = new Map<string, RemoteEntries>();
+  readonly #all: AllEntries;
+  /** The nodes from which no entry or change is missing. */
+  readonly #whole = new Set<string>();
   readonly #changed = new Set<string>();
   /** Maps each node to the time of the last request for missed changes. */
   readonly #askedAt = new Map<string, number>();
@@ -240,6 +301,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     this.#topic = topic;
     this.#listener = listener;
     this.#host = host;
+    this.#all = { bounds: host.bounds, count: 0 };
     this.#subscription = host.nodes.broker.subscribe(
       topic,
       ({ payload }) => this.#receive(payload),
@@ -249,6 +311,12 @@ export class OpenScope<T> implements DirectoryScope<T> {
   /** Resolves when changes of other nodes arrive here. */
   get subscribed(): Promise<void> {
     return this.#subscription.ready;
+  }
+
+  get isComplete(): boolean {
+    const { nodes } = this.#host;
+    return nodes.isReady && nodes.isReached &&
+      nodes.others().every(({ id }) => this.#whole.has(id) && !this.#remote.get(id)?.isCut);
   }
 
   set(key: string, value: T): void {
@@ -278,8 +346,25 @@ export class OpenScope<T> implements DirectoryScope<T> {
     this.#host.close(this);
   }
 
-  /** Returns the number of a node's last known change. */
-  readonly known = (node: string): number => this.#remote.get(node)?.n ?? 0;
+  /**
+   * Returns the number of a node's last known change; 0 if all its entries are needed, because some
+   * were left out and there is room for them now.
+   */
+  readonly known = (node: string): number => {
+    const remote = this.#remote.get(node);
+    return remote === undefined || remote.hasRoomAgain ? 0 : remote.n;
+  };
+
+  /** Records that a node has sent everything that it was asked for. */
+  tookAll(node: string): void {
+    if (this.#remote.get(node)?.isMissing) this.#suspect(node);
+    else this.#whole.add(node);
+  }
+
+  /** Records that messages of all nodes may have been missed. */
+  doubt(): void {
+    this.#whole.clear();
+  }
 
   settle(): void {
     if (this.isReady) return;
@@ -291,6 +376,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     this.#isEnded = true;
     this.settle();
     this.#remote.clear();
+    this.#whole.clear();
     void this.#subscription[Symbol.asyncDispose]();
   }
 
@@ -349,6 +435,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
   #forget(node: string): void {
     const remote = this.#remote.get(node);
     this.#remote.delete(node);
+    this.#whole.delete(node);
     this.#askedAt.delete(node);
     remote?.clear();
   }
@@ -368,7 +455,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
   #remoteOf(node: string): RemoteEntries {
     let remote = this.#remote.get(node);
     if (remote === undefined) {
-      remote = new RemoteEntries((key, raw) => {
+      remote = new RemoteEntries(this.#all, (key, raw) => {
         const value = raw === undefined ? undefined : this.#host.read(raw);
         if (raw !== undefined && value === undefined) return this.#host.ignore();
         if (this.#isEnded) return;
@@ -406,6 +493,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
 
   /** Requests missed changes from a node, but not again while a reply may be in flight. */
   #suspect(node: string): void {
+    this.#whole.delete(node);
     const now = this.#host.nodes.runtime.now();
     if (!this.isReady || Math.abs(now - (this.#askedAt.get(node) ?? -Infinity)) < ASK_AGAIN_MS) {
       return;

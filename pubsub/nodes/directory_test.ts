@@ -5,7 +5,7 @@ import { Random } from "../../tests/random.ts";
 import { type FaultyBroker, FaultyStore } from "../../tests/faulty_broker.ts";
 import { Directory } from "./directory.ts";
 import { Nodes } from "./nodes.ts";
-import type { DirectoryScope } from "./directory_scope.ts";
+import type { DirectoryScope, EntryBounds } from "./directory_scope.ts";
 
 const read = (value: unknown) => typeof value === "string" ? value : undefined;
 
@@ -18,10 +18,10 @@ class Node {
   readonly told = new Map<string, Map<string, string>>();
   readonly changes: string[] = [];
 
-  constructor(store: FaultyStore, readonly label: string) {
+  constructor(store: FaultyStore, readonly label: string, bounds?: EntryBounds) {
     this.broker = store.connect();
     this.nodes = new Nodes({ broker: this.broker, name: label });
-    this.directory = new Directory({ nodes: this.nodes, name: "test", read });
+    this.directory = new Directory({ nodes: this.nodes, name: "test", read, bounds });
   }
 
   open(name: string): DirectoryScope<string> {
@@ -46,6 +46,8 @@ class Bench implements AsyncDisposable {
   readonly time = new FakeTime(0);
   readonly store: FaultyStore;
   readonly all: Node[] = [];
+  /** Bounds of the nodes that join from now on. */
+  bounds: EntryBounds | undefined;
 
   constructor(random?: Random) {
     this.store = new FaultyStore({ random });
@@ -53,7 +55,7 @@ class Bench implements AsyncDisposable {
 
   /** Starts nodes that know one another. */
   async join(...labels: string[]): Promise<Node[]> {
-    const joined = labels.map((label) => new Node(this.store, label));
+    const joined = labels.map((label) => new Node(this.store, label, this.bounds));
     this.all.push(...joined);
     await this.pass(300);
     return joined;
@@ -370,4 +372,62 @@ Deno.test("Directory converges after any loss, duplicate or delay, and any dead 
       }
     }
   }
+});
+
+Deno.test("DirectoryScope.isComplete is true once every node has replied, until messages are missed", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  const scope = a!.open("s");
+  b!.open("s").set("x", "1");
+  assertEquals(scope.isComplete, false);
+  await bench.pass(100);
+  assertEquals([scope.isComplete, keysOf(scope)], [true, ["x=1"]]);
+  const [c] = await bench.join("c");
+  await bench.pass(100);
+  assertEquals([scope.isComplete, c!.open("other").isComplete], [true, false]);
+  // A node that can't reach the broker can't know.
+  a!.broker.cut();
+  await bench.pass(5_000);
+  assertEquals(scope.isComplete, false);
+  a!.broker.mend();
+  await bench.pass(3_000);
+  assertEquals(scope.isComplete, true);
+  // Nor one that missed messages, until the others have replied.
+  c!.broker.cut();
+  a!.broker.interrupt();
+  assertEquals(scope.isComplete, false);
+  c!.broker.mend();
+  await bench.pass(4_000);
+  assertEquals(scope.isComplete, true);
+  await c!.close();
+  await bench.pass(100);
+  assertEquals(scope.isComplete, true);
+});
+
+Deno.test("Directory leaves out entries beyond its bounds, says so, and takes them once there is room", async () => {
+  await using bench = new Bench();
+  const [b, c] = await bench.join("b", "c");
+  bench.bounds = { each: 10, all: 15 };
+  const [a] = await bench.join("a");
+  const [copy, twelve, seven] = [a!.open("s"), b!.open("s"), c!.open("s")];
+  const keys = Array.from({ length: 12 }, (_, i) => `k${i}`);
+  for (const key of keys) twelve.set(key, "b");
+  await bench.pass(100);
+  assertEquals([keysOf(copy).length, copy.isComplete, seven.isComplete], [10, false, true]);
+  for (const key of keys.slice(0, 7)) seven.set(key, "c");
+  await bench.pass(100);
+  assertEquals([keysOf(copy).length, copy.isComplete], [15, false]);
+  twelve.delete("k0");
+  await bench.pass(8_000);
+  assertEquals([keysOf(copy).length, copy.isComplete], [14, false]);
+  for (const key of keys.slice(1, 4)) twelve.delete(key);
+  await bench.pass(8_000);
+  assertEquals([keysOf(copy), copy.isComplete], [keysOf(seven), true]);
+  // Also when all entries arrive in pages.
+  for (const key of keys.slice(0, 4)) twelve.set(key, "b");
+  await bench.pass(100);
+  const [late] = await bench.join("late");
+  const paged = late!.open("s");
+  await bench.pass(100);
+  assertEquals([keysOf(paged).length, paged.isComplete], [15, false]);
 });

@@ -244,6 +244,15 @@ export class Nodes implements AsyncDisposable {
     return this.#greeted.promise;
   }
 
+  /**
+   * True if this node receives the messages of other nodes, as far as it knows.
+   *
+   * @ignore
+   */
+  get isReached(): boolean {
+    return this.#isConnected && !this.#liveness.isDeaf;
+  }
+
   /** Number of other nodes that are alive. */
   get size(): number {
     return this.#liveness.size;
@@ -469,17 +478,20 @@ export class Nodes implements AsyncDisposable {
     const wasSuspended = now - this.#tickedAt > 3 * this.#tickMs;
     this.#tickedAt = now;
     this.#ticks++;
-    const { current } = this.broker.status;
-    // A store that only rejects writes still carries the heartbeats.
-    const isReached = current.name === "connected" ||
-      current.name === "interrupted" && current.rejects;
-    if (!isReached) this.#liveness.beCalm();
+    if (!this.#isConnected) this.#liveness.beCalm();
     else if (wasSuspended) this.#restore();
     else {
       this.#liveness.tick();
       for (const id of this.#liveness.silent()) this.#forget(id);
     }
     if (this.#ticks % 2 === 0) this.#beat(false);
+  }
+
+  get #isConnected(): boolean {
+    const { current } = this.broker.status;
+    // A store that only rejects writes still carries the heartbeats.
+    return current.name === "connected" ||
+      current.name === "interrupted" && current.rejects === true;
   }
 
   #seeItself(): void {

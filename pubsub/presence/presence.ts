@@ -284,7 +284,8 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Lists the users present in a topic, including those within the grace period.
+   * Lists the users present in a topic, including those within the grace period. With many nodes,
+   * {@linkcode Presence.isComplete} returns false if some users may be missing.
    *
    * @param topic The topic.
    * @returns The members, in the order in which this node discovered them.
@@ -359,7 +360,8 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Lists the online users, including those within the grace period.
+   * Lists the online users, including those within the grace period. With many nodes,
+   * {@linkcode Presence.isComplete} returns false if some users may be missing.
    *
    * @returns The users, in the order of coming online.
    */
@@ -409,11 +411,38 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Returns true if `members` is complete for a topic, because the other nodes have sent its users.
+   * Returns true if `members` and `count` include all users of a topic, or `online` all online
+   * users, on all nodes.
    *
-   * @param topic The topic.
-   * @returns True if it is complete. If the topic has no users or followers on this node, it is
-   * only complete if there is no other node.
+   * - **Not complete:** until every other node has sent its users, after messages between nodes were
+   *   missed, and while the broker is unreachable. That usually takes less than a second.
+   * - **Bounds:** a node keeps up to 100,000 users of each other node, and a million of all, in each
+   *   topic and online. Further users are left out, so `has` and `isOnline` may return false for
+   *   them, until a tenth of the bound is free again.
+   * - **Unknown topics:** a topic without users or followers on this node, and the online users with
+   *   `acrossNodes: false`, are only complete if there is no other node.
+   *
+   * @example A node that is alone knows all users
+   * ```ts
+   * import { Presence } from "@skein/skein/pubsub";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using presence = new Presence();
+   * assertEquals([presence.isComplete("chat"), presence.isComplete()], [true, true]);
+   * ```
+   *
+   * @param topic The topic; if left out, the online users.
+   * @returns True if they are complete.
+   */
+  isComplete(topic?: string): boolean {
+    return this.#scopes.isComplete(topic);
+  }
+
+  /**
+   * Returns true if the list of a topic need not wait for other nodes any longer: they have sent
+   * their users, or a second has passed.
+   *
+   * @ignore
    */
   isSettled(topic: string): boolean {
     return this.#scopes.isSettled(topic);

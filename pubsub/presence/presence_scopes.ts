@@ -347,6 +347,14 @@ export class PresenceScopes implements Disposable {
     return this.#scopes.get(topic)?.isSettled ?? isAlone;
   }
 
+  /** True if the users of a topic are complete; of the online users, if there is no topic. */
+  isComplete(topic: string | undefined): boolean {
+    const nodes = this.#nodes;
+    const scope = topic === undefined ? this.online : this.#scopes.get(topic);
+    return scope?.shared?.isComplete ??
+      (nodes === undefined || nodes.isReady && nodes.isReached && nodes.size === 0);
+  }
+
   /** Removes all users, and stops the timer. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;

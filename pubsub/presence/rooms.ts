@@ -306,7 +306,8 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Lists the users in a room with their data, including users within the grace period.
+   * Lists the users in a room with their data, including users within the grace period. With many
+   * nodes, {@linkcode Presence.isComplete} returns false if some users may be missing.
    *
    * @param room The room.
    * @returns The members, in the order of joining.

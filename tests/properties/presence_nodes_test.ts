@@ -362,14 +362,14 @@ class Rooms {
     const { presence } = node.server;
     this.#followings.get(node)![Symbol.dispose]();
     await this.pause(ROUND_MS);
-    assertEquals([membersOf(node), presence.isSettled(ROOM)], [[], false]);
+    assertEquals([membersOf(node), presence.isComplete(ROOM)], [[], false]);
     const late = this.nodes[(number + 1) % NODES]!;
     if (lateMs > 0) late.host.freeze();
     this.world.simulation.after(lateMs, () => late.host.thaw());
     const { ready } = this.#follow(node);
-    assertEquals(presence.isSettled(ROOM), false);
+    assertEquals(presence.isComplete(ROOM), false);
     await this.world.inTime("the users of the other nodes", ready, SETTLED_MS);
-    assertEquals<unknown>([membersOf(node), presence.isSettled(ROOM)], [this.#members, true]);
+    assertEquals<unknown>([membersOf(node), presence.isComplete(ROOM)], [this.#members, true]);
     await this.pause(lateMs + ROUND_MS);
     this.look(this.visitors[0]!, []);
   }
