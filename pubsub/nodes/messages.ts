@@ -123,13 +123,15 @@ export type NodeMessage =
   | {
     readonly type: "beat";
     readonly name: string;
-    /** True if the receivers should send a heartbeat in return. */
+    /** True if the node starts or returns, and asks the others to reply. */
     readonly isHello?: true | undefined;
+    /** Number of other nodes that the node knows; present in a hello. */
+    readonly known?: number | undefined;
     /** Digest of the options that nodes share; absent from nodes that don't compare them. */
     readonly digest?: string | undefined;
     readonly data?: unknown;
   }
-  /** The reply to a heartbeat with `isHello`, to its node. */
+  /** The reply to a hello, to its node. */
   | {
     readonly type: "here";
     readonly name: string;
@@ -160,6 +162,7 @@ export function parseNodeMessage(
       return {
         ...{ node, type, name, data },
         isHello: fields.isHello === true || undefined,
+        known: isNumber(fields.known) ? fields.known : undefined,
         digest: readDigest(fields.digest),
       };
     case "here":

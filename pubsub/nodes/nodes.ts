@@ -457,8 +457,8 @@ export class Nodes implements AsyncDisposable {
     const perSecond = Math.min(NODE_BYTES_PER_SECOND, ALL_BYTES_PER_SECOND / (this.size + 1));
     const data = this.#carried?.report(Math.floor(perSecond * this.#tickMs * 2 / 1_000));
     const digest = this.#announced?.digest;
-    const hello = isHello || undefined;
-    this.#publish(undefined, { type: "beat", name: this.name, isHello: hello, digest, data });
+    const hello = isHello ? { isHello, known: this.size } : {};
+    this.#publish(undefined, { type: "beat", name: this.name, ...hello, digest, data });
   }
 
   #publish(to: string | undefined, message: NodeMessage): void {
@@ -523,8 +523,9 @@ export class Nodes implements AsyncDisposable {
       case "beat":
         if (!isKnown) this.#meet(node, message.name);
         if (this.#liveness.has(node)) this.#carried?.receive(node, message.data);
-        // Only this node: if all nodes say hello after an outage, replies to all would be n³ copies.
-        if (message.isHello) {
+        // If all nodes say hello after an outage, replies to all of them would be n³ copies. A node
+        // that knows as many others needs no reply: it missed none, or receives their heartbeats.
+        if (message.isHello && message.known !== this.size) {
           const digest = this.#announced?.digest;
           this.#publish(node, { type: "here", name: this.name, digest });
         }
