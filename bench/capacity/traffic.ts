@@ -24,7 +24,14 @@ import { FaultyBroker, FaultyStore } from "../../tests/faulty_broker.ts";
 import { type Host, Simulation } from "../../tests/simulator/mod.ts";
 
 /** Kinds of work during which the traffic is measured. */
-export const WORKS = ["idle", "attack", "large rooms", "small rooms", "all restored"] as const;
+export const WORKS = [
+  "idle",
+  "attack",
+  "large rooms",
+  "small rooms",
+  "new rooms",
+  "all restored",
+] as const;
 
 /** The name of a work. */
 export type Work = typeof WORKS[number];
@@ -70,6 +77,9 @@ const MOVES_PER_SECOND = 100;
 
 /** Small rooms, whose members are at up to five nodes. */
 const SMALL = { rooms: 1_000, members: 5 } as const;
+
+/** Rooms with one user each that replace others in a second, at random nodes. */
+const NEW_ROOMS_PER_SECOND = 100;
 
 /** A broker in memory that counts. */
 class CountingBroker extends FaultyBroker {
@@ -248,6 +258,17 @@ function start(node: TalkingNode, work: Work, all: readonly TalkingNode[]): void
         node.every(1_000 / movesPerSecond, () => node.move(users, name));
       }
       return;
+    case "new rooms": {
+      const users = Array.from(
+        { length: 10 },
+        (_, i) => node.enter(`user-${node.index}-${i}`, `${node.index}-${i}`),
+      );
+      let rooms = 0;
+      node.every(1_000 * all.length / NEW_ROOMS_PER_SECOND, () => {
+        node.move(users, `${node.index}:${rooms++}`);
+      });
+      return;
+    }
     case "small rooms":
     case "all restored":
       for (let room = node.index; room < SMALL.rooms; room += all.length) {

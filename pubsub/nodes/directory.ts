@@ -19,6 +19,22 @@ import type { NodeEvent, Nodes } from "./nodes.ts";
 const MAX_CHECKED = 200;
 
 /**
+ * Maximum size of the checks of all nodes together after they missed messages, in bytes per second.
+ * Without it, each node would check all its scopes with every other node in the same moment.
+ */
+const SWEEP_BYTES_PER_SECOND = 2_097_152;
+
+/** Bytes of a check, and of a scope in a check in addition to its name, approximately. */
+const [CHECK_BYTES, SCOPE_BYTES] = [180, 16] as const;
+
+/** A check of scopes with one node, in parts. */
+interface Sweep {
+  readonly scopes: readonly string[];
+  /** Index of the next scope. */
+  readonly next: number;
+}
+
+/**
  * Maximum number of checks that wait for replies from nodes. Beyond that, the oldest is dropped.
  */
 const MAX_WAITING = 1_000;
@@ -71,9 +87,10 @@ interface PendingCheck<T> {
  *
  * - **Publishing:** changes are gathered for `batchMs`, reduced to their net effect, numbered, and
  *   published to the nodes that have the scope open. Without another node, no change is published.
- * - **Eventual consistency:** a node that misses a number requests all entries, in pages. It also
- *   does so when another node joins, and after the broker was unreachable. Every `checkMs`, the
- *   next node and the next 200 scopes are checked, to detect whether the last change was lost.
+ * - **Eventual consistency:** a node that misses a number requests all entries, in pages. When
+ *   another node joins, and after the broker was unreachable, all scopes are checked, with at most
+ *   2 MiB a second of all nodes together. Every `checkMs`, the next node and the next 200 scopes are
+ *   checked, to detect whether the last change was lost.
  * - **Gone:** the entries of a node that is gone are deleted immediately.
  * - **Bounds:** a node keeps up to 100,000 entries of each other node per scope, and a million of
  *   all. Further entries are left out until a tenth is free again; meanwhile, the scope's
@@ -111,6 +128,12 @@ export class Directory<T> implements Disposable {
   readonly #opening = new Set<OpenScope<T>>();
   /** Maps each node to the scopes to request from it with the next batch. */
   readonly #suspects = new Map<string, Set<string>>();
+  /** Checks of all scopes, by node; the next node first. At most `MAX_NODES`. */
+  readonly #sweeps = new Map<string, Sweep>();
+  #sweeper: Timer | undefined;
+  /** Bytes that checks of all scopes may have now; negative after the last check was longer. */
+  #tokens = 0;
+  #tokensAt = -Infinity;
   /** Checks that wait for replies of nodes, by id. */
   readonly #waiting = new Map<number, PendingCheck<T>>();
   readonly #held: Disposable[];
@@ -208,9 +231,10 @@ export class Directory<T> implements Disposable {
     const { runtime } = this.#nodes;
     runtime.clearTimeout(this.#checker);
     runtime.clearTimeout(this.#batch);
+    runtime.clearTimeout(this.#sweeper);
     for (const one of this.#held) one[Symbol.dispose]();
     for (const scope of this.#scopes.values()) scope.end();
-    for (const held of [this.#scopes, this.#suspects, this.#waiting]) held.clear();
+    for (const held of [this.#scopes, this.#suspects, this.#sweeps, this.#waiting]) held.clear();
     for (const held of [this.#touched, this.#opening]) held.clear();
   }
 
@@ -264,7 +288,7 @@ export class Directory<T> implements Disposable {
 
   /**
    * Requests the entries of scopes that changed since the numbers known on this node, from one node
-   * or from all.
+   * or, for new scopes, from all.
    */
   #ask(node: string | undefined, scopes: readonly OpenScope<T>[], isSure = true): void {
     const asked = node === undefined ? this.#nodes.others().map(({ id }) => id) : [node];
@@ -274,12 +298,47 @@ export class Directory<T> implements Disposable {
       // One node's reply does not complete a scope.
       const opening = node === undefined ? some.filter(({ isReady }) => !isReady) : [];
       this.#wait(id, { nodes: new Set(asked), scopes: some, opening });
-      for (const to of asked) {
-        const known = some.map(({ name, known }) => [name, known(to)] as const);
-        const check: DirectoryCheck = { id, scopes: known, isSure };
-        this.#nodes.tell(to, `${this.#name}:check`, check);
-      }
+      const known = some.map(({ name, known }) => [name, node && known(node) || 0] as const);
+      const check: DirectoryCheck = { id, scopes: known, isSure };
+      this.#nodes.tell(node, `${this.#name}:check`, check);
     }
+  }
+
+  /** Checks all scopes with some nodes, as fast as the budget allows. */
+  #sweepAll(nodes: Iterable<string>): void {
+    const scopes = [...this.#scopes.keys()];
+    if (scopes.length === 0) return;
+    for (const node of nodes) {
+      this.#sweeps.delete(node);
+      this.#sweeps.set(node, { scopes, next: 0 });
+    }
+    this.#sweep();
+  }
+
+  #sweep(): void {
+    const { runtime, size } = this.#nodes;
+    runtime.clearTimeout(this.#sweeper);
+    this.#sweeper = undefined;
+    const now = runtime.now();
+    const perSecond = SWEEP_BYTES_PER_SECOND / (size + 1);
+    // The clock may be set back.
+    const earned = Math.max(0, now - this.#tokensAt) / 1_000 * perSecond;
+    this.#tokens = Math.min(perSecond, this.#tokens + earned);
+    this.#tokensAt = now;
+    for (const [node, { scopes, next }] of this.#sweeps) {
+      if (this.#tokens <= 0) break;
+      // The next part waits until all other nodes had a part.
+      this.#sweeps.delete(node);
+      const end = next + MAX_CHECKED;
+      if (end < scopes.length) this.#sweeps.set(node, { scopes, next: end });
+      const part = scopes.slice(next, end);
+      this.#tokens -= CHECK_BYTES;
+      for (const name of part) this.#tokens -= name.length + SCOPE_BYTES;
+      const open = part.map((name) => this.#scopes.get(name)).filter((one) => one !== undefined);
+      this.#ask(node, open);
+    }
+    if (this.#sweeps.size === 0) return;
+    this.#sweeper = runtime.setTimeout(() => this.#sweep(), this.#batchMs);
   }
 
   #wait(id: number, check: PendingCheck<T>): void {
@@ -324,12 +383,15 @@ export class Directory<T> implements Disposable {
   #nodesChanged(event: NodeEvent): void {
     if (event.type === "restored") {
       for (const scope of this.#scopes.values()) scope.doubt();
-      this.#ask(undefined, [...this.#scopes.values()]);
+      const opening = [...this.#scopes.values()].filter(({ isReady }) => !isReady);
+      this.#ask(undefined, opening);
+      this.#sweepAll(this.#nodes.others().map(({ id }) => id));
     } else if (event.type === "join") {
-      this.#ask(event.node.id, [...this.#scopes.values()]);
+      this.#sweepAll([event.node.id]);
     } else {
       const { id } = event.node;
       this.#suspects.delete(id);
+      this.#sweeps.delete(id);
       for (const scope of [...this.#scopes.values()]) scope.sweep(id);
       for (const check of [...this.#waiting.keys()]) this.#replied(check, id);
     }

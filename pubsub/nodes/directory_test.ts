@@ -431,3 +431,37 @@ Deno.test("Directory leaves out entries beyond its bounds, says so, and takes th
   await bench.pass(100);
   assertEquals([keysOf(paged).length, paged.isComplete], [15, false]);
 });
+
+Deno.test("Directory checks all scopes after an outage within a budget, and until all are complete", async () => {
+  await using bench = new Bench();
+  const all = await bench.join("a", "b", "c");
+  const names = Array.from({ length: 3_000 }, (_, i) => `${i}`.padEnd(250, "x"));
+  const scopes = all.map((node) => names.map((name) => node.open(name)));
+  await bench.pass(3_000);
+  const broker = bench.store.connect();
+  let bytes = 0;
+  for (const { nodes } of all) {
+    broker.subscribe(`$skein:node:${nodes.id}`, ({ payload }) => void (bytes += payload.length));
+  }
+  // Each node missed a change that another one made meanwhile.
+  for (const node of all) node.broker.cut();
+  for (const [i, one] of scopes.entries()) one[i]!.set("key", "missed");
+  await bench.pass(100);
+  for (const node of all) node.broker.mend();
+  bytes = 0;
+  for (const node of all) node.broker.interrupt();
+  const each: number[] = [];
+  for (let second = 0; second < 6; second++) {
+    await bench.pass(1_000);
+    each.push(bytes);
+    bytes = 0;
+  }
+  // Names of 250 bytes, with two nodes each, are 5 MB.
+  assert(each.reduce((sum, one) => sum + one) > 4_500_000);
+  // The saved budget of a second, the budget of a second, and one check of each node more.
+  assert(Math.max(...each) < 2 * 2_097_152 + 3 * 55_000);
+  assert(scopes.flat().every(({ isComplete }) => isComplete));
+  for (const one of scopes) {
+    for (const i of scopes.keys()) assertEquals(keysOf(one[i]!), ["key=missed"]);
+  }
+});
