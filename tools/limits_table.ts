@@ -47,7 +47,7 @@ import { MAX_PRODUCERS, MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
 import { MAX_ALL_ENTRIES, MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
-import { MAX_NODES } from "../pubsub/nodes/liveness.ts";
+import { MAX_NODES, NODES_AT_FULL_RATE } from "../pubsub/nodes/liveness.ts";
 import { ALL_BYTES_PER_SECOND, GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
 import { GRACE_MS, MAX_LAST_SEEN, MAX_PRESENCE_DATA_BYTES } from "../pubsub/presence/presence.ts";
 import { MAX_WAITING as MAX_WAITING_EVENTS } from "../pubsub/presence/events.ts";
@@ -779,7 +779,7 @@ function serverBounds(): Bound[] {
     },
     {
       table: "topics",
-      name: "`node`: `heartbeatMs`, `goneAfterMs`",
+      name: `\`node\`: \`heartbeatMs\`, \`goneAfterMs\`, with up to ${NODES_AT_FULL_RATE} nodes`,
       max: `${ms(HEARTBEAT_MS)}, ${ms(GONE_AFTER_MS)}`,
       full: "the node counts as lost",
     },

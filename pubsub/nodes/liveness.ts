@@ -73,14 +73,15 @@ export interface NodesOptions {
    */
   readonly name?: string | undefined;
   /**
-   * Time from one heartbeat of a node to the next, in milliseconds.
+   * Time from one heartbeat of a node to the next, in milliseconds. With more than 100 nodes, it is
+   * twice as long, with more than 200 three times, and so on.
    *
    * @default {2000}
    */
   readonly heartbeatMs?: number | undefined;
   /**
    * Silence after which a node is considered gone, in milliseconds. It must be the same on every
-   * node.
+   * node. It grows with the number of nodes as `heartbeatMs` does.
    *
    * @default {7000}
    */
@@ -111,6 +112,20 @@ const MAX_DEAF_TICKS = 3;
 /** Ticks of silence after which a node is considered silent: it has missed two heartbeats. */
 const SILENT_TICKS = 4;
 
+/**
+ * Number of nodes for which heartbeats have their full rate. Every node receives the heartbeats of
+ * all others: of more nodes, each sends fewer of them, and all times grow accordingly.
+ */
+export const NODES_AT_FULL_RATE = 100;
+
+/**
+ * Returns how much longer the times of heartbeats are because of the number of nodes: 1 for up to
+ * `atFullRate` nodes, 2 for up to twice as many.
+ */
+export function stretchOf(nodes: number, atFullRate: number = NODES_AT_FULL_RATE): number {
+  return Math.max(1, Math.ceil(nodes / atFullRate));
+}
+
 interface PeerNode {
   info: NodeInfo;
   silentTicks: number;
@@ -125,6 +140,8 @@ export class NodeLiveness {
   #calmTicks = 0;
   /** Ticks since this node received one of its own messages. */
   #deafTicks = 0;
+  /** How much longer all times are, because there are many nodes. */
+  #stretch = 1;
 
   /** Starts without nodes. A node that is silent for `goneTicks` is gone. */
   constructor(runtime: Runtime, goneTicks: number) {
@@ -141,7 +158,7 @@ export class NodeLiveness {
    * partitioned, and the broker has not noticed.
    */
   get isDeaf(): boolean {
-    return this.#deafTicks > MAX_DEAF_TICKS;
+    return this.#deafTicks > MAX_DEAF_TICKS * this.#stretch;
   }
 
   ids(): IterableIterator<string> {
@@ -167,12 +184,12 @@ export class NodeLiveness {
    */
   isGone(id: string): boolean {
     if (this.#peers.has(id)) return false;
-    return this.#departed.has(id) || this.#calmTicks > this.#goneTicks;
+    return this.#departed.has(id) || this.#calmTicks > this.#goneTicks * this.#stretch;
   }
 
   /** True if a node missed two heartbeats in a row. */
   isSilent(id: string): boolean {
-    return (this.#peers.get(id)?.silentTicks ?? 0) >= SILENT_TICKS;
+    return (this.#peers.get(id)?.silentTicks ?? 0) >= SILENT_TICKS * this.#stretch;
   }
 
   /** Records a message from a node. Returns false if that node is not known to be alive. */
@@ -216,15 +233,20 @@ export class NodeLiveness {
 
   /** Counts a tick of normal operation, in which silence means that a node may be gone. */
   tick(): void {
+    const stretch = stretchOf(this.#peers.size + 1);
+    const isShorter = stretch < this.#stretch;
+    this.#stretch = stretch;
     this.#deafTicks++;
-    if (this.isDeaf) return this.beCalm();
+    // If many nodes leave together, the others still send as few heartbeats as before.
+    if (this.isDeaf || isShorter) return this.beCalm();
     this.#calmTicks++;
     for (const peer of this.#peers.values()) peer.silentTicks++;
   }
 
   /** Ids of the nodes that were silent for too long. */
   silent(): string[] {
-    return Array.from(this.#peers).filter(([, { silentTicks }]) => silentTicks >= this.#goneTicks)
+    const goneTicks = this.#goneTicks * this.#stretch;
+    return Array.from(this.#peers).filter(([, { silentTicks }]) => silentTicks >= goneTicks)
       .map(([id]) => id);
   }
 

@@ -10,7 +10,9 @@ import {
   type NodeEvent,
   type NodeInfo,
   NodeLiveness,
+  NODES_AT_FULL_RATE,
   type NodesOptions,
+  stretchOf,
 } from "./liveness.ts";
 import { type NodeMessage, parseNodeMessage } from "./messages.ts";
 import {
@@ -139,6 +141,8 @@ export function sayFarewell(broker: Broker, id: string): void {
  * - **Alive:** each node sends a heartbeat every `heartbeatMs`. A silent node is declared gone
  *   within `goneAfterMs`, and at most half a heartbeat early. A node that closes says farewell, and
  *   is declared gone immediately.
+ * - **Many nodes:** each node receives the heartbeats of all others. These times are therefore
+ *   twice as long with more than 100 nodes, three times as long with more than 200, and so on.
  * - **Outages:** no node is declared gone while the broker is unreachable or does not deliver this
  *   node's own messages. When the broker is reachable again, or after this process was suspended,
  *   the full `goneAfterMs` starts over for every node.
@@ -215,7 +219,7 @@ export class Nodes implements AsyncDisposable {
     this.#console = new ConsoleReport(runtime);
     this.#onError = options.onError ??
       ((error) => this.#console.failed("A handler or listener of nodes", error));
-    // Every second tick is a heartbeat.
+    // Every second tick is a heartbeat, or fewer of them if there are many nodes.
     this.#tickMs = heartbeatMs / 2;
     this.#tickedAt = runtime.now();
     this.#requests = new NodeRequests(runtime);
@@ -455,7 +459,8 @@ export class Nodes implements AsyncDisposable {
 
   #beat(isHello: boolean): void {
     const perSecond = Math.min(NODE_BYTES_PER_SECOND, ALL_BYTES_PER_SECOND / (this.size + 1));
-    const data = this.#carried?.report(Math.floor(perSecond * this.#tickMs * 2 / 1_000));
+    const beatMs = this.#tickMs * this.#ticksOfBeat;
+    const data = this.#carried?.report(Math.floor(perSecond * beatMs / 1_000));
     const digest = this.#announced?.digest;
     const hello = isHello ? { isHello, known: this.size } : {};
     this.#publish(undefined, { type: "beat", name: this.name, ...hello, digest, data });
@@ -484,7 +489,13 @@ export class Nodes implements AsyncDisposable {
       this.#liveness.tick();
       for (const id of this.#liveness.silent()) this.#forget(id);
     }
-    if (this.#ticks % 2 === 0) this.#beat(false);
+    if (this.#ticks % this.#ticksOfBeat === 0) this.#beat(false);
+  }
+
+  /** Number of ticks from one heartbeat to the next. */
+  get #ticksOfBeat(): number {
+    // Others may know somewhat fewer nodes, and must not wait for a heartbeat in vain.
+    return 2 * stretchOf(this.size + 1, NODES_AT_FULL_RATE * 1.1);
   }
 
   get #isConnected(): boolean {

@@ -83,6 +83,34 @@ Deno.test("Nodes declare a node gone relative to its last heartbeat, whenever it
   }
 });
 
+Deno.test("Nodes send fewer heartbeats if they are more than a hundred, and allow longer silence", async () => {
+  await using bench = new Bench();
+  const all = Array.from({ length: 120 }, () => bench.join());
+  await bench.pass(10_000);
+  const [first, second, ...others] = all;
+  let beats = 0;
+  bench.store.connect().subscribe("$skein:nodes", () => void beats++);
+  await bench.pass(40_000);
+  // One in four seconds.
+  assertEquals(beats, 1_200);
+  second!.broker.cut();
+  await bench.pass(9_000);
+  assertEquals(first!.nodes.size, 119);
+  await bench.pass(5_000);
+  assertEquals(first!.nodes.size, 118);
+  // Half of them are gone together; the others don't lose each other when their times get shorter.
+  for (const { broker } of others.slice(60)) broker.cut();
+  await bench.pass(14_000);
+  const staying = [first!, ...others.slice(0, 60)];
+  beats = 0;
+  await bench.pass(40_000);
+  assertEquals(beats, 61 * 20);
+  for (const { nodes, events } of staying) {
+    const left = events.filter((event) => event.startsWith("leave"));
+    assertEquals([nodes.size, left.length], [60, 59]);
+  }
+});
+
 Deno.test("Nodes receive a farewell immediately, and late messages do not bring the node back", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
