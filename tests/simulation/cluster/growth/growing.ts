@@ -31,7 +31,7 @@ const COUNTS = [
   "acknowledged|at|check|closed|created|dials|done|ended|failures|finished|handed|handled|head",
   "heard|id|inFlight|kept|last|life|limit|ms|n|next|now|number|opened|order|pings|posted|published|reads",
   "received|records|rejections|sent|sequence|start|stride|taken|tick|ticks|tokens|unused|used|uses",
-  "version",
+  "version|written",
 ].join("|");
 
 /** Names of counters of bytes and messages. */
