@@ -678,6 +678,25 @@ Deno.test("A batch asks onPublish in order on each topic, about all topics at on
   assertEquals(moderator.data, ["a0", "b1", "a2"]);
 });
 
+Deno.test("A batch asks onPublish about nothing more after a rejection", async () => {
+  const seen: unknown[] = [];
+  const { promise, resolve } = Promise.withResolvers<void>();
+  await using server = listen({
+    ...options(new Moderator()),
+    onPublish({ topic, data }) {
+      seen.push(data);
+      if (topic === "log:b") throw rejection();
+      return promise;
+    },
+  });
+  const publications = ["a", "b", "a"].map((id, i) => ({ topic: `log:${id}`, data: `${id}${i}` }));
+  const response = await post(server, "publications", { publications });
+  assertEquals([response.status, (await response.json()).code], [403, "no-spam"]);
+  resolve();
+  await turns();
+  assertEquals(seen, ["a0", "b1"]);
+});
+
 // Bounds.
 
 Deno.test("Publications that wait for onPublish are bounded in bytes, with a share for each session", async () => {

@@ -411,8 +411,11 @@ export class Api {
     if (publishHook === undefined) return decided;
     const { decision } = asked;
     const byTopic = Map.groupBy(decided.keys(), (i) => publications[i]!.topic);
+    let isRejected = false;
     const decideAll = async ([topic, numbers]: [string, readonly number[]]) => {
       for (const i of numbers) {
+        // Nothing of the batch goes out.
+        if (isRejected) return;
         const number = repetition === undefined
           ? undefined
           : { producer: `api:${repetition}`, number: i };
@@ -423,6 +426,7 @@ export class Api {
     try {
       await Promise.all([...byTopic].map(decideAll));
     } catch (error) {
+      isRejected = true;
       throw rejectedPublication(error);
     }
     return decided;
