@@ -109,7 +109,8 @@ class User {
 function inWords(notice: PresenceNotice): string {
   if (notice.type !== "members") return `${notice.type} ${"user" in notice ? notice.user : ""}`;
   const members = notice.members.map(({ user, connections }) => `${user}*${connections}`);
-  return `members ${members.sort().join(" ")}`;
+  const isCut = notice.isComplete === false;
+  return `members ${members.sort().join(" ")}${isCut ? " and others" : ""}`;
 }
 
 /** Adds the session to a room through its own server. */
@@ -237,6 +238,27 @@ Deno.test("A user who opens a room on a new node receives all members in one lis
   await join(cluster, b!, bob);
   const [list, ...rest] = bob.take();
   assertEquals([list!.split(" ").length - 1, rest], [151, []]);
+});
+
+Deno.test("A list of members says that it is not complete if another node does not reply", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const bob = await cluster.dial(b!, "bob");
+  await join(cluster, b!, bob);
+  const broker = b!.topics.broker as FaultyBroker;
+  broker.cut();
+  const ann = await cluster.dial(a!, "ann");
+  await join(cluster, a!, ann);
+  assertEquals(ann.take(), []);
+  await cluster.pass(1_000);
+  assertEquals(ann.take(), ["members ann*1 and others"]);
+  assertEquals(a!.presence.isComplete("room:a"), false);
+  broker.mend();
+  await cluster.pass(4_000);
+  assertEquals([ann.take(), a!.presence.isComplete("room:a")], [["join bob"], true]);
+  const cyd = await cluster.dial(a!, "cyd");
+  await join(cluster, a!, cyd);
+  assertEquals(cyd.take(), ["members ann*1 bob*1 cyd*1"]);
 });
 
 Deno.test("A user on two nodes that open a room at the same time joins once, whichever node asks first", async () => {

@@ -308,7 +308,7 @@ export class RoomNotices {
     // Until the other nodes have replied, the list is incomplete.
     if (this.#waiting.size === 0 || !this.#presence.isSettled(this.name)) return;
     const list = this.#options.members === "count"
-      ? [this.#encode({ type: "count", users: this.#presence.count(this.name) })]
+      ? [this.#encode(this.#count())]
       : this.#list(this.#presence.members(this.name));
     const waiting = [...this.#waiting];
     this.#waiting.clear();
@@ -329,7 +329,7 @@ export class RoomNotices {
     if (members === "count") {
       if (users === this.#toldUsers) return [];
       this.#toldUsers = users;
-      return [this.#encode({ type: "count", users })];
+      return [this.#encode(this.#count())];
     }
     const count = joined.length + left.length + updated.length + connections.length;
     if (users <= gatherAbove && count <= gatherAbove && this.#getting.size === 0) {
@@ -462,11 +462,22 @@ export class RoomNotices {
     }
     const members = all.map(shownAs);
     const parts = this.#split(members);
-    if (parts.length <= 1) return [this.#encode({ type: "members", members })];
+    const type = "members";
+    if (parts.length <= 1) return [this.#encode({ type, members, ...this.#completeness })];
     return parts.map((members, page) => {
-      const isLast = page === parts.length - 1;
-      return this.#encode({ type: "members", members, page, more: isLast ? undefined : true });
+      const more = page === parts.length - 1 ? undefined : true;
+      const completeness = page === 0 ? this.#completeness : {};
+      return this.#encode({ type, members, page, more, ...completeness });
     });
+  }
+
+  #count(): PresenceNotice {
+    const users = this.#presence.count(this.name);
+    return { type: "count", users, ...this.#completeness };
+  }
+
+  get #completeness(): { readonly isComplete?: false } {
+    return this.#presence.isComplete(this.name) ? {} : { isComplete: false };
   }
 
   /** Splits a list so that each part fits into a notice. An oversize element forms its own part. */

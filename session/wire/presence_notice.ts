@@ -43,6 +43,11 @@ export type PresenceNotice<D = unknown> =
     readonly page?: number | undefined;
     /** Present if another part follows. */
     readonly more?: true | undefined;
+    /**
+     * Present, in the first part, if users may be missing: another node did not send its users in
+     * time, or there are more than a node keeps. Users who are found later join.
+     */
+    readonly isComplete?: false | undefined;
   }
   | {
     /** A user's first connection has opened. */
@@ -123,6 +128,8 @@ export type PresenceNotice<D = unknown> =
     readonly type: "count";
     /** Number of users. */
     readonly users: number;
+    /** Present if users may be missing, as in `members`. */
+    readonly isComplete?: false | undefined;
   };
 
 /** Changes in a large room. */
