@@ -168,7 +168,11 @@ export async function dialHttp(
     throw error instanceof TimeoutError ? failure ?? error : error;
   } finally {
     runtime.clearTimeout(timer);
-    for (const connection of connections) if (connection !== winner) connection.terminate();
+    for (const connection of connections) {
+      if (winner === undefined) connection.terminate();
+      // The server may have opened it too. Only a response names it, so that it can be ended.
+      else if (connection !== winner) connection.close();
+    }
   }
 }
 
@@ -243,8 +247,9 @@ class ClientHttpConnection extends HttpConnection {
 
   protected override conclude(): void {
     this.#lingering = this.runtime.setTimeout(() => this.terminate(), CLOSE_TIMEOUT_MS);
+    if (this.#ids === undefined) void this.#opened.promise.then(() => this.#leave(), () => {});
     // A page that unloads has no time to wait for the response to an acknowledgment.
-    if (this.#queue.length === 0) void this.#leave();
+    else if (this.#queue.length === 0) void this.#leave();
   }
 
   protected override release(): void {

@@ -300,6 +300,18 @@ Deno.test("A session over HTTP whose request takes 8 s to check opens on its eve
   await close(time, client, server);
 });
 
+Deno.test("A client over HTTP ends the session of the slower of its two first requests", async () => {
+  using time = new FakeTime();
+  const isChecked = Promise.withResolvers<string>();
+  const { client, server, gets } = page({ authenticate: () => isChecked.promise });
+  await passTime(time, 4_000);
+  assertEquals(gets, ["stream", "poll"]);
+  isChecked.resolve("ann");
+  await passTime(time, 1_000);
+  assertEquals(server.manager.all().map(({ id }) => id), [client.session!.id]);
+  await close(time, client, server);
+});
+
 Deno.test("A session over HTTP opens although the server has no room for a second request", async () => {
   using time = new FakeTime();
   const { client, server, gets } = page({
