@@ -8,7 +8,7 @@ import type { Directory } from "../nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../nodes/directory_scope.ts";
 import { isNumber } from "../nodes/messages.ts";
 import type { PresenceScope, UserPresence } from "./presence_scopes.ts";
-import type { ListedMember, PresenceChange, PresenceEvent, PresenceFeedEvent } from "./types.ts";
+import type { ListedMember, PresenceEvent, PresenceFeedEvent } from "./types.ts";
 
 /** Time for which a node remembers a change, so that it can repeat it, in milliseconds. */
 export const REPEAT_MS = 20_000;
