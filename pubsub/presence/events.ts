@@ -23,14 +23,20 @@ const HOLD_MS = 150;
  */
 const COPY_MS = 100;
 
-/** Time for which a node that may have missed messages waits for them, in milliseconds. */
-const RESYNC_MS = 1_000;
+/**
+ * Time for which a node waits for messages of the others before it leads a topic, and after it may
+ * have missed messages, in milliseconds.
+ */
+const CALM_MS = 1_000;
 
 /** Time between two removals of what is too old to be repeated, in milliseconds. */
 const PRUNE_MS = 5_000;
 
 /** Maximum number of events that wait for a reader. */
 export const MAX_WAITING = 10_000;
+
+/** Key of the time since which a node reads its events. */
+const SINCE = "since";
 
 /** Key of the online users; that of a topic has the topic after a colon. */
 const ONLINE = "online";
@@ -72,6 +78,7 @@ export class PresenceFeed implements Disposable {
   readonly #byKey = new Map<string, Stays>();
   readonly #numbers = new Map<string, Map<string, number>>();
   readonly #hold: Deadlines<() => void>;
+  readonly #calm: Deadlines<() => void>;
   readonly #copying: Deadlines<() => void>;
   /** The topics without users on this node, whose changes it may still have to repeat. */
   readonly #emptied: Deadlines<PresenceScope>;
@@ -92,10 +99,12 @@ export class PresenceFeed implements Disposable {
     this.#id = nodes?.id ?? "";
     const run = (waiting: () => void) => waiting();
     this.#hold = new Deadlines(runtime, HOLD_MS, run);
+    this.#calm = new Deadlines(runtime, CALM_MS, run);
     this.#copying = new Deadlines(runtime, COPY_MS, run);
     this.#emptied = new Deadlines(runtime, REPEAT_MS, (scope) => this.#release(scope));
     // After a clear, the timer stops with the last item.
-    for (const deadlines of [this.#hold, this.#copying, this.#emptied]) deadlines.clear();
+    for (const deadlines of [this.#hold, this.#calm, this.#copying]) deadlines.clear();
+    this.#emptied.clear();
     this.#pruner = this.#startPruner();
     this.#watched = [host.observe({
       changed: (event, presence) => this.#topics.get(presence.scope)?.see(event, presence),
@@ -117,6 +126,8 @@ export class PresenceFeed implements Disposable {
       });
       this.#watched.push(watching, this.#directory, numbers);
     }
+    this.#shared?.set(SINCE, runtime.now());
+    this.#note(SINCE, this.#id, runtime.now());
     const opened = scopes.all().map((scope) => this.#open(scope));
     void Promise.all(opened).then(() => {
       this.#isReady = true;
@@ -172,7 +183,7 @@ export class PresenceFeed implements Disposable {
     this.#isOver = true;
     for (const one of this.#watched) one[Symbol.dispose]();
     for (const tell of this.#copying.clear()) tell();
-    this.#hold.clear();
+    for (const waiting of [this.#hold, this.#calm]) waiting.clear();
     for (const scope of this.#emptied.clear()) this.#release(scope);
     for (const timer of [this.#resync, this.#pruner]) this.#host.runtime.clearTimeout(timer);
     this.#changes.notify();
@@ -195,7 +206,10 @@ export class PresenceFeed implements Disposable {
         directory: this.#directory,
         isAlive: (node) => this.#isAlive(node),
         leaderOf: (topicKey) => this.#leaderOf(topicKey),
+        readsSince: (node) => this.#numbers.get(SINCE)?.get(node) ?? Infinity,
+        lose: (...lost) => this.#lose(...lost),
         candidate: (topicKey) => this.#candidate(topicKey),
+        afterCalm: (run) => this.#calm.add(run),
         afterHold: (run) => this.#afterHold(run),
         afterCopy: (run) => this.#copying.add(run),
         push: (event) => this.#push(event),
@@ -220,8 +234,8 @@ export class PresenceFeed implements Disposable {
     this.#topics.delete(scope);
     this.#byKey.delete(stays.key);
     this.#resign(stays.key);
-    const { topic, users } = scope;
-    if (topic === undefined || users.size === 0) return;
+    const { topic } = scope;
+    if (stays.members().length === 0) return;
     this.#push(gapOf({ topic, reason: "untracked", node: this.#id, isResponsible: false }));
   }
 
@@ -234,6 +248,12 @@ export class PresenceFeed implements Disposable {
   }
 
   #release(scope: PresenceScope): void {
+    const { key, hasEnded } = this.#topics.get(scope) ?? {};
+    const isLast = [...this.#numbers.get(key ?? "")?.keys() ?? []].every((node) =>
+      node === this.#id || !this.#isAlive(node)
+    );
+    // A node that was declared gone and returns must receive that its users have left.
+    if (isLast && hasEnded && !this.#isOver) return this.#emptied.add(scope);
     this.#released = scope;
     this.#host.scopes.release(scope);
     this.#released = undefined;
@@ -286,14 +306,17 @@ export class PresenceFeed implements Disposable {
 
   #takeNumber({ node, key, value, isSwept }: DirectoryChange<number>): void {
     this.#note(key, node, value);
-    if (!isSwept) return;
+    if (!isSwept || key === SINCE) return;
     const { online } = this.#host.scopes;
     const isKnown = key === ONLINE
       ? this.#topics.get(online)?.isShared
       : this.#leaderOf(key) !== undefined;
     if (isKnown) return;
     const topic = key === ONLINE ? undefined : key.slice(ONLINE.length + 1);
-    const by = this.#leaderOf(ONLINE) ?? this.#id;
+    this.#lose(topic, node, this.#leaderOf(ONLINE) ?? this.#id);
+  }
+
+  #lose(topic: string | undefined, node: string, by: string): void {
     const isResponsible = by === this.#id;
     const gap = gapOf({ topic, reason: "gone", node, isResponsible });
     this.#gaps.push({ gap, by, at: this.#host.runtime.monotonic() });
@@ -324,7 +347,7 @@ export class PresenceFeed implements Disposable {
     runtime.clearTimeout(this.#resync);
     this.#resync = runtime.setTimeout(() => {
       for (const stays of this.#topics.values()) stays.join();
-    }, RESYNC_MS);
+    }, CALM_MS);
   }
 
   #push(event: PresenceFeedEvent): void {

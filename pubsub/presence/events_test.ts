@@ -63,7 +63,7 @@ class Bench implements AsyncDisposable {
     const presence = new Presence({ nodes: node, graceMs: 0, ...options });
     const reading = new Reading(presence);
     this.#held.push({ node, presence, reading });
-    await passTime(this.time, 1_500);
+    await passTime(this.time, 2_500);
     return { presence, reading };
   }
 
@@ -82,7 +82,7 @@ class Bench implements AsyncDisposable {
   }
 
   /** Returns what each reader received since the last call. */
-  async pass(ms = 500): Promise<string[][]> {
+  async pass(ms = 1_500): Promise<string[][]> {
     await passTime(this.time, ms);
     return this.#held.map(({ reading }) => reading.take());
   }
@@ -213,7 +213,7 @@ Deno.test("Presence.events() says that a topic's users are unknown if the only n
   three.presence.enter(bench.session("ann"), "chat");
   await bench.pass();
   await bench.end(three.presence);
-  await passTime(bench.time, 500);
+  await passTime(bench.time, 1_500);
   const ids = one.reading.events.flatMap((event) => "id" in event ? [event.id] : []);
   const [first, second, third] = await bench.pass(0);
   assertEquals(first, ["unknown* chat gone", "leave* ann@"]);
@@ -254,7 +254,7 @@ Deno.test("Presence.events() lists users that were present before any node read 
   await passTime(bench.time, 3_000);
   assertEquals(late.take(), ["present bob@,ann@,bob@chat,ann@chat"]);
   one.presence.enter(bench.session("cora"), "chat");
-  await passTime(bench.time, 500);
+  await passTime(bench.time, 1_500);
   assertEquals(late.take(), ["join* cora@", "join* cora@chat"]);
   await late.stop();
 });
@@ -282,13 +282,13 @@ Deno.test("Presence.events() yields the same changes with their node and data on
   const [ann, bob] = [bench.session("ann"), bench.session("bob")];
   two.presence.enter(ann, "chat", { data: { is: "here" } });
   one.presence.enter(bob, "chat");
-  await passTime(bench.time, 500);
+  await passTime(bench.time, 1_500);
   two.presence.update(ann, "chat", { data: { is: "away" } });
-  await passTime(bench.time, 500);
+  await passTime(bench.time, 1_500);
   for (const { presence } of [one, two]) {
     for (const user of [ann, bob]) presence.leave(user, "chat");
   }
-  await passTime(bench.time, 500);
+  await passTime(bench.time, 1_500);
   const [here, there] = [one, two].map(({ reading }) =>
     reading.events.flatMap((event) => "user" in event && event.topic === "chat" ? [event] : [])
   );

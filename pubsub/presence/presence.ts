@@ -479,8 +479,8 @@ export class Presence implements Disposable {
    *   them for another 20 s. An event of the kind `unknown` says that the last node that tracked a
    *   topic is gone, or that this node no longer tracks a topic that still has users.
    * - **Delay:** with `nodes`, an event comes 250 ms after the change, so that moving between nodes
-   *   counts neither as a leave nor as a join. A stay that ends before the leader receives it isn't
-   *   reported.
+   *   counts neither as a leave nor as a join. The first change in a topic takes another second. A
+   *   stay that ends before the leader receives it isn't reported.
    * - **Bounds:** at most 10,000 events wait for a loop. For repeats, each topic keeps the last
    *   10,000 stays that ended within 20 s.
    *

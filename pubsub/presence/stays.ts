@@ -78,8 +78,14 @@ export interface StaysHost {
   isAlive(node: string): boolean;
   /** Returns the node that leads a topic. */
   leaderOf(key: string): string | undefined;
+  /** Returns the time since which a node reads its events; `Infinity` if it doesn't. */
+  readsSince(node: string): number;
+  /** Reports that a node is gone that alone knew a topic's stays, and which node is responsible. */
+  lose(topic: string | undefined, node: string, by: string): void;
   /** Lets this node be the last to lead a topic, and then calls {@linkcode Stays.elect}. */
   candidate(key: string): void;
+  /** Calls a function when another node that wants to lead would have said so. */
+  afterCalm(run: () => void): void;
   /** Calls a function when the other nodes' changes at this moment have arrived. */
   afterHold(run: () => void): void;
   /** Calls a function when the other nodes have received a decision. */
@@ -100,9 +106,9 @@ export class Stays implements Disposable {
   readonly #ended = new Map<Stay, number>();
   /** Maps the joins and leaves on which this node hasn't decided to their monotonic times. */
   readonly #seen = new Map<Seen, number>();
-  /** The users that joined before this node had the other nodes' stays. */
-  readonly #early = new Set<string>();
   #leader: string | undefined;
+  /** The node that was to lead while this node waited. */
+  #awaited: string | undefined;
   /** The node that decided last, as far as this node knows. */
   #decider: string | undefined;
   #isLeading = false;
@@ -133,6 +139,11 @@ export class Stays implements Disposable {
     return this.#shared !== undefined;
   }
 
+  /** True if a stay has ended that may have to be repeated. */
+  get hasEnded(): boolean {
+    return this.#ended.size > 0;
+  }
+
   /**
    * Begins or resumes to take part, with the other nodes' stays and users. While no node leads
    * because the leader is gone, this waits for the next one.
@@ -142,20 +153,19 @@ export class Stays implements Disposable {
     this.#isReady = true;
     const isFirst = this.#stays.size === 0;
     const leader = this.#shared === undefined ? undefined : this.#host.leaderOf(this.key);
-    if (leader !== undefined && !this.#leading.has(leader)) return;
+    if (leader !== undefined && !this.#leading.has(leader)) {
+      this.#awaited = leader;
+      return;
+    }
+    if (leader === undefined && this.#awaited !== undefined) {
+      this.#host.lose(this.scope.topic, this.#awaited, this.#host.id);
+    }
+    this.#awaited = undefined;
     this.#leader = leader;
     if (this.#leader !== undefined) this.#copyAll(this.#leader, isFirst);
-    const listed = new Set<Stay>();
-    for (const presence of this.scope.users.values()) {
-      const { user, joinedAt } = presence;
-      if (this.#isPresent(user) || this.#early.has(user)) continue;
-      const stay = this.#add(user, joinedAt, this.#nodeOf(presence));
-      stay.joinTold = this.#listed(stay);
-      listed.add(stay);
-    }
-    this.#early.clear();
+    else if (isFirst) { for (const presence of this.scope.users.values()) this.#list(presence); }
     this.#hasJoined = true;
-    const members = this.members((stay) => isFirst || listed.has(stay));
+    const members = isFirst ? this.members() : [];
     if (members.length > 0) this.#host.push({ kind: "present", members });
     if (this.#shared === undefined) this.#lead();
     else this.#host.candidate(this.key);
@@ -177,9 +187,9 @@ export class Stays implements Disposable {
       return;
     }
     const latest = this.#latest.get(event.user);
-    if (event.type === "leave") {
-      if (latest !== undefined && latest.end === undefined) latest.seenEnd = endOf(event);
-    } else if (!this.#hasJoined) this.#early.add(event.user);
+    if (event.type === "leave" && latest !== undefined && latest.end === undefined) {
+      latest.seenEnd = endOf(event);
+    }
     const seen = { event, presence };
     this.#seen.set(seen, this.#host.runtime.monotonic());
     if (this.#seen.size > MAX_RECENT) this.#seen.delete(firstOf(this.#seen));
@@ -197,7 +207,7 @@ export class Stays implements Disposable {
     const leader = this.#host.leaderOf(this.key);
     if (leader === this.#leader) return;
     this.#leader = leader;
-    if (leader === this.#host.id) return this.#host.afterHold(() => this.#lead());
+    if (leader === this.#host.id) return this.#host.afterCalm(() => this.#lead());
     if (this.#isLeading) {
       this.#isLeading = false;
       for (const key of [LEADS, ...this.#stays.keys()]) this.#shared.delete(key);
@@ -225,7 +235,7 @@ export class Stays implements Disposable {
   prune(): void {
     const now = this.#host.runtime.monotonic();
     for (const [seen, at] of this.#seen) if (now - at > REPEAT_MS) this.#seen.delete(seen);
-    // The leader forgets first, so that it doesn't publish a stay that others have forgotten.
+    // The leader forgets first, so that the others don't take a stay for a new one.
     const afterMs = this.#isLeading ? REPEAT_MS : 2 * REPEAT_MS;
     for (const [stay, at] of this.#ended) if (now - at > afterMs) this.#forget(stay);
   }
@@ -263,6 +273,7 @@ export class Stays implements Disposable {
     // The other node may have acted on changes that this node is about to decide.
     const isRepeat = this.#decider !== undefined && this.#decider !== id;
     this.#decider = id;
+    this.prune();
     const stays = [...this.#stays.values()];
     for (const stay of stays) this.#publish(stay);
     this.#shared?.set(LEADS, [id]);
@@ -324,10 +335,7 @@ export class Stays implements Disposable {
       else this.#leading.add(node);
       return this.elect();
     }
-    if (!this.#hasJoined || node !== this.#leader) return;
-    const stay = this.#stays.get(key);
-    if (value !== undefined) this.#take(key, value);
-    else if (stay !== undefined) this.#forget(stay);
+    if (this.#hasJoined && node === this.#leader && value !== undefined) this.#take(key, value);
   }
 
   /** Copies all decisions of the leader; with `isSilent`, the readers receive a listing instead. */
@@ -461,6 +469,18 @@ export class Stays implements Disposable {
     });
   }
 
+  /** Lists a user that was present before the user's nodes read their events. */
+  #list(presence: UserPresence): void {
+    const { user, joinedAt, here, others } = presence;
+    const nodes = [...others?.keys() ?? [], ...(here === undefined ? [] : [this.#host.id])];
+    const isNew = nodes.some((node) =>
+      !this.#host.isAlive(node) || this.#host.readsSince(node) <= joinedAt
+    );
+    if (isNew && this.#shared !== undefined) return;
+    const stay = this.#add(user, joinedAt, this.#nodeOf(presence));
+    stay.joinTold = { at: -Infinity, by: "" };
+  }
+
   #nodeOf({ here, others }: UserPresence): string | undefined {
     return here === undefined ? others?.keys().next().value : this.#host.id || undefined;
   }
@@ -473,7 +493,7 @@ export class Stays implements Disposable {
   /** The leader may have decided on a recent join without acting on it. */
   #listed({ joinedAt }: Stay): Told {
     const { runtime } = this.#host;
-    const isRecent = this.#decider !== undefined && Math.abs(runtime.now() - joinedAt) < REPEAT_MS;
+    const isRecent = Math.abs(runtime.now() - joinedAt) < REPEAT_MS;
     return { at: isRecent ? runtime.monotonic() : -Infinity, by: this.#leader ?? "" };
   }
 }

@@ -5,7 +5,11 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Presence } from "../../pubsub/presence/presence.ts";
-import type { PresenceChange, PresenceFeedEvent } from "../../pubsub/presence/types.ts";
+import type {
+  ListedMember,
+  PresenceChange,
+  PresenceFeedEvent,
+} from "../../pubsub/presence/types.ts";
 import { Session } from "../../session/session.ts";
 import { sessionSettings } from "../../session/mod.ts";
 import { memoryPair } from "../../transport/mod.ts";
@@ -19,7 +23,11 @@ const [GRACE_MS, NODES, USERS] = [1_500, 3, 24] as const;
 /** Time after which the nodes agree: a death is known, and the users of the dead node have left. */
 const QUIET_MS = KNOWN_MS + GRACE_MS + 3_000;
 
+/** A room that all nodes track. */
 const ROOM = "room:a";
+
+/** A room that only the nodes of its users track. */
+const SMALL = "room:b";
 
 /** An action of a user. */
 const action = fc.record({
@@ -77,29 +85,44 @@ class WatchedNode {
     const session = new Session(memoryPair({ runtime }).server, settings, { user });
     this.world.onEnd(() => session.close());
     this.presence.enter(session, ROOM);
+    this.presence.enter(session, SMALL);
     return { session, node: this };
   }
 }
 
-/** Checks that a reader knows of each user that leaves, and of none that joins, except repeats. */
+/** Checks that a reader receives each stay's join or listing, and then its leave, except repeats. */
 function checkOrder(events: readonly PresenceFeedEvent[]): void {
   const present = new Set<string>();
-  const of = ({ topic, user }: { topic: string | undefined; user: string }) => `${topic} ${user}`;
+  const keyOf = ({ topic, user, joinedAt }: ListedMember) => `${topic} ${user} ${joinedAt}`;
   for (const [i, event] of events.entries()) {
     const what = () => `event ${i}: ${JSON.stringify(events.slice(0, i + 1), undefined, 1)}`;
-    if (event.kind === "present") {
-      for (const member of event.members) {
-        assert(!present.has(of(member)), what());
-        present.add(of(member));
-      }
-    } else if (event.kind === "join" && !event.isRepeat) {
-      assert(!present.has(of(event)), what());
-      present.add(of(event));
-    } else if (event.kind === "leave" && !event.isRepeat) {
-      assert(present.delete(of(event)), what());
-    } else if (event.kind === "join") present.add(of(event));
-    else if (event.kind === "leave") present.delete(of(event));
+    if (event.kind === "unknown" && event.reason === "untracked") {
+      for (const key of present) if (key.startsWith(`${event.topic} `)) present.delete(key);
+    }
+    if (event.kind === "update" || event.kind === "unknown") continue;
+    const members = event.kind === "present" ? event.members : [{ ...event, connections: 0 }];
+    for (const key of members.map(keyOf)) {
+      const isRepeat = event.kind !== "present" && event.isRepeat;
+      assert(isRepeat || present.has(key) === (event.kind === "leave"), what());
+      if (event.kind === "leave") present.delete(key);
+      else present.add(key);
+    }
   }
+}
+
+/** Checks that each stay of a user has one join, and all stays but the last one a leave. */
+function checkStays(user: string, changes: readonly PresenceChange[], isHere: boolean): void {
+  const told = changes.map(({ kind, id, isRepeat }) => `${kind} ${id} ${isRepeat}`);
+  const what = [user, ...told].join("\n");
+  const ids = changes.filter(({ isRepeat }) => !isRepeat).map(({ id }) => id);
+  assertEquals(ids.length, new Set(ids).size, what);
+  const unique = [...new Map(changes.map((change) => [change.id, change])).values()];
+  const stays = [...Map.groupBy(unique, ({ joinedAt }) => joinedAt)].toSorted(([a], [b]) => a - b);
+  for (const [n, [, ofStay]] of stays.entries()) {
+    const isOpen = isHere && n === stays.length - 1;
+    assertEquals(ofStay.map(({ kind }) => kind), isOpen ? ["join"] : ["join", "leave"], what);
+  }
+  assert(!isHere || stays.length > 0, what);
 }
 
 const cases = fc.record({
@@ -153,9 +176,9 @@ property("each join and each leave is told to exactly one node, whatever the nod
     const store = new FailingStore(world);
     const told = new Map<string, PresenceChange[]>();
     const tell = (change: PresenceChange) => {
-      if (change.topic !== ROOM) return;
-      const changes = told.get(change.user) ?? [];
-      told.set(change.user, changes);
+      const key = `${change.topic} ${change.user}`;
+      const changes = told.get(key) ?? [];
+      told.set(key, changes);
       changes.push(change);
     };
     const start = async (count: number, first: number): Promise<WatchedNode[]> => {
@@ -187,7 +210,9 @@ property("each join and each leave is told to exactly one node, whatever the nod
           ? []
           : own.splice(0, 1);
         for (const { session, node } of closed) {
-          if (what === "leave for good") node.presence.leave(session, ROOM, { isFinal: true });
+          if (what === "leave for good") {
+            for (const room of [ROOM, SMALL]) node.presence.leave(session, room, { isFinal: true });
+          }
           void session.close();
         }
         if (what === "enter" || what === "move") own.push(node.open(user));
@@ -223,26 +248,15 @@ property("each join and each leave is told to exactly one node, whatever the nod
       await world.pause(QUIET_MS);
     }
 
+    const all = [...nodes, ...past].flatMap(({ events }) => events);
+    const isUnknown = all.some((event) =>
+      event.kind === "unknown" && event.topic === SMALL && event.isResponsible
+    );
     for (const [i, own] of tabs.entries()) {
-      const user = `user-${i}`;
-      const changes = told.get(user) ?? [];
-      const what = changes.map(({ kind, id, isRepeat }) => `${kind} ${id} ${isRepeat}`).join("\n");
-      const ids = changes.filter(({ isRepeat }) => !isRepeat).map(({ id }) => id);
-      assertEquals(ids.length, new Set(ids).size, what);
-      const unique = [...new Map(changes.map((change) => [change.id, change])).values()];
-      const stays = Map.groupBy(unique, ({ joinedAt }) => joinedAt);
-      const open = [...stays].toSorted(([a], [b]) => a - b).flatMap(([, ofStay], n) => {
-        for (const [n, { kind }] of ofStay.entries()) {
-          assertEquals(kind, n % 2 === 0 ? "join" : "leave", `${user}\n${what}`);
-        }
-        return ofStay.length % 2 === 1 ? [n] : [];
-      });
-      // Only the last stay may go on.
-      assertEquals(
-        open,
-        own.length > 0 ? [stays.size - 1] : [],
-        `${user} has ${own.length}\n${what}`,
-      );
+      for (const room of isUnknown ? [ROOM] : [ROOM, SMALL]) {
+        const user = `${room} user-${i}`;
+        checkStays(user, told.get(user) ?? [], own.length > 0);
+      }
     }
     for (const node of [...nodes, ...past]) checkOrder(node.events);
     const lists = nodes.map(({ presence }) => presence.members(ROOM).map(({ user }) => user));
