@@ -109,6 +109,13 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "resumed: true",
     "events report the end: true",
   ]],
+  ["webhooks.ts", ["-N"], [
+    "ann: join online, rejected",
+    "ann: join online",
+    "ann: join room:tea",
+    "ann: publish room:tea",
+    "ann: leave room:tea",
+  ]],
   ["slow_clients.ts", [], [
     /^close: closed with 4507 .+/,
     "drop-oldest: frames 1 2 3 4 9 10 11 12, notified of 4 dropped",
