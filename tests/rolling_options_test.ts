@@ -4,7 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { defineContract, type HistoryPosition, type Recovery } from "../mod.ts";
 import type { Subscription } from "../client.ts";
-import { MemoryBroker, Nodes } from "../pubsub/mod.ts";
+import { MemoryBroker, Nodes, type Publication } from "../pubsub/mod.ts";
 import { liveState } from "../streams/mod.ts";
 import { passTime, type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -153,6 +153,34 @@ Deno.test("A program that publishes on a node before it knows the others causes 
   await roll.pass(300);
   assertEquals(early.take(), []);
   assertEquals(early.recoveries.map(({ reason }) => reason), ["interrupted"]);
+});
+
+Deno.test("A node with other options that was taken for gone causes a gap, not a silent loss", async () => {
+  await using roll = new Roll();
+  let isFrozen = false;
+  const broker = Object.create(roll.broker, {
+    subscribe: { value: roll.broker.subscribe.bind(roll.broker) },
+    status: { get: () => roll.broker.status },
+    history: { get: () => roll.broker.history },
+    publish: {
+      value: (publication: Publication) => {
+        if (!isFrozen) roll.broker.publish(publication);
+      },
+    },
+  });
+  const old = await roll.start({ broker });
+  const next = await roll.start({ history: CHATS });
+  const reader = await roll.read(next);
+  isFrozen = true;
+  await roll.pass(30_000);
+  assertEquals(next.nodes!.size, 0);
+  isFrozen = false;
+  old.publish("chat:lobby", "unheard"); // Before the next heartbeat.
+  await roll.pass(10_000);
+  old.publish("chat:lobby", "heard");
+  await roll.pass(0);
+  assertEquals(reader.take(), ["heard"]);
+  assertEquals(reader.recoveries.map(({ reason }) => reason), ["interrupted"]);
 });
 
 Deno.test("A recovery reports a gap if nodes have published outside the history since the position", async () => {

@@ -47,6 +47,8 @@ export interface AgreementTopics {
 /** Other options, and the state of the nodes that have them. */
 interface OtherOptions {
   readonly options: SharedOptions;
+  /** Number of times that this node had begun to receive what others publish. */
+  readonly n: number;
   /** True if this node receives what those nodes publish. */
   isLive: boolean;
   /** Topics whose subscribers may have missed publications before `isLive`. */
@@ -58,8 +60,8 @@ interface OtherOptions {
 /** A node with other options. */
 interface OtherNode {
   readonly digest: string;
-  /** True if the node receives what this node publishes. */
-  isListening: boolean;
+  /** The `n` of the node while it receives what this node publishes. */
+  listening: number | undefined;
 }
 
 /** A pattern of topics on which nodes have published outside a history. */
@@ -109,6 +111,8 @@ export class Agreement {
   readonly #told = new Set<string>();
   readonly #settled = Promise.withResolvers<void>();
   readonly #handlers: Disposable[];
+  /** Number of times that this node began to receive what others publish. */
+  #opened = 0;
   #areAllKnown = false;
   #isSettled = false;
   /** True if this node is old enough to know every other one. */
@@ -125,7 +129,7 @@ export class Agreement {
     this.#onIssue = onIssue;
     this.#handlers = [
       nodes.handle("options", (data, from) => this.#receiveOptions(from, data)),
-      nodes.handle("listening", (_, from) => this.#receiveListening(from)),
+      nodes.handle("listening", (data, from) => this.#receiveListening(from, data)),
       nodes.handle("missed", (_, from) => this.#receiveMissed(from)),
       nodes.subscribe((event) => {
         if (event.type !== "leave") return;
@@ -252,12 +256,12 @@ export class Agreement {
     let peer = this.#peers.get(node);
     if (peer?.digest !== digest) {
       this.#forget(node);
-      this.#peers.set(node, peer = { digest, isListening: false });
+      this.#peers.set(node, peer = { digest, listening: undefined });
       const known = this.#others.get(digest);
       if (known !== undefined) this.#join(node, known);
     }
     // Messages may be lost, so each heartbeat repeats what has no reply yet.
-    if (!peer.isListening || !this.#others.has(digest)) this.#tell(node, true);
+    if (peer.listening === undefined || !this.#others.has(digest)) this.#tell(node, true);
   }
 
   /** Tells a node with the same options, once, what was published outside the histories. */
@@ -285,11 +289,12 @@ export class Agreement {
     if (asks === true) this.#tell(node, false);
     if (this.#peers.get(node)?.digest !== digest) {
       this.#forget(node);
-      this.#peers.set(node, { digest, isListening: false });
+      this.#peers.set(node, { digest, listening: undefined });
     }
     let other = this.#others.get(digest);
     if (other === undefined) {
-      this.#others.set(digest, other = { options, isLive: false, late: [], lingering: undefined });
+      other = { options, n: ++this.#opened, isLive: false, late: [], lingering: undefined };
+      this.#others.set(digest, other);
       this.#open(other);
     }
     this.#join(node, other);
@@ -299,7 +304,7 @@ export class Agreement {
   #join(node: string, other: OtherOptions): void {
     this.#nodes.runtime.clearTimeout(other.lingering);
     other.lingering = undefined;
-    if (other.isLive) this.#nodes.tell(node, "listening", {});
+    if (other.isLive) this.#nodes.tell(node, "listening", { n: other.n });
   }
 
   #open(other: OtherOptions): void {
@@ -318,18 +323,20 @@ export class Agreement {
       if (this.#others.get(digest) !== other) return;
       other.isLive = true;
       for (const [node, peer] of this.#peers) {
-        if (peer.digest === digest) this.#nodes.tell(node, "listening", {});
+        if (peer.digest === digest) this.#nodes.tell(node, "listening", { n: other.n });
       }
       this.#check();
     });
   }
 
-  #receiveListening(node: string): void {
+  #receiveListening(node: string, data: unknown): void {
     const peer = this.#peers.get(node);
-    if (peer === undefined) return;
-    const wasListening = peer.isListening;
-    peer.isListening = true;
-    if (!wasListening && (this.#isSettled || this.#hasPublished)) {
+    const { n } = (data ?? {}) as { readonly n?: unknown };
+    if (peer === undefined || typeof n !== "number") return;
+    // A node that had taken this one for gone begins again.
+    const isNew = peer.listening !== n;
+    peer.listening = n;
+    if (isNew && (this.#isSettled || this.#hasPublished)) {
       this.#nodes.tell(node, "missed", {});
     }
     this.#check();
@@ -401,8 +408,8 @@ export class Agreement {
   /** Ends the wait of the start once every node with other options has confirmed. */
   #check(): void {
     if (this.#isSettled || !this.#areAllKnown) return;
-    const isOver = this.#peers.values().every(({ digest, isListening }) => {
-      return isListening && this.#others.get(digest)?.isLive;
+    const isOver = this.#peers.values().every(({ digest, listening }) => {
+      return listening !== undefined && this.#others.get(digest)?.isLive;
     });
     if (isOver) this.#settle();
   }
