@@ -81,6 +81,8 @@ export function presenceOf(
 ): PresenceParts {
   const { broker, node, presence = {}, rooms = [] } = options;
   const isShared = broker !== undefined;
+  // Before the nodes exist, so that their first heartbeat has the digest.
+  const shared = isShared ? sharedOptionsOf(options, topics) : undefined;
   const parts = makePresence({ runtime, topics, isShared, node, presence, rooms });
   const { nodes } = parts;
   nodes?.handle(REPEAT, () => quotas.repeatReport());
@@ -91,11 +93,11 @@ export function presenceOf(
       if (quotas.receiveReport(node, report)) nodes.tell(node, REPEAT, undefined);
     },
   });
-  if (parts.nodes !== undefined) {
+  if (nodes !== undefined && shared !== undefined) {
     topics.agree(
       new Agreement({
-        nodes: parts.nodes,
-        options: sharedOptionsOf(options, topics),
+        nodes,
+        options: shared,
         topics,
         onIssue: (issue) => console.tell("node-options", issue),
       }),
