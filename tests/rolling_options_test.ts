@@ -246,10 +246,34 @@ Deno.test("The widest bounds of all nodes are kept, and each node reads within i
 });
 
 Deno.test("Names of parameters don't make the options of nodes differ", async () => {
-  await using roll = new Roll();
-  const old = await roll.start({ history: { "chat:{room}": {} } });
-  const next = await roll.start({ history: { "chat:{name}": {} } });
-  assertEquals([...old.nodes!.issues(), ...next.nodes!.issues()], []);
+  const cards = z.object({ title: z.string() });
+  const board = (pattern: string) => {
+    const contract = defineContract({ state: { [pattern]: { collections: { cards } } } });
+    return { contract, features: [liveState(contract)] };
+  };
+  const many = (name: string) =>
+    Array.from({ length: 70 }, (_, n) => [`topic${n}:{${name}}`, { size: n + 1 }]);
+  for (
+    const [before, after] of [
+      [{ history: { "chat:{room}": {} } }, { history: { "chat:{name}": {} } }],
+      // The names change the order of the patterns.
+      [{ history: { "t{b}x": {}, "t{c}y": {} } }, { history: { "t{b}y": {}, "t{c}x": {} } }],
+      [{ history: Object.fromEntries(many("a")) }, { history: Object.fromEntries(many("b")) }],
+      [{ rooms: ["chat:{room}"] }, { rooms: ["chat:{name}"] }],
+      [board("board:{id}"), board("board:{name}")],
+    ] as [TestServerOptions, TestServerOptions][]
+  ) {
+    await using roll = new Roll();
+    const digests = new Set<unknown>();
+    await using _subscription = roll.broker.subscribe("$skein:nodes", ({ payload }) => {
+      const message = JSON.parse(String(payload));
+      if (message.type === "beat") digests.add(message.digest);
+    });
+    const old = await roll.start(before);
+    const next = await roll.start(after);
+    assertEquals([...old.nodes!.issues(), ...next.nodes!.issues()], []);
+    assertEquals(digests.size, 1, JSON.stringify(after));
+  }
 });
 
 Deno.test("Nodes name each option that differs, on both sides", async () => {

@@ -76,13 +76,11 @@ export class SharedOptions {
     const room = MAX_COMPARED - kept.length;
     const rest = [patterns.slice(kept.length), named.slice(room)];
     const others_ = named.slice(0, room);
-    if (rest.some((part) => part.length > 0)) others_.push([REST, digestOf(JSON.stringify(rest))]);
+    if (rest.some((part) => part.length > 0)) others_.push([REST, digestOfAll(rest)]);
     const rows = kept.map(([pattern, { size, ttlMs, bytes }]) =>
       [pattern, size, ttlMs, bytes] as const
     );
-    // The names of a pattern's parameters have no effect on other nodes.
-    const compared = rows.map(([pattern, ...bounds]) => [unnamed(pattern), ...bounds]);
-    const digest = digestOf(JSON.stringify([compared, others_]));
+    const digest = digestOfAll([rows, others_]);
     return new SharedOptions({ digest, history: rows, others: others_ });
   }
 
@@ -140,8 +138,14 @@ export function digestOf(text: string): string {
   return hash.subarray(0, DIGEST_BYTES).toString("base64url");
 }
 
+/** Digests lists of options, without the names of parameters, which have no effect on other nodes. */
+function digestOfAll(lists: readonly (readonly (readonly [string, ...unknown[]])[])[]): string {
+  const compared = lists.map((list) => list.map(([name, ...values]) => [unnamed(name), ...values]));
+  return digestOf(JSON.stringify(compared));
+}
+
 function byName([a]: readonly [string, unknown], [b]: readonly [string, unknown]): number {
-  return a < b ? -1 : 1;
+  return unnamed(a) < unnamed(b) ? -1 : 1;
 }
 
 function isList<T>(value: unknown, isItem: (item: unknown) => item is T): value is readonly T[] {
