@@ -320,7 +320,7 @@ Deno.test("Nodes compare at most 64 options one by one, and the others together"
 
 Deno.test("A node waits three seconds at most for a node that confirms nothing", async () => {
   await using roll = new Roll();
-  await using silent = new Nodes({ broker: roll.broker });
+  await using silent = new Nodes({ broker: roll.broker, name: "silent" });
   const ignored = { receive() {}, issues: () => [], close() {} };
   silent.announce({ digest: "0123456789abcdef", ...ignored });
   await roll.pass(300);
@@ -331,6 +331,9 @@ Deno.test("A node waits three seconds at most for a node that confirms nothing",
   void publishing.then(() => isPublished = true);
   await roll.pass(2_900);
   assertEquals(isPublished, false);
+  assertEquals(server.nodes!.issues(), [
+    'Nodes have different options: those of the node "silent" are unknown here',
+  ]);
   await roll.pass(100);
   await publishing;
   await reader.subscription.ready;

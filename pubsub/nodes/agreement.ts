@@ -214,10 +214,16 @@ export class Agreement {
   /** Describes the options that differ, at most {@linkcode MAX_COMPARED}. */
   issues(): string[] {
     const names = new Map(this.#nodes.others().map(({ id, name }) => [id, name || id]));
+    const namesOf = (has: (digest: string) => boolean) =>
+      [...this.#peers].filter(([, { digest }]) => has(digest)).map(([id]) => names.get(id) ?? id);
     const issues: string[] = [];
+    // Nodes of another version may send options that this node can't read.
+    const unread = namesOf((digest) => !this.#others.has(digest));
+    if (unread.length > 0) {
+      issues.push(`Nodes have different options: those of ${listOf(unread)} are unknown here`);
+    }
     for (const [digest, { options }] of this.#others) {
-      const nodes = [...this.#peers].filter(([, peer]) => peer.digest === digest)
-        .map(([id]) => names.get(id) ?? id);
+      const nodes = namesOf((one) => one === digest);
       if (nodes.length === 0) continue;
       for (const { name, here, there } of this.#options.differencesFrom(options)) {
         issues.push(
