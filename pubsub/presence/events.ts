@@ -32,8 +32,8 @@ const CALM_MS = 1_000;
 /** Time between two removals of what is too old to be repeated, in milliseconds. */
 const PRUNE_MS = 5_000;
 
-/** Maximum number of events that wait for a reader. */
-export const MAX_WAITING = 10_000;
+/** Maximum number of events that wait for a reader: those of a full topic whose users all leave. */
+export const MAX_WAITING: number = MAX_RECENT;
 
 /** Key of the time since which a node reads its events. */
 const SINCE = "since";

@@ -481,8 +481,8 @@ export class Presence implements Disposable {
    * - **Delay:** with `nodes`, an event comes 250 ms after the change, so that moving between nodes
    *   counts neither as a leave nor as a join. The first change in a topic takes another second. A
    *   stay that ends before the leader receives it isn't reported.
-   * - **Bounds:** at most 10,000 events wait for a loop. For repeats, each topic keeps the last
-   *   10,000 stays that ended within 20 s.
+   * - **Bounds:** at most 100,000 events wait for a loop. For repeats, each topic keeps the last
+   *   100,000 stays that ended within 20 s.
    *
    * @example Act on each join once
    * ```ts
@@ -509,7 +509,7 @@ export class Presence implements Disposable {
    *
    * @param options A signal that ends the loop with its reason.
    * @yields The events.
-   * @throws {QueueFullError} If more than 10,000 events wait because the loop is too slow. Start it
+   * @throws {QueueFullError} If more than 100,000 events wait because the loop is too slow. Start it
    * again.
    */
   async *events(

@@ -5,7 +5,11 @@
  */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Directory } from "../nodes/directory.ts";
-import type { DirectoryChange, DirectoryScope } from "../nodes/directory_scope.ts";
+import {
+  type DirectoryChange,
+  type DirectoryScope,
+  MAX_ENTRIES,
+} from "../nodes/directory_scope.ts";
 import { isNumber } from "../nodes/messages.ts";
 import type { PresenceScope, UserPresence } from "./presence_scopes.ts";
 import type { ListedMember, PresenceEvent, PresenceFeedEvent } from "./types.ts";
@@ -13,8 +17,11 @@ import type { ListedMember, PresenceEvent, PresenceFeedEvent } from "./types.ts"
 /** Time for which a node remembers a change, so that it can repeat it, in milliseconds. */
 export const REPEAT_MS = 20_000;
 
-/** Maximum number of changes in a topic that are remembered in order to repeat them. */
-export const MAX_RECENT = 10_000;
+/**
+ * Maximum number of changes in a topic that are remembered in order to repeat them. All users of a
+ * topic leave at the same moment if their node dies.
+ */
+export const MAX_RECENT: number = MAX_ENTRIES;
 
 /** Key of the entry that says that a node leads, and has published its stays. */
 const LEADS = "leads";
