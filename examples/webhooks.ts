@@ -54,7 +54,7 @@ function serveRooms(to: string, options: ServeOptions<string>): Server<string> {
 async function postPresence(to: string, { presence }: Server<string>): Promise<void> {
   for await (const event of presence.events()) {
     if (event.kind === "present" || event.kind === "update" || !event.isResponsible) continue;
-    // If this node is killed, another one repeats the event, with the same id.
+    // If this node is killed, another one repeats the events of the last 20 s, with the same ids.
     await post(to, event.id, event);
   }
 }
