@@ -333,11 +333,8 @@ class ClientHttpConnection extends HttpConnection {
       const signal = anySignal(ended, stop.signal);
       const { body } = await this.#ask("GET", { accept: "text/event-stream" }, { signal });
       const events = new EventReader();
-      const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-      for (const reader = body!.getReader();;) {
-        const { done, value } = await reader.read();
-        if (done) return;
-        this.#takeAll(events.read(decoder.decode(value, { stream: true })));
+      for await (const text of piecesOf(body, signal)) {
+        this.#takeAll(events.read(text));
         awaitPiece();
         if (this.#received > before && this.#received >= this.#written) {
           const isProven = runtime.monotonic() - startedAt >= PROVEN_MS;
@@ -358,8 +355,10 @@ class ClientHttpConnection extends HttpConnection {
     const headers = { accept: "text/event-stream", [Header.poll]: writePoll(poll) };
     const text = await this.#within(RESPONSE_MS.poll, async (late) => {
       const signal = anySignal(ended, late);
-      const response = await this.#ask("GET", headers, { signal });
-      return await response.text();
+      const { body } = await this.#ask("GET", headers, { signal });
+      let text = "";
+      for await (const piece of piecesOf(body, signal)) text += piece;
+      return text;
     });
     // Set this only now. If a server sends no response at all, no proxy is holding back a stream.
     if (this.#polls) {
@@ -541,6 +540,29 @@ class ClientHttpConnection extends HttpConnection {
       : new ConnectionError(`${what}: ${textOf(error)}`, { cause: error });
     this.#opened.reject(broken);
     this.finish(status === 413 ? { closeCode: 4413, reason: textOf(error) } : broken);
+  }
+}
+
+/**
+ * Reads the text of a response. `fetch` does not suffice to abort it: Deno forgets the signal once
+ * the response, without its body, has been collected as garbage.
+ */
+async function* piecesOf(
+  body: ReadableStream<Uint8Array> | null,
+  signal: AbortSignal,
+): AsyncGenerator<string> {
+  const reader = body?.getReader();
+  const cancel = () => void reader?.cancel().catch(() => {});
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  signal.addEventListener("abort", cancel);
+  try {
+    for (let piece; (piece = await reader?.read()) && !piece.done;) {
+      yield decoder.decode(piece.value, { stream: true });
+    }
+    signal.throwIfAborted();
+  } finally {
+    signal.removeEventListener("abort", cancel);
+    cancel();
   }
 }
 

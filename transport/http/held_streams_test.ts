@@ -126,6 +126,55 @@ for (const [what, rules] of Object.entries(HOLDING)) {
   });
 }
 
+Deno.test("A client over HTTP ends its responses itself, because fetch may forget the signal", async () => {
+  using time = new FakeTime();
+  let [isHeld, cancelled] = [false, 0];
+  const gets: string[] = [];
+  const ends = new HttpEnds({
+    proxy: async (request, serve) => {
+      const response = await serve(request);
+      if (request.method !== "GET") return response;
+      gets.push(request.headers.has("skein-poll") ? "poll" : "stream");
+      const stalled = () => new Promise<void>(() => {});
+      const reader = response.body!.getReader();
+      const body = new ReadableStream<Uint8Array>({
+        async pull(controller) {
+          const { value } = await reader.read();
+          if (isHeld) return await stalled();
+          controller.enqueue(value!);
+        },
+        cancel(reason) {
+          cancelled++;
+          return reader.cancel(reason);
+        },
+      });
+      return new Response(body, response);
+    },
+  });
+  await using _ends = ends;
+  const runtime = platformRuntime();
+  runtime.monotonic = () => Date.now(); // Fake, too.
+  // As in Deno, after the response has been collected as garbage.
+  const forgetful: typeof fetch = (input, init) => ends.fetch(input, { ...init, signal: null });
+  const open = () => ends.open({ runtime, fetch: forgetful });
+  const lost = await open();
+  lost.client.terminate!();
+  await passTime(time, 10);
+  assertEquals([gets.splice(0), cancelled], [["stream"], 1]);
+  const { client, server } = await open();
+  received(server);
+  isHeld = true;
+  server.frames!.send("held");
+  client.frames!.send("and");
+  await passTime(time, 3_100);
+  assertEquals([gets, cancelled], [["stream", "poll"], 2]);
+  // The rest of a response to a poll may be late, too.
+  await passTime(time, 41_000);
+  assertEquals([gets, cancelled], [["stream", "poll", "poll"], 3]);
+  client.terminate!();
+  await passTime(time, 10_000);
+});
+
 Deno.test("A client over HTTP returns to event streams if few of them are held", async () => {
   using time = new FakeTime();
   let [streams, held] = [0, 0];
