@@ -10,14 +10,14 @@
  *   first session over WebTransport,
  * - 9.5 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
- * - 8.7 KiB for HTTP, after all other transports have failed,
+ * - 8.8 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 12.7 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 5.3 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
  * - 17.6 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 108.2 KiB.
+ * If you bundle the client as a single file, it is at most 108.3 KiB.
  *
  * @example Usage
  * ```ts

@@ -136,6 +136,17 @@ for (const shares of SHARES) {
   });
 }
 
+Deno.test("An idle tab without an event stream polls every 5 s, also after a ping", async () => {
+  await using bench = new Bench({ shares: "locks" });
+  const tabs = await bench.open(4);
+  await bench.pass(10_000);
+  const { asked } = tabs.find(({ asked }) => asked.at(-1)!.poll !== null)!;
+  const before = asked.length;
+  await bench.pass(120_000);
+  const perMinute = (asked.length - before) / 2;
+  assert(perMinute <= 15, `${perMinute} requests in a minute`);
+});
+
 Deno.test("Ten tabs over HTTP/2 each have an event stream", async () => {
   for (const shares of SHARES) {
     await using bench = new Bench({ shares, protocol: "h2" });

@@ -85,6 +85,10 @@ const CACHE = typeof Request === "function" && !("cache" in Request.prototype)
   ? undefined
   : "no-store";
 
+/** An event with only a ping, and the reply to a ping. Nothing follows either of them. */
+const PING_EVENT = /^id: \d+\ndata: \{"ping":\d+\}\n\n$/;
+const PONG = /^\{"pong":\d+\}$/;
+
 /** The options for {@linkcode dialHttp}. */
 export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl"> {
   readonly runtime: Runtime;
@@ -212,6 +216,8 @@ class ClientHttpConnection extends HttpConnection {
   #queuedBytes = 0;
   /** The number of the first frame of the queue. */
   #number = 1;
+  /** The number of the last frame that is not only the reply to a ping. */
+  #lastAsked = 0;
   #isPosting = false;
   #isLeaving = false;
   #lingering: Timer | undefined = undefined;
@@ -241,6 +247,8 @@ class ClientHttpConnection extends HttpConnection {
   protected override transmit(frame: Frame): void {
     const encoded = encodeFrame(frame);
     this.#queue.push(encoded);
+    const isPong = typeof frame === "string" && PONG.test(frame);
+    if (!isPong) this.#lastAsked = this.#number + this.#queue.length - 1;
     this.#queuedBytes += encoded.size;
     this.#startPosts();
   }
@@ -368,7 +376,7 @@ class ClientHttpConnection extends HttpConnection {
         this.#polls = false;
       } else path.polls = true;
     }
-    this.#budget?.received(text.length);
+    this.#budget?.received(PING_EVENT.test(text) ? 0 : text.length);
     this.#takeAll(new EventReader().read(text));
   }
 
@@ -438,11 +446,12 @@ class ClientHttpConnection extends HttpConnection {
     const keepalive = this.closing !== undefined && bytes <= KEEPALIVE_BYTES;
     const acknowledged = this.#unacknowledgedBytes;
     const startedAt = this.runtime.monotonic();
+    const isReplyLikely = count === 0 || this.#lastAsked >= this.#number;
     this.#budget?.posting();
     const response = await this.#within(RESPONSE_MS.post, (signal) => {
       const headers = { [Header.number]: `${this.#number}` };
       return this.#ask("POST", headers, { signal, body, keepalive });
-    }).finally(() => this.#budget?.posted());
+    }).finally(() => this.#budget?.posted(isReplyLikely));
     // A failed request acknowledges nothing, and the server may wait for an acknowledgment.
     this.#unacknowledgedBytes -= acknowledged;
     const postMs = this.runtime.monotonic() - startedAt;

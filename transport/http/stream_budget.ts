@@ -100,8 +100,8 @@ export interface Turn {
  * - **Protocol:** over HTTP/2 and HTTP/3, requests share a connection, so there is no limit. The
  *   protocol is known once a response has finished, and counts as HTTP/1.1 before.
  * - **Places:** see {@linkcode Place}. Without one, the client polls, and the server responds
- *   immediately: after the client has sent something, when the tab is shown or hidden, and every
- *   {@linkcode VISIBLE_MS}, or once a minute in a hidden tab. Only the first event of a connection,
+ *   immediately: after the client has sent something other than the reply to a ping, when the tab is
+ *   shown or hidden, and every {@linkcode VISIBLE_MS}, or once a minute in a hidden tab. Only the first event of a connection,
  *   and a reply to a hidden tab, may take up to {@linkcode SOON_S}.
  * - **Crowded:** a client whose post waits for a connection gives up its place for a while.
  * - **Without places:** a browser that has neither Web Locks nor a `BroadcastChannel`, or denies
@@ -179,11 +179,15 @@ export class StreamBudget implements Disposable {
     }, CROWDED_MS);
   }
 
-  /** Notes that the server has received frames, or that a post has failed. */
-  posted(): void {
+  /**
+   * Notes the end of a post.
+   *
+   * @param isReplyLikely False if no event will follow, so that the next poll can wait.
+   */
+  posted(isReplyLikely: boolean): void {
     this.#runtime.clearTimeout(this.#posting);
     this.#posting = undefined;
-    this.#pollSoon();
+    if (isReplyLikely) this.#pollSoon();
   }
 
   /** Notes the response to a poll. */
