@@ -49,6 +49,18 @@ interface FeedHost {
   observe(observer: PresenceObserver): Disposable;
 }
 
+/**
+ * A node that may lead a topic: its number, and the origin of its stays. For {@linkcode SINCE}: the
+ * time, and the node.
+ */
+type Candidate = readonly [number: number, origin: string];
+
+function readCandidate(value: unknown): Candidate | undefined {
+  if (!Array.isArray(value) || value.length !== 2) return undefined;
+  const [number, origin] = value;
+  return isNumber(number) && typeof origin === "string" ? [number, origin] : undefined;
+}
+
 interface Reader {
   readonly waiting: PresenceFeedEvent[];
   isTooSlow: boolean;
@@ -76,7 +88,7 @@ export class PresenceFeed implements Disposable {
   readonly #changes = new Signal();
   readonly #topics = new Map<PresenceScope, Stays>();
   readonly #byKey = new Map<string, Stays>();
-  readonly #numbers = new Map<string, Map<string, number>>();
+  readonly #candidates = new Map<string, Map<string, Candidate>>();
   readonly #hold: Deadlines<() => void>;
   readonly #calm: Deadlines<() => void>;
   readonly #copying: Deadlines<() => void>;
@@ -84,7 +96,7 @@ export class PresenceFeed implements Disposable {
   readonly #emptied: Deadlines<PresenceScope>;
   readonly #watched: Disposable[];
   readonly #directory: Directory<StayEntry> | undefined;
-  readonly #shared: DirectoryScope<number> | undefined;
+  readonly #shared: DirectoryScope<Candidate> | undefined;
   #gaps: RecentGap[] = [];
   /** The topic whose time in `#emptied` is over. */
   #released: PresenceScope | undefined;
@@ -113,21 +125,18 @@ export class PresenceFeed implements Disposable {
       holds: (scope) => this.#holds(scope),
     })];
     if (nodes !== undefined) {
-      const numbers = new Directory<number>({
-        nodes,
-        name: "presence-leaders",
-        read: (value) => isNumber(value) ? value : undefined,
-      });
-      this.#shared = numbers.open("all", (change) => this.#takeNumber(change));
+      const leaders = new Directory({ nodes, name: "presence-leaders", read: readCandidate });
+      this.#shared = leaders.open("all", (change) => this.#takeCandidate(change));
       this.#directory = new Directory({ nodes, name: "presence-stays", read: readStayEntry });
       const watching = nodes.subscribe(({ type }) => {
         if (type === "restored") this.#restart();
         else if (type === "leave") this.#repeat();
       });
-      this.#watched.push(watching, this.#directory, numbers);
+      this.#watched.push(watching, this.#directory, leaders);
     }
-    this.#shared?.set(SINCE, runtime.now());
-    this.#note(SINCE, this.#id, runtime.now());
+    const since: Candidate = [runtime.now(), this.#id];
+    this.#shared?.set(SINCE, since);
+    this.#note(SINCE, this.#id, since);
     const opened = scopes.all().map((scope) => this.#open(scope));
     void Promise.all(opened).then(() => {
       this.#isReady = true;
@@ -206,9 +215,10 @@ export class PresenceFeed implements Disposable {
         directory: this.#directory,
         isAlive: (node) => this.#isAlive(node),
         leaderOf: (topicKey) => this.#leaderOf(topicKey),
-        readsSince: (node) => this.#numbers.get(SINCE)?.get(node) ?? Infinity,
+        readsSince: (node) => this.#candidates.get(SINCE)?.get(node)?.[0] ?? Infinity,
         lose: (...lost) => this.#lose(...lost),
-        candidate: (topicKey) => this.#candidate(topicKey),
+        candidate: (topicKey, origin) => this.#candidate(topicKey, origin),
+        originOf: (topicKey, node) => this.#candidates.get(topicKey)?.get(node)?.[1],
         afterCalm: (run) => this.#calm.add(run),
         afterHold: (run) => this.#afterHold(run),
         afterCopy: (run) => this.#copying.add(run),
@@ -223,7 +233,7 @@ export class PresenceFeed implements Disposable {
     if (!this.#isOver) stays.join();
     if (key === ONLINE && !stays.isShared && this.#shared !== undefined) {
       await this.#shared.ready;
-      this.#candidate(key);
+      this.#candidate(key, this.#id);
     }
   }
 
@@ -248,12 +258,13 @@ export class PresenceFeed implements Disposable {
   }
 
   #release(scope: PresenceScope): void {
-    const { key, hasEnded } = this.#topics.get(scope) ?? {};
-    const isLast = [...this.#numbers.get(key ?? "")?.keys() ?? []].every((node) =>
-      node === this.#id || !this.#isAlive(node)
-    );
-    // A node that was declared gone and returns must receive that its users have left.
-    if (isLast && hasEnded && !this.#isOver) return this.#emptied.add(scope);
+    const stays = this.#topics.get(scope);
+    if (stays !== undefined && !this.#isOver) {
+      const nodes = [...this.#candidates.get(stays.key)?.keys() ?? []];
+      const isLast = nodes.every((node) => node === this.#id || !this.#isAlive(node));
+      // A node that was declared gone and returns must receive that its users have left.
+      if (stays.isTelling || isLast && stays.hasEnded) return this.#emptied.add(scope);
+    }
     this.#released = scope;
     this.#host.scopes.release(scope);
     this.#released = undefined;
@@ -275,7 +286,7 @@ export class PresenceFeed implements Disposable {
 
   #leaderOf(key: string): string | undefined {
     let [leader, lowest]: [string | undefined, number] = [undefined, Infinity];
-    for (const [node, number] of this.#numbers.get(key) ?? []) {
+    for (const [node, [number]] of this.#candidates.get(key) ?? []) {
       if (!this.#isAlive(node)) continue;
       const isFirst = number < lowest || number === lowest && node < leader!;
       if (isFirst) [leader, lowest] = [node, number];
@@ -283,11 +294,12 @@ export class PresenceFeed implements Disposable {
     return leader;
   }
 
-  #candidate(key: string): void {
+  #candidate(key: string, origin: string): void {
     if (this.#isOver) return;
-    const number = 1 + Math.max(0, ...this.#numbers.get(key)?.values() ?? []);
-    this.#shared?.set(key, number);
-    this.#note(key, this.#id, number);
+    const numbers = Array.from(this.#candidates.get(key)?.values() ?? [], ([number]) => number);
+    const candidate: Candidate = [1 + Math.max(0, ...numbers), origin];
+    this.#shared?.set(key, candidate);
+    this.#note(key, this.#id, candidate);
   }
 
   #resign(key: string): void {
@@ -295,22 +307,23 @@ export class PresenceFeed implements Disposable {
     this.#note(key, this.#id, undefined);
   }
 
-  #note(key: string, node: string, number: number | undefined): void {
-    const numbers = this.#numbers.get(key) ?? new Map<string, number>();
-    if (number === undefined) numbers.delete(node);
-    else numbers.set(node, number);
-    if (numbers.size === 0) this.#numbers.delete(key);
-    else this.#numbers.set(key, numbers);
+  #note(key: string, node: string, candidate: Candidate | undefined): void {
+    const candidates = this.#candidates.get(key) ?? new Map<string, Candidate>();
+    if (candidate === undefined) candidates.delete(node);
+    else candidates.set(node, candidate);
+    if (candidates.size === 0) this.#candidates.delete(key);
+    else this.#candidates.set(key, candidates);
     this.#byKey.get(key)?.elect();
   }
 
-  #takeNumber({ node, key, value, isSwept }: DirectoryChange<number>): void {
+  #takeCandidate({ node, key, value, isSwept }: DirectoryChange<Candidate>): void {
+    const origin = this.#candidates.get(key)?.get(node)?.[1];
     this.#note(key, node, value);
     if (!isSwept || key === SINCE) return;
-    const { online } = this.#host.scopes;
+    const others = [...this.#candidates.get(key) ?? []];
     const isKnown = key === ONLINE
-      ? this.#topics.get(online)?.isShared
-      : this.#leaderOf(key) !== undefined;
+      ? this.#topics.get(this.#host.scopes.online)?.isShared
+      : others.some(([other, [, its]]) => its === origin && this.#isAlive(other));
     if (isKnown) return;
     const topic = key === ONLINE ? undefined : key.slice(ONLINE.length + 1);
     this.#lose(topic, node, this.#leaderOf(ONLINE) ?? this.#id);

@@ -230,6 +230,24 @@ Deno.test("Presence.events() says that a topic's users are unknown if the only n
   ]);
 });
 
+Deno.test("Presence.events() yields joins in a topic that nodes begin to track at the same time", async () => {
+  await using bench = new Bench();
+  const [one, two, three] = [await bench.start(), await bench.start(), await bench.start()];
+  await bench.pass();
+  for (const { presence } of [one, two, three]) {
+    presence.enter(bench.session("ann"), "chat");
+    presence.enter(bench.session(`user-${presence === one.presence}`), "chat");
+  }
+  const responsible = (await bench.pass(3_000)).flat().filter((event) =>
+    event.includes("*") && event.endsWith("@chat")
+  );
+  assertEquals(responsible.toSorted(), [
+    "join* ann@chat",
+    "join* user-false@chat",
+    "join* user-true@chat",
+  ]);
+});
+
 Deno.test("Presence.events() says that it no longer knows a topic's users", async () => {
   await using bench = new Bench();
   const [one, two] = [await bench.start(), await bench.start()];

@@ -89,8 +89,13 @@ export interface StaysHost {
   readsSince(node: string): number;
   /** Reports that a node is gone that alone knew a topic's stays, and which node is responsible. */
   lose(topic: string | undefined, node: string, by: string): void;
-  /** Lets this node be the last to lead a topic, and then calls {@linkcode Stays.elect}. */
-  candidate(key: string): void;
+  /**
+   * Lets this node be the last to lead a topic, and then calls {@linkcode Stays.elect}. Nodes whose
+   * stays come from the same leader have the same origin.
+   */
+  candidate(key: string, origin: string): void;
+  /** Returns the origin of a node's stays. */
+  originOf(key: string, node: string): string | undefined;
   /** Calls a function when another node that wants to lead would have said so. */
   afterCalm(run: () => void): void;
   /** Calls a function when the other nodes' changes at this moment have arrived. */
@@ -118,6 +123,8 @@ export class Stays implements Disposable {
   #awaited: string | undefined;
   /** The node that decided last, as far as this node knows. */
   #decider: string | undefined;
+  /** The node whose first stays this node has, with all that followed. */
+  #origin = "";
   #isLeading = false;
   /** The nodes that lead, according to themselves. */
   readonly #leading = new Set<string>();
@@ -144,6 +151,14 @@ export class Stays implements Disposable {
   /** True if the stays are shared with other nodes. */
   get isShared(): boolean {
     return this.#shared !== undefined;
+  }
+
+  /** True if this node leads, and hasn't told all changes yet. */
+  get isTelling(): boolean {
+    return this.#isLeading && this.#seen.size > 0 ||
+      [...this.#stays.values()].some(({ joinTold, end, leaveTold }) =>
+        joinTold === undefined || end !== undefined && leaveTold === undefined
+      );
   }
 
   /** True if a stay has ended that may have to be repeated. */
@@ -175,7 +190,10 @@ export class Stays implements Disposable {
     const members = isFirst ? this.members() : [];
     if (members.length > 0) this.#host.push({ kind: "present", members });
     if (this.#shared === undefined) this.#lead();
-    else this.#host.candidate(this.key);
+    else {
+      this.#origin = leader === undefined ? this.#host.id : this.#originOf(leader);
+      this.#host.candidate(this.key, this.#origin);
+    }
   }
 
   /** Gives up the lead until `join`, because messages may have been missed. */
@@ -219,7 +237,12 @@ export class Stays implements Disposable {
       this.#isLeading = false;
       for (const key of [LEADS, ...this.#stays.keys()]) this.#shared.delete(key);
     }
-    if (leader !== undefined) this.#copyAll(leader, false);
+    if (leader === undefined) return;
+    this.#copyAll(leader, false);
+    const origin = this.#originOf(leader);
+    if (origin === this.#origin) return;
+    this.#origin = origin;
+    this.#host.candidate(this.key, origin);
   }
 
   /** Repeats the changes for which a node was responsible that is gone. */
@@ -294,6 +317,10 @@ export class Stays implements Disposable {
     for (const presence of this.scope.users.values()) {
       if (!this.#isPresent(presence.user)) this.#begin(presence, this.#nodeOf(presence), isRepeat);
     }
+  }
+
+  #originOf(leader: string): string {
+    return this.#host.originOf(this.key, leader) ?? leader;
   }
 
   /** Returns true if a change must be repeated, because the responsible node is gone. */

@@ -150,6 +150,35 @@ property("each join and each leave is told to exactly one node, whatever the nod
       }, { "waitMs": 9006, "node": 0, "how": "close" }],
       "frozen": undefined,
     }),
+    "a dead node's room, which a node that never knew it begins to track": atSeed<Case>(785967744, {
+      users: [
+        [
+          { waitMs: 2132, node: 0, what: "enter" },
+          { waitMs: 316, node: 1, what: "enter" },
+        ],
+        [{ waitMs: 0, node: 1, what: "enter" }],
+        [
+          { waitMs: 2101, node: 1, what: "close all" },
+          { waitMs: 1416, node: 2, what: "move" },
+          { waitMs: 1020, node: 2, what: "close all" },
+        ],
+      ],
+      kills: [
+        { waitMs: 1291, node: 1, how: "kill" },
+        { waitMs: 9424, node: 1, how: "kill" },
+        { waitMs: 10_426, node: 0, how: "close" },
+      ],
+      frozen: 1,
+    }),
+    "a user that moves to a node that begins to track the room": atSeed<Case>(671275147, {
+      users: [[
+        { waitMs: 0, node: 0, what: "enter" },
+        { waitMs: 892, node: 0, what: "enter" },
+        { waitMs: 212, node: 1, what: "enter" },
+      ]],
+      kills: [{ waitMs: 1154, node: 0, how: "kill" }],
+      frozen: undefined,
+    }),
     "a stay that only such a node knows": atSeed<Case>(1623798040, {
       "users": [[
         { "waitMs": 0, "node": 0, "what": "enter" },
