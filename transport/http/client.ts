@@ -601,11 +601,14 @@ class Failures {
     this.#backoff.reset();
   }
 
-  /** Waits before a retry. Returns `false` immediately if requests have failed for too long. */
+  /**
+   * Waits before a retry. Returns `false` immediately if requests have failed for too long. Without an
+   * error, such as after a short response, it always waits.
+   */
   async pause(signal: AbortSignal, error?: unknown): Promise<boolean> {
     const now = this.#runtime.monotonic();
     this.#since ??= now;
-    if (now - this.#since >= (this.#budget?.lostMs ?? LOST_MS)) return false;
+    if (error && now - this.#since >= (this.#budget?.lostMs ?? LOST_MS)) return false;
     const { retryAfterMs = 0 } = (error ?? {}) as { retryAfterMs?: number };
     await pause(this.#runtime, Math.max(retryAfterMs, this.#backoff.next()!), signal);
     return true;

@@ -175,6 +175,39 @@ Deno.test("A client over HTTP ends its responses itself, because fetch may forge
   await passTime(time, 10_000);
 });
 
+Deno.test("A client over HTTP requests streams slowly while a proxy cuts each of them", async () => {
+  using time = new FakeTime();
+  let streams = 0;
+  const ends = new HttpEnds({
+    proxy: async (request, serve) => {
+      const response = await serve(request);
+      if (request.method !== "GET" || streams++ === 0) return response;
+      await response.body!.cancel();
+      return new Response("", response);
+    },
+  });
+  await using _ends = ends;
+  const runtime = platformRuntime();
+  runtime.monotonic = () => Date.now(); // Fake, too.
+  const { client, server } = await ends.open({
+    runtime,
+    fetch: async (input, init) => {
+      const response = await ends.fetch(input, init);
+      if (streams > 1) return response;
+      // The first stream delivers its first event, and ends.
+      const { value } = await response.body!.getReader().read();
+      return new Response(value, response);
+    },
+  });
+  received(server);
+  await passTime(time, 60_000);
+  const before = streams;
+  await passTime(time, 60_000);
+  assertGreater(120, streams - before); // The delays are random, of 2 s on average.
+  client.terminate!();
+  await passTime(time, 40_000);
+});
+
 Deno.test("A client over HTTP returns to event streams if few of them are held", async () => {
   using time = new FakeTime();
   let [streams, held] = [0, 0];
