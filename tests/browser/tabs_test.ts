@@ -216,7 +216,13 @@ function launch(
   return launchBrowser(
     kind,
     kind.name === "Chromium"
-      ? ["--disable-http2", `--host-resolver-rules=MAP ${HOST} 127.0.0.1`]
+      ? [
+        "--disable-http2",
+        `--host-resolver-rules=MAP ${HOST} 127.0.0.1`,
+        // With acceptInsecureCerts alone, each new connection fails and is retried, and Chromium
+        // may give up (ERR_TOO_MANY_RETRIES).
+        "--ignore-certificate-errors",
+      ]
       : [],
     {
       acceptInsecureCerts: true,
