@@ -305,12 +305,10 @@ for (const kind of BROWSERS) {
         assert(!site.streams.includes(name) || ms < WITH_STREAM_MS, `${ms} ms with a stream`);
         assert(ms < WITHOUT_STREAM_MS, `${ms} ms without a stream`);
       }
-      for (let number = 0; number < 2; number++) {
-        await untilQuiet(site, names);
-        const ms = await publishMs(front, site, number);
-        assert(ms[PLACES - 1]! < WITH_STREAM_MS, `${ms} ms for a publication`);
-        assert(ms.at(-1)! < WITHOUT_STREAM_MS, `${ms} ms for a publication`);
-      }
+      await untilQuiet(site, names);
+      const delays = await publishMs(front, site, 0);
+      assert(delays[PLACES - 1]! < WITH_STREAM_MS, `${delays} ms for a publication`);
+      assert(delays.at(-1)! < WITHOUT_STREAM_MS, `${delays} ms for a publication`);
       site.tick("tick");
       await front.waitForFunction(() => ticks.length === 1, { polling: 50 });
       for (const tab of tabs) await assertConnected(tab, tab === front ? names.length : 1);
