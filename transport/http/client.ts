@@ -217,7 +217,7 @@ class ClientHttpConnection extends HttpConnection {
   /** The number of the first frame of the queue. */
   #number = 1;
   /** The number of the last frame that is not only the reply to a ping. */
-  #lastAsked = 0;
+  #askingNumber = 0;
   #isPosting = false;
   #isLeaving = false;
   #lingering: Timer | undefined = undefined;
@@ -248,7 +248,7 @@ class ClientHttpConnection extends HttpConnection {
     const encoded = encodeFrame(frame);
     this.#queue.push(encoded);
     const isPong = typeof frame === "string" && PONG.test(frame);
-    if (!isPong) this.#lastAsked = this.#number + this.#queue.length - 1;
+    if (!isPong) this.#askingNumber = this.#number + this.#queue.length - 1;
     this.#queuedBytes += encoded.size;
     this.#startPosts();
   }
@@ -446,7 +446,7 @@ class ClientHttpConnection extends HttpConnection {
     const keepalive = this.closing !== undefined && bytes <= KEEPALIVE_BYTES;
     const acknowledged = this.#unacknowledgedBytes;
     const startedAt = this.runtime.monotonic();
-    const isReplyLikely = count === 0 || this.#lastAsked >= this.#number;
+    const isReplyLikely = count === 0 || this.#askingNumber >= this.#number;
     this.#budget?.posting();
     const response = await this.#within(RESPONSE_MS.post, (signal) => {
       const headers = { [Header.number]: `${this.#number}` };
