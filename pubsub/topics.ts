@@ -395,7 +395,7 @@ export class Topics implements AsyncDisposable {
    * @ignore
    */
   get held(): Promise<void> | undefined {
-    return this.#agreement?.isSettled === false ? this.#agreement.settled : undefined;
+    return this.#agreement?.held;
   }
 
   /**
@@ -653,7 +653,7 @@ export class Topics implements AsyncDisposable {
    * @ignore
    */
   publishEncoded({ publication, bounds }: EncodedPublication): void {
-    if (this.held !== undefined) this.#agreement!.published();
+    this.#agreement?.published();
     if (bounds === undefined) return this.broker.publish(publication);
     if (this.broker.status.current.name === "closed") {
       throw new UnsupportedError("Cannot publish: the broker is closed");
@@ -718,7 +718,7 @@ export class Topics implements AsyncDisposable {
       );
     }
     signal?.throwIfAborted();
-    if (this.held !== undefined) this.#agreement!.published();
+    this.#agreement?.published();
     const appending = this.#histories.history!.append(publication, { bounds, key, publisher });
     return await waitFor(this.#runtime, appending, { what: "the broker", signal });
   }

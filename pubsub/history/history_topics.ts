@@ -117,7 +117,7 @@ export class HistoryTopics {
       aheadBytes: 0,
       sessionOf,
       others: {
-        held: () => this.#agreement?.isSettled === false ? this.#agreement.settled : undefined,
+        held: () => this.#agreement?.held,
         historiesOf: (topic) => this.historiesOf(topic),
         wasOutside: (topic) => this.#agreement?.wasOutside(topic) ?? false,
         historyOf: (topic) => this.historyOf(topic)!,
@@ -166,23 +166,26 @@ export class HistoryTopics {
 
   /** The bounds of a topic's history; `undefined` if the topic has no history. */
   boundsOf(topic: string): HistoryBounds | undefined {
-    // An untyped program may pass a value that is not a string, which is rejected later.
-    if (this.#host === undefined || typeof topic !== "string" || isReserved(topic)) {
-      return undefined;
-    }
-    return this.#router.match(topic)?.bounds;
+    return this.#match(topic)?.bounds;
   }
 
   /** The history of a topic for the broker; `undefined` if the topic has no history. */
   historyOf(topic: string): TopicHistory | undefined {
-    if (this.boundsOf(topic) === undefined) return undefined;
-    const { bounds, history, agreed } = this.#router.match(topic)!;
+    const match = this.#match(topic);
+    if (match === undefined) return undefined;
+    const { bounds, history, agreed } = match;
     if (this.#agreement === undefined) return history;
     if (this.#agreement.isAgreed) return agreed;
     const widest = this.#agreement.isSettled
       ? this.#agreement.widestOf(topic, bounds)
       : widestWith(UNKNOWN_BOUNDS, bounds);
     return widest === undefined ? history : { ...history, widest };
+  }
+
+  #match(topic: string) {
+    // An untyped program may pass a value that is not a string, which is rejected later.
+    const isNone = this.#host === undefined || typeof topic !== "string" || isReserved(topic);
+    return isNone ? undefined : this.#router.match(topic);
   }
 
   /** Reads the publications that a topic keeps when the first page is read. */

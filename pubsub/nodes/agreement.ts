@@ -169,12 +169,15 @@ export class Agreement {
     return this.#isCalm && this.#others.size === 0;
   }
 
-  /** Resolves when `isSettled` is true, or the node is closed; within three seconds. */
-  get settled(): Promise<void> {
-    return this.#settled.promise;
+  /**
+   * Resolves when `isSettled` is true, or the node is closed; within three seconds. `undefined` if
+   * it is true already.
+   */
+  get held(): Promise<void> | undefined {
+    return this.#isSettled ? undefined : this.#settled.promise;
   }
 
-  /** Called when this node publishes before `isSettled`. */
+  /** Called when this node publishes. */
   published(): void {
     this.#hasPublished = true;
   }
