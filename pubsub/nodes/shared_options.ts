@@ -1,5 +1,5 @@
 /** The options that all nodes of a broker should share: their digest, encoding and differences. */
-import { builtin } from "../../base/builtins.ts";
+import { hashOf } from "../../base/hash.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { HistoryBounds, TopicHistory } from "../broker.ts";
 
@@ -134,8 +134,7 @@ export function unnamed(pattern: string): string {
 
 /** Digests a text; the same text has the same 16 characters on every node. */
 export function digestOf(text: string): string {
-  const hash = builtin("node:crypto").createHash("sha256").update(text).digest();
-  return hash.subarray(0, DIGEST_BYTES).toString("base64url");
+  return hashOf(text).subarray(0, DIGEST_BYTES).toBase64({ alphabet: "base64url" });
 }
 
 /** Digests lists of options, without the names of parameters, which have no effect on other nodes. */

@@ -24,7 +24,7 @@ import type { Admission } from "../admission/admission.ts";
 import type { Identity } from "../admission/authentication.ts";
 import { type OwnerOf, PublisherOwners } from "../accounts.ts";
 import type { Users } from "../users.ts";
-import { hashOf } from "./hash.ts";
+import { hashOf } from "../../base/hash.ts";
 import type { KnownTopics } from "./known_topics.ts";
 import type { PublishHook } from "./on_publish.ts";
 import { PresenceUpdates } from "./presence_updates.ts";

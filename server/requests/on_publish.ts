@@ -19,7 +19,7 @@ import type { Topics } from "../../pubsub/topics.ts";
 import { LastingRejection, requestFailure } from "../../session/serving/first_frames.ts";
 import type { PublicationNumber } from "../../session/serving/requests.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { hashOf } from "./hash.ts";
+import { hashOf } from "../../base/hash.ts";
 import { KnownPublications, PUBLISHED, type PublishOutcome } from "./known_publications.ts";
 import type { KnownTopics } from "./known_topics.ts";
 import type { OnPublish } from "./requested_publications.ts";

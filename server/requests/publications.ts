@@ -11,7 +11,7 @@ import type { SequenceStore } from "../../session/serving/sequences.ts";
 import type { Session } from "../../session/session.ts";
 import { publisherKeyOf, type PublisherOwners } from "../accounts.ts";
 import { checkData, isEncodable } from "./client_data.ts";
-import { hashOf } from "./hash.ts";
+import { hashOf } from "../../base/hash.ts";
 import type { KnownTopics } from "./known_topics.ts";
 import type { PublishHook } from "./on_publish.ts";
 import type { Rights } from "./rights.ts";

@@ -1,5 +1,5 @@
-/** Hashes for the names of guests, and for keys in the broker. */
-import { builtin } from "../../base/builtins.ts";
+/** Hashes of names, keys and options. */
+import { builtin } from "./builtins.ts";
 
 /** Hashes a text with SHA-256. Synchronous, unlike Web Crypto, because a name is a property. */
 export function hashOf(text: string): Uint8Array {
