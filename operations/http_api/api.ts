@@ -20,7 +20,7 @@ import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
 import { jsonOf } from "../../server/http/body.ts";
 import { SharedMutations } from "../../server/http/described_mutations.ts";
-import { methodNotAllowed, pointerOf, Problem } from "../../server/http/problem.ts";
+import { methodNotAllowed, pointerOf, Problem, rejectedFor } from "../../server/http/problem.ts";
 import type { UnreadResponse } from "../../server/http/unread.ts";
 import { TopicEvents } from "./topic_events.ts";
 import { type ApiAction, type ApiOptions, type ApiSettings, apiSettings } from "./api_options.ts";
@@ -615,15 +615,8 @@ async function available<T>(result: Promise<T>): Promise<T> {
 /** The problem of a publication that `onPublish` rejects. */
 function rejectedPublication(error: unknown): unknown {
   if (!(error instanceof RequestError || error instanceof AuthenticationError)) return error;
-  const { code, message, path, retryAfterMs } = requestFailure(error);
-  const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
-  return new Problem(REJECTED_STATUS[code] ?? 403, {
-    code,
-    detail: message,
-    headers: { ...after },
-    members: { ...(path && { pointer: pointerOf(path) }) },
-    cause: error,
-  });
+  const failure = requestFailure(error);
+  return rejectedFor(failure, REJECTED_STATUS[failure.code] ?? 403, error);
 }
 
 /** Authorizes each topic of a batch once. */

@@ -1,7 +1,7 @@
 /** Problem details (RFC 9457): bodies of HTTP error responses. */
 
 import { STATUS_TEXT } from "@std/http/status";
-import type { LimitError, LimitLevel } from "../../errors.ts";
+import type { LimitError, LimitLevel, RequestFailure } from "../../errors.ts";
 
 const REASONS: Readonly<Record<number, string>> = STATUS_TEXT;
 
@@ -122,6 +122,26 @@ export function tooMany(detail: string, retryAfterMs: number, level?: LimitLevel
     detail,
     headers: { "retry-after": String(seconds) },
     members: { level },
+  });
+}
+
+/**
+ * Creates the problem of a request that was rejected.
+ *
+ * @param failure The rejection.
+ * @param status Status of the response.
+ * @param cause The error of the rejection.
+ * @returns The problem, with the same code.
+ */
+export function rejectedFor(failure: RequestFailure, status: number, cause: unknown): Problem {
+  const { code, message: detail, path, retryAfterMs, level } = failure;
+  const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
+  return new Problem(status, {
+    code,
+    detail,
+    headers: { ...after },
+    members: { ...(path && { pointer: pointerOf(path) }), level },
+    cause,
   });
 }
 

@@ -1,5 +1,5 @@
 /** Problems of changes and mutations that are rejected. */
-import { pointerOf, Problem } from "../../server/http/problem.ts";
+import { type Problem, rejectedFor } from "../../server/http/problem.ts";
 import type { RequestError } from "../../errors.ts";
 
 /** Status of a rejected change, by code; 403 for others. */
@@ -38,22 +38,10 @@ const MUTATION_STATUS: Readonly<Record<string, number>> = {
 
 /** The problem of a change that the contract or `authorizeChange` rejects. */
 export function rejectedChange(error: RequestError): Problem {
-  return rejected(error, CHANGE_STATUS[error.failure.code] ?? 403);
+  return rejectedFor(error.failure, CHANGE_STATUS[error.failure.code] ?? 403, error);
 }
 
 /** The problem of a mutation that is rejected, by its function or before. */
 export function rejectedMutation(error: RequestError): Problem {
-  return rejected(error, MUTATION_STATUS[error.failure.code] ?? 409);
-}
-
-function rejected(error: RequestError, status: number): Problem {
-  const { code, message: detail, path, retryAfterMs, level } = error.failure;
-  const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
-  return new Problem(status, {
-    code,
-    detail,
-    headers: { ...after },
-    members: { ...(path && { pointer: pointerOf(path) }), level },
-    cause: error,
-  });
+  return rejectedFor(error.failure, MUTATION_STATUS[error.failure.code] ?? 409, error);
 }
