@@ -288,9 +288,10 @@ export interface BrokerHistory {
    * Publishes on a topic with a history.
    *
    * @param publication The publication. MUST NOT be changed afterwards.
-   * @param options Bounds of the history, and the key by which the broker recognizes a repetition. It MUST remember a key for as long as
-   * {@linkcode PublicationKey} says, also if the history has already dropped the publication, and
-   * whichever node appends. It MUST reject a further text rather than forget one early.
+   * @param options Bounds of the history, and the key by which the broker recognizes a repetition.
+   * It MUST remember a key for as long as {@linkcode PublicationKey} says, also if the history has
+   * already dropped the publication, and whichever node appends. It MUST reject a further text
+   * rather than forget one early.
    * @returns Resolves when the broker has stored the publication. The result has no position if the
    * publication was a repetition, or if the broker became unreachable before the epoch was known
    * again.

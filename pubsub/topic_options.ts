@@ -58,7 +58,8 @@ export interface TopicsOptions {
   /**
    * Topics with a history, by pattern, such as `chat:{room}`. A pattern's bounds apply to each
    * topic separately: by default, 1,000 publications, five minutes and 1 MiB. While
-   * nodes have different bounds, the widest ones are kept. Patterns never match topics that begin with `presence:` or `$skein:`.
+   * nodes have different bounds, the widest ones are kept. Patterns never match topics that begin
+   * with `presence:` or `$skein:`.
    *
    * @default {{}}
    */

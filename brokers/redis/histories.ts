@@ -257,8 +257,9 @@ end)
 /**
  * Reads a page. The arguments of a history are followed by the offset before the page, the number
  * of newest publications, and the bounds of the page. The offset or the number is empty if it is
- * not given. If other nodes keep more, the node's own bounds follow. Returns the epoch, the head, the first offset, the offset before the first, the tag of
- * the publication before the page, and the frames.
+ * not given. If other nodes keep more, the node's own bounds follow. Returns the epoch, the head,
+ * the first offset, the offset before the first, the tag of the publication before the page, and the
+ * frames.
  */
 const READ = HISTORY + `
 local function withinBytes(from, most)

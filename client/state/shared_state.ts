@@ -394,7 +394,7 @@ export class SharedState {
     this.#compare();
   }
 
-  /** Finds out whether rows that were read anew are those of another stream. */
+  /** Checks whether the rows that were read again belong to another stream. */
   #compare(): void {
     const isOther = this.#earlier && this.#earlier !== this.#subscription?.position?.tag;
     this.#earlier = undefined;

@@ -32,7 +32,7 @@ const CALM_MS = 1_000;
 /** Time between two removals of what is too old to be repeated, in milliseconds. */
 const PRUNE_MS = 5_000;
 
-/** Maximum number of events that wait for a reader: those of a full topic whose users all leave. */
+/** Maximum number of events that wait for a reader: enough if all users of a full topic leave. */
 export const MAX_WAITING: number = MAX_RECENT;
 
 /** Key of the time since which a node reads its events. */

@@ -200,7 +200,7 @@ Deno.test("Presence.events() makes one node responsible, and another one if that
   two.presence.leave(ann, "chat");
   assertEquals((await bench.pass()).flat(), []);
 
-  // Nobody knows whether the first node acted on the join.
+  // It is unknown whether the first node acted on the join.
   await bench.end(one.presence);
   assertEquals(await bench.pass(), [[], ["join* ann@ again", "join* ann@chat again"], []]);
   three.presence.leave(moved, "chat");

@@ -472,7 +472,8 @@ export class Presence implements Disposable {
    * - **In order:** the joins and leaves of a user alternate, with one `joinedAt` for each stay.
    * - **At least once:** the other nodes copy each decision before anyone acts on it. If the
    *   responsible node dies within 20 s, another one repeats the change with the same `id`, and
-   *   `isRepeat`. Updates are not repeated. While a broker is unreachable, a change may be lost, or reported by two nodes.
+   *   `isRepeat`. Updates are not repeated. While a broker is unreachable, a change may be lost, or
+   *   reported by two nodes.
    * - **First:** the listing of the users that are present. Another listing follows when this node
    *   begins to track a topic that has users.
    * - **Unknown:** a node tracks only the topics in which it has users or followers, and each of

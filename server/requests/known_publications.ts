@@ -72,7 +72,7 @@ export class KnownPublication {
   readonly #all: Publications;
   #slot: Slot | undefined;
 
-  /** Adds a publication to those of its client. */
+  /** Remembers a publication of a client. */
   constructor(id: string, all: Publications, outcome: Promise<PublishOutcome>) {
     this.outcome = outcome;
     this.#id = id;

@@ -1,6 +1,6 @@
 /**
- * The events of presence on several nodes: for each join and each leave, exactly one node is told
- * to act.
+ * The events of presence on several nodes: exactly one node is responsible for each join and each
+ * leave.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";

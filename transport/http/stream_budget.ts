@@ -101,8 +101,8 @@ export interface Turn {
  *   protocol is known once a response has finished, and counts as HTTP/1.1 before.
  * - **Places:** see {@linkcode Place}. Without one, the client polls, and the server responds
  *   immediately: after the client has sent something other than the reply to a ping, when the tab is
- *   shown or hidden, and every {@linkcode VISIBLE_MS}, or once a minute in a hidden tab. Only the first event of a connection,
- *   and a reply to a hidden tab, may take up to {@linkcode SOON_S}.
+ *   shown or hidden, and every {@linkcode VISIBLE_MS}, or once a minute in a hidden tab. Only the
+ *   first event of a connection, and a reply to a hidden tab, may take up to {@linkcode SOON_S}.
  * - **Crowded:** a client whose post waits for a connection gives up its place for a while.
  * - **Without places:** a browser that has neither Web Locks nor a `BroadcastChannel`, or denies
  *   both because storage is disabled, polls with a short wait, so that the tabs take turns.
