@@ -20,6 +20,19 @@ export function requireDeno(verb: string, need: string): void {
 }
 
 /**
+ * Throws on an old runtime, before anything encodes bytes.
+ *
+ * @param verb The user's call, such as `serve`.
+ * @throws {UnsupportedError} If the runtime is older than Node 26.
+ */
+export function requireBase64(verb: string): void {
+  if ("toBase64" in Uint8Array.prototype) return;
+  throw new UnsupportedError(
+    `Cannot ${verb}: this runtime has no Uint8Array.prototype.toBase64; use Node 26 or newer`,
+  );
+}
+
+/**
  * Checks a Deno permission without a prompt. Node has no such permissions, so everything is
  * permitted there.
  *

@@ -1,6 +1,7 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { DRAIN } from "../manager/drain.ts";
 import { CLOSE } from "../session/settings/call_checks.ts";
+import { requireBase64 } from "../base/platform.ts";
 import { checkOptions } from "../base/options/option_checks.ts";
 import type { Admission } from "./admission/admission.ts";
 import { checkAdmissionOptions } from "./admission/admission_options.ts";
@@ -653,6 +654,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     { udpFrom, respond, source }: WorkerParts = {},
   ): Server<V, C> {
     checkServerOptions("serve", options);
+    requireBase64("serve");
     const {
       port = 8000,
       hostname = "0.0.0.0",

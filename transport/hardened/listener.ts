@@ -22,7 +22,7 @@ import { getSystemErrorName } from "node:util";
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { Deadlines } from "../../base/deadlines.ts";
-import { isDeno, requireDeno, runtimeError } from "../../base/platform.ts";
+import { isDeno, requireBase64, requireDeno, runtimeError } from "../../base/platform.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { listenAt } from "../address.ts";
 import type {
@@ -275,11 +275,7 @@ export class Listener {
    */
   constructor(options: ListenerOptions, { handler, onUpgrade }: ListenerHandlers) {
     const { runtime, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
-    if (!("toBase64" in Uint8Array.prototype)) {
-      throw new UnsupportedError(
-        "Cannot listen: this runtime has no Uint8Array.prototype.toBase64; use Node 26 or newer",
-      );
-    }
+    requireBase64("listen");
     this.runtime = runtime;
     this.#console = new ConsoleReport(runtime);
     this.accept = options.accept;
