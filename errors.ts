@@ -99,6 +99,7 @@ export class SkeinError extends Error {
     | "limit"
     | "structured"
     | "broker"
+    | "store"
     | "moq";
 
   /**
@@ -309,6 +310,42 @@ export class StructuredError extends SkeinError {
 export class BrokerError extends SkeinError {
   /** @ignore */
   static override readonly skeinError = "broker";
+}
+
+/**
+ * Thrown by a client's store. The `reason` is one of:
+ *
+ * - `full`: there is no room left, because of a quota, a full disk or a bound of the store.
+ * - `closed`: the store was closed.
+ * - `unavailable`: the platform has no such storage, or doesn't allow it here.
+ * - `failed`: the storage failed, was deleted meanwhile, or is damaged.
+ *
+ * @example Usage
+ * ```ts
+ * import { StoreError } from "@skein/skein/store";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const error = new StoreError("full", "Cannot write: the disk is full");
+ * assertEquals([error.code, error.reason], ["store", "full"]);
+ * ```
+ */
+export class StoreError extends SkeinError {
+  /** @ignore */
+  static override readonly skeinError = "store";
+  /** The reason why the store can't do it. */
+  declare readonly reason: "full" | "closed" | "unavailable" | "failed";
+
+  /**
+   * Creates the error.
+   *
+   * @param reason The reason why the store can't do it.
+   * @param message What failed.
+   * @param options Standard error options.
+   */
+  constructor(reason: StoreError["reason"], message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.reason = reason;
+  }
 }
 
 /**

@@ -17,3 +17,18 @@ export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   }
   return all;
 }
+
+/**
+ * Compares byte arrays. An array that is the beginning of another one comes first.
+ *
+ * @param a An array.
+ * @param b Another array.
+ * @returns A negative number if `a` comes first, a positive one if `b` does, and 0 if they are equal.
+ */
+export function compareBytes(a: Uint8Array, b: Uint8Array): number {
+  const shared = Math.min(a.byteLength, b.byteLength);
+  for (let i = 0; i < shared; i++) {
+    if (a[i] !== b[i]) return a[i]! - b[i]!;
+  }
+  return a.byteLength - b.byteLength;
+}

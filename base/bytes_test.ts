@@ -1,5 +1,5 @@
 import { assertEquals, assertNotStrictEquals } from "@std/assert";
-import { concat } from "./bytes.ts";
+import { compareBytes, concat } from "./bytes.ts";
 
 Deno.test("concat() joins views of any buffers in order", () => {
   const bytes = Uint8Array.of(1, 2, 3, 4, 5);
@@ -8,4 +8,10 @@ Deno.test("concat() joins views of any buffers in order", () => {
   assertEquals(all.buffer.byteLength, 4);
   assertEquals(concat([]).byteLength, 0);
   assertNotStrictEquals(concat([bytes]).buffer, bytes.buffer);
+});
+
+Deno.test("compareBytes() orders by bytes, and a beginning before the whole", () => {
+  const sorted = [[], [0], [0, 0], [0, 255], [1], [127], [128], [255], [255, 0]];
+  const found = sorted.toReversed().map((bytes) => Uint8Array.from(bytes)).sort(compareBytes);
+  assertEquals(found.map((bytes) => [...bytes]), sorted);
 });
