@@ -6,39 +6,25 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { fileURLToPath } from "node:url";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { Cable } from "../networks/cable.ts";
 import { blocksOf } from "../docs/blocks.ts";
-import { lowPort } from "../networks/ports.ts";
 import { until } from "../waiting.ts";
-import { BROWSERS, newPage, type Page, PATIENCE_MS, testInBrowsers } from "./browsers.ts";
+import { BROWSERS, newPage, type Page, testInBrowsers } from "./browsers.ts";
+import {
+  argsIn,
+  change,
+  CONFIG,
+  fileIn,
+  lists,
+  partOf,
+  Site,
+  tabOf,
+  textOf,
+  WAIT,
+} from "./reader_site.ts";
 
-const ROOT = new URL("../../", import.meta.url);
-const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
 const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
-
-const textOf = (page: string) => Deno.readTextFileSync(new URL(page, ROOT));
-
-/** Returns the file of a page. */
-function fileIn(page: string, path: string): string {
-  const found = blocksOf(page, textOf(page)).find((it) => it.kind === "file" && it.path === path);
-  assert(found?.kind === "file", `${page} must contain ${path}`);
-  return found.text;
-}
-
-/** Returns the part of a page that a pattern matches. */
-function partOf(page: string, pattern: RegExp): string {
-  const [part] = pattern.exec(textOf(page)) ?? [];
-  assert(part !== undefined, `${page} must contain ${pattern}`);
-  return part;
-}
-
-/** Replaces a part of a program that must occur in it. */
-function change(program: string, part: string, other: string): string {
-  assertStringIncludes(program, part);
-  return program.replace(part, other);
-}
 
 /** Returns the server in the first example of a page, as a program that listens on port 8000. */
 function serverIn(page: string): string {
@@ -54,136 +40,11 @@ const withOption = (server: string, option: string) =>
 
 const SQLITE = 'import { SqliteBroker } from "@skein/skein/sqlite";\n';
 
-/**
- * Returns the arguments of a page's command, with the configuration that maps `@skein/skein` to this
- * checkout.
- */
-function argsIn(page: string, start: string): string[] {
-  const line = textOf(page).split("\n").find((line) => line.startsWith(start));
-  assert(line !== undefined, `${page} must contain ${start}`);
-  const [, command, ...args] = line.split(" ");
-  return [command!, "--config", CONFIG, ...args];
-}
-
-/** A reader's folder with a server and a page. */
-class Site implements AsyncDisposable {
-  readonly port = lowPort();
-  readonly folder: string;
-  #output = "";
-  #server: Deno.ChildProcess | undefined;
-  #reading: Promise<unknown> | undefined;
-
-  private constructor(folder: string) {
-    this.folder = folder;
-  }
-
-  /** Writes the files, bundles the page with a page's command, and starts the server. */
-  static async open(files: Readonly<Record<string, string>>, from = "README.md"): Promise<Site> {
-    const site = new Site(await Deno.makeTempDir({ prefix: "promise-" }));
-    try {
-      for (const [name, text] of Object.entries(files)) {
-        const own = text.replaceAll(/\b8000\b/g, `${site.port}`);
-        await Deno.writeTextFile(`${site.folder}/${name}`, own);
-      }
-      assertEquals(await site.deno(argsIn(from, "deno bundle")), "");
-      await site.start();
-      return site;
-    } catch (error) {
-      await site[Symbol.asyncDispose]();
-      throw error;
-    }
-  }
-
-  get url(): string {
-    return `http://localhost:${this.port}/`;
-  }
-
-  /** All that the server has printed. */
-  get output(): string {
-    return this.#output;
-  }
-
-  get pid(): number {
-    return this.#server!.pid;
-  }
-
-  /** Starts the server with the README's command. */
-  async start(): Promise<void> {
-    const args = argsIn("README.md", "deno run -A --unstable-net");
-    const server = this.#server = this.#deno(args, "piped").spawn();
-    const known = this.#output.length;
-    const read = async (stream: ReadableStream<Uint8Array>) => {
-      for await (const text of stream.pipeThrough(new TextDecoderStream())) this.#output += text;
-    };
-    this.#reading = Promise.all([read(server.stdout), read(server.stderr)]);
-    await until(() => this.#output.slice(known).includes("Listening"));
-  }
-
-  /** Runs a command in the folder, and returns its errors, or an empty string. */
-  async deno(args: string[]): Promise<string> {
-    const { success, stderr } = await this.#deno(args, "null").output();
-    return success ? "" : new TextDecoder().decode(stderr);
-  }
-
-  /** Sends a line to the server's standard input. */
-  async say(line: string): Promise<void> {
-    const writer = this.#server!.stdin.getWriter();
-    await writer.write(new TextEncoder().encode(`${line}\n`));
-    writer.releaseLock();
-  }
-
-  /** Kills the server, as `kill -9` does. */
-  async kill(): Promise<void> {
-    this.#server?.kill("SIGKILL");
-    await this.#server?.stdin.close();
-    await this.#server?.status;
-    await this.#reading;
-    this.#server = undefined;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.kill();
-    await Deno.remove(this.folder, { recursive: true });
-  }
-
-  #deno(args: string[], stdin: "null" | "piped"): Deno.Command {
-    return new Deno.Command(Deno.execPath(), {
-      args,
-      cwd: this.folder,
-      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" },
-      stdin,
-      stdout: "piped",
-      stderr: "piped",
-    });
-  }
-}
-
 /** The members of a page's globals in use: the repository is type-checked without the DOM. */
 declare const document: {
   readonly body: { readonly textContent: string };
   querySelectorAll(selector: string): Iterable<{ readonly textContent: string }>;
 };
-
-/** A background tab draws no frames, for which Puppeteer waits by default. */
-const WAIT = { timeout: PATIENCE_MS, polling: 50 };
-
-/** Waits until the page's elements have these texts. */
-async function lists(page: Page, selector: string, texts: readonly string[]): Promise<void> {
-  const look = (selector: string, texts: string) =>
-    JSON.stringify([...document.querySelectorAll(selector)].map((it) => it.textContent)) === texts;
-  try {
-    await page.waitForFunction(look, WAIT, selector, JSON.stringify(texts));
-  } catch (cause) {
-    const all = await page.$$eval(selector, (all) => all.map((it) => it.textContent));
-    throw new Error(`The page has ${JSON.stringify(all)}`, { cause });
-  }
-}
-
-async function tabOf(context: Parameters<typeof newPage>[0], url: string): Promise<Page> {
-  const page = await newPage(context);
-  await page.goto(url);
-  return page;
-}
 
 /** A page that lists the publications of a topic, and can publish. */
 const CHAT = `import { connect } from "@skein/skein/client";

@@ -1,0 +1,181 @@
+/**
+ * A reader of the documentation, who saves a page's programs, starts its server, and opens its page
+ * in a browser.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { blocksOf } from "../docs/blocks.ts";
+import { lowPort } from "../networks/ports.ts";
+import { until } from "../waiting.ts";
+import { newPage, type Page, PATIENCE_MS } from "./browsers.ts";
+
+const ROOT = new URL("../../", import.meta.url);
+export const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
+
+export const textOf = (page: string) => Deno.readTextFileSync(new URL(page, ROOT));
+
+/** Returns the file of a page. */
+export function fileIn(page: string, path: string): string {
+  const found = blocksOf(page, textOf(page)).find((it) => it.kind === "file" && it.path === path);
+  assert(found?.kind === "file", `${page} must contain ${path}`);
+  return found.text;
+}
+
+/** Returns the part of a page that a pattern matches. */
+export function partOf(page: string, pattern: RegExp): string {
+  const [part] = pattern.exec(textOf(page)) ?? [];
+  assert(part !== undefined, `${page} must contain ${pattern}`);
+  return part;
+}
+
+/** Replaces a part of a program that must occur in it. */
+export function change(program: string, part: string, other: string): string {
+  assertStringIncludes(program, part);
+  return program.replace(part, other);
+}
+
+/**
+ * Returns the arguments of a page's command, with the configuration that maps `@skein/skein` to this
+ * checkout.
+ */
+export function argsIn(page: string, start: string): string[] {
+  const line = textOf(page).split("\n").find((line) => line.startsWith(start));
+  assert(line !== undefined, `${page} must contain ${start}`);
+  const [, command, ...args] = line.split(" ");
+  return [command!, "--config", CONFIG, ...args];
+}
+
+/** A reader's folder with a server and a page. */
+export class Site implements AsyncDisposable {
+  readonly port = lowPort();
+  readonly folder: string;
+  #output = "";
+  #server: Deno.ChildProcess | undefined;
+  #reading: Promise<unknown> | undefined;
+
+  private constructor(folder: string) {
+    this.folder = folder;
+  }
+
+  /** Writes the files, bundles the page with a page's command, and starts the server. */
+  static async open(files: Readonly<Record<string, string>>, from = "README.md"): Promise<Site> {
+    const site = new Site(await Deno.makeTempDir({ prefix: "promise-" }));
+    try {
+      for (const [name, text] of Object.entries(files)) {
+        await site.write(name, text);
+      }
+      await site.bundle(from);
+      await site.start();
+      return site;
+    } catch (error) {
+      await site[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  get url(): string {
+    return `http://localhost:${this.port}/`;
+  }
+
+  /** All that the server has printed. */
+  get output(): string {
+    return this.#output;
+  }
+
+  get pid(): number {
+    return this.#server!.pid;
+  }
+
+  /** Writes a file, with the site's port in place of 8000. */
+  async write(name: string, text: string): Promise<void> {
+    const path = `${this.folder}/${name}`;
+    await Deno.mkdir(dirname(path), { recursive: true });
+    await Deno.writeTextFile(path, text.replaceAll(/\b8000\b/g, `${this.port}`));
+  }
+
+  /** Bundles the page with a page's command, without one of its options. */
+  async bundle(from: string, without?: string): Promise<void> {
+    const args = argsIn(from, "deno bundle").filter((arg) => arg !== without);
+    assertEquals(await this.deno(args), "");
+  }
+
+  /** Starts the server with the README's command. */
+  async start(): Promise<void> {
+    const args = argsIn("README.md", "deno run -A --unstable-net");
+    const server = this.#server = this.#deno(args, "piped").spawn();
+    const known = this.#output.length;
+    const read = async (stream: ReadableStream<Uint8Array>) => {
+      for await (const text of stream.pipeThrough(new TextDecoderStream())) this.#output += text;
+    };
+    this.#reading = Promise.all([read(server.stdout), read(server.stderr)]);
+    await until(() => this.#output.slice(known).includes("Listening"));
+  }
+
+  /** Runs a command in the folder, and returns its errors, or an empty string. */
+  async deno(args: string[]): Promise<string> {
+    const { success, stderr } = await this.#deno(args, "null").output();
+    return success ? "" : new TextDecoder().decode(stderr);
+  }
+
+  /** Sends a line to the server's standard input. */
+  async say(line: string): Promise<void> {
+    const writer = this.#server!.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(`${line}\n`));
+    writer.releaseLock();
+  }
+
+  /** Kills the server, as `kill -9` does. */
+  async kill(): Promise<void> {
+    this.#server?.kill("SIGKILL");
+    await this.#server?.stdin.close();
+    await this.#server?.status;
+    await this.#reading;
+    this.#server = undefined;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+    await Deno.remove(this.folder, { recursive: true });
+  }
+
+  #deno(args: string[], stdin: "null" | "piped"): Deno.Command {
+    return new Deno.Command(Deno.execPath(), {
+      args,
+      cwd: this.folder,
+      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" },
+      stdin,
+      stdout: "piped",
+      stderr: "piped",
+    });
+  }
+}
+
+/** The members of a page's globals in use: the repository is type-checked without the DOM. */
+declare const document: {
+  readonly body: { readonly textContent: string };
+  querySelectorAll(selector: string): Iterable<{ readonly textContent: string }>;
+};
+
+/** A background tab draws no frames, for which Puppeteer waits by default. */
+export const WAIT = { timeout: PATIENCE_MS, polling: 50 };
+
+/** Waits until the page's elements have these texts. */
+export async function lists(page: Page, selector: string, texts: readonly string[]): Promise<void> {
+  const look = (selector: string, texts: string) =>
+    JSON.stringify([...document.querySelectorAll(selector)].map((it) => it.textContent)) === texts;
+  try {
+    await page.waitForFunction(look, WAIT, selector, JSON.stringify(texts));
+  } catch (cause) {
+    const all = await page.$$eval(selector, (all) => all.map((it) => it.textContent));
+    throw new Error(`The page has ${JSON.stringify(all)}`, { cause });
+  }
+}
+
+export async function tabOf(context: Parameters<typeof newPage>[0], url: string): Promise<Page> {
+  const page = await newPage(context);
+  await page.goto(url);
+  return page;
+}
