@@ -180,8 +180,9 @@ export class SessionMeter implements Meter, Disposable {
     return true;
   }
 
-  async admit(size: number): Promise<void> {
-    const amount = { units: unitsOf("message"), count: 1, size };
+  async admit(size: number, publications = 0): Promise<void> {
+    const units = unitsOf(publications > 0 ? "publish" : "message");
+    const amount = { units, count: Math.max(1, publications), size };
     while (!this.#isOver) {
       const now = this.#host.runtime.now();
       this.#addOwn(now);

@@ -2,11 +2,13 @@
  * Services for which a server uses its broker: the numbers of handled messages, counts across all
  * nodes, and console lines while the broker is unreachable.
  */
-import { BrokerError } from "../errors.ts";
+import { BrokerError, RequestError } from "../errors.ts";
+import { TokenBucket } from "../base/quotas/token_bucket.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import { MemoryStore } from "../pubsub/memory/broker.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Runtime } from "../base/runtime.ts";
+import type { ProducerStore } from "../session/serving/producers.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import type { Session } from "../session/session.ts";
 import { DecisionFault, tellFault } from "../base/decision.ts";
@@ -25,8 +27,30 @@ export const DEDUPE_WINDOW_MS = 300_000;
 /** Time for which a node that crashed still counts as handling a client, in milliseconds. */
 const CLAIM_MS = 4_000;
 
-/** Options for {@linkcode sequenceStore}. */
-export interface SequenceStoreOptions {
+/**
+ * Time for which the row of a producer is remembered after its last message, in milliseconds: as long
+ * as a client keeps what it could not send.
+ */
+export const PRODUCER_WINDOW_MS = 604_800_000;
+
+/**
+ * Time for which a publication on a topic with a history counts as recent, in milliseconds. It is
+ * shorter than the time for which histories recognize numbers, because the append may have started
+ * later.
+ */
+export const RECENT_MS = 90_000;
+
+/**
+ * Rate at which a user, or a network of guests, may create producers. A page creates one when it is
+ * loaded, and its row is stored for a week.
+ */
+export const NEW_PRODUCERS = { perSecond: 0.1, burst: 1_024 };
+
+/** Maximum number of owners whose rates are remembered. The oldest is forgotten first. */
+export const MAX_PRODUCER_OWNERS = 10_000;
+
+/** Options for {@linkcode numberStores}. */
+export interface NumberStoresOptions {
   readonly runtime: Runtime;
   readonly broker: Broker;
   /** `true` if other nodes also use the broker. */
@@ -35,24 +59,84 @@ export interface SequenceStoreOptions {
   readonly ownerOf: (session: Session) => string;
 }
 
+/** Where the newest numbers of clients are stored. */
+export interface NumberStores {
+  readonly sequences: SequenceStore;
+  readonly producers: ProducerStore;
+}
+
 /** Keeps the message numbers in the broker's store, or on this node if the broker has no store. */
-export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
+export function numberStores(options: NumberStoresOptions): NumberStores {
   const { runtime, broker, isShared, ownerOf } = options;
   const node = runtime.randomUUID();
   const own = new MemoryStore(runtime);
   const store = () => broker.store ?? own;
-  return {
+  const newProducers = new OwnerRates(runtime);
+  const shared = {
     claimMs: isShared ? CLAIM_MS : Infinity,
-    claim: async (client) =>
+    claim: async (client: string) =>
       !isShared || await store().claim(`handling:${client}`, node, { max: 1, ttlMs: CLAIM_MS }),
-    release: async (client) => {
+    release: async (client: string) => {
       if (isShared) await store().release(`handling:${client}`, node);
     },
-    newest: (client) => store().newest(`seq:${client}`, DEDUPE_WINDOW_MS),
-    advance: (client, number, owner) =>
-      store().advance(`seq:${client}`, number, DEDUPE_WINDOW_MS, { owner }),
     ownerOf,
   };
+  const long = PRODUCER_WINDOW_MS;
+  return {
+    sequences: {
+      ...shared,
+      newest: (client) => store().newest(`seq:${client}`, DEDUPE_WINDOW_MS),
+      advance: (client, number, owner) =>
+        store().advance(`seq:${client}`, number, DEDUPE_WINDOW_MS, { owner }),
+    },
+    producers: {
+      ...shared,
+      isRequired: true,
+      // Keys of their own, because a client may have the name of a producer.
+      claim: (producer) => shared.claim(`producer:${producer}`),
+      release: (producer) => shared.release(`producer:${producer}`),
+      newest: (producer) => store().newest(`producer:${producer}`, long),
+      advance: (producer, number, owner) =>
+        store().advance(`producer:${producer}`, number, long, { owner }),
+      epochOf: async (producer) => Math.max(0, await store().newest(`epoch:${producer}`, long)),
+      takeOver: async (producer, epoch, owner) => {
+        await store().advance(`epoch:${producer}`, epoch, long, { owner });
+      },
+      admit: (session) => newProducers.take(ownerOf(session)),
+      noteBegun: async (producer) => {
+        await store().claim(`begun:${producer}`, "", { max: 1, ttlMs: RECENT_MS });
+      },
+      hasJustBegun: async (producer) => (await store().claims(`begun:${producer}`)).length > 0,
+    },
+  };
+}
+
+/** The rates at which owners create producers on this node. */
+class OwnerRates {
+  readonly #runtime: Runtime;
+  /** In the order of their last use. */
+  readonly #buckets = new Map<string, TokenBucket>();
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  take(owner: string): void {
+    const now = this.#runtime.now();
+    const bucket = this.#buckets.get(owner) ?? new TokenBucket(NEW_PRODUCERS, now);
+    const retryAfterMs = bucket.waitMs(1, now);
+    if (retryAfterMs > 0) {
+      const message = "Too many new producers of the user or the network";
+      throw new RequestError("too-many", message, { retryAfterMs });
+    }
+    bucket.take(1, now);
+    this.#buckets.delete(owner);
+    this.#buckets.set(owner, bucket);
+    for (const [oldest, other] of this.#buckets) {
+      if (this.#buckets.size <= MAX_PRODUCER_OWNERS && !other.isFull(now)) return;
+      this.#buckets.delete(oldest);
+    }
+  }
 }
 
 /** Longest wait for the first response of a broker, in milliseconds. */

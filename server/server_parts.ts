@@ -3,7 +3,7 @@ import { publisherKeyOf } from "./accounts.ts";
 import { Admission } from "./admission/admission.ts";
 import { GivingWay } from "./admission/giving_way.ts";
 import type { UserClaims } from "./admission/user_limit.ts";
-import { sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
+import { numberStores, sharedCounts, userClaims } from "./broker_services.ts";
 import { ClientRequests, type ClientRequestsParts } from "./requests/client_requests.ts";
 import { PublishHook, type PublishHookParts } from "./requests/on_publish.ts";
 import type { OnPublish } from "./requests/requested_publications.ts";
@@ -172,14 +172,14 @@ export function publishHookOf(
  */
 export function servicesOf(
   options: ServerOptions,
-  { hasHistory, ...parts }: Omit<ClientRequestsParts, "sequences"> & {
+  { hasHistory, ...parts }: Omit<ClientRequestsParts, "producers" | "sequences"> & {
     readonly hasHistory: boolean;
   },
 ): RequestService {
   const { broker, includePublisher = false, tokens = {} } = options;
   const { runtime, topics } = parts;
   const isShared = broker !== undefined;
-  const sequences = sequenceStore({
+  const { sequences, producers } = numberStores({
     runtime,
     broker: topics.broker,
     isShared,
@@ -192,6 +192,6 @@ export function servicesOf(
     maxTokenBytes: tokens.maxBytes,
     isSilent: options.onError !== undefined,
     hasHistory,
-  }, { ...parts, sequences });
+  }, { ...parts, sequences, producers });
   return new RequestService(runtime, requests);
 }

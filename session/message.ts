@@ -66,11 +66,14 @@ export interface MessageTurn {
    * message forever. Never rejects.
    */
   endAfter(handling: void | Promise<void>): Promise<void>;
-  /** Skips the turn of a rejected message when the turn comes. */
+  /**
+   * Skips the turn of a rejected request when the turn comes, unless the peer sends the request
+   * again later.
+   */
   skip(): void;
   /**
-   * Closes the session if the handler failed with an error after which the next session sends the
-   * message again; false for any other error.
+   * Gives the message back if the handler failed with an error after which the peer sends it again,
+   * for example in its next session; false for any other error.
    */
   endsSession(error: unknown): boolean;
 }
@@ -104,8 +107,11 @@ export interface Meter {
   /**
    * Waits until a numbered message may be handled, and counts it. Numbered messages are never
    * rejected. Resolves without counting once the meter has stopped.
+   *
+   * @param size Size in bytes.
+   * @param publications Number of publications as which it counts; 0 for a message.
    */
-  admit(size: number): Promise<void>;
+  admit(size: number, publications?: number): Promise<void>;
   /**
    * Counts publications that no envelope has announced: handling one took as much work as several.
    *
@@ -174,6 +180,13 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
    * absent on a server, where the session identifies the client.
    */
   readonly from?: string | undefined;
+  /**
+   * On a server: the same for each attempt to handle a message that the client keeps in a store, and
+   * for no other message. A handler may run again for the one message that was being handled when a
+   * server crashed; with this key, for example as a unique column, it has an effect once. Absent for
+   * clients without a store.
+   */
+  readonly idempotencyKey?: string | undefined;
   /** True if the peer waits for a reply. */
   readonly isRequest: boolean;
   /** True once the peer abandoned the request, or the session closed: a reply is then discarded. */
@@ -218,6 +231,7 @@ export class Message implements UntypedMessage {
 
   /** Sends the parts of a streaming response. */
   declare producer: MessageProducer | undefined;
+  declare idempotencyKey: string | undefined;
   /** Settles at the end of a streaming response; rejects with its error. */
   declare streaming: Promise<void> | undefined;
   readonly #id: number | undefined;

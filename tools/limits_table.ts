@@ -62,7 +62,12 @@ import {
   MAX_RUNNING,
   MAX_WAITING as MAX_NEWCOMERS,
 } from "../server/admission/giving_way.ts";
-import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
+import {
+  DEDUPE_WINDOW_MS,
+  MAX_PRODUCER_OWNERS,
+  NEW_PRODUCERS,
+  PRODUCER_WINDOW_MS,
+} from "../server/broker_services.ts";
 import {
   CALLER_MARKS,
   MAX_MARKS,
@@ -758,6 +763,24 @@ function serverBounds(): Bound[] {
         "time for which the numbers of at-least-once messages, and of publications, are remembered",
       max: ms(DEDUPE_WINDOW_MS),
       full: "a message that is retried later is handled again",
+    },
+    {
+      table: "topics",
+      name: "time for which the numbers of a client with a store are remembered",
+      max: ms(PRODUCER_WINDOW_MS),
+      full: "what the client repeats later is `unknown`",
+    },
+    {
+      table: "topics",
+      name: "producers that a user, or a network of guests, creates: page loads with a store",
+      max: `${count(NEW_PRODUCERS.burst)}, then ${NEW_PRODUCERS.perSecond} a second on each node`,
+      full: "`too-many`, with `retryAfterMs`; the client waits",
+    },
+    {
+      table: "topics",
+      name: "users and networks whose rate of new producers a node remembers",
+      max: count(MAX_PRODUCER_OWNERS),
+      full: "the one that created none for the longest time is forgotten",
     },
     {
       table: "topics",

@@ -11,6 +11,7 @@ import type { Presence } from "../../pubsub/presence/presence.ts";
 import type { Rooms } from "../../pubsub/presence/rooms.ts";
 import type { Topics } from "../../pubsub/topics.ts";
 import type { CountRequest, ResumableRequest } from "../../session/responses/request_table.ts";
+import type { ProducerStore } from "../../session/serving/producers.ts";
 import type { SequenceStore } from "../../session/serving/sequences.ts";
 import {
   type PublishRequest,
@@ -65,6 +66,8 @@ export interface ClientRequestsParts {
   readonly accountOf: OwnerOf;
   /** Numbers of handled messages, for clients that number their messages. */
   readonly sequences: SequenceStore;
+  /** Rows of producers, for clients with an outbox in a store. */
+  readonly producers: ProducerStore;
   /** Topics with rules of their own, such as durable streams. */
   readonly handlers: readonly TopicHandler[];
   /** Stores resumable responses; `undefined` if the server has none. */
@@ -83,6 +86,7 @@ export class ClientRequests implements SessionServices {
   readonly hashOf = hashOf;
   readonly hasHistory: boolean;
   readonly sequences: SequenceStore;
+  readonly producers: ProducerStore;
   readonly maxTokenBytes: number | undefined;
   readonly countPublication: SessionServices["countPublication"];
   readonly #parts: ClientRequestsParts;
@@ -94,9 +98,10 @@ export class ClientRequests implements SessionServices {
   /** Creates the services of all sessions. */
   constructor(options: ClientRequestsOptions, parts: ClientRequestsParts) {
     const { hasHistory, maxTokenBytes, includePublisher, onRenewed } = options;
-    const { runtime, admission, sequences, accountOf, publishHook } = parts;
+    const { runtime, admission, sequences, producers, accountOf, publishHook } = parts;
     this.hasHistory = hasHistory;
     this.sequences = sequences;
+    this.producers = producers;
     this.maxTokenBytes = maxTokenBytes;
     this.#parts = parts;
     const rights = new Rights({ ...options, ...parts });

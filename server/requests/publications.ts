@@ -3,6 +3,7 @@ import { BrokerError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { Topics } from "../../pubsub/topics.ts";
 import {
+  IN_DOUBT,
   type PublicationNumber,
   type PublishRequest,
   verifiedUser,
@@ -46,17 +47,23 @@ export class Publications {
     session: Session,
     topic: string,
     data: unknown,
-    { number, echo, onHeld }: PublishRequest,
+    { number, echo, onHeld, turn }: PublishRequest,
   ): Promise<unknown> {
     const { rights, known, topics, includePublisher, hook } = this.#parts;
     using decision = topics.decisions.begin(session, { topic });
     const handler = rights.handlerOf(topic);
     if (handler !== undefined) {
+      if (turn !== undefined) {
+        throw new RequestError("invalid", 'A publication with a "seq" cannot change a state');
+      }
       return await this.#handOver(handler, session, topic, { data, decision });
     }
     // Nodes with other options must receive the publication.
     if (topics.held !== undefined) await topics.held;
     const hasHistory = topics.historyOf(topic) !== undefined;
+    if (turn?.isInDoubt && !(hasHistory && await turn.hasJustBegun())) {
+      throw new RequestError(IN_DOUBT.code, IN_DOUBT.message);
+    }
     if (number?.isAgain && !number.isOnce && !hasHistory) {
       const message = "The topic has no history: whether it was published before is unknown";
       throw new RequestError("unanswered", message);
@@ -91,9 +98,16 @@ export class Publications {
       if (hasHistory) {
         const publisher = publisherKeyOf(account());
         const key = number && { producer: number.producer, number: number.number };
+        if (turn !== undefined) {
+          await turn.begin({ isKeyed: true });
+          decision.check();
+        }
         await topics.appendEncoded(encoded, { publisher, key });
       } else {
-        if (number?.isOnce) {
+        if (turn !== undefined) {
+          await turn.begin({ isKeyed: false });
+          decision.check();
+        } else if (number?.isOnce) {
           if (!await this.#isNew(session, topic, number)) {
             decided?.published();
             return {};

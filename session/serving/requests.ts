@@ -1,6 +1,7 @@
 /** The services of a server for its peers: tokens, subscriptions, publications, and presence. */
 import {
   AuthenticationError,
+  BrokerError,
   LimitError,
   RequestError,
   type RequestFailure,
@@ -24,9 +25,23 @@ import type {
 } from "../settings/settings.ts";
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeReply } from "../wire/recovery.ts";
-import { readService } from "../wire/server_envelope.ts";
+import { MAX_PRODUCER_NUMBER, publicationsIn, readService } from "../wire/server_envelope.ts";
 import { FirstFrames, LastingRejection, requestFailure } from "./first_frames.ts";
-import { Numbers, Sequences, type SequenceStore } from "./sequences.ts";
+import {
+  introduce,
+  MAX_NAMES,
+  type Producer,
+  type ProducerEnvelope,
+  type ProducerStore,
+} from "./producers.ts";
+import {
+  GIVEN_BACK,
+  isPostponed,
+  type Numbered,
+  Numbers,
+  Sequences,
+  type SequenceStore,
+} from "./sequences.ts";
 
 /**
  * Number of subscriptions that a client may request at once, in addition to other requests. If the
@@ -63,11 +78,21 @@ const SUPERSEDED: RequestFailure = {
   message: "A later subscribe or unsubscribe of the topic replaced this request",
 };
 
+/** The failure of numbers beyond the limits for those that wait. */
+const CROWDED: RequestFailure = {
+  code: "too-many",
+  message: "Too many publications of the producer are waiting",
+  retryAfterMs: 1_000,
+};
+
+/** The failure of a publication that an earlier attempt may have published. */
+export const IN_DOUBT: RequestFailure = {
+  code: "unknown",
+  message: "Cannot tell if the publication was made: the server failed while it was being made",
+};
+
 /** Envelopes by which a peer requests a service. */
-export type ServiceEnvelope = Extract<
-  Control,
-  { kind: ServiceKind }
->;
+export type ServiceEnvelope = Extract<Control, { kind: Exclude<ServiceKind, "producer"> }>;
 
 /**
  * The services of a server for its sessions. If a service is missing, requests for it are rejected
@@ -133,6 +158,8 @@ export interface SessionServices {
   readonly hasHistory?: boolean | undefined;
   /** Store of the handled message numbers. Without a store, numbers are ignored. */
   readonly sequences?: SequenceStore | undefined;
+  /** Store of the rows of producers. Without a store, clients with an outbox in a store send nothing. */
+  readonly producers?: ProducerStore | undefined;
   /** Size limit of the first envelope, which contains the token, in bytes. */
   readonly maxTokenBytes?: number | undefined;
   /** Checks a token and returns the new value and user. */
@@ -182,6 +209,26 @@ export interface PublishRequest {
    * publications on the topic wait for this one.
    */
   readonly onHeld: () => void;
+  /** The turn of a publication in the order of its producer. */
+  readonly turn?: PublicationTurn | undefined;
+}
+
+/** The turn of a publication in the order of its producer. */
+export interface PublicationTurn {
+  /** True if an earlier attempt may have published it. */
+  readonly isInDoubt: boolean;
+  /**
+   * Tells if that attempt began so recently that a history recognizes its number.
+   *
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  hasJustBegun(): Promise<boolean>;
+  /**
+   * Records that it begins, and waits until that is stored.
+   *
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  begin(options: { readonly isKeyed: boolean }): Promise<void>;
 }
 
 /** Number of a publication, by which a repetition is recognized. */
@@ -235,6 +282,12 @@ export class RequestService implements RequestServer, Disposable {
    */
   readonly sequences: Sequences | undefined;
   /**
+   * Progress of the producers.
+   *
+   * @ignore
+   */
+  readonly producers: Sequences | undefined;
+  /**
    * Reads the envelopes that only a server accepts.
    *
    * @ignore
@@ -254,9 +307,10 @@ export class RequestService implements RequestServer, Disposable {
   constructor(runtime: Runtime, services: SessionServices) {
     this.#runtime = runtime;
     this.services = services;
-    const { sequences } = services;
+    const { sequences, producers, hasHistory } = services;
     this.sequences = sequences && new Sequences(runtime, sequences);
-    this.features = services.hasHistory ? ["history"] : [];
+    this.producers = producers && new Sequences(runtime, producers);
+    this.features = [...hasHistory ? ["history"] : [], ...producers ? ["producers"] : []];
   }
 
   /**
@@ -311,6 +365,7 @@ export class RequestService implements RequestServer, Disposable {
   /** Stops all timers and waits. */
   [Symbol.dispose](): void {
     this.sequences?.[Symbol.dispose]();
+    this.producers?.[Symbol.dispose]();
   }
 
   /**
@@ -403,6 +458,7 @@ export class RequestQueue implements SessionRequests {
   readonly #core: Inside<Session>;
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
+  readonly #producers: Sequences | undefined;
   #waiting: ReceiveQueue<Serve> | undefined;
   /** Number of requests in that queue by topic; the topic of a token is empty. */
   readonly #queued = new Map<string, number>();
@@ -411,6 +467,13 @@ export class RequestQueue implements SessionRequests {
   #failed: Map<string, RequestFailure> | undefined;
   // Created when first needed: most clients don't number messages.
   #numbers: Numbers | undefined;
+  /** The producer that the client has introduced; `undefined` while it introduces one. */
+  #producer: Producer | undefined;
+  /** True once the client has tried to introduce one: its numbers then belong to producers. */
+  #hasProducers = false;
+  #isIntroducing = false;
+  /** Number and bytes of the producer's publications that wait. */
+  readonly #produced = { count: 0, bytes: 0 };
   #abort: AbortController | undefined;
   /** The bytes of publications that wait for their turn; bounded by their number. */
   #counted: Set<Disposable> | undefined;
@@ -419,6 +482,7 @@ export class RequestQueue implements SessionRequests {
     this.#core = core;
     this.#services = service.services;
     this.#sequences = service.sequences;
+    this.#producers = service.producers;
   }
 
   /** True if a service may be waiting for the session to close. */
@@ -433,6 +497,7 @@ export class RequestQueue implements SessionRequests {
     this.#turns.end();
     for (const bytes of this.#counted ?? []) bytes[Symbol.dispose]();
     this.#numbers?.end();
+    this.#producer?.numbers.end();
     this.#abort?.abort(reason);
   }
 
@@ -470,19 +535,55 @@ export class RequestQueue implements SessionRequests {
    */
   #takesNumbered(envelope: NumberedEnvelope, size: number): boolean {
     const { id, seq } = envelope;
-    if (seq === undefined || this.#sequences === undefined) return false;
+    if (seq === undefined) return false;
+    if (this.#hasProducers) return this.#takesProduced({ ...envelope, seq }, size);
+    if (envelope.kind === "publish") {
+      this.#malformed(id, 'Expected a "producer" before the first publication with a "seq"');
+      return true;
+    }
+    if (this.#sequences === undefined) return false;
     this.#numbers ??= new Numbers(this.#core, this.#sequences);
     const numbered = this.#numbers.take({ ...envelope, seq }, size);
+    return this.#takes(envelope, numbered, size);
+  }
+
+  /** Handles a numbered envelope of a producer in its turn. */
+  #takesProduced(envelope: NumberedEnvelope & { readonly seq: number }, size: number): boolean {
+    const { id, seq } = envelope;
+    const numbers = this.#producer?.numbers;
+    if (numbers === undefined || numbers.why !== undefined) {
+      // Late envelopes are not handled, but they count.
+      if (!this.#core.receiving.meter?.rejects(envelope, size) && id !== undefined) {
+        this.#fail(id, numbers?.why ?? GIVEN_BACK);
+      }
+      return true;
+    }
+    const isNumber = seq > 0 && seq < MAX_PRODUCER_NUMBER;
+    const numbered = isNumber
+      ? numbers.take(envelope, size)
+      : `Expected "seq" from 1 to ${MAX_PRODUCER_NUMBER - 1}, received ${seq}`;
+    if (envelope.kind !== "publish" || typeof numbered === "string") {
+      return this.#takes(envelope, numbered, size);
+    }
+    void this.#publishInTurn(envelope, numbered, size);
+    return true;
+  }
+
+  #takes(envelope: NumberedEnvelope, numbered: Numbered | string, size: number): boolean {
+    const { id } = envelope;
     if (typeof numbered === "string") {
       this.#malformed(id, numbered);
       return true;
     }
     const { receiving } = this.#core;
-    if (receiving.hasReader || receiving.requests !== undefined && id !== undefined) {
+    if (
+      envelope.kind === "message" &&
+      (receiving.hasReader || receiving.requests !== undefined && id !== undefined)
+    ) {
       receiving.receiveMessage({ ...envelope, turn: numbered }, size);
     } else {
       // A message without a reader counts as handled.
-      void numbered.skip();
+      void numbered.pass();
       return false;
     }
     return true;
@@ -493,8 +594,116 @@ export class RequestQueue implements SessionRequests {
     this.#core.receiving.faults.countInvalid(message);
   }
 
+  /** Introduces a producer, whose numbers follow. */
+  async #introduceProducer(envelope: ProducerEnvelope): Promise<void> {
+    const { id, name } = envelope;
+    const core = this.#core;
+    const { producers: store } = this.#services;
+    const sequences = this.#producers;
+    if (store === undefined || sequences === undefined) {
+      return this.#fail(id, { code: "forbidden", message: "This side does not support producers" });
+    }
+    if (this.#isIntroducing) {
+      const failure = { code: "too-many", message: "Another producer is being introduced" };
+      core.receiving.faults.reject("at most one producer at once");
+      return this.#fail(id, failure);
+    }
+    this.#isIntroducing = this.#hasProducers = true;
+    this.#producer?.numbers.end();
+    this.#producer = undefined;
+    const key = keyOf(core.session, name);
+    try {
+      const introduced = await introduce(envelope, { core, key, sequences, store });
+      this.#producer = introduced.producer;
+      noteName(core.lineage.producers ??= new Set(), name);
+      core.sending.post({ reply: id, data: { handled: introduced.handled } });
+    } catch (error) {
+      const failure = error instanceof BrokerError
+        ? { code: "unavailable", message: error.message }
+        : requestFailure(error);
+      this.#fail(id, failure);
+      if (failure.code === "failed") core.handlerFailed(error, "A producer failed");
+      if (failure.code === "too-many") core.receiving.faults.reject(failure.message);
+    }
+    this.#isIntroducing = false;
+    if (core.state === "closed") this.#producer?.numbers.end();
+  }
+
+  /** Publishes in the order of the producer. */
+  async #publishInTurn(
+    envelope: NumberedPublication & { readonly seq?: number },
+    numbered: Numbered,
+    size: number,
+  ): Promise<void> {
+    const id = envelope.id!;
+    const { maxRequests, receiveQueue } = this.#core.settings;
+    const waiting = this.#produced;
+    const { numbers } = this.#producer!;
+    waiting.count++;
+    waiting.bytes += size;
+    if (waiting.count > maxRequests || waiting.bytes > receiveQueue.maxBytes) numbers.end(CROWDED);
+    try {
+      const turn = await numbered.turn(publicationsIn(envelope));
+      if (turn === "over") return numbers.drop(id);
+      if (turn === "repeated") this.#served(envelope, {});
+      else if (!await this.#publishProduced(envelope, numbered, size)) return numbered.postpone();
+      numbered.end();
+    } finally {
+      waiting.count--;
+      waiting.bytes -= size;
+    }
+  }
+
+  /** Publishes once the turn has come. Returns false if the client sends the publication again. */
+  async #publishProduced(
+    envelope: NumberedPublication,
+    numbered: Numbered,
+    size: number,
+  ): Promise<boolean> {
+    const { topic, id } = envelope;
+    const producer = this.#producer!;
+    const { seq } = numbered;
+    const { session, settings: { runtime } } = this.#core;
+    const turn: PublicationTurn = {
+      isInDoubt: producer.numbers.isInDoubt(seq),
+      hasJustBegun: () => producer.hasJustBegun(),
+      begin: ({ isKeyed }) => producer.begin(seq, { isKeyed, now: runtime.now() }),
+    };
+    try {
+      using _bytes = this.#services.countPublication?.(session, topic, size);
+      if (this.#services.publish === undefined) {
+        throw new RequestError("forbidden", "This side does not support publish");
+      }
+      const data = await this.#services.publish(session, topic, envelope.data, {
+        number: {
+          producer: `producer:${producer.key}`,
+          number: seq,
+          isAgain: turn.isInDoubt,
+          isOnce: true,
+        },
+        echo: envelope.echo !== false,
+        onHeld() {},
+        turn,
+      });
+      this.#served(envelope, data);
+      return true;
+    } catch (error) {
+      const failure = error instanceof LimitError
+        ? rejectionOf(error).failure
+        : requestFailure(error);
+      // The earlier attempt may have been successful.
+      if (turn.isInDoubt && !isPostponed(failure)) {
+        this.#fail(id!, IN_DOUBT);
+        return true;
+      }
+      this.#serviceFailed(envelope, error instanceof LimitError ? rejectionOf(error) : error);
+      return !isPostponed(failure);
+    }
+  }
+
   /** Handles a request in its turn. */
-  receive(envelope: ServiceEnvelope, size: number): void {
+  receive(envelope: ServiceEnvelope | ProducerEnvelope, size: number): void {
+    if (envelope.kind === "producer") return void this.#introduceProducer(envelope);
     const { lineage, settings: { maxRequests } } = this.#core;
     if (isNumbered(envelope) && lineage.client === undefined) {
       return this.#malformed(envelope.id, 'Expected the first "n" of a session with its "client"');
@@ -804,6 +1013,15 @@ type NumberedPublication = Extract<ServiceEnvelope, { kind: "publish" }>;
 
 function isNumbered(envelope: ServiceEnvelope): envelope is NumberedPublication {
   return envelope.kind === "publish" && envelope.n !== undefined;
+}
+
+/** Notes the name of a producer that the client has introduced. */
+function noteName(names: Set<string>, name: string): void {
+  names.delete(name);
+  names.add(name);
+  if (names.size <= MAX_NAMES) return;
+  const [oldest] = names;
+  names.delete(oldest!);
 }
 
 /** The key of a client: the user and the client id, or only the client id if there is no user. */

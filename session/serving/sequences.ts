@@ -2,10 +2,11 @@
  * Numbered messages, each of which is handled exactly once, in order. All sessions of a client
  * share their progress across all nodes.
  */
+import { hashOf } from "../../base/hash.ts";
 import { Signal } from "../../base/signal.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { BrokerError } from "../../errors.ts";
+import { BrokerError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Inside } from "../receiving.ts";
 import type { CheckedMessage, Message, MessageTurn } from "../message.ts";
 import type { NumberedEnvelope } from "../settings/settings.ts";
@@ -36,6 +37,11 @@ const MAX_LATE = 10_000;
 export interface SequenceStore {
   /** Lifetime of a claim without renewal, in milliseconds; `Infinity` for a single node. */
   readonly claimMs: number;
+  /**
+   * True if no message is handled while the broker is unreachable, or before the number of the
+   * previous one is stored. Otherwise, messages are handled anyway.
+   */
+  readonly isRequired?: boolean | undefined;
   /**
    * Claims a client for this node, or renews the claim. While this node has the claim, no other
    * node handles the client's messages.
@@ -78,6 +84,14 @@ export interface SequenceStore {
    * @returns The name.
    */
   ownerOf?(session: Session): string;
+  /**
+   * Reads how often the client was taken over by another one. Without this method, never.
+   *
+   * @param client The client.
+   * @returns The newest epoch; 0 if none is known.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  epochOf?(client: string): Promise<number>;
 }
 
 /**
@@ -89,7 +103,10 @@ function timeLeft(deadline: number, now: number, setForMs: number): number {
   return leftMs <= 0 || leftMs > setForMs ? 0 : leftMs;
 }
 
-type Acknowledger = Pick<Numbers, "acknowledge">;
+/** Number of bytes of the hash in an idempotency key. The name of a guest's producer is a secret. */
+const KEY_BYTES = 16;
+
+type Acknowledger = Pick<Numbers, "acknowledge" | "fence">;
 
 /** Progress of one client, on this node and on earlier ones. */
 export class ClientSequence extends Signal {
@@ -101,6 +118,10 @@ export class ClientSequence extends Signal {
   handled = -1;
   /** The newest stored number. It may be acknowledged. */
   kept = -1;
+  /** The newest known epoch. Sessions with an earlier one no longer handle anything. */
+  epoch = 0;
+  /** True if the stored number has been read since the last failure. */
+  isCaughtUp = false;
   /** The open sessions of the client. */
   readonly sessions: Set<Acknowledger> = new Set();
   /** True while a number is being stored. */
@@ -158,7 +179,7 @@ export class ClientSequence extends Signal {
     // No session is waiting any longer, so the running handler keeps the turn.
     if (this.isHandling && this.sessions.size === 0) return () => {};
     const turn = this.#turn = {};
-    if (!this.#all.isClaimed(this)) await this.#all.catchUp(this);
+    await this.#all.prepare(this);
     return () => {
       if (this.#turn === turn) this.#turn = undefined;
       this.notify();
@@ -233,11 +254,42 @@ export class Sequences implements Disposable {
     return timeLeft(claimedUntil, this.runtime.now(), longestMs) > 0;
   }
 
+  /** Prepares a turn of the client; without an open session, only once. */
+  async prepare(client: ClientSequence): Promise<void> {
+    do {
+      if (!this.isClaimed(client)) await this.#catchUp(client);
+      if (!this.#store.isRequired) return;
+      if (client.isCaughtUp && client.kept >= client.handled) return;
+      await settlesWithin(this.runtime, client.changed(), RETRY_MS);
+      if (!client.isCaughtUp) client.claimedUntil = 0;
+    } while (client.sessions.size > 0);
+  }
+
+  /**
+   * Records a number before its effect, and waits until it is stored.
+   *
+   * @throws {BrokerError} If the broker is unreachable, or this node has lost its claim. The number
+   * may be stored in spite of that, so the next turn reads it.
+   */
+  async record(client: ClientSequence, number: number): Promise<void> {
+    const { key, owner } = client;
+    try {
+      if (!this.isClaimed(client)) throw new BrokerError("Another node may handle the producer");
+      await this.#store.advance(key, number, owner);
+    } catch (error) {
+      client.isCaughtUp = false;
+      client.claimedUntil = 0;
+      throw error;
+    }
+    client.kept = Math.max(client.kept, number);
+    client.handled = Math.max(client.handled, number);
+  }
+
   /**
    * Claims the client for this node, and reads the newest number handled elsewhere. While the store
-   * is unreachable, that number is unknown, and messages are handled anyway.
+   * is unreachable, that number is unknown.
    */
-  async catchUp(client: ClientSequence): Promise<void> {
+  async #catchUp(client: ClientSequence): Promise<void> {
     const { claimMs } = this.#store;
     const deadline = this.runtime.now() + MAX_WAIT_MS;
     await this.#releasing.get(client.key);
@@ -251,14 +303,20 @@ export class Sequences implements Disposable {
         await settlesWithin(this.runtime, client.changed(), POLL_MS);
         now = this.runtime.now();
       }
-      const newest = await this.#store.newest(client.key);
+      const [newest, epoch = 0] = await Promise.all([
+        this.#store.newest(client.key),
+        this.#store.epochOf?.(client.key),
+      ]);
       // Compare afterwards: a late number may have been stored during the read.
       client.kept = Math.max(client.kept, newest);
       client.handled = Math.max(client.handled, client.kept);
+      client.epoch = Math.max(client.epoch, epoch);
+      client.isCaughtUp = true;
       client.claimedUntil = now + claimMs / 2;
       client.lapsesAt = now + claimMs;
       if (claimMs < Infinity) this.#renewLater(client);
     } catch {
+      client.isCaughtUp = false;
       client.claimedUntil = this.runtime.now() + RETRY_MS;
     }
   }
@@ -280,11 +338,23 @@ export class Sequences implements Disposable {
     const now = this.runtime.now();
     // A lost claim does not stop the running handler; the next turn waits for it.
     if (!await this.#store.claim(client.key).catch(() => false)) return;
+    if (!await this.#readEpoch(client)) return;
     // If the claim expired, another node may have handled messages, so the next turn reads the
     // newest number.
     if (timeLeft(client.lapsesAt, this.runtime.now(), claimMs) === 0) return;
     client.claimedUntil = now + claimMs / 2;
     client.lapsesAt = now + claimMs;
+  }
+
+  /** Reads whether the client was taken over. False if the broker is unreachable. */
+  async #readEpoch(client: ClientSequence): Promise<boolean> {
+    try {
+      const epoch = await this.#store.epochOf?.(client.key) ?? 0;
+      client.epoch = Math.max(client.epoch, epoch);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   /** Stores handled numbers, with one call at a time and always the newest number. */
@@ -296,7 +366,10 @@ export class Sequences implements Disposable {
       while (client.kept < client.handled) {
         const { handled } = client;
         await this.#store.advance(client.key, handled, client.owner);
-        client.kept = handled;
+        // Without a claim, another client may have taken over: its numbers are not acknowledged.
+        if (!this.isClaimed(client) && !await this.#readEpoch(client)) throw new BrokerError("");
+        client.kept = Math.max(client.kept, handled);
+        client.notify();
         for (const session of client.sessions) session.acknowledge();
       }
     } catch {
@@ -382,18 +455,31 @@ export class Sequences implements Disposable {
  *
  * - `handle`: the message is new.
  * - `repeated`: the message was already handled, on this node or on another one.
- * - `over`: the session has closed, and the client will send the message again.
+ * - `over`: the session has closed or given its producer back, and the client will send the message
+ *   again.
  */
 type NumberedTurn = "handle" | "repeated" | "over";
+
+/** A producer that a session has introduced. */
+export interface IntroducedProducer {
+  /** Name of its row, unique across all nodes. */
+  readonly key: string;
+  /** The epoch that the session has named. */
+  readonly epoch: number;
+}
 
 /**
  * The increasing numbers of one session. Numbered messages are handled one at a time, in order, even
  * if other messages are handled concurrently.
+ *
+ * The stored numbers of producers are twice as high, so that each number has two: `2n` once an
+ * effect of `n` has begun, and `2n + 1` once `n` was handled.
  */
 export class Numbers extends Signal {
   /** The session. */
   readonly core: Inside<Session>;
   readonly #sequences: Sequences;
+  readonly #producer: IntroducedProducer | undefined;
   #client: ClientSequence | undefined;
   /** Received numbers that were not handled yet, in order. */
   readonly #waiting: number[] = [];
@@ -401,11 +487,37 @@ export class Numbers extends Signal {
   #ended = -1;
   #acknowledged = -1;
   #isOver = false;
+  /** The failure of envelopes that arrive too late, while the session is open. */
+  #why: RequestFailure | undefined;
 
-  constructor(core: Inside<Session>, sequences: Sequences) {
+  /**
+   * @param core The session.
+   * @param sequences The progress of all clients.
+   * @param producer The producer; `undefined` for the numbers of the client itself.
+   */
+  constructor(core: Inside<Session>, sequences: Sequences, producer?: IntroducedProducer) {
     super();
     this.core = core;
     this.#sequences = sequences;
+    this.#producer = producer;
+    this.#client = producer && sequences.open(producer.key, this, { of: core.session });
+  }
+
+  /** True for the numbers of a producer. */
+  get isProduced(): boolean {
+    return this.#producer !== undefined;
+  }
+
+  /** The failure of later envelopes; `undefined` while they are handled. */
+  get why(): RequestFailure | undefined {
+    return this.#why;
+  }
+
+  /** The same for each attempt to handle a number, on all nodes, and for no other number. */
+  keyOf(seq: number): string | undefined {
+    if (this.#producer === undefined) return undefined;
+    return hashOf(JSON.stringify([this.#producer.key, seq])).subarray(0, KEY_BYTES)
+      .toBase64({ alphabet: "base64url", omitPadding: true });
   }
 
   /** Registers the next number. Returns an error text if the number is wrong. */
@@ -414,13 +526,20 @@ export class Numbers extends Signal {
     size: number,
   ): Numbered | string {
     const { seq, id } = envelope;
-    const { client } = this.core.lineage;
-    if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
-    this.#client ??= this.#sequences.open(client, this, { of: this.core.session });
+    if (this.#client === undefined) {
+      const { client } = this.core.lineage;
+      if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
+      this.#client = this.#sequences.open(client, this, { of: this.core.session });
+    }
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
     this.#last = seq;
     this.#waiting.push(seq);
     return new Numbered(this, { seq, size, id });
+  }
+
+  /** Waits for earlier numbers of this session. */
+  async comesNext(seq: number): Promise<void> {
+    while (!this.#isOver && this.#waiting[0] !== seq) await this.changed();
   }
 
   /**
@@ -430,23 +549,37 @@ export class Numbers extends Signal {
    * @returns A function that ends the turn of the client; `undefined` if the session has closed.
    */
   async turnOf(seq: number): Promise<(() => void) | undefined> {
-    while (!this.#isOver && this.#waiting[0] !== seq) await this.changed();
+    await this.comesNext(seq);
     if (this.#isOver) return undefined;
     const endTurn = await this.#client!.takeTurn();
-    if (!this.#isOver) return endTurn;
+    if (!this.#checkOver()) return endTurn;
     endTurn();
     return undefined;
   }
 
   /** True if a number was not yet handled, on this node or on another one. */
   isNew(seq: number): boolean {
-    return seq > this.#client!.handled;
+    return this.#rowOf(seq) > this.#client!.handled;
+  }
+
+  /** True if an earlier attempt has begun, and it cannot be told from the number how it ended. */
+  isInDoubt(seq: number): boolean {
+    return this.#client!.handled === 2 * seq;
+  }
+
+  /**
+   * Records that an effect of the current number begins, and waits until that is stored.
+   *
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async begin(seq: number): Promise<void> {
+    await this.#sequences.record(this.#client!, 2 * seq);
   }
 
   /** Records that the current number was handled, now or earlier. */
   handled(seq: number): void {
     this.#ended = seq;
-    if (this.isNew(seq)) this.#client!.advance(seq);
+    if (this.isNew(seq)) this.#client!.advance(this.#rowOf(seq));
     else this.acknowledge();
   }
 
@@ -459,19 +592,77 @@ export class Numbers extends Signal {
 
   /** Acknowledges the newest number that is stored and whose turn has ended. */
   acknowledge(): void {
+    if (this.#checkOver()) return;
     // A repeated number is acknowledged in its turn.
-    const n = Math.min(this.#client!.kept, this.#ended);
-    if (n <= this.#acknowledged || this.#isOver) return;
+    const n = Math.min(this.#numberOf(this.#client!.kept), this.#ended);
+    if (n <= this.#acknowledged) return;
     this.#acknowledged = n;
     this.core.sending.post({ ack: n });
   }
 
-  /** Closes the session's numbers. Messages that have not started are no longer handled. */
-  end(): void {
+  /** Ends the numbers of other sessions with the producer on this node. */
+  fenceOthers(): void {
+    const client = this.#client!;
+    client.epoch = Math.max(client.epoch, this.#producer!.epoch);
+    for (const other of [...client.sessions]) if (other !== this) other.fence();
+  }
+
+  /**
+   * Waits until no node is handling a number of the producer.
+   *
+   * @returns The newest handled number; `undefined` if the session has closed.
+   */
+  async takeOver(): Promise<number | undefined> {
+    const client = this.#client!;
+    (await client.takeTurn())();
+    if (this.#checkOver() || !client.isCaughtUp) return undefined;
+    return this.#numberOf(client.kept);
+  }
+
+  /** Ends the numbers because another client has taken over the producer. */
+  fence(): void {
+    if (this.#isOver) return;
+    const failure = { code: "fenced", message: "Another client has taken over the producer" };
+    this.end(failure);
+    this.core.sending.post({ reply: null, error: failure });
+  }
+
+  /**
+   * Closes the session's numbers. Messages that have not started are no longer handled. Idempotent.
+   *
+   * @param why The failure of later envelopes, if the session stays open.
+   */
+  end(why?: RequestFailure): void {
+    if (this.#isOver) return;
     this.#isOver = true;
+    this.#why = why;
     if (this.#client !== undefined) this.#sequences.close(this.#client, this);
     this.notify();
   }
+
+  /** Replies to a request that arrived too late. */
+  drop(id: number | undefined): void {
+    if (this.#why && id !== undefined) this.core.receiving.replies.fail(id, this.#why);
+  }
+
+  #checkOver(): boolean {
+    const { epoch = Infinity } = this.#producer ?? {};
+    if (this.#client!.epoch > epoch) this.fence();
+    return this.#isOver;
+  }
+
+  #rowOf(seq: number): number {
+    return this.isProduced ? 2 * seq + 1 : seq;
+  }
+
+  #numberOf(row: number): number {
+    return this.isProduced ? Math.ceil(row / 2) - 1 : row;
+  }
+}
+
+/** True for failures after which a client sends what it keeps again, later. */
+export function isPostponed({ code, retryAfterMs }: RequestFailure): boolean {
+  return code === "unavailable" || code === "too-many" || retryAfterMs !== undefined;
 }
 
 /** A numbered message. */
@@ -497,6 +688,20 @@ export class Numbered implements MessageTurn {
     this.#id = of.id;
   }
 
+  /**
+   * Waits for the rate limits and for the turn.
+   *
+   * @param publications Number of publications as which the message counts.
+   */
+  async turn(publications = 0): Promise<NumberedTurn> {
+    // Numbers of a producer that are dropped don't count.
+    if (this.#numbers.isProduced) await this.#numbers.comesNext(this.seq);
+    if (this.#numbers.why === undefined) {
+      await this.#numbers.core.receiving.meter?.admit(this.#size, publications);
+    }
+    return await this.#turn();
+  }
+
   async #turn(): Promise<NumberedTurn> {
     this.#endTurn = await this.#numbers.turnOf(this.seq);
     if (this.#endTurn === undefined) return "over";
@@ -510,12 +715,13 @@ export class Numbered implements MessageTurn {
   async check(check: () => CheckedMessage): Promise<Message | undefined> {
     const message = await this.#isDue() ? await check() : undefined;
     if (message === undefined) this.end();
+    else message.idempotencyKey = this.#numbers.keyOf(this.seq);
     return message;
   }
 
   async #isDue(): Promise<boolean> {
-    await this.#numbers.core.receiving.meter?.admit(this.#size);
-    const turn = await this.#turn();
+    const turn = await this.turn();
+    if (turn === "over") this.#numbers.drop(this.#id);
     if (turn === "repeated" && this.#id !== undefined) {
       const message = "The request was handled before, and its reply is lost";
       this.#numbers.core.receiving.replies.fail(this.#id, { code: "unanswered", message });
@@ -536,21 +742,40 @@ export class Numbered implements MessageTurn {
     this.end();
   }
 
-  /** Skips the turn when it comes. The number then counts as handled. */
-  async skip(): Promise<void> {
+  /** Rejects a request, see {@linkcode MessageTurn}: its number counts as handled once it is due. */
+  skip(): void {
+    if (this.#numbers.isProduced) this.#numbers.end(GIVEN_BACK);
+    else void this.pass();
+  }
+
+  /** Waits for the turn, and ends it. The number then counts as handled. */
+  async pass(): Promise<void> {
     await this.#turn();
     this.end();
   }
 
   /**
-   * Closes the session if the broker is unreachable, because the message is sent again in the next
-   * session.
+   * Gives a message back that the client sends again, see {@linkcode MessageTurn}: closes the session
+   * if the broker is unreachable, and ends the producer if the failure of a request is postponed.
    */
   endsSession(error: unknown): boolean {
-    if (!(error instanceof BrokerError)) return false;
-    this.#numbers.core.failed(error, "The handler failed");
+    const isBroken = error instanceof BrokerError;
+    if (isBroken) this.#numbers.core.failed(error, "The handler failed");
+    else {
+      const isRequest = this.#numbers.isProduced && this.#id !== undefined;
+      if (!isRequest || !(error instanceof RequestError) || !isPostponed(error.failure)) {
+        return false;
+      }
+      this.#numbers.end(GIVEN_BACK);
+    }
     this.#giveBack();
     return true;
+  }
+
+  /** Ends the turn and the producer. The number does not count as handled. */
+  postpone(): void {
+    this.#numbers.end(GIVEN_BACK);
+    this.#giveBack();
   }
 
   #giveBack(): void {
@@ -560,3 +785,9 @@ export class Numbered implements MessageTurn {
     this.#numbers.next(endTurn);
   }
 }
+
+/** The failure of numbers that follow one that the client sends again. */
+export const GIVEN_BACK: RequestFailure = {
+  code: "unavailable",
+  message: "The session handles no more numbers until the client names its producer again",
+};

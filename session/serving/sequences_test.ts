@@ -116,7 +116,7 @@ Deno.test("A message whose handler outlives its session is not handled again in 
 
 Deno.test("A session that closes while it waits leaves the turn to the running handler", async () => {
   const sequences = new Sequences(platformRuntime(), new FakeBroker().node("a"));
-  const [first, second, third] = [1, 2, 3].map(() => ({ acknowledge() {} }));
+  const [first, second, third] = [1, 2, 3].map(() => ({ acknowledge() {}, fence() {} }));
   const client = sequences.open("ann", first!);
   const endTurn = await client.takeTurn();
   sequences.close(client, first!);
@@ -159,7 +159,7 @@ Deno.test("A clock that is set back lengthens neither the wait for a handler nor
   using time = new FakeTime();
   const broker = new FakeBroker();
   const sequences = new Sequences(platformRuntime(), broker.node("a"));
-  const session = { acknowledge() {} };
+  const session = { acknowledge() {}, fence() {} };
   const client = sequences.open("ann", session);
   broker.isAway = true;
   (await client.takeTurn())();
@@ -250,7 +250,7 @@ Deno.test("A session that closed while another node held the claim leaves no cla
     },
   });
   broker.claims.set("ann", { node: "a", until: Date.now() + 4_000 });
-  const [first, second] = [{ acknowledge() {} }, { acknowledge() {} }];
+  const [first, second] = [{ acknowledge() {}, fence() {} }, { acknowledge() {}, fence() {} }];
   const client = sequences.open("ann", first);
   const left = client.takeTurn();
   await turns();
@@ -280,7 +280,7 @@ Deno.test("A late number that is stored while the newest one is read is acknowle
       return newest;
     },
   });
-  const session = { acknowledge() {} };
+  const session = { acknowledge() {}, fence() {} };
   const client = sequences.open("ann", session);
   const turn = client.takeTurn();
   await turns();
@@ -304,7 +304,7 @@ Deno.test("A claim made during the release of the previous one is not released w
       await store.release(client);
     },
   });
-  const session = { acknowledge() {} };
+  const session = { acknowledge() {}, fence() {} };
   const before = sequences.open("ann", session);
   (await before.takeTurn())();
   sequences.close(before, session);
@@ -323,7 +323,7 @@ Deno.test("A claim that expired during a handler is not renewed without the othe
   using time = new FakeTime();
   const broker = new FakeBroker();
   const sequences = new Sequences(platformRuntime(), broker.node("a"));
-  const session = { acknowledge() {} };
+  const session = { acknowledge() {}, fence() {} };
   const client = sequences.open("ann", session);
   const endTurn = await client.takeTurn();
   broker.isAway = true;
@@ -412,7 +412,7 @@ Deno.test("Sequences keeps the numbers of 10,000 departed clients while the brok
   const broker = new FakeBroker();
   broker.isAway = true;
   using sequences = new Sequences(platformRuntime(), broker.node("a"));
-  const session = { acknowledge() {} };
+  const session = { acknowledge() {}, fence() {} };
   const stays = sequences.open("stays", session);
   stays.advance(7);
   for (let at = 0; at <= 10_000; at++) {

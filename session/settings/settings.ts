@@ -354,7 +354,7 @@ export interface HandshakeInfo {
 }
 
 /** Envelopes that may have the number of a message. */
-export type NumberedEnvelope = Extract<Envelope, { kind: "message" }>;
+export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
 
 /** Envelopes that may carry the id of a client. */
 export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string | undefined }>;

@@ -132,6 +132,8 @@ export type Envelope =
     readonly id?: number | undefined;
     /** Number of the publication. The numbers of a client increase. */
     readonly n?: number | undefined;
+    /** Number of a publication that is made in the order of its producer. */
+    readonly seq?: number | undefined;
     /** Present if the server may have received the publication in an earlier session. */
     readonly again?: true | undefined;
     /** Present if a repetition must be recognized on a topic without a history, too. */
@@ -147,6 +149,21 @@ export type Envelope =
     /** Presence data of the session; `undefined` ends the presence. */
     readonly data: unknown;
     readonly id: number;
+  }
+  | {
+    /** The producer that the following numbered envelopes of the session belong to. */
+    readonly kind: "producer";
+    /** Its random name. */
+    readonly name: string;
+    readonly id: number;
+    /** The user whose envelopes these are; `null` for a guest. */
+    readonly user: string | null;
+    /** The newest number that the client knows to be acknowledged; 0 if none is. */
+    readonly acked: number;
+    /** No number above this one was ever sent. */
+    readonly sent: number;
+    /** Number of times that another client has taken over the producer. */
+    readonly epoch: number;
   }
   | { readonly kind: "hello"; readonly hello: Hello }
   | { readonly kind: "auth"; readonly token: string; readonly id: number }
@@ -184,7 +201,13 @@ export type Envelope =
 export type Raw = Readonly<Record<string, unknown>>;
 
 /** Envelopes by which a peer requests a service of its server. */
-export type ServiceKind = "auth" | "presence" | "publish" | "subscribe" | "unsubscribe";
+export type ServiceKind =
+  | "auth"
+  | "presence"
+  | "producer"
+  | "publish"
+  | "subscribe"
+  | "unsubscribe";
 
 /**
  * Reads an envelope that only a server accepts, which is a request for a service or a numbered
@@ -243,6 +266,7 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
   switch (kind) {
     case "auth":
     case "presence":
+    case "producer":
     case "publish":
     case "subscribe":
     case "unsubscribe":
@@ -278,6 +302,7 @@ export const KINDS = [
   "unsubscribe",
   "publish",
   "presence",
+  "producer",
   "hello",
   "auth",
   "ping",
@@ -306,9 +331,7 @@ function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw)
       if (!isId(value)) return badId(kind, value);
       const read = readReply({ reply: value, error: raw.error });
       if (read.kind !== "reply") return read;
-      return read.error === undefined
-        ? { kind, id: value }
-        : { kind, id: value, error: read.error };
+      return { kind, id: value, error: read.error };
     }
     case "more":
       if (!isId(value)) return badId(kind, value);

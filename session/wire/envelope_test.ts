@@ -14,6 +14,12 @@ const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const TRACE = `"trace":{"traceparent":"${TRACEPARENT}"`;
 
+/** The envelope of a producer. Later keys replace earlier ones. */
+function PRODUCER(more: string): string {
+  const name = "0123456789abcdefghij-_";
+  return `{"producer":"${name}","id":1,"user":null,"acked":0,"sent":0,"epoch":0${more}}`;
+}
+
 /**
  * Envelopes by kind: the common fields, then each text with the additional fields parsed from it.
  */
@@ -55,7 +61,7 @@ const KINDS: readonly [common: object, rows: readonly [text: string, more: objec
     ['{"part":1}', { data: undefined }],
   ]],
   [{ kind: "end", id: 1 }, [
-    ['{"end":1}', {}],
+    ['{"end":1}', { error: undefined }],
     [`{"end":1,"error":${JSON.stringify(FAILURE)}}`, { error: READ_FAILURE }],
   ]],
   [{ kind: "more", id: 1 }, [['{"more":1,"items":32}', { items: 32 }]]],
@@ -78,9 +84,27 @@ const KINDS: readonly [common: object, rows: readonly [text: string, more: objec
     ['{"publish":"a","data":1,"id":3}', { data: 1, id: 3 }],
     ['{"publish":"a","data":1,"id":3,"n":0,"client":"c"}', { data: 1, id: 3, n: 0, client: "c" }],
     ['{"publish":"a","n":4,"again":true,"once":true}', { n: 4, again: true, once: true }],
-    ['{"publish":"a","n":4,"again":false,"once":false,"seq":"x"}', { n: 4 }],
+    ['{"publish":"a","n":4,"again":false,"once":false}', { n: 4 }],
+    ['{"publish":"a","id":1,"seq":2,"n":4,"echo":false}', { id: 1, seq: 2, echo: false }],
     ['{"publish":"a","id":1,"client":"c","echo":false}', { id: 1, client: "c", echo: false }],
     ['{"publish":"a","echo":true}', {}],
+  ]],
+  [{
+    kind: "producer",
+    name: "0123456789abcdefghij-_",
+    id: 1,
+    user: null,
+    acked: 0,
+    sent: 0,
+    epoch: 0,
+  }, [
+    [PRODUCER(""), {}],
+    [PRODUCER(',"user":"ann","acked":4,"sent":4294967295,"epoch":2'), {
+      user: "ann",
+      acked: 4,
+      sent: 4294967295,
+      epoch: 2,
+    }],
   ]],
   [{ kind: "gap", topic: "a" }, [
     ['{"gap":"a","reason":"new-epoch","epoch":"e","offset":3}', {
@@ -183,6 +207,19 @@ const MALFORMED: readonly [text: string, message: string, id?: number][] = [
   ['{"subscribe":[],"id":2}', TOPIC("subscribe", "an array"), 2],
   ['{"unsubscribe":"","id":2}', TOPIC("unsubscribe", "an empty string"), 2],
   ['{"publish":5,"id":2}', TOPIC("publish", "5"), 2],
+  ['{"publish":"a","seq":1}', NUMBER("publish", "undefined")],
+  ['{"publish":"a","id":3,"seq":"x"}', NUMBER("seq", "a string"), 3],
+  [
+    '{"producer":"short","id":3}',
+    'Expected "producer" to be a name of 22 characters of base64url, received a string',
+    3,
+  ],
+  ['{"producer":"0123456789abcdefghij-_"}', NUMBER("producer", "undefined")],
+  [PRODUCER(',"user":4'), 'Expected "user" to be a user or null, received 4', 1],
+  [PRODUCER(',"acked":-1'), NUMBER("acked", "-1"), 1],
+  [PRODUCER(',"sent":4294967296'), NUMBER("sent", "4294967296"), 1],
+  [PRODUCER(',"epoch":0.5'), NUMBER("epoch", "0.5"), 1],
+  [PRODUCER(',"acked":2,"sent":1'), 'Expected "acked" to be at most "sent", received 2 and 1', 1],
   ['{"publish":"a","id":{}}', NUMBER("publish", "Object")],
   [
     '{"topic":"a","offset":"1","prev":0}',

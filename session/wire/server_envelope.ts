@@ -63,6 +63,7 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
     }
     return isId(id) ? { kind, token: value, id } : badId(kind, id);
   }
+  if (kind === "producer") return readProducer(value, raw);
   if (!isTopic(value)) return badTopic(kind, value, id);
   if (client !== undefined && kind !== "unsubscribe" && !isName(client)) {
     return malformed(`Expected "client" to be a name, received ${describe(client)}`, id);
@@ -109,6 +110,37 @@ export function publicationsIn(envelope: Envelope): number {
   return Math.max(1, changes);
 }
 
+/** The name of a producer: 128 random bits in base64url. */
+const PRODUCER_NAME = /^[\w-]{22}$/;
+
+/** Numbers and epochs of producers are below this number. */
+export const MAX_PRODUCER_NUMBER = 0x1_0000_0000;
+
+function readProducer(name: unknown, { id, user, acked, sent, epoch }: Raw): Envelope {
+  const kind = "producer";
+  if (!isId(id)) return badId(kind, id);
+  if (typeof name !== "string" || !PRODUCER_NAME.test(name)) {
+    return malformed(
+      'Expected "producer" to be a name of 22 characters of base64url, received ' + describe(name),
+      id,
+    );
+  }
+  if (user !== null && typeof user !== "string") {
+    return malformed(`Expected "user" to be a user or null, received ${describe(user)}`, id);
+  }
+  if (!isProducerNumber(acked)) return badId("acked", acked, id);
+  if (!isProducerNumber(sent)) return badId("sent", sent, id);
+  if (!isProducerNumber(epoch)) return badId("epoch", epoch, id);
+  if (acked > sent) {
+    return malformed(`Expected "acked" to be at most "sent", received ${acked} and ${sent}`, id);
+  }
+  return { kind, name, id, user, acked, sent, epoch };
+}
+
+function isProducerNumber(value: unknown): value is number {
+  return isId(value) && value < MAX_PRODUCER_NUMBER;
+}
+
 const RESPONSE_NAME = /^[\w-]{16,64}$/;
 
 function readResumable(
@@ -136,8 +168,13 @@ function readNumbered(
 }
 
 function readPublication(of: Extract<Envelope, { kind: "publish" }>, raw: Raw): Envelope {
-  const { id, n } = raw;
+  const { id, n, seq } = raw;
   if (id !== undefined && !isId(id)) return badId("publish", id);
+  if (seq !== undefined) {
+    if (!isId(id)) return badId("publish", id);
+    if (!isId(seq)) return badId("seq", seq, id);
+    return { ...of, id, seq, ...(raw.echo === false && { echo: false } as const) };
+  }
   for (const key of ["echo", "again", "once"] as const) {
     const flag = raw[key];
     if (flag === undefined || typeof flag === "boolean") continue;

@@ -32,6 +32,7 @@ export const UNSHOWN: Readonly<Record<string, string>> = {
   "6.14": "needs a contract: tests/misfits_test.ts",
   "7.9": "advice for pages that slept: client/page_watch_test.ts",
   "8.4": "streams before the token: tests/strangers_test.ts",
+  "11.21": "needs a server that fails: tests/producers_test.ts",
   "12.9": "needs several nodes: pubsub/presence_data_test.ts",
   "12.10": "needs a room of more than 100 users: pubsub/presence/room_notices_test.ts",
   "12.11": "needs more than 20 updates a second: pubsub/presence_data_test.ts",
