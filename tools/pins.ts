@@ -30,6 +30,7 @@ export const PINS: Readonly<Record<string, string>> = {
   "@moq/qmux": "0.3.3",
   "@moq/watch": "0.4.6",
   "@socket.io/redis-adapter": "8.3.0",
+  "@tanstack/ai-client": "0.33.2",
   "@trpc/client": "11.25.2",
   "@trpc/server": "11.25.2",
   "@vue/compiler-sfc": "3.5.45",
