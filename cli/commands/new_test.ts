@@ -175,11 +175,11 @@ Deno.test("new writes nothing when an option is wrong", async () => {
   const cases: [string[], string][] = [
     [
       ["app", "--template", "shop"],
-      'must be one of minimal, chat, ai, game, board, react, received "shop"\n',
+      'must be one of minimal, chat, ai, game, board, react, hooks, received "shop"\n',
     ],
     [
       ["app", "-t", "caht"],
-      'must be one of minimal, chat, ai, game, board, react, received "caht"; did you mean chat?',
+      'must be one of minimal, chat, ai, game, board, react, hooks, received "caht"; did you mean chat?',
     ],
     [["app", "--git", "--no-git"], "--git and --no-git exclude each other, received both"],
     [["app", "chat"], 'also received "chat"; did you mean --template chat?'],

@@ -31,6 +31,17 @@ import gameServer from "./game/server.ts.txt" with { type: "text" };
 import gameTest from "./game/server_test.ts.txt" with { type: "text" };
 import gameStyle from "./game/style.css.txt" with { type: "text" };
 import gameWorld from "./game/world.ts.txt" with { type: "text" };
+import hooksPython from "./hooks/backend.py.txt" with { type: "text" };
+import hooksBackend from "./hooks/backend.ts.txt" with { type: "text" };
+import hooksConfig from "./hooks/config.ts.txt" with { type: "text" };
+import hooksDev from "./hooks/dev.ts.txt" with { type: "text" };
+import hooksHooks from "./hooks/hooks.ts.txt" with { type: "text" };
+import hooksReadme from "./hooks/README.md.txt" with { type: "text" };
+import hooksServer from "./hooks/server.ts.txt" with { type: "text" };
+import hooksTest from "./hooks/server_test.ts.txt" with { type: "text" };
+import hooksSigning from "./hooks/signing.ts.txt" with { type: "text" };
+import hooksJson from "./hooks/skein.json.txt" with { type: "text" };
+import hooksSlots from "./hooks/slots.ts.txt" with { type: "text" };
 import minimalReadme from "./minimal/README.md.txt" with { type: "text" };
 import minimalServer from "./minimal/server.ts.txt" with { type: "text" };
 import minimalTest from "./minimal/server_test.ts.txt" with { type: "text" };
@@ -72,6 +83,8 @@ export interface Template {
    * Packages in addition to Skein and `@std/assert`. `VERSION` is replaced by the version of Skein.
    */
   readonly imports: Readonly<Record<string, string>>;
+  /** Options of `docker run` that the server needs. */
+  readonly docker?: string | undefined;
 }
 
 /** The build of a page. */
@@ -253,6 +266,26 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "vite": "npm:vite@^8",
     },
   },
+  hooks: {
+    summary: "A server that asks your backend, in any language, who may do what",
+    files: {
+      "README.md": hooksReadme,
+      "skein.json": hooksJson,
+      "server.ts": hooksServer,
+      "server_test.ts": hooksTest,
+      "config.ts": hooksConfig,
+      "hooks.ts": hooksHooks,
+      "backend.ts": hooksBackend,
+      "signing.ts": hooksSigning,
+      "slots.ts": hooksSlots,
+      "address.ts": address,
+      "dev.ts": hooksDev,
+      "backend.py": hooksPython,
+    },
+    page: undefined,
+    imports: ZOD,
+    docker: "-e HOOKS_SECRET -e API_KEY -e BACKEND_URL",
+  },
 };
 
 /** True if a template has a database, in the folder `data`. */
@@ -268,14 +301,15 @@ const IMAGE = "denoland/deno:2.9.6";
  * `dev.ts`.
  */
 function dockerfileOf(template: Template): string {
-  const { files, page } = template;
+  const { files, page, docker } = template;
   const modules = Object.keys(files).filter((path) =>
-    path.endsWith(".ts") && !/\/|_test\.ts$|^dev\.ts$/.test(path)
+    /\.(ts|json)$/.test(path) && !/\/|_test\.ts$|^dev\.ts$/.test(path)
   );
   const copyPage = page ? `COPY ${page.folder} ${page.folder}\n` : "";
   const buildPage = page ? ` && deno task ${page.task[0]}` : "";
   const hasData = keepsData(template);
   const mount = hasData ? " -v app-data:/srv/app/data" : "";
+  const needs = docker === undefined ? "" : ` ${docker}`;
   const volume = hasData
     ? `
 # Created for the user below. The volume keeps the data when the container is replaced.
@@ -284,7 +318,7 @@ VOLUME /srv/app/data
 `
     : "";
   const rights = hasData ? `"--allow-write=data", "--allow-sys=osUptime", ` : "";
-  return `# docker build -t app . && docker run --rm -p 8000:8000${mount} app
+  return `# docker build -t app . && docker run --rm -p 8000:8000${mount}${needs} app
 FROM ${IMAGE}
 
 ENV DENO_NO_UPDATE_CHECK=1 IN_CONTAINER=1

@@ -277,16 +277,29 @@ async function play(url: string): Promise<void> {
   }
 }
 
+/** Starts a backend that allows everything, and returns the environment of a server that asks it. */
+function openBackend() {
+  const options = { port: 0, hostname: "127.0.0.1", onListen() {} };
+  const backend = Deno.serve(options, () => Response.json({ allow: true }));
+  const env = {
+    BACKEND_URL: `http://127.0.0.1:${backend.addr.port}/`,
+    HOOKS_SECRET: `whsec_${new Uint8Array(32).toBase64()}`,
+    API_KEY: crypto.randomUUID(),
+  };
+  return { env, [Symbol.asyncDispose]: () => backend.shutdown() };
+}
+
 for (const [name, { page }] of Object.entries(TEMPLATES)) {
   Deno.test(`A project from the template ${name} is clean, passes its tests, and serves`, async () => {
     await using mirror = await openMirror({ checkout: ROOT });
     await using registry = await openRegistry({ checkout: ROOT });
+    await using backend = openBackend();
     const folder = await Deno.makeTempDir({ prefix: "template-" });
     const port = lowPort();
     const base = `http://localhost:${port}`;
     const options = {
       cwd: `${folder}/app`,
-      env: { JSR_URL: mirror.url, NO_COLOR: "1", PORT: String(port) },
+      env: { ...backend.env, JSR_URL: mirror.url, NO_COLOR: "1", PORT: String(port) },
     };
     const deno = async (...args: string[]) => {
       const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
