@@ -51,6 +51,7 @@ export const PINS: Readonly<Record<string, string>> = {
   "jest": "30.5.2",
   "miniflare": "4.20260730.0",
   "minisearch": "7.2.0",
+  "pg": "8.23.1",
   "publint": "0.3.25",
   "puppeteer-core": "25.16.0",
   "socket.io": "4.8.4",

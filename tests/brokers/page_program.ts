@@ -1,0 +1,73 @@
+/**
+ * Runs the programs of pages in processes that a test kills.
+ *
+ * @module
+ */
+import { fileURLToPath } from "node:url";
+import { blocksOf } from "../docs/blocks.ts";
+import { until } from "../waiting.ts";
+
+const ROOT = new URL("../../", import.meta.url);
+
+/**
+ * Reads the files of a page.
+ *
+ * @param page The path of the page, from the root of the repository.
+ * @returns Their texts, by path.
+ */
+export async function pageBlocks(page: string): Promise<Map<string, string>> {
+  const blocks = blocksOf(page, await Deno.readTextFile(new URL(page, ROOT)));
+  return new Map(blocks.flatMap((it) => it.kind === "file" ? [[it.path, it.text]] : []));
+}
+
+/** Options of {@linkcode PageProgram}. */
+export interface PageProgramOptions {
+  /** The port on which the program listens. */
+  readonly port: number;
+  /** Further environment variables. */
+  readonly env: Readonly<Record<string, string>>;
+}
+
+/** A server program, which uses the library of this repository. */
+export class PageProgram implements AsyncDisposable {
+  readonly port: number;
+  readonly #env: Readonly<Record<string, string>>;
+  readonly #file: string;
+  #child: Deno.ChildProcess | undefined;
+
+  constructor(text: string, { port, env }: PageProgramOptions) {
+    this.port = port;
+    this.#env = env;
+    this.#file = Deno.makeTempFileSync({ suffix: ".ts" });
+    Deno.writeTextFileSync(this.#file, text);
+  }
+
+  /** Starts the process; resolves once it listens. */
+  async start(): Promise<void> {
+    this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", "--quiet", "--config", "deno.json", this.#file],
+      cwd: fileURLToPath(ROOT),
+      env: { NO_COLOR: "1", ...this.#env },
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    await until(async () => {
+      const connection = await Deno.connect({ port: this.port }).catch(() => undefined);
+      connection?.close();
+      return connection !== undefined;
+    });
+  }
+
+  /** Kills the process like `kill -9`. */
+  async kill(): Promise<void> {
+    this.#child?.kill("SIGKILL");
+    await this.#child?.status;
+    this.#child = undefined;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+    await Deno.remove(this.#file);
+  }
+}
