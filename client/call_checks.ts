@@ -51,6 +51,7 @@ export const CLIENT_KINDS: {
     endOnRejection: "boolean",
     life: objectWith("Life", "subscribe"),
     outbox: { maxBytes: POSITIVE, maxMessages: POSITIVE },
+    store: objectWith("ClientStore", "keep"),
     token: "string or function or null",
     upgrade: "boolean",
   },

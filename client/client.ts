@@ -56,6 +56,7 @@ import { withoutUndefined } from "../base/options/options.ts";
 import type { Moves } from "./handover.ts";
 import type { Liveness } from "./liveness.ts";
 import type { Delivery } from "./outbox/delivery.ts";
+import type { Keeper } from "./store/keeper.ts";
 import type { Verdict } from "./recovery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import type { ClientStateOf, ClientStateOptions } from "./state/state.ts";
@@ -153,6 +154,8 @@ export class Client<C extends Contract = Contract>
   readonly #outbox: Outbox;
   readonly #publications: OutboxPublications;
   #delivery: Delivery | undefined;
+  /** Keeps data in the option `store`. */
+  readonly #keeper: Keeper | undefined;
   readonly #stop = new AbortController();
   readonly #subscriptions: ClientSubscriptions<Contract>;
   readonly #presence: ClientPresence;
@@ -260,6 +263,11 @@ export class Client<C extends Contract = Contract>
       this.#stop.signal,
       (topic) => this.#subscriptions.isWaiting(topic),
     );
+    this.#keeper = options.store?.keep({
+      settings: this.#settings,
+      outbox: this.#outbox,
+      signal: this.#stop.signal,
+    });
     this.#subscriptions.onRequested = () => this.#outbox.notify();
     this.#unfollowLife = options.life?.subscribe(() =>
       this.#pageWatch ? this.#pageWatch.wake() : this.wake()
@@ -538,6 +546,7 @@ export class Client<C extends Contract = Contract>
       ...this.#platform,
       settings: this.#settings,
       client: this as unknown as Client,
+      keeper: this.#keeper,
     });
     // Only the types depend on the contract.
     const state: unknown = states.open(id as string, options as ClientStateOptions);
@@ -913,6 +922,7 @@ export class Client<C extends Contract = Contract>
       this.#unfollowLife?.();
       this.#guest.end();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
+      await this.#keeper?.end();
     }
   }
 
@@ -1124,6 +1134,7 @@ export class Client<C extends Contract = Contract>
     this.#unread?.add(session);
     this.#presence.resume(session);
     move();
+    this.#keeper?.adopt(session);
     void this.#outbox.sendIn(session);
     void this.#outbox.run(session, () => this.#publications.sendIn(session));
     const { receiving } = session[internals];

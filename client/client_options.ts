@@ -10,6 +10,7 @@ import type { HistoryOptions, Recovery } from "../session/wire/recovery.ts";
 import type { SessionLimits } from "../session/settings/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { Session } from "../session/session.ts";
+import type { ClientStore } from "./store/keeper.ts";
 import type { SessionPublishOptions, WaitOptions } from "../session/types.ts";
 import type { SessionHandlers } from "../session/settings/check_settings.ts";
 import type {
@@ -193,6 +194,13 @@ export interface ClientOptions<C extends Contract = Contract>
      */
     readonly maxBytes?: number | undefined;
   } | undefined;
+  /**
+   * Keeps what waits for the server in a store, so that it survives the page or process. Without
+   * this option, everything waits in memory. The client closes the store.
+   *
+   * @default {undefined}
+   */
+  readonly store?: ClientStore | undefined;
   /**
    * Lets a client on a fallback transport retry the preferred one in the background, and move there
    * as {@linkcode Client.handOver} does. If the preferred transport opens after the fallback was

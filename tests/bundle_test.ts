@@ -30,11 +30,11 @@ const KIB = 1024;
 /** The maximum size of what a page loads at first, in bytes, minified and gzipped. */
 const MAX_BYTES = {
   /** A page that connects, without a contract. */
-  page: 35.5 * KIB,
+  page: 35.8 * KIB,
   /** All exports of the client. */
-  client: 38.2 * KIB,
+  client: 38.5 * KIB,
   /** Everything that the page loads before it has a session over WebTransport. */
-  session: 46 * KIB,
+  session: 46.3 * KIB,
 };
 
 /**
@@ -67,16 +67,16 @@ const MAX_REACT_BYTES = 5.8 * KIB;
  * The maximum size of what a page with one mutation of live state loads at first, and with the
  * state, in bytes. Its function, and what it calls, loads with the page.
  */
-const MAX_MUTATION_BYTES = { first: 41.4 * KIB, state: 57.2 * KIB };
+const MAX_MUTATION_BYTES = { first: 41.7 * KIB, state: 57.5 * KIB };
 
 /** The maximum size of the whole client in one file, in bytes, minified and gzipped. */
-const MAX_FILE_BYTES = 108.3 * KIB;
+const MAX_FILE_BYTES = 108.7 * KIB;
 
 /**
  * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
  * than one file.
  */
-const MAX_PARTS_BYTES = 114 * KIB;
+const MAX_PARTS_BYTES = 114.4 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {

@@ -612,8 +612,8 @@ Deno.test("connect() suggests http for the transports of socket.io", async () =>
  * entry above or a reason here.
  */
 const EXEMPT: Readonly<Record<string, RegExp>> = {
-  "interfaces of brokers, connections and engines, which Skein calls itself":
-    /^(?:\w*Broker\w*|Connection|DirectStreams|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker(?:Logs)?$/,
+  "interfaces of brokers, connections, engines and stores, which Skein calls itself":
+    /^(?:\w*Broker\w*|Connection|DirectStreams|Store|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker(?:Logs)?$/,
   "options of Error, which the language defines": /^new \w*Error$/,
   "parts of a session that Skein creates":
     /^new (?:DurableStreamWriter|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|\w*Listener|Workers)$/,
@@ -623,6 +623,7 @@ const EXEMPT: Readonly<Record<string, RegExp>> = {
   "data of observers, not options":
     /^(?:prometheusText|RequestWatch\.|SessionEvents\.|Telemetry\.)/,
   "a definition, checked by its compiler": /^defineContract$/,
+  "one required value, which a page checks without tables": /^keptIn$/,
   "other types of a State, which is in the tables": /^(?:TypedStateMethods|TypedTransaction)\./,
   "rows of a migration, which the test of migrations checks": /^MigratedRows\./,
   "the W3C class, whose dictionaries ignore unknown members": /^(?:new )?WebTransport/,

@@ -86,6 +86,7 @@ const NAMES: {
     endOnRejection: 1,
     life: 1,
     outbox: QUEUE,
+    store: 1,
     upgrade: 1,
   },
   dial: { ...COMMON, onClose: 1, onOpen: 1, protocols: 1 },

@@ -1,5 +1,6 @@
 /** The live states of a client. This module loads with the first state. */
 import { checkRowName } from "../../session/wire/rows.ts";
+import type { Keeper } from "../store/keeper.ts";
 import { NAMES } from "./calls.ts";
 import { RetryLine } from "./retry_line.ts";
 import { type ClientStateParts, SharedState } from "./shared_state.ts";
@@ -10,6 +11,8 @@ export interface ClientStatesParts
   extends Pick<ClientStateParts, "client" | "contract" | "settings"> {
   readonly recovery: () => Promise<Pick<ClientStateParts, "readStream">>;
   readonly checkOptions: (call: string, options: unknown, names?: object) => void;
+  /** Keeps data in the client's store, if it has one. */
+  readonly keeper?: Keeper | undefined;
 }
 
 /** The states of one client. */

@@ -6,6 +6,7 @@
  * @module
  */
 export { StoreError } from "../../errors.ts";
+export { type ClientStore, keptIn } from "./keeper.ts";
 export type {
   Durability,
   Store,
