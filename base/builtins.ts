@@ -5,16 +5,20 @@
 import type * as asyncHooks from "node:async_hooks";
 import type * as crypto from "node:crypto";
 import type * as dns from "node:dns";
+import type * as fs from "node:fs";
 import type * as os from "node:os";
 import type * as path from "node:path";
+import type * as sqlite from "node:sqlite";
 import type * as url from "node:url";
 
 interface Builtins {
   readonly "node:async_hooks": typeof asyncHooks;
   readonly "node:crypto": typeof crypto;
   readonly "node:dns": typeof dns;
+  readonly "node:fs": typeof fs;
   readonly "node:os": typeof os;
   readonly "node:path": typeof path;
+  readonly "node:sqlite": typeof sqlite;
   readonly "node:url": typeof url;
 }
 

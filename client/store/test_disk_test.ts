@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { StoreError } from "../../errors.ts";
+import { testStore } from "./conformance/mod.ts";
 import { TestDisk } from "./test_disk_fixture.ts";
 import type { Store } from "./store.ts";
 
@@ -60,3 +61,10 @@ Deno.test("TestDisk's kill() leaves waiting calls without effect, and its stores
   await new Promise((resolve) => setImmediate(resolve));
   assertEquals([settled, disk.entries, disk.openStores], [0, [], 0]);
 });
+
+const disks = new Map<string, TestDisk>();
+testStore("TestDisk", (storage) => {
+  const disk = disks.get(storage) ?? new TestDisk();
+  disks.set(storage, disk);
+  return disk.open();
+}, { remove: (storage) => void disks.delete(storage) });
