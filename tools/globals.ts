@@ -14,7 +14,8 @@ import { codeOf, lineAt } from "./_source.ts";
 /** Files and folders that may use the globals. */
 const PLATFORM: readonly string[] = [
   "base/runtime.ts",
-  // Measure brokers from the outside, in real time.
+  // Test brokers and stores from the outside, in real time.
+  "client/store/conformance/",
   "pubsub/conformance/",
   "streams/conformance/",
 ];

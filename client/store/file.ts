@@ -48,7 +48,6 @@ const RESULTS: Readonly<Record<number, readonly [StoreError["reason"], string]>>
   8: ["unavailable", "the file cannot be written"],
   11: ["failed", "the file is damaged; move it away to start with an empty one"],
   13: ["full", "the disk, or the file with its maxBytes, is full"],
-  14: ["unavailable", "the file cannot be opened; its folder must exist"],
   26: ["failed", "the file is not a SQLite database"],
 };
 
@@ -62,6 +61,8 @@ export interface FileSettings {
   /** Maximum bytes of the file. */
   readonly maxBytes: number;
 }
+
+type Sqlite = typeof import("node:sqlite");
 
 /** An open file. */
 interface OpenFile {
@@ -156,7 +157,7 @@ function openFile(settings: FileSettings): OpenFile {
   const sqlite = sqliteOrThrow();
   const { path } = settings;
   createPrivate(path);
-  const db = new sqlite.DatabaseSync(builtin("node:path").resolve(path), { timeout: 0 });
+  const db = openDatabase(sqlite, path);
   try {
     prepareDatabase(db, settings);
     const statements = Object.entries(STATEMENTS).map(([name, sql]) => [name, db.prepare(sql)]);
@@ -167,7 +168,16 @@ function openFile(settings: FileSettings): OpenFile {
   }
 }
 
-function sqliteOrThrow(): ReturnType<typeof builtin<"node:sqlite">> {
+function openDatabase({ DatabaseSync }: Sqlite, path: string): DatabaseSync {
+  try {
+    // Resolved, so that no path has a special meaning to SQLite, such as `:memory:`.
+    return new DatabaseSync(builtin("node:path").resolve(path), { timeout: 0 });
+  } catch (cause) {
+    throw new StoreError("unavailable", `Cannot open ${path}: ${textOf(cause)}`, { cause });
+  }
+}
+
+function sqliteOrThrow(): Sqlite {
   try {
     const sqlite = builtin("node:sqlite");
     if (sqlite !== undefined) return sqlite;

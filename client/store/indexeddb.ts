@@ -269,7 +269,7 @@ export class IndexedDbStore implements Store {
       lost.abort(new Error("the browser closed the database"));
     };
     db.onversionchange = ({ newVersion }) => {
-      // Whoever deletes or changes the database waits until all connections are closed.
+      // A deletion or an upgrade waits until all connections are closed.
       this.#end = newVersion === null
         ? DELETED
         : "another version of the program changes the database";

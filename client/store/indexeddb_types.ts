@@ -33,7 +33,7 @@ export interface IdbDatabase {
 export interface IdbTransaction {
   readonly error: unknown;
   /** Missing in older browsers. */
-  readonly durability?: "default" | "relaxed" | "strict";
+  readonly durability?: "default" | "relaxed" | "strict" | undefined;
   objectStore(name: string): IdbObjectStore;
   /** Missing in older browsers, which commit when no request is left. */
   commit?(): void;
@@ -57,7 +57,7 @@ export interface IdbKeyRange {
 
 /** The globals of a page or worker. */
 export interface IdbGlobals {
-  readonly indexedDB?: { open(name: string): IdbOpenRequest };
+  readonly indexedDB?: { open(name: string): IdbOpenRequest } | undefined;
   readonly IDBKeyRange: {
     bound(
       lower: unknown,

@@ -1,4 +1,5 @@
 /** The conformance suite of stores. It needs no Deno, so that it runs in pages as well. */
+import { platformRuntime } from "../../../base/runtime.ts";
 import { StoreError } from "../../../errors.ts";
 import type { Store, StoreEntry, StoreRange } from "../store.ts";
 import { checkMatches, Model } from "./model.ts";
@@ -332,7 +333,7 @@ async function runTest(
   open: (storage: string) => Store | Promise<Store>,
   remove: StoreTestOptions["remove"],
 ): Promise<void> {
-  const id = `skein-test-${crypto.randomUUID().slice(0, 8)}`;
+  const id = `skein-test-${platformRuntime().randomUUID().slice(0, 8)}`;
   const stores: Store[] = [];
   const storages = new Set<string>();
   try {
