@@ -39,6 +39,7 @@ import { RedisBroker } from "../brokers/redis/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { serveWorkers } from "../server.ts";
 import { jwt } from "../server/admission/jwt.ts";
+import { fileStore, indexedDbStore } from "../client/store/mod.ts";
 import { recordSessions, sessionSettings } from "../session/mod.ts";
 import { msgpackCodec } from "../session/streams/msgpack.ts";
 import { otel } from "../operations/otel/otel.ts";
@@ -94,7 +95,9 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   dialWebTransport: (options) => dialWebTransport("https://127.0.0.1:1", options),
   dial: (options) => dial("ws://127.0.0.1:1", options),
   dialMoq: (options) => dialMoq("https://127.0.0.1:1", options),
+  fileStore,
   hardenedWebSocket,
+  indexedDbStore,
   jwt,
   listenMoq,
   listenQuic,
@@ -613,7 +616,7 @@ Deno.test("connect() suggests http for the transports of socket.io", async () =>
  */
 const EXEMPT: Readonly<Record<string, RegExp>> = {
   "interfaces of brokers, connections, engines and stores, which Skein calls itself":
-    /^(?:\w*Broker\w*|Connection|DirectStreams|Store|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker(?:Logs)?$/,
+    /^(?:\w*Broker\w*|Connection|DirectStreams|Store|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^test(?:Broker(?:Logs)?|Store)$/,
   "options of Error, which the language defines": /^new \w*Error$/,
   "parts of a session that Skein creates":
     /^new (?:DurableStreamWriter|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|\w*Listener|Workers)$/,

@@ -29,6 +29,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "client/client.ts",
   "client/connect.ts",
   "client/react/react.ts",
+  "client/store/indexeddb.ts",
   "manager/session_manager.ts",
   "pubsub/memory/broker.ts",
   "moq/client/client.ts",

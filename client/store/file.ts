@@ -1,8 +1,11 @@
 /** A store in a SQLite file, for Deno and Node. */
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { builtin } from "../../base/builtins.ts";
-import { textOf } from "../../base/error_text.ts";
+import { describe, textOf } from "../../base/error_text.ts";
+import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
+import { checkLimits, type OptionKinds } from "../../base/options/options.ts";
 import { StoreError } from "../../errors.ts";
+import { type ClientStore, keptIn } from "./keeper.ts";
 import type {
   Durability,
   Store,
@@ -51,10 +54,85 @@ const RESULTS: Readonly<Record<number, readonly [StoreError["reason"], string]>>
   26: ["failed", "the file is not a SQLite database"],
 };
 
-/** Options of a {@linkcode FileStore}. */
+/** Maximum bytes of a file, unless the caller sets it. */
+const MAX_FILE_BYTES = 268_435_456;
+
+/** Options of {@linkcode fileStore}. */
+export interface FileStoreOptions {
+  /** The user whose data the store keeps: the user's id, or `null` for guests. */
+  readonly user: string | null;
+  /** The SQLite file, which is created if it doesn't exist; its folder must exist. */
+  readonly path: string | URL;
+  /**
+   * The events that a write survives; see {@linkcode Durability}. With `strict`, each write waits for
+   * the disk.
+   *
+   * @default {"relaxed"}
+   */
+  readonly durability?: "relaxed" | "strict" | undefined;
+  /**
+   * Maximum size of the file in bytes. The write-ahead log next to it uses up to 4 MiB more.
+   *
+   * @default {268435456}
+   */
+  readonly maxBytes?: number | undefined;
+}
+
+const KINDS: OptionKinds<FileStoreOptions> = {
+  durability: ["relaxed", "strict"],
+  maxBytes: POSITIVE,
+  path: 0,
+  user: "string or null",
+};
+
+/**
+ * Creates a store in a SQLite file, for Deno and for Node 22.13 and later. Nothing is opened before
+ * the client uses it.
+ *
+ * - **Of one user:** users may share a file, one after another; each sees only their own data.
+ * - **Of one process:** while a client uses the file, other clients and processes can't open it.
+ * - **Told:** if the file can't be opened, is full or damaged, the client tells `onError` once and
+ *   goes on in memory. It leaves a damaged file as it is.
+ * - **Private:** a new file can only be read by the user of the machine who runs the process. The
+ *   data aren't encrypted.
+ *
+ * In Deno, it needs `--allow-read` and `--allow-write` for the file.
+ *
+ * @param options See {@linkcode FileStoreOptions}.
+ * @returns The store, for the option `store` of `connect`. The client closes it.
+ * @throws {TypeError} If an option has a wrong type, or there is no `user`.
+ * @throws {RangeError} If `maxBytes` is not a positive integer.
+ *
+ * @example Usage
+ * ```ts
+ * import { connect } from "@skein/skein";
+ * import { serve } from "@skein/skein/server";
+ * import { fileStore } from "@skein/skein/store";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = `${await Deno.makeTempDir()}/sensor.db`;
+ * await using server = serve({ port: 0, onListen() {}, onMessage: (message) => message.reply(1) });
+ * await using client = connect(server.url, { store: fileStore({ user: null, path }) });
+ * assertEquals(await client.request("count"), 1);
+ * ```
+ */
+export function fileStore(options: FileStoreOptions): ClientStore {
+  checkOptions("create store", options, KINDS);
+  const { user, path, durability = "relaxed" } = options;
+  if (!(path instanceof URL) && (typeof path !== "string" || path === "")) {
+    throw new TypeError(
+      `Cannot create store: path must be a non-empty string or a URL, received ${describe(path)}`,
+    );
+  }
+  const { maxBytes } = checkLimits({ maxBytes: MAX_FILE_BYTES }, options, { of: "store: " });
+  const settings = { path, owner: JSON.stringify(user), durability, maxBytes };
+  return keptIn(new FileStore(settings), { user });
+}
+
+/** Settings of a {@linkcode FileStore}. */
 export interface FileSettings {
   /** The file; a relative path is in the current folder. */
-  readonly path: string;
+  readonly path: string | URL;
   /** The owner of the entries. Other owners' entries in the same file aren't visible. */
   readonly owner: string;
   readonly durability: "relaxed" | "strict";
@@ -155,7 +233,7 @@ interface Bound {
 
 function openFile(settings: FileSettings): OpenFile {
   const sqlite = sqliteOrThrow();
-  const { path } = settings;
+  const path = pathOf(settings.path);
   createPrivate(path);
   const db = openDatabase(sqlite, path);
   try {
@@ -168,10 +246,15 @@ function openFile(settings: FileSettings): OpenFile {
   }
 }
 
+/** Returns an absolute path, so that none has a special meaning to SQLite, such as `:memory:`. */
+function pathOf(path: string | URL): string {
+  const text = typeof path === "string" ? path : builtin("node:url").fileURLToPath(path);
+  return builtin("node:path").resolve(text);
+}
+
 function openDatabase({ DatabaseSync }: Sqlite, path: string): DatabaseSync {
   try {
-    // Resolved, so that no path has a special meaning to SQLite, such as `:memory:`.
-    return new DatabaseSync(builtin("node:path").resolve(path), { timeout: 0 });
+    return new DatabaseSync(path, { timeout: 0 });
   } catch (cause) {
     throw new StoreError("unavailable", `Cannot open ${path}: ${textOf(cause)}`, { cause });
   }

@@ -1,7 +1,9 @@
 /** A store in a browser's IndexedDB. */
 import { StoreError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
-import type { Runtime } from "../../base/runtime.ts";
+import { checkOptions, RUNTIME } from "../../base/options/option_checks.ts";
+import type { OptionKinds } from "../../base/options/options.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import type {
   IdbDatabase,
@@ -12,6 +14,7 @@ import type {
   IdbRequest,
   IdbTransaction,
 } from "./indexeddb_types.ts";
+import { type ClientStore, keptIn } from "./keeper.ts";
 import type {
   Durability,
   Store,
@@ -51,7 +54,70 @@ const FORBIDDEN: ReadonlySet<string> = new Set([
   "SecurityError",
 ]);
 
-/** Options of an {@linkcode IndexedDbStore}. */
+/** Options of {@linkcode indexedDbStore}. */
+export interface IndexedDbStoreOptions {
+  /** The user whose data the store keeps: the user's id, or `null` for the guests of this device. */
+  readonly user: string | null;
+  /**
+   * Name of the application's part of the store, if several use this origin. Each name and user has
+   * a database of its own.
+   *
+   * @default {"default"}
+   */
+  readonly name?: string | undefined;
+  /**
+   * The events that a write survives; see {@linkcode Durability}. With `strict`, each write waits for
+   * the device.
+   *
+   * @default {"relaxed"}
+   */
+  readonly durability?: "relaxed" | "strict" | undefined;
+  /**
+   * Clocks, timers and randomness.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime | undefined;
+}
+
+const KINDS: OptionKinds<IndexedDbStoreOptions> = {
+  durability: ["relaxed", "strict"],
+  name: "string",
+  runtime: RUNTIME,
+  user: "string or null",
+};
+
+/**
+ * Creates a store in the browser's IndexedDB. Nothing is opened before the client uses it.
+ *
+ * - **Of one user:** each user has a database of their own, which `null` shares among the guests of
+ *   this device. This guards against mix-ups, not against someone who has the device: the data
+ *   aren't encrypted.
+ * - **Told:** if the browser has no IndexedDB or doesn't allow it, if its quota is used up, or if the
+ *   user deletes the data, the client tells `onError` once and goes on in memory.
+ * - **Deleted by the browser:** a browser with little room may delete the data of an origin, unless
+ *   `navigator.storage.persist()` was granted; Safari deletes them after seven days without a visit.
+ *
+ * @param options See {@linkcode IndexedDbStoreOptions}.
+ * @returns The store, for the option `store` of `connect`. The client closes it.
+ * @throws {TypeError} If an option has a wrong type, or there is no `user`.
+ *
+ * @example Usage
+ * ```ts ignore
+ * import { connect } from "@skein/skein/client";
+ * import { indexedDbStore } from "@skein/skein/store";
+ *
+ * const client = connect("/chat", { store: indexedDbStore({ user: "ann" }) });
+ * ```
+ */
+export function indexedDbStore(options: IndexedDbStoreOptions): ClientStore {
+  checkOptions("create store", options, KINDS);
+  const { user, name = "default", durability = "relaxed", runtime = platformRuntime() } = options;
+  const database = `skein ${JSON.stringify([name, user])}`;
+  return keptIn(new IndexedDbStore(database, { durability, runtime }), { user });
+}
+
+/** Settings of an {@linkcode IndexedDbStore}. */
 export interface IndexedDbSettings {
   readonly durability: "relaxed" | "strict";
   readonly runtime: Runtime;

@@ -1,11 +1,20 @@
 /**
- * Stores that keep a client's data after its page or process has ended.
+ * Stores, in which a client keeps what must survive its page or process: {@linkcode indexedDbStore}
+ * for pages, {@linkcode fileStore} for Deno and Node, and the interface for others.
  *
- * Nothing in this module needs Deno or a page until a store is opened.
+ * @example A store in a page
+ * ```ts ignore
+ * import { connect } from "@skein/skein/client";
+ * import { indexedDbStore } from "@skein/skein/store";
+ *
+ * const client = connect("/chat", { store: indexedDbStore({ user: "ann" }) });
+ * ```
  *
  * @module
  */
 export { StoreError } from "../../errors.ts";
+export { fileStore, type FileStoreOptions } from "./file.ts";
+export { indexedDbStore, type IndexedDbStoreOptions } from "./indexeddb.ts";
 export { type ClientStore, keptIn } from "./keeper.ts";
 export type {
   Durability,

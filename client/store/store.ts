@@ -3,7 +3,7 @@
 /**
  * An entry of a store.
  *
- * A key has 1 to 1,024 bytes. A value has any number of bytes; a store may reject one that is larger
+ * A key has 1 to 2,048 bytes. A value has any number of bytes; a store may reject one that is larger
  * than 64 MiB.
  */
 export interface StoreEntry {

@@ -1,9 +1,10 @@
 /** Checks of the arguments of stores, and their bounds. */
+import { describe } from "../../base/error_text.ts";
 import { compareBytes } from "../../base/bytes.ts";
 import type { StoreBatch, StoreEntry, StoreRange, StoreReadOptions } from "./store.ts";
 
 /** Maximum bytes of a key. */
-export const MAX_KEY_BYTES = 1_024;
+export const MAX_KEY_BYTES = 2_048;
 
 /** Maximum bytes of a value. */
 export const MAX_VALUE_BYTES = 67_108_864;
@@ -75,8 +76,7 @@ function checkEntry({ key, value }: StoreEntry): void {
 
 function checkBytes(bytes: unknown, what: string): void {
   if (bytes instanceof Uint8Array) return;
-  const received = bytes === null ? "null" : typeof bytes;
-  throw new TypeError(`Cannot ${what} must be a Uint8Array, received ${received}`);
+  throw new TypeError(`Cannot ${what} must be a Uint8Array, received ${describe(bytes)}`);
 }
 
 /**

@@ -45,6 +45,20 @@ export const ENTRIES: readonly PackageEntry[] = [
     jsr: "@skein/skein/react",
     peers: { react: "^18 || ^19" },
   },
+  {
+    subpath: "./store",
+    name: "store",
+    module: "client/store/mod.ts",
+    jsr: "@skein/skein/store",
+    peers: {},
+  },
+  {
+    subpath: "./store/testing",
+    name: "store_testing",
+    module: "client/store/conformance/mod.ts",
+    jsr: "@skein/skein/store/testing",
+    peers: {},
+  },
 ];
 
 /** Name of the package. */

@@ -133,39 +133,20 @@ const TESTS: Readonly<Record<string, Test>> = {
     same(await all(store), [[[2], [5]], [[4], [4]]], "the entries");
   },
 
-  "stores nothing of a batch with an invalid entry": async (open) => {
+  "stores nothing of a batch with an empty or too long key": async (open) => {
     const store = await open();
     await store.write({ puts: [entry([1], [1])] });
     const invalid: readonly StoreEntry[] = [
       entry([], [1]),
-      { key: new Uint8Array(1_025), value: bytes(1) },
-      { key: "key" as never, value: bytes(1) },
-      { key: bytes(3), value: "value" as never },
-      { key: bytes(3), value: undefined as never },
+      { key: new Uint8Array(2_049), value: bytes(1) },
     ];
     for (const [i, bad] of invalid.entries()) {
       const batch = { deletes: [ALL], puts: [entry([2], [2]), bad, entry([4], [4])] };
-      const error = await errorOf(store.write(batch), `a batch with the invalid entry ${i}`);
+      const error = await errorOf(store.write(batch), `a batch with the invalid key ${i}`);
       const isOfArgument = error instanceof TypeError || error instanceof RangeError;
       same(isOfArgument, true, `a TypeError or RangeError in place of ${error}`);
     }
     same(await all(store), [[[1], [1]]], "the entries");
-  },
-
-  "rejects invalid ranges and bounds": async (open) => {
-    const store = await open();
-    const calls: Record<string, () => Promise<unknown>> = {
-      "read from": () => store.read({ from: "a" as never }),
-      "read to": () => store.read({ from: bytes(), to: [1] as never }),
-      "delete from": () => store.delete({ from: null as never }),
-      maxEntries: () => store.read(ALL, { maxEntries: 0 }),
-      maxBytes: () => store.read(ALL, { maxBytes: 1.5 }),
-    };
-    for (const [what, call] of Object.entries(calls)) {
-      const error = await errorOf(call(), what);
-      const isOfArgument = error instanceof TypeError || error instanceof RangeError;
-      same(isOfArgument, true, `${what}: a TypeError or RangeError in place of ${error}`);
-    }
   },
 
   "runs operations in the order of the calls, also if the caller does not wait": async (open) => {
@@ -198,7 +179,7 @@ const TESTS: Readonly<Record<string, Test>> = {
   "keeps large values, empty values and long keys": async (open) => {
     const store = await open();
     const large = new Uint8Array(4_194_304).map((_, i) => i * 31 + (i >> 8));
-    const long = new Uint8Array(1_024).fill(255);
+    const long = new Uint8Array(2_048).fill(255);
     await store.write({
       puts: [{ key: bytes(1), value: large }, entry([2], []), { key: long, value: bytes(3) }],
     });
