@@ -11,6 +11,7 @@ import type { Runtime } from "../base/runtime.ts";
 import type { ProducerStore } from "../session/serving/producers.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import type { Session } from "../session/session.ts";
+import { MAX_NAME_LENGTH } from "../session/wire/envelope.ts";
 import { DecisionFault, tellFault } from "../base/decision.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { UserClaims } from "./admission/user_limit.ts";
@@ -48,6 +49,12 @@ export const NEW_PRODUCERS = { perSecond: 0.1, burst: 1_024 };
 
 /** Maximum number of owners whose rates are remembered. The oldest is forgotten first. */
 export const MAX_PRODUCER_OWNERS = 10_000;
+
+/**
+ * Number of rejected publications of a producer that are remembered, in case their replies are lost.
+ * It is twice as high as the number of publications that Skein's client sends without a reply.
+ */
+const MAX_REJECTED = 64;
 
 /** Options for {@linkcode numberStores}. */
 export interface NumberStoresOptions {
@@ -107,6 +114,18 @@ export function numberStores(options: NumberStoresOptions): NumberStores {
         await store().claim(`begun:${producer}`, "", { max: 1, ttlMs: RECENT_MS });
       },
       hasJustBegun: async (producer) => (await store().claims(`begun:${producer}`)).length > 0,
+      noteRejected: async (producer, number, code) => {
+        const member = `${number} ${code.slice(0, MAX_NAME_LENGTH)}`;
+        const options = { max: MAX_REJECTED, ttlMs: DEDUPE_WINDOW_MS };
+        await store().claim(`rejected:${producer}`, member, options);
+      },
+      rejectedOf: async (producer) => {
+        const rejected = await store().claims(`rejected:${producer}`);
+        return new Map(rejected.map((member) => {
+          const [number = "", ...code] = member.split(" ");
+          return [Number(number), code.join(" ")];
+        }));
+      },
     },
   };
 }

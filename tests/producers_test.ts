@@ -1,9 +1,11 @@
 /** Producers as a server sees them, whatever a client sends. */
 import { assert, assertEquals } from "@std/assert";
-import { guest, RequestError, type ServeOptions } from "../mod.ts";
+import { FakeTime } from "@std/testing/time";
+import { BrokerError, guest, RequestError, type ServeOptions } from "../mod.ts";
 import { type TestRequestOptions, type TestServer, testServer } from "../testing/mod.ts";
+import { fail, type Fate, FaultyStore, loseReply, waitFor } from "./faulty_broker.ts";
 import { Peer } from "./sessions.ts";
-import { turns } from "./waiting.ts";
+import { passTime, turns } from "./waiting.ts";
 
 /** A name of a producer that ends with a letter. */
 function named(letter: string): string {
@@ -255,4 +257,265 @@ Deno.test("A producer belongs to a user, or to whoever knows the name of a guest
     { reply: 7, error: "fenced" },
   ]);
   assertEquals(await first.introduce(named("g"), { sent: 2 }), "fenced");
+});
+
+/** Two nodes of a store, which record what each of them handles. */
+function twoNodes(handle: (data: unknown, node: string) => unknown = () => {}) {
+  const store = new FaultyStore();
+  const seen: string[] = [];
+  const nodes = ["a", "b"].map((name) => {
+    const broker = store.connect();
+    const server = testServer({
+      broker,
+      history: { news: {} },
+      authorize: () => true,
+      onMessage: async (message) => {
+        seen.push(`${name}${message.data}`);
+        await handle(message.data, name);
+      },
+    }) as TestServer;
+    return { broker, server };
+  });
+  const [a, b] = nodes as [typeof nodes[0], typeof nodes[0]];
+  return {
+    store,
+    seen,
+    a,
+    b,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await a.server[Symbol.asyncDispose]();
+      await b.server[Symbol.asyncDispose]();
+    },
+  };
+}
+
+Deno.test("A late number of an earlier session is neither handled nor acknowledged, on another node", async () => {
+  using time = new FakeTime();
+  const gate = Promise.withResolvers<void>();
+  await using nodes = twoNodes((data, node) => data === 2 && node === "a" ? gate.promise : {});
+  const { a, b, seen } = nodes;
+  await passTime(time, 1_000);
+  using old = await ProducingPeer.open(a.server);
+  assertEquals(await old.introduce(named("a")), 0);
+  const sent = [1, 2, 3].map((n) => ({ topic: "t", data: n, seq: n }));
+  assertEquals(await old.tell(...sent), [{ ack: 1 }]);
+  // The node of the old session loses its broker while a handler runs.
+  a.broker.make("store", fail as Fate);
+  using next = await ProducingPeer.open(b.server);
+  const introduced = next.introduce(named("a"), { acked: 1, sent: 3, epoch: 1 });
+  await passTime(time, 6_000);
+  await introduced;
+  assertEquals(next.envelopes.at(-1), { reply: 100, data: { handled: 1 } });
+  assertEquals(await next.tell(...sent.slice(1)), [{ ack: 2 }, { ack: 3 }]);
+  a.broker.make("store", (run) => run());
+  gate.resolve();
+  await passTime(time, 5_000);
+  // The number in doubt is handled again, and no other.
+  assertEquals(seen, ["a1", "a2", "b2", "b3"]);
+  const acks = old.envelopes.filter(({ ack }) => ack !== undefined);
+  assertEquals(acks, [{ ack: 1 }]);
+  assertEquals(await old.tell({ topic: "t", data: 4, id: 9, seq: 4 }), [
+    { reply: 9, error: "fenced" },
+  ]);
+  assertEquals(seen.length, 4);
+});
+
+Deno.test("A producer that is taken over waits for the handler on the other node", async () => {
+  using time = new FakeTime();
+  const gate = Promise.withResolvers<void>();
+  await using nodes = twoNodes((data) => data === 1 ? gate.promise : undefined);
+  const { a, b, seen } = nodes;
+  await passTime(time, 1_000);
+  using old = await ProducingPeer.open(a.server);
+  await old.introduce(named("a"));
+  await old.tell(...[1, 2].map((n) => ({ topic: "t", data: n, seq: n })));
+  using next = await ProducingPeer.open(b.server);
+  next.say({ producer: named("a"), id: 1, user: null, acked: 0, sent: 2, epoch: 1 });
+  await passTime(time, 10_000);
+  assertEquals([seen, next.replyTo(1)], [["a1"], undefined]);
+  gate.resolve();
+  await passTime(time, 5_000);
+  assertEquals(next.replyTo(1)?.data, { handled: 1 });
+  assertEquals(await next.tell({ topic: "t", data: 2, seq: 2 }), [{ ack: 2 }]);
+  assertEquals(seen, ["a1", "b2"]);
+  // The old node had learned meanwhile that it was fenced.
+  assertEquals(old.envelopes.filter(({ ack }) => ack !== undefined), []);
+  assertEquals(old.replyTo(null)?.error?.code, "fenced");
+});
+
+Deno.test("Nothing of a producer begins while the broker is unreachable, or before its number is stored", async () => {
+  using time = new FakeTime();
+  await using nodes = twoNodes();
+  const { a, seen } = nodes;
+  await passTime(time, 1_000);
+  using peer = await ProducingPeer.open(a.server);
+  assertEquals(await peer.introduce(named("a")), 0);
+  a.broker.make("store.advance", fail as Fate);
+  const sent = [1, 2, 3].map((n) => ({ topic: "t", data: n, seq: n }));
+  assertEquals(await peer.tell(...sent), []);
+  await passTime(time, 20_000);
+  assertEquals(seen, ["a1"]);
+  a.broker.make("store.advance", (run) => run());
+  await passTime(time, 3_000);
+  assertEquals(seen, ["a1", "a2", "a3"]);
+  assertEquals(peer.envelopes.filter(({ ack }) => ack !== undefined), [
+    { ack: 1 },
+    { ack: 2 },
+    { ack: 3 },
+  ]);
+  nodes.store.make("all", fail);
+  assertEquals(await peer.introduce(named("b")), "unavailable");
+});
+
+/** Publishes on a topic while the broker fails, and returns the replies to the repetitions. */
+async function doubted(
+  topic: string,
+  { fate, waitMs = 0 }: { readonly fate: Fate; readonly waitMs?: number },
+) {
+  using time = new FakeTime();
+  await using nodes = twoNodes();
+  const { a, b, store } = nodes;
+  await passTime(time, 1_000);
+  using reader = await ProducingPeer.open(b.server);
+  await reader.tell({ subscribe: topic, id: 1 });
+  using peer = await ProducingPeer.open(a.server);
+  await peer.introduce(named("a"));
+  await peer.tell({ publish: topic, data: 1, id: 1, seq: 1 });
+  a.broker.make(topic === "news" ? "history.append" : "store.advance", fate);
+  const first = await peer.tell(
+    { publish: topic, data: 2, id: 2, seq: 2 },
+    { publish: topic, data: 3, id: 3, seq: 3 },
+  );
+  store.make("all", (run) => run());
+  await passTime(time, waitMs);
+  using next = await ProducingPeer.open(b.server);
+  next.say({ producer: named("a"), id: 1, user: null, acked: 1, sent: 3, epoch: 1 });
+  await passTime(time, 6_000);
+  const { handled } = next.replyTo(1)!.data!;
+  const again = await next.tell(
+    { publish: topic, data: 2, id: 2, seq: 2 },
+    { publish: topic, data: 3, id: 3, seq: 3 },
+  );
+  // The server closes a session that replies to no ping.
+  using late = await ProducingPeer.open(b.server);
+  if (topic === "news") await late.tell({ subscribe: topic, id: 1, last: 10 });
+  const { envelopes } = topic === "news" ? late : reader;
+  const published = envelopes.filter((envelope) => envelope.topic === topic)
+    .map(({ data }) => data);
+  return { first, handled, again, published };
+}
+
+Deno.test("A publication in doubt is made once on a topic with a history, within 90 seconds", async () => {
+  const unavailable = [{ reply: 2, error: "unavailable" }, { reply: 3, error: "unavailable" }];
+  const made = [{ reply: 2, data: {} }, { ack: 2 }, { reply: 3, data: {} }, { ack: 3 }];
+  assertEquals(await doubted("news", { fate: loseReply }), {
+    first: unavailable,
+    handled: 1,
+    again: made,
+    published: [1, 2, 3],
+  });
+  assertEquals(await doubted("news", { fate: fail }), {
+    first: unavailable,
+    handled: 1,
+    again: made,
+    published: [1, 2, 3],
+  });
+  assertEquals(await doubted("news", { fate: loseReply, waitMs: 90_000 }), {
+    first: unavailable,
+    handled: 1,
+    again: [{ reply: 2, error: "unknown" }, { ack: 2 }, { reply: 3, data: {} }, { ack: 3 }],
+    published: [1, 2, 3],
+  });
+});
+
+Deno.test("A publication in doubt is not made again on a topic without a history", async () => {
+  assertEquals(await doubted("talk", { fate: loseReply }), {
+    first: [{ reply: 2, error: "unavailable" }, { reply: 3, error: "unavailable" }],
+    handled: 1,
+    again: [{ reply: 2, error: "unknown" }, { ack: 2 }, { reply: 3, data: {} }, { ack: 3 }],
+    published: [1, 3],
+  });
+  // Its begin was not stored.
+  assertEquals(await doubted("talk", { fate: fail }), {
+    first: [{ reply: 2, error: "unavailable" }, { reply: 3, error: "unavailable" }],
+    handled: 1,
+    again: [{ reply: 2, data: {} }, { ack: 2 }, { reply: 3, data: {} }, { ack: 3 }],
+    published: [1, 2, 3],
+  });
+});
+
+Deno.test("A rejection whose reply was lost is sent again, although it is allowed by then", async () => {
+  let isAllowed = false;
+  const { server } = recording({ authorize: () => isAllowed });
+  await using _server = server;
+  using first = await ProducingPeer.open(server);
+  await first.introduce(named("a"));
+  await first.tell({ publish: "t", data: 1, id: 1, seq: 1 });
+  isAllowed = true;
+  await first.tell({ publish: "t", data: 2, id: 2, seq: 2 });
+  using second = await ProducingPeer.open(server);
+  await second.introduce(named("a"), { sent: 2 });
+  assertEquals(
+    await second.tell(
+      { publish: "t", data: 1, id: 1, seq: 1 },
+      { publish: "t", data: 2, id: 2, seq: 2 },
+    ),
+    [{ reply: 1, error: "forbidden" }, { ack: 1 }, { reply: 2, data: {} }, { ack: 2 }],
+  );
+});
+
+Deno.test("A handler that fails because of the broker, or for now, leaves its number unhandled", async () => {
+  const keys: (string | undefined)[] = [];
+  let error: Error | undefined = new RequestError("unavailable", "Later");
+  const { server } = recording({
+    onMessage: (message) => {
+      keys.push(message.idempotencyKey);
+      if (error !== undefined) throw error;
+      message.reply("done");
+    },
+    onError() {},
+  });
+  await using _server = server;
+  using peer = await ProducingPeer.open(server);
+  await peer.introduce(named("a"));
+  const requests = [1, 2].map((n) => ({ topic: "t", data: n, id: n, seq: n }));
+  assertEquals(await peer.tell(...requests), [
+    { reply: 1, error: "unavailable" },
+    { reply: 2, error: "unavailable" },
+  ]);
+  assertEquals(await peer.introduce(named("a"), { sent: 2 }), 0);
+  error = new BrokerError("The broker is unreachable");
+  await peer.tell(...requests);
+  await peer.closed;
+  error = undefined;
+  using next = await ProducingPeer.open(server);
+  assertEquals(await next.introduce(named("a"), { sent: 2 }), 0);
+  assertEquals(await next.tell(...requests), [
+    { reply: 1, data: "done" },
+    { ack: 1 },
+    { reply: 2, data: "done" },
+    { ack: 2 },
+  ]);
+  assertEquals(keys.length, 4);
+  assertEquals(new Set(keys.slice(0, 3)).size, 1);
+  assert(keys[3] !== undefined && keys[3] !== keys[0]);
+});
+
+Deno.test("A rate limit delays a producer's publications, and loses and reorders none", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  await using server = testServer({
+    authorize: () => true,
+    rates: { perSession: { publications: { perSecond: 10, burst: 2 } } },
+    onPublish: ({ data }) => void seen.push(data),
+  });
+  using peer = await ProducingPeer.open(server as TestServer);
+  await peer.introduce(named("a"));
+  await peer.tell(
+    ...Array.from({ length: 6 }, (_, n) => ({ publish: "t", data: n, id: n, seq: n + 1 })),
+  );
+  assertEquals(seen, [0, 1]);
+  await passTime(time, 1_000);
+  assertEquals(seen, [0, 1, 2, 3, 4, 5]);
+  assertEquals(peer.envelopes.at(-1), { ack: 6 });
 });

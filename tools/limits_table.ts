@@ -90,7 +90,12 @@ import {
   MAX_KEYS,
   MIN_KEY_MS,
 } from "../streams/state/mutation_keys.ts";
-import { GUEST_SLOTS, MARK_MS, USER_SLOTS } from "../streams/state/mutation_marks.ts";
+import {
+  GUEST_SLOTS,
+  MARK_MS,
+  PRODUCER_MARK_MS,
+  USER_SLOTS,
+} from "../streams/state/mutation_marks.ts";
 import { MAX_WAITING as MAX_WAITING_UPDATES } from "../streams/state/row_queue.ts";
 import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
@@ -586,7 +591,9 @@ function serverBounds(): Bound[] {
     {
       table: "streams",
       name: "clients whose last mutation a state remembers: of a user; of all guests; for how long",
-      max: `${count(USER_SLOTS)}; ${count(GUEST_SLOTS)}; ${ms(MARK_MS)}`,
+      max: `${count(USER_SLOTS)}; ${count(GUEST_SLOTS)}; ${ms(MARK_MS)}, with a store ${
+        ms(PRODUCER_MARK_MS)
+      }`,
       full: "an older one is forgotten: a mutation that is sent again then rejects with `unknown`",
     },
     {

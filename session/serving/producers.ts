@@ -9,7 +9,7 @@ import type { Envelope } from "../wire/envelope.ts";
 import { Numbers, type Sequences, type SequenceStore } from "./sequences.ts";
 
 /** Maximum number of producers of one session whose names are remembered, the newest. */
-export const MAX_NAMES = 64;
+export const MAX_NAMES = 256;
 
 /** The rows of producers. A number `n` is stored as `2n + 1`, see {@linkcode Numbers}. */
 export interface ProducerStore extends SequenceStore {
@@ -40,6 +40,19 @@ export interface ProducerStore extends SequenceStore {
    * @throws {BrokerError} If the broker is unreachable.
    */
   readonly hasJustBegun: (producer: string) => Promise<boolean>;
+  /**
+   * Notes that a publication of the producer was rejected, for some minutes.
+   *
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  readonly noteRejected: (producer: string, number: number, code: string) => Promise<void>;
+  /**
+   * Reads which publications of the producer were rejected.
+   *
+   * @returns The code of each number.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  readonly rejectedOf: (producer: string) => Promise<ReadonlyMap<number, string>>;
 }
 
 /** A request to introduce a producer. */
@@ -53,6 +66,7 @@ export class Producer {
   readonly numbers: Numbers;
   readonly #store: ProducerStore;
   #notedUntil = 0;
+  #rejected: Promise<ReadonlyMap<number, string>> | undefined;
 
   constructor(key: string, numbers: Numbers, store: ProducerStore) {
     this.key = key;
@@ -60,8 +74,15 @@ export class Producer {
     this.#store = store;
   }
 
-  /** Notes and records that the publication of a number begins. */
-  async begin(seq: number, { isKeyed, now }: { readonly isKeyed: boolean; readonly now: number }) {
+  /**
+   * Notes and records that the publication of a number begins. One that is in doubt is not noted
+   * again, because the history may have stored it at the first attempt.
+   */
+  async begin(
+    seq: number,
+    { isKeyed, now }: { readonly isKeyed: boolean; readonly now: number },
+  ): Promise<void> {
+    if (this.numbers.isInDoubt(seq)) return;
     if (isKeyed && !(this.#notedUntil > now && this.#notedUntil <= now + NOTE_MS)) {
       await this.#store.noteBegun(this.key);
       this.#notedUntil = now + NOTE_MS;
@@ -72,6 +93,18 @@ export class Producer {
   /** Tells if a history recognizes the number of the last publication that has begun. */
   hasJustBegun(): Promise<boolean> {
     return this.#store.hasJustBegun(this.key);
+  }
+
+  /** Notes that the publication of a number was rejected, in case the client repeats it. */
+  async rejected(seq: number, code: string): Promise<void> {
+    await this.#store.noteRejected(this.key, seq, code);
+  }
+
+  /** The code of the rejection of a number that was handled; `undefined` if none is known. */
+  async rejectionOf(seq: number): Promise<string | undefined> {
+    // The client repeats only numbers from before the session introduced the producer.
+    this.#rejected ??= this.#store.rejectedOf(this.key);
+    return (await this.#rejected).get(seq);
   }
 }
 

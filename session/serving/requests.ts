@@ -618,9 +618,11 @@ export class RequestQueue implements SessionRequests {
       noteName(core.lineage.producers ??= new Set(), name);
       core.sending.post({ reply: id, data: { handled: introduced.handled } });
     } catch (error) {
-      const failure = error instanceof BrokerError
+      const failure: RequestFailure = error instanceof BrokerError
         ? { code: "unavailable", message: error.message }
         : requestFailure(error);
+      // Its mutations are recognized by marks of their own.
+      if (failure.code === "forgotten") noteName(core.lineage.producers ??= new Set(), name);
       this.#fail(id, failure);
       if (failure.code === "failed") core.handlerFailed(error, "A producer failed");
       if (failure.code === "too-many") core.receiving.faults.reject(failure.message);
@@ -645,12 +647,28 @@ export class RequestQueue implements SessionRequests {
     try {
       const turn = await numbered.turn(publicationsIn(envelope));
       if (turn === "over") return numbers.drop(id);
-      if (turn === "repeated") this.#served(envelope, {});
-      else if (!await this.#publishProduced(envelope, numbered, size)) return numbered.postpone();
-      numbered.end();
+      const isDone = turn === "repeated"
+        ? await this.#repeat(envelope, numbered)
+        : await this.#publishProduced(envelope, numbered, size);
+      if (isDone) numbered.end();
+      else numbered.postpone();
     } finally {
       waiting.count--;
       waiting.bytes -= size;
+    }
+  }
+
+  /** Replies to a publication that was handled before. Returns false if that can't be told now. */
+  async #repeat({ id }: NumberedPublication, { seq }: Numbered): Promise<boolean> {
+    try {
+      const code = await this.#producer!.rejectionOf(seq);
+      if (code === undefined) this.#core.sending.post({ reply: id!, data: {} });
+      else this.#fail(id!, { code, message: "The publication was rejected before" });
+      return true;
+    } catch (error) {
+      if (!(error instanceof BrokerError)) throw error;
+      this.#fail(id!, { code: "unavailable", message: error.message });
+      return false;
     }
   }
 
@@ -691,13 +709,17 @@ export class RequestQueue implements SessionRequests {
       const failure = error instanceof LimitError
         ? rejectionOf(error).failure
         : requestFailure(error);
-      // The earlier attempt may have been successful.
-      if (turn.isInDoubt && !isPostponed(failure)) {
-        this.#fail(id!, IN_DOUBT);
-        return true;
+      if (isPostponed(failure)) {
+        this.#serviceFailed(envelope, error instanceof LimitError ? rejectionOf(error) : error);
+        return false;
       }
-      this.#serviceFailed(envelope, error instanceof LimitError ? rejectionOf(error) : error);
-      return !isPostponed(failure);
+      const isNoted = await producer.rejected(seq, turn.isInDoubt ? IN_DOUBT.code : failure.code)
+        .then(() => true, (error) => this.#serviceFailed(envelope, error));
+      if (!isNoted) return false;
+      // The earlier attempt may have been successful.
+      if (turn.isInDoubt) this.#fail(id!, IN_DOUBT);
+      else this.#serviceFailed(envelope, error);
+      return true;
     }
   }
 

@@ -8,6 +8,9 @@ import type { RowChange } from "../logs/log.ts";
 /** Time for which the server remembers the last mutation of a client: one day. */
 export const MARK_MS = 86_400_000;
 
+/** The same for a client that keeps its mutations in a store: a week, as long as it keeps them. */
+export const PRODUCER_MARK_MS = 604_800_000;
+
 /**
  * Number of rows with the marks of one user. Two clients of a user may share a row; then the older
  * mark is lost, and a repetition of that mutation is told so.
@@ -58,6 +61,11 @@ export interface MutationNumber {
   readonly since: number;
   /** True if it may have been made before. */
   readonly isAgain: boolean;
+  /**
+   * True if the name is that of a producer that the session has introduced. It is random, so that
+   * knowing it proves that a guest is the client.
+   */
+  readonly isProducer?: boolean | undefined;
 }
 
 /**
@@ -83,7 +91,8 @@ export class MutationMark implements Mark {
    */
   constructor(number: MutationNumber, { user, guest = "" }: MutationCaller, expect?: number) {
     this.#number = number;
-    this.#name = user === undefined ? `${guest}/${number.client}` : number.client;
+    const owner = number.isProducer ? "producer" : guest;
+    this.#name = user === undefined ? `${owner}/${number.client}` : number.client;
     const slot = hashOf(this.#name) % (user === undefined ? GUEST_SLOTS : USER_SLOTS);
     this.#key = `${user ?? ""}:${slot}`;
     this.#row = rowName(MUTATIONS, this.#key);
@@ -111,7 +120,8 @@ export class MutationMark implements Mark {
 
   change(runtime: Runtime): RowChange {
     const value = JSON.stringify({ c: this.#name, n: this.#number.n });
-    const of = { ...this.#condition, operation: "upsert", value, ttlMs: MARK_MS } as const;
+    const ttlMs = this.#number.isProducer ? PRODUCER_MARK_MS : MARK_MS;
+    const of = { ...this.#condition, operation: "upsert", value, ttlMs } as const;
     return rowChange(of, runtime.now());
   }
 
