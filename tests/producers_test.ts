@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError, guest, RequestError, type ServeOptions } from "../mod.ts";
 import { type TestRequestOptions, type TestServer, testServer } from "../testing/mod.ts";
-import { fail, type Fate, FaultyStore, loseReply, waitFor } from "./faulty_broker.ts";
+import { fail, type Fate, FaultyStore, loseReply } from "./faulty_broker.ts";
 import { Peer } from "./sessions.ts";
 import { passTime, turns } from "./waiting.ts";
 
