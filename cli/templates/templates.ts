@@ -35,7 +35,10 @@ import hooksPython from "./hooks/backend.py.txt" with { type: "text" };
 import hooksBackend from "./hooks/backend.ts.txt" with { type: "text" };
 import hooksConfig from "./hooks/config.ts.txt" with { type: "text" };
 import hooksDev from "./hooks/dev.ts.txt" with { type: "text" };
+import hooksEvents from "./hooks/events.ts.txt" with { type: "text" };
 import hooksHooks from "./hooks/hooks.ts.txt" with { type: "text" };
+import hooksLog from "./hooks/log.ts.txt" with { type: "text" };
+import hooksPhp from "./hooks/backend.php.txt" with { type: "text" };
 import hooksReadme from "./hooks/README.md.txt" with { type: "text" };
 import hooksServer from "./hooks/server.ts.txt" with { type: "text" };
 import hooksTest from "./hooks/server_test.ts.txt" with { type: "text" };
@@ -276,11 +279,14 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "config.ts": hooksConfig,
       "hooks.ts": hooksHooks,
       "backend.ts": hooksBackend,
+      "events.ts": hooksEvents,
       "signing.ts": hooksSigning,
       "slots.ts": hooksSlots,
+      "log.ts": hooksLog,
       "address.ts": address,
       "dev.ts": hooksDev,
       "backend.py": hooksPython,
+      "backend.php": hooksPhp,
     },
     page: undefined,
     imports: ZOD,
