@@ -24,6 +24,14 @@ import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
 import { LIMITS as OUTBOX } from "../client/outbox/outbox.ts";
 import { MAX_AT_ONCE, MAX_REPEAT_MS } from "../client/outbox/publications.ts";
+import { MAX_FILE_BYTES } from "../client/store/file.ts";
+import { OPERATION_MS } from "../client/store/indexeddb.ts";
+import {
+  MAX_KEY_BYTES,
+  MAX_PAGE_BYTES,
+  MAX_PAGE_ENTRIES,
+  MAX_VALUE_BYTES,
+} from "../client/store/store_checks.ts";
 import { MAX_ROOMS } from "../client/subscriptions/rooms.ts";
 import { MAX_WAITING, MAX_WAITING_BYTES } from "../client/state/writes.ts";
 import { LIMITS as READER } from "../client/subscriptions/subscription.ts";
@@ -1027,6 +1035,20 @@ function clientBounds(): Bound[] {
       name: "publications that wait for a reply; time for which a lost one is sent again",
       max: `${count(MAX_AT_ONCE)}; ${ms(MAX_REPEAT_MS)}`,
       full: "further publications wait in the outbox; `publish()` rejects with an unknown outcome",
+    },
+    {
+      table: "client",
+      name: "a key of a store; a value; a page that is read",
+      max:
+        `${bytes(MAX_KEY_BYTES)}; ${bytes(MAX_VALUE_BYTES)}; ${count(MAX_PAGE_ENTRIES)} entries, ` +
+        bytes(MAX_PAGE_BYTES),
+      full: "`RangeError`; the rest is on the next page",
+    },
+    {
+      table: "client",
+      name: "an operation of `indexedDbStore`; `maxBytes` of `fileStore`",
+      max: `${ms(OPERATION_MS)}; ${bytes(MAX_FILE_BYTES)}`,
+      full: "`StoreError` with the reason `failed` or `full`; the client goes on in memory",
     },
     {
       table: "client",

@@ -55,7 +55,7 @@ const RESULTS: Readonly<Record<number, readonly [StoreError["reason"], string]>>
 };
 
 /** Maximum bytes of a file, unless the caller sets it. */
-const MAX_FILE_BYTES = 268_435_456;
+export const MAX_FILE_BYTES = 268_435_456;
 
 /** Options of {@linkcode fileStore}. */
 export interface FileStoreOptions {

@@ -36,7 +36,7 @@ import {
  * Maximum duration of one operation, in milliseconds. A browser may leave a request without any
  * event, for example while its storage process restarts.
  */
-const TIMEOUT_MS = 30_000;
+export const OPERATION_MS = 30_000;
 
 /** Entries that a read requests at first, before it knows how large they are. */
 const FIRST_STEP = 8;
@@ -245,7 +245,7 @@ export class IndexedDbStore implements Store {
     try {
       const watched = within(runtime, outcome, { signal: connection.lost.signal });
       return await within(runtime, watched, {
-        timeoutMs: TIMEOUT_MS,
+        timeoutMs: OPERATION_MS,
         late: "IndexedDB didn't respond within",
         signal,
       });
@@ -309,7 +309,7 @@ export class IndexedDbStore implements Store {
       throw FORBIDDEN.has(nameOf(cause)) ? unavailable(cause) : cause;
     });
     const db = await within(runtime, opening, {
-      timeoutMs: TIMEOUT_MS,
+      timeoutMs: OPERATION_MS,
       late: "IndexedDB didn't open within",
       discard: (db) => db.close(),
     });

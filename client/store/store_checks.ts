@@ -10,10 +10,10 @@ export const MAX_KEY_BYTES = 2_048;
 export const MAX_VALUE_BYTES = 67_108_864;
 
 /** Maximum entries of a page, unless the caller sets it. */
-const MAX_PAGE_ENTRIES = 1_000;
+export const MAX_PAGE_ENTRIES = 1_000;
 
 /** Maximum bytes of a page, unless the caller sets it. */
-const MAX_PAGE_BYTES = 1_048_576;
+export const MAX_PAGE_BYTES = 1_048_576;
 
 /** The bounds of a page. */
 export interface PageBounds {

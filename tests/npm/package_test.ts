@@ -42,6 +42,10 @@ Deno.test("npm pack includes the scripts, maps, types and texts of the package, 
     "package.json",
     "react.js",
     "react.js.map",
+    "store.js",
+    "store.js.map",
+    "store_testing.js",
+    "store_testing.js.map",
     "types/*.d.ts",
   ]);
   assertEquals(kinds["chunks/*.js"]!.length, kinds["chunks/*.js.map"]!.length);
