@@ -608,6 +608,7 @@ export class RequestQueue implements SessionRequests {
       core.receiving.faults.reject("at most one producer at once");
       return this.#fail(id, failure);
     }
+    const hadProducers = this.#hasProducers;
     this.#isIntroducing = this.#hasProducers = true;
     this.#producer?.numbers.end();
     this.#producer = undefined;
@@ -623,6 +624,8 @@ export class RequestQueue implements SessionRequests {
         : requestFailure(error);
       // Its mutations are recognized by marks of their own.
       if (failure.code === "forgotten") noteName(core.lineage.producers ??= new Set(), name);
+      // A client of another user goes on as one without producers.
+      if (failure.code === "other-user") this.#hasProducers = hadProducers;
       this.#fail(id, failure);
       if (failure.code === "failed") core.handlerFailed(error, "A producer failed");
       if (failure.code === "too-many") core.receiving.faults.reject(failure.message);
