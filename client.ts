@@ -62,6 +62,7 @@ export type {
   ClientRequestOptions,
   ClientStatus,
   ClientSubscribeOptions,
+  FlushOptions,
 } from "./client/client_options.ts";
 export type { DurableStream, DurableStreamOptions } from "./client/durable_stream.ts";
 export type {

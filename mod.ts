@@ -87,6 +87,7 @@ export type {
   ClientRequestOptions,
   ClientStatus,
   ClientSubscribeOptions,
+  FlushOptions,
 } from "./client/client_options.ts";
 export type { ConnectOptions, DialOptions } from "./client/connect.ts";
 export { connect, dial } from "./client/deno.ts";

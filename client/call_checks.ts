@@ -50,7 +50,7 @@ export const CLIENT_KINDS: {
     delivery: DELIVERY,
     endOnRejection: "boolean",
     life: objectWith("Life", "subscribe"),
-    outbox: { maxBytes: POSITIVE, maxMessages: POSITIVE },
+    outbox: { maxBytes: POSITIVE, maxMessages: POSITIVE, onDropped: "function" },
     store: objectWith("ClientStore", "keep"),
     token: "string or function or null",
     upgrade: "boolean",
@@ -65,6 +65,7 @@ export const CLIENT_KINDS: {
   "hand over": { transport: ["webtransport", "websocket", "http"] },
   "call mutation": { signal: "AbortSignal" },
   "delete row": { expect: COUNT, signal: "AbortSignal" },
+  flush: { ...WAIT, to: ["store"] },
   "insert row": { signal: "AbortSignal", ttlMs: TTL },
   "open state": {
     mutations: objectWith("Mutations", "check"),

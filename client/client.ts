@@ -24,6 +24,7 @@ import type {
   ClientStatus,
   ClientSubscribeOptions,
   Dialer,
+  FlushOptions,
   ServerUrl,
 } from "./client_options.ts";
 import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
@@ -57,6 +58,7 @@ import type { Moves } from "./handover.ts";
 import type { Liveness } from "./liveness.ts";
 import type { Delivery } from "./outbox/delivery.ts";
 import type { Keeper } from "./store/keeper.ts";
+import type { Durability } from "./store/store.ts";
 import type { Verdict } from "./recovery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import type { ClientStateOf, ClientStateOptions } from "./state/state.ts";
@@ -253,20 +255,20 @@ export class Client<C extends Contract = Contract>
       onHang: () => void this.#watch(),
       onBeside: () => this.#abortCalls(),
     });
-    this.#outbox = new Outbox(
+    const { delivery, store } = options;
+    const isKept = delivery === "at-least-once" || store && !delivery;
+    const outbox = this.#outbox = new Outbox(
       runtime,
-      options.outbox,
-      options.delivery === "at-least-once" ? (session) => this.#deliver(session) : undefined,
+      { ...store?.limits, ...options.outbox },
+      isKept ? (session) => this.#deliver(session) : undefined,
     );
-    this.#publications = new OutboxPublications(
-      this.#outbox,
-      this.#stop.signal,
-      (topic) => this.#subscriptions.isWaiting(topic),
-    );
-    this.#keeper = options.store?.keep({
+    const mustWait = (topic: string) => this.#subscriptions.isWaiting(topic);
+    this.#publications = new OutboxPublications(outbox, this.#stop.signal, mustWait);
+    this.#keeper = store?.keep({
       settings: this.#settings,
-      outbox: this.#outbox,
-      signal: this.#stop.signal,
+      outbox,
+      mustWait,
+      onDropped: options.outbox?.onDropped,
     });
     this.#subscriptions.onRequested = () => this.#outbox.notify();
     this.#unfollowLife = options.life?.subscribe(() =>
@@ -324,26 +326,38 @@ export class Client<C extends Contract = Contract>
     const { first, awaitsAcks } = this.#outbox;
     // To keep the order, send earlier messages in the outbox first.
     if (session?.isReady && !first && !awaitsAcks) return session.send(topic, data);
-    this.#outbox.add(this.#encode("send", topic, data));
+    (this.#keeperFor() ?? this.#outbox).add(this.#encode("send", topic, data));
   }
 
   /**
    * Waits until the server has replied to all publications and handled all messages that were sent
    * so far. With the default `delivery`, it waits for messages only until they have moved from the
-   * outbox to a session.
+   * outbox to a session. With a store, all of them are handled, also those of earlier pages.
    *
-   * @param options A signal or time limit that ends the wait.
+   * With `to: "store"`, it waits only until the option `store` has everything that the server hasn't
+   * handled yet, so that you can tell the user that the page can be closed.
+   *
+   * @param options Where everything has to be, and a signal or time limit that ends the wait.
+   * @returns With `to: "store"`, what the stored data survives.
    * @throws {SessionClosedError} If the client is closed first.
+   * @throws {StoreError} With `to: "store"`, if the store has failed or is full, so that something is
+   * only in memory.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
+   * @throws {UnsupportedError} With `to: "store"`, if the client has no store.
    */
-  async flushed(options: WaitOptions = {}): Promise<void> {
-    this.#check("wait", options);
+  flushed(options: FlushOptions & { readonly to: "store" }): Promise<Durability>;
+  flushed(options?: FlushOptions): Promise<void>;
+  async flushed(options: FlushOptions = {}): Promise<Durability | void> {
+    this.#check("flush", options);
+    if (options.to && this.#keeper) return await this.#keeper.stored(options);
     const outbox = this.#outbox;
     const publications = this.#publications;
     const { last } = outbox;
     const { last: published } = publications;
+    const isKeptDone = this.#keeper?.settled();
     const isDone = () =>
-      (outbox.first?.seq ?? Infinity) > last && publications.isSettled(published);
+      (outbox.first?.seq ?? Infinity) > last && publications.isSettled(published) &&
+      isKeptDone?.() !== false;
     await (await this.#platform.recovery()).flushed(outbox, isDone, options);
   }
 
@@ -369,6 +383,11 @@ export class Client<C extends Contract = Contract>
   ): Promise<ContractReply<C, T>> {
     this.#check("request", options);
     const { signal, retry = false } = options;
+    const keeper = retry && this.#keeper?.taking;
+    if (keeper) {
+      const message = this.#encode("request", topic, data);
+      return await keeper.request(message, options) as ContractReply<C, T>;
+    }
     const { timeoutMs = this.#settings.requestTimeoutMs } = options;
     const stop = new AbortController();
     const wait = { timeoutMs, signal: signal ? anySignal(signal, stop.signal) : stop.signal };
@@ -588,7 +607,10 @@ export class Client<C extends Contract = Contract>
     const { delivery = this.#options.delivery } = options;
     options.signal?.throwIfAborted();
     const message = this.#encode("publish", topic, data);
-    await this.#publications.add(message, { ...options, delivery });
+    await (this.#keeperFor(delivery) ?? this.#publications).publish(message, {
+      ...options,
+      delivery,
+    });
   }
 
   /**
@@ -864,7 +886,12 @@ export class Client<C extends Contract = Contract>
     });
   }
 
-  #encode(verb: "send" | "publish", topic: string, data: unknown): EncodedMessage {
+  /** Returns what keeps a call with a delivery; `undefined` if it isn't kept. */
+  #keeperFor(delivery = this.#options.delivery): Keeper | undefined {
+    return delivery === "at-most-once" ? undefined : this.#keeper?.taking;
+  }
+
+  #encode(verb: "send" | "publish" | "request", topic: string, data: unknown): EncodedMessage {
     if (this.status.isEnded) throw this.#closedError(verb);
     const core = this.#session?.isReady ? this.#session[internals] : undefined;
     core?.sending.checkData(verb, data);
@@ -922,7 +949,7 @@ export class Client<C extends Contract = Contract>
       this.#unfollowLife?.();
       this.#guest.end();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
-      await this.#keeper?.end();
+      await this.#keeper?.end(this.#closedError("deliver"));
     }
   }
 
@@ -998,6 +1025,7 @@ export class Client<C extends Contract = Contract>
   }
 
   async #deliver(session: Session): Promise<void> {
+    if (await this.#keeper?.confirmed(session)) return;
     this.#delivery ??= new (await this.#platform.recovery()).Delivery(this.#outbox);
     await this.#delivery.sendIn(session);
   }
@@ -1018,7 +1046,9 @@ export class Client<C extends Contract = Contract>
     const session = this.#session;
     if (!session?.isReady || session[internals].receiving.liveness) return;
     this.#liveness.follow(part.watchedSession(session, {
-      countAwaited: () => this.#awaitedItems + (this.#delivery?.unacknowledged ?? 0),
+      countAwaited: () =>
+        this.#awaitedItems + (this.#delivery?.unacknowledged ?? 0) +
+        (this.#keeper?.awaited ?? 0),
       dial: (alarm) => this.#loadMoves().then((moves) => moves.rescue(alarm), () => false),
     }));
   }
@@ -1134,8 +1164,8 @@ export class Client<C extends Contract = Contract>
     this.#unread?.add(session);
     this.#presence.resume(session);
     move();
-    this.#keeper?.adopt(session);
     void this.#outbox.sendIn(session);
+    if (this.#keeper) void this.#outbox.run(session, () => this.#keeper!.sendIn(session));
     void this.#outbox.run(session, () => this.#publications.sendIn(session));
     const { receiving } = session[internals];
     receiving.discards = true;

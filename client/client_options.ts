@@ -10,6 +10,7 @@ import type { HistoryOptions, Recovery } from "../session/wire/recovery.ts";
 import type { SessionLimits } from "../session/settings/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { Session } from "../session/session.ts";
+import type { OutboxDrop } from "./store/dropped.ts";
 import type { ClientStore } from "./store/keeper.ts";
 import type { SessionPublishOptions, WaitOptions } from "../session/types.ts";
 import type { SessionHandlers } from "../session/settings/check_settings.ts";
@@ -190,9 +191,15 @@ export interface ClientOptions<C extends Contract = Contract>
     /**
      * The maximum total size of these messages, in bytes. A single message may be larger.
      *
-     * @default {1048576}
+     * @default {1048576} With the option `store`, 5,242,880.
      */
     readonly maxBytes?: number | undefined;
+    /**
+     * With the option `store`: receives everything that was kept and isn't sent any more, if no
+     * promise rejects, for example because a page was reloaded after the call. Without this
+     * function, a line is printed.
+     */
+    readonly onDropped?: ((drop: OutboxDrop) => void) | undefined;
   } | undefined;
   /**
    * Keeps what waits for the server in a store, so that it survives the page or process. Without
@@ -276,6 +283,12 @@ export interface ClientPublishOptions extends SessionPublishOptions {
    * @default {the `delivery` of `connect`}
    */
   readonly delivery?: ClientOptions["delivery"] | undefined;
+}
+
+/** The options of {@linkcode Client.flushed}. */
+export interface FlushOptions extends WaitOptions {
+  /** `"store"` waits for the store instead of the server. */
+  readonly to?: "store" | undefined;
 }
 
 /** The options for a client's request. */

@@ -5,6 +5,7 @@ import type {
   ClientPublishOptions,
   ClientRequestOptions,
   ClientSubscribeOptions,
+  FlushOptions,
   ServerUrl,
 } from "./client_options.ts";
 import type { ClientPlatform } from "./platform.ts";
@@ -73,6 +74,7 @@ export interface DialOptions<C extends Contract = Contract>
 export interface ClientCalls extends SessionCalls, StateCalls {
   readonly connect: ClientOptions & ConnectOptions;
   readonly dial: DialOptions;
+  readonly flush: FlushOptions;
   readonly "hand over": { readonly transport?: TransportName | undefined };
   readonly "read stream": DurableStreamOptions;
   readonly publish: ClientPublishOptions;

@@ -23,6 +23,8 @@ import { WAKE_MS } from "../client/page_watch.ts";
 import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
 import { LIMITS as OUTBOX } from "../client/outbox/outbox.ts";
+import { MAX_BYTES as KEPT_BYTES } from "../client/store/keeper.ts";
+import { MAX_AGE_MS } from "../client/store/kept_outbox.ts";
 import { MAX_AT_ONCE, MAX_REPEAT_MS } from "../client/outbox/publications.ts";
 import { MAX_FILE_BYTES } from "../client/store/file.ts";
 import { OPERATION_MS } from "../client/store/indexeddb.ts";
@@ -1029,6 +1031,13 @@ function clientBounds(): Bound[] {
       max: `${count(OUTBOX.maxMessages)}, ${bytes(OUTBOX.maxBytes)}`,
       full: "`QueueFullError`; publications without a reply count too, and with `at-least-once`, " +
         "unacknowledged messages",
+    },
+    {
+      table: "client",
+      name: "with a [store](offline.md): bytes, and age, of what is kept",
+      max: `${bytes(KEPT_BYTES)}; ${ms(MAX_AGE_MS)}`,
+      full:
+        "`QueueFullError`; after a reload the oldest are dropped, and `outbox.onDropped` receives them",
     },
     {
       table: "client",

@@ -3,6 +3,7 @@ import { isForSize } from "../../transport/close_info.ts";
 import { internals } from "../../session/core.ts";
 import type { Inside } from "../../session/receiving.ts";
 import { extended, isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
+import { UnsupportedError } from "../../errors.ts";
 import { waitFor } from "../../base/wait.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import type { Session } from "../../session/session.ts";
@@ -109,12 +110,17 @@ export class Delivery {
   }
 }
 
-/** Waits until messages have left the outbox. */
-export function flushed(
+/**
+ * Waits until messages have left the outbox.
+ *
+ * @throws {UnsupportedError} If they should be in a store, which this client doesn't have.
+ */
+export async function flushed(
   outbox: Outbox,
   isDone: () => boolean,
-  options: WaitOptions,
+  { to, ...options }: WaitOptions & { readonly to?: string | undefined },
 ): Promise<void> {
+  if (to !== undefined) throw new UnsupportedError("Cannot flush: the client has no store");
   let isAwaited = true;
   const done = async () => {
     while (isAwaited) {
@@ -123,7 +129,7 @@ export function flushed(
       await outbox.changed();
     }
   };
-  return waitFor(outbox.runtime, done(), { ...options, what: "the outbox" }).finally(() =>
+  await waitFor(outbox.runtime, done(), { ...options, what: "the outbox" }).finally(() =>
     isAwaited = false
   );
 }

@@ -89,7 +89,7 @@ export class OutboxPublications {
    * @returns Resolves once the server has published the message.
    * @throws {QueueFullError} If the outbox is full.
    */
-  add(message: EncodedMessage, options: ClientPublishOptions): Promise<void> {
+  publish(message: EncodedMessage, options: ClientPublishOptions): Promise<void> {
     this.#outbox.reserve(message.size, "publish");
     const publication: PendingPublication = {
       ...message,

@@ -1,13 +1,21 @@
 /** Keeps a client's data in a store, and lets it leave the page only for its user. */
-import { RequestError } from "../../errors.ts";
+import { RequestError, type SessionClosedError, StoreError } from "../../errors.ts";
+import { describe } from "../../base/error_text.ts";
+import { waitFor } from "../../base/wait.ts";
 import type { Outbox } from "../outbox/outbox.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings/settings.ts";
-import { framed } from "../../session/wire/encode.ts";
-import { describe } from "../../base/error_text.ts";
+import type { WaitOptions } from "../../session/types.ts";
+import type { EncodedMessage } from "../../session/wire/encode.ts";
+import type { OutboxDrop } from "./dropped.ts";
 import { GuardedStore } from "./guarded_store.ts";
+import { KeptOutbox, type KeptPublishOptions } from "./kept_outbox.ts";
+import { KeptSession } from "./kept_session.ts";
 import { keyIn, rangeOf } from "./keys.ts";
-import type { Store } from "./store.ts";
+import type { Durability, Store } from "./store.ts";
+
+/** Default maximum size of what an outbox keeps, in bytes. */
+export const MAX_BYTES = 5_242_880;
 
 /** Maximum size of the tag of a user, in bytes. */
 const MAX_TAG_BYTES = 1_024;
@@ -15,9 +23,11 @@ const MAX_TAG_BYTES = 1_024;
 /** The parts of a client that its keeper uses. */
 export interface KeeperParts {
   readonly settings: SessionSettings;
+  /** The outbox of what isn't kept. It counts everything that waits. */
   readonly outbox: Outbox;
-  /** Aborts when the client closes. */
-  readonly signal: AbortSignal;
+  /** Tells if publications on a topic must wait. */
+  readonly mustWait: (topic: string) => boolean;
+  readonly onDropped: ((drop: OutboxDrop) => void) | undefined;
 }
 
 /** A store that belongs to a user, as `connect` takes it. Created by {@linkcode keptIn}. */
@@ -26,6 +36,12 @@ export interface ClientStore {
   readonly user: string | null;
   /** The store. */
   readonly store: Store;
+  /**
+   * Default limits of the outbox.
+   *
+   * @ignore
+   */
+  readonly limits: { readonly maxBytes: number };
   /**
    * Starts to keep a client's data.
    *
@@ -51,7 +67,16 @@ export function keptIn(
     const rule = "user must be the user's id, or null for guests";
     throw new TypeError(`Cannot keep data: ${rule}, received ${describe(user)}`);
   }
-  return { user, store, keep: (parts) => new Keeper(store, { ...parts, user }) };
+  const keep = (parts: KeeperParts) => new Keeper(store, { ...parts, user });
+  return { user, store, limits: { maxBytes: MAX_BYTES }, keep };
+}
+
+/** The sending of what is kept, in one session. */
+interface KeptIn {
+  readonly session: Session;
+  readonly sending: KeptSession;
+  /** Resolves once the server has confirmed the user. */
+  isConfirmed?: Promise<boolean>;
 }
 
 /** Keeps the data of one client. */
@@ -61,28 +86,99 @@ export class Keeper {
   /** The store, whose failures never stop the client. */
   readonly store: GuardedStore;
   readonly #parts: KeeperParts;
-  /** The session that the server was asked about last, and its reply. */
-  #asked: { readonly session: Session; readonly isConfirmed: Promise<boolean> } | undefined;
+  readonly #kept: KeptOutbox;
+  /** The newest session, and the wait until the server has confirmed the user. */
+  #newest: KeptIn | undefined;
   /** The tag of the user whom a server confirmed before. */
   #tag: Promise<string | undefined> | undefined;
+  #isTaking = true;
 
   constructor(store: Store, { user, ...parts }: KeeperParts & { readonly user: string | null }) {
     this.user = user;
     this.store = new GuardedStore(store, parts.settings);
     this.#parts = parts;
+    this.#kept = new KeptOutbox({ ...parts, store: this.store });
   }
 
   /** The client's name as a producer: 128 random bits, which no earlier page had. */
   get name(): string {
-    return this.#parts.settings.client;
+    return this.#kept.own.id;
   }
 
-  /** Starts to use a session. */
-  adopt(_session: Session): void {}
+  /** This keeper; `undefined` while calls aren't kept, because another user is signed in. */
+  get taking(): this | undefined {
+    return this.#isTaking ? this : undefined;
+  }
+
+  /** Number of items that the session has accepted and whose reply is awaited. */
+  get awaited(): number {
+    return this.#newest?.sending.unsettled ?? 0;
+  }
+
+  /** Keeps a message. */
+  add(message: EncodedMessage): void {
+    this.#kept.send(message);
+  }
+
+  /** Keeps a publication. Resolves once the server has published it. */
+  publish(message: EncodedMessage, options: KeptPublishOptions): Promise<void> {
+    return this.#kept.publish(message, options);
+  }
+
+  /** Keeps a request. Resolves with the reply. */
+  async request(message: EncodedMessage, options: WaitOptions): Promise<unknown> {
+    const reply = await this.#kept.request(message, options);
+    const { router } = this.#parts.settings;
+    const { session } = this.#newest!;
+    const { faults } = session[internals].receiving;
+    return await ((router && faults.checked(router.checkReply(message.topic, reply))) ?? reply);
+  }
+
+  /** Returns a function that tells if everything that is kept now is settled. */
+  settled(): () => boolean {
+    const { last } = this.#kept.own;
+    return () => !this.#isTaking || this.#kept.isSettled(last);
+  }
+
+  /** Waits until everything that is kept now is in the store. See {@linkcode Client.flushed}. */
+  async stored({ signal, timeoutMs }: WaitOptions): Promise<Durability> {
+    const { runtime } = this.#parts.settings;
+    const kept = this.#kept;
+    await waitFor(runtime, kept.written(), { signal, timeoutMs, what: "the store" });
+    if (!this.#isTaking) throw new StoreError("unavailable", "Cannot flush: the store is not used");
+    const durability = kept.isStored && (kept.durability ?? await this.store.write({}));
+    if (durability) return durability;
+    throw this.store.error ?? new StoreError("full", "Cannot flush: the store is full");
+  }
+
+  /** Sends what is kept in a session. Resolves when the session has ended. */
+  async sendIn(session: Session): Promise<void> {
+    const { outbox } = this.#parts;
+    if (!await this.confirmed(session)) return;
+    this.#isTaking = true;
+    // Messages of another user's session go out in this one, as without a store.
+    for (let first; (first = outbox.first) !== undefined;) {
+      outbox.shift();
+      this.add(first);
+    }
+    try {
+      await this.#sendingIn(session).sending.run();
+    } catch (error) {
+      if (!isOtherUser(error)) throw error;
+      this.#isNotKept("other-user");
+    }
+  }
 
   /** Ends with the client. Resolves when the store is closed. */
-  async end(): Promise<void> {
+  async end(error: SessionClosedError): Promise<void> {
+    this.#kept.end(error);
+    await this.#kept.written();
     await this.store.close();
+  }
+
+  /** Tells the application that something kept won't be sent any more. */
+  dropped(drop: OutboxDrop): void {
+    this.#kept.drop(drop);
   }
 
   /**
@@ -95,33 +191,34 @@ export class Keeper {
    * @throws {SessionClosedError} If the session closes first.
    */
   confirmed(session: Session): Promise<boolean> {
-    if (this.#asked?.session !== session) {
-      const isConfirmed = this.#confirm(session);
-      isConfirmed.catch(() => {});
-      this.#asked = { session, isConfirmed };
+    const newest = this.#sendingIn(session);
+    if (newest.isConfirmed === undefined) {
+      newest.isConfirmed = this.#confirm(session, newest.sending);
+      newest.isConfirmed.catch(() => {});
     }
-    return this.#asked.isConfirmed;
+    return newest.isConfirmed;
   }
 
-  async #confirm(session: Session): Promise<boolean> {
-    const { sending } = session[internals];
-    if (!sending.features?.includes("producers")) {
-      return this.#isNotKept("unsupported", "the server doesn't support it");
+  #sendingIn(session: Session): KeptIn {
+    if (this.#newest?.session !== session) {
+      const { outbox, mustWait } = this.#parts;
+      const parts = { kept: this.#kept, outbox, mustWait, user: this.user };
+      this.#newest = { session, sending: new KeptSession(session, parts) };
     }
+    return this.#newest;
+  }
+
+  async #confirm(session: Session, sending: KeptSession): Promise<boolean> {
+    const { features } = session[internals].sending;
+    if (!features?.includes("producers")) return this.#isNotKept("unsupported");
     const { user: tag } = this.#parts.settings;
     const known = await (this.#tag ??= this.#readTag());
     if (tag !== undefined && tag === known) return true;
-    const { name: producer, user } = this;
-    const keys = { producer, user, acked: 0, sent: 0, epoch: 0 };
     try {
-      await sending.ask(
-        "the confirmation of the user",
-        (id) => framed(JSON.stringify({ ...keys, id }), ""),
-        { onReply() {} },
-      );
+      await sending.begin();
     } catch (error) {
-      if (!(error instanceof RequestError) || error.failure.code !== "other-user") throw error;
-      return this.#isNotKept("other-user", "another user is signed in");
+      if (!isOtherUser(error)) throw error;
+      return this.#isNotKept("other-user");
     }
     if (typeof tag === "string") this.#keepTag(tag);
     return true;
@@ -139,8 +236,20 @@ export class Keeper {
     void this.store.write({ puts: [{ key: keyIn("user"), value: new TextEncoder().encode(tag) }] });
   }
 
-  #isNotKept(kind: string, why: string): false {
-    this.store.tell(kind, new Error(`The store is not used in this session: ${why}`));
+  #isNotKept(reason: keyof typeof WHY): false {
+    this.#isTaking = false;
+    this.#parts.outbox.notify();
+    this.store.tell(reason, new Error(`The store is not used in this session: ${WHY[reason]}`));
     return false;
   }
+}
+
+/** Reasons why a session doesn't use the store. */
+const WHY = {
+  "other-user": "another user is signed in",
+  unsupported: "the server doesn't support it",
+};
+
+function isOtherUser(error: unknown): boolean {
+  return error instanceof RequestError && error.failure.code === "other-user";
 }

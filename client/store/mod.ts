@@ -12,6 +12,7 @@
  *
  * @module
  */
+export type { DropReason, KeptKind, OutboxDrop } from "./dropped.ts";
 export { StoreError } from "../../errors.ts";
 export { fileStore, type FileStoreOptions } from "./file.ts";
 export { indexedDbStore, type IndexedDbStoreOptions } from "./indexeddb.ts";

@@ -1,0 +1,300 @@
+/** The messages, publications and requests of a client that are kept in its store, in one order. */
+import { RequestError, type SessionClosedError } from "../../errors.ts";
+import type { Outbox } from "../outbox/outbox.ts";
+import type { EncodedMessage } from "../../session/wire/encode.ts";
+import { report, type SessionSettings } from "../../session/settings/settings.ts";
+import type { WaitOptions } from "../../session/types.ts";
+import { waitFor } from "../../base/wait.ts";
+import type { DropReason, OutboxDrop } from "./dropped.ts";
+import type { GuardedStore } from "./guarded_store.ts";
+import { dataOf, type KeptItem, Producer, randomName } from "./kept_items.ts";
+import { StoredProducers } from "./stored_producers.ts";
+
+/**
+ * The longest time for which something is kept, in milliseconds. A server recognizes repetitions for
+ * the same time.
+ */
+export const MAX_AGE_MS = 604_800_000;
+
+/**
+ * Number of items that are marked as sent in one write. A server that has forgotten a producer makes
+ * the outcome of marked items unknown, so it is small.
+ */
+const MARKED_AT_ONCE = 64;
+
+/** The parts of a client that {@linkcode KeptOutbox} uses. */
+export interface KeptOutboxParts {
+  readonly settings: SessionSettings;
+  /** Counts what waits, and notifies of changes. */
+  readonly outbox: Outbox;
+  readonly store: GuardedStore;
+  readonly onDropped?: ((drop: OutboxDrop) => void) | undefined;
+}
+
+/** The options of a kept publication. */
+export interface KeptPublishOptions extends WaitOptions {
+  readonly except?: "self" | undefined;
+}
+
+/**
+ * The calls of a client that its store keeps.
+ *
+ * - **Order:** the calls of earlier pages are sent first, each page's in the order of its calls.
+ * - **Names:** each page is a producer with a name of its own. The calls of an earlier page are
+ *   sent under that page's name and numbers, by which the server recognizes repetitions.
+ * - **Never sent** is certain: before an item is sent, the store has its number as `sent`. So if the
+ *   server has forgotten a producer, only what was sent and isn't acknowledged becomes unknown.
+ */
+export class KeptOutbox {
+  readonly #parts: KeptOutboxParts;
+  readonly #stored: StoredProducers;
+  /** The producer of this page. */
+  readonly own: Producer;
+  /** The producers of earlier pages that have items, the oldest first. */
+  readonly #earlier: Producer[] = [];
+  /** Resolves when the items of earlier pages are read. */
+  readonly opened: Promise<void>;
+  #isOpen = false;
+
+  constructor(parts: KeptOutboxParts) {
+    const { settings: { runtime, maxMessageBytes }, store } = parts;
+    this.#parts = parts;
+    this.own = new Producer({ id: this.#newName(), since: runtime.now() });
+    this.#stored = new StoredProducers({
+      ...{ runtime, store, maxMessageBytes },
+      drop: (drop) => this.drop(drop),
+    });
+    this.opened = this.#open();
+  }
+
+  /** The producer whose items are sent next; `undefined` if nothing waits. */
+  get due(): Producer | undefined {
+    return this.#earlier[0] ?? (this.own.items.length > 0 ? this.own : undefined);
+  }
+
+  /** Adds a message. */
+  send(message: EncodedMessage): void {
+    this.#add("message", message);
+  }
+
+  /**
+   * Adds a publication.
+   *
+   * @returns Resolves once the server has published it.
+   */
+  async publish(
+    message: EncodedMessage,
+    { except, ...wait }: KeptPublishOptions,
+  ): Promise<void> {
+    await this.#ask("publication", message, { ...wait, isQuiet: except !== undefined });
+  }
+
+  /** Adds a request. Resolves with the reply. */
+  request(message: EncodedMessage, wait: WaitOptions): Promise<unknown> {
+    return this.#ask("request", message, wait);
+  }
+
+  /** True if the items up to a number of this page, and those of earlier pages, are settled. */
+  isSettled(seq: number): boolean {
+    const first = this.own.items[0]?.seq ?? Infinity;
+    return this.#isOpen && this.#earlier.length === 0 && first > seq;
+  }
+
+  /** Waits until all changes are written, or can't be. */
+  async written(): Promise<void> {
+    await this.opened;
+    await this.#stored.written();
+  }
+
+  /** True if the store has everything that waits, as far as it was written. */
+  get isStored(): boolean {
+    const producers = [...this.#earlier, this.own];
+    return producers.every(({ items }) => items.every(({ isStored }) => isStored));
+  }
+
+  /** The durability of the newest batch in the store. */
+  get durability(): StoredProducers["durability"] {
+    return this.#stored.durability;
+  }
+
+  /** Marks an item, and some after it, as sent. Resolves when the store knows, or has failed. */
+  async mark(producer: Producer, { seq }: KeptItem): Promise<void> {
+    const { items } = producer;
+    const last = Math.min(producer.indexAfter(seq) + MARKED_AT_ONCE - 1, items.length) - 1;
+    producer.sent = items[last]!.seq;
+    this.#stored.change(producer);
+    await this.#stored.written();
+  }
+
+  /** Removes what the server has handled: everything that has no reply. */
+  handled(producer: Producer, n: number): void {
+    if (n <= producer.acked) return;
+    producer.acked = n;
+    producer.sent = Math.max(producer.sent, n);
+    const handled = producer.items.slice(0, producer.indexAfter(n));
+    for (const item of handled) if (item.kind === "message") this.#remove(producer, item);
+    this.#stored.change(producer);
+  }
+
+  /** Settles an item with the server's reply. */
+  replied(producer: Producer, item: KeptItem, data: unknown): void {
+    if (this.#remove(producer, item)) item.reply?.resolve(data);
+  }
+
+  /** Settles an item that failed. The application is told, if no promise rejects. */
+  failed(producer: Producer, item: KeptItem, error: unknown): void {
+    if (!this.#remove(producer, item)) return;
+    if (item.reply !== undefined) return item.reply.reject(error);
+    if (!(error instanceof RequestError)) return this.#dropItem(item, "rejected");
+    const { code } = error.failure;
+    const isTold = code === "unknown" || code === "unanswered";
+    this.#dropItem(item, isTold ? code : "rejected", error);
+  }
+
+  /**
+   * Settles what was sent to a server that has forgotten the producer. The rest gets another name,
+   * under which it has never been sent.
+   */
+  async forgotten(producer: Producer): Promise<void> {
+    const sent = producer.items.slice(0, producer.indexAfter(producer.sent));
+    for (const item of sent) this.failed(producer, item, unknownOutcome(item));
+    Object.assign(producer, { name: this.#newName(), epoch: 0, acked: 0, sent: 0 });
+    this.#stored.change(producer);
+    await this.#stored.written();
+  }
+
+  /** Drops what is too old for the server to recognize it. */
+  expire(producer: Producer): void {
+    const now = this.#parts.settings.runtime.now();
+    for (const item of [...producer.items]) {
+      // The clock may have been set back since the call.
+      if (now - item.calledAt <= MAX_AGE_MS) continue;
+      if (item.seq <= producer.sent) this.failed(producer, item, unknownOutcome(item));
+      else if (this.#remove(producer, item)) {
+        item.reply?.reject(new RequestError("expired", `${nameOf(item)} was not sent for a week`));
+        if (item.reply === undefined) this.#dropItem(item, "expired");
+      }
+    }
+  }
+
+  /** Tells the application that something is no longer kept. */
+  drop(drop: OutboxDrop): void {
+    const { settings, onDropped } = this.#parts;
+    if (onDropped === undefined) {
+      const { kind = "item", topic, reason } = drop;
+      const on = topic === undefined ? "" : ` on "${topic}"`;
+      const line =
+        `A ${kind}${on} in the store was dropped: ${reason}; outbox.onDropped receives each`;
+      return settings.console.tell("outbox-dropped", line, { about: reason });
+    }
+    try {
+      onDropped(drop);
+    } catch (error) {
+      report(settings, error, undefined);
+    }
+  }
+
+  /** Ends with the client. What waits stays in the store, but its promises reject. */
+  end(error: SessionClosedError): void {
+    for (const { reply } of this.own.items) reply?.reject(error);
+  }
+
+  #newName(): string {
+    return randomName(this.#parts.settings.runtime.getRandomValues(new Uint8Array(16)));
+  }
+
+  #add(
+    kind: KeptItem["kind"],
+    message: EncodedMessage,
+    { isQuiet = false, reply }: Partial<Pick<KeptItem, "isQuiet" | "reply">> = {},
+  ): KeptItem {
+    const { outbox, settings: { runtime } } = this.#parts;
+    outbox.reserve(message.size, VERBS[kind]);
+    const seq = this.own.last + 1;
+    const item = { ...message, kind, seq, calledAt: runtime.now(), isQuiet, reply };
+    this.own.add(item);
+    this.#stored.change(this.own);
+    outbox.notify();
+    return item;
+  }
+
+  async #ask(
+    kind: "publication" | "request",
+    message: EncodedMessage,
+    { isQuiet = false, ...wait }: WaitOptions & { readonly isQuiet?: boolean },
+  ): Promise<unknown> {
+    wait.signal?.throwIfAborted();
+    const reply = Promise.withResolvers<unknown>();
+    reply.promise.catch(() => {}); // The caller may have stopped waiting.
+    const item = this.#add(kind, message, { isQuiet, reply });
+    const { runtime } = this.#parts.settings;
+    try {
+      return await waitFor(runtime, reply.promise, {
+        ...wait,
+        what: `the reply to ${nameOf(item)}`,
+      });
+    } catch (error) {
+      // Nothing is sent after the caller stopped waiting.
+      if (!item.isSent) this.#remove(this.own, item);
+      throw error;
+    }
+  }
+
+  #remove(producer: Producer, item: KeptItem): boolean {
+    if (!producer.remove(item)) return false;
+    this.#stored.remove(producer, item);
+    if (producer.items.length === 0 && producer !== this.own) {
+      this.#earlier.splice(this.#earlier.indexOf(producer), 1);
+    }
+    this.#parts.outbox.release(item.size);
+    return true;
+  }
+
+  #dropItem(item: KeptItem, reason: DropReason, error?: RequestError): void {
+    const { kind, topic, calledAt } = item;
+    this.drop({ kind, topic, reason, data: dataOf(item), calledAt, error });
+  }
+
+  async #open(): Promise<void> {
+    const found = await this.#stored.load(() => true);
+    for (const producer of found) producer.epoch++;
+    this.#count(found);
+    this.#earlier.push(...found.filter(({ items }) => items.length > 0));
+    // The order of the pages stays the same if the clock was set back between them.
+    this.own.since = Math.max(this.own.since, ...found.map(({ since }) => since + 1));
+    for (const producer of [...this.#earlier, this.own]) this.#stored.change(producer);
+    await this.#stored.written();
+    this.#isOpen = true;
+    this.#parts.outbox.notify();
+  }
+
+  /** Counts the items of earlier pages, and drops the oldest if there are too many. */
+  #count(producers: readonly Producer[]): void {
+    for (const producer of producers.toReversed()) {
+      for (const item of producer.items.toReversed()) {
+        try {
+          this.#parts.outbox.reserve(item.size, VERBS[item.kind]);
+        } catch {
+          producer.remove(item);
+          this.#stored.remove(producer, item);
+          this.#dropItem(item, "full");
+        }
+      }
+    }
+  }
+}
+
+const VERBS = { message: "send", publication: "publish", request: "request" } as const;
+
+/** Names an item, for the text of an error. */
+export function nameOf({ kind, topic }: KeptItem): string {
+  return `the ${kind} on "${topic}"`;
+}
+
+/** The failure of an item that was sent and whose outcome can't be told any more. */
+function unknownOutcome(item: KeptItem): RequestError {
+  return new RequestError(
+    "unknown",
+    `It can't be told any more whether ${nameOf(item)} was handled`,
+  );
+}

@@ -1,0 +1,273 @@
+/** Messages, publications and requests that a client keeps in a store, over reloads. */
+import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import type { Client, ClientOptions, ServeOptions } from "../mod.ts";
+import { keptIn, type OutboxDrop } from "../client/store/mod.ts";
+import { TestDisk } from "../client/store/test_disk_fixture.ts";
+import { type TestServer, testServer } from "../testing/mod.ts";
+import { turns } from "./waiting.ts";
+
+/** A device with a store, on which pages of a user open one after another. */
+class Device {
+  readonly disk = new TestDisk();
+  readonly drops: OutboxDrop[] = [];
+  readonly server: TestServer;
+
+  constructor(server: TestServer) {
+    this.server = server;
+  }
+
+  /** Opens a page. */
+  open(options: ClientOptions & { readonly user?: string | null } = {}): Client {
+    const { user = null, ...rest } = options;
+    const client = this.server.connect({
+      store: keptIn(this.disk.open(), { user }),
+      outbox: { onDropped: (drop) => this.drops.push(drop) },
+      ...rest,
+    });
+    client.status.subscribe(() => {});
+    return client;
+  }
+
+  /** Ends a page without a warning. */
+  async kill(page: Client, time: FakeTime): Promise<void> {
+    if (page.session) this.server.network.linkOf(page).disconnect();
+    this.disk.kill();
+    const closed = page.close();
+    await time.tickAsync(2_000);
+    await closed;
+  }
+
+  /** Number of entries in the store, except the tag of the user. */
+  get entries(): number {
+    return this.disk.entries.filter(({ key }) => key[1] !== 6).length;
+  }
+}
+
+/** A server that records the messages that it handles. */
+function recording(options: ServeOptions = {}): { server: TestServer; seen: unknown[] } {
+  const seen: unknown[] = [];
+  const server = testServer({
+    authorize: () => true,
+    onMessage: (message) => {
+      seen.push(message.data);
+      if (message.isRequest) message.reply({ got: message.data });
+    },
+    ...options,
+  }) as TestServer;
+  return { server, seen };
+}
+
+Deno.test("A message of a page that was killed offline is sent by the next page, in order", async () => {
+  using time = new FakeTime();
+  const { server, seen } = recording();
+  await using _server = server;
+  const device = new Device(server);
+  server.network.down();
+  for (const data of [1, 2, 3]) {
+    const page = device.open();
+    page.send("t", data);
+    page.send("t", data + 0.5);
+    assertEquals(await page.flushed({ to: "store" }), "relaxed");
+    await device.kill(page, time);
+  }
+  server.network.up();
+  await using page = device.open();
+  page.send("t", 4);
+  await page.flushed();
+  assertEquals(seen, [1, 1.5, 2, 2.5, 3, 3.5, 4]);
+  await turns(20);
+  assertEquals([device.entries, device.drops], [0, []]);
+});
+
+Deno.test("A message whose acknowledgment a killed page didn't receive is handled once", async () => {
+  using time = new FakeTime();
+  const { server, seen } = recording();
+  await using _server = server;
+  const device = new Device(server);
+  const page = device.open();
+  await page.whenConnected();
+  await turns(20);
+  server.network.linkOf(page).stall("to-client");
+  for (let data = 1; data <= 100; data++) page.send("t", data);
+  await turns(100);
+  assertEquals(seen.length, 100);
+  await device.kill(page, time);
+  await using next = device.open();
+  next.send("t", 101);
+  await next.flushed();
+  assertEquals(seen, Array.from({ length: 101 }, (_, i) => i + 1));
+});
+
+Deno.test("Publications and requests with retry keep one order with messages, and settle", async () => {
+  using _time = new FakeTime();
+  const { server, seen } = recording({ onPublish: ({ data }) => void seen.push(data) });
+  await using _server = server;
+  const device = new Device(server);
+  server.network.down();
+  await using page = device.open();
+  page.send("t", 1);
+  const published = page.publish("news", 2);
+  const reply = page.request("t", 3, { retry: true });
+  page.send("t", 4);
+  const rejected = page.publish("news", 5, { except: "self" });
+  server.network.up();
+  page.retryNow();
+  await published;
+  assertEquals(await reply, { got: 3 });
+  await rejected;
+  await page.flushed();
+  assertEquals(seen, [1, 2, 3, 4, 5]);
+});
+
+Deno.test("After a reload, failures of publications and requests go to outbox.onDropped", async () => {
+  using time = new FakeTime();
+  const { server, seen } = recording({ authorize: (_session, topic) => topic !== "shut" });
+  await using _server = server;
+  const device = new Device(server);
+  server.network.down();
+  const page = device.open();
+  const calls = [
+    page.publish("shut", "a"),
+    page.publish("open", "b"),
+    page.request("t", "c", { retry: true }),
+  ];
+  const settled = Promise.allSettled(calls);
+  await page.flushed({ to: "store" });
+  await device.kill(page, time);
+  assertEquals((await settled).map(({ status }) => status), ["rejected", "rejected", "rejected"]);
+  server.network.up();
+  await using next = device.open();
+  await next.flushed();
+  assertEquals(seen, ["c"]);
+  const [drop, ...others] = device.drops;
+  assertEquals(
+    [drop!.kind, drop!.topic, drop!.reason, drop!.data, drop!.error?.failure.code, others],
+    ["publication", "shut", "rejected", "a", "forbidden", []],
+  );
+});
+
+Deno.test("What was sent to a server that has forgotten it is unknown, and the rest is sent", async () => {
+  using time = new FakeTime();
+  const first = recording({ onMessage: () => new Promise(() => {}) });
+  const device = new Device(first.server);
+  const page = device.open();
+  await page.whenConnected();
+  await turns(20);
+  page.send("t", "sent");
+  const lost = page.publish("news", "sent, too").catch(() => {});
+  await turns(50);
+  first.server.network.down();
+  page.send("t", "never sent");
+  assertEquals(await page.flushed({ to: "store" }), "relaxed");
+  await device.kill(page, time);
+  await lost;
+  await first.server[Symbol.asyncDispose]();
+  // Another server with an empty broker.
+  const { server, seen } = recording();
+  await using _server = server;
+  const other = new Device(server);
+  other.disk.restore(device.disk.entries);
+  await using next = other.open();
+  await next.flushed();
+  assertEquals(seen, ["never sent"]);
+  const told = other.drops.map(({ kind, reason, data }) => [kind, reason, data]);
+  assertEquals(told, [["message", "unknown", "sent"], ["publication", "unknown", "sent, too"]]);
+});
+
+Deno.test("Another user neither sends nor sees what is kept, and goes on in memory", async () => {
+  using time = new FakeTime();
+  const { server, seen } = recording({
+    tokens: { inMessage: true },
+    authenticate: ({ token }) => token!,
+    userOf: (user) => String(user),
+    onMessage: ({ data }, { user }) => void seen.push(`${user}: ${data}`),
+  } as ServeOptions);
+  await using _server = server;
+  const device = new Device(server);
+  server.network.down();
+  const page = device.open({ user: "ann", token: "ann" });
+  page.send("t", "mine");
+  await page.flushed({ to: "store" });
+  await device.kill(page, time);
+  server.network.up();
+  const errors: string[] = [];
+  {
+    await using other = device.open({
+      user: "ann",
+      token: "bob",
+      onError: (error) => errors.push((error as Error).message),
+    });
+    await other.whenConnected();
+    while (errors.length === 0) await turns(1);
+    other.send("t", "in memory");
+    await other.flushed();
+    assertEquals(seen, ["bob: in memory"]);
+  }
+  assertEquals(errors, ["The store is not used in this session: another user is signed in"]);
+  await using again = device.open({ user: "ann", token: "ann" });
+  await again.flushed();
+  assertEquals(seen, ["bob: in memory", "ann: mine"]);
+});
+
+Deno.test("A store that fails, or is slow or full, is told once, and the client goes on in memory", async () => {
+  for (const fault of ["fails", "slow", "full"] as const) {
+    using time = new FakeTime();
+    const { server, seen } = recording();
+    await using _server = server;
+    const device = new Device(server);
+    if (fault === "full") device.disk.maxBytes = 10;
+    else {
+      device.disk.onOperation = () => {
+        if (fault === "slow") return new Promise((resolve) => setTimeout(resolve, 5_000));
+        throw new Error("The disk is broken");
+      };
+    }
+    const errors: unknown[] = [];
+    await using page = device.open({ onError: (error) => errors.push(error) });
+    page.send("t", 1);
+    page.send("t", 2);
+    await time.tickAsync(3_000);
+    await page.flushed();
+    page.send("t", 3);
+    await page.flushed();
+    assertEquals(seen, [1, 2, 3], fault);
+    server.network.down();
+    page.send("t", 4);
+    await assertRejects(() => page.flushed({ to: "store" }), Error, "", fault);
+    assertEquals(errors.length, 1, fault);
+    await time.tickAsync(20_000);
+  }
+});
+
+Deno.test("What is too old, too much, damaged or newer is dropped with a reason", async () => {
+  using time = new FakeTime();
+  const { server, seen } = recording();
+  await using _server = server;
+  const device = new Device(server);
+  server.network.down();
+  const page = device.open();
+  page.send("t", "old");
+  await page.flushed({ to: "store" });
+  await device.kill(page, time);
+  await time.tickAsync(604_800_000);
+  const second = device.open();
+  for (const data of ["a", "b", "c"]) second.send("t", data);
+  await second.flushed({ to: "store" });
+  await device.kill(second, time);
+  const last = device.disk.entries.find(({ value }) =>
+    new TextDecoder().decode(value).includes('"c"')
+  );
+  device.disk.put(last!.key, new TextEncoder().encode("{}\n{}"));
+  device.disk.put(Uint8Array.of(9, 2, 7), Uint8Array.of(1));
+  server.network.up();
+  await using next = device.open({
+    outbox: { maxMessages: 2, onDropped: (drop) => device.drops.push(drop) },
+  });
+  await next.flushed();
+  assertEquals(
+    device.drops.map(({ reason, data }) => [reason, data]),
+    [["newer", undefined], ["damaged", undefined], ["full", "old"]],
+  );
+  assertEquals(seen, ["a", "b"]);
+});
