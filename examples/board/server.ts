@@ -23,7 +23,7 @@ import type { Broker } from "../../mod.ts"; // jsr:@skein/skein
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts"; // jsr:@skein/skein/sqlite
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { orEnd } from "../shared/or_end.ts";
-import { readPage, servePage } from "../shared/site.ts";
+import { readPage, servePage, withWorker } from "../shared/site.ts";
 import { type BoardServer, serveBoards } from "./kanban.ts";
 import { planOnce } from "./once.ts";
 
@@ -49,9 +49,10 @@ async function main(): Promise<void> {
   });
   if (once) return await planOnce();
   // The page shares modules with the server, so it is bundled as a whole.
-  const page = await readPage(FOLDER, ["index.html", "board.css"], {
+  const files = await readPage(FOLDER, ["index.html", "board.css"], {
     "/board.js": new URL("board.js", FOLDER),
   });
+  const page = await withWorker(files);
   const fetch = (request: Request) => servePage(page, request);
   const nodes: Node[] = [];
   for (const number of redis === undefined ? [0] : [0, 1]) {

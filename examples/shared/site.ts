@@ -106,10 +106,29 @@ export async function readPage(
   return page;
 }
 
+/**
+ * Adds the service worker with which a page starts without its server. It keeps these files, and
+ * changes with each of them.
+ *
+ * @param page The files.
+ */
+export async function withWorker(page: Page): Promise<Page> {
+  const hashes: Record<string, string> = {};
+  for (const [path, { body }] of page) hashes[path] = await digestOf(body);
+  const script = await Deno.readTextFile(new URL("worker.js", import.meta.url));
+  const body = `const FILES = ${JSON.stringify(hashes)};\n${script}`;
+  return new Map([...page, ["/worker.js", { type: TYPES.js!, body }]]);
+}
+
 /** Names a script by its hash, as in a Content-Security-Policy. */
 async function hashOf(script: string): Promise<string> {
-  const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(script));
-  return `'sha256-${new Uint8Array(hash).toBase64()}'`;
+  return `'${await digestOf(script)}'`;
+}
+
+/** Returns the hash of a text, as in the attribute `integrity`. */
+async function digestOf(text: string): Promise<string> {
+  const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+  return `sha256-${new Uint8Array(hash).toBase64()}`;
 }
 
 /** The client for pages, as a bundle: pages import it through an import map. */

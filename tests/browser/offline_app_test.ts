@@ -4,8 +4,9 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { newPage, type Page, testInBrowsers } from "./browsers.ts";
-import { change, fileIn, lists, Site, tabOf, WAIT } from "./reader_site.ts";
+import { TEMPLATES } from "../../cli/templates/templates.ts";
+import { type Page, testInBrowsers } from "./browsers.ts";
+import { change, fileIn, lists, Site, tabOf, textOf, WAIT } from "./reader_site.ts";
 
 const RECIPE = "docs/recipes/offline-app.md";
 
@@ -13,6 +14,26 @@ const FILES = Object.fromEntries(
   ["server.ts", "site.ts", "worker.js", "page.ts", "offline.ts", "index.html"]
     .map((name) => [name === "index.html" ? `dist/${name}` : name, fileIn(RECIPE, name)]),
 );
+
+/** Formats a script as Deno does in a project without settings. */
+async function formatted(script: string): Promise<string> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await Deno.writeTextFile(`${folder}/worker.js`, script);
+    const args = ["fmt", "--quiet", "--no-config", "worker.js"];
+    await new Deno.Command(Deno.execPath(), { args, cwd: folder, stdin: "null" }).output();
+    return await Deno.readTextFile(`${folder}/worker.js`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("The board and the templates have the worker of the recipe", async () => {
+  const script = FILES["worker.js"]!;
+  assertEquals(textOf("examples/shared/worker.js"), script);
+  assertEquals(TEMPLATES["board"]!.files["page/worker.js"], await formatted(script));
+  assertEquals(TEMPLATES["react"]!.files["web/worker.js"], await formatted(script));
+});
 
 /** The members of a page's globals in use: the repository is type-checked without the DOM. */
 declare const document: {
@@ -96,10 +117,11 @@ const SECOND = {
 };
 
 testInBrowsers("a page with its late chunks starts without its server", async (browser) => {
+  const context = await browser.createBrowserContext();
   await using site = await Site.open(FILES, RECIPE);
-  const page = await tabOf(browser, site.url);
+  const page = await tabOf(context, site.url);
   await isKept(page);
-  const first = await tabOf(browser, site.url);
+  const first = await tabOf(context, site.url);
   await add(page, "Tea");
   await lists(first, "li", ["Tea"]); // The server has it.
   await first.close();
@@ -113,7 +135,7 @@ testInBrowsers("a page with its late chunks starts without its server", async (b
   await add(page, "Milk");
   await lists(page, "li", ["Milk"]);
   // A tab that is opened without the server, at an address with a query.
-  const other = await tabOf(browser, `${site.url}?from=link`);
+  const other = await tabOf(context, `${site.url}?from=link`);
   await hasStarted(other);
   await site.start();
   for (const tab of [page, other]) {
@@ -123,10 +145,11 @@ testInBrowsers("a page with its late chunks starts without its server", async (b
 });
 
 testInBrowsers("a new version replaces the old one in all tabs, unmixed", async (browser) => {
+  const context = await browser.createBrowserContext();
   await using site = await Site.open(FILES, RECIPE);
-  const page = await tabOf(browser, site.url);
+  const page = await tabOf(context, site.url);
   await isKept(page);
-  const other = await tabOf(browser, site.url);
+  const other = await tabOf(context, site.url);
   await add(page, "Tea");
   await lists(other, "li", ["Tea"]); // The server has it.
   await other.close();
@@ -137,7 +160,7 @@ testInBrowsers("a new version replaces the old one in all tabs, unmixed", async 
   await isOffered(page);
 
   // The old page is whole, also in a tab that opens now, and after a reload.
-  const second = await tabOf(browser, site.url);
+  const second = await tabOf(context, site.url);
   await page.reload();
   for (const tab of [page, second]) {
     await hasTitle(tab, "To do");
@@ -166,8 +189,9 @@ testInBrowsers("a new version replaces the old one in all tabs, unmixed", async 
 });
 
 testInBrowsers("a version with files of another one is never shown", async (browser) => {
+  const context = await browser.createBrowserContext();
   await using site = await Site.open(FILES, RECIPE);
-  const page = await tabOf(browser, site.url);
+  const page = await tabOf(context, site.url);
   await isKept(page);
   const own = await storedIn(page);
   // As if another server, with another version, responded to the request for this file.
@@ -188,8 +212,7 @@ testInBrowsers("a version with files of another one is never shown", async (brow
     },
     WAIT,
   );
-  const tab = await newPage(browser);
-  await tab.goto(site.url);
+  const tab = await tabOf(context, site.url);
   for (const each of [page, tab]) await hasTitle(each, "To do");
   assertEquals((await storedIn(page)).filter((paths) => paths.length > 0), own);
 

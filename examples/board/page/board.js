@@ -7,6 +7,7 @@
 import { newId } from "@skein/skein/client";
 import { elements } from "../../shared/elements.js";
 import { openEntrance } from "../../shared/entrance.js";
+import { keepFiles } from "../../shared/offline.js";
 import { People } from "../../shared/people.js";
 import { Board } from "../board.ts";
 import { mutations } from "../mutations.ts";
@@ -224,5 +225,9 @@ openEntrance({
     me = user;
     elements.plan.hidden = elements.boards.hidden = elements.history.hidden = false;
     void openBoard();
+    keepFiles(client, (show) => {
+      elements.update.hidden = false;
+      elements.update.onclick = show;
+    }).catch(console.error);
   },
 });
