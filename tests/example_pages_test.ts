@@ -66,7 +66,9 @@ Deno.test("Each template with a page serves it with a policy", async () => {
     if (page === undefined) continue;
     const folder = await Deno.makeTempDir({ prefix: "site-" });
     try {
-      await Deno.writeTextFile(`${folder}/site.ts`, files["site.ts"]!);
+      for (const module of ["site.ts", "worker.ts"]) {
+        await Deno.writeTextFile(`${folder}/${module}`, files[module] ?? "");
+      }
       for (const built of ["page", "dist"]) {
         await Deno.mkdir(`${folder}/${built}`);
         await Deno.writeTextFile(`${folder}/${built}/index.html`, "");

@@ -9,12 +9,14 @@ import aiTest from "./ai/server_test.ts.txt" with { type: "text" };
 import aiStyle from "./ai/style.css.txt" with { type: "text" };
 import boardCards from "./board/cards.ts.txt" with { type: "text" };
 import boardContract from "./board/contract.ts.txt" with { type: "text" };
+import boardDev from "./board/dev.ts.txt" with { type: "text" };
 import boardMutations from "./board/mutations.ts.txt" with { type: "text" };
 import boardHtml from "./board/index.html.txt" with { type: "text" };
 import boardPage from "./board/page.ts.txt" with { type: "text" };
 import boardPast from "./board/past.ts.txt" with { type: "text" };
 import boardReadme from "./board/README.md.txt" with { type: "text" };
 import boardServer from "./board/server.ts.txt" with { type: "text" };
+import boardSite from "./board/site.ts.txt" with { type: "text" };
 import boardTest from "./board/server_test.ts.txt" with { type: "text" };
 import boardStyle from "./board/style.css.txt" with { type: "text" };
 import chatContract from "./chat/contract.ts.txt" with { type: "text" };
@@ -67,9 +69,12 @@ import address from "./shared/address.ts.txt" with { type: "text" };
 import dataDev from "./shared/data_dev.ts.txt" with { type: "text" };
 import data from "./shared/data.ts.txt" with { type: "text" };
 import dev from "./shared/dev.ts.txt" with { type: "text" };
+import offline from "./shared/offline.ts.txt" with { type: "text" };
 import site from "./shared/site.ts.txt" with { type: "text" };
 import status from "./shared/status.ts.txt" with { type: "text" };
 import style from "./shared/style.css.txt" with { type: "text" };
+import workerScript from "./shared/worker.js.txt" with { type: "text" };
+import worker from "./shared/worker.ts.txt" with { type: "text" };
 
 /** A template of a project. */
 export interface Template {
@@ -225,12 +230,15 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server.ts": boardServer,
       "server_test.ts": boardTest,
       "address.ts": address,
-      "site.ts": site,
-      "dev.ts": dataDev,
+      "site.ts": boardSite,
+      "worker.ts": worker,
+      "dev.ts": boardDev,
       "data.ts": data,
       "page/index.html": boardHtml,
       "page/page.ts": boardPage,
       "page/status.ts": status,
+      "page/offline.ts": offline,
+      "page/worker.js": workerScript,
       "page/style.css": style + boardStyle,
     },
     page: BUNDLED,
@@ -245,6 +253,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server_test.ts": reactTest,
       "address.ts": address,
       "site.ts": reactSite,
+      "worker.ts": worker,
       "dev.ts": reactDev,
       "data.ts": data,
       "vite.config.ts": reactVite,
@@ -255,6 +264,8 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "web/chat_test.tsx": reactChatTest,
       "web/hooks.ts": reactHooks,
       "web/words.ts": reactWords,
+      "web/offline.ts": offline,
+      "web/worker.js": workerScript,
       "web/style.css": style + chatStyle + reactStyle,
     },
     page: REACT,

@@ -264,6 +264,34 @@ async function plan(url: string): Promise<void> {
   }
 }
 
+/** A visitor of a built page, who opens it again when the server has stopped. */
+async function comeBack(url: string): Promise<Afterwards | undefined> {
+  const browser = await openBrowser();
+  if (browser === undefined) return undefined;
+  const page = await newPage(browser);
+  const shows = (what: string) => page.waitForFunction(what, { polling: 10 });
+  try {
+    await page.goto(url);
+    await shows('document.querySelector("#name, #welcome[open]")');
+    await page.type("#name, #welcome input", "Ann");
+    await page.keyboard.press("Enter");
+    await shows('document.querySelector("#status.good")');
+    await shows("navigator.serviceWorker.controller");
+    return async () => {
+      try {
+        await page.reload();
+        await shows('/lost|connecting again/.test(document.querySelector("#status")?.textContent)');
+        await shows('document.querySelector("#form input, #board form input")');
+      } finally {
+        await browser.close();
+      }
+    };
+  } catch (error) {
+    await browser.close();
+    throw error;
+  }
+}
+
 /** A player on the page of the template `game`. */
 async function play(url: string): Promise<void> {
   const browser = await openBrowser();
@@ -344,6 +372,7 @@ for (const [name, { page }] of Object.entries(TEMPLATES)) {
         assert(lines.includes(`In your network: http://${address}:${port}/`), lines.join("\n"));
       }
       if (isReact) await whileServing("start", options, () => chat(base, []));
+      if (isReact || name === "board") await whileServing("start", options, () => comeBack(base));
       assertNoViolations();
     } finally {
       await Deno.remove(folder, { recursive: true });
