@@ -1422,6 +1422,40 @@ const NODES: readonly Row[] = [
       return { take, left: () => [claims.size] };
     },
   },
+  {
+    name: "claims of producers, whose clients leave",
+    bound: 3,
+    open() {
+      const claims = new Set<string>();
+      const rows = new Map<string, number>();
+      const service = new RequestService(runtime, {
+        producers: {
+          isRequired: true,
+          claimMs: Infinity,
+          claim: (producer) => Promise.resolve(claims.add(producer).size <= 3),
+          release: (producer) => Promise.resolve(void claims.delete(producer)),
+          newest: (producer) => Promise.resolve(rows.get(producer) ?? -1),
+          advance: (producer, row) => Promise.resolve(rows.set(producer, row) !== undefined),
+          epochOf: () => Promise.resolve(0),
+          takeOver: () => Promise.resolve(),
+          admit() {},
+          noteBegun: () => Promise.resolve(),
+          hasJustBegun: () => Promise.resolve(false),
+          noteRejected: () => Promise.resolve(),
+          rejectedOf: () => Promise.resolve(new Map()),
+        },
+      });
+      const take = async (i: number) => {
+        await using hand = serverByHand({ services: service, onMessage() {} });
+        const producer = `${i}`.padStart(22, "p");
+        hand.peer.say({ producer, id: 1, user: null, acked: 0, sent: 0, epoch: 1 });
+        await until(() => hand.peer.envelopes.some(({ reply }) => reply === 1));
+        hand.peer.say({ topic: "a", seq: 1 });
+        await until(() => hand.peer.envelopes.some(({ ack }) => ack === 1));
+      };
+      return { take, left: () => [claims.size] };
+    },
+  },
 ];
 
 // Media.

@@ -10,6 +10,7 @@ import { guest } from "../server.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 import { resumable } from "../streams/mod.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
+import { named, ProducingPeer } from "./peers/producing_peer.ts";
 import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
 import { z } from "zod";
 
@@ -129,6 +130,17 @@ const USES: Readonly<Record<string, (house: House, n: number) => Promise<void>>>
     one.network.disconnect();
     ann.send("say", n);
     await pass(time, 5_000);
+  },
+  async "producers of clients with a store"({ one, time }, n) {
+    const publish = (seq: number) => ({ publish: `log:${n}`, data: n, id: seq, seq });
+    for (const epoch of [0, 1]) {
+      using ann = await ProducingPeer.open(one as unknown as TestServer);
+      ann.say({ producer: named(`${n}`), id: 0, user: null, acked: 0, sent: 0, epoch });
+      await pass(time, 500);
+      for (const seq of [1, 2]) ann.say(publish(seq));
+      ann.say({ topic: "say", data: n, seq: 3 });
+      await pass(time, 5_000);
+    }
   },
   async "requests over HTTP"({ one, time }, n) {
     const ask = async (method: string, path: string, body?: unknown) => {

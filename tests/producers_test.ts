@@ -2,66 +2,11 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError, guest, RequestError, type ServeOptions } from "../mod.ts";
-import { type TestRequestOptions, type TestServer, testServer } from "../testing/mod.ts";
+import { liveState } from "../streams/mod.ts";
+import { type TestServer, testServer } from "../testing/mod.ts";
 import { fail, type Fate, FaultyStore, loseReply } from "./faulty_broker.ts";
-import { Peer } from "./sessions.ts";
+import { named, ProducingPeer, short } from "./peers/producing_peer.ts";
 import { passTime, turns } from "./waiting.ts";
-
-/** A name of a producer that ends with a letter. */
-function named(letter: string): string {
-  return letter.padStart(22, "p");
-}
-
-/** A client that writes its own envelopes. */
-class ProducingPeer extends Peer implements Disposable {
-  #id = 100;
-
-  static async open(
-    server: TestServer,
-    options: TestRequestOptions = {},
-  ): Promise<ProducingPeer> {
-    const peer = new ProducingPeer(await server.open(options));
-    await turns(20);
-    return peer;
-  }
-
-  /** Introduces a producer; returns the newest handled number, or a code. */
-  async introduce(
-    producer: string,
-    of: { user?: string | null; acked?: number; sent?: number; epoch?: number } = {},
-  ): Promise<unknown> {
-    const id = this.#id++;
-    this.say({ producer, id, user: null, acked: 0, sent: 0, epoch: 0, ...of });
-    await turns(40);
-    const { data, error } = this.replyTo(id) ?? {};
-    return error?.code ?? data?.handled;
-  }
-
-  /** The reply to a request. */
-  replyTo(
-    id: number | null,
-  ): { data?: { handled: number }; error?: { code: string; retryAfterMs?: number } } | undefined {
-    return this.envelopes.find(({ reply }) => reply === id);
-  }
-
-  /** Sends envelopes, and returns what the server sends. */
-  async tell(...envelopes: unknown[]): Promise<unknown[]> {
-    const before = this.envelopes.length;
-    for (const envelope of envelopes) this.say(envelope);
-    await turns(60);
-    return this.envelopes.slice(before).map(short);
-  }
-
-  [Symbol.dispose](): void {
-    this.connection.close();
-  }
-}
-
-/** An envelope without the texts of its error. */
-function short(envelope: Record<string, unknown>): unknown {
-  const { error, ...rest } = envelope;
-  return error === undefined ? rest : { ...rest, error: (error as { code: string }).code };
-}
 
 /** A server that records what it handles. */
 function recording(options: ServeOptions<string> = {}): { server: TestServer; seen: unknown[] } {
@@ -518,4 +463,143 @@ Deno.test("A rate limit delays a producer's publications, and loses and reorders
   await passTime(time, 1_000);
   assertEquals(seen, [0, 1, 2, 3, 4, 5]);
   assertEquals(peer.envelopes.at(-1), { ack: 6 });
+});
+
+Deno.test("A producer whose numbers are forged hurts only itself", async () => {
+  const { server, seen } = recording();
+  await using _server = server;
+  using ann = await ProducingPeer.open(server);
+  await ann.introduce(named("a"));
+  await ann.tell({ topic: "t", data: 1, seq: 1 });
+  using eve = await ProducingPeer.open(server);
+  const last = 2 ** 32 - 1;
+  assertEquals(await eve.introduce(named("e"), { epoch: last }), 0);
+  assertEquals(await eve.introduce(named("e"), { acked: last, sent: last }), "fenced");
+  assertEquals(
+    await eve.introduce(named("e"), { acked: last, sent: last, epoch: last }),
+    "forgotten",
+  );
+  assertEquals(await eve.introduce(named("e"), { sent: last, epoch: last }), 0);
+  assertEquals(
+    await eve.tell(
+      { topic: "t", data: 2, id: 1, seq: 2 ** 32 },
+      { topic: "t", data: 3, id: 2, seq: 0 },
+      { topic: "t", data: 4, seq: last },
+    ),
+    [{ reply: 1, error: "malformed" }, { reply: 2, error: "malformed" }, { ack: last }],
+  );
+  assertEquals(await eve.tell({ topic: "t", data: 5, id: 3, seq: last }), [
+    { reply: 3, error: "malformed" },
+  ]);
+  assertEquals(await ann.tell({ topic: "t", data: 6, seq: 2 }), [{ ack: 2 }]);
+  assertEquals(seen, [1, 4, 6]);
+});
+
+Deno.test("A name of many bytes, and a user of many bytes, are rejected without being repeated", async () => {
+  const { server } = recording({ session: { maxInvalidMessages: 100 } });
+  await using _server = server;
+  using peer = await ProducingPeer.open(server);
+  const long = "x".repeat(200_000);
+  assertEquals(await peer.introduce(long), "malformed");
+  assertEquals(await peer.introduce(`${named("a")}\n`), "malformed");
+  assertEquals(await peer.introduce(named("a"), { user: long }), "other-user");
+  assertEquals(await peer.introduce(named("a"), { user: long, sent: -1 }), "malformed");
+  const longest = Math.max(...peer.frames.map((frame) => frame.length));
+  assert(longest < 500, `${longest} characters`);
+  peer.say({ producer: "x".repeat(1_048_576), id: 1 });
+  assertEquals((await peer.closed).closeCode, 4413);
+});
+
+Deno.test("A guest who creates 10,000 producers uses up only its own share of them", async () => {
+  using time = new FakeTime();
+  const broker = new FaultyStore().connect();
+  await using server = testServer({ broker, authorize: () => true, onMessage() {} });
+  await passTime(time, 1_000);
+  let created = 0;
+  let rejected = 0;
+  while (created + rejected < 10_000) {
+    using eve = await ProducingPeer.open(server as TestServer, { address: "203.0.113.66" });
+    for (let i = 0; i < 1_000 && !eve.isClosed; i++) {
+      const name = `${created + rejected}`.padStart(22, "p");
+      eve.say({ producer: name, id: i, user: null, acked: 0, sent: 0, epoch: 0 });
+      await turns(8);
+      const reply = eve.replyTo(i);
+      if (reply?.data !== undefined) created++;
+      else rejected++;
+      if (reply?.error !== undefined) assertEquals(reply.error.code, "too-many");
+    }
+    // A session that goes on after rejections is closed.
+    if (created >= 1_024) break;
+  }
+  assert(created >= 1_024 && created < 1_100, `${created} created`);
+  using eve = await ProducingPeer.open(server as TestServer, { address: "203.0.113.66" });
+  assertEquals(await eve.introduce(named("e")), "too-many");
+  const { retryAfterMs } = eve.replyTo(100)!.error!;
+  assert(retryAfterMs! > 0 && retryAfterMs! <= 10_000);
+  // A producer that exists is introduced.
+  assertEquals(await eve.introduce("0".padStart(22, "p"), { sent: 1 }), 0);
+  using ann = await ProducingPeer.open(server as TestServer, { address: "198.51.100.7" });
+  assertEquals(await ann.introduce(named("a")), 0);
+  await passTime(time, retryAfterMs!);
+  using later = await ProducingPeer.open(server as TestServer, { address: "203.0.113.66" });
+  assertEquals(await later.introduce(named("e")), 0);
+});
+
+Deno.test("Numbers of a producer that is not introduced count, and are not handled", async () => {
+  const { server, seen } = recording({ session: { maxInvalidMessages: 3 } });
+  await using _server = server;
+  using peer = await ProducingPeer.open(server);
+  // Without a producer, messages belong to the client's own name, and publications to none.
+  assertEquals(await peer.tell({ publish: "t", data: 1, id: 1, seq: 1 }), [
+    { reply: 1, error: "malformed" },
+  ]);
+  assertEquals(await peer.introduce(named("a"), { sent: 1 }), "forgotten");
+  assertEquals(
+    await peer.tell(
+      { topic: "t", data: 2, seq: 1 },
+      { topic: "t", data: 3, id: 2, seq: 2, client: "c" },
+      { publish: "t", data: 4, id: 3, seq: 3 },
+    ),
+    [{ reply: 2, error: "unavailable" }, { reply: 3, error: "unavailable" }],
+  );
+  assertEquals(seen, []);
+});
+
+Deno.test("Publications of a producer that wait beyond the bounds come back, and none is lost", async () => {
+  const gate = Promise.withResolvers<void>();
+  const seen: unknown[] = [];
+  const { server } = recording({
+    onPublish: async ({ data }) => {
+      seen.push(data);
+      await gate.promise;
+    },
+    session: { maxRequests: 8 },
+  });
+  await using _server = server;
+  using peer = await ProducingPeer.open(server);
+  await peer.introduce(named("a"));
+  const sent = Array.from({ length: 12 }, (_, n) => ({ publish: "t", data: n, id: n, seq: n + 1 }));
+  // The ninth ends the producer in this session.
+  assertEquals((await peer.tell(...sent)).length, sent.length);
+  for (const { id } of sent) assertEquals(peer.replyTo(id)?.error?.code, "too-many");
+  gate.resolve();
+  assertEquals(await peer.introduce(named("a"), { sent: 12 }), 0);
+  assertEquals((await peer.tell(...sent.slice(0, 8))).at(-1), { ack: 8 });
+  assertEquals((await peer.tell(...sent.slice(8))).at(-1), { ack: 12 });
+  assertEquals(seen, sent.map(({ data }) => data));
+});
+
+Deno.test("A state takes no changes with the number of a producer", async () => {
+  const states = liveState();
+  const { server } = recording({ features: [states] });
+  await using _server = server;
+  const state = await states.open("board");
+  using peer = await ProducingPeer.open(server);
+  await peer.introduce(named("a"));
+  const change = { type: "cards", key: "1", value: 1, headers: { operation: "upsert" } };
+  assertEquals(
+    await peer.tell({ publish: "stream:board", data: { writes: [[change]] }, id: 1, seq: 1 }),
+    [{ reply: 1, error: "invalid" }, { ack: 1 }],
+  );
+  assertEquals(state.collection("cards").size, 0);
 });
