@@ -99,6 +99,23 @@ Deno.test("A message whose acknowledgment a killed page didn't receive is handle
   assertEquals(seen, Array.from({ length: 101 }, (_, i) => i + 1));
 });
 
+Deno.test("A page doesn't take what it stored while the store opened for an earlier page's", async () => {
+  using _time = new FakeTime();
+  const { server, seen } = recording();
+  await using _server = server;
+  const device = new Device(server);
+  device.disk.onOperation = () => turns(5);
+  await using page = device.open();
+  for (let data = 1; data <= 20; data++) {
+    page.send("t", data);
+    await turns(4);
+  }
+  await page.flushed();
+  assertEquals(seen, Array.from({ length: 20 }, (_, i) => i + 1));
+  await turns(50);
+  assertEquals([device.entries, device.drops], [0, []]);
+});
+
 Deno.test("Publications and requests with retry keep one order with messages, and settle", async () => {
   using _time = new FakeTime();
   const { server, seen } = recording({ onPublish: ({ data }) => void seen.push(data) });

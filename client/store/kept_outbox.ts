@@ -256,7 +256,7 @@ export class KeptOutbox {
   }
 
   async #open(): Promise<void> {
-    const found = await this.#stored.load(() => true);
+    const found = await this.#stored.load((id) => id !== this.own.id);
     for (const producer of found) producer.epoch++;
     this.#count(found);
     this.#earlier.push(...found.filter(({ items }) => items.length > 0));
