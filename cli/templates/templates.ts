@@ -301,7 +301,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
     },
     page: undefined,
     imports: ZOD,
-    docker: "-e HOOKS_SECRET -e API_KEY -e BACKEND_URL",
+    docker: "--env-file .env",
   },
 };
 

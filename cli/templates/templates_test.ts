@@ -15,14 +15,12 @@ Deno.test("skein.json can say what JSON can say of the options of serve()", asyn
   );
   assertEquals(
     unknown.filter((option) => !others.includes(option)).sort(),
-    // Values of code, what hooks decide, and what only WebTransport with a certificate needs.
+    // Code and objects; the hooks' requests; and the key of a certificate, which is a secret.
     [
       "broker",
       "contract",
       "features",
-      "flowControl",
       "mutations",
-      "onHandlerError",
       "requests",
       "runtime",
       "signal",

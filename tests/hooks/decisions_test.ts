@@ -332,6 +332,9 @@ Deno.test("Calls are signed with each secret, and never have credentials after t
     });
     assert(!/sid=1|Bearer|x-secret/.test(body));
   }
+  calls.length = 4;
+  await session.publish("a:b", new Uint8Array([1, 2]));
+  assertEquals(JSON.parse(calls.pop()!.body).base64, "AQI=");
   for (const { head, body } of calls) {
     const value = (name: string) => new RegExp(`^${name}: (.*)$`, "im").exec(head)![1]!;
     assert(Math.abs(Number(value("webhook-timestamp")) - Date.now() / 1_000) < 60);

@@ -115,12 +115,9 @@ Deno.test("Each event is posted at least once, in order per user, with an id tha
         await turns(20);
         // Publications wait for the earlier events of their user.
         const published = script.flatMap(([user, kind], at) =>
-          kind !== "publication" ? [] : events.publication({
+          kind !== "publication" ? [] : events.publication({ user, topic: "a", data: 1 }, {
             id: `${user}/${at}`,
             key: user,
-            user,
-            topic: "a",
-            data: 1,
             signal,
           })
         );
@@ -233,7 +230,7 @@ Deno.test("A publication whose post fails in time is not accepted, and its user 
   let isDown = true;
   const { accepted, events } = send(template, () => !isDown);
   const publish = (id: string, signal: AbortSignal) =>
-    events.publication({ id, key: "ann", user: "ann", topic: "a", data: 1, signal });
+    events.publication({ user: "ann", topic: "a", data: 1 }, { id, key: "ann", signal });
   const ended = new AbortController();
   const first = publish("1", ended.signal).then(() => "accepted", () => "rejected");
   await time.tickAsync(1_000);

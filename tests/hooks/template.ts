@@ -44,7 +44,10 @@ export interface HooksEvents {
     presence: { events(): AsyncIterable<PresenceFeedEvent> };
     nodes: { others(): readonly unknown[] } | undefined;
   }): Promise<void>;
-  publication(publication: object): Promise<void>;
+  publication(
+    publication: object,
+    options: { id: string; key: string; signal: AbortSignal },
+  ): Promise<void>;
   finish(signal: AbortSignal): Promise<void>;
   close(): void;
 }
