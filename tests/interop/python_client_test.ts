@@ -13,6 +13,9 @@ const CLIENT = new URL("./peers/python_client/", import.meta.url);
 
 const CLIENTS = 6;
 
+/** Updates of each client, and items of each streaming response, as in `peer.py`. */
+const [WRITES, ITEMS] = [40, 500] as const;
+
 /** Result that `peer.py vectors` prints. */
 interface Vectors {
   readonly passed: number;
@@ -23,6 +26,15 @@ interface Vectors {
 interface Outcome {
   readonly published: number;
   readonly received: number;
+}
+
+/** Result that `peer.py state` prints at the end. */
+interface StateOutcome {
+  /** The row that all clients count up. */
+  readonly shared: number;
+  readonly written: number;
+  /** Updates whose reply was lost, while others changed the row. */
+  readonly unknown: number;
 }
 
 async function countVectors(): Promise<number> {
@@ -80,6 +92,31 @@ function testClient(peer: Peer): void {
         answered: 2 * 3 * CLIENTS,
         asked: 2 * CLIENTS,
         nodes: [{ one: CLIENTS / 2, two: CLIENTS / 2 }, { two: CLIENTS }],
+      });
+    },
+  });
+
+  Deno.test({
+    name: "clients in Python agree on the rows of a state after their node is killed",
+    ignore: isRedisMissing,
+    async fn() {
+      await using redis = await RedisServer.start();
+      await using one = startNode("one", redis);
+      const { url } = await one.next() as { url: string };
+      await using two = startNode("two", redis);
+      const { url: other } = await two.next() as { url: string };
+      await using program = new PeerServer(peer.start(["state", url, other]));
+      await program.next(); // The clients have made a quarter of their writes.
+      await one[Symbol.asyncDispose](); // SIGKILL, without a close.
+      const { shared, written, unknown, ...rest } = await program.next() as StateOutcome;
+      assertEquals(written + unknown, CLIENTS * WRITES);
+      assert(
+        written <= shared && shared <= written + unknown,
+        `${written} + ${unknown}: ${shared}`,
+      );
+      assertEquals(rest, {
+        own: Array.from({ length: CLIENTS }, () => WRITES - 1),
+        items: Array.from({ length: 2 * CLIENTS }, () => ITEMS),
       });
     },
   });

@@ -2,6 +2,7 @@
 
     peer.py vectors FOLDER    runs the vectors, and prints what passed and failed
     peer.py live URL URL      runs clients on two nodes, of which the first one is killed
+    peer.py state URL URL     the same, with rows of a state that all clients write
 
 Both print lines of JSON. The last one is the result.
 """
@@ -14,11 +15,13 @@ from typing import Any
 
 import vectors
 from skein import Client, SkeinError
+from state import State
 
 TOPIC = "chat:live"
 CLIENTS = 6
 # Publications by a client on the killed node: before the kill, after it, and in total.
 BEFORE, AFTER, IN_FLIGHT = 400, 800, 20
+SHARED, WRITES, ITEMS = ("counts", "shared"), 40, 500  # Of each client with a state.
 WITHIN_S = 60
 
 
@@ -128,13 +131,82 @@ async def live(urls: list[str]) -> dict[str, Any]:
     }
 
 
-async def run_live(urls: list[str]) -> None:
+class Writer:
+    """A client that writes two rows of a state: one that all clients write, and its own."""
+
+    def __init__(self, urls: list[str], name: str) -> None:
+        self.name, self.own = name, ("counts", name)
+        self.client = Client(urls, self.handle, token=lambda: name)
+        self.ready = asyncio.Event()
+        self.state = State(self.client, "board", self.hear)
+        self.written = self.unknown = 0
+
+    async def handle(self, message: dict[str, Any]) -> Any:
+        raise SkeinError("unknown-topic")
+
+    def hear(self, event: dict[str, Any]) -> None:
+        assert "ready" in event, event
+        self.ready.set()
+
+    async def write(self) -> None:
+        for number in range(WRITES):
+            own = self.state.write({self.own: number})
+            shared = self.state.update(SHARED, lambda value: value + 1)
+            assert self.state.rows()[self.own] == number  # Shown before the reply.
+            for write in (own, shared):
+                try:
+                    await write.future
+                    self.written += write is shared
+                except SkeinError as error:
+                    assert error.code == "unknown", error
+                    self.unknown += write is shared
+
+    async def count(self) -> int:
+        """Reads a streaming response in small parts."""
+        return sum([1 async for _ in self.client.request_stream("count", ITEMS, window=16)])
+
+
+async def state(urls: list[str]) -> dict[str, Any]:
+    writers = [Writer(urls if n % 2 == 0 else urls[::-1], f"user{n}") for n in range(CLIENTS)]
+    for writer in writers:
+        await writer.client.__aenter__()
+        writer.client.follow(writer.state)
+    await asyncio.gather(*(writer.ready.wait() for writer in writers))
+    items = await asyncio.gather(*(writer.count() for writer in writers))
+    writing = asyncio.gather(*(writer.write() for writer in writers))
+    while sum(writer.written for writer in writers) < CLIENTS * WRITES / 4:
+        await asyncio.sleep(0.01)
+    print_line({"written": sum(writer.written for writer in writers)})  # Its node is killed now.
+    await writing
+    items += await asyncio.gather(*(writer.count() for writer in writers))
+    # Each client writes a last row, after which all have the same rows.
+    for writer in writers:
+        await writer.state.write({("ends", writer.name): True}).future
+    rows = writers[0].state.rows()
+    while len(rows) < 1 + 2 * CLIENTS or any(writer.state.rows() != rows for writer in writers):
+        await asyncio.sleep(0.01)
+        rows = writers[0].state.rows()
+    for writer in writers:
+        await writer.client.__aexit__()
+    return {
+        "shared": rows[SHARED],
+        "written": sum(writer.written for writer in writers),
+        "unknown": sum(writer.unknown for writer in writers),
+        "own": [rows[writer.own] for writer in writers],
+        "items": items,
+    }
+
+
+async def run(work: Any) -> None:
     async with asyncio.timeout(WITHIN_S):
-        print_line(await live(urls))
+        print_line(await work)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "vectors":
-        print_line(vectors.run_all(sys.argv[2]))
-    else:
-        asyncio.run(run_live(sys.argv[2:]))
+    match sys.argv[1:]:
+        case ["vectors", folder]:
+            print_line(vectors.run_all(folder))
+        case ["live", *urls]:
+            asyncio.run(run(live(urls)))
+        case ["state", *urls]:
+            asyncio.run(run(state(urls)))
