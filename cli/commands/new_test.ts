@@ -246,6 +246,14 @@ async function isRepository(folder: string): Promise<boolean> {
   return await Deno.stat(`${folder}/.git`).then(() => true, () => false);
 }
 
+Deno.test("The container of hooks has skein.json, and takes its secrets from .env", () => {
+  const files = filesOf(TEMPLATES["hooks"]!, { name: "app", version: "1.0.0" });
+  const dockerfile = files.get("Dockerfile")!;
+  assertMatch(dockerfile, /^# .* docker run --rm -p 8000:8000 --env-file \.env app\n/);
+  assertMatch(dockerfile, /^COPY .*\bskein\.json\b/m);
+  assert(!/^COPY .*\.(py|php)\b/m.test(dockerfile));
+});
+
 for (const [name, template] of Object.entries(TEMPLATES)) {
   Deno.test(`The Dockerfile of ${name} copies only existing files, and every file that the server loads`, () => {
     const files = filesOf(template, { name: "app", version: "1.0.0" });
