@@ -330,22 +330,26 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
+   * Waits until the option `store` has everything that the server hasn't handled yet, so that you can
+   * tell the user that the page can be closed.
+   *
+   * @param options A signal or time limit that ends the wait.
+   * @returns What the stored data survives.
+   * @throws {SessionClosedError} If the client is closed first.
+   * @throws {StoreError} If the store has failed or is full, so that something is only in memory.
+   * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
+   * @throws {UnsupportedError} If the client has no store.
+   */
+  flushed(options: FlushOptions & { readonly to: "store" }): Promise<Durability>;
+  /**
    * Waits until the server has replied to all publications and handled all messages that were sent
    * so far. With the default `delivery`, it waits for messages only until they have moved from the
    * outbox to a session. With a store, all of them are handled, also those of earlier pages.
    *
-   * With `to: "store"`, it waits only until the option `store` has everything that the server hasn't
-   * handled yet, so that you can tell the user that the page can be closed.
-   *
-   * @param options Where everything has to be, and a signal or time limit that ends the wait.
-   * @returns With `to: "store"`, what the stored data survives.
+   * @param options A signal or time limit that ends the wait.
    * @throws {SessionClosedError} If the client is closed first.
-   * @throws {StoreError} With `to: "store"`, if the store has failed or is full, so that something is
-   * only in memory.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
-   * @throws {UnsupportedError} With `to: "store"`, if the client has no store.
    */
-  flushed(options: FlushOptions & { readonly to: "store" }): Promise<Durability>;
   flushed(options?: FlushOptions): Promise<void>;
   async flushed(options: FlushOptions = {}): Promise<Durability | void> {
     this.#check("flush", options);

@@ -32,6 +32,7 @@ export interface OutboxDrop {
   readonly kind: KeptKind | undefined;
   /** Its topic, or the id of the state; `undefined` if that can't be told. */
   readonly topic: string | undefined;
+  /** Why it won't be sent any more. */
   readonly reason: DropReason;
   /** The data of the call; `undefined` if that can't be told. */
   readonly data?: unknown;
