@@ -174,6 +174,13 @@ export class Keeper {
     this.#kept.end(error);
     await this.#kept.written();
     await this.store.close();
+    this.#kept.release();
+  }
+
+  /** Deletes everything that is kept for the user. See {@linkcode Client.forget}. */
+  async forget(): Promise<void> {
+    await this.#kept.forget();
+    this.#tag = undefined;
   }
 
   /** Tells the application that something kept won't be sent any more. */

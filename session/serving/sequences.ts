@@ -623,8 +623,11 @@ export class Numbers extends Signal {
   fence(): void {
     if (this.#isOver) return;
     const failure = { code: "fenced", message: "Another client has taken over the producer" };
+    const { epoch } = this.#producer!;
+    const isTakenOver = this.#client!.epoch > epoch;
     this.end(failure);
-    this.core.sending.post({ reply: null, error: failure });
+    // A client that moves to another session knows that.
+    if (isTakenOver) this.core.sending.post({ reply: null, error: failure });
   }
 
   /**
