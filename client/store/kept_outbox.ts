@@ -210,10 +210,11 @@ export class KeptOutbox {
     await this.opened;
     const { store } = this.#parts;
     if (!store.isExclusive) {
-      // The lock of a page that is open is lost, so the page learns of it. It is never given back:
-      // otherwise, a third page would adopt what the second one writes in this moment.
+      // A page that is open loses its lock, and so learns of it. This one keeps the lock: otherwise,
+      // a third page would adopt what the second one writes in this moment.
       for (const id of await this.#stored.ids()) {
-        if (!this.#locks.has(id)) await stealLock(lockOf(id));
+        const lock = this.#locks.has(id) ? undefined : await stealLock(lockOf(id));
+        if (lock !== undefined) this.#hold(id, lock);
       }
     }
     const producers = [...this.#earlier, this.own];
@@ -221,7 +222,7 @@ export class KeptOutbox {
     this.#earlier.length = 0;
     this.#renew();
     await this.#stored.written();
-    await store.write({ deletes: [{ from: Uint8Array.of(0) }] });
+    await this.#stored.eraseOthers(this.own);
     for (const id of ids) this.#release(id);
   }
 

@@ -90,6 +90,18 @@ export class StoredProducers extends Signal {
     await this.#parts.store.write({ deletes });
   }
 
+  /** Deletes everything that the store has, of any kind, except what belongs to a producer. */
+  async eraseOthers({ id }: Producer): Promise<void> {
+    const record = keyIn("producers", id);
+    const items = rangeOf(keyIn("items", id));
+    const deletes: StoreRange[] = [
+      { from: Uint8Array.of(0), to: record },
+      { from: after(record), to: items.from },
+      { from: items.to! },
+    ];
+    await this.#parts.store.write({ deletes });
+  }
+
   /** Reads the ids of all producers, also of those that other pages use. */
   async ids(): Promise<string[]> {
     const ids: string[] = [];
