@@ -3,6 +3,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "
 import { delay } from "@std/async/delay";
 import fc from "fast-check";
 import { dial, type RequestError, type Session, SessionClosedError } from "../../mod.ts";
+import { devCertificate } from "../../transport/mod.ts";
 import { API_KEY, ENV, type HooksTemplate, loadHooks, SECRET } from "./template.ts";
 import { soon, until } from "../waiting.ts";
 
@@ -393,6 +394,22 @@ Deno.test("Calls over http go only to the private address that was checked", asy
     await assertRejects(() => post("public.example", addresses), Error, "private addresses only");
   }
   assertEquals(hosts.length, 1);
+});
+
+Deno.test("Calls over https go only to a backend whose certificate is valid", async () => {
+  await using template = await loadHooks();
+  let calls = 0;
+  const { cert, key } = devCertificate({ cacheFolder: null });
+  const options = { port: 0, hostname: "127.0.0.1", onListen() {}, cert, key };
+  await using stranger = Deno.serve(options, () => {
+    calls++;
+    return Response.json(1);
+  });
+  const url = `https://127.0.0.1:${stranger.addr.port}/`;
+  const caller = new template.Backend({ url, secrets: [SECRET], timeoutMs: 5_000 });
+  await assertRejects(() => caller.post({}, { id: "1" }), Error, "certificate");
+  caller.close();
+  assertEquals(calls, 0);
 });
 
 Deno.test("isPrivate() knows private and loopback addresses", async () => {
