@@ -3,6 +3,7 @@
  * clients, and uses two nodes on one Redis, one of which is killed.
  */
 import { assert, assertEquals } from "@std/assert";
+import { connect } from "../../client.ts";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { buildPythonClient, builtPeers, type Peer, PeerServer } from "./peers.ts";
 
@@ -15,6 +16,9 @@ const CLIENTS = 6;
 
 /** Updates of each client, and items of each streaming response, as in `peer.py`. */
 const [WRITES, ITEMS] = [40, 500] as const;
+
+/** Numbers that a client publishes from its outbox, and those after which it is killed. */
+const [NUMBERS, KILLED_AT] = [600, [90, 250, 410]] as const;
 
 /** Result that `peer.py vectors` prints. */
 interface Vectors {
@@ -62,11 +66,11 @@ function testClient(peer: Peer): void {
     assertEquals(passed, await countVectors());
   });
 
-  Deno.test("the client in Python has at most 1,100 lines", async () => {
-    const files = ["skein.py", "state.py"].map((name) => new URL(name, CLIENT));
+  Deno.test("the client in Python has at most 1,220 lines", async () => {
+    const files = ["skein.py", "state.py", "outbox.py"].map((name) => new URL(name, CLIENT));
     const texts = await Promise.all(files.map((file) => Deno.readTextFile(file)));
     const lines = texts.join("").trimEnd().split("\n");
-    assert(lines.length <= 1_100, `${lines.length} lines`);
+    assert(lines.length <= 1_220, `${lines.length} lines`);
   });
 
   Deno.test({
@@ -118,6 +122,36 @@ function testClient(peer: Peer): void {
         own: Array.from({ length: CLIENTS }, () => WRITES - 1),
         items: Array.from({ length: 2 * CLIENTS }, () => ITEMS),
       });
+    },
+  });
+
+  Deno.test({
+    name: "an outbox in Python publishes once and in order though process and node are killed",
+    ignore: isRedisMissing,
+    async fn() {
+      await using redis = await RedisServer.start();
+      await using one = startNode("one", redis);
+      await using two = startNode("two", redis);
+      const nodes = await Promise.all([one.next(), two.next()]) as { url: string }[];
+      const urls = nodes.map(({ url }) => url);
+      const file = await Deno.makeTempFile();
+      let stored = -1;
+      for (const kill of KILLED_AT) {
+        await using program = new PeerServer(peer.start(["outbox", file, ...urls]));
+        while (stored < kill) stored = (await program.next() as { stored: number }).stored;
+        if (kill === KILLED_AT[1]) await one[Symbol.asyncDispose]();
+      } // SIGKILL.
+      await using program = new PeerServer(peer.start(["outbox", file, ...urls]));
+      while (stored < NUMBERS - 1) stored = (await program.next() as { stored: number }).stored;
+      assertEquals(await program.next(), { rejected: [] });
+
+      await using client = connect(urls[1]!, { token: "bob" });
+      const numbers: unknown[] = [];
+      for await (const { data } of client.subscribe("chat:live", { last: 10_000 })) {
+        numbers.push(data);
+        if (data === NUMBERS - 1) break;
+      }
+      assertEquals(numbers, Array.from({ length: NUMBERS }, (_, number) => number));
     },
   });
 }

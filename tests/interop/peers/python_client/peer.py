@@ -3,6 +3,7 @@
     peer.py vectors FOLDER    runs the vectors, and prints what passed and failed
     peer.py live URL URL      runs clients on two nodes, of which the first one is killed
     peer.py state URL URL     the same, with rows of a state that all clients write
+    peer.py outbox FILE URL URL    stores numbers in a file and publishes them, until it is killed
 
 Both print lines of JSON. The last one is the result.
 """
@@ -14,6 +15,7 @@ from collections import Counter
 from typing import Any
 
 import vectors
+from outbox import Outbox
 from skein import Client, SkeinError
 from state import State
 
@@ -22,6 +24,7 @@ CLIENTS = 6
 # Publications by a client on the killed node: before the kill, after it, and in total.
 BEFORE, AFTER, IN_FLIGHT = 400, 800, 20
 SHARED, WRITES, ITEMS = ("counts", "shared"), 40, 500  # Of each client with a state.
+NUMBERS = 600  # In an outbox.
 WITHIN_S = 60
 
 
@@ -197,6 +200,27 @@ async def state(urls: list[str]) -> dict[str, Any]:
     }
 
 
+async def outbox(file: str, urls: list[str]) -> dict[str, Any]:
+    """Goes on with the numbers where an earlier process was killed."""
+    async def handle(_: dict[str, Any]) -> Any:
+        raise SkeinError("unknown-topic")
+
+    client = Outbox(file, "ann", urls, handle, token=lambda: "ann")
+    client.db.execute("CREATE TABLE IF NOT EXISTS numbers (number)")
+    [(number,)] = client.db.execute("SELECT count(*) FROM numbers").fetchall()
+    async with client:
+        for number in range(number, NUMBERS):
+            with client.db:  # The program's own change, and the publication about it.
+                client.db.execute("INSERT INTO numbers VALUES (?)", (number,))
+                client.store(TOPIC, number)
+            client.pump()
+            print_line({"stored": number})
+            await asyncio.sleep(0.001)
+        while client.left():
+            await asyncio.sleep(0.01)
+    return {"rejected": client.rejected}
+
+
 async def run(work: Any) -> None:
     async with asyncio.timeout(WITHIN_S):
         print_line(await work)
@@ -208,5 +232,7 @@ if __name__ == "__main__":
             print_line(vectors.run_all(folder))
         case ["live", *urls]:
             asyncio.run(run(live(urls)))
+        case ["outbox", file, *urls]:
+            asyncio.run(run(outbox(file, urls)))
         case ["state", *urls]:
             asyncio.run(run(state(urls)))

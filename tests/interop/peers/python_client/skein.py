@@ -320,9 +320,11 @@ class Client:
         for question in again:
             question.envelope |= {"again": True} if "n" in question.envelope else {}
         self._unacked = []
-        waiting = (q for q in self._outbox if q.envelope.keys() & {"topic", "publish"})
+        waiting = [q for q in self._outbox if q.envelope.keys() & {"topic", "publish"}]
+        of_producer = [q for q in waiting if q.asks and "seq" in q.envelope]  # (11.19)
+        waiting = [q for q in waiting if q not in of_producer]
         self._outbox = sorted([*again, *waiting], key=Question.rank)
-        for question in asked:
+        for question in [*asked, *of_producer]:
             if question not in again:
                 self._end(question, {"code": "closed"})
 
@@ -584,10 +586,12 @@ class Client:
         if self.at_least_once and not question.asks and "seq" not in envelope:  # (11.1)
             envelope["seq"] = next(self._numbers)
         is_plain = "publish" in envelope and not envelope["publish"].startswith("stream:")
-        if is_plain and "n" not in envelope and (self._has_history or self.at_least_once):  # (11.9)
+        is_plain = is_plain and not envelope.keys() & {"n", "seq"}
+        if is_plain and (self._has_history or self.at_least_once):  # (11.9)
             envelope |= {"n": next(self._numbers)} | ({"once": True} if self.at_least_once else {})
         sent = dict(envelope)
-        is_named = envelope.keys() & {"subscribe", "seq", "n"} or envelope.get("echo") is False
+        is_numbered = "n" in envelope or "seq" in envelope and not question.asks
+        is_named = "subscribe" in envelope or is_numbered or envelope.get("echo") is False
         if is_named and not self._is_named:  # (9.14)
             sent["client"], self._is_named = self.name, True
         if question.asks:
