@@ -28,9 +28,6 @@ function writesOver(publish: WriteTarget["publish"], runtime: Partial<Runtime>) 
     divert: () => undefined,
     isReading: () => true,
     whenCurrent: () => Promise.resolve(),
-    keeping: () => undefined,
-    isStored: () => true,
-    whenOwned: () => Promise.resolve(),
     publish,
   });
   return { rows, writes, writer };

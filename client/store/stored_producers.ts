@@ -24,8 +24,6 @@ export interface StoredProducersParts {
   /** The maximum size of a message, in bytes. */
   readonly maxMessageBytes: number;
   readonly drop: (drop: OutboxDrop) => void;
-  /** Resolves when other pages can tell that this one is open. Nothing is written before. */
-  readonly locked: Promise<unknown>;
 }
 
 /**
@@ -34,14 +32,14 @@ export interface StoredProducersParts {
  */
 export class StoredProducers extends Signal {
   readonly #parts: StoredProducersParts;
-  #locked: Promise<unknown>;
   /** The producers with changes that aren't written, and the numbers of their removed items. */
   readonly #changed = new Map<Producer, number[]>();
   /** The producers with items for which there was no room. */
   readonly #waiting = new Set<Producer>();
   /** The producers that have a record in the store, or may have one. */
   readonly #recorded = new Set<Producer>();
-  #isWriting = false;
+  /** True while a batch is written, and before {@linkcode begin}. */
+  #isWriting = true;
   /** The numbers of the newest change, and of the newest one that was tried to write. */
   #changes = 0;
   #tried = 0;
@@ -51,12 +49,11 @@ export class StoredProducers extends Signal {
   constructor(parts: StoredProducersParts) {
     super();
     this.#parts = parts;
-    this.#locked = parts.locked;
   }
 
-  /** Writes nothing before another promise resolves, too. */
-  lockedBy(locked: Promise<unknown>): void {
-    this.#locked = locked;
+  /** Starts to write, once the time of this page's producer is known. */
+  begin(): void {
+    void this.#write();
   }
 
   /** Stores new items and the record of a producer at the end of this turn. */
@@ -74,44 +71,6 @@ export class StoredProducers extends Signal {
     if (isStored) this.#changed.get(producer)!.push(seq);
   }
 
-  /** Leaves the entries of a producer to another page. */
-  abandon(producer: Producer): void {
-    this.#changed.delete(producer);
-    this.#waiting.delete(producer);
-    this.#recorded.delete(producer);
-  }
-
-  /** Deletes everything that producers have in the store. */
-  async erase(ids: readonly string[]): Promise<void> {
-    const deletes = ids.flatMap((id) => [
-      rangeOf(keyIn("producers", id)),
-      rangeOf(keyIn("items", id)),
-    ]);
-    await this.#parts.store.write({ deletes });
-  }
-
-  /** Deletes everything that the store has, of any kind, except what belongs to a producer. */
-  async eraseOthers({ id }: Producer): Promise<void> {
-    const record = keyIn("producers", id);
-    const items = rangeOf(keyIn("items", id));
-    const deletes: StoreRange[] = [
-      { from: Uint8Array.of(0), to: record },
-      { from: after(record), to: items.from },
-      { from: items.to! },
-    ];
-    await this.#parts.store.write({ deletes });
-  }
-
-  /** Reads the ids of all producers, also of those that other pages use. */
-  async ids(): Promise<string[]> {
-    const ids: string[] = [];
-    for await (const { key } of this.#entriesIn(rangeOf(keyIn("producers")))) {
-      const [id] = partsOf(key, ["text"]) ?? [];
-      if (typeof id === "string") ids.push(id);
-    }
-    return ids;
-  }
-
   /** Waits until everything that was changed before is written, or can't be. */
   async written(): Promise<void> {
     const changes = this.#changes;
@@ -121,7 +80,6 @@ export class StoredProducers extends Signal {
   async #write(): Promise<void> {
     const { store } = this.#parts;
     while (this.#tried < this.#changes) {
-      await this.#locked;
       const changes = this.#changes;
       const changed = new Map(this.#changed);
       for (const producer of this.#waiting) if (!changed.has(producer)) changed.set(producer, []);
@@ -183,11 +141,9 @@ export class StoredProducers extends Signal {
   /**
    * Reads the producers of earlier pages, the oldest first, and drops what is damaged.
    *
-   * @param isFree Returns true if no page uses a producer, which is `undefined` if it is damaged.
+   * @param isFree Returns true if no other page uses a producer.
    */
-  async load(
-    isFree: (id: string, producer: Producer | undefined) => Promise<boolean>,
-  ): Promise<Producer[]> {
+  async load(isFree: (id: string) => boolean | Promise<boolean>): Promise<Producer[]> {
     await this.#dropNewer();
     const page = await this.#parts.store.read(rangeOf(keyIn("producers")), {
       maxEntries: MAX_PRODUCERS,
@@ -195,8 +151,8 @@ export class StoredProducers extends Signal {
     const producers: Producer[] = [];
     for (const { key, value } of page?.entries ?? []) {
       const [id] = partsOf(key, ["text"]) ?? [];
+      if (typeof id === "string" && !await isFree(id)) continue;
       const producer = typeof id === "string" ? producerIn(id, value) : undefined;
-      if (typeof id === "string" && !await isFree(id, producer)) continue;
       if (producer === undefined) await this.#dropDamaged(key, id as string | undefined);
       else {
         this.#recorded.add(producer);
