@@ -167,6 +167,15 @@ function hostileMoves(elsewhere: string): fc.Arbitrary<NamedMove> {
       }),
     ),
     fc.constant(
+      named("bomb", async (connection, call) => {
+        const text = new Blob([ALLOWS[typeOf(call)]!, " ".repeat(16_777_216)]).stream();
+        const zipped = text.pipeThrough(new CompressionStream("gzip"));
+        const bytes = await new Response(zipped).bytes();
+        const head = `HTTP/1.1 200 X\r\ncontent-length: ${bytes.length}\r\n`;
+        await write(connection, `${head}content-encoding: gzip\r\n\r\n`, bytes);
+      }),
+    ),
+    fc.constant(
       named("endless", async (connection) => {
         await write(connection, "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n");
         const chunk = `4000\r\n${" ".repeat(0x4000)}\r\n`;

@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import fc from "fast-check";
-import { dial, QueueFullError } from "../../mod.ts";
+import { connect, dial, QueueFullError } from "../../mod.ts";
 import type { PresenceFeedEvent } from "../../pubsub/mod.ts";
 import { ENV, type HooksTemplate, loadHooks } from "./template.ts";
 import { turns, until } from "../waiting.ts";
@@ -293,6 +293,45 @@ Deno.test("A server with hooks posts joins, leaves and publications, and repeats
   await until(() => typesOf(2).length === expected.length);
   assertEquals(typesOf(2).sort(), expected);
   assertEquals(typesOf(1), []);
+});
+
+Deno.test("After a restart, a backend receives who is present, and no joins", async () => {
+  await using template = await loadHooks();
+  const posts: Posted[] = [];
+  const options = { port: 0, hostname: "127.0.0.1", onListen() {} };
+  await using backend = Deno.serve(options, async (request) => {
+    const call = await request.json();
+    if (call.type === "connect") return Response.json({ allow: true, user: "ann" });
+    if (call.type === "subscribe") return Response.json({ allow: true });
+    posts.push({ ...call, id: request.headers.get("webhook-id") });
+    return new Response(null, { status: 204 });
+  });
+  const start = (settleMs: number, port = 0) => {
+    const url = `http://127.0.0.1:${backend.addr.port}/`;
+    const hooks = ["connect", "subscribe"];
+    const config = {
+      serve: { rooms: ["room:{name}"] },
+      backend: { url, hooks, events: ["join", "leave"], settleMs },
+    };
+    const checked = template.checkConfig(JSON.stringify(config), ENV);
+    return template.start(checked, { port, onListen() {} });
+  };
+  const first = start(1);
+  await until(() => posts.some(({ type }) => type === "present"));
+  await using ann = connect(first.url, { transports: ["websocket"] });
+  await ann.subscribe("room:tea").ready;
+  await until(() => posts.some(({ type, topic }) => type === "join" && topic === "room:tea"));
+  await first.close();
+  posts.length = 0;
+  await using _second = start(5_000, Number(new URL(first.url).port));
+  await until(() => posts.length > 0);
+  const found = posts.map(({ type, isComplete, members }) => ({
+    type,
+    isComplete,
+    members: members?.map(({ topic, user }) => `${user} ${topic}`),
+  }));
+  const members = ["ann null", "ann room:tea"];
+  assertEquals(found, [{ type: "present", isComplete: true, members }]);
 });
 
 Deno.test("The log prints a bounded number of lines, and counts the others", async () => {
