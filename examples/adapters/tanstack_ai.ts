@@ -6,14 +6,14 @@
  *
  * @module
  */
-import { setTimeout as delay } from "node:timers/promises";
-import { RequestError } from "../../mod.ts"; // jsr:@skein/skein
-import type { DurableStreams } from "../../streams/mod.ts"; // jsr:@skein/skein/streams
 import {
   RUN_CANCEL_REASON,
   type StreamChunk,
   type StreamDurability,
 } from "npm:@tanstack/ai@0.58.0";
+import { setTimeout as delay } from "node:timers/promises";
+import { RequestError } from "../../mod.ts"; // jsr:@skein/skein
+import type { DurableStreams } from "../../streams/mod.ts"; // jsr:@skein/skein/streams
 
 /** How long a run is kept after its last read or write: a day. */
 const KEEP_MS = 86_400_000;

@@ -25,7 +25,7 @@ const client = connect(new URL("/session", location.href), {
   transports,
   backoff: { maxDelayMs: 2_000 },
 });
-followStatus(client, "The agent works on.");
+followStatus(client, "The run continues without this page.");
 
 const desk = await client.state(`agent:${user}`);
 const [runs, questions, notes, bookings] = ["runs", "questions", "notes", "bookings"].map((name) =>

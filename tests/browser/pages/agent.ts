@@ -70,14 +70,15 @@ export class AgentPage {
 
   /** Sends a note to the agent. */
   async steer(text: string): Promise<void> {
+    await this.page.bringToFront();
     await this.page.type("#note", text);
     await this.page.keyboard.press("Enter");
   }
 
   /** Clicks a button. */
   async click(selector: string): Promise<void> {
-    await this.page.waitForSelector(`${selector}:not([hidden])`);
     await this.page.bringToFront();
+    await this.page.waitForSelector(`${selector}:not([hidden])`);
     await this.page.click(selector);
   }
 

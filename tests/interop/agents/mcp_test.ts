@@ -146,14 +146,16 @@ Deno.test("McpSessions: a guessed session or event reads nothing and starts noth
   const replay = { "last-event-id": tokens[0]! };
   assertEquals(await get("eve", { "mcp-session-id": session, ...replay }), 404);
   assertEquals(await get("ann", { "mcp-session-id": crypto.randomUUID(), ...replay }), 404);
-  // Her own session, with the id of an event of ann's.
-  await using eve = await Device.connect(server, "eve");
-  assertEquals(await get("eve", { "mcp-session-id": eve.transport.sessionId!, ...replay }), 500);
+  {
+    // Her own session, with the id of an event of ann's.
+    await using eve = await Device.connect(server, "eve");
+    assertEquals(await get("eve", { "mcp-session-id": eve.transport.sessionId!, ...replay }), 500);
+    // A client does not choose the id of its session.
+    await using chosen = await Device.connect(server, "eve", crypto.randomUUID());
+    await assertRejects(() => chosen.count(1), Error, "Session not found");
+  }
   const own = await get("ann", { "mcp-session-id": session, ...replay });
   assert(String(own).includes("id: 1."), `${own}`);
-  // A client does not choose the id of its session.
-  await using chosen = await Device.connect(server, "eve", crypto.randomUUID());
-  await assertRejects(() => chosen.count(1), Error, "Session not found");
   await server.kill();
   await server.restart();
   assertEquals(await get("eve", { "mcp-session-id": session, ...replay }), 404);

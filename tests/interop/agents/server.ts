@@ -81,7 +81,9 @@ async function main(port: number, folder: string): Promise<void> {
     CREATE TABLE IF NOT EXISTS runs (
       id TEXT, thread TEXT, owner TEXT, calls INTEGER, prompt TEXT, PRIMARY KEY (thread, id)
     ) STRICT;
-    CREATE TABLE IF NOT EXISTS answers (interrupt TEXT PRIMARY KEY, run TEXT) STRICT;`);
+    CREATE TABLE IF NOT EXISTS answers (
+      thread TEXT, interrupt TEXT, PRIMARY KEY (thread, interrupt)
+    ) STRICT;`);
 
   /** Throws unless a thread belongs to a user. */
   function check(thread: string, user: string | undefined): void {
@@ -248,7 +250,7 @@ async function main(port: number, folder: string): Promise<void> {
           check(data.threadId, user);
           for (const { interruptId } of data.resume ?? []) {
             const { changes } = db.prepare("INSERT OR IGNORE INTO answers VALUES (?, ?)")
-              .run(interruptId, data.runId);
+              .run(data.threadId, interruptId);
             if (changes === 0) throw new RequestError("conflict", "This was answered before");
           }
           begin(data.threadId, data.runId, user);
