@@ -7,7 +7,7 @@ import pg from "npm:pg@8.23.1";
 import { connect } from "../../client.ts";
 import { lowPort } from "../networks/ports.ts";
 import { soon, until } from "../waiting.ts";
-import { pageBlocks, PageProgram } from "./page_program.ts";
+import { pageBlocks, PageServer } from "../programs/page_server.ts";
 import { isPostgresMissing, PostgresServer } from "./postgres_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
@@ -107,7 +107,7 @@ Deno.test({
       const port = lowPort();
       const text = blocks.get("server.ts")!.replace("port: 8000", `port: ${port}`);
       const env = { DATABASE_URL: database.url, REDIS_URL: redis.url };
-      return programs.use(new PageProgram(text, { port, env }));
+      return programs.use(new PageServer(text, { port, env }));
     });
     await Promise.all(nodes.map((node) => node.start()));
 

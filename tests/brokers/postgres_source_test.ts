@@ -6,7 +6,7 @@ import { assert, assertEquals } from "@std/assert";
 import { connect } from "../../client.ts";
 import { lowPort } from "../networks/ports.ts";
 import { soon, until } from "../waiting.ts";
-import { pageBlocks, PageProgram } from "./page_program.ts";
+import { pageBlocks, PageServer } from "../programs/page_server.ts";
 import { isPostgresMissing, PostgresServer } from "./postgres_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
@@ -57,7 +57,7 @@ Deno.test({
       const port = lowPort();
       const text = blocks.get("server.ts")!.replace("port: 8000", `port: ${port}`);
       const env = { DATABASE_URL: database.url, REDIS_URL: redis.url };
-      return programs.use(new PageProgram(text, { port, env }));
+      return programs.use(new PageServer(text, { port, env }));
     });
     await Promise.all(nodes.map((node) => node.start()));
     await using client = connect(nodes.map(({ port }) => `ws://127.0.0.1:${port}`), {

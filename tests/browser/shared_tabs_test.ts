@@ -4,7 +4,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { createServer } from "../../mod.ts";
-import { pageBlocks } from "../brokers/page_program.ts";
+import { pageBlocks } from "../programs/page_server.ts";
 import { until } from "../waiting.ts";
 import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./browsers.ts";
 

@@ -1,7 +1,7 @@
 /** Runs the recipe for Python, with nothing but its standard library, while the server is killed. */
 import { assertEquals } from "@std/assert";
 import { isMissing } from "../brokers/programs.ts";
-import { pageBlocks, PageProgram } from "../brokers/page_program.ts";
+import { pageBlocks, PageServer } from "../programs/page_server.ts";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { lowPort } from "../networks/ports.ts";
 import { PeerServer } from "./peers.ts";
@@ -39,7 +39,7 @@ Deno.test({
     const blocks = await pageBlocks(PAGE);
     const port = lowPort();
     const text = blocks.get("server.ts")!.replace("port: 8000", `port: ${port}`);
-    await using server = new PageProgram(text, { port, env: { REDIS_URL: redis.url } });
+    await using server = new PageServer(text, { port, env: { REDIS_URL: redis.url } });
     await server.start();
 
     const folder = await Deno.makeTempDir();

@@ -20,8 +20,8 @@ export async function pageBlocks(page: string): Promise<Map<string, string>> {
   return new Map(blocks.flatMap((it) => it.kind === "file" ? [[it.path, it.text]] : []));
 }
 
-/** Options of {@linkcode PageProgram}. */
-export interface PageProgramOptions {
+/** Options of {@linkcode PageServer}. */
+export interface PageServerOptions {
   /** The port on which the program listens. */
   readonly port: number;
   /** Further environment variables. */
@@ -29,13 +29,13 @@ export interface PageProgramOptions {
 }
 
 /** A server program, which uses the library of this repository. */
-export class PageProgram implements AsyncDisposable {
+export class PageServer implements AsyncDisposable {
   readonly port: number;
   readonly #env: Readonly<Record<string, string>>;
   readonly #file: string;
   #child: Deno.ChildProcess | undefined;
 
-  constructor(text: string, { port, env }: PageProgramOptions) {
+  constructor(text: string, { port, env }: PageServerOptions) {
     this.port = port;
     this.#env = env;
     this.#file = Deno.makeTempFileSync({ suffix: ".ts" });
