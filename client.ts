@@ -15,9 +15,9 @@
  * - 12.7 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 5.3 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 17.6 KiB for the first state.
+ * - 19.5 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 108.7 KiB.
+ * If you bundle the client as a single file, it is at most 110.3 KiB.
  *
  * @example Usage
  * ```ts

@@ -70,6 +70,7 @@ export const CLIENT_KINDS: {
   "open state": {
     mutations: objectWith("Mutations", "check"),
     onConflict: "function",
+    store: "boolean",
     user: "string",
   },
   publish: { ...PUBLISH, delivery: DELIVERY },

@@ -791,7 +791,13 @@ export class Client<C extends Contract = Contract>
   /**
    * Forgets the guest that this client is, so that the next session, after a reconnect or a page
    * reload, is a new guest. The current session remains the same guest. Call this, for example,
-   * before you reload the page for someone else. It has no effect on a client that is signed in.
+   * before you reload the page for someone else.
+   *
+   * With the option `store`, it also deletes everything that is kept for the user of the store,
+   * signed in or not, in all open pages. Calls that wait are not sent, and their promises reject
+   * with the code `cancelled`. What was sent before may still be handled. Later calls are kept again.
+   *
+   * @returns Resolves once the store is empty.
    *
    * @example Usage
    * ```ts
@@ -816,8 +822,9 @@ export class Client<C extends Contract = Contract>
    * assertEquals(guests.size, 2);
    * ```
    */
-  forget(): void {
+  async forget(): Promise<void> {
     this.#guest.forget();
+    await this.#keeper?.forget();
   }
 
   /**

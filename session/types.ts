@@ -221,8 +221,6 @@ export interface Lineage<S> {
    * has sent its id.
    */
   client?: string | undefined;
-  /** On a server: names of the producers that the client has introduced in this session. */
-  producers?: Set<string> | undefined;
 }
 
 /**

@@ -54,29 +54,29 @@ const MAX_PART_BYTES = {
   "chunk_insight": 12.7 * KIB,
   "chunk_responses": 5.3 * KIB,
   /** Live state. */
-  "chunk_state": 17.6 * KIB,
+  "chunk_state": 19.5 * KIB,
 };
 
 /**
  * The maximum size that the React hooks add to a page that connects, in bytes, without React
  * itself.
  */
-const MAX_REACT_BYTES = 5.8 * KIB;
+const MAX_REACT_BYTES = 5.9 * KIB;
 
 /**
  * The maximum size of what a page with one mutation of live state loads at first, and with the
  * state, in bytes. Its function, and what it calls, loads with the page.
  */
-const MAX_MUTATION_BYTES = { first: 41.7 * KIB, state: 57.5 * KIB };
+const MAX_MUTATION_BYTES = { first: 41.7 * KIB, state: 59.2 * KIB };
 
 /** The maximum size of the whole client in one file, in bytes, minified and gzipped. */
-const MAX_FILE_BYTES = 108.7 * KIB;
+const MAX_FILE_BYTES = 110.3 * KIB;
 
 /**
  * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
  * than one file.
  */
-const MAX_PARTS_BYTES = 114.4 * KIB;
+const MAX_PARTS_BYTES = 116.4 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {

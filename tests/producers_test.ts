@@ -4,7 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { BrokerError, guest, RequestError, type ServeOptions } from "../mod.ts";
 import { liveState } from "../streams/mod.ts";
 import { type TestServer, testServer } from "../testing/mod.ts";
-import { fail, type Fate, FaultyStore, loseReply } from "./faulty_broker.ts";
+import { fail, type Fate, FaultyStore, loseReply, waitFor } from "./faulty_broker.ts";
 import { named, ProducingPeer, short } from "./peers/producing_peer.ts";
 import { passTime, turns } from "./waiting.ts";
 
@@ -602,4 +602,38 @@ Deno.test("A state takes no changes with the number of a producer", async () => 
     [{ reply: 1, error: "invalid" }, { ack: 1 }],
   );
   assertEquals(state.collection("cards").size, 0);
+});
+
+Deno.test("A publication whose decision outlives the claim of its node is made, once it is renewed", async () => {
+  using time = new FakeTime();
+  const store = new FaultyStore();
+  const broker = store.connect();
+  const [decided, claimed] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  await using server = testServer({
+    broker,
+    history: { news: {} },
+    authorize: () => true,
+    onPublish: () => decided.promise,
+  });
+  await passTime(time, 1_000);
+  using peer = await ProducingPeer.open(server as TestServer);
+  await peer.introduce(named("a"));
+  const sent = [
+    { publish: "news", data: 1, id: 1, seq: 1 },
+    { publish: "talk", data: 2, id: 2, seq: 2 },
+  ];
+  assertEquals(await peer.tell(...sent), []);
+  // The node renews its claim late.
+  broker.make("store.claim", waitFor(claimed.promise));
+  await passTime(time, 2_100);
+  decided.resolve();
+  await turns(20);
+  claimed.resolve();
+  await passTime(time, 100);
+  assertEquals(peer.envelopes.slice(-4), [
+    { reply: 1, data: {} },
+    { ack: 1 },
+    { reply: 2, data: {} },
+    { ack: 2 },
+  ]);
 });

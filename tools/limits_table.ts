@@ -36,6 +36,17 @@ import {
 } from "../client/store/store_checks.ts";
 import { MAX_ROOMS } from "../client/subscriptions/rooms.ts";
 import { MAX_WAITING, MAX_WAITING_BYTES } from "../client/state/writes.ts";
+import {
+  MAX_KEPT_ROWS_AGE_MS,
+  MAX_KEPT_ROWS_BYTES,
+  MAX_KEPT_STATE_BYTES,
+  MAX_KEPT_STATES,
+} from "../client/store/states/kept_rows.ts";
+import {
+  MAX_KEPT_WRITES,
+  MAX_KEPT_WRITES_AGE_MS,
+  MAX_KEPT_WRITES_BYTES,
+} from "../client/store/states/kept_writes.ts";
 import { LIMITS as READER } from "../client/subscriptions/subscription.ts";
 import { COSTS, MAX_COST_BUCKETS } from "../manager/costs.ts";
 import { MAX_IDLE_RATE_ACCOUNTS } from "../manager/rate_accounts.ts";
@@ -103,7 +114,7 @@ import {
 import {
   GUEST_SLOTS,
   MARK_MS,
-  PRODUCER_MARK_MS,
+  STORED_MARK_MS,
   USER_SLOTS,
 } from "../streams/state/mutation_marks.ts";
 import { MAX_WAITING as MAX_WAITING_UPDATES } from "../streams/state/row_queue.ts";
@@ -602,7 +613,7 @@ function serverBounds(): Bound[] {
       table: "streams",
       name: "clients whose last mutation a state remembers: of a user; of all guests; for how long",
       max: `${count(USER_SLOTS)}; ${count(GUEST_SLOTS)}; ${ms(MARK_MS)}, with a store ${
-        ms(PRODUCER_MARK_MS)
+        ms(STORED_MARK_MS)
       }`,
       full: "an older one is forgotten: a mutation that is sent again then rejects with `unknown`",
     },
@@ -1071,6 +1082,23 @@ function clientBounds(): Bound[] {
       name: "writes to a state that wait for their outcome, for example while offline",
       max: `${count(MAX_WAITING)}, ${bytes(MAX_WAITING_BYTES)}`,
       full: "`QueueFullError`",
+    },
+    {
+      table: "client",
+      name: "rows of a state in a store; of all states; states; for how long",
+      max: `${bytes(MAX_KEPT_STATE_BYTES)}; ${bytes(MAX_KEPT_ROWS_BYTES)}; ${
+        count(MAX_KEPT_STATES)
+      }; ${ms(MAX_KEPT_ROWS_AGE_MS)}`,
+      full: "a larger state isn't kept; the rows that were kept longest ago are deleted; " +
+        "`onError` is called once",
+    },
+    {
+      table: "client",
+      name: "writes to states in a store; for how long",
+      max: `${count(MAX_KEPT_WRITES)}, ${bytes(MAX_KEPT_WRITES_BYTES)}; ${
+        ms(MAX_KEPT_WRITES_AGE_MS)
+      }`,
+      full: "the oldest are dropped, and `onDropped` is called",
     },
     {
       table: "client",

@@ -146,6 +146,13 @@ export interface SkeinProviderProps<C extends Contract = Contract> {
    */
   readonly user?: string | undefined;
   /**
+   * Keeps the live states that the hooks open in the store of the client, as `store` of
+   * `client.state()` does.
+   *
+   * @default {true if `options` has a store}
+   */
+  readonly store?: boolean | undefined;
+  /**
    * How long a topic or durable stream stays open after its last component unmounts, in
    * milliseconds. At most 16 of them stay open this way at a time. A room stays open for at most
    * 500 ms, so that the other members see the leave.
@@ -553,7 +560,10 @@ class Provided {
       client,
       graceMs,
       runtime: options.runtime ?? platformRuntime(),
-      stateOptions: () => ({ mutations, user: this.#props.user }),
+      stateOptions: () => {
+        const { user, store = options.store !== undefined } = this.#props;
+        return { mutations, user, store };
+      },
       open: (connectAfter) =>
         connect(this.#url, {
           ...options,

@@ -18,6 +18,8 @@ import {
 } from "react";
 import { z } from "zod";
 import { RequestError } from "../../errors.ts";
+import { keptOn } from "../store/states/kept_fixture.ts";
+import { TestDisk } from "../store/test_disk_fixture.ts";
 import { defineContract } from "../../session/contract.ts";
 import { defineMutations } from "../../session/mutations/mod.ts";
 import { testServer, type TestServerOptions } from "../../testing/test_server.ts";
@@ -1124,6 +1126,29 @@ Deno.test("useCollection() shows that the server rejects the client, until it is
   await page.has("[ended aTea Cannot read state: the client is rejected (4403, by local)]");
   client.retryNow();
   await page.has("[live aTea ]");
+});
+
+Deno.test("useCollection() shows rows that an earlier page has kept, and how old they are", async () => {
+  const disk = new TestDisk();
+  await using server = boards();
+  await using own = await statesOf(server).open("board:1");
+  await own.collection<Card>("cards").set("a", { title: "Tea" });
+  const Board = () => {
+    const { rows, status, keptAt } = useCollection<Card>("board:1", "cards");
+    const state = useLiveState("board:1");
+    const isRecent = Date.now() - Number(keptAt) < 60_000;
+    return h("p", null, `${status} ${rows.get("a")?.title} ${isRecent} ${state.keptAt === keptAt}`);
+  };
+  {
+    await using client = server.connect({ store: keptOn(disk) });
+    using page = new Page();
+    page.show(h(SkeinProvider, { client, store: true }, h(Board)));
+    await page.has("live Tea false true");
+  }
+  using page = new Page();
+  const options = { store: keptOn(disk), transports: ["websocket"], onError() {} } as const;
+  page.show(h(SkeinProvider, { url: "ws://127.0.0.1:1/", options }, h(Board)));
+  await page.has("stale Tea true true");
 });
 
 Deno.test("useCollection() hydrates with no rows, and leaves no state that loads too late", async () => {

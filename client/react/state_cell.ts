@@ -8,10 +8,16 @@ import { Cell, errorOf, type Rounds } from "./cell.ts";
 export interface LiveStateSnapshot {
   /**
    * The status is `pending` until the rows have arrived, then `live`. It is `lost` while there is
-   * no connection; the rows are those last known. It is `ended` if the state cannot be read, and
-   * while the server rejects the client; see `error`.
+   * no connection; the rows are those last known. It is `stale` while the rows are those that an
+   * earlier page has kept in the client's store. It is `ended` if the state cannot be read, and while
+   * the server rejects the client; see `error`.
    */
   readonly status: ClientStateStatus;
+  /**
+   * While the status is `stale`, the time at which the rows were last up to date, in milliseconds
+   * since the Unix epoch.
+   */
+  readonly keptAt: number | undefined;
   /** The number of writes of this page whose outcome is not known yet. */
   readonly pendingWrites: number;
   /** The error that ended the state, or the rejection of the client. */
@@ -33,6 +39,7 @@ export interface CollectionSnapshot<T = unknown> extends Omit<LiveStateSnapshot,
 
 export const PENDING_STATE: LiveStateSnapshot = Object.freeze({
   status: "pending",
+  keptAt: undefined,
   pendingWrites: 0,
   error: undefined,
 });
@@ -40,6 +47,7 @@ export const PENDING_STATE: LiveStateSnapshot = Object.freeze({
 export const PENDING_COLLECTION: CollectionSnapshot<never> = Object.freeze({
   rows: new Map<string, never>(),
   status: "pending",
+  keptAt: undefined,
   error: undefined,
 });
 
@@ -94,7 +102,7 @@ export class StateCell extends Cell<LiveStateSnapshot> {
     const last = this.snapshot;
     const isSame = status === last.status && pendingWrites === last.pendingWrites &&
       error === last.error;
-    return isSame ? last : { status, pendingWrites, error };
+    return isSame ? last : { status, keptAt: this.#state?.keptAt, pendingWrites, error };
   }
 
   async #open(client: Client, id: string, options: ClientStateOptions): Promise<ClientState> {
@@ -135,15 +143,15 @@ export function collectionOf(
   name: string,
   seen: CollectionSnapshot,
 ): CollectionSnapshot {
-  const { status, error } = cell?.snapshot ?? PENDING_STATE;
-  const wasKnown = seen.status === "live" || seen.status === "lost";
+  const { status, keptAt, error } = cell?.snapshot ?? PENDING_STATE;
+  const wasKnown = seen.status === "live" || seen.status === "lost" || seen.status === "stale";
   let next: CollectionSnapshot;
   try {
     next = status === "pending" && wasKnown
-      ? { rows: seen.rows, status: "lost", error }
-      : { rows: cell?.rows(name) ?? PENDING_COLLECTION.rows, status, error };
+      ? { rows: seen.rows, status: "lost", keptAt, error }
+      : { rows: cell?.rows(name) ?? PENDING_COLLECTION.rows, status, keptAt, error };
   } catch (error) {
-    next = { rows: seen.rows, status: "ended", error: seen.error ?? errorOf(error) };
+    next = { rows: seen.rows, status: "ended", keptAt, error: seen.error ?? errorOf(error) };
   }
   const isSame = next.rows === seen.rows && next.status === seen.status &&
     next.error === seen.error;

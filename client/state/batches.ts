@@ -72,14 +72,30 @@ export class Footprint {
  */
 export class MutationNumbers {
   readonly #rows: ClientRows;
+  readonly #runtime: Runtime;
   readonly #client: string;
+  /** The name for mutations that are kept: 128 random bits, which no one can guess. */
+  #kept: string | undefined;
   #last = 0;
   /** Version of the last mutation that was made. */
   #made = 0;
 
   constructor(runtime: Runtime, rows: ClientRows) {
     this.#rows = rows;
+    this.#runtime = runtime;
     this.#client = newTxid(runtime);
+  }
+
+  /** Gives a mutation its number before it is sent, and permanently. */
+  fix(program: Program): void {
+    program.client ??= this.#kept ??= newTxid(this.#runtime) + newTxid(this.#runtime);
+    program.number ||= ++this.#last;
+    program.sentAt ||= this.#version;
+  }
+
+  /** The newest version that this client knows. */
+  get #version(): number {
+    return Math.max(this.#rows.version, this.#made);
   }
 
   /**
@@ -96,16 +112,18 @@ export class MutationNumbers {
     const programs = writes.map(({ program }) => program!);
     const txids = writes.map(({ txid }) => txid);
     for (const program of isRepeat ? [] : programs) {
-      program.number = ++this.#last;
-      program.sentAt = Math.max(this.#rows.version, this.#made);
+      if (program.client === undefined) program.number = ++this.#last;
+      if (program.client === undefined || program.client === this.#kept) {
+        program.sentAt = this.#version;
+      }
     }
-    const [{ number: n, sentAt: since }] = programs as [Program];
+    const [{ number: n, sentAt: since, client = this.#client }] = programs as [Program];
     const mutations = programs.map(({ of: { mutation } }) => {
       const { name, input } = mutation!;
       return input === undefined ? [name] : [name, input];
     });
     const again = isRepeat || undefined;
-    return { mutations, client: this.#client, n, since, again, txids };
+    return { mutations, client, n, since, again, txids };
   }
 
   /**

@@ -21,7 +21,7 @@ export const NAMES: {
   "call mutation": { signal: 1 },
   "delete row": { expect: 1, signal: 1 },
   "insert row": { signal: 1, ttlMs: 1 },
-  "open state": { mutations: 1, onConflict: 1, user: 1 },
+  "open state": { mutations: 1, onConflict: 1, store: 1, user: 1 },
   "read changes": { signal: 1 },
   "update state": { signal: 1 },
   "write row": { ttlMs: 1 },

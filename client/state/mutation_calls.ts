@@ -6,6 +6,7 @@ import { compileStates } from "../../session/state_schemas.ts";
 import type { StateWriteOptions } from "../../session/state_types.ts";
 import { freezeRow } from "../../session/rows/row_values.ts";
 import type { ClientStateParts } from "./shared_state.ts";
+import type { MutationCall, ProgramFunction } from "./programs.ts";
 import type { NewProgram } from "./write.ts";
 
 /** The changes of a mutation that only the server runs. */
@@ -16,7 +17,7 @@ interface MutationParts extends Pick<ClientStateParts, "check" | "contract" | "s
   readonly mutations?: Mutations | undefined;
   readonly user?: string | undefined;
   readonly isReading: () => boolean;
-  readonly run: (program: Omit<NewProgram, "writer">) => Promise<number>;
+  readonly run?: (program: Omit<NewProgram, "writer">) => Promise<number>;
 }
 
 /** The calls of mutations by name, in a client without a contract. */
@@ -46,13 +47,27 @@ export function callsOf(id: string, parts: MutationParts): AnyMutationCalls {
       name,
       async (input?: unknown, options: Pick<StateWriteOptions, "signal"> = {}) => {
         parts.check("call mutation", options);
-        return await parts.run({
+        return await parts.run!({
           function: functionOf(id, { name, input: copyOf(name, input) }, parts),
           signal: options.signal,
         });
       },
     ])),
   );
+}
+
+/** Returns the function of a mutation that an earlier page has called. */
+export function keptFunction(
+  id: string,
+  mutation: MutationCall,
+  parts: MutationParts,
+): ProgramFunction {
+  const { mutations, contract } = parts;
+  const names = mutations?.namesOf(id) ?? namesIn(contract, id);
+  // Without its function, it is only sent.
+  return names.includes(mutation.name)
+    ? functionOf(id, mutation, parts)
+    : { mutation, run: () => NONE };
 }
 
 function namesIn(contract: Contract | undefined, id: string): readonly string[] {

@@ -68,8 +68,10 @@ export class Program implements Reads {
   isEarly = false;
   /** Aborts when the write leaves the queue. */
   readonly over: AbortController = new AbortController();
-  /** A mutation's number, once it was sent. */
+  /** A mutation's number; 0 before it has one. */
   number = 0;
+  /** Name of the client that has given this number permanently; it may be that of an earlier page. */
+  client: string | undefined;
   /** Version that the client knew when the mutation was first sent. */
   sentAt = 0;
   /** The version in which the server has made the mutation. */

@@ -35,6 +35,11 @@ export interface WrittenRow {
   readonly value: Value;
 }
 
+/** A row that was kept. */
+export interface KeptRow extends WrittenRow {
+  readonly version: number;
+}
+
 /** A write that gives values to rows before the server has, or the writer of an ephemeral row. */
 export interface RowWriter {
   /** Its place among the others. The value of the last one is seen. */
@@ -208,6 +213,35 @@ export class ClientRows extends Signal implements RowSource {
       this.#missing = undefined;
     }
     this.#refresh(names.map(readRowName));
+  }
+
+  /** Shows rows that were kept at a version, until the stream goes on. */
+  restore(kept: readonly KeptRow[], version: number): void {
+    const next = this.#next = new Collections();
+    for (const { type, ...row } of kept) next.set(type, { ...row, value: freezeRow(row.value) });
+    this.complete(version);
+  }
+
+  /** The complete rows of the stream, without those of writes; `undefined` while some are missing. */
+  get stored(): Collections | undefined {
+    return this.#next || this.#isHidden ? undefined : this.#delivered;
+  }
+
+  /** Shows no rows, until the stream has delivered all of them. */
+  discard(): void {
+    this.restart();
+    this.isLoaded = false;
+    this.#delivered = new Collections();
+    this.#isAllDue = true;
+    this.#touch();
+  }
+
+  /** Shows the rows of some collections no longer, which are not in the stream. */
+  separate(names: Iterable<string>): void {
+    this.ephemeral = new Set([...this.ephemeral, ...names]);
+    for (const name of names) {
+      this.#refresh([...this.#seen.get(name).view.keys()].map((key) => [name, key]));
+    }
   }
 
   /** Collects the rows that the stream delivers from now on, to replace the present ones. */

@@ -6,8 +6,8 @@ import { Backoff } from "../../base/backoff.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
-import { pause } from "../../base/wait.ts";
-import { RequestError, SessionClosedError } from "../../errors.ts";
+import { pause, within } from "../../base/wait.ts";
+import { CloseCode, RequestError, SessionClosedError } from "../../errors.ts";
 import { validate } from "../../base/standard_schema.ts";
 import type { Contract } from "../../session/contract.ts";
 import { closedError } from "../../session/core.ts";
@@ -26,7 +26,9 @@ import type { ClientStatus, ClientSubscribeOptions } from "../client_options.ts"
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import { Ephemeral } from "./ephemeral.ts";
+import type { KeptRows, KeptSource, KeptWrite, StateKeeping } from "./keeping.ts";
 import type { RetryLine } from "./retry_line.ts";
+import type { MutationCall, ProgramFunction } from "./programs.ts";
 import { ClientRows, type WrittenRow } from "./rows.ts";
 import type { NewWrite, StateWriter } from "./write.ts";
 import { Writes } from "./writes.ts";
@@ -40,10 +42,21 @@ const FIRST_MS = 2_000;
 /** The same for a state that was lost with its server, which may have restarted. */
 const RETURN_MS = 60_000;
 
+/** Codes with which a state ends whose rows this client has to forget. */
+const UNREADABLE: ReadonlySet<string> = new Set([
+  "contract-changed",
+  "forbidden",
+  "gone",
+  "not-found",
+  "wrong-type",
+]);
+
 /**
  * The status of a state:
  *
  * - `pending`: the rows have not arrived yet.
+ * - `stale`: the rows are those that an earlier page or process has kept, with the writes made since.
+ *   The client has not reached the server since it opened the state. Requires the option `store`.
  * - `live`: the rows are kept up to date.
  * - `lost`: the connection is lost; the rows are those that were last known, with the writes made
  *   since.
@@ -51,11 +64,12 @@ const RETURN_MS = 60_000;
  *   state continues once the client is connected again. A client that may only write has this
  *   status too; its writes go on.
  */
-export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
+export type ClientStateStatus = "pending" | "stale" | "live" | "lost" | "ended";
 
 /** The methods of a client that a state uses. */
 interface StateClient {
   readonly status: StatusFeed<ClientStatus>;
+  readonly session: Session | undefined;
   subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
   whenConnected(options: WaitOptions): Promise<Session>;
 }
@@ -73,6 +87,8 @@ export interface ClientStateParts {
   readonly readStream: typeof readStream;
   /** The states that wait for room among the topics of the session. */
   readonly line: RetryLine;
+  /** Keeps a state in the client's store; `undefined` without a store. */
+  readonly keep?: ((source: KeptSource) => StateKeeping) | undefined;
 }
 
 /** A promise to settle. Pages may be compiled without the type `PromiseWithResolvers`. */
@@ -86,10 +102,12 @@ export interface Pending {
 export interface StateHandle extends StateWriter {
   /** Ends the handle, because the state has ended. */
   ended(): void;
+  /** Returns the function of a mutation that an earlier page has called. */
+  functionOf(mutation: MutationCall): ProgramFunction;
 }
 
 /** One state of a client. It begins to read the rows immediately. */
-export class SharedState {
+export class SharedState implements KeptSource {
   readonly id: string;
   readonly status: StatusFeed<ClientStateStatus> = new StatusFeed<ClientStateStatus>("pending");
   readonly rows: ClientRows = new ClientRows();
@@ -119,15 +137,25 @@ export class SharedState {
   #earlier: string | undefined;
   /** True from the start, and from a loss of the connection, until the rows are complete. */
   #isAwaited = true;
+  /** True once the client has begun to read the stream. */
+  #isBegun = false;
   /** Time of the first reply in this connection that there is no such state. */
   #missingSinceMs: number | undefined;
+  /** Keeps the state in the client's store. */
+  #keeping: StateKeeping | undefined;
+  #opening: Promise<KeptRows | undefined> | undefined;
+  /** Resolves once the server has told whether the store belongs to the client's user. */
+  readonly #owner = pending();
+  /** Time at which the rows that are shown were last up to date, while they are those that were kept. */
+  keptAt: number | undefined;
 
   /**
    * @param id The id.
    * @param parts The parts of the client.
    * @param onEnd Called when the state ends.
+   * @param isKept True to keep it in the client's store.
    */
-  constructor(id: string, parts: ClientStateParts, onEnd: () => void) {
+  constructor(id: string, parts: ClientStateParts, onEnd: () => void, isKept?: boolean) {
     const { client, contract, settings: { runtime, requestTimeoutMs } } = parts;
     this.id = id;
     this.#parts = parts;
@@ -143,11 +171,126 @@ export class SharedState {
       divert: (write) => this.#divert(write),
       isReading: () => this.isReading,
       whenCurrent: () => this.#whenCurrent(),
+      keeping: () => this.#keeping,
+      isStored: (collection) => this.isStored(collection),
+      whenOwned: () => within(runtime, this.#owner.promise, { signal: this.#closed.signal }),
       publish: (data) => this.#publish(data, this.#closed.signal),
     });
     this.#user = parts.settings.user;
     this.#unfollow = client.status.observe((status) => this.#follow(status));
+    if (isKept) void this.keep();
     void this.#run();
+  }
+
+  /** Keeps the state in the client's store. Resolves once the rows that were kept are shown. */
+  async keep(): Promise<void> {
+    await (this.#opening ??= this.#keep(!this.#isBegun));
+  }
+
+  async #keep(isFirst: boolean): Promise<KeptRows | undefined> {
+    const keeping = this.#keeping = this.#parts.keep!(this);
+    void this.#confirm(keeping);
+    const { rows: kept, writes } = await keeping.open();
+    if (this.status.isEnded || this.#keeping !== keeping) return undefined;
+    const rows = isFirst ? kept : undefined;
+    if (rows !== undefined) {
+      this.rows.restore(rows.rows, rows.position.offset);
+      this.keptAt = rows.keptAt;
+      this.#ready.resolve();
+      if (this.#rejection === undefined) this.status.set("stale");
+    } else keeping.restarted();
+    if (isFirst) this.#earlier ??= rows?.position.tag ?? writes.at(-1)?.tag;
+    this.restore(writes);
+    // Writes of other handles were made before.
+    this.writes.keep();
+    this.#check();
+    return rows;
+  }
+
+  /** Adds the writes that another page has left. */
+  restore(writes: readonly KeptWrite[]): void {
+    const [handle] = this.#handles;
+    if (handle === undefined) return;
+    const functionOf = (mutation: MutationCall) => handle.functionOf(mutation);
+    this.writes.restore(writes, { writer: handle, tag: this.#earlier ?? this.tag, functionOf });
+  }
+
+  /** Identity of the stream that the versions of rows belong to. */
+  get tag(): string | undefined {
+    return this.#subscription?.position?.tag ?? this.#earlier;
+  }
+
+  /** Returns false for a collection whose rows are not stored. */
+  isStored(collection: string): boolean {
+    const { contract } = this.#parts;
+    const known = contract && compileStates(contract)?.match(this.id)?.collections.get(collection);
+    return !known?.ephemeral && !this.rows.ephemeral.has(collection);
+  }
+
+  /** Asks the server whether the store belongs to the client's user. */
+  async #confirm(keeping: StateKeeping): Promise<void> {
+    const { session } = this.#parts.client;
+    try {
+      if (session === undefined) return;
+      const owner = await keeping.ownerOf(session);
+      if (owner !== "own") this.#disown(owner);
+      this.#owner.resolve();
+    } catch {
+      // The session has closed; the next one will tell.
+    }
+  }
+
+  /** Keeps nothing more, and shows nothing of what was kept. */
+  #disown(reason: "other-user" | "unsupported"): void {
+    if (this.#keeping === undefined) return;
+    if (reason === "unsupported") this.writes.leave();
+    else this.writes.end(otherUser(this.id), { leaves: true });
+    void this.#keeping.close();
+    this.#keeping = undefined;
+    if (this.keptAt === undefined) return;
+    this.keptAt = undefined;
+    this.rows.discard();
+    this.#ready = pending();
+    if (this.status.current === "stale") this.status.set("pending");
+  }
+
+  /** Waits until the rows that were kept may be compared with those of the server. */
+  async #begin(): Promise<string | undefined> {
+    const kept = await this.#opening;
+    this.#isBegun = true;
+    if (kept === undefined) return undefined;
+    await within(this.#runtime, this.#owner.promise, { signal: this.#closed.signal });
+    const { offset, tag } = kept.position;
+    return this.keptAt === undefined ? undefined : `${`${offset}`.padStart(16, "0")}_${tag}`;
+  }
+
+  /** True if the client's store keeps the state. */
+  get isKept(): boolean {
+    return this.#keeping !== undefined;
+  }
+
+  /** The version of the state in the client's contract. */
+  get contractVersion(): number | undefined {
+    const { contract } = this.#parts;
+    return contract && compileStates(contract)?.match(this.id)?.version;
+  }
+
+  /** Aborts when the state ends. */
+  get signal(): AbortSignal {
+    return this.#closed.signal;
+  }
+
+  /** The complete rows of the stream, and their position; `undefined` while some are missing. */
+  get stored(): KeptSource["stored"] {
+    const rows = this.rows.stored;
+    const position = this.#subscription?.position;
+    const isComplete = rows && position?.offset === this.rows.version && this.#wasLive;
+    return isComplete ? { rows, position } : undefined;
+  }
+
+  /** True while the rows are kept up to date. */
+  get isLive(): boolean {
+    return this.status.current === "live";
   }
 
   /** Resolves once the rows are complete; another promise after a rejection. */
@@ -176,6 +319,8 @@ export class SharedState {
     const of = { id: this.id, offset: undefined as string | undefined, isUpToDate: false };
     let gone: RequestError | undefined;
     try {
+      if (this.#opening) of.offset = await this.#begin();
+      this.#isBegun = true;
       while (!signal.aborted) {
         try {
           const subscribe = (topic: string, options: ClientSubscribeOptions) =>
@@ -204,6 +349,7 @@ export class SharedState {
           this.#earlier ??= of.offset?.slice(17);
           // Deletions that these rows lack may be forgotten, so all rows are read again.
           this.rows.restart();
+          this.#keeping?.restarted();
           this.writes.restarted(gone);
           of.offset = undefined;
         }
@@ -223,6 +369,7 @@ export class SharedState {
     const isDenial = error instanceof RequestError && error.failure.code === "forbidden";
     if (!isDenial) return this.#end(error);
     this.#isDenied = true;
+    this.#keeping?.forget();
     const message = `Cannot read state "${this.id}": ${error.message}`;
     const failure = new RequestError("forbidden", message, { cause: error });
     this.rows.failure = failure;
@@ -253,11 +400,14 @@ export class SharedState {
   /** Shows that the server rejects the client, which may connect again with another token. */
   #follow(client: ClientStatus): void {
     if (this.status.isEnded) return;
+    if (this.#parts.client.status.isEnded) this.#owner.reject(closed(this.id));
     if (client.name === "connected") {
       this.#missingSinceMs = undefined;
       this.#checkUser();
+      if (this.#keeping) void this.#confirm(this.#keeping);
     }
     if (client.name === "rejected") {
+      if (client.cause.code === CloseCode.forbidden) this.#keeping?.forget();
       this.#rejection = closedError("Cannot read state: the client is rejected", client.cause);
       this.#ready.reject(this.#rejection);
       this.status.set("ended");
@@ -265,7 +415,8 @@ export class SharedState {
       this.#rejection = undefined;
       if (this.#isDenied) return;
       if (!this.#wasLive) this.#ready = pending();
-      this.status.set(this.#wasLive ? "lost" : "pending");
+      if (this.keptAt !== undefined) this.#ready.resolve();
+      this.status.set(this.#wasLive ? "lost" : this.keptAt === undefined ? "pending" : "stale");
     }
   }
 
@@ -277,7 +428,8 @@ export class SharedState {
     this.#user = user;
     if (before === undefined) return;
     const error = otherUser(this.id);
-    this.writes.end(error);
+    this.writes.end(error, { leaves: true });
+    this.#disown("other-user");
     this.#ephemeral?.remove(error);
   }
 
@@ -296,6 +448,7 @@ export class SharedState {
       throw new RequestError("wrong-type", `The durable stream "${this.id}" is not keyed`);
     }
     const version = parseInt(offset);
+    this.#keeping?.delivered(data);
     this.writes.arrived(data);
     this.rows.deliver(data, version, !this.#isDenied && this.#isCurrentAt(version));
     this.writes.delivered(data);
@@ -316,13 +469,17 @@ export class SharedState {
       // They may wait for the functions of writes.
       if (this.status.current !== "live") this.rows.afterShown(() => this.#shown());
     } else if (this.status.current === "live" && !this.#isSubscribed) this.status.set("lost");
+    this.#keeping?.changed();
   }
 
   /** Tells that the application sees the complete rows. */
   #shown(): void {
     if (this.status.isEnded || this.#isDenied) return;
     this.#ready.resolve();
-    if (this.#isCurrent && this.status.current !== "live") this.status.set("live");
+    if (!this.#isCurrent || this.status.current === "live") return;
+    this.keptAt = undefined;
+    this.status.set("live");
+    this.#keeping?.changed();
   }
 
   /**
@@ -342,9 +499,7 @@ export class SharedState {
       return false;
     }
     for (const name of stored) this.#stored.add(name);
-    if (ephemeral.some((name) => !known.has(name))) {
-      this.rows.ephemeral = new Set([...known, ...ephemeral]);
-    }
+    if (ephemeral.some((name) => !known.has(name))) this.rows.separate(ephemeral);
     if (ephemeral.length > 0) this.#openEphemeral();
     return true;
   }
@@ -436,8 +591,9 @@ export class SharedState {
   /** Removes a handle, and rejects its writes. The last one ends the state. */
   leave(handle: StateHandle): void {
     if (!this.#handles.delete(handle)) return;
-    if (this.#handles.size === 0) return this.#end(undefined);
-    this.writes.end(closed(this.id), handle);
+    const [heir] = this.#handles;
+    if (heir === undefined) return this.#end(undefined);
+    this.writes.end(closed(this.id), { writer: handle, heir, leaves: true });
     this.#ephemeral?.remove(closed(this.id), handle);
     this.rows.notify();
   }
@@ -445,12 +601,16 @@ export class SharedState {
   #end(error: unknown): void {
     if (this.status.isEnded) return;
     this.#unfollow();
+    if (error instanceof RequestError && UNREADABLE.has(error.failure.code)) {
+      this.#keeping?.forget();
+    }
     this.#rejection = undefined;
     this.rows.failure = error;
     this.status.end("ended");
     this.#closed.abort();
     this.#ready.reject(error ?? closed(this.id));
-    this.writes.end(error ?? closed(this.id));
+    // Another page goes on with them, unless the state is gone.
+    this.writes.end(error ?? closed(this.id), { leaves: !(error instanceof RequestError) });
     this.#ephemeral?.end(error ?? closed(this.id));
     this.#current.notify();
     this.rows.notify();

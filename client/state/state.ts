@@ -12,7 +12,7 @@ import type {
   StateRow,
   StateRows,
 } from "../../session/contract.ts";
-import { type AnyMutationCalls, callsOf } from "./mutation_calls.ts";
+import { type AnyMutationCalls, callsOf, keptFunction } from "./mutation_calls.ts";
 import { newestChanges } from "../../session/state_changes.ts";
 import type { MutationCalls, Mutations } from "../../session/mutations/mutations.ts";
 import { runTransaction } from "../../session/mutations/transaction.ts";
@@ -58,6 +58,14 @@ export interface ClientStateOptions<C extends Contract = Contract> {
    * changes at once. Without them, `mutate` shows nothing until the server has made the changes.
    */
   readonly mutations?: Mutations<C> | undefined;
+  /**
+   * Keeps the rows in the store of the client, so that they are shown at once when the state is
+   * opened again, also without a network: with the status `stale` until the server's rows have
+   * arrived. Requires the option `store` of `connect`. Ephemeral rows are not kept.
+   *
+   * @default {false}
+   */
+  readonly store?: boolean | undefined;
   /** The client's user, for the context of these functions. The server uses its own. */
   readonly user?: string | undefined;
 }
@@ -155,7 +163,13 @@ export class ClientState implements Disposable, AsyncDisposable {
     this.#shared = shared;
     this.status = new StatusFeed(shared.status.current);
     const { pendingWrites } = this;
-    this.#handle = { onConflict, pendingWrites, ended: () => this.#end() };
+    const isReading = () => shared.isReading;
+    this.#handle = {
+      onConflict,
+      pendingWrites,
+      ended: () => this.#end(),
+      functionOf: (call) => keptFunction(this.id, call, { ...parts, ...options, isReading }),
+    };
     this.#unfollow = shared.status.observe((status) => {
       if (status !== this.status.current) this.status.set(status);
     });
@@ -165,7 +179,8 @@ export class ClientState implements Disposable, AsyncDisposable {
 
   /**
    * Resolves once the rows are complete; rejects if the state cannot be read, or the server rejects
-   * the client. After a rejection, the next attempt to connect has a new promise.
+   * the client. After a rejection, the next attempt to connect has a new promise. Rows that were kept
+   * in the store count as complete: `status` tells whether they are up to date.
    */
   get ready(): Promise<void> {
     const shared = this.#shared.ready;
@@ -175,6 +190,14 @@ export class ClientState implements Disposable, AsyncDisposable {
       this.#ready = { shared, own };
     }
     return this.#ready.own;
+  }
+
+  /**
+   * While the status is `stale`, the time at which the rows were last up to date, in milliseconds
+   * since the Unix epoch; otherwise `undefined`.
+   */
+  get keptAt(): number | undefined {
+    return this.#shared.keptAt;
   }
 
   /**
@@ -334,7 +357,7 @@ export class ClientState implements Disposable, AsyncDisposable {
     this.#isClosed = true;
     this.#end();
     this.#shared.leave(this.#handle);
-    if (count === 0) return;
+    if (count === 0 || this.#shared.isKept) return;
     const writes = count === 1 ? "1 write" : `${count} writes`;
     const line = `The state "${this.id}" was closed while ${writes} waited for the server; ` +
       'wait with flush() or "await using"';

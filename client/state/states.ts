@@ -2,6 +2,7 @@
 import { checkRowName } from "../../session/wire/rows.ts";
 import type { Keeper } from "../store/keeper.ts";
 import { NAMES } from "./calls.ts";
+import type { KeptSource } from "./keeping.ts";
 import { RetryLine } from "./retry_line.ts";
 import { type ClientStateParts, SharedState } from "./shared_state.ts";
 import { ClientState, type ClientStateOptions } from "./state.ts";
@@ -36,16 +37,28 @@ export class ClientStates {
     check("open state", options);
     checkRowName("open state", "id", id);
     const { readStream } = await recovery();
-    const parts = { ...this.#parts, check, readStream, line: this.#line };
-    return new ClientState(this.#share(id, parts), options, parts);
+    const { keeper } = this.#parts;
+    const isKept = options.store ?? false;
+    if (isKept && !keeper) {
+      throw new TypeError(
+        "Cannot open state: store requires a client with the option store, received none",
+      );
+    }
+    const keep = keeper && ((source: KeptSource) => keeper.state(source));
+    const parts = { ...this.#parts, check, readStream, line: this.#line, keep };
+    const shared = this.#share(id, parts, isKept);
+    // Joins first, so that another handle which closes meanwhile does not end the state.
+    const state = new ClientState(shared, options, parts);
+    if (isKept) await shared.keep();
+    return state;
   }
 
-  #share(id: string, parts: ClientStateParts): SharedState {
+  #share(id: string, parts: ClientStateParts, isKept: boolean): SharedState {
     const known = this.#open.get(id);
     if (known?.isUsable) return known;
     const shared: SharedState = new SharedState(id, parts, () => {
       if (this.#open.get(id) === shared) this.#open.delete(id);
-    });
+    }, isKept);
     this.#open.set(id, shared);
     return shared;
   }

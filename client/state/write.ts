@@ -90,6 +90,12 @@ export interface WriteTarget {
   isReading(): boolean;
   /** Resolves once the client is connected, and has the present rows. */
   whenCurrent(): Promise<void>;
+  /** Keeps the writes in the client's store. */
+  keeping(): WriteKeeping | undefined;
+  /** Returns false for a collection whose rows are not stored. */
+  isStored(collection: string): boolean;
+  /** Resolves once writes may be sent, because the store belongs to the client's user. */
+  whenOwned(): Promise<void>;
   /** Sends a publication, and returns the data of the reply. */
   publish(data: object): Promise<unknown>;
 }
@@ -110,6 +116,10 @@ export interface Attempt {
 
 export interface QueuedWrite extends Attempt, RowWriter {
   readonly writer: StateWriter;
+  /** True if an earlier page has made it, or a handle that is closed: no promise tells its outcome. */
+  readonly isRestored?: boolean | undefined;
+  /** True if it stays in the store when its handle is closed. */
+  isKept: boolean;
   /** The function that makes the changes; none once they no longer depend on rows. */
   program: Program | undefined;
   /** Conditions on rows that the write does not change. */
@@ -134,6 +144,20 @@ export interface QueuedWrite extends Attempt, RowWriter {
    * - `uncertain`: it was sent, and may have taken effect.
    */
   state: "new" | "adapted" | "uncertain";
+}
+
+/** Keeps writes in the client's store. None of the calls rejects because the store fails. */
+export interface WriteKeeping {
+  /** Keeps a write, as it is now, until it is dropped. */
+  put(write: QueuedWrite): void;
+  /** Keeps writes as they are sent. Resolves once they are stored, or the store has failed. */
+  sending(writes: readonly QueuedWrite[]): Promise<void>;
+  /**
+   * Deletes a write whose outcome is known.
+   *
+   * @param reason The error, if it took no effect or this is unknown.
+   */
+  drop(write: QueuedWrite, reason?: unknown): void;
 }
 
 /** Returns true if the server could not decide about a write for too long. */

@@ -17,7 +17,8 @@ import {
 } from "../../session/wire/rows.ts";
 import { changeableRow, rowOf } from "../../session/rows/row_values.ts";
 import { Footprint, MutationNumbers, newTxid } from "./batches.ts";
-import { Program, Programs } from "./programs.ts";
+import type { KeptWrite } from "./keeping.ts";
+import { type MutationCall, Program, type ProgramFunction, Programs } from "./programs.ts";
 import type { KnownRow } from "./rows.ts";
 import {
   type Attempt,
@@ -60,6 +61,9 @@ const REPLY_MS = 2_000;
 
 /** Bounds of the pauses before a write is sent again, which grow, in milliseconds. */
 const PAUSES = { firstDelayMs: 10, maxDelayMs: 1_000 };
+
+/** Why a mutation that an earlier page has sent cannot be traced. */
+const MADE_BEFORE = new RequestError("lost", "the state was lost since it was sent");
 
 /** Codes of mutations that the server rejects before it finds out whether it has made them. */
 const DOUBTFUL: ReadonlySet<string> = new Set([
@@ -139,6 +143,7 @@ export class Writes {
     if (waiting !== undefined) return this.#replace(waiting, changes, bytes);
     const write = this.#append({ writer, changes, update, signal, isTransaction, bytes });
     this.#target.rows.begin(write, changes);
+    this.#keep(write);
     return this.#added(write);
   }
 
@@ -158,11 +163,64 @@ export class Writes {
       changes: [],
       isTransaction: true,
     });
+    this.#keep(write);
     const added = this.#added(write);
     // A transaction without an asynchronous function is shown at once.
     if (mutation === undefined) this.#programs.start(write);
     this.#programs.run();
     return added;
+  }
+
+  /** Keeps a write in the client's store, if it has one. */
+  #keep(write: QueuedWrite): void {
+    const keeping = this.#target.keeping();
+    if (keeping === undefined) return;
+    const { program, update, changes } = write;
+    // The server recognizes it by its number, which no later page may give to another one.
+    if (program?.of.mutation) this.#mutations.fix(program);
+    write.isKept = program ? program.of.mutation !== undefined : update === undefined;
+    if (changes.every(({ type }) => this.#target.isStored(type))) keeping.put(write);
+    else write.isKept = false;
+  }
+
+  /** Keeps the writes that wait, from now on. */
+  keep(): void {
+    for (const write of this.#queue) this.#keep(write);
+  }
+
+  /**
+   * Adds the writes that an earlier page has kept.
+   *
+   * @param kept The writes, in their order.
+   * @param options The handle that they belong to from now on; the stream that the versions of rows
+   * belong to; and the functions of mutations.
+   */
+  restore(
+    kept: readonly KeptWrite[],
+    { writer, tag, functionOf }: {
+      readonly writer: StateWriter;
+      readonly tag: string | undefined;
+      readonly functionOf: (mutation: MutationCall) => ProgramFunction;
+    },
+  ): void {
+    for (const { changes, isTransaction, txid, mutation, isSent, tag: of } of kept) {
+      const program = mutation && new Program(functionOf(mutation));
+      const { number, sentAt, client } = mutation ?? {};
+      if (program) Object.assign(program, { number, sentAt, client });
+      const text = JSON.stringify(mutation ? [mutation.name, mutation.input] : changes);
+      const write = this.#push({
+        ...{ writer, changes, isTransaction, txid, program, bytes: text.length },
+        ...{ isRestored: true, isKept: true, state: isSent ? "uncertain" : "new" },
+      });
+      // An error is told by `onDropped`.
+      write.settling.promise.catch(() => {});
+      this.#target.rows.begin(write, changes);
+      if (of !== undefined && tag !== undefined && of !== tag) this.#forget(write);
+    }
+    this.#changed.notify();
+    this.#tellCount(writer);
+    if (kept.length > 0 && !this.#isRunning) void this.#run();
+    this.#programs.run();
   }
 
   #append(
@@ -171,15 +229,19 @@ export class Writes {
       & { readonly bytes: number; readonly program?: Program },
   ): QueuedWrite {
     this.#checkRoom(bytes, this.#queue.length);
+    return this.#push({ ...write, program, bytes });
+  }
+
+  #push(
+    write: Partial<QueuedWrite> & NewWrite & Pick<QueuedWrite, "bytes" | "program">,
+  ): QueuedWrite {
     const queued: QueuedWrite = {
       update: undefined,
       signal: undefined,
       isTransaction: undefined,
-      ...write,
       order: this.#count++,
       txid: newTxid(this.#target.runtime),
-      program,
-      bytes,
+      isKept: false,
       settling: Promise.withResolvers<number>(),
       checks: [],
       earlier: undefined,
@@ -189,9 +251,10 @@ export class Writes {
       undecidedSinceMs: undefined,
       untraceable: undefined,
       state: "new",
+      ...write,
     };
     this.#queue.push(queued);
-    this.#bytes += bytes;
+    this.#bytes += write.bytes;
     return queued;
   }
 
@@ -230,6 +293,7 @@ export class Writes {
       seen: rows.versionOf(one.type, one.key),
     }));
     if (write.changes.length === 0) this.#settle(write, rows.version);
+    else this.#keep(write);
   }
 
   /** Settles as a write does, or rejects when the signal aborts. */
@@ -276,6 +340,7 @@ export class Writes {
     const [{ seen }] = write.changes as [WriteChange];
     Object.assign(write, { changes: changes.map((one) => ({ ...one, seen })), bytes, settling });
     this.#target.rows.rewrite(write, write.changes[0]!);
+    this.#keep(write);
     return settling.promise;
   }
 
@@ -323,7 +388,10 @@ export class Writes {
       if (program?.madeAt !== undefined) program.madeAt = 0;
       // It depends on versions of the earlier stream, and was not sent.
       else if (write.state === "adapted" && !this.#sent.includes(write)) write.state = "new";
-      else if (write.state !== "new") write.untraceable = reason;
+      // A mark or a version tells, unless it is another stream.
+      else if (write.isRestored && write.state === "uncertain") {
+        if (program === undefined) write.state = "new";
+      } else if (write.state !== "new") write.untraceable = reason;
     }
   }
 
@@ -332,25 +400,64 @@ export class Writes {
    * be the same by chance.
    */
   forget(): void {
-    for (const write of [...this.#queue]) {
-      if (write.state !== "new") continue;
-      for (const change of write.changes) {
-        if (change.expect) this.#fail(write, unexpected(change, change.expect));
-      }
-      this.#revise(write, (change) => ({ ...change, seen: change.seen && -1 }));
+    for (const write of [...this.#queue]) this.#forget(write);
+  }
+
+  #forget(write: QueuedWrite): void {
+    const { isRestored, program } = write;
+    if (isRestored && program === undefined) write.state = "new";
+    else if (isRestored) {
+      program!.sentAt = 0;
+      if (write.state === "uncertain") write.untraceable = MADE_BEFORE;
     }
+    if (write.state !== "new") return;
+    for (const change of write.changes) {
+      if (change.expect) this.#fail(write, unexpected(change, change.expect));
+    }
+    this.#revise(write, (change) => ({ ...change, seen: change.seen && -1 }));
   }
 
   /**
    * Rejects writes.
    *
    * @param reason The reason.
-   * @param writer The handle that made the writes; by default, any.
+   * @param options The handle that made the writes, by default any; and true to leave the writes in
+   * the store that it keeps, for `heir` if there is one, or for a later page.
    */
-  end(reason: unknown, writer?: StateWriter): void {
+  end(
+    reason: unknown,
+    { writer, heir, leaves = false }: {
+      readonly writer?: StateWriter | undefined;
+      readonly heir?: StateWriter | undefined;
+      readonly leaves?: boolean | undefined;
+    } = {},
+  ): void {
     const isIt = (write: QueuedWrite) => writer === undefined || write.writer === writer;
     this.#doubt(this.#sent.filter(isIt));
-    for (const write of this.#queue.filter(isIt)) this.#fail(write, reason);
+    for (const write of this.#queue.filter(isIt)) {
+      const isLeft = leaves && write.isKept && this.#target.keeping() !== undefined;
+      if (isLeft && heir) this.#inherit(write, heir, reason);
+      else this.#fail(write, reason, isLeft);
+    }
+    if (heir) this.#tellCount(heir);
+  }
+
+  /** Leaves the writes of earlier pages in the store, and keeps no others. */
+  leave(): void {
+    for (const write of [...this.#queue]) {
+      if (write.isRestored) this.#fail(write, undefined, true);
+      else this.#target.keeping()?.drop(write);
+    }
+  }
+
+  /** Rejects the promise of a write, which goes on for another handle. */
+  #inherit(write: QueuedWrite, heir: StateWriter, reason: unknown): void {
+    const { settling, writer } = write;
+    Object.assign(write, { writer: heir, isRestored: true });
+    write.settling = Promise.withResolvers<number>();
+    write.settling.promise.catch(() => {});
+    settling.reject(write.state === "uncertain" ? unknownOutcome(reason) : reason);
+    this.#tellCount(writer);
   }
 
   async #run(): Promise<void> {
@@ -365,7 +472,7 @@ export class Writes {
         else if (this.#queue.length > 0) await changed;
       }
     } catch (error) {
-      this.end(error);
+      this.end(error, { leaves: !(error instanceof RequestError) });
     } finally {
       this.#isRunning = false;
     }
@@ -384,6 +491,8 @@ export class Writes {
     const made = new Footprint();
     const isRepeat = this.#queue.some(isRepeated);
     let isRepeatLate = false;
+    /** True if a mutation whose number is permanent waits, so that later ones wait too. */
+    let isNumberLate = false;
     let bytes = 0;
     for (const write of [...this.#queue]) {
       const { program } = write;
@@ -393,31 +502,37 @@ export class Writes {
         continue;
       }
       if (this.#isGivenUp(write)) continue;
+      const isFixed = program?.client !== undefined && write.state !== "uncertain";
       if (program?.isRun === false) {
-        if (program.isSlow) continue;
-        break;
+        if (!program.isSlow) break;
+        isNumberLate ||= isFixed;
+        continue;
       }
       const isMutation = program?.of.mutation !== undefined;
       const isAgain = isRepeated(write);
       if (isAgain && write.timer !== undefined) isRepeatLate = true;
-      const isEarly = isMutation && isRepeat && (!isAgain || isRepeatLate);
+      const isEarly = isMutation && isRepeat && (!isAgain || isRepeatLate) ||
+        isFixed && isNumberLate;
       const isHeld = write.timer !== undefined || isEarly || !isAgain && held.overlaps(own) ||
         !isMutation && (made.overlaps(own) || !this.#isReady(write));
       if (isHeld) {
         held.add(own);
+        isNumberLate ||= isFixed;
         continue;
       }
       const last = batch.at(-1)?.program;
       const isOther = batch.length > 0 && isMutation !== (last?.of.mutation !== undefined);
       // The version that such a write may expect comes with the reply to the earlier one.
       const isDependent = isMutation
-        ? isAgain && last !== undefined && last.number + 1 !== program.number
+        ? last !== undefined && (isAgain || program.client !== undefined) &&
+          (last.number + 1 !== program.number || last.client !== program.client)
         : rows.overlaps(own);
       const isLarge = batch.length > 0 && bytes + write.bytes > this.#maxBytes;
       if (isOther || isDependent || isLarge || batch.length >= this.#maxWrites) break;
       const diverted = write.state === "new" && this.#target.divert(write);
       if (diverted) {
         this.#remove(write);
+        this.#target.keeping()?.drop(write);
         this.#target.rows.end(write, write.changes);
         write.settling.resolve(diverted);
         write.earlier?.settling.resolve(diverted);
@@ -549,11 +664,12 @@ export class Writes {
 
   async #send(batch: readonly QueuedWrite[]): Promise<void> {
     const { publish, runtime, signal } = this.#target;
+    const restarts = this.#restarts;
     const data = this.#publication(batch);
+    this.#sent = batch;
+    if (!await this.#keepSent(batch, restarts)) return;
     for (const write of batch) if (write.state === "adapted") write.untraceable = undefined;
     let reply: unknown;
-    this.#sent = batch;
-    const restarts = this.#restarts;
     const startMs = runtime.monotonic();
     try {
       reply = await publish(data);
@@ -585,6 +701,20 @@ export class Writes {
     const inTime = batch.length * REPLY_MS / (runtime.monotonic() - startMs);
     this.#maxWrites = Math.min(MAX_WRITES, inTime);
     this.#replied(batch, reply, restarts === this.#restarts);
+  }
+
+  /** Keeps writes as they are sent. Returns false if they can't be sent as they are any more. */
+  async #keepSent(batch: readonly QueuedWrite[], restarts: number): Promise<boolean> {
+    const keeping = this.#target.keeping();
+    if (keeping === undefined) return true;
+    await this.#target.whenOwned();
+    await keeping.sending(batch.filter(({ isKept }) => isKept));
+    const isSame = restarts === this.#restarts &&
+      batch.every((write) => this.#queue.includes(write) && !write.signal?.aborted);
+    if (isSame) return true;
+    this.#sent = [];
+    this.#renew(batch);
+    return false;
   }
 
   /** Handles the loss of the reply to writes. */
@@ -665,7 +795,9 @@ export class Writes {
     if (this.#isGivenUp(write) || !this.#queue.includes(write)) return;
     const of = { type, key };
     const isIt = isOf(of);
-    if (write.state === "uncertain") {
+    const isPlain = program === undefined &&
+      !write.changes.some(({ expect }) => expect !== undefined);
+    if (write.state === "uncertain" && !(write.isRestored && isPlain)) {
       // A function that has read the row may depend on it.
       const isDeletion = ({ value, expect, seen, isRead = false }: WriteChange) =>
         value === undefined && expect === undefined && seen > 0 && !isRead;
@@ -717,6 +849,7 @@ export class Writes {
 
   #settle(write: QueuedWrite, version: number, isSame = true): void {
     this.#remove(write);
+    this.#target.keeping()?.drop(write);
     // Later writes of these rows have seen this one.
     for (const later of this.#queue) {
       if (later.state !== "new" || later.program !== undefined) continue;
@@ -742,6 +875,7 @@ export class Writes {
     const { rows } = this.#target;
     if (madeAt === undefined || !isAny && rows.version < madeAt) return;
     this.#remove(write);
+    this.#target.keeping()?.drop(write);
     rows.end(write, shown!);
     rows.afterShown(() => write.settling.resolve(madeAt));
     this.#tellCount(write.writer);
@@ -762,15 +896,17 @@ export class Writes {
     if (isUncertain) write.changes = write.changes.map((one) => ({ ...one, seen, since }));
     else write.state = "new";
     this.#target.rows.rewrite(write, write.changes[0]!);
+    this.#keep(write);
   }
 
   /** Rejects a write: with an error, or with `unknown` if it may have taken effect before. */
-  #fail(write: QueuedWrite, error: unknown): void {
+  #fail(write: QueuedWrite, error: unknown, isLeft = false): void {
     if (write.program?.madeAt !== undefined) return this.#endMade(write, true);
     this.#remove(write);
     const { rows } = this.#target;
     rows.end(write, write.program?.shown ?? write.changes);
     const reason = write.state === "uncertain" ? unknownOutcome(error) : error;
+    if (!isLeft) this.#target.keeping()?.drop(write, reason);
     rows.afterShown(() => {
       write.settling.reject(reason);
       write.earlier?.settling.reject(reason);

@@ -28,6 +28,9 @@ function writesOver(publish: WriteTarget["publish"], runtime: Partial<Runtime>) 
     divert: () => undefined,
     isReading: () => true,
     whenCurrent: () => Promise.resolve(),
+    keeping: () => undefined,
+    isStored: () => true,
+    whenOwned: () => Promise.resolve(),
     publish,
   });
   return { rows, writes, writer };

@@ -2,7 +2,15 @@
 import type { RequestError } from "../../errors.ts";
 
 /** Kinds of what a client keeps until the server has handled it. */
-export type KeptKind = "message" | "publication" | "request" | "set" | "delete" | "mutation";
+export type KeptKind =
+  | "message"
+  | "publication"
+  | "request"
+  | "set"
+  | "delete"
+  | "update"
+  | "transaction"
+  | "mutation";
 
 /**
  * The reason why something kept isn't sent any more:
@@ -14,6 +22,8 @@ export type KeptKind = "message" | "publication" | "request" | "set" | "delete" 
  *   because the page that made the call is gone.
  * - `expired`: it was never sent within seven days.
  * - `full`: it was the oldest of more than the outbox may have.
+ * - `function`: the function of an `update`, or of a transaction that reads rows, was lost with its
+ *   page before it was sent.
  * - `damaged`: what the store returned isn't what a client has stored.
  * - `newer`: a newer version of Skein has stored it.
  */
@@ -23,6 +33,7 @@ export type DropReason =
   | "rejected"
   | "expired"
   | "full"
+  | "function"
   | "damaged"
   | "newer";
 
@@ -34,7 +45,10 @@ export interface OutboxDrop {
   readonly topic: string | undefined;
   /** Why it won't be sent any more. */
   readonly reason: DropReason;
-  /** The data of the call; `undefined` if that can't be told. */
+  /**
+   * The data of the call; `undefined` if that can't be told. Of a mutation, its name and input; of
+   * other writes of a state, the changes.
+   */
   readonly data?: unknown;
   /** The time of the call, in milliseconds since the Unix epoch. */
   readonly calledAt?: number | undefined;

@@ -151,6 +151,7 @@ interface OpenFile {
 /** A store in a SQLite file, which is opened by the first operation, for one process at a time. */
 export class FileStore implements Store {
   readonly name = "file";
+  readonly isExclusive = true;
   readonly #settings: FileSettings;
   #file: OpenFile | undefined;
   #isClosed = false;

@@ -37,6 +37,11 @@ export class GuardedStore {
     this.#settings = settings;
   }
 
+  /** True if no other page or process can have the store open. */
+  get isExclusive(): boolean {
+    return this.#store.isExclusive === true;
+  }
+
   /** Reads a page. Returns `undefined` if the store has failed. */
   read(range: StoreRange, options?: StoreReadOptions): Promise<StorePage | undefined> {
     return this.#guarded(() => this.#store.read(range, options));

@@ -7,10 +7,12 @@ import { internals, type Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings/settings.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import type { EncodedMessage } from "../../session/wire/encode.ts";
+import type { KeptSource, StateKeeping } from "../state/keeping.ts";
 import type { OutboxDrop } from "./dropped.ts";
 import { GuardedStore } from "./guarded_store.ts";
 import { KeptOutbox, type KeptPublishOptions } from "./kept_outbox.ts";
 import { KeptSession } from "./kept_session.ts";
+import { KeptState } from "./states/kept_state.ts";
 import { keyIn, rangeOf } from "./keys.ts";
 import type { Durability, Store } from "./store.ts";
 
@@ -92,6 +94,8 @@ export class Keeper {
   /** The tag of the user whom a server confirmed before. */
   #tag: Promise<string | undefined> | undefined;
   #isTaking = true;
+  /** The states that are kept; bounded by the handles of the application. */
+  readonly #states = new Set<KeptState>();
 
   constructor(store: Store, { user, ...parts }: KeeperParts & { readonly user: string | null }) {
     this.user = user;
@@ -144,9 +148,12 @@ export class Keeper {
   async stored({ signal, timeoutMs }: WaitOptions): Promise<Durability> {
     const { runtime } = this.#parts.settings;
     const kept = this.#kept;
-    await waitFor(runtime, kept.written(), { signal, timeoutMs, what: "the store" });
+    const states = [...this.#states];
+    const written = Promise.all([kept.written(), ...states.map((state) => state.flush())]);
+    await waitFor(runtime, written, { signal, timeoutMs, what: "the store" });
     if (!this.#isTaking) throw new StoreError("unavailable", "Cannot flush: the store is not used");
-    const durability = kept.isStored && (kept.durability ?? await this.store.write({}));
+    const isStored = kept.isStored && states.every(({ isStored }) => isStored);
+    const durability = isStored && (kept.durability ?? await this.store.write({}));
     if (durability) return durability;
     throw this.store.error ?? new StoreError("full", "Cannot flush: the store is full");
   }
@@ -169,11 +176,29 @@ export class Keeper {
     }
   }
 
+  /** Starts to keep a state. */
+  state(source: KeptSource): StateKeeping {
+    const state = new KeptState(this, source, this.#parts.settings.runtime);
+    this.#states.add(state);
+    source.signal.addEventListener("abort", () => {
+      void state.close().then(() => this.#states.delete(state));
+    }, { once: true });
+    return state;
+  }
+
   /** Ends with the client. Resolves when the store is closed. */
   async end(error: SessionClosedError): Promise<void> {
     this.#kept.end(error);
     await this.#kept.written();
+    await Promise.all(Array.from(this.#states, (state) => state.close()));
     await this.store.close();
+    this.#kept.release();
+  }
+
+  /** Deletes everything that is kept for the user. See {@linkcode Client.forget}. */
+  async forget(): Promise<void> {
+    await this.#kept.forget();
+    this.#tag = undefined;
   }
 
   /** Tells the application that something kept won't be sent any more. */

@@ -4,9 +4,11 @@ import type { Outbox } from "../outbox/outbox.ts";
 import type { EncodedMessage } from "../../session/wire/encode.ts";
 import { report, type SessionSettings } from "../../session/settings/settings.ts";
 import type { WaitOptions } from "../../session/types.ts";
+import type { Timer } from "../../base/runtime.ts";
 import { waitFor } from "../../base/wait.ts";
 import type { DropReason, OutboxDrop } from "./dropped.ts";
 import type { GuardedStore } from "./guarded_store.ts";
+import { hasLocks, holdLock, type LockHeld, stealLock } from "./locks.ts";
 import { dataOf, type KeptItem, Producer, randomName } from "./kept_items.ts";
 import { StoredProducers } from "./stored_producers.ts";
 
@@ -21,6 +23,12 @@ export const MAX_AGE_MS = 604_800_000;
  * the outcome of marked items unknown, so it is small.
  */
 const MARKED_AT_ONCE = 64;
+
+/**
+ * Interval at which a page looks for the calls of pages that were opened later and are closed by now,
+ * in milliseconds.
+ */
+const SCAN_MS = 10_000;
 
 /** The parts of a client that {@linkcode KeptOutbox} uses. */
 export interface KeptOutboxParts {
@@ -44,24 +52,35 @@ export interface KeptPublishOptions extends WaitOptions {
  *   sent under that page's name and numbers, by which the server recognizes repetitions.
  * - **Never sent** is certain: before an item is sent, the store has its number as `sent`. So if the
  *   server has forgotten a producer, only what was sent and isn't acknowledged becomes unknown.
+ * - **Pages:** each page holds a lock, named by its producer. A page that gets the lock of another
+ *   one adopts its producer: it sends the calls, and then deletes them. Without locks, a producer is
+ *   adopted only after a week, when its calls are too old to be sent.
  */
 export class KeptOutbox {
   readonly #parts: KeptOutboxParts;
   readonly #stored: StoredProducers;
-  /** The producer of this page. */
-  readonly own: Producer;
+  /** The producer of this page; another one after it was taken over or forgotten. */
+  own: Producer;
   /** The producers of earlier pages that have items, the oldest first. */
   readonly #earlier: Producer[] = [];
   /** Resolves when the items of earlier pages are read. */
   readonly opened: Promise<void>;
+  /** The locks of the producers that this page sends. */
+  readonly #locks = new Map<string, LockHeld>();
+  /** The ids of producers whose locks other pages have. */
+  readonly #awaited = new Set<string>();
+  readonly #stop = new AbortController();
+  #scanning: Promise<void> = Promise.resolve();
+  #timer: Timer | undefined;
   #isOpen = false;
 
   constructor(parts: KeptOutboxParts) {
     const { settings: { runtime, maxMessageBytes }, store } = parts;
     this.#parts = parts;
     this.own = new Producer({ id: this.#newName(), since: runtime.now() });
+    const locked = this.#lock(this.own);
     this.#stored = new StoredProducers({
-      ...{ runtime, store, maxMessageBytes },
+      ...{ runtime, store, maxMessageBytes, locked },
       drop: (drop) => this.drop(drop),
     });
     this.opened = this.#open();
@@ -163,6 +182,50 @@ export class KeptOutbox {
     this.#stored.change(producer);
   }
 
+  /**
+   * Leaves a producer to the client that has taken it over. What it may have sent too is unknown to
+   * the callers of this page.
+   */
+  fenced(producer: Producer): void {
+    this.#stored.abandon(producer);
+    const at = this.#earlier.indexOf(producer);
+    if (at >= 0) this.#earlier.splice(at, 1);
+    const isOwn = producer === this.own;
+    const items = [...producer.items];
+    const isMine = (item: KeptItem) => isOwn && !item.isStored && item.seq > producer.sent;
+    for (const item of items) {
+      this.#parts.outbox.release(item.size);
+      if (!isMine(item)) item.reply?.reject(unknownOutcome(item));
+    }
+    producer.items.length = 0;
+    if (isOwn) this.#renew();
+    for (const item of items) if (isMine(item)) this.#add(item.kind, item, item);
+  }
+
+  /**
+   * Empties the outbox of the user in all pages, and the store. What a session has sent before may
+   * still be handled.
+   */
+  async forget(): Promise<void> {
+    await this.opened;
+    const { store } = this.#parts;
+    if (!store.isExclusive) {
+      // A page that is open loses its lock, and so learns of it. This one keeps the lock: otherwise,
+      // a third page would adopt what the second one writes in this moment.
+      for (const id of await this.#stored.ids()) {
+        const lock = this.#locks.has(id) ? undefined : await stealLock(lockOf(id));
+        if (lock !== undefined) this.#hold(id, lock);
+      }
+    }
+    const producers = [...this.#earlier, this.own];
+    const ids = producers.map((producer) => this.#forgetOne(producer));
+    this.#earlier.length = 0;
+    this.#renew();
+    await this.#stored.written();
+    await this.#stored.eraseOthers(this.own);
+    for (const id of ids) this.#release(id);
+  }
+
   /** Drops what is too old for the server to recognize it. */
   expire(producer: Producer): void {
     const now = this.#parts.settings.runtime.now();
@@ -196,7 +259,14 @@ export class KeptOutbox {
 
   /** Ends with the client. What waits stays in the store, but its promises reject. */
   end(error: SessionClosedError): void {
+    this.#stop.abort();
+    this.#parts.settings.runtime.clearTimeout(this.#timer);
     for (const { reply } of this.own.items) reply?.reject(error);
+  }
+
+  /** Lets other pages send what this one has left. */
+  release(): void {
+    for (const id of [...this.#locks.keys()]) this.#release(id);
   }
 
   #newName(): string {
@@ -245,6 +315,7 @@ export class KeptOutbox {
     this.#stored.remove(producer, item);
     if (producer.items.length === 0 && producer !== this.own) {
       this.#earlier.splice(this.#earlier.indexOf(producer), 1);
+      void this.#stored.written().then(() => this.#release(producer.id));
     }
     this.#parts.outbox.release(item.size);
     return true;
@@ -256,17 +327,120 @@ export class KeptOutbox {
   }
 
   async #open(): Promise<void> {
-    const found = await this.#stored.load((id) => id !== this.own.id);
-    for (const producer of found) producer.epoch++;
-    this.#count(found);
-    this.#earlier.push(...found.filter(({ items }) => items.length > 0));
-    // The order of the pages stays the same if the clock was set back between them.
-    this.own.since = Math.max(this.own.since, ...found.map(({ since }) => since + 1));
-    for (const producer of [...this.#earlier, this.own]) this.#stored.change(producer);
-    this.#stored.begin();
-    await this.#stored.written();
+    await this.#scan();
     this.#isOpen = true;
     this.#parts.outbox.notify();
+    this.#scanLater();
+  }
+
+  #scanLater(): void {
+    const { settings: { runtime }, store } = this.#parts;
+    if (store.isExclusive || !hasLocks() || this.#stop.signal.aborted) return;
+    this.#timer = runtime.setTimeout(
+      () => void this.#scan().then(() => this.#scanLater()),
+      SCAN_MS,
+    );
+  }
+
+  /** Adopts the producers of pages that are closed, one scan after another. */
+  #scan(free?: string): Promise<void> {
+    const scan = async () => {
+      const isFree = async (id: string, producer: Producer | undefined) =>
+        id === free || await this.#isFree(id, producer);
+      await this.#adopt(await this.#stored.load(isFree));
+    };
+    return this.#scanning = this.#scanning.then(scan);
+  }
+
+  /** Takes the lock of a producer. Returns false if a page has it. */
+  async #isFree(id: string, producer: Producer | undefined): Promise<boolean> {
+    const { settings: { runtime }, store } = this.#parts;
+    if (id === this.own.id || this.#locks.has(id) || this.#awaited.has(id)) return false;
+    if (store.isExclusive) return !this.#earlier.some((earlier) => earlier.id === id);
+    if (!hasLocks()) return producer !== undefined && runtime.now() - producer.since > MAX_AGE_MS;
+    const lock = await holdLock(lockOf(id));
+    if (lock !== undefined) this.#hold(id, lock);
+    else void this.#await(id);
+    return lock !== undefined;
+  }
+
+  /** Adopts a producer once its page is closed. */
+  async #await(id: string): Promise<void> {
+    this.#awaited.add(id);
+    const lock = await holdLock(lockOf(id), this.#stop.signal);
+    this.#awaited.delete(id);
+    if (lock === undefined) return;
+    if (this.#stop.signal.aborted) return lock.release();
+    this.#hold(id, lock);
+    await this.#scan(id);
+    if (!this.#earlier.some((earlier) => earlier.id === id)) this.#release(id);
+  }
+
+  async #adopt(found: readonly Producer[]): Promise<void> {
+    // Each attempt has an epoch of its own, so that the server ends those before it.
+    for (const producer of found) producer.epoch++;
+    this.#count(found);
+    const due = found.filter(({ items }) => items.length > 0);
+    // The order of the pages stays the same if the clock was set back between them.
+    if (!this.#isOpen) {
+      this.own.since = Math.max(this.own.since, ...found.map(({ since }) => since + 1));
+    }
+    for (const producer of [...due, this.own]) this.#stored.change(producer);
+    if (!this.#isOpen) this.#stored.begin();
+    await this.#stored.written();
+    this.#earlier.push(...due.filter(({ items }) => items.length > 0));
+    this.#earlier.sort((a, b) => a.since - b.since);
+    for (const { id, items } of found) if (items.length === 0) this.#release(id);
+    if (due.length > 0) this.#parts.outbox.notify();
+  }
+
+  /** Takes the lock of a new producer, so that no other page adopts it. */
+  async #lock({ id }: Producer): Promise<void> {
+    if (this.#parts.store.isExclusive) return;
+    const lock = await holdLock(lockOf(id));
+    if (lock !== undefined) this.#hold(id, lock);
+  }
+
+  #hold(id: string, lock: LockHeld): void {
+    this.#locks.set(id, lock);
+    void lock.stolen?.then(() => this.#forgotten(id));
+  }
+
+  #release(id: string): void {
+    this.#locks.get(id)?.release();
+    this.#locks.delete(id);
+  }
+
+  /** Forgets a producer whose lock is lost, because another page forgets everything. */
+  async #forgotten(id: string): Promise<void> {
+    const producer = [...this.#earlier, this.own].find((one) => one.id === id);
+    if (!this.#locks.delete(id) || producer === undefined) return;
+    this.#forgetOne(producer);
+    if (producer === this.own) this.#renew();
+    else this.#earlier.splice(this.#earlier.indexOf(producer), 1);
+    // A batch may be on its way that the other page's deletion doesn't include.
+    await this.#stored.written();
+    await this.#stored.erase([id]);
+  }
+
+  #forgetOne(producer: Producer): string {
+    for (const item of producer.items) {
+      item.isRemoved = true;
+      this.#parts.outbox.release(item.size);
+      const what = nameOf(item);
+      item.reply?.reject(new RequestError("cancelled", `forget() was called before ${what} ended`));
+    }
+    producer.items.length = 0;
+    this.#stored.abandon(producer);
+    return producer.id;
+  }
+
+  /** Gives the page another producer. */
+  #renew(): void {
+    const { outbox, settings: { runtime } } = this.#parts;
+    this.own = new Producer({ id: this.#newName(), since: runtime.now() });
+    this.#stored.lockedBy(this.#lock(this.own));
+    outbox.notify();
   }
 
   /** Counts the items of earlier pages, and drops the oldest if there are too many. */
@@ -283,6 +457,11 @@ export class KeptOutbox {
       }
     }
   }
+}
+
+/** The name of the lock of a producer. */
+function lockOf(id: string): string {
+  return `skein:producer:${id}`;
 }
 
 const VERBS = { message: "send", publication: "publish", request: "request" } as const;

@@ -166,7 +166,7 @@ export class KeptSession {
     const { code, retryAfterMs } = error.failure;
     const isLater = code === "unavailable" || code === "too-many" || retryAfterMs !== undefined;
     if (isLater) this.#giveBack(retryAfterMs);
-    else if (code === "fenced") this.#current = undefined;
+    else if (code === "fenced") this.#fenced(producer);
     else kept.failed(producer, item, error);
   }
 
@@ -176,6 +176,13 @@ export class KeptSession {
     this.#current = undefined;
     // Messages, which have no reply, are not handled either.
     for (const item of this.#inFlight) if (item.kind === "message") this.#settled(item);
+  }
+
+  /** Another client sends what the producer has. */
+  #fenced(producer: Producer): void {
+    if (this.#current === producer) this.#current = undefined;
+    for (const item of this.#inFlight) if (item.kind === "message") this.#settled(item);
+    this.#parts.kept.fenced(producer);
   }
 
   async #pause(): Promise<void> {
@@ -205,6 +212,7 @@ export class KeptSession {
       const { code, retryAfterMs } = error.failure;
       if (code === "other-user") throw error;
       if (code === "forgotten") return kept.forgotten(producer);
+      if (code === "fenced") return this.#fenced(producer);
       this.#giveBack(retryAfterMs);
       await this.#pause();
     }

@@ -108,6 +108,13 @@ export interface Store {
   /** The kind of store, for messages: for example `IndexedDB` or `file`. */
   readonly name: string;
   /**
+   * True if no other page or process can have the same data open. Otherwise, pages use
+   * `navigator.locks` to find out which of them are closed.
+   *
+   * @default {false}
+   */
+  readonly isExclusive?: boolean | undefined;
+  /**
    * Reads the first entries of a range.
    *
    * @param range The range.

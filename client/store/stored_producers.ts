@@ -24,6 +24,8 @@ export interface StoredProducersParts {
   /** The maximum size of a message, in bytes. */
   readonly maxMessageBytes: number;
   readonly drop: (drop: OutboxDrop) => void;
+  /** Resolves when other pages can tell that this one is open. Nothing is written before. */
+  readonly locked: Promise<unknown>;
 }
 
 /**
@@ -32,6 +34,7 @@ export interface StoredProducersParts {
  */
 export class StoredProducers extends Signal {
   readonly #parts: StoredProducersParts;
+  #locked: Promise<unknown>;
   /** The producers with changes that aren't written, and the numbers of their removed items. */
   readonly #changed = new Map<Producer, number[]>();
   /** The producers with items for which there was no room. */
@@ -49,6 +52,12 @@ export class StoredProducers extends Signal {
   constructor(parts: StoredProducersParts) {
     super();
     this.#parts = parts;
+    this.#locked = parts.locked;
+  }
+
+  /** Writes nothing before another promise resolves, too. */
+  lockedBy(locked: Promise<unknown>): void {
+    this.#locked = locked;
   }
 
   /** Starts to write, once the time of this page's producer is known. */
@@ -71,6 +80,44 @@ export class StoredProducers extends Signal {
     if (isStored) this.#changed.get(producer)!.push(seq);
   }
 
+  /** Leaves the entries of a producer to another page. */
+  abandon(producer: Producer): void {
+    this.#changed.delete(producer);
+    this.#waiting.delete(producer);
+    this.#recorded.delete(producer);
+  }
+
+  /** Deletes everything that producers have in the store. */
+  async erase(ids: readonly string[]): Promise<void> {
+    const deletes = ids.flatMap((id) => [
+      rangeOf(keyIn("producers", id)),
+      rangeOf(keyIn("items", id)),
+    ]);
+    await this.#parts.store.write({ deletes });
+  }
+
+  /** Deletes everything that the store has, of any kind, except what belongs to a producer. */
+  async eraseOthers({ id }: Producer): Promise<void> {
+    const record = keyIn("producers", id);
+    const items = rangeOf(keyIn("items", id));
+    const deletes: StoreRange[] = [
+      { from: Uint8Array.of(0), to: record },
+      { from: after(record), to: items.from },
+      { from: items.to! },
+    ];
+    await this.#parts.store.write({ deletes });
+  }
+
+  /** Reads the ids of all producers, also of those that other pages use. */
+  async ids(): Promise<string[]> {
+    const ids: string[] = [];
+    for await (const { key } of this.#entriesIn(rangeOf(keyIn("producers")))) {
+      const [id] = partsOf(key, ["text"]) ?? [];
+      if (typeof id === "string") ids.push(id);
+    }
+    return ids;
+  }
+
   /** Waits until everything that was changed before is written, or can't be. */
   async written(): Promise<void> {
     const changes = this.#changes;
@@ -80,6 +127,7 @@ export class StoredProducers extends Signal {
   async #write(): Promise<void> {
     const { store } = this.#parts;
     while (this.#tried < this.#changes) {
+      await this.#locked;
       const changes = this.#changes;
       const changed = new Map(this.#changed);
       for (const producer of this.#waiting) if (!changed.has(producer)) changed.set(producer, []);
@@ -141,9 +189,11 @@ export class StoredProducers extends Signal {
   /**
    * Reads the producers of earlier pages, the oldest first, and drops what is damaged.
    *
-   * @param isFree Returns true if no other page uses a producer.
+   * @param isFree Returns true if no page uses a producer, which is `undefined` if it is damaged.
    */
-  async load(isFree: (id: string) => boolean | Promise<boolean>): Promise<Producer[]> {
+  async load(
+    isFree: (id: string, producer: Producer | undefined) => Promise<boolean>,
+  ): Promise<Producer[]> {
     await this.#dropNewer();
     const page = await this.#parts.store.read(rangeOf(keyIn("producers")), {
       maxEntries: MAX_PRODUCERS,
@@ -151,8 +201,8 @@ export class StoredProducers extends Signal {
     const producers: Producer[] = [];
     for (const { key, value } of page?.entries ?? []) {
       const [id] = partsOf(key, ["text"]) ?? [];
-      if (typeof id === "string" && !await isFree(id)) continue;
       const producer = typeof id === "string" ? producerIn(id, value) : undefined;
+      if (typeof id === "string" && !await isFree(id, producer)) continue;
       if (producer === undefined) await this.#dropDamaged(key, id as string | undefined);
       else {
         this.#recorded.add(producer);

@@ -8,9 +8,6 @@ import type { Session } from "../session.ts";
 import type { Envelope } from "../wire/envelope.ts";
 import { Numbers, type Sequences, type SequenceStore } from "./sequences.ts";
 
-/** Maximum number of producers of one session whose names are remembered, the newest. */
-export const MAX_NAMES = 256;
-
 /** The rows of producers. A number `n` is stored as `2n + 1`, see {@linkcode Numbers}. */
 export interface ProducerStore extends SequenceStore {
   readonly isRequired: true;

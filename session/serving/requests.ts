@@ -29,7 +29,6 @@ import { MAX_PRODUCER_NUMBER, publicationsIn, readService } from "../wire/server
 import { FirstFrames, LastingRejection, requestFailure } from "./first_frames.ts";
 import {
   introduce,
-  MAX_NAMES,
   type Producer,
   type ProducerEnvelope,
   type ProducerStore,
@@ -616,14 +615,11 @@ export class RequestQueue implements SessionRequests {
     try {
       const introduced = await introduce(envelope, { core, key, sequences, store });
       this.#producer = introduced.producer;
-      noteName(core.lineage.producers ??= new Set(), name);
       core.sending.post({ reply: id, data: { handled: introduced.handled } });
     } catch (error) {
       const failure: RequestFailure = error instanceof BrokerError
         ? { code: "unavailable", message: error.message }
         : requestFailure(error);
-      // Its mutations are recognized by marks of their own.
-      if (failure.code === "forgotten") noteName(core.lineage.producers ??= new Set(), name);
       // A client of another user goes on as one without producers.
       if (failure.code === "other-user") this.#hasProducers = hadProducers;
       this.#fail(id, failure);
@@ -1038,15 +1034,6 @@ type NumberedPublication = Extract<ServiceEnvelope, { kind: "publish" }>;
 
 function isNumbered(envelope: ServiceEnvelope): envelope is NumberedPublication {
   return envelope.kind === "publish" && envelope.n !== undefined;
-}
-
-/** Notes the name of a producer that the client has introduced. */
-function noteName(names: Set<string>, name: string): void {
-  names.delete(name);
-  names.add(name);
-  if (names.size <= MAX_NAMES) return;
-  const [oldest] = names;
-  names.delete(oldest!);
 }
 
 /** The key of a client: the user and the client id, or only the client id if there is no user. */

@@ -268,13 +268,18 @@ export class Sequences implements Disposable {
   /**
    * Records a number before its effect, and waits until it is stored.
    *
-   * @throws {BrokerError} If the broker is unreachable, or this node has lost its claim. The number
-   * may be stored in spite of that, so the next turn reads it.
+   * @param isOver Returns true if another client has taken over.
+   * @throws {BrokerError} If the broker is unreachable, or another node has handled the number. The
+   * number may be stored in spite of that, so the next turn reads it.
    */
-  async record(client: ClientSequence, number: number): Promise<void> {
+  async record(client: ClientSequence, number: number, isOver: () => boolean): Promise<void> {
     const { key, owner } = client;
     try {
-      if (!this.isClaimed(client)) throw new BrokerError("Another node may handle the producer");
+      if (!this.isClaimed(client)) {
+        await this.#catchUp(client);
+        if (!client.isCaughtUp) throw new BrokerError("The broker is unreachable");
+      }
+      if (isOver() || client.kept >= number) throw new BrokerError("Another node was faster");
       await this.#store.advance(key, number, owner);
     } catch (error) {
       client.isCaughtUp = false;
@@ -573,7 +578,7 @@ export class Numbers extends Signal {
    * @throws {BrokerError} If the broker is unreachable.
    */
   async begin(seq: number): Promise<void> {
-    await this.#sequences.record(this.#client!, 2 * seq);
+    await this.#sequences.record(this.#client!, 2 * seq, () => this.#checkOver());
   }
 
   /** Records that the current number was handled, now or earlier. */
@@ -623,8 +628,11 @@ export class Numbers extends Signal {
   fence(): void {
     if (this.#isOver) return;
     const failure = { code: "fenced", message: "Another client has taken over the producer" };
+    const { epoch } = this.#producer!;
+    const isTakenOver = this.#client!.epoch > epoch;
     this.end(failure);
-    this.core.sending.post({ reply: null, error: failure });
+    // A client that moves to another session knows that.
+    if (isTakenOver) this.core.sending.post({ reply: null, error: failure });
   }
 
   /**

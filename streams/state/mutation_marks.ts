@@ -9,7 +9,13 @@ import type { RowChange } from "../logs/log.ts";
 export const MARK_MS = 86_400_000;
 
 /** The same for a client that keeps its mutations in a store: a week, as long as it keeps them. */
-export const PRODUCER_MARK_MS = 604_800_000;
+export const STORED_MARK_MS = 604_800_000;
+
+/**
+ * Length of the name of such a client, which has at least 128 random bits. Of a guest, the name is the
+ * proof that the mutation is the guest's, who may have another name after a reload.
+ */
+const PROOF_LENGTH = 22;
 
 /**
  * Number of rows with the marks of one user. Two clients of a user may share a row; then the older
@@ -61,11 +67,6 @@ export interface MutationNumber {
   readonly since: number;
   /** True if it may have been made before. */
   readonly isAgain: boolean;
-  /**
-   * True if the name is that of a producer that the session has introduced. It is random, so that
-   * knowing it proves that a guest is the client.
-   */
-  readonly isProducer?: boolean | undefined;
 }
 
 /**
@@ -81,6 +82,8 @@ export class MutationMark implements Mark {
   readonly #key: string;
   /** The client's name in the mark, which no one else can use. */
   readonly #name: string;
+  /** True if the client keeps its mutations in a store. */
+  readonly #isStored: boolean;
   /** Version that the row must have, once it is known. */
   #expect: number | undefined;
 
@@ -91,8 +94,9 @@ export class MutationMark implements Mark {
    */
   constructor(number: MutationNumber, { user, guest = "" }: MutationCaller, expect?: number) {
     this.#number = number;
-    const owner = number.isProducer ? "producer" : guest;
-    this.#name = user === undefined ? `${owner}/${number.client}` : number.client;
+    const { client } = number;
+    this.#isStored = client.length >= PROOF_LENGTH;
+    this.#name = user !== undefined || this.#isStored ? client : `${guest}/${client}`;
     const slot = hashOf(this.#name) % (user === undefined ? GUEST_SLOTS : USER_SLOTS);
     this.#key = `${user ?? ""}:${slot}`;
     this.#row = rowName(MUTATIONS, this.#key);
@@ -120,7 +124,7 @@ export class MutationMark implements Mark {
 
   change(runtime: Runtime): RowChange {
     const value = JSON.stringify({ c: this.#name, n: this.#number.n });
-    const ttlMs = this.#number.isProducer ? PRODUCER_MARK_MS : MARK_MS;
+    const ttlMs = this.#isStored ? STORED_MARK_MS : MARK_MS;
     const of = { ...this.#condition, operation: "upsert", value, ttlMs } as const;
     return rowChange(of, runtime.now());
   }

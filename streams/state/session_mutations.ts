@@ -53,9 +53,7 @@ export async function mutateRows(
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const { runtime, source, caller, times } = parts;
   const time = times.of(readTimeout(data));
-  const { calls, number: of, txids } = readMutations(data);
-  const isProducer = source.session[internals].lineage.producers?.has(of.client);
-  const number = { ...of, isProducer };
+  const { calls, number, txids } = readMutations(data);
   const results: WriteResult[] = [];
   let mark: MutationMark | undefined;
   let turnMs = runtime.monotonic();

@@ -1,0 +1,66 @@
+/** Locks between the pages of an origin. */
+
+/** A lock that this page holds. */
+export interface LockHeld {
+  readonly name: string;
+  /** Resolves if another page takes the lock away with {@linkcode stealLock}. */
+  readonly stolen?: Promise<void> | undefined;
+  release(): void;
+}
+
+/** The part of `navigator.locks` that is used. */
+interface Locks {
+  request(
+    name: string,
+    options: {
+      readonly ifAvailable?: boolean;
+      readonly signal?: AbortSignal;
+      readonly steal?: boolean;
+    },
+    callback: (lock: unknown) => Promise<void> | undefined,
+  ): Promise<unknown>;
+}
+
+function locksOfPage(): Locks | undefined {
+  return (globalThis as { navigator?: { locks?: Locks } }).navigator?.locks;
+}
+
+/** True if pages exclude each other. */
+export function hasLocks(): boolean {
+  return locksOfPage() !== undefined;
+}
+
+/**
+ * Takes a lock that one page at a time may have. Where there are no locks, for example in a page that
+ * is not secure, each page has each lock.
+ *
+ * @param name The name.
+ * @param signal Waits for the lock until the signal aborts; without one, does not wait.
+ * @returns The lock; `undefined` if another page has it, or the wait was aborted.
+ */
+export function holdLock(name: string, signal?: AbortSignal): Promise<LockHeld | undefined> {
+  return request(name, signal === undefined ? { ifAvailable: true } : { signal });
+}
+
+/** Takes a lock that another page may have, which thereby loses it. */
+export function stealLock(name: string): Promise<LockHeld | undefined> {
+  return request(name, { steal: true });
+}
+
+function request(
+  name: string,
+  options: Parameters<Locks["request"]>[1],
+): Promise<LockHeld | undefined> {
+  const locks = locksOfPage();
+  if (locks === undefined) return Promise.resolve({ name, release() {} });
+  const stolen = Promise.withResolvers<void>();
+  return new Promise((resolve) => {
+    locks.request(name, options, (lock) => {
+      if (lock === null) return void resolve(undefined);
+      return new Promise((release) => resolve({ name, stolen: stolen.promise, release }));
+    }).catch(() => {
+      resolve(undefined);
+      stolen.resolve();
+    });
+  });
+}

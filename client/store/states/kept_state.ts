@@ -1,0 +1,105 @@
+/** Keeps one state in the client's store: its rows, and its writes. */
+import { SessionClosedError } from "../../../errors.ts";
+import type { Runtime } from "../../../base/runtime.ts";
+import { internals, type Session } from "../../../session/session.ts";
+import type { KeptParts, KeptSource, StateKeeping } from "../../state/keeping.ts";
+import type { WrittenRow } from "../../state/rows.ts";
+import type { QueuedWrite } from "../../state/write.ts";
+import { KeptStateRows, type RowsKeeper } from "./kept_rows.ts";
+import { KeptStateWrites, type WritesKeeper } from "./kept_writes.ts";
+
+/** The parts of a keeper that a state uses. */
+export interface StateKeeper extends RowsKeeper, WritesKeeper {
+  confirmed(session: Session): Promise<boolean>;
+}
+
+/** Keeps one state. */
+export class KeptState implements StateKeeping {
+  readonly #keeper: StateKeeper;
+  readonly #source: KeptSource;
+  readonly #rows: KeptStateRows;
+  readonly #writes: KeptStateWrites;
+
+  constructor(keeper: StateKeeper, source: KeptSource, runtime: Runtime) {
+    this.#keeper = keeper;
+    this.#source = source;
+    this.#rows = new KeptStateRows(keeper, source, runtime);
+    this.#writes = new KeptStateWrites(keeper, source, runtime);
+  }
+
+  async open(): Promise<KeptParts> {
+    const [rows, writes] = await Promise.all([this.#rows.open(), this.#writes.open()]);
+    return { rows, writes };
+  }
+
+  async ownerOf(session: Session): Promise<"own" | "other-user" | "unsupported"> {
+    const owner = await this.#ownerOf(session);
+    if (owner !== "own") this.#rows.end();
+    else {
+      this.#rows.confirmed();
+      const writes = await this.#writes.adopt();
+      if (writes.length > 0) this.#source.restore(writes);
+    }
+    return owner;
+  }
+
+  async #ownerOf(session: Session): Promise<"own" | "other-user" | "unsupported"> {
+    try {
+      if (await this.#keeper.confirmed(session)) return "own";
+    } catch (error) {
+      if (error instanceof SessionClosedError) throw error;
+      // For example, the client has introduced too many producers. The state goes on in memory.
+      return "unsupported";
+    }
+    const { features } = session[internals].sending;
+    return features?.includes("producers") ? "other-user" : "unsupported";
+  }
+
+  delivered(changes: readonly Pick<WrittenRow, "type" | "key">[]): void {
+    this.#rows.delivered(changes);
+  }
+
+  restarted(): void {
+    this.#rows.restarted();
+  }
+
+  changed(): void {
+    this.#rows.changed();
+  }
+
+  forget(): void {
+    this.#rows.forget();
+  }
+
+  put(write: QueuedWrite): void {
+    this.#writes.put(write);
+  }
+
+  async sending(writes: readonly QueuedWrite[]): Promise<void> {
+    await this.#writes.sending(writes);
+  }
+
+  drop(write: QueuedWrite, reason?: unknown): void {
+    this.#writes.drop(write, reason);
+  }
+
+  /** Resolves once the writes that wait are stored, or the store has failed. */
+  flush(): Promise<void> {
+    return this.#writes.flush();
+  }
+
+  /** True if all writes that wait are stored. */
+  get isStored(): boolean {
+    return this.#writes.isStored;
+  }
+
+  /** Ends as a killed page does. For tests. */
+  kill(): void {
+    this.#rows.end();
+    this.#writes.end();
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.#rows.close(), this.#writes.close()]);
+  }
+}

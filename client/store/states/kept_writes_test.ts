@@ -1,0 +1,353 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { z } from "zod";
+import { type Contract, defineContract, RequestError } from "../../../mod.ts";
+import { defineMutations } from "../../../session/mutations/mod.ts";
+import { internals } from "../../../session/session.ts";
+import { until } from "../../../tests/waiting.ts";
+import { keptIn } from "../keeper.ts";
+import { Fixture, keptOn, type Page, rowsOf } from "./kept_fixture.ts";
+
+/** Waits until the page has the server's rows. */
+const live = ({ state }: Page) => until(() => state.status.current === "live");
+
+/** Waits until the page has kept rows, and cuts its connection. */
+async function offline(fixture: Fixture, { state }: Page): Promise<void> {
+  await until(() => fixture.keptRows > 0);
+  fixture.offline();
+  await until(() => state.status.current === "lost");
+}
+
+Deno.test("client.state() sends writes that an earlier page has kept, and shows them before", async () => {
+  await using fixture = await Fixture.make();
+  const { list } = fixture;
+  await list.collection("items").set("a", 1);
+  {
+    await using page = await fixture.page();
+    await live(page);
+    await offline(fixture, page);
+    const items = page.state.collection("items");
+    const writes = [items.set("a", 2), items.set("b", 1), items.delete("a"), items.insert("c", 1)];
+    assertEquals(await page.client.flushed({ to: "store" }), "relaxed");
+    assertEquals(fixture.keptWrites, 4);
+    await page.client.close();
+    const outcomes = await Promise.allSettled(writes);
+    assertEquals(new Set(outcomes.map(({ status }) => status)), new Set(["rejected"]));
+  }
+  assertEquals(fixture.keptWrites, 4);
+  await using page = await fixture.page();
+  const { state, client } = page;
+  assertEquals(state.status.current, "stale");
+  assertEquals(state.pendingWrites.current, 4);
+  assertEquals(rowsOf(state), [["b", 1], ["c", 1]]);
+  fixture.online(client);
+  await state.flush();
+  assertEquals(rowsOf(list), [["b", 1], ["c", 1]]);
+  await until(() => fixture.keptWrites === 0);
+  assertEquals(page.errors, []);
+});
+
+Deno.test("client.state() makes a write once whose page was killed before the reply", async () => {
+  for (const isMade of [true, false]) {
+    await using fixture = await Fixture.make();
+    const items = fixture.list.collection("items");
+    await items.set("a", 1);
+    let writes = 0;
+    {
+      const page = await fixture.page();
+      await live(page);
+      fixture.onWrite = () => {
+        writes++;
+        fixture.cable.freeze();
+      };
+      if (!isMade) fixture.cable.freeze();
+      for (const key of ["a", "b"]) page.state.collection("items").set(key, 2).catch(() => {});
+      page.state.collection("items").insert("c", 2).catch(() => {});
+      await until(() => fixture.keptWrites === 3);
+      if (isMade) await until(() => items.size === 3);
+      fixture.kill(page);
+      assertEquals(writes, isMade ? 3 : 0);
+    }
+    fixture.onWrite = undefined;
+    const { version } = fixture.list;
+    await using page = await fixture.page();
+    await page.state.flush();
+    await until(() => fixture.keptWrites === 0);
+    assertEquals(rowsOf(fixture.list), [["a", 2], ["b", 2], ["c", 2]]);
+    if (isMade) assertEquals(fixture.list.version, version, "Nothing is written again");
+    assertEquals(page.store.dropped, []);
+  }
+});
+
+Deno.test("client.state() decides about kept writes whose rows others have changed", async () => {
+  await using fixture = await Fixture.make();
+  const { list } = fixture;
+  const items = list.collection("items");
+  for (const key of ["a", "b", "c", "d"]) await items.set(key, 1);
+  {
+    const page = await fixture.page();
+    await live(page);
+    await offline(fixture, page);
+    const own = page.state.collection("items");
+    const expect = own.versionOf("b");
+    void own.set("a", 2).catch(() => {});
+    void own.set("b", 2, { expect }).catch(() => {});
+    void own.set("c", 2, { expect }).catch(() => {});
+    void own.delete("d").catch(() => {});
+    void own.insert("e", 2).catch(() => {});
+    await until(() => fixture.keptWrites === 5);
+    fixture.kill(page);
+  }
+  for (const key of ["a", "b", "d", "e"]) await items.set(key, 9);
+  fixture.online();
+  await using page = await fixture.page();
+  await page.state.flush();
+  assertEquals(rowsOf(list), [["a", 2], ["b", 9], ["c", 1], ["e", 9]]);
+  const outcomes = page.store.dropped.map(({ kind, topic, reason, error, data }) => {
+    const [{ key }] = data as [{ readonly key: string }];
+    return [kind, topic, reason, error?.failure.code, key];
+  });
+  assertEquals(outcomes, [
+    ["set", "list:1", "rejected", "conflict", "b"],
+    ["set", "list:1", "rejected", "conflict", "c"],
+    ["set", "list:1", "rejected", "conflict", "e"],
+  ]);
+  await until(() => fixture.keptWrites === 0);
+});
+
+Deno.test("client.state() sends kept writes to a state that was lost meanwhile, unless they have a condition", async () => {
+  const fixtures = [await Fixture.make(), await Fixture.make()] as const;
+  const [first, second] = fixtures;
+  await using _first = first;
+  await using _second = second;
+  for (const key of ["a", "b"]) await first.list.collection("items").set(key, 1);
+  {
+    const page = await first.page();
+    await live(page);
+    await offline(first, page);
+    const own = page.state.collection("items");
+    void own.set("a", 2).catch(() => {});
+    void own.set("b", 2, { expect: own.versionOf("b") }).catch(() => {});
+    await until(() => first.keptWrites === 2);
+    first.kill(page);
+  }
+  for (const key of ["b", "c"]) await second.list.collection("items").set(key, 9);
+  await using page = await second.page({ store: keptOn(first.disk) });
+  await live(page);
+  await page.state.flush();
+  assertEquals(rowsOf(second.list), [["a", 2], ["b", 9], ["c", 9]]);
+  assertEquals(page.store.dropped.map(({ error }) => error?.failure.code), ["conflict"]);
+});
+
+const contract = defineContract({
+  state: {
+    "list:{id}": {
+      collections: { items: z.number() },
+      mutations: { add: z.object({ key: z.string(), by: z.number() }) },
+    },
+  },
+});
+const mutations = defineMutations(contract, {
+  async add(tx, { key, by }) {
+    await tx.set("items", key, (await tx.get("items", key) ?? 0) + by);
+  },
+});
+const bank = {
+  contract: contract as unknown as Contract,
+  states: { mutations } as never,
+};
+
+Deno.test("client.state() makes a mutation once whose page was killed", async () => {
+  for (const when of ["before it was sent", "before the server had it", "before the reply"]) {
+    await using fixture = await Fixture.make(bank);
+    const items = fixture.list.collection("items");
+    await items.set("a", 10);
+    const open = () =>
+      fixture.page({
+        contract: bank.contract as never,
+        state: { mutations: mutations as never },
+      });
+    {
+      const page = await open();
+      await live(page);
+      await until(() => fixture.keptRows > 0);
+      if (when === "before it was sent") await offline(fixture, page);
+      if (when === "before the server had it") fixture.cable.freeze();
+      if (when === "before the reply") fixture.onWrite = () => fixture.cable.freeze();
+      for (const by of [1, 2]) page.state.mutate.add!({ key: "a", by }).catch(() => {});
+      await until(() => fixture.keptWrites === 2);
+      await until(() => page.state.collection("items").get("a") === 13);
+      if (when === "before the reply") await until(() => items.get("a") === 13);
+      fixture.onWrite = undefined;
+      fixture.kill(page);
+    }
+    fixture.online();
+    await using page = await open();
+    await until(() => page.state.collection("items").get("a") === 13);
+    await page.state.flush();
+    assertEquals([when, ...rowsOf(fixture.list)], [when, ["a", 13]]);
+    assertEquals(page.store.dropped, []);
+    await until(() => fixture.keptWrites === 0);
+  }
+});
+
+Deno.test("client.state() only sends a mutation whose function the page doesn't have", async () => {
+  await using fixture = await Fixture.make(bank);
+  await fixture.list.collection("items").set("a", 10);
+  {
+    const page = await fixture.page({
+      contract: bank.contract as never,
+      state: { mutations: mutations as never },
+    });
+    await live(page);
+    await offline(fixture, page);
+    page.state.mutate.add!({ key: "a", by: 1 }).catch(() => {});
+    await until(() => fixture.keptWrites === 1);
+    fixture.kill(page);
+  }
+  await using page = await fixture.page({ contract: bank.contract as never });
+  assertEquals(rowsOf(page.state), [["a", 10]]);
+  fixture.online(page.client);
+  await page.state.flush();
+  assertEquals(rowsOf(fixture.list), [["a", 11]]);
+});
+
+Deno.test("client.state() tells which functions were lost with their page", async () => {
+  await using fixture = await Fixture.make();
+  await fixture.list.collection("items").set("a", 1);
+  {
+    const page = await fixture.page();
+    await live(page);
+    await offline(fixture, page);
+    const { state } = page;
+    state.collection<number>("items").update("a", (value) => value + 1).catch(() => {});
+    state.transaction(async (tx) => {
+      await tx.set("items", "b", await tx.get("items", "a"));
+    }).catch(() => {});
+    state.transaction((tx) => void tx.set("items", "c", 3)).catch(() => {});
+    await until(() => fixture.keptWrites === 3);
+    fixture.kill(page);
+  }
+  await using page = await fixture.page();
+  assertEquals(page.store.dropped.map(({ kind, reason }) => [kind, reason]), [
+    ["update", "function"],
+    ["transaction", "function"],
+  ]);
+  assertEquals(rowsOf(page.state), [["a", 1], ["c", 3]]);
+  fixture.online(page.client);
+  await page.state.flush();
+  assertEquals(rowsOf(fixture.list), [["a", 1], ["c", 3]]);
+});
+
+Deno.test("client.state() leaves the writes of a page that is open to it", async () => {
+  await using fixture = await Fixture.make();
+  const first = await fixture.page();
+  await live(first);
+  await offline(fixture, first);
+  first.state.collection("items").set("a", 1).catch(() => {});
+  await until(() => fixture.keptWrites === 1);
+  await using second = await fixture.page();
+  assertEquals(second.state.pendingWrites.current, 0);
+  second.state.collection("items").set("b", 1).catch(() => {});
+  await until(() => fixture.keptWrites === 2);
+  await first.client.close();
+  await until(() => second.state.pendingWrites.current === 2);
+  assertEquals(rowsOf(second.state), [["a", 1], ["b", 1]]);
+  fixture.online(second.client);
+  await second.state.flush();
+  assertEquals(rowsOf(fixture.list), [["a", 1], ["b", 1]]);
+});
+
+Deno.test("client.state() does not send what another user has kept", async () => {
+  await using fixture = await Fixture.make();
+  {
+    const page = await fixture.page();
+    await live(page);
+    await offline(fixture, page);
+    page.state.collection("items").set("a", 1).catch(() => {});
+    await until(() => fixture.keptWrites === 1);
+    fixture.kill(page);
+  }
+  {
+    await using page = await fixture.page({ store: keptOn(fixture.disk, "ann") });
+    const writing = page.state.collection("items").set("b", 1);
+    const rejected = assertRejects(() => writing, RequestError, "the client's user has changed");
+    fixture.online(page.client);
+    await live(page);
+    await rejected;
+    assertEquals(rowsOf(page.state), []);
+    await page.state.collection("items").set("c", 1);
+  }
+  assertEquals(rowsOf(fixture.list), [["c", 1]]);
+  assertEquals(fixture.keptWrites, 2);
+});
+
+Deno.test("client.state() leaves what was kept in the store if the server doesn't know stores", async () => {
+  await using fixture = await Fixture.make();
+  {
+    const page = await fixture.page();
+    await live(page);
+    await offline(fixture, page);
+    page.state.collection("items").set("a", 1).catch(() => {});
+    await until(() => fixture.keptWrites === 1);
+    fixture.kill(page);
+  }
+  const store = keptIn(fixture.disk.open(), { user: null });
+  await using client = fixture.connect({
+    store: {
+      ...store,
+      keep(parts) {
+        const keeper = store.keep(parts);
+        keeper.confirmed = (session) => {
+          session[internals].sending.features = ["history"];
+          return Promise.resolve(false);
+        };
+        return keeper;
+      },
+    },
+  });
+  using state = await client.state("list:1", { store: true });
+  assertEquals(rowsOf(state), [["a", 1]]);
+  const writing = state.collection("items").set("b", 1);
+  await until(() => fixture.keptWrites === 2);
+  fixture.online(client);
+  await writing;
+  assertEquals(rowsOf(state), [["b", 1]]);
+  assertEquals(rowsOf(fixture.list), [["b", 1]]);
+  await until(() => fixture.keptWrites === 1);
+});
+
+Deno.test("client.state() drops kept writes that are damaged or too old, and tells so", async () => {
+  await using fixture = await Fixture.make();
+  const { disk } = fixture;
+  {
+    const page = await fixture.page();
+    fixture.offline();
+    for (const key of ["a", "b"]) page.state.collection("items").set(key, 1).catch(() => {});
+    await until(() => fixture.keptWrites === 2);
+    fixture.kill(page);
+  }
+  const kept = disk.entries;
+  const [entry] = kept.filter(({ key }) => key[1] === 5);
+  const write = JSON.parse(new TextDecoder().decode(entry!.value));
+  const cases: [object | string, string][] = [
+    ["{", "damaged"],
+    [{}, "damaged"],
+    [{ ...write, id: 7 }, "damaged"],
+    [{ ...write, changes: [] }, "damaged"],
+    [{ ...write, changes: [{ ...write.changes[0], type: "$skein:mutations" }] }, "damaged"],
+    [{ ...write, changes: [{ ...write.changes[0], seen: "0" }] }, "damaged"],
+    [{ ...write, kind: "mutation", mutation: { name: "x", client: "!" } }, "damaged"],
+    [{ ...write, at: Date.now() - 8 * 86_400_000 }, "expired"],
+    [{ ...write, at: Date.now() - 8 * 86_400_000, sent: true }, "unknown"],
+  ];
+  for (const [value, reason] of cases) {
+    disk.restore(kept);
+    const text = typeof value === "string" ? value : JSON.stringify(value);
+    disk.put(entry!.key, new TextEncoder().encode(text));
+    const page = await fixture.page();
+    assertEquals(page.store.dropped.map(({ reason }) => reason), [reason]);
+    assertEquals(rowsOf(page.state), [["b", 1]]);
+    assertEquals(fixture.keptWrites, 1);
+    fixture.kill(page);
+  }
+});
