@@ -61,6 +61,14 @@ export class Board implements Disposable {
     return this.#state.pendingWrites.current;
   }
 
+  /**
+   * While the columns are those that an earlier page has kept, the time at which they were last up
+   * to date, in milliseconds since 1970.
+   */
+  get keptAt(): number | undefined {
+    return this.#state.keptAt;
+  }
+
   /** Resolves when no change waits. */
   async saved(): Promise<void> {
     while (this.#saving.size > 0) await Promise.all(this.#saving);
@@ -117,7 +125,7 @@ export class Board implements Disposable {
     await this.#save(this.#cardTitle(key), this.#change.deleteCard({ key }));
   }
 
-  /** Leaves the board. Changes that were not saved yet are lost. */
+  /** Leaves the board. Changes that were not saved yet are sent when it is opened again. */
   [Symbol.dispose](): void {
     this.#isClosed = true;
     for (const stop of this.#stops) stop();

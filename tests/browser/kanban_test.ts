@@ -1,7 +1,8 @@
 import { assertEquals } from "@std/assert";
 import { BoardSite, type Visitor } from "./pages/boards.ts";
-import { BROWSERS, testInBrowsers } from "./browsers.ts";
+import { BROWSERS, newPage, testInBrowsers } from "./browsers.ts";
 import { KanbanPage } from "./pages/kanban.ts";
+import { hasStored } from "./reader_site.ts";
 
 const SIZE = { width: 1280, height: 800 };
 
@@ -85,6 +86,38 @@ testInBrowsers("board keeps changes that are made while its server is down", asy
   assertEquals([names[0], names.slice(1).toSorted()], ["Plan", ["Test", "Write"]]);
   await ann.shows(`To do: ; Doing: Plan; Done: ${names.slice(1).join(", ")}`);
 });
+
+testInBrowsers(
+  "board starts without its server, and a page that was closed loses no change",
+  async (browser) => {
+    await using kanban = await BoardSite.start(browser, "board");
+    const context = await kanban.newContext();
+    let ann = await KanbanPage.enter(context, kanban.server.url, { size: SIZE, name: "ann" });
+    const bob = await enter(kanban, { name: "bob" });
+    for (const title of ["Write", "Test"]) await ann.add("To do", title);
+    await bob.shows(TWO);
+    await ann.page.waitForFunction("navigator.serviceWorker.controller !== null");
+    await hasStored(ann.page, "Test");
+    await kanban.server.stop("SIGKILL");
+    await ann.page.reload();
+    await ann.shows(TWO);
+    await ann.says("#offline", "The board as it was a moment ago. You can keep working.");
+    await ann.add("Doing", "Plan");
+    await ann.drag("Write", "Done");
+    await ann.says("#offline", "2 changes wait here for the server, also if you close this page.");
+    await ann.page.close();
+
+    ann = new KanbanPage(await newPage(context, { type: "window" }));
+    await ann.page.goto(`${kanban.server.url}/#plans`);
+    const planned = "To do: Test; Doing: Plan; Done: Write";
+    await ann.shows(planned);
+    await ann.says("#offline", "2 changes wait here");
+    await kanban.server.start();
+    await ann.hasStatus("connected");
+    await ann.page.waitForSelector("#offline[hidden]");
+    for (const page of [ann, bob]) await page.shows(planned);
+  },
+);
 
 testInBrowsers("board can be used with the keyboard alone", async (browser) => {
   await using kanban = await BoardSite.start(browser, "board");

@@ -179,3 +179,31 @@ export async function tabOf(context: Parameters<typeof newPage>[0], url: string)
   await page.goto(url);
   return page;
 }
+
+/** Waits until the browser's store has a row with a text; the client stores rows twice a second. */
+export async function hasStored(page: Page, text: string): Promise<void> {
+  await page.waitForFunction(
+    `(async () => {
+      const settled = (request) => new Promise((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+      });
+      for (const { name } of await indexedDB.databases()) {
+        const database = await settled(indexedDB.open(name));
+        try {
+          for (const store of database.objectStoreNames) {
+            const all = await settled(database.transaction(store).objectStore(store).getAll());
+            const texts = all.map((bytes) => new TextDecoder().decode(bytes));
+            if (texts.some((one) => one.startsWith("[") && one.includes(${
+      JSON.stringify(text)
+    }))) return true;
+          }
+        } finally {
+          database.close();
+        }
+      }
+      return false;
+    })()`,
+    WAIT,
+  );
+}

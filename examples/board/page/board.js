@@ -5,6 +5,7 @@
  * @module
  */
 import { newId } from "@skein/skein/client";
+import { indexedDbStore, StoreError } from "@skein/skein/store";
 import { elements } from "../../shared/elements.js";
 import { openEntrance } from "../../shared/entrance.js";
 import { keepFiles } from "../../shared/offline.js";
@@ -23,9 +24,11 @@ let client;
 /** Name of the open board. */
 let name = "";
 let board;
-/** Status of the board: `pending`, `live`, `lost` or `ended`. */
+/** Status of the board: `pending`, `stale`, `live`, `lost` or `ended`. */
 let state = { current: "pending", error: undefined };
 let status = { name: "connecting" };
+/** False if the browser's store does not work, so that changes that wait are lost with the page. */
+let isKept = true;
 /** True while another board opens. */
 let isOpening = false;
 
@@ -94,7 +97,7 @@ async function show(next) {
   document.title = `${next} - Skein board`;
   elements["board-name"].textContent = next;
   redraw();
-  const opened = await client.state(`board:${next}`, { mutations });
+  const opened = await client.state(`board:${next}`, { mutations, store: true });
   // Another board was opened meanwhile.
   if (name !== next || board !== undefined) return opened[Symbol.dispose]();
   board = new Board(opened, {
@@ -119,7 +122,7 @@ function redraw() {
   requestAnimationFrame(() => {
     isScheduled = false;
     const past = history.columns && { columns: history.columns };
-    draw({ board, state, status, drag, past, holders: pointers.holders, actions });
+    draw({ board, state, status, isKept, drag, past, holders: pointers.holders, actions });
     pointers.place();
   });
 }
@@ -211,11 +214,29 @@ document.addEventListener("visibilitychange", () => {
 });
 
 addEventListener("beforeunload", (event) => {
-  // Changes that wait are lost with the page.
-  if (board?.waiting > 0) event.preventDefault();
+  if (!isKept && board?.waiting > 0) event.preventDefault();
 });
 
+// The age of a board that an earlier page has kept.
+setInterval(() => board?.keptAt !== undefined && redraw(), 10_000);
+
 openEntrance({
+  storeOf: (user) => indexedDbStore({ user, name: "board" }),
+  connection: {
+    onError(error) {
+      console.warn(error);
+      if (!(error instanceof StoreError)) return;
+      isKept = false;
+      redraw();
+    },
+    outbox: {
+      // Only for changes of an earlier page; the promises of this page tell about its own.
+      onDropped: ({ reason, error }) =>
+        notify(`A change was not saved: ${error?.message ?? reason}`),
+    },
+  },
+  mayLeave: () =>
+    !board?.waiting || confirm("The changes that wait here for the server will be deleted."),
   onStatus(next) {
     status = next;
     redraw();

@@ -17,6 +17,7 @@ export class Pointers {
   #columns;
   #hueOf;
   #onNews;
+  #state;
   #rows;
   #stop = () => {};
   /** The pointers of other pages, by the ids of the pages. */
@@ -49,6 +50,7 @@ export class Pointers {
   /** Shows the pointers of a board. */
   open(state) {
     this.#stop();
+    this.#state = state;
     this.#rows = state.collection("pointers");
     this.#stop = this.#rows.subscribe((rows) => this.#show(rows));
   }
@@ -104,10 +106,11 @@ export class Pointers {
 
   /** Writes the pointer; the client sends the newest one, once per frame. */
   #write() {
+    if (this.#state?.status.current !== "live") return; // No one sees it, and it isn't kept.
     const { at, holds } = this.#own;
     const writing = at === null && !holds
-      ? this.#rows?.delete(this.#page)
-      : this.#rows?.set(this.#page, { at, ...(holds && { holds }) });
+      ? this.#rows.delete(this.#page)
+      : this.#rows.set(this.#page, { at, ...(holds && { holds }) });
     // The next pointer follows soon.
     writing?.catch(() => {});
   }

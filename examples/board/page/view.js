@@ -6,7 +6,7 @@
 import { elements, make, noticeIn, put } from "../../shared/elements.js";
 
 /** Draws all changes. */
-export function draw({ board, state, status, drag, past, holders, actions }) {
+export function draw({ board, state, status, isKept, drag, past, holders, actions }) {
   const isShown = board !== undefined && state.current !== "pending" && !state.error;
   const { columns } = past ?? drag;
   // The past cannot be changed.
@@ -20,7 +20,7 @@ export function draw({ board, state, status, drag, past, holders, actions }) {
   elements.empty.hidden = !isShown || columns.length > 0;
   elements.columns.hidden = !isShown;
   elements["add-column"].hidden = !isShown || isPast;
-  drawOffline(status, board?.waiting ?? 0, isShown);
+  drawOffline(status, board, { isShown, isKept });
   if (isShown) keepFocus(() => drawColumns(columns, { drag, isPast, holders, actions }));
 }
 
@@ -114,17 +114,28 @@ function updateCard(item, { key, title, note }, { drag, isPast, holder }) {
   put(tag, holder === undefined ? "" : `${holder} moves it`);
 }
 
-/** Explains what happens to changes while there is no connection. */
-function drawOffline({ name }, waiting, isShown) {
+/** Explains how old the board is, and what happens to changes, while there is no connection. */
+function drawOffline({ name }, board, { isShown, isKept }) {
   const isOver = name === "rejected" || name === "closed";
-  elements.offline.hidden = isOver || name === "connected" || !isShown;
-  put(
-    elements.offline,
-    waiting === 0
-      ? "You can keep working. Changes wait here, in this page."
-      : `${waiting} ${waiting === 1 ? "change waits" : "changes wait"} here for the server. ` +
-        "Keep this page open.",
-  );
+  const { waiting = 0, keptAt } = board ?? {};
+  elements.offline.hidden = isOver || !isShown || name === "connected" && keptAt === undefined;
+  const age = keptAt === undefined ? "" : `The board as it was ${ageOf(keptAt)}. `;
+  const changes = waiting === 0
+    ? "You can keep working. Changes wait here for the server"
+    : `${waiting} ${waiting === 1 ? "change waits" : "changes wait"} here for the server`;
+  const until = isKept ? ", also if you close this page." : ". Keep this page open.";
+  put(elements.offline, age + changes + until);
+}
+
+const AGE = new Intl.RelativeTimeFormat("en");
+
+const UNITS = [["day", 86_400_000], ["hour", 3_600_000], ["minute", 60_000]];
+
+/** Says how long ago a moment was, such as `5 minutes ago`. */
+function ageOf(moment) {
+  const ms = Date.now() - moment;
+  const [unit, unitMs] = UNITS.find(([, unitMs]) => ms >= unitMs) ?? [];
+  return unit === undefined ? "a moment ago" : AGE.format(-Math.floor(ms / unitMs), unit);
 }
 
 /* Dialogs */
