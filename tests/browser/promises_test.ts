@@ -145,6 +145,28 @@ const TODO = {
 };
 
 testInBrowsers(
+  "README: tabs that are closed or reloaded in the middle lose nothing of the shared list",
+  async (browser) => {
+    await using site = await Site.open(TODO);
+    const context = await browser.createBrowserContext();
+    const [one, two] = [await tabOf(context, site.url), await tabOf(context, site.url)];
+    await add(one, "Tea");
+    for (const page of [one, two]) await lists(page, "li", ["☐ Tea"]);
+    await site.kill();
+    await add(one, "Milk");
+    await add(two, "Bread");
+    await clickFirst(two);
+    await lists(one, "li", ["☐ Tea", "☐ Milk"]);
+    await lists(two, "li", ["☑ Tea", "☐ Bread"]);
+    await one.close();
+    await site.start();
+    await two.reload();
+    const three = await tabOf(context, site.url);
+    for (const page of [two, three]) await lists(page, "li", ["☑ Tea", "☐ Milk", "☐ Bread"]);
+  },
+);
+
+testInBrowsers(
   "README: two tabs change the shared list while the server is killed, and agree afterwards",
   async (browser) => {
     await using site = await Site.open(TODO);
