@@ -6,7 +6,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { TEMPLATES } from "../../cli/templates/templates.ts";
 import { type Page, testInBrowsers } from "./browsers.ts";
-import { change, fileIn, lists, Site, tabOf, textOf, WAIT } from "./reader_site.ts";
+import { change, fileIn, hasStored, lists, Site, tabOf, textOf, WAIT } from "./reader_site.ts";
 
 const RECIPE = "docs/recipes/offline-app.md";
 
@@ -58,7 +58,7 @@ async function isKept(page: Page): Promise<void> {
 
 async function hasStatus(page: Page, status: string): Promise<void> {
   await page.waitForFunction(
-    (status) => document.querySelector("p")?.textContent === status,
+    (status) => document.querySelector("#status")?.textContent === status,
     WAIT,
     status,
   );
@@ -113,7 +113,7 @@ async function deploy(site: Site, files: Readonly<Record<string, string>>): Prom
 const SECOND = {
   "dist/index.html": change(FILES["dist/index.html"]!, "<title>To do<", "<title>Version 2<"),
   // The most that a session asks of the worker, on the path of the page itself.
-  "page.ts": change(FILES["page.ts"]!, 'connect("/")', 'connect("/", { transports: ["http"] })'),
+  "page.ts": change(FILES["page.ts"]!, 'connect("/", {', 'connect("/", { transports: ["http"],'),
 };
 
 testInBrowsers("a page with its late chunks starts without its server", async (browser) => {
@@ -125,6 +125,7 @@ testInBrowsers("a page with its late chunks starts without its server", async (b
   await add(page, "Tea");
   await lists(first, "li", ["Tea"]); // The server has it.
   await first.close();
+  await hasStored(page, "Tea");
   assertEquals(await storedIn(page), [pathsOf(site)]);
   assert(pathsOf(site).some((path) => path.startsWith("/chunk_http")));
   await site.kill();
@@ -132,8 +133,13 @@ testInBrowsers("a page with its late chunks starts without its server", async (b
     await page.reload();
     await hasStarted(page);
   }
+  await lists(page, "li", ["Tea"]);
+  await page.waitForFunction(
+    () => document.querySelector("#age")?.textContent.startsWith("As of"),
+    WAIT,
+  );
   await add(page, "Milk");
-  await lists(page, "li", ["Milk"]);
+  await lists(page, "li", ["Tea", "Milk"]);
   // A tab that is opened without the server, at an address with a query.
   const other = await tabOf(context, `${site.url}?from=link`);
   await hasStarted(other);
