@@ -112,7 +112,7 @@ async function chat(url: string, addresses: readonly string[]): Promise<void> {
   try {
     const pages: Page[] = [];
     for (const [i, name] of ["Ann", "Ben"].entries()) {
-      const page = await newPage(browser);
+      const page = await newPage(await browser.createBrowserContext());
       await page.goto(url.replace("localhost", (i > 0 && addresses[0]) || "localhost"));
       await page.waitForSelector("#name");
       await page.type("#name", name);
@@ -281,7 +281,12 @@ async function comeBack(url: string): Promise<Afterwards | undefined> {
       try {
         await page.reload();
         await shows('/lost|connecting again/.test(document.querySelector("#status")?.textContent)');
-        await shows('document.querySelector("#form input, #board form input")');
+        const input = await page.waitForSelector("#form input, #board form input");
+        await input!.type("Later");
+        await page.keyboard.press("Enter");
+        await shows("/wait/.test(document.body.innerText)");
+        await page.reload();
+        await shows("/that wait here for the server: 1/.test(document.body.innerText)");
       } finally {
         await browser.close();
       }
