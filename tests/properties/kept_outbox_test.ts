@@ -173,7 +173,8 @@ class Device {
     this.#reach(!this.#isOffline);
     this.page = this.#world.connect(name, this.backend.program.host, {
       host: this.host,
-      store: keptIn(this.disk.open(), { user: null }),
+      // A page that the simulator kills keeps its locks.
+      store: keptIn(Object.assign(this.disk.open(), { isExclusive: true }), { user: null }),
       outbox: { onDropped: (drop) => this.calls[drop.data as number]!.drops.push(drop) },
       backoff: { firstDelayMs: 50, maxDelayMs: 1_000 },
       onError() {},
