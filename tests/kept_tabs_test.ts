@@ -239,9 +239,11 @@ Deno.test("A page whose producer was taken over tells its callers, and goes on a
   const rejected = assertRejects(() => published, RequestError);
   await device.pass(2_000);
   assertEquals((await rejected).failure.code, "unknown");
+  assertEquals(device.drops.map(({ data, reason }) => [data, reason]), [[2, "unknown"]]);
   client.send("t", 4);
   await client.flushed();
-  assertEquals(seen, [1, 4]);
+  await device.pass();
+  assertEquals([seen, device.entries], [[1, 4], 0]);
   await kill();
 });
 

@@ -183,23 +183,20 @@ export class KeptOutbox {
   }
 
   /**
-   * Leaves a producer to the client that has taken it over. What it may have sent too is unknown to
-   * the callers of this page.
+   * Gives up a producer that another client has taken over, which has a copy of the store: what it
+   * may have sent is unknown. Calls that were never stored are sent by the page's next producer.
    */
   fenced(producer: Producer): void {
-    this.#stored.abandon(producer);
-    const at = this.#earlier.indexOf(producer);
-    if (at >= 0) this.#earlier.splice(at, 1);
     const isOwn = producer === this.own;
-    const items = [...producer.items];
-    const isMine = (item: KeptItem) => isOwn && !item.isStored && item.seq > producer.sent;
-    for (const item of items) {
-      this.#parts.outbox.release(item.size);
-      if (!isMine(item)) item.reply?.reject(unknownOutcome(item));
+    const moved: KeptItem[] = [];
+    for (const item of [...producer.items]) {
+      if (!isOwn || item.isStored || item.seq <= producer.sent) {
+        this.failed(producer, item, unknownOutcome(item));
+      } else if (this.#remove(producer, item)) moved.push(item);
     }
-    producer.items.length = 0;
-    if (isOwn) this.#renew();
-    for (const item of items) if (isMine(item)) this.#add(item.kind, item, item);
+    if (!isOwn) return;
+    this.#renew();
+    for (const item of moved) this.#add(item.kind, item, item);
   }
 
   /**
