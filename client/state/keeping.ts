@@ -65,6 +65,8 @@ export interface KeptSource {
   isStored(collection: string): boolean;
   /** Adds writes that another page has left. */
   restore(writes: readonly KeptWrite[]): void;
+  /** Rejects the writes that wait, because the application forgets what is kept. */
+  cancel(): void;
 }
 
 /** Keeps one state in the client's store. None of the calls rejects because the store fails. */

@@ -215,6 +215,12 @@ export class SharedState implements KeptSource {
     this.writes.restore(writes, { writer: handle, tag: this.#earlier ?? this.tag, functionOf });
   }
 
+  /** Rejects the writes that wait, because the application forgets what is kept. */
+  cancel(): void {
+    const message = `forget() was called before the write to state "${this.id}" ended`;
+    this.writes.end(new RequestError("cancelled", message));
+  }
+
   /** Identity of the stream that the versions of rows belong to. */
   get tag(): string | undefined {
     return this.#subscription?.position?.tag ?? this.#earlier;

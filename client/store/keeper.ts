@@ -12,7 +12,7 @@ import type { OutboxDrop } from "./dropped.ts";
 import { GuardedStore } from "./guarded_store.ts";
 import { KeptOutbox, type KeptPublishOptions } from "./kept_outbox.ts";
 import { KeptSession } from "./kept_session.ts";
-import { KeptState } from "./states/kept_state.ts";
+import { eraseStates, KeptState } from "./states/kept_state.ts";
 import { keyIn, rangeOf } from "./keys.ts";
 import type { Durability, Store } from "./store.ts";
 
@@ -197,7 +197,9 @@ export class Keeper {
 
   /** Deletes everything that is kept for the user. See {@linkcode Client.forget}. */
   async forget(): Promise<void> {
+    const locks = await eraseStates(this.store, [...this.#states]);
     await this.#kept.forget();
+    for (const lock of locks) lock.release();
     this.#tag = undefined;
   }
 

@@ -38,7 +38,7 @@ const MAX_READS = 3;
 
 /** The parts of a keeper that kept rows use. */
 export interface RowsKeeper {
-  readonly store: Pick<GuardedStore, "read" | "write" | "tell">;
+  readonly store: Pick<GuardedStore, "isExclusive" | "read" | "write" | "tell">;
 }
 
 /** One copy of the rows of a state, as the store has it. */
@@ -157,6 +157,19 @@ export class KeptStateRows {
     this.#isEnded = true;
     this.#runtime.clearTimeout(this.#timer);
     this.#release();
+  }
+
+  /** The name of the lock that this page has. */
+  get lock(): string | undefined {
+    return this.#lock?.name;
+  }
+
+  /** Keeps nothing more, and deletes the copy. */
+  async erase(): Promise<void> {
+    const head = this.#head;
+    this.end();
+    await this.#last;
+    if (head !== undefined) await this.#keeper.store.write({ deletes: rangesOf(head) });
   }
 
   /** Keeps the newest rows, and ends. */
@@ -321,10 +334,16 @@ export class KeptStateRows {
       void this.#await(lockOf(head));
       return false;
     }
-    this.#lock?.release();
-    this.#lock = lock;
+    this.#setLock(lock);
     // Another page may have changed the copy before.
     return await this.#hold();
+  }
+
+  #setLock(lock: LockHeld): void {
+    this.#lock?.release();
+    this.#lock = lock;
+    // Another page has called `forget()`.
+    void lock.stolen?.then(() => this.#lock === lock ? this.erase() : undefined);
   }
 
   /** Deletes a copy, unless another page holds it. */
@@ -338,8 +357,12 @@ export class KeptStateRows {
   async #await(name: string): Promise<void> {
     const lock = await holdLock(name, this.#source.signal);
     this.#isWaiting = false;
+    const heads = lock && await this.#heads();
     lock?.release();
-    if (lock !== undefined) this.changed();
+    if (heads === undefined) return;
+    // If the copy is gone, the other page may no longer read the rows, or has forgotten them.
+    if (heads.some(({ id }) => id === this.#source.id)) this.changed();
+    else this.end();
   }
 
   /** Writes a new copy in place of the old one. */
@@ -372,8 +395,7 @@ export class KeptStateRows {
       isKept =
         await this.#keeper.store.write({ deletes, puts: [...puts, headEntry(head)] }) !== undefined;
       if (isKept) {
-        this.#lock?.release();
-        this.#lock = lock;
+        if (lock !== undefined) this.#setLock(lock);
         this.#head = head;
         return true;
       }
@@ -457,6 +479,15 @@ function add(totals: Totals, mark: number, { value }: StoreEntry): void {
   totals.count++;
   totals.sum = (totals.sum + mark) >>> 0;
   totals.bytes += value.byteLength;
+}
+
+/** The names of the locks of all copies in a store. */
+export async function rowLocks(store: RowsKeeper["store"]): Promise<string[]> {
+  const { entries = [] } = await store.read(rangeOf(keyIn("rows", 0))) ?? {};
+  return entries.flatMap(({ key }) => {
+    const [, copy] = partsOf(key, ["number", "number"]) ?? [];
+    return typeof copy === "number" ? [lockOf({ copy })] : [];
+  });
 }
 
 function lockOf({ copy }: Pick<Head, "copy">): string {

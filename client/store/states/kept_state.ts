@@ -5,8 +5,9 @@ import { internals, type Session } from "../../../session/session.ts";
 import type { KeptParts, KeptSource, StateKeeping } from "../../state/keeping.ts";
 import type { WrittenRow } from "../../state/rows.ts";
 import type { QueuedWrite } from "../../state/write.ts";
-import { KeptStateRows, type RowsKeeper } from "./kept_rows.ts";
-import { KeptStateWrites, type WritesKeeper } from "./kept_writes.ts";
+import { type LockHeld, stealLock } from "../locks.ts";
+import { KeptStateRows, rowLocks, type RowsKeeper } from "./kept_rows.ts";
+import { KeptStateWrites, writeLocks, type WritesKeeper } from "./kept_writes.ts";
 
 /** The parts of a keeper that a state uses. */
 export interface StateKeeper extends RowsKeeper, WritesKeeper {
@@ -93,6 +94,16 @@ export class KeptState implements StateKeeping {
     return this.#writes.isStored;
   }
 
+  /** Deletes what is kept, rejects the writes that wait, and keeps no more rows. */
+  async erase(): Promise<void> {
+    await Promise.all([this.#rows.erase(), this.#writes.erase()]);
+  }
+
+  /** The names of the locks that this page has. */
+  get locks(): readonly string[] {
+    return [...this.#writes.locks, ...this.#rows.lock ? [this.#rows.lock] : []];
+  }
+
   /** Ends as a killed page does. For tests. */
   kill(): void {
     this.#rows.end();
@@ -102,4 +113,22 @@ export class KeptState implements StateKeeping {
   async close(): Promise<void> {
     await Promise.all([this.#rows.close(), this.#writes.close()]);
   }
+}
+
+/**
+ * Deletes what is kept of the states of this page, and takes the locks of other pages, which then
+ * delete theirs.
+ *
+ * @returns The locks, to be released once the store is empty.
+ */
+export async function eraseStates(
+  store: StateKeeper["store"],
+  states: readonly KeptState[],
+): Promise<LockHeld[]> {
+  const own = new Set(states.flatMap(({ locks }) => locks));
+  const names = store.isExclusive ? [] : [...await rowLocks(store), ...await writeLocks(store)];
+  const others = names.filter((name) => !own.has(name));
+  const locks = await Promise.all(others.map((name) => stealLock(name)));
+  await Promise.all(states.map((state) => state.erase()));
+  return locks.filter((lock) => lock !== undefined);
 }

@@ -89,7 +89,7 @@ export class KeptStateWrites {
   /** Takes over the writes of pages that are gone. */
   async open(): Promise<KeptWrite[]> {
     const own = await holdLock(lockOf(this.#page));
-    if (own !== undefined) this.#locks.set(this.#page, own);
+    if (own !== undefined) this.#setLock(this.#page, own);
     return await this.adopt();
   }
 
@@ -98,13 +98,38 @@ export class KeptStateWrites {
     const writes: KeptWrite[] = [];
     for (const [page, entries] of this.#pagesOf(await this.#entries())) {
       if (this.#locks.has(page) || this.#isEnded) continue;
-      const isGone = hasLocks() || entries.at(-1)!.at < this.#runtime.now() - UNLOCKED_MS;
+      const isGone = this.#keeper.store.isExclusive || hasLocks() ||
+        entries.at(-1)!.at < this.#runtime.now() - UNLOCKED_MS;
       if (!isGone) continue;
       const lock = await holdLock(lockOf(page));
       if (lock !== undefined) writes.push(...await this.#take(page, lock));
       else void this.#await(page);
     }
     return writes;
+  }
+
+  #setLock(page: string, lock: LockHeld): void {
+    this.#locks.set(page, lock);
+    void lock.stolen?.then(async () => {
+      // Another page has called `forget()`.
+      if (this.#isEnded) return;
+      this.#source.cancel();
+      const again = await holdLock(lockOf(page), this.#source.signal);
+      if (again === undefined) return;
+      if (this.#isEnded) again.release();
+      else this.#setLock(page, again);
+    });
+  }
+
+  /** Rejects the writes that wait, and deletes them. */
+  async erase(): Promise<void> {
+    this.#source.cancel();
+    await this.flush();
+  }
+
+  /** The names of the locks that this page has. */
+  get locks(): readonly string[] {
+    return [...this.#locks.keys()].map(lockOf);
   }
 
   async #await(page: string): Promise<void> {
@@ -119,7 +144,7 @@ export class KeptStateWrites {
 
   /** Takes over the writes of a page whose lock this one has. */
   async #take(page: string, lock: LockHeld): Promise<KeptWrite[]> {
-    this.#locks.set(page, lock);
+    this.#setLock(page, lock);
     const writes: KeptWrite[] = [];
     const lost: Entry[] = [];
     for (const entry of this.#pagesOf(await this.#entries(page)).get(page) ?? []) {
@@ -359,6 +384,13 @@ function isName(name: unknown): name is string {
 
 function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && Number(value) >= 0;
+}
+
+/** The names of the locks of all pages that have writes in a store. */
+export async function writeLocks(store: RowsKeeper["store"]): Promise<string[]> {
+  const { entries = [] } = await store.read(rangeOf(keyIn("writes"))) ?? {};
+  const pages = entries.map(({ key }) => partsOf(key, ["text", "number"])?.[0]);
+  return [...new Set(pages)].filter((page) => typeof page === "string").map(lockOf);
 }
 
 function lockOf(page: string): string {

@@ -351,3 +351,28 @@ Deno.test("client.state() drops kept writes that are damaged or too old, and tel
     fixture.kill(page);
   }
 });
+
+Deno.test("client.forget() deletes the rows and writes of all pages, which keep no more rows", async () => {
+  await using fixture = await Fixture.make();
+  await fixture.list.collection("items").set("a", 1);
+  await using first = await fixture.page();
+  await live(first);
+  await until(() => fixture.keptRows > 0);
+  await using second = await fixture.page();
+  await live(second);
+  fixture.offline();
+  await until(() => second.state.status.current === "lost");
+  const writes = [first, second].map(({ state }, i) => state.collection("items").set(`${i}`, i));
+  const rejected = writes.map((writing) => assertRejects(() => writing, RequestError, "forget()"));
+  await until(() => fixture.keptWrites === 2);
+  await second.client.forget();
+  await Promise.all(rejected);
+  assertEquals([fixture.keptRows, fixture.keptWrites], [0, 0]);
+  void first.state.collection("items").set("later", 1).catch(() => {});
+  await until(() => fixture.keptWrites === 1);
+  fixture.online(first.client);
+  await first.state.flush();
+  await Promise.all([first.client.close(), second.client.close()]);
+  assertEquals([fixture.keptRows, fixture.keptWrites], [0, 0]);
+  assertEquals(rowsOf(fixture.list), [["a", 1], ["later", 1]]);
+});
