@@ -17,7 +17,7 @@
  *   with a send queue that drops messages,
  * - 19.5 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 110.3 KiB.
+ * If you bundle the client as a single file, it is at most 110.5 KiB.
  *
  * @example Usage
  * ```ts

@@ -1,5 +1,5 @@
 /** Keeps the rows of one state in the client's store. */
-import type { Runtime, Timer } from "../../../base/runtime.ts";
+import { outside, type Runtime, type Timer } from "../../../base/runtime.ts";
 import { Collections } from "../../../session/rows/row_map.ts";
 import { HIDDEN_PREFIX, MAX_ROW_NAME_BYTES, rowName } from "../../../session/wire/rows.ts";
 import type { KeptRows, KeptSource } from "../../state/keeping.ts";
@@ -89,6 +89,8 @@ export class KeptStateRows {
   /** True if the next save writes a new copy. */
   #isAnew = false;
   #isConfirmed = false;
+  /** True once no more changes are noted. */
+  #isClosing = false;
   #isEnded = false;
   #wasLive = false;
   /** Time at which the rows were last up to date. */
@@ -131,7 +133,7 @@ export class KeptStateRows {
 
   /** Notes that the rows are complete, or no longer up to date. */
   changed(): void {
-    if (this.#isEnded || !this.#isConfirmed) return;
+    if (this.#isClosing || !this.#isConfirmed) return;
     const { isLive } = this.#source;
     const isLost = this.#wasLive && !isLive;
     this.#wasLive = isLive;
@@ -154,7 +156,7 @@ export class KeptStateRows {
 
   /** Keeps nothing more. */
   end(): void {
-    this.#isEnded = true;
+    this.#isClosing = this.#isEnded = true;
     this.#runtime.clearTimeout(this.#timer);
     this.#release();
   }
@@ -174,13 +176,13 @@ export class KeptStateRows {
 
   /** Keeps the newest rows, and ends. */
   async close(): Promise<void> {
-    if (this.#isEnded) return await this.#last.then(() => {});
+    if (this.#isClosing) return await this.#last.then(() => {});
     if (this.#wasLive) this.#liveAt = this.#runtime.now();
     const saving = this.#isConfirmed ? this.#enqueue(() => this.#save()) : this.#last;
-    this.#isEnded = true;
+    this.#isClosing = true;
     this.#runtime.clearTimeout(this.#timer);
     await saving;
-    this.#release();
+    this.end();
   }
 
   #enqueue<T>(run: () => Promise<T>): Promise<T> {
@@ -293,7 +295,7 @@ export class KeptStateRows {
 
   async #save(): Promise<void> {
     const { stored } = this.#source;
-    if (this.#isEnded && this.#lock === undefined && this.#isWaiting) return;
+    if (this.#isEnded) return;
     if (stored === undefined || stored.position.tag === undefined) return;
     // The rows at this position, whatever changes while they are written.
     const now = stored.rows.copy();
@@ -317,7 +319,7 @@ export class KeptStateRows {
 
   /** Takes the lock of the copy. Returns false while another page has it. */
   async #hold(): Promise<boolean> {
-    if (this.#isWaiting) return false;
+    if (this.#isWaiting || this.#isEnded) return false;
     const heads = await this.#heads();
     if (heads === undefined) return false;
     const [head, ...others] = heads.filter(({ id }) => id === this.#source.id);
@@ -327,7 +329,7 @@ export class KeptStateRows {
       for (const other of others) await this.#remove(other);
       return true;
     }
-    const lock = await holdLock(lockOf(head));
+    const lock = await outside(this.#runtime, holdLock(lockOf(head)));
     if (lock === undefined) {
       this.#isWaiting = true;
       this.#release();
@@ -340,6 +342,7 @@ export class KeptStateRows {
   }
 
   #setLock(lock: LockHeld): void {
+    if (this.#isEnded) return lock.release();
     this.#lock?.release();
     this.#lock = lock;
     // Another page has called `forget()`.
@@ -348,7 +351,7 @@ export class KeptStateRows {
 
   /** Deletes a copy, unless another page holds it. */
   async #remove(head: Head): Promise<void> {
-    const lock = await holdLock(lockOf(head));
+    const lock = await outside(this.#runtime, holdLock(lockOf(head)));
     if (lock !== undefined) await this.#keeper.store.write({ deletes: rangesOf(head) });
     lock?.release();
   }
@@ -357,7 +360,7 @@ export class KeptStateRows {
   async #await(name: string): Promise<void> {
     const lock = await holdLock(name, this.#source.signal);
     this.#isWaiting = false;
-    const heads = lock && await this.#heads();
+    const heads = lock && !this.#isEnded ? await this.#heads() : undefined;
     lock?.release();
     if (heads === undefined) return;
     // If the copy is gone, the other page may no longer read the rows, or has forgotten them.
@@ -369,7 +372,7 @@ export class KeptStateRows {
   async #replace(rows: Collections, at: Pick<Head, "offset" | "tag" | "at">): Promise<boolean> {
     const { id, contractVersion: contract } = this.#source;
     const copy = this.#newCopy();
-    const lock = await holdLock(lockOf({ copy }));
+    const lock = await outside(this.#runtime, holdLock(lockOf({ copy })));
     const totals: Totals = { count: 0, sum: 0, bytes: 0 };
     let puts: StoreEntry[] = [];
     const isWritten = async () => {

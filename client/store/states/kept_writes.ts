@@ -1,6 +1,6 @@
 /** Keeps the writes of one state in the client's store until their outcome is known. */
 import { RequestError } from "../../../errors.ts";
-import type { Runtime } from "../../../base/runtime.ts";
+import { outside, type Runtime } from "../../../base/runtime.ts";
 import { freezeRow } from "../../../session/rows/row_values.ts";
 import { HIDDEN_PREFIX, MAX_CHANGES, MAX_ROW_NAME_BYTES } from "../../../session/wire/rows.ts";
 import type { KeptMutation, KeptSource, KeptWrite } from "../../state/keeping.ts";
@@ -88,7 +88,7 @@ export class KeptStateWrites {
 
   /** Takes over the writes of pages that are gone. */
   async open(): Promise<KeptWrite[]> {
-    const own = await holdLock(lockOf(this.#page));
+    const own = await outside(this.#runtime, holdLock(lockOf(this.#page)));
     if (own !== undefined) this.#setLock(this.#page, own);
     return await this.adopt();
   }
@@ -101,7 +101,7 @@ export class KeptStateWrites {
       const isGone = this.#keeper.store.isExclusive || hasLocks() ||
         entries.at(-1)!.at < this.#runtime.now() - UNLOCKED_MS;
       if (!isGone) continue;
-      const lock = await holdLock(lockOf(page));
+      const lock = await outside(this.#runtime, holdLock(lockOf(page)));
       if (lock !== undefined) writes.push(...await this.#take(page, lock));
       else void this.#await(page);
     }
@@ -109,6 +109,7 @@ export class KeptStateWrites {
   }
 
   #setLock(page: string, lock: LockHeld): void {
+    if (this.#isEnded) return lock.release();
     this.#locks.set(page, lock);
     void lock.stolen?.then(async () => {
       // Another page has called `forget()`.

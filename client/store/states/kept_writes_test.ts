@@ -376,3 +376,16 @@ Deno.test("client.forget() deletes the rows and writes of all pages, which keep 
   assertEquals([fixture.keptRows, fixture.keptWrites], [0, 0]);
   assertEquals(rowsOf(fixture.list), [["a", 1], ["later", 1]]);
 });
+
+Deno.test("client.state() keeps a write that was made in the moment of the close", async () => {
+  await using fixture = await Fixture.make();
+  fixture.offline();
+  const page = await fixture.page();
+  page.state.collection("items").set("a", 1).catch(() => {});
+  await page.client.close();
+  assertEquals(fixture.keptWrites, 1);
+  await using next = await fixture.page();
+  fixture.online(next.client);
+  await next.state.flush();
+  assertEquals(rowsOf(fixture.list), [["a", 1]]);
+});
