@@ -116,6 +116,24 @@ Deno.test("A page doesn't take what it stored while the store opened for an earl
   assertEquals([device.entries, device.drops], [0, []]);
 });
 
+Deno.test("flushed() waits for the store only with what was called before", async () => {
+  using _time = new FakeTime();
+  const { server } = recording();
+  await using _server = server;
+  const device = new Device(server);
+  server.network.down();
+  await using page = device.open();
+  await page.flushed({ to: "store" });
+  device.disk.onOperation = () => turns(5);
+  const flushed: Promise<string>[] = [];
+  for (let data = 1; data <= 20; data++) {
+    page.send("t", data);
+    flushed.push(page.flushed({ to: "store" }));
+    await turns(3);
+  }
+  assertEquals(await Promise.all(flushed), Array(20).fill("relaxed"));
+});
+
 Deno.test("Publications and requests with retry keep one order with messages, and settle", async () => {
   using _time = new FakeTime();
   const { server, seen } = recording({ onPublish: ({ data }) => void seen.push(data) });

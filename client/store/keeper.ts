@@ -148,11 +148,14 @@ export class Keeper {
   async stored({ signal, timeoutMs }: WaitOptions): Promise<Durability> {
     const { runtime } = this.#parts.settings;
     const kept = this.#kept;
-    const states = [...this.#states];
-    const written = Promise.all([kept.written(), ...states.map((state) => state.flush())]);
-    await waitFor(runtime, written, { signal, timeoutMs, what: "the store" });
+    const states = Array.from(this.#states, async (state) => {
+      await state.flush();
+      return state.isStored;
+    });
+    const written = Promise.all([kept.stored(), ...states]);
+    const areStored = await waitFor(runtime, written, { signal, timeoutMs, what: "the store" });
     if (!this.#isTaking) throw new StoreError("unavailable", "Cannot flush: the store is not used");
-    const isStored = kept.isStored && states.every(({ isStored }) => isStored);
+    const isStored = areStored.every((isStored) => isStored);
     const durability = isStored && (kept.durability ?? await this.store.write({}));
     if (durability) return durability;
     throw this.store.error ?? new StoreError("full", "Cannot flush: the store is full");

@@ -125,10 +125,12 @@ export class KeptOutbox {
     await this.#stored.written();
   }
 
-  /** True if the store has everything that waits, as far as it was written. */
-  get isStored(): boolean {
-    const producers = [...this.#earlier, this.own];
-    return producers.every(({ items }) => items.every(({ isStored }) => isStored));
+  /** Waits until what waits now is written. Returns false if the store doesn't have it. */
+  async stored(): Promise<boolean> {
+    await this.opened;
+    const items = [...this.#earlier, this.own].flatMap(({ items }) => items);
+    await this.#stored.written();
+    return items.every(({ isStored, isRemoved }) => isStored || isRemoved);
   }
 
   /** The durability of the newest batch in the store. */
