@@ -55,6 +55,14 @@ export function judge({ loads, ledger, history, serverKills, pages }: LedgerCase
   const known = new Set(loads.map(({ load }) => load));
   for (const load of lines.keys()) if (!known.has(load)) faults.push(`${load} is no load`);
   let [writes, repeated, unstored, unknown] = [0, 0, 0, 0];
+  const addDropped = (load: string, dropped: PageLoad["dropped"]) => {
+    for (const [number, reason] of dropped) {
+      if (reason === "unknown") unknown++;
+      else if (reason !== "unanswered") {
+        faults.push(`${load}: write ${number} was dropped: ${reason}`);
+      }
+    }
+  };
   for (const [i, { load: name, user, stored, dropped }] of loads.entries()) {
     const load = `${i + 1} of ${loads.length} (${name})`;
     const found = lines.get(name) ?? [];
@@ -78,18 +86,60 @@ export function judge({ loads, ledger, history, serverKills, pages }: LedgerCase
         faults.push(`${load}: ${kind} ${number} came twice`);
       }
     }
+    addDropped(load, dropped);
     const last = Math.max(stored, ...numbers);
     for (let number = 1; number <= last; number++) {
-      if (numbers.has(number)) continue;
-      if (dropped.has(number)) unknown++;
-      else faults.push(`${load}: write ${number} of ${last} is missing`);
+      if (numbers.has(number) || dropped.has(number)) continue;
+      faults.push(`${load}: write ${number} of ${last} is missing`);
     }
     writes += numbers.size;
     repeated += again.repeated.length;
     unstored += Math.max(0, last - stored);
   }
+  if (unknown > doubts) faults.push(`${unknown} writes are unknown, at most ${doubts} may be`);
   if (repeated > doubts) faults.push(`${repeated} writes came again, at most ${doubts} may`);
   return { faults, writes, repeated, unstored, unknown };
+}
+
+/** A load of a page, and its writes to the state. */
+export interface StateLoad {
+  readonly load: string;
+  /** Number of the last write that the server has confirmed to the page. */
+  readonly confirmed: number;
+  /** Number of the last write. */
+  readonly made: number;
+  readonly failed: readonly string[];
+}
+
+/**
+ * Judges the rows of a state, where the write with number n of a load sets a row of its own, or
+ * deletes the one of write n - 1 if n is divisible by three. The writes of each load must have been
+ * made without a gap, up to the last one that was confirmed.
+ *
+ * @param loads The loads.
+ * @param rows The keys of the rows: the load, a slash, and the number.
+ * @returns Sentences about broken rules.
+ */
+export function judgeRows(loads: readonly StateLoad[], rows: readonly string[]): string[] {
+  const faults: string[] = [];
+  const numbersOf = Map.groupBy(rows, (key) => key.split("/")[0]!);
+  for (const { load, confirmed, made, failed } of loads) {
+    for (const failure of failed) faults.push(`${load}: write to the state failed: ${failure}`);
+    const found = new Set((numbersOf.get(load) ?? []).map((key) => Number(key.split("/")[1])));
+    const last = Math.max(0, ...found);
+    if (last > made) faults.push(`${load}: row ${last} was never written`);
+    // After a deletion, the last row may be two writes old.
+    if (last + (last % 3 === 1 ? 2 : 0) < confirmed) {
+      faults.push(`${load}: row ${last} is the last, but write ${confirmed} was confirmed`);
+    }
+    for (let number = 1; number <= last; number++) {
+      const isThere = number % 3 === 1 || (number % 3 === 2 && number === last);
+      if (found.has(number) !== isThere) {
+        faults.push(`${load}: row ${number} of ${last} is ${isThere ? "missing" : "still there"}`);
+      }
+    }
+  }
+  return faults;
 }
 
 /** Finds numbers that are smaller than one before, and those that come twice in succession. */

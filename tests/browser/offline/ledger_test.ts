@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { judge, type LedgerCase } from "./ledger.ts";
+import { judge, judgeRows, type LedgerCase } from "./ledger.ts";
 import type { LedgerLine } from "./server.ts";
 
 const line = (number: number, more: Partial<LedgerLine> = {}): LedgerLine => ({
@@ -41,5 +41,28 @@ Deno.test("judge() finds lost, repeated, disordered and foreign writes", () => {
   assertEquals(faultsOf({ ledger: foreign }), [`${a}: write 2 of ann arrived as bob`]);
   assertEquals(faultsOf({ ledger: [...CASE.ledger, line(1, { load: "b" })] }), ["b is no load"]);
   const unknown = [{ ...CASE.loads[0]!, dropped: new Map([[2, "unknown"]]) }];
-  assertEquals(faultsOf({ loads: unknown, ledger: [line(1), line(3)] }), []);
+  const missing = { ledger: [line(1), line(3)] };
+  assertEquals(faultsOf({ loads: unknown, ...missing, serverKills: 1 }), []);
+  assertEquals(faultsOf({ loads: unknown, ...missing }), [
+    "1 writes are unknown, at most 0 may be",
+  ]);
+  const full = [{ ...CASE.loads[0]!, dropped: new Map([[2, "full"]]) }];
+  assertEquals(faultsOf({ loads: full, ...missing }), [`${a}: write 2 was dropped: full`]);
+});
+
+Deno.test("judgeRows() accepts the rows of a complete sequence of writes, and finds others", () => {
+  const faults = (rows: number[], confirmed: number, failed: string[] = []) =>
+    judgeRows(
+      [{ load: "a", confirmed, made: 9, failed }],
+      rows.map((number) => `a/0000${number}`),
+    );
+  for (
+    const [rows, confirmed] of [[[], 0], [[1], 1], [[1, 2], 2], [[1], 3], [[1, 4, 5], 4]] as const
+  ) {
+    assertEquals(faults([...rows], confirmed), []);
+  }
+  assertEquals(faults([1, 2], 3), ["a: row 2 is the last, but write 3 was confirmed"]);
+  assertEquals(faults([4], 4), ["a: row 1 of 4 is missing"]);
+  assertEquals(faults([1, 2, 4], 4), ["a: row 2 of 4 is still there"]);
+  assertEquals(faults([1], 1, ["2: conflict"]), ["a: write to the state failed: 2: conflict"]);
 });

@@ -6,7 +6,7 @@
  */
 import { SqliteBroker } from "../../../brokers/sqlite/mod.ts";
 import { guest, serve } from "../../../mod.ts";
-import { streamFeatures } from "../../stream_features.ts";
+import { statesOf, streamFeatures } from "../../stream_features.ts";
 
 /** A write of a page. */
 export interface PageWrite {
@@ -24,8 +24,16 @@ export interface LedgerLine extends PageWrite {
   readonly by?: string | null;
 }
 
-/** The publications of the topic with a history, which a test reads at the end. */
-export const HISTORY_FILE = "history";
+/** The data that a test reads at the end. */
+export interface ServerData {
+  /** The publications of the topic with a history. */
+  readonly history: readonly PageWrite[];
+  /** The keys of the state's rows, in their order. */
+  readonly rows: readonly string[];
+}
+
+/** The file with {@linkcode ServerData}. */
+export const DATA_FILE = "data";
 
 if (import.meta.main) {
   const [port, folder] = Deno.args;
@@ -52,18 +60,23 @@ if (import.meta.main) {
       perAddress: { connections: unlimited },
     },
     async onMessage(message, session) {
-      if (message.topic === "read history") {
-        const found: unknown[] = [];
-        for await (const { data } of server.topics.read("chat")) found.push(data);
-        await Deno.writeTextFile(`${folder}/${HISTORY_FILE}`, JSON.stringify(found));
-        return message.reply(found.length);
+      if (message.topic === "write data") {
+        await Deno.writeTextFile(`${folder}/${DATA_FILE}`, JSON.stringify(await readData()));
+        return message.reply("done");
       }
       record({ ...message.data as PageWrite, by: session.isGuest ? null : session.user });
       if (message.topic === "task") message.reply("done");
     },
-    onListen: () => console.log("listening"),
+    onListen() {},
   });
+  const state = await statesOf(server).open("board");
+  const readData = async (): Promise<ServerData> => {
+    const history: PageWrite[] = [];
+    for await (const { data } of server.topics.read("chat")) history.push(data as PageWrite);
+    return { history, rows: [...state.collection("cards").keys()].sort() };
+  };
   for (const topic of ["chat", "news"]) {
     broker.subscribe(topic, ({ payload }) => record(JSON.parse(String(payload)).data));
   }
+  console.log("listening");
 }

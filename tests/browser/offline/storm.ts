@@ -24,8 +24,8 @@ import {
   type Page,
 } from "../browsers.ts";
 import type {} from "../pages/outbox.ts";
-import { judge, type Judgement, type PageLoad } from "./ledger.ts";
-import { HISTORY_FILE } from "./server.ts";
+import { judge, type Judgement, judgeRows, type PageLoad, type StateLoad } from "./ledger.ts";
+import { DATA_FILE, type ServerData } from "./server.ts";
 
 /** Options of a storm. */
 export interface StormOptions {
@@ -33,6 +33,12 @@ export interface StormOptions {
   readonly kills: number;
   /** The kinds of writes; see `CALLS` in `pages/outbox.ts`. */
   readonly kinds: readonly string[];
+  /**
+   * Whether pages also write to a state.
+   *
+   * @default {false}
+   */
+  readonly state?: boolean | undefined;
   /**
    * The users who sign in one after another in each tab, `null` for a guest.
    *
@@ -80,6 +86,7 @@ class Storm implements AsyncDisposable {
   readonly #tabs: Tab[] = [];
   /** The last that is known of each load. */
   readonly #loads = new Map<string, PageLoad>();
+  readonly #states = new Map<string, StateLoad>();
   readonly #errors = new Map<string, number>();
   readonly #faults: string[] = [];
   #server: Deno.ChildProcess | undefined;
@@ -161,15 +168,20 @@ class Storm implements AsyncDisposable {
     for (const tab of this.#tabs) await this.#note(tab);
     const { onProgress } = this.#options;
     for (const [text, count] of this.#errors) onProgress?.(`${count} times: ${text}`);
+    const { history, rows } = await this.#readData();
     const judgement = judge({
       loads: [...this.#loads.values()],
       ledger: (await Deno.readTextFile(`${this.#folder}/ledger`)).trim().split("\n")
         .map((line) => JSON.parse(line)),
-      history: await this.#history(),
+      history,
       serverKills: this.#serverKills,
       pages: this.#tabs.length,
     });
-    return { ...judgement, faults: [...this.#faults, ...judgement.faults] };
+    // The page that was killed may have made more writes than the test saw.
+    const states = [...this.#states.values()].map((state) => ({ ...state, made: Infinity }));
+    const faults = [...this.#faults, ...judgement.faults, ...judgeRows(states, rows)];
+    if (this.#options.state) faults.push(...await this.#differences(rows));
+    return { ...judgement, faults };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -190,6 +202,7 @@ class Storm implements AsyncDisposable {
       kinds: this.#options.kinds.join(),
       ...user === null ? {} : { user },
       ...isIdle ? { idle: "" } : {},
+      ...this.#options.state ? { state: "" } : {},
     });
     const url = `${this.#site.url.replace("ws:", "http:").replace(/\/?$/, "/")}?${query}`;
     if (page.url() === url) await page.reload();
@@ -213,23 +226,23 @@ class Storm implements AsyncDisposable {
 
   /** Remembers what a page knows. */
   async #note({ page, user }: Tab): Promise<void> {
-    const { load, stored, dropped, errors } = await page.evaluate(() => {
-      const { load, stored, dropped, errors } = outboxPage;
-      return { load, stored, dropped, errors };
+    const { load, stored, dropped, errors, state } = await page.evaluate(() => {
+      const { load, stored, dropped, errors, state } = outboxPage;
+      return { load, stored, dropped, errors, state };
     });
+    this.#states.set(load, { load, ...state });
+    const known = this.#loads.get(load);
+    this.#loads.set(load, { load, user, stored, dropped: known?.dropped ?? new Map() });
     for (const error of errors) {
       const text = error.replace(/^\d+ /, "");
       this.#errors.set(text, (this.#errors.get(text) ?? 0) + 1);
     }
     for (const text of dropped) {
-      const told = JSON.parse(text);
-      this.#errors.set(`dropped ${told.kind} ${told.reason}`, 1);
-      const data = told.data as { load: string; number: number } | undefined;
-      const of = data === undefined ? undefined : this.#loads.get(data.load);
-      if (of) (of.dropped as Map<number, string>).set(data!.number, told.reason);
+      const { kind, reason, data } = JSON.parse(text);
+      this.#errors.set(`dropped ${kind}: ${reason}`, 1);
+      const of: unknown = this.#loads.get(data?.load)?.dropped;
+      if (of instanceof Map) of.set(data.number, reason);
     }
-    const known = this.#loads.get(load);
-    this.#loads.set(load, { load, user, stored, dropped: known?.dropped ?? new Map() });
   }
 
   async #startServer(): Promise<void> {
@@ -263,10 +276,23 @@ class Storm implements AsyncDisposable {
     await this.#startServer();
   }
 
-  async #history() {
+  async #readData(): Promise<ServerData> {
     await using client = connect(`ws://127.0.0.1:${this.#port}/`);
-    await client.request("read history", null, { timeoutMs: 60_000 });
-    return JSON.parse(await Deno.readTextFile(`${this.#folder}/${HISTORY_FILE}`));
+    await client.request("write data", null, { timeoutMs: 60_000 });
+    return JSON.parse(await Deno.readTextFile(`${this.#folder}/${DATA_FILE}`));
+  }
+
+  /** Compares the rows that pages show with those of the server. */
+  async #differences(rows: readonly string[]): Promise<string[]> {
+    const faults: string[] = [];
+    for (const [i, { page }] of this.#tabs.entries()) {
+      const isEqual = async () =>
+        JSON.stringify(await page.evaluate(() => outboxPage.rows())) === JSON.stringify(rows);
+      await until(isEqual).catch(() =>
+        faults.push(`tab ${i} shows other rows than the server has`)
+      );
+    }
+    return faults;
   }
 }
 
@@ -283,6 +309,7 @@ if (import.meta.main) {
       kills: Number(option("kills", "200")),
       kinds: option("kinds", "message,history,once,request").split(","),
       users: option("users", "ann").split(",").map((user) => user === "guest" ? null : user),
+      state: args.state === true,
       tabs: Number(option("tabs", "3")),
       seed: Number(option("seed", "1")),
       onProgress: (text) => console.log(text),

@@ -1,9 +1,19 @@
 /** A page that writes all the time, and keeps what it writes in IndexedDB. */
-import { connect, newId } from "../../../client.ts";
+import { type ClientCollection, connect, newId } from "../../../client.ts";
 import { indexedDbStore } from "../../../client/store/mod.ts";
 
 declare global {
   var outboxPage: OutboxPage;
+}
+
+/** The writes of a page to its state; they have numbers of their own. */
+export interface StateWrites {
+  /** Number of the last write. */
+  readonly made: number;
+  /** Number of the last write that the server has confirmed. */
+  readonly confirmed: number;
+  /** Writes that the server has rejected, with the codes. */
+  readonly failed: readonly string[];
 }
 
 /** The state of a page, and calls for its test. */
@@ -18,14 +28,21 @@ export interface OutboxPage {
   readonly dropped: readonly string[];
   /** Other errors. */
   readonly errors: readonly string[];
+  /** The writes to the state, if the page opens it. */
+  readonly state: StateWrites;
   /** Stops writing. */
   stop(): void;
+  /** The rows that the page shows, in the order of their keys. */
+  rows(): string[];
   /** Number of entries in the store for each space, which is the second byte of their keys. */
   kept(): Promise<Record<number, number>>;
 }
 
 const BURST_MS = 25;
 const BURST = 2;
+
+/** Maximum number of writes that wait for the server; then the page pauses. */
+const MAX_BACKLOG = 100;
 
 const query = new URLSearchParams((globalThis as unknown as { location: URL }).location.search);
 const user = query.get("user");
@@ -34,7 +51,7 @@ const store = indexedDbStore({ user });
 const load = newId().slice(0, 13);
 const dropped: string[] = [];
 const errors: string[] = [];
-let [made, stored] = [0, 0];
+let [made, stored, settled] = [0, 0, 0];
 
 const client = connect(
   query.get("server")!,
@@ -48,6 +65,31 @@ const client = connect(
     onError: (error: unknown) => void errors.push(String(error)),
   } as Parameters<typeof connect>[1],
 );
+
+/** The key of the row that a write sets. */
+const keyOf = (number: number) => `${load}/${String(number).padStart(5, "0")}`;
+
+const shared = query.has("state")
+  ? client.state("board", { store: true } as Parameters<typeof client.state>[1])
+  : undefined;
+const stateWrites = { made: 0, confirmed: 0, failed: [] as string[] };
+let cards: ClientCollection<unknown> | undefined;
+
+/** Sets a row, or deletes the one before: each third write is a deletion. */
+function writeState(): void {
+  if (cards === undefined || stateWrites.made - stateWrites.confirmed > MAX_BACKLOG) return;
+  const number = ++stateWrites.made;
+  const saved = number % 3 === 0
+    ? cards.delete(keyOf(number - 1))
+    : cards.set(keyOf(number), { number });
+  saved.then(
+    () => stateWrites.confirmed = Math.max(stateWrites.confirmed, number),
+    (error) => {
+      if (error.name === "SessionClosedError") return;
+      stateWrites.failed.push(`${number}: ${error.failure?.code ?? error}`);
+    },
+  );
+}
 
 const CALLS: Readonly<Record<string, (write: object) => unknown>> = {
   message: (write) => client.send("note", write),
@@ -63,22 +105,32 @@ function write(): void {
     // Not counted if it throws, because the outbox is full.
     const call = CALLS[kind]!({ load, number, kind, user });
     made = number;
-    Promise.resolve(call).catch((error) => errors.push(`${number} ${kind}: ${error}`));
+    Promise.resolve(call).catch((error) => {
+      const reason = error.failure?.code ?? String(error);
+      if (error.name !== "SessionClosedError") {
+        dropped.push(JSON.stringify({ kind, reason, data: { load, number } }));
+      }
+    });
   } catch (error) {
     errors.push(String(error));
   }
 }
 
 function burst(): void {
+  if (made % 4 === 0) writeState();
+  if (made - settled > MAX_BACKLOG) return;
   for (let i = 0; i < BURST; i++) write();
   const upTo = made;
   client.flushed({ to: "store" } as Parameters<typeof client.flushed>[0]).then(
     () => stored = Math.max(stored, upTo),
     (error) => errors.push(`flushed: ${error}`),
   );
+  client.flushed().then(() => settled = Math.max(settled, upTo), () => {});
 }
 
 const timer = query.has("idle") ? undefined : setInterval(burst, BURST_MS);
+
+if (shared !== undefined) cards = (await shared).collection("cards");
 
 globalThis.outboxPage = {
   load,
@@ -90,7 +142,9 @@ globalThis.outboxPage = {
   get stored() {
     return stored;
   },
+  state: stateWrites,
   stop: () => clearInterval(timer),
+  rows: () => [...cards?.keys() ?? []].sort(),
   async kept() {
     const found: Record<number, number> = {};
     for (let from = new Uint8Array();;) {
