@@ -34,7 +34,7 @@ export interface StormOptions {
   /** The kinds of writes; see `CALLS` in `pages/outbox.ts`. */
   readonly kinds: readonly string[];
   /**
-   * Whether pages also write to a state.
+   * Lets pages write to a state as well.
    *
    * @default {false}
    */
