@@ -1,5 +1,5 @@
 /** Messages, publications and requests that a client keeps in a store, over reloads. */
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import type { Client, ClientOptions, ServeOptions } from "../mod.ts";
 import { keptIn, type OutboxDrop } from "../client/store/mod.ts";
@@ -305,4 +305,47 @@ Deno.test("What is too old, too much, damaged or newer is dropped with a reason"
     [["newer", undefined], ["damaged", undefined], ["full", "old"]],
   );
   assertEquals(seen, ["a", "b"]);
+});
+
+Deno.test("Kept positions survive pages, are bounded, and drop what is damaged", async () => {
+  using _time = new FakeTime();
+  const { server } = recording({ history: { news: {} } });
+  await using _server = server;
+  const disk = new TestDisk();
+  {
+    const store = keptIn(disk.open(), { user: null });
+    await using page = server.connect({ store });
+    await page.whenConnected();
+    for (let i = 0; i < 1_002; i++) store.positions.set(`t${i}`, { epoch: "e", offset: i });
+    store.positions.set("gone", { epoch: "e", offset: 1 });
+    store.positions.set("gone", undefined);
+    assertThrows(() => store.positions.set("x".repeat(513), undefined), RangeError, "512 bytes");
+  }
+  const positions = disk.entries.filter(({ key }) => key[1] === 3);
+  assertEquals(positions.length, 999); // 1,000 until "gone" was deleted.
+  disk.put(positions.at(-1)!.key, new TextEncoder().encode('{"position":{"epoch":7}}'));
+  const store = keptIn(disk.open(), { user: null });
+  await using _page = server.connect({ store });
+  assertEquals(await store.positions.get("t1001"), undefined); // Damaged.
+  assertEquals(await store.positions.get("t500"), { epoch: "e", offset: 500 });
+  assertEquals(await store.positions.get("t0"), undefined);
+  assertEquals(await store.positions.get("gone"), undefined);
+});
+
+Deno.test("Kept positions stay in the page if another user is signed in", async () => {
+  using _time = new FakeTime();
+  const { server } = recording({
+    tokens: { inMessage: true },
+    authenticate: ({ token }) => token!,
+    userOf: (user) => String(user),
+  } as ServeOptions);
+  await using _server = server;
+  const disk = new TestDisk();
+  for (const [token, expected] of [["ann", undefined], ["bob", undefined], ["ann", 7]] as const) {
+    const store = keptIn(disk.open(), { user: "ann" });
+    await using page = server.connect({ store, token, onError() {} });
+    await page.whenConnected();
+    assertEquals((await store.positions.get("news"))?.offset, expected);
+    if (token === "ann") store.positions.set("news", { epoch: "e", offset: 7 });
+  }
 });

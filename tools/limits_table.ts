@@ -24,6 +24,7 @@ import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
 import { LIMITS as OUTBOX } from "../client/outbox/outbox.ts";
 import { MAX_BYTES as KEPT_BYTES } from "../client/store/keeper.ts";
+import { MAX_POSITIONS } from "../client/store/positions.ts";
 import { MAX_AGE_MS } from "../client/store/kept_outbox.ts";
 import { MAX_AT_ONCE, MAX_REPEAT_MS } from "../client/outbox/publications.ts";
 import { MAX_FILE_BYTES } from "../client/store/file.ts";
@@ -1042,6 +1043,12 @@ function clientBounds(): Bound[] {
       max: `${count(OUTBOX.maxMessages)}, ${bytes(OUTBOX.maxBytes)}`,
       full: "`QueueFullError`; publications without a reply count too, and with `at-least-once`, " +
         "unacknowledged messages",
+    },
+    {
+      table: "client",
+      name: "with a [store](offline.md): positions of subscriptions",
+      max: count(MAX_POSITIONS),
+      full: "the oldest are deleted",
     },
     {
       table: "client",

@@ -12,8 +12,9 @@ import type { OutboxDrop } from "./dropped.ts";
 import { GuardedStore } from "./guarded_store.ts";
 import { KeptOutbox, type KeptPublishOptions } from "./kept_outbox.ts";
 import { KeptSession } from "./kept_session.ts";
-import { eraseStates, KeptState } from "./states/kept_state.ts";
 import { keyIn, rangeOf } from "./keys.ts";
+import { KeptPositions } from "./positions.ts";
+import { eraseStates, KeptState } from "./states/kept_state.ts";
 import type { Durability, Store } from "./store.ts";
 
 /** Default maximum size of what an outbox keeps, in bytes. */
@@ -38,6 +39,8 @@ export interface ClientStore {
   readonly user: string | null;
   /** The store. */
   readonly store: Store;
+  /** Positions of subscriptions, which the application saves. */
+  readonly positions: KeptPositions;
   /**
    * Default limits of the outbox.
    *
@@ -69,8 +72,9 @@ export function keptIn(
     const rule = "user must be the user's id, or null for guests";
     throw new TypeError(`Cannot keep data: ${rule}, received ${describe(user)}`);
   }
-  const keep = (parts: KeeperParts) => new Keeper(store, { ...parts, user });
-  return { user, store, limits: { maxBytes: MAX_BYTES }, keep };
+  const positions = new KeptPositions();
+  const keep = (parts: KeeperParts) => new Keeper(store, { ...parts, user, positions });
+  return { user, store, positions, limits: { maxBytes: MAX_BYTES }, keep };
 }
 
 /** The sending of what is kept, in one session. */
@@ -96,10 +100,21 @@ export class Keeper {
   #isTaking = true;
   /** The states that are kept; bounded by the handles of the application. */
   readonly #states = new Set<KeptState>();
+  readonly #positions: KeptPositions;
+  readonly #confirmed = Promise.withResolvers<boolean>();
 
-  constructor(store: Store, { user, ...parts }: KeeperParts & { readonly user: string | null }) {
+  constructor(
+    store: Store,
+    { user, positions, ...parts }: KeeperParts & Pick<ClientStore, "user" | "positions">,
+  ) {
     this.user = user;
     this.store = new GuardedStore(store, parts.settings);
+    this.#positions = positions;
+    positions.attach({
+      store: this.store,
+      runtime: parts.settings.runtime,
+      confirmed: this.#confirmed.promise,
+    });
     this.#parts = parts;
     this.#kept = new KeptOutbox({ ...parts, store: this.store });
   }
@@ -164,7 +179,9 @@ export class Keeper {
   /** Sends what is kept in a session. Resolves when the session has ended. */
   async sendIn(session: Session): Promise<void> {
     const { outbox } = this.#parts;
-    if (!await this.confirmed(session)) return;
+    const isConfirmed = await this.confirmed(session);
+    this.#confirmed.resolve(isConfirmed);
+    if (!isConfirmed) return;
     this.#isTaking = true;
     // Messages of another user's session go out in this one, as without a store.
     for (let first; (first = outbox.first) !== undefined;) {
@@ -192,7 +209,8 @@ export class Keeper {
   /** Ends with the client. Resolves when the store is closed. */
   async end(error: SessionClosedError): Promise<void> {
     this.#kept.end(error);
-    await this.#kept.written();
+    this.#confirmed.resolve(false);
+    await Promise.all([this.#kept.written(), this.#positions.written()]);
     await Promise.all(Array.from(this.#states, (state) => state.close()));
     await this.store.close();
     this.#kept.release();
@@ -200,6 +218,7 @@ export class Keeper {
 
   /** Deletes everything that is kept for the user. See {@linkcode Client.forget}. */
   async forget(): Promise<void> {
+    this.#positions.clear();
     const locks = await eraseStates(this.store, [...this.#states]);
     await this.#kept.forget();
     for (const lock of locks) lock.release();

@@ -17,6 +17,7 @@ export { StoreError } from "../../errors.ts";
 export { fileStore, type FileStoreOptions } from "./file.ts";
 export { indexedDbStore, type IndexedDbStoreOptions } from "./indexeddb.ts";
 export { type ClientStore, keptIn } from "./keeper.ts";
+export { KeptPositions } from "./positions.ts";
 export type {
   Durability,
   Store,
