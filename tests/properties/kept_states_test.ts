@@ -32,6 +32,16 @@ const mutations = defineMutations(contract, {
 /** Maximum time until everything is settled, in milliseconds. */
 const SETTLED_MS = 120_000;
 
+/** Number of looks at the locks of the platform, which is fast. */
+const [MIN_LOOKS, MAX_LOOKS] = [3, 1_000];
+
+/** The part of `navigator.locks` that is used. */
+interface Locks {
+  query(): Promise<
+    Partial<Record<"held" | "pending", readonly { readonly name?: string | undefined }[]>>
+  >;
+}
+
 const who = fc.nat(1);
 const waitMs = fc.oneof(fc.constant(0), fc.nat(50), fc.nat(3_000));
 
@@ -209,7 +219,21 @@ class Story {
       case "empty the disk":
         this.#disk.maxBytes = Infinity;
     }
+    await this.#locksSettle();
     await world.pause(step.waitMs);
+  }
+
+  /** Stops virtual time until the platform has given each free lock to a page that waits for it. */
+  async #locksSettle(): Promise<void> {
+    const { simulation } = this.world;
+    for (let i = 0; i < MAX_LOOKS; i++) {
+      const looking = (navigator as unknown as { readonly locks: Locks }).locks.query();
+      const { held = [], pending = [] } = await simulation.hold(looking);
+      const names = new Set(held.map(({ name }) => name));
+      // A lock that was released is held for a moment.
+      if (i >= MIN_LOOKS && pending.every(({ name }) => names.has(name))) return;
+      await simulation.hold(new Promise((resolve) => setTimeout(resolve)));
+    }
   }
 
   async compare(): Promise<void> {
@@ -218,6 +242,7 @@ class Story {
     for (const { host } of this.#pages) {
       world.change(host, this.#server.host, { isBlocked: false });
     }
+    await this.#locksSettle();
     const states = () => this.#pages.map(({ state }) => state);
     const areSettled = () =>
       !this.#disk.entries.some(({ key }) => key[1] === SPACES.writes) &&
