@@ -3,6 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { type Client, type ClientOptions, guest, RequestError, type ServeOptions } from "../mod.ts";
 import { keptIn, type OutboxDrop, type Store } from "../client/store/mod.ts";
+import { liveState } from "../streams/mod.ts";
 import { TestDisk } from "../client/store/test_disk_fixture.ts";
 import { type TestServer, testServer } from "../testing/mod.ts";
 import { ProducingPeer } from "./peers/producing_peer.ts";
@@ -268,7 +269,7 @@ Deno.test("Client.forget() empties the store, and what all tabs have to send", a
   const outcomes = Promise.allSettled(published);
   await device.pass();
   const forgotten = one.client.forget();
-  await device.pass();
+  await device.pass(1_000);
   await forgotten;
   for (const outcome of await outcomes) {
     assert(outcome.status === "rejected" && outcome.reason.failure.code === "cancelled");
@@ -309,6 +310,31 @@ Deno.test("Client.forget() in the middle of sends leaves nothing behind", async 
   }
   assertEquals(device.drops, []);
   assertEquals(seen.length, 0);
+  await one.kill();
+  await two.kill();
+});
+
+Deno.test("Client.forget() deletes the rows of states that other tabs have open", async () => {
+  using time = new FakeTime();
+  const states = liveState();
+  const { server } = recording({ features: [states] });
+  await using _server = server;
+  await using board = await states.open("board");
+  const device = new Device(server, time);
+  const [one, two] = [await device.open(), await device.open()] as [Tab, Tab];
+  for (const { client } of [one, two]) {
+    const state = await client.state("board", { store: true });
+    await state.collection("cards").set("a", 1);
+  }
+  await device.pass(20_000);
+  assert(device.disk.entries.some(({ key }) => key[1] === 4));
+  const forgotten = one.client.forget();
+  await device.pass(1_000);
+  await forgotten;
+  assertEquals(device.disk.entries, []);
+  await board.collection("cards").set("b", 2);
+  await device.pass(120_000);
+  assertEquals(device.entries, 0);
   await one.kill();
   await two.kill();
 });

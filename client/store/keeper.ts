@@ -116,7 +116,12 @@ export class Keeper {
       confirmed: this.#confirmed.promise,
     });
     this.#parts = parts;
-    this.#kept = new KeptOutbox({ ...parts, store: this.store });
+    this.#kept = new KeptOutbox({
+      ...parts,
+      user,
+      store: this.store,
+      onForgotten: () => this.#endStates(),
+    });
   }
 
   /** The client's name as a producer: 128 random bits, which no earlier page had. */
@@ -223,6 +228,12 @@ export class Keeper {
     await this.#kept.forget();
     for (const lock of locks) lock.release();
     this.#tag = undefined;
+  }
+
+  /** Keeps nothing more of the states that are open, which go on in memory. */
+  #endStates(): void {
+    for (const state of this.#states) state.kill();
+    this.#states.clear();
   }
 
   /** Tells the application that something kept won't be sent any more. */

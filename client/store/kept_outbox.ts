@@ -5,10 +5,10 @@ import type { EncodedMessage } from "../../session/wire/encode.ts";
 import { report, type SessionSettings } from "../../session/settings/settings.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import type { Timer } from "../../base/runtime.ts";
-import { waitFor } from "../../base/wait.ts";
+import { pause, waitFor } from "../../base/wait.ts";
 import type { DropReason, OutboxDrop } from "./dropped.ts";
 import type { GuardedStore } from "./guarded_store.ts";
-import { hasLocks, holdLock, type LockHeld, stealLock } from "./locks.ts";
+import { hasLocks, holdLock, type LockHeld, locksWith, stealLock } from "./locks.ts";
 import { dataOf, type KeptItem, Producer, randomName } from "./kept_items.ts";
 import { StoredProducers } from "./stored_producers.ts";
 
@@ -30,13 +30,23 @@ const MARKED_AT_ONCE = 64;
  */
 const SCAN_MS = 10_000;
 
+/**
+ * Time for which `forget()` waits until other pages have finished what they are writing, in
+ * milliseconds.
+ */
+const FORGET_MS = 200;
+
 /** The parts of a client that {@linkcode KeptOutbox} uses. */
 export interface KeptOutboxParts {
   readonly settings: SessionSettings;
   /** Counts what waits, and notifies of changes. */
   readonly outbox: Outbox;
   readonly store: GuardedStore;
+  /** The user whose calls the store keeps; `null` for guests. */
+  readonly user: string | null;
   readonly onDropped?: ((drop: OutboxDrop) => void) | undefined;
+  /** Called when another page forgets everything that the store keeps. */
+  readonly onForgotten?: (() => void) | undefined;
 }
 
 /** The options of a kept publication. */
@@ -211,10 +221,13 @@ export class KeptOutbox {
     if (!store.isExclusive) {
       // A page that is open loses its lock, and so learns of it. This one keeps the lock: otherwise,
       // a third page would adopt what the second one writes in this moment.
-      for (const id of await this.#stored.ids()) {
-        const lock = this.#locks.has(id) ? undefined : await stealLock(lockOf(id));
+      const prefix = this.#lockOf("");
+      for (const name of await locksWith(prefix)) {
+        const id = name.slice(prefix.length);
+        const lock = this.#locks.has(id) ? undefined : await stealLock(name);
         if (lock !== undefined) this.#hold(id, lock);
       }
+      await pause(this.#parts.settings.runtime, FORGET_MS);
     }
     const producers = [...this.#earlier, this.own];
     const ids = producers.map((producer) => this.#forgetOne(producer));
@@ -357,7 +370,7 @@ export class KeptOutbox {
     if (id === this.own.id || this.#locks.has(id) || this.#awaited.has(id)) return false;
     if (store.isExclusive) return !this.#earlier.some((earlier) => earlier.id === id);
     if (!hasLocks()) return producer !== undefined && runtime.now() - producer.since > MAX_AGE_MS;
-    const lock = await holdLock(lockOf(id));
+    const lock = await holdLock(this.#lockOf(id));
     if (lock !== undefined) this.#hold(id, lock);
     else void this.#await(id);
     return lock !== undefined;
@@ -366,7 +379,7 @@ export class KeptOutbox {
   /** Adopts a producer once its page is closed. */
   async #await(id: string): Promise<void> {
     this.#awaited.add(id);
-    const lock = await holdLock(lockOf(id), this.#stop.signal);
+    const lock = await holdLock(this.#lockOf(id), this.#stop.signal);
     this.#awaited.delete(id);
     if (lock === undefined) return;
     if (this.#stop.signal.aborted) return lock.release();
@@ -396,8 +409,13 @@ export class KeptOutbox {
   /** Takes the lock of a new producer, so that no other page adopts it. */
   async #lock({ id }: Producer): Promise<void> {
     if (this.#parts.store.isExclusive) return;
-    const lock = await holdLock(lockOf(id));
+    const lock = await holdLock(this.#lockOf(id));
     if (lock !== undefined) this.#hold(id, lock);
+  }
+
+  /** The name of the lock of a producer. Those of a user start with the same text. */
+  #lockOf(id: string): string {
+    return `skein:producer:${JSON.stringify(this.#parts.user)}:${id}`;
   }
 
   #hold(id: string, lock: LockHeld): void {
@@ -415,6 +433,7 @@ export class KeptOutbox {
     const producer = [...this.#earlier, this.own].find((one) => one.id === id);
     if (!this.#locks.delete(id) || producer === undefined) return;
     this.#forgetOne(producer);
+    this.#parts.onForgotten?.();
     if (producer === this.own) this.#renew();
     else this.#earlier.splice(this.#earlier.indexOf(producer), 1);
     // A batch may be on its way that the other page's deletion doesn't include.
@@ -456,11 +475,6 @@ export class KeptOutbox {
       }
     }
   }
-}
-
-/** The name of the lock of a producer. */
-function lockOf(id: string): string {
-  return `skein:producer:${id}`;
 }
 
 const VERBS = { message: "send", publication: "publish", request: "request" } as const;

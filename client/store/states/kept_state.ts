@@ -104,7 +104,7 @@ export class KeptState implements StateKeeping {
     return [...this.#writes.locks, ...this.#rows.lock ? [this.#rows.lock] : []];
   }
 
-  /** Ends as a killed page does. For tests. */
+  /** Keeps nothing more, and leaves the store as it is. */
   kill(): void {
     this.#rows.end();
     this.#writes.end();
