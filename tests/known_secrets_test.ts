@@ -10,7 +10,8 @@ const FOLDERS = ["docs", "examples", "skills", "cli/templates", "README.md"];
 const KNOWN_SECRET = /\b\w*secret\w*["']?\s*(?::|\?\?=|\|\|=|=)(?![>=])\s*[^;,}]*["'`]/i;
 
 /** Values that are not in the code. */
-const COMPUTED = /Deno\.env\.get\("\w+"\)|"[^"]*\$\(.*\)"/g;
+const COMPUTED =
+  /(?:Deno\.env\.get|getenv)\("\w+"\)|os\.environ\["\w+"\]|"[^"]*\$\(.*\)"|"whsec_"/g;
 
 /** The code of a page. */
 const FENCED = /^```[\s\S]*?^```/gm;
