@@ -32,8 +32,9 @@ export function keptOn(disk: TestDisk, user: string | null = null): KeptOn {
   const states: KeptState[] = [];
   let keeper!: Keeper;
   const dropped: OutboxDrop[] = [];
+  const own = keptIn(store, { user });
   return {
-    ...keptIn(store, { user }),
+    ...own,
     dropped,
     confirmed: (client) => keeper.confirmed(client.session!),
     kill() {
@@ -41,7 +42,7 @@ export function keptOn(disk: TestDisk, user: string | null = null): KeptOn {
       for (const state of states) state.kill();
     },
     keep(parts) {
-      keeper = new Keeper(store, { ...parts, user });
+      keeper = new Keeper(store, { ...parts, user, positions: own.positions });
       keeper.dropped = (write) => void dropped.push(write);
       const { state } = keeper;
       keeper.state = (source) => {
