@@ -61,7 +61,12 @@ const client = connect(
     transports: ["websocket"],
     delivery: "at-least-once",
     backoff: { firstDelayMs: 20, maxDelayMs: 200 },
-    outbox: { onDropped: (item: unknown) => void dropped.push(JSON.stringify(item)) },
+    outbox: {
+      // Many pages may be killed while there is no server.
+      maxMessages: 100_000,
+      maxBytes: 52_428_800,
+      onDropped: (item) => void dropped.push(JSON.stringify(item)),
+    },
     onError: (error: unknown) => void errors.push(String(error)),
   } as Parameters<typeof connect>[1],
 );
@@ -69,9 +74,7 @@ const client = connect(
 /** The key of the row that a write sets. */
 const keyOf = (number: number) => `${load}/${String(number).padStart(5, "0")}`;
 
-const shared = query.has("state")
-  ? client.state("board", { store: true } as Parameters<typeof client.state>[1])
-  : undefined;
+const shared = query.has("state") ? client.state("board", { store: true }) : undefined;
 const stateWrites = { made: 0, confirmed: 0, failed: [] as string[] };
 let cards: ClientCollection<unknown> | undefined;
 
@@ -121,7 +124,7 @@ function burst(): void {
   if (made - settled > MAX_BACKLOG) return;
   for (let i = 0; i < BURST; i++) write();
   const upTo = made;
-  client.flushed({ to: "store" } as Parameters<typeof client.flushed>[0]).then(
+  client.flushed({ to: "store" }).then(
     () => stored = Math.max(stored, upTo),
     (error) => errors.push(`flushed: ${error}`),
   );
