@@ -53,7 +53,7 @@ if (import.meta.main) {
     tokens: { inMessage: true },
     authenticate: ({ token }) => token ?? guest,
     authorize: () => true,
-    history: { chat: { size: 1_000_000 } },
+    history: { chat: { size: 1_000_000, ttlMs: 86_400_000 } },
     rates: {
       perSession: { messages: unlimited, publications: unlimited },
       perUser: { connections: unlimited },
