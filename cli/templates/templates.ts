@@ -127,7 +127,7 @@ const BUNDLED: PageBuild = {
 };
 
 /** Vite, run by Deno. It finds the packages of the page in `node_modules`. */
-const VITE = "deno run -A npm:vite@^8";
+const VITE = "deno run -A npm:vite@~8.3";
 
 /** A page in React, built by Vite. */
 const REACT: PageBuild = {
@@ -277,7 +277,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "@vitejs/plugin-react": "npm:@vitejs/plugin-react@^6",
       "react": "npm:react@^19",
       "react-dom": "npm:react-dom@^19",
-      "vite": "npm:vite@^8",
+      "vite": "npm:vite@~8.3",
     },
   },
   hooks: {
