@@ -120,7 +120,6 @@ export class Keeper {
       ...parts,
       user,
       store: this.store,
-      onForgotten: () => this.#endStates(),
     });
   }
 
@@ -228,12 +227,6 @@ export class Keeper {
     await this.#kept.forget();
     for (const lock of locks) lock.release();
     this.#tag = undefined;
-  }
-
-  /** Keeps nothing more of the states that are open, which go on in memory. */
-  #endStates(): void {
-    for (const state of this.#states) state.kill();
-    this.#states.clear();
   }
 
   /** Tells the application that something kept won't be sent any more. */

@@ -45,8 +45,6 @@ export interface KeptOutboxParts {
   /** The user whose calls the store keeps; `null` for guests. */
   readonly user: string | null;
   readonly onDropped?: ((drop: OutboxDrop) => void) | undefined;
-  /** Called when another page forgets everything that the store keeps. */
-  readonly onForgotten?: (() => void) | undefined;
 }
 
 /** The options of a kept publication. */
@@ -433,7 +431,6 @@ export class KeptOutbox {
     const producer = [...this.#earlier, this.own].find((one) => one.id === id);
     if (!this.#locks.delete(id) || producer === undefined) return;
     this.#forgetOne(producer);
-    this.#parts.onForgotten?.();
     if (producer === this.own) this.#renew();
     else this.#earlier.splice(this.#earlier.indexOf(producer), 1);
     // A batch may be on its way that the other page's deletion doesn't include.
