@@ -1,5 +1,6 @@
 /** A server with the state `list:1`, and pages with stores on a test's disk. */
 import {
+  type Broker,
   type Client,
   type ClientState,
   type ClientStateOptions,
@@ -67,7 +68,7 @@ export interface Page extends AsyncDisposable {
 interface FixtureOptions {
   readonly contract?: Contract | undefined;
   readonly states?: LiveStateOptions<Contract> | undefined;
-  readonly broker?: MemoryBroker | undefined;
+  readonly broker?: Broker | undefined;
 }
 
 /** A server with the state `list:1`, and pages whose connections a test can cut. */
