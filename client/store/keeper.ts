@@ -118,7 +118,6 @@ export class Keeper {
     this.#parts = parts;
     this.#kept = new KeptOutbox({
       ...parts,
-      user,
       store: this.store,
     });
   }

@@ -8,7 +8,7 @@ import type { Timer } from "../../base/runtime.ts";
 import { pause, waitFor } from "../../base/wait.ts";
 import type { DropReason, OutboxDrop } from "./dropped.ts";
 import type { GuardedStore } from "./guarded_store.ts";
-import { hasLocks, holdLock, type LockHeld, locksWith, stealLock } from "./locks.ts";
+import { hasLocks, holdLock, type LockHeld, stealLock } from "./locks.ts";
 import { dataOf, type KeptItem, Producer, randomName } from "./kept_items.ts";
 import { StoredProducers } from "./stored_producers.ts";
 
@@ -42,8 +42,6 @@ export interface KeptOutboxParts {
   /** Counts what waits, and notifies of changes. */
   readonly outbox: Outbox;
   readonly store: GuardedStore;
-  /** The user whose calls the store keeps; `null` for guests. */
-  readonly user: string | null;
   readonly onDropped?: ((drop: OutboxDrop) => void) | undefined;
 }
 
@@ -219,10 +217,8 @@ export class KeptOutbox {
     if (!store.isExclusive) {
       // A page that is open loses its lock, and so learns of it. This one keeps the lock: otherwise,
       // a third page would adopt what the second one writes in this moment.
-      const prefix = this.#lockOf("");
-      for (const name of await locksWith(prefix)) {
-        const id = name.slice(prefix.length);
-        const lock = this.#locks.has(id) ? undefined : await stealLock(name);
+      for (const id of await this.#stored.ids()) {
+        const lock = this.#locks.has(id) ? undefined : await stealLock(lockOf(id));
         if (lock !== undefined) this.#hold(id, lock);
       }
       await pause(this.#parts.settings.runtime, FORGET_MS);
@@ -368,7 +364,7 @@ export class KeptOutbox {
     if (id === this.own.id || this.#locks.has(id) || this.#awaited.has(id)) return false;
     if (store.isExclusive) return !this.#earlier.some((earlier) => earlier.id === id);
     if (!hasLocks()) return producer !== undefined && runtime.now() - producer.since > MAX_AGE_MS;
-    const lock = await holdLock(this.#lockOf(id));
+    const lock = await holdLock(lockOf(id));
     if (lock !== undefined) this.#hold(id, lock);
     else void this.#await(id);
     return lock !== undefined;
@@ -377,7 +373,7 @@ export class KeptOutbox {
   /** Adopts a producer once its page is closed. */
   async #await(id: string): Promise<void> {
     this.#awaited.add(id);
-    const lock = await holdLock(this.#lockOf(id), this.#stop.signal);
+    const lock = await holdLock(lockOf(id), this.#stop.signal);
     this.#awaited.delete(id);
     if (lock === undefined) return;
     if (this.#stop.signal.aborted) return lock.release();
@@ -407,13 +403,8 @@ export class KeptOutbox {
   /** Takes the lock of a new producer, so that no other page adopts it. */
   async #lock({ id }: Producer): Promise<void> {
     if (this.#parts.store.isExclusive) return;
-    const lock = await holdLock(this.#lockOf(id));
+    const lock = await holdLock(lockOf(id));
     if (lock !== undefined) this.#hold(id, lock);
-  }
-
-  /** The name of the lock of a producer. Those of a user start with the same text. */
-  #lockOf(id: string): string {
-    return `skein:producer:${JSON.stringify(this.#parts.user)}:${id}`;
   }
 
   #hold(id: string, lock: LockHeld): void {
@@ -472,6 +463,11 @@ export class KeptOutbox {
       }
     }
   }
+}
+
+/** The name of the lock of a producer. */
+function lockOf(id: string): string {
+  return `skein:producer:${id}`;
 }
 
 const VERBS = { message: "send", publication: "publish", request: "request" } as const;

@@ -19,7 +19,6 @@ interface Locks {
     },
     callback: (lock: unknown) => Promise<void> | undefined,
   ): Promise<unknown>;
-  query(): Promise<{ readonly held?: readonly { readonly name?: string }[] }>;
 }
 
 function locksOfPage(): Locks | undefined {
@@ -46,12 +45,6 @@ export function holdLock(name: string, signal?: AbortSignal): Promise<LockHeld |
 /** Takes a lock that another page may have, which thereby loses it. */
 export function stealLock(name: string): Promise<LockHeld | undefined> {
   return request(name, { steal: true });
-}
-
-/** Names the locks that pages hold and that start with a prefix. */
-export async function locksWith(prefix: string): Promise<string[]> {
-  const { held = [] } = await locksOfPage()?.query() ?? {};
-  return held.flatMap(({ name }) => name?.startsWith(prefix) ? [name] : []);
 }
 
 function request(

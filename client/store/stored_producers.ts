@@ -108,6 +108,16 @@ export class StoredProducers extends Signal {
     await this.#parts.store.write({ deletes });
   }
 
+  /** Reads the ids of all producers, also of those that other pages use. */
+  async ids(): Promise<string[]> {
+    const ids: string[] = [];
+    for await (const { key } of this.#entriesIn(rangeOf(keyIn("producers")))) {
+      const [id] = partsOf(key, ["text"]) ?? [];
+      if (typeof id === "string") ids.push(id);
+    }
+    return ids;
+  }
+
   /** Waits until everything that was changed before is written, or can't be. */
   async written(): Promise<void> {
     const changes = this.#changes;
