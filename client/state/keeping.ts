@@ -59,6 +59,8 @@ export interface KeptSource {
     | undefined;
   /** True while the rows are kept up to date. */
   readonly isLive: boolean;
+  /** True unless the client may only write. */
+  readonly isReading: boolean;
   /** Identity of the stream that the versions of rows belong to. */
   readonly tag: string | undefined;
   /** Returns false for a collection whose rows are not stored. */

@@ -153,6 +153,12 @@ export interface WriteKeeping {
   /** Keeps writes as they are sent. Resolves once they are stored, or the store has failed. */
   sending(writes: readonly QueuedWrite[]): Promise<void>;
   /**
+   * Notes that the server has made a write, which is deleted once its rows are kept.
+   *
+   * @param version The version of its rows; 0 if it may belong to an earlier stream.
+   */
+  made(write: QueuedWrite, version: number): void;
+  /**
    * Deletes a write whose outcome is known.
    *
    * @param reason The error, if it took no effect or this is unknown.

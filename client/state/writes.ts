@@ -849,7 +849,7 @@ export class Writes {
 
   #settle(write: QueuedWrite, version: number, isSame = true): void {
     this.#remove(write);
-    this.#target.keeping()?.drop(write);
+    this.#target.keeping()?.made(write, isSame ? version : 0);
     // Later writes of these rows have seen this one.
     for (const later of this.#queue) {
       if (later.state !== "new" || later.program !== undefined) continue;
@@ -875,7 +875,7 @@ export class Writes {
     const { rows } = this.#target;
     if (madeAt === undefined || !isAny && rows.version < madeAt) return;
     this.#remove(write);
-    this.#target.keeping()?.drop(write);
+    this.#target.keeping()?.made(write, madeAt);
     rows.end(write, shown!);
     rows.afterShown(() => write.settling.resolve(madeAt));
     this.#tellCount(write.writer);

@@ -41,6 +41,23 @@ export interface RowsKeeper {
   readonly store: Pick<GuardedStore, "isExclusive" | "read" | "write" | "tell">;
 }
 
+/** The writes that the server has made, and that are kept until their rows are. */
+export interface MadeWrites {
+  /** Resolves once the writes that wait are stored, or the store has failed. */
+  flush(): Promise<void>;
+  /** Returns the writes whose rows are kept with a position. */
+  madeBefore(position: Pick<Head, "offset" | "tag">): MadeRanges;
+  /** Deletes the writes whose rows are kept with a position; by default, all. */
+  deleteMade(position?: Pick<Head, "offset" | "tag">): Promise<void>;
+}
+
+/** Writes to delete. */
+export interface MadeRanges {
+  readonly ranges: readonly StoreRange[];
+  /** Called once they are deleted. */
+  deleted(): void;
+}
+
 /** One copy of the rows of a state, as the store has it. */
 interface Head {
   /** Number of the copy: random, because several pages may write copies. */
@@ -76,6 +93,7 @@ export class KeptStateRows {
   readonly #keeper: RowsKeeper;
   readonly #source: KeptSource;
   readonly #runtime: Runtime;
+  readonly #made: MadeWrites;
   /** The copy in the store, as this page has read or written it. */
   #head: Head | undefined;
   /** The rows of this copy. */
@@ -101,10 +119,15 @@ export class KeptStateRows {
   /** The last operation; they run one after another. */
   #last: Promise<unknown> = Promise.resolve();
 
-  constructor(keeper: RowsKeeper, source: KeptSource, runtime: Runtime) {
+  constructor(
+    keeper: RowsKeeper,
+    source: KeptSource,
+    { runtime, made }: { readonly runtime: Runtime; readonly made: MadeWrites },
+  ) {
     this.#keeper = keeper;
     this.#source = source;
     this.#runtime = runtime;
+    this.#made = made;
   }
 
   /** Reads the rows that were kept; `undefined` if there are none that can be shown. */
@@ -129,6 +152,18 @@ export class KeptStateRows {
   restarted(): void {
     this.#isAnew = true;
     this.#dirty.clear();
+  }
+
+  /** True if the store has a copy of the rows, of this page or another one. */
+  get hasCopy(): boolean {
+    return this.#head !== undefined || this.#isWaiting;
+  }
+
+  /** Returns whether rows of a version are still to be kept. */
+  awaits(version: number): boolean {
+    const { isReading, tag } = this.#source;
+    if (this.#isEnded || !this.#isConfirmed || !isReading || tag === undefined) return false;
+    return version > (this.#head?.tag === tag ? this.#head.offset : 0);
   }
 
   /** Notes that the rows are complete, or no longer up to date. */
@@ -294,6 +329,7 @@ export class KeptStateRows {
   }
 
   async #save(): Promise<void> {
+    await this.#made.flush();
     const { stored } = this.#source;
     if (this.#isEnded) return;
     if (stored === undefined || stored.position.tag === undefined) return;
@@ -306,7 +342,7 @@ export class KeptStateRows {
     if (!await this.#hold()) {
       // The page that holds the copy keeps the rows.
       this.restarted();
-      return;
+      return await this.#deleteMade();
     }
     const isAnew = this.#isAnew || this.#head === undefined;
     this.#isAnew = false;
@@ -315,6 +351,19 @@ export class KeptStateRows {
       : await this.#update(this.#head!, { rows: now, dirty }, at);
     if (isKept) this.#saved = now;
     else this.restarted();
+    if (this.#isEnded) await this.#made.deleteMade();
+    // Writes whose outcome came while the rows were stored.
+    else if (isKept) await this.#made.deleteMade(at);
+  }
+
+  /** Deletes the writes whose rows another page has kept. */
+  async #deleteMade(): Promise<void> {
+    const heads = await this.#heads();
+    if (heads !== undefined) await this.#made.deleteMade(heads.find((one) => this.#isOwn(one)));
+  }
+
+  #isOwn({ id }: Head): boolean {
+    return id === this.#source.id;
   }
 
   /** Takes the lock of the copy. Returns false while another page has it. */
@@ -365,7 +414,10 @@ export class KeptStateRows {
     if (heads === undefined) return;
     // If the copy is gone, the other page may no longer read the rows, or has forgotten them.
     if (heads.some(({ id }) => id === this.#source.id)) this.changed();
-    else this.end();
+    else {
+      this.end();
+      await this.#made.deleteMade();
+    }
   }
 
   /** Writes a new copy in place of the old one. */
@@ -392,12 +444,15 @@ export class KeptStateRows {
       }
       if (!isKept) break;
     }
-    const deletes = isKept ? await this.#outdated(totals.bytes) : undefined;
-    if (deletes !== undefined) {
+    const outdated = isKept ? await this.#outdated(totals.bytes) : undefined;
+    if (outdated !== undefined) {
       const head = { ...at, ...totals, id, contract, copy };
+      const made = this.#made.madeBefore(at);
+      const deletes = [...outdated, ...made.ranges];
       isKept =
         await this.#keeper.store.write({ deletes, puts: [...puts, headEntry(head)] }) !== undefined;
       if (isKept) {
+        made.deleted();
         if (lock !== undefined) this.#setLock(lock);
         this.#head = head;
         return true;
@@ -467,7 +522,10 @@ export class KeptStateRows {
     if (totals.bytes > MAX_KEPT_STATE_BYTES) return this.#tooLarge();
     const next = { ...head, ...at, ...totals };
     puts.push(headEntry(next));
+    const made = this.#made.madeBefore(at);
+    deletes.push(...made.ranges);
     if (await this.#keeper.store.write({ deletes, puts }) === undefined) return false;
+    made.deleted();
     this.#head = next;
     return true;
   }

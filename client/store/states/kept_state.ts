@@ -24,13 +24,13 @@ export class KeptState implements StateKeeping {
   constructor(keeper: StateKeeper, source: KeptSource, runtime: Runtime) {
     this.#keeper = keeper;
     this.#source = source;
-    this.#rows = new KeptStateRows(keeper, source, runtime);
     this.#writes = new KeptStateWrites(keeper, source, runtime);
+    this.#rows = new KeptStateRows(keeper, source, { runtime, made: this.#writes });
   }
 
   async open(): Promise<KeptParts> {
     const [rows, writes] = await Promise.all([this.#rows.open(), this.#writes.open()]);
-    return { rows, writes };
+    return { rows: rows && this.#writes.completed(rows), writes };
   }
 
   async ownerOf(session: Session): Promise<"own" | "other-user" | "unsupported"> {
@@ -70,6 +70,7 @@ export class KeptState implements StateKeeping {
 
   forget(): void {
     this.#rows.forget();
+    void this.#writes.deleteMade();
   }
 
   put(write: QueuedWrite): void {
@@ -78,6 +79,11 @@ export class KeptState implements StateKeeping {
 
   async sending(writes: readonly QueuedWrite[]): Promise<void> {
     await this.#writes.sending(writes);
+  }
+
+  made(write: QueuedWrite, version: number): void {
+    if (!this.#rows.awaits(version)) return this.#writes.drop(write);
+    this.#writes.made(write, version, this.#rows.hasCopy);
   }
 
   drop(write: QueuedWrite, reason?: unknown): void {
@@ -111,7 +117,9 @@ export class KeptState implements StateKeeping {
   }
 
   async close(): Promise<void> {
-    await Promise.all([this.#rows.close(), this.#writes.close()]);
+    // The last rows are kept together with the deletion of their writes.
+    await Promise.all([this.#rows.close(), this.#writes.flush()]);
+    await this.#writes.close();
   }
 }
 

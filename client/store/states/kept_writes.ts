@@ -2,14 +2,19 @@
 import { RequestError } from "../../../errors.ts";
 import { outside, type Runtime } from "../../../base/runtime.ts";
 import { freezeRow } from "../../../session/rows/row_values.ts";
-import { HIDDEN_PREFIX, MAX_CHANGES, MAX_ROW_NAME_BYTES } from "../../../session/wire/rows.ts";
-import type { KeptMutation, KeptSource, KeptWrite } from "../../state/keeping.ts";
+import {
+  HIDDEN_PREFIX,
+  MAX_CHANGES,
+  MAX_ROW_NAME_BYTES,
+  rowName,
+} from "../../../session/wire/rows.ts";
+import type { KeptMutation, KeptRows, KeptSource, KeptWrite } from "../../state/keeping.ts";
 import type { MutationCall } from "../../state/programs.ts";
 import type { QueuedWrite, WriteChange } from "../../state/write.ts";
 import type { DropReason, KeptKind, OutboxDrop } from "../dropped.ts";
 import { keyIn, partsOf, rangeOf } from "../keys.ts";
 import { hasLocks, holdLock, type LockHeld } from "../locks.ts";
-import type { RowsKeeper } from "./kept_rows.ts";
+import type { MadeRanges, MadeWrites, RowsKeeper } from "./kept_rows.ts";
 import type { StoreEntry } from "../store.ts";
 
 const ENCODER = /* @__PURE__ */ new TextEncoder();
@@ -47,6 +52,16 @@ interface Entry {
   readonly write: KeptWrite | undefined;
   readonly kind: KeptKind;
   readonly isSent: boolean;
+  /** The version at which the server has made it. */
+  readonly made: number | undefined;
+}
+
+/** A write that the server has made. */
+interface MadeWrite {
+  readonly key: Uint8Array;
+  readonly tag: string | undefined;
+  readonly version: number;
+  readonly changes: readonly WriteChange[];
 }
 
 /**
@@ -55,8 +70,11 @@ interface Entry {
  * Each opening of a state has a random name, under which its writes are numbered, and a lock of this
  * name. A page that gets the lock of another one takes over its writes, and leaves them under their
  * keys until their outcome is known.
+ *
+ * A write that the server has made stays until the rows are kept at its version, so that a page
+ * which opens before shows it, and doesn't send it again.
  */
-export class KeptStateWrites {
+export class KeptStateWrites implements MadeWrites {
   readonly #keeper: WritesKeeper;
   readonly #source: KeptSource;
   readonly #runtime: Runtime;
@@ -69,6 +87,8 @@ export class KeptStateWrites {
     string,
     StoreEntry | { readonly key: Uint8Array; readonly value?: undefined }
   >();
+  /** The writes that the server has made, by txid. */
+  readonly #made = new Map<string, MadeWrite>();
   #flushing: Promise<void> | undefined;
   /** The locks of this opening and of those whose writes it has taken over, by name. */
   readonly #locks = new Map<string, LockHeld>();
@@ -126,6 +146,7 @@ export class KeptStateWrites {
   async erase(): Promise<void> {
     this.#source.cancel();
     await this.flush();
+    await this.deleteMade();
   }
 
   /** The names of the locks that this page has. */
@@ -149,9 +170,12 @@ export class KeptStateWrites {
     const writes: KeptWrite[] = [];
     const lost: Entry[] = [];
     for (const entry of this.#pagesOf(await this.#entries(page)).get(page) ?? []) {
-      const { write, key } = entry;
+      const { write, key, made } = entry;
       if (write === undefined) lost.push(entry);
-      else {
+      else if (made !== undefined) {
+        const { txid, tag, changes } = write;
+        this.#made.set(txid, { key, tag, version: made, changes });
+      } else {
         this.#keys.set(write.txid, key);
         writes.push(write);
       }
@@ -211,7 +235,8 @@ export class KeptStateWrites {
       deletes: entries.map(({ key }) => ({ from: key, to: after(key) })),
     });
     for (const entry of entries) {
-      const { kind, id: topic, at: calledAt, write } = entry;
+      const { kind, id: topic, at: calledAt, write, made } = entry;
+      if (made !== undefined) continue;
       const data = write && dataOf(write);
       this.#keeper.dropped({ kind, topic, reason: reasonOf(entry), data, calledAt });
     }
@@ -232,6 +257,67 @@ export class KeptStateWrites {
   async sending(writes: readonly QueuedWrite[]): Promise<void> {
     for (const write of writes) this.put(write);
     await this.flush();
+  }
+
+  /**
+   * Notes that the server has made a write.
+   *
+   * @param write The write.
+   * @param version The version of its rows.
+   * @param hasCopy False if the store has no rows yet. A later page then can show it only as a write
+   * whose outcome it does not know.
+   */
+  made(write: QueuedWrite, version: number, hasCopy: boolean): void {
+    const { txid, changes, program, isKept } = write;
+    const key = this.#keys.get(txid);
+    if (key === undefined || this.#isEnded) return;
+    if (changes.length === 0 && !isKept) return this.drop(write);
+    this.#keys.delete(txid);
+    this.#made.set(txid, { key, tag: this.#source.tag, version, changes });
+    // The server recognizes a mutation that is sent again.
+    if (program?.of.mutation !== undefined || isKept && !hasCopy) return;
+    const value = encodeMade(write, this.#source, { at: this.#runtime.now(), made: version });
+    this.#due.set(txid, { key, value: ENCODER.encode(JSON.stringify(value)) });
+    void this.flush();
+  }
+
+  /** Adds the changes to rows that were made after these were kept. */
+  completed(kept: KeptRows): KeptRows {
+    const { offset, tag } = kept.position;
+    const later = [...this.#made.values()]
+      .filter((made) => made.tag === tag && made.version > offset)
+      .sort((a, b) => a.version - b.version);
+    if (later.length === 0) return kept;
+    const rows = new Map(kept.rows.map((row) => [rowName(row.type, row.key), row]));
+    for (const { changes, version } of later) {
+      for (const { type, key, value } of changes) {
+        if (value === undefined) rows.delete(rowName(type, key));
+        else rows.set(rowName(type, key), { type, key, value, version });
+      }
+    }
+    return { ...kept, rows: [...rows.values()] };
+  }
+
+  madeBefore(position?: { readonly offset: number; readonly tag: string }): MadeRanges {
+    const made = [...this.#made].filter(([txid, { tag, version }]) =>
+      // The rows of another stream have replaced them.
+      position === undefined || !this.#due.has(txid) &&
+        (tag !== position.tag || version <= position.offset)
+    );
+    return {
+      ranges: made.map(([, { key }]) => ({ from: key, to: after(key) })),
+      deleted: () => {
+        for (const [txid] of made) this.#made.delete(txid);
+      },
+    };
+  }
+
+  async deleteMade(position?: { readonly offset: number; readonly tag: string }): Promise<void> {
+    if (this.#made.size === 0 || this.#isEnded) return;
+    await this.flush();
+    const { ranges, deleted } = this.madeBefore(position);
+    if (ranges.length === 0) return;
+    if (await this.#keeper.store.write({ deletes: ranges }) !== undefined) deleted();
   }
 
   /** Deletes a write whose outcome is known. */
@@ -325,6 +411,15 @@ function encode(write: QueuedWrite, { id, tag }: KeptSource, at: number): object
   return { ...of, txid, tag, isTransaction, changes: write.changes };
 }
 
+function encodeMade(
+  write: QueuedWrite,
+  { id, tag }: KeptSource,
+  made: { readonly at: number; readonly made: number },
+): object {
+  const { txid, changes } = write;
+  return { ...made, id, kind: kindOf(write), txid, tag, changes };
+}
+
 function entryIn({ key, value }: StoreEntry): Entry | undefined {
   const [page] = partsOf(key, ["text", "number"]) as [string, number] | undefined ?? [];
   if (page === undefined) return undefined;
@@ -334,9 +429,10 @@ function entryIn({ key, value }: StoreEntry): Entry | undefined {
   } catch {
     return undefined;
   }
-  const { id, at, kind, sent, txid, tag, changes, mutation, isTransaction } = Object(found);
+  const { id, at, kind, sent, txid, tag, changes, mutation, isTransaction, made } = Object(found);
   if (!isName(id) || !isCount(at) || !KINDS.has(kind)) return undefined;
-  const of = { key, page, bytes: value.byteLength, id, at, kind, isSent: sent === true };
+  if (made !== undefined && !(isCount(made) && isName(tag))) return undefined;
+  const of = { key, page, bytes: value.byteLength, id, at, kind, isSent: sent === true, made };
   if (txid === undefined) return { ...of, write: undefined };
   if (!isName(txid) || tag !== undefined && !isName(tag)) return undefined;
   const isMutation = kind === "mutation";

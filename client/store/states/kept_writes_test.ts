@@ -389,3 +389,116 @@ Deno.test("client.state() keeps a write that was made in the moment of the close
   await next.state.flush();
   assertEquals(rowsOf(fixture.list), [["a", 1]]);
 });
+
+/** Opens a page whose rows are kept, makes writes that settle, and kills it at once. */
+async function settle(fixture: Fixture, write: (page: Page) => Promise<unknown>): Promise<void> {
+  const page = await fixture.page();
+  await live(page);
+  await until(() => fixture.keptRows > 0);
+  await write(page);
+  fixture.kill(page);
+  fixture.offline();
+}
+
+Deno.test("client.state() shows writes that were made just before the page was killed", async () => {
+  await using fixture = await Fixture.make();
+  const { list } = fixture;
+  const items = list.collection("items");
+  for (const key of ["a", "b", "c", "d"]) await items.set(key, 1);
+  await settle(fixture, async ({ state }) => {
+    const own = state.collection<number>("items");
+    await Promise.all([
+      own.set("a", 2),
+      own.update("b", (value) => value + 1),
+      own.delete("c"),
+      state.transaction(async (tx) => {
+        await tx.set("items", "d", Number(await tx.get("items", "d")) + 1);
+      }),
+    ]);
+    await own.set("a", 3);
+  });
+  const rows: [string, number][] = [["a", 3], ["b", 2], ["d", 2]];
+  assertEquals(rowsOf(list), rows);
+  await using page = await fixture.page();
+  assertEquals(rowsOf(page.state), rows);
+  assertEquals(page.state.pendingWrites.current, 0);
+  // They are not made again.
+  for (const key of ["a", "c"]) await items.set(key, 9);
+  fixture.online(page.client);
+  await live(page);
+  await page.state.flush();
+  await until(() => fixture.keptWrites === 0);
+  for (const state of [list, page.state]) {
+    assertEquals(rowsOf(state), [["a", 9], ["b", 2], ["c", 9], ["d", 2]]);
+  }
+  assertEquals(page.store.dropped, []);
+});
+
+Deno.test("client.state() shows a mutation that was made just before the page was killed", async () => {
+  await using fixture = await Fixture.make(bank);
+  await fixture.list.collection("items").set("a", 10);
+  const open = () =>
+    fixture.page({ contract: bank.contract as never, state: { mutations: mutations as never } });
+  {
+    const page = await open();
+    await live(page);
+    await until(() => fixture.keptRows > 0);
+    await page.state.mutate.add!({ key: "a", by: 1 });
+    fixture.kill(page);
+  }
+  fixture.offline();
+  await using page = await open();
+  await until(() => page.state.collection("items").get("a") === 11);
+  fixture.online(page.client);
+  await page.state.flush();
+  await until(() => fixture.keptWrites === 0);
+  assertEquals(rowsOf(fixture.list), [["a", 11]]);
+  assertEquals(page.store.dropped, []);
+});
+
+Deno.test("client.state() shows a write that was made before the first rows were kept", async () => {
+  await using fixture = await Fixture.make();
+  {
+    const page = await fixture.page();
+    await live(page);
+    await page.state.collection("items").set("a", 1);
+    assertEquals(fixture.keptRows, 0);
+    fixture.kill(page);
+  }
+  fixture.offline();
+  const { version } = fixture.list;
+  await using page = await fixture.page();
+  assertEquals(rowsOf(page.state), [["a", 1]]);
+  fixture.online(page.client);
+  await page.state.flush();
+  assertEquals(fixture.list.version, version);
+  await until(() => fixture.keptWrites === 0);
+});
+
+Deno.test("client.state() deletes a kept write in the batch that keeps its rows", async () => {
+  await using fixture = await Fixture.make();
+  const deleted: boolean[] = [];
+  await settle(fixture, async ({ state }) => {
+    fixture.disk.onOperation = ({ batch }) => {
+      const isDeletion = batch?.deletes?.some(({ from }) => from[1] === 5);
+      if (isDeletion) deleted.push(batch!.puts!.some(({ key }) => key[1] === 4));
+    };
+    for (let n = 0; n < 3; n++) await state.collection("items").set("a", n);
+    assertEquals(deleted, []);
+    await until(() => fixture.keptWrites === 0);
+  });
+  assertEquals(deleted, [true]);
+});
+
+Deno.test("client.state() deletes kept writes of a page whose rows another page keeps", async () => {
+  await using fixture = await Fixture.make();
+  await using first = await fixture.page();
+  await live(first);
+  await until(() => fixture.keptRows > 0);
+  await using second = await fixture.page();
+  await live(second);
+  await second.state.collection("items").set("a", 1);
+  assertEquals(fixture.keptWrites, 1);
+  await until(() => fixture.keptWrites === 0);
+  assertEquals(fixture.keptRows, 2);
+});
