@@ -33,6 +33,8 @@ async function keepServing(): Promise<void> {
   let child: Deno.ChildProcess | undefined;
   // A server that has ended has no use for the signal.
   const pass = (signal: Deno.Signal) => {
+    // A terminal has already sent the signal to the server.
+    if (signal === "SIGINT" && Deno.stdin.isTerminal()) return;
     try {
       child?.kill(signal);
     } catch (error) {
@@ -80,11 +82,16 @@ async function serveOnce(
         ),
     })
   );
-  const end = Promise.withResolvers<void>();
-  Deno.addSignalListener("SIGINT", () => end.resolve());
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", () => end.resolve());
+  const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
+  const { promise: ended, resolve } = Promise.withResolvers<void>();
+  const end = () => {
+    // A second signal exits immediately.
+    for (const signal of signals) Deno.removeSignalListener(signal, end);
+    resolve();
+  };
+  for (const signal of signals) Deno.addSignalListener(signal, end);
   const parent = Deno.stdin.readable.pipeTo(new WritableStream()).catch(() => {});
-  await Promise.race([end.promise, parent]);
+  await Promise.race([ended, parent]);
   // Tells every page when to reconnect. The next server continues the runs.
   await server.drain({ withinMs: 3_000, reason: "Restarting" });
   await broker.close();
