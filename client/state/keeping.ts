@@ -24,6 +24,8 @@ export interface KeptWrite {
   /** The changes; none for a mutation. */
   readonly changes: readonly WriteChange[];
   readonly isTransaction?: boolean | undefined;
+  /** Returns the value that `update` has computed, or throws if the row has changed since. */
+  readonly update?: ((value: unknown) => unknown) | undefined;
   readonly mutation?: KeptMutation | undefined;
   /** True if it may have been sent. */
   readonly isSent: boolean;

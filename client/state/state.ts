@@ -583,7 +583,7 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
     const present = this.get(key);
     if (present === undefined) throw this.#rows.failure ?? noRow({ type: this.name, key });
     const value = change(changeableRow(present) as T);
-    const row = setting(this.#rows, { type: this.name, key, value });
+    const row = { ...setting(this.#rows, { type: this.name, key, value }), base: present };
     const update = change as (row: unknown) => unknown;
     return await this.#write({ changes: [row], update, signal: options.signal });
   }

@@ -40,6 +40,8 @@ export interface WriteChange extends WrittenRow {
   readonly seen: number;
   /** Without a row, the version of the state to which the write was last adapted. */
   readonly since?: number | undefined;
+  /** The value from which `update` has computed the new one. */
+  readonly base?: unknown;
   /** True if the row must still have that version, because a function has read it. */
   readonly isRead?: boolean | undefined;
 }

@@ -175,10 +175,10 @@ export class Writes {
   #keep(write: QueuedWrite): void {
     const keeping = this.#target.keeping();
     if (keeping === undefined) return;
-    const { program, update, changes } = write;
+    const { program, changes } = write;
     // The server recognizes it by its number, which no later page may give to another one.
     if (program?.of.mutation) this.#mutations.fix(program);
-    write.isKept = program ? program.of.mutation !== undefined : update === undefined;
+    write.isKept = !program || program.of.mutation !== undefined;
     if (changes.every(({ type }) => this.#target.isStored(type))) keeping.put(write);
     else write.isKept = false;
   }
@@ -203,13 +203,13 @@ export class Writes {
       readonly functionOf: (mutation: MutationCall) => ProgramFunction;
     },
   ): void {
-    for (const { changes, isTransaction, txid, mutation, isSent, tag: of } of kept) {
+    for (const { changes, isTransaction, txid, mutation, update, isSent, tag: of } of kept) {
       const program = mutation && new Program(functionOf(mutation));
       const { number, sentAt, client } = mutation ?? {};
       if (program) Object.assign(program, { number, sentAt, client });
       const text = JSON.stringify(mutation ? [mutation.name, mutation.input] : changes);
       const write = this.#push({
-        ...{ writer, changes, isTransaction, txid, program, bytes: text.length },
+        ...{ writer, changes, isTransaction, txid, program, update, bytes: text.length },
         ...{ isRestored: true, isKept: true, state: isSent ? "uncertain" : "new" },
       });
       // An error is told by `onDropped`.
@@ -389,7 +389,7 @@ export class Writes {
       // It depends on versions of the earlier stream, and was not sent.
       else if (write.state === "adapted" && !this.#sent.includes(write)) write.state = "new";
       // A mark or a version tells, unless it is another stream.
-      else if (write.isRestored && write.state === "uncertain") {
+      else if (write.isRestored && write.state === "uncertain" && !write.update) {
         if (program === undefined) write.state = "new";
       } else if (write.state !== "new") write.untraceable = reason;
     }
@@ -645,7 +645,8 @@ export class Writes {
     const adapted = { ...change, seen, since: seen === 0 ? present.version : undefined };
     if (update !== undefined) {
       if (present.value === undefined) throw noRow(change);
-      return { ...adapted, value: rowOf(update(changeableRow(present.value))) };
+      const { value: base } = present;
+      return { ...adapted, base, value: rowOf(update(changeableRow(base))) };
     }
     if (onConflict === undefined || expect !== undefined) return adapted;
     if (seen === change.seen || present.isHidden) return adapted;
@@ -795,7 +796,7 @@ export class Writes {
     if (this.#isGivenUp(write) || !this.#queue.includes(write)) return;
     const of = { type, key };
     const isIt = isOf(of);
-    const isPlain = program === undefined &&
+    const isPlain = program === undefined && write.update === undefined &&
       !write.changes.some(({ expect }) => expect !== undefined);
     if (write.state === "uncertain" && !(write.isRestored && isPlain)) {
       // A function that has read the row may depend on it.

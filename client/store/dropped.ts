@@ -22,8 +22,7 @@ export type KeptKind =
  *   because the page that made the call is gone.
  * - `expired`: it was never sent within seven days.
  * - `full`: it was the oldest of more than the outbox may have.
- * - `function`: the function of an `update`, or of a transaction that reads rows, was lost with its
- *   page before it was sent.
+ * - `function`: the function of a transaction that reads rows was lost with its page.
  * - `damaged`: what the store returned isn't what a client has stored.
  * - `newer`: a newer version of Skein has stored it.
  */

@@ -1,8 +1,9 @@
 /** Keeps the writes of one state in the client's store until their outcome is known. */
 import { RequestError } from "../../../errors.ts";
 import { outside, type Runtime } from "../../../base/runtime.ts";
-import { freezeRow } from "../../../session/rows/row_values.ts";
+import { freezeRow, isSameRow } from "../../../session/rows/row_values.ts";
 import {
+  conflict,
   HIDDEN_PREFIX,
   MAX_CHANGES,
   MAX_ROW_NAME_BYTES,
@@ -48,7 +49,7 @@ interface Entry {
   readonly bytes: number;
   readonly id: string;
   readonly at: number;
-  /** The write; without one, a function that could not be kept. */
+  /** The write; without one, a transaction whose function could not be kept. */
   readonly write: KeptWrite | undefined;
   readonly kind: KeptKind;
   readonly isSent: boolean;
@@ -417,7 +418,7 @@ function encodeMade(
   made: { readonly at: number; readonly made: number },
 ): object {
   const { txid, changes } = write;
-  return { ...made, id, kind: kindOf(write), txid, tag, changes };
+  return { ...made, id, kind: kindOf(write), sent: true, txid, tag, changes };
 }
 
 function entryIn({ key, value }: StoreEntry): Entry | undefined {
@@ -437,12 +438,15 @@ function entryIn({ key, value }: StoreEntry): Entry | undefined {
   if (!isName(txid) || tag !== undefined && !isName(tag)) return undefined;
   const isMutation = kind === "mutation";
   if (isMutation ? !isMutationCall(mutation) : !areChanges(changes)) return undefined;
+  const isUpdate = kind === "update" && made === undefined;
+  if (isUpdate && (changes.length > 1 || changes[0].base === undefined)) return undefined;
   const write: KeptWrite = {
     txid,
     tag,
     isSent: of.isSent,
     isTransaction: isMutation || isTransaction === true || undefined,
     changes: isMutation ? [] : changes.map(changeOf),
+    update: isUpdate ? updateOf(changes[0]) : undefined,
     mutation: isMutation ? mutationOf(mutation) : undefined,
   };
   return { ...of, write };
@@ -461,8 +465,21 @@ function areChanges(changes: unknown): changes is readonly WriteChange[] {
     });
 }
 
-function changeOf({ type, key, value, ttlMs, expect, seen, since }: WriteChange): WriteChange {
-  return { type, key, value: freezeRow(value), ttlMs, expect, seen, since };
+function changeOf({ value, base, ...change }: WriteChange): WriteChange {
+  const { type, key, ttlMs, expect, seen, since } = change;
+  const values = { value: freezeRow(value), base: freezeRow(base) };
+  return { type, key, ...values, ttlMs, expect, seen, since };
+}
+
+/**
+ * Returns a function in place of the one that an earlier page has passed to `update`. The same value
+ * may be that of a write before this one, or of another version.
+ */
+function updateOf({ base, value, ...row }: WriteChange): (present: unknown) => unknown {
+  return (present) => {
+    if (isSameRow(present, base)) return value;
+    throw conflict(row, "has changed since the call of update");
+  };
 }
 
 function isMutationCall(mutation: unknown): mutation is KeptMutation {

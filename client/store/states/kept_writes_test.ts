@@ -219,23 +219,96 @@ Deno.test("client.state() tells which functions were lost with their page", asyn
     await live(page);
     await offline(fixture, page);
     const { state } = page;
-    state.collection<number>("items").update("a", (value) => value + 1).catch(() => {});
     state.transaction(async (tx) => {
       await tx.set("items", "b", await tx.get("items", "a"));
     }).catch(() => {});
     state.transaction((tx) => void tx.set("items", "c", 3)).catch(() => {});
-    await until(() => fixture.keptWrites === 3);
+    await until(() => fixture.keptWrites === 2);
     fixture.kill(page);
   }
   await using page = await fixture.page();
   assertEquals(page.store.dropped.map(({ kind, reason }) => [kind, reason]), [
-    ["update", "function"],
     ["transaction", "function"],
   ]);
   assertEquals(rowsOf(page.state), [["a", 1], ["c", 3]]);
   fixture.online(page.client);
   await page.state.flush();
   assertEquals(rowsOf(fixture.list), [["a", 1], ["c", 3]]);
+});
+
+Deno.test("client.state() sends the values of update that an earlier page has kept, unless the rows have changed", async () => {
+  await using fixture = await Fixture.make();
+  const { list } = fixture;
+  const items = list.collection("items");
+  const keys = ["a", "b", "c", "d", "e"];
+  for (const key of keys) await items.set(key, { n: 1 });
+  {
+    const page = await fixture.page();
+    await live(page);
+    await offline(fixture, page);
+    const own = page.state.collection<{ n: number }>("items");
+    own.set("e", { n: 5 }).catch(() => {});
+    for (const key of [...keys, "a", "c"]) {
+      own.update(key, ({ n }) => ({ n: n + 1 })).catch(() => {});
+    }
+    await until(() => fixture.keptWrites === 8);
+    fixture.kill(page);
+  }
+  await items.set("b", { n: 9 });
+  await items.set("c", { n: 9 });
+  await items.delete("d");
+  await using page = await fixture.page();
+  assertEquals(page.store.dropped, []);
+  const shown = keys.map((key) => page.state.collection<{ n: number }>("items").get(key)?.n);
+  assertEquals(shown, [3, 2, 3, 2, 6]);
+  fixture.online(page.client);
+  await live(page);
+  await page.state.flush();
+  for (const state of [list, page.state]) {
+    assertEquals(rowsOf(state), [
+      ["a", { n: 3 }],
+      ["b", { n: 9 }],
+      ["c", { n: 9 }],
+      ["e", { n: 6 }],
+    ]);
+  }
+  const outcomes = page.store.dropped.map(({ kind, reason, error, data }) => {
+    return [kind, reason, error?.failure.code, ...data as [{ key: string; value: unknown }]];
+  });
+  const of = (key: string, n: number) => {
+    const change = { collection: "items", key, value: { n } };
+    return ["update", "rejected", "conflict", change];
+  };
+  assertEquals(outcomes, [of("b", 2), of("c", 2), of("d", 2), of("c", 3)]);
+  await until(() => fixture.keptWrites === 0);
+});
+
+Deno.test("client.state() makes an update once whose page was killed before the reply", async () => {
+  for (const others of ["none", "another value", "the value before"]) {
+    await using fixture = await Fixture.make();
+    const items = fixture.list.collection("items");
+    await items.set("a", 1);
+    {
+      const page = await fixture.page();
+      await live(page);
+      await until(() => fixture.keptRows > 0);
+      fixture.onWrite = () => fixture.cable.freeze();
+      const own = page.state.collection<number>("items");
+      own.update("a", (value) => value + 1).catch(() => {});
+      await until(() => items.get("a") === 2);
+      fixture.onWrite = undefined;
+      fixture.kill(page);
+    }
+    if (others !== "none") await items.set("a", others === "another value" ? 9 : 1);
+    const rows = rowsOf(fixture.list);
+    await using page = await fixture.page();
+    await live(page);
+    await page.state.flush();
+    await until(() => fixture.keptWrites === 0);
+    assertEquals(rowsOf(fixture.list), rows);
+    const reasons = page.store.dropped.map(({ reason }) => reason);
+    assertEquals([others, ...reasons], [others, ...others === "none" ? [] : ["unknown"]]);
+  }
 });
 
 Deno.test("client.state() leaves the writes of a page that is open to it", async () => {
