@@ -709,9 +709,11 @@ export class Writes {
     const keeping = this.#target.keeping();
     if (keeping === undefined) return true;
     await this.#target.whenOwned();
-    await keeping.sending(batch.filter(({ isKept }) => isKept));
+    const isQueued = (write: QueuedWrite) => this.#queue.includes(write);
+    // The stream may have delivered some meanwhile, which must not be kept again.
+    await keeping.sending(batch.filter((write) => write.isKept && isQueued(write)));
     const isSame = restarts === this.#restarts &&
-      batch.every((write) => this.#queue.includes(write) && !write.signal?.aborted);
+      batch.every((write) => isQueued(write) && !write.signal?.aborted);
     if (isSame) return true;
     this.#sent = [];
     this.#renew(batch);

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { type Contract, defineContract, RequestError } from "../../../mod.ts";
 import { defineMutations } from "../../../session/mutations/mod.ts";
 import { internals } from "../../../session/session.ts";
+import { STREAM_PREFIX } from "../../../session/wire/recovery.ts";
 import { until } from "../../../tests/waiting.ts";
 import { keptIn } from "../keeper.ts";
 import { Fixture, keptOn, type Page, rowsOf } from "./kept_fixture.ts";
@@ -76,6 +77,48 @@ Deno.test("client.state() makes a write once whose page was killed before the re
     if (isMade) assertEquals(fixture.list.version, version, "Nothing is written again");
     assertEquals(page.store.dropped, []);
   }
+});
+
+Deno.test("client.state() does not keep a write again that was made before the user is confirmed", async () => {
+  await using fixture = await Fixture.make();
+  fixture.offline();
+  const first = await fixture.page();
+  first.state.collection("items").set("a", 1).catch(() => {});
+  await until(() => fixture.keptWrites === 1);
+  const { value } = fixture.disk.entries.find(({ key }) => key[1] === 5)!;
+  const { txid } = JSON.parse(new TextDecoder().decode(value));
+  fixture.kill(first);
+  fixture.online();
+  const store = keptOn(fixture.disk);
+  const gate = Promise.withResolvers<void>();
+  await using page = await fixture.page({
+    store: {
+      ...store,
+      keep(parts) {
+        const keeper = store.keep(parts);
+        const { confirmed } = keeper;
+        keeper.confirmed = (session) => gate.promise.then(() => confirmed.call(keeper, session));
+        return keeper;
+      },
+    },
+  });
+  await live(page);
+  // The first page's message arrives late.
+  await using late = fixture.connect({ store: undefined });
+  const headers = { txid, operation: "upsert" };
+  await until(() => late.session);
+  const { sending } = late.session![internals];
+  const writes = [[{ type: "items", key: "a", value: 1, headers }]];
+  await sending.publish(`${STREAM_PREFIX}list:1`, { writes }, { verb: "write state" });
+  await page.state.flush();
+  assertEquals(rowsOf(page.state), [["a", 1]]);
+  await until(() => fixture.keptWrites === 0);
+  gate.resolve();
+  await page.state.collection("items").set("b", 1);
+  await until(() => fixture.keptWrites === 0);
+  await page.client.close();
+  assertEquals(fixture.keptWrites, 0);
+  assertEquals(rowsOf(fixture.list), [["a", 1], ["b", 1]]);
 });
 
 Deno.test("client.state() decides about kept writes whose rows others have changed", async () => {
