@@ -12,6 +12,8 @@ import type { WriteChange, WriteKeeping } from "./write.ts";
 /** The rows of a state that were kept. */
 export interface KeptRows {
   readonly rows: readonly KeptRow[];
+  /** The collections whose rows are not stored. */
+  readonly ephemeral: readonly string[];
   /** The position in the stream at which they were complete. */
   readonly position: Required<Pick<HistoryPosition, "offset" | "tag">>;
   /** Time at which they were last up to date, in milliseconds since the Unix epoch. */
@@ -65,6 +67,8 @@ export interface KeptSource {
   readonly isReading: boolean;
   /** Identity of the stream that the versions of rows belong to. */
   readonly tag: string | undefined;
+  /** The collections whose rows are not stored, as far as the server has told. */
+  readonly ephemeral: Iterable<string>;
   /** Returns false for a collection whose rows are not stored. */
   isStored(collection: string): boolean;
   /** Adds writes that another page has left. */

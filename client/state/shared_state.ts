@@ -194,6 +194,7 @@ export class SharedState implements KeptSource {
     if (this.status.isEnded || this.#keeping !== keeping) return undefined;
     const rows = isFirst ? kept : undefined;
     if (rows !== undefined) {
+      this.#separate(rows.ephemeral);
       this.rows.restore(rows.rows, rows.position.offset);
       this.keptAt = rows.keptAt;
       this.#ready.resolve();
@@ -268,6 +269,11 @@ export class SharedState implements KeptSource {
     await within(this.#runtime, this.#owner.promise, { signal: this.#closed.signal });
     const { offset, tag } = kept.position;
     return this.keptAt === undefined ? undefined : `${`${offset}`.padStart(16, "0")}_${tag}`;
+  }
+
+  /** The collections whose rows are not stored, as far as the server has told. */
+  get ephemeral(): Iterable<string> {
+    return this.rows.ephemeral;
   }
 
   /** True if the client's store keeps the state. */
@@ -505,12 +511,13 @@ export class SharedState implements KeptSource {
       return false;
     }
     for (const name of stored) this.#stored.add(name);
-    if (ephemeral.some((name) => !known.has(name))) this.rows.separate(ephemeral);
-    if (ephemeral.length > 0) this.#openEphemeral();
+    this.#separate(ephemeral);
     return true;
   }
 
-  #openEphemeral(): void {
+  #separate(ephemeral: readonly string[]): void {
+    if (ephemeral.length === 0) return;
+    if (ephemeral.some((name) => !this.rows.ephemeral.has(name))) this.rows.separate(ephemeral);
     this.#ephemeral ??= new Ephemeral({
       id: this.id,
       runtime: this.#runtime,

@@ -33,6 +33,9 @@ export const MAX_KEPT_STATES = 256;
 /** Time for which rows are kept, in milliseconds: 30 days. */
 export const MAX_KEPT_ROWS_AGE_MS = 2_592_000_000;
 
+/** Maximum number of collections of one state that are kept as not stored. */
+const MAX_KEPT_NAMES = 256;
+
 /** Number of attempts to read rows while another page writes them. */
 const MAX_READS = 3;
 
@@ -66,12 +69,17 @@ interface Head {
   readonly offset: number;
   readonly tag: string;
   readonly contract?: number | undefined;
+  /** The collections whose rows are not stored. */
+  readonly ephemeral?: readonly string[] | undefined;
   readonly at: number;
   readonly count: number;
   /** Sum of the rows' names and versions, by which a copy that two pages have written is found. */
   readonly sum: number;
   readonly bytes: number;
 }
+
+/** The position of a copy, and what the state had there besides rows. */
+type HeadPosition = Pick<Head, "offset" | "tag" | "ephemeral" | "at">;
 
 /** The totals of a copy, which batches change. */
 interface Totals {
@@ -265,10 +273,11 @@ export class KeptStateRows {
   }
 
   #opened(head: Head, rows: readonly KeptRow[]): KeptRows {
-    const { offset, tag, at } = head;
+    const { offset, tag, at, ephemeral = [] } = head;
     this.#head = head;
     for (const { type, ...row } of rows) this.#saved.set(type, row);
-    return { rows, position: { offset, tag }, keptAt: Math.min(at, this.#runtime.now()) };
+    const keptAt = Math.min(at, this.#runtime.now());
+    return { rows, ephemeral, position: { offset, tag }, keptAt };
   }
 
   /** Reads the heads of all copies: those of each state together, the newest first. */
@@ -336,7 +345,9 @@ export class KeptStateRows {
     // The rows at this position, whatever changes while they are written.
     const now = stored.rows.copy();
     const { offset, tag } = stored.position;
-    const at = { offset, tag, at: this.#liveAt };
+    const names = [...this.#source.ephemeral].slice(0, MAX_KEPT_NAMES);
+    const ephemeral = names.length > 0 ? names : undefined;
+    const at = { offset, tag, ephemeral, at: this.#liveAt };
     const dirty = this.#dirty;
     this.#dirty = new Map();
     if (!await this.#hold()) {
@@ -421,7 +432,7 @@ export class KeptStateRows {
   }
 
   /** Writes a new copy in place of the old one. */
-  async #replace(rows: Collections, at: Pick<Head, "offset" | "tag" | "at">): Promise<boolean> {
+  async #replace(rows: Collections, at: HeadPosition): Promise<boolean> {
     const { id, contractVersion: contract } = this.#source;
     const copy = this.#newCopy();
     const lock = await outside(this.#runtime, holdLock(lockOf({ copy })));
@@ -496,7 +507,7 @@ export class KeptStateRows {
       readonly rows: Collections;
       readonly dirty: ReadonlyMap<string, readonly [type: string, key: string]>;
     },
-    at: Pick<Head, "offset" | "tag" | "at">,
+    at: HeadPosition,
   ): Promise<boolean> {
     const { copy } = head;
     const totals: Totals = { count: head.count, sum: head.sum, bytes: head.bytes };
@@ -567,7 +578,7 @@ function headEntry({ copy, ...head }: Head): StoreEntry {
 function headOf(copy: number, value: Uint8Array): Head | undefined {
   const head = jsonOf(value) as Partial<Head> | undefined;
   if (typeof head !== "object" || head === null) return undefined;
-  const { id, offset, tag, contract, at, count, sum, bytes } = head;
+  const { id, offset, tag, contract, ephemeral, at, count, sum, bytes } = head;
   const isName = (name: unknown): name is string =>
     typeof name === "string" && name.length > 0 && name.length <= MAX_ROW_NAME_BYTES;
   const isCount = (value: unknown): value is number =>
@@ -575,7 +586,10 @@ function headOf(copy: number, value: Uint8Array): Head | undefined {
   if (!isName(id) || !isName(tag) || contract !== undefined && !isCount(contract)) return undefined;
   if (!isCount(offset) || !isCount(at) || !isCount(count)) return undefined;
   if (!isCount(sum) || !isCount(bytes)) return undefined;
-  return { offset, tag, at, count, sum, bytes, id, contract, copy };
+  const areNames = (names: unknown) =>
+    Array.isArray(names) && names.length <= MAX_KEPT_NAMES && names.every(isName);
+  if (ephemeral !== undefined && !areNames(ephemeral)) return undefined;
+  return { offset, tag, ephemeral, at, count, sum, bytes, id, contract, copy };
 }
 
 function entryOf(

@@ -286,3 +286,42 @@ Deno.test("client.state() rejects the option store in a client without one", asy
     "Cannot open state: store requires a client with the option store, received none",
   );
 });
+
+Deno.test("client.state() knows ephemeral collections without a network, and without a contract", async () => {
+  const collections = { items: z.unknown(), cursors: { schema: z.unknown(), ephemeral: true } };
+  const contract = defineContract({ state: { "list:{id}": { collections } } });
+  await using fixture = await Fixture.make({ contract: contract as unknown as Contract });
+  await fixture.list.collection("items").set("a", 1);
+  await keep(fixture);
+  fixture.offline();
+  await using page = await fixture.page();
+  const { state, client } = page;
+  const writing = state.collection("cursors").set("me", 1);
+  await client.flushed({ to: "store" });
+  assertEquals(state.collection("cursors").get("me"), 1);
+  assertEquals([state.pendingWrites.current, fixture.keptWrites], [0, 0]);
+  fixture.online(client);
+  await writing;
+  await until(() => state.status.current === "live");
+  assertEquals(fixture.list.collection("cursors").get("me"), 1);
+  assertEquals(rowsOf(state), [["a", 1]]);
+});
+
+Deno.test("client.state() forgets kept rows if an ephemeral collection has become a stored one", async () => {
+  const contractOf = (items: object) =>
+    defineContract({ state: { "list:{id}": { collections: { items } as never } } });
+  const fixtureOf = (items: object) =>
+    Fixture.make({ contract: contractOf(items) as unknown as Contract });
+  await using before = await fixtureOf({ schema: anything, ephemeral: true });
+  await using after = await fixtureOf(anything);
+  await keep(before);
+  const store = () => keptOn(before.disk);
+  {
+    await using page = await after.page({ store: store() });
+    await until(() => page.state.status.isEnded);
+    await until(() => before.keptRows === 0);
+  }
+  await using page = await after.page({ store: store() });
+  await page.state.collection("items").set("a", 1);
+  assertEquals(rowsOf(after.list), [["a", 1]]);
+});
