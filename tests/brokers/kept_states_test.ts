@@ -74,7 +74,7 @@ function open(node: Fixture, { disk }: Fixture): Promise<Page> {
   });
 }
 
-/** The writes of a page; the rows before and after them are below. */
+/** The writes of a page, by kind; `AFTER` has the rows that they make of `BEFORE`. */
 const WRITES = {
   rows: ({ state }: Page) => {
     const items = state.collection("items");
@@ -133,6 +133,62 @@ async function testWrites(
   assertEquals(rowsOf(page.state), AFTER[kind]);
   if (isMade) assertEquals(last.list.version, version, "Nothing is written again");
   assertEquals({ dropped: page.store.dropped, errors: page.errors }, { dropped: [], errors: [] });
+}
+
+/** Writes at one node while the broker doesn't respond, and opens the next page at another one. */
+async function testLimbo(
+  { store, open: openBroker }: Awaited<ReturnType<(typeof BROKERS)[number]["start"]>>,
+  { kind, isKilled }: { readonly kind: keyof typeof WRITES; readonly isKilled: boolean },
+): Promise<void> {
+  await using _store = store;
+  await using near = await nodeOn(openBroker());
+  await using far = await nodeOn(openBroker());
+  const [one, two] = [near.fixture, far.fixture];
+  for (const [key, value] of BEFORE) await one.list.collection("items").set(key, value);
+  const { version } = one.list;
+  const page = await open(one, one);
+  await until(() => page.state.status.current === "live");
+  // Nothing is sent before.
+  await page.store.confirmed(page.client);
+  const requested = Promise.withResolvers<void>();
+  one.onWrite = () => requested.resolve();
+  if (isKilled) await store.kill();
+  else store.freeze();
+  const writes = WRITES[kind](page);
+  for (const writing of writes) writing.catch(() => {});
+  await requested.promise;
+  await until(() => one.keptWrites === writes.length);
+  one.kill(page);
+  await using next = await open(two, one);
+  assertEquals(next.state.pendingWrites.current, writes.length);
+  // The first node may make the writes now, late.
+  if (isKilled) await store.restart();
+  else store.thaw();
+  await next.state.flush();
+  const isShown = (state: Page["state"] | Fixture["list"]) =>
+    JSON.stringify(rowsOf(state)) === JSON.stringify(AFTER[kind]);
+  await until(() => [one.list, two.list, next.state].every(isShown));
+  await until(() => one.keptWrites === 0);
+  await two.list.collection("items").set("last", 1);
+  assertEquals(two.list.version, version + writes.length + 1, "Each write is made once");
+  assertEquals(next.store.dropped, []);
+}
+
+for (const { name, ignore, start } of BROKERS) {
+  for (const kind of ["rows", "mutations"] as const) {
+    for (const isKilled of [true, false]) {
+      Deno.test({
+        name: `A killed page's ${kind} are made once on another node while ${name} ${
+          isKilled ? "is killed" : "hangs"
+        }`,
+        ignore,
+        async fn() {
+          await testLimbo(await start(), { kind, isKilled });
+          await noTimers();
+        },
+      });
+    }
+  }
 }
 
 for (const { name, ignore, start } of STORES) {
