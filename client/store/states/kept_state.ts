@@ -117,9 +117,7 @@ export class KeptState implements StateKeeping {
   }
 
   async close(): Promise<void> {
-    // The last rows are kept together with the deletion of their writes.
-    await Promise.all([this.#rows.close(), this.#writes.flush()]);
-    await this.#writes.close();
+    await Promise.all([this.#rows.close(), this.#writes.close()]);
   }
 }
 
