@@ -9,6 +9,7 @@ import { type KeptOn, keptOn } from "../../client/store/states/kept_fixture.ts";
 import { SPACES } from "../../client/store/keys.ts";
 import { TestDisk } from "../../client/store/test_disk_fixture.ts";
 import type { Host } from "../simulator/mod.ts";
+import { WebLocks } from "../simulator/web_locks.ts";
 import { statesOf, streamFeatures } from "../stream_features.ts";
 import { type Drawn, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
@@ -31,16 +32,6 @@ const mutations = defineMutations(contract, {
 
 /** Maximum time until everything is settled, in milliseconds. */
 const SETTLED_MS = 120_000;
-
-/** Number of looks at the locks of the platform, which is fast. */
-const [MIN_LOOKS, MAX_LOOKS] = [3, 1_000];
-
-/** The part of `navigator.locks` that is used. */
-interface Locks {
-  query(): Promise<
-    Partial<Record<"held" | "pending", readonly { readonly name?: string | undefined }[]>>
-  >;
-}
 
 const who = fc.nat(1);
 const waitMs = fc.oneof(fc.constant(0), fc.nat(50), fc.nat(3_000));
@@ -72,6 +63,7 @@ property("what pages keep of a state is shown as a whole, and made once", {
     },
   },
   async check(world, { steps }) {
+    using _locks = new WebLocks();
     const story = new Story(world);
     await story.open(0);
     await story.open(1);
@@ -219,21 +211,7 @@ class Story {
       case "empty the disk":
         this.#disk.maxBytes = Infinity;
     }
-    await this.#locksSettle();
     await world.pause(step.waitMs);
-  }
-
-  /** Stops virtual time until the platform has given each free lock to a page that waits for it. */
-  async #locksSettle(): Promise<void> {
-    const { simulation } = this.world;
-    for (let i = 0; i < MAX_LOOKS; i++) {
-      const looking = (navigator as unknown as { readonly locks: Locks }).locks.query();
-      const { held = [], pending = [] } = await simulation.hold(looking);
-      const names = new Set(held.map(({ name }) => name));
-      // A lock that was released is held for a moment.
-      if (i >= MIN_LOOKS && pending.every(({ name }) => names.has(name))) return;
-      await simulation.hold(new Promise((resolve) => setTimeout(resolve)));
-    }
   }
 
   async compare(): Promise<void> {
@@ -242,7 +220,6 @@ class Story {
     for (const { host } of this.#pages) {
       world.change(host, this.#server.host, { isBlocked: false });
     }
-    await this.#locksSettle();
     const states = () => this.#pages.map(({ state }) => state);
     const areSettled = () =>
       !this.#disk.entries.some(({ key }) => key[1] === SPACES.writes) &&
