@@ -89,8 +89,10 @@ export class MutationNumbers {
   /** Gives a mutation its number before it is sent, and permanently. */
   fix(program: Program): void {
     program.client ??= this.#kept ??= newTxid(this.#runtime) + newTxid(this.#runtime);
-    program.number ||= ++this.#last;
-    program.sentAt ||= this.#version;
+    // A mutation of an earlier page has both. It may have been sent at version 0.
+    if (program.number > 0) return;
+    program.number = ++this.#last;
+    program.sentAt = this.#version;
   }
 
   /** The newest version that this client knows. */
