@@ -689,7 +689,8 @@ export class Writes {
       }
       if (!isFull && code !== "too-many" && code !== "unavailable") {
         const reason = error instanceof RangeError ? tooLarge(error) : error;
-        for (const write of batch) this.#reject(write, reason);
+        // The end of a handle aborts the publication, and leaves its writes in the store.
+        for (const write of batch) if (this.#queue.includes(write)) this.#reject(write, reason);
         return;
       }
       if (code === "unavailable") this.#doubt(batch.slice(0, 1));
