@@ -13,6 +13,12 @@ const NEWLINE = 10;
 
 const KINDS = ["message", "publication", "request"] as const;
 
+/** A promise to settle. Pages may be compiled without the type `PromiseWithResolvers`. */
+interface Settling {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (reason: unknown) => void;
+}
+
 /** A message, publication or request that waits until the server has handled it. */
 export interface KeptItem extends EncodedMessage {
   readonly kind: typeof KINDS[number];
@@ -23,7 +29,7 @@ export interface KeptItem extends EncodedMessage {
   /** True if the client doesn't receive the publication itself. */
   readonly isQuiet: boolean;
   /** Settles with the reply, if the page that made the call still waits for it. */
-  readonly reply?: Pick<PromiseWithResolvers<unknown>, "resolve" | "reject"> | undefined;
+  readonly reply?: Settling | undefined;
   /** True if a session of this page has accepted it. */
   isSent?: boolean | undefined;
   isStored?: boolean | undefined;

@@ -12,7 +12,7 @@ import type { Host } from "../simulator/mod.ts";
 import { WebLocks } from "../simulator/web_locks.ts";
 import { statesOf, streamFeatures } from "../stream_features.ts";
 import { type Drawn, stepOf } from "./draw.ts";
-import { atSeed, property } from "./property.ts";
+import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
 const contract = defineContract({
@@ -61,19 +61,6 @@ property("what pages keep of a state is shown as a whole, and made once", {
     "a write in the moment of the close": {
       steps: [{ kind: "set", who: 0, waitMs: 0 }, { kind: "close", who: 0, waitMs: 0 }],
     },
-    "a write whose reply is awaited at the close": atSeed(862228953, {
-      steps: [
-        { kind: "mark", who: 0, waitMs: 10 },
-        { kind: "pair", waitMs: 0 },
-        { kind: "cut silently", who: 0, waitMs: 0 },
-        { kind: "set", who: 0, waitMs: 0 },
-        { kind: "offline", who: 1, waitMs: 1_299 },
-        { kind: "store", who: 0, waitMs: 21 },
-        { kind: "pair", waitMs: 2_060 },
-        { kind: "mark", who: 0, waitMs: 162 },
-        { kind: "close", who: 0, waitMs: 0 },
-      ],
-    }),
   },
   async check(world, { steps }) {
     using _locks = new WebLocks();

@@ -493,6 +493,22 @@ Deno.test("client.forget() deletes the rows and writes of all pages, which keep 
   assertEquals(rowsOf(fixture.list), [["a", 1], ["later", 1]]);
 });
 
+Deno.test("client.state() keeps a write whose reply is awaited when the client is closed", async () => {
+  await using fixture = await Fixture.make();
+  const page = await fixture.page();
+  await live(page);
+  fixture.cable.freeze();
+  page.state.collection("items").set("a", 1).catch(() => {});
+  await until(() => fixture.keptWrites === 1);
+  const closing = page.client.close();
+  fixture.cable.cut();
+  await closing;
+  assertEquals(fixture.keptWrites, 1);
+  await using next = await fixture.page();
+  await next.state.flush();
+  assertEquals(rowsOf(fixture.list), [["a", 1]]);
+});
+
 Deno.test("client.state() keeps a write that was made in the moment of the close", async () => {
   await using fixture = await Fixture.make();
   fixture.offline();
