@@ -66,7 +66,7 @@ testInBrowsers("board keeps changes that are made while its server is down", asy
   await ann.says("#offline", "You can keep working.");
   await ann.drag("Write", "Done");
   await ann.add("Doing", "Plan");
-  await ann.says("#offline", "2 changes wait here for the server.");
+  await ann.says("#offline", "2 changes wait here for the server");
   await ann.shows("To do: Test; Doing: Plan; Done: Write");
   await bob.drag("Test", "Done");
   await kanban.server.start();
