@@ -210,6 +210,10 @@ async function ask(
 ): Promise<"yes" | "Not allowed" | "Withdrawn"> {
   const questions = desk.collection("questions");
   const changes = desk.changes({ signal });
+  // A killed server may have left a question that a note withdraws.
+  for (const [other, { run: of, answer }] of questions) {
+    if (other !== key && of === run && answer === undefined) await questions.delete(other);
+  }
   if (!questions.has(key)) await questions.set(key, { run, text }); // It exists after a restart.
   const settled = () => questions.get(key)?.answer !== undefined || isOver();
   if (!settled()) { for await (const _ of changes) if (settled()) break; }
