@@ -1,6 +1,7 @@
 /** Producers and the items of their outboxes, in memory and in a store. */
 import { decodeBinary, type EncodedMessage, encodeMessage } from "../../session/wire/encode.ts";
 import { keyIn } from "./keys.ts";
+import { jsonIn } from "./reading.ts";
 import type { StoreEntry } from "./store.ts";
 
 /** Numbers and epochs of producers are below this number. */
@@ -108,12 +109,8 @@ const isTime = (value: unknown): value is number => Number.isFinite(value) && va
 
 /** Parses JSON. Returns an empty object for anything but an object. */
 function objectIn(bytes: Uint8Array): Readonly<Record<string, unknown>> {
-  try {
-    const value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    return typeof value === "object" && value !== null ? value : {};
-  } catch {
-    return {};
-  }
+  const value = jsonIn(bytes);
+  return typeof value === "object" && value !== null ? value as Record<string, unknown> : {};
 }
 
 /** Encodes what the store has about a producer, except its items. */

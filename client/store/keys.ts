@@ -79,6 +79,11 @@ export function rangeOf(prefix: Uint8Array): StoreRange {
   return { from: prefix, to: Uint8Array.from(to) };
 }
 
+/** Returns the range of one key. */
+export function only(key: Uint8Array): StoreRange {
+  return { from: key, to: after(key) };
+}
+
 /** Returns the first key after another one. */
 export function after(key: Uint8Array): Uint8Array {
   const next = new Uint8Array(key.length + 1);

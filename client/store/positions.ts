@@ -4,6 +4,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { GuardedStore } from "./guarded_store.ts";
 import { keyIn, partsOf, rangeOf } from "./keys.ts";
+import { isCount, jsonIn } from "./reading.ts";
 import type { StoreEntry } from "./store.ts";
 
 /** Maximum number of positions in a store. The oldest are deleted. */
@@ -165,14 +166,11 @@ export class KeptPositions {
 /** Reads a position, which may be anybody's bytes. */
 function keptIn(value: Uint8Array): Kept | undefined {
   if (value.length > MAX_POSITION_BYTES) return undefined;
-  try {
-    const { position, at } = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(value));
-    const { epoch, offset, tag } = position;
-    const isTag = tag === undefined || typeof tag === "string";
-    const isOffset = Number.isSafeInteger(offset) && offset >= 0;
-    if (typeof epoch !== "string" || !isOffset || !isTag || !Number.isFinite(at)) return undefined;
-    return { position: withoutUndefined({ epoch, offset, tag }), at };
-  } catch {
+  const { position, at } = Object(jsonIn(value));
+  const { epoch, offset, tag } = Object(position);
+  const isTag = tag === undefined || typeof tag === "string";
+  if (typeof epoch !== "string" || !isCount(offset) || !isTag || !Number.isFinite(at)) {
     return undefined;
   }
+  return { position: withoutUndefined({ epoch, offset, tag }), at };
 }

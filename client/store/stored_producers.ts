@@ -11,7 +11,8 @@ import {
   producerIn,
   recordOf,
 } from "./kept_items.ts";
-import { after, FORMAT, keyIn, partsOf, rangeOf, SPACES } from "./keys.ts";
+import { after, FORMAT, keyIn, only, partsOf, rangeOf, SPACES } from "./keys.ts";
+import { entriesIn } from "./reading.ts";
 import type { Durability, StoreEntry, StoreRange } from "./store.ts";
 
 /** Maximum number of producers of earlier pages that are read at a time; the others wait. */
@@ -111,7 +112,7 @@ export class StoredProducers extends Signal {
   /** Reads the ids of all producers, also of those that other pages use. */
   async ids(): Promise<string[]> {
     const ids: string[] = [];
-    for await (const { key } of this.#entriesIn(rangeOf(keyIn("producers")))) {
+    for await (const { key } of entriesIn(this.#parts.store, rangeOf(keyIn("producers")))) {
       const [id] = partsOf(key, ["text"]) ?? [];
       if (typeof id === "string") ids.push(id);
     }
@@ -214,14 +215,14 @@ export class StoredProducers extends Signal {
   }
 
   async #loadItems(producer: Producer): Promise<void> {
-    const { drop, maxMessageBytes } = this.#parts;
-    for await (const { key, value } of this.#entriesIn(rangeOf(keyIn("items", producer.id)))) {
+    const { drop, maxMessageBytes, store } = this.#parts;
+    for await (const { key, value } of entriesIn(store, rangeOf(keyIn("items", producer.id)))) {
       const seq = Number((partsOf(key, ["text", "number"]) ?? [])[1]);
       const item = itemIn(seq, value, maxMessageBytes);
       if (item !== undefined) producer.add(item);
       else {
         drop({ kind: undefined, topic: undefined, reason: "damaged" });
-        await this.#parts.store.write({ deletes: [{ from: key, to: after(key) }] });
+        await store.write({ deletes: [only(key)] });
       }
     }
     if (producer.items.length === 0) this.change(producer);
@@ -230,11 +231,11 @@ export class StoredProducers extends Signal {
   /** Drops a producer whose record is damaged, and all of its items. */
   async #dropDamaged(key: Uint8Array, id: string | undefined): Promise<void> {
     const { drop, maxMessageBytes, store } = this.#parts;
-    const deletes: StoreRange[] = [{ from: key, to: after(key) }];
+    const deletes: StoreRange[] = [only(key)];
     if (id !== undefined) {
       const items = rangeOf(keyIn("items", id));
       deletes.push(items);
-      for await (const { value } of this.#entriesIn(items)) {
+      for await (const { value } of entriesIn(store, items)) {
         const { kind, topic, calledAt } = itemIn(0, value, maxMessageBytes) ?? {};
         drop({ kind, topic, calledAt, reason: "damaged" });
       }
@@ -244,35 +245,22 @@ export class StoredProducers extends Signal {
 
   /** Drops what a newer version has stored, which this one can't send. */
   async #dropNewer(): Promise<void> {
+    const { store } = this.#parts;
     const range = { from: Uint8Array.of(FORMAT + 1) };
     let isEmpty = true;
-    for await (const { key } of this.#entriesIn(range)) {
+    for await (const { key } of entriesIn(store, range)) {
       isEmpty = false;
       const isUnsent = key[1] === SPACES.items || key[1] === SPACES.writes;
       if (isUnsent) this.#parts.drop({ kind: undefined, topic: undefined, reason: "newer" });
     }
-    if (!isEmpty) await this.#parts.store.write({ deletes: [range] });
-  }
-
-  async *#entriesIn(all: StoreRange): AsyncGenerator<StoreEntry> {
-    let range = all;
-    for (;;) {
-      const page = await this.#parts.store.read(range);
-      yield* page?.entries ?? [];
-      const last = page?.entries.at(-1);
-      if (last === undefined || page!.isComplete) return;
-      range = { ...range, from: after(last.key) };
-    }
+    if (!isEmpty) await store.write({ deletes: [range] });
   }
 }
 
 /** The ranges of items that were removed from a producer that has others. */
 function rangesOf({ id, items }: Producer, removed: readonly number[]): StoreRange[] {
   const first = items[0]!.seq;
-  const ranges = removed.filter((seq) => seq > first).map((seq): StoreRange => {
-    const from = keyIn("items", id, seq);
-    return { from, to: after(from) };
-  });
+  const ranges = removed.filter((seq) => seq > first).map((seq) => only(keyIn("items", id, seq)));
   // Most items are removed in order.
   if (ranges.length === removed.length) return ranges;
   return [{ from: keyIn("items", id, 0), to: keyIn("items", id, first) }, ...ranges];

@@ -5,12 +5,12 @@ import { HIDDEN_PREFIX, MAX_ROW_NAME_BYTES, rowName } from "../../../session/wir
 import type { KeptRows, KeptSource } from "../../state/keeping.ts";
 import type { KeptRow } from "../../state/rows.ts";
 import type { GuardedStore } from "../guarded_store.ts";
-import { keyIn, partsOf, rangeOf } from "../keys.ts";
+import { keyIn, only, partsOf, rangeOf } from "../keys.ts";
 import { holdLock, type LockHeld } from "../locks.ts";
+import { entriesIn, isCount, jsonIn } from "../reading.ts";
 import type { StoreEntry, StoreRange } from "../store.ts";
 
 const ENCODER = /* @__PURE__ */ new TextEncoder();
-const DECODER = /* @__PURE__ */ new TextDecoder("utf-8", { fatal: true });
 
 /** Pause in which changes of rows collect before they are kept, in milliseconds. */
 export const SAVE_MS = 500;
@@ -41,7 +41,7 @@ const MAX_READS = 3;
 
 /** The parts of a keeper that kept rows use. */
 export interface RowsKeeper {
-  readonly store: Pick<GuardedStore, "isExclusive" | "read" | "write" | "tell">;
+  readonly store: Pick<GuardedStore, "error" | "isExclusive" | "read" | "write" | "tell">;
 }
 
 /** The writes that the server has made, and that are kept until their rows are. */
@@ -191,7 +191,7 @@ export class KeptStateRows {
     this.#saved = new Collections();
     void this.#enqueue(async () => {
       const heads = await this.#heads();
-      const own = heads?.filter(({ id }) => id === this.#source.id) ?? [];
+      const own = heads?.filter((head) => this.#isOwn(head)) ?? [];
       this.#release();
       if (own.length > 0) await this.#keeper.store.write({ deletes: own.flatMap(rangesOf) });
     });
@@ -253,7 +253,7 @@ export class KeptStateRows {
   async #open(): Promise<KeptRows | undefined> {
     for (let i = 0; i < MAX_READS; i++) {
       const heads = await this.#heads();
-      const [head] = heads?.filter(({ id }) => id === this.#source.id) ?? [];
+      const [head] = heads?.filter((head) => this.#isOwn(head)) ?? [];
       if (head === undefined) return undefined;
       const { contractVersion } = this.#source;
       if (head.contract !== contractVersion) {
@@ -291,7 +291,7 @@ export class KeptStateRows {
       const [, copy] = partsOf(key, ["number", "number"]) as [number, number] | undefined ?? [];
       const head = copy === undefined ? undefined : headOf(copy, value);
       if (head !== undefined && head.at >= oldest) heads.push(head);
-      else if (copy === undefined) broken.push({ from: key, to: Uint8Array.of(...key, 0) });
+      else if (copy === undefined) broken.push(only(key));
       else broken.push(...rangesOf({ copy }));
     }
     if (broken.length > 0) await this.#keeper.store.write({ deletes: broken });
@@ -314,20 +314,14 @@ export class KeptStateRows {
     return found === sum ? rows : undefined;
   }
 
-  /** Reads all entries of a range, and one more than the expected number. */
-  async #entries({ from, to }: StoreRange, count: number): Promise<StoreEntry[] | undefined> {
+  /** Reads the entries of a range, at most one more than the expected number. */
+  async #entries(range: StoreRange, count: number): Promise<StoreEntry[] | undefined> {
+    const { store } = this.#keeper;
     const entries: StoreEntry[] = [];
-    for (let isComplete = false; !isComplete && entries.length <= count;) {
-      const last = entries.at(-1)?.key;
-      const page = await this.#keeper.store.read({
-        from: last ? Uint8Array.of(...last, 0) : from,
-        to,
-      });
-      if (page === undefined) return undefined;
-      entries.push(...page.entries);
-      isComplete = page.isComplete;
+    for await (const entry of entriesIn(store, range)) {
+      if (entries.push(entry) > count) break;
     }
-    return entries;
+    return store.error === undefined ? entries : undefined;
   }
 
   async #drop(head: Head, what: string, kind: string): Promise<void> {
@@ -370,7 +364,7 @@ export class KeptStateRows {
   /** Deletes the writes whose rows another page has kept. */
   async #deleteMade(): Promise<void> {
     const heads = await this.#heads();
-    if (heads !== undefined) await this.#made.deleteMade(heads.find((one) => this.#isOwn(one)));
+    if (heads !== undefined) await this.#made.deleteMade(heads.find((head) => this.#isOwn(head)));
   }
 
   #isOwn({ id }: Head): boolean {
@@ -382,7 +376,7 @@ export class KeptStateRows {
     if (this.#isWaiting || this.#isEnded) return false;
     const heads = await this.#heads();
     if (heads === undefined) return false;
-    const [head, ...others] = heads.filter(({ id }) => id === this.#source.id);
+    const [head, ...others] = heads.filter((head) => this.#isOwn(head));
     const isKnown = JSON.stringify(head) === JSON.stringify(this.#head);
     if (!isKnown) this.#isAnew = true;
     if (head === undefined || this.#lock?.name === lockOf(head)) {
@@ -424,7 +418,7 @@ export class KeptStateRows {
     lock?.release();
     if (heads === undefined) return;
     // If the copy is gone, the other page may no longer read the rows, or has forgotten them.
-    if (heads.some(({ id }) => id === this.#source.id)) this.changed();
+    if (heads.some((head) => this.#isOwn(head))) this.changed();
     else {
       this.end();
       await this.#made.deleteMade();
@@ -481,7 +475,7 @@ export class KeptStateRows {
     let [room, left] = [MAX_KEPT_ROWS_BYTES - bytes, MAX_KEPT_STATES - 1];
     const gone: Head[] = [];
     for (const head of heads) {
-      const isOwn = head.id === this.#source.id;
+      const isOwn = this.#isOwn(head);
       if (!isOwn && (room -= head.bytes) >= 0 && left-- > 0) continue;
       gone.push(head);
       if (isOwn) continue;
@@ -522,7 +516,7 @@ export class KeptStateRows {
         totals.sum = (totals.sum - markOf(type, before)) >>> 0;
         totals.bytes -= entry.value.byteLength;
         if (row === undefined) {
-          deletes.push({ from: entry.key, to: Uint8Array.of(...entry.key, 0) });
+          deletes.push(only(entry.key));
         }
       }
       if (row === undefined) continue;
@@ -555,11 +549,12 @@ function add(totals: Totals, mark: number, { value }: StoreEntry): void {
 
 /** The names of the locks of all copies in a store. */
 export async function rowLocks(store: RowsKeeper["store"]): Promise<string[]> {
-  const { entries = [] } = await store.read(rangeOf(keyIn("rows", 0))) ?? {};
-  return entries.flatMap(({ key }) => {
+  const locks: string[] = [];
+  for await (const { key } of entriesIn(store, rangeOf(keyIn("rows", 0)))) {
     const [, copy] = partsOf(key, ["number", "number"]) ?? [];
-    return typeof copy === "number" ? [lockOf({ copy })] : [];
-  });
+    if (typeof copy === "number") locks.push(lockOf({ copy }));
+  }
+  return locks;
 }
 
 function lockOf({ copy }: Pick<Head, "copy">): string {
@@ -568,7 +563,7 @@ function lockOf({ copy }: Pick<Head, "copy">): string {
 
 function rangesOf({ copy }: Pick<Head, "copy">): StoreRange[] {
   const key = keyIn("rows", 0, copy);
-  return [{ from: key, to: Uint8Array.of(...key, 0) }, rangeOf(keyIn("rows", 1, copy))];
+  return [only(key), rangeOf(keyIn("rows", 1, copy))];
 }
 
 function headEntry({ copy, ...head }: Head): StoreEntry {
@@ -576,13 +571,7 @@ function headEntry({ copy, ...head }: Head): StoreEntry {
 }
 
 function headOf(copy: number, value: Uint8Array): Head | undefined {
-  const head = jsonOf(value) as Partial<Head> | undefined;
-  if (typeof head !== "object" || head === null) return undefined;
-  const { id, offset, tag, contract, ephemeral, at, count, sum, bytes } = head;
-  const isName = (name: unknown): name is string =>
-    typeof name === "string" && name.length > 0 && name.length <= MAX_ROW_NAME_BYTES;
-  const isCount = (value: unknown): value is number =>
-    Number.isSafeInteger(value) && Number(value) >= 0;
+  const { id, offset, tag, contract, ephemeral, at, count, sum, bytes } = Object(jsonIn(value));
   if (!isName(id) || !isName(tag) || contract !== undefined && !isCount(contract)) return undefined;
   if (!isCount(offset) || !isCount(at) || !isCount(count)) return undefined;
   if (!isCount(sum) || !isCount(bytes)) return undefined;
@@ -609,7 +598,7 @@ function entryOf(
 }
 
 function rowIn(bytes: Uint8Array): KeptRow | undefined {
-  const row = jsonOf(bytes);
+  const row = jsonIn(bytes);
   if (!Array.isArray(row) || row.length !== 4) return undefined;
   const [type, key, version, value] = row as unknown[];
   if (typeof type !== "string" || typeof key !== "string") return undefined;
@@ -621,12 +610,9 @@ function rowIn(bytes: Uint8Array): KeptRow | undefined {
   return { type, key, version: Number(version), value };
 }
 
-function jsonOf(bytes: Uint8Array): unknown {
-  try {
-    return JSON.parse(DECODER.decode(bytes));
-  } catch {
-    return undefined;
-  }
+/** True for the name of a state, of a stream or of a part of a row. */
+export function isName(name: unknown): name is string {
+  return typeof name === "string" && name.length > 0 && name.length <= MAX_ROW_NAME_BYTES;
 }
 
 /** The number that a row adds to the sum of its copy. */

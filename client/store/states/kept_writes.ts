@@ -2,24 +2,18 @@
 import { RequestError } from "../../../errors.ts";
 import { outside, type Runtime } from "../../../base/runtime.ts";
 import { freezeRow, isSameRow } from "../../../session/rows/row_values.ts";
-import {
-  conflict,
-  HIDDEN_PREFIX,
-  MAX_CHANGES,
-  MAX_ROW_NAME_BYTES,
-  rowName,
-} from "../../../session/wire/rows.ts";
+import { conflict, HIDDEN_PREFIX, MAX_CHANGES, rowName } from "../../../session/wire/rows.ts";
 import type { KeptMutation, KeptRows, KeptSource, KeptWrite } from "../../state/keeping.ts";
 import type { MutationCall } from "../../state/programs.ts";
 import type { QueuedWrite, WriteChange } from "../../state/write.ts";
 import type { DropReason, KeptKind, OutboxDrop } from "../dropped.ts";
-import { keyIn, partsOf, rangeOf } from "../keys.ts";
+import { keyIn, only, partsOf, rangeOf } from "../keys.ts";
 import { hasLocks, holdLock, type LockHeld } from "../locks.ts";
-import type { MadeRanges, MadeWrites, RowsKeeper } from "./kept_rows.ts";
+import { entriesIn, isCount, jsonIn } from "../reading.ts";
+import { isName, type MadeRanges, type MadeWrites, type RowsKeeper } from "./kept_rows.ts";
 import type { StoreEntry } from "../store.ts";
 
 const ENCODER = /* @__PURE__ */ new TextEncoder();
-const DECODER = /* @__PURE__ */ new TextDecoder("utf-8", { fatal: true });
 
 /** Time for which a write is kept, in milliseconds: 7 days, as long as servers know mutations again. */
 export const MAX_KEPT_WRITES_AGE_MS = 604_800_000;
@@ -196,22 +190,13 @@ export class KeptStateWrites implements MadeWrites {
     const range = rangeOf(page === undefined ? keyIn("writes") : keyIn("writes", page));
     const entries: Entry[] = [];
     const damaged: StoreEntry[] = [];
-    let { from } = range;
-    for (let isComplete = false; !isComplete && entries.length <= 2 * MAX_KEPT_WRITES;) {
-      const found = await this.#keeper.store.read({ ...range, from });
-      if (found === undefined) break;
-      for (const one of found.entries) {
-        const entry = entryIn(one);
-        if (entry === undefined) damaged.push(one);
-        else entries.push(entry);
-        from = after(one.key);
-      }
-      isComplete = found.isComplete;
+    for await (const one of entriesIn(this.#keeper.store, range)) {
+      const entry = entryIn(one);
+      if (entry === undefined) damaged.push(one);
+      else if (entries.push(entry) > 2 * MAX_KEPT_WRITES) break;
     }
     if (damaged.length > 0) {
-      await this.#keeper.store.write({
-        deletes: damaged.map(({ key }) => ({ from: key, to: after(key) })),
-      });
+      await this.#keeper.store.write({ deletes: damaged.map(({ key }) => only(key)) });
       for (const _ of damaged) {
         this.#keeper.dropped({ kind: undefined, topic: undefined, reason: "damaged" });
       }
@@ -232,9 +217,7 @@ export class KeptStateWrites implements MadeWrites {
     reasonOf: (entry: Entry) => DropReason,
   ): Promise<void> {
     if (entries.length === 0) return;
-    await this.#keeper.store.write({
-      deletes: entries.map(({ key }) => ({ from: key, to: after(key) })),
-    });
+    await this.#keeper.store.write({ deletes: entries.map(({ key }) => only(key)) });
     for (const entry of entries) {
       const { kind, id: topic, at: calledAt, write, made } = entry;
       if (made !== undefined) continue;
@@ -306,7 +289,7 @@ export class KeptStateWrites implements MadeWrites {
         (tag !== position.tag || version <= position.offset)
     );
     return {
-      ranges: made.map(([, { key }]) => ({ from: key, to: after(key) })),
+      ranges: made.map(([, { key }]) => only(key)),
       deleted: () => {
         for (const [txid] of made) this.#made.delete(txid);
       },
@@ -357,9 +340,7 @@ export class KeptStateWrites implements MadeWrites {
       const due = [...this.#due];
       this.#due.clear();
       const puts = due.flatMap(([, { key, value }]) => value ? [{ key, value }] : []);
-      const deletes = due.flatMap(([, { key, value }]) =>
-        value ? [] : [{ from: key, to: after(key) }]
-      );
+      const deletes = due.flatMap(([, { key, value }]) => value ? [] : [only(key)]);
       if (await this.#keeper.store.write({ puts, deletes }) !== undefined) continue;
       // The store has no room for now. It may have some at the next change.
       for (const [txid, entry] of due) if (!this.#due.has(txid)) this.#due.set(txid, entry);
@@ -424,13 +405,9 @@ function encodeMade(
 function entryIn({ key, value }: StoreEntry): Entry | undefined {
   const [page] = partsOf(key, ["text", "number"]) as [string, number] | undefined ?? [];
   if (page === undefined) return undefined;
-  let found: unknown;
-  try {
-    found = JSON.parse(DECODER.decode(value));
-  } catch {
-    return undefined;
-  }
-  const { id, at, kind, sent, txid, tag, changes, mutation, isTransaction, made } = Object(found);
+  const { id, at, kind, sent, txid, tag, changes, mutation, isTransaction, made } = Object(
+    jsonIn(value),
+  );
   if (!isName(id) || !isCount(at) || !KINDS.has(kind)) return undefined;
   if (made !== undefined && !(isCount(made) && isName(tag))) return undefined;
   const of = { key, page, bytes: value.byteLength, id, at, kind, isSent: sent === true, made };
@@ -492,26 +469,16 @@ function mutationOf({ name, input, client, number, sentAt }: KeptMutation): Kept
   return { name, input: freezeRow(input), client, number, sentAt };
 }
 
-function isName(name: unknown): name is string {
-  return typeof name === "string" && name.length > 0 && name.length <= MAX_ROW_NAME_BYTES;
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && Number(value) >= 0;
-}
-
 /** The names of the locks of all pages that have writes in a store. */
 export async function writeLocks(store: RowsKeeper["store"]): Promise<string[]> {
-  const { entries = [] } = await store.read(rangeOf(keyIn("writes"))) ?? {};
-  const pages = entries.map(({ key }) => partsOf(key, ["text", "number"])?.[0]);
-  return [...new Set(pages)].filter((page) => typeof page === "string").map(lockOf);
+  const pages = new Set<string>();
+  for await (const { key } of entriesIn(store, rangeOf(keyIn("writes")))) {
+    const [page] = partsOf(key, ["text", "number"]) ?? [];
+    if (typeof page === "string") pages.add(page);
+  }
+  return Array.from(pages, lockOf);
 }
 
 function lockOf(page: string): string {
   return `skein-writes-${page}`;
-}
-
-/** The key after a key. */
-function after(key: Uint8Array): Uint8Array {
-  return Uint8Array.of(...key, 0);
 }
