@@ -4,7 +4,8 @@ import type { Runtime } from "../../base/runtime.ts";
 import { MUTATIONS, rowName } from "../../session/wire/rows.ts";
 import { rowChange, rowCheck } from "../logs/change_message.ts";
 import type { RowChange } from "../logs/log.ts";
-import { hashOf, type Mark, MARK_MS } from "./mutation_marks.ts";
+import { hash32 } from "../../session/rows/row_hash.ts";
+import { type Mark, MARK_MS } from "./mutation_marks.ts";
 
 /** Number of rows with the keys of one caller in a state. */
 export const CALLER_SLOTS = 64;
@@ -61,7 +62,7 @@ export class KeyMark implements Mark {
     this.#runtime = runtime;
     this.#name = key.slice(0, NAME_LENGTH);
     this.#print = request.slice(0, PRINT_LENGTH);
-    const slot = hashOf(this.#name) % (caller === undefined ? GUEST_KEY_SLOTS : CALLER_SLOTS);
+    const slot = hash32(this.#name) % (caller === undefined ? GUEST_KEY_SLOTS : CALLER_SLOTS);
     this.#key = `${caller ?? ""}/${slot}`;
     this.row = rowName(MUTATIONS, this.#key);
   }

@@ -1,4 +1,5 @@
 /** The numbers of mutations, which tell a repetition from a new one. */
+import { hash32 } from "../../session/rows/row_hash.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { RequestError } from "../../errors.ts";
 import { MUTATIONS, rowName } from "../../session/wire/rows.ts";
@@ -97,7 +98,7 @@ export class MutationMark implements Mark {
     const { client } = number;
     this.#isStored = client.length >= PROOF_LENGTH;
     this.#name = user !== undefined || this.#isStored ? client : `${guest}/${client}`;
-    const slot = hashOf(this.#name) % (user === undefined ? GUEST_SLOTS : USER_SLOTS);
+    const slot = hash32(this.#name) % (user === undefined ? GUEST_SLOTS : USER_SLOTS);
     this.#key = `${user ?? ""}:${slot}`;
     this.#row = rowName(MUTATIONS, this.#key);
     this.#expect = expect;
@@ -154,13 +155,4 @@ export class MutationMark implements Mark {
     this.#expect = version;
     return undefined;
   }
-}
-
-/** A number for a name, from 0; FNV-1a. */
-export function hashOf(name: string): number {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < name.length; i++) {
-    hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
-  }
-  return hash >>> 0;
 }

@@ -1,4 +1,5 @@
 /** Keeps the rows of one state in the client's store. */
+import { hash32 } from "../../../session/rows/row_hash.ts";
 import { outside, type Runtime, type Timer } from "../../../base/runtime.ts";
 import { Collections } from "../../../session/rows/row_map.ts";
 import { HIDDEN_PREFIX, MAX_ROW_NAME_BYTES, rowName } from "../../../session/wire/rows.ts";
@@ -620,17 +621,10 @@ function markOf(
   type: string,
   { key, version }: { readonly key: string; readonly version: number },
 ): number {
-  return hash32(`${rowName(type, key)}:${version}`, 0x811c9dc5);
+  return hash32(`${rowName(type, key)}:${version}`);
 }
 
 /** The number of a row in its copy: 53 bits of a hash of its name. */
 function placeOf(name: string): number {
-  return (hash32(name, 0x811c9dc5) >>> 11) * 2 ** 32 + hash32(name, 0x9e3779b9);
-}
-
-/** FNV-1a with a start value. */
-function hash32(text: string, start: number): number {
-  let hash = start;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
-  return hash >>> 0;
+  return (hash32(name) >>> 11) * 2 ** 32 + hash32(name, 0x9e3779b9);
 }
