@@ -1,11 +1,9 @@
 /** Producers and the items of their outboxes, in memory and in a store. */
 import { decodeBinary, type EncodedMessage, encodeMessage } from "../../session/wire/encode.ts";
+import { MAX_PRODUCER_NUMBER, PRODUCER_NAME } from "../../session/wire/producer.ts";
 import { keyIn } from "./keys.ts";
 import { jsonIn } from "./reading.ts";
 import type { StoreEntry } from "./store.ts";
-
-/** Numbers and epochs of producers are below this number. */
-const MAX_NUMBER = 2 ** 32;
 
 /** Largest record of a producer, in bytes. */
 const MAX_RECORD_BYTES = 1_024;
@@ -98,12 +96,10 @@ export function randomName(bytes: Uint8Array<ArrayBuffer>): string {
     .replaceAll("=", "");
 }
 
-const NAME = /^[\w-]{22}$/;
-
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
 
 const isNumber = (value: unknown): value is number =>
-  Number.isInteger(value) && value as number >= 0 && value as number < MAX_NUMBER;
+  Number.isInteger(value) && value as number >= 0 && value as number < MAX_PRODUCER_NUMBER;
 
 const isTime = (value: unknown): value is number => Number.isFinite(value) && value as number >= 0;
 
@@ -121,9 +117,9 @@ export function recordOf({ id, name, since, epoch, acked, sent }: Producer): Sto
 
 /** Reads the record of a producer. Returns `undefined` if it is damaged. */
 export function producerIn(id: string, value: Uint8Array): Producer | undefined {
-  if (value.length > MAX_RECORD_BYTES || !NAME.test(id)) return undefined;
+  if (value.length > MAX_RECORD_BYTES || !PRODUCER_NAME.test(id)) return undefined;
   const { name, since, epoch, acked, sent } = objectIn(value);
-  if (typeof name !== "string" || !NAME.test(name) || !isTime(since)) return undefined;
+  if (typeof name !== "string" || !PRODUCER_NAME.test(name) || !isTime(since)) return undefined;
   if (!isNumber(epoch) || !isNumber(acked) || !isNumber(sent) || acked > sent) return undefined;
   return Object.assign(new Producer({ id, name, since }), { epoch, acked, sent });
 }

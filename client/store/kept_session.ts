@@ -6,6 +6,7 @@ import { isForSize } from "../../transport/close_info.ts";
 import { extended, isBehind, isTooLarge, type Outbox } from "../outbox/outbox.ts";
 import type { Inside } from "../../session/receiving.ts";
 import { framed } from "../../session/wire/encode.ts";
+import { isPostponed } from "../../session/wire/producer.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { KeptItem, Producer } from "./kept_items.ts";
 import { type KeptOutbox, nameOf } from "./kept_outbox.ts";
@@ -163,10 +164,9 @@ export class KeptSession {
       if (!(error instanceof SkeinError)) kept.failed(producer, item, error);
       return;
     }
-    const { code, retryAfterMs } = error.failure;
-    const isLater = code === "unavailable" || code === "too-many" || retryAfterMs !== undefined;
-    if (isLater) this.#giveBack(retryAfterMs);
-    else if (code === "fenced") this.#fenced(producer);
+    const { failure } = error;
+    if (isPostponed(failure)) this.#giveBack(failure.retryAfterMs);
+    else if (failure.code === "fenced") this.#fenced(producer);
     else kept.failed(producer, item, error);
   }
 

@@ -25,7 +25,8 @@ import type {
 } from "../settings/settings.ts";
 import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeReply } from "../wire/recovery.ts";
-import { MAX_PRODUCER_NUMBER, publicationsIn, readService } from "../wire/server_envelope.ts";
+import { isPostponed, MAX_PRODUCER_NUMBER } from "../wire/producer.ts";
+import { publicationsIn, readService } from "../wire/server_envelope.ts";
 import { FirstFrames, LastingRejection, requestFailure } from "./first_frames.ts";
 import {
   introduce,
@@ -33,14 +34,7 @@ import {
   type ProducerEnvelope,
   type ProducerStore,
 } from "./producers.ts";
-import {
-  GIVEN_BACK,
-  isPostponed,
-  type Numbered,
-  Numbers,
-  Sequences,
-  type SequenceStore,
-} from "./sequences.ts";
+import { GIVEN_BACK, type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
  * Number of subscriptions that a client may request at once, in addition to other requests. If the

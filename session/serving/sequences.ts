@@ -9,6 +9,7 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { BrokerError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Inside } from "../receiving.ts";
 import type { CheckedMessage, Message, MessageTurn } from "../message.ts";
+import { isPostponed } from "../wire/producer.ts";
 import type { NumberedEnvelope } from "../settings/settings.ts";
 import type { Session } from "../session.ts";
 
@@ -666,11 +667,6 @@ export class Numbers extends Signal {
   #numberOf(row: number): number {
     return this.isProduced ? Math.ceil(row / 2) - 1 : row;
   }
-}
-
-/** True for failures after which a client sends what it keeps again, later. */
-export function isPostponed({ code, retryAfterMs }: RequestFailure): boolean {
-  return code === "unavailable" || code === "too-many" || retryAfterMs !== undefined;
 }
 
 /** A numbered message. */

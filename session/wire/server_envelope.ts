@@ -22,6 +22,7 @@ import {
 } from "./envelope.ts";
 import { STREAM_PREFIX } from "./recovery.ts";
 import { MAX_CHANGES, MAX_SESSION_ROWS, MAX_WRITES } from "./rows.ts";
+import { MAX_PRODUCER_NUMBER, PRODUCER_NAME } from "./producer.ts";
 
 /**
  * Reads one envelope. Never throws. An unreadable envelope is returned as `malformed`, with the
@@ -109,12 +110,6 @@ export function publicationsIn(envelope: Envelope): number {
   }
   return Math.max(1, changes);
 }
-
-/** The name of a producer: 128 random bits in base64url. */
-const PRODUCER_NAME = /^[\w-]{22}$/;
-
-/** Numbers and epochs of producers are below this number. */
-export const MAX_PRODUCER_NUMBER = 0x1_0000_0000;
 
 function readProducer(name: unknown, { id, user, acked, sent, epoch }: Raw): Envelope {
   const kind = "producer";
