@@ -1,4 +1,5 @@
 /** Locks between the pages of an origin. */
+import type { Locks } from "../../transport/http/places.ts";
 
 /** A lock that this page holds. */
 export interface LockHeld {
@@ -6,19 +7,6 @@ export interface LockHeld {
   /** Resolves if another page takes the lock away with {@linkcode stealLock}. */
   readonly stolen?: Promise<void> | undefined;
   release(): void;
-}
-
-/** The part of `navigator.locks` that is used. */
-interface Locks {
-  request(
-    name: string,
-    options: {
-      readonly ifAvailable?: boolean;
-      readonly signal?: AbortSignal;
-      readonly steal?: boolean;
-    },
-    callback: (lock: unknown) => Promise<void> | undefined,
-  ): Promise<unknown>;
 }
 
 function locksOfPage(): Locks | undefined {
