@@ -47,6 +47,8 @@ export interface RowsKeeper {
 
 /** The writes that the server has made, and that are kept until their rows are. */
 export interface MadeWrites {
+  /** True if there are such writes. */
+  readonly hasMade: boolean;
   /** Resolves once the writes that wait are stored, or the store has failed. */
   flush(): Promise<void>;
   /** Returns the writes whose rows are kept with a position. */
@@ -364,6 +366,7 @@ export class KeptStateRows {
 
   /** Deletes the writes whose rows another page has kept. */
   async #deleteMade(): Promise<void> {
+    if (!this.#made.hasMade) return;
     const heads = await this.#heads();
     if (heads !== undefined) await this.#made.deleteMade(heads.find((head) => this.#isOwn(head)));
   }

@@ -296,8 +296,12 @@ export class KeptStateWrites implements MadeWrites {
     };
   }
 
+  get hasMade(): boolean {
+    return this.#made.size > 0;
+  }
+
   async deleteMade(position?: { readonly offset: number; readonly tag: string }): Promise<void> {
-    if (this.#made.size === 0 || this.#isEnded) return;
+    if (!this.hasMade || this.#isEnded) return;
     await this.flush();
     const { ranges, deleted } = this.madeBefore(position);
     if (ranges.length === 0) return;
