@@ -4,7 +4,8 @@ import { FakeTime } from "@std/testing/time";
 import type { Client, ClientOptions, ServeOptions } from "../mod.ts";
 import { keptIn, type OutboxDrop } from "../client/store/mod.ts";
 import { TestDisk } from "../client/store/test_disk_fixture.ts";
-import { type TestServer, testServer } from "../testing/mod.ts";
+import type { TestServer } from "../testing/mod.ts";
+import { entriesOn, recording } from "./peers/recording.ts";
 import { turns } from "./waiting.ts";
 
 /** A device with a store, on which pages of a user open one after another. */
@@ -38,24 +39,9 @@ class Device {
     await closed;
   }
 
-  /** Number of entries in the store, except the tag of the user. */
   get entries(): number {
-    return this.disk.entries.filter(({ key }) => key[1] !== 6).length;
+    return entriesOn(this.disk);
   }
-}
-
-/** A server that records the messages that it handles. */
-function recording(options: ServeOptions = {}): { server: TestServer; seen: unknown[] } {
-  const seen: unknown[] = [];
-  const server = testServer({
-    authorize: () => true,
-    onMessage: (message) => {
-      seen.push(message.data);
-      if (message.isRequest) message.reply({ got: message.data });
-    },
-    ...options,
-  }) as TestServer;
-  return { server, seen };
 }
 
 Deno.test("A message of a page that was killed offline is sent by the next page, in order", async () => {

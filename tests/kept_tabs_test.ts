@@ -7,6 +7,7 @@ import { liveState } from "../streams/mod.ts";
 import { TestDisk } from "../client/store/test_disk_fixture.ts";
 import { type TestServer, testServer } from "../testing/mod.ts";
 import { ProducingPeer } from "./peers/producing_peer.ts";
+import { entriesOn, recording } from "./peers/recording.ts";
 import { passTime, turns } from "./waiting.ts";
 
 /** A page, and whether it is there. */
@@ -68,23 +69,9 @@ class Device {
     }
   }
 
-  /** Number of entries in the store, except the tag of the user. */
   get entries(): number {
-    return this.disk.entries.filter(({ key }) => key[1] !== 6).length;
+    return entriesOn(this.disk);
   }
-}
-
-function recording(options: ServeOptions = {}): { server: TestServer; seen: unknown[] } {
-  const seen: unknown[] = [];
-  const server = testServer({
-    authorize: () => true,
-    onMessage: (message) => {
-      seen.push(message.data);
-      if (message.isRequest) message.reply({ got: message.data });
-    },
-    ...options,
-  }) as TestServer;
-  return { server, seen };
 }
 
 Deno.test("Of three tabs, the one that stays sends what two killed ones have left, once and in order", async () => {

@@ -3,11 +3,16 @@
  * page ends without a notice and another one opens its store.
  */
 import { assertEquals } from "@std/assert";
-import { z } from "zod";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
-import { Fixture, keptOn, type Page, rowsOf } from "../../client/store/states/kept_fixture.ts";
-import { type Broker, type Contract, defineContract } from "../../mod.ts";
-import { defineMutations } from "../../session/mutations/mod.ts";
+import {
+  contract,
+  Fixture,
+  keptOn,
+  mutations,
+  type Page,
+  rowsOf,
+} from "../../client/store/states/kept_fixture.ts";
+import type { Broker, Contract } from "../../mod.ts";
 import { until } from "../waiting.ts";
 import { noTimers } from "./receiving.ts";
 import { BROKERS } from "./stores.ts";
@@ -37,20 +42,6 @@ const STORES: { name: string; ignore: boolean; start: () => Promise<Started> }[]
     return { store, open: () => SqliteBroker.open(`${folder}/skein.db`) };
   },
 }];
-
-const contract = defineContract({
-  state: {
-    "list:{id}": {
-      collections: { items: z.number() },
-      mutations: { add: z.object({ key: z.string(), by: z.number() }) },
-    },
-  },
-});
-const mutations = defineMutations(contract, {
-  async add(tx, { key, by }) {
-    await tx.set("items", key, (await tx.get("items", key) ?? 0) + by);
-  },
-});
 
 /** A node with the state. */
 async function nodeOn(broker: Broker) {

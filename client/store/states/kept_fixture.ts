@@ -1,4 +1,5 @@
 /** A server with the state `list:1`, and pages with stores on a test's disk. */
+import { z } from "zod";
 import {
   type Broker,
   type Client,
@@ -7,9 +8,11 @@ import {
   connect,
   type ConnectOptions,
   type Contract,
+  defineContract,
   MemoryBroker,
   type Server,
 } from "../../../mod.ts";
+import { defineMutations } from "../../../session/mutations/mod.ts";
 import { liveState, type LiveStateOptions, type State } from "../../../streams/mod.ts";
 import { Cable } from "../../../tests/networks/cable.ts";
 import { listen } from "../../../tests/servers.ts";
@@ -55,6 +58,23 @@ export function keptOn(disk: TestDisk, user: string | null = null): KeptOn {
     },
   };
 }
+
+/** The contract of tests with mutations. */
+export const contract = defineContract({
+  state: {
+    "list:{id}": {
+      collections: { items: z.number() },
+      mutations: { add: z.object({ key: z.string(), by: z.number() }) },
+    },
+  },
+});
+
+/** Their mutations. */
+export const mutations = defineMutations(contract, {
+  async add(tx, { key, by }) {
+    await tx.set("items", key, (await tx.get("items", key) ?? 0) + by);
+  },
+});
 
 /** A page with the state. */
 export interface Page extends AsyncDisposable {

@@ -1,12 +1,10 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { z } from "zod";
-import { type Contract, defineContract, RequestError } from "../../../mod.ts";
-import { defineMutations } from "../../../session/mutations/mod.ts";
+import { type Contract, RequestError } from "../../../mod.ts";
 import { internals } from "../../../session/session.ts";
 import { STREAM_PREFIX } from "../../../session/wire/recovery.ts";
 import { until } from "../../../tests/waiting.ts";
 import { keptIn } from "../keeper.ts";
-import { Fixture, keptOn, type Page, rowsOf } from "./kept_fixture.ts";
+import { contract, Fixture, keptOn, mutations, type Page, rowsOf } from "./kept_fixture.ts";
 
 /** Waits until the page has the server's rows. */
 const live = ({ state }: Page) => until(() => state.status.current === "live");
@@ -16,6 +14,16 @@ async function offline(fixture: Fixture, { state }: Page): Promise<void> {
   await until(() => fixture.keptRows > 0);
   fixture.offline();
   await until(() => state.status.current === "lost");
+}
+
+/** Opens a page that makes a write offline and is killed. */
+async function leaveWrite(fixture: Fixture): Promise<void> {
+  const page = await fixture.page();
+  await live(page);
+  await offline(fixture, page);
+  page.state.collection("items").set("a", 1).catch(() => {});
+  await until(() => fixture.keptWrites === 1);
+  fixture.kill(page);
 }
 
 Deno.test("client.state() sends writes that an earlier page has kept, and shows them before", async () => {
@@ -181,19 +189,6 @@ Deno.test("client.state() sends kept writes to a state that was lost meanwhile, 
   assertEquals(page.store.dropped.map(({ error }) => error?.failure.code), ["conflict"]);
 });
 
-const contract = defineContract({
-  state: {
-    "list:{id}": {
-      collections: { items: z.number() },
-      mutations: { add: z.object({ key: z.string(), by: z.number() }) },
-    },
-  },
-});
-const mutations = defineMutations(contract, {
-  async add(tx, { key, by }) {
-    await tx.set("items", key, (await tx.get("items", key) ?? 0) + by);
-  },
-});
 const bank = {
   contract: contract as unknown as Contract,
   states: { mutations } as never,
@@ -375,14 +370,7 @@ Deno.test("client.state() leaves the writes of a page that is open to it", async
 
 Deno.test("client.state() does not send what another user has kept", async () => {
   await using fixture = await Fixture.make();
-  {
-    const page = await fixture.page();
-    await live(page);
-    await offline(fixture, page);
-    page.state.collection("items").set("a", 1).catch(() => {});
-    await until(() => fixture.keptWrites === 1);
-    fixture.kill(page);
-  }
+  await leaveWrite(fixture);
   {
     await using page = await fixture.page({ store: keptOn(fixture.disk, "ann") });
     const writing = page.state.collection("items").set("b", 1);
@@ -399,14 +387,7 @@ Deno.test("client.state() does not send what another user has kept", async () =>
 
 Deno.test("client.state() leaves what was kept in the store if the server doesn't know stores", async () => {
   await using fixture = await Fixture.make();
-  {
-    const page = await fixture.page();
-    await live(page);
-    await offline(fixture, page);
-    page.state.collection("items").set("a", 1).catch(() => {});
-    await until(() => fixture.keptWrites === 1);
-    fixture.kill(page);
-  }
+  await leaveWrite(fixture);
   const store = keptIn(fixture.disk.open(), { user: null });
   await using client = fixture.connect({
     store: {
