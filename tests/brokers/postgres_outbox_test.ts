@@ -130,20 +130,7 @@ Deno.test({
     const writing = Promise.all(writers.map((writer) => writer.run())).then(() =>
       isWriting = false
     );
-    const faults = [
-      // Ends the connections of all relays and writers.
-      () =>
-        database.run(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`),
-      ...nodes.map((node) => async () => {
-        await node.kill();
-        await node.start();
-      }),
-      async () => {
-        await database.kill();
-        await database.restart();
-      },
-    ];
+    const faults = database.faultsWith(nodes);
     let count = 0;
     for (; isWriting || count < faults.length; count++) {
       const before = received.length;

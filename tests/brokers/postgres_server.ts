@@ -5,6 +5,7 @@
  */
 import { dirname } from "node:path";
 import { lowPort } from "../networks/ports.ts";
+import type { PageServer } from "../programs/page_server.ts";
 import { until } from "../waiting.ts";
 import { isMissing } from "./programs.ts";
 
@@ -107,6 +108,24 @@ export class PostgresServer implements AsyncDisposable {
   /** Runs SQL with `psql`; returns its output. */
   run(sql: string): Promise<string> {
     return output(`${BIN}psql`, [this.url, "-qtA", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+  }
+
+  /** The faults of a test: broken connections, killed programs, and a killed database. */
+  faultsWith(nodes: readonly PageServer[]): (() => Promise<unknown>)[] {
+    return [
+      // Ends the connections of all clients.
+      () =>
+        this.run(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`),
+      ...nodes.map((node) => async () => {
+        await node.kill();
+        await node.start();
+      }),
+      async () => {
+        await this.kill();
+        await this.restart();
+      },
+    ];
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

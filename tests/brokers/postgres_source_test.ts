@@ -74,19 +74,7 @@ Deno.test({
     let isWriting = true;
     const writing = Promise.all(Array.from({ length: WRITERS }, (_, i) => write(database, i)))
       .finally(() => isWriting = false);
-    const faults = [
-      () =>
-        database.run(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`),
-      ...nodes.map((node) => async () => {
-        await node.kill();
-        await node.start();
-      }),
-      async () => {
-        await database.kill();
-        await database.restart();
-      },
-    ];
+    const faults = database.faultsWith(nodes);
     let count = 0;
     for (; isWriting || count < faults.length; count++) {
       const before = changes;
