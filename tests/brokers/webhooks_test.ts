@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { type Client, connect, type Subscription } from "../../client.ts";
 import { Balancer } from "../../examples/cluster/balancer.ts";
 import { lowPort } from "../networks/ports.ts";
+import { KilledProgram, untilListening } from "../programs/killed_program.ts";
 import { soon, until } from "../waiting.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
@@ -53,39 +54,20 @@ class Receiver implements AsyncDisposable {
 }
 
 /** A node in a separate process, always on the same port. */
-class Node implements AsyncDisposable {
+class Node extends KilledProgram {
   readonly port: number = lowPort();
   readonly #args: readonly string[];
-  #child: Deno.ChildProcess | undefined;
 
   constructor(to: string, redis: string) {
+    super();
     this.#args = ["--port", `${this.port}`, "--to", to, "--redis", redis];
   }
 
   /** Resolves once the node is listening. */
   async start(): Promise<void> {
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", "--unstable-net", PROGRAM, ...this.#args],
-      env: { NO_COLOR: "1" },
-      stdin: "null",
-      stdout: "null",
-      stderr: "inherit",
-    }).spawn();
-    await until(async () => {
-      const connection = await Deno.connect({ port: this.port }).catch(() => undefined);
-      connection?.close();
-      return connection !== undefined;
-    });
-  }
-
-  async kill(): Promise<void> {
-    this.#child?.kill("SIGKILL");
-    await this.#child?.status;
-    this.#child = undefined;
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.kill();
+    const args = ["run", "-A", "--no-check", "--unstable-net", PROGRAM, ...this.#args];
+    this.spawn(args, { env: { NO_COLOR: "1" } });
+    await untilListening(this.port);
   }
 }
 

@@ -5,7 +5,7 @@
  */
 import { fileURLToPath } from "node:url";
 import { blocksOf } from "../docs/blocks.ts";
-import { until } from "../waiting.ts";
+import { KilledProgram, untilListening } from "./killed_program.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
@@ -29,13 +29,13 @@ export interface PageServerOptions {
 }
 
 /** A server program, which uses the library of this repository. */
-export class PageServer implements AsyncDisposable {
+export class PageServer extends KilledProgram {
   readonly port: number;
   readonly #env: Readonly<Record<string, string>>;
   readonly #file: string;
-  #child: Deno.ChildProcess | undefined;
 
   constructor(text: string, { port, env }: PageServerOptions) {
+    super();
     this.port = port;
     this.#env = env;
     this.#file = Deno.makeTempFileSync({ suffix: ".ts" });
@@ -44,30 +44,16 @@ export class PageServer implements AsyncDisposable {
 
   /** Starts the process; resolves once it listens. */
   async start(): Promise<void> {
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", "--quiet", "--config", "deno.json", this.#file],
+    this.spawn(["run", "-A", "--no-check", "--quiet", "--config", "deno.json", this.#file], {
       cwd: fileURLToPath(ROOT),
       env: { NO_COLOR: "1", ...this.#env },
-      stdin: "null",
-      stdout: "null",
       stderr: "null",
-    }).spawn();
-    await until(async () => {
-      const connection = await Deno.connect({ port: this.port }).catch(() => undefined);
-      connection?.close();
-      return connection !== undefined;
     });
+    await untilListening(this.port);
   }
 
-  /** Kills the process like `kill -9`. */
-  async kill(): Promise<void> {
-    this.#child?.kill("SIGKILL");
-    await this.#child?.status;
-    this.#child = undefined;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.kill();
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await super[Symbol.asyncDispose]();
     await Deno.remove(this.#file);
   }
 }

@@ -6,13 +6,13 @@
 import { type Client, connect } from "../../../mod.ts";
 import { Cable } from "../../networks/cable.ts";
 import { lowPort } from "../../networks/ports.ts";
+import { KilledProgram } from "../../programs/killed_program.ts";
 import type { contract } from "./server.ts";
 
 /** A server in a separate process, and a cable to it. */
-export class AgentServer implements AsyncDisposable {
+export class AgentServer extends KilledProgram {
   readonly #port = lowPort();
   readonly #folder = Deno.makeTempDirSync();
-  #child: Deno.ChildProcess | undefined;
   /** The path of all clients; {@linkcode Cable.cut} ends their connections. */
   readonly cable: Cable = new Cable(this.#port);
 
@@ -39,27 +39,14 @@ export class AgentServer implements AsyncDisposable {
 
   /** Starts the server again after it was killed. */
   async restart(): Promise<void> {
-    const program = new URL("./server.ts", import.meta.url).href;
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-lock", "--no-check", program, `${this.#port}`, this.#folder],
-      stdin: "null",
-      stdout: "piped",
-      stderr: "inherit",
-    }).spawn();
-    const output = this.#child.stdout.pipeThrough(new TextDecoderStream());
-    for await (const text of output) if (text.includes("ready")) return;
-    throw new Error("The server exited before it listened");
+    await this.startReady(new URL("./server.ts", import.meta.url), [
+      `${this.#port}`,
+      this.#folder,
+    ]);
   }
 
-  /** Kills the process. */
-  async kill(): Promise<void> {
-    this.#child?.kill("SIGKILL");
-    await this.#child?.status;
-    this.#child = undefined;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.kill();
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await super[Symbol.asyncDispose]();
     await this.cable[Symbol.asyncDispose]();
     await Deno.remove(this.#folder, { recursive: true });
   }
