@@ -222,7 +222,7 @@ export class ClientRows extends Signal implements RowSource {
     this.complete(version);
   }
 
-  /** The complete rows of the stream, without those of writes; `undefined` while some are missing. */
+  /** The rows that the stream has delivered, without writes of this page; `undefined` until complete. */
   get stored(): Collections | undefined {
     return this.#next || this.#isHidden ? undefined : this.#delivered;
   }

@@ -261,7 +261,11 @@ export class SharedState implements KeptSource {
     if (this.status.current === "stale") this.status.set("pending");
   }
 
-  /** Waits until the rows that were kept may be compared with those of the server. */
+  /**
+   * Reads the kept rows and, if there are any, waits until the server has confirmed their user.
+   *
+   * @returns The offset of these rows.
+   */
   async #begin(): Promise<string | undefined> {
     const kept = await this.#opening;
     this.#isBegun = true;

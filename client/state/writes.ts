@@ -212,7 +212,7 @@ export class Writes {
         ...{ writer, changes, isTransaction, txid, program, update, bytes: text.length },
         ...{ isRestored: true, isKept: true, state: isSent ? "uncertain" : "new" },
       });
-      // An error is told by `onDropped`.
+      // `onDropped` reports an error.
       write.settling.promise.catch(() => {});
       this.#target.rows.begin(write, changes);
       if (of !== undefined && tag !== undefined && of !== tag) this.#forget(write);

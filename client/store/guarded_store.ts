@@ -23,7 +23,7 @@ export const MAX_STORE_WAIT_MS = 1_000;
  * - **Failed or slow:** no later call reaches the store, and the client goes on in memory.
  * - **Full:** the batch isn't stored. Later batches are tried, because they may be smaller.
  *
- * The application is told once about each.
+ * The client reports each kind of problem once.
  */
 export class GuardedStore {
   readonly #store: Store;

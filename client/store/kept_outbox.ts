@@ -119,7 +119,7 @@ export class KeptOutbox {
     return this.#ask("request", message, wait);
   }
 
-  /** True if the items up to a number of this page, and those of earlier pages, are settled. */
+  /** True if all items of earlier pages, and this page's items up to a number, are settled. */
   isSettled(seq: number): boolean {
     const first = this.own.items[0]?.seq ?? Infinity;
     return this.#isOpen && this.#earlier.length === 0 && first > seq;
@@ -168,7 +168,7 @@ export class KeptOutbox {
     if (this.#remove(producer, item)) item.reply?.resolve(data);
   }
 
-  /** Settles an item that failed. The application is told, if no promise rejects. */
+  /** Settles an item that failed: rejects its promise or, without one, calls `onDropped`. */
   failed(producer: Producer, item: KeptItem, error: unknown): void {
     if (!this.#remove(producer, item)) return;
     if (item.reply !== undefined) return item.reply.reject(error);

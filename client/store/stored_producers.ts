@@ -1,4 +1,4 @@
-/** Writes producers and their items to a store, and reads those of earlier pages. */
+/** Writes producers and their items to a store, and reads what earlier pages have left there. */
 import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { OutboxDrop } from "./dropped.ts";

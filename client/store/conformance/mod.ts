@@ -1,5 +1,5 @@
 /**
- * The conformance suite for stores, for one of your own next to those of this package.
+ * The conformance suite for stores, with which you can test your own.
  *
  * @example Testing your own store, also after its process was killed
  * ```ts ignore

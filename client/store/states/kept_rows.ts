@@ -283,7 +283,7 @@ export class KeptStateRows {
     return { rows, ephemeral, position: { offset, tag }, keptAt };
   }
 
-  /** Reads the heads of all copies: those of each state together, the newest first. */
+  /** Reads the heads of all copies, the newest first. */
   async #heads(): Promise<Head[] | undefined> {
     const entries = await this.#entries(rangeOf(keyIn("rows", 0)), 2 * MAX_KEPT_STATES);
     if (entries === undefined) return undefined;
@@ -472,7 +472,7 @@ export class KeptStateRows {
     return false;
   }
 
-  /** The copies that a new one replaces: those of this state, and the oldest beyond the bounds. */
+  /** The copies that a new one replaces: the state's own, and the oldest ones beyond the bounds. */
   async #outdated(bytes: number): Promise<StoreRange[] | undefined> {
     const heads = await this.#heads();
     if (heads === undefined) return undefined;
