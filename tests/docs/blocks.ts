@@ -4,6 +4,8 @@
  * @module
  */
 
+import { withoutHidden } from "../../tools/site/fences.ts";
+
 /** A part of a page that a walk runs. */
 export type Block =
   /** A file to write. */
@@ -32,7 +34,7 @@ const COMMENT = /<!--[\s\S]*?-->/g;
 /**
  * Lists the blocks that a walk runs, in the order of the page:
  *
- * - `file=PATH` after a language: the text is written to that file.
+ * - `file=PATH` after a language: the text is written to that file, without its hidden lines.
  * - `sh run`: commands that must succeed.
  * - `sh background`, optionally with `until=TEXT`: a background process. The walk continues once
  *   its output includes the text.
@@ -63,8 +65,9 @@ export function blocksOf(page: string, markdown: string): Block[] {
       throw new SyntaxError(`Cannot walk ${page}:${line}: ${rule}, received "${fence}"`);
     };
     const path = value("file");
-    if (path !== undefined) blocks.push({ kind: "file", line, path, text });
-    else if (language === "sh" && attributes.length > 0) {
+    if (path !== undefined) {
+      blocks.push({ kind: "file", line, path, text: withoutHidden(text) });
+    } else if (language === "sh" && attributes.length > 0) {
       const [kind, ...others] = attributes;
       const isBackground = kind === "background";
       if (kind !== "run" && !isBackground) fail('an sh block must be "run" or "background"');

@@ -12,6 +12,12 @@ import { commentTextOf, importsOf, lineAt } from "../_source.ts";
 /** Number of examples per test module. */
 const EXAMPLES_A_MODULE = 24;
 
+/** The module that checks the output which a page promises. */
+const SHOWN = new URL("shown.ts", import.meta.url).href;
+
+/** A line of a page that prints values, with a comment that says which. */
+const PRINTS = /^(?<indent>[ \t]*)console\.log\((?<values>.*)\); \/\/ (?<output>.+)$/gm;
+
 /** A fenced code block with its language. */
 const BLOCK = /^[ \t]*```(?<language>\w*)(?<attributes>[^\n]*)\n(?<code>[\s\S]*?)^[ \t]*```/gm;
 
@@ -28,7 +34,8 @@ export interface Example {
 }
 
 /**
- * Lists the examples of a module or a page, except those marked `ignore`.
+ * Lists the examples of a module or a page, except those marked `ignore`. In a page, the comment
+ * after a `console.log(…);` is its output, which the example checks.
  *
  * @param url URL of the source; relative imports of an example are relative to this URL.
  * @param source Markdown if the URL ends with `.md`, otherwise TypeScript.
@@ -36,7 +43,8 @@ export interface Example {
  */
 export function examplesOf(url: string, source: string): Example[] {
   const examples: Example[] = [];
-  for (const { text, at } of url.endsWith(".md") ? pageOf(source) : docsOf(source)) {
+  const isPage = url.endsWith(".md");
+  for (const { text, at } of isPage ? pageOf(source) : docsOf(source)) {
     for (const { 0: block, index, groups } of text.matchAll(BLOCK)) {
       const { language, attributes, code } = groups!;
       if (!LANGUAGES.has(language!) || /\bignore\b/.test(attributes!)) continue;
@@ -45,7 +53,7 @@ export function examplesOf(url: string, source: string): Example[] {
       const last = first + lineAt(block, block.length);
       examples.push({
         name: `${url}#${first}-${last}.ts`,
-        code: "\n".repeat(first) + withAbsoluteImports(url, code!),
+        code: "\n".repeat(first) + withAbsoluteImports(url, isPage ? checked(code!) : code!),
       });
     }
   }
@@ -65,6 +73,15 @@ function docsOf(source: string): { text: string; at: number }[] {
     text: comment.replace(/^[ \t]*\* ?/gm, ""),
     at: index,
   }));
+}
+
+/** Lets the lines that print a value compare it with their comments. */
+function checked(code: string): string {
+  const text = code.replace(
+    PRINTS,
+    (_, indent, values, output) => `${indent}shown_(${JSON.stringify(output)}, ${values});`,
+  );
+  return text === code ? code : `${text}import { shown as shown_ } from "${SHOWN}";\n`;
 }
 
 function withAbsoluteImports(url: string, code: string): string {

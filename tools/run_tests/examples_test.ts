@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
 import { examplesOf, writeExamples } from "./examples.ts";
 
 const FENCE = "```";
@@ -60,6 +60,16 @@ Deno.test("examplesOf() finds the examples of a page, also in lists, and none in
       ["file:///docs/page.md#9-12.ts", 'await import("file:///docs/two.ts");'],
     ],
   );
+});
+
+Deno.test("examplesOf() checks the output that a page promises", async () => {
+  const page = `${FENCE}ts\nconsole.log("sum:", [1, 2]); // sum: [ 1, 2 ]\n${FENCE}\n` +
+    `${FENCE}ts\nconsole.log(1); // 2\n${FENCE}\n${FENCE}ts\nconsole.log(1);\n${FENCE}\n`;
+  const [right, wrong, silent] = examplesOf("file:///docs/page.md", page).map(({ code }) => code);
+  const run = (code: string) => import(`data:text/javascript,${encodeURIComponent(code)}`);
+  await run(right!);
+  await assertRejects(() => run(wrong!), Error, "The page promises 2, received 1");
+  assertEquals(silent!.trim(), "console.log(1);");
 });
 
 Deno.test("writeExamples() lets examples share test modules, each in its own scope", async () => {

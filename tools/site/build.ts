@@ -13,6 +13,7 @@ import { cacheFolder } from "../launch.ts";
 import { readPages } from "../pages.ts";
 import { buildApi } from "./api.ts";
 import { agentFiles } from "./llms.ts";
+import { redirectPages } from "./redirects.ts";
 import { type NavItem, SiteError, stage, type StagedGroup, type StageOptions } from "./stage.ts";
 
 /** Options of {@linkcode buildSite}. */
@@ -160,6 +161,7 @@ export async function buildSite(packages: Packages, options: BuildOptions = {}):
   for (const [path, text] of Object.entries(agentFiles(staged, `${origin}${base}`))) {
     await write(new URL(path, OUT), text);
   }
+  for (const [path, text] of redirectPages(base)) await write(new URL(path, OUT), text);
   await buildApi({
     out: new URL("api/", OUT),
     root: ROOT,

@@ -1,5 +1,5 @@
 /**
- * Splits a page into prose and code blocks.
+ * Splits a page into prose and code blocks, and leaves out lines that only tests need.
  *
  * @module
  */
@@ -37,4 +37,34 @@ export function fencesOf(page: string): Part[] {
   }
   end();
   return parts;
+}
+
+/** The end of a line that readers don't need, such as an assertion or the port of a test. */
+const HIDDEN = /\/\/ hidden$/;
+
+/**
+ * Leaves out the lines of a code block that end with `// hidden`. Tests run the whole block; the
+ * site, `llms.txt` and a reader's files have only the other lines. Empty lines that would then be
+ * first, last or doubled are left out too.
+ *
+ * @param code The lines of the block, with or without its fences.
+ * @returns The lines that readers see.
+ */
+export function withoutHidden(code: string): string {
+  if (!code.includes("// hidden")) return code;
+  const kept: string[] = [];
+  let hasGap = false;
+  for (const line of code.split("\n")) {
+    if (HIDDEN.test(line)) {
+      hasGap = true;
+      continue;
+    }
+    const before = kept.at(-1);
+    const isEdge = before === undefined || before.trim() === "" || /^\s*```/.test(before);
+    if (hasGap && line.trim() === "" && isEdge) continue;
+    if (hasGap && /^\s*```/.test(line) && before?.trim() === "") kept.pop();
+    hasGap &&= line.trim() === "";
+    kept.push(line);
+  }
+  return kept.join("\n");
 }

@@ -5,7 +5,7 @@
  * @module
  */
 import { CONTENTS, contentsOf, type Group, slugOf } from "./contents.ts";
-import { fencesOf } from "./fences.ts";
+import { fencesOf, withoutHidden } from "./fences.ts";
 
 /** The pages, and the files to which they link. */
 export interface Sources {
@@ -224,9 +224,10 @@ function toSource(label: string, to: string, hash: string, { repository, paths }
     : `${label} (\`${to}\`)`;
 }
 
-/** Changes a page outside code blocks. */
+/** Changes a page outside code blocks, whose hidden lines are left out. */
 function outsideFences(text: string, change: (prose: string) => string): string {
-  return fencesOf(text).map(({ isCode, text }) => isCode ? text : change(text)).join("\n");
+  return fencesOf(text).map(({ isCode, text }) => isCode ? withoutHidden(text) : change(text))
+    .join("\n");
 }
 
 /**

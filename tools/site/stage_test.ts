@@ -26,6 +26,7 @@ You publish \`a [link](in/code.md)\` and [changes](../../CHANGELOG.md#new), see
 
 \`\`\`md
 [not a link](../../client.ts)
+assertEquals(1, 1); // hidden
 \`\`\`
 `;
 
