@@ -8,7 +8,7 @@ import type { Timer } from "../../base/runtime.ts";
 import { pause, waitFor } from "../../base/wait.ts";
 import type { DropReason, OutboxDrop } from "./dropped.ts";
 import type { GuardedStore } from "./guarded_store.ts";
-import { hasLocks, holdLock, type LockHeld, stealLock } from "./locks.ts";
+import { discardCachedPages, hasLocks, holdLock, type LockHeld, stealLock } from "./locks.ts";
 import { dataOf, type KeptItem, Producer, randomName } from "./kept_items.ts";
 import { StoredProducers } from "./stored_producers.ts";
 
@@ -342,10 +342,11 @@ export class KeptOutbox {
   #scanLater(): void {
     const { settings: { runtime }, store } = this.#parts;
     if (store.isExclusive || !hasLocks() || this.#stop.signal.aborted) return;
-    this.#timer = runtime.setTimeout(
-      () => void this.#scan().then(() => this.#scanLater()),
-      SCAN_MS,
-    );
+    this.#timer = runtime.setTimeout(async () => {
+      await discardCachedPages();
+      await this.#scan();
+      this.#scanLater();
+    }, SCAN_MS);
   }
 
   /** Adopts the producers of pages that are closed, one scan after another. */

@@ -30,6 +30,8 @@ export interface OutboxPage {
   readonly errors: readonly string[];
   /** The writes to the state, if the page opens it. */
   readonly state: StateWrites;
+  /** Makes some writes, and waits until they are stored. */
+  write(count: number): Promise<void>;
   /** Stops writing. */
   stop(): void;
   /** The rows that the page shows, in the order of their keys. */
@@ -121,14 +123,17 @@ function write(): void {
 
 function burst(): void {
   if (made % 4 === 0) writeState();
-  if (made - settled > MAX_BACKLOG) return;
-  for (let i = 0; i < BURST; i++) write();
+  if (made - settled <= MAX_BACKLOG) void writeSome(BURST);
+}
+
+function writeSome(count: number): Promise<void> {
+  for (let i = 0; i < count; i++) write();
   const upTo = made;
-  client.flushed({ to: "store" }).then(
-    () => stored = Math.max(stored, upTo),
-    (error) => errors.push(`flushed: ${error}`),
-  );
   client.flushed().then(() => settled = Math.max(settled, upTo), () => {});
+  return client.flushed({ to: "store" }).then(
+    () => void (stored = Math.max(stored, upTo)),
+    (error) => void errors.push(`flushed: ${error}`),
+  );
 }
 
 const timer = query.has("idle") ? undefined : setInterval(burst, BURST_MS);
@@ -146,6 +151,7 @@ globalThis.outboxPage = {
     return stored;
   },
   state: stateWrites,
+  write: writeSome,
   stop: () => clearInterval(timer),
   rows: () => [...cards?.keys() ?? []].sort(),
   async kept() {
