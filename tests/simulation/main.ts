@@ -62,7 +62,7 @@ deno task simulate [OPTIONS]: properties and whole clusters under faults, on vir
   --trace       shows the whole timeline of one plan
   --equal N     runs N seeds twice, and compares the runs
 
-docs/internals/simulation.md tells more.`;
+tests/simulation/README.md tells more.`;
 
 /** Context of {@linkcode simulate}. */
 export interface SimulateContext {

@@ -8,7 +8,13 @@
  * Maps each old page, below the root of the site, to the page with its content. A key with an
  * anchor is a section that has moved elsewhere than the rest of its page.
  */
-export const MOVED: Readonly<Record<string, string>> = {};
+export const MOVED: Readonly<Record<string, string>> = {
+  "internals/deno-reports": "deploy/webtransport",
+  "internals/moq-peers": "guide/moq",
+  "internals/qmux-peers": "guide/streams",
+  "internals/simulation": "internals/tests",
+  "internals/webtransport-peers": "deploy/webtransport",
+};
 
 /**
  * Writes the pages for old addresses, which work on any static host.

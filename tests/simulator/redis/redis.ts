@@ -120,7 +120,7 @@ const OPTIONS: OptionKinds<SimulatedRedisOptions> = {
  *   writes, and a failover to a replica without the newest writes. `onLost` receives each loss.
  *
  * Faults follow the Redis documentation and Jepsen reports, and are not tested against real
- * servers: see `docs/internals/simulation.md` for the sources.
+ * servers: see `tests/simulation/README.md` for the sources.
  *
  * @example A server on a Redis that loses all keys
  * ```ts
