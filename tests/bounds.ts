@@ -1,5 +1,5 @@
 /**
- * Attacks the limits in the table of `docs/guide/limits.md`. For each limit that has a share, one
+ * Attacks the limits in the table of `docs/reference/limits.md`. For each limit that has a share, one
  * address uses up its share; every part of the server must still serve a user from another address.
  *
  * @module

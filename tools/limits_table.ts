@@ -1,5 +1,5 @@
 /**
- * Generates the tables of limits in `docs/guide/limits.md` from the code: the quotas that a server
+ * Generates the tables of limits in `docs/reference/limits.md` from the code: the quotas that a server
  * opens, and the defaults of all other limits.
  *
  * ```sh
@@ -155,7 +155,7 @@ import { liveState } from "../streams/live_state.ts";
 import { z } from "zod";
 
 /** The page with the tables. */
-export const LIMITS_PAGE: URL = new URL("../docs/guide/limits.md", import.meta.url);
+export const LIMITS_PAGE: URL = new URL("../docs/reference/limits.md", import.meta.url);
 
 /** The maximum length of a cell in characters, so that a table fits a window of 1,280 pixels. */
 export const MAX_CELL_LENGTH = 120;
@@ -245,7 +245,7 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   },
   "states.mutations": {
     table: "streams",
-    name: "[mutations](mutations.md) that run or wait for their turn",
+    name: "[mutations](../guide/mutations.md) that run or wait for their turn",
     full: "`unavailable` with a delay, or 503; Skein's client retries",
   },
   "states.ephemeral": {
@@ -277,7 +277,7 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   "api.maxReaders": {
     table: "streams",
     name: "`api.maxReaders`",
-    full: "429; see [Follow a topic](http-api.md#follow-a-topic)",
+    full: "429; see [Follow a topic](../guide/http-api.md#follow-a-topic)",
   },
   "http.unreadBytes": {
     table: "streams",
@@ -310,7 +310,7 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   unreadStreams: {
     table: "sessions",
     name: "unread streams (`limits.unreadStreams`); the session share applies per connection",
-    full: "the stream is [rejected](streams.md#streams-that-are-not-read)",
+    full: "the stream is [rejected](../guide/streams.md#streams-that-are-not-read)",
   },
   "quic.connections": {
     table: "sessions",
@@ -347,12 +347,12 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   "moq.maxStreams": {
     table: "moq",
     name: "`limits.maxStreams`, `.maxStreamsPerAddress` of a `MoqServer`",
-    full: "`addressLimit`, `relayLimit`; [what counts](moq.md#memory)",
+    full: "`addressLimit`, `relayLimit`; [what counts](../guide/moq.md#memory)",
   },
   "moq.maxBroadcasts": {
     table: "moq",
     name: "`maxBroadcasts`, `maxBroadcastsPerAddress` of a MoQ relay",
-    full: "the broadcast [waits](moq.md#a-public-relay)",
+    full: "the broadcast [waits](../guide/moq.md#a-public-relay)",
   },
   "moq.waitingBroadcasts": {
     table: "moq",
@@ -481,7 +481,7 @@ function sharedBounds(): Bound[] {
         "`maxRetained`, `maxRetainedPerUser`, `maxRetainedPerAddress` of `resumable`, on all nodes",
       max: `${count(maxRetained)}, ${ms(retainMs)} each`,
       shares: shareCells(retainedShares.shares),
-      full: "an [old response](ai-responses.md#bounds) is dropped",
+      full: "an [old response](../guide/ai-responses.md#bounds) is dropped",
     },
     {
       table: "streams",
@@ -755,7 +755,7 @@ function serverBounds(): Bound[] {
     },
     {
       table: "topics",
-      name: "time that [`onPublish`](topics.md#store-and-moderate) may take",
+      name: "time that [`onPublish`](../guide/topics.md#store-and-moderate) may take",
       max: ms(ON_PUBLISH_MS),
       full: "the publication is rejected with `unavailable`",
     },
@@ -1022,7 +1022,8 @@ function clientBounds(): Bound[] {
       table: "client",
       name: "silence while a reply is pending; wait for the pong",
       max: `${ms(SILENCES_MS[0])}, ${ms(WAIT_MS)}`,
-      full: "the client opens [another connection](client.md#a-server-that-falls-silent)",
+      full:
+        "the client opens [another connection](../guide/reconnect.md#servers-that-fall-silent-pages-that-sleep)",
     },
     {
       table: "client",
@@ -1035,7 +1036,7 @@ function clientBounds(): Bound[] {
       name: "an attempt to connect that takes longer, after a wake-up or `retryNow()`",
       max: ms(HANGING_MS),
       full:
-        "[another attempt](client.md#a-page-that-sleeps) starts beside it; at most two at a time",
+        "[another attempt](../guide/reconnect.md#servers-that-fall-silent-pages-that-sleep) starts beside it; at most two at a time",
     },
     {
       table: "client",
@@ -1046,13 +1047,13 @@ function clientBounds(): Bound[] {
     },
     {
       table: "client",
-      name: "with a [store](offline.md): positions of subscriptions",
+      name: "with a [store](../guide/offline.md): positions of subscriptions",
       max: count(MAX_POSITIONS),
       full: "the oldest are deleted",
     },
     {
       table: "client",
-      name: "with a [store](offline.md): bytes, and age, of what is kept",
+      name: "with a [store](../guide/offline.md): bytes, and age, of what is kept",
       max: `${bytes(KEPT_BYTES)}; ${ms(MAX_AGE_MS)}`,
       full:
         "`QueueFullError`; after a reload the oldest are dropped, and `outbox.onDropped` receives them",
@@ -1112,7 +1113,7 @@ function clientBounds(): Bound[] {
       name: "unread messages of a subscription",
       max: `${count(READER.maxMessages)}, ${bytes(READER.maxBytes)}`,
       full:
-        "a loop requests the rest later, or [receives the loss](client.md#subscriptions-and-messages)",
+        "a loop requests the rest later, or [receives the loss](../guide/reconnect.md#while-it-is-disconnected)",
     },
   ];
 }
@@ -1195,7 +1196,7 @@ if (import.meta.main) {
   const made = await withTable(page, await bounds());
   if (!Deno.args.includes("--check")) await Deno.writeTextFile(LIMITS_PAGE, made);
   else if (made !== page) {
-    console.error("docs/guide/limits.md: run tools/limits_table.ts");
+    console.error("docs/reference/limits.md: run tools/limits_table.ts");
     Deno.exit(1);
   }
 }

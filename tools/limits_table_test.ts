@@ -80,7 +80,7 @@ Deno.test("bounds() has cells that fit the page", async () => {
   }
 });
 
-Deno.test("docs/guide/limits.md has the current tables", async () => {
+Deno.test("docs/reference/limits.md has the current tables", async () => {
   const page = await Deno.readTextFile(LIMITS_PAGE);
   assertEquals(await withTable(page, await bounds()), page, "run tools/limits_table.ts");
 });

@@ -156,13 +156,14 @@ export async function documentedOptions(root: URL): Promise<OptionFigures> {
     const text = () => Deno.readTextFile(new URL(path, root));
     const page = /^docs\/reference\/(\w+)-options\.md$/.exec(path);
     if (page !== null) references[page[1]!] = await text();
-    else if (path.startsWith("docs/reference/")) {
+    if (path.startsWith("docs/reference/")) {
       for (const [, call, section] of (await text()).matchAll(SECTION)) {
         references[call!] = section!;
       }
-    } else if (/^examples\/.*\.(?:tsx?|js)$/.test(path) && !path.endsWith("_test.ts")) {
+    }
+    if (/^examples\/.*\.(?:tsx?|js)$/.test(path) && !path.endsWith("_test.ts")) {
       programs.push(await text());
-    } else if (/^docs\/(?:start|concepts|guide|deploy|recipes)\/.*\.md$/.test(path)) {
+    } else if (/^docs\/(?:start|concepts|guide|deploy|recipes|reference)\/.*\.md$/.test(path)) {
       const source = await text();
       blocks.push(...examplesOf(new URL(path, root).href, source).map(({ code }) => code));
       blocks.push(...[...source.matchAll(WALKED)].map(([, code]) => code!));

@@ -8,9 +8,10 @@
  *
  * @module
  */
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { filesIn } from "./arrows.ts";
 import { MISTAKES, MISTAKES_BEGIN } from "../tests/programs/type_mistakes.ts";
+import { type Example, examplesOf, writeModules } from "./run_tests/examples.ts";
 import { PROGRAMS } from "../tests/programs/page_programs.ts";
 
 /**
@@ -83,10 +84,15 @@ export async function checkTypes(root: URL): Promise<{ passed: boolean; output: 
       code,
     }));
     for (const { path, code } of programs) await Deno.writeTextFile(path, code);
-    const pages: string[] = [];
+    const examples: Example[] = [];
     for await (const path of filesIn(root)) {
-      if (path.endsWith(".md") && !IN_PROJECTS.has(path)) pages.push(path);
+      if (!path.endsWith(".md") || IN_PROJECTS.has(path)) continue;
+      const url = new URL(path, root);
+      examples.push(...examplesOf(url.href, await Deno.readTextFile(url)));
     }
+    await Deno.mkdir(`${folder}/pages`);
+    const modules = await writeModules(examples, pathToFileURL(`${folder}/pages/`));
+    const names = new Map(modules.map(({ href }, i) => [href, examples[i]!.name]));
     const config = fileURLToPath(new URL("deno.json", root));
     const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       args: [
@@ -97,7 +103,7 @@ export async function checkTypes(root: URL): Promise<{ passed: boolean; output: 
         ".",
         mistakes,
         ...programs.map((it) => it.path),
-        ...pages,
+        ...modules.map(({ href }) => href),
       ],
       cwd: root,
       env: { NO_COLOR: "1" },
@@ -106,7 +112,9 @@ export async function checkTypes(root: URL): Promise<{ passed: boolean; output: 
     const output = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
     const faults = faultsOf(output);
     const isMistake = ({ file }: TypeFault) => file.endsWith("/mistakes.ts");
-    const others = faults.filter((fault) => !isMistake(fault)).map(({ text }) => text);
+    const others = faults.filter((fault) => !isMistake(fault)).map(({ text, file }) =>
+      text.replaceAll(file, names.get(file) ?? file)
+    );
     const problems = [...others, ...differences(faults.filter(isMistake))];
     // Without any error the compiler has not run.
     if (faults.length === 0) problems.push(output);

@@ -39,7 +39,7 @@ const ABSENT = `
  */
 const DRAWN = [
   "/",
-  "/guide/limits",
+  "/reference/limits",
   "/start/2-a-page",
   "/api/",
   "/api/~/ServeOptions",
@@ -170,7 +170,7 @@ testSite("the color scheme applies to pages and to the reference", async (page, 
   const isDark = () => page.evaluate("document.documentElement.classList.contains('dark')");
   await page.setViewport(WIDE);
   await emulate(page, "light");
-  await open(page, `${url}/guide/limits`);
+  await open(page, `${url}/reference/limits`);
   assertEquals(await isDark(), false);
   await page.click(".VPNavBarAppearance button");
   await page.waitForSelector("html.dark");
@@ -178,7 +178,7 @@ testSite("the color scheme applies to pages and to the reference", async (page, 
   assertEquals(await isDark(), true);
   await page.click("#theme-toggle");
   await page.waitForSelector("html:not(.dark)");
-  await page.goto(`${url}/guide/limits`);
+  await page.goto(`${url}/reference/limits`);
   assertEquals(await isDark(), false);
 });
 

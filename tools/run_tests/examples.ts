@@ -31,11 +31,14 @@ export interface Example {
   readonly name: string;
   /** A module whose line numbers match the source. */
   readonly code: string;
+  /** The name under which a reader of the page saves the example; other examples may import it. */
+  readonly file?: string;
 }
 
 /**
  * Lists the examples of a module or a page, except those marked `ignore`. In a page, the comment
- * after a `console.log(…);` is its output, which the example checks.
+ * after a `console.log(…);` is its output, which the example checks. The blocks of a page with
+ * `file=NAME` import each other by their names.
  *
  * @param url URL of the source; relative imports of an example are relative to this URL.
  * @param source Markdown if the URL ends with `.md`, otherwise TypeScript.
@@ -51,13 +54,16 @@ export function examplesOf(url: string, source: string): Example[] {
       const first = lineAt(source, at) + lineAt(text, index) - 1;
       // Deno counts the line after the fence.
       const last = first + lineAt(block, block.length);
+      const file = isPage ? /\bfile=(\S+)/.exec(attributes!)?.[1] : undefined;
       examples.push({
         name: `${url}#${first}-${last}.ts`,
-        code: "\n".repeat(first) + withAbsoluteImports(url, isPage ? checked(code!) : code!),
+        code: "\n".repeat(first) + (isPage ? checked(code!) : code!),
+        ...(file === undefined ? {} : { file }),
       });
     }
   }
-  return examples;
+  const files = new Set(examples.map(({ file }) => `./${file}`));
+  return examples.map((one) => ({ ...one, code: withAbsoluteImports(url, one.code, files) }));
 }
 
 /** A page without its comments. */
@@ -84,8 +90,9 @@ function checked(code: string): string {
   return text === code ? code : `${text}import { shown as shown_ } from "${SHOWN}";\n`;
 }
 
-function withAbsoluteImports(url: string, code: string): string {
-  return importsOf(code).filter(({ specifier }) => /^\.{1,2}\//.test(specifier)).reduce(
+function withAbsoluteImports(url: string, code: string, files: ReadonlySet<string>): string {
+  const isElsewhere = (specifier: string) => /^\.{1,2}\//.test(specifier) && !files.has(specifier);
+  return importsOf(code).filter(({ specifier }) => isElsewhere(specifier)).reduce(
     (text, { specifier }) =>
       text.replaceAll(JSON.stringify(specifier), JSON.stringify(new URL(specifier, url).href)),
     code,
@@ -93,25 +100,75 @@ function withAbsoluteImports(url: string, code: string): string {
 }
 
 /**
- * Writes examples as modules, and test modules that run them.
+ * Writes examples as modules. The named files of a page share a folder.
+ *
+ * @param examples The examples.
+ * @param folder URL of an empty folder, with a slash at the end.
+ * @returns The URL of each example's module.
+ */
+export async function writeModules(examples: readonly Example[], folder: URL): Promise<URL[]> {
+  const pages = new Map<string, string>();
+  return await Promise.all(examples.map(async ({ name, code, file }, i) => {
+    if (file === undefined) {
+      const module = new URL(`example_${i}.ts`, folder);
+      await Deno.writeTextFile(module, code);
+      return module;
+    }
+    const page = name.replace(/#.*/, "");
+    if (!pages.has(page)) pages.set(page, `page_${pages.size}/`);
+    const module = new URL(pages.get(page)! + file, folder);
+    await Deno.mkdir(new URL(".", module), { recursive: true });
+    await Deno.writeTextFile(module, code, { createNew: true });
+    return module;
+  }));
+}
+
+/**
+ * Writes examples as modules, and test modules that run them. The named files of a page have free
+ * ports in place of 8000 to 8099, and a file runs only with the file that imports it.
  *
  * @param examples The examples.
  * @param folder URL of an empty folder, with a slash at the end.
  * @returns URLs of the test modules.
  */
 export async function writeExamples(examples: readonly Example[], folder: URL): Promise<URL[]> {
+  const urls = await writeModules(withFreePorts(examples), folder);
+  const imported = new Set(
+    examples.flatMap(({ code, file }, i) =>
+      file === undefined
+        ? []
+        : importsOf(code).map(({ specifier }) => new URL(specifier, urls[i]).href)
+    ),
+  );
+  const tests = examples.flatMap(({ name }, i) =>
+    imported.has(urls[i]!.href)
+      ? []
+      : [`Deno.test(${JSON.stringify(name)}, async () => void await import("${urls[i]}"));\n`]
+  );
   const modules: URL[] = [];
-  for (let first = 0; first < examples.length; first += EXAMPLES_A_MODULE) {
-    const tests = examples.slice(first, first + EXAMPLES_A_MODULE).map(
-      async ({ name, code }, i) => {
-        const module = new URL(`example_${first + i}.ts`, folder);
-        await Deno.writeTextFile(module, code);
-        return `Deno.test(${JSON.stringify(name)}, async () => void await import("${module}"));\n`;
-      },
-    );
+  for (let first = 0; first < tests.length; first += EXAMPLES_A_MODULE) {
     const module = new URL(`examples_${first}_test.ts`, folder);
-    await Deno.writeTextFile(module, (await Promise.all(tests)).join(""));
+    await Deno.writeTextFile(module, tests.slice(first, first + EXAMPLES_A_MODULE).join(""));
     modules.push(module);
   }
   return modules;
+}
+
+function withFreePorts(examples: readonly Example[]): Example[] {
+  const ports = new Map<string, string>();
+  return examples.map((example) => {
+    if (example.file === undefined) return example;
+    const page = example.name.replace(/#.*/, "");
+    const code = example.code.replace(/\b80\d\d\b/g, (number) => {
+      const port = ports.get(page + number) ?? freePort();
+      ports.set(page + number, port);
+      return port;
+    });
+    return { ...example, code };
+  });
+}
+
+function freePort(): string {
+  using listener = Deno.listen({ port: 0 });
+  return `${listener.addr.port}`;
 }

@@ -72,6 +72,30 @@ Deno.test("examplesOf() checks the output that a page promises", async () => {
   assertEquals(silent!.trim(), "console.log(1);");
 });
 
+Deno.test("writeExamples() runs the named files of a page together, on a free port", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const page = (word: string) =>
+      `${FENCE}ts file=lib/a.ts\nexport const word: [string, number] = ["${word}", 8000];\n${FENCE}\n` +
+      `${FENCE}ts file=main.ts\nimport { word } from "./lib/a.ts";\n` +
+      `console.log(word[0], word[1] === 8000); // ${word} true\n${FENCE}\n`;
+    const examples = ["one", "two"].flatMap((word) =>
+      examplesOf(`file:///docs/${word}.md`, page(word))
+    );
+    const [module, ...others] = await writeExamples(examples, new URL(`file://${folder}/`));
+    assertEquals(others, []);
+    const { code, stdout } = await new Deno.Command(Deno.execPath(), {
+      args: ["test", "-A", "--no-check", "--no-config", module!.pathname],
+      env: { NO_COLOR: "1" },
+      stderr: "null",
+    }).output();
+    const output = new TextDecoder().decode(stdout);
+    assertEquals({ code, passed: /\d+ passed/.exec(output)?.[0] }, { code: 0, passed: "2 passed" });
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 Deno.test("writeExamples() lets examples share test modules, each in its own scope", async () => {
   const folder = await Deno.makeTempDir();
   try {

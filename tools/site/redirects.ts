@@ -9,11 +9,26 @@
  * anchor is a section that has moved elsewhere than the rest of its page.
  */
 export const MOVED: Readonly<Record<string, string>> = {
+  "guide/client": "guide/reconnect",
+  "guide/client#in-react": "recipes/react#hooks",
+  "guide/client#members": "guide/topics#members",
+  "guide/client#moving-to-another-session": "guide/reconnect#move-to-another-session",
+  "guide/client#node-and-bun": "recipes/npm",
+  "guide/honest-limits": "reference/known-limits",
+  "guide/limits": "reference/limits",
+  "guide/quic": "reference/quic",
+  "guide/sessions": "reference/sessions",
+  "guide/sessions#diagnosis": "recipes/debugging",
+  "guide/streaming-responses": "guide/messages",
+  "guide/structured": "reference/structured",
   "internals/deno-reports": "deploy/webtransport",
   "internals/moq-peers": "guide/moq",
   "internals/qmux-peers": "guide/streams",
   "internals/simulation": "internals/tests",
   "internals/webtransport-peers": "deploy/webtransport",
+  "recipes/binary-messages": "guide/messages#bytes",
+  "recipes/files": "guide/streams",
+  "recipes/rooms-and-presence": "guide/topics",
 };
 
 /**

@@ -1,6 +1,6 @@
 /**
  * A reference model of which transport a client uses, based on docs/deploy/webtransport.md and
- * docs/guide/client.md.
+ * docs/guide/reconnect.md.
  */
 import type { TransportName } from "./options.ts";
 

@@ -37,8 +37,8 @@ const SHOTS: readonly Shot[] = [
 const REVIEW: readonly Shot[] = [
   "/",
   "/start/2-a-page",
-  "/recipes/rooms-and-presence",
-  "/guide/limits",
+  "/guide/topics",
+  "/reference/limits",
   "/reference/serve-options",
   "/api/",
   "/api/~/Client",

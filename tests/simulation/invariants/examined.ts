@@ -29,7 +29,7 @@ export const brokersKeepContract: Invariant = examined("brokers", {
 export const timersEnd: Invariant = examined("leaks", {
   name: "timers-end",
   promise: "No timer, entry or count outlives its session, and a client that returns adds none.",
-  source: "docs/guide/sessions.md; server/server.ts; client/client.ts, Client.close",
+  source: "docs/reference/sessions.md; server/server.ts; client/client.ts, Client.close",
 });
 
 /** Limits reject what exceeds them and nothing else. */
@@ -37,7 +37,7 @@ export const limitsHold: Invariant = examined("limits", {
   name: "limits-hold",
   promise:
     "A limit admits what fits, rejects anything above it with its code, and has space again later.",
-  source: "docs/guide/limits.md, Bounds; docs/protocol.md 15.2",
+  source: "docs/reference/limits.md, Bounds; docs/protocol.md 15.2",
 });
 
 /** Waits end at their timeout or when their signal is aborted. */
@@ -45,7 +45,7 @@ export const waitsEnd: Invariant = examined("waits", {
   name: "waits-end-by-time-and-signal",
   promise: "A wait ends at its timeout or when its signal aborts, and the other side is cancelled.",
   source:
-    "docs/guide/limits.md, session.requestTimeoutMs; docs/guide/client.md; session/types.ts, WaitOptions",
+    "docs/reference/limits.md, session.requestTimeoutMs; docs/guide/reconnect.md; session/types.ts, WaitOptions",
 });
 
 /** Sessions of silent peers end in time, others stay. */
@@ -53,21 +53,21 @@ export const silenceEnds: Invariant = examined("heartbeat", {
   name: "silence-ends-sessions",
   promise:
     "A session ends with 4408 once the peer was silent for the timeout, neither earlier nor later.",
-  source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
+  source: "docs/protocol.md 7.6, 7.7; docs/reference/limits.md, session.heartbeat",
 });
 
 /** Users leave a room after the grace period. */
 export const graceIsKept: Invariant = examined("presence", {
   name: "grace-is-kept",
   promise: "A user leaves a room after the grace period, unless the user returns within it.",
-  source: "docs/concepts/presence.md; docs/guide/limits.md, presence.graceMs",
+  source: "docs/concepts/presence.md; docs/reference/limits.md, presence.graceMs",
 });
 
 /** Full queues close the session or drop messages, depending on the policy. */
 export const fullQueuesAct: Invariant = examined("queues", {
   name: "full-queues-act",
   promise: "A full send queue follows its policy, and no queue exceeds its limit.",
-  source: "docs/guide/limits.md, Back-pressure",
+  source: "docs/reference/limits.md, Back-pressure",
 });
 
 /** The other nodes forget a node that died. */
@@ -90,5 +90,5 @@ export const livesGoOn: Invariant = examined("lives", {
   name: "lives-go-on",
   promise:
     "After a loss or a move, a client has its topics, members and numbers, and nodes have no others.",
-  source: "docs/protocol.md 9.12, 11, 23; docs/guide/client.md; docs/guide/users.md",
+  source: "docs/protocol.md 9.12, 11, 23; docs/guide/reconnect.md; docs/guide/users.md",
 });

@@ -31,7 +31,8 @@ export const nothingLeaks: Invariant = {
   name: "nothing-leaks",
   promise:
     "A closed server has no session, subscription or timer, and a closed client has no timer.",
-  source: "server/server.ts, Server.close; client/client.ts, Client.close; docs/guide/sessions.md",
+  source:
+    "server/server.ts, Server.close; client/client.ts, Client.close; docs/reference/sessions.md",
   watch: (report) => {
     const machines = new Set<string>();
     return {

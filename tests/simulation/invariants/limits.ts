@@ -21,7 +21,7 @@ const MAX_REQUESTS = 64 + 64 + 128 + 32;
 export const sessionsPerUser: Invariant = {
   name: "sessions-per-user",
   promise: "A user has at most maxSessionsPerUser sessions, on all nodes together.",
-  source: "docs/guide/limits.md, Bounds; docs/deploy/many-nodes.md, maxSessionsPerUser",
+  source: "docs/reference/limits.md, Bounds; docs/deploy/many-nodes.md, maxSessionsPerUser",
   watch(report, { maxSessionsPerUser: max, hasSharedLimits }) {
     let disturbedMs = -Infinity;
     const told = new Set<string>();
@@ -74,7 +74,7 @@ export const sessionsPerUser: Invariant = {
 export const rates: Invariant = {
   name: "rates",
   promise: "A rate allows exactly its burst and its messages per second.",
-  source: "docs/protocol.md 13.1; docs/guide/limits.md, Rate limits",
+  source: "docs/protocol.md 13.1; docs/reference/limits.md, Rate limits",
   watch(report, terms) {
     const buckets = new Map<string, { tokens: number; atMs: number }>();
     return {
@@ -113,7 +113,7 @@ export const rates: Invariant = {
 export const boundedQueues: Invariant = {
   name: "bounded-queues",
   promise: "Each queue of a session, a client and a broker stays within its limit.",
-  source: "docs/guide/limits.md, Bounds",
+  source: "docs/reference/limits.md, Bounds",
   watch(report, { sendQueue, outbox }) {
     const told = new Set<string>();
     return {

@@ -13,7 +13,7 @@ export const responsesInOrder: Invariant = {
   name: "responses-in-order",
   promise:
     "A response delivers each item once and in order, then one end, and is complete unless it fails.",
-  source: "docs/protocol.md 25.2, 25.7, 24.7; docs/guide/streaming-responses.md",
+  source: "docs/protocol.md 25.2, 25.7, 24.7; docs/guide/messages.md",
   watch(report) {
     const responses = new Map<string, { items: number; isKept: boolean; readUpTo: number }>();
     const readers = new Map<string, Reader>();

@@ -75,7 +75,7 @@ export const calmSessionsStay: Invariant = {
 export const sessionsEndOnce: Invariant = {
   name: "sessions-end-once",
   promise: "Each side of a session sees one start, and one end after it.",
-  source: "docs/guide/sessions.md; docs/reference/serve-options.md, onOpen, onClose",
+  source: "docs/reference/sessions.md; docs/reference/serve-options.md, onOpen, onClose",
   watch(report) {
     const states = new Map<string, "open" | "closed">();
     return {
@@ -106,7 +106,7 @@ export const endsAgree: Invariant = {
   promise:
     "An end that the peer closed has the peer's code and reason, and the network ends a session " +
     "only with 1006 or 4408.",
-  source: "docs/guide/sessions.md, Life of a session",
+  source: "docs/reference/sessions.md, Life of a session",
   watch(report) {
     /** Ended sessions whose other side has not ended yet. */
     const waiting = new Map<string, Fact<"sessionClosed">>();
@@ -144,7 +144,7 @@ export const sessionsAgree: Invariant = {
   name: "sessions-agree",
   promise:
     "Once the cluster has settled, clients are connected, and nodes have only their sessions.",
-  source: "docs/protocol.md 7.6, 15.4; docs/guide/client.md",
+  source: "docs/protocol.md 7.6, 15.4; docs/guide/reconnect.md",
   watch: (report) => ({
     end({ servers, clients, nowMs }) {
       const open = new Map<string, string>();
@@ -182,7 +182,7 @@ export const gonePeersNoticed: Invariant = {
   name: "gone-peers-noticed",
   promise:
     "A session whose other side is gone ends within the heartbeat's timeout after the last byte.",
-  source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
+  source: "docs/protocol.md 7.6, 7.7; docs/reference/limits.md, session.heartbeat",
   watch(report, { heartbeat: { intervalMs, timeoutMs } }) {
     /** Time since which only one end has had a session, by host and id. */
     let alone = new Map<string, number>();

@@ -39,7 +39,7 @@ export const statusesInOrder: Invariant = {
   name: "statuses-in-order",
   promise:
     "A client reconnects after each loss, stays disconnected after a rejection, and ends only with a close.",
-  source: "docs/guide/client.md; docs/protocol.md 15.4; client/client.ts, Client, Rejected",
+  source: "docs/guide/reconnect.md; docs/protocol.md 15.4; client/client.ts, Client, Rejected",
   watch(report) {
     const last = new Map<string, ClientStatus>();
     const sessions = new Set<string>();
@@ -95,7 +95,7 @@ export const subscriptionsInForceStay: Invariant = {
   name: "subscriptions-in-force-stay",
   promise:
     "A subscription that was live is requested again after a loss and a temporary rejection.",
-  source: "docs/guide/client.md, Subscriptions; docs/protocol.md 9.10",
+  source: "docs/guide/reconnect.md, Subscriptions; docs/protocol.md 9.10",
   watch(report) {
     const last = new Map<string, SubscriptionName>();
     const inForce = new Set<string>();

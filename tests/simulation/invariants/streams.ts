@@ -29,7 +29,7 @@ export const streamsInOrder: Invariant = {
   name: "streams-in-order",
   promise:
     "A stream delivers its items complete and in order, then its end or the code of its abort.",
-  source: "docs/guide/streams.md; docs/guide/structured.md, A stream, Errors",
+  source: "docs/guide/streams.md; docs/reference/structured.md, A stream, Errors",
   watch(report, terms) {
     const flows = new Map<string, Flow>();
     /** Failures that the close of a session may explain, by session. */
@@ -116,7 +116,7 @@ export const trueDatagrams: Invariant = {
   name: "true-datagrams",
   promise:
     "A datagram arrives complete and at most once, and reliable datagrams all arrive in order.",
-  source: "docs/guide/structured.md, Datagrams; docs/guide/streams.md",
+  source: "docs/reference/structured.md, Datagrams; docs/guide/streams.md",
   watch(report) {
     const ways = new Map<string, { sent: Set<number>; got: Set<number>; newest: number }>();
     return {

@@ -19,7 +19,7 @@ const SLOWEST_CLOCK = 0.1;
 export const everyWaitEnds: Invariant = {
   name: "every-wait-ends",
   promise: "Every promise of the library settles within its documented time.",
-  source: "docs/guide/limits.md, Bounds",
+  source: "docs/reference/limits.md, Bounds",
   watch(report) {
     const open = new Map<number, Fact<"waits">>();
     const frozenMs = new Map<string, number>();
@@ -59,7 +59,7 @@ export const everyWaitEnds: Invariant = {
 export const nothingPending: Invariant = {
   name: "nothing-pending",
   promise: "Once programs are idle, no request of a session is still waiting for a reply.",
-  source: "docs/guide/limits.md, session.requestTimeoutMs; docs/protocol.md 6.8",
+  source: "docs/reference/limits.md, session.requestTimeoutMs; docs/protocol.md 6.8",
   watch(report) {
     let isSettled = false;
     const states = new WeakMap<object, { readonly sinceMs: number; isIdle: boolean }>();

@@ -43,7 +43,7 @@ class Messages {
 export const sentIsHandled: Invariant = {
   name: "sent-is-handled",
   promise: "Each message of a client with at-least-once delivery is handled.",
-  source: "docs/protocol.md 11.6, 11.8; docs/guide/client.md, At least once",
+  source: "docs/protocol.md 11.6, 11.8; docs/guide/reconnect.md, At least once",
   watch(report) {
     const messages = new Messages();
     return {
@@ -91,7 +91,7 @@ export const handledOnce: Invariant = {
   name: "handled-once-in-order",
   promise:
     "A client's messages are handled in order, and only a failed node or broker causes repetitions.",
-  source: "docs/protocol.md 6.7, 11.4; docs/guide/client.md, At least once",
+  source: "docs/protocol.md 6.7, 11.4; docs/guide/reconnect.md, At least once",
   watch(report) {
     const messages = new Messages();
     const newest = new Map<string, Sent>();
@@ -159,7 +159,7 @@ export const ownReplies: Invariant = {
 export const requestsOnce: Invariant = {
   name: "requests-once",
   promise: "A request is handled at most once, unless the program allows a retry.",
-  source: "docs/protocol.md 11.5; docs/guide/client.md, Sent is not received",
+  source: "docs/protocol.md 11.5; docs/guide/reconnect.md, Sent is not received",
   watch(report) {
     const isHandled = new Map<string, boolean>();
     return {
@@ -182,7 +182,7 @@ export const requestsOnce: Invariant = {
 export const onlyToTheUser: Invariant = {
   name: "only-to-the-user",
   promise: "A message to a user reaches only that user's clients, and each of them once.",
-  source: "docs/concepts/nodes.md; docs/guide/client.md, Handover; server/server.ts, Server.to",
+  source: "docs/concepts/nodes.md; docs/guide/reconnect.md, Handover; server/server.ts, Server.to",
   watch(report) {
     const sent = new Map<string, Fact<"sentToUser">>();
     const received = new Set<string>();

@@ -49,8 +49,8 @@ class Repetitions extends Failures {
 export const onceInOrder: Invariant = {
   name: "once-in-order",
   promise: "A subscription yields each publication once per epoch, and positions increase.",
-  source: "docs/protocol.md 10.3, 10.20, 10.22, 11.11; docs/guide/client.md, At least once; " +
-    "docs/concepts/nodes.md; docs/guide/client.md, Handover",
+  source: "docs/protocol.md 10.3, 10.20, 10.22, 11.11; docs/guide/reconnect.md, At least once; " +
+    "docs/concepts/nodes.md; docs/guide/reconnect.md, Handover",
   watch(report) {
     const repetitions = new Repetitions();
     const readings = new Map<string, {

@@ -68,7 +68,7 @@ class Publications {
 export const trueReasons: Invariant = {
   name: "true-reasons",
   promise: "A recovery fails only for a true reason: within its limits, a history is used.",
-  source: "docs/protocol.md 10.14; docs/guide/limits.md, history",
+  source: "docs/protocol.md 10.14; docs/reference/limits.md, history",
   watch(report, terms) {
     const topics = new Map<string, Publications>();
     const positions = new Map<string, HistoryPosition | undefined>();
@@ -181,7 +181,7 @@ export const acknowledgedArrives: Invariant = {
   name: "acknowledged-arrives",
   promise:
     "An acknowledged publication reaches each subscriber, or the subscriber receives a notice.",
-  source: "docs/protocol.md 10.22, 10.24, 11.11; docs/concepts/nodes.md; docs/guide/client.md",
+  source: "docs/protocol.md 10.22, 10.24, 11.11; docs/concepts/nodes.md; docs/guide/reconnect.md",
   watch(report, terms) {
     interface Made {
       readonly id: string;
