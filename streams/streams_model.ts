@@ -70,7 +70,7 @@ export interface ModelLimits {
   readonly maxForks: number;
 }
 
-/** The streams of a broker, as specified in docs/guide/durable-streams-http.md. */
+/** The streams of a broker, as specified in docs/reference/durable-streams-http.md. */
 export class StreamsModel {
   readonly #limits: ModelLimits;
   readonly #streams = new Map<string, ModelStream>();

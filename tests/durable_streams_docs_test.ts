@@ -4,7 +4,7 @@ import { serve } from "../server.ts";
 import { streamFeatures } from "./stream_features.ts";
 
 const ROOT = new URL("../", import.meta.url);
-const page = await Deno.readTextFile(new URL("docs/guide/durable-streams-http.md", ROOT));
+const page = await Deno.readTextFile(new URL("docs/reference/durable-streams-http.md", ROOT));
 
 /** The commands, each with the lines that it prints. */
 const COMMANDS = [

@@ -189,7 +189,7 @@ type StreamRequest = GuardedRequest<DurableStreamAction>;
 /**
  * Durable streams over HTTP.
  *
- * - **Protocol:** Durable Streams, without subscriptions; see `docs/guide/durable-streams-http.md`.
+ * - **Protocol:** Durable Streams, without subscriptions; see `docs/reference/durable-streams-http.md`.
  * - **Extensions:** `POST ?action=cancel`, and the header `Skein-Stream-Error` of an aborted
  *   stream.
  * - **Bounds:** every limit in the options is enforced, and rejected requests are counted.

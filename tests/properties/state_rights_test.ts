@@ -1,5 +1,5 @@
 /**
- * Walks the table "What a writer can do to the whole state" of `docs/guide/state.md`, over sessions,
+ * Walks the table "What a writer can do to the whole state" of `docs/reference/state.md`, over sessions,
  * HTTP, forks and expiry, with random rights of the writer.
  */
 import { assert, assertEquals } from "@std/assert";

@@ -14,6 +14,7 @@ export const MOVED: Readonly<Record<string, string>> = {
   "guide/client#members": "guide/topics#members",
   "guide/client#moving-to-another-session": "guide/reconnect#move-to-another-session",
   "guide/client#node-and-bun": "recipes/npm",
+  "guide/durable-streams-http": "reference/durable-streams-http",
   "guide/honest-limits": "reference/known-limits",
   "guide/limits": "reference/limits",
   "guide/quic": "reference/quic",
