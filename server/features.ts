@@ -110,6 +110,7 @@ export class Features {
 
   /** Finds the feature that handles a request. */
   requestsFor(head: RequestHead): FeatureRequests | undefined {
+    if (this.#mounted.length === 0) return undefined;
     const part = this.#mounted.find((one) => this.#wants(one, head));
     return part && {
       fetch: (request, info) => this.#fetch(part, request, info),

@@ -352,13 +352,15 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> => {
-    if (this.#countsSockets && info.remoteAddr === undefined) this.#hintAtNoAddress();
+    // The runtime reads the address again at each access.
+    const { remoteAddr } = info;
+    if (this.#countsSockets && remoteAddr === undefined) this.#hintAtNoAddress();
     if (hasMalformedHost(request)) return new Response("Malformed host", { status: 400 });
     const feature = this.#features.requestsFor(request);
     if (feature !== undefined) return feature.fetch(request, info);
     if (isWebSocketUpgrade(request)) {
-      if (this.#suitsHardened) this.#hintAtEngine(request, info);
-      return this.#admission.fetch(request, info);
+      if (this.#suitsHardened) this.#hintAtEngine(request, { remoteAddr });
+      return this.#admission.fetch(request, { remoteAddr });
     }
     if (this.#httpTransport?.wants(request)) return this.#httpTransport.fetch(request, info);
     if (this.#fetch !== undefined) return this.#fetch(request, info);
@@ -409,9 +411,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
 
   /** Prints a hint once a client connects from the internet without a proxy. */
   #hintAtEngine({ headers }: Request, info: RequestInfo): void {
-    if (headers.has("x-forwarded-for") || headers.has("forwarded")) return;
     const address = peerAddress(info);
     if (address === undefined || isPrivateAddress(addressKey(address))) return;
+    // `has()` would make the runtime copy all headers.
+    if (headers.get("x-forwarded-for") !== null || headers.get("forwarded") !== null) return;
     this.#suitsHardened = false;
     this.#console.tell(
       "engine",

@@ -20,6 +20,9 @@ export interface QmuxProtocol {
 /** The supported drafts, in order of preference. */
 const DRAFTS: readonly QmuxVersion[] = [2, 1];
 
+/** The start of the subprotocols of all drafts. */
+const PREFIX = "qmux-0";
+
 /**
  * Parses a WebSocket subprotocol.
  *
@@ -37,6 +40,7 @@ const DRAFTS: readonly QmuxVersion[] = [2, 1];
  * ```
  */
 export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined {
+  if (!subprotocol.startsWith(PREFIX)) return undefined;
   for (const version of DRAFTS) {
     const name = protocolOf(version);
     if (subprotocol === name) return { version, protocol: "" };
@@ -68,5 +72,5 @@ export function qmuxProtocols(protocol = ""): string[] {
 }
 
 function protocolOf(draft: QmuxVersion): string {
-  return `qmux-0${draft}`;
+  return `${PREFIX}${draft}`;
 }

@@ -356,9 +356,7 @@ export function withAgreedStreams(
     & { readonly runtime: Runtime },
 ): Connection {
   const { protocol } = connection;
-  // Check the prefix first, because most peers use no streams, and the parser builds the names of
-  // all drafts.
-  if (!protocol.startsWith("qmux-") || parseQmuxProtocol(protocol) === undefined) return connection;
+  if (parseQmuxProtocol(protocol) === undefined) return connection;
   const { runtime, flowControl, messages, admitted } = options;
   const carry = (streams: Connection) =>
     withMessages(streams, { ...messages, runtime, admitted, side: "server" });
