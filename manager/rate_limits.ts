@@ -304,24 +304,22 @@ export class RateLimits implements MeterHost, Disposable {
       readonly account?: Account | undefined;
     },
   ): void {
-    const now = this.runtime.now();
-    const { networks: [network], isBehindProxy } = account;
-    const counted = {
-      user,
-      address: isBehindProxy && this.#isDefaultConnections ? undefined : network?.key,
-    };
-    for (const scope of COUNTED_SCOPES) {
-      const name = counted[scope];
-      const waitMs = name === undefined ? 0 : this.#rateAccounts[scope].connect(name, now);
-      if (waitMs === 0) continue;
-      this.#rejectedConnections[scope]++;
-      // The message may reach the peer, so it does not contain the user or the address.
-      throw new LimitError(
-        `${OPTIONS[scope]}.connections`,
-        `Cannot connect: ${this.#describe(scope, "connections")}`,
-        { retryAfterMs: waitMs },
-      );
-    }
+    if (user !== undefined) this.#countConnection("user", user);
+    const isCounted = !account.isBehindProxy || !this.#isDefaultConnections;
+    const address = isCounted ? account.networks[0]?.key : undefined;
+    if (address !== undefined) this.#countConnection("address", address);
+  }
+
+  #countConnection(scope: "user" | "address", name: string): void {
+    const waitMs = this.#rateAccounts[scope].connect(name, this.runtime.now());
+    if (waitMs === 0) return;
+    this.#rejectedConnections[scope]++;
+    // The message may reach the peer, so it does not contain the user or the address.
+    throw new LimitError(
+      `${OPTIONS[scope]}.connections`,
+      `Cannot connect: ${this.#describe(scope, "connections")}`,
+      { retryAfterMs: waitMs },
+    );
   }
 
   /**

@@ -4,7 +4,13 @@
  */
 import { UDP_PROXY } from "../../base/quotas/accounts.ts";
 import { countedAddress } from "../accounts.ts";
-import { Attempt, AwaitedToken, MAX_AWAITED_HEADER_BYTES, ticketOf } from "./attempt.ts";
+import {
+  Attempt,
+  type AttemptHost,
+  AwaitedToken,
+  MAX_AWAITED_HEADER_BYTES,
+  ticketOf,
+} from "./attempt.ts";
 import { ServerHandshake } from "./handshake.ts";
 import { type AdmissionOptions, pathMatcher, pathOf } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";
@@ -41,7 +47,7 @@ import {
   type WebSocketEngine,
 } from "../../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../../transport/h3/server.ts";
-import type { SessionCloseOptions, SessionIdentity } from "../../session/types.ts";
+import type { SessionCloseOptions } from "../../session/types.ts";
 
 /** Headers that describe the client of a session and contain no secrets. */
 const DEFAULT_HEADERS: readonly string[] = [
@@ -116,6 +122,15 @@ export class Admission<V> {
   /** True once a WebSocket has opened after its upgrade. */
   #hasOpened = false;
   readonly #decisions: Decisions;
+  readonly #host: AttemptHost = {
+    takeSocket: ({ client, ticket }) => {
+      const isBeside = this.#predecessorOf(ticket) !== undefined;
+      return this.#withinLimits(() => client.takeSocket(isBeside));
+    },
+    opened: (attempt) => this.#opened(attempt),
+    late: ({ request }) => this.#late(request),
+    over: ({ accepted }) => void this.#attempts.delete(accepted!.connection),
+  };
   /** WebTransport connections, until they close. */
   readonly #connections = new Set<Connection>();
 
@@ -277,7 +292,7 @@ export class Admission<V> {
         await this.#identify(attempt, identity.user, signal);
         // The login lasts until the session is established.
         if (!attempt.isOver) {
-          attempt.holdLogin(login);
+          attempt.login = login;
           cleanup.move();
         }
       }
@@ -297,7 +312,8 @@ export class Admission<V> {
     const address = countedAddress(request);
     if (address === UDP_PROXY && request.rejection === undefined) this.#hintAtUdpProxy();
     const client = this.#manager.connecting(address);
-    const attempt = new Attempt(request, client, ServerHandshake.begin(request, this.#settings));
+    const handshake = ServerHandshake.begin(request, this.#settings);
+    const attempt = new Attempt(request, { host: this.#host, client, handshake });
     try {
       const response = this.#admit(request, attempt);
       if (!(response instanceof Promise)) return response;
@@ -342,8 +358,7 @@ export class Admission<V> {
 
   async #identified<A>(request: SessionRequest<A>, attempt: Attempt): Promise<A> {
     const { signal } = request;
-    const login = this.#decisions.login();
-    attempt.holdLogin(login);
+    const login = attempt.login = this.#decisions.login();
     const token = tokenOf(request);
     const identity = await this.#authenticator.identify(request.request, { token, login, signal });
     await this.#identify(attempt, identity.user, signal);
@@ -368,7 +383,7 @@ export class Admission<V> {
     // this node.
     const claim = await this.#withRoom(user, newcomer, () => this.#claim(user, predecessor));
     if (claim !== undefined) {
-      if (session === undefined) attempt.holdClaim(claim);
+      if (session === undefined) attempt.claim = claim;
       else this.#claims.give(session, claim);
     }
     await this.#withRoom(user, newcomer, () => {
@@ -388,36 +403,14 @@ export class Admission<V> {
   }
 
   #accept<A>(request: SessionRequest<A>, attempt: Attempt, identity: Identity): A {
-    const { url: asked, address } = request;
+    const { url: asked } = request;
     // After an upgrade the runtime can no longer read the headers.
     const headers = this.#keptHeaders(request.headers);
     const url = asked.includes("?") ? withoutToken(asked) : asked;
-    const { connection, opened, response } = request.accept({
-      admitted: attempt.awaited?.admitted.promise,
-      takeSocket: () => {
-        const isBeside = this.#predecessorOf(attempt.ticket) !== undefined;
-        return this.#withinLimits(() => attempt.takeSocket(isBeside));
-      },
-    });
-    const open = () => {
-      if (attempt.client.isHeld) {
-        return this.#open(connection, attempt, { ...identity, url, headers, address });
-      }
-      // The slot was released because the upgrade took too long or the server is closing.
-      connection.close(
-        this.#manager.isDraining
-          ? { closeCode: CloseCode.draining, reason: "The server closes" }
-          : { closeCode: CloseCode.timedOut, reason: "The upgrade took too long" },
-      );
-    };
-    if (opened === undefined) open();
-    else {
-      const begin = () => {
-        this.#hasOpened ||= request.transport === "websocket";
-        open();
-      };
-      this.#pendingUpgrades.add(opened, [attempt], { begin, onLate: () => this.#late(request) });
-    }
+    const { connection, opened, response } = request.accept(attempt);
+    attempt.accepted = { connection, identity, url, headers };
+    if (opened === undefined) this.#opened(attempt);
+    else this.#pendingUpgrades.add(opened, attempt);
     return response;
   }
 
@@ -439,23 +432,33 @@ export class Admission<V> {
   }
 
   /** Creates the session of an attempt, and follows it until it is established or closed. */
-  #open(
-    connection: Connection,
-    attempt: Attempt,
-    identity: SessionIdentity<unknown, Session>,
-  ): void {
-    const { handshake, claim, awaited, secret } = attempt;
+  #opened(attempt: Attempt): void {
+    const { accepted, awaited, claim, client, handshake, request, secret, ticket } = attempt;
+    const { connection, identity, url, headers } = accepted!;
+    this.#hasOpened ||= request.transport === "websocket";
+    if (!client.isHeld) {
+      // The slot was released because the upgrade took too long or the server is closing.
+      return connection.close(
+        this.#manager.isDraining
+          ? { closeCode: CloseCode.draining, reason: "The server closes" }
+          : { closeCode: CloseCode.timedOut, reason: "The upgrade took too long" },
+      );
+    }
     // Most sessions are established in the constructor, where the manager takes the reservation.
     this.#attempts.set(connection, attempt);
-    attempt.whenOver(() => this.#attempts.delete(connection));
-    const predecessor = this.#predecessorOf(attempt.ticket);
     const session = attempt.session = new Session(connection, this.#settings, {
-      ...identity,
+      value: identity.value,
+      user: identity.user,
+      isGuest: identity.isGuest,
+      credentials: identity.credentials,
+      url,
+      headers,
+      address: request.address,
       secret,
-      predecessor,
+      predecessor: this.#predecessorOf(ticket),
       awaitsToken: awaited !== undefined,
     });
-    attempt.opened();
+    attempt.handOver();
     if (session.state === "connecting") this.#follow(session, attempt);
     else attempt[Symbol.dispose]();
     if (claim !== undefined) this.#claims.give(session, claim);

@@ -61,7 +61,7 @@ export interface AcceptRequest {
    *
    * @throws {Rejected} If there are too many sockets.
    */
-  readonly takeSocket: () => SocketLease;
+  takeSocket(): SocketLease;
 }
 
 /** Origin of a request in the network. */
@@ -105,11 +105,12 @@ export function rejectionHeaders({ status, cause, fault }: Rejected): Record<str
   return isForNow ? { "retry-after": String(seconds) } : {};
 }
 
-interface PendingUpgrade {
-  /** Resources to free if the connection never opens. */
-  readonly held: readonly Disposable[];
-  /** Called when the connection has not opened in time. */
-  readonly onLate: (() => void) | undefined;
+/** A connection that is about to open. If it never opens, it is disposed of. */
+export interface PendingUpgrade extends Disposable {
+  /** Called once the connection is open. */
+  opened?(): void;
+  /** Called after the upgrade was disposed of because the connection has not opened in time. */
+  late?(): void;
 }
 
 /**
@@ -121,34 +122,23 @@ export class PendingUpgrades implements Disposable {
 
   /** Creates a registry with a time limit per connection, in milliseconds. */
   constructor(runtime: Runtime, timeoutMs: number) {
-    this.#waiting = new Deadlines(runtime, timeoutMs, (late) => {
-      free(late);
-      late.onLate?.();
+    this.#waiting = new Deadlines(runtime, timeoutMs, (upgrade) => {
+      upgrade[Symbol.dispose]();
+      upgrade.late?.();
     });
   }
 
-  /**
-   * Calls `begin` once the connection is open. Frees the resources if opening fails or takes too
-   * long, and calls `onLate` in the second case.
-   */
-  add(
-    opened: Promise<unknown>,
-    held: readonly Disposable[],
-    { begin, onLate }: {
-      readonly begin?: (() => void) | undefined;
-      readonly onLate?: (() => void) | undefined;
-    } = {},
-  ): void {
-    const opening = { held, onLate };
-    this.#waiting.add(opening);
+  /** Waits until a connection opens. Disposes of the upgrade if that fails or takes too long. */
+  add(opened: Promise<unknown>, upgrade: PendingUpgrade): void {
+    this.#waiting.add(upgrade);
     opened.then(
       () => {
-        this.#waiting.delete(opening);
-        begin?.();
+        this.#waiting.delete(upgrade);
+        upgrade.opened?.();
       },
       () => {
-        this.#waiting.delete(opening);
-        free(opening);
+        this.#waiting.delete(upgrade);
+        upgrade[Symbol.dispose]();
       },
     );
   }
@@ -158,10 +148,6 @@ export class PendingUpgrades implements Disposable {
    * server, so these connections may never open.
    */
   [Symbol.dispose](): void {
-    for (const opening of this.#waiting.clear()) free(opening);
+    for (const upgrade of this.#waiting.clear()) upgrade[Symbol.dispose]();
   }
-}
-
-function free({ held }: PendingUpgrade): void {
-  for (const one of held) one[Symbol.dispose]();
 }

@@ -102,14 +102,12 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     return isOriginAllowed(this.headers, rules);
   }
 
-  accept({ admitted, takeSocket }: AcceptRequest): Accepted<Response> {
-    const { isSkein } = this;
+  accept(options: AcceptRequest): Accepted<Response> {
     // `skein.1` has its own heartbeat; plain peers are pinged by the runtime.
-    const idleTimeoutMs = isSkein ? 0 : this.#options.idleTimeoutMs;
-    const lease = takeSocket();
-    const { connection, response, isOpen } = this.#accept(lease, idleTimeoutMs, admitted);
-    const opened = isOpen ? undefined : connection.ready;
-    return { connection, opened, response: response };
+    const idleTimeoutMs = this.isSkein ? 0 : this.#options.idleTimeoutMs;
+    const lease = options.takeSocket();
+    const { connection, response, isOpen } = this.#accept(lease, idleTimeoutMs, options.admitted);
+    return { connection, opened: isOpen ? undefined : connection.ready, response };
   }
 
   /**
@@ -131,7 +129,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
       // An idle timeout would stop at the close, without effect.
       const lease = takeSocket();
       const { connection, response } = this.#accept(lease, 0);
-      this.#options.pendingUpgrades.add(connection.ready, [lease]);
+      this.#options.pendingUpgrades.add(connection.ready, lease);
       connection.close(info);
       return response;
     } catch {

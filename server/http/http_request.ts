@@ -136,9 +136,9 @@ export class HttpSessionRequest implements SessionRequest<Response> {
     return isOriginAllowed(this.headers, rules);
   }
 
-  accept({ takeSocket }: AcceptRequest): Accepted<Response> {
+  accept(options: AcceptRequest): Accepted<Response> {
     const { connections, requests, info } = this.#options;
-    const connection = connections.accept({ lease: takeSocket() });
+    const connection = connections.accept({ lease: options.takeSocket() });
     const response = requests.opened(this.request, connection.opened, {
       address: this.address,
       info,

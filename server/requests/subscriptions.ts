@@ -9,7 +9,7 @@ import type { Topics } from "../../pubsub/topics.ts";
 import { replacePredecessor, sessionsAfter, sessionsBefore } from "../../session/lineage.ts";
 import { requestFailure } from "../../session/serving/first_frames.ts";
 import { type SubscribeRequest, verifiedUser } from "../../session/serving/requests.ts";
-import type { Session } from "../../session/session.ts";
+import { internals, type Session } from "../../session/session.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
 import { tellLiteral, tellNoHistory } from "./hints.ts";
 import type { KnownTopics } from "./known_topics.ts";
@@ -78,6 +78,7 @@ export class Subscriptions {
 
   /** Replaces the session from which the client moves. */
   moveTo(session: Session): void {
+    if (session[internals].lineage.predecessor === undefined) return;
     const predecessor = replacePredecessor(session);
     if (predecessor === undefined) return;
     const { topics } = this.#parts;

@@ -297,7 +297,7 @@ export function acceptUpgrade(
   options: AcceptWebSocketOptions = {},
 ): ReturnType<WebSocketEngine> {
   const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
-  const { lease, flowControl, admitted } = options;
+  const { lease, flowControl, messages, admitted } = options;
   checkOffered(request, protocol);
   const fields = fieldsOf(options.headers); // An upgraded request can no longer be rejected.
   requireDeno("accept WebSocket", "serve() must listen, with hardenedWebSocket()");
@@ -315,7 +315,8 @@ export function acceptUpgrade(
     admitted,
     events: SERVER_EVENTS,
   });
-  return { connection: withAgreedStreams(connection, { ...options, runtime }), response };
+  const streams = { runtime, flowControl, messages, admitted };
+  return { connection: withAgreedStreams(connection, streams), response };
 }
 
 /**
