@@ -24,7 +24,7 @@ export function describe(value: unknown): string {
   if (typeof value === "object") {
     // Read from the prototype: the peer controls an own key "constructor".
     const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
-    return typeof name === "string" && name !== "" ? name : "an object";
+    return typeof name === "string" && name || "an object";
   }
   return typeof value;
 }
