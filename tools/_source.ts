@@ -29,6 +29,9 @@ const STATIC = new RegExp(
   "g",
 );
 
+/** Characters that may start another piece, or open and close the code in a template. */
+const SPECIAL = /["'`/{}]/g;
+
 /** A piece of TypeScript of one kind. */
 interface Piece {
   readonly kind: "code" | "comment" | "string" | "template" | "regex";
@@ -57,8 +60,16 @@ export function commentTextOf(source: string): string {
 }
 
 function kept(source: string, isKept: (kind: Piece["kind"]) => boolean): string {
-  return piecesOf(source).map(({ kind, text }) => isKept(kind) ? text : text.replace(/[^\n]/g, " "))
-    .join("");
+  return joined(piecesOf(source), isKept);
+}
+
+function joined(pieces: readonly Piece[], isKept: (kind: Piece["kind"]) => boolean): string {
+  return pieces.map(({ kind, text }) => isKept(kind) ? text : blank(text)).join("");
+}
+
+/** Replaces everything except line breaks by spaces. */
+function blank(text: string): string {
+  return text.split("\n").map((line) => " ".repeat(line.length)).join("\n");
 }
 
 /**
@@ -86,7 +97,8 @@ function piecesOf(source: string): Piece[] {
   const take = (end: number, kind: Piece["kind"]) => {
     const text = source.slice(at, end);
     pieces.push({ kind, text });
-    before = (before + (kind === "code" ? text : text.replace(/[^\n]/g, " "))).slice(-40);
+    const last = text.slice(-40);
+    before = (before + (kind === "code" ? last : blank(last))).slice(-40);
     at = end;
   };
 
@@ -113,7 +125,8 @@ function piecesOf(source: string): Piece[] {
         if (one === "{") templates[templates.length - 1]!++;
         if (one === "}") templates[templates.length - 1]!--;
       }
-      take(at + 1, "code");
+      SPECIAL.lastIndex = at + 1;
+      take(SPECIAL.exec(source)?.index ?? source.length, "code");
     }
   }
   return pieces;
@@ -126,8 +139,9 @@ function piecesOf(source: string): Piece[] {
  * @returns The imports, in the order of the source.
  */
 export function importsOf(source: string): Import[] {
-  const bare = codeOf(source);
-  return [...codeOf(source, { strings: true }).matchAll(STATIC)]
+  const pieces = piecesOf(source);
+  const bare = joined(pieces, (kind) => kind === "code");
+  return [...joined(pieces, (kind) => kind === "code" || kind === "string").matchAll(STATIC)]
     // The keyword is blank in `bare` if it is part of a string.
     .filter((match) => bare.charAt(match.index) !== " ")
     .map((match) => {
@@ -158,7 +172,11 @@ function isTypeOnly(statement: string): boolean {
  * @returns The line number, from 1.
  */
 export function lineAt(source: string, index: number): number {
-  return source.slice(0, index).split("\n").length;
+  let line = 1;
+  for (let at = source.indexOf("\n"); at !== -1 && at < index; line++) {
+    at = source.indexOf("\n", at + 1);
+  }
+  return line;
 }
 
 function endOf(index: number, source: string, length = 0): number {

@@ -46,6 +46,7 @@ export interface Example {
  */
 export function examplesOf(url: string, source: string): Example[] {
   const examples: Example[] = [];
+  if (!source.includes("```")) return examples;
   const isPage = url.endsWith(".md");
   for (const { text, at } of isPage ? pageOf(source) : docsOf(source)) {
     for (const { 0: block, index, groups } of text.matchAll(BLOCK)) {
