@@ -113,7 +113,7 @@ export interface StateLoad {
 
 /**
  * Judges the rows of a state, where the write with number n of a load sets a row of its own, or
- * deletes the one of write n - 1 if n is divisible by three. The writes of each load must have been
+ * deletes the one of write n - 1 if n is divisible by three. Each first of three is a mutation. The writes of each load must have been
  * made without a gap, up to the last one that was confirmed.
  *
  * @param loads The loads.
@@ -140,6 +140,15 @@ export function judgeRows(loads: readonly StateLoad[], rows: readonly string[]):
     }
   }
   return faults;
+}
+
+/**
+ * Judges how often mutations were made: each of them adds one row that is never deleted, and counts
+ * it.
+ */
+export function judgeCount(rows: readonly string[], added: number): string[] {
+  const found = rows.filter((key) => Number(key.split("/")[1]) % 3 === 1).length;
+  return found === added ? [] : [`${added} mutations were made, but added ${found} rows`];
 }
 
 /** Finds numbers that are smaller than one before, and those that come twice in succession. */

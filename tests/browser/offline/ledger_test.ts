@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { judge, judgeRows, type LedgerCase } from "./ledger.ts";
+import { judge, judgeCount, judgeRows, type LedgerCase } from "./ledger.ts";
 import type { LedgerLine } from "./server.ts";
 
 const line = (number: number, more: Partial<LedgerLine> = {}): LedgerLine => ({
@@ -65,4 +65,10 @@ Deno.test("judgeRows() accepts the rows of a complete sequence of writes, and fi
   assertEquals(faults([4], 4), ["a: row 1 of 4 is missing"]);
   assertEquals(faults([1, 2, 4], 4), ["a: row 2 of 4 is still there"]);
   assertEquals(faults([1], 1, ["2: conflict"]), ["a: write to the state failed: 2: conflict"]);
+});
+
+Deno.test("judgeCount() finds mutations that were made twice, or not at all", () => {
+  const rows = ["a/00001", "a/00002", "b/00001", "a/00004"];
+  assertEquals(judgeCount(rows, 3), []);
+  assertEquals(judgeCount(rows, 4), ["4 mutations were made, but added 3 rows"]);
 });

@@ -6,7 +6,8 @@
  */
 import { SqliteBroker } from "../../../brokers/sqlite/mod.ts";
 import { guest, serve } from "../../../mod.ts";
-import { statesOf, streamFeatures } from "../../stream_features.ts";
+import { liveState } from "../../../streams/mod.ts";
+import { contract, mutations } from "./board.ts";
 
 /** A write of a page. */
 export interface PageWrite {
@@ -30,6 +31,8 @@ export interface ServerData {
   readonly history: readonly PageWrite[];
   /** The keys of the state's rows, in their order. */
   readonly rows: readonly string[];
+  /** Number of mutations that the server has made. */
+  readonly added: number;
 }
 
 /** The file with {@linkcode ServerData}. */
@@ -42,6 +45,7 @@ if (import.meta.main) {
     // One system call, whose effect survives the process.
     void ledger.writeSync(new TextEncoder().encode(`${JSON.stringify(line)}\n`));
 
+  const states = liveState(contract, { mutations });
   const unlimited = { perSecond: Infinity, burst: Infinity };
   const broker = await SqliteBroker.open(`${folder}/broker.db`);
   const server = serve({
@@ -49,7 +53,8 @@ if (import.meta.main) {
     hostname: "127.0.0.1",
     broker,
     origins: ["*"],
-    features: streamFeatures({ path: "/streams" }),
+    contract,
+    features: [states],
     tokens: { inMessage: true },
     authenticate: ({ token }) => token ?? guest,
     authorize: () => true,
@@ -69,11 +74,12 @@ if (import.meta.main) {
     },
     onListen() {},
   });
-  const state = await statesOf(server).open("board");
+  const state = await states.open("board");
   const readData = async (): Promise<ServerData> => {
     const history: PageWrite[] = [];
     for await (const { data } of server.topics.read("chat")) history.push(data as PageWrite);
-    return { history, rows: [...state.collection("cards").keys()].sort() };
+    const { added = 0 } = state.collection("counts").get("total") ?? {};
+    return { history, rows: [...state.collection("cards").keys()].sort(), added };
   };
   for (const topic of ["chat", "news"]) {
     broker.subscribe(topic, ({ payload }) => record(JSON.parse(String(payload)).data));

@@ -24,7 +24,14 @@ import {
   type Page,
 } from "../browsers.ts";
 import type {} from "../pages/outbox.ts";
-import { judge, type Judgement, judgeRows, type PageLoad, type StateLoad } from "./ledger.ts";
+import {
+  judge,
+  judgeCount,
+  type Judgement,
+  judgeRows,
+  type PageLoad,
+  type StateLoad,
+} from "./ledger.ts";
 import { DATA_FILE, type ServerData } from "./server.ts";
 
 /** Options of a storm. */
@@ -168,7 +175,7 @@ class Storm implements AsyncDisposable {
     for (const tab of this.#tabs) await this.#note(tab);
     const { onProgress } = this.#options;
     for (const [text, count] of this.#errors) onProgress?.(`${count} times: ${text}`);
-    const { history, rows } = await this.#readData();
+    const { history, rows, added } = await this.#readData();
     const judgement = judge({
       loads: [...this.#loads.values()],
       ledger: (await Deno.readTextFile(`${this.#folder}/ledger`)).trim().split("\n")
@@ -179,7 +186,12 @@ class Storm implements AsyncDisposable {
     });
     // The page that was killed may have made more writes than the test saw.
     const states = [...this.#states.values()].map((state) => ({ ...state, made: Infinity }));
-    const faults = [...this.#faults, ...judgement.faults, ...judgeRows(states, rows)];
+    const faults = [
+      ...this.#faults,
+      ...judgement.faults,
+      ...judgeRows(states, rows),
+      ...judgeCount(rows, added),
+    ];
     if (this.#options.state) faults.push(...await this.#differences(rows));
     return { ...judgement, faults };
   }

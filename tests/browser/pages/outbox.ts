@@ -1,6 +1,7 @@
 /** A page that writes all the time, and keeps what it writes in IndexedDB. */
 import { type ClientCollection, connect, newId } from "../../../client.ts";
 import { indexedDbStore } from "../../../client/store/mod.ts";
+import { mutations } from "../offline/board.ts";
 
 declare global {
   var outboxPage: OutboxPage;
@@ -76,17 +77,26 @@ const client = connect(
 /** The key of the row that a write sets. */
 const keyOf = (number: number) => `${load}/${String(number).padStart(5, "0")}`;
 
-const shared = query.has("state") ? client.state("board", { store: true }) : undefined;
+const shared = query.has("state")
+  ? client.state("board", { store: true, mutations, user: user ?? undefined })
+  : undefined;
 const stateWrites = { made: 0, confirmed: 0, failed: [] as string[] };
-let cards: ClientCollection<unknown> | undefined;
+let state: Awaited<NonNullable<typeof shared>> | undefined;
+let cards: ClientCollection<{ number: number }> | undefined;
 
-/** Sets a row, or deletes the one before: each third write is a deletion. */
+/** Calls a mutation that adds a row, sets another one, and deletes it, in turn. */
 function writeState(): void {
-  if (cards === undefined || stateWrites.made - stateWrites.confirmed > MAX_BACKLOG) return;
+  if (
+    state === undefined || cards === undefined ||
+    stateWrites.made - stateWrites.confirmed > MAX_BACKLOG
+  ) return;
   const number = ++stateWrites.made;
-  const saved = number % 3 === 0
-    ? cards.delete(keyOf(number - 1))
-    : cards.set(keyOf(number), { number });
+  const key = keyOf(number);
+  const saved = number % 3 === 1
+    ? state.mutate.add!({ key, number })
+    : number % 3 === 2
+    ? cards.set(key, { number })
+    : cards.delete(keyOf(number - 1));
   saved.then(
     () => stateWrites.confirmed = Math.max(stateWrites.confirmed, number),
     (error) => {
@@ -138,7 +148,10 @@ function writeSome(count: number): Promise<void> {
 
 const timer = query.has("idle") ? undefined : setInterval(burst, BURST_MS);
 
-if (shared !== undefined) cards = (await shared).collection("cards");
+if (shared !== undefined) {
+  state = await shared;
+  cards = state.collection("cards");
+}
 
 globalThis.outboxPage = {
   load,
