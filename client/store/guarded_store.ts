@@ -1,5 +1,5 @@
 /** A client's store, whose failures never stop the client. */
-import { StoreError } from "../../errors.ts";
+import { StoreError, TimeoutError } from "../../errors.ts";
 import { report, type SessionSettings } from "../../session/settings/settings.ts";
 import { within } from "../../base/wait.ts";
 import type {
@@ -15,7 +15,10 @@ import type {
  * The longest wait for a store, in milliseconds. After that, the client goes on as if the store had
  * failed.
  */
-export const MAX_STORE_WAIT_MS = 1_000;
+export const MAX_STORE_WAIT_MS = 5_000;
+
+/** A timer that is later than this tells that the device slept, in milliseconds. */
+const LATE_MS = 1_000;
 
 /**
  * A store that the parts of one client share.
@@ -69,7 +72,7 @@ export class GuardedStore {
   async #guarded<T>(call: () => Promise<T>): Promise<T | undefined> {
     if (this.error !== undefined) return undefined;
     try {
-      return await within(this.#settings.runtime, call(), { timeoutMs: MAX_STORE_WAIT_MS });
+      return await this.#inTime(call());
     } catch (cause) {
       const reason = cause instanceof StoreError ? cause.reason : "failed";
       const message =
@@ -78,6 +81,22 @@ export class GuardedStore {
       if (reason !== "full") this.error = error;
       this.tell(reason === "full" ? reason : "failed", error);
       return undefined;
+    }
+  }
+
+  /** Waits for the store. The time in which the device slept doesn't count. */
+  async #inTime<T>(result: Promise<T>): Promise<T> {
+    const { runtime } = this.#settings;
+    for (;;) {
+      const askedAt = runtime.now();
+      try {
+        return await within(runtime, result, { timeoutMs: MAX_STORE_WAIT_MS });
+      } catch (error) {
+        const waitedMs = runtime.now() - askedAt;
+        if (!(error instanceof TimeoutError) || waitedMs <= MAX_STORE_WAIT_MS + LATE_MS) {
+          throw error;
+        }
+      }
     }
   }
 }
