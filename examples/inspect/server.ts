@@ -8,7 +8,7 @@
  * deno run -N examples/inspect/server.ts --once   # asks once, prints the result, and ends
  * ```
  *
- * In your own server, pass the feature `inspector()` to `serve`: see `docs/recipes/debugging.md`.
+ * In your own server, pass the feature `inspector()` to `serve`: see `docs/guide/testing.md`.
  *
  * @module
  */

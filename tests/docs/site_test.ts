@@ -162,7 +162,7 @@ testSite("search finds a page by a word that is only in the page's comment", asy
   await input!.type("logouts"); // The plural is handled by a function that the site sends as text.
   await page.waitForFunction(
     `[...document.querySelectorAll(".VPLocalSearchBox .result")]
-      .some(({ pathname }) => pathname === "/recipes/users-and-jwt")`,
+      .some(({ pathname }) => pathname === "/guide/users")`,
   );
 });
 

@@ -14,7 +14,7 @@ const OPTIONAL: ReadonlySet<string> = new Set(["Internals"]);
 const NOT_FOR_USERS = /^\/(?:[^/]+$|bench\/|protocol\/)/;
 
 /** Pages at the root that users read. */
-const FOR_USERS: ReadonlySet<string> = new Set(["/", "/faq", "/features", "/troubleshooting"]);
+const FOR_USERS: ReadonlySet<string> = new Set(["/", "/troubleshooting"]);
 
 /** Comments and pictures. */
 const NOT_TEXT = /^<!--[\s\S]*?-->\n*|^\[?!\[[^\]]*\]\([^)]*\)(?:\]\([^)]*\))?\n*/gm;

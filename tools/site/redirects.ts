@@ -9,6 +9,8 @@
  * anchor is a section that has moved elsewhere than the rest of its page.
  */
 export const MOVED: Readonly<Record<string, string>> = {
+  "faq": "guide/coming-from#when-not-to-choose-skein",
+  "features": "reference/entries",
   "guide/client": "guide/reconnect",
   "guide/client#in-react": "recipes/react#hooks",
   "guide/client#members": "guide/topics#members",
@@ -19,7 +21,7 @@ export const MOVED: Readonly<Record<string, string>> = {
   "guide/limits": "reference/limits",
   "guide/quic": "reference/quic",
   "guide/sessions": "reference/sessions",
-  "guide/sessions#diagnosis": "recipes/debugging",
+  "guide/sessions#diagnosis": "guide/testing#look-at-a-running-server",
   "guide/streaming-responses": "guide/messages",
   "guide/structured": "reference/structured",
   "internals/deno-reports": "deploy/webtransport",
@@ -28,8 +30,11 @@ export const MOVED: Readonly<Record<string, string>> = {
   "internals/simulation": "internals/tests",
   "internals/webtransport-peers": "deploy/webtransport",
   "recipes/binary-messages": "guide/messages#bytes",
+  "recipes/debugging": "guide/testing#look-at-a-running-server",
   "recipes/files": "guide/streams",
+  "recipes/recorded-sessions": "guide/testing#turn-a-bug-report-into-a-test",
   "recipes/rooms-and-presence": "guide/topics",
+  "recipes/users-and-jwt": "guide/users",
 };
 
 /**

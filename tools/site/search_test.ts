@@ -9,8 +9,8 @@ const FIRST = 3;
 
 /** Queries as readers type them, with pages of which one must be among the first results. */
 const QUERIES: Readonly<Record<string, readonly string[]>> = {
-  "logout": ["recipes/users-and-jwt", "guide/users"],
-  "kick": ["guide/users", "guide/topics", "recipes/users-and-jwt"],
+  "logout": ["guide/users"],
+  "kick": ["guide/users", "guide/topics"],
   "throttle": ["reference/limits"],
   "cloudflare": ["deploy/cloudflare"],
   "fly": ["deploy/fly"],
@@ -27,8 +27,8 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "mutations": ["guide/mutations"],
   "custom mutators": ["guide/mutations", "guide/coming-from"],
   "replicache": ["guide/coming-from", "guide/mutations"],
-  "crdt": ["concepts/ways-to-share", "guide/adapters", "faq"],
-  "jwt refresh": ["guide/users", "recipes/users-and-jwt"],
+  "crdt": ["concepts/ways-to-share", "guide/adapters"],
+  "jwt refresh": ["guide/users"],
   "cors error": ["recipes/vite-and-cors"],
   "nginx websocket": ["deploy/nginx"],
   "haproxy delay": ["deploy/haproxy"],
@@ -38,13 +38,13 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "rate limit": ["reference/limits"],
   "file upload": ["guide/streams"],
   "redis cluster": ["deploy/redis", "deploy/many-nodes"],
-  "sticky sessions": ["deploy/many-nodes", "faq", "deploy/nginx"],
+  "sticky sessions": ["deploy/many-nodes", "deploy/nginx"],
   "react hook": ["recipes/react", "guide/reconnect"],
   "svelte store": ["recipes/svelte"],
   "vue": ["recipes/vue"],
   "vite proxy": ["recipes/vite-and-cors"],
-  "message order": ["faq", "reference/sessions"],
-  "exactly once": ["faq", "guide/reconnect", "concepts/history"],
+  "message order": ["concepts/history", "reference/sessions"],
+  "exactly once": ["concepts/history", "guide/reconnect", "concepts/history"],
   "missed messages": ["concepts/history", "guide/reconnect", "start/7-history"],
   "streaming llm response": [
     "guide/ai-responses",
@@ -60,7 +60,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "disconnect reason": ["reference/close-codes"],
   "close code 1008": ["reference/close-codes"],
   "heartbeat ping interval": ["reference/limits", "reference/serve-options", "reference/sessions"],
-  "compression": ["deploy/websocket-engines", "faq"],
+  "compression": ["deploy/websocket-engines"],
   "self signed certificate": ["deploy/webtransport", "deploy/nginx"],
   "durable objects": ["recipes/cloudflare-workers"],
   "next.js": ["recipes/nextjs"],
@@ -76,7 +76,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "horizontal scaling": ["deploy/many-nodes", "concepts/nodes"],
   "graceful shutdown": ["deploy/operations", "deploy/rolling-restarts"],
   "metrics prometheus": ["reference/metrics", "deploy/observability"],
-  "benchmark": ["deploy/sizing", "faq", "reference/cli"],
+  "benchmark": ["deploy/sizing", "reference/cli"],
 };
 
 /** The index of the site, with the pages as the site shows them. */
