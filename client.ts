@@ -3,21 +3,21 @@
  * that this file loads needs Deno.
  *
  * Features that only some pages need are loaded on first use. All sizes are for minified and
- * gzipped code. If you bundle with code splitting, a page that connects loads at most 35.8 KiB at
- * first, or 38.5 KiB if it uses every export, including contracts. Later loads are at most:
+ * gzipped code. If you bundle with code splitting, a page that connects loads at most 36.3 KiB at
+ * first, or 39.3 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 10.5 KiB for the first attempt to use WebTransport, so a page loads at most 46.3 KiB before its
+ * - 11 KiB for the first attempt to use WebTransport, so a page loads at most 47.2 KiB before its
  *   first session over WebTransport,
- * - 9.5 KiB once connected, or while connecting if there are subscriptions: the code that notices a
+ * - 9.7 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
- * - 8.8 KiB for HTTP, after all other transports have failed,
+ * - 8.9 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
- * - 12.7 KiB when a session is first used for more than messages, for example for diagnostics,
+ * - 12.8 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 5.3 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 19.5 KiB for the first state.
+ * - 19.6 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 110.5 KiB.
+ * If you bundle the client as a single file, it is at most 111.8 KiB.
  *
  * @example Usage
  * ```ts
@@ -48,9 +48,11 @@ import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./clie
 import type { Contract } from "./session/contract.ts";
 import { platformRuntime, type Runtime } from "./base/runtime.ts";
 import type { Session } from "./session/session.ts";
-import { pagePlatform } from "./client/page/page.ts";
+import { type PageChunks, pagePlatform } from "./client/page/page.ts";
 import type { ClientPlatform } from "./client/platform.ts";
-import type { TransportOptions } from "./transport/race/options.ts";
+import { httpBy, webTransportBy } from "./transport/race/built_in.ts";
+import type { Transport, TransportOptions } from "./transport/race/options.ts";
+import { webSocketBy, type WebSocketTransportOptions } from "./transport/websocket/value.ts";
 
 // Import each module directly, because these imports determine how much a page loads at first.
 export type { BackoffOptions } from "./base/backoff.ts";
@@ -152,12 +154,16 @@ export type {
   RecoveryReason,
 } from "./session/wire/recovery.ts";
 export type {
+  Transport,
+  TransportDialOptions,
   TransportFallback,
   TransportName,
   TransportOptions,
 } from "./transport/race/options.ts";
+export type { Connection } from "./transport/connection.ts";
+export type { WebSocketLike } from "./transport/websocket/connection.ts";
 export type { CertificateHash } from "./transport/webtransport.ts";
-export type { ConnectOptions, DialOptions };
+export type { ConnectOptions, DialOptions, WebSocketTransportOptions };
 
 /**
  * Connects to a server, and reconnects whenever the connection is lost.
@@ -261,14 +267,93 @@ export function newId(runtime: Runtime = platformRuntime()): string {
   return runtime.randomUUID();
 }
 
-function makePlatform(options: TransportOptions): ClientPlatform {
-  return pagePlatform(options, {
-    streams: () => import("./client/page/chunk_streams.ts"),
-    webTransport: () => import("./client/page/chunk_webtransport.ts"),
-    recovery: () => import("./client/page/chunk_recovery.ts"),
-    http: () => import("./client/page/chunk_http.ts"),
-    insight: () => import("./client/page/chunk_insight.ts"),
-    responses: () => import("./client/page/chunk_responses.ts"),
-    state: () => import("./client/page/chunk_state.ts"),
+/**
+ * Returns WebTransport as a value for the option `transports`, the same as the name
+ * `"webtransport"`.
+ *
+ * @returns The transport.
+ *
+ * @example Usage
+ * ```ts
+ * import { connect, http, webSocket, webTransport } from "@skein/skein/client";
+ * import { serve } from "@skein/skein/server";
+ * import { assert } from "@std/assert";
+ *
+ * await using server = serve({ port: 0, onListen() {} });
+ * const transports = [webTransport(), webSocket(), http()];
+ * await using client = connect(server.url, { transports });
+ * const { transport } = await client.whenConnected();
+ * assert(transports.some(({ name }) => name === transport));
+ * ```
+ */
+export function webTransport(): Transport {
+  return webTransportBy(async (url, options) => {
+    const { openWebTransport } = await CHUNKS.webTransport();
+    return await openWebTransport(url, options);
   });
+}
+
+/**
+ * Returns WebSocket as a value for the option `transports`, the same as the name `"websocket"`. With
+ * the option `socket`, it is a transport of your own on any object that behaves as a `WebSocket`.
+ *
+ * @param options The function that creates sockets, and the name and host of such a transport.
+ * @returns The transport.
+ * @throws {TypeError} If there is a `host` without a `socket`.
+ *
+ * @example Sockets with a query of their own
+ * ```ts
+ * import { connect, webSocket } from "@skein/skein/client";
+ * import { serve } from "@skein/skein/server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({ port: 0, onListen() {} });
+ * const traced = webSocket({
+ *   name: "traced",
+ *   socket: (url, protocols) => {
+ *     url.searchParams.set("trace", "7");
+ *     return new WebSocket(url, [...protocols]);
+ *   },
+ * });
+ * await using client = connect(server.url, { transports: [traced] });
+ * assertEquals((await client.whenConnected()).transport, "traced");
+ * ```
+ */
+export function webSocket(options: WebSocketTransportOptions = {}): Transport {
+  return webSocketBy(CHUNKS.streams, options);
+}
+
+/**
+ * Returns HTTP as a value for the option `transports`, the same as the name `"http"`. It is the last
+ * resort, whatever its position in the list.
+ *
+ * @returns The transport.
+ *
+ * @example Only over HTTP
+ * ```ts
+ * import { dial, http } from "@skein/skein/client";
+ * import { serve } from "@skein/skein/server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({ port: 0, onListen() {} });
+ * await using session = await dial(server.url, { transports: [http()] });
+ * assertEquals(session.transport, "http");
+ * ```
+ */
+export function http(): Transport {
+  return httpBy(CHUNKS.http);
+}
+
+const CHUNKS: PageChunks = {
+  streams: () => import("./client/page/chunk_streams.ts"),
+  webTransport: () => import("./client/page/chunk_webtransport.ts"),
+  recovery: () => import("./client/page/chunk_recovery.ts"),
+  http: () => import("./client/page/chunk_http.ts"),
+  insight: () => import("./client/page/chunk_insight.ts"),
+  responses: () => import("./client/page/chunk_responses.ts"),
+  state: () => import("./client/page/chunk_state.ts"),
+};
+
+function makePlatform(options: TransportOptions): ClientPlatform {
+  return pagePlatform(options, CHUNKS);
 }

@@ -90,7 +90,7 @@ export type {
   FlushOptions,
 } from "./client/client_options.ts";
 export type { ConnectOptions, DialOptions } from "./client/connect.ts";
-export { connect, dial } from "./client/deno.ts";
+export { connect, dial, http, webSocket, webTransport } from "./client/deno.ts";
 export type { DurableStream, DurableStreamOptions } from "./client/durable_stream.ts";
 export type {
   ClientCollection,
@@ -209,4 +209,6 @@ export { updateMembers } from "./session/wire/member_list.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
 export type { Gap, HistoryPosition, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
 export type { RequestInfo } from "./transport/address.ts";
-export type { TransportName } from "./transport/race/options.ts";
+export type { Transport, TransportDialOptions, TransportName } from "./transport/race/options.ts";
+export type { WebSocketLike } from "./transport/websocket/connection.ts";
+export type { WebSocketTransportOptions } from "./transport/websocket/value.ts";

@@ -62,7 +62,7 @@ export const CLIENT_KINDS: {
     protocols: listOf("string"),
     token: "string or null",
   },
-  "hand over": { transport: ["webtransport", "websocket", "http"] },
+  "hand over": { transport: "string" },
   "call mutation": { signal: "AbortSignal" },
   "delete row": { expect: COUNT, signal: "AbortSignal" },
   flush: { ...WAIT, to: ["store"] },

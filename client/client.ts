@@ -77,7 +77,7 @@ import { anySignal, waitFor, within } from "../base/wait.ts";
 import { responseOf } from "../session/responses/streaming_response.ts";
 import type { RequestStreamOptions, StreamingResponse, WaitOptions } from "../session/types.ts";
 import { checkSettings } from "../session/settings/check_settings.ts";
-import type { SilentTransport, TransportName } from "../transport/race/options.ts";
+import type { SilentTransport } from "../transport/race/options.ts";
 
 /** The length of a session after which it counts as a success and the delays start over. */
 const STABLE_MS = 5_000;
@@ -182,7 +182,7 @@ export class Client<C extends Contract = Contract>
       // A better transport has opened after the session. A connection can continue another session
       // only if its request named that session, so dial again.
       late.close();
-      const transport = late.transport as TransportName;
+      const { transport } = late;
       if (!this.#options.upgrade) return;
       this.whenConnected().then(() => this.handOver({ transport })).catch(() => {});
     },
@@ -775,14 +775,14 @@ export class Client<C extends Contract = Contract>
    * assertNotEquals(client.session?.id, id);
    * ```
    *
-   * @param options The transport of the new session. By default, it is chosen as for any other
-   * session.
+   * @param options The name of the new session's transport. By default, it is chosen as for any
+   * other session.
    * @returns True if the client moved. If false, the old session continues. If the new session
    * opened but then broke, the old session continues without the topics to which the server's
    * application had subscribed it (protocol 23.5).
    */
   async handOver(
-    options: { readonly transport?: TransportName | undefined } = {},
+    options: { readonly transport?: string | undefined } = {},
   ): Promise<boolean> {
     this.#check("hand over", options);
     if (!this.isConnected) return false;
@@ -891,6 +891,7 @@ export class Client<C extends Contract = Contract>
     const { Moves } = await this.#platform.recovery();
     return this.#moves ??= new Moves<Contract>({
       session: () => this.#session,
+      transports: this.#platform.transports,
       subscriptions: this.#subscriptions,
       signal: this.#stop.signal,
       open: (change, signal) => this.#open(change, signal),
@@ -1193,7 +1194,7 @@ export class Client<C extends Contract = Contract>
    * expires, and the next session starts with a new token.
    */
   async #renew(session: Session): Promise<void> {
-    if (!this.#tokens) return;
+    if (!this.#tokens || session[internals].lineage.isElsewhere) return;
     const gone = new AbortController();
     session[internals].whenEnded(() => gone.abort());
     try {

@@ -14,11 +14,7 @@ import type { OutboxDrop } from "./store/dropped.ts";
 import type { ClientStore } from "./store/keeper.ts";
 import type { SessionPublishOptions, WaitOptions } from "../session/types.ts";
 import type { SessionHandlers } from "../session/settings/check_settings.ts";
-import type {
-  SilentTransport,
-  TransportFallback,
-  TransportName,
-} from "../transport/race/options.ts";
+import type { SilentTransport, TransportFallback } from "../transport/race/options.ts";
 
 export type { Fresh, ServerUrl };
 
@@ -85,7 +81,7 @@ export type Dialer = (
      */
     readonly onLate?: ((connection: Connection) => void) | undefined;
     /** The only transport to try; all transports by default. */
-    readonly only?: TransportName | undefined;
+    readonly only?: string | undefined;
     /**
      * Called when the browser is about to stop the connection, so that the client can replace it.
      */

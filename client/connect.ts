@@ -20,7 +20,7 @@ import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { parseServerUrl } from "../transport/url.ts";
 import { checkSettings, type SessionSettingsOptions } from "../session/settings/check_settings.ts";
-import type { TransportName, TransportOptions } from "../transport/race/options.ts";
+import type { TransportOptions } from "../transport/race/options.ts";
 
 /**
  * The options for `connect()`.
@@ -75,7 +75,7 @@ export interface ClientCalls extends SessionCalls, StateCalls {
   readonly connect: ClientOptions & ConnectOptions;
   readonly dial: DialOptions;
   readonly flush: FlushOptions;
-  readonly "hand over": { readonly transport?: TransportName | undefined };
+  readonly "hand over": { readonly transport?: string | undefined };
   readonly "read stream": DurableStreamOptions;
   readonly publish: ClientPublishOptions;
   readonly request: ClientRequestOptions;

@@ -13,18 +13,24 @@ import { checkCall } from "./call_checks.ts";
 import type { ClientPlatform } from "./platform.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
+import { httpBy, webTransportBy } from "../transport/race/built_in.ts";
 import { isQuicAvailable, permittedHost, QUIC_MISSING } from "../transport/quic/deno_quic.ts";
+import { UnsupportedError } from "../errors.ts";
 import { withLastResort } from "../transport/race/last_resort.ts";
 import { race } from "../transport/race/race.ts";
 import { parseServerUrl, publicUrl } from "../transport/url.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import {
   checkTransports,
+  type LoadHttp,
+  type Transport,
   type TransportPlatform,
   type WebTransportLeg,
 } from "../transport/race/options.ts";
+import { webSocketBy, type WebSocketTransportOptions } from "../transport/websocket/value.ts";
+import { checkOptions } from "../base/options/option_checks.ts";
 
-export type { ConnectOptions, DialOptions };
+export type { ConnectOptions, DialOptions, WebSocketTransportOptions };
 
 /**
  * Connects to a server, and reconnects whenever the connection is lost.
@@ -98,13 +104,96 @@ export async function dial<C extends Contract = Contract>(
   return await dialBy(platformOf("dial"), url, options);
 }
 
+/**
+ * Returns WebTransport as a value for the option `transports`, the same as the name
+ * `"webtransport"`.
+ *
+ * @returns The transport.
+ *
+ * @example Usage
+ * ```ts
+ * import { connect, http, serve, webSocket, webTransport } from "@skein/skein";
+ * import { assert } from "@std/assert";
+ *
+ * await using server = serve({ port: 0, onListen() {} });
+ * const transports = [webTransport(), webSocket(), http()];
+ * await using client = connect(server.url, { transports });
+ * const { transport } = await client.whenConnected();
+ * assert(transports.some(({ name }) => name === transport));
+ * ```
+ */
+export function webTransport(): Transport {
+  return webTransportBy(async (url, options) => {
+    const open = denoWebTransport();
+    if (typeof open === "string") throw new UnsupportedError(open);
+    return await open(url, options);
+  });
+}
+
+/**
+ * Returns WebSocket as a value for the option `transports`, the same as the name `"websocket"`. With
+ * the option `socket`, it is a transport of your own on any object that behaves as a `WebSocket`.
+ *
+ * @param options The function that creates sockets, and the name and host of such a transport.
+ * @returns The transport.
+ * @throws {TypeError} If there is a `host` without a `socket`.
+ *
+ * @example Sockets with a query of their own
+ * ```ts
+ * import { connect, serve, webSocket } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({ port: 0, onListen() {} });
+ * const traced = webSocket({
+ *   name: "traced",
+ *   socket: (url, protocols) => {
+ *     url.searchParams.set("trace", "7");
+ *     return new WebSocket(url, [...protocols]);
+ *   },
+ * });
+ * await using client = connect(server.url, { transports: [traced] });
+ * assertEquals((await client.whenConnected()).transport, "traced");
+ * ```
+ */
+export function webSocket(options: WebSocketTransportOptions = {}): Transport {
+  checkOptions("create webSocket", options, {
+    host: 0,
+    name: "string",
+    socket: "function",
+  });
+  return webSocketBy(() => import("../transport/websocket/streams.ts"), options);
+}
+
+/**
+ * Returns HTTP as a value for the option `transports`, the same as the name `"http"`. It is the last
+ * resort, whatever its position in the list.
+ *
+ * @returns The transport.
+ *
+ * @example Only over HTTP
+ * ```ts
+ * import { dial, http, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({ port: 0, onListen() {} });
+ * await using session = await dial(server.url, { transports: [http()] });
+ * assertEquals(session.transport, "http");
+ * ```
+ */
+export function http(): Transport {
+  return httpBy(loadHttp);
+}
+
+const loadHttp: LoadHttp = () => import("../transport/race/http_fallback.ts");
+
 function platformOf(call: "connect" | "dial"): MakePlatform {
   return (options) => {
     checkCall(call, options); // This comes first, because the check of the transports trusts the types.
     const checked = checkTransports(options);
     const dial = race({ webSocket: dialWebSocket, webTransport: denoWebTransport() }, checked);
-    const loadHttp = () => import("../transport/race/http_fallback.ts");
-    return denoPlatform(withPermission(withLastResort(dial, checked, loadHttp)));
+    const { transports, elsewhere } = checked;
+    const platform = denoPlatform(withPermission(withLastResort(dial, checked, loadHttp)));
+    return { ...platform, transports, elsewhere };
   };
 }
 

@@ -14,7 +14,6 @@ import type { Session } from "../session/session.ts";
 import type { ClientSubscriptions, HeadSink, TopicReaders } from "./subscriptions/subscriptions.ts";
 import { anySignal, settlesWithin, within } from "../base/wait.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
-import type { TransportName } from "../transport/race/options.ts";
 import { withTicket } from "../session/url.ts";
 
 /** How long the old session's requests and streams have to finish, in milliseconds. */
@@ -40,10 +39,15 @@ const QUIET_MS = 1_000;
  */
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
+/** The names of the transports that every client has. */
+const NAMES = ["webtransport", "websocket", "http"];
+
 /** The parts of the client that its moves use. */
 export interface MovingClient<C extends Contract> {
   /** Returns the current session. */
   readonly session: () => Session | undefined;
+  /** The names of the transports that the application chose. */
+  readonly transports: readonly string[] | undefined;
   /** The client's subscriptions. */
   readonly subscriptions: ClientSubscriptions<C>;
   /** Aborted when the client closes. */
@@ -55,7 +59,7 @@ export interface MovingClient<C extends Contract> {
 }
 
 /** One move of a client. */
-interface Moving<C extends Contract> extends Omit<MovingClient<C>, "session"> {
+interface Moving<C extends Contract> extends Omit<MovingClient<C>, "session" | "transports"> {
   /** The old session. */
   readonly from: Session;
   /** Sessions that the client moved away from earlier. */
@@ -88,8 +92,15 @@ export class Moves<C extends Contract> {
    *
    * @param only The transport of the new session. By default, it is chosen as for any other session.
    * @returns True if the client moved. If false, the old session continues.
+   * @throws {TypeError} If the client has no such transport.
    */
-  async handOver(only?: TransportName): Promise<boolean> {
+  async handOver(only?: string): Promise<boolean> {
+    const names = new Set([...NAMES, ...this.#client.transports ?? []]);
+    if (only !== undefined && !names.has(only)) {
+      throw new TypeError(
+        `Cannot hand over: transport must be one of ${[...names]}, received "${only}"`,
+      );
+    }
     return await this.#move((moving) => handOver(moving, only)) !== undefined;
   }
 
@@ -115,7 +126,7 @@ export class Moves<C extends Contract> {
   async #move<M extends Moved>(
     run: (moving: Moving<C>) => Promise<M | undefined>,
   ): Promise<M | undefined> {
-    const { session, ...client } = this.#client;
+    const { session, transports: _, ...client } = this.#client;
     const from = session();
     if (!from?.isReady || this.#isMoving) return undefined;
     this.#isMoving = true;
@@ -181,7 +192,7 @@ interface Moved {
  */
 async function handOver<C extends Contract>(
   moving: Moving<C>,
-  only?: TransportName,
+  only?: string,
 ): Promise<Moved | undefined> {
   const { from, open, signal } = moving;
   // Only a server that supports handovers issues a ticket.

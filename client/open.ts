@@ -12,7 +12,7 @@ import {
 } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import { textOf } from "../base/error_text.ts";
-import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
+import { absoluteUrl, publicUrl, withoutToken, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { anySignal, startTimer, within } from "../base/wait.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
@@ -20,7 +20,6 @@ import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
-import { withoutToken } from "../session/url.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
 /** The options for {@linkcode openSession}. */
@@ -31,6 +30,8 @@ export interface OpenOptions {
   readonly insight: () => Promise<WatchModule>;
   /** Loads the code for request handlers and drop policies. */
   readonly responses: () => Promise<HandlerModule>;
+  /** The connections to another host than that of the URL, which receive no secrets. */
+  readonly elsewhere?: WeakSet<Connection> | undefined;
   /** The URL of the server, or a function that returns it. */
   readonly url: Fresh<string | URL>;
   /** The subprotocols to offer. */
@@ -165,7 +166,8 @@ async function open(options: OpenOptions): Promise<Opening> {
       throw info ? closedError(failed, info) : withUrl(error, url);
     });
     during = "protocol";
-    if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
+    const isElsewhere = options.elsewhere?.has(connection);
+    if (token !== undefined && !isElsewhere && connection.protocol !== SKEIN_PROTOCOL) {
       throw new ConnectionError(
         `${failed}: the server does not speak ${SKEIN_PROTOCOL}, which the token needs`,
       );
@@ -174,12 +176,14 @@ async function open(options: OpenOptions): Promise<Opening> {
     session = new Session(connection, settings, {
       url: withoutToken(place),
       fallback,
-      token,
+      token: isElsewhere ? undefined : token,
     });
-    if (token !== undefined) session[internals].lineage.hasToken = true;
+    const { lineage } = session[internals];
+    if (token !== undefined) lineage.hasToken = true;
     await within(runtime, session.ready, { signal }).catch((error) => {
       throw error instanceof SessionClosedError ? closedError(failed, error.info) : error;
     });
+    if (isElsewhere) Object.assign(lineage, { ticket: undefined, isElsewhere, hasToken: false });
     return { session };
   } catch (error) {
     const isLate = late.signal.aborted;

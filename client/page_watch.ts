@@ -5,7 +5,6 @@ import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
 import type { Session } from "../session/session.ts";
-import type { TransportName } from "../transport/race/options.ts";
 import type { ClientStatus } from "./client_options.ts";
 
 /**
@@ -55,7 +54,7 @@ export interface PageClient {
   /** The status of the client. */
   readonly status: StatusFeed<ClientStatus>;
   /** Moves to a new session, as `Client.handOver()` does. */
-  handOver(options: { readonly transport?: TransportName | undefined }): Promise<boolean>;
+  handOver(options: { readonly transport?: string | undefined }): Promise<boolean>;
   /** Starts an attempt after a wake-up, as `Client.wake()` does. */
   wake(): void;
 }

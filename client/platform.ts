@@ -1,6 +1,7 @@
 /** A client's platform: how it opens connections, and loads code when that is first needed. */
 import type { Dialer } from "./client_options.ts";
 import type { Tab } from "./guest.ts";
+import type { Connection } from "../transport/connection.ts";
 
 /** Streaming responses, request handlers and drop policies. */
 type ResponsesModule = typeof import("../session/responses/responses.ts");
@@ -14,6 +15,10 @@ export type ClientInsight =
 export interface ClientPlatform {
   /** Opens connections. */
   readonly dial: Dialer;
+  /** The names of the transports that the application chose. */
+  readonly transports?: readonly string[] | undefined;
+  /** The connections to other hosts than that of the URL, which receive no secrets. */
+  readonly elsewhere?: WeakSet<Connection> | undefined;
   /**
    * Loads all session features except messages, on first use.
    *

@@ -216,6 +216,8 @@ export interface Lineage<S> {
   follows: string | undefined;
   /** On a client: true if the session started with a token. */
   hasToken?: boolean | undefined;
+  /** On a client: true if the peer is another host than that of the URL, so it gets no secrets. */
+  isElsewhere?: boolean | undefined;
   /**
    * On a server: the key of the client across its sessions (user and client id), once the client
    * has sent its id.

@@ -44,22 +44,6 @@ export function withTicket(url: string | URL, ticket: string): string {
   return `${href}${href.includes("?") ? "&" : "?"}${TICKET_KEY}${ticket}`;
 }
 
-/**
- * Removes secrets from a URL's query: the token, the ticket, and the marker for a token in band.
- * Sessions keep their URL without secrets.
- *
- * @param url An absolute or relative URL.
- * @returns The URL without `token`, `ticket` and `auth=in-band`, otherwise unchanged.
- */
-export function withoutToken(url: string): string {
-  return url.replace(/\?[^#]*/, (query) => {
-    const pairs = query.slice(1).split("&");
-    const kept = pairs.filter((pair) => !/^(token=|ticket=|auth=in-band$)/.test(pair));
-    if (kept.length === pairs.length) return query;
-    return kept.length === 0 ? "" : `?${kept.join("&")}`;
-  });
-}
-
 /** A call of the URL function before the attempt that needs its result. */
 interface EarlyCall {
   readonly told: Promise<string | URL>;

@@ -15,6 +15,7 @@ import {
   dial,
   forwardedAddress,
   serve,
+  webSocket,
 } from "../mod.ts";
 import { SessionManager } from "../manager/mod.ts";
 import {
@@ -113,6 +114,7 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   serveWorkers: (options) => serveWorkers(new URL("file:///none.ts"), options),
   sessionSettings,
   testServer,
+  webSocket,
   "new BitrateMonitor": (options) => new BitrateMonitor({} as never, () => {}, options),
   "new Client": (options) => connect("ws://127.0.0.1:1", options),
   "new DurableStreamsHandler": (options) => new DurableStreamsHandler(options),
@@ -616,7 +618,7 @@ Deno.test("connect() suggests http for the transports of socket.io", async () =>
  */
 const EXEMPT: Readonly<Record<string, RegExp>> = {
   "interfaces of brokers, connections, engines and stores, which Skein calls itself":
-    /^(?:\w*Broker\w*|Connection|DirectStreams|Store|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^test(?:Broker(?:Logs)?|Store)$/,
+    /^(?:\w*Broker\w*|Connection|Transport|DirectStreams|Store|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^test(?:Broker(?:Logs)?|Store)$/,
   "options of Error, which the language defines": /^new \w*Error$/,
   "parts of a session that Skein creates":
     /^new (?:DurableStreamWriter|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|\w*Listener|Workers)$/,

@@ -8,7 +8,7 @@ import { readRepository } from "../tools/arrows.ts";
 const ROOT = new URL("../", import.meta.url);
 
 /** Names that have one build for Deno in the root and another build for browsers in `/client`. */
-const BUILDS = ["connect", "dial"];
+const BUILDS = ["connect", "dial", "http", "webSocket", "webTransport"];
 
 /** An exported name of an entry point. */
 interface Name {

@@ -67,10 +67,12 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "transport/native/server.ts",
   "transport/quic/client.ts",
   "transport/quic/server.ts",
+  "transport/race/built_in.ts",
   "transport/race/race.ts",
   "transport/w3c/options.ts",
   "transport/websocket/client.ts",
   "transport/websocket/server.ts",
+  "transport/websocket/value.ts",
 ]);
 
 /** Files and folders that generate secrets for real connections. */

@@ -56,6 +56,22 @@ export function publicUrl(url: string | URL): string {
 }
 
 /**
+ * Removes secrets from a URL's query: the token, the ticket, and the marker for a token in band.
+ * Sessions keep their URL without secrets.
+ *
+ * @param url An absolute or relative URL.
+ * @returns The URL without `token`, `ticket` and `auth=in-band`, otherwise unchanged.
+ */
+export function withoutToken(url: string): string {
+  return url.replace(/\?[^#]*/, (query) => {
+    const pairs = query.slice(1).split("&");
+    const kept = pairs.filter((pair) => !/^(token=|ticket=|auth=in-band$)/.test(pair));
+    if (kept.length === pairs.length) return query;
+    return kept.length === 0 ? "" : `?${kept.join("&")}`;
+  });
+}
+
+/**
  * Returns whether a text can be the host of a URL. Other characters could change the URL's path.
  *
  * @param host The value of a `Host` header.

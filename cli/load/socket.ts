@@ -7,7 +7,7 @@
 import { concat } from "../../base/bytes.ts";
 import { ConnectionError } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
-import type { Socket } from "../../transport/websocket/connection.ts";
+import type { WebSocketLike } from "../../transport/websocket/connection.ts";
 import { parseServerUrl, publicUrl } from "../../transport/url.ts";
 import { bodyOf, type HttpHead, readHead, requestText } from "../http_head.ts";
 
@@ -383,7 +383,7 @@ type SocketEvent =
   & Partial<MessageEvent & CloseEvent & ErrorEvent>;
 
 /** A {@linkcode RawSocket} with the members of the platform's `WebSocket`. */
-export class FastSocket implements Socket {
+export class FastSocket implements WebSocketLike {
   /** State of a socket that is opening. */
   static readonly CONNECTING = 0;
   /** State of an open socket. */

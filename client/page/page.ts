@@ -9,15 +9,18 @@ import type { Dialer } from "../client_options.ts";
 import type { ClientInsight, ClientPlatform } from "../platform.ts";
 import type { Connection } from "../../transport/connection.ts";
 import type { Tab } from "../guest.ts";
-import { type LoadHttp, withLastResort } from "../../transport/race/last_resort.ts";
+import { withLastResort } from "../../transport/race/last_resort.ts";
 import { isNativeWebTransportAvailable } from "../../transport/webtransport.ts";
 import { type LoadStreams, openWebSocket } from "../../transport/websocket/connection.ts";
 import {
   type CheckedTransports,
   checkTransports,
+  type LoadHttp,
   type RacingDialer,
+  type TransportName,
   type TransportOptions,
   type TransportPlatform,
+  type WebTransportLeg,
 } from "../../transport/race/options.ts";
 import { namesCheck } from "./option_names.ts";
 import { within } from "../../base/wait.ts";
@@ -33,12 +36,13 @@ interface Hints {
  * importer.
  */
 export interface PageChunks {
-  /** Loads WebTransport. */
+  /** Loads WebTransport and the race. */
   readonly webTransport: () => Promise<{
     raceNative(
       webSocket: TransportPlatform["webSocket"],
       options: CheckedTransports,
     ): RacingDialer;
+    readonly openWebTransport: WebTransportLeg;
   }>;
   /** Loads `recovery.ts`. */
   readonly recovery: ClientPlatform["recovery"];
@@ -72,21 +76,26 @@ export interface PageChunks {
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
   const { insight, responses, recovery, state, http } = chunks;
   const chosen = checkTransports(options);
-  checkRuntime(chosen);
-  const checked = { ...chosen, hasHttp: chosen.hasHttp && !isMissing("fetch") };
+  const { transports, elsewhere, hasHttp } = chosen;
+  // The client's own transports are used by their names.
+  const values = new Map([...chosen.values].filter(([, value]) => !value.isBuiltIn));
+  checkRuntime({ ...chosen, values });
+  const checked = { ...chosen, values, hasHttp: hasHttp && !isMissing("fetch") };
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
   const checkOptions = namesCheck((name, names) =>
     insight().then((part) => part.tellHint(name, names), () => {})
   );
   // Deno and Node have a `sessionStorage`, too, which all clients of the process share.
   const tab = "document" in globalThis ? globalThis as unknown as Tab : undefined;
-  return { dial, insight, responses, recovery, state, tab, checkOptions };
+  const loads = { insight, responses, recovery, state };
+  return { dial, transports, elsewhere, tab, checkOptions, ...loads };
 }
 
 function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
-  const { transports, headStartMs, flowControl } = checked;
+  const { transports, values, headStartMs, flowControl } = checked;
   const isAlone = transports.length === 1;
-  const isAvailable = isNativeWebTransportAvailable();
+  const hasValues = values.size > 0;
+  const isAvailable = hasValues || isNativeWebTransportAvailable();
   let race: RacingDialer | undefined;
   const webSocket = async (
     url: string | URL,
@@ -112,10 +121,10 @@ function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
   return async (url, dialOptions): Promise<Connection> => {
     const { onFallback, ...rest } = dialOptions;
     let error: unknown;
-    if (transports.includes("webtransport")) {
+    if (hasValues || transports.includes("webtransport")) {
       const loaded = race ?? await load(dialOptions).catch((cause) => void (error = cause));
       if (loaded) return await loaded(url, dialOptions);
-      if (isAlone || rest.only) throw error;
+      if (isAlone || rest.only || !transports.includes("websocket")) throw error;
     }
     const connection = await webSocket(url, { ...rest, flowControl });
     const [transport] = transports;
@@ -146,13 +155,13 @@ function isMissing(path: string): boolean {
 }
 
 /** Throws if the runtime lacks globals that the client needs. The error lists all of them. */
-function checkRuntime({ transports, hasHttp }: CheckedTransports): void {
+function checkRuntime({ transports, values, hasHttp }: CheckedTransports): void {
   const missing = NEEDED.filter(isMissing);
   const names = [...transports, ...hasHttp ? ["http"] as const : []];
   // One is enough. WebTransport counts only if it is the only one, because many servers lack it.
   const dialers = names.filter((name) => !names[1] || name !== "webtransport")
-    .map((name) => DIALER[name]);
-  if (dialers.every(isMissing)) missing.unshift(...dialers);
+    .map((name) => DIALER[name as TransportName]);
+  if (values.size === 0 && dialers.every(isMissing)) missing.unshift(...dialers);
   if (missing.length > 0) {
     const cure = isMissing("process.versions.node") ? "" : "; use Node 22 or newer";
     throw new UnsupportedError(

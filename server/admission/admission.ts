@@ -34,7 +34,7 @@ import type { Decisions, Login } from "../../pubsub/decisions.ts";
 import { MAX_JOINED_BYTES } from "../../session/queue/frames.ts";
 import { internals, Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings/settings.ts";
-import { withoutToken } from "../../session/url.ts";
+import { withoutToken } from "../../transport/url.ts";
 import { MAX_TOKEN_BYTES } from "../../session/serving/first_frames.ts";
 import type { GivingWay, Newcomer } from "./giving_way.ts";
 import { SessionClaims, type UserClaims } from "./user_limit.ts";

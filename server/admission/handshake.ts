@@ -3,7 +3,7 @@ import { ConnectionError } from "../../errors.ts";
 import { rejectionStatus } from "../../session/insight/watch.ts";
 import type { Session } from "../../session/session.ts";
 import type { FollowedHandshake, SessionSettings } from "../../session/settings/settings.ts";
-import { withoutToken } from "../../session/url.ts";
+import { withoutToken } from "../../transport/url.ts";
 import type { SessionRequest } from "./session_request.ts";
 
 /**

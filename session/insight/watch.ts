@@ -15,7 +15,8 @@ import {
   type SessionSettings,
   type SessionWatch,
 } from "../settings/settings.ts";
-import { type Fresh, withoutToken } from "../url.ts";
+import type { Fresh } from "../url.ts";
+import { withoutToken } from "../../transport/url.ts";
 
 /**
  * Instruments all sessions that are created with these settings after this call, as `serve`,

@@ -1,6 +1,6 @@
 /** WebSocket connections on hardened sockets. They pause while their receiver is too slow. */
 import type { ConnectionCloseInfo, ConnectionStats, Frame, FrameReceiver } from "../connection.ts";
-import type { Socket } from "../websocket/connection.ts";
+import type { WebSocketLike } from "../websocket/connection.ts";
 import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../websocket/server.ts";
 import type { HardenedSocket } from "./socket.ts";
 
@@ -15,7 +15,7 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
   #flushing: Promise<void> | undefined = undefined;
 
   constructor(socket: HardenedSocket, options: ServerWebSocketOptions) {
-    super(socket as unknown as Socket, options);
+    super(socket as unknown as WebSocketLike, options);
     this.#socket = socket;
     socket.connection = this;
   }

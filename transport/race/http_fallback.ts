@@ -5,15 +5,14 @@ import { ConnectionError, TimeoutError } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
 import { dialHttp, type HttpPath, type MakeBudget } from "../http/client.ts";
 import { parseServerUrl } from "../url.ts";
-import {
-  type FallBackDialer,
-  type FallBackOptions,
-  isFinal,
-  type LastResortOptions,
-  type Leg,
-  openAlone,
-} from "./last_resort.ts";
-import type { ClientDialer } from "./options.ts";
+import { isFinal, openAlone } from "./last_resort.ts";
+import type {
+  ClientDialer,
+  FallBackDialer,
+  FallBackOptions,
+  LastResortOptions,
+  Leg,
+} from "./options.ts";
 import { Losses, SILENCES_MS } from "./losses.ts";
 
 /**

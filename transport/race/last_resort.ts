@@ -4,54 +4,20 @@
  */
 import { anySignal, within } from "../../base/wait.ts";
 import { ConnectionError } from "../../errors.ts";
-import type { Connection } from "../connection.ts";
-import type { CheckedTransports, ClientDialer, TransportName } from "./options.ts";
+import type {
+  CheckedTransports,
+  ClientDialer,
+  FallBackDialer,
+  LastResortOptions,
+  Leg,
+  LoadHttp,
+} from "./options.ts";
 
 /**
  * The time for which the other transports are tried alone, in milliseconds. It is limited to half
  * of the time for the whole attempt, because some networks never respond to a WebSocket request.
  */
 const ALONE_MS = 5_000;
-
-export type LastResortOptions = Parameters<ClientDialer>[1];
-
-/** Loads the code of HTTP. Called again after a failure. */
-export type LoadHttp = () => Promise<{
-  fallBackToHttp(dial: ClientDialer, options: FallBackOptions): FallBackDialer;
-}>;
-
-/** The options for the code of HTTP. */
-export interface FallBackOptions {
-  /** The other transports, in order of preference. */
-  readonly transports: readonly TransportName[];
-  /**
-   * The time at which a WebSocket fell silent, in milliseconds since the epoch. By default, none
-   * has.
-   */
-  readonly silentAt?: number | undefined;
-}
-
-/**
- * Opens connections with all transports. `late` is an attempt with the others that is still in
- * progress.
- */
-export type FallBackDialer = (
-  url: string | URL,
-  options: LastResortOptions,
-  late?: Leg,
-) => Promise<Connection>;
-
-/** One attempt with some of the transports. */
-export interface Leg {
-  /** The attempt, which may still open a connection after an error. */
-  readonly opening: Promise<Connection>;
-  readonly stop: AbortController;
-  /**
-   * The reason to try other transports: a failure or a timeout. This is absent if a connection
-   * opened.
-   */
-  readonly error?: unknown;
-}
 
 /**
  * Adds HTTP as the last transport to a client's dialer.
@@ -73,11 +39,12 @@ export interface Leg {
  */
 export function withLastResort(
   dial: ClientDialer,
-  { transports, hasHttp }: CheckedTransports,
-  load: LoadHttp,
+  { transports, values, hasHttp }: CheckedTransports,
+  loadHttp: LoadHttp,
 ): ClientDialer {
   if (!hasHttp) return dial;
   const others = { dial, names: transports };
+  const load = values.get("http")?.lastResort ?? loadHttp;
   let fallBack: FallBackDialer | undefined;
   const ready = (silentAt?: number) =>
     load().then((part) => fallBack ??= part.fallBackToHttp(dial, { transports, silentAt }));

@@ -1,11 +1,69 @@
-/** The options and interfaces of the race between two transports, and the check of the options. */
+/** The options and interfaces of the race between transports, and the check of the options. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
+import { parseUrl } from "../url.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
 import type { DialWebSocketOptions } from "../websocket/connection.ts";
 
-/** A transport that a client can use. */
+/** The name of a transport that every client has. */
 export type TransportName = "webtransport" | "websocket" | "http";
+
+/** The options of {@linkcode Transport.dial}. */
+export interface TransportDialOptions extends DialWebTransportOptions {
+  /** The subprotocols to offer, in order of preference. */
+  readonly protocols: readonly string[];
+  /** Aborts the attempt, also when its time is over. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * A transport as a value, for the option `transports`. `webTransport()`, `webSocket()` and `http()`
+ * return the client's own ones. Any other object with a name and a `dial` is a transport too, for
+ * example one that reaches the server through a worker's port.
+ *
+ * - **Secrets:** the client's token, its ticket and `headers` are for the origin of the URL that
+ *   `connect` received. If `host` names another origin, the client sends none of them over this
+ *   transport, also not when that host asks for a new token.
+ * - **Failures:** if `dial` throws or rejects, the client continues with the next transport, and
+ *   makes another attempt later.
+ * - **Late connections** are closed, if the attempt has ended when `dial` resolves.
+ */
+export interface Transport {
+  /**
+   * The name, for example in `handOver({ transport })` and in errors. Each transport of a client has
+   * another name.
+   */
+  readonly name: string;
+  /**
+   * The host that `dial` connects to, as a URL such as `https://edge.example` or `worker:chat`, if
+   * that isn't the origin of the server's URL.
+   *
+   * @default {the origin of the server's URL}
+   */
+  readonly host?: string | URL | undefined;
+  /**
+   * Opens a connection. Its `transport` SHOULD be the `name`, by which the client remembers a
+   * transport that fell silent.
+   *
+   * @param url The server's URL, without a fragment. For another `host`, it has no ticket and no
+   * token.
+   * @param options The subprotocols to offer, and a signal that ends the attempt.
+   * @returns The open connection.
+   */
+  dial(url: URL, options: TransportDialOptions): Promise<Connection>;
+  /**
+   * True for the client's own transports, whose `TypeError` means that no attempt can succeed.
+   *
+   * @ignore
+   */
+  readonly isBuiltIn?: boolean | undefined;
+  /**
+   * The code that makes this transport the last resort; only of `http()`.
+   *
+   * @ignore
+   */
+  readonly lastResort?: LoadHttp | undefined;
+}
 
 /** The options for the transports of a client. */
 export interface TransportOptions {
@@ -18,9 +76,12 @@ export interface TransportOptions {
    * server-sent events, and has no streams or datagrams. Whatever its position in the list, it is
    * tried only after the others have failed. If you leave it out, it is never used.
    *
+   * Besides names, the list may contain values: those of `webTransport()`, `webSocket()` and
+   * `http()`, and your own ones; see {@linkcode Transport}.
+   *
    * @default {["webtransport", "websocket", "http"]}
    */
-  readonly transports?: readonly TransportName[] | undefined;
+  readonly transports?: readonly (TransportName | Transport)[] | undefined;
   /**
    * The hashes of the server's certificates that WebTransport trusts without an authority, such as
    * short-lived ones for development. A server on this machine announces its own certificates. The
@@ -41,8 +102,8 @@ export interface TransportOptions {
 
 /** A report that a session does not use the preferred transport. */
 export interface TransportFallback {
-  /** The transport that was preferred. */
-  readonly transport: TransportName;
+  /** The name of the transport that was preferred. */
+  readonly transport: string;
   /** The reason. Browsers give little detail. */
   readonly error: unknown;
 }
@@ -89,7 +150,7 @@ export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransport
    * The only transport to try, regardless of remembered failures. By default, all transports are
    * tried.
    */
-  readonly only?: TransportName | undefined;
+  readonly only?: string | undefined;
   /**
    * Called before the dialer resolves, if a transport other than the preferred one has won. The
    * callback MUST NOT throw.
@@ -123,12 +184,56 @@ export type ClientDialer = (
   },
 ) => Promise<Connection>;
 
-const RACERS: readonly TransportName[] = ["webtransport", "websocket"];
+export type LastResortOptions = Parameters<ClientDialer>[1];
+
+/** Loads the code of HTTP. Called again after a failure. */
+export type LoadHttp = () => Promise<{
+  fallBackToHttp(dial: ClientDialer, options: FallBackOptions): FallBackDialer;
+}>;
+
+/** The options for the code of HTTP. */
+export interface FallBackOptions {
+  /** The other transports, in order of preference. */
+  readonly transports: readonly string[];
+  /**
+   * The time at which a WebSocket fell silent, in milliseconds since the epoch. By default, none
+   * has.
+   */
+  readonly silentAt?: number | undefined;
+}
+
+/**
+ * Opens connections with all transports. `late` is an attempt with the others that is still in
+ * progress.
+ */
+export type FallBackDialer = (
+  url: string | URL,
+  options: LastResortOptions,
+  late?: Leg,
+) => Promise<Connection>;
+
+/** One attempt with some of the transports. */
+export interface Leg {
+  /** The attempt, which may still open a connection after an error. */
+  readonly opening: Promise<Connection>;
+  readonly stop: AbortController;
+  /**
+   * The reason to try other transports: a failure or a timeout. This is absent if a connection
+   * opened.
+   */
+  readonly error?: unknown;
+}
+
+const NAMES: readonly TransportName[] = ["webtransport", "websocket", "http"];
 
 /** The transport options after the check, with defaults filled in. */
-export interface CheckedTransports extends TransportOptions {
-  /** The transports that race, in order of preference, without duplicates and without `http`. */
-  readonly transports: readonly TransportName[];
+export interface CheckedTransports extends Omit<TransportOptions, "transports"> {
+  /** The names of the transports that race, in order of preference, without `http`. */
+  readonly transports: readonly string[];
+  /** The transports that the application passed as values, by name. */
+  readonly values: ReadonlyMap<string, Transport>;
+  /** The open connections to other hosts than that of the URL, which receive no secrets. */
+  readonly elsewhere: WeakSet<Connection>;
   /** True if `http` is tried after the others. */
   readonly hasHttp: boolean;
   /** True if the application chose the transports. */
@@ -141,26 +246,51 @@ export interface CheckedTransports extends TransportOptions {
  * Checks transport options when a client is created, before the first connection.
  *
  * @returns The options with defaults filled in.
- * @throws {TypeError} If `transports` is empty or contains an unknown name.
+ * @throws {TypeError} If `transports` is empty, or contains an unknown name, a value without a name
+ * or `dial`, or a value with the name of another transport.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function checkTransports(options: TransportOptions): CheckedTransports {
-  const { headStartMs = 500 } = options;
-  const names = new Set<TransportName>(options.transports ?? [...RACERS, "http"]);
-  const hasHttp = names.delete("http");
-  const transports = [...names];
-  if (transports.length + +hasHttp === 0 || !transports.every((name) => RACERS.includes(name))) {
-    throw new TypeError(
-      `Cannot connect: transports must be some of ${RACERS},http, received ${
-        JSON.stringify(options.transports)
-      }${
-        transports.includes("polling" as TransportName) ? '; socket.io\'s "polling" is http' : ""
-      }`,
-    );
+  const { headStartMs = 500, transports: given = NAMES } = options;
+  const names = new Set<string>();
+  const values = new Map<string, Transport>();
+  for (const each of given) {
+    const name = typeof each === "string" ? each : each?.name;
+    const isValid = typeof each === "string"
+      ? NAMES.includes(each) && !values.has(each)
+      : isTransport(each) && !names.has(name);
+    if (!isValid) throw badTransports(given);
+    if (typeof each !== "string") values.set(name, each);
+    names.add(name);
   }
+  if (names.size === 0) throw badTransports(given);
   if (!(headStartMs >= 0)) {
     throw new RangeError(`Cannot connect: headStartMs must be 0 or more, received ${headStartMs}`);
   }
+  const hasHttp = names.delete("http");
   const isChosen = options.transports !== undefined;
-  return { ...options, transports, hasHttp, isChosen, headStartMs };
+  const elsewhere = new WeakSet<Connection>();
+  return { ...options, transports: [...names], values, elsewhere, hasHttp, isChosen, headStartMs };
+}
+
+/** Returns whether a value is a transport. Only the value of `http()` can be the last resort. */
+function isTransport(value: Transport | null | undefined): boolean {
+  const { name, host, dial, lastResort } = value ?? {};
+  if (host !== undefined && !parseUrl(String(host))) {
+    throw new TypeError(
+      `Cannot connect: host must be a URL such as https://edge.example, received "${host}"`,
+    );
+  }
+  return typeof name === "string" && name !== "" && typeof dial === "function" &&
+    (name !== "http" || lastResort !== undefined);
+}
+
+function badTransports(given: NonNullable<TransportOptions["transports"]>): TypeError {
+  const known = `${NAMES}, or values with a dial and a name of their own`;
+  const isPolling = given.includes("polling" as TransportName);
+  return new TypeError(
+    `Cannot connect: transports must be some of ${known}, received ${
+      JSON.stringify(given, ["name"])
+    }${isPolling ? '; socket.io\'s "polling" is http' : ""}`,
+  );
 }

@@ -1,6 +1,6 @@
 /**
- * Chooses a client's transport. The preferred one has a head start, and the other one starts when
- * the preferred one fails or is late. A page without WebTransport never loads this module.
+ * Chooses a client's transport. The preferred one has a head start, and each other one starts when
+ * the one before it fails or is late. A page that has only WebSocket never loads this module.
  */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { parseServerUrl } from "../url.ts";
@@ -13,11 +13,12 @@ import {
   type CheckedTransports,
   checkTransports,
   type RacingDialer,
-  type TransportName,
+  type TransportDialOptions,
   type TransportOptions,
   type TransportPlatform,
   type WebTransportLeg,
 } from "./options.ts";
+import { dialValue } from "./value.ts";
 
 /**
  * How long a transport may still take after the other one has won or failed, in milliseconds. If a
@@ -27,10 +28,10 @@ import {
 export const LATE_LEG_MS = 3_000;
 
 /**
- * Creates the dialer of a client, which races two transports.
+ * Creates the dialer of a client, which races its transports.
  *
- * - **Race:** the preferred transport starts first. The other one starts after the head start, or
- *   as soon as the preferred one fails. The first transport that opens wins.
+ * - **Race:** the preferred transport starts first. Each other one starts after the head start of
+ *   the one before it, or as soon as that one fails. The first transport that opens wins.
  * - **Late:** if the other transport wins, the preferred one may take 3 s longer, as long as the
  *   winning connection stays open. A late connection is closed, or passed to `onLate`. A single
  *   lost packet therefore does not affect later connections.
@@ -55,7 +56,8 @@ export function raceTransports(
 
 /** Creates the dialer that {@linkcode raceTransports} describes. */
 export function race(platform: TransportPlatform, options: CheckedTransports): RacingDialer {
-  const { transports, isChosen, serverCertificateHashes, headStartMs, flowControl } = options;
+  const { transports, values, isChosen, serverCertificateHashes, headStartMs, flowControl } =
+    options;
   const preferred = transports[0]!;
   const defect = isChosen ? undefined : platform.defect;
   const losses = new Losses();
@@ -63,7 +65,14 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
   const dialWebTransport: WebTransportLeg = async (url, options) => {
     const { webTransport } = platform;
     if (typeof webTransport === "string") throw new UnsupportedError(webTransport);
-    return await webTransport(url, { ...options, serverCertificateHashes });
+    return await webTransport(url, options);
+  };
+  const dialWith = (name: string, url: URL, given: Parameters<WebTransportLeg>[1]) => {
+    const value = values.get(name);
+    if (!value && name === "websocket") return platform.webSocket(url, given);
+    const all = { protocols: [], ...given, serverCertificateHashes };
+    if (!value) return dialWebTransport(url, all);
+    return dialValue(value, options, url, all as TransportDialOptions);
   };
 
   return async (url, options = {}) => {
@@ -84,13 +93,13 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     }
     const loss = losses.recent(origin, runtime.now()) ??
       (defect ? { error: new UnsupportedError(defect) } : undefined);
-    // The other transport also needs some of the time.
-    const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
-    const order = only ? [only] : loss ? transports.toReversed() : transports;
+    // The other transports also need some of the time.
+    const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / transports.length);
+    const order = only ? [only] : loss ? [...transports.slice(1), preferred] : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
     // The attempts in progress, each with the controller that aborts it.
-    const legs = new Map<TransportName, AbortController>();
-    const errors = new Map<TransportName, unknown>();
+    const legs = new Map<string, AbortController>();
+    const errors = new Map<string, unknown>();
     let started = 0;
     let isOver = false;
     let timer: Timer | undefined;
@@ -105,21 +114,20 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       runtime.clearTimeout(timer);
       const name = order[started++];
       if (name === undefined) return;
-      // After a remembered failure, the preferred transport starts only when the other one fails.
-      if (order[started] && !loss) timer = runtime.setTimeout(startNext, alone);
-      const isWebSocket = name === "websocket";
-      const dial = isWebSocket ? platform.webSocket : dialWebTransport;
+      // After a remembered failure, the preferred transport starts only when the others fail.
+      const next = order[started];
+      if (next && !(loss && next === preferred)) timer = runtime.setTimeout(startNext, alone);
       const leg = new AbortController();
       legs.set(name, leg);
-      dial(target, {
+      dialWith(name, target, {
         ...rest,
         runtime,
         flowControl,
-        onWorn: isWebSocket ? undefined : onWorn,
+        onWorn: name === "websocket" ? undefined : onWorn,
         signal: signal ? anySignal(signal, leg.signal) : leg.signal,
       }).then((connection) => won(name, connection), (error) => lost(name, error));
     };
-    const won = (name: TransportName, connection: Connection) => {
+    const won = (name: string, connection: Connection) => {
       const isWanted = legs.delete(name) && !signal?.aborted;
       const isPreferred = name === preferred;
       if (isPreferred) losses.opened(origin, runtime.now());
@@ -137,8 +145,13 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
         });
       }
       resolve(connection);
-      // Once the preferred transport is open, the outcome of the other one does not matter.
+      // Once the preferred transport is open, the outcome of the others does not matter.
       if (isPreferred) return finish();
+      for (const [other, leg] of legs) {
+        if (other === preferred) continue;
+        legs.delete(other);
+        leg.abort();
+      }
       if (legs.size === 0) return;
       timer = runtime.setTimeout(() => {
         finish();
@@ -146,11 +159,11 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       }, LATE_LEG_MS);
       connection.closed.catch(() => {}).then(finish);
     };
-    const lost = (name: TransportName, error: unknown) => {
-      const isWanted = legs.delete(name) && !signal?.aborted;
+    const lost = (name: string, error: unknown) => {
+      if (!legs.delete(name)) return;
       if (isOver) {
         runtime.clearTimeout(timer);
-        if (isWanted && name === preferred) losses.remember(origin, runtime.now(), error);
+        if (!signal?.aborted) losses.remember(origin, runtime.now(), error);
         return;
       }
       errors.set(name, error);
@@ -162,7 +175,8 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
         return reject(combined(errors));
       }
       startNext();
-      if (name !== "websocket") return;
+      // If UDP is blocked, WebTransport may never fail.
+      if (order[started] || !legs.has("webtransport")) return;
       timer = runtime.setTimeout(() => {
         const last = legs.get("webtransport");
         lost("webtransport", tooLate("webtransport", LATE_LEG_MS));
@@ -182,16 +196,18 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
   };
 }
 
-function tooLate(name: TransportName, ms: number): TimeoutError {
+function tooLate(name: string, ms: number): TimeoutError {
   return new TimeoutError(`Cannot open ${name} within ${ms} ms`, ms);
 }
 
-function combined(errors: ReadonlyMap<TransportName, unknown>): unknown {
-  const [other, last] = [errors.get("webtransport"), errors.get("websocket")];
-  if (errors.size === 1) return last ?? other;
+function combined(errors: ReadonlyMap<string, unknown>): unknown {
+  const websocket = errors.get("websocket");
   // Arguments that WebSocket rejects with a `TypeError` are also wrong for WebTransport.
-  if (other instanceof UnsupportedError || last instanceof TypeError) return last;
-  return new ConnectionError(`Cannot connect: ${textOf(last)}; ${textOf(other)}`, {
-    cause: new AggregateError([other, last]),
+  if (websocket instanceof TypeError) return websocket;
+  const all = [...new Set([websocket, ...errors.values()])].filter((error) => error !== undefined);
+  const tried = all.filter((error) => error === websocket || !(error instanceof UnsupportedError));
+  if (tried.length < 2) return tried[0] ?? all[0];
+  return new ConnectionError(`Cannot connect: ${tried.map(textOf).join("; ")}`, {
+    cause: new AggregateError(tried.reverse()),
   });
 }

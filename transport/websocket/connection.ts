@@ -72,7 +72,9 @@ interface OpenWebSocketOptions extends DialWebSocketOptions {
   /** Loads the code for streams and datagrams. */
   readonly load: LoadStreams;
   /** Creates the socket. The default creates the platform's `WebSocket`. */
-  readonly socket?: typeof openSocket;
+  readonly socket?: typeof openSocket | undefined;
+  /** The name of the transport; `websocket` by default. */
+  readonly name?: string | undefined;
 }
 
 /** Opens a WebSocket connection, as `dialWebSocket` documents. */
@@ -82,7 +84,7 @@ export async function openWebSocket(
 ): Promise<Connection> {
   const { runtime, protocols = [], headers, flowControl, signal, timeoutMs = 10_000, load } =
     options;
-  const { socket = openSocket } = options;
+  const { socket = openSocket, name } = options;
   signal?.throwIfAborted();
   const target = parseServerUrl(url);
   target.protocol = target.protocol.replace("http", "ws");
@@ -94,6 +96,7 @@ export async function openWebSocket(
     runtime,
     flowControl,
     loadStreams,
+    name,
   });
   const open = async () => {
     await connection.ready;
@@ -114,7 +117,7 @@ function openSocket(
   url: URL,
   protocols: readonly string[],
   headers: HeadersInit | undefined,
-): Socket {
+): WebSocketLike {
   const offered = [...protocols];
   // Deno's constructor also accepts an object, which the web's types do not declare.
   const Socket = WebSocket as unknown as new (
@@ -178,7 +181,7 @@ const FRAMES_AND_STREAMS: ConnectionCapabilities = Object.freeze({
  * The members of a WebSocket that a connection uses. The sockets of Deno and of browsers both have
  * them.
  */
-export type Socket =
+export type WebSocketLike =
   & Pick<
     WebSocket,
     | "addEventListener"
@@ -205,6 +208,12 @@ export interface WebSocketConnectionOptions {
   /** Loads the code for streams, on an end that has not loaded it yet. */
   readonly loadStreams?: LoadStreams | undefined;
   /**
+   * The name of the transport.
+   *
+   * @default {"websocket"}
+   */
+  readonly name?: string | undefined;
+  /**
    * The socket's events to listen to. Each uses memory for as long as the socket is open.
    *
    * @default {["open", "message", "close", "error"]}
@@ -223,10 +232,10 @@ export type SocketEventName = typeof EVENTS[number];
  */
 export class WebSocketConnection
   implements Connection, ConnectionInspection, MessageFrames, EventListenerObject, StreamsHost {
-  readonly transport = "websocket";
+  declare readonly transport: string;
   readonly lowWaterMark = LOW_WATER_MARK;
 
-  readonly #socket: Socket;
+  readonly #socket: WebSocketLike;
   readonly #loadStreams: LoadStreams | undefined;
   readonly #inbox = new FrameInbox();
   #closed: PromiseWithResolvers<ConnectionCloseInfo> | undefined;
@@ -252,8 +261,9 @@ export class WebSocketConnection
 
   declare readonly runtime: Runtime;
 
-  constructor(socket: Socket, options: WebSocketConnectionOptions) {
-    const { runtime, flowControl, loadStreams } = options;
+  constructor(socket: WebSocketLike, options: WebSocketConnectionOptions) {
+    const { runtime, flowControl, loadStreams, name = "websocket" } = options;
+    this.transport = name;
     this.runtime = runtime;
     this.#socket = socket;
     this.#loadStreams = loadStreams;

@@ -2,12 +2,12 @@ import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
-import { type Socket, type StreamsPart, WebSocketConnection } from "./connection.ts";
+import { type StreamsPart, WebSocketConnection, type WebSocketLike } from "./connection.ts";
 import type { Frame } from "../connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 /** An open client socket. The test plays the peer. */
-class Peer extends EventTarget implements Socket {
+class Peer extends EventTarget implements WebSocketLike {
   binaryType: BinaryType = "blob";
   readonly bufferedAmount = 0;
   readonly protocol = "skein.1";

@@ -31,7 +31,11 @@ import { CREDIT_KINDS } from "../qmux/credit.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
 import type { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
-import { type Socket, WebSocketConnection, type WebSocketConnectionOptions } from "./connection.ts";
+import {
+  WebSocketConnection,
+  type WebSocketConnectionOptions,
+  type WebSocketLike,
+} from "./connection.ts";
 import { openStreams, withStreams } from "./streams.ts";
 
 /**
@@ -483,12 +487,12 @@ export interface ServerWebSocketOptions extends Pick<WebSocketConnectionOptions,
 }
 
 export class ServerWebSocketConnection extends WebSocketConnection {
-  readonly #socket: Socket;
+  readonly #socket: WebSocketLike;
   readonly #protocol: string;
   readonly #lease: SocketLease | undefined;
   #isAdmitted: boolean;
 
-  constructor(socket: Socket, options: ServerWebSocketOptions) {
+  constructor(socket: WebSocketLike, options: ServerWebSocketOptions) {
     const { protocol, lease, admitted } = options;
     super(socket, options);
     this.#isAdmitted = admitted === undefined;

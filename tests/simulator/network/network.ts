@@ -1,8 +1,12 @@
 /** The network between the hosts of one simulation: faults, sockets, and all transports. */
 import type { WebTransportSource } from "../../../server/listener/webtransport_options.ts";
 import { fallBackToHttp } from "../../../transport/race/http_fallback.ts";
-import { type LoadHttp, withLastResort } from "../../../transport/race/last_resort.ts";
-import type { CheckedTransports, TransportPlatform } from "../../../transport/race/options.ts";
+import { withLastResort } from "../../../transport/race/last_resort.ts";
+import type {
+  CheckedTransports,
+  LoadHttp,
+  TransportPlatform,
+} from "../../../transport/race/options.ts";
 import { race } from "../../../transport/race/race.ts";
 import {
   type WebTransportDialer,

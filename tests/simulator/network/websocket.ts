@@ -2,7 +2,7 @@
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import type { Connection, Frame } from "../../../transport/connection.ts";
-import type { Socket } from "../../../transport/websocket/connection.ts";
+import type { WebSocketLike } from "../../../transport/websocket/connection.ts";
 import {
   type AcceptWebSocketOptions,
   ServerWebSocketConnection,
@@ -46,7 +46,7 @@ export interface SocketPair {
  * One side of a WebSocket between two hosts, with the members of the platform's class that programs
  * use. Events are plain objects with the members of real events.
  */
-export class SimulatedWebSocket implements Socket, LinkEnd {
+export class SimulatedWebSocket implements WebSocketLike, LinkEnd {
   readonly #runtime: Runtime;
   readonly #listeners = new Map<string, Set<EventListenerOrEventListenerObject>>();
   #link: Link | undefined;
