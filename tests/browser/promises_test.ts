@@ -31,7 +31,11 @@ function serverIn(page: string): string {
   const server = partOf(page, /await using server = serve\(\{[\s\S]*?^\}\);/m);
   const names = ["serve", ...server.includes("guest") ? ["guest"] : []];
   return `import { ${names} } from "@skein/skein";\n` +
-    change(change(server, "port: 0,\n  onListen() {},", "port: 8000,"), "await using", "const");
+    change(
+      change(server, "port: 0, // hidden\n  onListen() {}, // hidden", "port: 8000,"),
+      "await using",
+      "const",
+    );
 }
 
 /** Puts an option in front of a server's options. */

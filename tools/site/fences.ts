@@ -45,7 +45,7 @@ const HIDDEN = /\/\/ hidden$/;
 /**
  * Leaves out the lines of a code block that end with `// hidden`. Tests run the whole block; the
  * site, `llms.txt` and a reader's files have only the other lines. Empty lines that would then be
- * first, last or doubled are left out too.
+ * first, last or doubled are left out too, and an object without lines becomes `{}`.
  *
  * @param code The lines of the block, with or without its fences.
  * @returns The lines that readers see.
@@ -66,5 +66,5 @@ export function withoutHidden(code: string): string {
     hasGap &&= line.trim() === "";
     kept.push(line);
   }
-  return kept.join("\n");
+  return kept.join("\n").replace(/\{\n\s*\}/g, "{}");
 }

@@ -17,6 +17,9 @@ const server = serve({
 assertEquals(server.url, ""); // hidden
 
 await server.close();
+serve({
+  port: 0, // hidden
+});
 
 assertEquals(1, 1); // hidden
 \`\`\`
@@ -32,6 +35,7 @@ const server = serve({
 });
 
 await server.close();
+serve({});
 \`\`\`
 `,
   );
