@@ -39,6 +39,8 @@ export interface FleetOptions {
   readonly hasUsers: boolean;
   /** Processes of the broker, each on its own core; keys are spread over all. */
   readonly shards: number;
+  /** Further processes for the claims of users; by default, the `shards` also serve them. */
+  readonly userShards?: number;
   /** Share of each core of nodes and shards that the usual work uses, from 0 to 1. */
   readonly usualLoad: number;
   /** Maximum first delay of a client, in milliseconds. */
@@ -132,6 +134,8 @@ export class Fleet {
   readonly #random: () => number;
   readonly #nodes: Node[] = [];
   readonly #shards: ModelProcess[] = [];
+  /** First and number of the shards for users. */
+  readonly #forUsers: readonly [first: number, count: number];
   readonly #clients: ModelProcess[] = [];
   readonly #awaySinceMs: Float64Array;
   readonly #back: number[] = [];
@@ -166,7 +170,9 @@ export class Fleet {
         life: 0,
       });
     }
-    for (let i = 0; i < shards; i++) {
+    const { userShards = 0 } = options;
+    this.#forUsers = userShards === 0 ? [0, shards] : [shards, userShards];
+    for (let i = 0; i < shards + userShards; i++) {
       const own = local === undefined ? new Machine(this.time, 1) : this.#machineOf(0);
       this.#shards.push(new ModelProcess(own));
       this.#commands.push([]);
@@ -404,7 +410,9 @@ export class Fleet {
     const { hasUsers, costs } = this.#options;
     if (!hasUsers) return done();
     const { userMs, userCommands } = costs.broker;
-    this.#ask(session, userMs, userCommands, () => this.#atNode(node, costs.userMs, done));
+    const [first, count] = this.#forUsers;
+    const shard = first + hash(session) % count;
+    this.#ask(shard, userMs, userCommands, () => this.#atNode(node, costs.userMs, done));
   }
 
   /** Subscribes to a session's topics; then its client has everything that it missed. */
@@ -433,7 +441,8 @@ export class Fleet {
     const all = [done];
     node.waiting.set(topic, all);
     const { topicMs, topicCommands } = this.#options.costs.broker;
-    this.#ask(topic, topicMs, topicCommands, () => {
+    const shard = hash(topic) % this.#options.shards;
+    this.#ask(shard, topicMs, topicCommands, () => {
       node.topics[topic] = FOLLOWED;
       node.waiting.delete(topic);
       for (const each of all) each();
@@ -456,11 +465,10 @@ export class Fleet {
   }
 
   /** Adds work to a shard of the broker, with the round trip. */
-  #ask(key: number, ms: number, commands: number, done: () => void): void {
+  #ask(shard: number, ms: number, commands: number, done: () => void): void {
     const { brokerWayMs, usualLoad } = this.#options;
     this.time.after(brokerWayMs, () => {
       const sample = Math.floor(this.time.nowMs / SAMPLE_MS);
-      const shard = hash(key) % this.#shards.length;
       const counts = this.#commands[shard]!;
       counts[sample] = (counts[sample] ?? 0) + commands;
       this.#shards[shard]!.work(

@@ -12,8 +12,9 @@
  * ```
  *
  * Running all scenarios takes many minutes. `--scale 5` models a fifth of the sessions, nodes,
- * rooms and shards, so that the work per node and shard stays the same. `--only` selects the
- * scenarios whose name matches a regular expression.
+ * rooms and shards of Redis, so that the work per node and shard stays the same. NATS has the
+ * broker's own default numbers of shards, unless `--histories` and `--buckets` give others. `--only`
+ * selects the scenarios whose name matches a regular expression.
  *
  * `--traffic` measures what the given numbers of nodes tell each other through their broker, with
  * the library's own nodes, presence and quotas on virtual time. `--only` selects the kinds of work,
@@ -27,6 +28,7 @@
  *
  * @module
  */
+import { DEFAULT_SHARDS } from "../../brokers/nats/shards.ts";
 import { argument, numberArgument } from "../args.ts";
 import { NATS_COSTS, REDIS_COSTS } from "./costs.ts";
 import type { FleetOptions, FleetResult } from "./fleet.ts";
@@ -95,7 +97,12 @@ function printModel(): void {
     shards: shards / scale,
   };
   printStorms("Redis", { ...part, costs: REDIS_COSTS });
-  printStorms("NATS", { ...part, costs: NATS_COSTS });
+  printStorms("NATS", {
+    ...part,
+    costs: NATS_COSTS,
+    shards: numberArgument(Deno.args, "histories", DEFAULT_SHARDS.histories),
+    userShards: numberArgument(Deno.args, "buckets", DEFAULT_SHARDS.buckets),
+  });
   if (only.test("hot topics")) printHotTopics();
   if (only.test("small rooms")) printRooms();
 }

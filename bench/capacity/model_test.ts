@@ -1,5 +1,5 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
-import { REDIS_COSTS } from "./costs.ts";
+import { NATS_COSTS, REDIS_COSTS } from "./costs.ts";
 import type { FleetOptions } from "./fleet.ts";
 import { Machine, ModelProcess, ModelTime } from "./machine.ts";
 import { costsOf, predict, type StormFigures } from "./real.ts";
@@ -252,4 +252,11 @@ Deno.test("Costs derived from storms equal the costs of the model that produced 
   // A machine with half the cores takes twice as long.
   const [idle, busy] = [2, 1].map((cores) => predict(2_000, local, cores).allMs);
   assert(busy! > 1.8 * idle! && busy! < 2.3 * idle!, `${busy} and ${idle} ms`);
+});
+
+Deno.test("Users return as fast as their own shards claim slots, whatever the topics' shards", () => {
+  const options = { ...SMALL, costs: { ...NATS_COSTS, warmUpMs: 0 }, firstDelayMs: 100, shards: 1 };
+  const [one, eight] = [1, 8].map((userShards) => loseNodes({ ...options, userShards }, 2));
+  assertEquals(one!.away + eight!.away, 0);
+  assert(one!.shardQueueMs > 4 * eight!.shardQueueMs, `${one!.shardQueueMs} ms`);
 });

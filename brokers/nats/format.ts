@@ -11,6 +11,8 @@
  * <prefix>.due.<class>.<id>         the next check of a log that may expire
  * ```
  *
+ * With several shards, `<pattern>`, `logs` and `due` end with `_` and the number of the shard.
+ *
  * A payload consists of a mark, the excepted session (if there is one), and the unchanged data.
  *
  * ```text
@@ -26,6 +28,7 @@ import type { Msg } from "@nats-io/nats-core";
 import { tagOf } from "../../pubsub/tag.ts";
 import { BrokerError } from "../../errors.ts";
 import { remedyOf } from "./limits.ts";
+import { shardSuffix } from "./shards.ts";
 
 const PLAIN = /^[A-Za-z0-9_/-]+(?::[A-Za-z0-9_/-]+)*$/;
 const SAFE = /^[A-Za-z0-9_/-]$/;
@@ -119,6 +122,8 @@ export interface StreamNames {
   readonly log: string;
   /** Prefix of the subjects on which the stream republishes. */
   readonly live: string;
+  /** Number of the shard, if there are several. */
+  readonly turn?: number | undefined;
 }
 
 /** The names for the two streams of logs. */
@@ -133,6 +138,8 @@ export interface LogNames {
   readonly dueStream: string;
   /** Prefix of that stream's subjects. */
   readonly due: string;
+  /** Number of the shard, if there are several. */
+  readonly turn?: number | undefined;
 }
 
 /**
@@ -180,7 +187,7 @@ export class NatsNames {
 
   /** Subject of the announcements of a log. */
   changes(id: string): string {
-    return `${this.logs.changes}.${subjectPart(id)}`;
+    return `${this.logs().changes}.${subjectPart(id)}`;
   }
 
   /** The stream of the version mark, and its subject, to which nothing is published. */
@@ -188,36 +195,43 @@ export class NatsNames {
     return { stream: `${this.prefix}_version`, subject: `${this.prefix}.version` };
   }
 
-  /** The names for the stream with these topics. Topics without a pattern share it by bounds. */
-  stream({ pattern, size, ttlMs, bytes }: TopicHistory): StreamNames {
-    const id = pattern === undefined ? `${size}_${ttlMs}_${bytes}` : patternId(pattern);
+  /**
+   * The names for a shard of the stream with these topics. Topics without a pattern share it by
+   * bounds.
+   */
+  stream({ pattern, size, ttlMs, bytes }: TopicHistory, shard = 0, count = 1): StreamNames {
+    const topics = pattern === undefined ? `${size}_${ttlMs}_${bytes}` : patternId(pattern);
+    const id = `${topics}${shardSuffix(shard, count)}`;
     return {
       stream: `${this.prefix}_${id}`,
       log: `${this.prefix}.log.${id}`,
       live: `${this.prefix}.live.${id}`,
+      ...(count > 1 && { turn: shard }),
     };
   }
 
-  /** The names of the streams of logs. */
-  get logs(): LogNames {
-    const prefix = this.prefix;
+  /** The names of the streams of a shard of logs. Subjects of announcements name no shard. */
+  logs(shard = 0, count = 1): LogNames {
+    const { prefix } = this;
+    const suffix = shardSuffix(shard, count);
     return {
-      stream: `${prefix}_logs`,
-      kept: `${prefix}.logs`,
+      stream: `${prefix}_logs${suffix}`,
+      kept: `${prefix}.logs${suffix}`,
       changes: `${prefix}.changes`,
-      dueStream: `${prefix}_due`,
-      due: `${prefix}.due`,
+      dueStream: `${prefix}_due${suffix}`,
+      due: `${prefix}.due${suffix}`,
+      ...(count > 1 && { turn: shard }),
     };
   }
 
-  /** The bucket of the store. */
-  get bucket(): string {
-    return `${this.prefix}_store`;
+  /** A bucket of the store. */
+  bucket(shard = 0, count = 1): string {
+    return `${this.prefix}_store${shardSuffix(shard, count)}`;
   }
 
-  /** The bucket for rows that are remembered for days. */
-  get longBucket(): string {
-    return `${this.prefix}_store_long`;
+  /** A bucket for rows that are remembered for days. */
+  longBucket(shard = 0, count = 1): string {
+    return `${this.prefix}_store_long${shardSuffix(shard, count)}`;
   }
 }
 

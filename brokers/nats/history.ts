@@ -23,11 +23,12 @@ import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { replyText } from "./limits.ts";
 import { HistoryStream, StreamRejection } from "./stream.ts";
 import type { NatsSettings } from "./options.ts";
+import { DEFAULT_SHARDS, shardOf } from "./shards.ts";
 import { ListenerTable } from "../../pubsub/broker/listeners.ts";
 import type { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { readPage } from "./history_reader.ts";
 
-/** The stream and the subscriptions of all topics with the same pattern. */
+/** A stream and the subscriptions of topics with the same pattern: those of one shard. */
 interface OpenHistory {
   readonly stream: HistoryStream;
   readonly appends: AppendQueue;
@@ -43,7 +44,7 @@ interface NatsHistoryOptions {
   readonly settings: NatsSettings;
 }
 
-/** The histories of one broker, with a stream for each pattern of topics. */
+/** The histories of one broker, with a stream for each pattern of topics and shard. */
 export class NatsHistory implements BrokerHistory {
   /** Each pattern has a stream. */
   readonly separates = true;
@@ -104,7 +105,7 @@ export class NatsHistory implements BrokerHistory {
   ): BrokerSubscription {
     const subject = subjectPart(topic);
     const { link } = this.#options;
-    const { stream, subscriptions } = this.#open(history);
+    const { stream, subscriptions } = this.#open(topic, history);
     return subscriptions.subscribe(topic, listener, {
       ...options,
       make: () =>
@@ -116,7 +117,7 @@ export class NatsHistory implements BrokerHistory {
     const { life } = this.#options.link;
     life.checkCall("append");
     const topic = subjectPart(publication.topic);
-    const { stream, appends } = this.#use(bounds);
+    const { stream, appends } = this.#use(publication.topic, bounds);
     stream.touch();
     const subject = `${stream.names.log}.${topic}`;
     const id = key === undefined ? `${this.#producer}:${this.#number++}` : `${topic}:${idOf(key)}`;
@@ -144,7 +145,7 @@ export class NatsHistory implements BrokerHistory {
     const part = subjectPart(topic);
     const { link } = this.#options;
     const { bounds, signal } = options;
-    const { stream, subscriptions } = this.#use(bounds);
+    const { stream, subscriptions } = this.#use(topic, bounds);
     signal?.throwIfAborted();
     try {
       await link.reach(signal);
@@ -172,15 +173,16 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  #use(history: TopicHistory): OpenHistory {
-    const open = this.#open(history);
+  #use(topic: string, history: TopicHistory): OpenHistory {
+    const open = this.#open(topic, history);
     open.isUsed = true;
     return open;
   }
 
-  #open(history: TopicHistory): OpenHistory {
+  #open(topic: string, history: TopicHistory): OpenHistory {
     const { link, names, outbox, settings } = this.#options;
-    const streamNames = names.stream(history);
+    const { histories: count = DEFAULT_SHARDS.histories } = settings.shards;
+    const streamNames = names.stream(history, shardOf(topic, count), count);
     let open = this.#streams.get(streamNames.stream);
     if (open !== undefined) {
       open.stream.adapt(history);

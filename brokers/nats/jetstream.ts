@@ -17,6 +17,7 @@ import {
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
+import { hash32 } from "../../session/rows/row_hash.ts";
 import type { NatsSettings } from "./options.ts";
 
 /**
@@ -31,6 +32,9 @@ const INACTIVE_NS = 10_000 * 1e6;
 export function storageOf({ storage }: Pick<NatsSettings, "storage">): StorageType {
   return storage === "memory" ? StorageType.Memory : StorageType.File;
 }
+
+/** Status of a stream that currently has no leader. */
+export const UNAVAILABLE = 503;
 
 /** Settings that all streams have. */
 export function streamConfig(
@@ -85,6 +89,61 @@ export async function openStream(
     return JSON.stringify(config[key as keyof StreamConfig]) !== JSON.stringify(value);
   });
   return differs ? await streams.update(wanted.name, next) : info;
+}
+
+/** Pause between two looks at a stream without the right leader, in milliseconds. */
+const LEADER_PAUSE_MS = 100;
+
+/** Maximum number of these looks. */
+const MAX_LOOKS = 50;
+
+/** Time limit of a look, in milliseconds. */
+const LOOK_TIMEOUT_MS = 1_000;
+
+/** The part of a connection that reaches JetStream. */
+interface JetStreamLink {
+  /** Prefix of the API's subjects. */
+  readonly api: string;
+  readonly isUp: boolean;
+  manager(timeoutMs: number): Promise<JetStreamManager>;
+  pause(ms: number): Promise<void>;
+  request(subject: string, body: string): Promise<unknown>;
+}
+
+/**
+ * Waits until a replicated stream has a leader, because calls before that are rejected. Leaders of
+ * new shards are spread over the servers: the leader of an empty stream steps down until the right
+ * server follows. Servers take their turns from a different one for each kind of stream.
+ *
+ * @param name Name of the stream.
+ * @param turn The shard; absent for a stream whose leader may be anywhere.
+ */
+export async function settleLeader(
+  link: JetStreamLink,
+  name: string,
+  turn?: number,
+): Promise<void> {
+  // A stream without a leader may not reply at all.
+  const { streams } = await link.manager(LOOK_TIMEOUT_MS);
+  for (let look = 0; look < MAX_LOOKS; look++) {
+    const info = await streams.info(name).catch((error) => {
+      const isLed = error instanceof JetStreamApiError && error.status !== UNAVAILABLE;
+      if (isLed || !link.isUp) throw error;
+    });
+    if (info?.cluster?.leader) {
+      const { leader, replicas = [] } = info.cluster;
+      const servers = [leader, ...replicas.map((one) => one.name)].sort();
+      const first = hash32(name.slice(0, name.lastIndexOf("_")));
+      const isRight = turn === undefined || servers[(first + turn) % servers.length] === leader;
+      if (isRight || info.state.last_seq > 0) return;
+      try {
+        await link.request(`${link.api}.STREAM.LEADER.STEPDOWN.${name}`, "");
+      } catch {
+        return; // Without this permission, any server may lead.
+      }
+    }
+    await link.pause(LEADER_PAUSE_MS);
+  }
 }
 
 /** Limits of a stream. */

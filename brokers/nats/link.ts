@@ -19,6 +19,7 @@ import { NatsClock } from "./clock.ts";
 import { OtherVersionError } from "../stored_version.ts";
 import { connectNats } from "./transport.ts";
 import type { VersionMark } from "./version.ts";
+import type { ShardCounts } from "./shards.ts";
 
 /** Time limit for a reply from the server, in milliseconds. */
 export const REQUEST_TIMEOUT_MS = 5_000;
@@ -125,6 +126,17 @@ export class NatsLink {
     return manager;
   }
 
+  /** Prefix of the subjects of JetStream's API. */
+  get api(): string {
+    const { domain } = this.#mark.settings;
+    return domain === undefined ? "$JS.API" : `$JS.${domain}.API`;
+  }
+
+  /** The numbers of shards, known once {@linkcode manager} has resolved for the first time. */
+  get shards(): ShardCounts | undefined {
+    return this.#mark.shards;
+  }
+
   /**
    * Reads the version mark once per connection, and again after a failure.
    *
@@ -162,7 +174,8 @@ export class NatsLink {
   }
 
   async #jetstream(timeoutMs: number = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
-    return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs });
+    const { domain } = this.#mark.settings;
+    return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs, domain });
   }
 
   /**
@@ -255,9 +268,9 @@ export class NatsLink {
     subject: string,
     body: string | Uint8Array,
     { headers, timeoutMs = REQUEST_TIMEOUT_MS }: {
-      readonly headers: MsgHdrs;
+      readonly headers?: MsgHdrs;
       readonly timeoutMs?: number | undefined;
-    },
+    } = {},
   ): Promise<Msg> {
     return await this.open.request(subject, body, { timeout: timeoutMs, headers });
   }

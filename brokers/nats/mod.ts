@@ -14,3 +14,4 @@
  */
 export { NatsBroker } from "./nats_broker.ts";
 export type { NatsBrokerOptions, NatsClient, NatsServers, NatsSource } from "./options.ts";
+export type { NatsShards } from "./shards.ts";

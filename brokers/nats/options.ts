@@ -3,6 +3,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/options/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../../base/options/options.ts";
 import { MAX_TTL_MS } from "../../base/wait.ts";
+import { MAX_SHARDS, type NatsShards, type ShardCounts } from "./shards.ts";
 
 /**
  * Maximum wait, in milliseconds. A repetition is recognized for two minutes, so later repetitions
@@ -189,12 +190,34 @@ export interface NatsBrokerOptions {
    * @default {3600000}
    */
   readonly storeTtlMs?: number | undefined;
+  /**
+   * JetStream domain of the servers that store the data, if this node connects to another one, such
+   * as a leaf node. Without it, the domain of the connected server stores the data.
+   *
+   * @default {undefined}
+   */
+  readonly domain?: string | undefined;
+  /**
+   * Numbers of streams and buckets among which the broker spreads its data, each of which takes a
+   * bounded number of writes per second. The first node that stores something fixes the numbers for
+   * the `prefix`; nodes with other numbers are rejected.
+   *
+   * @default {{ histories: 1, logs: 8, buckets: 8 }}
+   */
+  readonly shards?: NatsShards | undefined;
 }
 
 /** The options with all defaults filled in; -1 for no limit, as in JetStream. */
-export type NatsSettings = Required<NatsBrokerOptions>;
+export interface NatsSettings extends Required<Omit<NatsBrokerOptions, "domain" | "shards">> {
+  readonly domain: string | undefined;
+  /** The given numbers. */
+  readonly shards: Partial<ShardCounts>;
+}
+
+const SHARDS = integer(1, MAX_SHARDS);
 
 const OPTIONS: OptionKinds<NatsBrokerOptions> = {
+  domain: "string",
   giveUpMs: integer(1, MAX_GIVE_UP_MS),
   maxStreamBytes: POSITIVE,
   maxWaiting: POSITIVE,
@@ -203,6 +226,7 @@ const OPTIONS: OptionKinds<NatsBrokerOptions> = {
   rememberMs: integer(MIN_REMEMBER_MS, MAX_TTL_MS),
   replicas: integer(1, 5),
   runtime: RUNTIME,
+  shards: { buckets: SHARDS, histories: SHARDS, logs: SHARDS },
   storage: ["file", "memory"],
   storeTtlMs: integer(1_000, MAX_TTL_MS),
   survivesRestart: "boolean",
@@ -222,6 +246,8 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
     maxStreamBytes: options.maxStreamBytes ?? -1,
     survivesRestart: options.survivesRestart ?? false,
     storeTtlMs: options.storeTtlMs ?? 3_600_000,
+    domain: options.domain,
+    shards: withoutUndefined(options.shards ?? {}),
   };
 }
 

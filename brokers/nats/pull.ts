@@ -6,9 +6,7 @@ import { consume, forget } from "./jetstream.ts";
 import { headerOf, tagIn } from "./format.ts";
 import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
 
-/**
- * Longest wait for messages of a list that were removed after the list started, in milliseconds.
- */
+/** Longest wait for messages that were removed after a read started, in milliseconds. */
 const LATE_MS = 1_000;
 
 /** The part of a stream to read. */
@@ -23,6 +21,8 @@ export interface PullOptions {
   readonly maxBytes?: number | undefined;
   /** Leaves out payloads. */
   readonly headersOnly?: boolean | undefined;
+  /** Returns what has arrived after a second: the others may have been removed meanwhile. */
+  readonly mayLack?: boolean | undefined;
 }
 
 export interface Stored {
@@ -47,7 +47,7 @@ export interface Pulled {
 export async function pull(
   link: NatsLink,
   manager: JetStreamManager,
-  { stream, subject, from, count, maxBytes, headersOnly = false }: PullOptions,
+  { stream, subject, from, count, maxBytes, headersOnly = false, mayLack = false }: PullOptions,
 ): Promise<Pulled> {
   const { name, num_pending } = await consume(manager, stream, {
     deliver_policy: DeliverPolicy.StartSequence,
@@ -58,9 +58,10 @@ export async function pull(
   try {
     const wanted = Math.min(count, num_pending);
     if (wanted === 0) return { messages: [], pending: num_pending };
-    return await fetch(link, `$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, {
+    return await fetch(link, `${link.api}.CONSUMER.MSG.NEXT.${stream}.${name}`, {
       wanted,
       maxBytes,
+      ...(mayLack && { lateMs: LATE_MS }),
       read: (message, { seq, atMs }) => {
         const size = headerOf(message, "Nats-Msg-Size");
         const { data } = message;
@@ -106,11 +107,15 @@ export async function pullNewest(
     forget(manager, stream, name);
     return { headers: [] };
   }
-  const { messages, pending } = await fetch(link, `$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, {
-    wanted: Math.min(count, left),
-    lateMs: LATE_MS,
-    read: (message) => headerOf(message, header),
-  });
+  const { messages, pending } = await fetch(
+    link,
+    `${link.api}.CONSUMER.MSG.NEXT.${stream}.${name}`,
+    {
+      wanted: Math.min(count, left),
+      lateMs: LATE_MS,
+      read: (message) => headerOf(message, header),
+    },
+  );
   if (messages.length === 0 && left > count) throw unanswered();
   if (messages.length > 0 && pending > 0) return { headers: messages, next: `${name} ${pending}` };
   forget(manager, stream, name);

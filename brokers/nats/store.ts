@@ -1,13 +1,14 @@
 /** The state that nodes share in buckets of JetStream. */
-import { JetStreamApiError } from "@nats-io/jetstream";
+import { jetstream, JetStreamApiError } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import { ChangeAttempts } from "./contention.ts";
-import { repeatedRead, storageOf } from "./jetstream.ts";
+import { repeatedRead, settleLeader, storageOf } from "./jetstream.ts";
 import { limitText } from "./limits.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
+import { shardOf } from "./shards.ts";
 import { type NatsNames, subjectPart } from "./format.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 
@@ -23,15 +24,17 @@ interface StoreChange<T> {
   readonly result: T;
 }
 
-/** A bucket, which drops rows after a time without a write. */
-interface KvBucket {
-  readonly name: string;
+/** Buckets, which drop rows after a time without a write. */
+interface KvBuckets {
+  readonly nameOf: (shard: number, count: number) => string;
   readonly ttlMs: number;
   /** By row that is being changed, the changes that wait; as many as there are calls. */
   readonly changes: Map<string, WaitingChange[]>;
 }
 
-interface Rows extends Pick<KvBucket, "name" | "changes"> {
+/** The rows of one bucket. */
+interface Rows extends Pick<KvBuckets, "changes"> {
+  readonly name: string;
   readonly bucket: KV;
 }
 
@@ -51,19 +54,27 @@ interface WaitingChange {
 export class NatsStore implements BrokerStore {
   readonly #link: NatsLink;
   readonly #settings: NatsSettings;
-  readonly #rows: KvBucket;
+  readonly #rows: KvBuckets;
   /** Rows that are remembered for longer than those in `#rows`. */
-  readonly #longRows: KvBucket;
+  readonly #longRows: KvBuckets;
 
   constructor(link: NatsLink, names: NatsNames, settings: NatsSettings) {
     this.#link = link;
     this.#settings = settings;
-    this.#rows = { name: names.bucket, ttlMs: settings.storeTtlMs, changes: new Map() };
-    this.#longRows = { name: names.longBucket, ttlMs: LONGEST_MS, changes: new Map() };
+    this.#rows = {
+      nameOf: (shard, count) => names.bucket(shard, count),
+      ttlMs: settings.storeTtlMs,
+      changes: new Map(),
+    };
+    this.#longRows = {
+      nameOf: (shard, count) => names.longBucket(shard, count),
+      ttlMs: LONGEST_MS,
+      changes: new Map(),
+    };
   }
 
   advance(key: string, number: number, windowMs: number): Promise<boolean> {
-    return this.#attempt("advance a number", this.#rowsOf(windowMs), async (rows) => {
+    return this.#attempt("advance a number", this.#rowsOf(windowMs), key, async (rows) => {
       checkTime("windowMs", windowMs, Math.max(this.#rows.ttlMs, LONGEST_MS));
       return await this.#change(rows, numberKey(key), (row) => {
         const now = this.#link.clock.now();
@@ -74,7 +85,7 @@ export class NatsStore implements BrokerStore {
   }
 
   newest(key: string, windowMs: number): Promise<number> {
-    return this.#attempt("read a number", this.#rowsOf(windowMs), async (rows) => {
+    return this.#attempt("read a number", this.#rowsOf(windowMs), key, async (rows) => {
       const { row } = await this.#get(rows.bucket, numberKey(key));
       return parseNumber(row, this.#link.clock.now());
     });
@@ -85,7 +96,7 @@ export class NatsStore implements BrokerStore {
     member: string,
     { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
   ): Promise<boolean> {
-    return this.#attempt("claim a place", this.#rows, async (rows) => {
+    return this.#attempt("claim a place", this.#rows, scope, async (rows) => {
       checkTime("ttlMs", ttlMs, this.#rows.ttlMs);
       return await this.#change(rows, claimsKey(scope), (row) => {
         const now = this.#link.clock.now();
@@ -98,7 +109,7 @@ export class NatsStore implements BrokerStore {
   }
 
   release(scope: string, member: string): Promise<void> {
-    return this.#attempt("release a claim", this.#rows, async (rows) => {
+    return this.#attempt("release a claim", this.#rows, scope, async (rows) => {
       await this.#change(rows, claimsKey(scope), (row) => {
         const claims = parseClaims(row, this.#link.clock.now());
         if (!claims.delete(member)) return { result: undefined };
@@ -109,25 +120,30 @@ export class NatsStore implements BrokerStore {
   }
 
   claims(scope: string): Promise<string[]> {
-    return this.#attempt("list claims", this.#rows, async (rows) => {
+    return this.#attempt("list claims", this.#rows, scope, async (rows) => {
       const { row } = await this.#get(rows.bucket, claimsKey(scope));
       return [...parseClaims(row, this.#link.clock.now()).keys()];
     });
   }
 
-  #rowsOf(windowMs: number): KvBucket {
+  #rowsOf(windowMs: number): KvBuckets {
     return windowMs <= this.#rows.ttlMs ? this.#rows : this.#longRows;
   }
 
   async #attempt<T>(
     what: string,
-    { name, ttlMs, changes }: KvBucket,
+    { nameOf, ttlMs, changes }: KvBuckets,
+    key: string,
     act: (rows: Rows) => Promise<T>,
   ): Promise<T> {
+    let name = "";
     try {
       await this.#link.reach();
       const manager = await this.#link.manager();
-      const bucket = await this.#open(name, ttlMs);
+      const count = this.#link.shards!.buckets;
+      const shard = shardOf(key, count);
+      name = nameOf(shard, count);
+      const bucket = await this.#open(name, ttlMs, count > 1 ? shard : undefined);
       // The stream that contains the rows.
       await this.#link.followClock(manager, `KV_${name}`);
       return await act({ name, bucket, changes });
@@ -140,7 +156,7 @@ export class NatsStore implements BrokerStore {
   }
 
   /** Opens a bucket, and creates it at first use. */
-  #open(name: string, ttl: number): Promise<KV> {
+  #open(name: string, ttl: number, turn: number | undefined): Promise<KV> {
     const { replicas } = this.#settings;
     const options = {
       history: 1,
@@ -150,7 +166,13 @@ export class NatsStore implements BrokerStore {
       // A lagging replica would reply to a direct read with an old row.
       allow_direct: replicas > 1 ? false : undefined,
     };
-    return this.#link.once(name, (connection) => new Kvm(connection).create(name, options));
+    return this.#link.once(name, async (connection) => {
+      const { domain } = this.#settings;
+      const bucket = await new Kvm(jetstream(connection, { domain })).create(name, options);
+      if (replicas === 1) return bucket;
+      await settleLeader(this.#link, `KV_${name}`, turn);
+      return bucket;
+    });
   }
 
   async #get(

@@ -6,7 +6,13 @@ import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
-import { openStream, OtherStorageError, streamConfig } from "./jetstream.ts";
+import {
+  openStream,
+  OtherStorageError,
+  settleLeader,
+  streamConfig,
+  UNAVAILABLE,
+} from "./jetstream.ts";
 import { limitText, replyText } from "./limits.ts";
 import type { NatsSettings } from "./options.ts";
 import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts";
@@ -14,9 +20,6 @@ import { KEY_WINDOW_MS, type TopicHistory } from "../../pubsub/broker.ts";
 
 /** Maximum number of attempts to write an epoch while other nodes do the same. */
 const MAX_ATTEMPTS = 20;
-
-/** Status of a stream that currently has no leader. */
-const UNAVAILABLE = 503;
 
 /**
  * Time limit of each call in the first attempt to open a stream, in milliseconds. It doubles after
@@ -322,6 +325,10 @@ export class HistoryStream {
       mayNarrow: this.#history.isAgreed,
     });
     this.#created = created;
+    const { stream, turn } = this.names;
+    if (turn !== undefined && this.isReplicated && state.last_seq === 0) {
+      await settleLeader(this.#link, stream, turn);
+    }
     // If a stream is behind a known sequence, it has lost messages, even if its record says
     // otherwise. This node may already know the record of the epoch that another node started after
     // the loss.

@@ -4,6 +4,7 @@ import { checkStoredVersion } from "../stored_version.ts";
 import type { NatsNames } from "./format.ts";
 import { repeatedRead, streamConfig } from "./jetstream.ts";
 import type { NatsSettings } from "./options.ts";
+import { decodeShards, encodeShards, newShards, type ShardCounts, SINGLE } from "./shards.ts";
 
 /**
  * Version of all streams, buckets and messages with one prefix. It is incremented with each change
@@ -21,8 +22,10 @@ const NAME_TAKEN = 10058;
  */
 export class VersionMark {
   readonly #names: NatsNames;
-  readonly #settings: NatsSettings;
+  /** The settings of the broker. */
+  readonly settings: NatsSettings;
   #matches = false;
+  #shards: ShardCounts | undefined;
 
   /**
    * @param names The names of the streams.
@@ -30,12 +33,17 @@ export class VersionMark {
    */
   constructor(names: NatsNames, settings: NatsSettings) {
     this.#names = names;
-    this.#settings = settings;
+    this.settings = settings;
   }
 
   /** True if the mark matched when it was last read. */
   get matches(): boolean {
     return this.#matches;
+  }
+
+  /** The numbers of shards; `undefined` before the mark was read. */
+  get shards(): ShardCounts | undefined {
+    return this.#shards;
   }
 
   /**
@@ -47,7 +55,7 @@ export class VersionMark {
   async read({ streams }: JetStreamManager): Promise<boolean> {
     try {
       const info = () => streams.info(this.#names.version.stream);
-      const { config } = await repeatedRead(this.#settings.runtime, info);
+      const { config } = await repeatedRead(this.settings.runtime, info);
       this.#check(config.description);
       return true;
     } catch (error) {
@@ -58,18 +66,24 @@ export class VersionMark {
   }
 
   /**
-   * Sets the mark, unless another node was first.
+   * Sets the mark with the numbers of shards, unless another node was first.
    *
    * @throws {OtherVersionError} If another version was first.
    */
   async set(manager: JetStreamManager): Promise<void> {
-    const { stream, subject } = this.#names.version;
+    const names = this.#names;
+    const { stream, subject } = names.version;
+    // Data of an earlier version may have no mark.
+    const old = [names.logs().stream, `KV_${names.bucket()}`];
+    const counts = (await Promise.all(old.map((name) => exists(manager, name)))).includes(true)
+      ? SINGLE
+      : newShards(this.settings.shards);
     try {
       const { config } = await manager.streams.add({
-        ...streamConfig(this.#settings),
+        ...streamConfig(this.settings),
         name: stream,
         subjects: [subject],
-        description: String(VERSION),
+        description: `${VERSION} ${encodeShards(counts)}`.trim(),
       });
       this.#check(config.description);
     } catch (error) {
@@ -80,13 +94,28 @@ export class VersionMark {
 
   #check(found: string = ""): void {
     this.#matches = false;
-    checkStoredVersion(found, {
+    const [version = "", ...rest] = found.split(" ");
+    checkStoredVersion(version, {
       version: VERSION,
       cannot: "use NATS",
       of: `the data with prefix "${this.#names.prefix}"`,
       otherwise: "use another prefix",
     });
+    // Numbers that this node has used are as good as given ones.
+    const { shards, prefix } = this.settings;
+    const counts = { shards: this.#shards ?? shards, prefix };
+    this.#shards = decodeShards(rest.join(" "), counts);
     this.#matches = true;
+  }
+}
+
+async function exists({ streams }: JetStreamManager, name: string): Promise<boolean> {
+  try {
+    await streams.info(name);
+    return true;
+  } catch (error) {
+    if (codeOf(error) !== NOT_FOUND) throw error;
+    return false;
   }
 }
 

@@ -33,7 +33,7 @@ Deno.test({
     {
       await using server = await NatsServer.start();
       const { servers } = server;
-      await testDamage(() => new NatsBroker({ servers }), async () => {
+      await testDamage(() => new NatsBroker({ servers }, { shards: { logs: 1 } }), async () => {
         const connection = await connectNats({ servers });
         await (await jetstreamManager(connection)).streams.deleteMessage("skein_logs", 2);
         await connection.close();

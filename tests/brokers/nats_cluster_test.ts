@@ -116,7 +116,9 @@ Deno.test({
     const cluster = await startCluster(3);
     for (const server of cluster) stack.use(server);
     const [near, far] = [0, 1].map((i) =>
-      stack.use(new NatsBroker({ servers: cluster[i]!.servers }, { replicas: 3 }))
+      stack.use(
+        new NatsBroker({ servers: cluster[i]!.servers }, { replicas: 3, shards: { logs: 1 } }),
+      )
     ) as [NatsBroker, NatsBroker];
     const creation = { config: { contentType: "text/plain" }, identity: "identity", records: [] };
     const create = () => near.logs.create("log", { ...creation, maxLogs: 10 });

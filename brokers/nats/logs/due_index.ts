@@ -50,7 +50,8 @@ const UNDER_WAY_MS = REQUEST_TIMEOUT_MS;
  */
 const REMOVAL_MS = 15_000;
 
-interface DueLog {
+/** A log and the time at which it fell due. */
+export interface DueLog {
   readonly id: string;
   readonly at: number;
 }
@@ -122,10 +123,10 @@ export class DueIndex {
   }
 
   /**
-   * Lists due logs, starting with the log that has been due longest, and moves the checks of other
-   * logs.
+   * Lists due logs, some of them twice, starting with the log that has been due longest, and moves
+   * the checks of other logs.
    */
-  async list(limit: number): Promise<string[]> {
+  async list(limit: number): Promise<DueLog[]> {
     await this.#streams.open();
     if (this.#era !== this.#streams.era) [this.#from, this.#newest] = [[], 0];
     this.#era = this.#streams.era;
@@ -135,8 +136,7 @@ export class DueIndex {
     this.#newest = await this.#streams.newestCheck();
     const kinds = Array.from({ length: LAST_CLASS + 1 }, (_, kind) => kind);
     const found = await Promise.all(kinds.map((kind) => this.#search(kind, limit, reached)));
-    const due = [...found.flat(), ...await this.#stillDue()].sort((a, b) => a.at - b.at);
-    return [...new Set(due.map(({ id }) => id))].slice(0, limit);
+    return [...found.flat(), ...await this.#stillDue()].sort((a, b) => a.at - b.at);
   }
 
   async #writeCheck(id: string, now: number, due: number): Promise<number> {
@@ -149,6 +149,8 @@ export class DueIndex {
   }
 
   async #search(kind: number, limit: number, reached: number): Promise<DueLog[]> {
+    // No check was written since a search found none.
+    if ((this.#from[kind] ?? 1) > this.#newest) return [];
     const now = this.#clock.now();
     const first = await this.#streams.firstCheck(`${kind}`, this.#from[kind] ?? 1);
     if (first === undefined) {

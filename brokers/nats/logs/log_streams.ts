@@ -1,4 +1,4 @@
-/** The two streams of logs: one with all changes of all logs, and one with the next checks. */
+/** The two streams of a shard of logs: one with all changes, and one with the next checks. */
 import { abortable } from "@std/async/abortable";
 import type { JetStreamManager } from "@nats-io/jetstream";
 import { headers, type MsgHdrs } from "@nats-io/nats-core";
@@ -18,11 +18,12 @@ import {
   ID_HEADER,
   KEPT_HEADER,
   type LogNames,
+  type NatsNames,
   parseAck,
   QUIET_HEADER,
   subjectPart,
 } from "../format.ts";
-import { openStream, readMessage, repeatedRead, streamConfig } from "../jetstream.ts";
+import { openStream, readMessage, repeatedRead, settleLeader, streamConfig } from "../jetstream.ts";
 import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { countSubjects, pull, pullNewest } from "../pull.ts";
@@ -52,19 +53,25 @@ export interface ChangeOptions {
   readonly kept?: RetainedLog | undefined;
 }
 
-/** The streams of logs of one broker. Every method rejects with a `BrokerError` on failure. */
+/** The streams of one shard of logs. Every method rejects with a `BrokerError` on failure. */
 export class LogStreams {
-  /** Names of the streams and subjects. */
-  readonly names: LogNames;
   /** The last error when opening the streams; `undefined` once they are open. */
   problem: unknown;
   readonly #link: NatsLink;
+  readonly #names: NatsNames;
   readonly #settings: NatsSettings;
+  readonly #shard: number;
 
-  constructor(link: NatsLink, names: LogNames, settings: NatsSettings) {
+  constructor(link: NatsLink, names: NatsNames, settings: NatsSettings, shard: number) {
     this.#link = link;
-    this.names = names;
+    this.#names = names;
     this.#settings = settings;
+    this.#shard = shard;
+  }
+
+  /** Names of the streams and subjects. */
+  get names(): LogNames {
+    return this.#names.logs(this.#shard, this.#link.shards?.logs);
   }
 
   /**
@@ -72,7 +79,12 @@ export class LogStreams {
    * a failure.
    */
   get era(): unknown {
-    return this.#link.opened(this.names.stream);
+    return this.#link.opened(this.#key);
+  }
+
+  /** Name of the open streams at the link, before the number of shards is known. */
+  get #key(): string {
+    return `logs ${this.#shard}`;
   }
 
   /** Maximum size of the state in a message, in bytes. */
@@ -246,7 +258,8 @@ export class LogStreams {
     return await this.#ask("list logs", async (manager) => {
       const subject = `${this.names.due}.${prefix}.>`;
       const stream = this.names.dueStream;
-      return (await pull(this.#link, manager, { stream, subject, from, count })).messages;
+      const part = { stream, subject, from, count, mayLack: true };
+      return (await pull(this.#link, manager, part)).messages;
     });
   }
 
@@ -292,24 +305,23 @@ export class LogStreams {
     act: (manager: JetStreamManager) => Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
-    const { stream } = this.names;
     let opened: Promise<JetStreamManager> | undefined;
     let period: AbortSignal | undefined;
     try {
       await this.#link.reach(signal);
-      opened = this.#link.once(stream, () => this.#open());
+      opened = this.#link.once(this.#key, () => this.#open());
       period = this.#link.period;
       const acting = opened.then(async (manager) => {
-        await this.#link.followClock(manager, stream);
+        await this.#link.followClock(manager, this.names.stream);
         return await act(manager);
       });
       return await (period ? abortable(acting, period) : acting);
     } catch (cause) {
       // The streams may be gone, so the next call creates them again.
-      this.#link.reopen(stream, opened);
+      this.#link.reopen(this.#key, opened);
       signal?.throwIfAborted();
       const limit = limitText(cause);
-      if (limit !== undefined) this.#link.life.refused(stream, limit);
+      if (limit !== undefined) this.#link.life.refused(this.names.stream, limit);
       if (cause instanceof BrokerError) throw cause;
       const text = period?.aborted ? "the connection was lost before the reply" : replyText(cause);
       throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
@@ -328,7 +340,7 @@ export class LogStreams {
 
   async #make(): Promise<JetStreamManager> {
     const manager = await this.#link.manager();
-    const { stream, kept, changes, dueStream, due } = this.names;
+    const { stream, kept, changes, dueStream, due, turn } = this.names;
     const common = streamConfig(this.#settings);
     await Promise.all([
       openStream(manager, {
@@ -346,6 +358,10 @@ export class LogStreams {
         max_msgs_per_subject: 1,
       }),
     ]);
+    if (this.#settings.replicas > 1) {
+      const settle = (name: string) => settleLeader(this.#link, name, turn);
+      await Promise.all([stream, dueStream].map(settle));
+    }
     return manager;
   }
 }

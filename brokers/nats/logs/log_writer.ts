@@ -16,7 +16,6 @@ import { ChangedView, MemoryRows } from "../../../streams/logs/memory_rows.ts";
 import { isHiddenRow, type RowView } from "../../../streams/logs/rows.ts";
 import { logKind } from "../../../streams/logs/log_names.ts";
 import { recordBytes, retainedOf } from "../../../streams/logs/rules.ts";
-import type { DueIndex } from "./due_index.ts";
 import {
   chainOf,
   decodeLog,
@@ -34,6 +33,7 @@ import {
 } from "./format.ts";
 import type { LogReader } from "./log_reader.ts";
 import type { Compaction, LogRows } from "./log_rows.ts";
+import type { LogShards } from "./log_shards.ts";
 import type { LogStreams } from "./log_streams.ts";
 import type { RowCache } from "./row_cache.ts";
 import { carriedRows, changedRows, type StoredTransaction } from "./row_format.ts";
@@ -109,6 +109,8 @@ interface MessageSizes {
 
 /** The newest message of a log, as this node knows it. */
 interface CachedLog {
+  readonly streams: LogStreams;
+  /** {@linkcode LogStreams.era} when this became known. */
   readonly era: unknown;
   /** Sequence; 0 without a message. */
   readonly seq: number;
@@ -160,9 +162,8 @@ export class LogWriter {
   readonly #link: NatsLink;
   readonly #runtime: Runtime;
   readonly #clock: NatsClock;
-  readonly #streams: LogStreams;
+  readonly #shards: LogShards;
   readonly #reader: LogReader;
-  readonly #due: DueIndex;
   readonly #rows: RowCache;
   readonly #outbox: BrokerOutbox;
   /** Logs with changes that wait or are in flight; bounded by the outbox. */
@@ -173,18 +174,16 @@ export class LogWriter {
 
   constructor(
     link: NatsLink,
-    streams: LogStreams,
+    shards: LogShards,
     reader: LogReader,
-    due: DueIndex,
     rows: RowCache,
     outbox: BrokerOutbox,
   ) {
     this.#link = link;
     this.#runtime = link.runtime;
     this.#clock = link.clock;
-    this.#streams = streams;
+    this.#shards = shards;
     this.#reader = reader;
-    this.#due = due;
     this.#rows = rows;
     this.#outbox = outbox;
   }
@@ -222,7 +221,7 @@ export class LogWriter {
 
   async #run(id: string, part: string, line: BrokerLine<Waiting>): Promise<void> {
     this.#lines.set(id, line);
-    const limits = { maxItems: Infinity, maxBytes: this.#streams.maxRecordBytes };
+    const limits = { maxItems: Infinity, maxBytes: this.#shards.maxRecordBytes };
     while (line.isWaiting) {
       for (let batch = line.takeBatch(limits); batch.length > 0;) {
         let count = batch.length;
@@ -256,16 +255,17 @@ export class LogWriter {
     part: string,
     batch: readonly Waiting[],
   ): Promise<readonly (() => void)[]> {
-    await this.#streams.open();
+    await this.#shards.open(part);
     let { turnStartMs, lastConflictMs } = await this.#yieldTurn(this.#lookUp(id));
     const attempts = new ChangeAttempts(this.#link);
     while (true) {
       const known = this.#lookUp(id);
-      let cached = known ?? this.#cachedFrom(await this.#streams.newest(part));
+      let cached = known ??
+        this.#cachedFrom(part, await this.#shards.of(part).streams.newest(part));
       const rows = await this.#rowsAt(part, cached);
       // Rows that were read in the meantime are newer, but may be outdated as well.
       if (rows !== undefined && rows.newest!.seq !== cached.seq) {
-        cached = this.#cachedFrom(rows.newest!);
+        cached = this.#cachedFrom(part, rows.newest!);
       }
       const isGone = rows === undefined && isKeyed(cached);
       const applied = isGone ? undefined : await this.#apply(part, cached, rows, batch);
@@ -307,7 +307,8 @@ export class LogWriter {
   /** Writes the outcome of operations. Returns false if another node changed the log first. */
   async #write(id: string, part: string, cached: CachedLog, applied: Applied): Promise<boolean> {
     const { state, records, transactions, hidden, isReplacing, isQuiet } = applied;
-    const look = await this.#due.ensure(id, state, cached.message?.head.look);
+    const { streams, due } = this.#shards.of(part);
+    const look = await due.ensure(id, state, cached.message?.head.look);
     const before = isReplacing ? undefined : cached.message?.head;
     const number = before === undefined ? 0 : numberAfter(before);
     const count = records.length;
@@ -330,14 +331,14 @@ export class LogWriter {
     if (head === null) {
       this.forget(id);
       this.#rows.forget(part);
-      void this.#cleanUp(() => this.#streams.remove(seq));
+      void this.#cleanUp(() => streams.remove(seq));
       return true;
     }
     const isSuperseded = before !== undefined && !isKept(before);
     const outdated = isSuperseded ? [cached.seq, ...applied.dropped] : applied.dropped;
     if (outdated.length > 0) {
       void this.#cleanUp(async () => {
-        for (const seq of outdated) await this.#streams.remove(seq);
+        for (const seq of outdated) await streams.remove(seq);
       });
     }
     return true;
@@ -354,7 +355,7 @@ export class LogWriter {
   ): Promise<number | undefined> {
     const encoded = encodeLog(head, records);
     const kept = head !== null && isListed(id, head.state) ? retainedOf(id, head.state) : undefined;
-    const seq = await this.#streams.write(part, encoded, { ...options, after: cached.seq, kept });
+    const seq = await cached.streams.write(part, encoded, { ...options, after: cached.seq, kept });
     if (seq === undefined || head === null) return seq;
     const message = liveIn(decodeLog(seq, encoded))!;
     const bytes = encoded.length - encodedBytes(records);
@@ -383,7 +384,7 @@ export class LogWriter {
       if (plan === undefined || !await this.#compactOnce(id, part, cached!, plan)) break;
       from = plan.from;
     }
-    if (from !== undefined) await this.#streams.purge(part, from);
+    if (from !== undefined) await this.#shards.of(part).streams.purge(part, from);
   }
 
   /** Copies rows to a new message. Returns false if another node changed the log first. */
@@ -522,7 +523,7 @@ export class LogWriter {
     const isAt = (one: MessageSizes) => one.first <= position && endOf(one) > position;
     if (!cached.oldest.some(isAt)) {
       // Read again, because the known message has no records.
-      const newest = liveIn(await this.#streams.newest(part));
+      const newest = liveIn(await cached.streams.newest(part));
       if (newest?.seq !== cached.seq) return undefined;
       const messages = await this.#reader.messages(part, newest, position, SIZES_PAGE) ?? [];
       cached.oldest = messages.map((message) => ({
@@ -546,17 +547,18 @@ export class LogWriter {
     await cleaning;
   }
 
-  #cachedFrom(found: LogMessage | undefined): CachedLog {
+  #cachedFrom(part: string, found: LogMessage | undefined): CachedLog {
     const message = liveIn(found);
     const bytes = message === undefined ? 0 : JSON.stringify(message.head).length;
-    const era = this.#streams.era;
+    const { streams } = this.#shards.of(part);
+    const { era } = streams;
     const times = { turnStartMs: -Infinity, lastWriteMs: -Infinity, lastConflictMs: -Infinity };
-    return { era, seq: found?.seq ?? 0, message, bytes, oldest: [], ...times };
+    return { streams, era, seq: found?.seq ?? 0, message, bytes, oldest: [], ...times };
   }
 
   #lookUp(id: string): CachedLog | undefined {
     const cached = this.#cache.get(id);
-    if (cached === undefined || cached.era === this.#streams.era) return cached;
+    if (cached === undefined || cached.era === cached.streams.era) return cached;
     this.forget(id);
     return undefined;
   }

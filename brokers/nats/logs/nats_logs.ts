@@ -35,7 +35,6 @@ import { textOf } from "../../../base/error_text.ts";
 import { limitText } from "../limits.ts";
 import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
-import { DueIndex } from "./due_index.ts";
 import { HeardLogs } from "./heard_logs.ts";
 import {
   chainOf,
@@ -49,7 +48,7 @@ import {
   type WholeLog,
 } from "./format.ts";
 import { LogReader, MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
-import { LogStreams } from "./log_streams.ts";
+import { LogShards } from "./log_shards.ts";
 import { LogWriter, type WholeEffect } from "./log_writer.ts";
 import { changeBytes } from "../../../streams/logs/change_message.ts";
 import { RETRY_MS, RowCache } from "./row_cache.ts";
@@ -86,14 +85,13 @@ interface Count {
   counting: Promise<void> | undefined;
 }
 
-/** The logs of one broker. All logs are in one JetStream stream, and each change is one message. */
+/** The logs of one broker. Each log is in one of several JetStream streams, and each change is one message. */
 export class NatsLogs implements LogStore {
   readonly #link: NatsLink;
   readonly #runtime: Runtime;
   readonly #clock: NatsClock;
-  readonly #streams: LogStreams;
+  readonly #shards: LogShards;
   readonly #reader: LogReader;
-  readonly #due: DueIndex;
   readonly #rows: RowCache;
   readonly #writer: LogWriter;
   readonly #heard = new HeardLogs();
@@ -110,20 +108,18 @@ export class NatsLogs implements LogStore {
     this.#link = link;
     this.#runtime = runtime;
     this.#clock = clock;
-    this.#streams = new LogStreams(link, names.logs, settings);
-    this.#reader = new LogReader(this.#streams);
-    this.#due = new DueIndex(clock, this.#streams);
+    this.#shards = new LogShards(link, names, settings);
+    this.#reader = new LogReader(this.#shards);
     // A change has its own time limits, so the outbox drops none.
     const outbox = new BrokerOutbox({ ...settings, broker: "NATS", giveUpMs: undefined, budget });
-    this.#rows = new RowCache(link, this.#streams);
-    this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, this.#rows, outbox);
+    this.#rows = new RowCache(link, this.#shards);
+    this.#writer = new LogWriter(link, this.#shards, this.#reader, this.#rows, outbox);
   }
 
   issues(): string[] {
-    const { problem } = this.#streams;
     // The broker's lifecycle describes limits.
-    if (problem === undefined || limitText(problem) !== undefined) return [];
-    return [`Logs are not available: ${textOf(problem)}`];
+    const problems = this.#shards.problems.filter((problem) => limitText(problem) === undefined);
+    return [...new Set(problems.map(textOf))].map((text) => `Logs are not available: ${text}`);
   }
 
   /** Resolves once no change is in flight. */
@@ -145,7 +141,7 @@ export class NatsLogs implements LogStore {
       ? 0
       : TRANSACTION_BYTES + changeBytes(changes, PLACE_BYTES);
     const bytes = encodedBytes(records) + transactionBytes + rowBytes;
-    const maxBytes = this.#streams.maxRecordBytes;
+    const maxBytes = this.#shards.maxRecordBytes;
     if (bytes > maxBytes) {
       if (name === "append") return { kind: "full" } as LogChangeResult<N>;
       throw new RangeError(
@@ -193,7 +189,7 @@ export class NatsLogs implements LogStore {
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
     this.#link.life.checkCall("list logs");
-    return await this.#due.list(limit);
+    return await this.#shards.overdue(limit);
   }
 
   async list(
@@ -201,7 +197,7 @@ export class NatsLogs implements LogStore {
     options: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<RetainedLogs> {
     this.#link.life.checkCall("list logs");
-    return await this.#streams.list(kind, options);
+    return await this.#shards.list(kind, options);
   }
 
   /** Deletes a log. If its messages are damaged, all of them are removed. */
@@ -210,7 +206,7 @@ export class NatsLogs implements LogStore {
       return await change();
     } catch (error) {
       if (!(error instanceof DamageError)) throw error;
-      await this.#streams.purge(part);
+      await this.#shards.of(part).streams.purge(part);
       this.#writer.forget(id);
       this.#rows.forget(part);
       return { kind: "removed" } as R;
@@ -226,7 +222,7 @@ export class NatsLogs implements LogStore {
   ): WholeEffect<LogChangeResult<N>> {
     const whole = wholeAfter(before, write);
     const next = name === "create" || name === "append" ? used(whole, now) : whole;
-    const most = this.#streams.maxStateBytes;
+    const most = this.#shards.maxStateBytes;
     const isLarger = before === undefined || write.isNewProducer || write.fork?.isGone === false;
     const bytes = isLarger ? stateBytes(next) : 0;
     if (bytes <= most) return { ...write, next };
@@ -265,13 +261,13 @@ export class NatsLogs implements LogStore {
     options: ReadLogOptions,
   ): Promise<LogPage | "expired" | undefined> {
     const { after, maxRecords, maxBytes, renews, tail, signal } = options;
-    await this.#streams.open(signal);
+    const { streams, due } = await this.#shards.open(part, signal);
     let before: LiveMessage | undefined;
     let isChanging = false;
     for (let attempt = 0; attempt < MAX_READ_ATTEMPTS; attempt++) {
       // A change that this node makes meanwhile is not lost.
       const heard = this.#heard.newest(id);
-      const newest = liveIn(await this.#streams.newest(part));
+      const newest = liveIn(await streams.newest(part));
       if (newest === undefined) return undefined;
       if (before !== undefined) {
         isChanging ||= newest.seq !== before.seq;
@@ -286,7 +282,7 @@ export class NatsLogs implements LogStore {
       }
       this.#heard.note(id, state);
       const now = this.#clock.now();
-      this.#due.noteDue(id, state);
+      due.noteDue(id, state);
       if (isExpired(state, now) && !state.isDeleted) return "expired";
       const renewing = renews && isDueForRenewal(state, now)
         ? this.#renew(id, part, state.identity)
@@ -339,7 +335,7 @@ export class NatsLogs implements LogStore {
     for (let i = 0; i < CONFIRMATIONS; i++) {
       if (i > 0) await this.#link.pause(CONFIRM_MS);
       const heard = this.#heard.newest(id);
-      const newest = liveIn(await this.#streams.newestAtLeader(part));
+      const newest = liveIn(await this.#shards.of(part).streams.newestAtLeader(part));
       const isBehind = newest !== undefined && heard !== undefined &&
         this.#heard.isBehind(id, newest.head.state, heard);
       if (!isBehind) {
@@ -389,14 +385,14 @@ export class NatsLogs implements LogStore {
   /** Counts the logs of a kind, or of all kinds while there is plenty of room. */
   async #countLogs(kind: LogKind, maxLogs: number): Promise<void> {
     const now = this.#runtime.monotonic();
-    const all = await this.#streams.count();
+    const all = await this.#shards.count();
     const number = all * 2 < maxLogs ? all : await this.#countKind(kind, all);
     Object.assign(this.#counts[kind], { number, atMs: now });
   }
 
   async #countKind(kind: LogKind, all: number): Promise<number> {
-    if (kind !== "stream") return await this.#streams.count(kind);
-    const others = [this.#streams.count("answer"), this.#streams.count("request")];
+    if (kind !== "stream") return await this.#shards.count(kind);
+    const others = [this.#shards.count("answer"), this.#shards.count("request")];
     const [answers = 0, requests = 0] = await Promise.all(others);
     return Math.max(0, all - answers - requests);
   }

@@ -30,14 +30,25 @@ const FAR_AHEAD_MS = 20_000;
 
 type Test = (typeof TESTS_OF_ONE)[string];
 
+/** Numbers of each kind of shard, besides the default ones. */
+const SHARDS = [1, 4, 16];
+
 /** Runs one test on a new simulation; returns the digest. */
-async function runOn(servers: number, test: Test, isPair: boolean): Promise<string> {
+async function runOn(
+  servers: number,
+  test: Test,
+  isPair: boolean,
+  count?: number,
+): Promise<string> {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation);
   using _globals = installGlobals(simulation);
   const hosts = Array.from({ length: servers }, (_, i) => simulation.host(`nats${i}`));
   const nats = new SimulatedNats(simulation, network, hosts);
   const replicas = servers;
+  const shards = count === undefined
+    ? undefined
+    : { histories: count, logs: count, buckets: count };
   const broker = (name: string): Broker => {
     // Leases and expiry follow the broker's clock, not the nodes' clocks.
     const host = simulation.host(name, { offsetMs: name === "far" ? FAR_AHEAD_MS : 0 });
@@ -45,7 +56,7 @@ async function runOn(servers: number, test: Test, isPair: boolean): Promise<stri
     // One server for all, because another server is notified of a subscription slightly later than
     // its client.
     const source = { servers: nats.servers[0]!, ignoreClusterUpdates: true, connect };
-    return new NatsBroker(source, { runtime: host.runtime, replicas });
+    return new NatsBroker(source, { runtime: host.runtime, replicas, shards });
   };
   // A cluster first elects its leader, and then a leader per stream.
   await simulation.run(20_000);
@@ -75,9 +86,17 @@ for (const [isPair, tests] of [[false, TESTS_OF_ONE], [true, TESTS_OF_TWO]] as c
       const digest = await runOn(1, test, isPair);
       assertEquals(await runOn(1, test, isPair), digest);
     });
+    for (const count of SHARDS) {
+      Deno.test(`${broker} with ${count} shards on a modelled server ${name}`, async () => {
+        await runOn(1, test, isPair, count);
+      });
+    }
     if (!isPair || BROKEN_IN_CLUSTERS.has(name)) continue;
     Deno.test(`${broker} on three modelled servers ${name}`, async () => {
       await runOn(3, test, isPair);
+    });
+    Deno.test(`${broker} with 16 shards on three modelled servers ${name}`, async () => {
+      await runOn(3, test, isPair, 16);
     });
   }
 }

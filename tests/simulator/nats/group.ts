@@ -17,6 +17,7 @@ export type GroupPacket<S, C> =
   & (
     | { readonly kind: "campaign"; readonly lastIndex: number; readonly lastTerm: number }
     | { readonly kind: "vote"; readonly isGranted: boolean }
+    | { readonly kind: "lead" }
     | {
       readonly kind: "entries";
       readonly before: number;
@@ -140,6 +141,8 @@ export class Group<S, C> {
         this.#votes.add(from);
         if (this.#votes.size > this.size / 2) this.#lead();
         return;
+      case "lead":
+        return void (packet.term === disk.term && this.#campaign());
       case "entries":
         return this.#take(from, packet);
       case "state":
@@ -160,6 +163,15 @@ export class Group<S, C> {
   stepDown(): void {
     if (this.#role !== "leader" || this.size === 1) return;
     this.#follow(this.#options.disk.term);
+  }
+
+  /** Steps down in favor of another replica, as when a client asks for it. */
+  handOver(): void {
+    if (this.#role !== "leader" || this.size === 1) return;
+    const { disk, peers, runtime, self, send } = this.#options;
+    const others = peers.filter((peer) => peer !== self);
+    send(others[Math.floor(runtime.random() * others.length)]!, { kind: "lead", term: disk.term });
+    this.stepDown();
   }
 
   /** Stops the replica. */

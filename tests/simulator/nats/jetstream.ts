@@ -185,6 +185,7 @@ export class JetStream {
     on("INFO", "account_info", (call) => this.#accountInfo(call));
     on("STREAM.CREATE.*", "stream_create", (call) => this.#createStream(call));
     on("STREAM.INFO.*", "stream_info", (call) => this.#streamInfo(call));
+    on("STREAM.LEADER.STEPDOWN.*", "stream_leader_stepdown", (call) => this.#handOver(call));
     on("STREAM.DELETE.*", "stream_delete", (call) => this.#deleteStream(call));
     on("STREAM.PURGE.*", "stream_purge", (call) => this.#purge(call));
     on("STREAM.MSG.GET.*", "stream_msg_get", (call) => this.#getMessage(call));
@@ -352,6 +353,15 @@ export class JetStream {
     const state = { ...info.state, consumer_count: consumers };
     const leader = group.isLeader ? name : "";
     return { ...info, state, cluster: { name: "simulated", leader, replicas } };
+  }
+
+  #handOver(call: ApiCall): void {
+    const replica = this.#leader(call);
+    if (replica === undefined) return;
+    const { message: { reply }, type } = call;
+    if (replica === null) return this.#answer(reply, type, { error: NOT_FOUND });
+    this.#answer(reply, type, { success: true });
+    replica.group.handOver();
   }
 
   #deleteStream(call: ApiCall): void {

@@ -1,0 +1,101 @@
+/** The numbers of streams and buckets among which NATS spreads topics, logs and rows. */
+import { hash32 } from "../../session/rows/row_hash.ts";
+import { OtherVersionError } from "../stored_version.ts";
+
+/**
+ * Numbers of streams and buckets among which topics, logs and rows of the store are spread, each by
+ * a hash of its name. They are stored with the first stream of a `prefix`, and never change.
+ */
+export interface NatsShards {
+  /**
+   * Number of streams for each pattern of topics with a history: 1 to 64. All nodes must have the
+   * same number.
+   *
+   * @default {1}
+   */
+  readonly histories?: number | undefined;
+  /**
+   * Number of streams for durable streams, states and resumable responses, each with a stream for
+   * their expiry: 1 to 64. A node without this option uses the stored number.
+   *
+   * @default {8}
+   */
+  readonly logs?: number | undefined;
+  /**
+   * Number of buckets for claims and sequence numbers, and the same for rows that are remembered
+   * for days: 1 to 64. A node without this option uses the stored number.
+   *
+   * @default {8}
+   */
+  readonly buckets?: number | undefined;
+}
+
+/** The numbers of all shards. */
+export type ShardCounts = Readonly<Record<keyof NatsShards, number>>;
+
+/** The numbers for a new prefix. */
+export const DEFAULT_SHARDS: ShardCounts = { histories: 1, logs: 8, buckets: 8 };
+
+/** Maximum of each number: a server has work with each stream, even if nobody uses the stream. */
+export const MAX_SHARDS = 64;
+
+/** The numbers of data without numbers: an earlier version wrote it, or a node with these. */
+export const SINGLE: ShardCounts = { histories: 1, logs: 1, buckets: 1 };
+
+const KINDS = ["histories", "logs", "buckets"] as const;
+const STORED = /^histories=(\d+) logs=(\d+) buckets=(\d+)$/;
+
+/** Selects the shard of a topic, log or row: a number from 0. */
+export function shardOf(name: string, count: number): number {
+  return count === 1 ? 0 : hash32(name) % count;
+}
+
+/** Creates the end of a shard's names. A single shard has none. */
+export function shardSuffix(shard: number, count: number): string {
+  return count === 1 ? "" : `_${shard}`;
+}
+
+/** Encodes the numbers for the version mark; an empty string for one of each. */
+export function encodeShards(counts: ShardCounts): string {
+  return KINDS.every((kind) => counts[kind] === 1)
+    ? ""
+    : KINDS.map((kind) => `${kind}=${counts[kind]}`).join(" ");
+}
+
+/**
+ * Decodes the numbers of a version mark, and compares them with a node's options.
+ *
+ * @throws {OtherVersionError} If they differ, or are unreadable.
+ */
+export function decodeShards(
+  text: string,
+  { shards, prefix }: { readonly shards: Partial<ShardCounts>; readonly prefix: string },
+): ShardCounts {
+  const parts = STORED.exec(text)?.slice(1).map(Number);
+  if (text !== "" && parts === undefined) {
+    throw new OtherVersionError(
+      `Cannot use NATS: the version mark of prefix "${prefix}" is damaged, received ${
+        JSON.stringify(text.slice(0, 32))
+      }; repair it, or use another prefix`,
+    );
+  }
+  const [histories, logs, buckets] = parts ?? [];
+  const stored = parts === undefined
+    ? SINGLE
+    : { histories: histories!, logs: logs!, buckets: buckets! };
+  const wanted = { ...stored, histories: DEFAULT_SHARDS.histories, ...shards };
+  if (KINDS.every((kind) => wanted[kind] === stored[kind])) return stored;
+  throw new OtherVersionError(
+    `Cannot use NATS: shards of the data with prefix "${prefix}" must be ${textOf(stored)}, ` +
+      `received ${textOf(wanted)}; set them to the stored numbers, or use another prefix`,
+  );
+}
+
+/** Fills in the defaults for a new prefix. */
+export function newShards(shards: Partial<ShardCounts>): ShardCounts {
+  return { ...DEFAULT_SHARDS, ...shards };
+}
+
+function textOf(counts: ShardCounts): string {
+  return `{ ${KINDS.map((kind) => `${kind}: ${counts[kind]}`).join(", ")} }`;
+}
