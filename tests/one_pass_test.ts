@@ -198,3 +198,104 @@ Deno.test("Server names, measures and encodes a state's row once when a client w
     { names: 1, encodedNames: 1, encodedRows: 1, measuredNames: 1, measuredRows: 2 },
   );
 });
+
+Deno.test("Server encodes and measures each message once, whoever sends it, and for all receivers", async () => {
+  let validations = 0;
+  const text = z.object({ text: z.string() }).refine(() => ++validations > 0);
+  const contract = defineContract({
+    toServer: { news: text, "kept:{id}": text },
+    toClient: { news: text, "kept:{id}": text, mail: text },
+    requests: { echo: { input: text, output: text } },
+  });
+  await using server = listen({
+    webTransport: false,
+    contract,
+    authenticate: ({ token }) => token ?? guest,
+    authorize: () => true,
+    history: { "kept:{id}": {} },
+    features: [httpApi({ path: "/api", authorize: () => true })],
+    onMessage: (message) => message.reply(message.data),
+  });
+  const port = portOf(server);
+  using first = await Wire.open(port, "/?token=ann");
+  using second = await Wire.open(port, "/?token=ann");
+  for (const wire of [first, second]) {
+    for (const [id, topic] of ["news", "kept:1"].entries()) {
+      await wire.say(`{"subscribe":"${topic}","id":${id}}`);
+      await wire.until(`{"reply":${id},`);
+    }
+  }
+  const say = (text: string) => first.say(text);
+  const http = async (path: string, body: string) => {
+    const url = `http://127.0.0.1:${port}/api/${path}`;
+    const headers = { "content-type": "application/json" };
+    const response = await fetch(url, { method: "POST", headers, body });
+    assertEquals(response.ok, true, await response.text());
+  };
+  interface Way {
+    readonly send: (json: string) => unknown;
+    /** Number of sockets that receive the text. */
+    readonly receivers?: number;
+    /** Validations by the server. */
+    readonly validations: number;
+  }
+  const ways: Readonly<Record<string, Way>> = {
+    "server.publish()": {
+      send: (json) => server.publish("news", JSON.parse(json)),
+      validations: 0,
+    },
+    "server.publish() with a history": {
+      send: (json) => server.publish("kept:1", JSON.parse(json)),
+      validations: 0,
+    },
+    "send() to a user": {
+      send: (json) => server.to("ann").send("mail", JSON.parse(json)),
+      validations: 0,
+    },
+    "a publication of a client": {
+      send: (json) => say(`{"publish":"news","id":11,"data":${json}}`),
+      validations: 1,
+    },
+    "a publication of a client with a history": {
+      send: (json) => say(`{"publish":"kept:1","id":12,"data":${json}}`),
+      validations: 1,
+    },
+    "a request of a client": {
+      send: (json) => say(`{"topic":"echo","id":13,"data":${json}}`),
+      receivers: 1,
+      // The client checks the reply.
+      validations: 1,
+    },
+    "a publication over HTTP": {
+      send: (json) => http("topics/news/publications", `{"data":${json}}`),
+      validations: 1,
+    },
+    "a publication over HTTP with a history": {
+      send: (json) => http("topics/kept%3A1/publications", `{"data":${json}}`),
+      validations: 1,
+    },
+    "a batch over HTTP": {
+      send: (json) => http("publications", `{"publications":[{"topic":"news","data":${json}}]}`),
+      validations: 1,
+    },
+    "a message over HTTP to a user": {
+      send: (json) => http("users/ann/messages", `{"topic":"mail","data":${json}}`),
+      validations: 1,
+    },
+  };
+  for (const [name, { send, receivers = 2, validations: expected }] of Object.entries(ways)) {
+    const wires = [first, second].slice(0, receivers);
+    const run = async (text: string) => {
+      const sent = send(`{"text":"${text}"}`);
+      await Promise.all([sent, ...wires.map((wire) => wire.until(text))]);
+    };
+    await run("warm-up");
+    validations = 0;
+    const work = await workOf(() => run(name));
+    assertEquals(
+      { encoded: work.encodings(name), measured: work.measurements(name), validations },
+      { encoded: 1, measured: 1, validations: expected },
+      name,
+    );
+  }
+});
