@@ -1,5 +1,6 @@
 /** The values of rows, on servers and in clients: plain JSON that nobody can change in place. */
 import { describe } from "../../base/error_text.ts";
+import { isCertain, isPlain } from "../../base/json.ts";
 
 /** A value that a row cannot have, and its place in the row. */
 interface Fault {
@@ -20,6 +21,12 @@ interface Fault {
  */
 export function encodeRow(value: unknown, verb = "write state"): string {
   let fault: Fault | undefined;
+  try {
+    const text = JSON.stringify(value);
+    if (isCertain([value], false)) return text;
+  } catch {
+    // A cycle, a bigint, or a `toJSON` that throws.
+  }
   try {
     fault = faultOf(value, new Set());
     if (fault === undefined) return JSON.stringify(value);
@@ -92,8 +99,8 @@ function faultOf(value: unknown, around: Set<object>): Fault | undefined {
   }
   if (value === null) return undefined;
   const isList = Array.isArray(value);
-  const isPlain = isList ? !("toJSON" in value) : isPlainObject(value);
-  if (!isPlain || around.has(value)) return { value, path: "" };
+  const mayStay = isList ? !("toJSON" in value) : isPlain(value);
+  if (!mayStay || around.has(value)) return { value, path: "" };
   around.add(value);
   const keys = isList ? value.keys() : Object.keys(value);
   for (const key of keys) {
@@ -103,13 +110,6 @@ function faultOf(value: unknown, around: Set<object>): Fault | undefined {
   }
   around.delete(value);
   return undefined;
-}
-
-/** True for an object literal of any realm, and for an object without a prototype. */
-function isPlainObject(value: object): boolean {
-  const prototype = Object.getPrototypeOf(value);
-  return prototype === null || prototype === Object.prototype ||
-    Object.getPrototypeOf(prototype) === null;
 }
 
 /** Depth to which rows are compared. A row that is deeper counts as changed. */
