@@ -2,7 +2,7 @@
  * An AG-UI agent whose runs are resumable responses of a Skein server. A run continues after a lost
  * connection, a page reload and a restart of its server, and a second device follows it.
  *
- * Copy this file into your project. `docs/guide/adapters.md` shows the code of the page and of the
+ * Copy this file into your project. `docs/guide/ai-libraries.md` shows the code of the page and of the
  * server.
  *
  * @module

@@ -3,7 +3,7 @@
  * continues after a page reload, on a second device, and after its server fails. `stop()` also
  * reaches the model after a reload.
  *
- * Copy this file into your project. `docs/guide/ai-responses.md` shows the code of the page and of
+ * Copy this file into your project. `docs/guide/ai-libraries.md` shows the code of the page and of
  * the server.
  *
  * @module

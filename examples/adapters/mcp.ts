@@ -2,7 +2,7 @@
  * Keeps the sessions of an MCP server in durable streams. A client that was disconnected receives
  * what it has missed, and its session goes on after a restart of the server.
  *
- * Copy this file into your project. `docs/guide/adapters.md` shows the code of the server.
+ * Copy this file into your project. `docs/guide/ai-libraries.md` shows the code of the server.
  *
  * @module
  */

@@ -2,7 +2,7 @@
  * Stores the runs of TanStack AI in durable streams. A run continues while its reader is away, a
  * second device joins it, and it can be continued after its server failed.
  *
- * Copy this file into your project. `docs/guide/adapters.md` shows the handler of the server.
+ * Copy this file into your project. `docs/guide/ai-libraries.md` shows the handler of the server.
  *
  * @module
  */

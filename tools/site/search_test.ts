@@ -51,7 +51,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
     "guide/messages",
     "start/9-streaming-responses",
   ],
-  "vercel ai sdk": ["guide/ai-responses", "guide/coming-from"],
+  "vercel ai sdk": ["guide/ai-libraries", "guide/coming-from"],
   "game state udp": ["recipes/games"],
   "webrtc": ["guide/moq"],
   "room": ["guide/topics"],
