@@ -53,7 +53,7 @@ export class Decision implements Disposable {
 
   /** Calls a function of the application. Calls that it makes don't revoke this decision. */
   during<T>(ask: () => T): T {
-    return this.#decisions.inside.run(this, ask);
+    return this.#decisions.run(this, ask);
   }
 
   /**
@@ -88,7 +88,7 @@ export class Login implements Disposable {
 
   /** Calls a function of the application. Calls that it makes don't revoke this login. */
   during<T>(ask: () => T): T {
-    return this.#decisions.inside.run(this, ask);
+    return this.#decisions.run(this, ask);
   }
 
   /** Ignores all disconnects so far, because `authenticate` was called again after the first one. */
@@ -137,9 +137,8 @@ interface Disconnect {
  *   readers and sessions apply. Whatever has ended is forgotten, and so is its revocation.
  */
 export class Decisions {
-  /** The decision or the login whose call of the application is running. */
-  readonly inside: AsyncLocalStorage<Decision | Login> =
-    new (builtin("node:async_hooks").AsyncLocalStorage)();
+  /** Created with the first call of the application, because Deno loads Node's modules for it. */
+  #inside: AsyncLocalStorage<Decision | Login> | undefined;
   readonly #underWay = new Map<DecisionOwner, Set<Decision>>();
   /** The logins under way, in the order of `since`. */
   readonly #logins = new Set<Login>();
@@ -153,6 +152,17 @@ export class Decisions {
   /** Number of clients with decisions under way, of logins, and of remembered disconnects. */
   get sizes(): readonly [clients: number, logins: number, disconnects: number] {
     return [this.#underWay.size, this.#logins.size, this.#disconnects.length];
+  }
+
+  /** The decision or the login whose call of the application is running, if any. */
+  get current(): Decision | Login | undefined {
+    return this.#inside?.getStore();
+  }
+
+  /** Calls the application for a decision or a login. */
+  run<T>(current: Decision | Login, ask: () => T): T {
+    this.#inside ??= new (builtin("node:async_hooks").AsyncLocalStorage)();
+    return this.#inside.run(current, ask);
   }
 
   /**
@@ -190,7 +200,7 @@ export class Decisions {
   revoke(owner: DecisionOwner, revocation: Revocation, topic?: string): boolean {
     const all = this.#underWay.get(owner);
     if (all === undefined) return false;
-    const own = this.inside.getStore();
+    const own = this.current;
     let isAny = false;
     for (const decision of all) {
       const { options, revocation: earlier } = decision;
@@ -221,7 +231,7 @@ export class Decisions {
     this.revoke(user, DISCONNECTED);
     if (this.#logins.size === 0) return;
     const number = ++this.#count;
-    this.#disconnects.push({ number, user, options, by: this.inside.getStore() });
+    this.#disconnects.push({ number, user, options, by: this.current });
     if (this.#disconnects.length <= MAX_DISCONNECTS) return;
     this.#disconnects.length = 0;
     this.#dropped = number;
