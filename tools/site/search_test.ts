@@ -69,7 +69,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "wildcard subscription": ["recipes/audiences", "guide/topics"],
   "shared worker": ["recipes/shared-tabs"],
   "python": ["recipes/python"],
-  "hono session": ["recipes/hono-sign-in", "recipes/mount-in-hono"],
+  "hono session": ["recipes/hono-sign-in", "recipes/mount"],
   "postgres transaction": ["recipes/postgres-outbox"],
   "mobile background": ["guide/reconnect", "recipes/react-native"],
   "test handler": ["guide/testing"],
