@@ -62,7 +62,9 @@ function readCandidate(value: unknown): Candidate | undefined {
 }
 
 interface Reader {
-  readonly waiting: PresenceFeedEvent[];
+  /** Events to yield, of which the first `taken` were yielded. */
+  waiting: PresenceFeedEvent[];
+  taken: number;
   isTooSlow: boolean;
 }
 
@@ -151,7 +153,7 @@ export class PresenceFeed implements Disposable {
 
   /** Yields the users that are present, and then each change. */
   async *read(signal: AbortSignal | undefined): AsyncGenerator<PresenceFeedEvent, void, undefined> {
-    const reader: Reader = { waiting: [], isTooSlow: false };
+    const reader: Reader = { waiting: [], taken: 0, isTooSlow: false };
     this.#readers.add(reader);
     const wake = () => this.#changes.notify();
     signal?.addEventListener("abort", wake);
@@ -165,7 +167,7 @@ export class PresenceFeed implements Disposable {
       yield { kind: "present", members };
       while (true) {
         signal?.throwIfAborted();
-        const event = reader.waiting.shift();
+        const event = next(reader);
         if (event !== undefined) yield event;
         else if (reader.isTooSlow) throw tooSlow();
         else if (this.#isOver) return;
@@ -366,11 +368,23 @@ export class PresenceFeed implements Disposable {
   #push(event: PresenceFeedEvent): void {
     for (const reader of this.#readers) {
       if (reader.isTooSlow) continue;
-      if (reader.waiting.length < MAX_WAITING) reader.waiting.push(event);
+      if (reader.waiting.length - reader.taken < MAX_WAITING) reader.waiting.push(event);
       else reader.isTooSlow = true;
     }
     this.#changes.notify();
   }
+}
+
+/** Takes an event. A shift would move all others, which can be very many. */
+function next(reader: Reader): PresenceFeedEvent | undefined {
+  if (reader.taken > 1_000 && reader.taken > reader.waiting.length / 2) {
+    reader.waiting = reader.waiting.slice(reader.taken);
+    reader.taken = 0;
+  }
+  const event = reader.waiting[reader.taken];
+  if (event !== undefined) reader.taken++;
+  else reader.waiting.length = reader.taken = 0;
+  return event;
 }
 
 function gapOf(gap: Omit<PresenceGap, "kind" | "id">): PresenceGap {
