@@ -2,6 +2,7 @@
  * Uses everything that a server offers, again and again, with new names and users. Whatever goes
  * away has to leave every `Map` and `Set` of the servers and of the clients that stay.
  */
+// run_tests: alone, because each Map and Set of the isolate is counted, which takes time.
 import { countMaps } from "./globals/counted_maps.ts";
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
