@@ -680,14 +680,10 @@ async function publicCalls(): Promise<Set<string>> {
   const add = (name: string, params: readonly DocParam[] = []) => {
     if (params.some(isOptions)) calls.add(name);
   };
-  const outputs = await Promise.all(
-    Object.values(exports).map(async (path) => {
-      const args = ["doc", "--json", path];
-      const { stdout } = await new Deno.Command(Deno.execPath(), { args, cwd: root }).output();
-      return JSON.parse(new TextDecoder().decode(stdout)) as Documented;
-    }),
-  );
-  for (const { symbols } of outputs.flatMap(({ nodes }) => Object.values(nodes))) {
+  const args = ["doc", "--json", ...new Set(Object.values(exports))];
+  const { stdout } = await new Deno.Command(Deno.execPath(), { args, cwd: root }).output();
+  const { nodes }: Documented = JSON.parse(new TextDecoder().decode(stdout));
+  for (const { symbols } of Object.values(nodes)) {
     for (const { name, declarations } of symbols) {
       for (const { kind, def } of declarations) {
         if (kind === "function") add(name, def?.params);

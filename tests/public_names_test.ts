@@ -27,11 +27,19 @@ interface DenoDoc {
 
 interface DocSymbol {
   readonly name: string;
-  readonly declarations: readonly {
-    readonly location: { readonly filename: string };
-    readonly jsDoc?: unknown;
-    readonly def?: unknown;
-  }[];
+  readonly declarations: readonly Declaration[];
+}
+
+interface Declaration {
+  readonly location: Place;
+  readonly kind: string;
+  readonly jsDoc?: unknown;
+  readonly def?: unknown;
+}
+
+interface Place {
+  readonly filename: string;
+  readonly byteIndex: number;
 }
 
 /** Collects the names of types that a part of the documentation refers to. */
@@ -45,13 +53,38 @@ function addReferences(part: unknown, found: Set<string>): Set<string> {
   return found;
 }
 
-async function namesOf(path: string): Promise<Name[]> {
+/** Reads the names of all entry points with one run of `deno doc`. */
+async function namesOf(exports: Readonly<Record<string, string>>): Promise<Map<string, Name[]>> {
   const { stdout } = await new Deno.Command(Deno.execPath(), {
-    args: ["doc", "--json", path],
+    args: ["doc", "--json", ...new Set(Object.values(exports))],
     cwd: ROOT,
   }).output();
   const { nodes }: DenoDoc = JSON.parse(new TextDecoder().decode(stdout));
-  return Object.values(nodes).flatMap(({ symbols }) => symbols).map(({ name, declarations }) => ({
+  const at = ({ filename, byteIndex }: Place) => `${filename} ${byteIndex}`;
+  const declared = new Map(
+    Object.values(nodes).flatMap(({ symbols }) => symbols)
+      .flatMap(({ declarations }) => declarations)
+      .filter(({ kind }) => kind !== "reference")
+      .map((declaration) => [at(declaration.location), declaration]),
+  );
+  // Of several entries that export one declaration, only one has it, and the others refer to it.
+  const resolved = ({ name, declarations }: DocSymbol) =>
+    nameOf(
+      name,
+      declarations.map((one) =>
+        one.kind === "reference" ? declared.get(at((one.def as { target: Place }).target))! : one
+      ),
+    );
+  return new Map(
+    Object.entries(exports).map(([entry, path]) => [
+      entry,
+      nodes[new URL(path, ROOT).href]!.symbols.map(resolved),
+    ]),
+  );
+}
+
+function nameOf(name: string, declarations: readonly Declaration[]): Name {
+  return {
     name,
     declared: `${declarations[0]!.location.filename} ${name}`,
     refers: addReferences(declarations, new Set()),
@@ -59,7 +92,7 @@ async function namesOf(path: string): Promise<Name[]> {
       /"specifier":"[^"]*"/g,
       "",
     ),
-  }));
+  };
 }
 
 /** Returns the names that documented examples import, by entry point. */
@@ -107,11 +140,7 @@ async function pages(): Promise<string[]> {
 }
 
 const { exports } = await readRepository(ROOT);
-const entries = new Map(
-  await Promise.all(
-    Object.entries(exports).map(async ([entry, path]) => [entry, await namesOf(path)] as const),
-  ),
-);
+const entries = await namesOf(exports);
 /** The names of all entry points, each with the names that it refers to. */
 const all = new Map<string, Set<string>>();
 for (const { name, refers } of [...entries.values()].flat()) {
