@@ -299,7 +299,7 @@ Deno.test("serve() closes a session of the built-in engine after its client ende
 
 Deno.test("NATIVE_SERVER_DEFECTS equals the list in the documentation", async () => {
   const guide = await Deno.readTextFile(
-    new URL("../docs/reference/builtin-webtransport.md", import.meta.url),
+    new URL("../docs/reference/webtransport.md", import.meta.url),
   );
   const rows = [
     ...guide.matchAll(/^\| `([a-z-]+)` +\| (.+?) +\| (?:no report|\[.*\]\((.*)\)) +\|$/gm),
