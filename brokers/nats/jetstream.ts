@@ -91,6 +91,11 @@ export async function openStream(
   return differs ? await streams.update(wanted.name, next) : info;
 }
 
+/** True if the servers that store a stream are a cluster. A single server reports only its name. */
+export function isCluster(cluster: StreamInfo["cluster"]): boolean {
+  return cluster?.name !== undefined && cluster.name !== "";
+}
+
 /** Pause between two looks at a stream without the right leader, in milliseconds. */
 const LEADER_PAUSE_MS = 100;
 

@@ -3,9 +3,11 @@ import {
   type Authenticator,
   type ConnectionOptions,
   createInbox,
+  errors,
   type Msg,
   type MsgHdrs,
   type NatsConnection,
+  type ServerInfo,
   type Subscription,
 } from "@nats-io/nats-core";
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
@@ -19,7 +21,7 @@ import { NatsClock } from "./clock.ts";
 import { OtherVersionError } from "../stored_version.ts";
 import { connectNats } from "./transport.ts";
 import type { VersionMark } from "./version.ts";
-import type { ShardCounts } from "./shards.ts";
+import { type NatsShards, type ShardCounts, StreamRate } from "./shards.ts";
 
 /** Time limit for a reply from the server, in milliseconds. */
 export const REQUEST_TIMEOUT_MS = 5_000;
@@ -29,6 +31,12 @@ const RETRY_MS = 250;
 
 /** Longest wait for the connection to close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
+
+/**
+ * Interval of requests to far servers, in milliseconds. By default, a leaf node connects again a
+ * second after it has lost its connection, so at least one request notices the loss.
+ */
+const FAR_PING_MS = 500;
 
 /** Interval of pings, in milliseconds; two unanswered pings reveal a frozen server. */
 const PING_INTERVAL_MS = 10_000;
@@ -58,6 +66,8 @@ export class NatsLink {
   readonly clock: NatsClock;
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
+  /** The rates of all streams and buckets that this node has used, by name. */
+  readonly #rates = new Map<string, StreamRate>();
   readonly #events: NatsLinkEvents;
   readonly #mark: VersionMark;
   readonly #isOwn: boolean;
@@ -130,6 +140,18 @@ export class NatsLink {
   get api(): string {
     const { domain } = this.#mark.settings;
     return domain === undefined ? "$JS.API" : `$JS.${domain}.API`;
+  }
+
+  /** True if the connected server is none of those that store the data, such as a leaf node. */
+  get isFar(): boolean {
+    const { domain } = this.#mark.settings;
+    const info: Partial<ServerInfo & { readonly domain: string }> = this.#connection?.info ?? {};
+    return !info.jetstream || domain !== undefined && info.domain !== domain;
+  }
+
+  /** The servers that store the data, as far as known. */
+  get host(): VersionMark["host"] {
+    return this.#mark.host;
   }
 
   /** The numbers of shards, known once {@linkcode manager} has resolved for the first time. */
@@ -248,6 +270,18 @@ export class NatsLink {
     return this.#flushing;
   }
 
+  /** Notes the sequence of a message that a stream has stored. */
+  stored(stream: string, kind: keyof NatsShards, seq: number): void {
+    let rate = this.#rates.get(stream);
+    if (rate === undefined) this.#rates.set(stream, rate = new StreamRate(this.runtime, kind));
+    rate.note(seq);
+  }
+
+  /** Describes the streams with more messages than one carries. */
+  rateIssues(): string[] {
+    return [...this.#rates].flatMap(([stream, rate]) => rate.issue(stream) ?? []);
+  }
+
   /** Ends a subscription, unless all subscriptions have already ended with the connection. */
   leave(subscription: Subscription | undefined): void {
     if (this.#connection?.isClosed() === false) subscription?.unsubscribe();
@@ -354,6 +388,7 @@ export class NatsLink {
       else signal.addEventListener("abort", () => resolve(undefined), { once: true });
     });
     this.#reached(connection);
+    void this.#watchFar(connection);
     while (true) {
       const next = await Promise.race([statuses.next(), ended]);
       if (next === undefined) break;
@@ -368,6 +403,25 @@ export class NatsLink {
     }
     // This is not awaited, because the library's iterator ends only with the next status.
     statuses.return?.().catch(() => {});
+  }
+
+  /**
+   * Watches the way to far servers. If it breaks, the connected server has lost messages, and keeps
+   * the connection, so this counts as a lost connection.
+   */
+  async #watchFar(connection: NatsConnection): Promise<void> {
+    if (this.#mark.settings.domain === undefined) return;
+    while (!this.#ended.signal.aborted && !connection.isClosed()) {
+      await this.pause(FAR_PING_MS);
+      const { isUp } = this;
+      if (isUp && !this.isFar) continue;
+      const isThere = await connection.request(`${this.api}.INFO`, "", {
+        timeout: REQUEST_TIMEOUT_MS,
+      }).then(() => true, (error) => isNoResponders(error) ? false : undefined);
+      if (isThere === false) {
+        this.#lost(new BrokerError("The servers with the data are unreachable"));
+      } else if (isThere && !isUp) this.#reached(connection);
+    }
   }
 
   #awayError(): BrokerError {
@@ -396,4 +450,8 @@ export class NatsLink {
     this.life.interrupted(error);
     this.#events.down();
   }
+}
+
+function isNoResponders(error: unknown): boolean {
+  return error instanceof errors.RequestError && error.isNoResponders();
 }

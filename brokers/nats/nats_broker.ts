@@ -164,6 +164,7 @@ export class NatsBroker implements LogBroker {
       ...this.#logs?.issues() ?? [],
       ...this.#damages.issues(),
       ...this.#link.clock.issues(),
+      ...this.#link.rateIssues(),
     );
     if (this.#queue.rejection !== undefined) {
       issues.push(`NATS rejected a publication: ${textOf(this.#queue.rejection)}`);
@@ -258,12 +259,13 @@ export class NatsBroker implements LogBroker {
     return new TopicSubscription({ link: this.#link, topic, subject, announces });
   }
 
-  /** Describes the connected server's limits that affect Skein. */
+  /** Describes the limits of the servers that affect Skein. Others may store the data. */
   #lacks(): string[] {
     const info = this.#link.connection?.info;
     if (info === undefined) return [];
+    const { isServed, isClustered } = this.#link.host;
     const lacks: string[] = [];
-    if (!info.jetstream) {
+    if (!info.jetstream && isServed === false) {
       lacks.push("The server has no JetStream: topics with a history, logs and the store need it");
     }
     if (info.max_payload < LARGEST_MESSAGE_BYTES) {
@@ -271,7 +273,7 @@ export class NatsBroker implements LogBroker {
         `The server accepts at most ${info.max_payload} bytes per message: larger ones are dropped`,
       );
     }
-    if (info.cluster && this.#settings.replicas < 3) {
+    if (isClustered && this.#settings.replicas < 3) {
       lacks.push(
         "Histories in a cluster need three replicas: otherwise the restart of a server goes unnoticed",
       );

@@ -214,6 +214,9 @@ export interface NatsSettings extends Required<Omit<NatsBrokerOptions, "domain" 
   readonly shards: Partial<ShardCounts>;
 }
 
+/** A token of a subject. */
+const DOMAIN = /^[A-Za-z0-9_-]+$/;
+
 const SHARDS = integer(1, MAX_SHARDS);
 
 const OPTIONS: OptionKinds<NatsBrokerOptions> = {
@@ -234,6 +237,14 @@ const OPTIONS: OptionKinds<NatsBrokerOptions> = {
 
 export function natsSettings(options: NatsBrokerOptions): NatsSettings {
   checkOptions("create broker", options, OPTIONS);
+  const { domain } = options;
+  if (domain !== undefined && !DOMAIN.test(domain)) {
+    throw new TypeError(
+      `Cannot create broker: domain must be letters, digits, "-" or "_", received ${
+        JSON.stringify(domain)
+      }`,
+    );
+  }
   return {
     runtime: options.runtime ?? platformRuntime(),
     prefix: options.prefix ?? "skein",

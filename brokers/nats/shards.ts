@@ -1,4 +1,5 @@
 /** The numbers of streams and buckets among which NATS spreads topics, logs and rows. */
+import type { Runtime } from "../../base/runtime.ts";
 import { hash32 } from "../../session/rows/row_hash.ts";
 import { OtherVersionError } from "../stored_version.ts";
 
@@ -98,4 +99,52 @@ export function newShards(shards: Partial<ShardCounts>): ShardCounts {
 
 function textOf(counts: ShardCounts): string {
   return `{ ${KINDS.map((kind) => `${kind}: ${counts[kind]}`).join(", ")} }`;
+}
+
+/** Time over which a rate is measured, in milliseconds. */
+const RATE_WINDOW_MS = 10_000;
+
+/**
+ * Messages per second that one stream or bucket carries on two cores, at least: an append is one
+ * message, and a change of a row is a read and a message with a condition.
+ */
+const CARRIED: ShardCounts = { histories: 20_000, logs: 20_000, buckets: 2_500 };
+
+/** Measures the rate of a stream by the sequences of its messages, whichever nodes write them. */
+export class StreamRate {
+  readonly #runtime: Runtime;
+  readonly #kind: keyof NatsShards;
+  /** Number of messages in a window in which the stream stores as many as it carries. */
+  readonly #count: number;
+  #first = { seq: Infinity, atMs: 0 };
+  #last = { perSecond: 0, atMs: -Infinity };
+
+  constructor(runtime: Runtime, kind: keyof NatsShards) {
+    this.#runtime = runtime;
+    this.#kind = kind;
+    this.#count = CARRIED[kind] * RATE_WINDOW_MS / 1_000;
+  }
+
+  /** Notes a sequence. */
+  note(seq: number): void {
+    const { seq: first, atMs } = this.#first;
+    const stored = seq - first;
+    // A smaller sequence belongs to a new stream.
+    if (stored >= 0 && stored < this.#count) return;
+    const nowMs = this.#runtime.monotonic();
+    if (stored > 0) {
+      this.#last = { perSecond: stored * 1_000 / Math.max(1, nowMs - atMs), atMs: nowMs };
+    }
+    this.#first = { seq, atMs: nowMs };
+  }
+
+  /** Describes a rate above what the stream carries, with the remedy. */
+  issue(stream: string): string | undefined {
+    const { perSecond, atMs } = this.#last;
+    const isOld = this.#runtime.monotonic() - atMs > 2 * RATE_WINDOW_MS;
+    const carried = CARRIED[this.#kind];
+    if (isOld || perSecond <= carried) return undefined;
+    return `The stream ${stream} stores ${Math.round(perSecond)} messages per second, and one ` +
+      `carries about ${carried}: move to a prefix with more shards.${this.#kind}`;
+  }
 }

@@ -241,7 +241,10 @@ export class NatsStore implements BrokerStore {
       if (next === row) return results;
       try {
         if (next === undefined) await bucket.delete(key, { previousSeq: revision });
-        else await bucket.put(key, next, { previousSeq: revision });
+        else {
+          const seq = await bucket.put(key, next, { previousSeq: revision });
+          this.#link.stored(`KV_${name}`, "buckets", seq);
+        }
         this.#link.life.accepted(name);
         return results;
       } catch (error) {

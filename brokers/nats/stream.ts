@@ -1,5 +1,10 @@
 /** The JetStream stream for all topics that share the same pattern, and its epoch. */
-import { JetStreamApiError, type JetStreamManager, type StreamConfig } from "@nats-io/jetstream";
+import {
+  JetStreamApiError,
+  type JetStreamManager,
+  type StreamConfig,
+  type StreamInfo,
+} from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
 import { OtherVersionError } from "../stored_version.ts";
 import { pause } from "../../base/wait.ts";
@@ -7,6 +12,7 @@ import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import { type NatsLink, REQUEST_TIMEOUT_MS } from "./link.ts";
 import {
+  isCluster,
   openStream,
   OtherStorageError,
   settleLeader,
@@ -29,6 +35,12 @@ const MAX_ATTEMPTS = 20;
 const FIRST_TIMEOUT_MS = 1_000;
 const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 2_000;
+
+/**
+ * In place of a server that this node does not connect to, for example because of a leaf node. Its
+ * identity, which changes when it restarts, is unknown here.
+ */
+const ELSEWHERE = "elsewhere";
 
 /** The newest sequence before any is known. */
 const NOTHING_SEEN = { seq: 0, epoch: undefined };
@@ -178,6 +190,7 @@ export class HistoryStream {
 
   /** Records a sequence, which the stream must never fall behind. */
   saw(seq: number): void {
+    this.#link.stored(this.names.stream, "histories", seq);
     this.#sawIn(seq, this.#epoch?.epoch ?? this.#newest.epoch);
   }
 
@@ -260,7 +273,9 @@ export class HistoryStream {
     if (limitText(error) !== undefined) return true;
     // In a cluster, other servers may have JetStream.
     const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
-    if (isMissing) return !this.#link.connection?.info?.jetstream;
+    // So may servers that are reached through a leaf node.
+    const mayReturn = this.#settings.domain !== undefined || this.#link.host.isServed;
+    if (isMissing) return !mayReturn && !this.#link.connection?.info?.jetstream;
     return error instanceof JetStreamApiError && error.status !== UNAVAILABLE;
   }
 
@@ -321,10 +336,11 @@ export class HistoryStream {
   async #agree(timeoutMs: number): Promise<Epoch> {
     const manager = await this.#link.manager(timeoutMs);
     const newest = this.#newest;
-    const { created, state } = await openStream(manager, this.#config(), {
+    const { created, state, cluster } = await openStream(manager, this.#config(), {
       mayNarrow: this.#history.isAgreed,
     });
     this.#created = created;
+    const server = this.#serverOf(cluster);
     const { stream, turn } = this.names;
     if (turn !== undefined && this.isReplicated && state.last_seq === 0) {
       await settleLeader(this.#link, stream, turn);
@@ -338,16 +354,18 @@ export class HistoryStream {
       const stored = await this.#stored(manager);
       if (stored !== undefined) this.#note(stored);
       const known = this.#found?.record;
-      const isGood = known !== undefined && known.server === this.#server && known.epoch !== lost;
+      const isGood = known !== undefined && isOf(known, server) && known.epoch !== lost;
       const isFresh = stored !== undefined &&
         this.#link.clock.now() - stored.atMs < this.#maxAgeMs / 4;
-      const isStored = isGood && isFresh && stored.epoch === known.epoch;
+      const isStored = isGood && isFresh && stored.epoch === known.epoch &&
+        (server === ELSEWHERE || stored.server === server);
       const epoch: { epoch: string; start?: number } = isGood
         ? known
         : { epoch: this.#link.runtime.randomUUID().slice(0, 8) };
-      const seq = isStored
-        ? stored.seq
-        : await this.#write(epoch, { after: stored?.seq ?? 0, timeoutMs });
+      const seq = isStored ? stored.seq : await this.#write(
+        { ...epoch, server: server === ELSEWHERE && isGood ? known.server : server },
+        { after: stored?.seq ?? 0, timeoutMs },
+      );
       if (seq === undefined) continue;
       if (this.#newest.epoch !== epoch.epoch) this.#newest = { seq, epoch: epoch.epoch };
       return isGood ? known : { ...epoch, start: seq };
@@ -366,10 +384,10 @@ export class HistoryStream {
 
   /** Writes a record and returns its sequence, or `undefined` if another node was first. */
   async #write(
-    { epoch, start }: { readonly epoch: string; readonly start?: number },
+    { epoch, start, server }: EpochRecord,
     { after, timeoutMs }: { readonly after: number; readonly timeoutMs: number },
   ): Promise<number | undefined> {
-    const record: EpochRecord = { epoch, start, server: this.#server };
+    const record: EpochRecord = { epoch, start, server };
     const expected = headers();
     expected.set("Nats-Expected-Last-Subject-Sequence", String(after));
     const subject = `${this.names.log}.${EPOCH_TOKEN}`;
@@ -389,10 +407,10 @@ export class HistoryStream {
    * The server whose restart may lose acknowledged writes; `undefined` if other servers have
    * copies.
    */
-  get #server(): string | undefined {
+  #serverOf(cluster: StreamInfo["cluster"]): string | undefined {
     const info = this.#link.open.info;
-    if (this.isReplicated || this.#settings.survivesRestart || info?.cluster) return undefined;
-    return info?.server_id;
+    if (this.isReplicated || this.#settings.survivesRestart || isCluster(cluster)) return undefined;
+    return this.#link.isFar ? ELSEWHERE : info?.server_id;
   }
 
   #config(): Partial<StreamConfig> & { readonly name: string } {
@@ -411,6 +429,11 @@ export class HistoryStream {
       republish: { src: `${log}.>`, dest: `${live}.>` },
     };
   }
+}
+
+/** True if an epoch has not ended by a restart of the server. */
+function isOf(record: Found, server: string | undefined): boolean {
+  return record.server === server || server === ELSEWHERE || record.server === ELSEWHERE;
 }
 
 function parseRecord(message: Pick<Msg, "json">, seq: number): Found | undefined {

@@ -1,8 +1,8 @@
 /** The version mark of a broker's data in JetStream. */
 import { JetStreamApiError, type JetStreamManager } from "@nats-io/jetstream";
-import { checkStoredVersion } from "../stored_version.ts";
+import { checkStoredVersion, OtherVersionError } from "../stored_version.ts";
 import type { NatsNames } from "./format.ts";
-import { repeatedRead, streamConfig } from "./jetstream.ts";
+import { isCluster, repeatedRead, streamConfig } from "./jetstream.ts";
 import type { NatsSettings } from "./options.ts";
 import { decodeShards, encodeShards, newShards, type ShardCounts, SINGLE } from "./shards.ts";
 
@@ -16,6 +16,14 @@ const VERSION = 1;
 const NOT_FOUND = 10059;
 const NAME_TAKEN = 10058;
 
+/** The servers that store the data. */
+interface StreamHost {
+  /** True once JetStream has replied; false after a call without a reply. */
+  readonly isServed?: boolean;
+  /** True if the servers are a cluster; `undefined` before the mark exists. */
+  readonly isClustered?: boolean;
+}
+
 /**
  * The mark is the description of a stream without messages. JetStream creates a stream in one atomic
  * step, so of several nodes that start at the same time, one sets the mark and the others read it.
@@ -26,6 +34,7 @@ export class VersionMark {
   readonly settings: NatsSettings;
   #matches = false;
   #shards: ShardCounts | undefined;
+  #host: StreamHost = {};
 
   /**
    * @param names The names of the streams.
@@ -39,6 +48,11 @@ export class VersionMark {
   /** True if the mark matched when it was last read. */
   get matches(): boolean {
     return this.#matches;
+  }
+
+  /** The servers that store the data, as far as known. They need not be the connected ones. */
+  get host(): StreamHost {
+    return this.#host;
   }
 
   /** The numbers of shards; `undefined` before the mark was read. */
@@ -55,10 +69,14 @@ export class VersionMark {
   async read({ streams }: JetStreamManager): Promise<boolean> {
     try {
       const info = () => streams.info(this.#names.version.stream);
-      const { config } = await repeatedRead(this.settings.runtime, info);
+      const { config, cluster } = await repeatedRead(this.settings.runtime, info);
+      this.#host = { isServed: true, isClustered: isCluster(cluster) };
       this.#check(config.description);
       return true;
     } catch (error) {
+      if (!(error instanceof OtherVersionError)) {
+        this.#host = { ...this.#host, isServed: error instanceof JetStreamApiError };
+      }
       if (codeOf(error) !== NOT_FOUND) throw error;
       this.#matches = false;
       return false;
@@ -79,12 +97,13 @@ export class VersionMark {
       ? SINGLE
       : newShards(this.settings.shards);
     try {
-      const { config } = await manager.streams.add({
+      const { config, cluster } = await manager.streams.add({
         ...streamConfig(this.settings),
         name: stream,
         subjects: [subject],
         description: `${VERSION} ${encodeShards(counts)}`.trim(),
       });
+      this.#host = { isServed: true, isClustered: isCluster(cluster) };
       this.#check(config.description);
     } catch (error) {
       if (codeOf(error) !== NAME_TAKEN) throw error;

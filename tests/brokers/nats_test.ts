@@ -622,7 +622,7 @@ test(
     await using broker = new NatsBroker({ servers });
     await using hearing = new Hearing(broker, "news");
     await hearing.ready;
-    assertMatch(broker.issues().join(), /The server has no JetStream/);
+    await until(() => /The server has no JetStream/.test(broker.issues().join()));
     broker.publish({ topic: "news", payload: "1" });
     await hearing.count(1);
     await assertRejects(() => append(broker, "kept", 1), BrokerError, "jetstream is not enabled");

@@ -47,6 +47,8 @@ export class TcpPath implements AsyncDisposable {
   onStall: () => void = () => {};
   /** Delay of the server's first bytes on each connection, in milliseconds. */
   responseDelayMs: number = 0;
+  /** Time that all bytes take in each direction, in milliseconds. */
+  latencyMs: number = 0;
   /**
    * How the path handles upgrade requests: it forwards them, forwards them without the upgrade,
    * drops everything that the server sends after it has accepted the upgrade, or answers with this
@@ -83,6 +85,11 @@ export class TcpPath implements AsyncDisposable {
   cut(): void {
     this.#isCut = true;
     for (const carried of this.#carried) carried.isSilent = true;
+  }
+
+  /** Breaks all connections. */
+  drop(): void {
+    for (const { near, far } of this.#carried) [near, far].forEach((one) => this.#close(one));
   }
 
   /** Carries new connections again. Silent connections stay silent. */
@@ -144,6 +151,8 @@ export class TcpPath implements AsyncDisposable {
     const buffer = new Uint8Array(BUFFER_BYTES);
     const isFromServer = from === carried.far;
     let isHeld = false;
+    /** Resolves when all bytes that were read have arrived. */
+    let arrived = Promise.resolve();
     try {
       // Unread bytes fill the buffers of the sender, as if the network had vanished.
       while (!carried.isSilent) {
@@ -158,8 +167,14 @@ export class TcpPath implements AsyncDisposable {
         if (carried.received > this.stallsAfterBytes) {
           carried.isSilent = true;
           this.onStall();
+        } else if (this.latencyMs > 0) {
+          const [late, atMs] = [piece.slice(), performance.now() + this.latencyMs];
+          arrived = arrived.then(() => this.#wait(Math.max(0, atMs - performance.now())))
+            .then(() => writeAll(to, late));
+          arrived.catch(() => this.#close(from));
         } else await writeAll(to, piece);
       }
+      await arrived;
     } catch {
       // One end broke the connection; the path also breaks the other half.
     }
@@ -170,9 +185,12 @@ export class TcpPath implements AsyncDisposable {
   }
 
   async #delay(): Promise<void> {
-    if (this.responseDelayMs === 0) return;
+    if (this.responseDelayMs > 0) await this.#wait(this.responseDelayMs);
+  }
+
+  async #wait(ms: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, this.responseDelayMs);
+    const timer = setTimeout(resolve, ms);
     this.#heldUp.set(timer, resolve);
     await promise;
     this.#heldUp.delete(timer);

@@ -291,6 +291,7 @@ export class LogStreams {
       const target = subject.startsWith(`${due}.`) ? dueStream : stream;
       if (ack.name === "stored") {
         life.accepted(target);
+        if (target === stream) this.#link.stored(stream, "logs", ack.seq);
         return ack.isDuplicate ? undefined : ack.seq;
       }
       if (ack.name === "conflict" || ack.code === ID_UNDER_WAY) return undefined;
