@@ -63,7 +63,7 @@ Deno.test("The templates chat, ai, board and react keep their data in a folder o
       dockerfile,
       "\nRUN mkdir data && chown 1993:1993 data\nVOLUME /srv/app/data\n",
     );
-    assertStringIncludes(dockerfile, '"--allow-write=data", "--allow-sys=osUptime", "server.ts"]');
+    assertStringIncludes(dockerfile, '"--allow-write=data", "--allow-sys=osUptime", "server.js"]');
   }
 });
 
