@@ -1,10 +1,14 @@
-/** Runs the commands on the HTTP API page as printed, against the page's server. */
+/** Runs the commands on the pages about the HTTP API as printed, against the first page's server. */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
 
 const ROOT = new URL("../", import.meta.url);
 const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
-const page = await Deno.readTextFile(new URL("docs/guide/http-api.md", ROOT));
+const page = (await Promise.all(
+  ["guide", "reference"].map((folder) =>
+    Deno.readTextFile(new URL(`docs/${folder}/http-api.md`, ROOT))
+  ),
+)).join("\n");
 
 /** A command, and the printed responses. */
 interface Command {
