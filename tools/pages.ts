@@ -1,6 +1,7 @@
 /**
  * Checks the repository's Markdown: each link has a target, the table of contents lists each page,
- * the map of the repository names existing files, and the prose follows the rules.
+ * the map of the repository names existing files, programs are files that a reader can save, and the
+ * prose follows the rules.
  *
  * ```sh
  * deno run -A tools/pages.ts
@@ -10,6 +11,7 @@
  */
 import { filesIn, type Violation } from "./arrows.ts";
 import { checkContents, CONTENTS, slugOf } from "./site/contents.ts";
+import { fencesOf, withoutHidden } from "./site/fences.ts";
 import { findDivided } from "./prose.ts";
 
 /** Maps the path of every page, from the root of the repository, to its Markdown. */
@@ -17,6 +19,15 @@ export type Pages = ReadonlyMap<string, string>;
 
 /** The page that is a map of the repository: the files and folders that it names exist. */
 const MAP = "CONTRIBUTING.md";
+
+/** The pages whose programs readers save; the programs of the page on tests are bodies of tests. */
+const PROGRAMS = /^docs\/(?!internals\/|protocol|guide\/testing\.md)/;
+
+/** A program that a test runs. */
+const PROGRAM = /^```(?:ts|js)\b(?![^\n]*\bignore\b)(?<attributes>[^\n]*)\n/;
+
+/** Lines that only tests need. */
+const FOR_TESTS = /from "@std\/assert"|\bport: 0\b/;
 
 /** The name of a file or folder in the text of the map; `*` stands for any characters. */
 const NAMED = /`(\*?[\w./-]+(?:\*[\w./-]*)?(?:\/|\.(?:json|md|ts)))`/g;
@@ -55,6 +66,7 @@ export function checkPages(pages: Pages, paths: ReadonlySet<string>): Violation[
   const violations = [...pages].flatMap(([path, text]) => [
     ...checkLinks(path, text, isTarget),
     ...checkWords(path, text),
+    ...(PROGRAMS.test(path) ? checkPrograms(path, text) : []),
     ...(path === MAP ? checkMap(text, [...paths, ...folders]) : []),
   ]);
   const contents = pages.get(CONTENTS);
@@ -114,6 +126,24 @@ function checkMap(text: string, known: readonly string[]): Violation[] {
     }
   }
   return violations;
+}
+
+/** Checks that programs have the name of a file, and that lines for tests are hidden. */
+function checkPrograms(path: string, text: string): Violation[] {
+  let line = 1;
+  return fencesOf(text).flatMap((part) => {
+    const at = line;
+    line += part.text.split("\n").length;
+    const { attributes } = PROGRAM.exec(part.text)?.groups ?? {};
+    if (attributes === undefined) return [];
+    const messages: string[] = [];
+    if (!/\bfile=\S/.test(attributes)) messages.push("a program has a name: file=NAME");
+    const shown = FOR_TESTS.exec(withoutHidden(part.text))?.[0];
+    if (shown !== undefined) {
+      messages.push(`a line for tests ends with "// hidden", received ${shown}`);
+    }
+    return messages.map((message) => ({ path, line: at, message }));
+  });
 }
 
 function checkWords(path: string, text: string): Violation[] {

@@ -56,3 +56,31 @@ Deno.test("checkPages() reports prose that breaks the rules", () => {
     'b.md:3 no paragraph, item or cell opens so, received "After this page you can."',
   ]);
 });
+
+Deno.test("checkPages() requires a name for each program, and hidden lines for tests", () => {
+  const fence = "```";
+  const page = [
+    "# A",
+    "",
+    `${fence}ts file=server.ts`,
+    "serve({",
+    "  port: 0, // hidden",
+    "});",
+    fence,
+    "",
+    `${fence}ts`,
+    'import { assert } from "@std/assert";',
+    fence,
+    `${fence}ts ignore`,
+    "serve({ port: 0 });",
+    fence,
+    "",
+  ].join("\n");
+  const rules = (path: string) =>
+    check({ [path]: page }).filter((it) => it.includes("program") || it.includes("tests"));
+  assertEquals(rules("docs/guide/a.md"), [
+    "docs/guide/a.md:9 a program has a name: file=NAME",
+    'docs/guide/a.md:9 a line for tests ends with "// hidden", received from "@std/assert"',
+  ]);
+  assertEquals(rules("docs/internals/a.md"), []);
+});
