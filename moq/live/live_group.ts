@@ -2,7 +2,6 @@
 import { checkOptions } from "../../base/options/option_checks.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { describe } from "../../base/error_text.ts";
-import { varintLength, writeVarint } from "../../transport/quic/varint.ts";
 import {
   type EncodedSource,
   GROUP_HIGH_WATER_BYTES,
@@ -12,11 +11,17 @@ import {
 } from "../track/group_writer.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
+import type { FrameCodec } from "../wire/frames.ts";
 
 interface TimedFrame {
   readonly bytes: Uint8Array;
   /** The time of capture, in units of the track's timescale. */
   readonly timestamp: number;
+}
+
+interface Encoding {
+  readonly frames: FrameCodec;
+  readonly bytes: Uint8Array;
 }
 
 /** The frames of one group that were written in one turn of the event loop. */
@@ -27,45 +32,43 @@ export class FrameBatch {
   readonly #lengths: readonly number[];
   readonly #timestamps: readonly number[];
   readonly #before: number;
-  #plain: Uint8Array | undefined = undefined;
-  #timed: Uint8Array | undefined = undefined;
+  readonly #encodings: Encoding[];
 
   /**
    * Encodes frames.
    *
    * @param frames The frames, which are copied.
    * @param before Timestamp of the previous frame; 0 for the first frame of a group.
-   * @param timestamps `true` to encode with timestamps immediately; the other encoding is created
-   * on demand.
+   * @param codec The encoding to create immediately; others are created on demand.
    */
-  constructor(frames: readonly TimedFrame[], before: number, timestamps: boolean) {
+  constructor(frames: readonly TimedFrame[], before: number, codec: FrameCodec) {
     this.#lengths = frames.map(({ bytes }) => bytes.byteLength);
     this.#timestamps = frames.map(({ timestamp }) => timestamp);
     this.#before = before;
-    const encoded = this.#encode(timestamps, (at) => frames[at]!.bytes);
-    if (timestamps) this.#timed = encoded;
-    else this.#plain = encoded;
-    this.byteLength = encoded.byteLength;
+    const bytes = this.#encode(codec, (at) => frames[at]!.bytes);
+    this.#encodings = [{ frames: codec, bytes }];
+    this.byteLength = bytes.byteLength;
   }
 
-  /** Returns the encoded frames, with or without timestamps. */
-  encoded(timestamps: boolean): Uint8Array {
-    if (timestamps) return this.#timed ??= this.#encode(true, this.#framesOf(false));
-    return this.#plain ??= this.#encode(false, this.#framesOf(true));
+  /** Returns the encoded frames. */
+  encoded(codec: FrameCodec): Uint8Array {
+    const found = this.#encodings.find(({ frames }) => frames === codec);
+    if (found !== undefined) return found.bytes;
+    const bytes = this.#encode(codec, this.#framesOf(this.#encodings[0]!));
+    this.#encodings.push({ frames: codec, bytes });
+    return bytes;
   }
 
-  #encode(timestamps: boolean, frameAt: (at: number) => Uint8Array): Uint8Array {
-    const deltas = timestamps ? this.#deltas() : undefined;
+  #encode(codec: FrameCodec, frameAt: (at: number) => Uint8Array): Uint8Array {
+    const deltas = this.#deltas(codec);
     let size = 0;
     for (const [at, length] of this.#lengths.entries()) {
-      size += varintLength(length) + length;
-      if (deltas !== undefined) size += varintLength(deltas[at]!);
+      size += codec.headLength(length, deltas?.[at] ?? 0) + length;
     }
     const bytes = new Uint8Array(size);
     let offset = 0;
     for (const [at, length] of this.#lengths.entries()) {
-      if (deltas !== undefined) offset = writeVarint(bytes, offset, deltas[at]!);
-      offset = writeVarint(bytes, offset, length);
+      offset = codec.writeHead(bytes, offset, length, deltas?.[at] ?? 0);
       bytes.set(frameAt(at), offset);
       offset += length;
     }
@@ -73,19 +76,18 @@ export class FrameBatch {
   }
 
   /** Returns a reader of the frames in an existing encoding. */
-  #framesOf(timestamps: boolean): (at: number) => Uint8Array {
-    const encoded = (timestamps ? this.#timed : this.#plain)!;
-    const deltas = timestamps ? this.#deltas() : undefined;
+  #framesOf({ frames, bytes }: Encoding): (at: number) => Uint8Array {
+    const deltas = this.#deltas(frames);
     let offset = 0;
     return (at) => {
       const length = this.#lengths[at]!;
-      offset += varintLength(length) + (deltas === undefined ? 0 : varintLength(deltas[at]!));
-      offset += length;
-      return encoded.subarray(offset - length, offset);
+      offset += frames.headLength(length, deltas?.[at] ?? 0) + length;
+      return bytes.subarray(offset - length, offset);
     };
   }
 
-  #deltas(): number[] {
+  #deltas({ isTimed }: FrameCodec): number[] | undefined {
+    if (!isTimed) return undefined;
     let last = this.#before;
     return this.#timestamps.map((timestamp) => {
       const delta = timestamp - last;
@@ -98,8 +100,8 @@ export class FrameBatch {
 /** Services of the track for a group. */
 export interface LiveGroupLink {
   readonly runtime: Runtime;
-  /** `true` to encode timestamps immediately. */
-  timestamps: boolean;
+  /** The encoding to create immediately: the last requested one. */
+  frames: FrameCodec;
   /** Called when the size of the group changes; negative if it shrinks. */
   grew(byteLength: number): void;
   /** Called when the group is closed or aborted. */
@@ -287,9 +289,9 @@ export class LiveGroup implements Disposable {
    *
    * @ignore
    */
-  batch(at: number, timestamps: boolean): Uint8Array | undefined {
-    this.#link.timestamps = timestamps;
-    return this.#batches[at - this.#trimmed]?.encoded(timestamps);
+  batch(at: number, frames: FrameCodec): Uint8Array | undefined {
+    this.#link.frames = frames;
+    return this.#batches[at - this.#trimmed]?.encoded(frames);
   }
 
   #flush(): void {
@@ -302,7 +304,7 @@ export class LiveGroup implements Disposable {
     if (frames.length === 0) return;
     this.#pending = [];
     this.#pendingBytes = 0;
-    const batch = new FrameBatch(frames, this.#lastTimestamp, this.#link.timestamps);
+    const batch = new FrameBatch(frames, this.#lastTimestamp, this.#link.frames);
     this.#lastTimestamp = frames.at(-1)!.timestamp;
     this.#batches.push(batch);
     this.#byteLength += batch.byteLength;
@@ -362,11 +364,11 @@ export class GroupDelivery implements EncodedSource {
   }
 
   /** Reads the next batches; called by the writer of the stream. */
-  pull(into: Uint8Array[], timestamps: boolean): number {
+  pull(into: Uint8Array[], frames: FrameCodec): number {
     if (this.#isInWire) this.#owner.progressed();
     let byteLength = 0;
     while (byteLength < GROUP_HIGH_WATER_BYTES && !this.isGivenUp) {
-      const bytes = this.group.batch(this.#next, timestamps);
+      const bytes = this.group.batch(this.#next, frames);
       if (bytes === undefined) break;
       into.push(bytes);
       byteLength += bytes.byteLength;

@@ -6,6 +6,7 @@ import type { GroupWriter } from "../track/group_writer.ts";
 import type { FetchRequest, TrackServer } from "../track/mux.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
+import { PLAIN_FRAMES } from "../wire/frames.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import { GroupDelivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
 import { LiveSubscriber, STALL_TICKS } from "./live_subscriber.ts";
@@ -27,8 +28,8 @@ export interface LiveTrackOptions {
    */
   readonly maxCachedGroups?: number | undefined;
   /**
-   * The bytes kept for late subscribers and fetches. Each encoding, with and without timestamps, is
-   * held once.
+   * The bytes kept for late subscribers and fetches. Each encoding that a
+   * subscriber needs (with timestamps, without, or of the IETF's drafts) is held once.
    *
    * @default {16777216}
    */
@@ -209,7 +210,7 @@ export class LiveTrack implements AsyncDisposable {
     this.#onDemand = onDemand;
     this.#link = {
       runtime,
-      timestamps: false,
+      frames: PLAIN_FRAMES,
       grew: (byteLength) => {
         this.#byteLength += byteLength;
         if (byteLength > 0) this.#evict();

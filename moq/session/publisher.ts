@@ -1,7 +1,7 @@
 /** The publisher of a session: serves subscriptions, announce interests, fetches and track info. */
 import { StreamError } from "../../errors.ts";
 import { openUnidirectional } from "../../transport/direct.ts";
-import { GroupWriter, truncatedFrame } from "../track/group_writer.ts";
+import { GroupWriter } from "../track/group_writer.ts";
 import type { FetchRequest, MuxRoute } from "../track/mux.ts";
 import { TrackWriter, type TrackWriterLink } from "../track/track_writer.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
@@ -18,6 +18,7 @@ import {
   type SubscribeResponse,
   toWireLatency,
 } from "../wire/messages.ts";
+import { framesOf } from "../wire/frames.ts";
 import { receivedPath } from "../wire/path.ts";
 import { type MoqGrant, watchGrant } from "./access.ts";
 import { announceTo, rejectAnnounce } from "./announce.ts";
@@ -201,7 +202,7 @@ export class Publisher {
     return {
       session: context.session,
       runtime: context.runtime,
-      timestamps: context.traits.timestamps,
+      frames: framesOf(context.traits),
       resets: context.connection.capabilities.resetCodes,
       buffers: context.mux.buffers,
       codeOf: (scope, reason) => codeOf(context, scope, reason),
@@ -320,14 +321,14 @@ export class Publisher {
       const code = codeOf(context, "fetch", rejection ?? "notFound");
       if (connection.capabilities.resetCodes) return exchange.abort(code);
       // A plain end would be a group without frames.
-      exchange.post(truncatedFrame(traits.timestamps));
+      exchange.post(framesOf(traits).torn);
       return exchange.leave(code);
     }
     const left = new AbortController();
     const ended = Promise.withResolvers<void>();
     const group = new GroupWriter(asked.group, NO_HEAD, {
       runtime: context.runtime,
-      timestamps: traits.timestamps,
+      frames: framesOf(traits),
       resets: connection.capabilities.resetCodes,
       buffers: context.mux.buffers,
       errorOf: (error) => moqErrorOf(context, "fetch", error),

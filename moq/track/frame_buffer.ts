@@ -1,6 +1,6 @@
 /** Encoded frames of a group that wait to be sent, and the memory for them. */
 import type { Runtime } from "../../base/runtime.ts";
-import { varintLength, writeVarint } from "../../transport/quic/varint.ts";
+import type { FrameCodec } from "../wire/frames.ts";
 
 /** The size of a small buffer, in bytes: small groups fit completely. */
 export const SMALL_BUFFER_BYTES = 16_384;
@@ -57,10 +57,10 @@ export interface EncodedSource {
    * Takes the next frames.
    *
    * @param into Receives the encoded frames, after the chunks already in the array.
-   * @param timestamps True if the encoded frames carry timestamps.
+   * @param frames The encoding.
    * @returns The number of bytes; 0 if no frame is ready.
    */
-  pull(into: Uint8Array[], timestamps: boolean): number;
+  pull(into: Uint8Array[], frames: FrameCodec): number;
   /** Called once, when the connection no longer holds bytes of the group. */
   released(): void;
 }
@@ -76,8 +76,8 @@ export interface TakenBytes {
 export interface FrameBufferOptions {
   /** The clock for frames without a timestamp. */
   readonly runtime: Runtime;
-  /** Frames carry timestamps. */
-  readonly timestamps: boolean;
+  /** The encoding of the group. */
+  readonly frames: FrameCodec;
   /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
 }
@@ -116,19 +116,26 @@ export class FrameBuffer {
   /** Copies a frame after the waiting bytes. */
   append(frame: Uint8Array, timestamp: number | undefined): void {
     const { byteLength } = frame;
-    const { timestamps, runtime } = this.#options;
-    const delta = timestamps ? this.#deltaOf(timestamp ?? runtime.now()) : undefined;
-    const headBytes = varintLength(byteLength) + (delta === undefined ? 0 : varintLength(delta));
+    const { frames, runtime } = this.#options;
+    const delta = frames.isTimed ? this.#deltaOf(timestamp ?? runtime.now()) : 0;
+    const headBytes = frames.headLength(byteLength, delta);
     const buffer = this.#room(headBytes + byteLength);
-    const start = this.#byteLength;
-    const at = delta === undefined ? start : writeVarint(buffer, start, delta);
-    buffer.set(frame, writeVarint(buffer, at, byteLength));
+    buffer.set(frame, frames.writeHead(buffer, this.#byteLength, byteLength, delta));
     this.#byteLength += headBytes + byteLength;
   }
 
   /** Adds the frames that a source has ready. */
   pull(source: EncodedSource): void {
-    this.#byteLength += source.pull(this.#chunks, this.#options.timestamps);
+    this.#byteLength += source.pull(this.#chunks, this.#options.frames);
+  }
+
+  /** Adds the mark of a complete group, if the encoding has one. */
+  appendEnd(): void {
+    const { end } = this.#options.frames;
+    if (end.byteLength === 0) return;
+    if (this.#buffer === undefined) this.#chunks.push(end);
+    else this.#room(end.byteLength).set(end, this.#byteLength);
+    this.#byteLength += end.byteLength;
   }
 
   /** Takes all waiting bytes. */

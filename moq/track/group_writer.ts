@@ -6,26 +6,11 @@ import { within } from "../../base/wait.ts";
 import { describe } from "../../base/error_text.ts";
 import type { DirectWritable } from "../../transport/connection.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
+import type { FrameCodec } from "../wire/frames.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type EncodedSource, FrameBuffer, type WriteBuffers } from "./frame_buffer.ts";
 
 export type { EncodedSource } from "./frame_buffer.ts";
-
-/** A length of two, but only one byte: without any byte, gomoqt treats the group as complete. */
-const TRUNCATED_FRAME = Uint8Array.of(2, 0);
-
-/** The same frame after a timestamp. */
-const TRUNCATED_TIMED_FRAME = Uint8Array.of(0, 2, 0);
-
-/**
- * Returns a frame that ends before its announced length: on a transport without resets, it marks an
- * aborted group.
- *
- * @param timestamps True if frames carry timestamps.
- */
-export function truncatedFrame(timestamps: boolean): Uint8Array {
-  return timestamps ? TRUNCATED_TIMED_FRAME : TRUNCATED_FRAME;
-}
 
 /** The result of a write that has room, shared by all frames. */
 const ROOM: Promise<void> = Promise.resolve();
@@ -36,8 +21,8 @@ export const GROUP_HIGH_WATER_BYTES = 65_536;
 /** Collaborators of a {@linkcode GroupWriter}, shared by all groups of a track. */
 export interface GroupWriterOptions {
   readonly runtime: Runtime;
-  /** Frames carry timestamps. */
-  readonly timestamps: boolean;
+  /** The encoding of the group. */
+  readonly frames: FrameCodec;
   /** The transport reports a reset to the peer. */
   readonly resets: boolean;
   /** Memory for waiting frames. */
@@ -267,7 +252,7 @@ export class GroupWriter implements AsyncDisposable {
 
   /** Ends the stream so that the group does not look complete. */
   #cut(stream: DirectWritable, isFinishing = false): void {
-    const { resets, timestamps } = this.#options;
+    const { resets, frames } = this.#options;
     // After the end of the stream no truncated frame can be written.
     if (resets || isFinishing) {
       stream.abort({ streamErrorCode: this.#code });
@@ -275,8 +260,8 @@ export class GroupWriter implements AsyncDisposable {
       // the source.
       return resets ? this.#release() : undefined;
     }
-    // A length without the frame, after the bytes in flight: an incomplete group.
-    stream.write(this.#waiting.withHead(truncatedFrame(timestamps)))
+    // A mark of an incomplete group, after the bytes in flight.
+    stream.write(this.#waiting.withHead(frames.torn))
       .then(() => stream.close()).catch(() => {}) // The subscriber may have left.
       .then(() => this.#release());
   }
@@ -320,6 +305,7 @@ export class GroupWriter implements AsyncDisposable {
       // The head is sent with the first frame.
       else if (this.#waiting.hasOnlyHead) return;
     }
+    if (this.#state === "closing") this.#waiting.appendEnd();
     if (this.#waiting.byteLength > 0) this.#write();
     if (this.#state === "closing") this.#close();
   }

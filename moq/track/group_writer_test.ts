@@ -3,6 +3,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { turns } from "../../tests/waiting.ts";
 import type { DirectWritable } from "../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";
+import { type FrameCodec, PLAIN_FRAMES, TIMED_FRAMES } from "../wire/frames.ts";
 import { GROUP_HIGH_WATER_BYTES, GroupWriter } from "./group_writer.ts";
 import { WriteBuffers } from "./frame_buffer.ts";
 
@@ -10,12 +11,12 @@ const HEAD = Uint8Array.of(0xaa);
 const frame = (...bytes: number[]) => Uint8Array.from(bytes);
 
 /** A group whose stream is the test. */
-function hand(options: { readonly resets?: boolean; readonly timestamps?: boolean } = {}) {
+function hand(options: { readonly resets?: boolean; readonly frames?: FrameCodec } = {}) {
   const did: string[] = [];
   const ended: unknown[] = [];
   const group = new GroupWriter(7, HEAD, {
     runtime: platformRuntime(),
-    timestamps: options.timestamps ?? false,
+    frames: options.frames ?? PLAIN_FRAMES,
     resets: options.resets ?? true,
     buffers: new WriteBuffers(),
     errorOf: (error) => error,
@@ -81,7 +82,7 @@ Deno.test("GroupWriter.writeFrame() creates no promise for a frame that has room
 });
 
 Deno.test("GroupWriter writes timestamps as differences", async () => {
-  const { group, stream, did } = hand({ timestamps: true });
+  const { group, stream, did } = hand({ frames: TIMED_FRAMES });
   await group.writeFrame(frame(1), { timestamp: 5 });
   await group.writeFrame(frame(2), { timestamp: 3 });
   await group.writeFrame(frame(3), { timestamp: 2 ** 52 - 1 });
@@ -91,7 +92,7 @@ Deno.test("GroupWriter writes timestamps as differences", async () => {
 });
 
 Deno.test("GroupWriter.writeFrame() rejects invalid frames, and stays usable", async () => {
-  const { group, stream, did } = hand({ timestamps: true });
+  const { group, stream, did } = hand({ frames: TIMED_FRAMES });
   for (const timestamp of [-1, 1.5, NaN, 2 ** 52]) {
     await assertRejects(() => group.writeFrame(frame(1), { timestamp }), RangeError, "timestamp");
   }
@@ -121,11 +122,11 @@ Deno.test("GroupWriter.writeFrame() waits while the connection accepts nothing",
 });
 
 Deno.test("GroupWriter.abort() resets the stream, or truncates its last frame if the transport has no resets", async () => {
-  for (const timestamps of [false, true]) {
-    const torn = timestamps ? "000200" : "0200";
+  for (const frames of [PLAIN_FRAMES, TIMED_FRAMES]) {
+    const torn = frames.isTimed ? "000200" : "0200";
     for (const resets of [true, false]) {
       for (const isBegun of [true, false]) {
-        const { group, stream, did, ended } = hand({ resets, timestamps });
+        const { group, stream, did, ended } = hand({ resets, frames });
         if (isBegun) await group.writeFrame(frame(1), { timestamp: 0 });
         group.attach(stream);
         await turns();

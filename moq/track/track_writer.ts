@@ -6,7 +6,8 @@ import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import type { DirectWritable } from "../../transport/connection.ts";
 import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
-import { encodeGroupHead, type SubscribeFields } from "../wire/messages.ts";
+import type { FrameCodec } from "../wire/frames.ts";
+import type { SubscribeFields } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import type { WriteBuffers } from "./frame_buffer.ts";
 import { LAST_SEQUENCE } from "./group_queue.ts";
@@ -29,8 +30,8 @@ export interface SubscriberSession {
 export interface TrackWriterLink {
   readonly runtime: Runtime;
   readonly session: SubscriberSession;
-  /** Frames carry timestamps. */
-  readonly timestamps: boolean;
+  /** The encoding of groups. */
+  readonly frames: FrameCodec;
   /** The transport reports a reset to the peer. */
   readonly resets: boolean;
   /** Memory for waiting frames. */
@@ -306,7 +307,7 @@ export class TrackWriter implements AsyncDisposable {
     this.#next = fields.startGroup ?? 1;
     this.#groupOptions = {
       runtime: link.runtime,
-      timestamps: link.timestamps,
+      frames: link.frames,
       resets: link.resets,
       buffers: link.buffers,
       errorOf: (error) => link.errorOf(error),
@@ -584,7 +585,7 @@ export class TrackWriter implements AsyncDisposable {
       link.accept(this.subscription, sequence);
     }
     if (link.fetched !== undefined) return link.fetched;
-    const head = encodeGroupHead({ subscribeId: this.id, sequence });
+    const head = link.frames.groupHead(this.id, sequence);
     const group = new GroupWriter(sequence, head, this.#groupOptions);
     group.isBehind = isBehind;
     this.#groups.add(group);

@@ -4,6 +4,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { turns } from "../../tests/waiting.ts";
 import type { DirectWritable } from "../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";
+import { PLAIN_FRAMES } from "../wire/frames.ts";
 import type { SubscribeFields } from "../wire/messages.ts";
 import { MAX_OPENING_GROUPS } from "./track_writer.ts";
 import { CLOSE_TIMEOUT_MS, TrackWriter } from "./track_writer.ts";
@@ -32,7 +33,7 @@ function hand(fields: Partial<SubscribeFields> = {}) {
   const track = new TrackWriter(
     {
       runtime: Object.assign(platformRuntime(), { schedule: queueMicrotask }),
-      timestamps: false,
+      frames: PLAIN_FRAMES,
       resets: true,
       buffers: new WriteBuffers(),
       async open(sendOrder) {

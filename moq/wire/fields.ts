@@ -1,11 +1,6 @@
 /** Encoding and decoding of message fields: varints, bytes, strings. */
 import { ProtocolError } from "../../errors.ts";
-import {
-  readVarint,
-  varintLength,
-  varintLengthAt,
-  writeVarint,
-} from "../../transport/quic/varint.ts";
+import { type IntegerCodec, QUIC_INTEGERS } from "./integers.ts";
 
 const encoder = new TextEncoder();
 // A byte order mark belongs to a name like any other character.
@@ -16,8 +11,19 @@ const VARINT_END = 1n << 62n;
 
 /** Collects the fields of a message. */
 export class FieldWriter {
+  readonly #integers: IntegerCodec;
   #bytes: Uint8Array<ArrayBuffer> = new Uint8Array(64);
   #length = 0;
+
+  /** Starts without fields. */
+  constructor(integers: IntegerCodec = QUIC_INTEGERS) {
+    this.#integers = integers;
+  }
+
+  /** The number of bytes so far. */
+  get byteLength(): number {
+    return this.#length;
+  }
 
   /**
    * Adds a byte.
@@ -42,13 +48,13 @@ export class FieldWriter {
    * @throws {RangeError} If the value is not such an integer.
    */
   varint(value: number): this {
-    const bytes = this.#reserve(varintLength(value));
-    this.#length = writeVarint(bytes, this.#length, value);
+    const bytes = this.#reserve(this.#integers.length(value));
+    this.#length = this.#integers.write(bytes, this.#length, value);
     return this;
   }
 
   /**
-   * Adds a varint of up to 62 bits.
+   * Adds a varint of QUIC of up to 62 bits.
    *
    * @throws {RangeError} If the number is negative or larger.
    */
@@ -91,11 +97,12 @@ export class FieldWriter {
    * @param head The varints before the length.
    */
   finishSized(...head: readonly number[]): Uint8Array<ArrayBuffer> {
-    const size = head.reduce((sum, value) => sum + varintLength(value), varintLength(this.#length));
+    const { length, write } = this.#integers;
+    const size = head.reduce((sum, value) => sum + length(value), length(this.#length));
     const message = new Uint8Array(size + this.#length);
     let at = 0;
-    for (const value of head) at = writeVarint(message, at, value);
-    at = writeVarint(message, at, this.#length);
+    for (const value of head) at = write(message, at, value);
+    at = write(message, at, this.#length);
     message.set(this.finish(), at);
     return message;
   }
@@ -114,11 +121,13 @@ export class FieldWriter {
 export class FieldReader {
   readonly #bytes: Uint8Array;
   readonly #name: string;
+  readonly #integers: IntegerCodec;
   #at = 0;
 
-  constructor(bytes: Uint8Array, name: string) {
+  constructor(bytes: Uint8Array, name: string, integers: IntegerCodec = QUIC_INTEGERS) {
     this.#bytes = bytes;
     this.#name = name;
+    this.#integers = integers;
   }
 
   /** Unread bytes. */
@@ -164,17 +173,17 @@ export class FieldReader {
 
   #roundedVarint(): number {
     this.#need(1);
-    const length = varintLengthAt(this.#bytes[this.#at]!);
+    const length = this.#integers.lengthAt(this.#bytes[this.#at]!);
     this.#need(length);
-    const value = readVarint(this.#bytes, this.#at);
+    const value = this.#integers.read(this.#bytes, this.#at);
     this.#at += length;
     return value;
   }
 
-  /** Reads a varint of up to 62 bits. */
+  /** Reads a varint of QUIC of up to 62 bits. */
   varint62(): bigint {
     this.#need(1);
-    if (varintLengthAt(this.#bytes[this.#at]!) < 8) return BigInt(this.varint());
+    if (this.#integers.lengthAt(this.#bytes[this.#at]!) < 8) return BigInt(this.varint());
     this.#need(8);
     const { buffer, byteOffset } = this.#bytes;
     const value = new DataView(buffer, byteOffset + this.#at, 8).getBigUint64(0);
@@ -194,7 +203,11 @@ export class FieldReader {
 
   /** Reads a length and bytes. */
   sized(): Uint8Array {
-    const length = this.varint();
+    return this.raw(this.varint());
+  }
+
+  /** Reads a number of bytes; all unread ones by default. */
+  raw(length: number = this.left): Uint8Array {
     this.#need(length);
     const start = this.#at;
     return this.#bytes.subarray(start, this.#at += length);
@@ -225,8 +238,9 @@ export function decodeMessage<T>(
   body: Uint8Array,
   name: string,
   read: (fields: FieldReader) => T,
+  integers?: IntegerCodec,
 ): T {
-  const fields = new FieldReader(body, name);
+  const fields = new FieldReader(body, name, integers);
   const message = read(fields);
   fields.end();
   return message;

@@ -3,7 +3,7 @@
  */
 import { ProtocolError } from "../../errors.ts";
 import type { DirectReadable } from "../../transport/connection.ts";
-import { readVarint, varintLengthAt } from "../../transport/quic/varint.ts";
+import { type IntegerCodec, QUIC_INTEGERS } from "./integers.ts";
 import { MAX_MESSAGE_BYTES } from "./messages.ts";
 
 const NOTHING = new Uint8Array(0);
@@ -28,6 +28,7 @@ export class TruncatedError extends ProtocolError {}
 /** Reads varints, messages and bytes from a stream; one call at a time. */
 export class MessageReader {
   readonly #stream: DirectReadable;
+  readonly #integers: IntegerCodec;
   #held: Uint8Array = NOTHING;
   #at = 0;
   #isOver = false;
@@ -41,9 +42,11 @@ export class MessageReader {
    * Starts at the beginning of a stream.
    *
    * @param stream The stream, which the reader then owns.
+   * @param integers The encoding of integers.
    */
-  constructor(stream: DirectReadable) {
+  constructor(stream: DirectReadable, integers: IntegerCodec = QUIC_INTEGERS) {
     this.#stream = stream;
+    this.#integers = integers;
   }
 
   /** The number of bytes that have arrived and were not read yet. */
@@ -96,9 +99,9 @@ export class MessageReader {
   /** Reads a varint if it has arrived completely. */
   takeVarint(): number | undefined {
     if (this.held === 0) return undefined;
-    const length = varintLengthAt(this.#held[this.#at]!);
+    const length = this.#integers.lengthAt(this.#held[this.#at]!);
     if (this.held < length) return undefined;
-    const value = readVarint(this.#held, this.#at);
+    const value = this.#integers.read(this.#held, this.#at);
     this.#at += length;
     return value;
   }
