@@ -108,6 +108,7 @@ export {
   moqErrorName,
   MoqLaggedError,
 } from "./wire/errors.ts";
+export type { MoqToken } from "./wire/ietf/parameters.ts";
 export type { SubscribeFields, TrackInfoMessage } from "./wire/messages.ts";
 export { type BroadcastPath, broadcastPath } from "./wire/path.ts";
 export { DEFAULT_VERSIONS, type MoqVersion } from "./wire/versions.ts";

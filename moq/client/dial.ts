@@ -49,11 +49,15 @@ const UNLIMITED_CREDIT = {
 const MAX_HASH_RESPONSE = 256;
 
 /** The options for {@linkcode dialMoq}. */
-export interface DialMoqOptions
-  extends Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs" | "signal"> {
+export interface DialMoqOptions extends
+  Omit<
+    MoqSessionOptions,
+    "side" | "path" | "authority" | "onSetup" | "setupTimeoutMs" | "signal"
+  > {
   /**
    * The versions to offer, in order of preference. The default is `moq-lite-05`, `-04`, `-02` and
-   * `-01`. `gomoqt-dev` is never offered by default: its ALPN name, `moq-00`, selects draft 14 on
+   * `-01`, and then `moqt-18`, `-20` and `-22`, which exist only over raw QUIC and WebTransport.
+   * `gomoqt-dev` is never offered by default: its ALPN name, `moq-00`, selects draft 14 on
    * relays that speak the IETF drafts.
    */
   readonly versions?: readonly MoqVersion[] | undefined;
@@ -128,10 +132,19 @@ interface Dialing extends DialMoqOptions {
 
 const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
 
-const { side: _side, path: _path, onSetup: _setup, setupTimeoutMs: _timeout, ...SESSION } =
-  MOQ_SESSION;
+const {
+  side: _side,
+  path: _path,
+  authority: _authority,
+  onSetup: _setup,
+  setupTimeoutMs: _timeout,
+  ...SESSION
+} = MOQ_SESSION;
 
-type DialedSession = Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs">;
+type DialedSession = Omit<
+  MoqSessionOptions,
+  "side" | "path" | "authority" | "onSetup" | "setupTimeoutMs"
+>;
 
 export const DIAL: OptionKinds<DialMoqOptions> = {
   ...SESSION,
@@ -313,6 +326,7 @@ async function begin(
     side: "client",
     versions,
     path: target.pathname + target.search,
+    authority: target.host,
     // `dialMoq()` limits the time of dialing and setup together.
     setupTimeoutMs: Infinity,
   });

@@ -77,7 +77,8 @@ Deno.test("dialMoq() names possible causes if a server does not respond to SETUP
   const url = `https://127.0.0.1:${listener.address.port}/`;
   const error = await assertRejects(() => dialMoq(url, options), TimeoutError, "gomoqt");
   assertEquals(error.timeoutMs, 200);
-  const offer = "offered moq-lite-05, moq-lite-04, moql; the server chose none";
+  const offer =
+    "offered moq-lite-05, moq-lite-04, moql, moqt-18, moqt-20, moqt-22; the server chose none";
   assertStringIncludes(error.message, offer);
   const other = await assertRejects(
     () => dialMoq(url, { ...options, versions: ["gomoqt-dev"] }),

@@ -134,6 +134,7 @@ export class LiveGroup implements Disposable {
   #pendingBytes = 0;
   #byteLength = 0;
   #lastTimestamp = 0;
+  #frameCount = 0;
   #isScheduled = false;
   #state: "open" | "closed" | "aborted" = "open";
   #reason: MoqErrorName = "publishAborted";
@@ -143,6 +144,15 @@ export class LiveGroup implements Disposable {
     this.sequence = sequence;
     this.#link = link;
     this.openedAt = link.runtime.now();
+  }
+
+  /**
+   * The number of frames so far.
+   *
+   * @ignore
+   */
+  get frameCount(): number {
+    return this.#frameCount;
   }
 
   /** The number of bytes held. */
@@ -207,6 +217,7 @@ export class LiveGroup implements Disposable {
         `Cannot write frame: it must be a Uint8Array, received ${describe(frame)}`,
       );
     }
+    this.#frameCount++;
     this.#pending.push({ bytes: frame, timestamp });
     this.#pendingBytes += frame.byteLength;
     if (this.#pendingBytes >= GROUP_HIGH_WATER_BYTES) return this.#flush();

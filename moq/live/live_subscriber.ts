@@ -71,7 +71,7 @@ export class LiveSubscriber implements DeliveryOwner {
     const { startGroup, endGroup = Infinity } = this.track.subscription;
     this.#newest = newest;
     const last = newest?.sequence ?? -1;
-    this.#start = startGroup ?? Math.max(0, last);
+    this.#start = startGroup ?? Math.max(0, last + 1 - this.track.groupsBack);
     const missed: MissedGroups[] = [];
     let next = this.#start;
     for (const group of cached) {

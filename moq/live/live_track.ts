@@ -348,6 +348,7 @@ export class LiveTrack implements AsyncDisposable {
     });
     this.#startStallTimer();
     try {
+      track.largest = this.#largest();
       subscriber.begin(this.#cached(), this.#newest);
       if (this.#state === "over") subscriber.sourceOver();
       this.#tellDemand();
@@ -496,6 +497,12 @@ export class LiveTrack implements AsyncDisposable {
       this.#startStallTimer();
       for (const subscriber of [...this.#subscribers]) subscriber.tick();
     }, this.#limits.stallTimeoutMs / STALL_TICKS);
+  }
+
+  /** The newest frame, as the drafts of the IETF number it. */
+  #largest(): TrackWriter["largest"] {
+    const group = this.#groups.findLast(({ frameCount }) => frameCount > 0);
+    return group && { group: group.sequence, object: group.frameCount - 1 };
   }
 
   #stopStallTimer(): void {

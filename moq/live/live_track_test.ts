@@ -117,7 +117,9 @@ for (const version of LIVE_VERSIONS) {
     const got = (await readAll(late)).map((group) => Number(group.split(":")[0]));
     assertEquals((await reading).length, 5);
     // The reset may overtake the head of the group, which is then lost entirely.
-    if (version === "gomoqt-dev") return assertEquals(got.slice(-2).toSorted(), [4, 5]);
+    if (version === "gomoqt-dev" || version === "moqt-20") {
+      return assertEquals(got.slice(-2).toSorted(), [4, 5]);
+    }
     assertEquals(new Set([...got, ...missed]), new Set([1, 2, 3, 4, 5]));
     assertEquals(
       missed,

@@ -40,6 +40,41 @@ interface Change extends Announcement {
   readonly isAnnounced: boolean;
 }
 
+/** How a version announces broadcasts to a peer. */
+export interface AnnounceWire {
+  /** Encodes the list of broadcasts at the start, as far as the version has one. */
+  head(broadcasts: readonly Announcement[]): Uint8Array | undefined;
+  /** The number of broadcasts that the head lists. */
+  readonly listed: number;
+  encode(announcement: Announcement): Uint8Array;
+  /** Resolves when the peer wants no more announcements. */
+  gone(exchange: Exchange): Promise<void>;
+}
+
+/** How the versions of moq-lite announce broadcasts. */
+function liteWire({ mux, traits }: SessionContext, below: BroadcastPath): AnnounceWire {
+  // moq-lite-05 sends its own hop once, in ANNOUNCE_OK.
+  const ownHop = traits.announceHead === "ok" ? [] : [mux.hopId];
+  const listed = traits.announceHead === "init" ? MAX_LISTED : 0;
+  return {
+    listed,
+    head(broadcasts) {
+      if (traits.announceHead === "ok") return encodeAnnounceOk(mux.hopId, broadcasts.length);
+      if (traits.announceHead !== "init") return undefined;
+      return encodeAnnounceInit(
+        broadcasts.slice(0, listed).map(({ path }) => suffixOf(below, path)!),
+      );
+    },
+    encode: ({ path, active, hops }) =>
+      encodeAnnounce({
+        active,
+        suffix: suffixOf(below, path)!,
+        hops: active && traits.hops ? [...hops, ...ownHop] : [],
+      }, traits),
+    gone: readToEnd,
+  };
+}
+
 /**
  * Announces the broadcasts below a prefix as they start and end, until the peer leaves. A slow peer
  * receives the last state of each broadcast, and costs at most one queued entry per broadcast. The
@@ -48,9 +83,13 @@ interface Change extends Announcement {
 export async function announceTo(
   context: SessionContext,
   exchange: Exchange,
-  asked: AnnounceInterest & { readonly below: BroadcastPath; readonly grant: MoqGrant },
+  asked: Pick<AnnounceInterest, "excludeHop"> & {
+    readonly below: BroadcastPath;
+    readonly grant: MoqGrant;
+  },
+  wire: AnnounceWire = liteWire(context, asked.below),
 ): Promise<void> {
-  const { mux, traits } = context;
+  const { mux } = context;
   const { below, excludeHop, grant } = asked;
   // A broadcast that passed the maximum number of relays is not announced further.
   const isWanted = ({ hops }: Pick<Announcement, "hops">) =>
@@ -84,19 +123,10 @@ export async function announceTo(
     isGone = true;
     exchange.abort(codeOf(context, "announce", rejection));
   };
-  // moq-lite-05 sends its own hop once, in ANNOUNCE_OK.
-  const ownHop = traits.announceHead === "ok" ? [] : [mux.hopId];
-  const encode = ({ path, active, hops }: Announcement) =>
-    encodeAnnounce({
-      active,
-      suffix: suffixOf(below, path)!,
-      hops: active && traits.hops ? [...hops, ...ownHop] : [],
-    }, traits);
-
   let isGone = false;
   let isWriting = false;
   // A peer that leaves during a blocked write will not read the rest: abort the write.
-  const gone = readToEnd(exchange).finally(() => {
+  const gone = wire.gone(exchange).finally(() => {
     isGone = true;
     wake?.();
     if (isWriting) exchange.abort(codeOf(context, "announce", "uninterested"));
@@ -111,7 +141,7 @@ export async function announceTo(
   const watch = mux.watch(below, put);
   const expiring = watchGrant(context.runtime, grant, () => {
     isExpired = true;
-    if (context.family === "gomoqt") {
+    if (context.family !== "moq-lite") {
       return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
     }
     // moq-rs does not survive a code (see `rejectAnnounce`): announce the end of every broadcast.
@@ -130,8 +160,8 @@ export async function announceTo(
       for (const [path, change] of pending) {
         pending.delete(path);
         // A broadcast that ended and started again while the peer did not read has both.
-        if (change.isAnnounced) batch.push(encode({ ...change, active: false }));
-        if (change.active) batch.push(encode(change));
+        if (change.isAnnounced) batch.push(wire.encode({ ...change, active: false }));
+        if (change.active) batch.push(wire.encode(change));
         if (batch.length >= BATCH) break;
       }
       weigh();
@@ -151,15 +181,10 @@ export async function announceTo(
     const initial = mux.announcements(below).filter(isWanted);
     listed = initial.length;
     weigh();
-    if (traits.announceHead === "init") {
-      const first = initial.slice(0, MAX_LISTED).map(({ path }) => suffixOf(below, path)!);
-      await write(encodeAnnounceInit(first));
-    } else if (traits.announceHead === "ok") {
-      await write(encodeAnnounceOk(mux.hopId, initial.length));
-    }
-    const begun = traits.announceHead === "init" ? MAX_LISTED : 0;
-    for (let at = begun; at < initial.length; at += BATCH) {
-      await write(concat(initial.slice(at, at + BATCH).map(encode)));
+    const head = wire.head(initial);
+    if (head !== undefined) await write(head);
+    for (let at = wire.listed; at < initial.length; at += BATCH) {
+      await write(concat(initial.slice(at, at + BATCH).map((one) => wire.encode(one))));
     }
     listed = 0;
     weigh();

@@ -9,7 +9,10 @@ import { MoqSession, type MoqSessionOptions } from "./session.ts";
 import type { PeerUpdate } from "./bitrate_monitor.ts";
 import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
 
-const VERSIONS: readonly MoqVersion[] = [...DEFAULT_VERSIONS, "gomoqt-dev"];
+/** The versions with reports: the drafts of the IETF have none. */
+const VERSIONS: readonly MoqVersion[] = [...DEFAULT_VERSIONS, "gomoqt-dev" as const].filter((
+  version,
+) => !version.startsWith("moqt-"));
 const PROBING: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04"];
 
 /** Advances the time, and runs all pending callbacks. */

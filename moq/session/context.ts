@@ -16,6 +16,7 @@ import {
 } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
+import type { MoqToken } from "../wire/ietf/parameters.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import type { VersionTraits } from "../wire/versions.ts";
 import {
@@ -42,7 +43,11 @@ export interface SessionContext {
   mux: TrackMux;
   /** Authorizes requests of the peer; without it, the peer may do everything. */
   readonly authorize:
-    | ((path: BroadcastPath, action: MoqAction) => MoqGrant | Promise<MoqGrant>)
+    | ((
+      path: BroadcastPath,
+      action: MoqAction,
+      tokens: readonly MoqToken[],
+    ) => MoqGrant | Promise<MoqGrant>)
     | undefined;
   /**
    * The fraction of a relay's slots that `authorize` granted to the peer; `undefined` for the
@@ -89,7 +94,7 @@ export function codeOf(
   scope: MoqErrorScope,
   reason: MoqErrorName,
 ): number {
-  return moqErrorCode(scope, reason, family);
+  return moqErrorCode(streamScope(family, scope), reason, family);
 }
 
 /** Returns the name of a number that the peer sent. */
@@ -98,7 +103,12 @@ export function errorNameOf(
   scope: MoqErrorScope,
   code: number,
 ): MoqErrorName {
-  return moqErrorName(scope, code, family);
+  return moqErrorName(streamScope(family, scope), code, family);
+}
+
+/** In the IETF's drafts, all streams have the same codes. */
+function streamScope(family: MoqErrorFamily, scope: MoqErrorScope): MoqErrorScope {
+  return family === "moqt" && scope !== "session" ? "group" : scope;
 }
 
 /** Maps a code of HTTP/3 back to the code of MoQ: moq-rs uses the HTTP/3 form over raw QUIC too. */
@@ -140,7 +150,7 @@ export function sessionClosed(cause: unknown): MoqError {
 /** The timeout of `authorize`, in milliseconds: as for sessions of `skein.1`. */
 const AUTHORIZE_MS = 30_000;
 
-interface Granted {
+export interface Granted {
   readonly grant: MoqGrant;
   /**
    * The reason to reject the request, if any: `internal` if the application failed to decide, after
@@ -149,17 +159,24 @@ interface Granted {
   readonly rejection: "unauthorized" | "internal" | undefined;
 }
 
-/** Asks the application once. An error or an invalid grant is not a decision, and is reported. */
+const NO_TOKENS: readonly MoqToken[] = [];
+
+/**
+ * Asks the application once. An error or an invalid grant is not a decision, and is reported.
+ *
+ * @param tokens The tokens of the peer, in the IETF's drafts.
+ */
 export async function requestGrant(
   context: SessionContext,
   path: BroadcastPath,
   action: MoqAction,
+  tokens: readonly MoqToken[] = NO_TOKENS,
 ): Promise<Granted> {
   const { authorize } = context;
   if (authorize === undefined) return { grant: true, rejection: undefined };
   try {
     const ask = () => {
-      const response = authorize(path, action);
+      const response = authorize(path, action, tokens);
       if (!(response instanceof Promise)) return response;
       return waitFor(context.runtime, response, { what: "authorize", timeoutMs: AUTHORIZE_MS });
     };

@@ -6,6 +6,7 @@ import type {
   DirectWritable,
 } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
+import type { IntegerCodec } from "../wire/integers.ts";
 import { MessageReader } from "../wire/message_reader.ts";
 import { codeOf, moqErrorOf, sessionClosed, type SessionContext } from "./context.ts";
 import type { StreamRejection } from "./stream_share.ts";
@@ -21,10 +22,10 @@ export class Exchange {
   #isEnded = false;
   #posted = 0;
 
-  /** Takes ownership of a stream. */
-  constructor(stream: BidirectionalStream) {
+  /** Takes ownership of a stream; integers are QUIC's by default. */
+  constructor(stream: BidirectionalStream, integers?: IntegerCodec) {
     this.#stream = directStream(stream);
-    this.reader = new MessageReader(this.#stream);
+    this.reader = new MessageReader(this.#stream, integers);
   }
 
   /** The direction that this side writes, for data other than messages. */
@@ -78,25 +79,44 @@ export class Exchange {
 }
 
 /**
- * Opens a stream with the type and the first message.
+ * Opens a stream with the type and the first message of moq-lite.
+ *
+ * @throws As {@linkcode openRequest}.
+ */
+export function openExchange(
+  context: SessionContext,
+  type: number,
+  { message, signal }: {
+    readonly message: Uint8Array;
+    readonly signal?: AbortSignal | undefined;
+  },
+): Promise<Exchange> {
+  return openRequest(context, withType(type, message), { signal });
+}
+
+/**
+ * Opens a stream with the first message.
  *
  * @throws {MoqError} If the session has closed.
  * @throws The reason of the signal, if it aborts before the peer allows the stream and accepts the
  * message.
  */
-export async function openExchange(
+export async function openRequest(
   context: SessionContext,
-  type: number,
-  options: { readonly message: Uint8Array; readonly signal?: AbortSignal | undefined },
+  message: Uint8Array,
+  options: {
+    readonly signal?: AbortSignal | undefined;
+    readonly integers?: IntegerCodec | undefined;
+  },
 ): Promise<Exchange> {
   const { connection, runtime, signal: over } = context;
-  const { message, signal } = options;
+  const { signal, integers } = options;
   if (over.aborted) throw sessionClosed(over.reason);
   signal?.throwIfAborted();
   let exchange: Exchange | undefined;
   try {
-    exchange = new Exchange(await connection.createBidirectionalStream({ signal }));
-    await within(runtime, exchange.write(withType(type, message)), { signal });
+    exchange = new Exchange(await connection.createBidirectionalStream({ signal }), integers);
+    await within(runtime, exchange.write(message), { signal });
     return exchange;
   } catch (error) {
     exchange?.abort(codeOf(context, "subscribe", "cancelled"));

@@ -1,25 +1,14 @@
-/** Streams that the peer opens; the first byte of each is the type. */
-import { ConnectionError, ProtocolError, StreamError } from "../../errors.ts";
+/** Streams that the peer opens; each begins with its type. */
+import { ConnectionError, StreamError } from "../../errors.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
 import type { DirectReadable } from "../../transport/connection.ts";
 import { receiveUnidirectional } from "../../transport/direct.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
+import type { IntegerCodec } from "../wire/integers.ts";
 import { MessageReader, TruncatedError } from "../wire/message_reader.ts";
-import {
-  BidiType,
-  decodeGoaway,
-  decodeGroupHeader,
-  decodeSetupStream,
-  MAX_MESSAGE_BYTES,
-  type MoqParameters,
-  UniType,
-} from "../wire/messages.ts";
 import { codeOf, isViolation, type SessionContext } from "./context.ts";
 import { Exchange } from "./exchange.ts";
-import type { PeerReports } from "./peer_reports.ts";
-import type { Publisher } from "./publisher.ts";
-import type { MoqSubscriber } from "./subscriber.ts";
 
 /**
  * The maximum number of bidirectional streams without room whose request is read, so that the peer
@@ -27,23 +16,35 @@ import type { MoqSubscriber } from "./subscriber.ts";
  */
 const MAX_REJECTED_AT_ONCE = 4;
 
-/** Receivers for the streams of a peer. */
-export interface IncomingParts {
-  /** Receives groups. */
-  readonly subscriber: MoqSubscriber;
-  /** Receives requests. */
-  readonly publisher: Publisher;
-  /** Receives probes. */
-  readonly reports: PeerReports;
-  /** Receives SETUP, in versions with a SETUP stream. */
-  readonly onSetup: (parameters: MoqParameters) => void;
-  readonly onGoaway: (uri: string) => void;
+/** Handles the streams of a peer in one family of versions. */
+export interface StreamHandlers {
+  /** The encoding of integers. */
+  readonly integers: IntegerCodec;
+  /** The first unidirectional stream is the setup, without which the session could not start. */
+  readonly hasSetupStream: boolean;
+  /**
+   * Handles a request.
+   *
+   * @param type The type; `undefined` if the stream ended before it.
+   * @param reject Rejects the stream.
+   */
+  request(type: number | undefined, exchange: Exchange, reject: () => void): Promise<void>;
+  /**
+   * Handles a unidirectional stream.
+   *
+   * @param cancel Stops reading.
+   */
+  data(
+    type: number,
+    reader: MessageReader,
+    cancel: (reason: MoqErrorName) => void,
+  ): void | Promise<void>;
 }
 
 /** Dispatches the streams of one peer. */
 export class MoqIncomingStreams {
   readonly #context: SessionContext;
-  readonly #parts: IncomingParts;
+  readonly #handlers: StreamHandlers;
   /** The bidirectional streams whose type has not arrived yet. */
   #silent = 0;
   /** The bidirectional streams without room whose request is being rejected. */
@@ -58,9 +59,9 @@ export class MoqIncomingStreams {
     this.#hasSpare = true;
   };
 
-  constructor(context: SessionContext, parts: IncomingParts) {
+  constructor(context: SessionContext, handlers: StreamHandlers) {
     this.#context = context;
-    this.#parts = parts;
+    this.#handlers = handlers;
   }
 
   /** Starts to accept unidirectional streams: groups, and SETUP. */
@@ -80,7 +81,7 @@ export class MoqIncomingStreams {
   async #takeBidi(stream: BidirectionalStream): Promise<void> {
     const context = this.#context;
     const { maxRequests, maxSubscriptions } = context.limits;
-    const exchange = new Exchange(stream);
+    const exchange = new Exchange(stream, this.#handlers.integers);
     const reject = () => exchange.abort(codeOf(context, "subscribe", "internal"));
     // A stream without a type may become a request or a subscription, so both limits add up.
     if (this.#silent >= maxRequests + maxSubscriptions) {
@@ -100,7 +101,7 @@ export class MoqIncomingStreams {
       } finally {
         this.#silent--;
       }
-      await this.#respond(type, exchange, reject);
+      await this.#handlers.request(type, exchange, reject);
     } catch (error) {
       this.#failed(error, reject);
     }
@@ -108,42 +109,13 @@ export class MoqIncomingStreams {
     exchange.reader.whenDone(rejection === undefined ? this.#release : () => this.#rejected--);
   }
 
-  #respond(
-    type: number | undefined,
-    exchange: Exchange,
-    reject: () => void,
-  ): Promise<void> {
-    const { requests, setup, timestamps } = this.#context.traits;
-    const { publisher, reports } = this.#parts;
-    // Each suspended call in between would take memory for as long as the stream is open.
-    if (type === BidiType.announce) return publisher.announce(exchange);
-    if (type === BidiType.subscribe) return publisher.subscribe(exchange);
-    if (requests) {
-      if (type === BidiType.fetch) return publisher.fetch(exchange);
-      if (type === BidiType.probe) return reports.serve(exchange);
-      if (type === BidiType.goaway) return this.#takeGoaway(exchange);
-      if (type === BidiType.track && timestamps) return publisher.track(exchange);
-    }
-    if (type !== undefined && setup === "session") throw unknownStream(type);
-    // A later draft may define this type: reject the stream, keep the session.
-    reject();
-    return Promise.resolve();
-  }
-
-  async #takeGoaway(exchange: Exchange): Promise<void> {
-    this.#parts.onGoaway(decodeGoaway(await exchange.reader.required("GOAWAY")));
-    exchange.leave(codeOf(this.#context, "subscribe", "cancelled"));
-  }
-
   async #takeUni(stream: DirectReadable): Promise<void> {
     const context = this.#context;
-    const { setup } = context.traits;
-    const { subscriber, onSetup } = this.#parts;
-    const reader = new MessageReader(stream);
+    const { hasSetupStream, integers } = this.#handlers;
+    const reader = new MessageReader(stream, integers);
     const cancel = (reason: MoqErrorName) =>
       reader.cancel({ streamErrorCode: codeOf(context, "group", reason) });
-    // The first stream is SETUP, without which the session could not start.
-    if (this.#hasFirst || setup !== "stream") {
+    if (this.#hasFirst || !hasSetupStream) {
       const rejection = this.#hasSpare ? undefined : context.streams?.take();
       this.#hasSpare = false;
       if (rejection !== undefined) return cancel(rejection);
@@ -155,17 +127,7 @@ export class MoqIncomingStreams {
       const type = reader.takeVarint() ?? await reader.varint();
       // The peer aborted the stream before its type.
       if (type === undefined) return;
-      if (type === UniType.group) {
-        const body = reader.takeSized(MAX_MESSAGE_BYTES) ?? await reader.required("GROUP");
-        const head = decodeGroupHeader(body);
-        if (!subscriber.take(head, reader)) cancel("invalidSubscribeId");
-        return;
-      }
-      if (type === UniType.setup && setup === "stream") {
-        return onSetup(decodeSetupStream(await reader.required("SETUP")));
-      }
-      if (setup === "session") throw unknownStream(type);
-      cancel("internal");
+      await this.#handlers.data(type, reader, cancel);
     } catch (error) {
       this.#failed(error, () => cancel("internal"));
     }
@@ -183,8 +145,4 @@ export class MoqIncomingStreams {
     const isOfStream = error instanceof StreamError || error instanceof TruncatedError;
     if (!isOfStream && !(error instanceof MoqError)) context.report(error);
   }
-}
-
-function unknownStream(type: number): ProtocolError {
-  return new ProtocolError(`Expected a known stream, received one of type ${type}`);
 }

@@ -20,7 +20,7 @@ import {
 } from "../wire/messages.ts";
 import { framesOf } from "../wire/frames.ts";
 import { receivedPath } from "../wire/path.ts";
-import { type MoqGrant, watchGrant } from "./access.ts";
+import { watchGrant } from "./access.ts";
 import { announceTo, rejectAnnounce } from "./announce.ts";
 import {
   codeOf,
@@ -31,13 +31,7 @@ import {
   type SessionContext,
 } from "./context.ts";
 import type { Exchange } from "./exchange.ts";
-import { StreamWeight } from "./stream_share.ts";
-
-/**
- * The number of groups of a subscription that count as one stream while the connection holds them.
- * Fewer are free: live subscribers have one or two.
- */
-const GROUPS_PER_STREAM = 4;
+import { callHandler, groupWeight, serveTrack, trackLinkParts } from "./track_service.ts";
 
 const NO_HEAD = new Uint8Array(0);
 
@@ -97,7 +91,8 @@ export class Publisher {
         fields,
       );
       this.#tracks.add(track);
-      await this.#serveTrack(exchange, track, { route, grant });
+      void this.#readUpdates(exchange, track);
+      await serveTrack(context, track, { route, grant });
       this.#tracks.delete(track);
     } finally {
       this.#ids.delete(id);
@@ -117,59 +112,6 @@ export class Publisher {
   /** Serves TRACK. */
   track(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "subscribe", () => this.#track(exchange));
-  }
-
-  /** Serves a track until it ends; the session does not wait for a handler that continues. */
-  async #serveTrack(
-    exchange: Exchange,
-    track: TrackWriter,
-    { route, grant }: { readonly route: MuxRoute; readonly grant: MoqGrant },
-  ): Promise<void> {
-    const context = this.#context;
-    const onWithdrawn = () => track.closeWithError("notFound");
-    route.signal.addEventListener("abort", onWithdrawn, { once: true });
-    const expiring = watchGrant(context.runtime, grant, () => track.closeWithError("unauthorized"));
-    void this.#readUpdates(exchange, track);
-    try {
-      await this.#handle(track, route);
-      await Promise.race([track.close(), new Promise<void>((resolve) => track.whenEnded(resolve))]);
-    } catch (error) {
-      if (!(error instanceof MoqError)) context.report(error);
-      track.closeWithError(error instanceof MoqError ? error.reason : "internal");
-    } finally {
-      expiring[Symbol.dispose]();
-      route.signal.removeEventListener("abort", onWithdrawn);
-    }
-  }
-
-  /** Resolves once the handler has finished, or the track has ended. */
-  #handle(track: TrackWriter, route: MuxRoute): Promise<void> {
-    return new Promise((resolve, reject) => {
-      let isHandled = false;
-      const handled = this.#callHandler(track, route);
-      handled.then(() => {
-        isHandled = true;
-        resolve();
-      }, (error) => {
-        isHandled = true;
-        reject(error);
-      });
-      track.whenEnded(resolve);
-      // A handler that has not rejected by the end of this turn accepts.
-      this.#context.runtime.schedule(() => {
-        if (!isHandled && route.server.acceptLater !== true) track.accept();
-      });
-    });
-  }
-
-  #callHandler(track: TrackWriter, { server }: MuxRoute): Promise<void> {
-    return Promise.try(() => server.serveTrack(track)).catch((error) => {
-      // An error after the subscriber left, or beyond the requested range, is not a handler
-      // failure.
-      const isOutOfRange = error instanceof MoqError && error.scope === "group" &&
-        error.reason === "outOfRange";
-      if (!track.isEnded && !isOutOfRange) throw error;
-    });
   }
 
   async #readUpdates(exchange: Exchange, track: TrackWriter): Promise<void> {
@@ -196,21 +138,6 @@ export class Publisher {
     return traits.subscribeRange ? fromWireLatency(fields, family) : fields;
   }
 
-  /** Returns the link properties that all tracks of the session share. */
-  #linkParts(): Omit<TrackWriterLink, "open" | "accept" | "drop" | "end" | "weigh"> {
-    const context = this.#context;
-    return {
-      session: context.session,
-      runtime: context.runtime,
-      frames: framesOf(context.traits),
-      resets: context.connection.capabilities.resetCodes,
-      buffers: context.mux.buffers,
-      codeOf: (scope, reason) => codeOf(context, scope, reason),
-      errorOf: (error) => moqErrorOf(context, "group", error),
-      closeSession: (message) => context.closeWithError("timeout", message),
-    };
-  }
-
   #linkOf(exchange: Exchange, fail: (error: unknown) => void): TrackWriterLink {
     const context = this.#context;
     const { traits, connection } = context;
@@ -222,13 +149,9 @@ export class Publisher {
       exchange.abort(codeOf(context, "subscribe", "tooFarBehind"));
     };
     let isOk = false;
-    let weight: StreamWeight | undefined;
     return {
-      ...this.#linkParts(),
-      weigh(groups) {
-        if (groups < GROUPS_PER_STREAM && weight === undefined) return undefined;
-        return (weight ??= new StreamWeight(context.streams, GROUPS_PER_STREAM)).set(groups);
-      },
+      ...trackLinkParts(context),
+      weigh: groupWeight(context),
       open: (sendOrder) => openUnidirectional(connection, { sendOrder }),
       accept(fields, first) {
         if (!isOk) {
@@ -368,7 +291,7 @@ export class Publisher {
     let isOpened = false;
     const track = new TrackWriter(
       {
-        ...this.#linkParts(),
+        ...trackLinkParts(this.#context),
         fetched: group,
         weigh: () => undefined,
         open: () => Promise.reject(new TypeError("A fetch has one stream")),
@@ -387,7 +310,7 @@ export class Publisher {
     const onLeft = () => track.fail(signal.reason);
     signal.addEventListener("abort", onLeft, { once: true });
     // A handler may continue after the group, for later ones.
-    await Promise.race([this.#callHandler(track, route), group.closed]).finally(() =>
+    await Promise.race([callHandler(track, route), group.closed]).finally(() =>
       track.fail(new MoqError("fetch", "cancelled", "The fetch has ended"))
     );
     if (!isOpened) throw new MoqError("fetch", "notFound", `There is no group ${sequence}`);

@@ -33,22 +33,18 @@ import {
   moqErrorName,
 } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
-import {
-  BidiType,
-  encodeGoaway,
-  type MoqParameters,
-  type TrackInfoMessage,
-} from "../wire/messages.ts";
+import type { MoqToken } from "../wire/ietf/parameters.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
 import { type MoqGrant, sessionLimits } from "./access.ts";
 import type { PeerUpdate } from "./bitrate_monitor.ts";
 import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
 import { reportTo, type SessionContext } from "./context.ts";
-import { openExchange } from "./exchange.ts";
-import { MoqIncomingStreams } from "./incoming_streams.ts";
+import type { DialectEvents, ReceivedSetup, SessionDialect } from "./dialect.ts";
+import { DraftDialect } from "./ietf/dialect.ts";
+import { LiteDialect } from "./lite_dialect.ts";
 import { PeerReports } from "./peer_reports.ts";
-import { Publisher } from "./publisher.ts";
 import {
   type Agreement,
   closeRejected,
@@ -57,7 +53,6 @@ import {
   isSkein,
   nextOf,
   PeerSetup,
-  sendSetupStream,
   setUpClient,
   setupFault,
   type SetupRequest,
@@ -65,7 +60,6 @@ import {
   whileConnected,
 } from "./setup.ts";
 import type { StreamShare } from "./stream_share.ts";
-import { MoqSubscriber } from "./subscriber.ts";
 
 /**
  * Authorizes the actions of a peer. Called for each subscription, fetch and track info request
@@ -112,12 +106,15 @@ import { MoqSubscriber } from "./subscriber.ts";
  * @param action The action that the peer requests: to announce a broadcast here (`publish`), to
  * receive a broadcast from here (`subscribe`), or to follow the announcements below a prefix
  * (`announce`).
+ * @param request The tokens that the peer sent in its setup and with this request, in the IETF's
+ * drafts; empty in other versions. Only tokens by value are accepted: this side stores none.
  * @returns The grant.
  */
 export type MoqAuthorize = (
   session: MoqSession,
   path: BroadcastPath,
   action: "publish" | "subscribe" | "announce",
+  request: { readonly tokens: readonly MoqToken[] },
 ) => MoqGrant | Promise<MoqGrant>;
 
 /** How a session closed. */
@@ -145,7 +142,7 @@ export interface MoqSessionOptions {
   /**
    * Accepted versions, in order of preference.
    *
-   * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01"]}
+   * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01", "moqt-18", "moqt-20", "moqt-22"]}
    */
   readonly versions?: readonly MoqVersion[] | undefined;
   /** Broadcasts to publish to the peer; an empty mux by default. */
@@ -160,6 +157,12 @@ export interface MoqSessionOptions {
   readonly path?: string | undefined;
   /** Network address of the peer, for the shares of a relay. */
   readonly address?: string | undefined;
+  /**
+   * Host and port that a client requests over raw QUIC, in the IETF's drafts.
+   *
+   * @default {""}
+   */
+  readonly authority?: string | undefined;
   /** Parameters of this side's setup, by number, in versions with a setup; empty by default. */
   readonly extensions?: ReadonlyMap<number, Uint8Array> | undefined;
   /** Authorizes requests of the peer; without this function, the peer may do everything. */
@@ -220,6 +223,7 @@ export interface MoqSessionOptions {
 
 export const MOQ_SESSION: OptionKinds<MoqSessionOptions> = {
   address: "string",
+  authority: "string",
   authorize: "function",
   bitrate: objectOr("boolean", BITRATE),
   extensions: "object",
@@ -304,10 +308,8 @@ export class MoqSession implements AsyncDisposable {
 
   readonly #context: SessionContext;
   readonly #agreement: Agreement;
-  readonly #subscriber: MoqSubscriber;
-  readonly #publisher: Publisher;
+  readonly #dialect: SessionDialect;
   readonly #reports: PeerReports;
-  readonly #incoming: MoqIncomingStreams;
   readonly #controller = new AbortController();
   readonly #closed: PromiseWithResolvers<MoqCloseInfo> = Promise.withResolvers();
   readonly #draining: PromiseWithResolvers<{ readonly uri: string }> = Promise.withResolvers();
@@ -337,33 +339,35 @@ export class MoqSession implements AsyncDisposable {
       connection,
       traits,
       mux,
-      authorize: authorize && ((path, action) => authorize(this, path, action)),
+      authorize: authorize &&
+        ((path, action, tokens) =>
+          authorize(this, path, action, { tokens: [...this.#peerSetup.tokens, ...tokens] })),
       share: undefined,
       streams: options.streams,
       limits: sessionLimits(limits),
       signal: this.#controller.signal,
       // A peer in moq-lite-04 that shows no other style is gomoqt, or Skein, which behaves like
       // gomoqt there.
-      family: options.family ?? (traits.slashedPaths ? "gomoqt" : "moq-lite"),
+      family: traits.draft === undefined
+        ? options.family ?? (traits.slashedPaths ? "gomoqt" : "moq-lite")
+        : "moqt",
       isFamilyOpen: options.family === undefined && traits.setup === "none",
       report: (error) => reportTo(onError, error),
       violated: (error) => this.#violated(error),
     };
-    this.#subscriber = new MoqSubscriber(this.#context);
-    this.#publisher = new Publisher(this.#context);
     this.#reports = new PeerReports(this.#context, agreement.exchange, options.bitrate);
-    this.#incoming = new MoqIncomingStreams(this.#context, {
-      subscriber: this.#subscriber,
-      publisher: this.#publisher,
-      reports: this.#reports,
-      onSetup: (parameters) => this.#takeSetup(parameters),
+    const events: DialectEvents = {
+      onSetup: (setup) => this.#takeSetup(setup),
       onGoaway: (uri) => this.#draining.resolve({ uri }),
-    });
+    };
+    this.#dialect = traits.draft === undefined
+      ? new LiteDialect(this.#context, this.#reports, events)
+      : new DraftDialect(this.#context, traits.draft, events);
     const onAbort = () => this.close();
     signal?.addEventListener("abort", onAbort, { once: true });
     this.#removeAbortListener = () => signal?.removeEventListener("abort", onAbort);
     this.#requireClose();
-    this.#incoming.takeUnidirectional();
+    this.#dialect.takeUnidirectional();
     void this.#run();
   }
 
@@ -421,7 +425,7 @@ export class MoqSession implements AsyncDisposable {
         : await setUpServer(connection, () => nextOf(bidis), setup);
       const session = new MoqSession(connection, agreement, options);
       await session.#setUp(options);
-      void session.#incoming.takeBidirectional(bidis);
+      void session.#dialect.takeBidirectional(bidis);
       return session;
     } catch (error) {
       void bidis.return?.()?.catch(() => {});
@@ -504,12 +508,12 @@ export class MoqSession implements AsyncDisposable {
 
   /** The number of the peer's subscriptions that are currently served. */
   get servedSubscriptions(): number {
-    return this.#publisher.size;
+    return this.#dialect.served;
   }
 
   /** Subscriptions of this side. */
   get subscriptions(): readonly TrackReader[] {
-    return this.#subscriber.tracks;
+    return this.#dialect.tracks;
   }
 
   /** The last report of the peer about the network path to it. */
@@ -540,7 +544,7 @@ export class MoqSession implements AsyncDisposable {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<AnnouncementReader> {
     checkOptions("accept announcements", options, SIGNAL);
-    return await this.#subscriber.announce(broadcastPath(prefix), options);
+    return await this.#dialect.announce(broadcastPath(prefix), options);
   }
 
   /**
@@ -560,7 +564,7 @@ export class MoqSession implements AsyncDisposable {
     if (typeof name !== "string") {
       throw new TypeError(`Cannot subscribe: name must be a string, received ${describe(name)}`);
     }
-    return this.#subscriber.subscribe(broadcastPath(path), name, options);
+    return this.#dialect.subscribe(broadcastPath(path), name, options);
   }
 
   /**
@@ -582,7 +586,7 @@ export class MoqSession implements AsyncDisposable {
     },
   ): Promise<GroupReader> {
     checkOptions("fetch", options, FETCH);
-    return await this.#subscriber.fetch(broadcastPath(path), name, options);
+    return await this.#dialect.fetch(broadcastPath(path), name, options);
   }
 
   /**
@@ -600,7 +604,7 @@ export class MoqSession implements AsyncDisposable {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<TrackInfoMessage> {
     checkOptions("read track info", options, SIGNAL);
-    return await this.#subscriber.trackInfo(broadcastPath(path), name, options);
+    return await this.#dialect.trackInfo(broadcastPath(path), name, options);
   }
 
   /**
@@ -647,16 +651,13 @@ export class MoqSession implements AsyncDisposable {
     checkOptions("send goaway", options, GOAWAY);
     const { uri = "", timeoutMs, signal } = options;
     signal?.throwIfAborted();
-    if (this.#agreement.traits.requests) {
-      const message = encodeGoaway(uri);
-      const exchange = await openExchange(this.#context, BidiType.goaway, { message, signal });
-      void exchange.end();
-    } else if (this.connection.drain !== undefined) {
+    if (!await this.#dialect.goaway(uri, { timeoutMs, signal })) {
+      if (this.connection.drain === undefined) {
+        throw new UnsupportedError(
+          `Cannot ask the peer to leave: ${this.version} over ${this.connection.transport} has no message for that`,
+        );
+      }
       this.connection.drain();
-    } else {
-      throw new UnsupportedError(
-        `Cannot ask the peer to leave: ${this.version} over ${this.connection.transport} has no message for that`,
-      );
     }
     const { runtime } = this.#context;
     const timer = startTimer(runtime, timeoutMs, () => {
@@ -694,7 +695,7 @@ export class MoqSession implements AsyncDisposable {
 
   /** Finishes the setup before the first request of the peer is read. */
   async #setUp(options: MoqSessionOptions): Promise<void> {
-    const { extensions, onSetup, muxOf, bitrate } = options;
+    const { authority = "", extensions, onSetup, muxOf, bitrate } = options;
     const { connection, side } = this;
     const context = this.#context;
     if (side === "server") {
@@ -704,12 +705,11 @@ export class MoqSession implements AsyncDisposable {
       }
       if (muxOf !== undefined) context.mux = muxOf(this.setupRequest);
     }
-    if (context.traits.setup !== "stream") return;
     // Only a server on raw QUIC waits for SETUP of the other side, which contains the path.
-    await sendSetupStream(connection, {
+    await this.#dialect.sendSetup({
       extensions,
       path: side === "client" ? this.path : "",
-      hopId: context.mux.hopId,
+      authority,
       isMeasuring: bitrate !== false,
     });
   }
@@ -725,11 +725,13 @@ export class MoqSession implements AsyncDisposable {
 
   /** True if the peer's setup has not arrived yet, in parallel to other streams. */
   get #isSetupPending(): boolean {
-    return this.#context.traits.setup === "stream" && this.#peerSetup.parameters === undefined;
+    const { setup } = this.#context.traits;
+    const isParallel = setup === "stream" || setup === "control";
+    return isParallel && this.#peerSetup.parameters === undefined;
   }
 
-  #takeSetup(parameters: MoqParameters): void {
-    this.#peerSetup.take(parameters);
+  #takeSetup(setup: ReceivedSetup): void {
+    this.#peerSetup.take(setup);
     this.#requireClose();
   }
 
@@ -759,8 +761,7 @@ export class MoqSession implements AsyncDisposable {
     this.#controller.abort(error);
     this.#removeAbortListener();
     this.#peerSetup.end(error);
-    this.#subscriber.end(error);
-    this.#publisher.end(error);
+    this.#dialect.end(error);
     this.#reports.end();
     this.#context.streams?.end();
     this.#closed.resolve(info);

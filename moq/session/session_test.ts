@@ -40,7 +40,8 @@ for (const version of ALL_VERSIONS) {
     );
     for (const session of [server, client]) {
       assertEquals([session.version, session.versions], [version, [code]]);
-      const hasPath = setup === "session" || setup === "stream" || session === client;
+      const isInSetup = setup !== "none" && setup !== "compat";
+      const hasPath = isInSetup || session === client;
       assertEquals(session.path, hasPath ? "/live" : "");
       assertEquals(session.setupRequest, {
         path: session.path,

@@ -4,6 +4,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import type { BidirectionalStream, Connection } from "../../transport/connection.ts";
 import { openUnidirectional } from "../../transport/direct.ts";
+import type { MoqToken } from "../wire/ietf/parameters.ts";
 import { moqErrorCode, type MoqErrorFamily, moqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import { FieldReader, FieldWriter } from "../wire/fields.ts";
@@ -25,6 +26,7 @@ import {
   VERSIONS,
   type VersionTraits,
 } from "../wire/versions.ts";
+import type { OwnSetup, ReceivedSetup } from "./dialect.ts";
 import { Exchange, withType } from "./exchange.ts";
 
 /** The path parameter in the setup of gomoqt and moq-lite-05. */
@@ -108,7 +110,7 @@ export async function setUpClient(
     versions: offered,
     extensions,
   });
-  if (traits.setup === "none" || traits.setup === "stream") {
+  if (traits.setup !== "session" && traits.setup !== "compat") {
     return {
       traits,
       request: request([traits.code]),
@@ -228,24 +230,18 @@ export function isSkein(parameters: MoqParameters): boolean {
 }
 
 /** Adds the parameter that identifies Skein to the application's parameters. */
-function ownParameters(extensions: MoqParameters | undefined): Map<number, Uint8Array> {
+export function ownParameters(extensions: MoqParameters | undefined): Map<number, Uint8Array> {
   return new Map(extensions).set(SKEIN_PARAMETER, new Uint8Array());
 }
 
 /** Returns true if a server gets the client's path only from SETUP: raw QUIC has no URL. */
-export function isPathInSetup(connection: Connection, { setup }: VersionTraits): boolean {
-  return setup === "stream" && connection.transport === "quic";
+export function isPathInSetup({ transport }: Connection, { setup }: VersionTraits): boolean {
+  return (setup === "stream" || setup === "control") && transport === "quic";
 }
 
 /** SETUP of moq-lite-05, as this side sends it. */
-export interface SetupMessage {
-  /** Parameters of the application. */
-  readonly extensions?: MoqParameters | undefined;
-  /** The path that a client requests; only sent on a transport without a URL. */
-  readonly path: string;
+export interface SetupMessage extends Omit<OwnSetup, "authority"> {
   readonly hopId: bigint;
-  /** True if this side responds to probes. */
-  readonly isMeasuring: boolean;
 }
 
 /** Sends SETUP of moq-lite-05, alone on a stream. */
@@ -266,13 +262,28 @@ export async function sendSetupStream(
   await stream.close();
 }
 
+/**
+ * Reads the parameters of SETUP in moq-lite-05.
+ *
+ * @throws {ProtocolError} If a parameter is malformed.
+ */
+export function receivedSetup(parameters: MoqParameters): ReceivedSetup {
+  const hop = parameters.get(HOP_PARAMETER);
+  if (hop !== undefined) new FieldReader(hop, "the hop of SETUP").varint62();
+  const path = parameters.get(PATH_PARAMETER.stream);
+  return {
+    parameters,
+    path: path === undefined ? undefined : new TextDecoder().decode(path),
+    tokens: [],
+  };
+}
+
 /** The SETUP of a peer, once received. */
 export class PeerSetup {
   /** Resolves when SETUP arrives; rejects if the session ends first. */
   readonly arrived: Promise<void>;
   readonly #arrived: PromiseWithResolvers<void> = Promise.withResolvers();
-  #parameters: MoqParameters | undefined = undefined;
-  #path: string | undefined = undefined;
+  #received: ReceivedSetup | undefined = undefined;
 
   constructor() {
     this.arrived = this.#arrived.promise;
@@ -281,28 +292,29 @@ export class PeerSetup {
 
   /** The parameters; `undefined` before SETUP. */
   get parameters(): MoqParameters | undefined {
-    return this.#parameters;
+    return this.#received?.parameters;
   }
 
   /** The path, if SETUP has one. */
   get path(): string | undefined {
-    return this.#path;
+    return this.#received?.path;
+  }
+
+  /** The tokens of the peer; empty before SETUP. */
+  get tokens(): readonly MoqToken[] {
+    return this.#received?.tokens ?? [];
   }
 
   /**
    * Accepts SETUP.
    *
-   * @throws {ProtocolError} If SETUP has already arrived, or a parameter is malformed.
+   * @throws {ProtocolError} If SETUP has already arrived.
    */
-  take(parameters: MoqParameters): void {
-    if (this.#parameters !== undefined) {
+  take(received: ReceivedSetup): void {
+    if (this.#received !== undefined) {
       throw new ProtocolError("Expected one SETUP, received a second one");
     }
-    const hop = parameters.get(HOP_PARAMETER);
-    if (hop !== undefined) new FieldReader(hop, "the hop of SETUP").varint62();
-    const path = parameters.get(PATH_PARAMETER.stream);
-    if (path !== undefined) this.#path = new TextDecoder().decode(path);
-    this.#parameters = parameters;
+    this.#received = received;
     this.#arrived.resolve();
   }
 
@@ -354,7 +366,7 @@ export async function setupFault(
     .catch(() => undefined);
   const { closeCode: moqCode = 0, reason: text = "" } = info ?? {};
   if (moqCode === 0) return error;
-  const families = [family, family === "gomoqt" ? "moq-lite" : "gomoqt"] as const;
+  const families = [family, family === "gomoqt" ? "moq-lite" as const : "gomoqt" as const];
   const reason = families.map((one) => moqErrorName("session", moqCode, one))
     .find((name) => name !== "unknown") ?? "unknown";
   return new MoqError(
@@ -382,6 +394,7 @@ export function familyOf(
     readonly versions?: readonly MoqVersion[] | undefined;
   },
 ): MoqErrorFamily {
+  if (protocol.startsWith("moqt-")) return "moqt";
   if (family !== undefined) return family;
   const isGomoqt = protocol === GOMOQT_ALPN || protocol === "moq-lite-04" ||
     protocol === "" && versions?.includes("gomoqt-dev") === true;

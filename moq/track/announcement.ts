@@ -13,7 +13,7 @@ export interface Announcement {
   readonly active: boolean;
   /**
    * Ids of the relays that the announcement passed, first one first; empty in versions without
-   * hops.
+   * hops. In the IETF's drafts, a random id stands for the peer.
    */
   readonly hops: readonly bigint[];
 }

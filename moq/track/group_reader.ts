@@ -8,6 +8,12 @@ import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
+/** The bytes of a group. */
+export type GroupSource = Pick<
+  MessageReader,
+  "held" | "more" | "takeSized" | "message" | "varint" | "cancel"
+>;
+
 /** Collaborators and limits of a {@linkcode GroupReader}. */
 export interface GroupReaderOptions {
   readonly runtime: Runtime;
@@ -36,7 +42,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   /** The number of the group; groups may arrive out of order, and some may be missing. */
   readonly sequence: number;
 
-  readonly #reader: MessageReader;
+  readonly #reader: GroupSource;
   readonly #options: GroupReaderOptions;
   #timestamp: number | undefined = undefined;
   /** True while a read of the stream is pending. */
@@ -47,7 +53,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   #isEnded = false;
 
   /** Called by a {@linkcode TrackReader}, or by a fetch. */
-  constructor(sequence: number, reader: MessageReader, options: GroupReaderOptions) {
+  constructor(sequence: number, reader: GroupSource, options: GroupReaderOptions) {
     this.sequence = sequence;
     this.#reader = reader;
     this.#options = options;

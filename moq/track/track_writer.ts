@@ -267,6 +267,20 @@ export class TrackWriter implements AsyncDisposable {
   /** The values of the names in the mux's pattern. */
   readonly params: Readonly<Record<string, string>>;
 
+  /**
+   * The first group relative to the next one, for a handler that has cached groups, if the
+   * subscriber names none: 1 is the newest group, 0 the next one.
+   *
+   * @ignore
+   */
+  groupsBack = 1;
+  /**
+   * The largest object, for the response to the subscriber; set by a handler that knows it.
+   *
+   * @ignore
+   */
+  largest: { readonly group: number; readonly object: number } | undefined = undefined;
+
   readonly #groupOptions: GroupWriterOptions;
   readonly #link: TrackWriterLink;
   /** Created once it is needed: most subscriptions never need it. */

@@ -1,11 +1,12 @@
 /**
- * MoQ errors, and the codes with which sessions and streams end. Two families use the same numbers
- * for different reasons, so the name of a number depends on the family. An error always keeps both
- * the number and the name.
+ * MoQ errors, and the codes with which sessions and streams end. Three families use the same
+ * numbers for different reasons, so the name of a number depends on the family. An error always
+ * keeps both the number and the name.
  *
  * gomoqt has a table for each kind of stream. Since version 0.3, moq-rs has one for sessions and
  * one for streams. The JavaScript client of moq-rs resets every stream with 0, and reports only the
- * number to the application.
+ * number to the application. The IETF's drafts have tables for sessions, for rejected requests, for
+ * ended subscriptions and for streams.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
  * error codes
@@ -17,8 +18,11 @@ import { type CloseInfo, SkeinError } from "../../errors.ts";
 /** The session, or the kind of stream, that ended. */
 export type MoqErrorScope = MoqError["scope"];
 
-/** The family of error codes that a peer uses: gomoqt's, or that of moq-rs and its JavaScript. */
-export type MoqErrorFamily = "gomoqt" | "moq-lite";
+/**
+ * The family of error codes that a peer uses: gomoqt's, that of moq-rs and its JavaScript, or that
+ * of the IETF's drafts.
+ */
+export type MoqErrorFamily = "gomoqt" | "moq-lite" | "moqt";
 
 /** The reason of an error by name, across all scopes and families. */
 export type MoqErrorName =
@@ -102,6 +106,40 @@ export type MoqErrorName =
   | "addressLimit"
   /** The relay, or the track, is full. */
   | "relayLimit"
+  /** The number of a request is in use, or one of this side. */
+  | "invalidRequestId"
+  /** The alias of a track is in use. */
+  | "duplicateAlias"
+  /** The server has no such path, or the path is not allowed on the transport. */
+  | "invalidPath"
+  /** The path is not part of a URL. */
+  | "malformedPath"
+  /** The server has no such authority, or the authority is not allowed on the transport. */
+  | "invalidAuthority"
+  /** The authority is not part of a URL. */
+  | "malformedAuthority"
+  /** The stored tokens are too large. */
+  | "tokenOverflow"
+  /** The alias of a token is in use. */
+  | "duplicateToken"
+  /** The token cannot be decoded. */
+  | "malformedToken"
+  /** No token has the alias. */
+  | "unknownToken"
+  /** The token has expired. */
+  | "expiredToken"
+  /** A request was updated too often. */
+  | "tooManyUpdates"
+  /** The update of a subscription failed. */
+  | "updateFailed"
+  /** The prefix overlaps with that of another request. */
+  | "prefixOverlap"
+  /** More broadcasts have the prefix than the peer lists. */
+  | "tooManyBroadcasts"
+  /** The track requires an extension. */
+  | "unsupportedExtension"
+  /** The request can succeed elsewhere. */
+  | "redirect"
   /** The code is in no table. */
   | "unknown";
 
@@ -183,8 +221,81 @@ export const MOQ_LITE_STREAM_CODES = {
   timestampMismatch: 0x39,
 } as const satisfies CodeTable;
 
+/** The session codes of the IETF's drafts. */
+export const MOQT_SESSION_CODES = {
+  none: 0x0,
+  internal: 0x1,
+  unauthorized: 0x2,
+  protocolViolation: 0x3,
+  invalidRequestId: 0x4,
+  duplicateAlias: 0x5,
+  parameterFormat: 0x6,
+  invalidPath: 0x8,
+  malformedPath: 0x9,
+  goawayTimeout: 0x10,
+  timeout: 0x11,
+  deliveryTimeout: 0x12,
+  tokenOverflow: 0x13,
+  duplicateToken: 0x14,
+  unsupportedVersion: 0x15,
+  malformedToken: 0x16,
+  unknownToken: 0x17,
+  expiredToken: 0x18,
+  invalidAuthority: 0x19,
+  malformedAuthority: 0x1a,
+  tooManyUpdates: 0x1b,
+} as const satisfies CodeTable;
+
+/** The codes of REQUEST_ERROR in the IETF's drafts. */
+export const MOQT_REQUEST_CODES = {
+  internal: 0x0,
+  unauthorized: 0x1,
+  timeout: 0x2,
+  notSupported: 0x3,
+  malformedToken: 0x4,
+  expiredToken: 0x5,
+  goingAway: 0x6,
+  relayLimit: 0x9,
+  notFound: 0x10,
+  invalidRange: 0x11,
+  malformedTrack: 0x12,
+  duplicateId: 0x19,
+  uninterested: 0x20,
+  prefixOverlap: 0x30,
+  tooManyBroadcasts: 0x31,
+  unsupportedExtension: 0x33,
+  redirect: 0x34,
+} as const satisfies CodeTable;
+
+/** The codes of PUBLISH_DONE in the IETF's drafts. */
+export const MOQT_DONE_CODES = {
+  internal: 0x0,
+  unauthorized: 0x1,
+  none: 0x2,
+  outOfRange: 0x3,
+  goingAway: 0x4,
+  tooFarBehind: 0x5,
+  expired: 0x6,
+  updateFailed: 0x8,
+  relayLimit: 0x9,
+  malformedTrack: 0x12,
+} as const satisfies CodeTable;
+
+/** The codes of streams in the IETF's drafts. */
+export const MOQT_STREAM_CODES = {
+  internal: 0x0,
+  cancelled: 0x1,
+  deliveryTimeout: 0x2,
+  sessionClosed: 0x3,
+  goingAway: 0x4,
+  tooFarBehind: 0x5,
+  expiredToken: 0x7,
+  relayLimit: 0x9,
+  malformedTrack: 0x12,
+} as const satisfies CodeTable;
+
 /**
- * Skein's codes of all streams in both families: 429 as in HTTP, then a digit for the level.
+ * Skein's codes of all streams in the first two families: 429 as in HTTP, then a digit for the level.
  * moq-lite leaves codes of 64 and above to applications, and gomoqt's tables end before them.
  */
 export const LIMIT_CODES = {
@@ -214,6 +325,25 @@ const IN_MOQ_LITE: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   parameterLength: "parameterFormat",
 };
 
+/** The names that the IETF's drafts use instead of names that only the other families have. */
+const IN_MOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
+  sessionLimit: "relayLimit",
+  addressLimit: "relayLimit",
+  tooManySubscribes: "relayLimit",
+  bannedPrefix: "unauthorized",
+  invalidPrefix: "notFound",
+  unroutable: "notFound",
+  publishAborted: "cancelled",
+  subscribeCancelled: "cancelled",
+  invalidSubscribeId: "cancelled",
+  outOfRange: "cancelled",
+  notFound: "cancelled",
+  expired: "deliveryTimeout",
+  evicted: "deliveryTimeout",
+  timeout: "deliveryTimeout",
+  parameterLength: "parameterFormat",
+};
+
 /** The names that gomoqt uses instead of names that only moq-lite has. */
 const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   cancelled: "subscribeCancelled",
@@ -224,6 +354,8 @@ const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   unroutable: "notFound",
   parameterFormat: "parameterLength",
 };
+
+const SIMILAR = { "gomoqt": IN_GOMOQT, "moq-lite": IN_MOQ_LITE, "moqt": IN_MOQT } as const;
 
 /**
  * Returns the error code for a name.
@@ -246,11 +378,28 @@ const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
 export function moqErrorCode(
   scope: MoqError["scope"],
   name: MoqErrorName,
-  family: "gomoqt" | "moq-lite",
+  family: "gomoqt" | "moq-lite" | "moqt",
 ): number {
-  if (scope !== "session" && isLimit(name)) return LIMIT_CODES[name];
-  const table = tableOf(scope, family);
-  const similar = (family === "moq-lite" ? IN_MOQ_LITE : IN_GOMOQT)[name];
+  if (family !== "moqt" && scope !== "session" && isLimit(name)) return LIMIT_CODES[name];
+  return codeIn(tableOf(scope, family), name, SIMILAR[family]);
+}
+
+/** Returns the code of PUBLISH_DONE for a name; that of the end of the track without a name. */
+export function doneCode(name: MoqErrorName = "none"): number {
+  return codeIn(MOQT_DONE_CODES, name, SIMILAR.moqt);
+}
+
+/** Finds the name of a code of PUBLISH_DONE. */
+export function doneName(code: number): MoqErrorName {
+  return nameIn(MOQT_DONE_CODES, code);
+}
+
+function codeIn(
+  table: CodeTable,
+  name: MoqErrorName,
+  similarNames: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>>,
+): number {
+  const similar = similarNames[name];
   return table[name] ?? (similar === undefined ? undefined : table[similar]) ?? table.internal!;
 }
 
@@ -274,12 +423,17 @@ export function moqErrorCode(
 export function moqErrorName(
   scope: MoqError["scope"],
   code: number,
-  family: "gomoqt" | "moq-lite",
+  family: "gomoqt" | "moq-lite" | "moqt",
 ): MoqErrorName {
   if (scope === "session" && family === "moq-lite" && code === OLD_PROTOCOL_VIOLATION) {
     return "protocolViolation";
   }
-  const table = { ...tableOf(scope, family), ...(scope !== "session" && LIMIT_CODES) };
+  const table = tableOf(scope, family);
+  const hasLimits = scope !== "session" && family !== "moqt";
+  return nameIn(hasLimits ? { ...table, ...LIMIT_CODES } : table, code);
+}
+
+function nameIn(table: CodeTable, code: number): MoqErrorName {
   const found = Object.entries(table).find(([, value]) => value === code);
   return found === undefined ? "unknown" : found[0] as MoqErrorName;
 }
@@ -290,6 +444,10 @@ function isLimit(name: MoqErrorName): name is keyof typeof LIMIT_CODES {
 
 function tableOf(scope: MoqErrorScope, family: MoqErrorFamily): CodeTable {
   if (family === "gomoqt") return GOMOQT_CODES[scope];
+  if (family === "moqt") {
+    if (scope === "session") return MOQT_SESSION_CODES;
+    return scope === "group" ? MOQT_STREAM_CODES : MOQT_REQUEST_CODES;
+  }
   return scope === "session" ? MOQ_LITE_SESSION_CODES : MOQ_LITE_STREAM_CODES;
 }
 

@@ -180,6 +180,12 @@ export class FieldReader {
     return value;
   }
 
+  /** Reads a varint, and returns its encoding. */
+  rawVarint(): Uint8Array {
+    this.#need(1);
+    return this.raw(this.#integers.lengthAt(this.#bytes[this.#at]!));
+  }
+
   /** Reads a varint of QUIC of up to 62 bits. */
   varint62(): bigint {
     this.#need(1);

@@ -4,6 +4,8 @@
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
  * revisions 01, 02, 04 and 05
+ * @see {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/ | Media over QUIC Transport},
+ * revisions 18, 20 and 22
  *
  * @module
  */
@@ -11,15 +13,36 @@ import { ProtocolError } from "../../errors.ts";
 import { parseQmuxProtocol, qmuxProtocols } from "../../transport/qmux/versions.ts";
 
 /**
- * A MoQ version: the drafts of moq-lite, and gomoqt's own version of releases 0.8 to 0.11, which
- * has the number `0xfeedbabe`.
+ * A MoQ version: the drafts of moq-lite, the IETF's drafts 18, 20 and 22, and gomoqt's own version
+ * of releases 0.8 to 0.11, which has the number `0xfeedbabe`.
  */
 export type MoqVersion =
   | "moq-lite-05"
   | "moq-lite-04"
   | "moq-lite-02"
   | "moq-lite-01"
+  | "moqt-18"
+  | "moqt-20"
+  | "moqt-22"
   | "gomoqt-dev";
+
+/** The differences between the IETF's drafts. */
+export interface DraftTraits {
+  /** LOCATION_FILTER: a type after a length, one to four numbers after a length, or only a type. */
+  readonly locationFilter: "tagged" | "counted" | "typed";
+  /** A namespace in a parameter has a length of its own. */
+  readonly sizedNamespace: boolean;
+  /** Filters of ranges, and parameters of fills, exist. */
+  readonly rangeFilters: boolean;
+  /** GOAWAY on the control stream contains a request id. */
+  readonly goawayRequestId: boolean;
+  /** The end of the requester's direction withdraws a request. */
+  readonly endWithdraws: boolean;
+  /** A second subscription to a track is rejected. */
+  readonly oneSubscription: boolean;
+  /** The response to PUBLISH sets the state of forwarding; otherwise only REQUEST_UPDATE does. */
+  readonly publishOkForwards: boolean;
+}
 
 /** The differences between versions; codecs branch on these traits, never on the name. */
 export interface VersionTraits {
@@ -29,9 +52,10 @@ export interface VersionTraits {
   /**
    * The start of a session: `none` without any message, `compat` with CLIENT_SETUP of the IETF's
    * draft 14, `session` with gomoqt's SESSION_CLIENT, `stream` with one SETUP in each direction, in
-   * parallel to other streams.
+   * parallel to other streams, `control` with SETUP of the IETF's drafts on a stream that stays
+   * open.
    */
-  readonly setup: "none" | "compat" | "session" | "stream";
+  readonly setup: "none" | "compat" | "session" | "stream" | "control";
   /** Paths are sent with a leading slash: gomoqt needs it, moq-rs and its JavaScript trim it. */
   readonly slashedPaths: boolean;
   /**
@@ -58,6 +82,8 @@ export interface VersionTraits {
   readonly requests: boolean;
   /** TRACK requests the fixed properties of a track, and every frame carries a timestamp. */
   readonly timestamps: boolean;
+  /** The traits of the IETF's drafts; `undefined` in other versions. */
+  readonly draft?: DraftTraits | undefined;
 }
 
 const LITE = {
@@ -82,6 +108,25 @@ const SETUP_LITE = {
   requests: false,
 } as const;
 
+const DRAFT = {
+  ...LITE,
+  setup: "control",
+  announceHead: "none",
+  hops: false,
+  responses: "ok",
+  requests: false,
+} as const;
+
+const DRAFT_20: DraftTraits = {
+  locationFilter: "counted",
+  sizedNamespace: true,
+  rangeFilters: true,
+  goawayRequestId: false,
+  endWithdraws: false,
+  oneSubscription: false,
+  publishOkForwards: false,
+};
+
 /** All versions, in order of preference. */
 export const VERSIONS: Readonly<Record<MoqVersion, VersionTraits>> = {
   "moq-lite-05": {
@@ -105,6 +150,27 @@ export const VERSIONS: Readonly<Record<MoqVersion, VersionTraits>> = {
   },
   "moq-lite-02": { ...SETUP_LITE, version: "moq-lite-02", code: 0xff0d_ad02, okFields: "none" },
   "moq-lite-01": { ...SETUP_LITE, version: "moq-lite-01", code: 0xff0d_ad01, okFields: "priority" },
+  "moqt-18": {
+    ...DRAFT,
+    version: "moqt-18",
+    code: 0xff00_0012,
+    draft: {
+      locationFilter: "tagged",
+      sizedNamespace: true,
+      rangeFilters: false,
+      goawayRequestId: true,
+      endWithdraws: true,
+      oneSubscription: true,
+      publishOkForwards: true,
+    },
+  },
+  "moqt-20": { ...DRAFT, version: "moqt-20", code: 0xff00_0014, draft: DRAFT_20 },
+  "moqt-22": {
+    ...DRAFT,
+    version: "moqt-22",
+    code: 0xff00_0016,
+    draft: { ...DRAFT_20, locationFilter: "typed", sizedNamespace: false },
+  },
   "gomoqt-dev": {
     ...SETUP_LITE,
     version: "gomoqt-dev",
@@ -123,6 +189,9 @@ export const DEFAULT_VERSIONS: readonly MoqVersion[] = [
   "moq-lite-04",
   "moq-lite-02",
   "moq-lite-01",
+  "moqt-18",
+  "moqt-20",
+  "moqt-22",
 ];
 
 /** The subprotocol under which SETUP negotiates `moq-lite-01` and `-02`. */
@@ -155,6 +224,8 @@ export function protocolsOf(
     if (setup === "compat") return [SETUP_PROTOCOL];
     // Over WebTransport, gomoqt of these releases neither offers nor checks a name.
     if (setup === "session") return wire === "quic" ? [GOMOQT_ALPN] : [];
+    // The IETF's drafts define no other transport.
+    if (setup === "control" && wire === "websocket") return [];
     return [version];
   });
   return [...new Set(names)];
@@ -179,7 +250,7 @@ export function protocolsOf(
 export function versionOf(protocol: string): MoqVersion | undefined {
   if (protocol === GOMOQT_ALPN) return "gomoqt-dev";
   if (protocol === "" || protocol === SETUP_PROTOCOL) return undefined;
-  if (protocol === "moq-lite-05" || protocol === "moq-lite-04") return protocol;
+  if (BY_NAME.has(protocol)) return protocol as MoqVersion;
   throw new ProtocolError(
     `Cannot speak MoQ: the protocol must be one of ${DEFAULT_VERSIONS.join(", ")}, ` +
       `${SETUP_PROTOCOL} or ${GOMOQT_ALPN}, received "${protocol}"`,
@@ -198,6 +269,12 @@ export const HASH_PATH = "/certificate.sha256";
  * fail, and others wait.
  */
 export const MAX_STREAMS = 1_024;
+
+/** The versions whose own name selects them. */
+const BY_NAME: ReadonlySet<string> = new Set(
+  Object.values(VERSIONS).filter(({ setup }) => setup !== "compat" && setup !== "session")
+    .map(({ version }) => version),
+);
 
 /** The setups in which the first message, not a name, selects the version. */
 const BY_MESSAGE: readonly unknown[] = ["compat", "session"];

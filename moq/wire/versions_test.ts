@@ -8,24 +8,28 @@ Deno.test("VERSIONS has every version under its name, with its number in SETUP",
   for (const version of ALL) assertEquals(VERSIONS[version].version, version);
   assertEquals(ALL.map((version) => VERSIONS[version].code), [
     ...[0xff0dad05, 0xff0dad04, 0xff0dad02, 0xff0dad01],
+    ...[0xff000012, 0xff000014, 0xff000016],
     0xfeedbabe,
   ]);
 });
 
 Deno.test("protocolsOf() names versions as each transport offers them", () => {
   const lite = ["moq-lite-05", "moq-lite-04", "moql"];
+  const all = [...lite, "moqt-18", "moqt-20", "moqt-22"];
   for (const wire of ["quic", "webtransport", "websocket"] as const) {
-    assertEquals(protocolsOf(DEFAULT_VERSIONS, wire), lite);
+    // The IETF's drafts have no WebSocket.
+    assertEquals(protocolsOf(DEFAULT_VERSIONS, wire), wire === "websocket" ? lite : all);
     assertEquals(protocolsOf([], wire), []);
   }
   // gomoqt of these releases has a name only on raw QUIC.
-  assertEquals(protocolsOf(ALL, "quic"), [...lite, "moq-00"]);
-  assertEquals(protocolsOf(ALL, "webtransport"), lite);
+  assertEquals(protocolsOf(ALL, "quic"), [...all, "moq-00"]);
+  assertEquals(protocolsOf(ALL, "webtransport"), all);
 });
 
 Deno.test("versionOf() finds the version of a protocol that names one", () => {
   assertEquals(versionOf("moq-lite-05"), "moq-lite-05");
   assertEquals(versionOf("moq-lite-04"), "moq-lite-04");
+  assertEquals(versionOf("moqt-20"), "moqt-20");
   assertEquals(versionOf("moq-00"), "gomoqt-dev");
 });
 

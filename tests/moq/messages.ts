@@ -59,7 +59,9 @@ import { VERSIONS, type VersionTraits } from "../../moq/wire/versions.ts";
 import { encodeVarint, readVarint, varintLengthAt } from "../../transport/quic/varint.ts";
 import type { Random } from "../random.ts";
 
-export const ALL_TRAITS: readonly VersionTraits[] = Object.values(VERSIONS);
+/** The versions that have these messages: the IETF's drafts have others. */
+export const ALL_TRAITS: readonly VersionTraits[] = Object.values(VERSIONS)
+  .filter(({ draft }) => draft === undefined);
 
 /** Writes and reads a message. */
 export interface MoqCodec {

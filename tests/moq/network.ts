@@ -21,12 +21,20 @@ export const ALL_VERSIONS: readonly MoqVersion[] = [
   "moq-lite-04",
   "moq-lite-02",
   "moq-lite-01",
+  "moqt-18",
+  "moqt-20",
+  "moqt-22",
   "gomoqt-dev",
 ];
 
+/** The versions besides the IETF's drafts. */
+export const LITE_VERSIONS: readonly MoqVersion[] = ALL_VERSIONS.filter((version) =>
+  !version.startsWith("moqt-")
+);
+
 /** The subprotocol that negotiates a version. */
 export function protocolOf(version: MoqVersion): string {
-  return version === "moq-lite-05" || version === "moq-lite-04" ? version : "";
+  return /^moq-lite-0[45]$|^moqt-/.test(version) ? version : "";
 }
 
 /** Both sides of a session. */

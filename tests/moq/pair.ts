@@ -10,8 +10,16 @@ import { MoqSession, type MoqSessionOptions } from "../../moq/session/session.ts
 import type { TrackReader } from "../../moq/track/track_reader.ts";
 import type { MoqVersion } from "../../moq/wire/versions.ts";
 
-/** One version of each kind: with timestamps, with drops, and with neither. */
-export const LIVE_VERSIONS: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
+/**
+ * One version of each kind: with timestamps, with drops, with neither, and with objects. A session
+ * of draft 18 subscribes to each track only once.
+ */
+export const LIVE_VERSIONS: readonly MoqVersion[] = [
+  "moq-lite-05",
+  "moq-lite-04",
+  "gomoqt-dev",
+  "moqt-20",
+];
 
 /** Both sides of a session. */
 export interface LivePair extends AsyncDisposable {

@@ -70,6 +70,9 @@ const SETUPS: Readonly<Record<MoqVersion, string>> = {
   "moq-lite-04": "",
   "moq-lite-02": "20 000a 01 c0000000ff0dad02 00",
   "moq-lite-01": "20 000a 01 c0000000ff0dad01 00",
+  "moqt-18": "af00 0000",
+  "moqt-20": "af00 0000",
+  "moqt-22": "af00 0000",
   "gomoqt-dev": "00 0a 01 c0000000feedbabe 00",
 };
 
@@ -78,6 +81,11 @@ async function setUp(client: Connection, version: MoqVersion): Promise<void> {
   const { setup } = VERSIONS[version];
   const bytes = bytesOf(SETUPS[version]);
   if (setup === "none") return;
+  if (setup === "control") {
+    // The stream stays open as long as the session.
+    await directStream(await client.createUnidirectionalStream()).write(bytes);
+    return;
+  }
   if (setup === "stream") {
     if (client.transport !== "quic") return; // The path is already known.
     const stream = directStream(await client.createUnidirectionalStream());
