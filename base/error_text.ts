@@ -11,7 +11,7 @@ export function textOf(error: unknown): string {
 }
 
 /**
- * Describes a value for an error message: its type, never its content.
+ * Describes a value for an error message: its type, never the content of a string or object.
  *
  * @param value Any value.
  * @returns A word or two.
@@ -19,12 +19,12 @@ export function textOf(error: unknown): string {
 export function describe(value: unknown): string {
   if (value === null) return "null";
   if (Array.isArray(value)) return "an array";
-  if (typeof value === "number") return String(value);
+  if (typeof value === "number" || typeof value === "boolean") return String(value);
   if (typeof value === "string") return value === "" ? "an empty string" : "a string";
   if (typeof value === "object") {
     // Read from the prototype: the peer controls an own key "constructor".
     const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
     return typeof name === "string" && name || "an object";
   }
-  return typeof value;
+  return typeof value === "function" ? "a function" : typeof value;
 }

@@ -65,7 +65,7 @@ interface WithinOptions<T> {
   /**
    * Start of the error message; the time in milliseconds follows.
    *
-   * @default {"Cannot wait longer than"}
+   * @default {"No result within"}
    */
   readonly late?: string;
   /** Ends the wait. */
@@ -93,7 +93,7 @@ export function within<T>(
   promise: Promise<T>,
   options: WithinOptions<T> = {},
 ): Promise<T> {
-  const { late = "Cannot wait longer than", signal, timeoutMs, discard } = options;
+  const { late = "No result within", signal, timeoutMs, discard } = options;
   return new Promise((resolve, reject) => {
     const done = () => {
       runtime.clearTimeout(timer);
@@ -124,7 +124,7 @@ export function within<T>(
 
 /** Options for {@linkcode waitFor}. */
 export interface WaitForOptions {
-  /** Name of the awaited event, for the error. */
+  /** Name of what is awaited, without an article, for the error `No … within 5 ms`. */
   readonly what: string;
   /** Timeout of the wait, in milliseconds; unlimited by default. */
   readonly timeoutMs?: number | undefined;
@@ -149,7 +149,7 @@ export function waitFor<T>(
   options: WaitForOptions,
 ): Promise<T> {
   const { what, ...rest } = options;
-  return within(runtime, promise, { late: `Cannot wait for ${what} longer than`, ...rest });
+  return within(runtime, promise, { late: `No ${what} within`, ...rest });
 }
 
 /**

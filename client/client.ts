@@ -307,7 +307,7 @@ export class Client<C extends Contract = Contract>
    */
   whenConnected(options: WaitOptions = {}): Promise<Session<unknown, C, "client">> {
     this.#check("wait", options);
-    return waitFor(this.#runtime, this.#nextSession(), { ...options, what: "the connection" });
+    return waitFor(this.#runtime, this.#nextSession(), { ...options, what: "connection" });
   }
 
   /**
@@ -410,7 +410,7 @@ export class Client<C extends Contract = Contract>
         }
       }
     };
-    const what = `the reply to "${topic}"`;
+    const what = `reply to "${topic}"`;
     return await waitFor(this.#runtime, ask(), { timeoutMs, what }).catch((error) => {
       stop.abort(error); // Also cancels the request at the server.
       throw error;
@@ -486,7 +486,7 @@ export class Client<C extends Contract = Contract>
     options: ClientSubscribeOptions = {},
   ): Subscription<C, T> {
     if (typeof options === "function") {
-      throw new TypeError("Cannot subscribe: use `for await`, received a callback");
+      throw new TypeError("subscribe takes no callback: loop over it with `for await`");
     }
     this.#check("subscribe", options);
     if (this.status.isEnded) throw this.#closedError("subscribe");
@@ -1271,7 +1271,7 @@ export class Client<C extends Contract = Contract>
       if (name === "connected" && session?.isReady) return session;
       if (name === "rejected") break;
     }
-    throw this.#closedError("wait for the connection");
+    throw this.#closedError("connect");
   }
 
   get #hasFailed(): boolean {

@@ -192,7 +192,7 @@ Deno.test("Client.request() has one deadline across all attempts", async () => {
   await using client = network.client();
   const waiting = [
     assertRejects(() => client.request("ask", 1, { timeoutMs: 900, retry: true }), TimeoutError),
-    assertRejects(() => client.whenConnected({ timeoutMs: 900 }), TimeoutError, "the connection"),
+    assertRejects(() => client.whenConnected({ timeoutMs: 900 }), TimeoutError, "No connection"),
   ];
   await turns();
   await time.tickAsync(900);
@@ -207,17 +207,17 @@ Deno.test("Client's timeouts name the time that the caller chose, however long t
   await using client = network.client();
   const wait = { timeoutMs: 900 };
   const calls: Record<string, () => Promise<unknown>> = {
-    'the reply to "ask"': () => client.request("ask", 1, wait),
-    'the reply to "again"': () => client.request("again", 1, { ...wait, retry: true }),
-    'the publication on "news"': () => client.publish("news", 1, wait),
-    'all of the response to "story"': () => Array.fromAsync(client.requestStream("story", 1, wait)),
-    'the reply to the presence data in "room"': () => client.presence("room", 1, wait),
+    'reply to "ask"': () => client.request("ask", 1, wait),
+    'reply to "again"': () => client.request("again", 1, { ...wait, retry: true }),
+    'confirmation of the publication on "news"': () => client.publish("news", 1, wait),
+    'end of the response to "story"': () => Array.fromAsync(client.requestStream("story", 1, wait)),
+    'reply to the presence data in "room"': () => client.presence("room", 1, wait),
   };
   const late = Object.entries(calls).map(async ([what, call]) => {
     const error = await assertRejects(
       call,
       TimeoutError,
-      `Cannot wait for ${what} longer than 900 ms`,
+      `No ${what} within 900 ms`,
     );
     assertEquals(error.timeoutMs, 900);
   });

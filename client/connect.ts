@@ -104,7 +104,7 @@ function checkUrl(url: ServerUrl): ServerUrl {
   if (typeof url === "function") return url;
   if (typeof url === "string" || url instanceof URL) return parseServerUrl(url);
   if (url.length > 0) return url.map(parseServerUrl);
-  throw new TypeError("Cannot connect: urls must not be empty");
+  throw new TypeError("Cannot connect: urls is empty");
 }
 
 /** Opens one session on a platform. */
@@ -119,7 +119,7 @@ export async function dialBy<C extends Contract>(
   const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
   if (token != null && !protocols.some((name) => SPEAKS_SKEIN.test(name))) {
     throw new TypeError(
-      `Cannot dial: a token in band needs ${SKEIN_PROTOCOL} among the protocols, received ${
+      `Cannot dial: token needs ${SKEIN_PROTOCOL} among the protocols, received ${
         JSON.stringify(protocols)
       }`,
     );

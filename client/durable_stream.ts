@@ -150,7 +150,7 @@ export async function* readStream<T>(
         yield record;
       }
       signal?.throwIfAborted();
-      throw new SessionClosedError(`Cannot read "${topic}" to the end: the client is closed`);
+      throw new SessionClosedError(`Cannot read "${topic}" to its end: the client is closed`);
     } catch (error) {
       if (!(error instanceof RequestError)) throw error;
       // The end of the stream comes after records for which the queue had no room.

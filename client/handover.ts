@@ -252,7 +252,7 @@ async function replaceSilent<C extends Contract>(
   };
   const silence = () => {
     const { silentMs } = alarm;
-    const error = new TimeoutError(`Cannot reach the server: silent for ${silentMs} ms`, silentMs);
+    const error = new TimeoutError(`No reply from the server within ${silentMs} ms`, silentMs);
     from[internals].abort(CloseCode.timedOut, "No sign of life", error, "network");
   };
   const opening = await open(

@@ -322,7 +322,7 @@ export class Liveness implements WaitObserver, Disposable {
     this.#alarm = undefined;
     this.#beCautious();
     this.#start("ping", this.#silenceMs);
-    alarm.abort(abortError("The server gave a sign of life"));
+    alarm.abort(abortError("The server is responding"));
   }
 
   #beCautious(): void {

@@ -235,7 +235,7 @@ Deno.test("Liveness rejects a confirmation if a sign of life comes after the new
     "ping 2000",
     "dial 3500",
     "cancel 4000",
-    "The server gave a sign of life 4000",
+    "The server is responding 4000",
   ]);
 });
 

@@ -214,7 +214,7 @@ export class PageWatch implements Disposable {
         // The server does not support pings, or was pinged too often, so rely on the heartbeat.
         if (!(error instanceof TimeoutError)) return false;
         if (this.#runtime.now() - askedAt > timeoutMs + LATE_MS) continue;
-        const message = `Cannot reach the server: no reply in ${timeoutMs} ms`;
+        const message = `No reply from the server within ${timeoutMs} ms`;
         const late = new TimeoutError(message, timeoutMs, { cause: error });
         session[internals].abort(CloseCode.timedOut, "No sign of life", late, "network");
         return true;

@@ -720,7 +720,7 @@ export class Topics implements AsyncDisposable {
     signal?.throwIfAborted();
     this.#agreement?.published();
     const appending = this.#histories.history!.append(publication, { bounds, key, publisher });
-    return await waitFor(this.#runtime, appending, { what: "the broker", signal });
+    return await waitFor(this.#runtime, appending, { what: "reply from the broker", signal });
   }
 
   /**

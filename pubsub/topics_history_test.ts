@@ -454,7 +454,7 @@ Deno.test("Topics.append() rejects a key of a wrong shape, and appends nothing",
     [
       { producer: "p", number: 1, epoch: 2 },
       TypeError,
-      'key must have known keys, received "epoch"',
+      'unknown option "epoch" in key',
     ],
   ];
   for (const [key, type, text] of wrong) {

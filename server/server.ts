@@ -859,7 +859,8 @@ function allFeatures(
   const all = [...features];
   const handlers = Object.entries(requests) as [string, Partial<ResumableHandler<never, never>>][];
   for (const [pattern, handler] of handlers) {
-    if (handler === undefined) continue;
+    // The table of requests rejects what is no handler.
+    if (typeof handler !== "function" && Object(handler) !== handler) continue;
     const { resumable } = handler;
     const isCostly = resumable === undefined && "cost" in handler;
     if (typeof handler === "object" && typeof resumable !== "function" && !isCostly) {

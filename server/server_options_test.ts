@@ -49,7 +49,8 @@ Deno.test("serve() rejects an unknown key at any depth, and suggests a similar o
     const listening = { port: 0, onListen() {}, ...options } as ServeOptions;
     const { message } = assertThrows(() => serve(listening), TypeError);
     const hint = meant === undefined ? "" : `; did you mean "${meant}"?`;
-    const expected = `Cannot serve: ${place} must have known keys, received "${key}"${hint}`;
+    const of = place === "options" ? "" : ` in ${place}`;
+    const expected = `Cannot serve: unknown option "${key}"${of}${hint}`;
     assertStringIncludes(`${message}$`, `${expected}$`);
   }
 });
@@ -68,7 +69,7 @@ Deno.test("serve() names the import of a feature that is passed as an option", (
     assertThrows(
       () => serve({ port: 0, onListen() {}, [name]: {} } as ServeOptions),
       TypeError,
-      `received "${name}"; use ${hint}`,
+      `unknown option "${name}"; use ${hint}`,
     );
   }
 });
@@ -78,7 +79,7 @@ Deno.test("createServer() rejects options of a listening server", () => {
     assertThrows(
       () => createServer(options as object),
       TypeError,
-      `Cannot create server: options must have known keys, received "${Object.keys(options)}"`,
+      `Cannot create server: unknown option "${Object.keys(options)}"`,
     );
   }
 });

@@ -376,7 +376,7 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
     runtime.clearTimeout(this.#timer);
     this.#timer = runtime.setTimeout(() => {
       const error = new TimeoutError(
-        `Cannot wait for the ${what} longer than ${timeoutMs} ms`,
+        `No ${what} within ${timeoutMs} ms`,
         timeoutMs,
       );
       this.abort(CloseCode.timedOut, `No ${what} in time`, error);
@@ -416,7 +416,7 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
     const late = this.late ??= { counts: new Map(), at: 0 };
     late.counts.set(what, (late.counts.get(what) ?? 0) + 1);
     late.at = this.settings.runtime.now();
-    return new LateDecision(`Cannot wait for ${what} longer than ${ms} ms`, ms);
+    return new LateDecision(`No result from ${what} within ${ms} ms`, ms);
   }
 
   /** Closes the session and releases all resources. Idempotent. */

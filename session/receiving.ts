@@ -235,7 +235,7 @@ export class Receiving
   dead(silentMs: number): void {
     // Either this side reads nothing, or the peer polls, and its connection has its own time limit.
     if (this.#core.connection.frames?.isPaused) return this.heartbeat?.add(this);
-    const message = `Cannot reach the peer: no sign of life in ${silentMs} ms`;
+    const message = `No message from the peer within ${silentMs} ms`;
     const error = new TimeoutError(message, silentMs);
     this.#core.abort(CloseCode.timedOut, "No sign of life", error, "network");
   }

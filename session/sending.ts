@@ -243,7 +243,7 @@ export class Sending implements SessionHalf {
     this.checkData("request", data);
     const { maxSendBytes: maxBytes } = this;
     const trace = this.#core.joins ? known : undefined;
-    const what = `the reply to "${topic}"`;
+    const what = `reply to "${topic}"`;
     return this.ask(what, (id) => encodeMessage(topic, data, { id, maxBytes, trace }), {
       ...options,
       isRequest: true,
@@ -301,7 +301,7 @@ export class Sending implements SessionHalf {
   ): Promise<unknown> {
     checkTopic(topic, verb);
     return await this.ask(
-      `the publication on "${topic}"`,
+      `confirmation of the publication on "${topic}"`,
       (id) => {
         const quiet = except === undefined ? {} : { echo: false, ...this.introduce() } as const;
         return this.encode({ publish: topic, data, id, ...quiet }, verb, topic);
@@ -319,7 +319,7 @@ export class Sending implements SessionHalf {
     checkTopic(topic, kind);
     const { since, last } = options;
     return this.ask(
-      `the reply to ${kind} "${topic}"`,
+      `reply to ${kind} "${topic}"`,
       (id) => {
         const client = kind === "subscribe" ? this.introduce() : {};
         return this.#encode(
@@ -344,7 +344,7 @@ export class Sending implements SessionHalf {
     this.presences = waiting + 1;
     try {
       await this.ask(
-        `the reply to the presence data in "${room}"`,
+        `reply to the presence data in "${room}"`,
         (id) => this.#encode({ presence: room, data, id }, "set presence"),
         // `onReply` exempts the request from `maxRequests`: a client may set data for many rooms.
         { ...options, onReply() {} },
@@ -360,7 +360,7 @@ export class Sending implements SessionHalf {
       throw new TypeError(`Cannot authenticate: token must be a string, received ${typeof token}`);
     }
     await this.ask(
-      "the token's acceptance",
+      "reply to the token",
       (id) => this.#encode({ auth: token, id }, "authenticate"),
       options,
     );
@@ -627,7 +627,7 @@ export class PendingRequests extends Signal {
 
   #fullError(what: string): QueueFullError {
     return new QueueFullError(
-      `Cannot wait for ${what}: ${this.#max} requests already wait for replies`,
+      `Cannot wait for the ${what}: ${this.#max} requests already wait for replies`,
     );
   }
 }

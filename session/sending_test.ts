@@ -15,7 +15,7 @@ function line(options: Partial<PendingRequestOptions> = {}): Line {
   return {
     send: (id) => void sent.push(id),
     cancel: (id) => void cancelled.push(id),
-    what: "the reply",
+    what: "reply",
     timeoutMs: 1_000,
     signal: undefined,
     sent,
@@ -57,7 +57,7 @@ Deno.test("PendingRequests.ask() rejects after its timeout, cancels, and forgets
   const requests = new PendingRequests(platformRuntime(), 8);
   const options = line({ timeoutMs: 250 });
   const asking = requests.ask(options);
-  const outcome = assertRejects(() => asking, TimeoutError, "the reply longer than");
+  const outcome = assertRejects(() => asking, TimeoutError, "No reply within");
   await time.tickAsync(249);
   assertEquals([requests.size, options.cancelled], [1, []]);
   await time.tickAsync(1);

@@ -257,7 +257,7 @@ export class Session<
     return waitFor(this.#core.settings.runtime, this.ready, {
       timeoutMs,
       signal,
-      what: "the session",
+      what: "session",
     });
   }
 
@@ -298,7 +298,7 @@ export class Session<
     this.#core.settings.flusher.flush();
     await waitFor(this.#core.settings.runtime, queue.flushed(), {
       ...options,
-      what: "the send queue",
+      what: "room in the send queue",
     });
   }
 

@@ -334,7 +334,7 @@ Deno.test("sessionSettings() rejects an invalid onHandlerError", () => {
   assertThrows(
     () => sessionSettings({ side: "server", onHandlerError: "ignore" as "close" }),
     TypeError,
-    "Cannot create session: onHandlerError must be one of reply, close, received ignore",
+    'Cannot create session: onHandlerError must be "reply" or "close", received "ignore"',
   );
 });
 

@@ -106,7 +106,7 @@ Deno.test("Session.whenReady() rejects by timeout and by signal; the session con
     const waiting = assertRejects(
       () => session.whenReady({ timeoutMs: 200 }),
       TimeoutError,
-      "the session longer than 200 ms",
+      "No session within 200 ms",
     );
     await time.tickAsync(200);
     await waiting;

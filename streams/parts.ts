@@ -371,7 +371,7 @@ function resumesOf(
       const checked =
         (async () =>
           schema ? await validate(schema, input) : { ok: true as const, value: input })();
-      const what = `the schema of "${pattern}"`;
+      const what = `result from the schema of "${pattern}"`;
       const outcome = await waitFor(runtime, checked, { what, timeoutMs });
       if (!outcome.ok) throw new RequestError("invalid", outcome.message, { path: outcome.path });
       return resume({ topic, pattern, params, data: outcome.value }, progress);

@@ -58,7 +58,7 @@ Deno.test("DurableStreams.create() rejects a fork without a source", async () =>
   const error = await assertRejects(() => nodes.node.create("fork", options), TypeError);
   assertEquals(
     error.message,
-    "Cannot create stream: fork.source must be of type string, received undefined",
+    "Cannot create stream: fork.source must be a string, received undefined",
   );
 });
 

@@ -161,7 +161,7 @@ async function inTime<T>(
   const { promise: over, reject } = Promise.withResolvers<never>();
   const onAbort = () => reject(signal!.reason);
   const timer = startRealTimer(() => {
-    reject(new TimeoutError(`Cannot wait longer than ${timeoutMs} ms: ${soFar()}`, timeoutMs));
+    reject(new TimeoutError(`No result within ${timeoutMs} ms: ${soFar()}`, timeoutMs));
   }, timeoutMs);
   signal?.addEventListener("abort", onAbort, { once: true });
   const waiting = wait();

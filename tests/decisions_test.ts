@@ -631,7 +631,7 @@ Deno.test("Session stops waiting for the schemas of a reply and of an item after
             unknown
           >,
         );
-    await assertRejects(() => ask() as Promise<unknown>, Error, "Cannot wait for the schema of");
+    await assertRejects(() => ask() as Promise<unknown>, Error, "No result from the schema of");
     hang.end();
     const answer = await ask() as unknown;
     assertEquals(kind === "output" ? answer : (answer as unknown[])[0], "answer");

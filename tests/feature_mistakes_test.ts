@@ -60,21 +60,21 @@ const replacing = (mutations: unknown, options?: object) =>
 
 /** Mistakes, each with the message of the error. */
 const MISTAKES: Readonly<Record<string, () => unknown>> = {
-  'Cannot create durableStreams(): options must have known keys, received "maxStream"; did you mean "maxStreams"?':
-    () => durableStreams({ maxStream: 1 } as object),
+  'Cannot create durableStreams(): unknown option "maxStream"; did you mean "maxStreams"?': () =>
+    durableStreams({ maxStream: 1 } as object),
   "Cannot create durableStreams(): maxStreams must be a positive integer, received 0": () =>
     durableStreams({ maxStreams: 0 }),
   "Cannot create durableStreams(): tail.ms must be an integer from 1 to 3153600000000, received 0.5":
     () => durableStreams({ tail: { records: 1, ms: 0.5, bytes: 1 } }),
-  "Cannot create durableStreams(): keep.records must be of type number, received undefined": () =>
+  "Cannot create durableStreams(): keep.records must be a number, received undefined": () =>
     durableStreams({ keep: { bytes: 1 } as never }),
-  "Cannot create durableStreams(): cache must be one of private, public, received shared": () =>
+  'Cannot create durableStreams(): cache must be "private" or "public", received "shared"': () =>
     durableStreams({ cache: "shared" as never }),
   'Cannot create durableStreams(): path must be spelled as in a URL, such as "/a", without a trailing slash, received "/a/"':
     () => durableStreams({ path: "/a/" }),
-  "Cannot create DurableStreamsHandler: broker must be of type Broker, received undefined": () =>
+  "Cannot create DurableStreamsHandler: broker must be a Broker, received undefined": () =>
     new DurableStreamsHandler({ path: "/a" } as never),
-  "Cannot create DurableStreamsHandler: path must be of type string, received undefined": () =>
+  "Cannot create DurableStreamsHandler: path must be a string, received undefined": () =>
     new DurableStreamsHandler({} as never),
   "Cannot create liveState(): contract must be made by defineContract(), received Object": () =>
     liveState({ contract } as never),
@@ -84,7 +84,7 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     () => liveState(halls({ "hall:{id}": hall({ writes: "mutation" }) })),
   'Cannot use the state "hall:{id}" of the contract: a mutation must have the name of a function, received "then"':
     () => liveState(halls({ "hall:{id}": hall({ mutations: { then: z.string() } }) })),
-  'Cannot use the state "hall:{id}" of the contract: "claimSeat" must have a schema, received function':
+  'Cannot use the state "hall:{id}" of the contract: "claimSeat" must have a schema, received a function':
     () => liveState(halls({ "hall:{id}": hall({ mutations: { claimSeat() {} } }) })),
   'Cannot use the state "room:{id}" of the contract: no other state may have this mutation, received "claimSeat"':
     () => liveState(halls({ "hall:{id}": hall(), "room:{id}": hall() })),
@@ -96,7 +96,7 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     () => replacing({ claimSeat: 1 }, { mutations: defineMutations(claims, functions) }),
   "Cannot mount liveState(): what defineMutations() returns must be an option of liveState(contract, { mutations }); the option of the server has the functions to replace, received Mutations":
     () => replacing(defineMutations(claims, functions)),
-  "Cannot create resumable(): maxRunning must be of type number, received a string": () =>
+  'Cannot create resumable(): maxRunning must be a number, received "1"': () =>
     resumable({ maxRunning: "1" as never }),
   "Cannot create resumable(): retainMs must be an integer from 1 to 3153600000000, received -1":
     () => resumable({ retainMs: -1 }),
@@ -104,13 +104,12 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     () => metrics({ path: "a" }),
   "Cannot create metrics(): path must not be that of the health check, /healthz": () =>
     metrics({ path: "/healthz" }),
-  "Cannot create inspector(): payloads must be of type boolean, received 1": () =>
+  "Cannot create inspector(): payloads must be a boolean, received 1": () =>
     inspector({ payloads: 1 as never }),
-  "Cannot create httpApi(): path must be of type string, received undefined": () =>
-    httpApi({} as never),
+  "Cannot create httpApi(): path must be a string, received undefined": () => httpApi({} as never),
   "Cannot create httpApi(): rate.perSecond must be above 0, received 0": () =>
     httpApi({ path: "/api", rate: { perSecond: 0 } }),
-  "Cannot create otel(): remoteTraces must be one of continue, link, received both": () =>
+  'Cannot create otel(): remoteTraces must be "continue" or "link", received "both"': () =>
     otel({ remoteTraces: "both" as never }),
   "Cannot create server: features must be objects, received the function metrics; write metrics()":
     () => createServer({ features: [metrics as never] }),
@@ -120,7 +119,7 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     createServer({ features: [{ name: "own" } as never] }),
   'Cannot create server: the contract has resume for requests["ask"], so its handler must be { resumable, handle }, with resumable imported from "@skein/skein/streams"':
     () => createServer({ contract, requests: { ask: (() => {}) as never } }),
-  'Cannot create server: resumable of requests["ask"] must be the function that "@skein/skein/streams" exports, received boolean':
+  'Cannot create server: resumable of requests["ask"] must be the function that "@skein/skein/streams" exports, received true':
     () => createServer({ requests: { ask: { resumable: true, handle() {} } as never } }),
   'Cannot create server: resumable of requests["ask"] must be the function that "@skein/skein/streams" exports, received undefined':
     () => createServer({ requests: { ask: { handle() {}, resume() {} } as never } }),

@@ -6,6 +6,7 @@
 import {
   assert,
   assertEquals,
+  assertMatch,
   assertRejects,
   assertStringIncludes,
   assertThrows,
@@ -173,26 +174,32 @@ Deno.test("createServer() says what mount() of a feature must return", async () 
     [{ http: { fetch } }, "http of odd must have paths or wants, received neither"],
   ];
   const additions: [unknown, string][] = [
-    [{ measurs: () => [] }, 'must have known keys, received "measurs"; did you mean "measures"?'],
+    [{ measurs: () => [] }, 'unknown option "measurs" in additions; did you mean "measures"?'],
     [
       { sessionOpened() {} },
-      'received "sessionOpened"; did you mean "instrumentation.sessionOpened"?',
+      'unknown option "sessionOpened" in additions; did you mean "instrumentation.sessionOpened"?',
     ],
-    [{ close: true }, "additions.close must be of type function, received boolean"],
+    [{ close: true }, "additions.close must be a function, received true"],
     [
       { instrumentation: { sessionOpend() {} } },
-      'additions.instrumentation must have known keys, received "sessionOpend"; ' +
+      'unknown option "sessionOpend" in additions.instrumentation; ' +
       'did you mean "sessionOpened"?',
     ],
-    [{ instrumentation: { handle: 1 } }, "instrumentation.handle must be of type function"],
-    [{ http: { path: "/a", fetch } }, 'received "path"; did you mean "paths"?'],
+    [{ instrumentation: { handle: 1 } }, "instrumentation.handle must be a function"],
+    [
+      { http: { path: "/a", fetch } },
+      'unknown option "path" in additions.http; did you mean "paths"?',
+    ],
     [{ http: { paths: ["/a"] } }, "additions.http.fetch must be given"],
-    [{ quic: { protocol: ["a"] } }, 'received "protocol"; did you mean "protocols"?'],
+    [
+      { quic: { protocol: ["a"] } },
+      'unknown option "protocol" in additions.quic; did you mean "protocols"?',
+    ],
   ];
   for (const [mounted, expected] of additions) {
     const features = [{ name: "odd", mount: () => mounted as Mounted }];
     const { message } = assertThrows(() => createServer({ features }), TypeError);
-    assertStringIncludes(message, "Cannot mount odd: additions");
+    assertMatch(message, /^Cannot mount odd: .*additions/);
     assertStringIncludes(message, expected);
   }
   /** A class may have members of its own. */
@@ -382,17 +389,20 @@ Deno.test("A feature with invalid metrics loses only its own, and the console sa
     [{ ...measure, name: "notes/count" }, "which is notes_count in Prometheus"],
     [{ ...measure, name: "a b" }, "measures[0].name must be a letter followed by"],
     [{ ...measure, name: undefined }, "measures[0].name must be given"],
-    [{ ...measure, kind: "histogram" }, "kind must be one of counter, sum, gauge, received histo"],
-    [{ ...measure, description: 1 }, "measures[0].description must be of type string"],
-    [{ ...measure, value: 1 }, 'measures[0] must have known keys, received "value"'],
+    [
+      { ...measure, kind: "histogram" },
+      'kind must be "counter", "sum" or "gauge", received "histogram"',
+    ],
+    [{ ...measure, description: 1 }, "measures[0].description must be a string"],
+    [{ ...measure, value: 1 }, 'unknown option "value" in measures[0]'],
     [{ ...measure, values: undefined }, "measures[0].values must be given"],
-    [{ ...measure, values: [1] }, "measures[0].values[0] must be of type object"],
-    [valued({ value: "1" }), "measures[0].values[0].value must be of type number"],
-    [valued({ value: 1, attributes: { a: 1 } }), '.attributes["a"] must be of type string'],
+    [{ ...measure, values: [1] }, "measures[0].values[0] must be an object"],
+    [valued({ value: "1" }), "measures[0].values[0].value must be a number"],
+    [valued({ value: 1, attributes: { a: 1 } }), '.attributes["a"] must be a string'],
     [valued({ value: 1, attributes: { "a.1": "" } }), "must be a label of its own"],
     [valued({ value: 1, attributes: { "a.x": "", "b.x": "" } }), "must be a label of its own"],
-    [valued({ value: 1, attributes: "x" }), ".attributes must be of type object"],
-    [null, "measures[0] must be of type object"],
+    [valued({ value: 1, attributes: "x" }), ".attributes must be an object"],
+    [null, "measures[0] must be an object"],
   ];
   const measures = (...all: unknown[]): Mounted => ({ measures: () => all as never });
   const notes = measures({ ...measure, name: "notes.count" });
@@ -827,7 +837,7 @@ Deno.test("Server.drain() and close() wait for features that fail or hang only u
     "in close",
     "in the drain's promise",
     "in the close's promise",
-    "close() of the feature hangs failed: TimeoutError: Cannot wait longer than 10000 ms",
+    "close() of the feature hangs failed: TimeoutError: No result within 10000 ms",
   ];
   for (const where of lines) {
     assert(output.lines.some((line) => line.includes(where)), where);
@@ -873,7 +883,7 @@ Deno.test("Built-in prefixes stay reserved with and without features", async () 
 
 Deno.test("connect() and dial() reject a misspelled hook, and accept a feature as instrumentation", async () => {
   const misspelled = { instrumentation: { sesionOpened() {} } as object };
-  const expected = 'instrumentation must have known keys, received "sesionOpened"; did you mean';
+  const expected = 'unknown option "sesionOpened" in instrumentation; did you mean';
   assertThrows(() => connect("ws://localhost:1", misspelled), TypeError, expected);
   await assertRejects(() => dial("ws://localhost:1", misspelled), TypeError, expected);
   await using server = serve({ port: 0, onListen() {} });

@@ -93,8 +93,8 @@ Deno.test("serve() rejects invalid inspector options", () => {
       [{ path: "inspector" }, "Cannot create inspector(): path must be spelled as in a URL"],
       [{ path: "/inspector/" }, "Cannot create inspector(): path must be spelled as in a URL"],
       [{ authorise: () => true }, 'did you mean "authorize"?'],
-      [{ authorize: true }, "Cannot create inspector(): authorize must be of type function"],
-      [{ payloads: 1 }, "Cannot create inspector(): payloads must be of type boolean"],
+      [{ authorize: true }, "Cannot create inspector(): authorize must be a function"],
+      [{ payloads: 1 }, "Cannot create inspector(): payloads must be a boolean"],
     ] as const
   ) {
     assertThrows(() => inspector(options as never), Error, message);

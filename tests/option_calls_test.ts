@@ -407,7 +407,7 @@ Deno.test("Each public method that keeps a callback rejects other values, such a
     for (const [name, call] of Object.entries(calls)) {
       const takesName = call.length === 2;
       const args = takesName ? [listener, "room:tea"] : ["room:tea", listener];
-      const text = "er must be of type function, received a string";
+      const text = "er must be a function, received a string";
       await assertRejected(name, () => call(...args as never[]), text);
     }
   });
@@ -487,8 +487,8 @@ Deno.test("Each public function rejects options of another type, unknown names, 
   await withObjects(async (objects) => {
     for (const [name, call] of allCalls(objects)) {
       const unknown = { unknownOption: 1 } as never;
-      await assertRejected(name, () => call(unknown), 'known keys, received "unknownOption"');
-      const none = "options must be of type object, received 7";
+      await assertRejected(name, () => call(unknown), 'unknown option "unknownOption"');
+      const none = "options must be an object, received 7";
       await assertRejected(name, () => call(7 as never), none);
       for (const [option, kind] of Object.entries(await kindsOf(call))) {
         for (const options of wrongValues(kind, (value) => ({ [option]: value }))) {

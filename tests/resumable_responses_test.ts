@@ -436,12 +436,12 @@ Deno.test("client.requestStream() limits the wait for an item, and for all items
   model.release(1);
   for (const options of [{ itemTimeoutMs: 100 }, { timeoutMs: 100 }]) {
     const seen: string[] = [];
-    const what = "timeoutMs" in options ? "all" : "the next item";
+    const what = "timeoutMs" in options ? "end" : "next item";
     const response = client.requestStream("chat:lobby", "hi", options);
     const reading = async () => {
       for await (const word of response) seen.push(word);
     };
-    await assertRejects(reading, TimeoutError, `Cannot wait for ${what} of the response`);
+    await assertRejects(reading, TimeoutError, `No ${what} of the response`);
     assertEquals(seen, words(seen.length));
     const left = client.requestStream("chat:lobby", "hi", {
       id: response.id,

@@ -189,7 +189,7 @@ Deno.test("createServer() rejects invalid flow control", () => {
     );
   }
   const text = { flowControl: { maxData: "1" as unknown as number } };
-  assertThrows(() => createServer(text), TypeError, "flowControl.maxData must be of type number");
+  assertThrows(() => createServer(text), TypeError, "flowControl.maxData must be a number");
 });
 
 Deno.test("Session over skein.1 carries datagrams in both directions", async () => {

@@ -11,17 +11,17 @@ import { z } from "zod";
 
 Deno.test("createServer() throws if options have a wrong shape", () => {
   const cases: [options: object, text: string][] = [
-    [{ history: ["chat"] }, "history must be of type object, received an array"],
+    [{ history: ["chat"] }, "history must be an object, received an array"],
     [{ history: { "chat:*": {} } }, "a parameter must have a name, such as {name}, and no *"],
-    [{ rooms: "room:{name}" }, "rooms must be of type object, received a string"],
+    [{ rooms: "room:{name}" }, "rooms must be an object, received a string"],
     [{ rooms: ["room:*"] }, "a parameter must have a name, such as {name}, and no *"],
     [{ requests: { "sum:*": () => 1 } }, "a parameter must have a name"],
-    [{ authorize: true }, "authorize must be of type function, received boolean"],
+    [{ authorize: true }, "authorize must be a function, received true"],
     [
       { broker: Promise.resolve(new MemoryBroker()) },
-      "broker must be of type Broker, received Promise",
+      "broker must be a Broker, received Promise",
     ],
-    [{ cors: { origin: "*" } }, `received "cors"; socket.io's "cors" is origins`],
+    [{ cors: { origin: "*" } }, `unknown option "cors"; socket.io's "cors" is origins`],
   ];
   for (const [options, text] of cases) {
     const error = assertThrows(() => createServer(options as ServerOptions), TypeError);

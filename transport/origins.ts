@@ -68,6 +68,12 @@ export function originTrust(
   return origins.includes("*") || origins.includes(origin) ? "anonymous" : "none";
 }
 
+/** Names an origin that the rules don't trust, for the response and the console. */
+export function originNotAllowed(origin: string | null): string {
+  if (origin === null) return "Origin is missing: requests with cookies must have one";
+  return `Origin not allowed: add it to origins, or its host to hosts (${origin})`;
+}
+
 /** The headers that proxies add, besides those that start with `x-forwarded-`. */
 const FORWARDED = [
   "cdn-loop",

@@ -14,6 +14,9 @@ import type {
 import type { Rate } from "../quotas/token_bucket.ts";
 import { MAX_TIMER_MS, MAX_TTL_MS } from "../wait.ts";
 
+/** Limit on the part of a value that an error shows, in characters. */
+const MAX_SHOWN = 64;
+
 /**
  * Rejects an option if its name is unknown or its value has the wrong type. The error includes a
  * hint about the name.
@@ -45,9 +48,8 @@ export function checkKinds(options: unknown, kinds: object, place: OptionPlace):
     if (value === undefined) continue;
     if (!Object.hasOwn(kinds, name)) {
       const hint = hintFor(name, kinds) || placeHint(name, kinds) || featureHint(name, kinds);
-      throw new TypeError(
-        `Cannot ${verb}: ${path} must have known keys, received "${name}"${hint}`,
-      );
+      const of = path === "options" ? "" : ` in ${path}`;
+      throw new TypeError(`Cannot ${verb}: unknown option "${name}"${of}${hint}`);
     }
     const kind = (kinds as Record<string, OptionKind>)[name]!;
     if (kind === 0 || fits(value, kind)) continue;
@@ -84,10 +86,25 @@ export function wrongKind(
   kind: string | readonly unknown[],
   { verb, path }: OptionPlace,
 ): TypeError {
-  const [rule, received] = typeof kind === "string"
-    ? [`of type ${kind}`, describe(value)]
-    : [`one of ${kind.join(", ")}`, typeof value === "string" ? value : describe(value)];
+  const isKind = typeof kind === "string";
+  const rule = isKind ? kind.split(" or ").map(withArticle).join(" or ") : choice(kind);
+  // Other options may be secrets, and these are not.
+  const isShown = typeof value === "string" && (!isKind || kind === "number");
+  const received = isShown ? JSON.stringify(value.slice(0, MAX_SHOWN)) : describe(value);
   return new TypeError(`Cannot ${verb}: ${path} must be ${rule}, received ${received}`);
+}
+
+function withArticle(kind: string): string {
+  if (kind === "null") return kind;
+  return `${/^[aeiou]/i.test(kind) ? "an" : "a"} ${kind}`;
+}
+
+/** Lists values; strings such as "a function" are descriptions. */
+function choice(values: readonly unknown[]): string {
+  const names = values.map((one) =>
+    typeof one === "string" && !one.startsWith("a ") ? JSON.stringify(one) : String(one)
+  );
+  return [names.slice(0, -1).join(", "), names.at(-1)].filter((one) => one !== "").join(" or ");
 }
 
 /**

@@ -149,7 +149,7 @@ export class NatsHistory implements BrokerHistory {
     signal?.throwIfAborted();
     try {
       await link.reach(signal);
-      const what = `the stream ${stream.names.stream}`;
+      const what = `usable stream ${stream.names.stream}`;
       await waitFor(link.runtime, stream.usable(), {
         what,
         timeoutMs: REQUEST_TIMEOUT_MS,

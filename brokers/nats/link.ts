@@ -241,7 +241,7 @@ export class NatsLink {
    */
   async reach(signal?: AbortSignal): Promise<void> {
     if (this.life.status.current.name === "connecting") {
-      const what = "NATS";
+      const what = "connection to NATS";
       await waitFor(this.runtime, this.whenUp(), {
         what,
         timeoutMs: REQUEST_TIMEOUT_MS,

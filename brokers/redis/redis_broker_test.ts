@@ -29,9 +29,9 @@ Deno.test("RedisBroker() rejects anything but a Redis URL or a client", () => {
 
 Deno.test("RedisBroker() rejects unknown and misplaced options", () => {
   const cases: [source: object, options: object, text: string][] = [
-    [SOURCE, { prefx: "a" }, 'received "prefx"; did you mean "prefix"?'],
+    [SOURCE, { prefx: "a" }, 'unknown option "prefx"; did you mean "prefix"?'],
     [{ ...SOURCE, prefix: "a" }, {}, "prefix must be in the second argument"],
-    [{ ...SOURCE, host: "a" }, {}, 'source must have known keys, received "host"'],
+    [{ ...SOURCE, host: "a" }, {}, 'unknown option "host" in source'],
   ];
   for (const [source, options, text] of cases) {
     assertThrows(() => new RedisBroker(source as typeof SOURCE, options), TypeError, text);

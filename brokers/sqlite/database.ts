@@ -238,7 +238,9 @@ function prepareDatabase(
   db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA trusted_schema = OFF");
   const isNew = checkHeader(db, path);
   if (pragma(db, "journal_mode = WAL") !== "wal") {
-    throw new BrokerError(`Cannot open ${path}: the file must allow a write-ahead log`);
+    throw new BrokerError(
+      `Cannot open ${path}: SQLite has no write-ahead log here; use a file on a local disk`,
+    );
   }
   const pageSize = Number(pragma(db, "page_size"));
   db.exec(`

@@ -205,7 +205,7 @@ export class SqliteFile {
   openLogs(): void {
     if (this.#logs !== undefined) return;
     if (this.#openLogs === undefined) {
-      throw new Error("the code of logs did not load", { cause: this.#loadError });
+      throw new Error("The code of durable streams did not load", { cause: this.#loadError });
     }
     const shares = { maxBytes: this.#maxBytes, usedBytes: () => this.#usedBytes };
     this.#logs = this.#openLogs(this.#db, this.#transaction, shares);
@@ -315,7 +315,7 @@ export class SqliteFile {
   #call([name, ...args]: FileOperation): unknown {
     const { part } = CALLS[name];
     const target = part === "logs" ? this.#logs : this.#parts[part];
-    if (target === undefined) throw new Error("the logs are not open");
+    if (target === undefined) throw new Error("Durable streams are not open");
     const methods = target as unknown as Record<
       FileCallName,
       (...args: readonly unknown[]) => unknown

@@ -61,7 +61,7 @@ export const thisMachine: Machine = {
       if (error instanceof Deno.errors.NotFound) return false;
       throw error;
     });
-    if (present) throw new BrokerError(`Cannot back up: the file must not exist, received ${path}`);
+    if (present) throw new BrokerError(`Cannot back up: the file ${path} exists`);
   },
 
   async syncAs(path, name) {

@@ -99,6 +99,6 @@ export function pathOf(path: string | URL): string {
     return text;
   }
   throw new TypeError(
-    `Cannot create broker: path must be a path or a URL of a file, received "${text}"`,
+    `Cannot create broker: path must be a file or its URL, received "${text}"; for a broker in memory, use MemoryBroker`,
   );
 }

@@ -468,7 +468,7 @@ function checkName(name: string): void {
   checkNameBytes(name, MAX_NAME_BYTES);
   if (!name.includes("\0") && name.isWellFormed()) return;
   throw new RangeError(
-    `Cannot name a topic: a topic or key must be well-formed and without zero characters, received ${
+    `Cannot use topic or key: it must be well-formed and without zero characters, received ${
       JSON.stringify(name)
     }`,
   );

@@ -282,9 +282,9 @@ withFolder("SqliteFile loads the code of logs for the group that opens them", as
   const file = new SqliteFile(optionsOf(`${folder}/test.db`));
   const list: FileOperation = ["listLogs", "stream", 1];
   const failed = (why: string): OperationOutcome[] => [["failed", why]];
-  assertEquals(file.run([list], 0), failed("the logs are not open"));
+  assertEquals(file.run([list], 0), failed("Durable streams are not open"));
   assertEquals(file.load([list]), undefined);
-  assertEquals(file.run([["openLogs"]], 0), failed("the code of logs did not load"));
+  assertEquals(file.run([["openLogs"]], 0), failed("The code of durable streams did not load"));
   // Other operations of the group take effect without logs.
   const group: FileOperation[] = [["openLogs"], ["advance", "key", 1, 1_000, 0]];
   assertEquals(file.run(group, 0)[1], ["done", true]);
@@ -380,10 +380,10 @@ withFolder(
 
 Deno.test("SqliteBroker.open() rejects invalid options", async () => {
   const cases: [path: string, options: object, error: typeof Error, text: string][] = [
-    ["", {}, TypeError, "path must be a path"],
-    [":memory:", {}, TypeError, 'received ":memory:"'],
-    ["a.db", { sync: "full" }, TypeError, 'received "sync"'],
-    ["a.db", { synchronous: "off" }, TypeError, "synchronous must be one of normal, full"],
+    ["", {}, TypeError, "path must be a file or its URL"],
+    [":memory:", {}, TypeError, "for a broker in memory, use MemoryBroker"],
+    ["a.db", { sync: "full" }, TypeError, 'unknown option "sync"'],
+    ["a.db", { synchronous: "off" }, TypeError, 'synchronous must be "normal" or "full"'],
     [
       "a.db",
       { maxBytes: 1_000 },
@@ -813,7 +813,7 @@ for (const synchronous of LEVELS) {
     assertNotEquals(log.info.identity, "identity");
     await other.history.append({ topic: "t0", payload: "more" }, { bounds });
     const error = await assertRejects(() => broker.backup(copy), BrokerError);
-    assertEquals(error.message, `Cannot back up: the file must not exist, received ${copy}`);
+    assertEquals(error.message, `Cannot back up: the file ${copy} exists`);
   });
 }
 

@@ -37,7 +37,7 @@ export class WorkerFile implements FileThread {
     this.#worker.on("error", (error: unknown) => cause ??= error);
     this.#worker.on("exit", (code: number) => {
       const why = cause === undefined ? `code ${code}` : textOf(cause);
-      this.#end = new BrokerError(`the worker of the file ended: ${why}`, { cause });
+      this.#end = new BrokerError(`The worker of the file ended: ${why}`, { cause });
       this.#reply.reject(this.#end);
       this.#ended.resolve();
     });

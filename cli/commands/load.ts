@@ -50,7 +50,7 @@ async function tokensOf(args: Arguments, { env, runtime, signal }: Context): Pro
   });
   try {
     const { success, code, stdout } = await within(runtime, command.output(), {
-      late: "Cannot read tokens: --token-command must end within",
+      late: "Cannot read tokens: --token-command did not end within",
       timeoutMs: TOKEN_COMMAND_MS,
       signal,
     });
@@ -78,7 +78,7 @@ export const load: Command = {
   publish  publishes on topics, with subscribers among the same sessions
   idle     opens sessions and holds them; works with every server
 
-Latency begins when a message is due, not when it is sent, so a stall of the server shows in full.`,
+Latency is measured from when a message is due, not when it is sent, so a stall of the server shows in full.`,
   options: [
     {
       name: "mode",

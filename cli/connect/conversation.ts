@@ -253,7 +253,7 @@ export class Conversation {
     });
     this.#subscriptions.set(topic, subscription);
     try {
-      const what = `the subscription of "${topic}"`;
+      const what = `subscription of "${topic}"`;
       await waitFor(this.#options.runtime, subscription.ready, { what, ...wait });
     } catch (error) {
       this.#subscriptions.delete(topic);
@@ -299,14 +299,14 @@ export class Conversation {
     const state = known ?? await this.#client("show rows").state(topic);
     if (known === undefined) this.#states.set(topic, state);
     try {
-      await waitFor(runtime, state.ready, { what: `the rows of "${topic}"`, ...wait });
+      await waitFor(runtime, state.ready, { what: `rows of "${topic}"`, ...wait });
     } catch (error) {
       this.#leaveState(topic, state);
       throw error;
     }
     if (data !== undefined) {
       const version = await waitFor(runtime, writeRow(state, data), {
-        what: `the reply of "${topic}"`,
+        what: `reply to the write to "${topic}"`,
         ...wait,
       });
       return emit({ type: "written", topic, version, ...own });

@@ -64,7 +64,7 @@ async function check(
     // The session has closed, or the server accepts no more pings.
     if (!(error instanceof TimeoutError) || session.isClosed) return;
     const late = new TimeoutError(
-      `Cannot reach the server: no response in ${LOST_MS} ms`,
+      `No reply from the server within ${LOST_MS} ms`,
       LOST_MS,
       {
         cause: error,

@@ -120,7 +120,7 @@ export async function flushed(
   isDone: () => boolean,
   { to, ...options }: WaitOptions & { readonly to?: string | undefined },
 ): Promise<void> {
-  if (to !== undefined) throw new UnsupportedError("Cannot flush: the client has no store");
+  if (to !== undefined) throw new UnsupportedError("Cannot flush: the client has no option store");
   let isAwaited = true;
   const done = async () => {
     while (isAwaited) {
@@ -129,7 +129,7 @@ export async function flushed(
       await outbox.changed();
     }
   };
-  await waitFor(outbox.runtime, done(), { ...options, what: "the outbox" }).finally(() =>
+  await waitFor(outbox.runtime, done(), { ...options, what: "empty outbox" }).finally(() =>
     isAwaited = false
   );
 }

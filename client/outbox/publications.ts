@@ -104,7 +104,7 @@ export class OutboxPublications {
     this.#pending.set(publication.number, publication);
     this.#outbox.notify();
     const { signal, timeoutMs } = options;
-    const what = `the publication on "${message.topic}"`;
+    const what = `confirmation of the publication on "${message.topic}"`;
     const { runtime } = this.#outbox;
     return waitFor(runtime, publication.reply.promise, { signal, timeoutMs, what }).finally(() => {
       // Nothing is sent after the caller stopped waiting, unless it must arrive.
@@ -206,7 +206,7 @@ export class OutboxPublications {
     publication.requests++;
     sent.add(publication);
     outbox.publishing = sent.size;
-    sending.ask(`the publication on "${topic}"`, encode, {
+    sending.ask(`confirmation of the publication on "${topic}"`, encode, {
       ...(isOnce ? { timeoutMs: Infinity } : { timeoutMs, signal }),
       onReply: () => {
         publication.reply.resolve();

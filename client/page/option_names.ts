@@ -114,16 +114,16 @@ const NAMES: {
 export function namesCheck(
   onUnknown: (name: string, names: object) => void,
 ): (call: string, options: unknown, names?: object) => void {
-  const check = (call: string, options: unknown, names: object, path = "options") => {
+  const check = (call: string, options: unknown, names: object, of = "") => {
     for (const name in options as object) {
       const value = (options as Record<string, unknown>)[name];
       if (value === undefined) continue;
       const nested = (names as Record<string, unknown>)[name];
       if (!nested) {
         onUnknown(name, names);
-        throw new TypeError(`Cannot ${call}: ${path} must have known keys, received "${name}"`);
+        throw new TypeError(`Cannot ${call}: unknown option "${name}"${of}`);
       }
-      if (nested !== 1) check(call, value, nested, name);
+      if (nested !== 1) check(call, value, nested, ` in ${name}`);
     }
   };
   return (call, options, names = NAMES[call as Listed] ?? WAIT) => check(call, options, names);

@@ -150,7 +150,8 @@ Deno.test("connect() and dial() of a page reject an unknown name in nested optio
         async () => await run(kind === undefined ? options : { [name]: options }),
         TypeError,
       );
-      const rule = `${name} must have known keys, received "unknownOption"`;
+      const of = name === "options" ? "" : ` in ${name}`;
+      const rule = `unknown option "unknownOption"${of}`;
       assertEquals(error.message, `Cannot ${call}: ${rule}`);
     }
     assert(nested.length > 2);

@@ -603,7 +603,7 @@ class Provided {
 function identityOf({ client, url }: SkeinProviderProps): unknown {
   if (client === undefined && url === undefined) {
     throw new TypeError(
-      "Cannot connect: a SkeinProvider needs a url or a client, received neither",
+      "A SkeinProvider needs a url or a client",
     );
   }
   return client ?? (typeof url === "function" ? "function" : String(url));
@@ -652,8 +652,7 @@ export function createHooks<C extends Contract = Contract>(
     const hub = useContext(context);
     if (hub !== null) return hub;
     throw new TypeError(
-      "Cannot use a hook: a SkeinProvider of the same createHooks() must be above the component, " +
-        "received none",
+      "There is no SkeinProvider of the same createHooks() above the component",
     );
   }
 
@@ -847,12 +846,12 @@ function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
 }
 
 function noTopic(): Promise<never> {
-  return Promise.reject(new TypeError("Cannot publish: the hook must have a topic, received null"));
+  return Promise.reject(new TypeError("Cannot publish: the hook's topic is null"));
 }
 
 function noState(): Promise<never> {
   return Promise.reject(
-    new TypeError("Cannot write state: the hook must have an id, received null"),
+    new TypeError("Cannot write state: the hook's id is null"),
   );
 }
 

@@ -38,8 +38,8 @@ export function callsOf(id: string, parts: MutationParts): AnyMutationCalls {
   const names = mutations?.namesOf(id) ?? namesIn(contract, id);
   if (names.length === 0) {
     throw new TypeError(
-      `Cannot call mutation: the state "${id}" must have mutations in the contract of the client, ` +
-        "or the option mutations of state(), received none",
+      `Cannot call mutation: "${id}" has no mutations in the client's contract; add them there, or ` +
+        "pass the option mutations of state()",
     );
   }
   return Object.freeze(
@@ -81,7 +81,7 @@ function copyOf(name: string, input: unknown): unknown {
     const text = JSON.stringify(input);
     return text === undefined ? undefined : freezeRow(JSON.parse(text));
   } catch (cause) {
-    throw new TypeError(`Cannot call mutation: the input of "${name}" must be JSON`, { cause });
+    throw new TypeError(`Cannot call mutation: the input of "${name}" is not JSON`, { cause });
   }
 }
 

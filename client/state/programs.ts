@@ -221,7 +221,7 @@ export class Programs<W extends ProgramWrite> {
         },
       });
       if (!(result instanceof Promise)) return this.#ran(write, program, { ...of, result });
-      const late = "Cannot wait for the function of a write longer than";
+      const late = "No result from the function of a write within";
       const { signal } = program.over;
       return program.running = within(runtime, result, { signal, timeoutMs, late }).then(
         (result) => this.#ran(write, program, { ...of, result }),

@@ -424,7 +424,10 @@ export class SharedState implements KeptSource {
     }
     if (client.name === "rejected") {
       if (client.cause.code === CloseCode.forbidden) this.#keeping?.forget();
-      this.#rejection = closedError("Cannot read state: the client is rejected", client.cause);
+      this.#rejection = closedError(
+        "Cannot read state: the client is rejected",
+        client.cause,
+      );
       this.#ready.reject(this.#rejection);
       this.status.set("ended");
     } else if (this.#rejection !== undefined) {

@@ -343,7 +343,7 @@ export class ClientState implements Disposable, AsyncDisposable {
     this.#parts.check("wait", options);
     const { runtime } = this.#parts.settings;
     const settled = this.#shared.writes.settled(this.#handle);
-    await waitFor(runtime, settled, { ...options, what: "the writes" });
+    await waitFor(runtime, settled, { ...options, what: "outcome of all writes" });
   }
 
   /**

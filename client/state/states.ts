@@ -41,7 +41,7 @@ export class ClientStates {
     const isKept = options.store ?? false;
     if (isKept && !keeper) {
       throw new TypeError(
-        "Cannot open state: store requires a client with the option store, received none",
+        "Cannot open state: store needs a client with the option store",
       );
     }
     const keep = keeper && ((source: KeptSource) => keeper.state(source));

@@ -308,10 +308,12 @@ function checkHeader(db: DatabaseSync): boolean {
   const application = pragma(db, "application_id");
   const { tables } = db.prepare("SELECT count(*) AS tables FROM sqlite_schema").get()!;
   if (application === 0 && tables === 0) return true;
-  if (application !== APPLICATION_ID) throw new Error("the file is of another program");
+  if (application !== APPLICATION_ID) throw new Error("Another program wrote the file");
   const version = pragma(db, "user_version");
   if (version === SCHEMA_VERSION) return false;
-  throw new Error(`the file must have version ${SCHEMA_VERSION}, received ${version}`);
+  throw new Error(
+    `The file has the version ${version} of another release; this one reads ${SCHEMA_VERSION}`,
+  );
 }
 
 function pragma(db: DatabaseSync, name: string): unknown {

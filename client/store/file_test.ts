@@ -144,7 +144,7 @@ Deno.test("FileStore rejects files that it cannot read, and leaves them as they 
     const other = new DatabaseSync(path);
     other.exec("CREATE TABLE other (a)");
     other.close();
-    await rejects("failed", /the file is of another program$/);
+    await rejects("failed", /Another program wrote the file$/);
 
     await Deno.remove(path);
     const store = fileStore(path);
@@ -153,7 +153,7 @@ Deno.test("FileStore rejects files that it cannot read, and leaves them as they 
     const newer = new DatabaseSync(path);
     newer.exec("PRAGMA user_version = 2");
     newer.close();
-    await rejects("failed", /the file must have version 1, received 2$/);
+    await rejects("failed", /The file has the version 2 of another release; this one reads 1$/);
   });
 });
 

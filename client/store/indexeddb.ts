@@ -321,7 +321,7 @@ export class IndexedDbStore implements Store {
     const [entries = "", ...others] = db.objectStoreNames;
     if (!entries.startsWith(ENTRIES) || others.length > 0) {
       db.close();
-      throw new Error(`the database ${JSON.stringify(this.#database)} is of another program`);
+      throw new Error(`Another program owns the database ${JSON.stringify(this.#database)}`);
     }
     if (entries !== (this.#entries ?? entries)) {
       db.close();
@@ -332,7 +332,7 @@ export class IndexedDbStore implements Store {
     const lost = new AbortController();
     db.onclose = () => {
       this.#connection = undefined;
-      lost.abort(new Error("the browser closed the database"));
+      lost.abort(new Error("The browser closed the database"));
     };
     db.onversionchange = ({ newVersion }) => {
       // A deletion or an upgrade waits until all connections are closed.
@@ -426,7 +426,7 @@ function settlementOf(transaction: IdbTransaction): Promise<void> {
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve();
     transaction.onabort = () =>
-      reject(transaction.error ?? new Error("the transaction was aborted"));
+      reject(transaction.error ?? new Error("The transaction was aborted"));
   });
 }
 

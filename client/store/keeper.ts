@@ -171,8 +171,14 @@ export class Keeper {
       return state.isStored;
     });
     const written = Promise.all([kept.stored(), ...states]);
-    const areStored = await waitFor(runtime, written, { signal, timeoutMs, what: "the store" });
-    if (!this.#isTaking) throw new StoreError("unavailable", "Cannot flush: the store is not used");
+    const areStored = await waitFor(runtime, written, {
+      signal,
+      timeoutMs,
+      what: "result from the store",
+    });
+    if (!this.#isTaking) {
+      throw new StoreError("unavailable", "Cannot flush: the client doesn't use the store");
+    }
     const isStored = areStored.every((isStored) => isStored);
     const durability = isStored && (kept.durability ?? await this.store.write({}));
     if (durability) return durability;

@@ -38,7 +38,7 @@ Deno.test("connect() closes its store, and rejects one without a user", async ()
   }
   assertEquals(disk.openStores, 0);
   const store = disk.open() as unknown as ClientStore;
-  assertThrows(() => network.client({ store }), TypeError, "store must be of type ClientStore");
+  assertThrows(() => network.client({ store }), TypeError, "store must be a ClientStore");
 });
 
 Deno.test("Keeper.confirmed() asks the server for the user once, and knows their tag later", async () => {

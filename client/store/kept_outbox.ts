@@ -307,7 +307,7 @@ export class KeptOutbox {
     try {
       return await waitFor(runtime, reply.promise, {
         ...wait,
-        what: `the reply to ${nameOf(item)}`,
+        what: `reply to ${nameOf(item)}`,
       });
     } catch (error) {
       // Nothing is sent after the caller stopped waiting.
@@ -435,7 +435,9 @@ export class KeptOutbox {
       item.isRemoved = true;
       this.#parts.outbox.release(item.size);
       const what = nameOf(item);
-      item.reply?.reject(new RequestError("cancelled", `forget() was called before ${what} ended`));
+      item.reply?.reject(
+        new RequestError("cancelled", `forget() was called before ${what} was settled`),
+      );
     }
     producer.items.length = 0;
     this.#stored.abandon(producer);
@@ -482,6 +484,6 @@ export function nameOf({ kind, topic }: KeptItem): string {
 function unknownOutcome(item: KeptItem): RequestError {
   return new RequestError(
     "unknown",
-    `It can't be told any more whether ${nameOf(item)} was handled`,
+    `Cannot tell whether ${nameOf(item)} was handled`,
   );
 }

@@ -145,7 +145,7 @@ export class KeptSession {
       const text = `${message.size} bytes are more than the server accepts`;
       throw new RequestError("too-large", `Cannot send ${nameOf(item)}: ${text}`);
     };
-    sending.ask(`the reply to ${nameOf(item)}`, encode, {
+    sending.ask(`reply to ${nameOf(item)}`, encode, {
       timeoutMs: Infinity,
       onReply: (data) => kept.replied(producer, item, data),
     }).catch((error) => this.#failed(producer, item, error)).finally(() => {

@@ -77,7 +77,7 @@ export class ClientPresence {
       this.#data.set(room, JSON.parse(encodeEnvelope({ topic: room, data }, VERB)).data);
     } else {
       throw new QueueFullError(
-        `Cannot set presence: a client may have data in at most ${MAX_ROOMS} rooms, received one more`,
+        `Cannot set presence: the client has data in ${MAX_ROOMS} rooms already`,
       );
     }
     const done = async () => {
@@ -96,7 +96,7 @@ export class ClientPresence {
     };
     await waitFor(this.#runtime, done(), {
       ...options,
-      what: `the reply to the presence data in "${room}"`,
+      what: `reply to the presence data in "${room}"`,
     });
   }
 

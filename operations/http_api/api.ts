@@ -238,7 +238,7 @@ export class Api {
       if (outcome.closed > 0 || !outcome.isComplete) return outcome;
       throw new Problem(404, {
         code: "not-found",
-        detail: "Cannot disconnect: the session must be open on a node, received an unknown id",
+        detail: `Cannot disconnect: no open session has the id "${id.slice(0, 64)}"`,
       });
     },
     presence: ({ id: topic, query: { limit } }) => this.#presence(topic, limit),
@@ -382,7 +382,7 @@ export class Api {
       return topics.appendEncoded(publication, key);
     });
     const outcomes = await waitFor(runtime, Promise.allSettled(published), {
-      what: "the broker, which may still accept the publication,",
+      what: "reply from the broker, which may still accept the publication,",
       timeoutMs: PUBLISH_MS,
     });
     return outcomes.map((outcome, i) => {
@@ -454,17 +454,18 @@ export class Api {
     if (route?.kind !== "message") {
       throw new Problem(422, {
         code: "unknown-topic",
-        detail: `Cannot ${verb}: a message of the contract must fit, received topic "${topic}"`,
+        detail: `Cannot ${verb}: the contract has no message for the topic "${topic}"`,
       });
     }
     const { runtime, requestTimeoutMs: timeoutMs } = this.#parts;
     const checked = route.input && (async () => await validate(route.input!, data))();
     const what = `the schema of "${route.pattern}"`;
-    const outcome = checked && await waitFor(runtime, checked, { what, timeoutMs })
-      .catch((error) => {
-        if (error instanceof TimeoutError) this.#parts.report(what, error);
-        throw error;
-      });
+    const outcome = checked &&
+      await waitFor(runtime, checked, { what: `result from ${what}`, timeoutMs })
+        .catch((error) => {
+          if (error instanceof TimeoutError) this.#parts.report(what, error);
+          throw error;
+        });
     if (outcome === undefined) return data;
     if (outcome.ok) return outcome.value;
     throw invalid(verb, "data", outcome);
@@ -489,7 +490,7 @@ export class Api {
     if (bounds === undefined || history === undefined) {
       throw new Problem(404, {
         code: "no-history",
-        detail: `Cannot read history: the topic must have a history, received "${topic}"`,
+        detail: `Cannot read history: the topic "${topic}" has no history`,
       });
     }
     const reading = history.read(topic, {
@@ -498,7 +499,10 @@ export class Api {
       maxMessages: limit,
       maxBytes: MAX_PAGE_BYTES,
     });
-    const page = await waitFor(runtime, reading, { what: "the history", timeoutMs: HISTORY_MS });
+    const page = await waitFor(runtime, reading, {
+      what: "reply from the broker",
+      timeoutMs: HISTORY_MS,
+    });
     const publications = page.publications.flatMap(kept);
     if (after !== undefined) {
       const missing = missingSince({ epoch, after, tag }, page, publications[0]?.prev);
@@ -543,7 +547,7 @@ function routeOf(
   if (routes.length === 0) {
     throw new Problem(404, {
       code: "not-found",
-      detail: "Cannot respond: the path must be listed in openapi.json, received another one",
+      detail: "There is no operation at this path; openapi.json lists all",
     });
   }
   const asked = method === "HEAD" ? "GET" : method;
@@ -559,7 +563,7 @@ function routeOf(
   } catch (cause) {
     throw new Problem(400, {
       code: "malformed",
-      detail: `Cannot ${operation.verb}: the path must be percent-encoded UTF-8, received another`,
+      detail: `Cannot ${operation.verb}: the path is not percent-encoded UTF-8`,
       cause,
     });
   }
@@ -585,7 +589,7 @@ function invalid(
   const place = path.length === 0 ? "" : ` at ${pointer}`;
   return new Problem(422, {
     code: "invalid",
-    detail: `Cannot ${verb}: the ${of} must fit the schema${place}: ${message}`,
+    detail: `Cannot ${verb}: the ${of} does not fit the schema${place}: ${message}`,
     members: { pointer },
   });
 }
@@ -677,6 +681,6 @@ function kept(publication: Publication): ReplyOf<"history">["publications"] {
 function gone(topic: string, code: RecoveryReason): Problem {
   return new Problem(410, {
     code,
-    detail: `Cannot read history: all publications after the position must be kept on "${topic}"`,
+    detail: `Cannot read history: "${topic}" no longer has all publications after the position`,
   });
 }

@@ -333,7 +333,7 @@ export const OPERATIONS = {
       tag: z.string().max(MAX_NAME_LENGTH).optional().describe("Tag of the known position."),
     }).refine(
       ({ epoch, after }) => (epoch === undefined) === (after === undefined),
-      "Invalid input: expected epoch and after together, received one of them",
+      "Invalid input: epoch and after belong together",
     ),
     reply: named(
       "History",

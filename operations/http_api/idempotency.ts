@@ -68,7 +68,7 @@ export class IdempotencyKeys {
     if (!KEY.test(key)) {
       throw new Problem(400, {
         code: "malformed",
-        detail: "Cannot respond: Idempotency-Key must have 1 to 255 visible characters of ASCII, " +
+        detail: "Idempotency-Key must have 1 to 255 visible characters of ASCII, " +
           `received ${key.length}`,
       });
     }
@@ -80,7 +80,7 @@ export class IdempotencyKeys {
     if (!await store.claim(`api-key:${id}`, fingerprint, { max: 1, ttlMs })) {
       throw new Problem(422, {
         code: "key-reused",
-        detail: "Cannot respond: a key must belong to one request, received the key of another one",
+        detail: `Idempotency-Key ${key} was used for another request`,
       });
     }
     const known = await this.#resultOf(store, id);
@@ -90,7 +90,7 @@ export class IdempotencyKeys {
     if (!await store.claim(lock, owner, { max: 1, ttlMs: Math.min(UNDER_WAY_MS, ttlMs) })) {
       throw new Problem(409, {
         code: "in-progress",
-        detail: "Cannot respond: requests with the same key must wait for each other, received two",
+        detail: `The request with Idempotency-Key ${key} is still running`,
         headers: { "retry-after": "1" },
       });
     }

@@ -221,7 +221,7 @@ export class TopicEvents {
   #within<T>(promise: Promise<T>): Promise<T> {
     return within(this.#options.runtime, promise, { timeoutMs: BROKER_MS }).catch((cause) => {
       if (!(cause instanceof TimeoutError)) throw cause;
-      const text = `Cannot follow a topic: the broker must respond within ${BROKER_MS} ms`;
+      const text = `Cannot follow: no reply from the broker within ${BROKER_MS} ms`;
       throw new BrokerError(text, { cause });
     });
   }
@@ -442,7 +442,9 @@ function cursorOf(id: string): Cursor {
   if (epoch !== undefined && Number.isSafeInteger(Number(offset))) {
     return { offset: Number(offset), tag: tag || undefined, epoch };
   }
-  const received = id.includes(",") ? "several, from more than one header" : "another text";
+  const received = id.includes(",")
+    ? "several, from more than one header"
+    : JSON.stringify(id.slice(0, 64));
   throw new Problem(400, {
     code: "malformed",
     detail: `Cannot follow: Last-Event-ID must be the id of an event, received ${received}`,

@@ -114,7 +114,9 @@ export class Cluster implements AsyncDisposable {
     if (node.isSelf) return { node, reply: await this.#view.replyTo(question) };
     const { id } = node;
     try {
-      if (this.#calls === undefined) throw new NodeCallError("gone", "there must be nodes");
+      if (this.#calls === undefined) {
+        throw new NodeCallError("gone", "this server has no other nodes");
+      }
       const timeoutMs = this.#late.has(id) ? LATE_MS : REPLY_MS;
       const reply = await this.#calls.call(id, encoder.encode(JSON.stringify(question)), {
         timeoutMs,

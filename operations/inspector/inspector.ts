@@ -244,7 +244,7 @@ export class Inspector implements AsyncDisposable {
     const path = pathBelow(request.url, this.#path);
     if (path === undefined) return text("Not found\n", 404);
     if (this.#active > MAX_REQUESTS) {
-      return text(`Cannot respond: at most ${MAX_REQUESTS} concurrent requests\n`, 429, {
+      return text(`Too many requests: at most ${MAX_REQUESTS} at once\n`, 429, {
         "retry-after": "1",
       });
     }
@@ -271,13 +271,13 @@ export class Inspector implements AsyncDisposable {
     if (authorize === undefined) {
       if (isFromThisMachine(request, info)) return undefined;
       return text(
-        "Cannot show the inspector: inspector.authorize must allow others than programs on this " +
-          "machine, received no authorize\n",
+        "Cannot show the inspector: without authorize, only programs on this machine may read it; " +
+          "pass inspector({ authorize })\n",
         403,
       );
     }
     try {
-      const late = "Cannot wait for authorize of the inspector longer than";
+      const late = "No result from authorize of the inspector within";
       const allowed = await decide("authorize of the inspector", async () => {
         const asked = (async () => await authorize(request, info))();
         return await within(this.#runtime, asked, { timeoutMs: AUTHORIZE_MS, late });
@@ -287,18 +287,18 @@ export class Inspector implements AsyncDisposable {
     } catch (error) {
       this.#report("authorize of the inspector", error);
       return text(
-        "Cannot show the inspector: the permission must be known, try again later\n",
+        "Cannot show the inspector: authorize failed or took too long; try again later\n",
         503,
         { "retry-after": "5" },
       );
     }
-    return text("Cannot show the inspector: the request must have the right to\n", 403);
+    return text("Cannot show the inspector: authorize denied the request\n", 403);
   }
 
   async #data(request: Request, name: string): Promise<Response> {
     const site = request.headers.get("sec-fetch-site") ?? "same-origin";
     if (!request.headers.has(PAGE_HEADER) || site !== "same-origin") {
-      return text("Cannot respond: the data is only for the inspector's page\n", 403);
+      return text("The data is only for the inspector's page\n", 403);
     }
     const { searchParams } = new URL(request.url);
     const data = await this.#dataOf(name, (key) => searchParams.get(key) ?? "");
@@ -391,7 +391,7 @@ export class Inspector implements AsyncDisposable {
     try {
       return await within(this.#runtime, read(ending.signal), {
         timeoutMs: BROKER_MS,
-        late: "Cannot wait for the broker longer than",
+        late: "No reply from the broker within",
       });
     } catch (error) {
       if (error instanceof RangeError) return undefined; // The broker rejects the name.
@@ -418,7 +418,7 @@ function text(
 
 /** Creates the response to an error whose text must stay internal. */
 function failed(): Response {
-  return text("Cannot respond: the server failed, and has reported the error\n", 500);
+  return text("The server failed, and has reported the error\n", 500);
 }
 
 /** Copies a response of the application with headers that prevent caching. */

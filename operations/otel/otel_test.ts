@@ -450,6 +450,6 @@ Deno.test("otel() starts its own trace, with a link to the peer's, if remoteTrac
   assertThrows(
     () => otel({ remoteTraces: "ignore" as "link" }),
     TypeError,
-    "remoteTraces must be one of continue, link, received ignore",
+    'remoteTraces must be "continue" or "link", received "ignore"',
   );
 });

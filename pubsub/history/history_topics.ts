@@ -207,7 +207,7 @@ export class HistoryTopics {
           after: next,
           signal,
         }),
-        { what: "the history", signal },
+        { what: "reply from the broker", signal },
       );
       until = Math.min(until, page.head);
       next = page.publications.at(-1)?.position?.offset ?? until;
@@ -230,7 +230,7 @@ export class HistoryTopics {
       signal,
     });
     const { epoch, head: offset, publications } = await waitFor(this.#runtime, reading, {
-      what: "the history",
+      what: "reply from the broker",
       signal,
     });
     const newest = publications.at(-1)?.position;

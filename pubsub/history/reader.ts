@@ -95,7 +95,7 @@ export class HistoryReader {
     const { epoch, head, anchor, publications } = await waitFor(
       this.#runtime,
       this.#history.read(this.#topic, options),
-      { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
+      { what: "reply from the broker", timeoutMs: READ_TIMEOUT_MS, signal },
     );
     // Publications up to `after` would make the caller request the same page repeatedly.
     const { after = -1 } = query;

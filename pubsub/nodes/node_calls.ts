@@ -265,7 +265,7 @@ export class NodeCalls implements AsyncDisposable {
     this.#asked.set(id, asked);
     // A rejection before the reply is awaited must not count as unhandled.
     asked.reply.promise.catch(() => {});
-    const late = "Cannot wait for the reply of a node longer than";
+    const late = "No reply from the node within";
     const runtime = this.#nodes.runtime;
     try {
       return await within(runtime, this.#ask(id, asked, data, timeoutMs), {
@@ -443,7 +443,7 @@ export class NodeCalls implements AsyncDisposable {
     if (!isWhole) this.#gathered += size;
     const limitMs = Math.min(timeoutMs, MAX_TIMEOUT_MS);
     const timer = startTimer(this.#nodes.runtime, limitMs, (ms) => {
-      this.#giveUp(one, new TimeoutError(`Cannot respond to a node later than ${ms} ms`, ms));
+      this.#giveUp(one, new TimeoutError(`The node did not respond within ${ms} ms`, ms));
     });
     const one: RunningCall = {
       slot,

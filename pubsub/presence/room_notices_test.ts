@@ -189,7 +189,7 @@ Deno.test("Rooms() rejects invalid options", async () => {
   assertThrows(
     () => make({ members: "all" as "list" }),
     TypeError,
-    "must be one of list, count, received all",
+    'must be "list" or "count", received "all"',
   );
   const patterns = { "room:{name}": {}, "room:a": {} };
   assertThrows(() => new Rooms({ topics, presence, patterns }), TypeError, "overlap");

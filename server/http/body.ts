@@ -1,5 +1,6 @@
 /** Bodies of HTTP requests, read with a size limit and a deadline. */
 import { concat } from "../../base/bytes.ts";
+import { textOf } from "../../base/error_text.ts";
 import { Problem } from "./problem.ts";
 import { UsedBodyError } from "../broker_services.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -95,10 +96,11 @@ export function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
       headers: { accept: "application/json" },
     });
   }
-  if (headers.has("content-encoding")) {
+  const encoding = headers.get("content-encoding");
+  if (encoding !== null) {
     throw new Problem(415, {
       code: "unsupported-encoding",
-      detail: "Cannot read body: a body must have no Content-Encoding, received one",
+      detail: `Cannot read body: Content-Encoding must be absent, received ${encoding}`,
       headers: { "accept-encoding": "identity" },
     });
   }
@@ -107,7 +109,7 @@ export function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
   } catch (cause) {
     throw new Problem(400, {
       code: "malformed",
-      detail: "Cannot read body: a body must be JSON in UTF-8, received another text",
+      detail: `Cannot read body: it is not valid JSON: ${textOf(cause)}`,
       cause,
     });
   }
@@ -116,7 +118,7 @@ export function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
 function tooLarge(maxBytes: number, bytes: number): Problem {
   return new Problem(413, {
     code: "too-large",
-    detail: `Cannot read body: a body must have at most ${maxBytes} bytes, received ${bytes}`,
+    detail: `Cannot read body: it must have at most ${maxBytes} bytes, received ${bytes}`,
     members: { maxBytes },
   });
 }
@@ -124,7 +126,7 @@ function tooLarge(maxBytes: number, bytes: number): Problem {
 function tooSlow(timeoutMs: number): Problem {
   return new Problem(408, {
     code: "too-slow",
-    detail: `Cannot read body: a body must be complete after ${timeoutMs} ms, received a part`,
+    detail: `Cannot read body: it was incomplete after ${timeoutMs} ms`,
   });
 }
 
@@ -135,14 +137,14 @@ function tooSlow(timeoutMs: number): Problem {
 export function closing(): Problem {
   return new Problem(503, {
     code: "unavailable",
-    detail: "Cannot respond: the server must be open, and is shutting down",
+    detail: "The server is shutting down",
   });
 }
 
 function incomplete(cause: unknown): Problem {
   return new Problem(400, {
     code: "incomplete",
-    detail: "Cannot read body: a body must be complete, received a part",
+    detail: "Cannot read body: it ended before it was complete",
     cause,
   });
 }

@@ -23,7 +23,7 @@ import {
 import { Header, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
 import { COMMENT, type OpenedConnection, writeOpened } from "../../transport/http/events.ts";
 import { type Poll, readPoll } from "../../transport/http/polls.ts";
-import { isOriginAllowed, type OriginRules } from "../../transport/origins.ts";
+import { isOriginAllowed, originNotAllowed, type OriginRules } from "../../transport/origins.ts";
 
 /** Idle time after which a comment is sent on an event stream, in milliseconds. */
 const COMMENT_MS = 15_000;
@@ -288,13 +288,19 @@ export class CarrierRequests {
       case "taken":
         return this.#respond(request, null, { status: 204, headers });
       case "hole":
-        return reject(409, "hole", `the first frame must have number ${next}`);
+        return reject(409, "hole", `the first frame does not have number ${next}`);
       case "busy":
-        return reject(503, "unavailable", "the receiver is behind", { "retry-after": BUSY_S });
+        return reject(503, "unavailable", "the server has not handled the earlier frames yet", {
+          "retry-after": BUSY_S,
+        });
       case "malformed":
-        return reject(400, "malformed", "each must have a length, a known type and its bytes");
+        return reject(400, "malformed", "each needs a length, a known type and its bytes");
       case "large":
-        return reject(413, "too-large", `each must have ${this.#options.maxFrameBytes} bytes`);
+        return reject(
+          413,
+          "too-large",
+          `each must have at most ${this.#options.maxFrameBytes} bytes`,
+        );
     }
   }
 
@@ -446,7 +452,7 @@ export class CarrierRequests {
     // The response is the same for a wrong secret and an unknown connection.
     return new Problem(410, {
       code: "gone",
-      detail: "Cannot continue: the connection must be open, and the secret must match",
+      detail: "Cannot continue: the connection is closed, or the secret does not match",
     });
   }
 
@@ -454,7 +460,7 @@ export class CarrierRequests {
     this.#options.report(error);
     return new Problem(500, {
       code: "internal",
-      detail: "Cannot respond: the server failed, and has reported the error",
+      detail: "The server failed, and has reported the error",
     });
   }
 }
@@ -470,7 +476,7 @@ function wrongOrigin({ headers }: Request): Problem {
   const origin = headers.get("origin");
   return new Problem(403, {
     code: "origin",
-    detail: `Cannot respond: origins must have the page, or hosts the host, received ${origin}`,
+    detail: originNotAllowed(origin),
   });
 }
 
@@ -488,7 +494,7 @@ function unavailable(detail: string, level?: LimitLevel): Problem {
 function malformed(name: string, rule: string, received: string): Problem {
   return new Problem(400, {
     code: "malformed",
-    detail: `Cannot respond: ${name} must be ${rule}, received "${received.slice(0, 64)}"`,
+    detail: `${name} must be ${rule}, received "${received.slice(0, 64)}"`,
   });
 }
 

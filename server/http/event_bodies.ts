@@ -163,7 +163,7 @@ export class EventBodies {
 
 /** The error of a stalled body. Deno prints each error of a body; this one has no stack. */
 function tooSlow(): DOMException {
-  const text = `Cannot wait for a reader of events longer than ${STALLED_MS} ms`;
+  const text = `The client read no events within ${STALLED_MS} ms`;
   const error = new DOMException(text, "TimeoutError");
   Object.defineProperty(error, "stack", { value: `${error}` });
   return error;

@@ -25,6 +25,7 @@ import { pathBelow } from "../../transport/url.ts";
 import {
   checkOriginRules,
   isFromThisMachine,
+  originNotAllowed,
   type OriginRules,
   originTrust,
 } from "../../transport/origins.ts";
@@ -533,7 +534,7 @@ export class HttpGuard<Action extends string> {
     if (waitMs === 0) return;
     const { perSecond } = this.#options.rate!;
     throw tooMany(
-      `Cannot respond: at most ${perSecond} requests a second per network address`,
+      `Too many requests: at most ${perSecond} a second per network address`,
       waitMs,
       "address",
     );
@@ -554,12 +555,10 @@ export class HttpGuard<Action extends string> {
     if (trust === "full") return;
     const hasCookies = request.headers.has("cookie");
     if (trust !== "none" && !hasCookies) return;
-    const origin = request.headers.get("origin") ?? "no origin";
+    const origin = request.headers.get("origin");
     throw new Problem(403, {
       code: "origin",
-      detail: hasCookies
-        ? `Cannot use cookies: origins must have the page, or hosts the host, received ${origin}`
-        : `Cannot respond: origins must have the page, or hosts the host, received ${origin}`,
+      detail: originNotAllowed(origin),
     });
   }
 
@@ -571,7 +570,7 @@ export class HttpGuard<Action extends string> {
       const origin = request.headers.get("origin");
       throw new Problem(403, {
         code: "origin",
-        detail: `Cannot respond: origins must have the page, or hosts the host, received ${origin}`,
+        detail: originNotAllowed(origin),
       });
     }
     const allow = [...methods, "OPTIONS"].join(", ");
@@ -597,12 +596,12 @@ export class HttpGuard<Action extends string> {
       return Promise.resolve(undefined);
     }
     const rule = opensOnLoopback
-      ? `${name}.authorize must allow others than programs on this machine and pages of this server`
-      : `${name}.authorize must allow the action`;
+      ? "only programs on this machine and pages of this server may without authorize"
+      : "the server has no authorize that allows it";
     return Promise.reject(
       new Problem(403, {
         code: "forbidden",
-        detail: `Cannot ${action}: ${rule}, received no authorize`,
+        detail: `Cannot ${action}: ${rule}; see ${name}.authorize`,
       }),
     );
   }
@@ -621,7 +620,7 @@ export class HttpGuard<Action extends string> {
     if (rejected?.status === 503) throw this.#denied(action, rejected);
     const ended = new AbortController();
     const context = { ...details, request, user, action, id, signal: ended.signal };
-    const late = `Cannot wait for authorize of ${name} longer than`;
+    const late = `No result from authorize of ${name} within`;
     const permission = await decide(`authorize of ${name}`, () => {
       const response = decision.during(() => authorize(context));
       // Most results are synchronous, and need no timer.
@@ -655,8 +654,8 @@ export class HttpGuard<Action extends string> {
   #denied(action: Action, rejected: Rejected | undefined, needsClose = false): Problem {
     if (rejected === undefined) {
       const rule = needsClose
-        ? "authorize must return { close: true }, received another permission"
-        : "the request must have the right to do so, received none";
+        ? "authorize allows other actions, and not to close; it returned no { close: true }"
+        : "authorize denied the request";
       return new Problem(403, { code: "forbidden", detail: `Cannot ${action}: ${rule}` });
     }
     const { status, message, cause, fault } = rejected;
@@ -676,7 +675,7 @@ export class HttpGuard<Action extends string> {
   #unknown(action: Action, fault: DecisionFault): Problem {
     return new Problem(503, {
       code: "unavailable",
-      detail: `Cannot ${action}: the permission must be known, try again later`,
+      detail: `Cannot ${action}: authorize failed or took too long; try again later`,
       cause: fault.cause,
     });
   }
@@ -723,21 +722,21 @@ export function isInternalName(segment: string): boolean {
 export function internal(): Problem {
   return new Problem(404, {
     code: "not-found",
-    detail: `Cannot respond: names that start with "${INTERNAL_PREFIX}" are internal`,
+    detail: `Names that start with "${INTERNAL_PREFIX}" are internal`,
   });
 }
 
 /** The response to a request whose user was disconnected in the meantime. */
 function revoked(): Problem {
   const { code, reason } = DISCONNECTED;
-  return new Problem(403, { code, detail: `Cannot respond: ${reason.toLowerCase()}` });
+  return new Problem(403, { code, detail: reason });
 }
 
 /** The response to an error whose text the client must not see. */
 function failed(): Problem {
   return new Problem(500, {
     code: "internal",
-    detail: "Cannot respond: the server failed, and has reported the error",
+    detail: "The server failed, and has reported the error",
   });
 }
 

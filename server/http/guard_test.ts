@@ -96,7 +96,10 @@ Deno.test("HttpGuard.respond() denies every action without authorize", async () 
   const closed = guarded({ authorize: undefined });
   const { status, code, text } = await ask(closed);
   assertEquals([status, code], [403, "forbidden"]);
-  assertMatch(text, /Cannot read: notes\.authorize must allow the action, received no authorize/);
+  assertMatch(
+    text,
+    /Cannot read: the server has no authorize that allows it; see notes\.authorize/,
+  );
 });
 
 Deno.test("HttpGuard.respond() opens a feature only on loopback, if its options allow this", async () => {
@@ -410,7 +413,7 @@ Deno.test("HttpGuard.respond() limits the rate per network address", async () =>
   assertEquals(await statuses("2001:db8::2", 2), [200, 429]);
   const { headers, text } = await ask(feature, { from: from("192.0.2.1") });
   assertEquals(headers.get("retry-after"), "1");
-  assertMatch(text, /Cannot respond: at most 1 requests a second per network address/);
+  assertMatch(text, /Too many requests: at most 1 a second per network address/);
   await time.tickAsync(1_000);
   assertEquals(await statuses("192.0.2.1", 1), [200]);
   assertEquals(feature.guard.stats, { active: 0, responses: { 200: 5, 429: 3 } });

@@ -163,7 +163,9 @@ export function methodNotAllowed(method: string, allowed: readonly string[]): Pr
   const list = allowed.join(", ");
   return new Problem(405, {
     code: "method-not-allowed",
-    detail: `Cannot respond: the method must be one of ${list}, received ${method.slice(0, 32)}`,
+    detail: `The method must be ${list.replace(/, (\w+)$/, " or $1")}, received ${
+      method.slice(0, 32)
+    }`,
     headers: { allow: list },
   });
 }

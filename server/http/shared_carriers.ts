@@ -151,7 +151,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
     const message = splitHead(data);
     const asked = message && readAsked(message.head);
     if (asked === undefined) {
-      throw new TypeError("Cannot respond to a node: the call must be well-formed");
+      throw new TypeError("Cannot respond to a node: its call is malformed");
     }
     try {
       const carrier = this.#own.find(asked.id, asked.secret);
@@ -352,10 +352,10 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 function unknown(): CarrierError {
-  return new CarrierError("unknown", "Cannot find connection: its node must be alive");
+  return new CarrierError("unknown", "Cannot continue: the node of the connection is gone");
 }
 
 function unavailable(): CarrierError {
-  const rule = "the node of the connection must respond";
-  return new CarrierError("unavailable", `Cannot reach connection: ${rule}`);
+  const message = "Cannot continue: the node of the connection does not respond";
+  return new CarrierError("unavailable", message);
 }

@@ -240,7 +240,11 @@ Deno.test("SharedCarriers.find() immediately rejects a connection of a node that
   assertEquals(await takes[1], "unknown");
   await bench.pass(2_500);
   for (const id of [b.own.id, c.own.id, "unknown.one"]) {
-    assertThrows(() => a.carriers.find(id, SECRET), CarrierError, "its node must be alive");
+    assertThrows(
+      () => a.carriers.find(id, SECRET),
+      CarrierError,
+      "the node of the connection is gone",
+    );
   }
 });
 

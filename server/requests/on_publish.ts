@@ -348,7 +348,7 @@ function shuttingDown(): RequestError {
 /** The error for a call that takes too long, which is also an issue of the session. */
 function lateDecision(session: Session | undefined, ms: number): TimeoutError {
   return session?.[internals].noteLate(NAME, ms) ??
-    new TimeoutError(`Cannot wait for ${NAME} longer than ${ms} ms`, ms);
+    new TimeoutError(`No result from ${NAME} within ${ms} ms`, ms);
 }
 
 /** Freezes plain objects and arrays, with everything in them, so that no change goes unnoticed. */

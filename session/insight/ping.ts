@@ -18,7 +18,7 @@ export async function ping(core: Inside, options: WaitOptions): Promise<number> 
   core.sending.pings ??= new PendingRequests(core.settings.runtime, core.settings.maxRequests);
   let sentAt = 0;
   await core.sending.pings.ask({
-    what: "the pong",
+    what: "pong",
     timeoutMs,
     signal,
     send: (id) => {

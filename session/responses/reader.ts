@@ -65,13 +65,13 @@ export function openResponse(
   const { window = FIRST_CREDIT, signal } = options;
   if (!(Number.isInteger(window) && window > 0 && window <= MAX_CREDIT)) {
     throw new RangeError(
-      `Cannot request stream: window must be a whole number from 1 to ${MAX_CREDIT}, received ${window}`,
+      `Cannot request stream: window must be an integer from 1 to ${MAX_CREDIT}, received ${window}`,
     );
   }
   const { timeoutMs = 0, itemTimeoutMs = 0 } = options;
-  const ms = Math.min(timeoutMs, itemTimeoutMs);
-  if (!(ms >= 0)) {
-    throw new RangeError(`Cannot request stream: times must be 0 or more, received ${ms}`);
+  for (const [name, ms] of Object.entries({ timeoutMs, itemTimeoutMs })) {
+    if (ms >= 0) continue;
+    throw new RangeError(`Cannot request stream: ${name} must be 0 or more, received ${ms}`);
   }
   signal?.throwIfAborted();
   core.sending.checkData("request stream", data);
@@ -96,7 +96,7 @@ export function openResponse(
 
 /** Creates the error for a response whose next item or end does not arrive in time. */
 export function lateResponse(topic: string, what: string, ms: number): TimeoutError {
-  const text = `Cannot wait for ${what} of the response to "${topic}" longer than ${ms} ms`;
+  const text = `No ${what} of the response to "${topic}" within ${ms} ms`;
   return new TimeoutError(text, ms);
 }
 
@@ -132,12 +132,12 @@ export class ResponseReader {
     const items = window === FIRST_CREDIT ? undefined : window;
     const { maxSendBytes: maxBytes } = core.sending;
     const take: ResponseListener = (event, size) => this.#take(event, size);
-    this.#id = core.sending.requests.open(`the response to "${topic}"`, take, (id) => {
+    this.#id = core.sending.requests.open(`response to "${topic}"`, take, (id) => {
       if (core.state === "closed" || core.ending !== undefined) core.checkOpen("request stream");
       const context = core.joins ? trace : undefined;
       core.sending.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
     });
-    this.#timer = startTimer(core.settings.runtime, timeoutMs, (ms) => this.#isLate("all", ms));
+    this.#timer = startTimer(core.settings.runtime, timeoutMs, (ms) => this.#isLate("end", ms));
     signal?.addEventListener("abort", this.#onAbort);
     if (signal?.aborted) this.#onAbort();
   }
@@ -258,7 +258,7 @@ export class ResponseReader {
       const leftMs = this.#waitsSince + this.#itemTimeoutMs -
         this.#core.settings.runtime.monotonic();
       if (leftMs >= 1) this.#watchItem(leftMs);
-      else this.#isLate("the next item", this.#itemTimeoutMs);
+      else this.#isLate("next item", this.#itemTimeoutMs);
     });
   }
 

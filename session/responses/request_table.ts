@@ -258,7 +258,9 @@ async function responseFor(
       return signal.aborted;
     },
     reply: () => {
-      throw new TypeError(`Cannot reply: the response to "${topic}" is its items`);
+      throw new TypeError(
+        `Cannot reply: the handler for "${topic}" streams; yield its items instead`,
+      );
     },
   }, session);
   if (isAsyncIterable(items)) return items;
@@ -306,7 +308,8 @@ function routeOf(pattern: string, handler: unknown, known: object | undefined): 
     (resume === undefined || typeof resume === "function");
   if (!isHandler) {
     throw new TypeError(
-      `Cannot ${VERB}: ${place} must be a function, or an object with handle, and resumable or cost`,
+      `Cannot ${VERB}: ${place} must be a function, or an object with handle, and resumable or cost, ` +
+        `received ${describe(handler)}`,
     );
   }
   if (cost !== undefined && !(Number.isFinite(cost) && cost >= 0)) {

@@ -105,7 +105,7 @@ export class ResumableResponse {
     const stop = new AbortController();
     const stopped = signal ? anySignal(signal, stop.signal) : stop.signal;
     const isLate = (what: string) => (ms: number) => stop.abort(lateResponse(topic, what, ms));
-    const timer = startTimer(runtime, timeoutMs, isLate("all"));
+    const timer = startTimer(runtime, timeoutMs, isLate("end"));
     const stream = this.#client.durableStream(id, {
       after: response.offset,
       parse: itemCheckOf(core, topic),
@@ -117,7 +117,7 @@ export class ResumableResponse {
     line.reading = (line.reading ?? 0) + 1;
     try {
       while (true) {
-        const itemTimer = startTimer(runtime, itemTimeoutMs, isLate("the next item"));
+        const itemTimer = startTimer(runtime, itemTimeoutMs, isLate("next item"));
         awaits(true);
         const { done, value } = await within(runtime, items.next(), { signal: stopped })
           .finally(() => {
@@ -149,7 +149,7 @@ export class ResumableResponse {
         core.sending.checkData("request stream", data);
         const { maxSendBytes: maxBytes } = core.sending;
         const reply = await core.sending.ask(
-          `the reply to "${topic}"`,
+          `reply to "${topic}"`,
           (id) => {
             const begun = response.offset === undefined ? undefined : true;
             return encodeMessage(topic, data, { id, stream: response.id, begun, maxBytes });

@@ -930,7 +930,7 @@ export class RequestQueue implements SessionRequests {
     const { sending, settings: { runtime, maxRequests } } = this.#core;
     sending.pings ??= new PendingRequests(runtime, maxRequests);
     sending.pings.ask({
-      what: "the pong",
+      what: "pong",
       timeoutMs: Infinity, // The session's heartbeat limits the wait.
       onReply: () => failed.delete(topic),
       send: (id) => sending.post({ ping: MAX_PINGS + id }),

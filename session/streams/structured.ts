@@ -4,6 +4,7 @@
  * @module
  */
 import { QueueFullError, StreamError, StructuredError } from "../../errors.ts";
+import { describe } from "../../base/error_text.ts";
 import type { DirectStream, DirectWritable } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
 import {
@@ -110,13 +111,13 @@ export async function structuredStream<R extends Registry>(
   const { endMark = session.connection.protocol === SKEIN_PROTOCOL, onInvalid = "throw" } = rest;
   if (typeof onInvalid !== "function" && onInvalid !== "throw" && onInvalid !== "skip") {
     const rule = 'onInvalid must be "throw", "skip" or a function';
-    throw new TypeError(`Cannot make structured stream: ${rule}, received ${onInvalid}`);
+    throw new TypeError(`Cannot make structured stream: ${rule}, received "${onInvalid}"`);
   }
   const { stream: given } = rest;
   // Tested with `in`, because a connection creates the ends on first access.
   if (given && !given.direct && !("readable" in given && "writable" in given)) {
     const rule = "stream must have a readable and a writable end";
-    throw new TypeError(`Cannot make structured stream: ${rule}, received neither or one`);
+    throw new TypeError(`Cannot make structured stream: ${rule}, received ${describe(given)}`);
   }
   const { signal, timeoutMs, sendOrder } = rest;
   const stream = given ?? await session.createBidirectionalStream({ signal, timeoutMs, sendOrder });

@@ -8,7 +8,7 @@ import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../e
 import type { Codec } from "./codec.ts";
 import type { CompiledRegistry } from "./registry.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
-import { textOf } from "../../base/error_text.ts";
+import { describe, textOf } from "../../base/error_text.ts";
 
 /** Bytes of the type and the length before a message on a stream. */
 export const STREAM_HEAD_BYTES = 6;
@@ -40,7 +40,7 @@ export function checkCodec(codec: Codec, what: string): void {
   if (typeof encode === "function" && typeof decode === "function") return;
   const rule = "codec must have the methods encode and decode";
   throw new TypeError(
-    `Cannot make ${what}: ${rule}, received ${codec === null ? null : typeof codec}`,
+    `Cannot make ${what}: ${rule}, received ${describe(codec)}`,
   );
 }
 

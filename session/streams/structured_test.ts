@@ -169,9 +169,13 @@ Deno.test("structuredStream() opens no stream if its options are invalid", async
     );
   }
   const wrong: readonly [option: string, value: unknown, rule: string][] = [
-    ["codec", {}, "codec must have the methods encode and decode, received object"],
-    ["codec", () => bytesCodec, "codec must have the methods encode and decode, received function"],
-    ["onInvalid", "ignore", 'onInvalid must be "throw", "skip" or a function, received ignore'],
+    ["codec", {}, "codec must have the methods encode and decode, received Object"],
+    [
+      "codec",
+      () => bytesCodec,
+      "codec must have the methods encode and decode, received a function",
+    ],
+    ["onInvalid", "ignore", 'onInvalid must be "throw", "skip" or a function, received "ignore"'],
     ["stream", { readable: new ReadableStream() }, "a readable and a writable end"],
   ];
   for (const [option, value, rule] of wrong) {

@@ -418,7 +418,7 @@ function readPlaced(
   sender?: { readonly from: string },
 ): Envelope {
   if (!isId(offset) || !isId(prev)) {
-    return malformed('Expected "offset" and "prev" to be whole numbers');
+    return malformed('Expected "offset" and "prev" to be integers');
   }
   if (!isTag(tag)) return badTag(tag);
   const place = tag === undefined ? { offset, prev } : { offset, prev, tag };
@@ -555,7 +555,7 @@ export function isObject(value: unknown): value is Raw {
 /** Returns the `malformed` envelope for invalid credit. */
 export function badCredit(items: unknown, id?: unknown): Envelope {
   return malformed(
-    `Expected "items" to be a whole number from 1 to ${MAX_CREDIT}, received ${describe(items)}`,
+    `Expected "items" to be an integer from 1 to ${MAX_CREDIT}, received ${describe(items)}`,
     id,
   );
 }
@@ -570,9 +570,7 @@ export function badTopic(key: string, topic: unknown, id: unknown): Envelope {
 /** Returns the `malformed` envelope for an invalid number. */
 export function badId(key: string, value: unknown, id?: unknown): Envelope {
   return malformed(
-    `Expected the number of "${key}" to be a whole number of 0 or more, received ${
-      describe(value)
-    }`,
+    `Expected the number of "${key}" to be an integer of 0 or more, received ${describe(value)}`,
     id,
   );
 }

@@ -103,7 +103,6 @@ function badChange(index: number, { path, message }: z.core.$ZodIssue): Problem 
   const place = path.length === 0 ? "" : ` at ${path.join(".")}`;
   return badRequest(
     "bad-change",
-    `Cannot append: element ${index} must be a change message of the State Protocol, received ` +
-      `another value${place}: ${message}`,
+    `Cannot append: element ${index} is not a change message of the State Protocol${place}: ${message}`,
   );
 }

@@ -148,7 +148,7 @@ Deno.test("PUT counts streams of the server and of unknown clients only for the 
   await using node = new Node(broker);
   assertEquals(await node.fill("unknown", {}, MAX / 2 - 1), MAX / 2 - 1);
   assertEquals(await node.fill("ann", ANN), 1);
-  assertEquals(node.rejections, ["Cannot create: at most 20 streams, received one more"]);
+  assertEquals(node.rejections, ["Cannot create: the server has 20 streams already (maxStreams)"]);
 });
 
 Deno.test("PUT and POST reserve bytes for others once a client has its share of a half full broker", async () => {

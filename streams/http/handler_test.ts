@@ -71,7 +71,7 @@ Deno.test("DurableStreamsHandler() rejects unknown keys, and brokers without log
   assertThrows(
     () => new DurableStreamsHandler({ ...options, paths: "/" } as DurableStreamsHandlerOptions),
     TypeError,
-    'received "paths"; did you mean "path"?',
+    'unknown option "paths"; did you mean "path"?',
   );
   const broker = new FaultyStore().connect({ without: ["logs"] });
   assertThrows(

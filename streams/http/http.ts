@@ -270,7 +270,7 @@ export class StreamRequests {
         this.#parts.report("A request to durableStreams", error);
         throw new Problem(503, {
           code: "unavailable",
-          detail: "Cannot respond: the broker must be reachable",
+          detail: "The broker is unreachable",
           cause: error,
         });
       }
@@ -329,7 +329,7 @@ export class StreamRequests {
     if (isAskedKeyed && body.length > 0) {
       throw badRequest(
         "bad-body",
-        `Cannot create: the body of a keyed stream must be empty, received ${body.length} bytes`,
+        `Cannot create: a keyed stream is created without a body, received ${body.length} bytes`,
       );
     }
     const keyed = isAskedKeyed ? this.#settings.tail : undefined;
@@ -361,8 +361,7 @@ export class StreamRequests {
     if (result.kind === "exists" && !result.isSame) {
       throw new Problem(409, {
         code: "exists",
-        detail:
-          "Cannot create: an existing stream must have the same content type, lifetime, source, keys and closed state, received others",
+        detail: differsFrom(info, id, contentType ?? DEFAULT_CONTENT_TYPE),
         headers: stateHeaders(info),
       });
     }
@@ -390,14 +389,15 @@ export class StreamRequests {
     if (isKeyed && isFork && changes?.guards(id)) {
       throw new Problem(403, {
         code: "forbidden",
-        detail: "Cannot create: the rows of a fork must need no check, received an id whose rows " +
-          "pass the contract or authorizeChange; only the server forks into it",
+        detail:
+          `Cannot create: rows of "${id}" pass the contract or authorizeChange, which a fork ` +
+          "would go around; only the server forks into it",
       });
     }
     if (isKeyed || changes?.fits(id) !== true) return;
     throw conflict(
       "keyed",
-      "Cannot create: a stream must be keyed if its id fits a pattern of the contract's states",
+      `Cannot create: "${id}" fits a pattern of the contract's states, so the stream must be keyed`,
     );
   }
 
@@ -406,36 +406,42 @@ export class StreamRequests {
       case "deleted":
         return conflict(
           "deleted",
-          "Cannot create: the id must be free, received one of a deleted stream with forks",
+          "Cannot create: a stream with this id was deleted, and has forks",
         );
       case "source-missing":
         return new Problem(404, {
           code: "not-found",
-          detail: "Cannot create: the source of a fork must exist",
+          detail: "Cannot create: the source of the fork does not exist",
         });
       case "source-deleted":
-        return conflict("deleted", "Cannot create: the source of a fork must not be deleted");
+        return conflict("deleted", "Cannot create: the source of the fork was deleted");
       case "other-type":
-        return conflict("wrong-type", "Cannot create: a fork must have the type of its source");
+        return conflict(
+          "wrong-type",
+          "Cannot create: the source of the fork has another content type",
+        );
       case "bad-offset":
-        return badRequest("bad-offset", "Cannot create: a fork must start within its source");
+        return badRequest(
+          "bad-offset",
+          "Cannot create: Stream-Fork-Offset is beyond the end of the source",
+        );
       case "gone":
-        return gone("Cannot create: a fork must start at a stored record of its source");
+        return gone("Cannot create: the source no longer has the records at Stream-Fork-Offset");
       case "keyed":
         return conflict(
           "keyed",
-          "Cannot create: a keyed fork must have a keyed source, and no content",
+          "Cannot create: a keyed fork needs a keyed source, and no content",
         );
       case "too-deep":
         return conflict(
           "too-deep",
-          "Cannot create: a fork must have fewer levels of sources",
+          "Cannot create: the source is itself a fork of too many levels",
         );
       case "too-many-forks":
         this.#rejected.maxForks++;
         return conflict(
           "too-many-forks",
-          `Cannot create: a source must have at most ${this.#settings.maxForks} forks, received one more`,
+          `Cannot create: the source has ${this.#settings.maxForks} forks already (maxForks)`,
         );
       case "full":
         throw this.#full("create");
@@ -444,7 +450,7 @@ export class StreamRequests {
       case "too-many":
         this.#rejected.maxStreams++;
         return tooMany(
-          `Cannot create: at most ${this.#settings.maxStreams} streams, received one more`,
+          `Cannot create: the server has ${this.#settings.maxStreams} streams already (maxStreams)`,
           RETRY_MS,
           "server",
         );
@@ -479,10 +485,10 @@ export class StreamRequests {
     let known = this.#known.get(id) ?? await this.#learn(id);
     const body = await readBody(this.#maxBodyBytes);
     if (body.length === 0 && !isEnd) {
-      throw badRequest("bad-body", "Cannot append: the body must not be empty, received no bytes");
+      throw badRequest("bad-body", "Cannot append: the body is empty");
     }
     if (body.length > 0 && contentType === undefined) {
-      throw badRequest("bad-header", "Cannot append: Content-Type must be given, received none");
+      throw badRequest("bad-header", "Cannot append: Content-Type is missing");
     }
     let isCounted = false;
     for (let isFirst = true;; isFirst = false) {
@@ -498,7 +504,7 @@ export class StreamRequests {
       }
       const records = this.#readRecords(id, body, known.contentType);
       if (records.length === 0 && body.length > 0) {
-        throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
+        throw badRequest("bad-json", "Cannot append: the array is empty");
       }
       if (known.keyed && !isCounted) {
         isCounted = true;
@@ -583,7 +589,7 @@ export class StreamRequests {
       this.#parts.report("The schema of a row", error);
       throw new Problem(503, {
         code: "unavailable",
-        detail: "Cannot append: the schema must decide in time",
+        detail: `Cannot append: ${error.message}; try again`,
         cause: error,
       });
     }
@@ -617,9 +623,9 @@ export class StreamRequests {
       case "missing":
         throw missing();
       case "deleted":
-        throw gone("Cannot append: the stream must not be deleted");
+        throw gone(`Cannot append: stream "${id}" was deleted`);
       case "ended":
-        throw ended(result.info);
+        throw ended(id, result.info);
       case "stale":
         throw new Problem(403, {
           code: "stale-epoch",
@@ -650,12 +656,12 @@ export class StreamRequests {
       case "too-many-producers":
         throw conflict(
           "too-many-producers",
-          "Cannot append: the stream must know the producer, or have room for one more of this " +
-            "caller; use a known Producer-Id with a higher Producer-Epoch",
+          "Cannot append: the stream has no room for another producer of this caller; use a known " +
+            "Producer-Id with a higher Producer-Epoch",
         );
       case "fenced":
       case "held":
-        throw conflict("held", "Cannot append: the stream must not have an open writer");
+        throw conflict("held", `Cannot append: stream "${id}" has an open writer`);
       case "full":
         throw this.#full("append");
       case "no-space":
@@ -689,12 +695,13 @@ export class StreamRequests {
     if (contentType === undefined || !isJson(contentType)) {
       throw badRequest(
         "bad-header",
-        "Cannot create: the Content-Type of a keyed stream must be application/json, received " +
-          (contentType ?? "none"),
+        `Cannot create: the Content-Type of a keyed stream must be application/json, received ${
+          contentType === undefined ? "no Content-Type" : `"${contentType}"`
+        }`,
       );
     }
     if (this.#parts.logs.keepsRows) return;
-    throw conflict("unsupported", "Cannot create: the broker of a keyed stream must keep rows");
+    throw conflict("unsupported", "Cannot create: this server's broker stores no keyed streams");
   }
 
   #full(verb: string): Problem {
@@ -750,7 +757,7 @@ export class StreamRequests {
     this.#known.delete(id);
     this.#parts.clientStreams.deleted(id);
     if (result === "missing") throw missing();
-    if (result === "deleted") throw gone("Cannot delete: the stream must not be deleted already");
+    if (result === "deleted") throw gone(`Cannot delete: stream "${id}" was deleted already`);
     return new Response(null, { status: 204, headers: { "cache-control": "no-store" } });
   }
 
@@ -1042,7 +1049,7 @@ export class StreamRequests {
     this.#known.delete(id);
     const { info } = found(await this.#parts.logs.info(id));
     // An ended stream is reported before a wrong type.
-    if (isOpen && info.end !== undefined) throw ended(info);
+    if (isOpen && info.end !== undefined) throw ended(id, info);
     return this.#remember(id, info);
   }
 
@@ -1129,9 +1136,9 @@ function found(result: StreamRead): StreamPage {
     case "dropped":
       throw gone(DROPPED_REASON);
     case "deleted":
-      throw gone("Cannot read: the stream must not be deleted");
+      throw gone("Cannot read: the stream was deleted");
     case "trimmed":
-      throw gone("Cannot read: the records at the offset must not have been dropped");
+      throw gone("Cannot read: the records at this offset are no longer kept");
     case "too-many":
       throw rejectedBy(result.rejection);
   }
@@ -1144,7 +1151,7 @@ function pageAt(result: StreamRead, offset: string | undefined, position: number
   const { info } = page;
   const isOwn = formatOffset(info, position, snapshotOf(offset)) === offset;
   if (isOwn && position <= info.tail) return page;
-  throw gone(`Cannot read: the offset must belong to this stream, received ${offset}`);
+  throw gone(`Cannot read: the offset "${offset}" is not of this stream`);
 }
 
 /** Checks whether a page ends a long-poll. */
@@ -1183,17 +1190,24 @@ function rowConflict(
   const [type, key] = readRowName(row);
   return new Problem(409, {
     code: "conflict",
-    detail: `Cannot append: the row ${row} must have the expected version, received another one`,
+    detail: `Cannot append: the row ${row} has version ${version}, which is not the expected one`,
     members: {
       row: { type, key, version, since, change: isShown && text ? JSON.parse(text) : undefined },
     },
   });
 }
 
+/** Says how the stream that has the id differs from the one to create. */
+function differsFrom({ contentType }: LogInfo, id: string, asked: string): string {
+  return mediaType(contentType) === mediaType(asked)
+    ? `Stream "${id}" exists with another lifetime, source, form or end`
+    : `Stream "${id}" exists with the content type ${contentType}, received ${asked}`;
+}
+
 function missing(): Problem {
   return new Problem(404, {
     code: "not-found",
-    detail: "Cannot find stream: the stream must exist",
+    detail: "There is no stream with this id",
   });
 }
 
@@ -1209,13 +1223,13 @@ function conflict(
   return new Problem(409, { code, detail, headers });
 }
 
-function ended(info: LogInfo): Problem {
-  return conflict("closed", "Cannot append: the stream must be open", stateHeaders(info));
+function ended(id: string, info: LogInfo): Problem {
+  return conflict("closed", `Cannot append: stream "${id}" was closed`, stateHeaders(info));
 }
 
 function unanswered(): Problem {
   return new Problem(503, {
     code: "unavailable",
-    detail: "Cannot read: the broker must respond in time",
+    detail: "Cannot read: the broker did not respond in time",
   });
 }

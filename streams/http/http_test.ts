@@ -87,10 +87,13 @@ Deno.test("serve() rejects malformed options of durable streams", () => {
   const broker = new FaultyStore().connect({ without: ["logs"] });
   const cases: [options: object, text: string, broker?: Broker][] = [
     [{ path: "streams" }, "Cannot create durableStreams(): path must be spelled as in a URL"],
-    [{ path: "/streams", cache: "shared" }, "durableStreams(): cache must be one of"],
-    [{ path: "/streams", maxReader: 1 }, 'received "maxReader"; did you mean "maxReaders"?'],
-    [{ path: "/streams", keep: { record: 1 } }, 'received "record"'],
-    [{ path: "/streams", authorize: true }, "authorize must be of type function"],
+    [
+      { path: "/streams", cache: "shared" },
+      'durableStreams(): cache must be "private" or "public"',
+    ],
+    [{ path: "/streams", maxReader: 1 }, 'unknown option "maxReader"; did you mean "maxReaders"?'],
+    [{ path: "/streams", keep: { record: 1 } }, 'unknown option "record" in keep'],
+    [{ path: "/streams", authorize: true }, "authorize must be a function"],
     [{ path: "/streams" }, "Cannot mount durableStreams(): the broker must keep logs", broker],
   ];
   for (const [durableStreams, text, broker] of cases) {
@@ -303,7 +306,7 @@ Deno.test("a source has at most the allowed forks", async () => {
   const rejected = await bench.ask("PUT", "c", fork);
   assertEquals([rejected.status, rejected.code], [409, "too-many-forks"]);
   const { detail } = JSON.parse(rejected.text);
-  assertEquals(detail, "Cannot create: a source must have at most 1 forks, received one more");
+  assertEquals(detail, "Cannot create: the source has 1 forks already (maxForks)");
   assertEquals(bench.server.httpStats.durableStreams?.limited?.maxForks, 1);
   await bench.ask("DELETE", "b");
   assertEquals(await bench.status("PUT", "c", fork), 201);

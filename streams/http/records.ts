@@ -1,6 +1,7 @@
 /** Encodes and parses records of durable streams in the bodies of HTTP requests and responses. */
 import { badRequest } from "./request.ts";
 import { concat } from "../../base/bytes.ts";
+import { textOf } from "../../base/error_text.ts";
 import { Problem } from "../../server/http/problem.ts";
 import type { LogRecord } from "../logs/log.ts";
 import { isJson, mediaType } from "../logs/rules.ts";
@@ -58,7 +59,7 @@ function checkSizes(records: readonly string[], maxBytes: number): readonly stri
 function readJson(body: Uint8Array): readonly string[] {
   const text = strictText(body);
   if (text === undefined) {
-    throw badRequest("bad-json", "Cannot append: JSON must be UTF-8, received other bytes");
+    throw badRequest("bad-json", "Cannot append: the body is not UTF-8, as JSON must be");
   }
   let value: unknown;
   try {
@@ -66,7 +67,7 @@ function readJson(body: Uint8Array): readonly string[] {
   } catch (cause) {
     throw new Problem(400, {
       code: "bad-json",
-      detail: "Cannot append: the body must be valid JSON",
+      detail: `Cannot append: the body is not valid JSON: ${textOf(cause)}`,
       cause,
     });
   }

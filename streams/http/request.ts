@@ -71,7 +71,7 @@ export function readId(path: string): string {
   if (segments.includes(undefined)) {
     throw badRequest(
       "bad-id",
-      "Cannot find stream: segments of the id must be decodable, neither empty nor dots, and " +
+      "The id of a stream must have segments that are percent-encoded, neither empty nor dots, and " +
         `without slashes and control characters, received ${path.slice(0, 64)}`,
     );
   }
@@ -80,14 +80,14 @@ export function readId(path: string): string {
   if (bytes > MAX_LOG_ID_BYTES) {
     throw badRequest(
       "bad-id",
-      `Cannot find stream: the id must have at most ${MAX_LOG_ID_BYTES} bytes, received ${bytes}`,
+      `The id of a stream must have at most ${MAX_LOG_ID_BYTES} bytes, received ${bytes}`,
     );
   }
   if (id.startsWith(INTERNAL_PREFIX)) throw internal();
   if (segments[0] === RESERVED) {
     throw new Problem(404, {
       code: "not-found",
-      detail: `Cannot find stream: ids that start with ${RESERVED} must not be used`,
+      detail: `Ids that start with ${RESERVED} are reserved`,
     });
   }
   return id;
@@ -120,17 +120,24 @@ export function readQuery(query: URLSearchParams): ReadQuery {
   }
   const offset = single(query, "offset");
   if (offset === undefined && mode !== "catch-up") {
-    throw badRequest("bad-offset", "Cannot read: a live read must have an offset, received none");
+    throw badRequest("bad-offset", "Cannot read: a live read needs an offset");
   }
   const cursor = single(query, "cursor");
   if (cursor !== undefined && !/^\d{1,15}$/.test(cursor)) {
-    throw badRequest("bad-query", "Cannot read: cursor must be one of an earlier response");
+    throw badRequest(
+      "bad-query",
+      `Cannot read: cursor must be a Stream-Cursor of this server, received "${
+        cursor.slice(0, 64)
+      }"`,
+    );
   }
   const changes = single(query, "changes");
   if (changes !== undefined && (changes !== "all" || mode !== "catch-up")) {
     throw badRequest(
       "bad-query",
-      `Cannot read: changes must be "all", and not be live, received "${changes.slice(0, 32)}"`,
+      `Cannot read: changes must be "all", in a read that is not live, received "${
+        changes.slice(0, 32)
+      }"`,
     );
   }
   const isTail = changes === "all";
@@ -139,7 +146,9 @@ export function readQuery(query: URLSearchParams): ReadQuery {
   if (position === undefined) {
     throw badRequest(
       "bad-offset",
-      `Cannot read: offset must be one of an earlier response, received "${offset!.slice(0, 64)}"`,
+      `Cannot read: offset must be -1, now or a Stream-Next-Offset of this stream, received "${
+        offset!.slice(0, 64)
+      }"`,
     );
   }
   return {
@@ -171,12 +180,12 @@ export function readAction(
   if (query.has("action") && action !== "cancel" && action !== "mutate") {
     throw badRequest(
       "bad-query",
-      `Cannot respond: action must be "cancel" or "mutate", received "${action.slice(0, 32)}"`,
+      `action must be "cancel" or "mutate", received "${action.slice(0, 32)}"`,
     );
   }
   const [name = "", ...others] = action === "mutate" ? query.getAll("name") : [];
   if (action === "mutate" && (name === "" || others.length > 0)) {
-    throw badRequest("bad-query", "Cannot mutate: the query must have one name of a mutation");
+    throw badRequest("bad-query", "Cannot mutate: the query needs exactly one name of a mutation");
   }
   return { action: action as "append" | "cancel" | "mutate", name };
 }
@@ -217,7 +226,7 @@ export function readCreation(
   if (ttl !== null && expiry !== null) {
     throw badRequest(
       "bad-header",
-      "Cannot create: a stream must have Stream-TTL or Stream-Expires-At, received both",
+      "Cannot create: Stream-TTL and Stream-Expires-At exclude each other",
     );
   }
   if (ttl !== null && (!WHOLE.test(ttl) || Number(ttl) > MAX_TTL_S)) {
@@ -245,18 +254,18 @@ function readFork(headers: Headers, path: string): ForkRequest | undefined {
     if (offset === null && subOffset === null) return undefined;
     throw badRequest(
       "bad-header",
-      "Cannot create: an offset to fork at must be sent with Stream-Forked-From, received none",
+      "Cannot create: an offset to fork at needs Stream-Forked-From",
     );
   }
   const rest = /^\/(?!\/)/.test(from) ? pathBelow(`http://localhost${from}`, path) : undefined;
   if (!rest) throw badHeader("Stream-Forked-From", `a path below ${path}`, from);
   if (subOffset !== null && !WHOLE.test(subOffset)) {
-    throw badHeader("Stream-Fork-Sub-Offset", "a whole number of at least 0", subOffset);
+    throw badHeader("Stream-Fork-Sub-Offset", "an integer of 0 or more", subOffset);
   }
   if (offset === null && subOffset !== null && subOffset !== "0") {
     throw badRequest(
       "bad-header",
-      "Cannot create: Stream-Fork-Sub-Offset must be sent with Stream-Fork-Offset, received none",
+      "Cannot create: Stream-Fork-Sub-Offset needs Stream-Fork-Offset",
     );
   }
   const isBeginning = offset !== null && BEGINNINGS.has(offset);
@@ -282,7 +291,7 @@ export function readProducer(headers: Headers): LogProducer | undefined {
   if (id === null || epoch === null || seq === null) {
     throw badRequest(
       "bad-header",
-      "Cannot append: Producer-Id, Producer-Epoch and Producer-Seq must be sent together",
+      "Cannot append: Producer-Id, Producer-Epoch and Producer-Seq belong together",
     );
   }
   if (id === "" || id.length > MAX_TEXT_LENGTH) {
@@ -294,7 +303,7 @@ export function readProducer(headers: Headers): LogProducer | undefined {
 function readWhole(name: string, text: string): number {
   const value = WHOLE.test(text) ? Number(text) : NaN;
   if (Number.isSafeInteger(value)) return value;
-  throw badHeader(name, `a whole number between 0 and ${Number.MAX_SAFE_INTEGER}`, text);
+  throw badHeader(name, `an integer from 0 to ${Number.MAX_SAFE_INTEGER}`, text);
 }
 
 /**
@@ -314,6 +323,6 @@ export function readSequence(headers: Headers): string | undefined {
 function badHeader(name: string, rule: string, received: string): Problem {
   return badRequest(
     "bad-header",
-    `Cannot respond: ${name} must be ${rule}, received "${received.slice(0, 64)}"`,
+    `${name} must be ${rule}, received "${received.slice(0, 64)}"`,
   );
 }

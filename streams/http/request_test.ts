@@ -18,7 +18,7 @@ Deno.test("readId() rejects empty segments, dots, encoded slashes and control ch
   const paths = ["", "/", "//", "/a/", "/a//b", "/%2e%2e/a", "/a/%2E", "/a%2Fb", "/a%5cb"];
   const others = ["/a%00", "/a%0d%0ab", "/%C2%85", "/%7f", "/%", "/%ff"];
   for (const path of [...paths, ...others]) {
-    const problem = assertThrows(() => readId(path), Problem, "Cannot find stream", path);
+    const problem = assertThrows(() => readId(path), Problem, "The id of a stream must have", path);
     assertEquals([problem.status, problem.code], [400, "bad-id"]);
   }
   assertEquals(assertThrows(() => readId("/__ds/subscriptions/a"), Problem).status, 404);

@@ -160,7 +160,11 @@ export class WriteTimes {
     const settling = promise.finally(() => isSettled = true);
     try {
       const { signal } = this.#closed;
-      return await waitFor(this.#runtime, settling, { what, timeoutMs, signal });
+      return await waitFor(this.#runtime, settling, {
+        what: `result from ${what}`,
+        timeoutMs,
+        signal,
+      });
     } catch (error) {
       const isLate = !isSettled && error instanceof TimeoutError;
       throw isLate && session !== undefined ? session[internals].noteLate(what, timeoutMs) : error;

@@ -390,7 +390,7 @@ export class Migrations implements RowForms {
       },
       delete: (type, key) => put({ type, key, operation: "delete" }),
     };
-    const what = `migrate with the row "${key}" of "${type}"`;
+    const what = `result from migrate for the row "${key}" of "${type}"`;
     const migrated = migrate({ id, collection: type, key, value, from, to }, rows);
     if (migrated instanceof Promise) await waitFor(runtime, migrated, { what, timeoutMs, signal });
     return await this.#parts.gate().check(id, [...changes.values()]);

@@ -120,7 +120,7 @@ export class States {
     const leave = new AbortController();
     try {
       const reading = this.#readRows(id, names, leave.signal);
-      return await waitFor(runtime, reading, { what: "the rows of a state", timeoutMs });
+      return await waitFor(runtime, reading, { what: "reply from the broker", timeoutMs });
     } catch (cause) {
       if (cause instanceof SyntaxError) throw damaged(id, cause);
       if (!(cause instanceof TimeoutError)) throw cause;
@@ -165,7 +165,7 @@ export class States {
     const { rows, leave } = this.#share(id, identity, { isFixed: false });
     try {
       const { runtime } = this.#parts;
-      await waitFor(runtime, rows.ready, { what: "the rows of a state", timeoutMs });
+      await waitFor(runtime, rows.ready, { what: "reply from the broker", timeoutMs });
     } catch (cause) {
       leave();
       if (!(cause instanceof TimeoutError)) throw cause;

@@ -331,7 +331,11 @@ class Unwritten implements Disposable {
       return new FirstView(pageOf(first, { tail, identity: logs.newIdentity() }), changes);
     };
     try {
-      return await waitFor(runtime, read(), { what: "onOpen", timeoutMs, signal: closed });
+      return await waitFor(runtime, read(), {
+        what: "result from onOpen",
+        timeoutMs,
+        signal: closed,
+      });
     } catch (cause) {
       closed.throwIfAborted();
       report(cause);

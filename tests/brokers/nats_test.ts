@@ -265,7 +265,7 @@ test("accepts names up to its bound with the longest prefix, and rejects longer 
 Deno.test("NatsBroker() rejects unknown and misplaced options", () => {
   const servers = "127.0.0.1:1";
   const cases: [source: object, options: object, text: string][] = [
-    [{ servers }, { maxWaitng: 1 }, 'received "maxWaitng"; did you mean "maxWaiting"?'],
+    [{ servers }, { maxWaitng: 1 }, 'unknown option "maxWaitng"; did you mean "maxWaiting"?'],
     [{ servers, prefix: "a" }, {}, "prefix must be in the second argument"],
     [{ server: servers }, {}, "either servers or a connection is needed, received server"],
     [{}, {}, "either servers or a connection is needed, received {}"],

@@ -231,7 +231,7 @@ testInBrowsers(
     const shown = await openInspector(await browser.createBrowserContext(), url, "constructor");
     await shown.says("#tiles .tile", "Sessions");
     isAllowed = false;
-    await shown.says("#notice:not([hidden])", "the request must have the right to");
+    await shown.says("#notice:not([hidden])", "authorize denied the request");
     isAllowed = true;
     await shown.page.waitForSelector('#status[data-name="connected"]');
     await shown.page.waitForSelector("#notice[hidden]");

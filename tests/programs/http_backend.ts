@@ -99,7 +99,7 @@ export class Backend {
     if (status >= 400 && type !== "application/json") {
       assertEquals(body.status, status);
       assertEquals(body.type, `urn:skein:problem:${body.code}`);
-      assertMatch(body.detail, /^Cannot /);
+      assertMatch(body.detail, /^[A-Z]/);
       assertEquals(headers.get("cache-control"), "no-store");
       const isTemporary = [429, 503].includes(status) || body.code === "in-progress";
       assertEquals(headers.has("retry-after"), isTemporary, `Retry-After of ${status}`);

@@ -112,7 +112,7 @@ property("a connection over HTTP does what each request says, whichever node rec
           if (!isFrozen) assertEquals((await connection.post(true, {})).status, 204);
           const response = await connection.post(false, {});
           assertEquals([response.status, response.headers.get("retry-after")], [503, "1"]);
-          const rule = "Cannot reach connection: the node of the connection must respond";
+          const rule = "Cannot continue: the node of the connection does not respond";
           assertEquals((await response.json()).detail, rule);
           if (isFrozen) nodes[0]!.host.thaw();
           else store.comeBack();

@@ -283,7 +283,7 @@ Deno.test("client.state() rejects the option store in a client without one", asy
   await assertRejects(
     () => client.state("list:1", { store: true }),
     TypeError,
-    "Cannot open state: store requires a client with the option store, received none",
+    "Cannot open state: store needs a client with the option store",
   );
 });
 
