@@ -322,7 +322,7 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
     name: "`webTransport.maxHandshakes`",
     full: `the oldest is dropped; each [may take ${
       ms(HANDSHAKE_TIMEOUT_MS)
-    }](../deploy/webtransport.md#handshakes)`,
+    }](webtransport.md#handshakes)`,
   },
   connections: {
     table: "sessions",
@@ -347,12 +347,12 @@ const QUOTAS: Readonly<Record<string, QuotaRow>> = {
   "moq.maxStreams": {
     table: "moq",
     name: "`limits.maxStreams`, `.maxStreamsPerAddress` of a `MoqServer`",
-    full: "`addressLimit`, `relayLimit`; [what counts](../guide/moq.md#memory)",
+    full: "`addressLimit`, `relayLimit`; [what counts](moq.md#memory)",
   },
   "moq.maxBroadcasts": {
     table: "moq",
     name: "`maxBroadcasts`, `maxBroadcastsPerAddress` of a MoQ relay",
-    full: "the broadcast [waits](../guide/moq.md#a-public-relay)",
+    full: "the broadcast [waits](../deploy/moq-relay.md#a-public-relay)",
   },
   "moq.waitingBroadcasts": {
     table: "moq",

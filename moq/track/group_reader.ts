@@ -33,7 +33,7 @@ export interface GroupReaderOptions {
  * A group: the frames of one stream, in order. Use one loop per group.
  *
  * A group that the publisher aborted ends with a {@linkcode MoqError}. On transports without
- * resets, a frame that ends before its announced length means an abort; see `docs/guide/moq.md`.
+ * resets, a frame that ends before its announced length means an abort; see `docs/reference/moq.md`.
  * Over Deno's QUIC the streams of a closing session appear to end cleanly: a group that was cut off
  * between two frames may look complete. If the number of frames matters, send it in the first
  * frame.
