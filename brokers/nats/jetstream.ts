@@ -49,8 +49,9 @@ export function streamConfig(
   };
 }
 
-/** Error code of JetStream for a stream with another configuration. */
-const NAME_TAKEN = 10058;
+/** Error codes of JetStream for a missing stream, and for one with another configuration. */
+export const NOT_FOUND = 10059;
+export const NAME_TAKEN = 10058;
 
 /** Thrown if a stream has another storage than this node's option says. */
 export class OtherStorageError extends BrokerError {
@@ -132,8 +133,10 @@ export async function settleLeader(
   const { streams } = await link.manager(LOOK_TIMEOUT_MS);
   for (let look = 0; look < MAX_LOOKS; look++) {
     const info = await streams.info(name).catch((error) => {
+      // The server that replies may not know the new stream yet.
+      const isNew = error instanceof JetStreamApiError && error.code === NOT_FOUND;
       const isLed = error instanceof JetStreamApiError && error.status !== UNAVAILABLE;
-      if (isLed || !link.isUp) throw error;
+      if (isLed && !isNew || !link.isUp) throw error;
     });
     if (info?.cluster?.leader) {
       const { leader, replicas = [] } = info.cluster;

@@ -2,7 +2,7 @@
 import { JetStreamApiError, type JetStreamManager } from "@nats-io/jetstream";
 import { checkStoredVersion, OtherVersionError } from "../stored_version.ts";
 import type { NatsNames } from "./format.ts";
-import { isCluster, repeatedRead, streamConfig } from "./jetstream.ts";
+import { isCluster, NAME_TAKEN, NOT_FOUND, repeatedRead, streamConfig } from "./jetstream.ts";
 import type { NatsSettings } from "./options.ts";
 import { decodeShards, encodeShards, newShards, type ShardCounts, SINGLE } from "./shards.ts";
 
@@ -11,10 +11,6 @@ import { decodeShards, encodeShards, newShards, type ShardCounts, SINGLE } from 
  * that other versions of Skein would misread. Data without a mark has version 1.
  */
 const VERSION = 1;
-
-/** Error codes of JetStream for a missing stream, and for one with another configuration. */
-const NOT_FOUND = 10059;
-const NAME_TAKEN = 10058;
 
 /** The servers that store the data. */
 interface StreamHost {

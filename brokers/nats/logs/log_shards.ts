@@ -8,6 +8,9 @@ import { shardOf } from "../shards.ts";
 import { DueIndex } from "./due_index.ts";
 import { LogStreams } from "./log_streams.ts";
 
+/** Maximum number of shards that are counted concurrently. */
+const MAX_COUNTS = 4;
+
 /** The streams of a shard, and the index of its logs that may expire. */
 export interface LogShard {
   readonly streams: LogStreams;
@@ -63,9 +66,14 @@ export class LogShards {
    * gone.
    */
   async count(kind?: Exclude<LogKind, "stream">): Promise<number> {
-    const shards = await this.#all();
-    const counts = await Promise.all(shards.map(({ streams }) => streams.count(kind)));
-    return counts.reduce((all, count) => all + count, 0);
+    const shards = [...await this.#all()];
+    let all = 0;
+    // The first call creates the streams, each with an election.
+    while (shards.length > 0) {
+      const counts = shards.splice(0, MAX_COUNTS).map(({ streams }) => streams.count(kind));
+      for (const count of await Promise.all(counts)) all += count;
+    }
+    return all;
   }
 
   /** Lists the logs of a kind, shard by shard. The cursor of a page is valid for 10 s. */
