@@ -23,8 +23,9 @@
  * `--real` runs the soak test's storm with each of the given numbers of clients, and prints the
  * results next to the model's predictions. The model's costs come from storms of 500 and 2,500
  * clients. `--log` stores the measurements of all storms, so that runs can be spread over idle
- * times. `--runs 0` only prints the table for a log. `--real` needs Linux, `redis-server`, an idle
- * machine, and a limit on open files that allows all connections.
+ * times. `--runs 0` only prints the table for a log. `--real` needs Linux, `redis-server` or, with
+ * `--broker nats`, `nats-server`, an idle machine, and a limit on open files that allows all
+ * connections. `--foreign 0.8` also counts storms in which other programs used 80 % of the machine.
  *
  * @module
  */
@@ -84,7 +85,10 @@ if (traffic !== undefined) await printTraffic(traffic.split(",").map(Number));
 else if (real === undefined) printModel();
 else {
   const runs = numberArgument(Deno.args, "runs", 1);
-  await compare(real.split(",").map(Number), { runs, log: argument(Deno.args, "log") }, say);
+  const broker = argument(Deno.args, "broker") === "nats" ? "nats" : "redis";
+  const maxForeign = numberArgument(Deno.args, "foreign", 0.15);
+  const log = argument(Deno.args, "log");
+  await compare(real.split(",").map(Number), { runs, log, broker, maxForeign }, say);
 }
 
 function printModel(): void {

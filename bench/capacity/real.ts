@@ -3,15 +3,24 @@
  */
 import { TOPICS } from "../../tests/soak/chaos/broker.ts";
 import { measureStorm, PER_SECOND, SPARE } from "../../tests/soak/storm.ts";
-import { type Costs, REDIS_COSTS } from "./costs.ts";
+import { type Costs, NATS_COSTS, REDIS_COSTS } from "./costs.ts";
 import type { FleetOptions, FleetResult } from "./fleet.ts";
 import { moveToSpareNodes } from "./scenarios.ts";
 
 /** Sizes of the storms that measure the costs. */
 const CALIBRATION: readonly [number, number] = [500, 2_500];
 
-/** Maximum share of the machine that other programs may use; otherwise a storm does not count. */
+/**
+ * Default share of the machine that other programs may use, at most; otherwise a storm does not
+ * count.
+ */
 const MOST_FOREIGN = 0.15;
+
+/** The brokers of the storms. */
+export type StormBroker = "redis" | "nats";
+
+/** Costs of the brokers, for the parts that storms don't measure. */
+const COSTS: Readonly<Record<StormBroker, Costs>> = { redis: REDIS_COSTS, nats: NATS_COSTS };
 
 /** Publisher processes in the test. */
 const PUBLISHERS = 2;
@@ -59,10 +68,11 @@ export interface LocalCosts {
  * Runs a storm.
  *
  * @param clients Number of clients.
+ * @param broker The broker.
  * @returns The measurements.
  */
-export async function runStorm(clients: number): Promise<StormFigures> {
-  const result = await measureStorm({ broker: "redis", clients, hasUsers: false });
+export async function runStorm(clients: number, broker: StormBroker): Promise<StormFigures> {
+  const result = await measureStorm({ broker, clients, hasUsers: false });
   const { delays, load, calm } = result;
   const at = (part: number) => delays[Math.ceil(clients * part) - 1] ?? Infinity;
   return {
@@ -88,9 +98,13 @@ export async function runStorm(clients: number): Promise<StormFigures> {
  * warm-up of the nodes.
  *
  * @param storms Storms of all sizes.
+ * @param broker Their broker.
  * @returns The costs.
  */
-export function costsOf(storms: readonly StormFigures[]): LocalCosts {
+export function costsOf(
+  storms: readonly StormFigures[],
+  broker: StormBroker = "redis",
+): LocalCosts {
   const [small, large] = CALIBRATION;
   const few = storms.filter(({ clients }) => clients === small);
   const many = storms.filter(({ clients }) => clients === large);
@@ -109,7 +123,7 @@ export function costsOf(storms: readonly StormFigures[]): LocalCosts {
   const nodeMs = (high - low) / (large - small);
   const deliveriesPerSecond = PUBLISHERS * PER_SECOND / TOPICS;
   const costs = {
-    ...REDIS_COSTS,
+    ...COSTS[broker],
     sessionMs: nodeMs / 2,
     subscriptionMs: nodeMs / 2,
     warmUpMs: Math.max(0, low - nodeMs * small) / SPARE,
@@ -172,19 +186,25 @@ export function predict(clients: number, local: LocalCosts, cores: number): Flee
  *
  * @param sizes Numbers of clients.
  * @param options Number of `runs` of each size, and the `log` to which their measurements are
- * appended. Earlier runs in the log are also evaluated.
+ * appended. Earlier runs in the log are also evaluated. `broker` is the broker, and `maxForeign` the
+ * share of the machine that other programs may use: predictions leave it out.
  * @param say Prints a line.
  */
 export async function compare(
   sizes: readonly number[],
-  options: { readonly runs: number; readonly log: string | undefined },
+  options: {
+    readonly runs: number;
+    readonly log: string | undefined;
+    readonly broker: StormBroker;
+    readonly maxForeign?: number;
+  },
   say: (text: string) => void,
 ): Promise<void> {
-  const { runs, log } = options;
+  const { runs, log, broker, maxForeign = MOST_FOREIGN } = options;
   const storms = log === undefined ? [] : await readLog(log);
   for (let run = 0; run < runs; run++) {
     for (const clients of sizes) {
-      const storm = await runStorm(clients);
+      const storm = await runStorm(clients, broker);
       storms.push(storm);
       say(JSON.stringify(storm));
       if (log !== undefined) {
@@ -192,9 +212,9 @@ export async function compare(
       }
     }
   }
-  const valid = storms.filter(({ foreign }) => foreign <= MOST_FOREIGN);
+  const valid = storms.filter(({ foreign }) => foreign <= maxForeign);
   say(`${storms.length - valid.length} of ${storms.length} storms do not count: a busy machine`);
-  const local = costsOf(valid);
+  const local = costsOf(valid, broker);
   // A prediction must not use storms of its own size.
   const isKnown = (clients: number) => CALIBRATION.some((size) => size === clients);
   say(JSON.stringify({ ...local.costs, broker: undefined, restLoad: local.restLoad }));
@@ -203,7 +223,11 @@ export async function compare(
   for (const [clients, all] of Map.groupBy(valid, ({ clients }) => clients)) {
     const foreign = median(all.map(({ foreign }) => foreign));
     const others = valid.filter((storm) => isKnown(storm.clients) || storm.clients !== clients);
-    const model = predict(clients, costsOf(others), navigator.hardwareConcurrency * (1 - foreign));
+    const model = predict(
+      clients,
+      costsOf(others, broker),
+      navigator.hardwareConcurrency * (1 - foreign),
+    );
     const cells = (["halfMs", "mostMs", "allMs"] as const).map((key) => {
       const real = all.map((storm) => storm[key]).sort((a, b) => a - b);
       const texts = [real[0]!, median(real), real.at(-1)!].map(seconds);

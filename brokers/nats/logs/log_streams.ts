@@ -38,6 +38,9 @@ const HEADER_BYTES = 1_024;
 /** Time for which a stream recognizes the ids of messages, in milliseconds. */
 const DUPLICATE_WINDOW_MS = 10_000;
 
+/** Pause before the streams are opened again, in milliseconds. */
+const RETRY_MS = 5_000;
+
 /** JetStream's error code for a message that has the same id as an in-flight message. */
 const ID_UNDER_WAY = 10158;
 
@@ -61,6 +64,7 @@ export class LogStreams {
   readonly #names: NatsNames;
   readonly #settings: NatsSettings;
   readonly #shard: number;
+  #isRetrying = false;
 
   constructor(link: NatsLink, names: NatsNames, settings: NatsSettings, shard: number) {
     this.#link = link;
@@ -333,10 +337,23 @@ export class LogStreams {
     const opening = this.#make();
     // Opening the streams on an earlier connection may fail after a later attempt has succeeded.
     const note = (problem: unknown) => {
-      if (this.era === opening) this.problem = problem;
+      if (this.era !== opening) return;
+      this.problem = problem;
+      if (problem !== undefined) void this.#retry();
     };
     opening.then(() => note(undefined), note);
     return opening;
+  }
+
+  /** Opens the streams again, because nobody may use a log of this shard for a long time. */
+  async #retry(): Promise<void> {
+    if (this.#isRetrying) return;
+    this.#isRetrying = true;
+    while (this.problem !== undefined && await this.#link.whenUp()) {
+      await this.#link.pause(RETRY_MS);
+      await this.open().catch(() => {});
+    }
+    this.#isRetrying = false;
   }
 
   async #make(): Promise<JetStreamManager> {

@@ -1,6 +1,6 @@
 /** A model of NATS, with faults of its servers. */
 import type { Broker } from "../../../pubsub/broker.ts";
-import { NatsBroker } from "../../../brokers/nats/mod.ts";
+import { NatsBroker, type NatsShards } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../../simulator/globals.ts";
 import type { Host } from "../../simulator/host.ts";
 import { simulatedNatsConnect } from "../../simulator/nats/client.ts";
@@ -10,6 +10,9 @@ import type { ClusterStore, StoreFault, StoreParts, WaitingBounds } from "./stor
 
 /** Maximum time over which a stopping server disconnects its clients, in milliseconds. */
 const LAME_MS = 5_000;
+
+/** Numbers of shards of all kinds; `undefined` for the default ones. */
+const SHARDS = [undefined, 1, 4, 16];
 
 /**
  * One NATS server or a cluster of three, which nodes reach over the network. The client library
@@ -29,6 +32,7 @@ export class NatsStore implements ClusterStore {
   };
   readonly #nats: SimulatedNats;
   readonly #network: SimulatedNetwork;
+  readonly #shards: NatsShards | undefined;
   readonly #globals: Disposable;
   readonly #onLost: (why: string, leavesNoTrace?: boolean) => void;
   readonly #onEnded: () => void;
@@ -42,6 +46,10 @@ export class NatsStore implements ClusterStore {
     const random = simulation.chanceOf("nats");
     const count = random() < 0.6 ? 1 : 3;
     const hosts = Array.from({ length: count }, (_, i) => simulation.host(`nats${i}`));
+    const number = SHARDS[Math.floor(simulation.chanceOf("nats shards")() * SHARDS.length)];
+    this.#shards = number === undefined
+      ? undefined
+      : { histories: number, logs: number, buckets: number };
     this.#onLost = (why, leavesNoTrace = false) =>
       journal.tell("brokerLost", hosts[0]!.name, { why, leavesNoTrace });
     this.#onEnded = () => journal.tell("brokerEnded", hosts[0]!.name, {});
@@ -59,7 +67,12 @@ export class NatsStore implements ClusterStore {
     const { hosts, servers } = this.#nats;
     const connect = simulatedNatsConnect(this.#network, host, hosts);
     const source = { servers, ignoreClusterUpdates: true, connect };
-    return new NatsBroker(source, { runtime: host.runtime, replicas: hosts.length, ...bounds });
+    return new NatsBroker(source, {
+      runtime: host.runtime,
+      replicas: hosts.length,
+      shards: this.#shards,
+      ...bounds,
+    });
   }
 
   /**
