@@ -136,6 +136,9 @@ const STREAMS_PYTHON_RECIPES: readonly Recipe[] = [
 /** QUIC and WebSocket only: the other transports cause most of the build time. */
 const RELAY_FLAGS = ["--no-default-features", "--features", "noq,websocket"];
 
+/** Cloudflare's programs for the drafts of the IETF, which share most of what they are built of. */
+const MOQ_IETF = { "moq-relay-ietf": "0.8.0", "moq-pub": "0.10.0", "moq-sub": "0.5.0" };
+
 const MOQ_RECIPES: readonly Recipe[] = [
   goRecipe("gomoqt 0.11", {
     version: "0.11.0",
@@ -149,22 +152,17 @@ const MOQ_RECIPES: readonly Recipe[] = [
     toolchain: "Go 1.26.4",
     flags: ["-modfile=library_0_17.mod", "-tags=library_0_17"],
   }),
-  {
-    name: "moq-relay",
-    version: "0.17.10",
+  crateRecipe("moq-relay", {
+    crates: { "moq-relay": "0.17.10" },
     folder: "moq_relay",
-    tool: "cargo",
-    toolchain: "Rust 1.95",
     flags: RELAY_FLAGS,
-    async build({ source, into, shared }) {
-      const install = ["cargo", "install", "moq-relay", "--version", "0.17.10", "--debug"];
-      // Not --locked: the lock in the crate names versions that not every mirror of crates has.
-      const folders = ["--root", into, "--target-dir", shared, "--no-track", "--force"];
-      const settings = { CARGO_PROFILE_DEV_DEBUG: "0", CARGO_INCREMENTAL: "0" };
-      await run([...install, "--quiet", ...RELAY_FLAGS, ...folders], source, settings);
-    },
-    command: ({ into }) => [`${into}/bin/moq-relay`],
-  },
+    toolchain: "Rust 1.95",
+  }),
+  ...Object.keys(MOQ_IETF).map((name) =>
+    crateRecipe(name, { crates: MOQ_IETF, folder: "moq_ietf", toolchain: "Rust 1.95" })
+  ),
+  aiomoqtRecipe("aiomoqt", "moq-interop-relay"),
+  aiomoqtRecipe("aiomoqt's cases", "moq-interop-client"),
   {
     name: "@moq/net",
     version: "0.3.4",
@@ -353,6 +351,15 @@ function pythonRecipe(
   };
 }
 
+/** A program of aiomoqt, which installs several. */
+function aiomoqtRecipe(name: string, program: string): Recipe {
+  const recipe = { version: "0.13.3", folder: "moq_python", python: "3.13" };
+  return {
+    ...pythonRecipe(name, recipe),
+    command: ({ into }) => [`${into}/venv/bin/python`, "-B", `${into}/venv/bin/${program}`],
+  };
+}
+
 /** A WebTransport library for Python; all of them share one source. */
 function webTransportRecipe(
   library: string,
@@ -391,6 +398,37 @@ function rustRecipe(
       await Deno.copyFile(`${shared}/debug/skein-interop-${binary}`, `${into}/peer`);
     },
     command: ({ into }) => [`${into}/peer`],
+  };
+}
+
+/** A program from crates.io; crates that are installed together are compiled together. */
+function crateRecipe(
+  name: string,
+  { crates, folder, toolchain, flags = [] }: {
+    /** The version of each crate; the first one names the build. */
+    readonly crates: Readonly<Record<string, string>>;
+    readonly folder: string;
+    readonly toolchain: string;
+    readonly flags?: readonly string[];
+  },
+): Recipe {
+  return {
+    name,
+    version: Object.values(crates)[0]!,
+    folder,
+    tool: "cargo",
+    toolchain,
+    flags,
+    async build({ source, into, shared }) {
+      const settings = { CARGO_PROFILE_DEV_DEBUG: "0", CARGO_INCREMENTAL: "0" };
+      // Not --locked: the lock in a crate names versions that not every mirror of crates has.
+      const folders = ["--root", into, "--target-dir", shared, "--no-track", "--force"];
+      for (const [crate, version] of Object.entries(crates)) {
+        const install = ["cargo", "install", crate, "--version", version, "--debug", "--quiet"];
+        await run([...install, ...flags, ...folders], source, settings);
+      }
+    },
+    command: ({ into }) => [`${into}/bin/${name}`],
   };
 }
 

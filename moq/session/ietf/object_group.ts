@@ -2,7 +2,7 @@
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { GroupSource } from "../../track/group_reader.ts";
 import { ProtocolError } from "../../../errors.ts";
-import { type ObjectHead, ObjectReader } from "../../wire/ietf/subgroup.ts";
+import type { ObjectHead, ObjectReader } from "../../wire/ietf/subgroup.ts";
 import { type MessageReader, TruncatedError } from "../../wire/message_reader.ts";
 
 /** The maximum number of subgroups of one group; further ones are cancelled. */
@@ -18,6 +18,8 @@ interface Subgroup {
   readonly reader: MessageReader;
   readonly objects: ObjectReader;
   readonly endsGroup: boolean;
+  /** The first object, until it is the next one. */
+  first: ObjectHead | undefined;
   /** The next object, whose payload stays in the stream. */
   head: ObjectHead | undefined;
   last: number;
@@ -77,14 +79,20 @@ export class ObjectGroup implements GroupSource {
    */
   add(
     reader: MessageReader,
-    head: { readonly hasProperties: boolean; readonly endsGroup: boolean },
+    { objects, first, endsGroup }: {
+      readonly objects: ObjectReader;
+      /** The first object, if it was read already. */
+      readonly first: ObjectHead | undefined;
+      readonly endsGroup: boolean;
+    },
   ): boolean {
     if (this.#isOver || this.#count >= MAX_SUBGROUPS) return false;
     this.#count++;
     this.#subgroups.add({
       reader,
-      objects: new ObjectReader(reader, head.hasProperties),
-      endsGroup: head.endsGroup,
+      objects,
+      endsGroup,
+      first,
       head: undefined,
       last: -1,
       isOver: false,
@@ -174,7 +182,8 @@ export class ObjectGroup implements GroupSource {
     while (subgroup.head === undefined && !subgroup.isOver) {
       let head: ObjectHead | undefined;
       try {
-        head = subgroup.objects.take();
+        head = subgroup.first ?? subgroup.objects.take();
+        subgroup.first = undefined;
       } catch (error) {
         return this.#failed(subgroup, error);
       }

@@ -141,7 +141,9 @@ class ServedTrack {
     const route = await this.#route();
     if (this.#isOver) return;
     if (route === undefined) {
-      return this.#peer.reject(this.#exchange, "notFound", "There is no such broadcast");
+      const hasWaited = (this.#parameters.rendezvousMs ?? 0) > 0;
+      const reason = hasWaited ? "timeout" : "notFound";
+      return this.#peer.reject(this.#exchange, reason, "There is no such broadcast");
     }
     while (!this.#isOver) {
       if (this.#parameters.forward === false) {

@@ -3,7 +3,7 @@ import { GroupSequences, LAST_SEQUENCE } from "../../track/group_queue.ts";
 import { GroupReader, type GroupReaderOptions } from "../../track/group_reader.ts";
 import type { TrackReader } from "../../track/track_reader.ts";
 import type { PublishDoneMessage } from "../../wire/ietf/messages.ts";
-import type { SubgroupHead } from "../../wire/ietf/subgroup.ts";
+import { ObjectReader, type SubgroupHead } from "../../wire/ietf/subgroup.ts";
 import type { MessageReader } from "../../wire/message_reader.ts";
 import { ObjectGroup } from "./object_group.ts";
 import type { DraftPeer } from "./peer.ts";
@@ -34,11 +34,19 @@ export class ReceivedTrack {
     this.#streams++;
     const { reader } = this;
     const cancelCode = this.#peer.streamCode("cancelled");
-    const { group: sequence } = head;
+    const { group: sequence, endsGroup } = head;
+    const objects = new ObjectReader(stream, head.hasProperties);
+    const first = objects.take();
     if (reader === undefined || sequence > LAST_SEQUENCE) {
       stream.cancel({ streamErrorCode: cancelCode });
-    } else if (this.#groups.get(sequence)?.add(stream, head) !== true) {
-      this.#open(sequence, head, stream);
+    } else if (first?.status === "end-of-track" && first.id === 0) {
+      // A group that does not exist only marks the end.
+      reader.finish(sequence);
+      stream.cancel({ streamErrorCode: cancelCode });
+    } else {
+      const subgroup = { objects, first, endsGroup };
+      const isAdded = this.#groups.get(sequence)?.add(stream, subgroup) === true;
+      if (!isAdded) this.#open(sequence, stream, subgroup);
     }
     if (this.#isDone) this.#finish();
   }
@@ -51,7 +59,11 @@ export class ReceivedTrack {
     this.#finish();
   }
 
-  #open(sequence: number, head: SubgroupHead, stream: MessageReader): void {
+  #open(
+    sequence: number,
+    stream: MessageReader,
+    subgroup: Parameters<ObjectGroup["add"]>[1],
+  ): void {
     const { context } = this.#peer;
     const group = new ObjectGroup({
       runtime: context.runtime,
@@ -65,7 +77,7 @@ export class ReceivedTrack {
     });
     // A late subgroup of a group that is over makes another group, which the reader rejects.
     this.#groups.set(sequence, group);
-    group.add(stream, head);
+    group.add(stream, subgroup);
     this.#seen.add(sequence);
     const newest = this.#newest;
     if (newest !== undefined && newest.sequence > sequence || this.#isDone) group.supersede();
