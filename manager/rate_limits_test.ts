@@ -14,6 +14,7 @@ import type { RateLimitsOptions } from "./rate_limits.ts";
 import { SessionManager } from "./session_manager.ts";
 import { SessionLimiter } from "./limits.ts";
 import { sessionSettings } from "../session/settings/session_settings.ts";
+import { slowTest } from "../tools/run_tests/slow.ts";
 
 /** Adds a session to a manager, whose peer the test scripts; records handled messages. */
 function join(manager: SessionManager, identity: SessionIdentity<unknown, Session> = {}) {
@@ -401,26 +402,29 @@ function publishes(manager: SessionManager, caller?: string, address = "192.0.2.
   }
 }
 
-Deno.test("SessionManager.publish() remembers a bounded number of callers, the most recent ones", () => {
-  using time = new FakeTime();
-  const publications = { perSecond: 0.001, burst: 2 };
-  const manager = new SessionManager({ rates: { perSession: { publications } } });
-  const count = MAX_IDLE_RATE_ACCOUNTS * 2;
-  for (let i = 0; i < count; i++) {
-    assertEquals(publishes(manager, `u${i}`), true);
-    // A caller that goes on is not forgotten for the others.
-    assertEquals(publishes(manager, "eve"), i < 2);
-    const at = `2001:db8:${i.toString(16)}::1`;
-    if (i % 100 === 0) assertEquals(publishes(manager, undefined, at), true);
-  }
-  assertEquals(manager.stats().rates.remembered, MAX_IDLE_RATE_ACCOUNTS);
-  assertEquals(publishes(manager, `u${count - 1}`), true);
-  assertEquals(publishes(manager, `u${count - 1}`), false);
-  assertEquals([publishes(manager, "u0"), publishes(manager, "u0")], [true, true]);
-  time.tick(2_000_000);
-  assertEquals(publishes(manager, "eve"), true);
-  assertEquals(manager.stats().rates.remembered, 1);
-});
+slowTest(
+  "SessionManager.publish() remembers a bounded number of callers, the most recent ones",
+  () => {
+    using time = new FakeTime();
+    const publications = { perSecond: 0.001, burst: 2 };
+    const manager = new SessionManager({ rates: { perSession: { publications } } });
+    const count = MAX_IDLE_RATE_ACCOUNTS * 2;
+    for (let i = 0; i < count; i++) {
+      assertEquals(publishes(manager, `u${i}`), true);
+      // A caller that goes on is not forgotten for the others.
+      assertEquals(publishes(manager, "eve"), i < 2);
+      const at = `2001:db8:${i.toString(16)}::1`;
+      if (i % 100 === 0) assertEquals(publishes(manager, undefined, at), true);
+    }
+    assertEquals(manager.stats().rates.remembered, MAX_IDLE_RATE_ACCOUNTS);
+    assertEquals(publishes(manager, `u${count - 1}`), true);
+    assertEquals(publishes(manager, `u${count - 1}`), false);
+    assertEquals([publishes(manager, "u0"), publishes(manager, "u0")], [true, true]);
+    time.tick(2_000_000);
+    assertEquals(publishes(manager, "eve"), true);
+    assertEquals(manager.stats().rates.remembered, 1);
+  },
+);
 
 Deno.test("SessionManager.publish() counts nothing without a rate of publications", () => {
   const rates = {

@@ -11,6 +11,7 @@ import { endOf, Peer } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 import { streamFeatures, streamsOf } from "./stream_features.ts";
+import { slowTest } from "../tools/run_tests/slow.ts";
 
 /** Asserts that the server still serves requests and keeps no state for disconnected peers. */
 async function assertWell(server: Server): Promise<void> {
@@ -78,47 +79,50 @@ const READ_PARAMETERS = [
   ...["last", "lastEventId", "limit", "after", "epoch", "tag"],
 ];
 
-Deno.test("Server rejects odd headers and query parameters without an error of its own", async () => {
-  const errors: unknown[] = [];
-  await using server = testServer<string>({
-    clientAddress: forwardedAddress({ trusted: 1 }),
-    authenticate: ({ token, cookies }) => token ?? cookies["sid"] ?? null,
-    authorize: () => true,
-    features: [
-      httpApi({ path: "/api", authorize: () => true }),
-      ...streamFeatures({ path: "/streams", authorize: () => true }),
-    ],
-    history: { "log:{name}": {} },
-    onError: (error) => void errors.push(error),
-  });
-  await (await streamsOf(server).create("a")).append("x");
-  const ask = async (path: string, init: RequestInit, what: string) => {
-    const response = await server.fetch(new Request(`http://localhost${path}`, init));
-    await response.body?.cancel();
-    assert(response.status < 500, `${response.status} for ${init.method} ${path}, ${what}`);
-  };
-  const places = [["GET", "/streams/a"], ["POST", "/streams/a"], ["PUT", "/streams/b"]].concat([
-    ["GET", "/api/topics/log%3Aa/history"],
-    ["GET", "/api/topics/log%3Aa/publications"],
-    ["POST", "/api/topics/a/publications"],
-    ["OPTIONS", "/streams/a"],
-    ["GET", "/"],
-  ]);
-  for (const text of ODD_TEXTS) {
-    for (const [method, path] of places as [string, string][]) {
-      for (const name of READ_HEADERS) {
-        const headers = new Headers({ cookie: "sid=ann", [name]: text });
-        await ask(path, { method, headers }, `${name}: ${text}`);
-      }
-      for (const name of READ_PARAMETERS) {
-        for (const value of [encodeURIComponent(text), text.replace(/[#\s]/g, "")]) {
-          await ask(`${path}?${name}=${value}`, { method }, "");
+slowTest(
+  "Server rejects odd headers and query parameters without an error of its own",
+  async () => {
+    const errors: unknown[] = [];
+    await using server = testServer<string>({
+      clientAddress: forwardedAddress({ trusted: 1 }),
+      authenticate: ({ token, cookies }) => token ?? cookies["sid"] ?? null,
+      authorize: () => true,
+      features: [
+        httpApi({ path: "/api", authorize: () => true }),
+        ...streamFeatures({ path: "/streams", authorize: () => true }),
+      ],
+      history: { "log:{name}": {} },
+      onError: (error) => void errors.push(error),
+    });
+    await (await streamsOf(server).create("a")).append("x");
+    const ask = async (path: string, init: RequestInit, what: string) => {
+      const response = await server.fetch(new Request(`http://localhost${path}`, init));
+      await response.body?.cancel();
+      assert(response.status < 500, `${response.status} for ${init.method} ${path}, ${what}`);
+    };
+    const places = [["GET", "/streams/a"], ["POST", "/streams/a"], ["PUT", "/streams/b"]].concat([
+      ["GET", "/api/topics/log%3Aa/history"],
+      ["GET", "/api/topics/log%3Aa/publications"],
+      ["POST", "/api/topics/a/publications"],
+      ["OPTIONS", "/streams/a"],
+      ["GET", "/"],
+    ]);
+    for (const text of ODD_TEXTS) {
+      for (const [method, path] of places as [string, string][]) {
+        for (const name of READ_HEADERS) {
+          const headers = new Headers({ cookie: "sid=ann", [name]: text });
+          await ask(path, { method, headers }, `${name}: ${text}`);
+        }
+        for (const name of READ_PARAMETERS) {
+          for (const value of [encodeURIComponent(text), text.replace(/[#\s]/g, "")]) {
+            await ask(`${path}?${name}=${value}`, { method }, "");
+          }
         }
       }
     }
-  }
-  assertEquals(errors, []);
-});
+    assertEquals(errors, []);
+  },
+);
 
 Deno.test("Server frees the slots of peers that vanish before their response", async () => {
   await using server = listen({ onMessage: pong, limits: { maxSessions: 200 } });
@@ -241,7 +245,7 @@ Deno.test("Server closes with 4413 on a frame of a megabyte", async () => {
   await assertWell(server);
 });
 
-Deno.test("Server handles a hundred thousand tiny frames, in order", async () => {
+slowTest("Server handles a hundred thousand tiny frames, in order", async () => {
   let count = 0;
   let isOrdered = true;
   await using server = listen({

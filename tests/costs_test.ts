@@ -13,6 +13,7 @@ import { resumable, type ResumableOptions } from "../streams/mod.ts";
 import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { Peer } from "./sessions.ts";
+import { slowTest } from "../tools/run_tests/slow.ts";
 
 type RequestFailure = RequestError["failure"];
 
@@ -154,7 +155,8 @@ for (
     ["clients at a private address", "172.17.0.1", 640, 50],
   ] as const
 ) {
-  Deno.test(`serve() starts ${started} responses of the ${who}, then ${perSecond} a second, although each ends`, async () => {
+  const test = started > 100 ? slowTest : Deno.test;
+  test(`serve() starts ${started} responses of the ${who}, then ${perSecond} a second, although each ends`, async () => {
     using print = captureConsole();
     using time = new FakeTime();
     const model = new Model();

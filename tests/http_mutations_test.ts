@@ -24,6 +24,7 @@ import { FaultyStore, loseReply, pass } from "./faulty_broker.ts";
 import { MutatingPeer } from "./peers/mutating_peer.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
+import { slowTest } from "../tools/run_tests/slow.ts";
 
 const contract = defineContract({
   state: {
@@ -511,55 +512,58 @@ Deno.test("A key is known to another server on the same file", async () => {
   }
 });
 
-Deno.test("The keys of a caller are bounded, and none is forgotten in its first minute", async () => {
-  using time = new FakeTime();
-  const mutations = defineMutations(contract, ACTS);
-  await using server = createServer<string, Contracted>({
-    contract,
-    features: [
-      liveState(contract, { mutations }),
-      durableStreams({ path: "/streams", authorize: () => true }),
-    ],
-    authenticate: ({ token }) => token!,
-    rates: { perSession: { publications: { perSecond: Infinity } } },
-  });
-  const claim = async (seat: number, key: string | number = seat, user = "ann") => {
-    const url = "http://localhost/streams/hall:1?action=mutate&name=claimSeat";
-    const response = await server.fetch(
-      new Request(url, {
-        method: "POST",
-        headers: {
-          "authorization": `Bearer ${user}`,
-          "content-type": "application/json",
-          "idempotency-key": `${key}`,
-        },
-        body: JSON.stringify({ seat: `${seat}` }),
-      }),
-    );
-    const { code } = await response.json();
-    return { code, isReplayed: response.headers.has("idempotency-replayed"), response };
-  };
-  let count = 0;
-  let rejected: Awaited<ReturnType<typeof claim>>;
-  do rejected = await claim(++count); while (rejected.code === undefined);
-  // 64 rows of 100 keys: the first row is full long before all are.
-  assert(count > 1_000, `${count}`);
-  assertEquals(rejected.code, "too-many");
-  assertEquals(rejected.response.status, 429);
-  assertMatch(rejected.response.headers.get("retry-after")!, /^(?:[1-9]|[1-5]\d|60)$/);
-  const isKnown = async (seat: number) => {
-    const { code, isReplayed } = await claim(seat);
-    return code === undefined && isReplayed;
-  };
-  for (let seat = 1; seat < count; seat += 50) assert(await isKnown(seat), `${seat}`);
-  // Others have their own.
-  assertEquals((await claim(count, count, "bob")).code, undefined);
-  await time.tickAsync(60_001);
-  assertEquals((await claim(count + 1, count)).code, undefined);
-  assert(await isKnown(count - 1));
-  await time.tickAsync(86_400_001);
-  assertEquals((await claim(1)).code, "taken");
-});
+slowTest(
+  "The keys of a caller are bounded, and none is forgotten in its first minute",
+  async () => {
+    using time = new FakeTime();
+    const mutations = defineMutations(contract, ACTS);
+    await using server = createServer<string, Contracted>({
+      contract,
+      features: [
+        liveState(contract, { mutations }),
+        durableStreams({ path: "/streams", authorize: () => true }),
+      ],
+      authenticate: ({ token }) => token!,
+      rates: { perSession: { publications: { perSecond: Infinity } } },
+    });
+    const claim = async (seat: number, key: string | number = seat, user = "ann") => {
+      const url = "http://localhost/streams/hall:1?action=mutate&name=claimSeat";
+      const response = await server.fetch(
+        new Request(url, {
+          method: "POST",
+          headers: {
+            "authorization": `Bearer ${user}`,
+            "content-type": "application/json",
+            "idempotency-key": `${key}`,
+          },
+          body: JSON.stringify({ seat: `${seat}` }),
+        }),
+      );
+      const { code } = await response.json();
+      return { code, isReplayed: response.headers.has("idempotency-replayed"), response };
+    };
+    let count = 0;
+    let rejected: Awaited<ReturnType<typeof claim>>;
+    do rejected = await claim(++count); while (rejected.code === undefined);
+    // 64 rows of 100 keys: the first row is full long before all are.
+    assert(count > 1_000, `${count}`);
+    assertEquals(rejected.code, "too-many");
+    assertEquals(rejected.response.status, 429);
+    assertMatch(rejected.response.headers.get("retry-after")!, /^(?:[1-9]|[1-5]\d|60)$/);
+    const isKnown = async (seat: number) => {
+      const { code, isReplayed } = await claim(seat);
+      return code === undefined && isReplayed;
+    };
+    for (let seat = 1; seat < count; seat += 50) assert(await isKnown(seat), `${seat}`);
+    // Others have their own.
+    assertEquals((await claim(count, count, "bob")).code, undefined);
+    await time.tickAsync(60_001);
+    assertEquals((await claim(count + 1, count)).code, undefined);
+    assert(await isKnown(count - 1));
+    await time.tickAsync(86_400_001);
+    assertEquals((await claim(1)).code, "taken");
+  },
+);
 
 Deno.test("Clients have no way around the mutations of a state whose contract says so", async () => {
   await using hall = await open({

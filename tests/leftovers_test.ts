@@ -14,6 +14,7 @@ import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { named, ProducingPeer } from "./peers/producing_peer.ts";
 import { statesOf, streamFeatures, streamsOf } from "./stream_features.ts";
 import { z } from "zod";
+import { slowTest } from "../tools/run_tests/slow.ts";
 
 const contract = defineContract({
   toServer: { say: z.number(), "news:{n}": z.number(), "log:{n}": z.number() },
@@ -215,7 +216,7 @@ const KEPT: Readonly<Record<string, string>> = {
 };
 
 for (const [name, use] of Object.entries(USES)) {
-  Deno.test(`Leftovers: ${name} leave nothing in a Map or Set`, async () => {
+  slowTest(`Leftovers: ${name} leave nothing in a Map or Set`, async () => {
     using time = new FakeTime();
     await using broker = new MemoryBroker();
     await using one = host(broker);

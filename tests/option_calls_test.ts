@@ -80,6 +80,7 @@ import {
   resumable,
   type State,
 } from "../streams/mod.ts";
+import { slowTest } from "../tools/run_tests/slow.ts";
 
 /**
  * Functions and constructors. Without the check, some of them would start something that no test
@@ -565,7 +566,7 @@ Deno.test("Each public function treats an option that is undefined as absent", a
   }
 });
 
-Deno.test("Each public method treats options that are undefined as absent", async () => {
+slowTest("Each public method treats options that are undefined as absent", async () => {
   for (const [name, call] of Object.entries(METHODS)) {
     if (UNENDING.has(name)) continue;
     const outcomes: unknown[] = [];

@@ -27,6 +27,7 @@ import { Cable } from "./networks/cable.ts";
 import { listen } from "./servers.ts";
 import { soon, turns, until } from "./waiting.ts";
 import { z } from "zod";
+import { slowTest } from "../tools/run_tests/slow.ts";
 
 const contract = defineContract({
   state: {
@@ -486,7 +487,7 @@ Deno.test("ClientState.mutate gives up a function that hangs, and sends what oth
   assertEquals(hall.pendingWrites.current, 0);
 });
 
-Deno.test("ClientState.mutate has room for 1,000 mutations that wait", async () => {
+slowTest("ClientState.mutate has room for 1,000 mutations that wait", async () => {
   await using at = await Fixture.make();
   using hall = await at.open();
   await at.offline(hall);
@@ -586,7 +587,7 @@ Deno.test("ClientState.transaction() depends on rows that it only reads, and see
   );
 });
 
-Deno.test("ClientState.mutate loses none of many transfers while connections are cut", async () => {
+slowTest("ClientState.mutate loses none of many transfers while connections are cut", async () => {
   await using at = await Fixture.make();
   await using bob = page(at.server.url);
   using near = await at.open();

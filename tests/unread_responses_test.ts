@@ -5,6 +5,7 @@ import { headOf, TextSocket } from "./peers/text_socket.ts";
 import { listen, portOf } from "./servers.ts";
 import { streamFeatures } from "./stream_features.ts";
 import { until } from "./waiting.ts";
+import { slowTest } from "../tools/run_tests/slow.ts";
 
 const RECORD_BYTES = 1_000_000;
 
@@ -54,7 +55,7 @@ Deno.test("Server counts events that a client doesn't read until it leaves", asy
   await until(() => unread() === 0);
 });
 
-Deno.test("Server counts nothing for a client that reads events and pages", async () => {
+slowTest("Server counts nothing for a client that reads events and pages", async () => {
   const { server, url, unread } = await serverWithPages();
   await using _server = server;
   {

@@ -91,7 +91,7 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
     { name: "prose", run: async () => listed(checkProse(await readProse(ROOT, repository))) },
     { name: "check", run: () => checkTypes(ROOT) },
     { name: "doc lint", run: () => docs(repository) },
-    ...(tests ? [{ name: "tests", run: () => deno("task", "test") }] : []),
+    ...(tests ? [{ name: "tests", run: () => deno("task", "test", "--slow") }] : []),
     { name: "publish", run: () => deno("publish", "--dry-run", "--allow-dirty") },
   ];
 }

@@ -6,8 +6,8 @@
  * ```
  *
  * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/run_tests/examples.ts`),
- * and `--together=12` runs twelve files of the given folders per isolate. `--verbose` also shows the
- * tests that pass. All other arguments are passed to `deno test`; write options with a value with
+ * `--together=12` runs twelve files of the given folders per isolate, and `--slow` adds the slow
+ * tests to a run without folders or files. `--verbose` also shows the tests that pass. All other arguments are passed to `deno test`; write options with a value with
  * `=`, except `--filter`.
  *
  * - **Deadlines:** a test or documentation example that is still running at the deadline fails, and
@@ -18,6 +18,8 @@
  * - **Together:** starting an isolate and loading the library take longer than running the tests of
  *   most files. With `--together`, several files share an isolate. A file that contains `run_tests:
  *   alone` with a reason, or that is given by name, gets its own isolate and starts first.
+ * - **Slow tests:** a run without folders and files leaves out tests that `slowTest` of
+ *   `tools/run_tests/slow.ts` registers, unless it has `--slow`.
  * - **Slow files:** if any file takes 5 s or more, the run ends with a list of the slowest files.
  * - **No leftovers:** temporary files are in a folder that is removed after the run, and processes
  *   that tests started are killed when the run ends, even if a signal ends it.
@@ -156,13 +158,13 @@ export class Journal {
 /**
  * Runs `deno test`.
  *
- * @param args Arguments of `deno test`; `--deadline=SECONDS`, `--together=FILES`, `--doc` and
- * `--verbose` are used by the runner itself.
+ * @param args Arguments of `deno test`; `--deadline=SECONDS`, `--together=FILES`, `--doc`, `--slow`
+ * and `--verbose` are used by the runner itself.
  * @returns The exit code of Deno, 1 after a stuck test, 130 after a signal.
  * @throws {RangeError} If `--deadline` or `--together` is not a positive number.
  */
 export async function runTests(args: readonly string[]): Promise<number> {
-  const { deadlineS, withExamples, isVerbose, together, options, paths } = parse(args);
+  const { deadlineS, withExamples, withSlow, isVerbose, together, options, paths } = parse(args);
   const folder = await Deno.makeTempDir({ prefix: "skein-tests-" });
   try {
     const files = await filesBelow(paths, options);
@@ -180,6 +182,7 @@ export async function runTests(args: readonly string[]): Promise<number> {
       modules,
       deadlineS,
       folder,
+      withSlow,
       isVerbose,
     });
   } finally {
@@ -200,6 +203,7 @@ const moduleOf = (url: URL): TestModule => ({ url, files: [url.href] });
 interface Parsed {
   readonly deadlineS: number;
   readonly withExamples: boolean;
+  readonly withSlow: boolean;
   readonly isVerbose: boolean;
   /** Number of files per isolate. */
   readonly together: number;
@@ -212,12 +216,14 @@ interface Parsed {
 function parse(args: readonly string[]): Parsed {
   let deadlineS = DEADLINE_S;
   let withExamples = false;
+  let withSlow = false;
   let isVerbose = false;
   let together = 1;
   const options: string[] = [];
   const paths: string[] = [];
   for (const [i, arg] of args.entries()) {
     if (arg === "--doc") withExamples = true;
+    else if (arg === "--slow") withSlow = true;
     else if (arg === "--verbose") isVerbose = true;
     else if (arg.startsWith("--deadline=")) deadlineS = Number(arg.slice("--deadline=".length));
     else if (arg.startsWith("--together=")) together = Number(arg.slice("--together=".length));
@@ -237,6 +243,7 @@ function parse(args: readonly string[]): Parsed {
   return {
     deadlineS,
     withExamples,
+    withSlow: withSlow || paths.length > 0,
     isVerbose,
     together,
     options,
@@ -331,10 +338,11 @@ async function writtenExamples(files: readonly URL[], folder: string): Promise<U
   return await writeExamples(examples, target);
 }
 
-async function run(args: readonly string[], { modules, deadlineS, folder, isVerbose }: {
+async function run(args: readonly string[], { modules, deadlineS, folder, withSlow, isVerbose }: {
   readonly modules: readonly TestModule[];
   readonly deadlineS: number;
   readonly folder: string;
+  readonly withSlow: boolean;
   readonly isVerbose: boolean;
 }): Promise<number> {
   const temporary = `${folder}/tmp`;
@@ -352,6 +360,7 @@ async function run(args: readonly string[], { modules, deadlineS, folder, isVerb
       DENO_JOBS: Deno.env.get("DENO_JOBS") ?? `${3 * navigator.hardwareConcurrency}`,
       TEST_DEADLINE_MS: `${deadlineS * 1_000}`,
       TEST_JOURNAL: journal,
+      TEST_SLOW: `${withSlow}`,
       TMPDIR: temporary,
       TEMP: temporary,
       TMP: temporary,
@@ -394,6 +403,7 @@ async function run(args: readonly string[], { modules, deadlineS, folder, isVerb
   // Processes that tests left behind may hold the output open.
   killGroup(child.pid);
   await showing;
+  if (!withSlow) console.log("Slow tests were left out; --slow runs them too");
   for (const { module, ms } of watch.slowest()) {
     console.log(`${(ms / 1_000).toFixed(0).padStart(4)} s  ${module.replace(urlOf("."), "")}`);
   }

@@ -19,8 +19,13 @@ class Module implements Disposable {
 
   /** Runs the test; the run's temporary files are also in the folder. */
   spawn(...args: string[]): Deno.ChildProcess {
+    return this.spawnAll(...args, this.path);
+  }
+
+  /** Runs the tests of the whole folder. */
+  spawnAll(...args: string[]): Deno.ChildProcess {
     return new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", ...args, this.path],
+      args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", ...args],
       cwd: this.folder,
       env: { NO_COLOR: "1", TMPDIR: this.folder, TEMP: this.folder, TMP: this.folder },
       stdin: "null",
@@ -50,6 +55,24 @@ function isAlive(pid: number): boolean {
 }
 
 const nothing = () => {};
+
+Deno.test("runTests() leaves out slow tests if no file is named, except with --slow", async () => {
+  const slow = new URL("run_tests/slow.ts", import.meta.url);
+  using module = new Module(`
+    import { slowTest } from "${slow}";
+    slowTest("is slow", () => {});
+    Deno.test("is quick", () => {});
+  `);
+  const note = "Slow tests were left out; --slow runs them too";
+  const quick = await ended(module.spawnAll());
+  assertMatch(quick.output, /ok \| 1 passed/);
+  assertStringIncludes(quick.output, note);
+  for (const child of [module.spawn(), module.spawnAll("--slow")]) {
+    const { output } = await ended(child);
+    assertMatch(output, /ok \| 2 passed/);
+    assertEquals(output.includes(note), false);
+  }
+});
 
 const entries = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name);
 

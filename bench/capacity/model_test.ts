@@ -13,6 +13,7 @@ import {
   roomsLoad,
 } from "./scenarios.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 /** A small service with a core per node. */
 const SMALL: FleetOptions = {
@@ -113,7 +114,7 @@ Deno.test("Waiting times match M/D/1 and M/M/1", () => {
   }
 });
 
-Deno.test("Each lost session is either back or away, and a seed reproduces its result", () => {
+slowTest("Each lost session is either back or away, and a seed reproduces its result", () => {
   const hard = { ...SMALL, costs: { ...REDIS_COSTS, sessionMs: 10 }, connectTimeoutMs: 2_000 };
   for (const options of [SMALL, hard, { ...SMALL, balancer: "random" as const, seed: 5 }]) {
     const result = restartBalancer(options);
@@ -137,7 +138,7 @@ Deno.test("A lost node's sessions all return, later with a longer first delay", 
   assert(long.peakCommands < brief.peakCommands / 3);
 });
 
-Deno.test("Attempts that time out cost their nodes work, and long delays end the overload", () => {
+slowTest("Attempts that time out cost their nodes work, and long delays end the overload", () => {
   const costs = { ...REDIS_COSTS, sessionMs: 10 };
   const slow = { ...SMALL, costs, connectTimeoutMs: 2_000 };
   const patient = restartBalancer({ ...slow, maxDelayMs: 30_000 });

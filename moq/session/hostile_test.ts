@@ -16,6 +16,7 @@ import { TrackMux } from "../track/mux.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 const VERSIONS_BY_HAND: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
 const NAMED: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04"];
@@ -217,31 +218,34 @@ for (const version of NAMED) {
     await hear(one!);
   });
 
-  Deno.test(`${version}: a peer that announces more than ${MAX_ANNOUNCED} broadcasts ends discovery`, async () => {
-    const { peer, reader, exchange } = await discovering(version);
-    await using _peer = peer;
-    const before = Deno.memoryUsage().heapUsed;
-    const writing = (async () => {
-      for (let at = 0; at <= MAX_ANNOUNCED; at += 1_000) {
-        const count = Math.min(1_000, MAX_ANNOUNCED + 1 - at);
-        const batch = Array.from({ length: count }, (_, one) => announce(`${at + one}`));
-        await exchange.write(concatHex(...batch)).catch(() => {});
-      }
-    })();
-    while (reader.active.length < MAX_ANNOUNCED) await turns();
-    await writing;
-    assertEquals((await exchange.rest()).reset, 0);
-    assert(Deno.memoryUsage().heapUsed - before < 300_000_000);
-    let count = 0;
-    await assertRejects(
-      async () => {
-        while (await reader.next() !== null) count++;
-      },
-      MoqError,
-      "more than 100000 broadcasts",
-    );
-    assertEquals([count, peer.session.isClosed], [MAX_ANNOUNCED, false]);
-  });
+  slowTest(
+    `${version}: a peer that announces more than ${MAX_ANNOUNCED} broadcasts ends discovery`,
+    async () => {
+      const { peer, reader, exchange } = await discovering(version);
+      await using _peer = peer;
+      const before = Deno.memoryUsage().heapUsed;
+      const writing = (async () => {
+        for (let at = 0; at <= MAX_ANNOUNCED; at += 1_000) {
+          const count = Math.min(1_000, MAX_ANNOUNCED + 1 - at);
+          const batch = Array.from({ length: count }, (_, one) => announce(`${at + one}`));
+          await exchange.write(concatHex(...batch)).catch(() => {});
+        }
+      })();
+      while (reader.active.length < MAX_ANNOUNCED) await turns();
+      await writing;
+      assertEquals((await exchange.rest()).reset, 0);
+      assert(Deno.memoryUsage().heapUsed - before < 300_000_000);
+      let count = 0;
+      await assertRejects(
+        async () => {
+          while (await reader.next() !== null) count++;
+        },
+        MoqError,
+        "more than 100000 broadcasts",
+      );
+      assertEquals([count, peer.session.isClosed], [MAX_ANNOUNCED, false]);
+    },
+  );
 
   Deno.test(`${version}: a peer that announces a forbidden path ends discovery`, async () => {
     const { peer, reader, exchange } = await discovering(version, {

@@ -13,6 +13,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { LimitError } from "../../errors.ts";
 import { MemoryHistories } from "./history.ts";
 import { Topics } from "../topics.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 const MAX_HISTORIES = 10_000;
 const BOUNDS: HistoryBounds = { size: 100, ttlMs: 60_000, bytes: 1_000_000 };
@@ -139,7 +140,7 @@ Deno.test("MemoryHistories.append() rejects a key when all keys use a quarter of
   assert(again >= count, `${again} after ${count}`);
 });
 
-Deno.test("Reading 20,000 topics evicts no history, and reports no gap to listeners", async () => {
+slowTest("Reading 20,000 topics evicts no history, and reports no gap to listeners", async () => {
   await using broker = new MemoryBroker();
   await using topics = new Topics({ broker, history: { "room:{name}": {} } });
   await using listener = new Client(topics.flusher);

@@ -4,6 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { BrokerError } from "../../errors.ts";
 import { MovableClock } from "../../tests/movable_clock.ts";
 import { turns } from "../../tests/waiting.ts";
+import { RUNS_SLOW } from "../../tools/run_tests/slow.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { connectTo } from "./ports_fixture.ts";
@@ -22,6 +23,7 @@ testBroker("PortBroker", () => connectTo(new MemoryBroker({ runtime }), 1)[0]!, 
     const [one, two] = connectTo(new MemoryBroker({ runtime }), 2);
     return [one!, two!];
   },
+  skipSlow: !RUNS_SLOW,
   pass: (ms) => clock.pass(ms),
 });
 

@@ -8,6 +8,7 @@ import type { RequestInfo } from "../../transport/address.ts";
 import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { headOf, partsOf, TextSocket } from "../../tests/peers/text_socket.ts";
 import { logsOf } from "../logs/logs_of.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const URL_OF_STREAMS = "http://localhost/streams";
@@ -89,7 +90,7 @@ Deno.test("DurableStreamsHandler.fetch() responds to other paths with 404, and t
   assertEquals([patch.status, patch.headers.get("allow")], [405, "GET, HEAD, POST, PUT, DELETE"]);
 });
 
-Deno.test("10,000 long-polls of one address use half of all slots", async () => {
+slowTest("10,000 long-polls of one address use half of all slots", async () => {
   await using bench = new Bench();
   await bench.create("a");
   const polls = Array.from(

@@ -18,6 +18,7 @@ import { MemoryBroker } from "../../pubsub/mod.ts";
 import { type TestServer, testServer } from "../../testing/mod.ts";
 import { Random } from "../random.ts";
 import { until } from "../waiting.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 const QUICK = { backoff: { firstDelayMs: 5, maxDelayMs: 20 } };
 
@@ -167,58 +168,61 @@ Deno.test("YjsProvider syncs documents, also for a client that joins later", asy
   assertEquals((await site.documents.read("a")).getText().toString(), "Jello world");
 });
 
-Deno.test("YjsProvider syncs documents after random edits, lost connections and absences", async () => {
-  for (const seed of [1, 2, 3]) {
-    const random = new Random(seed);
-    // With a history of only 16 updates, a client that was offline soon misses some.
-    await using site = new Site({ historySize: 16, saveAfterMs: 1 }, 2);
-    const pages: Page[] = [];
-    for (let i = 0; i < 12; i++) pages.push(new Page(site.nodes[i % 2]!.server, `doc/${i % 3}`));
-    for (let step = 0; step < 400; step++) {
-      const { provider, doc, client } = random.pick(pages);
-      const page = random.pick(pages);
-      const text = doc.getText();
-      switch (random.below(12)) {
-        case 0:
-          page.cut();
-          break;
-        case 1:
-          text.delete(random.below(text.length + 1), 0);
-          if (text.length > 4) text.delete(random.below(text.length - 4), 1 + random.below(4));
-          break;
-        case 2:
-          doc.getMap("m").set(`k${random.below(5)}`, random.below(1_000));
-          break;
-        case 3:
-          for (const { server } of site.nodes) if (random.below(8) === 0) server.network.down();
-          break;
-        case 4:
-          for (const { server } of site.nodes) server.network.up();
-          break;
-        case 5:
-          await new Promise((resolve) => setTimeout(resolve, random.below(8)));
-          break;
-        default:
-          text.insert(random.below(text.length + 1), `${random.below(100)},`);
+slowTest(
+  "YjsProvider syncs documents after random edits, lost connections and absences",
+  async () => {
+    for (const seed of [1, 2, 3]) {
+      const random = new Random(seed);
+      // With a history of only 16 updates, a client that was offline soon misses some.
+      await using site = new Site({ historySize: 16, saveAfterMs: 1 }, 2);
+      const pages: Page[] = [];
+      for (let i = 0; i < 12; i++) pages.push(new Page(site.nodes[i % 2]!.server, `doc/${i % 3}`));
+      for (let step = 0; step < 400; step++) {
+        const { provider, doc, client } = random.pick(pages);
+        const page = random.pick(pages);
+        const text = doc.getText();
+        switch (random.below(12)) {
+          case 0:
+            page.cut();
+            break;
+          case 1:
+            text.delete(random.below(text.length + 1), 0);
+            if (text.length > 4) text.delete(random.below(text.length - 4), 1 + random.below(4));
+            break;
+          case 2:
+            doc.getMap("m").set(`k${random.below(5)}`, random.below(1_000));
+            break;
+          case 3:
+            for (const { server } of site.nodes) if (random.below(8) === 0) server.network.down();
+            break;
+          case 4:
+            for (const { server } of site.nodes) server.network.up();
+            break;
+          case 5:
+            await new Promise((resolve) => setTimeout(resolve, random.below(8)));
+            break;
+          default:
+            text.insert(random.below(text.length + 1), `${random.below(100)},`);
+        }
+        assert(!client.status.isEnded && provider.doc === doc);
       }
-      assert(!client.status.isEnded && provider.doc === doc);
+      for (const { server } of site.nodes) server.network.up();
+      for (let name = 0; name < 3; name++) {
+        const readers = pages.filter((_, i) => i % 3 === name);
+        await equal(readers);
+        await using late = new Page(site.server, `doc/${name}`);
+        await late.doc.whenSynced;
+        await equal([late, ...readers]);
+        assertEquals(stateOf(await site.documents.read(`doc/${name}`)), stateOf(late.doc));
+      }
+      for (const page of pages) {
+        assertEquals(page.errors, [], `seed ${seed}`);
+        await page[Symbol.asyncDispose]();
+      }
+      assertEquals(site.errors, []);
     }
-    for (const { server } of site.nodes) server.network.up();
-    for (let name = 0; name < 3; name++) {
-      const readers = pages.filter((_, i) => i % 3 === name);
-      await equal(readers);
-      await using late = new Page(site.server, `doc/${name}`);
-      await late.doc.whenSynced;
-      await equal([late, ...readers]);
-      assertEquals(stateOf(await site.documents.read(`doc/${name}`)), stateOf(late.doc));
-    }
-    for (const page of pages) {
-      assertEquals(page.errors, [], `seed ${seed}`);
-      await page[Symbol.asyncDispose]();
-    }
-    assertEquals(site.errors, []);
-  }
-});
+  },
+);
 
 Deno.test("YjsProvider merges edits of both sides after an absence longer than the history", async () => {
   await using site = new Site({ historySize: 5, saveAfterMs: 1 });

@@ -2,11 +2,12 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { readCheckout } from "./checkout.ts";
 import { mirrorHandler } from "./mirror.ts";
 import { importsOf } from "../_source.ts";
+import { slowTest } from "../run_tests/slow.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 const text = (content: Uint8Array | undefined) => new TextDecoder().decode(content);
 
-Deno.test("readCheckout() leaves no bare import, and changes no other text", async () => {
+slowTest("readCheckout() leaves no bare import, and changes no other text", async () => {
   for (const [path, content] of readCheckout(ROOT).files) {
     if (!path.endsWith(".ts")) continue;
     for (const { specifier } of importsOf(text(content))) {

@@ -7,6 +7,7 @@ import type { Connection } from "../connection.ts";
 import { dialNativeWebTransport } from "./client.ts";
 import { isNativeWebTransportAvailable } from "../webtransport.ts";
 import type { CertificateHash } from "../webtransport.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 const URL_OF_SERVER = "https://example.com:8443/a?b=c%20d";
 
@@ -251,23 +252,26 @@ Deno.test("dialNativeWebTransport() reports once that a WebKit connection is wor
   }
 });
 
-Deno.test("dialNativeWebTransport() reports that a WebKit connection is worn after 6,000 streams of both sides", async () => {
-  using platform = new NativePlatform();
-  using _agent = withUserAgent(SAFARI);
-  let worn = 0;
-  await using connection = await dialNativeWebTransport(URL_OF_SERVER, { onWorn: () => worn++ });
-  const { server } = platform.calls[0]!.pair;
-  const reader = server.incomingUnidirectionalStreams.getReader();
-  for (let i = 0; i < 3_000; i++) {
-    await readFromServer(server, connection, 1);
-    if (i === 2_999) break;
+slowTest(
+  "dialNativeWebTransport() reports that a WebKit connection is worn after 6,000 streams of both sides",
+  async () => {
+    using platform = new NativePlatform();
+    using _agent = withUserAgent(SAFARI);
+    let worn = 0;
+    await using connection = await dialNativeWebTransport(URL_OF_SERVER, { onWorn: () => worn++ });
+    const { server } = platform.calls[0]!.pair;
+    const reader = server.incomingUnidirectionalStreams.getReader();
+    for (let i = 0; i < 3_000; i++) {
+      await readFromServer(server, connection, 1);
+      if (i === 2_999) break;
+      await connection.createUnidirectionalStream();
+      await reader.read();
+    }
+    assertEquals(worn, 0);
     await connection.createUnidirectionalStream();
-    await reader.read();
-  }
-  assertEquals(worn, 0);
-  await connection.createUnidirectionalStream();
-  assertEquals(worn, 1);
-});
+    assertEquals(worn, 1);
+  },
+);
 
 Deno.test("dialNativeWebTransport() opens a connection without datagrams if the platform has none", async () => {
   for (

@@ -20,6 +20,7 @@ import { MAX_HELD_DATAGRAMS, MAX_WAITING_DATAGRAMS } from "./datagrams.ts";
 import { PING_TYPE, PONG_TYPE } from "./frames.ts";
 import { MAX_DATAGRAM_FRAME_BYTES, MAX_RECORD_BYTES } from "./qmux.ts";
 import { turns } from "../../tests/waiting.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 Deno.test("Qmux sends nothing before its first use", async () => {
   using pair = new TestPair();
@@ -166,7 +167,7 @@ Deno.test("Qmux opens all streams before the received stream, in order", async (
   assertEquals(ids, [0, 4, 8]);
 });
 
-Deno.test("Qmux removes streams that have ended", async () => {
+slowTest("Qmux removes streams that have ended", async () => {
   using pair = new TestPair();
   const { client, server } = pair;
   const STREAMS = 100_000;

@@ -10,6 +10,7 @@ import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";
 import { SimulatedRedis } from "./redis.ts";
 import { logsOf } from "../../../streams/logs/logs_of.ts";
+import { slowTest } from "../../../tools/run_tests/slow.ts";
 
 /** Calls of one sequence. */
 const CALLS = 400;
@@ -190,7 +191,7 @@ function ordered(page: LogPage | "expired" | undefined): unknown {
   return { kind: "page", ...rest, texts: texts.sort() };
 }
 
-Deno.test("RedisBroker decides log changes as MemoryBroker does, for random calls", async () => {
+slowTest("RedisBroker decides log changes as MemoryBroker does, for random calls", async () => {
   const seen = await compare(randomCall);
   const kinds =
     "created exists expired too-many appended repeated missing deleted ended stale unstarted " +
@@ -199,7 +200,7 @@ Deno.test("RedisBroker decides log changes as MemoryBroker does, for random call
   assert(seen.size >= 20);
 });
 
-Deno.test("RedisBroker decides transactions as MemoryBroker does, for random calls", async () => {
+slowTest("RedisBroker decides transactions as MemoryBroker does, for random calls", async () => {
   const seen = await compare(randomTransaction);
   const kinds =
     "created exists expired appended missing conflict moved too-many-rows full removed page " +

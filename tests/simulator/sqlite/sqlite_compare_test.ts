@@ -7,6 +7,7 @@ import { seededRandom } from "../../../transport/memory/path.ts";
 import { Simulation } from "../simulation.ts";
 import { SimulatedDisk } from "./disk.ts";
 import { SqliteLibrary } from "./library.ts";
+import { slowTest } from "../../../tools/run_tests/slow.ts";
 
 const library = await SqliteLibrary.load();
 
@@ -86,7 +87,7 @@ function groupsOf(
   });
 }
 
-Deno.test("SqliteLibrary produces the same results and file as the runtime's SQLite", async () => {
+slowTest("SqliteLibrary produces the same results and file as the runtime's SQLite", async () => {
   const folder = await Deno.makeTempDir();
   try {
     for (let seed = 1; seed <= 5; seed++) {
