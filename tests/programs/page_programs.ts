@@ -23,14 +23,14 @@ function block(page: string, name: string): string {
 /** The programs. Each runs both ends in one process and uses its own ports. */
 export const PROGRAMS = {
   // Both sides run in one process, so that the client need not wait for the server.
-  todo: block(readme, "file=server.ts")
+  chat: block(readme, "file=server.ts")
     .replace("serve({", "const server = serve({")
     .replace("port: 8000", "port: 0")
-    .replace('"todo.db"', "`${Deno.makeTempDirSync()}/todo.db`") +
+    .replace('"chat.db"', "`${Deno.makeTempDirSync()}/chat.db`") +
     'import { connect } from "@skein/skein";\n' +
-    'const items = (await connect(server.url).state("todo")).collection("items");\n' +
-    'await items.set("1", { text: "Tea" });\n' +
-    "console.log(...items);\n",
+    "const client = connect(server.url);\n" +
+    'await client.publish("chat", "Tea?");\n' +
+    'for await (const { data } of client.subscribe("chat", { last: 100 })) console.log(data);\n',
   nodes: 'import process from "node:process";\n' +
     block(nodes, "nodes.ts").replace('"redis://127.0.0.1:6379"', 'process.env["REDIS"]!')
       .replace("serve({ port: 8000", "const server = serve({ port: 0")

@@ -6,8 +6,10 @@
  */
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import { AssertionError } from "@std/assert";
+import { serveDir as stdServeDir } from "@std/http/file-server";
 import * as stdMock from "@std/testing/mock";
 import * as stdTime from "@std/testing/time";
+import { serveDir as ourServeDir } from "../std/http/file_server.ts";
 import * as ourMock from "../std/testing/mock.ts";
 import * as ourTime from "../std/testing/time.ts";
 
@@ -185,5 +187,27 @@ for (const [name, mock] of Object.entries(mocks)) {
     assertEquals(await next(), 1);
     await assertRejects(() => next(), RangeError, "two");
     await assertRejects(() => next(), mock.MockError);
+  });
+}
+
+for (const [name, serveDir] of Object.entries({ "stand-in": ourServeDir, std: stdServeDir })) {
+  Deno.test(`serveDir() (${name}) serves the files of a folder, and its index`, async () => {
+    const fsRoot = await Deno.makeTempDir();
+    await Deno.writeTextFile(`${fsRoot}/index.html`, "<p>");
+    await Deno.writeTextFile(`${fsRoot}/a.js`, "1");
+    const get = async (path: string) => {
+      const response = await serveDir(new Request(`http://localhost${path}`), {
+        fsRoot,
+        quiet: true,
+      });
+      const type = response.headers.get("content-type")?.split(";")[0];
+      return response.ok
+        ? [type, await response.text()]
+        : (await response.body?.cancel(), response.status);
+    };
+    assertEquals(await get("/"), ["text/html", "<p>"]);
+    assertEquals(await get("/a.js"), ["text/javascript", "1"]);
+    assertEquals(await get("/b.js"), 404);
+    await Deno.remove(fsRoot, { recursive: true });
   });
 }
