@@ -31,6 +31,7 @@ export function encodeJson(data: unknown, verb: string, holder: unknown = data):
     // A single call encodes the whole holder; separate pieces would have to be joined and scanned
     // again.
     const text = JSON.stringify(holder) as string | undefined;
+    if (isCertain([data], false)) return text!;
     // A `toJSON` may return nothing. Inside a string the quotes would be escaped.
     const isDropped = typeof data === "object" && (data as Holder | null)?.toJSON &&
       !text?.includes(holder === data ? "" : '"data":');

@@ -15,7 +15,7 @@ class Amount extends Point {
 
 /** Values that JSON cannot hold, each with its description in the error. */
 export const LOST: readonly (readonly [value: unknown, received: string])[] = [
-  [() => {}, "function"],
+  [() => {}, "a function"],
   [Symbol(), "symbol"],
   [NaN, "NaN"],
   [Infinity, "Infinity"],

@@ -239,7 +239,7 @@ const REFUSED: readonly (readonly [value: unknown, received: string])[] = [
       toJSON = () => 1;
     })(),
   }, "Price at price"],
-  [{ toJSON: () => 1 }, "function at toJSON"],
+  [{ toJSON: () => 1 }, "a function at toJSON"],
   [{ n: NaN }, "NaN at n"],
   [[undefined], "undefined at 0"],
   [undefined, "undefined"],

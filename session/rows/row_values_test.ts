@@ -8,12 +8,12 @@ cycle.self = cycle;
 /** Values that a row cannot have, each with its description. */
 const FAULTS: readonly (readonly [value: unknown, received: string])[] = [
   [new Date(0), "Date"],
-  [{ toJSON: () => 1 }, "function at toJSON"],
+  [{ toJSON: () => 1 }, "a function at toJSON"],
   [Object.assign([1], { toJSON: () => 1 }), "an array"],
   [new Map(), "Map"],
   [1n, "bigint"],
   [NaN, "NaN"],
-  [() => {}, "function"],
+  [() => {}, "a function"],
   [[1, undefined], "undefined at 1"],
   [[, 1], "undefined at 0"],
   [cycle, "Object at self"],
