@@ -27,6 +27,7 @@ import {
   type Wire,
   WIRES,
 } from "../../tests/moq/servers.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 for (const wire of WIRES) {
   for (const version of wire === "websocket" ? LITE_VERSIONS : ALL_VERSIONS) {
@@ -86,38 +87,41 @@ Deno.test("listenMoq() lets clients publish", async () => {
   }
 });
 
-Deno.test("listenMoq() serves hundreds of concurrent subscriptions and groups in both directions", async () => {
-  const count = 300;
-  for (const wire of WIRES) {
-    const mux = new TrackMux();
-    const ready = Promise.withResolvers<void>();
-    let served = 0;
-    mux.publish("/many", async (track) => {
-      const group = await track.openGroup();
-      await group.writeFrame(Uint8Array.of(1));
-      if (++served === 2 * count) ready.resolve();
-      // No group ends before all have started.
-      await ready.promise;
-      await group.close();
-    });
-    const { onSession, next } = arrivals();
-    await using server = listen({ mux, onSession });
-    await using client = await dial(server, wire, { mux });
-    const reads = [client, await next()].flatMap((session) =>
-      Array.from({ length: count }, async (_, index) => {
-        const track = await session.subscribe("/many", `${index}`);
-        for await (const group of track) {
-          let frames = 0;
-          for await (const _frame of group) frames++;
-          track.close();
-          return frames;
-        }
-        return 0;
-      })
-    );
-    assertEquals(await Promise.all(reads), Array(2 * count).fill(1));
-  }
-});
+slowTest(
+  "listenMoq() serves hundreds of concurrent subscriptions and groups in both directions",
+  async () => {
+    const count = 300;
+    for (const wire of WIRES) {
+      const mux = new TrackMux();
+      const ready = Promise.withResolvers<void>();
+      let served = 0;
+      mux.publish("/many", async (track) => {
+        const group = await track.openGroup();
+        await group.writeFrame(Uint8Array.of(1));
+        if (++served === 2 * count) ready.resolve();
+        // No group ends before all have started.
+        await ready.promise;
+        await group.close();
+      });
+      const { onSession, next } = arrivals();
+      await using server = listen({ mux, onSession });
+      await using client = await dial(server, wire, { mux });
+      const reads = [client, await next()].flatMap((session) =>
+        Array.from({ length: count }, async (_, index) => {
+          const track = await session.subscribe("/many", `${index}`);
+          for await (const group of track) {
+            let frames = 0;
+            for await (const _frame of group) frames++;
+            track.close();
+            return frames;
+          }
+          return 0;
+        })
+      );
+      assertEquals(await Promise.all(reads), Array(2 * count).fill(1));
+    }
+  },
+);
 
 for (const wire of WIRES) {
   Deno.test(`listenMoq() frees the streams of requests that it has answered, over ${wire}`, async () => {

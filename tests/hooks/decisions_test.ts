@@ -6,6 +6,7 @@ import { dial, type RequestError, type Session, SessionClosedError } from "../..
 import { devCertificate } from "../../transport/mod.ts";
 import { API_KEY, ENV, type HooksTemplate, loadHooks, SECRET } from "./template.ts";
 import { soon, until } from "../waiting.ts";
+import { slowTest } from "../../tools/run_tests/slow.ts";
 
 const QUIET = { port: 0, onListen() {} };
 
@@ -241,7 +242,7 @@ Deno.test("A server with hooks refuses when its backend is hostile, and serves o
   assertEquals(followed, 0);
 });
 
-Deno.test("10,000 calls while the backend hangs stay within the bounds", async () => {
+slowTest("10,000 calls while the backend hangs stay within the bounds", async () => {
   await using template = await loadHooks();
   let move = hang;
   await using backend = openBackend(() => move);
