@@ -544,7 +544,7 @@ export class Client<C extends Contract = Contract>
       isUpToDate: false,
       cancel: (reason = "") => client.publish(STREAM_PREFIX + id, { cancel: reason }),
       async *[Symbol.asyncIterator]() {
-        yield* (await client.#platform.recovery()).readStream(this, { ...options, subscribe });
+        yield* (await client.#platform.responses()).readStream(this, { ...options, subscribe });
       },
     };
   }

@@ -3,8 +3,10 @@ import type { Dialer } from "./client_options.ts";
 import type { Tab } from "./guest.ts";
 import type { Connection } from "../transport/connection.ts";
 
-/** Streaming responses, request handlers and drop policies. */
-type ResponsesModule = typeof import("../session/responses/responses.ts");
+/** Streaming responses, readers of durable streams, request handlers and drop policies. */
+type ResponsesModule =
+  & typeof import("../session/responses/responses.ts")
+  & typeof import("./durable_stream.ts");
 
 /** The session features other than messages. */
 export type ClientInsight =
@@ -26,7 +28,8 @@ export interface ClientPlatform {
    */
   readonly insight: () => Promise<ClientInsight>;
   /**
-   * Loads streaming responses, request handlers and drop policies, on first use.
+   * Loads streaming responses, readers of durable streams, request handlers and drop policies, on
+   * first use.
    *
    * @ignore
    */

@@ -3,7 +3,6 @@
  * next session, and reports failures if no one reads the client's status.
  */
 export { Delivery, flushed } from "./outbox/delivery.ts";
-export { readStream } from "./durable_stream.ts";
 export { reportFailure, type Verdict } from "./failures.ts";
 export { Moves } from "./handover.ts";
 export { Liveness, watchedSession } from "./liveness.ts";

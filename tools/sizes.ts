@@ -31,6 +31,10 @@ export const BUNDLED = {
   /** A page with one mutation of live state. Its function, and what it calls, loads with the page. */
   mutation: new URL("tests/programs/page_mutation.ts", ROOT),
   react: new URL("client/react/react.ts", ROOT),
+  /** Pages in one file, which take only what they use. */
+  slim: new URL("tests/programs/page_slim.ts", ROOT),
+  slimFeatures: new URL("tests/programs/page_slim_features.ts", ROOT),
+  slimStates: new URL("tests/programs/page_slim_states.ts", ROOT),
 } as const;
 
 /** The lazy parts, by the beginning of their names. */
@@ -209,6 +213,9 @@ export interface Bundles {
   readonly react: Parts;
   /** The whole client in one file. */
   readonly file: string;
+  readonly slim: string;
+  readonly slimFeatures: string;
+  readonly slimStates: string;
 }
 
 /** Bundles everything that is measured into a folder. */
@@ -220,11 +227,14 @@ export async function bundleAll(folder: string): Promise<Bundles> {
     mutation: await bundleParts(mutation, `${folder}/mutation`),
     react: await bundleParts(react, `${folder}/react`, "--external=react"),
     file: await bundleClient(client),
+    slim: await bundleClient(BUNDLED.slim),
+    slimFeatures: await bundleClient(BUNDLED.slimFeatures),
+    slimStates: await bundleClient(BUNDLED.slimStates),
   };
 }
 
 /** Returns the sizes of bundles, in bytes. */
-export function sizesOf({ client, page, mutation, react, file }: Bundles): Sizes {
+export function sizesOf({ client, page, mutation, react, file, ...slim }: Bundles): Sizes {
   const first = page.size(page.first);
   const added = (parts: Parts, chunk: string) => parts.size(parts.added(parts.lazy(chunk)));
   const chunks = CHUNKS.map((chunk) => [chunk, added(client, chunk)] as const);
@@ -238,6 +248,9 @@ export function sizesOf({ client, page, mutation, react, file }: Bundles): Sizes
     mutation: firstOfMutation,
     mutationState: firstOfMutation + added(mutation, "chunk_state"),
     file: gzippedSize(file),
+    slim: gzippedSize(slim.slim),
+    slimFeatures: gzippedSize(slim.slimFeatures),
+    slimStates: gzippedSize(slim.slimStates),
     parts: client.size(),
   };
 }
@@ -259,6 +272,12 @@ const PLACES: Readonly<Record<string, readonly Place[]>> = {
     [/ \* - (?=[\d.]+ KiB at the first streaming response)/, "chunk_responses"],
     [/ \* - (?=[\d.]+ KiB for the first state)/, "chunk_state"],
     [/as a single file, it is at most /, "file"],
+  ],
+  "client/page/slim.ts": [
+    [/ \* \| `webSocket\(\)` +\| /, "slim"],
+    [/ \* \| `webSocket\(\)`, `responses\(\)` and `insight\(\)` +\| /, "slimFeatures"],
+    [/ \* \| the same with `states\(\)` +\| /, "slimStates"],
+    [/ \* \| everything, `@skein\/skein\/client` +\| /, "file"],
   ],
   "README.md": [
     [/\| client in a page, first load \(gzip\) +\| /, "page"],

@@ -5,3 +5,4 @@
 import "./page.ts";
 
 export * from "../../session/responses/responses.ts";
+export { readStream } from "../durable_stream.ts";

@@ -85,10 +85,14 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   const checkOptions = namesCheck((name, names) =>
     insight().then((part) => part.tellHint(name, names), () => {})
   );
-  // Deno and Node have a `sessionStorage`, too, which all clients of the process share.
-  const tab = "document" in globalThis ? globalThis as unknown as Tab : undefined;
+  const tab = tabOf();
   const loads = { insight, responses, recovery, state };
   return { dial, transports, elsewhere, tab, checkOptions, ...loads };
+}
+
+/** Returns the page. Deno and Node have a `sessionStorage`, too, which their clients would share. */
+export function tabOf(): Tab | undefined {
+  return "document" in globalThis ? globalThis as unknown as Tab : undefined;
 }
 
 function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
@@ -155,7 +159,7 @@ function isMissing(path: string): boolean {
 }
 
 /** Throws if the runtime lacks globals that the client needs. The error lists all of them. */
-function checkRuntime({ transports, values, hasHttp }: CheckedTransports): void {
+export function checkRuntime({ transports, values, hasHttp }: CheckedTransports): void {
   const missing = NEEDED.filter(isMissing);
   const names = [...transports, ...hasHttp ? ["http"] as const : []];
   // One is enough. WebTransport counts only if it is the only one, because many servers lack it.

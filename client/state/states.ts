@@ -1,4 +1,5 @@
 /** The live states of a client. This module loads with the first state. */
+import { readStream } from "../durable_stream.ts";
 import { checkRowName } from "../../session/wire/rows.ts";
 import type { Keeper } from "../store/keeper.ts";
 import { NAMES } from "./calls.ts";
@@ -10,7 +11,6 @@ import { ClientState, type ClientStateOptions } from "./state.ts";
 /** The parts of a client that its states use. */
 export interface ClientStatesParts
   extends Pick<ClientStateParts, "client" | "contract" | "settings"> {
-  readonly recovery: () => Promise<Pick<ClientStateParts, "readStream">>;
   readonly checkOptions: (call: string, options: unknown, names?: object) => void;
   /** Keeps data in the client's store, if it has one. */
   readonly keeper?: Keeper | undefined;
@@ -31,12 +31,11 @@ export class ClientStates {
 
   /** Opens a state. Called by `client.state`. */
   async open(id: string, options: ClientStateOptions = {}): Promise<ClientState> {
-    const { recovery, checkOptions } = this.#parts;
+    const { checkOptions } = this.#parts;
     const check: ClientStateParts["check"] = (call, options) =>
       checkOptions(call, options, (NAMES as Record<string, object>)[call]);
     check("open state", options);
     checkRowName("open state", "id", id);
-    const { readStream } = await recovery();
     const { keeper } = this.#parts;
     const isKept = options.store ?? false;
     if (isKept && !keeper) {

@@ -63,7 +63,7 @@ const REPLY_MS = 2_000;
 const PAUSES = { firstDelayMs: 10, maxDelayMs: 1_000 };
 
 /** Why a mutation that an earlier page has sent cannot be traced. */
-const MADE_BEFORE = new RequestError("lost", "the state was lost since it was sent");
+const MADE_BEFORE = /*  */ new RequestError("lost", "the state was lost since it was sent");
 
 /** Codes of mutations that the server rejects before it finds out whether it has made them. */
 const DOUBTFUL: ReadonlySet<string> = new Set([

@@ -263,4 +263,4 @@ class RowTransaction implements StateTransaction {
   }
 }
 
-const DONE = Promise.resolve();
+const DONE = /* @__PURE__ */ Promise.resolve();

@@ -171,13 +171,27 @@ export class RowMap {
   }
 }
 
+/** A class apart from its subclass, because bundlers keep every class with such a member. */
+const Shown = /* @__PURE__ */ (() =>
+  class {
+    /** Shows the rows in `console.log` of Deno and Node. */
+    [Symbol.for("nodejs.util.inspect.custom")](
+      _depth: number,
+      options: object,
+      inspect: (value: unknown, options: object) => string,
+    ): string {
+      return inspect(new Map(this as unknown as RowView), options);
+    }
+  })();
+
 /** The values of a collection at some time. */
-class RowView implements ReadonlyMap<string, unknown> {
+class RowView extends Shown implements ReadonlyMap<string, unknown> {
   readonly size: number;
   readonly #places: ReadonlyMap<string, number>;
   readonly #chunks: readonly Chunk[];
 
   constructor(places: ReadonlyMap<string, number>, chunks: readonly Chunk[], size: number) {
+    super();
     this.size = size;
     this.#places = places;
     this.#chunks = chunks;
@@ -188,15 +202,6 @@ class RowView implements ReadonlyMap<string, unknown> {
   /** Keeps libraries such as Vue from wrapping the view. */
   get [Symbol.toStringTag](): string {
     return "RowMap";
-  }
-
-  /** Shows the rows in `console.log` of Deno and Node. */
-  [Symbol.for("nodejs.util.inspect.custom")](
-    _depth: number,
-    options: object,
-    inspect: (value: unknown, options: object) => string,
-  ): string {
-    return inspect(new Map(this), options);
   }
 
   get(key: string): unknown {
@@ -257,7 +262,7 @@ function rowAt(chunks: readonly Chunk[], place: number): Row | undefined {
   return chunks[Math.floor(place / CHUNK_ROWS)]?.[place % CHUNK_ROWS];
 }
 
-const NOTHING = new RowMap();
+const NOTHING = /* @__PURE__ */ new RowMap();
 
 /** Collections of rows by name. A collection exists as long as it has rows. */
 export class Collections {

@@ -32,6 +32,13 @@ export interface PackageEntry {
 export const ENTRIES: readonly PackageEntry[] = [
   { subpath: ".", name: "index", module: "client.ts", jsr: "@skein/skein/client", peers: {} },
   {
+    subpath: "./slim",
+    name: "slim",
+    module: "client/page/slim.ts",
+    jsr: "@skein/skein/client/slim",
+    peers: {},
+  },
+  {
     subpath: "./mutations",
     name: "mutations",
     module: "session/mutations/mod.ts",

@@ -72,7 +72,7 @@ const LINGER_MS = 250;
 const GREETING_BYTES = [0, 0];
 
 /** A resolved promise, to start a microtask. */
-const SETTLED = Promise.resolve();
+const SETTLED = /* @__PURE__ */ Promise.resolve();
 
 const NORMAL: ConnectionCloseInfo = { closeCode: CloseCode.normal, reason: "" };
 

@@ -57,10 +57,10 @@ const MAX_HEAD_BYTES = 5;
 
 /** The number of bytes reserved in addition to the size of an ASCII text. */
 const SLACK_BYTES = 16;
-const encoder = new TextEncoder();
+const encoder = /* @__PURE__ */ new TextEncoder();
 
 // Keeps a byte order mark at the start of a text.
-const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const decoder = /* @__PURE__ */ new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
  * Returns whether bytes are a binary message with its mark.

@@ -27,7 +27,8 @@ const MAX_STREAMS = 100;
 export const CREDIT_KINDS: readonly CreditKind[] = ["data", "bidirectional", "unidirectional"];
 
 /** The name of each kind of credit in messages, and its frame types in the protocol. */
-const NAMES = {
+// A bundler leaves this out where nothing uses it.
+const NAMES = /* @__PURE__ */ (() => ({
   data: { what: "bytes", grant: FrameType.maxData, blocked: FrameType.dataBlocked },
   bidirectional: {
     what: "bidirectional stream",
@@ -39,7 +40,7 @@ const NAMES = {
     grant: FrameType.maxStreamsUni,
     blocked: FrameType.streamsBlockedUni,
   },
-} as const;
+} as const))();
 
 /** The credit of one kind, and the totals that must be announced in frames. */
 export interface CreditAccount extends CreditPair {

@@ -39,12 +39,11 @@ const ALONE_MS = 5_000;
  */
 export function withLastResort(
   dial: ClientDialer,
-  { transports, values, hasHttp }: CheckedTransports,
-  loadHttp: LoadHttp,
+  { transports, hasHttp }: CheckedTransports,
+  load: LoadHttp,
 ): ClientDialer {
   if (!hasHttp) return dial;
   const others = { dial, names: transports };
-  const load = values.get("http")?.lastResort ?? loadHttp;
   let fallBack: FallBackDialer | undefined;
   const ready = (silentAt?: number) =>
     load().then((part) => fallBack ??= part.fallBackToHttp(dial, { transports, silentAt }));

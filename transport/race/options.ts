@@ -58,11 +58,13 @@ export interface Transport {
    */
   readonly isBuiltIn?: boolean | undefined;
   /**
-   * The code that makes this transport the last resort; only of `http()`.
+   * Adds this transport to the others as the last resort; only of `http()`.
    *
    * @ignore
    */
-  readonly lastResort?: LoadHttp | undefined;
+  readonly lastResort?:
+    | ((dial: ClientDialer, checked: CheckedTransports) => ClientDialer)
+    | undefined;
 }
 
 /** The options for the transports of a client. */

@@ -1,5 +1,5 @@
 /** Dials WebSocket connections, and contains the code that client and server share. */
-import { ConnectionError } from "../../errors.ts";
+import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { isResponseWithoutTls } from "../deno_errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
@@ -90,6 +90,7 @@ export async function openWebSocket(
   target.protocol = target.protocol.replace("http", "ws");
   const loadStreams: LoadStreams = () =>
     load().catch((cause) => {
+      if (cause instanceof UnsupportedError) throw cause;
       throw new ConnectionError("Cannot load streams", { cause });
     });
   const connection = new WebSocketConnection(socket(target, protocols, headers), {
