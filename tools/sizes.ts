@@ -285,6 +285,8 @@ const PLACES: Readonly<Record<string, readonly Place[]>> = {
   ],
   "docs/recipes/npm.md": [
     [/the page loads a single file of at most /, "file"],
+    [/over WebSocket has at most /, "slim"],
+    [/has at most [\d.]+ KiB \(gzip\), and /, "slimFeatures"],
     [/\| messages, requests, topics, presence, WebSocket .*\| /, "page"],
     [/\| the same, with contracts and all other exports .*\| /, "client"],
     [/\| connecting, with the functions of mutations .*\| /, "mutation"],

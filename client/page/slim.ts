@@ -71,12 +71,32 @@ import { webSocketBy, type WebSocketTransportOptions } from "../../transport/web
 import type { StreamsPart } from "../../transport/websocket/connection.ts";
 import { openStreams, withStreams } from "../../transport/websocket/streams.ts";
 import { UnsupportedError } from "../../errors.ts";
-import * as responsesPart from "../../session/responses/responses.ts";
+import {
+  DropPolicy,
+  openResponse,
+  produceResponse,
+  RequestTable,
+  ResumableResponse,
+} from "../../session/responses/responses.ts";
 import { readStream } from "../durable_stream.ts";
 import { race as racePart } from "../../transport/race/race.ts";
-import * as insightPart from "../../session/insight/insight.ts";
+import {
+  debugState,
+  diagnostics,
+  grantCredit,
+  grantStreamsCredit,
+  incomingStreams,
+  issues,
+  monitorHealth,
+  ping,
+  sendDatagram,
+  structuredDatagrams,
+  structuredStream,
+  summary,
+  tellLoss,
+} from "../../session/insight/insight.ts";
 import { openWatched } from "../../session/insight/watch.ts";
-import * as statesPart from "../state/states.ts";
+import { ClientStates } from "../state/states.ts";
 import { fallBackToHttp } from "./chunk_http.ts";
 import {
   type SlimFeature,
@@ -236,7 +256,7 @@ export function streams(): SlimStreams {
  * @returns The feature.
  */
 export function states(): SlimFeature {
-  return { name: "states", part: statesPart };
+  return { name: "states", part: { ClientStates } };
 }
 
 /**
@@ -256,7 +276,17 @@ export function race(): SlimFeature {
  * @returns The feature.
  */
 export function responses(): SlimFeature {
-  return { name: "responses", part: { ...responsesPart, readStream } };
+  return {
+    name: "responses",
+    part: {
+      DropPolicy,
+      openResponse,
+      produceResponse,
+      RequestTable,
+      ResumableResponse,
+      readStream,
+    },
+  };
 }
 
 /**
@@ -266,5 +296,23 @@ export function responses(): SlimFeature {
  * @returns The feature.
  */
 export function insight(): SlimFeature {
-  return { name: "insight", part: { ...insightPart, openWatched } };
+  return {
+    name: "insight",
+    part: {
+      debugState,
+      diagnostics,
+      grantCredit,
+      grantStreamsCredit,
+      incomingStreams,
+      issues,
+      monitorHealth,
+      ping,
+      sendDatagram,
+      structuredDatagrams,
+      structuredStream,
+      summary,
+      tellLoss,
+      openWatched,
+    },
+  };
 }

@@ -1,7 +1,20 @@
 /** The platform of a page in one file, which has only the transports and features that it imports. */
 import type { ClientOptions } from "../client_options.ts";
 import type { ClientInsight, ClientPlatform } from "../platform.ts";
-import * as recovery from "../recovery.ts";
+import {
+  Delivery,
+  flushed,
+  Liveness,
+  MemberList,
+  Moves,
+  PageWatch,
+  reportFailure,
+  Resume,
+  Retries,
+  skipOversize,
+  UnreadSessions,
+  watchedSession,
+} from "../recovery.ts";
 import { QueueFullError, UnsupportedError } from "../../errors.ts";
 import type { Loss, SessionSettings } from "../../session/settings/settings.ts";
 import { report } from "../../session/settings/settings.ts";
@@ -61,6 +74,22 @@ export interface SlimOptions {
   readonly features?: readonly SlimFeature[] | undefined;
 }
 
+// Bundlers keep everything of a namespace, so these objects list their members.
+const RECOVERY = {
+  Delivery,
+  flushed,
+  Liveness,
+  MemberList,
+  Moves,
+  PageWatch,
+  reportFailure,
+  Resume,
+  Retries,
+  skipOversize,
+  UnreadSessions,
+  watchedSession,
+};
+
 const NONE = "This client has no such transport";
 
 /** The calls for which a page needs a feature. */
@@ -114,7 +143,7 @@ export function slimPlatform(
     insight: () => Promise.resolve(insight),
     responses: loaded(responses, "responses", "use responses"),
     state: loaded(states, "states", "open state"),
-    recovery: () => Promise.resolve(recovery),
+    recovery: () => Promise.resolve(RECOVERY),
     tab: tabOf(),
     checkOptions: namesCheck(() => {}),
   };

@@ -20,7 +20,10 @@ const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
  * Most bytes that the page loads initially, minified and gzipped. A bundle of the sources has the
  * bound of a page in `tests/bundle_test.ts`; the code of the page and of a bundler adds to that.
  */
-const MAX_FIRST_BYTES = 37.5 * 1024;
+const MAX_FIRST_BYTES = 38 * 1024;
+
+/** Most bytes of a page in one file with WebSocket alone, minified and gzipped. */
+const MAX_SLIM_BYTES = 45_500;
 
 const TYPES: Readonly<Record<string, string>> = { html: "text/html", js: "text/javascript" };
 
@@ -189,10 +192,79 @@ testInBrowsers(
     });
     const { outcome, scripts } = await openPage(browser, server.url.replace("ws:", "http:"));
     checkOutcome(outcome);
-    assert(scripts.size < 22, `The page sends ${scripts.size} requests for scripts`);
+    assert(scripts.size < 23, `The page sends ${scripts.size} requests for scripts`);
   },
   CHROMIUM,
 );
+
+testInBrowsers(
+  "a page without a bundler loads the package in one file from a CDN",
+  async (browser) => {
+    await using project = await Project.make({
+      ...PROGRAMS,
+      "use_skein.js": "",
+    });
+    const requested: string[] = [];
+    // A CDN is another origin, whose scripts are modules that need CORS.
+    await using cdn = Deno.serve(
+      { hostname: "127.0.0.1", port: 0, onListen() {} },
+      async (request) => {
+        requested.push(new URL(request.url).pathname);
+        const response = await serveFolder(`${project.folder}/node_modules`, request);
+        response.headers.set("access-control-allow-origin", "*");
+        return response;
+      },
+    );
+    const file = `http://127.0.0.1:${cdn.addr.port}/@skein/client/cdn.js`;
+    await Deno.writeTextFile(
+      `${project.folder}/index.html`,
+      `<!doctype html>
+<script type="module">
+${PROGRAMS["use_skein.js"].replace('"@skein/client"', JSON.stringify(file))}
+useSkein("/").then((outcome) => globalThis.outcome = outcome);
+</script>`,
+    );
+    await using server = await serveConsumers({
+      fetch: (request) => serveFolder(project.folder, request),
+    });
+    const { outcome, scripts } = await openPage(browser, server.url.replace("ws:", "http:"));
+    checkOutcome(outcome);
+    assertEquals([...scripts], ["cdn.js"]);
+    assertEquals(requested, ["/@skein/client/cdn.js"]);
+  },
+  CHROMIUM,
+);
+
+testInBrowsers(
+  "a page in one file with @skein/client/slim takes only what it uses",
+  async (browser) => {
+    await using project = await Project.make({ ...PROGRAMS, "slim.js": SLIM }, ["esbuild"]);
+    const { code, output } = await project.tool(
+      "esbuild/bin/esbuild",
+      ...["slim.js", "--bundle", "--format=esm", "--minify", "--outfile=page.js"],
+      "--allow-overwrite",
+    );
+    assertEquals(code, 0, output);
+    const { byteLength } = gzipSync(await Deno.readFile(`${project.folder}/page.js`), { level: 8 });
+    console.log(`slim.js: ${byteLength} bytes gzipped, at most ${MAX_SLIM_BYTES}`);
+    assert(byteLength <= MAX_SLIM_BYTES, `slim.js has ${byteLength} bytes`);
+    await using server = await serveConsumers({
+      fetch: (request) => serveFolder(project.folder, request),
+    });
+    const { outcome } = await openPage(browser, server.url.replace("ws:", "http:"));
+    assertEquals(outcome, { transport: "websocket", sum: 6 });
+  },
+  CHROMIUM,
+);
+
+/** A page in one file with WebSocket alone. */
+const SLIM = `
+import { connect, webSocket } from "@skein/client/slim";
+
+const client = connect("/", { transports: [webSocket()] });
+const sum = await client.request("sum", [1, 2, 3]);
+globalThis.outcome = { transport: client.session.transport, sum };
+`;
 
 class ViteServer implements AsyncDisposable {
   /** The origin of the pages. */

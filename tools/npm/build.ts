@@ -3,6 +3,7 @@
  *
  * - **JavaScript:** esbuild writes one readable ECMAScript module per entry; lazy imports become
  *   separate chunks. Source maps contain the sources.
+ * - **CDNs:** `cdn.js` is the whole client in one minified file, for pages without a bundler.
  * - **Types:** TypeScript writes a declaration file for each module that the types of an entry
  *   refer to. There are no declaration maps, because their sources are not shipped.
  * - **Reproducible:** the same sources produce the same bytes, in any folder and at any time.
@@ -26,6 +27,8 @@ export interface PackageEntry {
   readonly jsr: string;
   /** Packages that the module imports from the user's project, with the supported versions. */
   readonly peers: Readonly<Record<string, string>>;
+  /** True for a script that shares no chunks, so that those of the others are fewer. */
+  readonly isAlone?: boolean;
 }
 
 /** The entries of the package. */
@@ -37,6 +40,7 @@ export const ENTRIES: readonly PackageEntry[] = [
     module: "client/page/slim.ts",
     jsr: "@skein/skein/client/slim",
     peers: {},
+    isAlone: true,
   },
   {
     subpath: "./mutations",
@@ -67,6 +71,9 @@ export const ENTRIES: readonly PackageEntry[] = [
     peers: {},
   },
 ];
+
+/** The file for CDNs, and its subpath. */
+const CDN = "cdn";
 
 /** Name of the package. */
 export const NAME = "@skein/client";
@@ -167,8 +174,12 @@ function manifest(version: string, license: string, { repository }: BuildOptions
         subpath,
         { types: `./types/${module.replace(/\.ts$/, ".d.ts")}`, default: `./${name}.js` },
       ])),
+      [`./${CDN}`]: { types: "./types/client.d.ts", default: `./${CDN}.js` },
       "./package.json": "./package.json",
     },
+    // Their CDNs serve these files for the name of the package alone.
+    jsdelivr: `./${CDN}.js`,
+    unpkg: `./${CDN}.js`,
     files: ["*.js", "*.js.map", "chunks", "types"],
     engines: { node: NODE },
     peerDependencies: peers,
@@ -179,37 +190,51 @@ function manifest(version: string, license: string, { repository }: BuildOptions
   };
 }
 
-/** Bundles the entries. The bundle contains only sources of the repository. */
+/** Bundles the entries. The bundles contain only sources of the repository. */
 async function buildScripts(root: URL): Promise<Map<string, string>> {
-  const folder = fileURLToPath(root);
-  const outdir = `${folder}out`;
+  const shared = ENTRIES.filter(({ isAlone }) => !isAlone);
+  const alone = ENTRIES.filter(({ isAlone }) => isAlone);
   try {
-    const { outputFiles } = await esbuild.build({
-      absWorkingDir: folder,
-      entryPoints: ENTRIES.map(({ name, module }) => ({ in: module, out: name })),
-      bundle: true,
-      splitting: true,
-      format: "esm",
-      platform: "neutral",
-      target: TARGET,
-      external: ENTRIES.flatMap(({ peers }) =>
-        Object.keys(peers).flatMap((name) => [name, `${name}/*`])
-      ),
-      charset: "utf8",
-      chunkNames: "chunks/[name]-[hash]",
-      outdir,
-      sourcemap: "linked",
-      tsconfigRaw: {},
-      write: false,
-      logLevel: "silent",
-    });
-    return new Map(outputFiles.map(({ path, text }) => {
-      const name = path.slice(outdir.length + 1).replaceAll("\\", "/");
-      return [name, name.endsWith(".map") ? withSourcesInside(name, text) : text];
-    }));
+    return new Map([
+      ...await bundle(root, shared, { splitting: true, sourcemap: "linked" }),
+      // These have no maps, which would have the sources of all other maps once more.
+      ...await bundle(root, alone, {}),
+      ...await bundle(root, [{ name: CDN, module: "client.ts", peers: {} }], { minify: true }),
+    ]);
   } finally {
     await esbuild.stop();
   }
+}
+
+async function bundle(
+  root: URL,
+  entries: readonly Pick<PackageEntry, "name" | "module" | "peers">[],
+  options: esbuild.BuildOptions,
+): Promise<Map<string, string>> {
+  const folder = fileURLToPath(root);
+  const outdir = `${folder}out`;
+  const { outputFiles = [] } = await esbuild.build({
+    absWorkingDir: folder,
+    entryPoints: entries.map(({ name, module }) => ({ in: module, out: name })),
+    bundle: true,
+    format: "esm",
+    platform: "neutral",
+    target: TARGET,
+    external: entries.flatMap(({ peers }) =>
+      Object.keys(peers).flatMap((name) => [name, `${name}/*`])
+    ),
+    charset: "utf8",
+    chunkNames: "chunks/[name]-[hash]",
+    outdir,
+    tsconfigRaw: {},
+    write: false,
+    logLevel: "silent",
+    ...options,
+  });
+  return new Map(outputFiles.map(({ path, text }) => {
+    const name = path.slice(outdir.length + 1).replaceAll("\\", "/");
+    return [name, name.endsWith(".map") ? withSourcesInside(name, text) : text];
+  }));
 }
 
 /** Moves the sources of a map to the folder `src` of the package, which contains no other files. */
