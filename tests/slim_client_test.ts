@@ -95,7 +95,7 @@ Deno.test("connect() of the slim client accepts values only, and known options o
     );
   }
   const options = { tokn: "ann" } as Partial<SlimConnectOptions>;
-  assertThrows(() => connect("ws://127.0.0.1:1", options), TypeError, 'received "tokn"');
+  assertThrows(() => connect("ws://127.0.0.1:1", options), TypeError, 'unknown option "tokn"');
 });
 
 Deno.test("connect() of the slim client has the features that it was given", async () => {

@@ -8,8 +8,8 @@
  * | page in one file                             | at most, KiB (gzip) |
  * | -------------------------------------------- | ------------------- |
  * | `webSocket()`                                | 44                  |
- * | `webSocket()`, `responses()` and `insight()` | 59.8                  |
- * | the same with `states()`                     | 78.6                  |
+ * | `webSocket()`, `responses()` and `insight()` | 59.7                  |
+ * | the same with `states()`                     | 78.5                  |
  * | everything, `@skein/skein/client`            | 111.7               |
  *
  * @example A page with WebSocket alone

@@ -42,7 +42,7 @@ interface FeatureParts {
 }
 
 /** The name of a feature that a page can leave out. */
-export type SlimFeatureName = keyof FeatureParts;
+export type SlimFeatureName = "insight" | "race" | "responses" | "states";
 
 /**
  * A feature of a page, for the option `features`: the value of `insight()`, `race()`, `responses()`
@@ -56,7 +56,7 @@ export interface SlimFeature {
    *
    * @ignore
    */
-  readonly part: FeatureParts[SlimFeatureName];
+  readonly part: object;
 }
 
 /** The options for transports and features of a page that takes only what it uses. */
