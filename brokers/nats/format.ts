@@ -317,6 +317,9 @@ export function sequenceOf(message: Msg): number {
 /** Header of a log change that is not announced, such as a longer time to live. */
 export const QUIET_HEADER = "Skein-Quiet";
 
+/** Header with the payload of a small append's announcement, in Base64. */
+export const CARRIED_HEADER = "Skein-Carried";
+
 /** Header with a log's entry in the lists of logs. It is set on each change of a listed log. */
 export const KEPT_HEADER = "Skein-Kept";
 

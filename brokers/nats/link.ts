@@ -412,15 +412,19 @@ export class NatsLink {
   async #watchFar(connection: NatsConnection): Promise<void> {
     if (this.#mark.settings.domain === undefined) return;
     while (!this.#ended.signal.aborted && !connection.isClosed()) {
+      // A request that gets lost must not delay the next one.
+      if (!this.isUp || this.isFar) void this.#askFar(connection);
       await this.pause(FAR_PING_MS);
-      const { isUp } = this;
-      if (isUp && !this.isFar) continue;
-      const isThere = await connection.request(`${this.api}.INFO`, "", {
-        timeout: REQUEST_TIMEOUT_MS,
-      }).then(() => true, (error) => isNoResponders(error) ? false : undefined);
-      if (isThere === false) {
-        this.#lost(new BrokerError("The servers with the data are unreachable"));
-      } else if (isThere && !isUp) this.#reached(connection);
+    }
+  }
+
+  async #askFar(connection: NatsConnection): Promise<void> {
+    try {
+      await connection.request(`${this.api}.INFO`, "", { timeout: REQUEST_TIMEOUT_MS });
+      if (!this.isUp) this.#reached(connection);
+    } catch (error) {
+      if (!(error instanceof errors.RequestError) || !error.isNoResponders()) return;
+      this.#lost(new BrokerError("The servers with the data are unreachable"));
     }
   }
 
@@ -450,8 +454,4 @@ export class NatsLink {
     this.life.interrupted(error);
     this.#events.down();
   }
-}
-
-function isNoResponders(error: unknown): boolean {
-  return error instanceof errors.RequestError && error.isNoResponders();
 }

@@ -254,8 +254,10 @@ export class NatsBroker implements LogBroker {
 
   #topic(topic: string): TopicSubscription {
     const log = announcedLog(topic);
-    const announces = log !== undefined;
-    const subject = announces ? this.#names.changes(log) : this.#names.plain(topic);
+    const subject = log === undefined ? this.#names.plain(topic) : this.#names.changes(log);
+    const announces = log === undefined
+      ? undefined
+      : (payload: string | Uint8Array) => this.#logs?.hear(log, payload);
     return new TopicSubscription({ link: this.#link, topic, subject, announces });
   }
 

@@ -4,7 +4,7 @@ import { pause } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Publication } from "../../pubsub/broker.ts";
 import { Listeners } from "../../pubsub/broker/listeners.ts";
-import { decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
+import { CARRIED_HEADER, decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
 import type { NatsLink } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";
 
@@ -108,9 +108,10 @@ interface TopicSubscriptionOptions {
   /** The stream of a topic with a history. */
   readonly stream?: HistoryStream;
   /**
-   * True for the announcements of a log, which are headers of messages republished by JetStream.
+   * Receives the payloads of announcements of a log, which are headers of messages republished by
+   * JetStream.
    */
-  readonly announces?: boolean;
+  readonly announces?: ((payload: string | Uint8Array) => void) | undefined;
 }
 
 /** The listeners for a topic, with one subscription at the server. */
@@ -215,7 +216,7 @@ export class TopicSubscription extends Listeners {
     if (this.#isOver) return;
     const { topic, stream, announces } = this.#options;
     if (stream !== undefined) return this.#receiveKept(message, stream);
-    if (announces) return this.#receiveAnnouncement(message);
+    if (announces !== undefined) return this.#receiveAnnouncement(message);
     const publication = decode(topic, message.data);
     if (publication === undefined) return this.#ignore();
     this.#options.link.life.received++;
@@ -223,11 +224,13 @@ export class TopicSubscription extends Listeners {
   }
 
   #receiveAnnouncement(message: Msg): void {
-    const { topic } = this.#options;
+    const { topic, announces } = this.#options;
     if (sequenceOf(message) === 0) return this.#ignore();
     if (headerOf(message, QUIET_HEADER) !== "") return;
     this.#options.link.life.received++;
-    this.deliver({ topic, payload: "" });
+    const payload = carriedIn(message);
+    announces?.(payload);
+    this.deliver({ topic, payload });
   }
 
   #receiveKept(message: Msg, stream: HistoryStream): void {
@@ -258,5 +261,15 @@ export class TopicSubscription extends Listeners {
       this.#knownHead.last = offset;
     }
     this.deliver(publication);
+  }
+}
+
+/** The payload of an announcement; an empty one if it is unreadable. */
+function carriedIn(message: Msg): string | Uint8Array {
+  const text = headerOf(message, CARRIED_HEADER);
+  try {
+    return text === "" ? "" : Uint8Array.fromBase64(text);
+  } catch {
+    return "";
   }
 }

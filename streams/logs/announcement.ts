@@ -9,7 +9,7 @@
 import { countedBytes } from "../../pubsub/broker.ts";
 import { readChange } from "./change_message.ts";
 import type { LogInfo, LogRecord } from "./log.ts";
-import { recordBytes } from "./rules.ts";
+import { infoOf, recordBytes, type StoredLog } from "./rules.ts";
 
 /** Maximum size of the records that an announcement carries, in bytes with their heads. */
 export const MAX_CARRIED_BYTES = 4_096;
@@ -81,6 +81,48 @@ function readRecords(payload: Uint8Array, start: number): LogRecord[] | undefine
     records.push(head % 2 === 0 ? TEXT.decode(content) : content.slice());
   }
   return records.length > 0 ? records : undefined;
+}
+
+/**
+ * Encodes the announcement of an append. In a keyed log, it must be one transaction that changes one
+ * row once.
+ *
+ * @param before The state before the append.
+ * @param after The state after the append.
+ * @param records The appended records.
+ * @returns The payload; `undefined` if readers have to read from the broker, because the records are
+ * too large or more has changed.
+ */
+export function encodeCarried(
+  before: StoredLog,
+  after: StoredLog,
+  records: readonly LogRecord[],
+): Uint8Array<ArrayBuffer> | undefined {
+  if (records.length === 0 || recordBytes(records) > MAX_CARRIED_BYTES) return undefined;
+  const contents = records.map((record) =>
+    typeof record === "string" ? new TextEncoder().encode(record) : record
+  );
+  const bytes = contents.reduce((all, { length }) => all + HEAD_BYTES + length, 0);
+  if (bytes > MAX_CARRIED_BYTES || restOf(before) !== restOf(after)) return undefined;
+  const text = `${after.identity} ${after.start} ${after.tail}`;
+  if (!FIRST_LINE.test(text)) return undefined;
+  const line = new TextEncoder().encode(`${text}\n`);
+  const payload = new Uint8Array(line.length + bytes);
+  const view = new DataView(payload.buffer);
+  payload.set(line);
+  let at = line.length;
+  contents.forEach((content, i) => {
+    view.setUint32(at, content.length * 2 + (typeof records[i] === "string" ? 0 : 1));
+    payload.set(content, at + HEAD_BYTES);
+    at += HEAD_BYTES + content.length;
+  });
+  return payload;
+}
+
+/** The parts of a state that an append without further effects keeps. */
+function restOf(state: StoredLog): string {
+  const { start: _start, tail: _tail, bytes: _bytes, rows: _rows, ...rest } = infoOf(state);
+  return JSON.stringify(rest);
 }
 
 /** The part of a page that a reader chooses. */

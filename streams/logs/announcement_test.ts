@@ -2,6 +2,7 @@ import { assertEquals } from "@std/assert";
 import {
   type CarriedRecords,
   CarriedTail,
+  encodeCarried,
   MAX_CARRIED_BYTES,
   readCarried,
 } from "./announcement.ts";
@@ -161,4 +162,23 @@ Deno.test("CarriedTail keeps few bytes", () => {
     return positions.filter((after) => recordsAfter(tail, after) !== undefined).length;
   };
   assertEquals([kept("x".repeat(MAX_CARRIED_BYTES)), kept("x")], [3, 252]);
+});
+
+Deno.test("encodeCarried() writes what readCarried() reads, if an append changed nothing else", () => {
+  const records = ["é\n", new Uint8Array([0, 255]), ""];
+  const { rows: _rows, ...before } = INFO;
+  const after = { ...before, start: 2, tail: 8, bytes: 10, until: 5 };
+  const payload = encodeCarried(before, after, records)!;
+  assertEquals(readCarried(payload), { identity: INFO.identity, start: 2, tail: 8, records });
+  for (
+    const change of [{ end: {} }, { cancel: "enough" }, { identity: "new" }, { identity: "a-b" }]
+  ) {
+    assertEquals(encodeCarried(before, { ...after, ...change }, records), undefined);
+  }
+  assertEquals(encodeCarried(before, after, []), undefined);
+  const most = "x".repeat(MAX_CARRIED_BYTES - 4);
+  assertEquals(readCarried(encodeCarried(before, after, [most])!)?.records, [most]);
+  for (const text of [`${most}x`, "é".repeat(MAX_CARRIED_BYTES / 2)]) {
+    assertEquals(encodeCarried(before, after, [text]), undefined);
+  }
 });

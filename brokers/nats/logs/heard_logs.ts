@@ -8,7 +8,7 @@ const MAX_HEARD_LOGS = 16_384;
 export type HeardLog = Pick<LogInfo, "identity" | "tail"> & { readonly isEnded: boolean };
 
 /** The part of a state that is compared. */
-type LogPlace = Pick<LogInfo, "end" | "identity" | "tail">;
+type LogPlace = Pick<LogInfo, "identity" | "tail"> & Partial<Pick<LogInfo, "end">>;
 
 /** The newest known state of each log, in the order of use. */
 export class HeardLogs {

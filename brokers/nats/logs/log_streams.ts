@@ -14,6 +14,7 @@ import {
 } from "../../../streams/logs/log_names.ts";
 import type { RetainedLog, RetainedLogs } from "../../../streams/logs/rules.ts";
 import {
+  CARRIED_HEADER,
   DEFAULT_MAX_PAYLOAD,
   ID_HEADER,
   KEPT_HEADER,
@@ -52,6 +53,8 @@ export interface ChangeOptions {
   readonly isReplacing: boolean;
   /** Keeps the change from being announced. */
   readonly isQuiet: boolean;
+  /** The payload of the announcement; an empty one if absent. */
+  readonly carried?: Uint8Array | undefined;
   /** The log's entry in the lists; absent for a removal and for a log that is not listed. */
   readonly kept?: RetainedLog | undefined;
 }
@@ -148,7 +151,7 @@ export class LogStreams {
   async write(
     part: string,
     message: Uint8Array,
-    { after, isReplacing, isQuiet, kept }: ChangeOptions,
+    { after, isReplacing, isQuiet, carried, kept }: ChangeOptions,
   ): Promise<number | undefined> {
     const options = headers();
     options.set("Nats-Expected-Last-Subject-Sequence", String(after));
@@ -158,6 +161,7 @@ export class LogStreams {
     if (this.#settings.replicas > 1 && after > 0) options.set(ID_HEADER, `${part}:${after}`);
     if (isReplacing) options.set("Nats-Rollup", "sub");
     if (isQuiet) options.set(QUIET_HEADER, "1");
+    if (carried !== undefined) options.set(CARRIED_HEADER, carried.toBase64());
     if (kept !== undefined) options.set(KEPT_HEADER, encodeHeader(kept));
     return await this.#publish("change a log", `${this.names.kept}.${part}`, message, options);
   }

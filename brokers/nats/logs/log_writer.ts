@@ -14,6 +14,7 @@ import {
 } from "../../../streams/logs/changes.ts";
 import { ChangedView, MemoryRows } from "../../../streams/logs/memory_rows.ts";
 import { isHiddenRow, type RowView } from "../../../streams/logs/rows.ts";
+import { encodeCarried } from "../../../streams/logs/announcement.ts";
 import { logKind } from "../../../streams/logs/log_names.ts";
 import { recordBytes, retainedOf } from "../../../streams/logs/rules.ts";
 import {
@@ -34,7 +35,7 @@ import {
 import type { LogReader } from "./log_reader.ts";
 import type { Compaction, LogRows } from "./log_rows.ts";
 import type { LogShards } from "./log_shards.ts";
-import type { LogStreams } from "./log_streams.ts";
+import type { ChangeOptions, LogStreams } from "./log_streams.ts";
 import type { RowCache } from "./row_cache.ts";
 import { carriedRows, changedRows, type StoredTransaction } from "./row_format.ts";
 
@@ -326,6 +327,7 @@ export class LogWriter {
       // The last message of a removed log must not remain before the first message of a new log.
       isReplacing: isReplacing || cached.message === undefined && cached.seq > 0,
       isQuiet,
+      carried: carriedBy(before, applied),
     });
     if (seq === undefined) return false;
     if (head === null) {
@@ -351,7 +353,7 @@ export class LogWriter {
     cached: CachedLog,
     head: LogHead | null,
     records: readonly LogRecord[],
-    options: { readonly isReplacing: boolean; readonly isQuiet: boolean },
+    options: Pick<ChangeOptions, "isReplacing" | "isQuiet" | "carried">,
   ): Promise<number | undefined> {
     const encoded = encodeLog(head, records);
     const kept = head !== null && isListed(id, head.state) ? retainedOf(id, head.state) : undefined;
@@ -580,6 +582,18 @@ export class LogWriter {
     this.#cachedBytes -= this.#cache.get(id)?.bytes ?? 0;
     this.#cache.delete(id);
   }
+}
+
+/** The payload of the announcement of an append. */
+function carriedBy(
+  before: LogHead | undefined,
+  { state, records, transactions, hidden, carried }: Applied,
+): Uint8Array | undefined {
+  if (before === undefined || state === undefined) return undefined;
+  const isPlain = state.keyed === undefined ||
+    transactions.length === 1 && transactions[0]!.texts.length === 1;
+  const isAppend = isPlain && hidden.size === 0 && carried.length === 0;
+  return isAppend ? encodeCarried(storedOf(before.state), storedOf(state), records) : undefined;
 }
 
 function isKeyed({ message }: CachedLog): boolean {

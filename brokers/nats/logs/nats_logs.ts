@@ -21,6 +21,7 @@ import type {
   LogRecord,
   ReadLogOptions,
 } from "../../../streams/logs/log.ts";
+import { readCarried } from "../../../streams/logs/announcement.ts";
 import { type LogKind, logKind, type OwnedKind } from "../../../streams/logs/log_names.ts";
 import {
   expiryOf,
@@ -120,6 +121,14 @@ export class NatsLogs implements LogStore {
     // The broker's lifecycle describes limits.
     const problems = this.#shards.problems.filter((problem) => limitText(problem) === undefined);
     return [...new Set(problems.map(textOf))].map((text) => `Logs are not available: ${text}`);
+  }
+
+  /** Remembers the state that an announcement carries. It may be older than another identity. */
+  hear(id: string, payload: string | Uint8Array): void {
+    const carried = readCarried(payload);
+    const known = this.#heard.newest(id);
+    if (carried === undefined || known !== undefined && known.identity !== carried.identity) return;
+    this.#heard.note(id, carried);
   }
 
   /** Resolves once no change is in flight. */
