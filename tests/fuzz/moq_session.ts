@@ -10,6 +10,7 @@ import { TrackMux } from "../../moq/track/mux.ts";
 import type { MoqSession } from "../../moq/session/session.ts";
 import { type MoqVersion, VERSIONS, type VersionTraits } from "../../moq/wire/versions.ts";
 import { encodeVarint } from "../../transport/quic/varint.ts";
+import { DRAFT_CODECS } from "../moq/draft_messages.ts";
 import { MOQ_CODECS, type MoqCodec } from "../moq/messages.ts";
 import { type HandExchange, HandPeer } from "../moq/peer.ts";
 import type { Random } from "../random.ts";
@@ -17,10 +18,23 @@ import { soon, turns } from "../waiting.ts";
 import { rejectsOnlyBy } from "./expect.ts";
 import { joined, mutateBytes } from "./mutate.ts";
 
-const VERSION_NAMES: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
+/** The IETF's drafts, which have other messages. */
+const DRAFT_NAMES: Readonly<Partial<Record<MoqVersion, true>>> = {
+  "moqt-18": true,
+  "moqt-20": true,
+  "moqt-22": true,
+};
+
+const VERSION_NAMES: readonly MoqVersion[] = [
+  ...["moq-lite-05", "moq-lite-04", "gomoqt-dev"] as const,
+  ...Object.keys(DRAFT_NAMES) as MoqVersion[],
+];
 
 /** Close codes of a session that received data it could not parse. */
 const OWN_CODES = [3, 6];
+
+/** The further codes of the drafts: for ids, aliases and tokens. */
+const DRAFT_CODES = [...OWN_CODES, 4, 5, 0x13, 0x17];
 
 /** A peer's requests, each with the type of the stream and the name of the message. */
 const REQUESTS: readonly (readonly [type: number, name: string])[] = [
@@ -41,7 +55,8 @@ const REQUESTS: readonly (readonly [type: number, name: string])[] = [
 export async function fuzzMoqSessions(random: Random, rounds: number): Promise<void> {
   for (let i = 0; i < rounds; i++) {
     const version = random.pick(VERSION_NAMES);
-    if (random.below(2) === 0) await fuzzRequests(random, version);
+    if (version in DRAFT_NAMES) await fuzzDraft(random, version);
+    else if (random.below(2) === 0) await fuzzRequests(random, version);
     else await fuzzResponses(random, version);
   }
 }
@@ -128,6 +143,68 @@ async function fuzzResponses(random: Random, version: MoqVersion): Promise<void>
   assertEquals(session.subscriptions, []);
 }
 
+/** A data stream of the drafts: two objects, and the end of the group. */
+const SUBGROUP = Uint8Array.fromHex("7000030001780002797a000003");
+
+/** Feeds malformed requests, responses and data streams to a session in one of the drafts. */
+async function fuzzDraft(random: Random, version: MoqVersion): Promise<void> {
+  const draft = VERSIONS[version].draft!;
+  const isServer = random.below(2) === 0;
+  const mux = new TrackMux();
+  const side = isServer ? "server" : "client";
+  await using peer = await HandPeer.open(version, { side, mux, limits: { maxSubscriptions: 4 } });
+  const { session } = peer;
+  mux.publish("/live/one", async (track) => {
+    const group = await track.openGroup();
+    await group.writeFrame(new Uint8Array(8));
+    await group.close();
+  });
+  const message = () => random.pick(DRAFT_CODECS).draw(random, draft).bytes;
+  const maybe = (bytes: Uint8Array) =>
+    random.below(3) === 0 ? bytes : mutateBytes(random, [bytes, message()]);
+  const using = new AbortController();
+  const { signal } = using;
+  const reading = [
+    rejectsOnlyBy(
+      async () => {
+        for await (const group of await session.subscribe("/a", "b", { signal })) {
+          await rejectsOnlyBy(async () => {
+            for await (const frame of group) assert(frame.byteLength >= 0);
+          }, SkeinError);
+        }
+      },
+      SkeinError,
+      DOMException,
+    ),
+    rejectsOnlyBy(
+      async () => {
+        for await (const { path } of await session.acceptAnnounce("/", { signal })) {
+          assert(path.startsWith("/"), path);
+        }
+      },
+      SkeinError,
+      DOMException,
+    ),
+  ];
+  const stream = await peer.nextBidi();
+  await feed(random, async () => {
+    await stream.write(joined(maybe(message()), maybe(message())).toHex());
+    return stream;
+  });
+  for (let i = random.below(8); i >= 0; i--) {
+    if (random.below(3) > 0) {
+      await feed(random, () => peer.ask(joined(maybe(message()), maybe(message())).toHex()));
+    } else {
+      const data = maybe(random.below(4) === 0 ? message() : SUBGROUP);
+      await peer.post(data.toHex(), { staysOpen: random.below(3) === 0 }).catch(onlySkeins);
+    }
+  }
+  await settled(session, DRAFT_CODES);
+  using.abort();
+  await soon(Promise.all(reading));
+  assertEquals(session.subscriptions, []);
+}
+
 /** Sends data, and ends the stream in a random way. */
 async function feed(random: Random, send: () => Promise<HandExchange>): Promise<void> {
   const outcome = await rejectsOnlyBy(send, Error);
@@ -138,12 +215,15 @@ async function feed(random: Random, send: () => Promise<HandExchange>): Promise<
 }
 
 /** Checks that a session with malformed input is open, or that it closed on its own with a code. */
-async function settled(session: MoqSession): Promise<void> {
+async function settled(
+  session: MoqSession,
+  codes: readonly number[] = OWN_CODES,
+): Promise<void> {
   await turns();
   if (session.isClosed) {
     const { code, by } = await session.closed;
     assertEquals(by, "local");
-    assert(OWN_CODES.includes(code), `the session closed with ${code}`);
+    assert(codes.includes(code), `the session closed with ${code}`);
   }
   session.close();
   assert(session.signal.reason instanceof MoqError);
