@@ -14,7 +14,7 @@ import {
 import * as browsers from "../client.ts";
 import * as deno from "../mod.ts";
 import type { Connection, Transport, TransportDialOptions } from "../client.ts";
-import { dialWebSocket } from "../transport/mod.ts";
+import { dialWebSocket, memoryPair } from "../transport/mod.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
@@ -124,6 +124,38 @@ for (const [build, { connect, dial, http, webSocket, webTransport }] of BUILDS) 
       hasHeaders: false,
     }]);
     assertEquals(other, ["undefined ?room=7 null"]);
+  });
+
+  Deno.test(`connect() of ${build} gives a foreign host no new token, and no ticket back`, async () => {
+    const frames: string[] = [];
+    let tokens = 0;
+    const foreign: Transport = {
+      name: "foreign",
+      host: "https://elsewhere.example",
+      dial: () => {
+        const { client, server } = memoryPair();
+        server.frames!.receive({
+          receiveFrame: (frame) => void frames.push(String(frame)),
+          framesEnded() {},
+        });
+        const limits = { heartbeatMs: 0, maxMessageBytes: 1_000 };
+        const hello = { session: "s-1", features: [], ticket: "s-1.secret", ...limits };
+        server.frames!.send(JSON.stringify({ hello }));
+        server.frames!.send(JSON.stringify({ renew: { withinMs: 1_000 } }));
+        server.frames!.send(JSON.stringify({ ping: 7 }));
+        return Promise.resolve(client);
+      },
+    };
+    await using client = connect("wss://chat.example/", {
+      transports: [foreign],
+      token: () => `token ${++tokens}`,
+    });
+    await soon(client.whenConnected());
+    // The client handles envelopes in order.
+    await until(() => frames.some((frame) => frame.includes('"pong":7')));
+    assertEquals(tokens, 1, "The token of the attempt, which stays here");
+    assertEquals(frames.filter((frame) => /token|secret|auth/.test(frame)), []);
+    assertEquals(await client.handOver(), false);
   });
 
   Deno.test(`connect() of ${build} continues with the next transport after any fault of an own one`, async () => {

@@ -308,7 +308,9 @@ function checkClient(
   edges: ReadonlyMap<string, readonly Edge[]>,
 ): Violation[] {
   const violations: Violation[] = [];
-  const chains = new Map(["client.ts", "client/react/react.ts"].map((path) => [path, path]));
+  const chains = new Map(
+    ["client.ts", "client/page/slim.ts", "client/react/react.ts"].map((path) => [path, path]),
+  );
   for (const [path, chain] of chains) {
     const source = files.get(path);
     if (source === undefined) continue;
