@@ -201,6 +201,33 @@ Deno.test("createServer() rejects invalid admission options", () => {
   }
 });
 
+Deno.test("Server creates the signal of authenticate only if the application reads it", async () => {
+  let created = 0;
+  const { AbortController: Platform } = globalThis;
+  globalThis.AbortController = class extends Platform {
+    constructor() {
+      super();
+      created++;
+    }
+  };
+  try {
+    for (const reads of [false, true]) {
+      const signals: (AbortSignal | undefined)[] = [];
+      await using server = listen({
+        authenticate: (context) => {
+          signals.push(reads ? context.signal : undefined, reads ? context.signal : undefined);
+          return "ann";
+        },
+      });
+      created = 0;
+      using raw = await RawSocket.open(portOf(server));
+      assertEquals([raw.status, created, signals[0] === signals[1]], [101, reads ? 1 : 0, true]);
+    }
+  } finally {
+    globalThis.AbortController = Platform;
+  }
+});
+
 Deno.test("Server rejects with 503 when authenticate takes too long, and aborts the call", async () => {
   const signals: AbortSignal[] = [];
   await using server = listen({

@@ -88,28 +88,29 @@ export class Authenticator<V> {
   ): Promise<Identity> {
     const { authenticate } = this.#options;
     if (authenticate === undefined) return GUEST;
-    const ended = new AbortController();
+    const wait = new Wait();
     const timer = this.#runtime.setTimeout(
-      () => ended.abort(new Rejected(503, "Authentication took too long")),
+      () => wait.end(new Rejected(503, "Authentication took too long")),
       AUTHENTICATE_TIMEOUT_MS,
     );
-    const { promise: late, reject } = Promise.withResolvers<never>();
-    ended.signal.addEventListener("abort", () => reject(ended.signal.reason));
-    const onAbort = () => ended.abort(signal?.reason);
+    const onAbort = () => wait.end(signal!.reason);
     if (signal?.aborted) onAbort();
     else signal?.addEventListener("abort", onAbort, { once: true });
+    // Most applications use only the token.
     const ask = () =>
       authenticate({
         request,
         token,
         get cookies() {
-          return cookiesOf(request.headers); // Most applications use only the token.
+          return cookiesOf(request.headers);
         },
-        signal: ended.signal,
+        get signal() {
+          return wait.signal;
+        },
       });
     const identify = async () => {
       const deciding = login.during(() => decide("authenticate", ask, [AuthenticationError]));
-      return await this.#identityOf(await Promise.race([deciding, late]), token);
+      return await this.#identityOf(await Promise.race([deciding, wait.ended]), token);
     };
     try {
       const first = await identify();
@@ -183,6 +184,35 @@ export class Authenticator<V> {
       if (typeof user === "string") return user;
       throw DecisionFault.returned("userOf", "a string", user);
     }, [AuthenticationError]);
+  }
+}
+
+/** The wait for `authenticate`, which ends early if the peer leaves or the call takes too long. */
+class Wait {
+  readonly #ended = Promise.withResolvers<never>();
+  #controller: AbortController | undefined;
+  #reason: { readonly value: unknown } | undefined;
+
+  /** Rejects with the reason once the wait has ended early. */
+  get ended(): Promise<never> {
+    return this.#ended.promise;
+  }
+
+  /** Aborts once the wait has ended early. Created on first access. */
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.#reason !== undefined) this.#controller.abort(this.#reason.value);
+    }
+    return this.#controller.signal;
+  }
+
+  /** Ends the wait. Only the first call has an effect. */
+  end(reason: unknown): void {
+    if (this.#reason !== undefined) return;
+    this.#reason = { value: reason };
+    this.#ended.reject(reason);
+    this.#controller?.abort(reason);
   }
 }
 
