@@ -213,9 +213,10 @@ export class SharedMessages {
     return this.exceeds(queue) ? entries.map((entry) => queue.fitting(entry)) : entries;
   }
 
-  /** True for a queue that sends entries one by one and has no other pending entries. */
+  /** True for a queue that sends several entries one by one and has no other pending entries. */
   isSingleFor(queue: SendQueue): boolean {
-    return !queue.joins && queue.isFlushed && !queue.isOver && !this.excepts(queue);
+    return this.entries.length > 1 && !queue.joins && queue.isFlushed && !queue.isOver &&
+      !this.excepts(queue);
   }
 
   /** Sends the entries to a queue. */
