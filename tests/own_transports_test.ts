@@ -129,6 +129,7 @@ for (const [build, { connect, dial, http, webSocket, webTransport }] of BUILDS) 
   Deno.test(`connect() of ${build} gives a foreign host no new token, and no ticket back`, async () => {
     const frames: string[] = [];
     let tokens = 0;
+    let send = (_envelope: object) => {};
     const foreign: Transport = {
       name: "foreign",
       host: "https://elsewhere.example",
@@ -140,9 +141,8 @@ for (const [build, { connect, dial, http, webSocket, webTransport }] of BUILDS) 
         });
         const limits = { heartbeatMs: 0, maxMessageBytes: 1_000 };
         const hello = { session: "s-1", features: [], ticket: "s-1.secret", ...limits };
-        server.frames!.send(JSON.stringify({ hello }));
-        server.frames!.send(JSON.stringify({ renew: { withinMs: 1_000 } }));
-        server.frames!.send(JSON.stringify({ ping: 7 }));
+        send = (envelope) => server.frames!.send(JSON.stringify(envelope));
+        send({ hello });
         return Promise.resolve(client);
       },
     };
@@ -151,6 +151,8 @@ for (const [build, { connect, dial, http, webSocket, webTransport }] of BUILDS) 
       token: () => `token ${++tokens}`,
     });
     await soon(client.whenConnected());
+    send({ renew: { withinMs: 1_000 } });
+    send({ ping: 7 });
     // The client handles envelopes in order.
     await until(() => frames.some((frame) => frame.includes('"pong":7')));
     assertEquals(tokens, 1, "The token of the attempt, which stays here");
