@@ -387,7 +387,7 @@ Deno.test("ClientState.flush() waits for the writes made before, stored or rejec
   const reason = new Error("Enough");
   const signal = AbortSignal.abort(reason);
   assertEquals(await state.flush({ signal }).catch((error) => error), reason);
-  await assertRejects(() => state.flush({ timeoutMs: 1 }), TimeoutError, "the writes");
+  await assertRejects(() => state.flush({ timeoutMs: 1 }), TimeoutError, "all writes");
   at.online();
   await flushing;
   assertEquals([await writing, state.pendingWrites.current], [["stored", "forbidden"], 1]);
