@@ -22,12 +22,14 @@ Deno.test.beforeAll(async () => {
 
 Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 
-for (const count of [1, 4, 16]) {
-  const shards = { histories: count, logs: count, buckets: count };
-  const open = () => new NatsBroker({ servers: shared.servers }, { prefix: `s${count}`, shards });
-  for (const suite of [testBroker, testBrokerLogs]) {
-    suite(`NatsBroker with ${count} shards`, open, { makePair: () => [open(), open()], ignore });
-  }
+// Conformance with other numbers is tested on modelled servers, because the suite waits for minutes.
+const MANY = { histories: 16, logs: 16, buckets: 16 };
+const openMany = () => new NatsBroker({ servers: shared.servers }, { shards: MANY });
+for (const suite of [testBroker, testBrokerLogs]) {
+  suite("NatsBroker with 16 shards", openMany, {
+    makePair: () => [openMany(), openMany()],
+    ignore,
+  });
 }
 
 /** Registers a test that has its own server. */
