@@ -52,9 +52,11 @@ export class FrameBatch {
 
   /** Returns the encoded frames. */
   encoded(codec: FrameCodec): Uint8Array {
+    const first = this.#encodings[0]!;
+    if (first.frames === codec) return first.bytes; // Usually all subscribers have one version.
     const found = this.#encodings.find(({ frames }) => frames === codec);
     if (found !== undefined) return found.bytes;
-    const bytes = this.#encode(codec, this.#framesOf(this.#encodings[0]!));
+    const bytes = this.#encode(codec, this.#framesOf(first));
     this.#encodings.push({ frames: codec, bytes });
     return bytes;
   }
