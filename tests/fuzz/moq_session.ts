@@ -33,8 +33,8 @@ const VERSION_NAMES: readonly MoqVersion[] = [
 /** Close codes of a session that received data it could not parse. */
 const OWN_CODES = [3, 6];
 
-/** The further codes of the drafts: for ids, aliases and tokens. */
-const DRAFT_CODES = [...OWN_CODES, 4, 5, 0x13, 0x17];
+/** The further codes of the drafts: for ids, aliases, tokens, paths and authorities. */
+const DRAFT_CODES = [...OWN_CODES, 4, 5, 8, 9, 0x13, 0x17, 0x19, 0x1a];
 
 /** A peer's requests, each with the type of the stream and the name of the message. */
 const REQUESTS: readonly (readonly [type: number, name: string])[] = [
