@@ -181,7 +181,7 @@ Deno.test("connectBy() throws immediately for a URL that can never work", () => 
     assertThrows(
       () => connectBy(by("None"), url, {}),
       TypeError,
-      `Cannot connect: url must begin with ws:, wss:, http: or https:, received "${url}"`,
+      `Cannot connect: url must start with ws:, wss:, http: or https:, received "${url}"`,
     );
   }
   for (

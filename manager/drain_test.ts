@@ -303,7 +303,7 @@ Deno.test("SessionManager.drain() rejects new sessions, including reserved ones"
       () => manager.add(late, { reservation }),
     ]
   ) {
-    const error = assertThrows(attempt, LimitError, "none may begin while draining");
+    const error = assertThrows(attempt, LimitError, "the server is draining");
     assertEquals(error.limit, "draining");
   }
   await pass(time, 100);

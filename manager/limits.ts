@@ -310,7 +310,7 @@ export class SessionLimiter {
     const slot = isOwn ? reservation.slot : undefined;
     if (isOwn && slot !== undefined) return { held: reservation, slot };
     throw new TypeError(
-      `Cannot ${verb}: its reservation must be held by this manager, received another`,
+      `Cannot ${verb}: this manager does not hold the reservation`,
     );
   }
 
@@ -328,7 +328,7 @@ export class SessionLimiter {
   #checkDraining(verb: string): void {
     if (!this.#isDraining) return;
     this.#rejectedByDrain++;
-    throw new LimitError("draining", `Cannot ${verb}: none may begin while draining`);
+    throw new LimitError("draining", `Cannot ${verb}: the server is draining`);
   }
 }
 

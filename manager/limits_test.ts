@@ -182,7 +182,7 @@ Deno.test("SessionLimiter.redeem() rejects a reservation that is not held here",
     assertThrows(
       () => limiter.redeem(reservation, NOBODY),
       TypeError,
-      "Cannot add session: its reservation must be held by this manager",
+      "Cannot add session: this manager does not hold the reservation",
     );
   }
 });
@@ -199,7 +199,7 @@ Deno.test("SessionLimiter.rejectAll() rejects sessions and reservations, includi
       () => limiter.redeem(reservation, NOBODY),
     ]
   ) {
-    const error = assertThrows(attempt, LimitError, "session: none may begin while draining");
+    const error = assertThrows(attempt, LimitError, "session: the server is draining");
     assertEquals(error.limit, "draining");
   }
   assertEquals(limiter.rejected, {

@@ -182,14 +182,16 @@ function checkKey(key: unknown, place: OptionPlace): void {
   if (typeof key === "string") return checkText(key, place);
   if (typeof key !== "object" || key === null || Array.isArray(key)) {
     throw new TypeError(
-      `Cannot ${verb}: ${path} must be a text or { producer, number }, received ${describe(key)}`,
+      `Cannot ${verb}: ${path} must be a string or { producer, number }, received ${describe(key)}`,
     );
   }
   checkKinds(key, NUMBERED_KEY, place);
   const { producer, number } = key as Partial<Exclude<PublicationKey, string>>;
   if (producer === undefined || number === undefined) {
     throw new TypeError(
-      `Cannot ${verb}: ${path} must have producer and number, received ${describe(key)}`,
+      `Cannot ${verb}: ${path} must have producer and number, received ${
+        producer === undefined ? "no producer" : "no number"
+      }`,
     );
   }
 }
@@ -200,7 +202,8 @@ const NUMBERED_KEY = { producer: checkText, number: COUNT };
 function checkText(text: unknown, { verb, path }: OptionPlace): void {
   const isText = typeof text === "string" && text.isWellFormed() && !text.includes("\0");
   if (isText && text !== "" && !exceedsBytes(text, MAX_KEY_BYTES)) return;
-  const rule = `must be a well-formed text of 1 to ${MAX_KEY_BYTES} bytes without zero characters`;
+  const rule =
+    `must be a well-formed string of 1 to ${MAX_KEY_BYTES} bytes without zero characters`;
   const received = isText ? `${utf8Length(text)} bytes` : describe(text);
   const type = isText ? RangeError : TypeError;
   throw new type(`Cannot ${verb}: ${path} ${rule}, received ${received}`);

@@ -254,7 +254,7 @@ export class Topics implements AsyncDisposable {
    * @throws {UnsupportedError} If `history` has a pattern, and the broker cannot keep histories.
    */
   constructor(options: TopicsOptions = {}) {
-    checkOptions("create topics", options, TOPICS);
+    checkOptions("create server", options, TOPICS);
     this.#runtime = options.runtime ?? platformRuntime();
     this.#ownsBroker = options.broker === undefined;
     this.broker = options.broker ?? new MemoryBroker({ runtime: this.#runtime });
@@ -1039,7 +1039,7 @@ export class Topics implements AsyncDisposable {
 function checkPublic(topic: string, verb: string): void {
   if (typeof topic !== "string" || !topic.startsWith(INTERNAL_PREFIX)) return;
   throw new TypeError(
-    `Cannot ${verb}: a topic must not begin with "${INTERNAL_PREFIX}", received "${topic}"`,
+    `Cannot ${verb}: a topic must not start with "${INTERNAL_PREFIX}", received "${topic}"`,
   );
 }
 

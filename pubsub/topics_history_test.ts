@@ -40,7 +40,7 @@ Deno.test("Topics({ history }) rejects patterns that overlap, invalid bounds, an
   assertThrows(
     () => new Topics({ history: { "chat:{room}": {}, "chat:lobby": {} } }),
     TypeError,
-    'Cannot create topics: patterns "chat:{room}" and "chat:lobby" overlap',
+    'Cannot create server: patterns "chat:{room}" and "chat:lobby" overlap',
   );
   const positive = "a positive integer";
   for (
@@ -55,14 +55,14 @@ Deno.test("Topics({ history }) rejects patterns that overlap, invalid bounds, an
     assertThrows(
       () => new Topics({ history: { "a:{b}": bounds } }),
       RangeError,
-      `Cannot create topics: history["a:{b}"].${name} must be ${rule}, received ${value}`,
+      `Cannot create server: history["a:{b}"].${name} must be ${rule}, received ${value}`,
     );
   }
   const broker = new FaultyStore().connect({ without: ["history"] });
   assertThrows(
     () => new Topics({ broker, history: HISTORY }),
     UnsupportedError,
-    "Cannot create topics: the memory broker keeps no history",
+    "Cannot create server: the memory broker keeps no history",
   );
   await new Topics({ broker })[Symbol.asyncDispose]();
 });
@@ -433,8 +433,8 @@ Deno.test("Topics.append() stores keys and numbers in any order, and each of the
 
 Deno.test("Topics.append() rejects a key of a wrong shape, and appends nothing", async () => {
   await using topics = new Topics({ history: HISTORY });
-  const ofShape = "key must be a text or { producer, number }, received";
-  const ofText = "must be a well-formed text of 1 to 128 bytes without zero characters, received";
+  const ofShape = "key must be a string or { producer, number }, received";
+  const ofText = "must be a well-formed string of 1 to 128 bytes without zero characters, received";
   const wrong: [key: unknown, type: typeof TypeError | typeof RangeError, text: string][] = [
     [7, TypeError, `${ofShape} 7`],
     [null, TypeError, `${ofShape} null`],
@@ -443,7 +443,7 @@ Deno.test("Topics.append() rejects a key of a wrong shape, and appends nothing",
     ["é".repeat(65), RangeError, `key ${ofText} 130 bytes`],
     ["a\0b", TypeError, `key ${ofText} a string`],
     ["\ud800", TypeError, `key ${ofText} a string`],
-    [{}, TypeError, "key must have producer and number, received Object"],
+    [{}, TypeError, "key must have producer and number, received no producer"],
     [{ producer: "p" }, TypeError, "key must have producer and number"],
     [{ number: 1 }, TypeError, "key must have producer and number"],
     [{ producer: "", number: 1 }, RangeError, `key.producer ${ofText} 0 bytes`],

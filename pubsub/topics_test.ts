@@ -330,7 +330,7 @@ Deno.test("Topics reject the internal topics of nodes, with and without a histor
   await using topics = new Topics({ settings: peers, history: { "{name}": {} } });
   const { session } = await peers.connect();
   for (const topic of ["$skein:", "$skein:nodes"]) {
-    const rule = `a topic must not begin with "$skein:", received "${topic}"`;
+    const rule = `a topic must not start with "$skein:", received "${topic}"`;
     assertThrows(() => topics.subscribe(session, topic), TypeError, `Cannot subscribe: ${rule}`);
     assertThrows(() => topics.publish(topic, 1), TypeError, `Cannot publish: ${rule}`);
     await assertRejects(() => topics.append(topic, 1), TypeError, `Cannot append: ${rule}`);

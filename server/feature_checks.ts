@@ -57,7 +57,7 @@ export function checkMounted(
   const { http } = added as Mounted;
   if (http !== undefined && http.paths === undefined && http.wants === undefined) {
     throw new TypeError(
-      `Cannot create server: http of ${name} must have paths or wants, received neither`,
+      `Cannot create server: http of ${name} has neither paths nor wants`,
     );
   }
 }

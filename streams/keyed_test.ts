@@ -200,7 +200,7 @@ Deno.test("DurableStreams.create() creates no keyed stream in place of another o
     RequestError,
     both,
   );
-  await assertRejects(() => streams.open("board"), RequestError, "must not be keyed");
+  await assertRejects(() => streams.open("board"), RequestError, "it is keyed");
   assertEquals(await streams.info("other"), undefined);
 });
 

@@ -212,8 +212,9 @@ export class LiveStates<C extends Contract = Contract> implements Feature {
     const contract: Contract | undefined = this.#contract;
     if (contract !== undefined && contract !== host.contract) {
       throw new TypeError(
-        "Cannot mount liveState(contract): the server must have the same contract, received " +
-          `${host.contract === undefined ? "none" : "a different one"}; ` +
+        `Cannot mount liveState(contract): the server has ${
+          host.contract === undefined ? "no contract" : "another contract"
+        }; ` +
           "write serve({ contract, features: [liveState(contract)] })",
       );
     }
@@ -278,24 +279,21 @@ function checkContract(contract: unknown): void {
 
 /** Checks the option `mutations` of a server, which replaces functions of `defineMutations()`. */
 function checkOverrides(mutations: Mutations | undefined, overrides: object = {}): void {
-  const reject = (rule: string, received: string): never => {
-    throw new TypeError(`Cannot mount liveState(): ${rule}, received ${received}`);
+  const reject = (rule: string, received?: string): never => {
+    const value = received === undefined ? "" : `, received ${received}`;
+    throw new TypeError(`Cannot mount liveState(): ${rule}${value}`);
   };
   if (overrides instanceof Mutations) {
     reject(
-      "what defineMutations() returns must be an option of liveState(contract, { mutations }); " +
-        "the option of the server has the functions to replace",
-      "Mutations",
+      "the option mutations of the server has the functions to replace; pass the result of " +
+        "defineMutations() to liveState(contract, { mutations })",
     );
   }
   for (const [name, override] of Object.entries(overrides)) {
     if (mutations === undefined) {
-      reject(
-        "a server that replaces mutations must have liveState(contract, { mutations })",
-        "none",
-      );
+      reject("a server that replaces mutations needs liveState(contract, { mutations })");
     } else if (!mutations.has(name)) {
-      reject("the contract must name each mutation that the server replaces", `"${name}"`);
+      reject(`the contract has no mutation "${name}", which the server replaces`);
     } else if (typeof override !== "function") {
       reject(`the server's mutation "${name}" must be a function`, describe(override));
     }

@@ -403,7 +403,7 @@ export function responseLimits(options: ResumableOptions = {}): ResponseLimits {
 export function checkKeepsLogs(verb: string, broker: Broker): void {
   if (logsOf(broker) !== undefined) return;
   throw new TypeError(
-    `Cannot ${verb}: the broker must keep logs, as Skein's brokers do, received ${broker.name}`,
+    `Cannot ${verb}: the broker ${broker.name} stores no durable streams; Skein's own brokers do`,
   );
 }
 

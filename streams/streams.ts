@@ -13,6 +13,7 @@ import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "./logs/of
 import {
   DROPPED_REASON,
   NO_SPACE,
+  outcomeText,
   type ReadStreamOptions,
   type StreamCreated,
   type StreamLogs,
@@ -266,11 +267,14 @@ export class StreamStore {
       case "repeated":
         return this.#writer(id, result.info, { holder, leaseMs, leasedAt });
       case "fenced":
-        throw new RequestError("held", `Cannot open: "${id}" has a writer`);
+        throw new RequestError("held", `Cannot open stream "${id}": it has a writer`);
       case "other-kind":
-        throw new RequestError("wrong-type", `Cannot open: "${id}" must not be keyed`);
+        throw new RequestError(
+          "wrong-type",
+          `Cannot open stream "${id}": it is keyed; use liveState()`,
+        );
       case "ended":
-        throw new RequestError("ended", `Cannot open: "${id}" has ended`);
+        throw new RequestError("ended", `Cannot open stream "${id}": it was closed`);
       default:
         throw new RequestError("not-found", `Cannot open: there is no durable stream "${id}"`);
     }
@@ -344,7 +348,7 @@ export class StreamStore {
     const found = await this.#streams.info(id);
     const { keyed, identity } = found.kind === "page" ? found.info : {};
     if (found.kind === "page" && keyed === undefined) {
-      throw new RequestError("wrong-type", `Cannot close: "${id}" must be keyed`);
+      throw new RequestError("wrong-type", `Cannot close: the durable stream "${id}" is not keyed`);
     }
     decision.check();
     const { kind } = identity === undefined
@@ -413,7 +417,7 @@ export class StreamStore {
     { contentType = JSON_TYPE, ...options }: CreateLeasedOptions,
   ): Promise<DurableStreamInfo> {
     if (!isJson(contentType)) {
-      const rule = `a keyed stream must have the media type ${JSON_TYPE}`;
+      const rule = `the contentType of a keyed stream must be ${JSON_TYPE}`;
       throw new TypeError(`Cannot create stream: ${rule}, received ${contentType}`);
     }
     const fit = this.#fitCopy;
@@ -549,7 +553,10 @@ function startPosition(
 
 function badOffset(id: string, fault: "malformed" | "gone", after: string = ""): RequestError {
   return fault === "malformed"
-    ? new RequestError(fault, `Cannot read "${id}": after must be an offset, received "${after}"`)
+    ? new RequestError(
+      fault,
+      `Cannot read "${id}": after must be -1, now or an offset of the stream, received "${after}"`,
+    )
     : new RequestError(fault, `Cannot read "${id}": the offset belongs to another stream`);
 }
 
@@ -612,7 +619,7 @@ function rejectedCreation(
     case "gone":
       return new RequestError("gone", `Cannot fork "${id}": the source has no such records`);
     default:
-      return new RequestError("malformed", `Cannot fork "${id}": ${kind}`);
+      return new RequestError("malformed", `Cannot fork "${id}": ${outcomeText({ kind })}`);
   }
 }
 

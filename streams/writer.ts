@@ -11,7 +11,13 @@ import { formatOffset } from "./logs/offset.ts";
 import { isJson, MAX_REASON_LENGTH, recordBytes } from "./logs/rules.ts";
 import { isName, MAX_NAME_LENGTH } from "../session/wire/envelope.ts";
 import { MOVED, STREAM_ENDED } from "../session/wire/recovery.ts";
-import { NO_SPACE, type StreamAppended, type StreamLogs, WRITER_LOST } from "./logs/stream_logs.ts";
+import {
+  NO_SPACE,
+  outcomeText,
+  type StreamAppended,
+  type StreamLogs,
+  WRITER_LOST,
+} from "./logs/stream_logs.ts";
 import { whileUnreachable } from "./repeat.ts";
 
 /** Time for which a stream waits for a sign of life of its writer, in milliseconds. */
@@ -275,12 +281,14 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     checkOptions("abort", options, { code: "string" });
     const { code = ABORTED } = options;
     if (typeof reason !== "string" || reason === "") {
-      throw new TypeError(`Cannot abort: reason must be a text, received ${String(reason)}`);
+      throw new TypeError(
+        `Cannot abort: reason must be a non-empty string, received ${describe(reason)}`,
+      );
     }
     if (!isEndCode(code)) {
       throw new TypeError(
         `Cannot abort: code must have 1 to ${MAX_NAME_LENGTH} characters and not be reserved, ` +
-          `received ${String(code)}`,
+          `received ${JSON.stringify(code)}`,
       );
     }
     if (this.#over.signal.aborted) return this.#ending ?? Promise.resolve();
@@ -334,7 +342,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #append(data: T): Promise<string> {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#end !== undefined || this.#isReleased) {
-      throw new RequestError("ended", `Cannot append: the writer of "${this.id}" has ended`);
+      throw new RequestError("ended", `Cannot append: the writer of "${this.id}" is closed`);
     }
     const record = this.#encode(data);
     const bytes = recordBytes([record]);
@@ -364,7 +372,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     if (this.#isJson) return encodeJson(data, "append");
     if (typeof data === "string" || data instanceof Uint8Array) return data;
     throw new TypeError(
-      `Cannot append: data of ${this.contentType} must be a text or bytes, received ${
+      `Cannot append: data of ${this.contentType} must be a string or a Uint8Array, received ${
         describe(data)
       }`,
     );
@@ -519,7 +527,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       case "other-kind":
         throw new RequestError(
           "wrong-type",
-          `Cannot append: "${this.id}" must not be keyed; write its rows with liveState()`,
+          `Cannot append: "${this.id}" is keyed; write its rows with liveState()`,
         );
       case "full":
         throw new RequestError("full", `Cannot append: "${this.id}" has no room for the records`);
@@ -528,14 +536,17 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       case "over-share":
         throw new RequestError("full", overShareReason("append", result));
       default:
-        throw new RequestError("failed", `Cannot append to "${this.id}": ${result.kind}`);
+        throw new RequestError("failed", `Cannot append to "${this.id}": ${outcomeText(result)}`);
     }
   }
 
   #endedError(end: LogEnd | undefined): RequestError {
     return end?.error === WRITER_LOST
-      ? new RequestError(WRITER_LOST, `The writer of "${this.id}" gave no sign of life`)
-      : new RequestError("ended", `"${this.id}" was ended by another program`);
+      ? new RequestError(
+        WRITER_LOST,
+        `The writer of "${this.id}" was lost: it appended and confirmed nothing in time`,
+      )
+      : new RequestError("ended", `Another program closed the stream "${this.id}"`);
   }
 
   #note(info: LogInfo): void {

@@ -57,7 +57,7 @@ Deno.test("DurableStreamWriter.append() accepts texts and bytes by media type", 
   await assertRejects(
     () => writer.append(7 as unknown as string),
     TypeError,
-    "Cannot append: data of text/plain must be a text or bytes, received 7",
+    "Cannot append: data of text/plain must be a string or a Uint8Array, received 7",
   );
   await using json = await nodes.node.create("b");
   await assertRejects(
@@ -281,7 +281,11 @@ Deno.test("DurableStreamWriter.abort() sends readers the reason, after all recor
 Deno.test("DurableStreamWriter.abort() cuts a long reason, and rejects an empty one", async () => {
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create("a");
-  assertThrows(() => writer.abort(""), TypeError, "Cannot abort: reason must be a text");
+  assertThrows(
+    () => writer.abort(""),
+    TypeError,
+    "Cannot abort: reason must be a non-empty string",
+  );
   await writer.abort("x".repeat(2_000));
   assertEquals((await nodes.other.info("a"))?.error, "x".repeat(1_024));
 });

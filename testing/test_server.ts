@@ -349,7 +349,7 @@ export class TestNetwork implements MemoryLink {
     const connection = "connection" in end ? end.connection : end.session?.connection;
     const link = connection && this.#links.get(connection);
     if (link !== undefined) return link;
-    throw new TypeError("Cannot find link: the session must be of this server, received another");
+    throw new TypeError("Cannot find link: the session is not of this server");
   }
 
   /** Creates a connection for {@linkcode TestServer.dial}. */

@@ -23,7 +23,7 @@ Deno.test("Every listener throws at the start if its certificate is unusable", a
   const [{ cert, key }, other] = [devCertificate(NEW), devCertificate(NEW)];
   const pem = (label: string) => `-----BEGIN ${label}-----\nAAAA\n-----END ${label}-----\n`;
   const cases: [certificate: Certificate, rule: string][] = [
-    [{ cert, key: other.key }, "must have the key of its cert, received another key"],
+    [{ cert, key: other.key }, "has the key of another certificate"],
     [{ cert: pem("CERTIFICATE"), key }, "must have a cert that can be read, received PEM with"],
     [{ cert, key: pem("PRIVATE KEY") }, "must have a key that can be read, received PEM with"],
     [{ cert, key: pem("ENCRYPTED PRIVATE KEY") }, "that can be read, received encrypted PEM"],

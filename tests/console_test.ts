@@ -235,7 +235,7 @@ Deno.test("Server prints that its broker is unreachable from the start, or becam
     `The broker memory has not been reached since the start. ${rest}`,
   ]);
   broker.status.set({ name: "connected" });
-  broker.problems = ["Redis has been unreachable for 0 s: the connection was lost"];
+  broker.problems = ["Redis has been unreachable: the connection was lost"];
   broker.status.set({ name: "interrupted", since: Date.now() });
   assertEquals(linesOf(printed)[1], `${broker.problems[0]}. ${rest}`);
   assertEquals(printed.lines.length, 2);

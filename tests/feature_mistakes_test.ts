@@ -78,7 +78,7 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     new DurableStreamsHandler({} as never),
   "Cannot create liveState(): contract must be made by defineContract(), received Object": () =>
     liveState({ contract } as never),
-  "Cannot mount liveState(contract): the server must have the same contract, received none; write serve({ contract, features: [liveState(contract)] })":
+  "Cannot mount liveState(contract): the server has no contract; write serve({ contract, features: [liveState(contract)] })":
     () => createServer({ features: [liveState(contract)] }),
   'Cannot use the state "hall:{id}" of the contract: writes must be "rows" or "mutations", received "mutation"':
     () => liveState(halls({ "hall:{id}": hall({ writes: "mutation" }) })),
@@ -88,13 +88,13 @@ const MISTAKES: Readonly<Record<string, () => unknown>> = {
     () => liveState(halls({ "hall:{id}": hall({ mutations: { claimSeat() {} } }) })),
   'Cannot use the state "room:{id}" of the contract: no other state may have this mutation, received "claimSeat"':
     () => liveState(halls({ "hall:{id}": hall(), "room:{id}": hall() })),
-  "Cannot mount liveState(): a server that replaces mutations must have liveState(contract, { mutations }), received none":
+  "Cannot mount liveState(): a server that replaces mutations needs liveState(contract, { mutations })":
     () => replacing(functions),
-  'Cannot mount liveState(): the contract must name each mutation that the server replaces, received "claimSeats"':
+  'Cannot mount liveState(): the contract has no mutation "claimSeats", which the server replaces':
     () => replacing({ claimSeats() {} }, { mutations: defineMutations(claims, functions) }),
   'Cannot mount liveState(): the server\'s mutation "claimSeat" must be a function, received 1':
     () => replacing({ claimSeat: 1 }, { mutations: defineMutations(claims, functions) }),
-  "Cannot mount liveState(): what defineMutations() returns must be an option of liveState(contract, { mutations }); the option of the server has the functions to replace, received Mutations":
+  "Cannot mount liveState(): the option mutations of the server has the functions to replace; pass the result of defineMutations() to liveState(contract, { mutations })":
     () => replacing(defineMutations(claims, functions)),
   'Cannot create resumable(): maxRunning must be a number, received "1"': () =>
     resumable({ maxRunning: "1" as never }),

@@ -171,7 +171,7 @@ Deno.test("createServer() says what mount() of a feature must return", async () 
     [undefined, "mount() of odd must return an object, received undefined"],
     [null, "mount() of odd must return an object, received null"],
     [Promise.resolve({}), "mount() of odd must return an object, received a promise"],
-    [{ http: { fetch } }, "http of odd must have paths or wants, received neither"],
+    [{ http: { fetch } }, "http of odd has neither paths nor wants"],
   ];
   const additions: [unknown, string][] = [
     [{ measurs: () => [] }, 'unknown option "measurs" in additions; did you mean "measures"?'],

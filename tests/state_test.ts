@@ -426,7 +426,7 @@ Deno.test("ClientState rejects what cannot be written", async () => {
   await assertRejects(() => items.set("", 1), RangeError, "key must have 1 to 1024 bytes");
   await assertRejects(() => items.set("a", 1, { ttlMs: 0 }), RangeError, "ttlMs");
   const none = undefined as unknown as string;
-  await assertRejects(() => at.client.state(none), TypeError, "id must be a text");
+  await assertRejects(() => at.client.state(none), TypeError, "id must be a string");
   assertThrows(() => state.collection(""), RangeError, "name must have 1 to 1024 bytes");
   assertEquals(await code(items.update("a", (value) => value)), "conflict");
   const many = state.transaction((to) => {

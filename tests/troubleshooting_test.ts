@@ -18,21 +18,37 @@ const own = page.slice(0, page.indexOf(FOREIGN));
 const messages = [...own.matchAll(/^(?:### |- \*\*)`([^`]+)`/gm)].map(([, text]) => text!)
   .filter((text) => !OF_OTHERS.test(text));
 
-Deno.test("Each message on the troubleshooting page is in the sources", async () => {
-  const { files } = await readRepository(ROOT);
-  // Removes comments, and joins the parts of strings.
-  const sources = [...files].filter(([path]) => isLibrary(path)).map(([, source]) => {
-    const comments = commentTextOf(source);
-    const code = [...source].map((char, i) => comments[i]!.trim() === "" ? char : " ").join("");
-    return code.replace(/["'`]\s*\+\s*["'`]/g, "").replaceAll('\\"', '"');
-  });
+/** Sources of the library without comments, with the parts of strings joined. */
+const { files } = await readRepository(ROOT);
+const sources = [...files].filter(([path]) => isLibrary(path)).map(([path, source]) => {
+  const comments = commentTextOf(source);
+  const code = [...source].map((char, i) => comments[i]!.trim() === "" ? char : " ").join("");
+  return { path, text: code.replace(/["'`]\s*\+\s*["'`]/g, "").replaceAll('\\"', '"') };
+});
+
+Deno.test("Each message on the troubleshooting page is in the sources", () => {
   assert(messages.length > 40, `found ${messages.length}`);
   const missing = messages.flatMap((message) =>
     message.split("…").map((part) => part.trim()).filter((part) => /\w{2}/.test(part))
-      .filter((part) => !sources.some((source) => source.includes(part)))
+      .filter((part) => !sources.some(({ text }) => text.includes(part)))
       .map((part) => `${message}: ${part}`)
   );
   assertEquals(missing, []);
+});
+
+/** What an error shows in place of a value, and a template with the name of an internal result. */
+const SHAM = new RegExp(
+  /received (?:(?:another|none|others|both|neither)\b|(?:one|it|it in the first|a part|more|some|fewer)["'`])/
+    .source +
+    /|["'`](?:Cannot|No) [^"'`]*\$\{(?:[a-z]+\.)*kind\}["'`]/.source,
+  "g",
+);
+
+Deno.test("Errors show received values, and no internal kinds", () => {
+  const found = sources.flatMap(({ path, text }) =>
+    [...text.matchAll(SHAM)].map(([sham]) => `${path}: ${sham}`)
+  );
+  assertEquals(found, []);
 });
 
 Deno.test("Messages of Deno and SQLite match the troubleshooting page", async () => {

@@ -357,7 +357,7 @@ Deno.test("ephemeral rows of a state that does not exist are shared, and not sto
 Deno.test("an id that fits no pattern of the contract is no state", async () => {
   await using node = new Node();
   const name = "list" as `board:${string}`;
-  const error = await assertRejects(() => node.states.open(name), RequestError, "fit a pattern");
+  const error = await assertRejects(() => node.states.open(name), RequestError, "fits no pattern");
   assertEquals(error.failure.code, "not-found");
   const session = await node.connect().whenConnected();
   await assertRejects(() => subscribe(session, "stream:list"), RequestError, "fits no pattern");

@@ -12,10 +12,16 @@ import { z } from "zod";
 Deno.test("createServer() throws if options have a wrong shape", () => {
   const cases: [options: object, text: string][] = [
     [{ history: ["chat"] }, "history must be an object, received an array"],
-    [{ history: { "chat:*": {} } }, "a parameter must have a name, such as {name}, and no *"],
+    [
+      { history: { "chat:*": {} } },
+      "Cannot create server: a pattern has parameters such as {name}, and no *",
+    ],
     [{ rooms: "room:{name}" }, "rooms must be an object, received a string"],
-    [{ rooms: ["room:*"] }, "a parameter must have a name, such as {name}, and no *"],
-    [{ requests: { "sum:*": () => 1 } }, "a parameter must have a name"],
+    [
+      { rooms: ["room:*"] },
+      "Cannot create server: a pattern has parameters such as {name}, and no *",
+    ],
+    [{ requests: { "sum:*": () => 1 } }, "a pattern has parameters such as {name}, and no *"],
     [{ authorize: true }, "authorize must be a function, received true"],
     [
       { broker: Promise.resolve(new MemoryBroker()) },

@@ -34,7 +34,7 @@ export function parseArguments(args: readonly string[]): Arguments {
       names = (inline ?? rest.shift() ?? "").split(",").map((name) => name.trim());
     } else {
       throw new TypeError(
-        `Cannot make certificate: use --names a,b and --renew, received "${arg}"`,
+        `Cannot create certificate: use --names a,b and --renew, received "${arg}"`,
       );
     }
   }

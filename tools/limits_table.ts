@@ -1128,7 +1128,7 @@ export async function bounds(): Promise<Bound[]> {
   const unknown = new Set([...opened.keys()]).symmetricDifference(new Set(Object.keys(QUOTAS)));
   if (unknown.size > 0) {
     throw new TypeError(
-      `Cannot make table: QUOTAS must have the quotas of a server, received ${[...unknown]}`,
+      `Cannot create table: QUOTAS must have the quotas of a server, received ${[...unknown]}`,
     );
   }
   const quotas = Object.entries(QUOTAS).map((row) => quotaBound(row, opened.get(row[0])!));
@@ -1168,7 +1168,7 @@ function tableOf(heading: string, rows: readonly Bound[]): string {
 export async function withTable(page: string, rows: readonly Bound[]): Promise<string> {
   const [start, end] = [page.indexOf(BEGIN), page.indexOf(END)];
   if (start < 0 || end < start) {
-    throw new TypeError("Cannot make tables: the page must have a place");
+    throw new TypeError("Cannot create tables: the page must have a place");
   }
   const tables = Object.entries(TABLES)
     .map(([key, heading]) => tableOf(heading, rows.filter(({ table }) => table === key)));

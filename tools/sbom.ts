@@ -182,7 +182,9 @@ function collect(
   };
   const visit = (key: string): string => {
     const npm = npmPackages[key];
-    if (npm === undefined) throw new TypeError(`Cannot make bill of materials: no package ${key}`);
+    if (npm === undefined) {
+      throw new TypeError(`Cannot create bill of materials: no package ${key}`);
+    }
     const { name, version } = npm;
     const ref = purlOf(name, version);
     if (reached.get(ref)?.entries.has(entry)) return ref;
@@ -192,7 +194,7 @@ function collect(
   };
   for (const { kind, specifier, npmPackage, error } of modules) {
     if (error !== undefined) {
-      throw new TypeError(`Cannot make bill of materials: ${specifier} has an error: ${error}`);
+      throw new TypeError(`Cannot create bill of materials: ${specifier} has an error: ${error}`);
     }
     if (kind === "npm") direct.add(visit(npmPackage!));
     const [, name, version] = JSR_MODULE.exec(specifier) ?? [];

@@ -36,7 +36,7 @@ export function parseServerUrl(url: string | URL): URL {
   const parsed = absoluteUrl(url);
   if (parsed === null || !/^(ws|http)s?:$/.test(parsed.protocol)) {
     throw new TypeError(
-      `Cannot connect: url must begin with ws:, wss:, http: or https:, received "${
+      `Cannot connect: url must start with ws:, wss:, http: or https:, received "${
         publicUrl(url)
       }"`,
     );

@@ -219,7 +219,7 @@ export class Slot implements Disposable {
    */
   change(account: Account, options: TakeOptions = {}): void {
     if (!this.isHeld) {
-      throw new TypeError("Cannot change slot: it must be held, received a released one");
+      throw new TypeError("Cannot change slot: it was released");
     }
     this.#quota.change(this, account, options);
   }

@@ -294,7 +294,8 @@ export function checkSource(given: NatsSource): NatsSource {
   for (const key of Object.keys(source)) {
     if (!(key in natsSettings({}))) continue;
     throw new TypeError(
-      `Cannot create broker: ${key} must be in the second argument, received it in the first`,
+      `Cannot create broker: ${key} belongs into the second argument: ` +
+        `new NatsBroker({ servers }, { ${key} })`,
     );
   }
   if (servers !== undefined && !("connect" in source)) checkTransport(source as NatsServers);

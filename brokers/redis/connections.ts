@@ -56,12 +56,14 @@ export function openClient(runtime: Runtime, source: RedisSource): Redis | Clust
   if ("url" in source) {
     if (/^rediss?:\/\//.test(source.url)) return new Redis(source.url, { ...OWN, retryStrategy });
     throw new TypeError(
-      `Cannot create broker: url must begin with redis:// or rediss://, received "${source.url}"`,
+      `Cannot create broker: url must start with redis:// or rediss://, received "${source.url}"`,
     );
   }
   const client = source.client as Redis | Cluster | undefined;
   if (typeof client?.duplicate !== "function") {
-    throw new TypeError("Cannot create broker: expected a url, or a client of ioredis");
+    throw new TypeError(
+      "Cannot create broker: new RedisBroker() needs { url } or { client }, a client of ioredis",
+    );
   }
   if (!isCluster(client)) return client.duplicate({ ...OWN, retryStrategy });
   const { enableOfflineQueue: _, ...own } = OWN;

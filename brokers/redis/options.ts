@@ -116,7 +116,7 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
   const { runtime = platformRuntime(), prefix = "skein", survivesRestart = false } = options;
   if (prefix === "" || /[{}]/.test(prefix)) {
     throw new TypeError(
-      `Cannot create broker: prefix must be a text without braces, received "${prefix}"`,
+      `Cannot create broker: prefix must be a string without braces, received "${prefix}"`,
     );
   }
   return { runtime, prefix, survivesRestart, ...checkLimits(LIMITS, options, { of: "broker: " }) };
@@ -132,7 +132,8 @@ export function checkSource(given: RedisSource): RedisSource {
   const misplaced = Object.keys(source).find((key) => Object.hasOwn(OPTIONS, key));
   if (misplaced !== undefined) {
     throw new TypeError(
-      `Cannot create broker: ${misplaced} must be in the second argument, received it in the first`,
+      `Cannot create broker: ${misplaced} belongs into the second argument: ` +
+        `new RedisBroker({ url }, { ${misplaced} })`,
     );
   }
   const kinds = "url" in source ? { url: 0 } : { client: 0 };

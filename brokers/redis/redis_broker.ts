@@ -499,7 +499,7 @@ export class RedisBroker implements LogBroker {
     if (!this.#isReady) await this.#life.reached();
     const { mismatch } = this.#mark;
     if (mismatch !== undefined) {
-      const why = "the data in Redis has another version";
+      const why = "another version of Skein wrote the data in Redis";
       throw new BrokerError(`Cannot ${what}: ${why}`, { cause: mismatch });
     }
     if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is unreachable`);

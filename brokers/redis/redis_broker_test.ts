@@ -23,14 +23,14 @@ Deno.test("RedisBroker() rejects anything but a Redis URL or a client", () => {
   const url = "http://127.0.0.1:6379";
   assertThrows(() => new RedisBroker({ url }), TypeError, `received "${url}"`);
   for (const source of [{}, { client: {} }]) {
-    assertThrows(() => new RedisBroker(source as never), TypeError, "expected a url, or a client");
+    assertThrows(() => new RedisBroker(source as never), TypeError, "needs { url } or { client }");
   }
 });
 
 Deno.test("RedisBroker() rejects unknown and misplaced options", () => {
   const cases: [source: object, options: object, text: string][] = [
     [SOURCE, { prefx: "a" }, 'unknown option "prefx"; did you mean "prefix"?'],
-    [{ ...SOURCE, prefix: "a" }, {}, "prefix must be in the second argument"],
+    [{ ...SOURCE, prefix: "a" }, {}, "prefix belongs into the second argument"],
     [{ ...SOURCE, host: "a" }, {}, 'unknown option "host" in source'],
   ];
   for (const [source, options, text] of cases) {

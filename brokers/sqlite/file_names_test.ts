@@ -138,7 +138,7 @@ for (const { name, reason, lose, putBack } of LOSSES) {
       const status = broker.status.current;
       assert(status.name === "interrupted" && status.rejects);
       assertEquals(broker.issues().length, 1);
-      assertStringIncludes(broker.issues()[0]!, "has rejected writes for");
+      assertStringIncludes(broker.issues()[0]!, "has rejected writes");
       const writes: readonly (() => Promise<unknown>)[] = [
         () => append(broker, "lost"),
         () => broker.store.claim("scope", "member", { max: 1, ttlMs: 1_000 }),
@@ -239,7 +239,7 @@ withBroker(
       await untilIssue(time, broker, LOST);
       for (const worker of workers) {
         await assertRejects(() => write(worker), BrokerError, LOST);
-        await untilIssue(time, worker, "has rejected writes for");
+        await untilIssue(time, worker, "has rejected writes");
         assertStringIncludes(worker.issues()[0]!, LOST);
       }
       await Deno.rename(`${folder}/old.db`, `${folder}/data/chat.db`);

@@ -20,7 +20,7 @@ ${orderHelp().trimEnd()}
 "sub TOPIC --last N" starts with the newest N publications of the history, and "sub TOPIC --after
 POSITION" after the position that is printed next to a publication. Data is JSON. With --json, a
 command can also be a JSON object on one line, such as
-{"command": "ask", "topic": "sum", "data": [1, 2], "id": 7}; its results have this id.`,
+{"command": "request", "topic": "sum", "data": [1, 2], "id": 7}; its results have this id.`,
   options: [
     {
       name: "token",
@@ -51,7 +51,7 @@ command can also be a JSON object on one line, such as
   examples: [
     { line: "skein connect localhost:8000", effect: "Talk to a server on this machine" },
     {
-      line: "echo 'ask sum [1, 2]' | skein connect localhost:8000 --json",
+      line: "echo 'request sum [1, 2]' | skein connect localhost:8000 --json",
       effect: "Send one request, and print the reply as JSON",
     },
     {
@@ -66,9 +66,9 @@ command can also be a JSON object on one line, such as
   exitCodes: {
     0: "the session closed normally",
     1: "a command in a pipe failed",
-    2: "an option is wrong",
+    2: "invalid option",
     3: "no connection, or the server rejected the session",
-    130: "ended by Ctrl-C",
+    130: "interrupted with Ctrl-C",
   },
   async run(args, context) {
     const { talk } = await import("../connect/talk.ts");

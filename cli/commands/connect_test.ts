@@ -509,8 +509,8 @@ Deno.test({
       text = text.slice(text.indexOf(part) + part.length);
     };
     await until("commands.");
-    await type("as\t");
-    await until("ask ");
+    await type("re\t");
+    await until("request ");
     await type("sum [20, 3]\r");
     await until("sum 23");
     await type("ask forever\r");

@@ -74,8 +74,8 @@ its cause and how to fix it.`,
   exitCodes: {
     0: "a session opened on at least one transport",
     1: "no session opened on any transport",
-    2: "an option is wrong",
-    130: "ended by Ctrl-C",
+    2: "invalid option",
+    130: "interrupted with Ctrl-C",
   },
   run,
 };

@@ -42,9 +42,9 @@ elsewhere, add the path to the URL, such as localhost:8000/ops.`,
   exitCodes: {
     0: "the inspector was opened, or its address printed",
     1: "there is no inspector at this address, or access is denied",
-    2: "an option is wrong",
+    2: "invalid option",
     3: "the server does not respond",
-    130: "ended by Ctrl-C",
+    130: "interrupted with Ctrl-C",
   },
   async run(args, context) {
     const address = addressOf(args.url());

@@ -58,8 +58,8 @@ async function tokensOf(args: Arguments, { env, runtime, signal }: Context): Pro
       .filter((one) => one !== "");
     if (success && tokens.length > 0) return tokens;
     throw new CommandError(
-      `Cannot read tokens: --token-command must print one token a line, received ${
-        success ? "none" : `the exit code ${code}`
+      `Cannot read tokens: --token-command ${
+        success ? "printed no line with a token" : `ended with the exit code ${code}`
       }`,
     );
   } finally {
@@ -78,7 +78,8 @@ export const load: Command = {
   publish  publishes on topics, with subscribers among the same sessions
   idle     opens sessions and holds them; works with every server
 
-Latency is measured from when a message is due, not when it is sent, so a stall of the server shows in full.`,
+Latency is measured from when a message is due, not when it is sent, so a stall of the server
+shows in full.`,
   options: [
     {
       name: "mode",
@@ -164,9 +165,9 @@ Latency is measured from when a message is due, not when it is sent, so a stall 
   exitCodes: {
     0: "the load ran without errors",
     1: "messages or sessions failed, or the server does not support the mode",
-    2: "an option is wrong",
+    2: "invalid option",
     3: "no connection",
-    130: "ended by Ctrl-C, after printing the result so far",
+    130: "interrupted with Ctrl-C, after printing the result so far",
   },
   run,
 };

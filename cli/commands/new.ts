@@ -53,8 +53,8 @@ folder is already in one. Elsewhere the default template is ${FALLBACK}. The fol
   exitCodes: {
     0: "the project was created",
     1: "the folder is not empty or not writable, or git failed",
-    2: "an option is wrong",
-    130: "ended by Ctrl-C",
+    2: "invalid option",
+    130: "interrupted with Ctrl-C",
   },
   async run(args, context) {
     const [, second] = args.positional;
@@ -67,7 +67,7 @@ folder is already in one. Elsewhere the default template is ${FALLBACK}. The fol
     const folder = args.single("DIR");
     if (folder === "") throw usageError('Cannot create: DIR must be a path, received ""');
     if (args.flag("git") && args.flag("no-git")) {
-      throw usageError("Cannot create: --git and --no-git exclude each other, received both");
+      throw usageError("Cannot create: --git and --no-git exclude each other");
     }
     const isForced = args.flag("force");
     await checkFolder(folder, isForced);
@@ -128,7 +128,7 @@ async function checkFolder(folder: string, isForced: boolean): Promise<void> {
     for await (const { name } of Deno.readDir(folder)) {
       if (isForced) return;
       throw new CommandError(
-        `Cannot create ${folder}: the folder must be empty, received one with ${name}; ` +
+        `Cannot create ${folder}: it is not empty and has ${name}; ` +
           "--force writes into it",
       );
     }
@@ -193,7 +193,7 @@ async function chooseTemplate(lines: InputLines, context: Context): Promise<stri
     },
   });
   if (chosen !== undefined) return chosen;
-  throw usageError(`Cannot create: --template must be one of ${NAMES.join(", ")}, received none`);
+  throw usageError(`Cannot create: --template needs one of ${NAMES.join(", ")}`);
 }
 
 /** Answers to a yes/no question. An empty line means yes. */

@@ -132,7 +132,7 @@ Deno.test("new writes into an empty folder, and into another one only if forced"
   await Deno.writeTextFile(`${here.folder}/server.ts`, "mine");
   const rejected = await here.create([here.folder, "-t", "minimal"]);
   assertEquals(rejected.code, 1);
-  assertStringIncludes(rejected.err, "the folder must be empty, received one with ");
+  assertStringIncludes(rejected.err, "it is not empty and has ");
   assertEquals(await here.read("server.ts"), "mine");
   assertEquals((await here.create([here.folder, "-t", "minimal", "--force"])).code, 0);
   assertStringIncludes(await here.read("server.ts"), "serve");
@@ -183,7 +183,7 @@ Deno.test("new writes nothing when an option is wrong", async () => {
       ["app", "-t", "caht"],
       'must be one of minimal, chat, ai, game, board, react, hooks, received "caht"; did you mean chat?',
     ],
-    [["app", "--git", "--no-git"], "--git and --no-git exclude each other, received both"],
+    [["app", "--git", "--no-git"], "--git and --no-git exclude each other"],
     [["app", "chat"], 'also received "chat"; did you mean --template chat?'],
     [["app", "shop"], 'expected one DIR, also received "shop"'],
     [[], "DIR is missing"],

@@ -157,7 +157,7 @@ export class Conversation {
           return emit({ type: "sent", topic, ...own });
         case "presence":
           return await this.#presence(order, wait);
-        case "ask":
+        case "request":
           return await this.#ask(order, wait);
         case "rows":
           return await this.#rows(order, wait);

@@ -20,15 +20,20 @@ export const ORDERS = {
     summary: "Show the publications of a topic",
     takes: "topic",
   },
-  unsubscribe: { aliases: ["unsub"], usage: "TOPIC", summary: "Leave a topic", takes: "topic" },
+  unsubscribe: {
+    aliases: ["unsub"],
+    usage: "TOPIC",
+    summary: "Unsubscribe from a topic",
+    takes: "topic",
+  },
   publish: {
     aliases: ["pub"],
     usage: "TOPIC [JSON]",
     summary: "Publish to all subscribers of a topic",
     takes: "data",
   },
-  ask: {
-    aliases: ["request"],
+  request: {
+    aliases: ["ask"],
     usage: "TOPIC [JSON]",
     summary: "Send a request, and show the reply or the streamed items",
     takes: "data",

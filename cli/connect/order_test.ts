@@ -20,13 +20,13 @@ Deno.test("parseOrder() reads commands as typed", () => {
     ["unsub chat", { name: "unsubscribe", topic: "chat" }],
     ['pub chat {"a": [1, 2]}', { name: "publish", topic: "chat", data: { a: [1, 2] } }],
     ['  pub   "two words"   "text"  ', { name: "publish", topic: "two words", data: "text" }],
-    ["ask now", { name: "ask", topic: "now", data: undefined }],
-    ["request sum null", { name: "ask", topic: "sum", data: null }],
+    ["ask now", { name: "request", topic: "now", data: undefined }],
+    ["request sum null", { name: "request", topic: "sum", data: null }],
     ["send x 1", { name: "send", topic: "x", data: 1 }],
     ["presence room:a", { name: "presence", topic: "room:a", data: undefined }],
     ["exit", { name: "quit", topic: "" }],
     ['{"command": "ask", "topic": "sum", "data": [1], "id": 7}', {
-      name: "ask",
+      name: "request",
       topic: "sum",
       data: [1],
       after: undefined,
@@ -65,8 +65,8 @@ Deno.test("parseOrder() says what is wrong with a line", () => {
     ["stats now", 'Cannot stats: unexpected "now"'],
     ["{", "Cannot run: data must be JSON, received {"],
     ['{"topic": "x"}', 'Cannot run: "command" must be a string'],
-    ['{"command": "ask", "topic": 1}', "Cannot ask: topic must be a string"],
-    ['{"command": "ask"}', "Cannot ask: the topic is missing; usage: ask TOPIC [JSON]"],
+    ['{"command": "ask", "topic": 1}', "Cannot request: topic must be a string"],
+    ['{"command": "ask"}', "Cannot request: the topic is missing; usage: request TOPIC [JSON]"],
   ];
   for (const [line, message] of cases) {
     assertEquals(assertThrows(() => parseOrder(line), SyntaxError).message, message);

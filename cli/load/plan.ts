@@ -126,10 +126,10 @@ function check(plan: LoadPlan, args: Arguments): void {
     reject("--plain is a WebSocket", `--transport ${transport}`);
   }
   if (isPlain && (args.value("token") ?? args.value("token-command")) !== undefined) {
-    reject("--plain does not send tokens; use -H 'Authorization: Bearer …'", "a token");
+    reject("--plain sends no token; use -H 'Authorization: Bearer …'", "--token");
   }
   if (args.value("token") !== undefined && args.value("token-command") !== undefined) {
-    reject("only one of --token and --token-command is allowed", "both");
+    reject("--token and --token-command exclude each other", "--token-command");
   }
   if (mode !== "request" && args.value("data") !== undefined) {
     reject("--data is for --mode request", `--mode ${mode}`);

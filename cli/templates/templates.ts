@@ -220,7 +220,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
     imports: {},
   },
   board: {
-    summary: "Cards to plan with: live state, changes without a connection",
+    summary: "A planning board that works offline",
     files: {
       "README.md": boardReadme,
       "cards.ts": boardCards,

@@ -334,7 +334,7 @@ async function begin(
 
 async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
   if (options.headers !== undefined) {
-    throw new TypeError("Cannot dial MoQ: moqt: has no headers, received some");
+    throw new TypeError("Cannot dial MoQ: a moqt: URL sends no headers; use https:");
   }
   const { dialQuic } = await import("../../transport/quic/client.ts");
   const { versions, serverCertificateHashes, maxUnidirectionalStreams, signal } = options;

@@ -330,7 +330,7 @@ export function decodeAnnounceInit(body: Uint8Array): string[] {
   return decodeMessage(body, "ANNOUNCE_INIT", (fields) => {
     const count = fields.varint();
     // Each suffix has a length of at least one byte: the list never outgrows the received bytes.
-    if (count > fields.left) throw fields.fault(`expected ${count} suffixes, received fewer`);
+    if (count > fields.left) throw fields.fault(`there are fewer than ${count} suffixes`);
     if (count > MAX_INIT_SUFFIXES) {
       throw fields.fault(`at most ${MAX_INIT_SUFFIXES} suffixes are read, received ${count}`);
     }

@@ -234,19 +234,20 @@ export class BrokerLife {
     if (since !== undefined && (rejects || this.#isRefusing)) {
       const reasons = new Set([...this.#refusals.values()].map(({ reason }) => reason));
       const why = [...reasons].join("; ") || textOf(error);
-      return [`${broker} has rejected writes for ${this.#secondsSince(since)} s: ${why}`];
+      return [`${broker} has rejected writes${this.#timeSince(since)}: ${why}`];
     }
     // This is the newest error, because a server that is reachable again may reject the password.
     const newest = this.lastError ?? error;
     const reason = newest === undefined ? "the connection was lost" : textOf(newest);
     if (since !== undefined && this.#wasConnected) {
-      return [`${broker} has been unreachable for ${this.#secondsSince(since)} s: ${reason}`];
+      return [`${broker} has been unreachable${this.#timeSince(since)}: ${reason}`];
     }
     const isUnreached = since !== undefined || current.name === "connecting" && newest;
     return isUnreached ? [`${broker} has not been reached since the start: ${reason}`] : [];
   }
 
-  #secondsSince(since: number): number {
-    return Math.round((this.#runtime.now() - since) / 1_000);
+  #timeSince(since: number): string {
+    const seconds = Math.round((this.#runtime.now() - since) / 1_000);
+    return seconds === 0 ? "" : ` for ${seconds} s`;
   }
 }

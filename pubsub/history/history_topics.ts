@@ -87,7 +87,7 @@ export class HistoryTopics {
   constructor({ runtime, broker, flusher, history, sessionOf }: HistoryTopicsOptions) {
     this.#runtime = runtime;
     const routes = Object.entries(history).map(([pattern, given]) => {
-      const of = `topics: history of "${pattern}": `;
+      const of = `server: history of "${pattern}": `;
       const bounds = checkLimits(DEFAULT_BOUNDS as Bounds, given, { of });
       const history: TopicHistory = { ...bounds, pattern };
       return [pattern, {
@@ -97,11 +97,11 @@ export class HistoryTopics {
       }] as const;
     });
     this.patterns = Object.fromEntries(routes.map(([pattern, { bounds }]) => [pattern, bounds]));
-    this.#router = new TopicRouter(routes, "create topics");
+    this.#router = new TopicRouter(routes, "create server");
     if (routes.length === 0) return;
     if (broker.history === undefined) {
       throw new UnsupportedError(
-        `Cannot create topics: the ${broker.name} broker keeps no history`,
+        `Cannot create server: the ${broker.name} broker keeps no history`,
       );
     }
     this.#host = {

@@ -208,9 +208,9 @@ export class Directory<T> implements Disposable {
    * @throws {UnsupportedError} If the directory is disposed of, or the broker is closed.
    */
   open(name: string, listener: DirectoryListener<T> = () => {}): DirectoryScope<T> {
-    if (this.#isDisposed) throw new UnsupportedError("Cannot open: the directory is disposed of");
+    if (this.#isDisposed) throw new UnsupportedError("Cannot open: the directory is closed");
     if (this.#scopes.has(name)) {
-      throw new TypeError(`Cannot open: a scope must not be open already, received "${name}"`);
+      throw new TypeError(`Cannot open: the scope "${name}" is open already`);
     }
     const topic = `${INTERNAL_PREFIX}${this.#name}:${name}`;
     const scope = new OpenScope(name, topic, listener, this.#host);

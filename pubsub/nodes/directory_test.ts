@@ -301,9 +301,9 @@ Deno.test("Directory rejects invalid options", async () => {
       `${option} must be a positive integer`,
     );
   }
-  assertThrows(() => new Directory({ nodes, name: "test", read }), TypeError, "again");
+  assertThrows(() => new Directory({ nodes, name: "test", read }), TypeError, "already");
   directory.open("s");
-  assertThrows(() => directory.open("s"), TypeError, 'received "s"');
+  assertThrows(() => directory.open("s"), TypeError, 'the scope "s" is open already');
   directory[Symbol.dispose]();
   assertThrows(() => directory.open("t"), UnsupportedError);
 });

@@ -257,7 +257,7 @@ export class NodeCalls implements AsyncDisposable {
   ): Promise<Uint8Array> {
     const { timeoutMs, signal, account } = options;
     if (data.length > this.#maxBytes) throw tooLarge("request", this.#maxBytes, data.length);
-    if (this.#isClosed) throw new NodeCallError("gone", "this node must not be closed");
+    if (this.#isClosed) throw new NodeCallError("gone", "this node is closed");
     const slot = this.#callSlots.tryTake(account);
     if (typeof slot === "string") throw new NodeCallError("busy", tooMany("at this node"));
     const id = ++this.#last;
@@ -291,7 +291,7 @@ export class NodeCalls implements AsyncDisposable {
     this.#nodes.runtime.clearTimeout(this.#looking);
     this.#looking = undefined;
     for (const { reply } of this.#asked.values()) {
-      reply.reject(new NodeCallError("gone", "this node must not be closed"));
+      reply.reject(new NodeCallError("gone", "this node is closed"));
     }
     for (const { resolve } of this.#meeting.values()) resolve();
     this.#meeting.clear();
@@ -352,7 +352,7 @@ export class NodeCalls implements AsyncDisposable {
   #nodesChanged(event: NodeEvent): void {
     if (event.type === "restored") {
       for (const { reply, isSent } of this.#asked.values()) {
-        if (isSent) reply.reject(new NodeCallError("lost", "the broker must stay reachable"));
+        if (isSent) reply.reject(new NodeCallError("lost", "the broker became unreachable"));
       }
       return;
     }
@@ -393,7 +393,7 @@ export class NodeCalls implements AsyncDisposable {
       const { code } = message;
       const rule = code === "busy"
         ? tooMany("at the other node")
-        : "the other node must be able to respond";
+        : "the handler of the other node failed";
       return reply.reject(new NodeCallError(code, rule));
     }
     try {
@@ -404,7 +404,7 @@ export class NodeCalls implements AsyncDisposable {
       if (data !== undefined) reply.resolve(data);
     } catch {
       this.#ignored++;
-      reply.reject(new NodeCallError("failed", "the reply must be complete and in order"));
+      reply.reject(new NodeCallError("failed", "the reply is incomplete or out of order"));
     }
   }
 
@@ -528,15 +528,15 @@ function callKey({ node, id }: CallMessage): string {
 }
 
 function gone(node: string): NodeCallError {
-  return new NodeCallError("gone", `the node must be alive, received ${node}`);
+  return new NodeCallError("gone", `the node ${node} is gone`);
 }
 
 function silent(node: string): NodeCallError {
-  return new NodeCallError("silent", `the node must send heartbeats, received none from ${node}`);
+  return new NodeCallError("silent", `the node ${node} sends no heartbeats`);
 }
 
 function tooMany(where: string): string {
-  return `at most ${MAX_CALLS} calls may be in progress ${where}`;
+  return `${MAX_CALLS} calls are in progress ${where} already`;
 }
 
 function tooLarge(what: string, maxBytes: number, received: number): RangeError {

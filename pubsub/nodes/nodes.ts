@@ -348,7 +348,7 @@ export class Nodes implements AsyncDisposable {
   handle(kind: string, handler: (data: unknown, from: string) => unknown): Disposable {
     checkFunction("handle", "handler", handler);
     if (this.#handlers.has(kind)) {
-      throw new TypeError(`Cannot handle: a kind must have one handler, received "${kind}" again`);
+      throw new TypeError(`Cannot handle: there is a handler for "${kind}" already`);
     }
     this.#handlers.set(kind, handler);
     return { [Symbol.dispose]: () => void this.#handlers.delete(kind) };

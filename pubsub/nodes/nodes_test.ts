@@ -343,7 +343,7 @@ Deno.test("Nodes reject invalid times, and two handlers of a kind", async () => 
   }
   const { nodes } = bench.join();
   const handling = nodes.handle("q", () => {});
-  assertThrows(() => nodes.handle("q", () => {}), TypeError, 'received "q" again');
+  assertThrows(() => nodes.handle("q", () => {}), TypeError, 'there is a handler for "q" already');
   handling[Symbol.dispose]();
   nodes.handle("q", () => {});
 });

@@ -658,6 +658,6 @@ export function copyPresenceData(
   if (bytes <= maxBytes) return copy;
   throw new RangeError(
     `Cannot ${verb}: the data of a presence must have at most ${maxBytes} bytes as JSON, ` +
-      `received ${bytes} bytes`,
+      `received ${bytes}`,
   );
 }

@@ -106,7 +106,7 @@ const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
  *   session that joins receives the list with the next notice, in parts if it is long; see
  *   {@linkcode RoomOptions}. One interval carries at most 64 KiB of data; the rest follows in the
  *   next interval.
- * - **Limits:** the name of a room must not begin with `presence:`, and can be at most 246 bytes
+ * - **Limits:** the name of a room must not start with `presence:`, and can be at most 246 bytes
  *   long, so that the topic of its notices is not too long.
  * - **Nodes:** a room includes the members on all nodes that the presence knows. Each node sends
  *   notices to its own sessions. A session that joins receives the list once the other nodes have
@@ -387,7 +387,7 @@ export class Rooms implements Disposable {
     checkTopic(room, verb, Infinity);
     if (room.startsWith(PRESENCE_PREFIX)) {
       throw new TypeError(
-        `Cannot ${verb}: the name of a room must not begin with "${PRESENCE_PREFIX}", received "${room}"`,
+        `Cannot ${verb}: the name of a room must not start with "${PRESENCE_PREFIX}", received "${room}"`,
       );
     }
     const maxBytes = this.#topics.maxTopicBytes - PRESENCE_PREFIX.length;
@@ -395,7 +395,7 @@ export class Rooms implements Disposable {
     if (bytes > maxBytes) {
       throw new RangeError(
         `Cannot ${verb}: the name of a room must have at most ${maxBytes} bytes, ` +
-          `so that "${PRESENCE_PREFIX}" fits before it, received ${bytes} bytes`,
+          `so that "${PRESENCE_PREFIX}" fits before it, received ${bytes}`,
       );
     }
   }
@@ -436,7 +436,7 @@ export class Rooms implements Disposable {
     }
     if (known.size >= MAX_ROOMS_WITH_DATA && !known.has(room)) {
       throw new QueueFullError(
-        `Cannot update: a session may have data in at most ${MAX_ROOMS_WITH_DATA} rooms, received one more`,
+        `Cannot update: the session has data in ${MAX_ROOMS_WITH_DATA} rooms already`,
       );
     }
     known.set(room, data);

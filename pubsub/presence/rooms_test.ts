@@ -312,10 +312,10 @@ Deno.test("Rooms rejects invalid room names", async () => {
     const act of [(name: string) => rooms.join(session, name), (n: string) => rooms.publish(n)]
   ) {
     assertThrows(() => act(""), TypeError, "must be a non-empty string");
-    assertThrows(() => act("presence:chat"), TypeError, 'must not begin with "presence:"');
+    assertThrows(() => act("presence:chat"), TypeError, 'must not start with "presence:"');
     assertThrows(() => act("x".repeat(247)), RangeError, "at most 246 bytes");
-    assertThrows(() => act("é".repeat(124)), RangeError, "received 248 bytes");
-    assertThrows(() => act("x".repeat(1_000)), RangeError, "received 1000 bytes");
+    assertThrows(() => act("é".repeat(124)), RangeError, "received 248");
+    assertThrows(() => act("x".repeat(1_000)), RangeError, "received 1000");
   }
   assert(rooms.join(session, "é".repeat(123)));
 });

@@ -1,4 +1,5 @@
 /** Options for admitting sessions, and their checks. */
+import { describe } from "../../base/error_text.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { AuthenticationError } from "../../errors.ts";
 import type { Contract } from "../../session/contract.ts";
@@ -284,7 +285,7 @@ export function checkAdmissionOptions<V, C extends Contract>(
   if (!Array.isArray(keepHeaders)) {
     throw new TypeError(
       `Cannot create server: keepHeaders must be "all" or an array of names, received ${
-        typeof keepHeaders === "string" ? `"${keepHeaders}"` : typeof keepHeaders
+        typeof keepHeaders === "string" ? `"${keepHeaders}"` : describe(keepHeaders)
       }`,
     );
   }

@@ -190,9 +190,9 @@ export function jwt(options: JwtOptions): JwtAuthentication {
   const { jwks, secret, clockToleranceMs = 0 } = options;
   if ((jwks === undefined) === (secret === undefined)) {
     throw new TypeError(
-      `Cannot create jwt: either jwks or secret is needed, received ${
-        jwks === undefined ? "neither" : "both"
-      }`,
+      jwks === undefined
+        ? "Cannot create jwt: jwks or secret is missing"
+        : "Cannot create jwt: jwks and secret exclude each other",
     );
   }
   const runtime = options.runtime ?? platformRuntime();
@@ -248,7 +248,7 @@ function bySecret(
 ): Verify {
   const key = typeof secret === "string" ? new TextEncoder().encode(secret) : secret.slice();
   if (algorithms.length === 0) {
-    throw new TypeError("Cannot create jwt: algorithms must be given with a secret, received none");
+    throw new TypeError('Cannot create jwt: a secret needs algorithms, such as ["HS256"]');
   }
   for (const algorithm of algorithms) {
     if (!Object.hasOwn(MIN_SECRET_BYTES, algorithm)) {
@@ -276,7 +276,7 @@ function byKeySet(
   if (unfit !== undefined || algorithms?.length === 0) {
     throw new TypeError(
       "Cannot create jwt: algorithms must be those of public keys with jwks, such as RS256, received " +
-        (unfit === undefined ? "none" : `"${unfit}"`),
+        (unfit === undefined ? "[]" : `"${unfit}"`),
     );
   }
   const keySet = createRemoteJWKSet(url, {

@@ -308,13 +308,13 @@ Deno.test("jwt() allows for clocks that differ", async () => {
 Deno.test("jwt() rejects contradictory options", () => {
   const jwks = "https://login.example.com/jwks.json";
   const types: [options: JwtOptions, text: string][] = [
-    [{}, "either jwks or secret is needed, received neither"],
-    [{ jwks, secret: SECRET }, "either jwks or secret is needed, received both"],
-    [{ secret: SECRET }, "algorithms must be given with a secret, received none"],
-    [{ secret: SECRET, algorithms: [] }, "algorithms must be given with a secret"],
+    [{}, "jwks or secret is missing"],
+    [{ jwks, secret: SECRET }, "jwks and secret exclude each other"],
+    [{ secret: SECRET }, "a secret needs algorithms"],
+    [{ secret: SECRET, algorithms: [] }, "a secret needs algorithms"],
     [{ secret: SECRET, algorithms: ["none"] }, 'received "none"'],
     [{ secret: SECRET, algorithms: ["HS256", "RS256"] }, 'received "RS256"'],
-    [{ jwks, algorithms: [] }, "received none"],
+    [{ jwks, algorithms: [] }, "received []"],
     [{ jwks, algorithms: ["RS256", "none"] }, 'received "none"'],
     [{ jwks, algorithms: ["HS256"] }, 'received "HS256"'],
     [{ jwks: "/jwks.json" }, 'jwks must be a URL of HTTP, received "/jwks.json"'],

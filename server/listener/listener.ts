@@ -213,7 +213,7 @@ export class ServerListener {
   rotate(certificate: Certificate): void {
     if (this.#webTransport !== undefined) return this.#webTransport.rotate(certificate);
     if (this.#retrying === undefined) {
-      throw new TypeError("Cannot rotate certificate: WebTransport must be on, received none");
+      throw new TypeError("Cannot rotate certificate: WebTransport is off");
     }
     checkCertificate(certificate, "rotate certificate: the new one");
     this.#certificate = certificate;

@@ -178,7 +178,7 @@ class WorkerProgram {
     });
     if (this.#server === undefined) {
       throw new TypeError(
-        `Cannot serve workers: the default function of ${module} must call serve, received no call`,
+        `Cannot serve workers: the default function of ${module} did not call serve`,
       );
     }
     return this.#facts();
@@ -186,12 +186,12 @@ class WorkerProgram {
 
   #serve<V, C extends Contract>(options: Omit<ServeOptions<V, C>, SharedOption>): Server<V, C> {
     if (this.#server !== undefined) {
-      throw new TypeError("Cannot serve: a worker must serve once, received a second call");
+      throw new TypeError("Cannot serve: the worker has called serve already");
     }
     for (const [name, value] of Object.entries(options)) {
       if (!Object.hasOwn(SHARED, name) || value === undefined) continue;
       throw new TypeError(
-        `Cannot serve: ${name} must be an option of serveWorkers, received one of a worker`,
+        `Cannot serve: ${name} is an option of serveWorkers, not of a worker`,
       );
     }
     const { index, listen, hasUdp } = this.#init;
@@ -271,7 +271,7 @@ async function load(module: string): Promise<{ readonly default?: unknown }> {
   try {
     return await import(module);
   } catch (cause) {
-    const message = `Cannot serve workers: ${module} must load, received "${textOf(cause)}"`;
+    const message = `Cannot serve workers: ${module} did not load: ${textOf(cause)}`;
     throw new TypeError(message, { cause });
   }
 }

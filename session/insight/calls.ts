@@ -10,8 +10,8 @@ import type { WaitOptions } from "../types.ts";
 /** The options of each call, as in `SessionCalls`. */
 export interface InsightCalls {
   readonly "grant credit": { readonly direction: StreamDirection };
-  readonly "make structured datagrams": StructuredDatagramsOptions<Registry>;
-  readonly "make structured stream": StructuredStreamOptions<Registry>;
+  readonly "create structured datagrams": StructuredDatagramsOptions<Registry>;
+  readonly "create structured stream": StructuredStreamOptions<Registry>;
   readonly "monitor health": Pick<WaitOptions, "signal"> & {
     readonly intervalMs?: number | undefined;
   };
@@ -24,8 +24,8 @@ export const NAMES: {
   readonly [Call in keyof InsightCalls]: { readonly [Name in keyof InsightCalls[Call]]-?: 1 };
 } = {
   "grant credit": { direction: 1 },
-  "make structured datagrams": { codec: 1, maxQueued: 1, onInvalid: 1, registry: 1 },
-  "make structured stream": {
+  "create structured datagrams": { codec: 1, maxQueued: 1, onInvalid: 1, registry: 1 },
+  "create structured stream": {
     codec: 1,
     endMark: 1,
     maxMessageBytes: 1,

@@ -64,7 +64,7 @@ export async function structuredStream<R extends Registry>(
   session: CheckedSession,
   options: StructuredStreamOptions<R>,
 ): Promise<streams.StructuredStream<R>> {
-  check(session[internals], "make structured stream", options);
+  check(session[internals], "create structured stream", options);
   return await streams.structuredStream(session, options);
 }
 
@@ -73,6 +73,6 @@ export function structuredDatagrams<R extends Registry>(
   session: CheckedSession,
   options: StructuredDatagramsOptions<R>,
 ): datagrams.StructuredDatagrams<R> {
-  check(session[internals], "make structured datagrams", options);
+  check(session[internals], "create structured datagrams", options);
   return datagrams.structuredDatagrams(session, options);
 }

@@ -201,7 +201,7 @@ export class Mutations<C extends Contract = Contract> {
     const inputs = mutationInputs(contract);
     if (inputs.size === 0) {
       throw new TypeError(
-        `Cannot ${VERB}: a state of the contract must have mutations, received none; write ` +
+        `Cannot ${VERB}: no state of the contract has mutations; write ` +
           '{ state: { "hall:{id}": { collections: {}, mutations: { claimSeat: schema } } } }',
       );
     }
@@ -214,7 +214,7 @@ export class Mutations<C extends Contract = Contract> {
     const unknown = Object.keys(functions).find((name) => !inputs.has(name));
     if (unknown !== undefined) {
       throw new TypeError(
-        `Cannot ${VERB}: the contract must name each mutation, received the function "${unknown}"`,
+        `Cannot ${VERB}: the contract has no mutation "${unknown}"`,
       );
     }
     this.contract = contract;
@@ -348,18 +348,17 @@ function isDevelopment(): boolean {
 export function checkInput(contract: Contract, id: string, { name, input }: MutationRun): unknown {
   const { mutations = {} } = compileStates(contract)?.match(id) ?? {};
   if (!Object.hasOwn(mutations, name)) {
-    const names = Object.keys(mutations).join(", ") || "none";
+    const names = Object.keys(mutations).join(", ");
     throw new RequestError(
       "unknown-mutation",
-      `The state "${id}" has no such mutation: it must be one of ${names}, received ` +
-        describe(name),
+      `The state "${id}" has no such mutation: ${names ? `it has ${names}` : "it has none"}`,
     );
   }
   const outcome = validate(schemaOf(mutations[name]), input);
   const judge = (judged: Awaited<typeof outcome>) => {
     if (judged.ok) return judged.value;
     const { message, path } = judged;
-    const text = `The input of the mutation "${name}" must fit the contract: ${message}`;
+    const text = `The input of the mutation "${name}" does not fit the contract: ${message}`;
     throw new RequestError("invalid", text, { path });
   };
   return outcome instanceof Promise ? outcome.then(judge) : judge(outcome);
@@ -383,7 +382,7 @@ export function mutationInputs(contract: Contract): ReadonlyMap<string, Standard
       reject(pattern, 'writes must be "rows" or "mutations"', `"${writes}"`);
     }
     if (writes === "mutations" && mutations === undefined) {
-      reject(pattern, 'writes: "mutations" needs mutations', "none");
+      reject(pattern, 'writes: "mutations" needs mutations', "undefined");
     }
     for (const [name, input] of Object.entries(mutations ?? {} as MutationInputs)) {
       if (!/^[A-Za-z_]\w{0,63}$/.test(name) || RESERVED.has(name)) {

@@ -125,13 +125,13 @@ export const SESSION_KINDS: {
   close: CLOSE_SESSION,
   drain: { ...CLOSE_SESSION, retryAfterMs: TIME, withinMs: TIME },
   "grant credit": { direction: ["bidirectional", "unidirectional"] },
-  "make structured datagrams": {
+  "create structured datagrams": {
     codec: "object",
     maxQueued: POSITIVE,
     onInvalid: "function",
     registry: "object",
   },
-  "make structured stream": {
+  "create structured stream": {
     ...OPEN_STREAM,
     codec: "object",
     endMark: "boolean",

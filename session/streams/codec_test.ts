@@ -8,8 +8,8 @@ Deno.test("jsonCodec preserves JSON values", () => {
 });
 
 Deno.test("jsonCodec.encode() throws for values that JSON cannot hold", () => {
-  for (const value of [undefined, () => 1, Symbol("a")]) {
-    assertThrows(() => jsonCodec.encode(value), TypeError, `received ${typeof value}`);
+  for (const [name, value] of [["undefined"], ["a function", () => 1], ["symbol", Symbol("a")]]) {
+    assertThrows(() => jsonCodec.encode(value), TypeError, `received ${String(name)}`);
   }
   assertThrows(() => jsonCodec.encode(1n), TypeError);
 });

@@ -72,7 +72,7 @@ export function compileRegistry(registry: Registry): CompiledRegistry {
     schemas.set(type, schema!);
   }
   if (schemas.size === 0) {
-    reject("it must have a schema for at least one type", isObject ? "none" : describe(registry));
+    reject("it must have a schema for at least one type", isObject ? "{}" : describe(registry));
   }
   return schemas;
 }

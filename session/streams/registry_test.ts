@@ -66,7 +66,7 @@ Deno.test("compileRegistry() names the invalid number", () => {
     [{ 3: null }, "type 3 must have a schema, received null"],
     [{ 4: {} }, "type 4 must have a schema, received object"],
     [{ 5: { "~standard": {} } }, "type 5 must have a schema, received object"],
-    [{}, "it must have a schema for at least one type, received none"],
+    [{}, "it must have a schema for at least one type, received {}"],
     [null, "at least one type, received null"],
     [undefined, "at least one type, received undefined"],
     ["abc", "at least one type, received string"],

@@ -106,18 +106,18 @@ export async function structuredStream<R extends Registry>(
   checkCodec(codec, "structured stream");
   if (!Number.isInteger(maxMessageBytes) || maxMessageBytes < 1 || maxMessageBytes > MAX_LENGTH) {
     const rule = `maxMessageBytes must be an integer from 1 to ${MAX_LENGTH}`;
-    throw new RangeError(`Cannot make structured stream: ${rule}, received ${maxMessageBytes}`);
+    throw new RangeError(`Cannot create structured stream: ${rule}, received ${maxMessageBytes}`);
   }
   const { endMark = session.connection.protocol === SKEIN_PROTOCOL, onInvalid = "throw" } = rest;
   if (typeof onInvalid !== "function" && onInvalid !== "throw" && onInvalid !== "skip") {
     const rule = 'onInvalid must be "throw", "skip" or a function';
-    throw new TypeError(`Cannot make structured stream: ${rule}, received "${onInvalid}"`);
+    throw new TypeError(`Cannot create structured stream: ${rule}, received "${onInvalid}"`);
   }
   const { stream: given } = rest;
   // Tested with `in`, because a connection creates the ends on first access.
   if (given && !given.direct && !("readable" in given && "writable" in given)) {
     const rule = "stream must have a readable and a writable end";
-    throw new TypeError(`Cannot make structured stream: ${rule}, received ${describe(given)}`);
+    throw new TypeError(`Cannot create structured stream: ${rule}, received ${describe(given)}`);
   }
   const { signal, timeoutMs, sendOrder } = rest;
   const stream = given ?? await session.createBidirectionalStream({ signal, timeoutMs, sendOrder });

@@ -89,17 +89,17 @@ export function structuredDatagrams<R extends Registry>(
   checkCodec(codec, "structured datagrams");
   if (!Number.isInteger(maxQueued) || maxQueued < 1) {
     const rule = "maxQueued must be a positive integer";
-    throw new RangeError(`Cannot make structured datagrams: ${rule}, received ${maxQueued}`);
+    throw new RangeError(`Cannot create structured datagrams: ${rule}, received ${maxQueued}`);
   }
   const { connection, datagrams } = session;
   if (connection.capabilities.datagrams === "none") {
     throw new UnsupportedError(
-      `Cannot make structured datagrams: a ${connection.transport} connection has none; see capabilities`,
+      `Cannot create structured datagrams: a ${connection.transport} connection has none; see capabilities`,
     );
   }
   if (datagrams.readable.locked) {
     throw new TypeError(
-      "Cannot make structured datagrams: the session's datagrams must have no other reader",
+      "Cannot create structured datagrams: the session's datagrams must have no other reader",
     );
   }
   const inTime = <T>(checked: Promise<T>) => session[internals].inTime(SCHEMA, checked);

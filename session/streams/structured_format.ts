@@ -40,7 +40,7 @@ export function checkCodec(codec: Codec, what: string): void {
   if (typeof encode === "function" && typeof decode === "function") return;
   const rule = "codec must have the methods encode and decode";
   throw new TypeError(
-    `Cannot make ${what}: ${rule}, received ${describe(codec)}`,
+    `Cannot create ${what}: ${rule}, received ${describe(codec)}`,
   );
 }
 

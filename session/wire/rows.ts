@@ -146,7 +146,7 @@ export function retryAfterMsOf(result: WriteResult): number | undefined {
  */
 export function checkRowName(verb: string, what: string, name: string): void {
   if (typeof name !== "string") {
-    throw new TypeError(`Cannot ${verb}: ${what} must be a text, received ${describe(name)}`);
+    throw new TypeError(`Cannot ${verb}: ${what} must be a string, received ${describe(name)}`);
   }
   const bytes = utf8Length(name);
   if (bytes > 0 && bytes <= MAX_ROW_NAME_BYTES) return;

@@ -82,7 +82,7 @@ export class TopicPattern<P extends string = string> {
       if (index % 2 === 0) {
         if (/[{}]/.test(piece)) rule = "braces must come in pairs";
         else if (piece.includes("*")) {
-          rule = "a parameter must have a name, such as {name}, and no *";
+          rule = "a pattern has parameters such as {name}, and no *";
         } else if (!piece && index > 0 && index < pieces.length - 1) {
           rule = "parameters must have text between them";
         }

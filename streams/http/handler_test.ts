@@ -78,7 +78,7 @@ Deno.test("DurableStreamsHandler() rejects unknown keys, and brokers without log
   assertThrows(
     () => new DurableStreamsHandler({ ...options, broker }),
     TypeError,
-    "must keep logs",
+    "stores no durable streams",
   );
 });
 

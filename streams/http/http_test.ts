@@ -94,7 +94,7 @@ Deno.test("serve() rejects malformed options of durable streams", () => {
     [{ path: "/streams", maxReader: 1 }, 'unknown option "maxReader"; did you mean "maxReaders"?'],
     [{ path: "/streams", keep: { record: 1 } }, 'unknown option "record" in keep'],
     [{ path: "/streams", authorize: true }, "authorize must be a function"],
-    [{ path: "/streams" }, "Cannot mount durableStreams(): the broker must keep logs", broker],
+    [{ path: "/streams" }, "Cannot mount durableStreams(): the broker", broker],
   ];
   for (const [durableStreams, text, broker] of cases) {
     const create = () =>

@@ -351,7 +351,7 @@ export class StreamLogs implements AsyncDisposable {
     const logs = logsOf(broker);
     if (logs === undefined) {
       throw new UnsupportedError(
-        `Cannot keep durable streams: the ${broker.name} broker keeps no logs`,
+        `Cannot create server: the ${broker.name} broker stores no durable streams`,
       );
     }
     this.#runtime = runtime;
@@ -435,7 +435,7 @@ export class StreamLogs implements AsyncDisposable {
     checkId(id);
     if (options.keyed !== undefined && !this.keepsRows) {
       throw new UnsupportedError(
-        `Cannot create a keyed stream: the ${this.#broker.name} broker keeps no rows`,
+        `Cannot create stream: the ${this.#broker.name} broker stores no keyed streams`,
       );
     }
     const { identity = this.newIdentity(), fork } = options;
@@ -1124,7 +1124,7 @@ export class StreamLogs implements AsyncDisposable {
 
   #enter(id: string): FollowedStream {
     if (this.#isClosed) {
-      throw new UnsupportedError("Cannot follow a durable stream: the server is closed");
+      throw new UnsupportedError("Cannot read stream: the server is closed");
     }
     let followed = this.#followed.get(id);
     if (followed === undefined) {
@@ -1145,7 +1145,7 @@ export class StreamLogs implements AsyncDisposable {
     } catch (error) {
       if (!(error instanceof TimeoutError)) throw error;
       throw new BrokerError(
-        `Cannot follow a durable stream: the broker must respond within ${READY_MS} ms`,
+        `Cannot read stream: no reply from the broker within ${READY_MS} ms`,
         { cause: error },
       );
     }
@@ -1270,6 +1270,23 @@ function deletedRow(id: string, identity: string): string {
 
 export const NO_SPACE = "this server has no room for more bytes of streams and histories";
 
+/** Results of appends and creations, in words. */
+const OUTCOMES: Readonly<Record<string, string>> = {
+  "bad-offset": "the offset is beyond the end of the source",
+  deleted: "a stream with this id was deleted",
+  full: "the rows need more than maxStreamBytes",
+  "no-space": NO_SPACE,
+  "other-type": "the source has another content type",
+  "too-deep": "the source is itself a fork of too many levels",
+  "too-many": "there are too many durable streams (maxStreams)",
+  "too-many-rows": "there are more rows than maxRows",
+};
+
+/** Says why a stream was not created or changed. */
+export function outcomeText({ kind }: { readonly kind: string }): string {
+  return OUTCOMES[kind] ?? "another program has changed the stream";
+}
+
 /** Code of a stream whose writer stopped renewing its lease. */
 export const WRITER_LOST = "writer-lost";
 
@@ -1282,7 +1299,7 @@ export function isId(id: string): boolean {
 function checkId(id: string): void {
   if (isId(id)) return;
   throw new RangeError(
-    `Cannot name a durable stream: the id must have 1 to ${MAX_LOG_ID_BYTES} bytes, be ` +
+    `Cannot use stream: the id must have 1 to ${MAX_LOG_ID_BYTES} bytes, be ` +
       `well-formed and have no zero characters, received ${utf8Length(id)} bytes`,
   );
 }

@@ -102,7 +102,7 @@ Deno.test("StreamLogs rejects a broker without logs", () => {
   assertThrows(
     () => new StreamLogs({ runtime: platformRuntime(), broker, bounds, onError() {} }),
     UnsupportedError,
-    "Cannot keep durable streams: the memory broker keeps no logs",
+    "Cannot create server: the memory broker stores no durable streams",
   );
 });
 
@@ -136,7 +136,7 @@ Deno.test("StreamLogs sends no invalid stream id to the broker", async () => {
     assertEquals(await bench.read(id), "missing");
     assertEquals(await next(bench.follow(id)), "missing");
     assertEquals(await bench.streams.delete(id), "missing");
-    await assertRejects(() => bench.streams.create(id, {}), RangeError, "Cannot name a durable");
+    await assertRejects(() => bench.streams.create(id, {}), RangeError, "Cannot use stream");
   }
 });
 

@@ -13,7 +13,12 @@ import {
   MAX_VERSION_BYTES,
 } from "../logs/change_message.ts";
 import type { LogInfo, LogPage, RowChange } from "../logs/log.ts";
-import type { RowForms, StreamAppended, StreamLogs } from "../logs/stream_logs.ts";
+import {
+  outcomeText,
+  type RowForms,
+  type StreamAppended,
+  type StreamLogs,
+} from "../logs/stream_logs.ts";
 import type { ChangeGate } from "./gate.ts";
 import { RETRY_MS, serverClosed } from "./rejections.ts";
 import { encodeRow } from "../../session/rows/row_values.ts";
@@ -501,8 +506,9 @@ class Mark {
     return result;
   }
 
-  #rejection({ kind }: StreamAppended): RequestError {
-    return new RequestError("full", `Cannot migrate the rows of "${this.id}": ${kind}`);
+  #rejection(result: StreamAppended): RequestError {
+    const why = outcomeText(result);
+    return new RequestError("full", `Cannot migrate the rows of "${this.id}": ${why}`);
   }
 
   #next(by: string): string {

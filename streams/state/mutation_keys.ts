@@ -75,7 +75,7 @@ export class KeyMark implements Mark {
       throw new RequestError(
         "too-many",
         "Cannot mutate: the state remembers each Idempotency-Key for at least " +
-          `${MIN_KEY_MS / 1_000} s, and has no room for another one of this caller`,
+          `${MIN_KEY_MS / 1_000} s, and this caller has used ${MAX_KEYS} in this time`,
         { retryAfterMs: leftMs },
       );
     }
@@ -103,8 +103,7 @@ export class KeyMark implements Mark {
     if (known.startsWith(this.#name + this.#print)) return version;
     throw new RequestError(
       "key-reused",
-      "Cannot mutate: an Idempotency-Key must belong to one mutation and one input, received the " +
-        "key of another one",
+      "Cannot mutate: the Idempotency-Key was used for another mutation or input",
     );
   }
 

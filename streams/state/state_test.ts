@@ -395,7 +395,7 @@ Deno.test("State rejects names, values and transactions that do not fit", async 
   await using board = await statesOf(one).open("board:1");
   const cards = board.collection("cards");
   assertThrows(() => board.collection(""), RangeError, "name must have 1 to 1024 bytes");
-  assertThrows(() => board.collection(1 as never), TypeError, "name must be a text, received 1");
+  assertThrows(() => board.collection(1 as never), TypeError, "name must be a string, received 1");
   await assertRejects(() => cards.set("x".repeat(1_025), 1), RangeError, "key must have 1 to 1024");
   await assertRejects(() => cards.delete(""), RangeError, "key must have 1 to 1024 bytes");
   await assertRejects(

@@ -6,7 +6,7 @@ import { overShareReason } from "../logs/log_shares.ts";
 import { damaged } from "../logs/sound_logs.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { JSON_TYPE } from "../logs/rules.ts";
-import { NO_SPACE, type StreamLogs } from "../logs/stream_logs.ts";
+import { outcomeText, type StreamLogs } from "../logs/stream_logs.ts";
 import { type CompleteRows, LiveRows, namedRows, pickRows, type PresentRows } from "./live_rows.ts";
 import { KeptRows } from "./kept_rows.ts";
 import { RETRY_MS, serverClosed } from "./rejections.ts";
@@ -15,8 +15,6 @@ import { encodeInitial, type InitialRows, type UnwrittenStates } from "./unwritt
 
 /** Maximum size of the rows that a server reads at a time for a client's write, in bytes. */
 export const PAGE_BYTES = 262_144;
-
-const TOO_MANY = "there are too many durable streams (maxStreams)";
 
 /** Parts of {@linkcode States}. */
 export interface StatesParts extends StateParts {
@@ -259,7 +257,9 @@ export class States {
       if (identity !== undefined) return identity;
     }
     const first = unwritten.firstRows([changes]);
-    if ("kind" in first) throw new RequestError("full", `Cannot open state "${id}": ${first.kind}`);
+    if ("kind" in first) {
+      throw new RequestError("full", `Cannot open state "${id}": ${outcomeText(first)}`);
+    }
     const created = await logs.create(id, { ...first, contentType: JSON_TYPE, keyed: tail });
     if (created.kind === "created") return created.info.identity;
     if (created.kind === "exists") {
@@ -271,7 +271,7 @@ export class States {
     }
     const reason = created.kind === "over-share"
       ? overShareReason("open state", created)
-      : `Cannot open state "${id}": ${created.kind === "no-space" ? NO_SPACE : TOO_MANY}`;
+      : `Cannot open state "${id}": ${outcomeText(created)}`;
     throw new RequestError("full", reason);
   }
 }
@@ -280,6 +280,6 @@ export class States {
 export function unknownState(verb: string, id: string): RequestError {
   return new RequestError(
     "not-found",
-    `Cannot ${verb}: the id must fit a pattern of the contract's section state, received "${id}"`,
+    `Cannot ${verb}: "${id}" fits no pattern of the contract's states`,
   );
 }

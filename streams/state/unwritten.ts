@@ -15,6 +15,7 @@ import { rowsStateOf } from "../logs/rows.ts";
 import { JSON_TYPE, recordBytes } from "../logs/rules.ts";
 import {
   isId,
+  outcomeText,
   type StreamAppended,
   type StreamBounds,
   type StreamCreated,
@@ -238,7 +239,7 @@ class Unwritten implements Disposable {
       if (options.identity !== undefined) return result;
       attempt++;
     }
-    const message = `Cannot write state: others create and delete "${id}" all the time`;
+    const message = `Cannot write state: other programs create and delete "${id}" repeatedly`;
     throw new RequestError("unavailable", message, { retryAfterMs: RETRY_MS });
   }
 
@@ -253,7 +254,7 @@ class Unwritten implements Disposable {
     const created = await this.#create({ view, create: (make) => make(undefined) });
     if (typeof created === "string") return undefined;
     if (created.kind === "appended") return created.info.identity;
-    throw new RequestError("full", `Cannot open state "${this.#id}": ${created.kind}`);
+    throw new RequestError("full", `Cannot open state "${this.#id}": ${outcomeText(created)}`);
   }
 
   [Symbol.dispose](): void {
@@ -311,7 +312,7 @@ class Unwritten implements Disposable {
       default:
         throw new RequestError(
           "full",
-          `Cannot write state: this server has no room for "${this.#id}": ${created.kind}`,
+          `Cannot write state: this server has no room for "${this.#id}": ${outcomeText(created)}`,
         );
     }
   }
@@ -327,7 +328,7 @@ class Unwritten implements Disposable {
     const read = async () => {
       const changes = await encodeInitial(id, await onOpen?.({ id }), this.#parts);
       const first = this.#parts.firstRows([changes]);
-      if ("kind" in first) throw new RangeError(`Cannot open state: the rows are ${first.kind}`);
+      if ("kind" in first) throw new RangeError(`Cannot open state: ${outcomeText(first)}`);
       return new FirstView(pageOf(first, { tail, identity: logs.newIdentity() }), changes);
     };
     try {
@@ -339,7 +340,7 @@ class Unwritten implements Disposable {
     } catch (cause) {
       closed.throwIfAborted();
       report(cause);
-      const message = `Cannot open state "${id}": the server cannot tell its first rows now`;
+      const message = `Cannot open state "${id}": onOpen of its first rows failed or took too long`;
       throw new RequestError("unavailable", message, { retryAfterMs: RETRY_MS, cause });
     }
   }

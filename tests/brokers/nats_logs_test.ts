@@ -432,8 +432,12 @@ test("reports messages of other programs, and still lists other logs", async ({ 
   const other = await connectNats({ servers });
   await other.request("skein.logs.spoiled", "noise");
   await other.request("skein.due.0.noise", "noise");
-  await assertRejects(() => read(broker.logs, "spoiled"), BrokerError, "must begin with a state");
-  await assertRejects(() => append(broker.logs, "spoiled", ["a"]), BrokerError, "must begin");
+  await assertRejects(
+    () => read(broker.logs, "spoiled"),
+    BrokerError,
+    "does not start with a state",
+  );
+  await assertRejects(() => append(broker.logs, "spoiled", ["a"]), BrokerError, "does not start");
   await until(async () => (await broker.logs.overdue({ limit: 9 })).includes("whole"));
   await using hearing = new Hearing(broker, logTopic("whole"));
   await hearing.ready;

@@ -266,7 +266,7 @@ Deno.test("NatsBroker() rejects unknown and misplaced options", () => {
   const servers = "127.0.0.1:1";
   const cases: [source: object, options: object, text: string][] = [
     [{ servers }, { maxWaitng: 1 }, 'unknown option "maxWaitng"; did you mean "maxWaiting"?'],
-    [{ servers, prefix: "a" }, {}, "prefix must be in the second argument"],
+    [{ servers, prefix: "a" }, {}, "prefix belongs into the second argument"],
     [{ server: servers }, {}, "either servers or a connection is needed, received server"],
     [{}, {}, "either servers or a connection is needed, received {}"],
     [{ servers: ["wss://nats:443"] }, {}, "needs the option connect, received wss://nats:443"],

@@ -313,7 +313,7 @@ Deno.test({
     const { current } = broker.status;
     assertEquals(current.name === "interrupted" && current.cannotStart, undefined);
     assertMatch(broker.issues().join(), NEWER);
-    await assertRejects(() => broker.store!.newest("key", 1), BrokerError, "has another version");
+    await assertRejects(() => broker.store!.newest("key", 1), BrokerError, "another version");
     broker.publish({ topic: "news", payload: "waits" });
     await store.setMark("1");
     await until(() => received.length === 1);

@@ -283,23 +283,23 @@ function moduleOf(source: string): URL {
 
 for (
   const [what, module, message] of [
-    ["does not load", new URL("../workers/missing.ts", import.meta.url), "must load, received"],
+    ["does not load", new URL("../workers/missing.ts", import.meta.url), "did not load: "],
     ["throws", moduleOf('throw new Error("No database")'), "No database"],
     [
       "has no default export",
       moduleOf("export const x = 1"),
       "must be a function, received undefined",
     ],
-    ["does not serve", moduleOf("export default () => {}"), "must call serve"],
+    ["does not serve", moduleOf("export default () => {}"), "did not call serve"],
     [
       "serves twice",
       moduleOf("export default ({ serve }) => { serve(); serve(); }"),
-      "must serve once",
+      "has called serve already",
     ],
     [
       "chooses a port",
       moduleOf("export default ({ serve }) => { serve({ port: 9 }); }"),
-      "port must be an option of serveWorkers",
+      "port is an option of serveWorkers",
     ],
     [
       "has a mistyped option",

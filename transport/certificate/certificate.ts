@@ -30,7 +30,7 @@ export function checkCertificate(
   const own = readPem(cert, `${what} must have a cert`, (pem) => new X509Certificate(pem));
   const secret = readPem(key, `${what} must have a key`, createPrivateKey);
   if (!own.checkPrivateKey(secret)) {
-    throw new TypeError(`Cannot ${what} must have the key of its cert, received another key`);
+    throw new TypeError(`Cannot ${what} has the key of another certificate`);
   }
 }
 

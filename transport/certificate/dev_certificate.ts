@@ -1,4 +1,5 @@
 /** Creates and renews a development certificate, which browsers trust by its hash. */
+import { describe } from "../../base/error_text.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import { checkOptions, integer, RUNTIME } from "../../base/options/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
@@ -126,7 +127,7 @@ const OPTIONS: OptionKinds<DevCertificateOptions> = {
  * ```
  */
 export function devCertificate(options: DevCertificateOptions = {}): DevCertificate {
-  checkOptions("make certificate", options, OPTIONS);
+  checkOptions("create certificate", options, OPTIONS);
   const wanted = checked(options);
   const { cacheFolder = userCacheFolder(), renew = false } = options;
   const file = cacheFolder == null ? undefined : new CertificateFile(cacheFolder);
@@ -151,9 +152,9 @@ export function devCertificate(options: DevCertificateOptions = {}): DevCertific
 function checked(options: DevCertificateOptions): CertificateSpec {
   const { names = DEFAULT_NAMES, days = MAX_DAYS, cacheFolder } = options;
   const { runtime = platformRuntime(), now = new Date(runtime.now()) } = options;
-  const fail = (rule: string) => `Cannot make certificate: ${rule}`;
+  const fail = (rule: string) => `Cannot create certificate: ${rule}`;
   if (!Array.isArray(names) || names.some((name) => typeof name !== "string")) {
-    throw new TypeError(fail(`names must be an array of strings, received ${typeof names}`));
+    throw new TypeError(fail(`names must be an array of strings, received ${describe(names)}`));
   }
   if (names.length === 0 || names.length > MAX_NAMES) {
     throw new RangeError(fail(`names must be 1 to ${MAX_NAMES}, received ${names.length}`));

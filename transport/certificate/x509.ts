@@ -181,7 +181,7 @@ function generalName(name: string): Uint8Array {
   if (address !== undefined) return value(IP_ADDRESS, address);
   if (!isDnsName(name)) {
     throw new TypeError(
-      `Cannot make certificate: names must be DNS names and IP addresses, received "${name}"`,
+      `Cannot create certificate: names must be DNS names and IP addresses, received "${name}"`,
     );
   }
   return value(DNS_NAME, new TextEncoder().encode(name.toLowerCase()));

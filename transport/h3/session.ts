@@ -675,7 +675,7 @@ export class Http3Session extends CountedConnection
     if (type === FrameType.pushPromise && this.#link.side === "client") {
       throw new H3ProtocolError(
         H3Error.idError,
-        "Expected no PUSH_PROMISE because push is not allowed, received one",
+        "Received PUSH_PROMISE, and push is not allowed",
       );
     }
     if (type === FrameType.headers && this.#onResponse !== undefined) {

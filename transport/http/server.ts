@@ -124,12 +124,12 @@ export class HttpConnections implements HttpCarriers, Disposable {
   find(id: string, secret: string): HttpCarrier {
     const connection = this.#connections.get(id);
     if (connection === undefined) {
-      throw new CarrierError("unknown", "Cannot continue: the connection must be open");
+      throw new CarrierError("unknown", "Cannot continue: the connection is closed");
     }
     if (isSameSecret(connection.opened.secret, secret)) return connection;
     throw new CarrierError(
       "forbidden",
-      "Cannot continue: the secret must belong to the connection",
+      "Cannot continue: the secret is not of this connection",
     );
   }
 
@@ -491,5 +491,5 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
 }
 
 function gone(): CarrierError {
-  return new CarrierError("unknown", "Cannot continue: the connection must be open");
+  return new CarrierError("unknown", "Cannot continue: the connection is closed");
 }

@@ -49,7 +49,7 @@ export function raceTransports(
   options: TransportOptions = {},
 ): RacingDialer {
   if (options.transports?.includes("http")) {
-    throw new TypeError("Cannot connect: transports must not include http here, received http");
+    throw new TypeError("Cannot connect: raceTransports() has no http; use withLastResort()");
   }
   return race(platform, checkTransports(options));
 }

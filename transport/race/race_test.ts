@@ -413,7 +413,7 @@ Deno.test("raceTransports() rejects invalid arguments", async () => {
     assertThrows(() => raceTransports(legs, { headStartMs }), RangeError, `${headStartMs}`);
   }
   for (const url of ["", "example.com", "ftp://example.com/?secret", "memory://x/"]) {
-    const error = await assertRejects(() => legs.racing()(url), TypeError, "url must begin with");
+    const error = await assertRejects(() => legs.racing()(url), TypeError, "url must start with");
     assert(!error.message.includes("secret"));
   }
   assertEquals(legs.all, []);

@@ -228,7 +228,7 @@ function checkHashes(
   hashes: readonly WebTransportHash[],
 ): Pick<CheckedOptions, "distrust"> & { readonly usable: readonly CertificateHash[] | undefined } {
   const usable: CertificateHash[] = [];
-  let distrust = "a certificate hash must use the algorithm sha-256, received none that does";
+  let distrust = "no certificate hash has the algorithm sha-256";
   let count = 0;
   for (const { algorithm, value } of hashes) {
     count++;

@@ -105,7 +105,7 @@ Deno.test("WebTransport.ready rejects when no certificate hash can match, and sa
     [[["sha-256", 31]], "a certificate hash of sha-256 must be 32 bytes, received 31"],
     [[["sha-256", 0]], "must be 32 bytes, received 0"],
     [[["sha-512", 64], ["SHA-256", 33]], "must be 32 bytes, received 33"],
-    [[["sha-512", 64]], "must use the algorithm sha-256, received none that does"],
+    [[["sha-512", 64]], "no certificate hash has the algorithm sha-256"],
   ];
   for (const [hashes, message] of cases) {
     const transport = new WebTransport(NOBODY, {

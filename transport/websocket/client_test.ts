@@ -5,7 +5,7 @@ import { dialWebSocket } from "./client.ts";
 
 Deno.test("dialWebSocket() rejects an invalid URL, and omits its query from the error", async () => {
   for (const url of ["", "example.com", "ftp://example.com/?secret"]) {
-    const error = await assertRejects(() => dialWebSocket(url), TypeError, "url must begin with");
+    const error = await assertRejects(() => dialWebSocket(url), TypeError, "url must start with");
     assert(!error.message.includes("secret"));
   }
 });

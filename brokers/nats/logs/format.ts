@@ -85,7 +85,7 @@ export function liveIn(message: LogMessage | undefined): LiveMessage | undefined
   const { seq, head } = message;
   if (head !== undefined) return { ...message, head };
   throw new DamageError(
-    `Cannot read a log: messages must begin with a state, received another at sequence ${seq}`,
+    `Cannot read a log: the message at sequence ${seq} does not start with a state`,
   );
 }
 

@@ -12,17 +12,17 @@ const MESSAGES = {
   connecting: () => ["Connecting", "Waiting for the server."],
   reconnecting: () => ["No connection", "The picture returns automatically."],
   rejected: (_name, why) => ["The server rejected this page", why],
-  idle: () => ["No broadcast yet", "Go on the air here, or in another window."],
+  idle: () => ["No broadcast yet", "Go live here, or in another window."],
   waiting: (name) => [`Waiting for ${name}`, "The picture starts with the broadcast."],
   tuning: (name) => [`Tuning in to ${name}`, "Waiting for the next key frame."],
   stalled: (
     name,
   ) => [
-    `No picture of ${name}`,
+    `No video from ${name}`,
     "The network or the server has stalled. The picture returns automatically.",
   ],
   ended: (name) => [`${name} has ended`, "The picture returns with a new broadcast of this name."],
-  unsupported: (_name, why) => ["No picture here", why],
+  unsupported: (_name, why) => ["No video here", why],
 };
 
 /** Texts of the badge. */
@@ -70,7 +70,7 @@ export function drawStage({ state, watched, why }) {
   const [title, text] = MESSAGES[state]?.(name, why) ?? ["", ""];
   put(elements["message-title"], title);
   put(elements["message-text"], text);
-  const label = state === "live" ? `The live picture of ${name}` : "No picture";
+  const label = state === "live" ? `The live video of ${name}` : "No video";
   if (picture.getAttribute("aria-label") !== label) picture.setAttribute("aria-label", label);
   if (state !== "live") drawNumbers(undefined);
 }
@@ -131,7 +131,7 @@ export function drawOwn({ own, isStarting, isWatched, error }) {
   }
   go.disabled = isStarting;
   go.dataset.on = String(isOn);
-  put(go, isOn ? "Stop broadcasting" : "Go on the air");
+  put(go, isOn ? "Stop broadcasting" : "Go live");
   badge.dataset.state = isWatched ? "live" : "waiting";
   put(badge, isWatched ? "watched" : "no watchers");
   put(alert, error ?? "");

@@ -108,7 +108,7 @@ export class DraftControl {
     const { uri } = decodeDraftGoaway(body, draft);
     if (this.#hasGoaway) throw new ProtocolError("Expected one GOAWAY, received a second one");
     if (uri !== "" && context.session.side === "server") {
-      throw new ProtocolError("Expected GOAWAY of a client without a URI, received one");
+      throw new ProtocolError("Received a GOAWAY with a URI from a client");
     }
     this.#hasGoaway = true;
     this.#events.onGoaway(uri);

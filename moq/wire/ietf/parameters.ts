@@ -359,7 +359,7 @@ export function readPairs(
 ): void {
   let number = 0;
   for (let count = 0; fields.left > 0; count++) {
-    if (count === max) throw fields.fault(`at most ${max} pairs are read, received more`);
+    if (count === max) throw fields.fault(`there are more than ${max} pairs`);
     number += fields.varint();
     const value = number % 2 === 0 ? fields.rawVarint() : fields.sized();
     if (value.byteLength > MAX_VALUE_BYTES) {

@@ -50,9 +50,7 @@ export class ControlFrames {
       case FrameType.cancelPush:
         throw new H3ProtocolError(
           H3Error.idError,
-          `Expected no CANCEL_PUSH because nothing is pushed, received one of ${
-            decodeIdPayload(payload)
-          }`,
+          `Received CANCEL_PUSH although nothing is pushed, for ${decodeIdPayload(payload)}`,
         );
     }
     return undefined;
@@ -79,7 +77,7 @@ export class ControlFrames {
     if (this.#side === "client") {
       throw new H3ProtocolError(
         H3Error.frameUnexpected,
-        "Expected no MAX_PUSH_ID from a server, received one",
+        "Received MAX_PUSH_ID from a server",
       );
     }
     if (this.#maxPushId !== undefined && maxId < this.#maxPushId) {

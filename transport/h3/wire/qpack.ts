@@ -99,7 +99,7 @@ export function decodeFields(bytes: Uint8Array): Field[] {
     if (size > MAX_SECTION_BYTES) {
       throw new H3ProtocolError(
         H3Error.excessiveLoad,
-        `Cannot decode fields: a section must have at most ${MAX_SECTION_BYTES} bytes, received more`,
+        `Cannot decode fields: the section has more than ${MAX_SECTION_BYTES} bytes`,
       );
     }
     if (!NAME.test(field[0])) throw malformed("a name must be a token in lower case");

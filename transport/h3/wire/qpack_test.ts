@@ -185,19 +185,23 @@ Deno.test("decodeFields() counts name, value and 32 bytes for each field", () =>
   const value = "x".repeat(65_536 - (3 + 32 + 5 + 1 + 32));
   assertEquals(decodeFields(encodeFields([["abc", value], [":path", "/"]])).length, 2);
   const section = encodeFields([["abc", value + "x"], [":path", "/"]]);
-  assertRejected(section, H3Error.excessiveLoad, "a section must have at most 65536 bytes");
+  assertRejected(section, H3Error.excessiveLoad, "the section has more than 65536 bytes");
 });
 
 Deno.test("decodeFields() stops early if short references expand to too much", () => {
   const section = new Uint8Array(65_536).fill(0xc1);
   section.set([0, 0]);
-  assertRejected(section, H3Error.excessiveLoad, "a section must have at most 65536 bytes");
+  assertRejected(section, H3Error.excessiveLoad, "the section has more than 65536 bytes");
 });
 
 Deno.test("decodeFields() accepts a value of up to the limit", () => {
   const value = "x".repeat(65_536 - 32 - 1);
   assertEquals(decodeFields(encodeFields([["a", value]])), [["a", value]]);
-  assertRejected(encodeFields([["a", value + "x"]]), H3Error.excessiveLoad, "received more");
+  assertRejected(
+    encodeFields([["a", value + "x"]]),
+    H3Error.excessiveLoad,
+    "the section has more than",
+  );
 });
 
 Deno.test("decodeFields() reads the output of encodeFields() back", () => {

@@ -149,7 +149,7 @@ export function decodeSettings(payload: Uint8Array): Http3Settings {
   let at = 0;
   for (let count = 0; at < payload.length; count++) {
     if (count === MAX_SETTINGS) {
-      throw failure(H3Error.excessiveLoad, `at most ${MAX_SETTINGS} are accepted, received more`);
+      throw failure(H3Error.excessiveLoad, `there are more than ${MAX_SETTINGS}`);
     }
     const valueAt = endOfVarint(payload, at);
     const end = endOfVarint(payload, valueAt);

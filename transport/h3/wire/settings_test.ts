@@ -134,7 +134,7 @@ Deno.test("decodeSettings() limits the number of settings", () => {
     (_, index): [number, number] => [1000 + index, 0],
   );
   assertEquals(decodeSettings(encodeSettings(pairs.slice(1))).size, MAX_SETTINGS);
-  assertRejected(encodeSettings(pairs), H3Error.excessiveLoad, "at most 256 are accepted");
+  assertRejected(encodeSettings(pairs), H3Error.excessiveLoad, "there are more than 256");
 });
 
 Deno.test("serverSettings() supports clients of every draft", () => {
