@@ -445,7 +445,7 @@ Deno.test("A server without functions rejects mutations, and one with too many d
   assertThrows(
     () => listen({ webTransport: false, contract, features: [states], mutations }),
     TypeError,
-    "a server that replaces mutations must have liveState(contract, { mutations })",
+    "a server that replaces mutations needs liveState(contract, { mutations })",
   );
 });
 

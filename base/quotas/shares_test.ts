@@ -195,7 +195,7 @@ Deno.test("Slot.change() counts only for the new account, or for the old one if 
   guest.change(at("192.0.2.1", { user: "ann" }));
   assertEquals([quota.taken, quota.accounts], [2, 4]);
   for (const slot of [guest, bob]) slot[Symbol.dispose]();
-  assertThrows(() => guest.change(NOBODY), TypeError, "Cannot change slot: it must be held");
+  assertThrows(() => guest.change(NOBODY), TypeError, "Cannot change slot: it was released");
   assertEquals([quota.taken, quota.accounts], [0, 0]);
 });
 

@@ -328,7 +328,7 @@ Deno.test("skein load rejects conflicting options, with the exit code 2", async 
   const cases: [string[], string][] = [
     [["--plain", "--mode=publish"], "--plain requires --mode echo or idle"],
     [["--plain", "--transport=http"], "--plain is a WebSocket"],
-    [["--plain", "--token=a"], "--plain does not send tokens"],
+    [["--plain", "--token=a"], "--plain sends no token"],
     [["--mode=idle", "--data=1"], "--data is for --mode request"],
     [["--mode=idle", "--topics=2"], "--topics is for --mode publish"],
     [["--mode=request", "--data={"], "the value must be JSON"],
@@ -339,7 +339,7 @@ Deno.test("skein load rejects conflicting options, with the exit code 2", async 
     [["-n0"], "the value must be an integer between 1"],
     [["--header=nonsense"], 'the form is "Name: value"'],
     [["--cert-hash=abc"], "32 bytes of SHA-256"],
-    [["--token=a", "--token-command=b"], "only one of --token and --token-command"],
+    [["--token=a", "--token-command=b"], "--token and --token-command exclude each other"],
   ];
   for (const [args, text] of cases) {
     const { code, err } = await run("http://localhost:1", args);

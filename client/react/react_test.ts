@@ -921,7 +921,7 @@ Deno.test("useCollection() shows rows, and its own writes within the event, in S
   show(null);
   await page.has("[pending  ]");
   assertMatch(String(await hook.delete("c").catch((error) => error)), /must have an id/);
-  await page.has("[pending  Cannot write state: the hook must have an id, received null]");
+  await page.has("[pending  Cannot write state: the hook's id is null]");
 });
 
 Deno.test("useCollection() holds the error of a rejected write until the next write", async () => {

@@ -379,7 +379,7 @@ Deno.test("authorize that does not return in time is a fault, and a late result 
   await turns();
   await time.tickAsync(30_000);
   assertEquals((await rejected).reason, "internal");
-  assertEquals(errors, ["TimeoutError: Cannot wait for authorize longer than 30000 ms"]);
+  assertEquals(errors, ["TimeoutError: No result from authorize within 30000 ms"]);
   late.reject(new Error("A late result"));
   await (await ends.client.subscribe("/live", "x")).ready;
 });

@@ -178,7 +178,10 @@ export async function requestGrant(
     const ask = () => {
       const response = authorize(path, action, tokens);
       if (!(response instanceof Promise)) return response;
-      return waitFor(context.runtime, response, { what: "authorize", timeoutMs: AUTHORIZE_MS });
+      return waitFor(context.runtime, response, {
+        what: "result from authorize",
+        timeoutMs: AUTHORIZE_MS,
+      });
     };
     const grant = await decide("authorize", ask, [AuthenticationError]);
     checkGrant(grant);

@@ -155,7 +155,7 @@ class SimulatedMachine implements Machine {
   async checkAbsent(path: string): Promise<void> {
     if (!this.#disk.has(path)) return;
     await Promise.reject(
-      new BrokerError(`Cannot back up: the file must not exist, received ${path}`),
+      new BrokerError(`Cannot back up: the file ${path} exists`),
     );
   }
 
