@@ -36,7 +36,7 @@ Deno.test("Each message on the troubleshooting page is in the sources", () => {
   assertEquals(missing, []);
 });
 
-/** What an error shows in place of a value, and a template with the name of an internal result. */
+/** Phrases in place of a received value, and templates with an internal kind. */
 const SHAM = new RegExp(
   /received (?:(?:another|none|others|both|neither)\b|(?:one|it|it in the first|a part|more|some|fewer)["'`])/
     .source +
