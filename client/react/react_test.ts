@@ -920,7 +920,7 @@ Deno.test("useCollection() shows rows, and its own writes within the event, in S
   assertEquals([hook.set, hook.update], [set, update]);
   show(null);
   await page.has("[pending  ]");
-  assertMatch(String(await hook.delete("c").catch((error) => error)), /must have an id/);
+  assertMatch(String(await hook.delete("c").catch((error) => error)), /the hook.s id is null/);
   await page.has("[pending  Cannot write state: the hook's id is null]");
 });
 
