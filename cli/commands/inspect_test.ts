@@ -89,7 +89,7 @@ Deno.test("inspect reports why there is no page", async () => {
     ],
     [
       () => html("inspector.authorize must allow\n", 403),
-      "with 403: inspector.authorize must allow",
+      "with 403: without authorize, only programs",
     ],
     [() => html("", 401), "access to http://HOST/inspector/ with 401\n"],
     [() => html("oh", 500), "the server responded with 500: oh"],
