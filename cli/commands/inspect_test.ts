@@ -88,7 +88,7 @@ Deno.test("inspect reports why there is no page", async () => {
       "is not the inspector's page; the feature inspector() of @skein/skein/operations serves it to programs on",
     ],
     [
-      () => html("inspector.authorize must allow\n", 403),
+      () => html("without authorize, only programs\n", 403),
       "with 403: without authorize, only programs",
     ],
     [() => html("", 401), "access to http://HOST/inspector/ with 401\n"],
