@@ -53,8 +53,8 @@ export interface Group {
  */
 const OUTSIDE: ReadonlySet<string> = new Set(["README.md", CONTENTS, "tools/npm/README.md"]);
 
-/** Folder of the tables that tests read; the site does not show it either. */
-const TESTS = "tests/";
+/** Folders with notes and tables for readers of the code; the site does not show them either. */
+const CODE = ["tests/", "bench/results/"];
 
 /** A list item: a link, optionally with a dash and a text. */
 const ITEM = /^- \[(?<title>[^\]]+)\]\((?<target>[^)\s]+)\)(?: [-–] (?<text>.*))?$/;
@@ -154,7 +154,9 @@ export function checkContents(page: string, paths: readonly string[]): Fault[] {
     }
   }
   for (const path of paths) {
-    if (OUTSIDE.has(path) || path.startsWith(TESTS) || listed.has(path)) continue;
+    if (OUTSIDE.has(path) || CODE.some((folder) => path.startsWith(folder)) || listed.has(path)) {
+      continue;
+    }
     faults.push({ line: 1, message: `every page is listed, missing ${path}` });
   }
   return faults;
