@@ -10,7 +10,7 @@ import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
 import { readTrace } from "../../session/insight/watch.ts";
 import { TopicPattern, TopicRouter } from "../../session/wire/topic_pattern.ts";
-import { withoutToken } from "../../session/url.ts";
+import { withoutToken } from "../../transport/url.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 import { addressKey } from "../../base/network_address.ts";
 import { certificateHashes } from "../../transport/certificate/certificate.ts";

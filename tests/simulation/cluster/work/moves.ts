@@ -24,8 +24,9 @@ export function move(
 ): void {
   const { client } = program;
   program.every(MOVE_EVERY_MS, "moves", (random) => {
-    const transport = random() < CHOSEN_SHARE ? oneOf(random, transports) : undefined;
-    program.wait("move", client.handOver(transport && { transport }), WAIT_MS).then(
+    const chosen = random() < CHOSEN_SHARE ? oneOf(random, transports) : undefined;
+    const transport = typeof chosen === "object" ? chosen.name : chosen;
+    program.wait("move", client.handOver({ transport }), WAIT_MS).then(
       (isMoved) => program.event(isMoved ? "moved" : "not moved", transport),
       (error) => program.tell("unhandled", { error }),
     );
