@@ -185,7 +185,7 @@ Deno.test("connectBy() throws immediately for a URL that can never work", () => 
     );
   }
   for (
-    const [urls, message] of [[[], "must not be empty"], [[URL_OF_SERVER, "x"], '"x"']] as const
+    const [urls, message] of [[[], "urls is empty"], [[URL_OF_SERVER, "x"], '"x"']] as const
   ) {
     assertThrows(() => connectBy(by("None"), urls, {}), TypeError, message);
   }

@@ -279,7 +279,7 @@ Deno.test("Rooms.update() bounds data per room, and rooms per session", async ()
     assertThrows(update("chat", data), TypeError, "data must be a value that JSON can hold");
   }
   for (let i = 0; i < 30; i++) update(`room ${i}`, i)();
-  assertThrows(update("one more", 1), QueueFullError, "at most 32 rooms");
+  assertThrows(update("one more", 1), QueueFullError, "in 32 rooms already");
   update("chat", undefined)();
   update("one more", 1)();
   assertThrows(

@@ -88,7 +88,7 @@ Deno.test("Session.request() times out, cancels, and drops the late reply", asyn
   const soonOver = assertRejects(
     () => session.request("ask", 1, { timeoutMs: 100 }),
     TimeoutError,
-    "than 100 ms",
+    "within 100 ms",
   );
   await peer.reach(1);
   await time.tickAsync(100);

@@ -323,5 +323,5 @@ Deno.test("sessionSettings() rejects limits that are not positive integers", () 
     }
   }
   const sendQueue = { policy: "block" as "close" };
-  assertThrows(() => sessionSettings({ side: "server", sendQueue }), TypeError, "received block");
+  assertThrows(() => sessionSettings({ side: "server", sendQueue }), TypeError, 'received "block"');
 });

@@ -524,7 +524,7 @@ Deno.test({
     const { code } = await child.status;
     await reader.cancel();
     assertEquals(code, 0);
-    assertStringIncludes(await Deno.readTextFile(`${folder}/skein/history`), "ask sum [20, 3]");
+    assertStringIncludes(await Deno.readTextFile(`${folder}/skein/history`), "request sum [20, 3]");
     await Deno.remove(folder, { recursive: true });
   },
 });

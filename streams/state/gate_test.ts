@@ -834,7 +834,7 @@ Deno.test("LiveState.open() is typed by the contract", async () => {
   // @ts-expect-error The row is not complete.
   await assertRejects(() => cards.set("a", { votes: 1 }), RequestError, "must fit the contract");
   // @ts-expect-error The contract has no such state.
-  await assertRejects(() => statesOf(server).open("other:1"), RequestError, "fit a pattern");
+  await assertRejects(() => statesOf(server).open("other:1"), RequestError, "fits no pattern");
   const changes = board.changes();
   const next = changes.next();
   await cards.set("b", { title: "B" });
