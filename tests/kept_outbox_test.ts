@@ -6,7 +6,7 @@ import { keptIn, type OutboxDrop } from "../client/store/mod.ts";
 import { TestDisk } from "../client/store/test_disk_fixture.ts";
 import type { TestServer } from "../testing/mod.ts";
 import { entriesOn, recording } from "./peers/recording.ts";
-import { turns } from "./waiting.ts";
+import { passTime, turns } from "./waiting.ts";
 
 /** A device with a store, on which pages of a user open one after another. */
 class Device {
@@ -240,7 +240,7 @@ Deno.test("A store that fails, or is slow or full, is told once, and the client 
     if (fault === "full") device.disk.maxBytes = 10;
     else {
       device.disk.onOperation = () => {
-        if (fault === "slow") return new Promise((resolve) => setTimeout(resolve, 20_000));
+        if (fault === "slow") return new Promise((resolve) => setTimeout(resolve, 60_000));
         throw new Error("The disk is broken");
       };
     }
@@ -248,7 +248,7 @@ Deno.test("A store that fails, or is slow or full, is told once, and the client 
     await using page = device.open({ onError: (error) => errors.push(error) });
     page.send("t", 1);
     page.send("t", 2);
-    await time.tickAsync(8_000);
+    await passTime(time, 10_000);
     await page.flushed();
     page.send("t", 3);
     await page.flushed();
@@ -257,7 +257,7 @@ Deno.test("A store that fails, or is slow or full, is told once, and the client 
     page.send("t", 4);
     await assertRejects(() => page.flushed({ to: "store" }), Error, "", fault);
     assertEquals(errors.length, 1, fault);
-    await time.tickAsync(40_000);
+    await time.tickAsync(120_000);
   }
 });
 
