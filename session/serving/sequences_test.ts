@@ -632,7 +632,7 @@ Deno.test("Client.flushed() rejects by signal and by timeout, and waiting messag
   client.send("t", 1);
   const abort = new AbortController();
   const aborted = assertRejects(() => client.flushed({ signal: abort.signal }), Error, "Enough");
-  const late = assertRejects(() => client.flushed({ timeoutMs: 100 }), TimeoutError, "the outbox");
+  const late = assertRejects(() => client.flushed({ timeoutMs: 100 }), TimeoutError, "outbox");
   await turns();
   abort.abort(new Error("Enough"));
   await aborted;
