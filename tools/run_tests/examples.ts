@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { lowPort } from "../../tests/networks/ports.ts";
 import { commentTextOf, importsOf, lineAt } from "../_source.ts";
 
 /** Number of examples per test module. */
@@ -161,15 +162,10 @@ function withFreePorts(examples: readonly Example[]): Example[] {
     if (example.file === undefined) return example;
     const page = example.name.replace(/#.*/, "");
     const code = example.code.replace(/\b80\d\d\b/g, (number) => {
-      const port = ports.get(page + number) ?? freePort();
+      const port = ports.get(page + number) ?? `${lowPort()}`;
       ports.set(page + number, port);
       return port;
     });
     return { ...example, code };
   });
-}
-
-function freePort(): string {
-  using listener = Deno.listen({ port: 0 });
-  return `${listener.addr.port}`;
 }
