@@ -157,9 +157,13 @@ export class NatsLogs implements LogStore {
         `Cannot create a log: the records must take at most ${maxBytes} bytes, received ${bytes}`,
       );
     }
-    const changeOnce = (count: number) =>
-      this.#writer.change<LogChangeResult<N>>(id, part, bytes, (state, now, rows) => {
-        if (state !== undefined && this.#heard.isBehind(id, state)) throw new BehindError();
+    const changeOnce = (count: number) => {
+      // A change that this node hears of meanwhile is not lost.
+      const heard = this.#heard.newest(id);
+      return this.#writer.change<LogChangeResult<N>>(id, part, bytes, (state, now, rows) => {
+        const isBehind = state !== undefined && heard !== undefined &&
+          this.#heard.isBehind(id, state, heard);
+        if (isBehind) throw new BehindError();
         const effect = decide(state && viewOf(state, rows), [name, options], { now, count });
         if (effect.kind !== "write") return effect;
         const result = (written: StoredLog) => {
@@ -168,6 +172,7 @@ export class NatsLogs implements LogStore {
         };
         return this.#whole(name, state, { ...effect, result }, now);
       });
+    };
     const change = async (count: number) => {
       for (let attempt = 1;; attempt++) {
         try {
@@ -175,7 +180,8 @@ export class NatsLogs implements LogStore {
         } catch (error) {
           if (!(error instanceof BehindError)) throw error;
           if (attempt === MAX_READ_ATTEMPTS) throw late(CHANGE_WORDS[name]);
-          await this.#renewIfBehind(id, part);
+          // The writer's memory, which it has forgotten now, may have been older than an announcement.
+          if (attempt > 1) await this.#renewIfBehind(id, part);
         }
       }
     };
