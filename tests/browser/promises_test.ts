@@ -12,17 +12,13 @@ import { blocksOf } from "../docs/blocks.ts";
 import { until } from "../waiting.ts";
 import { BROWSERS, newPage, type Page, testInBrowsers } from "./browsers.ts";
 import {
-  argsIn,
-  change,
-  CONFIG,
-  fileIn,
-  lists,
-  partOf,
-  Site,
-  tabOf,
-  textOf,
-  WAIT,
-} from "./reader_site.ts";
+  FETCH as PAGE_FETCH,
+  STORY_LOOP,
+  STORY_REQUESTS,
+  TODO_PAGE,
+  TODO_SERVER,
+} from "./pages/shortest_programs.ts";
+import { argsIn, change, CONFIG, lists, partOf, Site, tabOf, textOf, WAIT } from "./reader_site.ts";
 
 const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
@@ -67,8 +63,8 @@ declare const say: (text: string) => Promise<void>;
 /** Publishes a line, and waits until the page knows the outcome. */
 const sayIn = (page: Page, text: string) => page.evaluate((text) => say(text), text);
 
-/** Serves a page's files, as the README's server does. */
-const FETCH = partOf("README.md", /^ {2}fetch\(\{ url \}\) \{[\s\S]*?^ {2}\}/m)
+/** Serves a page's files. */
+const FETCH = PAGE_FETCH
   .replace(": html,", ": '<!DOCTYPE html><script type=module src=/page.js></script>',");
 
 testInBrowsers(
@@ -77,7 +73,7 @@ testInBrowsers(
     const server = withOption(serverIn("docs/concepts/history.md"), FETCH);
     await using site = await Site.open({
       "page.ts": CHAT,
-      // The broker that the README shows, which outlives the server.
+      // The broker of the README, which outlives the server.
       "server.ts": SQLITE + withOption(server, 'broker: await SqliteBroker.open("chat.db")'),
     });
     const [ann, bob] = [await tabOf(browser, site.url), await tabOf(browser, site.url)];
@@ -144,8 +140,8 @@ async function clickFirst(page: Page): Promise<void> {
 }
 
 const TODO = {
-  "server.ts": fileIn("README.md", "server.ts"),
-  "page.ts": fileIn("README.md", "page.ts"),
+  "server.ts": TODO_SERVER,
+  "page.ts": TODO_PAGE,
 };
 
 testInBrowsers(
@@ -202,14 +198,12 @@ const STORY = "Once upon a time a cat met a fox, and both lived happily ever aft
 /** The README's server with the README's request, and the page that the README shows for it. */
 function storySite(server: string): Record<string, string> {
   const story = partOf("docs/guide/ai-responses.md", /^async function\* story[\s\S]*?^\}/m);
-  const requests = partOf("README.md", /^requests: \{[\s\S]*?^\}/m);
-  const loop = partOf("README.md", /^location\.hash \|\|= [\s\S]*?append.*$/m);
   return {
     "server.ts": 'import { resumable } from "@skein/skein/streams";\n' +
-      `${story}\n${withOption(server, requests)}`,
+      `${story}\n${withOption(server, STORY_REQUESTS)}`,
     "page.ts": '/// <reference lib="dom" />\n' +
       'import { connect, newId } from "@skein/skein/client";\n' +
-      `const client = connect("/");\ndocument.body.replaceChildren();\n${loop}`,
+      `const client = connect("/");\ndocument.body.replaceChildren();\n${STORY_LOOP}`,
   };
 }
 
