@@ -3,6 +3,7 @@ import { QueueFullError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { Signal } from "../../base/signal.ts";
+import { Fifo } from "../broker/queue.ts";
 import { Directory } from "../nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../nodes/directory_scope.ts";
 import { isNumber } from "../nodes/messages.ts";
@@ -62,9 +63,7 @@ function readCandidate(value: unknown): Candidate | undefined {
 }
 
 interface Reader {
-  /** Events to yield, of which the first `taken` were yielded. */
-  waiting: PresenceFeedEvent[];
-  taken: number;
+  readonly waiting: Fifo<PresenceFeedEvent>;
   isTooSlow: boolean;
 }
 
@@ -153,7 +152,7 @@ export class PresenceFeed implements Disposable {
 
   /** Yields the users that are present, and then each change. */
   async *read(signal: AbortSignal | undefined): AsyncGenerator<PresenceFeedEvent, void, undefined> {
-    const reader: Reader = { waiting: [], taken: 0, isTooSlow: false };
+    const reader: Reader = { waiting: new Fifo(), isTooSlow: false };
     this.#readers.add(reader);
     const wake = () => this.#changes.notify();
     signal?.addEventListener("abort", wake);
@@ -162,12 +161,12 @@ export class PresenceFeed implements Disposable {
         signal?.throwIfAborted();
         await this.#changes.changed();
       }
-      reader.waiting.length = 0;
+      reader.waiting.clear();
       const members = [...this.#topics.values()].flatMap((stays) => stays.members());
       yield { kind: "present", members };
       while (true) {
         signal?.throwIfAborted();
-        const event = next(reader);
+        const event = reader.waiting.shift();
         if (event !== undefined) yield event;
         else if (reader.isTooSlow) throw tooSlow();
         else if (this.#isOver) return;
@@ -368,23 +367,11 @@ export class PresenceFeed implements Disposable {
   #push(event: PresenceFeedEvent): void {
     for (const reader of this.#readers) {
       if (reader.isTooSlow) continue;
-      if (reader.waiting.length - reader.taken < MAX_WAITING) reader.waiting.push(event);
+      if (reader.waiting.length < MAX_WAITING) reader.waiting.push(event);
       else reader.isTooSlow = true;
     }
     this.#changes.notify();
   }
-}
-
-/** Takes an event. A shift would move all others, which can be very many. */
-function next(reader: Reader): PresenceFeedEvent | undefined {
-  if (reader.taken > 1_000 && reader.taken > reader.waiting.length / 2) {
-    reader.waiting = reader.waiting.slice(reader.taken);
-    reader.taken = 0;
-  }
-  const event = reader.waiting[reader.taken];
-  if (event !== undefined) reader.taken++;
-  else reader.waiting.length = reader.taken = 0;
-  return event;
 }
 
 function gapOf(gap: Omit<PresenceGap, "kind" | "id">): PresenceGap {
