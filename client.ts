@@ -288,8 +288,8 @@ export function newId(runtime: Runtime = platformRuntime()): string {
  */
 export function webTransport(): Transport {
   return webTransportBy(async (url, options) => {
-    const { openWebTransport } = await CHUNKS.webTransport();
-    return await openWebTransport(url, options);
+    const { nativeLeg } = await CHUNKS.webTransport();
+    return await nativeLeg(url, options);
   });
 }
 

@@ -42,7 +42,7 @@ export interface PageChunks {
       webSocket: TransportPlatform["webSocket"],
       options: CheckedTransports,
     ): RacingDialer;
-    readonly openWebTransport: WebTransportLeg;
+    readonly nativeLeg: WebTransportLeg;
   }>;
   /** Loads `recovery.ts`. */
   readonly recovery: ClientPlatform["recovery"];

@@ -64,9 +64,7 @@ import type { Contract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import { httpBy, webTransportBy } from "../../transport/race/built_in.ts";
 import type { Transport } from "../../transport/race/options.ts";
-import { webTransportLeg } from "../../transport/race/webtransport_leg.ts";
-import { dialNativeWebTransport } from "../../transport/native/client.ts";
-import { isNativeWebTransportAvailable } from "../../transport/webtransport.ts";
+import { nativeLeg } from "../../transport/race/native_leg.ts";
 import { webSocketBy, type WebSocketTransportOptions } from "../../transport/websocket/value.ts";
 import type { StreamsPart } from "../../transport/websocket/connection.ts";
 import { openStreams, withStreams } from "../../transport/websocket/streams.ts";
@@ -204,12 +202,7 @@ export async function dial<C extends Contract = Contract>(
  * @returns The transport.
  */
 export function webTransport(): Transport {
-  return webTransportBy(async (url, options) => {
-    if (isNativeWebTransportAvailable()) {
-      return await webTransportLeg(dialNativeWebTransport)(url, options);
-    }
-    throw new UnsupportedError("This platform has no WebTransport");
-  });
+  return webTransportBy(nativeLeg);
 }
 
 /**
@@ -222,13 +215,12 @@ export function webTransport(): Transport {
  */
 export function webSocket(options: SlimWebSocketOptions = {}): Transport {
   const { streams, ...rest } = options;
-  return webSocketBy(async () => {
-    if (streams) return await Promise.resolve(streams.part);
-    throw new UnsupportedError(
-      "Cannot use streams: this WebSocket has none; import streams from the module of connect, " +
-        "and pass webSocket({ streams: streams() })",
-    );
-  }, rest);
+  const missing =
+    "Cannot use streams: this WebSocket has none; import streams from the module of " +
+    "connect, and pass webSocket({ streams: streams() })";
+  const load = () =>
+    streams ? Promise.resolve(streams.part) : Promise.reject(new UnsupportedError(missing));
+  return webSocketBy(load, rest);
 }
 
 /**
