@@ -344,8 +344,8 @@ export class Client<C extends Contract = Contract>
   /**
    * Waits until the server has replied to all publications and handled all messages that were sent
    * so far. With the default `delivery`, it waits for messages only until they have moved from the
-   * outbox to a session. With a store, it waits until the server has
-   * handled every message, including those that earlier pages have left.
+   * outbox to a session. With a store, it waits until the server has handled every message,
+   * including the messages of earlier pages.
    *
    * @param options A signal or time limit that ends the wait.
    * @throws {SessionClosedError} If the client is closed first.

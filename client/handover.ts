@@ -15,6 +15,7 @@ import type { ClientSubscriptions, HeadSink, TopicReaders } from "./subscription
 import { anySignal, settlesWithin, within } from "../base/wait.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 import { withTicket } from "../session/url.ts";
+import { TRANSPORT_NAMES } from "../transport/race/options.ts";
 
 /** How long the old session's requests and streams have to finish, in milliseconds. */
 const FINISH_MS = 30_000;
@@ -38,9 +39,6 @@ const QUIET_MS = 1_000;
  * at once.
  */
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
-
-/** The names of the transports that every client has. */
-const NAMES = ["webtransport", "websocket", "http"];
 
 /** The parts of the client that its moves use. */
 export interface MovingClient<C extends Contract> {
@@ -95,7 +93,7 @@ export class Moves<C extends Contract> {
    * @throws {TypeError} If the client has no such transport.
    */
   async handOver(only?: string): Promise<boolean> {
-    const names = new Set([...NAMES, ...this.#client.transports ?? []]);
+    const names = new Set<string>([...TRANSPORT_NAMES, ...this.#client.transports ?? []]);
     if (only !== undefined && !names.has(only)) {
       throw new TypeError(
         `Cannot hand over: transport must be one of ${[...names]}, received "${only}"`,

@@ -226,7 +226,8 @@ export interface Leg {
   readonly error?: unknown;
 }
 
-const NAMES: readonly TransportName[] = ["webtransport", "websocket", "http"];
+/** The names of the transports that every client has, in order of preference. */
+export const TRANSPORT_NAMES: readonly TransportName[] = ["webtransport", "websocket", "http"];
 
 /** The transport options after the check, with defaults filled in. */
 export interface CheckedTransports extends Omit<TransportOptions, "transports"> {
@@ -253,13 +254,13 @@ export interface CheckedTransports extends Omit<TransportOptions, "transports"> 
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function checkTransports(options: TransportOptions): CheckedTransports {
-  const { headStartMs = 500, transports: given = NAMES } = options;
+  const { headStartMs = 500, transports: given = TRANSPORT_NAMES } = options;
   const names = new Set<string>();
   const values = new Map<string, Transport>();
   for (const each of given) {
     const name = typeof each === "string" ? each : each?.name;
     const isValid = typeof each === "string"
-      ? NAMES.includes(each) && !values.has(each)
+      ? TRANSPORT_NAMES.includes(each) && !values.has(each)
       : isTransport(each) && !names.has(name);
     if (!isValid) throw badTransports(given);
     if (typeof each !== "string") values.set(name, each);
@@ -288,7 +289,7 @@ function isTransport(value: Transport | null | undefined): boolean {
 }
 
 function badTransports(given: NonNullable<TransportOptions["transports"]>): TypeError {
-  const known = `${NAMES}, or values with a dial and a name of their own`;
+  const known = `${TRANSPORT_NAMES}, or values with a dial and a name of their own`;
   const isPolling = given.includes("polling" as TransportName);
   return new TypeError(
     `Cannot connect: transports must be some of ${known}, received ${
