@@ -180,7 +180,7 @@ export function readAction(
   if (query.has("action") && action !== "cancel" && action !== "mutate") {
     throw badRequest(
       "bad-query",
-      `action must be "cancel" or "mutate", received "${action.slice(0, 32)}"`,
+      `The action must be "cancel" or "mutate", received "${action.slice(0, 32)}"`,
     );
   }
   const [name = "", ...others] = action === "mutate" ? query.getAll("name") : [];
