@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { assert } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 
 // deno-lint-ignore no-explicit-any
 type ErrorClass = abstract new (...args: any[]) => Error;
@@ -58,6 +58,30 @@ function checkError(error: unknown, allowed: readonly ErrorClass[]): Error {
   // Messages about invalid input reach logs and peers, and must not grow with the input.
   assert(error.message.length < 2_048, `an error's message has ${error.message.length} characters`);
   return error;
+}
+
+/**
+ * `Cannot <verb>: <rule>`, or a rule or fact about something that it names first, but not the message
+ * of an engine's error.
+ */
+const DETAIL =
+  /^(?:Cannot [a-z][a-z -]*(?:: \S|$)|(?:The|There|Too many|Stream|Ids|Names|Origin|[A-Z]\w*-[\w-]+) [\w"])/;
+
+/**
+ * Checks a problem (RFC 9457).
+ *
+ * @param body The body of a response.
+ * @param status The status of the response.
+ * @param what The response, for the message of the error.
+ */
+export function checkProblem(
+  body: { readonly [member: string]: unknown },
+  status: number,
+  what: string,
+): void {
+  assertEquals([body.status, body.type], [status, `urn:skein:problem:${body.code}`], what);
+  const detail = String(body.detail);
+  assert(DETAIL.test(detail) && !detail.includes("[object") && detail.length < 1_000, what);
 }
 
 /** Counts steps, so that every machine detects an endless loop in the same way. */

@@ -7,6 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { createServer } from "../../mod.ts";
 import { captureConsole } from "../console_lines.ts";
 import type { Random } from "../random.ts";
+import { checkProblem } from "./expect.ts";
 import { inHeader } from "./headers.ts";
 import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
@@ -109,8 +110,7 @@ export async function fuzzHttp(random: Random, rounds: number): Promise<void> {
     if (text === "") return;
     const body = JSON.parse(text);
     if (status < 400) return;
-    assertEquals([body.status, body.type], [status, `urn:skein:problem:${body.code}`], what);
-    assert(/^[A-Z"]/.test(body.detail) && !/\[object/.test(body.detail), what);
+    checkProblem(body, status, what);
   };
   for (let i = 0; i < rounds; i += 4) {
     await Promise.all(Array.from({ length: Math.min(4, rounds - i) }, ask));

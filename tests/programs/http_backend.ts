@@ -3,10 +3,11 @@
  *
  * @module
  */
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { Ajv2020 } from "npm:ajv@8.20.0/dist/2020.js";
 import { createServer, type ServeOptions, type Server } from "../../mod.ts";
 import { listen, portOf } from "../servers.ts";
+import { checkProblem } from "../fuzz/expect.ts";
 import { soon } from "../waiting.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
 
@@ -97,9 +98,7 @@ export class Backend {
     const validate = ajv.compile({ ...schema as object, components: document.components });
     assert(validate(received.body), `${name} ${status}: ${JSON.stringify(validate.errors)}`);
     if (status >= 400 && type !== "application/json") {
-      assertEquals(body.status, status);
-      assertEquals(body.type, `urn:skein:problem:${body.code}`);
-      assertMatch(body.detail, /^[A-Z]/);
+      checkProblem(body, status, `${name}: ${JSON.stringify(body)}`);
       assertEquals(headers.get("cache-control"), "no-store");
       const isTemporary = [429, 503].includes(status) || body.code === "in-progress";
       assertEquals(headers.has("retry-after"), isTemporary, `Retry-After of ${status}`);
