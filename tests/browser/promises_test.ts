@@ -1,7 +1,7 @@
 /**
- * Tests each promise of the README's list in the setup that a reader tries first: with the README's
- * own program, or the shortest one on the page that the promise links to, guests, and no further
- * options. The programs are copied from the pages, and run as processes that are killed.
+ * Tests each promise of the README's list in the setup that a reader tries first: with the shortest
+ * program on the page about it, guests, and no further options. The programs are taken from the
+ * pages, and run as processes that are killed.
  *
  * @module
  */
@@ -12,13 +12,22 @@ import { blocksOf } from "../docs/blocks.ts";
 import { until } from "../waiting.ts";
 import { BROWSERS, newPage, type Page, testInBrowsers } from "./browsers.ts";
 import {
-  FETCH as PAGE_FETCH,
-  STORY_LOOP,
-  STORY_REQUESTS,
-  TODO_PAGE,
-  TODO_SERVER,
-} from "./pages/shortest_programs.ts";
-import { argsIn, change, CONFIG, lists, partOf, Site, tabOf, textOf, WAIT } from "./reader_site.ts";
+  add,
+  argsIn,
+  change,
+  checkFirst,
+  CONFIG,
+  fileIn,
+  hasBegun,
+  lists,
+  partOf,
+  Site,
+  STORY,
+  tabOf,
+  tells,
+  textOf,
+  WAIT,
+} from "./reader_site.ts";
 
 const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
@@ -63,8 +72,10 @@ declare const say: (text: string) => Promise<void>;
 /** Publishes a line, and waits until the page knows the outcome. */
 const sayIn = (page: Page, text: string) => page.evaluate((text) => say(text), text);
 
-/** Serves a page's files. */
-const FETCH = PAGE_FETCH
+const STORY_GUIDE = "docs/guide/ai-responses.md";
+
+/** Serves a page's files, as the server of the guide does. */
+const FETCH = partOf(STORY_GUIDE, /^ {2}fetch\(\{ url \}\) \{[\s\S]*?^ {2}\}/m)
   .replace(": html,", ": '<!DOCTYPE html><script type=module src=/page.js></script>',");
 
 testInBrowsers(
@@ -127,27 +138,18 @@ testInBrowsers(
   CHROMIUM,
 );
 
-async function add(page: Page, text: string): Promise<void> {
-  await page.bringToFront();
-  await page.waitForSelector("input:enabled");
-  await page.type("input", text);
-  await page.keyboard.press("Enter");
-}
-
-async function clickFirst(page: Page): Promise<void> {
-  await page.bringToFront();
-  await page.click("li");
-}
+const TODO_GUIDE = "docs/guide/offline.md";
 
 const TODO = {
-  "server.ts": TODO_SERVER,
-  "page.ts": TODO_PAGE,
+  "server.ts": fileIn(TODO_GUIDE, "server.ts"),
+  "index.html": fileIn(TODO_GUIDE, "index.html"),
+  "page.ts": fileIn(TODO_GUIDE, "page.ts"),
 };
 
 testInBrowsers(
   "README: tabs that are closed or reloaded in the middle lose nothing of the shared list",
   async (browser) => {
-    await using site = await Site.open(TODO);
+    await using site = await Site.open(TODO, TODO_GUIDE);
     const context = await browser.createBrowserContext();
     const [one, two] = [await tabOf(context, site.url), await tabOf(context, site.url)];
     await add(one, "Tea");
@@ -155,7 +157,7 @@ testInBrowsers(
     await site.kill();
     await add(one, "Milk");
     await add(two, "Bread");
-    await clickFirst(two);
+    await checkFirst(two);
     await lists(one, "li", ["☐ Tea", "☐ Milk"]);
     await lists(two, "li", ["☑ Tea", "☐ Bread"]);
     await one.close();
@@ -169,16 +171,16 @@ testInBrowsers(
 testInBrowsers(
   "README: two tabs change the shared list while the server is killed, and agree afterwards",
   async (browser) => {
-    await using site = await Site.open(TODO);
+    await using site = await Site.open(TODO, TODO_GUIDE);
     const [one, two] = [await tabOf(browser, site.url), await tabOf(browser, site.url)];
     await add(one, "Tea");
     for (const page of [one, two]) await lists(page, "li", ["☐ Tea"]);
-    await clickFirst(two);
+    await checkFirst(two);
     for (const page of [one, two]) await lists(page, "li", ["☑ Tea"]);
     await site.kill();
     await add(one, "Milk");
     await lists(one, "li", ["☑ Tea", "☐ Milk"]);
-    await clickFirst(two);
+    await checkFirst(two);
     await add(two, "Bread");
     await lists(two, "li", ["☐ Tea", "☐ Bread"]);
     await site.start();
@@ -193,37 +195,15 @@ testInBrowsers(
   CHROMIUM,
 );
 
-const STORY = "Once upon a time a cat met a fox, and both lived happily ever after.";
-
-/** The README's server with the README's request, and the page that the README shows for it. */
-function storySite(server: string): Record<string, string> {
-  const story = partOf("docs/guide/ai-responses.md", /^async function\* story[\s\S]*?^\}/m);
-  return {
-    "server.ts": 'import { resumable } from "@skein/skein/streams";\n' +
-      `${story}\n${withOption(server, STORY_REQUESTS)}`,
-    "page.ts": '/// <reference lib="dom" />\n' +
-      'import { connect, newId } from "@skein/skein/client";\n' +
-      `const client = connect("/");\ndocument.body.replaceChildren();\n${STORY_LOOP}`,
-  };
-}
-
-async function tells(page: Page, text: string): Promise<void> {
-  try {
-    await page.waitForFunction((text) => document.body.textContent.trim() === text, WAIT, text);
-  } catch (cause) {
-    const found = await page.evaluate(() => document.body.textContent);
-    throw new Error(`The page has ${JSON.stringify(found)}`, { cause });
-  }
-}
-
-async function hasBegun(page: Page): Promise<void> {
-  await page.waitForFunction(() => document.body.textContent.includes("upon"), WAIT);
-}
+const STORY_SITE = {
+  "server.ts": fileIn(STORY_GUIDE, "server.ts"),
+  "page.ts": fileIn(STORY_GUIDE, "page.ts"),
+};
 
 testInBrowsers(
   "README: a response survives a reload and, with a broker that outlives the server, kill -9",
   async (browser) => {
-    await using site = await Site.open(storySite(TODO["server.ts"]));
+    await using site = await Site.open(STORY_SITE);
     const page = await tabOf(browser, site.url);
     await hasBegun(page);
     await page.reload();
@@ -242,12 +222,12 @@ testInBrowsers(
 testInBrowsers(
   "README: a response survives a reload without a broker, and its loss with the server is reported",
   async (browser) => {
-    const server = change(
-      change(TODO["server.ts"], /^ {2}broker: .*\n/m.exec(TODO["server.ts"])![0], ""),
-      SQLITE,
-      "",
-    );
-    await using site = await Site.open(storySite(server));
+    const server = STORY_SITE["server.ts"];
+    const broker = partOf(STORY_GUIDE, /^ {2}broker: .*\n/m);
+    await using site = await Site.open({
+      ...STORY_SITE,
+      "server.ts": change(change(server, broker, ""), SQLITE, ""),
+    });
     const page = await tabOf(browser, site.url);
     await hasBegun(page);
     await page.reload();
@@ -428,8 +408,8 @@ if (!isRedisMissing) {
         'await SqliteBroker.open("todo.db")',
         `new RedisBroker({ url: "${redis.url}" })`,
       );
-      await using a = await Site.open({ ...TODO, "server.ts": server });
-      await using b = await Site.open({ ...TODO, "server.ts": server });
+      await using a = await Site.open({ ...TODO, "server.ts": server }, TODO_GUIDE);
+      await using b = await Site.open({ ...TODO, "server.ts": server }, TODO_GUIDE);
       await using balancer = new Cable(a.port);
       const one = await tabOf(browser, balancer.url.replace("ws:", "http:"));
       const two = await tabOf(browser, b.url);
@@ -439,7 +419,7 @@ if (!isRedisMissing) {
       await a.kill();
       await add(one, "Milk");
       for (const page of [one, two]) await lists(page, "li", ["☐ Tea", "☐ Milk"]);
-      await clickFirst(two);
+      await checkFirst(two);
       for (const page of [one, two]) await lists(page, "li", ["☑ Tea", "☐ Milk"]);
     },
     CHROMIUM,

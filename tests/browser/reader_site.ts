@@ -60,8 +60,16 @@ export class Site implements AsyncDisposable {
     this.folder = folder;
   }
 
-  /** Writes the files, bundles the page with a page's command, and starts the server. */
-  static async open(files: Readonly<Record<string, string>>, from = "README.md"): Promise<Site> {
+  /**
+   * Writes the files, bundles the page with a page's command, and starts the server.
+   *
+   * @param files The files, by name.
+   * @param from The page with the command; by default one for a `page.ts` without an HTML file.
+   */
+  static async open(
+    files: Readonly<Record<string, string>>,
+    from = "docs/guide/ai-responses.md",
+  ): Promise<Site> {
     const site = new Site(await Deno.makeTempDir({ prefix: "promise-" }));
     try {
       for (const [name, text] of Object.entries(files)) {
@@ -98,9 +106,7 @@ export class Site implements AsyncDisposable {
 
   /** Bundles the page with a page's command, without one of its options. */
   async bundle(from: string, without?: string): Promise<void> {
-    const args = argsIn(from, "deno bundle").filter((arg) => arg !== without)
-      // The sites of these tests write their HTML in the server.
-      .map((arg) => arg === "index.html" ? "page.ts" : arg);
+    const args = argsIn(from, "deno bundle").filter((arg) => arg !== without);
     assertEquals(await this.deno(args), "");
   }
 
@@ -158,21 +164,70 @@ export class Site implements AsyncDisposable {
 /** The members of a page's globals in use: the repository is type-checked without the DOM. */
 declare const document: {
   readonly body: { readonly textContent: string };
-  querySelectorAll(selector: string): Iterable<{ readonly textContent: string }>;
+  querySelector(selector: string): DomElement | null;
+  querySelectorAll(selector: string): Iterable<DomElement>;
 };
+
+interface DomElement {
+  readonly textContent: string;
+  readonly checked?: boolean;
+  readonly onsubmit?: unknown;
+  click(): void;
+  querySelector(selector: string): DomElement | null;
+}
 
 /** A background tab draws no frames, for which Puppeteer waits by default. */
 export const WAIT = { timeout: PATIENCE_MS, polling: 50 };
 
-/** Waits until the page's elements have these texts. */
+/** Waits until the page's elements have these texts; a box is shown as ☐ or ☑. */
 export async function lists(page: Page, selector: string, texts: readonly string[]): Promise<void> {
-  const look = (selector: string, texts: string) =>
-    JSON.stringify([...document.querySelectorAll(selector)].map((it) => it.textContent)) === texts;
+  const read = (selector: string) =>
+    [...document.querySelectorAll(selector)].map((it) => {
+      const box = it.querySelector("input[type=checkbox]");
+      return (box === null ? "" : box.checked ? "☑ " : "☐ ") + it.textContent;
+    });
+  const found = `JSON.stringify((${read})(${JSON.stringify(selector)}))`;
   try {
-    await page.waitForFunction(look, WAIT, selector, JSON.stringify(texts));
+    await page.waitForFunction(`${found} === ${JSON.stringify(JSON.stringify(texts))}`, WAIT);
   } catch (cause) {
-    const all = await page.$$eval(selector, (all) => all.map((it) => it.textContent));
-    throw new Error(`The page has ${JSON.stringify(all)}`, { cause });
+    throw new Error(`The page has ${JSON.stringify(await page.evaluate(read, selector))}`, {
+      cause,
+    });
+  }
+}
+
+/** Sends a text with the page's form. */
+export async function add(page: Page, text: string): Promise<void> {
+  await page.bringToFront();
+  await page.waitForFunction(
+    () => typeof document.querySelector("form")?.onsubmit === "function",
+    WAIT,
+  );
+  await page.type("input:not([type])", text);
+  await page.keyboard.press("Enter");
+}
+
+/** Checks or unchecks the first box of a list. */
+export async function checkFirst(page: Page): Promise<void> {
+  // The page draws its rows again at each change, so a handle of a row may be stale.
+  await page.$eval("li input", (box) => (box as unknown as DomElement).click());
+}
+
+/** The response of the page on AI responses. */
+export const STORY = "Once upon a time a cat met a fox, and both lived happily ever after.";
+
+/** Waits until the page shows the start of the response. */
+export async function hasBegun(page: Page): Promise<void> {
+  await page.waitForFunction(() => document.body.textContent.includes("upon"), WAIT);
+}
+
+/** Waits until the page shows a text, and nothing else. */
+export async function tells(page: Page, text: string): Promise<void> {
+  try {
+    await page.waitForFunction((text) => document.body.textContent.trim() === text, WAIT, text);
+  } catch (cause) {
+    const found = await page.evaluate(() => document.body.textContent);
+    throw new Error(`The page has ${JSON.stringify(found)}`, { cause });
   }
 }
 

@@ -4,45 +4,16 @@
  *
  * @module
  */
-import { BROWSERS, findBrowser, launchBrowser, newPage, PATIENCE_MS } from "../browser/browsers.ts";
+import { BROWSERS, findBrowser, launchBrowser, newPage } from "../browser/browsers.ts";
+import { add, checkFirst, hasBegun, lists, STORY, tells, WAIT } from "../browser/reader_site.ts";
 import { walk, type Walked } from "./walk.ts";
 
 const CHROMIUM = BROWSERS[0]!;
 
-const STORY = "Once upon a time a cat met a fox, and both lived happily ever after.";
-
 /** The few members of the DOM in use: the repository is type-checked without the DOM library. */
 declare const document: {
-  readonly body: { readonly textContent: string };
-  querySelector(selector: string): DomElement | null;
-  querySelectorAll(selector: string): Iterable<DomElement>;
+  querySelector(selector: string): { readonly textContent: string } | null;
 };
-
-interface DomElement {
-  readonly textContent: string;
-  readonly checked?: boolean;
-  click?(): void;
-  querySelector(selector: string): DomElement | null;
-}
-
-type Page = Awaited<ReturnType<typeof newPage>>;
-
-/** A background tab draws no frames, for which Puppeteer waits by default. */
-const WAIT = { timeout: PATIENCE_MS, polling: 50 };
-
-async function shows(page: Page, text: string): Promise<void> {
-  await page.waitForFunction((text) => document.body.textContent.trim() === text, WAIT, text);
-}
-
-async function hasBegun(page: Page): Promise<void> {
-  await page.waitForFunction(() => document.body.textContent.includes("upon"), WAIT);
-}
-
-async function add(page: Page, text: string): Promise<void> {
-  await page.bringToFront();
-  await page.type("input:not([type])", text);
-  await page.keyboard.press("Enter");
-}
 
 async function lookAtChat({ port, stop, restart }: Walked): Promise<void> {
   await using browser = await launchBrowser(CHROMIUM);
@@ -68,44 +39,27 @@ async function lookAtChat({ port, stop, restart }: Walked): Promise<void> {
   await haveBoth("Tea?", "Still there?");
 }
 
-/** Waits until the to-do list has these items. Those that are done start with an x. */
-async function lists(page: Page, ...items: string[]): Promise<void> {
-  await page.waitForFunction(
-    (items) =>
-      [...document.querySelectorAll("li")].map((line) =>
-        (line.querySelector("input")!.checked ? "x " : "") + line.textContent
-      ).join("\n") === items,
-    WAIT,
-    items.join("\n"),
-  );
-}
-
-async function clickFirst(page: Page): Promise<void> {
-  // The page draws its rows again at each change, so a handle of a row may be stale.
-  await page.$eval("li input", (box) => (box as unknown as DomElement).click!());
-}
-
 async function lookAtList({ port, stop, restart }: Walked): Promise<void> {
   await using browser = await launchBrowser(CHROMIUM);
   const url = `http://localhost:${port(8000)}/`;
   const [one, two] = [await newPage(browser), await newPage(browser)];
   for (const page of [one, two]) await page.goto(url);
   await add(one, "Tea");
-  for (const page of [one, two]) await lists(page, "Tea");
-  await clickFirst(two);
-  for (const page of [one, two]) await lists(page, "x Tea");
+  for (const page of [one, two]) await lists(page, "li", ["☐ Tea"]);
+  await checkFirst(two);
+  for (const page of [one, two]) await lists(page, "li", ["☑ Tea"]);
 
   await stop("server.ts");
   await add(one, "Milk");
-  await lists(one, "x Tea", "Milk");
+  await lists(one, "li", ["☑ Tea", "☐ Milk"]);
   await one.close();
-  await lists(two, "x Tea", "Milk"); // From the store.
-  await clickFirst(two);
-  await lists(two, "Tea", "Milk");
+  await lists(two, "li", ["☑ Tea", "☐ Milk"]); // From the store.
+  await checkFirst(two);
+  await lists(two, "li", ["☐ Tea", "☐ Milk"]);
   await restart("server.ts");
-  await lists(two, "Tea", "Milk");
+  await lists(two, "li", ["☐ Tea", "☐ Milk"]);
   await two.reload();
-  await lists(two, "Tea", "Milk");
+  await lists(two, "li", ["☐ Tea", "☐ Milk"]);
 }
 
 async function lookAtStory({ port, stop, restart }: Walked): Promise<void> {
@@ -118,18 +72,18 @@ async function lookAtStory({ port, stop, restart }: Walked): Promise<void> {
   await page.reload();
   const second = await newPage(browser);
   await second.goto(page.url());
-  for (const one of [page, second]) await shows(one, STORY);
+  for (const one of [page, second]) await tells(one, STORY);
   await page.reload(); // After the response has ended.
-  await shows(page, STORY);
+  await tells(page, STORY);
 
   const other = await newPage(browser);
   await other.goto(url);
   await hasBegun(other);
   await stop("server.ts");
   await restart("server.ts");
-  await shows(other, STORY);
+  await tells(other, STORY);
   await page.reload();
-  await shows(page, STORY);
+  await tells(page, STORY);
 }
 
 const isMissing = findBrowser(CHROMIUM) === undefined && Deno.env.get("CI") !== "true";
