@@ -30,7 +30,7 @@ export const MAX_PUBLISHED = 1_024;
 /** Announces broadcasts: to a server by itself, to a client on request. */
 export class DraftAnnouncer {
   readonly #peer: DraftPeer;
-  /** The requests of a client by broadcast; `undefined` while a stream opens. */
+  /** The announcements of a client by broadcast; aborted to withdraw them. */
   readonly #published = new Map<BroadcastPath, AbortController>();
   /** The prefixes that the peer follows. */
   readonly #prefixes = new Set<BroadcastPath>();

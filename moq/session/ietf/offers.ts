@@ -24,7 +24,6 @@ import {
 
 /** An offered track. */
 interface Offer {
-  readonly exchange: Exchange;
   readonly received: ReceivedTrack;
   readonly updates: RequestUpdates;
   readonly id: number;
@@ -94,7 +93,7 @@ export class DraftOffers {
     using _announced = announced;
     const { received, remove } = this.#subscriber.register(offered.alias);
     const updates = new RequestUpdates(peer, () => exchange);
-    this.#offers.set(key, { exchange, received, updates, id: offered.requestId });
+    this.#offers.set(key, { received, updates, id: offered.requestId });
     try {
       this.#accept(exchange, offered, updates);
       await followTrack(peer, exchange, { name: `${path} ${name}`, received, updates });

@@ -12,7 +12,7 @@ import { decodeMessage, type FieldReader, FieldWriter } from "../fields.ts";
 import { LEADING_INTEGERS } from "../integers.ts";
 import { type MessageReader, TruncatedError } from "../message_reader.ts";
 import type { MoqParameters } from "../messages.ts";
-import { MoqError } from "../errors.ts";
+import { MoqError, MOQT_REQUEST_CODES } from "../errors.ts";
 import type { BroadcastPath } from "../path.ts";
 import type { DraftTraits } from "../versions.ts";
 import { MAX_NAME_BYTES, readNamespace, readTrackName, writeNamespace } from "./names.ts";
@@ -311,9 +311,6 @@ export interface RequestErrorMessage {
   readonly reason: string;
 }
 
-/** The code with which a rejection names another place, in fields after the reason. */
-const REDIRECT = 0x34;
-
 export function encodeRequestError({ code, retryMs, reason }: RequestErrorMessage): Uint8Array {
   const fields = newFields().varint(code).varint(retryMs === undefined ? 0 : retryMs + 1);
   return finish(DraftType.requestError, fields.string(shortened(reason)));
@@ -324,7 +321,8 @@ export function decodeRequestError(body: Uint8Array): RequestErrorMessage {
     const code = fields.limit();
     const retry = fields.limit();
     const reason = readReason(fields);
-    if (code === REDIRECT) {
+    // A redirect names another place after the reason.
+    if (code === MOQT_REQUEST_CODES.redirect) {
       fields.sized();
       readNamespace(fields);
       readTrackName(fields);
@@ -341,12 +339,12 @@ export interface PublishDoneMessage {
   readonly reason: string;
 }
 
-/** The number of streams of a publisher that does not know it. */
-const UNKNOWN_STREAMS = 2 ** 62 - 1;
+/** The number of streams of a publisher that does not know it: 2^62 - 1, encoded. */
+const UNKNOWN_STREAMS = Uint8Array.fromHex("ff3fffffffffffffff");
 
 export function encodePublishDone({ code, streams, reason }: PublishDoneMessage): Uint8Array {
   const fields = newFields().varint(code);
-  if (streams === undefined) fields.raw(Uint8Array.fromHex("ff3fffffffffffffff"));
+  if (streams === undefined) fields.raw(UNKNOWN_STREAMS);
   else fields.varint(streams);
   return finish(DraftType.publishDone, fields.string(shortened(reason)));
 }
@@ -355,7 +353,7 @@ export function decodePublishDone(body: Uint8Array): PublishDoneMessage {
   return decode(body, "PUBLISH_DONE", (fields) => {
     const code = fields.limit();
     const streams = fields.limit();
-    const isKnown = streams < Math.min(UNKNOWN_STREAMS, Number.MAX_SAFE_INTEGER);
+    const isKnown = streams < Number.MAX_SAFE_INTEGER;
     return { code, streams: isKnown ? streams : undefined, reason: readReason(fields) };
   });
 }
@@ -368,13 +366,8 @@ export interface NamespaceRequest {
   readonly parameters: DraftParameters;
 }
 
-/** The types of {@linkcode NamespaceRequest}. */
-export type NamespaceRequestType =
-  | typeof DraftType.publishNamespace
-  | typeof DraftType.subscribeNamespace;
-
 export function encodeNamespaceRequest(
-  type: NamespaceRequestType,
+  type: typeof DraftType.publishNamespace | typeof DraftType.subscribeNamespace,
   message: NamespaceRequest & { readonly path: BroadcastPath },
   draft: DraftTraits,
 ): Uint8Array {
@@ -415,11 +408,6 @@ export function decodeRequestId(body: Uint8Array): number {
     fields.raw();
     return requestId;
   });
-}
-
-/** Decodes PUBLISH_STATE_NOTIFY, which only informs. */
-export function decodePublishState(body: Uint8Array, draft: DraftTraits): DraftParameters {
-  return decode(body, "PUBLISH_STATE_NOTIFY", (fields) => readParameters(fields, draft));
 }
 
 /** Decodes all tokens of a request. */
