@@ -4,6 +4,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import type { BidirectionalStream, Connection } from "../../transport/connection.ts";
 import { openUnidirectional } from "../../transport/direct.ts";
+import { readDraftBody } from "../wire/ietf/messages.ts";
 import type { MoqToken } from "../wire/ietf/parameters.ts";
 import { moqErrorCode, type MoqErrorFamily, moqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -56,7 +57,7 @@ const PROBE_LEVEL_REPORT = 1;
  * The time after the end of the streams in which a connection may still report the reason, in
  * milliseconds.
  */
-const END_GRACE_MS = 250;
+export const END_GRACE_MS = 250;
 
 /** The setup request of a client. */
 export interface SetupRequest {
@@ -149,7 +150,7 @@ export async function setUpClient(
   if (type !== SERVER_SETUP) {
     throw new ProtocolError(`Expected SERVER_SETUP, received the message type ${type}`);
   }
-  const response = decodeServerSetup(await compatBody(exchange), traits);
+  const response = decodeServerSetup(await readDraftBody(exchange.reader), traits);
   const agreed = Object.values(VERSIONS).find(({ code }) => code === response.version);
   if (agreed === undefined || !offered.includes(agreed.code)) {
     throw noVersion(`the server chose ${hex(response.version)}`);
@@ -207,7 +208,7 @@ export async function setUpServer(
   if (type !== BidiType.clientSetup || named === "gomoqt-dev") {
     throw new ProtocolError(`Expected a setup message, received a stream of type ${type}`);
   }
-  const offer = decodeClientSetup(await compatBody(exchange), VERSIONS["moq-lite-02"]);
+  const offer = decodeClientSetup(await readDraftBody(exchange.reader), VERSIONS["moq-lite-02"]);
   const agreed =
     offer.versions.flatMap((code) =>
       versions.map((version) => VERSIONS[version]).filter((one) =>
@@ -422,11 +423,6 @@ export function closeRejected(
     // The application chose a number that the transport cannot carry.
     connection.close({ reason });
   }
-}
-
-async function compatBody(exchange: Exchange): Promise<Uint8Array> {
-  const [high, low] = await exchange.reader.bytes(2);
-  return await exchange.reader.bytes(high! << 8 | low!);
 }
 
 function noVersion(what: string, family: MoqErrorFamily = "moq-lite"): MoqError {

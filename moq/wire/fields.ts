@@ -9,6 +9,9 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 /** The lowest number that a varint cannot hold. */
 const VARINT_END = 1n << 62n;
 
+/** The largest fields of a message of the IETF's drafts, whose length has two bytes. */
+const MAX_DRAFT_BODY_BYTES = 0xffff;
+
 /** Collects the fields of a message. */
 export class FieldWriter {
   readonly #integers: IntegerCodec;
@@ -18,11 +21,6 @@ export class FieldWriter {
   /** Starts without fields. */
   constructor(integers: IntegerCodec = QUIC_INTEGERS) {
     this.#integers = integers;
-  }
-
-  /** The number of bytes so far. */
-  get byteLength(): number {
-    return this.#length;
   }
 
   /**
@@ -105,6 +103,23 @@ export class FieldWriter {
     at = write(message, at, this.#length);
     message.set(this.finish(), at);
     return message;
+  }
+
+  /**
+   * Returns a message of the IETF's drafts: a type, a length of two bytes, and all fields.
+   *
+   * @param name The name of the message, for the error.
+   * @throws {RangeError} If the fields have more than 65,535 bytes.
+   */
+  finishDraft(type: number, name: string): Uint8Array<ArrayBuffer> {
+    const length = this.#length;
+    if (length > MAX_DRAFT_BODY_BYTES) {
+      throw new RangeError(
+        `Cannot write ${name}: it must have at most ${MAX_DRAFT_BODY_BYTES} bytes, received ${length}`,
+      );
+    }
+    return new FieldWriter(this.#integers).varint(type).u8(length >>> 8).u8(length & 0xff)
+      .raw(this.finish()).finish();
   }
 
   #reserve(count: number): Uint8Array<ArrayBuffer> {

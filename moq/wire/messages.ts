@@ -81,9 +81,6 @@ export const MAX_PARAMETERS = 64;
 
 const MAX_OFFERED_VERSIONS = 64;
 
-/** The largest body of draft 14, whose length has two bytes. */
-const MAX_COMPAT_BYTES = 0xffff;
-
 /** Parameters of a setup message: number to bytes. */
 export type MoqParameters = ReadonlyMap<number, Uint8Array>;
 
@@ -183,16 +180,7 @@ function setupMessage(
     return fields.finishSized();
   }
   writeCompatParameters(fields, parameters);
-  const body = fields.finish();
-  const { byteLength } = body;
-  if (byteLength > MAX_COMPAT_BYTES) {
-    throw new RangeError(
-      `Cannot write setup: it must have at most ${MAX_COMPAT_BYTES} bytes, received ${byteLength}`,
-    );
-  }
-  // Draft 14 of the IETF: the length has two bytes.
-  return new FieldWriter().varint(type).u8(byteLength >>> 8).u8(byteLength & 0xff).raw(body)
-    .finish();
+  return fields.finishDraft(type, "setup");
 }
 
 function readParameters(fields: FieldReader, { setup }: VersionTraits): MoqParameters {

@@ -59,9 +59,6 @@ export const DraftStream = {
   padding: 0x132b_3e28,
 } as const;
 
-/** The largest fields of a message: their length has two bytes. */
-const MAX_BODY_BYTES = 0xffff;
-
 /** The longest reason in words, in bytes. */
 const MAX_REASON_BYTES = 1_024;
 
@@ -92,14 +89,7 @@ export async function readDraftBody(reader: MessageReader): Promise<Uint8Array> 
 }
 
 function finish(type: number, fields: FieldWriter): Uint8Array<ArrayBuffer> {
-  const { byteLength } = fields;
-  if (byteLength > MAX_BODY_BYTES) {
-    throw new RangeError(
-      `Cannot write message: it must have at most ${MAX_BODY_BYTES} bytes, received ${byteLength}`,
-    );
-  }
-  return newFields().varint(type).u8(byteLength >>> 8).u8(byteLength & 0xff).raw(fields.finish())
-    .finish();
+  return fields.finishDraft(type, "message");
 }
 
 function newFields(): FieldWriter {
