@@ -19,17 +19,11 @@ import type { MessageReader } from "../../wire/message_reader.ts";
 import type { MoqParameters } from "../../wire/messages.ts";
 import { moqErrorOf, sessionClosed } from "../context.ts";
 import type { DialectEvents, OwnSetup, ReceivedSetup } from "../dialect.ts";
-import { ownParameters } from "../setup.ts";
+import { END_GRACE_MS, ownParameters } from "../setup.ts";
 import type { DraftPeer } from "./peer.ts";
 
 /** The name of this implementation, for the peer's log. */
 const IMPLEMENTATION = "skein";
-
-/**
- * The time after the end of the peer's control stream in which the connection may still report the
- * reason, in milliseconds: the streams of a closing session end first.
- */
-const END_GRACE_MS = 250;
 
 /** The path and query of a URL. */
 const PATH = /^(?:\/[^\s?#]*)?(?:\?[^\s#]*)?$/;
