@@ -1,5 +1,6 @@
 /** A group of the IETF's drafts: its subgroups on several streams, merged by the objects' numbers. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
+import { Signal } from "../../../base/signal.ts";
 import type { GroupSource } from "../../track/group_reader.ts";
 import { ProtocolError } from "../../../errors.ts";
 import type { ObjectHead, ObjectReader } from "../../wire/ietf/subgroup.ts";
@@ -65,7 +66,7 @@ export class ObjectGroup implements GroupSource {
   /** The number for which waiting has ended. */
   #skipped = -1;
   #timer: Timer | undefined = undefined;
-  #wake: (() => void) | undefined = undefined;
+  readonly #changes = new Signal();
   #isOver = false;
 
   constructor(link: ObjectGroupLink) {
@@ -98,14 +99,14 @@ export class ObjectGroup implements GroupSource {
       isOver: false,
       isWaiting: false,
     });
-    this.#wakeUp();
+    this.#changes.notify();
     return true;
   }
 
   /** Called when a later group has begun, or no more streams follow. */
   supersede(): void {
     this.#isSuperseded = true;
-    this.#wakeUp();
+    this.#changes.notify();
   }
 
   /** 1 if an object is due, whose payload may not have arrived yet. */
@@ -247,38 +248,32 @@ export class ObjectGroup implements GroupSource {
   }
 
   async #wait(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#wake = resolve;
+    const changed = this.#changes.changed();
     for (const subgroup of this.#subgroups) {
       if (subgroup.head !== undefined || subgroup.isWaiting) continue;
       subgroup.isWaiting = true;
       subgroup.reader.more().then(() => {
         subgroup.isWaiting = false;
-        this.#wakeUp();
+        this.#changes.notify();
       }, (error) => {
         this.#failed(subgroup, error);
-        this.#wakeUp();
+        this.#changes.notify();
       });
     }
     if (this.#isBlocked()) {
       this.#timer ??= this.#link.runtime.setTimeout(() => {
         this.#timer = undefined;
         this.#skipped = this.#next;
-        this.#wakeUp();
+        this.#changes.notify();
       }, OBJECT_WAIT_MS);
     }
-    await promise;
+    await changed;
   }
 
   /** True if only time helps: objects are missing, or all subgroups have ended. */
   #isBlocked(): boolean {
     if (this.#subgroups.size === 0) return true;
     return [...this.#subgroups].some(({ head }) => head !== undefined);
-  }
-
-  #wakeUp(): void {
-    this.#wake?.();
-    this.#wake = undefined;
   }
 
   #stopWaiting(): void {
@@ -294,7 +289,7 @@ export class ObjectGroup implements GroupSource {
       reader.cancel({ streamErrorCode: this.#link.cancelCode });
     }
     this.#subgroups.clear();
-    this.#wakeUp();
+    this.#changes.notify();
     this.#link.onOver();
   }
 }

@@ -1,4 +1,5 @@
 /** The publisher's part of a session in the IETF's drafts: subscriptions of the peer. */
+import { Signal } from "../../../base/signal.ts";
 import { within } from "../../../base/wait.ts";
 import { ProtocolError } from "../../../errors.ts";
 import { openUnidirectional } from "../../../transport/direct.ts";
@@ -108,7 +109,8 @@ class ServedTrack {
   #isOver = false;
   /** The opened data streams. */
   #streams = 0;
-  #wake: (() => void) | undefined = undefined;
+  /** Notifies of a change by the subscriber, and of the end. */
+  readonly #changes = new Signal();
 
   constructor(
     peer: DraftPeer,
@@ -132,7 +134,7 @@ class ServedTrack {
   fail(error: unknown): void {
     this.#isOver = true;
     this.#track?.fail(error);
-    this.#wakeUp();
+    this.#changes.notify();
   }
 
   /** Serves the track until it ends. */
@@ -159,27 +161,25 @@ class ServedTrack {
     const { rendezvousMs = 0 } = this.#parameters;
     const route = mux.route(this.path);
     if (route !== undefined || rendezvousMs === 0) return route;
-    const { promise, resolve } = Promise.withResolvers<void>();
+    const changed = this.#changes.changed();
     using _watch = mux.watch(this.path, ({ path, active }) => {
-      if (active && path === this.path) resolve();
+      if (active && path === this.path) this.#changes.notify();
     });
-    this.#wake = resolve;
     const timeoutMs = Math.min(rendezvousMs, MAX_RENDEZVOUS_MS);
-    await within(runtime, promise, { timeoutMs }).catch(() => {});
+    await within(runtime, changed, { timeoutMs }).catch(() => {});
     return mux.route(this.path);
   }
 
   /** Waits until the subscriber wants objects, or the broadcast ends. */
   async #change({ signal }: MuxRoute): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
+    const changed = this.#changes.changed();
     const onWithdrawn = () => {
       this.#done("notFound", "The broadcast has ended");
-      resolve();
+      this.#changes.notify();
     };
-    this.#wake = resolve;
     if (signal.aborted) return onWithdrawn();
     signal.addEventListener("abort", onWithdrawn, { once: true });
-    await promise;
+    await changed;
     signal.removeEventListener("abort", onWithdrawn);
   }
 
@@ -271,7 +271,7 @@ class ServedTrack {
     if (this.#parameters.forward === false) {
       track?.fail(new MoqError("subscribe", "cancelled", "The subscriber has paused the track"));
     } else track?.update(this.#fields());
-    this.#wakeUp();
+    this.#changes.notify();
   }
 
   #fields(): SubscribeFields {
@@ -285,11 +285,6 @@ class ServedTrack {
       startGroup: range?.start.group,
       endGroup: range?.endGroup,
     };
-  }
-
-  #wakeUp(): void {
-    this.#wake?.();
-    this.#wake = undefined;
   }
 }
 
