@@ -86,7 +86,7 @@ export function tableOf(report: Report): string {
       "",
       `**${title}**`,
       "",
-      `| server | ${unit} min / median / max | of bare | CPU us each | of bare | p50 ms | p99 ms | KiB a session | generator CPU % | lost, out of order, closed |`,
+      `| server | ${unit} min / median / max | of bare | CPU µs each | of bare | p50 ms | p99 ms | KiB a session | generator CPU % | lost, out of order, closed |`,
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     );
     for (const { title, perSecond, median } of servers) {
@@ -132,7 +132,7 @@ export function summaryOf(report: Report): string {
       const { perSecond, median: { cpuUs, kibPerSession } } = server;
       const parts = [
         `${amount(perSecond[1])} (${ratio(perSecond[1], control?.perSecond[1])})`,
-        ...cpuUs === undefined ? [] : [`${fixed(cpuUs, 2)} us`],
+        ...cpuUs === undefined ? [] : [`${fixed(cpuUs, 2)} µs`],
         ...kibPerSession === undefined ? [] : [`${fixed(kibPerSession, 1)} KiB`],
       ];
       return parts.join(", ");

@@ -7,7 +7,7 @@ import { PAGE_FILES } from "../operations/inspector/page_files.ts";
 
 const EXAMPLES = new URL("../examples/", import.meta.url);
 
-Deno.test("The inspector has the same header, colours and logo as the example pages", async () => {
+Deno.test("The inspector has the same header, colors and logo as the example pages", async () => {
   const page = await readPage(new URL("chat/page/", EXAMPLES), []);
   for (const name of ["skein.css", "skein.js", "skein.svg"]) {
     const [, inspector] = PAGE_FILES.get(`/${name}`)!;

@@ -296,6 +296,6 @@ Deno.test("listenMoq() and serve() reject limits of unread streams below one win
   const message = "maxBytes must be an integer of at least 1250000, or Infinity, received 1249999";
   assertThrows(() => listenMoq({ unreadStreams }), RangeError, message);
   assertThrows(() => listen({ limits: { unreadStreams } }), RangeError, message);
-  const misspelt = { limits: { unreadStreams: { timeoutMS: 1 } as object } };
-  assertThrows(() => listen(misspelt), TypeError, "timeoutMS");
+  const misspelled = { limits: { unreadStreams: { timeoutMS: 1 } as object } };
+  assertThrows(() => listen(misspelled), TypeError, "timeoutMS");
 });

@@ -22,7 +22,7 @@ type Drawn = Extract<Change, { readonly kind: "draw" }>;
 let count = 0;
 
 function draw(points: readonly Point[] = LINE): Drawn {
-  return { kind: "draw", id: `stroke-${++count}`, colour: "ink", width: 5, points };
+  return { kind: "draw", id: `stroke-${++count}`, color: "ink", width: 5, points };
 }
 
 /* The drawing */
@@ -179,7 +179,7 @@ Deno.test("serveWhiteboard() accepts only valid changes, and sets the author its
     ["too many points", { ...stroke, points: Array(LIMITS.points + 1).fill(LINE[0]) }],
     ["a point outside of the board", { ...stroke, points: [[LIMITS.reach + 1, 0, 0.5]] }],
     ["a pressure above 1", { ...stroke, points: [[0, 0, 2]] }],
-    ["another colour", { ...stroke, colour: "url(https://example.com)" }],
+    ["another color", { ...stroke, color: "url(https://example.com)" }],
     ["another width", { ...stroke, width: 500 }],
     ["a long id", { ...stroke, id: "x".repeat(49) }],
     ["too many erased strokes", {
@@ -242,7 +242,7 @@ Deno.test("Pointers reach the other users of the board by datagrams, and disappe
     await pointersOf(second),
     await pointersOf(third),
   ];
-  const pen = { id: "stroke-live", colour: "red", width: 5, from: [0, 0] as [0, 0] } as const;
+  const pen = { id: "stroke-live", color: "red", width: 5, from: [0, 0] as [0, 0] } as const;
   await ann.send(1, { board: "a", at: [1, 2], pen });
   assertEquals(await next(bob), { id: 1, user: "ann", at: [1, 2], pen });
   // Sends a pointer for a board that the session has not opened, and then a point outside of the

@@ -99,7 +99,7 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
 
 /** Returns the summary line of a test run, if any. */
 function summaryOf(output: string): string {
-  // deno-lint-ignore no-control-regex -- colours are control characters.
+  // deno-lint-ignore no-control-regex -- colors are control characters.
   const plain = output.replace(/\x1b\[[0-9;]*m/g, "");
   return plain.match(/\d+ passed.*?\d+ failed[^(\n]*/g)?.at(-1)?.trim() ?? "";
 }

@@ -306,7 +306,7 @@ async function grouped(
     else if (ALONE.test(await Deno.readTextFile(url))) alone.push(url.href);
     else others.push(url.href);
   }
-  // Files of a folder go to different modules, because slow files tend to be neighbours.
+  // Files of a folder go to different modules, because slow files tend to be neighbors.
   const count = Math.ceil(others.length / together);
   const groups = [
     ...alone.map((href) => [href]),

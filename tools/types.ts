@@ -35,7 +35,7 @@ export interface TypeFault {
 /**
  * Parses the errors that `deno check` prints.
  *
- * @param output The output, without colours.
+ * @param output The output, without colors.
  * @returns The errors, in the order of the output.
  */
 export function faultsOf(output: string): TypeFault[] {

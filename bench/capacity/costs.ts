@@ -44,7 +44,7 @@ export interface Costs {
 
 /**
  * A service on Redis. Node costs are from the tables on the sizing page, at half load; broker costs
- * are commands of 10 us, and scripts measured with `bench/appends.ts`.
+ * are commands of 10 µs, and scripts measured with `bench/appends.ts`.
  */
 export const REDIS_COSTS: Costs = {
   sessionMs: 0.15,

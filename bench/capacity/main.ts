@@ -69,7 +69,7 @@ const MILLION: FleetOptions = {
 /** Downtime of the broker in a restart, in milliseconds. */
 const DOWN_MS = 1_000;
 
-/** Scale of the modelled service: each node and shard has the same work as in the whole. */
+/** Scale of the modeled service: each node and shard has the same work as in the whole. */
 const scale = numberArgument(Deno.args, "scale", 1);
 
 /** Publications of a hot topic, unless these take more than half a minute. */

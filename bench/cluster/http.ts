@@ -170,5 +170,5 @@ async function measureRecovery(
 
 function figures(cpuUs: number | undefined, latencies: Histogram): string {
   const [p50, p99] = [latencies.quantileMs(0.5), latencies.quantileMs(0.99)];
-  return `${cpuUs?.toFixed(1)} us of CPU each, ${p50.toFixed(1)} ms (p99 ${p99.toFixed(1)})`;
+  return `${cpuUs?.toFixed(1)} µs of CPU each, ${p50.toFixed(1)} ms (p99 ${p99.toFixed(1)})`;
 }

@@ -212,7 +212,7 @@ function tables(results: ReadonlyMap<string, readonly LoadResult[]>): string {
       "",
       `**${title}**`,
       "",
-      "| | deliveries/s min / median / max | of socket.io | CPU us each | p50 ms | p99 ms | lost, out of order, closed |",
+      "| | deliveries/s min / median / max | of socket.io | CPU µs each | p50 ms | p99 ms | lost, out of order, closed |",
       "| --- | --- | --- | --- | --- | --- | --- |",
     );
     for (const setup of setups) {

@@ -57,7 +57,7 @@ for (const [name, all] of results) {
   // deno-lint-ignore no-console
   console.log(
     `${name}: ${rates[rates.length >> 1]} messages/s (${rates[0]} to ${rates.at(-1)}), ` +
-      `${cpu[cpu.length >> 1]!.toFixed(0)} us of CPU each`,
+      `${cpu[cpu.length >> 1]!.toFixed(0)} µs of CPU each`,
   );
 }
 

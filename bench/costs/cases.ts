@@ -354,7 +354,7 @@ export const CASES: readonly Case[] = [
     body: PONG,
   }]),
   onSession("served", 204, ["POST", "a frame", { body: PONG }]),
-  onSession("served", 204, ["POST", "an acknowledgement"]),
+  onSession("served", 204, ["POST", "an acknowledgment"]),
   // The close event waits for the client for some seconds.
   held(
     {

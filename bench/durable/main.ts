@@ -96,7 +96,7 @@ try {
       // deno-lint-ignore no-console
       console.log(
         `${work}, ${name}: ${appends} appends/s, ${deliveries} deliveries/s, ` +
-          `${summary(cpu, 1)} us of CPU each`,
+          `${summary(cpu, 1)} µs of CPU each`,
       );
     }
   }

@@ -223,9 +223,9 @@ for (const version of versions) {
 
 function print(title: string, isPaced: boolean, results: ReadonlyMap<string, Run[]>): void {
   const control = median((results.get("gomoqt to gomoqt") ?? []).map((run) => run.groups_per_s));
-  const columns = isPaced ? "p50, us | p99, us" : "groups/s | of gomoqt to gomoqt";
+  const columns = isPaced ? "p50, µs | p99, µs" : "groups/s | of gomoqt to gomoqt";
   console.log(`\n${title}\n`);
-  console.log(`| publisher to subscriber | ${columns} | CPU us a group: publisher | subscriber |`);
+  console.log(`| publisher to subscriber | ${columns} | CPU µs a group: publisher | subscriber |`);
   console.log("| --- | --- | --- | --- | --- |");
   for (const [pair, list] of results) {
     if (list.length === 0) continue;

@@ -284,7 +284,7 @@ async function main(): Promise<void> {
       for (const [name, once] of relays) results.get(name)!.push(await once(index));
     }
     console.log(`\n${subscribers} subscribers, ${work.title}: min / median / max of ${runs}`);
-    console.log("| relay | deliveries/s | CPU us each | p50, us | p99, us |");
+    console.log("| relay | deliveries/s | CPU µs each | p50, µs | p99, µs |");
     console.log("| --- | --- | --- | --- | --- |");
     for (const [name, list] of results) {
       const cells = [

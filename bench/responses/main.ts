@@ -111,8 +111,8 @@ try {
       for (let run = 0; run < RUNS; run++) runs.push(await measure(folder, server, load));
       const figures = [
         ["items/s", summary(runs.map((run) => run.perSecond), amount)],
-        ["us of CPU an item", summary(runs.map((run) => run.cpuUs), (us) => us.toFixed(1))],
-        ["us of the client", summary(runs.map((run) => run.clientCpuUs), (us) => us.toFixed(1))],
+        ["µs of CPU an item", summary(runs.map((run) => run.cpuUs), (us) => us.toFixed(1))],
+        ["µs of the client", summary(runs.map((run) => run.clientCpuUs), (us) => us.toFixed(1))],
         ["% of the generator", summary(runs.map((run) => run.generatorPercent), amount)],
         ["MiB more", summary(runs.map((run) => run.grownMib), (mib) => mib.toFixed(1))],
         ["ms to the stop", summary(runs.map((run) => run.cancelMs), (ms) => ms.toFixed(2))],

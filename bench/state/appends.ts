@@ -127,7 +127,7 @@ for (const [name, start] of Object.entries(BROKERS)) {
     for (const [work, all] of results) {
       console.log(
         `${name}, ${atOnce} at once, ${work}: ${summary(all.map(([rate]) => rate))} per second, ` +
-          `${summary(all.map(([, us]) => us))} us of CPU each`,
+          `${summary(all.map(([, us]) => us))} µs of CPU each`,
       );
     }
   }

@@ -78,7 +78,7 @@ for (const broker of BROKERS) {
     const lost = all.reduce((sum, one) => sum + one.lost! + one.disordered! + one.closed, 0);
     // deno-lint-ignore no-console
     console.log(
-      `${broker}, ${work}: ${summary(cpu, 2)} us of CPU a delivery, ${summary(ratios, 2)} of ` +
+      `${broker}, ${work}: ${summary(cpu, 2)} µs of CPU a delivery, ${summary(ratios, 2)} of ` +
         `${WORKS[0]}, ${summary(all.map((one) => one.perSecond), 0)} deliveries/s, ${lost} faults`,
     );
   }

@@ -20,7 +20,7 @@ export interface SeenCertificate {
 }
 
 /** Result of the check of a certificate. */
-export interface Judgement extends Pick<Finding, "state" | "detail" | "cause" | "cure"> {
+export interface Judgment extends Pick<Finding, "state" | "detail" | "cause" | "cure"> {
   /** Observed values. */
   readonly facts: {
     readonly subject: string;
@@ -47,7 +47,7 @@ export function judgeCertificate(
   { raw, chainLength, distrust }: SeenCertificate,
   host: string,
   now: number,
-): Judgement {
+): Judgment {
   const certificate = new X509Certificate(raw as Uint8Array<ArrayBuffer>);
   const { subject, issuer, subjectAltName = "", validFrom, validTo } = certificate;
   const [fromMs, toMs] = [Date.parse(validFrom), Date.parse(validTo)];
@@ -65,7 +65,7 @@ export function judgeCertificate(
     isHashUsable: toMs - fromMs <= MAX_HASH_MS &&
       certificate.publicKey.asymmetricKeyType === "ec",
   };
-  const failed = (detail: string, cause: string, cure: string): Judgement => ({
+  const failed = (detail: string, cause: string, cure: string): Judgment => ({
     state: "failed",
     detail,
     cause,

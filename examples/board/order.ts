@@ -1,5 +1,5 @@
 /**
- * Order keys: a row that moves gets a key between the keys of its new neighbours, so that only the
+ * Order keys: a row that moves gets a key between the keys of its new neighbors, so that only the
  * moved row is written. Two users who move different cards never change the same row.
  *
  * A key is read as the digits of a fraction, so it sorts as text.

@@ -55,12 +55,12 @@ export class People {
     this.#wasLive = false;
   }
 
-  /** Returns a user's colour. */
+  /** Returns a user's color. */
   hueOf(user) {
     return this.#users.get(user)?.hue ?? 0;
   }
 
-  /** Publishes this user's colour, and that the user is away while the page is hidden. */
+  /** Publishes this user's color, and that the user is away while the page is hidden. */
   #publish() {
     if (this.#topic === "") return;
     const hue = Number(

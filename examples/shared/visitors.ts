@@ -22,7 +22,7 @@ export const BOARD = z.string().check(z.regex(
   "A board's name has 1 to 32 lowercase letters, digits and -",
 ));
 
-/** A user on a board, with a colour, as a hue; `away` while the page is hidden. */
+/** A user on a board, with a color, as a hue; `away` while the page is hidden. */
 export const PERSON = z.strictObject({
   hue: z.int().check(z.minimum(0), z.maximum(359)),
   away: z.optional(z.boolean()),

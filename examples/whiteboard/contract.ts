@@ -7,12 +7,12 @@
 import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
 import { BOARD, NAME, PERSON } from "../shared/visitors.ts";
-import { COLOURS, LIMITS, WIDTHS } from "./drawing.ts";
+import { COLORS, LIMITS, WIDTHS } from "./drawing.ts";
 
 const ID = z.string().regex(/^[A-Za-z0-9-]{8,48}$/);
 const PLACE = z.number().min(-LIMITS.reach).max(LIMITS.reach);
 const POINT = z.tuple([PLACE, PLACE, z.number().min(0).max(1)]).readonly();
-const PEN = { id: ID, colour: z.enum(COLOURS), width: z.literal(WIDTHS) };
+const PEN = { id: ID, color: z.enum(COLORS), width: z.literal(WIDTHS) };
 const STROKE = { ...PEN, points: z.array(POINT).min(1).max(LIMITS.points).readonly() };
 
 const CHANGE = z.discriminatedUnion("kind", [

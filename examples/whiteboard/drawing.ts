@@ -5,8 +5,8 @@
  * @module
  */
 
-/** Colours of strokes; the page has a shade of each for light and for dark. */
-export const COLOURS = ["ink", "blue", "green", "red", "amber"] as const;
+/** Colors of strokes; the page has a shade of each for light and for dark. */
+export const COLORS = ["ink", "blue", "green", "red", "amber"] as const;
 
 /** Widths of strokes, in units of the board: pixels at a zoom of 100 %. */
 export const WIDTHS = [2, 5, 12] as const;
@@ -26,11 +26,11 @@ export const LIMITS = {
 /** A place on the board, and the pressure of the pen from 0 to 1: 0.5 for a mouse or a finger. */
 export type Point = readonly [x: number, y: number, pressure: number];
 
-/** A line of one colour and width. */
+/** A line of one color and width. */
 export interface Stroke {
   /** Id that the page creates, so that a stroke that is sent twice counts once. */
   readonly id: string;
-  readonly colour: (typeof COLOURS)[number];
+  readonly color: (typeof COLORS)[number];
   readonly width: (typeof WIDTHS)[number];
   readonly points: readonly Point[];
   /** The user who drew the stroke, set by the server; absent while the stroke waits. */

@@ -22,12 +22,12 @@ export async function drawOnce(): Promise<void> {
     await ann.client.publish(BOARD, {
       kind: "draw",
       id: crypto.randomUUID(),
-      colour: "blue",
+      color: "blue",
       width: 5,
       points: [[0, 0, 0.5], [40, 30, 0.5]],
     });
     for await (const { from, data } of bob.changes) {
-      console.log(`bob sees ${from} ${data.kind} ${data.kind === "draw" ? data.colour : ""}`);
+      console.log(`bob sees ${from} ${data.kind} ${data.kind === "draw" ? data.color : ""}`);
       break;
     }
     const point = () => void bob.pointers.send(1, { board: "plans", at: [20, 10] });
@@ -44,8 +44,8 @@ export async function drawOnce(): Promise<void> {
   await using server = serveWhiteboard({ port: 0, broker, onListen() {} });
   await using eve = await enter(server.url, { name: "eve", transport: "websocket" });
   for await (const { strokes } of eve.client.requestStream("strokes:plans", null)) {
-    for (const { by, colour } of strokes) {
-      console.log(`on another server, eve sees a ${colour} stroke by ${by}`);
+    for (const { by, color } of strokes) {
+      console.log(`on another server, eve sees a ${color} stroke by ${by}`);
     }
   }
 }

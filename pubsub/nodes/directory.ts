@@ -94,7 +94,7 @@ interface PendingCheck<T> {
  * - **Gone:** the entries of a node that is gone are deleted immediately.
  * - **Bounds:** a node keeps up to 100,000 entries of each other node per scope, and a million of
  *   all. Further entries are left out until a tenth is free again; meanwhile, the scope's
- *   `isComplete` is false. Pages and changes are at most about 60 KB long.
+ *   `isComplete` is false. Pages and changes are at most about 60 kB long.
  *
  * @typeParam T The type of the values.
  *

@@ -244,19 +244,19 @@ Deno.test("StructuredStream.send() sends no data that the codec cannot encode", 
   const wire = new HandStream();
   const json = await byHand(wire, { registry: { 1: anything } as unknown as R });
   await assertRejects(() => json.send(1, undefined as never), TypeError, "received undefined");
-  const cause = new Error("Out of colours");
+  const cause = new Error("Out of colors");
   const picky: Codec = {
     ...bytesCodec,
-    name: "colours",
+    name: "colors",
     encode() {
       throw cause;
     },
   };
   const pale = await byHand(wire, { registry: { 1: anything } as unknown as R, codec: picky });
   const error = await assertRejects(
-    () => pale.send(1, "grey" as never),
+    () => pale.send(1, "gray" as never),
     TypeError,
-    "Cannot send message: the data of type 1 must be what codec colours can encode, which says: Out of colours",
+    "Cannot send message: the data of type 1 must be what codec colors can encode, which says: Out of colors",
   );
   assertStrictEquals(error.cause, cause);
   const codec: Codec = { ...bytesCodec, name: "none" };

@@ -32,7 +32,7 @@ async function installed(server: NatsServer, stack: AsyncDisposableStack): Promi
 }
 
 /** The model, whose virtual time passes while an operation waits. */
-async function modelled(): Promise<Target> {
+async function modeled(): Promise<Target> {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation);
   const [store, client] = [simulation.host("nats"), simulation.host("client")];
@@ -66,7 +66,7 @@ for (const seed of [1, 2, 3]) {
     async fn() {
       await using server = await NatsServer.start();
       await using stack = new AsyncDisposableStack();
-      const [real, model] = [await installed(server, stack), await modelled()];
+      const [real, model] = [await installed(server, stack), await modeled()];
       const [drawn, twin] = [new Operations(seed), new Operations(seed)];
       const names = new Map<string, string>();
       for (let i = 0; i < OPERATIONS; i++) {
@@ -100,7 +100,7 @@ Deno.test({
     await using server = await NatsServer.start();
     await using stack = new AsyncDisposableStack();
     const real = await installed(server, stack);
-    const model = await modelled();
+    const model = await modeled();
     const config = {
       name: "short",
       subjects: ["short.>"],

@@ -22,7 +22,7 @@ Deno.test.beforeAll(async () => {
 
 Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 
-// Conformance with other numbers is tested on modelled servers, because the suite waits for minutes.
+// Conformance with other numbers is tested on modeled servers, because the suite waits for minutes.
 const MANY = { histories: 16, logs: 16, buckets: 16 };
 const openMany = () => new NatsBroker({ servers: shared.servers }, { shards: MANY });
 for (const suite of [testBroker, testBrokerLogs]) {

@@ -360,9 +360,9 @@ export function assertNoViolations(): void {
  * Sets the color scheme of a page. It also enables reduced motion, which keeps half-finished
  * animations out of pictures.
  */
-export async function emulate(page: Page, colours: "light" | "dark"): Promise<void> {
+export async function emulate(page: Page, colors: "light" | "dark"): Promise<void> {
   await page.emulateMediaFeatures([
-    { name: "prefers-color-scheme", value: colours },
+    { name: "prefers-color-scheme", value: colors },
     { name: "prefers-reduced-motion", value: "reduce" },
   ]);
 }

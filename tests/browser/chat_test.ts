@@ -172,12 +172,12 @@ testInBrowsers(
     await tab.waitForSelector('#status[data-name="connected"]');
     // A user with two tabs joined only once.
     for (const page of [ann, bob]) await page.seesHere("2 here: ann, bob");
-    const colours = await ann.page.$$eval(
+    const colors = await ann.page.$$eval(
       "#people .avatar",
       (avatars) =>
         avatars.map((avatar) => (avatar as unknown as Avatar).style.getPropertyValue("--hue")),
     );
-    assertEquals(new Set(colours).size, 2);
+    assertEquals(new Set(colors).size, 2);
     // Changing the name affects only this tab.
     await Promise.all([tab.waitForNavigation(), tab.click("#change-name")]);
     await tab.waitForSelector("#enter-button:enabled");

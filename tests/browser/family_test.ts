@@ -21,11 +21,11 @@ for (const member of FAMILY) {
       const check = async (
         state: string,
         size: typeof SIZES[number],
-        colours: "light" | "dark",
+        colors: "light" | "dark",
       ) => {
-        const at = `${state}, ${size.width} px, ${colours}`;
+        const at = `${state}, ${size.width} px, ${colors}`;
         await page.setViewport(size);
-        await emulate(page, colours);
+        await emulate(page, colors);
         const { stops, faults } = await tabThrough(page);
         assertEquals({ at, faults, faintTexts: await faintTexts(page) }, {
           at,
@@ -51,7 +51,7 @@ for (const member of FAMILY) {
         3,
       );
       for (const size of SIZES) {
-        for (const colours of ["light", "dark"] as const) await check("alive", size, colours);
+        for (const colors of ["light", "dark"] as const) await check("alive", size, colors);
       }
       assertMatch(await family.kill(), /^The server does not respond\./);
       for (const size of SIZES) await check("dead", size, "light");

@@ -15,9 +15,9 @@ const KINDS = ["message", "history", "once", "request"];
 
 async function assertStorm(browser: Browser, options: Partial<StormOptions>): Promise<void> {
   const [reloads, kills] = isFirefox(browser) ? [8, 3] : [30, 10];
-  const judgement = await storm(browser, { reloads, kills, kinds: KINDS, ...options });
-  assertEquals(judgement.faults, []);
-  assert(judgement.writes > 10 * (reloads + kills));
+  const judgment = await storm(browser, { reloads, kills, kinds: KINDS, ...options });
+  assertEquals(judgment.faults, []);
+  assert(judgment.writes > 10 * (reloads + kills));
 }
 
 testInBrowsers("what pages write arrives after reloads and kills, in order", async (browser) => {

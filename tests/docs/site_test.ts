@@ -182,9 +182,9 @@ testSite("the color scheme applies to pages and to the reference", async (page, 
   assertEquals(await isDark(), false);
 });
 
-for (const colours of ["light", "dark"] as const) {
-  testSite(`text and controls have contrast and names in ${colours} mode`, async (page, url) => {
-    await emulate(page, colours);
+for (const colors of ["light", "dark"] as const) {
+  testSite(`text and controls have contrast and names in ${colors} mode`, async (page, url) => {
+    await emulate(page, colors);
     const faults: string[] = [];
     for (const link of DRAWN) {
       if (link.startsWith("/api/")) await page.goto(`${url}${link}`);

@@ -19,17 +19,17 @@ const SHARDS = [1, 4, 16];
 
 for (const { name, isPair, run } of REQUIREMENTS) {
   const broker = isPair ? "NatsBroker of two nodes" : "NatsBroker";
-  Deno.test(`${broker} on a modelled server ${name}, twice the same way`, async () => {
+  Deno.test(`${broker} on a modeled server ${name}, twice the same way`, async () => {
     assertEquals(await run(1), await run(1));
   });
   for (const count of SHARDS) {
-    Deno.test(`${broker} with ${count} shards on a modelled server ${name}`, async () => {
+    Deno.test(`${broker} with ${count} shards on a modeled server ${name}`, async () => {
       await run(1, count);
     });
   }
   if (!isPair || BROKEN_IN_CLUSTERS.has(name)) continue;
-  Deno.test(`${broker} on three modelled servers ${name}`, async () => void await run(3));
-  Deno.test(`${broker} with 16 shards on three modelled servers ${name}`, async () => {
+  Deno.test(`${broker} on three modeled servers ${name}`, async () => void await run(3));
+  Deno.test(`${broker} with 16 shards on three modeled servers ${name}`, async () => {
     await run(3, 16);
   });
 }

@@ -185,7 +185,7 @@ class SharedHistory {
       await world.pause(lastsMs / count);
     }
     if (!isCut) change({ isBlocked: false, delayMs: 1 });
-    const all = await world.inTime("acknowledgements", Promise.all(appending), ACKNOWLEDGED_MS);
+    const all = await world.inTime("acknowledgments", Promise.all(appending), ACKNOWLEDGED_MS);
     const added = all.filter((one) => one !== undefined);
     const offsets = added.map(({ position }) => position.offset);
     assertEquals(offsets, offsets.toSorted((a, b) => a - b), "order of the calls");

@@ -219,7 +219,7 @@ property("each log call returns the model's result, on two nodes of each broker"
     },
   },
   async check(world, { store, more, steps }) {
-    const logs = await ModelledLogs.start(world, store);
+    const logs = await ModeledLogs.start(world, store);
     if (more > 0) await logs.addMore(more);
     for (const step of steps) {
       if (step.kind === "wait") await world.pause(step.ms);
@@ -261,7 +261,7 @@ interface Node {
 }
 
 /** The logs of a store and the possible states of each log. */
-class ModelledLogs {
+class ModeledLogs {
   /** Several states are possible after concurrent calls and around an expiry. */
   readonly #states = new Map<string, readonly ModelState[]>(IDS.map((id) => [id, [undefined]]));
   readonly #last = new Map<string, LogCall>();
@@ -276,7 +276,7 @@ class ModelledLogs {
   ) {}
 
   /** Starts a store and two nodes that are notified of changes to all logs. */
-  static async start(world: World, name: BrokerName): Promise<ModelledLogs> {
+  static async start(world: World, name: BrokerName): Promise<ModeledLogs> {
     const store = await world.store(name);
     const nodes = await Promise.all(["near", "far"].map(async (name): Promise<Node> => {
       const host = world.host(name);
@@ -291,7 +291,7 @@ class ModelledLogs {
       return { host, broker, heard };
     }));
     await world.pause(KNOWN_MS);
-    return new ModelledLogs(world, nodes, name);
+    return new ModeledLogs(world, nodes, name);
   }
 
   /** Creates logs without a writer. Some have ended, and some are deleted but kept for a fork. */

@@ -52,7 +52,7 @@ export async function soakGrowth(check: Check, isShort: boolean): Promise<void> 
     back === count,
     `${back} of ${count} in ${backMs.toFixed(0)} ms; a delivery took ${
       deliveryUs[0].toFixed(2)
-    } us to few, ${deliveryUs[1].toFixed(2)} us to all`,
+    } µs to few, ${deliveryUs[1].toFixed(2)} µs to all`,
   );
   check(
     "growth: a drain closes all sessions",

@@ -1,5 +1,5 @@
 /**
- * Builds the API reference with `deno doc --html`, in the colours of the site and with its bar.
+ * Builds the API reference with `deno doc --html`, in the colors of the site and with its bar.
  *
  * @module
  */
@@ -118,7 +118,7 @@ export interface Look {
 /**
  * Adds the site's look to a page of `deno doc`, and fixes its links:
  *
- * - **Look:** the page gets the site's bar, colours and language.
+ * - **Look:** the page gets the site's bar, colors and language.
  * - **Entries:** the first page lists the entries, and imports show the name of the package.
  * - **Sources:** links lead to the code host, never to the local machine.
  * - **Anchors:** `deno doc` links to anchors that don't exist, such as those of accessors without a

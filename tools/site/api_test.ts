@@ -22,7 +22,7 @@ const PAGE = (title: string) =>
 </body>
 </html>`;
 
-Deno.test("withLook() adds the bar and the colours, and the names of the package", () => {
+Deno.test("withLook() adds the bar and the colors, and the names of the package", () => {
   const look = { ...LOOK, base: "/skein/", bar: "<header></header>" };
   assertEquals(
     withLook(PAGE("connect - Skein documentation"), URL_OF_PAGE, look),

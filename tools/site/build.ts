@@ -53,7 +53,7 @@ const GENERATOR = new URL("vitepress/", import.meta.url);
 /** The built site. */
 export const OUT: URL = new URL("dist/site/", ROOT);
 
-/** The site's theme: VitePress with Skein's colours. */
+/** The site's theme: VitePress with Skein's colors. */
 const THEME = `import theme from "vitepress/theme";
 import "./style.css";
 

@@ -73,7 +73,7 @@ export async function checkSpelling(
 /**
  * Reads the unknown words from the output of `cspell`.
  *
- * @param output The output without colours.
+ * @param output The output without colors.
  * @param root The path of the repository, which is removed from the messages.
  * @returns A message for each word.
  */

@@ -169,7 +169,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#limits = limits;
     this.#reader = new WebSocketFrameReader(this, limits);
-    // Otherwise a frame that follows another one would wait for the peer's acknowledgement, for up
+    // Otherwise a frame that follows another one would wait for the peer's acknowledgment, for up
     // to 40 ms.
     raw.setNoDelay(true);
     this.#waiting = [greeting];

@@ -24,7 +24,7 @@ import { readFrames } from "./frames.ts";
 
 /**
  * The maximum bytes of events that a client has been sent but has not acknowledged. A client sends
- * an acknowledgement when a quarter of this limit is reached. A single event may be larger.
+ * an acknowledgment when a quarter of this limit is reached. A single event may be larger.
  */
 export const MAX_UNACKNOWLEDGED_BYTES = 262_144;
 

@@ -365,7 +365,7 @@ export const FIRST_READ_BYTES = 1_024;
 const NEXT_READ_BYTES = 16_384;
 
 /**
- * The size of the first read of each stream of one connection. For streams of 12 KB, one read takes
+ * The size of the first read of each stream of one connection. For streams of 12 kB, one read takes
  * a tenth less CPU time than two. The size grows only if streams fill the buffer. A peer that sends
  * such streams can pin a large buffer per stream in any case, because a large read follows a full
  * one.
@@ -405,7 +405,7 @@ export function nextReadBytes(size: number): number {
 
 /**
  * A pool of read buffers. Memory outside the heap is slow to allocate, clear and collect: with new
- * buffers, a stream of 12 KB costs twice as much.
+ * buffers, a stream of 12 kB costs twice as much.
  */
 export class ReadBuffers {
   // This is module state, because memory belongs to the process. One pool serves all connections.

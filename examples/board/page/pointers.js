@@ -27,7 +27,7 @@ export class Pointers {
 
   /**
    * Draws into an element. `page` is the id of this page, `columns` the list of columns, `hueOf`
-   * returns a user's colour, and `onNews` requests a frame.
+   * returns a user's color, and `onNews` requests a frame.
    */
   constructor(container, { page, columns, hueOf, onNews }) {
     this.#container = container;

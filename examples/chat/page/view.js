@@ -236,24 +236,24 @@ matchMedia("(min-width: 720px)").addEventListener("change", () => choose(false))
 /** Hues that are easy to tell apart. */
 const HUES = [25, 265, 150, 330, 60, 205, 110, 295, 0, 180, 235, 85];
 
-/** The colour of each name on this page, as an index into `HUES`. */
-const colours = new Map();
+/** The color of each name on this page, as an index into `HUES`. */
+const colors = new Map();
 
-/** Returns a colour derived from the name, or another one if it is in use. */
+/** Returns a color derived from the name, or another one if it is in use. */
 function hueOf(user) {
-  let colour = colours.get(user);
-  if (colour === undefined) {
+  let color = colors.get(user);
+  if (color === undefined) {
     let sum = 0;
     for (const letter of user) sum = (sum * 31 + letter.codePointAt(0)) % 9_973;
-    const taken = new Set(colours.values());
-    colour = sum % HUES.length;
-    for (let i = 0; i < HUES.length && taken.has(colour); i++) colour = (colour + 1) % HUES.length;
-    colours.set(user, colour);
+    const taken = new Set(colors.values());
+    color = sum % HUES.length;
+    for (let i = 0; i < HUES.length && taken.has(color); i++) color = (color + 1) % HUES.length;
+    colors.set(user, color);
   }
-  return HUES[colour];
+  return HUES[color];
 }
 
-/** A circle with the first letter of a name, in the name's own colour. */
+/** A circle with the first letter of a name, in the name's own color. */
 function avatar(user) {
   const element = make("span", "avatar", [...user][0].toUpperCase());
   element.style.setProperty("--hue", hueOf(user));

@@ -104,11 +104,11 @@ async function listen(session) {
 
 /* Drawing */
 
-const colours = new Map();
+const colors = new Map();
 
-function colourOf(player) {
-  if (!colours.has(player)) colours.set(player, `oklch(0.62 0.15 ${colours.size * 67 % 360})`);
-  return colours.get(player);
+function colorOf(player) {
+  if (!colors.has(player)) colors.set(player, `oklch(0.62 0.15 ${colors.size * 67 % 360})`);
+  return colors.get(player);
 }
 
 function draw(now) {
@@ -126,14 +126,14 @@ function draw(now) {
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textAlign = "center";
   for (const [player, [x, y]] of Object.entries(newest.players)) {
-    context.strokeStyle = colourOf(player);
+    context.strokeStyle = colorOf(player);
     context.lineWidth = 2;
     context.beginPath();
     context.arc(x * scale, y * scale, 22, 0, 2 * Math.PI);
     context.stroke();
   }
   for (const [player, [x, y]] of Object.entries(drawn)) {
-    context.fillStyle = colourOf(player);
+    context.fillStyle = colorOf(player);
     context.beginPath();
     context.arc(x * scale, y * scale, 16, 0, 2 * Math.PI);
     context.fill();

@@ -11,11 +11,11 @@ const BITS = 20;
 /** Size of the picture. */
 const BAR = { left: 32, top: 316, width: 24, height: 24 };
 
-/** The colour of a name, as an angle. */
+/** The color of a name, as an angle. */
 export function hueOf(name) {
   let sum = 0;
   for (const character of name) sum = sum * 31 + character.codePointAt(0) & 0xffff;
-  // Similar values get distant colours.
+  // Similar values get distant colors.
   return Math.round(sum * 137.5) % 360;
 }
 
@@ -70,7 +70,7 @@ export function readNumber(context) {
   for (let bar = -2; bar < BITS + 2; bar++) {
     const x = left + (bar + 2) * width + width / 2;
     const [red, green, blue] = context.getImageData(x, top + height / 2, 1, 1).data;
-    // Two coloured bars on either side mark the number.
+    // Two colored bars on either side mark the number.
     if (bar < 0 && !(red > 150 && green < 110)) return undefined;
     else if (bar >= BITS && !(blue > 150 && red < 110)) return undefined;
     else if (bar >= 0 && bar < BITS) number = number * 2 + Number(green > 127);

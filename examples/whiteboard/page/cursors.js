@@ -39,7 +39,7 @@ export class Cursors {
   #timer;
   #sentAt = 0;
 
-  /** Draws into an element; `hueOf` returns a user's colour, `onNews` requests a frame. */
+  /** Draws into an element; `hueOf` returns a user's color, `onNews` requests a frame. */
   constructor(container, { hueOf, onNews }) {
     this.#container = container;
     this.#hueOf = hueOf;

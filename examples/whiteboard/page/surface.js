@@ -143,7 +143,7 @@ export class Surface {
   }
 
   #stroke(context, stroke) {
-    context.strokeStyle = getComputedStyle(this.canvas).getPropertyValue(`--${stroke.colour}`);
+    context.strokeStyle = getComputedStyle(this.canvas).getPropertyValue(`--${stroke.color}`);
     for (const { path, width } of pathsOf(stroke)) {
       context.lineWidth = width;
       context.stroke(path);

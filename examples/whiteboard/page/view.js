@@ -8,18 +8,18 @@ import { elements, noticeIn, put } from "../../shared/elements.js";
 /** Shows a sentence for some seconds. */
 export const notify = noticeIn(elements.notice, { durationMs: 4_000 });
 
-/** The chosen tool, colour and width. */
+/** The chosen tool, color and width. */
 export function tools() {
-  const { tool, colour, width } = elements.tools.elements;
-  return { tool: tool.value, colour: colour.value, width: Number(width.value) };
+  const { tool, color, width } = elements.tools.elements;
+  return { tool: tool.value, color: color.value, width: Number(width.value) };
 }
 
-/** Chooses the tool, colour or width of a key; returns false for any other key. */
+/** Chooses the tool, color or width of a key; returns false for any other key. */
 export function choose(key) {
   const input = elements.tools.querySelector(`input[aria-keyshortcuts="${CSS.escape(key)}"]`);
   if (input === null) return false;
   input.checked = true;
-  // Colours and widths are for the pen.
+  // Colors and widths are for the pen.
   if (input.name !== "tool") elements.tools.elements.tool.value = "pen";
   showTool();
   return true;
@@ -27,7 +27,7 @@ export function choose(key) {
 
 function showTool() {
   elements.live.dataset.tool = tools().tool;
-  elements.tools.style.setProperty("--pen", `var(--${tools().colour})`);
+  elements.tools.style.setProperty("--pen", `var(--${tools().color})`);
 }
 elements.tools.addEventListener("change", ({ target }) => {
   if (target.name !== "tool") elements.tools.elements.tool.value = "pen";

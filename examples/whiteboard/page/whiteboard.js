@@ -79,8 +79,8 @@ const gestures = {
   tool: () => tools().tool,
   cross: elements.cross,
   begin(point, tool) {
-    const { colour, width } = tools();
-    line = { id: newId(), tool, colour, width, points: [point], erased: 0 };
+    const { color, width } = tools();
+    line = { id: newId(), tool, color, width, points: [point], erased: 0 };
     isPlaced = true;
     gestures.move([point]);
   },
@@ -99,13 +99,13 @@ const gestures = {
   },
   end() {
     if (line === undefined) return;
-    const { id, tool, colour, width, points } = line;
+    const { id, tool, color, width, points } = line;
     line = undefined;
     if (tool === "pen") {
       const simple = simplify(points, 0.4 / surface.view.zoom).map(round);
       const drawn = pieces(simple).map((points, i) => ({
         id: i === 0 ? id : newId(),
-        colour,
+        color,
         width,
         points,
       }));
@@ -124,8 +124,8 @@ listen(surface, gestures);
 function hover(point) {
   let pen;
   if (line?.tool === "pen") {
-    const { id, colour, width, points: [from] } = line;
-    pen = { id, colour, width, from: round(from).slice(0, 2) };
+    const { id, color, width, points: [from] } = line;
+    pen = { id, color, width, from: round(from).slice(0, 2) };
   }
   cursors.point(point && round(point), pen);
   schedule();

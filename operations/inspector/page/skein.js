@@ -70,7 +70,7 @@ export function followStatus(client, waits = "") {
 /**
  * Shows a status.
  *
- * @param state `name` chooses the colour, `words` the text, `detail` and its `title` the rest of
+ * @param state `name` chooses the color, `words` the text, `detail` and its `title` the rest of
  * the pill. `why` is the sentence below the header, with the time of the next attempt, `retryAt`,
  * and with a button if the page `canRetry`.
  */

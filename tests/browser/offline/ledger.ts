@@ -35,8 +35,8 @@ export interface LedgerCase {
   readonly pages: number;
 }
 
-/** The judgement. */
-export interface Judgement {
+/** The judgment. */
+export interface Judgment {
   /** Sentences about broken rules; empty if there are none. */
   readonly faults: readonly string[];
   readonly writes: number;
@@ -47,7 +47,7 @@ export interface Judgement {
 }
 
 /** Judges a case. */
-export function judge({ loads, ledger, history, serverKills, pages }: LedgerCase): Judgement {
+export function judge({ loads, ledger, history, serverKills, pages }: LedgerCase): Judgment {
   const faults: string[] = [];
   const doubts = serverKills * pages;
   const lines = Map.groupBy(ledger, ({ load }) => load);

@@ -27,8 +27,8 @@ import type {} from "../pages/outbox.ts";
 import {
   judge,
   judgeCount,
-  type Judgement,
   judgeRows,
+  type Judgment,
   type PageLoad,
   type StateLoad,
 } from "./ledger.ts";
@@ -78,7 +78,7 @@ interface Tab {
 }
 
 /** Runs a storm, and judges it. */
-export async function storm(browser: Browser, options: StormOptions): Promise<Judgement> {
+export async function storm(browser: Browser, options: StormOptions): Promise<Judgment> {
   await using running = await Storm.start(browser, options);
   await running.run();
   return await running.finish();
@@ -156,7 +156,7 @@ class Storm implements AsyncDisposable {
   }
 
   /** Waits until everything that was kept has arrived, and judges. */
-  async finish(): Promise<Judgement> {
+  async finish(): Promise<Judgment> {
     for (const { page } of this.#tabs) await page.evaluate(() => outboxPage.stop());
     for (const tab of this.#tabs) await this.#note(tab);
     for (const user of this.#users) {
@@ -176,7 +176,7 @@ class Storm implements AsyncDisposable {
     const { onProgress } = this.#options;
     for (const [text, count] of this.#errors) onProgress?.(`${count} times: ${text}`);
     const { history, rows, added } = await this.#readData();
-    const judgement = judge({
+    const judgment = judge({
       loads: [...this.#loads.values()],
       ledger: (await Deno.readTextFile(`${this.#folder}/ledger`)).trim().split("\n")
         .map((line) => JSON.parse(line)),
@@ -188,12 +188,12 @@ class Storm implements AsyncDisposable {
     const states = [...this.#states.values()].map((state) => ({ ...state, made: Infinity }));
     const faults = [
       ...this.#faults,
-      ...judgement.faults,
+      ...judgment.faults,
       ...judgeRows(states, rows),
       ...judgeCount(rows, added),
     ];
     if (this.#options.state) faults.push(...await this.#differences(rows));
-    return { ...judgement, faults };
+    return { ...judgment, faults };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -316,7 +316,7 @@ if (import.meta.main) {
   const browser = await launchBrowser(kind);
   try {
     const startMs = performance.now();
-    const judgement = await storm(browser, {
+    const judgment = await storm(browser, {
       reloads: Number(option("reloads", "1000")),
       kills: Number(option("kills", "200")),
       kinds: option("kinds", "message,history,once,request").split(","),
@@ -327,8 +327,8 @@ if (import.meta.main) {
       onProgress: (text) => console.log(text),
     });
     const seconds = Math.round((performance.now() - startMs) / 1_000);
-    console.log({ ...judgement, faults: judgement.faults.slice(0, 50), seconds });
-    Deno.exitCode = judgement.faults.length === 0 ? 0 : 1;
+    console.log({ ...judgment, faults: judgment.faults.slice(0, 50), seconds });
+    Deno.exitCode = judgment.faults.length === 0 ? 0 : 1;
   } finally {
     await browser.close();
   }

@@ -250,10 +250,10 @@ export async function faintTexts(page: Page): Promise<string[]> {
     canvas.width = canvas.height = 1;
     const context = canvas.getContext("2d", { willReadFrequently: true });
     /** Paints colors over each other, and returns the resulting color. */
-    const mixOf = (colours: readonly string[]) => {
+    const mixOf = (colors: readonly string[]) => {
       context.clearRect(0, 0, 1, 1);
-      for (const colour of colours) {
-        context.fillStyle = colour;
+      for (const color of colors) {
+        context.fillStyle = color;
         context.fillRect(0, 0, 1, 1);
       }
       return [...context.getImageData(0, 0, 1, 1).data];

@@ -38,10 +38,10 @@ async function main(names: readonly string[]): Promise<void> {
 
 async function shoot(page: Page, folder: URL, name: string): Promise<void> {
   for (const [size, viewport] of Object.entries(SIZES)) {
-    for (const colours of ["light", "dark"] as const) {
+    for (const colors of ["light", "dark"] as const) {
       await page.setViewport(viewport);
-      await emulate(page, colours);
-      await page.screenshot({ path: pathOf(folder, `${name}-${size}-${colours}`) });
+      await emulate(page, colors);
+      await page.screenshot({ path: pathOf(folder, `${name}-${size}-${colors}`) });
     }
   }
 }

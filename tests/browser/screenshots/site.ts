@@ -22,16 +22,16 @@ const PHONE = { width: 360, height: 780, deviceScaleFactor: 2 };
 interface Shot {
   readonly name: string;
   readonly path: string;
-  readonly colours: "light" | "dark";
+  readonly colors: "light" | "dark";
   readonly size: typeof DESKTOP;
   /** Words to search for. */
   readonly search?: string;
 }
 
 const SHOTS: readonly Shot[] = [
-  { name: "site-desktop", path: "/", colours: "light", size: DESKTOP },
-  { name: "site-search", path: "/", colours: "dark", size: DESKTOP, search: "presence" },
-  { name: "site-phone", path: "/start/2-a-page", colours: "dark", size: PHONE },
+  { name: "site-desktop", path: "/", colors: "light", size: DESKTOP },
+  { name: "site-search", path: "/", colors: "dark", size: DESKTOP, search: "presence" },
+  { name: "site-phone", path: "/start/2-a-page", colors: "dark", size: PHONE },
 ];
 
 const REVIEW: readonly Shot[] = [
@@ -44,11 +44,11 @@ const REVIEW: readonly Shot[] = [
   "/api/~/Client",
   "/nowhere",
 ].flatMap((path) =>
-  (["light", "dark"] as const).flatMap((colours) =>
+  (["light", "dark"] as const).flatMap((colors) =>
     [DESKTOP, PHONE].map((size) => ({
-      name: `${path.replaceAll(/\W+/g, "-")}-${colours}-${size.width}`,
+      name: `${path.replaceAll(/\W+/g, "-")}-${colors}-${size.width}`,
       path,
-      colours,
+      colors,
       size,
     }))
   )
@@ -56,7 +56,7 @@ const REVIEW: readonly Shot[] = [
 
 async function shoot(page: Page, url: string, folder: URL, shot: Shot): Promise<void> {
   await page.setViewport(shot.size);
-  await emulate(page, shot.colours);
+  await emulate(page, shot.colors);
   await page.goto(`${url}${shot.path}`, { waitUntil: "networkidle0" });
   if (shot.search !== undefined) {
     await page.keyboard.press("/");

@@ -119,7 +119,7 @@ async function hold({ session }: Friend, cursor: Cursor): Promise<() => void> {
 /** Draws a plan of pages, a server and a file, with a slightly trembling hand. */
 function plan(): Stroke[] {
   const strokes: Stroke[] = [];
-  type Pen = Pick<Stroke, "colour" | "width">;
+  type Pen = Pick<Stroke, "color" | "width">;
   const add = (pen: Pen, places: readonly Place[], shake = 0.6) => {
     const points = places.map(([x, y], i): Point => [
       x + Math.sin(i * 0.9 + y) * shake,
@@ -158,9 +158,9 @@ function plan(): Stroke[] {
       x += ("il".includes(letter) ? 3.2 : "rt".includes(letter) ? 4.8 : 6) * size;
     }
   };
-  const ink = { colour: "ink", width: 2 } as const;
+  const ink = { color: "ink", width: 2 } as const;
   const [blue, green, red, amber] = (["blue", "green", "red", "amber"] as const)
-    .map((colour) => ({ colour, width: 5 } as const)) as [Pen, Pen, Pen, Pen];
+    .map((color) => ({ color, width: 5 } as const)) as [Pen, Pen, Pen, Pen];
   for (const x of [-440, -40]) {
     const [y, w, h] = [-230, 200, 140];
     line(blue, [x, y], [x + w, y - 3], [x + w + 3, y + h], [x - 2, y + h + 2], [x, y - 4]);

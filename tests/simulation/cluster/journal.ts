@@ -9,7 +9,7 @@ import type { Facts } from "../facts.ts";
 import type { Witness } from "../witness.ts";
 
 /** Time for which a fault is considered related to later events, in milliseconds. */
-const NEIGHBOUR_MS = 15_000;
+const NEIGHBOR_MS = 15_000;
 
 /** Maximum number of states per run. Further states are not recorded. */
 const MAX_STATES = 4_096;
@@ -83,7 +83,7 @@ export class Journal {
   event(state: string, host: string, text: string = ""): void {
     this.#simulation.note(text === "" ? state : `${state}: ${text}`, host, { kind: "session" });
     this.#cover(state);
-    if (this.#simulation.nowMs - this.#faultMs < NEIGHBOUR_MS) {
+    if (this.#simulation.nowMs - this.#faultMs < NEIGHBOR_MS) {
       this.#cover(`${this.#fault} > ${state}`);
     }
   }
@@ -99,7 +99,7 @@ export class Journal {
     const { nowMs } = this.#simulation;
     this.#simulation.note(text, target, { kind: "fault" });
     this.tell("faulted", target, fact);
-    if (nowMs - this.#faultMs < NEIGHBOUR_MS) this.#cover(`${this.#fault} + ${kind}`);
+    if (nowMs - this.#faultMs < NEIGHBOR_MS) this.#cover(`${this.#fault} + ${kind}`);
     this.#fault = kind;
     this.#faultMs = nowMs;
   }

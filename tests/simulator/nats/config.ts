@@ -222,7 +222,7 @@ export function consumerConfig(given: Partial<ConsumerConfig>, name: string): Co
     (replay === undefined || replay === "instant");
   if (!isKnown) {
     throw new TypeError(
-      `Cannot simulate: a consumer must be pulled from a sequence without acknowledgements, received ${
+      `Cannot simulate: a consumer must be pulled from a sequence without acknowledgments, received ${
         JSON.stringify(given)
       }`,
     );

@@ -1,5 +1,5 @@
 /**
- * Runs the requirements of every broker for NatsBroker on the modelled NATS, on virtual time.
+ * Runs the requirements of every broker for NatsBroker on the modeled NATS, on virtual time.
  *
  * @module
  */

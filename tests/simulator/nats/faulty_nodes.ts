@@ -1,4 +1,4 @@
-/** Nodes on a modelled NATS under faults: everything acknowledged is kept, or the epoch is new. */
+/** Nodes on a modeled NATS under faults: everything acknowledged is kept, or the epoch is new. */
 import type { Publication, PublicationPosition } from "../../../pubsub/broker.ts";
 import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../globals.ts";

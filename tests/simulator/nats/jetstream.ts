@@ -289,7 +289,7 @@ export class JetStream {
       return true;
     }
     if (state.size < MAX_STREAMS) return false;
-    throw new RangeError(`Cannot simulate: at most ${MAX_STREAMS} streams are modelled`);
+    throw new RangeError(`Cannot simulate: at most ${MAX_STREAMS} streams are modeled`);
   }
 
   /** Replies to a creation with the stream of the same name. */
@@ -442,7 +442,7 @@ export class JetStream {
     const assignment = this.#disk.cluster.state.get(stream);
     if (assignment === undefined) return this.#answer(reply, type, { error: NOT_FOUND });
     if (assignment.consumers.size >= MAX_CONSUMERS) {
-      throw new RangeError(`Cannot simulate: at most ${MAX_CONSUMERS} consumers are modelled`);
+      throw new RangeError(`Cannot simulate: at most ${MAX_CONSUMERS} consumers are modeled`);
     }
     const config = consumerConfig(asked.config, this.#newName());
     const { filter_subject: filter } = config;

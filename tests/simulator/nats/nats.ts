@@ -1,4 +1,4 @@
-/** A modelled NATS: one server or a cluster of three, with their faults. */
+/** A modeled NATS: one server or a cluster of three, with their faults. */
 import { ConnectionError } from "../../../errors.ts";
 import type { EventLoop } from "../event_loop.ts";
 import type { Host } from "../host.ts";

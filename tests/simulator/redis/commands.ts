@@ -285,7 +285,7 @@ function set(keys: Keyspace, [, key, text, ...options]: Command): Reply {
   let expiresAt: number | undefined;
   for (let i = 0; i < options.length; i += 2) {
     const option = options[i]!.toUpperCase();
-    if (option !== "PX" && option !== "PXAT") throw unmodelled(`SET with ${option}`);
+    if (option !== "PX" && option !== "PXAT") throw unmodeled(`SET with ${option}`);
     if (options[i + 1] === undefined) throw new CommandError("ERR syntax error");
     const ms = integer(options[i + 1]!);
     if (ms <= 0) throw new CommandError("ERR invalid expire time in 'set' command");
@@ -331,7 +331,7 @@ function removeMembers(
 
 function addScores(keys: Keyspace, command: Command): Reply {
   const [, key, ...pairs] = command;
-  if (/^(nx|xx|gt|lt|ch|incr)$/i.test(pairs[0]!)) throw unmodelled(`ZADD with ${pairs[0]}`);
+  if (/^(nx|xx|gt|lt|ch|incr)$/i.test(pairs[0]!)) throw unmodeled(`ZADD with ${pairs[0]}`);
   if (pairs.length % 2 !== 0) throw new CommandError("ERR syntax error");
   const scores = pairs.flatMap((text, i) =>
     i % 2 === 0 ? [float(text, "value is not a valid float")] : []
@@ -378,7 +378,7 @@ function scoreRange(min: ByteString, max: ByteString): (score: number) => boolea
 function addEntry(keys: Keyspace, command: Command): Reply {
   const [, key, name, ...fields] = command;
   if (name === "*" || name!.endsWith("-*") || /^(nomkstream|maxlen|minid)$/i.test(name!)) {
-    throw unmodelled(`XADD with ${name}`);
+    throw unmodeled(`XADD with ${name}`);
   }
   const id = streamId(name!, 0);
   if (fields.length % 2 !== 0) throw wrongCount("xadd");
@@ -416,7 +416,7 @@ function rangeOfEntries(keys: Keyspace, command: Command, isReverse: boolean): R
 
 function trim(keys: Keyspace, command: Command): Reply {
   const [, key, strategy, ...rest] = command;
-  if (strategy!.toUpperCase() !== "MINID") throw unmodelled(`XTRIM with ${strategy}`);
+  if (strategy!.toUpperCase() !== "MINID") throw unmodeled(`XTRIM with ${strategy}`);
   const id = streamId(rest[0] === "=" ? rest[1] ?? "" : rest[0]!, 0);
   if (rest.length > (rest[0] === "=" ? 2 : 1)) throw new CommandError("ERR syntax error");
   const stream = keys.read(StreamValue, key!);
@@ -441,7 +441,7 @@ function streamId(text: ByteString, second: number): StreamId {
   const [one, other] = text.split("-");
   const id: StreamId = [Number(one), other === undefined ? second : Number(other)];
   if (id.some((number) => number > Number.MAX_SAFE_INTEGER && number !== Infinity)) {
-    throw unmodelled(`a position above ${Number.MAX_SAFE_INTEGER}`);
+    throw unmodeled(`a position above ${Number.MAX_SAFE_INTEGER}`);
   }
   return id;
 }
@@ -500,6 +500,6 @@ function wrongCount(name: string): CommandError {
   return new CommandError(`ERR wrong number of arguments for '${name}' command`);
 }
 
-function unmodelled(what: string): CommandError {
+function unmodeled(what: string): CommandError {
   return new CommandError(`ERR the model of Redis does not have ${what}`);
 }

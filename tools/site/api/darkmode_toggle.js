@@ -1,4 +1,4 @@
-// Colours of the reference: uses the reader's choice that VitePress stores for the site.
+// Colors of the reference: uses the reader's choice that VitePress stores for the site.
 const KEY = "vitepress-theme-appearance";
 const system = matchMedia("(prefers-color-scheme: dark)");
 

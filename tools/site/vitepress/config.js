@@ -108,7 +108,7 @@ export default {
       editLink: { pattern: ({ frontmatter }) => frontmatter.edit, text: "Edit this page" },
       socialLinks: [{ icon: "github", link: site.repository, ariaLabel: "The repository" }],
     }),
-    footer: { message: "Skein is free software under the MIT licence." },
+    footer: { message: "Skein is free software under the MIT license." },
     notFound: {
       title: "This page does not exist",
       quote: "The URL may contain a typo, or the page has moved. Try the search.",

@@ -1,7 +1,7 @@
 // deno-lint-ignore-file no-explicit-any -- the documented signatures have it in their defaults.
 /**
  * The local mirror serves this module as `@std/testing/mock`. It contains the parts that this
- * repository uses, with the documented behaviour and signatures of the original.
+ * repository uses, with the documented behavior and signatures of the original.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
  * The local mirror serves this module as `@std/testing/time` on machines that cannot reach the JSR
- * registry. Its {@linkcode FakeTime} has the documented behaviour and signatures of the original.
+ * registry. Its {@linkcode FakeTime} has the documented behavior and signatures of the original.
  *
  * Like the original, it fakes only `Date`, `setTimeout`, `clearTimeout`, `setInterval`,
  * `clearInterval` and `AbortSignal.timeout`; `performance`, `queueMicrotask`, `setImmediate`,

@@ -68,7 +68,7 @@ interface Ports {
 /** The relay's log names the ports. */
 const LISTENING = /listening addr=\S+:(\d+) kind="(quic|http)"/;
 
-/** Escape sequences, which colour the log. */
+/** Escape sequences, which color the log. */
 // deno-lint-ignore no-control-regex
 const COLORS = /\x1b\[\d*m/g;
 

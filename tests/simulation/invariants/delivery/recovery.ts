@@ -193,7 +193,7 @@ export const acknowledgedArrives: Invariant = {
        */
       readonly session: number | undefined;
       /**
-       * Time of the acknowledgement, in milliseconds. It is `undefined` unless an acknowledgement
+       * Time of the acknowledgment, in milliseconds. It is `undefined` unless an acknowledgment
        * is certain.
        */
       acknowledgedMs: number | undefined;
