@@ -60,7 +60,8 @@ export function optionsOf<const T extends Readonly<Record<string, Option>>>(
 ): { readonly [Name in keyof T]: ValueOf<T[Name]> } {
   try {
     const { values } = parseArgs({
-      args: [...program.args ?? Deno.args],
+      // `deno task demo -- --once` passes the separator on, and no example takes other arguments.
+      args: (program.args ?? Deno.args).filter((arg) => arg !== "--"),
       options: {
         ...Object.fromEntries(
           Object.entries(options).map(([name, option]) => [name, {

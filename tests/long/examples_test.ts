@@ -320,9 +320,11 @@ Deno.test("Every example program explains its usage with --help, and names a wro
   assertEquals(all.length >= 23, true, all.join());
   const run = async (file: string, option: string) => {
     const flags = file.startsWith("cluster/") ? ["--allow-env"] : [];
+    const { href } = new URL(file, EXAMPLES);
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       // Help neither listens nor reads; Redis's client library reads the environment anyway.
-      args: ["run", "--quiet", "--no-prompt", ...flags, new URL(file, EXAMPLES).href, option],
+      // `deno task demo -- --help` passes the separator on.
+      args: ["run", "--quiet", "--no-prompt", ...flags, href, "--", option],
       env: { NO_COLOR: "1" },
       stdin: "null",
       signal: AbortSignal.timeout(RUN_MS),
