@@ -26,7 +26,7 @@ export function boundRetryAfter(retryAfterMs: number = 0): number {
 /** Options for {@linkcode Backoff}. */
 export interface BackoffOptions {
   /**
-   * Upper limit of the first delay, in milliseconds.
+   * Upper limit of the first delay, in milliseconds. It doubles with each further attempt.
    *
    * @default {500}
    */

@@ -99,16 +99,17 @@ export interface ClientOptions<C extends Contract = Contract>
     Omit<SessionLimits, "heartbeat">,
     Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onError" | "onOpen"> {
   /**
-   * The topics and their schemas, the same as on the server. Without a contract, every topic is
-   * accepted.
+   * The topics and requests with their schemas, the same as on the server.
+   *
+   * @default {every topic is accepted}
    */
   readonly contract?: C | undefined;
   /**
-   * A token of at most 8,192 bytes, which is sent in band before all messages. By default, there is
-   * no token. If you pass a function, it is called for each connection, again when the server asks
-   * for a new token before the old one expires, and once more after the server has rejected the
-   * last token. `undefined` and `null` mean that there is no token, so you can pass the value from
-   * a page's storage even before a login.
+   * A token of at most 8,192 bytes, or a function that returns one. The function is called for each
+   * connection and each renewal, and once more after the server has rejected the last token.
+   *
+   * The token is sent in band before all messages. `undefined` and `null` mean that there is no
+   * token, so you can pass the value from a page's storage even before a login.
    *
    * - **Errors:** an `AuthenticationError`, or a {@linkcode RequestError} with the code
    *   `unauthenticated` or `forbidden`, rejects the client as the server would. After every other
@@ -127,10 +128,11 @@ export interface ClientOptions<C extends Contract = Contract>
       options: { readonly signal: AbortSignal },
     ) => string | null | undefined | Promise<string | null | undefined>);
   /**
-   * Closes the client when the server rejects it. Loops, subscriptions and publications are then
-   * rejected. Use this in programs where no one can log in again. By default, a rejected client
-   * keeps its loops, subscriptions and publications, and waits for {@linkcode Client.retryNow} or
-   * `close`.
+   * Closes the client when the server rejects it. By default, a rejected client waits for
+   * {@linkcode Client.retryNow} or `close`, and keeps its loops, subscriptions and publications.
+   *
+   * With this option, loops, subscriptions and publications are then rejected. Use it in programs
+   * where no one can log in again.
    *
    * @default {false}
    */
@@ -141,29 +143,34 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly headers?: HeadersInit | undefined;
   /**
-   * The time limit for one attempt to connect, in milliseconds. The attempt includes the functions
-   * for the URL and the token, and ends with the server's `hello`. `Infinity` means no limit. The
-   * wait for `hello` is also limited by `handshakeTimeoutMs`.
+   * The time limit for one attempt to connect, in milliseconds. `Infinity` means no limit.
+   *
+   * The attempt includes the functions for the URL and the token, and ends with the server's
+   * `hello`. The wait for `hello` is also limited by `handshakeTimeoutMs`.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number | undefined;
   /**
-   * Notifies the client that the app woke up or came back online. Use this on platforms that do not
-   * have a page's events, such as React Native. `subscribe` receives a function, which it must call
-   * at these times, and returns a function that the client calls when it closes.
+   * `{ subscribe }`, which notifies the client that the app woke up or came back online, on
+   * platforms that do not have a page's events, such as React Native.
+   *
+   * `subscribe` receives a function, which it must call at these times, and returns a function that
+   * the client calls when it closes.
    */
   readonly life?: {
     subscribe(wake: () => void): () => void;
   } | undefined;
   /**
-   * The delays between attempts, in milliseconds, and the maximum number of attempts.
+   * The delays between attempts, in milliseconds, and the maximum number of attempts. They start
+   * over after a session of 5 s or more.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 30000, maxAttempts: Infinity }}
    */
   readonly backoff?: BackoffOptions | undefined;
   /**
-   * The delivery guarantee for messages and publications.
+   * The delivery guarantee for messages and publications: `"at-least-once"` sends everything again
+   * until the server has handled it, and `"at-most-once"` sends nothing again.
    *
    * - **By default,** publications on topics with a history are sent again if the session is lost
    *   before the server has replied, and each is published once. All other messages are sent at
@@ -173,6 +180,8 @@ export interface ClientOptions<C extends Contract = Contract>
    *   lost. The server handles each message once, unless its process ends while it handles the
    *   message. See {@linkcode Client.flushed}.
    * - **`at-most-once`:** nothing is sent again.
+   *
+   * @default {sends publications on topics with a history again}
    */
   readonly delivery?: "at-most-once" | "at-least-once" | undefined;
   /** The limits of the outbox. */
@@ -191,33 +200,39 @@ export interface ClientOptions<C extends Contract = Contract>
      */
     readonly maxBytes?: number | undefined;
     /**
-     * With the option `store`: receives everything that was kept and isn't sent any more, if no
-     * promise rejects, for example because a page was reloaded after the call. Without this
-     * function, a line is printed.
+     * With the option `store`: receives what was kept and isn't sent any more, with the reason, if
+     * no promise rejects, for example because a page was reloaded after the call.
+     *
+     * @default {prints a line}
      */
     readonly onDropped?: ((drop: OutboxDrop) => void) | undefined;
   } | undefined;
   /**
-   * Keeps what waits for the server in a store, so that it survives the page or process. Without
-   * this option, everything waits in memory. The client closes the store.
+   * Keeps what waits for the server in a store, so that it survives the page or process. The client
+   * closes the store.
    *
-   * @default {undefined}
+   * @default {everything waits in memory}
    */
   readonly store?: ClientStore | undefined;
   /**
    * Lets a client on a fallback transport retry the preferred one in the background, and move there
-   * as {@linkcode Client.handOver} does. If the preferred transport opens after the fallback was
-   * chosen, the client moves immediately. Otherwise, it retries within 35 s after a network change,
-   * and every 10 minutes. If the platform or the server does not support the preferred transport,
-   * the client does not retry.
+   * as {@linkcode Client.handOver} does.
+   *
+   * If the preferred transport opens after the fallback was chosen, the client moves immediately.
+   * Otherwise, it retries within 35 s after a network change, and every 10 minutes. If the platform
+   * or the server does not support the preferred transport, the client does not retry.
    *
    * @default {false}
    */
   readonly upgrade?: boolean | undefined;
   /**
    * Delays the first attempt to connect until this promise settles, for example until a page has
-   * mounted. By default, the client connects immediately. Until the promise settles, subscriptions,
-   * messages and requests wait as they do whenever there is no connection.
+   * mounted.
+   *
+   * Until the promise settles, subscriptions, messages and requests wait as they do whenever there
+   * is no connection.
+   *
+   * @default {connects immediately}
    */
   readonly connectAfter?: Promise<unknown> | undefined;
   /**
@@ -229,7 +244,10 @@ export interface ClientOptions<C extends Contract = Contract>
   /** Observes handshakes, sessions and messages for traces and metrics. */
   readonly instrumentation?: Instrumentation | undefined;
   /**
-   * Receives errors that have no other recipient:
+   * Receives errors that have no other recipient, such as errors of handlers, failures to connect,
+   * and losses of messages.
+   *
+   * These are:
    *
    * - errors thrown by handlers,
    * - the first error of a subscription that waits until the server can reply,
@@ -240,7 +258,7 @@ export interface ClientOptions<C extends Contract = Contract>
    *   closed with 4507 without a reader of `status`, dropped messages without `onDropped`, a gap
    *   without `onRecovery`, and the end of a subscription without a loop.
    *
-   * Without this handler, errors are printed.
+   * @default {prints the error}
    */
   readonly onError?:
     | ((

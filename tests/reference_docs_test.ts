@@ -58,7 +58,7 @@ interface Declared {
 
 Deno.test("The options pages name each option with its default", async (t) => {
   const types = await declaredTypes();
-  for (const [page, name] of [["serve", "ServeOptions"], ["connect", "ConnectOptions"]] as const) {
+  for (const [page, name] of [["serve", "ServeOptions"]] as const) {
     await t.step(name, async () => {
       const rows = rowsOf(
         await Deno.readTextFile(new URL(`docs/reference/${page}-options.md`, ROOT)),

@@ -152,6 +152,7 @@ import { streamFeatures } from "../tests/stream_features.ts";
 import { defineContract } from "../session/contract.ts";
 import { defineMutations } from "../session/mutations/mod.ts";
 import { liveState } from "../streams/live_state.ts";
+import { formatted } from "./reference/blocks.ts";
 import { z } from "zod";
 
 /** The page with the tables. */
@@ -1174,21 +1175,6 @@ export async function withTable(page: string, rows: readonly Bound[]): Promise<s
     .map(([key, heading]) => tableOf(heading, rows.filter(({ table }) => table === key)));
   const made = [BEGIN, ...tables, page.slice(end)].join("\n\n");
   return await formatted(page.slice(0, start) + made);
-}
-
-/** Formats Markdown as `deno fmt` does. */
-async function formatted(text: string): Promise<string> {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["fmt", "--ext=md", "-"],
-    cwd: new URL("../", import.meta.url),
-    stdin: "piped",
-    stdout: "piped",
-  }).spawn();
-  const output = child.output();
-  const writer = child.stdin.getWriter();
-  await writer.write(new TextEncoder().encode(text));
-  await writer.close();
-  return new TextDecoder().decode((await output).stdout);
 }
 
 if (import.meta.main) {

@@ -35,13 +35,15 @@ export interface SessionHandlers<
    */
   readonly onOpen?: ((session: Session<V, C, S>) => void | Promise<void>) | undefined;
   /**
-   * Handles messages one at a time, in order. If this handler returns a promise, the promise is
-   * awaited. Without this handler, iterate over the session.
+   * Handles messages one at a time, in order. If it returns a promise, the next message waits for
+   * it.
    *
    * While this side waits for the reply to a `request`, or a loop waits for an item of a response,
    * the peer may need a reply before it can send its own. For each such wait, one request of the
    * peer can therefore run in parallel, up to a total of 8. Further requests wait, and are rejected
    * as nested too deeply if no handler returns within a second. Messages always wait.
+   *
+   * @default {messages are read by a loop over the session}
    */
   readonly onMessage?:
     | ((
@@ -50,10 +52,11 @@ export interface SessionHandlers<
     ) => void | Promise<void>)
     | undefined;
   /**
-   * Request handlers by pattern. With a contract, the keys are the patterns of its requests.
-   * Otherwise, they are topics; on a server, they can also be patterns such as `sum:{room}`. A
-   * handler returns the response: a value or a promise, or for `requestStream` an async iterable
-   * such as a generator.
+   * Handlers of requests by pattern, also with streaming or resumable responses, or with a `cost`.
+   *
+   * With a contract, the keys are the patterns of its requests. Otherwise, they are topics; on a
+   * server, they can also be patterns such as `sum:{room}`. A handler returns the response: a value
+   * or a promise, or for `requestStream` an async iterable such as a generator.
    *
    * - **Turns:** these handlers and `onMessage` run one at a time, in order, until they return a
    *   result. A streaming response then continues alongside later messages, and counts towards
@@ -66,8 +69,10 @@ export interface SessionHandlers<
    */
   readonly requests?: RequestHandlers<V, NoInfer<C>, S> | undefined;
   /**
-   * Called once, when an established session has closed. Without this handler and `onError`, one
-   * line an hour is printed about sessions that close with 4507, because messages may be missing.
+   * Called once, when an established session has closed.
+   *
+   * Without this handler and `onError`, one line an hour is printed about sessions that close with
+   * 4507, because messages may be missing.
    */
   readonly onClose?:
     | ((session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>)
@@ -79,9 +84,10 @@ export interface SessionHandlers<
    */
   readonly onError?: ((error: unknown, session: Session<V, C, S>) => void) | undefined;
   /**
-   * The effect if a handler throws, or its promise rejects, with any error except a `RequestError`:
+   * The effect if a handler fails with an error that isn't a `RequestError`: `"reply"` sends the
+   * code `failed` to the peer, and `"close"` closes the session with 4500.
    *
-   * - `"reply"`: the peer receives the code `failed` without details, and the session continues.
+   * - `"reply"`: the peer receives no details of the error, and the session continues.
    *   More than 20 failures within a minute close the session with 4500.
    * - `"close"`: the first failure closes the session with 4500, and drops the waiting messages.
    *
@@ -95,15 +101,22 @@ export interface SessionHandlers<
   /** Called when the peer announces that it will shut down. */
   readonly onGoAway?: ((goaway: GoAway, session: Session<V, C, S>) => void) | undefined;
   /**
-   * Called when the peer rejects a message that is not a request. Without this handler and
-   * `onError`, each cause is printed once.
+   * Called when the peer rejects a message that is not a request.
+   *
+   * Without this handler, `onError` receives the error.
+   *
+   * @default {prints each cause once}
    */
   readonly onMessageRejected?:
     | ((error: RequestError, session: Session<V, C, S>) => void)
     | undefined;
   /**
-   * Called when the peer reports that it dropped messages to this side. If they belong to several
-   * topics, `topic` is absent. Without this handler and `onError`, one line an hour is printed.
+   * Called with the number of messages that the peer dropped before it sent them to this side. If
+   * they belong to several topics, `topic` is absent.
+   *
+   * Without this handler, `onError` receives an error.
+   *
+   * @default {prints a line, at most one an hour}
    */
   readonly onDropped?:
     | ((

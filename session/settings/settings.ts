@@ -23,19 +23,20 @@ import { attempt } from "../../base/call_safely.ts";
 export interface SessionLimits {
   /** The limits and the overflow policy for messages that wait to be sent. */
   readonly sendQueue?: {
-    /** Maximum number of waiting messages.
+    /**
+     * Maximum number of messages that wait for the network.
      *
      * @default {256}
      */
     readonly maxMessages?: number | undefined;
     /**
-     * Maximum number of waiting bytes. A message counts with its length in UTF-8.
+     * Maximum size of these messages, in bytes. A message counts with its length in UTF-8.
      *
      * @default {1048576}
      */
     readonly maxBytes?: number | undefined;
     /**
-     * The policy for a message when the queue is full. A function can choose the policy by topic.
+     * The policy when the queue is full. A function chooses it by topic.
      *
      * @default {"close"}
      */
@@ -44,14 +45,17 @@ export interface SessionLimits {
   /** Limits of the received messages that wait to be handled. */
   readonly receiveQueue?: {
     /**
-     * Maximum number of messages that may wait for the handler or the loop. One more message closes
-     * the session with 4507. Until the application has read its first message, the oldest message
-     * is discarded and counted instead.
+     * Maximum number of messages that wait for the handler or the loop. One more closes the session
+     * with 4507.
+     *
+     * Until the application has read its first message, the oldest message is discarded and counted
+     * instead.
      *
      * @default {4096}
      */
     readonly maxMessages?: number | undefined;
-    /** Maximum number of waiting bytes.
+    /**
+     * Maximum size of these messages, in bytes.
      *
      * @default {1048576}
      */
@@ -67,27 +71,30 @@ export interface SessionLimits {
     readonly intervalMs?: number | undefined;
     /**
      * Silence after which a peer counts as dead, in milliseconds. A dead peer is detected at most
-     * one second later. Background pages reply to pings in time, because browsers throttle timers,
-     * but not messages.
+     * one second later.
+     *
+     * Background pages reply to pings in time, because browsers throttle timers, but not messages.
      *
      * @default {60000}
      */
     readonly timeoutMs?: number | undefined;
   } | undefined;
   /**
-   * Size of the largest message that this side accepts, in bytes of its envelope. Each side
-   * announces its limit, and respects that of the peer: a subscriber receives a gap in place of a
-   * larger publication, and a larger request fails with `too-large`. If a peer sends a larger
-   * message, the session closes with 4413.
+   * Size of the largest message that this side accepts, in bytes of its envelope. If a peer sends a
+   * larger one, the session closes with 4413.
+   *
+   * Each side announces its limit, and respects that of the peer: a subscriber receives a gap in
+   * place of a larger publication, and a larger request fails with `too-large`.
    *
    * @default {262144}
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Limit on malformed messages per minute. When their number reaches this limit, the session
-   * closes with 4400. Data that does not fit the contract never closes the session, because the
-   * peer may use another version of the contract. Each such message is rejected with `invalid`, and
-   * beyond this limit with `too-many`.
+   * Number of malformed messages within a minute that closes the session with 4400. After as many
+   * messages that do not fit the contract, further ones are rejected with `too-many`.
+   *
+   * Data that does not fit the contract never closes the session, because the peer may use another
+   * version of the contract. Each such message is rejected with `invalid`.
    *
    * @default {16}
    */
@@ -105,17 +112,19 @@ export interface SessionLimits {
    */
   readonly concurrency?: number | undefined;
   /**
-   * Time for which `request` waits for a reply, in milliseconds. It also limits how long a session
-   * waits for decisions of the application: `authorize`, `onOpen`, `tokens.onRenewed` and asynchronous
-   * schemas.
+   * Time for which `request` waits for a reply, in milliseconds. It also limits decisions of the
+   * application, such as `authorize` and the check of a schema.
+   *
+   * The decisions are `authorize`, `onOpen`, `tokens.onRenewed` and asynchronous schemas.
    *
    * @default {30000}
    */
   readonly requestTimeoutMs?: number | undefined;
   /**
-   * Time that a close may take, in milliseconds. This includes flushing, the peer's close, and
-   * running handlers. In a client, also the time for which `await using` waits for the writes of a
-   * live state.
+   * Time that a close may take, in milliseconds.
+   *
+   * This includes flushing, the peer's close, and running handlers. In a client, also the time for
+   * which `await using` waits for the writes of a live state.
    *
    * @default {5000}
    */

@@ -71,8 +71,10 @@ export interface Transport {
 export interface TransportOptions {
   /**
    * The transports to try, in order of preference. WebTransport and WebSocket race, and the first
-   * that opens is used. Without this option, a browser engine with a known defect uses WebTransport
-   * only if WebSocket fails; see `engineDefect()`.
+   * that opens is used; `http` is the last resort, after the others have failed.
+   *
+   * Without this option, a browser engine with a known defect uses WebTransport only if WebSocket
+   * fails; see `engineDefect()`.
    *
    * `http` is the last resort, for networks that block both. It sends messages in requests and
    * server-sent events, and has no streams or datagrams. Whatever its position in the list, it is
@@ -85,20 +87,26 @@ export interface TransportOptions {
    */
   readonly transports?: readonly (TransportName | Transport)[] | undefined;
   /**
-   * The hashes of the server's certificates that WebTransport trusts without an authority, such as
-   * short-lived ones for development. A server on this machine announces its own certificates. The
-   * array is empty by default.
+   * The hashes of certificates that WebTransport trusts without an authority, such as short-lived
+   * ones for development. A server on this machine announces its own certificates.
+   *
+   * @default {[]}
    */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
-   * The head start of the preferred transport, in milliseconds. It is limited to half of the time
-   * for the whole attempt. If the preferred transport fails sooner, the other one starts
-   * immediately.
+   * The head start of the preferred transport, in milliseconds; at most half of the time for the
+   * whole attempt.
+   *
+   * If the preferred transport fails sooner, the other one starts immediately.
    *
    * @default {500}
    */
   readonly headStartMs?: number | undefined;
-  /** The amount of data that the server may send on streams before the application reads. */
+  /**
+   * The amount of data that the server may send on streams before the application reads.
+   *
+   * @default {1 MiB, 100 streams}
+   */
   readonly flowControl?: FlowControlOptions | undefined;
 }
 

@@ -1,0 +1,286 @@
+/**
+ * Reads the members of option types, with their types, defaults and descriptions, from the output of
+ * `deno doc`.
+ *
+ * @module
+ */
+import { filesIn, isLibrary } from "../arrows.ts";
+
+/** A type in the output of `deno doc`. */
+interface TypeNode {
+  readonly kind: string;
+  // The shape depends on the kind.
+  // deno-lint-ignore no-explicit-any
+  readonly value?: any;
+  readonly repr?: string;
+}
+
+interface JsDoc {
+  readonly doc?: string;
+  readonly tags?: readonly { readonly kind: string; readonly value?: string }[];
+}
+
+interface Property {
+  readonly name: string;
+  readonly tsType?: TypeNode;
+  readonly optional?: boolean;
+  readonly jsDoc?: JsDoc;
+}
+
+interface Declaration {
+  readonly kind: string;
+  readonly declarationKind: string;
+  readonly jsDoc?: JsDoc;
+  readonly def: {
+    readonly properties?: readonly Property[];
+    readonly methods?: readonly Property[];
+    readonly extends?: readonly TypeNode[];
+    readonly tsType?: TypeNode;
+    readonly typeParams?: readonly { readonly name: string; readonly constraint?: TypeNode }[];
+    readonly target?: { readonly filename: string };
+  };
+}
+
+/** A declared type, with the file that its references start from. */
+interface Declared {
+  readonly file: string;
+  readonly declaration: Declaration;
+}
+
+/** A type, with the declaration in which it is written. */
+interface Place {
+  readonly type: TypeNode;
+  readonly in: Declared;
+}
+
+/** A member of an option type. */
+export interface Member {
+  readonly name: string;
+  /** The first paragraph of the description, on one line. */
+  readonly summary: string;
+  /** The text of `@default`; `undefined` if there is none. */
+  readonly default: string | undefined;
+  readonly isOptional: boolean;
+  /** The type in Markdown, without `undefined`. */
+  readonly type: string;
+  /** The members of this member. */
+  members(): readonly Member[];
+}
+
+/** All declared types and classes of the library. */
+export class Declarations {
+  readonly #files: ReadonlyMap<string, ReadonlyMap<string, Declaration[]>>;
+  readonly #exported = new Map<string, Set<string>>();
+
+  private constructor(nodes: Record<string, { symbols: DocSymbol[] }>) {
+    this.#files = new Map(
+      Object.entries(nodes).map(([file, { symbols }]) => [
+        file,
+        new Map(symbols.map(({ name, declarations }) => [name, declarations])),
+      ]),
+    );
+    for (const [file, symbols] of this.#files) {
+      for (const [name, declarations] of symbols) {
+        if (!declarations.some(isExportedType)) continue;
+        this.#exported.set(name, (this.#exported.get(name) ?? new Set()).add(file));
+      }
+    }
+  }
+
+  /**
+   * Reads all modules of the library.
+   *
+   * @param root The URL of the repository.
+   * @returns The declarations.
+   */
+  static async read(root: URL): Promise<Declarations> {
+    const files = (await Array.fromAsync(filesIn(root)))
+      .filter((path) => /\.tsx?$/.test(path) && isLibrary(path) && !path.startsWith("cli/"));
+    const { success, stdout } = await new Deno.Command(Deno.execPath(), {
+      args: ["doc", "--json", "--private", ...files],
+      cwd: root,
+      stderr: "null",
+    }).output();
+    if (!success) throw new Error("deno doc failed");
+    return new Declarations(JSON.parse(new TextDecoder().decode(stdout)).nodes);
+  }
+
+  /**
+   * Returns the members of an exported type, including inherited ones.
+   *
+   * @param name The name of the type.
+   * @returns The members in the order of their declaration.
+   * @throws {TypeError} If there is no such type, or more than one.
+   */
+  membersOf(name: string): Member[] {
+    const files = [...this.#exported.get(name) ?? []];
+    if (files.length !== 1) {
+      throw new TypeError(`Cannot find type: ${name} must be exported once, received [${files}]`);
+    }
+    return this.#declared(name, files[0]!).flatMap((declared) => this.#members(declared));
+  }
+
+  /** Returns the names of the members of every type and class. */
+  get allNames(): ReadonlySet<string> {
+    const names = new Set<string>();
+    for (const symbols of this.#files.values()) {
+      for (const declarations of symbols.values()) {
+        for (const { def } of declarations) {
+          for (const { name } of [...def?.properties ?? [], ...def?.methods ?? []]) names.add(name);
+        }
+      }
+    }
+    return names;
+  }
+
+  /** Finds the declarations of a name in a file, also if the file re-exports it. */
+  #declared(name: string, file: string): Declared[] {
+    return (this.#files.get(file)?.get(name) ?? []).flatMap((declaration) =>
+      declaration.kind === "reference"
+        ? this.#declared(name, declaration.def.target!.filename)
+        : [{ file, declaration }]
+    );
+  }
+
+  /** Finds the declarations that a reference means; none of a type parameter or a global type. */
+  #resolve({ type: { value }, in: { file } }: Place): Declared[] {
+    const { typeName, resolution } = value;
+    if (resolution?.kind === "local") return this.#declared(typeName, file);
+    if (resolution?.kind !== "import") return [];
+    return this.#declared(resolution.name, new URL(resolution.specifier, file).href);
+  }
+
+  #members(declared: Declared): Member[] {
+    const { kind, def } = declared.declaration;
+    if (kind === "typeAlias") return this.#membersIn({ type: def.tsType!, in: declared });
+    if (kind !== "interface") return [];
+    return [
+      ...(def.extends ?? []).flatMap((type) => this.#membersIn({ type, in: declared })),
+      ...this.#named([...def.properties ?? [], ...def.methods ?? []], declared),
+    ];
+  }
+
+  #membersIn(place: Place): Member[] {
+    const { kind, value } = place.type;
+    const within = (type: TypeNode) => this.#membersIn({ ...place, type });
+    if (kind === "parenthesized") return within(value);
+    if (kind === "union" || kind === "intersection") return (value as TypeNode[]).flatMap(within);
+    if (kind === "typeLiteral") {
+      return this.#named([...value.properties ?? [], ...value.methods ?? []], place.in);
+    }
+    if (kind === "indexedAccess") {
+      const name = value.indexType.value.string;
+      return within(value.objType).find((member) => member.name === name)?.members().slice() ?? [];
+    }
+    if (kind !== "typeRef") return [];
+    const [inner, names] = (value.typeParams ?? []) as TypeNode[];
+    if (value.typeName === "Omit" || value.typeName === "Pick") {
+      const chosen = new Set(
+        (names!.kind === "union" ? names!.value as TypeNode[] : [names!])
+          .map((literal) => literal.value.string as string),
+      );
+      return within(inner!).filter(({ name }) => chosen.has(name) === (value.typeName === "Pick"));
+    }
+    if (value.typeName === "Partial" || value.typeName === "Readonly") return within(inner!);
+    return this.#resolve(place).flatMap((declared) => this.#members(declared));
+  }
+
+  #named(properties: readonly Property[], declared: Declared): Member[] {
+    return properties.filter(({ jsDoc }) => !jsDoc?.tags?.some(({ kind }) => kind === "ignore"))
+      .map(({ name, tsType, optional, jsDoc }) => {
+        const place = tsType && { type: tsType, in: declared };
+        return {
+          name,
+          summary: summaryOf(jsDoc?.doc ?? ""),
+          default: jsDoc?.tags?.find(({ kind }) => kind === "default")?.value,
+          isOptional: optional === true,
+          type: place === undefined ? "function" : this.#typeText(place),
+          members: () => place === undefined ? [] : this.#membersIn(place),
+        };
+      });
+  }
+
+  /** Writes a type in Markdown. */
+  #typeText(place: Place): string {
+    const parts = [...new Set(this.#parts(place))];
+    return parts.length < 2
+      ? parts.join("")
+      : `${parts.slice(0, -1).join(", ")} or ${parts.at(-1)}`;
+  }
+
+  /** Writes each part of a union; names that stand for a union of literals are replaced. */
+  #parts(place: Place): string[] {
+    const { kind, value, repr } = place.type;
+    const within = (type: TypeNode) => this.#parts({ ...place, type });
+    switch (kind) {
+      case "parenthesized":
+        return within(value);
+      case "union":
+        return (value as TypeNode[]).flatMap(within);
+      case "fnOrConstructor":
+        return ["function"];
+      case "typeLiteral":
+      case "mapped":
+      case "intersection":
+        return ["object"];
+      case "typeOperator":
+        return within(value.tsType);
+      case "array":
+        return [`list of ${within(value).join(" or ")}`];
+      case "literal":
+        return [code(value.kind === "string" ? `"${repr}"` : repr!)];
+      case "keyword":
+        return repr === "undefined" || repr === "void" ? [] : [code(repr!)];
+      case "indexedAccess":
+        return ["object"];
+    }
+    if (kind !== "typeRef") return [code(repr ?? kind)];
+    const { typeName, typeParams = [], resolution } = value;
+    if (typeName === "Readonly" || typeName === "Partial" || typeName === "NoInfer") {
+      return within(typeParams[0]);
+    }
+    if (typeName === "Promise") return [`promise`];
+    if (typeName === "Omit" || typeName === "Pick" || typeName === "Record") return ["object"];
+    if (resolution?.kind === "typeParam") {
+      const { constraint } = place.in.declaration.def.typeParams?.find(({ name }) =>
+        name === typeName
+      ) ?? {};
+      return constraint === undefined ? [code("unknown")] : within(constraint);
+    }
+    const [declared] = this.#resolve(place);
+    const alias = declared?.declaration.kind === "typeAlias"
+      ? declared.declaration.def.tsType
+      : undefined;
+    const isShort = alias !== undefined &&
+      (alias.kind === "fnOrConstructor" || alias.kind === "intersection" || isLiterals(alias));
+    if (isShort) {
+      return alias.kind === "intersection"
+        ? ["function"]
+        : this.#parts({ type: alias, in: declared! });
+    }
+    return [code(typeName)];
+  }
+}
+
+interface DocSymbol {
+  readonly name: string;
+  readonly declarations: Declaration[];
+}
+
+function isExportedType({ kind, declarationKind }: Declaration): boolean {
+  return declarationKind === "export" && (kind === "interface" || kind === "typeAlias");
+}
+
+function isLiterals({ kind, value }: TypeNode): boolean {
+  return kind === "union" && (value as TypeNode[]).every((part) => part.kind === "literal");
+}
+
+function code(text: string): string {
+  return `\`${text}\``;
+}
+
+/** Returns the first paragraph of a description as one line of Markdown. */
+function summaryOf(doc: string): string {
+  const [paragraph] = doc.trim().split(/\n\s*\n/);
+  return paragraph!.replace(/\{@link(?:code)? ([^}|]+?)\}/g, "`$1`").replace(/\s*\n\s*/g, " ");
+}

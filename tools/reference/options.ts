@@ -1,0 +1,91 @@
+/**
+ * Writes the tables of options from the types that declare them.
+ *
+ * @module
+ */
+import { type Block, tableOf } from "./blocks.ts";
+import type { Declarations, Member } from "./declarations.ts";
+
+/** An option, by the names that lead to it: `session.maxRequests`. */
+interface Option extends Member {
+  readonly path: string;
+}
+
+/**
+ * Writes the table of a block about the options of a type. `*` after a name stands for all members;
+ * alone, for all options that no other row names.
+ *
+ * @param block The block; its argument is the name of the type.
+ * @param declarations The types of the library.
+ * @returns The table in Markdown.
+ * @throws {TypeError} If a row names an unknown option, or an option has no description.
+ */
+export function optionsTable({ argument, rows }: Block, declarations: Declarations): string {
+  const members = declarations.membersOf(argument);
+  const lines = rows.flatMap(({ name, links }) =>
+    optionsAt(name, members).map((option) => rowOf(option, links))
+  );
+  return tableOf([["option", "type", "default", "effect"], ...lines]);
+}
+
+/**
+ * Lists the options of a type that no block has.
+ *
+ * @param name The name of the type.
+ * @param blocks The blocks about this type.
+ * @param declarations The types of the library.
+ * @returns The paths of the options.
+ */
+export function unlisted(
+  name: string,
+  blocks: readonly Block[],
+  declarations: Declarations,
+): string[] {
+  const members = declarations.membersOf(name);
+  const listed = new Set(
+    blocks.flatMap(({ rows }) => rows.flatMap((row) => optionsAt(row.name, members)))
+      .map(({ path }) => path),
+  );
+  const missing = (options: readonly Member[], prefix: string): string[] =>
+    options.flatMap((option) => {
+      const path = prefix + option.name;
+      if (listed.has(path)) return [];
+      const isParent = [...listed].some((one) => one.startsWith(`${path}.`));
+      return isParent ? missing(option.members(), `${path}.`) : [path];
+    });
+  return missing(members, "");
+}
+
+function optionsAt(name: string, members: readonly Member[]): Option[] {
+  let options = members;
+  const names = name.split(".");
+  for (const [at, part] of names.entries()) {
+    const prefix = names.slice(0, at).map((one) => `${one}.`).join("");
+    if (part === "*") return options.map((option) => ({ ...option, path: prefix + option.name }));
+    const found = options.filter((option) => option.name === part).at(-1);
+    if (found === undefined) {
+      throw new TypeError(`Cannot write table: options must exist, received ${name}`);
+    }
+    if (at === names.length - 1) return [{ ...found, path: name }];
+    options = found.members();
+  }
+  return [];
+}
+
+function rowOf(option: Option, links: readonly string[]): string[] {
+  const { path, type, summary } = option;
+  if (summary === "") {
+    throw new TypeError(`Cannot write table: options must have a description, received ${path}`);
+  }
+  const see = links.length === 0 ? "" : ` See ${links.join(" and ")}.`;
+  return [`\`${path}\``, type, defaultOf(option), summary + see];
+}
+
+/** Writes a default: literals as code, with separators in numbers; anything else as it is. */
+function defaultOf({ default: text, isOptional }: Member): string {
+  if (text === undefined || text === "undefined") return isOptional ? "—" : "required";
+  if (/^\d{4,}$/.test(text)) return `\`${Number(text).toLocaleString("en-US")}\``;
+  return /^(?:-?[\d.]+|Infinity|true|false|null|"[^"]*"|[[{].*|[\w.]+\(\))$/.test(text)
+    ? `\`${text}\``
+    : text;
+}
