@@ -171,7 +171,10 @@ export class ObjectGroup implements GroupSource {
     for (const subgroup of this.#subgroups) {
       if (subgroup.head === undefined && !subgroup.isOver) this.#read(subgroup);
       const { head } = subgroup;
-      if (head !== undefined && (due === undefined || head.id < due.head!.id)) due = subgroup;
+      if (head === undefined) continue;
+      // An object that comes after its successor, or again, cannot be delivered any more.
+      if (head.id < this.#next) this.#failed(subgroup, new TruncatedError("A late object"));
+      else if (due === undefined || head.id < due.head!.id) due = subgroup;
     }
     if (due === undefined) return undefined;
     const { id } = due.head!;
@@ -198,8 +201,6 @@ export class ObjectGroup implements GroupSource {
         subgroup.last = head.id - 1;
         continue;
       }
-      // An object that comes after its successor cannot be delivered any more.
-      if (head.id < this.#next) return this.#failed(subgroup, new TruncatedError("A late object"));
       subgroup.head = head;
       subgroup.last = head.id;
     }

@@ -27,6 +27,11 @@ class HandData {
     }, LEADING_INTEGERS);
   }
 
+  /** The number of pieces that were not read. */
+  get unread(): number {
+    return this.#items.length;
+  }
+
   /** Adds bytes in hex, the end, or an error. */
   push(...items: readonly (string | Error | null)[]): void {
     const bytes = (item: string) => Uint8Array.fromHex(item.replaceAll(" ", ""));
@@ -91,6 +96,31 @@ Deno.test("ObjectGroup waits for a missing object, and continues with the next o
   await time.tickAsync(1);
   await turns();
   assertEquals(frames, ["a0", "a2"]);
+});
+
+Deno.test("ObjectGroup reads nothing after an object that has to wait", async () => {
+  using time = new FakeTime();
+  const { add, read, frames } = hand();
+  const [odd, even] = [add().data, add().data];
+  void read();
+  odd.push("01 01 b1", "01 01 b3");
+  even.push("02 01 b2", "01 01 b4");
+  await turns();
+  assertEquals([odd.unread, even.unread], [1, 1]);
+  await time.tickAsync(OBJECT_WAIT_MS);
+  await turns();
+  assertEquals(frames, ["b1", "b2", "b3", "b4"]);
+});
+
+Deno.test("ObjectGroup delivers an object once if two subgroups have it, and fails", async () => {
+  using time = new FakeTime();
+  const { add, read, frames, reading } = hand();
+  for (const data of [add().data, add().data]) data.push("00 01 a0", "00 01 a1", null);
+  void read();
+  await time.tickAsync(OBJECT_WAIT_MS);
+  await turns();
+  assertEquals(frames, ["a0", "a1"]);
+  assertEquals(reading.error instanceof TruncatedError, true);
 });
 
 Deno.test("ObjectGroup ends after its last subgroup once a later group has begun, or after a while", async () => {
