@@ -1,10 +1,17 @@
 /** The state that all parts of a session share, and helpers for streams and errors. */
-import { AuthenticationError, ConnectionError, ProtocolError, StreamError } from "../../errors.ts";
+import {
+  AuthenticationError,
+  ConnectionError,
+  ProtocolError,
+  StreamError,
+  UnsupportedError,
+} from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { waitFor } from "../../base/wait.ts";
 import type { Connection } from "../../transport/connection.ts";
 import { fromHttp3StreamCode } from "../../transport/h3/wire/error_codes.ts";
+import type { GroupReaderOptions } from "../track/group_reader.ts";
 import type { TrackMux } from "../track/mux.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
 import {
@@ -95,6 +102,22 @@ export function codeOf(
   reason: MoqErrorName,
 ): number {
   return moqErrorCode(streamScope(family, scope), reason, family);
+}
+
+/** Returns what the readers of all received groups share. */
+export function groupOptions(context: SessionContext): GroupReaderOptions {
+  return {
+    runtime: context.runtime,
+    timestamps: context.traits.timestamps,
+    maxFrameBytes: context.limits.maxFrameBytes,
+    errorOf: (error) => moqErrorOf(context, "group", error),
+    codeOf: (reason) => codeOf(context, "group", reason),
+  };
+}
+
+/** Creates the error of a call for which the session's version has no message here. */
+export function unsupported({ traits }: SessionContext, what: string): UnsupportedError {
+  return new UnsupportedError(`Cannot ${what}: it is not supported over ${traits.version}`);
 }
 
 /** Returns the name of a number that the peer sent. */

@@ -78,6 +78,34 @@ export class Exchange {
   }
 }
 
+/** The open requests of a peer besides its subscriptions. */
+export class OpenRequests {
+  readonly #max: number;
+  #open = 0;
+
+  /** Starts without requests. */
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  /** Serves a request, or rejects it if the peer has too many. */
+  run(
+    { rejection }: Exchange,
+    { serve, reject }: {
+      serve(): Promise<void>;
+      reject(reason: StreamRejection | "sessionLimit"): void;
+    },
+  ): Promise<void> {
+    const reason = this.#open >= this.#max ? "sessionLimit" : rejection;
+    if (reason !== undefined) {
+      reject(reason);
+      return Promise.resolve();
+    }
+    this.#open++;
+    return serve().finally(() => this.#open--);
+  }
+}
+
 /**
  * Opens a stream with the type and the first message of moq-lite.
  *

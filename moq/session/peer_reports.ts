@@ -1,5 +1,5 @@
 /** Measurements of the network path that both sides exchange: SESSION_UPDATE, or PROBE. */
-import { ProtocolError, UnsupportedError } from "../../errors.ts";
+import { ProtocolError } from "../../errors.ts";
 import { within } from "../../base/wait.ts";
 import { LatestValue } from "../track/loops.ts";
 import {
@@ -11,7 +11,7 @@ import {
 } from "../wire/messages.ts";
 import { BitrateMonitor, type BitrateMonitorOptions } from "./bitrate_monitor.ts";
 import type { PeerUpdate } from "./bitrate_monitor.ts";
-import { codeOf, isViolation, moqErrorOf, type SessionContext } from "./context.ts";
+import { codeOf, isViolation, moqErrorOf, type SessionContext, unsupported } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 
 /** Bits per unit of gomoqt's SESSION_UPDATE, which counts kilobits; moq-lite's counts bits. */
@@ -115,10 +115,7 @@ export class PeerReports {
       exchange?.then((open) => open.leave(codeOf(context, "probe", "cancelled")), () => {});
     };
     const open = () => {
-      const { traits } = context;
-      if (!traits.requests) {
-        throw new UnsupportedError(`Cannot probe: ${traits.version} has no such message`);
-      }
+      if (!context.traits.requests) throw unsupported(context, "probe");
       signal?.throwIfAborted();
       signal?.addEventListener("abort", leave, { once: true });
       // In moq-rs, the request is an empty stream: moq-rs rejects a probe with a target.

@@ -30,7 +30,7 @@ import {
   requestGrant,
   type SessionContext,
 } from "./context.ts";
-import type { Exchange } from "./exchange.ts";
+import { type Exchange, OpenRequests } from "./exchange.ts";
 import { callHandler, groupWeight, serveTrack, trackLinkParts } from "./track_service.ts";
 
 const NO_HEAD = new Uint8Array(0);
@@ -43,10 +43,11 @@ export class Publisher {
   /** Ids in use, including subscriptions that `authorize` has not decided on yet. */
   readonly #ids = new Set<number>();
   readonly #tracks = new Set<TrackWriter>();
-  #requests = 0;
+  readonly #requests: OpenRequests;
 
   constructor(context: SessionContext) {
     this.#context = context;
+    this.#requests = new OpenRequests(context.limits.maxRequests);
   }
 
   get size(): number {
@@ -202,20 +203,13 @@ export class Publisher {
     exchange.leave(code);
   }
 
-  /** Serves a request, unless the peer has too many open requests. */
   #bounded(
     exchange: Exchange,
     scope: "announce" | "fetch" | "subscribe",
     serve: () => Promise<void>,
   ): Promise<void> {
-    const isFull = this.#requests >= this.#context.limits.maxRequests;
-    const rejection = isFull ? "sessionLimit" : exchange.rejection;
-    if (rejection !== undefined) {
-      exchange.abort(codeOf(this.#context, scope, rejection));
-      return Promise.resolve();
-    }
-    this.#requests++;
-    return serve().finally(() => this.#requests--);
+    const reject = (reason: MoqErrorName) => exchange.abort(codeOf(this.#context, scope, reason));
+    return this.#requests.run(exchange, { serve, reject });
   }
 
   async #announce(exchange: Exchange): Promise<void> {

@@ -1,9 +1,8 @@
 /** The subscriber's part of a session: the requests of this side. */
-import { UnsupportedError } from "../../errors.ts";
 import { within } from "../../base/wait.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import { GroupReader, type GroupReaderOptions } from "../track/group_reader.ts";
-import { type MoqSubscribeOptions, TrackReader } from "../track/track_reader.ts";
+import { closeOnAbort, type MoqSubscribeOptions, TrackReader } from "../track/track_reader.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
 import {
@@ -23,7 +22,15 @@ import {
 } from "../wire/messages.ts";
 import { type BroadcastPath, wirePath } from "../wire/path.ts";
 import { Discovery } from "./announce.ts";
-import { codeOf, errorNameOf, isViolation, moqErrorOf, type SessionContext } from "./context.ts";
+import {
+  codeOf,
+  errorNameOf,
+  groupOptions,
+  isViolation,
+  moqErrorOf,
+  type SessionContext,
+  unsupported,
+} from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 
 /** The subscriber of a session: sends the requests of this side, and receives the responses. */
@@ -39,13 +46,7 @@ export class MoqSubscriber {
   constructor(context: SessionContext) {
     this.#context = context;
     this.#discovery = new Discovery(context);
-    this.#groupOptions = {
-      runtime: context.runtime,
-      timestamps: context.traits.timestamps,
-      maxFrameBytes: context.limits.maxFrameBytes,
-      errorOf: (error) => moqErrorOf(context, "group", error),
-      codeOf: (reason) => codeOf(context, "group", reason),
-    };
+    this.#groupOptions = groupOptions(context);
   }
 
   /** All open subscriptions. */
@@ -127,13 +128,8 @@ export class MoqSubscriber {
     // The application may have closed the track, found in `subscriptions`, before the stream
     // opened.
     if (left !== undefined) exchange.leave(codeOf(context, "subscribe", left));
-    const onAbort = () => track.close();
-    signal?.addEventListener("abort", onAbort, { once: true });
-    if (signal?.aborted) track.close();
-    void track.closed.then(() => {
-      this.#tracks.delete(id);
-      signal?.removeEventListener("abort", onAbort);
-    });
+    closeOnAbort(track, signal);
+    void track.closed.then(() => this.#tracks.delete(id));
     void this.#readResponses(exchange, track);
     return track;
   }
@@ -157,7 +153,7 @@ export class MoqSubscriber {
     const context = this.#context;
     const { traits } = context;
     const { group, priority = 0, signal } = options;
-    if (!traits.requests) throw this.#unsupported("fetch");
+    if (!traits.requests) throw unsupported(context, "fetch");
     const wire = wirePath(path, traits.slashedPaths);
     const message = encodeFetch({ path: wire, track: name, priority, group });
     const exchange = await openExchange(context, BidiType.fetch, { message, signal });
@@ -188,7 +184,7 @@ export class MoqSubscriber {
   ): Promise<TrackInfoMessage> {
     const context = this.#context;
     const { traits } = context;
-    if (!traits.timestamps) throw this.#unsupported("ask for the properties of a track");
+    if (!traits.timestamps) throw unsupported(context, "ask for the properties of a track");
     const message = encodeTrackRequest(wirePath(path, traits.slashedPaths), name);
     const exchange = await openExchange(context, BidiType.track, { message, signal });
     try {
@@ -255,12 +251,6 @@ export class MoqSubscriber {
       const last = Math.max(first, end - from);
       track.drop({ first, last }, errorNameOf(context, "group", code));
     }
-  }
-
-  #unsupported(what: string): UnsupportedError {
-    return new UnsupportedError(
-      `Cannot ${what}: ${this.#context.traits.version} has no such message`,
-    );
   }
 }
 

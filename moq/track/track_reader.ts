@@ -530,3 +530,12 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (range !== undefined) this.#queue.drop(range.first, range.last, "expired");
   }
 }
+
+/** Closes a track when a signal aborts. */
+export function closeOnAbort(track: TrackReader, signal: AbortSignal | undefined): void {
+  if (signal === undefined) return;
+  const onAbort = () => track.close();
+  signal.addEventListener("abort", onAbort, { once: true });
+  if (signal.aborted) track.close();
+  void track.closed.then(() => signal.removeEventListener("abort", onAbort));
+}

@@ -17,9 +17,9 @@ import type { MessageReader } from "../../wire/message_reader.ts";
 import type { TrackInfoMessage } from "../../wire/messages.ts";
 import type { BroadcastPath } from "../../wire/path.ts";
 import type { DraftTraits } from "../../wire/versions.ts";
-import type { SessionContext } from "../context.ts";
+import { type SessionContext, unsupported } from "../context.ts";
 import type { DialectEvents, OwnSetup, SessionDialect } from "../dialect.ts";
-import type { Exchange } from "../exchange.ts";
+import { type Exchange, OpenRequests } from "../exchange.ts";
 import { MoqIncomingStreams, type StreamHandlers } from "../incoming_streams.ts";
 import { DraftAnnouncer } from "./announcer.ts";
 import { DraftControl } from "./control.ts";
@@ -27,7 +27,12 @@ import { DraftDiscovery } from "./discovery.ts";
 import { DraftOffers } from "./offers.ts";
 import { DraftPeer } from "./peer.ts";
 import { DraftPublisher } from "./publisher.ts";
-import { DraftSubscriber, unsupported } from "./subscriber.ts";
+import { DraftSubscriber } from "./subscriber.ts";
+
+/** Serves requests of one type. */
+interface RequestServer {
+  serve(exchange: Exchange, body: Uint8Array): Promise<void>;
+}
 
 /** The requests that this side rejects. */
 const UNSUPPORTED: ReadonlySet<number> = new Set([
@@ -49,8 +54,9 @@ export class DraftDialect implements SessionDialect, StreamHandlers {
   readonly #announcer: DraftAnnouncer;
   readonly #publisher: DraftPublisher;
   readonly #incoming: MoqIncomingStreams;
-  /** The open requests of the peer besides subscriptions. */
-  #requests = 0;
+  /** The servers of the peer's requests besides subscriptions, by type. */
+  readonly #servers: ReadonlyMap<number, RequestServer>;
+  readonly #requests: OpenRequests;
   #hasControl = false;
 
   /** Starts without requests. */
@@ -62,6 +68,12 @@ export class DraftDialect implements SessionDialect, StreamHandlers {
     this.#offers = new DraftOffers(peer, this.#subscriber, this.#discovery);
     this.#announcer = new DraftAnnouncer(peer);
     this.#publisher = new DraftPublisher(peer);
+    this.#servers = new Map<number, RequestServer>([
+      [DraftType.publishNamespace, this.#discovery],
+      [DraftType.subscribeNamespace, this.#announcer],
+      [DraftType.publish, this.#offers],
+    ]);
+    this.#requests = new OpenRequests(context.limits.maxRequests);
     this.#incoming = new MoqIncomingStreams(context, this);
   }
 
@@ -103,11 +115,11 @@ export class DraftDialect implements SessionDialect, StreamHandlers {
   }
 
   fetch(): Promise<GroupReader> {
-    return Promise.reject(unsupported(this.#peer, "fetch"));
+    return Promise.reject(unsupported(this.#peer.context, "fetch"));
   }
 
   trackInfo(): Promise<TrackInfoMessage> {
-    return Promise.reject(unsupported(this.#peer, "ask for the properties of a track"));
+    return Promise.reject(unsupported(this.#peer.context, "ask for the properties of a track"));
   }
 
   async goaway(
@@ -162,30 +174,13 @@ export class DraftDialect implements SessionDialect, StreamHandlers {
       peer.takeId(decodeRequestId(body));
       return peer.reject(exchange, "notSupported", "The request is not supported");
     }
-    const parts = {
-      [DraftType.publishNamespace]: this.#discovery,
-      [DraftType.subscribeNamespace]: this.#announcer,
-      [DraftType.publish]: this.#offers,
-    };
-    const part = (parts as Partial<Record<number, (typeof parts)[keyof typeof parts]>>)[type];
-    if (part === undefined) {
+    const server = this.#servers.get(type);
+    if (server === undefined) {
       throw new ProtocolError(`Expected a request, received a message of type ${type}`);
     }
-    return this.#bounded(exchange, () => part.serve(exchange, body));
-  }
-
-  /** Serves a request, unless the peer has too many open requests. */
-  async #bounded(exchange: Exchange, serve: () => Promise<void>): Promise<void> {
-    const isFull = this.#requests >= this.#peer.context.limits.maxRequests;
-    const rejection = isFull ? "sessionLimit" : exchange.rejection;
-    if (rejection !== undefined) {
-      return this.#peer.reject(exchange, rejection, "There is no room for another request");
-    }
-    this.#requests++;
-    try {
-      await serve();
-    } finally {
-      this.#requests--;
-    }
+    return this.#requests.run(exchange, {
+      serve: () => server.serve(exchange, body),
+      reject: (reason) => peer.reject(exchange, reason, "There is no room for another request"),
+    });
   }
 }

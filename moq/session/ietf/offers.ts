@@ -1,5 +1,9 @@
 /** Tracks that the peer offers with PUBLISH in the IETF's drafts. */
-import type { MoqSubscribeOptions, TrackReader } from "../../track/track_reader.ts";
+import {
+  closeOnAbort,
+  type MoqSubscribeOptions,
+  type TrackReader,
+} from "../../track/track_reader.ts";
 import {
   decodeDraftPublish,
   encodeRequestOk,
@@ -14,7 +18,6 @@ import type { DraftDiscovery } from "./discovery.ts";
 import type { DraftPeer } from "./peer.ts";
 import type { ReceivedTrack } from "./received_track.ts";
 import {
-  closeOnAbort,
   createReader,
   type DraftSubscriber,
   followTrack,

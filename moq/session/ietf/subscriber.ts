@@ -1,7 +1,6 @@
 /** The subscriber's part of a session in the IETF's drafts. */
-import { UnsupportedError } from "../../../errors.ts";
 import type { GroupReaderOptions } from "../../track/group_reader.ts";
-import { type MoqSubscribeOptions, TrackReader } from "../../track/track_reader.ts";
+import { closeOnAbort, type MoqSubscribeOptions, TrackReader } from "../../track/track_reader.ts";
 import { doneName, MoqError, type MoqErrorName, moqErrorName } from "../../wire/errors.ts";
 import {
   checkTrackName,
@@ -22,7 +21,7 @@ import { readSubgroupHead, type SubgroupHead } from "../../wire/ietf/subgroup.ts
 import type { MessageReader } from "../../wire/message_reader.ts";
 import type { SubscribeFields } from "../../wire/messages.ts";
 import type { BroadcastPath } from "../../wire/path.ts";
-import { moqErrorOf } from "../context.ts";
+import { groupOptions, moqErrorOf, unsupported } from "../context.ts";
 import type { Exchange } from "../exchange.ts";
 import type { DraftPeer } from "./peer.ts";
 import { ReceivedTrack } from "./received_track.ts";
@@ -51,14 +50,7 @@ export class DraftSubscriber {
 
   constructor(peer: DraftPeer) {
     this.#peer = peer;
-    const { context } = peer;
-    this.#groupOptions = {
-      runtime: context.runtime,
-      timestamps: false,
-      maxFrameBytes: context.limits.maxFrameBytes,
-      errorOf: (error) => moqErrorOf(context, "group", error),
-      codeOf: (reason) => peer.streamCode(reason),
-    };
+    this.#groupOptions = groupOptions(peer.context);
   }
 
   /** All open subscriptions. */
@@ -296,21 +288,12 @@ export function createReader(
           throw moqErrorOf(context, "subscribe", error);
         }
       },
-      info: () => Promise.reject(unsupported(peer, "ask for the properties of a track")),
+      info: () => Promise.reject(unsupported(context, "ask for the properties of a track")),
       report: (error) => context.report(error),
     },
     about,
     options,
   );
-}
-
-/** Closes a track when a signal aborts. */
-export function closeOnAbort(track: TrackReader, signal: AbortSignal | undefined): void {
-  if (signal === undefined) return;
-  const onAbort = () => track.close();
-  signal.addEventListener("abort", onAbort, { once: true });
-  if (signal.aborted) track.close();
-  void track.closed.then(() => signal.removeEventListener("abort", onAbort));
 }
 
 /** The highest priority of the drafts' numbers is 0, that of this library's 255. */
@@ -327,11 +310,6 @@ export function parametersOf(fields: SubscribeFields): DraftParameters {
     filter: hasRange ? { from: "start", start, endGroup } : undefined,
     order: ordered ? "ascending" : "descending",
   };
-}
-
-/** Creates the error of a request for which the drafts, or this side, have no message. */
-export function unsupported({ context }: DraftPeer, what: string): UnsupportedError {
-  return new UnsupportedError(`Cannot ${what}: ${context.traits.version} has no such message here`);
 }
 
 function rejectionOf({ path, name }: TrackReader, { body }: DraftMessage): MoqError {

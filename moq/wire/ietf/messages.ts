@@ -44,7 +44,6 @@ export const DraftType = {
   goaway: 0x10,
   fetch: 0x16,
   publish: 0x1d,
-  publishOk: 0x1e,
   publishState: 0x22,
   subscribeNamespace: 0x50,
   subscribeTracks: 0x51,
