@@ -16,6 +16,7 @@ import {
   type MoqRelayOptions,
   MoqServer,
   MoqSession,
+  type MoqVersion,
   relayNotices,
   TrackMux,
 } from "../moq/mod.ts";
@@ -25,11 +26,24 @@ import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { MoqServerOptions } from "../moq/server/server_options.ts";
+import { MAX_SUBGROUPS } from "../moq/session/ietf/object_group.ts";
+import { MAX_EARLY_STREAMS } from "../moq/session/ietf/subscriber.ts";
+import {
+  decodeRequestError,
+  DraftType,
+  encodeDraftPublish,
+  encodeDraftSubscribe,
+  encodeNamespaceRequest,
+} from "../moq/wire/ietf/messages.ts";
+import { MAX_DRAFT_PARAMETERS, MAX_PROPERTIES } from "../moq/wire/ietf/parameters.ts";
+import { type DraftTraits, VERSIONS } from "../moq/wire/versions.ts";
+import { directStream } from "../transport/direct.ts";
+import { type HandExchange, HandPeer } from "./moq/peer.ts";
 import { Caller } from "./peers/caller.ts";
 import type { Reply } from "./peers/page.ts";
 import { openedQuotas } from "../tools/limits_table.ts";
 import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
-import { until } from "./waiting.ts";
+import { turns, until } from "./waiting.ts";
 import { headOf, TextSocket } from "./peers/text_socket.ts";
 import { type ApiOptions, httpApi } from "../operations/http_api/mod.ts";
 import { streamFeatures } from "./stream_features.ts";
@@ -57,6 +71,12 @@ const CHANGE = JSON.stringify({
   value: 1,
   headers: { operation: "upsert" },
 });
+
+/** The bounds of MoQ count in the same way in both families, and on every broker. */
+const BOTH = { isWithoutBroker: true, versions: ["moq-lite-05", "moqt-22"] } as const;
+
+/** The bounds that only the IETF's drafts have. */
+const DRAFTS = { isWithoutBroker: true, versions: ["moqt-18", "moqt-22"] } as const;
 
 /** No rate of costs. */
 const FREE = { cost: { perSecond: Infinity } };
@@ -97,6 +117,8 @@ interface House {
   readonly server: Server<string | typeof guest>;
   readonly moq: MoqServer;
   readonly relay: MoqRelay;
+  /** The version of MoQ of all sessions. */
+  readonly version: MoqVersion;
   readonly store: WalkedStore;
   /** The number of attacking addresses. */
   readonly addresses: number;
@@ -117,7 +139,7 @@ interface Carriers {
   readonly secret: string;
 }
 
-/** A limit that has a share, and an attack on the limit. */
+/** A limit, and an attack on it. */
 interface Walk {
   /** Server options that make the limit small. */
   readonly options?: ServeOptions<string | typeof guest>;
@@ -133,6 +155,8 @@ interface Walk {
   readonly relay?: MoqRelayOptions;
   /** True if the limit does not depend on the broker. */
   readonly isWithoutBroker?: boolean;
+  /** The versions of MoQ with which the attack runs; one by default. */
+  readonly versions?: readonly MoqVersion[];
   /**
    * Uses up the share of an address and holds it.
    *
@@ -372,14 +396,17 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "moq.maxBroadcasts": {
+    ...BOTH,
     relay: { maxBroadcasts: MAX, maxShare: 1 },
     attack: (house, from) => announceMany(house, from, MAX),
   },
   "moq.waitingBroadcasts": {
+    ...BOTH,
     relay: { maxBroadcasts: MAX, maxShare: 1 },
     attack: (house, from) => announceMany(house, from, 2 * MAX),
   },
   "moq.maxTracks": {
+    ...BOTH,
     relay: { maxTracks: MAX },
     attack: async (house, from) => {
       for (let i = 0;; i++) {
@@ -390,6 +417,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "moq.maxStreams": {
+    ...BOTH,
     moq: { limits: { maxStreams: 2 * MAX } },
     attack: async (house, from) => {
       while (true) {
@@ -402,6 +430,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "moq.maxSessions": {
+    ...BOTH,
     moq: { limits: { maxSessions: MAX } },
     attack: async (house, from) => {
       while (true) {
@@ -411,6 +440,66 @@ export const WALKS: Readonly<Record<string, Walk>> = {
         );
         if (rejection !== undefined) return rejection;
       }
+    },
+  },
+  "moqt.requests": {
+    ...DRAFTS,
+    moq: { sessionLimits: { maxRequests: MAX } },
+    attack: async (house, from) => {
+      const peer = await handOf(house, from);
+      for (let i = 0;; i++) {
+        const response = await (await announces(house, peer, nameOf(from, i), i)).read();
+        const [type, , , ...body] = Uint8Array.fromHex(response!);
+        if (type !== DraftType.requestError) continue;
+        assertEquals(i, MAX);
+        return `your session: ${decodeRequestError(Uint8Array.from(body)).reason}`;
+      }
+    },
+  },
+  "moqt.parameters": {
+    ...DRAFTS,
+    attack: async (house, from) => {
+      const peer = await handOf(house, from);
+      const tokens = Array.from({ length: MAX_DRAFT_PARAMETERS + 1 }, () => new Uint8Array());
+      const request = { requestId: 0, path: "/live", track: "b", parameters: { tokens } } as const;
+      await peer.ask(encodeDraftSubscribe(request, draftOf(house)).toHex());
+      return await violation(peer);
+    },
+  },
+  "moqt.properties": {
+    ...DRAFTS,
+    attack: async (house, from) => {
+      const one = await handOf(house, from);
+      const properties = "0200".repeat(MAX_PROPERTIES + 1);
+      const offer = offerOf(house, from).toHex().slice(6) + properties;
+      await one.ask(`1d ${(offer.length / 2).toString(16).padStart(4, "0")} ${offer}`);
+      await violation(one);
+      const other = await handOf(house, from);
+      await other.ask(offerOf(house, from).toHex());
+      await watched(house, from, other);
+      // One byte too many for an object.
+      await other.post("71 09 00 00 c10001", { staysOpen: true });
+      return await violation(other);
+    },
+  },
+  "moqt.subgroups": {
+    ...DRAFTS,
+    attack: async (house, from) => {
+      const peer = await handOf(house, from);
+      await peer.ask(offerOf(house, from).toHex());
+      await watched(house, from, peer);
+      // Object 0 never comes.
+      return await untilCancelled(peer, "70 09 00 01 01 aa", MAX_SUBGROUPS);
+    },
+  },
+  "moqt.early": {
+    ...DRAFTS,
+    attack: async (house, from) => {
+      const peer = await handOf(house, from);
+      await announces(house, peer, nameOf(from, 0), 0);
+      await watched(house, from, peer);
+      // SUBSCRIBE gets no response.
+      return await untilCancelled(peer, "70 09 00 00 01 aa", MAX_EARLY_STREAMS);
     },
   },
 };
@@ -468,21 +557,28 @@ export function testWalks(store: WalkedStore): void {
   for (const [bound, walk] of Object.entries(WALKS)) {
     if (walk.isWithoutBroker && !store.isFirst) continue;
     for (const [party, addresses] of Object.entries(PARTIES)) {
-      Deno.test({
-        name: `${bound} on ${store.name}: ${party} uses its whole share, and a user is served`,
-        ignore: store.ignore ?? false,
-        fn: async () => {
-          await using room = new AsyncDisposableStack();
-          const house = { ...await open(walk, store, room), addresses: addresses.length };
-          for (const from of addresses) {
-            const text = await walk.attack(house, from);
-            assertMatch(text, /your (address|session)|per (session|network address)|of an address/);
-            // Problems over HTTP have the level too.
-            if (text.startsWith("{")) assertMatch(JSON.parse(text).level, /^(session|address)$/);
-          }
-          await serves(house);
-        },
-      });
+      for (const version of walk.versions ?? ["moq-lite-05"]) {
+        const where = walk.versions === undefined ? store.name : `${store.name}, ${version}`;
+        Deno.test({
+          name: `${bound} on ${where}: ${party} uses its whole share, and a user is served`,
+          ignore: store.ignore ?? false,
+          fn: async () => {
+            await using room = new AsyncDisposableStack();
+            const opened = await open(walk, { store, room, version });
+            const house = { ...opened, addresses: addresses.length };
+            for (const from of addresses) {
+              const text = await walk.attack(house, from);
+              assertMatch(
+                text,
+                /your (address|session)|per (session|network address)|of an address/,
+              );
+              // Problems over HTTP have the level too.
+              if (text.startsWith("{")) assertMatch(JSON.parse(text).level, /^(session|address)$/);
+            }
+            await serves(house);
+          },
+        });
+      }
     }
   }
 }
@@ -514,7 +610,10 @@ async function carriersOf({ carriers, room, broker }: House): Promise<Carriers> 
 }
 
 /** Opens a server with all features enabled. */
-async function open(walk: Walk, store: WalkedStore, room: AsyncDisposableStack) {
+async function open(
+  walk: Walk,
+  { store, room, version }: Pick<House, "store" | "room" | "version">,
+) {
   const relay = new MoqRelay({ allowAnonymousPublish: true, ...walk.relay });
   room.defer(() => relay.close());
   const moq = room.use(
@@ -562,6 +661,7 @@ async function open(walk: Walk, store: WalkedStore, room: AsyncDisposableStack) 
     server,
     moq,
     relay,
+    version,
     store,
     room,
     broker,
@@ -759,15 +859,74 @@ async function slowPosts(house: House, path: string): Promise<string> {
 
 /** Opens a session with the relay. */
 async function viewerOf(
-  { moq, room }: House,
+  { moq, room, version }: House,
   address: string,
   mux: TrackMux = new TrackMux(),
 ): Promise<MoqSession> {
-  const pair = room.use(memoryPair({ protocol: "moq-lite-05" }));
+  const pair = room.use(memoryPair({ protocol: version }));
   const accepted = moq.accept(pair.server, { address });
   const session = await MoqSession.open(pair.client, { side: "client", mux });
   assert(await accepted !== undefined, "the relay needs a session for each");
   return session;
+}
+
+/** Opens a session with the relay, whose messages the attack writes. */
+async function handOf({ moq, room, version }: House, address: string): Promise<HandPeer> {
+  const pair = room.use(memoryPair({ protocol: version, frames: false }));
+  const opening = moq.accept(pair.server, { address });
+  return room.use(await HandPeer.join(version, opening, pair.client));
+}
+
+function draftOf({ version }: House): DraftTraits {
+  return VERSIONS[version].draft!;
+}
+
+/** Requests to announce a broadcast. */
+async function announces(
+  house: House,
+  peer: HandPeer,
+  name: string,
+  i: number,
+): Promise<HandExchange> {
+  const request = { requestId: 2 * i, path: `/${name}`, parameters: {} } as const;
+  const message = encodeNamespaceRequest(DraftType.publishNamespace, request, draftOf(house));
+  return await peer.ask(message.toHex());
+}
+
+/** The offer of a track with the alias 9. */
+function offerOf(house: House, from: string): Uint8Array {
+  const path = `/${nameOf(from, 0)}` as const;
+  const offer = { requestId: 0, path, track: "b", alias: 9, parameters: {} };
+  return encodeDraftPublish(offer, draftOf(house));
+}
+
+/** Waits until a viewer's subscription has reached the publisher of a track. */
+async function watched(house: House, from: string, publisher: HandPeer): Promise<void> {
+  const path = `/${nameOf(from, 0)}`;
+  await until(() => house.relay.mux.announcements(path).length === 1);
+  const viewer = await viewerOf(house, HONEST);
+  await viewer.subscribe(path, "b");
+  await until(() => publisher.session.subscriptions.length === 1);
+}
+
+/** Waits until a session closes because of its peer. */
+async function violation(peer: HandPeer): Promise<string> {
+  const closed = await peer.closed();
+  assertEquals(closed, { code: 3, by: "local" });
+  return `your session: ${closed.code}`;
+}
+
+/** Opens data streams until one is cancelled, which must be the first beyond a limit. */
+async function untilCancelled(peer: HandPeer, head: string, max: number): Promise<string> {
+  for (let i = 0;; i++) {
+    const stream = directStream(await peer.connection.createUnidirectionalStream());
+    await stream.write(Uint8Array.fromHex(head.replaceAll(" ", "")));
+    await turns();
+    const error = await failureOf({ ready: stream.write(Uint8Array.of(0, 1, 0xaa)) });
+    if (error === undefined) continue;
+    assertEquals(i, max);
+    return `your session: ${error}`;
+  }
 }
 
 /** Announces more broadcasts than the relay has slots; returns the reason for the rejection. */

@@ -32,6 +32,8 @@ import {
   MoqSession,
   TrackMux,
 } from "../moq/mod.ts";
+import { DraftType, encodeNamespaceRequest } from "../moq/wire/ietf/messages.ts";
+import { VERSIONS } from "../moq/wire/versions.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { Bench as RoomsBench } from "../pubsub/rooms_fixture.ts";
 import type { Connection } from "../transport/mod.ts";
@@ -74,6 +76,7 @@ import { isLibrary, readRepository } from "../tools/arrows.ts";
 import { Network } from "./clients.ts";
 import { HttpEnds } from "./pairs/http.ts";
 import { livePair } from "./moq/pair.ts";
+import { HandPeer } from "./moq/peer.ts";
 import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
 import { connectBare, QuicServer } from "./peers/quic_peer.ts";
 import { HELLO, type Peer, serverByHand } from "./sessions.ts";
@@ -1583,6 +1586,25 @@ const MEDIA: readonly Row[] = [
         client.close();
       };
       return { take, left: () => takenOf(relay.mux.quotas!) };
+    },
+  },
+  {
+    name: "requests of a session in the IETF's drafts",
+    bound: 2,
+    async open(room) {
+      const limits = { maxRequests: 2 };
+      const peer = room.use(await HandPeer.open("moqt-22", { limits }));
+      const announced = await peer.session.acceptAnnounce("/");
+      const take = async (i: number) => {
+        const request = { requestId: 2 * i, path: "/a", parameters: {} } as const;
+        const { draft } = VERSIONS["moqt-22"];
+        const message = encodeNamespaceRequest(DraftType.publishNamespace, request, draft!);
+        const exchange = await peer.ask(message.toHex());
+        assertEquals(await exchange.read(), "07000100"); // REQUEST_OK.
+        exchange.reset(1);
+        await until(() => announced.active.length === 0);
+      };
+      return { take, left: () => [announced.active.length] };
     },
   },
   ...["end", "belong to a session that leaves", "are relayed"].map((way): Row => ({

@@ -68,6 +68,14 @@ import { MAX_TOPIC_KEYS } from "../pubsub/broker/keys.ts";
 import { MAX_PRODUCERS, MAX_TOPICS } from "../pubsub/memory/history.ts";
 import { MAX_TOTAL_BYTES } from "../pubsub/memory/space.ts";
 import { MoqRelay, MoqServer } from "../moq/mod.ts";
+import { sessionLimits } from "../moq/session/access.ts";
+import { MAX_PUBLISHED } from "../moq/session/ietf/announcer.ts";
+import { MAX_SUBGROUPS, OBJECT_WAIT_MS } from "../moq/session/ietf/object_group.ts";
+import { MAX_RENDEZVOUS_MS } from "../moq/session/ietf/publisher.ts";
+import { MAX_EARLY_STREAMS } from "../moq/session/ietf/subscriber.ts";
+import { MAX_NAME_BYTES } from "../moq/wire/ietf/names.ts";
+import { MAX_DRAFT_PARAMETERS, MAX_PROPERTIES } from "../moq/wire/ietf/parameters.ts";
+import { MAX_OBJECT_PROPERTY_BYTES } from "../moq/wire/ietf/subgroup.ts";
 import { MAX_ALL_ENTRIES, MAX_ENTRIES } from "../pubsub/nodes/directory_scope.ts";
 import { MAX_NODES, NODES_AT_FULL_RATE } from "../pubsub/nodes/liveness.ts";
 import { ALL_BYTES_PER_SECOND, GONE_AFTER_MS, HEARTBEAT_MS } from "../pubsub/nodes/nodes.ts";
@@ -176,7 +184,7 @@ const TABLES = {
 export interface Bound {
   /** The table of the limit. */
   readonly table: keyof typeof TABLES;
-  /** The name of the quota; for other limits with a share, a name for tests. */
+  /** The name of a limit that tests attack: that of its quota, if it has one. */
   readonly id?: string;
   /** The options that set the limit, or its description, in Markdown. */
   readonly name: string;
@@ -455,10 +463,9 @@ function quotaBound(
 ): Bound {
   const hasShares = Object.keys(shares).length > 0;
   return {
-    id,
     ...words,
     max: format(max),
-    ...(hasShares && { shares: shareCells(shares, format) }),
+    ...(hasShares && { id, shares: shareCells(shares, format) }),
   };
 }
 
@@ -1010,6 +1017,67 @@ function sessionBounds(): Bound[] {
   ];
 }
 
+/** Limits of a session in the IETF's drafts of MoQ. */
+function draftBounds(): Bound[] {
+  const { maxRequests } = sessionLimits();
+  const closes = "the session closes with `PROTOCOL_VIOLATION`";
+  return [
+    {
+      table: "moq",
+      id: "moqt.requests",
+      name: "MoQT: announced broadcasts, offered tracks and followed prefixes of a session",
+      max: count(maxRequests),
+      full: "`EXCESSIVE_LOAD`; set `sessionLimits.maxRequests`",
+    },
+    {
+      table: "moq",
+      id: "moqt.parameters",
+      name: "MoQT: parameters of a message, options of a setup",
+      max: count(MAX_DRAFT_PARAMETERS),
+      full: closes,
+    },
+    {
+      table: "moq",
+      id: "moqt.properties",
+      name: "MoQT: properties of a track; of an object",
+      max: `${count(MAX_PROPERTIES)}; ${bytes(MAX_OBJECT_PROPERTY_BYTES)}`,
+      full: closes,
+    },
+    {
+      table: "moq",
+      name: "MoQT: a namespace, and the name of a track",
+      max: `${bytes(MAX_NAME_BYTES)} each`,
+      full: closes,
+    },
+    {
+      table: "moq",
+      id: "moqt.subgroups",
+      name: "MoQT: subgroups of a group; the wait for an object that is missing between them",
+      max: `${count(MAX_SUBGROUPS)}; ${ms(OBJECT_WAIT_MS)}`,
+      full: "the next one is cancelled; later objects wait in their streams, unread",
+    },
+    {
+      table: "moq",
+      id: "moqt.early",
+      name: "MoQT: data streams of a session that arrive before the response to `SUBSCRIBE`",
+      max: count(MAX_EARLY_STREAMS),
+      full: "the next one is cancelled",
+    },
+    {
+      table: "moq",
+      name: "MoQT: broadcasts that a client announces by itself",
+      max: count(MAX_PUBLISHED),
+      full: "the next one waits until one ends",
+    },
+    {
+      table: "moq",
+      name: "MoQT: time that a subscription waits for its broadcast, if it allows this",
+      max: ms(MAX_RENDEZVOUS_MS),
+      full: "`TIMEOUT`",
+    },
+  ];
+}
+
 /** Limits of a client. */
 function clientBounds(): Bound[] {
   return [
@@ -1133,7 +1201,10 @@ export async function bounds(): Promise<Bound[]> {
     );
   }
   const quotas = Object.entries(QUOTAS).map((row) => quotaBound(row, opened.get(row[0])!));
-  return [...quotas, ...sharedBounds(), ...serverBounds(), ...sessionBounds(), ...clientBounds()];
+  return [
+    ...[...quotas, ...sharedBounds(), ...serverBounds(), ...sessionBounds()],
+    ...[...draftBounds(), ...clientBounds()],
+  ];
 }
 
 const BEGIN = "<!-- These tables are made by tools/limits_table.ts -->";

@@ -130,10 +130,26 @@ export class HandPeer implements AsyncDisposable {
     }),
   ): Promise<HandPeer> {
     const { side = "server" } = options;
-    const other = side === "server" ? pair.client : pair.server;
     const opening = MoqSession.open(pair[side], { ...options, side, versions: [version] });
-    if (side === "server") await setUp(other, version);
-    return new HandPeer(await soon(opening), other);
+    if (side === "server") return await HandPeer.join(version, opening, pair.client);
+    return new HandPeer(await soon(opening), pair.server);
+  }
+
+  /**
+   * Sets up a session of a server.
+   *
+   * @param opening The session, which must not be rejected.
+   * @param connection The client's side of its connection.
+   */
+  static async join(
+    version: MoqVersion,
+    opening: Promise<MoqSession | undefined>,
+    connection: Connection,
+  ): Promise<HandPeer> {
+    await setUp(connection, version);
+    const session = await soon(opening);
+    if (session === undefined) throw new Error("The server rejected the session");
+    return new HandPeer(session, connection);
   }
 
   /** Opens a bidirectional stream, and writes bytes to it. */

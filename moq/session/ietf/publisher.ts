@@ -28,7 +28,7 @@ import { groupWeight, serveTrack, trackLinkParts } from "../track_service.ts";
 import type { DraftPeer } from "./peer.ts";
 
 /** The longest time for which a subscription waits for its broadcast, in milliseconds. */
-const MAX_RENDEZVOUS_MS = 30_000;
+export const MAX_RENDEZVOUS_MS = 30_000;
 
 /** The priority of a subscription without one, in the drafts' numbers. */
 const DEFAULT_PRIORITY = 128;

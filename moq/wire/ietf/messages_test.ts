@@ -9,6 +9,7 @@ import { VERSIONS } from "../versions.ts";
 import {
   decodeDraftSetup,
   decodeDraftSubscribe,
+  decodeSubscribeOk,
   DraftType,
   encodeDraftSetup,
   encodeDraftSubscribe,
@@ -106,6 +107,18 @@ Deno.test("a message with an unknown, misplaced or repeated parameter is a viola
   assertEquals(decodeDraftSubscribe(bytes(`${head} 01 35 01`), draft20).parameters, {
     properties: true,
   });
+});
+
+Deno.test("more options, parameters or properties than are read are a violation", () => {
+  const many = "0200".repeat(65);
+  assertThrows(() => decodeDraftSetup(bytes(many)), ProtocolError, "more than 64 pairs");
+  assertEquals(decodeDraftSetup(bytes("0200".repeat(64))).options.size, 64);
+  assertThrows(
+    () => decodeDraftSubscribe(bytes(`00 01 01 61 01 62 41 ${"0300".repeat(65)}`), draft18),
+    ProtocolError,
+    "at most 64 parameters",
+  );
+  assertThrows(() => decodeSubscribeOk(bytes(`00 00 ${many}`), draft18), ProtocolError, "64 pairs");
 });
 
 Deno.test("a namespace that no path can tell apart has no path, and a malformed one is a violation", () => {
