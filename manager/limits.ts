@@ -26,29 +26,33 @@ const DEFAULT_MAX_SESSIONS_PER_USER = 100;
 /** Limits of a session manager. */
 export interface ManagerLimits {
   /**
-   * Maximum number of concurrent sessions, including handshakes. This limit bounds the manager's
-   * memory. There may be twice as many sockets, because a socket outlives its session if the peer
-   * does not respond to a close.
+   * Maximum number of concurrent sessions, including handshakes.
+   *
+   * This limit bounds the manager's memory. There may be twice as many sockets, because a socket
+   * outlives its session if the peer does not respond to a close.
    *
    * @default {10000}
    */
   readonly maxSessions?: number | undefined;
   /**
-   * Maximum number of concurrent sessions of one user. The default is high enough for all
-   * devices and tabs of a user, and low enough to stop a client that connects in a loop. `Infinity`
-   * means no limit. Sessions without a user are not counted here. The default applies only while
-   * more than half of `maxSessions` is in use, including the sessions that other nodes report. A
-   * number that you set always applies exactly, across all nodes. At the limit, sessions of the
-   * user whose peers no longer respond give way to a new one.
+   * Maximum number of concurrent sessions of one user. The default applies only while more than
+   * half of `maxSessions` is in use; a number that you set always applies, across all nodes.
+   *
+   * The default is high enough for all devices and tabs of a user, and low enough to stop a client
+   * that connects in a loop. `Infinity` means no limit. Sessions without a user are not counted
+   * here. The sessions that other nodes report count towards the half. At the limit, sessions of
+   * the user whose peers no longer respond give way to a new one.
    *
    * @default {100}
    */
   readonly maxSessionsPerUser?: number | undefined;
   /**
-   * Maximum number of concurrent sessions from one network address; an IPv6 /64 counts as one
-   * address. The default is enough for an office behind one address. `Infinity` means no limit.
-   * Sessions without an address are not counted here. There may be twice as many sockets from one
-   * address; beyond that, an upgrade request receives 429.
+   * Maximum number of concurrent sessions from one network address; an IPv6 /64 counts as one. The
+   * default applies as that of `maxSessionsPerUser`.
+   *
+   * The default is enough for an office behind one address. `Infinity` means no limit. Sessions
+   * without an address are not counted here. There may be twice as many sockets from one address;
+   * beyond that, an upgrade request receives 429.
    *
    * Users who were first seen at an address more than an hour ago may together have ten times as
    * many. Sessions that other nodes report are counted, too. The default applies only while more

@@ -50,15 +50,22 @@ export interface SessionRates {
   readonly bytes?: Rate | undefined;
   /**
    * Publications, which also count as messages. Each change of a state counts as one, also over
-   * HTTP, and so do each mutation and each 100 rows that it reads on the server. By default, each
-   * session of a server has a burst of 1,000, then 200 a second; `{ perSecond: Infinity }` means no
-   * limit.
+   * HTTP.
+   *
+   * Each mutation counts as one, too, and so do each 100 rows that it reads on the server.
+   * `{ perSecond: Infinity }` means no limit. The default is only for each session of a server.
+   *
+   * @default {1,000, then 200 a second}
    */
   readonly publications?: Rate | undefined;
   /**
    * Subscribing and unsubscribing. A client that reconnects subscribes to all of its topics at
-   * once. By default, each session of a server may make a burst of twice `maxTopicsPerSession` but
-   * at least 256, then 20 a second; `{ perSecond: Infinity }` means no limit.
+   * once.
+   *
+   * The default is only for each session of a server. Its burst is twice `maxTopicsPerSession`, but
+   * at least 256. `{ perSecond: Infinity }` means no limit.
+   *
+   * @default {256, then 20 a second}
    */
   readonly subscriptions?: Rate | undefined;
 }
@@ -86,37 +93,47 @@ export interface SessionRates {
  *   of them also close the session. Invalid input has a separate bound, `maxInvalidMessages`.
  */
 export interface RateLimitsOptions {
-  /** Rates of each session. */
+  /**
+   * Rates of each session, also for `messages` and `bytes`. Over HTTP, all requests of a user, or
+   * of the guests of an address, count as one session.
+   */
   readonly perSession?: SessionRates | undefined;
-  /** Rates of all sessions of a user together. Only the cost of work has a default rate. */
+  /** Rates of all sessions of a user together, and of new `connections`. */
   readonly perUser?:
     | SessionRates & {
       /** New sessions. */
       readonly connections?: Rate | undefined;
       /**
        * Cost of the work that a user or a guest starts: a resumable response costs 1, and any other
-       * request nothing, unless its handler has a `cost`. Guests have this rate, too.
+       * request the `cost` of its handler.
+       *
+       * Without a `cost`, a request costs nothing. Guests have this rate, too.
        *
        * @default {{ perSecond: 1, burst: 10 }}
        */
       readonly cost?: Rate | undefined;
     }
     | undefined;
-  /** Rates of all sessions of a network address together. */
+  /** Rates of all sessions of a network address together, and of new `connections`. */
   readonly perAddress?:
     | SessionRates & {
       /**
-       * Attempts to connect, successful or not. By default, each address may make a burst of
-       * `maxSessionsPerAddress` attempts but at least 100, then a tenth of that a second. There is
-       * no limit if `maxSessionsPerAddress` is `Infinity`, or for the private address of a proxy
-       * that the server is not configured to trust.
+       * Attempts to connect, successful or not.
+       *
+       * The default burst is `maxSessionsPerAddress` attempts but at least 100, and a tenth of that
+       * follows each second. There is no limit if `maxSessionsPerAddress` is `Infinity`, or for the
+       * private address of a proxy that the server is not configured to trust.
+       *
+       * @default {1,000, then 100 a second}
        */
       readonly connections?: Rate | undefined;
       /**
        * Cost of the work that all guests and new users of an address start; an IPv6 /64 counts as
-       * one address. Users first seen at the address more than an hour ago together have ten times
-       * this rate. All clients at private or unknown addresses together have ten times the default,
-       * because `clientAddress` may be missing; a rate that you set applies to each private address.
+       * one address.
+       *
+       * Users first seen at the address more than an hour ago together have ten times this rate.
+       * All clients at private or unknown addresses together have ten times the default, because
+       * `clientAddress` may be missing; a rate that you set applies to each private address.
        *
        * @default {{ perSecond: 5, burst: 64 }}
        */
@@ -124,17 +141,20 @@ export interface RateLimitsOptions {
     }
     | undefined;
   /**
-   * Rejections of one session within 10 seconds before the session is closed with 4429: messages
-   * beyond a rate, and requests while too many are waiting.
+   * Rejections within 10 s after which a session is closed with 4429: messages beyond a rate, and
+   * requests while `session.maxRequests` wait.
    *
    * @default {100}
    */
   readonly maxRejections?: number | undefined;
   /**
-   * Shared counters that apply the given rates of users and addresses to all nodes together. By
-   * default, and while the shared counters are unreachable, each node counts on its own. No call
-   * waits for them, so a node may let through up to one burst too much before it receives the
-   * counts of other nodes.
+   * Shared counters that apply the rates of users and addresses to all nodes together.
+   *
+   * If there are none, or while they are unreachable, each node counts on its own. No call waits
+   * for them, so a node may let through up to one burst too much before it receives the counts of
+   * other nodes.
+   *
+   * @default {the broker's store}
    */
   readonly shared?: SharedCounts | undefined;
 }

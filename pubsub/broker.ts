@@ -81,13 +81,23 @@ export type PublicationListener = (publication: Publication) => void;
 
 /** Bounds of the history of a topic. Whichever bound is reached first applies. */
 export interface HistoryBounds {
-  /** Maximum number of publications. */
+  /**
+   * Maximum number of publications.
+   *
+   * @default {1000}
+   */
   readonly size: number;
-  /** Longest time that a publication is kept, in milliseconds; at most 100 years. */
+  /**
+   * Longest time that a publication is kept, in milliseconds; at most 100 years.
+   *
+   * @default {300000}
+   */
   readonly ttlMs: number;
   /**
    * Maximum number of bytes of all publications together; each counts its payload and
    * {@linkcode ENTRY_BYTES}.
+   *
+   * @default {1048576}
    */
   readonly bytes: number;
 }

@@ -58,24 +58,34 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   extends
     AdmissionOptions<V, C>,
     Omit<SessionHandlers<ValueOf<V>, C, "server">, "onDropped" | "onError" | "onGoAway"> {
-  /** Topics and their schemas. Messages on other topics are rejected. */
+  /**
+   * The topics, requests and rows, with their schemas. Messages on other topics are rejected.
+   *
+   * @default {every topic is accepted}
+   */
   readonly contract?: C | undefined;
   /**
-   * Receives the error of a handler that failed, with its session. It also receives, once each:
+   * Receives errors of handlers, damaged or lost streams, and losses of messages that no other
+   * handler receives.
+   *
+   * It receives the error of a handler with its session. It also receives, once each:
    *
    * - a durable stream that is damaged, a state that the broker has lost, or one whose migration
    *   fails; these errors have no session,
    * - an hour, an error about each kind of loss that no other handler receives.
    *
    * Without this handler, errors are printed, at most 16 a minute.
+   *
+   * @default {prints at most 16 errors a minute}
    */
   readonly onError?:
     | ((error: unknown, session: Session<ValueOf<V>, C, "server"> | undefined) => void)
     | undefined;
   /**
-   * Called for each stream that a client opens; several calls may run concurrently. If it throws,
-   * the stream is reset with code 4500 and the error is passed to `onError`; the session continues.
-   * If there is no such handler, read streams from `session.incomingStreams()`.
+   * Called for each stream that a client opens; several calls may run concurrently.
+   *
+   * If it throws, the stream is reset with code 4500 and the error is passed to `onError`; the
+   * session continues.
    *
    * Over QUIC, the streams of a closing session appear to end cleanly. If data must be complete,
    * send its length or an end marker with it.
@@ -99,6 +109,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * await writer.close();
    * assertEquals(await new Response(readable).text(), "hello");
    * ```
+   *
+   * @default {streams are read by a loop over `session.incomingStreams()`}
    */
   readonly onStream?:
     | ((
@@ -107,16 +119,20 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     ) => void | Promise<void>)
     | undefined;
   /**
-   * Decides whether a client may subscribe, publish or set presence data. Without `authorize`, all
-   * actions are denied. `presence` sets the client's presence data in a room. On the topic
-   * `stream:<id>` of a durable stream, `subscribe` reads the stream and `cancel` asks the writer to
-   * stop; both are always allowed for the user's own responses. `close` ends a keyed stream for
-   * everyone; only an object with `close: true` allows it. `mutate` calls a mutation of a live state,
-   * whose name and input are the last argument; the state's changes need no `publish` then.
+   * Decides whether a client may `subscribe`, `publish`, set `presence` data, `cancel` or `close` a
+   * stream, or `mutate` a state. It is called with the session, the topic and the action.
+   *
+   * `presence` sets the client's presence data in a room. On the topic `stream:<id>` of a durable
+   * stream, `subscribe` reads the stream and `cancel` asks the writer to stop; both are always
+   * allowed for the user's own responses. `close` ends a keyed stream for everyone; only an object
+   * with `close: true` allows it. `mutate` calls a mutation of a live state, whose name and input
+   * are the last argument; the state's changes need no `publish` then.
    *
    * You can return an object instead of `true` to allow the action. Its `from` overrides
    * `includePublisher`, and decides whether the session's user is added to a publication. If
    * `authorize` takes longer than `session.requestTimeoutMs`, the client receives `unavailable`.
+   *
+   * @default {denies all}
    */
   readonly authorize?:
     | ((
@@ -133,10 +149,11 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
       >)
     | undefined;
   /**
-   * Called for each publication of a client before it goes out, over a session or over the HTTP API:
-   * to store it, to change it, or to reject it. `authorize` has allowed it, and the contract's
-   * schema has checked it. This server's own publications, rooms' notices and live state are not
-   * included.
+   * Called for each publication of a client before it goes out, over a session or over the HTTP
+   * API: to store it, to change it, or to reject it.
+   *
+   * `authorize` has allowed the publication, and the contract's schema has checked it. This
+   * server's own publications, rooms' notices and live state are not included.
    *
    * - **Return** nothing to publish the data as the client sent it, or `{ data }` to publish other
    *   data, which the schema checks again. Any other result is an error.
@@ -184,6 +201,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * }
    * assertEquals([...stored.values()], [{ room: "tea", user: "ann", text: "**** good" }]);
    * ```
+   *
+   * @default {publishes all}
    */
   readonly onPublish?:
     | ((
@@ -191,10 +210,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     ) => PublishDecision | Promise<PublishDecision>)
     | undefined;
   /**
-   * Decides about each change of a row that a client requests, over a session or over HTTP. The
-   * client must also have the right to publish on `stream:<id>`, or to append. Without
-   * `authorizeChange`, such a client may change every row. Writes of this server's own code are not
-   * asked about.
+   * Allows, denies or replaces each change of a row that a client requests, and sets its expiry.
+   *
+   * The change arrives over a session or over HTTP. The client must also have the right to publish
+   * on `stream:<id>`, or to append. Writes of this server's own code are not asked about.
    *
    * - **Return** `true` to allow the change, `{ value }` to store another row, or `{ ttlMs }` to set
    *   its expiry. Any other value denies the change, with the code `forbidden`, and the transaction
@@ -250,6 +269,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * assertEquals([await write("ann", "Write"), await write("bob", "Spoil")], [204, 403]);
    * assertEquals(board.collection("cards").get("1"), { title: "Write", owner: "ann" });
    * ```
+   *
+   * @default {allows all}
    */
   readonly authorizeChange?:
     | ((
@@ -299,6 +320,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * await hall.ready;
    * await assertRejects(() => hall.mutate.clear({ seat: "7" }), RequestError, "Only admins");
    * ```
+   *
+   * @default {the functions of `defineMutations()`}
    */
   readonly mutations?:
     | {
@@ -310,8 +333,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     }
     | undefined;
   /**
-   * Adds `from`, the user that `userOf` returned, to clients' publications. The result of
-   * `authorize` overrides this. If a client has no user, its publications have no `from`.
+   * Adds `from`, the user that `userOf` returned, to clients' publications.
+   *
+   * The result of `authorize` overrides this. If a client has no user, its publications have no
+   * `from`.
    *
    * @example A chat with names that cannot be forged
    * ```ts
@@ -350,15 +375,18 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   readonly limits?:
     | ManagerLimits & {
       /**
-       * Most topics to which one session may subscribe.
+       * Maximum number of topics to which one session may subscribe.
        *
        * @default {128}
        */
       readonly maxTopicsPerSession?: number | undefined;
       /**
        * Limits for streams over WebTransport and QUIC that clients open and no handler or loop
-       * reads. By default, such a stream is rejected 5 s after it arrives. Unread streams hold at
-       * most 80 MB per address, and at most 640 MB for all clients together.
+       * reads.
+       *
+       * After `timeoutMs`, such a stream is rejected.
+       *
+       * @default {5 s, 80 MB per address, 640 MB in total}
        */
       readonly unreadStreams?: UnreadStreamLimits | undefined;
     }
@@ -373,17 +401,19 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   /** Limits and times of each session. */
   readonly session?: SessionLimits | undefined;
   /**
-   * Patterns of topics that are rooms, such as `room:{name}`. A client that subscribes to a room
-   * joins it. Use an object to set presence options for the rooms of each pattern.
+   * Patterns of topics that are rooms, such as `room:{name}`; with an object, the options of each
+   * pattern. A client that subscribes to a room joins it.
    *
    * @default {[]}
    */
   readonly rooms?: readonly string[] | Readonly<Record<string, RoomOptions>> | undefined;
   /**
-   * Topics with a history, by pattern. A pattern's bounds apply to each topic separately: by
-   * default, 1,000 publications, five minutes and 1 MiB. A client that reconnects receives the
-   * publications that it missed, or the reason for a gap. A new subscriber can request the newest
-   * publications. While nodes have different bounds, the widest ones are kept.
+   * Topics with a history, by pattern, each with the bounds `size`, `ttlMs` and `bytes`.
+   *
+   * A pattern's bounds apply to each topic separately: by default, 1,000 publications, five minutes
+   * and 1 MiB. A client that reconnects receives the publications that it missed, or the reason for
+   * a gap. A new subscriber can request the newest publications. While nodes have different bounds,
+   * the widest ones are kept.
    *
    * @example The last lines of a chat
    * ```ts
@@ -411,16 +441,18 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   readonly presence?:
     | {
       /**
-       * Grace period during which a user can leave and return without an event, in milliseconds.
-       * The ephemeral rows of a session stay for this time after the session is lost.
+       * Time within which a user can leave and return without an event, in milliseconds. The
+       * ephemeral rows of a lost session stay as long.
        *
        * @default {5000}
        */
       readonly graceMs?: number | undefined;
       /**
-       * `true` if this node tracks the online users of all nodes, which takes about 200 bytes of
-       * memory per user. Otherwise, `presence.online()`, `isOnline()` and `lastSeenAt()` cover only
-       * this node. Rooms are always shared.
+       * `true` if this node tracks the online users of all nodes, which takes about 200 bytes per
+       * user.
+       *
+       * Otherwise, `presence.online()`, `isOnline()` and `lastSeenAt()` cover only this node. Rooms
+       * are always shared.
        *
        * @default {true}
        */
@@ -428,8 +460,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     }
     | undefined;
   /**
-   * Features in addition to sessions, topics, presence and rooms, such as metrics or an HTTP API.
-   * They are mounted in this order, and asked in this order for each HTTP request.
+   * Features in addition to sessions, topics, presence and rooms, such as `metrics()`, in the order
+   * in which they are asked for each HTTP request.
    *
    * @example Metrics for Prometheus, and the state of the server for a load balancer
    * ```ts
@@ -451,8 +483,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly features?: readonly Feature[] | undefined;
   /**
-   * Carries publications between servers. By default, publications stay within this process. The
-   * server does not close the broker.
+   * Carries publications between nodes, and stores histories and streams: Redis, NATS or SQLite.
+   * The server does not close it.
+   *
+   * @default {the memory of this process}
    */
   readonly broker?: Broker | undefined;
   /**
@@ -460,8 +494,11 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly node?: Omit<NodesOptions, "broker" | "onError" | "runtime"> | undefined;
   /**
-   * Clocks, timers and randomness of this node, which tests and simulations can replace. By
-   * default, the platform provides them. Brokers and MoQ servers have the same option.
+   * Clocks, timers and randomness of this node, for tests and simulations.
+   *
+   * Brokers and MoQ servers have the same option.
+   *
+   * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
 }
@@ -470,7 +507,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
 export interface ServeOptions<V = unknown, C extends Contract = Contract>
   extends ServerOptions<V, C> {
   /**
-   * Port on which to listen. 0 selects a free port.
+   * TCP port, and by default the UDP port of WebTransport. 0 selects a free port.
    *
    * @default {8000}
    */
@@ -481,10 +518,13 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
    * @default {"0.0.0.0"}
    */
   readonly hostname?: string | undefined;
-  /** Certificate and key in PEM, for `wss:` and WebTransport. */
+  /** `{ cert, key }` in PEM, for `wss:` and WebTransport. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   /**
-   * Also serves sessions over WebTransport, on UDP and by default on the same port number.
+   * Also serves WebTransport over UDP: `true` if it is possible; with an object, `serve()` throws
+   * if it is not.
+   *
+   * By default, it uses the same port number as TCP.
    *
    * - `true` offers WebTransport if possible. If not, the server prints the reason, and serves only
    *   WebSocket. Deno supports QUIC only with `--unstable-net`.
@@ -501,27 +541,30 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
    */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
   /**
-   * Listens on TCP and upgrades connections in place of the runtime's own server. Use
-   * `hardenedWebSocket()` from `@skein/skein/ws` if the server is on the internet without a proxy.
-   * A server on Node always needs it.
+   * The WebSocket engine, such as `hardenedWebSocket()` for a server on Node, or on the internet
+   * without a proxy.
+   *
+   * @default {the runtime's HTTP server}
    */
   readonly webSocket?: WebSocketHost | undefined;
   /**
-   * Lets other processes listen on the same TCP port; the kernel passes each new connection to one
-   * of them. Deno supports this on Linux with `--unstable-net`. UDP is not shared, so only the
-   * first process serves WebTransport. Turn WebTransport off in the other processes, or set a
-   * different `port` for each.
+   * Lets several processes listen on the same TCP port, on Linux with `--unstable-net`.
+   *
+   * The kernel passes each new connection to one of them. UDP is not shared, so only the first
+   * process serves WebTransport. Turn WebTransport off in the other processes, or set a different
+   * `port` for each.
    *
    * @default {false}
    */
   readonly reusePort?: boolean | undefined;
   /**
-   * Called with the state of WebTransport once the server is listening, and again when a UDP port
-   * that was in use becomes free. By default, the addresses are printed, and the reason if
-   * WebTransport is off.
+   * Called with the address and the state of WebTransport when the server listens, and again when a
+   * UDP port that was in use becomes free.
+   *
+   * @default {prints the addresses}
    */
   readonly onListen?: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
-  /** Closes the server when it aborts. */
+  /** Closes the server when aborted. */
   readonly signal?: AbortSignal | undefined;
 }
 

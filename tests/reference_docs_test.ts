@@ -56,18 +56,6 @@ interface Declared {
   };
 }
 
-Deno.test("The options pages name each option with its default", async (t) => {
-  const types = await declaredTypes();
-  for (const [page, name] of [["serve", "ServeOptions"]] as const) {
-    await t.step(name, async () => {
-      const rows = rowsOf(
-        await Deno.readTextFile(new URL(`docs/reference/${page}-options.md`, ROOT)),
-      );
-      checkRows(rows, { name, page: `${page}-options`, types });
-    });
-  }
-});
-
 /** The features with options: each has a section on a page, and the type of its options. */
 const FEATURES = [
   { page: "streams", call: "durableStreams()", name: "DurableStreamsOptions" },

@@ -155,7 +155,11 @@ export async function documentedOptions(root: URL): Promise<OptionFigures> {
   for await (const path of filesIn(root)) {
     const text = () => Deno.readTextFile(new URL(path, root));
     const page = /^docs\/reference\/(\w+)-options\.md$/.exec(path);
-    if (page !== null) references[page[1]!] = await text();
+    if (page !== null) {
+      const own = new RegExp(`^options ${page[1]}Options\n`, "i");
+      references[page[1]!] = (await text()).split("<!-- reference: ")
+        .filter((block) => own.test(block)).join("");
+    }
     if (path.startsWith("docs/reference/")) {
       for (const [, call, section] of (await text()).matchAll(SECTION)) {
         references[call!] = section!;

@@ -400,8 +400,7 @@ export type ConnectionCredit = NonNullable<ConnectionInspection["credit"]>;
  */
 export interface FlowControlOptions {
   /**
-   * The bytes of all streams of a session together. The default is 4 MiB over HTTP/3 and 1 MiB on
-   * other transports.
+   * The bytes of all streams of a session together; over HTTP/3, 4 MiB by default.
    *
    * @default {1048576}
    */
@@ -428,8 +427,7 @@ export interface FlowControlOptions {
   readonly maxStreamsUni?: number | undefined;
   /**
    * Moves the windows automatically as bytes are read and streams end. With `false`, the peer gets
-   * more credit only from {@linkcode ConnectionCredit.grant}, or from a session's grant. No credit
-   * is granted when the peer reports that it is blocked, or when a stream is cancelled.
+   * more credit only from {@linkcode ConnectionCredit.grant}, or from a session's grant.
    *
    * @default {true}
    */

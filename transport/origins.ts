@@ -4,18 +4,20 @@ import { peerAddress, type RequestInfo } from "./address.ts";
 /** Rules for the origins of pages that may connect. */
 export interface OriginRules {
   /**
-   * The origins of pages that may connect, such as `https://example.com`. An origin consists of
-   * scheme, host and port; the scheme's default port is omitted. `*` allows every page.
+   * The origins of pages that may connect, such as `https://example.com`, or `"*"` for every page.
+   *
+   * An origin consists of scheme, host and port; the scheme's default port is omitted.
    *
    * @default {[]}
    */
   readonly origins?: readonly string[] | undefined;
   /**
-   * The host names of this server, without a port. A page may connect if its origin has one of
-   * these names, and if the origin's host and port match those of the request. Only listed names
-   * are accepted, so that an attacker cannot use a name that resolves to this server (DNS
-   * rebinding). A page from another port of the same host has another origin, so it must be listed
-   * in `origins`.
+   * The host names, without a port, under which this server's own pages may connect.
+   *
+   * A page may connect if its origin has one of these names, and if the origin's host and port
+   * match those of the request. Only listed names are accepted, so that an attacker cannot use a
+   * name that resolves to this server (DNS rebinding). A page from another port of the same host
+   * has another origin, so it must be listed in `origins`.
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */

@@ -67,13 +67,13 @@ export interface NodesOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Name of this node, for humans.
+   * Name of this node in statistics, for humans.
    *
    * @default {""}
    */
   readonly name?: string | undefined;
   /**
-   * Time from one heartbeat of a node to the next, in milliseconds. With more than 100 nodes, it is
+   * Interval of the heartbeats between nodes, in milliseconds. With more than 100 nodes, it is
    * twice as long, with more than 200 three times, and so on.
    *
    * @default {2000}
@@ -81,7 +81,9 @@ export interface NodesOptions {
   readonly heartbeatMs?: number | undefined;
   /**
    * Silence after which a node is considered gone, in milliseconds. It must be the same on every
-   * node. It grows with the number of nodes as `heartbeatMs` does.
+   * node.
+   *
+   * It grows with the number of nodes as `heartbeatMs` does.
    *
    * @default {7000}
    */

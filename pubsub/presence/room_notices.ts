@@ -57,14 +57,16 @@ const MAX_HELD = 16;
 /** Options for the notices of a room. */
 export interface RoomOptions {
   /**
-   * Content of the notices: all users by name, or only the number of users. `"count"` is for rooms
-   * with many thousands of users: a list takes about 70 bytes per user, and is sent to each user.
+   * Content of the notices: all users by name, or only the number of users, for rooms with many
+   * thousands of users.
+   *
+   * A list takes about 70 bytes per user, and is sent to each user.
    *
    * @default {"list"}
    */
   readonly members?: "list" | "count" | undefined;
   /**
-   * Number of users above which changes are gathered into one notice and sessions that join within
+   * Number of users above which changes are gathered into one notice, and sessions that join within
    * the same interval share one list.
    *
    * @default {100}

@@ -69,14 +69,17 @@ export interface SessionRejection {
  */
 export interface AdmissionOptions<V, C extends Contract = Contract> extends OriginRules {
   /**
-   * Path at which sessions are served: an exact path, or a `URLPattern` pathname such as
-   * `/rooms/:id`. By default, sessions are served at every path.
+   * Path of the sessions: an exact path, or a `URLPattern` pathname such as `/rooms/:id`.
+   *
+   * @default {every path}
    */
   readonly path?: string | undefined;
   /**
-   * Identifies a peer. It is called once per session: before the upgrade, or when a token arrives
-   * that the client has announced. Without `authenticate`, every peer is a guest. If the call takes
-   * more than 10 seconds, the session is rejected with 503. The result decides what happens:
+   * Identifies a client: returns the session's value, or `guest`, or `null` to reject it. A call
+   * that takes more than 10 s rejects with 503.
+   *
+   * It is called once per session: before the upgrade, or when a token arrives that the client has
+   * announced. The result decides what happens:
    *
    * - **A value** admits the peer, and becomes `session.value`.
    * - **`guest`** admits the peer as a guest, with its own identity and without a value.
@@ -87,38 +90,47 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
    *   503 and reconnect; other clients receive 401 with `Retry-After`. The error's text is never
    *   sent to the client. `onSessionRejected` receives the error, and the first such error is
    *   logged.
+   *
+   * @default {every client is a guest}
    */
   readonly authenticate?: Authenticate<V> | undefined;
   /**
-   * Returns the user that a value from `authenticate` stands for. Presence, limits and `server.to`
-   * use it. By default, a string value is the user; a session with any other value has no user and
-   * gets its own identity, as a guest does. It is not called for guests.
+   * Returns the name of the user that a value from `authenticate` stands for. Presence, limits and
+   * `server.to` use it.
+   *
+   * A session with any other value has no user and gets its own identity, as a guest does. It is
+   * not called for guests.
    *
    * A user that starts with `guest:` or is longer than 255 bytes of UTF-8 is rejected with 403. An
    * error, or a result that is not a string, is treated like an error from `authenticate`.
+   *
+   * @default {the value, if it is a string}
    */
   readonly userOf?: ((value: Exclude<V, typeof guest>) => string) | undefined;
   /** The tokens that clients send, and the credentials of the sessions. */
   readonly tokens?:
     | {
       /**
-       * Lets `skein.1` clients send their token in a message after connecting, as `connect()` does
-       * with its `token` option. The token must arrive within `session.handshakeTimeoutMs` (5
-       * seconds); no other data is read before it. If this option is off, these clients are
-       * permanently rejected with 401.
+       * Accepts the `token` of `connect()`, which arrives in a message. If `false`, the server
+       * rejects clients that send one with 4401, or with 401 over HTTP.
+       *
+       * The token must arrive within `session.handshakeTimeoutMs`, by default 5 s; no other data is
+       * read before it. If this option is off, these clients are permanently rejected.
        *
        * @default {false}
        */
       readonly inMessage?: boolean | undefined;
       /**
-       * Maximum size of a token message in bytes, including its envelope. A larger message is
-       * rejected with 401.
+       * Maximum size of a token message in bytes, including its envelope. A larger one is rejected
+       * with 401.
        *
        * @default {16384}
        */
       readonly maxBytes?: number | undefined;
       /**
-       * Returns when a value's credentials expire, in milliseconds since the Unix epoch;
+       * Returns when a value's credentials expire, in milliseconds since the Unix epoch. Shortly
+       * before, the server requests a new token from the client.
+       *
        * `undefined` and `Infinity` mean never. If the credentials have already expired, the session
        * is rejected with 401. It is not called for guests. An error is treated like an error from
        * `authenticate`.
@@ -128,14 +140,17 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
        * renews automatically if its `token` is a function. A session that is not renewed is closed
        * with 4401 when its credentials expire. This includes plain WebSocket connections and
        * sessions that logged in with a cookie.
+       *
+       * @default {never}
        */
       readonly expiresAt?: ((value: Exclude<V, typeof guest>) => number | undefined) | undefined;
       /**
-       * Called when a client has renewed its token. `session.value` is the new value, and `before`
-       * is the previous one. `authorize` is also called again for every topic to which the client
-       * subscribed, and subscriptions that it denies end. Subscriptions made with
-       * `server.subscribe` stay. If this handler throws, the error is passed to `onError`, and the
-       * session continues.
+       * Called after a client has renewed its token. `authorize` then decides again about every
+       * topic to which the client subscribed.
+       *
+       * `session.value` is the new value, and `before` is the previous one. Subscriptions that
+       * `authorize` denies end; those made with `server.subscribe` stay. If this handler throws,
+       * the error is passed to `onError`, and the session continues.
        *
        * @example A role that is revoked
        * ```ts
@@ -171,10 +186,12 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
     }
     | undefined;
   /**
-   * Returns the network address of a peer; by default, the address of its socket. Behind proxies,
-   * use {@linkcode forwardedAddress}. Peers without an address don't count against limits per
-   * address; over WebTransport, they are one network, which may use half of each limit. A list of
-   * addresses is rejected, because most of its entries come from the client.
+   * Returns the network address of a client. Behind proxies, use `forwardedAddress({ trusted: 1
+   * })`.
+   *
+   * {@linkcode forwardedAddress} reads the header of a proxy. Peers without an address don't count
+   * against limits per address; over WebTransport, they are one network, which may use half of each
+   * limit. A list of addresses is rejected, because most of its entries come from the client.
    *
    * If you read a header yourself, trust it only over TCP: a client that connects over UDP bypasses
    * the proxy and can send any header. `info.remoteAddr.transport` is `udp` for WebTransport,
@@ -195,41 +212,54 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
    * await using direct = connect(server.url, { transports: ["webtransport"] });
    * assertEquals(await direct.request("address"), "127.0.0.1");
    * ```
+   *
+   * @default {the address of the socket}
    */
   readonly clientAddress?:
     | ((request: Request, info: RequestInfo) => string | undefined)
     | undefined;
   /**
-   * The request headers that a session keeps in `session.headers`, or `all`. Headers that contain
-   * secrets are kept only if you name them. `authenticate` receives all headers, and can return the
-   * values that a session should keep. Keeping all headers takes about 4 KiB of memory per session.
+   * The request headers that a session keeps in `session.headers`, or `"all"`, which takes about 4
+   * KiB of memory per session.
+   *
+   * Headers that contain secrets are kept only if you name them. `authenticate` receives all
+   * headers, and can return the values that a session should keep.
    *
    * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
   readonly keepHeaders?: "all" | readonly string[] | undefined;
   /**
-   * Also serves sessions over HTTP, for clients that list `http` in their `transports` and whose
-   * network blocks all other transports. The requests of this transport have the header
-   * `Skein-Transport`, and go through the same checks as upgrades.
+   * Also serves sessions over plain HTTP, for clients whose network blocks all other transports.
+   *
+   * The clients list `http` in their `transports`, as they do by default. The requests of this
+   * transport have the header `Skein-Transport`, and go through the same checks as upgrades.
    *
    * @default {true}
    */
   readonly http?: boolean | undefined;
   /**
-   * Handles HTTP requests other than WebSocket upgrades and the requests of sessions over HTTP. By
-   * default, such requests receive a response with status 426.
+   * Handles all other HTTP requests, such as requests for a page's files.
+   *
+   * WebSocket upgrades and the requests of sessions over HTTP don't reach it.
+   *
+   * @default {responds with 426}
    */
   readonly fetch?:
     | ((request: Request, info: RequestInfo) => Response | Promise<Response>)
     | undefined;
   /**
-   * Called for every rejected session, and for every token renewal that failed because of the
-   * application. If there is no handler, the server prints at most one line per cause and hour.
+   * Called for each rejected session, and for each token renewal that failed because of the
+   * application.
+   *
+   * @default {prints a line an hour for each cause}
    */
   readonly onSessionRejected?: ((rejection: SessionRejection) => void) | undefined;
   /**
-   * Flow-control credit: how much data a peer may send on streams before the application reads it,
-   * on every transport with flow control.
+   * How much data a client may send on streams before the application reads it.
+   *
+   * It applies to every transport with flow control.
+   *
+   * @default {1 MiB, 100 streams; over HTTP/3 4 MiB, 128}
    */
   readonly flowControl?: FlowControlOptions | undefined;
 }

@@ -46,29 +46,41 @@ export interface WebTransportServeOptions extends
     | "maxSessionsPerConnection"
     | "maxStreams"
   > {
-  /** UDP port; by default the same number as the TCP port. */
+  /**
+   * UDP port.
+   *
+   * @default {the TCP port}
+   */
   readonly port?: number | undefined;
   /**
-   * Address on which to listen; by default, the WebSocket address. In development, without `tls`,
-   * the server listens only on this machine: `127.0.0.1` replaces an address such as `0.0.0.0` that
-   * stands for all interfaces.
+   * Address on which to listen. In development, without `tls`, it is an address of this machine
+   * only.
+   *
+   * In development, `127.0.0.1` replaces an address such as `0.0.0.0` that stands for all
+   * interfaces.
+   *
+   * @default {the WebSocket address}
    */
   readonly hostname?: string | undefined;
   /**
-   * Certificate; by default, `tls`. Without `tls`, it is the development certificate that
-   * `deno task cert` shows.
+   * Certificate of the UDP port. Without this option and `tls`, it is the development certificate
+   * that `deno task cert` shows.
+   *
+   * @default {`tls`}
    */
   readonly certificate?: Certificate | undefined;
   /**
-   * Folder of the development certificate; by default, the user's cache folder. Use `null` to store
-   * the certificate nowhere.
+   * Folder of the development certificate; with `null`, it isn't stored.
+   *
+   * @default {the user's cache folder}
    */
   readonly cacheFolder?: string | URL | null | undefined;
   /**
-   * The engine that listens: by default, HTTP/3 on the runtime's QUIC. `"builtin"` is the runtime's
-   * own WebTransport, `Deno.upgradeWebTransport`, which has defects that are listed in the
-   * WebTransport guide. The built-in engine does not provide request headers, so some options are
-   * checked when the server starts:
+   * The implementation of WebTransport: a function, or `"builtin"` for the runtime's own one, which
+   * has defects.
+   *
+   * `"builtin"` is `Deno.upgradeWebTransport`. The WebTransport guide lists its defects. It does
+   * not provide request headers, so some options are checked when the server starts:
    *
    * - **Origins:** `origins` must contain `*`, because the origin of a page is unknown.
    * - **Tokens:** with `authenticate`, `tokens.inMessage` must be `true`. This engine does not
@@ -97,6 +109,8 @@ export interface WebTransportServeOptions extends
    * assertEquals(await client.request("ping"), "pong");
    * assertEquals((await client.whenConnected()).transport, "webtransport");
    * ```
+   *
+   * @default {HTTP/3 on the runtime's QUIC}
    */
   readonly engine?:
     | ((options: ListenWebTransportOptions) => WebTransportSource)

@@ -181,8 +181,24 @@ export class Declarations {
       );
       return within(inner!).filter(({ name }) => chosen.has(name) === (value.typeName === "Pick"));
     }
-    if (value.typeName === "Partial" || value.typeName === "Readonly") return within(inner!);
+    if (value.typeName === "Readonly") return within(inner!);
+    if (value.typeName === "Partial") {
+      return within(inner!).map((member) => ({ ...member, isOptional: true }));
+    }
+    if (value.typeName === "Record") return [this.#entryOf({ ...place, type: names! })];
     return this.#resolve(place).flatMap((declared) => this.#members(declared));
+  }
+
+  /** The value of a record whose keys are patterns, as a member. */
+  #entryOf(place: Place): Member {
+    return {
+      name: "[pattern]",
+      summary: "",
+      default: undefined,
+      isOptional: true,
+      type: this.#typeText(place),
+      members: () => this.#membersIn(place),
+    };
   }
 
   #named(properties: readonly Property[], declared: Declared): Member[] {
@@ -192,7 +208,7 @@ export class Declarations {
         return {
           name,
           summary: summaryOf(jsDoc?.doc ?? ""),
-          default: jsDoc?.tags?.find(({ kind }) => kind === "default")?.value,
+          default: defaultIn(jsDoc),
           isOptional: optional === true,
           type: place === undefined ? "function" : this.#typeText(place),
           members: () => place === undefined ? [] : this.#membersIn(place),
@@ -277,6 +293,26 @@ function isLiterals({ kind, value }: TypeNode): boolean {
 
 function code(text: string): string {
   return `\`${text}\``;
+}
+
+/** Returns the text of `@default`. The output of `deno doc` ends at the first closing brace. */
+function defaultIn(jsDoc: JsDoc | undefined): string | undefined {
+  const text = jsDoc?.tags?.find(({ kind }) => kind === "default")?.value;
+  const isObject = text?.startsWith("{") && !text.endsWith("}");
+  return isObject ? (text === "{" ? "{}" : `${text} }`) : text;
+}
+
+/**
+ * Writes a list in words.
+ *
+ * @param parts The parts.
+ * @param last The word before the last part.
+ * @returns The list: `a, b or c`.
+ */
+export function listOf(parts: readonly string[], last: "and" | "or"): string {
+  return parts.length < 2
+    ? parts.join("")
+    : `${parts.slice(0, -1).join(", ")} ${last} ${parts.at(-1)}`;
 }
 
 /** Returns the first paragraph of a description as one line of Markdown. */

@@ -4,7 +4,7 @@
  * @module
  */
 import { type Block, tableOf } from "./blocks.ts";
-import type { Declarations, Member } from "./declarations.ts";
+import { type Declarations, listOf, type Member } from "./declarations.ts";
 
 /** An option, by the names that lead to it: `session.maxRequests`. */
 interface Option extends Member {
@@ -77,14 +77,16 @@ function rowOf(option: Option, links: readonly string[]): string[] {
   if (summary === "") {
     throw new TypeError(`Cannot write table: options must have a description, received ${path}`);
   }
-  const see = links.length === 0 ? "" : ` See ${links.join(" and ")}.`;
-  return [`\`${path}\``, type, defaultOf(option), summary + see];
+  const see = links.length === 0 ? "" : ` See ${listOf(links, "and")}.`;
+  return [`\`${path.replace(".[", "[")}\``, type, defaultOf(option), summary + see];
 }
 
 /** Writes a default: literals as code, with separators in numbers; anything else as it is. */
-function defaultOf({ default: text, isOptional }: Member): string {
+function defaultOf({ name, default: text, isOptional }: Member): string {
   if (text === undefined || text === "undefined") return isOptional ? "—" : "required";
-  if (/^\d{4,}$/.test(text)) return `\`${Number(text).toLocaleString("en-US")}\``;
+  if (/^\d{4,}$/.test(text) && name !== "port") {
+    return `\`${Number(text).toLocaleString("en-US")}\``;
+  }
   return /^(?:-?[\d.]+|Infinity|true|false|null|"[^"]*"|[[{].*|[\w.]+\(\))$/.test(text)
     ? `\`${text}\``
     : text;

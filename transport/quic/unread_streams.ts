@@ -41,8 +41,8 @@ const SHARE_OF_CONNECTION = 0.75;
  */
 export interface UnreadStreamLimits {
   /**
-   * How long a stream can wait for the application to take it, in milliseconds. After that, the
-   * stream is rejected. `Infinity` disables the limit.
+   * Time that a stream can wait for the application to take it, in milliseconds; then it is
+   * rejected. `Infinity` disables the limit.
    *
    * @default {5000}
    */
@@ -55,15 +55,21 @@ export interface UnreadStreamLimits {
    */
   readonly maxBytes?: number | undefined;
   /**
-   * The maximum number of bytes for the connections from one network address. An IPv6 /64 network
-   * counts as one address. The default is an eighth of `maxBytes`, which corresponds to 64 streams.
-   * The default applies only while half of `maxBytes` or more are in use, and never to a loopback
-   * or private address, which is probably a proxy. A number that you set always applies.
+   * The maximum number of bytes for the connections from one network address.
+   *
+   * An IPv6 /64 network counts as one address. The default corresponds to 64 streams. It applies
+   * only while half of `maxBytes` or more are in use, and never to a loopback or private address,
+   * which is probably a proxy. A number that you set always applies.
+   *
+   * @default {an eighth of `maxBytes`, in contention}
    */
   readonly maxBytesPerAddress?: number | undefined;
   /**
-   * The maximum number of bytes for one connection. This limit always applies. The default is three
-   * quarters of `maxBytesPerAddress`, which corresponds to 48 streams.
+   * The maximum number of bytes for one connection. This limit always applies.
+   *
+   * The default corresponds to 48 streams.
+   *
+   * @default {three quarters of `maxBytesPerAddress`}
    */
   readonly maxBytesPerConnection?: number | undefined;
 }
