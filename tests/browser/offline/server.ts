@@ -58,7 +58,8 @@ if (import.meta.main) {
     tokens: { inMessage: true },
     authenticate: ({ token }) => token ?? guest,
     authorize: () => true,
-    history: { chat: { size: 1_000_000, ttlMs: 86_400_000 } },
+    // All publications are judged in the end.
+    history: { chat: { size: 1_000_000, ttlMs: 86_400_000, bytes: 1_024 ** 3 } },
     rates: {
       perSession: { messages: unlimited, publications: unlimited },
       perUser: { connections: unlimited },

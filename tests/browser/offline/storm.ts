@@ -327,7 +327,8 @@ if (import.meta.main) {
       onProgress: (text) => console.log(text),
     });
     const seconds = Math.round((performance.now() - startMs) / 1_000);
-    console.log({ ...judgment, faults: judgment.faults.slice(0, 50), seconds });
+    const { faults, ...counts } = judgment;
+    console.log({ faults: faults.length, first: faults.slice(0, 50), ...counts, seconds });
     Deno.exitCode = judgment.faults.length === 0 ? 0 : 1;
   } finally {
     await browser.close();
