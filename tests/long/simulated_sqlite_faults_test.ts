@@ -305,7 +305,11 @@ Deno.test("SqliteBroker.backup() copies a file on a simulated disk, and the copy
   const broker = sqlite.open(disk, "a.db", { synchronous: "full" });
   await during(broker.history.append({ topic: "a", payload: "one" }, { bounds: BOUNDS }));
   await during(broker.backup("copy.db"));
-  await assertRejects(() => during(broker.backup("copy.db")), BrokerError, "the file copy.db exists");
+  await assertRejects(
+    () => during(broker.backup("copy.db")),
+    BrokerError,
+    "the file copy.db exists",
+  );
   const copy = sqlite.open(disk, "copy.db");
   const { epoch } = await during(broker.history.read("a", PAGE));
   const page = await during(copy.history.read("a", PAGE));
