@@ -345,18 +345,19 @@ export class KeptStateRows {
     const names = [...this.#source.ephemeral].slice(0, MAX_KEPT_NAMES);
     const ephemeral = names.length > 0 ? names : undefined;
     const at = { offset, tag, ephemeral, at: this.#liveAt };
-    const dirty = this.#dirty;
+    // From now on, changes are noted for the next save.
+    const [dirty, isAnew] = [this.#dirty, this.#isAnew];
     this.#dirty = new Map();
-    if (!await this.#hold()) {
+    this.#isAnew = false;
+    const held = await this.#hold();
+    if (held === undefined) {
       // The page that holds the copy keeps the rows.
       this.restarted();
       return await this.#deleteMade();
     }
-    const isAnew = this.#isAnew || this.#head === undefined;
-    this.#isAnew = false;
-    const isKept = isAnew
+    const isKept = isAnew || held !== "known" || this.#head === undefined
       ? await this.#replace(now, at)
-      : await this.#update(this.#head!, { rows: now, dirty }, at);
+      : await this.#update(this.#head, { rows: now, dirty }, at);
     if (isKept) this.#saved = now;
     else this.restarted();
     if (this.#isEnded) await this.#made.deleteMade();
@@ -375,24 +376,25 @@ export class KeptStateRows {
     return id === this.#source.id;
   }
 
-  /** Takes the lock of the copy. Returns false while another page has it. */
-  async #hold(): Promise<boolean> {
-    if (this.#isWaiting || this.#isEnded) return false;
+  /**
+   * Takes the lock of the copy. Returns whether this page knows the copy, or another page has
+   * changed it; `undefined` while another page has the lock.
+   */
+  async #hold(): Promise<"known" | "changed" | undefined> {
+    if (this.#isWaiting || this.#isEnded) return undefined;
     const heads = await this.#heads();
-    if (heads === undefined) return false;
+    if (heads === undefined) return undefined;
     const [head, ...others] = heads.filter((head) => this.#isOwn(head));
-    const isKnown = JSON.stringify(head) === JSON.stringify(this.#head);
-    if (!isKnown) this.#isAnew = true;
     if (head === undefined || this.#lock?.name === lockOf(head)) {
       for (const other of others) await this.#remove(other);
-      return true;
+      return JSON.stringify(head) === JSON.stringify(this.#head) ? "known" : "changed";
     }
     const lock = await outside(this.#runtime, holdLock(lockOf(head)));
     if (lock === undefined) {
       this.#isWaiting = true;
       this.#release();
       void this.#await(lockOf(head));
-      return false;
+      return undefined;
     }
     this.#setLock(lock);
     // Another page may have changed the copy before.

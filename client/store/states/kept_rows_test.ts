@@ -115,6 +115,32 @@ Deno.test("client.state() shows rows of the newest copy if two pages keep them",
   assertEquals(fixture.keptRows, 4, "One copy");
 });
 
+Deno.test("client.state() keeps a change that arrives while a new copy replaces another page's", async () => {
+  await using fixture = await Fixture.make();
+  const { disk } = fixture;
+  const items = fixture.list.collection("items");
+  await items.set("a", 1);
+  await keep(fixture);
+  {
+    await using page = await fixture.page();
+    // Another page has changed the copy, so this one writes a new copy once it has the lock.
+    const { key, value } = disk.entries.find(({ key }) => key[1] === 4 && key[9] === 0)!;
+    const head = JSON.parse(new TextDecoder().decode(value));
+    disk.put(key, new TextEncoder().encode(JSON.stringify({ ...head, at: head.at + 1 })));
+    let reads = 0;
+    disk.onOperation = async ({ kind, range }) => {
+      const isHeads = kind === "read" && range!.from[1] === 4;
+      if (!isHeads || ++reads !== 2) return;
+      await items.set("c", 3);
+      await until(() => rowsOf(page.state).length === 3);
+    };
+    await items.set("b", 2);
+    await until(() => fixture.keptRows === 4);
+  }
+  const { rows } = await shown(fixture);
+  assertEquals(rows, [["a", 1], ["b", 2], ["c", 3]]);
+});
+
 Deno.test("client.state() forgets rows that are damaged, or incomplete", async () => {
   await using fixture = await Fixture.make();
   const { disk, list } = fixture;
