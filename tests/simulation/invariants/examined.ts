@@ -75,7 +75,7 @@ export const deadNodesForgotten: Invariant = examined("nodes", {
   name: "dead-nodes-forgotten",
   promise:
     "A dead node and its users, members and slots are gone after goneAfterMs, and not earlier.",
-  source: "docs/deploy/many-nodes.md, Nodes, Presence, maxSessionsPerUser",
+  source: "docs/reference/nodes.md, Shared state",
 });
 
 /** Clients reconnect at the documented times. */

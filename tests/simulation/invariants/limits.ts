@@ -21,7 +21,7 @@ const MAX_REQUESTS = 64 + 64 + 128 + 32;
 export const sessionsPerUser: Invariant = {
   name: "sessions-per-user",
   promise: "A user has at most maxSessionsPerUser sessions, on all nodes together.",
-  source: "docs/reference/limits.md, Bounds; docs/deploy/many-nodes.md, maxSessionsPerUser",
+  source: "docs/reference/limits.md, Bounds; docs/reference/nodes.md, Shared state",
   watch(report, { maxSessionsPerUser: max, hasSharedLimits }) {
     let disturbedMs = -Infinity;
     const told = new Set<string>();

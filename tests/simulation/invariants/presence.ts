@@ -47,7 +47,7 @@ export const joinsAndLeaves: Invariant = {
 export const presenceConverges: Invariant = {
   name: "presence-converges",
   promise: "Once the cluster has settled, every observer of a room sees the present users.",
-  source: "docs/concepts/presence.md; docs/deploy/many-nodes.md, Presence",
+  source: "docs/concepts/presence.md; docs/reference/nodes.md, Shared state",
   watch(report, terms) {
     const seen = new Map<string, Set<string>>();
     return {
