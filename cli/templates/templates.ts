@@ -47,6 +47,8 @@ import hooksTest from "./hooks/server_test.ts.txt" with { type: "text" };
 import hooksSigning from "./hooks/signing.ts.txt" with { type: "text" };
 import hooksJson from "./hooks/skein.json.txt" with { type: "text" };
 import hooksSlots from "./hooks/slots.ts.txt" with { type: "text" };
+import minimalHtml from "./minimal/index.html.txt" with { type: "text" };
+import minimalPage from "./minimal/page.ts.txt" with { type: "text" };
 import minimalReadme from "./minimal/README.md.txt" with { type: "text" };
 import minimalServer from "./minimal/server.ts.txt" with { type: "text" };
 import minimalTest from "./minimal/server_test.ts.txt" with { type: "text" };
@@ -151,15 +153,20 @@ const ZOD = { "zod": "npm:zod@^4" };
 /** All templates by name, in display order. */
 export const TEMPLATES: Readonly<Record<string, Template>> = {
   minimal: {
-    summary: "A server of 20 lines, and its test",
+    summary: "A server of 20 lines, with a page and a test",
     files: {
       "README.md": minimalReadme,
       "server.ts": minimalServer,
       "server_test.ts": minimalTest,
       "address.ts": address,
+      "site.ts": site,
       "dev.ts": dev,
+      "page/index.html": minimalHtml,
+      "page/page.ts": minimalPage,
+      "page/status.ts": status,
+      "page/style.css": style,
     },
-    page: undefined,
+    page: BUNDLED,
     imports: {},
   },
   chat: {

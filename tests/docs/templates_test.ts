@@ -297,7 +297,24 @@ async function comeBack(url: string): Promise<Afterwards | undefined> {
   }
 }
 
-/** A player on the page of the template `game`. */
+/** A reader of the page of the template `minimal`, who publishes. */
+async function publishNews(url: string): Promise<void> {
+  const browser = await openBrowser();
+  if (browser === undefined) return;
+  try {
+    const page = await newPage(browser);
+    const shows = (what: string) => page.waitForFunction(what, { polling: 10 });
+    await page.goto(url);
+    await shows('document.querySelector("#greeting").textContent.startsWith("Hello, visitor!")');
+    await page.type("input", "It works");
+    await page.keyboard.press("Enter");
+    await shows('document.querySelector("#news").textContent === "It works"');
+  } finally {
+    await browser.close();
+  }
+}
+
+/** A player on the page of the template `game`, also on a phone, whose screen the field fills. */
 async function play(url: string): Promise<void> {
   const browser = await openBrowser();
   if (browser === undefined) return;
@@ -305,6 +322,10 @@ async function play(url: string): Promise<void> {
     const page = await newPage(browser);
     await page.goto(url);
     await page.waitForFunction('document.querySelector("#points li") !== null', { polling: 10 });
+    await page.setViewport({ width: 390, height: 844 });
+    await page.waitForFunction("document.querySelector('#field').clientHeight > 844 * 0.6", {
+      polling: 10,
+    });
   } finally {
     await browser.close();
   }
@@ -370,6 +391,7 @@ for (const [name, { page }] of Object.entries(TEMPLATES)) {
         if (name === "board") await plan(base);
         if (name === "ai") await converse(base);
         if (name === "game") await play(base);
+        if (name === "minimal") await publishNews(base);
         return name === "chat" ? await talk(base) : undefined;
       });
       const lines = printed.split("\n");
