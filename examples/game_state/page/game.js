@@ -52,6 +52,22 @@ function dial() {
   client.request("network", { lossPercent, delayMs }).catch(() => {});
 }
 
+/* The field */
+
+/** On a screen that is taller than wide, the field lies on its side. */
+const upright = matchMedia("(orientation: portrait)");
+
+/** Turns a point of the field into one of the screen, or back. */
+function onScreen(x, y) {
+  return upright.matches ? [y, x] : [x, y];
+}
+
+function fit() {
+  [elements.field.width, elements.field.height] = onScreen(960, 540);
+}
+upright.addEventListener("change", fit);
+fit();
+
 /* Moving */
 
 function steer(x, y) {
@@ -64,14 +80,15 @@ elements.field.addEventListener("pointermove", (event) => {
   if (event.pointerType !== "mouse" && event.buttons === 0) return;
   const box = elements.field.getBoundingClientRect();
   const { width, height } = game?.field ?? { width: 0, height: 0 };
-  steer(
-    (event.clientX - box.left) / box.width * width,
-    (event.clientY - box.top) / box.height * height,
+  const [x, y] = onScreen(
+    (event.clientX - box.left) / box.width,
+    (event.clientY - box.top) / box.height,
   );
+  steer(x * width, y * height);
 });
 
 elements.field.addEventListener("keydown", (event) => {
-  const [x, y] = states?.newest?.players[name] ?? [0, 0];
+  const [x, y] = onScreen(...states?.newest?.players[name] ?? [0, 0]);
   const to = {
     ArrowLeft: [x - STEP, y],
     ArrowRight: [x + STEP, y],
@@ -80,7 +97,7 @@ elements.field.addEventListener("keydown", (event) => {
   }[event.key];
   if (to === undefined) return;
   event.preventDefault();
-  steer(...to);
+  steer(...onScreen(...to));
 });
 
 /* States */
@@ -118,21 +135,23 @@ function draw(now) {
   context.clearRect(0, 0, field.width, field.height);
   const newest = states?.newest;
   if (newest === undefined) return;
-  const scale = field.width / game.field.width;
+  const scale = field.width / onScreen(game.field.width, game.field.height)[0];
   const time = states.timeAt(now);
   const drawn = smooth.checked ? states.at(time) : newest.players;
   // Labels have the size of other text, even if the field is small.
   const size = 14 * field.width / field.clientWidth;
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textAlign = "center";
-  for (const [player, [x, y]] of Object.entries(newest.players)) {
+  for (const [player, position] of Object.entries(newest.players)) {
+    const [x, y] = onScreen(...position);
     context.strokeStyle = colorOf(player);
     context.lineWidth = 2;
     context.beginPath();
     context.arc(x * scale, y * scale, 22, 0, 2 * Math.PI);
     context.stroke();
   }
-  for (const [player, [x, y]] of Object.entries(drawn)) {
+  for (const [player, position] of Object.entries(drawn)) {
+    const [x, y] = onScreen(...position);
     context.fillStyle = colorOf(player);
     context.beginPath();
     context.arc(x * scale, y * scale, 16, 0, 2 * Math.PI);
