@@ -70,7 +70,7 @@ export function countedBytes(bytes: number, entries: number): number {
 export function checkNameBytes(name: string, maxBytes: number): void {
   if (!exceedsBytes(name, maxBytes)) return;
   throw new RangeError(
-    `Cannot name a topic: a topic or key must have at most ${maxBytes} bytes, received ${
+    `The topic or key is too long: it must have at most ${maxBytes} bytes, received ${
       utf8Length(name)
     }`,
   );

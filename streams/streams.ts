@@ -570,7 +570,10 @@ function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPag
     case "dropped":
       throw new RequestError("gone", `Cannot read "${id}": ${DROPPED_REASON}`);
     case "trimmed":
-      throw new RequestError("gone", `Cannot read "${id}": the records are no longer kept`);
+      throw new RequestError(
+        "gone",
+        `Cannot read "${id}": the records at this offset are no longer kept; read from -1`,
+      );
     default:
       if (wasThere) {
         throw new RequestError("gone", `Cannot read "${id}": the server no longer has the stream`);

@@ -99,7 +99,7 @@ export function subjectPart(topic: string): string {
   const part = length > MAX_PART_LENGTH ? topic : escapeTopic(topic);
   if (part.length <= MAX_PART_LENGTH) return part;
   throw new RangeError(
-    `Cannot name a subject: a topic or key must have at most ${MAX_PART_LENGTH} characters once ` +
+    `The topic or key is too long: it must have at most ${MAX_PART_LENGTH} characters once ` +
       `escaped, received ${part === topic ? `${length} unescaped` : part.length}`,
   );
 }
@@ -172,7 +172,7 @@ export class NatsNames {
   constructor(prefix: string) {
     if (!PREFIX.test(prefix)) {
       throw new TypeError(
-        `Cannot create NatsBroker: prefix must be 1 to 32 letters, digits, "-" or "_", received ${
+        `Cannot create broker: prefix must be 1 to 32 letters, digits, "-" or "_", received ${
           JSON.stringify(prefix)
         }`,
       );

@@ -370,7 +370,7 @@ export class HistoryStream {
       if (this.#newest.epoch !== epoch.epoch) this.#newest = { seq, epoch: epoch.epoch };
       return isGood ? known : { ...epoch, start: seq };
     }
-    throw new Error(`No epoch was agreed upon in ${MAX_ATTEMPTS} attempts`);
+    throw new Error(`Other nodes started another epoch during each of ${MAX_ATTEMPTS} attempts`);
   }
 
   async #stored(

@@ -167,7 +167,7 @@ export function moqErrorOf(
 export function sessionClosed(cause: unknown): MoqError {
   if (cause instanceof MoqError && cause.scope === "session") return cause;
   const why = cause instanceof Error ? `: ${cause.message}` : "";
-  return new MoqError("session", "sessionClosed", `The session is over${why}`, { cause });
+  return new MoqError("session", "sessionClosed", `The session has ended${why}`, { cause });
 }
 
 /** The timeout of `authorize`, in milliseconds: as for sessions of `skein.1`. */

@@ -71,7 +71,7 @@ export class Publisher {
     if (exchange.rejection !== undefined) return this.#reject(exchange, exchange.rejection);
     if (this.#ids.has(id)) return this.#reject(exchange, "duplicateId");
     if (this.#ids.size >= limits.maxSubscriptions) {
-      const message = `More than ${limits.maxSubscriptions} subscriptions`;
+      const message = `The session has ${limits.maxSubscriptions} subscriptions already`;
       throw new MoqError("session", "tooManySubscribes", message);
     }
     if ((fields.endGroup ?? Infinity) < (fields.startGroup ?? 0)) {
@@ -288,7 +288,7 @@ export class Publisher {
         ...trackLinkParts(this.#context),
         fetched: group,
         weigh: () => undefined,
-        open: () => Promise.reject(new TypeError("A fetch has one stream")),
+        open: () => Promise.reject(new TypeError("Cannot open group: a fetch serves one group")),
         accept: (_fields, first) => void (isOpened ||= first !== undefined),
         drop({ first, last }, reason) {
           if (first <= sequence && sequence <= last) group.abort(reason);

@@ -813,7 +813,7 @@ async function remoteEnd(
  */
 function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
   const { code: moqCode, reason, message, by } = info;
-  const words = `The session is over: ${message || wordsOf(info)}`;
+  const words = `The session has ended: ${message || wordsOf(info)}`;
   const options = cause === undefined ? {} : { cause };
   return new MoqError("session", reason, words, { ...options, moqCode, by });
 }

@@ -1138,7 +1138,7 @@ function found(result: StreamRead): StreamPage {
     case "deleted":
       throw gone("Cannot read: the stream was deleted");
     case "trimmed":
-      throw gone("Cannot read: the records at this offset are no longer kept");
+      throw gone("Cannot read: the records at this offset are no longer kept; read from -1");
     case "too-many":
       throw rejectedBy(result.rejection);
   }

@@ -90,7 +90,7 @@ export class WebTransportError extends DOMException {
 export const W3C_ERRORS: SessionErrors = {
   stream(failure, code) {
     if (failure.code === H3Error.sessionGone) {
-      return new WebTransportError("The session is over", { source: "session" });
+      return new WebTransportError("The session has ended", { source: "session" });
     }
     const what = failure.kind === "reset" ? "reset" : "stopped reading";
     // Browsers report 0 for codes outside the range for applications.

@@ -89,7 +89,7 @@ export class DraftDiscovery {
     peer.takeId(requestId);
     const tokens = tokensOf(parameters);
     if (path === undefined) {
-      const text = "Fields must be UTF-8 without slashes";
+      const text = "The parts of a prefix must be UTF-8 without slashes";
       return peer.reject(exchange, "uninterested", text);
     }
     const announced = await this.admit(exchange, path, tokens);

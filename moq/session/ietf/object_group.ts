@@ -173,8 +173,9 @@ export class ObjectGroup implements GroupSource {
       const { head } = subgroup;
       if (head === undefined) continue;
       // An object that comes after its successor, or again, cannot be delivered any more.
-      if (head.id < this.#next) this.#failed(subgroup, new TruncatedError("A late object"));
-      else if (due === undefined || head.id < due.head!.id) due = subgroup;
+      if (head.id < this.#next) {
+        this.#failed(subgroup, new TruncatedError("An object arrived after its successor"));
+      } else if (due === undefined || head.id < due.head!.id) due = subgroup;
     }
     if (due === undefined) return undefined;
     const { id } = due.head!;

@@ -82,7 +82,7 @@ export class DraftOffers {
     const tokens = tokensOf(offered.parameters);
     const { path, track: name } = offered;
     if (path === undefined || name === undefined) {
-      return peer.reject(exchange, "uninterested", "Fields must be UTF-8 without slashes");
+      return peer.reject(exchange, "uninterested", "Path and name must be UTF-8 without slashes");
     }
     if (offered.isUnsupported) {
       return peer.reject(exchange, "unsupportedExtension", "The track requires an extension");

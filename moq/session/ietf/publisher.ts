@@ -67,7 +67,10 @@ export class DraftPublisher {
       return reject("notFound", "There is no such broadcast");
     }
     if (this.#subscriptions.size >= context.limits.maxSubscriptions) {
-      return reject("sessionLimit", `More than ${context.limits.maxSubscriptions} subscriptions`);
+      return reject(
+        "sessionLimit",
+        `The session has ${context.limits.maxSubscriptions} subscriptions already`,
+      );
     }
     if (draft.oneSubscription && this.#isSubscribed(path, name)) {
       return reject("duplicateId", "The track is subscribed already");
