@@ -19,7 +19,6 @@ export const Exit = {
 
 /** Thrown to exit with a message for the user. */
 export class CommandError extends Error {
-  /** The exit code. */
   readonly exitCode: number;
 
   /**
@@ -48,7 +47,6 @@ export function usageError(message: string): CommandError {
   return new CommandError(message, { exitCode: Exit.usage });
 }
 
-/** An option of a command. */
 export interface CommandOption {
   /** The long name, without the dashes. */
   readonly name: string;

@@ -46,7 +46,6 @@ export interface MovingClient<C extends Contract> {
   readonly session: () => Session | undefined;
   /** The names of the transports that the application chose. */
   readonly transports: readonly string[] | undefined;
-  /** The client's subscriptions. */
   readonly subscriptions: ClientSubscriptions<C>;
   /** Aborted when the client closes. */
   readonly signal: AbortSignal;

@@ -36,7 +36,6 @@ export interface OpenOptions {
   readonly url: Fresh<string | URL>;
   /** The subprotocols to offer. */
   readonly protocols: readonly string[];
-  /** The session's settings. */
   readonly settings: SessionSettings;
   /** The token, which is sent in band before all messages. `null` means that there is no token. */
   readonly token?: Fresh<string | null | undefined> | undefined;

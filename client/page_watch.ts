@@ -51,7 +51,6 @@ interface PageGlobals extends Partial<EventTarget> {
 export interface PageClient {
   /** The session, while there is one. */
   readonly session: Session | undefined;
-  /** The status of the client. */
   readonly status: StatusFeed<ClientStatus>;
   /** Moves to a new session, as `Client.handOver()` does. */
   handOver(options: { readonly transport?: string | undefined }): Promise<boolean>;

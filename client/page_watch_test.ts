@@ -13,7 +13,6 @@ import { HELLO, type Peer } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
 import { turns } from "../tests/waiting.ts";
 
-/** The URL of the server in the network. */
 const URL_OF_NETWORK = "memory://server/";
 
 /** The globals of a page that the tests' platform lacks. */

@@ -14,7 +14,6 @@ export interface ModelWait {
 
 /** The options of a client that the model describes. */
 export interface ModelBackoff {
-  /** The number of URLs. */
   readonly urls: number;
   /** The random number that is used for each delay. */
   readonly share: number;

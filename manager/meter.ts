@@ -53,7 +53,6 @@ interface RejectedRate extends Rejection {
  * before an earlier one is sent again.
  */
 interface Hold {
-  /** Number of envelopes. */
   envelopes: number;
   /** Number of publications as which they count. */
   count: number;

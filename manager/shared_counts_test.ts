@@ -33,7 +33,6 @@ class FakeCounts implements SharedCounts {
   }
 }
 
-/** One node: its broker, and its bucket. */
 function nodeOf(counts: SharedCounts): { broker: BrokerCounts; bucket: SharedBucket } {
   const broker = new BrokerCounts(platformRuntime(), counts);
   return { broker, bucket: new SharedBucket(broker, "rate:user:messages:ann", RATE, Date.now()) };

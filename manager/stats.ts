@@ -116,7 +116,6 @@ export interface ManagerStats {
     readonly unidirectional: number;
     /** Bytes passed to the transport. */
     readonly bytesSent: number;
-    /** Bytes received. */
     readonly bytesReceived: number;
   };
   /** Totals of datagrams. */
@@ -129,7 +128,6 @@ export interface ManagerStats {
     readonly dropped: number;
     /** Bytes passed to the transport. */
     readonly bytesSent: number;
-    /** Bytes received. */
     readonly bytesReceived: number;
   };
   /** Totals of flow control. */

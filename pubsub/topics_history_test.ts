@@ -638,7 +638,6 @@ Deno.test("Topics let a session leave during its reply", async () => {
   assertEquals(topics.subscribers("t"), [other.session]);
 });
 
-/** Topics on a scripted store. */
 function scripted(): { store: ScriptedStore; broker: FaultyBroker; topics: Topics } {
   const store = new ScriptedStore();
   const broker = store.node();

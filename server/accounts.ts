@@ -48,7 +48,6 @@ export function publisherKeyOf(
   return network === undefined ? `guest ${guest}` : `at ${network}`;
 }
 
-/** Returns the account of a session. */
 export type OwnerOf = (session: Session) => Account;
 
 /**

@@ -8,7 +8,6 @@ import type { QuotaStats } from "../base/quotas/shares.ts";
 import { HOOKS } from "../session/insight/hook_kinds.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 
-/** A feature that is mounted. */
 export interface MountedFeature {
   readonly name: string;
   readonly added: Mounted;

@@ -30,7 +30,6 @@ export interface ServerCore {
   readonly origins: OriginRules;
   /** Users with sessions on any node. */
   readonly users: Users;
-  /** Settings of all sessions. */
   readonly settings: SessionSettings;
   /** The sockets, once the server listens. */
   readonly sockets: SocketHost;

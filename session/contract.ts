@@ -490,7 +490,6 @@ export interface StateRoute {
 
 /** The entry of a contract for a pattern, at run time. */
 export interface ContractRoute {
-  /** The pattern. */
   readonly pattern: string;
   /** The schema of the data; absent for presence notices, which need none. */
   readonly input?: StandardSchema | undefined;

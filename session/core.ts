@@ -108,7 +108,6 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
   declare isGuest: boolean;
   /** The client's other sessions, and the secrets that link them. */
   declare readonly lineage: Lineage<F>;
-  /** State of the session. */
   state: SessionState = "connecting";
   /** The close that this side started. */
   ending: CloseInfo | undefined;

@@ -11,7 +11,6 @@ import { type Envelope, FIRST_CREDIT, MAX_CREDIT } from "./wire/envelope.ts";
 export interface IncomingMessage {
   /** Distinguishes a message from the other events of a topic. */
   readonly kind: "message";
-  /** The topic. */
   readonly topic: string;
   /** The data, unchecked. */
   readonly data: unknown;
@@ -210,9 +209,7 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
 
 /** The pattern that a topic fits, with the parameters of the topic. */
 export interface MessageMatch {
-  /** The pattern. */
   readonly pattern: string;
-  /** The parameters. */
   readonly params: Readonly<Record<string, string>>;
 }
 

@@ -184,7 +184,6 @@ export interface SessionLike {
   readonly protocol: string;
   /** On a client: why the preferred transport is not in use. */
   readonly fallback: TransportFallback | undefined;
-  /** The state of the session. */
   readonly state: SessionState;
   /** True once the session has closed. */
   readonly isClosed: boolean;
@@ -194,7 +193,6 @@ export interface SessionLike {
   readonly connection: Connection;
   /** Datagrams in both directions. */
   readonly datagrams: DatagramDuplex;
-  /** Opens a bidirectional stream. */
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream>;
 }
 

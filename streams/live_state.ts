@@ -148,7 +148,6 @@ export interface OpenStateOptions<
   readonly recreate?: boolean | undefined;
 }
 
-/** Kinds of the options. */
 const LIVE_STATE: OptionKinds<LiveStateOptions> = {
   migrate: "function",
   mutations: "object",

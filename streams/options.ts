@@ -187,7 +187,6 @@ export interface DurableStreamsOptions {
   readonly cache?: "private" | "public" | undefined;
 }
 
-/** Kinds of all options. */
 export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   authorize: "function",
   cache: ["private", "public"],

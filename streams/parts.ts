@@ -35,7 +35,6 @@ import { type OnOpen, UnwrittenStates } from "./state/unwritten.ts";
 
 /** The options that the features of this wing were given, once all of them are mounted. */
 export interface StreamPartsOptions {
-  /** Settings of the streams. */
   readonly settings: StreamSettings;
   /** Limits of resumable responses. */
   readonly responses: ResponseLimits;

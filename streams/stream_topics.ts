@@ -97,7 +97,6 @@ function closes(data: unknown): boolean {
   return (Object(data) as { readonly close?: unknown }).close === true;
 }
 
-/** True for mutations. */
 function mutates(data: unknown): boolean {
   return (Object(data) as { readonly mutations?: unknown }).mutations !== undefined;
 }

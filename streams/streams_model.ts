@@ -27,7 +27,6 @@ export interface ModelCreation {
   readonly ttlS?: number | undefined;
 }
 
-/** An append. */
 export interface ModelAppend {
   readonly record?: unknown;
   readonly ends?: boolean;
@@ -43,7 +42,6 @@ export interface ModelResponse {
   readonly headers: Readonly<Record<string, string>>;
 }
 
-/** A stream. */
 export interface ModelStream {
   readonly id: string;
   readonly ttlS: number | undefined;

@@ -18,7 +18,6 @@ const OPENED = {
   },
 } as const;
 
-/** The counters of one connection. */
 export class Ledger implements ConnectionCounters {
   streamBytesSent = 0;
   streamBytesReceived = 0;

@@ -239,7 +239,6 @@ export const POSITIVE: NumberCheck = integer(1);
 /** Check of a limit that `Infinity` disables. */
 export const LIMIT: NumberCheck = integer(1, Infinity);
 
-/** Check of a count. */
 export const COUNT: NumberCheck = integer(0);
 
 /** Check of a timer's duration in milliseconds. */
@@ -263,7 +262,6 @@ export const PORT: NumberCheck = integer(0, 65_535);
 /** Check of a fraction above 0, up to 1. */
 export const SHARE: NumberCheck = numberIn({ min: 0, max: 1, isAbove: true });
 
-/** Kinds of the options of a `Rate`. */
 export const RATE: OptionKinds<Rate> = {
   burst: numberIn({ min: 1, max: Infinity }),
   perSecond: ABOVE_ZERO,
@@ -300,10 +298,8 @@ export function checkGiven(value: unknown, kind: string, place: OptionPlace): vo
   if (value === undefined) throw wrongKind(value, kind, place);
 }
 
-/** Check of a `Runtime`. */
 export const RUNTIME: CheckOption = objectWith("Runtime", "now", "setTimeout");
 
-/** Check of a `Broker`. */
 export const BROKER: CheckOption = objectWith("Broker", "publish", "subscribe");
 
 /**

@@ -11,7 +11,6 @@
  */
 export type OptionKind = 0 | string | readonly unknown[] | object | CheckOption;
 
-/** Checks the value of one option. */
 export type CheckOption = (value: unknown, place: OptionPlace) => void;
 
 /** Numbers that an option accepts. */

@@ -26,7 +26,6 @@ export interface AccountFacts {
   readonly user?: string | undefined;
   /** The name of a guest, for a peer without a user. */
   readonly guest?: string | undefined;
-  /** The session. */
   readonly session?: string | undefined;
 }
 

@@ -540,7 +540,6 @@ export class Quota {
 
 /** A reached limit or share. */
 export interface Full {
-  /** The level. */
   readonly level: LimitLevel;
   /** Maximum number of slots at this level. */
   readonly most: number;

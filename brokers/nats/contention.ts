@@ -8,7 +8,6 @@ const MAX_CONTENDED_MS = 30_000;
 /** Longest pause before the next attempt, in milliseconds. */
 export const MAX_PAUSE_MS = 10;
 
-/** The attempts of one change. */
 export class ChangeAttempts {
   readonly #link: NatsLink;
   readonly #endMs: number;

@@ -31,7 +31,6 @@ export interface NatsShards {
   readonly buckets?: number | undefined;
 }
 
-/** The numbers of all shards. */
 export type ShardCounts = Readonly<Record<keyof NatsShards, number>>;
 
 /** The numbers for a new prefix. */

@@ -32,7 +32,6 @@ interface KvBuckets {
   readonly changes: Map<string, WaitingChange[]>;
 }
 
-/** The rows of one bucket. */
 interface Rows extends Pick<KvBuckets, "changes"> {
   readonly name: string;
   readonly bucket: KV;

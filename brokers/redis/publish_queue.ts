@@ -57,7 +57,6 @@ export interface BatchSender {
 interface PublishQueueOptions extends WaitingLimits {
   /** Clocks and timers of this node. */
   readonly runtime: Runtime;
-  /** Sends batches. */
   readonly sender: BatchSender;
   /** Time after which a publication is dropped, in milliseconds. */
   readonly giveUpMs: number;

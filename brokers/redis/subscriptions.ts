@@ -261,7 +261,6 @@ export interface SubscriberPool {
   readonly isUp: boolean;
   /** Redis's reply to a rejected subscription. */
   readonly rejection: unknown;
-  /** The connections. */
   connections(): Redis[];
   /** Subscribes to a channel. */
   want(channel: string): void;

@@ -39,10 +39,8 @@ export interface FileThread {
   close(): void | Promise<void>;
 }
 
-/** Arguments of an operation. */
 type OperationArguments<N extends FileCallName> = Parameters<FileCalls[N]>;
 
-/** Result of an operation. */
 type OperationResult<N extends FileCallName> = ReturnType<FileCalls[N]>;
 
 interface WaitingOperation extends Outgoing {

@@ -194,7 +194,6 @@ export interface DatabaseOptions {
   readonly uptimeMs?: number | undefined;
 }
 
-/** An open database. */
 export interface OpenDatabase {
   readonly db: Database;
   /** Epoch of all histories. */

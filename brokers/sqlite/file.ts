@@ -120,7 +120,6 @@ export interface Swept {
   readonly forgotten: number;
 }
 
-/** The outcome of an operation that failed. */
 function failed([name]: FileOperation, error: unknown): OperationOutcome {
   const isDamaged = CALLS[name].part === "logs" && isDamage(error);
   return [isDamaged ? "damaged" : "failed", reasonOf(error)];

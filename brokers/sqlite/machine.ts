@@ -36,7 +36,6 @@ function inThisThread(file: SqliteFile): FileThread {
   };
 }
 
-/** This machine. */
 export const thisMachine: Machine = {
   async open(settings) {
     const { runtime, path, synchronous, maxBytes, maxTopics } = settings;

@@ -45,7 +45,6 @@ export type ConversationPeer =
 
 /** Options for {@linkcode Conversation}. */
 export interface ConversationOptions {
-  /** The peer. */
   readonly peer: ConversationPeer;
   /** The address, for the command `status`. */
   readonly url: string;

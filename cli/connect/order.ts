@@ -93,7 +93,6 @@ export function orderHelp(): string {
 
 /** A command with its arguments. */
 export interface Order {
-  /** The name. */
   readonly name: OrderName;
   /** The topic; empty if the command has none. */
   readonly topic: string;

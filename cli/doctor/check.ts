@@ -59,7 +59,6 @@ export interface CheckListOptions {
   readonly onCheck: (check: Check) => void;
 }
 
-/** Options of one check. */
 export interface CheckRunOptions {
   /** Stable name. */
   readonly id: string;

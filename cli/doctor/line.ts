@@ -14,7 +14,6 @@ export interface Place {
 
 /** A TCP or TLS connection. */
 export class Line implements ByteSource, Disposable {
-  /** The socket. */
   readonly socket: net.Socket;
   readonly #chunks: AsyncIterator<Uint8Array>;
   #rest: Uint8Array = new Uint8Array();

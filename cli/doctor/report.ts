@@ -34,7 +34,6 @@ export class DoctorView {
     this.#context = context;
   }
 
-  /** Shows a check. */
   show(check: Check): void {
     const { stdout, colors } = this.#context;
     const group = GROUPS.find(([prefix]) => prefix.test(check.id))?.[1] ?? "";

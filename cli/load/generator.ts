@@ -82,7 +82,6 @@ export interface GeneratorOptions {
   readonly runtime: Runtime;
   /** The part of this thread. */
   readonly part: LoadPart;
-  /** Opens the links. */
   readonly openLink: OpenLink;
   /** Ends the load early. */
   readonly signal: AbortSignal;

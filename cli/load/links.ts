@@ -34,7 +34,6 @@ export interface Stamp {
   readonly pad?: string | undefined;
 }
 
-/** Events of a link. */
 export interface LinkEvents {
   /** Called with each opened session. MUST NOT throw. */
   onOpen(link: Link, tookMs: number): void;
@@ -96,7 +95,6 @@ export interface Link {
 
 /** Options for an {@linkcode OpenLink}. */
 export interface LinkOptions {
-  /** The plan of the load. */
   readonly plan: LoadPlan;
   /** Id of the load, as in {@linkcode Stamp.load}. */
   readonly load: string;

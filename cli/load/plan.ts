@@ -29,7 +29,6 @@ export interface LoadPlan {
   readonly isPlain: boolean;
   /** Transport of all sessions. */
   readonly transport: TransportName;
-  /** Number of sessions. */
   readonly sessions: number;
   /** Time in which the sessions open, in milliseconds. */
   readonly rampMs: number;

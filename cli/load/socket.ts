@@ -465,7 +465,6 @@ export class FastSocket implements WebSocketLike {
     this.#listeners = [...this.#listeners, [type, listener]];
   }
 
-  /** Removes a listener. */
   removeEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
     this.#listeners = this.#listeners.filter((known) => known[0] !== type || known[1] !== listener);
   }

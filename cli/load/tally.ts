@@ -47,7 +47,6 @@ export interface Counts {
   disconnects: number;
 }
 
-/** The counts of one interval. */
 export interface Sample extends Counts {
   /** Sessions that are open now. */
   readonly connected: number;
@@ -131,7 +130,6 @@ export class SampleSum {
   readonly connect: Histogram = new Histogram();
   /** Times by which sends were late. */
   readonly lag: Histogram = new Histogram();
-  /** The counts. */
   readonly counts: Counts = noCounts();
   /** Errors by kind. */
   readonly errors: Record<string, number> = {};

@@ -149,7 +149,6 @@ export function slimPlatform(
   };
 }
 
-/** Dials the only transport. */
 function dialOnly(checked: CheckedTransports): ClientDialer {
   const { transports: [name], values, flowControl, serverCertificateHashes } = checked;
   return async (url, { onFallback: _, onLate: _late, ...options }) => {

@@ -35,7 +35,6 @@ export interface WrittenRow {
   readonly value: Value;
 }
 
-/** A row that was kept. */
 export interface KeptRow extends WrittenRow {
   readonly version: number;
 }

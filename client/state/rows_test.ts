@@ -8,7 +8,6 @@ function put(key: string, value: unknown, version: number): VersionedRowMessage 
   return { type: "items", key, value, version, headers: { operation } };
 }
 
-/** Rows that are complete, with one row. */
 function complete(): ClientRows {
   const rows = new ClientRows();
   rows.deliver([put("a", 1, 1)], 1, true);

@@ -98,7 +98,6 @@ export interface Pending {
   readonly reject: (reason?: unknown) => void;
 }
 
-/** A handle of a state. */
 export interface StateHandle extends StateWriter {
   /** Ends the handle, because the state has ended. */
   ended(): void;

@@ -16,7 +16,6 @@ export interface ClientStatesParts
   readonly keeper?: Keeper | undefined;
 }
 
-/** The states of one client. */
 export class ClientStates {
   readonly #parts: ClientStatesParts;
   /** The states by id; bounded by the handles of the application. */

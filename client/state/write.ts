@@ -31,7 +31,6 @@ export type OnConflict = (
   conflict: StateConflict,
 ) => "mine" | "theirs" | { readonly value: unknown };
 
-/** A change of a row in a write. */
 export interface WriteChange extends WrittenRow {
   readonly ttlMs?: number | undefined;
   /** Version that the row must have; 0 for no row. */

@@ -142,7 +142,6 @@ export interface FileSettings {
 
 type Sqlite = typeof import("node:sqlite");
 
-/** An open file. */
 interface OpenFile {
   readonly db: DatabaseSync;
   readonly statements: Readonly<Record<keyof typeof STATEMENTS, StatementSync>>;

@@ -132,7 +132,6 @@ interface Connection {
   readonly lost: AbortController;
 }
 
-/** The work in a transaction. */
 type Work<T> = (entries: IdbObjectStore, transaction: IdbTransaction) => T | Promise<T>;
 
 /**

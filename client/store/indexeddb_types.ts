@@ -8,7 +8,6 @@ export interface IdbRequest<T> {
   onerror: ((event: { preventDefault(): void }) => void) | null;
 }
 
-/** The request that opens a database. */
 export interface IdbOpenRequest extends IdbRequest<IdbDatabase> {
   readonly transaction: IdbTransaction | null;
   onupgradeneeded: (() => void) | null;
@@ -29,7 +28,6 @@ export interface IdbDatabase {
   onversionchange: ((event: { readonly newVersion: number | null }) => void) | null;
 }
 
-/** A transaction. */
 export interface IdbTransaction {
   readonly error: unknown;
   /** Missing in older browsers. */
@@ -42,7 +40,6 @@ export interface IdbTransaction {
   onabort: (() => void) | null;
 }
 
-/** An object store. */
 export interface IdbObjectStore {
   put(value: ArrayBufferLike, key: Uint8Array): IdbRequest<unknown>;
   delete(range: IdbKeyRange): IdbRequest<unknown>;
@@ -50,7 +47,6 @@ export interface IdbObjectStore {
   getAllKeys(range: IdbKeyRange, count: number): IdbRequest<ArrayBuffer[]>;
 }
 
-/** A range of keys. */
 export interface IdbKeyRange {
   readonly lower: unknown;
 }

@@ -45,7 +45,6 @@ export interface KeptOutboxParts {
   readonly onDropped?: ((drop: OutboxDrop) => void) | undefined;
 }
 
-/** The options of a kept publication. */
 export interface KeptPublishOptions extends WaitOptions {
   readonly except?: "self" | undefined;
 }

@@ -79,7 +79,6 @@ export function rangeOf(prefix: Uint8Array): StoreRange {
   return { from: prefix, to: Uint8Array.from(to) };
 }
 
-/** Returns the range of one key. */
 export function only(key: Uint8Array): StoreRange {
   return { from: key, to: after(key) };
 }

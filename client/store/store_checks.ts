@@ -15,7 +15,6 @@ export const MAX_PAGE_ENTRIES = 1_000;
 /** Maximum bytes of a page, unless the caller sets it. */
 export const MAX_PAGE_BYTES = 1_048_576;
 
-/** The bounds of a page. */
 export interface PageBounds {
   readonly maxEntries: number;
   readonly maxBytes: number;

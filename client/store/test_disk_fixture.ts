@@ -58,7 +58,6 @@ export class TestDisk {
     return store;
   }
 
-  /** Number of stores that are open. */
   get openStores(): number {
     return this.#open.size;
   }

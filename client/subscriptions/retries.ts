@@ -27,7 +27,6 @@ const PASSING: ReadonlySet<string | undefined> = new Set(["unavailable", undefin
 export interface RejectedSubscription {
   /** The session in which the server rejected it. */
   readonly session: Session;
-  /** The readers of the topic. */
   readonly readers: { readonly isEnded: boolean; readonly topic: string };
   /** True if a subscription was never in force. Its status then does not show the rejection. */
   readonly isNew: boolean;

@@ -182,7 +182,6 @@ function leave(subscription: Subscription): void {
 /** The position before all publications. */
 const START = { epoch: "e", offset: 0 };
 
-/** The steps to each state. */
 const STATES: Readonly<Record<string, readonly Step[]>> = {
   subscribing: [begin],
   joining: [live, ({ server }) => server.publish(), (scene) => scene.subscribe({ since: START })],

@@ -446,7 +446,6 @@ interface PlannedRequest<C extends Contract> {
  *   after the newest publication.
  */
 export class TopicReaders<C extends Contract> implements TopicSink {
-  /** The topic. */
   declare readonly topic: string;
   /** The request in the current session that has no reply yet. */
   declare request: TopicRequest | undefined;

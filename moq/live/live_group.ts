@@ -50,7 +50,6 @@ export class FrameBatch {
     this.byteLength = bytes.byteLength;
   }
 
-  /** Returns the encoded frames. */
   encoded(codec: FrameCodec): Uint8Array {
     const first = this.#encodings[0]!;
     if (first.frames === codec) return first.bytes; // Usually all subscribers have one version.

@@ -358,7 +358,6 @@ export class MoqRelay implements AsyncDisposable {
 
   /** The current state of the relay. */
   get stats(): {
-    /** The number of sessions. */
     readonly sessions: number;
     /** Broadcasts that a session announced, or that another relay of the cluster holds. */
     readonly broadcasts: number;

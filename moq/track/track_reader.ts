@@ -531,7 +531,6 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 }
 
-/** Closes a track when a signal aborts. */
 export function closeOnAbort(track: TrackReader, signal: AbortSignal | undefined): void {
   if (signal === undefined) return;
   const onAbort = () => track.close();

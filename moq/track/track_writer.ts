@@ -49,7 +49,6 @@ export interface TrackWriterLink {
   drop(missed: MissedGroups, reason: MoqErrorName): void;
   /** Ends the subscription with the number after the last group, or with an error. */
   end(last: number, reason: MoqErrorName | undefined): Promise<void>;
-  /** The number of a reason, for the subscriber. */
   codeOf(scope: "group" | "subscribe", reason: MoqErrorName): number;
   /** Creates the error of a stream that the subscriber ended. */
   errorOf(error: unknown): unknown;

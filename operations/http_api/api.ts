@@ -108,7 +108,6 @@ interface OperationCall<K extends OperationName> {
   readonly repetition: string | undefined;
   /** Called right before the effect; see {@linkcode GuardedRequest}. */
   readonly checkRevoked: () => void;
-  /** The request. */
   readonly asked: GuardedRequest<ApiAction>;
   /** The user of the request, if any. */
   readonly user: string | undefined;

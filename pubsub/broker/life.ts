@@ -30,7 +30,6 @@ interface BrokerWords {
 
 /** The store's state, the counters and the close of one broker. */
 export class BrokerLife {
-  /** State of the broker. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Publications that the broker accepted. */
   published = 0;

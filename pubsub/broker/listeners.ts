@@ -6,7 +6,6 @@ import type {
   PublicationListener,
 } from "../broker.ts";
 
-/** One subscription of a listener. */
 interface ListenerSubscription {
   readonly listener: PublicationListener;
   readonly onInterrupted: (() => void) | undefined;
@@ -62,7 +61,6 @@ export class Listeners {
     return true;
   }
 
-  /** Delivers a publication. */
   deliver(publication: Publication): void {
     for (const one of this.#all) if (one.isActive) one.listener(publication);
   }

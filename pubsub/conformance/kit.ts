@@ -18,7 +18,6 @@ export interface TestKit {
   pass(ms: number): Promise<void>;
 }
 
-/** One test. */
 export type Test = (bench: TestKit) => Promise<void>;
 
 /** A subscription, and the publications received so far. */

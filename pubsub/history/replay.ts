@@ -86,7 +86,6 @@ export interface Replayable {
   hasOutsideAfter(offset: number): boolean;
 }
 
-/** Counters of replays. */
 export interface ReplayCounts {
   /** Replays that began. */
   replays: number;

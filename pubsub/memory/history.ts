@@ -41,7 +41,6 @@ export const MAX_PRODUCERS = 10_000;
 /** Minimum time between two sweeps of the expired publications of all topics, in milliseconds. */
 const TIDY_INTERVAL_MS = 1_000;
 
-/** A key with a producer. */
 type ProducerKey = Exclude<PublicationKey, string>;
 
 /** The last numbers of a producer. */

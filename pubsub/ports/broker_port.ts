@@ -31,7 +31,6 @@ const STALLED_MS = 1_000;
  */
 const MAX_WAITING_BYTES = 33_554_432;
 
-/** All ports of one broker. */
 export class BrokerPorts {
   readonly broker: Broker;
   /** Provides the timers. */

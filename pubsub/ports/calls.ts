@@ -47,7 +47,6 @@ type CallRows<T> = {
 export interface BrokerPart<T extends object> {
   /** Name of the part, and prefix of the names of its calls, such as `history.append`. */
   readonly name: string;
-  /** All calls. */
   readonly calls: CallRows<T>;
   /** Names of properties that a worker needs before its first call; they are cloned once. */
   readonly constants: readonly Exclude<keyof T & string, MethodNames<T>>[];
@@ -79,7 +78,6 @@ export const STORE: BrokerPart<BrokerStore> = {
   of: ({ store }) => store,
 };
 
-/** A part of any type. */
 export type AnyPart = Omit<BrokerPart<object>, "calls" | "constants"> & {
   readonly calls: Readonly<Record<string, CallRow>>;
   readonly constants: readonly string[];

@@ -76,7 +76,6 @@ export interface BrokerFacts {
   readonly delivery: Broker["delivery"];
   /** Options of the broker that all nodes should share. */
   readonly shared: Broker["shared"];
-  /** State of the broker. */
   readonly status: BrokerStatus;
   /** The parts that the broker has, by name. */
   readonly parts: Readonly<Record<string, PartFacts | undefined>>;

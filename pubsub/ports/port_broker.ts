@@ -91,7 +91,6 @@ export class PortBroker implements Broker {
   readonly shared: Broker["shared"];
   /** State of the broker, as its thread reports it. */
   readonly status: StatusFeed<BrokerStatus>;
-  /** Histories of the broker. */
   readonly history: BrokerHistory | undefined;
   /** State that all workers share. */
   readonly store: BrokerStore | undefined;

@@ -44,7 +44,6 @@ export function readStayEntry(value: unknown): StayEntry | undefined {
   return isEnd && value.length <= 5 ? value as unknown as StayEntry : undefined;
 }
 
-/** The end of a stay. */
 type StayEnd = Pick<PresenceEvent & { type: "leave" }, "at" | "lastSeenAt" | "node" | "data">;
 
 /** How the readers of this node received a change. */

@@ -23,9 +23,7 @@ export type PresenceEvent = {
 } | {
   /** An update: the data of a present user changed. */
   readonly type: "update";
-  /** The topic. */
   readonly topic: string;
-  /** The user. */
   readonly user: string;
   /** Time of the change, in milliseconds since the Unix epoch. */
   readonly at: number;

@@ -143,7 +143,6 @@ const OPTIONS: OptionKinds<JwtOptions> = {
 
 type Claims = Readonly<Record<string, unknown>>;
 
-/** Verifies a token, and returns its claims. */
 type Verify = (token: string) => Promise<Claims>;
 
 /**

@@ -18,7 +18,6 @@ import { listen } from "../../tests/servers.ts";
 const ISSUER = "https://login.example.com/";
 const SECRET = new Uint8Array(64).fill(7);
 
-/** A key of an issuer. */
 interface IssuerKey {
   readonly kid: string;
   readonly alg: string;

@@ -80,7 +80,6 @@ export interface ClientRequestsParts {
   readonly console: ConsoleReport;
 }
 
-/** Serves the requests of all clients of a server. */
 export class ClientRequests implements SessionServices {
   readonly canMove = true;
   readonly hashOf = hashOf;

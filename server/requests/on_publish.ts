@@ -305,7 +305,6 @@ const GONE: DecidedPublication = {
   [Symbol.dispose]() {},
 };
 
-/** A publication with its session, if it has one. */
 type Asked = ReceivedPublication & { readonly session?: Session };
 
 /** A call of `onPublish`. */
@@ -327,7 +326,6 @@ function isFinal({ code, retryAfterMs }: RequestFailure): boolean {
   return !UNDECIDED.has(code) && retryAfterMs === undefined;
 }
 
-/** The data to publish. */
 function dataOf(outcome: PublishOutcome): unknown {
   if ("failure" in outcome) throw new LastingRejection(outcome.failure);
   // Without "data", another node told data that JSON leaves out.

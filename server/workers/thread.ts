@@ -45,7 +45,6 @@ export interface WorkerThreadOptions {
 export class WorkerThread {
   /** Resolves with the reason once the thread has ended. */
   readonly ended: Promise<Error>;
-  /** Calls to the worker. */
   readonly calls: ThreadCalls<WorkerQuestions, MainQuestions>;
   readonly #options: WorkerThreadOptions;
   readonly #worker: ReturnType<StartThread>;

@@ -33,7 +33,6 @@ export interface HandshakeWatch {
   ): void;
 }
 
-/** Outcome of a handshake. */
 export type HandshakeOutcome = Parameters<HandshakeWatch["ended"]>[0];
 
 /** Follows a request. */

@@ -305,7 +305,6 @@ class HookRunner implements SessionWatch {
 export interface WatchedOpening {
   /** URL of the server. */
   readonly url: Fresh<string | URL>;
-  /** Settings of the session. */
   readonly settings: SessionSettings;
   /** Hooks for the attempt, and then for the session. */
   readonly instrumentation?: Instrumentation | undefined;

@@ -4,7 +4,6 @@
  */
 import type { OverflowPolicy } from "./send_queue.ts";
 
-/** A message of the model. */
 export interface ModelMessage {
   /** Name by which the receiver sees the message. */
   readonly name: string;

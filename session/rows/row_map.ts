@@ -67,7 +67,6 @@ export class RowMap {
     return this.#size;
   }
 
-  /** Returns a row. */
   get(key: string): Row | undefined {
     const place = this.#places.of.get(key);
     return place === undefined ? undefined : rowAt(this.#chunks, place);
@@ -270,7 +269,6 @@ export class Collections {
   /** Names of the collections that no copy shares. */
   #owned = new Set<string>();
 
-  /** The names. */
   get names(): Iterable<string> {
     return this.#all.keys();
   }

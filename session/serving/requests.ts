@@ -903,7 +903,6 @@ export class RequestQueue implements SessionRequests {
     this.#core.handlerFailed(error, "A handler failed");
   }
 
-  /** Counts a failed renewal. */
   #countRenewal(error: unknown, { code, message }: RequestFailure): void {
     const { faults } = this.#core.receiving;
     if (code === "too-many") return void faults.reject(message);

@@ -482,7 +482,6 @@ export interface IntroducedProducer {
  * effect of `n` has begun, and `2n + 1` once `n` was handled.
  */
 export class Numbers extends Signal {
-  /** The session. */
   readonly core: Inside<Session>;
   readonly #sequences: Sequences;
   readonly #producer: IntroducedProducer | undefined;
@@ -669,9 +668,7 @@ export class Numbers extends Signal {
   }
 }
 
-/** A numbered message. */
 export class Numbered implements MessageTurn {
-  /** Its number. */
   readonly seq: number;
   readonly #numbers: Numbers;
   readonly #size: number;

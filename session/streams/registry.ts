@@ -46,7 +46,6 @@ export type StructuredMessage<R extends Registry> = {
   };
 }[keyof R & number];
 
-/** Schemas by number. */
 export type CompiledRegistry = ReadonlyMap<number, StandardSchema>;
 
 /**

@@ -547,7 +547,6 @@ export function badTag(tag: unknown, id?: unknown): Envelope {
   return malformed(`Expected "tag" to be a name, received ${describe(tag)}`, id);
 }
 
-/** Returns true for an object. */
 export function isObject(value: unknown): value is Raw {
   return typeof value === "object" && value !== null;
 }

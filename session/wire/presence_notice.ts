@@ -64,7 +64,6 @@ export type PresenceNotice<D = unknown> =
   | {
     /** The number of a present user's connections has changed. */
     readonly type: "connections";
-    /** The user. */
     readonly user: string;
     /** The new number, at least 1. */
     readonly connections: number;
@@ -74,7 +73,6 @@ export type PresenceNotice<D = unknown> =
   | {
     /** The data of a present user has changed. */
     readonly type: "update";
-    /** The user. */
     readonly user: string;
     /** Time of the change, in milliseconds since the Unix epoch. */
     readonly at: number;
@@ -126,7 +124,6 @@ export type PresenceNotice<D = unknown> =
   | {
     /** The number of present users, in a room that only publishes this number. */
     readonly type: "count";
-    /** Number of users. */
     readonly users: number;
     /** Present if users may be missing, as in `members`. */
     readonly isComplete?: false | undefined;

@@ -56,13 +56,10 @@ export interface LogChanges {
   ];
 }
 
-/** The name of a change. */
 export type LogChangeName = keyof LogChanges;
 
-/** Options of a change. */
 export type LogChangeOptions<N extends LogChangeName> = LogChanges[N][0];
 
-/** Result of a change. */
 export type LogChangeResult<N extends LogChangeName> = LogChanges[N][1];
 
 /** Descriptions of the changes, for errors. */

@@ -561,7 +561,6 @@ export interface BrokerLogs {
   ): Promise<{
     /** The logs, in no order. */
     readonly logs: readonly {
-      /** The id. */
       readonly id: string;
       /** {@linkcode LogConfig.owner}, if given. */
       readonly owner?: string | undefined;

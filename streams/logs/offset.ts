@@ -105,7 +105,6 @@ export function unboundPosition(offset: string): number | undefined {
   return Number.isSafeInteger(position) ? position : undefined;
 }
 
-/** The identity in an offset. */
 export function identityIn(offset: string): string | undefined {
   return OFFSET.exec(offset)?.[2];
 }

@@ -89,7 +89,6 @@ export type ResumeResponse = (
   progress: ResponseProgress,
 ) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
 
-/** A request to start a response. */
 export interface ResponseStart extends StoredRequest {
   /** Name of the response, chosen by the caller. */
   readonly name: string;

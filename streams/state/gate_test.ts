@@ -86,12 +86,10 @@ class Bench implements AsyncDisposable {
     });
   }
 
-  /** The ways of clients. */
   get clients(): Readonly<Record<string, Way>> {
     return { http: this.http, session: this.session };
   }
 
-  /** All ways. */
   get ways(): Readonly<Record<string, Way>> {
     return { ...this.clients, server: this.own };
   }

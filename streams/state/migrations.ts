@@ -131,7 +131,6 @@ interface RowsForm {
     readonly end: number;
     /** The server that moves them; empty if it has stopped. */
     readonly by: string;
-    /** Number of the piece. */
     readonly piece: number;
   } | undefined;
 }

@@ -58,7 +58,6 @@ export interface MutationCaller {
   readonly guest?: string | undefined;
 }
 
-/** The number of a mutation. */
 export interface MutationNumber {
   /** A name that the client has chosen. */
   readonly client: string;

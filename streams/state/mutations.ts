@@ -80,7 +80,6 @@ export interface AllowedMutation extends MutationRun {
   readonly spend: (publications: number) => void;
 }
 
-/** A call of a mutation. */
 export interface MutationCall extends AllowedMutation {
   readonly source: MutationSource;
 }

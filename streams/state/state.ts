@@ -45,7 +45,6 @@ import { contendedState, presentRow, type RowQueue, type Turn } from "./row_queu
 import { checkUnread, transact } from "./transact.ts";
 import { appendUnchanged, type ChangedCollection, type Scans } from "./unchanged.ts";
 
-/** Kinds of the options of writes. */
 const EXPECT: OptionKinds<Pick<StateWriteOptions, "expect">> = { expect: COUNT };
 const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: TTL };
 const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortSignal" };
@@ -535,7 +534,6 @@ class Conflict extends RequestError {
   }
 }
 
-/** Options of a write. */
 interface RowWriteOptions extends Pick<StateWriteOptions, "signal"> {
   /** The turn of an `update`, which ends once the broker has stored the row. */
   readonly turn?: Turn | undefined;

@@ -12,7 +12,6 @@ const PAGE_RECORDS = 256;
 /** A condition on a collection: none of its rows has changed after a version of the state. */
 export type Scans = ReadonlyMap<string, number>;
 
-/** A collection that has changed. */
 export interface ChangedCollection {
   /** Distinguishes this result from others. */
   readonly kind: "changed";

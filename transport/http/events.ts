@@ -68,7 +68,6 @@ export function writeEvent(
   }${lines}\n\n`;
 }
 
-/** Writes the close of a connection. */
 export function writeClose(number: number, info: Required<ConnectionCloseInfo>): string {
   const { closeCode: code, reason } = info;
   return writeEvent(JSON.stringify({ code, reason }), { id: `${number}`, name: "close" });

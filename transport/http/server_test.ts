@@ -35,7 +35,6 @@ function framesOf({ events }: TakenEvents): [number, Frame][] {
   );
 }
 
-/** Receives the frames of a connection. */
 function received(connection: ServerHttpConnection): Frame[] {
   const frames: Frame[] = [];
   connection.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });

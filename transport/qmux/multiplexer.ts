@@ -69,6 +69,5 @@ export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "d
   readonly flowControl: FlowControlOptions | undefined;
   /** The observer of the connection's events. */
   readonly observer: ConnectionObserver | undefined;
-  /** Closes the connection. */
   close(info: ConnectionCloseInfo): void;
 }

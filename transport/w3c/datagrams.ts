@@ -140,7 +140,6 @@ export class DatagramEnds {
   /** Incoming datagrams. */
   readonly readable: ReadableStream<Uint8Array>;
   readonly queues: DatagramQueues;
-  /** Open sinks. */
   readonly open: Set<DatagramSink>;
 
   /**

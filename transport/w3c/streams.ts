@@ -24,7 +24,6 @@ export interface WebTransportReceiveStreamStats {
   readonly bytesRead: number;
 }
 
-/** The source of a receiving stream. */
 export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   previous: StreamHalf | undefined = undefined;
   next: StreamHalf | undefined = undefined;

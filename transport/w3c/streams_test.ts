@@ -42,7 +42,6 @@ async function forever(act: () => Promise<unknown>): Promise<never> {
   }
 }
 
-/** Returns the first stream. */
 async function first<T>(streams: ReadableStream<T>): Promise<T> {
   const reader = streams.getReader();
   const { value } = await soon(reader.read());

@@ -219,7 +219,6 @@ export class LogStreams {
     return { logs, next };
   }
 
-  /** Subjects of the logs of one kind. */
   #subjects(kind: Exclude<LogKind, "stream">): string {
     const prefix = kind === "answer" ? RESPONSE_PREFIX : REQUEST_PREFIX;
     return `${this.names.kept}.${subjectPart(`${prefix}x`).slice(0, -1)}>`;

@@ -40,7 +40,6 @@ interface ChangedPlaces {
   readonly set: readonly (readonly [start: number, length: number, until: number])[];
 }
 
-/** A transaction. */
 export interface StoredTransaction {
   /** All changes. */
   readonly texts: readonly string[];
@@ -96,7 +95,6 @@ function encode(places: Places, rows: readonly LogRow[]): LogRecord[] {
   return [JSON.stringify(all), ...rows.map(({ text }) => text)];
 }
 
-/** The rows of a message. */
 export interface MessageRows {
   /** Their newest states, by position, after carried and hidden rows. */
   readonly set: readonly LogRow[];

@@ -36,7 +36,6 @@ export interface StoredChunk {
   readonly bytes: Buffer;
 }
 
-/** Encodes records. */
 export function encodeChunks(records: readonly LogRecord[]): LogChunk[] {
   const chunks: LogChunk[] = [];
   let parts: Buffer[] = [];

@@ -201,7 +201,6 @@ export class Logs {
     if (shares !== undefined) this.#loadShares();
   }
 
-  /** Changes a log. */
   changeLog<N extends LogChangeName>(
     name: string,
     change: N,

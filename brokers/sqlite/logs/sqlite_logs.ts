@@ -22,7 +22,6 @@ interface SqliteLogsOptions {
   readonly maxAppendBytes: number;
   /** Rejects names that the file does not support, and calls after a close. */
   readonly check: (verb: string, ...names: readonly (string | undefined)[]) => void;
-  /** Calls the file. */
   readonly call: CallFile;
   /** Notifies a topic's subscriptions of a change. */
   readonly announce: (topic: string) => void;
@@ -30,7 +29,6 @@ interface SqliteLogsOptions {
   readonly onRead: () => void;
 }
 
-/** The logs of a `SqliteBroker`. */
 export class SqliteLogs implements LogStore {
   readonly #options: SqliteLogsOptions;
 

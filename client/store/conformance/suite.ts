@@ -26,7 +26,6 @@ export interface StoreTestOptions {
 /** Opens a store of a test. */
 type Open = (storage?: string) => Promise<Store>;
 
-/** One test. */
 type Test = (open: Open) => Promise<void>;
 
 const ALL: StoreRange = { from: bytes() };

@@ -191,7 +191,6 @@ export class Fixture implements AsyncDisposable {
   }
 }
 
-/** The rows of the state. */
 export function rowsOf(state: ClientState | State): readonly (readonly [string, unknown])[] {
   return [...state.collection("items")].sort();
 }

@@ -14,7 +14,6 @@ export interface StateKeeper extends RowsKeeper, WritesKeeper {
   confirmed(session: Session): Promise<boolean>;
 }
 
-/** Keeps one state. */
 export class KeptState implements StateKeeping {
   readonly #keeper: StateKeeper;
   readonly #source: KeptSource;

@@ -35,7 +35,6 @@ export interface Announced extends Disposable {
  */
 export class DraftDiscovery {
   readonly #peer: DraftPeer;
-  /** The announcements of each broadcast. */
   readonly #broadcasts = new Map<BroadcastPath, Set<Announced>>();
   readonly #readers = new Set<AnnouncementReader>();
 

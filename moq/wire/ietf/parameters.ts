@@ -391,7 +391,6 @@ export interface MoqToken {
 
 const TOKEN = { delete: 0, register: 1, useAlias: 2, useValue: 3 } as const;
 
-/** Encodes a token by value. */
 export function encodeToken({ type, value }: MoqToken): Uint8Array {
   return new FieldWriter(LEADING_INTEGERS).varint(TOKEN.useValue).varint(type).raw(value).finish();
 }

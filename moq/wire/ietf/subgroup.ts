@@ -42,7 +42,6 @@ export function encodeSubgroupHead(alias: number, group: number): Uint8Array {
 /** The head of a data stream. */
 export interface SubgroupHead {
   readonly alias: number;
-  /** The number of the group. */
   readonly group: number;
   /** Each object has properties. */
   readonly hasProperties: boolean;
@@ -80,7 +79,6 @@ async function required(reader: MessageReader): Promise<number> {
   return value;
 }
 
-/** The status of an object. */
 export type ObjectStatus = "normal" | "end-of-group" | "end-of-track";
 
 const STATUSES: Readonly<Partial<Record<number, ObjectStatus>>> = {
