@@ -275,8 +275,8 @@ Deno.test("MoqSession names the closing side in later calls", async () => {
   const { server, client } = ends;
   client.close();
   await soon(server.closed);
-  await assertRejects(() => client.subscribe("/a", "b"), MoqError, "over: it was closed here");
-  await assertRejects(() => server.subscribe("/a", "b"), MoqError, "over: the peer closed it");
+  await assertRejects(() => client.subscribe("/a", "b"), MoqError, "ended: it was closed here");
+  await assertRejects(() => server.subscribe("/a", "b"), MoqError, "ended: the peer closed it");
 });
 
 Deno.test("MoqSession.subscribe() rejects a track without a name", async () => {

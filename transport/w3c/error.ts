@@ -119,7 +119,7 @@ export function sessionError(error: unknown): WebTransportError {
  * @param what The action that failed, as a verb phrase.
  */
 export function invalidState(what: string): DOMException {
-  return new DOMException(`Cannot ${what}: the session is over`, "InvalidStateError");
+  return new DOMException(`Cannot ${what}: the session has ended`, "InvalidStateError");
 }
 
 /** Implements `[Clamp]` of Web IDL. */
