@@ -79,8 +79,9 @@ interface RecentGap {
 /**
  * The changes of a presence for the readers on one node.
  *
- * Each node takes a number for each topic that it tracks, after all numbers that it knows. The
- * lowest number of a live node leads the topic, so it is a node that knows all of its users.
+ * Each node takes a number for each topic that it tracks: the time, and after all numbers that it
+ * knows. The lowest number of a live node leads the topic, so it is a node that knows all of its
+ * users.
  */
 export class PresenceFeed implements Disposable {
   readonly #host: FeedHost;
@@ -298,7 +299,9 @@ export class PresenceFeed implements Disposable {
   #candidate(key: string, origin: string): void {
     if (this.#isOver) return;
     const numbers = Array.from(this.#candidates.get(key)?.values() ?? [], ([number]) => number);
-    const candidate: Candidate = [1 + Math.max(0, ...numbers), origin];
+    // A node that has not received the others' numbers yet is last by its clock, too.
+    const number = Math.max(this.#host.runtime.now(), ...numbers.map((other) => other + 1));
+    const candidate: Candidate = [number, origin];
     this.#shared?.set(key, candidate);
     this.#note(key, this.#id, candidate);
   }

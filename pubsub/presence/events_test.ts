@@ -2,11 +2,13 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError } from "../../errors.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { Session } from "../../session/session.ts";
 import { sessionSettings } from "../../session/mod.ts";
 import { memoryPair } from "../../transport/mod.ts";
-import { MemoryBroker } from "../memory/broker.ts";
-import { Nodes } from "../nodes/nodes.ts";
+import { Nodes, type NodesOptions } from "../nodes/nodes.ts";
+import type { Broker } from "../broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { passTime } from "../../tests/waiting.ts";
 import { Presence } from "./presence.ts";
 import { MAX_WAITING } from "./events.ts";
@@ -54,17 +56,31 @@ class Reading {
 /** Nodes on one broker, on fake time. */
 class Bench implements AsyncDisposable {
   readonly time = new FakeTime(1_000_000);
-  readonly broker = new MemoryBroker();
+  readonly store = new FaultyStore();
+  readonly broker: Broker = this.store.connect();
   readonly #held: { node: Nodes; presence: Presence; reading: Reading }[] = [];
   readonly #sessions: Session[] = [];
 
-  async start(options: PresenceOptions = {}): Promise<{ presence: Presence; reading: Reading }> {
-    const node = new Nodes({ broker: this.broker });
+  async start(
+    options: PresenceOptions = {},
+    nodeOptions: Partial<NodesOptions> = {},
+  ): Promise<{ presence: Presence; reading: Reading }> {
+    const node = new Nodes({ broker: this.broker, ...nodeOptions });
     const presence = new Presence({ nodes: node, graceMs: 0, ...options });
     const reading = new Reading(presence);
     this.#held.push({ node, presence, reading });
     await passTime(this.time, 2_500);
     return { presence, reading };
+  }
+
+  /** Starts a node that receives nothing at first, and would lead nodes of the same age. */
+  async startLate(delayMs: number): Promise<{ presence: Presence; reading: Reading }> {
+    const broker = this.store.connect();
+    const receives = new Promise<void>((resolve) => void setTimeout(resolve, delayMs));
+    broker.ready = receives;
+    broker.onDelivery = (publication, deliver) => void receives.then(() => deliver(publication));
+    const runtime = Object.assign(platformRuntime(), { randomUUID: () => "0" });
+    return await this.start({}, { broker, runtime });
   }
 
   session(user: string): Session {
@@ -326,6 +342,45 @@ Deno.test("Presence.events() yields the same changes with their node and data on
     ["leave", "bob", undefined],
     ["leave", "ann", { is: "away" }],
   ]);
+});
+
+Deno.test("Presence.events() keeps stays if a node starts that receives messages late", async () => {
+  await using bench = new Bench();
+  const [one, two] = [await bench.start(), await bench.start()];
+  const ann = bench.session("ann");
+  two.presence.enter(ann);
+  await passTime(bench.time, 30_000);
+  const events = () => [one, two].flatMap(({ reading }) => reading.events);
+  const [joinedAt] = events().flatMap((event) => event.kind === "join" ? [event.joinedAt] : []);
+  await bench.pass();
+  await bench.startLate(1_100);
+  assertEquals(await bench.pass(10_000), [[], [], ["present ", "join ann@"]]);
+  two.presence.leave(ann);
+  await passTime(bench.time, 1_500);
+  const leaves = events().map((event) => event.kind === "leave" && [event.user, event.joinedAt]);
+  assertEquals(leaves, [["ann", joinedAt], ["ann", joinedAt]]);
+  assertEquals((await bench.pass(0)).flat().sort(), ["leave ann@", "leave ann@", "leave* ann@"]);
+});
+
+Deno.test("Presence.events() ends the stays of a node that didn't know of the others", async () => {
+  await using bench = new Bench();
+  const [one, two] = [await bench.start(), await bench.start()];
+  two.presence.enter(bench.session("ann"));
+  await bench.pass(30_000);
+  const late = await bench.startLate(5_000);
+  late.presence.enter(bench.session("ann"));
+  late.presence.enter(bench.session("bob"));
+  await passTime(bench.time, 10_000);
+  const idsOf = ({ reading }: { readonly reading: Reading }) =>
+    new Set(
+      reading.events.flatMap((event) =>
+        event.kind === "join" && event.user === "bob" ? [event.id] : []
+      ),
+    );
+  assertEquals(idsOf(one), idsOf(late));
+  const [ofOne, ofTwo, ofLate] = await bench.pass(0);
+  assertEquals([ofOne, ofTwo], [["join* bob@"], ["join bob@"]]);
+  assertEquals(ofLate, ["present ", "join* ann@", "join* bob@", "leave* ann@ again", "join ann@"]);
 });
 
 Deno.test("Presence.events() takes short stays, and ids of any users", async () => {

@@ -410,7 +410,8 @@ export class Stays implements Disposable {
     stay.end = stay.seenEnd ?? { at: now, lastSeenAt: now, node: stay.node };
     this.#stays.delete(keyOf(stay));
     this.#latest.delete(stay.user);
-    this.#tell(stay, "leave");
+    // The leader doesn't tell this leave, unless it did so before.
+    this.#tell(stay, "leave", { by: stay.joinTold?.by ?? "", isRepeat: true });
   }
 
   #add(user: string, joinedAt: number, node: string | undefined): Stay {
