@@ -358,7 +358,7 @@ Deno.test("Presence.events() keeps stays if a node starts that receives messages
   two.presence.leave(ann);
   await passTime(bench.time, 1_500);
   const leaves = events().map((event) => event.kind === "leave" && [event.user, event.joinedAt]);
-  assertEquals(leaves, [["ann", joinedAt], ["ann", joinedAt]]);
+  assertEquals(leaves, [["ann", joinedAt!], ["ann", joinedAt!]]);
   assertEquals((await bench.pass(0)).flat().sort(), ["leave ann@", "leave ann@", "leave* ann@"]);
 });
 
