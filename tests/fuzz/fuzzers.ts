@@ -27,7 +27,7 @@ import { fuzzHttp, fuzzIdempotencyKeys } from "./http.ts";
 import { fuzzEvents, fuzzHttpTransport, fuzzPosts } from "./http_transport.ts";
 import { fuzzMessageWire } from "./message_wire.ts";
 import { fuzzMoqMessages, fuzzMoqStreams } from "./moq.ts";
-import { fuzzMoqSessions } from "./moq_session.ts";
+import { fuzzMoqDrafts, fuzzMoqSessions } from "./moq_session.ts";
 import { fuzzQmux } from "./qmux.ts";
 import { fuzzServer } from "./server.ts";
 import { fuzzSession, fuzzSessions } from "./session.ts";
@@ -69,7 +69,8 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "qmux", weight: 8, run: fuzzQmux },
   { name: "moq messages", weight: 6, run: fuzzMoqMessages },
   { name: "moq streams", weight: 3, run: fuzzMoqStreams },
-  { name: "moq sessions", weight: 4, run: fuzzMoqSessions },
+  { name: "moq sessions", weight: 2, run: fuzzMoqSessions },
+  { name: "moq drafts", weight: 2, run: fuzzMoqDrafts },
   { name: "session", weight: 8, run: fuzzSession },
   { name: "message wire", weight: 3, run: fuzzMessageWire },
   { name: "two sessions", weight: 3, run: fuzzSessions },
