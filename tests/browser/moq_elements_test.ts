@@ -1,9 +1,14 @@
 /**
- * Tests the elements of `@moq/publish` and `@moq/watch`, used as on a page, with a Skein relay.
+ * Tests the elements of `@moq/publish` and `@moq/watch`, used as on a page, with a Skein relay. The
+ * second one also shows a video of Cloudflare's publisher.
  */
 import { assert, assertEquals } from "@std/assert";
+import { delay } from "@std/async/delay";
 import { dialMoq, MoqRelay, type MoqSession } from "../../moq/mod.ts";
-import { type Browser, isFirefox, type Page, testInBrowsers } from "./browsers.ts";
+import { buildMoqPeers, builtPeers } from "../interop/peers.ts";
+import { MoqMedia } from "../interop/peers/moq_media.ts";
+import { fragment, FRAME_MS, initSegment } from "../moq/fragmented_mp4.ts";
+import { type Browser, BROWSERS, isFirefox, type Page, testInBrowsers } from "./browsers.ts";
 import { MoqSite } from "./pages/moq.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
@@ -11,6 +16,7 @@ interface Document {
   readonly body: { innerHTML: string };
   querySelector(selector: "canvas"): { toDataURL(): string };
   querySelector(selector: "moq-watch"): {
+    catalog: unknown;
     readonly broadcast: { readonly out: { readonly status: { peek(): string } } };
   };
 }
@@ -49,16 +55,79 @@ testInBrowsers(
   },
 );
 
-async function shows(browser: Browser, transport: Transport): Promise<void> {
-  await using relay = new MoqRelay({ allowAnonymousPublish: true });
+const [publisher] = builtPeers(await buildMoqPeers(["moq-pub"]));
+if (publisher !== undefined) {
+  testInBrowsers(
+    "@moq/watch shows a video that moq-pub sends through a relay of Skein",
+    async (browser) => {
+      await using relay = new MoqRelay({ allowAnonymousPublish: true });
+      const { site, sessions } = serveRelay(relay);
+      await using _site = site;
+      const url = site.server.quicUrl.replace("localhost", "127.0.0.1");
+      await using sending = MoqMedia.start(publisher, { url, name: BROADCAST });
+      await sending.write(initSegment());
+      const over = new AbortController();
+      const sent = sendLive(sending, over.signal);
+      const watcher = await openElement(browser, site, {
+        name: "watch",
+        transport: "webtransport",
+        attributes: `catalog-format="manual"`,
+      });
+      await watcher.evaluate(
+        (catalog) => void (document.querySelector("moq-watch").catalog = catalog),
+        await catalogOf(site),
+      );
+      await plays(watcher);
+      assertEquals(sessions.map(({ version }) => version), [
+        "moqt-18",
+        "moq-lite-05",
+        "moq-lite-05",
+      ]);
+      over.abort();
+      await sent;
+    },
+    // Firefox has no H.264 on machines without its codec.
+    [BROWSERS[0]!],
+  );
+}
+
+/** Sends a frame whenever it is due. */
+async function sendLive(sending: MoqMedia, signal: AbortSignal): Promise<void> {
+  for (let at = 0; !signal.aborted; at++) {
+    await sending.write(fragment(at));
+    await delay(FRAME_MS);
+  }
+}
+
+/** The catalog for the element; that of the publisher has another format, and another track. */
+async function catalogOf(site: MoqSite): Promise<unknown> {
+  await using session = await dialMoq(site.server.quicUrl, {
+    serverCertificateHashes: site.server.certificateHashes,
+  });
+  const text = new TextDecoder().decode(await firstFrame(session, ".catalog"));
+  const { tracks: [track] } = JSON.parse(text);
+  const init = (await firstFrame(session, track.initTrack)).toBase64();
+  const video = { codec: track.selectionParams.codec, container: { kind: "cmaf", init } };
+  return { video: { renditions: { [track.name]: video } } };
+}
+
+/** Serves the pages and a relay; collects its sessions. */
+function serveRelay(relay: MoqRelay): { readonly site: MoqSite; readonly sessions: MoqSession[] } {
   const sessions: MoqSession[] = [];
-  await using site = new MoqSite({
+  const site = new MoqSite({
     mux: relay.mux,
     onSession(session) {
       sessions.push(session);
       return relay.accept(session);
     },
   });
+  return { site, sessions };
+}
+
+async function shows(browser: Browser, transport: Transport): Promise<void> {
+  await using relay = new MoqRelay({ allowAnonymousPublish: true });
+  const { site, sessions } = serveRelay(relay);
+  await using _site = site;
   const watcher = await openElement(browser, site, { name: "watch", transport });
   const publisher = await openElement(browser, site, { name: "publish", transport });
   await plays(watcher);
@@ -74,16 +143,17 @@ async function shows(browser: Browser, transport: Transport): Promise<void> {
 }
 
 /** Opens a page with an element that dials over one transport. */
-async function openElement(browser: Browser, site: MoqSite, { name, transport }: {
+async function openElement(browser: Browser, site: MoqSite, { name, transport, attributes = "" }: {
   readonly name: "publish" | "watch";
   readonly transport: Transport;
+  readonly attributes?: string;
 }): Promise<Page> {
   const page = await site.open(browser, name, (page) =>
     page.evaluateOnNewDocument(
       prepare,
       transport === "websocket" ? "WebTransport" : "WebSocket",
     ));
-  const common = `url="${site.url}" name="${BROADCAST}"`;
+  const common = `url="${site.url}" name="${BROADCAST}" ${attributes}`;
   const html = name === "publish"
     ? `<moq-publish ${common} source="camera"><video muted autoplay></video></moq-publish>`
     : `<moq-watch ${common} muted visible="always"><canvas></canvas></moq-watch>`;
