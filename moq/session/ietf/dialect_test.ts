@@ -12,6 +12,7 @@ import {
   DraftType,
   encodeDraftPublish,
   encodeDraftSubscribe,
+  encodeNamespace,
   encodeNamespaceRequest,
   encodePublishDone,
   encodeRequestUpdate,
@@ -152,6 +153,39 @@ for (const { version, draft } of DRAFTS) {
     assertEquals(await soon(framesOf(track)), ["5: y"]);
     await exchange.end();
     assertEquals((await soon(announcements.next()))?.active, false);
+  });
+
+  Deno.test(`${version}: the second offer of a track is rejected, also while the first one waits`, async () => {
+    const allowed = Promise.withResolvers<boolean>();
+    await using peer = await HandPeer.open(version, { authorize: () => allowed.promise });
+    const offers = await Promise.all([0, 1].map((at) => {
+      const offer = { requestId: 2 * at, path: "/live", track: "b", alias: at } as const;
+      return peer.ask(encodeDraftPublish({ ...offer, parameters: {} }, draft).toHex());
+    }));
+    await turns();
+    allowed.resolve(true);
+    assertEquals((await offers[0]!.read())!.slice(0, 2), "07"); // REQUEST_OK.
+    const { hex } = await offers[1]!.rest();
+    assertEquals(hex.slice(0, 2) + hex.slice(6, 10), "051900"); // DUPLICATE_SUBSCRIPTION.
+    const announcements = await peer.session.acceptAnnounce("/");
+    assertEquals(announcements.active.map(({ path }) => `${path}`), ["/live"]);
+  });
+
+  Deno.test(`${version}: a reader continues after the one that requested its broadcasts`, async () => {
+    await using peer = await HandPeer.open(version, { side: "client" });
+    const all = await peer.session.acceptAnnounce("/");
+    const some = await peer.session.acceptAnnounce("/a");
+    const exchange = await peer.nextBidi();
+    assertEquals((await exchange.read())!.slice(0, 2), "50"); // SUBSCRIBE_NAMESPACE.
+    await exchange.write("07 0001 00");
+    all.close();
+    await exchange.write(encodeNamespace(true, "a/b").toHex());
+    assertEquals((await soon(some.next()))?.path, "/a/b");
+    some.close();
+    assertEquals(await exchange.read(), null);
+    // The next reader requests the broadcasts again.
+    await peer.session.acceptAnnounce("/a");
+    assertEquals((await (await peer.nextBidi()).read())!.slice(0, 2), "50");
   });
 
   Deno.test(`${version}: after GOAWAY, further requests are rejected`, async () => {

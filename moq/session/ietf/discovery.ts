@@ -29,6 +29,14 @@ export interface Announced extends Disposable {
   onRevoked: () => void;
 }
 
+/** A request for the broadcasts below a prefix, as long as a reader needs it. */
+interface Request {
+  readonly prefix: BroadcastPath;
+  readonly exchange: Exchange;
+  /** The reader that sent the request, and those of prefixes below it. */
+  readonly readers: Set<AnnouncementReader>;
+}
+
 /**
  * Collects the announcements of the peer: those that it sends by itself, and those that this side
  * requests. A broadcast lasts until all its announcements have ended.
@@ -36,7 +44,9 @@ export interface Announced extends Disposable {
 export class DraftDiscovery {
   readonly #peer: DraftPeer;
   readonly #broadcasts = new Map<BroadcastPath, Set<Announced>>();
-  readonly #readers = new Set<AnnouncementReader>();
+  /** The open readers, each with what to call at its end. */
+  readonly #readers = new Map<AnnouncementReader, () => void>();
+  readonly #requests = new Set<Request>();
 
   constructor(peer: DraftPeer) {
     this.#peer = peer;
@@ -44,40 +54,42 @@ export class DraftDiscovery {
 
   /** Closes all readers with the session. */
   end(error: unknown): void {
-    for (const reader of this.#readers) reader.end(error);
-    this.#readers.clear();
+    for (const reader of this.#readers.keys()) this.#ended(reader, error);
     this.#broadcasts.clear();
   }
 
   /**
    * Follows the broadcasts below a prefix. A client also requests them from the server, unless the
-   * prefix is below that of another reader: requests of one session must not overlap.
+   * prefix is below that of another request: requests of one session must not overlap.
    */
   async announce(
     prefix: BroadcastPath,
     { signal }: { readonly signal?: AbortSignal | undefined },
   ): Promise<AnnouncementReader> {
     const peer = this.#peer;
-    const isCovered = [...this.#readers].some((other) =>
-      suffixOf(other.prefix, prefix) !== undefined
+    const covering = [...this.#requests].find((request) =>
+      suffixOf(request.prefix, prefix) !== undefined
     );
-    const isAsking = peer.context.session.side === "client" && !isCovered;
-    const exchange = isAsking ? await this.#ask(prefix, signal) : undefined;
+    const isAsking = covering === undefined && peer.context.session.side === "client";
+    const request = isAsking ? await this.#ask(prefix, signal) : covering;
+    const onAbort = () => reader.close();
     const reader = new AnnouncementReader(prefix, (reason) => {
-      this.#readers.delete(reader);
-      exchange?.leave(peer.streamCode("cancelled"));
+      this.#ended(reader);
+      if (request?.readers.size === 0) {
+        this.#requests.delete(request);
+        request.exchange.leave(peer.streamCode("cancelled"));
+      }
       if (reason === "bannedPrefix") this.#revokeAll();
     });
-    this.#readers.add(reader);
-    const onAbort = () => reader.close();
+    this.#readers.set(reader, () => {
+      request?.readers.delete(reader);
+      signal?.removeEventListener("abort", onAbort);
+    });
+    request?.readers.add(reader);
     signal?.addEventListener("abort", onAbort, { once: true });
     if (signal?.aborted) reader.close();
     for (const path of this.#broadcasts.keys()) this.#tell(reader, path, true);
-    if (exchange !== undefined) {
-      void this.#follow(exchange, reader).finally(() => {
-        signal?.removeEventListener("abort", onAbort);
-      });
-    }
+    if (isAsking && request !== undefined) void this.#follow(request);
     return reader;
   }
 
@@ -130,19 +142,23 @@ export class DraftDiscovery {
     return undefined;
   }
 
-  async #ask(prefix: BroadcastPath, signal: AbortSignal | undefined): Promise<Exchange> {
+  async #ask(prefix: BroadcastPath, signal: AbortSignal | undefined): Promise<Request> {
     const peer = this.#peer;
     const message = encodeNamespaceRequest(DraftType.subscribeNamespace, {
       requestId: peer.nextId(),
       path: prefix,
       parameters: {},
     }, peer.draft);
-    return await peer.open(message, { signal });
+    const exchange = await peer.open(message, { signal });
+    const request = { prefix, exchange, readers: new Set<AnnouncementReader>() };
+    this.#requests.add(request);
+    return request;
   }
 
   /** Reads the response to SUBSCRIBE_NAMESPACE, and the announcements after it. */
-  async #follow(exchange: Exchange, reader: AnnouncementReader): Promise<void> {
+  async #follow(request: Request): Promise<void> {
     const peer = this.#peer;
+    const { prefix, exchange, readers } = request;
     const announced = new Map<BroadcastPath, Announced>();
     // The end of the response ends all its announcements.
     const withdraw = () => {
@@ -166,19 +182,27 @@ export class DraftDiscovery {
           const suffix = decodeNamespace(message.body);
           // A path cannot tell such a broadcast apart from others.
           if (suffix === undefined) continue;
-          await this.#take(joinPath(reader.prefix, suffix), isActive, announced);
+          await this.#take(joinPath(prefix, suffix), isActive, announced);
         } else if (message.type !== DraftType.goaway) throw unexpected(message, "NAMESPACE");
       }
       withdraw();
-      reader.end();
+      for (const reader of readers) this.#ended(reader);
       await exchange.end();
     } catch (error) {
       withdraw();
-      reader.end(moqErrorOf(peer.context, "announce", error));
+      const cause = moqErrorOf(peer.context, "announce", error);
+      for (const reader of readers) this.#ended(reader, cause);
       peer.failed(exchange, error);
     } finally {
-      this.#readers.delete(reader);
+      this.#requests.delete(request);
     }
+  }
+
+  /** Ends a reader, with an error or without. */
+  #ended(reader: AnnouncementReader, error?: unknown): void {
+    this.#readers.get(reader)?.();
+    this.#readers.delete(reader);
+    reader.end(error);
   }
 
   async #take(
@@ -211,7 +235,7 @@ export class DraftDiscovery {
         expiring.dispose();
         if (!all.delete(announced) || all.size > 0) return;
         if (this.#broadcasts.get(path) === all) this.#broadcasts.delete(path);
-        for (const reader of this.#readers) this.#tell(reader, path, false);
+        for (const reader of this.#readers.keys()) this.#tell(reader, path, false);
       },
     };
     if (all.size === 0 && this.#broadcasts.size >= MAX_ANNOUNCED) {
@@ -222,7 +246,7 @@ export class DraftDiscovery {
     expiring.use(watchGrant(this.#peer.context.runtime, grant, () => announced.onRevoked()));
     if (all.size > 1) return announced;
     this.#broadcasts.set(path, all);
-    for (const reader of this.#readers) this.#tell(reader, path, true);
+    for (const reader of this.#readers.keys()) this.#tell(reader, path, true);
     return announced;
   }
 

@@ -87,13 +87,13 @@ export class DraftOffers {
     if (offered.isUnsupported) {
       return peer.reject(exchange, "unsupportedExtension", "The track requires an extension");
     }
+    const announced = await this.#discovery.admit(exchange, path, tokens);
+    if (announced === undefined) return;
+    using _announced = announced;
     const key = keyOf(path, name);
     if (this.#offers.has(key)) {
       return peer.reject(exchange, "duplicateId", "The track is published already");
     }
-    const announced = await this.#discovery.admit(exchange, path, tokens);
-    if (announced === undefined) return;
-    using _announced = announced;
     const { received, remove } = this.#subscriber.register(offered.alias);
     const updates = new RequestUpdates(peer, () => exchange);
     this.#offers.set(key, { received, updates, id: offered.requestId });
