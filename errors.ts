@@ -18,34 +18,49 @@
  * ```
  */
 export const CloseCode = {
-  /** A normal close; 1000 on a WebSocket. */
+  /** One side called `close()`; 1000 on a WebSocket. A client that receives this closes, too. */
   normal: 0,
   /**
    * The user left the page, or a foreign server is shutting down. Skein receives this code but
-   * never sends it.
+   * never sends it. A client reconnects.
    */
   goingAway: 1001,
-  /** The connection broke without a close. Skein reports this code locally and never sends it. */
+  /**
+   * The connection broke without a close. Skein reports this code locally and never sends it. A
+   * client reconnects.
+   */
   abnormal: 1006,
-  /** The peer sent invalid messages, or too many of them. */
+  /**
+   * The peer sent invalid messages, or too many of them. A client stops, or reconnects after the
+   * longest delay.
+   */
   malformed: 4400,
-  /** The credentials are missing or invalid. */
+  /** The token is missing, invalid or expired. A client tries a fresh token, and then stops. */
   unauthenticated: 4401,
-  /** The credentials are valid, but do not allow the session. */
+  /** The origin is not allowed, or the application denied access. A client stops. */
   forbidden: 4403,
-  /** The server has no sessions at this path. */
+  /** The server has no sessions at this path. A client reconnects after the longest delay. */
   notFound: 4404,
-  /** The peer was silent for too long, or did not send a token in time. */
+  /** The peer was silent for too long, or did not send a token in time. A client reconnects. */
   timedOut: 4408,
-  /** A message was larger than the receiver accepts. */
+  /** A message was larger than the receiver accepts. A client reconnects. */
   tooLarge: 4413,
-  /** The server, user or address has too many sessions, or a rate limit was exceeded repeatedly. */
+  /**
+   * The server, user or address has too many sessions, or a rate limit was exceeded repeatedly. A
+   * client reconnects.
+   */
   tooMany: 4429,
-  /** The application's `onOpen` failed, or its handlers fail repeatedly; see `onHandlerError`. */
+  /**
+   * The application's `onOpen` failed, or its handlers fail repeatedly; see `onHandlerError`. A
+   * client reconnects.
+   */
   handlerFailed: 4500,
-  /** The server is shutting down; reconnect later. */
+  /**
+   * The server is shutting down, or cannot decide about the client now. A client reconnects, with
+   * the kind `unavailable`.
+   */
   draining: 4503,
-  /** The peer or the local application does not read its messages fast enough. */
+  /** One side does not read its messages fast enough. A client reconnects. */
   queueFull: 4507,
 } as const;
 

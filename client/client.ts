@@ -775,14 +775,20 @@ export class Client<C extends Contract = Contract>
    * assertNotEquals(client.session?.id, id);
    * ```
    *
-   * @param options The name of the new session's transport. By default, it is chosen as for any
-   * other session.
+   * @param options The transport of the new session.
    * @returns True if the client moved. If false, the old session continues. If the new session
    * opened but then broke, the old session continues without the topics to which the server's
    * application had subscribed it (protocol 23.5).
    */
   async handOver(
-    options: { readonly transport?: string | undefined } = {},
+    options: {
+      /**
+       * The name of the new session's transport.
+       *
+       * @default {chosen as for any other session}
+       */
+      readonly transport?: string | undefined;
+    } = {},
   ): Promise<boolean> {
     this.#check("hand over", options);
     if (!this.isConnected) return false;

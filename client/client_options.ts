@@ -274,17 +274,21 @@ export interface ClientOptions<C extends Contract = Contract>
 export interface ClientSubscribeOptions extends HistoryOptions {
   /**
    * Receives each message that does not match the contract, for example because the server uses a
-   * different version of the contract. The loop skips the message. If this function throws, the
-   * loop throws that error. Without this function, the client's `onError` receives the error.
+   * different version of it. The loop skips the message.
+   *
+   * If this function throws, the loop throws that error.
+   *
+   * @default {`onError` of the client receives the error}
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
    * Called after each loss of the connection, and after messages were dropped because there was no
-   * loop; the argument says whether all missed messages will follow. The loop over the subscription
-   * calls and awaits this function between the messages before the loss and the messages after it.
-   * If the function throws, the loop throws that error. Without this function, read
-   * {@linkcode Subscription.recovery}, which holds the same information. A gap in a topic with a
-   * history is then also printed, once for each topic.
+   * loop. The argument says whether all missed messages will follow.
+   *
+   * The loop over the subscription calls and awaits this function between the messages before the
+   * loss and the messages after it. If the function throws, the loop throws that error. Without
+   * this function, read {@linkcode Subscription.recovery}, which holds the same information. A gap
+   * in a topic with a history is then also printed, once for each topic.
    */
   readonly onRecovery?: ((recovery: Recovery) => void | Promise<void>) | undefined;
 }
@@ -292,7 +296,7 @@ export interface ClientSubscribeOptions extends HistoryOptions {
 /** The options for a client's publication. */
 export interface ClientPublishOptions extends SessionPublishOptions {
   /**
-   * The delivery guarantee of this publication.
+   * The delivery guarantee of this publication, as in `connect`.
    *
    * @default {the `delivery` of `connect`}
    */
@@ -301,7 +305,7 @@ export interface ClientPublishOptions extends SessionPublishOptions {
 
 /** The options of {@linkcode Client.flushed}. */
 export interface FlushOptions extends WaitOptions {
-  /** `"store"` waits for the store instead of the server. */
+  /** `"store"` waits for the store of the client instead of the server. */
   readonly to?: "store" | undefined;
 }
 

@@ -22,9 +22,12 @@ export interface DurableStreamOptions<T = unknown> {
    */
   readonly after?: string | null | undefined;
   /**
-   * Checks or converts each record, for example the `parse` method of a Zod schema. If it throws
-   * and there is no `onInvalid`, the loop ends, and a later loop continues after the record. By
-   * default, records are not checked.
+   * Checks or converts each record, for example the `parse` method of a Zod schema.
+   *
+   * If it throws and there is no `onInvalid`, the loop ends, and a later loop continues after the
+   * record.
+   *
+   * @default {records are not checked}
    */
   readonly parse?: ((data: unknown) => T | Promise<T>) | undefined;
   /**

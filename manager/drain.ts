@@ -27,7 +27,7 @@ export const DRAIN_MS = 10_000;
 export interface DrainOptions {
   /**
    * Time limit of the drain, in milliseconds. Peers are asked to reconnect at different times: 200
-   * a second, or faster if 80 % of the time limit is too short for that rate.
+   * a second, or faster if 80 % of the limit is too short.
    *
    * @default {10000}
    */

@@ -94,8 +94,7 @@ export interface HistoryBounds {
    */
   readonly ttlMs: number;
   /**
-   * Maximum number of bytes of all publications together; each counts its payload and
-   * {@linkcode ENTRY_BYTES}.
+   * Maximum number of bytes of all publications together; each counts its payload and 64 bytes.
    *
    * @default {1048576}
    */

@@ -95,9 +95,10 @@ export interface JoinOptions extends SubscribeOptions {
 /** Code and reason that the client of an unsubscribed session receives. */
 export interface UnsubscribeOptions {
   /**
-   * Stable code that determines the client's reaction. After `too-many` and `unavailable`, the
-   * client subscribes again after a while; any other code ends the subscription. A code can have at
-   * most 64 characters.
+   * Stable code that determines the client's reaction, of at most 64 characters. After `too-many`
+   * and `unavailable`, the client subscribes again after a while.
+   *
+   * Any other code ends the subscription.
    *
    * @default {"removed"}
    */
@@ -113,8 +114,10 @@ export interface UnsubscribeOptions {
 /** Options for publishing. */
 export interface PublishOptions {
   /**
-   * A session that does not receive the publication. If its client sent an id, as Skein's own
-   * clients do when subscribing, later sessions of that client do not receive it either.
+   * A session that does not receive the publication, and neither do later sessions of its client.
+   *
+   * The later sessions are known if the client sent an id, as Skein's own clients do when
+   * subscribing.
    */
   readonly except?: Session | undefined;
   /** The verified user who publishes, which is sent to every subscriber; 1 to 255 bytes. */
@@ -125,7 +128,11 @@ export interface PublishOptions {
 export interface AppendPublicationOptions extends PublishOptions {
   /**
    * Key by which all nodes recognize a repeated publication for at least two minutes, such as
-   * `order-7`: 1 to 128 bytes, of one topic. The order of keys doesn't matter.
+   * `order-7`: 1 to 128 bytes. A topic remembers at most 100,000.
+   *
+   * The order of keys doesn't matter. If a topic has too many keys, an append with another key is
+   * rejected until the oldest is two minutes old. A producer that repeats only its last 64
+   * publications can use `{ producer, number }` instead, which needs no room for each key.
    *
    * A topic remembers at most 100,000 keys; beyond that, an append with another key is rejected
    * until the oldest is two minutes old. A producer that repeats only its last 64 publications can
@@ -133,8 +140,10 @@ export interface AppendPublicationOptions extends PublishOptions {
    */
   readonly key?: PublicationKey | undefined;
   /**
-   * The client that publishes; left out for the application. If a broker has to forget topics, it
-   * starts with the topics of the client that created the most within the last hour.
+   * The client that publishes; left out for the application.
+   *
+   * If a broker has to forget topics, it starts with the topics of the client that created the most
+   * within the last hour.
    */
   readonly publisher?: string | undefined;
   /** Ends the wait. The publication may still be made. */

@@ -742,7 +742,10 @@ export class Session<
    */
   async grantStreamsCredit(
     maxStreams: number,
-    options: { readonly direction: "bidirectional" | "unidirectional" },
+    options: {
+      /** The kind of streams that the peer may open. */
+      readonly direction: "bidirectional" | "unidirectional";
+    },
   ): Promise<void> {
     (await this.#insight()).grantStreamsCredit(this.#core, maxStreams, options);
   }

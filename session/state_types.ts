@@ -16,15 +16,22 @@ export interface StateChange<T = unknown> {
 /** Options of a write to a row. */
 export interface StateWriteOptions {
   /**
-   * Time after which the row is deleted unless it has changed, in milliseconds. By default, the row
-   * stays, even if an earlier write had a time. It also stays if the stream of the state is closed.
-   * The maximum is 100 years.
+   * Time after which the row is deleted unless it has changed, in milliseconds; at most 100 years.
+   *
+   * By default, the row stays even if an earlier write had a time. It also stays if the stream of
+   * the state is closed.
+   *
+   * @default {the row stays}
    */
   readonly ttlMs?: number | undefined;
   /**
-   * Version that the row must have; 0 if it must not exist. If the row has another version when the
-   * server handles the write, the write rejects with the code `conflict`. Calls that write return
-   * versions, and so does `versionOf`. By default, the row may have any version.
+   * Version that the row must have; 0 if it must not exist. With another version, the write rejects
+   * with the code `conflict`.
+   *
+   * The server compares the version when it handles the write. Calls that write return versions,
+   * and so does `versionOf`.
+   *
+   * @default {any version}
    */
   readonly expect?: number | undefined;
   /**

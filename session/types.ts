@@ -24,20 +24,18 @@ export interface SessionCloseOptions {
    * @default {0}
    */
   readonly code?: number | undefined;
-  /**
-   * The reason in words. It is truncated at a character boundary to the length that the connection
-   * can carry.
-   */
+  /** The reason in words, truncated to the length that the connection can carry. */
   readonly reason?: string | undefined;
   /**
-   * Also closes the underlying connection and all its other sessions. Only WebTransport connections
-   * over HTTP/3 can carry several sessions. Other connections ignore this option.
+   * Also closes the underlying connection and all its other sessions; only WebTransport connections
+   * over HTTP/3 can carry several.
    *
    * @default {false}
    */
   readonly closeConnection?: boolean | undefined;
   /**
    * Set in the result of another session's `closed`, so that you can pass that result on unchanged.
+   *
    * A code that cannot be sent, such as 1006 for a lost connection, is then sent as 4503.
    */
   readonly by?: CloseInfo["by"] | undefined;
@@ -57,45 +55,55 @@ export interface WaitOptions {
 export interface RequestStreamOptions extends WaitOptions {
   /**
    * Receives each item that does not fit the contract, for example because the peer uses another
-   * version of the contract. The loop skips the item. If this function throws, the loop throws that
-   * error. Without this function, `onError` receives the error.
+   * version of it. The loop skips the item.
+   *
+   * If this function throws, the loop throws that error.
+   *
+   * @default {`onError` receives the error}
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
-   * Timeout for the whole response, in milliseconds. By default, a response may last as long as the
-   * session.
+   * Timeout for the whole response, in milliseconds.
+   *
+   * By default, a response may last as long as the session.
    *
    * @default {Infinity}
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * The longest time that the loop waits for one item, in milliseconds. The default is the
-   * session's `requestTimeoutMs`. A resumable response has no such limit by default, because the
-   * server reports when the response ends.
+   * The longest time that the loop waits for one item, in milliseconds. A resumable response has no
+   * such limit by default.
+   *
+   * The default is the session's `requestTimeoutMs`. The server reports when a resumable response
+   * ends.
    *
    * @default {30000}
    */
   readonly itemTimeoutMs?: number | undefined;
   /**
-   * Number of items that the peer may send ahead of the loop, from 1 to 65,536. The peer never
-   * sends more than about 1 MiB ahead.
+   * Number of items that the peer may send ahead of the loop, from 1 to 65,536; never more than
+   * about 1 MiB.
    *
    * @default {64}
    */
   readonly window?: number | undefined;
   /**
-   * Only on a client: the name of a resumable response, which has 16 to 64 letters, digits, hyphens
-   * and underscores. Pass the `id` of an earlier response to continue reading it; several loops can
-   * read it in parallel. The default is a random UUID, as from `newId()`. A guest's response with any
-   * other name belongs to this guest alone. For a week after the response has expired, the loop
-   * throws `gone`, and no new response starts.
+   * Only on a client: the name of a resumable response. Pass the `id` of an earlier response to
+   * continue reading it; several loops can read it in parallel.
+   *
+   * A name has 16 to 64 letters, digits, hyphens and underscores; the default is as from `newId()`.
+   * A guest's response with any other name belongs to this guest alone. For a week after the
+   * response has expired, the loop throws `gone`, and no new response starts.
+   *
+   * @default {a random UUID}
    */
   readonly id?: string | null | undefined;
   /**
-   * Only on a client: the offset after which to read a resumable response. Pass the `offset` of an
-   * earlier response, or `"-1"` for all items. If you pass an offset, the server does not start a
-   * new response; if the response is no longer kept, the loop throws `gone`. By default, the loop
-   * yields all items, and the server starts a new response if there is none.
+   * Only on a client: the offset after which to read a resumable response: the `offset` of an
+   * earlier one, or `"-1"` for all items. With an offset, the server never starts a new response.
+   *
+   * If the response is no longer kept, the loop throws `gone`. By default, the loop yields all
+   * items, and the server starts a new response if there is none.
    */
   readonly after?: string | null | undefined;
 }
@@ -146,7 +154,9 @@ export interface StreamingResponse<T> extends AsyncIterable<T> {
 export interface SessionPublishOptions extends WaitOptions {
   /**
    * `"self"` excludes this client, which never receives the publication, not even after a reconnect
-   * or from the history. By default, a subscribed client receives its own publication.
+   * or from the history.
+   *
+   * @default {a subscribed client receives its own publication}
    */
   readonly except?: "self" | undefined;
 }
@@ -154,8 +164,10 @@ export interface SessionPublishOptions extends WaitOptions {
 /** Options for draining a session. */
 export interface SessionDrainOptions extends SessionCloseOptions {
   /**
-   * Time after which the peer may reconnect, in milliseconds. The session announces it to the peer
-   * before it drains. Without this option, the peer receives no announcement.
+   * Time after which the peer may reconnect, in milliseconds, which the session announces before it
+   * drains.
+   *
+   * @default {no announcement}
    */
   readonly retryAfterMs?: number | undefined;
   /**

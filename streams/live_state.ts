@@ -79,14 +79,20 @@ export type InitialStateRows<C extends Contract, Id extends string> = IsUntyped<
  */
 export interface LiveStateOptions<C extends Contract = Contract> {
   /**
-   * The functions of the mutations that the contract names, from `defineMutations()`. `authorize` of
-   * the server decides who may call them, by the action `mutate`. By default, clients can't call any.
+   * The functions of the mutations that the contract names, from `defineMutations()`. `authorize`
+   * of the server decides who may call them.
+   *
+   * The action is `mutate`.
+   *
+   * @default {clients cannot call any}
    */
   readonly mutations?: Mutations<C> | undefined;
   /**
-   * Moves a row that an earlier version of the contract has stored, for example to another
-   * collection. It changes rows by `rows`, whose changes take effect together, and pass the schemas
-   * of the contract. Rows that it does not change stay as they are.
+   * Moves a row that an earlier version of the contract has stored: `(row, rows) => …`.
+   *
+   * It changes rows by `rows`, for example to another collection. Its changes take effect together,
+   * and pass the schemas of the contract. Rows that it does not change stay as they are, with the
+   * new version.
    *
    * - **When:** before this server reads or writes a state whose stored version is lower than the
    *   `version` of the contract. Readers wait, and writes are rejected as `unavailable` until then;
@@ -99,16 +105,20 @@ export interface LiveStateOptions<C extends Contract = Contract> {
    *   receives the first error. The next reader or writer starts another attempt, at the earliest
    *   after a pause of a second, which doubles up to a minute.
    *
-   * By default, the rows stay as they are, with the new version.
+   * @default {rows are kept}
    */
   readonly migrate?: MigrateRow | undefined;
   /**
-   * Returns the rows of a state that no one has written yet, for example the columns of a new board.
+   * Returns the rows of a state that no one has written yet, by its id, for example the columns of
+   * a new board: at most 1,000, which fit into one message.
+   *
    * Readers receive them, but nothing is stored before the first write, which stores them together
    * with its own changes. Called once for all readers of a server, at most for the server's
-   * `requestTimeoutMs`. At most 1,000 rows, which fit into one message and into the schemas of the
-   * contract. If the function fails, the server reports the error, and the clients retry after a
-   * pause. It should return the same rows for the same id. By default, a new state has no rows.
+   * `requestTimeoutMs`. The rows fit into the schemas of the contract. If the function fails, the
+   * server reports the error, and the clients retry after a pause. It should return the same rows
+   * for the same id.
+   *
+   * @default {no rows}
    */
   readonly onOpen?:
     | ((
@@ -134,14 +144,20 @@ export interface OpenStateOptions<
   Id extends string = string,
 > {
   /**
-   * The rows of a new state, which is created with them in one step. They must fit the contract, and
-   * have no effect if the state exists. By default, a new state has the rows of `onOpen`, or none.
+   * The rows of a new state, which is created with them in one step. They have no effect if the
+   * state exists.
+   *
+   * They must fit the contract.
+   *
+   * @default {the rows of `onOpen`, or none}
    */
   readonly initial?: InitialStateRows<C, Id> | undefined;
   /**
-   * Creates the state anew, with its first rows, if the broker loses it, for example because it
-   * stores nothing and has restarted. With `false`, calls and loops of the handle then reject with
-   * the code `lost`. In both cases, `onError` of the server receives an error once.
+   * Creates the state anew, with its first rows, if the broker loses it. With `false`, calls and
+   * loops of the handle reject with the code `lost`.
+   *
+   * A broker loses a state, for example, because it stores nothing and has restarted. In both
+   * cases, `onError` of the server receives an error once.
    *
    * @default {true}
    */

@@ -49,17 +49,23 @@ export interface DurableStreamRequest extends AuthorizationContext<DurableStream
 /** Options of durable streams. */
 export interface DurableStreamsOptions {
   /**
-   * Path of the streams over HTTP, such as `/streams`, without a trailing slash. The id of a stream
-   * is the URL path after this prefix and a slash, percent-decoded. Without a path, the streams are
-   * not served over HTTP.
+   * Path of the streams over HTTP, such as `/streams`.
+   *
+   * It has no trailing slash. The id of a stream is the URL path after this prefix and a slash,
+   * percent-decoded.
+   *
+   * @default {not served over HTTP}
    */
   readonly path?: string | undefined;
   /**
-   * Decides whether an action is allowed on the stream with the given id. Without `authorize`, all
-   * actions are denied. Return an object instead of `true` to allow the action and name the caller,
-   * who gets a share of `maxStreams` and a rate of changes; by default, the caller is the user. Only
-   * an object with `close: true` allows `close`. For `mutate`, the context has the `mutation` with its
-   * name and its input.
+   * Allows or denies each action on a stream over HTTP.
+   *
+   * Return an object instead of `true` to allow the action and name the caller, who gets a share of
+   * `maxStreams` and a rate of changes; by default, the caller is the user. Only an object with
+   * `close: true` allows `close`. For `mutate`, the context has the `mutation` with its name and
+   * its input.
+   *
+   * @default {denies all}
    */
   readonly authorize?:
     | ((
@@ -70,82 +76,91 @@ export interface DurableStreamsOptions {
       | Promise<boolean | { readonly caller?: string; readonly close?: boolean | undefined }>)
     | undefined;
   /**
-   * Maximum number of streams in the broker, including deleted streams that forks still need.
-   * Responses don't count. Requests to create another stream are rejected with 429.
+   * Maximum number of streams in the broker, not counting responses; beyond it, 429.
+   *
+   * Deleted streams that forks still need count, too.
    *
    * @default {10000}
    */
   readonly maxStreams?: number | undefined;
   /**
-   * Maximum number of streams that clients at one network address may create, over HTTP or by the
-   * first write of a state; an IPv6 /64 counts as one address. Requests to create another stream are
-   * rejected with 429, and first writes with the code `full`. The default applies only while more
-   * than half of `maxStreams` is used.
+   * Maximum number of streams that clients at one network address create, in contention; beyond it,
+   * 429, or `full` for the first write of a state.
+   *
+   * An IPv6 /64 counts as one address. The default applies only while more than half of
+   * `maxStreams` is used.
    *
    * @default {1000}
    */
   readonly maxStreamsPerAddress?: number | undefined;
   /**
-   * Maximum number of streams that one user or guest may create, over HTTP or by the first write of
-   * a state. If `authorize` names a caller, the limit applies to the caller instead of the user. The
-   * default applies only while more than half of `maxStreams` is used.
+   * Maximum number of streams that one user or guest creates, in contention; beyond it, 429, or
+   * `full` for the first write of a state.
+   *
+   * If `authorize` names a caller, the limit applies to the caller instead of the user. The default
+   * applies only while more than half of `maxStreams` is used.
    *
    * @default {256}
    */
   readonly maxStreamsPerUser?: number | undefined;
   /**
-   * Maximum total size of the records of one stream, in bytes. Each record counts as its content
-   * plus 64 bytes. An append beyond the limit is rejected with 413.
+   * Maximum size of one stream, in bytes. Each record counts as its content plus 64 bytes; an
+   * append beyond the limit receives 413.
    *
    * @default {67108864}
    */
   readonly maxStreamBytes?: number | undefined;
   /**
-   * Maximum number of forks of one stream. A fork counts until it is deleted. Requests to create
-   * another fork are rejected with 409.
+   * Maximum number of forks of one stream that are not deleted; beyond it, 409.
    *
    * @default {256}
    */
   readonly maxForks?: number | undefined;
   /**
-   * Maximum size of a request body, in bytes. If the broker has a lower limit, that limit applies.
-   * A larger body is rejected with 413.
+   * Maximum size of a request body, in bytes; beyond it, 413. A JSON record may have at most
+   * `session.maxMessageBytes`.
+   *
+   * If the broker has a lower limit, that limit applies.
    *
    * @default {1048576}
    */
   readonly maxAppendBytes?: number | undefined;
   /**
-   * Maximum number of readers on this node that wait for new records. Further readers are rejected
-   * with 429.
+   * Maximum number of readers on this node that wait for new records; beyond it, 429.
    *
    * @default {10000}
    */
   readonly maxReaders?: number | undefined;
   /**
-   * Maximum number of waiting readers per network address; an IPv6 /64 counts as one address.
-   * Further readers are rejected with 429. The default applies only while more than half of
+   * Maximum number of waiting readers per network address, in contention; beyond it, 429.
+   *
+   * An IPv6 /64 counts as one address. The default applies only while more than half of
    * `maxReaders` is used.
    *
    * @default {1024}
    */
   readonly maxReadersPerAddress?: number | undefined;
   /**
-   * Maximum number of waiting readers per user or guest. The default applies only while more than
-   * half of `maxReaders` is used.
+   * Maximum number of waiting readers per user or guest, in contention; beyond it, 429.
+   *
+   * The default applies only while more than half of `maxReaders` is used.
    *
    * @default {128}
    */
   readonly maxReadersPerUser?: number | undefined;
   /**
-   * Maximum number of concurrent requests, not including waiting readers. As many mutations may wait
-   * for their input and for `authorize`, because both are needed to decide about them. Further
-   * requests are rejected with 429.
+   * Maximum number of concurrent requests, not including waiting readers, and of mutations whose
+   * right is not known yet; beyond it, 429.
+   *
+   * A mutation waits for its input and for `authorize`, because both are needed to decide about it.
    *
    * @default {1024}
    */
   readonly maxRequests?: number | undefined;
   /**
-   * Rate limit of requests per network address, counted by each node. There is no limit by default.
+   * Rate limit of requests per network address, counted by each node.
+   *
+   * @default {no limit}
    */
   readonly rate?: Rate | undefined;
   /**
@@ -155,16 +170,16 @@ export interface DurableStreamsOptions {
    */
   readonly longPollMs?: number | undefined;
   /**
-   * Maximum number of rows of a keyed stream. A transaction that would add more is rejected with
-   * 413.
+   * Maximum number of rows of a keyed stream; a transaction that would add more receives 413.
    *
    * @default {100000}
    */
   readonly maxRows?: number | undefined;
   /**
-   * The transactions that a keyed stream keeps although later ones replaced their rows: at least
-   * the newest `records`, and all of the last `ms` milliseconds, up to `bytes`. A stream keeps the
-   * tail with which it was created.
+   * The replaced transactions that a keyed stream keeps: the newest `records`, and all of the last
+   * `ms` milliseconds, up to `bytes`.
+   *
+   * A stream keeps the tail with which it was created.
    *
    * @default {{ records: 1000, ms: 300000, bytes: 8388608 }}
    */
@@ -172,15 +187,20 @@ export interface DurableStreamsOptions {
     | { readonly records: number; readonly ms: number; readonly bytes: number }
     | undefined;
   /**
-   * Retention of each stream that is not keyed. Records beyond it are dropped, and reading them
-   * returns 410. Each record counts as its content plus 64 bytes. By default, all records are kept
-   * until the stream is deleted or expires.
+   * The newest `records` and `bytes` that a stream keeps if it is not keyed. Reading dropped
+   * records receives 410.
+   *
+   * Each record counts as its content plus 64 bytes. By default, all records are kept until the
+   * stream is deleted or expires.
+   *
+   * @default {keeps all}
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
   /**
-   * The caches that may store pages of a stream: `private` for the reader's own cache, `public` for
-   * shared caches. Shared caches respond without calling `authorize`, so use `public` only if
-   * everyone may read the streams.
+   * The caches that may store pages of a stream: `"private"` for the reader's own cache, or
+   * `"public"` for shared caches, which respond without `authorize`.
+   *
+   * Use `public` only if everyone may read the streams.
    *
    * @default {"private"}
    */
@@ -216,15 +236,18 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
 /** Limits of resumable responses. */
 export interface ResumableOptions {
   /**
-   * Time after the last item or read at which a response is deleted, in milliseconds. Its name
-   * cannot be reused for another week.
+   * Time after the last item or read at which a response is deleted, in milliseconds.
+   *
+   * Its name cannot be reused for another week.
    *
    * @default {86400000}
    */
   readonly retainMs?: number | undefined;
   /**
-   * Maximum number of responses that the broker keeps, including running responses. They don't
-   * count as durable streams.
+   * Maximum number of responses in the broker. Beyond it, the address with the most responses loses
+   * its oldest finished one.
+   *
+   * Running responses count, too. They don't count as durable streams.
    *
    * Beyond the limit, the oldest finished response of the network address with the most responses
    * is dropped. Responses that finished within the last ten minutes and were not read to the end
@@ -236,45 +259,50 @@ export interface ResumableOptions {
    */
   readonly maxRetained?: number | undefined;
   /**
-   * Maximum number of retained responses per user or guest. Beyond the limit, the user's oldest
-   * finished response is dropped. The default applies only while more than half of `maxRetained` is
-   * used.
+   * Maximum number of retained responses per user or guest, in contention.
+   *
+   * Beyond the limit, the user's oldest finished response is dropped. The default applies only
+   * while more than half of `maxRetained` is used.
    *
    * @default {100}
    */
   readonly maxRetainedPerUser?: number | undefined;
   /**
-   * Maximum number of retained responses for all guests and new users at one network address; an IPv6
-   * /64 counts as one address. Beyond the limit, their oldest finished response is dropped. Users
-   * first seen at the address more than an hour ago together get ten times this limit. The
+   * Maximum number of retained responses for all guests and new users at one network address, in
+   * contention.
+   *
+   * An IPv6 /64 counts as one address. Beyond the limit, their oldest finished response is dropped.
+   * Users first seen at the address more than an hour ago together get ten times this limit. The
    * default applies only while more than half of `maxRetained` is used.
    *
    * @default {1000}
    */
   readonly maxRetainedPerAddress?: number | undefined;
   /**
-   * Maximum number of responses that run on this server at the same time. Further responses are
-   * rejected with the code `too-many`.
+   * Maximum number of responses that run on this server at the same time; beyond it, `too-many`.
    *
    * @default {10000}
    */
   readonly maxRunning?: number | undefined;
   /**
-   * Maximum number of running responses per user or guest on this server. Further responses are
-   * rejected with the code `too-many`. Skein's client waits for up to 30 s while it reads a
-   * response, and for 2 s otherwise, for example in a page that requests a new id each time it
-   * loads, although its earlier responses still run.
+   * Maximum number of running responses per user or guest; it always applies.
+   *
+   * Further responses are rejected with the code `too-many`. Skein's client waits for up to 30 s
+   * while it reads a response, and for 2 s otherwise, for example in a page that requests a new id
+   * each time it loads, although its earlier responses still run.
    *
    * @default {8}
    */
   readonly maxRunningPerUser?: number | undefined;
   /**
-   * Maximum number of running responses on this server for all guests and new users at one
-   * network address; an IPv6 /64 counts as one address. Further responses are rejected with the
-   * code `too-many`, and Skein's client waits for up to 30 s. Users first seen at the address more
-   * than an hour ago together get ten times this limit. All clients at private or unknown addresses
-   * together get half of `maxRunning` instead, because `clientAddress` may be missing; a limit that
-   * you set applies to each private address.
+   * Maximum number of running responses for all guests and new users at one network address; it
+   * always applies.
+   *
+   * An IPv6 /64 counts as one address. Further responses are rejected with the code `too-many`, and
+   * Skein's client waits for up to 30 s. Users first seen at the address more than an hour ago
+   * together get ten times this limit. All clients at private or unknown addresses together get
+   * half of `maxRunning` instead, because `clientAddress` may be missing; a limit that you set
+   * applies to each private address.
    *
    * @default {32}
    */

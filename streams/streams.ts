@@ -37,21 +37,27 @@ const CLOSE_MS = 2_000;
 /** Properties of a new durable stream. */
 export interface CreateDurableStreamOptions {
   /**
-   * Media type of the records. With `application/json`, a record is a JSON value; with any other
-   * type, it is a string or bytes.
+   * Media type of the records. With `application/json`, a record is a JSON value; otherwise a
+   * string or bytes.
    *
    * @default {"application/json"}
    */
   readonly contentType?: string | undefined;
   /**
-   * Time after the last append or read at which the stream is deleted, in milliseconds. Sessions
-   * and requests that wait for new records count as reading. The maximum is 100 years. By default,
-   * the stream is never deleted.
+   * Time after the last append or read at which the stream is deleted, in milliseconds; at most 100
+   * years.
+   *
+   * Sessions and requests that wait for new records count as reading.
+   *
+   * @default {never deleted}
    */
   readonly ttlMs?: number | undefined;
   /** Time at which the stream is deleted, in milliseconds since the Unix epoch. */
   readonly expiresAt?: number | undefined;
-  /** The stream that the new stream continues. The source is not changed. */
+  /**
+   * `{ source, offset }`: the stream that the new one continues, and the offset after which it
+   * does, by default the end. The source is not changed.
+   */
   readonly fork?: {
     /** Id of the source. */
     readonly source: string;
@@ -62,8 +68,10 @@ export interface CreateDurableStreamOptions {
   } | undefined;
   /**
    * Creates a keyed stream: it holds rows, and keeps the newest change of each of them. Its media
-   * type is JSON. A keyed fork starts with a copy of the rows that its source has now. They must fit
-   * the contract if the id of the fork fits a pattern of its states.
+   * type is JSON.
+   *
+   * A keyed fork starts with a copy of the rows that its source has now. They must fit the contract
+   * if the id of the fork fits a pattern of its states.
    *
    * @default {false}
    */

@@ -271,13 +271,20 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * after `close`, or once the writer is lost.
    *
    * @param reason Reason for the readers; cut to 1,024 characters.
-   * @param options `code` is the code of the error that readers receive, `aborted` by default. It
-   * has at most 64 characters, and must not be `ended`, `handover`, `too-many` or `unavailable`.
+   * @param options The code of the error that readers receive.
    * @returns Resolves when the end has been stored.
    * @throws {TypeError} If the reason is empty, or the code is invalid.
    * @throws {BrokerError} If the broker is unreachable for too long.
    */
-  abort(reason: string, options: { readonly code?: string | undefined } = {}): Promise<void> {
+  abort(reason: string, options: {
+    /**
+     * The code of the error that readers receive: at most 64 characters, except `ended`, `handover`,
+     * `too-many` and `unavailable`.
+     *
+     * @default {"aborted"}
+     */
+    readonly code?: string | undefined;
+  } = {}): Promise<void> {
     checkOptions("abort", options, { code: "string" });
     const { code = ABORTED } = options;
     if (typeof reason !== "string" || reason === "") {

@@ -162,7 +162,7 @@ export async function documentedOptions(root: URL): Promise<OptionFigures> {
     }
     if (path.startsWith("docs/reference/")) {
       for (const [, call, section] of (await text()).matchAll(SECTION)) {
-        references[call!] = section!;
+        if (call! in CALLS) references[call!] = section!;
       }
     }
     if (/^examples\/.*\.(?:tsx?|js)$/.test(path) && !path.endsWith("_test.ts")) {

@@ -1,10 +1,14 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { pagesWithBlocks, withReference } from "./reference.ts";
+import { filesIn } from "./arrows.ts";
+import { pagesWithBlocks, readSources, withReference } from "./reference.ts";
 import { type Block, blocksOf, filled } from "./reference/blocks.ts";
-import { Declarations } from "./reference/declarations.ts";
-import { optionsTable, unlisted } from "./reference/options.ts";
+import { namesOfPrograms, wrongClaims } from "./reference/claims.ts";
+import { metricsOf } from "./reference/lists.ts";
+import { callsOf, callsTables, optionsTable, unlisted } from "./reference/options.ts";
 
-const declarations = await Declarations.read(new URL("../", import.meta.url));
+const ROOT = new URL("../", import.meta.url);
+const sources = await readSources();
+const { declarations } = sources;
 const pages = await pagesWithBlocks();
 
 /** The maximum length of a description in characters: two sentences. */
@@ -13,13 +17,13 @@ const MAX_SUMMARY_LENGTH = 260;
 const block = (argument: string, ...names: string[]): Block => ({
   kind: "options",
   argument,
-  rows: names.map((name) => ({ name, links: [] })),
+  rows: names.map((name) => ({ name, shown: name, links: [] })),
 });
 
 Deno.test("The reference has the current tables", async (t) => {
   for (const [path, page] of pages) {
     await t.step(path, async () => {
-      assertEquals(await withReference(page, declarations), page, "run tools/reference.ts");
+      assertEquals(await withReference(page, sources), page, "run tools/reference.ts");
     });
   }
 });
@@ -33,9 +37,62 @@ Deno.test("The reference lists each option of the types that it has", () => {
   }
 });
 
+Deno.test("The reference lists each call of clients, servers and sessions with options", () => {
+  const rows = [...pages.values()].flatMap(blocksOf).filter(({ kind }) => kind === "calls")
+    .flatMap(({ rows }) => rows.map(({ shown }) => shown));
+  for (const name of ["Client", "Server", "Session"]) {
+    const calls = callsOf(name, declarations).map((call) => `${name.toLowerCase()}.${call.name}`);
+    assertEquals(calls.filter((call) => !rows.includes(call)), []);
+  }
+});
+
+Deno.test("The reference lists each metric of a server once", () => {
+  const names = [...pages.values()].flatMap(blocksOf).filter(({ kind }) => kind === "metrics")
+    .flatMap((block) => metricsOf(block, sources.metrics)).map(({ name }) => name);
+  assertEquals(names.toSorted(), sources.metrics.map(({ name }) => name).toSorted());
+});
+
+Deno.test("Pages name options and defaults that the code has", async () => {
+  const wrong: string[] = [];
+  const programs = await namesOfPrograms(ROOT);
+  for await (const path of filesIn(ROOT)) {
+    if (!/^(?:README\.md|(?:docs|skills)\/(?!protocol|internals\/).*\.md)$/.test(path)) continue;
+    const page = await Deno.readTextFile(new URL(path, ROOT));
+    wrong.push(...wrongClaims(page, declarations, programs).map((claim) => `${path}: ${claim}`));
+  }
+  assertEquals(wrong, []);
+});
+
+Deno.test("wrongClaims() finds options that do not exist, and other defaults", () => {
+  const page =
+    "`session.maxRequest` and `graceMs` (6 s), `graceMs` (5 s by default), `maxRequests` " +
+    "(64), `outbox.maxBytes` (5 MiB), `no` (7)\n\n```ts\nmaxNothing\n```\n";
+  assertEquals(wrongClaims(page, declarations), [
+    "`session.maxRequest` is no option",
+    "`graceMs` (6 s) is not the default",
+  ]);
+});
+
+Deno.test("callsTables() has a table for calls with the same options", () => {
+  const rows = ["Session.close", "Server.close", "Client.request"]
+    .map((name) => ({ name, shown: name.toLowerCase(), links: [] }));
+  const text = callsTables({ kind: "calls", argument: "", rows }, declarations);
+  assertEquals([...text.matchAll(/^### .*|^\| `\w+` \|/gm)].map(([line]) => line), [
+    "### `session.close()` and `server.close()`",
+    ...["code", "reason", "closeConnection", "by", "error"].map((name) => `| \`${name}\` |`),
+    "### `client.request()`",
+    "| `retry` |",
+  ]);
+});
+
 Deno.test("The descriptions in the reference are short", () => {
-  const rows = [...pages.values()].flatMap(blocksOf).filter(({ kind }) => kind === "options")
-    .flatMap((block) => optionsTable(block, declarations).split("\n").slice(2));
+  const rows = [...pages.values()].flatMap(blocksOf).flatMap((block) =>
+    block.kind === "options"
+      ? optionsTable(block, declarations)
+      : block.kind === "calls"
+      ? callsTables(block, declarations)
+      : ""
+  ).join("\n").split("\n").filter((line) => line.startsWith("| `"));
   const long = rows.filter((row) =>
     row.split(" | ").at(-1)!.replace(/ See \[.*$/, "").length > MAX_SUMMARY_LENGTH
   );
@@ -43,12 +100,15 @@ Deno.test("The descriptions in the reference are short", () => {
 });
 
 Deno.test("filled() replaces the text of a block, and keeps everything around it", async () => {
-  const page = "# A\n\n<!-- reference: options T\na [B](b.md)\nb.*\n-->\n\nold\n\n" +
+  const page = "# A\n\n<!-- reference: options T\na [B](b.md)\nb.* c\n-->\n\nold\n\n" +
     "<!-- end of reference -->\n\nB\n";
   assertEquals(blocksOf(page), [{
     kind: "options",
     argument: "T",
-    rows: [{ name: "a", links: ["[B](b.md)"] }, { name: "b.*", links: [] }],
+    rows: [
+      { name: "a", shown: "a", links: ["[B](b.md)"] },
+      { name: "b.*", shown: "c", links: [] },
+    ],
   }]);
   assertEquals(await filled(page, () => "new"), page.replace("old", "new"));
 });

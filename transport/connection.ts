@@ -36,7 +36,7 @@ export interface ConnectionCloseInfo {
 /** The options for opening a stream. */
 export interface OpenStreamOptions {
   /**
-   * The priority of the stream. If the transport can order streams, one with a higher number is
+   * The priority of the stream: if the transport can order streams, one with a higher number is
    * sent first.
    */
   readonly sendOrder?: number | undefined;

@@ -120,9 +120,8 @@ export interface NatsBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Prefix of the names of all subjects, streams and buckets. Brokers with different prefixes are
-   * isolated from each other. It may contain at most 32 characters: ASCII letters and digits, `-`
-   * and `_`.
+   * Prefix of the names of all subjects, streams and buckets, which isolates brokers from each
+   * other: at most 32 ASCII letters, digits, `-` and `_`.
    *
    * @default {"skein"}
    */
@@ -141,7 +140,7 @@ export interface NatsBrokerOptions {
    */
   readonly maxWaitingBytes?: number | undefined;
   /**
-   * Maximum time that a publication waits before it is dropped, in milliseconds. At most 110,000,
+   * Maximum time that a publication waits before it is dropped, in milliseconds; at most 110,000,
    * because the stream must recognize a repetition.
    *
    * @default {30000}
@@ -161,46 +160,48 @@ export interface NatsBrokerOptions {
    */
   readonly replicas?: number | undefined;
   /**
-   * Time for which a topic's position is remembered after its last publication, in milliseconds.
+   * Time for which a topic's position is remembered after its last publication, in milliseconds; at
+   * least 120,000.
+   *
    * Publications stay in the stream for the same time, up to the maximum number of publications.
-   * The minimum is 120,000.
    *
    * @default {3600000}
    */
   readonly rememberMs?: number | undefined;
   /**
-   * Maximum size of each JetStream stream that stores histories, in bytes and across all topics. By
-   * default, the server's limits apply.
+   * Maximum size of each JetStream stream that stores histories, in bytes and across all topics.
    *
-   * @default {undefined}
+   * @default {the server's limits}
    */
   readonly maxStreamBytes?: number | undefined;
   /**
-   * True if a restart of the server loses no acknowledged write, because the server syncs every
-   * write to disk (`sync_interval: always`, NATS 2.10 or later). Epochs then survive restarts.
+   * True if a restart of the server loses no acknowledged write, because it syncs each to disk
+   * (`sync_interval: always`, NATS 2.10 or later). Epochs then survive restarts.
    *
    * @default {false}
    */
   readonly survivesRestart?: boolean | undefined;
   /**
    * Time for which a row of the store is kept after its last write, in milliseconds. A claim cannot
-   * last longer. Numbers that must be remembered for longer, up to a week, are kept in a separate
-   * bucket.
+   * last longer.
+   *
+   * Numbers that must be remembered for longer, up to a week, are kept in a separate bucket.
    *
    * @default {3600000}
    */
   readonly storeTtlMs?: number | undefined;
   /**
    * JetStream domain of the servers that store the data, if this node connects to another one, such
-   * as a leaf node. Without it, the domain of the connected server stores the data.
+   * as a leaf node.
    *
-   * @default {undefined}
+   * @default {that of the connected server}
    */
   readonly domain?: string | undefined;
   /**
-   * Numbers of streams and buckets among which the broker spreads its data, each of which takes a
-   * bounded number of writes per second. The first node that stores something fixes the numbers for
-   * the `prefix`; nodes with other numbers are rejected.
+   * Numbers of streams and buckets among which the broker spreads its data. The first node that
+   * stores something fixes the numbers for the `prefix`.
+   *
+   * Each takes a bounded number of writes per second. Nodes with other numbers are rejected.
    *
    * @default {{ histories: 1, logs: 8, buckets: 8 }}
    */

@@ -40,22 +40,21 @@ export interface RedisBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Prefix of the names of all keys and channels. Brokers with different prefixes are isolated from
-   * each other. It must not be empty or contain braces.
+   * Prefix of the names of all keys and channels, which isolates brokers from each other. It must
+   * not be empty or contain braces.
    *
    * @default {"skein"}
    */
   readonly prefix?: string | undefined;
   /**
-   * Maximum number of publications that wait for Redis or for its reply; further publications are
-   * dropped. The same limit applies to calls of logs that wait for a reply.
+   * Maximum number of publications that wait for Redis or for its reply; further ones are dropped.
+   * It also limits waiting calls of logs.
    *
    * @default {65536}
    */
   readonly maxWaiting?: number | undefined;
   /**
-   * Maximum total size of waiting publications, in bytes. The same limit applies to waiting records
-   * of logs.
+   * Maximum total size of waiting publications, in bytes. It also limits waiting records of logs.
    *
    * @default {67108864}
    */

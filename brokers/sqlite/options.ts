@@ -13,8 +13,10 @@ export interface SqliteBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Durability of an acknowledged write. With both values, nothing is lost if the process is
-   * killed.
+   * Durability of an acknowledged write: `"normal"` may lose the most recent writes if the machine
+   * loses power; `"full"` syncs each commit to disk, in a worker thread.
+   *
+   * With both values, nothing is lost if the process is killed. In detail:
    *
    * - `normal`: the most recent writes may be lost if the machine loses power. Commits run in the
    *   broker's thread.
@@ -36,10 +38,12 @@ export interface SqliteBrokerOptions {
    */
   readonly maxBytes?: number | undefined;
   /**
-   * Maximum number of topics with a remembered history or position. Beyond that, topics are
-   * forgotten in this order: topics without publications; topics of the client that created the
-   * most within the last hour, if it created more than 256; the topic with the oldest last
-   * publication.
+   * Maximum number of topics with a remembered history or position. Beyond that, topics without
+   * publications are forgotten first, and then the oldest.
+   *
+   * In detail, topics are forgotten in this order: topics without publications; topics of the
+   * client that created the most within the last hour, if it created more than 256; the topic with
+   * the oldest last publication.
    *
    * @default {100000}
    */

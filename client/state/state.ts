@@ -47,21 +47,27 @@ import type { NewProgram, NewWrite, OnConflict, WriteChange } from "./write.ts";
 export interface ClientStateOptions<C extends Contract = Contract> {
   /**
    * Called before a write is sent if others changed its row after the write was made, for example
-   * while this client was offline. It decides which value wins; `"theirs"` rejects the write with
-   * the code `conflict`. By default, the last write wins. It is not called for `insert`, `update`
+   * while this client was offline. It decides which value wins.
+   *
+   * `"theirs"` rejects the write with the code `conflict`. It is not called for `insert`, `update`
    * and `expect`, nor in a client that may not read the row. It applies to the writes of this
    * handle, also if the client has other handles of the state.
+   *
+   * @default {the last write wins}
    */
   readonly onConflict?: OnConflict | undefined;
   /**
-   * The functions of the state's mutations, as `defineMutations()` returns them: the page shows their
-   * changes at once. Without them, `mutate` shows nothing until the server has made the changes.
+   * The functions of the state's mutations, from `defineMutations()`: the page shows their changes
+   * at once, before the server has made them.
+   *
+   * Without them, `mutate` shows nothing until the server has made the changes.
    */
   readonly mutations?: Mutations<C> | undefined;
   /**
-   * Keeps the rows in the store of the client, so that they are shown at once when the state is
-   * opened again, also without a network: with the status `stale` until the server's rows have
-   * arrived. Requires the option `store` of `connect`. Ephemeral rows are not kept.
+   * Keeps the rows in the `store` of `connect`, so that they are shown at once when the state is
+   * opened again, also without a network.
+   *
+   * They have the status `stale` until the server's rows have arrived. Ephemeral rows are not kept.
    *
    * @default {false}
    */

@@ -50,22 +50,30 @@ export interface MoqServerOptions extends
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** Publications for one client, instead of `mux`. Called once the client is admitted. */
+  /**
+   * Returns the broadcasts for one client, once it is admitted.
+   *
+   * @default {`mux`}
+   */
   readonly muxOf?: ((request: SetupRequest, client: MoqClientInfo) => TrackMux) | undefined;
   /**
-   * The path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`. By default every
-   * path.
+   * The path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`.
+   *
+   * @default {every path}
    */
   readonly path?: string | undefined;
   /**
-   * Admits a client, or rejects it by throwing. The client receives the message of an
-   * `AuthenticationError` or a `MoqError`: over HTTP with a status (the `AuthenticationError`'s, or
-   * 403), otherwise with a close. Any other error is a fault: the client is rejected with 503 and
-   * may retry, and only `onError` receives the message.
+   * Admits a client, or rejects it by throwing.
+   *
+   * The client receives the message of an `AuthenticationError` or a `MoqError`: over HTTP with a
+   * status (the `AuthenticationError`'s, or 403), otherwise with a close. Any other error is a
+   * fault: the client is rejected with 503 and may retry, and only `onError` receives the message.
    *
    * Over WebTransport and WebSocket `onSetup` runs before the request is handled. Only the URL,
    * the headers and usually the version are known then. Over raw QUIC, it runs after SETUP has
    * arrived.
+   *
+   * @default {admits all}
    */
   readonly onSetup?:
     | ((request: SetupRequest, client: MoqClientInfo) => void | Promise<void>)
@@ -76,13 +84,18 @@ export interface MoqServerOptions extends
   readonly onSession?:
     | ((session: MoqSession, client: MoqClientInfo) => void | Promise<void>)
     | undefined;
-  /** Responds to HTTP requests other than WebSocket upgrades. By default with status 426. */
+  /**
+   * Handles HTTP requests other than WebSocket upgrades.
+   *
+   * @default {responds with 426}
+   */
   readonly fetch?:
     | ((request: Request, info: RequestInfo) => Response | Promise<Response>)
     | undefined;
   /**
-   * Returns the network address of a client behind a trusted proxy. By default the socket's
-   * address.
+   * Returns the network address of a client behind a trusted proxy.
+   *
+   * @default {the address of the socket}
    */
   readonly clientAddress?:
     | ((headers: Headers, info: RequestInfo) => string | undefined)
@@ -90,34 +103,38 @@ export interface MoqServerOptions extends
   /** The limits of the server. */
   readonly limits?: {
     /**
-     * The maximum number of sessions, including sessions in their setup. Further clients are
-     * rejected with 429, or over raw QUIC closed with 4429.
+     * The maximum number of sessions, including those in their setup; beyond it, 429.
+     *
+     * Over raw QUIC, further clients are closed with 4429.
      *
      * @default {10000}
      */
     readonly maxSessions?: number | undefined;
     /**
-     * The maximum number of sessions of one network address; an IPv6 /64 counts as one address.
-     * Further clients are rejected as with `maxSessions`. Clients without an address are not
-     * counted. The default only applies while more than half of `maxSessions` are in use. Without
-     * `clientAddress`, it does not apply to a loopback or private address. A number that you set
-     * always applies.
+     * The maximum number of sessions of one network address, in contention; beyond it, 429.
+     *
+     * An IPv6 /64 counts as one address. Clients without an address are not counted. The default
+     * only applies while more than half of `maxSessions` are in use. Without `clientAddress`, it
+     * does not apply to a loopback or private address. A number that you set always applies.
      *
      * @default {1000}
      */
     readonly maxSessionsPerAddress?: number | undefined;
     /**
-     * The maximum number of concurrent setups. Further clients are rejected with 503; over raw
-     * QUIC, their connection is closed with 4503. While more than half of the setups are in use,
-     * one address may use an eighth of them.
+     * The maximum number of concurrent setups; beyond it, 503.
+     *
+     * Over raw QUIC, the connection of further clients is closed with 4503. While more than half of
+     * the setups are in use, one address may use an eighth of them.
      *
      * @default {1024}
      */
     readonly maxPendingSetups?: number | undefined;
     /**
-     * The maximum number of streams that all clients have open: subscriptions, announce interests
-     * and other requests, and groups that clients publish. A stream counts until both sides have
-     * ended it. Further streams are rejected with `relayLimit`.
+     * The maximum number of streams that all clients have open; further ones are rejected with
+     * `relayLimit`.
+     *
+     * These are subscriptions, announce interests and other requests, and groups that clients
+     * publish. A stream counts until both sides have ended it.
      *
      * State that a client piles up counts, too: 4 groups of a subscription that it has not
      * accepted, or 256 broadcasts that wait to be announced to it, count as one stream.
@@ -126,10 +143,12 @@ export interface MoqServerOptions extends
      */
     readonly maxStreams?: number | undefined;
     /**
-     * The maximum number of streams of one network address; an IPv6 /64 counts as one address.
-     * Further streams are rejected with `addressLimit`. Without `clientAddress`, all clients at
-     * loopback and private addresses together may have half of `maxStreams` instead. Sessions with
-     * a `share` from `authorize`, such as other relays, are not counted.
+     * The maximum number of streams of one network address; further ones are rejected with
+     * `addressLimit`.
+     *
+     * An IPv6 /64 counts as one address. Without `clientAddress`, all clients at loopback and
+     * private addresses together may have half of `maxStreams` instead. Sessions with a `share`
+     * from `authorize`, such as other relays, are not counted.
      *
      * @default {8000}
      */
@@ -138,14 +157,18 @@ export interface MoqServerOptions extends
   /** The limits of each session. */
   readonly sessionLimits?: MoqSessionOptions["limits"] | undefined;
   /**
-   * Silence after which a connection is closed, in milliseconds: by default 30 s over a WebSocket.
-   * With `listenMoq` it also applies to WebTransport and raw QUIC (by default 15 s), where closing
-   * may take up to a third longer, because the server probes a silent client three times.
+   * Silence after which a connection is closed, in milliseconds.
+   *
+   * With `listenMoq` it also applies to WebTransport and raw QUIC, where closing may take up to a
+   * third longer, because the server probes a silent client three times.
+   *
+   * @default {30 s over a WebSocket, otherwise 15 s}
    */
   readonly idleTimeoutMs?: number | undefined;
   /**
-   * The credit: how much a client may send ahead of the reader, on transports that count credit.
-   * The default is the transport's, except for 1024 streams of each kind.
+   * How much a client may send ahead of the reader, on transports that count credit.
+   *
+   * @default {that of the transport, with 1,024 streams of each kind}
    */
   readonly flowControl?: FlowControlOptions | undefined;
 }

@@ -145,7 +145,11 @@ export interface MoqSessionOptions {
    * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01", "moqt-18", "moqt-20", "moqt-22"]}
    */
   readonly versions?: readonly MoqVersion[] | undefined;
-  /** Broadcasts to publish to the peer; an empty mux by default. */
+  /**
+   * Broadcasts to publish to the peer.
+   *
+   * @default {an empty mux}
+   */
   readonly mux?: TrackMux | undefined;
   /** Chooses the mux for an admitted client, instead of `mux`. Servers only. */
   readonly muxOf?: ((request: SetupRequest) => TrackMux) | undefined;
@@ -163,21 +167,36 @@ export interface MoqSessionOptions {
    * @default {""}
    */
   readonly authority?: string | undefined;
-  /** Parameters of this side's setup, by number, in versions with a setup; empty by default. */
+  /**
+   * Parameters of this side's setup, by number, in versions with a setup.
+   *
+   * @default {none}
+   */
   readonly extensions?: ReadonlyMap<number, Uint8Array> | undefined;
-  /** Authorizes requests of the peer; without this function, the peer may do everything. */
+  /**
+   * Allows or denies each request of the peer.
+   *
+   * @default {allows all}
+   */
   readonly authorize?: MoqAuthorize | undefined;
   /** Admits a client before the reply; an error rejects the client. Servers only. */
   readonly onSetup?: ((request: SetupRequest) => void | Promise<void>) | undefined;
-  /** The error code family of the peer; detected as far as possible by default. */
+  /**
+   * The error code family of the peer.
+   *
+   * @default {detected as far as possible}
+   */
   readonly family?: "gomoqt" | "moq-lite" | undefined;
   /**
-   * The options for measuring the outgoing bitrate and reporting it to the peer, see
-   * {@linkcode BitrateMonitorOptions}.
+   * Measures the outgoing bitrate and reports it to the peer; `false` leaves it to you.
+   *
+   * The options are those of {@linkcode BitrateMonitorOptions}.
    *
    * By default this side measures while the peer probes, which is possible in `moq-lite-04` and
    * `-05`. With options it also sends SESSION_UPDATE unasked, in versions that have this message.
    * With `false` it does neither, and the application calls `report()`.
+   *
+   * @default {while the peer probes}
    */
   readonly bitrate?: BitrateMonitorOptions | false | undefined;
   /** The limits of the session. */
@@ -190,8 +209,10 @@ export interface MoqSessionOptions {
      */
     readonly maxSubscriptions?: number | undefined;
     /**
-     * The maximum number of other requests of the peer: announce interests, fetches, track info,
-     * and streams whose type has not arrived yet. One more is rejected with `sessionLimit`.
+     * The maximum number of other requests of the peer, such as fetches and announce interests; one
+     * more is rejected with `sessionLimit`.
+     *
+     * Track info counts, too, and so do streams whose type has not arrived yet.
      *
      * @default {1024}
      */
@@ -211,7 +232,11 @@ export interface MoqSessionOptions {
   readonly setupTimeoutMs?: number | undefined;
   /** Closes the session, also during the setup. */
   readonly signal?: AbortSignal | undefined;
-  /** Receives errors that handlers of the application threw. Ignored by default. */
+  /**
+   * Receives errors that handlers of the application threw.
+   *
+   * @default {ignored}
+   */
   readonly onError?: ((error: unknown) => void) | undefined;
   /**
    * The streams of the peer that count for its server.

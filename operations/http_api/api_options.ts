@@ -67,9 +67,11 @@ export interface ApiOptions {
   /** Path of the API, such as `/api`, without a trailing slash. */
   readonly path: string;
   /**
-   * Decides whether an action is allowed. The id is the topic, the user or the session; it is empty
-   * for other actions. For a batch, `authorize` is called with `publish-batch` before the body is
-   * read, and then with `publish` for each topic.
+   * Allows or denies each action. The id is the topic, the user or the session; it is empty for
+   * other actions.
+   *
+   * For a batch, `authorize` is called with `publish-batch` before the body is read, and then with
+   * `publish` for each topic.
    *
    * Return `true` to allow the action, or `{ caller }` to allow it and name the backend; callers do
    * not share values of `Idempotency-Key`. Unnamed callers are distinguished by user, or by the
@@ -81,6 +83,8 @@ export interface ApiOptions {
    * must be no proxy header. Pages may then use the API if `origins` lists their origin, or if this
    * server has served them; `*` is not enough. A proxy on this machine that sends no such header
    * looks like a local program, so you need `authorize` behind a proxy.
+   *
+   * @default {programs on this machine}
    */
   readonly authorize?:
     | ((
@@ -94,27 +98,29 @@ export interface ApiOptions {
    */
   readonly rate?: Rate | undefined;
   /**
-   * Most concurrent requests.
+   * Maximum number of concurrent requests; beyond it, 429.
    *
    * @default {256}
    */
   readonly maxRequests?: number | undefined;
   /**
-   * Most bytes of a request body.
+   * Maximum size of a request body, in bytes; beyond it, 413.
    *
    * @default {1048576}
    */
   readonly maxBodyBytes?: number | undefined;
   /**
-   * Most publications per request.
+   * Maximum number of publications in a batch.
    *
    * @default {100}
    */
   readonly maxPublications?: number | undefined;
   /**
-   * Maximum number of readers on this node that follow topics by server-sent events. Further
-   * readers receive 429. Once more than half of the limit is used, each network address can have at
-   * most 256 readers, and each user 32.
+   * Maximum number of readers on this node that follow topics by server-sent events; beyond it,
+   * 429.
+   *
+   * Once more than half of the limit is used, each network address can have at most 256 readers,
+   * and each user 32.
    *
    * @default {10000}
    */

@@ -28,22 +28,24 @@ import type { RequestInfo } from "../../transport/address.ts";
  */
 export interface InspectorOptions {
   /**
-   * Path of the page. Requests for this path and paths below it go to the inspector.
+   * Path of the page, and of the paths below it.
    *
    * @default {"/inspector"}
    */
   readonly path?: string | undefined;
   /**
-   * Decides whether a request for the page or its data is allowed; an open page sends about two
-   * requests a second. Return `true` to allow the request. If you return a `Response`, it is sent
-   * instead of the page, for example a 401 that makes the browser ask for a password. Any other
-   * value denies the request with 403. If you throw an error, it is printed, and the request is
-   * denied with 503.
+   * Returns `true` to allow a request for the page or its data, or a `Response` to send instead,
+   * for example a 401 that asks for a password.
+   *
+   * An open page sends about two requests a second. Any other value denies the request with 403. If
+   * you throw an error, it is printed, and the request is denied with 503.
    *
    * Without `authorize`, only programs on this machine may use the inspector: the peer's address
    * must be loopback, the requested host must be `localhost`, `127.0.0.1` or `[::1]`, and there
    * must be no proxy header. A proxy on this machine that sends no such header looks like a local
    * program, so you need `authorize` behind a proxy.
+   *
+   * @default {programs on this machine}
    */
   readonly authorize?:
     | ((
@@ -53,8 +55,10 @@ export interface InspectorOptions {
     | undefined;
   /**
    * Shows message data in the traffic of a session and in histories, and the data of room members.
-   * With `false`, only topics and sizes are shown. Each node's setting applies to its own sessions;
-   * for histories, the setting of the node that serves the page applies.
+   * With `false`, only topics and sizes are shown.
+   *
+   * Each node's setting applies to its own sessions; for histories, the setting of the node that
+   * serves the page applies.
    *
    * @default {true}
    */

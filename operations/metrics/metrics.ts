@@ -13,14 +13,19 @@ const HEALTH_PATH = "/healthz";
 /** Options for the metrics and the health of a server. */
 export interface MetricsOptions {
   /**
-   * Path for Prometheus. The health check is at `/healthz`: it returns 200 while the server accepts
-   * new sessions, and 503 while it is draining or full.
+   * Path of the metrics for Prometheus. The health check stays at `/healthz`.
+   *
+   * The health check returns 200 while the server accepts new sessions, and 503 while it is
+   * draining or full.
    *
    * @default {"/metrics"}
    */
   readonly path?: string | undefined;
   /**
-   * Clients that may read the metrics; all other requests receive 403.
+   * Clients that may read the metrics: programs on this machine (`"loopback"`), all
+   * (`"everybody"`), or those that a function allows.
+   *
+   * All other requests receive 403.
    *
    * - `loopback`: programs on this machine, recognized by the socket's address. A request with
    *   proxy headers (`Forwarded`, `X-Forwarded-For` and similar) is rejected, because proxies on

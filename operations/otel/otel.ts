@@ -68,7 +68,11 @@ import type { HandshakeInfo } from "../../session/settings/settings.ts";
 
 /** Options for {@linkcode otel}. */
 export interface OtelOptions {
-  /** Tracer provider; by default, the global one. */
+  /**
+   * Creates the tracer of the spans.
+   *
+   * @default {the global one}
+   */
   readonly tracerProvider?: {
     /**
      * Creates a `Tracer`.
@@ -77,7 +81,11 @@ export interface OtelOptions {
      */
     getTracer(name: string): object;
   } | undefined;
-  /** Meter provider; by default, the global one. */
+  /**
+   * Creates the meter of the metrics.
+   *
+   * @default {the global one}
+   */
   readonly meterProvider?: {
     /**
      * Creates a `Meter`.
@@ -87,7 +95,10 @@ export interface OtelOptions {
     getMeter(name: string): object;
   } | undefined;
   /**
-   * How to use the trace that a peer sends with a message or a request:
+   * How to use the trace that a peer sends: `"continue"` joins it, and `"link"` starts a trace for
+   * each handler, so that clients don't control sampling.
+   *
+   * In detail:
    *
    * - `"continue"`: the handler's span belongs to the peer's trace, so that both sides share one
    *   trace. The peer's flag decides whether it is sampled.
@@ -97,7 +108,11 @@ export interface OtelOptions {
    * @default {"continue"}
    */
   readonly remoteTraces?: "continue" | "link" | undefined;
-  /** Clock that measures durations; by default, the platform's clock. */
+  /**
+   * Clock that measures durations, for tests.
+   *
+   * @default {platformRuntime()}
+   */
   readonly runtime?: Runtime | undefined;
 }
 

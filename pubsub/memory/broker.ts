@@ -134,18 +134,21 @@ function oldestOf(map: ReadonlyMap<string, unknown>): string | undefined {
 /** Options for {@linkcode MemoryBroker}. */
 export interface MemoryBrokerOptions {
   /**
-   * Maximum number of topics with a remembered history or position. Beyond that, topics are
-   * forgotten in this order: topics without publications; topics of the client that created the
-   * most within the last hour, if it created more than 256; topics without subscribers, starting
-   * with the oldest last publication.
+   * Maximum number of topics with a remembered history or position. Beyond that, topics without
+   * publications are forgotten first, and then the oldest.
+   *
+   * In detail, topics are forgotten in this order: topics without publications; topics of the
+   * client that created the most within the last hour, if it created more than 256; topics without
+   * subscribers, starting with the oldest last publication.
    *
    * @default {10000}
    */
   readonly maxTopics?: number | undefined;
   /**
-   * Maximum memory that histories and durable streams use together, in bytes and including
-   * overhead. The default is 512 MiB or a quarter of the machine's memory, whichever is smaller;
-   * without the permission to read the memory size, it is 512 MiB.
+   * Maximum memory of histories and durable streams together, in bytes with overhead; by default at
+   * most a quarter of the machine's memory.
+   *
+   * Without the permission to read the memory size, the default is 512 MiB.
    *
    * Beyond the limit, histories are forgotten in the same order as for `maxTopics`. If the topics
    * of a client hold more than an eighth of all bytes, the client whose topics hold the most loses
@@ -158,7 +161,11 @@ export interface MemoryBrokerOptions {
    * @default {536870912}
    */
   readonly maxTotalBytes?: number | undefined;
-  /** Clocks, timers and randomness of this node; the platform's by default. */
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
   readonly runtime?: Runtime | undefined;
 }
 

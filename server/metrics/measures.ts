@@ -207,7 +207,7 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
     counter(["skein.datagrams.received", "{datagram}", "Datagrams received from peers"], {
       value: datagrams.received,
     }),
-    counter(["skein.datagrams.dropped", "{datagram}", "Datagrams dropped on this side"], {
+    counter(["skein.datagrams.dropped", "{datagram}", "Datagrams that were lost on this side"], {
       value: datagrams.dropped,
     }),
     counter(["skein.datagrams.sent.size", "By", "Bytes of datagrams handed to the transport"], {
@@ -240,7 +240,11 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
       ...each(rejected, "skein.rejection.reason"),
     ),
     counter(
-      ["skein.rates.rejected", "{message}", "Messages and requests rejected by a rate limit"],
+      [
+        "skein.rates.rejected",
+        "{message}",
+        "Messages, and changes over HTTP, rejected by a rate limit",
+      ],
       ...each(rates.rejected, "skein.rate.scope"),
     ),
     counter(
@@ -326,7 +330,11 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
     sum(["skein.broker.waiting", "{publication}", "Publications waiting for the broker"], {
       value: carried.waiting,
     }),
-    counter(["skein.broker.dropped", "{publication}", "Publications dropped by the broker"], {
+    counter([
+      "skein.broker.dropped",
+      "{publication}",
+      "Waiting publications dropped because of their age or number",
+    ], {
       value: carried.dropped,
     }),
     counter(["skein.broker.reads", "{page}", "Pages of histories read from the broker"], {
@@ -392,11 +400,15 @@ function quotaMeasures({ quotaStats = {} }: CountedServer): Measure[] {
   const of = (name: string) => ({ "skein.quota": name });
   return [
     sum(
-      ["skein.quota.taken", "{slot}", "Slots in use, by the limit that clients share"],
+      ["skein.quota.taken", "{slot}", "Slots in use, by limit that clients share"],
       ...quotas.map(([name, { taken }]) => ({ value: taken, attributes: of(name) })),
     ),
     sum(
-      ["skein.quota.max", "{slot}", "Most slots of all clients together, by limit"],
+      [
+        "skein.quota.max",
+        "{slot}",
+        "Most slots of all clients together; absent if there is no limit",
+      ],
       ...bounded.map(([name, { max }]) => ({ value: max, attributes: of(name) })),
     ),
     counter(

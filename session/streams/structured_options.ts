@@ -8,9 +8,17 @@ import type { Registry } from "./registry.ts";
 export interface StructuredStreamOptions<R extends Registry> extends OpenStreamOptions {
   /** Schemas of the messages by number. */
   readonly registry: R;
-  /** Encoding of the data; JSON by default. */
+  /**
+   * Encoding of the data.
+   *
+   * @default {JSON}
+   */
   readonly codec?: Codec | undefined;
-  /** A stream that the peer opened; by default a new stream is opened. */
+  /**
+   * A stream that the peer opened.
+   *
+   * @default {opens a new stream}
+   */
   readonly stream?: BidirectionalStream | undefined;
   /**
    * Largest message in either direction, in bytes of the payload.
@@ -19,8 +27,10 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * The policy for a complete but invalid message. A message is invalid if its type is unknown, if
-   * the codec cannot read the payload, or if the data does not fit the schema.
+   * The policy for a message of an unknown type, or whose data does not fit: `"throw"` aborts the
+   * stream, `"skip"` counts the message, and a function receives the error.
+   *
+   * A message is also invalid if the codec cannot read the payload. In detail:
    *
    * - `throw`: the loop throws the error, and the stream is aborted in both directions.
    * - `skip`: the message is counted, and the loop continues with the next one.
@@ -31,9 +41,12 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
    */
   readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void) | undefined;
   /**
-   * True if both sides mark the end of their messages. If the mark is then missing, the stream
-   * counts as aborted, because some connections cannot distinguish an abort from a normal end. With
-   * the subprotocol `skein.1`, the default is true. Peers other than Skein do not send the mark.
+   * True if both sides mark the end of their messages, so that a missing mark counts as an abort.
+   *
+   * Some connections cannot distinguish an abort from a normal end. Peers other than Skein do not
+   * send the mark.
+   *
+   * @default {true with `skein.1`}
    */
   readonly endMark?: boolean | undefined;
 }
@@ -48,9 +61,10 @@ export interface StructuredDatagramsOptions<R extends Registry>
    */
   readonly maxQueued?: number | undefined;
   /**
-   * Called for each invalid datagram when the loop reads it. A datagram is invalid if it has no
-   * type or an unknown type, or if the codec or the schema rejects the data. The datagram is
-   * skipped. If the function throws, the loop ends with the thrown error.
+   * Called for each datagram of an unknown type, or whose data does not fit, when the loop reads
+   * it. The datagram is skipped.
+   *
+   * If the function throws, the loop ends with the thrown error.
    */
   readonly onInvalid?: ((error: StructuredError) => void) | undefined;
 }

@@ -120,13 +120,17 @@ export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
 /** Start of a subscription to a topic with a history. */
 export interface HistoryOptions {
   /**
-   * The last known position. The subscription starts with the messages after it, or by default with
-   * the next publication.
+   * The last known position, on topics with a history. The subscription starts with the messages
+   * after it.
+   *
+   * @default {the next publication}
    */
   readonly since?: HistoryPosition | undefined;
   /**
-   * The maximum number of newest messages to send if `since` is absent or cannot be used; 0 by
-   * default.
+   * The maximum number of newest messages to send from the history if `since` is absent or cannot
+   * be used.
+   *
+   * @default {0}
    */
   readonly last?: number | undefined;
 }

@@ -27,6 +27,8 @@ export interface Block {
 /** A row that a block asks for. */
 export interface RowRequest {
   readonly name: string;
+  /** The name to show; by default `name`. */
+  readonly shown: string;
   /** Links to add to the description, in Markdown. */
   readonly links: readonly string[];
 }
@@ -96,9 +98,9 @@ function blockOf(kind: string | undefined, argument = "", rows = ""): Block {
   return {
     kind: kind!,
     argument: argument.trim(),
-    rows: rows.split("\n").filter((line) => line.trim() !== "").map((line) => ({
-      name: /^\S+/.exec(line)![0],
-      links: line.match(/\[[^\]]+\]\([^)]+\)/g) ?? [],
-    })),
+    rows: rows.split("\n").filter((line) => line.trim() !== "").map((line) => {
+      const [, name, shown = name] = /^(\S+)(?: ([^[\s]\S*))?/.exec(line)!;
+      return { name: name!, shown: shown!, links: line.match(/\[[^\]]+\]\([^)]+\)/g) ?? [] };
+    }),
   };
 }

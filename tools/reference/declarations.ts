@@ -27,13 +27,24 @@ interface Property {
   readonly jsDoc?: JsDoc;
 }
 
+interface Method extends Property {
+  readonly functionDef?: { readonly params: readonly Param[] };
+}
+
+interface Param {
+  readonly name?: string;
+  readonly tsType?: TypeNode;
+  /** The parameter, if it has a default. */
+  readonly left?: Param;
+}
+
 interface Declaration {
   readonly kind: string;
   readonly declarationKind: string;
   readonly jsDoc?: JsDoc;
   readonly def: {
     readonly properties?: readonly Property[];
-    readonly methods?: readonly Property[];
+    readonly methods?: readonly Method[];
     readonly extends?: readonly TypeNode[];
     readonly tsType?: TypeNode;
     readonly typeParams?: readonly { readonly name: string; readonly constraint?: TypeNode }[];
@@ -67,18 +78,46 @@ export interface Member {
   members(): readonly Member[];
 }
 
+/** A method that takes options. */
+export interface Call {
+  readonly name: string;
+  readonly options: readonly Member[];
+}
+
 /** All declared types and classes of the library. */
 export class Declarations {
   readonly #files: ReadonlyMap<string, ReadonlyMap<string, Declaration[]>>;
   readonly #exported = new Map<string, Set<string>>();
+  readonly #summaries: ReadonlyMap<string, string>;
+  /** The names of all members of types and classes, at any depth. */
+  readonly names: ReadonlySet<string>;
+  /** The defaults that are numbers, by the name of the option. */
+  readonly defaults: ReadonlyMap<string, ReadonlySet<number>>;
+  readonly #root: URL;
 
-  private constructor(nodes: Record<string, { symbols: DocSymbol[] }>) {
+  private constructor(nodes: Record<string, DocModule>, root: URL) {
+    this.#root = root;
+    this.#summaries = new Map(
+      Object.entries(nodes).map((
+        [file, { module_doc }],
+      ) => [file, summaryOf(module_doc?.doc ?? "")]),
+    );
     this.#files = new Map(
       Object.entries(nodes).map(([file, { symbols }]) => [
         file,
         new Map(symbols.map(({ name, declarations }) => [name, declarations])),
       ]),
     );
+    const names = new Set<string>();
+    const defaults = new Map<string, Set<number>>();
+    visit(Object.values(nodes), (name, text) => {
+      names.add(name);
+      const value = Number(text);
+      if (text === undefined || Number.isNaN(value)) return;
+      defaults.set(name, (defaults.get(name) ?? new Set()).add(value));
+    });
+    this.names = names;
+    this.defaults = defaults;
     for (const [file, symbols] of this.#files) {
       for (const [name, declarations] of symbols) {
         if (!declarations.some(isExportedType)) continue;
@@ -95,14 +134,16 @@ export class Declarations {
    */
   static async read(root: URL): Promise<Declarations> {
     const files = (await Array.fromAsync(filesIn(root)))
-      .filter((path) => /\.tsx?$/.test(path) && isLibrary(path) && !path.startsWith("cli/"));
+      .filter((path) =>
+        /\.tsx?$/.test(path) && isLibrary(path) && !/^cli\/(?!main\.ts)/.test(path)
+      );
     const { success, stdout } = await new Deno.Command(Deno.execPath(), {
       args: ["doc", "--json", "--private", ...files],
       cwd: root,
       stderr: "null",
     }).output();
     if (!success) throw new Error("deno doc failed");
-    return new Declarations(JSON.parse(new TextDecoder().decode(stdout)).nodes);
+    return new Declarations(JSON.parse(new TextDecoder().decode(stdout)).nodes, root);
   }
 
   /**
@@ -113,24 +154,66 @@ export class Declarations {
    * @throws {TypeError} If there is no such type, or more than one.
    */
   membersOf(name: string): Member[] {
+    return this.#exports(name).flatMap((declared) => this.#members(declared));
+  }
+
+  /**
+   * Returns the methods of an exported class whose last parameter is `options`.
+   *
+   * @param name The name of the class.
+   * @returns The methods in the order of their declaration; overloads count as one method.
+   * @throws {TypeError} If there is no such class, or more than one.
+   */
+  callsOf(name: string): Call[] {
+    const calls = new Map<string, Call>();
+    for (const declared of this.#exports(name)) {
+      for (const { name, functionDef } of declared.declaration.def.methods ?? []) {
+        const last = functionDef?.params.at(-1);
+        const { name: param, tsType } = last?.left ?? last ?? {};
+        if (param !== "options" || tsType === undefined) continue;
+        const first = calls.get(name);
+        const options = this.#membersIn({ type: tsType, in: declared });
+        calls.set(name, {
+          name,
+          options: [
+            ...new Map([...first?.options ?? [], ...options].map((it) => [it.name, it])).values(),
+          ],
+        });
+      }
+    }
+    return [...calls.values()];
+  }
+
+  #exports(name: string): Declared[] {
     const files = [...this.#exported.get(name) ?? []];
     if (files.length !== 1) {
       throw new TypeError(`Cannot find type: ${name} must be exported once, received [${files}]`);
     }
-    return this.#declared(name, files[0]!).flatMap((declared) => this.#members(declared));
+    return this.#declared(name, files[0]!);
   }
 
-  /** Returns the names of the members of every type and class. */
-  get allNames(): ReadonlySet<string> {
-    const names = new Set<string>();
-    for (const symbols of this.#files.values()) {
-      for (const declarations of symbols.values()) {
-        for (const { def } of declarations) {
-          for (const { name } of [...def?.properties ?? [], ...def?.methods ?? []]) names.add(name);
-        }
-      }
-    }
-    return names;
+  /**
+   * Returns the members of an exported constant object.
+   *
+   * @param name The name of the constant.
+   * @returns The names of the members, and the first paragraphs of their descriptions.
+   */
+  constantsOf(name: string): Pick<Member, "name" | "summary">[] {
+    return this.#exports(name)
+      .flatMap((declared) =>
+        this.#membersIn({ type: declared.declaration.def.tsType!, in: declared })
+      );
+  }
+
+  /**
+   * Returns the first sentence of a module's description.
+   *
+   * @param file The path of the module from the root of the repository.
+   * @returns The sentence.
+   */
+  moduleSummary(file: string): string {
+    const summary = this.#summaries.get(new URL(file, this.#root).href) ?? "";
+    return /^.*?\.(?= |$)/.exec(summary)?.[0] ?? summary;
   }
 
   /** Finds the declarations of a name in a file, also if the file re-exports it. */
@@ -248,7 +331,10 @@ export class Declarations {
       case "keyword":
         return repr === "undefined" || repr === "void" ? [] : [code(repr!)];
       case "indexedAccess":
-        return ["object"];
+        return [
+          this.#membersIn({ ...place, type: value.objType })
+            .find(({ name }) => name === value.indexType.value?.string)?.type ?? "object",
+        ];
     }
     if (kind !== "typeRef") return [code(repr ?? kind)];
     const { typeName, typeParams = [], resolution } = value;
@@ -278,17 +364,36 @@ export class Declarations {
   }
 }
 
+/** Calls a function with each name in the output, and the text of its default. */
+function visit(node: unknown, found: (name: string, text: string | undefined) => void): void {
+  if (typeof node !== "object" || node === null) return;
+  if ("name" in node && typeof node.name === "string") {
+    found(node.name, defaultIn((node as { readonly jsDoc?: JsDoc }).jsDoc));
+  }
+  for (const inner of Object.values(node)) visit(inner, found);
+}
+
+interface DocModule {
+  readonly symbols: readonly DocSymbol[];
+  readonly module_doc?: JsDoc;
+}
+
 interface DocSymbol {
   readonly name: string;
   readonly declarations: Declaration[];
 }
 
 function isExportedType({ kind, declarationKind }: Declaration): boolean {
-  return declarationKind === "export" && (kind === "interface" || kind === "typeAlias");
+  return declarationKind === "export" &&
+    ["class", "interface", "typeAlias", "variable"].includes(kind);
 }
 
+/** A longer list of literals is better named. */
+const MAX_LITERALS = 5;
+
 function isLiterals({ kind, value }: TypeNode): boolean {
-  return kind === "union" && (value as TypeNode[]).every((part) => part.kind === "literal");
+  return kind === "union" && value.length <= MAX_LITERALS &&
+    (value as TypeNode[]).every((part) => part.kind === "literal");
 }
 
 function code(text: string): string {

@@ -4,7 +4,9 @@
  * @module
  */
 import { type Block, tableOf } from "./blocks.ts";
-import { type Declarations, listOf, type Member } from "./declarations.ts";
+import { type Call, type Declarations, listOf, type Member } from "./declarations.ts";
+
+const HEADING = ["option", "type", "default", "effect"];
 
 /** An option, by the names that lead to it: `session.maxRequests`. */
 interface Option extends Member {
@@ -25,7 +27,54 @@ export function optionsTable({ argument, rows }: Block, declarations: Declaratio
   const lines = rows.flatMap(({ name, links }) =>
     optionsAt(name, members).map((option) => rowOf(option, links))
   );
-  return tableOf([["option", "type", "default", "effect"], ...lines]);
+  return tableOf([HEADING, ...lines]);
+}
+
+/** The options of every call that waits, which the tables of calls leave out. */
+const WAITING = "WaitOptions";
+
+/**
+ * Writes the headings and tables of a block about calls; each row is a method, such as
+ * `Client.request`, and the name to show.
+ *
+ * @param block The block.
+ * @param declarations The types of the library.
+ * @returns A heading, a sentence and a table for each call, in Markdown.
+ * @throws {TypeError} If a row names an unknown call, or an option has no description.
+ */
+export function callsTables({ rows }: Block, declarations: Declarations): string {
+  const sections = rows.map(({ name, shown, links }) => {
+    const [type, method] = name.split(".") as [string, string];
+    const call = callsOf(type, declarations).find((call) => call.name === method);
+    if (call === undefined) {
+      throw new TypeError(`Cannot write table: calls must have options, received ${name}`);
+    }
+    const options = call.options.map((option) => rowOf({ ...option, path: option.name }, []));
+    return { call: `\`${shown}()\``, links, table: tableOf([HEADING, ...options]) };
+  });
+  return [...Map.groupBy(sections, ({ table }) => table)].map(([table, calls]) => {
+    const see = seeAlso(calls.flatMap(({ links }) => links)).trim();
+    return `### ${listOf(calls.map(({ call }) => call), "and")}\n\n${see}\n\n${table}`;
+  }).join("\n\n");
+}
+
+/**
+ * Lists the calls of a class with options of their own.
+ *
+ * @param name The name of the class.
+ * @param declarations The types of the library.
+ * @returns The calls, without the options of every call that waits.
+ */
+export function callsOf(name: string, declarations: Declarations): Call[] {
+  const common = new Set(declarations.membersOf(WAITING).map(({ summary }) => summary));
+  return declarations.callsOf(name)
+    .map((call) => ({
+      ...call,
+      options: call.options.filter(({ name, summary }) =>
+        summary === "" ? name !== "signal" : !common.has(summary)
+      ),
+    }))
+    .filter(({ options }) => options.length > 0);
 }
 
 /**
@@ -77,8 +126,11 @@ function rowOf(option: Option, links: readonly string[]): string[] {
   if (summary === "") {
     throw new TypeError(`Cannot write table: options must have a description, received ${path}`);
   }
-  const see = links.length === 0 ? "" : ` See ${listOf(links, "and")}.`;
-  return [`\`${path.replace(".[", "[")}\``, type, defaultOf(option), summary + see];
+  return [`\`${path.replace(".[", "[")}\``, type, defaultOf(option), summary + seeAlso(links)];
+}
+
+function seeAlso(links: readonly string[]): string {
+  return links.length === 0 ? "" : ` See ${listOf(links, "and")}.`;
 }
 
 /** Writes a default: literals as code, with separators in numbers; anything else as it is. */

@@ -48,87 +48,97 @@ const MIN_FRAGMENTS = 64;
 /** The limits of {@linkcode hardenedWebSocket}. All are optional. */
 export interface HardenedWebSocketOptions {
   /**
-   * The largest message to read, in bytes. A larger message closes the connection with 4413 before
-   * it is buffered, even if only its fragments together exceed the limit. The default is
-   * `session.maxMessageBytes`, but at least 64 KiB. `serve` throws if you set a limit below this
-   * default.
+   * The largest message to read, in bytes, in all its fragments. A larger one closes the connection
+   * with 4413 before it is buffered.
+   *
+   * `serve` throws if you set a limit below this default.
+   *
+   * @default {`session.maxMessageBytes`, but at least 64 KiB}
    */
   readonly maxPayloadBytes?: number | undefined;
   /**
-   * The time for a peer to reply to a close before its connection is dropped, in milliseconds.
+   * The time for a peer to reply to a close, in milliseconds; then the connection is dropped.
    *
    * @default {5000}
    */
   readonly closeTimeoutMs?: number | undefined;
   /**
-   * The time from the connection to the end of the first request's head, including the TLS
-   * handshake, in milliseconds.
+   * The time from the connection to the end of the first request's head, in milliseconds; then the
+   * connection is dropped.
+   *
+   * It includes the TLS handshake.
    *
    * @default {10000}
    */
   readonly handshakeTimeoutMs?: number | undefined;
   /**
-   * The time for a request with its body, in milliseconds. It is checked every second.
+   * The time for a request with its body, in milliseconds; then it receives 408.
+   *
+   * The time is checked every second.
    *
    * @default {60000}
    */
   readonly requestTimeoutMs?: number | undefined;
   /**
-   * The time that a connection may wait for its next request, in milliseconds.
+   * The time that a connection may wait for its next request, in milliseconds; then it is dropped.
    *
    * @default {5000}
    */
   readonly keepAliveTimeoutMs?: number | undefined;
   /**
-   * The maximum size of a request's head, in bytes. A request with a larger head is rejected with
-   * 431.
+   * The maximum size of a request's head, in bytes; beyond it, 431.
    *
    * @default {16384}
    */
   readonly maxHeaderBytes?: number | undefined;
   /**
-   * The number of connections per second that one network address may open, on average. An IPv6 /64
-   * counts as one address. If an address exceeds this rate, its requests are rejected with 429 and
-   * `retry-after`; over TLS, its connections are dropped before the handshake.
+   * The number of connections per second that one network address may open, on average; beyond it,
+   * 429 with `retry-after`.
+   *
+   * An IPv6 /64 counts as one address. Over TLS, the connections are dropped before the handshake.
    *
    * @default {20}
    */
   readonly handshakesPerSecond?: number | undefined;
   /**
    * The number of connections that one address may open in a burst after a pause. `Infinity`
-   * removes the limit, for example for a server behind a proxy, where all connections share one
-   * address.
+   * removes the limit, for example behind a proxy.
+   *
+   * Behind a proxy, all connections share one address.
    *
    * @default {200}
    */
   readonly handshakeBurst?: number | undefined;
   /**
-   * The number of connections of one address that may be open without having sent a request.
-   * Further connections are dropped. The default applies only once more than half of `maxPending`
-   * is in use; a number that you set always applies.
+   * The number of connections of one address that have not sent a request, in contention; further
+   * ones are dropped.
+   *
+   * The default applies only once more than half of `maxPending` is in use; a number that you set
+   * always applies.
    *
    * @default {200}
    */
   readonly maxPendingPerAddress?: number | undefined;
   /**
-   * The number of connections of all addresses that may be open without having sent a request. When
-   * another connection arrives, the oldest of these is dropped.
+   * The number of connections of all addresses that have not sent a request; beyond it, the oldest
+   * is dropped.
    *
    * @default {2048}
    */
   readonly maxPending?: number | undefined;
   /**
-   * The maximum number of addresses to remember until their tokens are refilled. If there are more,
-   * the address that has not opened a connection for the longest time is forgotten.
+   * The number of addresses to remember until their tokens are refilled; beyond it, the one that
+   * was quiet for longest is forgotten.
    *
    * @default {16384}
    */
   readonly maxIdleAddresses?: number | undefined;
   /**
-   * Compresses messages (permessage-deflate) for peers that offer it. Only messages to many
-   * sessions are compressed. Each is compressed separately, once for all sessions. Replies and
-   * messages to one session are sent uncompressed. `minBytes` is the smallest message to compress,
-   * in bytes; the default is 512.
+   * Compresses messages to many sessions (permessage-deflate), once for all of them. `minBytes` is
+   * the smallest message to compress, 512 by default.
+   *
+   * Each is compressed separately, for peers that offer it. Replies and messages to one session are
+   * sent uncompressed.
    *
    * @default {false}
    */
