@@ -1,6 +1,6 @@
 /**
  * Writes the tables of the reference from the code: options with types, defaults and descriptions,
- * metrics, close codes, entries, and the help of the command.
+ * metrics, close codes, entries, sizes, and the help of the command.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/reference.ts
@@ -19,6 +19,7 @@ import {
   type Metric,
   metricsTable,
   servedMetrics,
+  sizesTable,
 } from "./reference/lists.ts";
 import { callsTables, optionsTable } from "./reference/options.ts";
 
@@ -78,6 +79,8 @@ function contentOf(block: Block, { declarations, metrics }: Sources): string | P
       return metricsTable(block, metrics);
     case "codes":
       return closeCodesTable(declarations);
+    case "sizes":
+      return sizesTable();
     case "entries":
       return entriesTable(declarations);
     case "help":

@@ -4,6 +4,7 @@
  * ```sh
  * deno run -A tools/sizes.ts           # prints the sizes, and the bytes of each module at first
  * deno run -A tools/sizes.ts --write   # and makes them the limits, here and in the documentation
+ * deno run -A tools/reference.ts       # writes the table of the reference
  * ```
  *
  * The limits are in `sizes.json`, in KiB of minified and gzipped code. `tests/bundle_test.ts` holds
@@ -287,16 +288,6 @@ const PLACES: Readonly<Record<string, readonly Place[]>> = {
     [/the page loads a single file of at most /, "file"],
     [/over WebSocket has at most /, "slim"],
     [/has at most [\d.]+ KiB \(gzip\), and /, "slimFeatures"],
-    [/\| messages, requests, topics, presence, WebSocket .*\| /, "page"],
-    [/\| the same, with contracts and all other exports .*\| /, "client"],
-    [/\| connecting, with the functions of mutations .*\| /, "mutation"],
-    [/\| WebTransport +\| .*\| /, "chunk_webtransport"],
-    [/\| recovery of topics, .*\| /, "chunk_recovery"],
-    [/\| streaming responses +\| .*\| /, "chunk_responses"],
-    [/\| live state +\| .*\| /, "chunk_state"],
-    [/\| streams and datagrams on a WebSocket .*\| /, "chunk_streams"],
-    [/\| diagnostics and health .*\| /, "chunk_insight"],
-    [/\| HTTP as the last transport .*\| /, "chunk_http"],
   ],
   "tools/npm/README.md": [[/page loads (?=[\d.]+ KiB)/, "page"]],
 };

@@ -11,6 +11,7 @@ import { serve } from "../../server.ts";
 import { fakeContext } from "../../tests/cli_context.ts";
 import { streamFeatures } from "../../tests/stream_features.ts";
 import config from "../../deno.json" with { type: "json" };
+import SIZES from "../sizes.json" with { type: "json" };
 import { type Block, tableOf } from "./blocks.ts";
 import type { Declarations } from "./declarations.ts";
 
@@ -94,6 +95,45 @@ export function entriesTable(declarations: Declarations): string {
     ...Object.entries(config.exports).map(([entry, file]) => [
       `\`${config.name}${entry.slice(1)}\``,
       declarations.moduleSummary(file),
+    ]),
+  ]);
+}
+
+/** The code of each size, and the time when a page loads it. */
+const LOADS: Readonly<Record<keyof typeof SIZES, readonly [code: string, loads: string]>> = {
+  page: ["messages, requests, topics, presence, WebSocket", "with the page"],
+  client: ["the same, with contracts and all other exports", "with the page"],
+  mutation: ["the first row, with the functions of mutations", "with the page"],
+  react: ["the hooks of `/react`", "in addition, with the page"],
+  chunk_webtransport: ["WebTransport", "before the first connection"],
+  session: ["the first row and WebTransport", "before the first session over WebTransport"],
+  chunk_recovery: [
+    "recovery of topics, readers of durable streams",
+    "once connected, or before with subscriptions",
+  ],
+  chunk_responses: ["streaming responses", "on the first one, or if there are request handlers"],
+  chunk_state: ["live state", "on the first one"],
+  mutationState: [
+    "a page with the functions of mutations, and live state",
+    "until the first state",
+  ],
+  chunk_streams: ["streams and datagrams on a WebSocket", "when the first one opens"],
+  chunk_insight: ["diagnostics and health", "on the first call"],
+  chunk_http: ["HTTP as the last transport", "after all other transports have failed"],
+  parts: ["all exports, and all that loads late", "in a page that uses everything"],
+  file: ["the same in one file", "with a page without code splitting"],
+  slim: ["`/client/slim` with `webSocket()`", "with the page, in one file"],
+  slimFeatures: ["the same with `responses()` and `insight()`", "with the page, in one file"],
+  slimStates: ["the same with `states()`", "with the page, in one file"],
+};
+
+/** Writes the table of what pages load. */
+export function sizesTable(): string {
+  return tableOf([
+    ["code", "loads", "at most, KiB (gzip)"],
+    ...Object.entries(LOADS).map(([name, words]) => [
+      ...words,
+      String(SIZES[name as keyof typeof SIZES]),
     ]),
   ]);
 }
