@@ -109,12 +109,14 @@ export interface StateLoad {
   /** Number of the last write. */
   readonly made: number;
   readonly failed: readonly string[];
+  /** Numbers of writes of which no page could tell whether they were made. */
+  readonly unknown: ReadonlySet<number>;
 }
 
 /**
  * Judges the rows of a state, where the write with number n of a load sets a row of its own, or
- * deletes the one of write n - 1 if n is divisible by three. Each first of three is a mutation. The writes of each load must have been
- * made without a gap, up to the last one that was confirmed.
+ * deletes the one of write n - 1 if n is divisible by three. Each first of three is a mutation. The
+ * writes of each load must have been made without a gap, up to the last one that was confirmed.
  *
  * @param loads The loads.
  * @param rows The keys of the rows: the load, a slash, and the number.
@@ -123,7 +125,7 @@ export interface StateLoad {
 export function judgeRows(loads: readonly StateLoad[], rows: readonly string[]): string[] {
   const faults: string[] = [];
   const numbersOf = Map.groupBy(rows, (key) => key.split("/")[0]!);
-  for (const { load, confirmed, made, failed } of loads) {
+  for (const { load, confirmed, made, failed, unknown } of loads) {
     for (const failure of failed) faults.push(`${load}: write to the state failed: ${failure}`);
     const found = new Set((numbersOf.get(load) ?? []).map((key) => Number(key.split("/")[1])));
     const last = Math.max(0, ...found);
@@ -134,7 +136,9 @@ export function judgeRows(loads: readonly StateLoad[], rows: readonly string[]):
     }
     for (let number = 1; number <= last; number++) {
       const isThere = number % 3 === 1 || (number % 3 === 2 && number === last);
-      if (found.has(number) !== isThere) {
+      // A row of two is there if it was not deleted.
+      const isUnknown = unknown.has(number) || number % 3 === 2 && unknown.has(number + 1);
+      if (!isUnknown && found.has(number) !== isThere) {
         faults.push(`${load}: row ${number} of ${last} is ${isThere ? "missing" : "still there"}`);
       }
     }

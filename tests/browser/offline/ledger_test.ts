@@ -51,9 +51,14 @@ Deno.test("judge() finds lost, repeated, disordered and foreign writes", () => {
 });
 
 Deno.test("judgeRows() accepts the rows of a complete sequence of writes, and finds others", () => {
-  const faults = (rows: number[], confirmed: number, failed: string[] = []) =>
+  const faults = (
+    rows: number[],
+    confirmed: number,
+    failed: string[] = [],
+    unknown: ReadonlySet<number> = new Set(),
+  ) =>
     judgeRows(
-      [{ load: "a", confirmed, made: 9, failed }],
+      [{ load: "a", confirmed, made: 9, failed, unknown }],
       rows.map((number) => `a/0000${number}`),
     );
   for (
@@ -64,6 +69,8 @@ Deno.test("judgeRows() accepts the rows of a complete sequence of writes, and fi
   assertEquals(faults([1, 2], 3), ["a: row 2 is the last, but write 3 was confirmed"]);
   assertEquals(faults([4], 4), ["a: row 1 of 4 is missing"]);
   assertEquals(faults([1, 2, 4], 4), ["a: row 2 of 4 is still there"]);
+  assertEquals(faults([1, 2, 4], 4, [], new Set([3])), []);
+  assertEquals(faults([4], 4, [], new Set([1])), []);
   assertEquals(faults([1], 1, ["2: conflict"]), ["a: write to the state failed: 2: conflict"]);
 });
 

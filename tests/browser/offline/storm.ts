@@ -93,7 +93,9 @@ class Storm implements AsyncDisposable {
   readonly #tabs: Tab[] = [];
   /** The last that is known of each load. */
   readonly #loads = new Map<string, PageLoad>();
-  readonly #states = new Map<string, StateLoad>();
+  readonly #states = new Map<string, StateLoad & { readonly unknown: Set<number> }>();
+  /** The notices about dropped writes. */
+  readonly #drops = new Set<string>();
   readonly #errors = new Map<string, number>();
   readonly #faults: string[] = [];
   #server: Deno.ChildProcess | undefined;
@@ -175,6 +177,7 @@ class Storm implements AsyncDisposable {
     for (const tab of this.#tabs) await this.#note(tab);
     const { onProgress } = this.#options;
     for (const [text, count] of this.#errors) onProgress?.(`${count} times: ${text}`);
+    for (const text of this.#drops) onProgress?.(`Dropped: ${text}`);
     const { history, rows, added } = await this.#readData();
     const judgment = judge({
       loads: [...this.#loads.values()],
@@ -242,7 +245,13 @@ class Storm implements AsyncDisposable {
       const { load, stored, dropped, errors, state } = outboxPage;
       return { load, stored, dropped, errors, state };
     });
-    this.#states.set(load, { load, ...state });
+    const unknown = this.#states.get(load)?.unknown ?? new Set();
+    const failed = state.failed.filter((failure) => {
+      const number = /^(\d+): unknown$/.exec(failure)?.[1];
+      if (number !== undefined) unknown.add(Number(number));
+      return number === undefined;
+    });
+    this.#states.set(load, { load, ...state, failed, unknown });
     const known = this.#loads.get(load);
     this.#loads.set(load, { load, user, stored, dropped: known?.dropped ?? new Map() });
     for (const error of errors) {
@@ -250,10 +259,14 @@ class Storm implements AsyncDisposable {
       this.#errors.set(text, (this.#errors.get(text) ?? 0) + 1);
     }
     for (const text of dropped) {
-      const { kind, reason, data } = JSON.parse(text);
-      this.#errors.set(`dropped ${kind}: ${reason}`, 1);
+      const { kind, reason, data, error } = JSON.parse(text);
+      this.#drops.add(`${kind} ${JSON.stringify(data)}: ${reason} ${error ?? ""}`);
       const of: unknown = this.#loads.get(data?.load)?.dropped;
       if (of instanceof Map) of.set(data.number, reason);
+      const write = stateWriteIn(data);
+      if (write === undefined) continue;
+      if (reason === "unknown") this.#states.get(write.load)?.unknown.add(write.number);
+      else this.#faults.push(`${write.load}: ${kind} ${write.number} was dropped: ${reason}`);
     }
   }
 
@@ -306,6 +319,18 @@ class Storm implements AsyncDisposable {
     }
     return faults;
   }
+}
+
+/** The write to the state that a dropped one was: the call of a mutation, or a change. */
+function stateWriteIn(
+  data: unknown,
+): { readonly load: string; readonly number: number } | undefined {
+  const { input, 0: change } = Object(data);
+  const key: unknown = input?.key ?? change?.key;
+  if (typeof key !== "string") return undefined;
+  const [load, number] = key.split("/");
+  const isDeletion = change !== undefined && change.value === undefined;
+  return { load: load!, number: Number(number) + (isDeletion ? 1 : 0) };
 }
 
 if (import.meta.main) {
