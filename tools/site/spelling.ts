@@ -1,5 +1,5 @@
 /**
- * Checks the spelling of the pages with `cspell` and a list of technical words.
+ * Checks the spelling of the pages, which is American, with `cspell` and a list of technical words.
  *
  * @module
  */
@@ -39,7 +39,7 @@ export async function checkSpelling(
   try {
     const settings = {
       version: "0.2",
-      language: "en,en-GB",
+      language: "en",
       dictionaryDefinitions: [{ name: "words", path: fileURLToPath(WORDS) }],
       dictionaries: ["words", "software-terms", "typescript", "node", "npm"],
       ignoreRegExpList: CODE,
