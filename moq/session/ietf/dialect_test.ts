@@ -64,6 +64,20 @@ for (const { version, draft } of DRAFTS) {
     assertEquals(hex, "0700" + "0100" + "0b0003020100");
   });
 
+  Deno.test(`${version}: a subscription waits for its broadcast as long as it allows`, async () => {
+    const mux = new TrackMux();
+    await using peer = await HandPeer.open(version, { mux });
+    const short = await peer.ask(subscribe(0, { rendezvousMs: 10 }));
+    const { hex } = await soon(short.rest());
+    assertEquals(hex.slice(0, 2) + hex.slice(6, 8), "0502"); // REQUEST_ERROR, TIMEOUT.
+    const exchange = await peer.ask(subscribe(2, { rendezvousMs: 20_000 }));
+    await exchange.write(update(4, { priority: 1 }));
+    assertEquals(await exchange.read(), "07000100"); // REQUEST_OK.
+    await turns();
+    mux.publish("/a", (track) => track.accept());
+    assertEquals((await exchange.read())!.slice(0, 2), "04"); // SUBSCRIBE_OK.
+  });
+
   Deno.test(`${version}: requests that are not supported are rejected, and the session stays`, async () => {
     await using peer = await HandPeer.open(version);
     // FETCH, TRACK_STATUS and SUBSCRIBE_TRACKS.

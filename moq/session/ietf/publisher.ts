@@ -164,13 +164,18 @@ class ServedTrack {
     const { rendezvousMs = 0 } = this.#parameters;
     const route = mux.route(this.path);
     if (route !== undefined || rendezvousMs === 0) return route;
-    const changed = this.#changes.changed();
     using _watch = mux.watch(this.path, ({ path, active }) => {
       if (active && path === this.path) this.#changes.notify();
     });
     const timeoutMs = Math.min(rendezvousMs, MAX_RENDEZVOUS_MS);
-    await within(runtime, changed, { timeoutMs }).catch(() => {});
+    await within(runtime, this.#found(), { timeoutMs }).catch(() => {});
     return mux.route(this.path);
+  }
+
+  /** Waits until there is a broadcast, or the subscriber has left. */
+  async #found(): Promise<void> {
+    const { mux } = this.#peer.context;
+    while (!this.#isOver && mux.route(this.path) === undefined) await this.#changes.changed();
   }
 
   /** Waits until the subscriber wants objects, or the broadcast ends. */
