@@ -92,6 +92,9 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "limitations": ["reference/known-limits"],
   "flutter": ["reference/known-limits"],
   "delete a message": ["concepts/ways-to-share"],
+  "load older messages": ["concepts/history"],
+  "server sent events": ["guide/http-api"],
+  "admin page": ["deploy/observability"],
   "save messages to database": ["guide/topics"],
   "benchmark": ["deploy/sizing", "reference/cli"],
 };
