@@ -48,7 +48,6 @@ class Topic {
   #due = 0;
   /** Settle the publications in flight, oldest first; bounded by the generator. */
   readonly #inFlight: (() => void)[] = [];
-  /** The link that publishes. */
   publisher: DialectLink | undefined;
 
   subscribe(): void {

@@ -16,7 +16,6 @@ export interface Dialect {
   readonly subscribed: string;
   /** A text with its immediate reply. */
   readonly ping?: readonly [ping: string, pong: string];
-  /** Subscribes to a topic. */
   subscribe(topic: string): string;
   /** Publishes on a topic; `data` needs no escapes. */
   publish(topic: string, data: string): string;

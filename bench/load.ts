@@ -53,7 +53,6 @@ const MODES = {
   connect: { mode: "idle", bufferBytes: 2_048 },
 } as const;
 
-/** A run. */
 interface Run {
   readonly plan: LoadPlan;
   readonly group: Group;

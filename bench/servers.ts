@@ -7,7 +7,6 @@ import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import type { DialectName } from "./dialects.ts";
 import { MOQ_VERSION } from "./moq.ts";
 
-/** One server. */
 export interface ServerUnderTest {
   /** Name, for `--only`. */
   readonly name: string;

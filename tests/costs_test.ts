@@ -73,7 +73,6 @@ async function rawClient(server: School, address: string | undefined, user = "")
 
 let named = 0;
 
-/** The name of a response. */
 const newName = () => `response-${++named}`.padEnd(20, "-");
 
 /** Asks once, and returns the failure of the reply. */

@@ -74,7 +74,6 @@ class Fixture implements AsyncDisposable {
     return Object.assign(fixture, { own });
   }
 
-  /** Opens the board in a client. */
   async open(token?: string): Promise<{ client: Client; board: Board; cable: Cable }> {
     const cable = new Cable(Number(new URL(this.server.url).port));
     const one = client(cable.url, token);

@@ -60,7 +60,6 @@ export type Operation = {
 /** One operation, all operations of a part, or all operations. */
 type Calls = Operation | keyof Parts | "all";
 
-/** The method of an operation. */
 type Method<O extends Operation> = O extends `${infer P extends keyof Parts}.${infer M}`
   ? NonNullable<Parts[P][M & keyof Parts[P]]>
   : never;
@@ -286,7 +285,6 @@ export interface FaultyBrokerOptions {
   readonly without?: readonly (keyof Parts | Operation)[];
 }
 
-/** Returns a part of a broker. */
 function partOf(broker: Broker, part: keyof Parts): Parts[keyof Parts] | undefined {
   return part === "logs" ? logsOf(broker) : broker[part];
 }

@@ -45,7 +45,6 @@ const hall = (mistakes: object = {}) => ({
   ...mistakes,
 });
 
-/** A contract with states. */
 const halls = (state: object) => defineContract({ state: state as Record<string, never> });
 const claims = halls({ "hall:{id}": hall() });
 const functions = { claimSeat() {} } as never;

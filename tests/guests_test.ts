@@ -34,7 +34,6 @@ const TOKEN = "s3cret-t0ken";
 interface Outcome {
   /** The user on the server; `undefined` for a rejected client. */
   readonly user?: string | undefined;
-  /** The code and the reason of a rejection. */
   readonly rejected?: Pick<CloseInfo, "code" | "reason">;
 }
 

@@ -32,7 +32,6 @@ interface House {
   readonly time: FakeTime;
   readonly one: Host;
   readonly two: Host;
-  /** A client that stays. */
   readonly stays: Client<Own>;
 }
 

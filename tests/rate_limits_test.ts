@@ -163,7 +163,6 @@ Deno.test("Server counts connections by the address that clientAddress returns",
   assertEquals(rejected.info?.code, 4429);
 });
 
-/** Shared counts in memory. */
 class MemoryCounts implements SharedCounts {
   readonly keys = new Set<string>();
   readonly #store = new MemoryBroker().store;

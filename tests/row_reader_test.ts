@@ -11,7 +11,6 @@ import { Page } from "./peers/page.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** A node of a store. */
 function node(store: FaultyStore) {
   const streams = durableStreams();
   const states: LiveStates<Contract> = liveState();

@@ -105,7 +105,6 @@ export function hostBetween(
   };
 }
 
-/** Headers of an upgrade. */
 export const UPGRADE_HEADERS = {
   upgrade: "websocket",
   connection: "Upgrade",

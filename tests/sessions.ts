@@ -71,7 +71,6 @@ export class Peer {
       .flatMap((frame) => frame.split("\n")).map((text) => JSON.parse(text));
   }
 
-  /** The close of the connection. */
   get closed(): Promise<ConnectionCloseInfo> {
     return soon(this.connection.closed);
   }

@@ -46,7 +46,6 @@ export interface LedgerWriteOptions {
 
 /** A state of a client or of a server. */
 export interface WritableState extends Pick<ClientState, "transaction"> {
-  /** The status of a client's state. */
   readonly status?: ClientState["status"];
   collection<T = unknown>(
     name: string,
@@ -59,7 +58,6 @@ export interface Counter {
   readonly by: readonly string[];
 }
 
-/** A row as the server has it. */
 export interface ServerRow {
   readonly value: unknown;
   readonly version: number;

@@ -40,7 +40,6 @@ export function streamFeatures<C extends Contract>(
   return [streams, states, handles, ...limits === undefined ? [] : [resumable(limits)]];
 }
 
-/** Returns the durable streams of a server. */
 export function streamsOf(server: object): DurableStreams {
   return mounted.get(server)!.streams;
 }

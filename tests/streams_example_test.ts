@@ -43,7 +43,6 @@ class Echo implements AsyncDisposable {
     assert(this.port !== 0, text);
   }
 
-  /** The hashes of the certificate. */
   async hashes(): Promise<CertificateHash[]> {
     const url = `http://127.0.0.1:${this.port}/.well-known/skein/webtransport`;
     const { serverCertificateHashes } = await (await fetch(url)).json();

@@ -302,7 +302,6 @@ async function pointersOf(client: Whiteboard) {
   return await (await client.whenConnected()).structuredDatagrams({ registry: datagrams });
 }
 
-/** Returns the next pointer. */
 async function next(pointers: AsyncIterable<{ readonly data: unknown }>): Promise<unknown> {
   const [one] = await deadline(
     (async () => {

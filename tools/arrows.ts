@@ -59,7 +59,6 @@ type Layer =
 const BELOW_PUBSUB = ["errors", "base", "transport", "session"] as const;
 const BELOW_SERVER = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
 
-/** The layers of the core. */
 export const CORE: readonly Layer[] = [...BELOW_SERVER, "client", "server"];
 
 /** The layers that are built on the core; `cli` is built on them too. */

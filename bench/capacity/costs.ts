@@ -38,7 +38,6 @@ export interface Costs {
   readonly deliveryMs: number;
   /** A copy of a publication from one node to another, on each of the two. */
   readonly relayMs: number;
-  /** The broker. */
   readonly broker: BrokerCosts;
 }
 

@@ -23,13 +23,10 @@ const CLIENT_STEPS = 4;
 
 /** Description of a service. */
 export interface FleetOptions {
-  /** Number of sessions. */
   readonly sessions: number;
   /** Number of nodes, each one process. */
   readonly nodes: number;
-  /** Nodes on one machine. */
   readonly nodesPerMachine: number;
-  /** Cores of each machine. */
   readonly coresPerMachine: number;
   /** Number of topics with a history. */
   readonly topics: number;
@@ -126,7 +123,6 @@ interface Node {
 
 /** A service with all sessions connected, at time 0. */
 export class Fleet {
-  /** The time of the model. */
   readonly time: ModelTime = new ModelTime();
   /** Node of each session; -1 while disconnected. */
   readonly nodeOf: Int32Array;

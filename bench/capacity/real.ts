@@ -16,7 +16,6 @@ const CALIBRATION: readonly [number, number] = [500, 2_500];
  */
 const MOST_FOREIGN = 0.15;
 
-/** The brokers of the storms. */
 export type StormBroker = "redis" | "nats";
 
 /** Costs of the brokers, for the parts that storms don't measure. */
@@ -33,7 +32,6 @@ const MODEL_MS = 60_000;
 
 /** Measurements of a real storm. Times are in milliseconds. */
 export interface StormFigures {
-  /** Number of clients. */
   readonly clients: number;
   /** Time from the kill until half, 99 % and all were back. */
   readonly halfMs: number;

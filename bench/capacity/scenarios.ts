@@ -236,7 +236,6 @@ export interface RoomsOptions {
   readonly members: number;
   /** Publications per second and room. */
   readonly perSecond: number;
-  /** Number of nodes. */
   readonly nodes: number;
   /** Processes of the broker. */
   readonly shards: number;

@@ -23,7 +23,6 @@ const contract = defineContract({
   toClient: { subok: z.undefined(), bench: text },
 });
 
-/** Serves as one worker. */
 export default function start({ serve, data }: WorkerNode): void {
   run(serve, data === "history");
 }

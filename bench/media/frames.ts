@@ -19,7 +19,6 @@ export interface EndOptions {
   readonly url: string;
   /** SHA-256 of the server's certificate in hexadecimal digits, for a client. */
   readonly hash: string;
-  /** Number of groups. */
   readonly groups: number;
   /** Frames of a group. */
   readonly frames: number;

@@ -49,7 +49,6 @@ interface Progress {
   readonly signal: AbortSignal;
 }
 
-/** Serves agents. */
 export function serveAgents({ paceMs, crash, ...options }: AgentOptions): AgentServer {
   const states = liveState(contract);
   const server: AgentServer = serve({

@@ -15,7 +15,6 @@ const USER = "me";
 /** Options of {@linkcode serveAiChat}; the example sets all others. */
 export interface AiChatOptions
   extends Pick<ServeOptions, "port" | "hostname" | "fetch" | "onListen" | "broker"> {
-  /** The conversations. */
   readonly conversations: Conversations;
   /** The author of the answers. */
   readonly writer: Writer;
@@ -31,7 +30,6 @@ interface Progress {
 /** A server of the example. */
 export type AiChatServer = Server<string, typeof contract>;
 
-/** Serves the conversations. */
 export function serveAiChat({ conversations, writer, ...options }: AiChatOptions): AiChatServer {
   const server: AiChatServer = serve({
     ...options,

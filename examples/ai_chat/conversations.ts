@@ -53,7 +53,6 @@ export class Conversations implements Disposable {
     ).reverse();
   }
 
-  /** Returns a turn. */
   turn(id: string): Turn | undefined {
     return this.#rows<Turn>(`SELECT ${COLUMNS} FROM turns WHERE id = ?`, id)[0];
   }

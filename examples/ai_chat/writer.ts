@@ -12,7 +12,6 @@ import type { Turn } from "./contract.ts";
 export interface Prompt {
   /** The earlier turns of the conversation. */
   readonly before: readonly Turn[];
-  /** The question. */
   readonly question: string;
   /** The part of the answer that a server wrote before it stopped. */
   readonly written: string;

@@ -8,7 +8,6 @@ import type { Card, contract } from "./contract.ts";
 import { orderAt } from "./order.ts";
 import { arrange, findCard, type Place, placeOf, type ShownColumn } from "./rows.ts";
 
-/** The state of a board. */
 export type BoardState = ClientStateOf<typeof contract, `board:${string}`>;
 
 /** Options of a board. */
@@ -80,7 +79,6 @@ export class Board implements Disposable {
     await this.#save(title, this.#change.addColumn({ key: newId(), title, order }));
   }
 
-  /** Renames a column. */
   async renameColumn(key: string, title: string): Promise<void> {
     await this.#save(title, this.#change.changeColumn({ key, title }));
   }
@@ -120,7 +118,6 @@ export class Board implements Disposable {
     await this.#save(this.#cardTitle(key), this.#change.moveCard({ key, column, order }));
   }
 
-  /** Deletes a card. */
   async deleteCard(key: string): Promise<void> {
     await this.#save(this.#cardTitle(key), this.#change.deleteCard({ key }));
   }

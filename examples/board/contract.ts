@@ -25,7 +25,6 @@ const COLUMN = z.readonly(z.strictObject({ title: TITLE, order: ORDER }));
 const CARD = z.readonly(z.strictObject({
   title: TITLE,
   note: NOTE,
-  /** Key of the column. */
   column: KEY,
   /** Order key within the column. */
   order: ORDER,

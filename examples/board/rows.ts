@@ -63,7 +63,6 @@ export function withCardAt(
   });
 }
 
-/** Returns a card. */
 export function findCard(columns: readonly ShownColumn[], key: string): ShownCard | undefined {
   for (const { cards } of columns) {
     const card = cards.find((card) => card.key === key);

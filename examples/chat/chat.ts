@@ -33,7 +33,6 @@ export interface ChatOptions extends
   readonly history?: BrokerHistory | undefined;
 }
 
-/** Serves the chat. */
 export function serveChat({ history, ...options }: ChatOptions): ChatServer {
   const keep = <L extends Line | Letter>(kind: string): Lines<L> =>
     history === undefined ? new Recent<L>(LIMITS) : new Kept<L>(history, kind, LIMITS);

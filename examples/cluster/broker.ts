@@ -42,7 +42,6 @@ export async function startBroker(name: BrokerName): Promise<BrokerServer> {
   };
 }
 
-/** Returns a free port. */
 export function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;

@@ -36,7 +36,6 @@ export const VERBS = ["kill", "drain", "start"] as const;
 /** An action on a node. */
 export type Verb = typeof VERBS[number];
 
-/** The state of a node. */
 export type NodeState = "starting" | "up" | "draining" | "down";
 
 const NODES = z.array(

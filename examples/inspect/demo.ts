@@ -142,7 +142,6 @@ export class Demo implements AsyncDisposable {
   }
 }
 
-/** Options of the demo. */
 export type DemoOptions = Pick<ServeOptions, "port" | "webTransport">;
 
 function serveDemo(

@@ -33,7 +33,6 @@ export interface Option {
   readonly multiple?: boolean;
 }
 
-/** The value of an option. */
 export type ValueOf<O extends Option> = O extends { readonly multiple: true } ? string[]
   : O extends { readonly default: number } ? number
   : O extends { readonly default: string } ? string

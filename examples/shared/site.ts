@@ -8,7 +8,6 @@
 /** The files of a page, by path. */
 export type Page = ReadonlyMap<string, PageFile>;
 
-/** A file of a page. */
 interface PageFile {
   readonly type: string;
   readonly body: string;

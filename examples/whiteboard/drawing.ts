@@ -58,7 +58,6 @@ export class Drawing {
     return [...this.#strokes.values()];
   }
 
-  /** Returns a stroke. */
   get(id: string): Stroke | undefined {
     return this.#strokes.get(id);
   }

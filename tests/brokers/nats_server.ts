@@ -46,7 +46,6 @@ export class NatsServer implements AsyncDisposable {
     this.#options = options;
   }
 
-  /** Starts a server. */
   static async start(options: NatsServerOptions = {}): Promise<NatsServer> {
     const folder = await Deno.makeTempDir({ prefix: "skein-nats-" });
     const server = new NatsServer(options.port ?? lowPort(), folder, options);

@@ -15,7 +15,6 @@ const OUTBOX_PAGE = "docs/recipes/postgres-outbox.md";
 
 const [NODES, WRITERS, STATEMENTS, ROWS] = [2, 4, 300, 40] as const;
 
-/** The statement of a writer in a round. */
 function statementOf(writer: number, round: number): string {
   const id = `'${(writer * 7 + round * 3) % ROWS}'`;
   if (writer === 0 && round === STATEMENTS / 2) return "TRUNCATE cards;";

@@ -93,7 +93,6 @@ export function findBrowser({ variable, paths }: BrowserKind): string | undefine
   });
 }
 
-/** Returns true if a browser is Firefox. */
 export function isFirefox(browser: Browser): boolean {
   return browser.process()!.spawnfile.includes("firefox");
 }

@@ -17,7 +17,6 @@ export const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
 
 export const textOf = (page: string) => Deno.readTextFileSync(new URL(page, ROOT));
 
-/** Returns the file of a page. */
 export function fileIn(page: string, path: string): string {
   const found = blocksOf(page, textOf(page)).find((it) => it.kind === "file" && it.path === path);
   assert(found?.kind === "file", `${page} must contain ${path}`);

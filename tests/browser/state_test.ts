@@ -62,7 +62,6 @@ async function connectPage(browser: Browser, site: string, url: string): Promise
   return page;
 }
 
-/** Opens the board in a page. */
 async function openBoard(page: Page): Promise<void> {
   await page.evaluate(async () => {
     globalThis.board = await liveClient.state("board:1");

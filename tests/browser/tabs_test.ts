@@ -21,7 +21,6 @@ import {
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** The clients of a tab. */
   var tabClients: ReturnType<typeof connect>[];
   /** The times at which each client received a publication, by its number. */
   var arrivals: Record<number, number>[];

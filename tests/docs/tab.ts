@@ -56,7 +56,6 @@ export class Tab {
     await this.page.keyboard.press("Enter");
   }
 
-  /** Returns the lines. */
   async lines(): Promise<string[]> {
     return await this.page.evaluate(() =>
       [...document.querySelectorAll("#lines li")].map((line) => line.textContent.trim())

@@ -45,7 +45,6 @@ export interface Fuzzer {
   readonly run: (random: Random, rounds: number) => void | Promise<void>;
 }
 
-/** All fuzzers. */
 export const FUZZERS: readonly Fuzzer[] = [
   { name: "envelopes", weight: 6, run: fuzzEnvelopes },
   { name: "binary messages", weight: 3, run: fuzzBinaryMessages },

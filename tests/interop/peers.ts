@@ -735,7 +735,6 @@ export class PeerServer implements AsyncDisposable {
     this.#errors = new Response(child.stderr).text();
   }
 
-  /** The URL of a path. */
   url(path: string): string {
     return `https://127.0.0.1:${this.ports[path] ?? this.port}${path}`;
   }

@@ -34,7 +34,6 @@ import type { BroadcastPath } from "../../moq/wire/path.ts";
 import { type DraftTraits, VERSIONS } from "../../moq/wire/versions.ts";
 import type { Random } from "../random.ts";
 
-/** The traits of all drafts. */
 export const ALL_DRAFTS: readonly DraftTraits[] = Object.values(VERSIONS)
   .flatMap(({ draft }) => draft === undefined ? [] : [draft]);
 

@@ -15,7 +15,6 @@ import { turns } from "../waiting.ts";
 import { drawing } from "../sessions.ts";
 import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";
 
-/** All versions. */
 export const ALL_VERSIONS: readonly MoqVersion[] = [
   "moq-lite-05",
   "moq-lite-04",
@@ -79,7 +78,6 @@ export class MoqNetwork {
   readonly outcomes: MoqClientOptions["dial"][] = [];
   /** The publications of the server. */
   mux: TrackMux = new TrackMux();
-  /** Options of the server's sessions. */
   server: Partial<MoqSessionOptions> = {};
   /** The version in use. */
   readonly version: MoqVersion;

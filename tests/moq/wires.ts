@@ -25,7 +25,6 @@ export interface TestWireOptions {
 
 /** One end of a connection, with more insight for a test. */
 export interface TestWire {
-  /** The connection. */
   readonly connection: Connection;
   /** Opened unidirectional streams, in order, each with the current send order. */
   readonly opened: { sendOrder: number }[];

@@ -44,7 +44,6 @@ export interface Paths {
   readonly udp: UdpPath;
 }
 
-/** A hostile network. */
 export interface HostileNetwork {
   readonly name: string;
   /** Makes the network hostile, before the client connects. */
@@ -95,7 +94,6 @@ export interface HostileTimes {
   readonly holdsWebSocket?: boolean;
   /** Options of the server, for times shorter than its defaults. */
   readonly server?: ServeOptions;
-  /** Options of the client. */
   readonly client?: ConnectOptions;
 }
 
@@ -116,7 +114,6 @@ export interface HostileResult {
   readonly backMs: number | undefined;
   /** Transports of the first and the last session. */
   readonly transports: readonly [first: TransportName, last: TransportName];
-  /** Number of sessions. */
   readonly sessions: number;
   /** Number of delivered publications. */
   readonly delivered: number;

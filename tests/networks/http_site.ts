@@ -66,7 +66,6 @@ export class Site implements AsyncDisposable {
     return connect(this.url, { backoff: { firstDelayMs: 50, maxDelayMs: 200 }, ...options });
   }
 
-  /** The node that has a session. */
   nodeOf(session: string): Server | undefined {
     return this.servers.find(({ manager }) => manager.get(session) !== undefined);
   }

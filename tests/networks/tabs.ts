@@ -19,7 +19,6 @@ export const CONNECTIONS = 6;
 
 /** Options for {@linkcode TabBrowser}. */
 export interface TabBrowserOptions {
-  /** The server. */
   readonly serve: (request: Request) => Response | Promise<Response>;
   /** How tabs share places. "denied" is a browser in which the user has disabled storage. */
   readonly shares: "locks" | "channel" | "nothing" | "denied";
@@ -27,7 +26,6 @@ export interface TabBrowserOptions {
   readonly protocol?: string;
 }
 
-/** A browser. */
 export class TabBrowser {
   readonly options: TabBrowserOptions;
   /** Requests that use a connection, with their kind. */

@@ -180,7 +180,6 @@ const GENEROUS: TransportParameters = {
   maxRecordSize: 65_536,
 };
 
-/** Writes one record. */
 export function record(write: (record: RecordWriter) => void): Uint8Array {
   const writer = new RecordWriter(1_000_000);
   write(writer);

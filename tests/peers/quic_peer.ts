@@ -20,7 +20,6 @@ import { soon } from "../waiting.ts";
 /** The certificate of test servers. Clients trust it by its hash. */
 export const certificate: DevCertificate = devCertificate({ cacheFolder: null });
 
-/** The protocol of tests. */
 export const PROTOCOL = "skein-test";
 
 /** Both sides of a connection: the library's and the runtime's. */
@@ -107,7 +106,6 @@ export class QuicServer implements AsyncDisposable {
     return this.listener.address.port;
   }
 
-  /** Returns the next connection. */
   async next(): Promise<QuicConnection> {
     const { value } = await soon(this.#connections.next());
     if (value === undefined) throw new Error("no connection");

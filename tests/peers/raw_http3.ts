@@ -75,14 +75,12 @@ export function bytesOf(...parts: readonly (Uint8Array | number)[]): Uint8Array<
   return concat(parts.map((part) => typeof part === "number" ? encodeVarint(part) : part));
 }
 
-/** A SETTINGS frame. */
 export function settingsFrame(
   settings: Iterable<readonly [number, number]> = PLAIN_SETTINGS,
 ): Uint8Array<ArrayBuffer> {
   return encodeFrame(FrameType.settings, encodeSettings(settings));
 }
 
-/** A HEADERS frame. */
 export function headersFrame(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
   return encodeFrame(FrameType.headers, encodeFields(fields));
 }
@@ -338,7 +336,6 @@ export class RawServer implements AsyncDisposable {
 /** The server under test. The test accepts its requests one by one. */
 export class TestServer implements AsyncDisposable {
   readonly listener: WebTransportListener;
-  /** The hash of the certificate. */
   readonly hashes: readonly CertificateHash[];
   readonly #requests: AsyncGenerator<WebTransportRequest>;
 

@@ -79,7 +79,6 @@ export function headOf(
   return `${line} HTTP/${version}\r\n${lines.join("")}\r\n`;
 }
 
-/** Parts of a response. */
 export interface ResponseParts {
   readonly status: number;
   readonly headers: Headers;

@@ -23,7 +23,6 @@ export interface WebTransportPeerOptions extends Partial<ListenWebTransportOptio
 /** A server that responds to requests in the order of arrival. */
 export class WebTransportPeer implements AsyncDisposable {
   readonly listener: WebTransportListener;
-  /** The hash of the certificate. */
   readonly trust: { readonly serverCertificateHashes: readonly WebTransportHash[] };
   /** The certificate, in PEM. */
   readonly cert: string;

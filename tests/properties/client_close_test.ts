@@ -235,7 +235,6 @@ function outcomeAfter(
   return name === "subscription to come" ? "AbortError" : "SessionClosedError";
 }
 
-/** Counts the listeners of a signal. */
 function counted(signal: AbortSignal, listeners: { count: number }): AbortSignal {
   const { addEventListener, removeEventListener } = signal;
   const known = new Set<unknown>();

@@ -24,7 +24,6 @@ const SIZE = 5;
 /** Time without a message after which a reader has received everything, in milliseconds. */
 const QUIET_MS = 300;
 
-/** Reads the numbers of a topic. */
 function read(client: Client, topic: string, options?: ClientSubscribeOptions): Reading<number> {
   return readAny(client, topic, options, (data) => (data as { readonly n: number }).n);
 }

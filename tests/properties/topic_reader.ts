@@ -45,7 +45,6 @@ export interface TopicReaderOptions {
   readonly truth: Truth;
   /** Picks the node of the next connection. */
   readonly pick: () => Host;
-  /** Returns true for a topic with a history. */
   readonly hasHistory: (topic: string) => boolean;
 }
 

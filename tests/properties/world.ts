@@ -52,7 +52,6 @@ export type Carrier = typeof CARRIERS[number];
 
 /** Both sides of one session. */
 export interface Ends {
-  /** The session of the client. */
   readonly near: NonNullable<Client["session"]>;
   /** The session of the server. */
   readonly far: Session;

@@ -73,7 +73,6 @@ export interface Vector {
   readonly steps: readonly Step[];
 }
 
-/** A file of vectors. */
 export interface VectorFile {
   /** The end under test. */
   readonly end: "client" | "server";

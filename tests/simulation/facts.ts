@@ -401,9 +401,7 @@ export type Fact<K extends FactKind> = Facts[K] & {
 
 /** A server of the cluster, alive at the time of the check. */
 export interface LiveServer {
-  /** The host. */
   readonly host: Host;
-  /** The server. */
   readonly server: Pick<
     Server,
     | "manager"
@@ -421,9 +419,7 @@ export interface LiveServer {
 export interface LiveClient {
   /** Name of the client. */
   readonly name: string;
-  /** The host. */
   readonly host: Host;
-  /** The client. */
   readonly client: Pick<Client, "outbox" | "session" | "status" | "isConnected">;
   /** User of the client, according to the servers. */
   readonly user?: string;

@@ -20,13 +20,11 @@ export interface Plan {
    * settles.
    */
   readonly seconds: number;
-  /** The broker. */
   readonly broker: BrokerName;
   /** Number of servers, which are named `node0` and so on. */
   readonly nodes: number;
   /** Number of clients, which are named `client0` and so on. */
   readonly clients: number;
-  /** Number of topics. */
   readonly topics: number;
   /** Parts of the library that the workload uses, from {@linkcode FEATURES}. */
   readonly features: readonly string[];
@@ -52,7 +50,6 @@ export interface Action {
 
 /** The result of a run. */
 export interface Outcome {
-  /** The plan. */
   readonly plan: Plan;
   /** Guarantees of the library that were broken. The array is empty for a good run. */
   readonly findings: readonly Finding[];

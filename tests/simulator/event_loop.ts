@@ -33,7 +33,6 @@ const TURNS_AT_ONCE = 64;
 /** Longest real time for which virtual time stands still, in milliseconds. */
 const MAX_HOLD_MS = 60_000;
 
-/** Options of a simulation. */
 export interface SimulationOptions {
   /** Source of all randomness: an integer. The same seed produces the same run. */
   readonly seed: number;
@@ -111,11 +110,9 @@ export interface EventHost {
 
 /** The digest of a run after a number of events. */
 export interface Checkpoint {
-  /** Number of events. */
   readonly events: number;
   /** Virtual time of the last of these events, in milliseconds since the start. */
   readonly atMs: number;
-  /** The digest. */
   readonly digest: string;
 }
 
@@ -157,7 +154,6 @@ export interface SimulatedEvent {
  * ```
  */
 export class EventLoop {
-  /** The seed. */
   readonly seed: number;
   /** Random numbers of the scenario: at least 0 and less than 1. */
   readonly random: () => number;

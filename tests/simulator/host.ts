@@ -8,7 +8,6 @@ const START_MS = Date.UTC(2030, 0, 1);
 /** Shortest wait of a timer, in milliseconds, as on platforms. */
 const SHORTEST_TIMER_MS = 1;
 
-/** Faults of a clock. */
 export interface ClockFaults {
   /**
    * Difference from the true time, in milliseconds.

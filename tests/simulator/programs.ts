@@ -47,7 +47,6 @@ export type SimulatedServerOptions<V, C extends Contract> = Omit<
  * ```
  */
 export class SimulatedServer<V = unknown, C extends Contract = Contract> {
-  /** The host. */
   readonly host: Host;
   readonly #network: SimulatedNetwork;
   readonly #options: (host: Host) => SimulatedServerOptions<V, C>;

@@ -46,7 +46,6 @@ export interface SimulationContext {
 
 /** The result of {@linkcode simulate}. */
 export interface SimulationResult {
-  /** The seed. */
   readonly seed: number;
   /**
    * Uncaught errors, unhandled rejections, and the program's entries of the kind `"finding"`,

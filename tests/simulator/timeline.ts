@@ -20,7 +20,6 @@ const MAX_LOOKBACK = 50;
 
 const UUID = /\b([0-9a-f]{8})-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b/g;
 
-/** Options of a timeline. */
 export interface TimelineOptions {
   /**
    * End of the timeline, in milliseconds since the start; by default the last finding, or without
@@ -53,11 +52,9 @@ const TIMELINE: OptionKinds<TimelineOptions> = {
 export interface RunRecord {
   /** Digest at the end. */
   readonly digest: string;
-  /** Number of events. */
   readonly events: number;
   /** Intermediate digests. */
   readonly checkpoints: readonly Checkpoint[];
-  /** The trace. */
   readonly trace: readonly TraceEntry[];
 }
 

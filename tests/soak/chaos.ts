@@ -46,7 +46,6 @@ const LONG: Times = {
   drainMs: 3_000,
 };
 
-/** All brokers. */
 export const BROKERS: readonly BrokerName[] = [
   "redis",
   "redis-aof",

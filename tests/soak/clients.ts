@@ -33,7 +33,6 @@ export class SoakClient {
     socket.start();
   }
 
-  /** Opens a client. */
   static async open(port: number, isSkein = true, bufferBytes = 8_192): Promise<SoakClient> {
     return new SoakClient(
       await RawSocket.open(`ws://127.0.0.1:${port}/ws`, {
@@ -55,7 +54,6 @@ export class SoakClient {
     await promise;
   }
 
-  /** Publishes on a topic. */
   publish(topic: string, data: unknown): void {
     this.socket.send(JSON.stringify({ topic, data }));
   }
@@ -104,7 +102,6 @@ export class Pacer {
   #sequence = 0;
   readonly #publisher: SoakClient;
 
-  /** The publishing client. */
   constructor(publisher: SoakClient) {
     this.#publisher = publisher;
   }

@@ -9,7 +9,6 @@ import { type OverflowPolicy, serve } from "../../mod.ts";
 
 /** Report of the server. */
 export interface ServerStats {
-  /** Number of sessions. */
   readonly sessions: number;
   /** Number of topics with subscribers. */
   readonly topics: number;

@@ -101,7 +101,6 @@ async function storm(check: Check, options: StormOptions): Promise<void> {
 
 /** Options for {@linkcode measureStorm}. */
 export interface StormOptions {
-  /** The broker. */
   readonly broker: "redis" | "nats";
   /** Number of clients, each with one topic. */
   readonly clients: number;
@@ -111,13 +110,11 @@ export interface StormOptions {
 
 /** CPU time of each part without a storm, in milliseconds per second. */
 export interface CalmLoad {
-  /** All nodes. */
   readonly nodes: number;
   /** All processes of clients. */
   readonly clients: number;
 }
 
-/** Result of a storm. */
 export interface StormResult {
   /** Times from the kill until each client had recovered, in ascending order, in milliseconds. */
   readonly delays: readonly number[];

@@ -5,7 +5,6 @@ import { httpApi } from "../../operations/http_api/mod.ts";
 import { streamFeatures, streamsOf } from "../stream_features.ts";
 import type { DurableStreams } from "../../streams/mod.ts";
 
-/** Starts the worker's server. */
 export default function start({ serve, index, data }: WorkerNode): void {
   const server = serve({
     authenticate: ({ token }) => token ?? guest,

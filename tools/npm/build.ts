@@ -15,7 +15,6 @@ import { fileURLToPath } from "node:url";
 import * as esbuild from "npm:esbuild@0.28.2";
 import ts from "npm:typescript@6.0.3";
 
-/** One entry of the package. */
 export interface PackageEntry {
   /** The subpath, as in `exports` of a `package.json`. */
   readonly subpath: "." | `./${string}`;
@@ -31,7 +30,6 @@ export interface PackageEntry {
   readonly isAlone?: boolean;
 }
 
-/** The entries of the package. */
 export const ENTRIES: readonly PackageEntry[] = [
   { subpath: ".", name: "index", module: "client.ts", jsr: "@skein/skein/client", peers: {} },
   {

@@ -74,7 +74,6 @@ export interface Member {
   readonly isOptional: boolean;
   /** The type in Markdown, without `undefined`. */
   readonly type: string;
-  /** The members of this member. */
   members(): readonly Member[];
 }
 

@@ -35,7 +35,6 @@ export interface LedgerCase {
   readonly pages: number;
 }
 
-/** The judgment. */
 export interface Judgment {
   /** Sentences about broken rules; empty if there are none. */
   readonly faults: readonly string[];
@@ -46,7 +45,6 @@ export interface Judgment {
   readonly unknown: number;
 }
 
-/** Judges a case. */
 export function judge({ loads, ledger, history, serverKills, pages }: LedgerCase): Judgment {
   const faults: string[] = [];
   const doubts = serverKills * pages;

@@ -9,7 +9,6 @@ import { guest, serve } from "../../../mod.ts";
 import { liveState } from "../../../streams/mod.ts";
 import { contract, mutations } from "./board.ts";
 
-/** A write of a page. */
 export interface PageWrite {
   /** The random name of the page's load. */
   readonly load: string;
@@ -19,7 +18,6 @@ export interface PageWrite {
   readonly user: string | null;
 }
 
-/** A line of the ledger. */
 export interface LedgerLine extends PageWrite {
   /** The user of the session in which the write arrived; missing for publications. */
   readonly by?: string | null;

@@ -34,7 +34,6 @@ import {
 } from "./ledger.ts";
 import { DATA_FILE, type ServerData } from "./server.ts";
 
-/** Options of a storm. */
 export interface StormOptions {
   readonly reloads: number;
   readonly kills: number;

@@ -20,7 +20,6 @@ declare const document: Element;
 /** Polls by time, because no frames are drawn while the page is in the background. */
 const OPTIONS = { polling: 50 };
 
-/** One page of the agent. */
 export class AgentPage {
   /** The page, for other operations. */
   readonly page: Page;

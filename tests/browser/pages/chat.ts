@@ -39,7 +39,6 @@ export interface Visitor {
   readonly hasWebTransport?: boolean;
 }
 
-/** One page of the chat. */
 export class ChatPage {
   /** The page, for other operations. */
   readonly page: Page;

@@ -30,7 +30,6 @@ export async function openInspector(
   return new InspectorPage(page, faults);
 }
 
-/** Opens the page of the demo. */
 export async function openDemo(context: BrowserContext, demo: Demo): Promise<InspectorPage> {
   return await openInspector(context, demo.inspectorUrl);
 }

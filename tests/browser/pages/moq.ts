@@ -37,7 +37,6 @@ globalThis.isReady = true;
 
 /** The server and the pages. */
 export class MoqSite implements AsyncDisposable {
-  /** The server. */
   readonly server: MoqServer;
   readonly #sessions: MoqSession[] = [];
   readonly #waiting: ((session: MoqSession) => void)[] = [];

@@ -63,7 +63,6 @@ const HTML = `<!doctype html><title>Page</title><script type="module">${SCRIPT}<
 
 /** The server and the pages. */
 export class StreamsSite implements AsyncDisposable {
-  /** The server. */
   readonly server: Server;
   /** The paths that pages loaded, in order. */
   readonly loaded: string[] = [];
@@ -99,7 +98,6 @@ export class StreamsSite implements AsyncDisposable {
     });
   }
 
-  /** Starts the server. */
   static async start(options: ServeOptions = {}): Promise<StreamsSite> {
     return new StreamsSite(await clientInParts(), options);
   }

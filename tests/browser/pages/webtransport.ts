@@ -15,7 +15,6 @@ import {
 } from "../../../transport/h3/server.ts";
 import { type Browser, type BrowserContext, newPage, type Page } from "../browsers.ts";
 
-/** Options for `dial` in a page. */
 export interface PageDialOptions {
   /** Subprotocols to offer. */
   readonly protocols?: readonly string[];
@@ -105,7 +104,6 @@ function streamError(streamErrorCode) {
 
 /** The listener and the pages. */
 export class WebTransportSite implements AsyncDisposable {
-  /** The listener. */
   readonly listener: WebTransportListener;
 
   readonly #requests: AsyncIterator<WebTransportRequest>;
@@ -129,7 +127,6 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
     );
   }
 
-  /** Starts the listener. */
   static start(options: Partial<ListenWebTransportOptions> = {}): WebTransportSite {
     return new WebTransportSite(options);
   }

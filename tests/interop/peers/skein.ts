@@ -107,7 +107,6 @@ export class SkeinServer implements AsyncDisposable {
     return this.#streamErrors;
   }
 
-  /** The URL of a path. */
   url(path: string): string {
     return `https://127.0.0.1:${this.#listener.address.port}${path}`;
   }

@@ -48,17 +48,13 @@ export interface ClientParts {
   readonly settings: Settings;
   readonly tokens: Tokens;
   readonly streams: DurableNames;
-  /** Hosts of the servers. */
   readonly servers: readonly Host[];
   /** Topics to which the client subscribes. */
   readonly topics: readonly string[];
 }
 
-/** A client of a cluster. */
 export class ClusterClient {
-  /** The host. */
   readonly host: Host;
-  /** The user. */
   readonly user: string;
   readonly #parts: ClientParts;
   readonly #random: () => number;

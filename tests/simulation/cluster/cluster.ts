@@ -80,17 +80,13 @@ interface ClusterParts {
 export class Cluster implements LiveCluster, Disposable {
   /** The virtual time and the hosts. */
   readonly simulation: Simulation;
-  /** The network. */
   readonly network: SimulatedNetwork;
   /** The witness that checks the invariants. */
   readonly witness: Witness;
   /** The facts. */
   readonly journal: Journal;
-  /** The store. */
   readonly store: ClusterStore;
-  /** The nodes. */
   readonly nodes: readonly ClusterNode[];
-  /** The clients. */
   readonly machines: readonly ClusterClient[];
   readonly #topics: readonly ClusterTopic[];
   readonly #streams = new DurableNames();

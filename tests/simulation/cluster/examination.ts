@@ -36,15 +36,10 @@ export interface ExaminationParts {
 export abstract class Examination {
   /** The name of the examination. */
   abstract readonly name: string;
-  /** The network. */
   readonly network: SimulatedNetwork;
-  /** The settings. */
   readonly settings: Settings;
-  /** The tokens. */
   readonly tokens: Tokens;
-  /** The simulation. */
   readonly simulation: Simulation;
-  /** The journal. */
   protected readonly journal: Journal;
   readonly #prefix: string;
   readonly #patienceMs: number;

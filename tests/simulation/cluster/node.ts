@@ -45,13 +45,10 @@ export interface NodeParts {
   readonly handle: (node: ClusterNode, session: Session<Identity>, data: unknown) => void;
 }
 
-/** A node of a cluster. */
 export class ClusterNode implements LiveServer {
-  /** The host. */
   readonly host: Host;
   /** The facts. */
   readonly journal: Journal;
-  /** The settings. */
   readonly settings: Settings;
   readonly #parts: NodeParts;
   readonly #program: SimulatedServer<Identity>;

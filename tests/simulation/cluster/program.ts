@@ -57,7 +57,6 @@ export interface ProgramParts {
 export class Program implements LiveClient {
   /** The machine. */
   readonly host: Host;
-  /** The client. */
   readonly client: Client;
   /** User of the client, according to the servers. */
   readonly user: string;
@@ -65,7 +64,6 @@ export class Program implements LiveClient {
   readonly isReliable: boolean;
   /** The facts. */
   readonly journal: Journal;
-  /** The settings. */
   readonly settings: Settings;
   /** Data that the machine's earlier programs stored. */
   readonly storage: Storage;

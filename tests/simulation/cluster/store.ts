@@ -25,7 +25,6 @@ export interface WaitingBounds {
   readonly rememberMs?: number;
 }
 
-/** The store of a cluster. */
 export interface ClusterStore extends Disposable {
   /**
    * Faults by kind. Each kind starts with `broker-`. The function that starts a fault receives a

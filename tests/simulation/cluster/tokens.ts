@@ -7,7 +7,6 @@ const START_MS = Date.UTC(2030, 0, 1);
 
 /** The user behind a token. */
 export interface Identity {
-  /** The user. */
   readonly user: string;
   /**
    * Expiry of the token, in milliseconds since the Unix epoch. It is absent if the token does not

@@ -13,7 +13,6 @@ const PUBLISHERS = 2;
  */
 const KINDS = ["news", "room", "talk"] as const;
 
-/** A topic of a cluster. */
 export interface ClusterTopic {
   /** Name of the topic, such as `news:3`. */
   readonly name: string;

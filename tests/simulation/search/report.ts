@@ -22,7 +22,6 @@ export interface SavedPlan {
   readonly about: string;
   /** The invariant that broke. */
   readonly invariant: string;
-  /** The plan. */
   readonly plan: Plan;
 }
 

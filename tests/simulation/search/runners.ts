@@ -13,7 +13,6 @@ const MAX_HEAP_MIB = 2_048;
 
 /** A module that runs plans, such as `tests/simulation/run.ts`. */
 export interface PlanRunner {
-  /** Runs a plan. */
   runPlan(plan: Plan): Promise<Outcome>;
 }
 
@@ -38,7 +37,6 @@ export const NOTHING: RunReply = {
   checkpoints: [],
 };
 
-/** Options of one run. */
 export interface RunOptions {
   /**
    * True to return the trace and the checkpoints. Otherwise they are empty.

@@ -22,7 +22,6 @@ const MUTATED = 0.5;
 /** Maximum number of an invariant's findings that are shrunk. Further findings are only counted. */
 const MAX_OF_INVARIANT = 3;
 
-/** Options of a search. */
 export interface SearchOptions {
   /** Seed of the search. It is the first seed of the plans and the seed of all mutations. */
   readonly seed: number;
@@ -67,7 +66,6 @@ export interface SearchOptions {
   readonly onFound?: (found: Found) => void | Promise<void>;
 }
 
-/** Counts of a search. */
 export interface SearchCounts {
   /** Number of plans that ran, not counting runs for shrinking. */
   readonly plans: number;
@@ -95,7 +93,6 @@ export interface Found extends Shrunk {
   readonly finding: Finding;
 }
 
-/** The result of a search. */
 export interface SearchResult extends SearchCounts {
   /** Findings, in the order of the plans that showed them. */
   readonly found: readonly Found[];

@@ -24,7 +24,6 @@ export interface ShrinkOptions {
 export interface Shrunk {
   /** The smallest plan found. */
   readonly plan: Plan;
-  /** Number of runs. */
   readonly runs: number;
   /**
    * False if a smaller plan may exist because a limit or the signal stopped the shrinking, or if

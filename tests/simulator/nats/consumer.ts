@@ -31,7 +31,6 @@ interface ConsumerOptions {
  * waiting requests.
  */
 export class Consumer {
-  /** The configuration. */
   readonly config: ConsumerConfig;
   readonly #options: ConsumerOptions;
   readonly #createdMs: number;

@@ -100,7 +100,6 @@ export class GroupDisk<S, C> {
     return this.#entries.slice(at, at + count);
   }
 
-  /** Appends an entry. */
   append(entry: GroupEntry<C>): void {
     this.#entries.push(entry);
     if (this.lastIndex - this.#synced.lastIndex > MAX_UNSYNCED) this.sync();

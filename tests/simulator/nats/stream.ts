@@ -29,7 +29,6 @@ export interface MessageQuery {
   readonly next_by_subj?: string | undefined;
 }
 
-/** The outcome of a publication. */
 export type PublishOutcome =
   | { readonly kind: "stored" | "duplicate"; readonly seq: number }
   | { readonly kind: "rejected"; readonly error: ApiError }
@@ -37,7 +36,6 @@ export type PublishOutcome =
 
 /** A stream on one server. */
 export class Stream {
-  /** The configuration. */
   readonly config: StreamConfig;
   /** Time of creation, in milliseconds since 1970. */
   readonly createdMs: number;

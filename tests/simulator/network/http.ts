@@ -39,7 +39,6 @@ interface Upgrade {
   idleTimeoutMs: number;
 }
 
-/** The head of a response. */
 type Head = Pick<Response, "status" | "statusText" | "headers">;
 
 /** HTTP and WebSocket of a network. */

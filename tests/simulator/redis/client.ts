@@ -145,7 +145,6 @@ interface Call {
   replies: number;
 }
 
-/** Parts of a client. */
 export interface ClientParts {
   readonly network: SimulatedNetwork;
   readonly host: Host;
@@ -285,12 +284,10 @@ export class SimulatedRedisClient extends EventEmitter {
     return this.#call("zrem", [key, ...members]) as Promise<number>;
   }
 
-  /** Publishes a message. */
   publish(channel: string, message: Arg): Promise<number> {
     return this.#call("publish", [channel, message]) as Promise<number>;
   }
 
-  /** Subscribes to channels. */
   subscribe(...channels: string[]): Promise<unknown> {
     return this.#call("subscribe", channels);
   }

@@ -20,7 +20,6 @@ const MAX_REDIRECTIONS = 16;
 /** Error of commands whose connection has closed, or without any server. */
 const CLOSED = "Connection is closed.";
 
-/** Parts of a cluster. */
 interface ClusterParts {
   readonly simulation: Simulation;
   readonly network: SimulatedNetwork;
@@ -119,7 +118,6 @@ interface ClusterClientOptions {
   readonly clusterRetryStrategy?: (attempts: number) => number;
 }
 
-/** Parts of a client. */
 interface ClusterClientParts {
   readonly runtime: Runtime;
   readonly cluster: SimulatedRedisCluster;

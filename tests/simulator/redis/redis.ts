@@ -15,7 +15,6 @@ import type { EvictionPolicy } from "./values.ts";
 export interface SimulatedRedisServer {
   /** The host, which can be killed and frozen. */
   readonly host: Host;
-  /** True for a replica. */
   readonly isReplica: boolean;
   /** Names of all keys. */
   readonly keys: readonly string[];
@@ -72,9 +71,7 @@ export interface SimulatedRedisServer {
 
 /** Options for {@linkcode SimulatedRedis.create}. */
 export interface SimulatedRedisOptions {
-  /** The simulation. */
   readonly simulation: Simulation;
-  /** The network. */
   readonly network: SimulatedNetwork;
   /** Hosts of the servers: the primary, and any number of replicas. */
   readonly hosts: readonly [Host, ...Host[]];

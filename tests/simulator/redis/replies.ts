@@ -37,7 +37,6 @@ export class ErrorReply {
 /** A reply; a text is a bulk reply, and `null` a missing one. */
 export type Reply = ByteString | number | null | StatusReply | ErrorReply | readonly Reply[];
 
-/** The status reply `OK`. */
 export const OK: StatusReply = new StatusReply("OK");
 
 /**

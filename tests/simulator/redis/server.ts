@@ -213,7 +213,6 @@ export class RedisServer {
     this.#listen();
   }
 
-  /** True for a replica. */
   get isReplica(): boolean {
     return this.#link !== undefined;
   }

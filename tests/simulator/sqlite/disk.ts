@@ -40,7 +40,6 @@ export interface DiskFault {
 /** Kind of an operation on a file. */
 type DiskOperation = NonNullable<DiskFault["operation"]>;
 
-/** A planned fault. */
 interface PlannedFault {
   readonly kind: DiskFault["kind"];
   readonly operation: DiskOperation;

@@ -17,7 +17,6 @@ import { Recorder } from "./log.ts";
 /** The last number of each publisher, by topic. */
 export type LastNumbers = Readonly<Record<string, Readonly<Record<string, number>>>>;
 
-/** State of the clients. */
 export interface ClientsState {
   /** Number of connected clients. */
   readonly connected: number;

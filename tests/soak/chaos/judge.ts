@@ -21,7 +21,6 @@ export interface Trouble {
   readonly title: string;
   /** Description of the failures. */
   readonly blows: string;
-  /** Number of clients. */
   readonly clients: number;
   /** Outages of the broker. */
   readonly outages: readonly Outage[];

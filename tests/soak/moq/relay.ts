@@ -9,9 +9,7 @@ import { TextLineStream } from "../processes/lines.ts";
 
 /** Report of the relay. */
 export interface MoqRelayStatsLine {
-  /** Number of sessions. */
   readonly sessions: number;
-  /** Number of broadcasts. */
   readonly broadcasts: number;
   /** Number of upstream subscriptions. */
   readonly tracks: number;

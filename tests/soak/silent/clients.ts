@@ -9,7 +9,6 @@
 import { type Client, connect, type TransportName } from "../../../mod.ts";
 import { TextLineStream } from "../processes/lines.ts";
 
-/** Report of the clients. */
 export interface SilentClientsReport {
   /** Sessions that closed for any reason. */
   readonly ended: number;

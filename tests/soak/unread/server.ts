@@ -13,7 +13,6 @@ import { UnreadStreams } from "../../../transport/quic/unread_streams.ts";
 
 /** Report of the server. */
 export interface UnreadServerStats {
-  /** Number of sessions. */
   readonly sessions: number;
   /** Number of unread streams. */
   readonly unread: ManagerStats["unreadStreams"];

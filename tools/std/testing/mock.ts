@@ -74,7 +74,6 @@ export interface ExpectedSpyCall<Self = any, Args extends unknown[] = any[], Ret
   returned?: Return;
   /** What it threw. */
   error?: {
-    /** The class of the error. */
     Class?: new (...args: any[]) => Error;
     /** A part of its message. */
     msgIncludes?: string;

@@ -35,7 +35,6 @@ export class DraftRelay implements AsyncDisposable {
     this.#output = output;
   }
 
-  /** Starts a relay. */
   static async start(peer: Peer, files: CertificateFiles): Promise<DraftRelay> {
     const port = freePort();
     const child = peer.start(ARGUMENTS[peer.name]!(port, files), { NO_COLOR: "1" });

@@ -14,7 +14,6 @@ import type {
 } from "./scenarios.ts";
 import type { Transport } from "./transport.ts";
 
-/** The library. */
 export interface Library {
   /** Dials with the library's own transport, or with the transport in the options. */
   connect(url: URL, options: object): Promise<VersionedSession>;

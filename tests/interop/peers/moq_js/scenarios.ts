@@ -22,7 +22,6 @@ export interface AnySession {
   publish(path: string, tracks: Tracks): () => void;
   /** Subscribes to a track. If the subscription is rejected, reading the track throws. */
   subscribe(track: Track): AnyReader;
-  /** Fetches a group. */
   fetch(group: FetchedGroup): Promise<GroupReader>;
   /** Returns the first rate that the peer reports, in bits per second, in versions with probes. */
   probed(): Promise<number | undefined>;
@@ -45,9 +44,7 @@ export type Tracks = Readonly<Record<string, (track: AnyWriter) => Promise<void>
 
 /** The close of a session. */
 export interface Close {
-  /** The code. */
   readonly closeCode?: number;
-  /** The reason. */
   readonly reason?: string;
 }
 
@@ -65,7 +62,6 @@ export interface Track {
   readonly path: string;
   /** Name of the track. */
   readonly name: string;
-  /** The priority. */
   readonly priority: number;
 }
 
@@ -83,7 +79,6 @@ export interface AnyWriter {
 
 /** A group that is being written. */
 export interface GroupWriter {
-  /** Writes a frame. */
   write(frame: Uint8Array): Promise<void> | void;
   /** Closes the group. */
   close(): Promise<void> | void;

@@ -51,7 +51,6 @@ export interface DialOptions {
   readonly webTransport: string;
 }
 
-/** Dials. */
 export async function dialTransport(options: DialOptions): Promise<Transport> {
   const { url, protocols } = options;
   const transport = url.startsWith("ws")

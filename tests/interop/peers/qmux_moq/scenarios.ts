@@ -30,9 +30,7 @@ export interface Stream {
 
 /** The close of a session, in the form of WebTransport. */
 export interface Close {
-  /** The code. */
   readonly closeCode?: number;
-  /** The reason. */
   readonly reason?: string;
 }
 
@@ -42,7 +40,6 @@ export interface AnySession {
   readonly ready: Promise<unknown>;
   /** Resolves with the peer's code and reason; rejects if the session broke. */
   readonly closed: Promise<Close>;
-  /** Datagrams. */
   readonly datagrams: {
     readonly readable: ReadableStream<Uint8Array>;
     readonly writable: WritableStream<Uint8Array>;

@@ -31,7 +31,6 @@ function open(terms: Partial<LedgerTerms> = {}) {
   };
 }
 
-/** A position in the epoch `e`. */
 function at(offset: number, prev = offset - 1, epoch = "e"): PublicationPosition {
   return { epoch, offset, prev, tag: `tag-${offset}` };
 }

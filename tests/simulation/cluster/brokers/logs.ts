@@ -30,7 +30,6 @@ interface Log {
   isAsking: boolean;
 }
 
-/** The logs of one trial. */
 export class TrialLogs {
   /** Pending calls. */
   underWay = 0;

@@ -6,9 +6,7 @@ import type { Hiccup, SpareStore } from "./spare.ts";
 
 /** The trial in which a fault happens. */
 export interface TrialParts {
-  /** The network. */
   readonly network: SimulatedNetwork;
-  /** The store. */
   readonly store: SpareStore;
   /** Lets time pass, in milliseconds. */
   pause(ms: number): Promise<void>;

@@ -64,7 +64,6 @@ export interface SpareStore {
   restart(): void;
 }
 
-/** Parts for a spare store. */
 export interface SpareParts extends Omit<StoreParts, "journal"> {
   /** Number of the store. */
   readonly number: number;

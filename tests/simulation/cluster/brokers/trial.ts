@@ -155,7 +155,6 @@ export class Trial extends Examination implements TrialParts {
   override readonly name = "brokers";
   /** Random numbers of the trial. */
   readonly random: () => number;
-  /** The store. */
   readonly store: SpareStore;
   /** Limits and times of the brokers. */
   readonly spare: SpareSettings;

@@ -17,7 +17,6 @@ export interface Question {
   readonly leaveMs?: number;
 }
 
-/** A backend. */
 export class Backend {
   readonly #examiner: Examiner;
 

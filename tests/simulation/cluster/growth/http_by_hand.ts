@@ -7,13 +7,11 @@ export interface Asked {
   readonly method?: string;
   /** Headers in addition to the connection's own headers. */
   readonly headers?: Readonly<Record<string, string>>;
-  /** The body. */
   readonly body?: BodyInit;
   /** The secret. The default is the connection's own secret. */
   readonly secret?: string;
 }
 
-/** A connection. */
 export class HttpConnectionByHand {
   readonly #address: string;
   readonly #id: string;

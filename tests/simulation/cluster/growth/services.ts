@@ -12,7 +12,6 @@ import { streamsOf } from "../../../stream_features.ts";
  */
 const HISTORIES = 9;
 
-/** A visit. */
 export interface Visit {
   readonly examiner: Examiner;
   readonly nodes: readonly [Node, Node];

@@ -32,7 +32,6 @@ const MOVING = /-0-/;
  */
 const STALL_MS = 3_500;
 
-/** A user. */
 interface User {
   readonly name: string;
   /** Name of the machine. */

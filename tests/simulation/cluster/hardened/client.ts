@@ -23,7 +23,6 @@ import {
 /** Suffix of the key in a server's `Sec-WebSocket-Accept`. */
 const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/** The end of a head. */
 const HEAD_END = "\r\n\r\n";
 
 /**

@@ -14,7 +14,6 @@ const TAIL = Buffer.of(0, 0, 0xff, 0xff);
 /** `Z_SYNC_FLUSH` of zlib. */
 const finishFlush = 2;
 
-/** A frame of a server. */
 export interface ServerFrame {
   readonly opcode: number;
   readonly payload: Buffer;

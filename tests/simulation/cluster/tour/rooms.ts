@@ -10,7 +10,6 @@ import type { Tour } from "./tour.ts";
 /** Time until a notice has reached all nodes, in milliseconds. */
 const NOTICE_MS = 1_500;
 
-/** The room. */
 const ROOM = "room:guest";
 
 /** The user who comes and goes. */

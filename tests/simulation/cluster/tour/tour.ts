@@ -28,7 +28,6 @@ export class Tour extends Examination {
   override readonly name = "tour";
   /** Requests that nodes hold. */
   readonly holds: Holds;
-  /** The nodes. */
   readonly nodes: readonly ClusterNode[];
 
   /**
