@@ -81,6 +81,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "push notification": ["guide/messages"],
   "ban user": ["guide/users"],
   "upgrade version": ["deploy/upgrading"],
+  "upgrade": ["deploy/upgrading"],
   "multi region": ["deploy/regions"],
   "liveblocks": ["guide/coming-from"],
   "partykit": ["guide/coming-from"],
