@@ -16,7 +16,8 @@ export interface StateChange<T = unknown> {
 /** Options of a write to a row. */
 export interface StateWriteOptions {
   /**
-   * Time after which the row is deleted unless it has changed, in milliseconds; at most 100 years.
+   * Time after which the row is deleted, within about 5 s, unless it has changed, in milliseconds;
+   * at most 100 years.
    *
    * By default, the row stays even if an earlier write had a time. It also stays if the stream of
    * the state is closed.

@@ -228,8 +228,9 @@ export interface PresenceState<D = unknown> {
 /** The options of `usePresence`. */
 export interface UsePresenceOptions<D = unknown> {
   /**
-   * This client's presence data. It is compared as JSON and set after each change. `undefined`
-   * removes the data of an earlier render.
+   * This client's presence data. It is compared as JSON and set after each change.
+   *
+   * `undefined` removes the data of an earlier render.
    */
   readonly data?: D | undefined;
 }

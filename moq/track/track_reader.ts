@@ -24,27 +24,36 @@ export interface MoqSubscribeOptions {
    */
   readonly priority?: number | undefined;
   /**
-   * Older groups are sent first, and the reader yields groups in the order of their numbers: a
-   * group waits for missing groups before it, up to `maxLatencyMs`, or one second if there is no
-   * limit. Otherwise newer groups are sent first, and the reader yields groups as they arrive.
+   * Sends older groups first, and yields groups in the order of their numbers. Otherwise newer
+   * groups are sent first, and groups are yielded as they arrive.
+   *
+   * A group waits for missing groups before it, up to `maxLatencyMs`, or one second if there is no
+   * limit.
    *
    * @default {false}
    */
   readonly ordered?: boolean | undefined;
   /**
    * The maximum age of a wanted group relative to the newest one, in milliseconds; 0 for no limit.
+   * With `ordered`, also the longest wait for a group.
    *
    * @default {0}
    */
   readonly maxLatencyMs?: number | undefined;
   /**
-   * The first group; the newest one by default. In versions that cannot send it to the publisher,
-   * this side rejects earlier groups.
+   * The first group.
+   *
+   * In versions that cannot send it to the publisher, this side rejects earlier groups.
+   *
+   * @default {the newest}
    */
   readonly startGroup?: number | undefined;
   /**
-   * The last group; unlimited by default. The track ends once all groups up to the last one have
-   * arrived or were dropped.
+   * The last group.
+   *
+   * The track ends once all groups up to the last one have arrived or were dropped.
+   *
+   * @default {unlimited}
    */
   readonly endGroup?: number | undefined;
   /**
@@ -54,7 +63,7 @@ export interface MoqSubscribeOptions {
    * @default {1024}
    */
   readonly maxQueuedGroups?: number | undefined;
-  /** Unsubscribes. */
+  /** Unsubscribes when aborted. */
   readonly signal?: AbortSignal | undefined;
   /**
    * Receives groups that will not arrive: dropped by the publisher, or still missing after the

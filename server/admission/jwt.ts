@@ -62,27 +62,36 @@ const MAX_TIME_MS = 8.64e15;
 /** Options for {@linkcode jwt}. */
 export interface JwtOptions {
   /**
-   * URL of the issuer's public keys (a JSON Web Key Set). The keys are fetched for the first token
-   * and kept for ten minutes. If a token has an unknown key, they are fetched again, at most every
-   * ten seconds. Exactly one of `jwks` and `secret` is required.
+   * URL of the issuer's public keys (a JSON Web Key Set). Exactly one of `jwks` and `secret` is
+   * required.
+   *
+   * The keys are fetched for the first token and kept for ten minutes. If a token has an unknown
+   * key, they are fetched again, at most every ten seconds.
    */
   readonly jwks?: string | URL | undefined;
   /**
-   * Secret shared with the issuer, as bytes or as a string that is encoded as UTF-8: at least 32
-   * bytes for HS256, 48 for HS384, and 64 for HS512. Exactly one of `jwks` and `secret` is
-   * required.
+   * Secret shared with the issuer, as bytes or as a string in UTF-8: at least 32 bytes for HS256,
+   * 48 for HS384, and 64 for HS512.
+   *
+   * Exactly one of `jwks` and `secret` is required.
    */
   readonly secret?: string | Uint8Array | undefined;
   /**
-   * Allowed signature algorithms. Required with `secret`: HS256, HS384 or HS512. With `jwks`, the
-   * default is every public-key algorithm that fits the key.
+   * Allowed signature algorithms. Required with `secret`: HS256, HS384 or HS512.
+   *
+   * @default {with `jwks`, every public-key algorithm that fits the key}
    */
   readonly algorithms?: readonly string[] | undefined;
-  /** Required issuer of tokens (`iss`). Not checked by default. */
+  /**
+   * Required issuer of tokens (`iss`).
+   *
+   * @default {not checked}
+   */
   readonly issuer?: string | undefined;
   /**
-   * Required audience of tokens (`aud`). If there are several, a token needs only one of them. Not
-   * checked by default.
+   * Required audience of tokens (`aud`). If there are several, a token needs only one of them.
+   *
+   * @default {not checked}
    */
   readonly audience?: string | readonly string[] | undefined;
   /**
@@ -93,8 +102,11 @@ export interface JwtOptions {
    */
   readonly clockToleranceMs?: number | undefined;
   /**
-   * Clock that decides when tokens are valid; by default, the platform's clock. The age of fetched
-   * keys is always measured by the platform's clock.
+   * Clock that decides when tokens are valid.
+   *
+   * The age of fetched keys is always measured by the platform's clock.
+   *
+   * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
 }

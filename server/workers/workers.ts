@@ -59,19 +59,21 @@ export interface WorkersOptions
   /**
    * Number of workers. More than one requires Linux, whose kernel shares a port among listeners.
    *
-   * @default {navigator.hardwareConcurrency, 1 on other systems than Linux}
+   * @default {the number of cores; 1 on other systems than Linux}
    */
   readonly workers?: number | undefined;
   /** Value for every worker, which receives a clone as `data` of its {@linkcode WorkerNode}. */
   readonly data?: unknown;
   /**
    * Broker of the workers, such as a `RedisBroker` that other processes also use. It is not closed.
-   * By default, the workers share a `MemoryBroker`, whose histories last as long as the process.
+   *
+   * @default {a `MemoryBroker` that lasts as long as the process}
    */
   readonly broker?: Broker | undefined;
   /**
-   * Heap limit of one worker, in MiB. A worker that exceeds the limit ends and is replaced. By
-   * default, the limit of the process applies.
+   * Heap limit of one worker, in MiB. A worker that exceeds the limit ends and is replaced.
+   *
+   * @default {that of the process}
    */
   readonly maxHeapMb?: number | undefined;
   /**
@@ -82,15 +84,20 @@ export interface WorkersOptions
    */
   readonly silentMs?: number | undefined;
   /**
-   * Called when a worker ends unexpectedly. Its replacement starts after `restartMs`. By default,
-   * the error is printed.
+   * Called when a worker ends unexpectedly. Its replacement starts after `restartMs`.
+   *
+   * @default {prints the error}
    */
   readonly onWorkerEnd?:
     | ((
       end: { readonly index: number; readonly error: Error; readonly restartMs: number },
     ) => void)
     | undefined;
-  /** Clocks, timers and randomness of the main thread; the platform's by default. */
+  /**
+   * Clocks, timers and randomness of the main thread.
+   *
+   * @default {platformRuntime()}
+   */
   readonly runtime?: Runtime | undefined;
 }
 
