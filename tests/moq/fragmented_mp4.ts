@@ -1,5 +1,5 @@
 /**
- * A video in fragmented MP4, without an encoder: H.264 whose key frames are one colour without
+ * A video in fragmented MP4, without an encoder: H.264 whose key frames are one color without
  * compression, and whose other frames repeat the picture before.
  *
  * @see {@link https://www.itu.int/rec/T-REC-H.264 | H.264}, sections 7.3 and 9.1
@@ -17,9 +17,6 @@ export const GROUP_FRAMES = 3;
 
 /** The duration of a frame, in milliseconds, which are the video's units of time. */
 export const FRAME_MS = 40;
-
-/** The codec of the video, as in a catalog. */
-export const CODEC = "avc1.42c00a";
 
 const TRACK = 1;
 
@@ -74,7 +71,7 @@ const PICTURE = new Bits()
   .fixed(8, 0x68).golomb(0, 0).fixed(2, 0).golomb(0, 0, 0).fixed(3, 0).golomb(0, 0, 0).fixed(3, 0)
   .end();
 
-/** A key frame of one colour; its bytes are never 0, so that none of them must be escaped. */
+/** A key frame of one color; its bytes are never 0, so that none of them must be escaped. */
 function keyFrame(at: number): Uint8Array {
   const shade = 16 + at * 37 % 200;
   // Two key frames in a row must have different numbers.
