@@ -37,11 +37,22 @@ Deno.test("The reference lists each option of the types that it has", () => {
   }
 });
 
-Deno.test("The reference lists each call of clients, servers and sessions with options", () => {
+/** The classes whose calls the reference lists, and the names of their instances. */
+const CALLERS = {
+  Client: "client",
+  Server: "server",
+  Session: "session",
+  StreamStore: "streams",
+  DurableStreamWriter: "writer",
+  LiveStates: "states",
+  ClientCollection: "collection",
+};
+
+Deno.test("The reference lists each call with options", () => {
   const rows = [...pages.values()].flatMap(blocksOf).filter(({ kind }) => kind === "calls")
     .flatMap(({ rows }) => rows.map(({ shown }) => shown));
-  for (const name of ["Client", "Server", "Session"]) {
-    const calls = callsOf(name, declarations).map((call) => `${name.toLowerCase()}.${call.name}`);
+  for (const [name, instance] of Object.entries(CALLERS)) {
+    const calls = callsOf(name, declarations).map((call) => `${instance}.${call.name}`);
     assertEquals(calls.filter((call) => !rows.includes(call)), []);
   }
 });
