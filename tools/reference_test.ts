@@ -76,10 +76,11 @@ Deno.test("Pages name options and defaults that the code has", async () => {
 
 Deno.test("wrongClaims() finds options that do not exist, and other defaults", () => {
   const page =
-    "`session.maxRequest` and `graceMs` (6 s), `graceMs` (5 s by default), `maxRequests` " +
+    "`session.maxRequest`, `tokens.inMessages` and `graceMs` (6 s), `graceMs` (5 s by default), `maxRequests` " +
     "(64), `outbox.maxBytes` (5 MiB), `no` (7)\n\n```ts\nmaxNothing\n```\n";
   assertEquals(wrongClaims(page, declarations), [
     "`session.maxRequest` is no option",
+    "`tokens.inMessages` is no option",
     "`graceMs` (6 s) is not the default",
   ]);
 });

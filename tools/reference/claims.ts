@@ -9,8 +9,9 @@ import type { Declarations } from "./declarations.ts";
 /** The text of a page that is not its own words: code, and what the reference writes. */
 const NOT_WORDS = /^```[^]*?^```|<!-- reference:[^]*?<!-- end of reference -->/gm;
 
-/** A name that only options have, such as `session.maxRequests` or `graceMs`. */
-const OPTION = /`(?:\w+\.)*(max[A-Z]\w*|[a-z]\w*Ms)`/g;
+/** A name that only options have, such as `session.maxRequests`, `graceMs` or `tokens.inMessage`. */
+const OPTION =
+  /`(?:(?:\w+\.)*(max[A-Z]\w*|[a-z]\w*Ms)|(?:backoff|limits|outbox|rates|tokens|webTransport)(?:\.\w+)*\.(\w+))`/g;
 
 /** A default next to the name of its option: `graceMs` (5 s), or `graceMs` (5 s by default). */
 const DEFAULT =
@@ -64,7 +65,10 @@ export function wrongClaims(
 ): string[] {
   const words = page.replace(NOT_WORDS, "");
   const unknown = [...words.matchAll(OPTION)]
-    .filter(([, name]) => !declarations.names.has(name!) && !programs.has(name!))
+    .filter(([, name, member]) => {
+      const last = (name ?? member)!;
+      return !declarations.names.has(last) && !programs.has(last);
+    })
     .map(([text]) => `${text} is no option`);
   const wrong = [...words.matchAll(DEFAULT)].filter(({ groups }) => {
     const { path, amount, unit } = groups as Record<string, string | undefined>;
