@@ -28,8 +28,10 @@ export interface LiveTrackOptions {
    */
   readonly maxCachedGroups?: number | undefined;
   /**
-   * The bytes kept for late subscribers and fetches. Each encoding that a
-   * subscriber needs (with timestamps, without, or of the IETF's drafts) is held once.
+   * The bytes kept for late subscribers and fetches.
+   *
+   * Each encoding that a subscriber needs (with timestamps, without, or of the IETF's drafts) is
+   * held once.
    *
    * @default {16777216}
    */
@@ -48,8 +50,10 @@ export interface LiveTrackOptions {
    */
   readonly maxLagGroups?: number | undefined;
   /**
-   * The maximum number of bytes by which a subscriber may be behind. A group larger than this and
-   * `maxCachedBytes` loses its first frames: only subscribers that have read them receive the rest.
+   * The maximum number of bytes by which a subscriber may be behind; older groups are dropped.
+   *
+   * A group larger than this and `maxCachedBytes` loses its first frames: only subscribers that
+   * have read them receive the rest.
    *
    * @default {16777216}
    */
@@ -76,9 +80,10 @@ export interface LiveTrackOptions {
   readonly maxStuckGroups?: number | undefined;
   /**
    * The longest time for which a subscriber may accept no data while data is waiting, in
-   * milliseconds. The subscription is ended after this time, or up to a quarter later. If the
-   * connection has streams that cannot be reset, the session is closed after the same time again,
-   * because only closing it frees them.
+   * milliseconds; then its subscription is ended.
+   *
+   * The subscription may end up to a quarter later. If the connection has streams that cannot be
+   * reset, the session is closed after the same time again, because only closing it frees them.
    *
    * @default {10000}
    */

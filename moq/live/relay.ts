@@ -124,7 +124,9 @@ export interface MoqRelayOptions {
   readonly runtime?: Runtime | undefined;
   /**
    * The mux of the sessions, which announces relayed broadcasts. The application's own publications
-   * in this mux take precedence. A new mux by default.
+   * in this mux take precedence.
+   *
+   * @default {a new mux}
    */
   readonly mux?: TrackMux | undefined;
   /**
@@ -134,9 +136,10 @@ export interface MoqRelayOptions {
    */
   readonly prefix?: string | undefined;
   /**
-   * Allows sessions that dialed in to publish without `authorize`: every client that reaches the
-   * relay may publish under any path. Without this option such announcements are rejected, whatever
-   * the client's address: behind a proxy all clients seem to come from this machine.
+   * Allows sessions that dialed in to publish under any path without `authorize`.
+   *
+   * Without this option such announcements are rejected, whatever the client's address: behind a
+   * proxy all clients seem to come from this machine.
    *
    * @default {false}
    */
@@ -156,9 +159,11 @@ export interface MoqRelayOptions {
    */
   readonly maxBroadcasts?: number | undefined;
   /**
-   * The maximum number of relayed broadcasts whose first publisher came from one network address;
-   * an IPv6 /64 counts as one address. Further broadcasts wait; at most as many may wait. The
-   * default only applies while more than half of `maxBroadcasts` are relayed.
+   * The maximum number of relayed broadcasts whose first publisher came from one network address,
+   * in contention. Further ones wait.
+   *
+   * An IPv6 /64 counts as one address. At most as many may wait. The default only applies while
+   * more than half of `maxBroadcasts` are relayed.
    *
    * @default {1000}
    */
@@ -171,18 +176,21 @@ export interface MoqRelayOptions {
    */
   readonly maxTracks?: number | undefined;
   /**
-   * The maximum number of these tracks whose first subscriber came from one network address, where
-   * an IPv6 /64 counts as one. The default only applies while more than half of `maxTracks` are
-   * subscribed.
+   * The maximum number of these tracks whose first subscriber came from one network address, in
+   * contention.
+   *
+   * An IPv6 /64 counts as one address. The default only applies while more than half of `maxTracks`
+   * are subscribed.
    *
    * @default {1000}
    */
   readonly maxTracksPerAddress?: number | undefined;
   /**
-   * The share of a session that dialed in: the fraction of `maxBroadcasts` that it may publish (and
-   * as many may wait), and the fraction of `maxTracks` that it may subscribe to, but at least one
-   * each. Sessions that this program dialed may use all slots. `authorize` can grant a larger
-   * `share`, such as `{ share: 1 }` for another relay.
+   * The fraction of `maxBroadcasts` and of `maxTracks` that a session that dialed in may use, but
+   * at least one each.
+   *
+   * As many broadcasts may wait. Sessions that this program dialed may use all slots. `authorize`
+   * can grant a larger `share`, such as `{ share: 1 }` for another relay.
    *
    * @default {0.02}
    */
@@ -196,9 +204,12 @@ export interface MoqRelayOptions {
   /** The limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
   readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand"> | undefined;
   /**
-   * Receives errors of broadcasts and announcements. A lack of slots is reported once per session
-   * and reason, until all broadcasts of the session are relayed. By default errors are ignored,
-   * except that one line is printed about sessions without `authorize`.
+   * Receives errors of broadcasts and announcements.
+   *
+   * A lack of slots is reported once per session and reason, until all broadcasts of the session
+   * are relayed. By default, all other errors are ignored.
+   *
+   * @default {prints one line about sessions without `authorize`}
    */
   readonly onError?: ((error: unknown) => void) | undefined;
 }

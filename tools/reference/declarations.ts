@@ -284,7 +284,7 @@ export class Declarations {
   }
 
   #named(properties: readonly Property[], declared: Declared): Member[] {
-    return properties.filter(({ jsDoc }) => !jsDoc?.tags?.some(({ kind }) => kind === "ignore"))
+    return properties.filter(({ jsDoc }) => !jsDoc?.tags?.some(({ kind }) => HIDDEN.has(kind)))
       .map(({ name, tsType, optional, jsDoc }) => {
         const place = tsType && { type: tsType, in: declared };
         return {
@@ -381,6 +381,9 @@ interface DocSymbol {
   readonly name: string;
   readonly declarations: Declaration[];
 }
+
+/** Tags of members that are not for users. */
+const HIDDEN: ReadonlySet<string> = new Set(["ignore", "internal"]);
 
 function isExportedType({ kind, declarationKind }: Declaration): boolean {
   return declarationKind === "export" &&
