@@ -224,14 +224,14 @@ export class NatsNames {
     };
   }
 
-  /** A bucket of the store. */
-  bucket(shard = 0, count = 1): string {
-    return `${this.prefix}_store${shardSuffix(shard, count)}`;
+  /** The bucket of the store, or the start of the names of several. */
+  get bucket(): string {
+    return `${this.prefix}_store`;
   }
 
-  /** A bucket for rows that are remembered for days. */
-  longBucket(shard = 0, count = 1): string {
-    return `${this.prefix}_store_long${shardSuffix(shard, count)}`;
+  /** The same for rows that are remembered for days. */
+  get longBucket(): string {
+    return `${this.prefix}_store_long`;
   }
 }
 

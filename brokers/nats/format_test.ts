@@ -152,7 +152,7 @@ Deno.test("Names separates topics with and without history, and different bounds
     log: "app.log.10_2000_300",
     live: "app.live.10_2000_300",
   });
-  assertEquals([names.bucket(), names.longBucket()], ["app_store", "app_store_long"]);
+  assertEquals([names.bucket, names.longBucket], ["app_store", "app_store_long"]);
 });
 
 Deno.test("parseAck() takes an id that the cluster is storing for a temporary failure", () => {

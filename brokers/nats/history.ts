@@ -28,7 +28,7 @@ import { ListenerTable } from "../../pubsub/broker/listeners.ts";
 import type { BrokerOutbox } from "../../pubsub/broker/queue.ts";
 import { readPage } from "./history_reader.ts";
 
-/** A stream and the subscriptions of topics with the same pattern: those of one shard. */
+/** The stream of one pattern, or of a shard of it, and the subscriptions to its topics. */
 interface OpenHistory {
   readonly stream: HistoryStream;
   readonly appends: AppendQueue;
@@ -44,9 +44,9 @@ interface NatsHistoryOptions {
   readonly settings: NatsSettings;
 }
 
-/** The histories of one broker, with a stream for each pattern of topics and shard. */
+/** The histories of one broker, with one or several streams for each pattern of topics. */
 export class NatsHistory implements BrokerHistory {
-  /** Each pattern has a stream. */
+  /** Each pattern has its own streams. */
   readonly separates = true;
   /** Maximum number of texts that a topic remembers, of those that this node appends. */
   readonly maxKeys = MAX_TOPIC_KEYS;

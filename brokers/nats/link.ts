@@ -21,7 +21,7 @@ import { NatsClock } from "./clock.ts";
 import { OtherVersionError } from "../stored_version.ts";
 import { connectNats } from "./transport.ts";
 import type { VersionMark } from "./version.ts";
-import { type NatsShards, type ShardCounts, StreamRate } from "./shards.ts";
+import { StreamRates } from "./shards.ts";
 
 /** Time limit for a reply from the server, in milliseconds. */
 export const REQUEST_TIMEOUT_MS = 5_000;
@@ -62,14 +62,15 @@ export class NatsLink {
   readonly runtime: Runtime;
   /** The broker's lifecycle, which holds the state of the connection. */
   readonly life: BrokerLife;
+  /** The version mark of the data, with the numbers of shards and what stores them. */
+  readonly mark: VersionMark;
   /** The server's time. */
   readonly clock: NatsClock;
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
-  /** The rates of all streams and buckets that this node has used, by name. */
-  readonly #rates = new Map<string, StreamRate>();
+  /** The rates of all streams and buckets that this node has used. */
+  readonly rates: StreamRates;
   readonly #events: NatsLinkEvents;
-  readonly #mark: VersionMark;
   readonly #isOwn: boolean;
   readonly #inboxPrefix: string | undefined;
   readonly #ended = new AbortController();
@@ -92,10 +93,11 @@ export class NatsLink {
   ) {
     this.runtime = runtime;
     this.life = life;
+    this.mark = mark;
     this.clock = new NatsClock(runtime);
     this.pace = new Pace(runtime);
+    this.rates = new StreamRates(runtime);
     this.#events = events;
-    this.#mark = mark;
     this.#isOwn = !("connection" in target);
     this.#inboxPrefix = "connection" in target ? undefined : target.inboxPrefix;
     this.#running = this.#run(target);
@@ -132,31 +134,21 @@ export class NatsLink {
    */
   async manager(timeoutMs = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
     const manager = await this.#jetstream(timeoutMs);
-    if (!this.#mark.matches) await this.#ensureMark(manager, timeoutMs);
+    if (!this.mark.matches) await this.#ensureMark(manager, timeoutMs);
     return manager;
   }
 
   /** Prefix of the subjects of JetStream's API. */
   get api(): string {
-    const { domain } = this.#mark.settings;
+    const { domain } = this.mark.settings;
     return domain === undefined ? "$JS.API" : `$JS.${domain}.API`;
   }
 
   /** True if the connected server is none of those that store the data, such as a leaf node. */
   get isFar(): boolean {
-    const { domain } = this.#mark.settings;
+    const { domain } = this.mark.settings;
     const info: Partial<ServerInfo & { readonly domain: string }> = this.#connection?.info ?? {};
     return !info.jetstream || domain !== undefined && info.domain !== domain;
-  }
-
-  /** The servers that store the data, as far as known. */
-  get host(): VersionMark["host"] {
-    return this.#mark.host;
-  }
-
-  /** The numbers of shards, known once {@linkcode manager} has resolved for the first time. */
-  get shards(): ShardCounts | undefined {
-    return this.#mark.shards;
   }
 
   /**
@@ -171,14 +163,14 @@ export class NatsLink {
   } = {}): Promise<boolean> {
     return this.once("version", async () => {
       const manager = await this.#jetstream(timeoutMs);
-      return await this.#noteVersion(this.#mark.read(manager), isStart);
+      return await this.#noteVersion(this.mark.read(manager), isStart);
     });
   }
 
   /** Sets the version mark if there is none. */
   async #ensureMark(manager: JetStreamManager, timeoutMs: number): Promise<void> {
     if (await this.readMark({ timeoutMs })) return;
-    await this.once("version mark", () => this.#noteVersion(this.#mark.set(manager), false));
+    await this.once("version mark", () => this.#noteVersion(this.mark.set(manager), false));
   }
 
   /** Shows in the status whether another version has stored the data. */
@@ -196,7 +188,7 @@ export class NatsLink {
   }
 
   async #jetstream(timeoutMs: number = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
-    const { domain } = this.#mark.settings;
+    const { domain } = this.mark.settings;
     return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs, domain });
   }
 
@@ -268,18 +260,6 @@ export class NatsLink {
       }
     });
     return this.#flushing;
-  }
-
-  /** Notes the sequence of a message that a stream has stored. */
-  stored(stream: string, kind: keyof NatsShards, seq: number): void {
-    let rate = this.#rates.get(stream);
-    if (rate === undefined) this.#rates.set(stream, rate = new StreamRate(this.runtime, kind));
-    rate.note(seq);
-  }
-
-  /** Describes the streams with more messages than one carries. */
-  rateIssues(): string[] {
-    return [...this.#rates].flatMap(([stream, rate]) => rate.issue(stream) ?? []);
   }
 
   /** Ends a subscription, unless all subscriptions have already ended with the connection. */
@@ -410,7 +390,7 @@ export class NatsLink {
    * the connection, so this counts as a lost connection.
    */
   async #watchFar(connection: NatsConnection): Promise<void> {
-    if (this.#mark.settings.domain === undefined) return;
+    if (this.mark.settings.domain === undefined) return;
     while (!this.#ended.signal.aborted && !connection.isClosed()) {
       // A request that gets lost must not delay the next one.
       if (!this.isUp || this.isFar) void this.#askFar(connection);

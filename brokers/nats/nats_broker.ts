@@ -164,7 +164,7 @@ export class NatsBroker implements LogBroker {
       ...this.#logs?.issues() ?? [],
       ...this.#damages.issues(),
       ...this.#link.clock.issues(),
-      ...this.#link.rateIssues(),
+      ...this.#link.rates.issues(),
     );
     if (this.#queue.rejection !== undefined) {
       issues.push(`NATS rejected a publication: ${textOf(this.#queue.rejection)}`);
@@ -265,7 +265,7 @@ export class NatsBroker implements LogBroker {
   #lacks(): string[] {
     const info = this.#link.connection?.info;
     if (info === undefined) return [];
-    const { isServed, isClustered } = this.#link.host;
+    const { isServed, isClustered } = this.#link.mark.host;
     const lacks: string[] = [];
     if (!info.jetstream && isServed === false) {
       lacks.push("The server has no JetStream: topics with a history, logs and the store need it");

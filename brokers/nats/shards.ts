@@ -109,41 +109,44 @@ const RATE_WINDOW_MS = 10_000;
  */
 const CARRIED: ShardCounts = { histories: 20_000, logs: 20_000, buckets: 2_500 };
 
-/** Measures the rate of a stream by the sequences of its messages, whichever nodes write them. */
-export class StreamRate {
+/** The window of a stream in which its rate is measured next, and the rate before. */
+interface RateWindow {
+  readonly kind: keyof NatsShards;
+  /** The sequence and the time at which the window starts. */
+  readonly seq: number;
+  readonly atMs: number;
+  readonly perSecond: number;
+}
+
+/** Measures rates of streams by the sequences of their messages, whichever nodes write them. */
+export class StreamRates {
   readonly #runtime: Runtime;
-  readonly #kind: keyof NatsShards;
-  /** Number of messages in a window in which the stream stores as many as it carries. */
-  readonly #count: number;
-  #first = { seq: Infinity, atMs: 0 };
-  #last = { perSecond: 0, atMs: -Infinity };
+  /** By stream; as many as this node has used. */
+  readonly #windows = new Map<string, RateWindow>();
 
-  constructor(runtime: Runtime, kind: keyof NatsShards) {
+  constructor(runtime: Runtime) {
     this.#runtime = runtime;
-    this.#kind = kind;
-    this.#count = CARRIED[kind] * RATE_WINDOW_MS / 1_000;
   }
 
-  /** Notes a sequence. */
-  note(seq: number): void {
-    const { seq: first, atMs } = this.#first;
+  /** Notes the sequence of a message that a stream has stored. */
+  note(stream: string, kind: keyof NatsShards, seq: number): void {
+    const { seq: first, atMs: startMs } = this.#windows.get(stream) ?? { seq: Infinity, atMs: 0 };
     const stored = seq - first;
+    // A window ends after as many messages as the stream carries in its time.
+    if (stored >= 0 && stored < CARRIED[kind] * RATE_WINDOW_MS / 1_000) return;
+    const atMs = this.#runtime.monotonic();
     // A smaller sequence belongs to a new stream.
-    if (stored >= 0 && stored < this.#count) return;
-    const nowMs = this.#runtime.monotonic();
-    if (stored > 0) {
-      this.#last = { perSecond: stored * 1_000 / Math.max(1, nowMs - atMs), atMs: nowMs };
-    }
-    this.#first = { seq, atMs: nowMs };
+    const perSecond = stored < 0 ? 0 : stored * 1_000 / Math.max(1, atMs - startMs);
+    this.#windows.set(stream, { kind, seq, atMs, perSecond });
   }
 
-  /** Describes a rate above what the stream carries, with the remedy. */
-  issue(stream: string): string | undefined {
-    const { perSecond, atMs } = this.#last;
-    const isOld = this.#runtime.monotonic() - atMs > 2 * RATE_WINDOW_MS;
-    const carried = CARRIED[this.#kind];
-    if (isOld || perSecond <= carried) return undefined;
-    return `The stream ${stream} stores ${Math.round(perSecond)} messages per second, and one ` +
-      `carries about ${carried}: move to a prefix with more shards.${this.#kind}`;
+  /** Describes the rates above what a stream carries, with the remedy. */
+  issues(): string[] {
+    const sinceMs = this.#runtime.monotonic() - 2 * RATE_WINDOW_MS;
+    return [...this.#windows].flatMap(([stream, { kind, atMs, perSecond }]) => {
+      if (atMs < sinceMs || perSecond <= CARRIED[kind]) return [];
+      return `The stream ${stream} stores ${Math.round(perSecond)} messages per second, and one ` +
+        `carries about ${CARRIED[kind]}: move to a prefix with more shards.${kind}`;
+    });
   }
 }

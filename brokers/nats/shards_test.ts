@@ -8,7 +8,7 @@ import {
   MAX_SHARDS,
   newShards,
   shardOf,
-  StreamRate,
+  StreamRates,
 } from "./shards.ts";
 
 Deno.test("shardOf() spreads names evenly, and always to the same shard", () => {
@@ -42,29 +42,30 @@ Deno.test("decodeShards() reads what encodeShards() wrote, and rejects other num
   }
 });
 
-Deno.test("StreamRate.issue() names a rate above what one stream carries, and the remedy", async () => {
+Deno.test("StreamRates.issues() names a rate above what one stream carries, and the remedy", async () => {
   const simulation = new Simulation({ seed: 1 });
   const { runtime } = simulation.host("node");
-  const rate = new StreamRate(runtime, "logs");
+  const rates = new StreamRates(runtime);
+  const stream = "skein_logs_3";
   const write = async (from: number, perSecond: number, seconds: number) => {
     for (let i = 0; i <= seconds * 10; i++) {
-      rate.note(from + i * perSecond / 10);
+      rates.note(stream, "logs", from + i * perSecond / 10);
       await simulation.run(100);
     }
     return from + seconds * perSecond;
   };
   let seq = await write(1, 15_000, 60);
-  assertEquals(rate.issue("skein_logs_3"), undefined);
+  assertEquals(rates.issues(), []);
   seq = await write(seq, 30_000, 30);
-  const issue = rate.issue("skein_logs_3") ?? "";
+  const [issue = ""] = rates.issues();
   assert(
     /^The stream skein_logs_3 stores (2\d|30)\d{3} messages per second, and/.test(issue),
     issue,
   );
   assert(issue.endsWith("carries about 20000: move to a prefix with more shards.logs"), issue);
   await simulation.run(21_000);
-  assertEquals(rate.issue("skein_logs_3"), undefined);
+  assertEquals(rates.issues(), []);
   // An operator deleted the stream.
   await write(1, 100, 10);
-  assertEquals(rate.issue("skein_logs_3"), undefined);
+  assertEquals(rates.issues(), []);
 });

@@ -8,7 +8,7 @@ import { repeatedRead, settleLeader, storageOf } from "./jetstream.ts";
 import { limitText } from "./limits.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
-import { shardOf } from "./shards.ts";
+import { shardOf, shardSuffix } from "./shards.ts";
 import { type NatsNames, subjectPart } from "./format.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 
@@ -26,7 +26,8 @@ interface StoreChange<T> {
 
 /** Buckets, which drop rows after a time without a write. */
 interface KvBuckets {
-  readonly nameOf: (shard: number, count: number) => string;
+  /** The name of a single bucket, or the start of the names of several. */
+  readonly name: string;
   readonly ttlMs: number;
   /** By row that is being changed, the changes that wait; as many as there are calls. */
   readonly changes: Map<string, WaitingChange[]>;
@@ -61,12 +62,12 @@ export class NatsStore implements BrokerStore {
     this.#link = link;
     this.#settings = settings;
     this.#rows = {
-      nameOf: (shard, count) => names.bucket(shard, count),
+      name: names.bucket,
       ttlMs: settings.storeTtlMs,
       changes: new Map(),
     };
     this.#longRows = {
-      nameOf: (shard, count) => names.longBucket(shard, count),
+      name: names.longBucket,
       ttlMs: LONGEST_MS,
       changes: new Map(),
     };
@@ -131,17 +132,16 @@ export class NatsStore implements BrokerStore {
 
   async #attempt<T>(
     what: string,
-    { nameOf, ttlMs, changes }: KvBuckets,
+    { name, ttlMs, changes }: KvBuckets,
     key: string,
     act: (rows: Rows) => Promise<T>,
   ): Promise<T> {
-    let name = "";
     try {
       await this.#link.reach();
       const manager = await this.#link.manager();
-      const count = this.#link.shards!.buckets;
+      const count = this.#link.mark.shards!.buckets;
       const shard = shardOf(key, count);
-      name = nameOf(shard, count);
+      name += shardSuffix(shard, count);
       const bucket = await this.#open(name, ttlMs, count > 1 ? shard : undefined);
       // The stream that contains the rows.
       await this.#link.followClock(manager, `KV_${name}`);
@@ -242,7 +242,7 @@ export class NatsStore implements BrokerStore {
         if (next === undefined) await bucket.delete(key, { previousSeq: revision });
         else {
           const seq = await bucket.put(key, next, { previousSeq: revision });
-          this.#link.stored(`KV_${name}`, "buckets", seq);
+          this.#link.rates.note(`KV_${name}`, "buckets", seq);
         }
         this.#link.life.accepted(name);
         return results;

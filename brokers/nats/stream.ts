@@ -190,7 +190,7 @@ export class HistoryStream {
 
   /** Records a sequence, which the stream must never fall behind. */
   saw(seq: number): void {
-    this.#link.stored(this.names.stream, "histories", seq);
+    this.#link.rates.note(this.names.stream, "histories", seq);
     this.#sawIn(seq, this.#epoch?.epoch ?? this.#newest.epoch);
   }
 
@@ -274,7 +274,7 @@ export class HistoryStream {
     // In a cluster, other servers may have JetStream.
     const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
     // So may servers that are reached through a leaf node.
-    const mayReturn = this.#settings.domain !== undefined || this.#link.host.isServed;
+    const mayReturn = this.#settings.domain !== undefined || this.#link.mark.host.isServed;
     if (isMissing) return !mayReturn && !this.#link.connection?.info?.jetstream;
     return error instanceof JetStreamApiError && error.status !== UNAVAILABLE;
   }

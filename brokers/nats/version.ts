@@ -1,5 +1,5 @@
 /** The version mark of a broker's data in JetStream. */
-import { JetStreamApiError, type JetStreamManager } from "@nats-io/jetstream";
+import { JetStreamApiError, type JetStreamManager, type StreamInfo } from "@nats-io/jetstream";
 import { checkStoredVersion, OtherVersionError } from "../stored_version.ts";
 import type { NatsNames } from "./format.ts";
 import { isCluster, NAME_TAKEN, NOT_FOUND, repeatedRead, streamConfig } from "./jetstream.ts";
@@ -65,9 +65,7 @@ export class VersionMark {
   async read({ streams }: JetStreamManager): Promise<boolean> {
     try {
       const info = () => streams.info(this.#names.version.stream);
-      const { config, cluster } = await repeatedRead(this.settings.runtime, info);
-      this.#host = { isServed: true, isClustered: isCluster(cluster) };
-      this.#check(config.description);
+      this.#check(await repeatedRead(this.settings.runtime, info));
       return true;
     } catch (error) {
       if (!(error instanceof OtherVersionError)) {
@@ -88,28 +86,28 @@ export class VersionMark {
     const names = this.#names;
     const { stream, subject } = names.version;
     // Data of an earlier version may have no mark.
-    const old = [names.logs().stream, `KV_${names.bucket()}`];
+    const old = [names.logs().stream, `KV_${names.bucket}`];
     const counts = (await Promise.all(old.map((name) => exists(manager, name)))).includes(true)
       ? SINGLE
       : newShards(this.settings.shards);
     try {
-      const { config, cluster } = await manager.streams.add({
+      const info = await manager.streams.add({
         ...streamConfig(this.settings),
         name: stream,
         subjects: [subject],
         description: `${VERSION} ${encodeShards(counts)}`.trim(),
       });
-      this.#host = { isServed: true, isClustered: isCluster(cluster) };
-      this.#check(config.description);
+      this.#check(info);
     } catch (error) {
       if (codeOf(error) !== NAME_TAKEN) throw error;
       await this.read(manager);
     }
   }
 
-  #check(found: string = ""): void {
+  #check({ config, cluster }: StreamInfo): void {
+    this.#host = { isServed: true, isClustered: isCluster(cluster) };
     this.#matches = false;
-    const [version = "", ...rest] = found.split(" ");
+    const [version = "", ...rest] = (config.description ?? "").split(" ");
     checkStoredVersion(version, {
       version: VERSION,
       cannot: "use NATS",

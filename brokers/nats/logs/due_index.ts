@@ -50,10 +50,19 @@ const UNDER_WAY_MS = REQUEST_TIMEOUT_MS;
  */
 const REMOVAL_MS = 15_000;
 
-/** A log and the time at which it fell due. */
-export interface DueLog {
+interface DueLog {
   readonly id: string;
   readonly at: number;
+}
+
+/** How far the checks of a shard were searched, in one era of its streams. */
+interface Searched {
+  readonly shard: number;
+  readonly era: unknown;
+  /** For each class, a sequence that all checks of the class have reached. */
+  readonly from: number[];
+  /** Newest sequence at the last search. */
+  newest: number;
 }
 
 /** A check as stored. */
@@ -81,14 +90,8 @@ function classOf(leftMs: number): { readonly kind: number; readonly waitMs: numb
 export class DueIndex {
   readonly #clock: NatsClock;
   readonly #streams: LogStreams;
-  /**
-   * For each class, a sequence that all checks of the class have reached, in one era of the
-   * streams.
-   */
-  #from: number[] = [];
-  /** Newest sequence at the last search. */
-  #newest = 0;
-  #era: unknown;
+  /** By shard. */
+  readonly #searched: Searched[] = [];
   /** Logs that a read found due. */
   readonly #readDue = new Set<string>();
 
@@ -123,20 +126,30 @@ export class DueIndex {
   }
 
   /**
-   * Lists due logs, some of them twice, starting with the log that has been due longest, and moves
-   * the checks of other logs.
+   * Lists due logs, starting with the log that has been due longest, and moves the checks of other
+   * logs.
    */
-  async list(limit: number): Promise<DueLog[]> {
-    await this.#streams.open();
-    if (this.#era !== this.#streams.era) [this.#from, this.#newest] = [[], 0];
-    this.#era = this.#streams.era;
+  async list(limit: number): Promise<string[]> {
+    const shards = await this.#streams.shards();
+    const found = await Promise.all(shards.map((shard) => this.#searchShard(shard, limit)));
+    const due = [...found.flat(), ...await this.#stillDue()].sort((a, b) => a.at - b.at);
+    return [...new Set(due.map(({ id }) => id))].slice(0, limit);
+  }
+
+  async #searchShard(shard: number, limit: number): Promise<DueLog[]> {
+    await this.#streams.open(shard);
+    const era = this.#streams.era(shard);
+    let searched = this.#searched[shard];
+    if (searched === undefined || searched.era !== era) {
+      this.#searched[shard] = searched = { shard, era, from: [], newest: 0 };
+    }
     // If a class has no checks before this sequence, it has none at all. The previous search's
     // sequence is used, because a lagging replica does not have the newest checks.
-    const reached = this.#newest + 1;
-    this.#newest = await this.#streams.newestCheck();
+    const reached = searched.newest + 1;
+    searched.newest = await this.#streams.newestCheck(shard);
     const kinds = Array.from({ length: LAST_CLASS + 1 }, (_, kind) => kind);
-    const found = await Promise.all(kinds.map((kind) => this.#search(kind, limit, reached)));
-    return [...found.flat(), ...await this.#stillDue()].sort((a, b) => a.at - b.at);
+    const due = kinds.map((kind) => this.#search(searched, kind, { limit, reached }));
+    return (await Promise.all(due)).flat();
   }
 
   async #writeCheck(id: string, now: number, due: number): Promise<number> {
@@ -144,26 +157,31 @@ export class DueIndex {
     // If a log is already overdue, it is overdue even for nodes whose estimate of the clock is
     // behind.
     const at = Math.min(now, due) + waitMs;
-    await this.#streams.writeCheck(`${kind}.${subjectPart(id)}`, JSON.stringify([id, at]));
+    await this.#streams.writeCheck(kind, subjectPart(id), JSON.stringify([id, at]));
     return at;
   }
 
-  async #search(kind: number, limit: number, reached: number): Promise<DueLog[]> {
+  async #search(
+    { shard, from, newest }: Searched,
+    kind: number,
+    { limit, reached }: { readonly limit: number; readonly reached: number },
+  ): Promise<DueLog[]> {
     // No check was written since a search found none.
-    if ((this.#from[kind] ?? 1) > this.#newest) return [];
+    if ((from[kind] ?? 1) > newest) return [];
     const now = this.#clock.now();
-    const first = await this.#streams.firstCheck(`${kind}`, this.#from[kind] ?? 1);
+    const first = await this.#streams.firstCheck(shard, kind, from[kind] ?? 1);
     if (first === undefined) {
-      this.#from[kind] = Math.max(this.#from[kind] ?? 1, reached);
+      from[kind] = Math.max(from[kind] ?? 1, reached);
       return [];
     }
-    this.#from[kind] = first.seq;
+    from[kind] = first.seq;
     if (parseCheck(first).at > now) return [];
-    const checks = (await this.#streams.checks(`${kind}`, first.seq, limit + MAX_CHECKS))
-      .map(parseCheck).filter(({ at }) => at <= now);
+    const page = { from: first.seq, count: limit + MAX_CHECKS };
+    const checks = (await this.#streams.checks(shard, kind, page)).map(parseCheck)
+      .filter(({ at }) => at <= now);
     const due: DueLog[] = [];
     while (checks.length > 0 && due.length < limit) {
-      const found = checks.splice(0, MAX_READS).map((check) => this.#handle(check, kind));
+      const found = checks.splice(0, MAX_READS).map((check) => this.#handle(check, shard, kind));
       due.push(...(await Promise.all(found)).filter((one) => one !== undefined));
     }
     return due;
@@ -187,9 +205,10 @@ export class DueIndex {
   }
 
   /** Handles a check of a log; returns the log if it is due. */
-  async #handle(check: DueCheck, kind: number): Promise<DueLog | undefined> {
+  async #handle(check: DueCheck, shard: number, kind: number): Promise<DueLog | undefined> {
     const { id, at, seq } = check;
-    const message = await this.#streams.newest(subjectPart(id));
+    const part = subjectPart(id);
+    const message = await this.#streams.newest(part);
     const now = this.#clock.now();
     const { state, look: newest = at } = message?.head ?? {};
     const due = state && dueAt(state);
@@ -204,9 +223,9 @@ export class DueIndex {
         await this.#writeCheck(id, now, due);
       }
       // This is the last message of a removed log, which the node that removed it could not drop.
-      if (message?.head === null) await this.#streams.remove(message.seq);
+      if (message?.head === null) await this.#streams.remove(part, message.seq);
     }
-    await this.#streams.remove(seq, this.#streams.names.dueStream);
+    await this.#streams.removeCheck(shard, seq);
     return undefined;
   }
 }

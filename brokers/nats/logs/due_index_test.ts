@@ -59,11 +59,12 @@ Deno.test("DueIndex.list() finds a check that a replica did not have at the prev
   const check = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", 0])) };
   const state = { writer: { holder: "writer", until: 0 } };
   let isBehind = true;
-  const firstCheck = (kind: string, from: number) =>
-    Promise.resolve(kind === "0" && from <= check.seq && !isBehind ? check : undefined);
+  const firstCheck = (_shard: number, kind: number, from: number) =>
+    Promise.resolve(kind === 0 && from <= check.seq && !isBehind ? check : undefined);
   const streams = {
-    era: 1,
+    era: () => 1,
     open: () => Promise.resolve(),
+    shards: () => Promise.resolve([0]),
     newestCheck: () => Promise.resolve(check.seq),
     firstCheck,
     checks: () => Promise.resolve([check]),
@@ -72,7 +73,7 @@ Deno.test("DueIndex.list() finds a check that a replica did not have at the prev
   const due = new DueIndex(new NatsClock(runtime), streams as unknown as LogStreams);
   assertEquals(await due.list(10), []);
   isBehind = false;
-  assertEquals((await due.list(10)).map(({ id }) => id), ["log"]);
+  assertEquals(await due.list(10), ["log"]);
 });
 
 Deno.test("DueIndex.list() keeps a check that a rejected node wrote in place of a later one", async () => {
@@ -82,14 +83,14 @@ Deno.test("DueIndex.list() keeps a check that a rejected node wrote in place of 
   const head = { state: { writer: { holder: "writer", until: now + 3_000 } }, look: now - 1 };
   const removed: number[] = [];
   const streams = {
-    era: 1,
+    era: () => 1,
     open: () => Promise.resolve(),
+    shards: () => Promise.resolve([0]),
     newestCheck: () => Promise.resolve(check.seq),
-    firstCheck: (kind: string) => Promise.resolve(kind === "2" ? check : undefined),
+    firstCheck: (_shard: number, kind: number) => Promise.resolve(kind === 2 ? check : undefined),
     checks: () => Promise.resolve([check]),
     newest: () => Promise.resolve({ seq: 1, head }),
-    names: { dueStream: "due" },
-    remove: (seq: number) => Promise.resolve(removed.push(seq)),
+    removeCheck: (_shard: number, seq: number) => Promise.resolve(removed.push(seq)),
   };
   const due = new DueIndex(new NatsClock(runtime), streams as unknown as LogStreams);
   assertEquals(await due.list(10), []);

@@ -31,20 +31,10 @@ export class HeardLogs {
   newest(id: string): HeardLog | undefined {
     return this.#heard.get(id);
   }
+}
 
-  /**
-   * Returns whether a state lacks changes of the same log that this node has seen.
-   *
-   * @param id The id.
-   * @param state The state.
-   * @param heard What was known when the state was requested; by default, what is known now.
-   */
-  isBehind(
-    id: string,
-    { identity, tail, end }: LogPlace,
-    heard: HeardLog | undefined = this.newest(id),
-  ): boolean {
-    if (heard?.identity !== identity) return false;
-    return tail < heard.tail || heard.isEnded && end === undefined;
-  }
+/** True if a state lacks changes of the same log that this node has heard of. */
+export function isBehind(state: LogPlace | undefined, heard: HeardLog | undefined): boolean {
+  if (state === undefined || state.identity !== heard?.identity) return false;
+  return state.tail < heard.tail || heard.isEnded && state.end === undefined;
 }

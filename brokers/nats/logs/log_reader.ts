@@ -4,7 +4,7 @@ import { DamageError } from "../../../pubsub/broker/damage.ts";
 import { recordBytes } from "../../../streams/logs/rules.ts";
 import type { LogRecord } from "../../../streams/logs/log.ts";
 import { areOfOneLog, firstOf, liveIn, type LiveMessage, recordsOf } from "./format.ts";
-import type { LogShards } from "./log_shards.ts";
+import type { LogStreams } from "./log_streams.ts";
 
 /** Maximum number of remembered cursors, across all logs. */
 const MAX_CURSORS = 8_192;
@@ -24,15 +24,15 @@ export interface PartBounds {
  * It remembers where a page ended, so that the next page needs no search.
  */
 export class LogReader {
-  readonly #shards: LogShards;
+  readonly #streams: LogStreams;
   /**
    * Maps a log's identity and a position to the sequence from which to read the message with the
    * position.
    */
   readonly #cursors = new Map<string, number>();
 
-  constructor(shards: LogShards) {
-    this.#shards = shards;
+  constructor(streams: LogStreams) {
+    this.#streams = streams;
   }
 
   /**
@@ -107,7 +107,7 @@ export class LogReader {
     for (let isEven = true; low < high; isEven = !isEven) {
       const share = isEven ? (position - start) / (end - start) : 0.5;
       const from = low + Math.floor((high - low) * share);
-      const message = liveIn(await this.#shards.of(part).streams.next(part, from));
+      const message = liveIn(await this.#streams.next(part, from));
       if (message === undefined || !areOfOneLog(newest, message)) return undefined;
       const first = firstOf(message);
       const { tail } = message.head.state;
@@ -129,7 +129,7 @@ export class LogReader {
   ): Promise<LiveMessage[]> {
     const { maxBytes } = bounds;
     const count = expectedMessages(newest, bounds);
-    const messages = await this.#shards.of(part).streams.from(part, { from, count, maxBytes });
+    const messages = await this.#streams.from(part, { from, count, maxBytes });
     const following: LiveMessage[] = [];
     let next = position;
     for (const message of messages) {

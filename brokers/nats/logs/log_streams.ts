@@ -1,6 +1,6 @@
-/** The two streams of a shard of logs: one with all changes, and one with the next checks. */
+/** The streams of logs: for each shard, one with all changes, and one with the next checks. */
 import { abortable } from "@std/async/abortable";
-import type { JetStreamManager } from "@nats-io/jetstream";
+import type { DirectMsgRequest, JetStreamManager, MsgRequest } from "@nats-io/jetstream";
 import { headers, type MsgHdrs } from "@nats-io/nats-core";
 import { BrokerError } from "../../../errors.ts";
 import { textOf } from "../../../base/error_text.ts";
@@ -27,7 +27,8 @@ import {
 import { openStream, readMessage, repeatedRead, settleLeader, streamConfig } from "../jetstream.ts";
 import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
-import { countSubjects, pull, pullNewest } from "../pull.ts";
+import { shardOf } from "../shards.ts";
+import { countSubjects, pull, pullNewest, type Stored } from "../pull.ts";
 import { decodeLog, type LogMessage } from "./format.ts";
 
 /** Fraction of a message for its state. */
@@ -39,8 +40,8 @@ const HEADER_BYTES = 1_024;
 /** Time for which a stream recognizes the ids of messages, in milliseconds. */
 const DUPLICATE_WINDOW_MS = 10_000;
 
-/** Pause before the streams are opened again, in milliseconds. */
-const RETRY_MS = 5_000;
+/** Maximum number of shards that are counted concurrently. */
+const MAX_COUNTS = 4;
 
 /** JetStream's error code for a message that has the same id as an in-flight message. */
 const ID_UNDER_WAY = 10158;
@@ -59,39 +60,45 @@ export interface ChangeOptions {
   readonly kept?: RetainedLog | undefined;
 }
 
-/** The streams of one shard of logs. Every method rejects with a `BrokerError` on failure. */
+/** A shard by its number, or by a log in it: the log's part of a subject. */
+type ShardKey = number | string;
+
+/** A shard whose streams exist. */
+interface OpenShard {
+  readonly manager: JetStreamManager;
+  readonly names: LogNames;
+}
+
+/** A check as stored. */
+type StoredCheck = Pick<Stored, "data" | "seq">;
+
+/**
+ * The streams of all shards, each opened when a log in it is used. Every method rejects with a
+ * `BrokerError` on failure.
+ */
 export class LogStreams {
-  /** The last error when opening the streams; `undefined` once they are open. */
-  problem: unknown;
+  readonly #problems = new Map<number, unknown>();
   readonly #link: NatsLink;
   readonly #names: NatsNames;
   readonly #settings: NatsSettings;
-  readonly #shard: number;
-  #isRetrying = false;
 
-  constructor(link: NatsLink, names: NatsNames, settings: NatsSettings, shard: number) {
+  constructor(link: NatsLink, names: NatsNames, settings: NatsSettings) {
     this.#link = link;
     this.#names = names;
     this.#settings = settings;
-    this.#shard = shard;
   }
 
-  /** Names of the streams and subjects. */
-  get names(): LogNames {
-    return this.#names.logs(this.#shard, this.#link.shards?.logs);
+  /** The last error of each shard whose streams could not be opened. */
+  get problems(): unknown[] {
+    return [...this.#problems.values()];
   }
 
   /**
-   * Identifies a period in which the streams are certainly the same. It changes after an outage or
-   * a failure.
+   * Identifies a period in which the streams of a shard are certainly the same. It changes after an
+   * outage or a failure.
    */
-  get era(): unknown {
-    return this.#link.opened(this.#key);
-  }
-
-  /** Name of the open streams at the link, before the number of shards is known. */
-  get #key(): string {
-    return `logs ${this.#shard}`;
+  era(at: ShardKey): unknown {
+    return this.#link.opened(openKey(this.#shardOf(at)));
   }
 
   /** Maximum size of the state in a message, in bytes. */
@@ -108,24 +115,30 @@ export class LogStreams {
     return this.#link.connection?.info?.max_payload ?? DEFAULT_MAX_PAYLOAD;
   }
 
-  /** Waits for the server, and opens the streams. */
-  async open(signal?: AbortSignal): Promise<void> {
-    await this.#ask("open logs", () => Promise.resolve(), signal);
+  /** Waits for the server, and opens the streams of a shard. */
+  async open(at: ShardKey, signal?: AbortSignal): Promise<void> {
+    await this.#ask("open logs", at, () => Promise.resolve(), signal);
+  }
+
+  /** Waits for the server, and lists the numbers of all shards. */
+  async shards(): Promise<number[]> {
+    await this.open(0);
+    return Array.from({ length: this.#count }, (_, shard) => shard);
   }
 
   /** Reads the newest message of a log. */
   async newest(part: string): Promise<LogMessage | undefined> {
-    return await this.#get({ last_by_subj: `${this.names.kept}.${part}` });
+    return await this.#get(part, (kept) => ({ last_by_subj: kept }));
   }
 
   /** Reads the newest message of a log from the leader of the stream. */
   async newestAtLeader(part: string): Promise<LogMessage | undefined> {
-    return await this.#get({ last_by_subj: `${this.names.kept}.${part}` }, true);
+    return await this.#get(part, (kept) => ({ last_by_subj: kept }), true);
   }
 
   /** Reads the first message of a log at or after a sequence. */
   async next(part: string, seq: number): Promise<LogMessage | undefined> {
-    return await this.#get({ seq, next_by_subj: `${this.names.kept}.${part}` });
+    return await this.#get(part, (kept) => ({ seq, next_by_subj: kept }));
   }
 
   /** Reads messages of a log at or after a sequence, oldest first. */
@@ -133,13 +146,11 @@ export class LogStreams {
     part: string,
     options: { readonly from: number; readonly count: number; readonly maxBytes: number },
   ): Promise<LogMessage[]> {
-    const subject = `${this.names.kept}.${part}`;
     const maxBytes = options.maxBytes + 2 * this.#maxPayload;
-    const { stream } = this.names;
-    const { messages } = await this.#ask(
-      "read a log",
-      (manager) => pull(this.#link, manager, { stream, subject, ...options, maxBytes }),
-    );
+    const { messages } = await this.#ask("read a log", part, (manager, { stream, kept }) => {
+      const subject = `${kept}.${part}`;
+      return pull(this.#link, manager, { stream, subject, ...options, maxBytes });
+    });
     return messages.map(({ seq, data }) => decodeLog(seq, data));
   }
 
@@ -163,14 +174,21 @@ export class LogStreams {
     if (isQuiet) options.set(QUIET_HEADER, "1");
     if (carried !== undefined) options.set(CARRIED_HEADER, carried.toBase64());
     if (kept !== undefined) options.set(KEPT_HEADER, encodeHeader(kept));
-    return await this.#publish("change a log", `${this.names.kept}.${part}`, message, options);
+    return await this.#publish("change a log", part, message, {
+      headers: options,
+      to: ({ stream, kept }) => [stream, `${kept}.${part}`],
+    });
   }
 
-  /** Removes the message at a sequence. A missing message is not an error. */
-  async remove(seq: number, stream: string = this.names.stream): Promise<void> {
-    await this.#ask("remove a message", async ({ streams }) => {
+  /** Removes a message of a log. A missing message is not an error. */
+  async remove(part: string, seq: number): Promise<void> {
+    await this.#remove(part, seq, ({ stream }) => stream);
+  }
+
+  async #remove(at: ShardKey, seq: number, from: (names: LogNames) => string): Promise<void> {
+    await this.#ask("remove a message", at, async ({ streams }, names) => {
       // If the message is already gone, the reply is an error, because another node was first.
-      await streams.deleteMessage(stream, seq, false).catch((error) => {
+      await streams.deleteMessage(from(names), seq, false).catch((error) => {
         if (!/no message found|sequence \d+ not found/.test(textOf(error))) throw error;
       });
     });
@@ -178,9 +196,9 @@ export class LogStreams {
 
   /** Removes all messages of a log, or those before a sequence. */
   async purge(part: string, seq?: number): Promise<void> {
-    const filter = `${this.names.kept}.${part}`;
-    await this.#ask("remove messages", async ({ streams }) => {
-      await streams.purge(this.names.stream, seq === undefined ? { filter } : { filter, seq });
+    await this.#ask("remove messages", part, async ({ streams }, { stream, kept }) => {
+      const filter = `${kept}.${part}`;
+      await streams.purge(stream, seq === undefined ? { filter } : { filter, seq });
     });
   }
 
@@ -189,27 +207,53 @@ export class LogStreams {
    * gone.
    */
   async count(kind?: Exclude<LogKind, "stream">): Promise<number> {
-    const { stream } = this.names;
-    return await this.#ask("count logs", async (manager) => {
-      if (kind !== undefined) return await countSubjects(manager, stream, this.#subjects(kind));
+    const shards = await this.shards();
+    let all = 0;
+    // The first call creates the streams, each with an election.
+    while (shards.length > 0) {
+      const counts = shards.splice(0, MAX_COUNTS).map((shard) => this.#countIn(shard, kind));
+      for (const count of await Promise.all(counts)) all += count;
+    }
+    return all;
+  }
+
+  async #countIn(shard: number, kind: Exclude<LogKind, "stream"> | undefined): Promise<number> {
+    return await this.#ask("count logs", shard, async (manager, { stream, kept }) => {
+      if (kind !== undefined) return await countSubjects(manager, stream, subjectsOf(kept, kind));
       return (await manager.streams.info(stream)).state.num_subjects ?? 0;
     });
   }
 
-  /**
-   * Lists the logs of a kind. The cursor of a page is valid for 10 s. To list durable streams, this
-   * reads the logs of all kinds, because no subject matches durable streams only.
-   */
+  /** Lists the logs of a kind, shard by shard. The cursor of a page is valid for 10 s. */
   async list(
     kind: OwnedKind,
-    { limit, after }: { readonly limit: number; readonly after?: string | undefined },
+    { limit, after = "0" }: { readonly limit: number; readonly after?: string | undefined },
+  ): Promise<RetainedLogs> {
+    const shards = await this.shards();
+    let [, cursor] = after.split(/ (.*)/);
+    for (const shard of shards.slice(parseInt(after, 10))) {
+      const { logs, next } = await this.#listIn(shard, kind, { limit, after: cursor });
+      if (next !== undefined) return { logs, next: `${shard} ${next}` };
+      const isLast = shard === shards.length - 1;
+      if (logs.length > 0) return { logs, next: isLast ? undefined : `${shard + 1}` };
+      cursor = undefined;
+    }
+    return { logs: [] };
+  }
+
+  /** To list durable streams, reads all kinds, because no subject matches durable streams only. */
+  async #listIn(
+    shard: number,
+    kind: OwnedKind,
+    { limit, after }: { readonly limit: number; readonly after: string | undefined },
   ): Promise<RetainedLogs> {
     const { headers, next } = await this.#ask(
       "list logs",
-      (manager) =>
+      shard,
+      (manager, { stream, kept }) =>
         pullNewest(this.#link, manager, {
-          stream: this.names.stream,
-          subject: kind === "answer" ? this.#subjects(kind) : `${this.names.kept}.>`,
+          stream,
+          subject: kind === "answer" ? subjectsOf(kept, kind) : `${kept}.>`,
           header: KEPT_HEADER,
           count: limit,
           after,
@@ -219,90 +263,84 @@ export class LogStreams {
     return { logs, next };
   }
 
-  #subjects(kind: Exclude<LogKind, "stream">): string {
-    const prefix = kind === "answer" ? RESPONSE_PREFIX : REQUEST_PREFIX;
-    return `${this.names.kept}.${subjectPart(`${prefix}x`).slice(0, -1)}>`;
-  }
-
   /** Writes a check of a log. */
-  async writeCheck(subject: string, body: string): Promise<void> {
-    const message = new TextEncoder().encode(body);
-    await this.#publish(
-      "note the next check of a log",
-      `${this.names.due}.${subject}`,
-      message,
-      headers(),
-    );
+  async writeCheck(kind: number, part: string, body: string): Promise<void> {
+    await this.#publish("note the next check of a log", part, new TextEncoder().encode(body), {
+      headers: headers(),
+      to: ({ dueStream, due }) => [dueStream, `${due}.${kind}.${part}`],
+    });
   }
 
-  /** Newest sequence of the stream of checks. */
-  async newestCheck(): Promise<number> {
+  /** Newest sequence of the checks in a shard. */
+  async newestCheck(shard: number): Promise<number> {
     return await this.#ask(
       "list logs",
-      async ({ streams }) => (await streams.info(this.names.dueStream)).state.last_seq,
+      shard,
+      async ({ streams }, { dueStream }) => (await streams.info(dueStream)).state.last_seq,
     );
   }
 
   /** Reads the first check of a class at or after a sequence. */
-  async firstCheck(
-    prefix: string,
-    from: number,
-  ): Promise<{ readonly seq: number; readonly data: Uint8Array } | undefined> {
-    return await this.#ask("list logs", async ({ direct }) => {
-      const subject = `${this.names.due}.${prefix}.>`;
-      const query = { seq: Math.max(1, from), next_by_subj: subject };
-      const read = () => direct.getMessage(this.names.dueStream, query);
+  async firstCheck(shard: number, kind: number, from: number): Promise<StoredCheck | undefined> {
+    return await this.#ask("list logs", shard, async ({ direct }, { dueStream, due }) => {
+      const query = { seq: Math.max(1, from), next_by_subj: `${due}.${kind}.>` };
+      const read = () => direct.getMessage(dueStream, query);
       return await repeatedRead(this.#link.runtime, read) ?? undefined;
     });
   }
 
   /** Reads checks of a class at or after a sequence, oldest first. */
   async checks(
-    prefix: string,
-    from: number,
-    count: number,
-  ): Promise<readonly { readonly seq: number; readonly data: Uint8Array }[]> {
-    return await this.#ask("list logs", async (manager) => {
-      const subject = `${this.names.due}.${prefix}.>`;
-      const stream = this.names.dueStream;
-      const part = { stream, subject, from, count, mayLack: true };
+    shard: number,
+    kind: number,
+    { from, count }: { readonly from: number; readonly count: number },
+  ): Promise<readonly StoredCheck[]> {
+    return await this.#ask("list logs", shard, async (manager, { dueStream: stream, due }) => {
+      const part = { stream, subject: `${due}.${kind}.>`, from, count, mayLack: true };
       return (await pull(this.#link, manager, part)).messages;
     });
   }
 
+  /** Removes a check. A missing one is not an error. */
+  async removeCheck(shard: number, seq: number): Promise<void> {
+    await this.#remove(shard, seq, ({ dueStream }) => dueStream);
+  }
+
   async #get(
-    query:
-      | { readonly last_by_subj: string }
-      | { readonly seq: number; readonly next_by_subj: string },
+    part: string,
+    query: (subject: string) => DirectMsgRequest & MsgRequest,
     isReplicated = this.#settings.replicas > 1,
   ): Promise<LogMessage | undefined> {
-    const { stream } = this.names;
     const { runtime } = this.#link;
     const found = await this.#ask(
       "read a log",
-      (manager) => readMessage({ runtime, manager, isReplicated }, stream, query),
+      part,
+      (manager, { stream, kept }) =>
+        readMessage({ runtime, manager, isReplicated }, stream, query(`${kept}.${part}`)),
     );
     return found ? decodeLog(found.seq, found.data) : undefined;
   }
 
   async #publish(
     what: string,
-    subject: string,
+    part: string,
     message: Uint8Array,
-    headers: MsgHdrs,
+    { headers, to }: {
+      readonly headers: MsgHdrs;
+      readonly to: (names: LogNames) => readonly [stream: string, subject: string];
+    },
   ): Promise<number | undefined> {
-    return await this.#ask(what, async () => {
+    return await this.#ask(what, part, async (_manager, names) => {
+      const [stream, subject] = to(names);
       const ack = parseAck(await this.#link.request(subject, message, { headers }));
       const { life } = this.#link;
-      const { stream, due, dueStream } = this.names;
-      const target = subject.startsWith(`${due}.`) ? dueStream : stream;
       if (ack.name === "stored") {
-        life.accepted(target);
-        if (target === stream) this.#link.stored(stream, "logs", ack.seq);
+        life.accepted(stream);
+        this.#link.rates.note(stream, "logs", ack.seq);
         return ack.isDuplicate ? undefined : ack.seq;
       }
       if (ack.name === "conflict" || ack.code === ID_UNDER_WAY) return undefined;
-      if (ack.isLimit) life.refused(target, ack.reply);
+      if (ack.isLimit) life.refused(stream, ack.reply);
       throw new BrokerError(`Cannot ${what}: ${ack.reply}`);
     });
   }
@@ -310,58 +348,55 @@ export class LogStreams {
   /** Calls JetStream. The call ends immediately when the connection is lost. */
   async #ask<T>(
     what: string,
-    act: (manager: JetStreamManager) => Promise<T>,
+    at: ShardKey,
+    act: (manager: JetStreamManager, names: LogNames) => Promise<T>,
     signal?: AbortSignal,
   ): Promise<T> {
-    let opened: Promise<JetStreamManager> | undefined;
+    let shard = 0;
+    let opened: Promise<OpenShard> | undefined;
     let period: AbortSignal | undefined;
     try {
       await this.#link.reach(signal);
-      opened = this.#link.once(this.#key, () => this.#open());
+      // The number of shards is known once the first one is open.
+      if (this.#link.mark.shards === undefined && at !== 0) await this.open(0, signal);
+      shard = this.#shardOf(at);
+      opened = this.#open(shard);
       period = this.#link.period;
-      const acting = opened.then(async (manager) => {
-        await this.#link.followClock(manager, this.names.stream);
-        return await act(manager);
+      const acting = opened.then(async ({ manager, names }) => {
+        await this.#link.followClock(manager, names.stream);
+        return await act(manager, names);
       });
       return await (period ? abortable(acting, period) : acting);
     } catch (cause) {
       // The streams may be gone, so the next call creates them again.
-      this.#link.reopen(this.#key, opened);
+      this.#link.reopen(openKey(shard), opened);
       signal?.throwIfAborted();
       const limit = limitText(cause);
-      if (limit !== undefined) this.#link.life.refused(this.names.stream, limit);
+      if (limit !== undefined) this.#link.life.refused(this.#namesOf(shard).stream, limit);
       if (cause instanceof BrokerError) throw cause;
       const text = period?.aborted ? "the connection was lost before the reply" : replyText(cause);
       throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
     }
   }
 
-  #open(): Promise<JetStreamManager> {
-    const opening = this.#make();
-    // Opening the streams on an earlier connection may fail after a later attempt has succeeded.
-    const note = (problem: unknown) => {
-      if (this.era !== opening) return;
-      this.problem = problem;
-      if (problem !== undefined) void this.#retry();
-    };
-    opening.then(() => note(undefined), note);
-    return opening;
+  /** Opens a shard, unless it is open. */
+  #open(shard: number): Promise<OpenShard> {
+    return this.#link.once(openKey(shard), () => {
+      const opening = this.#make(shard);
+      // Opening the streams on an earlier connection may fail after a later attempt has succeeded.
+      const isNewest = () => this.era(shard) === opening;
+      opening.then(
+        () => isNewest() && this.#problems.delete(shard),
+        (problem) => isNewest() && this.#problems.set(shard, problem),
+      );
+      return opening;
+    });
   }
 
-  /** Opens the streams again, because nobody may use a log of this shard for a long time. */
-  async #retry(): Promise<void> {
-    if (this.#isRetrying) return;
-    this.#isRetrying = true;
-    while (this.problem !== undefined && await this.#link.whenUp()) {
-      await this.#link.pause(RETRY_MS);
-      await this.open().catch(() => {});
-    }
-    this.#isRetrying = false;
-  }
-
-  async #make(): Promise<JetStreamManager> {
+  async #make(shard: number): Promise<OpenShard> {
     const manager = await this.#link.manager();
-    const { stream, kept, changes, dueStream, due, turn } = this.names;
+    const names = this.#namesOf(shard);
+    const { stream, kept, changes, dueStream, due, turn } = names;
     const common = streamConfig(this.#settings);
     await Promise.all([
       openStream(manager, {
@@ -383,8 +418,31 @@ export class LogStreams {
       const settle = (name: string) => settleLeader(this.#link, name, turn);
       await Promise.all([stream, dueStream].map(settle));
     }
-    return manager;
+    return { manager, names };
   }
+
+  /** The number of shards, which is certain once one of them is open. */
+  get #count(): number {
+    return this.#link.mark.shards?.logs ?? 1;
+  }
+
+  #shardOf(at: ShardKey): number {
+    return typeof at === "number" ? at : shardOf(at, this.#count);
+  }
+
+  #namesOf(shard: number): LogNames {
+    return this.#names.logs(shard, this.#count);
+  }
+}
+
+/** Name of an open shard at the link. */
+function openKey(shard: number): string {
+  return `logs ${shard}`;
+}
+
+function subjectsOf(kept: string, kind: Exclude<LogKind, "stream">): string {
+  const prefix = kind === "answer" ? RESPONSE_PREFIX : REQUEST_PREFIX;
+  return `${kept}.${subjectPart(`${prefix}x`).slice(0, -1)}>`;
 }
 
 /** Encodes a log as a header: JSON in ASCII. */

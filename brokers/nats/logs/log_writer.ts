@@ -17,6 +17,7 @@ import { isHiddenRow, type RowView } from "../../../streams/logs/rows.ts";
 import { encodeCarried } from "../../../streams/logs/announcement.ts";
 import { logKind } from "../../../streams/logs/log_names.ts";
 import { recordBytes, retainedOf } from "../../../streams/logs/rules.ts";
+import type { DueIndex } from "./due_index.ts";
 import {
   chainOf,
   decodeLog,
@@ -34,7 +35,6 @@ import {
 } from "./format.ts";
 import type { LogReader } from "./log_reader.ts";
 import type { Compaction, LogRows } from "./log_rows.ts";
-import type { LogShards } from "./log_shards.ts";
 import type { ChangeOptions, LogStreams } from "./log_streams.ts";
 import type { RowCache } from "./row_cache.ts";
 import { carriedRows, changedRows, type StoredTransaction } from "./row_format.ts";
@@ -110,8 +110,6 @@ interface MessageSizes {
 
 /** The newest message of a log, as this node knows it. */
 interface CachedLog {
-  readonly streams: LogStreams;
-  /** {@linkcode LogStreams.era} when this became known. */
   readonly era: unknown;
   /** Sequence; 0 without a message. */
   readonly seq: number;
@@ -163,8 +161,9 @@ export class LogWriter {
   readonly #link: NatsLink;
   readonly #runtime: Runtime;
   readonly #clock: NatsClock;
-  readonly #shards: LogShards;
+  readonly #streams: LogStreams;
   readonly #reader: LogReader;
+  readonly #due: DueIndex;
   readonly #rows: RowCache;
   readonly #outbox: BrokerOutbox;
   /** Logs with changes that wait or are in flight; bounded by the outbox. */
@@ -175,16 +174,18 @@ export class LogWriter {
 
   constructor(
     link: NatsLink,
-    shards: LogShards,
+    streams: LogStreams,
     reader: LogReader,
+    due: DueIndex,
     rows: RowCache,
     outbox: BrokerOutbox,
   ) {
     this.#link = link;
     this.#runtime = link.runtime;
     this.#clock = link.clock;
-    this.#shards = shards;
+    this.#streams = streams;
     this.#reader = reader;
+    this.#due = due;
     this.#rows = rows;
     this.#outbox = outbox;
   }
@@ -222,7 +223,7 @@ export class LogWriter {
 
   async #run(id: string, part: string, line: BrokerLine<Waiting>): Promise<void> {
     this.#lines.set(id, line);
-    const limits = { maxItems: Infinity, maxBytes: this.#shards.maxRecordBytes };
+    const limits = { maxItems: Infinity, maxBytes: this.#streams.maxRecordBytes };
     while (line.isWaiting) {
       for (let batch = line.takeBatch(limits); batch.length > 0;) {
         let count = batch.length;
@@ -256,13 +257,12 @@ export class LogWriter {
     part: string,
     batch: readonly Waiting[],
   ): Promise<readonly (() => void)[]> {
-    await this.#shards.open(part);
-    let { turnStartMs, lastConflictMs } = await this.#yieldTurn(this.#lookUp(id));
+    await this.#streams.open(part);
+    let { turnStartMs, lastConflictMs } = await this.#yieldTurn(this.#lookUp(id, part));
     const attempts = new ChangeAttempts(this.#link);
     while (true) {
-      const known = this.#lookUp(id);
-      let cached = known ??
-        this.#cachedFrom(part, await this.#shards.of(part).streams.newest(part));
+      const known = this.#lookUp(id, part);
+      let cached = known ?? this.#cachedFrom(part, await this.#streams.newest(part));
       const rows = await this.#rowsAt(part, cached);
       // Rows that were read in the meantime are newer, but may be outdated as well.
       if (rows !== undefined && rows.newest!.seq !== cached.seq) {
@@ -308,8 +308,7 @@ export class LogWriter {
   /** Writes the outcome of operations. Returns false if another node changed the log first. */
   async #write(id: string, part: string, cached: CachedLog, applied: Applied): Promise<boolean> {
     const { state, records, transactions, hidden, isReplacing, isQuiet } = applied;
-    const { streams, due } = this.#shards.of(part);
-    const look = await due.ensure(id, state, cached.message?.head.look);
+    const look = await this.#due.ensure(id, state, cached.message?.head.look);
     const before = isReplacing ? undefined : cached.message?.head;
     const number = before === undefined ? 0 : numberAfter(before);
     const count = records.length;
@@ -333,14 +332,14 @@ export class LogWriter {
     if (head === null) {
       this.forget(id);
       this.#rows.forget(part);
-      void this.#cleanUp(() => streams.remove(seq));
+      void this.#cleanUp(() => this.#streams.remove(part, seq));
       return true;
     }
     const isSuperseded = before !== undefined && !isKept(before);
     const outdated = isSuperseded ? [cached.seq, ...applied.dropped] : applied.dropped;
     if (outdated.length > 0) {
       void this.#cleanUp(async () => {
-        for (const seq of outdated) await streams.remove(seq);
+        for (const seq of outdated) await this.#streams.remove(part, seq);
       });
     }
     return true;
@@ -357,7 +356,7 @@ export class LogWriter {
   ): Promise<number | undefined> {
     const encoded = encodeLog(head, records);
     const kept = head !== null && isListed(id, head.state) ? retainedOf(id, head.state) : undefined;
-    const seq = await cached.streams.write(part, encoded, { ...options, after: cached.seq, kept });
+    const seq = await this.#streams.write(part, encoded, { ...options, after: cached.seq, kept });
     if (seq === undefined || head === null) return seq;
     const message = liveIn(decodeLog(seq, encoded))!;
     const bytes = encoded.length - encodedBytes(records);
@@ -380,13 +379,13 @@ export class LogWriter {
   async #compact(id: string, part: string): Promise<void> {
     let from: number | undefined;
     for (let i = 0; i < MAX_COMPACTIONS; i++) {
-      const cached = this.#lookUp(id);
+      const cached = this.#lookUp(id, part);
       const rows = cached && isKeyed(cached) ? this.#rows.peek(part, cached.seq) : undefined;
       const plan = rows?.planCompaction(cached!.bytes);
       if (plan === undefined || !await this.#compactOnce(id, part, cached!, plan)) break;
       from = plan.from;
     }
-    if (from !== undefined) await this.#shards.of(part).streams.purge(part, from);
+    if (from !== undefined) await this.#streams.purge(part, from);
   }
 
   /** Copies rows to a new message. Returns false if another node changed the log first. */
@@ -525,7 +524,7 @@ export class LogWriter {
     const isAt = (one: MessageSizes) => one.first <= position && endOf(one) > position;
     if (!cached.oldest.some(isAt)) {
       // Read again, because the known message has no records.
-      const newest = liveIn(await cached.streams.newest(part));
+      const newest = liveIn(await this.#streams.newest(part));
       if (newest?.seq !== cached.seq) return undefined;
       const messages = await this.#reader.messages(part, newest, position, SIZES_PAGE) ?? [];
       cached.oldest = messages.map((message) => ({
@@ -552,15 +551,14 @@ export class LogWriter {
   #cachedFrom(part: string, found: LogMessage | undefined): CachedLog {
     const message = liveIn(found);
     const bytes = message === undefined ? 0 : JSON.stringify(message.head).length;
-    const { streams } = this.#shards.of(part);
-    const { era } = streams;
+    const era = this.#streams.era(part);
     const times = { turnStartMs: -Infinity, lastWriteMs: -Infinity, lastConflictMs: -Infinity };
-    return { streams, era, seq: found?.seq ?? 0, message, bytes, oldest: [], ...times };
+    return { era, seq: found?.seq ?? 0, message, bytes, oldest: [], ...times };
   }
 
-  #lookUp(id: string): CachedLog | undefined {
+  #lookUp(id: string, part: string): CachedLog | undefined {
     const cached = this.#cache.get(id);
-    if (cached === undefined || cached.era === cached.streams.era) return cached;
+    if (cached === undefined || cached.era === this.#streams.era(part)) return cached;
     this.forget(id);
     return undefined;
   }

@@ -36,7 +36,8 @@ import { textOf } from "../../../base/error_text.ts";
 import { limitText } from "../limits.ts";
 import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
-import { HeardLogs } from "./heard_logs.ts";
+import { DueIndex } from "./due_index.ts";
+import { HeardLogs, isBehind } from "./heard_logs.ts";
 import {
   chainOf,
   encodedBytes,
@@ -49,7 +50,7 @@ import {
   type WholeLog,
 } from "./format.ts";
 import { LogReader, MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
-import { LogShards } from "./log_shards.ts";
+import { LogStreams } from "./log_streams.ts";
 import { LogWriter, type WholeEffect } from "./log_writer.ts";
 import { changeBytes } from "../../../streams/logs/change_message.ts";
 import { RETRY_MS, RowCache } from "./row_cache.ts";
@@ -86,13 +87,14 @@ interface Count {
   counting: Promise<void> | undefined;
 }
 
-/** The logs of one broker. Each log is in one of several JetStream streams, and each change is one message. */
+/** The logs of one broker, spread over several streams. Each change is one message. */
 export class NatsLogs implements LogStore {
   readonly #link: NatsLink;
   readonly #runtime: Runtime;
   readonly #clock: NatsClock;
-  readonly #shards: LogShards;
+  readonly #streams: LogStreams;
   readonly #reader: LogReader;
+  readonly #due: DueIndex;
   readonly #rows: RowCache;
   readonly #writer: LogWriter;
   readonly #heard = new HeardLogs();
@@ -109,17 +111,18 @@ export class NatsLogs implements LogStore {
     this.#link = link;
     this.#runtime = runtime;
     this.#clock = clock;
-    this.#shards = new LogShards(link, names, settings);
-    this.#reader = new LogReader(this.#shards);
+    this.#streams = new LogStreams(link, names, settings);
+    this.#reader = new LogReader(this.#streams);
+    this.#due = new DueIndex(clock, this.#streams);
     // A change has its own time limits, so the outbox drops none.
     const outbox = new BrokerOutbox({ ...settings, broker: "NATS", giveUpMs: undefined, budget });
-    this.#rows = new RowCache(link, this.#shards);
-    this.#writer = new LogWriter(link, this.#shards, this.#reader, this.#rows, outbox);
+    this.#rows = new RowCache(link, this.#streams);
+    this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, this.#rows, outbox);
   }
 
   issues(): string[] {
     // The broker's lifecycle describes limits.
-    const problems = this.#shards.problems.filter((problem) => limitText(problem) === undefined);
+    const problems = this.#streams.problems.filter((problem) => limitText(problem) === undefined);
     return [...new Set(problems.map(textOf))].map((text) => `Logs are not available: ${text}`);
   }
 
@@ -150,7 +153,7 @@ export class NatsLogs implements LogStore {
       ? 0
       : TRANSACTION_BYTES + changeBytes(changes, PLACE_BYTES);
     const bytes = encodedBytes(records) + transactionBytes + rowBytes;
-    const maxBytes = this.#shards.maxRecordBytes;
+    const maxBytes = this.#streams.maxRecordBytes;
     if (bytes > maxBytes) {
       if (name === "append") return { kind: "full" } as LogChangeResult<N>;
       throw new RangeError(
@@ -161,9 +164,7 @@ export class NatsLogs implements LogStore {
       // A change that this node hears of meanwhile is not lost.
       const heard = this.#heard.newest(id);
       return this.#writer.change<LogChangeResult<N>>(id, part, bytes, (state, now, rows) => {
-        const isBehind = state !== undefined && heard !== undefined &&
-          this.#heard.isBehind(id, state, heard);
-        if (isBehind) throw new BehindError();
+        if (isBehind(state, heard)) throw new BehindError();
         const effect = decide(state && viewOf(state, rows), [name, options], { now, count });
         if (effect.kind !== "write") return effect;
         const result = (written: StoredLog) => {
@@ -204,7 +205,7 @@ export class NatsLogs implements LogStore {
 
   async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
     this.#link.life.checkCall("list logs");
-    return await this.#shards.overdue(limit);
+    return await this.#due.list(limit);
   }
 
   async list(
@@ -212,7 +213,7 @@ export class NatsLogs implements LogStore {
     options: { readonly limit: number; readonly after?: string | undefined },
   ): Promise<RetainedLogs> {
     this.#link.life.checkCall("list logs");
-    return await this.#shards.list(kind, options);
+    return await this.#streams.list(kind, options);
   }
 
   /** Deletes a log. If its messages are damaged, all of them are removed. */
@@ -221,7 +222,7 @@ export class NatsLogs implements LogStore {
       return await change();
     } catch (error) {
       if (!(error instanceof DamageError)) throw error;
-      await this.#shards.of(part).streams.purge(part);
+      await this.#streams.purge(part);
       this.#writer.forget(id);
       this.#rows.forget(part);
       return { kind: "removed" } as R;
@@ -237,7 +238,7 @@ export class NatsLogs implements LogStore {
   ): WholeEffect<LogChangeResult<N>> {
     const whole = wholeAfter(before, write);
     const next = name === "create" || name === "append" ? used(whole, now) : whole;
-    const most = this.#shards.maxStateBytes;
+    const most = this.#streams.maxStateBytes;
     const isLarger = before === undefined || write.isNewProducer || write.fork?.isGone === false;
     const bytes = isLarger ? stateBytes(next) : 0;
     if (bytes <= most) return { ...write, next };
@@ -276,13 +277,13 @@ export class NatsLogs implements LogStore {
     options: ReadLogOptions,
   ): Promise<LogPage | "expired" | undefined> {
     const { after, maxRecords, maxBytes, renews, tail, signal } = options;
-    const { streams, due } = await this.#shards.open(part, signal);
+    await this.#streams.open(part, signal);
     let before: LiveMessage | undefined;
     let isChanging = false;
     for (let attempt = 0; attempt < MAX_READ_ATTEMPTS; attempt++) {
       // A change that this node makes meanwhile is not lost.
       const heard = this.#heard.newest(id);
-      const newest = liveIn(await streams.newest(part));
+      const newest = liveIn(await this.#streams.newest(part));
       if (newest === undefined) return undefined;
       if (before !== undefined) {
         isChanging ||= newest.seq !== before.seq;
@@ -290,14 +291,14 @@ export class NatsLogs implements LogStore {
       }
       before = newest;
       const { state } = newest.head;
-      if (heard !== undefined && this.#heard.isBehind(id, state, heard)) {
+      if (isBehind(state, heard)) {
         if (attempt === MAX_READ_ATTEMPTS - 1) throw late("read a log");
         await this.#renewIfBehind(id, part);
         continue;
       }
       this.#heard.note(id, state);
       const now = this.#clock.now();
-      due.noteDue(id, state);
+      this.#due.noteDue(id, state);
       if (isExpired(state, now) && !state.isDeleted) return "expired";
       const renewing = renews && isDueForRenewal(state, now)
         ? this.#renew(id, part, state.identity)
@@ -350,19 +351,15 @@ export class NatsLogs implements LogStore {
     for (let i = 0; i < CONFIRMATIONS; i++) {
       if (i > 0) await this.#link.pause(CONFIRM_MS);
       const heard = this.#heard.newest(id);
-      const newest = liveIn(await this.#shards.of(part).streams.newestAtLeader(part));
-      const isBehind = newest !== undefined && heard !== undefined &&
-        this.#heard.isBehind(id, newest.head.state, heard);
-      if (!isBehind) {
-        // The next read may still be late.
-        return await this.#link.pause(LATE_MS);
-      }
+      const newest = liveIn(await this.#streams.newestAtLeader(part));
+      // The next read may still be late.
+      if (!isBehind(newest?.head.state, heard)) return await this.#link.pause(LATE_MS);
     }
     // The memory of this node may include the lost changes.
     this.#writer.forget(id);
     this.#rows.forget(part);
     await this.#writer.change<void>(id, part, 0, (state) => {
-      if (state === undefined || !this.#heard.isBehind(id, state)) {
+      if (state === undefined || !isBehind(state, this.#heard.newest(id))) {
         return { kind: "none", result: undefined };
       }
       const identity = this.#runtime.randomUUID().slice(0, 8);
@@ -400,14 +397,14 @@ export class NatsLogs implements LogStore {
   /** Counts the logs of a kind, or of all kinds while there is plenty of room. */
   async #countLogs(kind: LogKind, maxLogs: number): Promise<void> {
     const now = this.#runtime.monotonic();
-    const all = await this.#shards.count();
+    const all = await this.#streams.count();
     const number = all * 2 < maxLogs ? all : await this.#countKind(kind, all);
     Object.assign(this.#counts[kind], { number, atMs: now });
   }
 
   async #countKind(kind: LogKind, all: number): Promise<number> {
-    if (kind !== "stream") return await this.#shards.count(kind);
-    const others = [this.#shards.count("answer"), this.#shards.count("request")];
+    if (kind !== "stream") return await this.#streams.count(kind);
+    const others = [this.#streams.count("answer"), this.#streams.count("request")];
     const [answers = 0, requests = 0] = await Promise.all(others);
     return Math.max(0, all - answers - requests);
   }

@@ -3,7 +3,7 @@ import type { NatsLink } from "../link.ts";
 import { areOfOneLog, isKept, liveIn, type LiveMessage } from "./format.ts";
 import { MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
 import { LogRows } from "./log_rows.ts";
-import type { LogShards } from "./log_shards.ts";
+import type { LogStreams } from "./log_streams.ts";
 
 /** Memory of all rows in bytes. The log used last is kept, however large. */
 const MAX_CACHE_BYTES = 67_108_864;
@@ -35,14 +35,14 @@ interface Cached {
 /** Rows by log. A log's rows are brought up to date before each use. */
 export class RowCache {
   readonly #link: NatsLink;
-  readonly #shards: LogShards;
+  readonly #streams: LogStreams;
   /** By the part of the subject, the log used last at the end. */
   readonly #logs = new Map<string, Cached>();
   #bytes = 0;
 
-  constructor(link: NatsLink, shards: LogShards) {
+  constructor(link: NatsLink, streams: LogStreams) {
     this.#link = link;
-    this.#shards = shards;
+    this.#streams = streams;
   }
 
   /**
@@ -98,7 +98,7 @@ export class RowCache {
       if (await this.#follow(cached.rows, part, newest)) return cached.rows;
       cached.rows = new LogRows();
       await this.#link.pause(RETRY_MS * attempt ** 3);
-      newest = liveIn(await this.#shards.of(part).streams.newest(part));
+      newest = liveIn(await this.#streams.newest(part));
       if (newest?.head.state.keyed === undefined) return undefined;
     }
     throw unreadable(newest.head.state.start, newest.seq !== message.seq);
@@ -113,7 +113,7 @@ export class RowCache {
         rows.add(newest);
         break;
       }
-      const messages = await this.#shards.of(part).streams.from(part, { ...PAGE, from: next });
+      const messages = await this.#streams.from(part, { ...PAGE, from: next });
       if (messages.length === 0) return false;
       for (const message of messages) {
         next = message.seq + 1;
@@ -131,7 +131,7 @@ export class RowCache {
 
   #use(part: string): Cached {
     let cached = this.#logs.get(part);
-    const { era } = this.#shards.of(part).streams;
+    const era = this.#streams.era(part);
     if (cached === undefined || cached.era !== era) {
       this.forget(part);
       cached = { era, rows: new LogRows(), turn: Promise.resolve(), bytes: 0, usedMs: 0 };
