@@ -9,7 +9,7 @@
 import { countedBytes } from "../../pubsub/broker.ts";
 import { readChange } from "./change_message.ts";
 import type { LogInfo, LogRecord } from "./log.ts";
-import { infoOf, recordBytes, type StoredLog } from "./rules.ts";
+import { recordBytes, type StoredLog } from "./rules.ts";
 
 /** Maximum size of the records that an announcement carries, in bytes with their heads. */
 export const MAX_CARRIED_BYTES = 4_096;
@@ -103,7 +103,7 @@ export function encodeCarried(
     typeof record === "string" ? new TextEncoder().encode(record) : record
   );
   const bytes = contents.reduce((all, { length }) => all + HEAD_BYTES + length, 0);
-  if (bytes > MAX_CARRIED_BYTES || restOf(before) !== restOf(after)) return undefined;
+  if (bytes > MAX_CARRIED_BYTES || !isOnlyAppend(before, after)) return undefined;
   const text = `${after.identity} ${after.start} ${after.tail}`;
   if (!FIRST_LINE.test(text)) return undefined;
   const line = new TextEncoder().encode(`${text}\n`);
@@ -119,10 +119,16 @@ export function encodeCarried(
   return payload;
 }
 
-/** The parts of a state that an append without further effects keeps. */
-function restOf(state: StoredLog): string {
-  const { start: _start, tail: _tail, bytes: _bytes, rows: _rows, ...rest } = infoOf(state);
-  return JSON.stringify(rest);
+/** The parts of a state that an append changes, or that readers don't see. */
+const APPENDED: ReadonlySet<string> = new Set<keyof StoredLog>(
+  ["bytes", "rows", "sequence", "start", "tail", "until", "writer"],
+);
+
+/** True if an append had no further effects. A change keeps the values that it doesn't change. */
+function isOnlyAppend(before: StoredLog, after: StoredLog): boolean {
+  return Object.entries(after).every(([name, value]) =>
+    APPENDED.has(name) || value === before[name as keyof StoredLog]
+  );
 }
 
 /** The part of a page that a reader chooses. */
