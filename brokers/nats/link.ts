@@ -17,6 +17,7 @@ import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
+import { TurnBatch } from "../../pubsub/broker/queue.ts";
 import { NatsClock } from "./clock.ts";
 import { OtherVersionError } from "../stored_version.ts";
 import { connectNats } from "./transport.ts";
@@ -68,6 +69,8 @@ export class NatsLink {
   readonly clock: NatsClock;
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
+  /** Ends the turns of all queues together, so that one write carries the messages of all shards. */
+  readonly turn: TurnBatch;
   /** The rates of all streams and buckets that this node has used. */
   readonly rates: StreamRates;
   readonly #events: NatsLinkEvents;
@@ -96,6 +99,7 @@ export class NatsLink {
     this.mark = mark;
     this.clock = new NatsClock(runtime);
     this.pace = new Pace(runtime);
+    this.turn = new TurnBatch(runtime);
     this.rates = new StreamRates(runtime);
     this.#events = events;
     this.#isOwn = !("connection" in target);

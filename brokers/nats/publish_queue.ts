@@ -1,12 +1,7 @@
 /** Sends publications to the server. On topics with a history, they are sent to a stream. */
 import type { Timer } from "../../base/runtime.ts";
 import type { NatsLink } from "./link.ts";
-import {
-  BrokerLine,
-  type BrokerOutbox,
-  type Outgoing,
-  TurnBatch,
-} from "../../pubsub/broker/queue.ts";
+import { BrokerLine, type BrokerOutbox, type Outgoing } from "../../pubsub/broker/queue.ts";
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { tagOf } from "../../pubsub/tag.ts";
@@ -36,13 +31,11 @@ export class NatsPublishQueue {
   #unconfirmed = 0;
   #isConfirming = false;
   #rejection: unknown;
-  readonly #turn: TurnBatch;
 
   constructor(link: NatsLink, outbox: BrokerOutbox) {
     this.#link = link;
     this.#outbox = outbox;
     this.#line = new BrokerLine(outbox, () => {});
-    this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
   /** The client library's last error for a publication, for example that a message is too large. */
@@ -58,12 +51,12 @@ export class NatsPublishQueue {
       if (this.#hasRoom) return this.#send(subject, message);
     }
     const isTaken = this.#line.push({ subject, message, bytes, due: 0, isOver: false });
-    if (isTaken && this.#hasRoom) this.#turn.gather(bytes);
+    if (isTaken && this.#hasRoom) this.#link.turn.gather(this.#pump, bytes);
   }
 
   /** Sends the publications of this turn so far. */
   send(): void {
-    this.#turn.end();
+    this.#pump();
   }
 
   /** Sends the waiting publications when the server is reachable again. */
@@ -106,14 +99,14 @@ export class NatsPublishQueue {
     if (this.#unconfirmed >= WINDOW_BYTES / 2 && !this.#isConfirming) void this.#confirm();
   }
 
-  #pump(): void {
+  readonly #pump = (): void => {
     while (this.#hasRoom) {
       const next = this.#line.take();
       if (next === undefined) return;
       this.#line.settle(next);
       this.#send(next.subject, next.message);
     }
-  }
+  };
 }
 
 /** Maximum number of in-flight publications, and of their bytes: enough to keep a stream busy. */
@@ -174,14 +167,12 @@ export class AppendQueue {
   #timer: Timer | undefined;
   #heardOn: NatsConnection | undefined;
   #hearing: Subscription | undefined;
-  readonly #turn: TurnBatch;
 
   constructor(link: NatsLink, stream: HistoryStream, outbox: BrokerOutbox) {
     this.#link = link;
     this.#stream = stream;
     this.#line = new BrokerLine(outbox, (entry, why, cause) => this.#dropped(entry, why, cause));
     this.#inbox = link.inbox();
-    this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
   /** Appends a message; see `BrokerHistory.append`. */
@@ -203,7 +194,7 @@ export class AppendQueue {
     };
     if (!this.#line.push(entry)) return result.promise;
     const { rejection } = this.#stream;
-    if (rejection === undefined) this.#turn.gather(bytes);
+    if (rejection === undefined) this.#link.turn.gather(this.#pump, bytes);
     else this.#line.drop(entry, rejection.message, rejection);
     return result.promise;
   }
@@ -248,7 +239,7 @@ export class AppendQueue {
     this.#line.dropAll(why, cause);
   }
 
-  #pump(): void {
+  readonly #pump = (): void => {
     const [oldest] = this.#underWay.values();
     if (oldest && this.#link.runtime.monotonic() - oldest.sentMs >= QUIET_MS) return;
     while (
@@ -259,7 +250,7 @@ export class AppendQueue {
       if (entry === undefined) return;
       this.#send(entry);
     }
-  }
+  };
 
   #send(entry: PendingAppend): void {
     entry.token = (this.#token++).toString(36);
@@ -410,7 +401,7 @@ export class AppendQueue {
     this.#forget(entry);
     entry.result.reject(new BrokerError(`Cannot append: ${why}`, { cause }));
     // Other publications may have waited for the reply to this one.
-    this.#turn.gather(0);
+    this.#link.turn.gather(this.#pump, 0);
   }
 }
 

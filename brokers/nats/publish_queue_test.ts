@@ -4,7 +4,7 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { BrokerOutbox } from "../../pubsub/broker/queue.ts";
+import { BrokerOutbox, TurnBatch } from "../../pubsub/broker/queue.ts";
 import type { NatsLink } from "./link.ts";
 import { AppendQueue, NatsPublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";
@@ -13,6 +13,7 @@ import { turns } from "../../tests/waiting.ts";
 /** A link that records its calls, whose turns the test ends. */
 class FakeLink {
   readonly runtime = platformRuntime();
+  readonly turn = new TurnBatch(this.runtime);
   readonly sent: string[] = [];
   isUp = true;
   readonly open = { publish: (subject: string) => void this.sent.push(subject) };
@@ -83,10 +84,12 @@ class FakeStream {
   #reply: ((error: null, message: Msg) => void) | undefined;
   #seq = 100;
 
+  readonly #runtime = Object.assign(platformRuntime(), {
+    schedule: (callback: () => void) => callback(),
+  });
   readonly #link = {
-    runtime: Object.assign(platformRuntime(), {
-      schedule: (callback: () => void) => callback(),
-    }),
+    runtime: this.#runtime,
+    turn: new TurnBatch(this.#runtime),
     period: new AbortController().signal,
     inbox: () => "_INBOX.test",
     leave: () => {},

@@ -88,6 +88,7 @@ export class CommitQueue {
   readonly #outbox: BrokerOutbox;
   readonly #line: BrokerLine<WaitingOperation>;
   readonly #turn: TurnBatch;
+  readonly #commit = (): void => void this.#runGroup();
   #isRunning = false;
   /** The reason why further operations that change the file are rejected. */
   refusal: string | undefined;
@@ -103,7 +104,7 @@ export class CommitQueue {
       ...bounds,
     });
     this.#line = new BrokerLine(this.#outbox, ({ failed }, why) => failed(new BrokerError(why)));
-    this.#turn = new TurnBatch(runtime, () => void this.#runGroup());
+    this.#turn = new TurnBatch(runtime);
   }
 
   /** Number of operations that wait for their outcome. */
@@ -173,7 +174,7 @@ export class CommitQueue {
   }
 
   #schedule(): void {
-    if (!this.#isRunning) this.#turn.gather(0);
+    if (!this.#isRunning) this.#turn.gather(this.#commit, 0);
   }
 
   async #runGroup(): Promise<void> {

@@ -346,26 +346,23 @@ export class BrokerLine<T extends Outgoing> {
 const MAX_GATHERED_BYTES = 32_768;
 
 /**
- * Calls a function once at the end of a turn, so that the messages of one turn cause one write here
- * and one read at the server.
+ * Calls functions once at the end of a turn, one right after the other, so that the messages of one
+ * turn cause one write here and one read at the server, whichever queues they are in.
  */
 export class TurnBatch {
   readonly #runtime: Runtime;
-  readonly #act: () => void;
+  readonly #acts = new Set<() => void>();
   #isScheduled = false;
   #bytes = 0;
 
-  /**
-   * @param runtime Calls back at the end of a turn.
-   * @param act Called at the end of a turn.
-   */
-  constructor(runtime: Runtime, act: () => void) {
+  /** @param runtime Calls back at the end of a turn. */
+  constructor(runtime: Runtime) {
     this.#runtime = runtime;
-    this.#act = act;
   }
 
-  /** Schedules the call for the end of the turn. After many bytes, calls immediately. */
-  gather(bytes: number): void {
+  /** Schedules a call for the end of the turn. After many bytes, makes all calls immediately. */
+  gather(act: () => void, bytes: number): void {
+    this.#acts.add(act);
     this.#bytes += bytes;
     if (this.#bytes >= MAX_GATHERED_BYTES) return this.end();
     if (this.#isScheduled) return;
@@ -376,9 +373,11 @@ export class TurnBatch {
     });
   }
 
-  /** Calls now. */
+  /** Makes the calls now. */
   end(): void {
     this.#bytes = 0;
-    this.#act();
+    const acts = [...this.#acts];
+    this.#acts.clear();
+    for (const act of acts) act();
   }
 }

@@ -55,6 +55,7 @@ export class PortLink<Out, In> {
   readonly #options: PortLinkOptions<Out, In>;
   readonly #queue = new Fifo<Out>();
   readonly #batch: TurnBatch;
+  readonly #flushTurn = (): void => this.#flush(MAX_UNDERWAY_BYTES);
   #queuedBytes = 0;
   /** Bytes posted that have not been handled. */
   #underwayBytes = 0;
@@ -65,7 +66,7 @@ export class PortLink<Out, In> {
   /** @param options See {@linkcode PortLinkOptions}. */
   constructor(options: PortLinkOptions<Out, In>) {
     this.#options = options;
-    this.#batch = new TurnBatch(options.runtime, () => this.#flush(MAX_UNDERWAY_BYTES));
+    this.#batch = new TurnBatch(options.runtime);
   }
 
   /** Number of waiting operations. */
@@ -83,7 +84,7 @@ export class PortLink<Out, In> {
     const cost = this.#options.costOf(operation);
     this.#queue.push(operation);
     this.#queuedBytes += cost;
-    this.#batch.gather(cost);
+    this.#batch.gather(this.#flushTurn, cost);
   }
 
   /** Posts all operations immediately, regardless of credit. Used for the last operations. */
