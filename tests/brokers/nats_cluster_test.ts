@@ -19,6 +19,15 @@ import { until } from "../waiting.ts";
 
 const PAGE = { bounds: BOUNDS, maxMessages: 1_000_000, maxBytes: 100_000_000 };
 
+/** Number of streams of logs, a multiple of the servers. */
+const SHARDS = 6;
+
+/** Minimum number of appends while leaders change, and right after that. */
+const MIN_APPENDS = 100;
+
+/** Maximum number of leaders that step down: the next leader of a stream is a random one. */
+const MAX_STEPS = 60;
+
 async function startCluster(size: number): Promise<NatsServer[]> {
   const ports = Array.from({ length: size }, () => lowPort());
   const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(", ");
@@ -156,5 +165,67 @@ Deno.test({
       if (typeof next === "object") all.push(...next.records);
     }
     for (const [i, name] of names.entries()) assertProduced(all, name, counts[i]!);
+  },
+});
+
+Deno.test({
+  name: "NatsBroker loses no append while an operator spreads leaders after the loss of a server",
+  ignore: isNatsMissing,
+  async fn() {
+    await using stack = new AsyncDisposableStack();
+    const cluster = await startCluster(3);
+    for (const server of cluster) stack.use(server);
+    const [near, far] = [1, 2].map((i) =>
+      stack.use(
+        new NatsBroker({ servers: cluster[i]!.servers }, { replicas: 3, shards: { logs: SHARDS } }),
+      )
+    ) as [NatsBroker, NatsBroker];
+    const creation = { config: { contentType: "text/plain" }, identity: "identity", records: [] };
+    const create = () => near.logs.create("log", { ...creation, maxLogs: 10 });
+    await until(() => create().then(() => true, () => false));
+    const connection = await connectNats({ servers: cluster[1]!.servers });
+    stack.defer(() => connection.close());
+    const names = Array.from({ length: SHARDS }, (_, shard) => `skein_logs_${shard}`);
+    /** The streams that each server leads; `undefined` while a stream lacks a leader. */
+    const leaders = async (
+      { areWhole }: { readonly areWhole: boolean },
+    ): Promise<string[][] | undefined> => {
+      const infos = await Promise.all(names.map((name) => infoOf(connection, name))).catch(
+        () => [],
+      );
+      const led = cluster.map((_, i) =>
+        names.filter((_, shard) => infos[shard]?.cluster?.leader === `n${i}`)
+      );
+      const replicas = infos.flatMap((info) => info?.cluster?.replicas ?? []);
+      const isWhole = replicas.every(({ current, offline }) => current && !offline);
+      return led.flat().length === SHARDS && (isWhole || !areWhole) ? led : undefined;
+    };
+    const counts = (led: string[][]) => led.map(({ length }) => length);
+    const even = cluster.map(() => SHARDS / cluster.length);
+    assertEquals(counts(await until(() => leaders({ areWhole: true }))), even);
+
+    let isDone = false;
+    const more = (count: number) => !isDone || count < MIN_APPENDS;
+    const producing = produce([near, far], "log", "a", new Random(1), more);
+    await cluster[0]!.kill();
+    await until(async () => (await leaders({ areWhole: false }))?.[0]!.length === 0);
+    await cluster[0]!.restart();
+    let led = await until(() => leaders({ areWhole: true }));
+    assertEquals(led[0], []);
+
+    // As `nats stream cluster balance` does it.
+    let steps = 0;
+    while (Math.max(...counts(led)) > even[0]!) {
+      assert(steps++ < MAX_STEPS, JSON.stringify(led));
+      const [stream] = led.toSorted((a, b) => b.length - a.length)[0]!;
+      await connection.request(`$JS.API.STREAM.LEADER.STEPDOWN.${stream}`);
+      led = await until(() => leaders({ areWhole: true }));
+    }
+    isDone = true;
+    const count = await producing;
+    const page = { after: 0, maxRecords: 1_000_000, maxBytes: 100_000_000, renews: false };
+    const read = await until(() => far.logs.read("log", page).catch(() => undefined));
+    assert(typeof read === "object");
+    assertProduced(read.records, "a", count);
   },
 });
