@@ -1,7 +1,15 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { BrokerLine, BrokerOutbox, Fifo, type Outgoing, WaitingBudget } from "./queue.ts";
+import {
+  BrokerLine,
+  BrokerOutbox,
+  Fifo,
+  type Outgoing,
+  TurnBatch,
+  WaitingBudget,
+} from "./queue.ts";
+import { turns } from "../../tests/waiting.ts";
 
 Deno.test("Fifo returns items in order, however it is filled", () => {
   const queue = new Fifo<number>();
@@ -209,4 +217,17 @@ Deno.test("BrokerOutbox.close() drops all items, and accepts no further ones", (
   const closed = "the broker is closed";
   assertEquals(dropped, [["sent", closed], ["waiting", closed], ["late", closed]]);
   assertEquals([outbox.dropped, outbox.budget.messages], [3, 0]);
+});
+
+Deno.test("TurnBatch.gather() makes the calls of a turn before anything that they cause", async () => {
+  const batch = new TurnBatch(platformRuntime());
+  const calls: string[] = [];
+  const [one, two] = ["one", "two"].map((name) => () => {
+    calls.push(name);
+    queueMicrotask(() => calls.push(`after ${name}`));
+  });
+  for (const act of [one!, two!, one!]) batch.gather(act, 1);
+  assertEquals(calls, []);
+  await turns(1);
+  assertEquals(calls, ["one", "two", "after one", "after two"]);
 });
