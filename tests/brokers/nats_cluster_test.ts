@@ -208,7 +208,7 @@ Deno.test({
     const more = (count: number) => !isDone || count < MIN_APPENDS;
     const producing = produce([near, far], "log", "a", new Random(1), more);
     await cluster[0]!.kill();
-    await until(async () => (await leaders({ areWhole: false }))?.[0]!.length === 0);
+    await until(async () => (await leaders({ areWhole: false }))?.[0]?.length === 0);
     await cluster[0]!.restart();
     let led = await until(() => leaders({ areWhole: true }));
     assertEquals(led[0], []);
