@@ -7,7 +7,13 @@ import {
   type Session,
   SessionClosedError,
 } from "../client.ts";
-import { type AuthenticationContext, createServer, type SessionRejection } from "../server.ts";
+import {
+  type AuthenticationContext,
+  createServer,
+  guest,
+  type SessionRejection,
+} from "../server.ts";
+import { dial as dialFromDeno } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { hurried, listen, portOf, RawSocket } from "./servers.ts";
 import { endOf } from "./sessions.ts";
@@ -428,6 +434,39 @@ Deno.test("authenticate receives the cookies of the request by name, also with a
   await assertRejects(() => dial(server.url), SessionClosedError);
   const cookies = { theme: "dark", sid: "ann=1" };
   assertEquals(asked, [[undefined, cookies], ["t", cookies], [undefined, {}]]);
+});
+
+Deno.test("A page whose cookies decide connects over another transport than WebTransport, which has none", async () => {
+  const rejected: SessionRejection[] = [];
+  const users: (string | undefined)[] = [];
+  for (
+    const without of [guest, null, false, new AuthenticationError("Sign in")] as const
+  ) {
+    await using server = listen({
+      authenticate({ cookies, token }) {
+        if (token === "t") return "token";
+        const user = cookies["sid"];
+        if (user === undefined && without instanceof AuthenticationError) throw without;
+        return user ?? without as typeof guest;
+      },
+      onOpen: (session) => void users.push(session.user),
+      onSessionRejected: (rejection) => void rejected.push(rejection),
+    });
+    const { origin } = new URL(server.url.replace("ws", "http"));
+    const come = (headers: Record<string, string>, token?: string) =>
+      dialFromDeno(server.url, { transports: ["webtransport"], headers, token });
+    const error = await assertRejects(() => come({ origin }), SessionClosedError);
+    assertEquals(error.info?.code, 4401);
+    assertEquals(rejected.splice(0), []);
+    {
+      await using _ = await come({ origin, cookie: "sid=ann" });
+      await using _other = await dial(server.url, { headers: { origin, cookie: "sid=bob" } });
+      if (without === guest) await (await come({})).close();
+      else await assertRejects(() => come({}), SessionClosedError);
+    }
+    assertEquals(rejected.splice(0).length, without === guest ? 0 : 1);
+    assertEquals(users.splice(0).slice(0, 2), ["ann", "bob"]);
+  }
 });
 
 Deno.test("Secrets appear in no statistics, rejection or error text", async () => {

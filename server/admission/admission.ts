@@ -360,7 +360,12 @@ export class Admission<V> {
     const { signal } = request;
     const login = attempt.login = this.#decisions.login();
     const token = tokenOf(request);
-    const identity = await this.#authenticator.identify(request.request, { token, login, signal });
+    const identity = await this.#authenticator.identify(request.request, {
+      token,
+      login,
+      signal,
+      isCookieless: request.isCookieless,
+    });
     await this.#identify(attempt, identity.user, signal);
     return this.#accept(request, attempt, identity);
   }
@@ -543,7 +548,7 @@ export class Admission<V> {
     const { address, signal, isSkein } = request;
     const rejected = isSkein ? error : error.forAnyPeer;
     // The client disconnected during authentication, which is not reported as a rejection.
-    if (signal?.aborted !== true) {
+    if (signal?.aborted !== true && !rejected.isRoutine) {
       this.#report.tell(rejected, { address, token: () => tokenOf(request) });
     }
     return request.reject(

@@ -21,7 +21,11 @@ export interface AuthenticationContext {
    * `undefined` if there is none.
    */
   readonly token: string | undefined;
-  /** The cookies of the request, by name. They are parsed on each access. */
+  /**
+   * The cookies of the request, by name. They are parsed on each access. Browsers send none over
+   * WebTransport: if you read this property there, a page that you reject or admit as a guest
+   * connects over another transport, without a report to `onSessionRejected`.
+   */
   readonly cookies: Readonly<Record<string, string | undefined>>;
   /** Aborted after 10 seconds, or when the session closes before `authenticate` returns. */
   readonly signal: AbortSignal;

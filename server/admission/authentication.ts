@@ -59,6 +59,9 @@ export const TAKES_NO_TOKEN =
 
 const EXPIRED = "The credentials have expired";
 
+/** Text for a page whose cookies would decide; it connects over another transport. */
+const NO_COOKIES = "Browsers send no cookies over WebTransport";
+
 /** Identifies peers through the application. */
 export class Authenticator<V> {
   readonly #runtime: Runtime;
@@ -74,16 +77,18 @@ export class Authenticator<V> {
    * more, within the same time limit, and its second result counts.
    *
    * @param request The request, or a copy with the kept headers.
-   * @param options The token; the login, which the caller ends; and a signal that aborts when the
-   * session closes.
+   * @param options The token; the login, which the caller ends; a signal that aborts when the
+   * session closes; and true if the transport carries no cookies, so that a peer that is rejected
+   * or a guest without them must come over another one.
    * @throws {Rejected} If the application rejects the peer, fails, or takes too long.
    */
   async identify(
     request: Request,
-    { token, login, signal }: {
+    { token, login, signal, isCookieless = false }: {
       readonly token: string | undefined;
       readonly login: Login;
       readonly signal?: AbortSignal | undefined;
+      readonly isCookieless?: boolean | undefined;
     },
   ): Promise<Identity> {
     const { authenticate } = this.#options;
@@ -96,12 +101,14 @@ export class Authenticator<V> {
     const onAbort = () => wait.end(signal!.reason);
     if (signal?.aborted) onAbort();
     else signal?.addEventListener("abort", onAbort, { once: true });
+    let lacksCookies = false;
     // Most applications use only the token.
     const ask = () =>
       authenticate({
         request,
         token,
         get cookies() {
+          lacksCookies = isCookieless;
           return cookiesOf(request.headers);
         },
         get signal() {
@@ -109,18 +116,22 @@ export class Authenticator<V> {
         },
       });
     const identify = async () => {
+      lacksCookies = false;
       const deciding = login.during(() => decide("authenticate", ask, [AuthenticationError]));
       return await this.#identityOf(await Promise.race([deciding, wait.ended]), token);
     };
     try {
       const first = await identify();
+      if (lacksCookies && first.isGuest) throw new Rejected(401, UNAUTHENTICATED);
       if (login.revocationFor(first.user) === undefined) return first;
       const second = await identify();
       login.restart();
       return second;
     } catch (error) {
       // If the client disconnected during authentication, the error is not the application's fault.
-      throw rejectionOf(error, !signal?.aborted);
+      const rejection = rejectionOf(error, !signal?.aborted);
+      if (!lacksCookies || rejection.fault !== undefined) throw rejection;
+      throw new Rejected(401, NO_COOKIES, { isRoutine: true });
     } finally {
       this.#runtime.clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);

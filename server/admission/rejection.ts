@@ -24,6 +24,8 @@ interface RejectedOptions extends ErrorOptions {
    * rejection.
    */
   readonly isToldByClose?: boolean;
+  /** `true` if the peer then connects in another way, so that the rejection is not reported. */
+  readonly isRoutine?: boolean;
 }
 
 /**
@@ -36,12 +38,14 @@ export class Rejected extends Error {
   /** The application's fault, if it caused the rejection. */
   readonly fault: DecisionFault | undefined;
   readonly isToldByClose: boolean;
+  readonly isRoutine: boolean;
 
   constructor(status: RejectionStatus, message: string, options: RejectedOptions = {}) {
     super(message, options);
     this.status = status;
     this.fault = options.fault;
     this.isToldByClose = options.isToldByClose ?? false;
+    this.isRoutine = options.isRoutine ?? false;
   }
 
   /**

@@ -30,6 +30,8 @@ export interface SessionRequest<Outcome> {
   readonly isSkein: boolean;
   /** `true` if the peer uses `skein.1` and announced a token message. */
   readonly announcesToken: boolean;
+  /** `true` if the peer may have cookies, and its transport carries none. */
+  readonly isCookieless?: boolean | undefined;
   /** Aborted if the peer leaves before the response is sent, on transports that detect this. */
   readonly signal?: AbortSignal | undefined;
   /** Rejection of a request that its transport cannot serve. */

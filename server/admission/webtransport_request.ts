@@ -104,6 +104,12 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     return this.#asked.signal;
   }
 
+  /** Browsers send no cookies over WebTransport. */
+  get isCookieless(): boolean {
+    const { headers } = this;
+    return this.#options.pages.hidesRequests || headers.has("origin") && !headers.has("cookie");
+  }
+
   isOriginAllowed(rules: OriginRules): boolean {
     if (isOriginAllowed(this.headers, rules)) return true;
     const origin = this.headers.get("origin") ?? "";
