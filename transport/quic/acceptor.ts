@@ -82,9 +82,10 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly port?: number | undefined;
   /**
-   * How long a connection can be silent before it counts as lost, in milliseconds. If a peer
-   * vanishes, the loss is noticed within this time plus `keepAliveIntervalMs`. If the client's idle
-   * timeout is shorter, it applies instead.
+   * How long a connection can be silent before it counts as lost, in milliseconds. If the client's
+   * idle timeout is shorter, it applies instead.
+   *
+   * If a peer vanishes, the loss is noticed within this time plus `keepAliveIntervalMs`.
    *
    * @default {9000}
    */
@@ -102,22 +103,30 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly maxConnections?: number | undefined;
   /**
-   * The maximum number of concurrent connections from one address. An IPv6 /64 network counts as
-   * one address. A browser opens one connection per session. The default is a tenth of
-   * `maxConnections`, but at least 1,000. The default applies only once more than half of
+   * The maximum number of concurrent connections from one address; a browser opens one connection
+   * per session.
+   *
+   * An IPv6 /64 network counts as one address. The default applies only once more than half of
    * `maxConnections` are in use, and never to a loopback or private address, which is probably a
    * proxy. A number that you set always applies.
+   *
+   * @default {a tenth of `maxConnections`, at least 1,000, in contention}
    */
   readonly maxConnectionsPerAddress?: number | undefined;
   /**
-   * The maximum number of concurrent handshakes. Once this number is reached, a new handshake
-   * replaces the oldest one if the latter started more than two seconds ago. Otherwise, the first
-   * packet of the new handshake is ignored, and an honest peer sends it again.
+   * The maximum number of concurrent handshakes. A further one replaces the oldest if that started
+   * more than two seconds ago.
+   *
+   * Otherwise, the first packet of the new handshake is ignored, and an honest peer sends it again.
    *
    * @default {1024}
    */
   readonly maxHandshakes?: number | undefined;
-  /** The limits on unread streams that clients open. */
+  /**
+   * The limits on unread streams that clients open.
+   *
+   * @default {5 s, 80 MB per address, 640 MB in total}
+   */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
   /**
    * All quotas of the server, including the quota of connections. A server sets this option.
@@ -125,7 +134,7 @@ export interface ListenQuicOptions extends Certificate {
    * @internal
    */
   readonly quotas?: Quotas | undefined;
-  /** A signal that closes the listener. Absent by default. */
+  /** A signal that closes the listener. */
   readonly signal?: AbortSignal | undefined;
   /**
    * The clocks, timers and randomness of this node.

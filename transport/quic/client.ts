@@ -36,8 +36,9 @@ export interface DialQuicOptions {
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
    * How long the connection can be silent before it counts as lost, in milliseconds. If the
-   * server's idle timeout is shorter, it applies instead. If the server vanishes, the loss is
-   * noticed within this time plus `keepAliveIntervalMs`.
+   * server's idle timeout is shorter, it applies instead.
+   *
+   * If the server vanishes, the loss is noticed within this time plus `keepAliveIntervalMs`.
    *
    * @default {30000}
    */
@@ -49,12 +50,13 @@ export interface DialQuicOptions {
    * @default {10000}
    */
   readonly keepAliveIntervalMs?: number | undefined;
-  /**
-   * A signal that cancels the dial. It has no effect once the connection is open. Absent by
-   * default.
-   */
+  /** A signal that cancels the dial. It has no effect once the connection is open. */
   readonly signal?: AbortSignal | undefined;
-  /** The timeout of the dial, in milliseconds. The default is `idleTimeoutMs`. */
+  /**
+   * The timeout of the dial, in milliseconds.
+   *
+   * @default {`idleTimeoutMs`}
+   */
   readonly timeoutMs?: number | undefined;
   /**
    * The clocks, timers and randomness of this node.
