@@ -46,16 +46,19 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
   /** Produces the items of the response. The session may close before the response ends. */
   readonly handle: RequestHandler<M, S>;
   /**
-   * Cost of the start of one response, as in a {@linkcode CostlyHandler}; 0 for a response that may
-   * start at any rate. Reading a response that has started costs nothing.
+   * Cost of the start of one response, which counts against `rates.perUser.cost` and
+   * `rates.perAddress.cost`; 0 for a response that may start at any rate.
+   *
+   * Reading a response that has started costs nothing.
    *
    * @default {1}
    */
   readonly cost?: number | undefined;
   /**
    * Produces the items that follow the stored items if the node that produced the response crashed,
-   * closed or restarted. Exactly one node calls this function. Without it, such a response ends
-   * with `writer-lost`.
+   * closed or restarted. Without it, such a response ends with `writer-lost`.
+   *
+   * Exactly one node calls this function.
    */
   readonly resume?:
     | ((
