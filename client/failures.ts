@@ -80,12 +80,17 @@ const MIN_AGE_MS = 5_000;
  */
 const SAME_MS = 1_000;
 
+/** The number of connections in a row that broke at the same age: two may be two restarts. */
+const SAME_CUTS = 3;
+
 /** The minimum share of its age that an idle connection was silent. */
 const IDLE_SHARE = 0.8;
 
 /** Finds faults of the path to the server in the sessions of one client, and reports them. */
 export class PathFaults {
   #lastAgeMs = 0;
+  /** How many connections in a row broke at this age. */
+  #cuts = 0;
   #isTold = false;
 
   /**
@@ -103,8 +108,8 @@ export class PathFaults {
   }
 
   /**
-   * Compares how old connections were when they broke, without a close from either side. Two in a
-   * row at the same age are no accident, so it reports them, once per client.
+   * Compares how old connections were when they broke, without a close from either side. Several
+   * in a row at the same age are no accident, so it reports them, once per client.
    *
    * @param session A session that has ended after it had opened.
    */
@@ -115,7 +120,8 @@ export class PathFaults {
     const ageMs = closedAt! - readyAt!;
     const isSame = Math.abs(ageMs - this.#lastAgeMs) <= SAME_MS;
     this.#lastAgeMs = ageMs;
-    if (!isSame || ageMs < MIN_AGE_MS) return;
+    this.#cuts = isSame ? this.#cuts + 1 : 1;
+    if (this.#cuts < SAME_CUTS || ageMs < MIN_AGE_MS) return;
     this.#isTold = true;
     const seconds = (ms: number) => `${Math.round(ms / 1_000)} s`;
     const [kind, bound] = closedAt! - lastReceivedAt < ageMs * IDLE_SHARE ? ["", "time limit"] : [
