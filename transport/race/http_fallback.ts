@@ -16,6 +16,12 @@ import type {
 import { Losses, SILENCES_MS } from "./losses.ts";
 
 /**
+ * The time for which the other transports are tried once more if they failed, and HTTP opened, in
+ * milliseconds. A path that blocks them makes them fail again.
+ */
+const AGAIN_MS = 2_000;
+
+/**
  * Creates a dialer that uses HTTP if the other transports fail. `withLastResort` describes the
  * order and what the dialer remembers.
  *
@@ -55,9 +61,13 @@ export function fallBackToHttp(
     const loss = losses.recent(origin, runtime.now());
     const isHttpFirst = loss !== undefined;
     const first = late ?? await openAlone(isHttpFirst ? http : others, url, options);
-    const connection = first.error === undefined
+    let connection = first.error === undefined
       ? await first.opening
       : await openBesides(first, isHttpFirst ? others : http, { url, options });
+    // A server that started in the meantime is reached by the others as well.
+    if (connection.transport === "http" && isRefused(first.error)) {
+      connection = await replaced(connection, others, { url, options });
+    }
     if (connection.transport !== "http") losses.opened(origin, runtime.now());
     else {
       if (!isHttpFirst) losses.remember(origin, runtime.now(), first.error);
@@ -65,6 +75,36 @@ export function fallBackToHttp(
     }
     return connection;
   };
+}
+
+/** True if transports failed, and did not just take too long. */
+function isRefused(error: unknown): boolean {
+  return error !== undefined && !(error instanceof TimeoutError);
+}
+
+/** Replaces a connection by one of the other transports, if these open within a short time. */
+async function replaced(
+  connection: Connection,
+  others: Parameters<typeof openAlone>[0],
+  { url, options }: { readonly url: string | URL; readonly options: LastResortOptions },
+): Promise<Connection> {
+  const { timeoutMs } = options;
+  try {
+    const again = await openAlone(others, url, {
+      ...options,
+      timeoutMs: Math.min(2 * AGAIN_MS, timeoutMs),
+    });
+    if (again.error === undefined) {
+      connection.close();
+      return await again.opening;
+    }
+    again.stop.abort();
+    again.opening.catch(() => {});
+    return connection;
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
 }
 
 /** Opens a connection with further transports, unless the previous attempt opens one sooner. */

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
 import { ConnectionError } from "../../errors.ts";
+import { until } from "../../tests/waiting.ts";
 import { HttpEnds } from "../../tests/pairs/http.ts";
 import type { Connection } from "../connection.ts";
 import { memoryPair } from "../memory/memory.ts";
@@ -77,11 +78,11 @@ Deno.test("withLastResort() opens HTTP if the others fail, and reports which tra
   await using bench = new Bench();
   const outcome = bench.outcome;
   bench.outcome = () => {
-    assertEquals(bench.loads, 0, "The code of HTTP loads after the others fail");
+    assertEquals(bench.loads, bench.dials - 1, "The code of HTTP loads after the others fail");
     return outcome();
   };
   assertEquals(await bench.dial(), "http");
-  assertEquals(bench.dials, 1);
+  assertEquals(bench.dials, 2, "They are tried once more after HTTP has opened");
   const [{ transport, error }] = bench.fallbacks as [TransportFallback];
   assertEquals([transport, (error as Error).message], ["websocket", "No socket"]);
 });
@@ -165,13 +166,32 @@ Deno.test("withLastResort() tries HTTP first after a failure, for a while", asyn
   await using bench = new Bench();
   await bench.dial();
   bench.now += FIRST_REMEMBER_MS - 1;
-  assertEquals([await bench.dial(), bench.dials], ["http", 1]);
+  assertEquals([await bench.dial(), bench.dials], ["http", 2]);
   assertEquals(bench.fallbacks.length, 2);
   bench.now += 1;
   bench.outcome = () => Promise.resolve(memoryPair().client);
-  assertEquals([await bench.dial(), bench.dials], ["memory", 2]);
-  // A success clears the memory.
   assertEquals([await bench.dial(), bench.dials], ["memory", 3]);
+  // A success clears the memory.
+  assertEquals([await bench.dial(), bench.dials], ["memory", 4]);
+});
+
+Deno.test("withLastResort() does not stay on HTTP if the server started after the others had failed", async () => {
+  await using bench = new Bench();
+  const { outcome } = bench;
+  bench.outcome = () => bench.dials === 1 ? outcome() : Promise.resolve(memoryPair().client);
+  assertEquals([await bench.dial(), bench.dials, bench.fallbacks], ["memory", 2, []]);
+  await until(() => bench.ends.connections.size === 0);
+  // HTTP is not tried first afterwards.
+  assertEquals([await bench.dial(), bench.dials], ["memory", 3]);
+});
+
+Deno.test("withLastResort() closes HTTP if the others are rejected when they are tried once more", async () => {
+  await using bench = new Bench();
+  const { outcome } = bench;
+  const rejection = new ConnectionError("Go away", { status: 403 });
+  bench.outcome = () => bench.dials === 1 ? outcome() : Promise.reject(rejection);
+  assertEquals(await assertRejects(() => bench.dial()), rejection);
+  await until(() => bench.ends.connections.size === 0);
 });
 
 Deno.test("withLastResort() counts two silences of a WebSocket in a row as a failure", async () => {
