@@ -32,7 +32,7 @@ export interface MetricsOptions {
    *   this machine forward requests from elsewhere. The requested host must be one of this
    *   machine's names, so that a page cannot read the metrics through DNS rebinding.
    * - `everybody`: all clients that can reach the server.
-   * - A function decides each request.
+   * - A function decides each request. It must return `true`, not a promise.
    *
    * @default {"loopback"}
    */
@@ -125,7 +125,10 @@ class MetricsEndpoint implements HttpMount {
       return text("The server cannot tell now, try again later\n", 503, { "retry-after": "5" });
     }
     if (!isAllowed) {
-      return text("Only for programs on this machine; metrics.allow lets others read\n", 403);
+      const reason = this.#allow === "loopback"
+        ? "Only for programs on this machine; metrics.allow lets others read"
+        : "metrics.allow did not return true";
+      return text(`${reason}\n`, 403);
     }
     if (request.method !== "GET" && request.method !== "HEAD") {
       return text("Method not allowed\n", 405, { allow: "GET, HEAD" });
