@@ -154,7 +154,11 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
       value: stats.created,
     }),
     counter(
-      ["skein.sessions.closed", "{session}", "Sessions that closed, by close code; 0 is a normal close"],
+      [
+        "skein.sessions.closed",
+        "{session}",
+        "Sessions that closed, by close code; 0 is a normal close",
+      ],
       ...each(stats.closeCodes, "skein.close.code"),
       { value: stats.otherCloseCodes, attributes: { "skein.close.code": "other" } },
     ),
