@@ -144,6 +144,10 @@ Deno.test("optionsTable() throws if there is no such option or type", () => {
 });
 
 Deno.test("unlisted() names the options that no block has", () => {
+  const shared = block("WorkersOptions", "workers", "...ServeOptions");
+  assertEquals(unlisted("WorkersOptions", [shared], declarations), [
+    ...["data", "maxHeapMb", "silentMs", "onWorkerEnd"],
+  ]);
   const blocks = [block("BackoffOptions", "maxDelayMs")];
   assertEquals(unlisted("BackoffOptions", blocks, declarations), ["firstDelayMs", "maxAttempts"]);
   assertEquals(

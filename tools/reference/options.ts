@@ -14,8 +14,8 @@ interface Option extends Member {
 }
 
 /**
- * Writes the table of a block about the options of a type. `*` after a name stands for all members;
- * alone, for all options that no other row names.
+ * Writes the table of a block about the options of a type. `*` stands for all members. A row
+ * `...Other` leaves out the options that the type shares with another one.
  *
  * @param block The block; its argument is the name of the type.
  * @param declarations The types of the library.
@@ -24,9 +24,8 @@ interface Option extends Member {
  */
 export function optionsTable({ argument, rows }: Block, declarations: Declarations): string {
   const members = declarations.membersOf(argument);
-  const lines = rows.flatMap(({ name, links }) =>
-    optionsAt(name, members).map((option) => rowOf(option, links))
-  );
+  const lines = rows.filter(({ name }) => !name.startsWith(REST))
+    .flatMap(({ name, links }) => optionsAt(name, members).map((option) => rowOf(option, links)));
   return tableOf([HEADING, ...lines]);
 }
 
@@ -92,8 +91,11 @@ export function unlisted(
 ): string[] {
   const members = declarations.membersOf(name);
   const listed = new Set(
-    blocks.flatMap(({ rows }) => rows.flatMap((row) => optionsAt(row.name, members)))
-      .map(({ path }) => path),
+    blocks.flatMap(({ rows }) => rows).flatMap((row) =>
+      row.name.startsWith(REST)
+        ? sharedNames(members, declarations.membersOf(row.name.slice(REST.length)))
+        : optionsAt(row.name, members).map(({ path }) => path)
+    ),
   );
   const missing = (options: readonly Member[], prefix: string): string[] =>
     options.flatMap((option) => {
@@ -103,6 +105,15 @@ export function unlisted(
       return isParent ? missing(option.members(), `${path}.`) : [path];
     });
   return missing(members, "");
+}
+
+/** Starts a row that names another type. */
+const REST = "...";
+
+/** Lists the members that two types have in common. */
+function sharedNames(members: readonly Member[], others: readonly Member[]): string[] {
+  const types = new Map(others.map(({ name, type }) => [name, type]));
+  return members.filter(({ name, type }) => types.get(name) === type).map(({ name }) => name);
 }
 
 function optionsAt(name: string, members: readonly Member[]): Option[] {
