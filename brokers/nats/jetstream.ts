@@ -134,9 +134,9 @@ export async function settleLeader(
   for (let look = 0; look < MAX_LOOKS; look++) {
     const info = await streams.info(name).catch((error) => {
       // The server that replies may not know the new stream yet.
-      const isNew = error instanceof JetStreamApiError && error.code === NOT_FOUND;
-      const isLed = error instanceof JetStreamApiError && error.status !== UNAVAILABLE;
-      if (isLed && !isNew || !link.isUp) throw error;
+      const isEarly = !(error instanceof JetStreamApiError) || error.code === NOT_FOUND ||
+        error.status === UNAVAILABLE;
+      if (!isEarly || !link.isUp) throw error;
     });
     if (info?.cluster?.leader) {
       const { leader, replicas = [] } = info.cluster;

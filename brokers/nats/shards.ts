@@ -71,18 +71,16 @@ export function decodeShards(
   text: string,
   { shards, prefix }: { readonly shards: Partial<ShardCounts>; readonly prefix: string },
 ): ShardCounts {
-  const parts = STORED.exec(text)?.slice(1).map(Number);
-  if (text !== "" && parts === undefined) {
+  const parts = text === "" ? [1, 1, 1] : STORED.exec(text)?.slice(1).map(Number);
+  if (parts === undefined) {
     throw new OtherVersionError(
       `Cannot use NATS: the version mark of prefix "${prefix}" is damaged, received ${
         JSON.stringify(text.slice(0, 32))
       }; repair it, or use another prefix`,
     );
   }
-  const [histories, logs, buckets] = parts ?? [];
-  const stored = parts === undefined
-    ? SINGLE
-    : { histories: histories!, logs: logs!, buckets: buckets! };
+  const [histories, logs, buckets] = parts as [number, number, number];
+  const stored = { histories, logs, buckets };
   const wanted = { ...stored, histories: DEFAULT_SHARDS.histories, ...shards };
   if (KINDS.every((kind) => wanted[kind] === stored[kind])) return stored;
   throw new OtherVersionError(

@@ -225,7 +225,7 @@ export class DueIndex {
       // This is the last message of a removed log, which the node that removed it could not drop.
       if (message?.head === null) await this.#streams.remove(part, message.seq);
     }
-    await this.#streams.removeCheck(shard, seq);
+    await this.#streams.remove(shard, seq, "dueStream");
     return undefined;
   }
 }

@@ -90,7 +90,7 @@ Deno.test("DueIndex.list() keeps a check that a rejected node wrote in place of 
     firstCheck: (_shard: number, kind: number) => Promise.resolve(kind === 2 ? check : undefined),
     checks: () => Promise.resolve([check]),
     newest: () => Promise.resolve({ seq: 1, head }),
-    removeCheck: (_shard: number, seq: number) => Promise.resolve(removed.push(seq)),
+    remove: (_shard: number, seq: number) => Promise.resolve(removed.push(seq)),
   };
   const due = new DueIndex(new NatsClock(runtime), streams as unknown as LogStreams);
   assertEquals(await due.list(10), []);

@@ -180,15 +180,11 @@ export class LogStreams {
     });
   }
 
-  /** Removes a message of a log. A missing message is not an error. */
-  async remove(part: string, seq: number): Promise<void> {
-    await this.#remove(part, seq, ({ stream }) => stream);
-  }
-
-  async #remove(at: ShardKey, seq: number, from: (names: LogNames) => string): Promise<void> {
+  /** Removes a message of a log, or a check. A missing message is not an error. */
+  async remove(at: ShardKey, seq: number, from: "stream" | "dueStream" = "stream"): Promise<void> {
     await this.#ask("remove a message", at, async ({ streams }, names) => {
       // If the message is already gone, the reply is an error, because another node was first.
-      await streams.deleteMessage(from(names), seq, false).catch((error) => {
+      await streams.deleteMessage(names[from], seq, false).catch((error) => {
         if (!/no message found|sequence \d+ not found/.test(textOf(error))) throw error;
       });
     });
@@ -299,11 +295,6 @@ export class LogStreams {
       const part = { stream, subject: `${due}.${kind}.>`, from, count, mayLack: true };
       return (await pull(this.#link, manager, part)).messages;
     });
-  }
-
-  /** Removes a check. A missing one is not an error. */
-  async removeCheck(shard: number, seq: number): Promise<void> {
-    await this.#remove(shard, seq, ({ dueStream }) => dueStream);
   }
 
   async #get(
