@@ -290,7 +290,7 @@ export interface ClientSubscribeOptions extends HistoryOptions {
    * this function, read {@linkcode Subscription.recovery}, which holds the same information. A gap
    * in a topic with a history is then also printed, once for each topic.
    */
-  readonly onRecovery?: ((recovery: Recovery) => void | Promise<void>) | undefined;
+  readonly onRecovery?: ((recovery: Recovery) => unknown) | undefined;
 }
 
 /** The options for a client's publication. */

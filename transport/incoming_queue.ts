@@ -227,6 +227,11 @@ interface QueueLink<T> {
   failure?: { readonly cause: unknown } | undefined;
 }
 
+/** A loop over a stream, disposable as in the types of browsers. */
+interface QueueIterator<T> extends AsyncIterableIterator<T>, AsyncDisposable {
+  [Symbol.asyncIterator](): QueueIterator<T>;
+}
+
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /**
@@ -246,13 +251,19 @@ class IncomingQueueStream<T> extends ReadableStream<T> {
     this.#link = link;
   }
 
-  override values(options: ReadableStreamIteratorOptions = {}): AsyncIterableIterator<T> {
+  override values(options: ReadableStreamIteratorOptions = {}): QueueIterator<T> {
     // The stream is locked while the loop runs, and stays locked after the loop has reached the
     // end.
     const reader = this.getReader();
     const link = this.#link;
     link.queue?.begin();
-    const iterator: AsyncIterableIterator<T> = {
+    const end = async () => {
+      // The loop has already received the error of a failed stream.
+      if (!options.preventCancel) await reader.cancel().catch(() => {});
+      reader.releaseLock();
+      return DONE;
+    };
+    const iterator: QueueIterator<T> = {
       next() {
         const { queue, failure } = link;
         if (queue !== undefined) {
@@ -263,20 +274,16 @@ class IncomingQueueStream<T> extends ReadableStream<T> {
         link.failure = undefined;
         return failure === undefined ? Promise.resolve(DONE) : Promise.reject(failure.cause);
       },
-      async return() {
-        // The loop has already received the error of a failed stream.
-        if (!options.preventCancel) await reader.cancel().catch(() => {});
-        reader.releaseLock();
-        return DONE;
-      },
+      return: end,
       [Symbol.asyncIterator]: () => iterator,
+      [Symbol.asyncDispose]: async () => void await end(),
     };
     return iterator;
   }
 
   override [Symbol.asyncIterator](
     options?: ReadableStreamIteratorOptions,
-  ): AsyncIterableIterator<T> {
+  ): QueueIterator<T> {
     return this.values(options);
   }
 }
