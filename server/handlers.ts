@@ -34,7 +34,7 @@ function openHandler<V, C extends Contract>(
   };
 }
 
-type StreamHandler = (stream: IncomingStream, session: Session) => void | Promise<void>;
+type StreamHandler = (stream: IncomingStream, session: Session) => unknown;
 
 /**
  * Accepts the streams of a session until it closes, without waiting for handlers. The number of

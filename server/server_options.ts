@@ -116,7 +116,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     | ((
       stream: IncomingStream,
       session: Session<ValueOf<V>, C, "server">,
-    ) => void | Promise<void>)
+    ) => unknown)
     | undefined;
   /**
    * Decides whether a client may `subscribe`, `publish`, set `presence` data, `cancel` or `close` a

@@ -343,7 +343,7 @@ Deno.test("Server gives each guest its own identity, without calling userOf and 
 
 Deno.test("Server without authenticate has only guests", async () => {
   const opened: Session[] = [];
-  await using server = listen({ onOpen: (session) => void opened.push(session) });
+  await using server = listen({ onOpen: (session) => opened.push(session) });
   await using _session = await dial(server.url);
   using _page = await RawSocket.open(portOf(server));
   await until(() => opened.length === 2);

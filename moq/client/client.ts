@@ -81,7 +81,7 @@ export interface MoqClientOptions {
    * Receives each new session, for example to pass it to a relay that has the client's `mux`. If it
    * throws or rejects, the session is closed, and the client reconnects.
    */
-  readonly onSession?: ((session: MoqSession) => void | Promise<void>) | undefined;
+  readonly onSession?: ((session: MoqSession) => unknown) | undefined;
   /** Closes the client permanently. */
   readonly signal?: AbortSignal | undefined;
 }

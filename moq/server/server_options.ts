@@ -82,7 +82,7 @@ export interface MoqServerOptions extends
    * Receives each session once it is open. An error is passed to `onError`, and closes the session.
    */
   readonly onSession?:
-    | ((session: MoqSession, client: MoqClientInfo) => void | Promise<void>)
+    | ((session: MoqSession, client: MoqClientInfo) => unknown)
     | undefined;
   /**
    * Handles HTTP requests other than WebSocket upgrades.

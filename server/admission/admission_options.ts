@@ -185,7 +185,7 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
         | ((
           session: Session<ValueOf<V>, C, "server">,
           before: ValueOf<V>,
-        ) => void | Promise<void>)
+        ) => unknown)
         | undefined;
     }
     | undefined;

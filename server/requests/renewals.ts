@@ -13,7 +13,7 @@ import { Expiry, type Identity } from "../admission/authentication.ts";
 const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
 
 /** Called after a client has renewed its token. */
-export type RenewedHandler = (session: Session, before: unknown) => void | Promise<void>;
+export type RenewedHandler = (session: Session, before: unknown) => unknown;
 
 /** Parts of the server that {@linkcode Renewals} uses. */
 export interface RenewalsParts {

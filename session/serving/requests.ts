@@ -172,7 +172,7 @@ export interface SessionServices {
    * Called once the peer has renewed its token and the session has the new identity. The reply and
    * later requests wait for the returned promise. MUST NOT throw.
    */
-  readonly renewed?: ((session: Session, before: unknown) => void | Promise<void>) | undefined;
+  readonly renewed?: ((session: Session, before: unknown) => unknown) | undefined;
   /**
    * Authorizes the topics of a session again after its identity has changed. The reply waits for
    * the returned promise; later requests don't. The signal aborts when the session closes. MUST NOT

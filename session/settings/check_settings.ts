@@ -33,7 +33,7 @@ export interface SessionHandlers<
    * Called once the session is established. If this handler returns a promise, messages wait until
    * it settles, for at most `requestTimeoutMs`.
    */
-  readonly onOpen?: ((session: Session<V, C, S>) => void | Promise<void>) | undefined;
+  readonly onOpen?: ((session: Session<V, C, S>) => unknown) | undefined;
   /**
    * Handles messages one at a time, in order. If it returns a promise, the next message waits for
    * it.
@@ -75,7 +75,7 @@ export interface SessionHandlers<
    * 4507, because messages may be missing.
    */
   readonly onClose?:
-    | ((session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>)
+    | ((session: Session<V, C, S>, info: CloseInfo) => unknown)
     | undefined;
   /**
    * Receives the error of a handler that failed. Without this handler, errors are printed, at most

@@ -143,7 +143,7 @@ export interface ErasedHandlers {
    * Called once the session is established. See `SessionHandlers` for the documentation of all
    * members.
    */
-  onOpen?(session: SessionLike): void | Promise<void>;
+  onOpen?(session: SessionLike): unknown;
   /** Handles a message. */
   onMessage?(message: UntypedMessage, session: SessionLike): void | Promise<void>;
   /** The handlers of requests by pattern. */
@@ -151,7 +151,7 @@ export interface ErasedHandlers {
   /** The contract of the handlers. */
   readonly contract?: Contract | undefined;
   /** Called once, when an established session has closed. */
-  onClose?(session: SessionLike, info: CloseInfo): void | Promise<void>;
+  onClose?(session: SessionLike, info: CloseInfo): unknown;
   /** Receives the error of a handler that failed. */
   onError?(error: unknown, session: SessionLike | undefined): void;
   /** Called when the peer announces that it will shut down. */
