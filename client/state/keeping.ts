@@ -23,6 +23,8 @@ export interface KeptRows {
 /** A write that an earlier page has made, and whose outcome it did not know. */
 export interface KeptWrite {
   readonly txid: string;
+  /** Name of the opening of the state that made it. */
+  readonly page: string;
   /** The changes; none for a mutation. */
   readonly changes: readonly WriteChange[];
   readonly isTransaction?: boolean | undefined;

@@ -119,6 +119,8 @@ export interface QueuedWrite extends Attempt, RowWriter {
   readonly writer: StateWriter;
   /** True if an earlier page has made it, or a handle that is closed: no promise tells its outcome. */
   readonly isRestored?: boolean | undefined;
+  /** Name of the opening that made it; `undefined` for this one. */
+  readonly page: string | undefined;
   /** True if it stays in the store when its handle is closed. */
   isKept: boolean;
   /** The function that makes the changes; none once they no longer depend on rows. */
@@ -234,6 +236,13 @@ export function isOf(
   { type, key }: Pick<WriteChange, "type" | "key">,
 ): (change: WriteChange) => boolean {
   return (change) => change.type === type && change.key === key;
+}
+
+/** True for a write that its page had to settle before it sent another one, which has a row of it. */
+export function isBefore(write: QueuedWrite, other: QueuedWrite): boolean {
+  return write.page !== undefined && write.page === other.page && write.order < other.order &&
+    write.program === undefined && write.state === "uncertain" &&
+    write.changes.some((change) => other.changes.some(isOf(change)));
 }
 
 /** Returns a change that was made after a write of the same row, which has this version. */

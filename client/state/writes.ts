@@ -25,6 +25,7 @@ import {
   CHANGED,
   encode,
   isAlone,
+  isBefore,
   isConditional,
   isEnd,
   isOf,
@@ -203,14 +204,14 @@ export class Writes {
       readonly functionOf: (mutation: MutationCall) => ProgramFunction;
     },
   ): void {
-    for (const { changes, isTransaction, txid, mutation, update, isSent, tag: of } of kept) {
+    for (const { changes, isTransaction, txid, page, mutation, update, isSent, tag: of } of kept) {
       const program = mutation && new Program(functionOf(mutation));
       const { number, sentAt, client } = mutation ?? {};
       if (program) Object.assign(program, { number, sentAt, client });
       const text = JSON.stringify(mutation ? [mutation.name, mutation.input] : changes);
       const write = this.#push({
         ...{ writer, changes, isTransaction, txid, program, update, bytes: text.length },
-        ...{ isRestored: true, isKept: true, state: isSent ? "uncertain" : "new" },
+        ...{ page, isRestored: true, isKept: true, state: isSent ? "uncertain" : "new" },
       });
       // `onDropped` reports an error.
       write.settling.promise.catch(() => {});
@@ -236,6 +237,7 @@ export class Writes {
     write: Partial<QueuedWrite> & NewWrite & Pick<QueuedWrite, "bytes" | "program">,
   ): QueuedWrite {
     const queued: QueuedWrite = {
+      page: undefined,
       update: undefined,
       signal: undefined,
       isTransaction: undefined,
@@ -788,6 +790,8 @@ export class Writes {
     }
     const { type, key, version, since = version, value = null, headers, turn } = result.conflict;
     if (headers?.txid === write.txid) return this.#settle(write, version, isSame);
+    const last = this.#named(headers?.txid);
+    if (last !== undefined && isBefore(write, last)) return this.#settle(last, since, isSame);
     if (!isSame) {
       if (write.state === "adapted") write.state = "new";
       return;
@@ -852,6 +856,10 @@ export class Writes {
   }
 
   #settle(write: QueuedWrite, version: number, isSame = true): void {
+    // The page that made it sent it after these, and so knew that they were made.
+    for (const one of this.#queue.filter((one) => isBefore(one, write))) {
+      this.#settle(one, version, isSame);
+    }
     this.#remove(write);
     this.#target.keeping()?.made(write, isSame ? version : 0);
     // Later writes of these rows have seen this one.

@@ -423,6 +423,7 @@ function entryIn({ key, value }: StoreEntry): Entry | undefined {
   if (isUpdate && (changes.length > 1 || changes[0].base === undefined)) return undefined;
   const write: KeptWrite = {
     txid,
+    page,
     tag,
     isSent: of.isSent,
     isTransaction: isMutation || isTransaction === true || undefined,

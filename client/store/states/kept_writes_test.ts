@@ -87,6 +87,46 @@ Deno.test("client.state() makes a write once whose page was killed before the re
   }
 });
 
+Deno.test("client.state() does not bring back a row that its page deleted before it was killed", async () => {
+  for (const isAdopted of [false, true]) {
+    await using fixture = await Fixture.make();
+    const { disk, list } = fixture;
+    const items = list.collection("items");
+    await items.set("b", 1);
+    {
+      await using first = await fixture.page();
+      await live(first);
+      await until(() => fixture.keptRows === 2);
+    }
+    const page = await fixture.page();
+    await live(page);
+    // The writes as they were sent, because the page is killed before it stores that they were made.
+    const sent = new Map<string, [Uint8Array, Uint8Array]>();
+    disk.onOperation = ({ batch }) => {
+      for (const { key, value } of batch?.puts ?? []) {
+        if (key[1] !== 5 || "made" in JSON.parse(new TextDecoder().decode(value))) continue;
+        sent.set(key.join(), [key, value]);
+      }
+    };
+    const before = disk.entries.filter(({ key }) => key[1] === 4);
+    const made = page.state.collection("items").set("a", 1);
+    await page.state.collection("items").delete("a");
+    await made;
+    fixture.kill(page);
+    disk.onOperation = undefined;
+    disk.restore([...before, ...sent.values().map(([key, value]) => ({ key, value }))]);
+    const seen: unknown[] = [];
+    items.subscribe((rows) => void seen.push([...rows.keys()]));
+    await using later = await fixture.page();
+    if (isAdopted) await live(later);
+    await later.state.flush();
+    await until(() => fixture.keptWrites === 0);
+    assertEquals([rowsOf(list), rowsOf(later.state)], [[["b", 1]], [["b", 1]]]);
+    assertEquals(seen, [["b"]]);
+    assertEquals(later.store.dropped, []);
+  }
+});
+
 Deno.test("client.state() does not keep a write again that was made before the user is confirmed", async () => {
   await using fixture = await Fixture.make();
   fixture.offline();
