@@ -8,16 +8,16 @@
  *
  * - 11 KiB for the first attempt to use WebTransport, so a page loads at most 47.2 KiB before its
  *   first session over WebTransport,
- * - 9 KiB once connected, or while connecting if there are subscriptions: the code that notices a
+ * - 9.1 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
- * - 8.9 KiB for HTTP, after all other transports have failed,
+ * - 9 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 12.8 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 6.2 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 20.4 KiB for the first state.
+ * - 20.5 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 111.7 KiB.
+ * If you bundle the client as a single file, it is at most 111.9 KiB.
  *
  * @example Usage
  * ```ts

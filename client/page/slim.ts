@@ -9,8 +9,8 @@
  * | -------------------------------------------- | ------------------- |
  * | `webSocket()`                                | 44                  |
  * | `webSocket()`, `responses()` and `insight()` | 59.7                  |
- * | the same with `states()`                     | 78.5                  |
- * | everything, `@skein/skein/client`            | 111.7               |
+ * | the same with `states()`                     | 78.6                  |
+ * | everything, `@skein/skein/client`            | 111.9               |
  *
  * @example A page with WebSocket alone
  * ```ts
