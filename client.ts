@@ -249,7 +249,8 @@ export async function dial<C extends Contract = Contract>(
 
 /**
  * Generates an id, for example for a message or a request. It also works in pages without
- * `crypto.randomUUID`, such as `http://192.168.0.10:8000`.
+ * `crypto.randomUUID`, such as `http://192.168.0.10:8000`. Servers can use
+ * `crypto.randomUUID()`; their entry doesn't export this function.
  *
  * @param runtime The source of randomness; the platform's by default.
  * @returns A random version 4 UUID.
