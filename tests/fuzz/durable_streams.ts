@@ -381,7 +381,7 @@ export async function fuzzMutations(random: Random, rounds: number): Promise<voi
     authenticate: ({ token }) => token ?? "nobody",
     features: streamFeatures(streams, undefined, states),
     rates: { perSession: { publications: { perSecond: Infinity } } },
-    onError: (error) => assert(error instanceof RangeError, `${error}`),
+    onError: (error) => assert((error as Error).cause instanceof RangeError, `${error}`),
   });
   await using bank = await states.open("bank:1", { initial: { coins: { a: 100, b: 100 } } });
   let made = 0;
