@@ -40,6 +40,9 @@ const HEADER_BYTES = 1_024;
 /** Time for which a stream recognizes the ids of messages, in milliseconds. */
 const DUPLICATE_WINDOW_MS = 10_000;
 
+/** Interval at which shards that could not be opened are opened again, in milliseconds. */
+const RETRY_MS = 5_000;
+
 /** Maximum number of shards that are counted concurrently. */
 const MAX_COUNTS = 4;
 
@@ -78,6 +81,7 @@ type StoredCheck = Pick<Stored, "data" | "seq">;
  */
 export class LogStreams {
   readonly #problems = new Map<number, unknown>();
+  #isRetrying = false;
   readonly #link: NatsLink;
   readonly #names: NatsNames;
   readonly #settings: NatsSettings;
@@ -378,10 +382,25 @@ export class LogStreams {
       const isNewest = () => this.era(shard) === opening;
       opening.then(
         () => isNewest() && this.#problems.delete(shard),
-        (problem) => isNewest() && this.#problems.set(shard, problem),
+        (problem) => {
+          if (!isNewest()) return;
+          this.#problems.set(shard, problem);
+          void this.#retry();
+        },
       );
       return opening;
     });
+  }
+
+  /** Opens shards again, because no one may use a log of them for a long time. */
+  async #retry(): Promise<void> {
+    if (this.#isRetrying) return;
+    this.#isRetrying = true;
+    while (this.#problems.size > 0 && await this.#link.whenUp()) {
+      await this.#link.pause(RETRY_MS);
+      for (const shard of [...this.#problems.keys()]) await this.open(shard).catch(() => {});
+    }
+    this.#isRetrying = false;
   }
 
   async #make(shard: number): Promise<OpenShard> {
