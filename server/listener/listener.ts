@@ -408,7 +408,7 @@ export class ServerListener {
   }
 
   #wellKnown(request: Request): Response | undefined {
-    if (this.#options.tls !== undefined) return undefined;
+    if (this.#webTransport === undefined || this.#options.tls !== undefined) return undefined;
     return wellKnownResponse(request, this.#webTransport, this.#options);
   }
 }

@@ -285,13 +285,12 @@ export function isWellKnown({ method, url }: Pick<Request, "method" | "url">): b
  * response that a server without this path would send. A foreign name that points to this machine
  * (DNS rebinding) does not count as this machine.
  *
- * @param socket The UDP socket. Without one, the response has the status 204, because a browser
- * would report an error status to its console.
+ * @param socket The UDP socket.
  * @returns The response; `undefined` for other requests.
  */
 export function wellKnownResponse(
   request: Request,
-  socket: Pick<WebTransportSocket, "address" | "hashes"> | undefined,
+  socket: Pick<WebTransportSocket, "address" | "hashes">,
   rules: OriginRules,
 ): Response | undefined {
   if (!isWellKnown(request)) return undefined;
@@ -300,16 +299,13 @@ export function wellKnownResponse(
   if (asked === null || !LOCAL_HOSTS.includes(asked.hostname)) return undefined;
   if (!isOriginAllowed(headers, rules)) return undefined;
   const origin = headers.get("origin");
-  const init = {
+  return Response.json(wellKnownOf(socket), {
     headers: {
       "cache-control": "no-store",
       vary: "origin",
       ...(origin === null ? {} : { "access-control-allow-origin": origin }),
     },
-  };
-  return socket === undefined
-    ? new Response(null, { ...init, status: 204 })
-    : Response.json(wellKnownOf(socket), init);
+  });
 }
 
 function wellKnownOf(
