@@ -33,7 +33,9 @@ const HTML = `<!doctype html><title>Page</title><script type="module">
 import * as skein from "/client.js";
 globalThis.skein = skein;
 addEventListener("pageshow", ({ persisted }) => globalThis.isRestored = persisted);
-if (location.search === "?connect") globalThis.client = skein.connect(location.origin);
+if (location.search === "?connect") {
+  globalThis.client = skein.connect(location.origin, { headStartMs: 10_000 });
+}
 </script>`;
 
 for (const kind of ["silent", "closed"] as const) {
