@@ -165,11 +165,6 @@ export class KeptStateRows {
     this.#dirty.clear();
   }
 
-  /** True if the store has a copy of the rows, of this page or another one. */
-  get hasCopy(): boolean {
-    return this.#head !== undefined || this.#isWaiting;
-  }
-
   /** Returns whether rows of a version are still to be kept. */
   awaits(version: number): boolean {
     const { isReading, tag } = this.#source;

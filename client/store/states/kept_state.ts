@@ -82,7 +82,7 @@ export class KeptState implements StateKeeping {
 
   made(write: QueuedWrite, version: number): void {
     if (!this.#rows.awaits(version)) return this.#writes.drop(write);
-    this.#writes.made(write, version, this.#rows.hasCopy);
+    this.#writes.made(write, version);
   }
 
   drop(write: QueuedWrite, reason?: unknown): void {

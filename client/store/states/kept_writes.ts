@@ -248,10 +248,8 @@ export class KeptStateWrites implements MadeWrites {
    *
    * @param write The write.
    * @param version The version of its rows.
-   * @param hasCopy False if the store has no rows yet. A later page then can show it only as a write
-   * whose outcome it does not know.
    */
-  made(write: QueuedWrite, version: number, hasCopy: boolean): void {
+  made(write: QueuedWrite, version: number): void {
     const { txid, changes, program, isKept } = write;
     const key = this.#keys.get(txid);
     if (key === undefined || this.#isEnded) return;
@@ -259,7 +257,7 @@ export class KeptStateWrites implements MadeWrites {
     this.#keys.delete(txid);
     this.#made.set(txid, { key, tag: this.#source.tag, version, changes });
     // The server recognizes a mutation that is sent again.
-    if (program?.of.mutation !== undefined || isKept && !hasCopy) return;
+    if (program?.of.mutation !== undefined) return;
     const value = encodeMade(write, this.#source, { at: this.#runtime.now(), made: version });
     this.#due.set(txid, { key, value: ENCODER.encode(JSON.stringify(value)) });
     void this.flush();
