@@ -453,19 +453,20 @@ Deno.test("A page whose cookies decide connects over another transport than WebT
       onSessionRejected: (rejection) => void rejected.push(rejection),
     });
     const { origin } = new URL(server.url.replace("ws", "http"));
-    const come = (headers: Record<string, string>, token?: string) =>
-      dialFromDeno(server.url, { transports: ["webtransport"], headers, token });
+    const come = (headers: Record<string, string>) =>
+      dialFromDeno(server.url, { transports: ["webtransport"], headers });
     const error = await assertRejects(() => come({ origin }), SessionClosedError);
     assertEquals(error.info?.code, 4401);
     assertEquals(rejected.splice(0), []);
     {
       await using _ = await come({ origin, cookie: "sid=ann" });
       await using _other = await dial(server.url, { headers: { origin, cookie: "sid=bob" } });
+      await using _token = await come({ origin, authorization: "Bearer t" });
       if (without === guest) await (await come({})).close();
       else await assertRejects(() => come({}), SessionClosedError);
     }
     assertEquals(rejected.splice(0).length, without === guest ? 0 : 1);
-    assertEquals(users.splice(0).slice(0, 2), ["ann", "bob"]);
+    assertEquals(users.splice(0).slice(0, 3), ["ann", "bob", "token"]);
   }
 });
 

@@ -118,11 +118,12 @@ export class Authenticator<V> {
     const identify = async () => {
       lacksCookies = false;
       const deciding = login.during(() => decide("authenticate", ask, [AuthenticationError]));
-      return await this.#identityOf(await Promise.race([deciding, wait.ended]), token);
+      const identity = await this.#identityOf(await Promise.race([deciding, wait.ended]), token);
+      if (lacksCookies && identity.isGuest) throw new Rejected(401, UNAUTHENTICATED);
+      return identity;
     };
     try {
       const first = await identify();
-      if (lacksCookies && first.isGuest) throw new Rejected(401, UNAUTHENTICATED);
       if (login.revocationFor(first.user) === undefined) return first;
       const second = await identify();
       login.restart();
