@@ -88,23 +88,17 @@ async function replaced(
   others: Parameters<typeof openAlone>[0],
   { url, options }: { readonly url: string | URL; readonly options: LastResortOptions },
 ): Promise<Connection> {
-  const { timeoutMs } = options;
-  try {
-    const again = await openAlone(others, url, {
-      ...options,
-      timeoutMs: Math.min(2 * AGAIN_MS, timeoutMs),
-    });
-    if (again.error === undefined) {
-      connection.close();
-      return await again.opening;
-    }
-    again.stop.abort();
-    again.opening.catch(() => {});
-    return connection;
-  } catch (error) {
+  const timeoutMs = Math.min(2 * AGAIN_MS, options.timeoutMs);
+  const again = await openAlone(others, url, { ...options, timeoutMs }).catch((error) => {
     connection.close();
     throw error;
+  });
+  if (again.error !== undefined) {
+    again.stop.abort();
+    return connection;
   }
+  connection.close();
+  return await again.opening;
 }
 
 /** Opens a connection with further transports, unless the previous attempt opens one sooner. */
