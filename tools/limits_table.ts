@@ -160,7 +160,7 @@ import { streamFeatures } from "../tests/stream_features.ts";
 import { defineContract } from "../session/contract.ts";
 import { defineMutations } from "../session/mutations/mod.ts";
 import { liveState } from "../streams/live_state.ts";
-import { formatted } from "./reference/blocks.ts";
+import { formatted, tableOf } from "./reference/blocks.ts";
 import { z } from "zod";
 
 /** The page with the tables. */
@@ -1214,20 +1214,19 @@ const END = "<!-- End of the tables -->";
 const SHARES = { address: "an address", user: "a user or guest", session: "a session" };
 
 /** Returns a heading and its table, with columns only for shares that some row has. */
-function tableOf(heading: string, rows: readonly Bound[]): string {
+function sectionOf(heading: string, rows: readonly Bound[]): string {
   const levels = (["address", "user", "session"] as const)
     .filter((level) => rows.some(({ shares }) => shares?.[level] !== undefined));
-  const lines = [
+  const table = tableOf([
     ["bound", "default", ...levels.map((level) => SHARES[level]), "when full"],
-    Array.from({ length: levels.length + 3 }, () => "---"),
     ...rows.map(({ name, max, shares, full }) => [
       name,
       max,
       ...levels.map((level) => shares?.[level] ?? ""),
       full,
     ]),
-  ];
-  return `### ${heading}\n\n${lines.map((cells) => `| ${cells.join(" | ")} |`).join("\n")}`;
+  ]);
+  return `### ${heading}\n\n${table}`;
 }
 
 /**
@@ -1243,7 +1242,7 @@ export async function withTable(page: string, rows: readonly Bound[]): Promise<s
     throw new TypeError("Cannot create tables: the page must have a place");
   }
   const tables = Object.entries(TABLES)
-    .map(([key, heading]) => tableOf(heading, rows.filter(({ table }) => table === key)));
+    .map(([key, heading]) => sectionOf(heading, rows.filter(({ table }) => table === key)));
   const made = [BEGIN, ...tables, page.slice(end)].join("\n\n");
   return await formatted(page.slice(0, start) + made);
 }

@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { filesIn } from "./arrows.ts";
+import { readPages } from "./pages.ts";
 import { type Block, blocksOf, filled, formatted } from "./reference/blocks.ts";
 import { Declarations } from "./reference/declarations.ts";
 import {
@@ -31,13 +31,12 @@ const ROOT = new URL("../", import.meta.url);
  * @returns The Markdown of each page, by path.
  */
 export async function pagesWithBlocks(): Promise<Map<string, string>> {
-  const pages = new Map<string, string>();
-  for await (const path of filesIn(ROOT)) {
-    if (!/^docs\/reference\/.*\.md$/.test(path)) continue;
-    const page = await Deno.readTextFile(new URL(path, ROOT));
-    if (blocksOf(page).length > 0) pages.set(path, page);
-  }
-  return pages;
+  const { pages } = await readPages(ROOT);
+  return new Map(
+    [...pages].filter(([path, page]) =>
+      path.startsWith("docs/reference/") && blocksOf(page).length > 0
+    ),
+  );
 }
 
 /** The sources of the tables. */

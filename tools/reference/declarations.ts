@@ -300,10 +300,7 @@ export class Declarations {
 
   /** Writes a type in Markdown. */
   #typeText(place: Place): string {
-    const parts = [...new Set(this.#parts(place))];
-    return parts.length < 2
-      ? parts.join("")
-      : `${parts.slice(0, -1).join(", ")} or ${parts.at(-1)}`;
+    return listOf([...new Set(this.#parts(place))], "or");
   }
 
   /** Writes each part of a union; names that stand for a union of literals are replaced. */
