@@ -118,10 +118,17 @@ export interface StateLoad {
  *
  * @param loads The loads.
  * @param rows The keys of the rows: the load, a slash, and the number.
+ * @param doubts How many writes may be unknown.
  * @returns Sentences about broken rules.
  */
-export function judgeRows(loads: readonly StateLoad[], rows: readonly string[]): string[] {
+export function judgeRows(
+  loads: readonly StateLoad[],
+  rows: readonly string[],
+  doubts: number,
+): string[] {
   const faults: string[] = [];
+  const all = loads.reduce((sum, { unknown }) => sum + unknown.size, 0);
+  if (all > doubts) faults.push(`${all} writes to the state are unknown, at most ${doubts} may be`);
   const numbersOf = Map.groupBy(rows, (key) => key.split("/")[0]!);
   for (const { load, confirmed, made, failed, unknown } of loads) {
     for (const failure of failed) faults.push(`${load}: write to the state failed: ${failure}`);

@@ -56,10 +56,12 @@ Deno.test("judgeRows() accepts the rows of a complete sequence of writes, and fi
     confirmed: number,
     failed: string[] = [],
     unknown: ReadonlySet<number> = new Set(),
+    doubts = 1,
   ) =>
     judgeRows(
       [{ load: "a", confirmed, made: 9, failed, unknown }],
       rows.map((number) => `a/0000${number}`),
+      doubts,
     );
   for (
     const [rows, confirmed] of [[[], 0], [[1], 1], [[1, 2], 2], [[1], 3], [[1, 4, 5], 4]] as const
@@ -71,6 +73,9 @@ Deno.test("judgeRows() accepts the rows of a complete sequence of writes, and fi
   assertEquals(faults([1, 2, 4], 4), ["a: row 2 of 4 is still there"]);
   assertEquals(faults([1, 2, 4], 4, [], new Set([3])), []);
   assertEquals(faults([4], 4, [], new Set([1])), []);
+  assertEquals(faults([4], 4, [], new Set([1]), 0), [
+    "1 writes to the state are unknown, at most 0 may be",
+  ]);
   assertEquals(faults([1], 1, ["2: conflict"]), ["a: write to the state failed: 2: conflict"]);
 });
 

@@ -191,7 +191,7 @@ class Storm implements AsyncDisposable {
     const faults = [
       ...this.#faults,
       ...judgment.faults,
-      ...judgeRows(states, rows),
+      ...judgeRows(states, rows, this.#serverKills * this.#tabs.length),
       ...judgeCount(rows, added),
     ];
     if (this.#options.state) faults.push(...await this.#differences(rows));
