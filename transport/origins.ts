@@ -14,8 +14,8 @@ export interface OriginRules {
   /**
    * The host names, without a port, under which this server's own pages may connect.
    *
-   * A page may connect if its origin has one of these names, and if the origin's host and port
-   * match those of the request. Only listed names are accepted, so that an attacker cannot use a
+   * A page may connect if its origin has one of these names, and if its origin's host and port are
+   * the same as the request's. Only listed names are accepted, so that an attacker cannot use a
    * name that resolves to this server (DNS rebinding). A page from another port of the same host
    * has another origin, so it must be listed in `origins`.
    *

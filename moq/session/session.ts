@@ -190,7 +190,7 @@ export interface MoqSessionOptions {
   /**
    * Measures the outgoing bitrate and reports it to the peer; `false` leaves it to you.
    *
-   * The options are those of {@linkcode BitrateMonitorOptions}.
+   * See {@linkcode BitrateMonitorOptions} for the options.
    *
    * By default this side measures while the peer probes, which is possible in `moq-lite-04` and
    * `-05`. With options it also sends SESSION_UPDATE unasked, in versions that have this message.

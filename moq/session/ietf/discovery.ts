@@ -33,7 +33,7 @@ export interface Announced extends Disposable {
 interface Request {
   readonly prefix: BroadcastPath;
   readonly exchange: Exchange;
-  /** The reader that sent the request, and those of prefixes below it. */
+  /** The reader that sent the request, and readers of longer prefixes, which share it. */
   readonly readers: Set<AnnouncementReader>;
 }
 
