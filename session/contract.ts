@@ -125,9 +125,11 @@ export type MutationInputs = Readonly<
 >;
 
 /**
- * A contract, created by {@linkcode defineContract}. `Contract` without a definition stands for any
- * contract. It is also the default if there is no contract, with every topic allowed and `unknown`
- * data.
+ * The topics, requests, rooms and states that a server and its clients share, with the types of
+ * their data. {@linkcode defineContract} creates a contract.
+ *
+ * `Contract` without a type argument stands for any contract. Servers and clients that have no
+ * contract also use this type: every topic is allowed, and data is `unknown`.
  *
  * @typeParam D The definition.
  */

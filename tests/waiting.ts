@@ -38,8 +38,8 @@ export function soon<T>(promise: PromiseLike<T>): Promise<T> {
 }
 
 /**
- * Waits for a condition that has no event. It checks the condition turn by turn at first, then with
- * short pauses in real time. Fake time does not advance in the meantime.
+ * Waits for a condition that no event announces. It checks the condition in every turn of the event
+ * loop at first, then with short pauses in real time. Fake time does not advance in the meantime.
  *
  * @param look Returns a truthy value once the condition holds.
  * @returns The truthy value.

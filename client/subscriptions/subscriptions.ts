@@ -503,8 +503,11 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   }
 
   /**
-   * Marks the topic as no longer in force, so that it is requested again. After a move, the topic
-   * stays in force in the previous session until then.
+   * Marks the subscription to the topic as lost, so that the client requests it again.
+   *
+   * @param by `loss` if the session has ended, or the server ended the subscription for now; `move`
+   * if the client moves to another session. The previous session then still delivers messages until
+   * the reply of the new one.
    */
   lose(by: "loss" | "move"): void {
     this.#standing = "out";

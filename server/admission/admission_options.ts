@@ -82,14 +82,14 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
    * Identifies a client: returns the session's value, or `guest`, or `null` to reject it. A call
    * that takes more than 10 s rejects with 503.
    *
-   * It is called once per session: before the upgrade, or when a token arrives that the client has
-   * announced. The result decides what happens:
+   * It is called once per session: before the upgrade, or, if the client announced a token as its
+   * first message, when this message arrives. The result decides what happens:
    *
    * - **A value** admits the peer, and becomes `session.value`.
    * - **`guest`** admits the peer as a guest, with its own identity and without a value.
    * - **`null` and `false`** reject with 401, and clients stop reconnecting.
-   * - **An {@linkcode AuthenticationError}** rejects with the error's text and status, which is 401
-   *   by default. After a 503, clients reconnect later.
+   * - **An {@linkcode AuthenticationError}** rejects with the error's text and status: 401 by
+   *   default; after a 503, clients reconnect later.
    * - **Any other error, and `undefined`,** are faults in the application. Skein clients receive
    *   503 and reconnect; other clients receive 401 with `Retry-After`. The error's text is never
    *   sent to the client. `onSessionRejected` receives the error, and the first such error is

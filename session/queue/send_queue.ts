@@ -190,10 +190,10 @@ export class SendQueue extends Signal {
   }
 
   /**
-   * Adds entries of broadcasts, and sends them with the session's own entries in the order of their
-   * sequence.
+   * Adds messages of broadcasts, and sends them together with the session's own messages, in the
+   * order of their sequence numbers.
    *
-   * @param entries The entries, in order; at least one.
+   * @param entries At least one, by ascending sequence number.
    */
   merge(entries: readonly QueuedMessage[]): void {
     const { sequence } = entries[0]!;

@@ -14,12 +14,12 @@ export interface RowReaderParts {
 }
 
 /**
- * The rows of one type, which servers and clients read like a `Map` from keys to values. It is also
- * a store for a page: read `current`, and follow it with `subscribe`.
+ * The rows of one type, which servers and clients read like a `Map` from keys to values. User
+ * interfaces show `current`, a snapshot of the rows, and show it again when `subscribe` calls back.
  *
  * - **Rows are values:** a row is frozen, with everything in it, and a change replaces it. `update`
- *   passes a copy that may be changed in place.
- * - **Order:** the order of the rows is that in which they were first written or received.
+ *   gives its callback a copy, which the callback may change in place.
+ * - **Order:** rows are in the order in which they were first written or received.
  *
  * @typeParam T The type of a row.
  */

@@ -34,7 +34,8 @@ export type PresenceNotice<D = unknown> =
   | {
     /**
      * All present users. This is the first notice after a subscription. In a large room, the list
-     * is split into several consecutive notices; the first of them starts a new list.
+     * is split into several consecutive notices, numbered by `page`. A notice without `page`, or
+     * with number 0, starts a new list.
      */
     readonly type: "members";
     /** All present users, or some of them. */

@@ -314,12 +314,13 @@ export type StreamRead =
  * - **Forks:** a fork reads the records before its start from its source. A deleted source stays in
  *   the broker until its last fork is gone.
  * - **Expiry:** an expired stream counts as missing immediately, and any node deletes it soon
- *   after. If the broker has a store, it remembers the id of an expired or dropped response for a
- *   week.
- * - **Writers:** if the lease of a stream's writer has lapsed, any node ends the stream with the
- *   error `writer-lost`. If the stream has a request, a node that can take it over gets the first
- *   chance.
- * - **Readers:** readers of one stream share a subscription to its announcements, and reads.
+ *   after. If the broker has a store, it remembers for a week the ids of expired or dropped streams
+ *   that kept responses.
+ * - **Writers:** a stream's writer holds a lease. If it lapses, any node ends the stream with the
+ *   error `writer-lost`. If the broker also keeps the request that the stream responds to, a node
+ *   waits for 20 s first, in which another node can take over the response.
+ * - **Readers:** all readers of one stream on this node share one subscription to its
+ *   announcements, and share their reads from the broker.
  */
 export class StreamLogs implements AsyncDisposable {
   readonly #runtime: Runtime;

@@ -1,6 +1,6 @@
 /**
- * A reader of the documentation, who saves a page's programs, starts its server, and opens its page
- * in a browser.
+ * Does what a reader of the documentation does: saves the programs of a page of the docs, starts the
+ * server among them, and opens the web page among them in a browser.
  *
  * @module
  */

@@ -62,7 +62,10 @@ export class SimulatedPage {
     return this.received.length > 0 && this.code === undefined;
   }
 
-  /** The outcome: `in`, or the close code. It is `undefined` until the outcome is known. */
+  /**
+   * The server's reaction to the attempt to connect: `in` if it admitted the session, or the close
+   * code; `undefined` until the server has reacted.
+   */
   get entry(): "in" | number | undefined {
     return this.code ?? (this.isIn ? "in" : undefined);
   }

@@ -24,7 +24,7 @@ export interface Metric {
 }
 
 /**
- * Reads the metrics of a server with the features that have metrics.
+ * Starts a server with every feature that reports metrics, and reads its metrics.
  *
  * @returns The metrics, in the order in which the server reports them.
  */

@@ -341,11 +341,7 @@ export class Listener {
     this.#cut.abort(runtimeError("BadResource", "The server is shutting down"));
   }
 
-  /**
-   * Returns the liveness check for an idle timeout. Creates it if needed.
-   *
-   * @param idleTimeoutMs The idle timeout, in milliseconds.
-   */
+  /** Returns the liveness check that all sockets with this idle timeout share. */
   livenessOf(idleTimeoutMs: number): SocketLiveness {
     const known = this.#liveness.get(idleTimeoutMs);
     if (known !== undefined) return known;

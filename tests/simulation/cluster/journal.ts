@@ -1,6 +1,6 @@
 /**
- * Facts of a run. Each fact is passed to the witness, to the trace, and to the coverage of the
- * search.
+ * Facts of a run, such as a published message. They are passed to the witness, which checks that the
+ * library keeps its guarantees, to the trace, and to the coverage of the search.
  */
 import type { TraceKind } from "../../simulator/event_loop.ts";
 import type { Host } from "../../simulator/host.ts";
@@ -41,9 +41,9 @@ export class Journal {
   /**
    * Reports a fact to the witness.
    *
-   * @param kind Kind of the fact.
-   * @param host Name of the host. It is empty for the whole cluster.
-   * @param fact The fact.
+   * @param kind What happened.
+   * @param host Name of the host on which it happened; empty if it concerns the whole cluster.
+   * @param fact The details, whose type depends on `kind`.
    */
   tell<K extends keyof Facts>(kind: K, host: string, fact: Facts[K]): void {
     this.#witness?.tell(kind, host, fact);

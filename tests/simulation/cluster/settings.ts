@@ -43,10 +43,8 @@ export interface Settings {
 }
 
 /**
- * Derives the settings from a plan.
- *
- * @param plan The plan.
- * @returns The settings.
+ * Translates the features of a plan into options of its servers and clients, and into the guarantees
+ * that a run with these options must keep.
  */
 export function settingsOf(plan: Plan): Settings {
   const features = new Set<string>(plan.features);

@@ -21,9 +21,9 @@ export class Tokens {
   readonly #lastsMs: number | undefined;
 
   /**
-   * Creates a token service.
+   * Creates the service that issues the tokens of a run.
    *
-   * @param events The virtual time.
+   * @param events The simulation's event loop, whose time decides when a token expires.
    * @param lastsMs Lifetime of a token in milliseconds, or `undefined` for tokens that don't
    * expire.
    */

@@ -1,5 +1,6 @@
 /**
- * Servers of node:http and node:https on a simulated network, below the hardened WebSocket engine.
+ * Lets `node:http` and `node:https` listen on a simulated network, so that simulations run the
+ * hardened WebSocket engine, which uses these modules, unchanged.
  */
 import net, { type AddressInfo } from "node:net";
 import https from "node:https";
