@@ -33,7 +33,6 @@ export class DecisionFault extends Error {
    *
    * @param decision Name of the function.
    * @param cause The thrown value.
-   * @returns The fault.
    */
   static thrown(decision: string, cause: unknown): DecisionFault {
     const text = cause instanceof Error
@@ -50,7 +49,6 @@ export class DecisionFault extends Error {
    * @param decision Name of the function.
    * @param expected The valid results, in words.
    * @param received The result.
-   * @returns The fault.
    */
   static returned(decision: string, expected: string, received: unknown): DecisionFault {
     const isPromise = received instanceof Promise;
@@ -118,7 +116,6 @@ export interface FaultOptions {
  * function is printed.
  *
  * @param console Prints the line.
- * @param fault The fault.
  * @param options See {@linkcode FaultOptions}.
  */
 export function tellFault(

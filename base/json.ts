@@ -8,7 +8,6 @@ import { describe } from "./error_text.ts";
  * therefore consist of strings, booleans, finite numbers, `null`, arrays, plain objects, and
  * objects with a `toJSON` method such as `Date`. A key with the value `undefined` counts as absent.
  *
- * @param data The data.
  * @param verb The operation, for the error.
  * @param holder The object that contains the data; by default, the data is encoded alone.
  * @returns JSON text without raw line feeds.

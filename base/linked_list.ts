@@ -42,11 +42,7 @@ export class LinkedList<T extends Linked<T>> {
     this.#size++;
   }
 
-  /**
-   * Deletes an item, if it is in the list.
-   *
-   * @param item Item to delete.
-   */
+  /** Deletes an item, if it is in the list. */
   delete(item: T): void {
     const { previous, next } = item;
     if (previous !== undefined) previous.next = next;

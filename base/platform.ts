@@ -36,7 +36,6 @@ export function requireBase64(verb: string): void {
  * Checks a Deno permission without a prompt. Node has no such permissions, so everything is
  * permitted there.
  *
- * @param permission The permission.
  * @returns True if the process has the permission.
  */
 export function isPermitted(permission: Deno.PermissionDescriptor): boolean {
@@ -74,7 +73,6 @@ export function runtimeError(
 /**
  * Recognizes a runtime error, including one from {@linkcode runtimeError}.
  *
- * @param error The error.
  * @param name Name of the class in `Deno.errors`.
  * @returns True if the error has that name.
  */

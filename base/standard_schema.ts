@@ -130,7 +130,6 @@ export type Validation<T> = Valid<T> | Invalid;
  * ```
  *
  * @typeParam T The type that the schema returns.
- * @param schema The schema.
  * @param value The value to check.
  * @returns The result, or a promise if the schema is asynchronous.
  */

@@ -46,7 +46,6 @@ export function abortError(message: string): Error {
  * Combines abort signals. This also works on platforms without `AbortSignal.any`. On these, the
  * combined signal stays in memory until one of the signals aborts.
  *
- * @param signals The signals.
  * @returns A signal that aborts as soon as one of them does, with the same reason.
  */
 export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
@@ -138,7 +137,6 @@ export interface WaitForOptions {
  *
  * @typeParam T The type of the promised value.
  * @param runtime Runtime with the timers.
- * @param promise The promise to wait for.
  * @param options See {@linkcode WaitForOptions}.
  * @returns The promised value.
  * @throws {TimeoutError} If the promise takes longer than `timeoutMs`.

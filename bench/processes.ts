@@ -55,7 +55,6 @@ export async function canPin(): Promise<boolean> {
  * @param command Program and arguments.
  * @param core The core, or `undefined` for any.
  * @param options Further options for `Deno.Command`.
- * @returns The command.
  */
 export function commandOn(
   command: readonly string[],
@@ -68,11 +67,7 @@ export function commandOn(
   return new Deno.Command(program!, { ...options, args });
 }
 
-/**
- * Finds a free port.
- *
- * @returns The port.
- */
+/** Finds a free port. */
 export function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;

@@ -74,11 +74,7 @@ export class RawStream {
     void this.#read();
   }
 
-  /**
-   * Sends a frame of text.
-   *
-   * @param text The text.
-   */
+  /** Sends a frame of text. */
   send(text: string): void {
     this.#out.push(textFrame(encoder.encode(text)));
     if (!this.#isWriting) void this.#write();

@@ -48,7 +48,6 @@ export interface Report {
  * Summarizes a server's runs.
  *
  * @param runs The results of one or more runs.
- * @returns The summary.
  */
 export function summarize(runs: readonly LoadResult[]): Summary {
   const median: Record<string, number> = {};

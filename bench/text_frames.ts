@@ -34,7 +34,6 @@ export function eachText(bytes: Uint8Array, onText: (body: Uint8Array) => void):
  * Encodes a text frame.
  *
  * @param body The text in UTF-8.
- * @returns The frame.
  */
 export function textFrame(body: Uint8Array): Uint8Array {
   const frame = new Uint8Array(varintLength(body.length) + 1 + body.length);

@@ -223,7 +223,6 @@ export class Arguments {
    * Reads the only argument as the URL of a server. If the URL has no scheme, as in
    * `localhost:8000`, the scheme is `http:` for this machine and `https:` for others.
    *
-   * @returns The URL.
    * @throws {CommandError} With exit code 2, if the argument is missing or is not such a URL.
    */
   url(): URL {
@@ -292,7 +291,6 @@ export function columns(rows: readonly (readonly [name: string, text: string])[]
 /**
  * Formats the help of a command.
  *
- * @param command The command.
  * @param colors Styles for the headings.
  * @returns The text, which ends with a line feed.
  */

@@ -65,7 +65,6 @@ function limitOf(reason: string): string {
 /**
  * Suggests how to fix a failed request, subscription or publication.
  *
- * @param failureCode Code of the failure.
  * @param options The operation and its topic.
  * @returns One sentence; `undefined` if there is no suggestion.
  */

@@ -26,7 +26,6 @@ export const CERT_HASH_OPTION: CommandOption = {
 /**
  * Reads a time, such as `30s`, `500ms`, `2m` or `1h`. A bare number means seconds.
  *
- * @param args The arguments.
  * @param name Name of the option.
  * @param fallbackMs The default, in milliseconds.
  * @returns The time, in milliseconds.
@@ -50,7 +49,6 @@ export function duration(args: Arguments, name: string, fallbackMs: number): num
  * Reads the token from the option `--token`. Without the option, reads it from the environment
  * variable `SKEIN_TOKEN`, which other users of the machine cannot see in the process list.
  *
- * @param args The arguments.
  * @param env Reads the environment.
  * @returns The token; `undefined` if there is none.
  */
@@ -61,8 +59,6 @@ export function tokenOf(args: Arguments, env: Context["env"]): string | undefine
 /**
  * Reads the request headers from the option `--header`.
  *
- * @param args The arguments.
- * @returns Names and values.
  * @throws {CommandError} With exit code 2, if a value is not a header.
  */
 export function headersOf(args: Arguments): (readonly [name: string, value: string])[] {
@@ -82,7 +78,6 @@ export function headersOf(args: Arguments): (readonly [name: string, value: stri
  * Reads the hashes from the option `--cert-hash`. Each is in hexadecimal, with or without colons,
  * or in base64.
  *
- * @param args The arguments.
  * @returns The hashes; empty if the option is not given.
  * @throws {CommandError} With exit code 2, if a value is not a SHA-256 hash.
  */

@@ -32,7 +32,6 @@ const OUTCOMES = { closed: "has ended", rejected: "was rejected" };
  * A normal close is none.
  *
  * @param settings The settings of the client's sessions.
- * @param failure The failure.
  */
 export function reportFailure(settings: SessionSettings, { info, verdict, url }: Failure): void {
   const { by, code, reason, error } = info;

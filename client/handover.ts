@@ -217,7 +217,6 @@ async function handOver<C extends Contract>(
  * - **The server rejects the connection:** the old session continues.
  *
  * @param moving The client's state and operations.
- * @param alarm The alarm.
  * @returns Resolves after the move. Resolves with `undefined` if the client did not move.
  */
 async function replaceSilent<C extends Contract>(
@@ -321,8 +320,6 @@ async function moveTo<C extends Contract>(
 
 /**
  * Closes a session that the browser is about to stop and that the client could not move away from.
- *
- * @param session The session.
  */
 async function giveUp(session: Session): Promise<void> {
   await settlesWithin(session[internals].settings.runtime, idle(session), FINISH_ALONE_MS);

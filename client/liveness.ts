@@ -155,11 +155,7 @@ export class Liveness implements WaitObserver, Disposable {
     this.#runtime = runtime;
   }
 
-  /**
-   * Watches a session in place of the previous one.
-   *
-   * @param session The session.
-   */
+  /** Watches a session in place of the previous one. */
   follow(session: WatchedSession): void {
     this[Symbol.dispose]();
     this.#session = session;

@@ -104,10 +104,7 @@ export class PageWatch implements Disposable {
   /** The number of bytes received between the last two clock readings. */
   #flow = 0;
 
-  /**
-   * @param client The client.
-   * @param options The runtime, and whether to retry the preferred transport.
-   */
+  /** @param options The runtime, and whether to retry the preferred transport. */
   constructor(client: PageClient, { runtime, upgrades = false }: PageWatchOptions) {
     this.#runtime = runtime;
     this.#tickedAt = this.#upgradedAt = runtime.now();

@@ -32,7 +32,6 @@ export class UnreadSessions {
   /**
    * Yields the messages of one session after another, until the client closes.
    *
-   * @param status The status of the client.
    * @param current The current session, with which the loop continues after a gap.
    * @throws {QueueFullError} If messages are missing; thrown at their position.
    */

@@ -115,7 +115,6 @@ export class ModelAccounts {
    * Finds the accounts of a new session.
    *
    * @param user The user; `undefined` for a guest.
-   * @param address The address.
    */
   ofSession(user: string | undefined, address: string): ModelAccount[] {
     return [

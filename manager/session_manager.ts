@@ -344,7 +344,6 @@ export class SessionManager implements AsyncDisposable {
    * Counts the cost of work that a client starts, such as a response; see `rates.perUser.cost`.
    *
    * @param account The client.
-   * @param cost The cost.
    * @param verb The rejected action, for the error.
    * @throws {RequestError} With the code `too-many` if a rate of the user or the address has too
    * little left.
@@ -358,7 +357,6 @@ export class SessionManager implements AsyncDisposable {
    * Counts publications of a client over HTTP; see `rates.perSession.publications`.
    *
    * @param account The client, with the caller that the application has named as the user.
-   * @param publications The publications.
    * @throws {RequestError} With the code `too-many` if a rate has too little left.
    * @ignore
    */

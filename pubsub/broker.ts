@@ -35,7 +35,6 @@ export type PublicationPosition = NonNullable<Publication["position"]>;
  * Returns the size of a payload, and counts its bytes unless the publisher has already counted
  * them.
  *
- * @param publication The publication.
  * @returns The size in bytes, in UTF-8 for a text.
  */
 export function payloadBytes({ payload, bytes }: Publication): number {
@@ -124,7 +123,6 @@ export interface TopicHistory extends HistoryBounds {
 /**
  * Returns the bounds within which a broker keeps a topic's publications.
  *
- * @param history The history of the topic.
  * @returns The widest bounds of any node.
  */
 export function keptBounds(history: TopicHistory): HistoryBounds {

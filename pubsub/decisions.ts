@@ -224,7 +224,6 @@ export class Decisions {
    * Revokes the logins of a user and the decisions about the user's HTTP requests, except the one
    * whose call of the application is running.
    *
-   * @param user The user.
    * @param options Code and reason for sessions that are being established.
    */
   disconnect(user: string, options: SessionCloseOptions): void {

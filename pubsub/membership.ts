@@ -49,7 +49,6 @@ export class Membership {
   /**
    * Waits until the broker confirms, but only as long as the session is subscribed.
    *
-   * @param confirmation The confirmation.
    * @param onLate Called if the promise rejects. The rejection need not be handled.
    * @returns Resolves to false if the session leaves first.
    */

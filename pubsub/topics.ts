@@ -132,16 +132,11 @@ export interface TopicSource {
   /**
    * Adds a session, or restarts an existing one at another position.
    *
-   * @param session The session.
    * @param options The start position, and the receiver of the reply.
    * @returns A function that returns the position of the session, if the caller has to reply.
    */
   admit(session: Session, options: JoinOptions): (() => SubscribeReply) | undefined;
-  /**
-   * Removes a session.
-   *
-   * @param session The session.
-   */
+  /** Removes a session. */
   delete(session: Session): void;
 }
 
@@ -303,7 +298,6 @@ export class Topics implements AsyncDisposable {
    * topic at the broker.
    *
    * @ignore
-   * @param topic The topic.
    * @param events Receives the publications, without positions.
    * @returns `ready` resolves once all publications arrive. Disposing ends it.
    */
@@ -479,7 +473,6 @@ export class Topics implements AsyncDisposable {
    *
    * @ignore
    * @param session Any session.
-   * @param topic The topic.
    * @param options See {@linkcode JoinOptions}.
    * @returns As `subscribe` does.
    */
@@ -555,7 +548,6 @@ export class Topics implements AsyncDisposable {
    *
    * @ignore
    * @param session Any session.
-   * @param topic The topic.
    * @param notice Code and reason for the client.
    * @returns True if the session was subscribed.
    */
@@ -597,7 +589,6 @@ export class Topics implements AsyncDisposable {
    *
    * @ignore
    * @param verb The operation, for errors.
-   * @param topic The topic.
    * @param data See {@linkcode Topics.publish}.
    * @param options See {@linkcode PublishOptions}.
    * @returns The publication, which may be published once.

@@ -209,7 +209,6 @@ export function reportBroker(
  * data. A process without handlers for such errors ends, so that a rollout stops before it replaces
  * the nodes that work. Does nothing if the application observes the broker's `status`.
  *
- * @param broker The broker.
  * @returns Stops watching on disposal.
  */
 export function failIfUnusable({ status }: Broker): Disposable {

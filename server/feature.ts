@@ -225,7 +225,6 @@ export interface TopicMount extends TopicHandler {
   /**
    * Starts to serve a topic. Called for the first subscriber.
    *
-   * @param topic The topic.
    * @returns The sessions of the topic, and their messages.
    */
   open(topic: string): TopicSource;

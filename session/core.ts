@@ -388,7 +388,6 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
    * timeout, but not the wait.
    *
    * @param what Name of the function or schema, for messages; one of a bounded set of names.
-   * @param decision The decision.
    * @returns The decision.
    * @throws {TimeoutError} If the decision takes longer.
    */

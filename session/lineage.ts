@@ -25,7 +25,6 @@ import { internals, type Session } from "./session.ts";
 /**
  * Lists the sessions to which a client moved from the given session, in one or several steps.
  *
- * @param session The session.
  * @returns The sessions, including closed ones; the earliest first.
  */
 export function* sessionsAfter(session: Session): Generator<Session, void, undefined> {
@@ -39,7 +38,6 @@ export function* sessionsAfter(session: Session): Generator<Session, void, undef
 /**
  * Lists the open sessions from which a client moved to the given session, in one or several steps.
  *
- * @param session The session.
  * @returns The sessions; the latest first.
  */
 export function* sessionsBefore(session: Session): Generator<Session, void, undefined> {

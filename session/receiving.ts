@@ -589,7 +589,6 @@ export class Receiving
   /**
    * Checks a message against the contract. Returns `undefined` if the message is rejected.
    *
-   * @param incoming The message.
    * @param subscription The subscription that receives the message. If it is given, data that does
    * not fit is skipped: `onInvalid` receives the error and the data, or by default, `onError`
    * receives the error.

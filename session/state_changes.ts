@@ -99,9 +99,7 @@ class PendingChanges {
  * Yields each row that changes, in no particular order. Memory is bounded by the number of rows: if
  * a row changes several times while the loop is busy, only its newest value is yielded.
  *
- * @param rows The rows.
  * @param options `closed` ends the loop; `signal` ends it with its reason.
- * @returns The changes.
  * @throws The failure of the rows.
  */
 export async function* newestChanges<T>(

@@ -5,7 +5,6 @@ import type { TopicRouter } from "./wire/topic_pattern.ts";
 /**
  * Returns the router for the ids of live states.
  *
- * @param contract The contract.
  * @returns The router; `undefined` if the contract comes from a copy of Skein without states.
  */
 export function compileStates(contract: Contract): TopicRouter<StateRoute> | undefined {

@@ -261,7 +261,6 @@ export class StreamParts {
    * Makes a mutation over HTTP, whose input and right were checked.
    *
    * @param id The id of the state.
-   * @param call The mutation.
    * @returns A version of the state that includes it, and whether it was made before.
    * @throws {RequestError} With the codes of `StateMutations.make`, and of rejected writes.
    */

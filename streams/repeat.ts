@@ -24,7 +24,6 @@ export interface RepeatOptions {
 /**
  * Makes a call, and retries it while the broker is unreachable.
  *
- * @param call The call.
  * @param options See {@linkcode RepeatOptions}.
  * @returns The result.
  * @throws {BrokerError} If the broker is unreachable for too long.

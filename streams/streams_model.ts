@@ -98,7 +98,6 @@ export class StreamsModel {
   /**
    * Creates a stream, unless the creation is rejected.
    *
-   * @param creation The creation.
    * @returns The status, with the code of a problem.
    */
   create(creation: ModelCreation): string {
@@ -150,8 +149,6 @@ export class StreamsModel {
    * producer, the sequence and the size.
    *
    * @param id Id of the stream.
-   * @param append The append.
-   * @returns The response.
    */
   append(id: string, append: ModelAppend): ModelResponse {
     const stream = this.get(id);

@@ -60,7 +60,6 @@ export class Work {
  * Runs a function, and counts all work of this process meanwhile.
  *
  * @param run The function. Everything else should be at rest.
- * @returns The work.
  */
 export async function workOf(run: () => Promise<unknown>): Promise<Work> {
   const session = new Session();

@@ -84,7 +84,6 @@ export class Network {
   /**
    * Replies a connection attempt with a connection that closes.
    *
-   * @param closeCode The code.
    * @returns The reply.
    */
   reject(closeCode: number): DialOutcome {
@@ -125,33 +124,20 @@ export class Network {
     this.pairs.at(-1)!.link.disconnect();
   }
 
-  /**
-   * Breaks the newest connection, then advances the time until the client reconnects.
-   *
-   * @param time The fake time.
-   */
+  /** Breaks the newest connection, then advances the time until the client reconnects. */
   async reconnect(time: FakeTime): Promise<void> {
     this.cut();
     await this.retry(time);
   }
 
-  /**
-   * Advances the time until a disconnected client reconnects.
-   *
-   * @param time The fake time.
-   */
+  /** Advances the time until a disconnected client reconnects. */
   async retry(time: FakeTime): Promise<void> {
     await turns(20);
     await time.tickAsync(250);
     await turns(20);
   }
 
-  /**
-   * Creates a client on this network. Its delays have no jitter.
-   *
-   * @param options Options of the client.
-   * @returns The client.
-   */
+  /** Creates a client on this network. Its delays have no jitter. */
   client<C extends Contract = Contract>(options: ClientOptions<C> = {}): Client<C> {
     const client = new Client<C>("memory://server/", denoPlatform(this.dial), {
       ...options,
@@ -166,7 +152,6 @@ export class Network {
 /**
  * Runs all pending work that doesn't need a timer.
  *
- * @param client The client.
  * @returns The name of the client's status afterwards.
  */
 export async function settled(client: Client): Promise<string> {

@@ -197,7 +197,6 @@ export class FaultyStore {
    * Creates the broker of a node.
    *
    * @param options See {@linkcode FaultyBrokerOptions}.
-   * @returns The broker.
    */
   connect(options: FaultyBrokerOptions = {}): FaultyBroker {
     return new FaultyBroker(this, options);
@@ -347,7 +346,6 @@ export class FaultyBroker implements Broker {
    *
    * @param calls The calls. The fate of an operation overrides the fate of its part, which
    * overrides the fate of all operations.
-   * @param fate The fate.
    */
   make<O extends Operation>(calls: O, fate: FateOf<O>): void;
   make(calls: keyof Parts | "all", fate: Fate): void;

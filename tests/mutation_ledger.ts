@@ -299,11 +299,7 @@ export class MutationLedger {
     this.#life++;
   }
 
-  /**
-   * Replays the next transactions of the log.
-   *
-   * @param transactions The transactions.
-   */
+  /** Replays the next transactions of the log. */
   async replay(transactions: readonly (readonly LoggedChange[])[]): Promise<void> {
     for (const changes of transactions) {
       const version = ++this.#replay.version;

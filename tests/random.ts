@@ -44,7 +44,6 @@ export class Random {
    * Returns random bytes.
    *
    * @param length Number of bytes.
-   * @returns The bytes.
    */
   bytes(length: number): Uint8Array<ArrayBuffer> {
     return Uint8Array.from({ length }, () => this.below(256));

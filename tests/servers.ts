@@ -21,7 +21,6 @@ import { soon, until } from "./waiting.ts";
  * Listens on a free port of the loopback interface.
  *
  * @param options Options of the server.
- * @returns The server.
  */
 export function listen<V = unknown, C extends Contract = Contract>(
   options: ServeOptions<V, C> = {},
@@ -71,7 +70,6 @@ export async function served(
  * limit for the application's decisions, and no option changes it.
  *
  * @param soonMs Duration of these timers, in milliseconds.
- * @returns The runtime.
  */
 export function hurried(soonMs: number): Runtime {
   return Object.assign(platformRuntime(), {
@@ -85,7 +83,6 @@ export function hurried(soonMs: number): Runtime {
  * and accept upgrades.
  *
  * @param test Answers requests instead of the server, and accepts upgrades instead of the runtime.
- * @returns The host.
  */
 export function hostBetween(
   { answer, accept = acceptWebSocket }: {
@@ -154,7 +151,6 @@ export class RawSocket implements Disposable {
    *
    * @param port Port of the server.
    * @param options See {@linkcode RawOptions}.
-   * @returns The socket.
    */
   static async open(port: number, options: RawOptions = {}): Promise<RawSocket> {
     const socket = await RawSocket.ask(port, options);
@@ -199,11 +195,7 @@ export class RawSocket implements Disposable {
     this.#buffer = this.#buffer.slice(length);
   }
 
-  /**
-   * Writes all bytes.
-   *
-   * @param bytes The bytes.
-   */
+  /** Writes all bytes. */
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length;) at += await this.conn.write(bytes.subarray(at));
   }
@@ -250,11 +242,7 @@ export class RawSocket implements Disposable {
     }
   }
 
-  /**
-   * Reads a text frame that contains one envelope.
-   *
-   * @returns The envelope.
-   */
+  /** Reads a text frame that contains one envelope. */
   async envelope(): Promise<Record<string, unknown>> {
     const frame = await this.read();
     assert(frame?.opcode === 1, `expected a text frame, received ${frame?.opcode}`);
@@ -320,11 +308,7 @@ export function frameOf(
   return frame;
 }
 
-/**
- * Waits until a TCP port of this machine is free.
- *
- * @param port The port.
- */
+/** Waits until a TCP port of this machine is free. */
 export async function untilFree(port: number): Promise<void> {
   await until(() => {
     try {
@@ -336,12 +320,7 @@ export async function untilFree(port: number): Promise<void> {
   });
 }
 
-/**
- * Returns the port of a listening server.
- *
- * @param server The server.
- * @returns The port.
- */
+/** Returns the port of a listening server. */
 export function portOf(server: Pick<Server, "address">): number {
   return server.address!.port;
 }

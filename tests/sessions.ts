@@ -75,11 +75,7 @@ export class Peer {
     return soon(this.connection.closed);
   }
 
-  /**
-   * Sends text and bytes unchanged, and sends all other values as JSON.
-   *
-   * @param frame The frame.
-   */
+  /** Sends text and bytes unchanged, and sends all other values as JSON. */
   say(frame: unknown): void {
     const isFrame = typeof frame === "string" || frame instanceof Uint8Array;
     this.connection.frames!.send(isFrame ? frame : JSON.stringify(frame));
@@ -89,7 +85,6 @@ export class Peer {
    * Waits until a total number of frames has arrived.
    *
    * @param count Total number of frames.
-   * @returns The frames.
    */
   async reach(count: number): Promise<Frame[]> {
     if (this.frames.length < count) {
@@ -189,7 +184,6 @@ export async function ends<V = unknown, C extends Contract = Contract>(
 /**
  * Waits for the close of a session, and checks that all properties report it.
  *
- * @param session The session.
  * @returns The code, the reason and the initiator.
  */
 export async function endOf(

@@ -138,8 +138,6 @@ export class StateLedger {
    * Makes a write.
    *
    * @param client Name of the client or the server.
-   * @param state Its state.
-   * @param write The write.
    * @param options How the process makes the write.
    * @returns Resolves once the write is settled, in any way.
    */
@@ -369,7 +367,6 @@ function nameOf(type: string, key: string): string {
 /**
  * Reads the rows of a state from the server.
  *
- * @param client A client.
  * @param id Id of the state, which must have a row.
  * @returns The rows by collection and key, separated by a slash.
  */

@@ -30,7 +30,6 @@ const [EAGER_CHECKS, LONGEST_PAUSE_MS] = [20, 10];
 /**
  * Waits for a promise, with a time limit.
  *
- * @param promise The promise.
  * @returns The value of the promise.
  */
 export function soon<T>(promise: PromiseLike<T>): Promise<T> {

@@ -184,7 +184,6 @@ function graphOf(imports: ReadonlyMap<string, readonly Import[]>): Map<string, E
  * Returns the layer of a file.
  *
  * @param path From the root of the repository.
- * @returns The layer.
  */
 export function layerOf(path: string): Layer {
   if (FREE.test(path)) return "free";

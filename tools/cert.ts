@@ -44,7 +44,6 @@ export function parseArguments(args: readonly string[]): Arguments {
 /**
  * Describes the certificate.
  *
- * @param certificate The certificate.
  * @returns Lines to print.
  */
 export function describe({ file, names, notAfter, renewAt, hashes }: DevCertificate): string {

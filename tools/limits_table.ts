@@ -1233,7 +1233,6 @@ function sectionOf(heading: string, rows: readonly Bound[]): string {
  * Inserts the tables into the page.
  *
  * @param page The text of the page.
- * @param rows The rows.
  * @returns The formatted text of the page with the current tables.
  */
 export async function withTable(page: string, rows: readonly Bound[]): Promise<string> {

@@ -34,7 +34,6 @@ const OPTIONAL = /([\w$]+)\?:\s*/g;
  * Finds conditional spreads of one member, and optional members without `undefined`.
  *
  * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
- * @returns Each violation.
  */
 export function checkOptionals({ files }: Repository): Violation[] {
   const violations: Violation[] = [];

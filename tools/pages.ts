@@ -50,7 +50,6 @@ const OPENING =
  *
  * @param pages See {@linkcode Pages}.
  * @param paths Every file of the repository, for links to other files.
- * @returns Each violation.
  */
 export function checkPages(pages: Pages, paths: ReadonlySet<string>): Violation[] {
   const anchors = new Map([...pages].map(([path, text]) => [path, anchorsOf(text)]));

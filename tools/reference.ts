@@ -47,11 +47,7 @@ export interface Sources {
   readonly metrics: readonly Metric[];
 }
 
-/**
- * Reads the sources of the tables.
- *
- * @returns The sources.
- */
+/** Reads the sources of the tables. */
 export async function readSources(): Promise<Sources> {
   const [declarations, metrics] = await Promise.all([Declarations.read(ROOT), servedMetrics()]);
   return { declarations, metrics };

@@ -283,7 +283,6 @@ async function filesBelow(paths: readonly string[], options: readonly string[]):
 /**
  * Writes modules that each load several test files.
  *
- * @param files The files.
  * @param options The number of files per module, the folder of the run, and the URLs of files that
  * are not grouped.
  * @returns The modules: first the files that are not grouped, then the modules that load the others.

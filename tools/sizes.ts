@@ -299,7 +299,6 @@ export const PAGES: readonly string[] = Object.keys(PLACES);
  * Writes sizes into a page.
  *
  * @param path The page, from the root of the repository.
- * @param text Its text.
  * @param sizes The sizes, in KiB.
  * @returns The text with these sizes.
  * @throws {Error} If a place is missing.

@@ -18,7 +18,6 @@ const FEATURES: Readonly<Record<string, readonly [call: string, entry: string]>>
 /**
  * Suggests a feature for an unknown name of an option.
  *
- * @param name The name.
  * @param kinds The known options. Only calls with the option `features` take features.
  * @returns A hint that starts with `; `, or the empty string.
  */

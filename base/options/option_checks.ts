@@ -125,7 +125,6 @@ export function checkFunction(verb: string, name: string, value: unknown): void 
  *
  * @param kind Types of the other values that are allowed.
  * @param kinds Kinds of the options in the object.
- * @returns The check.
  */
 export function objectOr(kind: string, kinds: object): NestedCheck {
   const check: CheckOption = (value, place) => {
@@ -139,7 +138,6 @@ export function objectOr(kind: string, kinds: object): NestedCheck {
  * Creates the check for an object whose keys the user chooses, such as topic patterns.
  *
  * @param kinds Kinds of the options in each value.
- * @returns The check.
  */
 export function recordOf(kinds: object): NestedCheck {
   const check: CheckOption = (value, place) => {
@@ -157,7 +155,6 @@ export function recordOf(kinds: object): NestedCheck {
  *
  * @param what Name of the type.
  * @param methods Methods that the object must have.
- * @returns The check.
  */
 export function objectWith(what: string, ...methods: readonly string[]): CheckOption {
   return (value, place) => {
@@ -173,7 +170,6 @@ export function objectWith(what: string, ...methods: readonly string[]): CheckOp
  *
  * @param kinds Kinds of the members.
  * @param required Names of the members that must be given.
- * @returns The check.
  */
 export function implementing<T>(
   kinds: OptionKinds<T>,
@@ -200,7 +196,6 @@ export function implementing<T>(
  * Creates the check for a number.
  *
  * @param range The numbers that the option accepts.
- * @returns The check.
  */
 export function numberIn(range: NumberRange): NumberCheck {
   const { min, max, isInteger = false, isAbove = false } = range;
@@ -307,7 +302,6 @@ export const BROKER: CheckOption = objectWith("Broker", "publish", "subscribe");
  *
  * @param kind Types of the items.
  * @param other Other types that the option accepts instead of a list.
- * @returns The check.
  */
 export function listOf(kind: string, other = ""): CheckOption {
   return (value, place) => {

@@ -110,7 +110,6 @@ export class Accounts {
    * Creates an account, and records that its user has just been seen.
    *
    * @param facts Facts about the peer.
-   * @returns The account.
    */
   of(facts: AccountFacts): Account {
     return this.known(this.#at(facts.address), facts);
@@ -163,7 +162,6 @@ export class Accounts {
  *
  * @param address The address of the peer.
  * @param session The connection, for quotas with a share per connection.
- * @returns The account.
  */
 export function socketAccount(address: string, session?: string): Account {
   const key = address === "" ? undefined : addressKey(address);

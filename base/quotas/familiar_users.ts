@@ -107,7 +107,6 @@ export class FamiliarUsers {
   /**
    * Records that a user has been seen at an address.
    *
-   * @param user The user.
    * @param networks The networks of the address, the narrowest first; at least one.
    * @param now The monotonic time, in milliseconds.
    * @returns The time at which the user was first seen there.

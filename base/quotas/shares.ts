@@ -316,7 +316,6 @@ export class Quota {
    *
    * @param account The account of the slot; by default, there is none, and no share applies.
    * @param options Conditions; see {@linkcode TakeOptions}.
-   * @returns The slot.
    * @throws {LimitError} If the limit or a share is reached; the error includes the level.
    */
   take(account: Account = NOBODY, options: TakeOptions = {}): Slot {
@@ -555,7 +554,6 @@ export interface Full {
  *
  * @param options The texts of the quota, and the levels whose share always applies.
  * @param full The level whose limit or share was reached.
- * @returns The error.
  */
 export function limitError(
   options: Omit<QuotaOptions, "max" | "name" | "shares" | "exact">,
@@ -588,8 +586,6 @@ export function limitError(
  * Converts the error for a reached limit or share to a rejection that the peer receives.
  *
  * @param error The error, whose level and time the peer receives too.
- * @param code The code of the rejection.
- * @returns The rejection.
  */
 export function rejectionOf(error: LimitError, code: string = "too-many"): RequestError {
   const { message, retryAfterMs, level } = error;
@@ -601,7 +597,6 @@ export function rejectionOf(error: LimitError, code: string = "too-many"): Reque
  *
  * @param quotas All quotas of the server, if there is one.
  * @param options See {@linkcode QuotaOptions}.
- * @returns The quota.
  */
 export function quotaIn(quotas: Quotas | undefined, options: QuotaOptions): Quota {
   return quotas?.open(options) ?? new Quota(options);

@@ -39,7 +39,6 @@ export interface Bucket {
 /**
  * Checks a rate.
  *
- * @param rate The rate.
  * @param name Name of the option, for the error.
  * @returns The rate with its burst; `undefined` if there is no limit.
  * @throws {RangeError} If `perSecond` is not above 0, or `burst` is below 1.
@@ -63,7 +62,6 @@ export function checkRate(rate: Rate | undefined, name: string): Required<Rate> 
 /**
  * Multiplies a rate and its burst, for several clients that share it.
  *
- * @param rate The rate.
  * @param times The factor.
  * @returns The larger rate.
  */

@@ -143,11 +143,7 @@ export class ModelProcess {
   /** Maximum waiting work, in milliseconds of CPU time. */
   peakMs = 0;
 
-  /**
-   * Creates a process without work.
-   *
-   * @param machine The machine.
-   */
+  /** Creates a process without work. */
   constructor(machine: Machine) {
     this.#machine = machine;
     machine.add();

@@ -66,7 +66,6 @@ export interface LocalCosts {
  * Runs a storm.
  *
  * @param clients Number of clients.
- * @param broker The broker.
  * @returns The measurements.
  */
 export async function runStorm(clients: number, broker: StormBroker): Promise<StormFigures> {
@@ -97,7 +96,6 @@ export async function runStorm(clients: number, broker: StormBroker): Promise<St
  *
  * @param storms Storms of all sizes.
  * @param broker Their broker.
- * @returns The costs.
  */
 export function costsOf(
   storms: readonly StormFigures[],
@@ -148,7 +146,6 @@ function growth(points: readonly (readonly [number, number])[]): number {
  * @param clients Number of clients.
  * @param local Costs; see {@linkcode costsOf}.
  * @param cores Number of the machine's cores, minus those that other programs use.
- * @returns The result.
  */
 export function predict(clients: number, local: LocalCosts, cores: number): FleetResult {
   const options: FleetOptions = {

@@ -170,7 +170,6 @@ export interface HotTopicResult {
  * shard of the broker, so adding shards does not help a single topic.
  *
  * @param options See {@linkcode HotTopicOptions}.
- * @returns The result.
  */
 export function hotTopic(options: HotTopicOptions): HotTopicResult {
   const { subscribers, perSecond, durationMs, relays, wayMs, costs, seed } = options;
@@ -260,7 +259,6 @@ export interface RoomsResult {
  * is close to saturation.
  *
  * @param options See {@linkcode RoomsOptions}.
- * @returns The loads.
  */
 export function roomsLoad(options: RoomsOptions): RoomsResult {
   const { rooms, members, perSecond, nodes, shards, isHashed, costs } = options;

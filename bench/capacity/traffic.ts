@@ -218,7 +218,6 @@ class TalkingNode {
  * Runs nodes that share a broker, and measures their traffic.
  *
  * @param options See {@linkcode TrafficOptions}.
- * @returns The traffic.
  */
 export async function measureTraffic({ nodes, work, seconds }: TrafficOptions): Promise<Traffic> {
   const simulation = new Simulation({ seed: 1 });

@@ -55,7 +55,6 @@ export class KeyPlaces {
   /**
    * Takes a place for a key, which is free again after the window.
    *
-   * @param topic The topic.
    * @param nowMs The time on a monotonic clock, in milliseconds.
    * @returns Gives the place back earlier, because the key was not stored. Called at most once.
    * @throws {LimitError} If the topic has no place.

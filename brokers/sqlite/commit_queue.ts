@@ -115,7 +115,6 @@ export class CommitQueue {
   /**
    * Runs an operation on the file.
    *
-   * @param operation Name and arguments of the operation.
    * @param options See {@linkcode CallOptions}.
    * @throws {BrokerError} If the operation failed, or too many operations wait.
    */

@@ -67,7 +67,6 @@ export class FileCopy {
   /**
    * Creates the file of the copy.
    *
-   * @param source The database.
    * @param path Path of a file that does not exist.
    * @param connect Opens the file.
    */

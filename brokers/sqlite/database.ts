@@ -209,7 +209,6 @@ export interface OpenDatabase {
  * unknown, or in the first seconds after the machine has started, the epoch changes.
  *
  * @param options See {@linkcode DatabaseOptions}.
- * @param connect Opens a database.
  * @throws {BrokerError} If the file is in use or damaged, or if it belongs to another program or
  * version.
  */

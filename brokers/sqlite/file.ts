@@ -188,7 +188,6 @@ export class SqliteFile {
   /**
    * Loads the code that a group needs. Call this before {@linkcode run}.
    *
-   * @param operations The operations.
    * @returns Resolves when the code was loaded, or could not be; `undefined` if there is nothing to
    * load.
    */
@@ -217,9 +216,7 @@ export class SqliteFile {
    * own transaction, so that it cannot fail because of another write. No write takes effect before
    * its commit.
    *
-   * @param operations The operations.
    * @param now Time in milliseconds since the Unix epoch.
-   * @returns The outcome of each operation.
    */
   run(operations: readonly FileOperation[], now: number): OperationOutcome[] {
     const outcomes: OperationOutcome[] = [];

@@ -92,7 +92,6 @@ export type TalkEvent =
 /**
  * Formats an event as one JSON object.
  *
- * @param event The event.
  * @param at The time, in milliseconds since the Unix epoch.
  * @returns One line, without the line feed. Binary data is in the field `base64` instead of `data`.
  */
@@ -129,7 +128,6 @@ function statusJson(status: TalkStatus): Record<string, unknown> {
 /**
  * Formats an event for a terminal.
  *
- * @param event The event.
  * @param options The styles, and the time in milliseconds since the Unix epoch.
  * @returns One or more lines, each with a line feed.
  */
@@ -274,7 +272,6 @@ function statusLines(status: TalkStatus, { green, yellow, red, dim }: Colors): M
 /**
  * Describes why a connection was closed.
  *
- * @param cause The close.
  * @returns The reason, with the close code.
  */
 export function causeText({ code, reason, by, error }: CloseInfo): string {

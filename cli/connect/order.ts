@@ -110,7 +110,6 @@ export interface Order {
  * Parses a line: a command with its arguments, or a JSON object such as `{"command": "publish",
  * "topic": "chat", "data": 1, "id": 7}`.
  *
- * @param line The line.
  * @returns The command; `undefined` if the line is empty or is a comment that starts with `#`.
  * @throws {SyntaxError} If the line is not a valid command.
  */
@@ -123,7 +122,6 @@ export function parseOrder(line: string): Order | undefined {
 /**
  * Reads the `id` of an invalid line, so that its error can include the same id.
  *
- * @param line The line.
  * @returns The id; `undefined` if the line has none.
  */
 export function idOf(line: string): unknown {
@@ -137,7 +135,6 @@ export function idOf(line: string): unknown {
 /**
  * Formats a position in a history as a single word.
  *
- * @param position The position.
  * @returns Epoch, offset and tag, separated by slashes.
  */
 export function positionText({ epoch, offset, tag }: HistoryPosition): string {

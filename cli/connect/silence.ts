@@ -33,7 +33,6 @@ export interface SilenceOptions {
  * Pings the server every second, in addition to the client's own pings. If the server is silent for
  * 10 s, this function closes the session, so that the client reconnects. Never rejects.
  *
- * @param client The client.
  * @param options See {@linkcode SilenceOptions}.
  */
 export async function watchSilence(

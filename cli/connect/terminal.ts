@@ -72,11 +72,7 @@ export class Terminal implements Disposable {
     void this.#pump(input);
   }
 
-  /**
-   * Yields the typed lines until the input ends.
-   *
-   * @returns The lines.
-   */
+  /** Yields the typed lines until the input ends. */
   async *lines(): AsyncGenerator<string, void, undefined> {
     this.#line.prompt();
     for await (const line of this.#line) {

@@ -38,7 +38,6 @@ export interface Judgment extends Pick<Finding, "state" | "detail" | "cause" | "
 /**
  * Checks the certificate of a server.
  *
- * @param seen The certificate.
  * @param host Name or address in the URL.
  * @param now Current time, in milliseconds since the epoch.
  * @returns The finding.

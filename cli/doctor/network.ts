@@ -38,7 +38,6 @@ export interface Target {
  *
  * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
  * @param headers Request headers of the user.
- * @returns The target.
  */
 export function targetOf(url: URL, headers: Target["headers"]): Target {
   const http = new URL(url);

@@ -64,7 +64,6 @@ function checkText(
 /**
  * Wraps a text at spaces.
  *
- * @param text The text.
  * @param width Maximum length of a line. A longer word is put on a line of its own.
  * @returns The lines.
  */

@@ -206,7 +206,6 @@ async function probeQuic(
 /**
  * Reads a version negotiation packet (RFC 9000, 17.2.1).
  *
- * @param packet A packet.
  * @returns The versions, except reserved ones; `undefined` if it is a packet of another type.
  */
 export function versionsOf(packet: Uint8Array): readonly string[] | undefined {

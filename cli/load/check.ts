@@ -26,7 +26,6 @@ export interface CheckOptions {
  * Opens one session and tries every action of the load once. A rejection is thus reported only
  * once, with a suggested fix.
  *
- * @param plan The plan of the load.
  * @param options See {@linkcode CheckOptions}.
  * @throws {CommandError} If the server cannot be reached, if it rejects the session or the action,
  * or if it does not respond in time.

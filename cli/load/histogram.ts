@@ -84,11 +84,7 @@ export class Histogram {
     if (time < this.#minUs) this.#minUs = time;
   }
 
-  /**
-   * Adds the times of another histogram.
-   *
-   * @param other The histogram's cells.
-   */
+  /** Adds the times of another histogram. */
   merge({ cells, sumUs, maxUs, minUs }: HistogramCells): void {
     for (let i = 0; i < cells.length; i += 2) {
       this.#cells[cells[i]!]! += cells[i + 1]!;

@@ -70,8 +70,6 @@ export interface LoadPlan {
 /**
  * Reads the plan, except for its tokens, from the arguments of `skein load`.
  *
- * @param args The arguments.
- * @returns The plan.
  * @throws {CommandError} With exit code 2, if values are invalid or conflict.
  */
 export function planOf(args: Arguments): LoadPlan {

@@ -79,7 +79,6 @@ export interface PlotRow {
 /**
  * Draws rows that fit in the terminal's width.
  *
- * @param rows The rows.
  * @param options Width of the terminal, and its colors.
  * @returns One line for each row.
  */

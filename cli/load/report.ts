@@ -135,7 +135,6 @@ export class LoadView {
 /**
  * Formats the result of a load for a terminal.
  *
- * @param result The result.
  * @param context Colors and width.
  * @returns The lines, each with a line feed.
  */
@@ -226,7 +225,6 @@ function cureOf(kind: string): string | undefined {
 /**
  * Checks whether a load had errors.
  *
- * @param result The result.
  * @returns True if a session or a message failed.
  */
 export function hasFailed({ errors, messages, sessions }: LoadResult): boolean {

@@ -110,9 +110,7 @@ export interface RunOptions {
 /**
  * Runs a load.
  *
- * @param plan The plan.
  * @param options See {@linkcode RunOptions}.
- * @returns The result.
  */
 export async function runLoad(plan: LoadPlan, options: RunOptions): Promise<LoadResult> {
   const { runtime, signal } = options;

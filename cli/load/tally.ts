@@ -162,7 +162,6 @@ function addKind(errors: Record<string, number>, kind: string, count: number): v
  * Returns a name for the kind of an error. If the error has a code, the name contains the code in
  * place of the message, because messages include numbers and places.
  *
- * @param error The error.
  * @returns A short name.
  */
 export function kindOf(error: unknown): string {

@@ -369,7 +369,6 @@ CMD ["deno", "run", "--no-prompt", "--cached-only", "--unstable-net", \\
 /**
  * Creates the files of a project.
  *
- * @param template The template.
  * @param options Name of the project, and version of Skein.
  * @returns The files, by path in the project.
  */

@@ -139,7 +139,6 @@ export class Outbox extends Signal {
   /**
    * Adds a message.
    *
-   * @param message The encoded message.
    * @throws {QueueFullError} If the outbox is full.
    */
   add(message: EncodedMessage): void {

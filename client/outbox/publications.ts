@@ -84,7 +84,6 @@ export class OutboxPublications {
   /**
    * Publishes in this session or in a later one.
    *
-   * @param message The encoded message.
    * @param options The caller's signal and time limit, which end the wait, and the delivery.
    * @returns Resolves once the server has published the message.
    * @throws {QueueFullError} If the outbox is full.

@@ -60,8 +60,6 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
   /**
    * Adds a publication.
    *
-   * @param topic The topic.
-   * @param data The data.
    * @param publication Settles with the server's reply.
    * @param options `isEchoed` is false if the publication is not sent back to this client.
    */

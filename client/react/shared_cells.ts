@@ -52,7 +52,6 @@ export class SharedCells {
    * Uses a cell, and opens it if it does not exist.
    *
    * @param key The name of the cell.
-   * @param open Opens the cell.
    * @param listener Called each time the cell has changed.
    * @returns A function that ends the use. Idempotent.
    */

@@ -74,7 +74,6 @@ export class StateCell extends Cell<LiveStateSnapshot> {
   /**
    * Makes a write, once the state is open.
    *
-   * @param make Makes the write.
    * @returns The outcome.
    */
   async write<R>(make: (state: ClientState) => Promise<R>): Promise<R> {
@@ -132,7 +131,6 @@ export class StateCell extends Cell<LiveStateSnapshot> {
  * Returns a collection of a state.
  *
  * @param cell The state; `undefined` if no component uses it.
- * @param name The collection.
  * @param seen The collection as the component has last seen it, which is returned if nothing has
  * changed. If the state was closed while a part of the page was hidden, these rows stay until those
  * of the next state have arrived.

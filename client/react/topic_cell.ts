@@ -88,8 +88,6 @@ export class TopicCell extends Cell<TopicSnapshot> {
    * Subscribes to the topic. If the subscription fails, the error is part of the snapshot.
    *
    * @param rounds Groups the changes.
-   * @param client The client.
-   * @param topic The topic.
    * @param options The number of messages, the start position in a history, the reader to notify of
    * each message, and the closed cell that this cell continues. Such a closed cell belongs to a
    * part of the page that was hidden.

@@ -17,7 +17,6 @@ export class Footprint {
   /**
    * Returns the rows of one write.
    *
-   * @param write The write.
    * @param isReading True if the client knows the rows.
    */
   static of(

@@ -26,7 +26,6 @@ export class RetryLine {
   /**
    * Waits until a rejected request may be repeated.
    *
-   * @param rejection The rejection.
    * @param signal Leaves the line.
    */
   wait({ retryAfterMs = 0 }: RequestFailure, signal: AbortSignal): Promise<void> {

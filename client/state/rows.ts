@@ -260,8 +260,6 @@ export class ClientRows extends Signal implements RowSource {
   /**
    * Applies all changes of the stream up to a version.
    *
-   * @param changes The changes.
-   * @param version The version.
    * @param isComplete True if there were no later changes when the server sent these. Otherwise,
    * they are shown by {@linkcode complete}.
    */
@@ -372,7 +370,6 @@ export class ClientRows extends Signal implements RowSource {
    * Replaces the rows that a write shows, without a call of `onTouched`.
    *
    * @param by The write.
-   * @param rows Its rows before and after.
    * @param isNow True if they are shown in any case.
    */
   replace(

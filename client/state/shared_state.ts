@@ -149,8 +149,6 @@ export class SharedState implements KeptSource {
   keptAt: number | undefined;
 
   /**
-   * @param id The id.
-   * @param parts The parts of the client.
    * @param onEnd Called when the state ends.
    * @param isKept True to keep it in the client's store.
    */

@@ -422,7 +422,6 @@ export class Writes {
   /**
    * Rejects writes.
    *
-   * @param reason The reason.
    * @param options The handle that made the writes, by default any; and true to leave the writes in
    * the store that it keeps, for `heir` if there is one, or for a later page.
    */

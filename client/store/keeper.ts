@@ -243,7 +243,6 @@ export class Keeper {
    * Waits until the server has confirmed that a session is this user's. Before that, nothing that is
    * kept leaves the page.
    *
-   * @param session The session.
    * @returns False if the session belongs to another user, or the server can't tell. What is kept
    * then stays in the store, and the client goes on as if it had none.
    * @throws {SessionClosedError} If the session closes first.

@@ -149,7 +149,6 @@ export function entryOf({ id }: Producer, item: KeptItem): StoreEntry {
  * so that it can have nothing else.
  *
  * @param seq The number in the key.
- * @param value The value.
  * @param maxBytes The maximum size of a message, in bytes.
  * @returns The item; `undefined` if it is damaged.
  */

@@ -43,7 +43,6 @@ export function keyIn(space: keyof typeof SPACES, ...parts: readonly KeyPart[]):
  * Reads the parts of a key that {@linkcode keyIn} created.
  *
  * @param key The key, which may be anybody's.
- * @param kinds The kinds of the parts.
  * @returns The parts; `undefined` if the key has others.
  */
 export function partsOf(

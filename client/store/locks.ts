@@ -36,7 +36,6 @@ export async function discardCachedPages(): Promise<void> {
  * Takes a lock that one page at a time may have. Where there are no locks, for example in a page that
  * is not secure, each page has each lock.
  *
- * @param name The name.
  * @param signal Waits for the lock until the signal aborts; without one, does not wait.
  * @returns The lock; `undefined` if another page has it, or the wait was aborted.
  */

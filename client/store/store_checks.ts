@@ -24,7 +24,6 @@ export interface PageBounds {
  * Checks the bounds of a read, and fills in the missing ones.
  *
  * @param options The caller's options.
- * @returns The bounds.
  * @throws {RangeError} If a bound is not a positive integer.
  */
 export function checkPageBounds(options: StoreReadOptions = {}): PageBounds {
@@ -39,7 +38,6 @@ export function checkPageBounds(options: StoreReadOptions = {}): PageBounds {
 /**
  * Checks a range.
  *
- * @param range The range.
  * @param verb The caller's call, such as `read`.
  * @throws {TypeError} If a key is no `Uint8Array`.
  */
@@ -51,7 +49,6 @@ export function checkRange({ from, to }: StoreRange, verb: string): void {
 /**
  * Checks a batch.
  *
- * @param batch The batch.
  * @throws {TypeError} If a key or value is no `Uint8Array`.
  * @throws {RangeError} If a key is empty, or a key or value is too large.
  */
@@ -81,7 +78,6 @@ function checkBytes(bytes: unknown, what: string): void {
 /**
  * Returns true if a range has no keys, because it ends before it begins.
  *
- * @param range The range.
  * @returns Whether it is empty.
  */
 export function isEmptyRange({ from, to }: StoreRange): boolean {

@@ -247,7 +247,6 @@ export class Subscription<
    * Handles a reply to another subscription to the topic. If that reply does not cover everything
    * that this subscription needs, the subscription continues to wait for a reply of its own.
    *
-   * @param reply The reply.
    * @param _wasWaiting True if this subscription was waiting when the request was sent.
    * @ignore
    */

@@ -114,7 +114,6 @@ function asAbort(error: unknown): unknown {
  * Continues a run of text whose server failed: adds the rest to the open message and finishes the
  * run. Call it in the handler's `resume`.
  *
- * @param input The input of the run.
  * @param written The stored events.
  * @param rest Returns the rest of the text, given the text of the run so far.
  * @returns The missing events.

@@ -44,9 +44,6 @@ export function arrange(
 /**
  * Shows a card at another place.
  *
- * @param columns The columns.
- * @param key Key of the card.
- * @param place The place.
  * @returns The columns with the card at that place; unchanged if there is no such card or column.
  */
 export function withCardAt(

@@ -49,7 +49,6 @@ export const ONCE = { help: "runs once, prints each step, and exits" };
  * Parses a program's options. With `--help`, it prints the options and exits. If an option is
  * invalid, it prints an error and exits with code 2.
  *
- * @param program The program.
  * @param options The options, by name.
  * @returns The value of each option.
  */

@@ -151,7 +151,6 @@ export async function bundleClient(module: URL): Promise<string> {
  * Answers a request for the page.
  *
  * @param page The files.
- * @param request The request.
  * @param others Other origins that the page talks to.
  */
 export function servePage(

@@ -122,7 +122,6 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
   /**
    * Follows a new session.
    *
-   * @param session The session.
    * @ignore
    */
   attach(session: MoqSession): void {

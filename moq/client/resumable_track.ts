@@ -365,7 +365,6 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   /**
    * Follows a new session.
    *
-   * @param session The session.
    * @ignore
    */
   attach(session: MoqSession): void {

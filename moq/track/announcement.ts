@@ -137,7 +137,6 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   /**
    * Accepts an announcement of the peer.
    *
-   * @param announcement The announcement.
    * @param restarts True if a second announcement of the same path means that the route changed.
    * @throws {MoqError} If the path was already announced, or there are too many broadcasts.
    * @ignore

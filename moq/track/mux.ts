@@ -368,7 +368,6 @@ export class TrackMux {
   /**
    * Finds the handler of a path.
    *
-   * @param path The path of a broadcast.
    * @returns The handler; `undefined` if neither a broadcast nor a pattern matches.
    * @ignore
    */

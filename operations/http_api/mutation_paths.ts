@@ -19,7 +19,6 @@ const OWN_PROBLEMS = {
  * Generates the path items of mutations. A mutation is chosen by the query, which belongs to no path
  * of OpenAPI, so all mutations of a pattern are one operation.
  *
- * @param all The mutations.
  * @param problem Schema of a problem.
  * @returns Path items, by path from the root of the server.
  */

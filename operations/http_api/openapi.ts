@@ -39,7 +39,6 @@ type Json = Readonly<Record<string, unknown>>;
 /**
  * Generates the document.
  *
- * @param path Path of the API.
  * @param mutations The mutations that the server serves over HTTP.
  * @returns An OpenAPI 3.1 document.
  */

@@ -23,7 +23,6 @@ export class Damages {
    * Makes a call that needs an item, and remembers the item if the call finds damage.
    *
    * @param what Name of the item, for `issues`.
-   * @param call The call.
    * @returns The result.
    */
   async watch<T>(what: string, call: () => Promise<T>): Promise<T> {

@@ -34,9 +34,7 @@ export function nameOfKey(key: PublicationKey): string {
 /**
  * Creates the error of an append whose key finds no room.
  *
- * @param topic The topic.
  * @param retryAfterMs The time until the topic forgets its oldest key, in milliseconds.
- * @returns The error.
  */
 export function topicKeysFull(topic: string, retryAfterMs: number): LimitError {
   return keysFull(
@@ -51,7 +49,6 @@ export function topicKeysFull(topic: string, retryAfterMs: number): LimitError {
  *
  * @param rule The limit, and what to do about it.
  * @param retryAfterMs The time until the broker forgets a key, in milliseconds.
- * @returns The error.
  */
 export function keysFull(rule: string, retryAfterMs: number): LimitError {
   return new LimitError("keys", `Cannot append: ${rule}`, {

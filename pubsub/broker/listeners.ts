@@ -146,7 +146,6 @@ export class ListenerTable<C extends Listeners> {
    * @param listener Called with each publication.
    * @param options `make` creates the topic for its first listener. `onInterrupted` comes from the
    * broker's caller.
-   * @returns The subscription.
    */
   subscribe(
     key: string,

@@ -230,10 +230,7 @@ export class BrokerLine<T extends Outgoing> {
   /** Number of items in front that have been sent, or are over. */
   #sent = 0;
 
-  /**
-   * @param outbox The outbox of the broker.
-   * @param onDropped Called with each dropped item, and the reason.
-   */
+  /** @param onDropped Called with each dropped item, and the reason. */
   constructor(outbox: BrokerOutbox, onDropped: (item: T, why: string, cause?: unknown) => void) {
     this.#outbox = outbox;
     this.#onDropped = onDropped;

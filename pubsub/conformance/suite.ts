@@ -261,7 +261,6 @@ type Suite = readonly [
 /**
  * Registers tests with `Deno.test`.
  *
- * @param suite The tests.
  * @param makeBroker Creates a broker for each test.
  * @param options See {@linkcode BrokerTestOptions}.
  */
@@ -294,7 +293,6 @@ export function registerTests(
 /**
  * Runs one test, and closes the brokers.
  *
- * @param test The test.
  * @param brokers The brokers; for a test of one broker, the same one twice.
  * @param options See {@linkcode BrokerTestOptions}.
  */

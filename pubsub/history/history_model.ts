@@ -41,7 +41,6 @@ export class HistoryModel {
   readonly #all: Acknowledged[] = [];
 
   /**
-   * @param bounds Bounds of the history.
    * @param options `hasExactBytes` is false for a broker that may keep publications beyond the bytes.
    */
   constructor(
@@ -76,7 +75,6 @@ export class HistoryModel {
    * Compares a page with the contract.
    *
    * @param query The part that was read.
-   * @param page The page.
    * @param read Time of the read.
    * @returns The first difference; `undefined` if there is none.
    */

@@ -32,8 +32,6 @@ export class OtherKinds {
   /**
    * Creates no subscription.
    *
-   * @param broker The broker.
-   * @param topic The topic.
    * @param own The topic's history on this node, to which the node is subscribed elsewhere;
    * `undefined` if it has none.
    * @param events Receives the publications.

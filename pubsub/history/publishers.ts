@@ -28,7 +28,6 @@ export class Publishers {
   }
 
   /**
-   * @param topic The topic.
    * @param publisher The client that published first; `undefined` for the application.
    * @param now The time of the creation.
    */

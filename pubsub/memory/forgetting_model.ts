@@ -52,7 +52,6 @@ export class ForgettingModel {
   /**
    * Returns the content of a topic.
    *
-   * @param topic The topic.
    * @returns The newest offset, and the kept publications.
    */
   of(topic: string): { readonly head: number; readonly kept: readonly ModelPublication[] } {
@@ -85,7 +84,6 @@ export class ForgettingModel {
   /**
    * Appends a publication.
    *
-   * @param topic The topic.
    * @param publication The text, the producer's number, and in `isLarge`, `true` if the text is
    * larger than the history.
    * @returns The offset; `undefined` for a repetition.

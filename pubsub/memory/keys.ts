@@ -23,8 +23,6 @@ export class RememberedKeys implements Counted {
   /**
    * Remembers a key.
    *
-   * @param topic The topic.
-   * @param key The key.
    * @param options The time on a monotonic clock, in milliseconds, and the maximum number of bytes
    * of the broker.
    * @returns False if the topic remembers the key already.

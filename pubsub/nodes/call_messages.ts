@@ -60,7 +60,6 @@ export function joinHead(head: object, data: Uint8Array = NO_DATA): Uint8Array {
 /**
  * Reads a head and the bytes after it.
  *
- * @param message The message.
  * @returns The fields of the head, and the bytes; `undefined` if the message is malformed.
  */
 export function splitHead(
@@ -76,7 +75,6 @@ export function splitHead(
 /**
  * Splits the data of a request or reply.
  *
- * @param data The data.
  * @returns The parts, at least one.
  */
 export function* partsOf(data: Uint8Array): Generator<Uint8Array> {

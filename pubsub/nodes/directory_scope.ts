@@ -230,21 +230,12 @@ export interface DirectoryScope<T> extends Disposable {
   /**
    * Sets an entry of this node.
    *
-   * @param key The key.
    * @param value Any value that JSON can hold, except `undefined`.
    */
   set(key: string, value: T): void;
-  /**
-   * Deletes an entry of this node. Idempotent.
-   *
-   * @param key The key.
-   */
+  /** Deletes an entry of this node. Idempotent. */
   delete(key: string): void;
-  /**
-   * Lists the entries of all nodes, starting with this node's.
-   *
-   * @returns The entries.
-   */
+  /** Lists the entries of all nodes, starting with this node's. */
   entries(): IterableIterator<DirectoryEntry<T>>;
   /** Closes the scope: deletes this node's entries, and no longer calls the listener. */
   [Symbol.dispose](): void;

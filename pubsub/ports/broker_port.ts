@@ -39,7 +39,6 @@ export class BrokerPorts {
   readonly #ports = new Set<BrokerPort>();
 
   /**
-   * @param broker The broker.
    * @param runtime Provides the timers.
    * @param parts Parts for features in workers, in addition to histories and the store.
    */

@@ -53,7 +53,6 @@ export interface BrokerPart<T extends object> {
   /**
    * Finds the part, in the thread of the broker.
    *
-   * @param broker The broker.
    * @returns The part; `undefined` if the broker lacks it.
    */
   of(broker: Broker): T | undefined;

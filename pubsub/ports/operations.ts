@@ -84,7 +84,6 @@ export interface BrokerFacts {
 /**
  * Returns the properties of a broker.
  *
- * @param broker The broker.
  * @param parts All parts that workers may use.
  */
 export function factsOf(broker: Broker, parts: readonly AnyPart[]): BrokerFacts {

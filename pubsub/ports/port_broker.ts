@@ -163,7 +163,6 @@ export class PortBroker implements Broker {
   /**
    * Returns a part of the broker, whose calls the broker's thread makes.
    *
-   * @param part The part.
    * @returns The part; `undefined` if the broker lacks it.
    */
   part<T extends object>(part: BrokerPart<T>): T | undefined {
@@ -187,7 +186,6 @@ export class PortBroker implements Broker {
   /**
    * Publishes to every worker, on a topic without history.
    *
-   * @param publication The publication.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 1,024 bytes.
    */
@@ -212,7 +210,6 @@ export class PortBroker implements Broker {
   /**
    * Subscribes this thread to a topic.
    *
-   * @param topic The topic.
    * @param listener Receives the publications of the topic.
    * @param options The bounds of a history, and a callback for interruptions.
    * @returns The subscription, which is ready once the broker has confirmed it.

@@ -298,8 +298,6 @@ export class Presence implements Disposable {
    * Finds a user present in a topic.
    *
    * @ignore
-   * @param user The user.
-   * @param topic The topic.
    * @returns The member; `undefined` if the user is absent.
    */
   member(user: string, topic: string): PresenceMember | undefined {
@@ -643,7 +641,6 @@ export class Presence implements Disposable {
  *
  * @param data The data; `undefined` means no data.
  * @param options The bound, and the verb for the error texts.
- * @returns The copy.
  * @throws {TypeError} If JSON cannot hold the data.
  * @throws {RangeError} If the data has more than `maxBytes` as JSON.
  */

@@ -59,8 +59,6 @@ export class PresenceModel {
   /**
    * Adds a session to the online users, and also to a topic if one is given.
    *
-   * @param session The session.
-   * @param topic The topic.
    * @param data The data; `undefined` leaves existing data as it is.
    * @returns True if the user was not present.
    */
@@ -72,8 +70,6 @@ export class PresenceModel {
   /**
    * Sets the data of a session.
    *
-   * @param session The session.
-   * @param topic The topic.
    * @param data The data; `undefined` removes it.
    * @returns True if the session is present.
    */
@@ -86,8 +82,6 @@ export class PresenceModel {
   /**
    * Removes a session from a topic.
    *
-   * @param session The session.
-   * @param topic The topic.
    * @param isFinal True if a user without other sessions leaves without the grace period.
    * @returns True if the session was present.
    */
@@ -100,7 +94,6 @@ export class PresenceModel {
   /**
    * Removes a session from all topics, and then from the online users.
    *
-   * @param session The session.
    * @returns True if the session was present.
    */
   leaveAll(session: ModelSession): boolean {
@@ -212,7 +205,6 @@ export class PresenceModel {
  * Writes an event as text.
  *
  * @param event The event's type, user, topic and data, and the number of its session.
- * @returns The text.
  */
 export function eventText({ type, user, topic, data, session }: {
   readonly type: string;

@@ -496,7 +496,6 @@ export class PresenceScopes implements Disposable {
   /**
    * Removes a connection of a user.
    *
-   * @param presence The presence of the user.
    * @param session The session that had the connection.
    * @param isLoss True if the user may return within the grace period; false if the user left on
    * purpose.
@@ -518,7 +517,6 @@ export class PresenceScopes implements Disposable {
   /**
    * Reports an update if the user's data changed, and a change of the user's connections.
    *
-   * @param presence The user.
    * @param node The node of the change.
    * @param session The session that entered; absent for any other change.
    */

@@ -210,7 +210,6 @@ export class Rooms implements Disposable {
    *
    * @ignore
    * @param session A session of the topics' flusher.
-   * @param room The room.
    * @param options See {@linkcode RoomJoinOptions}, and `isRequested` of {@linkcode Topics.join}.
    * @returns True if the session was not a member before, and is now.
    */
@@ -320,7 +319,6 @@ export class Rooms implements Disposable {
    * Lists the rooms with members on this node, for an inspector.
    *
    * @ignore
-   * @returns The names.
    */
   names(): Iterable<string> {
     return this.#rooms.keys();

@@ -42,7 +42,6 @@ export interface FollowedInfo extends RequestInfo {
  * Opens the quota of unread bytes, which all features of a server share.
  *
  * @param quotas The quotas of the server.
- * @returns The quota.
  */
 export function unreadQuota(quotas: Quotas): Quota {
   return quotas.open({

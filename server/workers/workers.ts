@@ -232,7 +232,6 @@ export class Workers implements AsyncDisposable {
    * @param options See {@linkcode WorkersOptions}.
    * @param collaborators `startThread` starts a thread; by default, as the platform does. `parts`
    * loads the parts of the broker that features use.
-   * @returns The workers.
    */
   static async start(
     module: string,

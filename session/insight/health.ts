@@ -196,7 +196,6 @@ const MISSING_BEATS = 1.5;
  * @param core The session.
  * @param before The counters of an earlier check, if there was one. Cumulative counters are
  * compared with these values, so that only the increase counts.
- * @returns The issues.
  */
 export function issues(core: Inside, before?: SessionStats): SessionIssue[] {
   const stats = statsOf(core);

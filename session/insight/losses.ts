@@ -17,8 +17,6 @@ const REASONS: Readonly<Partial<Record<RecoveryReason, string>>> = {
  * Reports a loss once for each cause, to `onError`, or to the console if there is no such handler.
  * The caller checks first that the application does not handle this kind of loss.
  *
- * @param settings The settings of the session.
- * @param loss The loss.
  * @param session The session, if there is only one.
  */
 export function tellLoss(

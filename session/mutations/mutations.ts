@@ -225,7 +225,6 @@ export class Mutations<C extends Contract = Contract> {
   /**
    * Returns whether there is a mutation of this name.
    *
-   * @param name The name.
    * @ignore
    */
   has(name: string): boolean {
@@ -341,9 +340,7 @@ function isDevelopment(): boolean {
 /**
  * Checks the input of a mutation; see `Mutations.check`.
  *
- * @param contract The contract.
  * @param id The id of the state.
- * @param run The mutation.
  */
 export function checkInput(contract: Contract, id: string, { name, input }: MutationRun): unknown {
   const { mutations = {} } = compileStates(contract)?.match(id) ?? {};
@@ -367,7 +364,6 @@ export function checkInput(contract: Contract, id: string, { name, input }: Muta
 /**
  * Returns the schemas of the inputs of all mutations of a contract, by name.
  *
- * @param contract The contract.
  * @throws {TypeError} If a mutation has a bad name or no schema, two states have a mutation of the same
  * name, or `writes` has another value.
  */

@@ -65,7 +65,6 @@ export class Broadcast<S extends object> {
    * Adds a session, which receives all later messages. Idempotent.
    *
    * @param session A session of the same flusher.
-   * @param queue Its send queue.
    */
   add(session: S, queue: SendQueue): void {
     if (this.#members.has(session)) return;
@@ -83,7 +82,6 @@ export class Broadcast<S extends object> {
   /**
    * Sends a message to all members with the next flush.
    *
-   * @param message The encoded message.
    * @param except A member that does not receive the message.
    */
   send(message: EncodedMessage, except?: S): void {

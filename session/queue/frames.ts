@@ -51,7 +51,6 @@ export interface PackedFrame {
  * @param entries The entries to send, in order.
  * @param from Index of the first entry to pack.
  * @param joins True if several text envelopes may share a frame.
- * @returns The next frame.
  */
 export function packNext(
   entries: readonly QueuedMessage[],

@@ -10,7 +10,6 @@ import { MAX_UNPAID_BYTES } from "../wire/envelope.ts";
  *
  * @param core The session.
  * @param id The id of the request.
- * @param items The items.
  * @param message The request.
  * @returns Resolves when the response has ended; rejects with the error of the handler.
  */

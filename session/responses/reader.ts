@@ -51,10 +51,7 @@ interface ReaderOptions extends RequestStreamOptions {
  * Sends a request for a streaming response.
  *
  * @param core The session.
- * @param topic The topic.
- * @param data The data.
  * @param options See {@linkcode RequestStreamOptions}.
- * @returns The reader of the response.
  */
 export function openResponse(
   core: Inside,

@@ -160,7 +160,6 @@ export class RequestTable {
    *
    * @param message The request.
    * @param incoming The request as received.
-   * @param session The session.
    * @returns Resolves when the handler is done.
    * @throws {RequestError} If there is neither a handler nor `onMessage`, or if a server receives a
    * request for a resumable response that is not.

@@ -4,7 +4,6 @@
  * Hashes a text with FNV-1a, for places in tables. It is quick, and anyone who chooses the text can
  * choose the number.
  *
- * @param text The text.
  * @param start The start value, for further hashes of the same text.
  * @returns A number of 32 bits, 0 or more.
  */

@@ -14,7 +14,6 @@ interface Fault {
  * `Date`: readers would receive another type than the writer wrote. A key with the value
  * `undefined` counts as absent.
  *
- * @param value The row.
  * @param verb The operation, for the error.
  * @returns The row as JSON.
  * @throws {TypeError} If the row is not plain JSON; the message includes the path of the value.

@@ -365,7 +365,6 @@ export class RequestService implements RequestServer, Disposable {
    * Decides whether a session may be established.
    *
    * @ignore
-   * @param session The session.
    * @returns The code and reason that reject the session.
    */
   admit(session: Session): ReturnType<NonNullable<SessionServices["admit"]>> {
@@ -376,7 +375,6 @@ export class RequestService implements RequestServer, Disposable {
    * Notifies the services of an established session.
    *
    * @ignore
-   * @param session The session.
    */
   opened(session: Session): void {
     this.services.opened?.(session);
@@ -400,7 +398,6 @@ export class RequestService implements RequestServer, Disposable {
    * Creates the receiver of the requests of one session.
    *
    * @ignore
-   * @param session The session.
    * @returns The receiver.
    */
   serve(session: Session): RequestQueue {

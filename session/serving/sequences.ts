@@ -47,7 +47,6 @@ export interface SequenceStore {
    * Claims a client for this node, or renews the claim. While this node has the claim, no other
    * node handles the client's messages.
    *
-   * @param client The client.
    * @returns True if this node has the claim; false if another node has it.
    * @throws {BrokerError} If the broker is unreachable.
    */
@@ -55,14 +54,12 @@ export interface SequenceStore {
   /**
    * Releases a claim.
    *
-   * @param client The client.
    * @throws {BrokerError} If the broker is unreachable.
    */
   release(client: string): Promise<void>;
   /**
    * Reads the newest handled number.
    *
-   * @param client The client.
    * @returns The number; -1 if none is known.
    * @throws {BrokerError} If the broker is unreachable.
    */
@@ -70,8 +67,6 @@ export interface SequenceStore {
   /**
    * Stores the newest handled number, unless it is at or below the stored one.
    *
-   * @param client The client.
-   * @param number The number.
    * @param owner The result of {@linkcode SequenceStore.ownerOf} for a session of the client.
    * @returns Resolves once the number is stored; false if it was at or below the stored one.
    * @throws {BrokerError} If the broker is unreachable.
@@ -81,14 +76,12 @@ export interface SequenceStore {
    * Names the client of a session for its share of the store: a user or a network. Without this
    * method, numbers have no shares.
    *
-   * @param session The session.
    * @returns The name.
    */
   ownerOf?(session: Session): string;
   /**
    * Reads how often the client was taken over by another one. Without this method, never.
    *
-   * @param client The client.
    * @returns The newest epoch; 0 if none is known.
    * @throws {BrokerError} If the broker is unreachable.
    */
@@ -496,7 +489,6 @@ export class Numbers extends Signal {
   #why: RequestFailure | undefined;
 
   /**
-   * @param core The session.
    * @param sequences The progress of all clients.
    * @param producer The producer; `undefined` for the numbers of the client itself.
    */

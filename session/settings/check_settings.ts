@@ -230,7 +230,6 @@ export function checkSettings<
  * assertEquals(compileContract(contract, "client").match("chat:lobby"), undefined);
  * ```
  *
- * @param contract The contract.
  * @param side The side that receives, or `presence` for rooms with presence data.
  * @returns The router, for the topics that the other side sends, the requests, and on the client
  * the presence notices.

@@ -463,8 +463,6 @@ interface LossPart {
  * Reports a loss that no handler of the application receives. The code loads on first use; if it
  * cannot be loaded, the network is the more important problem.
  *
- * @param settings Settings of the session.
- * @param loss The loss.
  * @param session The session, if there is only one.
  */
 export function tellLoss(settings: SessionSettings, loss: Loss, session?: SessionLike): void {
@@ -481,7 +479,6 @@ const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check
  * Reports skipped data, or a pending subscription, to the application's `onError` or on the
  * console.
  *
- * @param settings Settings of the session.
  * @param error The reason.
  * @param on The session, and the advice at the end of the console line. By default, the advice is
  * about data that does not fit the contract.

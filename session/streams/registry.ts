@@ -51,7 +51,6 @@ export type CompiledRegistry = ReadonlyMap<number, StandardSchema>;
 /**
  * Checks and copies a registry. Later changes to the registry have no effect.
  *
- * @param registry The registry.
  * @returns The schemas of the registry.
  * @throws {TypeError} If the registry is empty, if one of its keys is not an integer from 0 to
  * 65,534, or if one of its values is not a schema.

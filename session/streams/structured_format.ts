@@ -31,7 +31,6 @@ const MAX_TOLD = 256;
 /**
  * Checks a codec, for untyped callers.
  *
- * @param codec The codec.
  * @param what The object that uses the codec.
  * @throws {TypeError} If the value is not a codec.
  */
@@ -159,8 +158,6 @@ function accepted(type: number, outcome: Validation<unknown>): DecodedMessage {
  * Creates the error for a number that is not in the registry.
  *
  * @param type The number.
- * @param schemas The registry.
- * @returns The error.
  */
 export function unknownType(type: number, schemas: CompiledRegistry): StructuredError {
   return rejection("unknown-type", `expected type ${typesOf(schemas)}, received ${type}`, { type });
@@ -172,7 +169,6 @@ export function unknownType(type: number, schemas: CompiledRegistry): Structured
  * @param reason Kind of the error.
  * @param text The rule and the received value.
  * @param options The number of the message, and the cause.
- * @returns The error.
  */
 export function rejection(
   reason: StructuredError["reason"],

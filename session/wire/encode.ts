@@ -135,7 +135,6 @@ const MAX_CUT_LENGTH = 128;
  * Encodes a control envelope that may include a failure. If the envelope is too large, the
  * failure's text is truncated and its path omitted, because the peer MUST receive a reply.
  *
- * @param envelope The envelope.
  * @param maxBytes Size limit of an envelope with a failure, in bytes.
  * @returns The encoded envelope.
  */
@@ -151,7 +150,6 @@ export function encodeFailure(envelope: OutgoingEnvelope, maxBytes: number): Enc
 /**
  * Encodes a control envelope. It has no topic for overflow policies.
  *
- * @param envelope The envelope.
  * @param verb The operation, for error messages.
  * @returns The encoded envelope.
  * @throws {TypeError} If JSON cannot hold the data.
@@ -256,8 +254,6 @@ interface MessagePlace {
  * Adds the place in the history to an encoded message.
  *
  * @param frame An envelope as text, or the frame of a binary message.
- * @param topic The topic.
- * @param place The place of the message.
  * @returns The message, ready for any number of sessions.
  */
 export function placed(frame: Frame, topic: string, place: MessagePlace): EncodedMessage {

@@ -243,7 +243,6 @@ export const MAX_NAME_LENGTH = 64;
  * @param text One JSON object.
  * @param readService Reads requests to a server. Without this function, such a request is returned
  * as `service`.
- * @returns The envelope.
  */
 export function readEnvelope(text: string, readService?: ServiceReader): Envelope {
   let value: unknown;

@@ -63,7 +63,6 @@ export class MemberList {
    * Applies a notice. After a reconnect, another server may have other options for the room, so a
    * count replaces an earlier list, and a list replaces an earlier count.
    *
-   * @param notice The notice.
    * @returns False if nothing changed because the rest of a list is still to come, or because this
    * version cannot read the notice.
    */

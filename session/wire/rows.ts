@@ -214,7 +214,6 @@ export function noRow(
 /**
  * Creates the error for a row that is not as a write expects.
  *
- * @param row The row.
  * @param what What happened to it.
  */
 export function conflict(
@@ -227,7 +226,6 @@ export function conflict(
 /**
  * Creates the error for a row that does not have the expected version.
  *
- * @param row The row.
  * @param expect The expected version; 0 for no row.
  */
 export function unexpected(
@@ -251,7 +249,6 @@ export function countFault(count: number): string | undefined {
  * Returns the name of a row.
  *
  * @param type The collection.
- * @param key The key.
  * @returns The name, unique for each pair.
  */
 export function rowName(type: string, key: string): string {

@@ -29,8 +29,6 @@ import { MAX_PRODUCER_NUMBER, PRODUCER_NAME } from "./producer.ts";
  * expected and the received value.
  *
  * @param text One JSON object.
- * @returns The envelope.
- *
  * @example Usage
  * ```ts
  * import { parseEnvelope } from "./server_envelope.ts";
@@ -54,7 +52,6 @@ export function parseEnvelope(text: string): Envelope {
  * @param kind The kind of the envelope.
  * @param value The value of the key of that kind.
  * @param raw All keys of the envelope.
- * @returns The envelope.
  */
 export function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): Envelope {
   const { id, data, seq, client } = raw;

@@ -102,7 +102,6 @@ export class TopicPattern<P extends string = string> {
   /**
    * Extracts the parameters from a topic.
    *
-   * @param topic The topic.
    * @returns The parameters, or `undefined` if the topic does not match.
    */
   match(topic: string): ParamsOf<P> | undefined {
@@ -248,7 +247,6 @@ export class TopicRouter<Route extends object> {
   /**
    * Finds the route of a topic.
    *
-   * @param topic The topic.
    * @returns The route and the parameters, or `undefined` if no pattern matches.
    */
   match(topic: string): RouteMatch<Route> | undefined {

@@ -554,8 +554,6 @@ function withLogs(
 /**
  * Returns the logs of a broker.
  *
- * @param broker The broker.
- * @returns The logs.
  * @throws {Error} If the broker has none.
  */
 export function requireLogs(broker: Broker): BrokerLogs {

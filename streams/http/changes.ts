@@ -44,7 +44,6 @@ const MESSAGE = z.object({
  *   them.
  *
  * @param records The elements of the body, as JSON.
- * @returns The changes.
  * @throws {Problem} With 400 for anything else than change messages, and 413 for too many of them.
  */
 export function readChanges(records: readonly string[]): readonly ClientChange[] {
@@ -63,7 +62,6 @@ const SCAN = z.object({
 /**
  * Reads a transaction of a session: changes, and conditions on collections.
  *
- * @param messages The messages.
  * @returns The changes, and for each collection the version after which it must not have changed.
  * @throws {Problem} With 400 for other values.
  */
@@ -86,7 +84,6 @@ export function readWrite(
 /**
  * Reads a change message, as {@linkcode readChanges} does.
  *
- * @param message The message.
  * @param index Its index in the transaction, for the error.
  * @throws {Problem} With 400 for another value.
  */

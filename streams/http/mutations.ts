@@ -62,7 +62,6 @@ export class HttpMutations {
   /**
    * Responds to a call of a mutation.
    *
-   * @param asked The request.
    * @param id The id of the state.
    * @param name Name of the mutation.
    * @returns The version of the state.

@@ -49,7 +49,6 @@ export interface CarriedRecords {
 /**
  * Reads the payload of an announcement.
  *
- * @param payload The payload.
  * @returns The records; `undefined` if the announcement carries none.
  */
 export function readCarried(payload: string | Uint8Array): CarriedRecords | undefined {

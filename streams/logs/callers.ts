@@ -95,11 +95,7 @@ export class CallerMarks {
     this.sequence = this.#fresh(this.#names.sequence);
   }
 
-  /**
-   * Returns the marks after the append; `undefined` if there is no room for new ones.
-   *
-   * @param append The producer and the sequence of the append.
-   */
+  /** Returns the marks after the append; `undefined` if there is no room for new ones. */
   after(
     { producer, sequence }: {
       readonly producer?: LogProducer | undefined;

@@ -67,9 +67,7 @@ export function readChange(
  * Encodes a change. The broker adds the operation, because only the broker knows whether the row
  * exists.
  *
- * @param change The change.
  * @param now Time of the change, in milliseconds since the Unix epoch.
- * @returns The change of the row.
  */
 export function rowChange(change: Change, now: number): RowChange {
   const { type, key, row = rowName(type, key), operation, value, txid, expect, since, ttlMs } =
@@ -120,7 +118,6 @@ export function rowCheck(
 /**
  * Counts the bytes of the texts of changes, with any operation.
  *
- * @param changes The changes.
  * @param perChange Number of bytes that each change takes in addition.
  */
 export function changeBytes(changes: readonly RowChange[], perChange: number): number {
@@ -143,7 +140,6 @@ export type EncodedTransaction =
 /**
  * Encodes a transaction, which has to fit into a message to a session.
  *
- * @param changes The changes.
  * @param options Time of the changes in milliseconds since the Unix epoch, and the maximum size of
  * the message's data in bytes.
  * @returns The encoded changes, or the rule and the received number.
@@ -190,7 +186,6 @@ export function deletionOf(row: string, now: number): RowChange {
 /**
  * Returns the text of a control message that marks the start or the end of a snapshot.
  *
- * @param control The mark.
  * @param offset The offset of the stream at the start of the snapshot.
  */
 export function snapshotMark(control: "snapshot-start" | "snapshot-end", offset: string): string {

@@ -78,8 +78,6 @@ export interface LogStore extends Pick<BrokerLogs, "list" | "overdue" | "read"> 
    * Announces each write that is not quiet, and each removal.
    *
    * @param id The id of the log.
-   * @param name The change.
-   * @param options Options of the change.
    * @returns The result of the effect.
    * @throws {BrokerError} If the broker is unreachable.
    */
@@ -191,7 +189,6 @@ const DECISIONS: LogDecisions = {
  * Decides on a change. Does not modify the log.
  *
  * @param log The log; `undefined` if there is none.
- * @param change Name and options of the change.
  * @param moment The circumstances.
  * @returns The effect, which the broker applies.
  */
@@ -206,7 +203,6 @@ export function decide<N extends LogChangeName>(
 /**
  * Applies a retention to a write.
  *
- * @param write The write.
  * @param sizeOf Returns the size of a record in bytes. It is called for the kept records and then
  * for the added records, starting with the oldest. `undefined` means that the broker has lost the
  * record, which stops the retention.

@@ -104,7 +104,6 @@ class Copy implements Disposable {
   /**
    * Reads all rows. If some of them change meanwhile, the result has them as they are at its end.
    *
-   * @param read Reads a page.
    * @param maxBytes Maximum size of all rows, in bytes.
    * @returns The rows; `missing` if the stream is gone, `full` if they have become too large.
    */

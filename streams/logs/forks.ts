@@ -90,7 +90,6 @@ interface ForkSource {
  *
  * @param fork The fork's name in its source.
  * @param facts Settings of the fork.
- * @param source The source.
  */
 export async function planFork(
   fork: string,

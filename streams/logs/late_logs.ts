@@ -21,7 +21,6 @@ type LogFacts = Pick<BrokerLogs, "keepsRows" | "maxAppendBytes">;
  * @param facts Properties of the logs, which may change.
  * @param store The broker, which calls `decide`.
  * @param damages Receives the logs that turn out to be damaged.
- * @returns The logs.
  */
 export function logsOver(
   facts: LogFacts,
@@ -74,7 +73,6 @@ function nameOf(id: string): string {
  * @param facts Properties of the logs that are known without their code.
  * @param load Loads the code, and creates the store.
  * @param damages See {@linkcode logsOver}.
- * @returns The logs.
  */
 export function lateLogs(
   facts: LogFacts,

@@ -135,7 +135,6 @@ export function textOf(value: unknown): string {
  * passed, or if a store may choose the size of a page.
  *
  * @param state The state before the call.
- * @param call The call.
  * @param at Time between the call and its result.
  * @param facts See {@linkcode StoreFacts}.
  */

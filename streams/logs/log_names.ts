@@ -10,7 +10,6 @@ export const MAX_LOG_ID_BYTES = 240;
 /**
  * Returns the topic on which the broker announces a log's changes.
  *
- * @param id The id of the log.
  * @returns The topic, closed to sessions and applications.
  */
 export function logTopic(id: string): string {
@@ -20,7 +19,6 @@ export function logTopic(id: string): string {
 /**
  * Returns the id of the log whose changes are announced on a topic.
  *
- * @param topic The topic.
  * @returns The id; `undefined` for any other topic.
  */
 export function announcedLog(topic: string): string | undefined {
@@ -46,12 +44,7 @@ export type LogKind = "answer" | "request" | "stream";
 /** The kinds of logs that brokers list, which are those that callers own. */
 export type OwnedKind = Exclude<LogKind, "request">;
 
-/**
- * Returns the kind of a log.
- *
- * @param id The id of the log.
- * @returns The kind.
- */
+/** Returns the kind of a log. */
 export function logKind(id: string): LogKind {
   if (id.startsWith(RESPONSE_PREFIX)) return "answer";
   return id.startsWith(REQUEST_PREFIX) ? "request" : "stream";
@@ -62,7 +55,6 @@ export function logKind(id: string): LogKind {
  * over the log reads the request. If a log with a request loses its writer, it waits for another
  * one.
  *
- * @param id The id of the log.
  * @returns The id of the request's log.
  */
 export function requestLog(id: string): string {

@@ -106,7 +106,6 @@ export class LogShares {
   /**
    * Finds the share that a stream would exceed.
    *
-   * @param id The id.
    * @param growth Bytes to be added to the stream.
    * @returns The result of the append; `undefined` if there is room.
    */
@@ -141,8 +140,6 @@ export class LogShares {
  * other than the creator may append.
  *
  * @param verb The operation.
- * @param reached The share.
- * @returns The text.
  */
 export function overShareReason(
   verb: "append" | "create" | "open state" | "write state",

@@ -30,7 +30,6 @@ export const LOGS_PART: BrokerPart<BrokerLogs> = {
 /**
  * Returns the logs of a broker.
  *
- * @param broker The broker.
  * @returns The logs; `undefined` if the broker cannot keep any.
  */
 export function logsOf(broker: Broker): BrokerLogs | undefined {

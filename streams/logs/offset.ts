@@ -12,11 +12,7 @@ const OFFSET = /^(\d{16})_([0-9a-z]{8})(?:~(\d{1,16}))?$/;
  * Formats a position as an offset. A position that a fork shares with its source has the same
  * offset in both.
  *
- * @param log The log.
- * @param position The position.
  * @param snapshot Position at which the snapshot ends that the reader is reading; none by default.
- * @returns The offset.
- *
  * @example Usage
  * ```ts
  * import { formatOffset } from "./offset.ts";
@@ -49,7 +45,6 @@ export function identityAt(log: Pick<LogInfo, "identity" | "origin">, position: 
  * Parses an offset.
  *
  * @param log The log that the offset is meant for.
- * @param offset The offset.
  * @returns The position; `"malformed"` for any other text, and `"gone"` for an offset of another
  * log.
  *
@@ -97,7 +92,6 @@ export function oldestPosition(
 /**
  * Parses the position of an offset, whichever log it belongs to.
  *
- * @param offset The offset.
  * @returns The position; `undefined` for a malformed offset.
  */
 export function unboundPosition(offset: string): number | undefined {

@@ -119,7 +119,6 @@ function isGone({ row, deletedAt }: LogRow): boolean {
 /**
  * Counts the bytes of a row.
  *
- * @param row The row.
  * @returns The bytes of its name and its text, in UTF-8.
  */
 export function rowBytes(row: LogRow): number {
@@ -134,10 +133,8 @@ export function textBytes({ bytes, text }: LogRow): number {
 /**
  * Reads rows by name.
  *
- * @param view The rows.
  * @param names See {@linkcode ReadLogOptions.rows}.
  * @param maxBytes Maximum size of the page in bytes; a single row may be larger.
- * @returns The page.
  */
 export function namedRows(
   view: Pick<RowView, "find">,
@@ -168,7 +165,6 @@ export function versionOf(row: LogRow | undefined): number {
 /**
  * Decides on the changes of a transaction. Either all or none take effect.
  *
- * @param view The rows.
  * @param options The changes, their bounds, and the maximum number of bytes of all rows.
  * @param at Position of the transaction, the state of the rows and the tail, and the time.
  * @returns The decision, or the reason for a rejection.

@@ -20,7 +20,6 @@ export const MAX_REASON_LENGTH = 1_024;
 /**
  * Counts the bytes of records, in UTF-8 for texts.
  *
- * @param records The records.
  * @returns The number of bytes.
  */
 export function recordBytes(records: readonly LogRecord[]): number {

@@ -10,7 +10,6 @@ const MAX_REPORTED = 1_000;
  * Wraps logs, so that calls on a damaged log reject with a `RequestError` of the code `damaged`. It
  * is not a `BrokerError`, so callers that wait for the broker stop.
  *
- * @param logs The logs.
  * @param onDamage Receives the first error of each damaged log, until it is deleted or created anew.
  * MUST NOT throw.
  * @returns The wrapped logs.
@@ -61,7 +60,6 @@ export function soundLogs(logs: BrokerLogs, onDamage: (error: RequestError) => v
  *
  * @param id The id of the stream.
  * @param cause The reason.
- * @returns The error.
  */
 export function damaged(id: string, cause: unknown): RequestError {
   const text = `The stream "${id}" is damaged: the broker has evicted a part of it, or another ` +

@@ -404,8 +404,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Returns the number of logs of a kind, which the broker counted when this node created the
    * newest one.
-   *
-   * @param kind The kind.
    */
   countOf(kind: OwnedKind): number {
     return this.#counts[kind];
@@ -424,7 +422,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Creates a stream, unless it exists.
    *
-   * @param id The id.
    * @param options See {@linkcode CreateStreamOptions}.
    * @returns The result.
    * @throws {RangeError} If the id is empty or too long.
@@ -518,7 +515,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Appends records, ends a stream, or records a cancellation.
    *
-   * @param id The id.
    * @param options The options of the append, without the bounds.
    * @returns The result.
    * @throws {BrokerError} If the broker is unreachable. The append may have taken effect.
@@ -559,7 +555,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Reads rows of a keyed stream, whatever their form.
    *
-   * @param id The id.
    * @param options The part of the rows.
    * @returns The page; `undefined` if there is no such stream.
    * @throws {BrokerError} If the broker is unreachable.
@@ -575,7 +570,6 @@ export class StreamLogs implements AsyncDisposable {
    * Reads rows of a keyed stream by name, once the rows have the form of this node. Does not renew
    * the time to live.
    *
-   * @param id The id.
    * @param options See {@linkcode ReadLogOptions.rows}, and a signal that ends the wait.
    * @returns The page; `undefined` if there is no keyed stream with this id.
    * @throws {RequestError} If the rows cannot be read for now.
@@ -596,7 +590,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Reads a page, without waiting for new records. Renews the time to live.
    *
-   * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}.
    * @returns The result.
    * @throws {RequestError} If the rows cannot be read for now.
@@ -613,7 +606,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Reads the state of a stream. Does not renew the time to live.
    *
-   * @param id The id.
    * @returns An empty page.
    * @throws {BrokerError} If the broker is unreachable.
    */
@@ -631,7 +623,6 @@ export class StreamLogs implements AsyncDisposable {
    * the reader has caught up. The last page of an ended stream contains its last records, if any
    * are left. Renews the time to live while the reader waits.
    *
-   * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}. The signal and `close` end the pages without
    * an error.
    * @returns The pages. If a result is not a page, it is the last one. `next(position)` continues
@@ -733,7 +724,6 @@ export class StreamLogs implements AsyncDisposable {
    * Calls back on each change of a stream; possibly too early, or not at all if the announcement
    * gets lost.
    *
-   * @param id The id.
    * @param onChange Receives the records of the change if it appended nothing else and the
    * announcement carries them. Also called once the broker is reachable after an outage. MUST NOT
    * throw.
@@ -747,7 +737,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Deletes a stream; its forks stay.
    *
-   * @param id The id.
    * @param options With `ifExpired`, deletes the stream only if it has expired.
    * @returns `removed`, `missing` if there is no such stream, or `deleted` if it was deleted
    * before.
@@ -773,7 +762,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Finds a response, or what happened to it within the last week.
    *
-   * @param id The id of the response.
    * @returns Its state; `undefined` if the response never existed or was deleted. Without a store,
    * the broker remembers no past responses.
    * @throws {BrokerError} If the broker is unreachable.
@@ -789,7 +777,6 @@ export class StreamLogs implements AsyncDisposable {
    * Drops a completed response to make room for another one. Its readers receive the reason, and
    * its name cannot start another response for a week.
    *
-   * @param id The id.
    * @returns True if there is room now; false if the response is missing, is still running, or has
    * forks.
    * @throws {BrokerError} If the broker is unreachable.
@@ -832,7 +819,6 @@ export class StreamLogs implements AsyncDisposable {
    *
    * @param id The id of the stream.
    * @param options `mayBeLost` adds that a broker in memory loses its streams with the server.
-   * @returns The text.
    */
   goneReason(id: string, options: { readonly mayBeLost?: boolean } = {}): string {
     const what = isId(id) && logKind(id) === "answer" ? "response" : "stream";
@@ -844,7 +830,6 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Lists the logs of a kind that the broker keeps. Streams without an owner may be left out.
    *
-   * @param kind The kind.
    * @param options The approximate number of logs to list, and `next` of the previous page.
    * @returns A page of the list.
    * @throws {BrokerError} If the broker is unreachable.

@@ -128,7 +128,6 @@ export const [EVE, BOB, CARL, ANN] = ["203.0.113.66", "198.51.100.1", "198.51.10
  * Fills the budget of responses: one address fills the half that has no shares, and two others fill
  * the rest.
  *
- * @param node The node.
  * @returns The flooding client's responses, oldest first, and the other addresses' responses.
  */
 export async function fill(node: RetainingNode): Promise<{ greedy: string[]; others: string[] }> {

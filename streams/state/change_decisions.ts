@@ -83,7 +83,6 @@ export interface SourcedAppend {
   /**
    * Appends changes to the stream.
    *
-   * @param changes The changes.
    * @param identity Identity that the stream must have; by default, any.
    */
   readonly append: (changes: readonly Change[], identity?: string) => Promise<StreamAppended>;
@@ -371,7 +370,6 @@ export class ChangeDecisions {
    * Decides about one change.
    *
    * @param id The id of the state.
-   * @param change The change.
    * @param asking The row that it replaces, the client, and the time of the write.
    * @returns The change as it is allowed.
    * @throws {RequestError} With the code `forbidden` if it is denied, `undecided` with `retryAfterMs`
@@ -459,7 +457,6 @@ export class ChangeDecisions {
 /**
  * Returns the different rows of changes.
  *
- * @param changes The changes.
  * @returns Their names.
  */
 export function rowNamesOf(changes: readonly Change[]): readonly string[] {

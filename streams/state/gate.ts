@@ -219,7 +219,6 @@ export class ChangeGate {
    * such a row.
    *
    * @param id The id of the state.
-   * @param changes The changes.
    * @param by The session that requests them, if any, and the time of its write.
    * @returns The changes, with the results of the schemas; a promise if a schema is asynchronous,
    * so that a server's writes stay in order if none is.
@@ -260,7 +259,6 @@ export class ChangeGate {
    * Checks the changes that a client requests, and appends them.
    *
    * @param id The id of the state.
-   * @param changes The changes.
    * @param append The client, and the append.
    * @returns The result of the append. It is a `conflict` only if a row does not have the version
    * that the client expects. It is `other-form` if the rows have another version than the contract.
@@ -326,7 +324,6 @@ export class ChangeGate {
    * Applies the schema of the contract to a change of an ephemeral row.
    *
    * @param id The id of the state.
-   * @param change The change.
    * @param by See {@linkcode ChangeGate.check}.
    * @returns The change, with the result of the schema; a promise if the schema is asynchronous.
    * @throws {RequestError} With the code `invalid`, and the other errors of
@@ -340,7 +337,6 @@ export class ChangeGate {
    * Checks the change of an ephemeral row that a client requests, and makes it.
    *
    * @param id The id of the state.
-   * @param change The change.
    * @param making The client, and functions that read the present row and make the change.
    * @returns The result of `make`.
    * @throws {RequestError} With the codes of {@linkcode ChangeGate.write}.

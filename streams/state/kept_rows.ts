@@ -33,7 +33,6 @@ export class KeptRows {
   /**
    * Keeps the rows of a state.
    *
-   * @param id The id.
    * @param rows The size of the rows, and the function that stops using them.
    */
   add(id: string, { bytes, leave }: Omit<Kept, "id">): void {

@@ -178,7 +178,6 @@ export class LiveRows extends Signal implements RowSource {
   /**
    * Waits until the rows include a version, or belong to another stream.
    *
-   * @param version The version.
    * @param identity Identity of the stream that has the version.
    * @throws The reason why the rows are no longer kept up to date.
    */
@@ -342,10 +341,8 @@ export function collectionsOf(page: StreamPage): Collections {
 /**
  * Applies the changes of a page.
  *
- * @param page The page.
  * @param collections The rows to change.
  * @param shown Rows whose values stay the same objects if they have not changed.
- * @returns The changes.
  */
 function apply(
   { records, positions = [] }: StreamPage,

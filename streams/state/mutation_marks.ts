@@ -88,7 +88,6 @@ export class MutationMark implements Mark {
   #expect: number | undefined;
 
   /**
-   * @param number The number.
    * @param caller The client.
    * @param expect Version of the row after an earlier mutation of the same client.
    */

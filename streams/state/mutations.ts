@@ -120,7 +120,6 @@ export class StateMutations {
    * Runs a mutation of a client: checks the input and the right, and makes it.
    *
    * @param id The id of the state.
-   * @param call The mutation.
    * @returns See {@linkcode StateMutations.make}.
    * @throws {RequestError} With the codes of {@linkcode StateMutations.check} and
    * {@linkcode StateMutations.make}, and `forbidden`.
@@ -160,7 +159,6 @@ export class StateMutations {
    * Makes a mutation: calls its function until the changes take effect on the rows that it has read.
    *
    * @param id The id of the state.
-   * @param call The mutation.
    * @returns The result of the append; `unchanged` if the mutation has changed nothing, and `made` if
    * it was made before.
    * @throws {RequestError} With the code `too-large`, `failed` if the function throws anything but a

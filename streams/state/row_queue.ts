@@ -175,11 +175,7 @@ export class RowQueue {
     return rows.some((row) => this.#lines.get(row + id)!.turns.length > 1);
   }
 
-  /**
-   * Rejects the writes that wait.
-   *
-   * @param reason The reason.
-   */
+  /** Rejects the writes that wait. */
   close(reason: RequestError = serverClosed()): void {
     this.#closed = reason;
     this.#awaited.clear();

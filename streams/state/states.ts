@@ -60,7 +60,6 @@ export class States {
   /**
    * Opens a state, and creates its stream if there is none.
    *
-   * @param id The id.
    * @param options The rows of a new state, by default those of `onOpen`; `recreate: false` ends the
    * state if the broker loses it.
    * @returns The state, once its rows are complete.
@@ -94,7 +93,6 @@ export class States {
    * Returns present rows of a state, for a decision about their changes: those of an open handle, if
    * there is one. Otherwise, reads them, and keeps nothing.
    *
-   * @param id The id.
    * @param options The names of the rows, at least one, the identity of a deleted stream, whose rows
    * are not returned, and the time limit for reading rows.
    * @returns The first of these rows that fit into {@linkcode PAGE_BYTES}, or all of them;
@@ -129,11 +127,7 @@ export class States {
     }
   }
 
-  /**
-   * Returns the rows of a state that an open handle keeps up to date, if they are complete.
-   *
-   * @param id The id.
-   */
+  /** Returns the rows of a state that an open handle keeps up to date, if they are complete. */
   openRows(id: string): LiveRows | undefined {
     const open = this.#rows.get(id) ?? this.#fixed.get(id);
     return open?.isComplete && open.failure === undefined ? open : undefined;
@@ -143,7 +137,6 @@ export class States {
    * Reads all rows of a state, for a transaction that iterates them. They are kept for a while after
    * the last one; see {@linkcode KEEP_MS}.
    *
-   * @param id The id.
    * @param options The time limit.
    * @returns The rows; `undefined` if there is no open keyed stream with this id.
    * @throws {RequestError} With the code `unavailable` if the rows cannot be read in time.
@@ -186,11 +179,7 @@ export class States {
     return view && pickRows(view, names);
   }
 
-  /**
-   * Returns whether an open handle creates a missing state anew.
-   *
-   * @param id The id.
-   */
+  /** Returns whether an open handle creates a missing state anew. */
   isAwaited(id: string): boolean {
     const rows = this.#rows.get(id);
     if (rows === undefined || rows.failure !== undefined || rows.openers.size === 0) return false;

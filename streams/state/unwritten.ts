@@ -109,11 +109,7 @@ export class UnwrittenStates {
     return firstRows(transactions, { maxBytes, rowBounds, tail, now: runtime.now() });
   }
 
-  /**
-   * Returns a state that is in use.
-   *
-   * @param id The id.
-   */
+  /** Returns a state that is in use. */
   get(id: string): Unwritten | undefined {
     return this.#states.get(id);
   }
@@ -128,7 +124,6 @@ export class UnwrittenStates {
   /**
    * Takes part in the use of a state, which may or may not exist. The caller has to dispose it.
    *
-   * @param id The id.
    * @returns The state; `undefined` if its id fits no pattern of the contract.
    */
   enter(id: string): Unwritten | undefined {
@@ -376,7 +371,6 @@ function pageOf(
  * Checks the first rows of a state, and encodes them as one transaction.
  *
  * @param id The id of the state.
- * @param rows The rows.
  * @param parts The contract, and the maximum size of a transaction.
  * @returns The changes; none without rows.
  * @throws {TypeError} If the rows are no objects, or not plain JSON.

@@ -22,7 +22,6 @@ export interface KilledServer {
  * Writes in a loop, and kills the server several times. A write that fails is repeated with the same
  * number, because it may have been stored.
  *
- * @param server The server.
  * @param write Writes the item with a number.
  * @param writes Confirmed writes before each kill.
  * @returns The number of confirmed writes.

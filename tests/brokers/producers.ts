@@ -17,7 +17,6 @@ const STATE_ONLY = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
  * Appends as a producer, each time through one of the nodes. Any append may be repeated; an append
  * with an unknown result always is.
  *
- * @param nodes The nodes.
  * @param id The log.
  * @param name The producer's name; its records start with it.
  * @param random Chooses the nodes and the repetitions.

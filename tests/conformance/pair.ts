@@ -99,12 +99,7 @@ export class FrameLog {
   }
 }
 
-/**
- * Returns the frames of a connection.
- *
- * @param connection The connection.
- * @returns The frames.
- */
+/** Returns the frames of a connection. */
 export function framesOf(connection: Connection): NonNullable<Connection["frames"]> {
   assert(connection.frames !== undefined, "the connection has no frames");
   return connection.frames;
@@ -113,7 +108,6 @@ export function framesOf(connection: Connection): NonNullable<Connection["frames
 /**
  * Reads the next item of a stream, and releases its lock.
  *
- * @param stream The stream.
  * @returns The item.
  */
 export async function next<T>(stream: ReadableStream<T>): Promise<T> {
@@ -127,23 +121,13 @@ export async function next<T>(stream: ReadableStream<T>): Promise<T> {
   }
 }
 
-/**
- * Reads a stream of bytes to the end.
- *
- * @param stream The stream.
- * @returns The bytes.
- */
+/** Reads a stream of bytes to the end. */
 export async function readAll(stream: ReadableStream<Uint8Array>): Promise<Uint8Array> {
   const chunks = await soon(Array.fromAsync(stream));
   return new Uint8Array(await new Blob(chunks.map((chunk) => new Uint8Array(chunk))).arrayBuffer());
 }
 
-/**
- * Writes bytes to a stream, then ends the stream.
- *
- * @param stream The stream.
- * @param bytes The bytes.
- */
+/** Writes bytes to a stream, then ends the stream. */
 export async function writeAll(
   stream: WritableStream<Uint8Array>,
   bytes: Uint8Array,

@@ -45,7 +45,6 @@ const COMMENT = /<!--[\s\S]*?-->/g;
  *
  * @param page The page's name, for errors.
  * @param markdown The text of the page.
- * @returns The blocks.
  * @throws {SyntaxError} If an attribute is unknown, or if an `output` block does not follow a
  * command.
  */

@@ -207,7 +207,6 @@ export function anyJson(random: Random, depth = 3): unknown {
  * Cuts bytes into pieces, as a network does.
  *
  * @param random Source of the random choices.
- * @param bytes The bytes.
  * @returns Copied pieces, each with at least one byte.
  */
 export function pieces(random: Random, bytes: Uint8Array): Uint8Array[] {

@@ -49,7 +49,6 @@ const BINARIES: readonly Uint8Array[] = [
  * garbage.
  *
  * @param random Source of the random choices.
- * @returns A frame.
  */
 export function anyFrame(random: Random): Frame {
   switch (random.below(8)) {
@@ -87,7 +86,6 @@ export function inputsOf(random: Random, left: number): number {
  * @param random Source of the random choices.
  * @param options The side of the session, and the collector of errors that the application
  * receives.
- * @returns The settings.
  */
 export function anySettings<S extends Side>(
   random: Random,
@@ -147,7 +145,6 @@ export type Waiting = Set<Promise<unknown>>;
  * Performs a random action of a session's user.
  *
  * @param random Source of the random choices.
- * @param session The session.
  * @param waiting Collects pending calls.
  */
 export function act(random: Random, session: Session, waiting: Waiting): void {
@@ -226,7 +223,6 @@ export function disturb(random: Random, link: MemoryLink): void {
 /**
  * Checks the invariants of a session.
  *
- * @param session The session.
  * @param received Number of received frames.
  */
 export function checkBounds(session: Session, received: number): void {
@@ -249,7 +245,6 @@ export function checkBounds(session: Session, received: number): void {
 /**
  * Waits until a session closes, and checks that no call is pending.
  *
- * @param session The session.
  * @param waiting The pending calls.
  */
 export async function checkEnd(session: Session, waiting: Waiting): Promise<void> {

@@ -7,7 +7,6 @@
 /**
  * Sets `navigator.userAgent`.
  *
- * @param value The user agent.
  * @returns A disposable that restores the user agent.
  */
 export function withUserAgent(value: string): Disposable {

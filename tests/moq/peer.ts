@@ -117,7 +117,6 @@ export class HandPeer implements AsyncDisposable {
    * Opens a session with a peer that the test plays.
    *
    * @param version The version. For a client, it must be one that a subprotocol identifies.
-   * @param options Options of the session.
    * @param pair Both sides of the connection; in memory by default.
    * @returns The peer of the session.
    */

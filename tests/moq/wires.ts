@@ -35,7 +35,6 @@ export interface TestWire {
 /**
  * Wraps one end of a connection.
  *
- * @param inner The connection.
  * @param options Features of the wrapper.
  * @returns The wrapper, and its records.
  */
@@ -137,7 +136,6 @@ export interface WiredEndsOptions extends TestWireOptions {
 /**
  * Opens a session over wrapped connections.
  *
- * @param version The version.
  * @param options See {@linkcode WiredEndsOptions}.
  * @returns Both sides.
  */

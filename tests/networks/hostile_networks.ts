@@ -252,8 +252,6 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
 /**
  * Runs a new server and client on one network.
  *
- * @param network The network.
- * @param times Times of the run.
  * @returns The result, after the client has reconnected and caught up.
  */
 export async function runHostile(

@@ -27,7 +27,6 @@ export interface LowPortOptions {
  * any process receives it, even while a server restarts on it.
  *
  * @param options See {@linkcode LowPortOptions}.
- * @returns The port.
  */
 export function lowPort({ beside = 0 }: LowPortOptions = {}): number {
   for (let attempts = MOST_ATTEMPTS;; attempts--) {

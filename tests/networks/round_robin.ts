@@ -140,7 +140,6 @@ export class RoundRobin implements AsyncDisposable {
    * Sets the port of a node, or adds a node.
    *
    * @param node Index of the node.
-   * @param port The port.
    */
   use(node: number, port: number): void {
     this.#ports[node] = port;

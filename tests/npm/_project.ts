@@ -59,7 +59,6 @@ export class Project implements AsyncDisposable {
    *
    * @param files Texts of the files, keyed by path.
    * @param tools Packages besides the client.
-   * @returns The project.
    */
   static async make(
     files: Readonly<Record<string, string>>,

@@ -21,7 +21,6 @@ export const OUTCOME = {
  * Starts a server for one consumer of the package on a free local port.
  *
  * @param options `fetch` serves the pages; `origins` lists the allowed origins of other pages.
- * @returns The server.
  */
 export async function serveConsumers(
   options: { readonly fetch?: (request: Request) => Promise<Response>; origins?: string[] } = {},

@@ -23,7 +23,6 @@ export class Caller extends Page {
   /**
    * Connects.
    *
-   * @param server The server.
    * @param options The address and the user.
    * @returns The client. The promise rejects if the server rejects the upgrade.
    */
@@ -52,7 +51,6 @@ export class Caller extends Page {
   /**
    * Requests a resumable response.
    *
-   * @param name The name of the response.
    * @param topic The topic of the request.
    * @returns The reply, with the id of the stream.
    */

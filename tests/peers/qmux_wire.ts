@@ -105,7 +105,6 @@ export interface TestEnd {
 /**
  * Creates one end.
  *
- * @param side The side of the end.
  * @param options Options of the engine; draft 02 by default.
  * @returns The engine and the end of the link.
  */
@@ -158,7 +157,6 @@ export class TestPair implements Disposable {
  * Reads all frames of a record.
  *
  * @param record The record, without a size field.
- * @returns Frames of the record.
  * @throws {QmuxError} If a frame cannot be decoded.
  */
 export function decodeRecord(record: Uint8Array): QmuxFrame[] {

@@ -58,7 +58,6 @@ export async function connectBare(
  * spoofed addresses.
  *
  * @param count Number of packets, each of a different connection.
- * @returns The packets.
  */
 export async function firstPackets(count: number): Promise<readonly Uint8Array[]> {
   const sink = bindUdp();

@@ -65,7 +65,6 @@ async function read(chat: Subscription, lines: number[] = []): Promise<number[]>
  * Publishes five lines with a client in its default setup, and kills the server in between: before
  * its replies, and while it does not run. Each line must arrive once, in order.
  *
- * @param broker The broker.
  * @param place The place where the broker keeps data.
  */
 export async function checkKilledChat(broker: ChatBroker, place: string): Promise<void> {

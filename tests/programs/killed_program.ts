@@ -14,7 +14,6 @@ export class KilledProgram implements AsyncDisposable {
    *
    * @param args The arguments of Deno.
    * @param options Options of the process; by default, only its errors are shown.
-   * @returns The process.
    */
   protected spawn(args: readonly string[], options: Deno.CommandOptions = {}): Deno.ChildProcess {
     return this.#child = new Deno.Command(Deno.execPath(), {

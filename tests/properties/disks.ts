@@ -13,7 +13,6 @@ export interface Disk {
 /**
  * Creates the disk of a machine.
  *
- * @param world The world.
  * @param name Name of the machine.
  * @returns The disk, without files.
  */

@@ -35,11 +35,7 @@ export class FailingStore extends FaultyBroker {
   readonly #runtime: Runtime;
   readonly #scopes = new Set<string>();
 
-  /**
-   * Starts a store.
-   *
-   * @param world The world.
-   */
+  /** Starts a store. */
   constructor(world: World) {
     const host = world.host("broker");
     const { runtime } = host;
@@ -91,7 +87,6 @@ export class FailingStore extends FaultyBroker {
   /**
    * Counts the claims of a user's sessions.
    *
-   * @param user The user.
    * @returns The number of claims.
    */
   async claimsOf(user: string): Promise<number> {
@@ -121,7 +116,6 @@ export class FailingStore extends FaultyBroker {
 /**
  * Starts a node with rooms. A client's token is its user.
  *
- * @param world The world.
  * @param name Name of the machine.
  * @param store The store of all nodes.
  * @param graceMs Grace period of a user without sessions, in milliseconds.

@@ -83,8 +83,6 @@ export function faultsOf(
 /**
  * Schedules the faults of a case, starting now.
  *
- * @param world The world.
- * @param faults The faults.
  * @param ends The client and the server.
  * @returns Time after which all faults are over, in milliseconds from now.
  */

@@ -22,7 +22,6 @@ export interface BareNode {
 /**
  * Starts nodes without servers. They are closed at the end.
  *
- * @param world The world.
  * @param of The number of nodes or their machines.
  * @param broker Creates the broker of a machine.
  * @returns The nodes and their machines.
@@ -46,9 +45,7 @@ export function startNodes(
 /**
  * Waits until all nodes know each other.
  *
- * @param world The world.
  * @param all All nodes.
- * @returns The nodes.
  */
 export async function meet(
   world: World,

@@ -7,7 +7,6 @@ import { SkeinError } from "../../errors.ts";
 /**
  * Returns the name of a promise's outcome.
  *
- * @param promise The promise.
  * @returns `"fulfilled"`, the code of a failed request, or the name of another error.
  */
 export function outcomeOf(promise: Promise<unknown>): Promise<string> {

@@ -36,8 +36,6 @@ export class Seeded<Case> {
 /**
  * Attaches the seed of its world to a regression. The seed is printed when a case fails.
  *
- * @param seed The seed.
- * @param value The case.
  * @returns An entry of `regressions`.
  */
 export function atSeed<Case>(seed: number, value: Case): Seeded<Case> {
@@ -64,7 +62,6 @@ export interface PropertyParts<Case> {
    *
    * @param world Virtual time, machines, network, servers and clients. All of them are closed at
    * the end.
-   * @param value The case.
    */
   check(world: World, value: NoInfer<Case>): Promise<void>;
 }

@@ -14,8 +14,6 @@ export interface Reading<T = unknown> {
 /**
  * Subscribes a client and collects the values.
  *
- * @param client The client.
- * @param topic The topic.
  * @param options Options of the subscription.
  * @param valueOf Returns the value of a publication. The default is its data.
  * @returns The subscription and the values.

@@ -34,10 +34,8 @@ export type Node = Pick<SimulatedServer<string>, "host" | "server">;
 /**
  * Starts servers that share a store. A client's token is its user.
  *
- * @param world The world.
  * @param name The store.
  * @param options The names of the machines and the options of each server.
- * @returns The servers.
  */
 export async function serveNodes(
   world: World,
@@ -107,7 +105,6 @@ export async function ask(node: Node, path: string, asking: Asking = {}): Promis
 /**
  * Reads a response.
  *
- * @param response The response.
  * @returns The parts that tests compare.
  */
 export async function readReply(response: Response): Promise<Reply> {

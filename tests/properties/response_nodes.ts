@@ -159,7 +159,6 @@ export class Asker {
 /**
  * Starts endless responses for a user on one node, and reads them on another.
  *
- * @param world The world.
  * @param nodes The node that runs the generators and the node that serves the reader.
  * @param keys The keys of the responses.
  * @returns The responses as the reader receives them.

@@ -38,7 +38,6 @@ export class SimulatedPage {
   /**
    * Starts connecting. The world closes the session at the end.
    *
-   * @param world The world.
    * @param server Machine of the server.
    * @param options The token and the name of the machine.
    */
@@ -89,7 +88,6 @@ export class SimulatedPage {
    * Sends a request.
    *
    * @param envelope The envelope without its number.
-   * @returns The number.
    */
   ask(envelope: object): number {
     const id = this.#requests++;

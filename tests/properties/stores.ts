@@ -12,12 +12,7 @@ import { logsOf } from "../../streams/logs/logs_of.ts";
 /** Maximum time until a store has started or is reachable again, in milliseconds. */
 const REACHED_MS = 20_000;
 
-/**
- * Repeats a store call until it succeeds, because a cluster starts without a leader.
- *
- * @param world The world.
- * @param call The call.
- */
+/** Repeats a store call until it succeeds, because a cluster starts without a leader. */
 export async function untilReached(world: World, call: () => Promise<unknown>): Promise<void> {
   const endMs = world.nowMs + REACHED_MS;
   while (await outcomeOf(call()) !== "fulfilled") {
@@ -29,7 +24,6 @@ export async function untilReached(world: World, call: () => Promise<unknown>): 
 /**
  * Waits until a store stores logs. Its servers may have to elect a leader first.
  *
- * @param world The world.
  * @param node A machine with a broker of the store.
  */
 export async function reach(
@@ -50,7 +44,6 @@ export async function reach(
 /**
  * Creates a node's broker, whose calls fail as the case determines.
  *
- * @param store The store.
  * @param host The node's machine, in its current life.
  * @returns The broker. Closing it also closes the store's broker.
  */

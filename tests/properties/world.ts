@@ -177,7 +177,6 @@ export class World {
    * @param servers The server's machine, or several machines in the order of the connection
    * attempts.
    * @param options Options of `connect()`. The default transport is WebSocket.
-   * @returns The client.
    */
   connect(
     name: string,
@@ -218,8 +217,6 @@ export class World {
   /**
    * Waits for a client's session with a server that has no other sessions.
    *
-   * @param client The client.
-   * @param server The server.
    * @returns Both sides.
    */
   async meet(client: Client, { manager }: Pick<Server, "manager">): Promise<Ends> {
@@ -230,7 +227,6 @@ export class World {
   /**
    * Starts the model of a store.
    *
-   * @param name The store.
    * @returns An object that creates brokers and injects the store's faults.
    */
   async store(name: BrokerName): Promise<ClusterStore> {
@@ -293,7 +289,6 @@ export class World {
    * Waits for a promise, such as a request.
    *
    * @param what A description of the outcome.
-   * @param promise The promise.
    * @param withinMs Maximum wait, in milliseconds.
    * @returns The value of the promise.
    * @throws {AssertionError} If the promise does not settle in time.

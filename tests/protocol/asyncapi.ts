@@ -33,7 +33,6 @@ export class Envelopes {
   /**
    * Lists the envelopes that an end sends.
    *
-   * @param end The end.
    * @returns The name of each envelope, with an example.
    */
   sentBy(end: "client" | "server"): { readonly name: string; readonly example: unknown }[] {
@@ -48,8 +47,6 @@ export class Envelopes {
   /**
    * Checks an envelope that an end sent.
    *
-   * @param end The end.
-   * @param envelope The envelope.
    * @returns The differences from the closest envelope; an empty list if an envelope matches.
    */
   faults(end: "client" | "server", envelope: unknown): string[] {
@@ -72,7 +69,6 @@ export class Envelopes {
    * Checks a value against one of the schemas of envelopes.
    *
    * @param schema The name of the schema.
-   * @param value The value.
    * @returns The differences; an empty list if the value matches.
    */
   schemaFaults(schema: string, value: unknown): string[] {

@@ -99,7 +99,6 @@ const FOLDER = new URL("../../docs/protocol/vectors/", import.meta.url);
 /**
  * Reads all files of vectors for one end.
  *
- * @param end The end.
  * @returns The file names and the contents.
  */
 export function vectorFiles(end: VectorFile["end"]): [name: string, file: VectorFile][] {
@@ -153,7 +152,6 @@ export class Names {
    * position. `"...": true` in an object allows other keys.
    *
    * @param actual The value.
-   * @param template The template.
    * @param where Readable label of the checked value.
    */
   check(actual: unknown, template: unknown, where: string): void {
@@ -177,7 +175,6 @@ export class Names {
 /**
  * Creates the frame of a receiving step.
  *
- * @param step The step.
  * @param names Values of the names.
  * @returns The frame; `undefined` for any other step.
  */
@@ -200,7 +197,6 @@ function isReceiving(step: Step): step is Receiving {
 /**
  * Checks a sent binary frame.
  *
- * @param frame The frame.
  * @param expected The frame in hexadecimal, or its head and its data.
  * @param options Values of the names, and a readable label of the checked frame.
  */
@@ -221,7 +217,6 @@ export function checkBinary(
  * Converts a vector's data for the application: `{"hex"}` becomes bytes, and `{"text", "times"}` a
  * repeated text.
  *
- * @param data Data of a vector.
  * @returns Data of the application.
  */
 export function fromVector(data: unknown): unknown {
@@ -245,8 +240,6 @@ export function withHex({ data }: { readonly data: unknown }): { readonly data?:
 /**
  * Writes a row, or several in one transaction, as the application does.
  *
- * @param state The state.
- * @param changes The changes.
  * @returns The version of the rows.
  */
 export async function writeRows(
@@ -318,7 +311,6 @@ export async function elapse(time: Parameters<typeof passTime>[0], ms: number): 
 /**
  * Checks that a connection is closed.
  *
- * @param connection The connection.
  * @param code The expected code.
  * @param where Readable label of the check.
  */

@@ -19,7 +19,6 @@ export const FINAL: ReadonlySet<number> = new Set([
  *
  * @param end How it ended.
  * @param wasConnected True if a session ended, false if an attempt failed.
- * @returns The name.
  */
 export function nameAfter(
   { code, by }: Pick<CloseInfo, "code" | "by">,

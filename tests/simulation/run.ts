@@ -62,7 +62,6 @@ export interface RunOptions extends ClusterOptions {
  * Runs a plan. The workload runs with its faults. Then all faults are healed, the cluster settles,
  * and all its parts close.
  *
- * @param plan The plan.
  * @param options See {@linkcode RunOptions}.
  * @returns The outcome. Broken guarantees of the library are findings, never errors.
  * @throws {TypeError} If the plan names an unknown broker or an unknown kind of action.

@@ -75,7 +75,6 @@ export class Witness {
    *
    * @param kind Kind of the fact.
    * @param host Name of the host. It is empty for the whole cluster.
-   * @param fact The fact.
    */
   tell<K extends FactKind>(kind: K, host: string, fact: Facts[K]): void {
     const listeners = this.#listeners.get(kind);
@@ -90,8 +89,6 @@ export class Witness {
    * @param host Host of the program that waits.
    * @param what A description of the promise, such as "request 7".
    * @param withinMs Time within which the promise must settle, in milliseconds of the host's clock.
-   * @param promise The promise.
-   * @returns The promise.
    */
   wait<T>(host: Host, what: string, withinMs: number, promise: Promise<T>): Promise<T> {
     const wait = this.#waits++;

@@ -217,8 +217,6 @@ export class EventLoop {
   /**
    * Lists scheduled events, such as timers, in no particular order, without cancelled events and
    * events of earlier lives.
-   *
-   * @returns The events.
    */
   *pending(): Generator<SimulatedEvent> {
     for (const event of this.#events.all()) {
@@ -368,7 +366,6 @@ export class EventLoop {
    * Adds an error of the running host to the findings.
    *
    * @param verb What the host did, as a verb, such as `throws`.
-   * @param error The error.
    */
   noteError(verb: string, error: unknown): void {
     const more = error instanceof Error ? error.stack : undefined;

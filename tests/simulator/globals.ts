@@ -74,7 +74,6 @@ export interface NetworkGlobals {
  *
  * Code that was loaded earlier and kept a reference to a global is not affected.
  *
- * @param network Globals of the network.
  * @returns An object whose disposal restores the former globals.
  */
 export function installGlobals(simulation: Simulation, network: NetworkGlobals = {}): Disposable {

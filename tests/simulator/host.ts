@@ -71,7 +71,6 @@ export class Host implements EventHost {
    *
    * @param events The virtual time.
    * @param name Name of the host.
-   * @param clock Faults of the clock.
    */
   constructor(events: EventLoop, name: string, { offsetMs = 0, drift = 0 }: ClockFaults) {
     this.#events = events;

@@ -55,7 +55,6 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
   /**
    * Starts a server, with HTTP, WebSocket and WebTransport.
    *
-   * @param network The network.
    * @param host A running host.
    * @param options Returns the options for each start, for example with a new broker.
    */
@@ -104,13 +103,9 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
  * Connects a client on a host.
  *
  * @typeParam C The contract.
- * @param network The network.
- * @param host The host of the client.
  * @param servers Hosts of the servers, in the order of attempts; or a function that returns the
  * host for each connection, like a URL function.
  * @param options Options of `connect()`.
- * @returns The client.
- *
  * @example A client that prefers WebSocket
  * ```ts
  * import {

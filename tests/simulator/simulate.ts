@@ -86,7 +86,6 @@ export type SimulationEnd =
  *
  * The same seed always produces the same digest, on every machine with the same version of Deno.
  *
- * @param module URL of the module.
  * @param options See {@linkcode SimulateOptions}.
  * @returns The findings and the trace. Errors of the program are findings.
  * @throws {TypeError} If the module does not load, or has no function as its default export.

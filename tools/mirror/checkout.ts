@@ -27,7 +27,6 @@ interface Configuration {
  * are replaced by those in `imports` of `deno.json`, as `deno publish` does.
  *
  * @param root The folder with `deno.json`, with a slash at the end.
- * @returns The package.
  */
 export function readCheckout(root: URL): CheckoutPackage {
   const config = JSON.parse(Deno.readTextFileSync(new URL("deno.json", root))) as Configuration;

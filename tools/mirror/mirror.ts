@@ -72,7 +72,6 @@ export async function openMirror(options: MirrorOptions = {}): Promise<Mirror> {
  * @param scripts Reads the npm package; called on the first request for JavaScript, and again only
  * after a failure.
  * @param own A further package.
- * @returns The handler.
  */
 export function mirrorHandler(
   types: ReadonlyMap<string, Uint8Array>,

@@ -118,12 +118,7 @@ export async function buildPackage(root: URL, options: BuildOptions = {}): Promi
   );
 }
 
-/**
- * Writes the files of a package to a folder, after removing the folder's previous content.
- *
- * @param files The files.
- * @param folder The folder.
- */
+/** Writes the files of a package to a folder, after removing the folder's previous content. */
 export async function writePackage(files: PackageFiles, folder: string): Promise<void> {
   await Deno.remove(folder, { recursive: true }).catch((error) => {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
@@ -138,7 +133,6 @@ export async function writePackage(files: PackageFiles, folder: string): Promise
 /**
  * Packs a package into a tarball, as `npm publish` does.
  *
- * @param folder The folder of the package.
  * @param into The folder for the tarball.
  * @returns The path of the tarball.
  * @throws {Error} If npm fails.

@@ -76,7 +76,6 @@ export async function openRegistry(options: RegistryOptions): Promise<NpmRegistr
  *
  * @param build Builds the package; called on the first request, and again only after a failure.
  * @param base Path of the registry, without a final slash.
- * @returns The handler.
  */
 export function registryHandler(
   build: () => Promise<PackedPackage>,

@@ -38,7 +38,6 @@ const OTHER_DEFAULTS: Readonly<Record<string, number>> = {
  * Finds the names of options in the command, the templates and the examples.
  *
  * @param root The URL of the repository.
- * @returns The names.
  */
 export async function namesOfPrograms(root: URL): Promise<Set<string>> {
   const names = new Set<string>();

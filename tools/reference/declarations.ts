@@ -129,7 +129,6 @@ export class Declarations {
    * Reads all modules of the library.
    *
    * @param root The URL of the repository.
-   * @returns The declarations.
    */
   static async read(root: URL): Promise<Declarations> {
     const files = (await Array.fromAsync(filesIn(root)))
@@ -194,7 +193,6 @@ export class Declarations {
   /**
    * Returns the members of an exported constant object.
    *
-   * @param name The name of the constant.
    * @returns The names of the members, and the first paragraphs of their descriptions.
    */
   constantsOf(name: string): Pick<Member, "name" | "summary">[] {
@@ -409,7 +407,6 @@ function defaultIn(jsDoc: JsDoc | undefined): string | undefined {
 /**
  * Writes a list in words.
  *
- * @param parts The parts.
  * @param last The word before the last part.
  * @returns The list: `a, b or c`.
  */

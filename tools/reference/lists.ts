@@ -51,7 +51,6 @@ export async function servedMetrics(): Promise<Metric[]> {
 /**
  * Selects the metrics of a block. `*` at the end of a row stands for any characters.
  *
- * @param block The block.
  * @param all All metrics.
  * @returns The metrics in the order of the rows.
  */

@@ -36,7 +36,6 @@ const WAITING = "WaitOptions";
  * Writes the headings and tables of a block about calls; each row is a method, such as
  * `Client.request`, and the name to show.
  *
- * @param block The block.
  * @param declarations The types of the library.
  * @returns A heading, a sentence and a table for each call, in Markdown.
  * @throws {TypeError} If a row names an unknown call, or an option has no description.

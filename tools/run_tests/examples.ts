@@ -104,7 +104,6 @@ function withAbsoluteImports(url: string, code: string, files: ReadonlySet<strin
 /**
  * Writes examples as modules. The named files of a page share a folder.
  *
- * @param examples The examples.
  * @param folder URL of an empty folder, with a slash at the end.
  * @returns The URL of each example's module.
  */
@@ -129,7 +128,6 @@ export async function writeModules(examples: readonly Example[], folder: URL): P
  * Writes examples as modules, and test modules that run them. The named files of a page have free
  * ports in place of 8000 to 8099, and a file runs only with the file that imports it.
  *
- * @param examples The examples.
  * @param folder URL of an empty folder, with a slash at the end.
  * @returns URLs of the test modules.
  */

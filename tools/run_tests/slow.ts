@@ -13,9 +13,6 @@ export const RUNS_SLOW: boolean = Deno.env.get("TEST_SLOW") !== "false";
 /**
  * Registers a test that takes long. `deno task test` leaves it out, unless its file or folder is
  * named, or with `--slow`.
- *
- * @param name The name of the test.
- * @param test The test.
  */
 export function slowTest(name: string, test: () => void | Promise<void>): void {
   if (RUNS_SLOW) Deno.test(name, test);

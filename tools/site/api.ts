@@ -110,7 +110,6 @@ export interface Look {
    * Returns true if a link leads to an existing page and anchor.
    *
    * @param page URL of the page with the link.
-   * @param link The link.
    */
   hasTarget(page: string, link: string): boolean;
 }

@@ -123,7 +123,6 @@ export interface Fault {
  *
  * @param page The Markdown of {@linkcode CONTENTS}.
  * @param paths All pages of the repository.
- * @returns Each fault.
  */
 export function checkContents(page: string, paths: readonly string[]): Fault[] {
   let groups: Group[];

@@ -34,7 +34,6 @@ export interface AgentFiles {
  *
  * @param staged The pages with the site's links.
  * @param address The URL of the site's root, either absolute or only a path, with a trailing slash.
- * @returns The files.
  */
 export function agentFiles({ bodies, groups }: Staged, address: string): AgentFiles {
   const texts = new Map(

@@ -23,7 +23,6 @@ const TYPES: Readonly<Record<string, string>> = {
  *
  * @param folder The folder, with a slash at the end.
  * @param base The path of the site, with a slash on both sides.
- * @returns The handler.
  */
 export function siteHandler(
   folder: URL,

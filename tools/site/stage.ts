@@ -56,11 +56,7 @@ export interface StagedGroup {
  * output.
  */
 export class SiteError extends Error {
-  /**
-   * Creates the error.
-   *
-   * @param message The message.
-   */
+  /** Creates the error. */
   constructor(message: string) {
     super(message);
     this.name = "SiteError";

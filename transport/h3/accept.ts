@@ -36,7 +36,6 @@ export interface Http3Protocol extends QuicProtocol<ServerConnection> {
 /**
  * Creates the handler of a server's connections.
  *
- * @param options The options of HTTP/3 connections.
  * @param onQuic Called with each raw QUIC connection; `undefined` if the server has no raw QUIC.
  * MUST NOT throw.
  */

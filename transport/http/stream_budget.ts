@@ -126,10 +126,7 @@ export class StreamBudget implements Disposable {
   #hiding: Timer | undefined;
   #posting: Timer | undefined;
 
-  /**
-   * @param url The URL of the server.
-   * @param browser The globals of the browser.
-   */
+  /** @param url The URL of the server. */
   constructor(
     url: URL,
     { runtime, browser }: { readonly runtime: Runtime; readonly browser: BrowserGlobals },

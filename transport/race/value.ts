@@ -13,7 +13,6 @@ import type { CheckedTransports, Transport, TransportDialOptions } from "./optio
  * @param transport The application's transport.
  * @param checked The client's transports.
  * @param url The server's URL, which may contain a ticket.
- * @returns The connection.
  * @throws {SkeinError} The transport's error if it is one of these; otherwise a
  * {@linkcode ConnectionError} with the transport's error as its cause.
  */

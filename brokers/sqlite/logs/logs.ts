@@ -571,7 +571,6 @@ const IDENTITIES = 36 ** 8;
  * @param db The file.
  * @param transaction The file's transactions, one after another.
  * @param shares The bound of which clients have shares.
- * @returns The logs.
  */
 export function openLogs(
   db: Database,

@@ -246,7 +246,6 @@ export class KeptStateWrites implements MadeWrites {
   /**
    * Notes that the server has made a write.
    *
-   * @param write The write.
    * @param version The version of its rows.
    */
   made(write: QueuedWrite, version: number): void {

@@ -116,7 +116,6 @@ export interface StateLoad {
  * deletes the one of write n - 1 if n is divisible by three. Each first of three is a mutation. The
  * writes of each load must have been made without a gap, up to the last one that was confirmed.
  *
- * @param loads The loads.
  * @param rows The keys of the rows: the load, a slash, and the number.
  * @param doubts How many writes may be unknown.
  * @returns Sentences about broken rules.

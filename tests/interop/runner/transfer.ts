@@ -63,7 +63,6 @@ export class FileFolder {
    * Saves a file, and creates missing folders.
    *
    * @param name Its path in the folder.
-   * @param content Its content.
    * @throws {TypeError} If the path leaves the folder.
    */
   async save(name: string, content: Uint8Array): Promise<void> {
@@ -82,7 +81,6 @@ export class FileFolder {
 /**
  * Replies to requests on streams and in datagrams until the session closes.
  *
- * @param session The session.
  * @param files The folder that is served.
  * @throws {Error} If a request is malformed, or the file cannot be read.
  */
@@ -124,7 +122,6 @@ export async function serveFiles(session: TransferSession, files: FileFolder): P
 /**
  * Requests files in parallel, and saves them.
  *
- * @param session The session.
  * @param carrier See {@linkcode Carrier}.
  * @param request The names of the files, and the folder to save them in.
  * @throws {Error} If the session closes before the last file has arrived.

@@ -111,18 +111,13 @@ export class ClusterClient {
   /**
    * Publishes on a topic, if a program is running.
    *
-   * @param topic The topic.
    * @param chance A random number in [0, 1).
    */
   publish(topic: string, chance: number): void {
     if (this.#program?.isWorking) publish(this.#program, topic, chance);
   }
 
-  /**
-   * Publishes on a topic once the cluster has settled.
-   *
-   * @param topic The topic.
-   */
+  /** Publishes on a topic once the cluster has settled. */
   probe(topic: string): void {
     if (this.#program?.client.status.isEnded === false) publish(this.#program, topic, 1);
   }

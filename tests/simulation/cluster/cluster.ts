@@ -141,9 +141,7 @@ export class Cluster implements LiveCluster, Disposable {
   /**
    * Starts all hosts.
    *
-   * @param plan The plan.
    * @param options See {@linkcode ClusterOptions}.
-   * @returns The cluster.
    * @throws {TypeError} If the store has no model.
    */
   static async start(
@@ -232,7 +230,6 @@ export class Cluster implements LiveCluster, Disposable {
   /**
    * Finds the node of a host.
    *
-   * @param host The host.
    * @returns The node, or `undefined` if the host is not a node.
    */
   nodeOf(host: Host): ClusterNode | undefined {

@@ -74,7 +74,6 @@ export abstract class Examination {
    * Returns the machine with the given name, and creates it if needed.
    *
    * @param name Name of the machine.
-   * @returns The host.
    */
   host(name: string): Host {
     const { simulation } = this;
@@ -105,7 +104,6 @@ export abstract class Examination {
   /**
    * Waits for a promise.
    *
-   * @param promise The promise.
    * @param withinMs Maximum wait, in milliseconds.
    * @param late The result if the promise takes longer.
    * @returns The result of the promise, or `late`.
@@ -166,7 +164,6 @@ export abstract class Examination {
    * come and go in between.
    *
    * @param host The machine.
-   * @returns The number.
    */
   async timersOf(host: Host): Promise<number> {
     let fewest = Infinity;

@@ -128,11 +128,7 @@ export class Faults {
   readonly #cluster: Cluster;
   readonly #underWay = new Set<() => void>();
 
-  /**
-   * Starts without faults.
-   *
-   * @param cluster The cluster.
-   */
+  /** Starts without faults. */
   constructor(cluster: Cluster) {
     this.#cluster = cluster;
   }
@@ -141,7 +137,6 @@ export class Faults {
    * Schedules the fault of an action. The fault ends by itself. It is ignored if a host of the
    * action does not exist when the fault is due.
    *
-   * @param action The action.
    * @throws {TypeError} If the kind is unknown.
    */
   plan(action: Action): void {

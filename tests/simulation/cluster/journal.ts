@@ -25,7 +25,6 @@ export class Journal {
   /**
    * Creates an empty journal.
    *
-   * @param simulation The simulation.
    * @param witness The witness of the run, if any.
    */
   constructor(simulation: Simulation, witness: Witness | undefined) {
@@ -55,8 +54,6 @@ export class Journal {
    * @param host Host of the waiting program.
    * @param what A description of the promise.
    * @param withinMs The time, in milliseconds of the host's clock.
-   * @param promise The promise.
-   * @returns The promise.
    */
   wait<T>(host: Host, what: string, withinMs: number, promise: Promise<T>): Promise<T> {
     return this.#witness?.wait(host, what, withinMs, promise) ?? promise;

@@ -114,12 +114,7 @@ export class ClusterNode implements LiveServer {
     });
   }
 
-  /**
-   * Removes a user's sessions from a topic.
-   *
-   * @param user The user.
-   * @param topic The topic.
-   */
+  /** Removes a user's sessions from a topic. */
   remove(user: string, topic: string): void {
     const { server } = this;
     for (const session of server.topics.subscribers(topic)) {
@@ -132,7 +127,6 @@ export class ClusterNode implements LiveServer {
   /**
    * Publishes on a topic, as the application of the node.
    *
-   * @param topic The topic.
    * @param chance A random number in [0, 1).
    */
   publish(topic: string, chance: number): void {
@@ -167,7 +161,6 @@ export class ClusterNode implements LiveServer {
    * Reports a fact of this node.
    *
    * @param kind Kind of the fact.
-   * @param fact The fact.
    */
   tell<K extends keyof Facts>(kind: K, fact: Facts[K]): void {
     this.journal.tell(kind, this.host.name, fact);
@@ -177,7 +170,6 @@ export class ClusterNode implements LiveServer {
    * Records an operation that failed in a documented way.
    *
    * @param what The operation, without names and numbers.
-   * @param error The error.
    */
   failed(what: string, error: unknown): void {
     this.journal.event(`${what}: ${nameOf(error)}`, this.host.name, `${error}`);

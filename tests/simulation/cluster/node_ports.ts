@@ -20,9 +20,7 @@ export class NodePorts {
   /**
    * Creates the ports of a store.
    *
-   * @param simulation The simulation.
    * @param host The host of the store, in its current life.
-   * @param store The store.
    */
   constructor(simulation: Simulation, host: Host, store: Broker) {
     this.#simulation = simulation;
@@ -61,7 +59,6 @@ export class NodePorts {
 /**
  * Starts a store in memory for some nodes.
  *
- * @param simulation The simulation.
  * @param host The running host of the store.
  * @returns A function that creates the broker of a node for one life of the host.
  */

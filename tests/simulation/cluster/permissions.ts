@@ -7,8 +7,6 @@ export class Permissions {
   /**
    * Returns true if a user may use a topic.
    *
-   * @param user The user.
-   * @param topic The topic.
    * @returns True if the topic is not denied.
    */
   allows(user: string, topic: string): boolean {
@@ -18,8 +16,6 @@ export class Permissions {
   /**
    * Denies a topic to a user.
    *
-   * @param user The user.
-   * @param topic The topic.
    * @returns A function that ends this denial. It returns true if no other denial is left.
    */
   deny(user: string, topic: string): () => boolean {

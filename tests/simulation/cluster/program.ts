@@ -170,7 +170,6 @@ export class Program implements LiveClient {
    * Reports a fact of this machine.
    *
    * @param kind Kind of the fact.
-   * @param fact The fact.
    */
   tell<K extends keyof Facts>(kind: K, fact: Facts[K]): void {
     this.journal.tell(kind, this.host.name, fact);
@@ -199,9 +198,7 @@ export class Program implements LiveClient {
    * Awaits a promise of the library, which must settle in time.
    *
    * @param what A description of the promise.
-   * @param promise The promise.
    * @param withinMs The time, in milliseconds of the machine's clock.
-   * @returns The promise.
    */
   wait<T>(what: string, promise: Promise<T>, withinMs: number = WAIT_MS): Promise<T> {
     return this.journal.wait(this.host, what, withinMs, promise);
@@ -211,7 +208,6 @@ export class Program implements LiveClient {
    * Records an operation that failed in a documented way.
    *
    * @param what The operation, without names and numbers.
-   * @param error The error.
    */
   failed(what: string, error: unknown): void {
     this.event(`${what}: ${nameOf(error)}`, `${error}`);
@@ -222,7 +218,6 @@ export class Program implements LiveClient {
 /**
  * Returns the kind of an error, as a state for the search.
  *
- * @param error The error.
  * @returns The name of the class and, for a rejection, its code.
  */
 export function nameOf(error: unknown): string {

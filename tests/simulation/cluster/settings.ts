@@ -82,7 +82,6 @@ export function settingsOf(plan: Plan): Settings {
 /**
  * Returns true if a topic has a history.
  *
- * @param topic The topic.
  * @returns True for a topic with a history.
  */
 export function hasHistory(topic: string): boolean {

@@ -17,11 +17,7 @@ export class MemoryStore implements ClusterStore {
   readonly hasExactRows = true;
   readonly #ports: NodePorts;
 
-  /**
-   * Starts the store.
-   *
-   * @param simulation The simulation.
-   */
+  /** Starts the store. */
   constructor(simulation: Simulation) {
     const host = simulation.host("broker");
     this.#ports = new NodePorts(simulation, host, new MemoryBroker({ runtime: host.runtime }));

@@ -60,7 +60,6 @@ export class RedisStore implements ClusterStore {
    * Starts the servers.
    *
    * @param parts Parts of the cluster.
-   * @returns The store.
    */
   static async start(parts: StoreParts): Promise<RedisStore> {
     const { simulation, network, journal } = parts;

@@ -68,7 +68,6 @@ export class SqliteStore implements ClusterStore {
    * Starts the process, with an empty file.
    *
    * @param parts Parts of the cluster.
-   * @returns The store.
    */
   static async start(parts: StoreParts): Promise<SqliteStore> {
     return new SqliteStore(parts, await SimulatedSqlite.load(parts.simulation));

@@ -6,9 +6,7 @@ import { MemoryStore } from "./store_memory.ts";
 /**
  * Starts a store.
  *
- * @param name The store.
  * @param parts See {@linkcode StoreParts}.
- * @returns The store.
  * @throws {TypeError} If the store has no model.
  */
 export async function startStore(name: BrokerName, parts: StoreParts): Promise<ClusterStore> {

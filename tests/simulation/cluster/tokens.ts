@@ -35,7 +35,6 @@ export class Tokens {
   /**
    * Creates a token.
    *
-   * @param user The user.
    * @returns The token.
    */
   make(user: string): string {
@@ -46,7 +45,6 @@ export class Tokens {
   /**
    * Reads a token.
    *
-   * @param token The token.
    * @returns The user and the expiry.
    * @throws {AuthenticationError} If there is no token.
    */

@@ -22,13 +22,7 @@ export interface ClusterTopic {
   readonly publishers: readonly number[];
 }
 
-/**
- * Creates the topics of a plan. Adding a topic does not change the other topics.
- *
- * @param plan The plan.
- * @param simulation The simulation.
- * @returns The topics.
- */
+/** Creates the topics of a plan. Adding a topic does not change the other topics. */
 export function topicsOf(plan: Plan, simulation: Simulation): readonly ClusterTopic[] {
   return Array.from({ length: plan.topics }, (_, i) => {
     const name = `${KINDS[i % KINDS.length]}:${i}`;

@@ -14,7 +14,6 @@ export function seconds(ms: number): string {
 /**
  * Formats a position, with the start of its epoch.
  *
- * @param position The position.
  * @returns Offset and epoch.
  */
 export function place(position: HistoryPosition | undefined): string {
@@ -25,7 +24,6 @@ export function place(position: HistoryPosition | undefined): string {
 /**
  * Lists names and shows only the first of them.
  *
- * @param names The names.
  * @returns At most five names, and the number of other names.
  */
 export function list(names: readonly string[]): string {

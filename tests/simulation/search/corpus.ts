@@ -61,7 +61,6 @@ export class Corpus {
   /**
    * Counts the states of a run, and keeps the plan if one of them is rare.
    *
-   * @param plan The plan.
    * @param states States of the run, without duplicates.
    * @returns True if the plan is kept.
    */
@@ -84,7 +83,6 @@ export class Corpus {
    *
    * @param fresh A plan of another seed. Parts of it may be used in the result.
    * @param random Returns random numbers in [0, 1).
-   * @returns The plan.
    * @throws {RangeError} If the corpus is empty.
    */
   mutate(fresh: Plan, random: () => number): Plan {

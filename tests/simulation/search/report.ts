@@ -29,8 +29,6 @@ export interface SavedPlan {
  * Writes a plan that broke an invariant to a file, replacing an earlier plan of the same invariant
  * and seed.
  *
- * @param finding The finding.
- * @param plan The plan.
  * @param folder Folder of the file. It is created if it does not exist.
  * @returns Path of the file.
  */
@@ -115,7 +113,6 @@ function namesOf(text: string): readonly string[] {
 /**
  * Describes a finding.
  *
- * @param finding The finding.
  * @returns The lines.
  */
 export function describeFinding({ invariant, atMs, host, text }: Finding): string[] {
@@ -129,7 +126,6 @@ export function describeFinding({ invariant, atMs, host, text }: Finding): strin
 /**
  * Describes a plan with its sizes and features and one line per action.
  *
- * @param plan The plan.
  * @returns The lines.
  */
 export function describePlan(plan: Plan): string[] {

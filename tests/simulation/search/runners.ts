@@ -109,7 +109,6 @@ export class Runners implements AsyncDisposable {
   /**
    * Runs a plan in one of the processes.
    *
-   * @param plan The plan.
    * @param options See {@linkcode RunOptions}.
    * @returns The result, with the trace if requested.
    * @throws {TypeError} If the runners have ended.

@@ -41,7 +41,6 @@ export interface Shrunk {
  * - **Bounded:** shrinking takes at most `maxRuns` runs and `maxMs` of real time. No plan runs
  *   twice.
  *
- * @param plan A plan.
  * @param fails Runs a plan and returns `true` if it fails in the same way.
  * @param options See {@linkcode ShrinkOptions}.
  * @returns The result. If the plan does not fail again, the result contains the plan itself.

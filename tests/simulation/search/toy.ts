@@ -44,7 +44,6 @@ export function planOf(seed: number): Plan {
  * - Actions of the kinds `exit`, `hang`, `throw`, `print` and `uneven` do what the name says. `exit
  *   once` ends a process in which another plan ran before.
  *
- * @param plan The plan.
  * @returns The outcome. Its coverage lists the links of the chain.
  */
 export function runPlan(plan: Plan): Promise<Outcome> {

@@ -39,7 +39,6 @@ export interface FaultyRun {
 /**
  * Runs three nodes while the NATS servers fail.
  *
- * @param seed Seed of the run.
  * @param servers Number of NATS servers. If there are three, one fails at a time.
  * @returns The outcome.
  */

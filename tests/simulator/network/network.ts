@@ -84,7 +84,6 @@ export class SimulatedNetwork {
   /**
    * Creates a network.
    *
-   * @param simulation The simulation.
    * @param conditions Initial conditions between any two hosts.
    * @throws {RangeError} If a condition is out of range.
    */
@@ -116,7 +115,6 @@ export class SimulatedNetwork {
    *
    * @param from The sending host.
    * @param to The receiving host.
-   * @param conditions The conditions to change.
    * @throws {RangeError} If a condition is out of range.
    */
   change(from: Host, to: Host, conditions: LinkConditions): void {
@@ -143,8 +141,6 @@ export class SimulatedNetwork {
   /**
    * Gives a host another address, as a move to another network does. TCP connections end on the
    * host without notifying the peers; QUIC connections continue.
-   *
-   * @param host The host.
    */
   move(host: Host): void {
     this.#links.move(host);
@@ -164,7 +160,6 @@ export class SimulatedNetwork {
   /**
    * Lets a program on a host accept sockets, until the host's current life ends.
    *
-   * @param host The host.
    * @param port Number of the port.
    * @param accept Called with each socket. MUST NOT throw.
    * @returns A function that stops listening; open sockets stay open.
@@ -221,7 +216,6 @@ export class SimulatedNetwork {
    * Creates a host's HTTP server with WebSockets, for the option `webSocket` of `serve()`.
    *
    * @ignore
-   * @param host The host.
    * @returns A listener whose ports close when the host's life ends.
    */
   webSocket(host: Host): UpgradeHost {
@@ -233,7 +227,6 @@ export class SimulatedNetwork {
    * clients trust the server's certificate, which may be any PEM text.
    *
    * @ignore
-   * @param host The host.
    * @returns An engine whose port closes when the host's life ends.
    */
   webTransport(host: Host): (options: ListenWebTransportOptions) => WebTransportSource {
@@ -243,7 +236,6 @@ export class SimulatedNetwork {
   /**
    * Lets a program on a host handle requests, until the host's current life ends.
    *
-   * @param host The host.
    * @param port Number of the port.
    * @param handler Handles a request.
    * @returns A function that stops listening. It resolves once all responses are sent.
@@ -264,7 +256,6 @@ export class SimulatedNetwork {
   /**
    * Creates the `fetch` function for programs on a host.
    *
-   * @param host The host.
    * @returns A function that reaches the hosts of the simulation by name.
    */
   fetch(host: Host): typeof fetch {
@@ -275,7 +266,6 @@ export class SimulatedNetwork {
    * Creates the function with which programs on a host, such as plain pages, open WebSockets.
    *
    * @ignore
-   * @param host The host.
    * @returns A function that opens a socket, as the constructor of `WebSocket` does.
    */
   sockets(host: Host): (url: URL, protocols?: readonly string[]) => SimulatedWebSocket {
@@ -286,7 +276,6 @@ export class SimulatedNetwork {
    * Creates the WebTransport dialer for programs on a host, for streams and datagrams.
    *
    * @ignore
-   * @param host The host.
    * @returns A dialer for `https:` URLs; its connections carry no messages.
    */
   dialWebTransport(host: Host): WebTransportDialer {
@@ -297,7 +286,6 @@ export class SimulatedNetwork {
    * Sets how long clients on a host take to load the code for streams over WebSocket; 0 by default.
    *
    * @ignore
-   * @param host The host.
    * @param ms Duration of each load, in milliseconds.
    */
   slowLoads(host: Host, ms: number): void {
@@ -308,9 +296,6 @@ export class SimulatedNetwork {
    * Creates the dialer of a client on a host, for the given transports.
    *
    * @ignore
-   * @param host The host.
-   * @param options The checked transports.
-   * @returns The dialer.
    */
   dialer(host: Host, options: CheckedTransports): ClientDialer {
     const socket = this[internals].http.sockets(host);

@@ -199,7 +199,6 @@ export class SimulatedRedis {
    * connects with its first command.
    *
    * @param host The program's host, in its current life.
-   * @returns The client.
    */
   client(host: Host): RedisClient {
     return new SimulatedRedisClient({

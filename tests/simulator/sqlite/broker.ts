@@ -90,7 +90,6 @@ export class SimulatedSqlite {
   /**
    * Loads SQLite once per process; call this before the simulation runs.
    *
-   * @param simulation The simulation.
    * @returns An object that opens brokers.
    */
   static async load(simulation: Simulation): Promise<SimulatedSqlite> {
@@ -103,7 +102,6 @@ export class SimulatedSqlite {
    * @param disk The disk of the host.
    * @param path Path on the disk.
    * @param options See {@linkcode SimulatedSqliteOptions}.
-   * @returns The broker.
    * @throws {BrokerError} If the file cannot be opened, or the process ends first.
    */
   open(disk: SimulatedDisk, path: string, options: SimulatedSqliteOptions = {}): SqliteBroker {

@@ -108,7 +108,6 @@ export class SimulatedDisk {
   /**
    * Creates an empty disk.
    *
-   * @param simulation The simulation.
    * @param host The machine.
    */
   constructor(simulation: Simulation, host: Host) {
@@ -180,7 +179,6 @@ export class SimulatedDisk {
    * Replaces a file, as if it was damaged or restored from a backup. The new content is synced.
    *
    * @param path The file.
-   * @param content The content.
    */
   replace(path: string, content: Uint8Array): void {
     const file = new DiskFile();

@@ -17,7 +17,6 @@ const TYPES: Readonly<Record<string, string>> = {
 /**
  * Serves the files of a folder, and `index.html` for the folder itself.
  *
- * @param request The request.
  * @param options See {@linkcode ServeDirOptions}.
  * @returns The file, or a response with status 404.
  */

@@ -139,11 +139,7 @@ function replaceMethod(verb: "spy" | "stub", self: any, property: PropertyKey, f
   return made;
 }
 
-/**
- * Records the calls of a function, or of a method that stays in place.
- *
- * @returns The spy.
- */
+/** Records the calls of a function, or of a method that stays in place. */
 export function spy<Self = any, Args extends unknown[] = any[], Return = undefined>(): Spy<
   Self,
   Args,
@@ -177,7 +173,6 @@ export function spy(target?: any, property?: PropertyKey): any {
  * @param self The object.
  * @param property The name of the method.
  * @param func The function to run instead. By default, the stub does nothing.
- * @returns The stub.
  */
 export function stub<Self, Prop extends keyof Self>(
   self: Self,
@@ -190,7 +185,6 @@ export function stub<Self, Prop extends keyof Self>(
 /**
  * Asserts how often a spy was called.
  *
- * @param spy The spy.
  * @param expectedCalls The expected number of calls.
  * @throws {AssertionError} If the number of calls differs.
  */
@@ -220,7 +214,6 @@ function callAt<Self, Args extends unknown[], Return>(
 /**
  * Asserts the arguments, the `this` value and the outcome of a call.
  *
- * @param spy The spy.
  * @param callIndex The index of the call, from 0.
  * @param expected See {@linkcode ExpectedSpyCall}.
  * @throws {AssertionError} If the call differs from the expected one.
@@ -257,7 +250,6 @@ export function assertSpyCall<Self, Args extends unknown[], Return>(
 /**
  * Asserts one argument of a call.
  *
- * @param spy The spy.
  * @param callIndex The index of the call, from 0.
  * @param argIndex The index of the argument, from 0.
  * @param expected The expected argument.
@@ -278,7 +270,6 @@ export function assertSpyCallArg<Self, Args extends unknown[], Return, ExpectedA
 /**
  * Asserts all arguments of a call.
  *
- * @param spy The spy.
  * @param callIndex The index of the call, from 0.
  * @param expected The expected arguments.
  * @returns The arguments.
@@ -298,7 +289,6 @@ export function assertSpyCallArgs<
 /**
  * Creates a function that returns the given values, one per call, and throws those that are errors.
  *
- * @param values The values.
  * @returns The function, which throws a {@linkcode MockError} once all values are used up.
  */
 export function returnsNext<Return, Self = any, Args extends unknown[] = any[]>(

@@ -147,7 +147,6 @@ const UPDATE_MS = 3_000;
 /**
  * Plays one end of a session until the scenario is over.
  *
- * @param session The session.
  * @param scenario The scenario and the role to play.
  * @param root Prefix of all paths: a slash, or an empty string.
  * @returns The results.
@@ -161,7 +160,6 @@ export async function play(session: AnySession, scenario: Scenario, root = ""): 
  * Creates the frames of a fetched group.
  *
  * @param sequence The group.
- * @returns The frames.
  */
 export function framesOf(sequence: number): Uint8Array<ArrayBuffer>[] {
   return FRAME_SIZES.map((_, index) => frameOf(sequence, index));

@@ -193,7 +193,6 @@ export class Ledger {
    * Records a delivery to a listener.
    *
    * @param listening The subscription.
-   * @param publication The publication.
    * @param atMs The time.
    */
   hear(listening: Listening, publication: Publication, atMs: number): void {
@@ -203,12 +202,7 @@ export class Ledger {
     listening.got.add(sent);
   }
 
-  /**
-   * Records the result of a read.
-   *
-   * @param topic The topic.
-   * @param page The page.
-   */
+  /** Records the result of a read. */
   read(topic: string, { epoch, head }: Pick<HistoryPage, "epoch" | "head">): void {
     this.#heads.push({ topic, epoch, offset: head, before: this.sent.length });
   }
@@ -313,7 +307,6 @@ export class Ledger {
   /**
    * Compares a history with the appends of programs.
    *
-   * @param topic The topic.
    * @param epoch The current epoch.
    * @param kept All publications of the history.
    * @returns A text that lists the differences, or no text if there are none.

@@ -52,7 +52,6 @@ export class TrialLogs {
    * Makes a call and compares its outcome when it arrives.
    *
    * @param by Number of the broker.
-   * @param logs The logs of the broker.
    * @param draw Random number in [0, 1) that selects the operation.
    */
   call(by: number, logs: BrokerLogs, draw: number): void {
@@ -68,7 +67,6 @@ export class TrialLogs {
    * Compares the logs with the outcomes of all calls. Call this once no call is pending. It also
    * makes each broker run each kind of call.
    *
-   * @param all The logs of the brokers.
    * @returns The differences so far. The array is empty if there are none.
    */
   async compare(all: readonly BrokerLogs[]): Promise<string> {

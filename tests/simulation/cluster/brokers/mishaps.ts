@@ -206,9 +206,7 @@ const BREAK: Mishap = {
 /**
  * Lists all mishaps of a store.
  *
- * @param store The store.
  * @param pingMs Ping interval of each connection, in milliseconds.
- * @returns The mishaps.
  */
 export function mishapsOf(store: SpareStore, pingMs: number): readonly Mishap[] {
   const noticedMs = SILENCE.pings * pingMs + SILENCE.endMs;

@@ -57,7 +57,6 @@ export class Rows {
    * Makes a call and compares its outcome when it arrives.
    *
    * @param by Number of the broker.
-   * @param store The store of the broker.
    * @param draw Random number in [0, 1) that selects the operation.
    */
   call(by: number, store: BrokerStore, draw: number): void {
@@ -71,11 +70,7 @@ export class Rows {
     }
   }
 
-  /**
-   * Makes the only member of a scope leave while a member at another broker joins.
-   *
-   * @param stores The stores of the brokers.
-   */
+  /** Makes the only member of a scope leave while a member at another broker joins. */
   async handOver([one, other]: readonly BrokerStore[]): Promise<void> {
     const scope = `handed-over-${++this.#events}`;
     const options = { max: 2, ttlMs: HOLDS_MS };
@@ -95,7 +90,6 @@ export class Rows {
   /**
    * Compares the rows with the outcomes of all calls. Call this once no call is pending.
    *
-   * @param stores The stores of the brokers.
    * @returns The differences so far. The array is empty if there are none.
    */
   async compare(stores: readonly BrokerStore[]): Promise<string> {

@@ -57,7 +57,6 @@ export interface SpareStore {
    *
    * @param host The machine of the broker.
    * @param settings See {@linkcode SpareSettings}.
-   * @returns The broker.
    */
   broker(host: Host, settings: SpareSettings): Broker;
   /** Restarts the store after its process has ended. */

@@ -47,7 +47,6 @@ const SHORT = { count: 6, mostMs: 400, pauseMs: 200 } as const;
  * Starts a server that stores streams in files or in memory.
  *
  * @param parts See {@linkcode SpareParts}.
- * @returns The store.
  */
 export function startSpareNats({ simulation, network, random, number }: SpareParts): SpareStore {
   const host = simulation.host(SPARE_HOST + number);

@@ -45,7 +45,6 @@ const LOADING_MS = 1_200;
  * Starts a server that stores all writes in files, or loses them all when it ends.
  *
  * @param parts See {@linkcode SpareParts}.
- * @returns The store.
  */
 export async function startSpareRedis(
   { simulation, network, random, number }: SpareParts,

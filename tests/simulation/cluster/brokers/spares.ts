@@ -24,7 +24,6 @@ const SPARES: Readonly<Partial<Record<BrokerName, Spares>>> = {
  * Starts spare stores of the cluster's kind. This happens before virtual time starts, because the
  * models are loaded from files.
  *
- * @param store Name of the store.
  * @param within Virtual time and network.
  * @returns The stores. The list is empty if the store has no server on the network.
  */

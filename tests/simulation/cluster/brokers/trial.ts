@@ -206,7 +206,6 @@ export class Trial extends Examination implements TrialParts {
    * trials. A trial that has finished its own mishaps continues with the next trial's mishaps.
    *
    * @param parts Parts of the cluster.
-   * @param stores The stores.
    */
   static async runAll(parts: ExaminationParts, stores: readonly SpareStore[]): Promise<void> {
     const { simulation } = parts;

@@ -66,7 +66,6 @@ export class Vigil extends Examination {
    * Creates a vigil, which does not start yet.
    *
    * @param parts Parts of the cluster.
-   * @param store The store.
    */
   constructor(parts: ExaminationParts, store: ClusterStore) {
     super(parts, GUEST, CALM_MS);

@@ -20,11 +20,7 @@ export interface Question {
 export class Backend {
   readonly #examiner: Examiner;
 
-  /**
-   * Creates a backend.
-   *
-   * @param examiner The examiner.
-   */
+  /** Creates a backend. */
   constructor(examiner: Examiner) {
     this.#examiner = examiner;
   }
@@ -32,7 +28,6 @@ export class Backend {
   /**
    * Sends a request to a node, and aborts it if the response takes too long.
    *
-   * @param node The node.
    * @param path The path, with a query.
    * @param question See {@linkcode Question}.
    * @returns The status, or the name of the error.
@@ -68,7 +63,6 @@ export class Backend {
   /**
    * Requests data from an inspector, as a page does.
    *
-   * @param node The node.
    * @param name Name of the data.
    * @param params Parameters.
    * @returns See {@linkcode Backend.ask}.

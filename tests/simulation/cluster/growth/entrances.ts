@@ -35,7 +35,6 @@ export class Entrances {
   /**
    * Creates the peers without connecting them.
    *
-   * @param examiner The examiner.
    * @param nodes Two nodes.
    * @param mortal A node that dies soon, with connections that the other nodes know about.
    */

@@ -36,9 +36,7 @@ export class Examiner extends Examination {
    * Sends a request over HTTP.
    *
    * @param host Host of the program.
-   * @param url The URL.
    * @param init Method, headers and body.
-   * @returns The response.
    */
   fetch(host: Host, url: string, init?: RequestInit): Promise<Response> {
     return this.network.fetch(host)(url, init);
@@ -61,7 +59,6 @@ export class Examiner extends Examination {
 /**
  * Returns the outcome of a promise.
  *
- * @param promise The promise.
  * @returns `"fulfilled"`, or the code or name of the error.
  */
 export function outcomeOf(promise: Promise<unknown>): Promise<string> {
@@ -72,7 +69,6 @@ export function outcomeOf(promise: Promise<unknown>): Promise<string> {
  * Reads items until the loop ends in any way. How it ends is not checked, because the items show
  * what is missing.
  *
- * @param items The items.
  * @param take Called with each item.
  */
 export async function readAll<T>(

@@ -13,8 +13,6 @@ const NOWHERE = { epoch: "none", offset: 7 } as const;
 /**
  * Makes a client start all kinds of calls and abandon most of them.
  *
- * @param examiner The examiner.
- * @param client The client.
  * @param visit Name of the visit.
  */
 export async function fail(examiner: Examiner, client: Client, visit: string): Promise<void> {

@@ -26,10 +26,7 @@ export class HttpConnectionByHand {
   /**
    * Opens a connection of a user.
    *
-   * @param home The node.
-   * @param user The user.
    * @param address The IP address of the user.
-   * @returns The connection.
    */
   static async open(home: Node, user: string, address: string): Promise<HttpConnectionByHand> {
     const headers = { "skein-poll": "1" };
@@ -43,7 +40,6 @@ export class HttpConnectionByHand {
   /**
    * Sends a request on the connection.
    *
-   * @param node The node.
    * @param asked See {@linkcode Asked}.
    * @returns The response, as soon as its headers arrive.
    */
@@ -68,7 +64,6 @@ export class HttpConnectionByHand {
  * Encodes a message as the body of a post: the length and the type, followed by the frame.
  *
  * @param n Number of the message.
- * @returns The body.
  */
 export function noteBody(n: number): Uint8Array<ArrayBuffer> {
   const frame = new TextEncoder().encode(JSON.stringify({ topic: "note", data: { n } }));

@@ -66,7 +66,6 @@ export type Node = SimulatedServer<string>;
 /**
  * Starts the nodes on a store in memory.
  *
- * @param examiner The examiner.
  * @returns Two nodes that run all the time, and a node that may die.
  */
 export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {

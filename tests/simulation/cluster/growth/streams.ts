@@ -71,7 +71,6 @@ export async function writeStreams(
 /**
  * Sends requests for streams, many of which are rejected, and reads streams in all ways.
  *
- * @param backend The backend.
  * @param nodes Two nodes.
  * @param visit Name of the visit.
  * @returns The statuses of the responses, in order.

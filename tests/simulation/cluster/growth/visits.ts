@@ -60,11 +60,7 @@ export class Visits {
   readonly #isStalled: boolean;
   #count = 0;
 
-  /**
-   * Starts the nodes, and the users that stay.
-   *
-   * @param examiner The examiner.
-   */
+  /** Starts the nodes, and the users that stay. */
   constructor(examiner: Examiner) {
     this.#examiner = examiner;
     const [one, other, mortal] = startNodes(examiner);

@@ -30,7 +30,6 @@ export class Waits {
 /**
  * Reads some items.
  *
- * @param items The items.
  * @param most Number of items after which the reader leaves. By default, it reads all items.
  */
 export async function read(items: AsyncIterable<unknown>, most = Infinity): Promise<void> {

@@ -35,7 +35,6 @@ export interface EncodeOptions {
  * @param opcode Kind of the frame.
  * @param payload Bytes, which are copied.
  * @param options See {@linkcode EncodeOptions}.
- * @returns The frame.
  */
 export function encodeFrame(
   opcode: number,

@@ -9,9 +9,7 @@ const MIN_BYTES = [0, 64, 512] as const;
  * Picks the engine options of a host at random. Limits on handshakes are off, because the machines
  * of a simulation open many connections at once.
  *
- * @param host The host.
  * @param mayCompress False if parts of the plan count message bytes.
- * @returns The options.
  */
 export function hardenedOptions(
   { name, runtime }: Host,

@@ -26,8 +26,6 @@ const ROOM = "room:grave";
 /**
  * Fills a user's slots on one node, cuts that node's power, and fills the slots again on another
  * node.
- *
- * @param tour The tour.
  */
 export async function visitGrave(tour: Tour): Promise<void> {
   const { settings, nodes } = tour;

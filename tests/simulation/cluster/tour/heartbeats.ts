@@ -17,8 +17,6 @@ const CLIENT_INTERVALS = 2.4;
 
 /**
  * Connects three guests. One stops for a while, one stops permanently, and one loses its network.
- *
- * @param tour The tour.
  */
 export async function visitHeartbeats(tour: Tour): Promise<void> {
   const { intervalMs, timeoutMs } = tour.settings.heartbeat;

@@ -35,7 +35,6 @@ export class Holds {
    * Handles a request. The handler waits for as long as the request's data says, and ends
    * immediately when the request is aborted.
    *
-   * @param request The request.
    * @param runtime Timers of the handler's host.
    * @returns The id in the request's data.
    */
@@ -52,7 +51,6 @@ export class Holds {
 /**
  * Returns the policy of the servers' queues for a topic.
  *
- * @param topic The topic.
  * @returns For the topic of a burst, the policy in its name; for other topics, the default.
  */
 export function queuePolicy(topic: string): OverflowPolicy {

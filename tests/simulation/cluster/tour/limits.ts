@@ -28,11 +28,7 @@ const FREE_MS = 1_000;
 /** Maximum number of users of the workload whose slots are examined. */
 const MAX_WORKERS = 5;
 
-/**
- * Reaches the limits of sessions, subscriptions, requests, sizes and times.
- *
- * @param tour The tour.
- */
+/** Reaches the limits of sessions, subscriptions, requests, sizes and times. */
 export async function visitLimits(tour: Tour): Promise<void> {
   const { settings } = tour;
   await Promise.all([

@@ -15,11 +15,7 @@ const CASES = [
 /** Maximum time until all messages are acknowledged, in milliseconds. */
 const FLUSH_MS = 5_000;
 
-/**
- * Fills a guest's outbox while the node is unreachable, and then lets the messages pass.
- *
- * @param tour The tour.
- */
+/** Fills a guest's outbox while the node is unreachable, and then lets the messages pass. */
 export async function visitOutbox(tour: Tour): Promise<void> {
   const node = tour.node(1);
   const host = tour.host("keeps");

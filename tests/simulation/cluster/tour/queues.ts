@@ -22,11 +22,7 @@ interface Bounds {
   readonly maxBytes: number;
 }
 
-/**
- * Sends bursts to guests with each policy, and a burst from a guest.
- *
- * @param tour The tour.
- */
+/** Sends bursts to guests with each policy, and a burst from a guest. */
 export async function visitQueues(tour: Tour): Promise<void> {
   const node = tour.node(2);
   const { sendQueue } = tour.settings.terms;

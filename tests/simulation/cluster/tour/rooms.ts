@@ -22,11 +22,7 @@ interface Seen {
   readonly data: unknown;
 }
 
-/**
- * Makes a guest observe another guest on the next node.
- *
- * @param tour The tour.
- */
+/** Makes a guest observe another guest on the next node. */
 export async function visitRooms(tour: Tour): Promise<void> {
   if (!tour.settings.has("presence") || tour.settings.terms.isApart) return;
   const seen: Seen[] = [];

@@ -41,11 +41,7 @@ export class Tour extends Examination {
     this.nodes = parts.nodes;
   }
 
-  /**
-   * Runs visits concurrently. Each visit uses its own machines and users.
-   *
-   * @param visits The visits.
-   */
+  /** Runs visits concurrently. Each visit uses its own machines and users. */
   async run(visits: readonly Visit[]): Promise<void> {
     await Promise.all(visits.map(async (visit) => {
       try {
@@ -60,7 +56,6 @@ export class Tour extends Examination {
   /**
    * Cuts the power of a node, and restarts it.
    *
-   * @param node The node.
    * @param lastsMs Time until the next start.
    */
   bury(node: ClusterNode, lastsMs: number): void {
@@ -75,7 +70,6 @@ export class Tour extends Examination {
    * Picks the node of a visit. The choice depends on the visit and the seed.
    *
    * @param number Number of the visit.
-   * @returns The node.
    */
   node(number: number): ClusterNode {
     return this.nodes[(this.simulation.seed + number) % this.nodes.length]!;
@@ -86,7 +80,6 @@ export class Tour extends Examination {
    *
    * @param host The machine.
    * @param name Name of the user.
-   * @param node The node.
    * @param options Options of `connect`.
    * @returns The client, which the tour closes.
    */
@@ -107,7 +100,6 @@ export class Tour extends Examination {
   /**
    * Waits for the outcome of the first attempt to connect.
    *
-   * @param client The client.
    * @returns `connected`, or `rejected` and the close code.
    */
   async outcome(client: Client): Promise<string> {
@@ -119,9 +111,7 @@ export class Tour extends Examination {
   /**
    * Examines how and when a promise settles.
    *
-   * @param part The examined part.
    * @param what The operation.
-   * @param promise The promise.
    * @param expected The name of the error or `fulfilled`, and the earliest and the latest time.
    */
   async settles(
@@ -153,7 +143,6 @@ export class Tour extends Examination {
 /**
  * Returns the name of an error.
  *
- * @param error The error.
  * @returns The name of the class and, for a rejection, its code.
  */
 export function nameOfError(error: unknown): string {

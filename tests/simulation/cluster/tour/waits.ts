@@ -15,11 +15,7 @@ const TURN_MS = 5;
 /** Limit of the outbox of a guest that never connects. */
 const OUTBOX = 5;
 
-/**
- * Examines waits on both sides of a session, and waits of a client that cannot connect.
- *
- * @param tour The tour.
- */
+/** Examines waits on both sides of a session, and waits of a client that cannot connect. */
 export async function visitWaits(tour: Tour): Promise<void> {
   await Promise.all([visitRequests(tour), visitResponses(tour), visitUnconnected(tour)]);
 }

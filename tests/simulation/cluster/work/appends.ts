@@ -26,7 +26,6 @@ export interface AppendParts extends HttpParts {
 /**
  * Writes one stream after another over HTTP, and continues the streams of the previous program.
  *
- * @param program The program.
  * @param parts See {@linkcode AppendParts}.
  */
 export function appendByHttp(program: Program, parts: AppendParts): void {

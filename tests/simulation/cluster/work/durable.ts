@@ -44,7 +44,6 @@ export class DurableNames {
 /**
  * Creates a stream on a node, appends records and closes the stream.
  *
- * @param node The node.
  * @param names Receives the stream once it is created.
  * @param random Returns random numbers in [0, 1).
  */
@@ -85,7 +84,6 @@ export async function writeStream(
 /**
  * Reads a stream to its end, or to a record at which the program leaves.
  *
- * @param program The program.
  * @param stream Id of the stream.
  * @param random Returns random numbers in [0, 1).
  */

@@ -36,7 +36,6 @@ export interface HttpParts {
 /**
  * Publishes through the HTTP API, and reads durable streams over HTTP.
  *
- * @param program The program.
  * @param parts See {@linkcode HttpParts}.
  * @param topics Topics to publish on.
  */

@@ -20,11 +20,7 @@ const SLOW_MS = 4_000;
 /** Maximum wait until all messages are handled, in milliseconds. */
 const FLUSH_MS = 60_000;
 
-/**
- * Sends messages, and occasionally waits until all of them are handled.
- *
- * @param program The program.
- */
+/** Sends messages, and occasionally waits until all of them are handled. */
 export function sendMessages(program: Program): void {
   const { client, name, isReliable: isAtLeastOnce } = program;
   program.every(SEND_EVERY_MS, "messages", (random) => {
@@ -48,11 +44,7 @@ export function sendMessages(program: Program): void {
   });
 }
 
-/**
- * Sends requests to nodes.
- *
- * @param program The program.
- */
+/** Sends requests to nodes. */
 export function ask(program: Program): void {
   const { client, name, host } = program;
   const patience = program.chanceOf("patience with requests");
@@ -78,7 +70,6 @@ export function ask(program: Program): void {
 /**
  * Creates the handlers with which a client answers requests from nodes.
  *
- * @param user The user.
  * @returns The handlers.
  */
 export function clientRequests(
@@ -89,13 +80,7 @@ export function clientRequests(
   };
 }
 
-/**
- * Handles a client's message on a node.
- *
- * @param node The node.
- * @param session The session.
- * @param data The data of the message.
- */
+/** Handles a client's message on a node. */
 export function handleMessage(
   node: ClusterNode,
   session: Session<Identity>,
@@ -125,12 +110,7 @@ export function handleMessage(
   );
 }
 
-/**
- * Sends a message to a user, on all nodes where the user has sessions.
- *
- * @param node The node.
- * @param user The user.
- */
+/** Sends a message to a user, on all nodes where the user has sessions. */
 export function sendToUser(node: ClusterNode, user: string): void {
   const id = node.newId("d");
   node.tell("sentToUser", { user, id });
@@ -140,7 +120,6 @@ export function sendToUser(node: ClusterNode, user: string): void {
 /**
  * Receives a message from a node to a user.
  *
- * @param program The program.
  * @param data The data of the message.
  */
 export function takeDirect(program: Program, data: unknown): void {

@@ -15,7 +15,6 @@ const CHOSEN_SHARE = 0.5;
 /**
  * Makes a client move to another session from time to time.
  *
- * @param program The program.
  * @param transports The transports of the client.
  */
 export function move(

@@ -20,9 +20,6 @@ const MAX_LAST = 5;
 /**
  * Reads a topic for as long as the client lives. Whenever a subscription fails, the program
  * subscribes again.
- *
- * @param program The program.
- * @param topic The topic.
  */
 export async function follow(program: Program, topic: string): Promise<void> {
   const { settings, client, storage } = program;
@@ -116,8 +113,6 @@ async function read(
 /**
  * Publishes on a topic.
  *
- * @param program The program.
- * @param topic The topic.
  * @param chance A random number in [0, 1).
  */
 export function publish(program: Program, topic: string, chance: number): void {
@@ -150,13 +145,7 @@ export function publish(program: Program, topic: string, chance: number): void {
   );
 }
 
-/**
- * Reports a publication that reached no subscription.
- *
- * @param program The program.
- * @param topic The topic.
- * @param data The data.
- */
+/** Reports a publication that reached no subscription. */
 export function stray(program: Program, topic: string, data: unknown): void {
   const { id } = Object(data) as { readonly id?: string };
   if (id === undefined || !hasHistory(topic) && !topic.startsWith("talk:")) return;

@@ -26,7 +26,6 @@ const RESPONSE_MS = 120_000;
  * Creates the handlers of requests for streaming responses.
  *
  * @param host The host of the node.
- * @returns The handlers.
  */
 export function responseHandlers(host: Host): NonNullable<ServerOptions<Identity>["requests"]> {
   async function* count(from: number, data: unknown, signal?: AbortSignal) {
@@ -47,11 +46,7 @@ export function responseHandlers(host: Host): NonNullable<ServerOptions<Identity
   };
 }
 
-/**
- * Requests responses, reads most of them to the end, and stops reading some of them.
- *
- * @param program The program.
- */
+/** Requests responses, reads most of them to the end, and stops reading some of them. */
 export function requestResponses(program: Program): void {
   program.every(ASK_EVERY_MS, "answers", (random) => {
     const items = 1 + Math.floor(MAX_ITEMS * random());

@@ -9,7 +9,6 @@ const UPDATE_EVERY_MS = 12_000;
 /**
  * Sets presence data in rooms from time to time.
  *
- * @param program The program.
  * @param rooms The rooms of the client.
  */
 export function bePresent(program: Program, rooms: readonly string[]): void {
@@ -40,8 +39,6 @@ export class RoomNotices {
   /**
    * Handles a message if it is a notice.
    *
-   * @param topic The topic.
-   * @param data The data.
    * @returns True if the message is a notice.
    */
   take(topic: string, data: unknown): boolean {

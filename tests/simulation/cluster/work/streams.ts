@@ -87,11 +87,7 @@ function codeOf(flow: string): number {
   return 1_000 + flow.length;
 }
 
-/**
- * Opens streams to the node from time to time, sends datagrams, and reads the node's streams.
- *
- * @param program The program.
- */
+/** Opens streams to the node from time to time, sends datagrams, and reads the node's streams. */
 export function useStreams(program: Program): void {
   const { client } = program;
   client.status.subscribe(({ name }) => {
@@ -155,13 +151,7 @@ async function openStream(
   await stream.closed.catch(() => {});
 }
 
-/**
- * Serves a stream that a client opened.
- *
- * @param node The node.
- * @param session The session.
- * @param incoming The stream.
- */
+/** Serves a stream that a client opened. */
 export async function serveStream(
   node: NodeEnd,
   session: Session<Identity>,
@@ -366,12 +356,7 @@ async function sendDatagrams(
   }
 }
 
-/**
- * Echoes a client's datagrams.
- *
- * @param node The node.
- * @param session The session.
- */
+/** Echoes a client's datagrams. */
 export async function echoDatagrams(node: NodeEnd, session: Session<Identity>): Promise<void> {
   const { datagrams: kind } = session.connection.capabilities;
   if (kind === "none" || session.protocol === "") return;
