@@ -42,7 +42,6 @@ const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
 /** The parts of the client that its moves use. */
 export interface MovingClient<C extends Contract> {
-  /** Returns the current session. */
   readonly session: () => Session | undefined;
   /** The names of the transports that the application chose. */
   readonly transports: readonly string[] | undefined;
@@ -57,7 +56,6 @@ export interface MovingClient<C extends Contract> {
 
 /** One move of a client. */
 interface Moving<C extends Contract> extends Omit<MovingClient<C>, "session" | "transports"> {
-  /** The old session. */
   readonly from: Session;
   /** Sessions that the client moved away from earlier. */
   readonly left: readonly LeftSession[];

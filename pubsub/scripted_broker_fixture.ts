@@ -28,7 +28,6 @@ export class ScriptedStore {
   readonly #broker = new ScriptedBroker(this);
   readonly #store = new FaultyStore({ make: () => this.#broker });
 
-  /** Creates a node's broker. */
   node(): FaultyBroker {
     return this.#store.connect();
   }

@@ -37,7 +37,6 @@ export interface FeaturesParts {
   readonly gate: RequestGate;
   readonly console: ConsoleReport;
   readonly report: (what: string, error: unknown) => void;
-  /** Creates the host of a feature. */
   readonly hostOf: (name: string) => FeatureHost;
 }
 

@@ -195,7 +195,6 @@ export class RawSocket implements Disposable {
     this.#buffer = this.#buffer.slice(length);
   }
 
-  /** Writes all bytes. */
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length;) at += await this.conn.write(bytes.subarray(at));
   }

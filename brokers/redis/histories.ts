@@ -403,7 +403,6 @@ export class RedisHistories {
     });
   }
 
-  /** Reads a page. */
   async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
     const { bounds, after, last, maxMessages, maxBytes } = options;
     const { names } = this.#options;

@@ -84,7 +84,6 @@ export class Conversation {
   /** Aborts the command that is running. */
   #running: AbortController | undefined;
 
-  /** Creates a conversation. */
   constructor(options: ConversationOptions) {
     this.#options = options;
   }

@@ -134,7 +134,6 @@ export class SampleSum {
   /** Errors by kind. */
   readonly errors: Record<string, number> = {};
 
-  /** Adds a sample. */
   add(sample: Sample): void {
     for (const name in this.counts) {
       const key = name as keyof Counts;

@@ -65,7 +65,6 @@ export class Recent<Line> implements Lines<Line> {
     this.#maxLines = limits.maxLines;
   }
 
-  /** Adds a line. */
   add(place: string, line: Line): void {
     const lines = this.#places.get(place) ?? [];
     this.#places.delete(place);

@@ -95,7 +95,6 @@ export class FrameBuffer {
   #isBegun = false;
   #lastTimestamp = 0;
 
-  /** Starts with the head. */
   constructor(head: Uint8Array, options: FrameBufferOptions) {
     this.#head = head;
     this.#options = options;

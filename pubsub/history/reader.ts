@@ -74,7 +74,6 @@ export class HistoryReader {
     this.#signal = options.signal;
   }
 
-  /** Bounds of pages. */
   get page(): PageBounds {
     return this.#page;
   }

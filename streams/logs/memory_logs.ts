@@ -247,7 +247,6 @@ export class MemoryLogs implements LogStore, MemoryTenant {
     this.#shares.clear();
   }
 
-  /** Applies an effect. */
   #apply<R>(
     id: string,
     present: Log | undefined,

@@ -252,7 +252,6 @@ class Transaction {
   /** The deletions of expired rows. */
   readonly #expired: LogRow[] = [];
   readonly texts: string[] = [];
-  /** Bytes of all the texts. */
   textsBytes = 0;
 
   constructor(

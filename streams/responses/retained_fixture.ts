@@ -70,7 +70,6 @@ export class RetainingNode implements AsyncDisposable {
     });
   }
 
-  /** Starts a response. */
   begin(
     account: Account,
     name: string,

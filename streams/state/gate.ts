@@ -84,7 +84,6 @@ export class ChangeGate {
   readonly #kept: KeptTurns;
   readonly #decisions: ChangeDecisions;
 
-  /** Creates a gate. */
   constructor(options: ChangeGateOptions) {
     this.#options = options;
     const { runtime, quotas } = options;

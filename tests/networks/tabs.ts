@@ -151,7 +151,6 @@ export class Tab {
     });
   }
 
-  /** Connects a client with the given URL. */
   connect(url: string, options: ConnectOptions = {}): Client {
     const platform: MakePlatform = () => {
       const checked = checkTransports({ transports: ["http"] });

@@ -119,7 +119,6 @@ class ChangingFile {
 
   constructor(readonly broker: SqliteBroker) {}
 
-  /** Creates logs. */
   async fill(
     { logs, records, length }: typeof CONTENTS[keyof typeof CONTENTS] | {
       readonly logs: number;

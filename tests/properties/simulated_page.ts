@@ -74,12 +74,10 @@ export class SimulatedPage {
     return [...this.#unanswered];
   }
 
-  /** Sends an envelope. */
   send(envelope: object): void {
     this.sendFrame(JSON.stringify(envelope));
   }
 
-  /** Sends a frame of any text. */
   sendFrame(text: string): void {
     this.#socket.send(text);
   }

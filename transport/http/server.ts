@@ -98,7 +98,6 @@ export class HttpConnections implements HttpCarriers, Disposable {
     return this.#connections.size;
   }
 
-  /** Creates a connection. */
   accept({ lease }: AcceptHttpOptions = {}): ServerHttpConnection {
     const { runtime, node, maxFrameBytes } = this.#options;
     const id = (node === undefined ? "" : `${node}.`) + runtime.randomUUID();

@@ -133,7 +133,6 @@ interface Applied {
   transactions: StoredTransaction[];
   /** The changed hidden rows of a keyed log by name; `undefined` for those that are gone. */
   hidden: Map<string, LogRow | undefined>;
-  /** The rows of a new log. */
   carried: readonly LogRow[];
   isChanged: boolean;
   /** True if earlier messages no longer belong to the log. */

@@ -38,7 +38,6 @@ export class Model {
     return { deletes, puts };
   }
 
-  /** Returns the page of a range. */
   read(
     range: StoreRange,
     { maxEntries, maxBytes }: { readonly maxEntries: number; readonly maxBytes: number },

@@ -81,7 +81,6 @@ export class VideoPage {
     this.page = page;
   }
 
-  /** Opens the page. */
   static async open(
     context: Pick<BrowserContext, "newPage">,
     { url }: VideoProcess,

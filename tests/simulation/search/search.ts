@@ -37,7 +37,6 @@ export interface SearchOptions {
    * @default {false}
    */
   readonly isFresh?: boolean | undefined;
-  /** Creates the plan of a seed. */
   readonly planOf: (seed: number) => Plan;
   /** Runs a plan, as `Runners.run()` does. */
   readonly run: (plan: Plan, options?: RunOptions) => Promise<Outcome>;

@@ -103,7 +103,6 @@ export class JetStream {
   readonly #peers: readonly string[];
   readonly #onElection: JetStreamOptions["onElection"];
 
-  /** Starts JetStream. */
   constructor(bus: MessageBus, options: JetStreamOptions) {
     const { disk, ledger, peers, onElection } = options;
     this.#bus = bus;

@@ -110,7 +110,6 @@ export class Interest<T extends Interested> {
   readonly #wild: Branch<T> = newBranch();
   #added = 0;
 
-  /** Adds an entry. */
   add(entry: T): void {
     const { subject } = entry;
     if (hasWildcard(subject)) {

@@ -164,7 +164,6 @@ export class Direction {
   readonly from: Host;
   /** The receiving host. */
   readonly to: Host;
-  /** Current conditions. */
   conditions: Required<LinkConditions>;
   /** Number of connections that `from` has dialed. */
   dials = 0;

@@ -189,7 +189,6 @@ export class SimulatedRedis {
     return new SimulatedRedis(options, await ScriptEngine.load());
   }
 
-  /** The current primary. */
   get primary(): SimulatedRedisServer {
     return this.#primary;
   }

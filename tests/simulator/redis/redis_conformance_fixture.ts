@@ -30,7 +30,6 @@ export class Bench {
   redis!: SimulatedRedis;
   #nodes = 0;
 
-  /** Creates the broker of a new node. */
   node(): RedisBroker {
     // Leases and expiry follow the broker's clock, not the nodes' clocks.
     const offsetMs = this.#nodes * AHEAD_MS;

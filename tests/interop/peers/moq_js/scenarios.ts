@@ -71,7 +71,6 @@ export interface AnyWriter {
   readonly priority: number;
   /** Resolves with true when the subscriber changes the priority, or with false if it leaves. */
   updated(): Promise<boolean>;
-  /** Starts a group. */
   openGroup(): Promise<GroupWriter>;
   /** Closes the track. */
   close(): void;
