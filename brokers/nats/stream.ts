@@ -65,7 +65,6 @@ interface Found extends Epoch {
   readonly server: string | undefined;
 }
 
-/** Events of a {@linkcode HistoryStream}. */
 interface NatsStreamEvents {
   /**
    * Called when the epoch is known for the first time, after an interruption, or because there is a

@@ -53,7 +53,6 @@ export interface BatchSender {
   append(topic: string, items: readonly OutgoingAppend[]): Promise<(Appended | LimitError)[]>;
 }
 
-/** Options for {@linkcode RedisPublishQueue}. */
 interface PublishQueueOptions extends WaitingLimits {
   /** Clocks and timers of this node. */
   readonly runtime: Runtime;

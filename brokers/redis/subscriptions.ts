@@ -14,7 +14,6 @@ const RETRY_MS = 1_000;
 /** A command that changes subscriptions; on a cluster, in the shard of a channel. */
 type Verb = "subscribe" | "unsubscribe";
 
-/** Events of a {@linkcode ChannelSubscriber}. */
 interface SubscriptionEvents {
   /** A message arrived. */
   onMessage(channel: string, message: Buffer): void;
@@ -26,7 +25,6 @@ interface SubscriptionEvents {
   onChange(error?: unknown): void;
 }
 
-/** Options for {@linkcode ChannelSubscriber}. */
 interface ChannelSubscriberOptions {
   readonly runtime: Runtime;
   /** The connection, which the subscriber closes. */

@@ -66,7 +66,6 @@ export type CallFile = <N extends FileCallName>(
   options?: FileCallOptions,
 ) => Promise<OperationResult<N>>;
 
-/** Options for {@linkcode CommitQueue}. */
 interface CommitQueueOptions extends WaitingLimits {
   readonly runtime: Runtime;
   readonly thread: FileThread;

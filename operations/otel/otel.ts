@@ -175,7 +175,6 @@ interface Timed {
   readonly attributes: Attributes;
 }
 
-/** Parts of an {@linkcode OtelInstrumentation}. */
 interface OtelParts {
   readonly runtime: Runtime;
   readonly tracer: Tracer;

@@ -112,7 +112,6 @@ function end(one: ListenerSubscription): boolean {
   return isActive;
 }
 
-/** Options for {@linkcode ListenerTable}. */
 interface ListenerTableOptions<C extends Listeners> {
   /** Called when a topic has its first listener. */
   readonly onFirst?: (channel: C) => void;

@@ -42,7 +42,6 @@ const INTERNAL_PREFIXES = [PRESENCE_PREFIX, STREAM_PREFIX, "$skein:"];
  */
 const UNKNOWN_BOUNDS: HistoryBounds = { size: 1e9, ttlMs: 604_800_000, bytes: 1e12 };
 
-/** Options for {@linkcode HistoryTopics}. */
 interface HistoryTopicsOptions {
   readonly runtime: Runtime;
   /** Broker that delivers and keeps the publications. */

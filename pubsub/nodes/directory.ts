@@ -39,7 +39,6 @@ interface Sweep {
  */
 const MAX_WAITING = 1_000;
 
-/** Options for {@linkcode Directory}. */
 interface DirectoryOptions<T> {
   /** The nodes that share the directory. Disposing of the directory does not close the nodes. */
   readonly nodes: Nodes;

@@ -273,7 +273,6 @@ interface PresenceOwner extends Required<PresenceObserver> {
   tell(): void;
 }
 
-/** Options for {@linkcode PresenceScopes}. */
 interface PresenceScopesOptions {
   readonly runtime: Runtime;
   /** Time for which a user stays present without connections, in milliseconds. */

@@ -178,7 +178,6 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   }
 }
 
-/** Parts of a {@linkcode RemoteCarrier}. */
 interface RemoteCarrierParts {
   readonly calls: NodeCalls;
   readonly node: string;

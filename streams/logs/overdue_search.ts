@@ -4,7 +4,6 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 /** Maximum number of overdue logs that one search handles. */
 const MAX_OVERDUE = 100;
 
-/** Options for {@linkcode OverdueSearch}. */
 interface OverdueSearchOptions {
   readonly runtime: Runtime;
   /** Longest time between two searches, in milliseconds. The shortest time is half of it. */

@@ -141,7 +141,6 @@ export interface StateMigrations {
   readonly migrate: MigrateRow | undefined;
 }
 
-/** Parts of {@linkcode Migrations}. */
 interface MigrationParts {
   readonly runtime: Runtime;
   readonly logs: () => StreamLogs;

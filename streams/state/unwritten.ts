@@ -165,7 +165,6 @@ export class FirstView implements CompleteRows {
   }
 }
 
-/** Parts of {@linkcode Unwritten}. */
 type StateParts = UnwrittenParts & Pick<UnwrittenStates, "firstRows"> & {
   /** Aborts when the server closes. */
   readonly closed: AbortSignal;

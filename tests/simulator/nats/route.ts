@@ -25,7 +25,6 @@ export interface RemoteInterest {
   readonly queue: string;
 }
 
-/** Events of a {@linkcode Route}. */
 interface RouteEvents {
   /** Called with a message, and the queue groups of which a member on this server receives it. */
   deliver(message: NatsMessage, queues: readonly string[]): void;

@@ -525,7 +525,6 @@ function valueOf(reply: Reply, call: Call): unknown {
   return reply.map((each) => valueOf(each, call));
 }
 
-/** Parts of a {@linkcode ClientStream}. */
 interface StreamParts {
   readonly network: SimulatedNetwork;
   readonly host: Host;
