@@ -69,7 +69,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    * Returns the latest value as text: the value itself, or its `name` if it has one, such as
    * `connected`.
    *
-   * @returns The text.
+   * @returns Text for logs.
    */
   toString(): string {
     return String(Object(this.#current).name ?? this.#current);

@@ -218,7 +218,7 @@ export class Client<C extends Contract = Contract>
    * @param url The URL of the server. It may also be a list of URLs or a function; see
    * {@linkcode ServerUrl}.
    * @param platform Opens connections, and loads code when it is first needed.
-   * @param options The client's options.
+   * @param options As for `connect()`.
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
   constructor(url: ServerUrl, platform: ClientPlatform, options: ClientOptions<C> = {}) {
@@ -301,7 +301,7 @@ export class Client<C extends Contract = Contract>
    * Waits for a session.
    *
    * @param options A signal or time limit that ends the wait.
-   * @returns The session.
+   * @returns The current session, or the next one.
    * @throws {SessionClosedError} If the client is closed or rejected.
    * @throws {TimeoutError} If there is no session within `timeoutMs`.
    */
@@ -314,8 +314,8 @@ export class Client<C extends Contract = Contract>
    * Sends a message. While the client is not connected, or earlier messages are in the outbox, the
    * message waits in the outbox.
    *
-   * @param topic The topic.
-   * @param data The data.
+   * @param topic The name under which the server's handlers receive the message, of 1 to 255 bytes.
+   * @param data Any value that JSON can represent; on `skein.1` also a `Uint8Array`.
    * @throws {QueueFullError} If the outbox, or the session's send queue, is full.
    * @throws {SessionClosedError} If the client is closed.
    * @throws {TypeError} If JSON cannot represent the data.
@@ -370,11 +370,12 @@ export class Client<C extends Contract = Contract>
    * Sends a request to the server. If the client is not connected, the request waits for a session
    * first.
    *
-   * @param topic The topic of the request.
-   * @param data The data of the request.
+   * @param topic The name of the request, which selects the server's handler, of 1 to 255 bytes.
+   * @param data The input of the handler: any value that JSON can represent; on `skein.1` also a
+   * `Uint8Array`.
    * @param options A signal, a timeout, and `retry` to repeat the request if the connection is
    * lost.
-   * @returns The reply.
+   * @returns The result of the server's handler.
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
    * @throws {SessionClosedError} If the client is closed or rejected, or if the session closed
@@ -422,8 +423,9 @@ export class Client<C extends Contract = Contract>
    * for a session first. The response ends when the session in which it started ends. During a
    * handover, the old session stays open so that the response can finish.
    *
-   * @param topic The topic of the request.
-   * @param data The data of the request.
+   * @param topic The name of the request, which selects the server's handler, of 1 to 255 bytes.
+   * @param data The input of the handler: any value that JSON can represent; on `skein.1` also a
+   * `Uint8Array`.
    * @param options A signal, time limits, and how many items the server may send ahead.
    * @returns The response, which you can iterate once. The loop throws a {@linkcode RequestError}
    * if the response fails, a {@linkcode TimeoutError} if an item or the end does not arrive in
@@ -527,7 +529,7 @@ export class Client<C extends Contract = Contract>
    * ```
    *
    * @typeParam R The type of a record.
-   * @param id The stream's id.
+   * @param id The stream's id, of 1 to 240 bytes.
    * @param options The start position, a function that checks records, and a signal.
    * @returns The stream. Only one loop can read it at a time.
    */
@@ -592,8 +594,8 @@ export class Client<C extends Contract = Contract>
    *   and publishes it again. Later publications wait too.
    *
    * @typeParam T The topic. With a contract, it must be a topic that clients receive.
-   * @param topic The topic.
-   * @param data The data.
+   * @param topic The topic whose subscribers receive the message, of 1 to 255 bytes.
+   * @param data Any value that JSON can represent; on `skein.1` also a `Uint8Array`.
    * @param options A signal, a timeout, the delivery, and `except: "self"` to leave out this
    * client. If a publication is aborted or times out before a session accepts it, or while it waits
    * for a rate limit or another session, it is not sent.

@@ -108,7 +108,7 @@ export async function dial<C extends Contract = Contract>(
  * Returns WebTransport as a value for the option `transports`, the same as the name
  * `"webtransport"`.
  *
- * @returns The transport.
+ * @returns An element of the list `transports`.
  *
  * @example Usage
  * ```ts
@@ -135,7 +135,7 @@ export function webTransport(): Transport {
  * the option `socket`, it is a transport of your own on any object that behaves as a `WebSocket`.
  *
  * @param options The function that creates sockets, and the name and host of such a transport.
- * @returns The transport.
+ * @returns An element of the list `transports`.
  * @throws {TypeError} If there is a `host` without a `socket`.
  *
  * @example Sockets with a query of their own
@@ -168,7 +168,7 @@ export function webSocket(options: WebSocketTransportOptions = {}): Transport {
  * Returns HTTP as a value for the option `transports`, the same as the name `"http"`. It is the last
  * resort, whatever its position in the list.
  *
- * @returns The transport.
+ * @returns An element of the list `transports`.
  *
  * @example Only over HTTP
  * ```ts

@@ -176,7 +176,7 @@ export class SessionManager implements AsyncDisposable {
    * Creates a manager without sessions. This is the same as `new`.
    *
    * @param options See {@linkcode SessionManagerOptions}.
-   * @returns The manager.
+   * @returns A manager to which sessions can be added.
    * @throws {RangeError} If a limit or the interval is not a positive integer, or a rate is not
    * above 0.
    */
@@ -418,7 +418,7 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Lists the sessions in a state.
    *
-   * @param state The state.
+   * @param state The value of `session.state` to look for.
    * @returns A copy of the list, in the order of addition.
    */
   byState(state: SessionState): Session[] {

@@ -322,9 +322,9 @@ export interface BrokerHistory {
   /**
    * Reads a page.
    *
-   * @param topic The topic.
+   * @param topic A topic with a history.
    * @param options See {@linkcode ReadHistoryOptions}.
-   * @returns The page.
+   * @returns Publications after the offset, with the history's epoch and newest offset.
    * @throws {BrokerError} If the broker is unreachable.
    * @throws {RangeError} If the broker does not support the topic.
    */
@@ -387,14 +387,14 @@ export interface BrokerStore {
   /**
    * Releases a claim. Idempotent.
    *
-   * @param scope The scope.
+   * @param scope The scope, as passed to `claim`.
    * @param member The claimant.
    */
   release(scope: string, member: string): Promise<void>;
   /**
    * Lists the members that hold a claim.
    *
-   * @param scope The scope.
+   * @param scope The scope, as passed to `claim`.
    * @returns The members.
    */
   claims(scope: string): Promise<string[]>;
@@ -472,7 +472,7 @@ export interface Broker extends AsyncDisposable {
   /**
    * Subscribes this node to a topic.
    *
-   * @param topic The topic.
+   * @param topic The name of the topic, compared byte by byte: it is never a pattern.
    * @param listener Receives the publications of the topic. MUST NOT throw.
    * @param options See {@linkcode BrokerSubscribeOptions}.
    * @returns The subscription, which ends immediately when it is disposed of.

@@ -447,7 +447,7 @@ export class Topics implements AsyncDisposable {
    * ```
    *
    * @param session A session of the same flusher.
-   * @param topic The topic.
+   * @param topic The topic whose messages the session receives, of 1 to 255 bytes.
    * @param options See {@linkcode SubscribeOptions}.
    * @returns Resolves to true once the broker has confirmed the subscription: from then on,
    * publications from all nodes reach the session. Resolves to false if the session leaves or
@@ -530,7 +530,7 @@ export class Topics implements AsyncDisposable {
    * fails with the code, too. Idempotent.
    *
    * @param session Any session.
-   * @param topic The topic.
+   * @param topic The topic that the session no longer receives.
    * @param options See {@linkcode UnsubscribeOptions}.
    * @returns True if the session was subscribed, or such a request was under way.
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
@@ -625,7 +625,7 @@ export class Topics implements AsyncDisposable {
    * Publishes to all subscribers on every node, without waiting for delivery. On a topic with a
    * history, `stats` counts the publications that the broker does not accept.
    *
-   * @param topic The topic.
+   * @param topic The topic whose subscribers receive the message, of 1 to 255 bytes.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
    * @param options See {@linkcode PublishOptions}.
    * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is not valid.
@@ -670,7 +670,7 @@ export class Topics implements AsyncDisposable {
    * assertEquals([first.position?.offset, again.position], [1, undefined]);
    * ```
    *
-   * @param topic The topic.
+   * @param topic A topic that a pattern of the option `history` matches.
    * @param data See {@linkcode Topics.publish}.
    * @param options See {@linkcode AppendPublicationOptions}.
    * @returns The position of the publication. A repetition has no position. A first append may have
@@ -730,7 +730,7 @@ export class Topics implements AsyncDisposable {
    * assertEquals([data, position.offset], ["bread", 2]);
    * ```
    *
-   * @param topic The topic.
+   * @param topic A topic that a pattern of the option `history` matches.
    * @param options `after` is the offset after which to start; by default, the loop starts with the
    * oldest publication. `signal` ends the wait for the broker.
    * @returns The publications, each with its data and position, and with the publisher if named.
@@ -785,7 +785,7 @@ export class Topics implements AsyncDisposable {
    * }
    * ```
    *
-   * @param topic The topic.
+   * @param topic A topic that a pattern of the option `history` matches.
    * @param options `signal` ends the wait for the broker.
    * @returns The position. If there is no publication yet, it is the position before the first one.
    * @throws {BrokerError} If the broker is unreachable.
@@ -806,7 +806,7 @@ export class Topics implements AsyncDisposable {
   /**
    * Lists the subscribers of a topic on this node.
    *
-   * @param topic The topic.
+   * @param topic The name of the topic; a pattern lists nothing.
    * @returns The sessions, in the order of subscribing.
    */
   subscribers(topic: string): Session[] {
@@ -843,7 +843,7 @@ export class Topics implements AsyncDisposable {
    * Returns true if a session is subscribed to a topic.
    *
    * @param session Any session.
-   * @param topic The topic.
+   * @param topic The name of the topic, not a pattern.
    * @returns True if subscribed.
    */
   has(session: Session, topic: string): boolean {

@@ -121,8 +121,8 @@ export interface Mounted {
   /**
    * Called when `server.unsubscribe()` revokes a subscription.
    *
-   * @param session The session.
-   * @param topic The topic.
+   * @param session The session that lost the subscription.
+   * @param topic The topic of the subscription.
    * @param options The code and the reason for the client.
    * @returns `true` if the feature also ended something of the session.
    */
@@ -130,7 +130,7 @@ export interface Mounted {
   /**
    * Called on each node when `server.disconnect()` closes the sessions of a user.
    *
-   * @param user The user.
+   * @param user The user's name, as returned by `userOf`.
    */
   disconnected?(user: string): void;
   /**
@@ -175,21 +175,21 @@ export interface HttpMount {
    * Decides which requests go to the feature, in place of `paths`: for example by protocol. It runs
    * for each request that no earlier feature wants, so it must be cheap.
    *
-   * @param head The head of the request.
+   * @param head URL, headers and method of the request.
    */
   wants?(head: RequestHead): boolean;
   /**
    * Responds to a request over HTTP, including an upgrade. If it fails or returns something other
    * than a `Response`, the client receives a 500, and the server prints an error.
    *
-   * @param request The request.
+   * @param request The request, with its body unread.
    * @param info Information about the request, such as the peer's address.
    */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response>;
   /**
    * Responds to a request for a WebTransport session. Without it, the feature handles only HTTP.
    *
-   * @param request The request.
+   * @param request The request, which the feature accepts or rejects.
    */
   webTransport?(request: WebTransportRequest): void | Promise<void>;
   /** Counters of requests; `undefined` as long as there is nothing to count. */
@@ -263,7 +263,7 @@ export interface FeatureHost {
    * @param options Path, permission and limits.
    * @param handle Handles an admitted request. It MUST call `authorize` of the request first, and
    * wait for it. A success or a redirect without an allowed action is an error of the handler.
-   * @returns The mount.
+   * @returns The value for `http` of the feature.
    * @throws {TypeError} If an option is unknown or has the wrong type.
    * @throws {RangeError} If a number is out of range.
    */
@@ -290,7 +290,7 @@ export interface FeatureHost {
    * Reports an error that no client receives: prints it, with a limit per cause and hour.
    *
    * @param what The failed action, such as `A request to counts`.
-   * @param error The error.
+   * @param error What was thrown or rejected.
    */
   report(what: string, error: unknown): void;
   /**

@@ -172,7 +172,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Creates a server that does not listen. Pass requests to its `fetch` method.
    *
-   * @param options Options of the server.
+   * @param options As for {@linkcode createServer}.
    * @param parts Parts from other modules of this library; none by default.
    * @throws {TypeError} If a key of the options is unknown, or an option is invalid.
    * @throws {RangeError} If a number is out of range.
@@ -347,7 +347,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * Responds to an HTTP request. A WebSocket upgrade becomes a session. This works in `Deno.serve`,
    * Hono, oak and any other server that passes the original `Request`.
    *
-   * @param request The request.
+   * @param request The request as the runtime passed it, because an upgrade needs the original
+   * object.
    * @param info Information about the request. Its address is used for the limits.
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
@@ -426,8 +427,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Publishes to all subscribers of a topic on every node. Does not wait for delivery.
    *
-   * @param topic The topic.
-   * @param data The data.
+   * @param topic The topic whose subscribers receive the message, of 1 to 255 bytes.
+   * @param data Any value that JSON can represent, or a `Uint8Array` for `skein.1` subscribers.
    * @param options A session to exclude, and the publishing user.
    * @throws {TypeError} If JSON cannot represent the data, or the topic or `from` is invalid.
    * @throws {RangeError} If the message is too large.
@@ -448,7 +449,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * The topic is literal: `chat:*` is one topic, not a pattern.
    *
    * @param session One of this server's sessions.
-   * @param topic The topic.
+   * @param topic The topic whose messages the session receives, of 1 to 255 bytes.
    * @param options Where the subscription starts if the topic has a history. By default, it starts
    * now.
    * @returns Resolves to `true` once the broker has confirmed the subscription: from then on, the
@@ -496,7 +497,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * ```
    *
    * @param session One of this server's sessions.
-   * @param topic The topic.
+   * @param topic The topic that the session no longer receives.
    * @param options Code and reason for the client; the default code is `removed`.
    * @returns `true` if the session was subscribed, or such a request was under way.
    * @throws {TypeError} If the code is not a string of 1 to 64 characters.
@@ -521,8 +522,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     /**
      * Sends a message to every session of the user, encoded once.
      *
-     * @param topic The topic.
-     * @param data The data.
+     * @param topic The name under which the user's clients receive the message, of 1 to 255 bytes.
+     * @param data Any value that JSON can represent, or a `Uint8Array` for `skein.1` sessions.
      * @returns Number of sessions on this node that received the message; other nodes are not
      * counted.
      */
@@ -926,7 +927,7 @@ const FAREWELL_MS = 500;
  *
  * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
- * @param options Options of the server.
+ * @param options As for `serve()`, without those for listening.
  * @returns The server. Pass requests to its `fetch` method.
  * @throws {TypeError} If a key of the options is unknown, or an option is invalid.
  * @throws {RangeError} If a number is out of range.

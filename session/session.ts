@@ -265,7 +265,7 @@ export class Session<
    * Sends a message. Never blocks: the message is queued, and is sent at the end of this event loop
    * turn.
    *
-   * @param topic The topic.
+   * @param topic The name under which the peer's handlers receive the message, of 1 to 255 bytes.
    * @param data Any value that JSON can hold; on `skein.1` also a `Uint8Array`.
    * @throws {SessionClosedError} If the session is closing or closed.
    * @throws {QueueFullError} If the queue is full and its policy is `close`; the session closes.
@@ -305,10 +305,10 @@ export class Session<
   /**
    * Sends a request to the peer, and waits for the reply.
    *
-   * @param topic The topic of the request.
+   * @param topic The name of the request, which selects the peer's handler, of 1 to 255 bytes.
    * @param data The input of the request.
    * @param options The signal, and the timeout (`requestTimeoutMs` by default).
-   * @returns The reply.
+   * @returns The result of the peer's handler.
    * @throws {RequestError} If the reply is a failure, or does not fit the contract.
    * @throws {TimeoutError} If no reply arrives in time.
    * @throws {SessionClosedError} If the session closes first.
@@ -334,7 +334,7 @@ export class Session<
    * Sends a request for a streaming response. The request is sent in this event loop turn, but the
    * first such request waits until the code for it has loaded. The loop throws any errors.
    *
-   * @param topic The topic of the request.
+   * @param topic The name of the request, which selects the peer's handler, of 1 to 255 bytes.
    * @param data The input of the request.
    * @param options The signal, timeouts, and the number of items that the peer may send ahead.
    * @returns The response, for one loop. The loop throws a {@linkcode RequestError} if the response
@@ -377,7 +377,7 @@ export class Session<
    * Subscribes to a topic of the server, if the server's `authorize` allows it. The messages of the
    * topic arrive like all other messages.
    *
-   * @param topic The topic.
+   * @param topic The topic whose messages the server should send, of 1 to 255 bytes.
    * @param options The start position, for a topic with a history; the signal, and the timeout
    * (`requestTimeoutMs` by default).
    * @returns The position in the history after which the following messages start.
@@ -395,7 +395,7 @@ export class Session<
   /**
    * Ends the subscription to a topic of the server.
    *
-   * @param topic The topic.
+   * @param topic A topic to which the session is subscribed.
    * @param options The signal, and the timeout (`requestTimeoutMs` by default).
    */
   async unsubscribe(topic: string, options: WaitOptions = {}): Promise<void> {
@@ -406,8 +406,8 @@ export class Session<
   /**
    * Publishes to a topic through the server, if the server's `authorize` allows it.
    *
-   * @param topic The topic.
-   * @param data The data to publish.
+   * @param topic The topic whose subscribers receive the message, of 1 to 255 bytes.
+   * @param data Any value that JSON can hold; on `skein.1` also a `Uint8Array`.
    * @param options The signal, the timeout (`requestTimeoutMs` by default), and `except`.
    * @returns Resolves once the server has published the message.
    * @throws {RequestError} With code `forbidden` if the server does not allow the publication; with
@@ -429,7 +429,7 @@ export class Session<
    * session is in the room, the data applies immediately. It also applies each time the session
    * joins the room.
    *
-   * @param room The room.
+   * @param room The room's topic. The session need not be in the room yet.
    * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
    * `undefined` removes the data.
    * @param options The signal, and the timeout (`requestTimeoutMs` by default).
@@ -561,7 +561,7 @@ export class Session<
    * must be complete, send its length or an end marker.
    *
    * @param options Options of the stream, see {@linkcode OpenStreamOptions}.
-   * @returns The stream.
+   * @returns The stream, whose two directions end separately.
    * @throws {UnsupportedError} If the transport has no streams; see `connection.capabilities`.
    * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
    * @throws {ConnectionError} If the connection is closed.
@@ -645,7 +645,7 @@ export class Session<
    *
    * @typeParam R The registry.
    * @param options The registry, and how messages are encoded.
-   * @returns The stream.
+   * @returns The stream, whose messages are checked against the registry.
    * @throws {TypeError} If the registry is empty, if one of its keys is not an integer from 0 to
    * 65,534, if one of its values is not a schema, if the codec is not valid, or if the stream lacks
    * its readable or writable end.
@@ -736,7 +736,7 @@ export class Session<
    * Raises the total number of streams that the peer may open.
    *
    * @param maxStreams The total since the session started; a lower value than before has no effect.
-   * @param options The direction of the streams.
+   * @param options Which kind of streams the total applies to.
    * @throws {UnsupportedError} If the transport does not let the application grant credit.
    * @throws {RangeError} If the total is not an integer of 0 or more.
    */

@@ -145,7 +145,7 @@ export interface StreamingResponse<T> extends AsyncIterable<T> {
   /**
    * Yields the items. A second loop continues where the first one stopped.
    *
-   * @returns The iterator.
+   * @returns An iterator over the items that no earlier loop has received.
    */
   [Symbol.asyncIterator](): AsyncIterator<T, void, undefined>;
 }

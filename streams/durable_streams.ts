@@ -161,7 +161,7 @@ export class DurableStreams implements Feature {
    * @typeParam T Type of a record.
    * @param id The id, of 1 to 240 bytes.
    * @param options Media type, lifetime, and the source of a fork.
-   * @returns The writer of the stream.
+   * @returns The only writer of the new stream.
    * @throws {RequestError} With the code `exists`, and `unavailable` if the server is closed; for a
    * fork, also with `not-found`, `gone`, `malformed`, or `wrong-type` if the source is keyed.
    * @throws {LimitError} If there are too many streams or bytes, or if the source has too many
@@ -189,7 +189,7 @@ export class DurableStreams implements Feature {
    * `writer-lost`: 5 to 10 s after it was released, or at most 5 s after the lease has expired.
    *
    * @typeParam T Type of a record.
-   * @param id The id.
+   * @param id The id of an open stream without a writer.
    * @returns The writer; its `offset` shows how much was kept.
    * @throws {RequestError} With the code `held` if the stream has a writer, `ended` if it has
    * ended, `not-found` if it does not exist, or `unavailable` if the server is closed.
@@ -202,7 +202,7 @@ export class DurableStreams implements Feature {
   /**
    * Reads the state of a stream. Does not renew the time to live.
    *
-   * @param id The id.
+   * @param id The id with which the stream was created.
    * @returns The state; `undefined` if there is no such stream.
    * @throws {BrokerError} If the broker is unreachable.
    */
@@ -214,7 +214,7 @@ export class DurableStreams implements Feature {
    * Reads the existing records, without waiting for new ones.
    *
    * @typeParam T Type of a record. For a keyed stream, a record is a list of change messages.
-   * @param id The id.
+   * @param id The id with which the stream was created.
    * @param options Start offset, and a signal.
    * @returns The records. The loop throws the same errors as `follow`, except at the end of an
    * incomplete stream.
@@ -230,7 +230,7 @@ export class DurableStreams implements Feature {
    * Reads a stream to its end, waiting for new records. The loop ends once the stream is complete.
    *
    * @typeParam T Type of a record. For a keyed stream, a record is a list of change messages.
-   * @param id The id.
+   * @param id The id with which the stream was created.
    * @param options Start offset, and a signal.
    * @returns The records. The loop throws a {@linkcode RequestError} with the code `aborted` or
    * `writer-lost` at the end of an incomplete stream, `not-found` if there is no such stream,
@@ -248,7 +248,7 @@ export class DurableStreams implements Feature {
    * Asks the writer of a stream to stop: the writer's `signal` aborts, on whichever node it is. If
    * this is called several times, the first reason is kept.
    *
-   * @param id The id.
+   * @param id The id with which the stream was created.
    * @param reason Reason for the writer, of at most 1,024 characters.
    * @returns True if the stream was open.
    * @throws {RequestError} With the code `not-found` if there is no such stream.
@@ -262,7 +262,7 @@ export class DurableStreams implements Feature {
   /**
    * Deletes a stream. Its readers receive the code `gone`; its forks stay.
    *
-   * @param id The id.
+   * @param id The id with which the stream was created.
    * @returns True if there was a stream.
    * @throws {BrokerError} If the broker is unreachable.
    */

@@ -7,14 +7,14 @@ import { SharedStreams } from "./shared_streams.ts";
 
 /**
  * Stores the responses to some requests, so that they outlive the callers' connections: a caller
- * that returns continues behind the last item that it has, another device can read the same
+ * that returns continues after the last item that it has, another device can read the same
  * response, and if the server is lost, another one continues with `resume`.
  *
  * A handler of `requests` names this function to be resumable, which mounts the feature with the
  * default limits. To set limits, also pass the feature to `features`.
  *
  * @param options The limits.
- * @returns The feature.
+ * @returns A feature for the option `features`.
  * @throws {TypeError} If an option is unknown or has the wrong type.
  * @throws {RangeError} If a number is out of range.
  *

@@ -102,7 +102,7 @@ export async function receiveOne<T>(
  * @param source `session.events`.
  * @param type Name of the event.
  * @param options Deadline (5 s of real time by default) and signal.
- * @returns The event.
+ * @returns The first event of this name after the call.
  * @throws {TimeoutError} If the event did not arrive in time.
  */
 export function nextEvent<K extends keyof SessionEventMap>(
@@ -113,10 +113,10 @@ export function nextEvent<K extends keyof SessionEventMap>(
 /**
  * Waits for the next event of any `EventTarget`.
  *
- * @param source Target of the events.
+ * @param source The object that dispatches the event.
  * @param type Name of the event.
  * @param options Deadline (5 s of real time by default) and signal.
- * @returns The event.
+ * @returns The first event of this name after the call.
  * @throws {TimeoutError} If the event did not arrive in time.
  *
  * @example Usage

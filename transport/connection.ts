@@ -583,7 +583,7 @@ export interface Connection extends AsyncDisposable {
    * Opens a bidirectional stream.
    *
    * @param options The priority, and how long to wait for a free stream.
-   * @returns The stream.
+   * @returns The stream, whose two directions end separately.
    * @throws {UnsupportedError} If the transport has no streams.
    */
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream>;

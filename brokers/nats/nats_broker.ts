@@ -175,7 +175,7 @@ export class NatsBroker implements LogBroker {
   /**
    * Publishes to every node. While NATS is unreachable, the publication waits.
    *
-   * @param publication The publication.
+   * @param publication The topic and the encoded message.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
    */
@@ -189,7 +189,7 @@ export class NatsBroker implements LogBroker {
   /**
    * Subscribes to a topic.
    *
-   * @param topic The topic.
+   * @param topic The name of the topic; it is never a pattern.
    * @param listener Called with each publication.
    * @param options The bounds of a history and a callback for interruptions.
    * @returns The subscription, which is in force once its `ready` resolves.

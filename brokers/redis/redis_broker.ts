@@ -297,7 +297,7 @@ export class RedisBroker implements LogBroker {
   /**
    * Publishes to every node, on a topic without history.
    *
-   * @param publication The publication.
+   * @param publication The topic and the encoded message.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 65,536 bytes.
    */
@@ -310,7 +310,7 @@ export class RedisBroker implements LogBroker {
   /**
    * Subscribes this node to a topic.
    *
-   * @param topic The topic.
+   * @param topic The name of the topic; it is never a pattern.
    * @param listener Called with each publication.
    * @param options The bounds of a history and a callback for interruptions.
    * @returns The subscription, which is ready once Redis has confirmed it.

@@ -192,7 +192,7 @@ export class SqliteBroker implements LogBroker {
    *
    * @param path Path of the file, or its `file:` URL.
    * @param options See {@linkcode SqliteBrokerOptions}.
-   * @returns The broker.
+   * @returns The broker, whose file is open and locked.
    * @throws {BrokerError} If the file is damaged, if it is open in another process or broker, or if
    * it belongs to another program or another version of Skein.
    * @throws {TypeError} If an option is unknown, or the path is empty.
@@ -254,7 +254,7 @@ export class SqliteBroker implements LogBroker {
   /**
    * Publishes on a topic without a history. Calls the listeners before returning.
    *
-   * @param publication The publication.
+   * @param publication The topic and the encoded message.
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(publication: Publication): void {
@@ -266,7 +266,7 @@ export class SqliteBroker implements LogBroker {
   /**
    * Subscribes to a topic.
    *
-   * @param topic The topic.
+   * @param topic The name of the topic; it is never a pattern.
    * @param listener Receives the publications of the topic.
    * @param options The bounds of the history, for a topic with a history.
    * @returns The subscription, which is in force immediately.

@@ -199,7 +199,7 @@ export async function dial<C extends Contract = Contract>(
 /**
  * Returns WebTransport for the option `transports`.
  *
- * @returns The transport.
+ * @returns An element of the list `transports`.
  */
 export function webTransport(): Transport {
   return webTransportBy(nativeLeg);
@@ -210,7 +210,7 @@ export function webTransport(): Transport {
  * a stream rejects with an error that says so.
  *
  * @param options Streams, and what a transport of your own needs.
- * @returns The transport.
+ * @returns An element of the list `transports`.
  * @throws {TypeError} If there is a `host` without a `socket`.
  */
 export function webSocket(options: SlimWebSocketOptions = {}): Transport {
@@ -227,7 +227,7 @@ export function webSocket(options: SlimWebSocketOptions = {}): Transport {
  * Returns HTTP for the option `transports`. It is the last resort, whatever its position in the
  * list.
  *
- * @returns The transport.
+ * @returns An element of the list `transports`.
  */
 export function http(): Transport {
   return httpBy(() => Promise.resolve({ fallBackToHttp }));
@@ -236,7 +236,7 @@ export function http(): Transport {
 /**
  * Returns the streams and datagrams of a WebSocket, for the option `streams` of `webSocket()`.
  *
- * @returns The streams.
+ * @returns The value of the option.
  */
 export function streams(): SlimStreams {
   return { part: { openStreams, withStreams } };
@@ -245,7 +245,7 @@ export function streams(): SlimStreams {
 /**
  * Returns live state, for the option `features`.
  *
- * @returns The feature.
+ * @returns An element of the list `features`.
  */
 export function states(): SlimFeature {
   return { name: "states", part: { ClientStates } };
@@ -255,7 +255,7 @@ export function states(): SlimFeature {
  * Returns the race between several transports, for the option `features`. Lists with more than one
  * transport besides `http()` need it.
  *
- * @returns The feature.
+ * @returns An element of the list `features`.
  */
 export function race(): SlimFeature {
   return { name: "race", part: racePart };
@@ -265,7 +265,7 @@ export function race(): SlimFeature {
  * Returns streaming responses, durable streams, handlers of the server's requests, and the policies
  * of `sendQueue`, for the option `features`.
  *
- * @returns The feature.
+ * @returns An element of the list `features`.
  */
 export function responses(): SlimFeature {
   return {
@@ -285,7 +285,7 @@ export function responses(): SlimFeature {
  * Returns diagnostics, pings, datagrams, typed streams and instrumentation, for the option
  * `features`.
  *
- * @returns The feature.
+ * @returns An element of the list `features`.
  */
 export function insight(): SlimFeature {
   return {

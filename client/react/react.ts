@@ -368,14 +368,14 @@ export interface SkeinHooks<C extends Contract = Contract> {
    * Connects the hooks of all components inside the provider.
    *
    * @param props The server's URL or a client.
-   * @returns The element.
+   * @returns The children, with the client in their context.
    */
   SkeinProvider(props: SkeinProviderProps<C>): ReactElement;
   /**
    * Returns the provider's client, for example to send messages in effects and event handlers. On a
    * server, the client never connects.
    *
-   * @returns The client.
+   * @returns The same client on each render, until the provider has another one.
    * @throws {TypeError} If the component is not inside a provider.
    */
   useSkein(): Client<C>;
@@ -640,7 +640,7 @@ function identityOf({ client, url }: SkeinProviderProps): unknown {
  * @param contract The contract. Without a contract, any topic is accepted, and the type of all data
  * is `unknown`.
  * @param options The functions of mutations.
- * @returns The hooks.
+ * @returns The hooks and the provider, whose types follow the contract.
  */
 export function createHooks<C extends Contract = Contract>(
   contract?: C,

@@ -218,7 +218,7 @@ export class ClientState implements Disposable, AsyncDisposable {
    *
    * @typeParam T The type of a row.
    * @param name The name, of at most 1,024 bytes.
-   * @returns The collection.
+   * @returns The collection's rows, and calls that write them.
    * @throws {TypeError} If the name is not a text.
    * @throws {RangeError} If the name is empty, too long, or starts with `$skein`.
    */
@@ -451,7 +451,7 @@ export interface TypedClientState<R, M = AnyMutationCalls>
    *
    * @typeParam N The name.
    * @param name The name of a collection of the contract.
-   * @returns The collection.
+   * @returns The collection's rows, and calls that write them, with the types of the contract.
    */
   collection<N extends keyof R & string>(
     name: N,
@@ -502,7 +502,7 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
    * Returns the version of a row, for the option `expect`. A write of this client counts once the
    * server has replied.
    *
-   * @param key The key.
+   * @param key The key of a row.
    * @returns The version; 0 if there is no such row.
    */
   versionOf(key: string): number {
@@ -552,7 +552,7 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   /**
    * Deletes a row, if it exists.
    *
-   * @param key The key.
+   * @param key The key of the row to delete.
    * @param options A signal, and the expected version; see {@linkcode StateWriteOptions}.
    * @returns A version of the state in which the row is deleted.
    * @throws The errors of {@linkcode ClientState.transaction}.
@@ -571,7 +571,7 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
    * the write is sent. If others change the row first, it is called with the newer value, after
    * pauses that grow, until the row is written.
    *
-   * @param key The key.
+   * @param key The key of a row that exists.
    * @param change Returns the new value. It receives a copy of the present one, which it may change
    * and return. It should have no other side effects, and must not be asynchronous.
    * @param options A signal; see {@linkcode StateWriteOptions}.

@@ -117,9 +117,9 @@ export interface Store {
   /**
    * Reads the first entries of a range.
    *
-   * @param range The range.
+   * @param range The first key, and the first key after the range.
    * @param options See {@linkcode StoreReadOptions}.
-   * @returns The page.
+   * @returns The entries in the order of their keys, and whether these are all.
    * @throws {StoreError} If the store fails or is closed.
    */
   read(range: StoreRange, options?: StoreReadOptions): Promise<StorePage>;
@@ -135,7 +135,7 @@ export interface Store {
   /**
    * Deletes a range, as a batch does.
    *
-   * @param range The range.
+   * @param range The first key, and the first key after the range.
    * @returns What the deletion survives.
    * @throws {StoreError} As {@linkcode Store.write} does.
    */

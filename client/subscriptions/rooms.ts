@@ -384,7 +384,7 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
    * Yields the members, and then yields them again after each change. A slow loop may miss
    * intermediate states, but never the newest. The loop ends when the client closes.
    *
-   * @returns The members.
+   * @returns The room's members by user.
    * @throws {RequestError} If the server rejects the room. It is thrown after the last state.
    * @throws {SessionClosedError} If the client was closed before the loop, or if the client fails.
    */

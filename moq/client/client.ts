@@ -357,8 +357,8 @@ export class MoqClient implements AsyncDisposable {
   /**
    * Waits for a session, to call its `fetch()` or `probe()`.
    *
-   * @param options A signal and a timeout.
-   * @returns The session.
+   * @param options What ends the wait: a signal, or a timeout in milliseconds.
+   * @returns The current session, or the next one.
    * @throws {MoqError} If the client has ended; see {@linkcode MoqClientEnd}.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`; the `cause` is the error of
    * the last attempt.

@@ -173,7 +173,7 @@ export const DIAL: OptionKinds<DialMoqOptions> = {
  *
  * @param url The URL of the server.
  * @param options See {@linkcode DialMoqOptions}.
- * @returns The session.
+ * @returns The session, after its setup.
  * @throws {ConnectionError} If the connection fails. If the server rejected it, `status` is the
  * HTTP status.
  * @throws {MoqError} If there is no common version, or the server rejected the setup.

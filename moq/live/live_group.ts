@@ -243,7 +243,7 @@ export class LiveGroup implements Disposable {
   /**
    * Aborts the group; its subscribers receive the reason. Idempotent.
    *
-   * @param reason The reason.
+   * @param reason The name of the error that subscribers receive.
    */
   abort(reason: MoqErrorName = "publishAborted"): void {
     if (this.#state !== "open") return;

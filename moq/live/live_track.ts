@@ -287,7 +287,7 @@ export class LiveTrack implements AsyncDisposable {
    *
    * @param sequence The number of the group; by default one more than the newest number, or 1 for
    * the first group.
-   * @returns The group.
+   * @returns The group, which accepts frames until it is closed.
    * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2, was used before, or is
    * too old.
    * @throws {TypeError} If the track is closed.
@@ -318,7 +318,7 @@ export class LiveTrack implements AsyncDisposable {
    * Notifies the subscribers that groups will not be sent.
    *
    * @param missed Numbers of the groups.
-   * @param reason The reason.
+   * @param reason The name of the error that subscribers receive.
    */
   drop(missed: MissedGroups, reason: MoqErrorName = "expired"): void {
     for (const subscriber of this.#subscribers) subscriber.dropped(missed, reason);
@@ -422,7 +422,7 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Ends the track with an error: groups in flight are aborted. Idempotent.
    *
-   * @param reason The reason.
+   * @param reason The name of the error that subscribers receive.
    */
   closeWithError(reason: MoqErrorName): void {
     if (this.#error !== undefined || this.#state === "over") return;
@@ -583,7 +583,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Adds a track.
    *
-   * @param name The name of the track.
+   * @param name The name under which subscribers request the track.
    * @param options The limits of the track.
    * @returns The track, ready for groups.
    * @throws {TypeError} If the broadcast already has a track of this name.
@@ -655,7 +655,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Returns the fixed properties of a track; called by the mux.
    *
-   * @param name The name of the track.
+   * @param name The name under which the track was added.
    * @returns The properties.
    * @throws {MoqError} If there is no such track.
    */

@@ -108,7 +108,7 @@ export class MoqServer implements Feature, AsyncDisposable {
    * Creates a server that does not listen: pass requests and connections to {@linkcode fetch},
    * {@linkcode take} and {@linkcode accept}.
    *
-   * @param options The options of the server.
+   * @param options As for `listenMoq()`, without those for listening.
    * @throws {TypeError} If a version, the path or an origin is invalid.
    * @throws {RangeError} If a limit is not a positive integer, or `bitrate` is invalid.
    */
@@ -164,7 +164,8 @@ export class MoqServer implements Feature, AsyncDisposable {
    * Responds to an HTTP request: a WebSocket upgrade with a MoQ protocol becomes a session. Can be
    * mounted in `Deno.serve`, Hono, oak and any other server that passes the `Request` on.
    *
-   * @param request The request.
+   * @param request The request as the runtime passed it, because an upgrade needs the original
+   * object.
    * @param info Facts about the request, including the client's address.
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */

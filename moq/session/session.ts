@@ -402,7 +402,7 @@ export class MoqSession implements AsyncDisposable {
    * @param connection The connection, which must have streams. Its `protocol` or SETUP selects the
    * version.
    * @param options See {@linkcode MoqSessionOptions}.
-   * @returns The session.
+   * @returns The session, after its setup.
    * @throws {UnsupportedError} If the connection has no streams.
    * @throws {RangeError} If a limit is not a positive integer.
    * @throws {MoqError} If there is no common version, or the peer rejected the setup.
@@ -598,7 +598,7 @@ export class MoqSession implements AsyncDisposable {
    * @param path The broadcast.
    * @param name The track.
    * @param options The number of the group, the priority, and an abort signal.
-   * @returns The group.
+   * @returns The frames of the group, as they arrive.
    * @throws {UnsupportedError} If the version has no FETCH.
    */
   async fetch(
@@ -618,8 +618,8 @@ export class MoqSession implements AsyncDisposable {
    * Requests the fixed properties of a track.
    *
    * @param path The broadcast.
-   * @param name The track.
-   * @param options An abort signal.
+   * @param name The name of the track within the broadcast.
+   * @param options A signal that ends the wait.
    * @returns The priority, order, cache and timescale of the track.
    * @throws {UnsupportedError} If the version has no such request.
    */

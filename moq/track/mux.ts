@@ -96,7 +96,7 @@ export interface TrackServer {
    * Responds to a fetch. Without this method fetches are rejected. A {@linkcode TrackHandler} that is a
    * function receives a track instead, whose range is the fetched group.
    *
-   * @param request The request.
+   * @param request Which group of which track the peer fetches.
    * @param group The group to write to, which is closed afterwards.
    */
   serveFetch?(request: FetchRequest, group: GroupWriter): void | Promise<void>;
@@ -104,7 +104,7 @@ export interface TrackServer {
    * Returns the fixed properties of a track. The defaults are priority 0, unordered, no cache, and
    * a timescale of milliseconds.
    *
-   * @param name The name of the track.
+   * @param name The name of the track within the broadcast.
    * @returns The properties that differ from the default.
    */
   trackInfo?(name: string): Partial<TrackInfoMessage> | Promise<Partial<TrackInfoMessage>>;

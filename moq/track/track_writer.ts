@@ -474,7 +474,7 @@ export class TrackWriter implements AsyncDisposable {
    * writer.
    *
    * @param sequence The number of the group.
-   * @returns The group.
+   * @returns A writer for the group's frames.
    * @throws {MoqError} If the subscription has ended, or the number is above the last requested
    * one.
    */
@@ -486,7 +486,7 @@ export class TrackWriter implements AsyncDisposable {
    * Reports that groups will not be sent, in versions with such a message. In other versions the
    * subscriber notices missing groups by itself.
    *
-   * @param missed The groups.
+   * @param missed The numbers of the first and the last of these groups.
    * @param reason The reason for the subscriber.
    * @throws {RangeError} If the numbers are not integers from 0 to 2^53 - 2, or the last is below
    * the first.

@@ -361,7 +361,7 @@ const SIMILAR = { "gomoqt": IN_GOMOQT, "moq-lite": IN_MOQ_LITE, "moqt": IN_MOQT 
  * Returns the error code for a name.
  *
  * @param scope The session or kind of stream that ends.
- * @param name The name.
+ * @param name A name such as `notFound`.
  * @param family The family of numbers.
  * @returns The code, or the code for `internal` if the family has neither the name nor a similar
  * one.

@@ -20,7 +20,7 @@ export const MAX_PATH_BYTES = 1_024;
  * Normalizes a path: removes extra slashes, and adds a missing leading slash.
  *
  * @param text A path, with or without a leading slash.
- * @returns The path.
+ * @returns The path in the form that this library uses.
  * @throws {TypeError} If the path is not a string.
  * @throws {RangeError} If the path has too many parts or bytes.
  *

@@ -140,7 +140,7 @@ const ROUTES = Object.entries<ApiOperation>(OPERATIONS).map(([name, operation]) 
  * at `openapi.json` below the path.
  *
  * @param options The path, the permission and the limits; see {@linkcode ApiOptions}.
- * @returns The feature.
+ * @returns A feature for the option `features`.
  * @throws {TypeError} If an option is unknown or invalid.
  * @throws {RangeError} If a limit is not a positive integer, or the rate is malformed.
  *

@@ -74,7 +74,7 @@ export const INSPECTOR: OptionKinds<InspectorOptions> = {
  * The inspector has no cost while no page is open.
  *
  * @param options The path and the allowed clients; see {@linkcode InspectorOptions}.
- * @returns The feature.
+ * @returns A feature for the option `features`.
  * @throws {TypeError} If an option is unknown or invalid.
  *
  * @example The page of a server
@@ -215,9 +215,9 @@ export class Inspector implements AsyncDisposable {
   /**
    * Responds to a request for the page or its data. Never rejects.
    *
-   * @param request The request.
+   * @param request A request for a path of the inspector.
    * @param info Information about the request. By default, a request without an address is denied.
-   * @returns The response.
+   * @returns The page, its data, or a rejection.
    */
   readonly fetch = async (request: Request, info: RequestInfo = {}): Promise<Response> => {
     this.#active++;

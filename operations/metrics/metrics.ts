@@ -53,7 +53,7 @@ export const METRICS: OptionKinds<MetricsOptions> = {
  * programs on this machine. In a worker of `serveWorkers`, they cover all workers.
  *
  * @param options The path and the allowed clients.
- * @returns The feature.
+ * @returns A feature for the option `features`.
  * @throws {TypeError} If an option is unknown or invalid.
  *
  * @example Metrics and health

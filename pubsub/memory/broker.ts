@@ -266,7 +266,7 @@ export class MemoryBroker implements Broker {
    * Calls the listeners of the topic before returning. If a listener publishes on the same topic, that
    * publication is delivered after the current one.
    *
-   * @param publication The publication.
+   * @param publication The topic and the encoded message.
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(publication: Publication): void {
@@ -286,7 +286,7 @@ export class MemoryBroker implements Broker {
   /**
    * Subscribes to a topic.
    *
-   * @param topic The topic.
+   * @param topic The name of the topic; it is never a pattern.
    * @param listener Receives the publications of the topic.
    * @param options The bounds of the history, for a topic with a history.
    * @returns The subscription, in force immediately.

@@ -217,7 +217,7 @@ export class Presence implements Disposable {
    * ```
    *
    * @param session Any session.
-   * @param topic The topic.
+   * @param topic A topic in which the session is present.
    * @param options The data; if left out, the session's data is removed.
    * @returns True if the session is present in the topic; otherwise the call has no effect.
    * @throws {TypeError} If JSON cannot hold the data.
@@ -287,7 +287,7 @@ export class Presence implements Disposable {
    * Lists the users present in a topic, including those within the grace period. With many nodes,
    * {@linkcode Presence.isComplete} returns false if some users may be missing.
    *
-   * @param topic The topic.
+   * @param topic The topic in which the users are present.
    * @returns The members, in the order in which this node discovered them.
    */
   members(topic: string): PresenceMember[] {
@@ -307,7 +307,7 @@ export class Presence implements Disposable {
   /**
    * Counts the users present in a topic, including those within the grace period.
    *
-   * @param topic The topic.
+   * @param topic The topic in which the users are present.
    * @returns The number of users.
    */
   count(topic: string): number {
@@ -318,7 +318,7 @@ export class Presence implements Disposable {
    * Returns true if a user or a session is present in a topic.
    *
    * @param who A user, including a user within the grace period, or one session.
-   * @param topic The topic.
+   * @param topic The topic in which the user or session may be present.
    * @returns True if present.
    */
   has(who: string | Session, topic: string): boolean {
@@ -329,8 +329,8 @@ export class Presence implements Disposable {
   /**
    * Counts a user's sessions in a topic.
    *
-   * @param user The user.
-   * @param topic The topic.
+   * @param user The user's name, as in `session.user`.
+   * @param topic The topic to which the sessions belong.
    * @returns The number of sessions; 0 if the user is absent or within the grace period.
    */
   connections(user: string, topic: string): number {
@@ -340,7 +340,7 @@ export class Presence implements Disposable {
   /**
    * Lists the topics in which a user is present, among the topics known to this node.
    *
-   * @param user The user.
+   * @param user The user's name, as in `session.user`.
    * @returns The topics, in the order of joining.
    */
   topicsOf(user: string): string[] {
@@ -350,7 +350,7 @@ export class Presence implements Disposable {
   /**
    * Returns true if a user is online, or within the grace period.
    *
-   * @param user The user.
+   * @param user The user's name, as in `session.user`.
    * @returns True if online or within the grace period.
    */
   isOnline(user: string): boolean {
@@ -370,7 +370,7 @@ export class Presence implements Disposable {
   /**
    * Returns the time at which a user was last connected.
    *
-   * @param user The user.
+   * @param user The user's name, as in `session.user`.
    * @returns The time in milliseconds since the Unix epoch; `undefined` if the user is connected,
    * was never connected, or was forgotten because of `maxLastSeen`.
    */
@@ -384,7 +384,7 @@ export class Presence implements Disposable {
    * Follows a topic: this node then tracks the topic's users even if none of its own users is in
    * the topic.
    *
-   * @param topic The topic.
+   * @param topic The topic whose users this node needs, of 1 to 255 bytes.
    * @returns A disposable that stops following the topic. `ready` resolves when the other nodes
    * have sent the topic's users, or after a second at the latest.
    * @throws {TypeError} If the topic is not valid.

@@ -186,7 +186,7 @@ export class Rooms implements Disposable {
    * closed or closing is ignored.
    *
    * @param session A session of the topics' flusher.
-   * @param room The room.
+   * @param room The room's topic, of 1 to 246 bytes.
    * @param options The start position in the room's history, and the session's presence data. If
    * you pass no data, the data from {@linkcode Rooms.update} stays. It also stays if this call
    * throws.
@@ -239,7 +239,7 @@ export class Rooms implements Disposable {
    * running fails with the code, too. Idempotent.
    *
    * @param session Any session.
-   * @param room The room.
+   * @param room The room's topic, as passed to `join`.
    * @param options Code and reason for the client.
    * @returns True if the session was a member, or such a request was under way.
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
@@ -261,7 +261,7 @@ export class Rooms implements Disposable {
    * if the session leaves the room.
    *
    * @param session Any session.
-   * @param room The room.
+   * @param room The room's topic.
    * @param options The data; if omitted, the session's data is removed.
    * @returns True if the session is a member, so that the other members receive the update.
    * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
@@ -292,7 +292,7 @@ export class Rooms implements Disposable {
   /**
    * Publishes in a room; the publisher need not be a member.
    *
-   * @param room The room.
+   * @param room The room's topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` members.
    * @param options See {@linkcode PublishOptions}.
    * @throws {TypeError} If JSON cannot hold the data, or the name is not that of a room.
@@ -308,7 +308,7 @@ export class Rooms implements Disposable {
    * Lists the users in a room with their data, including users within the grace period. With many
    * nodes, {@linkcode Presence.isComplete} returns false if some users may be missing.
    *
-   * @param room The room.
+   * @param room The room's topic.
    * @returns The members, in the order of joining.
    */
   members(room: string): PresenceMember[] {
@@ -338,7 +338,7 @@ export class Rooms implements Disposable {
    * Returns true if a session joined a room.
    *
    * @param session Any session.
-   * @param room The room.
+   * @param room The room's topic.
    * @returns True if the session joined, and has not left.
    */
   isMember(session: Session, room: string): boolean {

@@ -215,7 +215,7 @@ export interface GuardedRequest<Action extends string> {
   /**
    * Checks the permission.
    *
-   * @param action The action.
+   * @param action The action that the handler is about to take.
    * @param id The target of the action; empty for the feature as a whole.
    * @param details Members that `authorize` receives in addition.
    * @returns The user of the request, if any.
@@ -244,7 +244,7 @@ export interface GuardedRequest<Action extends string> {
    * Reads the body.
    *
    * @param maxBytes Most bytes of the body.
-   * @returns The bytes.
+   * @returns The whole body.
    * @throws {Problem} With 413, 408, 400 or 503.
    */
   readBody(maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;

@@ -26,7 +26,7 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * ```
  *
  * @param server A server. Its features add their own metrics.
- * @returns The text.
+ * @returns The body of a response with {@linkcode PROMETHEUS_CONTENT_TYPE}.
  */
 export function prometheusText(
   server: {

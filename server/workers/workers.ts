@@ -258,7 +258,7 @@ export class Workers implements AsyncDisposable {
    * Reads the metrics of all workers in the Prometheus text format. Each number has the label
    * `worker`. A worker that does not respond within two seconds is omitted.
    *
-   * @returns The text.
+   * @returns The body of a response to a scrape.
    */
   async metrics(): Promise<string> {
     return (await this.#measures()).map(exposition).join("");

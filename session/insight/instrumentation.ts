@@ -16,7 +16,7 @@ export interface HandshakeWatch {
   /**
    * Called once, at the end of the handshake.
    *
-   * @param outcome The outcome.
+   * @param outcome How the handshake ended: with a session, or with an error.
    */
   ended(
     outcome:
@@ -81,7 +81,7 @@ export interface Instrumentation {
   /**
    * Called when a session is established.
    *
-   * @param session The session.
+   * @param session The new session.
    */
   sessionOpened?(session: Session): void;
   /**
@@ -100,21 +100,21 @@ export interface Instrumentation {
    * Writes to states and durable streams are not publications.
    *
    * @param session The session of the client.
-   * @param topic The topic.
+   * @param topic The topic on which the client published.
    */
   published?(session: Session, topic: string): void;
   /**
    * Called when an established session ends.
    *
-   * @param session The session.
+   * @param session The session, which can no longer send messages.
    * @param info How the session closed.
    */
   sessionClosed?(session: Session, info: CloseInfo): void;
   /**
    * Called before this side sends a request to the peer.
    *
-   * @param session The session.
-   * @param topic The topic of the request.
+   * @param session The session that sends the request.
+   * @param topic The name of the request.
    * @returns A watch that follows the request.
    */
   request?(session: Session, topic: string): RequestWatch | undefined | void;
@@ -122,7 +122,7 @@ export interface Instrumentation {
    * Called for each message sent with `send` on a session or client, but not for requests or
    * publications. A client may not have a session yet.
    *
-   * @param topic The topic.
+   * @param topic The name under which the message is sent.
    * @returns The trace to send with the message, which the peer can continue; absent by default.
    */
   send?(topic: string): TraceContext | undefined | void;
@@ -130,8 +130,8 @@ export interface Instrumentation {
    * Runs the `onMessage` handler for a message. If the handler throws synchronously, the promise of
    * `run` rejects.
    *
-   * @param session The session.
-   * @param message The message.
+   * @param session The session that received the message.
+   * @param message The message that the handler receives.
    * @param run Runs the handler on the first call; every call returns its result. If the hook
    * doesn't call `run`, the handler runs after the hook.
    * @param trace The trace that the peer sent with the message. Don't trust it: the peer may send

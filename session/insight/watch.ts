@@ -37,7 +37,7 @@ import { withoutToken } from "../../transport/url.ts";
  * assertEquals(opened, [session.id]);
  * ```
  *
- * @param settings The settings.
+ * @param settings The settings, in which the hooks are set.
  * @param instrumentations The hooks, which replace earlier ones. Those of the first instrumentation
  * run outside of the others.
  * @returns The settings that were passed.

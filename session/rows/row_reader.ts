@@ -52,7 +52,7 @@ export abstract class RowReader<T = unknown> implements Iterable<[key: string, r
   /**
    * Returns a row, which is frozen.
    *
-   * @param key The key.
+   * @param key The key with which the row was written.
    * @returns The value; `undefined` if there is no such row.
    */
   get(key: string): Readonly<T> | undefined {
@@ -62,7 +62,7 @@ export abstract class RowReader<T = unknown> implements Iterable<[key: string, r
   /**
    * Returns whether a row exists.
    *
-   * @param key The key.
+   * @param key The key with which a row was written.
    */
   has(key: string): boolean {
     return this.#rows.collection(this.name).has(key);

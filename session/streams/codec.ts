@@ -23,7 +23,7 @@ export interface Codec {
   /**
    * Encodes a value.
    *
-   * @param value The value to encode.
+   * @param value A value that the stream's schema has accepted.
    * @returns The bytes; an empty array is allowed.
    */
   encode(value: unknown): Uint8Array;

@@ -146,7 +146,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
   /**
    * Responds to a request.
    *
-   * @param request The request.
+   * @param request A request for a path of the streams.
    * @param info The address of the client, for limits per address.
    * @returns The response; 404 for another path. Never rejects.
    */

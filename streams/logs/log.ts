@@ -474,7 +474,7 @@ export interface BrokerLogs {
   /**
    * Creates a log, unless it exists.
    *
-   * @param id The id.
+   * @param id A name that the caller chose.
    * @param options See {@linkcode CreateLogOptions}.
    * @returns The state of the new or existing log.
    * @throws {BrokerError} If the broker is unreachable.
@@ -483,7 +483,7 @@ export interface BrokerLogs {
   /**
    * Appends records, ends the log, or records a cancellation.
    *
-   * @param id The id.
+   * @param id The id, as passed to `create`.
    * @param options See {@linkcode AppendLogOptions}.
    * @returns The result.
    * @throws {BrokerError} If the broker is unreachable. The append may have taken effect.
@@ -492,7 +492,7 @@ export interface BrokerLogs {
   /**
    * Reads records and the state.
    *
-   * @param id The id.
+   * @param id The id, as passed to `create`.
    * @param options See {@linkcode ReadLogOptions}.
    * @returns The page; `undefined` if there is no log with this id, and `"expired"` if the log has
    * expired.
@@ -502,7 +502,7 @@ export interface BrokerLogs {
   /**
    * Deletes a log. If it has forks, it is kept for them as `isDeleted`.
    *
-   * @param id The id.
+   * @param id The id, as passed to `create`.
    * @param options With `ifExpired`, deletes the log only if it has expired.
    * @returns The result. After `removed`, the caller has to `release` the origin. A log that was
    * deleted before is `deleted`.
@@ -552,7 +552,7 @@ export interface BrokerLogs {
    * @param kind `answer` for responses, whose ids start with `answer:`; `stream` for the logs of
    * clients and applications.
    * @param options The approximate number of logs to list, and `next` of the previous page.
-   * @returns The page.
+   * @returns Ids and owners of some logs, and where the next page starts.
    * @throws {BrokerError} If the broker is unreachable, or no longer knows where the page starts.
    */
   list(

@@ -112,7 +112,7 @@ export interface MigratedRows {
 /**
  * Moves a row to the version of the contract.
  *
- * @param row The row.
+ * @param row A row as an earlier version of the contract stored it.
  * @param rows Collects the changes, which take effect together.
  */
 export type MigrateRow = (row: StateMigration, rows: MigratedRows) => void | Promise<void>;

@@ -122,7 +122,7 @@ export class State implements AsyncDisposable {
    *
    * @typeParam T Type of a row.
    * @param name The name, of at most 1,024 bytes.
-   * @returns The collection.
+   * @returns The collection's rows, and calls that write them.
    * @throws {TypeError} If the name is not a text.
    * @throws {RangeError} If the name is empty, too long, or starts with `$skein`.
    */
@@ -506,7 +506,7 @@ export interface TypedState<R>
    *
    * @typeParam N The name.
    * @param name The name of a collection of the contract.
-   * @returns The collection.
+   * @returns The collection's rows, and calls that write them, with the types of the contract.
    */
   collection<N extends keyof R & string>(
     name: N,
@@ -581,7 +581,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   /**
    * Returns the version of a row, for the option `expect`.
    *
-   * @param key The key.
+   * @param key The key of a row.
    * @returns The version; 0 if there is no such row.
    */
   versionOf(key: string): number {
@@ -631,7 +631,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   /**
    * Deletes a row, if it exists.
    *
-   * @param key The key.
+   * @param key The key of the row to delete.
    * @param options A signal, and the expected version; see {@linkcode StateWriteOptions}.
    * @returns The version of the state, once this server's rows lack the row.
    * @throws {RequestError} With the code `conflict` if the row does not have the expected version,
@@ -656,7 +656,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
    * - **Slow functions:** after a quarter of this time, the updates that wait go on. If they change
    *   the row, the function is called again.
    *
-   * @param key The key.
+   * @param key The key of a row that exists.
    * @param change Returns the new value. It receives a copy of the present one, which it may change.
    * It must not update the same row.
    * @param options A signal, which also ends the wait for other updates; see

@@ -84,7 +84,7 @@ export interface ListenWebTransportOptions
      * Called with each error from `onConnection`. Without this callback, the errors are ignored. It
      * MUST NOT throw.
      *
-     * @param error The error.
+     * @param error What `onConnection` threw or rejected with.
      */
     onError?(error: unknown): void;
   } | undefined;

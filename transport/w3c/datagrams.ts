@@ -127,7 +127,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   /**
    * Locks the stream for a writer.
    *
-   * @returns The writer.
+   * @returns The only writer until its lock is released.
    */
   override getWriter(): WritableStreamDefaultWriter<Uint8Array> {
     return this.#sink.writer = super.getWriter();
@@ -285,7 +285,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
    * Creates a writable with a group and a priority.
    *
    * @param options The group and priority.
-   * @returns The writable.
+   * @returns A writable with a priority of its own.
    * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError` if the session has ended.
    */

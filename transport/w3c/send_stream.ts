@@ -356,7 +356,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   /**
    * Locks the stream for a writer.
    *
-   * @returns The writer.
+   * @returns The only writer until its lock is released.
    * @throws {TypeError} If the stream is locked.
    */
   override getWriter(): WebTransportWriter {

@@ -143,14 +143,14 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
    * Locks the stream for a BYOB reader.
    *
    * @param options The options; `mode` is `"byob"`.
-   * @returns The reader.
+   * @returns The only reader until its lock is released.
    */
   override getReader(options: { mode: "byob" }): ReadableStreamBYOBReader;
   /**
    * Locks the stream for a reader.
    *
    * @param options The options; absent, or without a `mode`.
-   * @returns The reader.
+   * @returns The only reader until its lock is released.
    */
   override getReader(
     options?: { mode?: undefined },

@@ -359,7 +359,7 @@ export class WebTransport implements AsyncDisposable {
    * Waits until the session is ready, and opens a bidirectional stream.
    *
    * @param options The group and priority, and whether to wait for stream credit.
-   * @returns The stream.
+   * @returns The stream, whose two directions end separately.
    * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError` if
    * there is no stream credit.
@@ -380,7 +380,7 @@ export class WebTransport implements AsyncDisposable {
    * Waits until the session is ready, and opens a unidirectional stream.
    *
    * @param options The group and priority, and whether to wait for stream credit.
-   * @returns The stream.
+   * @returns The stream, which only this side writes.
    * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError` if
    * there is no stream credit.
@@ -398,7 +398,7 @@ export class WebTransport implements AsyncDisposable {
   /**
    * Creates a group of streams with common counters.
    *
-   * @returns The group.
+   * @returns A group to pass as `sendGroup` of a new stream.
    * @throws {DOMException} `InvalidStateError` if the session has ended.
    */
   createSendGroup(): WebTransportSendGroup {

@@ -218,7 +218,7 @@ export interface WebSocketHost {
    * Starts an HTTP server.
    *
    * @param options The address, certificate and limits.
-   * @param handler The handler of requests.
+   * @param handler Responds to each request, including upgrades.
    * @returns The server.
    * @throws {Deno.errors.AddrInUse} If the port is already in use.
    */

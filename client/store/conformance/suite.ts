@@ -338,7 +338,7 @@ const BATCH_VALUE_BYTES = 2_000;
 /**
  * Writes one batch after another, until the process is killed. Each batch replaces the one before.
  *
- * @param store The store.
+ * @param store A store whose process is about to be killed.
  * @param onWritten Called after each batch with its number, which grows by one. Tell it the process
  * that kills this one.
  */
