@@ -147,14 +147,14 @@ export interface NatsBrokerOptions {
    */
   readonly giveUpMs?: number | undefined;
   /**
-   * Storage in which JetStream keeps histories, logs and the store.
+   * Storage in which JetStream keeps histories, logs and the nodes' shared state.
    *
    * @default {"file"}
    */
   readonly storage?: "file" | "memory" | undefined;
   /**
-   * Number of servers in a cluster on which JetStream keeps histories, logs and the store. With 3
-   * or more, these and the epochs survive if the process of one server is lost.
+   * Number of servers in a cluster on which JetStream keeps histories, logs and the nodes' shared
+   * state. With 3 or more, these and the epochs survive if the process of one server is lost.
    *
    * @default {1}
    */
@@ -182,8 +182,8 @@ export interface NatsBrokerOptions {
    */
   readonly survivesRestart?: boolean | undefined;
   /**
-   * Time for which a row of the store is kept after its last write, in milliseconds. A claim cannot
-   * last longer.
+   * Time for which a claim or a sequence number is kept after its last write, in milliseconds. A
+   * claim cannot last longer.
    *
    * Numbers that must be remembered for longer, up to a week, are kept in a separate bucket.
    *
