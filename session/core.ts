@@ -88,7 +88,10 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
   declare readonly connection: Connection;
   /** Settings that many sessions share. */
   declare readonly settings: SessionSettings;
-  /** True on `skein.1`, which supports joined frames, binary messages and control envelopes. */
+  /**
+   * True on `skein.1`, which supports frames that join several messages, binary messages and
+   * control envelopes.
+   */
   declare readonly joins: boolean;
   /** Send queue; absent on a connection without message frames. */
   declare readonly queue: SendQueue | undefined;

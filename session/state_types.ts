@@ -47,8 +47,8 @@ export interface StateWriteOptions {
  *
  * - **Own changes:** it reads the rows with the changes that it has made itself. They take effect
  *   together, once the function has returned, or not at all.
- * - **Guards:** a row that it has read must not change until then, nor a collection that it has
- *   iterated. If one does, the function is called again with the newer rows.
+ * - **Guards:** a row that it has read must not change before they take effect, nor a collection
+ *   that it has iterated. If one does, the function is called again with the newer rows.
  * - **Calls:** `await` each of them. `set` and `delete` also count if the function is not
  *   asynchronous. An `insert` or `update` that rejects makes the transaction fail, even if the
  *   function catches the error.

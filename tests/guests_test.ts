@@ -42,11 +42,11 @@ interface Way {
   readonly name: string;
   /** True if the token is sent in band; otherwise the URL contains it. */
   readonly isInBand: boolean;
-  /** Connects once, and returns the outcome. */
+  /** Connects once, and returns the user of the session, or the rejection. */
   come(options: ServerOptions<string | typeof guest>, token: string | undefined): Promise<Outcome>;
 }
 
-/** The outcome for a reconnecting client: it is connected, or permanently rejected. */
+/** Waits until a client that reconnects by itself is connected, or permanently rejected. */
 async function outcomeOf(client: Client, opened: readonly Session[]): Promise<Outcome> {
   for await (const status of client.status) {
     assert(status.name !== "reconnecting", "an admitted or rejected client must not reconnect");

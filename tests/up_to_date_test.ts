@@ -1,4 +1,4 @@
-/** A reader that is told that it is up to date has all that was acknowledged before it came. */
+/** A reader that counts as up to date has everything that was acknowledged before it came. */
 import { assertEquals } from "@std/assert";
 import type { Client } from "../mod.ts";
 import type { Server } from "../server.ts";
@@ -33,7 +33,7 @@ const WRITERS = {
   },
 } as const;
 
-/** Reads the newest number, until the reader is told that it is up to date. */
+/** Reads the newest number, until the server says that the reader is up to date. */
 const READERS = {
   async "client.durableStream() of a stream"({ server }: Node) {
     await using client = server.connect();

@@ -7,7 +7,7 @@ import { SqliteBroker } from "./mod.ts";
  *
  * @param synchronous The durability of the files.
  * @returns A function that opens a broker on an empty file, one that closes all brokers and removes
- * their files, and one that moves their clock ahead until then.
+ * their files, and one that moves the clock of the open brokers ahead.
  */
 export function sqliteFiles(
   synchronous: "full" | "normal",

@@ -77,8 +77,8 @@ export class ClientSubscriptions<C extends Contract> {
   }
 
   /**
-   * True while a topic is still to be requested. A publication on the topic waits until then, so
-   * that its subscription receives it.
+   * True while a topic is still to be requested. A publication on the topic waits until it was, so
+   * that the client's own subscription receives it.
    */
   isWaiting(topic: string): boolean {
     const readers = this.#all.get(topic);

@@ -35,7 +35,7 @@ const WAYS = {
   "in band": (user: string) => ({ token: user }),
 };
 
-/** Dials as a user, and records the outcome. */
+/** Dials as a user, and records how that ends: `in`, or the close code. */
 function come(server: TestServer<string>, options: object = WAYS["in the request"]("ann")) {
   const coming = { outcome: "waiting" as string | undefined, session: server.dial(options) };
   coming.session.then(() => coming.outcome = "in", (error) => {

@@ -348,7 +348,7 @@ async function tryEach(
   throw keys;
 }
 
-/** Verifies a token. The peer is told only the kind of failure. */
+/** Verifies a token. The peer receives only the kind of failure. */
 async function verified(verify: Verify, token: string): Promise<Claims> {
   try {
     return await verify(token);

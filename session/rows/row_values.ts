@@ -1,4 +1,4 @@
-/** The values of rows, on servers and in clients: plain JSON that nobody can change in place. */
+/** The values of rows, on servers and in clients: plain JSON that no one can change in place. */
 import { describe } from "../../base/error_text.ts";
 import { isCertain, isPlain } from "../../base/json.ts";
 

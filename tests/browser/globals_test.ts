@@ -95,7 +95,7 @@ async function openServer() {
   return { server, names };
 }
 
-/** Returns the outcome of a frame for each list of missing globals. */
+/** Loads the page in a frame for each list of missing globals, and returns what it reports. */
 async function outcomes(browser: Browser, site: string, lists: readonly string[][]) {
   const page = await newPage(browser);
   await page.goto(site);

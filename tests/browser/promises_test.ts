@@ -69,7 +69,7 @@ for await (const { data } of chat) {
 
 declare const say: (text: string) => Promise<void>;
 
-/** Publishes a line, and waits until the page knows the outcome. */
+/** Publishes a line, and waits until the page knows whether the server accepted it. */
 const sayIn = (page: Page, text: string) => page.evaluate((text) => say(text), text);
 
 const STORY_GUIDE = "docs/guide/ai-responses.md";

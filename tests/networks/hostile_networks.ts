@@ -55,7 +55,7 @@ export interface HostileNetwork {
   readonly change?: (paths: Paths) => void;
   /**
    * Makes the network change by itself, and calls `changed` when it does. Publications are large
-   * until then.
+   * until this call.
    */
   readonly changeOnce?: (paths: Paths, changed: () => void) => void;
   /** Possible transports of the first session; empty if no transport works at first. */

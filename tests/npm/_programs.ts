@@ -43,7 +43,7 @@ export async function useSkein(url) {
 }
 `;
 
-/** Prints the outcome on Node and Bun. */
+/** Runs `useSkein` on Node and Bun, and prints its result or error. */
 const PROGRAM = `
 import { useSkein } from "./use_skein.js";
 
@@ -61,7 +61,7 @@ const { CloseCode, connect } = require("@skein/client");
 console.log(JSON.stringify({ connect: typeof connect, normal: CloseCode.normal }));
 `;
 
-/** Stores the outcome in a variable of the page, which a test waits for. */
+/** Stores the result or error of `useSkein` in a global variable, which a test waits for. */
 const PAGE = `
 import { useSkein } from "./use_skein.js";
 

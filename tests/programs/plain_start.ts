@@ -1,6 +1,6 @@
 /**
- * Serves one HTTP request, and prints where the program has used Node's modules until then. Deno
- * loads their base with `process`.
+ * Serves one HTTP request, then prints which lines have used `process` so far, with which Deno loads
+ * the base of Node's modules.
  *
  * @module
  */

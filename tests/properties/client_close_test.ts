@@ -223,7 +223,7 @@ property("closing a client settles all calls in every state, and leaks nothing",
   },
 });
 
-/** Returns the outcome of a call after the client has ended. */
+/** Returns how a call must settle that is made after the client has ended. */
 function outcomeAfter(
   { name, hadEnded }: { readonly name: CallName; readonly hadEnded: boolean },
   isNormal: boolean,

@@ -300,7 +300,7 @@ function checkCall(call: Call, { kind, gaveUpMs }: Begun, { endedMs, troubleMs, 
   );
 }
 
-/** Checks the outcome of an operation for the caller. */
+/** Checks that the caller's promise settled as it must, and in time. */
 function checkOutcome(
   { kind, gaveUpMs, outcome }: Begun,
   { overMs = Infinity }: Partial<Call> = {},
@@ -424,7 +424,7 @@ const BAD = {
   "large bytes": () => new Uint8Array(MAX_BYTES),
 } as const;
 
-/** The replies of a handler, how it continues, and the outcome for the caller. */
+/** The replies of a handler, how it continues, and whether its caller gives up. */
 const replies = fc.record({
   replies: fc.array(fc.constantFrom("good", "bad"), { maxLength: 3 }),
   /** If true, the handler catches the error of a failed reply. */
@@ -534,7 +534,7 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
 
 const PLAIN = { replies: [] as string[], isCaught: false, then: "returns", isGivenUp: false };
 
-/** Returns the outcome of a request, given its handler's replies. */
+/** Returns how a request must settle, given its handler's replies. */
 function outcomeOfReplies({ replies, isCaught, then }: typeof PLAIN): string {
   const first = isCaught ? replies.indexOf("good") : replies[0] === "good" ? 0 : -1;
   if (first >= 0) return "fulfilled";

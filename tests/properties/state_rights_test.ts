@@ -135,7 +135,7 @@ class House {
     );
   }
 
-  /** Writes a row as the server does; resolves to the outcome. */
+  /** Writes a row as the server does. Resolves to `fulfilled`, or the code of the error. */
   async own(id: string): Promise<string> {
     return await this.world.inTime(
       "a write",

@@ -288,7 +288,7 @@ export class World {
   /**
    * Waits for a promise, such as a request.
    *
-   * @param what A description of the outcome.
+   * @param what What must happen, for the error.
    * @param withinMs Maximum wait, in milliseconds.
    * @returns The value of the promise.
    * @throws {AssertionError} If the promise does not settle in time.

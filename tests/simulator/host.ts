@@ -69,7 +69,7 @@ export class Host implements EventHost {
   /**
    * Creates a running host, as `Simulation.host()` does.
    *
-   * @param events The virtual time.
+   * @param events The event loop of the simulation, whose time is virtual.
    * @param name Name of the host.
    */
   constructor(events: EventLoop, name: string, { offsetMs = 0, drift = 0 }: ClockFaults) {

@@ -56,7 +56,7 @@ export interface LinkEnd {
 
 /** Options of a {@linkcode Link}. */
 export interface LinkOptions {
-  /** The virtual time. */
+  /** The event loop of the simulation, whose time is virtual. */
   readonly events: EventLoop;
   /** Kind of the connection. */
   readonly kind: LinkKind;

@@ -12,7 +12,7 @@ const HEADER_BYTES = 40;
 
 /** Options of a {@linkcode NetworkPath}. */
 export interface NetworkPathOptions {
-  /** The virtual time. */
+  /** The event loop of the simulation, whose time is virtual. */
   readonly events: EventLoop;
   /** Directions that a packet passes in order: one, or two with a front in between. */
   readonly directions: readonly Direction[];

@@ -56,11 +56,7 @@ export class Examiner extends Examination {
   }
 }
 
-/**
- * Returns the outcome of a promise.
- *
- * @returns `"fulfilled"`, or the code or name of the error.
- */
+/** Waits for a promise. Returns `fulfilled`, or the code or name of the error. */
 export function outcomeOf(promise: Promise<unknown>): Promise<string> {
   return promise.then(() => "fulfilled", shown);
 }
