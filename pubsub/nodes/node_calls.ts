@@ -81,8 +81,8 @@ export interface NodeCallsOptions {
   /** Name of the service. It must be the same on every node, and unique among services. */
   readonly name: string;
   /**
-   * Handles calls from other nodes. Errors are passed to `onError`, while the caller is only notified
-   * that the call failed. A call may be repeated, so handlers must be idempotent.
+   * Handles calls from other nodes. Errors are passed to `onError`, while the caller receives only
+   * the fact that the call failed. A call may be repeated, so handlers must be idempotent.
    */
   readonly respond: (data: Uint8Array, call: NodeCall) => Uint8Array | Promise<Uint8Array>;
   /** Receives the errors of `respond`. MUST NOT throw. */
