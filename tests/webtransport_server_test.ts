@@ -371,8 +371,7 @@ Deno.test("serve() continues with WebSocket while the UDP port is in use, and of
     assertEquals(webTransportError.message, text);
     const http = server.url.replace("ws", "http");
     const response = await fetch(`${http}.well-known/skein/webtransport`);
-    assertEquals(response.status, 426);
-    await response.body?.cancel();
+    assertEquals(response.status, 204);
     // The certificate for the future listener.
     assertThrows(() => server.rotateCertificate({ cert: "no", key: "no" }), TypeError);
     const certificate = devCertificate({ cacheFolder: null });
@@ -409,6 +408,27 @@ Deno.test("serve() without WebTransport uses no UDP port", async () => {
   await using server = listen({ webTransport: false });
   assertEquals([server.webTransportUrl, server.certificateHashes], ["", []]);
   assertEquals(endpoint.calls.length, 0);
+});
+
+Deno.test("serve() without WebTransport tells pages so without an error", async () => {
+  const cases: [title: string, status: number, expected: number][] = [
+    ["a handler without such a path", 404, 204],
+    ["a handler with a path of its own", 200, 200],
+    ["a handler that refuses", 403, 403],
+  ];
+  for (const [title, status, expected] of cases) {
+    const fetchPage = () => new Response("", { status });
+    const origins = ["https://app.example"];
+    await using server = listen({ webTransport: false, fetch: fetchPage, origins });
+    const url = `${server.url.replace("ws", "http")}.well-known/skein/webtransport`;
+    const ask = async (origin: string) => {
+      const { status, body } = await fetch(url, { headers: { origin } });
+      await body?.cancel();
+      return status;
+    };
+    assertEquals(await ask("https://app.example"), expected, title);
+    assertEquals(await ask("https://evil.example"), status, title);
+  }
 });
 
 Deno.test("serve() reveals the address of its WebTransport only to this machine", async () => {

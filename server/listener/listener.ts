@@ -54,6 +54,9 @@ const MAX_RETRY_MS = 5_000;
  */
 const COLLECTING_ATTEMPTS = 15;
 
+/** Statuses of a handler that does not serve a path: its own 404, or this server's 426. */
+const NOT_FOUND: ReadonlySet<number> = new Set([404, 426]);
+
 /** Number of buffers allocated before an attempt, because the collector works in small steps. */
 const COLLECTING_ROUNDS = 10;
 
@@ -273,7 +276,9 @@ export class ServerListener {
     const { runtime, port, hostname, tls, webSocket, reusePort } = this.#options;
     const { connectionLimits, maxFrameBytes } = this.#options;
     const response: ServerListenerHandlers["fetch"] = (request, info) =>
-      this.#wellKnown(request) ?? this.#handlers.fetch(request, info);
+      tls === undefined && isWellKnown(request)
+        ? this.#wellKnown(request, info)
+        : this.#handlers.fetch(request, info);
     if (webSocket !== undefined) {
       const { upgrade } = this.#handlers;
       const onUpgrade: UpgradeHandler | undefined = upgrade &&
@@ -407,9 +412,19 @@ export class ServerListener {
     return socket;
   }
 
-  #wellKnown(request: Request): Response | undefined {
-    if (this.#webTransport === undefined || this.#options.tls !== undefined) return undefined;
-    return wellKnownResponse(request, this.#webTransport, this.#options);
+  /** Without WebTransport, the application's handler responds first: the path may be its own. */
+  async #wellKnown(
+    request: Request,
+    info: Parameters<ServerListenerHandlers["fetch"]>[1],
+  ): Promise<Response> {
+    const socket = this.#webTransport;
+    const known = socket && wellKnownResponse(request, socket, this.#options);
+    if (known !== undefined) return known;
+    const response = await this.#handlers.fetch(request, info);
+    if (socket !== undefined || !NOT_FOUND.has(response.status)) return response;
+    const none = wellKnownResponse(request, undefined, this.#options);
+    if (none !== undefined) await response.body?.cancel();
+    return none ?? response;
   }
 }
 

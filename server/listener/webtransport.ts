@@ -285,27 +285,29 @@ export function isWellKnown({ method, url }: Pick<Request, "method" | "url">): b
  * response that a server without this path would send. A foreign name that points to this machine
  * (DNS rebinding) does not count as this machine.
  *
- * @param socket The UDP socket.
- * @returns The response; `undefined` for other requests.
+ * @param request A request for the resource; see `isWellKnown`.
+ * @param socket The UDP socket. Without one, the status is 204, because a browser reports an error
+ * status to its console.
+ * @returns The response; `undefined` for other clients.
  */
 export function wellKnownResponse(
   request: Request,
-  socket: Pick<WebTransportSocket, "address" | "hashes">,
+  socket: Pick<WebTransportSocket, "address" | "hashes"> | undefined,
   rules: OriginRules,
 ): Response | undefined {
-  if (!isWellKnown(request)) return undefined;
   const { headers } = request;
   const asked = URL.parse(`http://${headers.get("host")}`);
   if (asked === null || !LOCAL_HOSTS.includes(asked.hostname)) return undefined;
   if (!isOriginAllowed(headers, rules)) return undefined;
   const origin = headers.get("origin");
-  return Response.json(wellKnownOf(socket), {
-    headers: {
-      "cache-control": "no-store",
-      vary: "origin",
-      ...(origin === null ? {} : { "access-control-allow-origin": origin }),
-    },
-  });
+  const fields = {
+    "cache-control": "no-store",
+    vary: "origin",
+    ...(origin === null ? {} : { "access-control-allow-origin": origin }),
+  };
+  return socket === undefined
+    ? new Response(null, { status: 204, headers: fields })
+    : Response.json(wellKnownOf(socket), { headers: fields });
 }
 
 function wellKnownOf(
