@@ -46,7 +46,6 @@ import type { Client } from "./client/client.ts";
 import type { ServerUrl } from "./client/client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./client/connect.ts";
 import type { Contract } from "./session/contract.ts";
-import { platformRuntime, type Runtime } from "./base/runtime.ts";
 import type { Session } from "./session/session.ts";
 import { type PageChunks, pagePlatform } from "./client/page/page.ts";
 import type { ClientPlatform } from "./client/platform.ts";
@@ -78,6 +77,7 @@ export type { ClientStateStatus } from "./client/state/shared_state.ts";
 export type { AnyMutationCalls } from "./client/state/mutation_calls.ts";
 export type { OnConflict, StateConflict } from "./client/state/write.ts";
 export { Members, type RoomMembers } from "./client/subscriptions/rooms.ts";
+export { newId } from "./client/new_id.ts";
 export { Subscription } from "./client/subscriptions/subscription.ts";
 export {
   AuthenticationError,
@@ -245,27 +245,6 @@ export async function dial<C extends Contract = Contract>(
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
   return await dialBy(makePlatform, url, options);
-}
-
-/**
- * Generates an id, for example for a message or a request. It also works in pages without
- * `crypto.randomUUID`, such as `http://192.168.0.10:8000`. Servers can use
- * `crypto.randomUUID()`; their entry doesn't export this function.
- *
- * @param runtime The source of randomness; the platform's by default.
- * @returns A random version 4 UUID.
- *
- * @example Usage
- * ```ts
- * import { newId } from "@skein/skein/client";
- * import { assertMatch, assertNotEquals } from "@std/assert";
- *
- * assertMatch(newId(), /^[0-9a-f]{8}-[0-9a-f]{4}-4/);
- * assertNotEquals(newId(), newId());
- * ```
- */
-export function newId(runtime: Runtime = platformRuntime()): string {
-  return runtime.randomUUID();
 }
 
 /**

@@ -101,6 +101,7 @@ export type {
 } from "./client/state/state.ts";
 export type { ClientStateStatus } from "./client/state/shared_state.ts";
 export type { AnyMutationCalls } from "./client/state/mutation_calls.ts";
+export { newId } from "./client/new_id.ts";
 export type { OnConflict, StateConflict } from "./client/state/write.ts";
 export { Subscription } from "./client/subscriptions/subscription.ts";
 export {

@@ -24,7 +24,7 @@ const PLATFORM: readonly string[] = [
 const ENTRIES: ReadonlySet<string> = new Set([
   "cli/load/worker.ts",
   "cli/main.ts",
-  "client.ts",
+  "client/new_id.ts",
   "client/page/chunk_insight.ts",
   "client/client.ts",
   "client/connect.ts",
