@@ -1,9 +1,13 @@
 /** Tests the MCP adapter with the SDK's own client: faults, a second reader, stops, rights. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { delay } from "@std/async/delay";
 import { Client } from "npm:@modelcontextprotocol/sdk@^1/client/index.js";
 import { StreamableHTTPClientTransport } from "npm:@modelcontextprotocol/sdk@^1/client/streamableHttp.js";
 import { until } from "../../waiting.ts";
 import { AgentServer } from "./process.ts";
+
+/** Time between two attempts of a client, in milliseconds. */
+const RETRY_MS = 100;
 
 /** A notification of the tool. */
 interface Notification {
@@ -16,18 +20,19 @@ class Device implements AsyncDisposable {
   readonly transport: StreamableHTTPClientTransport;
   /** The words that the server has sent while it counted. */
   readonly words: unknown[] = [];
+  /** The server restarts within this time. */
+  readonly #retries = {
+    initialReconnectionDelay: RETRY_MS,
+    maxReconnectionDelay: RETRY_MS,
+    reconnectionDelayGrowFactor: 1,
+    maxRetries: 200,
+  };
 
   private constructor(server: AgentServer, user: string, sessionId?: string) {
     this.client = new Client({ name: user, version: "1.0.0" });
     this.transport = new StreamableHTTPClientTransport(new URL(server.url("/mcp")), {
       requestInit: { headers: { authorization: `Bearer ${user}` } },
-      // The server restarts within this time.
-      reconnectionOptions: {
-        initialReconnectionDelay: 50,
-        maxReconnectionDelay: 100,
-        reconnectionDelayGrowFactor: 1,
-        maxRetries: 200,
-      },
+      reconnectionOptions: this.#retries,
       ...(sessionId !== undefined && { sessionId }),
     });
     this.client.fallbackNotificationHandler = ({ params }: Notification) => {
@@ -52,7 +57,10 @@ class Device implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // Each stream that was cut waits with a timer of its own, and the SDK clears only the last one.
+    this.#retries.maxRetries = 0;
     await this.client.close();
+    await delay(RETRY_MS);
   }
 }
 
