@@ -1,6 +1,6 @@
 /**
- * Runs two nodes and Redis behind a proxy with the exact files of a page. Only names, ports, paths
- * and times differ.
+ * Runs two nodes and Redis behind a proxy with the exact files of the page about proxies. Only
+ * names, ports, paths and times differ.
  *
  * @module
  */
@@ -13,6 +13,8 @@ import type { Delays } from "./delays.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
+const PAGE = "docs/deploy/proxies.md";
+
 /** An event of `watcher.ts`. */
 export type WatcherEvent =
   | { readonly opened: string }
@@ -21,7 +23,7 @@ export type WatcherEvent =
   | { readonly recovered: boolean }
   | { readonly who: unknown };
 
-/** The reply of the pages' server to the request `who`. */
+/** The reply of the page's server to the request `who`. */
 export interface Who {
   readonly node: number;
   readonly transport: string;
@@ -31,12 +33,16 @@ export interface Who {
 /** How clients reach a proxy: over TLS, as in the page's file or with HTTP/1.1, or without TLS. */
 export type Access = "HTTP/2" | "HTTP/1.1" | "no TLS";
 
-/** A page's proxy. */
+/** A proxy of the page. */
 export interface ProxyKind {
-  /** The program, which is also the name of the page. */
+  /** The program. */
   readonly program: "nginx" | "caddy" | "haproxy";
   /** Name of the file in the page. */
   readonly file: string;
+  /** Name of another file in the page, which the page adds to the first one. */
+  readonly added?: string;
+  /** Changes of the nodes' file for this proxy, as the page describes them. */
+  readonly nodes?: (text: string, page: string) => string;
   /** Changes that only a test needs, after the changes to all files. */
   readonly adapt?: (text: string, site: ProxiedSite) => string;
   /** Changes of the page's file for clients without HTTP/2 or TLS, as the page describes them. */
@@ -49,7 +55,7 @@ export interface ProxyKind {
   reload(site: ProxiedSite): Promise<void>;
 }
 
-/** Shorter versions of the pages' times: heartbeats and timeouts keep their order. */
+/** Shorter versions of the page's times: heartbeats and timeouts keep their order. */
 const SHORT: readonly (readonly [RegExp, string])[] = [
   [/serve\(\{/, "serve({\n  session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },"],
   [/webTransport: \{/, "webTransport: {\n    idleTimeoutMs: 3_000,\n    keepAliveIntervalMs: 500,"],
@@ -69,13 +75,13 @@ const ONLY_IPV6 = /^.*(?:\[::\]|v6only).*\n/gm;
  */
 export const SHORT_TIMEOUT_MS = 3_000;
 
-/** The page that a browser opens, served by the nodes. */
+/** The page that a browser opens, which the nodes serve. */
 const HTML = `<!doctype html><title>Page</title><script type="module">
 import * as skein from "/client.js";
 globalThis.skein = skein;
 </script>`;
 
-/** Serves the browser's page; the servers of the pages serve none. */
+/** Serves the browser's page; the page's server serves none. */
 const FETCH = `fetch: (request) => new Response(
     Deno.readTextFileSync(new URL(request.url).pathname === "/client.js" ? "client.js" : "page.html"),
     { headers: { "content-type": request.url.endsWith(".js") ? "text/javascript" : "text/html" } },
@@ -287,10 +293,16 @@ export class ProxiedSite implements AsyncDisposable {
   static async #write(kind: ProxyKind, access: Access): Promise<ProxiedSite> {
     const folder = await Deno.makeTempDir({ prefix: "proxied-" });
     const site = new ProxiedSite(kind, access, folder);
-    const page = `docs/deploy/${kind.program}.md`;
-    for (const block of blocksOf(page, await Deno.readTextFile(new URL(page, ROOT)))) {
-      if (block.kind !== "file") continue;
-      await Deno.writeTextFile(`${folder}/${block.path}`, site.#adapted(block.path, block.text));
+    const page = await Deno.readTextFile(new URL(PAGE, ROOT));
+    const blocks = blocksOf(PAGE, page);
+    const files = new Map(
+      blocks.flatMap((it) => it.kind === "file" ? [[it.path, it.text] as const] : []),
+    );
+    const { file, added, nodes } = kind;
+    if (added !== undefined) files.set(file, `${files.get(file)}\n${files.get(added)}`);
+    if (nodes !== undefined) files.set("server.ts", nodes(files.get("server.ts")!, page));
+    for (const path of ["server.ts", "check.ts", file]) {
+      await Deno.writeTextFile(`${folder}/${path}`, site.#adapted(path, files.get(path)!));
     }
     return site;
   }

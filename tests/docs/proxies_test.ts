@@ -1,6 +1,6 @@
 /**
- * Tests the proxies in `docs/deploy/`: nginx, Caddy and HAProxy run with the exact files of their
- * pages, in front of two nodes and Redis.
+ * Tests `docs/deploy/proxies.md`: nginx, Caddy and HAProxy run with the exact files of the page, in
+ * front of two nodes and Redis.
  *
  * @module
  */
@@ -29,6 +29,12 @@ const PROXIES: readonly ProxyKind[] = [
   {
     program: "nginx",
     file: "nginx.conf",
+    added: "stream.conf",
+    nodes(text, page) {
+      const [passed] = /^clientAddress: [^]*?(?=^```$)/m.exec(page)!;
+      return text.replace(/^ *(?:hostname: "::"|port: 443),.*\n/gm, "")
+        .replace(/^ *clientAddress: .*\n/m, passed);
+    },
     adapt: (text, { folder }) =>
       text.replace("/run/nginx.pid", `${folder}/nginx.pid`)
         .replaceAll("/var/log/nginx/", `${folder}/`),
@@ -137,7 +143,7 @@ for (const kind of PROXIES) {
 
   Deno.test({
     name:
-      `the files of the page on ${program} carry sessions, even through a reload and a killed node`,
+      `the files of the page carry sessions through ${program}, even over a reload and a killed node`,
     ignore,
     async fn() {
       await using site = await ProxiedSite.start(kind);

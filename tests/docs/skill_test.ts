@@ -1,6 +1,6 @@
 /**
  * Tests the skill for coding agents: its application runs in Chromium, and its nginx lines are the
- * same as on the nginx page, which has its own test.
+ * same as on the page about proxies, which has its own test.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { tabOf } from "./tab.ts";
 import { walk, type Walked } from "./walk.ts";
 
 const SKILL = "skills/skein/SKILL.md";
-const NGINX = "docs/deploy/nginx.md";
+const NGINX = "docs/deploy/proxies.md";
 
 const CHROMIUM = BROWSERS[0]!;
 

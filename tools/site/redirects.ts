@@ -9,6 +9,10 @@
  * anchor is a section that has moved elsewhere than the rest of its page.
  */
 export const MOVED: Readonly<Record<string, string>> = {
+  "deploy/caddy": "deploy/proxies#caddy",
+  "deploy/haproxy": "deploy/proxies#haproxy",
+  "deploy/nginx": "deploy/proxies#nginx",
+  "deploy/nginx#clients-over-udp-have-no-address": "deploy/proxies#udp-through-nginx",
   "faq": "guide/coming-from#when-not-to-choose-skein",
   "features": "reference/entries",
   "guide/client": "guide/reconnect",
