@@ -10,6 +10,7 @@ import type {
 import { rowChange } from "../../streams/logs/change_message.ts";
 import type { CreateLogOptions, LogPage } from "../../streams/logs/log.ts";
 import { requestLog } from "../../streams/logs/log_names.ts";
+import { recordBytes } from "../../streams/logs/rules.ts";
 import { connectNative } from "./database.ts";
 import {
   type FileOperation,
@@ -756,6 +757,57 @@ withFolder("A copy lacks rows that were deleted and forgotten while it was made"
   assertEquals(page(found).records, page(file).records);
   assertEquals(page(found).records.length, 998);
 });
+
+withFolder(
+  "SqliteFile decides on the changes of a group as if they came one at a time",
+  (folder) => {
+    const path = `${folder}/group.db`;
+    using grouped = new TestFile(path);
+    using single = new TestFile(`${folder}/single.db`);
+    const keyed = { records: 5, ms: 10, bytes: 8_000 };
+    const config = { contentType: "application/json", keyed };
+    for (const file of [grouped, single]) {
+      for (const log of ["a", "b"]) {
+        file.change(log, "create", { config, identity: "identity", records: [], maxLogs: 2 }, 0);
+      }
+    }
+    const kinds = new Set<string>();
+    for (let round = 0; round < 40; round++) {
+      const now = round * 3;
+      const group = Array.from({ length: 1 + round * 7 % 60 }, (_, i): FileOperation => {
+        const key = `${i * 7 % 10}`;
+        const value = JSON.stringify("x".repeat((round * 31 + i * 57) % 200));
+        // Every fifth change expects a version that the row no longer has.
+        const expect = i % 5 === 4 ? 1 : undefined;
+        return ["changeLog", i % 3 === 0 ? "a" : "b", "append", {
+          records: [],
+          changes: [rowChange({ type: "t", key, operation: "upsert", value, expect }, now)],
+          rowBounds: { rows: 7, deletions: 9, deletionMs: 9 },
+          maxBytes: 1e6,
+        }, now];
+      });
+      const outcomes = grouped.file.run(group, now);
+      assertEquals(outcomes, group.map((operation) => single.file.run([operation], now)[0]!));
+      for (const [, value] of outcomes) {
+        kinds.add((value as { readonly result: LogChangeResult<"append"> }).result.kind);
+      }
+    }
+    assertEquals([...kinds].sort(), ["appended", "conflict", "too-many-rows"]);
+    let kept = 0;
+    for (const log of ["a", "b"]) {
+      const page = { after: 0, maxRecords: 1e6, maxBytes: 1e9 };
+      const { info } = grouped.call<LogPage>("readLog", log, page, 0);
+      assert(info.start > 0 && info.tail - info.start < 100, `${info.start} to ${info.tail}`);
+      kept += info.tail - info.start;
+      for (const options of [page, { ...page, after: info.start, tail: true }]) {
+        const read = grouped.call<LogPage>("readLog", log, options, 0);
+        assertEquals(read, single.call<LogPage>("readLog", log, options, 0));
+        if ("tail" in options) assertEquals(recordBytes(read.records), info.bytes);
+      }
+    }
+    assertEquals(grouped.count("log_records", path), kept);
+  },
+);
 
 withFolder("SqliteFile.run() isolates reads from writes that fail", (folder) => {
   using file = new TestFile(`${folder}/test.db`);

@@ -41,8 +41,13 @@ import { type Database, prepareAll, type Statements, takeLogsMark } from "../dat
 import { decodeBlob, encodeBlob } from "../histories.ts";
 import type { SqliteTransaction } from "../transaction.ts";
 
-/** Number of records that one statement scans for the bounds of a page or of the retention. */
-const SCAN = 256;
+/**
+ * Number of sizes of records that the retention reads with the first statement of a transaction. The
+ * next statement reads twice as many, up to `MAX_SIZES`.
+ */
+const FIRST_SIZES = 8;
+
+const MAX_SIZES = 256;
 
 /** Bytes of the row of a mark in addition to its name and text. */
 const MARK_BYTES = 64;
@@ -100,7 +105,11 @@ class SqliteLog implements LogView, MarkView, RowView {
   readonly id: number;
   readonly name: string;
   state: StoredLog;
+  /** Position of the oldest kept record before the transaction. */
+  readonly oldest: number;
   readonly #sql: Statements<typeof SQL>;
+  /** Sizes of the records from a position on, as far as the transaction has read them. */
+  #sizes: { readonly from: number; readonly bytes: readonly number[] } = { from: 0, bytes: [] };
 
   constructor(
     sql: Statements<typeof SQL>,
@@ -110,6 +119,18 @@ class SqliteLog implements LogView, MarkView, RowView {
     this.id = id;
     this.name = name;
     this.state = state;
+    this.oldest = state.start;
+  }
+
+  /** Returns the size of a stored record in bytes; `undefined` if the record is missing. */
+  sizeAt(position: number): number | undefined {
+    const { from, bytes } = this.#sizes;
+    const known = bytes[position - from];
+    if (known !== undefined) return known;
+    const count = Math.min(MAX_SIZES, Math.max(FIRST_SIZES, 2 * bytes.length));
+    const read = this.#sql.sizes.all(this.id, position, count);
+    this.#sizes = { from: position, bytes: read.map((one) => Number(one.bytes)) };
+    return this.#sizes.bytes[0];
   }
 
   get producerCount(): number {
@@ -349,9 +370,10 @@ export class Logs {
     }
   }
 
-  /** Writes the changed rows, before the commit. */
+  /** Writes the changed rows and deletes the records that are not kept, before the commit. */
   finish(): void {
-    for (const { id, state } of this.#open.values()) {
+    for (const { id, state, oldest } of this.#open.values()) {
+      if (state.start > oldest) this.#sql.trim.run(id, state.start);
       const due = dueAt(state);
       this.#sql.update.run(JSON.stringify(state), due === undefined ? null : Math.ceil(due), id);
       this.#transaction.changed.logs.add(id);
@@ -421,8 +443,13 @@ FROM logs WHERE kind = 'stream' AND
     const { records, rows, producer, isNewProducer, marks, fork, isQuiet, result, rejected } =
       write;
     if (present === undefined) this.#own(name, write.next);
-    const sizes = present && write.keep && this.#sizesOf(present, records);
-    const next = sizes ? retained(write, () => sizes.next().value) : write.next;
+    const next = present === undefined ? write.next : retained(write, (index) => {
+      const { start, tail } = present.state;
+      const stored = tail - start;
+      return index < stored
+        ? present.sizeAt(start + index)
+        : recordBytes([records[index - stored]!]);
+    });
     const growth = growthOf(present?.state, next) +
       (isNewProducer && producer ? producer.id.length + PRODUCER_BYTES : 0) +
       (isNewProducer && marks ? markBytes(marks) : 0);
@@ -443,7 +470,6 @@ FROM logs WHERE kind = 'stream' AND
     for (const [name, mark] of marks?.set ?? []) this.#sql.setMark.run(row.id, name, mark);
     const forkChange = fork?.isGone ? this.#sql.removeFork : this.#sql.addFork;
     if (fork !== undefined) forkChange.run(row.id, fork.name);
-    if (next.start > row.state.start) this.#sql.trim.run(row.id, next.start);
     row.state = next;
     this.#note(row);
     return { result: result(next), isAnnounced: !isQuiet };
@@ -465,18 +491,6 @@ FROM logs WHERE kind = 'stream' AND
       const position = isHiddenRow(row.row) ? hiddenPosition(row.position) : row.position;
       this.#sql.addRow.run(id, row.row, position, rowBytes(row), text, deletedAt, until);
     }
-  }
-
-  /** Sizes of a log's kept records, followed by the sizes of the given records, in bytes. */
-  *#sizesOf({ id, state }: SqliteLog, records: readonly LogRecord[]): Generator<number, undefined> {
-    for (let at = state.start; at < state.tail;) {
-      const rows = this.#sql.sizes.all(id, at, SCAN);
-      if (rows.length === 0) return undefined;
-      for (const { bytes } of rows) yield Number(bytes);
-      at += rows.length;
-    }
-    for (const record of records) yield recordBytes([record]);
-    return undefined;
   }
 
   /** Adds the row of a log. */
