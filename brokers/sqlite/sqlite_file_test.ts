@@ -1006,6 +1006,34 @@ withFolder("SqliteBroker names the call on logs that a close rejects", async (fo
   }
 });
 
+withFolder("SqliteBroker bounds the bytes of the changes that wait", async (folder) => {
+  const maxWaitingBytes = 10_000;
+  await using broker = await SqliteBroker.open(`${folder}/test.db`, { maxWaitingBytes });
+  const { logs } = broker;
+  const keyed = { records: 9, bytes: 1e6, ms: 999 };
+  const creation = {
+    config: { contentType: "application/json", keyed },
+    identity: "identity",
+    records: [],
+    maxLogs: 9,
+  };
+  await logs.create("a", creation);
+  const set = (key: string) => {
+    const value = JSON.stringify("x".repeat(4_000));
+    const changes = [rowChange({ type: "t", key, operation: "upsert", value }, 0)];
+    return logs.append("a", { records: [], changes, maxBytes: 1e6 });
+  };
+  const results = await Promise.allSettled(["a", "b", "c", "d"].map(set));
+  const message = "Cannot append to a log: too many operations wait for the file";
+  assertEquals(
+    results.map((one) => one.status === "fulfilled" ? one.value.kind : one.reason.message),
+    ["appended", "appended", message, message],
+  );
+  const row = { row: '["t","a"]', position: 0, text: "x".repeat(10_001) };
+  const rows = { set: [row], forgotten: 0 };
+  await assertRejects(() => logs.create("b", { ...creation, rows }), BrokerError, "too many");
+});
+
 withFolder("SqliteBroker.backup() leaves nothing behind when aborted", async (folder) => {
   await using broker = await SqliteBroker.open(`${folder}/test.db`);
   for (let i = 0; i < 20; i++) {

@@ -7,8 +7,15 @@ import {
   type LogChangeResult,
   type LogStore,
 } from "../../../streams/logs/changes.ts";
-import type { AppendLogOptions, LogPage, ReadLogOptions } from "../../../streams/logs/log.ts";
+import { requestBytes } from "../../../streams/logs/change_message.ts";
+import type {
+  AppendLogOptions,
+  CreateLogOptions,
+  LogPage,
+  ReadLogOptions,
+} from "../../../streams/logs/log.ts";
 import { logTopic, type OwnedKind } from "../../../streams/logs/log_names.ts";
+import { rowBytes } from "../../../streams/logs/rows.ts";
 import { recordBytes, type RetainedLogs } from "../../../streams/logs/rules.ts";
 import type { CallFile } from "../commit_queue.ts";
 
@@ -42,12 +49,13 @@ export class SqliteLogs implements LogStore {
     options: LogChangeOptions<N>,
   ): Promise<LogChangeResult<N>> {
     const { runtime, check, call, announce } = this.#options;
-    const { records = [], producer, fork } = options as Partial<
-      AppendLogOptions & { readonly fork: string }
+    const { records = [], changes = [], rows, producer, fork } = options as Partial<
+      AppendLogOptions & CreateLogOptions & { readonly fork: string }
     >;
     const verb = CHANGE_WORDS[name];
     check(verb, producer?.id, fork);
-    const bytes = this.#checkBytes(recordBytes(records));
+    const bytes = this.#checkBytes(recordBytes(records)) + requestBytes(changes) +
+      (rows?.set ?? []).reduce((sum, row) => sum + rowBytes(row), 0);
     const operation = ["changeLog", id, name, options, runtime.now()] as const;
     const { result, isAnnounced } = await call(operation, { verb, bytes });
     if (isAnnounced) announce(logTopic(id));
