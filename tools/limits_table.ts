@@ -1145,7 +1145,7 @@ function clientBounds(): Bound[] {
       table: "client",
       name: "an operation of `indexedDbStore`; `maxBytes` of `fileStore`",
       max: `${ms(OPERATION_MS)}; ${bytes(MAX_FILE_BYTES)}`,
-      full: "`StoreError` with the reason `failed` or `full`; the client goes on in memory",
+      full: "`StoreError` with the reason `failed` or `full`; the client continues in memory",
     },
     {
       table: "client",
