@@ -33,8 +33,11 @@ export const PROGRAMS = {
     'for await (const { data } of client.subscribe("chat", { last: 100 })) console.log(data);\n',
   nodes: 'import process from "node:process";\n' +
     block(nodes, "nodes.ts").replace('"redis://127.0.0.1:6379"', 'process.env["REDIS"]!')
-      .replace("serve({ port: 8000", "const server = serve({ port: 0")
-      .replace('"ws://localhost:8000"', "server.url"),
+      .replace("serve({ port: 8000", "const server = serve({ port: 0") +
+    'import { connect } from "@skein/skein";\n' +
+    "const client = connect(server.url);\n" +
+    'await client.publish("chat:lobby", "Hello, all nodes!");\n' +
+    'for await (const { data } of client.subscribe("chat:lobby", { last: 50 })) console.log(data);\n',
   moq: block(moq, "moq.ts").replace("listenMoq({ port: 4443", "const server = listenMoq({ port: 0")
     .replace('"http://127.0.0.1:4443"', 'server.webSocketUrl.replace("ws:", "http:")'),
 } as const;
