@@ -17,7 +17,7 @@ interface Listening {
 export const interruptionsTold: Invariant = {
   name: "interruptions-told",
   promise: "A subscriber to a topic without a history is notified of a broker outage.",
-  source: "docs/protocol.md 10.14; docs/guide/reconnect.md, interrupted",
+  source: "docs/protocol.md 10.14; docs/reference/sessions.md, interrupted",
   watch(report, terms) {
     const subscriptions = new Map<string, Listening>();
     return {
