@@ -16,8 +16,8 @@ import type {
 import { Losses, SILENCES_MS } from "./losses.ts";
 
 /**
- * The time for which the other transports are tried once more if they failed, and HTTP opened, in
- * milliseconds. A path that blocks them makes them fail again.
+ * The time for which WebSocket is tried once more if all transports failed, and HTTP opened, in
+ * milliseconds. A path that blocks WebSocket makes it fail again.
  */
 const AGAIN_MS = 2_000;
 
@@ -64,9 +64,10 @@ export function fallBackToHttp(
     let connection = first.error === undefined
       ? await first.opening
       : await openBesides(first, isHttpFirst ? others : http, { url, options });
-    // A server that started in the meantime is reached by the others as well.
+    // A server that started in the meantime is reached by WebSocket as well. WebTransport would wait
+    // in vain where UDP is dropped, which delays the first message.
     if (connection.transport === "http" && isRefused(first.error)) {
-      connection = await replaced(connection, others, { url, options });
+      connection = await replaced(connection, others, { url, options: { ...options, only: next } });
     }
     if (connection.transport !== "http") losses.opened(origin, runtime.now());
     else {
@@ -82,7 +83,7 @@ function isRefused(error: unknown): boolean {
   return error !== undefined && !(error instanceof TimeoutError);
 }
 
-/** Replaces a connection by one of the other transports, if these open within a short time. */
+/** Replaces a connection by one of another transport, if it opens within a short time. */
 async function replaced(
   connection: Connection,
   others: Parameters<typeof openAlone>[0],

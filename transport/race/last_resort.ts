@@ -25,8 +25,8 @@ const ALONE_MS = 5_000;
  * - **Order:** HTTP is tried after the others have failed, or in parallel with them after 5 s (at
  *   most half of the time for the attempt). The first transport that opens is used. If the server
  *   rejects the client, the attempt ends, because the server would reject HTTP too. An attempt
- *   tries HTTP once. If the others failed and HTTP opens, they are tried once more, for up to 2 s,
- *   because the server may have started in the meantime.
+ *   tries HTTP once. If the others failed and HTTP opens, WebSocket is tried once more, for up to
+ *   2 s, because the server may have started in the meantime.
  * - **Code:** the code of the HTTP transport is loaded once all others have failed for the first
  *   time, or once a WebSocket has fallen silent. If loading fails, the attempt fails.
  * - **Memory:** if all others fail, or if a WebSocket falls silent for the second time within 2
