@@ -212,7 +212,7 @@ const REDIS: readonly Row[] = [
 
 const NATS: readonly Row[] = [
   ...["maxWaiting", "maxWaitingBytes", "maxStreamBytes"].map((path) => whole(path)),
-  whole("giveUpMs", 110_000),
+  whole("giveUpMs", 100_000),
   { path: "storage", fits: ["file", "memory"], type: ["disk", "", 5] },
   whole("replicas", 5),
   { path: "rememberMs", fits: [120_000], range: [119_999, 120_000.5, NaN] },

@@ -7,9 +7,9 @@ import { MAX_SHARDS, type NatsShards, type ShardCounts } from "./shards.ts";
 
 /**
  * Maximum wait, in milliseconds. A repetition is recognized for two minutes, so later repetitions
- * are not allowed.
+ * are not allowed, and a publication may wait a tenth longer.
  */
-const MAX_GIVE_UP_MS = 110_000;
+const MAX_GIVE_UP_MS = 100_000;
 
 /**
  * Minimum time for which positions are remembered. A stream keeps its messages at least as long as
@@ -140,8 +140,8 @@ export interface NatsBrokerOptions {
    */
   readonly maxWaitingBytes?: number | undefined;
   /**
-   * Maximum time that a publication waits before it is dropped, in milliseconds; at most 110,000,
-   * because the stream must recognize a repetition.
+   * Time for which a publication waits before it is dropped, in milliseconds, or up to a tenth
+   * longer; at most 100,000, because the stream must recognize a repetition.
    *
    * @default {30000}
    */

@@ -60,7 +60,8 @@ export interface RedisBrokerOptions {
    */
   readonly maxWaitingBytes?: number | undefined;
   /**
-   * Maximum time that a publication waits before it is dropped, in milliseconds.
+   * Time for which a publication waits before it is dropped, in milliseconds, or up to a tenth
+   * longer.
    *
    * @default {30000}
    */
@@ -74,7 +75,7 @@ export interface RedisBrokerOptions {
   readonly heartbeatMs?: number | undefined;
   /**
    * Time for which the position of a topic's history is remembered after the last write or read, in
-   * milliseconds. After that, the epoch changes.
+   * milliseconds. After that, recovering clients receive `too-old`.
    *
    * @default {86400000}
    */
