@@ -332,7 +332,9 @@ export class BrokerError extends SkeinError {
  *
  * - `full`: there is no room left, because of a quota, a full disk or a bound of the store.
  * - `closed`: the store was closed.
- * - `unavailable`: the platform has no such storage, or doesn't allow it here.
+ * - `unavailable`: the platform has no such storage, or doesn't allow it here; another process or
+ *   store has the file open; or the client doesn't use the store in this session, because another
+ *   user is signed in or the server doesn't support it.
  * - `failed`: the storage failed, was deleted meanwhile, or is damaged.
  *
  * @example Usage

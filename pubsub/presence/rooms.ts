@@ -99,7 +99,8 @@ const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
  * - **Data:** a session may be present with data, which is included in `members`, `join` and
  *   `update` notices. {@linkcode Presence} defines which data applies if a user has several
  *   sessions. In a small room, members receive updates immediately, at most 20 a second.
- * - **Leave:** a user whose last session unsubscribes leaves immediately.
+ * - **Leave:** a user whose last session unsubscribes leaves immediately. If another session of the
+ *   user has closed on another node, its grace period ends first.
  * - **Close:** a session that closes leaves all rooms. Members receive the leave after the grace
  *   period.
  * - **Large rooms:** above 100 users, changes are gathered for up to a second into one notice. A

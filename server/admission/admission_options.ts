@@ -226,8 +226,8 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
    * The request headers that a session keeps in `session.headers`, or `"all"`, which takes about 4
    * KiB of memory per session.
    *
-   * Headers that contain secrets are kept only if you name them. `authenticate` receives all
-   * headers, and can return the values that a session should keep.
+   * The default leaves out headers with secrets, such as `cookie` and `authorization`; `"all"` keeps
+   * them. `authenticate` receives all headers, and can return the values that a session should keep.
    *
    * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
