@@ -280,17 +280,7 @@ Deno.test({
 Deno.test("the pages' programs that no other test checks pass type checking", async () => {
   const folder = await Deno.makeTempDir();
   const programs: string[] = [];
-  for (
-    const page of [
-      "nginx",
-      "caddy",
-      "haproxy",
-      "kubernetes",
-      "cloudflare",
-      "fly",
-      "deno-deploy",
-    ]
-  ) {
+  for (const page of ["proxies", "kubernetes", "cloudflare", "fly", "deno-deploy"]) {
     await Deno.mkdir(`${folder}/${page}`);
     const files = [...await filesOf(page)].filter(([path]) => path.endsWith(".ts"));
     await writeFiles(`${folder}/${page}`, new Map(files));
