@@ -25,6 +25,8 @@ class Source implements Disposable {
   readonly #events: Event[] = [];
   /** The number of comments so far. */
   comments = 0;
+  /** The `Last-Event-ID` that `EventSource` sends when it reconnects. */
+  lastEventId = "";
   #text = "";
 
   private constructor(response: Response) {
@@ -57,9 +59,11 @@ class Source implements Disposable {
     const fieldOf = (name: string) =>
       lines.find((line) => line.startsWith(`${name}:`))?.slice(name.length + 1).trim();
     if (lines[0]!.startsWith(":")) this.comments++;
+    this.lastEventId = fieldOf("id") ?? this.lastEventId;
     const data = fieldOf("data");
     if (data === undefined) return;
     const type = fieldOf("event") ?? "message";
+    if (type === "start") return; // It has only the id.
     this.#events.push({ type, data: JSON.parse(data), id: fieldOf("id") });
   }
 
@@ -160,6 +164,29 @@ Deno.test("Last-Event-ID resumes a topic with a history, also on another node", 
   one.publish("log:x", "e");
   assertEquals(dataOf(await source.take(1)), ["e"]);
 });
+
+for (const [what, query] of [["with", "?last=1"], ["without", ""]] as const) {
+  Deno.test(`A reader ${what} last that reconnects before its first event misses nothing`, async () => {
+    await using broker = new MemoryBroker();
+    await using one = open({ broker });
+    await using two = open({ broker });
+    for (const topic of ["log:x", "log:empty"]) {
+      if (topic === "log:x") one.publish(topic, "before");
+      let id: string;
+      {
+        using source = await Source.open(one, topic, { query });
+        await source.read();
+        id = source.lastEventId;
+      }
+      one.publish(topic, "missed");
+      using source = await Source.open(two, topic, { query, headers: { "last-event-id": id } });
+      one.publish(topic, "later");
+      const isFirst = topic === "log:x" && query !== "";
+      const all = [...isFirst ? ["before"] : [], "missed", "later"];
+      assertEquals(dataOf(await source.take(all.length)), all);
+    }
+  });
+}
 
 Deno.test("A reader receives a publication that arrives while the broker replies to its read", async () => {
   using time = new FakeTime();

@@ -118,8 +118,9 @@ export interface FollowRequest
 /**
  * Responses with the publications of topics.
  *
- * - **Resumed:** events of a topic with a history have ids. A reader that reconnects to any node
- *   with the last id receives all later publications, or a `gap` event with the reason.
+ * - **Resumed:** events of a topic with a history have ids, and a `start` event has one for a reader
+ *   that receives no other event. A reader that reconnects to any node with the last id receives all
+ *   later publications, or a `gap` event with the reason.
  * - **Bounds:** each reader uses one slot of `maxReaders`. A page is read once its reader has
  *   consumed the previous one. Publications without a history wait in a bounded buffer that all
  *   readers of the topic share. A reader that is too slow for this buffer receives a `gap` event.
@@ -183,10 +184,15 @@ export class TopicEvents {
     await this.#within(source.followed.subscription.ready);
     const cursor = isKept && asked || await this.#within(source.begin(last));
     const isRejected = !isKept && (asked !== undefined || last > 0);
+    const isNew = isKept && asked === undefined;
     const held = new DisposableStack();
     const body = this.#bodies.open({
       first: {
-        bytes: encoder.encode(`retry: ${RETRY_MS}\n\n${isRejected ? gap("no-history") : ""}`),
+        bytes: encoder.encode(
+          `retry: ${RETRY_MS}\n\n${isRejected ? gap("no-history") : ""}${
+            isNew ? start(cursor) : ""
+          }`,
+        ),
         isUpToDate: !isKept || asked === undefined && last === 0,
       },
       rest: this.#follow(source, cursor, ended.signal),
@@ -321,7 +327,7 @@ class RetainedTopic implements TopicEventSource {
     for (const publication of publications) {
       const { offset, tag } = publication.position!;
       next = { epoch, offset, tag, outside };
-      text += eventOf(publication, `${offset}.${tag ?? ""}.${encodeURIComponent(epoch)}`);
+      text += eventOf(publication, eventIdOf(next));
     }
     const isUpToDate = others.isLast && (publications.length === 0 || next.offset >= head);
     return { bytes: concat([...others.events, encoder.encode(text)]), next, isUpToDate };
@@ -434,6 +440,19 @@ function eventOf(publication: Publication, id?: string): string {
 /** Formats the event of missing publications. */
 function gap(reason: RecoveryReason): string {
   return writeEvent(JSON.stringify({ reason }), { name: "gap" });
+}
+
+/**
+ * Formats the event that gives a new reader the id of its start. It has data, because Firefox
+ * ignores the ids of events without data.
+ */
+function start(cursor: Cursor): string {
+  return writeEvent("{}", { id: eventIdOf(cursor), name: "start" });
+}
+
+/** Formats a position in a history as the id of an event. */
+function eventIdOf({ offset, tag = "", epoch = "" }: Cursor): string {
+  return `${offset}.${tag}.${encodeURIComponent(epoch)}`;
 }
 
 function cursorOf(id: string): Cursor {

@@ -12,6 +12,9 @@ import { httpApi } from "../../operations/http_api/mod.ts";
 declare global {
   /** The data of the events, and the reasons of gaps. */
   var heard: unknown[];
+  /** The data of the events of a topic that has no publication at first. */
+  var quiet: unknown[];
+  var quietEvents: EventSource;
 }
 
 const HTML = `<!doctype html><title>Events</title><script>
@@ -19,6 +22,9 @@ globalThis.heard = [];
 const events = new EventSource("/api/topics/log%3Ax/publications?last=1");
 events.onmessage = ({ data }) => heard.push(JSON.parse(data).data);
 events.addEventListener("gap", ({ data }) => heard.push(JSON.parse(data).reason));
+globalThis.quiet = [];
+globalThis.quietEvents = new EventSource("/api/topics/log%3Aquiet/publications");
+quietEvents.onmessage = ({ data }) => quiet.push(JSON.parse(data).data);
 </script>`;
 
 /** Starts a server whose API accepts the user in a cookie. */
@@ -61,10 +67,14 @@ testInBrowsers(
     first.publish("log:x", "c");
     await hears(page, ["b", "c"]);
 
+    await page.waitForFunction(() => quietEvents.readyState === EventSource.OPEN);
     await first.drain();
     const second = start(broker, port);
+    second.publish("log:quiet", "e");
     second.publish("log:x", "d");
     await hears(page, ["b", "c", "d"]);
+    await page.waitForFunction(() => quiet.length > 0, { timeout: PATIENCE_MS, polling: 50 });
+    assertEquals(await page.evaluate(() => quiet), ["e"]);
 
     await second.drain();
     await using third = start(broker, port);
