@@ -97,6 +97,8 @@ export class PageWatch implements Disposable {
   /** Time until the next attempt, in milliseconds. */
   #upgradeMs = UPGRADE_MS;
   #isChecking = false;
+  /** Ends the running ping if its time limit is longer than after a wake-up. */
+  #patience: AbortController | undefined;
   /** The time of the last sleep or network change, in milliseconds since the Unix epoch. */
   disturbedAt = 0;
   /** The number of bytes that the session had received at the last clock reading. */
@@ -186,6 +188,7 @@ export class PageWatch implements Disposable {
   async #check(timeoutMs = WAKE_MS): Promise<void> {
     const { session } = this.#client;
     if (session === undefined) this.#client.wake();
+    if (timeoutMs === WAKE_MS) this.#patience?.abort();
     if (this.#isChecking) return;
     this.#isChecking = true;
     if (session === undefined || await this.#isLost(session, timeoutMs)) {
@@ -201,12 +204,18 @@ export class PageWatch implements Disposable {
   async #isLost(session: Session, timeoutMs: number): Promise<boolean> {
     while (true) {
       const askedAt = this.#runtime.now();
+      const patience = timeoutMs > WAKE_MS ? new AbortController() : undefined;
+      this.#patience = patience;
       try {
         // The code of `session.ping()` may not be loaded yet, and the network may be down.
-        await ping(session[internals], { timeoutMs });
+        await ping(session[internals], { timeoutMs, signal: patience?.signal });
         return false;
       } catch (error) {
         if (session.isClosed) return true;
+        if (patience?.signal.aborted) {
+          timeoutMs = WAKE_MS;
+          continue;
+        }
         // The server does not support pings, or was pinged too often, so rely on the heartbeat.
         if (!(error instanceof TimeoutError)) return false;
         if (this.#runtime.now() - askedAt > timeoutMs + LATE_MS) continue;

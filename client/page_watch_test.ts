@@ -170,6 +170,21 @@ Deno.test("PageWatch aborts the session of a server whose messages stopped, with
   assertEquals((await session!.closed).by, "network");
 });
 
+Deno.test("PageWatch aborts a silent session 5 s after its page wakes, although its messages had stopped before", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  await using client = await flowing(time, network, 4_096);
+  const { session } = client;
+  network.pairs[0]!.link.disconnect({ silent: true });
+  await pass(time, 6); // It was pinged because its messages stopped, with a longer time limit.
+  for (const type of ["online", "visibilitychange"]) dispatchEvent(new Event(type));
+  await pass(time, 4);
+  assertEquals(client.session, session);
+  await pass(time, 1);
+  assertEquals(await settled(client), "connected");
+  assertEquals(network.dials.length, 2);
+});
+
 Deno.test("PageWatch keeps the session of a server whose messages stopped, if it gives a sign of life", async () => {
   using time = new FakeTime();
   const network = new Network();
