@@ -294,5 +294,7 @@ export function unusualTopics(id: string): string[] {
     ".",
     long,
     `${long.slice(0, -1)}y`,
+    // A prefix of 32 bytes, and a name of the largest size.
+    `${long}${"z".repeat(32)}`,
   ];
 }
