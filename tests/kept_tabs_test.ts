@@ -301,6 +301,35 @@ Deno.test("Client.forget() in the middle of sends leaves nothing behind", async 
   await two.kill();
 });
 
+Deno.test("A page without a connection shows what a closed tab has changed since", async () => {
+  using time = new FakeTime();
+  const states = liveState();
+  const { server } = recording({ features: [states] });
+  await using _server = server;
+  await using board = await states.open("board");
+  const device = new Device(server, time);
+  const [one, two] = [await device.open(), await device.open()] as [Tab, Tab];
+  const [mine, other] = await Promise.all(
+    [one, two].map(async ({ client }) => {
+      const state = await client.state("board", { store: true });
+      return state.collection<number>("cards");
+    }),
+  );
+  await device.pass(20_000);
+  server.network.down();
+  await device.pass(10_000);
+  mine!.set("a", 1).catch(() => {});
+  await one.client.flushed({ to: "store" });
+  await device.pass(60_000);
+  assertEquals(other!.get("a"), undefined);
+  await one.kill();
+  assertEquals(other!.get("a"), 1);
+  server.network.up();
+  await device.pass(60_000);
+  assertEquals(board.collection("cards").get("a"), 1);
+  await two.kill();
+});
+
 Deno.test("Client.forget() deletes the rows of states that other tabs have open", async () => {
   using time = new FakeTime();
   const states = liveState();

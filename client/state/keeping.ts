@@ -90,6 +90,8 @@ export interface StateKeeping extends WriteKeeping {
    * @throws {SessionClosedError} If the session closes first.
    */
   ownerOf(session: Session): Promise<"own" | "other-user" | "unsupported">;
+  /** Takes over the writes of pages that have gone, now and as soon as the others have gone. */
+  adopt(): Promise<void>;
   /** Notes that the stream has delivered changes of rows. */
   delivered(changes: readonly Pick<WrittenRow, "type" | "key">[]): void;
   /** Notes that the rows are read from the start of the stream. */

@@ -419,6 +419,8 @@ export class SharedState implements KeptSource {
       this.#checkUser();
       if (this.#keeping) void this.#confirm(this.#keeping);
     }
+    // Another page may have made changes since, and have gone.
+    if (client.name === "reconnecting") void this.#keeping?.adopt();
     if (client.name === "rejected") {
       if (client.cause.code === CloseCode.forbidden) this.#keeping?.forget();
       this.#rejection = closedError(

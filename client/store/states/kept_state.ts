@@ -37,10 +37,14 @@ export class KeptState implements StateKeeping {
     if (owner !== "own") this.#rows.end();
     else {
       this.#rows.confirmed();
-      const writes = await this.#writes.adopt();
-      if (writes.length > 0) this.#source.restore(writes);
+      await this.adopt();
     }
     return owner;
+  }
+
+  async adopt(): Promise<void> {
+    const writes = await this.#writes.adopt();
+    if (writes.length > 0) this.#source.restore(writes);
   }
 
   async #ownerOf(session: Session): Promise<"own" | "other-user" | "unsupported"> {
