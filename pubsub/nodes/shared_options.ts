@@ -15,8 +15,8 @@ const MAX_NAME_LENGTH = 512;
 /** Name of all options beyond the maximum. */
 const REST = "other options";
 
-/** Bytes of a digest before they are encoded as 16 characters. */
-const DIGEST_BYTES = 12;
+/** Number of characters of a digest: 96 bits. */
+const DIGEST_LENGTH = 16;
 
 /** Options of a node that should be the same on all nodes. */
 export interface SharedOptionsSource {
@@ -134,7 +134,7 @@ export function unnamed(pattern: string): string {
 
 /** Digests a text; the same text has the same 16 characters on every node. */
 export function digestOf(text: string): string {
-  return hashOf(text).subarray(0, DIGEST_BYTES).toBase64({ alphabet: "base64url" });
+  return hashOf(text).slice(0, DIGEST_LENGTH);
 }
 
 /** Digests lists of options, without the names of parameters, which have no effect on other nodes. */

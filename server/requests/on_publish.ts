@@ -48,8 +48,8 @@ export const REMEMBERED_SHARES = { address: 16_777_216, user: 8_388_608, session
 /** Bytes of a publication that waits, or of a decision, in addition to its data. */
 const OVERHEAD_BYTES = 1_024;
 
-/** Number of bytes of the hash in an id. */
-const ID_BYTES = 16;
+/** Number of characters of a hash in an id: 132 bits. */
+const ID_LENGTH = 22;
 
 /** Parts of the server that {@linkcode PublishHook} uses. */
 export interface PublishHookParts {
@@ -217,8 +217,7 @@ export class PublishHook implements Disposable {
   /** The id of a publication. If it is numbered, the id is the same on every node. */
   #idOf({ number, topic }: ReceivedPublication): string {
     if (number === undefined) return this.#parts.runtime.randomUUID();
-    return hashOf(JSON.stringify([number.producer, number.number, topic])).subarray(0, ID_BYTES)
-      .toBase64({ alphabet: "base64url", omitPadding: true });
+    return hashOf(JSON.stringify([number.producer, number.number, topic])).slice(0, ID_LENGTH);
   }
 
   /** Asks `onPublish`; rejects if it decides nothing. */

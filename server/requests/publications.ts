@@ -161,7 +161,7 @@ export class Publications {
   ): Promise<boolean> {
     const owner = publisherKeyOf(this.#parts.accounts.of(session));
     // A hash, because the broker may not support a key that contains a client and a topic.
-    const key = hashOf(JSON.stringify([producer, topic])).toBase64({ alphabet: "base64url" });
+    const key = hashOf(JSON.stringify([producer, topic]));
     try {
       return await this.#parts.sequences.advance(`on:${key}`, number, owner);
     } catch (error) {

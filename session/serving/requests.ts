@@ -108,11 +108,11 @@ export interface SessionServices {
    */
   readonly canMove?: boolean | undefined;
   /**
-   * Hashes with SHA-256: a ticket's secret, for the name of a guest, and the names of users, for the
-   * tags that clients receive. Without this function, there are no tags, and the name is the
-   * session's id.
+   * Hashes with SHA-256, in base64url: a ticket's secret, for the name of a guest, and the names of
+   * users, for the tags that clients receive. Without this function, there are no tags, and the name
+   * is the session's id.
    */
-  readonly hashOf?: ((secret: string) => Uint8Array) | undefined;
+  readonly hashOf?: ((text: string) => string) | undefined;
   /**
    * Subscribes the session to a topic and returns the data of the reply. If it returns `undefined`,
    * the service MUST call `onReply` of the request exactly once, immediately or later.
@@ -253,10 +253,10 @@ export const TICKET_SECRET: RegExp = /^[\w-]{22}$/;
 export const GUEST_PREFIX = "guest:";
 
 /**
- * Number of bytes of the hash in a guest's identity. The hash is as hard to guess as the secret of
- * a ticket.
+ * Number of characters of the hash in a guest's name and in a tag, which is as hard to guess as the
+ * secret of a ticket.
  */
-const IDENTITY_BYTES = 16;
+const HASH_LENGTH = 22;
 
 /** Services for any number of sessions, for `sessionSettings`. */
 export class RequestService implements RequestServer, Disposable {
@@ -339,8 +339,7 @@ export class RequestService implements RequestServer, Disposable {
   nameOf(core: Inside<Session>): string {
     const secret = core.joins ? this.ticket(core)?.split(".")[1] : undefined;
     const hash = secret === undefined ? undefined : this.services.hashOf?.(secret);
-    if (hash === undefined) return GUEST_PREFIX + core.id;
-    return GUEST_PREFIX + hash.subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
+    return GUEST_PREFIX + (hash?.slice(0, HASH_LENGTH) ?? core.id);
   }
 
   /**
@@ -348,11 +347,15 @@ export class RequestService implements RequestServer, Disposable {
    *
    * @ignore
    * @param core The implementation of the session.
-   * @returns A hash of the user's name; `undefined` without a server.
+   * @returns A hash of the user's name, or the one in a guest's name; `undefined` without a server.
    */
   userTag(core: Inside<Session>): string | undefined {
-    const hash = this.services.hashOf?.(core.name);
-    return hash?.subarray(0, IDENTITY_BYTES).toBase64(IN_URL);
+    const { hashOf } = this.services;
+    if (hashOf === undefined) return undefined;
+    const { user, name } = core;
+    return user === undefined
+      ? name.slice(GUEST_PREFIX.length)
+      : hashOf(user).slice(0, HASH_LENGTH);
   }
 
   /** Stops all timers and waits. */

@@ -97,8 +97,11 @@ function timeLeft(deadline: number, now: number, setForMs: number): number {
   return leftMs <= 0 || leftMs > setForMs ? 0 : leftMs;
 }
 
-/** Number of bytes of the hash in an idempotency key. The name of a guest's producer is a secret. */
-const KEY_BYTES = 16;
+/**
+ * Number of characters of the hash in an idempotency key: 132 bits. The name of a guest's producer
+ * is a secret.
+ */
+const KEY_LENGTH = 22;
 
 type Acknowledger = Pick<Numbers, "acknowledge" | "fence">;
 
@@ -513,8 +516,7 @@ export class Numbers extends Signal {
   /** The same for each attempt to handle a number, on all nodes, and for no other number. */
   keyOf(seq: number): string | undefined {
     if (this.#producer === undefined) return undefined;
-    return hashOf(JSON.stringify([this.#producer.key, seq])).subarray(0, KEY_BYTES)
-      .toBase64({ alphabet: "base64url", omitPadding: true });
+    return hashOf(JSON.stringify([this.#producer.key, seq])).slice(0, KEY_LENGTH);
   }
 
   /** Registers the next number. Returns an error text if the number is wrong. */
