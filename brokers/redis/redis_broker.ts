@@ -348,6 +348,7 @@ export class RedisBroker implements LogBroker {
   async #close(): Promise<void> {
     this.status.end({ name: "closed" });
     this.#channels.clear();
+    this.#logs?.flush();
     if (this.#isReady) {
       await settlesWithin(this.#settings.runtime, this.#queue.empty(), FLUSH_TIMEOUT_MS);
     }

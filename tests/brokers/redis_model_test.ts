@@ -121,6 +121,9 @@ class Normal {
   }
 }
 
+/** Members of a joined transaction in addition to its changes. */
+const NO_RECORDS = { count: 0, bytes: 0, maxBytes: 1_000_000 };
+
 const KEYS = ["a", "b", "hash", "set", "zset", "stream", "string"].map((name) => `k:${name}`);
 
 /**
@@ -318,7 +321,13 @@ class Draws {
       },
       skeinLogRelease: { fork: this.#one(["/f1", "/f2"]) },
     };
-    const ask = { ...asks[name], ...heard, id, publish: "PUBLISH", count: records.length, bytes };
+    const joined = name === "skeinLogAppend" && shape === "none" && this.#random() < 0.2
+      ? { joined: Array.from({ length: 3 }, () => ({ ...this.#transaction(), ...NO_RECORDS })) }
+      : {};
+    const ask = {
+      ...{ ...asks[name], ...heard, ...joined },
+      ...{ id, publish: "PUBLISH", count: records.length, bytes },
+    };
     const isWrite = name === "skeinLogCreate" || name === "skeinLogAppend";
     const chunks = isWrite && records.length > 0 ? [`${records.length}`, chunkOf(records)] : [];
     const args = [all.length, ...all, JSON.stringify(ask), ...chunks];

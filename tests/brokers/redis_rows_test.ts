@@ -3,7 +3,7 @@
  * processes, a full Redis, large transactions, and lost or damaged keys.
  */
 import { writeWhileKilled } from "./killed_server.ts";
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { BrokerError } from "../../errors.ts";
 import { type Change, rowChange } from "../../streams/logs/change_message.ts";
@@ -119,6 +119,58 @@ test("changes and expires thousands of rows in one call", async (server) => {
   const { info } = await read(logs, "log", { maxRecords: 1 });
   assertEquals(info.tail >= 2 + count / 2_000, true);
   assertEquals(await logs.overdue({ limit: 1 }), []);
+});
+
+test("sends concurrent changes of a log together, of which one may fail alone", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  for (const log of ["log", "other"]) await create(logs, log);
+  await change(logs, "log", [set("damaged", 0)]);
+  const key = (await server.keys()).find((key) => key.includes(":log-rows:"))!;
+  await server.run("hset", key, '["t","damaged"]', "x");
+  const calls = async () => {
+    const stats = await server.run("info", "commandstats");
+    return [...stats.matchAll(/cmdstat_eval(?:sha)?:calls=(\d+)/g)]
+      .reduce((sum, [, count]) => sum + Number(count), 0);
+  };
+  const before = await calls();
+  const results = await Promise.allSettled(Array.from({ length: 100 }, (_, i) => {
+    if (i === 20) return change(logs, "log", [{ ...set("0", i), expect: 99 }]);
+    if (i === 30) return change(logs, "log", [set("damaged", i)]);
+    // A part of the second call.
+    const value = i < 90 ? i : "x".repeat(50_000);
+    return change(logs, i === 40 ? "other" : "log", [set(`${i % 10}`, value)]);
+  }));
+  // The first change, 64 more, those that fit into 262,144 bytes, and the others; and that of "other".
+  assertEquals(await calls() - before, 5);
+  const tails = results.map((one) => one.status === "rejected" ? one.reason.message : one.value);
+  let tail = 1;
+  for (const [i, result] of tails.entries()) {
+    if (i === 20) {
+      assertEquals([result.kind, result.row, result.version], ["conflict", '["t","0"]', 12]);
+    } else if (i === 30) {
+      assertMatch(result, /^Cannot append to a log: keys of the log in Redis are/);
+    } else {assertEquals(
+        [result.kind, result.info.tail],
+        ["appended", i === 40 ? 1 : ++tail],
+        `${i}`,
+      );}
+  }
+  const { records } = await read(logs, "log", { tail: true });
+  const values = records.map((record) => JSON.parse(String(record))[0].value);
+  const expected = results.flatMap((_, i) => [20, 30, 40].includes(i) ? [] : i);
+  assertEquals(values.slice(1, 88), expected.slice(0, 87));
+  assertEquals(values.length, 98);
+});
+
+test("sends changes that wait before it closes", async (server) => {
+  const broker = new RedisBroker({ url: server.url });
+  await create(broker.logs, "log");
+  const changes = Array.from({ length: 9 }, (_, i) => change(broker.logs, "log", [set("a", i)]));
+  await new Promise((resolve) => setTimeout(resolve));
+  await broker.close();
+  const kinds = (await Promise.all(changes)).map(({ kind }) => kind);
+  assertEquals(kinds, Array(9).fill("appended"));
 });
 
 test("reads a bounded number of rows for a page", async (server) => {

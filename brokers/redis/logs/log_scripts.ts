@@ -27,7 +27,7 @@ import { ROWS, TRANSACTION, WRITE_ROW } from "./row_scripts.ts";
 const NEWEST_BYTES = 4_096;
 
 /**
- * Maximum number of chunks that an append drops for retention, in addition to as many chunks as it
+ * Maximum number of chunks that a call drops for retention, in addition to as many chunks as it
  * adds.
  */
 const MAX_DROPPED_CHUNKS = 1_024;
@@ -134,10 +134,11 @@ local function sizeOf(command, key)
   local size = redis.pcall(command, key)
   return type(size) == 'number' and size or 0
 end
-local changes = {}
+local changes, places = {}, {}
 local function set(field, value)
   if log[field] == value then return end
-  log[field], changes[#changes + 1], changes[#changes + 2] = value, field, value
+  local place = places[field] or #changes + 1
+  places[field], log[field], changes[place], changes[place + 1] = place, value, field, value
 end
 local function save()
   if #changes > 0 then redis.call('HSET', state, unpack(changes)) end
@@ -261,8 +262,20 @@ return answer('created', text(count + 1))
  * with random calls. The script runs in Redis because nodes that use compare-and-set to append to
  * one log concurrently would retry for over a second, or fail. Sequences are compared byte by byte,
  * because Lua's own comparison depends on the server's locale.
+ *
+ * `ask.joined` are several transactions of a keyed log, each of which is decided after the one
+ * before. The reply has a reply for each, which is `error` with its text for one that found damaged
+ * keys. If one fails after its first write, the call does.
  */
 const APPEND = LOG + ROWS + WRITE_ROW + `
+local isWhole, isWriting, oldestEntry
+local drops = #ARGV + #(ask.joined or {}) + ${MAX_DROPPED_CHUNKS}
+local function checkNewest()
+  redis.call('XLEN', records)
+  return redis.call('STRLEN', newest) ~= size and
+    redis.error_reply('SKEIN the newest records were evicted or deleted') or nil
+end
+local function append(ask)
 local producer, writer, keep = ask.producer, ask.writer, ask.keep
 local caller = keyed and (ask.caller or { id = '${NO_CALLER.id}', network = '${NO_CALLER.network}' }) or nil
 local sequenceMark = caller and ask.sequence and 's:' .. caller.id .. ':' .. (caller.id == '' and caller.network or '')
@@ -387,10 +400,9 @@ if ask.changes or ask.expiresRows then
   if #texts == 1 then carried = u32(#record * 2) .. record end
 elseif #ARGV == 3 then carried = ARGV[3] end
 local isCarried = carried and #carried <= ${MAX_CARRIED_BYTES} and not ask.ended and not ask.cancelled
-if ask.count > 0 then redis.call('XLEN', records) end
-if ask.count > 0 and redis.call('STRLEN', newest) ~= size then
-  return redis.error_reply('SKEIN the newest records were evicted or deleted')
-end
+local broken = ask.count > 0 and not isWhole and checkNewest()
+if broken then return broken end
+isWriting = true
 add(tonumber(log.tail), record)
 if writeRows then writeRows() end
 local start, skip, tail = tonumber(log.start), tonumber(log.skip), tonumber(log.tail)
@@ -410,17 +422,18 @@ local function drop(position, count, chunk)
   return true
 end
 if keep and isOver() then
-  local from, drops, oldest = '-', #ARGV + ${MAX_DROPPED_CHUNKS}, nil
+  local from, oldest, isPast = '-', nil, false
   while not oldest and drops > 0 and isOver() do
-    local entry = redis.call('XRANGE', records, from, '+', 'COUNT', 1)[1]
+    local entry = oldestEntry or redis.call('XRANGE', records, from, '+', 'COUNT', 1)[1]
     local position, count, chunk = sealed, tail - sealed, nil
     if entry then
       position, count, chunk = placeOf(entry)
       from, drops = '(' .. entry[1], drops - 1
     else chunk = redis.call('GET', newest) end
-    if not drop(position, count, chunk) then oldest = position end
+    if drop(position, count, chunk) then isPast, oldestEntry = true, nil
+    else oldest, oldestEntry = position, entry end
   end
-  redis.call('XTRIM', records, 'MINID', text((oldest or start) + 1))
+  if isPast then redis.call('XTRIM', records, 'MINID', text((oldest or start) + 1)) end
 end
 set('start', text(start))
 set('skip', text(skip))
@@ -446,9 +459,23 @@ end
 local form = ask.form and (ask.form.next or ask.form.is) or ''
 if form ~= '' then set('form', form) end
 if ask.cancelled and not log.cancelled then set('cancelled', ask.cancelled) end
-save()
 if not isUnseen then announce(isCarried and carried or nil) end
+isWriting = false
 return answer('appended')
+end
+local function reasonOf(failure)
+  return type(failure) == 'table' and failure.err or 'ERR ' .. tostring(failure)
+end
+local reply = {}
+if not ask.joined then reply = append(ask) end
+for i, one in ipairs(ask.joined or {}) do
+  local isRun, result = pcall(append, one)
+  if not isRun and isWriting then error(result) end
+  local failure = not isRun and result or result.err and result
+  reply[i] = failure and answer('error', reasonOf(failure)) or result
+end
+if #changes > 0 then save() end
+return reply
 `;
 
 /**
@@ -560,7 +587,7 @@ const SCRIPTS = {
 
 /**
  * Reply of a script: the result, its detail, the contained fields, and the positions and bytes of
- * chunks.
+ * chunks. Joined transactions have a reply each.
  */
 export type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], page: Buffer[]];
 
@@ -572,7 +599,10 @@ type LogCommand = `skeinLog${Capitalize<ScriptName>}`;
 
 /** The scripts, as commands of a client. */
 export type LogScripts =
-  & Record<`${LogCommand}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
+  & Record<
+    `${LogCommand}Buffer`,
+    (keys: number, ...args: (string | Buffer)[]) => Promise<Reply | Reply[]>
+  >
   & { skeinLogOverdue(...indexesAndLimit: (string | number)[]): Promise<string[]> };
 
 export function commandOf(name: ScriptName): LogCommand {

@@ -40,9 +40,16 @@ import { rowsStateOf } from "../../../streams/logs/rows.ts";
 import { isCluster } from "../connections.ts";
 import type { Run } from "../failures.ts";
 import { checkName, readWellFormed, type RedisNames, wellFormed } from "../format.ts";
+import { ChangeLines } from "./change_lines.ts";
 import { RedisLogNames } from "./names.ts";
 import { decodeChunks, encodeChunks, lostRecord, type StoredChunk } from "./log_chunks.ts";
-import { commandOf, defineLogScripts, type LogScripts, type ScriptName } from "./log_scripts.ts";
+import {
+  commandOf,
+  defineLogScripts,
+  type LogScripts,
+  type Reply,
+  type ScriptName,
+} from "./log_scripts.ts";
 
 /**
  * Maximum number of logs whose newest position this node remembers, so that it notices if Redis has
@@ -165,6 +172,8 @@ interface Call {
   readonly records?: readonly LogRecord[] | undefined;
   /** Changes of rows in `ask`, as they were requested. */
   readonly changes?: readonly RowChange[] | undefined;
+  /** True for changes that may share a call with others. */
+  readonly isJoined?: boolean | undefined;
   /** Indexes of other partitions that the script counts. */
   readonly indexes?: readonly string[] | undefined;
 }
@@ -202,6 +211,8 @@ export class RedisLogs implements LogStore {
   readonly #names: RedisLogNames;
   readonly #budget: WaitingBudget;
   readonly #run: Run;
+  /** The transactions of keyed logs. */
+  readonly #changes = new ChangeLines<Reply>((id, asks) => this.#sendChanges(id, asks));
   /** The logs that were used last, in order of use. */
   readonly #heard = new Map<string, HeardLog>();
 
@@ -226,9 +237,11 @@ export class RedisLogs implements LogStore {
     // calls.
     const elsewhere = isCounted ? await this.#count(others) : 0;
     const indexes = isCounted ? [] : others;
-    const { records, changes } = options as Partial<AppendLogOptions>;
+    const { records = [], changes, expiresRows } = options as Partial<AppendLogOptions>;
     const ask = { ...ASKS[name](options), elsewhere };
-    return RESULTS[name](await this.#call(name, id, { ask, records, changes, indexes }));
+    // The expiry of many rows takes a call of its own.
+    const isJoined = changes !== undefined && expiresRows === undefined && records.length === 0;
+    return RESULTS[name](await this.#call(name, id, { ask, records, changes, isJoined, indexes }));
   }
 
   async read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined> {
@@ -296,7 +309,7 @@ export class RedisLogs implements LogStore {
   async #call(
     script: ScriptName,
     id: string,
-    { ask, records = [], changes = [], indexes = [] }: Call,
+    { ask, records = [], changes = [], isJoined, indexes = [] }: Call,
   ): Promise<LogReply> {
     const what = WORDS[script];
     const { rowStats } = ask as { readonly rowStats?: RowStats | undefined };
@@ -306,22 +319,12 @@ export class RedisLogs implements LogStore {
       throw new BrokerError(`Cannot ${what}: too many calls wait for Redis`);
     }
     try {
-      const keys = [...Object.values(this.#names.of(id)), ...indexes];
-      const publish = isCluster(this.#client) ? "SPUBLISH" : "PUBLISH";
-      const heard = this.#heard.get(id);
-      const whole = {
-        ...ask,
-        id: wellFormed(id),
-        publish,
-        count: records.length,
-        bytes,
-        heard,
-        renewed: heard && this.#runtime.randomUUID().slice(0, 8),
-      };
       const chunks = encodeChunks(records).flatMap(({ count, bytes }) => [`${count}`, bytes]);
+      const whole = { ...ask, count: records.length, bytes };
       const [kind, detail, fields, page] = await this.#run(what, () => {
-        const args = [...keys, encodeCall(whole), ...chunks];
-        return this.#scripts[`${commandOf(script)}Buffer`](keys.length, ...args).catch(explainLog);
+        if (isJoined) return this.#changes.add(id, { ask: whole, bytes: needed });
+        this.#changes.flush(id);
+        return this.#send(script, id, whole, { indexes, chunks }) as Promise<Reply>;
       });
       const reply = {
         kind: kind.toString(),
@@ -334,6 +337,42 @@ export class RedisLogs implements LogStore {
     } finally {
       this.#budget.give(needed);
     }
+  }
+
+  /** Calls a script. */
+  #send(
+    script: ScriptName,
+    id: string,
+    ask: object,
+    { indexes = [], chunks = [] }: {
+      readonly indexes?: readonly string[];
+      readonly chunks?: readonly (string | Buffer)[];
+    } = {},
+  ): Promise<Reply | Reply[]> {
+    const keys = [...Object.values(this.#names.of(id)), ...indexes];
+    const heard = this.#heard.get(id);
+    const call = encodeCall({
+      ...ask,
+      id: wellFormed(id),
+      publish: isCluster(this.#client) ? "SPUBLISH" : "PUBLISH",
+      heard,
+      renewed: heard && this.#runtime.randomUUID().slice(0, 8),
+    });
+    const command = `${commandOf(script)}Buffer` as const;
+    return this.#scripts[command](keys.length, ...keys, call, ...chunks).catch(explainLog);
+  }
+
+  /** Sends changes of one log in one call. */
+  async #sendChanges(id: string, asks: readonly object[]): Promise<(Reply | Error)[]> {
+    const ask = asks.length === 1 ? asks[0]! : { joined: asks };
+    const reply = await this.#send("append", id, ask);
+    const replies = asks.length === 1 ? [reply as Reply] : reply as Reply[];
+    return replies.map((one) => one[0].toString() === "error" ? errorOf(one[1].toString()) : one);
+  }
+
+  /** Sends all changes that wait for others. */
+  flush(): void {
+    this.#changes.flushAll();
   }
 
   /**
@@ -484,11 +523,21 @@ function isDamage(error: unknown): boolean {
   return error instanceof Error && DAMAGED.test(error.message);
 }
 
-/** Explains why a write to a damaged log failed. */
+/** Throws the explanation of why a write to a damaged log failed. */
 function explainLog(cause: unknown): never {
-  if (!(cause instanceof Error) || !isDamage(cause)) throw cause;
+  throw explained(cause);
+}
+
+/** Returns the error of one of several changes, from its text. */
+function errorOf(message: string): Error {
+  return explained(Object.assign(new Error(message), { name: "ReplyError" })) as Error;
+}
+
+/** Returns the explanation of why a write to a damaged log failed. */
+function explained(cause: unknown): unknown {
+  if (!(cause instanceof Error) || !isDamage(cause)) return cause;
   const [, lost] = cause.message.split(EVICTED);
-  throw new DamageError(
+  return new DamageError(
     lost === undefined
       ? "keys of the log in Redis are damaged or lost; delete the log to drop it"
       : `${lost}; delete the log to drop it`,

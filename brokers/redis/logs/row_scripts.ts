@@ -162,8 +162,9 @@ local function apply(change)
 end
 local function bytesOf(row) return #row.name + #row.text end
 local function transact()
-  local broken = checkRows()
+  local broken = not isWhole and (checkRows() or checkNewest())
   if broken then return broken end
+  isWhole = true
   if ask.expiresRows then
     local listed = redis.call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', 0, ${EXPIRED_AT_ONCE})
     local expiredBytes = 0
