@@ -30,7 +30,6 @@ import {
 } from "../transport/mod.ts";
 import { MoqServer } from "../moq/mod.ts";
 import type { ServeOptions, Server, SessionRejection } from "../server.ts";
-import { NATIVE_SERVER_DEFECTS } from "../transport/native/defects.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
 import { H3Error } from "../transport/h3/wire/error_codes.ts";
 import { toHttp3StreamCode } from "./peers/raw_http3.ts";
@@ -295,26 +294,6 @@ Deno.test("serve() closes a session of the built-in engine after its client ende
   await messages.send.end();
   assertEquals((await soon(peer.ending)).closeCode, 0);
   await until(() => ended === 1);
-});
-
-Deno.test("NATIVE_SERVER_DEFECTS equals the list in the documentation", async () => {
-  const guide = await Deno.readTextFile(
-    new URL("../docs/reference/webtransport.md", import.meta.url),
-  );
-  const rows = [
-    ...guide.matchAll(/^\| `([a-z-]+)` +\| (.+?) +\| (?:no report|\[.*\]\((.*)\)) +\|$/gm),
-  ]
-    .map(([, name, effect, issue]) => ({
-      name,
-      issue,
-      isWorkedAround: effect!.endsWith("; Skein works around this"),
-    }));
-  const facts = NATIVE_SERVER_DEFECTS.map(({ name, issue, isWorkedAround = false }) => ({
-    name,
-    issue,
-    isWorkedAround,
-  }));
-  assertEquals(rows, facts as typeof rows);
 });
 
 Deno.test("serve() names the address if the port of the built-in engine is in use, and still serves", async () => {
