@@ -271,7 +271,7 @@ class ClientHttpConnection extends HttpConnection {
   /** Reads events until the end, with one request after another. */
   async #read(): Promise<void> {
     const failures = new Failures(this.runtime, this.#budget);
-    while (!this.isOver) {
+    while (!this.isOver && !this.#isLeaving) {
       const { poll, until } = await this.#budget?.next(this.#received === 0) ?? {};
       // Such a response may be empty without a pause.
       const isBrief = poll && (poll.waitS === 0 || this.#ids === undefined);
