@@ -17,7 +17,7 @@
  *   with a send queue that drops messages,
  * - 20.5 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 111.9 KiB.
+ * If you bundle the client as a single file, it is at most 112 KiB.
  *
  * @example Usage
  * ```ts
