@@ -18,7 +18,7 @@ import { buildPackage, NAME, type PackageFiles, packPackage, writePackage } from
 const ROOT = new URL("../../", import.meta.url);
 
 /** Deadline of a test of `--check`, in seconds; a test may install packages. */
-const DEADLINE_S = 150;
+const DEADLINE_S = 300;
 
 const INTO = "--into=";
 
