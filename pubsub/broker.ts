@@ -114,8 +114,8 @@ export interface TopicHistory extends HistoryBounds {
    */
   readonly widest?: HistoryBounds | undefined;
   /**
-   * True if all nodes are known and agree, so that a broker whose storage has the bounds of former
-   * nodes may narrow it.
+   * True if all nodes are known and have these bounds. A broker may then narrow a storage that was
+   * created with the wider bounds of earlier nodes.
    */
   readonly isAgreed?: true | undefined;
 }

@@ -41,8 +41,8 @@ export interface TrackWriterLink {
   /** Opens a stream for a group. */
   open(sendOrder: number): Promise<DirectWritable>;
   /**
-   * Accepts the subscription. Called without a group on early acceptance, and with the first group
-   * when it starts; a second call only sends the number, if the version has a message for it.
+   * Accepts the subscription. If it is accepted before there is a group, a second call with the first
+   * group follows, which only sends the group's number, if the version has a message for it.
    */
   accept(fields: SubscribeFields, firstGroup: number | undefined): void;
   /** Reports that groups will not be sent, if the version has such a message. */

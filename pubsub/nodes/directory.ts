@@ -19,8 +19,8 @@ import type { NodeEvent, Nodes } from "./nodes.ts";
 const MAX_CHECKED = 200;
 
 /**
- * Maximum size of the checks of all nodes together after they missed messages, in bytes per second.
- * Without it, each node would check all its scopes with every other node in the same moment.
+ * Maximum rate at which all nodes together compare their scopes after they missed messages, in bytes
+ * per second. Without it, each node would compare all scopes with every other one at the same moment.
  */
 const SWEEP_BYTES_PER_SECOND = 2_097_152;
 

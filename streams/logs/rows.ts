@@ -125,7 +125,7 @@ export function rowBytes(row: LogRow): number {
   return utf8Length(row.row) + textBytes(row);
 }
 
-/** Returns the bytes of a row's text, which are counted only if they are not known. */
+/** Returns the size of a row's text in bytes, which is counted only if the row doesn't have it. */
 export function textBytes({ bytes, text }: LogRow): number {
   return bytes ?? utf8Length(text);
 }

@@ -15,8 +15,8 @@ import type { ResponseLimits } from "../options.ts";
 const MAX_ATTEMPTS = 8;
 
 /**
- * Maximum number of listed responses that may turn out to be deleted or running before a caller is
- * rejected.
+ * Number of listed responses that are tried when room is needed: some may turn out to be deleted, or
+ * to be running. If none can be dropped, the caller is rejected.
  */
 const MAX_STALE = 32;
 

@@ -1,5 +1,5 @@
 /**
- * Starts, kills and restarts the server of the tests of adapters for agents.
+ * Starts, kills and restarts the server against which the adapters for agents are tested.
  *
  * @module
  */

@@ -38,9 +38,9 @@ export class HttpConnectionByHand {
   }
 
   /**
-   * Sends a request on the connection.
+   * Sends a request on the connection to any node.
    *
-   * @param asked See {@linkcode Asked}.
+   * @param asked The request; its `secret` is this connection's own by default.
    * @returns The response, as soon as its headers arrive.
    */
   ask(node: Node, { headers, secret = this.#secret, ...asked }: Asked): Promise<Response> {
