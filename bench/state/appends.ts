@@ -54,7 +54,7 @@ interface Ends {
   readonly states: LiveStates;
 }
 
-/** The kinds of appends. The broker combines concurrent records of a stream, but no changes. */
+/** The kinds of appends. A stream combines concurrent records, and a broker concurrent changes. */
 const WORK: Readonly<Record<string, (ends: Ends) => Promise<Append>>> = {
   "publication": ({ server }) => Promise.resolve(() => server.topics.append("bench", TEXT)),
   "record": async ({ streams }) => {
@@ -105,11 +105,12 @@ for (const [name, start] of Object.entries(BROKERS)) {
   await using stack = new AsyncDisposableStack();
   const streams = durableStreams({ path: "/streams", maxStreamBytes: 4_294_967_296 });
   const states = liveState();
+  await using broker = await start(stack);
   await using server = serve({
     port: 0,
     onListen() {},
     webTransport: false,
-    broker: await start(stack),
+    broker,
     history: { bench: { size: 1_000, ttlMs: 300_000 } },
     features: [streams, states],
   });
