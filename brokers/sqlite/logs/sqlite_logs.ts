@@ -15,7 +15,7 @@ import type {
   ReadLogOptions,
 } from "../../../streams/logs/log.ts";
 import { logTopic, type OwnedKind } from "../../../streams/logs/log_names.ts";
-import { rowBytes } from "../../../streams/logs/rows.ts";
+import { rowsStateOf } from "../../../streams/logs/rows.ts";
 import { recordBytes, type RetainedLogs } from "../../../streams/logs/rules.ts";
 import type { CallFile } from "../commit_queue.ts";
 
@@ -55,7 +55,7 @@ export class SqliteLogs implements LogStore {
     const verb = CHANGE_WORDS[name];
     check(verb, producer?.id, fork);
     const bytes = this.#checkBytes(recordBytes(records)) + requestBytes(changes) +
-      (rows?.set ?? []).reduce((sum, row) => sum + rowBytes(row), 0);
+      (rows === undefined ? 0 : rowsStateOf(rows).bytes);
     const operation = ["changeLog", id, name, options, runtime.now()] as const;
     const { result, isAnnounced } = await call(operation, { verb, bytes });
     if (isAnnounced) announce(logTopic(id));
