@@ -150,11 +150,10 @@ test("sends concurrent changes of a log together, of which one may fail alone", 
       assertEquals([result.kind, result.row, result.version], ["conflict", '["t","0"]', 12]);
     } else if (i === 30) {
       assertMatch(result, /^Cannot append to a log: keys of the log in Redis are/);
-    } else {assertEquals(
-        [result.kind, result.info.tail],
-        ["appended", i === 40 ? 1 : ++tail],
-        `${i}`,
-      );}
+    } else {
+      const expected = i === 40 ? 1 : ++tail;
+      assertEquals([result.kind, result.info.tail], ["appended", expected], `${i}`);
+    }
   }
   const { records } = await read(logs, "log", { tail: true });
   const values = records.map((record) => JSON.parse(String(record))[0].value);

@@ -20,8 +20,8 @@ const TESTS = 332;
 const TESTS_OF_SUBSCRIPTIONS = 6;
 
 /**
- * Names of the suite's tests that fail if one response takes half a second, as it may on a busy
- * machine. These tests are retried once.
+ * Names of the suite's tests that fail if one response takes half a second, or a poll takes a
+ * second longer than its timeout, as may happen on a busy machine. These tests are retried once.
  */
 const HURRIED = /TTL|Expir|timeout/;
 

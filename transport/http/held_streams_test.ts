@@ -351,17 +351,17 @@ async function close(time: FakeTime, client: Client, server: Server): Promise<vo
 
 /** Lets `authenticate` take 8 s. */
 class Slow {
-  #asked = 0;
+  readonly #asked = Promise.withResolvers<void>();
 
   readonly authenticate = async (): Promise<string> => {
-    this.#asked++;
+    this.#asked.resolve();
     await new Promise((resolve) => setTimeout(resolve, 8_000));
     return "ann";
   };
 
-  /** Waits until the server has asked, which takes real time and no fake time. */
-  async isAsked(): Promise<void> {
-    await until(() => this.#asked > 0);
+  /** Resolves once the server has asked, which takes real time and no fake time. */
+  get asked(): Promise<void> {
+    return this.#asked.promise;
   }
 }
 
@@ -378,7 +378,7 @@ Deno.test("A session over HTTP whose token takes 8 s to check opens on its event
     tokens: { inMessage: true },
     token: "secret",
   });
-  await slow.isAsked();
+  await slow.asked;
   await passTime(time, 7_900);
   assertEquals([client.session?.id, gets], [undefined, ["stream"]]);
   await passTime(time, 100);
@@ -393,7 +393,7 @@ Deno.test("A session over HTTP whose request takes 8 s to check opens on its eve
   using time = new FakeTime();
   const slow = new Slow();
   const { client, server, gets } = page({ authenticate: slow.authenticate });
-  await slow.isAsked();
+  await slow.asked;
   await passTime(time, 8_000);
   await connects(client);
   // The response was late, but it arrived before the response to a poll.
@@ -425,7 +425,7 @@ Deno.test("A session over HTTP opens although the server has no room for a secon
         ? new Response(null, { status: 429, headers: { "skein-transport": "http" } })
         : serve(request),
   });
-  await slow.isAsked();
+  await slow.asked;
   await passTime(time, 8_000);
   await connects(client);
   assertEquals(gets, ["stream", "poll"]);
