@@ -205,7 +205,8 @@ export const OPERATIONS = {
     summary: "Follow a topic by server-sent events",
     description: "Each publication is an event, whose data is a JSON object with `data` or " +
       "`base64`, and `from`. On a topic with a history events have ids, and `Last-Event-ID` " +
-      "resumes; an event `start` has the id at which a new reader starts. An event `gap` says that publications are missing, with the `reason`.",
+      "resumes; an event `start` has the id at which a new reader starts. An event `gap` says that " +
+      "publications are missing, with the `reason`.",
     query: z.strictObject({
       last: QueryInt(0, MAX_HISTORY).default(0)
         .describe("Number of the newest publications to start with, if there is no id."),
