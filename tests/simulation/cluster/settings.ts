@@ -38,6 +38,11 @@ export interface Settings {
   readonly handlerMs: number;
   /** Share of the messages whose handler fails. */
   readonly failureShare: number;
+  /**
+   * Maximum time until the shared store has changed the first row of a shard, in milliseconds. The
+   * servers of NATS then elect the leader of a new stream.
+   */
+  readonly firstRowMs: number;
   /** Guarantees that follow from the options. */
   readonly terms: Terms;
 }
@@ -62,6 +67,7 @@ export function settingsOf(plan: Plan): Settings {
     tokenMs: has("tokens") ? 40_000 : undefined,
     handlerMs: has("slow-handlers") ? 400 : 0,
     failureShare: has("throwing-handlers") ? 0.02 : 0,
+    firstRowMs: plan.broker === "nats" ? 12_000 : 0,
     terms: {
       historyOf: (topic) => hasHistory(topic) ? bounds : undefined,
       isRoom: (topic) => has("presence") && topic.startsWith(ROOM_PREFIX),
