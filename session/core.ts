@@ -13,6 +13,7 @@ import {
   SessionClosedError,
   TimeoutError,
 } from "../errors.ts";
+import { isOwnClose } from "../transport/close_info.ts";
 import type { Connection, StreamDirection } from "../transport/connection.ts";
 import { attempt } from "../base/call_safely.ts";
 import type { Timer } from "../base/runtime.ts";
@@ -197,7 +198,10 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
   /** Ends the session with the connection. */
   followConnection(): void {
     this.connection.closed.then(
-      ({ closeCode = 0, reason = "" }) => this.finish({ code: closeCode, reason, by: "remote" }),
+      (info) => {
+        const { closeCode = 0, reason = "" } = info;
+        this.finish({ code: closeCode, reason, by: isOwnClose(info) ? "local" : "remote" });
+      },
       (error) =>
         this.finish({
           code: CloseCode.abnormal,

@@ -165,7 +165,8 @@ Deno.test("hardened engine aborts a message that is too large while it arrives",
     const flooding = flood(raw.conn, chunk, 50_000_000);
     assertEquals(await raw.closed(), { code: 4413, reason: "A message has at most 100000 bytes" });
     await until(() => server.manager.stats().sockets.open === 0);
-    assertEquals((await session!.closed).code, 4413);
+    const { code, by } = await session!.closed;
+    assertEquals({ code, by }, { code: 4413, by: "local" });
     assertLess(await bytesReceived(session!), 100_000 + READ_AHEAD_BYTES);
     assertLess(await flooding, 50_000_000);
     await until(() => engine.stats().connections === 0);

@@ -40,7 +40,20 @@ export function checkCloseInfo(
       `Cannot close connection: code must be 0 or 3000 to 4999, received ${closeCode}`,
     );
   }
-  return { closeCode, reason: cutReason(reason, maxReasonBytes) };
+  const checked = { closeCode, reason: cutReason(reason, maxReasonBytes) };
+  own.add(checked);
+  return checked;
+}
+
+/** The closes of this side, which a connection also reports as `closed`. */
+const own = new WeakSet<ConnectionCloseInfo>();
+
+/**
+ * Returns whether `closed` of a connection reports a close of this side. A transport closes a
+ * connection by itself, for example after a message that is too large.
+ */
+export function isOwnClose(info: ConnectionCloseInfo): boolean {
+  return own.has(info);
 }
 
 /** The close code of a WebSocket for a message that is too big (RFC 6455 section 7.4.1). */
