@@ -60,6 +60,44 @@ export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
   return joined.signal;
 }
 
+/** The waiting calls of each signal, of which only one is a listener of the signal itself. */
+const waiting = new WeakMap<AbortSignal, Set<(signal: AbortSignal) => void>>();
+
+/**
+ * Calls a function when a signal aborts. Thousands may wait for one signal: each listener that is
+ * added to a signal itself is compared with all others.
+ *
+ * @param signal A signal that has not aborted; `undefined` never does.
+ * @param call Receives the signal. MUST NOT throw, and MUST be passed to {@linkcode offAbort} later.
+ */
+export function onAbort(
+  signal: AbortSignal | undefined,
+  call: (signal: AbortSignal) => void,
+): void {
+  if (signal === undefined) return;
+  const calls = waiting.get(signal);
+  if (calls !== undefined) return void calls.add(call);
+  waiting.set(signal, new Set([call]));
+  signal.addEventListener("abort", onAborted);
+}
+
+/** Takes back {@linkcode onAbort}. Idempotent. */
+export function offAbort(
+  signal: AbortSignal | undefined,
+  call: (signal: AbortSignal) => void,
+): void {
+  const calls = signal && waiting.get(signal);
+  // A listener that is left would keep a signal of `anySignal` in memory.
+  if (!calls?.delete(call) || calls.size > 0) return;
+  waiting.delete(signal!);
+  signal!.removeEventListener("abort", onAborted);
+}
+
+function onAborted({ currentTarget }: Event): void {
+  const signal = currentTarget as AbortSignal;
+  waiting.get(signal)?.forEach((call) => call(signal));
+}
+
 interface WithinOptions<T> {
   /**
    * Start of the error message; the time in milliseconds follows.
@@ -96,7 +134,7 @@ export function within<T>(
   return new Promise((resolve, reject) => {
     const done = () => {
       runtime.clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
+      offAbort(signal, onEnd);
     };
     const giveUp = (reason: unknown) => {
       done();
@@ -104,7 +142,7 @@ export function within<T>(
       // A rejection must not stay unhandled.
       promise.then(discard, () => {});
     };
-    const onAbort = () => giveUp(signal?.reason);
+    const onEnd = () => giveUp(signal?.reason);
     let timer: Timer | undefined;
     try {
       timer = startTimer(
@@ -115,8 +153,8 @@ export function within<T>(
     } catch (error) {
       return giveUp(error); // `giveUp` also discards a later result.
     }
-    if (signal?.aborted) return onAbort();
-    signal?.addEventListener("abort", onAbort);
+    if (signal?.aborted) return onEnd();
+    onAbort(signal, onEnd);
     promise.finally(done).then(resolve, reject);
   });
 }
@@ -186,10 +224,10 @@ export function pause(
   return new Promise((resolve) => {
     const done = () => {
       runtime.clearTimeout(timer);
-      for (const signal of signals) signal.removeEventListener("abort", done);
+      for (const signal of signals) offAbort(signal, done);
       resolve();
     };
     const timer = startTimer(runtime, ms, done);
-    for (const signal of signals) signal.addEventListener("abort", done, { once: true });
+    for (const signal of signals) onAbort(signal, done);
   });
 }

@@ -199,3 +199,20 @@ Deno.test("within() with an invalid time discards the value, and handles the rej
     assertEquals(discarded, ["late"]);
   }
 });
+
+Deno.test("within() and pause() add one listener to a signal, however many wait", async () => {
+  const signal = new CountedSignal();
+  const options = { signal: asSignal(signal) };
+  const kept = within(platformRuntime(), Promise.resolve(1), options);
+  const waits = [1, 2].map(() => within(platformRuntime(), never, options));
+  const paused = pause(platformRuntime(), 60_000, options.signal);
+  assertEquals(signal.listeners, 1);
+  assertEquals(await kept, 1);
+  assertEquals(signal.listeners, 1);
+  signal.aborted = true;
+  signal.reason = new Error("enough");
+  signal.dispatchEvent(new Event("abort"));
+  for (const wait of waits) assertStrictEquals(await wait.catch((error) => error), signal.reason);
+  await paused;
+  assertEquals(signal.listeners, 0);
+});

@@ -6,7 +6,7 @@ import { Deadlines } from "../../base/deadlines.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import { Quota, rejectionOf, type Slot } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { pause } from "../../base/wait.ts";
+import { offAbort, onAbort, pause } from "../../base/wait.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import type { LiveRow } from "../../session/rows/row_map.ts";
 import { freezeRow } from "../../session/rows/row_values.ts";
@@ -204,11 +204,11 @@ export class RowQueue {
     const leftMs = (untilMs ?? Infinity) - runtime.monotonic();
     const fail = () => turn.fail(tooSlow(turn, Math.ceil(leftMs)));
     const timer = leftMs < timeoutMs ? runtime.setTimeout(fail, Math.max(0, leftMs)) : undefined;
-    const abort = ({ currentTarget }: Event) => turn.fail((currentTarget as AbortSignal).reason);
+    const abort = ({ reason }: AbortSignal) => turn.fail(reason);
     const all = signals?.().filter((signal) => signal !== undefined) ?? [];
     for (const signal of all) {
       if (signal.aborted) turn.fail(signal.reason);
-      signal.addEventListener("abort", abort);
+      onAbort(signal, abort);
     }
     if (this.#closed !== undefined) turn.fail(this.#closed);
     this.#late.add(turn);
@@ -217,7 +217,7 @@ export class RowQueue {
     } finally {
       runtime.clearTimeout(timer);
       this.#late.delete(turn);
-      for (const signal of all) signal.removeEventListener("abort", abort);
+      for (const signal of all) offAbort(signal, abort);
       slot[Symbol.dispose]();
     }
   }
