@@ -529,12 +529,14 @@ Deno.test("A handle of a state ends with its own ephemeral rows only", async () 
 });
 
 /** A server that knows users by their tokens, and a client whose token a test can change. */
-async function signedIn(): Promise<{
+async function signedIn(first: string | null): Promise<{
   readonly at: Fixture;
   readonly authors: string[];
-  signIn(token: string | null): void;
+  /** Changes the token. Resolves when the client has asked for it in an attempt to connect. */
+  signIn(token: string | null): Promise<void>;
 }> {
-  let token: string | null = "ann";
+  let token = first;
+  let asked = first;
   const authors: string[] = [];
   const cursors = { schema: z.object({ x: z.number() }), ephemeral: true };
   const at = await Fixture.make({
@@ -548,13 +550,17 @@ async function signedIn(): Promise<{
       tokens: { inMessage: true },
       presence: { graceMs: 100 },
     },
-    client: { token: () => token },
+    client: { token: () => asked = token },
   });
-  return { at, authors, signIn: (next) => void (token = next) };
+  const signIn = async (next: string | null) => {
+    token = next;
+    await until(() => asked === next);
+  };
+  return { at, authors, signIn };
 }
 
 Deno.test("ClientState sends no write as another user than it was made as", async () => {
-  const { at, authors, signIn } = await signedIn();
+  const { at, authors, signIn } = await signedIn("ann");
   await using _ = at;
   using state = await at.open();
   const notes = state.collection<string>("notes");
@@ -575,7 +581,7 @@ Deno.test("ClientState sends no write as another user than it was made as", asyn
     notes.set("2", "b"),
     cursors.set("ann", { x: 3 }),
   ]);
-  signIn("bob");
+  await signIn("bob");
   at.online();
   assertEquals(new Set(await dropped), new Set(["other-user"]));
   assertEquals([notes.get("1"), notes.has("2"), state.pendingWrites.current], ["kept", false, 0]);
@@ -591,9 +597,8 @@ Deno.test("ClientState sends no write as another user than it was made as", asyn
 });
 
 Deno.test("ClientState keeps the writes of a guest who stays the same, and drops them at a sign-in", async () => {
-  const { at, authors, signIn } = await signedIn();
+  const { at, authors, signIn } = await signedIn(null);
   await using _ = at;
-  signIn(null);
   // Before its first session, the client is no other user.
   const state = await at.client.state("list:1");
   const notes = state.collection<string>("notes");
@@ -605,7 +610,7 @@ Deno.test("ClientState keeps the writes of a guest who stays the same, and drops
   assertEquals(await kept, ["stored"]);
   await at.offline(state);
   const dropped = outcomes([notes.set("1", "dropped")]);
-  signIn("ann");
+  await signIn("ann");
   at.online();
   assertEquals(await dropped, ["other-user"]);
   assertEquals(authors, ['guest 1 "first"', 'guest 1 "kept"']);
