@@ -13,8 +13,9 @@
  * - **Deadlines:** a test or documentation example that is still running at the deadline fails, and
  *   the report names it (`tools/run_tests/deadline.ts`). A test that never yields blocks all timers; a few
  *   seconds after its deadline, the runner ends the whole run and names the test.
- * - **Parallel:** with `--parallel`, three files per core run at a time, because tests spend more
- *   time waiting for the network than computing. `DENO_JOBS` sets another number of parallel files.
+ * - **Parallel:** with `--parallel`, two files per core and six more run at a time, because tests
+ *   spend more time waiting for the network than computing, and each takes about half a gigabyte of
+ *   memory. `DENO_JOBS` sets another number of parallel files.
  * - **Together:** starting an isolate and loading the library take longer than running the tests of
  *   most files. With `--together`, several files share an isolate. A file that contains `run_tests:
  *   alone` with a reason, or that is given by name, gets its own isolate and starts first.
@@ -356,7 +357,7 @@ async function run(args: readonly string[], { modules, deadlineS, folder, withSl
       ...args,
     ],
     env: {
-      DENO_JOBS: Deno.env.get("DENO_JOBS") ?? `${3 * navigator.hardwareConcurrency}`,
+      DENO_JOBS: Deno.env.get("DENO_JOBS") ?? `${2 * navigator.hardwareConcurrency + 6}`,
       TEST_DEADLINE_MS: `${deadlineS * 1_000}`,
       TEST_JOURNAL: journal,
       TEST_SLOW: `${withSlow}`,
