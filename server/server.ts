@@ -726,7 +726,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   ): Features {
     const reportError = (what: string, error: unknown) => reportRequest(this.#console, what, error);
     const core: ServerCore = {
-      console: this.#console,
       guardParts: {
         runtime: this.#runtime,
         gate: this.#gate,

@@ -6,7 +6,6 @@ import type { PublishHook } from "./requests/on_publish.ts";
 import type { HttpStats, WebTransportStats } from "./metrics/measures.ts";
 import type { Users } from "./users.ts";
 import type { DecisionFault } from "../base/decision.ts";
-import type { ConsoleReport } from "../base/console_report.ts";
 import type { Account } from "../base/quotas/accounts.ts";
 import type { QuotaStats } from "../base/quotas/shares.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -22,8 +21,6 @@ import type { WebSocketEngine } from "../transport/websocket/server.ts";
 
 /** See {@linkcode FeatureHost.core}. */
 export interface ServerCore {
-  /** Prints each cause once an hour. */
-  readonly console: ConsoleReport;
   /** Services of an `HttpGuard`, among them the quotas. */
   readonly guardParts: HttpGuardParts;
   /** Origins and hosts of trusted pages. */

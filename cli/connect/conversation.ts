@@ -93,11 +93,6 @@ export class Conversation {
     return this.#topics;
   }
 
-  /** Number of requests that wait for a reply. */
-  get waiting(): number {
-    return this.#awaited.size;
-  }
-
   /** Status of the connection. */
   get status(): TalkStatus {
     const { peer } = this.#options;

@@ -30,10 +30,6 @@ export class Balancer implements AsyncDisposable {
     return this.#listener.addr.port;
   }
 
-  get connections(): number {
-    return this.#open.size;
-  }
-
   /** Sends new connections to these ports; open connections stay. */
   use(ports: readonly number[]): void {
     this.#ports = ports;

@@ -13,9 +13,6 @@ const TEXT = z.string().trim().min(1).max(500);
 /** Id that the writer creates; if a line arrives twice, its id is the same. */
 const ID = z.string().min(8).max(64);
 
-/** A line in the room. */
-export type Line = z.infer<typeof LINE>;
-
 const LINE = z.object({
   id: ID,
   from: NAME,

@@ -38,7 +38,6 @@ export class PeerReports {
   readonly #reports = new LatestValue(UNKNOWN);
   readonly #monitor: BitrateMonitor | undefined;
   #sent: PeerUpdate | undefined = undefined;
-  #isOver = false;
   #loops = 0;
   #probing: AbortController | undefined = undefined;
 
@@ -73,7 +72,6 @@ export class PeerReports {
 
   /** Closes with the session. */
   end(): void {
-    this.#isOver = true;
     this.#monitor?.stop();
     this.#probes.clear();
     this.#reports.end();

@@ -163,11 +163,6 @@ export class HistoryTopics {
     return this.#host?.replaying.waiting ?? 0;
   }
 
-  /** The bounds of a topic's history; `undefined` if the topic has no history. */
-  boundsOf(topic: string): HistoryBounds | undefined {
-    return this.#match(topic)?.bounds;
-  }
-
   /** The history of a topic for the broker; `undefined` if the topic has no history. */
   historyOf(topic: string): TopicHistory | undefined {
     const match = this.#match(topic);

@@ -29,11 +29,6 @@ export class KeptTurns {
     this.#unused = new Deadlines(runtime, KEPT_MS, (session) => this.#end(session));
   }
 
-  /** Number of kept turns. */
-  get size(): number {
-    return this.#kept.size;
-  }
-
   /** Keeps a turn, which others must wait for. Returns false if it is not kept. */
   keep(session: Session, turn: Turn): boolean {
     const isIdle = this.#idle.has(session) || this.#kept.has(session) || session.isClosed;

@@ -104,13 +104,11 @@ export class HandPeer implements AsyncDisposable {
   /** The other side of the connection. */
   readonly connection: Connection;
   readonly #bidis: AsyncIterator<{ readable: unknown; writable: unknown }>;
-  readonly #unis: AsyncIterator<unknown>;
 
   private constructor(session: MoqSession, connection: Connection) {
     this.session = session;
     this.connection = connection;
     this.#bidis = connection.incomingBidirectionalStreams[Symbol.asyncIterator]();
-    this.#unis = connection.incomingUnidirectionalStreams[Symbol.asyncIterator]();
   }
 
   /**
@@ -175,12 +173,6 @@ export class HandPeer implements AsyncDisposable {
   async nextBidi(): Promise<HandExchange> {
     const { value } = await soon(this.#bidis.next());
     return new HandExchange(directStream(value));
-  }
-
-  /** Reads the next unidirectional stream of the session to the end. */
-  async nextUni(): Promise<{ readonly hex: string; readonly reset?: number }> {
-    const { value } = await soon(this.#unis.next());
-    return await restOf(directStream(value as ReadableStream<Uint8Array>));
   }
 
   /** Waits until the session closes. */

@@ -55,7 +55,7 @@ export class UdpPath implements AsyncDisposable {
   readonly #held: (() => Promise<unknown>)[] = [];
   #isHolding = false;
   #place = 0;
-  #counts = noPackets();
+  readonly #counts = noPackets();
 
   /**
    * Opens a path.
@@ -82,12 +82,6 @@ export class UdpPath implements AsyncDisposable {
   /** The number of client packets that are held back. */
   get heldCount(): number {
     return this.#held.length;
-  }
-
-  /** Resets the numbers and counts of packets, for the next handshake. */
-  restart(): void {
-    this.#place = 0;
-    this.#counts = noPackets();
   }
 
   /** Loses all packets from now on. */

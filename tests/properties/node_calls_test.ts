@@ -34,8 +34,6 @@ const CALLS = {
   "asks a stranger": { outcome: "gone", ms: 0 },
 } as const;
 
-type CallName = keyof typeof CALLS;
-
 /** Faults of the first node during calls, with the outcomes of calls to that node and from it. */
 const FAULTS: Readonly<
   Record<string, {

@@ -29,8 +29,6 @@ const ENDS = {
   "stream whose handler fails": "failed",
 } as const;
 
-type End = keyof typeof ENDS;
-
 property("a session has a bounded number of open requests, and each frees its slot", {
   cases: fc.record({
     /** The end that reaches its limit first. */

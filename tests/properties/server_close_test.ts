@@ -40,8 +40,6 @@ const WAYS = {
   "drain, then close": { rejects: true, leaves: true },
 } as const;
 
-type Way = keyof typeof WAYS;
-
 const entry = fc.record({
   transport: fc.constantFrom(...TRANSPORTS),
   /** Duration of the token check, in milliseconds, and its result. */

@@ -209,11 +209,6 @@ export class EventLoop {
     return this.#count;
   }
 
-  /** Number of scheduled events, including those of stopped timers. */
-  get waiting(): number {
-    return this.#events.size;
-  }
-
   /**
    * Lists scheduled events, such as timers, in no particular order, without cancelled events and
    * events of earlier lives.

@@ -14,7 +14,6 @@ const BATCH_MS = 0.5;
 export class NodePorts {
   readonly #simulation: Simulation;
   readonly #host: Host;
-  readonly #store: Broker;
   readonly #ports: BrokerPorts;
 
   /**
@@ -25,7 +24,6 @@ export class NodePorts {
   constructor(simulation: Simulation, host: Host, store: Broker) {
     this.#simulation = simulation;
     this.#host = host;
-    this.#store = store;
     this.#ports = new BrokerPorts(store, host.runtime, [LOGS_PART]);
   }
 

@@ -56,11 +56,6 @@ export class Body {
     }, { highWaterMark: 0 });
   }
 
-  /** True on the receiving side once the last byte has arrived. */
-  get isWhole(): boolean {
-    return this.#isWhole;
-  }
-
   /**
    * Sends all bytes of a stream, at the pace of the receiver.
    *
