@@ -60,44 +60,6 @@ export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
   return joined.signal;
 }
 
-/** The waiting calls of each signal, of which only one is a listener of the signal itself. */
-const waiting = new WeakMap<AbortSignal, Set<(signal: AbortSignal) => void>>();
-
-/**
- * Calls a function when a signal aborts. Thousands may wait for one signal: each listener that is
- * added to a signal itself is compared with all others.
- *
- * @param signal A signal that has not aborted; `undefined` never does.
- * @param call Receives the signal. MUST NOT throw, and MUST be passed to {@linkcode offAbort} later.
- */
-export function onAbort(
-  signal: AbortSignal | undefined,
-  call: (signal: AbortSignal) => void,
-): void {
-  if (signal === undefined) return;
-  const calls = waiting.get(signal);
-  if (calls !== undefined) return void calls.add(call);
-  waiting.set(signal, new Set([call]));
-  signal.addEventListener("abort", onAborted);
-}
-
-/** Takes back {@linkcode onAbort}. Idempotent. */
-export function offAbort(
-  signal: AbortSignal | undefined,
-  call: (signal: AbortSignal) => void,
-): void {
-  const calls = signal && waiting.get(signal);
-  // A listener that is left would keep a signal of `anySignal` in memory.
-  if (!calls?.delete(call) || calls.size > 0) return;
-  waiting.delete(signal!);
-  signal!.removeEventListener("abort", onAborted);
-}
-
-function onAborted({ currentTarget }: Event): void {
-  const signal = currentTarget as AbortSignal;
-  waiting.get(signal)?.forEach((call) => call(signal));
-}
-
 interface WithinOptions<T> {
   /**
    * Start of the error message; the time in milliseconds follows.
@@ -134,7 +96,7 @@ export function within<T>(
   return new Promise((resolve, reject) => {
     const done = () => {
       runtime.clearTimeout(timer);
-      offAbort(signal, onEnd);
+      signal?.removeEventListener("abort", onAbort);
     };
     const giveUp = (reason: unknown) => {
       done();
@@ -142,7 +104,7 @@ export function within<T>(
       // A rejection must not stay unhandled.
       promise.then(discard, () => {});
     };
-    const onEnd = () => giveUp(signal?.reason);
+    const onAbort = () => giveUp(signal?.reason);
     let timer: Timer | undefined;
     try {
       timer = startTimer(
@@ -153,8 +115,8 @@ export function within<T>(
     } catch (error) {
       return giveUp(error); // `giveUp` also discards a later result.
     }
-    if (signal?.aborted) return onEnd();
-    onAbort(signal, onEnd);
+    if (signal?.aborted) return onAbort();
+    signal?.addEventListener("abort", onAbort);
     promise.finally(done).then(resolve, reject);
   });
 }
@@ -224,10 +186,61 @@ export function pause(
   return new Promise((resolve) => {
     const done = () => {
       runtime.clearTimeout(timer);
-      for (const signal of signals) offAbort(signal, done);
+      for (const signal of signals) signal.removeEventListener("abort", done);
       resolve();
     };
     const timer = startTimer(runtime, ms, done);
-    for (const signal of signals) onAbort(signal, done);
+    for (const signal of signals) signal.addEventListener("abort", done, { once: true });
   });
+}
+
+/** The calls that wait for each signal. Only one listener is added to the signal itself. */
+const waiting = new WeakMap<AbortSignal, Set<(signal: AbortSignal) => void>>();
+
+/**
+ * Calls a function when a signal aborts. A signal compares each new listener with all others, so
+ * that ten thousand listeners would take seconds to add.
+ *
+ * @param signal A signal that has not aborted.
+ * @param call Receives the signal. MUST NOT throw, and MUST be passed to {@linkcode offAbort} later.
+ */
+export function onAbort(signal: AbortSignal, call: (signal: AbortSignal) => void): void {
+  const calls = waiting.get(signal);
+  if (calls !== undefined) return void calls.add(call);
+  waiting.set(signal, new Set([call]));
+  signal.addEventListener("abort", onAborted);
+}
+
+/** Takes back {@linkcode onAbort}. Idempotent. */
+export function offAbort(signal: AbortSignal, call: (signal: AbortSignal) => void): void {
+  const calls = waiting.get(signal);
+  // A listener that is left would keep a signal of `AbortSignal.any` in memory.
+  if (!calls?.delete(call) || calls.size > 0) return;
+  waiting.delete(signal);
+  signal.removeEventListener("abort", onAborted);
+}
+
+/**
+ * Waits for a promise until a signal aborts. The work behind the promise is not cancelled.
+ *
+ * @param promise Promise to wait for.
+ * @param signal Ends the wait with its reason; by default, nothing does.
+ * @returns The result of the promise.
+ */
+export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const end = ({ reason }: AbortSignal) => reject(reason);
+    promise.finally(() => offAbort(signal, end)).then(resolve, reject);
+    if (signal.aborted) end(signal);
+    else onAbort(signal, end);
+  });
+}
+
+function onAborted({ currentTarget }: Event): void {
+  const signal = currentTarget as AbortSignal;
+  const calls = waiting.get(signal);
+  waiting.delete(signal);
+  signal.removeEventListener("abort", onAborted);
+  calls?.forEach((call) => call(signal));
 }

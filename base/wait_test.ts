@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../errors.ts";
-import { pause, waitFor, within } from "./wait.ts";
+import { pause, untilAborted, waitFor, within } from "./wait.ts";
 import { platformRuntime } from "./runtime.ts";
 import { turns } from "../tests/waiting.ts";
 
@@ -200,19 +200,31 @@ Deno.test("within() with an invalid time discards the value, and handles the rej
   }
 });
 
-Deno.test("within() and pause() add one listener to a signal, however many wait", async () => {
-  const signal = new CountedSignal();
-  const options = { signal: asSignal(signal) };
-  const kept = within(platformRuntime(), Promise.resolve(1), options);
-  const waits = [1, 2].map(() => within(platformRuntime(), never, options));
-  const paused = pause(platformRuntime(), 60_000, options.signal);
-  assertEquals(signal.listeners, 1);
+Deno.test("untilAborted() adds one listener to a signal, however many wait", async () => {
+  const counted = new CountedSignal();
+  const signal = asSignal(counted);
+  const kept = untilAborted(Promise.resolve(1), signal);
+  const late = Promise.withResolvers<never>();
+  const waits = [never, never, late.promise].map((promise) => untilAborted(promise, signal));
+  assertEquals(counted.listeners, 1);
   assertEquals(await kept, 1);
-  assertEquals(signal.listeners, 1);
-  signal.aborted = true;
-  signal.reason = new Error("enough");
-  signal.dispatchEvent(new Event("abort"));
-  for (const wait of waits) assertStrictEquals(await wait.catch((error) => error), signal.reason);
-  await paused;
-  assertEquals(signal.listeners, 0);
+  assertEquals(counted.listeners, 1);
+  const reason = new Error("enough");
+  counted.aborted = true;
+  counted.reason = reason;
+  counted.dispatchEvent(new Event("abort"));
+  for (const wait of waits) assertStrictEquals(await wait.catch((error) => error), reason);
+  assertEquals(counted.listeners, 0);
+  late.reject(new Error("A rejection after the end is handled"));
+  await assertRejects(() => untilAborted(never, signal), Error, "enough");
+});
+
+Deno.test("untilAborted() removes its listener with the last wait", async () => {
+  const counted = new CountedSignal();
+  const signal = asSignal(counted);
+  const failing = untilAborted(Promise.reject(new Error("no")), signal);
+  assertEquals(await untilAborted(Promise.resolve(1), signal), 1);
+  await assertRejects(() => failing, Error, "no");
+  assertEquals(counted.listeners, 0);
+  assertEquals(await untilAborted(Promise.resolve(2), undefined), 2);
 });

@@ -2,7 +2,7 @@
 import { checkOptions, COUNT, TTL } from "../../base/options/option_checks.ts";
 import type { OptionKinds } from "../../base/options/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { within } from "../../base/wait.ts";
+import { untilAborted, within } from "../../base/wait.ts";
 import { RequestError, TimeoutError } from "../../errors.ts";
 import type {
   Contract,
@@ -128,7 +128,6 @@ export class State implements AsyncDisposable {
    */
   collection<T = unknown>(name: string): StateCollection<T> {
     checkCollectionName("open collection", "name", name);
-    const { runtime } = this.#parts;
     const { signal: ended } = this.#ended;
     const isEphemeral = this.#rows.ephemeral?.names.has(name);
     const write: WriteRows = (changes, options) =>
@@ -136,7 +135,7 @@ export class State implements AsyncDisposable {
     const enter: EnterRow = (row, signal) =>
       this.#parts.updates.enter(this.id, [row], { signals: () => [signal, ended] });
     const closed = this.#closed.signal;
-    return new StateCollection<T>(name, { rows: this.#rows, closed, ended, runtime, write, enter });
+    return new StateCollection<T>(name, { rows: this.#rows, closed, ended, write, enter });
   }
 
   /**
@@ -182,7 +181,7 @@ export class State implements AsyncDisposable {
     checkOptions("write state", options, SIGNAL);
     const { signal } = options;
     signal?.throwIfAborted();
-    return await within(this.#parts.runtime, this.#transact(change, options), { signal });
+    return await untilAborted(this.#transact(change, options), signal);
   }
 
   /**
@@ -237,7 +236,7 @@ export class State implements AsyncDisposable {
     if (operation === "delete") {
       // It was stored before the collection became ephemeral.
       if (this.#rows.stored(type).has(key)) await this.#write([change], { signal });
-      return await within(this.#parts.runtime, rows.remove(type, key), { signal });
+      return await untilAborted(rows.remove(type, key), signal);
     }
     const fitting = this.#parts.gate.fit(this.id, change);
     const fitted = fitting instanceof Promise ? await this.#whileOpen(fitting) : fitting;
@@ -254,13 +253,13 @@ export class State implements AsyncDisposable {
 
   /** Waits for the application until this handle or its rows end. */
   async #whileOpen<T>(promise: Promise<T>): Promise<T> {
-    return await within(this.#parts.runtime, promise, { signal: this.#ended.signal });
+    return await untilAborted(promise, this.#ended.signal);
   }
 
   async #write(changes: readonly Change[], options: RowWriteOptions): Promise<number> {
     const { signal } = options;
     signal?.throwIfAborted();
-    return await within(this.#parts.runtime, this.#append(changes, options), { signal });
+    return await untilAborted(this.#append(changes, options), signal);
   }
 
   async #append(
@@ -554,18 +553,16 @@ type EnterRow = (row: string, signal: AbortSignal | undefined) => Turn | Promise
 export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
   readonly #rows: LiveRows;
   readonly #ended: AbortSignal;
-  readonly #runtime: Runtime;
   readonly #write: WriteRows;
   readonly #enter: EnterRow;
 
   /** @ignore */
   constructor(
     name: string,
-    { rows, closed, ended, runtime, write, enter }: {
+    { rows, closed, ended, write, enter }: {
       readonly rows: LiveRows;
       readonly closed: AbortSignal;
       readonly ended: AbortSignal;
-      readonly runtime: Runtime;
       readonly write: WriteRows;
       readonly enter: EnterRow;
     },
@@ -573,7 +570,6 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
     super(name, { rows, closed });
     this.#rows = rows;
     this.#ended = ended;
-    this.#runtime = runtime;
     this.#write = write;
     this.#enter = enter;
   }
@@ -675,7 +671,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
     checkOptions("write state", options, SIGNAL);
     const { signal } = options;
     signal?.throwIfAborted();
-    return await within(this.#runtime, this.#update(key, change, options), { signal });
+    return await untilAborted(this.#update(key, change, options), signal);
   }
 
   async #writeOne(change: Change, options: Pick<StateWriteOptions, "signal">): Promise<number> {
@@ -710,9 +706,7 @@ export class StateCollection<T = unknown, Input = T> extends RowReader<T> {
         const { value, version } = row;
         const called = turn.during(() => change(changeableRow(value) as T));
         const made = called instanceof Promise
-          ? await within(this.#runtime, within(this.#runtime, called, { signal }), {
-            signal: this.#ended,
-          })
+          ? await untilAborted(untilAborted(called, signal), this.#ended)
           : await called;
         changed = { ...setting(of, made), operation: "update", expect: version };
       }
