@@ -263,6 +263,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    */
   close(): Promise<void> {
     if (this.#failure !== undefined) return quiet(Promise.reject(this.#failure));
+    // The server has closed first: readers know that the stream is incomplete.
+    if (this.#end?.error === WRITER_LOST) return quiet(Promise.reject(this.#endedError(this.#end)));
     return this.#finish({});
   }
 
@@ -548,11 +550,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   #endedError(end: LogEnd | undefined): RequestError {
+    const why = this.#end === end ? "its server has closed" : "it confirmed nothing in time";
     return end?.error === WRITER_LOST
-      ? new RequestError(
-        WRITER_LOST,
-        `The writer of "${this.id}" was lost: it appended and confirmed nothing in time`,
-      )
+      ? new RequestError(WRITER_LOST, `The writer of "${this.id}" was lost: ${why}`)
       : new RequestError("ended", `Another program closed the stream "${this.id}"`);
   }
 

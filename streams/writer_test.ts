@@ -382,4 +382,5 @@ Deno.test("DurableStreams.close() notifies readers of open writers immediately",
   await nodes.node.close();
   assertEquals(await reading, "writer-lost");
   assertEquals(await codeOf(writer.append(1)), "ended");
+  await assertRejects(() => writer.close(), RequestError, '"a" was lost: its server has closed');
 });
