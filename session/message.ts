@@ -74,7 +74,7 @@ export interface MessageTurn {
    * Gives the message back if the handler failed with an error after which the peer sends it again,
    * for example in its next session; false for any other error.
    */
-  endsSession(error: unknown): boolean;
+  givesBack(error: unknown): boolean;
 }
 
 /**

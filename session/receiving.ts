@@ -714,7 +714,7 @@ export class Receiving
     this.finished++;
     this.#running?.delete(message);
     message.fail(this.replies.failureOf(error));
-    if (!turn?.endsSession(error)) this.replies.report(error);
+    if (!turn?.givesBack(error)) this.replies.report(error);
   }
 
   /**

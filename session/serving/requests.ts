@@ -698,12 +698,11 @@ export class RequestQueue implements SessionRequests {
       });
       this.#served(envelope, data);
       return true;
-    } catch (error) {
-      const failure = error instanceof LimitError
-        ? rejectionOf(error).failure
-        : requestFailure(error);
+    } catch (cause) {
+      const error = cause instanceof LimitError ? rejectionOf(cause) : cause;
+      const failure = requestFailure(error);
       if (isPostponed(failure)) {
-        this.#serviceFailed(envelope, error instanceof LimitError ? rejectionOf(error) : error);
+        this.#serviceFailed(envelope, error);
         return false;
       }
       const isNoted = await producer.rejected(seq, turn.isInDoubt ? IN_DOUBT.code : failure.code)

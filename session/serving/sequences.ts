@@ -753,9 +753,8 @@ export class Numbered implements MessageTurn {
    * Gives a message back that the client sends again, see {@linkcode MessageTurn}: closes the session
    * if the broker is unreachable, and ends the producer if the failure of a request is postponed.
    */
-  endsSession(error: unknown): boolean {
-    const isBroken = error instanceof BrokerError;
-    if (isBroken) this.#numbers.core.failed(error, "The handler failed");
+  givesBack(error: unknown): boolean {
+    if (error instanceof BrokerError) this.#numbers.core.failed(error, "The handler failed");
     else {
       const isRequest = this.#numbers.isProduced && this.#id !== undefined;
       if (!isRequest || !(error instanceof RequestError) || !isPostponed(error.failure)) {
