@@ -64,7 +64,10 @@ const REPLY_MS = 2_000;
 const PAUSES = { firstDelayMs: 10, maxDelayMs: 1_000 };
 
 /** Why a mutation that an earlier page has sent cannot be traced. */
-const MADE_BEFORE = /*  */ new RequestError("lost", "the state was lost since it was sent");
+const MADE_BEFORE = /* @__PURE__ */ new RequestError(
+  "lost",
+  "the state was lost since it was sent",
+);
 
 /** Codes of mutations that the server rejects before it finds out whether it has made them. */
 const DOUBTFUL: ReadonlySet<string> = new Set([
@@ -609,17 +612,13 @@ export class Writes {
       const isRead = unchanged.delete(rowName(change.type, change.key));
       return { ...change, seen, since: seen === 0 ? present.version : undefined, isRead };
     });
-    write.checks = Array.from(unchanged.values(), ({ type, key }) => {
-      const { version, value } = rows.known(type, key);
-      return {
-        type,
-        key,
-        ...value === undefined ? { expect: 0, since: version } : { expect: version },
-      };
-    });
     const since = rows.version;
     write.checks = [
-      ...write.checks,
+      ...Array.from(unchanged.values(), ({ type, key }) => {
+        const { version, value } = rows.known(type, key);
+        const isGone = value === undefined;
+        return { type, key, ...isGone ? { expect: 0, since: version } : { expect: version } };
+      }),
       ...Array.from(scans.keys(), (type) => ({ type, key: "", since })),
     ];
     write.state = "adapted";
