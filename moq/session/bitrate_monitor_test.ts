@@ -207,6 +207,17 @@ async function ends(
   };
 }
 
+/** Counts the samples that the monitor of a session takes. */
+function countSamples({ connection }: MoqSession): { count: number } {
+  const sampled = { count: 0 };
+  const getStats = connection.getStats.bind(connection);
+  connection.getStats = () => {
+    sampled.count++;
+    return getStats();
+  };
+  return sampled;
+}
+
 /** Sends 100 kbit/s of datagrams, which the session does not use. */
 async function send(session: MoqSession, time: FakeTime, seconds: number): Promise<void> {
   const writer = session.connection.datagrams.writable.getWriter();
@@ -243,15 +254,9 @@ for (const version of VERSIONS) {
   Deno.test(`MoqSession() measures by default only while it is probed, over ${version}`, async () => {
     using time = new FakeTime();
     await using pair = await ends(version);
-    let samples = 0;
-    const { connection } = pair.server;
-    const getStats = connection.getStats.bind(connection);
-    connection.getStats = () => {
-      samples++;
-      return getStats();
-    };
+    const sampled = countSamples(pair.server);
     await send(pair.server, time, 4);
-    assertEquals([samples, pair.client.peer.bitrate], [0, undefined]);
+    assertEquals([sampled.count, pair.client.peer.bitrate], [0, undefined]);
     if (!PROBING.includes(version)) return;
     const left = new AbortController();
     const updates = pair.client.probe({ signal: left.signal })[Symbol.asyncIterator]();
@@ -262,9 +267,9 @@ for (const version of VERSIONS) {
     left.abort();
     await updates.return?.();
     await turns();
-    const before = samples;
+    const before = sampled.count;
     await pass(time, 10_000);
-    assertEquals(samples, before);
+    assertEquals(sampled.count, before);
   });
 }
 
@@ -295,7 +300,11 @@ Deno.test("MoqSession() sends in SETUP of moq-lite-05 whether it responds to pro
 Deno.test("MoqSession.close() stops its monitor", async () => {
   using time = new FakeTime();
   const pair = await ends("moq-lite-02", { bitrate: { intervalMs: 10 } });
+  const sampled = countSamples(pair.server);
   await pass(time, 100);
+  assert(sampled.count > 5, `${sampled.count}`);
   await pair[Symbol.asyncDispose]();
+  const before = sampled.count;
   await pass(time, 100);
+  assertEquals(sampled.count, before);
 });
