@@ -7,10 +7,10 @@
  *
  * | page in one file                             | at most, KiB (gzip) |
  * | -------------------------------------------- | ------------------- |
- * | `webSocket()`                                | 44.1                  |
- * | `webSocket()`, `responses()` and `insight()` | 59.8                  |
- * | the same with `states()`                     | 78.6                  |
- * | everything, `@skein/skein/client`            | 112               |
+ * | `webSocket()`                                | 44.2                  |
+ * | `webSocket()`, `responses()` and `insight()` | 59.9                  |
+ * | the same with `states()`                     | 78.8                  |
+ * | everything, `@skein/skein/client`            | 112.2               |
  *
  * @example A page with WebSocket alone
  * ```ts
