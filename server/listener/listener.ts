@@ -12,6 +12,7 @@ import { webTransportOptions, type WebTransportServeOptions } from "./webtranspo
 import type { QuicMount } from "../feature.ts";
 import type { SocketHost } from "../server_core.ts";
 import type { ConsoleReport } from "../../base/console_report.ts";
+import { textOf } from "../../base/error_text.ts";
 import { withoutUndefined } from "../../base/options/options.ts";
 import { isRuntimeError, requireDeno } from "../../base/platform.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -46,6 +47,12 @@ const RETRY_MS = 100;
 
 /** Longest pause between attempts, in milliseconds. An attempt is only one system call. */
 const MAX_RETRY_MS = 5_000;
+
+/**
+ * Time until a UDP port that is in use is reported, in milliseconds. When a program restarts on a
+ * change of its files, its predecessor releases the port sooner.
+ */
+const REPORT_MS = 3_000;
 
 /**
  * Number of attempts that are preceded by garbage collection. A closed listener of this process
@@ -236,9 +243,7 @@ export class ServerListener {
       : local;
     const too = webTransportUrl === "" ? "" : `, WebTransport on ${webTransportUrl}`;
     print(`Listening on ${all}${too}`);
-    if (this.#error === undefined) return;
-    const again = this.#retrying === undefined ? "" : "; retrying until the port is free";
-    print(`WebTransport is off: ${this.#error.message}${again}`);
+    if (this.#error && !this.#retrying) print(`WebTransport is off: ${this.#error.message}`);
   }
 
   /** Rejects new WebTransport sessions. */
@@ -332,6 +337,9 @@ export class ServerListener {
    * waiting for garbage collection.
    */
   async #retry(options: WebTransportServeOptions): Promise<void> {
+    const { runtime, onListen } = this.#options;
+    const since = runtime.now();
+    let isReported = onListen !== undefined || this.#error === undefined;
     let delayMs = RETRY_MS;
     for (let attempt = 1;; attempt++) {
       if (attempt > EAGER_ATTEMPTS) {
@@ -355,6 +363,9 @@ export class ServerListener {
           this.#retrying = undefined;
           return this.#options.console.failed("Listening for WebTransport", error);
         }
+        if (isReported || runtime.now() - since < REPORT_MS) continue;
+        isReported = true;
+        print(`WebTransport is off: ${textOf(error)}; retrying until the port is free`);
       }
     }
   }
