@@ -634,7 +634,8 @@ export const SERVER: OptionKinds<ServerOptions> = {
   presence: { acrossNodes: "boolean", graceMs: numberIn({ min: 0, max: MAX_TIMER_MS }) },
   rates: RATES,
   requests: "object",
-  rooms: (value, place) => (Array.isArray(value) ? listOf("string") : recordOf(ROOM))(value, place),
+  rooms: (value, place) =>
+    (Array.isArray(value) ? listOf("string") : recordOf(ROOM, "array or object"))(value, place),
   runtime: RUNTIME,
   session: SESSION_LIMITS,
   tokens: {

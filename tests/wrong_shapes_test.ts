@@ -16,7 +16,7 @@ Deno.test("createServer() throws if options have a wrong shape", () => {
       { history: { "chat:*": {} } },
       "Cannot create server: a pattern has parameters such as {name}, and no *",
     ],
-    [{ rooms: "room:{name}" }, "rooms must be an object, received a string"],
+    [{ rooms: "room:{name}" }, "rooms must be an array or an object, received a string"],
     [
       { rooms: ["room:*"] },
       "Cannot create server: a pattern has parameters such as {name}, and no *",
@@ -25,7 +25,7 @@ Deno.test("createServer() throws if options have a wrong shape", () => {
     [{ authorize: true }, "authorize must be a function, received true"],
     [
       { broker: Promise.resolve(new MemoryBroker()) },
-      "broker must be a Broker, received Promise",
+      "broker must be a Broker, received Promise; await it",
     ],
     [{ cors: { origin: "*" } }, `unknown option "cors"; socket.io's "cors" is origins`],
   ];

@@ -91,7 +91,8 @@ export function wrongKind(
   // Other options may be secrets, and these are not.
   const isShown = typeof value === "string" && (!isKind || kind === "number");
   const received = isShown ? JSON.stringify(value.slice(0, MAX_SHOWN)) : describe(value);
-  return new TypeError(`Cannot ${verb}: ${path} must be ${rule}, received ${received}`);
+  const cure = value instanceof Promise ? "; await it" : "";
+  return new TypeError(`Cannot ${verb}: ${path} must be ${rule}, received ${received}${cure}`);
 }
 
 function withArticle(kind: string): string {
@@ -138,10 +139,11 @@ export function objectOr(kind: string, kinds: object): NestedCheck {
  * Creates the check for an object whose keys the user chooses, such as topic patterns.
  *
  * @param kinds Kinds of the options in each value.
+ * @param kind The types that the option may have, for the error.
  */
-export function recordOf(kinds: object): NestedCheck {
+export function recordOf(kinds: object, kind = "object"): NestedCheck {
   const check: CheckOption = (value, place) => {
-    if (typeOf(value) !== "object") throw wrongKind(value, "object", place);
+    if (typeOf(value) !== "object") throw wrongKind(value, kind, place);
     for (const [name, one] of Object.entries(value as object)) {
       if (one !== undefined) checkKinds(one, kinds, { ...place, path: `${place.path}["${name}"]` });
     }

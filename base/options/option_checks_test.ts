@@ -59,7 +59,7 @@ Deno.test("checkOptions() rejects a value of another type, and names it", () => 
     [{ off: { size: "" } }, 'off.size must be a number, received ""'],
     [{ prefix: null }, "prefix must be a string, received null"],
     [{ signal: new AbortController() }, "must be an AbortSignal, received AbortController"],
-    [{ store: Promise.resolve({}) }, "store must be a Store, received Promise"],
+    [{ store: Promise.resolve({}) }, "store must be a Store, received Promise; await it"],
     [{ table: ["a"] }, "table must be an object, received an array"],
     [{ table: { a: { size: "1" } } }, 'table["a"].size must be a number, received "1"'],
     [Object.create({ prefix: 1 }), "prefix must be a string, received 1"],
