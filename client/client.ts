@@ -99,8 +99,9 @@ const FRESH_TOKEN_MS = 500;
  * - **Outbox:** messages that you send while the client is not connected go out after it has
  *   reconnected, in order, and no faster than the server reads them. A message larger than the
  *   server's limit is dropped and reported to `onMessageRejected` with the code `too-large`.
- * - **Console:** if the client cannot connect or is rejected, it prints one line per URL. It prints
- *   nothing if `status` was read or subscribed to, or if there is an `onError` handler.
+ * - **Console:** if the client cannot connect or is rejected, it prints one line per URL, unless
+ *   there is an `onError` handler. If `status` was read or subscribed to, it prints only that it is
+ *   rejected, or that the function `token` failed.
  * - **Rejected:** after the close code 4401 or 4403, after 4400 in response to an attempt to
  *   connect, or after such a rejection by `token`, the client stays disconnected with the status
  *   `rejected`. Requests are rejected immediately, while subscriptions, loops and the outbox wait.
@@ -936,7 +937,7 @@ export class Client<C extends Contract = Contract>
         const isFull = info.code === CloseCode.queueFull &&
           !(this.#isIterated && info.by === "local");
         if (verdict === "closed" || verdict === "rejected" || isFull || !wasOpen) {
-          this.#report(info, verdict);
+          this.#report(ending, verdict);
         }
         if (verdict === "closed") return this.#finish("closed", info);
         if (verdict === "rejected") {
@@ -990,10 +991,16 @@ export class Client<C extends Contract = Contract>
     if (options !== undefined) this.#platform.checkOptions(call, options);
   }
 
-  /** Reports a failure if no one reads the status. */
-  #report(info: CloseInfo, verdict: Verdict): void {
-    if (this.#stop.signal.aborted || this.status.isObserved) return;
-    const failure = { info, verdict, url: this.#attemptUrl };
+  /**
+   * Reports a failure if no one reads the status. A rejection by the server, and an error of the
+   * function for the token that causes retries, are always reported: they are rarely intended, and
+   * most pages show only the name of the status.
+   */
+  #report({ during, info }: Ending, verdict: Verdict): void {
+    const isRejected = verdict === "rejected";
+    const isLoud = during === "token" ? !isRejected : isRejected;
+    if (this.#stop.signal.aborted || this.status.isObserved && !isLoud) return;
+    const failure = { during, info, verdict, url: this.#attemptUrl };
     // If this code cannot be loaded, the browser's console already shows that the network is down.
     this.#platform.recovery().then((part) => part.reportFailure(this.#settings, failure), () => {});
   }

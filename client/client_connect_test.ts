@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { SessionClosedError, TimeoutError } from "../errors.ts";
+import { AuthenticationError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { denoPlatform } from "./deno.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { captureConsole } from "../tests/console_lines.ts";
@@ -279,7 +279,31 @@ Deno.test("Client reports an unreachable URL or a rejection to onError, not on t
   assertEquals(printed.lines, []);
 });
 
-Deno.test("Client prints nothing if its status is read or subscribed to, onError is set, or it is closed", async () => {
+Deno.test("Client prints a rejection, and an error of token, even if its status is read", async () => {
+  using _time = new FakeTime();
+  using printed = captureConsole();
+  const network = new Network();
+  network.outcomes.push(network.reject(4401));
+  const options: ClientOptions[] = [
+    {},
+    { token: () => Promise.reject(new Error("Not found")) },
+    { token: () => Promise.reject(new AuthenticationError("Sign in again")) },
+  ];
+  for (const [i, option] of options.entries()) {
+    await using client = new Client(`m://${i}/`, denoPlatform(network.dial), {
+      ...steady,
+      ...option,
+    });
+    client.status.subscribe(() => {});
+    await turns();
+  }
+  assertEquals(printed.lines, [
+    "Skein: The client of m://0/ was rejected: 4401 No; give connect() a token that is valid",
+    "Skein: Cannot connect to m://1/: token() failed: Not found; retrying, see client.status",
+  ]);
+});
+
+Deno.test("Client prints no failed attempt if its status is read or subscribed to, onError is set, or it is closed", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const { dial } = service(new Set(["a"]));

@@ -404,7 +404,7 @@ Deno.test("Client names its URL if token fails before the first dial", async () 
       [new AuthenticationError("Signed out"), "The client of m://a/ was rejected: Signed out"],
       [
         new TypeError("fetch failed"),
-        "Cannot connect to m://a/: fetch failed; retrying, see client.status",
+        "Cannot connect to m://a/: token() failed: fetch failed; retrying, see client.status",
       ],
     ] as const
   ) {

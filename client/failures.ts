@@ -6,6 +6,7 @@ import {
   SessionClosedError,
   UnsupportedError,
 } from "../errors.ts";
+import type { OpenStep } from "./open.ts";
 import { report, type SessionSettings, tellLoss } from "../session/settings/settings.ts";
 import { internals, type Session } from "../session/session.ts";
 import { publicUrl, withUrl } from "../transport/url.ts";
@@ -18,6 +19,8 @@ export type Verdict = "closed" | "rejected" | "usual" | "longest" | "fresh-token
 
 /** A failed attempt, or the close of a client. */
 export interface Failure {
+  /** The step that failed; `token` calls the application's function. */
+  readonly during: OpenStep | "session";
   readonly info: CloseInfo;
   readonly verdict: Verdict;
   /** The URL of the attempt, without secrets. */
@@ -33,12 +36,14 @@ const OUTCOMES = { closed: "has ended", rejected: "was rejected" };
  *
  * @param settings The settings of the client's sessions.
  */
-export function reportFailure(settings: SessionSettings, { info, verdict, url }: Failure): void {
+export function reportFailure(settings: SessionSettings, failure: Failure): void {
+  const { during, info, verdict, url } = failure;
   const { by, code, reason, error } = info;
   if (code === CloseCode.normal) return;
   if (code === CloseCode.queueFull) return tellLoss(settings, { kind: "full", info });
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
-  const named = withUrl(new ConnectionError(why), url) as ConnectionError;
+  const what = during === "token" ? `token() failed: ${why}` : why;
+  const named = withUrl(new ConnectionError(what), url) as ConnectionError;
   const isOver = verdict === "closed" || verdict === "rejected";
   const line = isOver
     ? `The client of ${url} ${OUTCOMES[verdict]}: ${why}`

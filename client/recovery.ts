@@ -1,6 +1,6 @@
 /**
  * Code that a client loads late. It notices a lost server, moves subscriptions and messages to the
- * next session, and reports failures if no one reads the client's status.
+ * next session, and reports failures.
  */
 export { Delivery, flushed } from "./outbox/delivery.ts";
 export { reportFailure, type Verdict } from "./failures.ts";
