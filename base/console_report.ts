@@ -13,8 +13,11 @@ const FAILED_MS = 60_000;
  */
 const MAX_LINES = 16;
 
-/** Maximum length of a line, and of the part of a cause that distinguishes it, in characters. */
-const MAX_LENGTH = 400;
+/**
+ * Maximum length of a line, and of the part of a cause that distinguishes it, in characters. A line
+ * names the failure of each transport, and closes with the remedy.
+ */
+const MAX_LENGTH = 800;
 
 /** Options for {@linkcode ConsoleReport.tell}. */
 export interface TellOptions {
@@ -42,7 +45,7 @@ interface Kind {
  *
  * - **Once per cause:** repetitions are counted instead of printed. The next line of the same kind,
  *   an hour or more later, includes the count.
- * - **Bounded:** at most 16 lines of one kind are printed per hour, each with at most 400
+ * - **Bounded:** at most 16 lines of one kind are printed per hour, each with at most 800
  *   characters, and at most 16 handler errors per minute. Kinds do not suppress each other.
  * - **One line:** a peer's text cannot start a new line, move a terminal's cursor, or reverse the
  *   text direction.
@@ -75,8 +78,9 @@ export class ConsoleReport {
     const more = this.#admit(kind, about.slice(0, MAX_LENGTH), silentMs);
     if (more === undefined) return;
     if (to) return to(line + more);
+    const shown = line.length > MAX_LENGTH ? `${line.slice(0, MAX_LENGTH)}…` : line;
     // deno-lint-ignore no-console
-    console.warn(`Skein: ${line.slice(0, MAX_LENGTH).replace(/[\s\p{Cc}\p{Cf}]+/gu, " ")}${more}`);
+    console.warn(`Skein: ${shown.replace(/[\s\p{Cc}\p{Cf}]+/gu, " ")}${more}`);
   }
 
   /**

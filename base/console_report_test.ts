@@ -87,6 +87,6 @@ Deno.test("ConsoleReport.tell() prints one truncated line without control charac
   assertEquals(printed.lines, [
     "Skein: said Skein: all is well [2J 2J",
     "Skein: topic gnp.exe ",
-    `Skein: ${"x".repeat(400)}`,
+    `Skein: ${"x".repeat(800)}…`,
   ]);
 });
