@@ -168,12 +168,6 @@ export class EphemeralStates {
     this.#handling = nodes.handle("ephemeral:remove", (data) => this.#removeHere(data));
   }
 
-  /** Returns the ephemeral collections of a state; `undefined` if it has none. */
-  namesOf(id: string): ReadonlySet<string> | undefined {
-    const names = this.#namesOf(id);
-    return names.size > 0 ? names : undefined;
-  }
-
   /** Returns the rows of a state that are in use on this server. */
   get(id: string): EphemeralRows | undefined {
     return this.#states.get(id);
@@ -192,8 +186,8 @@ export class EphemeralStates {
       return known;
     }
     if (this.#isClosed) throw serverClosed();
-    const names = this.namesOf(id);
-    if (names === undefined) return undefined;
+    const names = this.#namesOf(id);
+    if (names.size === 0) return undefined;
     const rows = new EphemeralRows(id, names, this);
     this.#states.set(id, rows);
     return rows;

@@ -74,7 +74,7 @@ export class LiveRows extends Signal implements RowSource {
   /** Position up to which the rows are complete. */
   version = 0;
   /** True if the rows end with their stream, even if the broker has only lost it. */
-  readonly isFixed: boolean;
+  readonly #isFixed: boolean;
   /** Called with the changes of each page. Bounded by the states' loops. */
   readonly listeners: Set<(changes: RowChanges) => void> = new Set();
   /** Resolves once the rows are complete. */
@@ -121,7 +121,7 @@ export class LiveRows extends Signal implements RowSource {
     this.#runtime = runtime;
     this.#logs = logs;
     this.#report = report;
-    this.isFixed = isFixed;
+    this.#isFixed = isFixed;
     // The same bounds as for sessions, which then share the reads of new changes.
     this.#bounds = keyedPage(maxTransactionBytes(id));
     this.ephemeral = ephemeral;
@@ -300,7 +300,7 @@ export class LiveRows extends Signal implements RowSource {
     if (this.#info === undefined || this.#info.identity === info.identity) return;
     if (!await this.#logs.wasLost(this.id, this.#info)) return;
     this.#lose();
-    if (this.isFixed) throw lost(this.id);
+    if (this.#isFixed) throw lost(this.id);
   }
 
   #lose(): void {

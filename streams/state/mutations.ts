@@ -13,7 +13,7 @@ import type { ChangeSource, CheckedBy, WriteTime } from "./change_decisions.ts";
 import { type ChangeGate, ephemeralRejection } from "./gate.ts";
 import type { CompleteRows } from "./live_rows.ts";
 import type { Mark } from "./mutation_marks.ts";
-import { RETRY_MS } from "./rejections.ts";
+import { lateRows, RETRY_MS } from "./rejections.ts";
 import { type LeftRow, takeSlot } from "./row_queue.ts";
 import type { HeldRows, States } from "./states.ts";
 import {
@@ -407,8 +407,7 @@ class RowsForMutation implements RowsOfState, Disposable {
     try {
       await gate.times.within("the rows of a state", reaching, { time: this.#time });
     } catch (cause) {
-      if (!(cause instanceof TimeoutError)) throw cause;
-      throw new RequestError("unavailable", cause.message, { cause, retryAfterMs: RETRY_MS });
+      throw lateRows(cause);
     }
   }
 

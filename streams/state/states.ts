@@ -1,6 +1,6 @@
 /** The states of a server, which share the rows of each stream. */
 import { waitFor } from "../../base/wait.ts";
-import { RequestError, TimeoutError } from "../../errors.ts";
+import { RequestError } from "../../errors.ts";
 import type { LogTail } from "../logs/log.ts";
 import { overShareReason } from "../logs/log_shares.ts";
 import { damaged } from "../logs/sound_logs.ts";
@@ -9,7 +9,7 @@ import { JSON_TYPE } from "../logs/rules.ts";
 import { outcomeText, type StreamLogs } from "../logs/stream_logs.ts";
 import { type CompleteRows, LiveRows, namedRows, pickRows, type PresentRows } from "./live_rows.ts";
 import { KeptRows } from "./kept_rows.ts";
-import { RETRY_MS, serverClosed } from "./rejections.ts";
+import { lateRows, serverClosed } from "./rejections.ts";
 import { State, type StateParts } from "./state.ts";
 import { encodeInitial, type InitialRows, type UnwrittenStates } from "./unwritten.ts";
 
@@ -119,9 +119,7 @@ export class States {
       return await waitFor(runtime, reading, { what: "reply from the broker", timeoutMs });
     } catch (cause) {
       if (cause instanceof SyntaxError) throw damaged(id, cause);
-      if (!(cause instanceof TimeoutError)) throw cause;
-      const { message } = cause;
-      throw new RequestError("unavailable", message, { cause, retryAfterMs: RETRY_MS });
+      throw lateRows(cause);
     } finally {
       leave.abort();
     }
@@ -159,8 +157,7 @@ export class States {
       await waitFor(runtime, rows.ready, { what: "reply from the broker", timeoutMs });
     } catch (cause) {
       leave();
-      if (!(cause instanceof TimeoutError)) throw cause;
-      throw new RequestError("unavailable", cause.message, { cause, retryAfterMs: RETRY_MS });
+      throw lateRows(cause);
     }
     const { bytes } = rows;
     return { rows, live: rows, [Symbol.dispose]: () => this.#kept.add(id, { leave, bytes }) };
@@ -266,7 +263,7 @@ export class States {
 }
 
 /** The error for an id that fits no pattern of the contract. */
-export function unknownState(verb: string, id: string): RequestError {
+function unknownState(verb: string, id: string): RequestError {
   return new RequestError(
     "not-found",
     `Cannot ${verb}: "${id}" fits no pattern of the contract's states`,
