@@ -155,7 +155,7 @@ export class Decisions {
   }
 
   /** The decision or the login whose call of the application is running, if any. */
-  get current(): Decision | Login | undefined {
+  get #current(): Decision | Login | undefined {
     return this.#inside?.getStore();
   }
 
@@ -200,7 +200,7 @@ export class Decisions {
   revoke(owner: DecisionOwner, revocation: Revocation, topic?: string): boolean {
     const all = this.#underWay.get(owner);
     if (all === undefined) return false;
-    const own = this.current;
+    const own = this.#current;
     let isAny = false;
     for (const decision of all) {
       const { options, revocation: earlier } = decision;
@@ -230,7 +230,7 @@ export class Decisions {
     this.revoke(user, DISCONNECTED);
     if (this.#logins.size === 0) return;
     const number = ++this.#count;
-    this.#disconnects.push({ number, user, options, by: this.current });
+    this.#disconnects.push({ number, user, options, by: this.#current });
     if (this.#disconnects.length <= MAX_DISCONNECTS) return;
     this.#disconnects.length = 0;
     this.#dropped = number;

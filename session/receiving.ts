@@ -78,8 +78,6 @@ export class Receiving
   isRead = false;
   /** Time at which the peer last sent something, see {@linkcode WatchedPeer}; set on each frame. */
   lastReceivedAt = 0;
-  /** Number of handlers that have returned. */
-  finished = 0;
   // A field that is only declared takes no memory until assigned, and few sessions have one of these.
   // Here and in the other classes of a session, that saves 200 of 2,400 bytes a session.
 
@@ -122,6 +120,8 @@ export class Receiving
   #faults: Faults | undefined;
   #replies: Replies | undefined;
   #services: SessionRequests | undefined;
+  /** Number of handlers that have returned. */
+  #finished = 0;
   #receivedMessages = 0;
   #receivedBytes = 0;
   #unreadMessages = 0;
@@ -536,10 +536,10 @@ export class Receiving
    */
   #watchNested(): void {
     if (!this.#isStuck) return;
-    const { finished } = this;
+    const finished = this.#finished;
     this.#nestedTimer ??= this.#settings.runtime.setTimeout(() => {
       this.#nestedTimer = undefined;
-      if (finished !== this.finished || !this.#isStuck) return this.#watchNested();
+      if (finished !== this.#finished || !this.#isStuck) return this.#watchNested();
       const message = `Requests are nested more than ${MAX_NESTED} deep`;
       for (const { id, cancelled } of this.handled!.takeOvertaking()) {
         if (cancelled === undefined) this.replies.fail(id!, { code: "too-many", message });
@@ -701,7 +701,7 @@ export class Receiving
   }
 
   #done(message: Message): void {
-    this.finished++;
+    this.#finished++;
     this.#running?.delete(message);
     if (!message.isRequest || message.hasReplied) return;
     message.fail({
@@ -711,7 +711,7 @@ export class Receiving
   }
 
   #failed(error: unknown, message: Message, { turn }: IncomingMessage): void {
-    this.finished++;
+    this.#finished++;
     this.#running?.delete(message);
     message.fail(this.replies.failureOf(error));
     if (!turn?.givesBack(error)) this.replies.report(error);

@@ -33,7 +33,7 @@ interface Zero {
  */
 export class NatsClock {
   /** The last failure to read the clock; `undefined` after a success. */
-  problem: unknown;
+  #problem: unknown;
   readonly #runtime: Runtime;
   #zero: Zero | undefined;
   #measured: { readonly period: AbortSignal; readonly measuring: Promise<void> } | undefined;
@@ -55,9 +55,9 @@ export class NatsClock {
 
   /** Describes a difference between the clocks, or a failure to read the server's clock. */
   issues(): string[] {
-    if (this.problem !== undefined) {
+    if (this.#problem !== undefined) {
       return [
-        `The clock of NATS cannot be read, so this node's clock is used: ${textOf(this.problem)}`,
+        `The clock of NATS cannot be read, so this node's clock is used: ${textOf(this.#problem)}`,
       ];
     }
     const skewMs = this.#runtime.now() - this.now();
@@ -81,7 +81,7 @@ export class NatsClock {
   async follow(manager: JetStreamManager, stream: string, period: AbortSignal): Promise<void> {
     const age = this.#runtime.monotonic() - (this.#zero?.at ?? -Infinity);
     const isNew = this.#measured?.period !== period;
-    const isDue = age > MEASURE_MS || this.problem !== undefined;
+    const isDue = age > MEASURE_MS || this.#problem !== undefined;
     if (isNew || isDue && !this.#isMeasuring) {
       this.#measured = { period, measuring: this.#measure(manager, stream) };
     }
@@ -100,9 +100,9 @@ export class NatsClock {
       forget(manager, stream, name);
       const time = Date.parse(created);
       this.#note({ min: time - this.#runtime.monotonic(), max: time - before });
-      this.problem = undefined;
+      this.#problem = undefined;
     } catch (error) {
-      this.problem = error;
+      this.#problem = error;
     } finally {
       this.#isMeasuring = false;
     }

@@ -158,7 +158,7 @@ const PATTERN_DIGEST_LENGTH = 8;
  * Names a pattern of topics in subjects and streams: its text, followed by a digest, because other
  * patterns may have the same text without special characters. The names of parameters don't count.
  */
-export function patternId(pattern: string): string {
+function patternId(pattern: string): string {
   const text = unnamed(pattern);
   const readable = text.replaceAll(/[^A-Za-z0-9]+/g, "-").slice(0, MAX_PATTERN_LENGTH);
   return `${readable}_${digestOf(text).slice(0, PATTERN_DIGEST_LENGTH)}`;

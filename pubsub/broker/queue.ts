@@ -361,17 +361,17 @@ export class TurnBatch {
   gather(act: () => void, bytes: number): void {
     this.#acts.add(act);
     this.#bytes += bytes;
-    if (this.#bytes >= MAX_GATHERED_BYTES) return this.end();
+    if (this.#bytes >= MAX_GATHERED_BYTES) return this.#end();
     if (this.#isScheduled) return;
     this.#isScheduled = true;
     this.#runtime.schedule(() => {
       this.#isScheduled = false;
-      this.end();
+      this.#end();
     });
   }
 
   /** Makes the calls now. */
-  end(): void {
+  #end(): void {
     this.#bytes = 0;
     const acts = [...this.#acts];
     this.#acts.clear();

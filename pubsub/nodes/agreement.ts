@@ -141,7 +141,7 @@ export class Agreement {
     nodes.announce({
       digest,
       receive: (node, other) => this.#receiveDigest(node, other),
-      issues: () => this.issues(),
+      issues: () => this.#issues(),
       close: () => this.#close(),
     });
     void nodes.greeted.then((areAllKnown) => {
@@ -215,7 +215,7 @@ export class Agreement {
   }
 
   /** Describes the options that differ, at most {@linkcode MAX_COMPARED}. */
-  issues(): string[] {
+  #issues(): string[] {
     const names = new Map(this.#nodes.others().map(({ id, name }) => [id, name || id]));
     const namesOf = (has: (digest: string) => boolean) =>
       [...this.#peers].filter(([, { digest }]) => has(digest)).map(([id]) => names.get(id) ?? id);
@@ -320,7 +320,7 @@ export class Agreement {
     const { digest } = other.options;
     const { live, late } = this.#topics.adapt();
     other.late = late;
-    const [issue] = this.issues();
+    const [issue] = this.#issues();
     if (issue !== undefined) this.#onIssue?.(issue);
     const { runtime } = this.#nodes;
     const opening = settlesWithin(runtime, live, SETTLE_MS).then(async (isInTime) => {

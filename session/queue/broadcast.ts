@@ -143,7 +143,7 @@ export class SharedMessages {
   /** Entries in the order of their sequence. */
   readonly entries: readonly QueuedMessage[];
   /** Entries that one queue does not receive, each with that queue. */
-  readonly exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined;
+  readonly #exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined;
   #joined: readonly PackedFrame[] | undefined;
   #single: readonly PackedFrame[] | undefined;
   #key: BroadcastBatch | undefined;
@@ -158,7 +158,7 @@ export class SharedMessages {
     exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined,
   ) {
     this.entries = entries;
-    this.exceptions = exceptions;
+    this.#exceptions = exceptions;
   }
 
   /** Returns the entries as frames, packed on the first call of each kind. */
@@ -177,7 +177,7 @@ export class SharedMessages {
     if (next === undefined) {
       next = new SharedMessages(
         mergeEntries(this.entries, pending.entries),
-        new Map([...this.exceptions ?? [], ...pending.exceptions ?? []]),
+        new Map([...this.#exceptions ?? [], ...pending.exceptions ?? []]),
       );
       (this.#branches ??= new Map()).set(pending, next);
     }
@@ -188,13 +188,13 @@ export class SharedMessages {
 
   /** True if this queue skips any of the entries. */
   excepts(queue: SendQueue): boolean {
-    if (!this.exceptions?.size) return false;
-    this.#excepted ??= new Set(this.exceptions.values());
+    if (!this.#exceptions?.size) return false;
+    this.#excepted ??= new Set(this.#exceptions.values());
     return this.#excepted.has(queue);
   }
 
   /** True if the largest entry is too large for the peer of a queue. */
-  exceeds(queue: SendQueue): boolean {
+  #exceeds(queue: SendQueue): boolean {
     this.#largest ??= this.entries.reduce((most, { size }) => Math.max(most, size), 0);
     return this.#largest > queue.maxMessageBytes;
   }
@@ -204,11 +204,11 @@ export class SharedMessages {
    * peer.
    */
   entriesFor(queue: SendQueue): readonly QueuedMessage[] {
-    const { exceptions } = this;
+    const exceptions = this.#exceptions;
     const entries = exceptions === undefined
       ? this.entries
       : this.entries.filter((entry) => exceptions.get(entry) !== queue);
-    return this.exceeds(queue) ? entries.map((entry) => queue.fitting(entry)) : entries;
+    return this.#exceeds(queue) ? entries.map((entry) => queue.fitting(entry)) : entries;
   }
 
   /** True for a queue that sends several entries one by one and has no other pending entries. */
@@ -220,7 +220,7 @@ export class SharedMessages {
   /** Sends the entries to a queue. */
   giveTo(queue: SendQueue): void {
     if (queue.isOver) return;
-    if (queue.isFlushed && !this.excepts(queue) && !this.exceeds(queue)) {
+    if (queue.isFlushed && !this.excepts(queue) && !this.#exceeds(queue)) {
       for (const packed of this.frames(queue.joins)) queue.pass(packed);
       return;
     }

@@ -246,7 +246,7 @@ export class Sequences implements Disposable {
   }
 
   /** True if messages of the client are handled without renewing the claim. */
-  isClaimed({ claimedUntil }: ClientSequence): boolean {
+  #isClaimed({ claimedUntil }: ClientSequence): boolean {
     const longestMs = Math.max(this.#store.claimMs / 2, RETRY_MS);
     return timeLeft(claimedUntil, this.runtime.now(), longestMs) > 0;
   }
@@ -254,7 +254,7 @@ export class Sequences implements Disposable {
   /** Prepares a turn of the client; without an open session, only once. */
   async prepare(client: ClientSequence): Promise<void> {
     do {
-      if (!this.isClaimed(client)) await this.#catchUp(client);
+      if (!this.#isClaimed(client)) await this.#catchUp(client);
       if (!this.#store.isRequired) return;
       if (client.isCaughtUp && client.kept >= client.handled) return;
       await settlesWithin(this.runtime, client.changed(), RETRY_MS);
@@ -272,7 +272,7 @@ export class Sequences implements Disposable {
   async record(client: ClientSequence, number: number, isOver: () => boolean): Promise<void> {
     const { key, owner } = client;
     try {
-      if (!this.isClaimed(client)) {
+      if (!this.#isClaimed(client)) {
         await this.#catchUp(client);
         if (!client.isCaughtUp) throw new BrokerError("The broker is unreachable");
       }
@@ -369,7 +369,7 @@ export class Sequences implements Disposable {
         const { handled } = client;
         await this.#store.advance(client.key, handled, client.owner);
         // Without a claim, another client may have taken over: its numbers are not acknowledged.
-        if (!this.isClaimed(client) && !await this.#readEpoch(client)) throw new BrokerError("");
+        if (!this.#isClaimed(client) && !await this.#readEpoch(client)) throw new BrokerError("");
         client.kept = Math.max(client.kept, handled);
         client.notify();
         for (const session of client.sessions) session.acknowledge();

@@ -87,7 +87,7 @@ export function readWrite(
  * @param index Its index in the transaction, for the error.
  * @throws {Problem} With 400 for another value.
  */
-export function readChange(message: unknown, index: number): ClientChange {
+function readChange(message: unknown, index: number): ClientChange {
   const parsed = MESSAGE.safeParse(message);
   if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
   const { type, key, value, headers: { operation, txid, ttl, ...conditions } } = parsed.data;

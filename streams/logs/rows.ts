@@ -158,7 +158,7 @@ export function namedRows(
 }
 
 /** The version of a row; 0 if it does not exist. */
-export function versionOf(row: LogRow | undefined): number {
+function versionOf(row: LogRow | undefined): number {
   return row === undefined || row.deletedAt !== undefined ? 0 : row.position + 1;
 }
 
