@@ -4,13 +4,13 @@
  * Section 23 of the protocol defines the rules of a handover. Each rule is implemented next to the
  * code that it affects, so that a page does not load the server's part:
  *
- * - **Ticket** (23.1, 23.2): `Left` of `client/handover.ts`; on the server
+ * - **Ticket** (23.1, 23.2): `LeftSession` of `client/handover.ts`; on the server
  *   `RequestService.ticket()` and `server/admission/admission.ts`, which also counts both sessions as one
  *   (23.4).
- * - **First envelope** (23.3): `Left.assign()`; on the server `serving/first_frames.ts`, then
+ * - **First envelope** (23.3): `LeftSession.assign()`; on the server `serving/first_frames.ts`, then
  *   {@linkcode replacePredecessor}.
  * - **Messages to the user** (23.5): `heir` of `receiving.ts`; on the server `server/users.ts`.
- * - **Topics** (23.6, 23.7): `Subscriptions.move()`, then `client/subscriptions/resume.ts` for a
+ * - **Topics** (23.6, 23.7): `ClientSubscriptions.move()`, then `client/subscriptions/resume.ts` for a
  *   topic with a history, and `Passage` of `client/handover.ts` for any other; on the server
  *   `server/requests/subscriptions.ts`.
  * - **Numbered messages** (23.8): `client/outbox/delivery.ts`; on the server `serving/sequences.ts`.

@@ -91,3 +91,13 @@ Deno.test("The README links to files that exist", async () => {
     await Deno.stat(new URL(path!, ROOT));
   }
 });
+
+Deno.test("The walk through the code names functions of the files that it links to", async () => {
+  const page = await Deno.readTextFile(new URL("docs/internals/a-message.md", ROOT));
+  const links = [...page.matchAll(/\]\(\.\.\/\.\.\/([\w/.]+)\)/g)];
+  const files = links.map(([, path]) => Deno.readTextFileSync(new URL(path!, ROOT)));
+  for (const [text, type, name] of page.matchAll(/`(?:(\w+)\.|(?=#))(#?\w+)\(\)`/g)) {
+    const declared = [new RegExp(`class ${type ?? ""}\\b`), new RegExp(` ${name}[<(]`)];
+    assert(files.some((code) => declared.every((one) => one.test(code))), text);
+  }
+});
