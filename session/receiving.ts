@@ -470,7 +470,7 @@ export class Receiving
     }
     while (!queue.offer(incoming, size)) {
       const isLeft = this.discards && !this.isLooped && !this.isHandled;
-      if (isLeft) this.#unhandled(topic);
+      if (isLeft) this.#unhandled(incoming);
       else if (this.hasReader) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#core.abort(CloseCode.queueFull, `The message ${who} is too slow`);
@@ -481,7 +481,7 @@ export class Receiving
     this.#watchNested();
     if (this.hasReader || topic.startsWith("presence:")) return;
     this.#unhandledTimer ??= this.#settings.runtime.setTimeout(
-      () => this.#unhandled(topic),
+      () => this.#unhandled(incoming),
       UNHANDLED_MS,
     );
   }
@@ -514,13 +514,13 @@ export class Receiving
   /**
    * Warns that messages have no reader. Presence notices don't count: not every client needs them.
    */
-  #unhandled(topic: string): void {
+  #unhandled({ topic, id }: IncomingMessage): void {
     if (this.#settings.handlers.onError !== undefined) return;
     const reader = this.#settings.side === "client" ? "client, or subscribe to it" : "session";
-    this.#settings.console.tell(
-      "unhandled",
-      `Messages on "${topic}" have no reader: set onMessage, or loop over the ${reader}`,
-    );
+    const line = id === undefined
+      ? `Messages on "${topic}" have no reader: set onMessage, or loop over the ${reader}`
+      : `Requests for "${topic}" have no handler: add it to the option requests`;
+    this.#settings.console.tell("unhandled", line);
   }
 
   /** True if all handlers may be waiting for the peer and no slot is free. */

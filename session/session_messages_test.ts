@@ -394,6 +394,18 @@ Deno.test("Session warns once for all senders that messages have no reader", asy
   ]);
 });
 
+Deno.test("Session warns that requests have no handler", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  await using pair = await ends();
+  pair.client.request("ask", 1).catch(() => {});
+  await turns();
+  await time.tickAsync(5_000);
+  assertEquals(printed.lines, [
+    'Skein: Requests for "ask" have no handler: add it to the option requests',
+  ]);
+});
+
 Deno.test("Session prints no warning for presence, after it has closed, or if a loop reads messages in time", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
