@@ -94,14 +94,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    * @param value The new value; ignored once the feed has ended.
    */
   set(value: T): void {
-    if (this.#isEnded) return;
-    this.#current = value;
-    this.#version++;
-    this.#changes.notify();
-    for (const callback of [...this.#callbacks ?? []]) {
-      // An earlier callback may have ended the subscription of a later one.
-      if (this.#callbacks?.has(callback)) this.#tell(callback.call);
-    }
+    if (!this.#isEnded) this.#change(value);
   }
 
   /**
@@ -110,8 +103,10 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    * @param value The final value.
    */
   end(value: T): void {
-    this.set(value);
+    if (this.#isEnded) return;
+    // Callbacks may ask whether the feed has ended.
     this.#isEnded = true;
+    this.#change(value);
     this.#callbacks = undefined;
   }
 
@@ -182,6 +177,16 @@ export class StatusFeed<T> implements AsyncIterable<T> {
         yield this.#current;
       } else if (this.#isEnded) return;
       else await this.#changes.changed();
+    }
+  }
+
+  #change(value: T): void {
+    this.#current = value;
+    this.#version++;
+    this.#changes.notify();
+    for (const callback of [...this.#callbacks ?? []]) {
+      // An earlier callback may have ended the subscription of a later one.
+      if (this.#callbacks?.has(callback)) this.#tell(callback.call);
     }
   }
 

@@ -61,6 +61,14 @@ Deno.test("StatusFeed does not change after its end", async () => {
   assertEquals(await Array.fromAsync(feed), ["over"]);
 });
 
+Deno.test("StatusFeed has ended when its callbacks receive the last value", () => {
+  const feed = new StatusFeed("open");
+  const seen: unknown[] = [];
+  feed.subscribe((value) => seen.push([value, feed.isEnded]));
+  feed.end("over");
+  assertEquals(seen, [["open", false], ["over", true]]);
+});
+
 Deno.test("StatusFeed wakes a waiting reader when it ends", async () => {
   const feed = new StatusFeed("open");
   const all = Array.fromAsync(feed);

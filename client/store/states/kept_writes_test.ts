@@ -1,8 +1,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { type Contract, RequestError } from "../../../mod.ts";
+import { type Contract, RequestError, SessionClosedError } from "../../../mod.ts";
 import { internals } from "../../../session/session.ts";
 import { STREAM_PREFIX } from "../../../session/wire/recovery.ts";
-import { until } from "../../../tests/waiting.ts";
+import { soon, until } from "../../../tests/waiting.ts";
 import { keptIn } from "../keeper.ts";
 import { contract, Fixture, keptOn, mutations, type Page, rowsOf } from "./kept_fixture.ts";
 
@@ -541,6 +541,21 @@ Deno.test("client.state() keeps a write that was made in the moment of the close
   fixture.online(next.client);
   await next.state.flush();
   assertEquals(rowsOf(fixture.list), [["a", 1]]);
+});
+
+Deno.test("client.state() rejects waiting writes if the client is closed before it reads", async () => {
+  await using fixture = await Fixture.make();
+  const first = await fixture.page();
+  await first.state.collection("items").set("a", 1);
+  await first.client.close();
+  fixture.offline();
+  const page = await fixture.page();
+  await page.state.ready;
+  const write = page.state.collection("items").set("b", 1);
+  assertEquals(page.state.status.current, "stale");
+  await page.client.close();
+  await assertRejects(() => soon(write), SessionClosedError, 'The client of the state "list:1"');
+  assertEquals([page.state.status.current, fixture.keptWrites], ["ended", 1]);
 });
 
 /** Opens a page whose rows are kept, makes writes that settle, and kills it at once. */
