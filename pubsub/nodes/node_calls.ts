@@ -374,7 +374,7 @@ export class NodeCalls implements AsyncDisposable {
       case "call":
         return this.#takeCall(message);
       case "abort": {
-        const one = this.#running.get(callKey(message));
+        const one = this.#running.get(callKey(message.node, message.id));
         if (one !== undefined) this.#giveUp(one, aborted());
         return;
       }
@@ -410,7 +410,7 @@ export class NodeCalls implements AsyncDisposable {
 
   #takeCall(message: CallMessage & { readonly type: "call" }): void {
     const { node, id, part, size } = message;
-    const key = callKey(message);
+    const key = callKey(node, id);
     let one = this.#running.get(key);
     if (one === undefined) {
       // The first part was rejected or lost, or the call was cancelled.
@@ -476,7 +476,7 @@ export class NodeCalls implements AsyncDisposable {
   }
 
   #forget({ from, id, slot }: RunningCall): void {
-    this.#running.delete(`${from} ${id}`);
+    this.#running.delete(callKey(from, id));
     slot[Symbol.dispose]();
   }
 
@@ -523,7 +523,7 @@ export class NodeCalls implements AsyncDisposable {
   }
 }
 
-function callKey({ node, id }: CallMessage): string {
+function callKey(node: string, id: number): string {
   return `${node} ${id}`;
 }
 

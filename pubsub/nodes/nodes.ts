@@ -2,7 +2,7 @@
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { checkFunction } from "../../base/options/option_checks.ts";
-import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
+import { MAX_TIMER_MS, settlesWithin } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import {
   type AnnouncedDigest,
@@ -450,10 +450,7 @@ export class Nodes implements AsyncDisposable {
     await Promise.race([subscribed, this.#closed.promise]);
     this.#beat(true);
     this.#greeted.resolve(this.#hasHeardItself);
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = startTimer(this.runtime, DISCOVERY_MS, () => resolve());
-    await Promise.race([promise, this.#closed.promise]);
-    this.runtime.clearTimeout(timer);
+    await settlesWithin(this.runtime, this.#closed.promise, DISCOVERY_MS);
     this.#isReady = true;
   }
 
