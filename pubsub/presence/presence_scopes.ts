@@ -429,21 +429,11 @@ export class PresenceScopes implements Disposable {
     if (this.#isDisposed || !isHere || scope.isSettled) return;
     scope.isSettled = true;
     for (const presence of scope.users.values()) {
-      const { unreported: session, user } = presence;
+      const { unreported: session } = presence;
       presence.unreported = undefined;
       // The other nodes may have reported an earlier join meanwhile.
       if (presence.others !== undefined) presence.share();
-      if (session !== undefined) {
-        this.#owner.changed({
-          type: "join",
-          topic,
-          user,
-          at: presence.joinedAt,
-          session,
-          ...this.#by(this.#nodeId),
-          ...dataOf(presence),
-        }, presence);
-      }
+      if (session !== undefined) this.#tellJoin(presence, this.#nodeId, { session });
     }
     if (topic !== undefined) this.#owner.settled(topic);
     this.#owner.tell();
@@ -460,10 +450,8 @@ export class PresenceScopes implements Disposable {
     session: Session,
     { user, data }: { readonly user: string; readonly data: unknown },
   ): { presence: UserPresence; hasCome: boolean } {
-    const { topic } = scope;
-    const at = this.#runtime.now();
     const known = scope.users.get(user);
-    const presence = known ?? this.#add(scope, user, at);
+    const presence = known ?? this.#add(scope, user, this.#runtime.now());
     if (presence.here === undefined) {
       presence.here = { presence, node: undefined, connections: 0, lastSeenAt: 0, data: undefined };
       scope.here++;
@@ -477,12 +465,19 @@ export class PresenceScopes implements Disposable {
     }
     presence.refresh();
     presence.recount();
-    if (scope.isSettled) {
-      const by = this.#by(this.#nodeId);
-      const join = { type: "join" as const, topic, user, at, session, ...by, ...dataOf(presence) };
-      this.#owner.changed(join, presence);
-    } else presence.unreported = session;
+    if (scope.isSettled) this.#tellJoin(presence, this.#nodeId, { session });
+    else presence.unreported = session;
     return { presence, hasCome: true };
+  }
+
+  #tellJoin(
+    presence: UserPresence,
+    node: string,
+    entered: { readonly session?: Session } = {},
+  ): void {
+    const { user, joinedAt: at, scope: { topic } } = presence;
+    const join = { type: "join" as const, topic, user, at, ...entered };
+    this.#owner.changed({ ...join, ...this.#by(node), ...dataOf(presence) }, presence);
   }
 
   /** Sets the data of a present session; `undefined` removes the data. */
@@ -581,10 +576,7 @@ export class PresenceScopes implements Disposable {
     if (known !== undefined) return this.#refresh(presence, node);
     presence.refresh();
     presence.recount();
-    if (!scope.isSettled) return;
-    const { topic } = scope;
-    const join = { type: "join" as const, topic, user, at: joinedAt };
-    this.#owner.changed({ ...join, ...this.#by(node), ...dataOf(presence) }, presence);
+    if (scope.isSettled) this.#tellJoin(presence, node);
   }
 
   #losePart(part: NodePresence, isSwept: boolean): void {
