@@ -1,8 +1,8 @@
 /** Messages, publications and requests that a client keeps in a store, over reloads. */
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import type { Client, ClientOptions, ServeOptions } from "../mod.ts";
-import { keptIn, type OutboxDrop } from "../client/store/mod.ts";
+import { type Client, type ClientOptions, type ServeOptions, SessionClosedError } from "../mod.ts";
+import { keptIn, type OutboxDrop, StoreError } from "../client/store/mod.ts";
 import { TestDisk } from "../client/store/test_disk_fixture.ts";
 import type { TestServer } from "../testing/mod.ts";
 import { entriesOn, recording } from "./peers/recording.ts";
@@ -64,6 +64,27 @@ Deno.test("A message of a page that was killed offline is sent by the next page,
   assertEquals(seen, [1, 1.5, 2, 2.5, 3, 3.5, 4]);
   await turns(20);
   assertEquals([device.entries, device.drops], [0, []]);
+});
+
+Deno.test("A client that is closed leaves what waits in its store, and reports no error", async () => {
+  using _time = new FakeTime();
+  const { server, seen } = recording();
+  await using _server = server;
+  const device = new Device(server);
+  server.network.down();
+  const errors: unknown[] = [];
+  const page = device.open({ onError: (error) => void errors.push(error) });
+  const calls = [page.publish("t", 1), page.request("t", 2, { retry: true })];
+  assertEquals(await page.flushed({ to: "store" }), "relaxed");
+  const closing = page.close();
+  for (const call of calls) await assertRejects(() => call, SessionClosedError);
+  await closing;
+  await turns(20);
+  assertEquals(errors.filter((error) => error instanceof StoreError), []);
+  server.network.up();
+  await using next = device.open();
+  await next.flushed();
+  assertEquals([seen, device.drops], [[2], []]); // The server publishes the first.
 });
 
 Deno.test("A message whose acknowledgment a killed page didn't receive is handled once", async () => {

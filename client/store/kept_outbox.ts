@@ -309,8 +309,8 @@ export class KeptOutbox {
         what: `reply to ${nameOf(item)}`,
       });
     } catch (error) {
-      // Nothing is sent after the caller stopped waiting.
-      if (!item.isSent) this.#remove(this.own, item);
+      // A call is not sent after its caller has stopped waiting, unless its client was closed.
+      if (!item.isSent && !this.#stop.signal.aborted) this.#remove(this.own, item);
       throw error;
     }
   }
