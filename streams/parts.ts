@@ -180,7 +180,7 @@ export class StreamParts {
       charge: (account, cost, verb) => host.manager.charge(account, cost, verb),
       nodes,
       resumeOf,
-      report,
+      report: core.reportFailure,
     });
   }
 

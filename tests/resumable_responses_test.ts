@@ -14,6 +14,7 @@ import {
   type Client,
   connect,
   MemoryBroker,
+  newId,
   platformRuntime,
   RequestError,
   SessionClosedError,
@@ -617,4 +618,35 @@ Deno.test("Server.drain() passes responses to another node immediately", async (
   assertEquals(await reading, words(8));
   await passTime(time, 60_000);
   await draining;
+});
+
+Deno.test("serve() reports an error of resume to onError", async () => {
+  const broker = new MemoryBroker();
+  const errors: string[] = [];
+  const start = () =>
+    listen({
+      broker,
+      requests: {
+        tale: {
+          resumable,
+          async *handle() {
+            yield "Once";
+            await new Promise<never>(() => {});
+          },
+          resume() {
+            throw new Error("no ink");
+          },
+        },
+      },
+      onError: (error) => void errors.push(String(error)),
+    });
+  const first = start();
+  await using second = start();
+  const options = { id: newId() };
+  await using writer = connect(first.url);
+  await using client = connect(second.url);
+  await writer.requestStream("tale", null, options)[Symbol.asyncIterator]().next();
+  const reading = Array.fromAsync(client.requestStream("tale", null, options));
+  await Promise.all([assertRejects(() => reading, RequestError, "failed"), first.close()]);
+  assertEquals(errors, ["Error: The handler of a response failed: no ink"]);
 });
