@@ -650,3 +650,16 @@ Deno.test("serve() reports an error of resume to onError", async () => {
   await Promise.all([assertRejects(() => reading, RequestError, "failed"), first.close()]);
   assertEquals(errors, ["Error: The handler of a response failed: no ink"]);
 });
+
+Deno.test("serve() reports a resumable handler that returns no items", async () => {
+  const errors: string[] = [];
+  await using server = listen({
+    requests: { tale: { resumable, handle: () => 5 as never } },
+    onError: (error) => void errors.push(String(error)),
+  });
+  await using client = connect(server.url);
+  const reading = Array.fromAsync(client.requestStream("tale", null, { id: newId() }));
+  await assertRejects(() => reading, RequestError, "failed");
+  const rule = 'the handler for "tale" must return an async iterable, received 5';
+  assertEquals(errors, [`TypeError: Cannot reply to "tale": ${rule}`]);
+});

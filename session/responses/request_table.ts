@@ -284,7 +284,7 @@ function mismatch(
   },
 ): TypeError {
   return new TypeError(
-    `Cannot reply to "${topic}": the contract has ${expected} for "${pattern}", received ${
+    `Cannot reply to "${topic}": the handler for "${pattern}" must return ${expected}, received ${
       describe(received)
     }`,
   );
