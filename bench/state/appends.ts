@@ -35,11 +35,14 @@ const ONLY = argument(args, "only") ?? "";
 /** Numbers of concurrent appends. */
 const AT_ONCE = [1, 64];
 
+/** Maximum size of the stream of records, and of all that a broker in memory stores, in bytes. */
+const MAX_BYTES = 4_294_967_296;
+
 const ROWS = 100;
 const TEXT = "x".repeat(98);
 
 const BROKERS: Readonly<Record<string, (stack: AsyncDisposableStack) => Promise<Broker>>> = {
-  memory: () => Promise.resolve(new MemoryBroker()),
+  memory: () => Promise.resolve(new MemoryBroker({ maxTotalBytes: MAX_BYTES })),
   sqlite: async () => await SqliteBroker.open(`${await Deno.makeTempDir()}/bench.db`),
   redis: async (stack) => new RedisBroker({ url: stack.use(await RedisServer.start()).url }),
   nats: async (stack) => new NatsBroker({ servers: stack.use(await NatsServer.start()).servers }),
@@ -103,7 +106,7 @@ function summary(values: readonly number[]): string {
 for (const [name, start] of Object.entries(BROKERS)) {
   if (!name.includes(ONLY)) continue;
   await using stack = new AsyncDisposableStack();
-  const streams = durableStreams({ path: "/streams", maxStreamBytes: 4_294_967_296 });
+  const streams = durableStreams({ path: "/streams", maxStreamBytes: MAX_BYTES });
   const states = liveState();
   await using broker = await start(stack);
   await using server = serve({
