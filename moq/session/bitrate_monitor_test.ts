@@ -301,8 +301,8 @@ Deno.test("MoqSession.close() stops its monitor", async () => {
   using time = new FakeTime();
   const pair = await ends("moq-lite-02", { bitrate: { intervalMs: 10 } });
   const sampled = countSamples(pair.server);
-  await pass(time, 100);
-  assert(sampled.count > 5, `${sampled.count}`);
+  // A sample is taken in real time.
+  while (sampled.count < 5) await pass(time, 10);
   await pair[Symbol.asyncDispose]();
   const before = sampled.count;
   await pass(time, 100);
