@@ -53,6 +53,11 @@ export function streamConfig(
 export const NOT_FOUND = 10059;
 export const NAME_TAKEN = 10058;
 
+/** The code of an error of JetStream; `undefined` for other errors. */
+export function codeOf(error: unknown): number | undefined {
+  return error instanceof JetStreamApiError ? error.code : undefined;
+}
+
 /** Thrown if a stream has another storage than this node's option says. */
 export class OtherStorageError extends BrokerError {
   constructor(found: string, wanted: string) {

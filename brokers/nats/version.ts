@@ -2,7 +2,14 @@
 import { JetStreamApiError, type JetStreamManager, type StreamInfo } from "@nats-io/jetstream";
 import { checkStoredVersion, OtherVersionError } from "../stored_version.ts";
 import type { NatsNames } from "./format.ts";
-import { isCluster, NAME_TAKEN, NOT_FOUND, repeatedRead, streamConfig } from "./jetstream.ts";
+import {
+  codeOf,
+  isCluster,
+  NAME_TAKEN,
+  NOT_FOUND,
+  repeatedRead,
+  streamConfig,
+} from "./jetstream.ts";
 import type { NatsSettings } from "./options.ts";
 import { decodeShards, encodeShards, newShards, type ShardCounts, SINGLE } from "./shards.ts";
 
@@ -130,8 +137,4 @@ async function exists({ streams }: JetStreamManager, name: string): Promise<bool
     if (codeOf(error) !== NOT_FOUND) throw error;
     return false;
   }
-}
-
-function codeOf(error: unknown): number | undefined {
-  return error instanceof JetStreamApiError ? error.code : undefined;
 }

@@ -24,7 +24,15 @@ import {
   QUIET_HEADER,
   subjectPart,
 } from "../format.ts";
-import { openStream, readMessage, repeatedRead, settleLeader, streamConfig } from "../jetstream.ts";
+import {
+  codeOf,
+  NOT_FOUND,
+  openStream,
+  readMessage,
+  repeatedRead,
+  settleLeader,
+  streamConfig,
+} from "../jetstream.ts";
 import type { NatsLink } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { shardOf } from "../shards.ts";
@@ -218,10 +226,18 @@ export class LogStreams {
   }
 
   async #countIn(shard: number, kind: Exclude<LogKind, "stream"> | undefined): Promise<number> {
-    return await this.#ask("count logs", shard, async (manager, { stream, kept }) => {
-      if (kind !== undefined) return await countSubjects(manager, stream, subjectsOf(kept, kind));
-      return (await manager.streams.info(stream)).state.num_subjects ?? 0;
-    });
+    const count = () =>
+      this.#ask("count logs", shard, async (manager, { stream, kept }) => {
+        if (kind !== undefined) return await countSubjects(manager, stream, subjectsOf(kept, kind));
+        return (await manager.streams.info(stream)).state.num_subjects ?? 0;
+      });
+    try {
+      return await count();
+    } catch (error) {
+      // An operator has deleted the stream, which the next call creates again.
+      if (codeOf((error as BrokerError).cause) !== NOT_FOUND) throw error;
+      return await count();
+    }
   }
 
   /** Lists the logs of a kind, shard by shard. The cursor of a page is valid for 10 s. */
