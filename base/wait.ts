@@ -202,7 +202,8 @@ const waiting = new WeakMap<AbortSignal, Set<(signal: AbortSignal) => void>>();
  * that ten thousand listeners would take seconds to add.
  *
  * @param signal A signal that has not aborted.
- * @param call Receives the signal. MUST NOT throw, and MUST be passed to {@linkcode offAbort} later.
+ * @param call Receives the signal. MUST NOT throw, and MUST be passed to {@linkcode offAbort}
+ * later.
  */
 export function onAbort(signal: AbortSignal, call: (signal: AbortSignal) => void): void {
   const calls = waiting.get(signal);

@@ -621,9 +621,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Closes all sessions and stops listening. Idempotent.
    *
-   * If a client stops in the middle of a request, Deno's own server keeps its connection, and with it
-   * the process: end the program with `Deno.exit()`. With `hardenedWebSocket()`, the process ends by
-   * itself.
+   * If a client stops in the middle of a request, Deno's own server keeps its connection, and with
+   * it the process: end the program with `Deno.exit()`. With `hardenedWebSocket()`, the process ends
+   * by itself.
    *
    * @param options Close code and reason for the peers.
    */

@@ -7,11 +7,11 @@
  * - **Ticket** (23.1, 23.2): `LeftSession` of `client/handover.ts`; on the server
  *   `RequestService.ticket()` and `server/admission/admission.ts`, which also counts both sessions as one
  *   (23.4).
- * - **First envelope** (23.3): `LeftSession.assign()`; on the server `serving/first_frames.ts`, then
- *   {@linkcode replacePredecessor}.
+ * - **First envelope** (23.3): `LeftSession.assign()`; on the server `serving/first_frames.ts`,
+ *   then {@linkcode replacePredecessor}.
  * - **Messages to the user** (23.5): `heir` of `receiving.ts`; on the server `server/users.ts`.
- * - **Topics** (23.6, 23.7): `ClientSubscriptions.move()`, then `client/subscriptions/resume.ts` for a
- *   topic with a history, and `Passage` of `client/handover.ts` for any other; on the server
+ * - **Topics** (23.6, 23.7): `ClientSubscriptions.move()`, then `client/subscriptions/resume.ts`
+ *   for a topic with a history, and `Passage` of `client/handover.ts` for any other; on the server
  *   `server/requests/subscriptions.ts`.
  * - **Numbered messages** (23.8): `client/outbox/delivery.ts`; on the server `serving/sequences.ts`.
  * - **Numbered publications** (23.8): `client/outbox/publications.ts`; on the server

@@ -36,7 +36,10 @@ function closeOf(code: number, ...reason: readonly number[]): Uint8Array {
 
 const bytes = (...values: readonly number[]) => new Uint8Array(values);
 
-/** One frame for each close code; `WebSocketFrameReader` has a test of all frames that RFC 6455 forbids. */
+/**
+ * One frame for each close code; `WebSocketFrameReader` has a test of all frames that RFC 6455
+ * forbids.
+ */
 const FORBIDDEN: readonly (readonly [string, number, Uint8Array])[] = [
   ["an unmasked frame", 1002, frameOf("{}", { masked: false })],
   ["a length of 2^63", 4413, headOf(2n ** 63n)],

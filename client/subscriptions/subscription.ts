@@ -67,8 +67,8 @@ export interface SubscriptionOwner {
  * - **Removed:** if the server removes the client from the topic, the loop yields the earlier
  *   messages, and then throws a {@linkcode RequestError} with the server's code. After `too-many`
  *   and `unavailable`, the client retries instead.
- * - **Reports:** without a loop, a final rejection or removal is printed once for each topic, unless
- *   you read `ready` before the first reply, or follow `status`.
+ * - **Reports:** without a loop, a final rejection or removal is printed once for each topic,
+ *   unless you read `ready` before the first reply, or follow `status`.
  * - **Superseded:** if the server restarted the subscription in the meantime, the client requests
  *   the topic again.
  * - **History:** if the topic has a history, messages that were missed during a loss are delivered

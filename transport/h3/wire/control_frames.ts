@@ -16,8 +16,8 @@ const REQUEST_IDS_EVERY = 4n;
  * A validator for the frames of one control stream. Neither end ever pushes, so MAX_PUSH_ID has no
  * effect and CANCEL_PUSH is an error.
  *
- * The `Http3FrameParser` of a control stream has already checked that SETTINGS is the first frame and
- * occurs only once.
+ * The `Http3FrameParser` of a control stream has already checked that SETTINGS is the first frame
+ * and occurs only once.
  */
 export class ControlFrames {
   readonly #side: "client" | "server";
