@@ -1,4 +1,5 @@
 /** Errors of Redis and the client library, and what they mean for a command. */
+import { textOf } from "../../base/error_text.ts";
 
 /** Runs a command, and turns errors into a `BrokerError`. */
 export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
@@ -30,8 +31,11 @@ const PASSING: ReadonlySet<string> = new Set([
   "TRYAGAIN",
 ]);
 
-/** Errors of the client library for commands that were not written. */
-const UNSENT = /^(?:Stream isn't writeable|Cluster isn't ready|Too many Cluster redirections)/;
+/** Errors of the client library for commands that were not written, for lack of a connection. */
+const NOT_CONNECTED = /^(?:Stream isn't writeable|Cluster isn't ready)/;
+
+/** The same, and the error for commands that no node of a cluster took. */
+const UNSENT = new RegExp(`${NOT_CONNECTED.source}|^Too many Cluster redirections`);
 
 /** Classifies a failed command. */
 export function failureOf(error: unknown): CommandFailure {
@@ -73,4 +77,14 @@ export function reasonOf(error: unknown): unknown {
     ? error.lastNodeError
     : undefined;
   return lastNodeError instanceof Error ? lastNodeError : error;
+}
+
+/**
+ * Says in words why a command failed. The client library's own words about its queue, for a command
+ * that was never written, help nobody.
+ */
+export function whyOf(error: unknown): string {
+  const reason = reasonOf(error);
+  const isUnsent = reason instanceof Error && NOT_CONNECTED.test(reason.message);
+  return isUnsent ? "Redis is unreachable" : textOf(reason);
 }

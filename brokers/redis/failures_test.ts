@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { failureOf, refusalOf } from "./failures.ts";
+import { failureOf, refusalOf, whyOf } from "./failures.ts";
 
 const replyError = (message: string) => Object.assign(new Error(message), { name: "ReplyError" });
 
@@ -43,4 +43,15 @@ Deno.test("refusalOf() names the remedy if Redis accepts no writes, also for an 
   for (const error of [replyError("LOADING wait"), new Error("OOM"), "OOM", undefined]) {
     assertEquals(refusalOf(error), undefined);
   }
+});
+
+Deno.test("whyOf() says that Redis is unreachable, not how the client library queues", () => {
+  const unsent = new Error("Stream isn't writeable and enableOfflineQueue options is false");
+  const ofCluster = new Error("Cluster isn't ready and enableOfflineQueue options is false");
+  for (
+    const error of [unsent, ofCluster, Object.assign(new Error("all"), { lastNodeError: unsent })]
+  ) {
+    assertEquals(whyOf(error), "Redis is unreachable", error.message);
+  }
+  assertEquals(whyOf(new Error("Connection is closed.")), "Connection is closed.");
 });

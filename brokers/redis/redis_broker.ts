@@ -37,7 +37,7 @@ import {
   openClient,
   WriteBatch,
 } from "./connections.ts";
-import { reasonOf, refusalOf, type Run } from "./failures.ts";
+import { reasonOf, refusalOf, type Run, whyOf } from "./failures.ts";
 import { checkName, decodePlain, decodeRetained, encodeFrame, RedisNames } from "./format.ts";
 import {
   checkSource,
@@ -516,7 +516,7 @@ export class RedisBroker implements LogBroker {
         this.#life.refused(WRITES, refusal);
       }
       const kind = cause instanceof DamageError ? DamageError : BrokerError;
-      throw new kind(`Cannot ${what}: ${refusal ?? textOf(reasonOf(cause))}`, { cause });
+      throw new kind(`Cannot ${what}: ${refusal ?? whyOf(cause)}`, { cause });
     }
   }
 }

@@ -26,7 +26,7 @@ const BROKERS: Readonly<Record<string, [isMissing: boolean, start: () => Promise
   {
     redis: [isRedisMissing, async () => {
       const server = await RedisServer.start();
-      return { server, connect: () => new RedisBroker({ url: server.url }, { heartbeatMs: 500 }) };
+      return { server, connect: () => new RedisBroker({ url: server.url }) };
     }],
     nats: [isNatsMissing, async () => {
       const server = await NatsServer.start();

@@ -31,7 +31,7 @@ const BROKERS: Readonly<Record<string, [ignore: boolean, start: () => Promise<Br
   }],
   redis: [isRedisMissing, async () => {
     const server = await RedisServer.start();
-    const connect = () => new RedisBroker({ url: server.url }, { heartbeatMs: 500 });
+    const connect = () => new RedisBroker({ url: server.url });
     const brokers = [connect(), connect()] as const;
     const store = brokerOf(brokers, ...brokers, server);
     return { ...store, kill: () => server.kill(), restart: () => server.restart() };

@@ -28,7 +28,7 @@ Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
  */
 function makeBroker(cluster: RedisCluster = shared): RedisBroker {
   client ??= new Cluster(cluster.startupNodes, { lazyConnect: true });
-  return new RedisBroker({ client }, { heartbeatMs: 500 });
+  return new RedisBroker({ client });
 }
 
 async function endClient(): Promise<void> {

@@ -20,7 +20,7 @@ import { MAX_LOG_PRODUCERS } from "../../streams/logs/rules.ts";
 import { StreamLogs, type StreamRead } from "../../streams/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
-import { RedisBroker, type RedisBrokerOptions } from "../../brokers/redis/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Random } from "../random.ts";
 import { Hearing, noTimers, statusIs } from "./receiving.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
@@ -28,9 +28,6 @@ import { until } from "../waiting.ts";
 import { logsOf } from "../../streams/logs/logs_of.ts";
 
 const ignore = isRedisMissing;
-
-/** Options that make a broker detect a dead connection quickly. */
-const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
 
 const PLENTY = 1_000_000_000;
 
@@ -104,7 +101,7 @@ for (const seed of [1, 2, 3, 4]) {
 
 /** The streams of a node, and the number of pages that they have read from Redis. */
 function countingStreams(url: string, { lateByMs = 0 } = {}) {
-  const broker = new RedisBroker({ url }, QUICK);
+  const broker = new RedisBroker({ url });
   const node = {
     reads: 0,
     streams: new StreamLogs({
@@ -218,7 +215,7 @@ test("gives readers each record once, in order, when announcements are late", as
 });
 
 test("detects the loss of a record that a reader only received with its announcement", async (server) => {
-  await using near = new RedisBroker({ url: server.url }, QUICK);
+  await using near = new RedisBroker({ url: server.url });
   await using far = countingStreams(server.url);
   await create(near.logs, "log", { records: ["kept"] });
   const pages = far.streams.follow("log", { after: 1, maxRecords: 10, maxBytes: 100_000 });
@@ -382,8 +379,8 @@ for (const seed of [1, 2, 3]) {
   test(
     `stores each append of concurrent producers once while connections are cut (seed ${seed})`,
     async (server) => {
-      await using near = new RedisBroker({ url: server.url }, QUICK);
-      await using far = new RedisBroker({ url: server.url }, QUICK);
+      await using near = new RedisBroker({ url: server.url });
+      await using far = new RedisBroker({ url: server.url });
       const nodes = [near, far];
       const random = new Random(seed);
       await create(near.logs, "log");
@@ -440,7 +437,7 @@ async function answered<T>(call: () => Promise<T>): Promise<T> {
 test(
   "loses no confirmed records when Redis is killed, with appendfsync always",
   async (server) => {
-    await using broker = new RedisBroker({ url: server.url }, QUICK);
+    await using broker = new RedisBroker({ url: server.url });
     await create(broker.logs, "log");
     await create(broker.logs, "ended");
     const count = await writeWhileKilled(server, (seq) => {
@@ -466,14 +463,14 @@ test(
 );
 
 test("gives a log that lost records or its end a new identity", async (server) => {
-  await using near = new RedisBroker({ url: server.url }, QUICK);
-  await using far = new RedisBroker({ url: server.url }, QUICK);
+  await using near = new RedisBroker({ url: server.url });
+  await using far = new RedisBroker({ url: server.url });
   const ids = ["shorter", "open", "whole", "unknown"];
   for (const id of ids) await create(near.logs, id, { records: ["kept"] });
   await server.run("save");
   await append(near.logs, "shorter", ["lost", "lost"]);
   await append(near.logs, "open", [], { end: {} });
-  const stranger = new RedisBroker({ url: server.url }, QUICK);
+  const stranger = new RedisBroker({ url: server.url });
   await append(stranger.logs, "unknown", ["lost"]);
   await stranger.close();
   await using hearing = new Hearing(far, logTopic("shorter"));
@@ -507,7 +504,7 @@ test("keeps a log over a failover, and reports records that the replica lacked",
   const isSynced = async (one: RedisServer) =>
     (await one.run("info", "replication")).includes("master_link_status:up");
   await until(() => isSynced(replica));
-  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await using broker = new RedisBroker({ url: server.url });
   for (const id of ["whole", "behind"]) await create(broker.logs, id, { records: ["kept"] });
   const size = await server.run("dbsize");
   await until(async () => await replica.run("dbsize") === size);
@@ -525,7 +522,7 @@ test("keeps a log over a failover, and reports records that the replica lacked",
 });
 
 test("rejects immediately while Redis is unreachable, and aborts a wait on demand", async (server) => {
-  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await using broker = new RedisBroker({ url: server.url });
   const { logs } = broker;
   await create(logs, "log");
   server.freeze();
@@ -563,7 +560,6 @@ test("runs calls of one turn in their order", async ({ url }) => {
 
 test("bounds the number and the bytes of waiting calls", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, {
-    ...QUICK,
     maxWaiting: 3,
     maxWaitingBytes: 1_000,
   });

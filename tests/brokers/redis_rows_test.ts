@@ -47,7 +47,7 @@ function test(
 test(
   "keeps transactions whole when Redis is killed, with appendfsync always",
   async (server) => {
-    await using broker = new RedisBroker({ url: server.url }, { heartbeatMs: 200 });
+    await using broker = new RedisBroker({ url: server.url });
     const { logs } = broker;
     await create(logs, "log");
     const confirmed = await writeWhileKilled(server, (seq) => {

@@ -268,7 +268,7 @@ test("delivers repeated publications once, in order, when its connections are cu
 });
 
 test("drops a publication that waits too long, reports the failure, and recovers", async (server) => {
-  await using broker = new RedisBroker({ url: server.url }, { ...QUICK, giveUpMs: 500 });
+  await using broker = new RedisBroker({ url: server.url }, { giveUpMs: 500 });
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
   await server.kill();
@@ -291,7 +291,7 @@ test("drops a publication that waits too long, reports the failure, and recovers
 });
 
 test("rejects the newest publication if too many wait", async (server) => {
-  await using broker = new RedisBroker({ url: server.url }, { ...QUICK, maxWaiting: 3 });
+  await using broker = new RedisBroker({ url: server.url }, { maxWaiting: 3 });
   const [before] = await append(broker, "chat", 1);
   await server.kill();
   await statusIs(broker, "interrupted");
@@ -366,7 +366,7 @@ test("delivers publications from a busy time in several turns", async (server) =
 
 test("waits while Redis allows no writes, and continues after that", async (server) => {
   await using master = await RedisServer.start();
-  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await using broker = new RedisBroker({ url: server.url });
   const [before] = await append(broker, "chat", 1);
   await server.run("replicaof", "127.0.0.1", `${master.port}`);
   const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
@@ -378,7 +378,7 @@ test("waits while Redis allows no writes, and continues after that", async (serv
 });
 
 test("waits while Redis is full", async (server) => {
-  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await using broker = new RedisBroker({ url: server.url });
   const [before] = await append(broker, "chat", 1);
   await server.run("config", "set", "maxmemory", "1mb");
   const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
@@ -402,7 +402,7 @@ test("fails immediately if Redis rejects permanently", async (server) => {
 });
 
 test("starts a new epoch when an older snapshot is restored", async (server) => {
-  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await using broker = new RedisBroker({ url: server.url });
   await append(broker, "chat", 5);
   await server.run("save");
   const [last] = (await append(broker, "chat", 5)).slice(-1);
@@ -418,7 +418,7 @@ test("starts a new epoch when an older snapshot is restored", async (server) => 
   assertNotEquals(after.epoch, before.epoch);
 });
 
-const SURVIVES: RedisBrokerOptions = { ...QUICK, survivesRestart: true };
+const SURVIVES: RedisBrokerOptions = { survivesRestart: true };
 
 test(
   "keeps its epoch when Redis restarts if its operator declares that no data is lost",

@@ -165,7 +165,7 @@ async function markedRedis(): Promise<Marked> {
   const { url } = server;
   return {
     source: `new RedisBroker({ url: ${JSON.stringify(url)} })`,
-    open: (options) => new RedisBroker({ url }, { heartbeatMs: 50, ...options }),
+    open: (options) => new RedisBroker({ url }, { heartbeatMs: 500, ...options }),
     mark: async (prefix = "skein") => await server.run("get", `${prefix}:version`) || undefined,
     setMark: async (value) => void await server.run("set", "skein:version", value),
     clear: async () => void await server.run("flushall"),
