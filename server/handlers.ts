@@ -18,8 +18,10 @@ import type { ServerOptions } from "./server_options.ts";
 export function pickHandlers<V, C extends Contract>(
   options: ServerOptions<V, C>,
 ): SessionHandlers<ValueOf<V>, C, "server"> {
-  const { onMessage, onClose, onError, onHandlerError, onMessageRejected, requests } = options;
+  const { onMessage, onClose, onError, onHandlerError, onMessageRejected } = options;
   const onOpen = openHandler(options);
+  // Without `onOpen`, no loop starts. A table without handlers rejects requests immediately.
+  const requests = options.requests ?? (onMessage ?? options.onOpen ? undefined : {});
   return { onOpen, onMessage, requests, onClose, onError, onHandlerError, onMessageRejected };
 }
 

@@ -47,6 +47,11 @@ export interface IncomingMessage {
   cancelled?: unknown;
 }
 
+/** The text for the peer whose request no handler or loop reads. */
+export function noHandler(topic: string, side: string): string {
+  return `No request handler for "${topic}": add it to the option requests of the ${side}`;
+}
+
 /** The checked message; `undefined` if rejected. */
 export type CheckedMessage = Message | undefined | Promise<Message | undefined>;
 

@@ -26,6 +26,7 @@ import {
   type MessageMatch,
   type MessageTurn,
   type Meter,
+  noHandler,
   type TopicNote,
   type TopicSink,
 } from "./message.ts";
@@ -470,7 +471,7 @@ export class Receiving
     }
     while (!queue.offer(incoming, size)) {
       const isLeft = this.discards && !this.isLooped && !this.isHandled;
-      if (isLeft) this.#unhandled(incoming);
+      if (isLeft) this.#unhandled(topic);
       else if (this.hasReader) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#core.abort(CloseCode.queueFull, `The message ${who} is too slow`);
@@ -480,10 +481,11 @@ export class Receiving
     }
     this.#watchNested();
     if (this.hasReader || topic.startsWith("presence:")) return;
-    this.#unhandledTimer ??= this.#settings.runtime.setTimeout(
-      () => this.#unhandled(incoming),
-      UNHANDLED_MS,
-    );
+    this.#unhandledTimer ??= this.#settings.runtime.setTimeout(() => {
+      this.#unhandledTimer = undefined;
+      for (const request of this.queue.takeOvertaking(this)) this.#discard(request);
+      if (id === undefined) this.#unhandled(topic);
+    }, UNHANDLED_MS);
   }
 
   /**
@@ -514,13 +516,13 @@ export class Receiving
   /**
    * Warns that messages have no reader. Presence notices don't count: not every client needs them.
    */
-  #unhandled({ topic, id }: IncomingMessage): void {
+  #unhandled(topic: string): void {
     if (this.#settings.handlers.onError !== undefined) return;
     const reader = this.#settings.side === "client" ? "client, or subscribe to it" : "session";
-    const line = id === undefined
-      ? `Messages on "${topic}" have no reader: set onMessage, or loop over the ${reader}`
-      : `Requests for "${topic}" have no handler: add it to the option requests`;
-    this.#settings.console.tell("unhandled", line);
+    this.#settings.console.tell(
+      "unhandled",
+      `Messages on "${topic}" have no reader: set onMessage, or loop over the ${reader}`,
+    );
   }
 
   /** True if all handlers may be waiting for the peer and no slot is free. */
@@ -541,16 +543,17 @@ export class Receiving
       this.#nestedTimer = undefined;
       if (finished !== this.#finished || !this.#isStuck) return this.#watchNested();
       const message = `Requests are nested more than ${MAX_NESTED} deep`;
-      for (const { id, cancelled } of this.handled!.takeOvertaking()) {
+      for (const { id, cancelled } of this.handled!.takeOvertaking(this)) {
         if (cancelled === undefined) this.replies.fail(id!, { code: "too-many", message });
       }
     }, NESTED_MS);
   }
 
-  #discard({ topic, id }: IncomingMessage): void {
+  #discard({ topic, id, cancelled }: IncomingMessage): void {
     this.#unreadMessages++;
-    if (id === undefined) return;
-    this.replies.fail(id, { code: "unanswered", message: `No handler or loop reads "${topic}"` });
+    if (id === undefined || cancelled !== undefined) return;
+    const message = noHandler(topic, this.#settings.side);
+    this.replies.fail(id, { code: "unanswered", message });
   }
 
   #malformed(message: string, id: number | null): void {

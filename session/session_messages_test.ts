@@ -1,7 +1,7 @@
 import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { QueueFullError, UnsupportedError } from "../errors.ts";
+import { QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
 import { encodeBinary } from "./wire/encode.ts";
@@ -257,7 +257,10 @@ Deno.test("Session without a reader keeps the newest messages, and counts the ot
   assertEquals([hand.session.isReady, hand.session.stats.unreadMessages], [true, 2]);
   assertEquals(hand.peer.envelopes.at(-1), {
     reply: 7,
-    error: { code: "unanswered", message: 'No handler or loop reads "asked"' },
+    error: {
+      code: "unanswered",
+      message: 'No request handler for "asked": add it to the option requests of the server',
+    },
   });
   const read: string[] = [];
   for await (const { topic } of hand.session) {
@@ -394,16 +397,34 @@ Deno.test("Session warns once for all senders that messages have no reader", asy
   ]);
 });
 
-Deno.test("Session warns that requests have no handler", async () => {
+Deno.test("Session rejects requests if no loop has started within 5 s, and keeps messages", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   await using pair = await ends();
-  pair.client.request("ask", 1).catch(() => {});
-  await turns();
-  await time.tickAsync(5_000);
-  assertEquals(printed.lines, [
-    'Skein: Requests for "ask" have no handler: add it to the option requests',
-  ]);
+  const { client, server } = pair;
+  for (let i = 0; i < 2; i++) {
+    const asking = client.request("ask", 1);
+    client.send("tell", i);
+    const abort = new AbortController();
+    const cancelled = client.request("ask", 2, { signal: abort.signal });
+    await turns();
+    abort.abort();
+    await assertRejects(() => cancelled, DOMException);
+    await time.tickAsync(4_999);
+    assertEquals(client.stats.pendingReplies, 1);
+    await time.tickAsync(1);
+    const { message, failure } = await assertRejects(() => asking, RequestError);
+    assertEquals(
+      message,
+      'No request handler for "ask": add it to the option requests of the server',
+    );
+    assertEquals([failure.code, server.stats.waitingMessages], ["unanswered", i + 1]);
+  }
+  const loop = server[Symbol.asyncIterator]();
+  for (const data of [0, 1]) assertEquals((await loop.next()).value?.data, data);
+  const asking = client.request("ask", 3);
+  (await loop.next()).value?.reply("late");
+  assertEquals([await asking, client.stats.lateReplies, printed.lines], ["late", 0, []]);
 });
 
 Deno.test("Session prints no warning for presence, after it has closed, or if a loop reads messages in time", async () => {

@@ -5,8 +5,16 @@
  * @module
  */
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import { defineContract, type Feature, RequestError, type ServerOptions } from "../mod.ts";
+import {
+  type Client,
+  defineContract,
+  type Feature,
+  RequestError,
+  type ServerOptions,
+  type Session,
+} from "../mod.ts";
 import { dialMoq, MoqServer } from "../moq/mod.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 import { inspector, metrics } from "../operations/mod.ts";
@@ -16,6 +24,7 @@ import { defineMutations } from "../session/mutations/mod.ts";
 import { durableStreams, DurableStreamsHandler, liveState, resumable } from "../streams/mod.ts";
 import { testServer } from "../testing/mod.ts";
 import { captureConsole } from "./console_lines.ts";
+import { soon } from "./waiting.ts";
 
 /**
  * The features, by the code that creates one. A feature that is also a handle belongs to one server;
@@ -233,5 +242,118 @@ Deno.test("A server without streams names their import when a client uses a stre
   assertEquals(printed.lines, [
     'Skein: A client asked for the durable stream or state "stream:a". Pass it in features: ' +
     'import { durableStreams, liveState } from "@skein/skein/streams"',
+  ]);
+});
+
+const board = defineContract({
+  requests: {
+    sum: { input: z.number(), output: z.number() },
+    list: { input: z.number(), stream: z.number() },
+  },
+  toClient: { news: z.number() },
+  presence: { "room:{name}": z.number() },
+  state: { "board:{id}": { collections: { cards: z.string() }, mutations: { pin: z.number() } } },
+});
+
+const missingState = (id: string) => `There is no state "board:${id}": call states.open(`;
+
+/** Uses of features that a server does not have, each with the beginning of the error. */
+const USES: Readonly<
+  Record<string, readonly [use: (client: Client<typeof board>) => unknown, error: string]>
+> = {
+  "request()": [(client) => client.request("sum", 1), 'No request handler for "sum": add it'],
+  "request() with retry": [
+    (client) => client.request("sum", 1, { retry: true }),
+    'No request handler for "sum": add it',
+  ],
+  "requestStream()": [
+    (client) => Array.fromAsync(client.requestStream("list", 1)),
+    'No request handler for "list": add it',
+  ],
+  "requestStream() with an id": [
+    (client) => Array.fromAsync(client.requestStream("list", 1, { id: "0123456789abcdef" })),
+    'The response to "list" is not resumable',
+  ],
+  "publish()": [
+    (client) => client.publish("news", 1),
+    'This session may not publish on "news": the server has no authorize',
+  ],
+  "publish() at least once": [
+    (client) => client.publish("news", 1, { delivery: "at-least-once" }),
+    'This session may not publish on "news": the server has no authorize',
+  ],
+  "subscribe()": [
+    (client) => client.subscribe("news").ready,
+    'This session may not subscribe to "news": the server has no authorize',
+  ],
+  "members()": [
+    (client) => Array.fromAsync(client.members("room:tea")),
+    'This session may not subscribe to "room:tea": the server has no authorize',
+  ],
+  "presence()": [
+    (client) => client.presence("room:tea", 1),
+    'This session may not be present with data in "room:tea": the server has no authorize',
+  ],
+  "durableStream()": [
+    (client) => Array.fromAsync(client.durableStream("log")),
+    "This server has no durable streams",
+  ],
+  "state()": [async (client) => (await client.state("board:1")).ready, missingState("1")],
+  "state(), and a row": [
+    async (client) => (await client.state("board:2")).collection("cards").set("a", "b"),
+    missingState("2"),
+  ],
+  "state(), and a mutation": [
+    async (client) => (await client.state("board:3")).mutate.pin(1),
+    missingState("3"),
+  ],
+};
+
+/** The errors of the same uses if the server has `authorize`, which allows everything. */
+const ALLOWED: Readonly<Record<string, string | undefined>> = {
+  "publish()": undefined,
+  "publish() at least once": undefined,
+  "subscribe()": undefined,
+  "members()": undefined,
+  "presence()": '"room:tea" is not a room: no pattern of the server\'s rooms fits',
+};
+
+for (const isAllowed of [false, true]) {
+  const server = isAllowed ? "a server with only authorize" : "a server without options";
+  Deno.test(`A client of ${server} waits for no timeout`, async () => {
+    using _printed = captureConsole();
+    await using server = testServer<unknown, typeof board>(
+      isAllowed ? { authorize: () => true } : {},
+    );
+    await using client = server.connect({
+      contract: board,
+      requestTimeoutMs: 3_600_000,
+    });
+    await Promise.all(
+      Object.entries(USES).map(async ([name, [use, denied]]) => {
+        const text = isAllowed && name in ALLOWED ? ALLOWED[name] : denied;
+        if (text === undefined) return;
+        const run = async () => await use(client);
+        const { message } = await soon(assertRejects(run, RequestError, undefined, name));
+        assertEquals(message.slice(0, text.length), text, name);
+      }),
+    );
+  });
+}
+
+Deno.test("A session whose side has neither requests nor a loop rejects requests after 5 s", async () => {
+  using time = new FakeTime();
+  const sessions: Session[] = [];
+  await using server = testServer({ onOpen: (session) => void sessions.push(session as Session) });
+  await using client = server.connect();
+  const asked = [
+    client.request("ask"),
+    (await client.whenConnected(), sessions[0]!.request("ask")),
+  ];
+  const errors = Promise.all(asked.map((reply) => assertRejects(() => reply, RequestError)));
+  await time.tickAsync(5_000);
+  assertEquals((await errors).map(({ message }) => message), [
+    'No request handler for "ask": add it to the option requests of the server',
+    'No request handler for "ask": add it to the option requests of the client',
   ]);
 });

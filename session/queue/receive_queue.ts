@@ -120,11 +120,11 @@ export class ReceiveQueue<T> extends Signal {
     });
   }
 
-  /** Takes all waiting items that may overtake others. */
-  takeOvertaking(): T[] {
+  /** Takes all waiting items that may overtake others, as the given consumer decides. */
+  takeOvertaking(consumer: Required<Pick<Consumer<T>, "mayOvertake">>): T[] {
     const taken: T[] = [];
     for (let i = 0; i < this.#items.length;) {
-      if (this.#mayOvertake(this.#items[i]!.item)) taken.push(this.#takeAt(i)!);
+      if (consumer.mayOvertake(this.#items[i]!.item)) taken.push(this.#takeAt(i)!);
       else i++;
     }
     return taken;

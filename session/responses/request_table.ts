@@ -1,11 +1,12 @@
 /** Request handlers by pattern. */
 import { RequestError } from "../../errors.ts";
-import type { Contract, ContractRoute } from "../contract.ts";
+import type { Contract, ContractRoute, Side } from "../contract.ts";
 import {
   type IncomingMessage,
   isAsyncIterable,
   type Message,
   type MessageMatch,
+  noHandler,
   type UntypedMessage,
 } from "../message.ts";
 import type { SessionLike } from "../types.ts";
@@ -85,6 +86,7 @@ export interface HandlerServices {
 }
 
 interface RequestSettings {
+  readonly side: Side;
   readonly handlers: {
     readonly contract?: Contract | undefined;
     /** Handler of other messages. */
@@ -188,7 +190,7 @@ export class RequestTable {
     }
     const onMessage = this.#onMessage;
     if (onMessage !== undefined) return onMessage(message, session);
-    throw new RequestError("unanswered", `No request handler for "${message.topic}"`);
+    throw new RequestError("unanswered", noHandler(message.topic, this.#settings.side));
   }
 }
 
