@@ -251,13 +251,16 @@ export const HISTORY: Record<string, Test> = {
     const begin = performance.now(); // Before the append, which may take long.
     await near.append({ topic: bench.id, payload: "old" }, { bounds });
     while ((await page(far, bench.id, { bounds })).publications.length > 0) {
-      if (performance.now() - begin > 6_000) throw new Error("Expected it to be gone by now");
+      if (performance.now() - begin > 30_000) throw new Error("Expected it to be gone by now");
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     if (performance.now() - begin < 500) throw new Error("Expected it to be kept for a second");
+    const again = performance.now();
     await near.append({ topic: bench.id, payload: "new" }, { bounds });
     const { publications } = await page(far, bench.id, { bounds });
-    same(publications.map(({ payload }) => payload), ["new"], "what is kept");
+    // A slow broker may have dropped it already.
+    const isInTime = performance.now() - again < 500 || publications.length > 0;
+    if (isInTime) same(publications.map(({ payload }) => payload), ["new"], "what is kept");
   }),
 
   "keeps what the widest bounds of all nodes allow, and reads within the node's own": withHistory(

@@ -92,13 +92,13 @@ const STORE: Record<string, Test> = {
   ),
 
   "ends claims that are not renewed": withStore(async ({ id }, near, far) => {
+    const begin = performance.now(); // Before the claim, which may take long.
     same(await near.claim(id, "gone", { max: 1, ttlMs: 1_000 }), true, "the first claim");
-    same(await far.claim(id, "next", { max: 1, ttlMs: 1_000 }), false, "the second claim");
-    const begin = performance.now();
     while (!await far.claim(id, "next", { max: 1, ttlMs: 60_000 })) {
-      if (performance.now() - begin > 6_000) throw new Error("Expected the claim to be gone");
+      if (performance.now() - begin > 30_000) throw new Error("Expected the claim to be gone");
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
+    if (performance.now() - begin < 500) throw new Error("Expected it to be held for a second");
     same(await near.claims(id), ["next"], "the holder of the claim");
   }),
 
@@ -136,12 +136,12 @@ const STORE: Record<string, Test> = {
 
   "takes tokens from one bucket": withStore(async ({ id }, near, far) => {
     if (near.take === undefined || far.take === undefined) return;
-    const rate = { perSecond: 0.5, burst: 10 };
+    const rate = { perSecond: 0.05, burst: 10 };
     same(await near.take(id, 8, rate), { granted: true, retryAfterMs: 0 }, "the first tokens");
     const { granted, retryAfterMs } = await far.take(id, 4, rate);
     same(granted, false, "the grant beyond the available tokens");
-    if (retryAfterMs < 1_000 || retryAfterMs > 4_000) {
-      throw new Error(`Expected about 4 s to wait, received ${retryAfterMs} ms`);
+    if (retryAfterMs < 10_000 || retryAfterMs > 40_000) {
+      throw new Error(`Expected about 40 s to wait, received ${retryAfterMs} ms`);
     }
     same((await far.take(id, 2, rate)).granted, true, "the grant of the remaining tokens");
     same(
@@ -196,7 +196,7 @@ export interface BrokerTestOptions {
   /**
    * Time limit for a publication to arrive, in milliseconds.
    *
-   * @default {5000}
+   * @default {30000}
    */
   readonly withinMs?: number | undefined;
   /**
@@ -299,7 +299,7 @@ export function registerTests(
 export async function runTest(
   test: Test,
   [near, far]: readonly [Broker, Broker],
-  { withinMs = 5_000, teardown, pass }: BrokerTestOptions,
+  { withinMs = 30_000, teardown, pass }: BrokerTestOptions,
 ): Promise<void> {
   let passedMs = 0;
   try {
