@@ -31,7 +31,7 @@ export interface LowPortOptions {
 export function lowPort({ beside = 0 }: LowPortOptions = {}): number {
   for (let attempts = MOST_ATTEMPTS;; attempts--) {
     const port = FIRST_PORT + Math.floor(Math.random() * PORTS);
-    if (!claim(port)) continue;
+    if (!claim(port) || beside > 0 && !claim(port + beside)) continue;
     try {
       check(port);
       if (beside > 0) check(port + beside);
