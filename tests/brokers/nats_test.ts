@@ -3,6 +3,7 @@
  */
 import {
   assert,
+  assertAlmostEquals,
   assertEquals,
   assertMatch,
   assertNotEquals,
@@ -18,6 +19,7 @@ import {
 } from "@nats-io/jetstream";
 import type { ConnectionOptions, MsgHdrs, NatsConnection, Subscription } from "@nats-io/nats-core";
 import { stub } from "@std/testing/mock";
+import { platformRuntime } from "../../base/runtime.ts";
 import { dial } from "../../client.ts";
 import { BrokerError, SessionClosedError } from "../../errors.ts";
 import type { Appended, Broker, Publication, TopicHistory } from "../../pubsub/broker.ts";
@@ -30,6 +32,7 @@ import type { SessionRejection } from "../../server.ts";
 import { testServer } from "../../testing/mod.ts";
 import { listen } from "../servers.ts";
 import {
+  answered,
   append,
   BOUNDS,
   clockOff,
@@ -369,6 +372,8 @@ test("appends each publication once, in order, while the server is killed repeat
   await hearing.ready;
   const appending: Promise<Appended>[] = [];
   const timer = setInterval(() => {
+    // The queue stays within its bounds, however long the new process takes to start.
+    if (near.stats.waiting > 10_000) return;
     const payload = `${appending.length}`;
     for (let i = 0; i < 20; i++) {
       const topic = i === 0 ? "kept" : `other ${i}`;
@@ -447,10 +452,8 @@ test("starts a new epoch when the server lost its data, even if its operator pro
     await server.kill();
     await server.forget();
     await server.restart();
-    await until(() =>
-      broker.stats.interruptions === 1 && broker.status.current.name === "connected"
-    );
-    const after = await broker.history.read("kept", PAGE);
+    await until(() => broker.stats.interruptions > 0 && broker.status.current.name === "connected");
+    const after = await answered(() => broker.history.read("kept", PAGE));
     assertNotEquals(after.epoch, before.epoch);
     assertEquals([after.head, after.publications.length], [0, 0]);
   }
@@ -465,11 +468,14 @@ test("starts a new epoch when a stream is behind the delivered publications", as
   await append(broker, "kept", 5);
   const before = await broker.history.read("kept", PAGE);
   assertEquals(before.publications.length, 10);
+  const { interruptions } = broker.stats;
   await server.kill();
   await server.restore();
   await server.restart();
-  await until(() => broker.stats.interruptions === 2 && broker.status.current.name === "connected");
-  const after = await broker.history.read("kept", PAGE);
+  await until(() =>
+    broker.stats.interruptions > interruptions && broker.status.current.name === "connected"
+  );
+  const after = await answered(() => broker.history.read("kept", PAGE));
   assertNotEquals(after.epoch, before.epoch);
   assertEquals(after.publications, []);
 });
@@ -550,7 +556,8 @@ test("drops a publication that waits too long, and reports the failure", async (
   assertEquals(broker.stats.dropped, 11);
   await server.restart();
   await statusIs(broker, "connected");
-  assertEquals((await append(broker, "kept", 1)).length, 1);
+  // The server may take longer to create the stream.
+  assertEquals((await answered(() => append(broker, "kept", 1))).length, 1);
 });
 
 test("queues no more publications than its bound", async (server) => {
@@ -596,8 +603,11 @@ test("detects a frozen server", async (server) => {
   await statusIs(broker, "interrupted");
   server.thaw();
   await hearing.interrupted(1);
-  broker.publish({ topic: "news", payload: "1" });
-  await hearing.count(1);
+  // With such an interval, a busy server soon counts as frozen again.
+  await until(() => {
+    broker.publish({ topic: "news", payload: "1" });
+    return hearing.publications.length > 0;
+  });
 });
 
 test("queues publications for a slow server, up to a bound", async (server) => {
@@ -613,7 +623,7 @@ test("queues publications for a slow server, up to a bound", async (server) => {
   assert(dropped > 50, `${dropped} were dropped`);
   server.thaw();
   await hearing.count(200 - dropped);
-  assertEquals(broker.stats.waiting, 0);
+  await until(() => broker.stats.waiting === 0);
 });
 
 test(
@@ -793,16 +803,18 @@ test("closes promptly even if the server stays silent", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
   const broker = new NatsBroker({ servers: [`127.0.0.1:${port}`, `localhost:${port}`] });
-  using _connection = await listener.accept();
+  using connection = await listener.accept();
+  let isAttemptOver = false;
+  const ended = connection.read(new Uint8Array(1)).then(() => isAttemptOver = true, () => {});
   const { ready } = broker.subscribe("news", () => {});
   const appended = append(broker, "kept", 1);
   const rejected = assertRejects(() => appended, BrokerError, "closed");
-  const before = performance.now();
   await broker.close();
-  assert(performance.now() - before < 4_000);
+  assertEquals(isAttemptOver, false);
   await Promise.all([ready, rejected]);
   listener.close();
-  _connection.close();
+  connection.close();
+  await ended;
   await noTimers();
 });
 
@@ -942,10 +954,13 @@ test("knows the position of a quiet topic while it listens, and assumes nothing 
 });
 
 test("measures the clock difference, follows the broker's clock, and reports it", async ({ servers }) => {
-  for (const [byMs, text] of [[20_000, "20 s ahead of"], [-3_600_000, "3600 s behind"]] as const) {
+  for (const [byMs, text] of [[20_000, "ahead of"], [-3_600_000, "behind"]] as const) {
     await using broker = new NatsBroker({ servers }, { runtime: clockOff(byMs) });
     await broker.store.newest("row", 60_000);
-    assertMatch(broker.issues().join(), new RegExp(`clock of this node is ${text} that of NATS`));
+    const reported = new RegExp(`clock of this node is (\\d+) s ${text} that of NATS`);
+    const [, seconds] = reported.exec(broker.issues().join()) ?? [];
+    // A late reply of the server makes the measurement less exact.
+    assertAlmostEquals(Number(seconds), Math.abs(byMs) / 1_000, 10);
   }
   await using right = new NatsBroker({ servers });
   await right.store.newest("row", 60_000);
@@ -993,8 +1008,14 @@ Deno.test({
     await using stack = new AsyncDisposableStack();
     const user = `ann-${crypto.randomUUID()}`;
     const broker = stack.use(new NatsBroker({ servers: shared.servers }));
+    const { setTimeout } = platformRuntime();
     const server = stack.use(testServer<string>({
       broker,
+      // A server admits everyone if its store is slow, so its patience is longer here.
+      runtime: Object.assign(platformRuntime(), {
+        setTimeout: (callback: () => void, ms: number) =>
+          setTimeout(callback, ms < 1_000 ? ms : 20 * ms),
+      }),
       limits: { maxSessionsPerUser: 5 },
       authenticate: () => user,
       onSessionRejected() {},

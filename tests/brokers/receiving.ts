@@ -16,6 +16,7 @@ import type {
   TopicHistory,
 } from "../../pubsub/broker.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { BrokerError } from "../../errors.ts";
 import { Client } from "../../pubsub/clients_fixture.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import { until } from "../waiting.ts";
@@ -127,6 +128,18 @@ export async function recover(
   const reply = () => client.lines.find((line) => line.topic === "reply");
   await until(() => reply() !== undefined);
   return reply()!.data as SubscribeReply;
+}
+
+/** Repeats a call until the store replies. */
+export async function answered<T>(call: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      if (!(error instanceof BrokerError)) throw error;
+      await delay(2);
+    }
+  }
 }
 
 /** Waits until a broker has a status. */

@@ -7,7 +7,7 @@ import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { testBrokerLogs } from "../../streams/conformance/suite.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { append, BOUNDS, Hearing, noTimers, statusIs } from "./receiving.ts";
+import { answered, append, BOUNDS, Hearing, noTimers, statusIs } from "./receiving.ts";
 import { isRedisMissing, RedisCluster } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 
@@ -100,7 +100,8 @@ test("continues in a new epoch when a master is lost", async () => {
   await kept.interrupted(1);
   await plain.interrupted(1);
   const page = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
-  assertEquals((await far.history.read("chat", page)).head, first!.position!.offset + 9);
+  const { head } = await answered(() => far.history.read("chat", page));
+  assertEquals(head, first!.position!.offset + 9);
 
   near.publish({ topic: "chat", payload: "after" });
   await plain.until(() => plain.payloads.at(-1) === "after");

@@ -22,7 +22,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Random } from "../random.ts";
-import { Hearing, noTimers, statusIs } from "./receiving.ts";
+import { answered, Hearing, noTimers, statusIs } from "./receiving.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 import { logsOf } from "../../streams/logs/logs_of.ts";
@@ -422,18 +422,6 @@ async function produce(
   }
 }
 
-/** Retries a call until Redis replies. */
-async function answered<T>(call: () => Promise<T>): Promise<T> {
-  for (;;) {
-    try {
-      return await call();
-    } catch (error) {
-      if (!(error instanceof BrokerError)) throw error;
-      await delay(2);
-    }
-  }
-}
-
 test(
   "loses no confirmed records when Redis is killed, with appendfsync always",
   async (server) => {
@@ -444,7 +432,8 @@ test(
       const producer = { id: "p", epoch: 0, seq };
       return broker.logs.append("log", { records: [`${seq}`], producer, maxBytes: PLENTY });
     }, 50);
-    await append(broker.logs, "ended", ["last"], { end: { error: "reason" }, cancel: "why" });
+    const last = { end: { error: "reason" }, cancel: "why" };
+    await answered(() => append(broker.logs, "ended", ["last"], last));
     await server.kill();
     await server.restart();
     const whole = await answered(() => broker.logs.read("log", reading()));
