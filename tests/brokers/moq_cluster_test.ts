@@ -20,8 +20,8 @@ import { noTimers } from "./receiving.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 
-/** A silent relay counts as lost after a second. */
-const QUICK = { heartbeatMs: 200, goneAfterMs: 1_000 };
+/** A silent relay counts as lost after three seconds. */
+const QUICK = { heartbeatMs: 500, goneAfterMs: 3_000 };
 
 /** A relay with a separate connection to Redis. */
 class Site implements AsyncDisposable {

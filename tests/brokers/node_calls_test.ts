@@ -63,7 +63,8 @@ class Node implements AsyncDisposable {
   readonly calls: NodeCalls;
 
   constructor(broker: Broker, respond: NodeCallsOptions["respond"] = (data) => data) {
-    this.nodes = new Nodes({ broker });
+    // With shorter times, calls end as lost when a busy machine has held up this process.
+    this.nodes = new Nodes({ broker, heartbeatMs: 60_000, goneAfterMs: 150_000 });
     this.calls = new NodeCalls({ nodes: this.nodes, name: "test", respond, onError: fail });
   }
 

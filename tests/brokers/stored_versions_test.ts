@@ -153,7 +153,7 @@ for (const { name, ignore, open } of OPENINGS) {
 interface Marked extends AsyncDisposable {
   /** The source of brokers, as code. */
   readonly source: string;
-  open(options?: { readonly prefix?: string }): Broker;
+  open(options?: { readonly prefix?: string; readonly heartbeatMs?: number }): Broker;
   mark(prefix?: string): Promise<string | undefined>;
   setMark(value: string): Promise<void>;
   /** Removes everything, as an operator does. */
@@ -165,7 +165,7 @@ async function markedRedis(): Promise<Marked> {
   const { url } = server;
   return {
     source: `new RedisBroker({ url: ${JSON.stringify(url)} })`,
-    open: (options) => new RedisBroker({ url }, { heartbeatMs: 500, ...options }),
+    open: (options) => new RedisBroker({ url }, options),
     mark: async (prefix = "skein") => await server.run("get", `${prefix}:version`) || undefined,
     setMark: async (value) => void await server.run("set", "skein:version", value),
     clear: async () => void await server.run("flushall"),
@@ -181,7 +181,7 @@ async function markedNats(): Promise<Marked> {
   const config = { name: "skein_version", subjects: ["skein.version"] };
   return {
     source: `new NatsBroker({ servers: ${JSON.stringify(servers)} })`,
-    open: (options) => new NatsBroker({ servers }, options),
+    open: ({ prefix } = {}) => new NatsBroker({ servers }, { prefix }),
     mark: async (prefix = "skein") => {
       const info = await streams.info(`${prefix}_version`).catch(() => undefined);
       return info?.config.description;
@@ -297,7 +297,7 @@ Deno.test({
   ignore: isRedisMissing,
   fn: async () => {
     await using store = await markedRedis();
-    await using broker = store.open();
+    await using broker = store.open({ heartbeatMs: 1_500 });
     const received: unknown[] = [];
     let interruptions = 0;
     await using subscription = broker.subscribe("news", ({ payload }) => received.push(payload), {
