@@ -218,7 +218,7 @@ Deno.test({
     while (Math.max(...counts(led)) > even[0]!) {
       assert(steps++ < MAX_STEPS, JSON.stringify(led));
       const [stream] = led.toSorted((a, b) => b.length - a.length)[0]!;
-      await connection.request(`$JS.API.STREAM.LEADER.STEPDOWN.${stream}`);
+      await connection.request(`$JS.API.STREAM.LEADER.STEPDOWN.${stream}`, "", { timeout: 30_000 });
       led = await until(() => leaders({ areWhole: true }));
     }
     isDone = true;

@@ -156,7 +156,7 @@ for (const { name, ignore, start } of [...BROKERS, SQLITE]) {
       await using store = await start();
       const model = new Model();
       const named = { id: "a-name-of-an-response" };
-      const features = () => [resumable({ retainMs: 3_000 })];
+      const features = () => [resumable({ retainMs: 5_000 })];
       {
         await using broker = await store.open();
         await using server = listen(model.options({ broker, features: features() }));

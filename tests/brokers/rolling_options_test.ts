@@ -1,5 +1,5 @@
 /** Tests rolling deploys that change options which nodes share, on real Redis and NATS. */
-import { assert, assertEquals } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import { z } from "zod";
 import {
   connect,
@@ -180,8 +180,9 @@ for (const { name, ignore, start } of BROKERS) {
           news.push(await begin(`new-${news.length + 1}`, after));
           await busy([...olds, ...news]);
           for (const { server } of [...olds, ...news]) {
-            const issues = server.nodes!.issues();
-            assert(issues.some((issue) => issue.includes(` ${option} is `)), issues.join());
+            await until(() =>
+              server.nodes!.issues().some((issue) => issue.includes(` ${option} is `))
+            );
           }
           const old = olds.shift()!;
           await old.check();
@@ -190,7 +191,7 @@ for (const { name, ignore, start } of BROKERS) {
         await busy(news);
         for (const node of news) {
           await node.check();
-          assertEquals(node.server.nodes!.issues(), []);
+          await until(() => node.server.nodes!.issues().length === 0);
         }
       },
     });

@@ -120,7 +120,7 @@ Deno.test({
       },
     };
     await soon(Promise.all(users.map(({ room }) => room.ready)));
-    await until(() => receiver.keys("join").size === 2 * USERS);
+    await until(() => receiver.keys("join").size >= 2 * USERS);
     for (const user of users) user.publish("says hello");
     await soon(Promise.all(users.map((user) => user.published())));
     assertEquals(receiver.keys("leave").size, 0);
