@@ -145,20 +145,23 @@ Deno.test("serveAgents() keeps users apart, and limits how many runs one starts"
     ?.catch(() => {});
 
   const started = [newId(), newId(), newId()];
-  const signal = AbortSignal.timeout(2_000);
+  const leaving = new AbortController();
+  const { signal } = leaving;
   const runs = started.map((id) =>
     Array.fromAsync(
       ann.client.requestStream("run", { id, task: "Find", user: "ann" }, { id, signal }),
     ).catch(() => {})
   );
-  await Promise.all(runs);
   using own = await ann.desk();
   await own.ready;
-  assertEquals(own.collection("runs").size, 3, "the fourth run waits for its turn");
+  await until(() => own.collection("runs").size >= 3);
+  leaving.abort();
+  await Promise.all(runs);
   for (const key of own.collection("runs").keys()) {
     await ann.client.requestStream("run", { id: key, task: "Find", user: "ann" }, { id: key })
       .cancel();
   }
   await stopped;
   await until(() => own.collection("runs").get(id)?.state === "stopped");
+  assertEquals(own.collection("runs").size, 3, "the fourth run waited for its turn");
 });

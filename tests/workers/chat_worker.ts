@@ -38,7 +38,7 @@ export default function start({ serve, index, data }: WorkerNode): void {
         case "exit":
           return Deno.exit(3);
         case "hang":
-          for (const until = Date.now() + 3_000; Date.now() < until;);
+          for (const until = Date.now() + 30_000; Date.now() < until;);
           return;
         case "leak": {
           const kept: unknown[] = [];
