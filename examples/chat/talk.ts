@@ -10,7 +10,7 @@ import { type Client, connect, type MessageOf, type TransportName } from "../../
 import { serveChat } from "./chat.ts";
 import { contract } from "./contract.ts";
 
-const PATIENCE_MS = 5_000;
+const PATIENCE_MS = 30_000;
 
 /** Runs the conversation. */
 export async function talk(): Promise<void> {

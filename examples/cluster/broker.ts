@@ -10,7 +10,7 @@ import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 
 /** Maximum time until a broker has started, in milliseconds. */
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 30_000;
 
 export type BrokerName = "redis" | "nats";
 

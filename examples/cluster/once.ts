@@ -10,7 +10,7 @@ import { type Client, connect } from "../../mod.ts";
 import type { Cluster } from "./cluster.ts";
 import { chat } from "./contract.ts";
 
-const PATIENCE_MS = 20_000;
+const PATIENCE_MS = 60_000;
 
 /** Runs the demo. */
 export async function showOnce(cluster: Cluster): Promise<void> {
