@@ -94,6 +94,9 @@ const MOST_FLOODS = 1_000;
  */
 const MOST_ATTEMPTS = 3;
 
+/** Longest wait for something that has to happen, in milliseconds. */
+const PATIENCE_MS = 60_000;
+
 /** The credit of each connection on an engine that returns no credit, and the amount of data. */
 const WEBKIT = { bytes: 16 * 1_048_576, streams: 7_600 };
 const MOVED_BYTES = 100 * 1_048_576;
@@ -132,6 +135,13 @@ async function soakHandover(): Promise<void> {
   check("handover on an engine that returns no credit", lost + doubled === 0, detail);
 }
 
+/** Waits until a condition holds or the time is up. */
+async function until(holds: () => boolean): Promise<void> {
+  for (const end = performance.now() + PATIENCE_MS; !holds() && performance.now() < end;) {
+    await sleep(20);
+  }
+}
+
 function mib(bytes: number): string {
   return `${(bytes / 1_048_576).toFixed(1)} MiB`;
 }
@@ -158,7 +168,7 @@ async function soakIdle(): Promise<void> {
     (index) => SoakClient.open(server.port, index % 2 === 0, 1_024),
   );
   const tookMs = performance.now() - openedAt;
-  const after = await server.until(({ sessions }) => sessions === idle, 5_000);
+  const after = await server.until(({ sessions }) => sessions === idle, PATIENCE_MS);
   const kib = (after.rssBytes - before.rssBytes) / 1_024 / idle;
   check(
     "all idle sessions are open",
@@ -183,7 +193,7 @@ async function soakIdle(): Promise<void> {
   // The full run waits longer than the heartbeat's timeout, so that a session without pongs would
   // be closed.
   const sent = await pacer.run(20, isShort ? 4_000 : 90_000);
-  await sleep(300);
+  await until(() => histogram.count >= sent * active);
   const [p50Ms, p99Ms] = [histogram.quantileMs(0.5), histogram.quantileMs(0.99)];
   check(
     "active sessions receive everything in order among idle ones",
@@ -201,7 +211,8 @@ async function soakIdle(): Promise<void> {
   const ends = Promise.all(all.map(({ socket }) => socket.closed));
   const withinMs = isShort ? 2_000 : 10_000;
   const report = await server.drain(withinMs);
-  const codes = (await Promise.race([ends, sleep(10_000).then(() => [])])).map(({ code }) => code);
+  const infos = await Promise.race([ends, sleep(PATIENCE_MS).then(() => [])]);
+  const codes = infos.map(({ code }) => code);
   check(
     "a drain closes every session, and every peer receives the reason",
     codes.length === all.length && codes.every((code) => code === 4503),
@@ -283,7 +294,7 @@ async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
   );
   one.socket.start();
   const total = () => (one.received.get("flood") ?? 0) + one.dropped;
-  for (let i = 0; i < 100 && total() < flooded; i++) await sleep(50);
+  await until(() => total() >= flooded);
   check(
     `${policy}: when it reads again, the session is notified of all dropped messages`,
     total() === flooded && one.dropped === (await server.stats()).dropped,
@@ -316,7 +327,7 @@ async function soakChurn(): Promise<void> {
   const hasNothing = (stats: typeof isEmpty) =>
     Object.keys(isEmpty).every((key) => stats[key as keyof typeof isEmpty] === 0);
   const settled = async () => {
-    await server.until(hasNothing, 15_000);
+    await server.until(hasNothing, PATIENCE_MS);
     await sleep(CHURN_SETTLED_MS);
     return await server.stats();
   };
@@ -350,7 +361,7 @@ async function soakChurn(): Promise<void> {
   const last = await SoakClient.open(server.port);
   await last.subscribe(TIMED);
   last.publish(TIMED, { sequence: 0, sentUs: 0 });
-  await sleep(200);
+  await until(() => last.received.has(TIMED));
   check("the server still serves", last.received.get(TIMED) === 1, "one message echoed");
   last.socket.abort();
 }

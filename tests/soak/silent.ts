@@ -13,6 +13,7 @@
  * @module
  */
 import { type Client, connect, SessionClosedError, type TransportName } from "../../mod.ts";
+import { lowPort } from "../networks/ports.ts";
 import { LineProcess, sleep } from "./processes/processes.ts";
 import type { SilentClientsReport } from "./silent/clients.ts";
 import { checkMedian, soakResumableResponses } from "./silent/resumable_responses.ts";
@@ -71,8 +72,9 @@ export async function soakSilent(check: Check, isShort: boolean): Promise<void> 
 /** Kills a server and restarts it, several times for each transport. */
 async function soakKilled(check: Check, times: number): Promise<void> {
   const file = await Deno.makeTempFile();
-  let server = startServer(0, file, 100);
-  const { port }: { port: number } = JSON.parse(await server.line());
+  const port = lowPort();
+  let server = startServer(port, file, 100);
+  await server.line();
   for (const transport of TRANSPORTS) {
     const took: Record<string, number[]> = {};
     const ids: string[] = [];
