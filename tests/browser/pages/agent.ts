@@ -74,11 +74,11 @@ export class AgentPage {
     await this.page.keyboard.press("Enter");
   }
 
-  /** Clicks a button. */
+  /** Clicks a button. Each step above it may move it, so that a click at a position could miss. */
   async click(selector: string): Promise<void> {
     await this.page.bringToFront();
-    await this.page.waitForSelector(`${selector}:not([hidden])`);
-    await this.page.click(selector);
+    const button = await this.page.waitForSelector(`${selector}:not([hidden])`);
+    await button!.evaluate((element) => (element as unknown as { click(): void }).click());
   }
 
   /** Returns the steps of the run. */
