@@ -5,6 +5,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { MemoryBroker, serve } from "../../mod.ts";
+import { lowPort } from "../networks/ports.ts";
 import { newPage, type Page, PATIENCE_MS, testInBrowsers } from "./browsers.ts";
 import { httpApi } from "../../operations/http_api/mod.ts";
 
@@ -58,8 +59,8 @@ testInBrowsers(
   "EventSource resumes a topic on the next server, and is notified of gaps",
   async (browser) => {
     await using broker = new MemoryBroker();
-    const first = start(broker, 0);
-    const { port } = first.address!;
+    const port = lowPort();
+    const first = start(broker, port);
     for (const text of ["a", "b"]) first.publish("log:x", text);
     const page = await newPage(browser);
     await page.goto(`http://localhost:${port}/`);

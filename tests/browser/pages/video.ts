@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { lowPort } from "../../networks/ports.ts";
 import { type BrowserContext, newPage, type Page, PATIENCE_MS } from "../browsers.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
@@ -19,11 +20,16 @@ declare const document: Element;
 
 /** The example's server, in a separate process that a test can stop and restart. */
 export class VideoProcess implements AsyncDisposable {
-  /** The URL of the page, which stays the same after a restart. */
-  url = "http://127.0.0.1:0/";
+  /** The port for TCP and UDP, which stays the same after a restart. */
+  readonly #port = lowPort();
   #child: Deno.ChildProcess | undefined;
 
-  /** Starts the server on a port that is free for both TCP and UDP. */
+  /** The URL of the page. */
+  get url(): string {
+    return `http://127.0.0.1:${this.#port}/`;
+  }
+
+  /** Starts the server on a free port. */
   static async start(): Promise<VideoProcess> {
     const video = new VideoProcess();
     await video.start();
@@ -34,17 +40,14 @@ export class VideoProcess implements AsyncDisposable {
   async start(): Promise<void> {
     const server = new URL("../../../examples/moq_video/server.ts", import.meta.url);
     this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", server.href, "--port", new URL(this.url).port || "0"],
+      args: ["run", "-A", server.href, "--port", `${this.#port}`],
       env: { NO_COLOR: "1" },
       stdin: "null",
       stdout: "piped",
       stderr: "inherit",
     }).spawn();
     for await (const text of this.#child.stdout.pipeThrough(new TextDecoderStream())) {
-      const found = /Video at (\S+)/.exec(text);
-      if (found === null) continue;
-      this.url = `${found[1]}/`;
-      return;
+      if (text.includes("Video at")) return;
     }
     throw new Error("The server exited before it listened");
   }

@@ -5,6 +5,7 @@
  * @module
  */
 import { deadline } from "@std/async/deadline";
+import { lowPort } from "../../../networks/ports.ts";
 import { type CertificateFiles, PATIENCE_MS, type Peer } from "../../peers.ts";
 
 /** The arguments of each relay. */
@@ -36,7 +37,7 @@ export class DraftRelay implements AsyncDisposable {
   }
 
   static async start(peer: Peer, files: CertificateFiles): Promise<DraftRelay> {
-    const port = freePort();
+    const port = lowPort(); // The relays report no port.
     const child = peer.start(ARGUMENTS[peer.name]!(port, files), { NO_COLOR: "1" });
     const { promise, resolve } = Promise.withResolvers<void>();
     const output = Promise.all([readLog(child.stdout, resolve), readLog(child.stderr, resolve)]);
@@ -75,11 +76,4 @@ async function readLog(log: ReadableStream<Uint8Array>, onListening: () => void)
     if (LISTENING.test(start)) onListening();
   }
   return start;
-}
-
-/** Finds a port that is free now: the relays report no port. */
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr as Deno.NetAddr;
-  return port;
 }

@@ -23,13 +23,12 @@ export class Relay implements AsyncDisposable {
     this.webPort = ports.http;
   }
 
-  /** Starts a relay on free ports or on the ports of another relay. Clients need no token. */
+  /** Starts a relay on free ports or on the given ports. Clients need no token. */
   static async start(
     peer: Peer,
     { cert, key }: CertificateFiles,
-    before?: { readonly quicPort: number; readonly webPort: number },
+    { quicPort = 0, webPort = 0 }: { readonly quicPort?: number; readonly webPort?: number } = {},
   ): Promise<Relay> {
-    const { quicPort = 0, webPort = 0 } = before ?? {};
     const child = peer.start([
       ...["--listen", `127.0.0.1:${quicPort}`, "--web-http-listen", `127.0.0.1:${webPort}`],
       ...["--listen-tls-cert", cert, "--listen-tls-key", key, "--auth-public", "**"],
