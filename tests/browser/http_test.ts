@@ -133,11 +133,16 @@ testInBrowsers(
   "a page falls back to HTTP if upgrades are blocked, and sends a goodbye",
   async (browser) => {
     await using proxy = await Proxy.start(OPTIONS);
-    const page = await openPage(browser, proxy);
-    assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
+    let page: Page;
+    // A page polls if it gets no event for three seconds, as on a machine that is busy for so long.
+    for (let times = 0; times === 0 || times < 3 && proxy.methods.includes("poll"); times++) {
+      proxy.methods.length = 0;
+      page = await openPage(browser, proxy);
+      assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
+    }
     assert(!proxy.methods.includes("poll"));
-    const [session] = proxy.server.manager.all();
-    await page.goto("about:blank");
+    const session = proxy.server.manager.all().at(-1);
+    await page!.goto("about:blank");
     // The page said goodbye; otherwise, the session would time out with another code.
     assertEquals((await session!.closed).code, 0);
   },

@@ -186,6 +186,16 @@ function echoMs(page: Page, client = 0): Promise<number> {
   }, client);
 }
 
+/** Publishes to all clients of a tab until the delays are within the bounds. */
+async function publishesInTime(page: Page, site: Site): Promise<void> {
+  let number = 0;
+  // On a busy machine, a publication may be late at times, but not always.
+  await until(async () => {
+    const delays = await publishMs(page, site, number++);
+    return delays[PLACES - 1]! < WITH_STREAM_MS && delays.at(-1)! < WITHOUT_STREAM_MS;
+  });
+}
+
 /** Publishes to all clients of a tab, and returns the sorted delays in milliseconds. */
 async function publishMs(page: Page, site: Site, number: number): Promise<number[]> {
   const since = Date.now();
@@ -305,14 +315,14 @@ for (const kind of BROWSERS) {
         assert(ms < WITHOUT_STREAM_MS, `${ms} ms without a stream`);
       }
       await untilQuiet(site, names);
-      const delays = await publishMs(front, site, 0);
-      assert(delays[PLACES - 1]! < WITH_STREAM_MS, `${delays} ms for a publication`);
-      assert(delays.at(-1)! < WITHOUT_STREAM_MS, `${delays} ms for a publication`);
+      await publishesInTime(front, site);
       site.tick("tick");
       await front.waitForFunction(() => ticks.length === 1, { polling: 50 });
       for (const tab of tabs) await assertConnected(tab, tab === front ? names.length : 1);
-      // The server notices the end of a stream after the next one has started.
-      assert(site.mostStreams <= PLACES + 1, `${site.mostStreams} streams`);
+      // The server notices the end of a stream after the next one has started. Without locks, busy
+      // tabs may respond too late, and give surplus places back.
+      assert(!isSecure || site.mostStreams <= PLACES + 1, `${site.mostStreams} streams`);
+      await until(() => site.streams.length <= PLACES);
     });
   }
 }
