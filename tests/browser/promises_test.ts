@@ -19,6 +19,7 @@ import {
   CONFIG,
   fileIn,
   hasBegun,
+  isKept,
   lists,
   partOf,
   Site,
@@ -160,6 +161,7 @@ testInBrowsers(
     await checkFirst(two);
     await lists(one, "li", ["☐ Tea", "☐ Milk"]);
     await lists(two, "li", ["☑ Tea", "☐ Bread"]);
+    await isKept(one, "Milk");
     await one.close();
     await site.start();
     await two.reload();
@@ -233,6 +235,11 @@ testInBrowsers(
     await page.reload();
     await tells(page, STORY);
 
+    // The next response never ends.
+    const endless = change(STORY_SITE["server.ts"], "300", 'word === "upon" ? 600_000 : 300');
+    await site.kill();
+    await site.write("server.ts", change(change(endless, broker, ""), SQLITE, ""));
+    await site.start();
     const other = await newPage(browser);
     const errors: string[] = [];
     other.on("pageerror", (error) => void errors.push(String(error)));
@@ -271,7 +278,11 @@ testInBrowsers(
   async (browser) => {
     await using site = await Site.open({
       "page.ts": MEMBERS,
-      "server.ts": withOption(serverIn("docs/concepts/presence.md"), FETCH),
+      // On a busy machine, a reload may take longer than the default of five seconds.
+      "server.ts": withOption(
+        withOption(serverIn("docs/concepts/presence.md"), FETCH),
+        "presence: { graceMs: 60_000 }",
+      ),
     });
     const watcher = await tabOf(browser, site.url);
     await counted(watcher, 1);

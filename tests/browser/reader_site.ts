@@ -263,3 +263,25 @@ export async function hasStored(page: Page, text: string): Promise<void> {
     WAIT,
   );
 }
+
+/** Waits until the page's store has a text: a page shows a change before that. */
+export async function isKept(page: Page, text: string): Promise<void> {
+  const entries = `(async () => {
+    const settled = (request) =>
+      new Promise((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+      });
+    const texts = [];
+    for (const { name } of await indexedDB.databases()) {
+      const database = await settled(indexedDB.open(name));
+      for (const store of database.objectStoreNames) {
+        const values = await settled(database.transaction(store).objectStore(store).getAll());
+        texts.push(...values.map((value) => new TextDecoder().decode(value)));
+      }
+      database.close();
+    }
+    return texts.join();
+  })()`;
+  await until(async () => String(await page.evaluate(entries)).includes(text));
+}

@@ -4,9 +4,17 @@
  *
  * @module
  */
-import { BROWSERS, findBrowser, launchBrowser, newPage, type Page } from "../browser/browsers.ts";
-import { add, checkFirst, hasBegun, lists, STORY, tells, WAIT } from "../browser/reader_site.ts";
-import { until } from "../waiting.ts";
+import { BROWSERS, findBrowser, launchBrowser, newPage } from "../browser/browsers.ts";
+import {
+  add,
+  checkFirst,
+  hasBegun,
+  isKept,
+  lists,
+  STORY,
+  tells,
+  WAIT,
+} from "../browser/reader_site.ts";
 import { walk, type Walked } from "./walk.ts";
 
 const CHROMIUM = BROWSERS[0]!;
@@ -62,28 +70,6 @@ async function lookAtList({ port, stop, restart }: Walked): Promise<void> {
   await lists(two, "li", ["☐ Tea", "☐ Milk"]);
   await two.reload();
   await lists(two, "li", ["☐ Tea", "☐ Milk"]);
-}
-
-/** Waits until the page's store has a text: a page shows a change before that. */
-async function isKept(page: Page, text: string): Promise<void> {
-  const entries = `(async () => {
-    const settled = (request) =>
-      new Promise((resolve, reject) => {
-        request.onsuccess = () => resolve(request.result);
-        request.onerror = () => reject(request.error);
-      });
-    const texts = [];
-    for (const { name } of await indexedDB.databases()) {
-      const database = await settled(indexedDB.open(name));
-      for (const store of database.objectStoreNames) {
-        const values = await settled(database.transaction(store).objectStore(store).getAll());
-        texts.push(...values.map((value) => new TextDecoder().decode(value)));
-      }
-      database.close();
-    }
-    return texts.join();
-  })()`;
-  await until(async () => String(await page.evaluate(entries)).includes(text));
 }
 
 async function lookAtStory({ port, stop, restart }: Walked): Promise<void> {
