@@ -19,7 +19,7 @@ export type { Browser, BrowserContext, Page };
  * The longest wait for one event in a browser, in milliseconds. A test that fails after this wait
  * names the event. The wait is not a requirement on the machine's speed.
  */
-export const PATIENCE_MS = 60_000;
+export const PATIENCE_MS = 120_000;
 
 /**
  * The longest duration of a test, in milliseconds. A stuck browser is closed shortly before the
@@ -123,6 +123,7 @@ export async function launchBrowser(
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
     headless: true,
     timeout: PATIENCE_MS,
+    protocolTimeout: TEST_PATIENCE_MS,
     // Deno handles the signals itself.
     handleSIGINT: false,
     handleSIGTERM: false,

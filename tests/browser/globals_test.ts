@@ -106,7 +106,7 @@ async function outcomes(browser: Browser, site: string, lists: readonly string[]
       const frame = document.createElement("iframe");
       const outcome = new Promise<string>((resolve) => {
         const late = () => resolve("The frame reported nothing");
-        setTimeout(late, 20_000);
+        setTimeout(late, 60_000);
         addEventListener("message", (event: { source: unknown; data: string }) => {
           if (event.source === frame.contentWindow) resolve(event.data);
         });

@@ -78,11 +78,8 @@ if (publisher !== undefined) {
         await catalogOf(site),
       );
       await plays(watcher);
-      assertEquals(sessions.map(({ version }) => version), [
-        "moqt-18",
-        "moq-lite-05",
-        "moq-lite-05",
-      ]);
+      const spoken = new Set(sessions.map(({ version }) => version));
+      assertEquals([...spoken].sort(), ["moq-lite-05", "moqt-18"]);
       over.abort();
       await sent;
     },
@@ -131,8 +128,12 @@ async function shows(browser: Browser, transport: Transport): Promise<void> {
   const watcher = await openElement(browser, site, { name: "watch", transport });
   const publisher = await openElement(browser, site, { name: "publish", transport });
   await plays(watcher);
-  const spoken = sessions.map(({ version, connection }) => [version, connection.transport]);
-  assertEquals(spoken.sort(), [[PUBLISHED[transport], transport], ["moq-lite-05", transport]]);
+  // An element whose connection breaks on a busy machine dials again.
+  const spoken = new Set(
+    sessions.map(({ version, connection }) => `${version} over ${connection.transport}`),
+  );
+  const expected = [PUBLISHED[transport], "moq-lite-05"].map((it) => `${it} over ${transport}`);
+  assertEquals([...spoken].sort(), expected.sort());
   await reads(site);
 
   await publisher.close();

@@ -16,6 +16,7 @@ import {
   testInBrowsers,
 } from "./browsers.ts";
 import type {} from "./pages/store.ts";
+import { until } from "../waiting.ts";
 
 const HTML = `<!doctype html><title>Page</title><script type="module" src="/store.js"></script>`;
 
@@ -130,13 +131,12 @@ testInBrowsers("a store in IndexedDB settles when the browser clears its data", 
   });
   const bob = await open(browser, server, "/clear");
   assertMatch(await writing, /^failed: Cannot write in IndexedDB: /);
-  const settle = () =>
-    ann.evaluate(async () => {
-      // The first calls may meet the browser while it is still clearing.
-      for (let i = 0; i < 20 && !String(await storePage.keys()).includes("deleted"); i++);
-      return storePage.keys();
-    });
-  assertEquals(await settle(), "failed: Cannot read in IndexedDB: the database was deleted");
+  // The first calls may meet the browser while it is still clearing.
+  await until(async () => String(await ann.evaluate(() => storePage.keys())).includes("deleted"));
+  assertEquals(
+    await ann.evaluate(() => storePage.keys()),
+    "failed: Cannot read in IndexedDB: the database was deleted",
+  );
   await bob.reload();
   const later = await open(browser, server);
   assertEquals(await later.evaluate(() => storePage.keys()), []);

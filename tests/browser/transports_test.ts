@@ -34,7 +34,7 @@ import * as skein from "/client.js";
 globalThis.skein = skein;
 addEventListener("pageshow", ({ persisted }) => globalThis.isRestored = persisted);
 if (location.search === "?connect") {
-  globalThis.client = skein.connect(location.origin, { headStartMs: 10_000 });
+  globalThis.client = skein.connect(location.origin, { headStartMs: 120_000 });
 }
 </script>`;
 
@@ -121,8 +121,10 @@ testInBrowsers("a page has sessions on the runtime's built-in engine", async (br
     const read = async (
       readable: ReadableStream<Uint8Array>,
     ) => [...(await readable.getReader().read()).value!];
-    const datagram = read(connection.datagrams.readable);
-    await connection.datagrams.writable.getWriter().write(Uint8Array.of(3));
+    // A datagram may be lost.
+    const sending = connection.datagrams.writable.getWriter();
+    const timer = setInterval(() => void sending.write(Uint8Array.of(3)), 50);
+    const datagram = read(connection.datagrams.readable).finally(() => clearInterval(timer));
     const { readable, writable } = await connection.createBidirectionalStream();
     const writer = writable.getWriter();
     await writer.write(Uint8Array.of(2));
