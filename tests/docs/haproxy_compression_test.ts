@@ -120,6 +120,14 @@ async function headOf(url: string, path: string, headers: readonly string[]): Pr
   throw new Error(`${path} responded with ${text}`);
 }
 
+/** Uses a session over HTTP; returns the number of its polls. */
+async function pollsOf(site: Site, token: string | undefined): Promise<number> {
+  const before = site.polls;
+  await using client = connect(site.url, { transports: ["http"], ...(token && { token }) });
+  for (let i = 0; i < 5; i++) assertEquals(await client.request("echo", i), i);
+  return site.polls - before;
+}
+
 const CASES: Readonly<Record<string, string | undefined>> = {
   "does not compress event streams": undefined,
   "holds back event streams without no-transform": "no-store",
@@ -143,10 +151,13 @@ for (const [what, cacheControl] of Object.entries(CASES)) {
         assertEquals(head.includes("content-encoding: gzip"), cacheControl !== undefined, head);
       }
       for (const token of [undefined, "secret"]) {
-        const before = site.polls;
-        await using client = connect(site.url, { transports: ["http"], ...(token && { token }) });
-        for (let i = 0; i < 5; i++) assertEquals(await client.request("echo", i), i);
-        assertEquals(site.polls > before, cacheControl !== undefined);
+        const mustPoll = cacheControl !== undefined;
+        let polls = await pollsOf(site, token);
+        // A client polls if it gets no event for three seconds, as on a machine that is so busy.
+        for (let again = 0; again < 2 && !mustPoll && polls > 0; again++) {
+          polls = await pollsOf(site, token);
+        }
+        assertEquals(polls > 0, mustPoll);
       }
     },
   });

@@ -55,12 +55,18 @@ export interface ProxyKind {
   reload(site: ProxiedSite): Promise<void>;
 }
 
-/** Shorter versions of the page's times: heartbeats and timeouts keep their order. */
+/**
+ * Shorter versions of the page's times: heartbeats and timeouts keep their order, and differ enough
+ * for a busy machine.
+ */
 const SHORT: readonly (readonly [RegExp, string])[] = [
-  [/serve\(\{/, "serve({\n  session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },"],
-  [/webTransport: \{/, "webTransport: {\n    idleTimeoutMs: 3_000,\n    keepAliveIntervalMs: 500,"],
+  [/serve\(\{/, "serve({\n  session: { heartbeat: { intervalMs: 1_000, timeoutMs: 10_000 } },"],
+  [
+    /webTransport: \{/,
+    "webTransport: {\n    idleTimeoutMs: 10_000,\n    keepAliveIntervalMs: 500,",
+  ],
   [/withinMs: 30_000/, "withinMs: 1_000"],
-  [/\b(?:75|60)s\b/g, "3s"],
+  [/\b(?:75|60)s\b/g, "10s"],
   [/\b30s\b/g, "2s"],
 ];
 
@@ -73,7 +79,7 @@ const ONLY_IPV6 = /^.*(?:\[::\]|v6only).*\n/gm;
 /**
  * Longest time that a page's proxy waits without bytes, in milliseconds, in its shorter version.
  */
-export const SHORT_TIMEOUT_MS = 3_000;
+export const SHORT_TIMEOUT_MS = 10_000;
 
 /** The page that a browser opens, which the nodes serve. */
 const HTML = `<!doctype html><title>Page</title><script type="module">

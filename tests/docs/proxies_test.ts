@@ -174,7 +174,7 @@ for (const kind of PROXIES) {
       await kind.reload(site);
       await speaker.say(11, 40);
       await assertHeard(watchers, 40);
-      await delay(SHORT_TIMEOUT_MS + 1_000); // The old workers close their sessions.
+      await delay(4_000); // The old workers close their sessions.
       await speaker.say(41, 50);
       await assertHeard(watchers, 50);
 
