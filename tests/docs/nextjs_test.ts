@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { BROWSERS, findBrowser, launchBrowser } from "../browser/browsers.ts";
+import { BROWSERS, findBrowser, launchBrowser, newPage } from "../browser/browsers.ts";
 import { buildRuntimes, builtPeers } from "../interop/peers.ts";
 import { Tab } from "./tab.ts";
 import { walk } from "./walk.ts";
@@ -24,7 +24,7 @@ walk([PAGE], {
       const browser = await launchBrowser(CHROMIUM);
       /** Signs in, in a browser of its own. */
       const signIn = async (name: string): Promise<Tab> => {
-        const page = await (await browser.createBrowserContext()).newPage();
+        const page = await newPage(await browser.createBrowserContext());
         await page.goto(`http://localhost:${port(3000)}/`);
         const tab = new Tab(page);
         await page.waitForSelector("input[name=name]");
@@ -52,7 +52,7 @@ walk([PAGE], {
         await ann.hasStatus("connected");
 
         // A sign-out in one tab ends the session of the other one.
-        const other = await ann.page.browserContext().newPage();
+        const other = await newPage(ann.page.browserContext());
         await other.goto(ann.page.url());
         const second = new Tab(other);
         await second.hasStatus("connected");

@@ -195,7 +195,8 @@ async function converse(url: string): Promise<void> {
     const far = await open(near.url());
     await shows(far, 'document.querySelector(".question")?.textContent === "Why?"');
     await shows(far, `${answer}?.textContent.includes("asked")`);
-    await far.click("#stop");
+    // The answer above the button grows meanwhile, so that a click at a position could miss.
+    await far.$eval("#stop", (button) => (button as unknown as { click(): void }).click());
     for (const page of [far, near]) {
       await shows(page, `${answer}.querySelector("small")?.textContent === "Stopped"`);
     }

@@ -180,8 +180,9 @@ function testServer(peer: Peer): void {
     stack.defer(() => child.stdout.cancel());
     const printed = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
     stack.defer(() => printed.cancel());
-    const { value: line } = await printed.read();
-    const [, port] = line!.match(/^Listening on .*:(\d+)\/\)\n$/)!;
+    let line = "";
+    while (!line.endsWith("\n")) line += (await printed.read()).value!;
+    const [, port] = line.match(/^Listening on .*:(\d+)\/\)\n$/)!;
     await using client = connect(`ws://127.0.0.1:${port}`);
     assertEquals(await Array.fromAsync(client.requestStream("count", 3)), [1, 2, 3]);
     assertEquals(await (await fetch(`http://127.0.0.1:${port}`)).text(), "Hello from Node");
