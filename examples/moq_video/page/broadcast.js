@@ -71,8 +71,12 @@ export class Broadcast {
     group.close();
     this.#publication = mux.publish(pathOf(this.#name), this.#tracks);
     this.#ticker = new Worker("/ticker.js");
-    this.#ticker.addEventListener("message", () => this.#take());
-    this.#ticker.postMessage(1_000 / RATE);
+    const next = () => this.#ticker.postMessage(1_000 / RATE);
+    this.#ticker.addEventListener("message", () => {
+      next();
+      this.#take();
+    });
+    next();
   }
 
   /** Ends the broadcast; viewers are notified. */
