@@ -102,7 +102,7 @@ export function connectBy<C extends Contract>(
 
 function checkUrl(url: ServerUrl): ServerUrl {
   if (typeof url === "function") return url;
-  if (typeof url === "string" || url instanceof URL) return parseServerUrl(url);
+  if (!Array.isArray(url)) return parseServerUrl(url as string | URL);
   if (url.length > 0) return url.map(parseServerUrl);
   throw new TypeError("Cannot connect: urls is empty");
 }

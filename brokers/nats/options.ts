@@ -284,7 +284,7 @@ export function sharedSettings(settings: NatsSettings): Record<string, string> {
  * library's defaults.
  */
 export function checkSource(given: NatsSource): NatsSource {
-  const source = withoutUndefined(given);
+  const source = withoutUndefined(typeof given === "string" ? {} : { ...given }) as NatsSource;
   const { servers, connection } = source as Partial<NatsServers & { connection: NatsClient }>;
   if ((servers === undefined) === (connection === undefined)) {
     const keys = Object.keys(source).join(", ");

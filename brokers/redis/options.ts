@@ -128,7 +128,7 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
  * @returns The address without a key that is `undefined`.
  */
 export function checkSource(given: RedisSource): RedisSource {
-  const source = withoutUndefined(given);
+  const source = withoutUndefined(typeof given === "string" ? {} : { ...given }) as RedisSource;
   const misplaced = Object.keys(source).find((key) => Object.hasOwn(OPTIONS, key));
   if (misplaced !== undefined) {
     throw new TypeError(

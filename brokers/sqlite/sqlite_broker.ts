@@ -137,6 +137,9 @@ export class SqliteBroker implements LogBroker {
     thread: FileThread,
     names?: FileNames,
   ) {
+    if (thread === undefined) {
+      throw new TypeError("Cannot create broker: write await SqliteBroker.open(path)");
+    }
     const { runtime, path } = settings;
     const life = new BrokerLife(runtime, {
       broker: path,

@@ -171,7 +171,7 @@ export function connect<C extends Contract = Contract>(
   url: ServerUrl,
   options: SlimConnectOptions<C>,
 ): Client<C> {
-  const { features: _, ...rest } = options;
+  const { features: _, ...rest } = Object(options) as typeof options;
   return connectBy(() => slimPlatform(options, rest as ConnectOptions), url, rest);
 }
 
@@ -192,7 +192,7 @@ export async function dial<C extends Contract = Contract>(
   url: string | URL,
   options: SlimDialOptions<C>,
 ): Promise<Session<unknown, C, "client">> {
-  const { features: _, ...rest } = options;
+  const { features: _, ...rest } = Object(options) as typeof options;
   return await dialBy(() => slimPlatform(options, rest as DialOptions), url, rest);
 }
 

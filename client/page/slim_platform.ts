@@ -113,7 +113,7 @@ export function slimPlatform(
   options: SlimOptions & TransportOptions,
   needs: Pick<ClientOptions, "instrumentation" | "requests" | "sendQueue">,
 ): ClientPlatform {
-  const { transports = [], features = [] } = options;
+  const { transports = [], features = [] } = Object(options) as typeof options;
   const name = transports.find((each) => typeof each === "string");
   if (name || !transports[0]) {
     throw new TypeError(

@@ -66,8 +66,9 @@ export interface ClientStore {
  */
 export function keptIn(
   store: Store,
-  { user }: { readonly user: string | null },
+  options: { readonly user: string | null },
 ): ClientStore {
+  const { user } = Object(options) as typeof options;
   if (user !== null && (typeof user !== "string" || user === "")) {
     const rule = "user must be the user's id, or null for guests";
     throw new TypeError(`Cannot keep data: ${rule}, received ${describe(user)}`);

@@ -206,9 +206,10 @@ export class Mutations<C extends Contract = Contract> {
       );
     }
     for (const name of inputs.keys()) {
-      if (typeof functions[name] === "function") continue;
+      const made = Object(functions)[name];
+      if (typeof made === "function") continue;
       throw new TypeError(
-        `Cannot ${VERB}: "${name}" must be a function, received ${describe(functions[name])}`,
+        `Cannot ${VERB}: "${name}" must be a function, received ${describe(made)}`,
       );
     }
     const unknown = Object.keys(functions).find((name) => !inputs.has(name));
@@ -369,7 +370,7 @@ export function checkInput(contract: Contract, id: string, { name, input }: Muta
  */
 export function mutationInputs(contract: Contract): ReadonlyMap<string, StandardSchema> {
   const found = new Map<string, StandardSchema>();
-  for (const [pattern, entry] of Object.entries(contract.definition.state ?? {})) {
+  for (const [pattern, entry] of Object.entries(contract?.definition?.state ?? {})) {
     const { collections, mutations, writes } = Object(entry);
     const isShort = collections === undefined || isSchema(collections) ||
       isSchema(collections.schema);

@@ -1,5 +1,5 @@
 /** Dials a WebTransport session: resolves the name, connects, and requests the session. */
-import { publicUrl } from "../url.ts";
+import { absoluteUrl, publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { checkPositive, DIAL_KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
@@ -200,8 +200,8 @@ function isUnknownToken(error: unknown): boolean {
 }
 
 function checkUrl(url: string | URL): URL {
-  const parsed = new URL(url);
-  if (parsed.protocol !== "https:") {
+  const parsed = absoluteUrl(url);
+  if (parsed?.protocol !== "https:") {
     throw new TypeError(`Cannot dial WebTransport: the URL must be https:, received "${url}"`);
   }
   return parsed;
