@@ -12,7 +12,9 @@ import {
 import { checkCall } from "./call_checks.ts";
 import type { ClientPlatform } from "./platform.ts";
 import type { Contract } from "../session/contract.ts";
+import { RequestTable } from "../session/responses/request_table.ts";
 import type { Session } from "../session/session.ts";
+import { compileContract } from "../session/settings/check_settings.ts";
 import { httpBy, webTransportBy } from "../transport/race/built_in.ts";
 import { isQuicAvailable, permittedHost, QUIC_MISSING } from "../transport/quic/deno_quic.ts";
 import { UnsupportedError } from "../errors.ts";
@@ -46,8 +48,8 @@ export type { ConnectOptions, DialOptions, WebSocketTransportOptions };
  * @param options The client's options.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
- * @throws {TypeError} If the URL is not valid, or if `transports` is empty or names an unknown
- * transport. It is not thrown if Deno runs without `--allow-net` for the server: the client then
+ * @throws {TypeError} If the URL or a handler in `requests` is not valid, or if `transports` is empty
+ * or names an unknown transport. It is not thrown if Deno runs without `--allow-net` for the server: the client then
  * closes with a `TypeError` as the cause.
  *
  * @example Usage
@@ -189,12 +191,22 @@ const loadHttp: LoadHttp = () => import("../transport/race/http_fallback.ts");
 function platformOf(call: "connect" | "dial"): MakePlatform {
   return (options) => {
     checkCall(call, options); // This comes first, because the check of the transports trusts the types.
+    checkHandlers(options);
     const checked = checkTransports(options);
     const dial = race({ webSocket: dialWebSocket, webTransport: denoWebTransport() }, checked);
     const { transports, elsewhere } = checked;
     const platform = denoPlatform(withPermission(withLastResort(dial, checked, loadHttp)));
     return { ...platform, transports, elsewhere };
   };
+}
+
+/** Checks request handlers at the call. In a page, they load later, and the first attempt does it. */
+function checkHandlers(options: ConnectOptions): void {
+  const { contract, requests } = options;
+  if (contract !== undefined) compileContract(contract, "client");
+  if (requests !== undefined) {
+    new RequestTable({ side: "client", handlers: { contract, requests } });
+  }
 }
 
 /**

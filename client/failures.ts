@@ -46,7 +46,7 @@ export function reportFailure(settings: SessionSettings, failure: Failure): void
   const named = withUrl(new ConnectionError(what), url) as ConnectionError;
   const isOver = verdict === "closed" || verdict === "rejected";
   const line = isOver
-    ? `The client of ${url} ${OUTCOMES[verdict]}: ${why}`
+    ? `The client${url && ` of ${url}`} ${OUTCOMES[verdict]}: ${why}`
     : `${named.message}; retrying, see client.status`;
   const needsToken = isOver && code === CloseCode.unauthenticated && by === "remote";
   const cure = needsToken ? "; give connect() a token that is valid" : "";

@@ -138,11 +138,13 @@ async function open(options: OpenOptions): Promise<Opening> {
     late.abort(new TimeoutError(`${failed} within ${ms} ms`, ms));
   });
   const signal = options.signal ? anySignal(options.signal, late.signal) : late.signal;
-  let during: OpenStep = "url";
+  // A handler that is not valid is like a URL that the dialer does not accept.
+  let during: OpenStep = "dial";
   let connection: Connection | undefined;
   let session: Session | undefined;
   try {
     await prepare(options);
+    during = "url";
     signal.throwIfAborted();
     const url = await within(runtime, fresh(options.url, signal), { signal });
     const place = absoluteUrl(url)?.href ?? String(url);

@@ -3,7 +3,15 @@
  * error at the start or one console line.
  */
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
-import { connect, createServer, defineContract, type ServerOptions } from "../mod.ts";
+import {
+  connect,
+  createServer,
+  defineContract,
+  dial,
+  type ServerOptions,
+  SessionClosedError,
+} from "../mod.ts";
+import * as page from "../client.ts";
 import { NatsBroker } from "../brokers/nats/mod.ts";
 import { RedisBroker } from "../brokers/redis/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
@@ -15,7 +23,10 @@ import { testServer } from "../testing/mod.ts";
 import { readRepository } from "../tools/arrows.ts";
 import { dialWebTransport } from "../transport/mod.ts";
 import { captureConsole } from "./console_lines.ts";
+import { until } from "./waiting.ts";
 import { z } from "zod";
+
+const asked = defineContract({ requests: { ask: { input: z.string(), output: z.string() } } });
 
 Deno.test("createServer() throws if options have a wrong shape", () => {
   const cases: [options: object, text: string][] = [
@@ -70,6 +81,39 @@ Deno.test("A subscription with last prints one line if its topic has no history"
   }
   assertEquals(printed.lines.length, 1);
   assertMatch(printed.lines[0]!, /subscribed to "a" with last: 5, and the topic has no history/);
+});
+
+/** Handlers that no side can use, each with the rest of the error. */
+const HANDLERS: readonly (readonly [options: object, text: string])[] = [
+  [
+    { requests: { ask: 5 } },
+    'requests["ask"] must be a function, or an object with handle, and resumable or cost, received 5',
+  ],
+  [
+    { requests: { other: () => 1 }, contract: asked },
+    'the contract has no request for requests["other"]',
+  ],
+];
+
+Deno.test("createServer(), connect() and dial() throw for request handlers of a wrong shape", async () => {
+  for (const [options, text] of HANDLERS) {
+    const message = `Cannot handle requests: ${text}`;
+    assertThrows(() => createServer(options), TypeError, message);
+    assertThrows(() => connect("ws://127.0.0.1:1", options), TypeError, message);
+    await assertRejects(() => dial("ws://127.0.0.1:1", options), TypeError, message);
+  }
+});
+
+Deno.test("A client in a page closes if its request handlers have a wrong shape, and does not retry", async () => {
+  for (const [options, text] of HANDLERS) {
+    using printed = captureConsole();
+    const client = page.connect("ws://127.0.0.1:1", options);
+    const { cause } = await assertRejects(() => client.whenConnected(), SessionClosedError);
+    const message = `Cannot handle requests: ${text}`;
+    assertEquals([client.status.current.name, (cause as Error).message], ["closed", message]);
+    await until(() => printed.lines.length > 0);
+    assertEquals(printed.lines, [`Skein: The client has ended: ${message}`]);
+  }
 });
 
 /** Texts of the engine about a value that it cannot use, which name nothing that the user wrote. */

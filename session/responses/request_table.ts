@@ -100,7 +100,7 @@ interface RequestSettings {
 
 type MessageHandler = (message: Message, session: SessionLike) => void | Promise<void>;
 
-const VERB = "create session";
+const VERB = "handle requests";
 
 /** The checked request handlers. */
 export class RequestTable {

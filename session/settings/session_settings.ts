@@ -72,7 +72,7 @@ export function settingsWith<
   if (options.requests !== undefined) {
     settings.requests = new RequestTable(
       settings,
-      (routes) => new TopicRouter(routes, "create session"),
+      (routes) => new TopicRouter(routes, "handle requests"),
     );
   }
   return settings;
