@@ -12,7 +12,7 @@ export const connect: Command = {
     `In a terminal, the Tab key completes commands, and typed commands are kept for later sessions.
 Ctrl-C cancels a request that waits for its reply; Ctrl-D quits. If input or output is not a
 terminal, commands are read line by line; the session closes when the input ends and all replies
-have arrived.
+and requested histories have arrived.
 
 Commands of a session:
 ${orderHelp().trimEnd()}

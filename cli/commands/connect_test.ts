@@ -121,6 +121,23 @@ Deno.test("connect subscribes from a position in the history", async () => {
   }
 });
 
+Deno.test("connect in a pipe prints the history of a last command before it closes", async () => {
+  await using server = open({ history: { "log:{name}": { size: 1_000, bytes: 4_194_304 } } });
+  const texts = Array.from({ length: 1_000 }, (_, i) => `${i} `.padEnd(1_000, "x"));
+  for (const text of texts) server.publish("log:a", text);
+  const printed = async (...lines: string[]) => {
+    const { code, events } = await pipe(server, lines);
+    assertEquals(code, 0);
+    return events.filter(({ type }) => type === "message");
+  };
+  const all = await printed("sub log:a --last 1000");
+  assertEquals(all.map(({ data }) => data), texts);
+  const { epoch, offset, tag } = all[99].position;
+  const rest = await printed(`sub log:a --after ${epoch}/${offset}/${tag}`);
+  assertEquals(rest.map(({ data }) => data), texts.slice(100));
+  assertEquals(await printed("sub log:a", "sub log:empty --last 5", "sub plain --last 5"), []);
+});
+
 Deno.test("connect in a pipe reports failed commands, and exits with 1", async () => {
   await using server = open();
   const { code, events } = await pipe(server, [

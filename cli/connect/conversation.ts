@@ -74,6 +74,8 @@ export class Conversation {
   failures = 0;
   readonly #options: ConversationOptions;
   readonly #subscriptions = new Map<string, Subscription>();
+  /** The offset up to which each subscription has been printed. */
+  readonly #shown = new WeakMap<Subscription, number>();
   readonly #topics = new Set<string>();
   readonly #members = new Map<string, Map<string, PresenceMember>>();
   readonly #awaited = new Set<AwaitedMessage>();
@@ -193,12 +195,29 @@ export class Conversation {
     return newest !== undefined;
   }
 
-  /** Waits until no request is pending and all messages are sent. A failure becomes an event. */
+  /**
+   * Waits until no request is pending, each subscription has caught up with its history, and all
+   * messages are sent. A failure becomes an event.
+   */
   async idle(): Promise<void> {
     while (this.#awaited.size > 0) await this.#changed.changed();
-    const { peer, timeoutMs } = this.#options;
+    const { peer, runtime, timeoutMs } = this.#options;
     const sender = peer.kind === "client" ? peer.client : peer.session;
+    const wait = { what: "end of the history", timeoutMs };
+    await waitFor(runtime, this.#caughtUp(), wait).catch((error) => this.#fail(error));
     await sender.flushed({ timeoutMs }).catch((error) => this.#fail(error));
+  }
+
+  async #caughtUp(): Promise<void> {
+    const isBehind = (subscription: Subscription) =>
+      this.#shown.get(subscription)! < (subscription.head ?? 0);
+    while (this.#subscriptions.values().some(isBehind)) await this.#changed.changed();
+  }
+
+  /** Records that everything up to a subscription's position has been printed. */
+  #show(subscription: Subscription): void {
+    this.#shown.set(subscription, subscription.position?.offset ?? 0);
+    this.#changed.notify();
   }
 
   #client(verb: string): Client {
@@ -242,7 +261,10 @@ export class Conversation {
     const subscription = client.subscribe(topic, {
       since: after,
       last,
-      onRecovery: (recovery) => this.#options.emit({ type: "recovery", topic, recovery }),
+      onRecovery: (recovery) => {
+        this.#options.emit({ type: "recovery", topic, recovery });
+        this.#show(subscription);
+      },
     });
     this.#subscriptions.set(topic, subscription);
     try {
@@ -253,6 +275,7 @@ export class Conversation {
       if (!subscription.isEnded) await subscription.unsubscribe();
       throw error;
     }
+    this.#show(subscription);
     void this.#read(topic, subscription);
   }
 
@@ -261,11 +284,13 @@ export class Conversation {
       for await (const { data, from } of subscription) {
         const { position } = subscription;
         this.#options.emit({ type: "message", topic, data, from, position });
+        this.#show(subscription);
       }
     } catch (error) {
       this.#fail(error, { topic });
     } finally {
       if (this.#subscriptions.get(topic) === subscription) this.#subscriptions.delete(topic);
+      this.#changed.notify();
     }
   }
 
