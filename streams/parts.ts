@@ -364,7 +364,7 @@ function resumesOf(
     const resume = requests.resumeOf(match?.pattern);
     if (match === undefined || resume === undefined) return undefined;
     const { pattern, params } = match;
-    return async ({ input }, progress) => {
+    return async ({ input, user }, progress) => {
       const schema = router?.match(topic)?.input;
       const checked =
         (async () =>
@@ -372,7 +372,7 @@ function resumesOf(
       const what = `result from the schema of "${pattern}"`;
       const outcome = await waitFor(runtime, checked, { what, timeoutMs });
       if (!outcome.ok) throw new RequestError("invalid", outcome.message, { path: outcome.path });
-      return resume({ topic, pattern, params, data: outcome.value }, progress);
+      return resume({ topic, pattern, params, data: outcome.value, user }, progress);
     };
   };
 }

@@ -13,6 +13,7 @@ import { FakeTime } from "@std/testing/time";
 import {
   type Client,
   connect,
+  guest,
   MemoryBroker,
   newId,
   platformRuntime,
@@ -618,6 +619,48 @@ Deno.test("Server.drain() passes responses to another node immediately", async (
   assertEquals(await reading, words(8));
   await passTime(time, 60_000);
   await draining;
+});
+
+Deno.test("A handler's resume receives the request's topic, parameters, data and user", async () => {
+  const resumed: unknown[] = [];
+  for (const user of ["ann", undefined]) {
+    await using broker = new MemoryBroker();
+    const start = () =>
+      testServer({
+        broker,
+        tokens: { inMessage: true },
+        authenticate: ({ token }) => token ?? guest,
+        requests: {
+          "tale:{name}": {
+            resumable,
+            async *handle() {
+              yield "Once";
+              await new Promise<never>(() => {});
+            },
+            async *resume(request, { count }) {
+              resumed.push(request);
+              yield `${count}`;
+            },
+          },
+        },
+      });
+    const first = start();
+    await using second = start();
+    await using writer = first.connect({ token: user });
+    const options = { id: newId() };
+    await writer.requestStream("tale:a", { tone: "dry" }, options)[Symbol.asyncIterator]().next();
+    await first.close();
+    await using reader = second.connect({ token: user });
+    const read = await soon(Array.fromAsync(reader.requestStream("tale:a", {}, options)));
+    assertEquals(read, ["Once", "1"]);
+  }
+  const request = {
+    topic: "tale:a",
+    pattern: "tale:{name}",
+    params: { name: "a" },
+    data: { tone: "dry" },
+  };
+  assertEquals(resumed, [{ ...request, user: "ann" }, { ...request, user: undefined }]);
 });
 
 Deno.test("serve() reports an error of resume to onError", async () => {

@@ -62,7 +62,10 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
    */
   readonly resume?:
     | ((
-      input: Pick<M, Extract<"data" | "params" | "pattern" | "topic", keyof M>>,
+      input: Pick<M, Extract<"data" | "params" | "pattern" | "topic", keyof M>> & {
+        /** The caller's verified user; `undefined` for a guest. */
+        readonly user: string | undefined;
+      },
       progress: {
         /** The newest stored items, oldest first. The list has at most 10,000 items and 1 MiB. */
         readonly written: readonly (

@@ -18,7 +18,9 @@ interface ErasedHandler {
   readonly handle: (message: UntypedMessage, session: SessionLike) => unknown;
   /** Produces the rest of a response after its node was lost. See `ResumableHandler`. */
   readonly resume?: (
-    input: Pick<UntypedMessage, "data" | "params" | "pattern" | "topic">,
+    input: Pick<UntypedMessage, "data" | "params" | "pattern" | "topic"> & {
+      readonly user: string | undefined;
+    },
     progress: {
       readonly written: readonly unknown[];
       readonly count: number;
