@@ -171,12 +171,13 @@ Deno.test("BrokerPort.end() ends the subscriptions of a worker that is gone", as
 
 Deno.test("PortBroker reports an unreachable store, and rejected operations", async () => {
   let operations: unknown[] = [];
+  const since = Date.now();
   const broker = new PortBroker({
-    runtime: platformRuntime(),
+    // No time passes.
+    runtime: Object.assign(platformRuntime(), { now: () => since }),
     broker: FACTS,
     post: ([, , posted]) => operations = [...operations, ...posted],
   });
-  const since = Date.now();
   broker.take([0, 0, [
     ["status", { name: "interrupted", since, error: "Connection refused" }],
     ["rejected", "Cannot publish: too long"],
