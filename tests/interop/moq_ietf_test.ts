@@ -3,7 +3,7 @@
  * Skein's own relay with the cases of aiomoqt's test client, and with a video from Cloudflare's
  * publisher to Cloudflare's subscriber.
  */
-import { assertEquals } from "@std/assert";
+import { assertEquals, equal } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import {
   dialMoq,
@@ -131,8 +131,14 @@ const FAILING: Readonly<Record<string, string>> = {
   "data-subgroup-basic": "a broadcast is found by its whole path, not by a prefix of it (9.5)",
 };
 
-/** Plays the cases of aiomoqt's client at a relay; returns the names of those that fail. */
-async function failingCases(client: Peer, url: string, draft: string): Promise<string[]> {
+/** Attempts of the cases: each gives some steps two seconds, which a busy machine may exceed. */
+const MAX_ATTEMPTS = 3;
+
+/** Plays the cases of aiomoqt's client at our relay; returns the names of those that fail. */
+async function failingCases(client: Peer, draft: string): Promise<string[]> {
+  await using relay = new MoqRelay({ allowAnonymousPublish: true });
+  await using server = serveRelay(relay);
+  const url = urlOf(server);
   const child = client.start(["--relay", url, "--tls-disable-verify", "--draft", draft]);
   const { stdout } = await deadline(child.output(), PATIENCE_MS);
   const lines = new TextDecoder().decode(stdout).split("\n");
@@ -141,7 +147,7 @@ async function failingCases(client: Peer, url: string, draft: string): Promise<s
     return name === undefined ? [] : [{ name, isFailed: failed !== undefined }];
   });
   assertEquals(cases.length, 12, lines.join("\n"));
-  return cases.filter(({ isFailed }) => isFailed).map(({ name }) => name);
+  return cases.filter(({ isFailed }) => isFailed).map(({ name }) => name).sort();
 }
 
 const client = peers.get("aiomoqt's cases");
@@ -149,10 +155,12 @@ if (client !== undefined) {
   const parts = ["18", "22"].map((draft): Part => ({
     name: `draft ${draft}`,
     fn: async () => {
-      await using relay = new MoqRelay({ allowAnonymousPublish: true });
-      await using server = serveRelay(relay);
-      const failing = await failingCases(client, urlOf(server), draft);
-      assertEquals(failing.toSorted(), Object.keys(FAILING).toSorted());
+      const expected = Object.keys(FAILING).sort();
+      let failing = await failingCases(client, draft);
+      for (let attempt = 1; attempt < MAX_ATTEMPTS && !equal(failing, expected); attempt++) {
+        failing = await failingCases(client, draft);
+      }
+      assertEquals(failing, expected);
     },
   }));
   testTogether("aiomoqt's cases at our relay", parts);
