@@ -136,7 +136,9 @@ class SkeinSession implements AnySession {
       async serveTrack(track) {
         // A peer that requests this track wants to be sent away; gomoqt cannot close a session
         // afterwards.
-        if (track.name === "goaway") return void session.goaway({ uri: NEXT_URI, timeoutMs: 500 });
+        if (track.name === "goaway") {
+          return void session.goaway({ uri: NEXT_URI, timeoutMs: 3_000 });
+        }
         const serve = tracks[track.name];
         if (serve === undefined) return track.closeWithError("notFound");
         await serve(writerOf(track));

@@ -134,14 +134,17 @@ const GROUP_GAP_MS = 10;
 /** Time for written data to arrive, which no event reports. */
 const ARRIVAL_MS = 500;
 
+/** The same for a withdrawal, which must not arrive together with the next announcement. */
+const WITHDRAWAL_MS = 2_000;
+
 /** Time for all groups of the video to arrive. */
-const VIDEO_ARRIVAL_MS = 5_000;
+const VIDEO_ARRIVAL_MS = 10_000;
 
 /** The longest time that a step may take on a busy machine. */
 const STALL_MS = 20_000;
 
 /** The longest wait for the reply to an update; not all publishers can send one. */
-const UPDATE_MS = 3_000;
+const UPDATE_MS = 8_000;
 
 /**
  * Plays one end of a session until the scenario is over.
@@ -206,7 +209,7 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
       await sleep(ARRIVAL_MS);
       withdraw();
       // If there are two changes at the same time, `@moq/net` reports only the first.
-      await sleep(ARRIVAL_MS);
+      await sleep(WITHDRAWAL_MS);
       announce(LATE, {});
     },
   });
