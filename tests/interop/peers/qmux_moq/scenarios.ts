@@ -67,13 +67,11 @@ const DATAGRAMS = 200;
 const BIG_BYTES = 5_000_000;
 /** More than the window of one stream, less than the window of the connection. */
 const STALLED_BYTES = 700_000;
-/**
- * The duration of silence, which is several times the idle timeout of the end that plays `ping`.
- */
-const SILENCE_MS = 6_000;
+/** The duration of silence, which is longer than the idle timeout of the end that plays `ping`. */
+const SILENCE_MS = 15_000;
 
 /** The idle timeout of the peer in `ping`, in milliseconds. */
-export const PING_IDLE_MS = 2_000;
+export const PING_IDLE_MS = 6_000;
 
 const encode = (text: string) => new TextEncoder().encode(text);
 

@@ -22,7 +22,7 @@ const DATAGRAMS: usize = 200;
 const BIG_BYTES: usize = 5_000_000;
 /// More than the window of one stream, less than the window of the connection.
 const STALLED_BYTES: usize = 700_000;
-const SILENCE: Duration = Duration::from_secs(6);
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// Plays a scenario; returns the results as a JSON line.
 pub async fn dial(url: &str, protocols: Option<&str>, scenario: &str) -> Result<String> {
@@ -35,7 +35,7 @@ pub async fn dial(url: &str, protocols: Option<&str>, scenario: &str) -> Result<
         (Err(Error::Http(status)), "rejected") => return Ok(format!("{{\"status\":{status}}}")),
         (session, _) => session?,
     };
-    timeout(Duration::from_secs(30), play(session, scenario)).await?
+    timeout(Duration::from_secs(60), play(session, scenario)).await?
 }
 
 async fn open(
@@ -175,7 +175,7 @@ async fn datagrams(session: Session) -> Result<String> {
     let mut returned: HashSet<Bytes> = HashSet::new();
     for n in 0..DATAGRAMS {
         session.send_datagram(format!("datagram {n}").into())?;
-        if let Ok(datagram) = timeout(Duration::from_secs(1), session.recv_datagram()).await {
+        if let Ok(datagram) = timeout(Duration::from_secs(20), session.recv_datagram()).await {
             returned.insert(datagram?);
         }
     }

@@ -17,7 +17,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 pub const SPOKEN: [&str; 2] = ["chat.2", "chat.1"];
 
 /// The idle timeout of the end that plays `ping`, in milliseconds.
-pub const PING_IDLE_MS: u64 = 2_000;
+pub const PING_IDLE_MS: u64 = 6_000;
 
 /// The value of an option such as `--url`.
 fn option(name: &str) -> Option<String> {
