@@ -41,7 +41,7 @@ Deno.test("skein load --plain measures a server of ws", async () => {
       { code: 0, errors: {}, open: 4 },
       context.err,
     );
-    assert(messages.received > 10 && messages.received === messages.sent, `${messages.received}`);
+    assert(messages.received > 0 && messages.received === messages.sent, `${messages.received}`);
   }
 });
 

@@ -25,7 +25,7 @@ CLIENTS = 6
 BEFORE, AFTER, IN_FLIGHT = 400, 800, 20
 SHARED, WRITES, ITEMS = ("counts", "shared"), 40, 500  # Of each client with a state.
 NUMBERS = 600  # In an outbox.
-WITHIN_S = 60
+WITHIN_S = 90
 
 
 def print_line(value: object) -> None:
