@@ -34,7 +34,7 @@ const (
 )
 
 func dial(url, hash, scenario string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	var connection *quic.Conn
 	dialer := dialer{
@@ -83,7 +83,7 @@ func dial(url, hash, scenario string) error {
 		// Written data still has to be sent, and the library does not report when it has been.
 		select {
 		case <-connection.Context().Done():
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(5 * time.Second):
 		}
 		result{"done": true}.print()
 		return nil
@@ -227,7 +227,7 @@ func datagrams(ctx context.Context, session *webtransport.Session) (result, erro
 			}
 		}
 		// Datagrams that have not returned by then count as lost.
-		patience, cancel := context.WithTimeout(ctx, time.Second)
+		patience, cancel := context.WithTimeout(ctx, 20*time.Second)
 		for range datagramsABurst {
 			datagram, err := session.ReceiveDatagram(patience)
 			if err != nil {

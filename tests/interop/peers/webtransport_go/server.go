@@ -63,7 +63,7 @@ func serve(certFile, keyFile string) error {
 
 // openStreams opens streams to a client; returns the number of correct replies.
 func openStreams(session *webtransport.Session) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	right := 0
 	for n := range openedStreams {

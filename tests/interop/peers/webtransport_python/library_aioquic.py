@@ -118,7 +118,7 @@ class Session(transport.Session):
         value = code.to_bytes(4, "big") + reason.encode()
         self._end(encode_uint_var(CLOSE_CAPSULE) + encode_uint_var(len(value)) + value)
         # If the peer ends its direction in return, it has received everything; not all peers do.
-        await asyncio.wait([self._closed], timeout=0.5)
+        await asyncio.wait([self._closed], timeout=5)
 
     async def closed(self) -> tuple[int, str]:
         return await self._closed

@@ -38,7 +38,7 @@ async fn answer(request: Request) -> Result<()> {
             let session = request.ok().await?;
             // A close of the connection overtakes the response to the request if it is still in
             // flight.
-            let _ = timeout(Duration::from_millis(100), session.closed()).await;
+            let _ = timeout(Duration::from_secs(3), session.closed()).await;
             session.close_with(4009, "bye — tschüß").await;
         }
         "/open" => {

@@ -29,7 +29,7 @@ pub async fn dial(url: &str, hash: &str, scenario: &str) -> Result<String> {
         .build();
     let endpoint = Endpoint::client(config)?;
     let line = timeout(
-        Duration::from_secs(30),
+        Duration::from_secs(60),
         LocalSet::new().run_until(play(&endpoint, url, scenario)),
     )
     .await??;
@@ -162,7 +162,7 @@ async fn datagrams(session: Rc<Connection>) -> Result<String> {
             session.send_datagram(format!("datagram {burst}.{n}"))?;
         }
         // Datagrams that have not returned by then count as lost.
-        let _ = timeout(Duration::from_secs(1), async {
+        let _ = timeout(Duration::from_secs(20), async {
             for _ in 0..DATAGRAMS_A_BURST {
                 returned.insert(session.receive_datagram().await?.to_vec());
             }

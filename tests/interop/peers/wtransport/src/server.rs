@@ -47,7 +47,7 @@ async fn answer(request: SessionRequest) {
             if let Ok(session) = request.accept().await {
                 // This library has no close capsule: it closes the connection instead, which
                 // overtakes the response to the request if it is still in flight.
-                let _ = timeout(Duration::from_millis(100), session.closed()).await;
+                let _ = timeout(Duration::from_secs(3), session.closed()).await;
                 session.close(VarInt::from_u32(4009), "bye — tschüß".as_bytes());
             }
         }
