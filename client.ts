@@ -3,10 +3,10 @@
  * that this file loads needs Deno.
  *
  * Features that only some pages need are loaded on first use. All sizes are for minified and
- * gzipped code. If you bundle with code splitting, a page that connects loads at most 36.4 KiB at
+ * gzipped code. If you bundle with code splitting, a page that connects loads at most 36.5 KiB at
  * first, or 39.5 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 11 KiB for the first attempt to use WebTransport, so a page loads at most 47.3 KiB before its
+ * - 11 KiB for the first attempt to use WebTransport, so a page loads at most 47.4 KiB before its
  *   first session over WebTransport,
  * - 9.1 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,

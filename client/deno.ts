@@ -49,8 +49,8 @@ export type { ConnectOptions, DialOptions, WebSocketTransportOptions };
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  * @throws {TypeError} If the URL or a handler in `requests` is not valid, or if `transports` is empty
- * or names an unknown transport. It is not thrown if Deno runs without `--allow-net` for the server: the client then
- * closes with a `TypeError` as the cause.
+ * or names an unknown transport. It is not thrown if Deno runs without `--allow-net` for the server:
+ * the client then closes with a `TypeError` as the cause.
  *
  * @example Usage
  * ```ts

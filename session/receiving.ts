@@ -480,11 +480,21 @@ export class Receiving
       this.#discard(queue.take()!);
     }
     this.#watchNested();
-    if (this.hasReader || topic.startsWith("presence:")) return;
+    if (!this.hasReader && !topic.startsWith("presence:")) this.#awaitReader(incoming);
+  }
+
+  /**
+   * Rejects the requests that nothing has read after a while. Messages stay in the queue.
+   *
+   * @param first The first message. If it is no request, a warning names its topic.
+   */
+  #awaitReader(first: IncomingMessage): void {
     this.#unhandledTimer ??= this.#settings.runtime.setTimeout(() => {
       this.#unhandledTimer = undefined;
+      // `onOpen` may start a loop.
+      if (this.#core.decisions?.size) return this.#awaitReader(first);
       for (const request of this.queue.takeOvertaking(this)) this.#discard(request);
-      if (id === undefined) this.#unhandled(topic);
+      if (first.id === undefined) this.#unhandled(first.topic);
     }, UNHANDLED_MS);
   }
 

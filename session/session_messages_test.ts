@@ -4,6 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand } from "../tests/sessions.ts";
+import type { Session } from "./session.ts";
 import { encodeBinary } from "./wire/encode.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import { clockAhead } from "../tests/globals/clock.ts";
@@ -425,6 +426,20 @@ Deno.test("Session rejects requests if no loop has started within 5 s, and keeps
   const asking = client.request("ask", 3);
   (await loop.next()).value?.reply("late");
   assertEquals([await asking, client.stats.lateReplies, printed.lines], ["late", 0, []]);
+});
+
+Deno.test("Session keeps requests while onOpen prepares the loop that reads them", async () => {
+  using time = new FakeTime();
+  const onOpen = async (session: Session) => {
+    await new Promise((resolve) => setTimeout(resolve, 12_000));
+    (async () => {
+      for await (const message of session) message.reply("read");
+    })();
+  };
+  await using pair = await ends({ onOpen });
+  const asking = pair.client.request("ask");
+  await time.tickAsync(12_000);
+  assertEquals(await asking, "read");
 });
 
 Deno.test("Session prints no warning for presence, after it has closed, or if a loop reads messages in time", async () => {

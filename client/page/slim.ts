@@ -7,9 +7,9 @@
  *
  * | page in one file                             | at most, KiB (gzip) |
  * | -------------------------------------------- | ------------------- |
- * | `webSocket()`                                | 44.2                  |
- * | `webSocket()`, `responses()` and `insight()` | 59.9                  |
- * | the same with `states()`                     | 78.8                  |
+ * | `webSocket()`                                | 44.3                  |
+ * | `webSocket()`, `responses()` and `insight()` | 60                  |
+ * | the same with `states()`                     | 78.9                  |
  * | everything, `@skein/skein/client`            | 112.2               |
  *
  * @example A page with WebSocket alone
