@@ -16,6 +16,7 @@ import {
 import { dial as dialFromDeno } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { hurried, listen, portOf, RawSocket } from "./servers.ts";
+import { HELD_MS, HeldTimers } from "./movable_clock.ts";
 import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 
@@ -302,14 +303,17 @@ Deno.test("Server rejects a token in band that is wrong, too long, not text, or 
 });
 
 Deno.test("Server closes a peer that sends no token in time, and frees its slot", async () => {
+  const timers = new HeldTimers();
   await using server = listen({
     ...named,
     tokens: { inMessage: true },
     limits: { maxSessions: 1 },
-    session: { handshakeTimeoutMs: 500 },
+    session: { handshakeTimeoutMs: HELD_MS },
+    runtime: timers.runtime,
   });
   using raw = await RawSocket.open(portOf(server), { protocol: ANNOUNCED });
   await until(() => server.manager.stats().reserved === 1);
+  timers.fire();
   assertEquals(await raw.closed(), { code: 4408, reason: "No token in time" });
   await until(() => server.manager.stats().reserved === 0);
   await using session = await dial(server.url, { token: SECRET });

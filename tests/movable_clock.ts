@@ -1,5 +1,5 @@
-/** A real clock that tests move ahead. */
-import { platformRuntime, type Runtime } from "../base/runtime.ts";
+/** A real clock that tests move ahead, and timers that they fire. */
+import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
 
 /**
  * Clocks of this platform that a test moves ahead, in place of waiting. Timers stay as they are.
@@ -31,5 +31,40 @@ export class MovableClock {
   /** Returns to the time of the platform. */
   reset(): void {
     this.#aheadMs = 0;
+  }
+}
+
+/** Time limits of this length are reached only by {@linkcode HeldTimers.fire}. */
+export const HELD_MS = 543_210;
+
+/**
+ * A runtime for the options of a server or client. Its timers of {@linkcode HELD_MS} wait for the
+ * test; all others run in real time.
+ */
+export class HeldTimers {
+  readonly #waiting = new Map<Timer, () => void>();
+  readonly runtime: Runtime;
+
+  constructor() {
+    const platform = platformRuntime();
+    this.runtime = Object.assign(platformRuntime(), {
+      setTimeout: (callback: () => void, ms: number) => {
+        const timer = platform.setTimeout(callback, ms);
+        if (ms === HELD_MS) this.#waiting.set(timer, callback);
+        return timer;
+      },
+      clearTimeout: (timer: Timer | undefined) => {
+        if (timer !== undefined) this.#waiting.delete(timer);
+        platform.clearTimeout(timer);
+      },
+    });
+  }
+
+  /** Fires the timers that wait. */
+  fire(): void {
+    for (const [timer, callback] of [...this.#waiting]) {
+      this.runtime.clearTimeout(timer);
+      callback();
+    }
   }
 }

@@ -70,11 +70,15 @@ export async function served(
  * limit for the application's decisions, and no option changes it.
  *
  * @param soonMs Duration of these timers, in milliseconds.
+ * @param hurries Tells if a timer that starts now is shorter; by default, those of ten seconds are.
  */
-export function hurried(soonMs: number): Runtime {
+export function hurried(
+  soonMs: number,
+  hurries: (ms: number) => boolean = (ms) => ms === 10_000,
+): Runtime {
   return Object.assign(platformRuntime(), {
     setTimeout: (callback: () => void, ms: number) =>
-      setTimeout(callback, ms === 10_000 ? soonMs : ms),
+      setTimeout(callback, hurries(ms) ? soonMs : ms),
   });
 }
 

@@ -18,6 +18,7 @@ import {
 import { sessionSettings } from "../session/mod.ts";
 import { lowPort } from "./networks/ports.ts";
 import { listen, portOf } from "./servers.ts";
+import { HELD_MS, HeldTimers } from "./movable_clock.ts";
 import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, partsOf, TextSocket } from "./peers/text_socket.ts";
@@ -259,10 +260,12 @@ Deno.test("Server admits its own page if WebTransport has another port", async (
 });
 
 Deno.test("Server reads a token in band over WebTransport before any other message", async () => {
+  const timers = new HeldTimers();
   await using server = listen({
     tokens: { inMessage: true },
     authenticate: ({ token }) => token === "s3cret" ? "ann" : null,
-    session: { handshakeTimeoutMs: 200 },
+    session: { handshakeTimeoutMs: HELD_MS },
+    runtime: timers.runtime,
   });
   await using session = await open(server, { token: "s3cret" });
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
@@ -272,6 +275,8 @@ Deno.test("Server reads a token in band over WebTransport before any other messa
   assertEquals(await statusOf(dialRaw(server)), 401);
   // The server does not wait for a client that never opens its stream.
   const silent = await dialRaw(server, { protocols: ANNOUNCED });
+  await until(() => server.manager.stats().reserved === 1);
+  timers.fire();
   const { closeCode } = await soon(silent.closed);
   assertEquals(closeCode, 4408);
   await until(() => server.manager.stats().reserved === 0);
