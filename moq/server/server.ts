@@ -11,7 +11,6 @@ import {
   type RequestHead,
 } from "../../server/feature.ts";
 import type { SocketHost } from "../../server/server_core.ts";
-import { settlesWithin } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { DevCertificate } from "../../transport/certificate/dev_certificate.ts";
 import type { Certificate } from "../../transport/certificate/certificate.ts";
@@ -39,8 +38,6 @@ import { offersMoq, requestsHash } from "./server_options.ts";
 import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
 import { flowControlOf, MoqSockets, socketsOptions } from "./sockets.ts";
-
-const CLOSE_TIMEOUT_MS = 2_000;
 
 /**
  * A MoQ server that listens by itself, or is mounted in another server.
@@ -429,12 +426,7 @@ export class MoqServer implements Feature, AsyncDisposable {
     this.#admission.end();
     this.#sockets?.stop();
     this.#sessions.close();
-    // The runtime waits forever for a peer that vanished during its handshake; stop waiting.
-    await settlesWithin(
-      this.#runtime,
-      this.#sockets?.close() ?? Promise.resolve(),
-      CLOSE_TIMEOUT_MS,
-    );
+    await this.#sockets?.close();
   }
 }
 

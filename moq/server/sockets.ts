@@ -5,6 +5,7 @@
 import { UnsupportedError } from "../../errors.ts";
 import { requireDeno } from "../../base/platform.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { settlesWithin } from "../../base/wait.ts";
 import { listenAt } from "../../transport/address.ts";
 import {
   type Certificate,
@@ -32,6 +33,8 @@ import type {
 import { MAX_STREAMS } from "../wire/versions.ts";
 import type { SocketHost } from "../../server/server_core.ts";
 import type { ListenMoqOptions, MoqWire } from "./server_options.ts";
+
+const CLOSE_TIMEOUT_MS = 2_000;
 
 /** The maximum number of free TCP ports to try until one is also free on UDP. */
 const MAX_ATTEMPTS = 10;
@@ -234,7 +237,11 @@ export class MoqSockets implements SocketHost {
   async close(): Promise<void> {
     this.#renewal?.[Symbol.dispose]();
     if (this.#http !== undefined) this.#closings.push(this.#http.shutdown());
-    await Promise.all([...this.#closings, this.#udp?.close()]);
+    await Promise.all([
+      // The runtime waits forever for a peer that vanished during its handshake; stop waiting.
+      settlesWithin(this.#options.runtime, Promise.all(this.#closings), CLOSE_TIMEOUT_MS),
+      this.#udp?.close(),
+    ]);
     await this.#loop;
   }
 
