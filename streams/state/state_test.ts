@@ -4,6 +4,8 @@ import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { rowChange } from "../logs/change_message.ts";
+import type { ServeOptions } from "../../server.ts";
+import { MovableClock } from "../../tests/movable_clock.ts";
 import { listen } from "../../tests/servers.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { statesOf, streamFeatures, streamsOf } from "../../tests/stream_features.ts";
@@ -79,14 +81,14 @@ Deno.test("StateCollection.update() rejects a row that does not exist", async ()
   );
 });
 
-/** A server whose writes are repeated for this long, and a row that others can change. */
-async function votes(requestTimeoutMs?: number) {
+/** A server, and a row that others can change. */
+async function votes(options: Pick<ServeOptions, "runtime" | "session"> = {}) {
   const broker = new MemoryBroker();
   const live = listen({
     webTransport: false,
     broker,
     features: streamFeatures(),
-    session: { requestTimeoutMs },
+    ...options,
   });
   const state = await statesOf(live).open("board:1");
   const cards = state.collection<Card>("cards");
@@ -129,10 +131,12 @@ Deno.test("StateCollection.update() repeats its function while others change the
 });
 
 Deno.test("StateCollection.update() is unavailable if others change the row all the time", async () => {
-  await using at = await votes(60);
+  const clock = new MovableClock();
+  await using at = await votes({ runtime: clock.runtime });
   let calls = 0;
   const updating = at.cards.update("a", async (card) => {
     await at.elsewhere(++calls);
+    clock.pass(8_000);
     return vote(card);
   });
   const { failure } = await assertRejects(() => updating, RequestError);
@@ -173,7 +177,7 @@ Deno.test("StateCollection.update() goes on after a function that throws", async
 });
 
 Deno.test("StateCollection.update() goes on after a function that hangs, and calls it again", async () => {
-  await using at = await votes(60);
+  await using at = await votes({ session: { requestTimeoutMs: 400 } });
   const gate = Promise.withResolvers<void>();
   const seen: number[] = [];
   const hanging = at.cards.update("a", async (card) => {
