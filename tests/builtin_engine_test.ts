@@ -194,7 +194,8 @@ Deno.test("serve() rejects a client on the built-in engine if its URL names no p
     onOpen: () => void sessions++,
   });
   // The client then connects over WebSocket. There was no session before.
-  const session = await soon(dial(server.url));
+  const transports = ["webtransport", "websocket"] as const;
+  const session = await soon(dial(server.url, { transports }));
   assertEquals([session.transport, sessions], ["websocket", 1]);
   await until(() => rejections.length === 1);
   assertEquals(rejections[0]!.status, 400);

@@ -443,7 +443,7 @@ Deno.test("Inspector shows other nodes and their sessions as long as they exist"
   const open = (name: string) => {
     const server: Server<string> = listen<string>({
       ...options,
-      node: { name, heartbeatMs: 100, goneAfterMs: 1_000 },
+      node: { name, heartbeatMs: 100, goneAfterMs: 60_000 },
       onOpen: (session) => void server.rooms.join(session, "room:a"),
     });
     return server;

@@ -24,6 +24,7 @@ import { liveState, type TypedState } from "../streams/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { type Fate, FaultyStore, pass } from "./faulty_broker.ts";
 import { Cable } from "./networks/cable.ts";
+import { HELD_MS, HeldTimers } from "./movable_clock.ts";
 import { listen } from "./servers.ts";
 import { soon, turns, until } from "./waiting.ts";
 import { z } from "zod";
@@ -476,13 +477,16 @@ Deno.test("ClientState.mutate gives up a function that hangs, and sends what oth
     claimSeat: () => new Promise<void>(() => {}),
   });
   await using at = await Fixture.make();
-  await using client = page(at.server.url, { requestTimeoutMs: 400 });
+  const timers = new HeldTimers();
+  const { runtime } = timers;
+  await using client = page(at.server.url, { runtime, requestTimeoutMs: HELD_MS });
   using hall = await client.state("hall:1", { mutations: hanging });
   await hall.ready;
   const claiming = hall.mutate.claimSeat({ seat: "1", owner: "ann" });
   claiming.catch(() => {});
   await soon(hall.mutate.put({ key: "a", count: 1 }));
   assertEquals(hall.pendingWrites.current, 1);
+  timers.fire();
   await assertRejects(() => soon(claiming), TimeoutError, "function");
   assertEquals(hall.pendingWrites.current, 0);
 });

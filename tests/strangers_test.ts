@@ -26,6 +26,7 @@ const REASON = "Expected a token and nothing else";
 function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   return {
     tokens: { inMessage: true },
+    session: { handshakeTimeoutMs: 60_000 },
     authenticate: async ({ token }) => {
       await gate;
       return token === TOKEN ? "ann" : null;

@@ -4,7 +4,8 @@
 import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { AuthenticationError, ConnectionError } from "../../errors.ts";
-import { soon } from "../../tests/waiting.ts";
+import { HELD_MS, HeldTimers } from "../../tests/movable_clock.ts";
+import { soon, until } from "../../tests/waiting.ts";
 import { dialQuic } from "../../transport/quic/client.ts";
 import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
 import { dialMoq } from "../client/dial.ts";
@@ -174,8 +175,7 @@ Deno.test("listenMoq() rejects setups beyond its limit, on every transport", asy
 Deno.test("listenMoq() frees the slot of a client that leaves before the response", async () => {
   for (const wire of ["webtransport", "websocket"] as const) {
     const { onSetup, asked, open } = gate("/wait");
-    // `onSetup` must also return within the setup timeout.
-    await using server = listen({ limits: { maxSessions: 1 }, setupTimeoutMs: 500, onSetup });
+    await using server = listen({ limits: { maxSessions: 1 }, onSetup });
     const leaving = new AbortController();
     const dialing = dial(server, wire, { path: "wait", signal: leaving.signal });
     const gone = assertRejects(() => dialing);
@@ -196,9 +196,20 @@ Deno.test("listenMoq() frees the slot of a client that leaves before the respons
 });
 
 Deno.test("listenMoq() times out a setup that does not arrive", async () => {
-  await using server = listen({ setupTimeoutMs: 50, limits: { maxPendingSetups: 1 } });
+  const timers = new HeldTimers();
+  await using server = listen({
+    setupTimeoutMs: HELD_MS,
+    runtime: timers.runtime,
+    limits: { maxPendingSetups: 1 },
+  });
   const serverCertificateHashes = server.certificateHashes;
   const silent = await dialQuic(server.quicUrl, { protocols: ["moq-00"], serverCertificateHashes });
+  let isOver = false;
+  void silent.closed.finally(() => isOver = true);
+  await until(() => {
+    timers.fire();
+    return isOver;
+  });
   assertEquals((await silent.closed).closeCode, GOMOQT_CODES.session.setupFailed);
   await using session = await dial(server, "quic", { versions: ["gomoqt-dev"] });
   assertEquals(session.isClosed, false);
