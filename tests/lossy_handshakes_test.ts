@@ -7,7 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { type Client, connect, type Session } from "../mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import { hostBetween, listen } from "./servers.ts";
-import { soon, turns } from "./waiting.ts";
+import { soon, turns, until } from "./waiting.ts";
 import { type UdpPacket, UdpPath } from "./networks/udp_path.ts";
 
 /** A server whose WebTransport endpoint is reached over a simulated path. */
@@ -66,7 +66,8 @@ for (const [what, placeOf] of Object.entries(COUNTS)) {
       // The late WebTransport also requests a session, after the packet was retransmitted.
       if (transport === "websocket") await soon(both.promise);
       udp.loses = () => false;
-      assertEquals((await soon(comeBack(client, server))).transport, "webtransport");
+      // On a busy machine, WebSocket may be faster.
+      await until(async () => (await comeBack(client, server)).transport === "webtransport");
     });
   }
 }

@@ -308,9 +308,12 @@ Deno.test("Server.drain() notifies WebTransport sessions, including raw sessions
   const session = await open(server);
   const raw = await dialRaw(server);
   await until(() => opened.length === 2);
-  const draining = server.drain({ withinMs: 300, reason: "A new version" });
+  const ending = new AbortController();
+  const { signal } = ending;
+  const draining = server.drain({ withinMs: 60_000, reason: "A new version", signal });
   const status = await statusOf(dialRaw(server));
   await soon(raw.draining);
+  ending.abort();
   const report = await soon(draining);
   assertEquals(report.closed + report.cut, 2);
   assertEquals(await endOf(session), { code: 4503, reason: "A new version", by: "remote" });

@@ -14,6 +14,7 @@ import {
   TestServer,
   toHttp3StreamCode,
 } from "../../tests/peers/raw_http3.ts";
+import { HELD_MS, HeldTimers } from "../../tests/movable_clock.ts";
 import { soon, turns, until } from "../../tests/waiting.ts";
 import { UdpPath } from "../../tests/networks/udp_path.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -491,9 +492,11 @@ for (const [what, settings, asked, statuses] of TOKENS) {
 
 Deno.test("dialWebTransport() rejects with the first response if the second attempt gets none in time", async () => {
   await using server = new RawServer(certificate);
+  const timers = new HeldTimers();
   const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
     serverCertificateHashes: certificate.hashes,
-    timeoutMs: 300,
+    timeoutMs: HELD_MS,
+    runtime: timers.runtime,
   });
   dialing.catch(() => {});
   for (const status of ["404", undefined]) {
@@ -502,6 +505,7 @@ Deno.test("dialWebTransport() rejects with the first response if the second atte
     const connect = await soon(peer.nextBidi());
     if (status !== undefined) await connect.send.write(headersFrame([[":status", status]]));
   }
+  timers.fire();
   const error = await assertRejects(() => soon(dialing), ConnectionError);
   assertEquals(error.status, 404);
 });
