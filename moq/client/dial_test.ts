@@ -1,9 +1,9 @@
 import { assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";
-import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { listenQuic } from "../../transport/quic/server.ts";
 import { listenWebTransport } from "../../transport/h3/server.ts";
+import { HELD_MS, HeldTimers } from "../../tests/movable_clock.ts";
 import { dialMoq } from "./dial.ts";
 import { MoqError } from "../wire/errors.ts";
 import { listenMoq, type MoqServer } from "../server/server.ts";
@@ -70,13 +70,24 @@ Deno.test("dialMoq() distinguishes an unreachable server and a missing hash from
 Deno.test("dialMoq() names possible causes if a server does not respond to SETUP", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
+  const timers = new HeldTimers();
   void (async () => {
-    for await (const request of listener) request.accept();
+    for await (const request of listener) {
+      const session = request.accept();
+      // The client has sent its SETUP.
+      await Promise.race([
+        session.incomingBidirectionalStreams.getReader().read(),
+        session.incomingUnidirectionalStreams.getReader().read(),
+      ]);
+      timers.fire();
+    }
   })();
-  const options = { serverCertificateHashes: certificate.hashes, timeoutMs: 200 };
+  const { runtime } = timers;
+  const timeoutMs = HELD_MS;
+  const options = { serverCertificateHashes: certificate.hashes, timeoutMs, runtime };
   const url = `https://127.0.0.1:${listener.address.port}/`;
   const error = await assertRejects(() => dialMoq(url, options), TimeoutError, "gomoqt");
-  assertEquals(error.timeoutMs, 200);
+  assertEquals(error.timeoutMs, timeoutMs);
   const offer =
     "offered moq-lite-05, moq-lite-04, moql, moqt-18, moqt-20, moqt-22; the server chose none";
   assertStringIncludes(error.message, offer);
@@ -85,7 +96,7 @@ Deno.test("dialMoq() names possible causes if a server does not respond to SETUP
     TimeoutError,
   );
   const host = new URL(url).host;
-  assertEquals(other.message, `Cannot open a MoQ session with ${host} within 200 ms`);
+  assertEquals(other.message, `Cannot open a MoQ session with ${host} within ${timeoutMs} ms`);
 });
 
 Deno.test("dialMoq() uses WebTransport if possible, and WebSocket otherwise", async () => {
@@ -126,18 +137,10 @@ Deno.test("dialMoq() rejects after its timeout, and with its signal", async () =
     versions: ["gomoqt-dev"],
     serverCertificateHashes: certificate.hashes,
   } as const;
-  const timeoutMs = 54_321;
-  const platform = platformRuntime();
-  const limits: (() => void)[] = [];
-  const runtime: Runtime = Object.assign(platformRuntime(), {
-    setTimeout: (callback: () => void, ms: number) => {
-      if (ms === timeoutMs) limits.push(callback);
-      return platform.setTimeout(callback, ms);
-    },
-  });
-  const slow = dialMoq(url, { ...options, runtime, timeoutMs });
+  const timers = new HeldTimers();
+  const slow = dialMoq(url, { ...options, runtime: timers.runtime, timeoutMs: HELD_MS });
   const { value: late } = await connections.next();
-  for (const isOver of limits) isOver();
+  timers.fire();
   await assertRejects(() => slow, TimeoutError);
   await late!.closed;
 
