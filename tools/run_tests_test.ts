@@ -367,6 +367,19 @@ Deno.test("withDeadline() counts real time, and leaves no timer", async () => {
   ]);
 });
 
+Deno.test("withDeadline() restores the time that a late test has faked", async () => {
+  const { setTimeout } = globalThis;
+  const alive = setInterval(nothing, 1_000);
+  const test = withDeadline("fakes", () => {
+    new FakeTime();
+    return new Promise(() => {});
+  }, { deadlineMs: 1 });
+  await assertRejects(async () => await test(), Error, "still runs");
+  clearInterval(alive);
+  assertEquals(globalThis.setTimeout, setTimeout);
+  using _time = new FakeTime();
+});
+
 Deno.test("withDeadlineIn() wraps the function in every form of Deno.test()", async () => {
   const fn = function body() {};
   const forms: [unknown[], string][] = [

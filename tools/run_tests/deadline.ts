@@ -28,7 +28,7 @@ export interface DeadlineOptions {
  * - The deadline is in real time, even if the test fakes the clock: timers are captured when this
  *   module loads.
  * - Pending operations of the test are not stopped: those that outlive the test are reported as
- *   leaks.
+ *   leaks. A faked time is restored, because no other test could fake it.
  * - While the test runs, an error that nothing catches fails the test.
  *
  * @param name The name of the test, for the error.
@@ -46,11 +46,12 @@ export function withDeadline(name: string, body: Body, options: DeadlineOptions)
       test.failure ??= { error };
       late.reject(error);
     }
-    const timer = setTimeout(
-      () =>
-        fail(new Error(`Cannot finish test: "${name}" still runs after ${deadlineMs / 1_000} s`)),
-      deadlineMs,
-    );
+    const { setTimeout: before } = globalThis;
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      fail(new Error(`Cannot finish test: "${name}" still runs after ${deadlineMs / 1_000} s`));
+    }, deadlineMs);
     // An unreferenced timer does not keep the event loop running: Deno still fails a stuck test
     // immediately, and tests that look for running timers don't find this one.
     Deno.unrefTimer(timer);
@@ -59,8 +60,9 @@ export function withDeadline(name: string, body: Body, options: DeadlineOptions)
     place.test = test;
     // Errors of an awaited `Promise.race()` keep only the test's stack.
     const running = new Promise((resolve) => resolve(body(...args)));
-    return Promise.race([running, late.promise]).finally(() => {
+    return Promise.race([running, late.promise]).finally(async () => {
       clearTimeout(timer);
+      if (isLate && globalThis.setTimeout !== before) await restoreTime();
       place.test = outer;
       onEvent?.("end", name);
     }).then((value) => {
@@ -69,6 +71,13 @@ export function withDeadline(name: string, body: Body, options: DeadlineOptions)
       return value;
     });
   };
+}
+
+/** Restores the time that a test has faked. */
+async function restoreTime(): Promise<void> {
+  // Tests that fake no time may run without the package.
+  const { FakeTime } = await import("@std/testing/time");
+  FakeTime.restore();
 }
 
 /** Fails the running test because of an error, unless a listener of the test handles the error. */
