@@ -48,7 +48,7 @@ for (const [name, rebuild] of Object.entries(REBUILT)) {
 
 Deno.test("Server.fetch() prints nothing about a peer that left if another upgrade succeeded", async () => {
   using printed = captureConsole();
-  await using live = createServer({ session: { handshakeTimeoutMs: 50 } });
+  await using live = createServer({ session: { handshakeTimeoutMs: 1_000 } });
   let rebuilds = false;
   await using http = serving((request, info) =>
     live.fetch(rebuilds ? new Request(request) : request, info)
