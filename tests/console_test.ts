@@ -15,7 +15,7 @@ import { createServer, serve, type ServeOptions, type ServerOptions } from "../s
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
 import { listen, RawSocket } from "./servers.ts";
-import { until } from "./waiting.ts";
+import { turns, until } from "./waiting.ts";
 import { type FaultyBroker, FaultyStore } from "./faulty_broker.ts";
 
 /** The printed lines without their prefix. */
@@ -174,6 +174,7 @@ Deno.test("Server prints that messages have no handler if no loop starts either"
   const silent = [await server.dial(), await server.dial()];
   const late = await server.dial({ headers: { authorization: "Bearer late" } });
   for (const session of [...silent, late]) session.send("chat", "hello");
+  await turns(); // The messages arrive before time passes.
   for (const ms of [4_500, 499]) await time.tickAsync(ms);
   assertEquals([linesOf(printed), read], [[], ["hello"]]);
   await time.tickAsync(1);
