@@ -66,11 +66,11 @@ export async function served(
 }
 
 /**
- * Returns the platform's runtime, in which ten-second timers are shorter. Ten seconds is the time
- * limit for the application's decisions, and no option changes it.
+ * Returns the platform's runtime, in which some timers have another duration. By default, these are
+ * the ten-second timers: the time limit for the application's decisions, which no option changes.
  *
- * @param soonMs Duration of these timers, in milliseconds.
- * @param hurries Tells if a timer that starts now is shorter; by default, those of ten seconds are.
+ * @param soonMs Their duration, in milliseconds.
+ * @param hurries Tells if a timer that starts now is one of them.
  */
 export function hurried(
   soonMs: number,
