@@ -284,7 +284,7 @@ Deno.test("redactText() stays fast on text that a peer crafted to be slow", () =
     const startedAt = performance.now();
     redactText(text);
     // A linear search takes milliseconds; a search from each start to the end, half a minute.
-    assert(performance.now() - startedAt < 2_000, part);
+    assert(performance.now() - startedAt < 10_000, part);
   }
 });
 

@@ -132,7 +132,7 @@ Deno.test("TopicPattern stays fast on patterns and topics crafted to be slow", (
   assertEquals(a.match(topic), undefined);
   assert(a.match(topic + "y"));
   assert(a.overlaps(b));
-  assert(performance.now() - start < 1000);
+  assert(performance.now() - start < 10_000);
 });
 
 Deno.test("TopicRouter() rejects overlapping patterns", () => {
