@@ -327,6 +327,14 @@ declare const document: {
 };
 
 /**
+ * Clicks an element in the page itself. A click at a position could miss an element that the page
+ * moves or draws again meanwhile.
+ */
+export async function press(page: Page, selector: string): Promise<void> {
+  await page.evaluate(`document.querySelector(${JSON.stringify(selector)}).click()`);
+}
+
+/**
  * Opens a page with long timeouts. A violation of its Content-Security-Policy fails the test; see
  * {@linkcode assertNoViolations}.
  */

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { dial, type Session } from "../../mod.ts";
 import { Demo, SECRET } from "../../examples/inspect/demo.ts";
 import { listen } from "../servers.ts";
-import { testInBrowsers } from "./browsers.ts";
+import { press, testInBrowsers } from "./browsers.ts";
 import { openDemo, openInspector } from "./pages/inspect.ts";
 import { inspector } from "../../operations/mod.ts";
 
@@ -20,7 +20,6 @@ interface Box {
 declare const document: {
   readonly documentElement: Box;
   readonly activeElement: Box;
-  querySelector(selector: string): { click(): void } | null;
   querySelectorAll(selector: string): Iterable<Box>;
 };
 
@@ -176,8 +175,7 @@ testInBrowsers("inspector fits a phone, with targets large enough to touch", asy
     await page.waitForSelector(view in { overview: 0, brokers: 0 } ? ".card" : "#rows .open");
     await check(view);
     if (view in { overview: 0, brokers: 0 }) continue;
-    // A guest's row may leave meanwhile.
-    await page.evaluate(() => document.querySelector("#rows .open")!.click());
+    await press(page, "#rows .open"); // A guest's row may leave meanwhile.
     await page.waitForSelector("#detail-body > *");
     if (view === "sessions") {
       await page.click("#follow");

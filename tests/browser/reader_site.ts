@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { blocksOf } from "../docs/blocks.ts";
 import { lowPort } from "../networks/ports.ts";
 import { until } from "../waiting.ts";
-import { newPage, type Page, PATIENCE_MS } from "./browsers.ts";
+import { newPage, type Page, PATIENCE_MS, press } from "./browsers.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 export const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
@@ -171,7 +171,6 @@ interface DomElement {
   readonly textContent: string;
   readonly checked?: boolean;
   readonly onsubmit?: unknown;
-  click(): void;
   querySelector(selector: string): DomElement | null;
 }
 
@@ -208,8 +207,7 @@ export async function add(page: Page, text: string): Promise<void> {
 
 /** Checks or unchecks the first box of a list. */
 export async function checkFirst(page: Page): Promise<void> {
-  // The page draws its rows again at each change, so a handle of a row may be stale.
-  await page.$eval("li input", (box) => (box as unknown as DomElement).click());
+  await press(page, "li input"); // The page draws its rows again at each change.
 }
 
 /** The response of the page on AI responses. */

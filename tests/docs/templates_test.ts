@@ -12,6 +12,7 @@ import {
   launchBrowser,
   newPage,
   type Page,
+  press,
 } from "../browser/browsers.ts";
 import { lowPort } from "../networks/ports.ts";
 
@@ -195,8 +196,7 @@ async function converse(url: string): Promise<void> {
     const far = await open(near.url());
     await shows(far, 'document.querySelector(".question")?.textContent === "Why?"');
     await shows(far, `${answer}?.textContent.includes("asked")`);
-    // The answer above the button grows meanwhile, so that a click at a position could miss.
-    await far.$eval("#stop", (button) => (button as unknown as { click(): void }).click());
+    await press(far, "#stop"); // The answer above the button grows meanwhile.
     for (const page of [far, near]) {
       await shows(page, `${answer}.querySelector("small")?.textContent === "Stopped"`);
     }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type BrowserContext, newPage, type Page } from "../browsers.ts";
+import { type BrowserContext, newPage, type Page, press } from "../browsers.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
@@ -74,11 +74,12 @@ export class AgentPage {
     await this.page.keyboard.press("Enter");
   }
 
-  /** Clicks a button. Each step above it may move it, so that a click at a position could miss. */
+  /** Clicks a button, which each step above it may move. */
   async click(selector: string): Promise<void> {
     await this.page.bringToFront();
-    const button = await this.page.waitForSelector(`${selector}:not([hidden])`);
-    await button!.evaluate((element) => (element as unknown as { click(): void }).click());
+    const button = `${selector}:not([hidden])`;
+    await this.page.waitForSelector(button);
+    await press(this.page, button);
   }
 
   /** Returns the steps of the run. */

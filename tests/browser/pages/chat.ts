@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type BrowserContext, newPage, type Page } from "../browsers.ts";
+import { type BrowserContext, newPage, type Page, press } from "../browsers.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
@@ -89,9 +89,9 @@ export class ChatPage {
   async open(place: string): Promise<void> {
     const key = place.slice(1);
     const list = place.startsWith("#") ? "#rooms" : "#people";
-    const button = await this.page.waitForSelector(`${list} [data-key="${key}"] button`);
-    // A click at a position would miss, because on a narrow page the list slides in from the side.
-    await button!.evaluate((element) => element.click());
+    const button = `${list} [data-key="${key}"] button`;
+    await this.page.waitForSelector(button);
+    await press(this.page, button); // On a narrow page, the list slides in from the side.
     const title = place.startsWith("#") ? place : key;
     await this.page.waitForFunction(
       (title) => document.querySelector("#title")!.textContent === title,

@@ -14,7 +14,7 @@ import { contract, type Cursor, datagrams } from "../../../examples/whiteboard/c
 import type { Point, Stroke } from "../../../examples/whiteboard/drawing.ts";
 import { round, simplify } from "../../../examples/whiteboard/geometry.ts";
 import { BoardPage } from "../pages/board.ts";
-import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "../browsers.ts";
+import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf, press } from "../browsers.ts";
 
 const DOCS = new URL("../../../docs/", import.meta.url);
 
@@ -79,7 +79,7 @@ async function main(isReview: boolean): Promise<void> {
       await emulate(mira.page, "dark");
       await shoot(mira, folder, "-dark");
       for (const dialog of ["boards", "help", "clear"]) {
-        await mira.page.$eval(`#${dialog}`, (button) => (button as { click(): void }).click());
+        await press(mira.page, `#${dialog}`);
         await shoot(mira, folder, `-${dialog}`);
         await mira.page.keyboard.press("Escape");
       }
@@ -227,7 +227,7 @@ async function shoot(
   const { page } = visitor;
   for (const name of sizes) {
     await page.setViewport(SIZES[name]);
-    await page.$eval("#fit", (button) => (button as { click(): void }).click());
+    await press(page, "#fit");
     await visitor.isDrawn();
     await page.screenshot({ path: pathOf(folder, `whiteboard-${name}${suffix}`) });
   }
