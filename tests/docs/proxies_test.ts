@@ -167,7 +167,9 @@ for (const kind of PROXIES) {
 
       // The application is silent for longer than the proxy's timeouts.
       await delay(SHORT_TIMEOUT_MS + 2_000);
-      for (const watcher of watchers) assertEquals(watcher.sessions.length, 1);
+      for (const { sessions, events } of watchers) {
+        assertEquals(sessions.length, 1, JSON.stringify(events));
+      }
       await speaker.say(1, 10);
       await assertHeard(watchers, 10);
 
