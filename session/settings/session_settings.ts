@@ -85,12 +85,14 @@ function checkHeartbeat(
 ): void {
   if (!(intervalMs > 0) || intervalMs % TICK_MS !== 0) {
     throw new RangeError(
-      `Cannot create heartbeat: intervalMs must be a positive multiple of ${TICK_MS}, received ${intervalMs}`,
+      `Cannot create session: heartbeat.intervalMs must be a positive multiple of ${TICK_MS}, ` +
+        `received ${intervalMs}`,
     );
   }
   if (!(timeoutMs > intervalMs)) {
     throw new RangeError(
-      `Cannot create heartbeat: timeoutMs must be above intervalMs (${intervalMs}), received ${timeoutMs}`,
+      `Cannot create session: heartbeat.timeoutMs must be above intervalMs (${intervalMs}), ` +
+        `received ${timeoutMs}`,
     );
   }
 }
