@@ -43,7 +43,7 @@ const NEVER_MS = 600_000;
 const ATTEMPT_MS = 120_000;
 
 /** A page on a busy machine may be silent for seconds. */
-const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 10_000 };
+const HEARTBEAT = { intervalMs: 3_000, timeoutMs: 10_000 };
 
 const HTML = `<!doctype html><title>Page</title><script type="module">
 import { connect } from "/client.js";

@@ -60,7 +60,7 @@ export interface ProxyKind {
  * for a busy machine.
  */
 const SHORT: readonly (readonly [RegExp, string])[] = [
-  [/serve\(\{/, "serve({\n  session: { heartbeat: { intervalMs: 1_000, timeoutMs: 10_000 } },"],
+  [/serve\(\{/, "serve({\n  session: { heartbeat: { intervalMs: 4_000, timeoutMs: 10_000 } },"],
   [
     /webTransport: \{/,
     "webTransport: {\n    idleTimeoutMs: 10_000,\n    keepAliveIntervalMs: 500,",
@@ -136,7 +136,11 @@ class LineProcess implements AsyncDisposable {
   }
 
   async end(signal: Deno.Signal): Promise<Deno.CommandStatus> {
-    if (!this.#isOver) this.child.kill(signal);
+    try {
+      this.child.kill(signal);
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // The process has ended.
+    }
     await this.child.stdin.abort().catch(() => {}); // The reader of the pipe may have exited.
     await this.#reading;
     return await this.child.status;
