@@ -1,6 +1,7 @@
 /**
  * Webhooks of several nodes: each join, leave and publication is posted at least once, with an
- * `idempotency-key` that stays the same if a post is repeated, though a node is killed.
+ * `idempotency-key` that stays the same if a post is repeated, though a node is killed. If it was
+ * the only node with members of a room, nobody knows who left, and `unknown` is posted.
  *
  * ```sh
  * deno run -N examples/webhooks.ts --once
@@ -17,6 +18,9 @@ import { ONCE, optionsOf, PORT } from "./shared/options.ts";
 
 /** The longest pause between two attempts, and the longest attempt, in milliseconds. */
 const MAX_MS = 5_000;
+
+/** How many joins and leaves are posted at the same time: older ones than 20 s are not repeated. */
+const MAX_POSTS = 32;
 
 /** Posts an event until the receiver accepts it. The receiver ignores a key that it has seen. */
 async function post(to: string, key: string, event: unknown, signal?: AbortSignal): Promise<void> {
@@ -50,13 +54,23 @@ function serveRooms(to: string, options: ServeOptions<string>): Server<string> {
   });
 }
 
-/** Posts the joins and leaves for which a node is responsible, in order, until it closes. */
+/**
+ * Posts the joins and leaves for which a node is responsible, until it closes. Those of one user in
+ * one room stay in order.
+ */
 async function postPresence(to: string, { presence }: Server<string>): Promise<void> {
+  const posting = new Map<string, Promise<void>>();
   for await (const event of presence.events()) {
     if (event.kind === "present" || event.kind === "update" || !event.isResponsible) continue;
+    const user = event.kind === "unknown" ? undefined : event.user;
+    const member = JSON.stringify([event.topic, user]);
+    await posting.get(member);
+    if (posting.size >= MAX_POSTS) await Promise.race(posting.values());
     // If this node is killed, another one repeats the events of the last 20 s, with the same ids.
-    await post(to, event.id, event);
+    const posted = post(to, event.id, event).finally(() => posting.delete(member));
+    posting.set(member, posted);
   }
+  await Promise.all(posting.values());
 }
 
 if (import.meta.main) await main();

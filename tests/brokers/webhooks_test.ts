@@ -149,6 +149,7 @@ Deno.test({
         for (const ofStay of stays.values()) {
           for (const kind of ["join", "leave"]) {
             const same = ofStay.filter((post) => post.kind === kind);
+            if (same.length === 0 && kind === "leave" && isUnknown(posts, where)) continue;
             assertEquals(new Set(same.map(({ key }) => key)).size, 1, JSON.stringify(changes));
           }
         }
@@ -161,7 +162,6 @@ Deno.test({
         assert(texts.has(`${name} says ${text}`), `${name} says ${text}`);
       }
     }
-    assertEquals(receiver.keys("unknown").size, 0);
     console.log(`${posts.length} posts, ${repeatsOf(posts)} repeats`);
   },
 });
@@ -171,10 +171,20 @@ function repeatsOf(posts: readonly Post[]): number {
   return posts.length - new Set(posts.map(({ key }) => key)).size;
 }
 
-/** Returns true if the last changes of a user, in all topics, are leaves. */
+/**
+ * Returns true if a post said that nobody knows who left a room. By chance, all members of a room
+ * may be on the node that is killed.
+ */
+function isUnknown(posts: readonly Post[], room: string | undefined): boolean {
+  return posts.some(({ kind, topic }) => kind === "unknown" && topic === room);
+}
+
+/** Returns true if a user has left all topics, as far as anybody knows. */
 function isGone(posts: readonly Post[], user: string): boolean {
   const changes = posts.filter((post) => post.user === user && post.kind !== "publish");
-  const last = new Map(changes.map((post) => [`${post.topic} ${post.joinedAt}`, [] as string[]]));
-  for (const { topic, joinedAt, kind } of changes) last.get(`${topic} ${joinedAt}`)!.push(kind);
-  return changes.length > 0 && [...last.values()].every((kinds) => kinds.includes("leave"));
+  const stays = Map.groupBy(changes, ({ topic, joinedAt }) => `${topic} ${joinedAt}`);
+  return changes.length > 0 &&
+    stays.values().every((stay) =>
+      stay.some(({ kind }) => kind === "leave") || isUnknown(posts, stay[0]!.topic)
+    );
 }
