@@ -44,7 +44,7 @@ interface Recipe {
   readonly env?: Readonly<Record<string, string>>;
   /** The part of a toolchain that provides the program, with its first sufficient version. */
   readonly toolchain: string;
-  /** Builds the peer in `into`, which is kept for this source; `shared` is kept for its version. */
+  /** Builds the peer in `into`, which is kept for this source; `shared` for its tool. */
   build(folders: Folders): Promise<void>;
   command(folders: Folders): readonly string[];
   /** Arguments after all others. */
@@ -393,6 +393,8 @@ function rustRecipe(
     toolchain,
     flags,
     async build({ source, into, shared }) {
+      // Two peers have one name, and Cargo compiles for one at a time.
+      using _lock = await locked(`${shared}.lock`);
       const build = ["cargo", "build", "--quiet", "--locked", ...flags, "--target-dir", shared];
       await run(build, source);
       await Deno.copyFile(`${shared}/debug/skein-interop-${binary}`, `${into}/peer`);
@@ -561,21 +563,27 @@ async function build(recipes: readonly Recipe[]): Promise<Build[]> {
 
 /** Builds a peer unless a build is cached; returns the command that runs it. */
 async function make(recipe: Recipe): Promise<readonly string[]> {
-  const { name, version, folder, flags = [] } = recipe;
+  const { name, version, tool, folder, flags = [] } = recipe;
   const source = new URL(folder, SOURCES).pathname;
-  const stem = `${cacheFolder()}/peers/${folder}-${version}`;
-  const into = `${stem}-${await hashOf(source, flags)}`;
-  const folders = { source, into, shared: `${stem}-shared` };
+  const peers = `${cacheFolder()}/peers`;
+  const into = `${peers}/${folder}-${version}-${await hashOf(source, flags)}`;
+  const folders = { source, into, shared: `${peers}/${tool}-shared` };
   await Deno.mkdir(into, { recursive: true });
   // Another process may be building the same peer, or may have been killed during a build.
-  using lock = await Deno.open(`${into}/lock`, { create: true, write: true });
-  await lock.lock(true);
+  using _lock = await locked(`${into}/lock`);
   const isMade = await Deno.stat(`${into}/made`).then(() => true, () => false);
   if (!isMade) {
     await recipe.build(folders);
     await Deno.writeTextFile(`${into}/made`, `${name} ${version}\n`);
   }
   return recipe.command(folders);
+}
+
+/** Waits for the lock of a file, until the file is closed. */
+async function locked(path: string): Promise<Deno.FsFile> {
+  const file = await Deno.open(path, { create: true, write: true });
+  await file.lock(true);
+  return file;
 }
 
 /**
