@@ -55,20 +55,19 @@ function serveRooms(to: string, options: ServeOptions<string>): Server<string> {
 }
 
 /**
- * Posts the joins and leaves for which a node is responsible, until it closes. Those of one user in
- * one room stay in order.
+ * Posts the joins and leaves for which a node is responsible, until it closes. Those of one user
+ * stay in order.
  */
 async function postPresence(to: string, { presence }: Server<string>): Promise<void> {
   const posting = new Map<string, Promise<void>>();
   for await (const event of presence.events()) {
     if (event.kind === "present" || event.kind === "update" || !event.isResponsible) continue;
-    const user = event.kind === "unknown" ? undefined : event.user;
-    const member = JSON.stringify([event.topic, user]);
-    await posting.get(member);
+    const user = event.kind === "unknown" ? "" : event.user;
+    await posting.get(user);
     if (posting.size >= MAX_POSTS) await Promise.race(posting.values());
     // If this node is killed, another one repeats the events of the last 20 s, with the same ids.
-    const posted = post(to, event.id, event).finally(() => posting.delete(member));
-    posting.set(member, posted);
+    const posted = post(to, event.id, event).finally(() => posting.delete(user));
+    posting.set(user, posted);
   }
   await Promise.all(posting.values());
 }
