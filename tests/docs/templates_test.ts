@@ -14,6 +14,7 @@ import {
   type Page,
   press,
 } from "../browser/browsers.ts";
+import { isKept } from "../browser/reader_site.ts";
 import { lowPort } from "../networks/ports.ts";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -286,6 +287,7 @@ async function comeBack(url: string): Promise<Afterwards | undefined> {
         await input!.type("Later");
         await page.keyboard.press("Enter");
         await shows("/wait/.test(document.body.innerText)");
+        await isKept(page, "Later");
         await page.reload();
         await shows("/that wait here for the server: 1/.test(document.body.innerText)");
       } finally {
