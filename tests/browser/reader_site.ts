@@ -236,6 +236,16 @@ export async function tabOf(context: Parameters<typeof newPage>[0], url: string)
 
 /** Waits until the browser's store has a row with a text; the client stores rows twice a second. */
 export async function hasStored(page: Page, text: string): Promise<void> {
+  await storeHas(page, `value.startsWith("[") && value.includes(${JSON.stringify(text)})`);
+}
+
+/** Waits until the page's store has a text: a page shows a change before that. */
+export async function isKept(page: Page, text: string): Promise<void> {
+  await storeHas(page, `value.includes(${JSON.stringify(text)})`);
+}
+
+/** Waits until a value in the page's store passes a test, which is an expression. */
+async function storeHas(page: Page, test: string): Promise<void> {
   await page.waitForFunction(
     `(async () => {
       const settled = (request) => new Promise((resolve, reject) => {
@@ -247,10 +257,8 @@ export async function hasStored(page: Page, text: string): Promise<void> {
         try {
           for (const store of database.objectStoreNames) {
             const all = await settled(database.transaction(store).objectStore(store).getAll());
-            const texts = all.map((bytes) => new TextDecoder().decode(bytes));
-            if (texts.some((one) => one.startsWith("[") && one.includes(${
-      JSON.stringify(text)
-    }))) return true;
+            const values = all.map((bytes) => new TextDecoder().decode(bytes));
+            if (values.some((value) => ${test})) return true;
           }
         } finally {
           database.close();
@@ -260,26 +268,4 @@ export async function hasStored(page: Page, text: string): Promise<void> {
     })()`,
     WAIT,
   );
-}
-
-/** Waits until the page's store has a text: a page shows a change before that. */
-export async function isKept(page: Page, text: string): Promise<void> {
-  const entries = `(async () => {
-    const settled = (request) =>
-      new Promise((resolve, reject) => {
-        request.onsuccess = () => resolve(request.result);
-        request.onerror = () => reject(request.error);
-      });
-    const texts = [];
-    for (const { name } of await indexedDB.databases()) {
-      const database = await settled(indexedDB.open(name));
-      for (const store of database.objectStoreNames) {
-        const values = await settled(database.transaction(store).objectStore(store).getAll());
-        texts.push(...values.map((value) => new TextDecoder().decode(value)));
-      }
-      database.close();
-    }
-    return texts.join();
-  })()`;
-  await until(async () => String(await page.evaluate(entries)).includes(text));
 }

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { cacheFolder } from "../interop/peers.ts";
+import { cacheFolder, locked } from "../interop/peers.ts";
 import { isInstalled } from "./programs.ts";
 
 const ACTIONLINT = "v1.7.12";
@@ -37,8 +37,7 @@ export async function checkers(): Promise<Checkers | undefined> {
   const folder = `${cacheFolder()}/checkers-${new Uint8Array(digest).toHex().slice(0, 16)}`;
   await Deno.mkdir(folder, { recursive: true });
   // Another process may be installing, or may have been killed during an installation.
-  using lock = await Deno.open(`${folder}/lock`, { create: true, write: true });
-  await lock.lock(true);
+  using _lock = await locked(`${folder}/lock`);
   const bin = `${folder}/venv/bin`;
   if (!await Deno.stat(`${folder}/made`).then(() => true, () => false)) {
     await run("python3", "-m", "venv", "--clear", `${folder}/venv`);
@@ -68,8 +67,7 @@ export async function actionlint(): Promise<string | undefined> {
   const folder = `${cacheFolder()}/actionlint-${ACTIONLINT}`;
   const program = `${folder}/actionlint`;
   await Deno.mkdir(folder, { recursive: true });
-  using lock = await Deno.open(`${folder}/lock`, { create: true, write: true });
-  await lock.lock(true);
+  using _lock = await locked(`${folder}/lock`);
   if (!await Deno.stat(program).then(() => true, () => false)) {
     const module = `github.com/rhysd/actionlint/cmd/actionlint@${ACTIONLINT}`;
     await run("env", `GOBIN=${folder}`, "go", "install", module);

@@ -579,13 +579,6 @@ async function make(recipe: Recipe): Promise<readonly string[]> {
   return recipe.command(folders);
 }
 
-/** Waits for the lock of a file, until the file is closed. */
-async function locked(path: string): Promise<Deno.FsFile> {
-  const file = await Deno.open(path, { create: true, write: true });
-  await file.lock(true);
-  return file;
-}
-
 /**
  * The cache folder for programs that tests build or install once; throws for a user without a home.
  */
@@ -596,6 +589,16 @@ export function cacheFolder(): string {
     throw new Error("Cannot find the cache folder: neither XDG_CACHE_HOME nor HOME is set");
   }
   return `${folder}/skein`;
+}
+
+/**
+ * Waits for the lock of a file, which is created if it is missing. The lock is held until the file
+ * is closed.
+ */
+export async function locked(path: string): Promise<Deno.FsFile> {
+  const file = await Deno.open(path, { create: true, write: true });
+  await file.lock(true);
+  return file;
 }
 
 /** A hash of the names and contents of all files in a folder, and of the build parameters. */
