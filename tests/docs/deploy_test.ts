@@ -12,7 +12,7 @@ import { openMirror } from "../../tools/mirror/mirror.ts";
 import { lowPort } from "../networks/ports.ts";
 import { blocksOf } from "./blocks.ts";
 import { checkers } from "./checkers.ts";
-import { isInstalled } from "./programs.ts";
+import { copyDeno, isInstalled } from "./programs.ts";
 import { walk } from "./walk.ts";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -77,8 +77,7 @@ async function runService({ page, command, env, port }: Service): Promise<void> 
   const free = lowPort();
   try {
     for (const path of [folder, certificate]) await Deno.mkdir(path);
-    // The program of this run may be in root's home.
-    await Deno.copyFile(Deno.execPath(), `${home}/program`);
+    await copyDeno(`${home}/program`);
     const adapted = (text: string) =>
       text.replaceAll("/etc/ssl/chat", certificate).replaceAll("chat.example.com", "localhost")
         .replaceAll(`${port}`, `${free}`).replace("withinMs: 30_000", "withinMs: 1_000");

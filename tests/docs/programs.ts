@@ -1,5 +1,5 @@
 /**
- * Detects which programs of the deployment pages are installed.
+ * Detects which programs of the deployment pages are installed, and copies Deno for other users.
  *
  * @module
  */
@@ -21,4 +21,19 @@ export async function isInstalled(program: string): Promise<boolean> {
   if (Deno.env.get("CI") === "true") throw new Error(`${program} is not installed`);
   console.warn(`Tests with ${program} are ignored: ${program} is not installed`);
   return false;
+}
+
+/**
+ * Copies this Deno to a place where other users can run it: it may be in the home of root.
+ *
+ * Another process writes the copy. If this one did, a program that another test starts at that
+ * moment would have the file open for writing until it runs, and the copy could not be run ("Text
+ * file busy").
+ *
+ * @param to The path of the copy.
+ */
+export async function copyDeno(to: string): Promise<void> {
+  const { success, stderr } = await new Deno.Command("cp", { args: [Deno.execPath(), to] })
+    .output();
+  if (!success) throw new Error(new TextDecoder().decode(stderr));
 }

@@ -12,7 +12,7 @@ import { openMirror } from "../../tools/mirror/mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
 import { lowPort } from "../networks/ports.ts";
 import { soon } from "../waiting.ts";
-import { isInstalled } from "./programs.ts";
+import { copyDeno, isInstalled } from "./programs.ts";
 import { z } from "zod";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -199,7 +199,7 @@ for (const [name, { token, make, read }] of Object.entries(MAKERS)) {
       }
     };
     try {
-      await Deno.copyFile(Deno.execPath(), deno); // Other users can't read the home of root.
+      await copyDeno(deno);
       const files = filesOf(TEMPLATES[name]!, { name: "app", version: config.version });
       const app = `${home}/app`;
       for (const [path, text] of files) {

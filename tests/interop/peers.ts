@@ -397,7 +397,8 @@ function rustRecipe(
       using _lock = await locked(`${shared}.lock`);
       const build = ["cargo", "build", "--quiet", "--locked", ...flags, "--target-dir", shared];
       await run(build, source);
-      await Deno.copyFile(`${shared}/debug/skein-interop-${binary}`, `${into}/peer`);
+      // Another process: a program that this one starts meanwhile would have the copy open.
+      await run(["cp", `${shared}/debug/skein-interop-${binary}`, `${into}/peer`], source);
     },
     command: ({ into }) => [`${into}/peer`],
   };
