@@ -5,9 +5,10 @@
  * deno run -A tools/run_tests.ts --deadline=60 --doc --parallel session/
  * ```
  *
- * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/run_tests/examples.ts`),
- * `--together=12` runs twelve files of the given folders per isolate, and `--slow` adds the slow
- * tests to a run without folders or files. `--verbose` also shows the tests that pass. All other arguments are passed to `deno test`; write options with a value with
+ * `--deadline` is in seconds, `--doc` adds the examples of the documentation
+ * (`tools/run_tests/examples.ts`), `--together=12` runs twelve files of the given folders per
+ * isolate, and `--slow` adds the slow tests to a run without folders or files. `--verbose` also shows
+ * the tests that pass. All other arguments are passed to `deno test`; write options with a value with
  * `=`, except `--filter`.
  *
  * - **Deadlines:** a test or documentation example that is still running at the deadline fails, and
