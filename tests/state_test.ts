@@ -532,6 +532,20 @@ Deno.test("ClientCollection.update() loses no change of concurrent clients", asy
   }
 });
 
+Deno.test("ClientCollection.update() waits for the first rows", async () => {
+  await using at = await Fixture.make();
+  await at.own.collection<Item>("items").set("a", TEA);
+  using state = await at.client.state("list");
+  assertEquals(state.status.current, "pending");
+  const items = state.collection<Item>("items");
+  const [present, absent] = [items.update("a", vote), items.update("b", vote)];
+  assertEquals(state.pendingWrites.current, 2);
+  const failure = assertRejects(() => absent, RequestError, 'there is no row "b" in "items"');
+  assertEquals(await present, 2);
+  assertEquals((await failure).failure.code, "conflict");
+  assertEquals(items.get("a"), { text: "Tea", count: 1 });
+});
+
 const vote = (item: Item): Item => ({ ...item, count: item.count + 1 });
 
 Deno.test("ClientCollection.update() counts the votes of many clients of two servers", async (t) => {

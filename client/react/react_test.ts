@@ -1151,6 +1151,48 @@ Deno.test("useCollection() shows rows that an earlier page has kept, and how old
   await page.has("stale Tea true true");
 });
 
+Deno.test("useCollection() shows no rows that were kept for another user", async () => {
+  const disk = new TestDisk();
+  const asked = Promise.withResolvers<void>();
+  const decision = Promise.withResolvers<boolean>();
+  await using server = testServer({
+    features: streamFeatures({ path: "/streams" }),
+    authenticate: ({ token }) => token,
+    tokens: { inMessage: true },
+    authorize({ user }) {
+      if (user === "ann") return true;
+      asked.resolve();
+      return decision.promise;
+    },
+  });
+  await using own = await statesOf(server).open("board:1");
+  await own.collection<Card>("cards").set("a", { title: "Tea" });
+  const seen: string[] = [];
+  const Board = () => {
+    const text = Cards({ board: "board:1" });
+    seen.push(text);
+    return text;
+  };
+  for (const user of ["ann", "bob"]) {
+    const store = keptOn(disk, "ann"); // A slip: the store of a user for everyone.
+    await using client = server.connect({ token: user, store, onError() {} });
+    using page = new Page();
+    page.show(h(SkeinProvider, { client, store: true }, h(Board)));
+    if (user === "ann") {
+      await page.has("[live aTea ]");
+      continue;
+    }
+    await asked.promise;
+    await page.has("[pending  ]");
+    decision.resolve(true);
+    await page.has("[live aTea ]");
+  }
+  assertEquals(
+    seen.slice(seen.indexOf("[live aTea ]")).filter((text) => text.startsWith("[lost")),
+    [],
+  );
+});
+
 Deno.test("useCollection() hydrates with no rows, and leaves no state that loads too late", async () => {
   await using server = boards();
   await using own = await statesOf(server).open("board:1");

@@ -58,12 +58,18 @@ export class StateCell extends Cell<LiveStateSnapshot> {
   /** The error with which the state could not be opened. */
   #error: Error | undefined;
   #isClosed = false;
+  #hasBegun = false;
 
   /** Opens the state. If this fails, the error is part of the snapshot. */
   constructor(rounds: Rounds, client: Client, id: string, options: ClientStateOptions) {
     super(rounds, PENDING_STATE);
     this.#opening = this.#open(client, id, options);
     this.#opening.catch(() => {});
+  }
+
+  /** True once the status was another one than `pending`. */
+  get hasBegun(): boolean {
+    return this.#hasBegun;
   }
 
   /** The present rows of a collection; `undefined` while the state's code loads. */
@@ -97,6 +103,7 @@ export class StateCell extends Cell<LiveStateSnapshot> {
     const thrown = this.#state?.error;
     const error = thrown === undefined ? this.#error : errorOf(thrown);
     const status = this.#state?.status.current ?? (error ? "ended" : "pending");
+    this.#hasBegun ||= status !== "pending";
     const pendingWrites = this.#state?.pendingWrites.current ?? 0;
     const last = this.snapshot;
     const isSame = status === last.status && pendingWrites === last.pendingWrites &&
@@ -133,7 +140,8 @@ export class StateCell extends Cell<LiveStateSnapshot> {
  * @param cell The state; `undefined` if no component uses it.
  * @param seen The collection as the component has last seen it, which is returned if nothing has
  * changed. If the state was closed while a part of the page was hidden, these rows stay until those
- * of the next state have arrived.
+ * of the next state have arrived. They don't stay if the same state has taken them back, because an
+ * earlier page had kept them for another user.
  * @returns The collection. If its name is not valid, the error is part of it.
  */
 export function collectionOf(
@@ -145,7 +153,7 @@ export function collectionOf(
   const wasKnown = seen.status === "live" || seen.status === "lost" || seen.status === "stale";
   let next: CollectionSnapshot;
   try {
-    next = status === "pending" && wasKnown
+    next = status === "pending" && wasKnown && !cell?.hasBegun
       ? { rows: seen.rows, status: "lost", keptAt, error }
       : { rows: cell?.rows(name) ?? PENDING_COLLECTION.rows, status, keptAt, error };
   } catch (error) {

@@ -229,6 +229,7 @@ export class ClientState implements Disposable, AsyncDisposable {
       closed: this.#closed.signal,
       check: this.#parts.check,
       write: (write) => this.#write(write),
+      transact: (change, options) => this.transaction(change, options),
     });
   }
 
@@ -481,21 +482,24 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   readonly #rows: ClientRows;
   readonly #check: ClientStateParts["check"];
   readonly #write: (write: Omit<NewWrite, "writer">) => Promise<number>;
+  readonly #transact: ClientState["transaction"];
 
   /** @ignore */
   constructor(
     name: string,
-    { rows, closed, check, write }: {
+    { rows, closed, check, write, transact }: {
       readonly rows: ClientRows;
       readonly closed: AbortSignal;
       readonly check: ClientStateParts["check"];
       readonly write: (write: Omit<NewWrite, "writer">) => Promise<number>;
+      readonly transact: ClientState["transaction"];
     },
   ) {
     super(name, { rows, closed });
     this.#rows = rows;
     this.#check = check;
     this.#write = write;
+    this.#transact = transact;
   }
 
   /**
@@ -567,9 +571,9 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   }
 
   /**
-   * Changes a row, depending on its present value. The function is called at once, and again before
-   * the write is sent. If others change the row first, it is called with the newer value, after
-   * pauses that grow, until the row is written.
+   * Changes a row, depending on its present value. The function is called at once, or as soon as the
+   * first rows have arrived, and again before the write is sent. If others change the row first, it
+   * is called with the newer value, after pauses that grow, until the row is written.
    *
    * @param key The key of a row that exists.
    * @param change Returns the new value. It receives a copy of the present one, which it may change
@@ -586,11 +590,16 @@ export class ClientCollection<T = unknown, Input = T> extends RowReader<T> {
   ): Promise<number> {
     this.#check("update state", options);
     options.signal?.throwIfAborted();
+    const update = change as (row: unknown) => unknown;
     const present = this.get(key);
-    if (present === undefined) throw this.#rows.failure ?? noRow({ type: this.name, key });
+    if (present === undefined) {
+      if (this.#rows.failure !== undefined) throw this.#rows.failure;
+      if (this.#rows.isLoaded) throw noRow({ type: this.name, key });
+      // A transaction waits for the rows.
+      return await this.#transact((to) => to.update(this.name, key, update), options);
+    }
     const value = change(changeableRow(present) as T);
     const row = { ...setting(this.#rows, { type: this.name, key, value }), base: present };
-    const update = change as (row: unknown) => unknown;
     return await this.#write({ changes: [row], update, signal: options.signal });
   }
 }
