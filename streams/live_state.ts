@@ -97,8 +97,9 @@ export interface LiveStateOptions<C extends Contract = Contract> {
    * - **When:** before this server reads or writes a state whose stored version is lower than the
    *   `version` of the contract. Readers wait, and writes are rejected as `unavailable` until then;
    *   clients repeat them.
-   * - **Once:** one server of a broker calls it for the rows of a state, one row after another. If
-   *   that server dies, another one goes on, and may call it again for the rows that were moved
+   * - **Once:** one server of a broker calls it for the rows of a state, one row after another. A
+   *   row that it sets or deletes for another row is then moved too, and is no longer passed to it.
+   *   If that server dies, another one goes on, and may call it again for the rows that were moved
    *   last. It must therefore leave a row as it is that has been moved.
    * - **Failures:** if it throws, rejects, does not settle within 10 seconds or the server's
    *   `requestTimeoutMs`, or makes a row that does not fit the contract, `onError` of the server

@@ -362,6 +362,45 @@ Deno.test("a migration changes the rows that fit no schema any more before they 
   assertEquals([rowsOf(state, "cards"), asked.at(-1)], [{ a: "9", b: "8" }, "7"]);
 });
 
+// Rows are read in pieces of 500, and at most 1,000 changes are written together.
+for (
+  const [where, between, changesPerRow] of [
+    ["in the same piece", 0, 1],
+    ["after a write within the piece", 400, 4],
+    ["in a later piece", 600, 1],
+  ] as const
+) {
+  Deno.test(`migrate does not receive a row that it has changed, ${where}`, async () => {
+    const store = new FaultyStore();
+    await using old = new Node(store.connect(), V1);
+    await using before = await old.open();
+    await before.collection("cards").set("first", { text: "Tea" });
+    await fill(old, between);
+    for (const key of ["twin", "total"]) await before.collection("cards").set(key, { text: "Tea" });
+    const asked: string[] = [];
+    await using node = new Node(store.connect(), { collections: { cards: TASK }, version: 2 }, {
+      migrate({ collection, key, value }: StateMigration, rows: MigratedRows) {
+        asked.push(key);
+        if (key === "first") {
+          rows.delete(collection, "twin");
+          rows.set(collection, "total", { text: "2", done: true });
+        }
+        rows.set(collection, key, { ...Object(value), done: false });
+        for (let i = 1; i < changesPerRow; i++) rows.delete(collection, `${key}/${i}`);
+      },
+    });
+    await using state = await node.open();
+    const keys = Array.from({ length: between }, (_, i) => `${i}`);
+    assertEquals(asked, ["first", ...keys]);
+    const cards = state.collection("cards");
+    assertEquals([cards.size, cards.get("twin"), cards.get("total")], [
+      between + 2,
+      undefined,
+      { text: "2", done: true },
+    ]);
+  });
+}
+
 Deno.test("a failed migration is reported once, and repeated after a pause", async () => {
   const store = new FaultyStore();
   await using old = new Node(store.connect(), V1);

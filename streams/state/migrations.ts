@@ -340,17 +340,17 @@ export class Migrations implements RowForms {
       [piece, bytes] = [[], 0];
       return await mark.replace(changes);
     };
-    for (const [i, record] of page.records.entries()) {
-      const position = page.positions![i]!;
-      if (position >= mark.end) break;
-      const { type, key, value, headers }: RowMessage = JSON.parse(record as string);
-      if (headers.operation === "delete") continue;
-      const row = { type, key, value, version: position + 1, until: page.expiries?.[i] || 0 };
+    const left = rowsBefore(page, mark.end);
+    for (const row of left.values()) {
       const changes = await this.#changesOf(mark, row, migrate);
       const encoded = encodeTransaction(changes, { now: runtime.now(), maxBytes });
       if (encoded.fault !== undefined) {
+        const { type, key } = row;
         throw new RangeError(`Cannot migrate the row "${key}" of "${type}": ${encoded.fault}`);
       }
+      // A changed row is moved, as it would be if it were on a later page. Its old value would
+      // replace the change.
+      for (const change of encoded.changes) left.delete(change.row);
       const moreBytes = changeBytes(encoded.changes, MAX_VERSION_BYTES);
       const isFull = piece.length + changes.length > MAX_CHANGES || bytes + moreBytes > maxBytes;
       const isLate = runtime.monotonic() - mark.replacedAtMs > PROGRESS_MS;
@@ -365,13 +365,7 @@ export class Migrations implements RowForms {
   /** Asks the application for the changes that move a row. */
   async #changesOf(
     { id, version: from, to }: Mark,
-    { type, key, value, version, until }: {
-      readonly type: string;
-      readonly key: string;
-      readonly value: unknown;
-      readonly version: number;
-      readonly until: number;
-    },
+    { type, key, value, version, until }: OldRow,
     migrate: MigrateRow,
   ): Promise<readonly Change[]> {
     const { runtime } = this.#parts;
@@ -513,6 +507,30 @@ class Mark {
     const { version, to, end } = this;
     return formText({ version, moving: { to, end, by, piece: this.#piece++ } });
   }
+}
+
+/** A row as an earlier version of the contract stored it. */
+interface OldRow {
+  readonly type: string;
+  readonly key: string;
+  readonly value: unknown;
+  readonly version: number;
+  /** The time at which it expires; 0 if it does not. */
+  readonly until: number;
+}
+
+/** Returns the rows of a page that are before a position, in order, by name. */
+function rowsBefore(page: LogPage, end: number): Map<string, OldRow> {
+  const rows = new Map<string, OldRow>();
+  for (const [i, record] of page.records.entries()) {
+    const position = page.positions![i]!;
+    if (position >= end) break;
+    const { type, key, value, headers }: RowMessage = JSON.parse(record as string);
+    if (headers.operation === "delete") continue;
+    const until = page.expiries?.[i] || 0;
+    rows.set(rowName(type, key), { type, key, value, version: position + 1, until });
+  }
+  return rows;
 }
 
 /** Results of an append to a stream that is not as it was read. */
