@@ -25,7 +25,7 @@ import { Cable } from "./networks/cable.ts";
 import { captureConsole } from "./console_lines.ts";
 import { FaultyStore } from "./faulty_broker.ts";
 import { hurried, listen } from "./servers.ts";
-import { until } from "./waiting.ts";
+import { turns, until } from "./waiting.ts";
 
 const TEXT = z.object({ text: z.string() });
 
@@ -400,6 +400,20 @@ for (
     ]);
   });
 }
+
+Deno.test("a migration waits for a promise of another library", async () => {
+  const store = new FaultyStore();
+  await using old = new Node(store.connect(), V1);
+  await fill(old, 2);
+  await using node = new Node(store.connect(), V2, {
+    migrate(row: StateMigration, rows: MigratedRows) {
+      const moving = turns(1).then(() => renaming()(row, rows));
+      return { then: moving.then.bind(moving) } as Promise<void>;
+    },
+  });
+  await using state = await node.open();
+  assertEquals(countsOf(state), { tasks: 2 });
+});
 
 Deno.test("a failed migration is reported once, and repeated after a pause", async () => {
   const store = new FaultyStore();

@@ -74,7 +74,7 @@ export function runTransaction(
 }
 
 /** Returns whether a function has returned a promise, also that of another library or realm. */
-function isThenable(returned: unknown): returned is PromiseLike<unknown> {
+export function isThenable(returned: unknown): returned is PromiseLike<unknown> {
   return typeof (Object(returned) as Partial<PromiseLike<unknown>>).then === "function";
 }
 

@@ -4,6 +4,7 @@ import type { OptionKinds } from "../../base/options/options.ts";
 import { pause, waitFor, within } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
+import { isThenable } from "../../session/mutations/transaction.ts";
 import type { StateWriteOptions } from "../../session/state_types.ts";
 import { checkRow, MAX_CHANGES, type RowMessage, rowName } from "../../session/wire/rows.ts";
 import {
@@ -389,7 +390,9 @@ export class Migrations implements RowForms {
     };
     const what = `result from migrate for the row "${key}" of "${type}"`;
     const migrated = migrate({ id, collection: type, key, value, from, to }, rows);
-    if (migrated instanceof Promise) await waitFor(runtime, migrated, { what, timeoutMs, signal });
+    if (isThenable(migrated)) {
+      await waitFor(runtime, Promise.resolve(migrated), { what, timeoutMs, signal });
+    }
     return await this.#parts.gate().check(id, [...changes.values()]);
   }
 }
