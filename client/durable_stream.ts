@@ -151,6 +151,7 @@ export async function* readStream<T>(
           continue;
         }
         yield record;
+        signal?.throwIfAborted();
       }
       signal?.throwIfAborted();
       throw new SessionClosedError(`Cannot read "${topic}" to its end: the client is closed`);

@@ -486,6 +486,7 @@ export class StreamStore {
       for (const record of page.records) {
         at++;
         yield { data: decode(record, hasJson) as T, offset: formatOffset(page.info, at) };
+        signal?.throwIfAborted();
       }
     }
   }

@@ -142,7 +142,7 @@ export abstract class RowReader<T = unknown> implements Iterable<[key: string, r
   /**
    * Yields the rows as a map that does not change, and then yields them again after each change. A
    * slow loop may miss intermediate states, but never the newest. The loop ends when the state is
-   * closed.
+   * closed, after at most one more map, even if others go on changing the rows.
    *
    * @returns The rows.
    * @throws {RequestError} If the state cannot be read any more.
@@ -165,14 +165,16 @@ export abstract class RowReader<T = unknown> implements Iterable<[key: string, r
     try {
       let seen: ReadonlyMap<string, Readonly<T>> | undefined;
       while (true) {
+        const isOver = closed.aborted;
         const { current } = this;
         if (current !== seen) {
           yield seen = current;
-          continue;
+          // Others may go on changing the rows after the end.
+          if (!isOver) continue;
         }
-        if (!closed.aborted) ({ failure } = rows);
+        if (!isOver) ({ failure } = rows);
         if (failure !== undefined) throw failure;
-        if (closed.aborted) return;
+        if (isOver) return;
         await new Promise<void>((resolve) => {
           wake = resolve;
           void rows.changed().then(resolve);
