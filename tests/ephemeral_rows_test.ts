@@ -286,10 +286,77 @@ Deno.test("two states of one client have the same ephemeral rows, each its own",
   await theirs.set("b", { x: 1 });
   await until(() => board.collection("cursors").has("b"));
   board[Symbol.dispose]();
-  await until(() => !theirs.has("a"));
-  assertEquals([...at.own.collection("cursors").keys()], ["b"]);
+  assertEquals([...theirs.keys()], ["b"]);
+  const own = at.own.collection("cursors");
+  await until(() => !own.has("a"));
+  assertEquals([...own.keys()], ["b"]);
   await theirs.set("b", { x: 2 });
-  assertEquals(at.own.collection("cursors").get("b")?.x, 2);
+  assertEquals(own.get("b")?.x, 2);
+});
+
+Deno.test("ephemeral rows leave with their handle although the server rejects a deletion for now", async () => {
+  const deleted: string[] = [];
+  await using at = await Fixture.make({
+    authorizeChange({ key, value }: { key: string; value?: object }) {
+      if (value !== undefined) return true;
+      const isFirst = !deleted.includes(key);
+      deleted.push(key);
+      if (isFirst) throw new Error("Not now");
+      return true;
+    },
+  });
+  const { client, board } = await at.open();
+  using other = await client.state("board:1") as unknown as Board;
+  const [cursors, theirs] = [board.collection("cursors"), other.collection("cursors")];
+  const own = at.own.collection("cursors");
+  for (const key of ["a", "b", "c"]) await cursors.set(key, { x: 1 });
+  const abort = new AbortController();
+  const unsent = cursors.set("unsent", { x: 1 });
+  const aborted = theirs.set("c", { x: 2 }, { signal: abort.signal });
+  board[Symbol.dispose]();
+  assertEquals([...theirs], [["c", { x: 2 }]]);
+  abort.abort(new Error("Not now"));
+  assertEquals(theirs.size, 0);
+  await assertRejects(() => unsent, Error, "was closed");
+  await assertRejects(() => aborted, Error, "Not now");
+  await until(() => deleted.length === 3);
+  // Another handle writes the row before the deletion is sent again.
+  await theirs.set("b", { x: 2 });
+  await until(() => own.size === 1);
+  assertEquals([own.get("b")?.x, theirs.get("b")?.x, theirs.size], [2, 2, 1]);
+  assertEquals(deleted.toSorted(), ["a", "a", "b", "c", "c"]);
+});
+
+Deno.test("ephemeral rows leave with their handle beyond the rate limit", async () => {
+  await using at = await Fixture.make({
+    rates: { perSession: { publications: { perSecond: 10, burst: 4 } } },
+  });
+  const { client, board } = await at.open();
+  using other = await client.state("board:1") as unknown as Board;
+  await other.ready;
+  const cursors = board.collection("cursors");
+  await Promise.all(["a", "b", "c", "d"].map((key) => cursors.set(key, { x: 1 })));
+  board[Symbol.dispose]();
+  await until(() => at.own.collection("cursors").size === 0);
+});
+
+Deno.test("ephemeral rows leave after a reconnect if their handle was closed without a connection", async () => {
+  await using at = await Fixture.make({ presence: { graceMs: 600_000 } });
+  const { client, board, cable } = await at.open();
+  using other = await client.state("board:1") as unknown as Board;
+  const { port } = cable;
+  const own = at.own.collection("cursors");
+  await board.collection("cursors").set("a", { x: 1 });
+  await other.collection("cursors").set("b", { x: 1 });
+  cable.port = 1;
+  cable.cut();
+  await until(() => other.status.current === "lost");
+  board[Symbol.dispose]();
+  assertEquals([...own.keys()], ["a", "b"]);
+  cable.port = port;
+  client.retryNow();
+  await until(() => own.size === 1);
+  assert(own.has("b"));
 });
 
 Deno.test("the newest value of an ephemeral row is shown, then that of another session", async () => {
@@ -516,6 +583,50 @@ Deno.test("a write of an ephemeral row that was not sent is taken back by its si
     Error,
     "Not now",
   );
+});
+
+Deno.test("an ephemeral row has its earlier value after the signal of a newer write", async () => {
+  const slow = Promise.withResolvers<boolean>();
+  let asked = 0;
+  await using at = await Fixture.make({
+    authorizeChange: ({ key }: { key: string }) => key !== "sent" || ++asked > 1 || slow.promise,
+  });
+  const { client, board, cable } = await at.open();
+  const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
+  const { port } = cable;
+  const [first, second, unused] = [
+    new AbortController(),
+    new AbortController(),
+    new AbortController(),
+  ];
+  const kept = [cursors.set("sent", { x: 1 })];
+  await until(() => asked === 1);
+  const rejected = [cursors.set("sent", { x: 2 }, { signal: first.signal })];
+  cable.port = 1;
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  kept.push(cursors.set("one", { x: 1 }), cursors.set("two", { x: 1 }));
+  rejected.push(
+    cursors.set("one", { x: 2 }, { signal: first.signal }),
+    cursors.set("two", { x: 2 }, { signal: first.signal }),
+    cursors.set("two", { x: 3 }, { signal: second.signal }),
+  );
+  const both = [
+    cursors.set("taken", { x: 1 }),
+    cursors.set("taken", { x: 2 }, { signal: unused.signal }),
+  ];
+  first.abort(new Error("Not now"));
+  assertEquals([cursors.get("sent")?.x, cursors.get("one")?.x, cursors.get("two")?.x], [1, 1, 3]);
+  second.abort(new Error("Not now"));
+  assertEquals([cursors.get("two")?.x, cursors.get("taken")?.x], [1, 2]);
+  for (const one of rejected) await assertRejects(() => one, Error, "Not now");
+  cable.port = port;
+  client.retryNow();
+  await Promise.all(kept);
+  const [replaced, newer] = await Promise.all(both);
+  assertEquals(replaced, newer);
+  assertEquals(["sent", "one", "two", "taken"].map((key) => own.get(key)?.x), [1, 1, 1, 2]);
+  slow.resolve(true);
 });
 
 /** Two servers of one store, each with its broker. */

@@ -22,6 +22,7 @@ import type { ClientRows, RowWriter } from "./rows.ts";
 import {
   isUndecided,
   type NewWrite,
+  type Settling,
   type StateWriter,
   tooLarge,
   type WriteChange,
@@ -48,33 +49,39 @@ const FOR_NOW: ReadonlySet<string> = new Set(["superseded", "too-many", "unavail
 /** Requests a list of all rows. */
 const ALL: ClientSubscribeOptions = { last: Number.MAX_SAFE_INTEGER };
 
-type Settling = PromiseWithResolvers<number>;
+/** A value of a row. */
+interface OwnValue {
+  /** `undefined` to delete the row. */
+  value: unknown;
+  /** The handle that wrote it; `undefined` if it deletes the row of a handle that was closed. */
+  readonly writer?: StateWriter | undefined;
+  /** Takes the value back if it was not sent yet. */
+  readonly signal?: AbortSignal | undefined;
+  /** Settles its writes; none if it is sent again after they were settled. */
+  settling?: Settling | undefined;
+}
 
-/** The rows of a publication, each with the writes that it settles. */
-type EphemeralBatch = ReadonlyMap<OwnRow, Settling | undefined>;
+/** The rows of a publication, each with the values that it settles. The last one is sent. */
+type EphemeralBatch = ReadonlyMap<OwnRow, OwnValue[]>;
 
 /** A row that this client wrote. */
 interface OwnRow extends RowWriter {
   readonly type: string;
   readonly key: string;
-  /** The handle that has written the newest value. */
-  writer: StateWriter;
   /** The newest value; `undefined` to delete the row. */
   value: unknown;
-  /** The signal of the newest write. */
-  signal?: AbortSignal | undefined;
-  /** Settles the writes that are not sent yet. */
-  settling?: Settling | undefined;
-  /** The newest publication with the row, until its reply, and its value. */
+  /** The values that are not sent yet. Only the last one is sent, unless it is taken back. */
+  unsent: OwnValue[];
+  /** The newest publication with the row, until its reply. */
   sentBy?: EphemeralBatch | undefined;
-  sent?: unknown;
-  isDirty: boolean;
+  /** True if the server may have a value. */
+  isSent?: boolean;
   /** Newest version of the row in the server's changes. */
   seen: number;
   /** Time since which others change it faster than the server can take a value. */
   undecidedSinceMs: number | undefined;
-  /** The last value that the server has taken. */
-  taken?: { readonly value: unknown; readonly version: number } | undefined;
+  /** The last value that the server has taken since its last list. */
+  taken?: OwnValue & { readonly version: number } | undefined;
 }
 
 /** The parts of a state that its ephemeral rows use. */
@@ -142,50 +149,43 @@ export class Ephemeral {
     if (ttlMs !== undefined) throw new TypeError(NO_TTL);
     if (expect !== undefined) throw new TypeError(NO_EXPECT);
     if (this.#missing !== undefined) throw this.#missing;
-    const name = rowName(type, key);
-    let own = this.#own.get(name);
-    if (own === undefined) {
-      if (this.#own.size >= MAX_SESSION_ROWS) {
-        throw new QueueFullError(
-          `Cannot write state: a client may have at most ${MAX_SESSION_ROWS} ephemeral rows`,
-        );
-      }
-      own = {
-        order: Infinity,
-        type,
-        key,
-        writer,
-        value,
-        isDirty: false,
-        seen: 0,
-        undecidedSinceMs: undefined,
-      };
-      this.#own.set(name, own);
-    }
-    Object.assign(own, { writer, value, signal });
-    const settling = own.settling ??= Promise.withResolvers();
-    this.#plan(own);
-    if (signal === undefined) return await settling.promise;
+    const own = this.#own.get(rowName(type, key)) ?? this.#add(type, key);
+    let newest = own.unsent.at(-1);
+    // Values that are only taken back together replace each other.
+    if (newest?.writer === writer && newest.signal === signal) newest.value = value;
+    else own.unsent.push(newest = { value, writer, signal });
+    const { promise } = newest.settling ??= Promise.withResolvers();
+    this.#update(own);
+    if (signal === undefined) return await promise;
     const withdraw = () => {
-      // It was sent, or a newer value has replaced it.
-      if (own.settling === settling && own.signal === signal) this.#withdraw(own, settling);
+      own.unsent = own.unsent.filter((one) => one !== newest);
+      this.#update(own);
     };
     signal.addEventListener("abort", withdraw, { once: true });
     try {
-      return await within(this.#target.runtime, settling.promise, { signal });
+      return await within(this.#target.runtime, promise, { signal });
     } finally {
       signal.removeEventListener("abort", withdraw);
     }
   }
 
-  #withdraw(own: OwnRow, settling: Settling): void {
-    Object.assign(own, { settling: undefined, isDirty: false });
-    if (own.sentBy === undefined) {
-      return this.#rejected(own, settling, { by: undefined, error: own.signal!.reason });
+  #add(type: string, key: string): OwnRow {
+    if (this.#own.size >= MAX_SESSION_ROWS) {
+      throw new QueueFullError(
+        `Cannot write state: a client may have at most ${MAX_SESSION_ROWS} ephemeral rows`,
+      );
     }
-    own.value = own.sent;
-    this.#target.rows.rewrite(own, own);
-    settling.reject(own.signal!.reason);
+    const own: OwnRow = {
+      order: Infinity,
+      type,
+      key,
+      value: undefined,
+      unsent: [],
+      seen: 0,
+      undecidedSinceMs: undefined,
+    };
+    this.#own.set(rowName(type, key), own);
+    return own;
   }
 
   /** Rejects the writes that are not settled, removes the rows, and reads no more. */
@@ -195,25 +195,35 @@ export class Ephemeral {
     this.#subscription?.unsubscribe().catch(() => {});
   }
 
-  /**
-   * Rejects the writes that are not settled, and removes their rows.
-   *
-   * @param error The reason.
-   * @param writer The handle that has written the rows; by default, any.
-   */
-  remove(error: unknown, writer?: StateWriter): void {
+  /** Rejects the writes that are not settled, and removes their rows. */
+  remove(error: unknown): void {
     const rows: EphemeralWrite[] = [];
-    for (const [name, own] of this.#own) {
-      if (writer !== undefined && own.writer !== writer) continue;
-      own.settling?.reject(error);
-      if (own.isDirty || own.sentBy) this.#target.rows.end(own, [own]);
-      Object.assign(own, { settling: undefined, sentBy: undefined, isDirty: false });
-      this.#own.delete(name);
+    for (const own of this.#own.values()) {
+      reject(own.unsent, error);
+      Object.assign(own, { unsent: [], sentBy: undefined, taken: undefined });
+      this.#update(own);
       rows.push([own.type, own.key]);
     }
     // Other handles may read the topic, so leaving it would not remove the rows.
     if (this.#isCurrent && rows.length > 0) {
       this.#target.publish({ ephemeral: rows }).catch(() => {});
+    }
+  }
+
+  /** Rejects the writes of a handle that are not sent, and deletes its rows. */
+  leave(handle: StateWriter, error: unknown): void {
+    for (const own of this.#own.values()) {
+      const isOf = ({ writer }: OwnValue) => writer === handle;
+      const { unsent, isSent } = own;
+      const sent = sentOf(own) ?? own.taken;
+      reject(unsent.filter(isOf), error);
+      own.unsent = unsent.filter((one) => !isOf(one));
+      if (sent ? isOf(sent) : isSent && unsent.some(isOf)) {
+        // Values of other handles that are not sent yet replace the deletion.
+        own.unsent.unshift({ value: undefined });
+        own.taken = undefined;
+      }
+      this.#update(own);
     }
   }
 
@@ -254,9 +264,9 @@ export class Ephemeral {
       JSON.stringify(this.#target.id);
     const error = this.#missing = new RequestError("unknown-collection", message, { cause });
     for (const own of this.#own.values()) {
-      const { settling } = own;
-      Object.assign(own, { settling: undefined, isDirty: false });
-      this.#rejected(own, settling, { by: own.sentBy, error });
+      reject(own.unsent, error);
+      own.unsent = [];
+      this.#ended(own, own.sentBy);
     }
   }
 
@@ -268,15 +278,17 @@ export class Ephemeral {
         const own = this.#own.get(rowName(type, key));
         if (own === undefined) continue;
         own.seen = version;
-        this.#forgetIfChanged(own);
+        this.#update(own);
       }
     } else if (page === 0) this.#lists++;
     const isComplete = page !== undefined && !more;
     // The server of this list may not have the rows.
     if (isComplete) {
       for (const own of this.#own.values()) {
+        // A newer value that is under way is sent again after its reply.
+        if (own.taken && !own.sentBy) own.unsent.unshift(again(own.taken));
         Object.assign(own, { taken: undefined, seen: 0 });
-        this.#plan(own);
+        this.#update(own);
       }
     }
     this.#target.rows.deliverEphemeral(message);
@@ -284,18 +296,29 @@ export class Ephemeral {
     this.#changed.notify();
   }
 
-  /** Shows the newest value of a row, and sends it with the next publication. */
-  #plan(own: OwnRow): void {
+  /**
+   * Shows the newest value of a row, and sends it with the next publication. Forgets a row that the
+   * server does not have, or that others have written or deleted since.
+   */
+  #update(own: OwnRow): void {
     const { rows } = this.#target;
-    if (own.isDirty || own.sentBy) rows.rewrite(own, own);
-    else rows.begin(own, [own]);
-    own.isDirty = true;
-    if (!this.#isRunning) void this.#run();
+    const newest = own.unsent.at(-1) ?? sentOf(own);
+    if (newest !== undefined) {
+      own.value = newest.value;
+      rows.begin(own, [own]);
+      if (!this.#isRunning) void this.#run();
+      return;
+    }
+    rows.end(own, [own]);
+    const { taken, seen, type, key } = own;
+    const name = rowName(type, key);
+    const isOver = taken?.value === undefined || seen > taken.version;
+    if (isOver && this.#own.get(name) === own) this.#own.delete(name);
   }
 
   async #run(): Promise<void> {
     const { runtime, signal } = this.#target;
-    const isDirty = ({ isDirty }: OwnRow) => isDirty;
+    const isDirty = ({ unsent }: OwnRow) => unsent.length > 0;
     this.#isRunning = true;
     // Rows that the application writes together share a publication.
     await Promise.resolve();
@@ -309,18 +332,18 @@ export class Ephemeral {
   }
 
   #send(): void {
-    const batch = new Map<OwnRow, Settling | undefined>();
+    const batch = new Map<OwnRow, OwnValue[]>();
     const writes: EphemeralWrite[] = [];
     let bytes = 0;
     for (const own of this.#own.values()) {
-      if (!own.isDirty) continue;
-      const { type, key, value } = own;
+      const { type, key, value, unsent } = own;
+      if (unsent.length === 0) continue;
       const write = value === undefined ? [type, key] as const : [type, key, value] as const;
       bytes += JSON.stringify(write).length;
       if (writes.length > 0 && bytes > this.#maxBytes) break;
       writes.push(write);
-      batch.set(own, own.settling);
-      Object.assign(own, { settling: undefined, isDirty: false, sentBy: batch, sent: value });
+      batch.set(own, unsent);
+      Object.assign(own, { unsent: [], sentBy: batch, isSent: true });
     }
     this.#dueAt = this.#target.runtime.monotonic() + FRAME_MS;
     this.#underWay++;
@@ -354,20 +377,23 @@ export class Ephemeral {
       if (isForNow && !isLost && !isDivided) this.#delay(retryAfterMs);
       const cause = error instanceof RangeError ? tooLarge(error) : error;
       const reason = signal.aborted ? this.#failure : cause;
-      for (const [own, settling] of batch) {
-        if (isForNow && !signal.aborted) this.#again(own, settling, { by: batch, error });
-        else this.#rejected(own, settling, { by: batch, error: reason });
+      for (const [own, values] of batch) {
+        if (isForNow && !signal.aborted) this.#again(own, values, { by: batch, error });
+        else reject(values, reason);
+        this.#ended(own, batch);
       }
       return;
     }
-    for (const [i, [own, settling]] of [...batch].entries()) {
+    for (const [i, [own, values]] of [...batch].entries()) {
       const result = results[i]!;
       if ("version" in result) {
-        settling?.resolve(result.version);
+        const { version } = result;
+        resolve(values, version);
         own.undecidedSinceMs = undefined;
+        const last = again(values.at(-1)!);
         // Versions before and after a new list can't be compared.
-        if (lists !== this.#lists) this.#again(own, undefined, { by: batch });
-        else this.#taken(own, { by: batch, value: writes[i]![2], ...result });
+        if (lists !== this.#lists) this.#again(own, [last], { by: batch });
+        else this.#taken(own, { ...last, version });
       } else if ("error" in result) {
         const { code, message, path } = result.error;
         const error = new RequestError(code, message, path && { path });
@@ -376,9 +402,10 @@ export class Ephemeral {
         const retryAfterMs = isOver ? undefined : retryAfterMsOf(result);
         if (retryAfterMs !== undefined) this.#delay(retryAfterMs);
         const isForNow = code === "superseded" || retryAfterMs !== undefined;
-        if (isForNow) this.#again(own, settling, { by: batch, error });
-        else this.#rejected(own, settling, { by: batch, error });
+        if (isForNow) this.#again(own, values, { by: batch, error });
+        else reject(values, error);
       }
+      this.#ended(own, batch);
     }
   }
 
@@ -388,68 +415,51 @@ export class Ephemeral {
     this.#dueAt = Math.max(this.#dueAt, this.#target.runtime.monotonic() + delayMs);
   }
 
-  #taken(
-    own: OwnRow,
-    { by, value, version }: {
-      readonly by: EphemeralBatch;
-      readonly value: unknown;
-      readonly version: number;
-    },
-  ): void {
+  #taken(own: OwnRow, taken: NonNullable<OwnRow["taken"]>): void {
     const { type, key } = own;
-    own.taken = { value, version };
+    const { value, version } = own.taken = taken;
     // The server's change may arrive first, with the value as the schema converts it.
     if (own.seen < version) {
       this.#target.rows.deliverEphemeral({ rows: [[type, key, version, value]] });
     }
-    if (own.sentBy !== by) return;
-    own.sentBy = undefined;
-    if (own.isDirty) return;
-    this.#target.rows.end(own, [own]);
-    if (value === undefined) this.#forget(own);
-    else this.#forgetIfChanged(own);
   }
 
-  /** Sends the newest value of a row again, unless a newer value is under way or was rejected. */
+  /** Sends values of a row again, unless newer ones settle their writes. */
   #again(
     own: OwnRow,
-    settling: Settling | undefined,
+    values: readonly OwnValue[],
     { by, error }: { readonly by: EphemeralBatch; readonly error?: unknown },
   ): void {
-    const isNewest = own.sentBy === by;
-    const newer = own.settling ?? (isNewest ? undefined : own.sentBy?.get(own));
-    if (settling !== undefined) {
-      if (newer !== undefined) newer.promise.then(settling.resolve, settling.reject);
-      else if (this.#own.get(rowName(own.type, own.key)) !== own) settling.reject(error);
-      else own.settling = settling;
-    }
-    if (!isNewest && (settling === undefined || own.settling !== settling)) return;
-    this.#plan(own);
-    if (isNewest) own.sentBy = undefined;
+    const { sentBy, unsent, taken } = own;
+    const newer = sentBy === by ? undefined : sentBy?.get(own);
+    if (this.#own.get(rowName(own.type, own.key)) !== own) reject(values, error);
+    else if (sentBy || unsent.length > 0) (newer ?? unsent).unshift(...values);
+    // A newer value was taken.
+    else resolve(values, taken!.version);
   }
 
-  #rejected(
-    own: OwnRow,
-    settling: Settling | undefined,
-    { by, error }: { readonly by: EphemeralBatch | undefined; readonly error: unknown },
-  ): void {
-    settling?.reject(error);
+  /** Goes on after the reply to a publication, unless a newer one is under way. */
+  #ended(own: OwnRow, by: EphemeralBatch | undefined): void {
     if (own.sentBy !== by) return;
     own.sentBy = undefined;
-    if (own.isDirty) return;
-    this.#target.rows.end(own, [own]);
-    if (own.taken === undefined) this.#forget(own);
-    else own.value = own.taken.value;
+    this.#update(own);
   }
+}
 
-  /** Forgets a row that others have written or deleted since. */
-  #forgetIfChanged(own: OwnRow): void {
-    const { isDirty, sentBy, seen, taken } = own;
-    if (!isDirty && !sentBy && seen > (taken?.version ?? Infinity)) this.#forget(own);
-  }
+function resolve(values: readonly OwnValue[], version: number): void {
+  for (const { settling } of values) settling?.resolve(version);
+}
 
-  #forget(own: OwnRow): void {
-    const name = rowName(own.type, own.key);
-    if (this.#own.get(name) === own) this.#own.delete(name);
-  }
+function reject(values: readonly OwnValue[], error: unknown): void {
+  for (const { settling } of values) settling?.reject(error);
+}
+
+/** Returns the newest value under way. */
+function sentOf(own: OwnRow): OwnValue | undefined {
+  return own.sentBy?.get(own)?.at(-1);
+}
+
+/** Returns a value whose writes are settled, to be sent again. */
+function again({ value, writer }: OwnValue): OwnValue {
+  return { value, writer };
 }

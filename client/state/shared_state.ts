@@ -613,7 +613,7 @@ export class SharedState implements KeptSource {
     const [heir] = this.#handles;
     if (heir === undefined) return this.#end(undefined);
     this.writes.end(closed(this.id), { writer: handle, heir, leaves: true });
-    this.#ephemeral?.remove(closed(this.id), handle);
+    this.#ephemeral?.leave(handle, closed(this.id));
     this.rows.notify();
   }
 
