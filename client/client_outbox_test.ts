@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { POLICIES } from "../session/settings/call_checks.ts";
-import { CloseCode, QueueFullError, type RequestError } from "../errors.ts";
+import { CloseCode, QueueFullError, RequestError } from "../errors.ts";
 import { type DialOutcome, Network, settled } from "../tests/clients.ts";
 import { clockAhead } from "../tests/globals/clock.ts";
 import { HELLO, type Peer } from "../tests/sessions.ts";
@@ -157,6 +157,31 @@ Deno.test("Client.publish() waits for the longest of the delays that a server as
   await time.tickAsync(200);
   await turns(12);
   assertEquals(sent().length, 4);
+});
+
+Deno.test("Client.publish() with at-least-once waits for at most an hour, whatever the server asks for", async () => {
+  using time = new FakeTime();
+  const published: string[] = [];
+  const network = new Network({
+    services: new RequestService(platformRuntime(), {
+      publish: (_session, topic) => {
+        published.push(topic);
+        if (published.length > 1) return {};
+        throw new RequestError("too-many", "Later", { level: "user", retryAfterMs: 3e9 });
+      },
+    }),
+  });
+  await using client = network.client({ delivery: "at-least-once" });
+  assertEquals(await settled(client), "connected");
+  const first = client.publish("a", 1);
+  await turns(12);
+  const later = client.publish("b", 1);
+  await time.tickAsync(3_599_000);
+  await turns(12);
+  assertEquals(published, ["a"]);
+  await time.tickAsync(1_000);
+  await Promise.all([first, later]);
+  assertEquals(published, ["a", "a", "b"]);
 });
 
 Deno.test("Client keeps the newest acknowledged number when an earlier session acknowledges less", async () => {

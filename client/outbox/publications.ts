@@ -6,6 +6,7 @@ import { type EncodedMessage, oversize } from "../../session/wire/encode.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { ClientPublishOptions } from "../client_options.ts";
 import { extended, isCrowded, type Outbox } from "./outbox.ts";
+import { boundRetryAfter } from "../../base/backoff.ts";
 import { pause, waitFor } from "../../base/wait.ts";
 
 /**
@@ -54,8 +55,8 @@ interface PendingPublication extends EncodedMessage {
  *   and with `at-least-once` on all topics. Otherwise, it does not publish a repetition, and the
  *   caller receives the error of the lost session.
  * - **Rate limit:** if a rate limit rejects a publication, this publication and all later ones wait
- *   as long as the server says. The server also rejects the publications that were sent after the
- *   rejected one, so none can overtake it.
+ *   as long as the server says, but at most an hour. The server also rejects the publications that
+ *   were sent after the rejected one, so none can overtake it.
  */
 export class OutboxPublications {
   readonly #outbox: Outbox;
@@ -237,7 +238,7 @@ export class OutboxPublications {
       const isOpen = code === "unanswered" || code === "unavailable" || code === "failed";
       return this.#giveUp(publication, isOpen && publication.lost || error);
     }
-    this.#pauseMs = Math.max(this.#pauseMs, retryAfterMs);
+    this.#pauseMs = Math.max(this.#pauseMs, boundRetryAfter(retryAfterMs));
     if (isLatest) publication.session = undefined;
   }
 

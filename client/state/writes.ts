@@ -695,7 +695,7 @@ export class Writes {
       }
       if (code === "unavailable") this.#doubt(batch.slice(0, 1));
       this.#renew(batch);
-      const delayMs = Math.max(retryAfterMs ?? 0, this.#backoff.next() ?? 0);
+      const delayMs = Math.max(boundRetryAfter(retryAfterMs), this.#backoff.next() ?? 0);
       return await pause(runtime, delayMs, signal);
     }
     this.#sent = [];

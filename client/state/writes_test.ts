@@ -1,4 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { RequestError, TimeoutError } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
@@ -153,6 +154,20 @@ Deno.test("Writes traces a write of unknown outcome that the server cannot make 
   const writing = writes.add({ writer, changes: [{ type: "items", key: "a", value: 5, seen: 0 }] });
   const { failure } = await assertRejects(() => writing, RequestError);
   assertEquals([failure.code, expected], ["unknown", [0, 0, 0]]);
+});
+
+Deno.test("Writes waits for at most an hour after a rejection, whatever the server asks for", async () => {
+  using time = new FakeTime();
+  let sent = 0;
+  const { writes, writer } = writesOver(() => {
+    if (++sent > 1) return Promise.resolve({ results: [{ version: 1 }] });
+    return Promise.reject(new RequestError("too-many", "Later", { retryAfterMs: 3e9 }));
+  }, {});
+  const writing = writes.add({ writer, changes: [{ type: "items", key: "a", value: 5, seen: 0 }] });
+  await time.tickAsync(3_599_000);
+  assertEquals(sent, 1);
+  await time.tickAsync(1_000);
+  assertEquals([await writing, sent], [1, 2]);
 });
 
 Deno.test("Writes repeats mutations with their numbers after a lost reply, before new ones", async () => {
