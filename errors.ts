@@ -469,7 +469,7 @@ export class RequestError extends SkeinError {
     readonly message: string;
     /** The path to the invalid value in the input, for example `["user", "name"]`. */
     readonly path?: readonly (string | number)[];
-    /** The time after which to retry, in milliseconds, if known. */
+    /** The time after which to retry, in whole milliseconds, if known. */
     readonly retryAfterMs?: number;
     /** The level whose rate, limit or share rejected the message before it was handled. */
     readonly level?: LimitLevel;
@@ -480,8 +480,8 @@ export class RequestError extends SkeinError {
    *
    * @param failureCode A stable code for the peer to branch on.
    * @param message A description of the failure, for humans.
-   * @param options The path in the input, the time after which to retry, the level of a limit, and
-   * standard error options.
+   * @param options The path in the input, the time after which to retry, which is rounded up to whole
+   * milliseconds, the level of a limit, and standard error options.
    */
   constructor(
     failureCode: string,
@@ -496,7 +496,8 @@ export class RequestError extends SkeinError {
       message,
     };
     if (path !== undefined) failure.path = path;
-    if (retryAfterMs !== undefined) failure.retryAfterMs = retryAfterMs;
+    // A peer ignores fractions.
+    if (retryAfterMs !== undefined) failure.retryAfterMs = Math.ceil(retryAfterMs);
     if (level !== undefined) failure.level = level;
     this.failure = failure;
   }

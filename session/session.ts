@@ -463,10 +463,13 @@ export class Session<
    * Announces to the peer that this server will shut down, and when the peer should reconnect. The
    * session continues. Does nothing on a plain WebSocket, which has no such message.
    *
-   * @param goaway The time after which the peer should reconnect, and the reason.
+   * @param goaway The time after which the peer should reconnect, in whole milliseconds, and the
+   * reason.
+   * @throws {RangeError} If the time is not an integer of 0 or more.
    */
   goAway(goaway: GoAway): void {
     const core = this.#core;
+    core.settings.checkOptions("go away", goaway);
     if (core.joins && core.isReady) core.sending.post({ goaway });
   }
 

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertStrictEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { endOf, ends, serverByHand } from "../tests/sessions.ts";
 import { turns } from "../tests/waiting.ts";
@@ -68,6 +68,16 @@ Deno.test("Session.drain() sends a client a delay, and a server nothing", async 
   await using other = await ends();
   assertEquals(await other.client.drain({ retryAfterMs: 1 }), { code: 0, reason: "", by: "local" });
   assertEquals(other.server.stats.receivedMessages + other.server.stats.invalidMessages, 0);
+});
+
+Deno.test("Session.drain() and Session.goAway() reject a delay that a client could not read", async () => {
+  await using both = await ends();
+  for (const retryAfterMs of [0.5, -1, NaN, Infinity]) {
+    const rule = `retryAfterMs must be an integer of 0 or more, received ${retryAfterMs}`;
+    await assertRejects(() => both.server.drain({ retryAfterMs }), RangeError, rule);
+    assertThrows(() => both.server.goAway({ retryAfterMs, reason: "" }), RangeError, rule);
+  }
+  assertEquals(both.server.state, "connected");
 });
 
 Deno.test("Session.close() during handlers and sends loses no earlier message", async () => {

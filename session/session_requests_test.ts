@@ -42,6 +42,12 @@ Deno.test("Session.request() rejects with the handler's failure, without details
       },
       failure: taken,
     },
+    "a delay with a fraction": {
+      onMessage: () => {
+        throw new RequestError("busy", "Later", { retryAfterMs: 1_500.2 });
+      },
+      failure: { code: "busy", message: "Later", retryAfterMs: 1_501 },
+    },
     "no reply": {
       onMessage: () => {},
       failure: { code: "unanswered", message: 'The handler for "ask" returned without replying' },

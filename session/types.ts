@@ -164,8 +164,8 @@ export interface SessionPublishOptions extends WaitOptions {
 /** Options for draining a session. */
 export interface SessionDrainOptions extends SessionCloseOptions {
   /**
-   * Time after which the peer may reconnect, in milliseconds, which the session announces before it
-   * drains.
+   * Time after which the peer may reconnect, in whole milliseconds, which the session announces
+   * before it drains.
    *
    * @default {no announcement}
    */

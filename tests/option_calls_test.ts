@@ -260,6 +260,7 @@ const METHODS: Methods = {
   "Session.structuredDatagrams": ({ session }, options) => session.structuredDatagrams(options),
   "Session.structuredStream": ({ session }, options) => session.structuredStream(options),
   "Session.drain": ({ session }, options) => session.drain(options),
+  "Session.goAway": ({ session }, options) => session.goAway(options),
   "Session.flushed": ({ session }, options) => session.flushed(options),
   "Session.presence": ({ session }, options) => session.presence("a", 1, options),
   "Session.publish": ({ session }, options) => session.publish("a", 1, options),

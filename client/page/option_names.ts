@@ -99,6 +99,7 @@ const NAMES: {
   "request stream": { ...STREAM, after: 1, id: 1 },
   close: CLOSE,
   drain: { ...CLOSE, retryAfterMs: 1, withinMs: 1 },
+  "go away": { reason: 1, retryAfterMs: 1 },
   "open stream": OPEN_STREAM,
   "session.request stream": STREAM,
   "session.subscribe": { ...WAIT, ...HISTORY },

@@ -123,7 +123,8 @@ export const SESSION_KINDS: {
 } = {
   authenticate: WAIT,
   close: CLOSE_SESSION,
-  drain: { ...CLOSE_SESSION, retryAfterMs: TIME, withinMs: TIME },
+  drain: { ...CLOSE_SESSION, retryAfterMs: COUNT, withinMs: TIME },
+  "go away": { reason: "string", retryAfterMs: COUNT },
   "grant credit": { direction: ["bidirectional", "unidirectional"] },
   "create structured datagrams": {
     codec: "object",

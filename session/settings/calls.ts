@@ -8,6 +8,7 @@ import type {
   SessionPublishOptions,
   WaitOptions,
 } from "../types.ts";
+import type { GoAway } from "../wire/envelope.ts";
 import type { HistoryOptions } from "../wire/recovery.ts";
 
 /**
@@ -19,6 +20,7 @@ export interface SessionCalls extends InsightCalls {
   readonly authenticate: WaitOptions;
   readonly close: SessionCloseOptions;
   readonly drain: SessionDrainOptions;
+  readonly "go away": GoAway;
   readonly "open stream": OpenStreamOptions;
   readonly "session.publish": SessionPublishOptions;
   readonly "session.request": WaitOptions;

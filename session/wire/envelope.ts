@@ -39,7 +39,7 @@ export interface Hello {
 
 /** The notice that a server sends before it shuts down. */
 export interface GoAway {
-  /** Time until the client should reconnect, in milliseconds from now. */
+  /** Time until the client should reconnect, in whole milliseconds from now. */
   readonly retryAfterMs: number;
   /** Reason, for humans. */
   readonly reason: string;
