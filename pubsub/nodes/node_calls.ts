@@ -1,5 +1,5 @@
 /** Calls between nodes: a request and a reply, both in bytes. */
-import { TimeoutError, UnsupportedError } from "../../errors.ts";
+import { type LimitLevel, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { startTimer, within } from "../../base/wait.ts";
 import type { Timer } from "../../base/runtime.ts";
 import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "../broker.ts";
@@ -53,8 +53,8 @@ export class NodeCallError extends Error {
   /**
    * `gone`: the called node is not alive. `silent`: it has missed two heartbeats. `lost`: the
    * broker was unreachable, and the reply may be lost. `busy`: too many calls are in progress on
-   * this node or the called node. `failed`: the called node's handler threw an error, or a message
-   * was malformed or too large.
+   * this node or the called node, or the called node has no memory for the request. `failed`: the
+   * called node's handler threw an error, or a message was malformed or too large.
    */
   readonly code: NodeCallFailure;
 
@@ -259,7 +259,7 @@ export class NodeCalls implements AsyncDisposable {
     if (data.length > this.#maxBytes) throw tooLarge("request", this.#maxBytes, data.length);
     if (this.#isClosed) throw new NodeCallError("gone", "this node is closed");
     const slot = this.#callSlots.tryTake(account);
-    if (typeof slot === "string") throw new NodeCallError("busy", tooMany("at this node"));
+    if (typeof slot === "string") throw new NodeCallError("busy", tooMany(slot));
     const id = ++this.#last;
     const asked: PendingCall = { to, reply: Promise.withResolvers(), isSent: false };
     this.#asked.set(id, asked);
@@ -392,7 +392,7 @@ export class NodeCalls implements AsyncDisposable {
     if (message.type === "refusal") {
       const { code } = message;
       const rule = code === "busy"
-        ? tooMany("at the other node")
+        ? "the other node has no room for another call"
         : "the handler of the other node failed";
       return reply.reject(new NodeCallError(code, rule));
     }
@@ -535,8 +535,10 @@ function silent(node: string): NodeCallError {
   return new NodeCallError("silent", `the node ${node} sends no heartbeats`);
 }
 
-function tooMany(where: string): string {
-  return `${MAX_CALLS} calls are in progress ${where} already`;
+function tooMany(level: LimitLevel): string {
+  return level === "server"
+    ? `${MAX_CALLS} calls are in progress at this node already`
+    : `too many calls for one ${level} are in progress at this node`;
 }
 
 function tooLarge(what: string, maxBytes: number, received: number): RangeError {
