@@ -44,6 +44,7 @@ export class SingleCall<T> {
    * @returns The result.
    */
   async run(signal?: AbortSignal): Promise<T> {
+    signal?.throwIfAborted();
     const runtime = this.#runtime;
     while (this.#call?.stop.signal.aborted) {
       const aborted = this.#call;

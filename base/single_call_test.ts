@@ -46,6 +46,13 @@ Deno.test("SingleCall.run() aborts the call once its last caller with a signal h
   assertEquals(await other, "late");
 });
 
+Deno.test("SingleCall.run() calls nothing if its signal was aborted before", async () => {
+  const { made, call } = calls();
+  const signal = AbortSignal.abort(new Error("Enough"));
+  await assertRejects(() => call.run(signal), Error, "Enough");
+  assertEquals(made.length, 0);
+});
+
 Deno.test("SingleCall.run() waits for an aborted call until it settles, but at most a second", async () => {
   for (const settles of [true, false]) {
     using time = new FakeTime();

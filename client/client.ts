@@ -656,7 +656,7 @@ export class Client<C extends Contract = Contract>
    * @param data Any value that JSON can represent, up to 512 bytes unless the server allows more.
    * `undefined` removes the data.
    * @param options A signal or time limit for the wait. If the wait ends early, the client still
-   * sets the data in the next session.
+   * sets the data in the next session, unless the signal was aborted before the call.
    * @returns Resolves once the server has accepted the data.
    * @throws {RequestError} With the code `forbidden`, if the server does not allow the data. With
    * `too-large`, if the data is too large. With `invalid`, if the data does not match the contract.

@@ -81,6 +81,7 @@ import {
   type State,
 } from "../streams/mod.ts";
 import { slowTest } from "../tools/run_tests/slow.ts";
+import { turns } from "./waiting.ts";
 
 /**
  * Functions and constructors. Without the check, some of them would start something that no test
@@ -585,6 +586,33 @@ slowTest("Each public method treats options that are undefined as absent", async
     }
     assertEquals(outcomes[0], outcomes[1], name);
   }
+});
+
+Deno.test("Each call of a client or its session sends nothing if its signal was aborted before", async () => {
+  await withObjects(async (objects) => {
+    const { session } = objects.client;
+    const names: string[] = [];
+    await turns();
+    const sentBefore = session!.stats.sentMessages;
+    for (const [name, call] of Object.entries(METHODS)) {
+      if (!/^(?:Client|Session)\./.test(name)) continue;
+      const run = (options: object) =>
+        call({ ...objects, session: session as never }, options as never);
+      if (!("signal" in await kindsOf(run))) continue;
+      names.push(name);
+      const reason = new Error("enough");
+      try {
+        const made = await run({ signal: AbortSignal.abort(reason) });
+        // For example, a streaming response is requested by its first loop.
+        await (made as Partial<AsyncIterable<unknown>>)[Symbol.asyncIterator]?.().next();
+      } catch (error) {
+        if (error !== reason) assert(error instanceof TypeError, `${name}: ${error}`);
+      }
+      await turns();
+      assertEquals(session!.stats.sentMessages, sentBefore, name);
+    }
+    assert(names.includes("Client.presence") && names.includes("Session.request"), names.join());
+  });
 });
 
 Deno.test("An option that is undefined keeps its default", async () => {

@@ -293,6 +293,21 @@ Deno.test("Client.presence() rejects without authorize, and in rooms without a s
   assertEquals(unknown.failure.code, "unknown-topic");
 });
 
+Deno.test("Client.presence() sets nothing if its signal was aborted before, not even in the next session", async () => {
+  using time = new FakeTime();
+  await using server = testServer(OPTIONS);
+  await using client = server.connect(as("ann"));
+  await Promise.all([client.subscribe("room:a").ready, client.presence("room:a", "here")]);
+  const signal = AbortSignal.abort(new Error("Enough"));
+  await assertRejects(() => client.presence("room:a", "away", { signal }), Error, "Enough");
+  const shown = () => server.rooms.members("room:a").map(({ data }) => data);
+  await passTime(time, 100);
+  assertEquals(shown(), ["here"]);
+  server.network.disconnect();
+  await passTime(time, 7_000);
+  assertEquals(shown(), ["here"]);
+});
+
 Deno.test("Client.presence() allows at most 32 rooms, which are all restored together", async () => {
   using time = new FakeTime();
   await using server = testServer(OPTIONS);

@@ -70,6 +70,7 @@ export class ClientPresence {
     data: unknown,
     { next, ...options }: WaitOptions & { readonly next: () => Session | Promise<Session> },
   ): Promise<void> {
+    options.signal?.throwIfAborted();
     checkTopic(room, VERB);
     if (data === undefined) this.#data.delete(room);
     else if (this.#data.has(room) || this.#data.size < MAX_ROOMS) {
