@@ -956,9 +956,12 @@ export class Client<C extends Contract = Contract>
             cause: causeOf(info),
           });
           void this.#watch();
-          // After the first delay, which is short, the result is still fresh at the next attempt.
-          if (wasOpen && mayChangeUrl && this.#backoff.attempt === 1) void this.#tryOtherHost();
-          if (delayMs > 0) await this.#wait(delayMs);
+          if (delayMs > 0) {
+            const waited = this.#wait(delayMs);
+            // After the first delay, which is short, the result is still fresh at the next attempt.
+            if (wasOpen && mayChangeUrl && this.#backoff.attempt === 1) void this.#tryOtherHost();
+            await waited;
+          }
         }
         // `retryNow` may already have set this status.
         const isNews = this.status.current.name !== "connecting";
@@ -1018,9 +1021,11 @@ export class Client<C extends Contract = Contract>
     this.#backoff.reset();
   }
 
-  /** Skips the delay if the next connection goes to another host. */
+  /** Skips the delay that has just started if the next connection goes to another host. */
   async #tryOtherHost(): Promise<void> {
-    if (await this.#urls.isElsewhere(this.#attemptUrl)) this.#skipDelay?.();
+    // The result may arrive when the client waits for something else.
+    const skip = this.#skipDelay;
+    if (await this.#urls.isElsewhere(this.#attemptUrl)) skip?.();
   }
 
   #streamResumable<T>(

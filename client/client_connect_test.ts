@@ -201,6 +201,27 @@ Deno.test("Client calls its URL function again if it failed after a loss", async
   assertEquals([dialed(), asked], [["a 0", "a 10750"], 3]);
 });
 
+Deno.test("Client stays rejected if a URL that it asked for before another attempt arrives late", async () => {
+  using time = new FakeTime(0);
+  using _printed = captureConsole();
+  const { network, dial, dialed } = service();
+  const late = Promise.withResolvers<string>();
+  let asked = 0;
+  const tell = () => ++asked === 2 ? late.promise : `m://${asked === 1 ? "a" : "b"}/`;
+  await using client = new Client(tell, denoPlatform(dial), steady);
+  assertEquals(await settled(client), "connected");
+  await time.tickAsync(10_000);
+  network.cut();
+  assertEquals([await settled(client), asked], ["reconnecting", 2]);
+  network.outcomes.push(network.reject(4403));
+  client.retryNow();
+  await time.tickAsync(1_000);
+  assertEquals(await settled(client), "rejected");
+  late.resolve("m://b/");
+  assertEquals(await settled(client), "rejected");
+  assertEquals([dialed(), asked], [["a 0", "b 11000"], 3]);
+});
+
 Deno.test("Client retries when the page is online or visible again, and then removes its listeners", async () => {
   const page = globalThis as { document?: { hidden: boolean } };
   using time = new FakeTime();
