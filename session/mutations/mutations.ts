@@ -370,11 +370,9 @@ export function checkInput(contract: Contract, id: string, { name, input }: Muta
  */
 export function mutationInputs(contract: Contract): ReadonlyMap<string, StandardSchema> {
   const found = new Map<string, StandardSchema>();
-  for (const [pattern, entry] of Object.entries(contract?.definition?.state ?? {})) {
-    const { collections, mutations, writes } = Object(entry);
-    const isShort = collections === undefined || isSchema(collections) ||
-      isSchema(collections.schema);
-    if (isShort) continue;
+  for (const pattern of Object.keys(contract?.definition?.state ?? {})) {
+    // A pattern fits itself.
+    const { mutations, writes } = compileStates(contract)?.match(pattern) ?? {};
     if (writes !== undefined && writes !== "rows" && writes !== "mutations") {
       reject(pattern, 'writes must be "rows" or "mutations"', `"${writes}"`);
     }
