@@ -1,4 +1,5 @@
 /** A registry of messages by number. */
+import { describe } from "../../base/error_text.ts";
 import type { InputOf, OutputOf, StandardSchema } from "../../base/standard_schema.ts";
 
 /** The largest message type. The next number is the end mark. */
@@ -73,10 +74,6 @@ export function compileRegistry(registry: Registry): CompiledRegistry {
     reject("it must have a schema for at least one type", isObject ? "{}" : describe(registry));
   }
   return schemas;
-}
-
-function describe(value: unknown): string {
-  return value === null ? "null" : typeof value;
 }
 
 function reject(rule: string, received: string): never {

@@ -64,12 +64,12 @@ Deno.test("compileRegistry() names the invalid number", () => {
     [{ name: z.null() }, "received name"],
     [{ 1: z.null(), 2: undefined }, "type 2 must have a schema, received undefined"],
     [{ 3: null }, "type 3 must have a schema, received null"],
-    [{ 4: {} }, "type 4 must have a schema, received object"],
-    [{ 5: { "~standard": {} } }, "type 5 must have a schema, received object"],
+    [{ 4: {} }, "type 4 must have a schema, received Object"],
+    [{ 5: { "~standard": {} } }, "type 5 must have a schema, received Object"],
     [{}, "it must have a schema for at least one type, received {}"],
     [null, "at least one type, received null"],
     [undefined, "at least one type, received undefined"],
-    ["abc", "at least one type, received string"],
+    ["abc", "at least one type, received a string"],
   ];
   for (const [wrong, end] of cases) {
     const error = assertThrows(() => compileRegistry(wrong as Registry), TypeError);
