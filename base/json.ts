@@ -34,11 +34,16 @@ export function encodeJson(data: unknown, verb: string, holder: unknown = data):
     // A `toJSON` may return nothing. Inside a string the quotes would be escaped.
     const isDropped = typeof data === "object" && (data as Holder | null)?.toJSON &&
       !text?.includes(holder === data ? "" : '"data":');
-    if (!isDropped) lost = findLost(data);
+    if (!isDropped) lost = isCertain([data], true) ? undefined : findLost(data, new Set());
     if (lost === undefined) return text!;
   } catch (cause) {
-    // A cycle, a bigint, or a `toJSON` that throws.
+    // A cycle, a bigint, or a `toJSON` or a getter that throws.
     options = { cause };
+    try {
+      lost = findLost(data, new Set()) ?? lost;
+    } catch {
+      // It throws again.
+    }
   }
   const { value, path } = lost!;
   throw new TypeError(
@@ -97,17 +102,23 @@ interface Lost {
 }
 
 /**
- * Finds a value that JSON would drop or change, in data without cycles. A key with the value
+ * Finds a value that JSON would drop or change, or an object inside itself. A key with the value
  * `undefined` counts as absent.
+ *
+ * @param around The objects that contain the value.
  */
-function findLost(value: unknown): Lost | undefined {
-  if (isCertain([value], true)) return undefined;
+function findLost(value: unknown, around: Set<unknown>): Lost | undefined {
+  const here = { value, path: "" };
+  if (typeof value !== "object" || !value) return isCertain([value], true) ? undefined : here;
   const isArray = Array.isArray(value);
-  if (typeof value !== "object" || !isArray && !isPlain(value!)) return { value, path: "" };
-  for (const [key, item] of isArray ? value.entries() : Object.entries(value!)) {
-    const lost = item === undefined && !isArray ? undefined : findLost(item);
+  if ((value as Holder).toJSON) return undefined;
+  if (around.has(value) || !isArray && !isPlain(value)) return here;
+  around.add(value);
+  for (const [key, item] of isArray ? value.entries() : Object.entries(value)) {
+    const lost = item === undefined && !isArray ? undefined : findLost(item, around);
     if (lost) return { value: lost.value, path: `.${key}${lost.path}` };
   }
+  around.delete(value);
   return undefined;
 }
 

@@ -64,9 +64,14 @@ Deno.test("encodeJson() rejects cycles, bigints and a toJSON without a result", 
     [undefined, "undefined"],
     [[undefined], "undefined at 0"],
     [1n, "bigint"],
-    [{ deep: [1n] }, "Object"],
-    [loop, "Object"],
+    [{ deep: [1n] }, "bigint at deep.0"],
+    [[loop], "Object at 0.self"],
     [{ toJSON() {} }, "Object"],
+    [{
+      get broken() {
+        throw new Error("Broken");
+      },
+    }, "Object"],
   ];
   for (const [data, received] of cases) {
     assertThrows(() => encodeJson(data, "send"), TypeError, `received ${received}`);

@@ -1,5 +1,5 @@
 /** The values of rows, on servers and in clients: plain JSON that no one can change in place. */
-import { describe } from "../../base/error_text.ts";
+import { describe, textOf } from "../../base/error_text.ts";
 import { isCertain, isPlain } from "../../base/json.ts";
 
 /** A value that a row cannot have, and its place in the row. */
@@ -30,9 +30,10 @@ export function encodeRow(value: unknown, verb = "write state"): string {
     fault = faultOf(value, new Set());
     if (fault === undefined) return JSON.stringify(value);
   } catch (cause) {
-    throw new TypeError(`Cannot ${verb}: a row must be plain JSON that is not nested as deep`, {
-      cause,
-    });
+    const rule = cause instanceof RangeError
+      ? "plain JSON that is not nested as deep"
+      : `plain JSON: reading it throws ${textOf(cause)}`;
+    throw new TypeError(`Cannot ${verb}: a row must be ${rule}`, { cause });
   }
   const received = describe(fault.value);
   const way = fault.value instanceof Date ? ". Write date.toISOString() or date.getTime()" : "";

@@ -42,3 +42,16 @@ Deno.test("encodeRow() rejects a row that is nested too deep", () => {
   for (let depth = 0; depth < 200_000; depth++) deep = [deep];
   assertThrows(() => encodeRow(deep), TypeError, "not nested as deep");
 });
+
+Deno.test("encodeRow() says why a row cannot be read", () => {
+  const row = {
+    get total(): number {
+      throw new Error("No prices");
+    },
+  };
+  assertThrows(
+    () => encodeRow(row),
+    TypeError,
+    "a row must be plain JSON: reading it throws No prices",
+  );
+});
