@@ -150,7 +150,7 @@ export function isAsyncIterable(value: unknown): value is AsyncIterable<unknown>
 /** Sends the replies to messages. */
 export interface ReplySender {
   /** Sends a reply. */
-  reply(id: number, data: unknown): void;
+  reply(id: number, data: unknown, topic: string): void;
   /** Sends the items of an async iterable as the response to a request; resolves at the end. */
   stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void>;
   /** Sends a failed reply; `null` replies to a message without an id. */
@@ -318,7 +318,7 @@ export class Message implements UntypedMessage {
     }
     if (isAsyncIterable(data)) {
       this.streaming = this.#replySender.stream(this.#id, data, this);
-    } else if (!this.#cancelled) this.#replySender.reply(this.#id, data);
+    } else if (!this.#cancelled) this.#replySender.reply(this.#id, data, this.topic);
     this.#hasReplied = true;
   }
 

@@ -94,9 +94,9 @@ export class Replies implements ReplySender {
   }
 
   /** Sends a reply, see {@linkcode ReplySender}. */
-  reply(id: number, data: unknown): void {
+  reply(id: number, data: unknown, topic: string): void {
     const { sending } = this.#core;
-    const reply = sending.encode({ reply: id, data }, "reply");
+    const reply = sending.encode({ reply: id, data }, `reply to "${topic}"`);
     this.replied(id);
     sending.give(reply);
   }

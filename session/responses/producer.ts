@@ -95,14 +95,15 @@ class ResponseProducer extends Signal implements MessageProducer {
   }
 
   #encode(data: unknown): EncodedMessage {
+    const verb = `reply to "${this.#message.topic}"`;
     try {
       // As in a resumable response: JSON has no such value, and the item would be lost.
       if (data === undefined) {
         throw new TypeError(
-          "Cannot reply: an item must be a value that JSON can hold, received undefined",
+          `Cannot ${verb}: an item must be a value that JSON can hold, received undefined`,
         );
       }
-      return this.#core.sending.encode({ part: this.#id, data }, "reply");
+      return this.#core.sending.encode({ part: this.#id, data }, verb);
     } catch (error) {
       this.#return();
       throw error;
