@@ -143,6 +143,14 @@ export function validate<T>(
   return "then" in result ? Promise.resolve(result).then(outcome) : outcome(result);
 }
 
+/**
+ * Returns the text of an invalid value, to put after "the contract": the place in the value, and
+ * the message, such as ` at items.0: Not a text`.
+ */
+export function placed({ path, message }: Pick<Invalid, "path" | "message">): string {
+  return `${path.length === 0 ? "" : ` at ${path.join(".")}`}: ${message}`;
+}
+
 function outcome<T>(result: StandardResult<T>): Validation<T> {
   if (!result.issues) return { ok: true, value: result.value };
   const issue = result.issues[0];

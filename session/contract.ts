@@ -10,7 +10,9 @@ import { PRESENCE_PREFIX, type PresenceNotice } from "./wire/presence_notice.ts"
 import { STREAM_PREFIX } from "./wire/recovery.ts";
 import {
   type InputOf,
+  type Invalid,
   type OutputOf,
+  placed,
   type StandardSchema,
   validate,
   type Validation,
@@ -590,8 +592,9 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
       return { failure: { code: "invalid", message } };
     }
     if (!match.input) return incoming;
+    const judge = (outcome: Validation<unknown>) => judged(outcome, topic);
     const outcome = validate(match.input, data);
-    return outcome instanceof Promise ? outcome.then(judged) : judged(outcome);
+    return outcome instanceof Promise ? outcome.then(judge) : judge(outcome);
   }
 
   /**
@@ -624,15 +627,19 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
   }
 }
 
-function judged(outcome: Validation<unknown>): CheckedData {
-  if (outcome.ok) return { data: outcome.value };
-  const { message, path } = outcome;
-  return { failure: { code: "invalid", message, path } };
+function judged(outcome: Validation<unknown>, topic: string): CheckedData {
+  return outcome.ok ? { data: outcome.value } : { failure: misfitOf(topic, outcome) };
+}
+
+/** The failure for data on a topic that does not fit its schema. */
+export function misfitOf(topic: string, invalid: Invalid): RequestFailure {
+  const message = `The data of "${topic}" does not fit the contract${placed(invalid)}`;
+  return { code: "invalid", message, path: invalid.path };
 }
 
 function fitting(outcome: Validation<unknown>, topic: string): unknown {
   if (outcome.ok) return outcome.value;
-  const text = `The response to "${topic}" does not fit the contract: ${outcome.message}`;
+  const text = `The response to "${topic}" does not fit the contract${placed(outcome)}`;
   throw new RequestError("invalid", text, outcome);
 }
 
@@ -650,9 +657,11 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     for (const name in rest) {
       reject("sections are toServer, toClient, requests, presence and state", name);
     }
-    const asked = Object.entries(requests).map(([pattern, entry]) =>
-      routeOf("request", pattern, entry?.input, entry ?? {})
-    );
+    const asked = Object.entries(requests).map(([pattern, entry]) => {
+      const route = routeOf("request", pattern, entry?.input, entry ?? {});
+      checkMembers(`"${pattern}"`, entry, "input, output, stream, resume");
+      return route;
+    });
     const sent = (section: Readonly<Record<string, StandardSchema>>) =>
       Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
     // Presence notices, and the records of durable streams.
@@ -693,15 +702,18 @@ function stateRouteOf(
 ): [pattern: string, route: StateRoute] {
   const { collections: first } = Object(entry);
   const isShort = !first || isSchema(first) || isSchema(first.schema);
-  const { collections, version = 1, mutations, writes, ...rest } =
-    (isShort ? { collections: entry } : entry) as StateDefinition;
-  const all = Object.entries(Object(collections) as StateCollections).map((
-    [name, entry],
-  ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);
+  const long = (isShort ? { collections: entry } : entry) as StateDefinition;
+  checkMembers(`"${pattern}"`, long, "collections, version, mutations, writes");
+  const { collections, version = 1, mutations, writes } = long;
+  const all = Object.entries(Object(collections) as StateCollections).map(([name, entry]) => {
+    if (isSchema(entry)) return [name, { schema: entry }] as const;
+    checkMembers(`"${name}" of "${pattern}"`, entry, "schema, ephemeral");
+    return [name, entry] as const;
+  });
   // The prefix is `HIDDEN_PREFIX`, whose module pages load late.
   const isValid = all[0] &&
     all.every(([name, entry]) => name && !/^\$skein/.test(name) && isSchema(entry?.schema)) &&
-    version > 0 && Number.isSafeInteger(version) && !Object.keys(rest)[0];
+    version > 0 && Number.isSafeInteger(version);
   if (!isValid) {
     reject("a state must have collections, each with a name and a schema, and a version", pattern);
   }
@@ -731,6 +743,13 @@ function routeOf(
 
 function isSchema(schema: unknown): schema is StandardSchema {
   return typeof (schema as StandardSchema | undefined)?.["~standard"]?.validate === "function";
+}
+
+/** Detects misspelt members, which TypeScript accepts because the definition's type is inferred. */
+function checkMembers(of: string, entry: object, names: string): void {
+  for (const name in entry) {
+    if (!names.split(", ").includes(name)) reject(`the members of ${of} are ${names}`, name);
+  }
 }
 
 function reject(rule: string, received: unknown): never {

@@ -154,7 +154,6 @@ Deno.test("defineContract() rejects long forms of states that it cannot read", (
     { collections: {} },
     { collections: 7 },
     { collections: undefined, version: 2 },
-    { collections: { cards }, versions: 2 },
     { collections: { "": cards } },
   ];
   for (const entry of entries) {
@@ -242,6 +241,18 @@ Deno.test("defineContract() rejects invalid definitions", () => {
     [{ state: { board: { cards: {} } } }, "and a schema"],
     [{ state: { board: { cards: null } } }, "and a schema"],
     [{ state: { board: { cursors: { ephemeral: true } } } }, "and a schema"],
+    [
+      { state: { board: { cursors: { schema: z.string(), ephemral: true } } } },
+      'the members of "cursors" of "board" are schema, ephemeral, received "ephemral"',
+    ],
+    [
+      { state: { board: { collections: { cards: z.string() }, write: "mutations" } } },
+      'the members of "board" are collections, version, mutations, writes, received "write"',
+    ],
+    [
+      { requests: { a: { input: z.string(), stream: z.string(), resum: true } } },
+      'the members of "a" are input, output, stream, resume, received "resum"',
+    ],
   ];
   for (const [definition, part] of cases) {
     const error = assertThrows(

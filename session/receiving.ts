@@ -654,7 +654,7 @@ export class Receiving
    * also reports it to the application; a server leaves that to its peer.
    */
   #reject(
-    { id: number, topic, data }: IncomingMessage,
+    { id: number, data }: IncomingMessage,
     failure: RequestFailure,
     onInvalid: InvalidHandler,
   ): undefined {
@@ -662,8 +662,7 @@ export class Receiving
     const told = this.faults.misfit(id, failure);
     if (told !== undefined) this.replies.fail(id, told);
     if (id !== null || this.#settings.side === "server") return;
-    const text = `Cannot read the message on "${topic}": ${failure.message}`;
-    this.faults.tell(new RequestError(failure.code, text, failure), { data, onInvalid });
+    this.faults.tell(new RequestError(failure.code, failure.message, failure), { data, onInvalid });
   }
 
   /** Replies to a message whose schema threw, which is not the peer's fault. */

@@ -6,6 +6,7 @@ import type { Quotas } from "../base/quotas/shares.ts";
 import { validate } from "../base/standard_schema.ts";
 import { waitFor } from "../base/wait.ts";
 import { RequestError } from "../errors.ts";
+import { misfitOf } from "../session/contract.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings/settings.ts";
@@ -371,7 +372,10 @@ function resumesOf(
           schema ? await validate(schema, input) : { ok: true as const, value: input })();
       const what = `result from the schema of "${pattern}"`;
       const outcome = await waitFor(runtime, checked, { what, timeoutMs });
-      if (!outcome.ok) throw new RequestError("invalid", outcome.message, { path: outcome.path });
+      if (!outcome.ok) {
+        const failure = misfitOf(topic, outcome);
+        throw new RequestError(failure.code, failure.message, failure);
+      }
       return resume({ topic, pattern, params, data: outcome.value, user }, progress);
     };
   };

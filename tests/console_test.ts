@@ -208,15 +208,16 @@ Deno.test("Session prints each cause of its peer's rejections once, without a ha
     opened[0]!.send("news", 5);
     await until(() => client.stats.rejectedByPeer === 2 && opened[0]!.stats.rejectedByPeer === 1);
     const told = "onMessageRejected receives each rejection";
-    const skipped = 'Cannot read the message on "news": Invalid input: expected string, received ' +
-      "number; such data is skipped: set onInvalid or onError, and check that both sides have the " +
-      "same contract";
+    const misfit =
+      'The data of "news" does not fit the contract: Invalid input: expected string, received number';
+    const skipped = `${misfit}; such data is skipped: set onInvalid or onError, and check that ` +
+      "both sides have the same contract";
     const isSilent = Object.keys(handlers).length > 0;
     assertEquals(
       linesOf(printed).sort(),
       isSilent ? ("onError" in handlers ? [] : [skipped]) : [
+        `The client rejected a message (invalid): ${misfit}; ${told}`,
         skipped,
-        `The client rejected a message (invalid): Invalid input: expected string, received number; ${told}`,
         `The server rejected a message (unknown-topic): No message of the contract fits the topic "chta"; ${told}`,
       ],
     );

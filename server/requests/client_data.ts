@@ -1,6 +1,7 @@
 /** Checks of data that clients send. */
 import { RequestError } from "../../errors.ts";
 import { type StandardSchema, validate } from "../../base/standard_schema.ts";
+import { misfitOf } from "../../session/contract.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 
@@ -14,7 +15,7 @@ import { encodeMessage } from "../../session/wire/encode.ts";
 export async function checkData(
   session: Session,
   schema: StandardSchema | undefined,
-  data: unknown,
+  { topic, data }: { readonly topic: string; readonly data: unknown },
 ): Promise<unknown> {
   if (schema === undefined) return data;
   const checking = validate(schema, data);
@@ -22,7 +23,8 @@ export async function checkData(
     ? await session[internals].inTime("the schema of a publication", checking)
     : checking;
   if (outcome.ok) return outcome.value;
-  throw new RequestError("invalid", outcome.message, { path: outcome.path });
+  const failure = misfitOf(topic, outcome);
+  throw new RequestError(failure.code, failure.message, failure);
 }
 
 /** Checks whether a message can hold the data. */

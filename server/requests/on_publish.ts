@@ -4,7 +4,7 @@ import { Deadlines } from "../../base/deadlines.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import { type Quota, type Quotas, Slot } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { validate } from "../../base/standard_schema.ts";
+import { placed, validate } from "../../base/standard_schema.ts";
 import { within } from "../../base/wait.ts";
 import {
   AuthenticationError,
@@ -273,7 +273,7 @@ export class PublishHook implements Disposable {
     try {
       const outcome = schema && await inTime(validate(schema, data));
       if (outcome?.ok === false) {
-        throw new TypeError(`Cannot publish: data must fit the contract: ${outcome.message}`);
+        throw new TypeError(`Cannot publish: data must fit the contract${placed(outcome)}`);
       }
       this.#parts.topics.encode("publish", topic, data, {});
       return { data };

@@ -38,7 +38,7 @@ export class PresenceUpdates {
       throw new RequestError("malformed", "Expected data that JSON can hold");
     }
     const schema = data === undefined ? undefined : known.presenceSchemaOf(room);
-    const checked = await checkData(session, schema, data);
+    const checked = await checkData(session, schema, { topic: room, data });
     decision.check();
     try {
       rooms.setData(session, room, checked);

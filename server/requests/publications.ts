@@ -72,7 +72,7 @@ export class Publications {
     let permission = await rights.check(session, topic, "publish", { decision });
     const schema = known.schemaOf(topic);
     // Publish the data unchanged: each receiver applies the schema once.
-    const checked = schema === undefined ? data : await checkData(session, schema, data);
+    const checked = schema === undefined ? data : await checkData(session, schema, { topic, data });
     decision.check();
     const user = verifiedUser(session);
     const account = () => this.#parts.accounts.of(session);

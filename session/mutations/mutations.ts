@@ -4,6 +4,7 @@ import { describe } from "../../base/error_text.ts";
 import {
   type InputOf,
   type OutputOf,
+  placed,
   type StandardSchema,
   validate,
 } from "../../base/standard_schema.ts";
@@ -355,9 +356,8 @@ export function checkInput(contract: Contract, id: string, { name, input }: Muta
   const outcome = validate(schemaOf(mutations[name]), input);
   const judge = (judged: Awaited<typeof outcome>) => {
     if (judged.ok) return judged.value;
-    const { message, path } = judged;
-    const text = `The input of the mutation "${name}" does not fit the contract: ${message}`;
-    throw new RequestError("invalid", text, { path });
+    const text = `The input of the mutation "${name}" does not fit the contract${placed(judged)}`;
+    throw new RequestError("invalid", text, { path: judged.path });
   };
   return outcome instanceof Promise ? outcome.then(judge) : judge(outcome);
 }

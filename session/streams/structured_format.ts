@@ -7,7 +7,7 @@ import type { SessionLike } from "../types.ts";
 import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../errors.ts";
 import type { Codec } from "./codec.ts";
 import type { CompiledRegistry } from "./registry.ts";
-import { validate, type Validation } from "../../base/standard_schema.ts";
+import { placed, validate, type Validation } from "../../base/standard_schema.ts";
 import { describe, textOf } from "../../base/error_text.ts";
 
 /** Bytes of the type and the length before a message on a stream. */
@@ -149,9 +149,8 @@ export function decodeMessage(
 
 function accepted(type: number, outcome: Validation<unknown>): DecodedMessage {
   if (outcome.ok) return { type, data: outcome.value };
-  const at = outcome.path.length === 0 ? "" : ` at ${outcome.path.join(".")}`;
   const rule = `expected data that fits the schema of type ${type}`;
-  throw rejection("invalid", `${rule}, received${at}: ${outcome.message}`, { type });
+  throw rejection("invalid", `${rule}, received${placed(outcome)}`, { type });
 }
 
 /**

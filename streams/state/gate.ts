@@ -4,7 +4,7 @@
  */
 import type { Quotas } from "../../base/quotas/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { validate, type Validation } from "../../base/standard_schema.ts";
+import { placed, validate, type Validation } from "../../base/standard_schema.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import { type Change, type ClientChange, withValue } from "../logs/change_message.ts";
 import type { LogRow } from "../logs/log.ts";
@@ -442,12 +442,8 @@ export class ChangeGate {
     }
     const result = (outcome: Validation<unknown>): Change => {
       if (outcome.ok) return withFitted(change, outcome.value);
-      const { message, path } = outcome;
-      throw new RequestError(
-        "invalid",
-        `Cannot write state: the row "${key}" of "${type}" must fit the contract: ${message}`,
-        { path },
-      );
+      const text = `the row "${key}" of "${type}" must fit the contract${placed(outcome)}`;
+      throw new RequestError("invalid", `Cannot write state: ${text}`, { path: outcome.path });
     };
     const outcome = validate(collection.schema, dataOf(change));
     return outcome instanceof Promise
