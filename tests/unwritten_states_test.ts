@@ -18,9 +18,9 @@ import {
   type LiveStateOptions,
   type LiveStates,
 } from "../streams/mod.ts";
-import { FaultyStore, loseReply } from "./faulty_broker.ts";
+import { fail, FaultyStore, loseReply, pass } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
-import { until } from "./waiting.ts";
+import { turns, until } from "./waiting.ts";
 
 const contract = defineContract({
   state: {
@@ -392,6 +392,27 @@ Deno.test("LiveStates.open() creates a state with its rows in one step, unless i
   await using stored = await node.states.open("board:3");
   await stored.collection("cards").set("1", "Tea");
   await until(() => readers.collection("cards").has("1"));
+});
+
+Deno.test("LiveStates.open() stores the first rows after the creation by a client has failed", async () => {
+  const broker = new FaultyStore().connect();
+  await using node = new Node({ broker });
+  const board = await node.open();
+  const [asked, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  broker.make("logs.create", async (run, call) => {
+    broker.make("logs.create", pass);
+    asked.resolve();
+    await gate.promise;
+    return await fail(run, call);
+  });
+  const written = codeOf(board.collection("cards").set("1", "Tea"));
+  await asked.promise;
+  const opening = node.states.open("board:1");
+  await turns(9);
+  gate.resolve();
+  await using opened = await opening;
+  assertEquals(Object.fromEntries(opened.collection("columns")), COLUMNS.columns);
+  assertEquals(await written, "unknown");
 });
 
 Deno.test("liveState() rejects onOpen without a section state", () => {

@@ -455,6 +455,18 @@ export class StreamLogs implements AsyncDisposable {
       : { kind: made };
   }
 
+  /**
+   * Returns the result of {@linkcode StreamLogs.create} for a stream that is no fork, and exists.
+   *
+   * @param options See {@linkcode CreateStreamOptions}.
+   * @returns The result; `undefined` if there is no stream with this id.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async existing(id: string, options: CreateStreamOptions): Promise<StreamCreated | undefined> {
+    const { config } = planStream(options);
+    return await this.#existing(id, { config, end: options.end, fork: undefined });
+  }
+
   /** Creates a stream as planned, unless it exists. */
   async #put(
     id: string,

@@ -1,8 +1,9 @@
 /** The states of a server, which share the rows of each stream. */
 import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
-import type { LogTail } from "../logs/log.ts";
+import type { LogTail, RowChange } from "../logs/log.ts";
 import { overShareReason } from "../logs/log_shares.ts";
+import type { FirstRows } from "../logs/memory_rows.ts";
 import { damaged } from "../logs/sound_logs.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { JSON_TYPE } from "../logs/rules.ts";
@@ -231,22 +232,23 @@ export class States {
     return isKeyed ? found.info.identity : undefined;
   }
 
+  /** The rows of a new state that `open` names. */
+  #firstOf(id: string, changes: readonly RowChange[]): FirstRows {
+    const first = this.#parts.unwritten.firstRows([changes]);
+    if (!("kind" in first)) return first;
+    throw new RequestError("full", `Cannot open state "${id}": ${outcomeText(first)}`);
+  }
+
   /** Creates the stream if there is none, and returns its identity. */
   async #create(id: string, initial: InitialRows | undefined): Promise<string> {
     const { logs, tail, unwritten } = this.#parts;
+    const facts = { contentType: JSON_TYPE, keyed: tail };
     const changes = await encodeInitial(id, initial, this.#parts);
     const present = await this.#find(id);
     if (present !== undefined) return present;
-    if (initial === undefined) {
-      using state = unwritten.enter(id);
-      const identity = await state?.create();
-      if (identity !== undefined) return identity;
-    }
-    const first = unwritten.firstRows([changes]);
-    if ("kind" in first) {
-      throw new RequestError("full", `Cannot open state "${id}": ${outcomeText(first)}`);
-    }
-    const created = await logs.create(id, { ...first, contentType: JSON_TYPE, keyed: tail });
+    const created = initial === undefined
+      ? await unwritten.create(id, facts)
+      : await logs.create(id, { ...facts, ...this.#firstOf(id, changes) });
     if (created.kind === "created") return created.info.identity;
     if (created.kind === "exists") {
       if (created.info.keyed !== undefined) return created.info.identity;

@@ -14,6 +14,7 @@ import { logKind } from "../logs/log_names.ts";
 import { rowsStateOf } from "../logs/rows.ts";
 import { JSON_TYPE, recordBytes } from "../logs/rules.ts";
 import {
+  type CreateStreamOptions,
   isId,
   outcomeText,
   type StreamAppended,
@@ -65,10 +66,11 @@ export interface UnwrittenParts {
 /** An append of changes, as `StreamLogs.append` takes it. */
 type AppendedChanges = Parameters<StreamLogs["append"]>[1];
 
-/** Creates a stream, for an owner if the stream counts for one. */
-type Create = (
-  make: (owner: string | undefined) => Promise<StreamCreated>,
-) => Promise<StreamCreated>;
+/** The first rows of a new stream, and the identity with which readers have received them. */
+type FirstFacts = FirstRows & Required<Pick<CreateStreamOptions, "identity">>;
+
+/** Creates a stream with these rows. */
+type Create = (first: FirstFacts) => Promise<StreamCreated>;
 
 /**
  * The states of a server's contract that are not stored. Such a state takes memory while someone
@@ -122,6 +124,31 @@ export class UnwrittenStates {
   }
 
   /**
+   * Creates a stream, unless it exists. If its id fits a pattern of the contract, and it is no fork,
+   * it starts with the first rows of the state.
+   *
+   * @param options Properties of the stream.
+   * @param create Creates the stream with these properties, to which the first rows were added.
+   * @returns The result.
+   * @throws {RequestError} With the code `unavailable` if the first rows are not known.
+   */
+  async create<T extends CreateStreamOptions>(
+    id: string,
+    options: T,
+    create: (options: T) => Promise<StreamCreated> = (all) => this.#parts.logs.create(id, all),
+  ): Promise<StreamCreated> {
+    using state = options.fork === undefined ? this.enter(id) : undefined;
+    if (state === undefined) return await create(options);
+    while (true) {
+      // A repeated creation does not call `onOpen`.
+      const present = await this.#parts.logs.existing(id, options);
+      if (present !== undefined) return present;
+      const created = await state.create((first) => create({ ...options, ...first }));
+      if (created !== "again") return created;
+    }
+  }
+
+  /**
    * Takes part in the use of a state, which may or may not exist. The caller has to dispose it.
    *
    * @returns The state; `undefined` if its id fits no pattern of the contract.
@@ -143,11 +170,14 @@ export class FirstView implements CompleteRows {
   readonly page: StreamPage;
   /** The first transaction, with the rows of `onOpen`; empty without rows. */
   readonly changes: readonly RowChange[];
+  /** The rows and records that this transaction stores. */
+  readonly first: FirstRows;
   #collections: ReturnType<typeof collectionsOf> | undefined;
 
-  constructor(page: StreamPage, changes: readonly RowChange[]) {
+  constructor(page: StreamPage, changes: readonly RowChange[], first: FirstRows) {
     this.page = page;
     this.changes = changes;
+    this.first = first;
   }
 
   /** The identity that the stream gets if a write on this server is the first. */
@@ -218,17 +248,31 @@ class Unwritten implements Disposable {
     options: AppendedChanges,
     { account, isAwaited }: { readonly account: Account; readonly isAwaited: () => boolean },
   ): Promise<StreamAppended> {
-    const { clients, logs } = this.#parts;
+    const { clients, logs, tail: keyed } = this.#parts;
     const id = this.#id;
+    const create: Create = (first) =>
+      clients.create({ id, account }, (owner) => {
+        return logs.create(id, { ...first, contentType: JSON_TYPE, keyed, owner });
+      });
     for (let attempt = 0; attempt < MAX_ATTEMPTS;) {
       const result = await logs.append(id, options);
       if (result.kind !== "missing" || isAwaited()) return result;
       const view = await this.view();
       if (options.identity !== undefined && options.identity !== view.identity) return result;
-      const create: Create = (make) => clients.create({ id, account }, make);
-      const created = await this.#create({ view, changes: options.changes ?? [], create });
-      if (typeof created === "object") return created;
-      if (created === "again") continue;
+      if (this.#isBusy(view)) {
+        await this.#created();
+        continue;
+      }
+      const first = this.#parts.firstRows([view.changes, options.changes ?? []]);
+      if ("kind" in first) return first as StreamAppended;
+      const { identity, page: { info } } = view;
+      // For example the deletion of a row that does not exist.
+      if (first.records.length === info.tail) return { kind: "appended", info };
+      const created = await this.#create({ ...first, identity }, create).catch((error) => {
+        throw error instanceof LimitError ? rejectionOf(error, "full") : error;
+      });
+      const appended = this.#appended(created, identity);
+      if (appended !== undefined) return appended;
       // Another server was first, with another identity.
       if (options.identity !== undefined) return result;
       attempt++;
@@ -238,66 +282,59 @@ class Unwritten implements Disposable {
   }
 
   /**
-   * Creates the state with its first rows, unless it exists.
+   * Creates the state with its first rows only, unless it exists.
    *
-   * @returns The identity of the stream; `undefined` if someone else was first.
-   * @throws The errors of {@linkcode Unwritten.append}.
+   * @param create Creates the stream with these rows.
+   * @returns The result; `again` if another creation was under way, which may have failed.
+   * @throws {RequestError} With the code `unavailable` if the first rows are not known.
    */
-  async create(): Promise<string | undefined> {
+  async create(create: Create): Promise<StreamCreated | "again"> {
     const view = await this.view();
-    const created = await this.#create({ view, create: (make) => make(undefined) });
-    if (typeof created === "string") return undefined;
-    if (created.kind === "appended") return created.info.identity;
-    throw new RequestError("full", `Cannot open state "${this.#id}": ${outcomeText(created)}`);
+    if (!this.#isBusy(view)) {
+      return await this.#create({ ...view.first, identity: view.identity }, create);
+    }
+    await this.#created();
+    return "again";
   }
 
   [Symbol.dispose](): void {
     if (--this.users === 0) this.#onUnused();
   }
 
-  async #create(
-    { view, changes, create }: {
-      readonly view: FirstView;
-      /** The changes of the first write; absent if only the first rows are stored. */
-      readonly changes?: readonly RowChange[] | undefined;
-      readonly create: Create;
-    },
-  ): Promise<StreamAppended | "again" | "exists"> {
-    const { logs } = this.#parts;
-    if (this.#creating !== undefined) {
-      await this.#creating.catch(() => {});
-      return "again";
-    }
-    if (this.#current !== view) return "again";
-    const first = this.#parts.firstRows([view.changes, changes ?? []]);
-    if ("kind" in first) return first as StreamAppended;
-    const { identity, page: { info } } = view;
-    // For example the deletion of a row that does not exist.
-    const isUnchanged = changes !== undefined && first.records.length === info.tail;
-    if (isUnchanged) return { kind: "appended", info };
-    const facts = { ...first, contentType: JSON_TYPE, keyed: this.#parts.tail, identity };
-    const creating = create((owner) => logs.create(this.#id, { ...facts, owner }));
-    this.#creating = creating;
+  /** True if the view is no longer current, or may soon not be. */
+  #isBusy(view: FirstView): boolean {
+    return this.#creating !== undefined || this.#current !== view;
+  }
+
+  /** Waits for the creation under way, if any. */
+  async #created(): Promise<void> {
+    await this.#creating?.catch(() => {});
+  }
+
+  /** Creates the stream, without waiting before: only one creation is under way at a time. */
+  async #create(first: FirstFacts, create: Create): Promise<StreamCreated> {
+    const creating = this.#creating = create(first);
     try {
-      return this.#created(await creating, identity);
+      const created = await creating;
+      if (created.kind === "created" || created.kind === "exists") this.#retire();
+      return created;
     } catch (error) {
-      if (error instanceof LimitError) throw rejectionOf(error, "full");
-      // The stream may exist.
-      this.#retire();
+      // Otherwise, the stream may exist.
+      if (!(error instanceof LimitError)) this.#retire();
       throw error;
     } finally {
       this.#creating = undefined;
     }
   }
 
-  #created(created: StreamCreated, identity: string): StreamAppended | "exists" {
+  /** The result of the first write; `undefined` if another server was first. */
+  #appended(created: StreamCreated, identity: string): StreamAppended | undefined {
     switch (created.kind) {
       case "created":
       case "exists":
-        this.#retire();
         return created.info.identity === identity
           ? { kind: "appended", info: created.info }
-          : "exists";
+          : undefined;
       case "deleted":
       case "full":
       case "no-space":
@@ -323,7 +360,7 @@ class Unwritten implements Disposable {
       const changes = await encodeInitial(id, await onOpen?.({ id }), this.#parts);
       const first = this.#parts.firstRows([changes]);
       if ("kind" in first) throw new RangeError(`Cannot open state: ${outcomeText(first)}`);
-      return new FirstView(pageOf(first, { tail, identity: logs.newIdentity() }), changes);
+      return new FirstView(pageOf(first, { tail, identity: logs.newIdentity() }), changes, first);
     };
     try {
       return await waitFor(runtime, read(), {
