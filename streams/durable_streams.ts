@@ -119,10 +119,11 @@ export class DurableStreams implements Feature {
       },
       started: () => {
         added.started?.();
-        const { logs, clientStreams, gate: changes } = shared.parts;
-        const { manager: rates } = host;
         const states = shared.parts;
-        const own = { logs, clientStreams, changes, rates, states, origins, maxMessageBytes };
+        const { logs, clientStreams, gate: changes, unwritten } = states;
+        const { manager: rates } = host;
+        const streams = { logs, clientStreams, changes, unwritten, states };
+        const own = { ...streams, rates, origins, maxMessageBytes };
         requests = new StreamRequests({ ...this.#settings, path }, { ...guardParts, ...own });
         const { described } = host.share(SharedMutations, () => new SharedMutations());
         described.push(...shared.mutationInputs().map((of) => ({ path, ...of })));
@@ -132,17 +133,19 @@ export class DurableStreams implements Feature {
 
   /**
    * Creates a keyed stream, unless it exists. It has no writer: its rows are written by the states of
-   * `liveState()`, and by clients.
+   * `liveState()`, and by clients. If its id fits a pattern of the contract's states, it starts
+   * with the rows that `onOpen` returns, unless it is a fork.
    *
    * @param id The id, of 1 to 240 bytes.
    * @param options The lifetime, the source of a fork, and `keyed: true`.
    * @returns The state of the stream.
    * @throws {RequestError} With the code `exists` if there is a stream with this id that is not
-   * keyed, or has another lifetime or source, and `unavailable` if the server is closed. For a fork,
-   * also with `not-found`, `malformed`, `wrong-type` if the source is not keyed, `gone` if the offset
-   * is not the end of the source, or `full` if the rows are too large to be copied in one step; and
-   * with `unknown-collection`, `ephemeral` or `invalid` if the id fits a pattern of the contract, the
-   * source does not fit the same one, and a row does not fit the contract.
+   * keyed, or has another lifetime or source, and `unavailable` if the server is closed or `onOpen`
+   * fails. For a fork, also with `not-found`, `malformed`, `wrong-type` if the source is not keyed,
+   * `gone` if the offset is not the end of the source, or `full` if the rows are too large to be
+   * copied in one step; and with `unknown-collection`, `ephemeral` or `invalid` if the id fits a
+   * pattern of the contract, the source does not fit the same one, and a row does not fit the
+   * contract.
    * @throws {LimitError} If there are too many streams.
    * @throws {TypeError} If an option is unknown or has the wrong type, if the media type is not
    * JSON, or if a fork has no source.

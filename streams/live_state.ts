@@ -114,10 +114,10 @@ export interface LiveStateOptions<C extends Contract = Contract> {
    * a new board: at most 1,000, which fit into one message.
    *
    * Readers receive them, but nothing is stored before the first write, which stores them together
-   * with its own changes. Called once for all readers of a server, at most for the server's
-   * `requestTimeoutMs`. The rows fit into the schemas of the contract. If the function fails, the
-   * server reports the error, and the clients retry after a pause. It should return the same rows
-   * for the same id.
+   * with its own changes. A state that a `PUT` over HTTP or `durableStreams().create` creates has
+   * them, too. Called once for all readers of a server, at most for the server's `requestTimeoutMs`.
+   * The rows fit into the schemas of the contract. If the function fails, the server reports the
+   * error, and the clients retry after a pause. It should return the same rows for the same id.
    *
    * @default {no rows}
    */

@@ -62,7 +62,8 @@ export class StreamParts {
   readonly #migrations: Migrations;
   /** Counts the streams that clients create. */
   readonly clientStreams: ClientStreams;
-  readonly #unwritten: UnwrittenStates;
+  /** The states of the contract that are not stored. */
+  readonly unwritten: UnwrittenStates;
   readonly #sender: StreamSender;
   readonly #state: StateParts;
   readonly #ephemeral: EphemeralStates;
@@ -119,6 +120,7 @@ export class StreamParts {
       streams: logs,
       tail,
       maxMessageBytes,
+      createKeyed: (id, options) => unwritten.create(id, options),
       fitCopy: (id, source, rows) => gate.fitCopy(id, source, rows),
     });
     const gate = this.gate = new ChangeGate({
@@ -149,7 +151,7 @@ export class StreamParts {
     });
     const clients = this.clientStreams = new ClientStreams({ ...streams, runtime, streams: logs });
     quotas.add("durableStreams.maxStreams", clients);
-    const unwritten = this.#unwritten = new UnwrittenStates({
+    const unwritten = this.unwritten = new UnwrittenStates({
       ...state,
       logs,
       bounds,
@@ -198,7 +200,7 @@ export class StreamParts {
     const ephemeral = this.#ephemeral.get(id);
     const isAwaited = () => this.states.isAwaited(id);
     // The first view must not change between a decision and the write.
-    using unwritten = this.#unwritten.enter(id);
+    using unwritten = this.unwritten.enter(id);
     const logs = {
       append: this.#appendOf(unwritten, source),
       read: this.logs.read.bind(this.logs),
@@ -221,7 +223,7 @@ export class StreamParts {
   ): Promise<unknown> {
     const { mutateRows } = await import("./state/session_mutations.ts");
     const mutations = await this.mutations();
-    using unwritten = this.#unwritten.enter(id);
+    using unwritten = this.unwritten.enter(id);
     return await mutateRows(id, data, {
       runtime: this.#state.runtime,
       mutations,
@@ -271,7 +273,7 @@ export class StreamParts {
   ): Promise<{ readonly version: number; readonly isRepeated: boolean }> {
     const { versionOf } = await import("./state/session_mutations.ts");
     const mutations = await this.mutations();
-    using unwritten = this.#unwritten.enter(id);
+    using unwritten = this.unwritten.enter(id);
     const append = this.#appendOf(unwritten, call.source);
     const made = await mutations.make(id, { ...call, append, time: this.gate.times.of() });
     const version = versionOf(id, made, {
@@ -318,7 +320,7 @@ export class StreamParts {
     await this.responses.close();
     this.gate.close();
     this.#state.updates.close();
-    this.#unwritten.close();
+    this.unwritten.close();
     this.states.close();
     await this.streams.close();
     await this.logs.close();

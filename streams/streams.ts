@@ -11,6 +11,7 @@ import { isJson, JSON_TYPE, MAX_REASON_LENGTH } from "./logs/rules.ts";
 import { withVersion } from "./logs/change_message.ts";
 import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "./logs/offset.ts";
 import {
+  type CreateStreamOptions,
   DROPPED_REASON,
   NO_SPACE,
   outcomeText,
@@ -70,7 +71,8 @@ export interface CreateDurableStreamOptions {
    * Creates a keyed stream: it holds rows, and keeps the newest change of each of them. Its media
    * type is JSON.
    *
-   * A keyed fork starts with a copy of the rows that its source has now. They must fit the contract
+   * If the id fits a pattern of the contract's states, it starts with the state's first rows. A
+   * keyed fork starts with a copy of the rows that its source has now. They must fit the contract
    * if the id of the fork fits a pattern of its states.
    *
    * @default {false}
@@ -166,6 +168,10 @@ export interface StreamStoreParts {
   readonly tail: LogTail;
   /** Most bytes of a message, so that sessions can read the records. */
   readonly maxMessageBytes: number;
+  /** Creates a keyed stream, with the first rows of a state; by default, without rows. */
+  readonly createKeyed?:
+    | ((id: string, options: CreateStreamOptions) => Promise<StreamCreated>)
+    | undefined;
   /**
    * Fits the rows of a keyed source into the contract; `undefined` if they need no check. By default,
    * none are checked.
@@ -185,6 +191,7 @@ export class StreamStore {
   readonly #streams: StreamLogs;
   readonly #tail: LogTail;
   readonly #maxMessageBytes: number;
+  readonly #create: NonNullable<StreamStoreParts["createKeyed"]>;
   readonly #fitCopy: StreamStoreParts["fitCopy"];
   /** Open writers of this server; bounded by the streams. */
   readonly #writers = new Set<DurableStreamWriter>();
@@ -196,6 +203,7 @@ export class StreamStore {
     this.#streams = streams;
     this.#tail = tail;
     this.#maxMessageBytes = maxMessageBytes;
+    this.#create = parts.createKeyed ?? ((id, options) => streams.create(id, options));
     this.#fitCopy = parts.fitCopy;
   }
 
@@ -435,7 +443,7 @@ export class StreamStore {
       keyed: this.#tail,
       fitCopy: fit && ((source: string, rows: readonly LogRow[]) => fit(id, source, rows)),
     };
-    const created = await this.#streams.create(id, facts);
+    const created = await this.#create(id, facts);
     const isThere = created.kind === "created" || created.kind === "exists" && created.isSame;
     if (!isThere) throw rejectedCreation(id, created.kind);
     return stateOf(created.info);

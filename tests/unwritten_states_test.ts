@@ -93,11 +93,23 @@ class Node implements AsyncDisposable {
     return state as unknown as Board;
   }
 
-  /** Responds to a request for the stream of a board. */
+  /** Requests the stream of a board. */
+  async ask(id: string, init?: RequestInit) {
+    const url = `http://127.0.0.1:${this.server.address!.port}/streams/${id}`;
+    const response = await fetch(url, init);
+    const { headers, status } = response;
+    return { headers, status, text: await response.text() };
+  }
+
+  /** Reads the stream of a board, and returns the status. */
   async fetch(id = "board:1"): Promise<number> {
-    const response = await fetch(`http://127.0.0.1:${this.server.address!.port}/streams/${id}`);
-    await response.body?.cancel();
-    return response.status;
+    return (await this.ask(id)).status;
+  }
+
+  /** Creates a board over HTTP. */
+  async put(id: string, headers: Record<string, string> = {}) {
+    const keyed = { "content-type": "application/json", "stream-keyed": "true" };
+    return await this.ask(id, { method: "PUT", headers: { ...keyed, ...headers } });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -153,8 +165,7 @@ Deno.test("the first write of a state stores the first rows and its own in one s
   assertEquals(rowsOf(later), { ...COLUMNS, cards: { 1: "Tea", 2: "Milk" } });
   assertEquals([await node.fetch(), node.opened.length], [200, 1]);
   // The history has the first rows, and each write.
-  const url = `http://127.0.0.1:${node.server.address!.port}/streams/board:1?tail=all`;
-  assert((await (await fetch(url)).text()).includes("To do"));
+  assert((await node.ask("board:1?tail=all")).text.includes("To do"));
 });
 
 Deno.test("of two servers the first write wins, and the others' readers see its rows", async () => {
@@ -413,6 +424,68 @@ Deno.test("LiveStates.open() stores the first rows after the creation by a clien
   await using opened = await opening;
   assertEquals(Object.fromEntries(opened.collection("columns")), COLUMNS.columns);
   assertEquals(await written, "unknown");
+});
+
+Deno.test("a state that is created without a write has its first rows, and its lifetime", async () => {
+  const ttlMs = 60_000;
+  const creations: ((node: Node, ttlMs?: number) => Promise<string>)[] = [
+    async (node, ms = ttlMs) => {
+      const { status, text } = await node.put("board:1", { "stream-ttl": `${ms / 1_000}` });
+      return status < 300 ? "created" : JSON.parse(text).code;
+    },
+    (node, ms = ttlMs) =>
+      node.streams.create("board:1", { keyed: true, ttlMs: ms }).then(
+        () => "created",
+        (error) => error.failure.code,
+      ),
+  ];
+  for (const create of creations) {
+    await using node = new Node();
+    const board = await node.open();
+    const statuses: string[] = [];
+    board.status.observe((status) => statuses.push(status));
+    assertEquals([await create(node), await create(node)], ["created", "created"]);
+    assertEquals(await create(node, 2 * ttlMs), "exists");
+    assertEquals((await node.ask("board:1", { method: "HEAD" })).headers.get("stream-ttl"), "60");
+    assert((await node.ask("board:1")).text.includes("To do"));
+    assertEquals(rowsOf(await node.open()), COLUMNS);
+    // Earlier readers went on, because they have received these rows.
+    assertEquals(await board.collection("cards").set("1", "Tea"), 2);
+    assertEquals([rowsOf(board), statuses, node.opened.length], [
+      { ...COLUMNS, cards: { 1: "Tea" } },
+      ["live"],
+      1,
+    ]);
+  }
+});
+
+Deno.test("a state that is created without a write is stored with its first rows or not at all", async () => {
+  let fault: (() => never) | undefined = () => {
+    throw new Error("no database");
+  };
+  await using node = new Node({
+    onOpen: () => fault?.() ?? COLUMNS,
+    limits: {
+      authorize: ({ action }: { action: string }) =>
+        action === "close" ? { close: true } : { caller: "ann" },
+      maxStreams: 2,
+      maxStreamsPerUser: 1,
+    },
+  });
+  const failed = await node.put("board:1");
+  assertEquals([failed.status, failed.headers.get("retry-after")], [503, "2"]);
+  const creation = node.streams.create("board:1", { keyed: true });
+  assertEquals(await codeOf(creation), "unavailable");
+  assertEquals(await node.streams.info("board:1"), undefined);
+  fault = undefined;
+  assertEquals((await node.put("board:1", { "stream-closed": "true" })).status, 201);
+  const closed = await node.ask("board:1");
+  assertEquals([closed.headers.get("stream-closed"), closed.text.includes("To do")], [
+    "true",
+    true,
+  ]);
+  assertEquals((await node.put("board:2")).status, 429);
+  assertEquals(await node.streams.info("board:2"), undefined);
 });
 
 Deno.test("liveState() rejects onOpen without a section state", () => {

@@ -62,6 +62,7 @@ import { RESPONSE_PREFIX } from "../logs/log_names.ts";
 import { isDamaged } from "../logs/sound_logs.ts";
 import { DEFAULT_CONTENT_TYPE, isJson, JSON_TYPE, mediaType, recordBytes } from "../logs/rules.ts";
 import {
+  type CreateStreamOptions,
   DROPPED_REASON,
   NO_SPACE,
   type ReadStreamOptions,
@@ -75,6 +76,7 @@ import type { HttpPublications } from "../../manager/rate_limits.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
 import type { HttpStats } from "../../server/metrics/measures.ts";
 import { type ChangeGate, otherVersion } from "../state/gate.ts";
+import type { UnwrittenStates } from "../state/unwritten.ts";
 import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -164,6 +166,8 @@ export interface StreamRequestsParts extends HttpGuardParts {
   readonly clientStreams: ClientStreams;
   /** Checks the changes of states. */
   readonly changes?: ChangeGate | undefined;
+  /** Knows the first rows of states; `undefined` without a server of sessions. */
+  readonly unwritten?: UnwrittenStates | undefined;
   /** Counts the changes of keyed streams toward the rates of the server's sessions. */
   readonly rates?: Pick<SessionManager, "publish" | "spend"> | undefined;
   /** Makes the mutations of states; `undefined` on a server without states. */
@@ -320,7 +324,7 @@ export class StreamRequests {
     if (isKeyed && (creation.ttlMs ?? creation.expiresAt) !== undefined) {
       await authorize("delete", id);
     }
-    const { logs } = this.#parts;
+    const { clientStreams, logs, unwritten } = this.#parts;
     const body = await readBody(this.#maxBodyBytes);
     let { contentType } = creation;
     if (contentType === undefined && body.length > 0 && source?.kind === "page") {
@@ -334,23 +338,15 @@ export class StreamRequests {
     }
     const keyed = isAskedKeyed ? this.#settings.tail : undefined;
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
-    const result = await this.#parts.clientStreams.create(
-      { id, account: asked.publisher },
-      (keys) => {
-        const { account, checkRevoked: check } = asked;
+    const { account, checkRevoked: check, publisher } = asked;
+    const facts = { ...creation, records, keyed, isPlain: !isKeyed, source, account, check };
+    const make = (facts: CreateStreamOptions) =>
+      clientStreams.create({ id, account: publisher }, (owner) => {
         check();
-        return logs.create(id, {
-          ...creation,
-          records,
-          owner: keys,
-          keyed,
-          isPlain: !isKeyed,
-          source,
-          account,
-          check,
-        });
-      },
-    ).catch((error) => {
+        return logs.create(id, { ...facts, owner });
+      });
+    const creating = unwritten === undefined ? make(facts) : unwritten.create(id, facts, make);
+    const result = await creating.catch((error) => {
       if (error instanceof LimitError) this.#rejected.maxStreams++;
       throw error;
     });
@@ -384,7 +380,7 @@ export class StreamRequests {
     { isKeyed, isFork }: { readonly isKeyed: boolean; readonly isFork: boolean },
   ): void {
     const { changes } = this.#parts;
-    // Its first rows would be missing, and its expiry would delete all rows.
+    // Its mutations create it, and a client's expiry would delete all rows.
     changes?.checkOpen(id);
     if (isKeyed && isFork && changes?.guards(id)) {
       throw new Problem(403, {

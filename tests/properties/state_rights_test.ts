@@ -5,13 +5,14 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";
-import { type Client, defineContract, type RequestedChange } from "../../mod.ts";
+import { type Client, type Contract, defineContract, type RequestedChange } from "../../mod.ts";
 import { type Drawn, transport } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
 import { untilReached } from "./stores.ts";
 import type { World } from "./world.ts";
+import { liveState } from "../../streams/mod.ts";
 import { statesOf, streamFeatures, streamsOf } from "../stream_features.ts";
 
 /** The rights of the writer. */
@@ -41,6 +42,9 @@ const FEW: readonly string[] = [STAYS, LENT, NEW];
 const [MAX_ROWS, FILLS, FILL_ROWS] = [30, 5, 7];
 
 const contract = defineContract({ state: { "board:{id}": { cards: z.number() } } });
+
+/** The first rows of the contract's states. */
+const onOpen = () => ({ cards: { [STAYS]: 1 } });
 
 /** A state as the server sees it. */
 interface Seen {
@@ -82,11 +86,15 @@ class House {
         user === "ann" || rows.includes(action) && (rows.includes("any") || FEW.includes(key)),
       ...(this.isGuarded && { contract }),
       features: () =>
-        streamFeatures({
-          path: "/streams",
-          maxRows: MAX_ROWS,
-          authorize: ({ user, action }) => answer(user, action, "http"),
-        }),
+        streamFeatures(
+          {
+            path: "/streams",
+            maxRows: MAX_ROWS,
+            authorize: ({ user, action }) => answer(user, action, "http"),
+          },
+          undefined,
+          this.isGuarded ? liveState<Contract>(contract, { onOpen }) : liveState(),
+        ),
     }) as unknown as [Node];
     this.#client = this.world.connect("eve", () => this.#node.host, {
       token: "eve",
@@ -244,6 +252,11 @@ const TRIES: Readonly<Record<string, Try>> = {
     may: ({ http }) => all(http, "delete"),
     hadEffect: ({ isThere }) => !isThere,
   },
+  "HTTP creates a state": {
+    act: (house, _id, free) => house.http(free, { method: "PUT", headers: KEYED }),
+    may: ({ http }) => all(http, "create"),
+    hadEffect: wasCreated,
+  },
   "HTTP creates a closed state": {
     act: (house, _id, free) => house.http(free, { method: "PUT", headers: { ...KEYED, ...END } }),
     may: ({ http, httpClose }) => all(http, "create") && mayClose(httpClose),
@@ -366,8 +379,11 @@ property("a client that writes rows does to the state only what its rights say",
     await world.pause(EXPIRED_MS);
     for (const { name, id, free } of tried) {
       const { may, hadEffect } = TRIES[name]!;
-      const state = await house.see(id);
-      assertEquals(hadEffect(state, await house.see(free)), may(rights, house), name);
+      const [state, created] = [await house.see(id), await house.see(free)];
+      assertEquals(hadEffect(state, created), may(rights, house), name);
+      // Readers see the rows that they saw before.
+      const first: Seen["rows"] = created.isKeyed && isGuarded ? onOpen().cards : {};
+      assertEquals(created.rows, first, name);
       // Without such a right, the server still writes the state, and the other rows stay.
       const isOver = state.isEnded || !state.isThere;
       assert(!isOver || may(rights, house), name);
