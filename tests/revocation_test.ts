@@ -8,7 +8,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { z } from "zod";
 import { dial, type Session } from "../client.ts";
-import { dial as dialInDeno } from "../mod.ts";
+import { connect, dial as dialInDeno } from "../mod.ts";
 import { defineContract, MemoryBroker, SessionClosedError } from "../mod.ts";
 import { type ServeOptions, Server } from "../server.ts";
 import { memoryPair } from "../testing/mod.ts";
@@ -648,6 +648,38 @@ Deno.test("A login may disconnect the user's other sessions", async () => {
   // Another user's login is not affected, nor is a login that begins later.
   assertEquals(house.near.manager.sessionsOf("ann").length, 1);
   await house.assertForgotten();
+});
+
+Deno.test("A sign-in may end the user's earlier client, and the new one moves and stays", async () => {
+  const logins = new Map<string, User>();
+  let signIns = 0;
+  await using server = listen<User>({
+    tokens: { inMessage: true },
+    authenticate: ({ token = "" }) => logins.get(token) ?? null,
+  });
+  const signIn = async (user: User) => {
+    await server.disconnect(user, { code: 4403, reason: "Signed in elsewhere" });
+    const login = `login-${++signIns}`;
+    logins.set(login, user);
+    return connect(server.url, { token: () => login });
+  };
+  await using first = await signIn("ann");
+  await first.whenConnected();
+  await using second = await signIn("ann");
+  const { id } = await second.whenConnected();
+  for await (const { name } of first.status.follow()) {
+    assert(name !== "reconnecting");
+    if (name === "rejected") break;
+  }
+  const { current } = first.status;
+  assert("cause" in current);
+  assertEquals([current.cause.code, current.cause.reason], [4403, "Signed in elsewhere"]);
+  // Neither a move of the second client nor a wake-up of the first one ends the second session.
+  assert(await second.handOver());
+  dispatchEvent(new Event("online"));
+  await until(() => server.manager.count === 1);
+  assertEquals([first.status.current.name, second.status.current.name], ["rejected", "connected"]);
+  assert(second.session!.id !== id);
 });
 
 Deno.test("A session that opens after its user was disconnected is closed", async () => {
