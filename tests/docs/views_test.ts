@@ -1,14 +1,14 @@
 /**
  * Tests the recipes for Svelte and Vue: both compilers compile the files, and Chromium runs them
- * with a server.
+ * with the server of the recipe for React, on which the two build.
  *
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
 import { compileScript, parse } from "npm:@vue/compiler-sfc@3.5.45";
 import { compile } from "npm:svelte@5.57.3/compiler";
-import { serve } from "../../mod.ts";
-import { durableStreams, liveState } from "../../streams/mod.ts";
+import type { Server } from "../../server.ts";
+import type { LiveStates } from "../../streams/mod.ts";
 import { type Browser, BROWSERS, newPage, type Page, testInBrowsers } from "../browser/browsers.ts";
 import { until } from "../waiting.ts";
 import { blocksOf } from "./blocks.ts";
@@ -71,18 +71,9 @@ const RECIPES: readonly Recipe[] = [
 ];
 
 /** Writes a recipe's files into a folder, and bundles a page that shows one of its components. */
-async function bundle(recipe: Recipe, view: "Chat" | "Cards"): Promise<string> {
-  const folder = await Deno.makeTempDir();
-  try {
-    return await bundleIn(folder, recipe, view);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
-async function bundleIn(folder: string, recipe: Recipe, view: string): Promise<string> {
+async function bundle(folder: string, recipe: Recipe, view: "Chat" | "Cards"): Promise<string> {
   const { page, extension, compile, main } = recipe;
-  for (const block of blocksOf(page, await Deno.readTextFile(new URL(page, ROOT)))) {
+  for (const block of blocksOf(page, await readPage(page))) {
     assert(block.kind === "file", `${page} must contain only files`);
     const isComponent = block.path.endsWith(extension);
     const code = isComponent ? compile(block.text, block.path) : block.text;
@@ -108,23 +99,109 @@ async function bundleIn(folder: string, recipe: Recipe, view: string): Promise<s
   return new TextDecoder().decode(stdout);
 }
 
-/** Serves a page with a script. */
-function pageWith(script: string): (request: Request) => Response {
-  return ({ url }) => {
-    const [body, type] = new URL(url).pathname === "/page.js"
-      ? [script, "text/javascript"]
-      : ['<!DOCTYPE html><script type="module" src="/page.js"></script>', "text/html"];
-    return new Response(body, { headers: { "content-type": type } });
-  };
+const SERVER_PAGE = "docs/recipes/react.md";
+
+/** The exports of the server's file, with the changes of the test. */
+interface Exports {
+  readonly server: Server;
+  readonly states: LiveStates;
 }
 
-/** Opens a page, and collects its errors. */
+/** The changes of the server's file: those of the section "Live state", and those of the test. */
+const CHANGES: readonly (readonly [before: string, after: string])[] = [
+  [
+    'from "@skein/skein";',
+    'from "@skein/skein";\nimport { liveState } from "@skein/skein/streams";',
+  ],
+  [
+    "serve({\n  port: 8000,",
+    `export const states = liveState(contract);
+    export const server = serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      onListen() {},
+      features: [states],`,
+  ],
+  [
+    'topic.startsWith("chat:")',
+    'topic.startsWith("chat:") || topic.startsWith("stream:board:") && !topic.endsWith("none")',
+  ],
+  ["`web/dist", "`${import.meta.dirname}/web/dist"],
+];
+
+/** Starts the server of the recipe for React, with a page of another recipe. */
+class RecipeServer implements AsyncDisposable {
+  readonly #folder: string;
+  readonly server: Server;
+  readonly states: LiveStates;
+
+  private constructor(folder: string, { server, states }: Exports) {
+    this.#folder = folder;
+    this.server = server;
+    this.states = states;
+  }
+
+  static async start(recipe: Recipe, view: "Chat" | "Cards"): Promise<RecipeServer> {
+    const folder = await Deno.makeTempDir();
+    const files = new Map<string, string>();
+    for (const block of blocksOf(SERVER_PAGE, await readPage(SERVER_PAGE))) {
+      if (block.kind === "file") files.set(block.path, block.text);
+    }
+    const [state = ""] = /^state: .*,$/m.exec(await readPage("docs/recipes/svelte.md")) ?? [];
+    const contract = files.get("web/src/contract.ts")!;
+    await Deno.mkdir(`${folder}/web/src`, { recursive: true });
+    await Deno.mkdir(`${folder}/web/dist`);
+    for (
+      const [path, text] of [
+        ["web/src/contract.ts", changed(contract, [["({", `({ ${state}`]])],
+        ["server.ts", changed(files.get("server.ts")!, CHANGES)],
+        ["web/dist/index.html", '<!DOCTYPE html><script type="module" src="/page.js"></script>'],
+        ["web/dist/page.js", await bundle(`${folder}/web/src`, recipe, view)],
+      ] as const
+    ) {
+      await Deno.writeTextFile(`${folder}/${path}`, path.endsWith(".ts") ? withUrls(text) : text);
+    }
+    return new RecipeServer(folder, await import(`file://${folder}/server.ts`));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+    await Deno.remove(this.#folder, { recursive: true });
+  }
+}
+
+function readPage(page: string): Promise<string> {
+  return Deno.readTextFile(new URL(page, ROOT));
+}
+
+function changed(text: string, changes: typeof CHANGES): string {
+  return changes.reduce((text, [before, after]) => {
+    assert(text.includes(before), `${SERVER_PAGE} must contain: ${before}`);
+    return text.replace(before, () => after);
+  }, text);
+}
+
+/** Replaces the names of packages, which have no import map in a temporary folder. */
+function withUrls(text: string): string {
+  const urls: Record<string, string> = {
+    "@skein/client": new URL("client.ts", ROOT).href,
+    "@skein/skein": new URL("mod.ts", ROOT).href,
+    "@skein/skein/jwt": new URL("server/admission/jwt.ts", ROOT).href,
+    "@skein/skein/streams": new URL("streams/mod.ts", ROOT).href,
+    "jose": import.meta.resolve("jose"),
+    "zod": import.meta.resolve("zod"),
+  };
+  return text.replaceAll(/ from "([^."]+)"/g, (_, name) => ` from "${urls[name]}"`);
+}
+
+/** Opens a page as Ann, and collects its errors. */
 async function open(
   browser: Browser,
   { url }: { readonly url: string },
 ): Promise<{ readonly tab: Tab; readonly page: Page; readonly errors: readonly string[] }> {
   const page = await newPage(browser);
   const errors: string[] = [];
+  page.on("dialog", (dialog) => void dialog.accept("ann"));
   page.on("pageerror", (error) => void errors.push(String(error)));
   await page.goto(url.replace("ws:", "http:"));
   return { tab: new Tab(page), page, errors };
@@ -134,18 +211,8 @@ for (const recipe of RECIPES) {
   testInBrowsers(
     `the recipe for ${recipe.name} shows a topic, and unsubscribes when its component unmounts`,
     async (browser) => {
-      const script = await bundle(recipe, "Chat");
-      await using server = serve({
-        port: 0,
-        hostname: "127.0.0.1",
-        onListen() {},
-        authenticate: () => "ann",
-        authorize: (_session, topic) => topic.startsWith("chat:"),
-        includePublisher: true,
-        rooms: ["chat:{room}"],
-        history: { "chat:{room}": {} },
-        fetch: pageWith(script),
-      });
+      await using served = await RecipeServer.start(recipe, "Chat");
+      const { server } = served;
       await server.topics.append("chat:lobby", "before", { from: "bob" });
       const { tab, page, errors } = await open(browser, server);
       await tab.hasStatus("connected");
@@ -175,17 +242,8 @@ for (const recipe of RECIPES) {
   testInBrowsers(
     `the recipe for ${recipe.name} shows a live state, writes to it, and closes it`,
     async (browser) => {
-      const script = await bundle(recipe, "Cards");
-      const streams = durableStreams({ path: "/streams" });
-      const states = liveState();
-      await using server = serve({
-        port: 0,
-        hostname: "127.0.0.1",
-        onListen() {},
-        features: [streams, states],
-        authorize: (_session, topic) => topic.startsWith("stream:board:"),
-        fetch: pageWith(script),
-      });
+      await using served = await RecipeServer.start(recipe, "Cards");
+      const { server, states } = served;
       await using board = await states.open("board:1");
       const cards = board.collection<{ readonly title: string; readonly done: boolean }>("cards");
       await cards.set("a", { title: "Tea", done: false });
@@ -204,15 +262,16 @@ for (const recipe of RECIPES) {
       const readers = (id: string) => server.topics.subscribers(`stream:board:${id}`).length;
       if (recipe.hasRooms) {
         await page.evaluate(() => views.show("none"));
-        await tab.hasStatus("ended There is no");
+        await tab.hasStatus("ended Cannot read");
         await tab.hasLines([]);
         await until(() => readers("1") === 0);
         await page.evaluate(() => views.show("1"));
         await tab.hasLines(["Milk"]);
       }
       assertEquals(readers("1"), 1);
-      await streams.delete("board:1");
-      await tab.hasStatus("ended ");
+      const [session] = server.topics.subscribers("stream:board:1");
+      server.unsubscribe(session!, "stream:board:1", { code: "kicked", reason: "Be kind" });
+      await tab.hasStatus("ended Be kind");
       await page.evaluate(() => views.leave());
       await until(() => readers("1") === 0);
       assertEquals(errors, []);
