@@ -5,8 +5,7 @@
  *
  * This module combines the four modules of the toolkit, which you can also use on their own:
  *
- * - `@skein/skein/transport` opens connections over WebTransport, WebSocket or HTTP, or between two
- *   ends in memory.
+ * - `@skein/skein/transport` opens connections over WebTransport, raw QUIC, WebSocket and memory.
  * - `@skein/skein/session` runs a {@linkcode Session} on a connection.
  * - `@skein/skein/manager` keeps all sessions of a process in a {@linkcode SessionManager}, which
  *   enforces their limits.
@@ -26,7 +25,7 @@
  * | open one session | {@linkcode dial} |
  * | share types and validation between server and client | {@linkcode defineContract} |
  * | keep messages that clients miss, and report gaps | `history` of {@linkcode ServeOptions}, `onRecovery` of {@linkcode ClientSubscribeOptions} |
- * | run several nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats` |
+ * | run several nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats`; on one machine, `SqliteBroker` of `@skein/skein/sqlite`, or `serveWorkers` of `@skein/skein/server` |
  * | test without sockets | `@skein/skein/testing` |
  *
  * Browsers import from `@skein/skein/client`, which does not need Deno.

@@ -1,6 +1,6 @@
 /**
- * Connections between two programs over WebTransport, WebSocket and memory. All of them implement
- * {@linkcode Connection}, whose interface is that of W3C WebTransport.
+ * Connections between two programs over WebTransport, raw QUIC, WebSocket and memory. All of them
+ * implement {@linkcode Connection}, whose interface is that of W3C WebTransport.
  *
  * @example Two ends in the same process
  * ```ts
