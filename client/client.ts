@@ -119,10 +119,10 @@ const FRESH_TOKEN_MS = 500;
  * A function with a parameter of type `Client` accepts every client, except one whose contract has
  * states. For that one, write `Client<typeof contract>`.
  *
- * Publications on topics with a history survive a lost connection and a killed server; see
- * {@linkcode Client.publish}. Other messages in flight when a connection breaks may be lost. For
- * messages that must arrive, use `delivery: "at-least-once"`. For requests that must arrive, use
- * `retry`.
+ * Publications on topics with a history survive a lost connection and, with a broker that outlives
+ * the server, a killed server; see {@linkcode Client.publish}. Other messages in flight when a
+ * connection breaks may be lost. For messages that must arrive, use `delivery: "at-least-once"`. For
+ * requests that must arrive, use `retry`.
  *
  * @typeParam C The contract.
  */
