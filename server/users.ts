@@ -46,7 +46,7 @@ export interface SessionInfo<S = Session<unknown, Contract, "server">> {
   readonly user: string;
   /** Network address of the peer, where known. */
   readonly address?: string | undefined;
-  /** The transport: `websocket`, `webtransport`, `memory`. */
+  /** The transport: `webtransport`, `websocket`, `http`, `memory`. */
   readonly transport: string;
   /** Time of creation, in milliseconds since the Unix epoch. */
   readonly connectedAt: number;

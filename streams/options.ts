@@ -249,11 +249,9 @@ export interface ResumableOptions {
    *
    * Running responses count, too. They don't count as durable streams.
    *
-   * Beyond the limit, the oldest finished response of the network address with the most responses
-   * is dropped. Responses that finished within the last ten minutes and were not read to the end
-   * are dropped last. Readers of a dropped response receive the code `gone`, and its name cannot
-   * be reused for a week. If all responses are running, a new one is rejected with the code
-   * `too-many`.
+   * Responses that finished within the last ten minutes and were not read to the end are dropped
+   * last. Readers of a dropped response receive the code `gone`, and its name cannot be reused for
+   * a week. If all responses are running, a new one is rejected with the code `too-many`.
    *
    * @default {100000}
    */
