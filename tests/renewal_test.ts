@@ -270,6 +270,31 @@ Deno.test("Server removes a client from topics that are no longer allowed before
   peer.connection.close();
 });
 
+Deno.test("Server removes a client from a topic with the code of authorize, or forbidden if it is no name", async () => {
+  const denials = ["expired", "x".repeat(64), "x".repeat(65), ""];
+  await using server = testServer({
+    ...LOGIN,
+    authorize: ({ value }, topic) => {
+      if (value.role === "editor") return true;
+      throw new RequestError(denials[Number(topic)]!, "The subscription has ended");
+    },
+  });
+  await using client = server.connect({ token: "ann editor 3600000" });
+  const session = await client.whenConnected();
+  const subscriptions = denials.map((_, topic) => client.subscribe(`${topic}`));
+  for (const { ready } of subscriptions) await ready;
+  await session.authenticate("ann reader 3600000");
+  const codes: string[] = [];
+  for (const subscription of subscriptions) {
+    const reading = async () => {
+      for await (const _ of subscription);
+    };
+    codes.push((await assertRejects(reading, RequestError)).failure.code);
+  }
+  assertEquals(codes, [denials[0], denials[1], "forbidden", "forbidden"]);
+  assertEquals(denials.flatMap((_, topic) => server.topics.subscribers(`${topic}`)), []);
+});
+
 Deno.test("Server confirms a renewal even if onRenewed fails, and removes topics if authorize is too slow", async () => {
   using time = new FakeTime();
   const errors: unknown[] = [];

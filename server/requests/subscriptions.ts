@@ -10,6 +10,7 @@ import { replacePredecessor, sessionsAfter, sessionsBefore } from "../../session
 import { requestFailure } from "../../session/serving/first_frames.ts";
 import { type SubscribeRequest, verifiedUser } from "../../session/serving/requests.ts";
 import { internals, type Session } from "../../session/session.ts";
+import { isName } from "../../session/wire/envelope.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
 import { tellLiteral, tellNoHistory } from "./hints.ts";
 import type { KnownTopics } from "./known_topics.ts";
@@ -120,7 +121,9 @@ export class Subscriptions {
       await rights.check(session, topic, "subscribe");
     } catch (error) {
       // The client retries if the rights are unknown.
-      const { code, message: reason } = requestFailure(error);
+      const { code: failureCode, message: reason } = requestFailure(error);
+      // An application may reject with any code, but not every code fits the notice.
+      const code = isName(failureCode) ? failureCode : "forbidden";
       topics.unsubscribe(session, topic, { code, reason });
     }
   }

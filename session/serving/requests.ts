@@ -877,7 +877,9 @@ export class RequestQueue implements SessionRequests {
    */
   async #renew(envelope: ServiceEnvelope, token: string): Promise<void> {
     const { rechecked } = await this.signIn(token);
-    void Promise.resolve(rechecked).then(() => this.#served(envelope, undefined));
+    void Promise.resolve(rechecked)
+      .then(() => this.#served(envelope, undefined))
+      .catch((error) => this.#serviceFailed(envelope, error));
   }
 
   #served(envelope: ServiceEnvelope, data: unknown): void {
