@@ -273,20 +273,26 @@ Deno.test("serve() gives a slot back if a resumable handler fails, or returns a 
     },
     value: () => 1,
     empty: async function* () {},
+    locked() {
+      const items = ReadableStream.from([1]);
+      items.getReader();
+      return items;
+    },
   };
   const requests = Object.fromEntries(
     Object.entries(handlers).map(([topic, handle]) => [topic, { resumable, handle, cost: 0 }]),
   );
-  await using server = testServer({ requests });
+  const errors: unknown[] = [];
+  await using server = testServer({ requests, onError: (error) => void errors.push(error) });
   await using client = server.connect();
+  const codeOf = (topic: string) =>
+    Array.fromAsync(client.requestStream(topic)).then(() => "", ({ failure }) => failure.code);
   for (let i = 0; i < 20; i++) {
-    for (const topic of ["throws", "ends", "empty"]) {
-      await Array.fromAsync(client.requestStream(topic)).catch((error) => {
-        assertEquals((error as RequestError).failure.code, "busy");
-      });
-    }
+    for (const topic of ["throws", "ends"]) assertEquals(await codeOf(topic), "busy");
+    assertEquals([await codeOf("empty"), await codeOf("locked")], ["", "failed"]);
     assertEquals(await client.request("value"), 1);
   }
+  assertEquals([errors.length, errors[0] instanceof TypeError], [20, true]);
   assertEquals(server.quotaStats["responses.maxRunning"]!.taken, 0);
 });
 

@@ -222,27 +222,28 @@ async function callWithSlot(
   }
 }
 
-/** The same items; releases a slot when their iteration ends, also by a cancellation. */
+/**
+ * The same items; releases a slot when their iteration ends, also by a cancellation.
+ *
+ * @throws If the items cannot be iterated, such as a stream that another reader has locked.
+ */
 function releasing(slot: Disposable, items: AsyncIterable<unknown>): AsyncIterable<unknown> {
-  return {
-    [Symbol.asyncIterator]() {
-      const iterator = items[Symbol.asyncIterator]();
-      const step = async (call: () => Promise<IteratorResult<unknown>> | undefined) => {
-        try {
-          const result = await call() ?? { done: true, value: undefined };
-          if (result.done) slot[Symbol.dispose]();
-          return result;
-        } catch (error) {
-          slot[Symbol.dispose]();
-          throw error;
-        }
-      };
-      return {
-        next: () => step(() => iterator.next()),
-        return: () => step(() => iterator.return?.()),
-      };
-    },
+  const iterator = items[Symbol.asyncIterator]();
+  const step = async (call: () => Promise<IteratorResult<unknown>> | undefined) => {
+    try {
+      const result = await call() ?? { done: true, value: undefined };
+      if (result.done) slot[Symbol.dispose]();
+      return result;
+    } catch (error) {
+      slot[Symbol.dispose]();
+      throw error;
+    }
   };
+  const releasingIterator = {
+    next: () => step(() => iterator.next()),
+    return: () => step(() => iterator.return?.()),
+  };
+  return { [Symbol.asyncIterator]: () => releasingIterator };
 }
 
 /** Calls a handler for a resumable response, which has its own signal instead of the request's. */
