@@ -404,11 +404,11 @@ export class SessionCore<F extends SessionLike = SessionLike> implements SendQue
     const decided = Promise.withResolvers<T>();
     const timer = runtime.setTimeout(() => decided.reject(this.noteLate(what, ms)), ms);
     decisions.add(timer);
-    decision.finally(() => {
+    decision.then(decided.resolve, decided.reject);
+    return decided.promise.finally(() => {
       runtime.clearTimeout(timer);
       decisions.delete(timer);
-    }).then(decided.resolve, decided.reject);
-    return decided.promise;
+    });
   }
 
   /**

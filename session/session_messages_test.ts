@@ -442,6 +442,20 @@ Deno.test("Session keeps requests while onOpen prepares the loop that reads them
   assertEquals(await asking, "read");
 });
 
+Deno.test("Session rejects requests without a reader once a hanging onOpen is late", async () => {
+  using time = new FakeTime();
+  using _printed = captureConsole();
+  await using pair = await ends({
+    requestTimeoutMs: 7_000,
+    onOpen: () => new Promise<void>(() => {}),
+  });
+  const asking = pair.client.request("ask");
+  await time.tickAsync(9_999);
+  assertEquals(pair.client.stats.pendingReplies, 1);
+  await time.tickAsync(1);
+  assertEquals((await assertRejects(() => asking, RequestError)).failure.code, "unanswered");
+});
+
 Deno.test("Session prints no warning for presence, after it has closed, or if a loop reads messages in time", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
