@@ -385,9 +385,21 @@ export class Sequences implements Disposable {
   /** Forgets an idle client, and releases its claim. */
   tidy(client: ClientSequence): void {
     if (client.sessions.size === 0 && !client.isHandling) this.runtime.clearTimeout(client.timer);
-    if (!client.isIdle) return;
-    this.#clients.delete(client.key);
+    if (!client.isIdle || !this.#forget(client)) return;
     if (client.claimedUntil > 0) this.#release(client);
+  }
+
+  /**
+   * Forgets a client. A handler may end after its client was forgotten, when later sessions already
+   * have another `ClientSequence`.
+   *
+   * @returns False if there is such a successor, which also has the claim.
+   */
+  #forget(client: ClientSequence): boolean {
+    const current = this.#clients.get(client.key);
+    if (current !== undefined && current !== client) return false;
+    this.#clients.delete(client.key);
+    return true;
   }
 
   #release(client: ClientSequence): void {
@@ -441,7 +453,7 @@ export class Sequences implements Disposable {
     for (const client of this.#late) {
       if (client.sessions.size > 0) continue;
       this.#late.delete(client);
-      this.#clients.delete(client.key);
+      this.#forget(client);
       return;
     }
   }

@@ -155,6 +155,34 @@ Deno.test("A handler that does not return delays the next session by at most 30 
   assertEquals([seen, client.outbox.messages], [[1, 1], 0]);
 });
 
+Deno.test("A handler that returns after its client was forgotten leaves later sessions together", async () => {
+  using time = new FakeTime();
+  const broker = new FakeBroker();
+  const sequences = new Sequences(platformRuntime(), broker.node("a"));
+  const [first, second, third, fourth] = Array.from(
+    { length: 4 },
+    () => ({ acknowledge() {}, fence() {} }),
+  );
+  const forgotten = sequences.open("ann", first!);
+  const endLate = await forgotten.takeTurn();
+  sequences.open("ann", second!);
+  const next = forgotten.takeTurn();
+  await time.tickAsync(30_000);
+  (await next)();
+  for (const session of [first!, second!]) sequences.close(forgotten, session);
+  const client = sequences.open("ann", third!);
+  const endTurn = await client.takeTurn();
+  endLate();
+  await turns();
+  assertEquals(broker.claims.get("ann")?.node, "a");
+  const isSame = sequences.open("ann", fourth!) === client;
+  assertEquals(isSame, true, "Both sessions take turns");
+  endTurn();
+  for (const session of [third!, fourth!]) sequences.close(client, session);
+  await turns();
+  assertEquals(broker.claims.size, 0);
+});
+
 Deno.test("A clock that is set back lengthens neither the wait for a handler nor a claim", async () => {
   using time = new FakeTime();
   const broker = new FakeBroker();
