@@ -8,7 +8,7 @@
  *
  * - 11 KiB for the first attempt to use WebTransport, so a page loads at most 47.4 KiB before its
  *   first session over WebTransport,
- * - 9.1 KiB once connected, or while connecting if there are subscriptions: the code that notices a
+ * - 9.2 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
  * - 9 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
@@ -17,7 +17,7 @@
  *   with a send queue that drops messages,
  * - 20.5 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 112.2 KiB.
+ * If you bundle the client as a single file, it is at most 112.3 KiB.
  *
  * @example Usage
  * ```ts

@@ -10,7 +10,7 @@
  * | `webSocket()`                                | 44.3                  |
  * | `webSocket()`, `responses()` and `insight()` | 60                  |
  * | the same with `states()`                     | 78.9                  |
- * | everything, `@skein/skein/client`            | 112.2               |
+ * | everything, `@skein/skein/client`            | 112.3               |
  *
  * @example A page with WebSocket alone
  * ```ts

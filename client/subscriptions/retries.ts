@@ -18,10 +18,10 @@ const FIRST_PAUSE_MS = 100;
 const MAX_FIRST_PAUSE_MS = 30_000;
 
 /**
- * The codes of temporary failures at the server, and `undefined` for no reply in time. Other codes
- * come from the server's rules.
+ * The longest time between two requests that a limit requires, in milliseconds. A limit that
+ * concerns few topics must not delay the others for longer.
  */
-const PASSING: ReadonlySet<string | undefined> = new Set(["unavailable", undefined]);
+const MAX_DISTANCE_MS = 30_000;
 
 /** A rejected request for a topic. */
 export interface RejectedSubscription {
@@ -38,19 +38,31 @@ export interface RejectedSubscription {
 }
 
 /**
- * Repeats requests that were rejected temporarily. It sends them one after another, so that if a
- * rate limit has rejected many requests, none is sent earlier than the limit allows.
+ * Repeats requests that were rejected temporarily, one at a time.
+ *
+ * - **Pauses:** each topic has its own pause, so that it delays no other topic.
+ * - **Limits:** if the newest rejection comes from a limit of the server, which usually applies to
+ *   all topics, the client waits as long after each request.
+ * - **Outages:** topics whose retry failed share one backoff. If all of them fail, the client sends
+ *   few requests, however many topics it has.
  */
 export class Retries {
   readonly #runtime: Runtime;
   readonly #backoff: Backoff;
-  #queue: Promise<void> = Promise.resolve();
+  /** The newest request whose pause has passed, with the pause after it. */
+  #queue: Promise<unknown> = Promise.resolve();
+  /** The newest of the requests that were retried before, with the backoff after it. */
+  #again: Promise<unknown> = Promise.resolve();
+  /** The time between two requests that a limit of the server requires, in milliseconds. */
+  #distanceMs = 0;
+  /** The readers whose last retry failed. */
+  readonly #failed = new WeakSet<object>();
   /** The readers whose rejection was reported to the application. */
   readonly #reported = new WeakSet<object>();
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
-    this.#backoff = new Backoff(runtime, { firstDelayMs: FIRST_PAUSE_MS });
+    this.#backoff = new Backoff(runtime);
   }
 
   /**
@@ -62,10 +74,9 @@ export class Retries {
    * @returns `false` if the rejection is final.
    */
   isForNow(error: unknown, wasInForce: boolean): boolean {
-    const { code = "", retryAfterMs = 0 } = failureOf(error);
-    const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
+    const { code, retryAfterMs = 0 } = failureOf(error);
     const isBrief = retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
-    return isForNow && (wasInForce || isBrief || code !== "too-many");
+    return CODES_FOR_NOW.has(code!) && (wasInForce || isBrief || code !== "too-many");
   }
 
   /**
@@ -76,23 +87,39 @@ export class Retries {
    * @param rejected The rejected request.
    */
   schedule(error: unknown, { session, readers, isNew, request }: RejectedSubscription): void {
-    const { code, retryAfterMs = 0 } = failureOf(error);
-    if (isNew && PASSING.has(code) && !this.#reported.has(readers)) {
+    const { code, retryAfterMs, level } = failureOf(error);
+    // Other codes come from the server's rules.
+    if (isNew && code === "unavailable" && !this.#reported.has(readers)) {
       this.#reported.add(readers);
       const advice = `the client requests "${readers.topic}" again until the server replies`;
       tellSkipped(session[internals].settings, error as Error, { session, advice });
     }
-    this.#queue = this.#queue.then(async () => {
-      if (session.isClosed || readers.isEnded) return;
-      const pauseMs = Math.max(boundRetryAfter(retryAfterMs), this.#backoff.next()!);
-      if (!await settlesWithin(this.#runtime, session.closed, pauseMs) && await request()) {
-        this.#backoff.reset();
-        this.#reported.delete(readers);
-      }
+    const ownMs = boundRetryAfter(retryAfterMs);
+    const leastMs = this.#runtime.random() * FIRST_PAUSE_MS;
+    this.#distanceMs = level ? Math.min(ownMs, MAX_DISTANCE_MS) : 0;
+    const pass = (ms: number) =>
+      settlesWithin(this.#runtime, session.closed, Math.max(leastMs, ms));
+    const send = () =>
+      this.#queue = this.#queue.then(async () => {
+        this.#failed.delete(readers);
+        if (session.isClosed || readers.isEnded) return;
+        if (await request()) {
+          this.#backoff.reset();
+          this.#reported.delete(readers);
+        } else this.#failed.add(readers);
+        await pass(this.#distanceMs);
+      });
+    void pass(ownMs).then(() => {
+      if (!this.#failed.has(readers)) return send();
+      return this.#again = this.#again.then(send).then(() =>
+        this.#failed.has(readers) && pass(this.#backoff.next()!)
+      );
     });
   }
 }
 
+/** The failure that the server sent, or `unavailable` if there was no reply in time. */
 function failureOf(error: unknown): Partial<RequestFailure> {
+  if (error instanceof TimeoutError) return { code: "unavailable" };
   return error instanceof RequestError ? error.failure : {};
 }

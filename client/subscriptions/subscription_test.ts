@@ -585,18 +585,17 @@ Deno.test("Subscription that was in force is requested again after a temporary r
     await turns(20);
     assertEquals([log.length, news.status.current], [asked, "lost"]);
   }
-  await time.tickAsync(400);
-  await turns(20);
+  await passTime(time, 700);
   assertEquals([log.length, news.status.current], [5, "subscribed"]);
 });
 
-Deno.test("Subscriptions that were temporarily rejected are requested one after another, as fast as the server says", async () => {
+Deno.test("Subscriptions that a limit rejected are requested one after another, as fast as the server says", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let room = Infinity;
   const network = new Network(services(log, () => {
     if (room-- > 0) return {};
-    throw new RequestError("too-many", "Too fast", { retryAfterMs: 1_000 });
+    throw new RequestError("too-many", "Too fast", { retryAfterMs: 1_000, level: "session" });
   }));
   await using client = network.client();
   const all = Array.from({ length: 20 }, (_, i) => client.subscribe(`t${i}`));
@@ -611,6 +610,60 @@ Deno.test("Subscriptions that were temporarily rejected are requested one after 
   }
   assert(all.every(({ status }) => status.current === "subscribed"));
   assertEquals(log.length, 20 + 20 + 15);
+});
+
+Deno.test("Subscription that waits for its retry delays no other, even after it has ended", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  const rejections = new Map([
+    ["hour", [new RequestError("unavailable", "Later", { retryAfterMs: 3_600_000 })]],
+    ["never", Array.from({ length: 100 }, () => new RequestError("unavailable", "Never"))],
+    ["soon", [new RequestError("unavailable", "Soon", { retryAfterMs: 200 })]],
+    ["next", [new RequestError("unavailable", "Soon", { retryAfterMs: 200 })]],
+  ]);
+  const network = new Network(services(log, (_session, topic) => {
+    const rejection = rejections.get(topic)!.shift();
+    if (rejection) throw rejection;
+    return {};
+  }));
+  await using client = network.client({ onError() {} });
+  const [hour, never] = [client.subscribe("hour"), client.subscribe("never")];
+  await passTime(time, 60_000);
+  const soon = client.subscribe("soon");
+  await passTime(time, 250);
+  assertEquals([soon, never].map(({ status }) => status.current), ["subscribed", "pending"]);
+  await hour.unsubscribe();
+  const next = client.subscribe("next");
+  await passTime(time, 250);
+  assertEquals(next.status.current, "subscribed");
+  await passTime(time, 3_600_000);
+  assertEquals(log.filter((entry) => entry === "+hour").length, 1);
+});
+
+Deno.test("Subscriptions that fail again and again together are requested rarely, and soon after a success", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  let isDown = true;
+  let running = 0;
+  let most = 0;
+  const network = new Network(services(log, async () => {
+    most = Math.max(most, ++running);
+    await turns();
+    running--;
+    if (isDown) throw new RequestError("unavailable", "The database is unreachable");
+    return {};
+  }));
+  await using client = network.client({ onError() {} });
+  const all = Array.from({ length: 30 }, (_, i) => client.subscribe(`t${i}`));
+  await passTime(time, 1_000);
+  most = 0;
+  await passTime(time, 60_000);
+  assert(log.length > 60 && log.length < 90, `${log.length}`);
+  assertEquals(most, 1);
+  isDown = false;
+  await passTime(time, 35_000);
+  assertEquals(all.map(({ status }) => status.current), all.map(() => "subscribed"));
+  assert(log.length < 120, `${log.length}`);
 });
 
 Deno.test("Subscription that is temporarily rejected, and ends in the meantime, leaves nothing behind", async () => {
@@ -631,7 +684,7 @@ Deno.test("Subscription that is temporarily rejected, and ends in the meantime, 
     await time.tickAsync(1_000);
     await turns(20);
   }
-  assertEquals(log.slice(4), ["-one", "+two"]);
+  assertEquals(log.slice(4), ["-one", "+two", "+two"]);
   await client.close();
   assertEquals(await Array.fromAsync(two), []);
 });
