@@ -57,9 +57,9 @@ Deno.test("Message.reply() can be retried if the reply could not be encoded", ()
   let isBroken = true;
   const message = new Message(request, undefined, {
     ...log,
-    reply: (id, data) => {
+    reply: (id, data, topic) => {
       if (isBroken) throw new TypeError("Cannot reply");
-      log.reply(id, data);
+      log.reply(id, data, topic);
     },
   });
   assertThrows(() => message.reply(1n), TypeError);

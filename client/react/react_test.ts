@@ -1157,7 +1157,7 @@ Deno.test("useCollection() shows no rows that were kept for another user", async
   const decision = Promise.withResolvers<boolean>();
   await using server = testServer({
     features: streamFeatures({ path: "/streams" }),
-    authenticate: ({ token }) => token,
+    authenticate: ({ token }) => token ?? null,
     tokens: { inMessage: true },
     authorize({ user }) {
       if (user === "ann") return true;
