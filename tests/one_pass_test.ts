@@ -1,3 +1,4 @@
+// run_tests: alone, because all work of the isolate is counted.
 /** Tests that the server does the work of one event once. */
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
