@@ -20,6 +20,7 @@ function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHe
       self.pings.push(heartbeat.now);
       if (lives()) self.lastReceivedAt = heartbeat.now;
     },
+    tick() {},
     dead: (silentMs) => void self.deaths.push(silentMs),
   };
   return self;
@@ -139,6 +140,7 @@ Deno.test("Heartbeat continues when peers are removed or added during a tick", (
       heartbeat.delete(leaving);
       heartbeat.add(other);
     },
+    tick() {},
     dead: () => assert(false),
   };
   heartbeat.add(leaving);

@@ -64,6 +64,17 @@ const MAX_NESTED = 8;
  */
 const NESTED_MS = 1_000;
 
+/** Time after which a handler counts as slow, in milliseconds. */
+export const SLOW_HANDLER_MS = 10_000;
+
+/** A message whose handler is running, with the time at which it started. */
+export type Running = [message: Message, sinceMs: number];
+
+/** The part of `insight/health.ts` that prints a slow handler. */
+interface SlowPart {
+  tellSlow(core: Inside): void;
+}
+
 /** A session with both of its halves: `session[internals]`. */
 export type Inside<F extends SessionLike = SessionLike> = SessionCore<F> & {
   readonly sending: Sending;
@@ -99,6 +110,8 @@ export class Receiving
   declare backpressure: Backpressure | undefined;
   /** On a server: receives the first frames instead of this half. */
   declare firstFrames: { receive(frame: Frame): void } | undefined;
+  /** The last message of which a line said that its handler holds up others. */
+  declare toldSlow: Message | undefined;
   /** On a client: called when the server asks for a new token. */
   declare onRenew: (() => void) | undefined;
   /** True while a loop reads messages. */
@@ -232,6 +245,17 @@ export class Receiving
     this.#sending.ping();
   }
 
+  /**
+   * Prints a line if messages wait and no handler has started for a while, see
+   * {@linkcode WatchedPeer}.
+   */
+  tick(): void {
+    const started = this.handled?.size && this.#running?.values();
+    // All of them, because a message waits for the first that returns.
+    if (!started || this.heartbeat!.now - Math.max(...started) < SLOW_HANDLER_MS) return;
+    this.#settings.insight().then((part) => (part as SlowPart).tellSlow(this.#core), () => {});
+  }
+
   /** Closes the session of a peer that was silent for too long, see {@linkcode WatchedPeer}. */
   dead(silentMs: number): void {
     // Either this side reads nothing, or the peer polls, and its connection has its own time limit.
@@ -302,11 +326,11 @@ export class Receiving
   }
 
   /**
-   * Start time of the longest-running handler, in milliseconds since the Unix epoch; `undefined` if
-   * no handler is running.
+   * Message of the longest-running handler, with the time at which it started, in milliseconds since
+   * the Unix epoch; `undefined` if no handler is running.
    */
-  get runningSince(): number | undefined {
-    return this.#running?.values().next().value;
+  get longest(): Running | undefined {
+    return this.#running?.entries().next().value;
   }
 
   /** True if every message was handled and every request received a reply. */

@@ -1,7 +1,7 @@
 /** Issues of a session, detected on request or at intervals. */
 import type { Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import type { Inside } from "../receiving.ts";
+import { type Inside, type Running, SLOW_HANDLER_MS } from "../receiving.ts";
 import { statsOf } from "./stats.ts";
 import type { SessionStats } from "../types.ts";
 import type { Connection, CreditKind, CreditState } from "../../transport/connection.ts";
@@ -185,8 +185,6 @@ const LEAKING_MS = 600_000;
 /** Fraction of a limit above which a queue is nearly full. */
 const NEARLY_FULL = 0.8;
 
-const SLOW_HANDLER_MS = 10_000;
-
 /** Silence after which a heartbeat counts as missing, in heartbeat intervals. */
 const MISSING_BEATS = 1.5;
 
@@ -246,7 +244,7 @@ type Add = (
 
 function checkLife(core: Inside, add: Add): void {
   const { createdAt, drainingAt, receiving, state } = core;
-  const { heartbeat, lastReceivedAt, runningSince } = receiving;
+  const { heartbeat, lastReceivedAt, longest } = receiving;
   const now = core.settings.runtime.now();
   if (state === "connecting" && now - createdAt > CONNECTING_MS) {
     add(
@@ -279,13 +277,8 @@ function checkLife(core: Inside, add: Add): void {
         seconds(heartbeat.timeoutMs),
     );
   }
-  if (runningSince !== undefined && now - runningSince > SLOW_HANDLER_MS) {
-    add(
-      "warning",
-      "slow-handler",
-      `A handler has been running for ${seconds(now - runningSince)} (waiting messages: ` +
-        `${receiving.stats.waitingMessages}): check what onMessage awaits, or raise concurrency`,
-    );
+  if (longest !== undefined && now - longest[1] > SLOW_HANDLER_MS) {
+    add("warning", "slow-handler", describeSlow(core, longest));
   }
   const { waitingMessages } = receiving.stats;
   const isHeld = receiving.queue.isHeld && waitingMessages > 0 && state === "connected";
@@ -298,6 +291,28 @@ function checkLife(core: Inside, add: Add): void {
         "loop over streams",
     );
   }
+}
+
+/**
+ * Prints that messages wait for a slow handler: their senders would otherwise blame the handlers
+ * that could not start.
+ */
+export function tellSlow(core: Inside): void {
+  const { longest, toldSlow } = core.receiving;
+  if (longest === undefined || longest[0] === toldSlow) return;
+  core.receiving.toldSlow = longest[0];
+  core.settings.console.tell("slow-handler", describeSlow(core, longest), {
+    about: longest[0].topic,
+  });
+}
+
+function describeSlow({ receiving, settings }: Inside, [{ topic }, since]: Running): string {
+  const { runtime, side } = settings;
+  const waiting = receiving.handled?.size ?? 0;
+  return `The handler of "${topic}" has been running for ${seconds(runtime.now() - since)}, and ` +
+    count(waiting, "message of its session waits", "messages of its session wait") +
+    ": pass the message's signal to what it awaits, or raise " +
+    (side === "server" ? "session.concurrency" : "concurrency");
 }
 
 function checkQueues(core: Inside, add: Add): void {

@@ -8,6 +8,7 @@ import {
 } from "../../errors.ts";
 import { NO_COUNTERS } from "../../tests/counters.ts";
 import { clientByHand, ends, HELLO, PLAIN, serverByHand } from "../../tests/sessions.ts";
+import { captureConsole } from "../../tests/console_lines.ts";
 import type { Connection, CreditState } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { SessionHealth, SessionIssue } from "./health.ts";
@@ -96,11 +97,72 @@ Deno.test("Session.issues() finds a session that is stuck draining, and its slow
   assertEquals(issues.map(({ code }) => code), ["stuck-draining", "slow-handler"]);
   const [draining, handler] = issues.map(({ message }) => message);
   assert(draining!.startsWith("The session has been draining for 40 s"), draining);
-  assert(handler!.startsWith("A handler has been running for 40 s (waiting messages: 1)"), handler);
+  assert(handler!.startsWith('The handler of "a" has been running for 40 s, and 1 message'), handler);
   resolve();
   await time.tickAsync(0);
   hand.peer.connection.close();
   await drained;
+});
+
+Deno.test("Session prints once per topic that messages wait for a handler", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const onMessage = () => promise;
+  await using both = await ends({ onMessage }, { onMessage });
+  both.client.send("stuck");
+  both.server.send("stuck");
+  await turns();
+  const later = async (ms: number) => {
+    await time.tickAsync(ms);
+    await Promise.all([both.client.issues(), both.server.issues()]);
+  };
+  await later(30_000);
+  assertEquals(printed.lines, []);
+  both.client.send("b");
+  both.client.send("c");
+  both.server.send("b");
+  await turns();
+  await later(1_000);
+  await later(5_000);
+  assertEquals(printed.lines.sort(), [
+    'Skein: The handler of "stuck" has been running for 31 s, and 1 message of its session waits: ' +
+    "pass the message's signal to what it awaits, or raise concurrency",
+    'Skein: The handler of "stuck" has been running for 31 s, and 2 messages of its session wait: ' +
+    "pass the message's signal to what it awaits, or raise session.concurrency",
+  ]);
+  resolve();
+  await turns();
+});
+
+Deno.test("Session prints nothing about a handler that others overtake", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const stuck = Promise.withResolvers<void>();
+  let next = Promise.withResolvers<void>();
+  await using both = await ends({
+    concurrency: 2,
+    onMessage: ({ topic }) => (topic === "stuck" ? stuck : next).promise,
+  });
+  for (const topic of ["stuck", "a", "b", "c", "d"]) both.client.send(topic);
+  for (let i = 0; i < 3; i++) {
+    await time.tickAsync(9_000);
+    next.resolve();
+    next = Promise.withResolvers();
+    await turns();
+  }
+  await both.server.issues();
+  assertEquals(printed.lines, []);
+  await time.tickAsync(10_000);
+  await both.server.issues();
+  assertEquals(printed.lines, []);
+  both.client.send("e");
+  await time.tickAsync(2_000);
+  await both.server.issues();
+  assertEquals(printed.lines.length, 1);
+  stuck.resolve();
+  next.resolve();
+  await turns();
 });
 
 Deno.test("Session.issues() finds a missing heartbeat", async () => {

@@ -15,7 +15,7 @@ import * as health from "./health.ts";
 import * as pings from "./ping.ts";
 
 export { debugState, diagnostics, summary } from "./diagnostics.ts";
-export { issues } from "./health.ts";
+export { issues, tellSlow } from "./health.ts";
 export { grantCredit, sendDatagram } from "../streams/incoming_streams.ts";
 export { tellLoss } from "./losses.ts";
 
