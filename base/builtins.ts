@@ -34,3 +34,23 @@ export function builtin<N extends keyof Builtins>(name: N): Builtins[N] {
   };
   return process.getBuiltinModule(name) as Builtins[N];
 }
+
+/**
+ * Says why a file cannot be created or opened, and the remedy, if its path shows it. SQLite doesn't
+ * say it.
+ *
+ * @param path The file.
+ * @returns The reason, or `undefined` if the path shows none, or may not be read.
+ */
+export function faultOfPath(path: string): string | undefined {
+  const { statSync } = builtin("node:fs");
+  const folder = builtin("node:path").dirname(path);
+  try {
+    if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return "the path is a folder";
+    const found = statSync(folder, { throwIfNoEntry: false });
+    if (found === undefined) return `the folder ${folder} does not exist; create it`;
+  } catch {
+    // The caller has the error of the file itself.
+  }
+  return undefined;
+}

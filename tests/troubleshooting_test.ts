@@ -60,7 +60,7 @@ Deno.test("Messages of Deno and SQLite match the troubleshooting page", async ()
     env: { NO_COLOR: "1" },
     stdin: "null",
   }).output();
-  const { message } = await assertRejects(() => SqliteBroker.open(`${folder}/none/a.db`), Error);
+  const { message } = await assertRejects(() => SqliteBroker.open(`${script}/a.db`), Error);
   await Deno.remove(folder, { recursive: true });
 
   const printed = [new TextDecoder().decode(stderr), message];

@@ -3,6 +3,7 @@
  * closed.
  */
 import { DatabaseSync, type StatementSync } from "node:sqlite";
+import { faultOfPath } from "../../base/builtins.ts";
 import { BrokerError } from "../../errors.ts";
 import { checkStoredVersion } from "../stored_version.ts";
 
@@ -224,7 +225,7 @@ export function openDatabase(
   } catch (cause) {
     if (db?.isOpen) db.close();
     if (cause instanceof BrokerError) throw cause;
-    throw new BrokerError(`Cannot open ${path}: ${reasonOf(cause)}`, { cause });
+    throw new BrokerError(`Cannot open ${path}: ${whyUnopened(cause, path)}`, { cause });
   }
 }
 
@@ -363,6 +364,12 @@ const DAMAGED: ReadonlySet<number> = new Set([11, 26]);
 export function isDamage(error: unknown): boolean {
   const { code, errcode = 0 } = error as { readonly code?: string; readonly errcode?: number };
   return error instanceof SyntaxError || code === "ERR_OUT_OF_RANGE" || DAMAGED.has(errcode & 0xff);
+}
+
+/** Describes an error of SQLite while it opened a file; it doesn't say why it cannot open one. */
+function whyUnopened(error: unknown, path: string): string {
+  const reason = reasonOf(error);
+  return reason.startsWith("unable to open") && faultOfPath(path) || reason;
 }
 
 /** Describes an error of SQLite. */

@@ -378,11 +378,20 @@ withFolder(
       );
       assertEquals(error.message, `Cannot open ${path}: no such table: topics`);
     }
-    const missing = await assertRejects(
-      () => SqliteBroker.open(`${folder}/no/test.db`),
-      BrokerError,
-    );
-    assert(missing.message.includes("unable to open database file"), missing.message);
+    for (
+      const [path, text] of [
+        [`${folder}/no/test.db`, `the folder ${folder}/no does not exist; create it`],
+        [folder, "the path is a folder"],
+      ] as const
+    ) {
+      for (const synchronous of LEVELS) {
+        await assertRejects(
+          () => SqliteBroker.open(path, { synchronous }),
+          BrokerError,
+          `Cannot open ${path}: ${text}`,
+        );
+      }
+    }
   },
 );
 

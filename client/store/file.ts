@@ -1,6 +1,6 @@
 /** A store in a SQLite file, for Deno and Node. */
 import type { DatabaseSync, StatementSync } from "node:sqlite";
-import { builtin } from "../../base/builtins.ts";
+import { builtin, faultOfPath } from "../../base/builtins.ts";
 import { describe, textOf } from "../../base/error_text.ts";
 import { checkOptions, POSITIVE } from "../../base/options/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../../base/options/options.ts";
@@ -234,7 +234,6 @@ interface Bound {
 function openFile(settings: FileSettings): OpenFile {
   const sqlite = sqliteOrThrow();
   const path = pathOf(settings.path);
-  createPrivate(path);
   const db = openDatabase(sqlite, path);
   try {
     prepareDatabase(db, settings);
@@ -254,9 +253,11 @@ function pathOf(path: string | URL): string {
 
 function openDatabase({ DatabaseSync }: Sqlite, path: string): DatabaseSync {
   try {
+    createPrivate(path);
     return new DatabaseSync(path, { timeout: 0 });
   } catch (cause) {
-    throw new StoreError("unavailable", `Cannot open ${path}: ${textOf(cause)}`, { cause });
+    const why = faultOfPath(path) ?? textOf(cause);
+    throw new StoreError("unavailable", `Cannot open ${path}: ${why}`, { cause });
   }
 }
 

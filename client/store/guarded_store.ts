@@ -1,6 +1,7 @@
 /** A client's store, whose failures never stop the client. */
 import { StoreError, TimeoutError } from "../../errors.ts";
 import { report, type SessionSettings } from "../../session/settings/settings.ts";
+import { textOf } from "../../base/error_text.ts";
 import { within } from "../../base/wait.ts";
 import type {
   Durability,
@@ -76,7 +77,8 @@ export class GuardedStore {
     } catch (cause) {
       const reason = cause instanceof StoreError ? cause.reason : "failed";
       const message =
-        `The store (${this.#store.name}) can't keep data now (${reason}), so it is only in memory`;
+        `The store (${this.#store.name}) can't keep data now (${reason}), so it is only in memory: ` +
+        textOf(cause);
       const error = new StoreError(reason, message, { cause });
       if (reason !== "full") this.error = error;
       this.tell(reason === "full" ? reason : "failed", error);

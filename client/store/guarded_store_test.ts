@@ -49,7 +49,8 @@ Deno.test("GuardedStore gives up a store that is slow, and tells once", async ()
   assertEquals(await read, undefined);
   assertEquals(await slow.guarded.read({ from: new Uint8Array() }), undefined);
   assertEquals(slow.errors, [
-    "StoreError: The store (slow) can't keep data now (failed), so it is only in memory",
+    "StoreError: The store (slow) can't keep data now (failed), so it is only in memory: " +
+    "No result within 5000 ms",
   ]);
 });
 

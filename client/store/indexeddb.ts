@@ -358,7 +358,10 @@ function openDatabase(name: string): IdbOpenRequest {
   } catch (cause) {
     throw unavailable(cause);
   }
-  throw new StoreError("unavailable", "Cannot open IndexedDB: this platform has none");
+  throw new StoreError(
+    "unavailable",
+    "Cannot open IndexedDB: this platform has none; use fileStore in Deno and Node",
+  );
 }
 
 function unavailable(cause: unknown): StoreError {

@@ -97,7 +97,10 @@ Deno.test("Session.issues() finds a session that is stuck draining, and its slow
   assertEquals(issues.map(({ code }) => code), ["stuck-draining", "slow-handler"]);
   const [draining, handler] = issues.map(({ message }) => message);
   assert(draining!.startsWith("The session has been draining for 40 s"), draining);
-  assert(handler!.startsWith('The handler of "a" has been running for 40 s, and 1 message'), handler);
+  assert(
+    handler!.startsWith('The handler of "a" has been running for 40 s, and 1 message'),
+    handler,
+  );
   resolve();
   await time.tickAsync(0);
   hand.peer.connection.close();
