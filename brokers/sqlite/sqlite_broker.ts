@@ -191,7 +191,8 @@ export class SqliteBroker implements LogBroker {
   }
 
   /**
-   * Opens or creates the file.
+   * Opens or creates the file. The process keeps running until the broker is closed, for example at
+   * the end of a block with `await using`.
    *
    * @param path Path of the file, or its `file:` URL.
    * @param options See {@linkcode SqliteBrokerOptions}.
