@@ -627,7 +627,8 @@ export class PendingRequests extends Signal {
 
   #fullError(what: string): QueueFullError {
     return new QueueFullError(
-      `Cannot wait for the ${what}: ${this.#max} requests already wait for replies`,
+      `Cannot wait for the ${what}: ${this.#max} requests already wait for replies; await some ` +
+        "first, or raise maxRequests of the client and session.maxRequests of the server",
     );
   }
 }

@@ -164,7 +164,11 @@ Deno.test("Session.request() rejects a request beyond the limit", async () => {
   await using hand = serverByHand({ maxRequests: 2 });
   const { session, peer } = hand;
   const asking = [session.request("a"), session.request("a")];
-  await assertRejects(() => session.request("a"), QueueFullError, "2 requests already wait");
+  await assertRejects(
+    () => session.request("a"),
+    QueueFullError,
+    "2 requests already wait for replies; await some first, or raise maxRequests of the client and",
+  );
   for (const id of [1, 2]) peer.say({ reply: id });
   await Promise.all(asking);
 });
