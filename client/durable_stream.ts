@@ -102,6 +102,7 @@ export async function* readStream<T>(
     readonly subscribe: (topic: string, options: ClientSubscribeOptions) => Subscription;
   },
 ): AsyncGenerator<T, void, undefined> {
+  checkStart(stream);
   const topic = STREAM_PREFIX + stream.id;
   const progress: { offset: string | undefined; isUpToDate: boolean } = stream;
   /** How much of the record at `offset` the loop has already yielded, in bytes or UTF-16 units. */
@@ -173,6 +174,20 @@ function misfitOf(topic: string, cause: unknown): RequestError {
   return new RequestError("invalid", `Cannot read a record of "${topic}": ${textOf(cause)}`, {
     cause,
   });
+}
+
+/** Rejects a wrong id or offset: the server's error could not name the caller's option. */
+function checkStart({ id, offset }: Pick<DurableStream, "id" | "offset">): void {
+  if (typeof id !== "string" || !id) {
+    throw new TypeError(
+      `Cannot read stream: id must be a non-empty string, received ${JSON.stringify(id)}`,
+    );
+  }
+  if (!offset || /^(-1|now|\d{16}_[0-9a-z]{8}(~\d+)?)$/.test(offset)) return;
+  throw new RequestError(
+    "malformed",
+    `Cannot read "${id}": after must be -1, now or an offset of the stream, received "${offset}"`,
+  );
 }
 
 function startOf(after: string | undefined): ClientSubscribeOptions {

@@ -53,7 +53,10 @@ export interface CreateDurableStreamOptions {
    * @default {never deleted}
    */
   readonly ttlMs?: number | undefined;
-  /** Time at which the stream is deleted, in milliseconds since the Unix epoch. */
+  /**
+   * Time at which the stream is deleted, in milliseconds since the Unix epoch. If it has passed, the
+   * stream is deleted as soon as it is created, and no append succeeds.
+   */
   readonly expiresAt?: number | undefined;
   /**
    * `{ source, offset }`: the stream that the new one continues, and the offset after which it

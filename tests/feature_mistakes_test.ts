@@ -245,6 +245,37 @@ Deno.test("A server without streams names their import when a client uses a stre
   ]);
 });
 
+Deno.test("Reading a durable stream rejects a wrong id or offset, by the caller's option", async () => {
+  const streams = durableStreams();
+  await using server = testServer({ features: [streams], authorize: () => true });
+  await using writer = await streams.create("log");
+  await writer.append(1);
+  await using client = server.connect();
+  const messageOf = async (read: AsyncIterable<unknown>) =>
+    (await assertRejects(() => Array.fromAsync(read), Error)).message;
+  const { offset } = writer;
+  for (const after of ["zzz", "5", "-2", `${offset}x`, ` ${offset}`]) {
+    const message =
+      `Cannot read "log": after must be -1, now or an offset of the stream, received "${after}"`;
+    assertEquals(await messageOf(client.durableStream("log", { after })), message);
+    assertEquals(await messageOf(streams.read("log", { after })), message);
+  }
+  for (const [id, received] of [[undefined, "undefined"], ["", '""']] as const) {
+    assertEquals(
+      await messageOf(client.durableStream(id!)),
+      `Cannot read stream: id must be a non-empty string, received ${received}`,
+    );
+  }
+  await assertRejects(
+    () => streams.create({} as never),
+    TypeError,
+    "Cannot use stream: id must be a string, received Object",
+  );
+  await writer.close();
+  assertEquals(await Array.fromAsync(client.durableStream("log", { after: offset })), []);
+  assertEquals(await Array.fromAsync(client.durableStream("log", { after: "-1" })), [1]);
+});
+
 const board = defineContract({
   requests: {
     sum: { input: z.number(), output: z.number() },

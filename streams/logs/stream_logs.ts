@@ -1,6 +1,7 @@
 /**
  * The durable streams of one node: logs of the broker with forks, expiry, and readers that wait.
  */
+import { describe } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Account } from "../../base/quotas/accounts.ts";
 import { type Quota, Quotas, type QuotaShares, type Slot } from "../../base/quotas/shares.ts";
@@ -1290,12 +1291,16 @@ export const WRITER_LOST = "writer-lost";
 
 /** True if a stream can have this id. The broker is never asked for any other id. */
 export function isId(id: string): boolean {
+  if (typeof id !== "string") return false;
   const bytes = utf8Length(id);
   return bytes > 0 && bytes <= MAX_LOG_ID_BYTES && id.isWellFormed() && !id.includes("\0");
 }
 
 function checkId(id: string): void {
   if (isId(id)) return;
+  if (typeof id !== "string") {
+    throw new TypeError(`Cannot use stream: id must be a string, received ${describe(id)}`);
+  }
   throw new RangeError(
     `Cannot use stream: the id must have 1 to ${MAX_LOG_ID_BYTES} bytes, be ` +
       `well-formed and have no zero characters, received ${utf8Length(id)} bytes`,
