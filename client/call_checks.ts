@@ -7,7 +7,6 @@ import {
   objectWith,
   POSITIVE,
   RUNTIME,
-  TIME,
   TTL,
 } from "../base/options/option_checks.ts";
 import type { OptionKinds } from "../base/options/options.ts";
@@ -31,7 +30,7 @@ const COMMON = {
   ...COMMON_HANDLERS,
   ...COMMON_LIMITS,
   ...TRANSPORTS,
-  connectTimeoutMs: TIME,
+  connectTimeoutMs: ABOVE_ZERO,
   contract: 0,
   headers: 0,
   instrumentation: HOOKS,

@@ -223,12 +223,12 @@ function closeOf(error: unknown, step: OpenStep): CloseInfo {
  *
  * @param connectTimeoutMs The time limit, in milliseconds; 10,000 by default.
  * @returns The time limit.
- * @throws {RangeError} If the time limit is negative or `NaN`.
+ * @throws {RangeError} If the time limit is not above 0.
  */
 export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
-  if (connectTimeoutMs >= 0) return connectTimeoutMs;
+  if (connectTimeoutMs > 0) return connectTimeoutMs;
   throw new RangeError(
-    `Cannot connect: connectTimeoutMs must be 0 or more, received ${connectTimeoutMs}`,
+    `Cannot connect: connectTimeoutMs must be above 0, received ${connectTimeoutMs}`,
   );
 }
 
