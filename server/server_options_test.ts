@@ -1,3 +1,4 @@
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { assertStringIncludes, assertThrows } from "@std/assert";
 import { createServer, serve } from "./server.ts";
 import type { ServeOptions } from "./server_options.ts";
@@ -81,5 +82,18 @@ Deno.test("createServer() rejects options of a listening server", () => {
       TypeError,
       `Cannot create server: unknown option "${Object.keys(options)}"`,
     );
+  }
+});
+
+Deno.test("serve() names a hostname at which it cannot listen", () => {
+  for (const webSocket of [undefined, hardenedWebSocket()]) {
+    for (const hostname of ["not a host!", "a".repeat(64)]) {
+      assertThrows(
+        () => serve({ port: 0, onListen() {}, hostname, webSocket }),
+        TypeError,
+        "Cannot listen: hostname must be an address or a name of this machine, received " +
+          `"${hostname}"`,
+      );
+    }
   }
 });

@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
 import { createServer } from "./server.ts";
 import { httpApi } from "../operations/http_api/mod.ts";
 import { inspector, metrics } from "../operations/mod.ts";
@@ -31,4 +31,18 @@ Deno.test("Server.fetch() asks features, then sessions, then the application", a
   assertEquals(await ask("/", { host: "a b" }), 400);
   assertEquals(await ask("/"), 299);
   assertEquals(Object.keys(server.httpStats), ["durableStreams", "api", "inspector"]);
+});
+
+Deno.test("Server.fetch() names an option fetch that returns no response", async () => {
+  const request = (method: string) => new Request("http://localhost/", { method });
+  for (const method of ["GET", "POST"]) {
+    for (const handle of [() => {}, async () => {}]) {
+      await using server = createServer({ fetch: handle as never });
+      await assertRejects(
+        async () => await server.fetch(request(method)),
+        TypeError,
+        "Cannot respond to a request: fetch must return a Response, received undefined",
+      );
+    }
+  }
 });

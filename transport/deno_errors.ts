@@ -26,6 +26,16 @@ export function streamFailure(error: unknown): StreamFailure | undefined {
 }
 
 /**
+ * Detects a hostname that is no address and no name that this machine knows.
+ *
+ * @param cause The error of a call that listens.
+ * @returns True if the hostname has a wrong form, or its name has no address.
+ */
+export function isBadHostname(cause: unknown): boolean {
+  return cause instanceof URIError || textOf(cause).startsWith("failed to lookup address");
+}
+
+/**
  * Distinguishes a reset by the peer from the end of the connection.
  *
  * @param error The error of a read.

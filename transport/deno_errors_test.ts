@@ -1,8 +1,9 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { certificate, connectBare, QuicServer } from "../tests/peers/quic_peer.ts";
 import { soon, turns } from "../tests/waiting.ts";
 import {
   dialFailure,
+  isBadHostname,
   isConnectionRefused,
   isIdleTimeout,
   isNoCommonProtocol,
@@ -101,6 +102,18 @@ Deno.test("isResponseWithoutTls() recognizes this runtime's error for a server w
     ),
   );
   assert(isResponseWithoutTls(event.message), changed(event.message));
+});
+
+Deno.test("isBadHostname() recognizes this runtime's errors for hostnames at which it cannot listen", () => {
+  for (const hostname of ["not a host!", "", "a".repeat(64)]) {
+    const error = assertThrows(() => Deno.listen({ hostname, port: 0 }));
+    assert(isBadHostname(error), changed(error));
+  }
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const taken = assertThrows(() =>
+    Deno.listen({ hostname: "127.0.0.1", port: listener.addr.port })
+  );
+  assert(!isBadHostname(taken), changed(taken));
 });
 
 Deno.test("dialFailure() returns other reasons unchanged", () => {

@@ -244,7 +244,8 @@ export interface AdmissionOptions<V, C extends Contract = Contract> extends Orig
   /**
    * Handles all other HTTP requests, such as requests for a page's files.
    *
-   * WebSocket upgrades and the requests of sessions over HTTP don't reach it.
+   * WebSocket upgrades and the requests of sessions over HTTP don't reach it. What it throws is not
+   * for `onError`: the HTTP server prints it, and responds with 500.
    *
    * @default {responds with 426}
    */

@@ -1,4 +1,5 @@
 /** Tracks a server's pending HTTP requests, so that they finish before the server stops. */
+import { describe } from "../../base/error_text.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { FollowedInfo } from "./unread.ts";
 
@@ -68,9 +69,10 @@ export class RequestGate {
   }
 
   /**
-   * Wraps a handler of the application. After {@linkcode stop}, new requests receive 503. A request
+   * Wraps the application's `fetch`. After {@linkcode stop}, new requests receive 503. A request
    * whose body was cancelled also receives 503, because the handler cannot distinguish a cancelled
-   * body from a malformed one.
+   * body from a malformed one. The runtime's server reports what the handler throws; the error of a
+   * handler that returns no response would name neither.
    */
   guard(
     handle: (request: Request, info: RequestInfo) => Response | Promise<Response>,
@@ -78,8 +80,11 @@ export class RequestGate {
     return (request, info) => {
       if (this.#stopped.signal.aborted) return unavailable();
       const result = handle(request, info);
-      if (!(result instanceof Promise)) return this.follow(request, info, result);
-      const guarded = BODILESS.has(request.method) ? result : this.#guarded(result);
+      if (!(result instanceof Promise)) {
+        return this.follow(request, info, responseOf(result));
+      }
+      const checked = result.then(responseOf);
+      const guarded = BODILESS.has(request.method) ? checked : this.#guarded(checked);
       return this.follow(request, info, guarded);
     };
   }
@@ -93,6 +98,14 @@ export class RequestGate {
       throw error;
     }
   }
+}
+
+/** Checks what `fetch` returned. Frameworks have responses of their own classes. */
+function responseOf(result: Response): Response {
+  if (typeof result === "object" && result !== null) return result;
+  throw new TypeError(
+    `Cannot respond to a request: fetch must return a Response, received ${describe(result)}`,
+  );
 }
 
 /** Checks whether a response reports a client error, so that the request had no effect. */

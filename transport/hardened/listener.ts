@@ -857,6 +857,7 @@ function resolve(hostname: string): string {
       `Cannot listen: hostname must be an IP address or "localhost" on Node, received "${hostname}"`,
     );
   }
-  using listener = Deno.listen({ hostname, port: 0 });
+  const place = { hostname, port: 0 };
+  using listener = listenAt({ ...place, transport: "TCP" }, () => Deno.listen(place));
   return listener.addr.hostname;
 }
