@@ -793,6 +793,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   #closeBy(signal: AbortSignal): void {
     const onAbort = () => void this.close();
+    // `onListen` may have aborted it.
+    if (signal.aborted) return onAbort();
     signal.addEventListener("abort", onAbort, { once: true });
     this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
   }

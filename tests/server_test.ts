@@ -517,6 +517,13 @@ Deno.test("Server.close() leaves no listener on the signal of serve()", async ()
   assertEquals(listeners.size, 0);
 });
 
+Deno.test("serve() closes if its signal aborts in onListen", async () => {
+  const controller = new AbortController();
+  const server = listen({ signal: controller.signal, onListen: () => controller.abort() });
+  await until(() => server.manager.isDraining);
+  await server.close();
+});
+
 Deno.test("Server closes by its signal", async () => {
   const controller = new AbortController();
   const server = listen({ signal: controller.signal });
